@@ -1,0 +1,3 @@
+//! taskgate's data path.
+#![no_std]
+#![forbid(unsafe_code)]

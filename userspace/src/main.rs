@@ -1,0 +1,2 @@
+//! The `taskgate` command.
+fn main() {}
