@@ -1,1 +1,6 @@
-//! taskgate.
+//! taskgate: a security group in front of every task on a Linux host.
+//!
+//! Knowledge flows one way: sources → [`model`] → compile → dataplane → flow logs; the command line knows them all and
+//! none of them knows it.
+
+pub mod model;

@@ -1,0 +1,90 @@
+//! An elastic network interface, and how it is bound to this host.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::peer::GroupIndex;
+
+/// An ENI: a member of its groups with all its addresses, and gated here if it has a [`Binding`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eni {
+    /// `eni-…`. A native `members` entry, which has no id, gets one derived from its address.
+    pub id: String,
+    /// The task's name, for ENIs that a native task names.
+    pub task: Option<String>,
+    /// The owner's account: twelve digits; `None` means [`super::Model::account`].
+    pub account: Option<String>,
+    /// All private addresses, IPv4 and IPv6; the first IPv4 is the primary.
+    pub addresses: Vec<IpAddr>,
+    /// Its groups in the order given, no duplicates; at least one for a gated ENI.
+    pub groups: Vec<GroupIndex>,
+    /// How it is bound to this host; `None` for ENIs that are elsewhere.
+    pub binding: Option<Binding>,
+    /// Whether it must be the source or destination of what it sends and receives.
+    pub source_dest_check: bool,
+    /// The VPC, subnet and zone for flow records, where a source names them.
+    pub vpc: Option<String>,
+    /// See [`Eni::vpc`].
+    pub subnet: Option<String>,
+    /// The ECS fields of flow records.
+    pub ecs: EcsFields,
+}
+
+impl Eni {
+    /// The primary private IPv4 address: the first one.
+    pub fn primary_ipv4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// What users call it: the task's name, or the ENI's id.
+    pub fn display_name(&self) -> &str {
+        self.task.as_deref().unwrap_or(&self.id)
+    }
+}
+
+/// What carries an ENI on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// The host's end of the task's veth pair, or a VLAN link on the host, by name.
+    Device(String),
+    /// A network namespace by name: taskgate makes the veth pair itself.
+    Namespace(String),
+    /// A branch on the trunk uplink.
+    Vlan(Vlan),
+}
+
+/// A branch ENI on a trunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// The 802.1Q VLAN id, 1 to 4094.
+    pub id: u16,
+    /// The branch's MAC address.
+    pub mac: [u8; 6],
+}
+
+/// What flow records say of the task behind an ENI. Empty where unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EcsFields {
+    /// `ecs-cluster-name`.
+    pub cluster_name: Option<String>,
+    /// `ecs-cluster-arn`.
+    pub cluster_arn: Option<String>,
+    /// `ecs-service-name`.
+    pub service_name: Option<String>,
+    /// `ecs-task-arn`.
+    pub task_arn: Option<String>,
+    /// `ecs-task-id`.
+    pub task_id: Option<String>,
+    /// `ecs-task-definition-arn`.
+    pub task_definition_arn: Option<String>,
+    /// `ecs-container-instance-arn`.
+    pub container_instance_arn: Option<String>,
+    /// `ecs-container-instance-id`.
+    pub container_instance_id: Option<String>,
+    /// `ecs-container-id`.
+    pub container_id: Option<String>,
+    /// `ecs-second-container-id`.
+    pub second_container_id: Option<String>,
+}

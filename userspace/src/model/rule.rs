@@ -1,0 +1,120 @@
+//! One rule of a security group: it allows what matches it, and nothing is ever denied by a rule.
+
+use std::fmt;
+
+use super::peer::Peer;
+
+/// Which way a packet goes, seen from the ENI, as AWS says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Toward the task.
+    Ingress,
+    /// From the task.
+    Egress,
+}
+
+impl Direction {
+    /// The other way.
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+
+    /// The word that users see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What a rule says about protocol and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// `-1`: every protocol, every port.
+    All,
+    /// TCP, by destination port.
+    Tcp(Ports),
+    /// UDP, by destination port.
+    Udp(Ports),
+    /// ICMP (protocol 1): IPv4 only.
+    Icmp(IcmpMatch),
+    /// ICMPv6 (protocol 58): IPv6 only.
+    Icmpv6(IcmpMatch),
+    /// Any other IANA protocol number, whatever its ports: never 1, 6, 17 or 58.
+    Number(u8),
+}
+
+/// An inclusive range of destination ports; `from <= to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ports {
+    /// The first port.
+    pub from: u16,
+    /// The last port.
+    pub to: u16,
+}
+
+impl Ports {
+    /// 0 to 65535.
+    pub const ALL: Self = Self { from: 0, to: u16::MAX };
+
+    /// Whether `port` is in the range.
+    pub fn contains(self, port: u16) -> bool {
+        self.from <= port && port <= self.to
+    }
+}
+
+/// Which ICMP messages a rule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IcmpMatch {
+    /// Every type and code (AWS: `-1/-1`).
+    All,
+    /// Every code of one type (AWS: `T/-1`).
+    Type(u8),
+    /// One type and code.
+    TypeCode(u8, u8),
+}
+
+impl IcmpMatch {
+    /// Whether a message of this type and code matches.
+    pub fn contains(self, kind: u8, code: u8) -> bool {
+        match self {
+            Self::All => true,
+            Self::Type(t) => t == kind,
+            Self::TypeCode(t, c) => t == kind && c == code,
+        }
+    }
+}
+
+/// One rule: one protocol and port range, one peer. What a file merges into one permission is several rules here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name in messages and verdicts: the `sgr-` id, or `GROUP/ingress/N`, N counted from 1 in the order of the
+    /// file. Rules that a native entry's lists of ports and peers expand to share it.
+    pub id: String,
+    /// Protocol and ports.
+    pub protocol: Protocol,
+    /// The far side.
+    pub peer: Peer,
+    /// The rule's description, empty if it has none.
+    pub description: String,
+}

@@ -1,0 +1,162 @@
+//! What holds for the whole host: settings, the uplink, and where flow records go.
+
+use std::net::IpAddr;
+
+/// `settings` of the native form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// ICMP errors about a tracked connection that need no rule.
+    pub icmp_errors: IcmpErrors,
+    /// What becomes of a tracked connection that no rule allows any more.
+    pub on_rule_removal: OnRuleRemoval,
+    /// What a task itself may open without a rule.
+    pub exempt: AddressList,
+    /// What leaves no flow record.
+    pub unlogged: AddressList,
+    /// Idle time-outs.
+    pub timeouts: Timeouts,
+    /// How many connections are tracked.
+    pub connections: ConnectionLimits,
+}
+
+/// `icmp-errors`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IcmpErrors {
+    /// Only those that path MTU discovery needs: IPv4 type 3 code 4, IPv6 type 2.
+    #[default]
+    Pmtu,
+    /// Every ICMP error that quotes a tracked connection.
+    All,
+    /// None: AWS's documented reading.
+    None,
+}
+
+/// `on-rule-removal`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRuleRemoval {
+    /// A tracked connection lives on until it closes or idles out, as on AWS.
+    #[default]
+    Keep,
+    /// A tracked connection that no rule allows any more is cut.
+    Cut,
+}
+
+/// `exempt` and `unlogged`: AWS's own list, nothing, or addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AddressList {
+    /// AWS's list.
+    #[default]
+    Aws,
+    /// Nothing.
+    None,
+    /// These addresses, sorted; no DHCP.
+    List(Vec<IpAddr>),
+}
+
+/// `timeouts`, in seconds, in AWS's ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Idle established TCP: 60 to 432,000.
+    pub tcp_established: u32,
+    /// UDP seen in one direction, or one request and response: 30 to 60.
+    pub udp: u32,
+    /// UDP from the second exchange on: 60 to 180.
+    pub udp_stream: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established: 432_000,
+            udp: 30,
+            udp_stream: 180,
+        }
+    }
+}
+
+/// `connections`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Tracked connections on this host, each family.
+    pub total: u32,
+    /// Tracked connections for one task.
+    pub per_task: PerTask,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            total: 262_144,
+            per_task: PerTask::Auto,
+        }
+    }
+}
+
+/// `connections.per-task`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerTask {
+    /// total / gated tasks, at least 1,024.
+    Auto,
+    /// This many.
+    Fixed(u32),
+}
+
+/// `uplink`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The link that faces the wire.
+    pub device: String,
+    /// How ENIs are told apart on it.
+    pub mode: UplinkMode,
+}
+
+/// `uplink.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UplinkMode {
+    /// By destination address.
+    Routed,
+    /// By VLAN id.
+    Trunk,
+}
+
+/// One entry of `flow-logs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowLog {
+    /// Where its records go.
+    pub destination: Destination,
+    /// Which records.
+    pub traffic: Traffic,
+    /// Aggregation interval in seconds: 1 to 600.
+    pub interval: u32,
+    /// Whether a silent window leaves a NODATA record.
+    pub nodata: bool,
+}
+
+impl Default for FlowLog {
+    fn default() -> Self {
+        Self {
+            destination: Destination::Stdout,
+            traffic: Traffic::All,
+            interval: 60,
+            nodata: false,
+        }
+    }
+}
+
+/// `flow-logs[].destination`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output.
+    Stdout,
+}
+
+/// `flow-logs[].traffic`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Both.
+    All,
+    /// What passed.
+    Accept,
+    /// What was denied.
+    Reject,
+}
