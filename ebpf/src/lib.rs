@@ -1,3 +1,5 @@
 //! taskgate's data path.
-#![no_std]
+#![cfg_attr(not(any(feature = "host", test)), no_std)]
 #![forbid(unsafe_code)]
+
+pub mod abi;

@@ -3,4 +3,5 @@
 //! Knowledge flows one way: sources → [`model`] → compile → dataplane → flow logs; the command line knows them all and
 //! none of them knows it.
 
+pub mod dataplane;
 pub mod model;

@@ -1,0 +1,3 @@
+//! The kernel's side of a running taskgate: programs, maps, links, and the ENIs that it makes.
+
+pub mod flow;
