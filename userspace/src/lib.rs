@@ -4,3 +4,4 @@
 //! none of them knows it.
 
 pub mod model;
+pub mod sources;
