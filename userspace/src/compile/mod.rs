@@ -1,0 +1,28 @@
+//! The compiler: from the model to the image that the kernel judges by.
+//!
+//! [`Compiled`] is what a model says, as blocks of words and plans of rows, and knows no memory; [`ImageWriter`] brings
+//! it into an image, on the host or mapped from the kernel, one generation after the other. The layout is
+//! [`taskgate_ebpf::abi::image`] and nothing else. [`GroupSets`] and [`RuleBook`] are the two registers whose numbers
+//! outlive a generation.
+
+mod axis;
+mod compiled;
+mod error;
+mod image;
+mod memory;
+pub mod oracle;
+mod policy;
+#[cfg(test)]
+mod properties;
+mod rulebook;
+mod sets;
+mod slots;
+mod space;
+mod table;
+
+pub use compiled::{Compiled, Gate, Scope};
+pub use error::CompileError;
+pub use image::{ImageWriter, Prepared};
+pub use memory::host_image;
+pub use rulebook::{RuleBook, RuleName};
+pub use sets::GroupSets;
