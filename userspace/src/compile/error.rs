@@ -103,14 +103,6 @@ pub enum CompileError {
         /// The link or address.
         key: String,
     },
-    /// A search for one key would end at another key's word.
-    #[error("cannot add {key} to `{table}`: its tag is that of another one on the same way; change one of them")]
-    TagCollision {
-        /// `links` or `members`.
-        table: &'static str,
-        /// The link or address that would not be found.
-        key: String,
-    },
     /// A slot that no ENI has.
     #[error("cannot use slot {slot}: no ENI has it")]
     UnknownSlot {

@@ -2,21 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-    CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, Root, SLOT_ROW, SLOT_ROW_BYTES, Timeout, address, slot,
+    CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_ROW, SLOT_ROW_BYTES, Timeout, address, slot,
 };
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
 
-use super::compiled::{AddressPlan, SlotPlan};
 use super::memory::Words;
 use super::slots::Slots;
 use super::space::Space;
-use super::table::{Claim, Table};
-use super::{CompileError, Compiled};
+use super::table::Table;
+use super::{CompileError, Compiled, Prepared};
 
 /// Brings compiled models into an image, generation after generation, and keeps what lasts longer than one: slots, the
 /// tables' words, where policies lie. It must be the only one that writes to its memory.
@@ -25,58 +23,40 @@ use super::{CompileError, Compiled};
 /// returns once no packet reads what it began to read before.
 #[derive(Debug)]
 pub struct ImageWriter<M> {
-    memory: M,
-    generation: u64,
-    links: Table,
+    pub(super) memory: M,
+    pub(super) generation: u64,
+    pub(super) links: Table,
     /// The slot that each link carries.
-    link_slots: BTreeMap<LinkId, u16>,
-    members: Table,
-    slots: Slots,
-    space: Space,
+    pub(super) link_slots: BTreeMap<LinkId, u16>,
+    pub(super) members: Table,
+    pub(super) slots: Slots,
+    pub(super) space: Space,
     /// Something went that packets may still read.
-    unsettled: bool,
+    pub(super) unsettled: bool,
     /// Slots whose epoch was raised while packets may still admit under an older generation.
     raised: BTreeSet<u16>,
 }
 
-/// A generation that stands in the image and that no packet reads yet. [`Prepared::commit`] switches to it; dropped, it
-/// leaves no trace.
-#[derive(Debug)]
-#[must_use = "the generation is dropped unless it is committed"]
-pub struct Prepared<'a, M: Deref<Target = [AtomicU64]>> {
-    writer: &'a mut ImageWriter<M>,
-    made: Made,
-}
-
-/// What a generation in the making took from what lasts.
-#[derive(Debug, Default)]
-struct Made {
-    roots: Vec<Root>,
-    blocks: Vec<Arc<[u64]>>,
-    slots: Vec<u16>,
-    members: Vec<Claim>,
-}
-
 /// The bank of a generation's rows.
-fn rows_bank(generation: u64) -> u32 {
+pub(super) fn rows_bank(generation: u64) -> u32 {
     ROWS_BANK + (generation & 1) as u32
 }
 
 /// Two halves as one word.
-fn word(lower: u32, upper: u32) -> u64 {
+pub(super) fn word(lower: u32, upper: u32) -> u64 {
     u64::from(upper) << 32 | u64::from(lower)
 }
 
 /// The key of a link in its table.
-fn link_key(link: LinkId) -> u128 {
+pub(super) fn link_key(link: LinkId) -> u128 {
     link.get().into()
 }
 
-fn slot_row(slot: u16) -> u32 {
+pub(super) fn slot_row(slot: u16) -> u32 {
     SLOT_ROW + SLOT_ROW_BYTES * u32::from(slot)
 }
 
-fn address_row(index: u32) -> u32 {
+pub(super) fn address_row(index: u32) -> u32 {
     ADDRESS_ROW + ADDRESS_ROW_BYTES * index
 }
 
@@ -167,8 +147,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// slot leaves that one's tracked connections old.
     ///
     /// # Errors
-    /// [`CompileError::UnknownSlot`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`],
-    /// [`CompileError::TagCollision`]: the link is as it was.
+    /// [`CompileError::UnknownSlot`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`]: the link is as it
+    /// was.
     pub fn add_link(&mut self, link: LinkId, slot: u16) -> Result<(), CompileError> {
         self.known(slot)?;
         let key = link_key(link);
@@ -178,11 +158,6 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             let claim = self.links.claim(Words(&self.memory), key)?;
             self.write_link(rows_bank(self.generation), claim.index(), link, slot);
             self.links.publish(Words(&self.memory), claim);
-            if let Err(error) = self.links.check(Words(&self.memory)) {
-                self.clear_link(claim.index());
-                self.links.take_back(Words(&self.memory), claim);
-                return Err(error);
-            }
         }
         let before = self.link_slots.insert(link, slot);
         if let Some(before) = before.filter(|before| *before != slot) {
@@ -220,7 +195,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     ///
     /// # Errors
     /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
-    /// [`CompileError::ProbesExhausted`], [`CompileError::TagCollision`]: the current generation stands as before.
+    /// [`CompileError::ProbesExhausted`]: the current generation stands as before.
     pub fn prepare(
         &mut self,
         compiled: &Compiled,
@@ -228,16 +203,10 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     ) -> Result<Prepared<'_, M>, CompileError> {
         self.settle(grace);
         self.reclaim(compiled);
-        // On an error the value is dropped, and so undoes what was made.
-        let mut prepared = Prepared {
-            writer: self,
-            made: Made::default(),
-        };
-        prepared.write(compiled)?;
-        Ok(prepared)
+        Prepared::write(self, compiled)
     }
 
-    fn words(&self) -> Words<'_> {
+    pub(super) fn words(&self) -> Words<'_> {
         Words(&self.memory)
     }
 
@@ -249,7 +218,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     }
 
     /// Raises an epoch while packets may still admit by what they read before.
-    fn raise(&mut self, slot: u16) {
+    pub(super) fn raise(&mut self, slot: u16) {
         self.bump(slot);
         self.raised.insert(slot);
         self.unsettled = true;
@@ -260,7 +229,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.words().publish(CONTROL_BANK, EPOCHS + 8 * u32::from(slot), epoch);
     }
 
-    fn write_link(&self, bank: u32, index: u32, link: LinkId, slot: u16) {
+    pub(super) fn write_link(&self, bank: u32, index: u32, link: LinkId, slot: u16) {
         self.words()
             .publish(bank, LINK_ROW + 8 * index, word(link.get(), slot.into()));
     }
@@ -271,7 +240,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     }
 
     /// Flags of a slot's row in a generation.
-    fn slot_flags(&self, generation: u64, slot: u16) -> u32 {
+    pub(super) fn slot_flags(&self, generation: u64, slot: u16) -> u32 {
         self.words().get(rows_bank(generation), slot_row(slot) + 16) as u32
     }
 
@@ -313,156 +282,6 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             // What was admitted until the last packet of its last generation must not count for the next ENI.
             self.bump(slot);
             self.slots.release(slot);
-        }
-    }
-}
-
-impl<M: Deref<Target = [AtomicU64]>> Prepared<'_, M> {
-    /// The slot that an ENI will have.
-    pub fn slot(&self, eni: &str) -> Option<u16> {
-        self.writer.slots.get(eni)
-    }
-
-    /// Switches to the generation, for all packets that begin from now on. Tracked connections of ENIs that are not in
-    /// it any more, or are isolated now, are old.
-    ///
-    /// Returns the generation.
-    pub fn commit(mut self) -> u64 {
-        let made = std::mem::take(&mut self.made);
-        let writer = &mut *self.writer;
-        let before = writer.generation;
-        writer.generation = before + 1;
-        writer
-            .words()
-            .publish(CONTROL_BANK, CONTROL_GENERATION, writer.generation);
-        writer.space.commit(&made.roots);
-        writer.unsettled = true;
-        for slot in 1..=writer.slots.highest() {
-            let [before, now] = [before, before + 1].map(|generation| writer.slot_flags(generation, slot));
-            let closed = now & slot::PRESENT == 0 || now & !before & slot::ISOLATED != 0;
-            if before & slot::PRESENT != 0 && closed {
-                writer.raise(slot);
-            }
-        }
-        writer.generation
-    }
-
-    fn bank(&self) -> u32 {
-        rows_bank(self.writer.generation + 1)
-    }
-
-    /// Writes everything that the generation is.
-    fn write(&mut self, compiled: &Compiled) -> Result<(), CompileError> {
-        self.write_policies(compiled)?;
-        self.clear_rows();
-        let slots = self.write_slots(compiled)?;
-        for (&link, &slot) in &self.writer.link_slots {
-            if let Some(index) = self.writer.links.index(link_key(link)) {
-                self.writer.write_link(self.bank(), index, link, slot);
-            }
-        }
-        for (&key, plan) in &compiled.addresses {
-            self.write_address(key, *plan, &slots)?;
-        }
-        self.writer.members.check(self.writer.words())
-    }
-
-    fn write_policies(&mut self, compiled: &Compiled) -> Result<(), CompileError> {
-        let words = Words(&self.writer.memory);
-        let banks = words.banks().unwrap_or(0);
-        let placed = self.writer.space.place(&compiled.policies, banks)?;
-        for &at in &placed.new {
-            let (block, root) = (&compiled.policies[at], placed.roots[at]);
-            self.made.blocks.push(Arc::clone(block));
-            for (offset, &value) in (root.offset()..).step_by(8).zip(block.iter()) {
-                words.set(root.bank(), offset, value);
-            }
-        }
-        self.made.roots = placed.roots;
-        Ok(())
-    }
-
-    /// Makes every row of the bank absent.
-    fn clear_rows(&self) {
-        let writer = &*self.writer;
-        let clear = |from: u32, bytes: u32| {
-            for offset in (from..from + bytes).step_by(8) {
-                writer.words().set(self.bank(), offset, 0);
-            }
-        };
-        clear(LINK_ROW, 8 * writer.links.used());
-        clear(SLOT_ROW, SLOT_ROW_BYTES * (u32::from(writer.slots.highest()) + 1));
-        clear(ADDRESS_ROW, ADDRESS_ROW_BYTES * writer.members.used());
-    }
-
-    /// Writes the rows of slots. Returns the slots in the order of the plans.
-    fn write_slots(&mut self, compiled: &Compiled) -> Result<Vec<u16>, CompileError> {
-        let mut slots = Vec::with_capacity(compiled.slots.len());
-        for plan in &compiled.slots {
-            let slot = if let Some(slot) = self.writer.slots.get(&plan.eni) {
-                slot
-            } else {
-                let slot = self.writer.slots.claim(&plan.eni)?;
-                self.made.slots.push(slot);
-                slot
-            };
-            self.write_slot(slot, plan);
-            slots.push(slot);
-        }
-        Ok(slots)
-    }
-
-    fn write_slot(&self, slot: u16, plan: &SlotPlan) {
-        let roots = plan.policies.map(|policy| self.made.roots[policy].0);
-        let row = [
-            word(roots[0], roots[1]),
-            word(roots[2], roots[3]),
-            word(plan.flags, plan.set),
-            word(plan.gate.connections, plan.gate.denials),
-        ];
-        for (offset, value) in (slot_row(slot)..).step_by(8).zip(row) {
-            self.writer.words().set(self.bank(), offset, value);
-        }
-    }
-
-    fn write_address(&mut self, key: u128, plan: AddressPlan, slots: &[u16]) -> Result<(), CompileError> {
-        let bank = self.bank();
-        let slot = plan.slot.map_or(0, |place| slots[place]);
-        let row = [
-            (key >> 64) as u64,
-            key as u64,
-            word(u32::from(slot) | plan.flags << 16, plan.set),
-        ];
-        let write = |writer: &ImageWriter<M>, index| {
-            for (offset, value) in (address_row(index)..).step_by(8).zip(row) {
-                writer.words().set(bank, offset, value);
-            }
-        };
-        if let Some(index) = self.writer.members.index(key) {
-            write(self.writer, index);
-        } else {
-            let claim = self.writer.members.claim(Words(&self.writer.memory), key)?;
-            // The row comes before the word that leads to it.
-            write(self.writer, claim.index());
-            self.writer.members.publish(self.writer.words(), claim);
-            self.made.members.push(claim);
-        }
-        Ok(())
-    }
-}
-
-impl<M: Deref<Target = [AtomicU64]>> Drop for Prepared<'_, M> {
-    fn drop(&mut self) {
-        let made = std::mem::take(&mut self.made);
-        let writer = &mut *self.writer;
-        for &claim in made.members.iter().rev() {
-            writer.members.take_back(Words(&writer.memory), claim);
-        }
-        for slot in made.slots {
-            writer.slots.release(slot);
-        }
-        for block in made.blocks {
-            writer.space.forget(&block);
         }
     }
 }

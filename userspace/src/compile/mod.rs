@@ -8,21 +8,23 @@
 mod axis;
 mod compiled;
 mod error;
+mod generation;
 mod image;
 mod memory;
 pub mod oracle;
 mod policy;
-#[cfg(test)]
-mod properties;
 mod rulebook;
 mod sets;
 mod slots;
 mod space;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use compiled::{Compiled, Gate, Scope};
 pub use error::CompileError;
-pub use image::{ImageWriter, Prepared};
+pub use generation::Prepared;
+pub use image::ImageWriter;
 pub use memory::host_image;
 pub use rulebook::{RuleBook, RuleName};
 pub use sets::GroupSets;

@@ -163,7 +163,7 @@ mod tests {
                 }],
                 ..Model::default()
             };
-            let eni = super::super::properties::eni("eni-a", &["10.0.0.1"], &[0]);
+            let eni = crate::compile::tests::eni("eni-a", &["10.0.0.1"], &[0]);
             let packet = Packet {
                 peer: "203.0.113.1".parse().unwrap(),
                 protocol,

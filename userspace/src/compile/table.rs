@@ -181,23 +181,6 @@ impl Table {
             self.put(words, position, EMPTY);
         }
     }
-
-    /// Makes sure that a search for each key, which knows words only by their tags, ends at the key's own word.
-    pub(super) fn check(&self, words: Words<'_>) -> Result<(), CompileError> {
-        for (&key, entry) in &self.entries {
-            let tag = probe((key >> 64) as u64, key as u64).tag;
-            let found = self
-                .path(key)
-                .find(|&position| self.word(words, position) >> 32 == u64::from(tag));
-            if found != Some(entry.position) {
-                return Err(CompileError::TagCollision {
-                    table: self.name,
-                    key: (self.show)(key),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// An address as users write it.
