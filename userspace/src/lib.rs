@@ -4,4 +4,5 @@
 //! none of them knows it.
 
 pub mod dataplane;
+pub mod flowlog;
 pub mod model;
