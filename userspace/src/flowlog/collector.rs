@@ -1,6 +1,6 @@
 //! From the kernel's tables to the records of one capture window.
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use log::warn;
 use taskgate_ebpf::{
@@ -15,6 +15,7 @@ use super::{
     record::{Reasons, Record, coalesce},
     schedule::{Bounds, Schedule},
     unlogged::Unlogged,
+    window::{Loss, Strays, Window},
 };
 use crate::{
     dataplane::flow::{ConnState, DenialState, FlowKey, FlowTables},
@@ -65,47 +66,6 @@ pub enum CollectError {
 
 const CONNS: &str = "tracked connections";
 const DENIALS: &str = "denied flows";
-
-/// What an ENI's records of a window lack, in packets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loss {
-    /// The ENI.
-    pub eni: Arc<LoggedEni>,
-    /// Packets that passed and stand in no record.
-    pub passed: u64,
-    /// Packets that were dropped and stand in no record.
-    pub denied: u64,
-}
-
-/// Entries of slots that belong to no ENI: they leave no record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Strays {
-    /// Directions of entries.
-    pub flows: u64,
-    /// Their packets.
-    pub packets: u64,
-}
-
-/// One capture window, closed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Its number, as the kernel had it.
-    pub number: u32,
-    /// When it was.
-    pub bounds: Bounds,
-    /// Whether it ended before its time, because taskgate ends or the flow logs change.
-    pub last: bool,
-    /// Its records, in the order of lines, no two alike.
-    pub records: Vec<Record>,
-    /// What they lack, in the order of slots.
-    pub losses: Vec<Loss>,
-    /// The ENIs that have had traffic up to now, in the order of their ids.
-    pub active: Vec<Arc<LoggedEni>>,
-    /// Retired slots that have no entry left: they may be given to other ENIs.
-    pub drained: Vec<u16>,
-    /// What belongs to no ENI.
-    pub strays: Strays,
-}
 
 /// Reads the kernel's tables, window for window, and removes what is over.
 ///

@@ -22,8 +22,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod unlogged;
+mod window;
 
-pub use collector::{CollectError, Collector, Loss, Strays, Window};
+pub use collector::{CollectError, Collector};
 pub use eni::LoggedEni;
 pub use format::{Status, write_flow, write_status};
 pub use record::{Action, Reasons, Record, Tuple};
@@ -31,3 +32,4 @@ pub use schedule::{Bounds, LONGEST_WINDOW, aligned};
 pub use sink::{LineSink, Outputs, Sink, SinkError};
 pub use stream::Stream;
 pub use unlogged::Unlogged;
+pub use window::{Loss, Strays, Window};

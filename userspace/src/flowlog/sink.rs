@@ -10,7 +10,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{collector::Window, schedule::aligned, stream::Stream};
+use super::{schedule::aligned, stream::Stream, window::Window};
 use crate::model::{Destination, FlowLog};
 
 /// Why lines did not reach their reader.

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::BytesMut;
 
 use super::{
-    collector::{Loss, Window},
     eni::LoggedEni,
     format::{LINE_BYTES, Status, write_flow, write_status},
     record::{Action, Record, coalesce},
     schedule::{Bounds, aligned},
+    window::{Loss, Window},
 };
 use crate::model::{FlowLog, Traffic};
 
