@@ -5,5 +5,6 @@
 
 pub mod compile;
 pub mod dataplane;
+pub mod flowlog;
 pub mod model;
 pub mod sources;
