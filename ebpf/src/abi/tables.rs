@@ -104,10 +104,10 @@ pub mod state {
     pub const FIN_EGRESS: u16 = 1 << 4;
     /// TCP: a FIN was seen toward the task.
     pub const FIN_INGRESS: u16 = 1 << 5;
-    /// TCP: a RST was seen.
-    pub const RESET: u16 = 1 << 6;
-    /// UDP: the reply after [`CONFIRMED`] was seen, so a second exchange is complete.
-    pub const STREAM: u16 = 1 << 7;
+    /// TCP: the last packet from the task was a RST.
+    pub const RESET_EGRESS: u16 = 1 << 6;
+    /// TCP: the last packet toward the task was a RST.
+    pub const RESET_INGRESS: u16 = 1 << 7;
 }
 
 /// A denied flow: 32 bytes.
