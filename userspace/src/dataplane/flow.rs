@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::atomic::Ordering::Relaxed,
 };
 
 use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, Usage, tables::split_denial_tail};
@@ -98,16 +97,16 @@ impl From<&Conn> for ConnState {
     fn from(conn: &Conn) -> Self {
         Self {
             totals: [0, 1].map(|at| Count {
-                packets: conn.totals[at].packets.load(Relaxed),
-                bytes: conn.totals[at].bytes.load(Relaxed),
+                packets: conn.totals[at].packets.get(),
+                bytes: conn.totals[at].bytes.get(),
             }),
-            last: conn.last.load(Relaxed),
-            epoch: conn.epoch.load(Relaxed),
-            generation: conn.generation.load(Relaxed),
-            rule: conn.rule.load(Relaxed),
-            slot: conn.slot.load(Relaxed),
-            state: conn.state.load(Relaxed),
-            windows: [0, 1].map(|at| conn.windows[at].load(Relaxed)),
+            last: conn.seen.get().0,
+            epoch: conn.admitted().0,
+            generation: conn.admitted().1,
+            rule: conn.by().0,
+            slot: conn.by().1,
+            state: conn.flags.state(),
+            windows: conn.flags.windows(),
         }
     }
 }
@@ -125,11 +124,11 @@ impl From<&Denial> for DenialState {
     fn from(denial: &Denial) -> Self {
         Self {
             totals: Count {
-                packets: denial.totals.packets.load(Relaxed),
-                bytes: denial.totals.bytes.load(Relaxed),
+                packets: denial.totals.packets.get(),
+                bytes: denial.totals.bytes.get(),
             },
-            last: denial.last.load(Relaxed),
-            windows: [0, 1].map(|at| denial.windows[at].load(Relaxed)),
+            last: denial.seen.get().0,
+            windows: denial.flags.windows(),
         }
     }
 }
@@ -147,16 +146,10 @@ pub struct UsageState {
 impl From<&Usage> for UsageState {
     fn from(usage: &Usage) -> Self {
         Self {
-            conns: usage
-                .conns_inserted
-                .load(Relaxed)
-                .wrapping_sub(usage.conns_removed.load(Relaxed)),
-            denials: usage
-                .denials_inserted
-                .load(Relaxed)
-                .wrapping_sub(usage.denials_removed.load(Relaxed)),
-            flows_lost: usage.flows_lost.load(Relaxed),
-            denials_lost: usage.denials_lost.load(Relaxed),
+            conns: usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get()),
+            denials: usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get()),
+            flows_lost: usage.flows_lost.get(),
+            denials_lost: usage.denials_lost.get(),
         }
     }
 }
