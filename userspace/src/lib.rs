@@ -4,6 +4,7 @@
 //! none of them knows it.
 
 pub mod compile;
+pub mod daemon;
 pub mod dataplane;
 pub mod flowlog;
 pub mod model;
