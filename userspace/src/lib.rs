@@ -7,5 +7,6 @@ pub mod cli;
 pub mod compile;
 pub mod daemon;
 pub mod dataplane;
+pub mod flowlog;
 pub mod model;
 pub mod sources;

@@ -131,7 +131,10 @@ impl Axis {
 
     /// Appends the axis to `out` with keys of 32 bits; `row` gives the offset of a row by its number.
     pub(super) fn write_narrow(&self, out: &mut Vec<u64>, row: impl Fn(u32) -> u32) {
-        out.extend(self.padded().map(|(key, number)| (key as u64) << 32 | u64::from(row(number))));
+        out.extend(
+            self.padded()
+                .map(|(key, number)| (key as u64) << 32 | u64::from(row(number))),
+        );
     }
 
     /// Appends the axis to `out` with keys of 128 bits.
@@ -182,7 +185,10 @@ mod tests {
         // One rule twice, side by side and nested.
         assert_eq!(swept(&[(10, 19, 0), (20, 29, 0)], 255), [(0, 0), (10, 1), (30, 0)]);
         assert_eq!(swept(&[(10, 40, 0), (20, 29, 0)], 255), [(0, 0), (10, 1), (41, 0)]);
-        assert_eq!(swept(&[(10, 40, 0), (20, 29, 0), (10, 10, 0)], 255), [(0, 0), (10, 1), (41, 0)]);
+        assert_eq!(
+            swept(&[(10, 40, 0), (20, 29, 0), (10, 10, 0)], 255),
+            [(0, 0), (10, 1), (41, 0)]
+        );
     }
 
     #[test]
@@ -190,10 +196,7 @@ mod tests {
         let mut rows = Rows::new(65);
         let one = Axis::new(&spans(&[(1, 1, 0), (3, 3, 0), (5, 5, 64)]), 255, &mut rows);
         let two = Axis::new(&spans(&[(7, 9, 64)]), 65535, &mut rows);
-        assert_eq!(
-            one.entries,
-            [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0), (5, 2), (6, 0)]
-        );
+        assert_eq!(one.entries, [(0, 0), (1, 1), (2, 0), (3, 1), (4, 0), (5, 2), (6, 0)]);
         assert_eq!(two.entries, [(0, 0), (7, 2), (10, 0)]);
         // Summary and two words of bitmap each: nothing, rule 0, rule 64.
         assert_eq!(rows.words(), [0, 0, 0, 1, 1, 0, 2, 0, 1]);

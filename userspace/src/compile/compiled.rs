@@ -164,7 +164,11 @@ impl Compiled {
 
 fn slot_flags(eni: &Eni, gate: Gate, dhcp: bool) -> u32 {
     slot::PRESENT
-        | if eni.source_dest_check { slot::SOURCE_DEST_CHECK } else { 0 }
+        | if eni.source_dest_check {
+            slot::SOURCE_DEST_CHECK
+        } else {
+            0
+        }
         | if gate.isolated { slot::ISOLATED } else { 0 }
         | if dhcp { slot::EXEMPT_DHCP } else { 0 }
 }

@@ -69,7 +69,9 @@ pub enum CompileError {
     #[error("cannot start an image in memory that holds one already; begin with an empty one")]
     NotEmpty,
     /// No gap in the policy banks is long enough.
-    #[error("cannot place a policy of {bytes} bytes in the image: the longest gap has {largest}; start with more banks")]
+    #[error(
+        "cannot place a policy of {bytes} bytes in the image: the longest gap has {largest}; start with more banks"
+    )]
     PoliciesFull {
         /// The policy's size.
         bytes: u32,

@@ -87,7 +87,6 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         rows_bank(self.writer.generation + 1)
     }
 
-
     fn write_policies(&mut self, compiled: &Compiled) -> Result<(), CompileError> {
         let words = Words(&self.writer.memory);
         let banks = words.banks().unwrap_or(0);

@@ -196,11 +196,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// # Errors
     /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
     /// [`CompileError::ProbesExhausted`]: the current generation stands as before.
-    pub fn prepare(
-        &mut self,
-        compiled: &Compiled,
-        grace: &mut dyn FnMut(),
-    ) -> Result<Prepared<'_, M>, CompileError> {
+    pub fn prepare(&mut self, compiled: &Compiled, grace: &mut dyn FnMut()) -> Result<Prepared<'_, M>, CompileError> {
         self.settle(grace);
         self.reclaim(compiled);
         Prepared::write(self, compiled)
@@ -236,7 +232,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// Makes a link's row absent in the current generation.
     fn clear_link(&self, index: u32) {
-        self.words().publish(rows_bank(self.generation), LINK_ROW + 8 * index, 0);
+        self.words()
+            .publish(rows_bank(self.generation), LINK_ROW + 8 * index, 0);
     }
 
     /// Flags of a slot's row in a generation.

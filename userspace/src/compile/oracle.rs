@@ -65,9 +65,7 @@ fn allows(model: &Model, rule: &Rule, packet: &Packet) -> bool {
         Protocol::All => true,
         Protocol::Tcp(ports) => packet.protocol == 6 && ports.contains(packet.destination_port),
         Protocol::Udp(ports) => packet.protocol == 17 && ports.contains(packet.destination_port),
-        Protocol::Icmp(messages) => {
-            v4 && packet.protocol == 1 && messages.contains(packet.icmp_type, packet.icmp_code)
-        }
+        Protocol::Icmp(messages) => v4 && packet.protocol == 1 && messages.contains(packet.icmp_type, packet.icmp_code),
         Protocol::Icmpv6(messages) => {
             !v4 && packet.protocol == 58 && messages.contains(packet.icmp_type, packet.icmp_code)
         }
@@ -173,7 +171,11 @@ mod tests {
                 icmp_code: 0,
             };
             let allowed = judge(&model, &eni, Direction::Ingress, &packet);
-            assert_eq!(allowed.map(|allowed| allowed.untracked), expected, "{ingress:?} {egress:?}");
+            assert_eq!(
+                allowed.map(|allowed| allowed.untracked),
+                expected,
+                "{ingress:?} {egress:?}"
+            );
         }
     }
 }

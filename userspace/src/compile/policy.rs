@@ -221,10 +221,7 @@ fn add_net(net: &IpNet, add: &mut dyn FnMut(u128, u128)) {
 }
 
 fn v4_bounds(net: Ipv4Net) -> (u128, u128) {
-    (
-        u32::from(net.network()).into(),
-        u32::from(net.broadcast()).into(),
-    )
+    (u32::from(net.network()).into(), u32::from(net.broadcast()).into())
 }
 
 fn v6_bounds(net: Ipv6Net) -> (u128, u128) {
@@ -249,8 +246,8 @@ fn lay_out(
 ) -> Result<Vec<u64>, usize> {
     let wide = family == Family::V6;
     let narrow_axes = ports.iter().chain([sets]).chain((!wide).then_some(peers));
-    let axis_words: usize = narrow_axes.map(|axis| 1 << axis.depth()).sum::<usize>()
-        + if wide { 3 << peers.depth() } else { 0 };
+    let axis_words: usize =
+        narrow_axes.map(|axis| 1 << axis.depth()).sum::<usize>() + if wide { 3 << peers.depth() } else { 0 };
     let rows_at = POLICY_HEADER_BYTES as usize + 8 * (rules.len() + axis_words);
     let bytes = rows_at + 8 * rows.words().len();
     let deepest = ports.iter().chain([sets, peers]).map(Axis::depth).max();

@@ -68,12 +68,7 @@ impl RuleBook {
     ///
     /// # Errors
     /// [`CompileError::RuleNumbersExhausted`].
-    pub fn number(
-        &mut self,
-        model: &Model,
-        group: GroupIndex,
-        direction: Direction,
-    ) -> Result<Vec<u32>, CompileError> {
+    pub fn number(&mut self, model: &Model, group: GroupIndex, direction: Direction) -> Result<Vec<u32>, CompileError> {
         let rules = model.group(group).rules(direction);
         let mut parts: HashMap<&str, Vec<&Rule>> = HashMap::new();
         for rule in rules {
@@ -205,10 +200,7 @@ mod tests {
         // The description is no part of the rule, and a group may change its name.
         model.groups[0].name = "alpha".into();
         model.groups[0].ingress[0].description = "new".into();
-        assert_eq!(
-            book.number(&model, GroupIndex(0), Direction::Ingress).unwrap(),
-            [1]
-        );
+        assert_eq!(book.number(&model, GroupIndex(0), Direction::Ingress).unwrap(), [1]);
         assert_eq!(book.name(1).unwrap().group_name, "alpha");
     }
 }

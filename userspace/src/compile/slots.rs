@@ -29,7 +29,9 @@ impl Slots {
 
     /// The slots in use, ascending, with their ENIs.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &str)> {
-        (1..).zip(&self.names).filter_map(|(slot, eni)| Some((slot, eni.as_deref()?)))
+        (1..)
+            .zip(&self.names)
+            .filter_map(|(slot, eni)| Some((slot, eni.as_deref()?)))
     }
 
     /// The highest slot ever used.

@@ -71,7 +71,11 @@ impl Space {
 
     /// The gaps between standing blocks, ascending.
     fn gaps(&self, banks: u32) -> Vec<Gap> {
-        let mut standing: Vec<(Root, u32)> = self.standing.iter().map(|(block, root)| (*root, units(block))).collect();
+        let mut standing: Vec<(Root, u32)> = self
+            .standing
+            .iter()
+            .map(|(block, root)| (*root, units(block)))
+            .collect();
         standing.sort_unstable();
         let mut standing = standing.into_iter().peekable();
         let mut gaps = Vec::new();

@@ -187,3 +187,125 @@ impl Table {
 fn show_address(key: u128) -> String {
     std::net::Ipv6Addr::from(key).to_canonical().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::compile::memory::host_image;
+
+    const WORDS: u32 = 32;
+
+    /// A table so small that every search meets other keys.
+    fn small() -> Table {
+        Table::new("small", |key| key.to_string(), LINKS, WORDS, 24)
+    }
+
+    /// The indexes that a search for `key` finds, as the data path searches.
+    fn found(table: &Table, words: Words<'_>, key: u128) -> Vec<u32> {
+        let tag = probe((key >> 64) as u64, key as u64).tag;
+        table
+            .path(key)
+            .map(|position| table.word(words, position))
+            .take_while(|word| *word != EMPTY)
+            .filter(|word| word >> 32 == u64::from(tag))
+            .map(|word| word as u32)
+            .collect()
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Add(u128),
+        AddAndTakeBack(u128),
+        Remove(u128),
+        Prune,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = || 1_u128..40;
+        prop_oneof![
+            4 => key().prop_map(Step::Add),
+            1 => key().prop_map(Step::AddAndTakeBack),
+            3 => key().prop_map(Step::Remove),
+            1 => Just(Step::Prune),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_is_found_and_no_other(steps in proptest::collection::vec(step(), 0..200)) {
+            let memory = host_image(1);
+            let words = Words(&memory);
+            let mut table = small();
+            let mut model: HashMap<u128, u32> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Add(key) | Step::AddAndTakeBack(key) if !model.contains_key(&key) => {
+                        let Ok(claim) = table.claim(words, key) else { continue };
+                        prop_assert_eq!(found(&table, words, key), Vec::<u32>::new());
+                        table.publish(words, claim);
+                        if matches!(step, Step::Add(_)) {
+                            model.insert(key, claim.index());
+                        } else {
+                            table.take_back(words, claim);
+                        }
+                    }
+                    Step::Add(_) | Step::AddAndTakeBack(_) => {}
+                    Step::Remove(key) => prop_assert_eq!(table.remove(words, key), model.remove(&key)),
+                    Step::Prune => table.prune(words),
+                }
+                for key in 1..40 {
+                    let expected: Vec<u32> = model.get(&key).copied().into_iter().collect();
+                    prop_assert_eq!(found(&table, words, key), expected);
+                }
+                let mut indexes: Vec<u32> = table.iter().map(|(_, index)| index).collect();
+                indexes.sort_unstable();
+                indexes.dedup();
+                prop_assert_eq!(indexes.len(), model.len());
+            }
+            for key in 1..40 {
+                table.remove(words, key);
+            }
+            table.prune(words);
+            prop_assert!((0..WORDS).all(|position| table.word(words, position) == EMPTY));
+        }
+    }
+
+    #[test]
+    fn a_table_runs_out_of_rows_and_of_words() {
+        let memory = host_image(1);
+        let words = Words(&memory);
+        let mut table = small();
+        let errors: Vec<String> = (0..30)
+            .filter_map(|key| {
+                let claim = table.claim(words, key);
+                match claim {
+                    Ok(claim) => {
+                        table.publish(words, claim);
+                        None
+                    }
+                    Err(error) => Some(error.to_string()),
+                }
+            })
+            .collect();
+        assert_eq!(errors.len(), 6);
+        assert_eq!(errors[0], "cannot add 24 to `small`: all 24 rows are taken");
+
+        let mut table = Table::new("small", |key| key.to_string(), MEMBERS, 4, 24);
+        let errors: Vec<String> = (0..5)
+            .filter_map(|key| table.claim(words, key).map(|claim| table.publish(words, claim)).err())
+            .map(|error| error.to_string())
+            .collect();
+        assert_eq!(
+            errors,
+            ["cannot add 4 to `small`: all 24 words that it may stand in are taken"]
+        );
+    }
+
+    #[test]
+    fn a_message_names_an_address_as_users_write_it() {
+        assert_eq!(show_address(0xffff_0a00_0001), "10.0.0.1");
+        assert_eq!(show_address(1), "::1");
+    }
+}

@@ -33,6 +33,9 @@ use object::{Object, all};
 use problem::Report;
 use raw::Collected;
 
+/// The key that the AWS CLI leaves in a list that goes on elsewhere.
+const CUT: &str = "NextToken";
+
 /// A configuration that can be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
@@ -73,9 +76,9 @@ pub fn load(folder: &Path) -> Result<Loaded, Problems> {
         match std::fs::read(&path).map(String::from_utf8) {
             Ok(Ok(text)) => read_file(file, &text, &mut all, &mut report),
             Ok(Err(error)) => {
-                let offset = error.utf8_error().valid_up_to();
-                let line = error.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
-                report.error(file, format!("line {line} is not UTF-8"), "save the file as UTF-8");
+                let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+                let spot = node::end_of(file, &valid);
+                report.error(spot, "what stands here is not UTF-8", "save the file as UTF-8");
                 report.objects_lost = true;
             }
             Err(error) => {
@@ -142,9 +145,9 @@ fn read_file(file: problem::Spot, text: &str, collected: &mut Collected, report:
         report.objects_lost = true;
         return;
     };
-    if let Some(token) = top.entry("NextToken") {
+    if let Some(token) = top.entry(CUT) {
         let hint = "print it again without `--max-items` and `--no-paginate`";
-        report.error(token.spot, "the list is cut: there is a `NextToken`", hint);
+        report.error(token.spot, format!("the list is cut: there is a `{CUT}`"), hint);
         report.objects_lost = true;
         report.rules_lost = true;
     }
@@ -156,13 +159,17 @@ fn read_file(file: problem::Spot, text: &str, collected: &mut Collected, report:
         }
     }
     if top.has(native::HEADER) {
-        let aws = aws::KEYS.iter().map(|(key, _)| *key);
-        let keys: Vec<&str> = native::KEYS
-            .into_iter()
-            .chain([native::HEADER, "NextToken"])
-            .chain(aws)
-            .collect();
-        top.only(&keys, report);
+        let known = |key: &str| {
+            let aws = aws::KEYS.iter().any(|(aws, _)| *aws == key);
+            aws || native::KEYS.contains(&key) || key == native::HEADER || key == CUT
+        };
+        for entry in top.entries.iter().filter(|entry| !known(&entry.key)) {
+            let hint = format!(
+                "its keys are {}, and those of the AWS CLI",
+                all(native::KEYS.into_iter())
+            );
+            report.error(entry.spot, format!("the native form has no key `{}`", entry.key), hint);
+        }
         native::read(&top, collected, report);
     } else if !refused_by_name(&top, report) && !known {
         unknown(&top, report);

@@ -91,6 +91,22 @@ pub(super) fn parse(file: Spot, text: &str, report: &mut Report) -> Option<Node>
     root
 }
 
+/// The place after all of `text`.
+pub(super) fn end_of(file: Spot, text: &str) -> Spot {
+    let last = text.rsplit('\n').next().unwrap_or_default();
+    spot(file, text.matches('\n').count() + 1, last.chars().count())
+}
+
+/// A place in `file`: the line from 1, the column from 0.
+fn spot(file: Spot, line: usize, column: usize) -> Spot {
+    let whole = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Spot {
+        file: file.file,
+        line: whole(line),
+        column: whole(column).saturating_add(1),
+    }
+}
+
 /// The tree while it grows.
 struct Tree<'r> {
     file: Spot,
@@ -118,24 +134,15 @@ enum OpenKind {
 }
 
 impl Tree<'_> {
-    fn spot(&self, line: usize, column: usize) -> Spot {
-        let whole = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Spot {
-            file: self.file.file,
-            line: whole(line),
-            column: whole(column).saturating_add(1),
-        }
-    }
-
     fn unreadable(&mut self, error: &ScanError) {
-        let spot = self.spot(error.marker().line(), error.marker().col());
+        let spot = spot(self.file, error.marker().line(), error.marker().col());
         self.report
             .error(spot, format!("not readable: {}", error.info()), "write JSON or YAML");
     }
 
     /// Takes one event; `None` ends the reading, with an error on record.
     fn take(&mut self, event: Event<'_>, span: Span) -> Option<()> {
-        let spot = self.spot(span.start.line(), span.start.col());
+        let spot = spot(self.file, span.start.line(), span.start.col());
         match event {
             Event::DocumentStart(..) if self.root.is_some() => {
                 self.report.error(
@@ -211,26 +218,27 @@ impl Tree<'_> {
         };
         match &mut open.kind {
             OpenKind::List(items) => items.push(node),
-            OpenKind::Map { entries, seen, key } => match key.take() {
-                Some((key, spot)) => entries.push(Entry { key, spot, value: node }),
-                None => {
-                    let spot = node.spot;
-                    let text = match node.value {
-                        Value::Scalar(text) => text,
-                        Value::Null => String::from("null"),
-                        Value::List(_) | Value::Map(_) => {
-                            self.report
-                                .error(spot, "a key is a list or an object", "write a plain word as the key");
-                            return None;
-                        }
-                    };
-                    if !seen.insert(text.clone()) {
-                        self.report
-                            .error(spot, format!("the key `{text}` stands twice"), "keep one of them");
-                    }
-                    *key = Some((text, spot));
+            OpenKind::Map { entries, seen, key } => {
+                if let Some((key, spot)) = key.take() {
+                    entries.push(Entry { key, spot, value: node });
+                    return Some(());
                 }
-            },
+                let spot = node.spot;
+                let text = match node.value {
+                    Value::Scalar(text) => text,
+                    Value::Null => String::from("null"),
+                    Value::List(_) | Value::Map(_) => {
+                        self.report
+                            .error(spot, "a key is a list or an object", "write a plain word as the key");
+                        return None;
+                    }
+                };
+                if !seen.insert(text.clone()) {
+                    self.report
+                        .error(spot, format!("the key `{text}` stands twice"), "keep one of them");
+                }
+                *key = Some((text, spot));
+            }
         }
         Some(())
     }

@@ -36,6 +36,11 @@ pub(super) trait Object {
     fn absorb(&mut self, copy: Self) -> bool;
 }
 
+/// What it is, its name, and its id.
+fn titled(what: &str, id: &str, name: Option<&str>) -> String {
+    name.map_or_else(|| format!("{what} `{id}`"), |name| format!("{what} `{name}` ({id})"))
+}
+
 /// Which form an object was written in: a name that nobody knows is an error in one, stale in the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -76,7 +81,7 @@ impl RawGroup {
 
 impl Object for RawGroup {
     fn title(&self) -> String {
-        format!("security group `{}`", self.id)
+        titled("security group", &self.id, self.name.as_deref())
     }
 
     fn key(&self) -> String {
@@ -183,7 +188,7 @@ pub(super) struct RawPrefixList {
 
 impl Object for RawPrefixList {
     fn title(&self) -> String {
-        format!("prefix list `{}`", self.id)
+        titled("prefix list", &self.id, self.name.as_deref())
     }
 
     fn key(&self) -> String {
@@ -199,7 +204,9 @@ impl Object for RawPrefixList {
             (Some(mine), Some(other)) => same_set(mine, other),
             _ => true,
         };
-        let agree = agree(&self.name, &copy.name) && agree(&self.max_entries, &copy.max_entries) && entries;
+        let agree = agree(self.name.as_ref(), copy.name.as_ref())
+            && agree(self.max_entries.as_ref(), copy.max_entries.as_ref())
+            && entries;
         self.partial |= copy.partial;
         self.name = self.name.take().or(copy.name);
         self.max_entries = self.max_entries.or(copy.max_entries);
@@ -208,7 +215,7 @@ impl Object for RawPrefixList {
     }
 }
 
-fn agree<T: PartialEq>(a: &Option<T>, b: &Option<T>) -> bool {
+fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
 

@@ -13,9 +13,14 @@ use super::problem::Fault;
 ///
 /// `kind` is `sg`, `pl` or `eni`. The same name has the same id on every host.
 pub fn derived_id(kind: &str, name: &str) -> String {
+    const DIGITS: usize = 17;
     let digest = Sha256::digest(format!("{kind}:{name}"));
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{kind}-{}", &hex[..17])
+    let nibbles = digest.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    let hex: String = nibbles
+        .take(DIGITS)
+        .filter_map(|nibble| char::from_digit(nibble.into(), 16))
+        .collect();
+    format!("{kind}-{hex}")
 }
 
 /// A protocol by name or number, before its ports are known.
@@ -79,15 +84,13 @@ pub(super) fn protocol(text: &str) -> Result<ProtocolName, Fault> {
 /// `443` or `8000-8100`.
 pub(super) fn ports(text: &str) -> Result<Ports, Fault> {
     let hint = "write a port from 0 to 65535, or a range such as `8000-8100`";
-    let port = |text: &str| {
-        text.trim()
-            .parse::<u16>()
-            .ok()
-            .ok_or_else(|| Fault::new(format!("`{}` is no port", text.trim()), hint))
+    let port = |end: &str| end.trim().parse::<u16>().ok();
+    let ends = match text.split_once('-') {
+        Some((from, to)) => (port(from), port(to)),
+        None => (port(text), port(text)),
     };
-    let (from, to) = match text.split_once('-') {
-        Some((from, to)) if !from.is_empty() => (port(from)?, port(to)?),
-        _ => (port(text)?, port(text)?),
+    let (Some(from), Some(to)) = ends else {
+        return Err(Fault::new(format!("`{text}` is no port and no range of ports"), hint));
     };
     if from > to {
         let message = format!("the range `{text}` ends before it begins");

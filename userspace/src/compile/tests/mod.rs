@@ -200,10 +200,9 @@ impl<'a> Reader<'a> {
         let (class, port) = match (packet.protocol, packet.peer) {
             (6, _) => (Class::Tcp, packet.destination_port),
             (17, _) => (Class::Udp, packet.destination_port),
-            (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)) => (
-                Class::Icmp,
-                u16::from_be_bytes([packet.icmp_type, packet.icmp_code]),
-            ),
+            (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)) => {
+                (Class::Icmp, u16::from_be_bytes([packet.icmp_type, packet.icmp_code]))
+            }
             (other, _) => (Class::Other, other.into()),
         };
         match packet.peer {

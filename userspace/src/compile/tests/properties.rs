@@ -89,7 +89,15 @@ fn v6_net() -> impl Strategy<Value = Ipv6Net> {
         (0_u128..4).prop_map(|near| HERE + u128::from(u64::MAX) - 1 + near),
         any::<u128>(),
     ];
-    let length = prop_oneof![Just(0), Just(1), Just(32), 62_u8..=66, 124_u8..=128, Just(128), 0_u8..=128];
+    let length = prop_oneof![
+        Just(0),
+        Just(1),
+        Just(32),
+        62_u8..=66,
+        124_u8..=128,
+        Just(128),
+        0_u8..=128
+    ];
     (base, length).prop_map(|(base, length)| Ipv6Net::new_assert(base.into(), length).trunc())
 }
 
@@ -127,7 +135,13 @@ fn model() -> impl Strategy<Value = Model> {
     let groups = vec((rules(), rules()), GROUPS);
     let lists = vec(prefix_list(), LISTS);
     let own = Just((0..GROUPS).collect::<Vec<_>>()).prop_shuffle();
-    let enis = vec((eni_addresses(), proptest::sample::subsequence((0..GROUPS).collect::<Vec<_>>(), 0..=2)), 0..6);
+    let enis = vec(
+        (
+            eni_addresses(),
+            proptest::sample::subsequence((0..GROUPS).collect::<Vec<_>>(), 0..=2),
+        ),
+        0..6,
+    );
     (groups, lists, (own, 1..=GROUPS), enis).prop_map(|(groups, lists, (mut own, count), enis)| {
         own.truncate(count);
         let named = |direction: &str, rules: Vec<(Protocol, Peer)>| {
@@ -221,9 +235,25 @@ impl Edges {
             peers: ["0.0.0.0", "255.255.255.255", "::", "2001:db8::1"].map(address).into(),
         };
         edges.peers.push(Ipv6Addr::from(u128::MAX).into());
-        let byte = |value: u8, up| if up { value.wrapping_add(1) } else { value.wrapping_sub(1) };
-        let word = |value: u16, up| if up { value.wrapping_add(1) } else { value.wrapping_sub(1) };
-        for rule in model.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress)) {
+        let byte = |value: u8, up| {
+            if up {
+                value.wrapping_add(1)
+            } else {
+                value.wrapping_sub(1)
+            }
+        };
+        let word = |value: u16, up| {
+            if up {
+                value.wrapping_add(1)
+            } else {
+                value.wrapping_sub(1)
+            }
+        };
+        for rule in model
+            .groups
+            .iter()
+            .flat_map(|group| group.ingress.iter().chain(&group.egress))
+        {
             match rule.protocol {
                 Protocol::Tcp(ports) | Protocol::Udp(ports) => {
                     around(&mut edges.ports, ports.from, word);
@@ -290,7 +320,8 @@ fn the_image_answers_like_the_oracle() {
     TestRunner::default()
         .run(&(model(), any::<u64>().no_shrink()), |(model, seed)| {
             let host = &mut *host.borrow_mut();
-            host.apply(&model).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            host.apply(&model)
+                .map_err(|error| TestCaseError::fail(error.to_string()))?;
             let reader = host.reader();
             let own = &model.enis[0];
             let slot = host.writer.slot(&own.id).unwrap();

@@ -1,13 +1,14 @@
-//! `SecurityGroups`: groups with their rules, several peers merged into one permission.
+//! `SecurityGroups`: groups with their rules, several peers merged into one permission; and `SecurityGroupRules`: one
+//! object for each rule, with its id.
 
 use ipnet::IpNet;
 
 use crate::model::{Direction, IcmpMatch, Ports, Protocol};
 
 use super::super::node::Node;
-use super::super::object::{Object, text};
+use super::super::object::{Object, all, text};
 use super::super::problem::{Fault, Report};
-use super::super::raw::{Form, RawGroup, RawPeer, RawRule};
+use super::super::raw::{AwsRule, Form, RawGroup, RawPeer, RawRule};
 use super::super::value::{self, ProtocolName};
 use super::{AS_PRINTED, id};
 
@@ -92,8 +93,70 @@ fn peer_reader(key: &str) -> Option<(&'static str, PeerReader)> {
     })
 }
 
+/// The keys of which a rule has exactly one.
+const PEERS: [&str; 4] = ["CidrIpv4", "CidrIpv6", "PrefixListId", "ReferencedGroupInfo"];
+
+/// Reads one of `SecurityGroupRules`.
+pub(super) fn read_rule(rule: &Object<'_>, report: &mut Report) -> Option<AwsRule> {
+    let group = id(rule, "GroupId", report);
+    let id = rule.required_text("SecurityGroupRuleId", AS_PRINTED, report);
+    let egress = rule
+        .required("IsEgress", AS_PRINTED, report)
+        .and_then(|_| rule.boolean("IsEgress", report));
+    let protocol = protocol(rule, report);
+    let peer = only_peer(rule, report);
+    let description = rule.text("Description", report).unwrap_or_default().to_owned();
+    let (id, direction) = (
+        id?.to_owned(),
+        if egress? { Direction::Egress } else { Direction::Ingress },
+    );
+    let (protocol, peer, spot) = (protocol?, peer?, rule.spot);
+    // The number is of no use: the id names the rule.
+    let rule = RawRule {
+        id: Some(id.clone()),
+        number: 0,
+        protocol,
+        peer,
+        description,
+        spot,
+    };
+    Some(AwsRule {
+        id,
+        group: group?,
+        direction,
+        rule,
+    })
+}
+
+fn only_peer(rule: &Object<'_>, report: &mut Report) -> Option<RawPeer> {
+    let present: Vec<&str> = PEERS.into_iter().filter(|key| rule.get(key).is_some()).collect();
+    let [key] = present[..] else {
+        let message = if present.is_empty() {
+            String::from("the rule has no peer")
+        } else {
+            format!("the rule has several peers: {}", all(present.into_iter()))
+        };
+        report.error(
+            rule.spot,
+            message,
+            format!("a rule has exactly one of {}", all(PEERS.into_iter())),
+        );
+        return None;
+    };
+    match key {
+        "PrefixListId" => rule.text(key, report).map(|id| RawPeer::PrefixList(id.to_owned())),
+        "ReferencedGroupInfo" => {
+            let group = Object::of(rule.get(key)?, "`ReferencedGroupInfo`", report)?;
+            group
+                .required_text("GroupId", AS_PRINTED, report)
+                .map(|id| RawPeer::Group(id.to_owned()))
+        }
+        _ => cidr_at(rule.get(key)?, key, report).map(RawPeer::Net),
+    }
+}
+
 /// A CIDR of the family that the key names.
-pub(super) fn cidr(object: &Object<'_>, key: &str, report: &mut Report) -> Option<RawPeer> {
+fn cidr(object: &Object<'_>, key: &str, report: &mut Report) -> Option<RawPeer> {
     let node = object.required(key, AS_PRINTED, report)?;
     cidr_at(node, key, report).map(RawPeer::Net)
 }
@@ -116,7 +179,7 @@ pub(super) fn cidr_at(node: &Node, key: &str, report: &mut Report) -> Option<IpN
 }
 
 /// `IpProtocol` with `FromPort` and `ToPort`.
-pub(super) fn protocol(object: &Object<'_>, report: &mut Report) -> Option<Protocol> {
+fn protocol(object: &Object<'_>, report: &mut Report) -> Option<Protocol> {
     let node = object.required("IpProtocol", AS_PRINTED, report)?;
     let before = report.errors();
     let name = object.value("IpProtocol", report, value::protocol)?;
@@ -165,8 +228,8 @@ fn icmp(name: &str, from: Option<i32>, to: Option<i32>) -> Result<IcmpMatch, Fau
             format!("an {name} rule has code {code} of every type"),
             hint,
         )),
-        (Some(kind), Some(-1)) if byte(kind).is_some() => Ok(IcmpMatch::Type(kind as u8)),
         (Some(kind), Some(code)) => match (byte(kind), byte(code)) {
+            (Some(kind), None) if code == -1 => Ok(IcmpMatch::Type(kind)),
             (Some(kind), Some(code)) => Ok(IcmpMatch::TypeCode(kind, code)),
             _ => Err(Fault::new(
                 format!("an {name} rule has type {kind} and code {code}"),

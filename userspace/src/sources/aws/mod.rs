@@ -4,9 +4,7 @@
 
 mod enis;
 mod groups;
-mod lists;
-mod networks;
-mod rules;
+mod ranges;
 
 use super::node::Node;
 use super::object::{Object, items};
@@ -33,7 +31,7 @@ pub(super) const KEYS: [(&str, Reader); 7] = [
             "a security group rule",
             report,
             |rule, report| {
-                let read = rules::read(rule, report);
+                let read = groups::read_rule(rule, report);
                 report.rules_lost |= read.is_none();
                 all.rules.extend(read);
             },
@@ -52,20 +50,21 @@ pub(super) const KEYS: [(&str, Reader); 7] = [
     }),
     ("PrefixLists", |node, all, report| {
         each(node, "PrefixLists", "a prefix list", report, |list, report| {
-            all.prefix_lists.extend(lists::read(list, report));
+            all.prefix_lists.extend(ranges::read_list(list, report));
         });
     }),
     ("Entries", |node, all, report| {
-        all.prefix_lists.extend(lists::read_entries(node, report))
+        all.prefix_lists.extend(ranges::read_entries(node, report));
     }),
     ("Vpcs", |node, all, report| {
         each(node, "Vpcs", "a VPC", report, |vpc, report| {
-            all.networks.extend(networks::read(vpc, &networks::VPC, report));
+            all.networks.extend(ranges::read_network(vpc, &ranges::VPC, report));
         });
     }),
     ("Subnets", |node, all, report| {
         each(node, "Subnets", "a subnet", report, |subnet, report| {
-            all.networks.extend(networks::read(subnet, &networks::SUBNET, report));
+            all.networks
+                .extend(ranges::read_network(subnet, &ranges::SUBNET, report));
         });
     }),
 ];

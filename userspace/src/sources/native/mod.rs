@@ -46,13 +46,13 @@ pub(super) fn read(file: &Object<'_>, all: &mut Collected, report: &mut Report) 
         all.accounts.push(section("account", account, file));
     }
     each(file, "groups", "a group", report, |object, report| {
-        all.groups.extend(groups::read(object, report))
+        all.groups.extend(groups::read(object, report));
     });
     each(file, "prefix-lists", "a prefix list", report, |object, report| {
         all.prefix_lists.extend(prefix_list(object, report));
     });
     each(file, "tasks", "a task", report, |object, report| {
-        all.tasks.extend(tasks::read(object, report))
+        all.tasks.extend(tasks::read(object, report));
     });
     each(file, "members", "a member", report, |object, report| {
         all.members.extend(tasks::read_member(object, report));

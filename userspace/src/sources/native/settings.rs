@@ -114,7 +114,7 @@ fn connections(settings: &Object<'_>, report: &mut Report) -> ConnectionLimits {
         "auto" => Ok(PerTask::Auto),
         _ => number(text, "per-task", &(1..=read.total))
             .map(PerTask::Fixed)
-            .map_err(|_| {
+            .map_err(|_fault| {
                 Fault::new(
                     format!("`per-task` is `{text}`"),
                     format!("write `auto` or a number from 1 to {}", read.total),

@@ -24,18 +24,28 @@ struct Placed {
     member: bool,
 }
 
+impl Placed {
+    fn title(&self) -> String {
+        match &self.eni.task {
+            Some(task) => format!("task `{task}`"),
+            None if self.member => String::from("a member"),
+            None => format!("`{}`", self.eni.id),
+        }
+    }
+}
+
 /// All ENIs, those bound to this host first and in the order of their names, and the place of each.
 pub(super) fn resolve(
-    tasks: Vec<RawTask>,
-    elsewhere: Elsewhere,
+    tasks: &[RawTask],
+    elsewhere: &Elsewhere,
     uplink: Option<&Uplink>,
     names: &Names,
     report: &mut Report,
 ) -> (Vec<Eni>, Vec<Spot>) {
-    apart(&tasks, report);
+    apart(tasks, report);
     let by_id: HashMap<&str, &RawEni> = elsewhere.enis.iter().map(|eni| (eni.id.as_str(), eni)).collect();
     let mut placed: Vec<Placed> = Vec::new();
-    for task in &tasks {
+    for task in tasks {
         on_trunk(task, uplink, report);
         let aws = task.eni.as_ref().and_then(|eni| by_id.get(eni.text.as_str()).copied());
         placed.push(Placed {
@@ -307,21 +317,24 @@ fn one_owner_each(placed: &mut Vec<Placed>, report: &mut Report) {
 /// Whether it makes no difference which of two ENIs has an address; an error if it does.
 fn share(address: IpAddr, first: &Placed, second: &Placed, report: &mut Report) -> bool {
     let (a, b) = (&first.eni, &second.eni);
-    let (name, other, place) = (b.display_name(), a.display_name(), report.place(first.spot));
+    let place = report.place(first.spot);
+    let message = format!(
+        "address `{address}` of {} is also that of {} at {place}",
+        second.title(),
+        first.title()
+    );
     if a.binding.is_some() && b.binding.is_some() {
-        let message = format!("address `{address}` of task `{name}` is also that of task `{other}` at {place}");
         report.error(second.spot, message, "give each gated task addresses of its own");
         return false;
     }
     if sorted(&a.groups) == sorted(&b.groups) {
         return true;
     }
-    let message =
-        format!("address `{address}` of `{name}` is also that of `{other}` at {place}, with different groups");
     let hint = match &a.task {
         Some(task) if !second.member => format!("if task `{task}` is that ENI, write `eni: {}` in the task", b.id),
         _ => String::from("an address belongs to one ENI: take it away from the other"),
     };
+    let message = format!("{message}, with different groups");
     report.error(second.spot, message, hint);
     false
 }

@@ -4,7 +4,6 @@ mod enis;
 mod groups;
 mod limits;
 mod names;
-mod weights;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,7 +35,7 @@ pub(super) fn model(all: Collected, report: &mut Report) -> Model {
     };
     let uplink = only(all.uplinks, report);
     let tasks = unique(all.tasks, report);
-    let (enis, spots) = enis::resolve(tasks, elsewhere, uplink.as_ref(), &names, report);
+    let (enis, spots) = enis::resolve(&tasks, &elsewhere, uplink.as_ref(), &names, report);
     let flow_logs = if all.flow_logs.is_empty() {
         vec![FlowLog::default()]
     } else {

@@ -68,10 +68,7 @@ impl Table {
             }
             None if text.starts_with(self.prefix) => Found::Unknown(Fault::new(
                 format!("there is no {kind} `{text}`"),
-                format!(
-                    "add the file that holds it, or write the id of one of the {} that are known",
-                    self.ids.len()
-                ),
+                "add the file that holds it, or put the id right",
             )),
             None => Found::Unknown(Fault::new(
                 format!("there is no {kind} named `{text}`"),
@@ -85,7 +82,7 @@ impl Table {
         const SHOWN: usize = 8;
         let shown: Vec<String> = self.names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
         match self.names.len() {
-            0 => format!("no {kind} has a name; write an id", kind = self.kind),
+            0 => format!("no {} is known by a name: write an id", self.kind),
             all if all > SHOWN => format!("known are {} and {} more", shown.join(", "), all - SHOWN),
             _ => format!("known are {}", shown.join(", ")),
         }
