@@ -1,3 +1,18 @@
-//! taskgate's data path.
-#![no_std]
+//! taskgate's data path, as pure code: the kernel, the tests, the benchmarks and `explain` run the very same.
+//!
+//! A frame at a gate goes [`packet::parse`] → [`verdict::decide`], and that is all the kernel's entry points call. What
+//! they read through is two traits: [`packet::Frame`] for the packet, [`tables::Tables`] for the state. [`abi`] is what
+//! user space shares.
+#![cfg_attr(not(any(feature = "host", test)), no_std)]
 #![forbid(unsafe_code)]
+
+pub mod abi;
+pub mod conntrack;
+pub mod family;
+pub mod flow;
+#[cfg(any(feature = "host", test))]
+pub mod host;
+pub mod packet;
+pub mod policy;
+pub mod tables;
+pub mod verdict;

@@ -1,0 +1,104 @@
+//! What the kernel program and user space share: names, layouts, numbers. Nothing else may assume any of it.
+//!
+//! Everything is little in scope and fixed in size: no `bool`, `enum` or `Option` lies in a table, every structure has
+//! a size that a `const` assertion checks, every address and port is a number in host order (the parser turns them).
+
+pub mod image;
+pub mod outcome;
+pub mod tables;
+
+pub use outcome::{Direction, Outcome, Pass, Reason};
+pub use tables::{Conn, Denial, Event, Key4, Key6, Usage, window};
+
+/// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
+pub const ABI_VERSION: u32 = 1;
+
+/// What the image's first word holds: two programs with different layouts never agree on it (FNV-1a over version and
+/// sizes).
+pub const ABI_HASH: u64 = {
+    let parts = [
+        ABI_VERSION as u64,
+        size_of::<Conn>() as u64,
+        size_of::<Denial>() as u64,
+        size_of::<Key4>() as u64,
+        size_of::<Key6>() as u64,
+        size_of::<Usage>() as u64,
+        size_of::<Event>() as u64,
+        image::BANK_BYTES as u64,
+        image::SLOTS as u64,
+        image::ADDRESS_WORDS as u64,
+        outcome::OUTCOMES as u64,
+    ];
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < parts.len() {
+        hash = (hash ^ parts[at]).wrapping_mul(0x0000_0100_0000_01b3);
+        at += 1;
+    }
+    hash
+};
+
+/// The names of the maps, as user space opens them.
+pub mod map {
+    /// The image: a mmapable array of banks, see [`super::image`].
+    pub const IMAGE: &str = "IMAGE";
+    /// Tracked connections, IPv4: [`super::Key4`] → [`super::Conn`].
+    pub const CONNS_V4: &str = "CONNS_V4";
+    /// Tracked connections, IPv6: [`super::Key6`] → [`super::Conn`].
+    pub const CONNS_V6: &str = "CONNS_V6";
+    /// Denied flows, IPv4: [`super::Key4`] → [`super::Denial`].
+    pub const DENIALS_V4: &str = "DENIALS_V4";
+    /// Denied flows, IPv6: [`super::Key6`] → [`super::Denial`].
+    pub const DENIALS_V6: &str = "DENIALS_V6";
+    /// Slot → [`super::Usage`]: a mmapable array.
+    pub const USAGE: &str = "USAGE";
+    /// `slot * 2 + direction` → packets by [`super::Outcome`] number, for each CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`super::Event`].
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// The names of the programs in the object.
+pub mod program {
+    /// Judges what a task sends.
+    pub const FROM_TASK: &str = "from_task";
+    /// Judges what is sent to a task.
+    pub const TO_TASK: &str = "to_task";
+    /// Does nothing: what the others are measured against.
+    pub const EMPTY: &str = "empty";
+    /// Returns the low 32 bits of the kernel's jiffies: how user space learns their rate.
+    pub const CLOCK: &str = "clock";
+}
+
+/// What carries an ENI on this host, as the tables name it: 24 bits. A plain link is its ifindex (below 2^23); a branch
+/// of the trunk is its VLAN id with bit 23 set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(u32);
+
+impl LinkId {
+    const BRANCH: u32 = 1 << 23;
+
+    /// A link of its own: the veth's end on the host, or a VLAN link.
+    #[inline(always)]
+    pub const fn device(ifindex: u32) -> Self {
+        Self(ifindex & (Self::BRANCH - 1))
+    }
+
+    /// A branch on the trunk.
+    #[inline(always)]
+    pub const fn branch(vlan: u16) -> Self {
+        Self(Self::BRANCH | (vlan as u32 & 0xfff))
+    }
+
+    /// The number in the tables.
+    #[inline(always)]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The last word of a connection's key: link above, protocol below.
+    #[inline(always)]
+    pub const fn with_protocol(self, protocol: u8) -> u32 {
+        self.0 << 8 | protocol as u32
+    }
+}

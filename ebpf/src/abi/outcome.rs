@@ -1,0 +1,153 @@
+//! Every way a packet can end: one number, one counter, one name.
+
+/// Which way a packet goes, seen from the ENI. The numbers are those of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the task.
+    Egress = 0,
+    /// Toward the task.
+    Ingress = 1,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Egress => Self::Ingress,
+            Self::Ingress => Self::Egress,
+        }
+    }
+
+    /// Its number in tables.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Why a packet was dropped. Names and numbers are stable: a new one is added, never renamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// No rule of the ENI's groups allows it.
+    NoRule = 1,
+    /// The task sent with a source that is not its own, or something from outside came with the task's own address.
+    SpoofedSource = 2,
+    /// Sent to the task with a destination that is not its own.
+    NotForTask = 3,
+    /// A header that lies, is cut short, or cannot be read.
+    Malformed = 4,
+    /// A later fragment whose first was not seen, or was denied.
+    FragmentWithoutFirst = 5,
+    /// The host's table of tracked connections is full.
+    ConnectionsFull = 6,
+    /// The task has as many tracked connections as it may have.
+    TaskConnectionsFull = 7,
+    /// The ENI is known, its policy is not.
+    NoPolicy = 8,
+    /// No task is bound to the link, or no longer.
+    UnknownTask = 9,
+    /// The task was isolated.
+    Isolated = 10,
+    /// Neither IPv4, IPv6 nor ARP; or a VLAN tag on a link that is no trunk.
+    UnsupportedEthertype = 11,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 11] = [
+        Self::NoRule,
+        Self::SpoofedSource,
+        Self::NotForTask,
+        Self::Malformed,
+        Self::FragmentWithoutFirst,
+        Self::ConnectionsFull,
+        Self::TaskConnectionsFull,
+        Self::NoPolicy,
+        Self::UnknownTask,
+        Self::Isolated,
+        Self::UnsupportedEthertype,
+    ];
+
+    /// The name that users see, in records, counters, `explain` and `status` alike.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoRule => "no-rule",
+            Self::SpoofedSource => "spoofed-source",
+            Self::NotForTask => "not-for-task",
+            Self::Malformed => "malformed",
+            Self::FragmentWithoutFirst => "fragment-without-first",
+            Self::ConnectionsFull => "connections-full",
+            Self::TaskConnectionsFull => "task-connections-full",
+            Self::NoPolicy => "no-policy",
+            Self::UnknownTask => "unknown-task",
+            Self::Isolated => "isolated",
+            Self::UnsupportedEthertype => "unsupported-ethertype",
+        }
+    }
+
+    /// The reason with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
+    }
+}
+
+/// Why a packet was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Pass {
+    /// It belongs to a connection that was admitted before. Counted in the connection's entry alone.
+    Tracked = 0,
+    /// A rule allows it.
+    Rule = 12,
+    /// The task itself opens what is never filtered.
+    Exempt = 13,
+    /// ARP, neighbour discovery or multicast listener discovery that names the task's own addresses.
+    Neighbour = 14,
+    /// An ICMP error about a tracked connection.
+    IcmpError = 15,
+}
+
+/// How a packet ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// Let through.
+    Pass(Pass),
+    /// Dropped.
+    Drop(Reason),
+}
+
+/// One more than the highest number of an outcome: the length of a slot's counters.
+pub const OUTCOMES: usize = 16;
+
+impl Outcome {
+    /// Its number: the index of its counter.
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Pass(pass) => pass as u8,
+            Self::Drop(reason) => reason as u8,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass(Pass::Tracked) => "tracked",
+            Self::Pass(Pass::Rule) => "rule",
+            Self::Pass(Pass::Exempt) => "exempt",
+            Self::Pass(Pass::Neighbour) => "neighbour",
+            Self::Pass(Pass::IcmpError) => "icmp-error",
+            Self::Drop(reason) => reason.name(),
+        }
+    }
+
+    /// Whether the packet goes on.
+    #[inline(always)]
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::Pass(_))
+    }
+}

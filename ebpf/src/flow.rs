@@ -1,0 +1,122 @@
+//! The flow that a packet belongs to, seen from the task: both directions of a connection have one name.
+
+use crate::{
+    abi::Direction,
+    conntrack::{TCP, UDP},
+    packet::{Exchange, Kind, Packet, request_of},
+};
+
+/// A packet's flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The task's address.
+    pub local: [u64; 2],
+    /// The peer's address.
+    pub remote: [u64; 2],
+    /// What stands for ports in the key of a tracked connection.
+    pub ports: u32,
+    /// Whether a connection that a packet of the other kind opened may be meant: see [`Flow::plain`].
+    pub special: bool,
+}
+
+/// Marks the lower half of `ports` as an ICMP exchange: no message has type 255.
+const EXCHANGE: u32 = 0xff00;
+
+impl Flow {
+    /// The flow as a tracked connection's key names it.
+    ///
+    /// * TCP and UDP: the task's port above, the peer's below.
+    /// * ICMP requests and replies: the identifier above; below, the request's type and who asked. So a reply finds the
+    ///   request that it answers, and nothing else.
+    /// * Other ICMP messages: the direction above, type and code below. Nothing answers them.
+    /// * DHCP that the task begins: no addresses, since the answer comes from another one and may go to another one.
+    /// * Other protocols: 0, as AWS tracks them by address pair alone.
+    #[inline(always)]
+    pub fn tracked(packet: &Packet, direction: Direction) -> Self {
+        let plain = Self::plain(packet, direction);
+        match packet.exchange {
+            Exchange::Request | Exchange::Reply => {
+                let asked = match packet.exchange {
+                    Exchange::Request => direction,
+                    _ => direction.opposite(),
+                };
+                let kind = request_of(packet.kind, (packet.destination_port >> 8) as u8) as u32 & 0x1f;
+                let ports = (packet.source_port as u32) << 16 | EXCHANGE | kind << 1 | asked as u32;
+                Self {
+                    ports,
+                    special: matches!(packet.exchange, Exchange::Reply),
+                    ..plain
+                }
+            }
+            Exchange::None | Exchange::Error if is_dhcp(packet, direction) => Self::dhcp(plain.ports),
+            Exchange::None | Exchange::Error => plain,
+        }
+    }
+
+    /// The flow of all DHCP between a task and its servers.
+    #[inline(always)]
+    pub const fn dhcp(ports: u32) -> Self {
+        Self {
+            local: [0, 0],
+            remote: [0, 0],
+            ports,
+            special: true,
+        }
+    }
+
+    /// The flow by what the packet alone says: a reply that nobody asked for, DHCP that needs a rule.
+    #[inline(always)]
+    pub fn plain(packet: &Packet, direction: Direction) -> Self {
+        let (local, remote, local_port, remote_port) = match direction {
+            Direction::Egress => (
+                packet.source,
+                packet.destination,
+                packet.source_port,
+                packet.destination_port,
+            ),
+            Direction::Ingress => (
+                packet.destination,
+                packet.source,
+                packet.destination_port,
+                packet.source_port,
+            ),
+        };
+        let ports = match packet.protocol {
+            TCP | UDP => (local_port as u32) << 16 | remote_port as u32,
+            // Only ICMP has something here; for other protocols it is 0.
+            _ if packet.destination_port != 0 || !matches!(packet.exchange, Exchange::None) => {
+                (direction as u32) << 16 | packet.destination_port as u32
+            }
+            _ => 0,
+        };
+        Self {
+            local,
+            remote,
+            ports,
+            special: false,
+        }
+    }
+}
+
+/// Whether this is DHCP between a client in the task and whatever server there is: from the task UDP 68 to 67 by broadcast
+/// (RFC 2131, 4.1), or 546 to 547 by the servers' multicast address (RFC 8415, 7.1); toward it the same ports back.
+#[inline(always)]
+pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
+    const BROADCAST: [u64; 2] = [0, 0xffff_ffff_ffff];
+    const ALL_SERVERS: [u64; 2] = [0xff02 << 48, 0x0001_0002];
+    let v6 = packet.kind as u8 == Kind::V6 as u8;
+    let (client, server) = if v6 { (546, 547) } else { (68, 67) };
+    if packet.protocol != UDP {
+        return false;
+    }
+    match direction {
+        Direction::Egress => {
+            let everyone = if v6 { ALL_SERVERS } else { BROADCAST };
+            packet.source_port == client
+                && packet.destination_port == server
+                && packet.destination[0] == everyone[0]
+                && packet.destination[1] == everyone[1]
+        }
+        Direction::Ingress => packet.source_port == server && packet.destination_port == client,
+    }
+}

@@ -1,0 +1,262 @@
+//! The tables as plain collections: what tests, fuzzing, benchmarks and `explain` judge with.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    hash::Hash,
+    rc::Rc,
+    sync::atomic::{AtomicU64, Ordering::Acquire},
+};
+
+use crate::{
+    abi::{Conn, Denial, Direction, Event, Key4, Key6, LinkId, Outcome, Usage, image, outcome::OUTCOMES, tables::Word},
+    packet::Frame,
+    policy::{Bank, Image},
+    tables::{Flows, Inserted, Tables},
+    verdict::{self, FromTask, Scratch, ToTask},
+};
+
+/// A bank of an image in memory.
+#[derive(Clone, Copy)]
+pub struct HostBank<'a>(&'a [AtomicU64]);
+
+impl Bank for HostBank<'_> {
+    fn word(self, offset: u32) -> u64 {
+        self.0[((offset & (image::BANK_BYTES - 8)) / 8) as usize].load(Acquire)
+    }
+}
+
+/// Tables of one family, with room for so many entries.
+#[derive(Default)]
+struct Family<K> {
+    conns: RefCell<HashMap<K, Rc<Conn>>>,
+    denials: RefCell<HashMap<K, Rc<Denial>>>,
+}
+
+/// All tables.
+pub struct HostTables<'a> {
+    image: &'a [AtomicU64],
+    v4: Family<Key4>,
+    v6: Family<Key6>,
+    usage: Vec<Usage>,
+    counters: RefCell<HashMap<(u16, Direction, u8), u64>>,
+    events: RefCell<Vec<Event>>,
+    now: Cell<u32>,
+    room: usize,
+}
+
+impl<'a> HostTables<'a> {
+    /// Empty tables over an image (whole banks of words), with room for `room` entries in each table.
+    pub fn new(image: &'a [AtomicU64], room: usize) -> Self {
+        Self {
+            image,
+            v4: Family::default(),
+            v6: Family::default(),
+            usage: (0..image::SLOTS).map(|_| Usage::default()).collect(),
+            counters: RefCell::default(),
+            events: RefCell::default(),
+            now: Cell::new(1 << 20),
+            room,
+        }
+    }
+
+    /// Lets time go by, in ticks.
+    pub fn advance(&self, ticks: u32) {
+        self.now.set(self.now.get().wrapping_add(ticks));
+    }
+
+    /// How many packets of a slot ended so.
+    pub fn counter(&self, slot: u16, direction: Direction, outcome: Outcome) -> u64 {
+        self.counters
+            .borrow()
+            .get(&(slot, direction, outcome.number()))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Every counter that is not zero: slot, direction, the outcome's number → packets.
+    pub fn counters(&self) -> HashMap<(u16, Direction, u8), u64> {
+        self.counters.borrow().clone()
+    }
+
+    /// The events since they were taken last.
+    pub fn take_events(&self) -> Vec<Event> {
+        self.events.take()
+    }
+
+    /// Every tracked connection of IPv4.
+    pub fn conns_v4(&self) -> HashMap<Key4, Rc<Conn>> {
+        self.v4.conns.borrow().clone()
+    }
+
+    /// Every tracked connection of IPv6.
+    pub fn conns_v6(&self) -> HashMap<Key6, Rc<Conn>> {
+        self.v6.conns.borrow().clone()
+    }
+
+    /// Every denied flow of IPv4.
+    pub fn denials_v4(&self) -> HashMap<Key4, Rc<Denial>> {
+        self.v4.denials.borrow().clone()
+    }
+
+    /// Every denied flow of IPv6.
+    pub fn denials_v6(&self) -> HashMap<Key6, Rc<Denial>> {
+        self.v6.denials.borrow().clone()
+    }
+
+    /// Forgets connections and denied flows.
+    pub fn clear(&self) {
+        self.v4.conns.borrow_mut().clear();
+        self.v6.conns.borrow_mut().clear();
+        self.v4.denials.borrow_mut().clear();
+        self.v6.denials.borrow_mut().clear();
+        self.counters.borrow_mut().clear();
+        for usage in &self.usage {
+            for count in [
+                &usage.conns_inserted,
+                &usage.denials_inserted,
+                &usage.flows_lost,
+                &usage.denials_lost,
+            ] {
+                count.set(0);
+            }
+        }
+    }
+}
+
+fn insert<K: Hash + Eq + Copy, V>(table: &RefCell<HashMap<K, Rc<V>>>, key: &K, value: V, room: usize) -> Inserted {
+    let mut table = table.borrow_mut();
+    if table.contains_key(key) {
+        return Inserted::Exists;
+    }
+    if table.len() >= room {
+        return Inserted::Full;
+    }
+    table.insert(*key, Rc::new(value));
+    Inserted::Done
+}
+
+macro_rules! flows {
+    ($key:ty, $family:ident) => {
+        impl Flows<$key> for HostTables<'_> {
+            type Conn = Rc<Conn>;
+            type Denial = Rc<Denial>;
+
+            fn conn(&self, key: &$key) -> Option<Rc<Conn>> {
+                self.$family.conns.borrow().get(key).cloned()
+            }
+
+            fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted {
+                insert(&self.$family.conns, key, value.clone(), self.room)
+            }
+
+            fn denial(&self, key: &$key) -> Option<Rc<Denial>> {
+                self.$family.denials.borrow().get(key).cloned()
+            }
+
+            fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
+                insert(&self.$family.denials, key, value.clone(), self.room)
+            }
+        }
+    };
+}
+
+flows!(Key4, v4);
+flows!(Key6, v6);
+
+impl<'a> Image for HostTables<'a> {
+    type Bank = HostBank<'a>;
+
+    fn bank(&self, index: u32) -> Option<HostBank<'a>> {
+        const WORDS: usize = image::BANK_BYTES as usize / 8;
+        self.image.chunks_exact(WORDS).nth(index as usize).map(HostBank)
+    }
+}
+
+impl Tables for HostTables<'_> {
+    fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    fn usage(&self, slot: u16) -> Option<&Usage> {
+        self.usage.get(slot as usize)
+    }
+
+    fn add(&self, count: &Word, more: u64) {
+        count.set(count.get().wrapping_add(more));
+    }
+
+    fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64) {
+        debug_assert!((outcome as usize) < OUTCOMES);
+        *self
+            .counters
+            .borrow_mut()
+            .entry((slot, direction, outcome as u8))
+            .or_default() += packets;
+    }
+
+    fn blur(&self, _: &Word, value: u32) -> u32 {
+        value
+    }
+
+    fn emit(&self, event: &Event) {
+        self.events.borrow_mut().push(*event);
+    }
+}
+
+/// A frame in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct HostFrame<'a> {
+    /// Its bytes, all of them in reach.
+    pub bytes: &'a [u8],
+    /// What carries it.
+    pub link: LinkId,
+    /// Whether a VLAN tag lies beside it.
+    pub tagged: bool,
+    /// Segments and their size, see [`Frame::segments`].
+    pub segments: (u32, u32),
+}
+
+impl<'a> HostFrame<'a> {
+    /// An untagged frame that stands for itself.
+    pub fn new(bytes: &'a [u8], link: LinkId) -> Self {
+        Self {
+            bytes,
+            link,
+            tagged: false,
+            segments: (0, 0),
+        }
+    }
+}
+
+impl Frame for HostFrame<'_> {
+    fn length(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.bytes.get(at as usize..)?.first_chunk::<N>().copied()
+    }
+
+    fn link(&self) -> LinkId {
+        self.link
+    }
+
+    fn tagged(&self) -> bool {
+        self.tagged
+    }
+
+    fn segments(&self) -> (u32, u32) {
+        self.segments
+    }
+}
+
+/// Judges one frame at a gate: what the kernel's entry points do, on the host.
+pub fn decide(tables: &HostTables<'_>, frame: &HostFrame<'_>, direction: Direction) -> Outcome {
+    let mut scratch = Scratch::default();
+    let parsed = crate::packet::parse(frame, &mut scratch.packet);
+    match direction {
+        Direction::Egress => verdict::decide::<_, FromTask>(tables, &mut scratch, parsed),
+        Direction::Ingress => verdict::decide::<_, ToTask>(tables, &mut scratch, parsed),
+    }
+}

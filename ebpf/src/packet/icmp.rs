@@ -1,0 +1,67 @@
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): the type and code that rules name, and the exchange that tracking follows.
+
+use super::{Exchange, Frame, Kind, Packet, Unparsed, need, neighbour, read};
+use crate::abi::Reason;
+
+/// The type that both RFCs reserve: no message has it, and the keys of tracked requests use it.
+const RESERVED: u8 = 255;
+
+#[inline(always)]
+pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
+    need(room, 8)?;
+    let message = read::<F, 8>(frame, at)?;
+    let (kind, code) = (message[0], message[1]);
+    if kind == RESERVED {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    packet.destination_port = u16::from_be_bytes([kind, code]);
+    packet.exchange = exchange(packet.kind, kind);
+    if matches!(packet.exchange, Exchange::Request | Exchange::Reply) {
+        packet.source_port = u16::from_be_bytes([message[4], message[5]]);
+    }
+    if packet.kind as u8 == Kind::V6 as u8 {
+        neighbour::parse_icmpv6(frame, packet, kind, at, room)?;
+    }
+    Ok(())
+}
+
+/// What a message of this type is in an exchange.
+#[inline(always)]
+pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
+    match family {
+        Kind::V4 => match kind {
+            8 | 13 | 15 | 17 => Exchange::Request,
+            0 | 14 | 16 | 18 => Exchange::Reply,
+            3 | 4 | 5 | 11 | 12 => Exchange::Error,
+            _ => Exchange::None,
+        },
+        Kind::V6 => match kind {
+            128 => Exchange::Request,
+            129 => Exchange::Reply,
+            1..=127 => Exchange::Error,
+            _ => Exchange::None,
+        },
+        Kind::None | Kind::Arp => Exchange::None,
+    }
+}
+
+/// The type of the request that a message asks or answers.
+#[inline(always)]
+pub(crate) const fn request_of(family: Kind, kind: u8) -> u8 {
+    match family {
+        Kind::V4 => match kind {
+            0 => 8,
+            14 => 13,
+            16 => 15,
+            18 => 17,
+            other => other,
+        },
+        Kind::V6 | Kind::None | Kind::Arp => {
+            if kind == 129 {
+                128
+            } else {
+                kind
+            }
+        }
+    }
+}

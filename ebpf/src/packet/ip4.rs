@@ -1,0 +1,57 @@
+//! IPv4 (RFC 791).
+
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, mapped, need, parse_transport, read};
+use crate::abi::Reason;
+
+const MIN_HEADER: u32 = 20;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+#[inline(always)]
+pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
+    let ip = read::<F, 20>(frame, ETHERNET_BYTES)?;
+    if ip[0] >> 4 != 4 {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    packet.kind = Kind::V4;
+    packet.source = mapped(u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]));
+    packet.destination = mapped(u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]));
+    packet.protocol = ip[9];
+    let header = ((ip[0] & 0xf) as u32) << 2;
+    let carried = frame.length() - ETHERNET_BYTES;
+    let said = u16::from_be_bytes([ip[2], ip[3]]) as u32;
+    // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
+    let length = if said == 0 && frame.segments().1 != 0 {
+        carried
+    } else {
+        said
+    };
+    packet.bytes = if length == 0 { carried } else { length };
+    if header < MIN_HEADER || length < header || length > carried {
+        packet.bytes = carried;
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    let fragment = u16::from_be_bytes([ip[6], ip[7]]);
+    if fragment & FRAGMENT_OFFSET != 0 {
+        packet.later_fragment = true;
+        // The last octet must lie below 64 KiB, else reassembly overflows (RFC 791, 3.2).
+        return need(
+            u16::MAX as u32,
+            ((fragment & FRAGMENT_OFFSET) as u32) * 8 + (length - header),
+        );
+    }
+    let room = length - header;
+    // A first fragment carries a multiple of eight bytes (RFC 791, 3.2).
+    if fragment & MORE_FRAGMENTS != 0 && room & 7 != 0 {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    parse_transport(
+        frame,
+        packet,
+        Transport {
+            at: ETHERNET_BYTES + header,
+            room,
+            header,
+        },
+    )
+}

@@ -1,0 +1,86 @@
+//! IPv6 and its extension headers (RFC 8200).
+
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, halves, parse_transport, read};
+use crate::abi::Reason;
+
+const HEADER: u32 = 40;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+/// Extension headers that are followed, at most.
+const WALK: u32 = 8;
+
+#[inline(always)]
+pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
+    let ip = read::<F, 8>(frame, ETHERNET_BYTES)?;
+    if ip[0] >> 4 != 6 {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    let source = read::<F, 16>(frame, ETHERNET_BYTES + 8)?;
+    let destination = read::<F, 16>(frame, ETHERNET_BYTES + 24)?;
+    packet.kind = Kind::V6;
+    packet.source = halves(source);
+    packet.destination = halves(destination);
+    let carried = frame.length() - ETHERNET_BYTES;
+    let said = u16::from_be_bytes([ip[4], ip[5]]) as u32;
+    // A payload length of 0 is a jumbogram, legal only as a GSO packet that the host will cut up (BIG TCP).
+    let length = if said == 0 && frame.segments().1 != 0 {
+        carried
+    } else {
+        said + HEADER
+    };
+    packet.bytes = length;
+    packet.protocol = ip[6];
+    if length > carried {
+        packet.bytes = carried;
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    let end = ETHERNET_BYTES + length;
+    let mut at = ETHERNET_BYTES + HEADER;
+    let mut next = ip[6];
+    let mut walked = 0;
+    while is_extension(next) {
+        if walked == WALK || (next == HOP_BY_HOP && walked != 0) {
+            return Err(Unparsed::Bad(Reason::Malformed));
+        }
+        walked += 1;
+        let extension = read::<F, 8>(frame, at)?;
+        let bytes = match next {
+            FRAGMENT => {
+                let offset = u16::from_be_bytes([extension[2], extension[3]]);
+                if offset >> 3 != 0 {
+                    packet.protocol = extension[0];
+                    packet.later_fragment = true;
+                    return Ok(());
+                }
+                8
+            }
+            // In units of four bytes, less two (RFC 4302, 2.2).
+            AUTHENTICATION => (extension[1] as u32 + 2) << 2,
+            _ => (extension[1] as u32 + 1) << 3,
+        };
+        next = extension[0];
+        packet.protocol = next;
+        at += bytes;
+        if at > end {
+            return Err(Unparsed::Bad(Reason::Malformed));
+        }
+    }
+    let header = at - ETHERNET_BYTES;
+    parse_transport(
+        frame,
+        packet,
+        Transport {
+            at,
+            room: end - at,
+            header,
+        },
+    )
+}
+
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+}

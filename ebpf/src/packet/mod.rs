@@ -1,0 +1,242 @@
+//! From a frame to the few numbers that a verdict needs.
+//!
+//! The parser reads through [`Frame`] alone: in the kernel that is the packet's linear part with one bounds check for
+//! each read, on the host a byte slice. It writes into a [`Packet`] that lies outside the stack.
+
+mod icmp;
+mod ip4;
+mod ip6;
+mod neighbour;
+
+pub(crate) use icmp::request_of;
+pub use neighbour::Neighbour;
+
+use core::num::NonZeroU32;
+
+use crate::{
+    abi::{LinkId, Reason},
+    conntrack::{ICMP, ICMPV6, TCP, UDP},
+};
+
+/// A frame on a link, and what the kernel knows about it.
+pub trait Frame {
+    /// Its whole length in bytes, Ethernet header included, whether or not all of it can be read now.
+    fn length(&self) -> u32;
+    /// `N` bytes from `at`, or `None` where they cannot be read now.
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+    /// What carries it.
+    fn link(&self) -> LinkId;
+    /// Whether a VLAN tag lies beside the frame.
+    fn tagged(&self) -> bool;
+    /// Segments and bytes of payload in each, if it is a GSO or GRO packet that stands for several on the wire; a size of
+    /// 0 if it stands for itself. The number of segments may be 0 where the kernel has not counted them.
+    fn segments(&self) -> (u32, u32);
+}
+
+/// What a packet is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Nothing that has addresses.
+    #[default]
+    None = 0,
+    /// IPv4.
+    V4 = 1,
+    /// IPv6.
+    V6 = 2,
+    /// ARP: the addresses are the sender's and the target's.
+    Arp = 3,
+}
+
+/// What the transport header of an ICMP message says of its place in an exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exchange {
+    /// Not ICMP, or a message that stands for itself.
+    #[default]
+    None = 0,
+    /// Asks, under an identifier.
+    Request = 1,
+    /// Answers, under the identifier of what asked.
+    Reply = 2,
+    /// An error about a packet that it quotes.
+    Error = 3,
+}
+
+/// A parsed packet. Addresses and ports are numbers in host order, IPv4 addresses mapped (`::ffff:a.b.c.d`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Packet {
+    /// Source: upper and lower half.
+    pub source: [u64; 2],
+    /// Destination, likewise.
+    pub destination: [u64; 2],
+    /// ARP and neighbour discovery: the address that is asked for or told of.
+    pub target: [u64; 2],
+    /// IP bytes on the wire, all segments' headers counted.
+    pub bytes: u32,
+    /// Packets on the wire.
+    pub packets: u32,
+    /// What carried it.
+    pub link: u32,
+    /// TCP and UDP: the source port. ICMP: the identifier of a request or reply, else 0.
+    pub source_port: u16,
+    /// TCP and UDP: the destination port. ICMP: type and code (`type << 8 | code`).
+    pub destination_port: u16,
+    /// IP protocol of the transport header.
+    pub protocol: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// What it is about.
+    pub kind: Kind,
+    /// ICMP: its place in an exchange.
+    pub exchange: Exchange,
+    /// ARP and neighbour discovery.
+    pub neighbour: Neighbour,
+    /// Whether it is a later fragment, whose transport header is elsewhere.
+    pub later_fragment: bool,
+    /// Fills the structure.
+    pub spare: [u8; 6],
+}
+
+/// Why a frame gave no packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unparsed {
+    /// Bytes that the frame has cannot be read now: pull them in and parse once more.
+    Short,
+    /// It can't be judged. Where [`Packet::kind`] is set its addresses are known.
+    Bad(Reason),
+}
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET_BYTES: u32 = 14;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// The bytes that [`parse`] may look at when nothing is left out: enough for IPv6 with its extension headers. More is
+/// never worth pulling in.
+pub const PULL_BYTES: u32 = 256;
+
+/// Reads a frame into `packet`, all of whose fields are set anew.
+///
+/// # Errors
+/// [`Unparsed::Short`] if it ran past what can be read now; [`Unparsed::Bad`] with the reason otherwise.
+#[inline(always)]
+pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
+    *packet = Packet {
+        packets: 1,
+        link: frame.link().get(),
+        ..Packet::default()
+    };
+    if frame.tagged() {
+        return Err(Unparsed::Bad(Reason::UnsupportedEthertype));
+    }
+    let header = read::<F, ETHER>(frame, 0)?;
+    match u16::from_be_bytes([header[12], header[13]]) {
+        ETHERTYPE_IPV4 => ip4::parse(frame, packet),
+        ETHERTYPE_IPV6 => ip6::parse(frame, packet),
+        ETHERTYPE_ARP => neighbour::parse_arp(frame, packet),
+        _ => Err(Unparsed::Bad(Reason::UnsupportedEthertype)),
+    }
+}
+
+const ETHER: usize = ETHERNET_BYTES as usize;
+
+/// `N` bytes from `at`: a frame that does not have them is malformed, one that has them elsewhere is short.
+#[inline(always)]
+fn read<F: Frame, const N: usize>(frame: &F, at: u32) -> Result<[u8; N], Unparsed> {
+    match frame.read::<N>(at) {
+        Some(bytes) => Ok(bytes),
+        None if at + N as u32 > frame.length() => Err(Unparsed::Bad(Reason::Malformed)),
+        None => Err(Unparsed::Short),
+    }
+}
+
+/// The halves of an IPv6 address.
+#[inline(always)]
+fn halves(b: [u8; 16]) -> [u64; 2] {
+    [
+        u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+        u64::from_be_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
+    ]
+}
+
+/// The halves of an IPv4 address, mapped.
+#[inline(always)]
+pub const fn mapped(address: u32) -> [u64; 2] {
+    [0, 0xffff_0000_0000 | address as u64]
+}
+
+/// Whether an address is link-local: `fe80::/10`.
+#[inline(always)]
+pub(crate) const fn link_local(address: [u64; 2]) -> bool {
+    address[0] >> 54 == 0xfe80 >> 6
+}
+
+/// Where the transport header is and what surrounds it.
+#[derive(Clone, Copy)]
+struct Transport {
+    /// Offset of the transport header in the frame.
+    at: u32,
+    /// Bytes from there to the end of the IP packet, on a GSO packet of all its segments together.
+    room: u32,
+    /// Bytes of the IP header with its options or extension headers.
+    header: u32,
+}
+
+/// Reads the transport header, and counts what is on the wire.
+#[inline(always)]
+fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -> Result<(), Unparsed> {
+    let Transport { at, room, header } = place;
+    let mut headers = header;
+    match packet.protocol {
+        TCP => {
+            need(room, 20)?;
+            let tcp = read::<F, 14>(frame, at)?;
+            let length = ((tcp[12] >> 4) as u32) << 2;
+            if length < 20 {
+                return Err(Unparsed::Bad(Reason::Malformed));
+            }
+            need(room, length)?;
+            packet.source_port = u16::from_be_bytes([tcp[0], tcp[1]]);
+            packet.destination_port = u16::from_be_bytes([tcp[2], tcp[3]]);
+            packet.tcp_flags = tcp[13];
+            headers += length;
+        }
+        UDP => {
+            need(room, 8)?;
+            let udp = read::<F, 4>(frame, at)?;
+            packet.source_port = u16::from_be_bytes([udp[0], udp[1]]);
+            packet.destination_port = u16::from_be_bytes([udp[2], udp[3]]);
+            headers += 8;
+        }
+        ICMP if packet.kind as u8 == Kind::V4 as u8 => icmp::parse(frame, packet, at, room)?,
+        ICMPV6 if packet.kind as u8 == Kind::V6 as u8 => icmp::parse(frame, packet, at, room)?,
+        _ => {}
+    }
+    let (segments, size) = frame.segments();
+    packet.bytes = header + room;
+    if let Some(size) = NonZeroU32::new(size) {
+        let payload = (header + room).saturating_sub(headers);
+        let counted = if segments != 0 {
+            segments
+        } else {
+            payload.div_ceil(size.get())
+        };
+        packet.packets = if counted == 0 { 1 } else { counted };
+        // Each segment on the wire has the headers again.
+        packet.bytes = (header + room).saturating_add((packet.packets - 1).saturating_mul(headers));
+    }
+    Ok(())
+}
+
+/// A transport header of `bytes` must lie within the packet.
+#[inline(always)]
+const fn need(room: u32, bytes: u32) -> Result<(), Unparsed> {
+    if room < bytes {
+        Err(Unparsed::Bad(Reason::Malformed))
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! Where the kernel's state lies: BPF maps in the kernel, plain collections on the host.
+
+use core::ops::Deref;
+
+use crate::{
+    abi::{Conn, Denial, Direction, Event, Key4, Key6, Usage, tables::Word},
+    policy::Image,
+};
+
+/// How an insert went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// The entry is there.
+    Done,
+    /// Another CPU was faster: its entry is there.
+    Exists,
+    /// There is no room.
+    Full,
+}
+
+/// The tables of one family of addresses.
+pub trait Flows<K> {
+    /// A tracked connection in the table.
+    type Conn: Deref<Target = Conn>;
+    /// A denied flow in the table.
+    type Denial: Deref<Target = Denial>;
+    /// Finds a tracked connection.
+    fn conn(&self, key: &K) -> Option<Self::Conn>;
+    /// Adds one that is not there.
+    fn insert_conn(&self, key: &K, value: &Conn) -> Inserted;
+    /// Finds a denied flow.
+    fn denial(&self, key: &K) -> Option<Self::Denial>;
+    /// Adds one that is not there.
+    fn insert_denial(&self, key: &K, value: &Denial) -> Inserted;
+}
+
+/// Everything that a verdict reads and writes.
+pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
+    /// The kernel's clock in ticks, wrapping.
+    fn now(&self) -> u32;
+    /// What a slot uses.
+    fn usage(&self, slot: u16) -> Option<&Usage>;
+    /// Adds to a count that several CPUs add to.
+    fn add(&self, count: &Word, more: u64);
+    /// Counts packets by the number of their [`crate::abi::Outcome`].
+    fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64);
+    /// Gives `value` back, by way of `cell`, as a number that nobody knows: the verifier then walks what follows once, and
+    /// not once for each value that can arrive there.
+    fn blur(&self, cell: &Word, value: u32) -> u32;
+    /// Tells whoever follows of a flow's first packet.
+    fn emit(&self, event: &Event);
+}

@@ -1,0 +1,310 @@
+//! Everything that no entry lets through: the ENI of the link, the source-address check, what is never filtered, the
+//! policy; and the entry of what is allowed.
+
+use super::{Scene, Way};
+use crate::{
+    abi::{
+        Conn, Direction, Event, Outcome, Pass, Reason,
+        image::{Class, address, control, rule, slot},
+        tables::{RULE_EXEMPT, Seen, Totals, denial_tail, pair, state},
+    },
+    conntrack::{ICMP, ICMPV6, TCP, UDP, advance, opened_by},
+    family::Family,
+    flow::{Flow, is_dhcp},
+    packet::{Exchange, Kind, Packet, link_local, request_of},
+    policy::{Allowed, Image, Judgement, Rows, Subject, judge},
+    tables::{Flows, Inserted, Tables},
+};
+
+/// How a packet that no entry lets through is to be judged, as bits.
+#[derive(Clone, Copy)]
+pub(super) struct Plan(pub(super) u32);
+
+impl Plan {
+    const INGRESS: u32 = 1;
+    const GOES_ON: u32 = 2;
+    const REFILLS: u32 = 4;
+
+    /// As a flow that begins, by the rules of this direction.
+    #[inline(always)]
+    pub(super) const fn anew(direction: Direction) -> Self {
+        Self(match direction {
+            Direction::Egress => 0,
+            Direction::Ingress => Self::INGRESS,
+        })
+    }
+
+    /// Its entry, which is there, is filled anew.
+    #[inline(always)]
+    pub(super) const fn refilling(self) -> Self {
+        Self(self.0 | Self::REFILLS)
+    }
+
+    /// As part of a connection that `initiator` opened under another generation: its entry stays.
+    #[inline(always)]
+    pub(super) const fn again(initiator: Direction) -> Self {
+        Self(Self::anew(initiator).0 | Self::REFILLS | Self::GOES_ON)
+    }
+
+    /// The state of the connection that it admits. The bits are the same, so that there is no branch.
+    #[inline(always)]
+    const fn opened(self) -> u16 {
+        const { assert!(Self::INGRESS as u16 == opened_by(Direction::Ingress) && opened_by(Direction::Egress) == 0) };
+        (self.0 & Self::INGRESS) as u16
+    }
+
+    /// Whose rules decide.
+    #[inline(always)]
+    const fn judged(self) -> Direction {
+        if self.0 & Self::INGRESS == 0 {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        }
+    }
+}
+
+/// Why a packet is let in, and what its entry says of that.
+#[derive(Clone, Copy)]
+pub(super) struct Admission {
+    pass: Pass,
+    rule: u32,
+    untracked: bool,
+    dhcp: bool,
+}
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Looks up the ENI of the packet's link and keeps it.
+    #[inline(always)]
+    pub(super) fn find_eni(&mut self) -> Result<Rows<<T as Image>::Bank>, Reason> {
+        self.work.eni.slot = 0;
+        let rows = Rows::read(self.tables, self.control).ok_or(Reason::UnknownTask)?;
+        rows.eni_of(self.packet.link, &mut self.work.eni)
+            .ok_or(Reason::UnknownTask)?;
+        Ok(rows)
+    }
+
+    /// Judges a packet by its ENI and the rules that `plan` names.
+    #[inline(always)]
+    pub(super) fn admit<F: Family>(&mut self, plan: Plan) -> Result<Admission, Reason> {
+        let judged = plan.judged();
+        let rows = self.find_eni()?;
+        let packet = self.packet;
+        let eni = &self.work.eni;
+        if eni.flags & slot::ISOLATED != 0 {
+            return Err(Reason::Isolated);
+        }
+        let flow = Flow::plain(packet, D::DIRECTION);
+        let own = rows.address(flow.local).slot == eni.slot;
+        let remote = rows.address(flow.remote);
+        let exempt = Admission {
+            pass: Pass::Exempt,
+            rule: RULE_EXEMPT,
+            untracked: false,
+            dhcp: false,
+        };
+        if matches!(D::DIRECTION, Direction::Egress)
+            && eni.flags & slot::EXEMPT_DHCP != 0
+            && is_dhcp(packet, Direction::Egress)
+            && (own || may_ask_for_address(packet))
+        {
+            return Ok(Admission { dhcp: true, ..exempt });
+        }
+        if eni.flags & slot::SOURCE_DEST_CHECK != 0 && !own {
+            return Err(match D::DIRECTION {
+                Direction::Egress => Reason::SpoofedSource,
+                Direction::Ingress => Reason::NotForTask,
+            });
+        }
+        if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
+            return Err(Reason::SpoofedSource);
+        }
+        if matches!(judged, Direction::Egress) && remote.flags & address::EXEMPT != 0 {
+            return Ok(exempt);
+        }
+        let (class, port) = rule_key(packet, judged as u8 != D::DIRECTION as u8);
+        let axis = self.tables.blur(&self.work.blur, class as u32);
+        let port = self.tables.blur(&self.work.blur, port);
+        let subject = Subject {
+            axis,
+            port,
+            peer: F::peer(flow.remote),
+            group_set: remote.group_set,
+        };
+        match judge(self.tables, eni.roots[(plan.0 & Plan::INGRESS) as usize], subject) {
+            Judgement::Allowed(Allowed { rule, flags }) => {
+                let untracked = match class {
+                    Class::Tcp => flags & rule::UNTRACKED_TCP != 0,
+                    Class::Udp => flags & rule::UNTRACKED_UDP != 0,
+                    Class::Icmp | Class::Other => false,
+                };
+                Ok(Admission {
+                    pass: Pass::Rule,
+                    rule,
+                    untracked,
+                    dhcp: false,
+                })
+            }
+            Judgement::NoRule => Err(Reason::NoRule),
+            Judgement::NoPolicy => Err(Reason::NoPolicy),
+        }
+    }
+
+    /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
+    #[inline(always)]
+    pub(super) fn enter<F: Family>(&mut self, plan: Plan, admission: Admission) -> Result<Pass, Reason>
+    where
+        T: Flows<F::Key>,
+    {
+        let tail = self.tail();
+        let mut refills = plan.0 & Plan::REFILLS != 0;
+        let mut goes_on = plan.0 & Plan::GOES_ON != 0;
+        if admission.dhcp {
+            let flow = Flow::dhcp(Flow::plain(self.packet, D::DIRECTION).ports);
+            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
+            refills = false;
+        }
+        let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
+        let mut refused = None;
+        // Twice at most: an entry can come, or go, between a look and the next step.
+        for _ in 0..2 {
+            if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
+                self.readmit(&conn, tail, opened, admission.rule, goes_on);
+                break;
+            }
+            match self.insert::<F>(opened, admission.rule) {
+                Ok(Inserted::Exists) => {
+                    refills = true;
+                    goes_on = true;
+                }
+                Ok(_) => break,
+                Err(reason) => {
+                    refused = Some(reason);
+                    break;
+                }
+            }
+        }
+        if let Some(reason) = refused {
+            if !admission.untracked {
+                return Err(reason);
+            }
+            // It needs no entry to pass, only to be recorded.
+            if let Some(usage) = self.tables.usage(self.work.eni.slot) {
+                self.tables.add(&usage.flows_lost, self.packet.packets as u64);
+            }
+        }
+        let outcome = self.count(Outcome::Pass(admission.pass));
+        self.tell(outcome, admission.rule);
+        Ok(admission.pass)
+    }
+
+    /// Adds an entry under the key in hand, if its ENI may have one more.
+    #[inline(always)]
+    fn insert<F: Family>(&mut self, opened: u16, rule: u32) -> Result<Inserted, Reason>
+    where
+        T: Flows<F::Key>,
+    {
+        let packet = self.packet;
+        let slot = self.work.eni.slot;
+        let usage = self.tables.usage(slot).ok_or(Reason::NoPolicy)?;
+        let used = usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get());
+        if used >= self.work.eni.conn_limit as u64 {
+            return Err(Reason::TaskConnectionsFull);
+        }
+        self.work.conn = Conn {
+            totals: match D::DIRECTION {
+                Direction::Egress => [self.totals(), Totals::default()],
+                Direction::Ingress => [Totals::default(), self.totals()],
+            },
+            seen: Seen::new(self.now, self.tail()),
+            admitted: pair(self.control.epoch(slot), self.control.generation).into(),
+            by: pair(rule, slot as u32).into(),
+            flags: self.flags(advance(opened, packet.protocol, D::DIRECTION, packet.tcp_flags)),
+        };
+        let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
+        match inserted {
+            Inserted::Done => self.tables.add(&usage.conns_inserted, 1),
+            Inserted::Exists => {}
+            Inserted::Full => return Err(Reason::ConnectionsFull),
+        }
+        Ok(inserted)
+    }
+
+    /// Fills an entry anew in place: its totals stay, since they only grow.
+    #[inline(always)]
+    fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, goes_on: bool) {
+        let slot = self.work.eni.slot;
+        let was = conn.flags.state();
+        let kept = if goes_on {
+            was & !(state::UNTRACKED | state::INGRESS)
+        } else {
+            0
+        };
+        let (_, old_slot) = conn.by();
+        if old_slot != slot
+            && let (Some(old), Some(new)) = (self.tables.usage(old_slot), self.tables.usage(slot))
+        {
+            self.tables.add(&old.conns_inserted, u64::MAX);
+            self.tables.add(&new.conns_inserted, 1);
+        }
+        conn.admitted
+            .set(pair(self.control.epoch(slot), self.control.generation));
+        conn.by.set(pair(rule, slot as u32));
+        conn.flags.update(kept | opened, self.control.window, D::DIRECTION, 0);
+        self.account(conn, tail);
+    }
+
+    /// Tells whoever follows of a flow's first packet.
+    #[inline(always)]
+    pub(super) fn tell(&mut self, outcome: Outcome, rule: u32) {
+        if self.control.flags & control::FOLLOW == 0 {
+            return;
+        }
+        let packet = self.packet;
+        let flow = Flow::plain(packet, D::DIRECTION);
+        self.work.event = Event {
+            local: flow.local,
+            remote: flow.remote,
+            ports: flow.ports,
+            tail: denial_tail(self.work.eni.slot, packet.protocol, D::DIRECTION, outcome.number()),
+            rule,
+            time: self.now,
+            bytes: packet.bytes,
+            tcp_flags: packet.tcp_flags as u32,
+            generation: self.control.generation,
+            spare: 0,
+        };
+        self.tables.emit(&self.work.event);
+    }
+}
+
+/// Whether a task that has no address yet, or only a link-local one, may ask for one.
+#[inline(always)]
+fn may_ask_for_address(packet: &Packet) -> bool {
+    match packet.kind {
+        Kind::V6 => link_local(packet.source),
+        _ => packet.source[1] as u32 == 0,
+    }
+}
+
+/// The port axis and the key on it. `reply`: the packet goes against the direction that is judged.
+#[inline(always)]
+fn rule_key(packet: &Packet, reply: bool) -> (Class, u32) {
+    let port = if reply {
+        packet.source_port
+    } else {
+        packet.destination_port
+    } as u32;
+    match (packet.protocol, packet.kind) {
+        (TCP, _) => (Class::Tcp, port),
+        (UDP, _) => (Class::Udp, port),
+        (ICMP, Kind::V4) | (ICMPV6, Kind::V6) => {
+            let kind = (packet.destination_port >> 8) as u8;
+            match packet.exchange {
+                Exchange::Reply if reply => (Class::Icmp, (request_of(packet.kind, kind) as u32) << 8),
+                _ => (Class::Icmp, packet.destination_port as u32),
+            }
+        }
+        (other, _) => (Class::Other, other as u32),
+    }
+}
