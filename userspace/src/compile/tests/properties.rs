@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::compile::oracle;
@@ -375,7 +375,10 @@ fn the_image_answers_like_the_oracle() {
 fn a_generation_in_the_making_is_not_seen() {
     let memory: Rc<[AtomicU64]> = host_image(4).into();
     let host = RefCell::new((Host::new(1), ImageWriter::new(Rc::clone(&memory)).unwrap()));
-    TestRunner::default()
+    let config = Config::default();
+    // Each case is several rule sets and switches.
+    let cases = config.cases.div_ceil(4);
+    TestRunner::new(Config { cases, ..config })
         .run(
             &(model(), model(), any::<u64>().no_shrink(), any::<bool>()),
             |(one, two, seed, commit)| {
