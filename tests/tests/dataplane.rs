@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     net::UdpSocket,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
@@ -21,9 +22,9 @@ use taskgate::dataplane::{
 use taskgate_ebpf::abi::{
     ABI_HASH, Conn, Denial, Direction, Key4, Key6,
     image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK},
-    tables::denial_tail,
+    tables::{denial_tail, pair},
 };
-use taskgate_tests::sandbox::{ip, sandbox};
+use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
 
 const SMALL: LoadOptions = LoadOptions {
     conns: 4096,
@@ -95,12 +96,8 @@ fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
 }
 
 fn conn(number: u32) -> Conn {
-    let conn = Conn::default();
-    conn.totals[0].packets.store(number.into(), Relaxed);
-    conn.totals[1].bytes.store(u64::from(number) << 40, Relaxed);
-    conn.rule.store(number, Relaxed);
-    conn.slot.store(1 + number as u16 % 3, Relaxed);
-    conn
+    let (packets, bytes) = (number.into(), u64::from(number) << 40);
+    Conn::from([packets, 0, 0, bytes, 0, 0, pair(number, 1 + number % 3), 0])
 }
 
 fn key_v4(number: u32) -> Key4 {
@@ -170,9 +167,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 #[test]
 fn denials_are_read_and_taken_whole() -> Result<()> {
     let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
-    let denial = Denial::default();
-    denial.totals.packets.store(3, Relaxed);
-    denial.totals.bytes.store(180, Relaxed);
+    let denial = Denial::from([3, 180, 0, 0]);
     let state = DenialState {
         totals: Count { packets: 3, bytes: 180 },
         ..DenialState::default()
@@ -222,7 +217,7 @@ fn links_are_told_apart_by_kind() -> Result<()> {
         ip("netns add there")?;
         ip("link add here-a type veth peer name here-b")?;
         ip("link add far type veth peer name eth0 netns there")?;
-        ip("link add other type dummy")?;
+        ip("link add other type bridge")?;
         let netlink = Netlink::open()?;
         let here_b = netlink.link("here-b").await?;
         let far = netlink.link("far").await?;
@@ -242,7 +237,7 @@ fn links_are_told_apart_by_kind() -> Result<()> {
             ),
             (
                 "other",
-                "link `other` is of kind `dummy`: a gate works on `veth` and `vlan` links",
+                "link `other` is of kind `bridge`: a gate works on `veth` and `vlan` links",
             ),
             (
                 "lo",
@@ -319,22 +314,26 @@ fn a_watch_that_was_overrun_reads_all_links_again() -> Result<()> {
             bail!("`lo` is there");
         };
         // Nobody reads meanwhile: the socket has room for some hundred messages.
-        for number in 0..400 {
-            ip(&format!("link add dummy{number} type dummy"))?;
+        let mut batch = String::from("link add early type bridge\n");
+        for number in 0..1000 {
+            writeln!(batch, "link set lo alias {number}")?;
         }
-        for number in 0..399 {
-            ip(&format!("link del dummy{number}"))?;
-        }
+        batch += "link add late type bridge\nlink del early\n";
+        ip_batch(&batch)?;
         loop {
-            if matches!(next(&mut watch).await?, LinkEvent::Present { name, .. } if name == "dummy399") {
-                return Ok(());
+            if matches!(next(&mut watch).await?, LinkEvent::Present { name, .. } if name == "late") {
+                break;
             }
         }
+        // What is gone went before, or was never seen.
+        let more = tokio::time::timeout(Duration::from_millis(200), watch.next()).await;
+        ensure!(more.is_err(), "{more:?}");
+        Ok(())
     })
 }
 
 /// A veth pair between this namespace and another one, both ends up, with an address on each.
-async fn pair() -> Result<Link> {
+async fn veth_pair() -> Result<Link> {
     ip("netns add task")?;
     ip("link add host type veth peer name eth0 netns task")?;
     ip("addr add 10.0.0.1/24 dev host")?;
@@ -372,7 +371,7 @@ fn reaches_task() -> Result<bool> {
 fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
     for hook in [Hook::Tcx, Hook::Clsact] {
         sandbox(async || {
-            let link = pair().await?;
+            let link = veth_pair().await?;
             let mut object = Object::load(&SMALL)?;
             ensure!(reaches_task()?);
             let gate = object.attach_by(&link, hook)?;
@@ -388,7 +387,7 @@ fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
 
             let gate = object.attach_by(&link, hook)?;
             ip("link del host")?;
-            ensure!(gate.is_gone()?);
+            ensure!(gate.is_gone()?, "{hook:?}");
             gate.detach()?;
             Ok(())
         })?;
@@ -399,7 +398,7 @@ fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
 #[test]
 fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
     sandbox(async || {
-        let link = pair().await?;
+        let link = veth_pair().await?;
         let mut object = Object::load(&SMALL)?;
         std::mem::forget(object.attach_by(&link, Hook::Clsact)?);
         drop(object);
@@ -418,7 +417,7 @@ fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
 fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
     for hook in [Hook::Tcx, Hook::Clsact] {
         sandbox(async || {
-            let link = pair().await?;
+            let link = veth_pair().await?;
             let mut object = Object::load(&SMALL)?;
             let other = Link {
                 ifindex: link.ifindex + 1,

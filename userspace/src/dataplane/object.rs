@@ -26,6 +26,9 @@ static GATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/task
 /// The ring that aya-log's messages come on.
 const LOG: &str = "AYA_LOGS";
 
+/// A [`Usage`] as several may read and write it at once.
+pub type UsageWords = [AtomicU64; size_of::<Usage>() / 8];
+
 /// The loaded kernel program. It gives gates out ([`super::gate`]); those, its tables and mapped memory live on when it
 /// is dropped.
 #[derive(Debug)]
@@ -87,8 +90,8 @@ impl Object {
         self.shared(map::IMAGE)
     }
 
-    /// Maps what slots use, by slot.
-    pub fn usage(&self) -> Result<Shared<Usage>, LoadError> {
+    /// Maps what slots use: the words of a [`Usage`] for each slot.
+    pub fn usage(&self) -> Result<Shared<UsageWords>, LoadError> {
         self.shared(map::USAGE)
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsFd as _, OwnedFd},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -14,7 +15,7 @@ use taskgate_ebpf::abi::{
 use super::{
     flow::{ConnState, DenialState, FlowKey, FlowTables, UsageState},
     load::LoadError,
-    object::Object,
+    object::{Object, UsageWords},
     raw::{self, Hash, Packet, Plain, Shared},
 };
 
@@ -23,7 +24,7 @@ use super::{
 pub struct KernelTables {
     conns: ByFamily<Conn>,
     denials: ByFamily<Denial>,
-    usage: Shared<Usage>,
+    usage: Shared<UsageWords>,
     image: Shared<AtomicU64>,
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     clock: OwnedFd,
@@ -87,7 +88,7 @@ impl KernelTables {
         &self.denials.v6
     }
 
-    fn of_slot(&self, slot: u16) -> io::Result<&Usage> {
+    fn of_slot(&self, slot: u16) -> io::Result<&UsageWords> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no slot {slot}"));
         self.usage.get(usize::from(slot)).ok_or_else(none)
     }
@@ -107,7 +108,7 @@ impl FlowTables for KernelTables {
             return Ok(None);
         };
         let conn = ConnState::from(&conn);
-        self.of_slot(conn.slot)?.conns_removed.fetch_add(1, Relaxed);
+        self.of_slot(conn.slot)?[offset_of!(Usage, conns_removed) / 8].fetch_add(1, Relaxed);
         Ok(Some(conn))
     }
 
@@ -116,12 +117,28 @@ impl FlowTables for KernelTables {
             return Ok(None);
         };
         let (slot, ..) = key.denial_parts();
-        self.of_slot(slot)?.denials_removed.fetch_add(1, Relaxed);
+        self.of_slot(slot)?[offset_of!(Usage, denials_removed) / 8].fetch_add(1, Relaxed);
         Ok(Some((&denial).into()))
     }
 
     fn usage(&mut self, slot: u16) -> io::Result<UsageState> {
-        self.of_slot(slot).map(UsageState::from)
+        let words = self.of_slot(slot)?;
+        let [conns_inserted, denials_inserted, flows_lost, denials_lost] = [
+            offset_of!(Usage, conns_inserted),
+            offset_of!(Usage, denials_inserted),
+            offset_of!(Usage, flows_lost),
+            offset_of!(Usage, denials_lost),
+        ]
+        .map(|offset| words[offset / 8].load(Relaxed).into());
+        Ok(UsageState::from(&Usage {
+            conns_inserted,
+            denials_inserted,
+            flows_lost,
+            denials_lost,
+            conns_removed: words[offset_of!(Usage, conns_removed) / 8].load(Relaxed).into(),
+            denials_removed: words[offset_of!(Usage, denials_removed) / 8].load(Relaxed).into(),
+            ..Usage::default()
+        }))
     }
 
     fn set_window(&mut self, window: u32) -> io::Result<()> {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError};
-use taskgate_ebpf::abi::{Conn, Denial, Key4, Key6, Usage};
+use taskgate_ebpf::abi::{Conn, Denial, Key4, Key6};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::{
@@ -47,7 +47,7 @@ const ENOTSUPP: i32 = 524;
 /// Every pattern of bytes is a value of the type, and it has no padding.
 pub unsafe trait Plain: Sized {}
 
-// SAFETY: integers and atomics alone, and the assertions on sizes in the `abi` module leave no room for padding.
+// SAFETY: integers and cells of integers alone, and the assertions on sizes in the `abi` module leave no room for padding.
 unsafe impl Plain for Key4 {}
 // SAFETY: as above.
 unsafe impl Plain for Key6 {}
@@ -55,10 +55,10 @@ unsafe impl Plain for Key6 {}
 unsafe impl Plain for Conn {}
 // SAFETY: as above.
 unsafe impl Plain for Denial {}
-// SAFETY: as above.
-unsafe impl Plain for Usage {}
 // SAFETY: an atomic integer.
 unsafe impl Plain for AtomicU64 {}
+// SAFETY: an array has no padding of its own.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 /// A type that may lie in memory which the kernel writes at the same time.
 ///
@@ -68,8 +68,8 @@ pub unsafe trait Atomics: Plain + Sync {}
 
 // SAFETY: it is one.
 unsafe impl Atomics for AtomicU64 {}
-// SAFETY: all its fields are atomics.
-unsafe impl Atomics for Usage {}
+// SAFETY: nothing but atomics.
+unsafe impl<T: Atomics, const N: usize> Atomics for [T; N] {}
 
 /// Whether an error says that this kernel does not know the call, and an older one may do.
 pub(in crate::dataplane) fn is_unknown(error: &io::Error) -> bool {
