@@ -103,7 +103,7 @@ fn conn(number: u32) -> Conn {
 fn key_v4(number: u32) -> Key4 {
     Key4 {
         addresses: 0x0a00_0001_0a00_0000 | u64::from(number),
-        ports: number << 16 | 443,
+        ports: number * 65_536 + 443,
         tail: 7 << 8 | 6,
     }
 }
