@@ -20,7 +20,7 @@ use taskgate::dataplane::{
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    ABI_HASH, Conn, Denial, Direction, Key4, Key6,
+    ABI_HASH, Conn, Denial, Direction, Key4, Key6, Usage,
     image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK},
     tables::{denial_tail, pair},
 };
@@ -41,7 +41,7 @@ fn a_loaded_program_has_the_sizes_asked_for() -> Result<()> {
     ensure!(image.len() == (POLICY_BANK as usize + 1) * BANK_BYTES as usize / 8);
     ensure!(image[0].load(Relaxed) == ABI_HASH);
     ensure!(image[1..].iter().all(|word| word.load(Relaxed) == 0));
-    ensure!(object.usage()?.len() == 64);
+    ensure!(object.usage()?.len() == 64 * size_of::<Usage>() / 8);
     let tables = KernelTables::new(&object)?;
     ensure!(tables.raw_conns_v4().capacity() == 4096 && tables.raw_conns_v6().capacity() == 4096);
     ensure!(tables.raw_denials_v4().capacity() == 1024 && tables.raw_denials_v6().capacity() == 1024);

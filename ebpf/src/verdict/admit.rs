@@ -46,6 +46,13 @@ impl Plan {
         Self(Self::anew(initiator).0 | Self::REFILLS | Self::GOES_ON)
     }
 
+    /// The state of the connection that it admits. The bits are the same, so that there is no branch.
+    #[inline(always)]
+    const fn opened(self) -> u16 {
+        const { assert!(Self::INGRESS as u16 == opened_by(Direction::Ingress) && opened_by(Direction::Egress) == 0) };
+        (self.0 & Self::INGRESS) as u16
+    }
+
     /// Whose rules decide.
     #[inline(always)]
     const fn judged(self) -> Direction {
@@ -157,7 +164,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
             refills = false;
         }
-        let opened = opened_by(plan.judged()) | if admission.untracked { state::UNTRACKED } else { 0 };
+        let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
         let mut refused = None;
         // Twice at most: an entry can come, or go, between a look and the next step.
         for _ in 0..2 {

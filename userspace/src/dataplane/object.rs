@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use taskgate_ebpf::abi::{ABI_HASH, Usage, image::CONTROL_ABI, map, program};
+use taskgate_ebpf::abi::{ABI_HASH, image::CONTROL_ABI, map, program};
 
 use super::{
     load::{LoadError, LoadOptions, Shape},
@@ -25,9 +25,6 @@ static GATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/task
 
 /// The ring that aya-log's messages come on.
 const LOG: &str = "AYA_LOGS";
-
-/// A [`Usage`] as several may read and write it at once.
-pub type UsageWords = [AtomicU64; size_of::<Usage>() / 8];
 
 /// The loaded kernel program. It gives gates out ([`super::gate`]); those, its tables and mapped memory live on when it
 /// is dropped.
@@ -90,8 +87,8 @@ impl Object {
         self.shared(map::IMAGE)
     }
 
-    /// Maps what slots use: the words of a [`Usage`] for each slot.
-    pub fn usage(&self) -> Result<Shared<UsageWords>, LoadError> {
+    /// Maps what slots use: the words of a [`taskgate_ebpf::abi::Usage`] for each slot.
+    pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
         self.shared(map::USAGE)
     }
 

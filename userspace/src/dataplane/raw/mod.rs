@@ -47,7 +47,7 @@ const ENOTSUPP: i32 = 524;
 /// Every pattern of bytes is a value of the type, and it has no padding.
 pub unsafe trait Plain: Sized {}
 
-// SAFETY: integers and cells of integers alone, and the assertions on sizes in the `abi` module leave no room for padding.
+// SAFETY: integers and cells of them alone; the assertions on sizes in the `abi` module leave no room for padding.
 unsafe impl Plain for Key4 {}
 // SAFETY: as above.
 unsafe impl Plain for Key6 {}
@@ -57,8 +57,6 @@ unsafe impl Plain for Conn {}
 unsafe impl Plain for Denial {}
 // SAFETY: an atomic integer.
 unsafe impl Plain for AtomicU64 {}
-// SAFETY: an array has no padding of its own.
-unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
 /// A type that may lie in memory which the kernel writes at the same time.
 ///
@@ -68,8 +66,6 @@ pub unsafe trait Atomics: Plain + Sync {}
 
 // SAFETY: it is one.
 unsafe impl Atomics for AtomicU64 {}
-// SAFETY: nothing but atomics.
-unsafe impl<T: Atomics, const N: usize> Atomics for [T; N] {}
 
 /// Whether an error says that this kernel does not know the call, and an older one may do.
 pub(in crate::dataplane) fn is_unknown(error: &io::Error) -> bool {
