@@ -3,12 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    fs::File,
     net::UdpSocket,
-    sync::atomic::Ordering::Relaxed,
+    sync::{
+        Mutex,
+        atomic::Ordering::Relaxed,
+        mpsc::{Sender, channel},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
 use taskgate::dataplane::{
     flow::{ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState},
     gate::{GateError, Hook},
@@ -16,12 +23,13 @@ use taskgate::dataplane::{
     load::LoadOptions,
     netlink::Netlink,
     object::Object,
-    raw,
+    raw::{self, Packet},
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    ABI_HASH, Conn, Denial, Direction, Key4, Key6, Usage,
+    ABI_HASH, Conn, Denial, Direction, Key4, Key6, Outcome, Reason, Usage,
     image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK},
+    program,
     tables::{denial_tail, pair},
 };
 use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
@@ -85,7 +93,7 @@ fn sizes_out_of_range_are_refused() {
 fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
     let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
     let (began, first) = (Instant::now(), tables.now()?);
-    std::thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(300));
     let ticks = f64::from(tables.now()?.wrapping_sub(first));
     let expected = began.elapsed().as_secs_f64() * f64::from(tables.ticks_per_second());
     ensure!(
@@ -343,6 +351,25 @@ async fn veth_pair() -> Result<Link> {
     Ok(Netlink::open()?.link("host").await?)
 }
 
+/// A socket in the task's namespace, where no packet may wait for longer than that.
+fn task_socket(port: u16) -> Result<UdpSocket> {
+    let namespace = File::open("/run/netns/task")?;
+    let bind = || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        anyhow::Ok(UdpSocket::bind(("10.0.0.2", port))?)
+    };
+    let socket = thread::scope(|scope| scope.spawn(bind).join().expect("no panic in there"))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    Ok(socket)
+}
+
+/// Whether a datagram of the host's reaches the task.
+fn reaches_task() -> Result<bool> {
+    let socket = task_socket(9)?;
+    UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
+    Ok(socket.recv(&mut [0; 8]).is_ok())
+}
+
 /// What `tc` and the like would show: how many filters hang on the link.
 fn filters(way: &str) -> Result<usize> {
     let output = std::process::Command::new("tc")
@@ -350,21 +377,6 @@ fn filters(way: &str) -> Result<usize> {
         .output()?;
     let output = String::from_utf8(output.stdout)?;
     Ok(output.lines().filter(|line| line.contains("handle 0x7467")).count())
-}
-
-/// Whether a datagram of the host's reaches the task.
-fn reaches_task() -> Result<bool> {
-    let namespace = std::fs::File::open("/run/netns/task")?;
-    let socket = std::thread::scope(|scope| {
-        let bind = || {
-            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            anyhow::Ok(UdpSocket::bind("10.0.0.2:9")?)
-        };
-        scope.spawn(bind).join().expect("no panic in there")
-    })?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
-    Ok(socket.recv(&mut [0; 8]).is_ok())
 }
 
 #[test]
@@ -434,4 +446,97 @@ fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn each_way_has_its_own_program() -> Result<()> {
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        sandbox(async || {
+            // Nothing but the datagrams below is to cross the link.
+            let link = veth_pair().await?;
+            for (namespace, device) in [("", "host"), ("-n task ", "eth0")] {
+                ip(&format!("{namespace}link set {device} down"))?;
+                ip(&format!("{namespace}link set {device} arp off addrgenmode none"))?;
+                ip(&format!("{namespace}link set {device} up"))?;
+            }
+            let mut object = Object::load(&SMALL)?;
+            let tables = KernelTables::new(&object)?;
+            let _gate = object.attach_by(&link, hook)?;
+            let counts = || -> Result<_> {
+                let unknown = Outcome::Drop(Reason::UnknownTask).number() as usize;
+                let of = |direction| tables.counters(0, direction).map(|counts| counts[unknown]);
+                Ok((of(Direction::Egress)?, of(Direction::Ingress)?))
+            };
+            ensure!(counts()? == (0, 0));
+            UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
+            ensure!(counts()? == (0, 1), "{hook:?} {:?}", counts()?);
+            task_socket(0)?.send_to(b"hello", "10.0.0.1:9")?;
+            ensure!(counts()? == (1, 1), "{hook:?} {:?}", counts()?);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+struct Captured(Mutex<Sender<String>>);
+
+impl log::Log for Captured {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target().starts_with("taskgate_gate") {
+            let sender = self.0.lock().expect("nobody panics with it");
+            sender.send(record.args().to_string()).expect("the test waits for it");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_log_is_drained_where_it_is_on_and_costs_nothing_where_it_is_off() -> Result<()> {
+    sandbox(async || {
+        let mut silent = Object::load(&SMALL)?;
+        ensure!(silent.log_drain()?.is_none());
+        let mut object = Object::load(&LoadOptions {
+            log_level: log::LevelFilter::Debug,
+            ..SMALL
+        })?;
+        for (off, on) in silent
+            .verified_instructions()?
+            .into_iter()
+            .zip(object.verified_instructions()?)
+        {
+            let gate = off.0 == program::FROM_TASK || off.0 == program::TO_TASK;
+            ensure!(
+                off.0 == on.0 && if gate { off.1 < on.1 } else { off.1 == on.1 },
+                "{off:?} {on:?}"
+            );
+        }
+
+        let (sender, messages) = channel();
+        log::set_boxed_logger(Box::new(Captured(Mutex::new(sender))))?;
+        log::set_max_level(log::LevelFilter::Debug);
+        let drain = object.log_drain()?.context("the log is on")?;
+        let ran = object.test_run(
+            program::FROM_TASK,
+            &Packet {
+                frame: &[0; 60],
+                ..Packet::default()
+            },
+            1,
+        )?;
+        // TC_ACT_SHOT.
+        ensure!(ran.returned == 2);
+        tokio::select! {
+            () = drain => bail!("the drain never ends"),
+            message = tokio::task::spawn_blocking(move || messages.recv_timeout(Duration::from_secs(10))) => {
+                let message = message??;
+                ensure!(message.starts_with("dropped on link "), "{message}");
+            }
+        }
+        Ok(())
+    })
 }
