@@ -115,8 +115,9 @@ impl Gate {
                 }
                 Ok(false)
             }
+            // An empty name: nix 0.31 does not see that the C library found none.
             Hook::Clsact => match if_indextoname(self.link.ifindex) {
-                Ok(_) => Ok(false),
+                Ok(name) => Ok(name.is_empty()),
                 Err(nix::Error::ENXIO | nix::Error::ENODEV) => Ok(true),
                 Err(error) => Err(look(error.into())),
             },
