@@ -1,0 +1,38 @@
+//! Every version that `setup` installs, in one place. What cargo resolves is pinned in the workspace manifest instead.
+
+use std::time::Duration;
+
+/// The nightly that compiles the kernel program, with `core` built from its sources; its LLVM is [`LLVM`].
+pub(crate) const NIGHTLY: &str = "nightly-2026-06-10";
+/// The major version of LLVM that the linker is built against: the compiler's must not be newer.
+pub(crate) const LLVM: u32 = 22;
+/// `bpf-linker` from crates.io.
+pub(crate) const BPF_LINKER: &str = "0.13.0";
+
+/// Debian's names of what `bpf-linker` is built against.
+pub(crate) const LINKER_PACKAGES: [&str; 5] = [
+    "llvm-22-dev",
+    "libpolly-22-dev",
+    "zlib1g-dev",
+    "libzstd-dev",
+    "libxml2-dev",
+];
+/// Debian's compiler with a `core` for BPF, where rustup's server cannot be reached.
+pub(crate) const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
+/// Programs, the Debian packages they come in, and what needs them.
+pub(crate) const PROGRAMS: [(&str, &str, &str); 3] = [
+    ("cc", "build-essential", "Rust programs are linked by it"),
+    (
+        "ip",
+        "iproute2",
+        "the tests and the demo make network namespaces with it",
+    ),
+    (
+        "ping",
+        "iputils-ping",
+        "the tests and the demo send echo requests with it",
+    ),
+];
+
+/// How long one download or build of `setup` may take before it counts as failed.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(20);

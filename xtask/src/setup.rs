@@ -1,0 +1,137 @@
+//! `cargo xtask setup`: what building and testing takes, installed when it is missing and left alone when it is not.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{exec, pins};
+
+mod apt;
+mod bpffs;
+mod compiler;
+mod linker;
+
+/// Install what building and testing takes; does nothing when all is there
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Install system packages without asking first
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    ensure(args.yes)
+}
+
+/// Says one line about the step that begins.
+fn say(line: &str) {
+    eprintln!("setup: {line}");
+}
+
+/// What this run may do to the machine, and what it had to leave to somebody else.
+struct Machine {
+    /// System packages need no question.
+    consent: bool,
+    /// Commands for root, in order.
+    for_root: Vec<String>,
+    /// What is missing and no command of ours brings.
+    by_hand: Vec<String>,
+    /// Whether anything had to be done.
+    changed: bool,
+    /// The package lists are of this run.
+    lists_updated: bool,
+}
+
+impl Machine {
+    /// Whether system packages may be installed: by root, and asked for where somebody can answer.
+    fn may_install(&mut self, packages: &[&str]) -> Result<bool> {
+        if !exec::is_root() {
+            return Ok(false);
+        }
+        if self.consent || !io::stdin().is_terminal() {
+            return Ok(true);
+        }
+        eprint!("setup: install the Debian packages {} now? [Y/n] ", packages.join(", "));
+        io::stderr().flush().context("cannot write to the terminal")?;
+        let mut answer = String::new();
+        io::stdin()
+            .lock()
+            .read_line(&mut answer)
+            .context("cannot read the answer")?;
+        self.consent = matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
+        Ok(self.consent)
+    }
+}
+
+/// Brings one thing that is missing, or leaves it alone.
+type Step = fn(&mut Machine) -> Result<()>;
+
+/// Brings everything that is missing, a line for each step. An error when a build is still not possible; what only running
+/// taskgate needs is named and left.
+pub(crate) fn ensure(yes: bool) -> Result<()> {
+    let mut machine = Machine {
+        consent: yes,
+        for_root: Vec::new(),
+        by_hand: Vec::new(),
+        changed: false,
+        lists_updated: false,
+    };
+    let mut failures = Vec::new();
+    let steps: [(&str, Step); 4] = [
+        ("programs", programs),
+        ("the kernel program's linker", linker::ensure),
+        ("the kernel program's compiler", compiler::ensure),
+        ("the BPF file system", bpffs::ensure),
+    ];
+    for (name, step) in steps {
+        if let Err(error) = step(&mut machine) {
+            failures.push(format!("{name}: {error:#}"));
+        }
+    }
+
+    for missing in &machine.by_hand {
+        say(&format!("missing: {missing}"));
+    }
+    if !machine.for_root.is_empty() {
+        say("root has to do this, and then run `cargo xtask setup` again:");
+        for command in &machine.for_root {
+            eprintln!("    {command}");
+        }
+    }
+    if !failures.is_empty() {
+        bail!("setup is not complete\n  {}", failures.join("\n  "));
+    }
+    if machine.for_root.is_empty() && machine.by_hand.is_empty() {
+        let state = if machine.changed { "done" } else { "nothing to do" };
+        say(&format!(
+            "{state}, the kernel program is built by {} and bpf-linker {}",
+            compiler::chosen()?,
+            pins::BPF_LINKER
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a build can begin, in one sentence.
+pub(crate) fn check() -> Result<()> {
+    if !linker::ready() || !compiler::ready() {
+        bail!("the tools for the kernel program are not there: run `cargo xtask setup` first");
+    }
+    Ok(())
+}
+
+/// The programs that come ready-made. Those of the linker are asked for in the same breath, so that there is one question.
+fn programs(machine: &mut Machine) -> Result<()> {
+    let missing: Vec<_> = pins::PROGRAMS
+        .into_iter()
+        .filter(|(program, ..)| exec::find(program).is_none())
+        .collect();
+    if !apt::here() {
+        let line = |(program, package, why): &_| format!("`{program}` ({package} on Debian): {why}");
+        machine.by_hand.extend(missing.iter().map(line));
+        return Ok(());
+    }
+    let mut packages: Vec<_> = missing.iter().map(|&(_, package, why)| (package, why)).collect();
+    packages.extend(linker::packages());
+    apt::install(machine, &packages)
+}

@@ -1,0 +1,245 @@
+//! `cargo xtask test`: set-up, the release binary, all tests, one sum at the end.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    ops::AddAssign,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{build, exec, setup};
+
+/// The crate whose tests load programs and make network namespaces.
+const PRIVILEGED: &str = "taskgate-tests";
+
+/// Set up, then run all tests
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only the tests whose names contain this
+    filter: Option<String>,
+    /// Take minutes where seconds are the rule: more cases of each property, bigger tables
+    #[arg(long)]
+    long: bool,
+    /// Leave out the tests that need root, and do not count that as a failure
+    #[arg(long)]
+    unprivileged: bool,
+}
+
+/// How many tests came to which end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl Tally {
+    /// Reads one line of a test program's output; `None` unless it is a sum.
+    fn of_line(line: &str) -> Option<Self> {
+        let counts = line.strip_prefix("test result:")?;
+        let count = |what| {
+            let part = counts.split(';').find_map(|part| part.trim().strip_suffix(what))?;
+            part.split_whitespace().next_back()?.parse().ok()
+        };
+        Some(Self {
+            passed: count("passed")?,
+            failed: count("failed")?,
+            skipped: count("ignored")?,
+        })
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(false)?;
+    say("building the release binary that the tests start");
+    let binary = build::release()?;
+
+    say("unit, property and doc tests");
+    let mut sum = counted(cargo_test(args, &binary).args(["--workspace", "--exclude", PRIVILEGED]))?;
+    let mut not_run = 0;
+    if exec::is_root() && !args.unprivileged {
+        say("kernel and integration tests");
+        sum += counted(cargo_test(args, &binary).args(["--package", PRIVILEGED]))?;
+    } else {
+        not_run = listed(
+            cargo_test(args, &binary)
+                .args(["--package", PRIVILEGED])
+                .args(["--", "--list"]),
+        )?;
+    }
+
+    if not_run > 0 {
+        let Tally { passed, failed, .. } = sum;
+        say(&format!(
+            "{passed} passed, {failed} failed, {not_run} not run (need root)"
+        ));
+        if !args.unprivileged {
+            say("run it as root, or with `--unprivileged` to leave them out");
+        }
+    }
+    let found = sum.passed + sum.failed + not_run > 0;
+    if let (Some(filter), false) = (&args.filter, found) {
+        say(&format!("no test has a name that contains `{filter}`"));
+    }
+    sum.skipped += not_run;
+    println!("{}", summary(sum));
+    let good = sum.failed == 0 && found && (not_run == 0 || args.unprivileged);
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn say(line: &str) {
+    eprintln!("test: {line}");
+}
+
+/// The last line of the output, for people and programs alike.
+fn summary(sum: Tally) -> String {
+    let Tally {
+        passed,
+        failed,
+        skipped,
+    } = sum;
+    let skipped = if skipped > 0 {
+        format!(", {skipped} skipped")
+    } else {
+        String::new()
+    };
+    format!("{passed} passed, {failed} failed{skipped}")
+}
+
+/// `cargo test` with what all runs share; the packages are still to be named.
+fn cargo_test(args: &Args, binary: &Path) -> Command {
+    let mut command = exec::cargo();
+    command
+        .args(["test", "--no-fail-fast"])
+        .args(&args.filter)
+        .env("TASKGATE_BIN", binary);
+    if args.long {
+        command.env("TASKGATE_TEST_LONG", "1");
+    }
+    command
+}
+
+/// Runs tests with their output on the terminal and counts them.
+fn counted(command: &mut Command) -> Result<Tally> {
+    let name = exec::shown(command);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let output = BufReader::new(child.stdout.take().context("cargo has no standard output")?);
+    let sum = copied(output, &mut io::stdout()).with_context(|| format!("cannot copy what {name} prints"))?;
+    let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+    // It did not compile, or a test program was killed: no line tells how many tests that were.
+    if !status.success() && sum.failed == 0 {
+        say(&format!("{name} broke off with {status} before all tests had run"));
+        return Ok(Tally { failed: 1, ..sum });
+    }
+    Ok(sum)
+}
+
+/// Copies the output of test programs line by line, and adds up the sums in it.
+fn copied(mut output: impl BufRead, to: &mut impl Write) -> io::Result<Tally> {
+    let mut sum = Tally::default();
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line)? > 0 {
+        to.write_all(&line)?;
+        sum += Tally::of_line(&String::from_utf8_lossy(&line)).unwrap_or_default();
+        line.clear();
+    }
+    Ok(sum)
+}
+
+/// How many tests a run would have had.
+fn listed(command: &mut Command) -> Result<usize> {
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("cannot run {}", exec::shown(command)))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{} failed with {}",
+        exec::shown(command),
+        output.status
+    );
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.ends_with(": test"))
+        .count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_read_and_nothing_else() {
+        let tally = |passed, failed, skipped| {
+            Some(Tally {
+                passed,
+                failed,
+                skipped,
+            })
+        };
+        for (line, expected) in [
+            (
+                "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s\n",
+                tally(3, 0, 1),
+            ),
+            (
+                "test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9.00s",
+                tally(10, 2, 0),
+            ),
+            ("test packet::tests::parses ... ok", None),
+            ("said: test result: ok. 3 passed; 0 failed; 1 ignored", None),
+            ("test result: unknown", None),
+        ] {
+            assert_eq!(Tally::of_line(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_plain() {
+        assert_eq!(
+            summary(Tally {
+                passed: 12,
+                failed: 0,
+                skipped: 0
+            }),
+            "12 passed, 0 failed"
+        );
+        assert_eq!(
+            summary(Tally {
+                passed: 12,
+                failed: 1,
+                skipped: 3
+            }),
+            "12 passed, 1 failed, 3 skipped"
+        );
+    }
+
+    #[test]
+    fn output_is_copied_and_added_up() {
+        let output = "test a ... ok\n\
+            test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured\n\n\
+            test result: FAILED. 1 passed; 4 failed; 0 ignored; 0 measured";
+        let mut copy = Vec::new();
+        let sum = copied(output.as_bytes(), &mut copy).unwrap();
+        assert_eq!(
+            sum,
+            Tally {
+                passed: 3,
+                failed: 4,
+                skipped: 1
+            }
+        );
+        assert_eq!(copy, output.as_bytes());
+    }
+}

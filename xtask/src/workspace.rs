@@ -1,0 +1,15 @@
+//! Where things are in the checkout.
+
+use std::path::{Path, PathBuf};
+
+/// The workspace's root, whatever folder the command was typed in.
+pub(crate) fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// Where `setup` keeps what it installs for this checkout. `userspace/build.rs` looks here too, so it is not moved by
+/// `CARGO_TARGET_DIR`.
+pub(crate) fn tools() -> PathBuf {
+    root().join("target/tools")
+}
