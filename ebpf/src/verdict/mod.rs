@@ -116,10 +116,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
+        // Neighbour discovery is IPv6's.
+        if F::Peer::V6 && parsed.is_ok() && !matches!(self.packet.neighbour, Neighbour::None) {
+            return self.decide_flowless(parsed);
+        }
         let judged = match parsed {
             Err(reason) => self.find_eni().and(Err(reason)),
-            // Neighbour discovery is IPv6's.
-            Ok(()) if F::Peer::V6 && !matches!(self.packet.neighbour, Neighbour::None) => self.neighbour(),
             Ok(()) => self.follow::<F>(),
         };
         match judged {
@@ -128,17 +130,18 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
     }
 
-    /// ARP, and frames that carry no addresses: counted, but no record could name a flow.
+    /// What leaves no record, whether it passes or not: ARP and neighbour discovery, as on AWS, and frames that carry no
+    /// addresses. It is counted.
     #[inline(always)]
     fn decide_flowless(&mut self, parsed: Result<(), Reason>) -> Outcome {
         let judged = match parsed {
             Err(reason) => self.find_eni().and(Err(reason)),
             Ok(()) => self.neighbour(),
         };
-        match judged {
+        self.count(match judged {
             Ok(pass) => Outcome::Pass(pass),
-            Err(reason) => self.count(Outcome::Drop(reason)),
-        }
+            Err(reason) => Outcome::Drop(reason),
+        })
     }
 
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.
