@@ -3,6 +3,7 @@
 use crate::{
     abi::{Key4, Key6},
     policy::{Peer4, Peer6, PeerKey},
+    verdict::Keys,
 };
 
 /// A family of addresses.
@@ -11,8 +12,10 @@ pub trait Family {
     type Key;
     /// A peer's address in its policies.
     type Peer: PeerKey;
-    /// The key of a flow seen from the task; addresses in halves, IPv4 mapped.
-    fn key(local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32) -> Self::Key;
+    /// The key in hand.
+    fn key(keys: &mut Keys) -> &mut Self::Key;
+    /// Makes it the key of a flow seen from the task; addresses in halves, IPv4 mapped.
+    fn set_key(key: &mut Self::Key, local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32);
     /// A peer's address.
     fn peer(address: [u64; 2]) -> Self::Peer;
 }
@@ -28,12 +31,17 @@ impl Family for V4 {
     type Peer = Peer4;
 
     #[inline(always)]
-    fn key(local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32) -> Key4 {
-        Key4 {
+    fn key(keys: &mut Keys) -> &mut Key4 {
+        &mut keys.v4
+    }
+
+    #[inline(always)]
+    fn set_key(key: &mut Key4, local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32) {
+        *key = Key4 {
             addresses: local[1] << 32 | remote[1] & 0xffff_ffff,
             ports,
             tail,
-        }
+        };
     }
 
     #[inline(always)]
@@ -47,13 +55,18 @@ impl Family for V6 {
     type Peer = Peer6;
 
     #[inline(always)]
-    fn key(local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32) -> Key6 {
-        Key6 {
+    fn key(keys: &mut Keys) -> &mut Key6 {
+        &mut keys.v6
+    }
+
+    #[inline(always)]
+    fn set_key(key: &mut Key6, local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32) {
+        *key = Key6 {
             local,
             remote,
             ports,
             tail,
-        }
+        };
     }
 
     #[inline(always)]

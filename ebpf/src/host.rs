@@ -5,17 +5,15 @@ use std::{
     collections::HashMap,
     hash::Hash,
     rc::Rc,
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{Acquire, Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Acquire},
 };
 
 use crate::{
-    abi::{Conn, Denial, Direction, Event, Key4, Key6, LinkId, Outcome, Usage, image, outcome::OUTCOMES},
+    abi::{Conn, Denial, Direction, Event, Key4, Key6, LinkId, Outcome, Usage, image, outcome::OUTCOMES, tables::Word},
     packet::Frame,
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
+    verdict::{self, FromTask, Scratch, ToTask},
 };
 
 /// A bank of an image in memory.
@@ -120,7 +118,7 @@ impl<'a> HostTables<'a> {
                 &usage.flows_lost,
                 &usage.denials_lost,
             ] {
-                count.store(0, Relaxed);
+                count.set(0);
             }
         }
     }
@@ -138,37 +136,6 @@ fn insert<K: Hash + Eq + Copy, V>(table: &RefCell<HashMap<K, Rc<V>>>, key: &K, v
     Inserted::Done
 }
 
-fn copy_conn(conn: &Conn) -> Conn {
-    let copy = Conn::default();
-    for (to, from) in copy.totals.iter().zip(&conn.totals) {
-        to.packets.store(from.packets.load(Relaxed), Relaxed);
-        to.bytes.store(from.bytes.load(Relaxed), Relaxed);
-    }
-    copy.last.store(conn.last.load(Relaxed), Relaxed);
-    copy.tail.store(conn.tail.load(Relaxed), Relaxed);
-    copy.epoch.store(conn.epoch.load(Relaxed), Relaxed);
-    copy.generation.store(conn.generation.load(Relaxed), Relaxed);
-    copy.rule.store(conn.rule.load(Relaxed), Relaxed);
-    copy.slot.store(conn.slot.load(Relaxed), Relaxed);
-    copy.state.store(conn.state.load(Relaxed), Relaxed);
-    for (to, from) in copy.windows.iter().zip(&conn.windows) {
-        to.store(from.load(Relaxed), Relaxed);
-    }
-    copy
-}
-
-fn copy_denial(denial: &Denial) -> Denial {
-    let copy = Denial::default();
-    copy.totals.packets.store(denial.totals.packets.load(Relaxed), Relaxed);
-    copy.totals.bytes.store(denial.totals.bytes.load(Relaxed), Relaxed);
-    copy.last.store(denial.last.load(Relaxed), Relaxed);
-    copy.tail.store(denial.tail.load(Relaxed), Relaxed);
-    for (to, from) in copy.windows.iter().zip(&denial.windows) {
-        to.store(from.load(Relaxed), Relaxed);
-    }
-    copy
-}
-
 macro_rules! flows {
     ($key:ty, $family:ident) => {
         impl Flows<$key> for HostTables<'_> {
@@ -180,7 +147,7 @@ macro_rules! flows {
             }
 
             fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted {
-                insert(&self.$family.conns, key, copy_conn(value), self.room)
+                insert(&self.$family.conns, key, value.clone(), self.room)
             }
 
             fn denial(&self, key: &$key) -> Option<Rc<Denial>> {
@@ -188,7 +155,7 @@ macro_rules! flows {
             }
 
             fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
-                insert(&self.$family.denials, key, copy_denial(value), self.room)
+                insert(&self.$family.denials, key, value.clone(), self.room)
             }
         }
     };
@@ -215,17 +182,21 @@ impl Tables for HostTables<'_> {
         self.usage.get(slot as usize)
     }
 
-    fn add(&self, count: &AtomicU64, more: u64) {
-        count.fetch_add(more, Relaxed);
+    fn add(&self, count: &Word, more: u64) {
+        count.set(count.get().wrapping_add(more));
     }
 
-    fn count(&self, slot: u16, direction: Direction, outcome: Outcome, packets: u64) {
-        debug_assert!((outcome.number() as usize) < OUTCOMES);
+    fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64) {
+        debug_assert!((outcome as usize) < OUTCOMES);
         *self
             .counters
             .borrow_mut()
-            .entry((slot, direction, outcome.number()))
+            .entry((slot, direction, outcome as u8))
             .or_default() += packets;
+    }
+
+    fn blur(&self, _: &Word, value: u32) -> u32 {
+        value
     }
 
     fn emit(&self, event: &Event) {
@@ -282,7 +253,10 @@ impl Frame for HostFrame<'_> {
 
 /// Judges one frame at a gate: what the kernel's entry points do, on the host.
 pub fn decide(tables: &HostTables<'_>, frame: &HostFrame<'_>, direction: Direction) -> Outcome {
-    let mut packet = crate::packet::Packet::default();
-    let parsed = crate::packet::parse(frame, &mut packet);
-    crate::verdict::decide(tables, &packet, parsed, direction)
+    let mut scratch = Scratch::default();
+    let parsed = crate::packet::parse(frame, &mut scratch.packet);
+    match direction {
+        Direction::Egress => verdict::decide::<_, FromTask>(tables, &mut scratch, parsed),
+        Direction::Ingress => verdict::decide::<_, ToTask>(tables, &mut scratch, parsed),
+    }
 }

@@ -1,11 +1,18 @@
-//! The kernel's entry points.
+//! The kernel's entry points: they wire [`taskgate_ebpf`] to BPF and decide nothing themselves.
+//!
+//! On any other target this is an empty program, so that one `cargo build --workspace` serves both.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        internal_features,
+        reason = "BPF has locked adds, and AtomicU64 has no way to say so there"
+    )
+)]
 
 #[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
+mod kernel;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -4,13 +4,13 @@
 //! Searches compare by borrow (`(x - v) >> 63`), never by `<` used as a value: LLVM turns that into branches, and each
 //! branch doubles what the verifier walks.
 
+use crate::abi::LinkId;
 use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-    CONTROL_WINDOW, Class, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS,
-    MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root, SLOT_ROW, SLOT_ROW_BYTES,
-    SLOTS, Timeout, address, probe, slot,
+    CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS,
+    MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root, SLOT_ROW, SLOT_ROW_BYTES, SLOTS,
+    Timeout, address, probe, slot,
 };
-use crate::abi::{Direction, LinkId};
 
 /// A bank of the image.
 pub trait Bank: Copy {
@@ -93,7 +93,8 @@ pub struct Rows<B> {
 }
 
 /// An ENI as its slot's row has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct EniRow {
     /// Its number.
     pub slot: u16,
@@ -105,6 +106,8 @@ pub struct EniRow {
     pub conn_limit: u32,
     /// How many denied flows it may have recorded.
     pub denial_limit: u32,
+    /// Fills the structure.
+    pub spare: u16,
 }
 
 /// An address as its row has it.
@@ -131,32 +134,34 @@ impl<B: Bank> Rows<B> {
         })
     }
 
-    /// The ENI that a link carries.
+    /// Puts the ENI that a link carries into `into`, which stays as it is if there is none.
     #[inline(always)]
-    pub fn eni_of(&self, link: u32) -> Option<EniRow> {
+    pub fn eni_of(&self, link: u32, into: &mut EniRow) -> Option<()> {
         let slot = self.control.search(LINKS, LINK_WORDS, probe(0, link as u64), |index| {
             let row = self.bank.word(LINK_ROW + 8 * (index & (LINK_ROWS - 1)));
             (row as u32 == link).then_some((row >> 32) as u16)
         })?;
-        self.eni(slot)
+        self.eni(slot, into)
     }
 
-    /// The ENI in a slot.
+    /// Puts the ENI in a slot into `into`, likewise.
     #[inline(always)]
-    pub fn eni(&self, slot: u16) -> Option<EniRow> {
+    pub fn eni(&self, slot: u16, into: &mut EniRow) -> Option<()> {
         let at = SLOT_ROW + SLOT_ROW_BYTES * (slot as u32 & (SLOTS - 1));
         let flags = self.bank.word(at + 16) as u32;
         if slot == 0 || flags & slot::PRESENT == 0 {
             return None;
         }
         let limits = self.bank.word(at + 24);
-        Some(EniRow {
+        *into = EniRow {
             slot,
             flags,
             roots: [self.bank.word(at), self.bank.word(at + 8)],
             conn_limit: limits as u32,
             denial_limit: (limits >> 32) as u32,
-        })
+            spare: 0,
+        };
+        Some(())
     }
 
     /// What is known of an address.
@@ -274,8 +279,8 @@ pub enum Judgement {
 /// What a rule is matched against.
 #[derive(Clone, Copy)]
 pub struct Subject<P> {
-    /// Which port axis.
-    pub class: Class,
+    /// Which port axis: the number of a [`crate::abi::image::Class`].
+    pub axis: u32,
     /// The key on it: destination port, ICMP type and code, or protocol number.
     pub port: u32,
     /// The far side's address.
@@ -300,7 +305,7 @@ pub fn judge<I: Image, P: PeerKey>(image: &I, roots: u64, subject: Subject<P>) -
         let word = bank.word(base + 16 + 8 * index);
         (base.wrapping_add(word as u32), (word >> 32) as u32 & 31)
     };
-    let (ports, depth) = axis(subject.class as u32);
+    let (ports, depth) = axis(subject.axis & 3);
     let port_row = base.wrapping_add(find_narrow(bank, ports, depth, subject.port));
     let (peers, depth) = axis(4);
     let peer_row = base.wrapping_add(subject.peer.find(bank, peers, depth));
@@ -339,15 +344,6 @@ const fn lowest_bit(value: u64) -> u32 {
     below = (below & 0x3333_3333_3333_3333) + (below >> 2 & 0x3333_3333_3333_3333);
     below = (below + (below >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
     (below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
-}
-
-/// Which direction's root word of a slot's row.
-#[inline(always)]
-pub const fn roots_of(eni: &EniRow, direction: Direction) -> u64 {
-    match direction {
-        Direction::Egress => eni.roots[0],
-        Direction::Ingress => eni.roots[1],
-    }
 }
 
 /// A link's number as a row has it.

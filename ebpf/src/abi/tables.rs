@@ -1,11 +1,15 @@
 //! What the kernel tells user space: keys and values of its tables.
 //!
-//! Totals only grow and nobody resets them. Fields that several CPUs write are atomics; counts are added to by locked
+//! Totals only grow and nobody resets them. Counts are added to by locked
 //! adds, everything else is plain stores, where a race costs a flag or a few milliseconds of a time, never a count.
 
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use core::cell::Cell;
 
 use super::outcome::Direction;
+
+/// A word of a table that several CPUs write. BPF knows no relaxed loads or stores (LLVM 22 has no instruction for
+/// them): a word is read and written by one instruction each all the same.
+pub type Word = Cell<u64>;
 
 /// A flow of IPv4: 16 bytes. Seen from the task, so both directions of a connection have one key.
 ///
@@ -53,44 +57,183 @@ pub const fn split_denial_tail(tail: u32) -> (u16, u8, Direction, u8) {
 }
 
 /// Packets and bytes of one direction. Bytes are IP bytes on the wire, without Ethernet.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Totals {
     /// Packets as on the wire: a GSO packet counts as its segments.
-    pub packets: AtomicU64,
+    pub packets: Word,
     /// IP bytes.
-    pub bytes: AtomicU64,
+    pub bytes: Word,
 }
 
-/// A tracked connection: 64 bytes, one cache line.
-#[derive(Debug, Default)]
+/// A tracked connection: 64 bytes, one cache line. What changes together shares a word.
+#[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Conn {
     /// By [`Direction`]: egress, ingress.
     pub totals: [Totals; 2],
-    /// When it last carried a packet, in ticks of the kernel's jiffies, wrapping.
-    pub last: AtomicU32,
-    /// The tail of its own key: a packet that still holds an element which user space removed and the kernel gave to
-    /// another link sees it here.
-    pub tail: AtomicU32,
-    /// The epoch of its slot when it was admitted.
-    pub epoch: AtomicU32,
-    /// The generation that admitted it last.
-    pub generation: AtomicU32,
-    /// The number of the rule that allowed it; [`RULE_EXEMPT`] for what is never filtered.
-    pub rule: AtomicU32,
-    /// The slot of its ENI.
-    pub slot: AtomicU16,
-    /// [`state`] bits.
-    pub state: AtomicU16,
-    /// TCP flags by window, see [`window`].
-    pub windows: [AtomicU32; 2],
+    /// When it last carried a packet, and whose it is.
+    pub seen: Seen,
+    /// The epoch of its slot when it was admitted (upper half), and the generation that admitted it last.
+    pub admitted: Word,
+    /// The number of the rule that allowed it (upper half; [`RULE_EXEMPT`] for what is never filtered), and the slot of
+    /// its ENI.
+    pub by: Word,
+    /// [`state`] bits and TCP flags by window.
+    pub flags: Flags,
+}
+
+impl From<[u64; 8]> for Conn {
+    /// From the words of a table's value.
+    fn from(words: [u64; 8]) -> Self {
+        let [
+            egress_packets,
+            egress_bytes,
+            ingress_packets,
+            ingress_bytes,
+            seen,
+            admitted,
+            by,
+            flags,
+        ] = words;
+        Self {
+            totals: [
+                Totals::new(egress_packets, egress_bytes),
+                Totals::new(ingress_packets, ingress_bytes),
+            ],
+            seen: Seen(seen.into()),
+            admitted: admitted.into(),
+            by: by.into(),
+            flags: Flags(flags.into()),
+        }
+    }
+}
+
+impl From<[u64; 4]> for Denial {
+    /// From the words of a table's value.
+    fn from([packets, bytes, seen, flags]: [u64; 4]) -> Self {
+        Self {
+            totals: Totals::new(packets, bytes),
+            seen: Seen(seen.into()),
+            flags: Flags(flags.into()),
+        }
+    }
+}
+
+impl Totals {
+    /// So many packets and bytes.
+    #[inline(always)]
+    pub const fn new(packets: u64, bytes: u64) -> Self {
+        Self {
+            packets: Cell::new(packets),
+            bytes: Cell::new(bytes),
+        }
+    }
+}
+
+impl Conn {
+    /// Epoch and generation.
+    #[inline(always)]
+    pub fn admitted(&self) -> (u32, u32) {
+        let word = self.admitted.get();
+        ((word >> 32) as u32, word as u32)
+    }
+
+    /// The number of the rule, and the slot.
+    #[inline(always)]
+    pub fn by(&self) -> (u32, u16) {
+        let word = self.by.get();
+        ((word >> 32) as u32, word as u16)
+    }
+}
+
+/// Two numbers of 32 bits in one word, the first above.
+#[inline(always)]
+pub const fn pair(upper: u32, lower: u32) -> u64 {
+    (upper as u64) << 32 | lower as u64
+}
+
+/// When an entry last carried a packet, in ticks of the kernel's jiffies, wrapping (upper half), and the tail of its own
+/// key: a packet that still holds an element which user space removed and the kernel gave to another key sees it there.
+#[derive(Clone, Debug, Default)]
+#[repr(transparent)]
+pub struct Seen(Word);
+
+impl Seen {
+    /// For the entry of a key with this tail.
+    #[inline(always)]
+    pub const fn new(last: u32, tail: u32) -> Self {
+        Self(Cell::new(pair(last, tail)))
+    }
+
+    /// The time, and the tail.
+    #[inline(always)]
+    pub fn get(&self) -> (u32, u32) {
+        let word = self.0.get();
+        ((word >> 32) as u32, word as u32)
+    }
+
+    /// Sets both.
+    #[inline(always)]
+    pub fn set(&self, last: u32, tail: u32) {
+        self.0.set(pair(last, tail));
+    }
+}
+
+/// State (upper 16 bits) and two [`window`] words of 24 bits, the one of even windows lowest.
+#[derive(Clone, Debug, Default)]
+#[repr(transparent)]
+pub struct Flags(Word);
+
+impl Flags {
+    const WINDOW_BITS: u32 = 24;
+    const WINDOW_MASK: u64 = (1 << Self::WINDOW_BITS) - 1;
+
+    /// With this state and no flags in any window.
+    #[inline(always)]
+    pub const fn new(state: u16) -> Self {
+        Self(Cell::new((state as u64) << 48 | 0xffff_ffff_ffff))
+    }
+
+    /// The state.
+    #[inline(always)]
+    pub fn state(&self) -> u16 {
+        (self.0.get() >> 48) as u16
+    }
+
+    /// The words of the even and the odd window.
+    #[inline(always)]
+    pub fn windows(&self) -> [u32; 2] {
+        let word = self.0.get();
+        [
+            (word & Self::WINDOW_MASK) as u32,
+            (word >> Self::WINDOW_BITS & Self::WINDOW_MASK) as u32,
+        ]
+    }
+
+    /// Sets the state and adds a packet's TCP flags to its window; stores only what changed.
+    #[inline(always)]
+    pub fn update(&self, state: u16, number: u32, direction: Direction, tcp_flags: u8) {
+        let was = self.0.get();
+        let shift = (number & 1) * Self::WINDOW_BITS;
+        let word = window::add(
+            (was >> shift & Self::WINDOW_MASK) as u32,
+            number,
+            direction,
+            window::of_tcp(tcp_flags),
+        );
+        let others = was & 0xffff_ffff_ffff & !(Self::WINDOW_MASK << shift);
+        let is = (state as u64) << 48 | others | (word as u64) << shift;
+        if is != was {
+            self.0.set(is);
+        }
+    }
 }
 
 /// The rule number of what is never filtered: no rule has it.
 pub const RULE_EXEMPT: u32 = u32::MAX;
 
-/// Bits of [`Conn::state`].
+/// Bits of a tracked connection's state.
 pub mod state {
     /// Its initiator is outside: admitted by an ingress rule. Clear: by an egress rule.
     pub const INGRESS: u16 = 1 << 0;
@@ -111,39 +254,37 @@ pub mod state {
 }
 
 /// A denied flow: 32 bytes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Denial {
     /// What was dropped.
     pub totals: Totals,
-    /// As [`Conn::last`].
-    pub last: AtomicU32,
-    /// As [`Conn::tail`].
-    pub tail: AtomicU32,
-    /// As [`Conn::windows`]; only the half of the key's direction is used.
-    pub windows: [AtomicU32; 2],
+    /// As in [`Conn`].
+    pub seen: Seen,
+    /// TCP flags by window, in the half of the key's direction; no state.
+    pub flags: Flags,
 }
 
 /// What a slot uses of the shared tables: 64 bytes. The kernel writes the first five fields, user space the rest.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Usage {
     /// Connections inserted for this slot, less those re-admitted under another one.
-    pub conns_inserted: AtomicU64,
+    pub conns_inserted: Word,
     /// Denied flows inserted.
-    pub denials_inserted: AtomicU64,
+    pub denials_inserted: Word,
     /// Packets that passed and found no room to be counted (untracked flows only).
-    pub flows_lost: AtomicU64,
+    pub flows_lost: Word,
     /// Denied packets that found no room for their record: in the counters only.
-    pub denials_lost: AtomicU64,
+    pub denials_lost: Word,
     /// Not used yet.
-    pub spare: AtomicU64,
+    pub spare: Word,
     /// Connections that user space removed.
-    pub conns_removed: AtomicU64,
+    pub conns_removed: Word,
     /// Denied flows that user space removed.
-    pub denials_removed: AtomicU64,
+    pub denials_removed: Word,
     /// Not used yet.
-    pub spare_user: AtomicU64,
+    pub spare_user: Word,
 }
 
 /// The first packet of a flow, for whoever follows: 64 bytes.
@@ -172,7 +313,7 @@ pub struct Event {
     pub spare: u32,
 }
 
-/// What an entry keeps for two windows by the parity of the window's number: the number's low 24 bits above, below it
+/// What an entry keeps for two windows by the parity of the window's number: the number's low 16 bits above, below it
 /// four bits of TCP flags for each direction. The window's first packet resets it.
 pub mod window {
     use super::Direction;
@@ -197,7 +338,7 @@ pub mod window {
     /// What stands in the entry once a packet with `flags` went in `direction` during `window`.
     #[inline(always)]
     pub const fn add(word: u32, window: u32, direction: Direction, flags: u8) -> u32 {
-        let kept = if word >> 8 == window & 0x00ff_ffff {
+        let kept = if word >> 8 == window & 0xffff {
             word
         } else {
             window << 8
@@ -208,7 +349,7 @@ pub mod window {
     /// AWS's `tcp-flags` value for `window` and `direction`: FIN 1, SYN 2, RST 4, SYN-ACK 18, ORed (facts: VPC User
     /// Guide, flow log records).
     pub const fn tcp_flags(word: u32, window: u32, direction: Direction) -> u8 {
-        if word >> 8 != window & 0x00ff_ffff {
+        if word >> 8 != window & 0xffff {
             return 0;
         }
         let half = (word >> (4 * direction as u32)) as u8 & 0xf;

@@ -11,6 +11,8 @@ mod neighbour;
 pub(crate) use icmp::request_of;
 pub use neighbour::Neighbour;
 
+use core::num::NonZeroU32;
+
 use crate::{
     abi::{LinkId, Reason},
     conntrack::{ICMP, ICMPV6, TCP, UDP},
@@ -166,6 +168,12 @@ pub const fn mapped(address: u32) -> [u64; 2] {
     [0, 0xffff_0000_0000 | address as u64]
 }
 
+/// Whether an address is link-local: `fe80::/10`.
+#[inline(always)]
+pub(crate) const fn link_local(address: [u64; 2]) -> bool {
+    address[0] >> 54 == 0xfe80 >> 6
+}
+
 /// Where the transport header is and what surrounds it.
 #[derive(Clone, Copy)]
 struct Transport {
@@ -209,12 +217,12 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
     }
     let (segments, size) = frame.segments();
     packet.bytes = header + room;
-    if size != 0 {
+    if let Some(size) = NonZeroU32::new(size) {
         let payload = (header + room).saturating_sub(headers);
         let counted = if segments != 0 {
             segments
         } else {
-            payload.saturating_add(size - 1) / size
+            payload.div_ceil(size.get())
         };
         packet.packets = if counted == 0 { 1 } else { counted };
         // Each segment on the wire has the headers again.

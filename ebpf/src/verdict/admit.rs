@@ -1,99 +1,109 @@
 //! Everything that no entry lets through: the ENI of the link, the source-address check, what is never filtered, the
 //! policy; and the entry of what is allowed.
 
-use core::sync::atomic::Ordering::Relaxed;
-
-use super::Scene;
+use super::{Scene, Way};
 use crate::{
     abi::{
         Conn, Direction, Event, Outcome, Pass, Reason,
         image::{Class, address, control, rule, slot},
-        tables::{RULE_EXEMPT, Totals, denial_tail, state},
+        tables::{RULE_EXEMPT, Seen, Totals, denial_tail, pair, state},
     },
     conntrack::{ICMP, ICMPV6, TCP, UDP, advance, opened_by},
     family::Family,
     flow::{Flow, is_dhcp},
-    packet::{Exchange, Kind, Packet, request_of},
-    policy::{Allowed, EniRow, Judgement, Rows, Subject, judge, roots_of},
+    packet::{Exchange, Kind, Packet, link_local, request_of},
+    policy::{Allowed, Image, Judgement, Rows, Subject, judge},
     tables::{Flows, Inserted, Tables},
 };
 
-/// A packet that needs a rule.
-pub(super) struct Candidate<K> {
-    /// Where its entry goes.
-    pub(super) key: K,
-    /// That key's tail.
-    pub(super) tail: u32,
-    /// The direction whose rules decide: the packet's own, or that of the connection's initiator.
-    pub(super) judged: Direction,
-    /// Whether it belongs to a connection that was admitted before and is judged again.
-    pub(super) goes_on: bool,
+/// How a packet that no entry lets through is to be judged, as bits.
+#[derive(Clone, Copy)]
+pub(super) struct Plan(pub(super) u32);
+
+impl Plan {
+    const INGRESS: u32 = 1;
+    const GOES_ON: u32 = 2;
+    const REFILLS: u32 = 4;
+
+    /// As a flow that begins, by the rules of this direction.
+    #[inline(always)]
+    pub(super) const fn anew(direction: Direction) -> Self {
+        Self(match direction {
+            Direction::Egress => 0,
+            Direction::Ingress => Self::INGRESS,
+        })
+    }
+
+    /// Its entry, which is there, is filled anew.
+    #[inline(always)]
+    pub(super) const fn refilling(self) -> Self {
+        Self(self.0 | Self::REFILLS)
+    }
+
+    /// As part of a connection that `initiator` opened under another generation: its entry stays.
+    #[inline(always)]
+    pub(super) const fn again(initiator: Direction) -> Self {
+        Self(Self::anew(initiator).0 | Self::REFILLS | Self::GOES_ON)
+    }
+
+    /// The state of the connection that it admits. The bits are the same, so that there is no branch.
+    #[inline(always)]
+    const fn opened(self) -> u16 {
+        const { assert!(Self::INGRESS as u16 == opened_by(Direction::Ingress) && opened_by(Direction::Egress) == 0) };
+        (self.0 & Self::INGRESS) as u16
+    }
+
+    /// Whose rules decide.
+    #[inline(always)]
+    const fn judged(self) -> Direction {
+        if self.0 & Self::INGRESS == 0 {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        }
+    }
 }
 
 /// Why a packet is let in, and what its entry says of that.
-struct Admission {
+#[derive(Clone, Copy)]
+pub(super) struct Admission {
     pass: Pass,
     rule: u32,
     untracked: bool,
     dhcp: bool,
 }
 
-impl<T: Tables> Scene<'_, T> {
-    /// The ENI of the packet's link.
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Looks up the ENI of the packet's link and keeps it.
     #[inline(always)]
-    pub(super) fn eni(&self) -> Option<EniRow> {
-        Rows::read(self.tables, self.control)?.eni_of(self.packet.link)
+    pub(super) fn find_eni(&mut self) -> Result<Rows<<T as Image>::Bank>, Reason> {
+        self.work.eni.slot = 0;
+        let rows = Rows::read(self.tables, self.control).ok_or(Reason::UnknownTask)?;
+        rows.eni_of(self.packet.link, &mut self.work.eni)
+            .ok_or(Reason::UnknownTask)?;
+        Ok(rows)
     }
 
-    /// Judges a packet by its ENI. `found`: its entry, where one is there that does not decide.
+    /// Judges a packet by its ENI and the rules that `plan` names.
     #[inline(always)]
-    pub(super) fn admit<F: Family>(
-        &self,
-        mut candidate: Candidate<F::Key>,
-        mut found: Option<<T as Flows<F::Key>>::Conn>,
-    ) -> Outcome
-    where
-        T: Flows<F::Key>,
-    {
-        let Some(rows) = Rows::read(self.tables, self.control) else {
-            return self.drop_unknown();
-        };
-        let Some(eni) = rows.eni_of(self.packet.link) else {
-            return self.drop_unknown();
-        };
-        let admission = match self.judge_at::<F>(&rows, &eni, candidate.judged) {
-            Ok(admission) => admission,
-            Err(reason) => return self.deny::<F>(&eni, reason),
-        };
-        if admission.dhcp {
-            let flow = Flow::dhcp(Flow::plain(self.packet, self.direction).ports);
-            candidate.key = F::key(flow.local, flow.remote, flow.ports, candidate.tail);
-            found = None;
-        }
-        self.enter::<F>(&eni, &candidate, found, &admission)
-    }
-
-    #[inline(always)]
-    fn judge_at<F: Family>(
-        &self,
-        rows: &Rows<<T as crate::policy::Image>::Bank>,
-        eni: &EniRow,
-        judged: Direction,
-    ) -> Result<Admission, Reason> {
+    pub(super) fn admit<F: Family>(&mut self, plan: Plan) -> Result<Admission, Reason> {
+        let judged = plan.judged();
+        let rows = self.find_eni()?;
         let packet = self.packet;
+        let eni = &self.work.eni;
         if eni.flags & slot::ISOLATED != 0 {
             return Err(Reason::Isolated);
         }
-        let plain = Flow::plain(packet, self.direction);
-        let own = rows.address(plain.local).slot == eni.slot;
-        let remote = rows.address(plain.remote);
+        let flow = Flow::plain(packet, D::DIRECTION);
+        let own = rows.address(flow.local).slot == eni.slot;
+        let remote = rows.address(flow.remote);
         let exempt = Admission {
             pass: Pass::Exempt,
             rule: RULE_EXEMPT,
             untracked: false,
             dhcp: false,
         };
-        if matches!(self.direction, Direction::Egress)
+        if matches!(D::DIRECTION, Direction::Egress)
             && eni.flags & slot::EXEMPT_DHCP != 0
             && is_dhcp(packet, Direction::Egress)
             && (own || may_ask_for_address(packet))
@@ -101,25 +111,27 @@ impl<T: Tables> Scene<'_, T> {
             return Ok(Admission { dhcp: true, ..exempt });
         }
         if eni.flags & slot::SOURCE_DEST_CHECK != 0 && !own {
-            return Err(match self.direction {
+            return Err(match D::DIRECTION {
                 Direction::Egress => Reason::SpoofedSource,
                 Direction::Ingress => Reason::NotForTask,
             });
         }
-        if matches!(self.direction, Direction::Ingress) && remote.slot == eni.slot {
+        if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
             return Err(Reason::SpoofedSource);
         }
         if matches!(judged, Direction::Egress) && remote.flags & address::EXEMPT != 0 {
             return Ok(exempt);
         }
-        let (class, port) = rule_key(packet, judged as u8 != self.direction as u8);
+        let (class, port) = rule_key(packet, judged as u8 != D::DIRECTION as u8);
+        let axis = self.tables.blur(&self.work.blur, class as u32);
+        let port = self.tables.blur(&self.work.blur, port);
         let subject = Subject {
-            class,
+            axis,
             port,
-            peer: F::peer(plain.remote),
+            peer: F::peer(flow.remote),
             group_set: remote.group_set,
         };
-        match judge(self.tables, roots_of(eni, judged), subject) {
+        match judge(self.tables, eni.roots[(plan.0 & Plan::INGRESS) as usize], subject) {
             Judgement::Allowed(Allowed { rule, flags }) => {
                 let untracked = match class {
                     Class::Tcp => flags & rule::UNTRACKED_TCP != 0,
@@ -140,128 +152,129 @@ impl<T: Tables> Scene<'_, T> {
 
     /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
     #[inline(always)]
-    fn enter<F: Family>(
-        &self,
-        eni: &EniRow,
-        candidate: &Candidate<F::Key>,
-        found: Option<<T as Flows<F::Key>>::Conn>,
-        admission: &Admission,
-    ) -> Outcome
+    pub(super) fn enter<F: Family>(&mut self, plan: Plan, admission: Admission) -> Result<Pass, Reason>
+    where
+        T: Flows<F::Key>,
+    {
+        let tail = self.tail();
+        let mut refills = plan.0 & Plan::REFILLS != 0;
+        let mut goes_on = plan.0 & Plan::GOES_ON != 0;
+        if admission.dhcp {
+            let flow = Flow::dhcp(Flow::plain(self.packet, D::DIRECTION).ports);
+            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
+            refills = false;
+        }
+        let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
+        let mut refused = None;
+        // Twice at most: an entry can come, or go, between a look and the next step.
+        for _ in 0..2 {
+            if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
+                self.readmit(&conn, tail, opened, admission.rule, goes_on);
+                break;
+            }
+            match self.insert::<F>(opened, admission.rule) {
+                Ok(Inserted::Exists) => {
+                    refills = true;
+                    goes_on = true;
+                }
+                Ok(_) => break,
+                Err(reason) => {
+                    refused = Some(reason);
+                    break;
+                }
+            }
+        }
+        if let Some(reason) = refused {
+            if !admission.untracked {
+                return Err(reason);
+            }
+            // It needs no entry to pass, only to be recorded.
+            if let Some(usage) = self.tables.usage(self.work.eni.slot) {
+                self.tables.add(&usage.flows_lost, self.packet.packets as u64);
+            }
+        }
+        let outcome = self.count(Outcome::Pass(admission.pass));
+        self.tell(outcome, admission.rule);
+        Ok(admission.pass)
+    }
+
+    /// Adds an entry under the key in hand, if its ENI may have one more.
+    #[inline(always)]
+    fn insert<F: Family>(&mut self, opened: u16, rule: u32) -> Result<Inserted, Reason>
     where
         T: Flows<F::Key>,
     {
         let packet = self.packet;
-        let mut opened = opened_by(candidate.judged);
-        if admission.untracked {
-            opened |= state::UNTRACKED;
+        let slot = self.work.eni.slot;
+        let usage = self.tables.usage(slot).ok_or(Reason::NoPolicy)?;
+        let used = usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get());
+        if used >= self.work.eni.conn_limit as u64 {
+            return Err(Reason::TaskConnectionsFull);
         }
-        let outcome = Outcome::Pass(admission.pass);
-        let passed = |scene: &Self| {
-            scene
-                .tables
-                .count(eni.slot, scene.direction, outcome, packet.packets as u64);
-            scene.tell(eni, outcome, admission.rule);
-            outcome
-        };
-        if let Some(conn) = found {
-            self.readmit(&conn, eni, opened, admission.rule, candidate.goes_on);
-            return passed(self);
-        }
-        let fresh = Conn {
-            totals: match self.direction {
-                Direction::Egress => [totals(packet), Totals::default()],
-                Direction::Ingress => [Totals::default(), totals(packet)],
+        self.work.conn = Conn {
+            totals: match D::DIRECTION {
+                Direction::Egress => [self.totals(), Totals::default()],
+                Direction::Ingress => [Totals::default(), self.totals()],
             },
-            last: self.now.into(),
-            tail: candidate.tail.into(),
-            epoch: self.control.epoch(eni.slot).into(),
-            generation: self.control.generation.into(),
-            rule: admission.rule.into(),
-            slot: eni.slot.into(),
-            state: advance(opened, packet.protocol, self.direction, packet.tcp_flags).into(),
-            windows: match self.control.window & 1 {
-                0 => [self.window_word(0).into(), u32::MAX.into()],
-                _ => [u32::MAX.into(), self.window_word(0).into()],
-            },
+            seen: Seen::new(self.now, self.tail()),
+            admitted: pair(self.control.epoch(slot), self.control.generation).into(),
+            by: pair(rule, slot as u32).into(),
+            flags: self.flags(advance(opened, packet.protocol, D::DIRECTION, packet.tcp_flags)),
         };
-        let Some(usage) = self.tables.usage(eni.slot) else {
-            return self.deny::<F>(eni, Reason::NoPolicy);
-        };
-        let used = usage
-            .conns_inserted
-            .load(Relaxed)
-            .wrapping_sub(usage.conns_removed.load(Relaxed));
-        let inserted = if used >= eni.conn_limit as u64 {
-            Err(Reason::TaskConnectionsFull)
-        } else {
-            match self.tables.insert_conn(&candidate.key, &fresh) {
-                Inserted::Done => {
-                    self.tables.add(&usage.conns_inserted, 1);
-                    Ok(())
-                }
-                Inserted::Exists => {
-                    if let Some(conn) = self.tables.conn(&candidate.key) {
-                        self.readmit(&conn, eni, opened, admission.rule, true);
-                    }
-                    Ok(())
-                }
-                Inserted::Full => Err(Reason::ConnectionsFull),
-            }
-        };
+        let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
         match inserted {
-            Ok(()) => passed(self),
-            // It needs no entry to pass, only to be recorded.
-            Err(_) if admission.untracked => {
-                self.tables.add(&usage.flows_lost, packet.packets as u64);
-                passed(self)
-            }
-            Err(reason) => self.deny::<F>(eni, reason),
+            Inserted::Done => self.tables.add(&usage.conns_inserted, 1),
+            Inserted::Exists => {}
+            Inserted::Full => return Err(Reason::ConnectionsFull),
         }
+        Ok(inserted)
     }
 
     /// Fills an entry anew in place: its totals stay, since they only grow.
     #[inline(always)]
-    fn readmit(&self, conn: &Conn, eni: &EniRow, opened: u16, rule: u32, goes_on: bool) {
-        let was = conn.state.load(Relaxed);
+    fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, goes_on: bool) {
+        let slot = self.work.eni.slot;
+        let was = conn.flags.state();
         let kept = if goes_on {
             was & !(state::UNTRACKED | state::INGRESS)
         } else {
             0
         };
-        conn.state.store(kept | opened, Relaxed);
-        let slot = conn.slot.load(Relaxed);
-        if slot != eni.slot {
-            if let (Some(old), Some(new)) = (self.tables.usage(slot), self.tables.usage(eni.slot)) {
-                self.tables.add(&old.conns_inserted, u64::MAX);
-                self.tables.add(&new.conns_inserted, 1);
-            }
-            conn.slot.store(eni.slot, Relaxed);
+        let (_, old_slot) = conn.by();
+        if old_slot != slot
+            && let (Some(old), Some(new)) = (self.tables.usage(old_slot), self.tables.usage(slot))
+        {
+            self.tables.add(&old.conns_inserted, u64::MAX);
+            self.tables.add(&new.conns_inserted, 1);
         }
-        conn.epoch.store(self.control.epoch(eni.slot), Relaxed);
-        conn.generation.store(self.control.generation, Relaxed);
-        conn.rule.store(rule, Relaxed);
-        self.account(conn);
+        conn.admitted
+            .set(pair(self.control.epoch(slot), self.control.generation));
+        conn.by.set(pair(rule, slot as u32));
+        conn.flags.update(kept | opened, self.control.window, D::DIRECTION, 0);
+        self.account(conn, tail);
     }
 
     /// Tells whoever follows of a flow's first packet.
     #[inline(always)]
-    pub(super) fn tell(&self, eni: &EniRow, outcome: Outcome, rule: u32) {
+    pub(super) fn tell(&mut self, outcome: Outcome, rule: u32) {
         if self.control.flags & control::FOLLOW == 0 {
             return;
         }
-        let flow = Flow::plain(self.packet, self.direction);
-        self.tables.emit(&Event {
+        let packet = self.packet;
+        let flow = Flow::plain(packet, D::DIRECTION);
+        self.work.event = Event {
             local: flow.local,
             remote: flow.remote,
             ports: flow.ports,
-            tail: denial_tail(eni.slot, self.packet.protocol, self.direction, outcome.number()),
+            tail: denial_tail(self.work.eni.slot, packet.protocol, D::DIRECTION, outcome.number()),
             rule,
             time: self.now,
-            bytes: self.packet.bytes,
-            tcp_flags: self.packet.tcp_flags as u32,
+            bytes: packet.bytes,
+            tcp_flags: packet.tcp_flags as u32,
             generation: self.control.generation,
             spare: 0,
-        });
+        };
+        self.tables.emit(&self.work.event);
     }
 }
 
@@ -269,16 +282,8 @@ impl<T: Tables> Scene<'_, T> {
 #[inline(always)]
 fn may_ask_for_address(packet: &Packet) -> bool {
     match packet.kind {
-        Kind::V6 => packet.source[0] >> 54 == 0xfe80 >> 6,
+        Kind::V6 => link_local(packet.source),
         _ => packet.source[1] as u32 == 0,
-    }
-}
-
-#[inline(always)]
-fn totals(packet: &Packet) -> Totals {
-    Totals {
-        packets: (packet.packets as u64).into(),
-        bytes: (packet.bytes as u64).into(),
     }
 }
 

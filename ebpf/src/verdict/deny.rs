@@ -1,124 +1,98 @@
 //! Dropping: a denial is never silent. Record, reason, counter; if its table is full, counter and loss.
 
-use core::sync::atomic::Ordering::Relaxed;
-
-use super::Scene;
+use super::{Scene, Way};
 use crate::{
     abi::{
         Denial, Outcome, Reason,
-        tables::{Totals, denial_tail},
+        tables::{Seen, denial_tail},
     },
     conntrack::{TCP, UDP},
     family::Family,
     flow::Flow,
-    policy::EniRow,
     tables::{Flows, Inserted, Tables},
 };
 
-impl<T: Tables> Scene<'_, T> {
-    /// Drops a packet of an ENI, and records it.
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Drops a packet, counts it and records it for its ENI. A link that no task has is counted under slot 0: there is no
+    /// ENI to record it for.
     #[inline(always)]
-    pub(super) fn deny<F: Family>(&self, eni: &EniRow, reason: Reason) -> Outcome
+    pub(super) fn deny<F: Family>(&mut self, reason: Reason) -> Outcome
     where
         T: Flows<F::Key>,
     {
+        let outcome = self.count(Outcome::Drop(reason));
+        let number = self.tables.blur(&self.work.blur, reason as u32) as u8;
+        let slot = self.work.eni.slot;
+        if slot == 0 {
+            return outcome;
+        }
         let packet = self.packet;
-        let outcome = Outcome::Drop(reason);
-        self.tables
-            .count(eni.slot, self.direction, outcome, packet.packets as u64);
-        let flow = Flow::plain(packet, self.direction);
-        let tail = denial_tail(eni.slot, packet.protocol, self.direction, reason as u8);
+        let flow = Flow::plain(packet, D::DIRECTION);
+        let tail = denial_tail(slot, packet.protocol, D::DIRECTION, number);
         // Records name no ports for other protocols, so neither do their keys.
         let ports = if matches!(packet.protocol, TCP | UDP) {
             flow.ports
         } else {
             0
         };
-        let key = F::key(flow.local, flow.remote, ports, tail);
-        if self.add_to_denial::<F>(&key, tail) {
-            return outcome;
-        }
-        let Some(usage) = self.tables.usage(eni.slot) else {
-            return outcome;
-        };
-        let used = usage
-            .denials_inserted
-            .load(Relaxed)
-            .wrapping_sub(usage.denials_removed.load(Relaxed));
-        // Asked before an insert is tried: one that fails costs more than the whole verdict.
-        let inserted = if used >= eni.denial_limit as u64 {
-            Inserted::Full
-        } else {
-            let fresh = Denial {
-                totals: Totals {
-                    packets: (packet.packets as u64).into(),
-                    bytes: (packet.bytes as u64).into(),
-                },
-                last: self.now.into(),
-                tail: tail.into(),
-                windows: match self.control.window & 1 {
-                    0 => [self.window_word(0).into(), u32::MAX.into()],
-                    _ => [u32::MAX.into(), self.window_word(0).into()],
-                },
-            };
-            self.tables.insert_denial(&key, &fresh)
-        };
-        let recorded = match inserted {
-            Inserted::Done => {
-                self.tables.add(&usage.denials_inserted, 1);
-                true
+        F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, ports, tail);
+        let mut tried = false;
+        loop {
+            if let Some(denial) = self.tables.denial(F::key(&mut self.work.keys))
+                && denial.seen.get().1 == tail
+            {
+                self.tables.add(&denial.totals.packets, packet.packets as u64);
+                self.tables.add(&denial.totals.bytes, packet.bytes as u64);
+                denial.seen.set(self.now, tail);
+                denial
+                    .flags
+                    .update(0, self.control.window, D::DIRECTION, packet.tcp_flags);
+                return outcome;
             }
-            Inserted::Exists => self.add_to_denial::<F>(&key, tail),
-            Inserted::Full => false,
-        };
-        if !recorded {
+            if tried {
+                break;
+            }
+            tried = true;
+            match self.insert_denial::<F>(tail) {
+                Inserted::Done => {
+                    self.tell(outcome, 0);
+                    return outcome;
+                }
+                Inserted::Exists => {}
+                Inserted::Full => break,
+            }
+        }
+        if let Some(usage) = self.tables.usage(slot) {
             self.tables.add(&usage.denials_lost, packet.packets as u64);
         }
-        self.tell(eni, outcome, 0);
         outcome
     }
 
     #[inline(always)]
-    fn add_to_denial<F: Family>(&self, key: &F::Key, tail: u32) -> bool
+    fn insert_denial<F: Family>(&mut self, tail: u32) -> Inserted
     where
         T: Flows<F::Key>,
     {
-        let Some(denial) = self.tables.denial(key) else {
-            return false;
+        let eni = &self.work.eni;
+        let Some(usage) = self.tables.usage(eni.slot) else {
+            return Inserted::Full;
         };
-        if denial.tail.load(Relaxed) != tail {
-            return false;
+        let used = usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get());
+        // Asked before an insert is tried: one that fails costs more than the whole verdict.
+        if used >= eni.denial_limit as u64 {
+            return Inserted::Full;
         }
-        let packet = self.packet;
-        self.tables.add(&denial.totals.packets, packet.packets as u64);
-        self.tables.add(&denial.totals.bytes, packet.bytes as u64);
-        denial.last.store(self.now, Relaxed);
-        let word = &denial.windows[(self.control.window & 1) as usize];
-        let is = self.window_word(word.load(Relaxed));
-        word.store(is, Relaxed);
-        true
-    }
-
-    /// Drops what has no flow that a record could name: counted for the link's ENI.
-    #[inline(always)]
-    pub(super) fn drop_uncounted_flow(&self, reason: Reason) -> Outcome {
-        match self.eni() {
-            Some(eni) => {
-                let outcome = Outcome::Drop(reason);
-                self.tables
-                    .count(eni.slot, self.direction, outcome, self.packet.packets as u64);
-                outcome
-            }
-            None => self.drop_unknown(),
+        self.work.denial = Denial {
+            totals: self.totals(),
+            seen: Seen::new(self.now, tail),
+            flags: self.flags(0),
+        };
+        let inserted = self
+            .tables
+            .insert_denial(F::key(&mut self.work.keys), &self.work.denial);
+        if inserted == Inserted::Done {
+            self.tables.add(&usage.denials_inserted, 1);
         }
-    }
-
-    /// Drops what comes over a link that no task has: there is no ENI to record it for.
-    #[inline(always)]
-    pub(super) fn drop_unknown(&self) -> Outcome {
-        let outcome = Outcome::Drop(Reason::UnknownTask);
-        self.tables
-            .count(0, self.direction, outcome, self.packet.packets as u64);
-        outcome
+        inserted
     }
 }

@@ -1,82 +1,166 @@
 //! The verdict: the one function that the kernel's entry points, the tests and `explain` call.
 //!
-//! A packet of a tracked connection costs one lookup: no policy, no ENI, no event. Everything else is judged by the ENI
-//! of its link, in [`admit`].
+//! A packet of a tracked connection costs one lookup: no policy, no ENI, no event ([`track`]). Everything else is judged
+//! by the ENI of its link ([`admit`], [`neighbour`]), and what is refused ends in [`deny`], at one place.
 
 mod admit;
 mod deny;
 mod neighbour;
 mod track;
 
+use core::marker::PhantomData;
+
 use crate::{
-    abi::{Direction, Outcome, Reason},
+    abi::{
+        Conn, Denial, Direction, Event, Key4, Key6, Outcome, Reason,
+        tables::{Flags, Totals, Word},
+    },
     family::{Family, V4, V6},
     packet::{Kind, Neighbour, Packet, Unparsed},
-    policy::{Control, Image, PeerKey as _},
+    policy::{Control, EniRow, Image, PeerKey as _},
     tables::{Flows, Tables},
 };
 
+/// What a verdict writes down while it is made. It lies outside the stack: a BPF program has 512 bytes of that.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Scratch {
+    /// The packet, as the parser leaves it.
+    pub packet: Packet,
+    work: Work,
+}
+
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Work {
+    /// The ENI of the packet's link, once it was looked up; slot 0 if there is none.
+    eni: EniRow,
+    blur: Word,
+    keys: Keys,
+    conn: Conn,
+    denial: Denial,
+    event: Event,
+}
+
+/// The key in hand, by family.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Keys {
+    pub(crate) v4: Key4,
+    pub(crate) v6: Key6,
+}
+
 /// What one packet is judged with: read once, so that one generation decides.
-struct Scene<'a, T: Tables> {
+struct Scene<'a, T: Tables, D: Way> {
     tables: &'a T,
     packet: &'a Packet,
-    direction: Direction,
+    work: &'a mut Work,
+    way: PhantomData<D>,
     control: Control<<T as Image>::Bank>,
     now: u32,
 }
 
-/// Judges a packet at a gate, counts it, and keeps what must be kept. `parsed`: how the parser did.
+/// The direction of a gate, fixed when it is compiled: the verifier walks half as much.
+pub trait Way {
+    /// It.
+    const DIRECTION: Direction;
+}
+
+/// What a task sends.
+pub enum FromTask {}
+
+/// What is sent to a task.
+pub enum ToTask {}
+
+impl Way for FromTask {
+    const DIRECTION: Direction = Direction::Egress;
+}
+
+impl Way for ToTask {
+    const DIRECTION: Direction = Direction::Ingress;
+}
+
+/// Judges the packet in `scratch` at a gate, counts it, and keeps what must be kept. `parsed`: how the parser did.
 ///
 /// [`Unparsed::Short`] means that pulling data in did not help: the frame is malformed.
 #[inline(always)]
-pub fn decide<T: Tables>(tables: &T, packet: &Packet, parsed: Result<(), Unparsed>, direction: Direction) -> Outcome {
+pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Result<(), Unparsed>) -> Outcome {
     let Some(control) = Control::read(tables) else {
         return Outcome::Drop(Reason::NoPolicy);
     };
-    let scene = Scene {
+    let Scratch { packet, work } = scratch;
+    let mut scene = Scene::<T, D> {
         tables,
         packet,
-        direction,
+        work,
+        way: PhantomData,
         control,
         now: tables.now(),
     };
-    let bad = match parsed {
-        Ok(()) if packet.later_fragment => Some(Reason::FragmentWithoutFirst),
-        Ok(()) => None,
-        Err(Unparsed::Short) => Some(Reason::Malformed),
-        Err(Unparsed::Bad(reason)) => Some(reason),
+    let parsed = match parsed {
+        Ok(()) if scene.packet.later_fragment => Err(Reason::FragmentWithoutFirst),
+        Ok(()) => Ok(()),
+        Err(Unparsed::Short) => Err(Reason::Malformed),
+        Err(Unparsed::Bad(reason)) => Err(reason),
     };
-    match packet.kind {
-        Kind::V4 => scene.decide_ip::<V4>(bad),
-        Kind::V6 => scene.decide_ip::<V6>(bad),
-        Kind::Arp => match bad {
-            None => scene.neighbour(),
-            Some(reason) => scene.drop_uncounted_flow(reason),
-        },
-        Kind::None => scene.drop_uncounted_flow(bad.unwrap_or(Reason::Malformed)),
+    match scene.packet.kind {
+        Kind::V4 => scene.decide_ip::<V4>(parsed),
+        Kind::V6 => scene.decide_ip::<V6>(parsed),
+        Kind::Arp | Kind::None => scene.decide_flowless(parsed),
     }
 }
 
-impl<T: Tables> Scene<'_, T> {
+impl<T: Tables, D: Way> Scene<'_, T, D> {
     #[inline(always)]
-    fn decide_ip<F: Family>(&self, bad: Option<Reason>) -> Outcome
+    fn decide_ip<F: Family>(&mut self, parsed: Result<(), Reason>) -> Outcome
     where
         T: Flows<F::Key>,
     {
-        let refused = match bad {
+        let judged = match parsed {
+            Err(reason) => self.find_eni().and(Err(reason)),
             // Neighbour discovery is IPv6's.
-            None if F::Peer::V6 && !matches!(self.packet.neighbour, Neighbour::None) => match self.neighbour() {
-                Outcome::Drop(reason) => Some(reason),
-                pass @ Outcome::Pass(_) => return pass,
-            },
-            bad => bad,
+            Ok(()) if F::Peer::V6 && !matches!(self.packet.neighbour, Neighbour::None) => self.neighbour(),
+            Ok(()) => self.follow::<F>(),
         };
-        let Some(reason) = refused else {
-            return self.follow::<F>();
-        };
-        match self.eni() {
-            Some(eni) => self.deny::<F>(&eni, reason),
-            None => self.drop_unknown(),
+        match judged {
+            Ok(pass) => Outcome::Pass(pass),
+            Err(reason) => self.deny::<F>(reason),
         }
+    }
+
+    /// ARP, and frames that carry no addresses: counted, but no record could name a flow.
+    #[inline(always)]
+    fn decide_flowless(&mut self, parsed: Result<(), Reason>) -> Outcome {
+        let judged = match parsed {
+            Err(reason) => self.find_eni().and(Err(reason)),
+            Ok(()) => self.neighbour(),
+        };
+        match judged {
+            Ok(pass) => Outcome::Pass(pass),
+            Err(reason) => self.count(Outcome::Drop(reason)),
+        }
+    }
+
+    /// Counts the packet for its ENI, or for slot 0 if no task has its link.
+    #[inline(always)]
+    fn count(&self, outcome: Outcome) -> Outcome {
+        let number = self.tables.blur(&self.work.blur, outcome.number() as u32);
+        self.tables
+            .count(self.work.eni.slot, D::DIRECTION, number, self.packet.packets as u64);
+        outcome
+    }
+
+    /// What a new entry counts.
+    #[inline(always)]
+    fn totals(&self) -> Totals {
+        Totals::new(self.packet.packets as u64, self.packet.bytes as u64)
+    }
+
+    /// A new entry's state and TCP flags.
+    #[inline(always)]
+    fn flags(&self, state: u16) -> Flags {
+        let flags = Flags::new(state);
+        flags.update(state, self.control.window, D::DIRECTION, self.packet.tcp_flags);
+        flags
     }
 }

@@ -1,10 +1,8 @@
 //! The established path, and what to make of an entry that is there but does not decide.
 
-use core::sync::atomic::Ordering::Relaxed;
-
-use super::{Scene, admit::Candidate};
+use super::{Scene, Way, admit::Plan};
 use crate::{
-    abi::{Conn, Direction, Outcome, Pass, image::control, tables::state, window},
+    abi::{Conn, Direction, Pass, Reason, image::control, tables::state},
     conntrack::{advance, closed, idle, initiator, opens, timeout_of},
     family::Family,
     flow::Flow,
@@ -14,99 +12,81 @@ use crate::{
 
 /// What an entry means for a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+enum Standing {
     /// The packet belongs to it and passes.
     Live,
     /// The configuration has changed since: the direction that opened it is judged again.
     Rejudge(Direction),
     /// It counts as absent; if the packet is allowed, the entry is filled anew.
     Stale,
-    /// It is not this flow's: the element was given to another key meanwhile.
-    Foreign,
+    /// It is not there, or not this flow's: the element was given to another key meanwhile.
+    Absent,
 }
 
-impl<T: Tables> Scene<'_, T> {
+impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// Passes what belongs to a tracked connection and judges the rest.
     #[inline(always)]
-    pub(super) fn follow<F: Family>(&self) -> Outcome
+    pub(super) fn follow<F: Family>(&mut self) -> Result<Pass, Reason>
     where
         T: Flows<F::Key>,
     {
-        let packet = self.packet;
-        let tail = packet.link << 8 | packet.protocol as u32;
-        let mut flow = Flow::tracked(packet, self.direction);
-        loop {
-            let key = F::key(flow.local, flow.remote, flow.ports, tail);
-            let found = self.tables.conn(&key);
-            let standing = match &found {
-                Some(conn) => self.standing(conn, tail),
-                None => Standing::Foreign,
+        let tail = self.tail();
+        let mut flow = Flow::tracked(self.packet, D::DIRECTION);
+        let plan = loop {
+            let key = F::key(&mut self.work.keys);
+            F::set_key(key, flow.local, flow.remote, flow.ports, tail);
+            let standing = match self.tables.conn(key) {
+                Some(conn) => {
+                    let standing = self.standing(&conn, tail);
+                    if standing == Standing::Live {
+                        self.account(&conn, tail);
+                        return Ok(Pass::Tracked);
+                    }
+                    standing
+                }
+                None => Standing::Absent,
             };
-            match (&found, standing) {
-                (Some(conn), Standing::Live) => {
-                    self.account(conn);
-                    return Outcome::Pass(Pass::Tracked);
+            match standing {
+                Standing::Rejudge(initiator) => break Plan::again(initiator),
+                // No request that this answers is tracked: the packet stands for itself.
+                Standing::Stale | Standing::Absent | Standing::Live if flow.special => {
+                    flow = Flow::plain(self.packet, D::DIRECTION);
                 }
-                (_, Standing::Rejudge(direction)) => {
-                    return self.admit::<F>(
-                        Candidate {
-                            key,
-                            tail,
-                            judged: direction,
-                            goes_on: true,
-                        },
-                        found,
-                    );
-                }
-                _ if flow.special => flow = Flow::plain(packet, self.direction),
-                (_, Standing::Foreign) => {
-                    return self.admit::<F>(
-                        Candidate {
-                            key,
-                            tail,
-                            judged: self.direction,
-                            goes_on: false,
-                        },
-                        None,
-                    );
-                }
-                _ => {
-                    return self.admit::<F>(
-                        Candidate {
-                            key,
-                            tail,
-                            judged: self.direction,
-                            goes_on: false,
-                        },
-                        found,
-                    );
-                }
+                Standing::Stale => break Plan::anew(D::DIRECTION).refilling(),
+                Standing::Absent | Standing::Live => break Plan::anew(D::DIRECTION),
             }
-        }
+        };
+        let plan = Plan(self.tables.blur(&self.work.blur, plan.0));
+        let admission = self.admit::<F>(plan)?;
+        self.enter::<F>(plan, admission)
+    }
+
+    /// The tail of the packet's key among tracked connections.
+    #[inline(always)]
+    pub(super) fn tail(&self) -> u32 {
+        self.packet.link << 8 | self.packet.protocol as u32
     }
 
     #[inline(always)]
     fn standing(&self, conn: &Conn, tail: u32) -> Standing {
-        if conn.tail.load(Relaxed) != tail {
-            return Standing::Foreign;
+        let (last, owner) = conn.seen.get();
+        if owner != tail {
+            return Standing::Absent;
         }
-        let was = conn.state.load(Relaxed);
+        let was = conn.flags.state();
         let packet = self.packet;
         let timeout = self.control.timeout(timeout_of(packet.protocol, was));
-        if conn.epoch.load(Relaxed) != self.control.epoch(conn.slot.load(Relaxed))
-            || idle(self.now, conn.last.load(Relaxed), timeout)
-        {
+        let (epoch, generation) = conn.admitted();
+        let (_, slot) = conn.by();
+        if epoch != self.control.epoch(slot) || idle(self.now, last, timeout) {
             return Standing::Stale;
         }
         let opening = opens(packet.protocol, packet.tcp_flags);
-        if opening && closed(was) {
-            return Standing::Stale;
-        }
         // An error is let through for the packet that it quotes, or by a rule; that one like it passed says nothing.
-        if matches!(packet.exchange, Exchange::Error) {
+        if opening && closed(was) || matches!(packet.exchange, Exchange::Error) {
             return Standing::Stale;
         }
-        let changed = conn.generation.load(Relaxed) != self.control.generation;
+        let changed = generation != self.control.generation;
         if changed && (was & state::UNTRACKED != 0 || self.control.flags & control::CUT != 0) {
             return if opening {
                 Standing::Stale
@@ -119,33 +99,14 @@ impl<T: Tables> Scene<'_, T> {
 
     /// Adds the packet to an entry.
     #[inline(always)]
-    pub(super) fn account(&self, conn: &Conn) {
+    pub(super) fn account(&self, conn: &Conn, tail: u32) {
         let packet = self.packet;
-        let totals = &conn.totals[self.direction.index()];
+        let totals = &conn.totals[D::DIRECTION.index()];
         self.tables.add(&totals.packets, packet.packets as u64);
         self.tables.add(&totals.bytes, packet.bytes as u64);
-        conn.last.store(self.now, Relaxed);
-        let was = conn.state.load(Relaxed);
-        let is = advance(was, packet.protocol, self.direction, packet.tcp_flags);
-        if is != was {
-            conn.state.store(is, Relaxed);
-        }
-        let word = &conn.windows[(self.control.window & 1) as usize];
-        let was = word.load(Relaxed);
-        let is = self.window_word(was);
-        if is != was {
-            word.store(is, Relaxed);
-        }
-    }
-
-    /// What a window's word is once this packet is in it.
-    #[inline(always)]
-    pub(super) fn window_word(&self, word: u32) -> u32 {
-        window::add(
-            word,
-            self.control.window,
-            self.direction,
-            window::of_tcp(self.packet.tcp_flags),
-        )
+        conn.seen.set(self.now, tail);
+        let state = advance(conn.flags.state(), packet.protocol, D::DIRECTION, packet.tcp_flags);
+        conn.flags
+            .update(state, self.control.window, D::DIRECTION, packet.tcp_flags);
     }
 }

@@ -3,10 +3,9 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::atomic::Ordering::Relaxed,
 };
 
-use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, Usage, tables::split_denial_tail};
+use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, tables::split_denial_tail};
 
 /// A key of `CONNS_*` or `DENIALS_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,16 +97,16 @@ impl From<&Conn> for ConnState {
     fn from(conn: &Conn) -> Self {
         Self {
             totals: [0, 1].map(|at| Count {
-                packets: conn.totals[at].packets.load(Relaxed),
-                bytes: conn.totals[at].bytes.load(Relaxed),
+                packets: conn.totals[at].packets.get(),
+                bytes: conn.totals[at].bytes.get(),
             }),
-            last: conn.last.load(Relaxed),
-            epoch: conn.epoch.load(Relaxed),
-            generation: conn.generation.load(Relaxed),
-            rule: conn.rule.load(Relaxed),
-            slot: conn.slot.load(Relaxed),
-            state: conn.state.load(Relaxed),
-            windows: [0, 1].map(|at| conn.windows[at].load(Relaxed)),
+            last: conn.seen.get().0,
+            epoch: conn.admitted().0,
+            generation: conn.admitted().1,
+            rule: conn.by().0,
+            slot: conn.by().1,
+            state: conn.flags.state(),
+            windows: conn.flags.windows(),
         }
     }
 }
@@ -125,40 +124,26 @@ impl From<&Denial> for DenialState {
     fn from(denial: &Denial) -> Self {
         Self {
             totals: Count {
-                packets: denial.totals.packets.load(Relaxed),
-                bytes: denial.totals.bytes.load(Relaxed),
+                packets: denial.totals.packets.get(),
+                bytes: denial.totals.bytes.get(),
             },
-            last: denial.last.load(Relaxed),
-            windows: [0, 1].map(|at| denial.windows[at].load(Relaxed)),
+            last: denial.seen.get().0,
+            windows: denial.flags.windows(),
         }
     }
 }
 
-/// What a slot uses and has lost, read once. Fields as in [`Usage`].
+/// What a slot uses and has lost, read once. Fields as in [`taskgate_ebpf::abi::Usage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of `Usage`, documented there")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of `Usage` in the ABI, documented there"
+)]
 pub struct UsageState {
     pub conns: u64,
     pub denials: u64,
     pub flows_lost: u64,
     pub denials_lost: u64,
-}
-
-impl From<&Usage> for UsageState {
-    fn from(usage: &Usage) -> Self {
-        Self {
-            conns: usage
-                .conns_inserted
-                .load(Relaxed)
-                .wrapping_sub(usage.conns_removed.load(Relaxed)),
-            denials: usage
-                .denials_inserted
-                .load(Relaxed)
-                .wrapping_sub(usage.denials_removed.load(Relaxed)),
-            flows_lost: usage.flows_lost.load(Relaxed),
-            denials_lost: usage.denials_lost.load(Relaxed),
-        }
-    }
 }
 
 /// The kernel's flow tables. The daemon has one over BPF maps; tests have one over plain collections.

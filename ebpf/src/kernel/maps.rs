@@ -1,0 +1,58 @@
+//! The maps. Sizes here are defaults; user space sets them when it loads the programs.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use taskgate_ebpf::{
+    abi::{Conn, Denial, Event, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES},
+    verdict::Scratch,
+};
+
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
+// The packet path never allocates.
+const PREALLOCATED: usize = 0;
+#[expect(clippy::bad_bit_mask, reason = "nothing set is what is asserted")]
+const _: () = assert!(PREALLOCATED & BPF_F_NO_PREALLOC as usize == 0);
+
+/// One bank of the image.
+pub(super) type BankWords = [u64; BANK_BYTES as usize / 8];
+
+#[btf_map]
+pub(super) static IMAGE: Array<BankWords, 8, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub(super) static CONNS_V4: HashMap<Key4, Conn, 262_144, PREALLOCATED> = HashMap::new();
+
+#[btf_map]
+pub(super) static CONNS_V6: HashMap<Key6, Conn, 262_144, PREALLOCATED> = HashMap::new();
+
+#[btf_map]
+pub(super) static DENIALS_V4: HashMap<Key4, Denial, 65_536, PREALLOCATED> = HashMap::new();
+
+#[btf_map]
+pub(super) static DENIALS_V6: HashMap<Key6, Denial, 65_536, PREALLOCATED> = HashMap::new();
+
+#[btf_map]
+pub(super) static USAGE: Array<Usage, 8192, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub(super) static COUNTERS: PerCpuArray<[u64; OUTCOMES], 16_384> = PerCpuArray::new();
+
+#[btf_map]
+pub(super) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
+
+/// Where a packet is judged: the stack has 512 bytes, and a value in a map is less work for the verifier.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This CPU's own.
+#[inline(always)]
+pub(super) fn scratch() -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the value lives as long as the map, no other CPU has it, and a program at tc runs to its end with bottom
+    // halves off, so nothing else on this CPU has it either.
+    Some(unsafe { &mut *scratch })
+}

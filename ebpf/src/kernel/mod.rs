@@ -1,0 +1,90 @@
+//! The programs. Allowed is `TC_ACT_UNSPEC`, so that programs behind the gate still run.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the entry points get their context by value"
+)]
+
+mod frame;
+mod maps;
+mod tables;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::bpf_jiffies64,
+    macros::classifier,
+    programs::TcContext,
+};
+use aya_log_ebpf::debug;
+use frame::SkbFrame;
+use tables::Kernel;
+use taskgate_ebpf::{
+    abi::Outcome,
+    packet::{self, Unparsed},
+    verdict::{self, FromTask, ToTask, Way},
+};
+
+/// Judges what a task sends: egress rules.
+#[classifier]
+pub(crate) fn from_task(ctx: TcContext) -> i32 {
+    gate::<FromTask>(&ctx)
+}
+
+/// Judges what is sent to a task: ingress rules.
+#[classifier]
+pub(crate) fn to_task(ctx: TcContext) -> i32 {
+    gate::<ToTask>(&ctx)
+}
+
+/// Does nothing: what the others are measured against.
+#[classifier]
+pub(crate) fn empty(_: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
+/// Returns the low 32 bits of jiffies: user space learns their rate from it.
+#[classifier]
+pub(crate) fn clock(_: TcContext) -> i32 {
+    // SAFETY: the helper takes nothing and only reads the kernel's clock.
+    unsafe { bpf_jiffies64() as i32 }
+}
+
+#[inline(always)]
+fn gate<D: Way>(ctx: &TcContext) -> i32 {
+    let Some(scratch) = maps::scratch() else {
+        return TC_ACT_SHOT;
+    };
+    let mut parsed = Err(Unparsed::Short);
+    // Once as the packet is, and once more if headers lay outside its linear part.
+    for attempt in 0..2 {
+        parsed = packet::parse(&SkbFrame::new(ctx), &mut scratch.packet);
+        if attempt == 1 || !matches!(parsed, Err(Unparsed::Short)) || !frame::pull(ctx) {
+            break;
+        }
+    }
+    let outcome = verdict::decide::<_, D>(&Kernel, scratch, parsed);
+    match outcome {
+        Outcome::Pass(_) => TC_ACT_UNSPEC,
+        Outcome::Drop(reason) => {
+            debug!(
+                ctx,
+                "dropped on link {}: direction {}, reason {}",
+                scratch.packet.link,
+                D::DIRECTION as u8,
+                reason as u8
+            );
+            TC_ACT_SHOT
+        }
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program in which this can be reached.
+    loop {}
+}
+
+/// What the kernel reads to allow GPL-only helpers: the kernel program is offered under GPL-2.0 too.
+// SAFETY: nothing else has this name or section.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

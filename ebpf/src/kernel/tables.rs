@@ -1,0 +1,140 @@
+//! The tables as BPF maps.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
+use taskgate_ebpf::{
+    abi::{Conn, Denial, Direction, Event, Key4, Key6, Usage, image::BANK_BYTES, tables::Word},
+    policy::{Bank, Image},
+    tables::{Flows, Inserted, Tables},
+};
+
+use super::maps::{BankWords, CONNS_V4, CONNS_V6, COUNTERS, DENIALS_V4, DENIALS_V6, EVENTS, IMAGE, USAGE};
+
+/// The maps of this program.
+pub(super) struct Kernel;
+
+/// One bank of the image.
+#[derive(Clone, Copy)]
+pub(super) struct KernelBank(*const BankWords);
+
+impl Bank for KernelBank {
+    #[inline(always)]
+    fn word(self, offset: u32) -> u64 {
+        let offset = (offset & (BANK_BYTES - 8)) as usize;
+        // SAFETY: the offset is masked to a whole word inside the bank. User space writes words by single stores at any
+        // time, hence volatile.
+        unsafe { self.0.cast::<u64>().byte_add(offset).read_volatile() }
+    }
+}
+
+impl Image for Kernel {
+    type Bank = KernelBank;
+
+    #[inline(always)]
+    fn bank(&self, index: u32) -> Option<KernelBank> {
+        IMAGE.get_ptr(index).map(KernelBank)
+    }
+}
+
+/// What a hash map's element may be seen as while others write it.
+#[inline(always)]
+fn shared<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K) -> Option<&'static V> {
+    let element = map.get_ptr(key)?;
+    // SAFETY: elements of a preallocated map are never unmapped while a program runs. They may be given to another key
+    // meanwhile, which is why every field is a cell and entries name their own key's tail.
+    Some(unsafe { &*element })
+}
+
+#[inline(always)]
+fn insert<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K, value: &V) -> Inserted {
+    const EEXIST: i32 = -17;
+    const EBUSY: i32 = -16;
+    const TRIES: u32 = 4;
+    for _ in 0..TRIES {
+        match map.insert(key, value, BPF_NOEXIST as u64) {
+            Ok(()) => return Inserted::Done,
+            Err(EEXIST) => return Inserted::Exists,
+            // Another program on this CPU holds the bucket's lock (Linux 5.11 to 6.14, commit 20b6cc34ea74).
+            Err(EBUSY) => {}
+            Err(_) => return Inserted::Full,
+        }
+    }
+    Inserted::Full
+}
+
+macro_rules! flows {
+    ($key:ty, $conns:ident, $denials:ident) => {
+        impl Flows<$key> for Kernel {
+            type Conn = &'static Conn;
+            type Denial = &'static Denial;
+
+            #[inline(always)]
+            fn conn(&self, key: &$key) -> Option<&'static Conn> {
+                shared(&$conns, key)
+            }
+
+            #[inline(always)]
+            fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted {
+                insert(&$conns, key, value)
+            }
+
+            #[inline(always)]
+            fn denial(&self, key: &$key) -> Option<&'static Denial> {
+                shared(&$denials, key)
+            }
+
+            #[inline(always)]
+            fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
+                insert(&$denials, key, value)
+            }
+        }
+    };
+}
+
+flows!(Key4, CONNS_V4, DENIALS_V4);
+flows!(Key6, CONNS_V6, DENIALS_V6);
+
+impl Tables for Kernel {
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: the helper takes nothing and only reads the kernel's clock.
+        unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn usage(&self, slot: u16) -> Option<&Usage> {
+        USAGE.get(slot as u32)
+    }
+
+    #[inline(always)]
+    fn add(&self, count: &Word, more: u64) {
+        // SAFETY: the pointer is to a live, aligned word of a map, which all writers add to by locked adds.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count.as_ptr(), more) };
+    }
+
+    #[inline(always)]
+    fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64) {
+        let Some(counters) = COUNTERS.get_ptr_mut((slot as u32) << 1 | direction as u32) else {
+            return;
+        };
+        // SAFETY: this CPU's own value, and the index is masked to its length.
+        unsafe { (*counters)[(outcome & 15) as usize] += packets };
+    }
+
+    #[inline(always)]
+    fn blur(&self, cell: &Word, value: u32) -> u32 {
+        // SAFETY: the pointer is that of a live reference; the cell lies in this CPU's own map value, which the verifier
+        // does not follow. Volatile, so that the compiler does not either.
+        unsafe {
+            cell.as_ptr().write_volatile(value as u64);
+            cell.as_ptr().read_volatile() as u32
+        }
+    }
+
+    #[inline(always)]
+    fn emit(&self, event: &Event) {
+        // A full ring loses the event, not the flow: its totals are in the tables.
+        let _full = EVENTS.output(event, 0);
+    }
+}
