@@ -85,17 +85,11 @@ impl Netlink {
             found => found,
         }
     }
-}
 
-impl Netlink {
-    /// All links, by ifindex.
-    async fn links(&self) -> Result<BTreeMap<u32, String>, Refused> {
-        let mut messages = Box::pin(self.handle().link().get().execute());
-        let mut links = BTreeMap::new();
-        while let Some(message) = messages.try_next().await.map_err(Refused::of("list", "links"))? {
-            links.extend(name(&message).map(|name| (message.header.index, name.to_owned())));
-        }
-        Ok(links)
+    /// What the kernel says of all links.
+    pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, Refused> {
+        let messages = self.handle().link().get().execute().try_collect();
+        messages.await.map_err(Refused::of("list", "links"))
     }
 }
 
@@ -132,7 +126,8 @@ fn parse(message: &LinkMessage) -> Result<Link, LinkError> {
     })
 }
 
-fn name(message: &LinkMessage) -> Option<&str> {
+/// A link's name.
+pub(super) fn name(message: &LinkMessage) -> Option<&str> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(&**name),
         _ => None,
@@ -201,7 +196,7 @@ impl LinkWatch {
             if self.behind {
                 let links = self.netlink.links().await?;
                 self.behind = false;
-                self.compare(links);
+                self.compare(&links);
                 continue;
             }
             let Some(message) = self.messages.next().await else {
@@ -225,7 +220,9 @@ impl LinkWatch {
         }
     }
 
-    fn compare(&mut self, links: BTreeMap<u32, String>) {
+    fn compare(&mut self, links: &[LinkMessage]) {
+        let named = |link: &LinkMessage| Some((link.header.index, name(link)?.to_owned()));
+        let links: BTreeMap<u32, String> = links.iter().filter_map(named).collect();
         let gone: Vec<u32> = self
             .known
             .keys()
