@@ -12,6 +12,8 @@ use aya::{
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use taskgate_ebpf::abi::program;
 
+use crate::compile::CompileError;
+
 use super::{
     link::{Link, LinkKind},
     load::LoadError,
@@ -38,6 +40,9 @@ pub enum GateError {
     /// The kernel program is not complete.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The link has no place in the image.
+    #[error(transparent)]
+    Image(CompileError),
     /// The kernel refused.
     #[error("program `{program}` cannot be attached to link `{link}`")]
     Attach {
