@@ -252,3 +252,56 @@ impl LinkWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+    use super::{Link, LinkKind, parse};
+
+    fn message(kind: Option<InfoKind>, more: &[LinkAttribute]) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![LinkAttribute::IfName("it".to_owned())];
+        message
+            .attributes
+            .extend(kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])));
+        message.attributes.extend_from_slice(more);
+        message
+    }
+
+    #[test]
+    fn the_kinds_that_a_gate_works_on() {
+        let lower = LinkAttribute::Link(3);
+        let elsewhere = LinkAttribute::LinkNetNsId(0);
+        let veth = |peer_here| LinkKind::Veth { peer_here };
+        let cases = [
+            (message(Some(InfoKind::Veth), &[lower.clone()]), veth(Some(3))),
+            (message(Some(InfoKind::Veth), &[lower.clone(), elsewhere]), veth(None)),
+            (message(Some(InfoKind::Vlan), &[lower]), LinkKind::Vlan),
+        ];
+        for (message, kind) in cases {
+            let expected = Link {
+                name: "it".to_owned(),
+                ifindex: 7,
+                kind,
+            };
+            assert_eq!(parse(&message).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_refused_by_name() {
+        for (kind, shown) in [
+            (None, "device"),
+            (Some(InfoKind::MacVlan), "macvlan"),
+            (Some(InfoKind::Tun), "tun"),
+        ] {
+            let error = parse(&message(kind, &[])).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("link `it` is of kind `{shown}`: a gate works on `veth` and `vlan` links")
+            );
+        }
+    }
+}
