@@ -276,7 +276,10 @@ mod tests {
         let elsewhere = LinkAttribute::LinkNetNsId(0);
         let veth = |peer_here| LinkKind::Veth { peer_here };
         let cases = [
-            (message(Some(InfoKind::Veth), &[lower.clone()]), veth(Some(3))),
+            (
+                message(Some(InfoKind::Veth), std::slice::from_ref(&lower)),
+                veth(Some(3)),
+            ),
             (message(Some(InfoKind::Veth), &[lower.clone(), elsewhere]), veth(None)),
             (message(Some(InfoKind::Vlan), &[lower]), LinkKind::Vlan),
         ];
