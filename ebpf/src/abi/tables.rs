@@ -189,10 +189,11 @@ impl Flags {
     const WINDOW_BITS: u32 = 24;
     const WINDOW_MASK: u64 = (1 << Self::WINDOW_BITS) - 1;
 
-    /// With this state and no flags in any window.
+    /// With this state and no flags in any window: both words are of a window that is far, and even when it comes they
+    /// hold none.
     #[inline(always)]
     pub const fn new(state: u16) -> Self {
-        Self(Cell::new((state as u64) << 48 | 0xffff_ffff_ffff))
+        Self(Cell::new((state as u64) << 48 | 0xffff_00ff_ff00))
     }
 
     /// The state.
