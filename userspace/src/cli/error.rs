@@ -1,8 +1,8 @@
 //! How a command can fail, and the exit status that scripts see.
 
-use std::{error, io, process::ExitCode};
+use std::{io, process::ExitCode};
 
-use crate::{compile::CompileError, sources::Problems};
+use crate::{compile::CompileError, daemon::RunError, sources::Problems};
 
 /// The exit statuses. They are kept: people script against them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,29 +43,24 @@ pub enum Error {
     /// What was asked makes no sense: what, and what would.
     #[error("{0}")]
     Usage(String),
-    /// The daemon ended with an error.
+    /// `taskgate run` ended with an error.
     #[error(transparent)]
-    Daemon(Box<dyn error::Error + Send + Sync>),
+    Run(#[from] RunError),
     /// The answer could not be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
 
 impl Error {
-    /// What the daemon ended with. A configuration that it refused counts as that.
-    pub(super) fn daemon(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
-        let refused = |error: Box<dyn error::Error + Send + Sync>| error.downcast().map(|it| Self::Invalid(*it));
-        let unfit = |error: Box<dyn error::Error + Send + Sync>| error.downcast().map(|it| Self::Compile(*it));
-        refused(error.into()).or_else(unfit).unwrap_or_else(Self::Daemon)
-    }
-
     /// The status to exit with.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Invalid(_) | Self::Compile(_) => Exit::Invalid,
+            Self::Invalid(_) | Self::Compile(_) | Self::Run(RunError::Configuration(_) | RunError::Compile(_)) => {
+                Exit::Invalid
+            }
             Self::NotFound(_) => Exit::NotFound,
             Self::Usage(_) => Exit::Usage,
-            Self::Daemon(_) | Self::Output(_) => Exit::Failure,
+            Self::Run(_) | Self::Output(_) => Exit::Failure,
         }
     }
 }

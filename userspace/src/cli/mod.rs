@@ -15,21 +15,21 @@ pub use error::{Error, Exit};
 use args::Command;
 use log::LevelFilter;
 
-use crate::daemon::{self, RunOptions};
+use crate::daemon::{self, RunError, RunOptions, chain};
 
 /// Does what the command line says and tells how it went. Errors are shown on standard error.
 pub fn run(cli: Cli) -> Exit {
     let level = LevelFilter::from(cli.global.log_level);
     env_logger::Builder::new().filter_level(level).init();
     let done = match cli.command {
-        Command::Run(run) => daemon::run(RunOptions {
+        Command::Run(run) => daemon::run(&RunOptions {
             config: cli.global.config,
             instance: cli.global.instance,
             interval: run.interval,
             log_level: level,
         })
         .map(|()| Exit::Ok)
-        .map_err(Error::daemon),
+        .map_err(Error::from),
         Command::Check(check) => check::run(&cli.global.config, check.output),
         Command::Explain(explain) => explain::run(&cli.global.config, &explain),
     };
@@ -42,7 +42,7 @@ pub fn run(cli: Cli) -> Exit {
 /// Shows an error. A refused configuration shows every problem it has.
 fn show(error: &Error) {
     match error {
-        Error::Invalid(problems) => {
+        Error::Invalid(problems) | Error::Run(RunError::Configuration(problems)) => {
             output::problems(output::Severity::Warning, &problems.warnings);
             output::problems(output::Severity::Error, &problems.errors);
             output::say(format_args!(
@@ -51,6 +51,6 @@ fn show(error: &Error) {
                 output::count(problems.warnings.len(), "warning"),
             ));
         }
-        error => output::say(format_args!("error: {error}")),
+        error => output::say(format_args!("error: {}", chain(error))),
     }
 }

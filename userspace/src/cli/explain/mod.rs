@@ -28,10 +28,15 @@ use crate::sources;
 /// Answers a question about the configuration in a folder.
 pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
     let loaded = sources::load(folder)?;
-    output::problems(output::Severity::Warning, &loaded.warnings);
     let model = &loaded.model;
     let question = Question::new(model, args)?;
     let explanation = explain(model, &question)?;
+    if !loaded.warnings.is_empty() {
+        output::say(format_args!(
+            "note: the configuration has {}, which `taskgate check` shows",
+            output::count(loaded.warnings.len(), "warning"),
+        ));
+    }
     for note in question.notes() {
         output::say(format_args!("note: {note}"));
     }
