@@ -43,24 +43,33 @@ pub enum Error {
     /// What was asked makes no sense: what, and what would.
     #[error("{0}")]
     Usage(String),
-    /// `taskgate run` ended with an error.
-    #[error(transparent)]
-    Run(#[from] RunError),
+    /// The daemon ended with an error.
+    #[error("{}", .0.chain())]
+    Daemon(RunError),
     /// The answer could not be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl From<RunError> for Error {
+    /// A configuration that the daemon refused is a refused configuration.
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Configuration(problems) => Self::Invalid(problems),
+            RunError::Compile(error) => Self::Compile(error),
+            error => Self::Daemon(error),
+        }
+    }
 }
 
 impl Error {
     /// The status to exit with.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Invalid(_) | Self::Compile(_) | Self::Run(RunError::Configuration(_) | RunError::Compile(_)) => {
-                Exit::Invalid
-            }
+            Self::Invalid(_) | Self::Compile(_) => Exit::Invalid,
             Self::NotFound(_) => Exit::NotFound,
             Self::Usage(_) => Exit::Usage,
-            Self::Run(_) | Self::Output(_) => Exit::Failure,
+            Self::Daemon(_) | Self::Output(_) => Exit::Failure,
         }
     }
 }

@@ -15,7 +15,7 @@ pub use error::{Error, Exit};
 use args::Command;
 use log::LevelFilter;
 
-use crate::daemon::{self, RunError, RunOptions, chain};
+use crate::daemon::{self, RunOptions};
 
 /// Does what the command line says and tells how it went. Errors are shown on standard error.
 pub fn run(cli: Cli) -> Exit {
@@ -42,7 +42,7 @@ pub fn run(cli: Cli) -> Exit {
 /// Shows an error. A refused configuration shows every problem it has.
 fn show(error: &Error) {
     match error {
-        Error::Invalid(problems) | Error::Run(RunError::Configuration(problems)) => {
+        Error::Invalid(problems) => {
             output::problems(output::Severity::Warning, &problems.warnings);
             output::problems(output::Severity::Error, &problems.errors);
             output::say(format_args!(
@@ -51,6 +51,6 @@ fn show(error: &Error) {
                 output::count(problems.warnings.len(), "warning"),
             ));
         }
-        error => output::say(format_args!("error: {}", chain(error))),
+        error => output::say(format_args!("error: {error}")),
     }
 }
