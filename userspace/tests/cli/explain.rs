@@ -124,5 +124,8 @@ fn a_refused_configuration_answers_nothing() {
 #[test]
 fn an_answer_is_coloured_for_nobody_but_a_terminal() {
     let Answer { out, err, exit } = folder().run("explain --from web-1 --to db-1 --protocol tcp --port 1");
-    assert!(!out.contains('\u{1b}') && !err.contains('\u{1b}') && exit == Some(0), "{out}{err}");
+    assert!(
+        !out.contains('\u{1b}') && !err.contains('\u{1b}') && exit == Some(0),
+        "{out}{err}"
+    );
 }

@@ -52,8 +52,14 @@ fn the_folder_comes_from_the_option_before_the_environment() {
     let exits = |command: &mut std::process::Command| command.output().unwrap().status.code();
     assert_eq!(exits(&mut folder.command("check --config conf")), Some(0));
     assert_eq!(exits(folder.command("check").env("TASKGATE_CONFIG", "conf")), Some(0));
-    assert_eq!(exits(folder.command("--config conf check").env("TASKGATE_CONFIG", "nowhere")), Some(0));
-    assert_eq!(exits(folder.command("check").env("TASKGATE_CONFIG", "nowhere")), Some(3));
+    assert_eq!(
+        exits(folder.command("--config conf check").env("TASKGATE_CONFIG", "nowhere")),
+        Some(0)
+    );
+    assert_eq!(
+        exits(folder.command("check").env("TASKGATE_CONFIG", "nowhere")),
+        Some(3)
+    );
 }
 
 /// A pipe that nobody reads.

@@ -58,7 +58,13 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 fn peer() -> impl Strategy<Value = Peer> {
-    let v4 = ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/30", "10.0.0.2/32", "198.51.100.0/24"];
+    let v4 = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.0.0.0/30",
+        "10.0.0.2/32",
+        "198.51.100.0/24",
+    ];
     let v6 = ["::/0", "2001:db8::/32", "2001:db8::/64", "2001:db8:1::1/128"];
     prop_oneof![
         3 => select(v4.to_vec()).prop_map(|net| Peer::V4(net.parse().unwrap())),
@@ -218,7 +224,11 @@ fn agrees(model: &Model, explainer: &Explainer<'_>, question: &Question<'_>) {
         assert_eq!((&gate.eni, &gate.task, gate.direction), (&eni.id, &eni.task, direction));
         assert_eq!(gate.here, eni.binding.is_some());
         let expected = expected(model, question, direction, eni);
-        let rules = eni.groups.iter().map(|&group| model.group(group).rules(direction).len()).sum::<usize>();
+        let rules = eni
+            .groups
+            .iter()
+            .map(|&group| model.group(group).rules(direction).len())
+            .sum::<usize>();
         assert_eq!(gate.nearest.is_some(), expected.1 == "no-rule" && rules > 0);
         assert_eq!(said(gate), expected);
     }

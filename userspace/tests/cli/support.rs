@@ -40,11 +40,7 @@ impl Folder {
 
     /// Runs the binary on the configuration. What it says, and how it exits.
     pub(crate) fn run(&self, arguments: &str) -> Answer {
-        let output = self
-            .command(arguments)
-            .env("TASKGATE_CONFIG", CONFIG)
-            .output()
-            .unwrap();
+        let output = self.command(arguments).env("TASKGATE_CONFIG", CONFIG).output().unwrap();
         Answer {
             out: String::from_utf8(output.stdout).unwrap(),
             err: String::from_utf8(output.stderr).unwrap(),

@@ -128,7 +128,11 @@ impl<'a> Explainer<'a> {
             task: eni.task.clone(),
             direction,
             here: eni.binding.is_some(),
-            verdict: if outcome.passes() { Verdict::Accept } else { Verdict::Reject },
+            verdict: if outcome.passes() {
+                Verdict::Accept
+            } else {
+                Verdict::Reject
+            },
             reason: outcome.name(),
             group: rule.map(|rule| rule.group.clone()),
             group_name: rule.map(|rule| rule.group_name.clone()),

@@ -79,7 +79,10 @@ fn gate_line(model: &Model, question: &Question<'_>, gate: &GateVerdict, palette
 /// Why a gate says what it says.
 fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     if let (Some(rule), Some(group), Some(id)) = (&gate.rule, &gate.group_name, &gate.group) {
-        return format!("by rule `{rule}` of group `{group}` ({id}){}", allowing(model, question, gate));
+        return format!(
+            "by rule `{rule}` of group `{group}` ({id}){}",
+            allowing(model, question, gate)
+        );
     }
     let reason = gate.reason;
     let is = |outcome: Outcome| reason == outcome.name();

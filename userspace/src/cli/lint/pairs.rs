@@ -86,7 +86,12 @@ fn one_sided(model: &Model, group: GroupIndex, direction: Direction, rule: &Rule
     let (near, far) = (pair.0.display_name(), pair.1.display_name());
     let what = words::protocol(rule.protocol);
     let rule = rule_of(model, group, direction, &rule.id);
-    let groups: Vec<&str> = pair.1.groups.iter().map(|&group| words::group_name(model, group)).collect();
+    let groups: Vec<&str> = pair
+        .1
+        .groups
+        .iter()
+        .map(|&group| words::group_name(model, group))
+        .collect();
     let groups = words::either(&groups);
     match direction {
         Direction::Egress => Lint::new(
