@@ -1,6 +1,6 @@
 //! IPv6 and its extension headers (RFC 8200).
 
-use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, halves, parse_transport, read};
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, halves, is_mapped, parse_transport, read};
 use crate::abi::Reason;
 
 const HEADER: u32 = 40;
@@ -35,6 +35,10 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     packet.protocol = ip[6];
     if length > carried {
         packet.bytes = carried;
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    // In the tables these are IPv4's: nobody speaks for an IPv4 address in IPv6, and hosts drop it too (Linux from 5.4).
+    if is_mapped(packet.source) || is_mapped(packet.destination) {
         return Err(Unparsed::Bad(Reason::Malformed));
     }
     let end = ETHERNET_BYTES + length;

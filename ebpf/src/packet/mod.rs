@@ -168,6 +168,12 @@ pub const fn mapped(address: u32) -> [u64; 2] {
     [0, 0xffff_0000_0000 | address as u64]
 }
 
+/// Whether an address is an IPv4 address, mapped.
+#[inline(always)]
+const fn is_mapped(address: [u64; 2]) -> bool {
+    address[0] | (address[1] >> 32 ^ 0xffff) == 0
+}
+
 /// Whether an address is link-local: `fe80::/10`.
 #[inline(always)]
 pub(crate) const fn link_local(address: [u64; 2]) -> bool {
