@@ -9,6 +9,9 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
+const MORE_FRAGMENTS: u16 = 1;
+/// In bytes, as it stands in the header.
+const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// Extension headers that are followed, at most.
 const WALK: u32 = 8;
 
@@ -53,8 +56,16 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         let extension = read::<F, 8>(frame, at)?;
         let bytes = match next {
             FRAGMENT => {
-                let offset = u16::from_be_bytes([extension[2], extension[3]]);
-                if offset >> 3 != 0 {
+                let fragment = u16::from_be_bytes([extension[2], extension[3]]);
+                let (offset, carries) = ((fragment & FRAGMENT_OFFSET) as u32, end.saturating_sub(at + 8));
+                // All but the last carry a multiple of eight bytes, and the last ends below 64 KiB (RFC 8200, 4.5).
+                if at + 8 > end
+                    || fragment & MORE_FRAGMENTS != 0 && carries & 7 != 0
+                    || offset + carries + (at - ETHERNET_BYTES - HEADER) > u16::MAX as u32
+                {
+                    return Err(Unparsed::Bad(Reason::Malformed));
+                }
+                if offset != 0 {
                     packet.protocol = extension[0];
                     packet.later_fragment = true;
                     return Ok(());
