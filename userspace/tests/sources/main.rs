@@ -1,0 +1,9 @@
+//! Reading configurations: what the forms mean, and what a user is told who got one wrong.
+
+mod aws;
+mod bad_aws;
+mod bad_native;
+mod bad_tasks;
+mod native;
+mod round_trip;
+mod support;
