@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use taskgate_ebpf::abi::{ABI_HASH, Usage, image::CONTROL_ABI, map, program};
+use taskgate_ebpf::abi::{ABI_HASH, image::CONTROL_ABI, map, program};
 
 use super::{
     load::{LoadError, LoadOptions, Shape},
@@ -87,8 +87,8 @@ impl Object {
         self.shared(map::IMAGE)
     }
 
-    /// Maps what slots use, by slot.
-    pub fn usage(&self) -> Result<Shared<Usage>, LoadError> {
+    /// Maps what slots use: the words of a [`taskgate_ebpf::abi::Usage`] for each slot.
+    pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
         self.shared(map::USAGE)
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsFd as _, OwnedFd},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
@@ -23,7 +24,7 @@ use super::{
 pub struct KernelTables {
     conns: ByFamily<Conn>,
     denials: ByFamily<Denial>,
-    usage: Shared<Usage>,
+    usage: Shared<AtomicU64>,
     image: Shared<AtomicU64>,
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     clock: OwnedFd,
@@ -87,9 +88,11 @@ impl KernelTables {
         &self.denials.v6
     }
 
-    fn of_slot(&self, slot: u16) -> io::Result<&Usage> {
+    /// The word at `offset` bytes in a slot's usage.
+    fn usage_word(&self, slot: u16, offset: usize) -> io::Result<&AtomicU64> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no slot {slot}"));
-        self.usage.get(usize::from(slot)).ok_or_else(none)
+        let at = (usize::from(slot) * size_of::<Usage>() + offset) / size_of::<AtomicU64>();
+        self.usage.get(at).ok_or_else(none)
     }
 }
 
@@ -107,7 +110,8 @@ impl FlowTables for KernelTables {
             return Ok(None);
         };
         let conn = ConnState::from(&conn);
-        self.of_slot(conn.slot)?.conns_removed.fetch_add(1, Relaxed);
+        self.usage_word(conn.slot, offset_of!(Usage, conns_removed))?
+            .fetch_add(1, Relaxed);
         Ok(Some(conn))
     }
 
@@ -116,12 +120,21 @@ impl FlowTables for KernelTables {
             return Ok(None);
         };
         let (slot, ..) = key.denial_parts();
-        self.of_slot(slot)?.denials_removed.fetch_add(1, Relaxed);
+        self.usage_word(slot, offset_of!(Usage, denials_removed))?
+            .fetch_add(1, Relaxed);
         Ok(Some((&denial).into()))
     }
 
     fn usage(&mut self, slot: u16) -> io::Result<UsageState> {
-        self.of_slot(slot).map(UsageState::from)
+        let count = |offset| -> io::Result<u64> { Ok(self.usage_word(slot, offset)?.load(Relaxed)) };
+        let conns = count(offset_of!(Usage, conns_inserted))?;
+        let denials = count(offset_of!(Usage, denials_inserted))?;
+        Ok(UsageState {
+            conns: conns.wrapping_sub(count(offset_of!(Usage, conns_removed))?),
+            denials: denials.wrapping_sub(count(offset_of!(Usage, denials_removed))?),
+            flows_lost: count(offset_of!(Usage, flows_lost))?,
+            denials_lost: count(offset_of!(Usage, denials_lost))?,
+        })
     }
 
     fn set_window(&mut self, window: u32) -> io::Result<()> {

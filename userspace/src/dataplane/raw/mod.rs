@@ -17,7 +17,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError};
-use taskgate_ebpf::abi::{Conn, Denial, Key4, Key6, Usage};
+use taskgate_ebpf::abi::{Conn, Denial, Key4, Key6};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::{
@@ -55,8 +55,6 @@ unsafe impl Plain for Key6 {}
 unsafe impl Plain for Conn {}
 // SAFETY: as above.
 unsafe impl Plain for Denial {}
-// SAFETY: as above.
-unsafe impl Plain for Usage {}
 // SAFETY: an atomic integer.
 unsafe impl Plain for AtomicU64 {}
 
@@ -68,8 +66,6 @@ pub unsafe trait Atomics: Plain + Sync {}
 
 // SAFETY: it is one.
 unsafe impl Atomics for AtomicU64 {}
-// SAFETY: all its fields are atomics.
-unsafe impl Atomics for Usage {}
 
 /// Whether an error says that this kernel does not know the call, and an older one may do.
 pub(in crate::dataplane) fn is_unknown(error: &io::Error) -> bool {
