@@ -365,3 +365,6 @@ const _: () = {
     assert!(size_of::<Usage>() == 64);
     assert!(size_of::<Event>() == 64);
 };
+
+#[cfg(test)]
+mod tests;
