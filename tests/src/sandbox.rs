@@ -1,8 +1,13 @@
 //! A place of its own for each test: a network namespace, and a mount namespace with an empty /run.
 
-use std::{panic, process::Command, thread};
+use std::{
+    io::Write as _,
+    panic,
+    process::{Command, Stdio},
+    thread,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -49,4 +54,17 @@ pub fn ip(words: &str) -> Result<String> {
         bail!("`ip {words}`: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs many of them at once, one a line.
+pub fn ip_batch(lines: &str) -> Result<()> {
+    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no standard input")?
+        .write_all(lines.as_bytes())?;
+    let status = child.wait()?;
+    ensure!(status.success(), "`ip -batch` ended with {status}");
+    Ok(())
 }

@@ -2,12 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs::File,
     net::UdpSocket,
-    sync::atomic::Ordering::Relaxed,
+    sync::{
+        Mutex,
+        atomic::Ordering::Relaxed,
+        mpsc::{Sender, channel},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
 use taskgate::dataplane::{
     flow::{ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState},
     gate::{GateError, Hook},
@@ -15,15 +23,16 @@ use taskgate::dataplane::{
     load::LoadOptions,
     netlink::Netlink,
     object::Object,
-    raw,
+    raw::{self, Packet},
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    ABI_HASH, Conn, Denial, Direction, Key4, Key6,
+    ABI_HASH, Conn, Denial, Direction, Key4, Key6, Outcome, Reason, Usage,
     image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK},
-    tables::denial_tail,
+    program,
+    tables::{denial_tail, pair},
 };
-use taskgate_tests::sandbox::{ip, sandbox};
+use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
 
 const SMALL: LoadOptions = LoadOptions {
     conns: 4096,
@@ -40,7 +49,7 @@ fn a_loaded_program_has_the_sizes_asked_for() -> Result<()> {
     ensure!(image.len() == (POLICY_BANK as usize + 1) * BANK_BYTES as usize / 8);
     ensure!(image[0].load(Relaxed) == ABI_HASH);
     ensure!(image[1..].iter().all(|word| word.load(Relaxed) == 0));
-    ensure!(object.usage()?.len() == 64);
+    ensure!(object.usage()?.len() == 64 * size_of::<Usage>() / 8);
     let tables = KernelTables::new(&object)?;
     ensure!(tables.raw_conns_v4().capacity() == 4096 && tables.raw_conns_v6().capacity() == 4096);
     ensure!(tables.raw_denials_v4().capacity() == 1024 && tables.raw_denials_v6().capacity() == 1024);
@@ -84,7 +93,7 @@ fn sizes_out_of_range_are_refused() {
 fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
     let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
     let (began, first) = (Instant::now(), tables.now()?);
-    std::thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(300));
     let ticks = f64::from(tables.now()?.wrapping_sub(first));
     let expected = began.elapsed().as_secs_f64() * f64::from(tables.ticks_per_second());
     ensure!(
@@ -95,18 +104,14 @@ fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
 }
 
 fn conn(number: u32) -> Conn {
-    let conn = Conn::default();
-    conn.totals[0].packets.store(number.into(), Relaxed);
-    conn.totals[1].bytes.store(u64::from(number) << 40, Relaxed);
-    conn.rule.store(number, Relaxed);
-    conn.slot.store(1 + number as u16 % 3, Relaxed);
-    conn
+    let (packets, bytes) = (number.into(), u64::from(number) << 40);
+    Conn::from([packets, 0, 0, bytes, 0, 0, pair(number, 1 + number % 3), 0])
 }
 
 fn key_v4(number: u32) -> Key4 {
     Key4 {
         addresses: 0x0a00_0001_0a00_0000 | u64::from(number),
-        ports: number << 16 | 443,
+        ports: number * 65_536 + 443,
         tail: 7 << 8 | 6,
     }
 }
@@ -170,9 +175,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 #[test]
 fn denials_are_read_and_taken_whole() -> Result<()> {
     let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
-    let denial = Denial::default();
-    denial.totals.packets.store(3, Relaxed);
-    denial.totals.bytes.store(180, Relaxed);
+    let denial = Denial::from([3, 180, 0, 0]);
     let state = DenialState {
         totals: Count { packets: 3, bytes: 180 },
         ..DenialState::default()
@@ -222,7 +225,7 @@ fn links_are_told_apart_by_kind() -> Result<()> {
         ip("netns add there")?;
         ip("link add here-a type veth peer name here-b")?;
         ip("link add far type veth peer name eth0 netns there")?;
-        ip("link add other type dummy")?;
+        ip("link add other type bridge")?;
         let netlink = Netlink::open()?;
         let here_b = netlink.link("here-b").await?;
         let far = netlink.link("far").await?;
@@ -242,7 +245,7 @@ fn links_are_told_apart_by_kind() -> Result<()> {
             ),
             (
                 "other",
-                "link `other` is of kind `dummy`: a gate works on `veth` and `vlan` links",
+                "link `other` is of kind `bridge`: a gate works on `veth` and `vlan` links",
             ),
             (
                 "lo",
@@ -319,22 +322,26 @@ fn a_watch_that_was_overrun_reads_all_links_again() -> Result<()> {
             bail!("`lo` is there");
         };
         // Nobody reads meanwhile: the socket has room for some hundred messages.
-        for number in 0..400 {
-            ip(&format!("link add dummy{number} type dummy"))?;
+        let mut batch = String::from("link add early type bridge\n");
+        for number in 0..1000 {
+            writeln!(batch, "link set lo alias {number}")?;
         }
-        for number in 0..399 {
-            ip(&format!("link del dummy{number}"))?;
-        }
+        batch += "link add late type bridge\nlink del early\n";
+        ip_batch(&batch)?;
         loop {
-            if matches!(next(&mut watch).await?, LinkEvent::Present { name, .. } if name == "dummy399") {
-                return Ok(());
+            if matches!(next(&mut watch).await?, LinkEvent::Present { name, .. } if name == "late") {
+                break;
             }
         }
+        // What is gone went before, or was never seen.
+        let more = tokio::time::timeout(Duration::from_millis(200), watch.next()).await;
+        ensure!(more.is_err(), "{more:?}");
+        Ok(())
     })
 }
 
 /// A veth pair between this namespace and another one, both ends up, with an address on each.
-async fn pair() -> Result<Link> {
+async fn veth_pair() -> Result<Link> {
     ip("netns add task")?;
     ip("link add host type veth peer name eth0 netns task")?;
     ip("addr add 10.0.0.1/24 dev host")?;
@@ -342,6 +349,25 @@ async fn pair() -> Result<Link> {
     ip("link set host up")?;
     ip("-n task link set eth0 up")?;
     Ok(Netlink::open()?.link("host").await?)
+}
+
+/// A socket in the task's namespace, where no packet may wait for longer than that.
+fn task_socket(port: u16) -> Result<UdpSocket> {
+    let namespace = File::open("/run/netns/task")?;
+    let bind = || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        anyhow::Ok(UdpSocket::bind(("10.0.0.2", port))?)
+    };
+    let socket = thread::scope(|scope| scope.spawn(bind).join().expect("no panic in there"))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    Ok(socket)
+}
+
+/// Whether a datagram of the host's reaches the task.
+fn reaches_task() -> Result<bool> {
+    let socket = task_socket(9)?;
+    UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
+    Ok(socket.recv(&mut [0; 8]).is_ok())
 }
 
 /// What `tc` and the like would show: how many filters hang on the link.
@@ -353,26 +379,11 @@ fn filters(way: &str) -> Result<usize> {
     Ok(output.lines().filter(|line| line.contains("handle 0x7467")).count())
 }
 
-/// Whether a datagram of the host's reaches the task.
-fn reaches_task() -> Result<bool> {
-    let namespace = std::fs::File::open("/run/netns/task")?;
-    let socket = std::thread::scope(|scope| {
-        let bind = || {
-            nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            anyhow::Ok(UdpSocket::bind("10.0.0.2:9")?)
-        };
-        scope.spawn(bind).join().expect("no panic in there")
-    })?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-    UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
-    Ok(socket.recv(&mut [0; 8]).is_ok())
-}
-
 #[test]
 fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
     for hook in [Hook::Tcx, Hook::Clsact] {
         sandbox(async || {
-            let link = pair().await?;
+            let link = veth_pair().await?;
             let mut object = Object::load(&SMALL)?;
             ensure!(reaches_task()?);
             let gate = object.attach_by(&link, hook)?;
@@ -388,7 +399,7 @@ fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
 
             let gate = object.attach_by(&link, hook)?;
             ip("link del host")?;
-            ensure!(gate.is_gone()?);
+            ensure!(gate.is_gone()?, "{hook:?}");
             gate.detach()?;
             Ok(())
         })?;
@@ -399,7 +410,7 @@ fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
 #[test]
 fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
     sandbox(async || {
-        let link = pair().await?;
+        let link = veth_pair().await?;
         let mut object = Object::load(&SMALL)?;
         std::mem::forget(object.attach_by(&link, Hook::Clsact)?);
         drop(object);
@@ -418,7 +429,7 @@ fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
 fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
     for hook in [Hook::Tcx, Hook::Clsact] {
         sandbox(async || {
-            let link = pair().await?;
+            let link = veth_pair().await?;
             let mut object = Object::load(&SMALL)?;
             let other = Link {
                 ifindex: link.ifindex + 1,
@@ -435,4 +446,97 @@ fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn each_way_has_its_own_program() -> Result<()> {
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        sandbox(async || {
+            // Nothing but the datagrams below is to cross the link.
+            let link = veth_pair().await?;
+            for (namespace, device) in [("", "host"), ("-n task ", "eth0")] {
+                ip(&format!("{namespace}link set {device} down"))?;
+                ip(&format!("{namespace}link set {device} arp off addrgenmode none"))?;
+                ip(&format!("{namespace}link set {device} up"))?;
+            }
+            let mut object = Object::load(&SMALL)?;
+            let tables = KernelTables::new(&object)?;
+            let _gate = object.attach_by(&link, hook)?;
+            let counts = || -> Result<_> {
+                let unknown = Outcome::Drop(Reason::UnknownTask).number() as usize;
+                let of = |direction| tables.counters(0, direction).map(|counts| counts[unknown]);
+                Ok((of(Direction::Egress)?, of(Direction::Ingress)?))
+            };
+            ensure!(counts()? == (0, 0));
+            UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
+            ensure!(counts()? == (0, 1), "{hook:?} {:?}", counts()?);
+            task_socket(0)?.send_to(b"hello", "10.0.0.1:9")?;
+            ensure!(counts()? == (1, 1), "{hook:?} {:?}", counts()?);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+struct Captured(Mutex<Sender<String>>);
+
+impl log::Log for Captured {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target().starts_with("taskgate_gate") {
+            let sender = self.0.lock().expect("nobody panics with it");
+            sender.send(record.args().to_string()).expect("the test waits for it");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_log_is_drained_where_it_is_on_and_costs_nothing_where_it_is_off() -> Result<()> {
+    sandbox(async || {
+        let mut silent = Object::load(&SMALL)?;
+        ensure!(silent.log_drain()?.is_none());
+        let mut object = Object::load(&LoadOptions {
+            log_level: log::LevelFilter::Debug,
+            ..SMALL
+        })?;
+        for (off, on) in silent
+            .verified_instructions()?
+            .into_iter()
+            .zip(object.verified_instructions()?)
+        {
+            let gate = off.0 == program::FROM_TASK || off.0 == program::TO_TASK;
+            ensure!(
+                off.0 == on.0 && if gate { off.1 < on.1 } else { off.1 == on.1 },
+                "{off:?} {on:?}"
+            );
+        }
+
+        let (sender, messages) = channel();
+        log::set_boxed_logger(Box::new(Captured(Mutex::new(sender))))?;
+        log::set_max_level(log::LevelFilter::Debug);
+        let drain = object.log_drain()?.context("the log is on")?;
+        let ran = object.test_run(
+            program::FROM_TASK,
+            &Packet {
+                frame: &[0; 60],
+                ..Packet::default()
+            },
+            1,
+        )?;
+        // TC_ACT_SHOT.
+        ensure!(ran.returned == 2);
+        tokio::select! {
+            () = drain => bail!("the drain never ends"),
+            message = tokio::task::spawn_blocking(move || messages.recv_timeout(Duration::from_secs(10))) => {
+                let message = message??;
+                ensure!(message.starts_with("dropped on link "), "{message}");
+            }
+        }
+        Ok(())
+    })
 }

@@ -24,7 +24,7 @@ impl Bank for KernelBank {
         let offset = (offset & (BANK_BYTES - 8)) as usize;
         // SAFETY: the offset is masked to a whole word inside the bank. User space writes words by single stores at any
         // time, hence volatile.
-        unsafe { self.0.cast::<u8>().add(offset).cast::<u64>().read_volatile() }
+        unsafe { self.0.cast::<u64>().byte_add(offset).read_volatile() }
     }
 }
 

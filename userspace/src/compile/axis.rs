@@ -210,7 +210,10 @@ mod tests {
         assert_eq!(axis.depth(), 2);
         let mut out = Vec::new();
         axis.write_narrow(&mut out, |row| 64 + row * 16);
-        assert_eq!(out, [64, 5 << 32 | 80, 10 << 32 | 64, 10 << 32 | 64]);
+        assert_eq!(
+            out,
+            [(0, 64), (5, 80), (10, 64), (10, 64)].map(|(key, row)| key << 32 | row)
+        );
         out.clear();
         axis.write_wide(&mut out, |row| 64 + row * 16);
         assert_eq!(out, [0, 0, 0, 5, 0, 10, 0, 10, 64, 80, 64, 64]);

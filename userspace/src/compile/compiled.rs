@@ -1,6 +1,6 @@
 //! A model, compiled: policies as blocks, and what the rows of slots and addresses will say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -180,23 +180,21 @@ fn ground<'a>(
     gates: &[Option<Gate>],
     book: &mut RuleBook,
 ) -> Result<Ground<'a>, CompileError> {
-    let mut numbers = HashMap::new();
-    let mut sets: HashMap<GroupIndex, Vec<u32>> = HashMap::new();
+    let mut gated: BTreeSet<GroupIndex> = BTreeSet::new();
+    let mut sets: HashMap<GroupIndex, BTreeSet<u32>> = HashMap::new();
     for (at, eni) in model.enis.iter().enumerate() {
         for &group in &eni.groups {
-            sets.entry(group).or_default().push(set_of[at]);
-            if gates[at].is_some() {
-                for direction in [Direction::Egress, Direction::Ingress] {
-                    if !numbers.contains_key(&(group, direction)) {
-                        numbers.insert((group, direction), book.number(model, group, direction)?);
-                    }
-                }
-            }
+            sets.entry(group).or_default().insert(set_of[at]);
+        }
+        if gates[at].is_some() {
+            gated.extend(&eni.groups);
         }
     }
-    for list in sets.values_mut() {
-        list.sort_unstable();
-        list.dedup();
+    let mut numbers = HashMap::new();
+    for group in gated {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            numbers.insert((group, direction), book.number(model, group, direction)?);
+        }
     }
     Ok(Ground { model, numbers, sets })
 }

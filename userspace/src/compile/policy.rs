@@ -1,6 +1,6 @@
 //! One policy: the rules of an ordered list of groups, in one direction, for one family, as a block of words.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use taskgate_ebpf::abi::image::{self, BANK_BYTES, Class, MAX_DEPTH, MAX_RULES, POLICY_HEADER_BYTES, POLICY_MAGIC};
@@ -22,7 +22,7 @@ pub(super) struct Ground<'a> {
     /// The numbers of each group's rules, by direction: [`super::RuleBook::number`].
     pub(super) numbers: HashMap<(GroupIndex, Direction), Vec<u32>>,
     /// The sets that some ENI has, by each group in them.
-    pub(super) sets: HashMap<GroupIndex, Vec<u32>>,
+    pub(super) sets: HashMap<GroupIndex, BTreeSet<u32>>,
 }
 
 /// A rule that can match something of the policy's family, and its number.
@@ -170,7 +170,7 @@ impl Untracked {
             Protocol::Udp(_) => (false, self.udp),
             Protocol::Icmp(_) | Protocol::Icmpv6(_) | Protocol::Number(_) => (false, false),
         };
-        u32::from(tcp) * image::rule::UNTRACKED_TCP | u32::from(udp) * image::rule::UNTRACKED_UDP
+        (u32::from(tcp) * image::rule::UNTRACKED_TCP) | (u32::from(udp) * image::rule::UNTRACKED_UDP)
     }
 }
 

@@ -138,7 +138,7 @@ mod tests {
         }
     }
 
-    fn model(names: &[&str], rules: Vec<Rule>) -> Model {
+    fn model(names: &[&str], rules: &[Rule]) -> Model {
         Model {
             groups: names
                 .iter()
@@ -146,7 +146,7 @@ mod tests {
                     id: format!("sg-{name}"),
                     name: (*name).into(),
                     vpc: None,
-                    ingress: rules.clone(),
+                    ingress: rules.to_vec(),
                     egress: vec![],
                 })
                 .collect(),
@@ -161,31 +161,31 @@ mod tests {
     #[test]
     fn a_rule_keeps_its_number_and_another_never_gets_it() {
         let mut book = RuleBook::default();
-        let mut numbers = |names: &[&str], group, rules| {
+        let mut numbers = |names: &[&str], group, rules: &[Rule]| {
             book.number(&model(names, rules), GroupIndex(group), Direction::Ingress)
                 .unwrap()
         };
         // Parts of one rule share the number.
         let first = vec![rule("r/1", 80, any()), rule("r/1", 81, any()), rule("r/2", 22, any())];
-        assert_eq!(numbers(&["a"], 0, first.clone()), [1, 1, 2]);
-        assert_eq!(numbers(&["a"], 0, first.clone()), [1, 1, 2]);
+        assert_eq!(numbers(&["a"], 0, &first), [1, 1, 2]);
+        assert_eq!(numbers(&["a"], 0, &first), [1, 1, 2]);
         // The same ids in another group.
-        assert_eq!(numbers(&["a", "b"], 1, first.clone()), [3, 3, 4]);
+        assert_eq!(numbers(&["a", "b"], 1, &first), [3, 3, 4]);
         // A part less is another rule; and the first one comes back under its number.
-        assert_eq!(numbers(&["a"], 0, first[1..].to_vec()), [5, 2]);
-        assert_eq!(numbers(&["a"], 0, first), [1, 1, 2]);
+        assert_eq!(numbers(&["a"], 0, &first[1..]), [5, 2]);
+        assert_eq!(numbers(&["a"], 0, &first), [1, 1, 2]);
         // A reference is the group that it names, wherever that stands in the model, and whether it is known or not.
         let to = |peer| vec![rule("r/3", 1, peer)];
-        assert_eq!(numbers(&["a", "b"], 0, to(Peer::Group(GroupIndex(1)))), [6]);
-        assert_eq!(numbers(&["a", "c", "b"], 0, to(Peer::Group(GroupIndex(2)))), [6]);
-        assert_eq!(numbers(&["a", "c", "b"], 0, to(Peer::Group(GroupIndex(1)))), [7]);
-        assert_eq!(numbers(&["a"], 0, to(Peer::Missing("sg-b".into()))), [6]);
+        assert_eq!(numbers(&["a", "b"], 0, &to(Peer::Group(GroupIndex(1)))), [6]);
+        assert_eq!(numbers(&["a", "c", "b"], 0, &to(Peer::Group(GroupIndex(2)))), [6]);
+        assert_eq!(numbers(&["a", "c", "b"], 0, &to(Peer::Group(GroupIndex(1)))), [7]);
+        assert_eq!(numbers(&["a"], 0, &to(Peer::Missing("sg-b".into()))), [6]);
     }
 
     #[test]
     fn a_number_answers_with_the_names() {
         let mut book = RuleBook::default();
-        let mut model = model(&["a"], vec![rule("r/1", 80, any())]);
+        let mut model = model(&["a"], &[rule("r/1", 80, any())]);
         book.number(&model, GroupIndex(0), Direction::Ingress).unwrap();
         let expected = RuleName {
             group: "sg-a".into(),

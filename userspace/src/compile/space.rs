@@ -163,11 +163,17 @@ mod tests {
         assert_eq!(second, placed(&[root(3, 3), root(4, 0)], &[1]));
         // Taken back: the place is free again.
         space.forget(&c);
-        assert_eq!(space.place(&[c.clone()], 5).unwrap(), placed(&[root(4, 0)], &[0]));
+        assert_eq!(
+            space.place(std::slice::from_ref(&c), 5).unwrap(),
+            placed(&[root(4, 0)], &[0])
+        );
         space.forget(&c);
         // `b` is not needed from here on, but still stands when it comes back.
         space.commit(&[root(3, 3)]);
-        assert_eq!(space.place(&[b.clone()], 4).unwrap(), placed(&[root(3, 0)], &[]));
+        assert_eq!(
+            space.place(std::slice::from_ref(&b), 4).unwrap(),
+            placed(&[root(3, 0)], &[])
+        );
         // And is overwritten when it does not.
         assert_eq!(space.place(&[block(3, 4)], 4).unwrap(), placed(&[root(3, 0)], &[0]));
     }

@@ -57,30 +57,26 @@ impl Events {
     }
 }
 
-fn word(bytes: &[u8; size_of::<Event>()], at: usize) -> u32 {
-    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
 /// `None`: it is of another size, so of another version.
 fn parse(bytes: &[u8]) -> Option<Event> {
     let bytes: &[u8; size_of::<Event>()] = bytes.try_into().ok()?;
     // The kernel runs on this very machine, so its order of bytes is ours.
+    let short = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let long = |at: usize| {
-        let (first, second) = (word(bytes, at).to_ne_bytes(), word(bytes, at + 4).to_ne_bytes());
-        let [a, b, c, d] = first;
-        let [e, f, g, h] = second;
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        let mut long = [0; 8];
+        long.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_ne_bytes(long)
     };
     Some(Event {
         local: [long(0), long(8)],
         remote: [long(16), long(24)],
-        ports: word(bytes, 32),
-        tail: word(bytes, 36),
-        rule: word(bytes, 40),
-        time: word(bytes, 44),
-        bytes: word(bytes, 48),
-        tcp_flags: word(bytes, 52),
-        generation: word(bytes, 56),
-        spare: word(bytes, 60),
+        ports: short(32),
+        tail: short(36),
+        rule: short(40),
+        time: short(44),
+        bytes: short(48),
+        tcp_flags: short(52),
+        generation: short(56),
+        spare: short(60),
     })
 }

@@ -12,6 +12,8 @@ use aya::{
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use taskgate_ebpf::abi::program;
 
+use crate::compile::CompileError;
+
 use super::{
     link::{Link, LinkKind},
     load::LoadError,
@@ -38,6 +40,9 @@ pub enum GateError {
     /// The kernel program is not complete.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The link has no place in the image.
+    #[error(transparent)]
+    Image(CompileError),
     /// The kernel refused.
     #[error("program `{program}` cannot be attached to link `{link}`")]
     Attach {
@@ -110,8 +115,9 @@ impl Gate {
                 }
                 Ok(false)
             }
+            // An empty name: nix 0.31 does not see that the C library found none.
             Hook::Clsact => match if_indextoname(self.link.ifindex) {
-                Ok(_) => Ok(false),
+                Ok(name) => Ok(name.is_empty()),
                 Err(nix::Error::ENXIO | nix::Error::ENODEV) => Ok(true),
                 Err(error) => Err(look(error.into())),
             },

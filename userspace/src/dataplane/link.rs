@@ -164,22 +164,28 @@ pub struct LinkWatch {
     /// For reading all links. Not the connection that the messages come on: a message that another process caused
     /// carries that one's sequence number, which could be taken for an answer's.
     netlink: Netlink,
-    messages: Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>,
+    messages: Messages,
     known: BTreeMap<u32, String>,
     events: VecDeque<LinkEvent>,
     /// What is known may be behind what is there.
     behind: bool,
 }
 
+type Messages = Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>;
+
+fn subscribe() -> Result<Messages, Refused> {
+    let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+    let (connection, _, messages) = opened.map_err(Refused::of("watch", "links"))?;
+    tokio::spawn(connection);
+    Ok(Box::pin(messages.map(|(message, _)| message)))
+}
+
 impl LinkWatch {
     /// Begins to watch the network namespace of the calling thread, on the tokio runtime around it.
     pub fn new() -> Result<Self, Refused> {
-        let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
-        let (connection, _, messages) = opened.map_err(Refused::of("watch", "links"))?;
-        tokio::spawn(connection);
         Ok(Self {
+            messages: subscribe()?,
             netlink: Netlink::open()?,
-            messages: Box::pin(messages.map(|(message, _)| message)),
             known: BTreeMap::new(),
             events: VecDeque::new(),
             behind: true,
@@ -209,7 +215,11 @@ impl LinkWatch {
                     }
                 }
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => self.gone(message.header.index),
-                NetlinkPayload::Overrun(_) => self.behind = true,
+                NetlinkPayload::Overrun(_) => {
+                    // The messages that are kept are the oldest ones: they would undo what is read now.
+                    self.messages = subscribe()?;
+                    self.behind = true;
+                }
                 _ => {}
             }
         }

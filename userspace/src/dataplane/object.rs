@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::AtomicU64,
 };
 
 use aya::{
@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use taskgate_ebpf::abi::{ABI_HASH, image::CONTROL_ABI, map, program};
+use taskgate_ebpf::abi::{map, program};
 
 use super::{
     load::{LoadError, LoadOptions, Shape},
@@ -40,8 +40,8 @@ impl Object {
     /// Its programs.
     pub const PROGRAMS: [&'static str; 4] = [program::FROM_TASK, program::TO_TASK, program::EMPTY, program::CLOCK];
 
-    /// Loads a kernel program of its own: fresh maps, all programs verified, nothing attached, the image empty but for
-    /// [`ABI_HASH`]. It may block for a second.
+    /// Loads a kernel program of its own: fresh maps, all programs verified, nothing attached, the image empty. It may block
+    /// for a second.
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
         if GATE.is_empty() {
             return Err(LoadError::NotBuilt);
@@ -68,13 +68,11 @@ impl Object {
             let of = |cause| LoadError::Program { program: name, cause };
             classifier(&mut ebpf, name)?.load().map_err(of)?;
         }
-        let object = Self {
+        Ok(Self {
             ebpf,
             options: *options,
             tcx: None,
-        };
-        object.image()?[CONTROL_ABI as usize / 8].store(ABI_HASH, Relaxed);
-        Ok(object)
+        })
     }
 
     /// What it was loaded with.

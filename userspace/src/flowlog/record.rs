@@ -83,7 +83,7 @@ pub struct Record {
     pub action: Action,
     /// Seen from the ENI.
     pub direction: Direction,
-    /// The address of the ENI's own side as the packets have it; `None` if flows with different ones fell together.
+    /// The address of the ENI's own side as the packets have it; `None` if flows that differ in it fell together.
     pub local: Option<IpAddr>,
     /// Packets on the wire and their IP bytes.
     pub count: Count,
@@ -173,7 +173,6 @@ impl Record {
         };
         enis.then_with(|| self.tuple.cmp(&other.tuple))
             .then(self.action.cmp(&other.action))
-            .then(self.direction.cmp(&other.direction))
     }
 
     fn absorb(&mut self, other: &Self) {
@@ -181,7 +180,7 @@ impl Record {
         self.count.bytes += other.count.bytes;
         self.tcp_flags |= other.tcp_flags;
         self.reasons = self.reasons.and(other.reasons);
-        if self.local != other.local {
+        if (self.direction, self.local) != (other.direction, other.local) {
             self.local = None;
         }
     }
@@ -189,8 +188,9 @@ impl Record {
 
 /// Puts records in order and makes one of those that are one.
 pub(super) fn coalesce(records: &mut Vec<Record>) {
-    // The stable sort finds runs that are in order already, so adding one window to another costs one pass.
-    records.sort_by(Record::order);
+    // The stable sort finds runs that are in order already, so adding one window to another costs one pass. Only a
+    // forged source makes one tuple of both directions; which one is named must not depend on the order of entries.
+    records.sort_by(|a, b| a.order(b).then(a.direction.cmp(&b.direction)));
     records.dedup_by(|next, kept| {
         let same = kept.order(next).is_eq();
         if same {

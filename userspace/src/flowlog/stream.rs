@@ -48,62 +48,52 @@ impl Stream {
             // The clock was set back.
             self.start = aligned(window.bounds.start, self.interval);
         }
-        self.take_in(window);
-        let bounds = Bounds {
-            start: self.start,
-            end: window.bounds.end,
-        };
-        if window.last {
-            return self.lines(bounds, window);
-        }
-        let end = aligned(bounds.end, self.interval);
-        if end <= self.start {
-            return BytesMut::new();
-        }
-        self.lines(Bounds { end, ..bounds }, window)
-    }
-
-    fn take_in(&mut self, window: &Window) {
-        for record in &window.records {
-            self.hear(&record.eni, false);
+        for records in window.records.chunk_by(|a, b| Arc::ptr_eq(&a.eni, &b.eni)) {
+            self.hear(&records[0].eni, false);
         }
         for loss in &window.losses {
             self.hear(&loss.eni, concerns(self.traffic, loss));
         }
+        let end = if window.last {
+            window.bounds.end
+        } else {
+            aligned(window.bounds.end, self.interval)
+        };
+        let ends = window.last || end > self.start;
+        let bounds = Bounds { start: self.start, end };
+
         let traffic = self.traffic;
-        let wanted = window
-            .records
-            .iter()
-            .filter(|record| wants(traffic, record.action))
-            .cloned();
-        let fresh = self.records.is_empty();
-        self.records.extend(wanted);
-        if !fresh {
-            coalesce(&mut self.records);
+        let wanted = window.records.iter().filter(|record| wants(traffic, record.action));
+        if ends && self.records.is_empty() {
+            return self.lines(wanted, bounds, window);
         }
+        self.records.extend(wanted.cloned());
+        coalesce(&mut self.records);
+        if !ends {
+            return BytesMut::new();
+        }
+        let records = std::mem::take(&mut self.records);
+        self.lines(records.iter(), bounds, window)
     }
 
-    fn lines(&mut self, bounds: Bounds, window: &Window) -> BytesMut {
-        let records = std::mem::take(&mut self.records);
-        let heard = std::mem::take(&mut self.heard);
+    /// Ends the flow log's window.
+    fn lines<'a>(&mut self, records: impl Iterator<Item = &'a Record>, bounds: Bounds, window: &Window) -> BytesMut {
         self.start = bounds.end;
-
-        let mut statuses: Vec<(&LoggedEni, Status)> = Vec::new();
-        statuses.extend(
-            heard
-                .values()
-                .filter(|(_, lacks)| *lacks)
-                .map(|(eni, _)| (&**eni, Status::SkipData)),
-        );
-        if self.nodata {
-            let silent = window.active.iter().filter(|eni| !heard.contains_key(eni.id()));
-            statuses.extend(silent.map(|eni| (&**eni, Status::NoData)));
-        }
+        let heard = std::mem::take(&mut self.heard);
+        let lacking = heard
+            .values()
+            .filter(|(_, lacks)| *lacks)
+            .map(|(eni, _)| (eni, Status::SkipData));
+        let silent = window
+            .active
+            .iter()
+            .filter(|eni| self.nodata && !heard.contains_key(eni.id()));
+        let mut statuses: Vec<_> = lacking.chain(silent.map(|eni| (eni, Status::NoData))).collect();
         statuses.sort_by(|(a, _), (b, _)| a.id().cmp(b.id()));
 
-        let mut lines = BytesMut::with_capacity(LINE_BYTES * (records.len() + statuses.len()));
+        let mut lines = BytesMut::with_capacity(LINE_BYTES * (window.records.len() + statuses.len()));
         let mut statuses = statuses.into_iter().peekable();
-        for record in &records {
+        for record in records {
             while let Some((eni, status)) = statuses.next_if(|(eni, _)| eni.id() < record.eni.id()) {
                 write_status(&mut lines, eni, status, bounds);
             }

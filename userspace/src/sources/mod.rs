@@ -1,8 +1,8 @@
 //! From a folder of files to a [`Model`]: AWS CLI output as it is printed, and the native form, in JSON or YAML.
 //!
 //! Files are told apart by their top-level keys. Reading goes in two steps: each form turns its part of a file into
-//! raw objects that know their place ([`aws`], [`native`]), then all objects together are compared, joined and checked
-//! ([`resolve`]). Errors do not end the reading: everything that is wrong is shown at once, and a configuration with
+//! raw objects that know their place (`aws`, `native`), then all objects together are compared, joined and checked
+//! (`resolve`). Errors do not end the reading: everything that is wrong is shown at once, and a configuration with
 //! an error is refused whole.
 //!
 //! Rules are named by their `sgr-` id where a file holds it. Others are named `NAME/ingress/N` or `NAME/egress/N`: in

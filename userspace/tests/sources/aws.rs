@@ -138,10 +138,10 @@ fn missing_groups_match_nothing_and_are_told() {
     assert_eq!(loaded.model.enis[0].groups.len(), 1);
     assert_eq!(
         lines(&loaded.warnings),
-        "enis.json:2:40: `eni-1` has group `sg-far`, which no file holds; add the group's file if rules refer to it\n\
-         groups.json:2:53: there is no security group `sg-gone`, so the rule matches nothing; add the group's file if \
+        "enis.json:2:41: `eni-1` has group `sg-far`, which no file holds; add the group's file if rules refer to it\n\
+         groups.json:2:51: there is no security group `sg-gone`, so the rule matches nothing; add the group's file if \
          it exists; a deleted group's rule can stay\n\
-         groups.json:3:79: the ingress rule for `::/0` matches nothing: `icmp` is IPv4 only; write `icmpv6`, or another \
+         groups.json:3:77: the ingress rule for `::/0` matches nothing: `icmp` is IPv4 only; write `icmpv6`, or another \
          CIDR"
     );
 }

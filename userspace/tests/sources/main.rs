@@ -2,8 +2,12 @@
 
 mod aws;
 mod bad_aws;
+mod bad_files;
 mod bad_native;
+mod bad_ranges;
+mod bad_rules;
 mod bad_tasks;
+mod folder;
 mod native;
 mod round_trip;
 mod support;

@@ -8,7 +8,7 @@ use taskgate::sources::{derived_id, read};
 use crate::support::{lines, native, shown};
 
 /// Every key of the form that is built.
-const WHOLE: &str = r#"
+pub(crate) const WHOLE: &str = r#"
 taskgate: v1
 account: 012345678901
 groups:
@@ -75,7 +75,10 @@ fn aliases_stand_for_what_they_name() {
 fn derived_ids_do_not_change() {
     // printf sg:web | sha256sum, and the like.
     let ids = [("sg", "web"), ("pl", "corp"), ("eni", "web-1")].map(|(kind, name)| derived_id(kind, name));
-    assert_eq!(ids, ["@SG@", "@PL@", "@ENI@"]);
+    assert_eq!(
+        ids,
+        ["sg-65020594ff6180008", "pl-c30419d7386028f34", "eni-0a3b041006077e3de"]
+    );
 }
 
 /// An ENI of the AWS kind with an IPv4 and an IPv6 address, and its group.
@@ -135,53 +138,47 @@ fn an_address_belongs_to_one_eni() {
     assert_eq!(addresses, [("a", 1), ("eni-1", 1)]);
 }
 
-#[test]
-fn quotas_warn() {
-    let rules = |count: usize| {
-        let rules: Vec<String> = (1..=count)
-            .map(|port| format!("{{protocol: tcp, ports: {port}, from: 10.0.0.0/8}}"))
-            .collect();
-        rules.join(", ")
-    };
-    let names: Vec<String> = (0..6).map(|n| format!("g{n}")).collect();
-    let groups: Vec<String> = names
-        .iter()
-        .map(|name| format!("- {{name: {name}, ingress: [{}]}}", rules(61 * 3)))
-        .collect();
-    let text = format!(
-        "taskgate: v1\ntasks: [{{name: a, device: v, addresses: [10.0.0.1], groups: [{}]}}]\ngroups:\n- {{name: few, \
-         ingress: [{}]}}\n{}\n",
-        names[..5].join(", "),
-        rules(60),
-        groups.join("\n"),
+/// Groups `g0`, `g1` and so on with so many rules each, and a task that has them all.
+fn crowded(groups: usize, rules: usize) -> String {
+    let names: Vec<String> = (0..groups).map(|n| format!("g{n}")).collect();
+    let rule = |port| format!("{{protocol: tcp, ports: {port}, from: 10.0.0.0/8}}");
+    let rules = (1..=rules).map(rule).collect::<Vec<_>>().join(", ");
+    let task = format!(
+        "{{name: a, device: v, addresses: [10.0.0.1], groups: [{}]}}",
+        names.join(", ")
     );
-    let problems = read(&[("t.yaml", &text)]).map(|loaded| lines(&loaded.warnings));
-    let many: Vec<String> = (0..6)
-        .map(|n| {
-            format!(
-                "t.yaml:{}:3: group `g{n}` has 183 ingress rules for IPv4, counted as AWS counts them; AWS's default \
-                 quota is 60",
-                n + 5,
-            )
-        })
-        .collect();
-    assert_eq!(problems, Ok(many.join("\n")));
+    let group = |name| format!("- {{name: {name}, ingress: [{rules}]}}");
+    let groups = names.iter().map(group).collect::<Vec<_>>().join("\n");
+    format!("taskgate: v1\ntasks: [{task}]\ngroups:\n{groups}\n")
+}
 
-    let text = text
-        .replace("groups: [g0", "groups: [few, g5, g0")
-        .replace(&rules(61 * 3), &rules(61 * 2));
-    let loaded = read(&[("t.yaml", &text)]).expect("only warnings");
+#[test]
+fn quotas_warn_and_limits_refuse() {
+    let told = |groups, rules| match read(&[("t.yaml", &crowded(groups, rules))]) {
+        Ok(loaded) => lines(&loaded.warnings),
+        Err(problems) => lines(&problems.errors),
+    };
+    let many = |group: usize, rules: usize| {
+        format!(
+            "t.yaml:{}:3: group `g{group}` has {rules} ingress rules for IPv4, counted as AWS counts them; AWS's \
+             default quota is 60",
+            group + 4,
+        )
+    };
+    assert_eq!(told(5, 60), "");
+    assert_eq!(told(6, 1), "t.yaml:2:9: `a` has 6 groups; AWS's default quota is 5");
+    assert_eq!(told(1, 61), many(0, 61));
+    assert_eq!(told(1, 1_000), many(0, 1_000));
+    let product = "t.yaml:2:9: `a` has 2 groups with up to 501 ingress rules for IPv4: 1002 together; AWS's quota for \
+                   rules times groups is 1000";
+    assert_eq!(told(2, 501), [product, &many(0, 501), &many(1, 501)].join("\n"));
     assert_eq!(
-        lines(&loaded.warnings[..1]),
-        "t.yaml:2:9: `a` has 7 groups; AWS's default quota is 5",
+        told(1, 1_025),
+        "t.yaml:2:9: `a` has 1025 ingress rules for IPv4 in its groups; an ENI has at most 1024 by direction and family"
     );
-    let text = text.replace(&rules(61 * 2), &rules(61 * 2 + 22));
-    let loaded = read(&[("t.yaml", &text)]).expect("only warnings");
     assert_eq!(
-        lines(&loaded.warnings[..2]),
-        "t.yaml:2:9: `a` has 7 groups; AWS's default quota is 5\n\
-         t.yaml:2:9: `a` has 7 groups with up to 144 ingress rules for IPv4: 1008 together; AWS's quota for rules times \
-         groups is 1000",
+        told(2, 513),
+        "t.yaml:2:9: `a` has 1026 ingress rules for IPv4 in its groups; an ENI has at most 1024 by direction and family"
     );
 }
 

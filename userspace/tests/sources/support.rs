@@ -19,7 +19,7 @@ pub(crate) fn shown(loaded: &Loaded) -> String {
     } = &loaded.model;
     let mut text = format!("account {account}\n");
     let mut line = |indent: usize, line: String| {
-        writeln!(text, "{:indent$}{line}", "").unwrap();
+        writeln!(text, "{:indent$}{line}", "").expect("writing to a string");
     };
     for (position, group) in groups.iter().enumerate() {
         line(
@@ -93,7 +93,7 @@ pub(crate) fn refused(cases: &[Case<'_>]) {
             Err(problems) => problems.to_string(),
         };
         if told != *expected {
-            writeln!(wrong, "{what}\n  expected: {expected}\n  told:     {told}").unwrap();
+            writeln!(wrong, "{what}\n  expected: {expected}\n  told:     {told}").expect("writing to a string");
         }
     }
     assert!(wrong.is_empty(), "{wrong}");

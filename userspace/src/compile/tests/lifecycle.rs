@@ -140,7 +140,7 @@ fn nothing_is_overwritten_before_the_grace_period() {
     let mut waited = 0;
     writer.settle(&mut || waited += 1);
     writer.settle(&mut || waited += 1);
-    let _ = writer.prepare(&compiled[0], &mut || waited += 1).unwrap();
+    drop(writer.prepare(&compiled[0], &mut || waited += 1).unwrap());
     assert_eq!(waited, 1);
 }
 

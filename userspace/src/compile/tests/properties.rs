@@ -3,14 +3,15 @@
 //! `PROPTEST_CASES` sets how many rule sets are tried; each is asked about [`PACKETS`] packets in each direction, on an
 //! image that keeps what the rule sets before left in it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::compile::oracle;
@@ -310,43 +311,114 @@ impl Edges {
     }
 }
 
-/// A rule as both sides can name it.
-type Named<'a> = (String, Direction, &'a str, bool);
+/// `count` packets, in turn inward and outward.
+fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, Packet)> {
+    let edges = Edges::of(model);
+    let mut choices = Choices(seed);
+    [Direction::Ingress, Direction::Egress]
+        .into_iter()
+        .cycle()
+        .take(count)
+        .map(|direction| (direction, edges.packet(&mut choices)))
+        .collect()
+}
+
+/// A rule as both sides can name it, and whether what it admits is untracked.
+type Named<'a> = (&'a str, Direction, &'a str, bool);
+
+/// What the oracle says of a packet at the gate of the model's first ENI.
+fn expected<'a>(model: &'a Model, direction: Direction, packet: &Packet) -> Option<Named<'a>> {
+    let allowed = oracle::judge(model, &model.enis[0], direction, packet)?;
+    let group = model.group(allowed.group);
+    Some((&group.id, direction, &allowed.rule.id, allowed.untracked))
+}
+
+/// What the image says of it, its numbers looked up.
+fn found(book: &RuleBook, answer: Answer) -> Option<Named<'_>> {
+    let (number, untracked) = answer?;
+    let name = book.name(number).expect("a number that was given");
+    Some((&name.group, name.direction, &name.rule, untracked))
+}
 
 #[test]
 fn the_image_answers_like_the_oracle() {
     let host = RefCell::new(Host::new(1));
-    let [allowed, asked] = [std::cell::Cell::new(0_u64), std::cell::Cell::new(0_u64)];
+    let [allowed, asked] = [Cell::new(0_u32), Cell::new(0_u32)];
     TestRunner::default()
         .run(&(model(), any::<u64>().no_shrink()), |(model, seed)| {
             let host = &mut *host.borrow_mut();
             host.apply(&model)
                 .map_err(|error| TestCaseError::fail(error.to_string()))?;
             let reader = host.reader();
-            let own = &model.enis[0];
-            let slot = host.writer.slot(&own.id).unwrap();
-            let edges = Edges::of(&model);
-            let mut choices = Choices(seed);
-            for at in 0..2 * PACKETS {
-                let direction = [Direction::Ingress, Direction::Egress][at % 2];
-                let packet = edges.packet(&mut choices);
-                let expected: Option<Named<'_>> = oracle::judge(&model, own, direction, &packet).map(|allowed| {
-                    let group = model.group(allowed.group).id.clone();
-                    (group, direction, allowed.rule.id.as_str(), allowed.untracked)
-                });
-                let found = reader.judge(slot, direction, &packet);
-                let found: Option<Named<'_>> = found.map(|(number, untracked)| {
-                    let name = host.book.name(number).expect("a rule's number");
-                    (name.group.clone(), name.direction, name.rule.as_str(), untracked)
-                });
-                prop_assert_eq!(&found, &expected, "{:?} {:?}", direction, packet);
-                allowed.set(allowed.get() + u64::from(found.is_some()));
-                asked.set(asked.get() + 1);
+            let slot = host.writer.slot("eni-own").unwrap();
+            for (direction, packet) in packets(&model, seed, 2 * PACKETS) {
+                let found = found(&host.book, reader.judge(slot, direction, &packet));
+                prop_assert_eq!(
+                    found,
+                    expected(&model, direction, &packet),
+                    "{:?} {:?}",
+                    direction,
+                    packet
+                );
+                allowed.set(allowed.get().saturating_add(found.is_some().into()));
+                asked.set(asked.get().saturating_add(1));
             }
             Ok(())
         })
         .unwrap();
     // A test that nearly always sees the same answer would prove little.
-    let share = allowed.get() as f64 / asked.get() as f64;
+    let share = f64::from(allowed.get()) / f64::from(asked.get());
     assert!((0.1..0.9).contains(&share), "{share} of the packets were allowed");
+}
+
+#[test]
+fn a_generation_in_the_making_is_not_seen() {
+    let memory: Rc<[AtomicU64]> = host_image(4).into();
+    let host = RefCell::new((Host::new(1), ImageWriter::new(Rc::clone(&memory)).unwrap()));
+    let config = Config::default();
+    // Each case is several rule sets and switches.
+    let cases = config.cases.div_ceil(4);
+    TestRunner::new(Config { cases, ..config })
+        .run(
+            &(model(), model(), any::<u64>().no_shrink(), any::<bool>()),
+            |(one, two, seed, commit)| {
+                let (host, writer) = &mut *host.borrow_mut();
+                let fail = |error: CompileError| TestCaseError::fail(error.to_string());
+                let compiled = [
+                    host.compile(&one, &[]).map_err(fail)?,
+                    host.compile(&two, &[]).map_err(fail)?,
+                ];
+                writer.prepare(&compiled[0], &mut || ()).map_err(fail)?.commit();
+                let reader = Reader::new(&memory);
+                let slot = writer.slot("eni-own").unwrap();
+                let prepared = writer.prepare(&compiled[1], &mut || ()).map_err(fail)?;
+                let mixed: Vec<(Direction, Packet)> = packets(&one, seed, PACKETS / 10)
+                    .into_iter()
+                    .chain(packets(&two, seed, PACKETS / 10))
+                    .collect();
+                for (direction, packet) in &mixed {
+                    let found = found(&host.book, reader.judge(slot, *direction, packet));
+                    prop_assert_eq!(
+                        found,
+                        expected(&one, *direction, packet),
+                        "{:?} {:?}",
+                        direction,
+                        packet
+                    );
+                }
+                let now = if commit {
+                    prepared.commit();
+                    &two
+                } else {
+                    drop(prepared);
+                    &one
+                };
+                for (direction, packet) in &mixed {
+                    let found = found(&host.book, reader.judge(slot, *direction, packet));
+                    prop_assert_eq!(found, expected(now, *direction, packet), "{:?} {:?}", direction, packet);
+                }
+                Ok(())
+            },
+        )
+        .unwrap();
 }

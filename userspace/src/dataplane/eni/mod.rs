@@ -34,9 +34,9 @@ pub struct EniSpec<'a> {
 impl EniSpec<'_> {
     /// The name of the host's end: `tg-` and twelve hex digits of a hash over instance and task.
     pub fn link_name(&self) -> String {
-        let hash = self.hash();
-        let hex: String = hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("tg-{hex}")
+        let mut number = [0; 8];
+        number[2..].copy_from_slice(&self.hash()[..6]);
+        format!("tg-{:012x}", u64::from_be_bytes(number))
     }
 
     /// The MAC addresses of both ends, the host's first. They are the same each time, so that no neighbour's cache is
@@ -98,7 +98,7 @@ pub enum EniError {
         namespace: String,
     },
     /// A link that is not ours has the name of the host's end.
-    #[error("link `{link}` is in the way and was not made by taskgate for task `{task}`{}: remove or rename it", says(.alias))]
+    #[error("link `{link}` is in the way and was not made by taskgate for task `{task}`{}: remove or rename it", says(.alias.as_ref()))]
     Foreign {
         /// The link.
         link: String,
@@ -124,10 +124,8 @@ pub enum EniError {
     Refused(#[from] Refused),
 }
 
-fn says(alias: &Option<String>) -> String {
-    alias
-        .as_ref()
-        .map_or_else(String::new, |alias| format!(" (it says `{alias}`)"))
+fn says(alias: Option<&String>) -> String {
+    alias.map_or_else(String::new, |alias| format!(" (it says `{alias}`)"))
 }
 
 /// What limits an ENI that was made, and what the user can do about it.

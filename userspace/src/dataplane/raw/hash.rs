@@ -1,17 +1,12 @@
 //! Hash tables of the kernel's.
 
-use std::{
-    ffi::c_int,
-    io,
-    marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _},
-};
+use std::{ffi::c_int, io, marker::PhantomData, os::fd::AsFd as _};
 
 use aya::maps::{MapData, MapType};
 
 use super::{
     BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_MAP_LOOKUP_BATCH,
-    BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, Element, Plain, address, address_mut, bpf, is_unknown,
+    BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_ELEM, Element, Plain, address, address_mut, bpf, is_unknown, number,
 };
 
 #[repr(C)]
@@ -63,7 +58,7 @@ impl<K: Plain + Default + Clone, V: Plain + Default> Hash<K, V> {
 
     fn element(&self, key: u64, value: u64) -> Element {
         Element {
-            map: self.map.fd().as_fd().as_raw_fd() as u32,
+            map: number(self.map.fd().as_fd()),
             key,
             value,
             ..Element::default()
@@ -139,7 +134,7 @@ impl<K: Plain + Default + Clone, V: Plain + Default> Hash<K, V> {
             count: keys.len().min(values.len()) as u32,
             keys: address_mut(keys),
             values: address_mut(values),
-            map: self.map.fd().as_fd().as_raw_fd() as u32,
+            map: number(self.map.fd().as_fd()),
             ..Batch::default()
         };
         // SAFETY: `keys` and `values` have room for `count` of each, of the sizes that the map has; the cursor of a hash

@@ -47,7 +47,7 @@ const ENOTSUPP: i32 = 524;
 /// Every pattern of bytes is a value of the type, and it has no padding.
 pub unsafe trait Plain: Sized {}
 
-// SAFETY: integers and atomics alone, and the assertions on sizes in the `abi` module leave no room for padding.
+// SAFETY: integers and cells of them alone; the assertions on sizes in the `abi` module leave no room for padding.
 unsafe impl Plain for Key4 {}
 // SAFETY: as above.
 unsafe impl Plain for Key6 {}
@@ -90,6 +90,11 @@ unsafe fn bpf<A>(command: c_int, attr: &mut A) -> io::Result<c_long> {
     }
 }
 
+/// A file's number as the kernel's structures have it.
+fn number(file: BorrowedFd<'_>) -> u32 {
+    file.as_raw_fd().cast_unsigned()
+}
+
 fn address<T: ?Sized>(of: &T) -> u64 {
     ptr::from_ref(of).addr() as u64
 }
@@ -113,7 +118,7 @@ struct Element {
 struct Info {
     object: u32,
     size: u32,
-    info: u64,
+    to: u64,
 }
 
 /// The ifindex of what a TCX link hangs on; 0 once that is gone.
@@ -131,9 +136,9 @@ pub fn tcx_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     }
     let mut info = LinkInfo::default();
     let mut attr = Info {
-        object: link.as_raw_fd() as u32,
+        object: number(link),
         size: size_of::<LinkInfo>() as u32,
-        info: address_mut(&mut info),
+        to: address_mut(&mut info),
     };
     // SAFETY: the kernel writes at most `size` bytes, and `info` is integers alone.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
@@ -157,7 +162,7 @@ fn create_array(kind: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd>
         value_size: 4,
         entries: 1,
         flags: 0,
-        inner: inner.map_or(0, |inner| inner.as_raw_fd() as u32),
+        inner: inner.map_or(0, number),
     };
     // SAFETY: no addresses in it.
     let map = unsafe { bpf(BPF_MAP_CREATE, &mut attr) }?;
@@ -183,9 +188,9 @@ pub fn wait_grace_period() -> io::Result<()> {
 pub fn wait_grace_period_by_map() -> io::Result<()> {
     let inner = create_array(BPF_MAP_TYPE_ARRAY, None)?;
     let outer = create_array(BPF_MAP_TYPE_ARRAY_OF_MAPS, Some(inner.as_fd()))?;
-    let (key, value) = (0_u32, inner.as_raw_fd() as u32);
+    let (key, value) = (0_u32, number(inner.as_fd()));
     let mut attr = Element {
-        map: outer.as_raw_fd() as u32,
+        map: number(outer.as_fd()),
         key: address(&key),
         value: address(&value),
         ..Element::default()
@@ -201,7 +206,7 @@ pub fn tick_nanoseconds() -> io::Result<u32> {
     if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(tick.tv_nsec as u32)
+    u32::try_from(tick.tv_nsec).map_err(io::Error::other)
 }
 
 /// Registers a file for reading with the tokio runtime around the call.

@@ -1,11 +1,8 @@
 //! A program run on a packet of our own.
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, BorrowedFd},
-};
+use std::{io, os::fd::BorrowedFd};
 
-use super::{BPF_PROG_TEST_RUN, address, bpf};
+use super::{BPF_PROG_TEST_RUN, address, bpf, number};
 
 /// A packet for [`test_run`], with what the kernel lets a test say about it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,7 +51,7 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io
         context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
     }
     let mut attr = TestRun {
-        program: program.as_raw_fd() as u32,
+        program: number(program),
         data_in_size: packet.frame.len() as u32,
         data_in: address(packet.frame),
         repeat,

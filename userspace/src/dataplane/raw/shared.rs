@@ -29,8 +29,8 @@ impl<T: Atomics> Shared<T> {
         let value = info.value_size() as usize;
         let fits = info.map_type().map_err(io::Error::other)? == MapType::Array
             && info.map_flags() & Self::MMAPABLE != 0
-            && value % size_of::<T>() == 0
-            && value % 8 == 0;
+            && value.is_multiple_of(size_of::<T>())
+            && value.is_multiple_of(8);
         let bytes = NonZeroUsize::new(value * info.max_entries() as usize).filter(|_| fits);
         let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not such an array"))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

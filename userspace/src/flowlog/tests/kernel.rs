@@ -1,6 +1,10 @@
 //! The kernel's tables over plain collections, with a hand between any two steps of user space.
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    net::IpAddr,
+};
 
 use taskgate_ebpf::abi::{Direction, Key4, Key6, LinkId, Reason, tables::denial_tail, window};
 
@@ -134,6 +138,10 @@ pub(super) struct Kernel {
     pub(super) state: State,
     /// What happens just before each step: packets, a failure.
     pub(super) between: Between,
+    /// What one reading of the tables misses.
+    pub(super) missed: HashSet<FlowKey>,
+    /// What it sees twice.
+    pub(super) twice: HashSet<FlowKey>,
     /// Every step taken.
     pub(super) steps: Vec<Step>,
 }
@@ -143,8 +151,17 @@ impl Kernel {
         Self {
             state: State::default(),
             between: Box::new(|_, _| Ok(())),
+            missed: HashSet::new(),
+            twice: HashSet::new(),
             steps: Vec::new(),
         }
+    }
+
+    /// Keys first, each value when it is its turn: what is inserted meanwhile is missed.
+    fn reading<'a>(&self, keys: impl Iterator<Item = &'a FlowKey>) -> Vec<FlowKey> {
+        keys.filter(|key| !self.missed.contains(key))
+            .flat_map(|key| std::iter::repeat_n(*key, 1 + usize::from(self.twice.contains(key))))
+            .collect()
     }
 
     fn step(&mut self, step: Step) -> io::Result<()> {
@@ -155,8 +172,7 @@ impl Kernel {
 
 impl FlowTables for Kernel {
     fn conns(&mut self, visit: &mut dyn FnMut(FlowKey, ConnState)) -> io::Result<()> {
-        // Keys first, each value when it is its turn: what is inserted meanwhile is missed.
-        let keys: Vec<_> = self.state.conns.keys().copied().collect();
+        let keys = self.reading(self.state.conns.keys());
         for key in keys {
             self.step(Step::Conn(key))?;
             if let Some(conn) = self.state.conns.get(&key) {
@@ -167,7 +183,7 @@ impl FlowTables for Kernel {
     }
 
     fn denials(&mut self, visit: &mut dyn FnMut(FlowKey, DenialState)) -> io::Result<()> {
-        let keys: Vec<_> = self.state.denials.keys().copied().collect();
+        let keys = self.reading(self.state.denials.keys());
         for key in keys {
             self.step(Step::Denial(key))?;
             if let Some(denial) = self.state.denials.get(&key) {

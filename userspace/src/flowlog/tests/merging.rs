@@ -140,6 +140,22 @@ fn flows_of_two_own_addresses_fall_together_and_have_no_one_real_address() {
 }
 
 #[test]
+fn one_tuple_in_both_directions_is_one_record() {
+    let mut rig = Rig::new();
+    // The tables give the one that came back first.
+    let out = Flow::new(WEB, UDP, ("10.0.1.15", 9), ("10.0.1.15", 7));
+    let back = Flow::new(WEB, UDP, ("10.0.1.15", 7), ("10.0.1.15", 9));
+    rig.kernel.state.deny(&out, Egress, Reason::NoRule, 100, 0);
+    rig.kernel.state.deny(&back, Ingress, Reason::SpoofedSource, 100, 0);
+    let window = rig.close();
+    assert_eq!(
+        (window.records[0].direction, window.records[0].pkt_source()),
+        (Egress, None)
+    );
+    assert_eq!(rig.lines(&window), ["web 10.0.1.15 10.0.1.15 9 7 17 2 200 0-60 REJECT"]);
+}
+
+#[test]
 fn an_eni_without_ipv4_keeps_what_the_packet_says() {
     let mut rig = Rig::new();
     rig.collector.bind(

@@ -13,7 +13,11 @@ use super::{
     DB, Rig, WEB, eni,
     kernel::{Flow, Step, count},
 };
-use crate::{dataplane::flow::UsageState, flowlog::LoggedEni};
+use crate::{
+    dataplane::flow::UsageState,
+    flowlog::{LoggedEni, Unlogged},
+    model::FlowLog,
+};
 
 fn lookup() -> Flow {
     Flow::new(WEB, UDP, ("10.0.1.15", 40000), ("10.0.1.20", 53))
@@ -235,6 +239,28 @@ fn a_retired_slot_drains_and_may_be_another_enis() {
         rig.lines(&window),
         ["next 10.0.1.77 10.0.1.20 1 2 6 1 60 120-180 ACCEPT"]
     );
+}
+
+#[test]
+fn a_slot_is_drained_only_when_both_tables_are_rid_of_it() {
+    for (unseen_conns, unseen_denials, want) in [(0, 0, vec![WEB]), (1, 0, Vec::new()), (0, 1, Vec::new())] {
+        let mut rig = Rig::with(
+            &FlowLog {
+                nodata: true,
+                ..FlowLog::default()
+            },
+            Unlogged::default(),
+        );
+        rig.kernel.state.pass(&lookup(), Egress, 60, 0);
+        rig.minute();
+        let usage = rig.kernel.state.usage.entry(WEB).or_default();
+        usage.conns += unseen_conns;
+        usage.denials += unseen_denials;
+        rig.collector.retire(WEB);
+        let window = rig.close();
+        assert_eq!((rig.kernel.state.conns.len(), &window.drained), (0, &want));
+        assert_eq!(rig.lines(&window), [""; 0], "a retired ENI is not silent, it is gone");
+    }
 }
 
 #[test]

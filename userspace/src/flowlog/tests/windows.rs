@@ -177,6 +177,68 @@ fn bytes_that_were_read_before_their_packet_was_counted_wait() {
 }
 
 #[test]
+fn bytes_without_a_packet_are_told_when_the_entry_goes() {
+    let mut rig = Rig::new();
+    let flow = Flow {
+        protocol: UDP,
+        ..query()
+    };
+    rig.kernel.state.pass(&flow, Egress, 60, 0);
+    rig.minute();
+    rig.kernel.state.conn(&flow).totals[0].bytes += 40;
+    assert_eq!(
+        rig.minute(),
+        ["web 10.0.1.15 10.0.1.20 49152 5432 17 0 40 60-120 ACCEPT"]
+    );
+    assert_eq!(rig.kernel.state.conns.len(), 0);
+}
+
+/// Packets and flags that the windows tell when the first reading misses an entry, or sees each twice.
+#[test]
+fn what_a_reading_misses_or_sees_twice_is_told_once() {
+    for (missed, twice, want) in [
+        (false, false, &[(1, 2), (1, 4), (1, 0)][..]),
+        (true, false, &[(2, 4), (1, 0)]),
+        (false, true, &[(1, 2), (1, 4), (1, 0)]),
+    ] {
+        let mut rig = Rig::new();
+        let flow = query();
+        let denied = flow.denial(Ingress, Reason::NoRule);
+        let mut told = [Vec::new(), Vec::new()];
+        for (minute, flags) in [tcp::SYN, tcp::RST, tcp::ACK].into_iter().enumerate() {
+            rig.kernel.state.pass(&flow, Egress, 40, flags);
+            rig.kernel.state.deny(&flow, Ingress, Reason::NoRule, 40, flags);
+            rig.kernel
+                .missed
+                .extend([flow.conn(), denied].into_iter().filter(|_| missed && minute == 0));
+            rig.kernel
+                .twice
+                .extend([flow.conn(), denied].into_iter().filter(|_| twice));
+            for (record, told) in rig.close().records.iter().zip(&mut told) {
+                told.push((record.count.packets, record.tcp_flags));
+            }
+            rig.kernel.missed.clear();
+        }
+        assert_eq!(told, [want, want], "missed: {missed}, twice: {twice}");
+    }
+}
+
+#[test]
+fn a_reading_that_misses_an_entry_leaves_no_flags_behind() {
+    let mut rig = Rig::new();
+    let flow = query();
+    let told = |rig: &mut Rig| -> Vec<_> { rig.close().records.iter().map(|record| record.tcp_flags).collect() };
+    rig.kernel.state.pass(&flow, Egress, 40, tcp::SYN);
+    assert_eq!(told(&mut rig), [2]);
+    rig.kernel.state.pass(&flow, Egress, 40, tcp::ACK);
+    rig.kernel.missed.insert(flow.conn());
+    assert_eq!(told(&mut rig), [0; 0]);
+    rig.kernel.missed.clear();
+    rig.kernel.state.pass(&flow, Egress, 40, tcp::SYN);
+    assert_eq!(told(&mut rig), [2]);
+}
+
+#[test]
 fn the_last_window_ends_when_taskgate_does() {
     let mut rig = Rig::new();
     let flow = query();
