@@ -38,7 +38,8 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
         Kind::V6 => match kind {
             128 => Exchange::Request,
             129 => Exchange::Reply,
-            1..=127 => Exchange::Error,
+            // A type whose high bit is clear (RFC 4443, 2.1).
+            0..=127 => Exchange::Error,
             _ => Exchange::None,
         },
         Kind::None | Kind::Arp => Exchange::None,

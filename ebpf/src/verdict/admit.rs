@@ -162,7 +162,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if admission.dhcp {
             let flow = Flow::dhcp(Flow::plain(self.packet, D::DIRECTION).ports);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
-            refills = false;
+            refills = true;
         }
         let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
         let mut refused = None;
