@@ -7,9 +7,11 @@ mod icmp;
 mod ip4;
 mod ip6;
 mod neighbour;
+mod quoted;
 
 pub(crate) use icmp::request_of;
 pub use neighbour::Neighbour;
+pub use quoted::parse_quoted;
 
 use core::num::NonZeroU32;
 
@@ -95,8 +97,10 @@ pub struct Packet {
     pub neighbour: Neighbour,
     /// Whether it is a later fragment, whose transport header is elsewhere.
     pub later_fragment: bool,
+    /// Where in the frame the packet begins that an ICMP error quotes; 0 for everything else.
+    pub quoted_at: u16,
     /// Fills the structure.
-    pub spare: [u8; 6],
+    pub spare: [u8; 4],
 }
 
 /// Why a frame gave no packet.

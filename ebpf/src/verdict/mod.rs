@@ -6,6 +6,7 @@
 mod admit;
 mod deny;
 mod neighbour;
+mod related;
 mod track;
 
 use core::marker::PhantomData;
@@ -16,7 +17,7 @@ use crate::{
         tables::{Flags, Totals, Word},
     },
     family::{Family, V4, V6},
-    packet::{Kind, Neighbour, Packet, Unparsed},
+    packet::{Frame, Kind, Neighbour, Packet, Unparsed, parse, parse_quoted},
     policy::{Control, EniRow, Image, PeerKey as _},
     tables::{Flows, Tables},
 };
@@ -27,6 +28,8 @@ use crate::{
 pub struct Scratch {
     /// The packet, as the parser leaves it.
     pub packet: Packet,
+    /// The packet that it quotes, if it is an ICMP error.
+    quoted: Packet,
     work: Work,
 }
 
@@ -54,6 +57,7 @@ pub struct Keys {
 struct Scene<'a, T: Tables, D: Way> {
     tables: &'a T,
     packet: &'a Packet,
+    quoted: &'a Packet,
     work: &'a mut Work,
     way: PhantomData<D>,
     control: Control<<T as Image>::Bank>,
@@ -80,6 +84,16 @@ impl Way for ToTask {
     const DIRECTION: Direction = Direction::Ingress;
 }
 
+/// Parses a frame, and what it quotes, into `scratch`.
+///
+/// # Errors
+/// As [`packet::parse`](crate::packet::parse).
+#[inline(always)]
+pub fn read<F: Frame>(frame: &F, scratch: &mut Scratch) -> Result<(), Unparsed> {
+    parse(frame, &mut scratch.packet)?;
+    parse_quoted(frame, &scratch.packet, &mut scratch.quoted)
+}
+
 /// Judges the packet in `scratch` at a gate, counts it, and keeps what must be kept. `parsed`: how the parser did.
 ///
 /// [`Unparsed::Short`] means that pulling data in did not help: the frame is malformed.
@@ -88,10 +102,11 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
     let Some(control) = Control::read(tables) else {
         return Outcome::Drop(Reason::NoPolicy);
     };
-    let Scratch { packet, work } = scratch;
+    let Scratch { packet, quoted, work } = scratch;
     let mut scene = Scene::<T, D> {
         tables,
         packet,
+        quoted,
         work,
         way: PhantomData,
         control,

@@ -366,7 +366,8 @@ impl Collector {
     }
 
     fn record(&mut self, entry: &Entry, direction: Direction, share: Share) {
-        if self.unlogged.covers(&entry.key, entry.protocol) {
+        // A denial is never silent.
+        if entry.denied.is_none() && self.unlogged.covers(&entry.key, entry.protocol) {
             return;
         }
         let Some(eni) = self.registry.touch(entry.slot) else {
