@@ -44,11 +44,6 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     if is_mapped(packet.source) || is_mapped(packet.destination) {
         return Err(Unparsed::Bad(Reason::Malformed));
     }
-    // These stand for IPv4 peers inside a host and never on a link (RFC 4291, 2.5.5.2; RFC 6890): their rows are those of
-    // IPv4 addresses, whose owners did not send this.
-    if is_mapped(packet.source) || is_mapped(packet.destination) {
-        return Err(Unparsed::Bad(Reason::Malformed));
-    }
     let end = ETHERNET_BYTES + length;
     let mut at = ETHERNET_BYTES + HEADER;
     let mut next = ip[6];
@@ -98,12 +93,6 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
             header,
         },
     )
-}
-
-/// `::ffff:0:0/96`.
-#[inline(always)]
-const fn is_mapped(address: [u64; 2]) -> bool {
-    address[0] | (address[1] >> 32 ^ 0xffff) == 0
 }
 
 #[inline(always)]

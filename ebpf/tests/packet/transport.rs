@@ -86,13 +86,19 @@ fn icmp_messages() {
         destination_port: u16::from_be_bytes([kind, code]),
         exchange,
         source_port,
+        // Behind Ethernet, the IP header and the message's own eight bytes.
+        quoted_at: match (exchange, packet.kind) {
+            (Exchange::Error, Kind::V4) => 14 + 20 + 8,
+            (Exchange::Error, _) => 14 + 40 + 8,
+            _ => 0,
+        },
         ..packet
     };
     for kind in 0..=255 {
         let exchange = match kind {
             8 | 13 | 15 | 17 => Exchange::Request,
             0 | 14 | 16 | 18 => Exchange::Reply,
-            3 | 4 | 5 | 11 | 12 => Exchange::Error,
+            3 | 11 | 12 => Exchange::Error,
             _ => Exchange::None,
         };
         let asks = matches!(exchange, Exchange::Request | Exchange::Reply);
@@ -108,7 +114,7 @@ fn icmp_messages() {
         let exchange = match kind {
             128 => Exchange::Request,
             129 => Exchange::Reply,
-            0..128 => Exchange::Error,
+            1..=4 => Exchange::Error,
             _ => Exchange::None,
         };
         let asks = matches!(exchange, Exchange::Request | Exchange::Reply);
