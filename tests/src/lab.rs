@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     daemon::{Daemon, Options},
     names::{self, TempDir},
-    netns::Netns,
+    netns::{Netns, await_up},
 };
 
 /// The address of what is outside.
@@ -57,7 +57,7 @@ impl Lab {
              address add fd99::2/64 dev eth0 nodad
              link set eth0 up
              route add default via 10.99.0.1
-             -6 route add default via fd99::1")?;
+             route add ::/0 via fd99::1")?;
         Ok(lab)
     }
 
@@ -87,9 +87,11 @@ impl Lab {
         &self.unique
     }
 
-    /// The namespace of a task that taskgate made.
+    /// The namespace of a task that taskgate made, once its link is up.
     pub fn task(&self, task: &str) -> Result<Netns> {
-        Netns::named(&self.config().namespace(task))
+        let task = Netns::named(&self.config().namespace(task))?;
+        await_up(&[(&task, "eth0")])?;
+        Ok(task)
     }
 
     /// The names of the namespaces that taskgate made for this test and that are still there.
@@ -118,10 +120,11 @@ impl Lab {
             inside.push(String::from("route add default via 169.254.1.1 dev eth0 onlink"));
         }
         if addresses.iter().any(|address| is_v6(address)) {
-            inside.push(String::from("-6 route add default via fe80::1 dev eth0"));
+            inside.push(String::from("route add ::/0 via fe80::1 dev eth0"));
         }
         self.host.ip(&host.join("\n"))?;
         task.ip(&inside.join("\n"))?;
+        await_up(&[(&self.host, device), (&task, "eth0")])?;
         Ok(task)
     }
 }

@@ -143,6 +143,19 @@ impl Netns {
     }
 }
 
+/// Both ends of a veth pair drop what is sent until the kernel has noticed, a little after they were set up, that they
+/// are.
+pub fn await_up(ends: &[(&Netns, &str)]) -> Result<()> {
+    for (netns, link) in ends {
+        until(&format!("`{link}` in `{}` is up", netns.label), || {
+            Ok(netns
+                .output("ip", &["-o", "link", "show", "dev", link])?
+                .contains(" state UP "))
+        })?;
+    }
+    Ok(())
+}
+
 /// Waits for what has no event to wait for: asks every few milliseconds until `ready` says so.
 pub fn until(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + PATIENCE;

@@ -73,6 +73,8 @@ fn serve(mut stream: TcpStream) {
             return;
         }
     }
+    // It is held elsewhere too, so dropping it would not end it.
+    stream.shutdown(Shutdown::Both).ok();
 }
 
 /// An open connection to a [`TcpEcho`].
