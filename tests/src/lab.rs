@@ -16,6 +16,10 @@ pub const OUTSIDE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
 /// Likewise.
 pub const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2));
 
+/// Whether a new link's addresses are tried before they are used (RFC 4862, 5.4). That takes a second or two, in which
+/// nobody may ask for a neighbour on behalf of another.
+const DAD: &str = "net.ipv6.conf.default.accept_dad";
+
 /// A host that forwards, and a client outside of it:
 ///
 /// * `host` has `wire` with 10.99.0.1/24 and fd99::1/64, and in it taskgate runs;
@@ -48,6 +52,9 @@ impl Lab {
             ("net.ipv4.conf.default.rp_filter", "0"),
         ] {
             lab.host.set(sysctl, value)?;
+        }
+        for netns in [&lab.host, &lab.outside] {
+            netns.set(DAD, "0")?;
         }
         lab.host.add_veth("wire", &lab.outside, "eth0")?;
         lab.host.ip("address add 10.99.0.1/24 dev wire
@@ -103,6 +110,9 @@ impl Lab {
     /// the task's own, and routes both ways. With `nodad` an IPv6 address is there at once.
     pub fn device(&self, device: &str, addresses: &[&str], nodad: bool) -> Result<Netns> {
         let task = Netns::new(device)?;
+        if nodad {
+            task.set(DAD, "0")?;
+        }
         self.host.add_veth(device, &task, "eth0")?;
         let nodad = if nodad { " nodad" } else { "" };
         let mut host = vec![
