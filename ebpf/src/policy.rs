@@ -7,9 +7,9 @@
 use crate::abi::LinkId;
 use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-    CONTROL_WINDOW, Class, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS,
-    MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root, SLOT_ROW, SLOT_ROW_BYTES,
-    SLOTS, Timeout, address, probe, slot,
+    CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS,
+    MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root, SLOT_ROW, SLOT_ROW_BYTES, SLOTS,
+    Timeout, address, probe, slot,
 };
 
 /// A bank of the image.
@@ -279,8 +279,8 @@ pub enum Judgement {
 /// What a rule is matched against.
 #[derive(Clone, Copy)]
 pub struct Subject<P> {
-    /// Which port axis.
-    pub class: Class,
+    /// Which port axis: the number of a [`crate::abi::image::Class`].
+    pub axis: u32,
     /// The key on it: destination port, ICMP type and code, or protocol number.
     pub port: u32,
     /// The far side's address.
@@ -305,7 +305,7 @@ pub fn judge<I: Image, P: PeerKey>(image: &I, roots: u64, subject: Subject<P>) -
         let word = bank.word(base + 16 + 8 * index);
         (base.wrapping_add(word as u32), (word >> 32) as u32 & 31)
     };
-    let (ports, depth) = axis(subject.class as u32);
+    let (ports, depth) = axis(subject.axis & 3);
     let port_row = base.wrapping_add(find_narrow(bank, ports, depth, subject.port));
     let (peers, depth) = axis(4);
     let peer_row = base.wrapping_add(subject.peer.find(bank, peers, depth));

@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use crate::{
-    abi::{Conn, Denial, Direction, Event, Key4, Key6, Outcome, Usage, tables::Word},
+    abi::{Conn, Denial, Direction, Event, Key4, Key6, Usage, tables::Word},
     policy::Image,
 };
 
@@ -42,8 +42,11 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     fn usage(&self, slot: u16) -> Option<&Usage>;
     /// Adds to a count that several CPUs add to.
     fn add(&self, count: &Word, more: u64);
-    /// Counts packets by how they ended.
-    fn count(&self, slot: u16, direction: Direction, outcome: Outcome, packets: u64);
+    /// Counts packets by the number of their [`crate::abi::Outcome`].
+    fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64);
+    /// Gives `value` back, by way of `cell`, as a number that nobody knows: the verifier then walks what follows once, and
+    /// not once for each value that can arrive there.
+    fn blur(&self, cell: &Word, value: u32) -> u32;
     /// Tells whoever follows of a flow's first packet.
     fn emit(&self, event: &Event);
 }

@@ -21,6 +21,7 @@ pub mod names;
 pub mod netns;
 pub mod output;
 pub mod record;
+pub mod sandbox;
 pub mod traffic;
 pub mod wire;
 

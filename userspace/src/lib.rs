@@ -3,5 +3,10 @@
 //! Knowledge flows one way: sources → [`model`] → compile → dataplane → flow logs; the command line knows them all and
 //! none of them knows it.
 
+pub mod cli;
+pub mod compile;
+pub mod daemon;
 pub mod dataplane;
+pub mod flowlog;
 pub mod model;
+pub mod sources;

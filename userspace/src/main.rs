@@ -1,2 +1,17 @@
 //! The `taskgate` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use taskgate::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => cli::run(cli).into(),
+        // Help and version are asked for, and end up here too.
+        Err(answer) => {
+            answer.print().ok();
+            ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2))
+        }
+    }
+}

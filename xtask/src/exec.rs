@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::workspace;
 
-/// How much of a quiet command's output its error repeats, in lines.
-const TAIL: usize = 25;
+/// How much of a quiet command's output its error repeats: lines, and characters of each.
+const TAIL: (usize, usize) = (15, 240);
 
 /// The cargo that runs this program, in the workspace's root.
 pub(crate) fn cargo() -> Command {
@@ -87,6 +87,11 @@ pub(crate) fn quiet(command: &mut Command, limit: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Says under an error what to do about it.
+pub(crate) fn advised(done: Result<()>, advice: &str) -> Result<()> {
+    done.map_err(|error| anyhow!("{error:#}\n    {advice}"))
+}
+
 /// Finds a program in PATH, and where a user's PATH seldom leads.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -130,8 +135,10 @@ fn quoted(word: &OsStr) -> String {
 /// The last lines of a command's output, indented under the message they follow.
 fn tail(words: &str) -> String {
     let lines: Vec<_> = words.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = &lines[lines.len().saturating_sub(TAIL)..];
-    last.iter().flat_map(|line| ["\n    ", line]).collect()
+    let last = &lines[lines.len().saturating_sub(TAIL.0)..];
+    last.iter()
+        .flat_map(|line| "\n    ".chars().chain(line.chars().take(TAIL.1)))
+        .collect()
 }
 
 #[cfg(test)]

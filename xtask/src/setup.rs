@@ -120,6 +120,11 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
+/// Whether the kernel program's compiler is the pinned nightly, and not Debian's.
+pub(crate) fn has_nightly() -> bool {
+    compiler::chosen().is_ok_and(|name| name == pins::NIGHTLY)
+}
+
 /// The programs that come ready-made. Those of the linker are asked for in the same breath, so that there is one question.
 fn programs(machine: &mut Machine) -> Result<()> {
     let missing: Vec<_> = pins::PROGRAMS

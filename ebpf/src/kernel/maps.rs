@@ -14,6 +14,7 @@ const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 // The packet path never allocates.
 const PREALLOCATED: usize = 0;
+#[expect(clippy::bad_bit_mask, reason = "nothing set is what is asserted")]
 const _: () = assert!(PREALLOCATED & BPF_F_NO_PREALLOC as usize == 0);
 
 /// One bank of the image.

@@ -4,7 +4,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
-    abi::{Conn, Denial, Direction, Event, Key4, Key6, Outcome, Usage, image::BANK_BYTES, tables::Word},
+    abi::{Conn, Denial, Direction, Event, Key4, Key6, Usage, image::BANK_BYTES, tables::Word},
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
 };
@@ -24,7 +24,7 @@ impl Bank for KernelBank {
         let offset = (offset & (BANK_BYTES - 8)) as usize;
         // SAFETY: the offset is masked to a whole word inside the bank. User space writes words by single stores at any
         // time, hence volatile.
-        unsafe { self.0.cast::<u8>().add(offset).cast::<u64>().read_volatile() }
+        unsafe { self.0.cast::<u64>().byte_add(offset).read_volatile() }
     }
 }
 
@@ -49,11 +49,18 @@ fn shared<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K) -> O
 #[inline(always)]
 fn insert<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K, value: &V) -> Inserted {
     const EEXIST: i32 = -17;
-    match map.insert(key, value, BPF_NOEXIST as u64) {
-        Ok(()) => Inserted::Done,
-        Err(EEXIST) => Inserted::Exists,
-        Err(_) => Inserted::Full,
+    const EBUSY: i32 = -16;
+    const TRIES: u32 = 4;
+    for _ in 0..TRIES {
+        match map.insert(key, value, BPF_NOEXIST as u64) {
+            Ok(()) => return Inserted::Done,
+            Err(EEXIST) => return Inserted::Exists,
+            // Another program on this CPU holds the bucket's lock (Linux 5.11 to 6.14, commit 20b6cc34ea74).
+            Err(EBUSY) => {}
+            Err(_) => return Inserted::Full,
+        }
     }
+    Inserted::Full
 }
 
 macro_rules! flows {
@@ -107,12 +114,22 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn count(&self, slot: u16, direction: Direction, outcome: Outcome, packets: u64) {
+    fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64) {
         let Some(counters) = COUNTERS.get_ptr_mut((slot as u32) << 1 | direction as u32) else {
             return;
         };
-        // SAFETY: this CPU's own value, and an outcome's number is below its length.
-        unsafe { (*counters)[(outcome.number() & 15) as usize] += packets };
+        // SAFETY: this CPU's own value, and the index is masked to its length.
+        unsafe { (*counters)[(outcome & 15) as usize] += packets };
+    }
+
+    #[inline(always)]
+    fn blur(&self, cell: &Word, value: u32) -> u32 {
+        // SAFETY: the pointer is that of a live reference; the cell lies in this CPU's own map value, which the verifier
+        // does not follow. Volatile, so that the compiler does not either.
+        unsafe {
+            cell.as_ptr().write_volatile(value as u64);
+            cell.as_ptr().read_volatile() as u32
+        }
     }
 
     #[inline(always)]

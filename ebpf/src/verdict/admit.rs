@@ -16,6 +16,54 @@ use crate::{
     tables::{Flows, Inserted, Tables},
 };
 
+/// How a packet that no entry lets through is to be judged, as bits.
+#[derive(Clone, Copy)]
+pub(super) struct Plan(pub(super) u32);
+
+impl Plan {
+    const INGRESS: u32 = 1;
+    const GOES_ON: u32 = 2;
+    const REFILLS: u32 = 4;
+
+    /// As a flow that begins, by the rules of this direction.
+    #[inline(always)]
+    pub(super) const fn anew(direction: Direction) -> Self {
+        Self(match direction {
+            Direction::Egress => 0,
+            Direction::Ingress => Self::INGRESS,
+        })
+    }
+
+    /// Its entry, which is there, is filled anew.
+    #[inline(always)]
+    pub(super) const fn refilling(self) -> Self {
+        Self(self.0 | Self::REFILLS)
+    }
+
+    /// As part of a connection that `initiator` opened under another generation: its entry stays.
+    #[inline(always)]
+    pub(super) const fn again(initiator: Direction) -> Self {
+        Self(Self::anew(initiator).0 | Self::REFILLS | Self::GOES_ON)
+    }
+
+    /// The state of the connection that it admits. The bits are the same, so that there is no branch.
+    #[inline(always)]
+    const fn opened(self) -> u16 {
+        const { assert!(Self::INGRESS as u16 == opened_by(Direction::Ingress) && opened_by(Direction::Egress) == 0) };
+        (self.0 & Self::INGRESS) as u16
+    }
+
+    /// Whose rules decide.
+    #[inline(always)]
+    const fn judged(self) -> Direction {
+        if self.0 & Self::INGRESS == 0 {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        }
+    }
+}
+
 /// Why a packet is let in, and what its entry says of that.
 #[derive(Clone, Copy)]
 pub(super) struct Admission {
@@ -36,9 +84,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         Ok(rows)
     }
 
-    /// Judges a packet by its ENI and the rules of `judged`: its own direction, or that of the connection's initiator.
+    /// Judges a packet by its ENI and the rules that `plan` names.
     #[inline(always)]
-    pub(super) fn admit<F: Family>(&mut self, judged: Direction) -> Result<Admission, Reason> {
+    pub(super) fn admit<F: Family>(&mut self, plan: Plan) -> Result<Admission, Reason> {
+        let judged = plan.judged();
         let rows = self.find_eni()?;
         let packet = self.packet;
         let eni = &self.work.eni;
@@ -74,13 +123,15 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return Ok(exempt);
         }
         let (class, port) = rule_key(packet, judged as u8 != D::DIRECTION as u8);
+        let axis = self.tables.blur(&self.work.blur, class as u32);
+        let port = self.tables.blur(&self.work.blur, port);
         let subject = Subject {
-            class,
+            axis,
             port,
             peer: F::peer(flow.remote),
             group_set: remote.group_set,
         };
-        match judge(self.tables, eni.roots[judged.index()], subject) {
+        match judge(self.tables, eni.roots[(plan.0 & Plan::INGRESS) as usize], subject) {
             Judgement::Allowed(Allowed { rule, flags }) => {
                 let untracked = match class {
                     Class::Tcp => flags & rule::UNTRACKED_TCP != 0,
@@ -99,44 +150,41 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
     }
 
-    /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one. `goes_on`: it belongs to a
-    /// connection that was admitted before and was judged again.
+    /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
     #[inline(always)]
-    pub(super) fn enter<F: Family>(
-        &mut self,
-        judged: Direction,
-        goes_on: bool,
-        found: Option<<T as Flows<F::Key>>::Conn>,
-        admission: Admission,
-    ) -> Result<Pass, Reason>
+    pub(super) fn enter<F: Family>(&mut self, plan: Plan, admission: Admission) -> Result<Pass, Reason>
     where
         T: Flows<F::Key>,
     {
         let tail = self.tail();
-        let mut found = found;
+        let mut refills = plan.0 & Plan::REFILLS != 0;
+        let mut goes_on = plan.0 & Plan::GOES_ON != 0;
         if admission.dhcp {
             let flow = Flow::dhcp(Flow::plain(self.packet, D::DIRECTION).ports);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
-            found = None;
+            refills = false;
         }
-        let opened = opened_by(judged) | if admission.untracked { state::UNTRACKED } else { 0 };
-        let mut goes_on = goes_on;
-        let entered = match &found {
-            Some(_) => Ok(()),
-            None => match self.insert::<F>(opened, admission.rule) {
+        let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
+        let mut refused = None;
+        // Twice at most: an entry can come, or go, between a look and the next step.
+        for _ in 0..2 {
+            if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
+                self.readmit(&conn, tail, opened, admission.rule, goes_on);
+                break;
+            }
+            match self.insert::<F>(opened, admission.rule) {
                 Ok(Inserted::Exists) => {
-                    found = self.tables.conn(F::key(&mut self.work.keys));
+                    refills = true;
                     goes_on = true;
-                    Ok(())
                 }
-                Ok(_) => Ok(()),
-                Err(reason) => Err(reason),
-            },
-        };
-        if let Some(conn) = &found {
-            self.readmit(conn, tail, opened, admission.rule, goes_on);
+                Ok(_) => break,
+                Err(reason) => {
+                    refused = Some(reason);
+                    break;
+                }
+            }
         }
-        if let Err(reason) = entered {
+        if let Some(reason) = refused {
             if !admission.untracked {
                 return Err(reason);
             }

@@ -21,13 +21,14 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         T: Flows<F::Key>,
     {
         let outcome = self.count(Outcome::Drop(reason));
+        let number = self.tables.blur(&self.work.blur, reason as u32) as u8;
         let slot = self.work.eni.slot;
         if slot == 0 {
             return outcome;
         }
         let packet = self.packet;
         let flow = Flow::plain(packet, D::DIRECTION);
-        let tail = denial_tail(slot, packet.protocol, D::DIRECTION, reason as u8);
+        let tail = denial_tail(slot, packet.protocol, D::DIRECTION, number);
         // Records name no ports for other protocols, so neither do their keys.
         let ports = if matches!(packet.protocol, TCP | UDP) {
             flow.ports

@@ -13,7 +13,7 @@ use core::marker::PhantomData;
 use crate::{
     abi::{
         Conn, Denial, Direction, Event, Key4, Key6, Outcome, Reason,
-        tables::{Flags, Totals},
+        tables::{Flags, Totals, Word},
     },
     family::{Family, V4, V6},
     packet::{Kind, Neighbour, Packet, Unparsed},
@@ -35,6 +35,7 @@ pub struct Scratch {
 struct Work {
     /// The ENI of the packet's link, once it was looked up; slot 0 if there is none.
     eni: EniRow,
+    blur: Word,
     keys: Keys,
     conn: Conn,
     denial: Denial,
@@ -143,8 +144,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.
     #[inline(always)]
     fn count(&self, outcome: Outcome) -> Outcome {
+        let number = self.tables.blur(&self.work.blur, outcome.number() as u32);
         self.tables
-            .count(self.work.eni.slot, D::DIRECTION, outcome, self.packet.packets as u64);
+            .count(self.work.eni.slot, D::DIRECTION, number, self.packet.packets as u64);
         outcome
     }
 

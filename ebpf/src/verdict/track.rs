@@ -1,6 +1,6 @@
 //! The established path, and what to make of an entry that is there but does not decide.
 
-use super::{Scene, Way};
+use super::{Scene, Way, admit::Plan};
 use crate::{
     abi::{Conn, Direction, Pass, Reason, image::control, tables::state},
     conntrack::{advance, closed, idle, initiator, opens, timeout_of},
@@ -32,42 +32,33 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     {
         let tail = self.tail();
         let mut flow = Flow::tracked(self.packet, D::DIRECTION);
-        let mut found;
-        let mut judged = D::DIRECTION;
-        let mut goes_on = false;
-        loop {
+        let plan = loop {
             let key = F::key(&mut self.work.keys);
             F::set_key(key, flow.local, flow.remote, flow.ports, tail);
-            found = self.tables.conn(key);
-            let standing = match &found {
-                Some(conn) => self.standing(conn, tail),
+            let standing = match self.tables.conn(key) {
+                Some(conn) => {
+                    let standing = self.standing(&conn, tail);
+                    if standing == Standing::Live {
+                        self.account(&conn, tail);
+                        return Ok(Pass::Tracked);
+                    }
+                    standing
+                }
                 None => Standing::Absent,
             };
             match standing {
-                Standing::Live => {
-                    if let Some(conn) = &found {
-                        self.account(conn, tail);
-                    }
-                    return Ok(Pass::Tracked);
-                }
-                Standing::Rejudge(initiator) => {
-                    judged = initiator;
-                    goes_on = true;
-                    break;
-                }
+                Standing::Rejudge(initiator) => break Plan::again(initiator),
                 // No request that this answers is tracked: the packet stands for itself.
-                Standing::Stale | Standing::Absent if flow.special => {
+                Standing::Stale | Standing::Absent | Standing::Live if flow.special => {
                     flow = Flow::plain(self.packet, D::DIRECTION);
                 }
-                Standing::Stale => break,
-                Standing::Absent => {
-                    found = None;
-                    break;
-                }
+                Standing::Stale => break Plan::anew(D::DIRECTION).refilling(),
+                Standing::Absent | Standing::Live => break Plan::anew(D::DIRECTION),
             }
-        }
-        let admission = self.admit::<F>(judged)?;
-        self.enter::<F>(judged, goes_on, found, admission)
+        };
+        let plan = Plan(self.tables.blur(&self.work.blur, plan.0));
+        let admission = self.admit::<F>(plan)?;
+        self.enter::<F>(plan, admission)
     }
 
     /// The tail of the packet's key among tracked connections.

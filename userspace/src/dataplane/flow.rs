@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, Usage, tables::split_denial_tail};
+use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, tables::split_denial_tail};
 
 /// A key of `CONNS_*` or `DENIALS_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,25 +133,17 @@ impl From<&Denial> for DenialState {
     }
 }
 
-/// What a slot uses and has lost, read once. Fields as in [`Usage`].
+/// What a slot uses and has lost, read once. Fields as in [`taskgate_ebpf::abi::Usage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of `Usage`, documented there")]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of `Usage` in the ABI, documented there"
+)]
 pub struct UsageState {
     pub conns: u64,
     pub denials: u64,
     pub flows_lost: u64,
     pub denials_lost: u64,
-}
-
-impl From<&Usage> for UsageState {
-    fn from(usage: &Usage) -> Self {
-        Self {
-            conns: usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get()),
-            denials: usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get()),
-            flows_lost: usage.flows_lost.get(),
-            denials_lost: usage.denials_lost.get(),
-        }
-    }
 }
 
 /// The kernel's flow tables. The daemon has one over BPF maps; tests have one over plain collections.

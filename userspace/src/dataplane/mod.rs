@@ -1,3 +1,13 @@
 //! The kernel's side of a running taskgate: programs, maps, links, and the ENIs that it makes.
 
+pub mod eni;
+pub mod events;
 pub mod flow;
+pub mod gate;
+pub mod link;
+pub mod load;
+pub mod netlink;
+pub mod netns;
+pub mod object;
+pub mod raw;
+pub mod tables;

@@ -5,11 +5,13 @@
 //! kernel.
 
 mod eni;
+mod exempt;
 mod peer;
 mod rule;
 mod settings;
 
 pub use eni::{Binding, EcsFields, Eni, Vlan};
+pub use exempt::Exempt;
 pub use peer::{GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, SecurityGroup};
 pub use rule::{Direction, Family, IcmpMatch, Ports, Protocol, Rule};
 pub use settings::{

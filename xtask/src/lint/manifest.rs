@@ -33,7 +33,7 @@ pub(super) fn check() -> Result<()> {
         found.extend(faults(&text).into_iter().map(|fault| format!("\n{path}: {fault}")));
     }
     if !found.is_empty() {
-        bail!("{} faults{}", found.len(), found.concat());
+        bail!("not all is inherited{}", found.concat());
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ pub(super) fn check() -> Result<()> {
         }
     }
     if !found.is_empty() {
-        bail!("{} files are too long{}", found.len(), found.concat());
+        bail!("longer than one can keep in mind{}", found.concat());
     }
     Ok(())
 }

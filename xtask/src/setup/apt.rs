@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Machine, say};
 use crate::{exec, pins};
@@ -37,7 +37,7 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
     let advice = "check the network and the sources in /etc/apt, then run `cargo xtask setup` again";
     if !machine.lists_updated {
         say("apt-get update");
-        exec::quiet(apt_get().arg("update"), pins::PATIENCE).context(advice)?;
+        exec::advised(exec::quiet(apt_get().arg("update"), pins::PATIENCE), advice)?;
         machine.lists_updated = true;
     }
     let unknown: Vec<_> = names.iter().copied().filter(|package| !known(package)).collect();
@@ -55,7 +55,7 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
     command
         .args(["install", "--yes", "--no-install-recommends", "--no-remove"])
         .args(&names);
-    exec::quiet(&mut command, pins::PATIENCE).context(advice)?;
+    exec::advised(exec::quiet(&mut command, pins::PATIENCE), advice)?;
     machine.changed = true;
     Ok(())
 }
@@ -67,7 +67,7 @@ fn apt_get() -> Command {
     command
 }
 
-fn installed(package: &str) -> bool {
+pub(super) fn installed(package: &str) -> bool {
     exec::stdout(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]))
         .is_ok_and(|status| status == "installed")
 }

@@ -53,7 +53,7 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
     };
     if !apt::here() {
         let advice = "install rustup (https://rustup.rs), then run `cargo xtask setup` again where its server answers";
-        return Err(refused.context(advice));
+        return exec::advised(Err(refused), advice);
     }
     say(&format!(
         "{} cannot be had, Debian's rustc-web instead: {refused:#}",

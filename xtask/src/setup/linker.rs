@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Machine, apt, say};
 use crate::{exec, pins, workspace};
@@ -28,10 +28,6 @@ fn is_pinned(linker: &Path) -> bool {
     exec::stdout(Command::new(linker).arg("--version")).is_ok_and(|words| words.trim() == expected)
 }
 
-fn llvm_prefix() -> PathBuf {
-    PathBuf::from(format!("/usr/lib/llvm-{}", pins::LLVM))
-}
-
 /// The Debian packages that building it takes, with the reason; none when it is there.
 pub(super) fn packages() -> Vec<(&'static str, &'static str)> {
     if ready() {
@@ -45,18 +41,23 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
     if ready() {
         return Ok(());
     }
-    let own_llvm = llvm_prefix().join("bin/llvm-config").exists();
-    if !own_llvm && !apt::here() && adopt()? {
+    let debian = apt::here();
+    if debian {
+        let missing: Vec<_> = pins::LINKER_PACKAGES
+            .into_iter()
+            .filter(|package| !apt::installed(package))
+            .collect();
+        if !missing.is_empty() {
+            bail!(
+                "bpf-linker {} cannot be built without {}",
+                pins::BPF_LINKER,
+                missing.join(", ")
+            );
+        }
+    } else if adopt()? {
         machine.changed = true;
         return Ok(());
     }
-    anyhow::ensure!(
-        own_llvm || !apt::here(),
-        "bpf-linker {} needs LLVM {} in {} to be built",
-        pins::BPF_LINKER,
-        pins::LLVM,
-        llvm_prefix().display()
-    );
 
     say(&format!(
         "bpf-linker {}: built from crates.io into target/tools, takes a minute or two",
@@ -73,22 +74,23 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
         "--force",
         "--root",
     ]);
-    command.arg(workspace::tools());
-    let advice = if own_llvm {
+    command.arg(workspace::tools()).env_remove("CARGO_TARGET_DIR");
+    let advice = if debian {
         command
             .args(["--no-default-features", "--features"])
             .arg(format!("llvm-{}", pins::LLVM));
-        command.env("LLVM_PREFIX", llvm_prefix());
-        "check that crates.io can be reached, then run `cargo xtask setup` again"
+        command.env("LLVM_PREFIX", format!("/usr/lib/llvm-{}", pins::LLVM));
+        "see that crates.io can be reached, then run `cargo xtask setup` again"
     } else {
-        "without apt it is built with its default features, for which your distribution has to provide LLVM's newest \
-         release with headers and `llvm-config`, zlib, zstd and libxml2; a ready-made `bpf-linker` of this version in PATH \
-         does as well"
+        "without apt it is built with its default features: your distribution has to provide the LLVM that it asks for \
+         above, with headers and `llvm-config`, and zlib, zstd and libxml2; a ready-made `bpf-linker` of this version in \
+         PATH does as well"
     };
-    command.env_remove("CARGO_TARGET_DIR");
-    exec::quiet(&mut command, pins::PATIENCE).context(advice)?;
+    exec::advised(exec::quiet(&mut command, pins::PATIENCE), advice)?;
     machine.changed = true;
-    anyhow::ensure!(ready(), "`{}` was installed and does not start", path().display());
+    if !ready() {
+        bail!("`{}` was installed and does not start", path().display());
+    }
     Ok(())
 }
 

@@ -1,0 +1,298 @@
+//! The ENIs that taskgate makes, on the running kernel.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CloneFlags, setns};
+use taskgate::dataplane::{
+    eni::{EniError, EniSpec, EniWarning, TaskEni},
+    link::{Link, LinkKind},
+    netlink::Netlink,
+    netns::Namespace,
+};
+use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
+
+fn addresses(number: u8) -> [IpAddr; 3] {
+    [
+        [10, 0, 1, number].into(),
+        [10, 0, 2, number].into(),
+        [0xfd00, 0, 0, 0, 0, 0, 0, number.into()].into(),
+    ]
+}
+
+fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
+    EniSpec {
+        instance: "test",
+        task,
+        namespace: task,
+        addresses,
+    }
+}
+
+/// A gate that stands open.
+#[expect(clippy::unnecessary_wraps, reason = "what a gate's maker looks like")]
+fn open(_: &Link) -> io::Result<()> {
+    Ok(())
+}
+
+/// A socket in a task's namespace.
+fn socket(namespace: &str, address: IpAddr) -> Result<UdpSocket> {
+    let file = File::open(Namespace::path(namespace))?;
+    let bind = || {
+        setns(&file, CloneFlags::CLONE_NEWNET)?;
+        let socket = UdpSocket::bind((address, 5000))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        anyhow::Ok(socket)
+    };
+    thread::scope(|scope| scope.spawn(bind).join().expect("no panic in there"))
+        .with_context(|| format!("cannot bind to {address} in {namespace}"))
+}
+
+/// Sends a datagram there and back, and gives the address that it came from.
+fn talk(from: &UdpSocket, to: &UdpSocket) -> Result<SocketAddr> {
+    let mut buffer = [0; 8];
+    from.send_to(b"there", to.local_addr()?)?;
+    let (length, source) = to.recv_from(&mut buffer).context("it did not get there")?;
+    ensure!(&buffer[..length] == b"there");
+    to.send_to(b"back", source)?;
+    let length = from.recv(&mut buffer).context("it did not come back")?;
+    ensure!(&buffer[..length] == b"back");
+    Ok(source)
+}
+
+#[test]
+fn two_tasks_reach_each_other_and_the_host() -> Result<()> {
+    sandbox(async || {
+        ip("addr add 192.0.2.1/32 dev lo")?;
+        ip("addr add fd01::1/128 dev lo")?;
+        let netlink = Netlink::open()?;
+        let (a, b) = (addresses(1), addresses(2));
+        let (eni_a, ()) = TaskEni::make(&netlink, &spec("a", &a), open).await?;
+        let (eni_b, ()) = TaskEni::make(&netlink, &spec("b", &b), open).await?;
+        for (from, to) in a.into_iter().zip(b) {
+            let (from, to) = (socket("a", from)?, socket("b", to)?);
+            ensure!(talk(&from, &to)? == from.local_addr()?);
+        }
+        // From the host, under its own address.
+        for (any, own, task) in [("0.0.0.0", "192.0.2.1", a[0]), ("::", "fd01::1", a[2])] {
+            let host = UdpSocket::bind((any.parse::<IpAddr>()?, 5000))?;
+            host.set_read_timeout(Some(Duration::from_secs(5)))?;
+            ensure!(talk(&host, &socket("a", task)?)?.ip() == own.parse::<IpAddr>()?);
+        }
+        // A task that binds to nothing speaks as its first address.
+        let any = socket("b", "0.0.0.0".parse()?)?;
+        ensure!(talk(&any, &socket("a", a[1])?)?.ip() == b[0]);
+
+        let off = |sysctl| EniWarning::ForwardingOff {
+            sysctl,
+            among_tasks: true,
+        };
+        ensure!(eni_a.warnings() == [off("net.ipv4.ip_forward"), off("net.ipv6.conf.all.forwarding")]);
+        ensure!(
+            eni_a.warnings()[0].to_string()
+                == "`net.ipv4.ip_forward` is 0: tasks reach each other and this host, but nothing beyond it; turn it on \
+                    with `sysctl -w net.ipv4.ip_forward=1`"
+        );
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+        eni_b.remove(&netlink).await?;
+        let (eni_b, ()) = TaskEni::make(&netlink, &spec("b", &b), open).await?;
+        ensure!(eni_b.warnings() == []);
+
+        eni_a.remove(&netlink).await?;
+        eni_b.remove(&netlink).await?;
+        ensure!(fs::read_dir("/run/netns")?.count() == 0);
+        ensure!(ip("-o link")?.lines().count() == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_eni_is_gated_before_its_links_are_up() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        let all = addresses(1);
+        let spec = spec("a", &all);
+        let mut seen = None;
+        let (eni, gate) = TaskEni::make(&netlink, &spec, |link| {
+            let inside = ip("-n a -br link show eth0");
+            let outside = ip(&format!("-br link show {}", link.name));
+            seen = Some((link.clone(), inside, outside));
+            io::Result::Ok("the gate")
+        })
+        .await?;
+        let (link, inside, outside) = seen.context("there was no gate")?;
+        ensure!(gate == "the gate" && &link == eni.link());
+        for (name, shown) in [("eth0", inside?), (&*link.name, outside?)] {
+            ensure!(
+                shown.starts_with(name) && shown.contains(" DOWN ") && !shown.contains("UP"),
+                "{shown}"
+            );
+        }
+        ensure!(link.kind == LinkKind::Veth { peer_here: None } && link.name == spec.link_name());
+        ensure!(link.name.len() == 15 && link.name.starts_with("tg-"));
+        ensure!(eni.made_namespace() && eni.namespace().name() == "a");
+        ensure!(ip(&format!("link show {}", link.name))?.contains("alias taskgate test a"));
+
+        let shown = ip("-n a -br addr show eth0")?;
+        let shown: Vec<_> = shown.split_whitespace().skip(2).collect();
+        ensure!(
+            shown[..2] == ["10.0.1.1/32", "10.0.2.1/32"] && shown[2..].contains(&"fd00::1/128"),
+            "{shown:?}"
+        );
+        let routes: String = ["-n a route", "-n a -6 route show default"]
+            .map(ip)
+            .into_iter()
+            .collect::<Result<_>>()?;
+        let routes: Vec<_> = routes.lines().map(str::trim).collect();
+        ensure!(
+            routes
+                == [
+                    "default via 169.254.1.1 dev eth0 proto static src 10.0.1.1 onlink",
+                    "default via fe80::1 dev eth0 proto static src fd00::1 metric 1024 pref medium"
+                ],
+            "{routes:?}"
+        );
+        ensure!(ip("-n a -br link show lo")?.contains("UNKNOWN"));
+        let shown = ip(&format!("-br addr show {}", link.name))?;
+        let shown: Vec<_> = shown.split_whitespace().skip(2).collect();
+        ensure!(shown == ["169.254.1.1/32", "fe80::1/64"], "{shown:?}");
+        Ok(())
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no gate today")]
+struct NoGate;
+
+#[test]
+fn what_fails_is_undone() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        let all = addresses(1);
+        let error = TaskEni::make(&netlink, &spec("a", &all), |_| Err::<(), _>(NoGate))
+            .await
+            .unwrap_err();
+        ensure!(error.to_string() == "the gate of task `a` does not stand");
+        // The loopback network's address cannot be an ENI's: what was made before is undone.
+        let twice = [all[0], all[0]];
+        let error = TaskEni::make(&netlink, &spec("a", &twice), open).await.unwrap_err();
+        ensure!(
+            error.to_string() == "cannot add address `10.0.1.1/32 on eth0`",
+            "{error}"
+        );
+        for name in ["", ".", "..", "a/b", &"a".repeat(256)] {
+            let spec = EniSpec {
+                namespace: name,
+                ..spec("a", &all)
+            };
+            let error = TaskEni::make(&netlink, &spec, open).await.unwrap_err();
+            ensure!(
+                error.to_string() == format!("cannot open namespace `{name}`"),
+                "{error}"
+            );
+        }
+        ensure!(fs::read_dir("/run/netns")?.count() == 0);
+        ensure!(ip("-o link")?.lines().count() == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_namespace_of_the_users_stays() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        ip("netns add a")?;
+        let all = addresses(1);
+        let spec = spec("a", &all);
+        let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
+        ensure!(!eni.made_namespace());
+        eni.remove(&netlink).await?;
+        ensure!(ip("-n a -o link")?.lines().count() == 1);
+
+        ip("-n a link add eth0 type bridge")?;
+        let error = TaskEni::make(&netlink, &spec, open).await.unwrap_err();
+        ensure!(
+            error.to_string()
+                == "namespace `a` already has an `eth0`: take it away, or name another namespace for the task"
+        );
+        ensure!(matches!(error, EniError::Occupied { .. }));
+        ensure!(ip("-n a -o link")?.lines().count() == 2);
+        ensure!(ip("-o link")?.lines().count() == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_killed_run_left_is_replaced() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        let all = addresses(1);
+        let spec = spec("a", &all);
+        let (left, ()) = TaskEni::make(&netlink, &spec, open).await?;
+        // Killed here; and the next one before the host's end got its alias; and the next one in the namespace's making.
+        let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
+        ensure!(eni.link().ifindex != left.link().ifindex && eni.made_namespace());
+        ip_batch(&format!("link set {} alias \"\"\n", eni.link().name))?;
+        ensure!(!ip(&format!("link show {}", eni.link().name))?.contains("alias"));
+        let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
+        ensure!(eni.made_namespace());
+        eni.remove(&netlink).await?;
+        File::create(Namespace::path("a"))?;
+        let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
+        ensure!(eni.made_namespace());
+        eni.remove(&netlink).await?;
+        ensure!(fs::read_dir("/run/netns")?.count() == 0);
+        ensure!(ip("-o link")?.lines().count() == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_foreign_link_in_the_way_stays() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        let all = addresses(1);
+        let spec = spec("a", &all);
+        let name = spec.link_name();
+        ip(&format!("link add {name} type bridge"))?;
+        let error = TaskEni::make(&netlink, &spec, open).await.unwrap_err();
+        ensure!(
+            error.to_string()
+                == format!(
+                    "link `{name}` is in the way and was not made by taskgate for task `a`: remove or rename it"
+                ),
+            "{error}"
+        );
+        ip(&format!("link set {name} alias mine"))?;
+        let error = TaskEni::make(&netlink, &spec, open).await.unwrap_err();
+        ensure!(
+            error.to_string().contains("for task `a` (it says `mine`): remove"),
+            "{error}"
+        );
+        ensure!(ip("-o link")?.lines().count() == 2);
+        ensure!(!Namespace::path("a").exists());
+        Ok(())
+    })
+}
+
+#[test]
+fn names_differ_by_instance_and_task() {
+    let name = |instance, task| {
+        EniSpec {
+            instance,
+            ..spec(task, &[])
+        }
+        .link_name()
+    };
+    assert_eq!(name("default", "web"), name("default", "web"));
+    assert_ne!(name("default", "web"), name("default", "db"));
+    assert_ne!(name("default", "web"), name("other", "web"));
+    assert_ne!(name("a", "bc"), name("ab", "c"));
+}

@@ -1,0 +1,71 @@
+//! How a command can fail, and the exit status that scripts see.
+
+use std::{error, io, process::ExitCode};
+
+use crate::{compile::CompileError, sources::Problems};
+
+/// The exit statuses. They are kept: people script against them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// It failed.
+    Failure = 1,
+    /// The question or command makes no sense.
+    Usage = 2,
+    /// The configuration is invalid.
+    Invalid = 3,
+    /// Something that was named is not there.
+    NotFound = 5,
+    /// The answer is no, and the caller wanted to hear of it.
+    No = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// How a command can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Invalid(#[from] Problems),
+    /// The configuration does not fit into the image.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Something that was named is not there: what, and what is there instead.
+    #[error("{0}")]
+    NotFound(String),
+    /// What was asked makes no sense: what, and what would.
+    #[error("{0}")]
+    Usage(String),
+    /// The daemon ended with an error.
+    #[error(transparent)]
+    Daemon(Box<dyn error::Error + Send + Sync>),
+    /// The answer could not be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Error {
+    /// What the daemon ended with. A configuration that it refused counts as that.
+    pub(super) fn daemon(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        let refused = |error: Box<dyn error::Error + Send + Sync>| error.downcast().map(|it| Self::Invalid(*it));
+        let unfit = |error: Box<dyn error::Error + Send + Sync>| error.downcast().map(|it| Self::Compile(*it));
+        refused(error.into()).or_else(unfit).unwrap_or_else(Self::Daemon)
+    }
+
+    /// The status to exit with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Invalid(_) | Self::Compile(_) => Exit::Invalid,
+            Self::NotFound(_) => Exit::NotFound,
+            Self::Usage(_) => Exit::Usage,
+            Self::Daemon(_) | Self::Output(_) => Exit::Failure,
+        }
+    }
+}

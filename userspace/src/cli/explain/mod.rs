@@ -1,0 +1,46 @@
+//! `taskgate explain`: what the gates on the way from one task to another say of a packet, and which rule decides.
+//!
+//! The question becomes a real frame ([`frame`]) and is put to the very code that runs in the kernel, over an image that
+//! is compiled on the host ([`gates`]). Why a rule did not match is worked out from the model ([`nearest`]).
+
+mod advice;
+mod frame;
+mod gates;
+mod names;
+mod nearest;
+mod question;
+mod show;
+
+use std::path::Path;
+
+pub use frame::Message;
+pub use gates::{Explanation, GateVerdict, Verdict, explain};
+pub use nearest::{Field, Nearest};
+pub use question::{End, Question};
+
+use super::{
+    args::{Explain, Output},
+    error::{Error, Exit},
+    output,
+};
+use crate::sources;
+
+/// Answers a question about the configuration in a folder.
+pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
+    let loaded = sources::load(folder)?;
+    output::problems(output::Severity::Warning, &loaded.warnings);
+    let model = &loaded.model;
+    let question = Question::new(model, args)?;
+    let explanation = explain(model, &question)?;
+    for note in question.notes() {
+        output::say(format_args!("note: {note}"));
+    }
+    match args.output {
+        Output::Json => output::json(&explanation)?,
+        Output::Text => output::data(&show::text(model, &question, &explanation, output::Palette::stdout()))?,
+    }
+    Ok(match explanation.verdict {
+        Verdict::Reject if args.fail_on_deny => Exit::No,
+        Verdict::Accept | Verdict::Reject => Exit::Ok,
+    })
+}

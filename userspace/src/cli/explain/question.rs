@@ -1,0 +1,222 @@
+//! The question: which packet goes from whom to whom.
+
+use std::net::IpAddr;
+
+use super::{
+    frame::Message,
+    names::{Who, find},
+};
+use crate::{
+    cli::{Error, args::Explain, words},
+    model::{Eni, Family, Model},
+};
+
+/// One end of the way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct End<'a> {
+    /// The address that the packet has there.
+    pub address: IpAddr,
+    /// The known ENI that has the address; `None` for a peer outside.
+    pub eni: Option<&'a Eni>,
+}
+
+impl End<'_> {
+    /// What users call it.
+    pub fn name(&self) -> String {
+        self.eni
+            .map_or_else(|| self.address.to_string(), |eni| eni.display_name().to_owned())
+    }
+}
+
+/// A packet on its way. Both addresses are of one family.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Question<'a> {
+    /// Who sends.
+    pub from: End<'a>,
+    /// To whom.
+    pub to: End<'a>,
+    /// What.
+    pub message: Message,
+}
+
+/// The source port of a client: the first one of the dynamic range (RFC 6335).
+const SOURCE_PORT: u16 = 49152;
+
+impl<'a> Question<'a> {
+    /// The question that the command line asks.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it names nobody, [`Error::Usage`] if no such packet can be.
+    pub fn new(model: &'a Model, args: &Explain) -> Result<Self, Error> {
+        let [from, to] = [find(model, &args.from), find(model, &args.to)];
+        let (from, to) = (from?, to?);
+        let family = family(args, from, to)?;
+        let message = message(args)?;
+        let end = |who: Who<'a>| match who {
+            Who::Address(address, eni) => Some(End { address, eni }),
+            Who::Eni(eni) => first_of(eni, family).map(|address| End {
+                address,
+                eni: Some(eni),
+            }),
+        };
+        let (Some(from), Some(to)) = (end(from), end(to)) else {
+            return Err(Error::Usage(format!(
+                "there are no two {} addresses",
+                words::family(family)
+            )));
+        };
+        if from.eni.is_none() && to.eni.is_none() {
+            return Err(Error::NotFound(format!(
+                "neither {} nor {} is an address of a known ENI: no gate is on the way",
+                from.address, to.address
+            )));
+        }
+        Ok(Self { from, to, message })
+    }
+
+    /// The family of both addresses.
+    pub fn family(&self) -> Family {
+        words::family_of(self.from.address)
+    }
+
+    /// What the verdict does not say by itself.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let (Some(from), Some(to)) = (self.from.eni, self.to.eni)
+            && from.id == to.id
+        {
+            notes.push(format!(
+                "what `{}` sends to itself stays inside the task and meets no gate; this is about a packet that comes \
+                 back from outside",
+                self.from.name()
+            ));
+        }
+        for end in [&self.from, &self.to] {
+            if end.eni.is_some_and(|eni| eni.groups.is_empty()) {
+                notes.push(format!(
+                    "`{}` has no security group, so no gate is there and everything passes",
+                    end.name()
+                ));
+            }
+        }
+        notes
+    }
+}
+
+fn first_of(eni: &Eni, family: Family) -> Option<IpAddr> {
+    eni.addresses
+        .iter()
+        .copied()
+        .find(|address| words::family_of(*address) == family)
+}
+
+/// The family that both ends have, that the protocol goes over and that was asked for; IPv4 where both would do.
+fn family(args: &Explain, from: Who<'_>, to: Who<'_>) -> Result<Family, Error> {
+    let has = |who: Who<'_>, family: Family| match who {
+        Who::Address(address, _) => words::family_of(address) == family,
+        Who::Eni(eni) => first_of(eni, family).is_some(),
+    };
+    let common = |family: Family| has(from, family) && has(to, family);
+    if !common(Family::V4) && !common(Family::V6) {
+        let families = |who| match [Family::V4, Family::V6].map(|family| has(who, family)) {
+            [true, true] => "both",
+            [true, false] => "IPv4",
+            [false, true] => "IPv6",
+            [false, false] => "no address",
+        };
+        return Err(Error::Usage(format!(
+            "no packet goes from `{}` ({}) to `{}` ({}): they share no family of addresses; name ends that do",
+            args.from,
+            families(from),
+            args.to,
+            families(to),
+        )));
+    }
+    let asked = match (args.ipv4, args.ipv6) {
+        (true, _) => Some((Family::V4, "-4")),
+        (_, true) => Some((Family::V6, "-6")),
+        _ => None,
+    };
+    let bound = match args.protocol {
+        1 => Some((Family::V4, "icmp")),
+        58 => Some((Family::V6, "icmpv6")),
+        _ => None,
+    };
+    if let (Some((asked, flag)), Some((bound, protocol))) = (asked, bound)
+        && asked != bound
+    {
+        return Err(Error::Usage(format!(
+            "`{flag}` does not go with `--protocol {protocol}`, which is {}'s; {}",
+            words::family(bound),
+            other_icmp(protocol),
+        )));
+    }
+    let Some((family, because)) = asked.or(bound) else {
+        return Ok(if common(Family::V4) { Family::V4 } else { Family::V6 });
+    };
+    for (who, name) in [(from, &args.from), (to, &args.to)] {
+        if !has(who, family) {
+            let hint = match bound {
+                Some((_, protocol)) => other_icmp(protocol),
+                None => "leave it out",
+            };
+            return Err(Error::Usage(format!(
+                "`{name}` has no {} address, which `{because}` needs; {hint}",
+                words::family(family),
+            )));
+        }
+    }
+    Ok(family)
+}
+
+fn other_icmp(protocol: &str) -> &'static str {
+    match protocol {
+        "icmp" => "write `--protocol icmpv6`",
+        _ => "write `--protocol icmp`",
+    }
+}
+
+/// What the packet carries.
+fn message(args: &Explain) -> Result<Message, Error> {
+    let usage = |text: String| Err(Error::Usage(text));
+    let protocol = args.protocol;
+    let (ports, icmp) = (matches!(protocol, 6 | 17), matches!(protocol, 1 | 58));
+    let given = [
+        ("--port", args.port.is_some(), ports),
+        ("--source-port", args.source_port.is_some(), ports),
+        ("--type", args.kind.is_some(), icmp),
+        ("--code", args.code.is_some(), icmp),
+    ];
+    for (flag, given, fits) in given {
+        if given && !fits {
+            let hint = if icmp {
+                "write `--type` and `--code`"
+            } else {
+                "leave it out"
+            };
+            return usage(format!("`{flag}` does not go with this protocol; {hint}"));
+        }
+    }
+    let source = args.source_port.unwrap_or(SOURCE_PORT);
+    let code = args.code.unwrap_or(0);
+    Ok(match (protocol, args.port) {
+        (6, Some(port)) => Message::Tcp { source, port },
+        (17, Some(port)) => Message::Udp { source, port },
+        (6 | 17, None) => return usage(String::from("the destination port is missing; write `--port`")),
+        (1, _) => Message::Icmp {
+            kind: args.kind.unwrap_or(8),
+            code,
+        },
+        (58, _) => {
+            let kind = args.kind.unwrap_or(128);
+            if matches!(kind, 130..=137 | 143) {
+                return usage(format!(
+                    "ICMPv6 type {kind} is neighbour or listener discovery, of which no rule speaks: a task takes part \
+                     in it with its own addresses"
+                ));
+            }
+            Message::Icmpv6 { kind, code }
+        }
+        (number, _) => Message::Other(number),
+    })
+}

@@ -1,0 +1,180 @@
+//! The answer for people: the gates, one line that sums them up, and what to do about a denial.
+
+use std::{collections::HashSet, fmt::Write as _};
+
+use taskgate_ebpf::abi::{Outcome, Pass, Reason};
+
+use super::{
+    advice::advice,
+    gates::{Explanation, GateVerdict, Verdict},
+    question::{End, Question},
+};
+use crate::{
+    cli::{
+        output::{Palette, count},
+        words,
+    },
+    model::{Direction, Eni, Model},
+};
+
+/// The whole answer, lines ended.
+pub(super) fn text(model: &Model, question: &Question<'_>, explanation: &Explanation, palette: Palette) -> String {
+    let Question { from, to, message } = question;
+    let mut lines = vec![format!("{message} from {} to {}", end(from), end(to)), String::new()];
+    for gate in &explanation.gates {
+        lines.push(gate_line(model, gate, palette));
+    }
+    lines.push(conclusion(question, explanation, palette));
+    for gate in explanation.gates.iter().filter(|gate| gate.verdict == Verdict::Reject) {
+        lines.extend(remedy(model, question, gate));
+    }
+    let mut text = String::new();
+    for line in lines {
+        // Writing to a string cannot fail.
+        writeln!(text, "{line}").ok();
+    }
+    text
+}
+
+/// `web-1 (10.0.1.15)`, or the address alone.
+fn end(end: &End<'_>) -> String {
+    match end.eni {
+        Some(eni) => format!("{} ({})", eni.display_name(), end.address),
+        None => end.address.to_string(),
+    }
+}
+
+fn eni_of<'a>(model: &'a Model, gate: &GateVerdict) -> Option<&'a Eni> {
+    model.enis.iter().find(|eni| eni.id == gate.eni)
+}
+
+fn name(gate: &GateVerdict) -> &str {
+    gate.task.as_deref().unwrap_or(&gate.eni)
+}
+
+fn paint(verdict: Verdict, palette: Palette) -> String {
+    match verdict {
+        Verdict::Accept => palette.good("ACCEPT"),
+        Verdict::Reject => palette.bad("REJECT"),
+    }
+}
+
+fn gate_line(model: &Model, gate: &GateVerdict, palette: Palette) -> String {
+    let place = match (&gate.task, gate.here) {
+        (Some(_), true) => format!("{}, here", gate.eni),
+        (Some(_), false) => format!("{}, not on this host", gate.eni),
+        (None, true) => String::from("here"),
+        (None, false) => String::from("not on this host"),
+    };
+    format!(
+        "{:<7} {} ({place}): {} {}",
+        gate.direction.as_str(),
+        name(gate),
+        paint(gate.verdict, palette),
+        why(model, gate),
+    )
+}
+
+/// Why a gate says what it says.
+fn why(model: &Model, gate: &GateVerdict) -> String {
+    if let (Some(rule), Some(group), Some(id)) = (&gate.rule, &gate.group_name, &gate.group) {
+        return format!("by rule `{rule}` of group `{group}` ({id}){}", allowing(model, gate));
+    }
+    let reason = gate.reason;
+    let is = |outcome: Outcome| reason == outcome.name();
+    if is(Outcome::Pass(Pass::Exempt)) {
+        return String::from("without a rule: it is exempt, the platform's own service");
+    }
+    if !is(Outcome::Drop(Reason::NoRule)) {
+        let more = if is(Outcome::Drop(Reason::SpoofedSource)) {
+            match gate.direction {
+                Direction::Egress => ": the source is not the task's own address",
+                Direction::Ingress => ": it comes from outside with the task's own address",
+            }
+        } else {
+            ""
+        };
+        return format!("{reason}{more}");
+    }
+    let Some(eni) = eni_of(model, gate) else {
+        return reason.to_owned();
+    };
+    let rules: HashSet<_> = eni
+        .groups
+        .iter()
+        .flat_map(|&group| {
+            model
+                .group(group)
+                .rules(gate.direction)
+                .iter()
+                .map(move |rule| (group, &rule.id))
+        })
+        .collect();
+    let groups = words::groups_of(model, eni);
+    let direction = gate.direction;
+    match rules.len() {
+        0 => format!("{reason}: {groups} has no {direction} rule"),
+        1 => format!("{reason}: the one {direction} rule of {groups} does not allow it"),
+        many => format!(
+            "{reason}: none of the {} of {groups} allows it",
+            count(many, &format!("{direction} rule"))
+        ),
+    }
+}
+
+/// What the deciding rule says, if it is one entry and not several.
+fn allowing(model: &Model, gate: &GateVerdict) -> String {
+    let group = model.groups.iter().find(|group| Some(&group.id) == gate.group.as_ref());
+    let mut parts = group
+        .into_iter()
+        .flat_map(|group| group.rules(gate.direction))
+        .filter(|rule| Some(&rule.id) == gate.rule.as_ref());
+    match (parts.next(), parts.next()) {
+        (Some(rule), None) => format!(": {}", words::rule(model, gate.direction, rule)),
+        _ => String::new(),
+    }
+}
+
+/// One line that sums the gates up.
+fn conclusion(question: &Question<'_>, explanation: &Explanation, palette: Palette) -> String {
+    let (from, to, message) = (question.from.name(), question.to.name(), question.message);
+    let denied = |direction| {
+        explanation
+            .gates
+            .iter()
+            .any(|gate| gate.direction == direction && gate.verdict == Verdict::Reject)
+    };
+    let says = match (denied(Direction::Egress), denied(Direction::Ingress)) {
+        (false, false) => format!("{message} from {from} reaches {to}, and replies need no rule"),
+        (true, false) => format!("{from} may not send {message} to {to}"),
+        (false, true) => format!("{to} does not accept {message} from {from}"),
+        (true, true) => format!("{from} may not send {message} to {to}, and {to} would not accept it"),
+    };
+    format!("{}: {says}", paint(explanation.verdict, palette))
+}
+
+/// What to do about a denial for want of a rule.
+fn remedy(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Vec<String> {
+    let mut lines = Vec::new();
+    if gate.reason != Outcome::Drop(Reason::NoRule).name() {
+        return lines;
+    }
+    let direction = gate.direction;
+    lines.push(String::new());
+    if let Some(nearest) = &gate.nearest {
+        lines.push(format!(
+            "nearest {direction} rule: `{}` of group `{}` allows {}; {}",
+            nearest.rule, nearest.group_name, nearest.allows, nearest.message
+        ));
+    }
+    let group = gate.nearest.as_ref().map(|nearest| nearest.at);
+    let advice = eni_of(model, gate).and_then(|eni| advice(model, question, direction, eni, group));
+    if let Some(advice) = advice {
+        lines.push(format!(
+            "to allow it, add to the {direction} rules of {}: {}",
+            advice.group, advice.says
+        ));
+        lines.push(format!("  - {}", advice.native));
+    }
+    lines
+}

@@ -1,0 +1,65 @@
+//! A configuration compiled into an image on the host: no kernel, no root.
+
+use std::sync::atomic::AtomicU64;
+
+use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK};
+
+use crate::{
+    compile::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image},
+    model::{Eni, Model},
+};
+
+/// An image that holds one generation, and who is who in it.
+pub(super) struct Host {
+    /// The image and its writer.
+    pub(super) writer: ImageWriter<Vec<AtomicU64>>,
+    /// What the rules' numbers stand for.
+    pub(super) book: RuleBook,
+    /// How many different policies there are.
+    pub(super) policies: usize,
+    /// How much memory they take.
+    pub(super) policy_bytes: usize,
+}
+
+impl Host {
+    /// Compiles a model with a gate for each ENI that `gated` picks.
+    ///
+    /// # Errors
+    /// The configuration does not fit into an image.
+    pub(super) fn new(model: &Model, gated: &dyn Fn(&Eni) -> bool) -> Result<Self, CompileError> {
+        const ROOM: u32 = 16;
+        let exempt = model.exempt();
+        let gate = |eni: &Eni| {
+            gated(eni).then_some(Gate {
+                connections: ROOM,
+                denials: ROOM,
+                isolated: false,
+            })
+        };
+        let scope = Scope {
+            gate: &gate,
+            exempt: &exempt.addresses,
+            dhcp: exempt.dhcp,
+        };
+        let mut book = RuleBook::default();
+        let compiled = Compiled::new(model, scope, &mut book, &mut GroupSets::default())?;
+        let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
+        // First fit never leaves two banks less than half full.
+        let banks = 2 * policy_bytes.div_ceil(BANK_BYTES as usize) as u32 + 1;
+        let mut writer = ImageWriter::new(host_image(POLICY_BANK + banks))?;
+        // Nobody reads the image yet.
+        writer.prepare(&compiled, &mut || {})?.commit();
+        Ok(Self {
+            writer,
+            book,
+            policies,
+            policy_bytes,
+        })
+    }
+
+    /// How much memory the kernel's image takes at least: whole banks.
+    pub(super) fn image_bytes(&self) -> usize {
+        let bank = BANK_BYTES as usize;
+        (POLICY_BANK as usize + self.policy_bytes.div_ceil(bank).max(1)) * bank
+    }
+}

@@ -1,0 +1,106 @@
+//! Standard output is for data, standard error for the rest.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
+};
+
+use serde::Serialize;
+
+use super::error::Error;
+use crate::sources::Problem;
+
+/// Writes data to standard output. Nobody reading it any more (`taskgate … | head`) is no failure.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(super) fn data(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes one JSON document.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(super) fn json(document: &impl Serialize) -> Result<(), Error> {
+    let mut text = serde_json::to_string_pretty(document).map_err(io::Error::from)?;
+    text.push('\n');
+    data(&text)
+}
+
+/// Writes a line to standard error. If that fails there is nobody left to tell.
+pub(super) fn say(line: fmt::Arguments<'_>) {
+    writeln!(io::stderr(), "{line}").ok();
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Severity {
+    Error,
+    Warning,
+}
+
+/// Shows problems of the configuration, one in a line, in the form that editors can follow.
+pub(super) fn problems(severity: Severity, problems: &[Problem]) {
+    let word = match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    for problem in problems {
+        let Problem {
+            file,
+            line,
+            column,
+            message,
+            hint,
+        } = problem;
+        if *line == 0 {
+            say(format_args!("{file}: {word}: {message}; {hint}"));
+        } else {
+            say(format_args!("{file}:{line}:{column}: {word}: {message}; {hint}"));
+        }
+    }
+}
+
+/// `3 errors`, `1 error`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Colours, where a terminal shows them and `NO_COLOR` does not forbid them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Palette {
+    on: bool,
+}
+
+impl Palette {
+    /// For standard output.
+    pub(super) fn stdout() -> Self {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            on: !forbidden && io::stdout().is_terminal(),
+        }
+    }
+
+    /// A good answer.
+    pub(super) fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// A bad one.
+    pub(super) fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.on {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}

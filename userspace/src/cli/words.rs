@@ -1,0 +1,122 @@
+//! Rules in words.
+
+use std::net::IpAddr;
+
+use crate::model::{
+    Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixListIndex, Protocol, Rule,
+};
+
+/// `IPv4`, `IPv6`.
+pub(super) fn family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+/// The family of an address.
+pub(super) fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// What a rule says of protocol and ports: `tcp port 443`, `icmp type 8`, `all traffic`.
+pub(super) fn protocol(protocol: Protocol) -> String {
+    match protocol {
+        Protocol::All => String::from("all traffic"),
+        Protocol::Tcp(range) => ports("tcp", range),
+        Protocol::Udp(range) => ports("udp", range),
+        Protocol::Icmp(messages) => icmp("icmp", messages),
+        Protocol::Icmpv6(messages) => icmp("icmpv6", messages),
+        Protocol::Number(number) => format!("protocol {number}"),
+    }
+}
+
+fn ports(name: &str, range: Ports) -> String {
+    match range {
+        Ports::ALL => name.to_owned(),
+        Ports { from, to } if from == to => format!("{name} port {from}"),
+        Ports { from, to } => format!("{name} ports {from}-{to}"),
+    }
+}
+
+fn icmp(name: &str, messages: IcmpMatch) -> String {
+    match messages {
+        IcmpMatch::All => name.to_owned(),
+        IcmpMatch::Type(kind) => format!("{name} type {kind}"),
+        IcmpMatch::TypeCode(kind, code) => format!("{name} type {kind} code {code}"),
+    }
+}
+
+/// The far side that a rule names.
+pub(super) fn peer(model: &Model, peer: &Peer) -> String {
+    match peer {
+        Peer::V4(net) => net.to_string(),
+        Peer::V6(net) => net.to_string(),
+        Peer::PrefixList(list) => format!("prefix list {}", list_name(model, *list)),
+        Peer::Group(group) => format!("group {}", group_name(model, *group)),
+        Peer::Missing(id) => format!("{id}, which is not known"),
+    }
+}
+
+/// A whole rule: `tcp port 5432 from group web`.
+pub(super) fn rule(model: &Model, direction: Direction, rule: &Rule) -> String {
+    let way = match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    format!("{} {way} {}", protocol(rule.protocol), peer(model, &rule.peer))
+}
+
+/// A group as users name it: by its name, or by its id where the name is not enough.
+pub(super) fn group_name(model: &Model, group: GroupIndex) -> &str {
+    let group = model.group(group);
+    let same = |name: &str| name.eq_ignore_ascii_case(&group.name);
+    if group.name.is_empty() || model.groups.iter().filter(|other| same(&other.name)).count() > 1 {
+        &group.id
+    } else {
+        &group.name
+    }
+}
+
+fn list_name(model: &Model, list: PrefixListIndex) -> &str {
+    let list = model.prefix_list(list);
+    list.name.as_deref().unwrap_or(&list.id)
+}
+
+/// An ENI's groups, in backticks.
+pub(super) fn groups_of(model: &Model, eni: &Eni) -> String {
+    let names: Vec<&str> = eni.groups.iter().map(|&group| group_name(model, group)).collect();
+    joined(&names, "and")
+}
+
+/// One of these, in backticks.
+pub(super) fn either(names: &[&str]) -> String {
+    joined(names, "or")
+}
+
+fn joined(names: &[&str], word: &str) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        None => String::new(),
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
+    }
+}
+
+/// Bytes in a unit that a person reads.
+pub(super) fn bytes(count: usize) -> String {
+    const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
+    let mut whole = count;
+    let mut rest = 0;
+    let mut unit = 0;
+    while whole >= 1024 && unit + 1 < UNITS.len() {
+        rest = whole % 1024;
+        whole /= 1024;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{whole} {}", UNITS[0])
+    } else {
+        format!("{whole}.{} {}", rest * 10 / 1024, UNITS[unit])
+    }
+}

@@ -1,0 +1,284 @@
+//! The one writer of an image.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
+
+use taskgate_ebpf::abi::image::{
+    ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS,
+    CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_ROW, SLOT_ROW_BYTES, Timeout, address, slot,
+};
+use taskgate_ebpf::abi::{ABI_HASH, LinkId};
+
+use super::memory::Words;
+use super::slots::Slots;
+use super::space::Space;
+use super::table::Table;
+use super::{CompileError, Compiled, Prepared};
+
+/// Brings compiled models into an image, generation after generation, and keeps what lasts longer than one: slots, the
+/// tables' words, where policies lie. It must be the only one that writes to its memory.
+///
+/// What a packet may still read is written again only after a grace period, which the caller gives as a function that
+/// returns once no packet reads what it began to read before.
+#[derive(Debug)]
+pub struct ImageWriter<M> {
+    pub(super) memory: M,
+    pub(super) generation: u64,
+    pub(super) links: Table,
+    /// The slot that each link carries.
+    pub(super) link_slots: BTreeMap<LinkId, u16>,
+    pub(super) members: Table,
+    pub(super) slots: Slots,
+    pub(super) space: Space,
+    /// Something went that packets may still read.
+    pub(super) unsettled: bool,
+    /// Slots whose epoch was raised while packets may still admit under an older generation.
+    raised: BTreeSet<u16>,
+}
+
+/// The bank of a generation's rows.
+pub(super) fn rows_bank(generation: u64) -> u32 {
+    ROWS_BANK + (generation & 1) as u32
+}
+
+/// Two halves as one word.
+pub(super) fn word(lower: u32, upper: u32) -> u64 {
+    u64::from(upper) << 32 | u64::from(lower)
+}
+
+/// The key of a link in its table.
+pub(super) fn link_key(link: LinkId) -> u128 {
+    link.get().into()
+}
+
+pub(super) fn slot_row(slot: u16) -> u32 {
+    SLOT_ROW + SLOT_ROW_BYTES * u32::from(slot)
+}
+
+pub(super) fn address_row(index: u32) -> u32 {
+    ADDRESS_ROW + ADDRESS_ROW_BYTES * index
+}
+
+impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
+    /// Takes charge of an empty image: all words 0. It says nothing yet, so everything is denied.
+    ///
+    /// # Errors
+    /// [`CompileError::NotAnImage`] if the memory is not at least 4 whole banks, [`CompileError::NotEmpty`] if an image
+    /// stands in it.
+    pub fn new(memory: M) -> Result<Self, CompileError> {
+        let words = Words(&memory);
+        if words.banks().is_none_or(|banks| banks <= POLICY_BANK) {
+            return Err(CompileError::NotAnImage {
+                bytes: memory.len() * 8,
+            });
+        }
+        if [CONTROL_ABI, CONTROL_GENERATION].map(|offset| words.get(CONTROL_BANK, offset)) != [0, 0] {
+            return Err(CompileError::NotEmpty);
+        }
+        words.publish(CONTROL_BANK, CONTROL_ABI, ABI_HASH);
+        Ok(Self {
+            memory,
+            generation: 0,
+            links: Table::links(),
+            link_slots: BTreeMap::new(),
+            members: Table::members(),
+            slots: Slots::default(),
+            space: Space::default(),
+            unsettled: false,
+            raised: BTreeSet::new(),
+        })
+    }
+
+    /// The image.
+    pub fn memory(&self) -> &[AtomicU64] {
+        &self.memory
+    }
+
+    /// The current generation; 0 before the first one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The slot of an ENI: of those in the current generation, and of those that went and whose slot is not free yet.
+    pub fn slot(&self, eni: &str) -> Option<u16> {
+        self.slots.get(eni)
+    }
+
+    /// The ENI of a slot, likewise.
+    pub fn eni(&self, slot: u16) -> Option<&str> {
+        self.slots.eni(slot)
+    }
+
+    /// Sets the [`taskgate_ebpf::abi::image::control`] flags.
+    pub fn set_flags(&self, flags: u64) {
+        self.words().publish(CONTROL_BANK, CONTROL_FLAGS, flags);
+    }
+
+    /// Sets the number of the capture window.
+    pub fn set_window(&self, window: u64) {
+        self.words().publish(CONTROL_BANK, CONTROL_WINDOW, window);
+    }
+
+    /// Sets an idle time-out, in ticks of the kernel's jiffies.
+    pub fn set_timeout(&self, timeout: Timeout, ticks: u64) {
+        self.words()
+            .publish(CONTROL_BANK, CONTROL_TIMEOUTS + 8 * timeout as u32, ticks);
+    }
+
+    /// The epoch of a slot.
+    pub fn epoch(&self, slot: u16) -> u64 {
+        self.words().get(CONTROL_BANK, EPOCHS + 8 * u32::from(slot))
+    }
+
+    /// Makes every tracked connection of a slot old: its next packet is judged anew.
+    ///
+    /// A packet that began before may still admit by what it read; [`ImageWriter::settle`] makes that old too.
+    ///
+    /// # Errors
+    /// [`CompileError::UnknownSlot`].
+    pub fn raise_epoch(&mut self, slot: u16) -> Result<(), CompileError> {
+        self.known(slot)?;
+        self.raise(slot);
+        Ok(())
+    }
+
+    /// Binds a link to a slot from now on, in the current generation and those that follow. A link that carried another
+    /// slot leaves that one's tracked connections old.
+    ///
+    /// # Errors
+    /// [`CompileError::UnknownSlot`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`]: the link is as it
+    /// was.
+    pub fn add_link(&mut self, link: LinkId, slot: u16) -> Result<(), CompileError> {
+        self.known(slot)?;
+        let key = link_key(link);
+        if let Some(index) = self.links.index(key) {
+            self.write_link(rows_bank(self.generation), index, link, slot);
+        } else {
+            let claim = self.links.claim(Words(&self.memory), key)?;
+            self.write_link(rows_bank(self.generation), claim.index(), link, slot);
+            self.links.publish(Words(&self.memory), claim);
+        }
+        let before = self.link_slots.insert(link, slot);
+        if let Some(before) = before.filter(|before| *before != slot) {
+            self.raise(before);
+        }
+        Ok(())
+    }
+
+    /// Unbinds a link: what comes over it is no task's. The slot's tracked connections are old, so that whoever gets
+    /// the link's number next does not inherit them.
+    pub fn remove_link(&mut self, link: LinkId) {
+        let Some(slot) = self.link_slots.remove(&link) else {
+            return;
+        };
+        if let Some(index) = self.links.index(link_key(link)) {
+            self.clear_link(index);
+            self.links.remove(Words(&self.memory), link_key(link));
+        }
+        self.raise(slot);
+    }
+
+    /// Waits, if need be, until no packet reads what is gone, and makes old what packets admitted meanwhile. To be called
+    /// soon after a switch or a raised epoch, where waiting does no harm; [`ImageWriter::prepare`] does it otherwise.
+    pub fn settle(&mut self, grace: &mut dyn FnMut()) {
+        if self.unsettled {
+            grace();
+            for slot in std::mem::take(&mut self.raised) {
+                self.bump(slot);
+            }
+            self.unsettled = false;
+        }
+    }
+
+    /// Writes the next generation beside the current one.
+    ///
+    /// # Errors
+    /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
+    /// [`CompileError::ProbesExhausted`]: the current generation stands as before.
+    pub fn prepare(&mut self, compiled: &Compiled, grace: &mut dyn FnMut()) -> Result<Prepared<'_, M>, CompileError> {
+        self.settle(grace);
+        self.reclaim(compiled);
+        Prepared::write(self, compiled)
+    }
+
+    pub(super) fn words(&self) -> Words<'_> {
+        Words(&self.memory)
+    }
+
+    fn known(&self, slot: u16) -> Result<(), CompileError> {
+        match self.slots.eni(slot) {
+            Some(_) => Ok(()),
+            None => Err(CompileError::UnknownSlot { slot }),
+        }
+    }
+
+    /// Raises an epoch while packets may still admit by what they read before.
+    pub(super) fn raise(&mut self, slot: u16) {
+        self.bump(slot);
+        self.raised.insert(slot);
+        self.unsettled = true;
+    }
+
+    fn bump(&self, slot: u16) {
+        let epoch = self.epoch(slot).wrapping_add(1);
+        self.words().publish(CONTROL_BANK, EPOCHS + 8 * u32::from(slot), epoch);
+    }
+
+    pub(super) fn write_link(&self, bank: u32, index: u32, link: LinkId, slot: u16) {
+        self.words()
+            .publish(bank, LINK_ROW + 8 * index, word(link.get(), slot.into()));
+    }
+
+    /// Makes a link's row absent in the current generation.
+    fn clear_link(&self, index: u32) {
+        self.words()
+            .publish(rows_bank(self.generation), LINK_ROW + 8 * index, 0);
+    }
+
+    /// Flags of a slot's row in a generation.
+    pub(super) fn slot_flags(&self, generation: u64, slot: u16) -> u32 {
+        self.words().get(rows_bank(generation), slot_row(slot) + 16) as u32
+    }
+
+    /// Flags of an address's row in the current generation.
+    fn address_flags(&self, index: u32) -> u32 {
+        let row = self.words().get(rows_bank(self.generation), address_row(index) + 16);
+        (row >> 16) as u32 & 0xffff
+    }
+
+    /// Frees what neither the current generation nor the next one names. Packets read no older one any more.
+    fn reclaim(&mut self, next: &Compiled) {
+        let gone: Vec<u128> = self
+            .members
+            .iter()
+            .filter(|(key, index)| {
+                !next.addresses.contains_key(key) && self.address_flags(*index) & address::PRESENT == 0
+            })
+            .map(|(key, _)| key)
+            .collect();
+        for key in gone {
+            self.members.remove(Words(&self.memory), key);
+        }
+        self.members.prune(Words(&self.memory));
+        self.links.prune(Words(&self.memory));
+
+        let linked: HashSet<u16> = self.link_slots.values().copied().collect();
+        let wanted: HashSet<&str> = next.slots.iter().map(|plan| plan.eni.as_str()).collect();
+        let gone: Vec<u16> = self
+            .slots
+            .iter()
+            .filter(|(slot, eni)| {
+                !wanted.contains(eni)
+                    && !linked.contains(slot)
+                    && self.slot_flags(self.generation, *slot) & slot::PRESENT == 0
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in gone {
+            // What was admitted until the last packet of its last generation must not count for the next ENI.
+            self.bump(slot);
+            self.slots.release(slot);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Where policies lie in the policy banks.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK, Root};
+
+use super::CompileError;
+
+/// Bytes in the unit of allocation.
+const UNIT: u32 = 64;
+/// Units in a bank.
+const BANK_UNITS: u32 = BANK_BYTES / UNIT;
+
+/// The blocks that stand in the policy banks. A block of the current generation never moves; one that no generation
+/// needs any more stays until [`Space::place`] wants its room, and serves again if the same policy comes back.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    standing: HashMap<Arc<[u64]>, Root>,
+    current: HashSet<Root>,
+}
+
+/// What [`Space::place`] found for a list of policies.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Placed {
+    /// Where each one lies, in the order given.
+    pub(super) roots: Vec<Root>,
+    /// Which of them do not stand there yet.
+    pub(super) new: Vec<usize>,
+}
+
+/// Free units in one bank.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    bank: u32,
+    start: u32,
+    length: u32,
+}
+
+impl Space {
+    /// Finds room for different `blocks` among `banks` banks in all. Only the current generation's blocks are kept: no
+    /// packet may still read any other.
+    pub(super) fn place(&mut self, blocks: &[Arc<[u64]>], banks: u32) -> Result<Placed, CompileError> {
+        let known: Vec<Option<Root>> = blocks.iter().map(|block| self.standing.get(block).copied()).collect();
+        let kept: HashSet<Root> = known.iter().flatten().chain(&self.current).copied().collect();
+        self.standing.retain(|_, root| kept.contains(root));
+
+        let mut new: Vec<usize> = (0..blocks.len()).filter(|&at| known[at].is_none()).collect();
+        // Long ones first leave fewer splinters.
+        new.sort_by_key(|&at| std::cmp::Reverse(blocks[at].len()));
+        let mut gaps = self.gaps(banks);
+        let mut roots: Vec<Root> = known.into_iter().map(Option::unwrap_or_default).collect();
+        for &at in &new {
+            roots[at] = take(&mut gaps, units(&blocks[at]))?;
+        }
+        for &at in &new {
+            self.standing.insert(Arc::clone(&blocks[at]), roots[at]);
+        }
+        Ok(Placed { roots, new })
+    }
+
+    /// Forgets a block that was placed and never used.
+    pub(super) fn forget(&mut self, block: &[u64]) {
+        self.standing.remove(block);
+    }
+
+    /// From now on these are the blocks that packets read.
+    pub(super) fn commit(&mut self, roots: &[Root]) {
+        self.current = roots.iter().copied().collect();
+    }
+
+    /// The gaps between standing blocks, ascending.
+    fn gaps(&self, banks: u32) -> Vec<Gap> {
+        let mut standing: Vec<(Root, u32)> = self
+            .standing
+            .iter()
+            .map(|(block, root)| (*root, units(block)))
+            .collect();
+        standing.sort_unstable();
+        let mut standing = standing.into_iter().peekable();
+        let mut gaps = Vec::new();
+        for bank in POLICY_BANK..banks {
+            let mut start = 0;
+            let mut gap = |start: u32, end: u32| {
+                if start < end {
+                    gaps.push(Gap {
+                        bank,
+                        start,
+                        length: end - start,
+                    });
+                }
+            };
+            while let Some((root, length)) = standing.next_if(|(root, _)| root.bank() == bank) {
+                let at = root.offset() / UNIT;
+                gap(start, at);
+                start = at + length;
+            }
+            gap(start, BANK_UNITS);
+        }
+        gaps
+    }
+}
+
+/// Units that a block takes.
+fn units(block: &[u64]) -> u32 {
+    (block.len() as u32 * 8).div_ceil(UNIT)
+}
+
+/// Takes `length` units from the first gap that has them.
+fn take(gaps: &mut Vec<Gap>, length: u32) -> Result<Root, CompileError> {
+    let Some(at) = gaps.iter().position(|gap| gap.length >= length) else {
+        let largest = gaps.iter().map(|gap| gap.length).max().unwrap_or(0);
+        return Err(CompileError::PoliciesFull {
+            bytes: length * UNIT,
+            largest: largest * UNIT,
+        });
+    };
+    let gap = &mut gaps[at];
+    let root = Root::new(gap.bank, gap.start * UNIT);
+    gap.start += length;
+    gap.length -= length;
+    if gap.length == 0 {
+        gaps.remove(at);
+    }
+    Ok(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block of `units` units that differs by `mark` from others.
+    fn block(units: u32, mark: u64) -> Arc<[u64]> {
+        vec![mark; units as usize * 8].into()
+    }
+
+    fn root(bank: u32, unit: u32) -> Root {
+        Root::new(bank, unit * UNIT)
+    }
+
+    #[test]
+    fn blocks_stay_until_nobody_needs_them_and_their_room_is_wanted() {
+        let mut space = Space::default();
+        let [a, b, c] = [block(2, 1), block(3, 2), block(BANK_UNITS - 4, 3)];
+        let placed = |roots: &[Root], new: &[usize]| Placed {
+            roots: roots.into(),
+            new: new.into(),
+        };
+        // Long first.
+        let first = space.place(&[a.clone(), b.clone()], 4).unwrap();
+        assert_eq!(first, placed(&[root(3, 3), root(3, 0)], &[1, 0]));
+        space.commit(&first.roots);
+        // `a` stands already; no room for `c` beside both.
+        assert_eq!(
+            space.place(&[a.clone(), c.clone()], 4),
+            Err(CompileError::PoliciesFull {
+                bytes: (BANK_UNITS - 4) * UNIT,
+                largest: (BANK_UNITS - 5) * UNIT
+            })
+        );
+        // In another bank there is.
+        let second = space.place(&[a.clone(), c.clone()], 5).unwrap();
+        assert_eq!(second, placed(&[root(3, 3), root(4, 0)], &[1]));
+        // Taken back: the place is free again.
+        space.forget(&c);
+        assert_eq!(
+            space.place(std::slice::from_ref(&c), 5).unwrap(),
+            placed(&[root(4, 0)], &[0])
+        );
+        space.forget(&c);
+        // `b` is not needed from here on, but still stands when it comes back.
+        space.commit(&[root(3, 3)]);
+        assert_eq!(
+            space.place(std::slice::from_ref(&b), 4).unwrap(),
+            placed(&[root(3, 0)], &[])
+        );
+        // And is overwritten when it does not.
+        assert_eq!(space.place(&[block(3, 4)], 4).unwrap(), placed(&[root(3, 0)], &[0]));
+    }
+}

@@ -1,0 +1,362 @@
+//! One generation after the other: what stays, what goes, what waits, what a failure leaves.
+
+use std::rc::Rc;
+
+use taskgate_ebpf::abi::image::{
+    BANK_BYTES, CONTROL_ABI, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS, CONTROL_WINDOW, EMPTY, LINK_WORDS,
+    LINKS, MEMBER_WORDS, MEMBERS, ROWS_BANK, TOMBSTONE, Timeout,
+};
+
+use super::*;
+
+/// One group that lets TCP in on `port` and these ENIs, each with an address that ends as its id does.
+fn model(port: u16, enis: &[u8]) -> Model {
+    Model {
+        groups: vec![group("a", vec![rule("in", tcp(port, port), net("0.0.0.0/0"))], vec![])],
+        enis: enis
+            .iter()
+            .map(|last| eni(&format!("eni-{last}"), &[&format!("10.0.0.{last}")], &[0]))
+            .collect(),
+        ..Model::default()
+    }
+}
+
+/// The words of one bank.
+fn bank(words: &[u64], bank: u32) -> &[u64] {
+    &words[(bank * BANK_BYTES / 8) as usize..][..BANK_BYTES as usize / 8]
+}
+
+/// How many words of a table hold something, and how many are tombstones.
+fn table(words: &[u64], offset: u32, count: u32) -> (usize, usize) {
+    let table = &words[offset as usize / 8..][..count as usize];
+    let tombstones = table.iter().filter(|word| **word == TOMBSTONE).count();
+    (
+        table.iter().filter(|word| **word != EMPTY).count() - tombstones,
+        tombstones,
+    )
+}
+
+fn members(host: &Host) -> (usize, usize) {
+    table(&host.words(), MEMBERS, MEMBER_WORDS)
+}
+
+fn links(host: &Host) -> (usize, usize) {
+    table(&host.words(), LINKS, LINK_WORDS)
+}
+
+const LINK: LinkId = LinkId::device(7);
+
+#[test]
+fn an_image_begins_empty_and_whole() {
+    let error = |memory: Vec<AtomicU64>| ImageWriter::new(memory).unwrap_err().to_string();
+    let not_an_image = "cannot use 6291456 bytes as an image: it takes at least 4 whole banks of 2097152";
+    assert_eq!(error(host_image(3)), not_an_image);
+    let mut odd = host_image(5);
+    odd.pop();
+    assert_eq!(error(odd), not_an_image.replace("6291456", "10485752"));
+    let host = Host::new(1);
+    let used: Vec<AtomicU64> = host.words().into_iter().map(AtomicU64::new).collect();
+    assert_eq!(
+        error(used),
+        "cannot start an image in memory that holds one already; begin with an empty one"
+    );
+
+    host.writer.set_flags(5);
+    host.writer.set_window(6);
+    host.writer.set_timeout(Timeout::TcpEstablished, 7);
+    host.writer.set_timeout(Timeout::Other, 8);
+    let expected = [
+        (CONTROL_ABI, abi::ABI_HASH),
+        (CONTROL_WINDOW, 6),
+        (CONTROL_FLAGS, 5),
+        (CONTROL_TIMEOUTS, 7),
+        (CONTROL_TIMEOUTS + 48, 8),
+    ];
+    let words: Vec<(u32, u64)> = (0..)
+        .step_by(8)
+        .zip(host.words())
+        .filter(|(_, word)| *word != 0)
+        .collect();
+    assert_eq!(words, expected);
+}
+
+#[test]
+fn slots_addresses_and_equal_policies_stay_where_they_are() {
+    let mut host = Host::new(1);
+    assert_eq!(host.apply(&model(80, &[1, 2])), Ok(1));
+    let before = host.reader().slot(2).unwrap();
+    assert_eq!(host.apply(&model(80, &[3, 2])), Ok(2));
+    assert_eq!(
+        ["eni-1", "eni-2", "eni-3"].map(|eni| host.writer.slot(eni)),
+        [Some(1), Some(2), Some(3)]
+    );
+    let reader = host.reader();
+    assert_eq!(reader.slot(2), Some(before));
+    assert_eq!(reader.slot(3).unwrap().roots, before.roots);
+    assert_eq!(
+        (reader.slot(1), reader.address(address("10.0.0.1"))),
+        (None, AddressRow::default())
+    );
+    // A changed rule moves the policy that it is in, and only that.
+    assert_eq!(host.apply(&model(81, &[3, 2])), Ok(3));
+    let after = host.reader().slot(2).unwrap();
+    assert_eq!(after.roots[0], before.roots[0]);
+    assert_ne!(after.roots[1] as u32, before.roots[1] as u32);
+    assert_eq!(after.roots[1] >> 32, before.roots[1] >> 32);
+}
+
+#[test]
+fn nothing_is_overwritten_before_the_grace_period() {
+    let memory: Rc<[AtomicU64]> = host_image(4).into();
+    let words = || -> Vec<u64> { memory.iter().map(|word| word.load(Ordering::Relaxed)).collect() };
+    let mut host = Host::new(1);
+    let mut writer = ImageWriter::new(Rc::clone(&memory)).unwrap();
+    let compiled = [1_u8, 2, 3].map(|at| host.compile(&model(at.into(), &[at]), &[]).unwrap());
+    // Before the first generation there is nothing to wait for.
+    let _ = writer
+        .prepare(&compiled[0], &mut || panic!("no need to wait"))
+        .unwrap()
+        .commit();
+    for next in &compiled[1..] {
+        let before = words();
+        let mut waited = 0;
+        let prepared = writer
+            .prepare(next, &mut || {
+                waited += 1;
+                assert!(words() == before, "changed before the grace period");
+            })
+            .unwrap();
+        assert_eq!(waited, 1);
+        let generation = bank(&before, 0)[CONTROL_GENERATION as usize / 8];
+        let current = ROWS_BANK + (generation & 1) as u32;
+        let now = words();
+        assert!(
+            bank(&now, current) == bank(&before, current),
+            "the current rows changed"
+        );
+        assert_eq!(prepared.commit(), generation + 1);
+    }
+    // Waiting is done once, wherever.
+    let mut waited = 0;
+    writer.settle(&mut || waited += 1);
+    writer.settle(&mut || waited += 1);
+    drop(writer.prepare(&compiled[0], &mut || waited += 1).unwrap());
+    assert_eq!(waited, 1);
+}
+
+#[test]
+fn what_is_not_committed_leaves_no_trace() {
+    let mut host = Host::new(1);
+    host.apply(&model(80, &[1, 2])).unwrap();
+    host.writer.add_link(LINK, 1).unwrap();
+    host.writer.settle(&mut || ());
+    let before = host.words();
+    let next = host.compile(&model(81, &[2, 3, 4]), &[address("192.0.2.1")]).unwrap();
+    drop(host.writer.prepare(&next, &mut || ()).unwrap());
+    let after = host.words();
+    assert!(bank(&after, 0) == bank(&before, 0), "control words or tables changed");
+    assert!(bank(&after, 2) == bank(&before, 2), "the current rows changed");
+    assert_eq!(["eni-3", "eni-4"].map(|eni| host.writer.slot(eni)), [None; 2]);
+    assert_eq!(host.reader().link(LINK).unwrap().slot, 1);
+    // And the next attempt goes through.
+    assert_eq!(host.switch(&next), Ok(2));
+    assert_eq!(members(&host), (5, 0));
+}
+
+#[test]
+fn an_image_without_room_is_refused_and_stands() {
+    let mut host = Host::new(1);
+    host.apply(&model(80, &[1])).unwrap();
+    host.writer.settle(&mut || ());
+    // Policies of 200 groups with 1,000 ports each: more than a bank.
+    let rules = |at: u16| {
+        (0..900).map(move |port| {
+            rule(
+                &format!("r/{port}"),
+                tcp(port * 3 + at, port * 3 + at),
+                net("10.0.0.0/8"),
+            )
+        })
+    };
+    let mut big = model(80, &[1, 2]);
+    for at in 0..20 {
+        big.groups.push(group(&format!("g{at}"), rules(at).collect(), vec![]));
+        let last = at + 10;
+        big.enis.push(eni(
+            &format!("eni-x{at}"),
+            &[&format!("10.0.0.{last}")],
+            &[usize::from(at) + 1],
+        ));
+    }
+    let before = host.words();
+    let big = host.compile(&big, &[]).unwrap();
+    assert!(big.policy_bytes() > BANK_BYTES as usize);
+    let error = host.writer.prepare(&big, &mut || ()).unwrap_err();
+    assert!(matches!(error, CompileError::PoliciesFull { .. }), "{error}");
+    assert!(host.words() == before);
+    assert_eq!(host.apply(&model(81, &[1])), Ok(2));
+
+    // Too many addresses: the tables are as before.
+    host.writer.settle(&mut || ());
+    let before = host.words();
+    let exempt: Vec<IpAddr> = (0..image::ADDRESS_ROWS)
+        .map(|at| std::net::Ipv4Addr::from(0x0b00_0000 + at).into())
+        .collect();
+    let full = host.compile(&model(82, &[1]), &exempt).unwrap();
+    let error = host.writer.prepare(&full, &mut || ()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CompileError::RowsFull { table: "members", .. } | CompileError::ProbesExhausted { .. }
+        ),
+        "{error}"
+    );
+    let after = host.words();
+    assert!(bank(&after, 0) == bank(&before, 0) && bank(&after, 1) == bank(&before, 1));
+    // One less fits.
+    let full = host.compile(&model(82, &[1]), &exempt[1..]).unwrap();
+    assert_eq!(host.switch(&full), Ok(3));
+    assert_eq!(members(&host).0, image::ADDRESS_ROWS as usize);
+}
+
+#[test]
+fn an_address_that_goes_leaves_its_word_for_one_more_generation() {
+    let mut host = Host::new(1);
+    host.apply(&model(80, &[1, 2])).unwrap();
+    assert_eq!(members(&host), (2, 0));
+    host.apply(&model(80, &[2])).unwrap();
+    // Packets that began under the first generation may still follow it; under the second one its row is absent.
+    assert_eq!(members(&host), (2, 0));
+    assert_eq!(host.reader().address(address("10.0.0.1")), AddressRow::default());
+    // Back before anybody removed it: the same row.
+    host.apply(&model(80, &[1, 2])).unwrap();
+    assert_eq!(
+        (members(&host), host.reader().address(address("10.0.0.1")).slot),
+        ((2, 0), 1)
+    );
+    host.apply(&model(80, &[2])).unwrap();
+    host.apply(&model(80, &[2, 3])).unwrap();
+    // Nobody's way leads over its word: it is empty at once.
+    assert_eq!(members(&host), (2, 0));
+    assert_eq!(host.reader().address(address("10.0.0.1")), AddressRow::default());
+}
+
+#[test]
+fn a_slot_is_given_again_only_when_nothing_tells_of_it() {
+    let mut host = Host::new(1);
+    host.apply(&model(80, &[1])).unwrap();
+    host.writer.add_link(LINK, 1).unwrap();
+    assert_eq!((host.reader().link(LINK).unwrap().slot, host.writer.epoch(1)), (1, 0));
+
+    // The ENI goes: its connections are old at once, and again once no packet is under way.
+    host.apply(&model(80, &[2])).unwrap();
+    assert_eq!((host.reader().link(LINK), host.writer.epoch(1)), (None, 1));
+    host.writer.settle(&mut || ());
+    assert_eq!(host.writer.epoch(1), 2);
+
+    // As long as the link names it, the slot is the ENI's.
+    host.apply(&model(80, &[2])).unwrap();
+    host.apply(&model(80, &[2])).unwrap();
+    assert_eq!(
+        (host.writer.slot("eni-1"), host.writer.eni(1)),
+        (Some(1), Some("eni-1"))
+    );
+    host.writer.remove_link(LINK);
+    assert_eq!((host.writer.slot("eni-1"), host.writer.epoch(1)), (Some(1), 3));
+    host.apply(&model(80, &[2])).unwrap();
+    assert_eq!((host.writer.slot("eni-1"), host.writer.eni(1)), (None, None));
+    assert!(host.writer.epoch(1) > 3);
+    assert_eq!(
+        [
+            host.writer.add_link(LINK, 1),
+            host.writer.raise_epoch(1),
+            host.writer.add_link(LINK, 0)
+        ],
+        [1, 1, 0].map(|slot| Err(CompileError::UnknownSlot { slot }))
+    );
+
+    // An ENI that comes back has a new one; the freed slots come last.
+    host.apply(&model(80, &[2, 1])).unwrap();
+    assert_eq!(host.writer.slot("eni-1"), Some(3));
+}
+
+#[test]
+fn isolating_an_eni_ends_its_connections() {
+    let mut host = Host::new(1);
+    let model = model(80, &[1, 2]);
+    let mut switch = |isolated: bool| {
+        let gate = |eni: &Eni| {
+            Some(Gate {
+                isolated: isolated && eni.id == "eni-1",
+                ..GATE
+            })
+        };
+        let scope = Scope {
+            gate: &gate,
+            exempt: &[],
+            dhcp: false,
+        };
+        let compiled = Compiled::new(&model, scope, &mut host.book, &mut host.sets).unwrap();
+        host.switch(&compiled).unwrap();
+        host.writer.settle(&mut || ());
+        [1, 2].map(|slot| host.writer.epoch(slot))
+    };
+    assert_eq!(
+        [false, true, true, false].map(&mut switch),
+        [[0, 0], [2, 0], [2, 0], [2, 0]]
+    );
+}
+
+#[test]
+fn links_come_and_go_between_generations() {
+    let mut host = Host::new(1);
+    host.apply(&model(80, &[1, 2])).unwrap();
+    let branch = LinkId::branch(7);
+    let slots = |host: &Host| [LINK, branch].map(|link| host.reader().link(link).map(|eni| eni.slot));
+    assert_eq!(slots(&host), [None, None]);
+    host.writer.add_link(LINK, 1).unwrap();
+    host.writer.add_link(branch, 2).unwrap();
+    assert_eq!((slots(&host), links(&host)), ([Some(1), Some(2)], (2, 0)));
+    // They go on in the generations that follow.
+    for generation in [2, 3] {
+        assert_eq!(host.apply(&model(80, &[1, 2])), Ok(generation));
+        assert_eq!(slots(&host), [Some(1), Some(2)]);
+    }
+    // Removed twice is removed once; what it carried is old.
+    host.writer.remove_link(branch);
+    host.writer.remove_link(branch);
+    assert_eq!((slots(&host), links(&host)), ([Some(1), None], (1, 1)));
+    assert_eq!([1, 2].map(|slot| host.writer.epoch(slot)), [0, 1]);
+    // The row of one that went serves another.
+    let other = LinkId::device(8);
+    host.writer.add_link(other, 2).unwrap();
+    assert_eq!(
+        (slots(&host), host.reader().link(other).unwrap().slot),
+        ([Some(1), None], 2)
+    );
+    // Another slot on the same link.
+    host.writer.add_link(LINK, 2).unwrap();
+    assert_eq!(slots(&host), [Some(2), None]);
+    assert_eq!([1, 2].map(|slot| host.writer.epoch(slot)), [1, 1]);
+    host.apply(&model(80, &[1, 2])).unwrap();
+    assert_eq!((slots(&host), links(&host)), ([Some(2), None], (2, 0)));
+}
+
+#[test]
+fn links_may_come_before_the_first_generation_is_read() {
+    let mut host = Host::new(1);
+    let compiled = host.compile(&model(80, &[1]), &[]).unwrap();
+    let prepared = host.writer.prepare(&compiled, &mut || ()).unwrap();
+    assert_eq!(prepared.slot("eni-1"), Some(1));
+    let _ = prepared.commit();
+    for at in 0..image::LINK_ROWS {
+        host.writer.add_link(LinkId::device(at + 1), 1).unwrap();
+    }
+    let error = host.writer.add_link(LinkId::branch(1), 1).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot add link 8388609 to `links`: all 8192 rows are taken"
+    );
+    assert!((1..=image::LINK_ROWS).all(|at| host.reader().link(LinkId::device(at)).is_some()));
+    assert_eq!(host.reader().link(LinkId::branch(1)), None);
+}

@@ -1,0 +1,233 @@
+//! Switching to a configuration: compiled and written beside the one in force, then one store.
+
+use std::time::Duration;
+
+use log::warn;
+use taskgate_ebpf::{
+    abi::image::{TIMEOUTS, Timeout, control},
+    conntrack::default_seconds,
+};
+
+use super::{
+    RunError,
+    gates::Gates,
+    records::{Records, Writer},
+    sizes,
+};
+use crate::{
+    compile::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope},
+    dataplane::{
+        flow::FlowTables as _, link::LinkEvent, load::LoadOptions, netlink::Netlink, object::Object, raw,
+        tables::KernelTables,
+    },
+    flowlog::LoggedEni,
+    model::{Eni, IcmpErrors, Model, OnRuleRemoval, Settings},
+};
+
+/// A running taskgate.
+pub(super) struct Daemon {
+    model: Model,
+    options: LoadOptions,
+    ticks: u32,
+    book: RuleBook,
+    sets: GroupSets,
+    writer: Writer,
+    records: Records,
+    gates: Gates,
+}
+
+/// Compiles a model by itself: for its size, before there is an image.
+pub(super) fn compile_alone(model: &Model) -> Result<Compiled, CompileError> {
+    compile(model, 1, &mut RuleBook::default(), &mut GroupSets::default())
+}
+
+fn compile(model: &Model, denials: u32, book: &mut RuleBook, sets: &mut GroupSets) -> Result<Compiled, CompileError> {
+    let gate = sizes::gate(model, denials);
+    let exempt = model.exempt();
+    let of = |eni: &Eni| -> Option<Gate> { eni.binding.is_some().then_some(gate) };
+    Compiled::new(
+        model,
+        Scope {
+            gate: &of,
+            exempt: &exempt.addresses,
+            dhcp: exempt.dhcp,
+        },
+        book,
+        sets,
+    )
+}
+
+impl Daemon {
+    /// Brings the first configuration into force, and the gates up. Where it fails, what was made is taken away again.
+    pub(super) async fn begin(
+        instance: &str,
+        object: Object,
+        tables: KernelTables,
+        netlink: Netlink,
+        model: Model,
+    ) -> Result<Self, RunError> {
+        let options = *object.options();
+        let ticks = tables.ticks_per_second();
+        let writer = ImageWriter::new(object.image()?)?;
+        let records = Records::begin(tables, &model, timeouts(&model.settings, ticks), options.conns)?;
+        let gates = Gates::new(instance, object, netlink);
+        let mut daemon = Self {
+            model: Model::default(),
+            options,
+            ticks,
+            book: RuleBook::default(),
+            sets: GroupSets::default(),
+            writer,
+            records,
+            gates,
+        };
+        let applied = daemon.apply(model).await;
+        if applied.is_err() {
+            daemon.gates.end().await;
+        }
+        applied.map(|()| daemon)
+    }
+
+    /// Switches to a configuration. An error before the switch leaves everything as it was; one after it names the task
+    /// that is not gated, and all others are.
+    pub(super) async fn apply(&mut self, model: Model) -> Result<(), RunError> {
+        self.gates.check(model.gated()).await?;
+        let compiled = compile(&model, self.options.denials, &mut self.book, &mut self.sets)?;
+        let timeouts = timeouts(&model.settings, self.ticks);
+        let mut waited = Ok(());
+        let mut grace = || waited = raw::wait_grace_period();
+        let prepared = self.writer.prepare(&compiled, &mut grace)?;
+        let slots: Vec<(String, u16)> = model
+            .gated()
+            .filter_map(|eni| Some((eni.id.clone(), prepared.slot(&eni.id)?)))
+            .collect();
+        prepared.commit();
+        if let Err(error) = waited {
+            warn!("the kernel does not tell when old memory is free: {error}");
+        }
+        for (at, ticks) in timeouts.iter().enumerate() {
+            self.writer.set_timeout(TIMEOUT_WORDS[at], u64::from(*ticks));
+        }
+        self.writer.set_flags(control_flags(&model.settings));
+        if model.settings.connections.total != self.options.conns {
+            warn!(
+                "`connections.total` is {} from the next start on; the tables have room for {}",
+                model.settings.connections.total, self.options.conns
+            );
+        }
+        self.bind_records(&model, &slots);
+        let reconfigured = self.records.reconfigure(&model, timeouts, &self.writer);
+        self.model = model;
+        let gated: Vec<(&Eni, u16)> = self
+            .model
+            .gated()
+            .filter_map(|eni| Some((eni, slots.iter().find(|(id, _)| *id == eni.id)?.1)))
+            .collect();
+        let followed = self.gates.follow(&gated, &mut self.writer).await;
+        self.settle();
+        reconfigured.and(followed)
+    }
+
+    /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
+    fn bind_records(&mut self, model: &Model, slots: &[(String, u16)]) {
+        for eni in self.model.gated() {
+            if !slots.iter().any(|(id, _)| *id == eni.id)
+                && let Some(slot) = self.writer.slot(&eni.id)
+            {
+                self.records.retire(slot);
+            }
+        }
+        for eni in model.gated() {
+            if let Some((_, slot)) = slots.iter().find(|(id, _)| *id == eni.id) {
+                self.records.bind(*slot, LoggedEni::new(eni.clone(), &model.account));
+            }
+        }
+    }
+
+    /// Waits until no packet is judged by what is gone.
+    fn settle(&mut self) {
+        let mut waited = Ok(());
+        self.writer.settle(&mut || waited = raw::wait_grace_period());
+        if let Err(error) = waited {
+            warn!("the kernel does not tell when old memory is free: {error}");
+        }
+    }
+
+    /// Follows a link that came or went.
+    pub(super) async fn link_event(&mut self, event: &LinkEvent) {
+        let enis: Vec<&Eni> = self.model.gated().collect();
+        self.gates.event(event, &enis, &mut self.writer).await;
+        self.settle();
+    }
+
+    /// How long until the capture window is to be closed.
+    pub(super) fn window_left(&self) -> Duration {
+        self.records.left()
+    }
+
+    /// Closes the capture window.
+    pub(super) fn close_window(&mut self) {
+        self.records.close(&self.writer);
+    }
+
+    /// Removes idle connections early where there are many.
+    pub(super) fn make_room(&mut self) {
+        let slots: Vec<u16> = self.model.gated().filter_map(|eni| self.writer.slot(&eni.id)).collect();
+        self.records.make_room(&slots, &self.writer);
+    }
+
+    /// The generation in force.
+    pub(super) fn generation(&self) -> u64 {
+        self.writer.generation()
+    }
+
+    /// How many tasks are gated, in words.
+    pub(super) fn gates_summary(&self) -> String {
+        match self.gates.counts() {
+            (gated, 0) => format!("{gated} tasks gated"),
+            (gated, waiting) => format!("{gated} tasks gated, {waiting} without a link yet"),
+        }
+    }
+
+    /// Takes the gates off and writes the last records, in that order: what the gates counted to the last is in them.
+    pub(super) async fn end(mut self) {
+        self.gates.end().await;
+        self.records.close_final(&self.writer);
+    }
+}
+
+const TIMEOUT_WORDS: [Timeout; TIMEOUTS] = [
+    Timeout::TcpEstablished,
+    Timeout::TcpHalfOpen,
+    Timeout::TcpClosed,
+    Timeout::Udp,
+    Timeout::UdpStream,
+    Timeout::Icmp,
+    Timeout::Other,
+];
+
+/// The idle time-outs in ticks.
+fn timeouts(settings: &Settings, ticks: u32) -> [u32; TIMEOUTS] {
+    TIMEOUT_WORDS.map(|timeout| {
+        let seconds = match timeout {
+            Timeout::TcpEstablished => settings.timeouts.tcp_established,
+            Timeout::Udp => settings.timeouts.udp,
+            Timeout::UdpStream => settings.timeouts.udp_stream,
+            Timeout::TcpHalfOpen | Timeout::TcpClosed | Timeout::Icmp | Timeout::Other => default_seconds(timeout),
+        };
+        seconds * ticks
+    })
+}
+
+fn control_flags(settings: &Settings) -> u64 {
+    let icmp = match settings.icmp_errors {
+        IcmpErrors::Pmtu => control::ICMP_PMTU,
+        IcmpErrors::All => control::ICMP_PMTU | control::ICMP_ALL,
+        IcmpErrors::None => 0,
+    };
+    let cut = match settings.on_rule_removal {
+        OnRuleRemoval::Keep => 0,
+        OnRuleRemoval::Cut => control::CUT,
+    };
+    icmp | cut
+}

@@ -1,0 +1,98 @@
+//! Why `taskgate run` ends, or a reload is refused.
+
+use std::{error::Error, io};
+
+use crate::{
+    compile::CompileError,
+    dataplane::{eni::EniError, gate::GateError, link::LinkError, load::LoadError, netlink::Refused},
+    flowlog::{CollectError, SinkError},
+    sources::Problems,
+};
+
+/// Why `taskgate run` ends, or a reload is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is not valid.
+    #[error("the configuration is not valid\n{0}")]
+    Configuration(#[from] Problems),
+    /// The configuration cannot be compiled, or does not fit.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Another run holds the instance.
+    #[error("taskgate `{instance}` already runs, with pid {pid}: end that one first, or name another `--instance`")]
+    Running {
+        /// The instance.
+        instance: String,
+        /// The other one's pid, as it wrote it down.
+        pid: String,
+    },
+    /// The instance's lock cannot be held.
+    #[error("cannot {operation} `{path}`")]
+    Instance {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: String,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// The process cannot be set up.
+    #[error("cannot set up signals and timers")]
+    Runtime(#[source] io::Error),
+    /// The kernel program cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A task's device cannot carry a gate.
+    #[error("task `{task}` cannot be gated")]
+    Device {
+        /// The task.
+        task: String,
+        /// Why not.
+        #[source]
+        cause: LinkError,
+    },
+    /// A gate does not stand.
+    #[error("task `{task}` is not gated")]
+    Gate {
+        /// The task.
+        task: String,
+        /// Why not.
+        #[source]
+        cause: GateError,
+    },
+    /// An ENI cannot be made.
+    #[error("task `{task}` has no ENI")]
+    Eni {
+        /// The task.
+        task: String,
+        /// Why not.
+        #[source]
+        cause: EniError,
+    },
+    /// The kernel's network side does not answer.
+    #[error(transparent)]
+    Netlink(#[from] Refused),
+    /// Flow records cannot be collected.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// Flow records cannot be written.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+}
+
+/// An error with everything that caused it, in one line (the list of problems in a configuration has its own).
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Transparent errors repeat their cause.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

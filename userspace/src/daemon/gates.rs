@@ -1,0 +1,295 @@
+//! The gates of this host: which task is bound to which link, and what became of it.
+
+use std::collections::BTreeMap;
+
+use log::{info, warn};
+use taskgate_ebpf::abi::LinkId;
+
+use super::{RunError, error::chain, records::Writer};
+use crate::{
+    dataplane::{
+        eni::{EniSpec, TaskEni},
+        gate::{Gate, GateError},
+        link::{Link, LinkError, LinkEvent},
+        netlink::Netlink,
+        object::Object,
+    },
+    model::{Binding, Eni},
+};
+
+/// A task's link.
+#[derive(Debug)]
+struct Task {
+    /// What the configuration says.
+    name: String,
+    binding: Binding,
+    slot: u16,
+    /// The gate, once its link is there.
+    gate: Option<Gate>,
+    /// The ENI, if taskgate made it.
+    made: Option<TaskEni>,
+}
+
+/// The gates of this host, by ENI.
+pub(super) struct Gates {
+    instance: String,
+    object: Object,
+    netlink: Netlink,
+    tasks: BTreeMap<String, Task>,
+    /// Gates of links that no task has any more: closed until the link goes.
+    closed: Vec<Gate>,
+}
+
+impl Gates {
+    pub(super) fn new(instance: &str, object: Object, netlink: Netlink) -> Self {
+        Self {
+            instance: instance.to_owned(),
+            object,
+            netlink,
+            tasks: BTreeMap::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    /// Refuses what could not be gated, before anything is changed: devices of a kind that no gate works on.
+    pub(super) async fn check<'a>(&self, enis: impl Iterator<Item = &'a Eni>) -> Result<(), RunError> {
+        for eni in enis {
+            let Some(Binding::Device(device)) = &eni.binding else {
+                continue;
+            };
+            match self.netlink.link(device).await {
+                Ok(_) | Err(LinkError::Missing { .. }) => {}
+                Err(cause) => {
+                    return Err(RunError::Device {
+                        task: eni.display_name().to_owned(),
+                        cause,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gates the tasks of a configuration that was just switched to, and closes the gates of those that it no longer
+    /// names. `enis`: the gated ones with their slots. All are tried; gives the first error.
+    pub(super) async fn follow(&mut self, enis: &[(&Eni, u16)], writer: &mut Writer) -> Result<(), RunError> {
+        let gone: Vec<String> = self
+            .tasks
+            .iter()
+            .filter(|(id, task)| {
+                !enis.iter().any(|(eni, slot)| {
+                    eni.id == **id && eni.binding.as_ref() == Some(&task.binding) && *slot == task.slot
+                })
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            if let Some(task) = self.tasks.remove(&id) {
+                self.dismiss(task, writer).await;
+            }
+        }
+        let mut result = Ok(());
+        for (eni, slot) in enis {
+            let Some(binding) = &eni.binding else { continue };
+            if !self.tasks.contains_key(&eni.id) {
+                let name = eni.display_name().to_owned();
+                let task = Task {
+                    name,
+                    binding: binding.clone(),
+                    slot: *slot,
+                    gate: None,
+                    made: None,
+                };
+                self.tasks.insert(eni.id.clone(), task);
+            }
+            let done = self.bind(eni, writer).await;
+            result = result.and(done);
+        }
+        result
+    }
+
+    /// Brings a task's gate up, if its link is there.
+    async fn bind(&mut self, eni: &Eni, writer: &mut Writer) -> Result<(), RunError> {
+        let Some(task) = self.tasks.get_mut(&eni.id).filter(|task| task.gate.is_none()) else {
+            return Ok(());
+        };
+        match &task.binding {
+            Binding::Device(device) => {
+                let link = match self.netlink.link(device).await {
+                    Ok(link) => link,
+                    Err(LinkError::Missing { name }) => {
+                        info!("task `{}` is gated as soon as link `{name}` is there", task.name);
+                        return Ok(());
+                    }
+                    Err(cause) => {
+                        return Err(RunError::Device {
+                            task: task.name.clone(),
+                            cause,
+                        });
+                    }
+                };
+                let gate = attach(&mut self.object, writer, &link, task.slot).map_err(|cause| RunError::Gate {
+                    task: task.name.clone(),
+                    cause,
+                })?;
+                // A gate that was closed for want of a task goes only now that the new one stands.
+                self.closed.retain(|gate| gate.link().ifindex != link.ifindex);
+                info!("task `{}` is gated on link `{}`", task.name, link.name);
+                task.gate = Some(gate);
+            }
+            Binding::Namespace(namespace) => {
+                let spec = EniSpec {
+                    instance: &self.instance,
+                    task: &task.name,
+                    namespace,
+                    addresses: &eni.addresses,
+                };
+                let object = &mut self.object;
+                let slot = task.slot;
+                let made = TaskEni::make(&self.netlink, &spec, |link| attach(object, writer, link, slot)).await;
+                let (made, gate) = made.map_err(|cause| RunError::Eni {
+                    task: task.name.clone(),
+                    cause,
+                })?;
+                for warning in made.warnings() {
+                    warn!("task `{}`: {warning}", task.name);
+                }
+                info!(
+                    "task `{}` is gated on link `{}`, made for namespace `{namespace}`",
+                    task.name,
+                    made.link().name
+                );
+                task.gate = Some(gate);
+                task.made = Some(made);
+            }
+            // A trunk is refused when the configuration is read, and its branches with it.
+            Binding::Vlan(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A task that is no longer named: what taskgate made goes, what it did not make stays closed.
+    async fn dismiss(&mut self, task: Task, writer: &mut Writer) {
+        if let Some(gate) = &task.gate {
+            writer.remove_link(LinkId::device(gate.link().ifindex));
+        }
+        match task.made {
+            Some(made) => {
+                self.unmake(&task.name, made).await;
+                drop(task.gate);
+                info!("task `{}` is gone, and its ENI with it", task.name);
+            }
+            None => {
+                if let Some(gate) = task.gate {
+                    warn!(
+                        "task `{}` is no longer named: link `{}` passes nothing until it goes",
+                        task.name,
+                        gate.link().name
+                    );
+                    self.closed.push(gate);
+                }
+            }
+        }
+    }
+
+    async fn unmake(&self, task: &str, made: TaskEni) {
+        let link = made.link().name.clone();
+        if let Err(refused) = made.remove(&self.netlink).await {
+            warn!(
+                "the ENI of task `{task}` (link `{link}`) is not wholly removed: {}",
+                chain(&refused)
+            );
+        }
+    }
+
+    /// Follows a link that came or went. `enis`: as in [`Gates::follow`].
+    pub(super) async fn event(&mut self, event: &LinkEvent, enis: &[&Eni], writer: &mut Writer) {
+        match event {
+            LinkEvent::Present { name, .. } => {
+                let waits = |eni: &&&Eni| matches!(&eni.binding, Some(Binding::Device(device)) if device == name);
+                if let Some(eni) = enis.iter().find(waits)
+                    && let Err(error) = self.bind(eni, writer).await
+                {
+                    log::error!("{}", chain(&error));
+                }
+            }
+            LinkEvent::Gone { name, ifindex } => {
+                self.closed
+                    .retain(|gate| gate.link().ifindex != *ifindex || !is_gone(gate));
+                let Some(task) = self
+                    .tasks
+                    .values_mut()
+                    .find(|task| task.gate.as_ref().is_some_and(|gate| gate.link().ifindex == *ifindex))
+                else {
+                    return;
+                };
+                let Some(gate) = task.gate.take() else { return };
+                writer.remove_link(LinkId::device(*ifindex));
+                // A link that only has another name now keeps its gate, closed.
+                if is_gone(&gate) {
+                    info!("task `{}`: link `{name}` is gone", task.name);
+                } else {
+                    warn!(
+                        "task `{}`: link `{name}` has another name now, and passes nothing under it",
+                        task.name
+                    );
+                    self.closed.push(gate);
+                }
+                if task.made.take().is_some() {
+                    warn!(
+                        "task `{}`: the ENI that taskgate made was taken away; a reload makes it again",
+                        task.name
+                    );
+                }
+            }
+        }
+    }
+
+    /// How many tasks have a gate, and how many wait for their link.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let gated = self.tasks.values().filter(|task| task.gate.is_some()).count();
+        (gated, self.tasks.len() - gated)
+    }
+
+    /// Takes away what taskgate made and takes every gate off.
+    pub(super) async fn end(&mut self) {
+        let mut opened = Vec::new();
+        for (_, task) in std::mem::take(&mut self.tasks) {
+            match (task.made, task.gate) {
+                (Some(made), gate) => {
+                    self.unmake(&task.name, made).await;
+                    drop(gate);
+                }
+                (None, Some(gate)) => opened.push(gate),
+                (None, None) => {}
+            }
+        }
+        opened.append(&mut self.closed);
+        let names: Vec<String> = opened.iter().map(|gate| format!("`{}`", gate.link().name)).collect();
+        for gate in opened {
+            let link = gate.link().name.clone();
+            if let Err(error) = gate.detach() {
+                warn!("the gate of link `{link}` may still stand: {}", chain(&error));
+            }
+        }
+        if names.is_empty() {
+            info!("gates are off: what taskgate made is taken away");
+        } else {
+            warn!("gates are off: nothing is filtered any more on {}", names.join(", "));
+        }
+    }
+}
+
+/// The link's row first, so that no packet meets a gate that does not know it; then the gate.
+fn attach(object: &mut Object, writer: &mut Writer, link: &Link, slot: u16) -> Result<Gate, GateError> {
+    let id = LinkId::device(link.ifindex);
+    writer.add_link(id, slot).map_err(GateError::Image)?;
+    object.attach(link).inspect_err(|_| writer.remove_link(id))
+}
+
+fn is_gone(gate: &Gate) -> bool {
+    gate.is_gone().unwrap_or_else(|error| {
+        warn!("{}", chain(&error));
+        false
+    })
+}

@@ -1,0 +1,155 @@
+//! Capture windows: closed in time, written, and what is over removed.
+
+use log::{error, warn};
+
+use super::{RunError, error::chain, unix_time};
+use crate::{
+    compile::ImageWriter,
+    dataplane::{flow::FlowTables as _, raw::Shared, tables::KernelTables},
+    flowlog::{Collector, LoggedEni, Outputs, Unlogged},
+    model::{FlowLog, Model},
+};
+use std::sync::atomic::AtomicU64;
+use taskgate_ebpf::abi::image::TIMEOUTS;
+
+/// The image, mapped.
+pub(super) type Writer = ImageWriter<Shared<AtomicU64>>;
+
+/// What the records are made with.
+pub(super) struct Records {
+    tables: KernelTables,
+    collector: Collector,
+    outputs: Outputs,
+    logs: Vec<FlowLog>,
+    capacity: u32,
+}
+
+impl Records {
+    /// Begins the first window.
+    pub(super) fn begin(
+        mut tables: KernelTables,
+        model: &Model,
+        timeouts: [u32; TIMEOUTS],
+        capacity: u32,
+    ) -> Result<Self, RunError> {
+        const FIRST_WINDOW: u32 = 1;
+        let now = unix_time().as_secs();
+        let collector = Collector::begin(
+            &mut tables,
+            FIRST_WINDOW,
+            now,
+            &model.flow_logs,
+            unlogged(model),
+            timeouts,
+        )?;
+        Ok(Self {
+            tables,
+            collector,
+            outputs: Outputs::open(&model.flow_logs, now)?,
+            logs: model.flow_logs.clone(),
+            capacity,
+        })
+    }
+
+    /// Takes over what a new configuration says of records.
+    pub(super) fn reconfigure(
+        &mut self,
+        model: &Model,
+        timeouts: [u32; TIMEOUTS],
+        writer: &Writer,
+    ) -> Result<(), RunError> {
+        if self.logs != model.flow_logs {
+            let end = unix_time().as_secs();
+            self.close_final(writer);
+            self.outputs = Outputs::reopen(&model.flow_logs, end)?;
+            self.logs.clone_from(&model.flow_logs);
+        }
+        self.collector.reconfigure(&self.logs, unlogged(model), timeouts);
+        Ok(())
+    }
+
+    /// Says whose a slot is.
+    pub(super) fn bind(&mut self, slot: u16, eni: LoggedEni) {
+        self.collector.bind(slot, eni);
+    }
+
+    /// Says that a slot's ENI is gone.
+    pub(super) fn retire(&mut self, slot: u16) {
+        self.collector.retire(slot);
+    }
+
+    /// How long until the window is to be closed.
+    pub(super) fn left(&self) -> std::time::Duration {
+        self.collector.time_left(unix_time())
+    }
+
+    /// Closes the window and writes its records. What fails is logged: the gates stand whatever becomes of the records.
+    pub(super) fn close(&mut self, writer: &Writer) {
+        self.close_as(false, writer);
+        self.sweep(writer);
+    }
+
+    /// Closes the window before its time.
+    pub(super) fn close_final(&mut self, writer: &Writer) {
+        self.close_as(true, writer);
+    }
+
+    fn close_as(&mut self, last: bool, writer: &Writer) {
+        let now = unix_time().as_secs();
+        let epoch_of = |slot| writer.epoch(slot) as u32;
+        let closed = if last {
+            self.collector.close_final(&mut self.tables, now, &epoch_of)
+        } else {
+            self.collector.close_window(&mut self.tables, now, &epoch_of)
+        };
+        let window = match closed {
+            Ok(window) => window,
+            Err(error) => {
+                error!(
+                    "a capture window is not closed, its records come with the next one: {}",
+                    chain(&error)
+                );
+                return;
+            }
+        };
+        if window.strays.flows != 0 {
+            warn!(
+                "{} packets in {} flows belong to no known ENI and leave no record",
+                window.strays.packets, window.strays.flows
+            );
+        }
+        if let Err(error) = self.outputs.write(&window) {
+            error!("the flow records of a window are lost: {}", chain(&error));
+        }
+    }
+
+    /// Removes idle connections early where the table is more than half full.
+    pub(super) fn make_room(&mut self, slots: &[u16], writer: &Writer) {
+        let mut used = 0;
+        for &slot in slots {
+            match self.tables.usage(slot) {
+                Ok(usage) => used += usage.conns,
+                Err(error) => {
+                    error!("cannot read what slot {slot} uses: {error}");
+                    return;
+                }
+            }
+        }
+        if used > u64::from(self.capacity) / 2 {
+            self.sweep(writer);
+        }
+    }
+
+    fn sweep(&mut self, writer: &Writer) {
+        if let Err(error) = self
+            .collector
+            .sweep(&mut self.tables, &|slot| writer.epoch(slot) as u32)
+        {
+            error!("idle connections are not removed: {}", chain(&error));
+        }
+    }
+}
+
+fn unlogged(model: &Model) -> Unlogged {
+    Unlogged::new(&model.settings.unlogged, &model.reserved)
+}

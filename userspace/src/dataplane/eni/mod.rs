@@ -1,0 +1,308 @@
+//! ENIs that taskgate makes: a namespace, a veth pair, addresses and routes, with the gate up before the links are.
+
+mod pair;
+
+use std::{
+    error::Error,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::LinkUnspec;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    link::{Link, LinkError, LinkKind},
+    netlink::{Netlink, Refused},
+    netns::Namespace,
+};
+
+/// What an ENI is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct EniSpec<'a> {
+    /// The taskgate instance that makes it.
+    pub instance: &'a str,
+    /// The task's name.
+    pub task: &'a str,
+    /// The namespace's name, in /run/netns. It is made where it is missing.
+    pub namespace: &'a str,
+    /// The ENI's addresses; the first of each family is what the task sends from unless it says otherwise.
+    pub addresses: &'a [IpAddr],
+}
+
+impl EniSpec<'_> {
+    /// The name of the host's end: `tg-` and twelve hex digits of a hash over instance and task.
+    pub fn link_name(&self) -> String {
+        let mut number = [0; 8];
+        number[2..].copy_from_slice(&self.hash()[..6]);
+        format!("tg-{:012x}", u64::from_be_bytes(number))
+    }
+
+    /// The MAC addresses of both ends, the host's first. They are the same each time, so that no neighbour's cache is
+    /// stale after a restart, and a pair whose making was interrupted is known by them.
+    fn macs(&self) -> [[u8; 6]; 2] {
+        let hash = self.hash();
+        [6, 12].map(|at| {
+            let mut mac = [0; 6];
+            mac.copy_from_slice(&hash[at..at + 6]);
+            // Unicast, locally administered.
+            mac[0] = mac[0] & 0xfc | 2;
+            mac
+        })
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(self.instance)
+            .chain_update([0])
+            .chain_update(self.task)
+            .finalize()
+            .into()
+    }
+
+    /// What the host's end says of itself, so that what a killed run left behind can be told from foreign links.
+    fn alias(&self) -> String {
+        // The kernel takes 255 bytes.
+        let alias = format!("taskgate {} {}", self.instance, self.task);
+        alias[..alias.floor_char_boundary(255)].to_owned()
+    }
+
+    /// What `lo` says in a namespace that we made.
+    fn namespace_alias(&self) -> String {
+        format!("taskgate {}", self.instance)
+    }
+
+    fn primary_v4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    fn primary_v6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|address| match address {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        })
+    }
+}
+
+/// Why an ENI is not there. Nothing of it is left, unless a warning in the log says so.
+#[derive(Debug, thiserror::Error)]
+pub enum EniError {
+    /// The namespace has such a link already.
+    #[error("namespace `{namespace}` already has an `eth0`: take it away, or name another namespace for the task")]
+    Occupied {
+        /// The namespace.
+        namespace: String,
+    },
+    /// A link that is not ours has the name of the host's end.
+    #[error("link `{link}` is in the way and was not made by taskgate for task `{task}`{}: remove or rename it", says(.alias.as_ref()))]
+    Foreign {
+        /// The link.
+        link: String,
+        /// The task that needs the name.
+        task: String,
+        /// What the link says of itself.
+        alias: Option<String>,
+    },
+    /// The gate could not be put up.
+    #[error("the gate of task `{task}` does not stand")]
+    Gate {
+        /// The task.
+        task: String,
+        /// Why.
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
+    /// The host's end cannot be looked at.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The kernel refused a part of it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+fn says(alias: Option<&String>) -> String {
+    alias.map_or_else(String::new, |alias| format!(" (it says `{alias}`)"))
+}
+
+/// What limits an ENI that was made, and what the user can do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EniWarning {
+    /// The host does not forward packets of a family.
+    ForwardingOff {
+        /// The setting to turn on.
+        sysctl: &'static str,
+        /// Whether tasks on this host reach each other all the same.
+        among_tasks: bool,
+    },
+    /// A setting of the host's end could not be turned on.
+    Setting {
+        /// The setting.
+        sysctl: String,
+        /// Why not.
+        cause: String,
+    },
+}
+
+impl fmt::Display for EniWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForwardingOff { sysctl, among_tasks } => {
+                let reach = if *among_tasks {
+                    "tasks reach each other and this host, but nothing beyond it"
+                } else {
+                    "tasks reach this host, but neither each other nor anything beyond it"
+                };
+                write!(f, "`{sysctl}` is 0: {reach}; turn it on with `sysctl -w {sysctl}=1`")
+            }
+            Self::Setting { sysctl, cause } => write!(
+                f,
+                "`{sysctl}` cannot be set: {cause}; unless the host forwards anyway, the task reaches this host only"
+            ),
+        }
+    }
+}
+
+/// An ENI that taskgate made. It stays when this is dropped; [`Self::remove`] takes it away.
+#[derive(Debug)]
+pub struct TaskEni {
+    link: Link,
+    namespace: Namespace,
+    made_namespace: bool,
+    warnings: Vec<EniWarning>,
+}
+
+impl TaskEni {
+    /// Makes the ENI: namespace, veth pair and addresses first, then `gate` gets the host's end, and only when that
+    /// stands the links go up and the routes in. The host's end and the routes to it lie in the network namespace of the
+    /// calling thread, which has to be `netlink`'s too.
+    ///
+    /// What an earlier run of this instance left of the same ENI is replaced. Where anything fails, all of it is undone.
+    pub async fn make<G, E>(
+        netlink: &Netlink,
+        spec: &EniSpec<'_>,
+        gate: impl FnOnce(&Link) -> Result<G, E>,
+    ) -> Result<(Self, G), EniError>
+    where
+        E: Error + Send + Sync + 'static,
+    {
+        remove_left_over(netlink, spec).await?;
+        let (namespace, made_namespace) = namespace(spec).await?;
+        let built = pair::build(netlink, spec, &namespace, gate).await;
+        match built {
+            Ok((link, warnings, gate)) => Ok((
+                Self {
+                    link,
+                    namespace,
+                    made_namespace,
+                    warnings,
+                },
+                gate,
+            )),
+            Err(error) => {
+                if made_namespace {
+                    undo(namespace.remove());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The host's end.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// The namespace that it leads to.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Whether the namespace goes with the ENI.
+    pub fn made_namespace(&self) -> bool {
+        self.made_namespace
+    }
+
+    /// What limits it.
+    pub fn warnings(&self) -> &[EniWarning] {
+        &self.warnings
+    }
+
+    /// Takes the ENI away, and the namespace's name if taskgate made it. Processes in the namespace stay there, without
+    /// a network. The gate may come off afterwards.
+    pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
+        let link = delete(netlink, &self.link).await;
+        let namespace = if self.made_namespace {
+            self.namespace.remove()
+        } else {
+            Ok(())
+        };
+        link.and(namespace)
+    }
+}
+
+/// What could not be undone stays, and the log says so.
+fn undo(undone: Result<(), Refused>) {
+    if let Err(refused) = undone {
+        log::warn!("{refused}: {}", refused.cause);
+    }
+}
+
+async fn delete(netlink: &Netlink, link: &Link) -> Result<(), Refused> {
+    let deleted = netlink.handle().link().del(link.ifindex).execute().await;
+    match deleted.map_err(Refused::of("delete link", &link.name)) {
+        Err(refused) if refused.is(libc::ENODEV) => Ok(()),
+        deleted => deleted,
+    }
+}
+
+/// Clears the name of the host's end, if it is ours.
+async fn remove_left_over(netlink: &Netlink, spec: &EniSpec<'_>) -> Result<(), EniError> {
+    let name = spec.link_name();
+    let Some(message) = netlink.link_message(&name).await? else {
+        return Ok(());
+    };
+    let alias = alias(&message);
+    let [mac, _] = spec.macs();
+    let has_mac = message.attributes.contains(&LinkAttribute::Address(mac.to_vec()));
+    // A run that was killed between making the pair and giving it its alias leaves the address that it was made with.
+    if alias != Some(&spec.alias()) && !(alias.is_none() && has_mac) {
+        return Err(EniError::Foreign {
+            link: name,
+            task: spec.task.to_owned(),
+            alias: alias.map(str::to_owned),
+        });
+    }
+    let link = Link {
+        name,
+        ifindex: message.header.index,
+        kind: LinkKind::Veth { peer_here: None },
+    };
+    Ok(delete(netlink, &link).await?)
+}
+
+fn alias(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(&**alias),
+        _ => None,
+    })
+}
+
+/// The namespace of an ENI, and whether this instance made it: now, or in a run that was killed.
+async fn namespace(spec: &EniSpec<'_>) -> Result<(Namespace, bool), EniError> {
+    let ours = spec.namespace_alias();
+    if let Some(namespace) = Namespace::open(spec.namespace)? {
+        let lo = namespace.netlink()?.link_message("lo").await?;
+        let made = lo.as_ref().and_then(alias) == Some(&ours);
+        return Ok((namespace, made));
+    }
+    let made = Namespace::make(spec.namespace, async |netlink| {
+        let lo = LinkUnspec::new_with_name("lo").alias(ours).up().build();
+        let set = netlink.handle().link().set(lo).execute().await;
+        set.map_err(Refused::of("set up", "lo"))
+    });
+    Ok((made.await?, true))
+}

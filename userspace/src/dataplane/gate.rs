@@ -1,0 +1,251 @@
+//! Gates: the kernel program on both ways of a link.
+
+use std::io;
+
+use aya::{
+    programs::{
+        LinkOrder, MultiProgLink as _, ProgramError, SchedClassifier, TcAttachType,
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
+    },
+    sys::SyscallError,
+};
+use nix::net::if_::{if_indextoname, if_nametoindex};
+use taskgate_ebpf::abi::program;
+
+use crate::compile::CompileError;
+
+use super::{
+    link::{Link, LinkKind},
+    load::LoadError,
+    object::Object,
+    raw,
+};
+
+/// How a gate hangs on its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// TCX links, before all other programs: kernels from 6.6 on. They go when taskgate is killed.
+    Tcx,
+    /// Filters of a clsact queueing discipline. They stay when taskgate is killed, and the next gate takes their place.
+    Clsact,
+}
+
+/// Where a clsact filter goes: before filters of other priorities, and under a handle that others do not use.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x7467);
+
+/// Why a link is not gated.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The kernel program is not complete.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The link has no place in the image.
+    #[error(transparent)]
+    Image(CompileError),
+    /// The kernel refused.
+    #[error("program `{program}` cannot be attached to link `{link}`")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The link.
+        link: String,
+        /// Why.
+        #[source]
+        cause: ProgramError,
+    },
+    /// The name stands for another link now.
+    #[error("link `{link}` was replaced by another one of that name: look it up again")]
+    Replaced {
+        /// The link.
+        link: String,
+    },
+    /// The kernel does not tell about the link.
+    #[error("link `{link}` cannot be looked at")]
+    Look {
+        /// The link.
+        link: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel did not let go.
+    #[error("the gate of link `{link}` cannot be taken off")]
+    Detach {
+        /// The link.
+        link: String,
+        /// Why.
+        #[source]
+        cause: ProgramError,
+    },
+}
+
+/// A gate that stands. It comes off when this is dropped.
+#[derive(Debug)]
+pub struct Gate {
+    link: Link,
+    hook: Hook,
+    ways: [SchedClassifierLink; 2],
+}
+
+impl Gate {
+    /// The link, as it was when the gate was put up.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// How it hangs there.
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// Whether the link is gone, and the gate with it.
+    pub fn is_gone(&self) -> Result<bool, GateError> {
+        let look = |cause| GateError::Look {
+            link: self.link.name.clone(),
+            cause,
+        };
+        match self.hook {
+            Hook::Tcx => {
+                for way in &self.ways {
+                    let fd = way.fd().map_err(|cause| look(io::Error::other(cause)))?;
+                    if raw::tcx_ifindex(fd).map_err(look)? != self.link.ifindex {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            // An empty name: nix 0.31 does not see that the C library found none.
+            Hook::Clsact => match if_indextoname(self.link.ifindex) {
+                Ok(name) => Ok(name.is_empty()),
+                Err(nix::Error::ENXIO | nix::Error::ENODEV) => Ok(true),
+                Err(error) => Err(look(error.into())),
+            },
+        }
+    }
+
+    /// Takes it off and says how that went. Nothing to do where the link is gone.
+    pub fn detach(self) -> Result<(), GateError> {
+        if self.is_gone()? {
+            return Ok(());
+        }
+        for way in self.ways {
+            let detached = aya::programs::Link::detach(way);
+            detached.map_err(|cause| GateError::Detach {
+                link: self.link.name.clone(),
+                cause,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Object {
+    /// Puts a gate on a link of this network namespace: once this returns, both ways are gated. Nothing stays attached
+    /// where it fails. With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel lets only one such call in
+    /// at a time, so threads do not make it faster.
+    pub fn attach(&mut self, link: &Link) -> Result<Gate, GateError> {
+        let hook = match self.tcx {
+            Some(false) => Hook::Clsact,
+            Some(true) => Hook::Tcx,
+            None => {
+                // Which of the two this kernel has is learned from the first gate.
+                match self.attach_by(link, Hook::Tcx) {
+                    Err(GateError::Attach { cause, .. }) if lacks_tcx(&cause) => Hook::Clsact,
+                    attached => {
+                        self.tcx = attached.is_ok().then_some(true);
+                        return attached;
+                    }
+                }
+            }
+        };
+        let gate = self.attach_by(link, hook)?;
+        self.tcx = Some(hook == Hook::Tcx);
+        Ok(gate)
+    }
+
+    /// [`Self::attach`] in one of the two ways.
+    pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate, GateError> {
+        let name = &*link.name;
+        if hook == Hook::Clsact {
+            add_clsact(name)?;
+        }
+        // Toward the task first: until the other way is gated too, what the task sends gets no answer.
+        let to_task = self.attach_way(program::TO_TASK, link, hook)?;
+        let from_task = self.attach_way(program::FROM_TASK, link, hook)?;
+        let gate = Gate {
+            link: link.clone(),
+            hook,
+            ways: [to_task, from_task],
+        };
+        // The programs were attached by name: it may have come to stand for another link.
+        if gate.is_gone()? || if_nametoindex(name) != Ok(link.ifindex) {
+            return Err(GateError::Replaced { link: name.to_owned() });
+        }
+        Ok(gate)
+    }
+
+    fn attach_way(&mut self, program: &'static str, link: &Link, hook: Hook) -> Result<SchedClassifierLink, GateError> {
+        let name = &*link.name;
+        // A veth's host end receives what the task sends; a VLAN link sends it to the wire.
+        let from_task_comes_in = matches!(link.kind, LinkKind::Veth { .. });
+        let way = if (program == program::FROM_TASK) == from_task_comes_in {
+            TcAttachType::Ingress
+        } else {
+            TcAttachType::Egress
+        };
+        let classifier = self.classifier(program)?;
+        let id = match hook {
+            Hook::Tcx => classifier.attach_with_options(name, way, TcAttachOptions::TcxOrder(LinkOrder::first())),
+            Hook::Clsact => attach_filter(classifier, name, way),
+        };
+        let link = id.and_then(|id| classifier.take_link(id));
+        link.map_err(|cause| GateError::Attach {
+            program,
+            link: name.to_owned(),
+            cause,
+        })
+    }
+}
+
+fn add_clsact(link: &str) -> Result<(), GateError> {
+    match qdisc_add_clsact(link) {
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        added => added.map_err(|error| GateError::Attach {
+            program: "clsact",
+            link: link.to_owned(),
+            cause: error.into(),
+        }),
+    }
+}
+
+/// Adds our filter. One that is there under our handle is what a killed run left: it is replaced in one step, so that
+/// the link is never open.
+fn attach_filter(
+    classifier: &mut SchedClassifier,
+    link: &str,
+    way: TcAttachType,
+) -> Result<aya::programs::tc::SchedClassifierLinkId, ProgramError> {
+    let options = NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    };
+    match classifier.attach_with_options(link, way, TcAttachOptions::Netlink(options)) {
+        Err(ProgramError::TcError(TcError::NetlinkError(error))) if error.raw_os_error() == Some(libc::EEXIST) => {
+            let ours = SchedClassifierLink::attached(link, way, PRIORITY, HANDLE, None)?;
+            classifier.attach_to_link(ours)
+        }
+        attached => attached,
+    }
+}
+
+/// Whether an error says that this kernel has no TCX.
+fn lacks_tcx(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. }) => {
+            raw::is_unknown(io_error) || io_error.raw_os_error() == Some(libc::E2BIG)
+        }
+        _ => false,
+    }
+}

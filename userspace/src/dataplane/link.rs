@@ -1,0 +1,257 @@
+//! Links of this host: what carries a task's ENI, and how they come and go.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    pin::Pin,
+};
+
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+};
+use rtnetlink::{
+    MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+};
+
+use super::netlink::{Netlink, Refused};
+
+/// A link that can carry an ENI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name, which may change.
+    pub name: String,
+    /// Its number, which does not.
+    pub ifindex: u32,
+    /// What it is.
+    pub kind: LinkKind,
+}
+
+/// The kinds of link that can carry an ENI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// One end of a veth pair: the host's, with the task at the other end.
+    Veth {
+        /// The other end's ifindex; `None` where it is in another network namespace.
+        peer_here: Option<u32>,
+    },
+    /// A VLAN link: the task is on the host's side, the wire beyond.
+    Vlan,
+}
+
+/// Why a link cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// There is no such link, at least not yet.
+    #[error("there is no link `{name}`")]
+    Missing {
+        /// The name that was looked up.
+        name: String,
+    },
+    /// The link is of a kind that no gate works on.
+    #[error("link `{name}` is of kind `{kind}`: a gate works on `veth` and `vlan` links")]
+    Kind {
+        /// The link.
+        name: String,
+        /// Its kind, as `ip -details link` shows it; `device` for those that have none.
+        kind: String,
+    },
+    /// The kernel does not tell.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+impl Netlink {
+    /// Looks up a link by name.
+    pub async fn link(&self, name: &str) -> Result<Link, LinkError> {
+        match self.link_message(name).await? {
+            Some(message) => parse(&message),
+            None => Err(LinkError::Missing { name: name.to_owned() }),
+        }
+    }
+
+    /// What the kernel says of a link; `None` where there is none.
+    pub(super) async fn link_message(&self, name: &str) -> Result<Option<LinkMessage>, Refused> {
+        // A longer name is none; the kernel would call it invalid instead.
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+            return Ok(None);
+        }
+        let request = self.handle().link().get().match_name(name.to_owned());
+        let mut messages = Box::pin(request.execute());
+        match messages.try_next().await.map_err(Refused::of("look up link", name)) {
+            Err(refused) if refused.is(libc::ENODEV) => Ok(None),
+            found => found,
+        }
+    }
+}
+
+impl Netlink {
+    /// All links, by ifindex.
+    async fn links(&self) -> Result<BTreeMap<u32, String>, Refused> {
+        let mut messages = Box::pin(self.handle().link().get().execute());
+        let mut links = BTreeMap::new();
+        while let Some(message) = messages.try_next().await.map_err(Refused::of("list", "links"))? {
+            links.extend(name(&message).map(|name| (message.header.index, name.to_owned())));
+        }
+        Ok(links)
+    }
+}
+
+fn parse(message: &LinkMessage) -> Result<Link, LinkError> {
+    let (mut kind, mut other_end, mut elsewhere) = (None, None, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::LinkInfo(infos) => {
+                kind = kind.or(infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind),
+                    _ => None,
+                }));
+            }
+            LinkAttribute::Link(ifindex) => other_end = Some(*ifindex),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            _ => {}
+        }
+    }
+    let name = name(message).unwrap_or_default().to_owned();
+    let kind = match kind {
+        Some(InfoKind::Veth) => LinkKind::Veth {
+            peer_here: other_end.filter(|_| !elsewhere),
+        },
+        Some(InfoKind::Vlan) => LinkKind::Vlan,
+        other => {
+            let kind = other.map_or_else(|| "device".to_owned(), ToString::to_string);
+            return Err(LinkError::Kind { name, kind });
+        }
+    };
+    Ok(Link {
+        name,
+        ifindex: message.header.index,
+        kind,
+    })
+}
+
+fn name(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(&**name),
+        _ => None,
+    })
+}
+
+/// A link came or went. A new name is both: the old one went, the new one came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// There is a link of this name.
+    Present {
+        /// Its name.
+        name: String,
+        /// Its number.
+        ifindex: u32,
+    },
+    /// There is no such link any more.
+    Gone {
+        /// The name it had.
+        name: String,
+        /// The number it had.
+        ifindex: u32,
+    },
+}
+
+/// The links of a network namespace as they come and go, those that are there first. Nothing is missed for good: where
+/// the kernel had to drop messages, all links are read again.
+pub struct LinkWatch {
+    /// For reading all links. Not the connection that the messages come on: a message that another process caused
+    /// carries that one's sequence number, which could be taken for an answer's.
+    netlink: Netlink,
+    messages: Messages,
+    known: BTreeMap<u32, String>,
+    events: VecDeque<LinkEvent>,
+    /// What is known may be behind what is there.
+    behind: bool,
+}
+
+type Messages = Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>;
+
+fn subscribe() -> Result<Messages, Refused> {
+    let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+    let (connection, _, messages) = opened.map_err(Refused::of("watch", "links"))?;
+    tokio::spawn(connection);
+    Ok(Box::pin(messages.map(|(message, _)| message)))
+}
+
+impl LinkWatch {
+    /// Begins to watch the network namespace of the calling thread, on the tokio runtime around it.
+    pub fn new() -> Result<Self, Refused> {
+        Ok(Self {
+            messages: subscribe()?,
+            netlink: Netlink::open()?,
+            known: BTreeMap::new(),
+            events: VecDeque::new(),
+            behind: true,
+        })
+    }
+
+    /// The next event. Nothing is lost when the future is dropped before it is ready.
+    pub async fn next(&mut self) -> Result<LinkEvent, Refused> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            if self.behind {
+                let links = self.netlink.links().await?;
+                self.behind = false;
+                self.compare(links);
+                continue;
+            }
+            let Some(message) = self.messages.next().await else {
+                let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
+                return Err(Refused::of("watch", "links")(closed));
+            };
+            match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+                    if let Some(name) = name(&message) {
+                        self.present(message.header.index, name.to_owned());
+                    }
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => self.gone(message.header.index),
+                NetlinkPayload::Overrun(_) => {
+                    // The messages that are kept are the oldest ones: they would undo what is read now.
+                    self.messages = subscribe()?;
+                    self.behind = true;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn compare(&mut self, links: BTreeMap<u32, String>) {
+        let gone: Vec<u32> = self
+            .known
+            .keys()
+            .filter(|known| !links.contains_key(known))
+            .copied()
+            .collect();
+        for ifindex in gone {
+            self.gone(ifindex);
+        }
+        for (ifindex, name) in links {
+            self.present(ifindex, name);
+        }
+    }
+
+    fn present(&mut self, ifindex: u32, name: String) {
+        if self.known.get(&ifindex) == Some(&name) {
+            return;
+        }
+        self.gone(ifindex);
+        self.known.insert(ifindex, name.clone());
+        self.events.push_back(LinkEvent::Present { name, ifindex });
+    }
+
+    fn gone(&mut self, ifindex: u32) {
+        if let Some(name) = self.known.remove(&ifindex) {
+            self.events.push_back(LinkEvent::Gone { name, ifindex });
+        }
+    }
+}

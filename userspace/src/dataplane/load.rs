@@ -1,0 +1,236 @@
+//! What the kernel program is loaded with, and what its maps have to look like.
+
+use std::io;
+
+use aya::{
+    EbpfError,
+    maps::{MapData, MapError, MapType},
+    programs::ProgramError,
+};
+use log::LevelFilter;
+use taskgate_ebpf::abi::{
+    Conn, Denial, Key4, Key6, Usage,
+    image::{BANK_BYTES, POLICY_BANK, SLOTS},
+    map,
+    outcome::OUTCOMES,
+};
+
+/// How large the tables are, and what the kernel program logs. Sizes are in entries and stand once loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Tracked connections of each family: 1 and up. 80 bytes of locked memory each for IPv4, 104 for IPv6, and a
+    /// little more.
+    pub conns: u32,
+    /// Denied flows of each family: 1 and up.
+    pub denials: u32,
+    /// Slots, slot 0 included: 2 to [`SLOTS`].
+    pub slots: u32,
+    /// Banks for policies, of 2 MiB each: 1 to 4,096.
+    pub policy_banks: u32,
+    /// What the kernel program logs. What is off is not even in the program that the kernel runs.
+    pub log_level: LevelFilter,
+}
+
+impl LoadOptions {
+    /// Refuses sizes that cannot work.
+    pub(super) fn check(&self) -> Result<(), LoadError> {
+        let sizes = [
+            ("tracked connections", self.conns, 1, 1 << 26),
+            ("denied flows", self.denials, 1, 1 << 26),
+            ("slots", self.slots, 2, SLOTS),
+            ("banks of policies", self.policy_banks, 1, 4096),
+        ];
+        match sizes
+            .into_iter()
+            .find(|(_, value, least, most)| !(least..=most).contains(&value))
+        {
+            None => Ok(()),
+            Some((what, value, least, most)) => Err(LoadError::Size {
+                what,
+                value,
+                least,
+                most,
+            }),
+        }
+    }
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            conns: 262_144,
+            denials: 65_536,
+            slots: SLOTS,
+            policy_banks: 8,
+            log_level: LevelFilter::Off,
+        }
+    }
+}
+
+/// Why the kernel program is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The build left the kernel program out.
+    #[error("this taskgate was built without its kernel program: run `cargo xtask setup` and build it again")]
+    NotBuilt,
+    /// A size is out of range.
+    #[error("the kernel program cannot be loaded with {value} {what}: {least} to {most} will do")]
+    Size {
+        /// What it counts.
+        what: &'static str,
+        /// What was asked for.
+        value: u32,
+        /// The least that works.
+        least: u32,
+        /// The most that works.
+        most: u32,
+    },
+    /// The kernel refused the maps, or the object does not make sense.
+    #[error("the kernel program's maps cannot be made")]
+    Maps(#[source] EbpfError),
+    /// A map or program is not in the object.
+    #[error("the kernel program has no {kind} `{name}`: it is of another version than this taskgate")]
+    Missing {
+        /// `map` or `program`.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map is not as this build expects it.
+    #[error("map `{map}` has {what} {found}, expected {expected}: it is of another version than this taskgate")]
+    Shape {
+        /// The map.
+        map: &'static str,
+        /// What differs.
+        what: &'static str,
+        /// What the kernel has.
+        found: u32,
+        /// What this build expects.
+        expected: u32,
+    },
+    /// The kernel does not tell about a map.
+    #[error("map `{map}` cannot be looked at")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        #[source]
+        cause: MapError,
+    },
+    /// A map cannot be opened for reading or writing.
+    #[error("map `{map}` cannot be opened")]
+    Open {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel refused a program.
+    #[error("program `{program}` is refused by the kernel")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// Why, with the verifier's words where it was the verifier.
+        #[source]
+        cause: ProgramError,
+    },
+    /// A program cannot be run for a test or to read the clock.
+    #[error("program `{program}` cannot be run")]
+    Run {
+        /// The program.
+        program: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// What a map has to look like.
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    pub(super) entries: Option<u32>,
+    flags: u32,
+}
+
+impl Shape {
+    const MMAPABLE: u32 = 1 << 10;
+
+    pub(super) fn all(options: &LoadOptions) -> [Self; 8] {
+        let hash = |name, key, value, entries| Self {
+            name,
+            kind: MapType::Hash,
+            key,
+            value,
+            entries: Some(entries),
+            flags: 0,
+        };
+        let array = |name, kind, value, entries, flags| Self {
+            name,
+            kind,
+            key: 4,
+            value,
+            entries: Some(entries),
+            flags,
+        };
+        let counters = size_of::<[u64; OUTCOMES]>();
+        [
+            hash(map::CONNS_V4, size_of::<Key4>(), size_of::<Conn>(), options.conns),
+            hash(map::CONNS_V6, size_of::<Key6>(), size_of::<Conn>(), options.conns),
+            hash(map::DENIALS_V4, size_of::<Key4>(), size_of::<Denial>(), options.denials),
+            hash(map::DENIALS_V6, size_of::<Key6>(), size_of::<Denial>(), options.denials),
+            array(
+                map::IMAGE,
+                MapType::Array,
+                BANK_BYTES as usize,
+                POLICY_BANK + options.policy_banks,
+                Self::MMAPABLE,
+            ),
+            array(
+                map::USAGE,
+                MapType::Array,
+                size_of::<Usage>(),
+                options.slots,
+                Self::MMAPABLE,
+            ),
+            array(map::COUNTERS, MapType::PerCpuArray, counters, 2 * options.slots, 0),
+            Self {
+                name: map::EVENTS,
+                kind: MapType::RingBuf,
+                key: 0,
+                value: 0,
+                entries: None,
+                flags: 0,
+            },
+        ]
+    }
+
+    pub(super) fn check(&self, data: &MapData) -> Result<(), LoadError> {
+        let of = |cause| LoadError::Map { map: self.name, cause };
+        let info = data.info().map_err(of)?;
+        let kind = info.map_type().map_err(of)? as u32;
+        let rows = [
+            ("type", kind, self.kind as u32),
+            ("key size", info.key_size(), self.key as u32),
+            ("value size", info.value_size(), self.value as u32),
+            ("flags", info.map_flags(), self.flags),
+            (
+                "entries",
+                info.max_entries(),
+                self.entries.unwrap_or(info.max_entries()),
+            ),
+        ];
+        match rows.into_iter().find(|(_, found, expected)| found != expected) {
+            None => Ok(()),
+            Some((what, found, expected)) => Err(LoadError::Shape {
+                map: self.name,
+                what,
+                found,
+                expected,
+            }),
+        }
+    }
+}

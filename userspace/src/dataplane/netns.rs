@@ -1,0 +1,177 @@
+//! Network namespaces with a name, as `ip netns` keeps them: files in /run/netns.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
+use tokio::runtime::Handle;
+
+use super::netlink::{Netlink, Refused};
+
+const FOLDER: &str = "/run/netns";
+
+/// A network namespace that has a name here.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    /// The file that names a namespace.
+    pub fn path(name: &str) -> PathBuf {
+        Path::new(FOLDER).join(name)
+    }
+
+    /// Opens a namespace by name; `None` where there is none.
+    pub fn open(name: &str) -> Result<Option<Self>, Refused> {
+        let refused = || Refused::of("open namespace", name);
+        check(name).map_err(refused())?;
+        let file = match File::open(Self::path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(refused())?,
+        };
+        // The file without a namespace on it is what is left of an attempt that was killed.
+        if fstatfs(&file)
+            .map_err(Refused::of("open namespace", name))?
+            .filesystem_type()
+            != NSFS_MAGIC
+        {
+            return Ok(None);
+        }
+        let name = name.to_owned();
+        Ok(Some(Self { name, file }))
+    }
+
+    /// Makes a namespace, which must not be there. Nobody can see it before `prepare` is done with it.
+    pub async fn make<F>(name: &str, prepare: impl FnOnce(Netlink) -> F) -> Result<Self, Refused>
+    where
+        F: Future<Output = Result<(), Refused>>,
+    {
+        let refused = || Refused::of("make namespace", name);
+        check(name).map_err(refused())?;
+        let file = on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        let file = file.map_err(refused())?;
+        let name = name.to_owned();
+        let namespace = Self { name, file };
+        prepare(namespace.netlink()?).await?;
+        share_folder().map_err(Refused::of("share", FOLDER))?;
+        namespace
+            .mount()
+            .map_err(Refused::of("make namespace", &namespace.name))?;
+        Ok(namespace)
+    }
+
+    fn mount(&self) -> io::Result<()> {
+        let path = Self::path(&self.name);
+        // As `ip netns add`: nobody reads or writes the file itself.
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o444)
+            .open(&path)?;
+        let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let mounted = mount(Some(&*source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        mounted.map_err(|error| match fs::remove_file(&path) {
+            Ok(()) => error.into(),
+            Err(left) => io::Error::new(left.kind(), format!("{error}, and `{}` stays: {left}", path.display())),
+        })
+    }
+
+    /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it.
+    pub fn remove(self) -> Result<(), Refused> {
+        let path = Self::path(&self.name);
+        match umount2(&path, MntFlags::MNT_DETACH) {
+            // Somebody else took it away before.
+            Err(nix::Error::ENOENT) => return Ok(()),
+            Ok(()) | Err(nix::Error::EINVAL) => {}
+            Err(error) => return Err(Refused::of("remove namespace", self.name)(error)),
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Refused::of("remove namespace", self.name)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The namespace itself, for whoever wants to enter it or move a link there.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Connects to rtnetlink inside it.
+    pub fn netlink(&self) -> Result<Netlink, Refused> {
+        let runtime = Handle::current();
+        let refused = Refused::of("enter namespace", &self.name);
+        let opened = self.enter(|| {
+            let _guard = runtime.enter();
+            Netlink::open()
+        });
+        opened.map_err(refused)?
+    }
+
+    /// Runs `inside` in it, on a thread of its own: a thread that goes in does not come out.
+    pub fn enter<R: Send>(&self, inside: impl FnOnce() -> R + Send) -> io::Result<R> {
+        on_thread(|| {
+            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            Ok(inside())
+        })
+    }
+}
+
+/// A name must be one file's in the folder.
+fn check(name: &str) -> io::Result<()> {
+    let fits = !name.is_empty() && name != "." && name != ".." && name.len() <= 255 && !name.contains(['/', '\0']);
+    if fits {
+        Ok(())
+    } else {
+        let why = "a namespace's name has 1 to 255 bytes, none of them `/`, and is not `.` or `..`";
+        Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+    }
+}
+
+/// Makes the folder, and lets mounts in it reach other mount namespaces: so does `ip netns`.
+fn share_folder() -> io::Result<()> {
+    fs::create_dir_all(FOLDER)?;
+    let share = || {
+        let flags = MsFlags::MS_SHARED | MsFlags::MS_REC;
+        mount(None::<&str>, FOLDER, None::<&str>, flags, None::<&str>)
+    };
+    match share() {
+        // It is no mount yet.
+        Err(nix::Error::EINVAL) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(FOLDER), FOLDER, None::<&str>, flags, None::<&str>)?;
+            Ok(share()?)
+        }
+        shared => Ok(shared?),
+    }
+}
+
+fn on_thread<R: Send>(run: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
+    thread::scope(|scope| match scope.spawn(run).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}

@@ -1,0 +1,171 @@
+//! The kernel program: loaded, its maps compared with what this build expects, its programs verified.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::atomic::AtomicU64,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData},
+    programs::{Program, SchedClassifier},
+};
+use aya_log::EbpfLogger;
+use log::LevelFilter;
+use taskgate_ebpf::abi::{map, program};
+
+use super::{
+    load::{LoadError, LoadOptions, Shape},
+    raw::{self, Packet, Ran, Shared},
+};
+
+/// The kernel program as it was built; empty where the build was told to leave it out.
+static GATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taskgate-gate"));
+
+/// The ring that aya-log's messages come on.
+const LOG: &str = "AYA_LOGS";
+
+/// The loaded kernel program. It gives gates out ([`super::gate`]); those, its tables and mapped memory live on when it
+/// is dropped.
+#[derive(Debug)]
+pub struct Object {
+    ebpf: Ebpf,
+    options: LoadOptions,
+    /// Whether this kernel has TCX, once that is known.
+    pub(super) tcx: Option<bool>,
+}
+
+impl Object {
+    /// Its programs.
+    pub const PROGRAMS: [&'static str; 4] = [program::FROM_TASK, program::TO_TASK, program::EMPTY, program::CLOCK];
+
+    /// Loads a kernel program of its own: fresh maps, all programs verified, nothing attached, the image empty. It may block
+    /// for a second.
+    pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
+        if GATE.is_empty() {
+            return Err(LoadError::NotBuilt);
+        }
+        options.check()?;
+        raw::lift_memory_lock_limit();
+
+        let shapes = Shape::all(options);
+        let level = options.log_level as usize as u8;
+        let mut loader = EbpfLoader::new();
+        for shape in &shapes {
+            if let Some(entries) = shape.entries {
+                loader.map_max_entries(shape.name, entries);
+            }
+        }
+        let mut ebpf = loader
+            .override_global(aya_log::LEVEL, &level, false)
+            .load(GATE)
+            .map_err(LoadError::Maps)?;
+        for shape in &shapes {
+            shape.check(data(&ebpf, shape.name)?)?;
+        }
+        for name in Self::PROGRAMS {
+            let of = |cause| LoadError::Program { program: name, cause };
+            classifier(&mut ebpf, name)?.load().map_err(of)?;
+        }
+        Ok(Self {
+            ebpf,
+            options: *options,
+            tcx: None,
+        })
+    }
+
+    /// What it was loaded with.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// Maps the image: words of 8 bytes, bank after bank, as [`taskgate_ebpf::abi::image`] lays them out.
+    pub fn image(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.shared(map::IMAGE)
+    }
+
+    /// Maps what slots use: the words of a [`taskgate_ebpf::abi::Usage`] for each slot.
+    pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.shared(map::USAGE)
+    }
+
+    fn shared<T: raw::Atomics>(&self, name: &'static str) -> Result<Shared<T>, LoadError> {
+        Shared::new(data(&self.ebpf, name)?).map_err(|cause| LoadError::Open { map: name, cause })
+    }
+
+    /// A second handle on one of the maps.
+    pub(super) fn map(&self, name: &'static str) -> Result<MapData, LoadError> {
+        raw::share(data(&self.ebpf, name)?).map_err(|cause| LoadError::Map { map: name, cause })
+    }
+
+    /// A second handle on one of [`Self::PROGRAMS`].
+    pub(super) fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
+        let of = |cause| LoadError::Program { program: name, cause };
+        let fd = program.fd().map_err(of)?.as_fd();
+        fd.try_clone_to_owned()
+            .map_err(|cause| LoadError::Run { program: name, cause })
+    }
+
+    pub(super) fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        classifier(&mut self.ebpf, name)
+    }
+
+    /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, LoadError> {
+        let of = |name| move |cause| LoadError::Program { program: name, cause };
+        Self::PROGRAMS
+            .into_iter()
+            .map(|name| {
+                let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
+                Ok((name, program.info().map_err(of(name))?.verified_instruction_count()))
+            })
+            .collect()
+    }
+
+    /// Runs one of [`Self::PROGRAMS`] on a packet `repeat` times, outside of any link. What it counts, it counts.
+    pub fn test_run(&self, program: &'static str, packet: &Packet<'_>, repeat: u32) -> Result<Ran, LoadError> {
+        let fd = self.program(program)?;
+        raw::test_run(fd.as_fd(), packet, repeat).map_err(|cause| LoadError::Run { program, cause })
+    }
+
+    /// What hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
+    /// asked for once, on a tokio runtime.
+    pub fn log_drain(&mut self) -> Result<Option<impl Future<Output = ()> + Send + 'static>, LoadError> {
+        if self.options.log_level == LevelFilter::Off || self.ebpf.map(LOG).is_none() {
+            return Ok(None);
+        }
+        let open = |cause| LoadError::Open { map: LOG, cause };
+        let mut logger = EbpfLogger::init(&mut self.ebpf).map_err(|cause| open(io::Error::other(cause)))?;
+        let ready = logger
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(raw::readable)
+            .map_err(open)?;
+        Ok(Some(async move {
+            while let Ok(mut guard) = ready.readable().await {
+                guard.clear_ready();
+                logger.flush();
+            }
+        }))
+    }
+}
+
+fn missing(kind: &'static str, name: &'static str) -> LoadError {
+    LoadError::Missing { kind, name }
+}
+
+fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) => Ok(data),
+        _ => Err(missing("map", name)),
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => Ok(program),
+        _ => Err(missing("program", name)),
+    }
+}

@@ -1,0 +1,63 @@
+//! Memory that user space shares with a program.
+
+use std::{io, num::NonZeroUsize, ops::Deref, ptr::NonNull, slice};
+
+use aya::maps::{MapData, MapType};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::Atomics;
+
+/// An array of the kernel's that is mapped into this process, as long as this value lives.
+#[derive(Debug)]
+pub struct Shared<T: Atomics> {
+    first: NonNull<T>,
+    len: usize,
+    bytes: NonZeroUsize,
+}
+
+// SAFETY: it owns its mapping alone, and atomics may be used from everywhere.
+unsafe impl<T: Atomics + Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Atomics> Sync for Shared<T> {}
+
+impl<T: Atomics> Shared<T> {
+    const MMAPABLE: u32 = 1 << 10;
+
+    /// Maps all of `map`: an array with BPF_F_MMAPABLE whose values are whole `T`s.
+    pub fn new(map: &MapData) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        let value = info.value_size() as usize;
+        let fits = info.map_type().map_err(io::Error::other)? == MapType::Array
+            && info.map_flags() & Self::MMAPABLE != 0
+            && value.is_multiple_of(size_of::<T>())
+            && value.is_multiple_of(8);
+        let bytes = NonZeroUsize::new(value * info.max_entries() as usize).filter(|_| fits);
+        let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not such an array"))?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address that the kernel chooses, so it touches nobody's memory.
+        let first = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, map.fd(), 0) }?;
+        Ok(Self {
+            first: first.cast(),
+            len: bytes.get() / size_of::<T>(),
+            bytes,
+        })
+    }
+}
+
+impl<T: Atomics> Deref for Shared<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the mapping has `len` values and is aligned to a page; an array never shrinks, and what the kernel
+        // writes into it are atomics.
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Atomics> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: made by `mmap` with this length, and nobody can still borrow it.
+        let unmapped = unsafe { munmap(self.first.cast(), self.bytes.get()) };
+        debug_assert!(unmapped.is_ok(), "a mapping of our own can be unmapped");
+    }
+}

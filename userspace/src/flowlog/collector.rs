@@ -1,0 +1,385 @@
+//! From the kernel's tables to the records of one capture window.
+
+use std::{collections::HashMap, io, time::Duration};
+
+use log::warn;
+use taskgate_ebpf::{
+    abi::{Direction, Reason, image::TIMEOUTS},
+    conntrack::{idle, timeout_of},
+};
+use thiserror::Error;
+
+use super::{
+    baseline::{Baselines, Reading, Share},
+    eni::{LoggedEni, Registry},
+    record::{Reasons, Record, coalesce},
+    schedule::{Bounds, Schedule},
+    unlogged::Unlogged,
+    window::{Loss, Strays, Window},
+};
+use crate::{
+    dataplane::flow::{ConnState, DenialState, FlowKey, FlowTables},
+    model::FlowLog,
+};
+
+/// Why a window could not be closed. Nothing is lost by it: closed again, the window has what the first attempt read.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// The kernel does not know of the new window.
+    #[error("cannot begin capture window {number}")]
+    SetWindow {
+        /// The new window's number.
+        number: u32,
+        /// What the map said.
+        source: io::Error,
+    },
+    /// The kernel's clock can't be read.
+    #[error("cannot read the kernel's clock")]
+    Clock(#[source] io::Error),
+    /// A table can't be read.
+    #[error("cannot read the {table}")]
+    Read {
+        /// Which.
+        table: &'static str,
+        /// What the map said.
+        source: io::Error,
+    },
+    /// An entry can't be removed.
+    #[error("cannot remove {key:?} from the {table}")]
+    Remove {
+        /// Which table.
+        table: &'static str,
+        /// Which entry.
+        key: FlowKey,
+        /// What the map said.
+        source: io::Error,
+    },
+    /// A slot's use of the tables can't be read.
+    #[error("cannot read the table use of slot {slot}")]
+    Usage {
+        /// Which slot.
+        slot: u16,
+        /// What the map said.
+        source: io::Error,
+    },
+}
+
+const CONNS: &str = "tracked connections";
+const DENIALS: &str = "denied flows";
+
+/// Reads the kernel's tables, window for window, and removes what is over.
+///
+/// It is the only one that removes entries. It keeps a baseline for each: 88 bytes, allocated for up to twice as many
+/// entries as there are.
+#[derive(Debug)]
+pub struct Collector {
+    registry: Registry,
+    unlogged: Unlogged,
+    timeouts: [u32; TIMEOUTS],
+    schedule: Schedule,
+    conns: Baselines,
+    denials: Baselines,
+    /// By slot: passed and denied packets whose loss was told.
+    losses: HashMap<u16, (u64, u64)>,
+    number: u32,
+    start: u64,
+    /// Records of the window that is not closed yet.
+    open: Vec<Record>,
+    strays: Strays,
+}
+
+/// An entry of either table.
+struct Entry {
+    key: FlowKey,
+    slot: u16,
+    protocol: u8,
+    /// The number of the reason.
+    denied: Option<u8>,
+    reading: Reading,
+}
+
+impl Entry {
+    fn conn(key: FlowKey, state: &ConnState) -> Self {
+        Self {
+            key,
+            slot: state.slot,
+            protocol: key.conn_protocol(),
+            denied: None,
+            reading: state.into(),
+        }
+    }
+
+    fn denial(key: FlowKey, state: &DenialState) -> Self {
+        let (slot, protocol, direction, reason) = key.denial_parts();
+        Self {
+            key,
+            slot,
+            protocol,
+            denied: Some(reason),
+            reading: Reading::of_denial(state, direction),
+        }
+    }
+}
+
+impl Collector {
+    /// Begins to collect at `now` (Unix seconds) into capture window `number`, which it makes the kernel's.
+    ///
+    /// `timeouts` are the idle time-outs in ticks, those that the image holds.
+    pub fn begin(
+        tables: &mut dyn FlowTables,
+        number: u32,
+        now: u64,
+        logs: &[FlowLog],
+        unlogged: Unlogged,
+        timeouts: [u32; TIMEOUTS],
+    ) -> Result<Self, CollectError> {
+        tables
+            .set_window(number)
+            .map_err(|source| CollectError::SetWindow { number, source })?;
+        let schedule = Schedule::new(logs);
+        Ok(Self {
+            registry: Registry::default(),
+            unlogged,
+            timeouts,
+            start: schedule.at_or_before(now),
+            schedule,
+            conns: Baselines::default(),
+            denials: Baselines::default(),
+            losses: HashMap::new(),
+            number,
+            open: Vec::new(),
+            strays: Strays::default(),
+        })
+    }
+
+    /// Says whose a slot is. Before it is another ENI's it must have been retired and drained.
+    pub fn bind(&mut self, slot: u16, eni: LoggedEni) {
+        self.registry.set(slot, eni);
+    }
+
+    /// Says that the configuration no longer names a slot's ENI. What its entries still hold is recorded, then they are
+    /// removed, and a window names the slot among its [`Window::drained`].
+    pub fn retire(&mut self, slot: u16) {
+        self.registry.retire(slot);
+    }
+
+    /// Takes over settings that were reloaded. If the intervals are others, close the window with
+    /// [`Collector::close_final`] first.
+    pub fn reconfigure(&mut self, logs: &[FlowLog], unlogged: Unlogged, timeouts: [u32; TIMEOUTS]) {
+        self.schedule = Schedule::new(logs);
+        self.unlogged = unlogged;
+        self.timeouts = timeouts;
+    }
+
+    /// How long until the window is to be closed; `now` is the time since the Unix epoch. At most a minute, so that a
+    /// clock that is set back does not stop the records.
+    pub fn time_left(&self, now: Duration) -> Duration {
+        self.schedule.left(self.start, now)
+    }
+
+    /// How many connections and denied flows are known.
+    pub fn known(&self) -> (usize, usize) {
+        (self.conns.len(), self.denials.len())
+    }
+
+    /// Closes the window that has run since the last one was closed, and gives its records.
+    ///
+    /// `epoch_of` gives a slot's epoch. Removes what is idle past its time-out, connections of an older epoch and
+    /// entries of retired slots, each only if everything that it held was told in an earlier window; denied flows after
+    /// two windows without a packet.
+    pub fn close_window(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        now: u64,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<Window, CollectError> {
+        let (end, next) = self.schedule.close(self.start, now);
+        self.close(tables, Bounds { start: self.start, end }, next, false, epoch_of)
+    }
+
+    /// Closes the window before its time: taskgate ends, or the flow logs change. Its `end` is `now`.
+    pub fn close_final(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        now: u64,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<Window, CollectError> {
+        let end = now.max(self.start);
+        self.close(tables, Bounds { start: self.start, end }, end, true, epoch_of)
+    }
+
+    /// Removes what may be removed by now, between two closings: room for new connections. Call it once a window's
+    /// records are written, and every few seconds where the tables are nearly full.
+    pub fn sweep(&mut self, tables: &mut dyn FlowTables, epoch_of: &dyn Fn(u16) -> u32) -> Result<(), CollectError> {
+        let now = tables.now().map_err(CollectError::Clock)?;
+        let mut over = Vec::new();
+        tables
+            .conns(&mut |key, state| {
+                if self.conns.all_told(&key, &(&state).into()) && self.conn_is_over(&key, &state, now, epoch_of) {
+                    over.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: CONNS, source })?;
+        self.take_conns(tables, &over)
+    }
+
+    fn close(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        bounds: Bounds,
+        next: u64,
+        last: bool,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<Window, CollectError> {
+        let number = self.number.wrapping_add(1);
+        tables
+            .set_window(number)
+            .map_err(|source| CollectError::SetWindow { number, source })?;
+        self.read(tables, last, epoch_of)?;
+        let slots = self.registry.slots();
+        let mut used = Vec::with_capacity(slots.len());
+        for (slot, eni) in slots {
+            let usage = tables
+                .usage(slot)
+                .map_err(|source| CollectError::Usage { slot, source })?;
+            used.push((slot, eni, usage));
+        }
+
+        // Nothing fails from here on, so what is taken out of `self` reaches the caller.
+        let mut losses = Vec::new();
+        let mut drained = Vec::new();
+        for (slot, eni, usage) in used {
+            let told = self.losses.entry(slot).or_default();
+            let passed = usage.flows_lost.saturating_sub(told.0);
+            let denied = usage.denials_lost.saturating_sub(told.1);
+            *told = (usage.flows_lost, usage.denials_lost);
+            if passed != 0 || denied != 0 {
+                losses.push(Loss { eni, passed, denied });
+            }
+            if self.registry.is_retired(slot) && usage.conns == 0 && usage.denials == 0 {
+                self.registry.remove(slot);
+                drained.push(slot);
+            }
+        }
+        let mut records = std::mem::take(&mut self.open);
+        coalesce(&mut records);
+        let strays = std::mem::take(&mut self.strays);
+        if strays != Strays::default() {
+            warn!(
+                "{} packets of {} flows belong to no task: not recorded",
+                strays.packets, strays.flows
+            );
+        }
+        let window = Window {
+            number: self.number,
+            bounds,
+            last,
+            records,
+            losses,
+            active: self.registry.active(),
+            drained,
+            strays,
+        };
+        self.number = number;
+        self.start = next;
+        Ok(window)
+    }
+
+    /// Reads both tables into the open records, and removes what told nothing new and is over.
+    fn read(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        whole: bool,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        let now = tables.now().map_err(CollectError::Clock)?;
+        let mut over = Vec::new();
+        tables
+            .conns(&mut |key, state| {
+                let grew = self.settle(&Entry::conn(key, &state), whole);
+                if !grew && self.conn_is_over(&key, &state, now, epoch_of) {
+                    over.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: CONNS, source })?;
+        self.take_conns(tables, &over)?;
+
+        let mut over = Vec::new();
+        tables
+            .denials(&mut |key, state| {
+                let entry = Entry::denial(key, &state);
+                let grew = self.settle(&entry, whole);
+                let silent = self.denials.silent_for(&key, self.number) >= 2;
+                if !grew && (silent || self.registry.is_retired(entry.slot)) {
+                    over.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: DENIALS, source })?;
+        for key in over {
+            let taken = tables.take_denial(&key).map_err(|source| CollectError::Remove {
+                table: DENIALS,
+                key,
+                source,
+            })?;
+            if let Some(state) = taken {
+                self.settle(&Entry::denial(key, &state), true);
+            }
+            self.denials.forget(&key);
+        }
+        Ok(())
+    }
+
+    /// Whether a connection whose packets were all told can go.
+    fn conn_is_over(&self, key: &FlowKey, state: &ConnState, now: u32, epoch_of: &dyn Fn(u16) -> u32) -> bool {
+        let timeout = self.timeouts[timeout_of(key.conn_protocol(), state.state) as usize];
+        state.epoch != epoch_of(state.slot) || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
+    }
+
+    /// Removes connections. A packet may have come since they were read: what they held last is recorded too.
+    fn take_conns(&mut self, tables: &mut dyn FlowTables, keys: &[FlowKey]) -> Result<(), CollectError> {
+        for key in keys {
+            let taken = tables.take_conn(key).map_err(|source| CollectError::Remove {
+                table: CONNS,
+                key: *key,
+                source,
+            })?;
+            if let Some(state) = taken {
+                self.settle(&Entry::conn(*key, &state), true);
+            }
+            self.conns.forget(key);
+        }
+        Ok(())
+    }
+
+    /// Records what an entry holds beyond its baseline, and says whether there was anything.
+    fn settle(&mut self, entry: &Entry, whole: bool) -> bool {
+        let baselines = if entry.denied.is_none() {
+            &mut self.conns
+        } else {
+            &mut self.denials
+        };
+        let shares = baselines.shares(&entry.key, &entry.reading, self.number, whole);
+        for (direction, share) in [Direction::Egress, Direction::Ingress].into_iter().zip(shares) {
+            if let Some(share) = share {
+                self.record(entry, direction, share);
+            }
+        }
+        shares.iter().any(Option::is_some)
+    }
+
+    fn record(&mut self, entry: &Entry, direction: Direction, share: Share) {
+        if self.unlogged.covers(&entry.key, entry.protocol) {
+            return;
+        }
+        let Some(eni) = self.registry.touch(entry.slot) else {
+            self.strays.flows += 1;
+            self.strays.packets += share.count.packets;
+            return;
+        };
+        let denied = entry
+            .denied
+            .map(|number| Reason::from_number(number).map_or(Reasons::NONE, Reasons::only));
+        self.open
+            .push(Record::new(eni, &entry.key, entry.protocol, direction, denied, share));
+    }
+}

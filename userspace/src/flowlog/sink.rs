@@ -1,0 +1,133 @@
+//! Where lines go.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd as _,
+    thread::sleep,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use super::{schedule::aligned, stream::Stream, window::Window};
+use crate::model::{Destination, FlowLog};
+
+/// Why lines did not reach their reader.
+#[derive(Debug, Error)]
+pub enum SinkError {
+    /// The reader is gone.
+    #[error("nobody reads {sink} any more: the flow records end here")]
+    Closed {
+        /// The sink's name.
+        sink: &'static str,
+    },
+    /// They can't be written.
+    #[error("cannot write flow records to {sink}")]
+    Write {
+        /// The sink's name.
+        sink: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The sink can't be opened.
+    #[error("cannot open {sink} for flow records")]
+    Open {
+        /// The sink's name.
+        sink: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Takes the lines of one window at a time.
+pub trait Sink: Send {
+    /// Writes whole lines. Blocks while the reader is slow.
+    fn write(&mut self, lines: &[u8]) -> Result<(), SinkError>;
+}
+
+/// Lines over a byte stream. Nothing is buffered: what was written is with the reader, or with the system.
+pub struct LineSink<W> {
+    name: &'static str,
+    to: W,
+}
+
+impl LineSink<File> {
+    /// Standard output, by a descriptor of its own: past the line buffer of [`io::Stdout`], which would cut a window in
+    /// pieces.
+    pub fn stdout() -> Result<Self, SinkError> {
+        let name = "standard output";
+        match io::stdout().as_fd().try_clone_to_owned() {
+            Ok(descriptor) => Ok(Self {
+                name,
+                to: descriptor.into(),
+            }),
+            Err(source) => Err(SinkError::Open { sink: name, source }),
+        }
+    }
+}
+
+impl<W: Write> LineSink<W> {
+    /// Lines over `to`, which messages call `name`.
+    pub const fn new(name: &'static str, to: W) -> Self {
+        Self { name, to }
+    }
+}
+
+impl<W: Write + Send> Sink for LineSink<W> {
+    fn write(&mut self, mut lines: &[u8]) -> Result<(), SinkError> {
+        let sink = self.name;
+        while !lines.is_empty() {
+            match self.to.write(lines) {
+                Ok(0) => return Err(SinkError::Closed { sink }),
+                Ok(written) => lines = &lines[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever shares our standard output may have made it non-blocking; giving up would lose records.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(SinkError::Closed { sink }),
+                Err(source) => return Err(SinkError::Write { sink, source }),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All flow logs with their sinks.
+pub struct Outputs {
+    outputs: Vec<(Stream, Box<dyn Sink>)>,
+}
+
+impl Outputs {
+    /// Opens the flow logs when taskgate begins, at `now` (Unix seconds).
+    pub fn open(logs: &[FlowLog], now: u64) -> Result<Self, SinkError> {
+        Self::with(logs, |log| aligned(now, log.interval.max(1)))
+    }
+
+    /// Opens flow logs that replace others, whose last window ended at `end`.
+    pub fn reopen(logs: &[FlowLog], end: u64) -> Result<Self, SinkError> {
+        Self::with(logs, |_| end)
+    }
+
+    fn with(logs: &[FlowLog], start: impl Fn(&FlowLog) -> u64) -> Result<Self, SinkError> {
+        let open = |log: &FlowLog| -> Result<(Stream, Box<dyn Sink>), SinkError> {
+            let sink = match log.destination {
+                Destination::Stdout => LineSink::stdout()?,
+            };
+            Ok((Stream::new(log, start(log)), Box::new(sink)))
+        };
+        Ok(Self {
+            outputs: logs.iter().map(open).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Writes a window to all of them. A sink that fails does not keep the others from theirs; the first error is given.
+    pub fn write(&mut self, window: &Window) -> Result<(), SinkError> {
+        let mut result = Ok(());
+        for (stream, sink) in &mut self.outputs {
+            let lines = stream.push(window);
+            let written = if lines.is_empty() { Ok(()) } else { sink.write(&lines) };
+            result = result.and(written);
+        }
+        result
+    }
+}

@@ -1,0 +1,46 @@
+//! One capture window, closed.
+
+use std::sync::Arc;
+
+use super::{eni::LoggedEni, record::Record, schedule::Bounds};
+
+/// What an ENI's records of a window lack, in packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The ENI.
+    pub eni: Arc<LoggedEni>,
+    /// Packets that passed and stand in no record.
+    pub passed: u64,
+    /// Packets that were dropped and stand in no record.
+    pub denied: u64,
+}
+
+/// Entries of slots that belong to no ENI: they leave no record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    /// Directions of entries.
+    pub flows: u64,
+    /// Their packets.
+    pub packets: u64,
+}
+
+/// One capture window, closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Its number, as the kernel had it.
+    pub number: u32,
+    /// When it was.
+    pub bounds: Bounds,
+    /// Whether it ended before its time, because taskgate ends or the flow logs change.
+    pub last: bool,
+    /// Its records, in the order of lines, no two alike.
+    pub records: Vec<Record>,
+    /// What they lack, in the order of slots.
+    pub losses: Vec<Loss>,
+    /// The ENIs that have had traffic up to now, in the order of their ids.
+    pub active: Vec<Arc<LoggedEni>>,
+    /// Retired slots that have no entry left: they may be given to other ENIs.
+    pub drained: Vec<u16>,
+    /// What belongs to no ENI.
+    pub strays: Strays,
+}

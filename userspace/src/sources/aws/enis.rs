@@ -1,0 +1,68 @@
+//! `NetworkInterfaces`: every ENI is a member of its groups, whatever its status.
+
+use std::net::IpAddr;
+
+use super::super::object::Object;
+use super::super::problem::Report;
+use super::super::raw::{RawEni, Reference};
+use super::super::value;
+use super::{AS_PRINTED, id};
+
+/// Reads one ENI.
+pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
+    let id = id(eni, "NetworkInterfaceId", report)?;
+    let before = report.errors();
+    let mut read = RawEni {
+        id,
+        account: eni
+            .text("OwnerId", report)
+            .filter(|owner| value::is_account(owner))
+            .map(str::to_owned),
+        vpc: eni.text("VpcId", report).map(str::to_owned),
+        subnet: eni.text("SubnetId", report).map(str::to_owned),
+        addresses: addresses(eni, report),
+        groups: Vec::new(),
+        group_names: Vec::new(),
+        source_dest_check: eni.boolean("SourceDestCheck", report).unwrap_or(true),
+        spot: eni.spot,
+        partial: false,
+    };
+    for node in eni.items("Groups", report) {
+        let Some(group) = Object::of(node, "a group", report) else {
+            continue;
+        };
+        let Some(text) = group.required_text("GroupId", AS_PRINTED, report).map(str::to_owned) else {
+            continue;
+        };
+        read.groups.push(Reference { text, spot: group.spot });
+        read.group_names
+            .push(group.text("GroupName", report).map(str::to_owned));
+    }
+    read.partial = report.errors() > before;
+    Some(read)
+}
+
+/// All private addresses, the primary IPv4 address first; public ones and delegated prefixes do not count.
+fn addresses(eni: &Object<'_>, report: &mut Report) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    let mut add = |object: &Object<'_>, key: &str, report: &mut Report| {
+        if let Some(address) = object.value(key, report, value::own_address)
+            && !found.contains(&address)
+        {
+            found.push(address);
+        }
+    };
+    add(eni, "PrivateIpAddress", report);
+    let lists = [
+        ("PrivateIpAddresses", "PrivateIpAddress"),
+        ("Ipv6Addresses", "Ipv6Address"),
+    ];
+    for (list, key) in lists {
+        for node in eni.items(list, report) {
+            if let Some(object) = Object::of(node, "an address", report) {
+                add(&object, key, report);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,179 @@
+//! The native form, `taskgate: v1`. A key that it does not know is an error.
+
+mod groups;
+mod settings;
+mod tasks;
+
+use super::node::{Node, Value};
+use super::object::{Object, items, text};
+use super::problem::{Report, Spot};
+use super::raw::{Collected, RawPrefixList, Reference, Section};
+use super::value;
+
+/// The key that makes a file native, and its only value so far.
+pub(super) const HEADER: &str = "taskgate";
+const VERSION: &str = "v1";
+
+/// The top-level keys beside [`HEADER`].
+pub(super) const KEYS: [&str; 8] = [
+    "account",
+    "groups",
+    "prefix-lists",
+    "tasks",
+    "members",
+    "uplink",
+    "settings",
+    "flow-logs",
+];
+
+/// Reads the native keys of a file that has the [`HEADER`].
+pub(super) fn read(file: &Object<'_>, all: &mut Collected, report: &mut Report) {
+    match file.required_text(HEADER, "write `taskgate: v1`", report) {
+        Some(VERSION) => {}
+        Some(other) => {
+            let spot = file.get(HEADER).map_or(file.spot, |node| node.spot);
+            let message = format!("the native form `{other}` is not known");
+            report.error(spot, message, format!("write `{HEADER}: {VERSION}`"));
+            report.objects_lost = true;
+            return;
+        }
+        None => {
+            report.objects_lost = true;
+            return;
+        }
+    }
+    if let Some(account) = file.value("account", report, value::account) {
+        all.accounts.push(section("account", account, file));
+    }
+    each(file, "groups", "a group", report, |object, report| {
+        all.groups.extend(groups::read(object, report));
+    });
+    each(file, "prefix-lists", "a prefix list", report, |object, report| {
+        all.prefix_lists.extend(prefix_list(object, report));
+    });
+    each(file, "tasks", "a task", report, |object, report| {
+        all.tasks.extend(tasks::read(object, report));
+    });
+    each(file, "members", "a member", report, |object, report| {
+        all.members.extend(tasks::read_member(object, report));
+    });
+    if let Some(node) = file.get("uplink") {
+        all.uplinks
+            .extend(settings::uplink(node, report).map(|uplink| section("uplink", uplink, file)));
+    }
+    if let Some(node) = file.get("settings") {
+        all.settings
+            .extend(settings::read(node, report).map(|settings| section("settings", settings, file)));
+    }
+    if let Some(node) = file.get("flow-logs") {
+        settings::flow_logs(node, &mut all.flow_logs, report);
+    }
+}
+
+/// A section of the native form, with the place of its key.
+fn section<T>(key: &'static str, value: T, file: &Object<'_>) -> Section<T> {
+    Section {
+        key,
+        value,
+        spot: file.entry(key).map_or(file.spot, |entry| entry.spot),
+    }
+}
+
+/// Reads every object of a list. One that cannot be read is lost, and what refers to it is then not complained of.
+fn each(
+    file: &Object<'_>,
+    key: &str,
+    what: &'static str,
+    report: &mut Report,
+    mut read: impl FnMut(&Object<'_>, &mut Report),
+) {
+    for item in file.items(key, report) {
+        match Object::of(item, what, report) {
+            Some(object) => read(&object, report),
+            None => report.objects_lost = true,
+        }
+    }
+}
+
+/// The name of a group or prefix list and its id: the one given, or the derived one. `kind` is `sg` or `pl`.
+fn identity(object: &Object<'_>, kind: &str, report: &mut Report) -> Option<(String, String)> {
+    let prefix = format!("{kind}-");
+    let name = object.required_value("name", "give it a name", report, |text| value::name(text, &prefix));
+    let given = object.get("id").is_some();
+    let id = object.value("id", report, |text| value::id(text, &prefix));
+    let identity = match (name, id) {
+        (Some(name), Some(id)) => Some((name, id)),
+        (Some(name), None) if !given => {
+            let id = value::derived_id(kind, &name);
+            Some((name, id))
+        }
+        _ => None,
+    };
+    report.objects_lost |= identity.is_none();
+    identity
+}
+
+fn prefix_list(list: &Object<'_>, report: &mut Report) -> Option<RawPrefixList> {
+    list.only(&["name", "id", "entries"], report);
+    let (name, id) = identity(list, "pl", report)?;
+    let before = report.errors();
+    let mut entries = Vec::new();
+    if list
+        .required("entries", "list its CIDRs, or write `entries: []`", report)
+        .is_some()
+    {
+        for node in list.items("entries", report) {
+            let net = text(node, "entries", report).map(value::cidr);
+            if let Some(net) = net.and_then(|net| report.take(node.spot, net))
+                && !entries.contains(&net)
+            {
+                entries.push(net);
+            }
+        }
+    }
+    let partial = report.errors() > before;
+    Some(RawPrefixList {
+        id,
+        name: Some(name),
+        max_entries: None,
+        entries: Some(entries),
+        spot: list.spot,
+        partial,
+    })
+}
+
+/// A list of names or ids: `groups` of a task or member, at least one. `None` if the key is absent.
+fn references(object: &Object<'_>, key: &str, report: &mut Report) -> Option<Vec<Reference>> {
+    let node = object.get(key)?;
+    let list = items(node, key, report);
+    if list.is_empty() && matches!(node.value, Value::List(_)) {
+        report.error(node.spot, format!("`{key}` is empty"), "name at least one group");
+    }
+    let named = |node: &Node, report: &mut Report| {
+        let text = text(node, key, report)?;
+        Some(Reference {
+            text: text.trim().to_owned(),
+            spot: node.spot,
+        })
+    };
+    Some(list.iter().filter_map(|node| named(node, report)).collect())
+}
+
+/// A value or a list of values, with their places: `from: any` is the same as `from: [any]`.
+fn one_or_more<'n>(node: &'n Node, key: &str, report: &mut Report) -> Vec<(&'n str, Spot)> {
+    let nodes = match &node.value {
+        Value::List(items) => items.as_slice(),
+        _ => std::slice::from_ref(node),
+    };
+    if nodes.is_empty() {
+        report.error(
+            node.spot,
+            format!("`{key}` is empty"),
+            "write at least one, or take the rule away",
+        );
+    }
+    nodes
+        .iter()
+        .filter_map(|node| text(node, key, report).map(|text| (text, node.spot)))
+        .collect()
+}

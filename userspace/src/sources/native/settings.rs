@@ -1,0 +1,190 @@
+//! The native `settings`, `flow-logs` and `uplink`.
+
+use std::net::IpAddr;
+
+use crate::model::{
+    AddressList, ConnectionLimits, Destination, FlowLog, IcmpErrors, OnRuleRemoval, PerTask, Settings, Timeouts,
+    Traffic, Uplink, UplinkMode,
+};
+
+use super::super::node::{Node, Value};
+use super::super::object::{Object, items, number, text};
+use super::super::problem::{Fault, Report};
+use super::super::value;
+
+/// The fewest and most connections a host can be told to track.
+const CONNECTIONS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
+
+/// Reads `settings`.
+pub(super) fn read(node: &Node, report: &mut Report) -> Option<Settings> {
+    let object = Object::of(node, "`settings`", report)?;
+    object.only(
+        &[
+            "icmp-errors",
+            "on-rule-removal",
+            "exempt",
+            "unlogged",
+            "timeouts",
+            "connections",
+        ],
+        report,
+    );
+    let icmp_errors = [
+        ("pmtu", IcmpErrors::Pmtu),
+        ("all", IcmpErrors::All),
+        ("none", IcmpErrors::None),
+    ];
+    let removal = [("keep", OnRuleRemoval::Keep), ("cut", OnRuleRemoval::Cut)];
+    Some(Settings {
+        icmp_errors: object.word("icmp-errors", &icmp_errors, report).unwrap_or_default(),
+        on_rule_removal: object.word("on-rule-removal", &removal, report).unwrap_or_default(),
+        exempt: address_list(&object, "exempt", report),
+        unlogged: address_list(&object, "unlogged", report),
+        timeouts: timeouts(&object, report),
+        connections: connections(&object, report),
+    })
+}
+
+/// `aws`, `none` or a list of addresses.
+fn address_list(settings: &Object<'_>, key: &str, report: &mut Report) -> AddressList {
+    let Some(node) = settings.get(key) else {
+        return AddressList::default();
+    };
+    let mut addresses: Vec<IpAddr> = match &node.value {
+        Value::Scalar(word) if word == "aws" => return AddressList::Aws,
+        Value::Scalar(word) if word == "none" => return AddressList::None,
+        Value::List(items) => {
+            let texts = items
+                .iter()
+                .filter_map(|item| text(item, key, report).map(|text| (text, item.spot)));
+            let texts: Vec<_> = texts.collect();
+            texts
+                .into_iter()
+                .filter_map(|(text, spot)| report.take(spot, value::any_address(text)))
+                .collect()
+        }
+        Value::Scalar(word) => {
+            report.error(
+                node.spot,
+                format!("`{key}` is `{word}`"),
+                "write `aws`, `none` or a list of addresses",
+            );
+            return AddressList::None;
+        }
+        Value::Null | Value::Map(_) => {
+            let message = format!("`{key}` is {}", node.kind());
+            report.error(node.spot, message, "write `aws`, `none` or a list of addresses");
+            return AddressList::None;
+        }
+    };
+    addresses.sort();
+    addresses.dedup();
+    AddressList::List(addresses)
+}
+
+/// AWS's ranges: [EC2 API ConnectionTrackingSpecificationRequest].
+fn timeouts(settings: &Object<'_>, report: &mut Report) -> Timeouts {
+    let mut read = Timeouts::default();
+    let object = settings
+        .get("timeouts")
+        .and_then(|node| Object::of(node, "`timeouts`", report));
+    let Some(object) = object else {
+        return read;
+    };
+    object.only(&["tcp-established", "udp", "udp-stream"], report);
+    read.tcp_established = object
+        .number("tcp-established", 60..=432_000, report)
+        .unwrap_or(read.tcp_established);
+    read.udp = object.number("udp", 30..=60, report).unwrap_or(read.udp);
+    read.udp_stream = object.number("udp-stream", 60..=180, report).unwrap_or(read.udp_stream);
+    read
+}
+
+fn connections(settings: &Object<'_>, report: &mut Report) -> ConnectionLimits {
+    let mut read = ConnectionLimits::default();
+    let object = settings
+        .get("connections")
+        .and_then(|node| Object::of(node, "`connections`", report));
+    let Some(object) = object else {
+        return read;
+    };
+    object.only(&["total", "per-task"], report);
+    read.total = object.number("total", CONNECTIONS, report).unwrap_or(read.total);
+    let per_task = object.value("per-task", report, |text| match text {
+        "auto" => Ok(PerTask::Auto),
+        _ => number(text, "per-task", &(1..=read.total))
+            .map(PerTask::Fixed)
+            .map_err(|_fault| {
+                Fault::new(
+                    format!("`per-task` is `{text}`"),
+                    format!("write `auto` or a number from 1 to {}", read.total),
+                )
+            }),
+    });
+    read.per_task = per_task.unwrap_or(read.per_task);
+    read
+}
+
+/// Reads `flow-logs`; what stands there twice counts once.
+pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Report) {
+    let list = items(node, "flow-logs", report);
+    if list.is_empty() && matches!(node.value, Value::List(_)) {
+        let hint = "name a destination, or leave `flow-logs` out for standard output";
+        report.error(node.spot, "`flow-logs` is empty", hint);
+    }
+    for item in list {
+        let log = Object::of(item, "a flow log", report).and_then(|object| flow_log(&object, report));
+        if let Some(log) = log
+            && !found.contains(&log)
+        {
+            found.push(log);
+        }
+    }
+}
+
+fn flow_log(object: &Object<'_>, report: &mut Report) -> Option<FlowLog> {
+    object.only(&["destination", "format", "traffic", "interval", "nodata"], report);
+    let default = FlowLog::default();
+    let traffic = [
+        ("ALL", Traffic::All),
+        ("ACCEPT", Traffic::Accept),
+        ("REJECT", Traffic::Reject),
+    ];
+    let built = |key: &str, built: &str, text: &str| {
+        let fault = || {
+            Fault::new(
+                format!("the {key} `{text}` is not built yet"),
+                format!("write `{built}`"),
+            )
+        };
+        if text == built { Ok(()) } else { Err(fault()) }
+    };
+    object.required("destination", "write `destination: stdout`", report)?;
+    object.value("destination", report, |text| built("destination", "stdout", text))?;
+    object.value("format", report, |text| built("format", "default", text));
+    Some(FlowLog {
+        destination: Destination::Stdout,
+        traffic: object.word("traffic", &traffic, report).unwrap_or(default.traffic),
+        interval: object.number("interval", 1..=600, report).unwrap_or(default.interval),
+        nodata: object.boolean("nodata", report).unwrap_or(default.nodata),
+    })
+}
+
+/// Reads `uplink`, and refuses it: what faces the wire would be ungated.
+pub(super) fn uplink(node: &Node, report: &mut Report) -> Option<Uplink> {
+    report.error(
+        node.spot,
+        "`uplink` is not built yet",
+        "leave it out, and bind tasks by `device` or `namespace`",
+    );
+    let object = Object::of(node, "`uplink`", report)?;
+    object.only(&["device", "mode"], report);
+    let modes = [("routed", UplinkMode::Routed), ("trunk", UplinkMode::Trunk)];
+    let device = object.required_value("device", "write the link that faces the wire", report, value::link_name);
+    let mode = object.required("mode", "write `routed` or `trunk`", report);
+    let mode = mode.and_then(|_| object.word("mode", &modes, report));
+    Some(Uplink {
+        device: device?,
+        mode: mode?,
+    })
+}

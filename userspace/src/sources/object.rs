@@ -1,0 +1,203 @@
+//! Reading an object's keys: what is missing, of the wrong kind, or unknown goes on record.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use super::node::{Entry, Node, Value};
+use super::problem::{Fault, Report, Spot};
+
+/// An object of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Object<'n> {
+    /// What it is, with its article, in messages: `a group`.
+    what: &'static str,
+    pub(super) spot: Spot,
+    pub(super) entries: &'n [Entry],
+}
+
+impl<'n> Object<'n> {
+    /// The object that `node` is.
+    pub(super) fn of(node: &'n Node, what: &'static str, report: &mut Report) -> Option<Self> {
+        if let Value::Map(entries) = &node.value {
+            return Some(Self {
+                what,
+                spot: node.spot,
+                entries,
+            });
+        }
+        let message = format!("{what} should be an object and is {}", node.kind());
+        report.error(node.spot, message, "write keys and values");
+        None
+    }
+
+    /// The key's entry; `null` counts as absent.
+    pub(super) fn entry(&self, key: &str) -> Option<&'n Entry> {
+        self.entries
+            .iter()
+            .find(|entry| entry.key == key && !matches!(entry.value.value, Value::Null))
+    }
+
+    /// The key's value; `null` counts as absent.
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    /// Whether the key stands there, `null` too.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// Whether the key stands there; an error if not.
+    pub(super) fn required(&self, key: &str, hint: &str, report: &mut Report) -> Option<&'n Node> {
+        let found = self.get(key);
+        if found.is_none() {
+            report.error(self.spot, format!("{} has no `{key}`", self.what), hint);
+        }
+        found
+    }
+
+    /// A single value as it is written.
+    pub(super) fn text(&self, key: &str, report: &mut Report) -> Option<&'n str> {
+        self.get(key).and_then(|node| text(node, key, report))
+    }
+
+    /// A single value that has to be there.
+    pub(super) fn required_text(&self, key: &str, hint: &str, report: &mut Report) -> Option<&'n str> {
+        self.required(key, hint, report)
+            .and_then(|node| text(node, key, report))
+    }
+
+    /// A single value, read by `read`.
+    pub(super) fn value<T>(
+        &self,
+        key: &str,
+        report: &mut Report,
+        read: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let node = self.get(key)?;
+        let text = text(node, key, report)?;
+        report.take(node.spot, read(text))
+    }
+
+    /// A single value that has to be there, read by `read`.
+    pub(super) fn required_value<T>(
+        &self,
+        key: &str,
+        hint: &str,
+        report: &mut Report,
+        read: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
+        self.required(key, hint, report)?;
+        self.value(key, report, read)
+    }
+
+    /// A whole number in `range`.
+    pub(super) fn number<N>(&self, key: &str, range: RangeInclusive<N>, report: &mut Report) -> Option<N>
+    where
+        N: FromStr + PartialOrd + Display,
+    {
+        self.value(key, report, |text| number(text, key, &range))
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&self, key: &str, report: &mut Report) -> Option<bool> {
+        self.value(key, report, |text| match text {
+            "true" | "True" | "TRUE" => Ok(true),
+            "false" | "False" | "FALSE" => Ok(false),
+            other => Err(Fault::new(format!("`{key}` is `{other}`"), "write `true` or `false`")),
+        })
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], report: &mut Report) -> Option<T> {
+        self.value(key, report, |text| {
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, value)| *value)
+                .ok_or_else(|| {
+                    Fault::new(
+                        format!("`{key}` is `{text}`"),
+                        format!("write {}", either(words.iter().map(|(word, _)| *word))),
+                    )
+                })
+        })
+    }
+
+    /// A list's items; empty if the key is absent.
+    pub(super) fn items(&self, key: &str, report: &mut Report) -> &'n [Node] {
+        self.get(key).map_or(&[], |node| items(node, key, report))
+    }
+
+    /// Refuses every key but `known`.
+    pub(super) fn only(&self, known: &[&str], report: &mut Report) {
+        for entry in self.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+            let message = format!("{} has no key `{}`", self.what, entry.key);
+            report.error(
+                entry.spot,
+                message,
+                format!("its keys are {}", all(known.iter().copied())),
+            );
+        }
+    }
+}
+
+/// The items of a list.
+pub(super) fn items<'n>(node: &'n Node, key: &str, report: &mut Report) -> &'n [Node] {
+    if let Value::List(items) = &node.value {
+        return items;
+    }
+    report.error(
+        node.spot,
+        format!("`{key}` should be a list and is {}", node.kind()),
+        "write `[…]` around it",
+    );
+    &[]
+}
+
+/// A single value as it is written.
+pub(super) fn text<'n>(node: &'n Node, key: &str, report: &mut Report) -> Option<&'n str> {
+    if let Value::Scalar(text) = &node.value {
+        return Some(text);
+    }
+    report.error(
+        node.spot,
+        format!("`{key}` should be a single value and is {}", node.kind()),
+        "write one value",
+    );
+    None
+}
+
+/// A whole number in `range`.
+pub(super) fn number<N>(text: &str, key: &str, range: &RangeInclusive<N>) -> Result<N, Fault>
+where
+    N: FromStr + PartialOrd + Display,
+{
+    text.parse()
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            let hint = format!("write a whole number from {} to {}", range.start(), range.end());
+            Fault::new(format!("`{key}` is `{text}`"), hint)
+        })
+}
+
+/// `a`, `b` or `c`.
+pub(super) fn either<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    joined(words, " or ")
+}
+
+/// `a`, `b` and `c`.
+pub(super) fn all<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    joined(words, " and ")
+}
+
+fn joined<'w>(words: impl Iterator<Item = &'w str>, last: &str) -> String {
+    let words: Vec<String> = words.map(|word| format!("`{word}`")).collect();
+    match words.split_last() {
+        None => String::from("none"),
+        Some((only, [])) => only.clone(),
+        Some((end, rest)) => format!("{}{last}{end}", rest.join(", ")),
+    }
+}

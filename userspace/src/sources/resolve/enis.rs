@@ -1,0 +1,340 @@
+//! ENIs: tasks bound to this host, and everything else that is a member of a group.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use crate::model::{Binding, EcsFields, Eni, GroupIndex, Uplink, UplinkMode};
+
+use super::super::problem::{Report, Spot};
+use super::super::raw::{RawEni, RawMember, RawTask, Reference};
+use super::super::value::derived_id;
+use super::names::{Found, Names};
+
+/// What is not a task of this host.
+pub(super) struct Elsewhere {
+    pub(super) enis: Vec<RawEni>,
+    pub(super) members: Vec<RawMember>,
+}
+
+/// An ENI on its way into the model.
+struct Placed {
+    eni: Eni,
+    spot: Spot,
+    /// It is a native `members` entry: nothing but an address.
+    member: bool,
+}
+
+impl Placed {
+    fn title(&self) -> String {
+        match &self.eni.task {
+            Some(task) => format!("task `{task}`"),
+            None if self.member => String::from("a member"),
+            None => format!("`{}`", self.eni.id),
+        }
+    }
+}
+
+/// All ENIs, those bound to this host first and in the order of their names, and the place of each.
+pub(super) fn resolve(
+    tasks: &[RawTask],
+    elsewhere: &Elsewhere,
+    uplink: Option<&Uplink>,
+    names: &Names,
+    report: &mut Report,
+) -> (Vec<Eni>, Vec<Spot>) {
+    apart(tasks, report);
+    let by_id: HashMap<&str, &RawEni> = elsewhere.enis.iter().map(|eni| (eni.id.as_str(), eni)).collect();
+    let mut placed: Vec<Placed> = Vec::new();
+    for task in tasks {
+        on_trunk(task, uplink, report);
+        let aws = task.eni.as_ref().and_then(|eni| by_id.get(eni.text.as_str()).copied());
+        placed.push(Placed {
+            eni: gated(task, aws, names, report),
+            spot: task.spot,
+            member: false,
+        });
+    }
+    placed.sort_by(|a, b| a.eni.task.cmp(&b.eni.task));
+
+    let taken: HashSet<String> = placed.iter().map(|placed| placed.eni.id.clone()).collect();
+    for raw in elsewhere.enis.iter().filter(|eni| !taken.contains(&eni.id)) {
+        placed.push(Placed {
+            eni: from_aws(raw, names, report),
+            spot: raw.spot,
+            member: false,
+        });
+    }
+    for member in &elsewhere.members {
+        placed.push(Placed {
+            eni: from_member(member, names, report),
+            spot: member.spot,
+            member: true,
+        });
+    }
+    one_owner_each(&mut placed, report);
+    placed.into_iter().map(|placed| (placed.eni, placed.spot)).unzip()
+}
+
+/// A VLAN id means something on a trunk only.
+fn on_trunk(task: &RawTask, uplink: Option<&Uplink>, report: &mut Report) {
+    let trunk = uplink.is_some_and(|uplink| uplink.mode == UplinkMode::Trunk);
+    if matches!(task.binding, Some(Binding::Vlan(_))) && !trunk {
+        let message = format!("task `{}` has a `vlan`, and there is no trunk uplink", task.name);
+        report.error(
+            task.spot,
+            message,
+            "bind it by `device` or `namespace`, or add `uplink` with `mode: trunk`",
+        );
+    }
+}
+
+/// Two tasks cannot share an ENI, a device, a namespace or a VLAN id.
+fn apart(tasks: &[RawTask], report: &mut Report) {
+    let mut seen: HashMap<String, (&str, Spot)> = HashMap::new();
+    for task in tasks {
+        let eni = task
+            .eni
+            .as_ref()
+            .map_or_else(|| derived_id("eni", &task.name), |eni| eni.text.clone());
+        let binding = task.binding.as_ref().map(|binding| match binding {
+            Binding::Device(name) => format!("device `{name}`"),
+            Binding::Namespace(name) => format!("namespace `{name}`"),
+            Binding::Vlan(vlan) => format!("VLAN `{}`", vlan.id),
+        });
+        for what in [Some(format!("ENI `{eni}`")), binding].into_iter().flatten() {
+            if let Some((other, spot)) = seen.get(&what) {
+                let message = format!(
+                    "{what} of task `{}` is also that of task `{other}` at {}",
+                    task.name,
+                    report.place(*spot)
+                );
+                report.error(task.spot, message, "give each task its own");
+            } else {
+                seen.insert(what, (&task.name, task.spot));
+            }
+        }
+    }
+}
+
+/// The ENI of a task: what the task says, filled from what AWS says of its ENI.
+fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Report) -> Eni {
+    let groups = task.groups.as_ref().map(|groups| own_groups(groups, names, report));
+    let Some(raw) = aws else {
+        if !task.partial && !report.objects_lost {
+            wanting(task, report);
+        }
+        return Eni {
+            id: task
+                .eni
+                .as_ref()
+                .map_or_else(|| derived_id("eni", &task.name), |eni| eni.text.clone()),
+            task: Some(task.name.clone()),
+            account: None,
+            addresses: task.addresses.clone().unwrap_or_default(),
+            groups: groups.unwrap_or_default(),
+            binding: task.binding.clone(),
+            source_dest_check: task.source_dest_check.unwrap_or(true),
+            vpc: None,
+            subnet: None,
+            ecs: task.ecs.clone(),
+        };
+    };
+    let aws_groups = own_groups(&raw.groups, names, report);
+    if !task.partial && !raw.partial {
+        agree(
+            task,
+            raw,
+            groups.as_deref().map(|groups| (groups, aws_groups.as_slice())),
+            report,
+        );
+    }
+    Eni {
+        task: Some(task.name.clone()),
+        binding: task.binding.clone(),
+        ecs: task.ecs.clone(),
+        groups: aws_groups,
+        ..aws_eni(raw)
+    }
+}
+
+/// A task whose ENI no file describes has to say everything itself.
+fn wanting(task: &RawTask, report: &mut Report) {
+    for (key, present) in [
+        ("addresses", task.addresses.is_some()),
+        ("groups", task.groups.is_some()),
+    ] {
+        if present {
+            continue;
+        }
+        let (message, hint) = match &task.eni {
+            None => (
+                format!("task `{}` has no `{key}`", task.name),
+                String::from("write them, at least one"),
+            ),
+            Some(eni) => (
+                format!(
+                    "task `{}` has no `{key}`, and no `NetworkInterfaces` file holds `{}`",
+                    task.name, eni.text
+                ),
+                String::from("write them, or add the output of `aws ec2 describe-network-interfaces`"),
+            ),
+        };
+        report.error(task.spot, message, hint);
+    }
+}
+
+/// What a task repeats of its ENI has to agree with AWS.
+fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupIndex])>, report: &mut Report) {
+    let mut differ = Vec::new();
+    if task
+        .addresses
+        .as_ref()
+        .is_some_and(|own| sorted(own) != sorted(&raw.addresses))
+    {
+        differ.push("addresses");
+    }
+    if groups.is_some_and(|(own, aws)| sorted(own) != sorted(aws)) {
+        differ.push("groups");
+    }
+    if task.source_dest_check.is_some_and(|own| own != raw.source_dest_check) {
+        differ.push("source-dest-check");
+    }
+    for key in differ {
+        let place = report.place(raw.spot);
+        let message = format!(
+            "`{key}` of task `{}` differs from that of `{}` at {place}",
+            task.name, raw.id
+        );
+        report.error(task.spot, message, "leave it out of the task: it is taken from there");
+    }
+    for (what, none) in [("address", raw.addresses.is_empty()), ("group", raw.groups.is_empty())] {
+        if none {
+            let message = format!(
+                "`{}` of task `{}` has no {what} at {}",
+                raw.id,
+                task.name,
+                report.place(raw.spot)
+            );
+            report.error(task.spot, message, "a gated ENI has at least one");
+        }
+    }
+}
+
+fn sorted<T: Clone + Ord>(items: &[T]) -> Vec<T> {
+    let mut items = items.to_vec();
+    items.sort();
+    items.dedup();
+    items
+}
+
+/// An ENI as AWS describes it, without its groups.
+fn aws_eni(raw: &RawEni) -> Eni {
+    Eni {
+        id: raw.id.clone(),
+        task: None,
+        account: raw.account.clone(),
+        addresses: raw.addresses.clone(),
+        groups: Vec::new(),
+        binding: None,
+        source_dest_check: raw.source_dest_check,
+        vpc: raw.vpc.clone(),
+        subnet: raw.subnet.clone(),
+        ecs: EcsFields::default(),
+    }
+}
+
+/// An ENI that is not bound here: a group that no file holds is left out, with a warning.
+fn from_aws(raw: &RawEni, names: &Names, report: &mut Report) -> Eni {
+    let mut groups = Vec::new();
+    for reference in &raw.groups {
+        match names.group(&reference.text) {
+            Found::One(group) if groups.contains(&group) => {}
+            Found::One(group) => groups.push(group),
+            Found::Unknown(_) | Found::Ambiguous(_) => {
+                if !report.objects_lost {
+                    let message = format!("`{}` has group `{}`, which no file holds", raw.id, reference.text);
+                    report.warn(reference.spot, message, "add the group's file if rules refer to it");
+                }
+            }
+        }
+    }
+    Eni { groups, ..aws_eni(raw) }
+}
+
+fn from_member(member: &RawMember, names: &Names, report: &mut Report) -> Eni {
+    Eni {
+        id: derived_id("eni", &member.address.to_string()),
+        task: None,
+        account: None,
+        addresses: vec![member.address],
+        groups: own_groups(&member.groups, names, report),
+        binding: None,
+        source_dest_check: true,
+        vpc: None,
+        subnet: None,
+        ecs: EcsFields::default(),
+    }
+}
+
+/// The groups of a task's or member's own list: every one has to be known.
+fn own_groups(references: &[Reference], names: &Names, report: &mut Report) -> Vec<GroupIndex> {
+    let mut groups = Vec::new();
+    for reference in references {
+        match names.group(&reference.text) {
+            Found::One(group) if groups.contains(&group) => {}
+            Found::One(group) => groups.push(group),
+            Found::Unknown(_) if report.objects_lost => {}
+            Found::Unknown(fault) | Found::Ambiguous(fault) => {
+                report.take::<()>(reference.spot, Err(fault));
+            }
+        }
+    }
+    groups
+}
+
+/// An address belongs to one ENI. Where two have it with the same groups, the gated one keeps it, or the first; with
+/// different groups, or if both are gated, nobody could say whose packet it is.
+fn one_owner_each(placed: &mut Vec<Placed>, report: &mut Report) {
+    let mut owners: HashMap<IpAddr, usize> = HashMap::new();
+    let mut lost: Vec<(usize, IpAddr)> = Vec::new();
+    for (position, second) in placed.iter().enumerate() {
+        for address in &second.eni.addresses {
+            let Some(&owner) = owners.get(address) else {
+                owners.insert(*address, position);
+                continue;
+            };
+            if share(*address, &placed[owner], second, report) {
+                lost.push((position, *address));
+            }
+        }
+    }
+    for (position, address) in lost {
+        placed[position].eni.addresses.retain(|own| *own != address);
+    }
+    placed.retain(|placed| !placed.member || !placed.eni.addresses.is_empty());
+}
+
+/// Whether it makes no difference which of two ENIs has an address; an error if it does.
+fn share(address: IpAddr, first: &Placed, second: &Placed, report: &mut Report) -> bool {
+    let (a, b) = (&first.eni, &second.eni);
+    let place = report.place(first.spot);
+    let message = format!(
+        "address `{address}` of {} is also that of {} at {place}",
+        second.title(),
+        first.title()
+    );
+    if a.binding.is_some() && b.binding.is_some() {
+        report.error(second.spot, message, "give each gated task addresses of its own");
+        return false;
+    }
+    if sorted(&a.groups) == sorted(&b.groups) {
+        return true;
+    }
+    let hint = match &a.task {
+        Some(task) if !second.member => format!("if task `{task}` is that ENI, write `eni: {}` in the task", b.id),
+        _ => String::from("an address belongs to one ENI: take it away from the other"),
+    };
+    let message = format!("{message}, with different groups");
+    report.error(second.spot, message, hint);
+    false
+}

@@ -1,0 +1,259 @@
+//! Groups: rules joined with their ids, and their peers looked up.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use crate::model::{Direction, Peer, Protocol, Rule, SecurityGroup};
+
+use super::super::problem::Report;
+use super::super::raw::{AwsRule, Form, RawEni, RawGroup, RawPeer, RawRule, families};
+use super::super::value::protocol_text;
+use super::ListUse;
+use super::names::{Found, Names};
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// All groups: those with a head, their rules joined with their ids, and those that are only known by their rules.
+pub(super) fn gather(
+    mut groups: Vec<RawGroup>,
+    rules: Vec<AwsRule>,
+    enis: &[RawEni],
+    report: &mut Report,
+) -> Vec<RawGroup> {
+    let mut order: Vec<String> = Vec::new();
+    let mut by_group: HashMap<String, Vec<AwsRule>> = HashMap::new();
+    for rule in rules {
+        if !by_group.contains_key(&rule.group) {
+            order.push(rule.group.clone());
+        }
+        by_group.entry(rule.group.clone()).or_default().push(rule);
+    }
+    for group in &mut groups {
+        if let Some(rules) = by_group.remove(&group.id) {
+            join(group, rules, report);
+        }
+    }
+    for id in order {
+        if let Some(rules) = by_group.remove(&id) {
+            groups.push(from_rules(id, rules));
+        }
+    }
+    name_by_enis(&mut groups, enis);
+    groups
+}
+
+/// Gives the group's rules their ids; a rule without a counterpart on either side is an error.
+fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Report) {
+    let whole = !group.partial && !report.rules_lost;
+    let hint = "print both again, one right after the other";
+    let listed = rules.first().map(|rule| rule.rule.spot);
+    for rule in rules {
+        let counterpart = group
+            .rules_mut(rule.direction)
+            .iter_mut()
+            .find(|own| own.id.is_none() && own.same_match(&rule.rule));
+        if let Some(own) = counterpart {
+            if own.description.is_empty() {
+                own.description = rule.rule.description;
+            }
+            own.id = Some(rule.id);
+        } else if whole {
+            let what = rule_text(rule.direction, &rule.rule);
+            let place = report.place(group.spot);
+            let message = format!("rule `{}` ({what}) is not in group `{}` at {place}", rule.id, group.id);
+            report.error(rule.rule.spot, message, hint);
+        }
+    }
+    let Some(listed) = listed.filter(|_| whole) else {
+        return;
+    };
+    for direction in DIRECTIONS {
+        for own in group.rules_mut(direction).iter().filter(|own| own.id.is_none()) {
+            let message = format!(
+                "the rule {} is not among the `SecurityGroupRules` of its group at {}",
+                rule_text(direction, own),
+                report.place(listed),
+            );
+            report.error(own.spot, message, hint);
+        }
+    }
+}
+
+fn rule_text(direction: Direction, rule: &RawRule) -> String {
+    let toward = match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let peer = match &rule.peer {
+        RawPeer::Net(net) => net.to_string(),
+        RawPeer::PrefixList(name) | RawPeer::Group(name) => name.clone(),
+        RawPeer::Itself => String::from("self"),
+    };
+    format!("{direction} {} {toward} {peer}", protocol_text(rule.protocol))
+}
+
+/// A group of which only the rules are known.
+fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
+    let spot = rules.first().map(|rule| rule.rule.spot).unwrap_or_default();
+    let (ingress, egress) = (Vec::new(), Vec::new());
+    let mut group = RawGroup {
+        id,
+        name: None,
+        vpc: None,
+        form: Form::Aws,
+        ingress,
+        egress,
+        spot,
+        partial: false,
+    };
+    for rule in rules {
+        group.rules_mut(rule.direction).push(rule.rule);
+    }
+    group
+}
+
+/// ENIs know the names of their groups, also of those that are only known by their rules.
+fn name_by_enis(groups: &mut [RawGroup], enis: &[RawEni]) {
+    let names: HashMap<&str, &String> = enis
+        .iter()
+        .flat_map(|eni| eni.groups.iter().zip(&eni.group_names))
+        .filter_map(|(group, name)| Some((group.text.as_str(), name.as_ref()?)))
+        .collect();
+    for group in groups.iter_mut().filter(|group| group.name.is_none()) {
+        group.name = names.get(group.id.as_str()).map(|name| (*name).clone());
+    }
+}
+
+/// Groups with their peers looked up, and which of their rules use a prefix list.
+pub(super) struct Resolved {
+    pub(super) groups: Vec<SecurityGroup>,
+    pub(super) list_uses: Vec<ListUse>,
+}
+
+/// Looks up the peer of every rule.
+pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) -> Resolved {
+    let mut resolver = Resolver {
+        names,
+        report,
+        list_uses: Vec::new(),
+    };
+    let groups = raw
+        .iter()
+        .enumerate()
+        .map(|(position, group)| {
+            let name = group.name.clone().unwrap_or_else(|| group.id.clone());
+            let mut rules = |direction: Direction, raw: &[RawRule]| -> Vec<Rule> {
+                raw.iter()
+                    .filter_map(|rule| resolver.rule(position, group, &name, direction, rule))
+                    .collect()
+            };
+            let ingress = rules(Direction::Ingress, &group.ingress);
+            let egress = rules(Direction::Egress, &group.egress);
+            SecurityGroup {
+                id: group.id.clone(),
+                name,
+                vpc: group.vpc.clone(),
+                ingress,
+                egress,
+            }
+        })
+        .collect();
+    Resolved {
+        groups,
+        list_uses: resolver.list_uses,
+    }
+}
+
+struct Resolver<'r> {
+    names: &'r mut Names,
+    report: &'r mut Report,
+    list_uses: Vec<ListUse>,
+}
+
+impl Resolver<'_> {
+    fn rule(
+        &mut self,
+        position: usize,
+        group: &RawGroup,
+        name: &str,
+        direction: Direction,
+        rule: &RawRule,
+    ) -> Option<Rule> {
+        let id = rule
+            .id
+            .clone()
+            .unwrap_or_else(|| format!("{name}/{direction}/{}", rule.number));
+        let peer = match &rule.peer {
+            RawPeer::Net(net) => {
+                if families(rule.protocol, Some(*net)).next().is_none() {
+                    self.other_family(rule, *net, direction);
+                }
+                match net {
+                    IpNet::V4(net) => Peer::V4(*net),
+                    IpNet::V6(net) => Peer::V6(*net),
+                }
+            }
+            RawPeer::Itself => Peer::Group(crate::model::GroupIndex(position)),
+            RawPeer::Group(text) => self.group(text, group.form, rule)?,
+            RawPeer::PrefixList(text) => self.list(text, group.form, position, rule)?,
+        };
+        Some(Rule {
+            id,
+            protocol: rule.protocol,
+            peer,
+            description: rule.description.clone(),
+        })
+    }
+
+    fn other_family(&mut self, rule: &RawRule, net: IpNet, direction: Direction) {
+        let (protocol, family, right) = match rule.protocol {
+            Protocol::Icmpv6(_) => ("icmpv6", "IPv6", "icmp"),
+            _ => ("icmp", "IPv4", "icmpv6"),
+        };
+        let message = format!("the {direction} rule for `{net}` matches nothing: `{protocol}` is {family} only");
+        self.report
+            .warn(rule.spot, message, format!("write `{right}`, or another CIDR"));
+    }
+
+    fn group(&mut self, text: &str, form: Form, rule: &RawRule) -> Option<Peer> {
+        match (self.names.group(text), form) {
+            (Found::One(index), _) => Some(Peer::Group(index)),
+            (Found::Unknown(_) | Found::Ambiguous(_), Form::Aws) => {
+                if !self.report.objects_lost {
+                    let message = format!("there is no security group `{text}`, so the rule matches nothing");
+                    let hint = "add the group's file if it exists; a deleted group's rule can stay";
+                    self.report.warn(rule.spot, message, hint);
+                }
+                Some(Peer::Missing(text.to_owned()))
+            }
+            (Found::Unknown(fault), Form::Native) => {
+                if !self.report.objects_lost {
+                    self.report.take::<()>(rule.spot, Err(fault));
+                }
+                None
+            }
+            (Found::Ambiguous(fault), Form::Native) => self.report.take(rule.spot, Err(fault)),
+        }
+    }
+
+    fn list(&mut self, text: &str, form: Form, group: usize, rule: &RawRule) -> Option<Peer> {
+        let list = match (self.names.list(text), form) {
+            (Found::One(list), _) => list,
+            (Found::Unknown(_) | Found::Ambiguous(_), Form::Aws) => self.names.add_list(text),
+            (Found::Unknown(fault), Form::Native) => {
+                if !self.report.objects_lost {
+                    self.report.take::<()>(rule.spot, Err(fault));
+                }
+                return None;
+            }
+            (Found::Ambiguous(fault), Form::Native) => return self.report.take(rule.spot, Err(fault)),
+        };
+        self.list_uses.push(ListUse {
+            group,
+            list,
+            spot: rule.spot,
+        });
+        Some(Peer::PrefixList(list))
+    }
+}

@@ -1,0 +1,96 @@
+//! Which files of a folder are read.
+
+use std::fs;
+use std::path::PathBuf;
+
+use taskgate::sources::load;
+
+/// A folder of its own for one test, gone afterwards.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("sources-{test}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a new folder");
+        Self(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.0.join(name), bytes).expect("a file");
+    }
+
+    /// What a user is told, without the folder's own name.
+    fn told(&self) -> String {
+        let folder = self.0.display().to_string();
+        match load(&self.0) {
+            Ok(loaded) => {
+                let names: Vec<&str> = loaded.model.groups.iter().map(|group| group.name.as_str()).collect();
+                format!("groups {}", names.join(" "))
+            }
+            Err(problems) => problems.to_string().replace(&folder, "DIR"),
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A native file with one group.
+fn group(name: &str) -> Vec<u8> {
+    format!("taskgate: v1\ngroups: [{{name: {name}}}]\n").into_bytes()
+}
+
+#[test]
+fn files_are_read_in_the_order_of_their_names_and_others_are_left_alone() {
+    let folder = Folder::new("order");
+    for (file, name) in [("b.yml", "second"), ("a.yaml", "first"), ("c.json", "third")] {
+        folder.file(file, &group(name));
+    }
+    for other in [".d.yaml", "e.txt", "f.yaml.swp", "yaml"] {
+        folder.file(other, b"not a configuration");
+    }
+    fs::create_dir(folder.0.join("deeper.yaml")).expect("a folder");
+    std::os::unix::fs::symlink("a.yaml", folder.0.join("z.yaml")).expect("a link");
+    assert_eq!(folder.told(), "groups first second third");
+}
+
+#[test]
+fn a_folder_without_files_is_refused() {
+    let folder = Folder::new("empty");
+    let hint = "put AWS CLI output or a native file into it";
+    assert_eq!(
+        folder.told(),
+        format!("DIR: the folder holds no `.json`, `.yaml` or `.yml` file; {hint}")
+    );
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_refused() {
+    let folder = Folder::new("gone");
+    fs::remove_dir(&folder.0).expect("it is empty");
+    assert_eq!(
+        folder.told(),
+        "DIR: the folder cannot be read: No such file or directory (os error 2); name another one with `--config`"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_by_name() {
+    let folder = Folder::new("unreadable");
+    folder.file("a.yaml", b"taskgate: v1\naccount: \xff\n");
+    std::os::unix::fs::symlink("nowhere", folder.0.join("b.yaml")).expect("a link");
+    folder.file(
+        "c.yaml",
+        b"taskgate: v1\ngroups: [{name: web, ingress: [{protocol: all, from: group:db}]}]\n",
+    );
+    folder.file("d.yaml", b"taskgate: v1\nmembers: [{address: 1, groups: [web]}]\n");
+    assert_eq!(
+        folder.told(),
+        "DIR/a.yaml:2:10: what stands here is not UTF-8; save the file as UTF-8\n\
+         DIR/b.yaml: the file cannot be read: No such file or directory (os error 2); make it readable, or take it away\n\
+         DIR/d.yaml:2:21: `1` is no address; write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length"
+    );
+}
