@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::IpAddr,
 };
 
 /// A configuration. What is given twice under one name is replaced, so that a test reloads a small change of what it
@@ -13,9 +14,16 @@ pub struct Config {
     namespaces: String,
     groups: BTreeMap<String, String>,
     prefix_lists: BTreeMap<String, String>,
-    tasks: BTreeMap<String, String>,
+    tasks: BTreeMap<String, Task>,
     members: BTreeMap<String, String>,
     extra: String,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    text: String,
+    addresses: Vec<IpAddr>,
+    made: bool,
 }
 
 impl Config {
@@ -48,23 +56,34 @@ impl Config {
     #[must_use]
     pub fn task(self, name: &str, addresses: &[&str], groups: &[&str]) -> Self {
         let namespace = self.namespace(name);
-        self.bound_task(name, &format!("namespace: {namespace}"), addresses, groups)
+        self.bound_task(name, &format!("namespace: {namespace}"), addresses, groups, true)
     }
 
     /// A task on a device that is, or will be, there.
     #[must_use]
     pub fn device_task(self, name: &str, device: &str, addresses: &[&str], groups: &[&str]) -> Self {
-        self.bound_task(name, &format!("device: {device}"), addresses, groups)
+        self.bound_task(name, &format!("device: {device}"), addresses, groups, false)
     }
 
-    fn bound_task(mut self, name: &str, binding: &str, addresses: &[&str], groups: &[&str]) -> Self {
-        let task = format!(
+    fn bound_task(mut self, name: &str, binding: &str, addresses: &[&str], groups: &[&str], made: bool) -> Self {
+        let text = format!(
             "name: {name}, eni: {}, {binding}, addresses: {}, groups: {}",
             Self::eni(name),
             list(addresses),
             list(groups)
         );
-        self.tasks.insert(name.to_owned(), task);
+        let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        self.tasks.insert(name.to_owned(), Task { text, addresses, made });
+        self
+    }
+
+    /// With more to say of a task.
+    #[must_use]
+    pub fn amend(mut self, task: &str, yaml: &str) -> Self {
+        if let Some(task) = self.tasks.get_mut(task) {
+            task.text.push_str(", ");
+            task.text.push_str(yaml);
+        }
         self
     }
 
@@ -107,6 +126,22 @@ impl Config {
     pub fn tasks(&self) -> impl Iterator<Item = &str> {
         self.tasks.keys().map(String::as_str)
     }
+
+    /// The names of those whose ENIs taskgate makes.
+    pub fn made_tasks(&self) -> impl Iterator<Item = &str> {
+        self.tasks
+            .iter()
+            .filter(|(_, task)| task.made)
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// The addresses of a task, or of a member.
+    pub fn addresses(&self, name: &str) -> Vec<IpAddr> {
+        match self.tasks.get(name) {
+            Some(task) => task.addresses.clone(),
+            None => name.parse().into_iter().collect(),
+        }
+    }
 }
 
 /// The text of its file.
@@ -121,10 +156,14 @@ impl fmt::Display for Config {
             extra,
         } = self;
         f.write_str("taskgate: v1\n")?;
+        let tasks = tasks
+            .iter()
+            .map(|(name, task)| (name.clone(), task.text.clone()))
+            .collect();
         for (key, items) in [
             ("groups", groups),
             ("prefix-lists", prefix_lists),
-            ("tasks", tasks),
+            ("tasks", &tasks),
             ("members", members),
         ] {
             if !items.is_empty() {

@@ -1,6 +1,10 @@
 //! A test's own host, what is outside of it, and its tasks.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use anyhow::Result;
 
@@ -80,18 +84,25 @@ impl Lab {
 
     /// Starts taskgate with records every `interval` seconds, or as the configuration has it.
     pub fn start_with(&self, config: &Config, interval: Option<u32>) -> Result<Daemon> {
-        let instance = &self.unique;
-        Daemon::start(&self.host, self.folder.path(), config, Options { instance, interval })
+        self.start_as("main", config, interval)
     }
 
-    /// The folder of the configuration.
-    pub fn folder(&self) -> &TempDir {
-        &self.folder
+    /// Starts the taskgate of an instance beside others, with a folder of its own.
+    pub fn start_as(&self, name: &str, config: &Config, interval: Option<u32>) -> Result<Daemon> {
+        let (instance, folder) = (self.instance(name), self.folder.path().join(name));
+        fs::create_dir_all(&folder)?;
+        let instance = &instance;
+        Daemon::start(&self.host, &folder, config, Options { instance, interval })
     }
 
-    /// The name that no other test has: the instance's, and the beginning of its namespaces'.
-    pub fn unique(&self) -> &str {
-        &self.unique
+    /// The name of an instance; that of [`Lab::start`] is `main`.
+    pub fn instance(&self, name: &str) -> String {
+        format!("{}-{name}", self.unique)
+    }
+
+    /// A folder of the test's own.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The namespace of a task that taskgate made, once its link is up.

@@ -248,11 +248,13 @@ impl Ledger {
             .unwrap_or_default()
     }
 
-    /// Whether there is any denial of a task's.
-    pub fn has_reject(&self, task: &str) -> bool {
+    /// The sum of all flows of a task with one action.
+    pub fn total(&self, task: &str, action: Action) -> Count {
         self.0
-            .keys()
-            .any(|(name, _, action)| name == task && *action == Action::Reject)
+            .iter()
+            .filter(|((name, _, of), _)| name == task && *of == action)
+            .map(|(_, count)| *count)
+            .sum()
     }
 
     /// Nothing at all was recorded.
@@ -292,7 +294,8 @@ mod tests {
         let ledger = ledger.cut("web", flow(), Count::new(2, 200));
         assert_eq!(ledger.get("web", flow(), Action::Accept), Count::new(2, 200));
         assert_eq!(ledger.get("web", flow(), Action::Reject), Count::new(3, 300));
-        assert!(ledger.has_reject("web") && !ledger.has_reject("db"));
+        assert_eq!(ledger.total("web", Action::Reject), Count::new(3, 300));
+        assert_eq!(ledger.total("db", Action::Reject), Count::default());
     }
 
     #[test]

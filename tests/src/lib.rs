@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`Lab`] makes the two network namespaces on the left and names for the rest, [`Daemon`] is a running `taskgate run`
-//! in the one that stands for the host, [`traffic`] opens sockets in any of them, [`Wire`] counts what passes a link,
+//! in the one that stands for the host, [`Scene`] is both with the usual tasks, [`traffic`] opens sockets in any of them, [`Wire`] counts what passes a link,
 //! and a [`Ledger`] holds what flow records say and what they ought to say. All of it goes when a test ends, however it
 //! ends.
 //!
@@ -22,6 +22,7 @@ pub mod netns;
 pub mod output;
 pub mod record;
 pub mod sandbox;
+pub mod scene;
 pub mod traffic;
 pub mod wire;
 
@@ -30,4 +31,5 @@ pub use daemon::{Daemon, Reload, Stopped};
 pub use lab::{Lab, OUTSIDE_V4, OUTSIDE_V6};
 pub use ledger::{Action, Count, Flow, Ledger};
 pub use netns::Netns;
+pub use scene::{Scene, at, ip};
 pub use wire::Wire;

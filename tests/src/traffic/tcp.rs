@@ -139,6 +139,27 @@ impl Client {
     }
 }
 
+/// What a SYN got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Somebody listens.
+    Open,
+    /// Nobody listens, and the other side says so: it was asked.
+    Refused,
+    /// Nothing.
+    Silence,
+}
+
+/// Sends a SYN and says what came back.
+pub fn probe(netns: &Netns, to: SocketAddr) -> Result<Answer> {
+    netns.run(|| match TcpStream::connect_timeout(&to, DENIED) {
+        Ok(_) => Ok(Answer::Open),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Answer::Refused),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Answer::Silence),
+        Err(error) => Err(error).with_context(|| format!("cannot connect to {to}")),
+    })
+}
+
 /// Tries to connect and gives up soon, with one SYN sent; says whether there was an answer. `None` is silence.
 pub fn try_connect(netns: &Netns, to: SocketAddr) -> Result<Option<Client>> {
     connect(netns, to, DENIED)
