@@ -6,9 +6,9 @@
 //! ```
 //!
 //! [`Lab`] makes the two network namespaces on the left and names for the rest, [`Daemon`] is a running `taskgate run`
-//! in the one that stands for the host, [`Scene`] is both with the usual tasks, [`traffic`] opens sockets in any of them, [`Wire`] counts what passes a link,
-//! and a [`Ledger`] holds what flow records say and what they ought to say. All of it goes when a test ends, however it
-//! ends.
+//! in the one that stands for the host, [`Stage`] is both with their tasks, [`traffic`] opens sockets in any of them,
+//! [`Wire`] counts what passes a link, and a [`Ledger`] holds what flow records say and what they ought to say. All of
+//! it goes when a test ends, however it ends. Tests of taskgate's parts have a [`sandbox`]; a [`scene`] is a packet's.
 //!
 //! Tests need root and the release binary. Without them they fail: a test that did not run has not passed.
 
@@ -23,6 +23,7 @@ pub mod output;
 pub mod record;
 pub mod sandbox;
 pub mod scene;
+pub mod stage;
 pub mod traffic;
 pub mod wire;
 
@@ -31,5 +32,5 @@ pub use daemon::{Daemon, Reload, Stopped};
 pub use lab::{Lab, OUTSIDE_V4, OUTSIDE_V6};
 pub use ledger::{Action, Count, Flow, Ledger};
 pub use netns::Netns;
-pub use scene::{Scene, at, ip};
+pub use stage::{Stage, at, ip};
 pub use wire::Wire;

@@ -381,10 +381,10 @@ fn filters(way: &str) -> Result<usize> {
 
 #[test]
 fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
     for hook in [Hook::Tcx, Hook::Clsact] {
         sandbox(async || {
             let link = veth_pair().await?;
-            let mut object = Object::load(&SMALL)?;
             ensure!(reaches_task()?);
             let gate = object.attach_by(&link, hook)?;
             ensure!(gate.hook() == hook && gate.link() == &link && !gate.is_gone()?);
@@ -427,10 +427,10 @@ fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
 
 #[test]
 fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
     for hook in [Hook::Tcx, Hook::Clsact] {
         sandbox(async || {
             let link = veth_pair().await?;
-            let mut object = Object::load(&SMALL)?;
             let other = Link {
                 ifindex: link.ifindex + 1,
                 ..link

@@ -1,6 +1,7 @@
 //! The ENIs that taskgate makes, on the running kernel.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -11,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use taskgate::dataplane::{
-    eni::{EniError, EniSpec, EniWarning, TaskEni},
+    eni::{EniError, EniSpec, EniWarning, TaskEni, remove_left_over},
     link::{Link, LinkKind},
     netlink::Netlink,
     netns::Namespace,
@@ -250,6 +251,40 @@ fn what_a_killed_run_left_is_replaced() -> Result<()> {
         eni.remove(&netlink).await?;
         ensure!(fs::read_dir("/run/netns")?.count() == 0);
         ensure!(ip("-o link")?.lines().count() == 1);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_no_task_needs_any_more_goes() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        ensure!(
+            remove_left_over(&netlink, "test", &[].into(), &[].into())
+                .await?
+                .is_empty()
+        );
+        ip("netns add own")?;
+        let (old, kept, own, other) = (addresses(1), addresses(2), addresses(3), addresses(4));
+        let own = EniSpec {
+            namespace: "own",
+            ..spec("in-own", &own)
+        };
+        let other = EniSpec {
+            instance: "other",
+            ..spec("other", &other)
+        };
+        let all = [spec("old", &old), spec("kept", &kept), own, other];
+        for spec in &all {
+            TaskEni::make(&netlink, spec, open).await?;
+        }
+        let removed = remove_left_over(&netlink, "test", &["kept"].into(), &["kept"].into()).await?;
+        let expected: BTreeSet<_> = [all[0].link_name(), own.link_name(), "old".to_owned()].into();
+        ensure!(removed.into_iter().collect::<BTreeSet<_>>() == expected);
+        let left: BTreeSet<_> = Namespace::names()?.into_iter().collect();
+        ensure!(left == ["own", "kept", "other"].map(str::to_owned).into(), "{left:?}");
+        ensure!(ip("-n own -o link")?.lines().count() == 1);
+        ensure!(ip("-o link")?.lines().count() == 3);
         Ok(())
     })
 }

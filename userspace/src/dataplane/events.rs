@@ -80,3 +80,31 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         spare: short(60),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use taskgate_ebpf::abi::Event;
+
+    use super::parse;
+
+    #[test]
+    fn an_event_is_read_field_by_field() {
+        let longs = [1_u64 << 40, 2, 3 << 50, 4].map(u64::to_ne_bytes);
+        let shorts = [5_u32, 6, 7, 8, 9, 10, 11, 12].map(u32::to_ne_bytes);
+        let bytes = [longs.as_flattened(), shorts.as_flattened()].concat();
+        let event = Event {
+            local: [1 << 40, 2],
+            remote: [3 << 50, 4],
+            ports: 5,
+            tail: 6,
+            rule: 7,
+            time: 8,
+            bytes: 9,
+            tcp_flags: 10,
+            generation: 11,
+            spare: 12,
+        };
+        assert_eq!(parse(&bytes), Some(event));
+        assert_eq!(parse(&bytes[1..]), None);
+    }
+}

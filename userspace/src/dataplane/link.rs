@@ -85,17 +85,11 @@ impl Netlink {
             found => found,
         }
     }
-}
 
-impl Netlink {
-    /// All links, by ifindex.
-    async fn links(&self) -> Result<BTreeMap<u32, String>, Refused> {
-        let mut messages = Box::pin(self.handle().link().get().execute());
-        let mut links = BTreeMap::new();
-        while let Some(message) = messages.try_next().await.map_err(Refused::of("list", "links"))? {
-            links.extend(name(&message).map(|name| (message.header.index, name.to_owned())));
-        }
-        Ok(links)
+    /// What the kernel says of all links.
+    pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, Refused> {
+        let messages = self.handle().link().get().execute().try_collect();
+        messages.await.map_err(Refused::of("list", "links"))
     }
 }
 
@@ -132,7 +126,8 @@ fn parse(message: &LinkMessage) -> Result<Link, LinkError> {
     })
 }
 
-fn name(message: &LinkMessage) -> Option<&str> {
+/// A link's name.
+pub(super) fn name(message: &LinkMessage) -> Option<&str> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(&**name),
         _ => None,
@@ -201,7 +196,7 @@ impl LinkWatch {
             if self.behind {
                 let links = self.netlink.links().await?;
                 self.behind = false;
-                self.compare(links);
+                self.compare(&links);
                 continue;
             }
             let Some(message) = self.messages.next().await else {
@@ -225,7 +220,9 @@ impl LinkWatch {
         }
     }
 
-    fn compare(&mut self, links: BTreeMap<u32, String>) {
+    fn compare(&mut self, links: &[LinkMessage]) {
+        let named = |link: &LinkMessage| Some((link.header.index, name(link)?.to_owned()));
+        let links: BTreeMap<u32, String> = links.iter().filter_map(named).collect();
         let gone: Vec<u32> = self
             .known
             .keys()
@@ -252,6 +249,62 @@ impl LinkWatch {
     fn gone(&mut self, ifindex: u32) {
         if let Some(name) = self.known.remove(&ifindex) {
             self.events.push_back(LinkEvent::Gone { name, ifindex });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+    use super::{Link, LinkKind, parse};
+
+    fn message(kind: Option<InfoKind>, more: &[LinkAttribute]) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![LinkAttribute::IfName("it".to_owned())];
+        message
+            .attributes
+            .extend(kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])));
+        message.attributes.extend_from_slice(more);
+        message
+    }
+
+    #[test]
+    fn the_kinds_that_a_gate_works_on() {
+        let lower = LinkAttribute::Link(3);
+        let elsewhere = LinkAttribute::LinkNetNsId(0);
+        let veth = |peer_here| LinkKind::Veth { peer_here };
+        let cases = [
+            (
+                message(Some(InfoKind::Veth), std::slice::from_ref(&lower)),
+                veth(Some(3)),
+            ),
+            (message(Some(InfoKind::Veth), &[lower.clone(), elsewhere]), veth(None)),
+            (message(Some(InfoKind::Vlan), &[lower]), LinkKind::Vlan),
+        ];
+        for (message, kind) in cases {
+            let expected = Link {
+                name: "it".to_owned(),
+                ifindex: 7,
+                kind,
+            };
+            assert_eq!(parse(&message).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_refused_by_name() {
+        for (kind, shown) in [
+            (None, "device"),
+            (Some(InfoKind::MacVlan), "macvlan"),
+            (Some(InfoKind::Tun), "tun"),
+        ] {
+            let error = parse(&message(kind, &[])).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("link `it` is of kind `{shown}`: a gate works on `veth` and `vlan` links")
+            );
         }
     }
 }

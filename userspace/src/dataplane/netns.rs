@@ -32,6 +32,21 @@ impl Namespace {
         Path::new(FOLDER).join(name)
     }
 
+    /// The names that there are. Not every one has to be a namespace's.
+    pub fn names() -> Result<Vec<String>, Refused> {
+        let refused = || Refused::of("read folder", FOLDER);
+        let files = match fs::read_dir(FOLDER) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            files => files.map_err(refused())?,
+        };
+        let mut names = Vec::new();
+        for file in files {
+            let name = file.map_err(refused())?.file_name();
+            names.extend(name.into_string().ok());
+        }
+        Ok(names)
+    }
+
     /// Opens a namespace by name; `None` where there is none.
     pub fn open(name: &str) -> Result<Option<Self>, Refused> {
         let refused = || Refused::of("open namespace", name);

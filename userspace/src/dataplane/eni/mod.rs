@@ -1,5 +1,6 @@
 //! ENIs that taskgate makes: a namespace, a veth pair, addresses and routes, with the gate up before the links are.
 
+mod left_over;
 mod pair;
 
 use std::{
@@ -8,12 +9,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::LinkUnspec;
 use sha2::{Digest as _, Sha256};
 
+pub use self::left_over::remove_left_over;
 use super::{
-    link::{Link, LinkError, LinkKind},
+    link::{Link, LinkError},
     netlink::{Netlink, Refused},
     netns::Namespace,
 };
@@ -66,11 +67,6 @@ impl EniSpec<'_> {
         // The kernel takes 255 bytes.
         let alias = format!("taskgate {} {}", self.instance, self.task);
         alias[..alias.floor_char_boundary(255)].to_owned()
-    }
-
-    /// What `lo` says in a namespace that we made.
-    fn namespace_alias(&self) -> String {
-        format!("taskgate {}", self.instance)
     }
 
     fn primary_v4(&self) -> Option<Ipv4Addr> {
@@ -189,7 +185,7 @@ impl TaskEni {
     where
         E: Error + Send + Sync + 'static,
     {
-        remove_left_over(netlink, spec).await?;
+        left_over::replace(netlink, spec).await?;
         let (namespace, made_namespace) = namespace(spec).await?;
         let built = pair::build(netlink, spec, &namespace, gate).await;
         match built {
@@ -234,7 +230,7 @@ impl TaskEni {
     /// Takes the ENI away, and the namespace's name if taskgate made it. Processes in the namespace stay there, without
     /// a network. The gate may come off afterwards.
     pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
-        let link = delete(netlink, &self.link).await;
+        let link = delete(netlink, self.link.ifindex, &self.link.name).await;
         let namespace = if self.made_namespace {
             self.namespace.remove()
         } else {
@@ -251,54 +247,21 @@ fn undo(undone: Result<(), Refused>) {
     }
 }
 
-async fn delete(netlink: &Netlink, link: &Link) -> Result<(), Refused> {
-    let deleted = netlink.handle().link().del(link.ifindex).execute().await;
-    match deleted.map_err(Refused::of("delete link", &link.name)) {
+async fn delete(netlink: &Netlink, ifindex: u32, name: &str) -> Result<(), Refused> {
+    let deleted = netlink.handle().link().del(ifindex).execute().await;
+    match deleted.map_err(Refused::of("delete link", name)) {
         Err(refused) if refused.is(libc::ENODEV) => Ok(()),
         deleted => deleted,
     }
 }
 
-/// Clears the name of the host's end, if it is ours.
-async fn remove_left_over(netlink: &Netlink, spec: &EniSpec<'_>) -> Result<(), EniError> {
-    let name = spec.link_name();
-    let Some(message) = netlink.link_message(&name).await? else {
-        return Ok(());
-    };
-    let alias = alias(&message);
-    let [mac, _] = spec.macs();
-    let has_mac = message.attributes.contains(&LinkAttribute::Address(mac.to_vec()));
-    // A run that was killed between making the pair and giving it its alias leaves the address that it was made with.
-    if alias != Some(&spec.alias()) && !(alias.is_none() && has_mac) {
-        return Err(EniError::Foreign {
-            link: name,
-            task: spec.task.to_owned(),
-            alias: alias.map(str::to_owned),
-        });
-    }
-    let link = Link {
-        name,
-        ifindex: message.header.index,
-        kind: LinkKind::Veth { peer_here: None },
-    };
-    Ok(delete(netlink, &link).await?)
-}
-
-fn alias(message: &LinkMessage) -> Option<&str> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfAlias(alias) => Some(&**alias),
-        _ => None,
-    })
-}
-
 /// The namespace of an ENI, and whether this instance made it: now, or in a run that was killed.
 async fn namespace(spec: &EniSpec<'_>) -> Result<(Namespace, bool), EniError> {
-    let ours = spec.namespace_alias();
     if let Some(namespace) = Namespace::open(spec.namespace)? {
-        let lo = namespace.netlink()?.link_message("lo").await?;
-        let made = lo.as_ref().and_then(alias) == Some(&ours);
+        let made = left_over::is_made_by(&namespace, spec.instance).await?;
         return Ok((namespace, made));
     }
+    let ours = left_over::namespace_alias(spec.instance);
     let made = Namespace::make(spec.namespace, async |netlink| {
         let lo = LinkUnspec::new_with_name("lo").alias(ours).up().build();
         let set = netlink.handle().link().set(lo).execute().await;

@@ -45,7 +45,7 @@ where
     }
     let link = add_pair(host, spec, namespace).await?;
     let failed = async |error| {
-        undo(delete(host, &link).await);
+        undo(delete(host, link.ifindex, &link.name).await);
         Err(error)
     };
     if let Err(error) = configure(host, &task, spec, &link).await {

@@ -1,4 +1,4 @@
-//! The usual scene: taskgate runs on a lab's host, made an ENI for each of its tasks, and every wire is listened on.
+//! The usual stage: taskgate runs on a lab's host, made an ENI for each of its tasks, and every wire is listened on.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use crate::{
 
 /// A running taskgate, its tasks, and what crosses their links.
 #[derive(Debug)]
-pub struct Scene {
+pub struct Stage {
     /// taskgate. Before the lab, so that it ends before what it runs in.
     pub daemon: Daemon,
     /// The configuration in force.
@@ -30,26 +30,26 @@ pub struct Scene {
     tasks: BTreeMap<String, (Netns, Wire)>,
 }
 
-impl Scene {
+impl Stage {
     /// Starts taskgate with a configuration whose tasks all are in namespaces.
     pub fn start(configure: impl FnOnce(Config) -> Config) -> Result<Self> {
         Self::in_lab(Lab::new()?, configure)
     }
 
-    /// As [`Scene::start`], in a lab that is prepared.
+    /// As [`Stage::start`], in a lab that is prepared.
     pub fn in_lab(lab: Lab, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
         let config = configure(lab.config());
         let outside = Wire::tap(&lab.outside, "eth0")?;
         let daemon = lab.start(&config)?;
-        let mut scene = Self {
+        let mut stage = Self {
             daemon,
             config,
             outside,
             lab,
             tasks: BTreeMap::new(),
         };
-        scene.meet_tasks()?;
-        Ok(scene)
+        stage.meet_tasks()?;
+        Ok(stage)
     }
 
     /// Reloads the configuration, which has to be taken.
