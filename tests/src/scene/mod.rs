@@ -93,15 +93,7 @@ impl<'a> Scene<'a> {
             window: 0,
             highest: 0,
         };
-        for timeout in [
-            Timeout::TcpEstablished,
-            Timeout::TcpHalfOpen,
-            Timeout::TcpClosed,
-            Timeout::Udp,
-            Timeout::UdpStream,
-            Timeout::Icmp,
-            Timeout::Other,
-        ] {
+        for timeout in Timeout::ALL {
             let seconds = taskgate_ebpf::conntrack::default_seconds(timeout);
             scene
                 .writer
