@@ -126,3 +126,6 @@ pub const fn idle(now: u32, last: u32, timeout: u32) -> bool {
     const AHEAD: u32 = 4096;
     now.wrapping_sub(last).wrapping_add(AHEAD) > timeout.saturating_add(AHEAD)
 }
+
+#[cfg(test)]
+mod tests;

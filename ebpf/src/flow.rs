@@ -120,3 +120,6 @@ pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
         Direction::Ingress => packet.source_port == server && packet.destination_port == client,
     }
 }
+
+#[cfg(test)]
+mod tests;

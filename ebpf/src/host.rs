@@ -254,7 +254,7 @@ impl Frame for HostFrame<'_> {
 /// Judges one frame at a gate: what the kernel's entry points do, on the host.
 pub fn decide(tables: &HostTables<'_>, frame: &HostFrame<'_>, direction: Direction) -> Outcome {
     let mut scratch = Scratch::default();
-    let parsed = crate::packet::parse(frame, &mut scratch.packet);
+    let parsed = verdict::read(frame, &mut scratch);
     match direction {
         Direction::Egress => verdict::decide::<_, FromTask>(tables, &mut scratch, parsed),
         Direction::Ingress => verdict::decide::<_, ToTask>(tables, &mut scratch, parsed),

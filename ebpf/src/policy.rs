@@ -352,3 +352,6 @@ pub const fn link_row(link: LinkId, slot: u16) -> u64 {
 }
 
 const _: () = assert!(POLICY_HEADER_BYTES == 16 + 8 * 6);
+
+#[cfg(test)]
+mod tests;

@@ -189,10 +189,13 @@ impl Flags {
     const WINDOW_BITS: u32 = 24;
     const WINDOW_MASK: u64 = (1 << Self::WINDOW_BITS) - 1;
 
+    /// Two windows that no packet has seen.
+    const NO_WINDOWS: u64 = 0xffff_00ff_ff00;
+
     /// With this state and no flags in any window.
     #[inline(always)]
     pub const fn new(state: u16) -> Self {
-        Self(Cell::new((state as u64) << 48 | 0xffff_ffff_ffff))
+        Self(Cell::new((state as u64) << 48 | Self::NO_WINDOWS))
     }
 
     /// The state.
@@ -338,11 +341,8 @@ pub mod window {
     /// What stands in the entry once a packet with `flags` went in `direction` during `window`.
     #[inline(always)]
     pub const fn add(word: u32, window: u32, direction: Direction, flags: u8) -> u32 {
-        let kept = if word >> 8 == window & 0xffff {
-            word
-        } else {
-            window << 8
-        };
+        let number = window & 0xffff;
+        let kept = if word >> 8 == number { word } else { number << 8 };
         kept | (flags as u32 & 0xf) << (4 * direction as u32)
     }
 
@@ -365,3 +365,6 @@ const _: () = {
     assert!(size_of::<Usage>() == 64);
     assert!(size_of::<Event>() == 64);
 };
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use frame::SkbFrame;
 use tables::Kernel;
 use taskgate_ebpf::{
     abi::Outcome,
-    packet::{self, Unparsed},
+    packet::Unparsed,
     verdict::{self, FromTask, ToTask, Way},
 };
 
@@ -56,7 +56,7 @@ fn gate<D: Way>(ctx: &TcContext) -> i32 {
     let mut parsed = Err(Unparsed::Short);
     // Once as the packet is, and once more if headers lay outside its linear part.
     for attempt in 0..2 {
-        parsed = packet::parse(&SkbFrame::new(ctx), &mut scratch.packet);
+        parsed = verdict::read(&SkbFrame::new(ctx), scratch);
         if attempt == 1 || !matches!(parsed, Err(Unparsed::Short)) || !frame::pull(ctx) {
             break;
         }

@@ -5,10 +5,12 @@ use crate::abi::Reason;
 
 /// The type that both RFCs reserve: no message has it, and the keys of tracked requests use it.
 const RESERVED: u8 = 255;
+/// Bytes of an ICMP header.
+const HEADER: u32 = 8;
 
 #[inline(always)]
 pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
-    need(room, 8)?;
+    need(room, HEADER)?;
     let message = read::<F, 8>(frame, at)?;
     let (kind, code) = (message[0], message[1]);
     if kind == RESERVED {
@@ -18,6 +20,9 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
     packet.exchange = exchange(packet.kind, kind);
     if matches!(packet.exchange, Exchange::Request | Exchange::Reply) {
         packet.source_port = u16::from_be_bytes([message[4], message[5]]);
+    }
+    if matches!(packet.exchange, Exchange::Error) {
+        packet.quoted_at = (at + HEADER) as u16;
     }
     if packet.kind as u8 == Kind::V6 as u8 {
         neighbour::parse_icmpv6(frame, packet, kind, at, room)?;
@@ -32,13 +37,15 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
         Kind::V4 => match kind {
             8 | 13 | 15 | 17 => Exchange::Request,
             0 | 14 | 16 | 18 => Exchange::Reply,
-            3 | 4 | 5 | 11 | 12 => Exchange::Error,
+            // A redirect quotes too, but it is no error: it is judged by the rules alone.
+            3 | 11 | 12 => Exchange::Error,
             _ => Exchange::None,
         },
         Kind::V6 => match kind {
             128 => Exchange::Request,
             129 => Exchange::Reply,
-            1..=127 => Exchange::Error,
+            // A type whose high bit is clear (RFC 4443, 2.1).
+            1..=4 => Exchange::Error,
             _ => Exchange::None,
         },
         Kind::None | Kind::Arp => Exchange::None,

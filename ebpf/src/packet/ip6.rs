@@ -1,6 +1,6 @@
 //! IPv6 and its extension headers (RFC 8200).
 
-use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, halves, parse_transport, read};
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, halves, is_mapped, parse_transport, read};
 use crate::abi::Reason;
 
 const HEADER: u32 = 40;
@@ -9,6 +9,9 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
+const MORE_FRAGMENTS: u16 = 1;
+/// In bytes, as it stands in the header.
+const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// Extension headers that are followed, at most.
 const WALK: u32 = 8;
 
@@ -37,6 +40,10 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         packet.bytes = carried;
         return Err(Unparsed::Bad(Reason::Malformed));
     }
+    // In the tables these are IPv4's: nobody speaks for an IPv4 address in IPv6, and hosts drop it too (Linux from 5.4).
+    if is_mapped(packet.source) || is_mapped(packet.destination) {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
     let end = ETHERNET_BYTES + length;
     let mut at = ETHERNET_BYTES + HEADER;
     let mut next = ip[6];
@@ -49,8 +56,16 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         let extension = read::<F, 8>(frame, at)?;
         let bytes = match next {
             FRAGMENT => {
-                let offset = u16::from_be_bytes([extension[2], extension[3]]);
-                if offset >> 3 != 0 {
+                let fragment = u16::from_be_bytes([extension[2], extension[3]]);
+                let (offset, carries) = ((fragment & FRAGMENT_OFFSET) as u32, end.saturating_sub(at + 8));
+                // All but the last carry a multiple of eight bytes, and the last ends below 64 KiB (RFC 8200, 4.5).
+                if at + 8 > end
+                    || fragment & MORE_FRAGMENTS != 0 && carries & 7 != 0
+                    || offset + carries + (at - ETHERNET_BYTES - HEADER) > u16::MAX as u32
+                {
+                    return Err(Unparsed::Bad(Reason::Malformed));
+                }
+                if offset != 0 {
                     packet.protocol = extension[0];
                     packet.later_fragment = true;
                     return Ok(());

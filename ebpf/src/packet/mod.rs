@@ -7,9 +7,11 @@ mod icmp;
 mod ip4;
 mod ip6;
 mod neighbour;
+mod quoted;
 
 pub(crate) use icmp::request_of;
 pub use neighbour::Neighbour;
+pub use quoted::parse_quoted;
 
 use core::num::NonZeroU32;
 
@@ -95,8 +97,10 @@ pub struct Packet {
     pub neighbour: Neighbour,
     /// Whether it is a later fragment, whose transport header is elsewhere.
     pub later_fragment: bool,
+    /// Where in the frame the packet begins that an ICMP error quotes; 0 for everything else.
+    pub quoted_at: u16,
     /// Fills the structure.
-    pub spare: [u8; 6],
+    pub spare: [u8; 4],
 }
 
 /// Why a frame gave no packet.
@@ -114,8 +118,8 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// The bytes that [`parse`] may look at when nothing is left out: enough for IPv6 with its extension headers. More is
-/// never worth pulling in.
+/// The bytes that [`parse`] may look at: enough for IPv6 with extension headers, and few enough to be pulled in. A packet
+/// whose headers go on beyond them is malformed, wherever its bytes lie.
 pub const PULL_BYTES: u32 = 256;
 
 /// Reads a frame into `packet`, all of whose fields are set anew.
@@ -146,6 +150,9 @@ const ETHER: usize = ETHERNET_BYTES as usize;
 /// `N` bytes from `at`: a frame that does not have them is malformed, one that has them elsewhere is short.
 #[inline(always)]
 fn read<F: Frame, const N: usize>(frame: &F, at: u32) -> Result<[u8; N], Unparsed> {
+    if at > PULL_BYTES - N as u32 {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
     match frame.read::<N>(at) {
         Some(bytes) => Ok(bytes),
         None if at + N as u32 > frame.length() => Err(Unparsed::Bad(Reason::Malformed)),
@@ -166,6 +173,12 @@ fn halves(b: [u8; 16]) -> [u64; 2] {
 #[inline(always)]
 pub const fn mapped(address: u32) -> [u64; 2] {
     [0, 0xffff_0000_0000 | address as u64]
+}
+
+/// Whether an address is an IPv4 address, mapped.
+#[inline(always)]
+const fn is_mapped(address: [u64; 2]) -> bool {
+    address[0] | (address[1] >> 32 ^ 0xffff) == 0
 }
 
 /// Whether an address is link-local: `fe80::/10`.

@@ -84,15 +84,24 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         Ok(rows)
     }
 
-    /// Judges a packet by its ENI and the rules that `plan` names.
+    /// Judges a packet by its ENI and the rules that `plan` names. `related`: the rule of the connection that it is an
+    /// error about, else 0.
     #[inline(always)]
-    pub(super) fn admit<F: Family>(&mut self, plan: Plan) -> Result<Admission, Reason> {
+    pub(super) fn admit<F: Family>(&mut self, plan: Plan, related: u32) -> Result<Admission, Reason> {
         let judged = plan.judged();
         let rows = self.find_eni()?;
         let packet = self.packet;
         let eni = &self.work.eni;
         if eni.flags & slot::ISOLATED != 0 {
             return Err(Reason::Isolated);
+        }
+        if related != 0 {
+            return Ok(Admission {
+                pass: Pass::IcmpError,
+                rule: related,
+                untracked: false,
+                dhcp: false,
+            });
         }
         let flow = Flow::plain(packet, D::DIRECTION);
         let own = rows.address(flow.local).slot == eni.slot;
@@ -162,7 +171,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if admission.dhcp {
             let flow = Flow::dhcp(Flow::plain(self.packet, D::DIRECTION).ports);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
-            refills = false;
+            refills = true;
         }
         let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
         let mut refused = None;

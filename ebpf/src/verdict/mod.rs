@@ -6,6 +6,7 @@
 mod admit;
 mod deny;
 mod neighbour;
+mod related;
 mod track;
 
 use core::marker::PhantomData;
@@ -16,7 +17,7 @@ use crate::{
         tables::{Flags, Totals, Word},
     },
     family::{Family, V4, V6},
-    packet::{Kind, Neighbour, Packet, Unparsed},
+    packet::{Frame, Kind, Neighbour, Packet, Unparsed, parse, parse_quoted},
     policy::{Control, EniRow, Image, PeerKey as _},
     tables::{Flows, Tables},
 };
@@ -27,6 +28,8 @@ use crate::{
 pub struct Scratch {
     /// The packet, as the parser leaves it.
     pub packet: Packet,
+    /// The packet that it quotes, if it is an ICMP error.
+    quoted: Packet,
     work: Work,
 }
 
@@ -54,6 +57,7 @@ pub struct Keys {
 struct Scene<'a, T: Tables, D: Way> {
     tables: &'a T,
     packet: &'a Packet,
+    quoted: &'a Packet,
     work: &'a mut Work,
     way: PhantomData<D>,
     control: Control<<T as Image>::Bank>,
@@ -80,6 +84,16 @@ impl Way for ToTask {
     const DIRECTION: Direction = Direction::Ingress;
 }
 
+/// Parses a frame, and what it quotes, into `scratch`.
+///
+/// # Errors
+/// As [`packet::parse`](crate::packet::parse).
+#[inline(always)]
+pub fn read<F: Frame>(frame: &F, scratch: &mut Scratch) -> Result<(), Unparsed> {
+    parse(frame, &mut scratch.packet)?;
+    parse_quoted(frame, &scratch.packet, &mut scratch.quoted)
+}
+
 /// Judges the packet in `scratch` at a gate, counts it, and keeps what must be kept. `parsed`: how the parser did.
 ///
 /// [`Unparsed::Short`] means that pulling data in did not help: the frame is malformed.
@@ -88,10 +102,11 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
     let Some(control) = Control::read(tables) else {
         return Outcome::Drop(Reason::NoPolicy);
     };
-    let Scratch { packet, work } = scratch;
+    let Scratch { packet, quoted, work } = scratch;
     let mut scene = Scene::<T, D> {
         tables,
         packet,
+        quoted,
         work,
         way: PhantomData,
         control,
@@ -116,10 +131,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
+        // Neighbour discovery is IPv6's.
+        if F::Peer::V6 && parsed.is_ok() && !matches!(self.packet.neighbour, Neighbour::None) {
+            return self.decide_flowless(parsed);
+        }
         let judged = match parsed {
             Err(reason) => self.find_eni().and(Err(reason)),
-            // Neighbour discovery is IPv6's.
-            Ok(()) if F::Peer::V6 && !matches!(self.packet.neighbour, Neighbour::None) => self.neighbour(),
             Ok(()) => self.follow::<F>(),
         };
         match judged {
@@ -128,17 +145,18 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
     }
 
-    /// ARP, and frames that carry no addresses: counted, but no record could name a flow.
+    /// What leaves no record, whether it passes or not: ARP and neighbour discovery, as on AWS, and frames that carry no
+    /// addresses. It is counted.
     #[inline(always)]
     fn decide_flowless(&mut self, parsed: Result<(), Reason>) -> Outcome {
         let judged = match parsed {
             Err(reason) => self.find_eni().and(Err(reason)),
             Ok(()) => self.neighbour(),
         };
-        match judged {
+        self.count(match judged {
             Ok(pass) => Outcome::Pass(pass),
-            Err(reason) => self.count(Outcome::Drop(reason)),
-        }
+            Err(reason) => Outcome::Drop(reason),
+        })
     }
 
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.

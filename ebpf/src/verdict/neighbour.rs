@@ -3,14 +3,14 @@
 
 use super::{Scene, Way};
 use crate::{
-    abi::{Direction, Outcome, Pass, Reason, image::slot},
+    abi::{Direction, Pass, Reason, image::slot},
     packet::{Neighbour, link_local},
     policy::{Image, Rows},
     tables::Tables,
 };
 
 impl<T: Tables, D: Way> Scene<'_, T, D> {
-    /// Judges it; what passes is counted.
+    /// Judges it.
     #[inline(always)]
     pub(super) fn neighbour(&mut self) -> Result<Pass, Reason> {
         let rows = self.find_eni()?;
@@ -24,7 +24,6 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 Direction::Ingress => Reason::NotForTask,
             });
         }
-        self.count(Outcome::Pass(Pass::Neighbour));
         Ok(Pass::Neighbour)
     }
 
@@ -57,10 +56,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     packet.destination
                 }
             }
-            // Routers speak from link-local addresses (RFC 4861, 4.2 and 4.5), so do queriers (RFC 3810, 5.1.14).
-            (Direction::Ingress, Neighbour::Router | Neighbour::ListenerQuery) => return link_local(packet.source),
+            // Routers speak from link-local addresses (RFC 4861, 4.2 and 4.5), queriers and listeners too (RFC 3810,
+            // 5.1.14 and 5.2.13); the host's end of a veth pair is a listener as well.
+            (Direction::Ingress, Neighbour::Router | Neighbour::ListenerQuery | Neighbour::ListenerReport) => {
+                return link_local(packet.source);
+            }
             (Direction::Egress, Neighbour::Router | Neighbour::ListenerQuery)
-            | (Direction::Ingress, Neighbour::RouterSolicitation | Neighbour::ListenerReport)
+            | (Direction::Ingress, Neighbour::RouterSolicitation)
             | (_, Neighbour::None) => return false,
         };
         link_local(decisive) || rows.address(decisive).slot == self.work.eni.slot

@@ -6,13 +6,13 @@ use crate::{
     conntrack::{advance, closed, idle, initiator, opens, timeout_of},
     family::Family,
     flow::Flow,
-    packet::Exchange,
+    packet::{Exchange, Packet},
     tables::{Flows, Tables},
 };
 
 /// What an entry means for a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     /// The packet belongs to it and passes.
     Live,
     /// The configuration has changed since: the direction that opened it is judged again.
@@ -31,13 +31,14 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         T: Flows<F::Key>,
     {
         let tail = self.tail();
+        let related = self.related::<F>(tail);
         let mut flow = Flow::tracked(self.packet, D::DIRECTION);
         let plan = loop {
             let key = F::key(&mut self.work.keys);
             F::set_key(key, flow.local, flow.remote, flow.ports, tail);
             let standing = match self.tables.conn(key) {
                 Some(conn) => {
-                    let standing = self.standing(&conn, tail);
+                    let standing = self.standing(&conn, tail, self.packet);
                     if standing == Standing::Live {
                         self.account(&conn, tail);
                         return Ok(Pass::Tracked);
@@ -57,7 +58,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             }
         };
         let plan = Plan(self.tables.blur(&self.work.blur, plan.0));
-        let admission = self.admit::<F>(plan)?;
+        let admission = self.admit::<F>(plan, related)?;
         self.enter::<F>(plan, admission)
     }
 
@@ -68,13 +69,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     }
 
     #[inline(always)]
-    fn standing(&self, conn: &Conn, tail: u32) -> Standing {
+    pub(super) fn standing(&self, conn: &Conn, tail: u32, packet: &Packet) -> Standing {
         let (last, owner) = conn.seen.get();
         if owner != tail {
             return Standing::Absent;
         }
         let was = conn.flags.state();
-        let packet = self.packet;
         let timeout = self.control.timeout(timeout_of(packet.protocol, was));
         let (epoch, generation) = conn.admitted();
         let (_, slot) = conn.by();

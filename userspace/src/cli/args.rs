@@ -170,9 +170,12 @@ fn protocol(text: &str) -> Result<u8, String> {
         "udp" => Ok(17),
         "icmpv6" | "ipv6-icmp" => Ok(58),
         "all" | "-1" => Err(String::from("a packet has one protocol; name it")),
-        other => other
-            .parse()
-            .map_err(|_| String::from("write `tcp`, `udp`, `icmp`, `icmpv6` or a number from 0 to 255")),
+        other => match other.parse() {
+            Ok(number) => Ok(number),
+            Err(_) => Err(String::from(
+                "write `tcp`, `udp`, `icmp`, `icmpv6` or a number from 0 to 255",
+            )),
+        },
     }
 }
 

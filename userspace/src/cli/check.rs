@@ -149,11 +149,11 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
         policy_bytes,
         image_bytes,
     } = summary;
-    let mut text = format!("the configuration in `{}` is valid", folder.display());
-    if warnings > 0 {
-        text += &format!(", with {}", output::count(warnings, "warning"));
-    }
-    text.push('\n');
+    let with = match warnings {
+        0 => String::new(),
+        some => format!(", with {}", output::count(some, "warning")),
+    };
+    let mut text = format!("the configuration in `{}` is valid{with}\n", folder.display());
     for (name, value) in [
         ("groups", groups.to_string()),
         ("rules", rules.to_string()),

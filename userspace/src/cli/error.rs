@@ -1,8 +1,8 @@
 //! How a command can fail, and the exit status that scripts see.
 
-use std::{error, io, process::ExitCode};
+use std::{io, process::ExitCode};
 
-use crate::{compile::CompileError, sources::Problems};
+use crate::{compile::CompileError, daemon::RunError, sources::Problems};
 
 /// The exit statuses. They are kept: people script against them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,21 +44,25 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// The daemon ended with an error.
-    #[error(transparent)]
-    Daemon(Box<dyn error::Error + Send + Sync>),
+    #[error("{}", .0.chain())]
+    Daemon(RunError),
     /// The answer could not be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
 
-impl Error {
-    /// What the daemon ended with. A configuration that it refused counts as that.
-    pub(super) fn daemon(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
-        let refused = |error: Box<dyn error::Error + Send + Sync>| error.downcast().map(|it| Self::Invalid(*it));
-        let unfit = |error: Box<dyn error::Error + Send + Sync>| error.downcast().map(|it| Self::Compile(*it));
-        refused(error.into()).or_else(unfit).unwrap_or_else(Self::Daemon)
+impl From<RunError> for Error {
+    /// A configuration that the daemon refused is a refused configuration.
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Configuration(problems) => Self::Invalid(problems),
+            RunError::Compile(error) => Self::Compile(error),
+            error => Self::Daemon(error),
+        }
     }
+}
 
+impl Error {
     /// The status to exit with.
     pub fn exit(&self) -> Exit {
         match self {

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::AtomicU64;
 
-use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK};
+use taskgate_ebpf::abi::image::POLICY_BANK;
 
 use crate::{
     compile::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image},
+    daemon::policy_banks,
     model::{Eni, Model},
 };
 
@@ -44,9 +45,7 @@ impl Host {
         let mut book = RuleBook::default();
         let compiled = Compiled::new(model, scope, &mut book, &mut GroupSets::default())?;
         let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
-        // First fit never leaves two banks less than half full.
-        let banks = 2 * policy_bytes.div_ceil(BANK_BYTES as usize) as u32 + 1;
-        let mut writer = ImageWriter::new(host_image(POLICY_BANK + banks))?;
+        let mut writer = ImageWriter::new(host_image(POLICY_BANK + policy_banks(policy_bytes)))?;
         // Nobody reads the image yet.
         writer.prepare(&compiled, &mut || {})?.commit();
         Ok(Self {
@@ -57,9 +56,8 @@ impl Host {
         })
     }
 
-    /// How much memory the kernel's image takes at least: whole banks.
+    /// How much memory the image takes, here as in the kernel.
     pub(super) fn image_bytes(&self) -> usize {
-        let bank = BANK_BYTES as usize;
-        (POLICY_BANK as usize + self.policy_bytes.div_ceil(bank).max(1)) * bank
+        size_of_val(self.writer.memory())
     }
 }

@@ -22,14 +22,14 @@ pub fn run(cli: Cli) -> Exit {
     let level = LevelFilter::from(cli.global.log_level);
     env_logger::Builder::new().filter_level(level).init();
     let done = match cli.command {
-        Command::Run(run) => daemon::run(RunOptions {
+        Command::Run(run) => daemon::run(&RunOptions {
             config: cli.global.config,
             instance: cli.global.instance,
             interval: run.interval,
             log_level: level,
         })
         .map(|()| Exit::Ok)
-        .map_err(Error::daemon),
+        .map_err(Error::from),
         Command::Check(check) => check::run(&cli.global.config, check.output),
         Command::Explain(explain) => explain::run(&cli.global.config, &explain),
     };

@@ -48,9 +48,7 @@ pub enum CompileError {
         direction: Direction,
     },
     /// Two ENIs claim an address, and the image has one row for it.
-    #[error(
-        "cannot tell whose address {address} is: both `{first}` and `{second}` have it; give each its own or the same groups"
-    )]
+    #[error("cannot tell whose address {address} is: both `{first}` and `{second}` have it; give each its own")]
     AddressConflict {
         /// The address.
         address: IpAddr,

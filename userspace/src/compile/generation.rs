@@ -1,7 +1,6 @@
 //! A generation in the making.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
@@ -27,7 +26,6 @@ pub struct Prepared<'a, M: Deref<Target = [AtomicU64]>> {
 #[derive(Debug, Default)]
 struct Made {
     roots: Vec<Root>,
-    blocks: Vec<Arc<[u64]>>,
     slots: Vec<u16>,
     members: Vec<Claim>,
 }
@@ -93,7 +91,6 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         let placed = self.writer.space.place(&compiled.policies, banks)?;
         for &at in &placed.new {
             let (block, root) = (&compiled.policies[at], placed.roots[at]);
-            self.made.blocks.push(Arc::clone(block));
             for (offset, &value) in (root.offset()..).step_by(8).zip(block.iter()) {
                 words.set(root.bank(), offset, value);
             }
@@ -180,9 +177,6 @@ impl<M: Deref<Target = [AtomicU64]>> Drop for Prepared<'_, M> {
         }
         for slot in made.slots {
             writer.slots.release(slot);
-        }
-        for block in made.blocks {
-            writer.space.forget(&block);
         }
     }
 }

@@ -276,8 +276,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             .map(|(slot, _)| slot)
             .collect();
         for slot in gone {
-            // What was admitted until the last packet of its last generation must not count for the next ENI.
-            self.bump(slot);
+            // Its epoch was raised when it went, and again once the last packet that knew it was through.
             self.slots.release(slot);
         }
     }

@@ -38,8 +38,8 @@ struct Gap {
 }
 
 impl Space {
-    /// Finds room for different `blocks` among `banks` banks in all. Only the current generation's blocks are kept: no
-    /// packet may still read any other.
+    /// Finds room for different `blocks` among `banks` banks in all; those that are new are to be written next. Only the
+    /// current generation's blocks are kept: no packet may still read any other.
     pub(super) fn place(&mut self, blocks: &[Arc<[u64]>], banks: u32) -> Result<Placed, CompileError> {
         let known: Vec<Option<Root>> = blocks.iter().map(|block| self.standing.get(block).copied()).collect();
         let kept: HashSet<Root> = known.iter().flatten().chain(&self.current).copied().collect();
@@ -57,11 +57,6 @@ impl Space {
             self.standing.insert(Arc::clone(&blocks[at]), roots[at]);
         }
         Ok(Placed { roots, new })
-    }
-
-    /// Forgets a block that was placed and never used.
-    pub(super) fn forget(&mut self, block: &[u64]) {
-        self.standing.remove(block);
     }
 
     /// From now on these are the blocks that packets read.
@@ -161,13 +156,11 @@ mod tests {
         // In another bank there is.
         let second = space.place(&[a.clone(), c.clone()], 5).unwrap();
         assert_eq!(second, placed(&[root(3, 3), root(4, 0)], &[1]));
-        // Taken back: the place is free again.
-        space.forget(&c);
+        // Never committed, it stands all the same.
         assert_eq!(
             space.place(std::slice::from_ref(&c), 5).unwrap(),
-            placed(&[root(4, 0)], &[0])
+            placed(&[root(4, 0)], &[])
         );
-        space.forget(&c);
         // `b` is not needed from here on, but still stands when it comes back.
         space.commit(&[root(3, 3)]);
         assert_eq!(

@@ -81,6 +81,13 @@ pub enum RunError {
     Sink(#[from] SinkError),
 }
 
+impl RunError {
+    /// The error with everything that caused it, in one line (the problems of a configuration have one each).
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+}
+
 /// An error with everything that caused it, in one line (the list of problems in a configuration has its own).
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

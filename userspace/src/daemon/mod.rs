@@ -20,6 +20,7 @@ use tokio::{
 };
 
 pub use error::RunError;
+pub(crate) use sizes::policy_banks;
 
 use crate::{
     dataplane::{link::LinkWatch, load::LoadOptions, netlink::Netlink, object::Object, tables::KernelTables},
@@ -80,7 +81,7 @@ async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
     let compiled = apply::compile_alone(&loaded.model)?;
     let mut object = Object::load(&LoadOptions {
         conns: loaded.model.settings.connections.total,
-        policy_banks: sizes::policy_banks(compiled.policy_bytes()),
+        policy_banks: policy_banks(compiled.policy_bytes()),
         log_level: options.log_level,
         ..LoadOptions::default()
     })?;

@@ -151,5 +151,5 @@ impl Records {
 }
 
 fn unlogged(model: &Model) -> Unlogged {
-    Unlogged::new(&model.settings.unlogged, &model.reserved)
+    Unlogged::new(model.unlogged())
 }

@@ -19,7 +19,7 @@ const LEAST_DENIALS: u32 = 256;
 
 /// Banks for policies that take `bytes`: the generation in force and the next one stand side by side, and a policy never
 /// crosses into another bank.
-pub(super) fn policy_banks(bytes: usize) -> u32 {
+pub(crate) fn policy_banks(bytes: usize) -> u32 {
     let banks = bytes.div_ceil(BANK_BYTES as usize / 2) as u32;
     2 * banks + 2
 }

@@ -140,9 +140,6 @@ fn parity(number: u32) -> usize {
 
 /// Both directions' flags of window `number`, as the entry keeps them.
 fn flags_of(word: u32, number: u32) -> u8 {
-    if word >> 8 == number & 0x00ff_ffff {
-        word as u8
-    } else {
-        0
-    }
+    // A packet without flags leaves what is there, and nothing of any other window.
+    window::add(word, number, Direction::Egress, 0) as u8
 }

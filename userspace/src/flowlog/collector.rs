@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, io, time::Duration};
 
-use log::warn;
 use taskgate_ebpf::{
     abi::{Direction, Reason, image::TIMEOUTS},
     conntrack::{idle, timeout_of},
@@ -83,6 +82,8 @@ pub struct Collector {
     losses: HashMap<u16, (u64, u64)>,
     number: u32,
     start: u64,
+    /// When closing the window failed last.
+    failed: u64,
     /// Records of the window that is not closed yet.
     open: Vec<Record>,
     strays: Strays,
@@ -147,6 +148,7 @@ impl Collector {
             denials: Baselines::default(),
             losses: HashMap::new(),
             number,
+            failed: 0,
             open: Vec::new(),
             strays: Strays::default(),
         })
@@ -172,9 +174,9 @@ impl Collector {
     }
 
     /// How long until the window is to be closed; `now` is the time since the Unix epoch. At most a minute, so that a
-    /// clock that is set back does not stop the records.
+    /// clock that is set back does not stop the records. After a failure: until the next one would end.
     pub fn time_left(&self, now: Duration) -> Duration {
-        self.schedule.left(self.start, now)
+        self.schedule.left(self.start.max(self.failed), now)
     }
 
     /// How many connections and denied flows are known.
@@ -194,7 +196,9 @@ impl Collector {
         epoch_of: &dyn Fn(u16) -> u32,
     ) -> Result<Window, CollectError> {
         let (end, next) = self.schedule.close(self.start, now);
-        self.close(tables, Bounds { start: self.start, end }, next, false, epoch_of)
+        let closed = self.close(tables, Bounds { start: self.start, end }, next, false, epoch_of);
+        self.failed = if closed.is_err() { now } else { 0 };
+        closed
     }
 
     /// Closes the window before its time: taskgate ends, or the flow logs change. Its `end` is `now`.
@@ -264,12 +268,6 @@ impl Collector {
         let mut records = std::mem::take(&mut self.open);
         coalesce(&mut records);
         let strays = std::mem::take(&mut self.strays);
-        if strays != Strays::default() {
-            warn!(
-                "{} packets of {} flows belong to no task: not recorded",
-                strays.packets, strays.flows
-            );
-        }
         let window = Window {
             number: self.number,
             bounds,
@@ -368,7 +366,8 @@ impl Collector {
     }
 
     fn record(&mut self, entry: &Entry, direction: Direction, share: Share) {
-        if self.unlogged.covers(&entry.key, entry.protocol) {
+        // A denial is never silent.
+        if entry.denied.is_none() && self.unlogged.covers(&entry.key, entry.protocol) {
             return;
         }
         let Some(eni) = self.registry.touch(entry.slot) else {

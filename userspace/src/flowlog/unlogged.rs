@@ -1,30 +1,10 @@
 //! What leaves no record (`settings.unlogged`).
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{collections::HashSet, net::IpAddr};
 
 use taskgate_ebpf::conntrack::UDP;
 
-use crate::{dataplane::flow::FlowKey, model::AddressList};
-
-/// What AWS names: its DNS server, Windows licence activation, instance metadata, time (facts: flow logs, section 7).
-/// The task metadata of ECS, 169.254.170.2, is not among them.
-const AWS_V4: [Ipv4Addr; 5] = [
-    Ipv4Addr::new(169, 254, 169, 253),
-    Ipv4Addr::new(169, 254, 169, 250),
-    Ipv4Addr::new(169, 254, 169, 251),
-    Ipv4Addr::new(169, 254, 169, 254),
-    Ipv4Addr::new(169, 254, 169, 123),
-];
-
-/// The same services over IPv6, of which AWS's text says nothing.
-const AWS_V6: [Ipv6Addr; 3] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x253),
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x123),
-];
+use crate::{dataplane::flow::FlowKey, model::Exempt};
 
 /// The flows that leave no record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,24 +14,11 @@ pub struct Unlogged {
 }
 
 impl Unlogged {
-    /// `setting` is [`crate::model::Settings::unlogged`], `reserved` is [`crate::model::Model::reserved`]: the resolver
-    /// of each VPC and the router of each subnet, which belong to AWS's list.
-    pub fn new(setting: &AddressList, reserved: &[IpAddr]) -> Self {
-        match setting {
-            AddressList::Aws => Self {
-                peers: AWS_V4
-                    .into_iter()
-                    .map(IpAddr::from)
-                    .chain(AWS_V6.into_iter().map(IpAddr::from))
-                    .chain(reserved.iter().copied())
-                    .collect(),
-                dhcp: true,
-            },
-            AddressList::None => Self::default(),
-            AddressList::List(peers) => Self {
-                peers: peers.iter().copied().collect(),
-                dhcp: false,
-            },
+    /// The flows to and from these services: [`crate::model::Model::unlogged`].
+    pub fn new(services: Exempt) -> Self {
+        Self {
+            peers: services.addresses.into_iter().collect(),
+            dhcp: services.dhcp,
         }
     }
 

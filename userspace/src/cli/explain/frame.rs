@@ -196,7 +196,7 @@ mod tests {
                 kind: icmp.type_u8(),
                 code: icmp.code_u8(),
             },
-            None => Message::Other(number.0),
+            Some(TransportSlice::Igmp(_)) | None => Message::Other(number.0),
         };
         (source, destination, message)
     }

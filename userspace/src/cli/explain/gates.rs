@@ -1,5 +1,7 @@
 //! The gates on the way, judged by the code that the kernel runs.
 
+use std::collections::HashSet;
+
 use serde::{Serialize, Serializer};
 use taskgate_ebpf::{
     abi::{self, LinkId, Outcome, Reason, tables::RULE_EXEMPT},
@@ -69,96 +71,92 @@ fn direction<S: Serializer>(direction: &Direction, serializer: S) -> Result<S::O
     serializer.serialize_str(direction.as_str())
 }
 
-/// Puts the packet to every gate on its way: egress where it begins, ingress where it ends, also when the first one
-/// denies it. ENIs without a group have no gate.
-///
-/// # Errors
-/// The configuration does not fit into an image.
-pub fn explain(model: &Model, question: &Question<'_>) -> Result<Explanation, CompileError> {
-    let way = [
-        (Direction::Egress, question.from.eni),
-        (Direction::Ingress, question.to.eni),
-    ];
-    let gated: Vec<(Direction, &Eni)> = way
-        .into_iter()
-        .filter_map(|(direction, eni)| Some((direction, eni.filter(|eni| !eni.groups.is_empty())?)))
-        .collect();
-    let bench = Bench::new(model, &gated)?;
-    let bytes = frame(question.from.address, question.to.address, question.message);
-    let gates: Vec<GateVerdict> = gated
-        .into_iter()
-        .enumerate()
-        .map(|(at, (direction, eni))| {
-            let (outcome, rule) = bench.judge(at, direction, &bytes);
-            gate(model, question, direction, eni, outcome, rule)
-        })
-        .collect();
-    let passed = gates.iter().all(|gate| gate.verdict == Verdict::Accept);
-    Ok(Explanation {
-        verdict: if passed { Verdict::Accept } else { Verdict::Reject },
-        gates,
-    })
-}
-
-/// The gates of a few ENIs, with links of their own.
-struct Bench {
+/// Gates of ENIs, wherever those are, over an image on the host.
+pub struct Explainer<'a> {
+    model: &'a Model,
+    /// The link of each is its place in here.
+    gated: Vec<&'a Eni>,
     host: Host,
 }
 
-impl Bench {
-    fn new(model: &Model, gated: &[(Direction, &Eni)]) -> Result<Self, CompileError> {
-        let mut host = Host::new(model, &|eni| gated.iter().any(|(_, gated)| gated.id == eni.id))?;
-        for (at, (_, eni)) in gated.iter().enumerate() {
+impl<'a> Explainer<'a> {
+    /// With a gate for each of these ENIs that has a group.
+    ///
+    /// # Errors
+    /// The configuration does not fit into an image.
+    pub fn new(model: &'a Model, enis: impl IntoIterator<Item = &'a Eni>) -> Result<Self, CompileError> {
+        let gated: Vec<&Eni> = enis.into_iter().filter(|eni| !eni.groups.is_empty()).collect();
+        let ids: HashSet<&str> = gated.iter().map(|eni| &*eni.id).collect();
+        let mut host = Host::new(model, &|eni| ids.contains(&*eni.id))?;
+        for (at, eni) in gated.iter().enumerate() {
             if let Some(slot) = host.writer.slot(&eni.id) {
                 host.writer.add_link(link(at), slot)?;
             }
         }
-        Ok(Self { host })
+        Ok(Self { model, gated, host })
     }
 
-    /// Puts a frame to the gate at a link. Nothing is tracked there yet.
-    fn judge(&self, at: usize, direction: Direction, bytes: &[u8]) -> (Outcome, Option<&RuleName>) {
+    /// Puts the packet to every gate on its way: egress where it begins, ingress where it ends, also when the first one
+    /// denies it. ENIs without a group have no gate.
+    pub fn explain(&self, question: &Question<'_>) -> Explanation {
+        let bytes = frame(question.from.address, question.to.address, question.message);
+        let way = [
+            (Direction::Egress, question.from.eni),
+            (Direction::Ingress, question.to.eni),
+        ];
+        let gates: Vec<GateVerdict> = way
+            .into_iter()
+            .filter_map(|(direction, eni)| Some((direction, eni.filter(|eni| !eni.groups.is_empty())?)))
+            .map(|(direction, eni)| self.gate(question, direction, eni, &bytes))
+            .collect();
+        let passed = gates.iter().all(|gate| gate.verdict == Verdict::Accept);
+        Explanation {
+            verdict: if passed { Verdict::Accept } else { Verdict::Reject },
+            gates,
+        }
+    }
+
+    fn gate(&self, question: &Question<'_>, direction: Direction, eni: &Eni, bytes: &[u8]) -> GateVerdict {
+        // What is no gate here is a link that no task has.
+        let at = self.gated.iter().position(|gated| gated.id == eni.id);
+        let link = link(at.unwrap_or(self.gated.len()));
+        let (outcome, rule) = self.judge(&HostFrame::new(bytes, link), direction);
+        let no_rule = matches!(outcome, Outcome::Drop(Reason::NoRule));
+        let nearest = no_rule.then(|| nearest(self.model, question, direction, eni));
+        GateVerdict {
+            eni: eni.id.clone(),
+            task: eni.task.clone(),
+            direction,
+            here: eni.binding.is_some(),
+            verdict: if outcome.passes() {
+                Verdict::Accept
+            } else {
+                Verdict::Reject
+            },
+            reason: outcome.name(),
+            group: rule.map(|rule| rule.group.clone()),
+            group_name: rule.map(|rule| rule.group_name.clone()),
+            rule: rule.map(|rule| rule.rule.clone()),
+            nearest: nearest.flatten(),
+        }
+    }
+
+    /// Judges a frame where nothing is tracked yet: how it ends, and the rule that allows it.
+    fn judge(&self, frame: &HostFrame<'_>, direction: Direction) -> (Outcome, Option<&RuleName>) {
         const ROOM: usize = 1;
         let tables = HostTables::new(self.host.writer.memory(), ROOM);
         let direction = match direction {
             Direction::Egress => abi::Direction::Egress,
             Direction::Ingress => abi::Direction::Ingress,
         };
-        let outcome = decide(&tables, &HostFrame::new(bytes, link(at)), direction);
+        let outcome = decide(&tables, frame, direction);
         let tracked = tables.conns_v4().into_values().chain(tables.conns_v6().into_values());
         let mut numbers = tracked.map(|conn| conn.by().0).filter(|number| *number != RULE_EXEMPT);
         (outcome, numbers.next().and_then(|number| self.host.book.name(number)))
     }
 }
 
-/// The link that carries the gate at a place of the way.
+/// The link of the gate at a place.
 fn link(at: usize) -> LinkId {
     LinkId::device(at as u32 + 1)
-}
-
-fn gate(
-    model: &Model,
-    question: &Question<'_>,
-    direction: Direction,
-    eni: &Eni,
-    outcome: Outcome,
-    rule: Option<&RuleName>,
-) -> GateVerdict {
-    let denied = matches!(outcome, Outcome::Drop(Reason::NoRule));
-    GateVerdict {
-        eni: eni.id.clone(),
-        task: eni.task.clone(),
-        direction,
-        here: eni.binding.is_some(),
-        verdict: if outcome.passes() {
-            Verdict::Accept
-        } else {
-            Verdict::Reject
-        },
-        reason: outcome.name(),
-        group: rule.map(|rule| rule.group.clone()),
-        group_name: rule.map(|rule| rule.group_name.clone()),
-        rule: rule.map(|rule| rule.rule.clone()),
-        nearest: denied.then(|| nearest(model, question, direction, eni)).flatten(),
-    }
 }

@@ -14,7 +14,7 @@ mod show;
 use std::path::Path;
 
 pub use frame::Message;
-pub use gates::{Explanation, GateVerdict, Verdict, explain};
+pub use gates::{Explainer, Explanation, GateVerdict, Verdict};
 pub use nearest::{Field, Nearest};
 pub use question::{End, Question};
 
@@ -28,10 +28,16 @@ use crate::sources;
 /// Answers a question about the configuration in a folder.
 pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
     let loaded = sources::load(folder)?;
-    output::problems(output::Severity::Warning, &loaded.warnings);
     let model = &loaded.model;
     let question = Question::new(model, args)?;
-    let explanation = explain(model, &question)?;
+    let ends = [question.from.eni, question.to.eni];
+    let explanation = Explainer::new(model, ends.into_iter().flatten())?.explain(&question);
+    if !loaded.warnings.is_empty() {
+        output::say(format_args!(
+            "note: the configuration has {}, which `taskgate check` shows",
+            output::count(loaded.warnings.len(), "warning"),
+        ));
+    }
     for note in question.notes() {
         output::say(format_args!("note: {note}"));
     }

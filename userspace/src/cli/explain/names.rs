@@ -86,20 +86,22 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-/// The names that are nearest to `text`, nearest first: a few typing errors away, or beginning with it.
+/// The names that are nearest to `text`: the fewest typing errors away, where one that it only begins counts as one error.
 fn near<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let text = text.to_ascii_lowercase();
     let most = 1 + text.chars().count() / 4;
     let mut found: Vec<(usize, &str)> = names
         .filter_map(|name| {
             let lower = name.to_ascii_lowercase();
-            let away = distance(&text, &lower);
             let begins = text.len() >= 3 && lower.starts_with(&text);
-            (away <= most || begins).then_some((away, name))
+            let away = if begins { 1 } else { distance(&text, &lower) };
+            (away <= most).then_some((away, name))
         })
         .collect();
     found.sort_unstable();
     found.dedup();
+    let least = found.first().map(|(away, _)| *away);
+    found.retain(|(away, _)| Some(*away) == least);
     found.into_iter().take(OFFERED).map(|(_, name)| name).collect()
 }
 
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn near_names_come_nearest_first() {
         let names = ["web-1", "web-2", "worker", "db-1", "web-canary"];
-        assert_eq!(near("WBE-1", names.into_iter()), ["web-1", "web-2"]);
+        assert_eq!(near("WBE-1", names.into_iter()), ["web-1"]);
         assert_eq!(near("web", names.into_iter()), ["web-1", "web-2", "web-canary"]);
         assert_eq!(near("x", names.into_iter()), [""; 0]);
     }

@@ -68,10 +68,7 @@ const NEVER: u32 = 64;
 /// Finds the rule of the ENI's groups that missed by least: by the fewest fields, then by the fewest bits, then the first
 /// one. `None` if there are no rules.
 pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Option<Nearest> {
-    let far = match direction {
-        Direction::Ingress => question.from.address,
-        Direction::Egress => question.to.address,
-    };
+    let far = far(question, direction);
     let rules = eni.groups.iter().flat_map(|&group| {
         let rules = model.group(group).rules(direction);
         rules.iter().map(move |rule| (group, rule))
@@ -96,6 +93,19 @@ pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Directi
                 at,
             }
         })
+}
+
+/// Whether a rule allows the packet.
+pub(super) fn allows(model: &Model, question: &Question<'_>, direction: Direction, rule: &Rule) -> bool {
+    misses(model, question.message, far(question, direction), rule).is_empty()
+}
+
+/// The address that a gate's rules call the peer.
+fn far(question: &Question<'_>, direction: Direction) -> IpAddr {
+    match direction {
+        Direction::Ingress => question.from.address,
+        Direction::Egress => question.to.address,
+    }
 }
 
 /// The fields that a rule misses by, in the order protocol, port, peer.

@@ -7,6 +7,7 @@ use taskgate_ebpf::abi::{Outcome, Pass, Reason};
 use super::{
     advice::advice,
     gates::{Explanation, GateVerdict, Verdict},
+    nearest::allows,
     question::{End, Question},
 };
 use crate::{
@@ -22,7 +23,7 @@ pub(super) fn text(model: &Model, question: &Question<'_>, explanation: &Explana
     let Question { from, to, message } = question;
     let mut lines = vec![format!("{message} from {} to {}", end(from), end(to)), String::new()];
     for gate in &explanation.gates {
-        lines.push(gate_line(model, gate, palette));
+        lines.push(gate_line(model, question, gate, palette));
     }
     lines.push(conclusion(question, explanation, palette));
     for gate in explanation.gates.iter().filter(|gate| gate.verdict == Verdict::Reject) {
@@ -59,7 +60,7 @@ fn paint(verdict: Verdict, palette: Palette) -> String {
     }
 }
 
-fn gate_line(model: &Model, gate: &GateVerdict, palette: Palette) -> String {
+fn gate_line(model: &Model, question: &Question<'_>, gate: &GateVerdict, palette: Palette) -> String {
     let place = match (&gate.task, gate.here) {
         (Some(_), true) => format!("{}, here", gate.eni),
         (Some(_), false) => format!("{}, not on this host", gate.eni),
@@ -71,14 +72,17 @@ fn gate_line(model: &Model, gate: &GateVerdict, palette: Palette) -> String {
         gate.direction.as_str(),
         name(gate),
         paint(gate.verdict, palette),
-        why(model, gate),
+        why(model, question, gate),
     )
 }
 
 /// Why a gate says what it says.
-fn why(model: &Model, gate: &GateVerdict) -> String {
+fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     if let (Some(rule), Some(group), Some(id)) = (&gate.rule, &gate.group_name, &gate.group) {
-        return format!("by rule `{rule}` of group `{group}` ({id}){}", allowing(model, gate));
+        return format!(
+            "by rule `{rule}` of group `{group}` ({id}){}",
+            allowing(model, question, gate)
+        );
     }
     let reason = gate.reason;
     let is = |outcome: Outcome| reason == outcome.name();
@@ -122,17 +126,16 @@ fn why(model: &Model, gate: &GateVerdict) -> String {
     }
 }
 
-/// What the deciding rule says, if it is one entry and not several.
-fn allowing(model: &Model, gate: &GateVerdict) -> String {
+/// What the deciding rule says, of a rule with several ports or peers the part that fits.
+fn allowing(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     let group = model.groups.iter().find(|group| Some(&group.id) == gate.group.as_ref());
-    let mut parts = group
-        .into_iter()
-        .flat_map(|group| group.rules(gate.direction))
-        .filter(|rule| Some(&rule.id) == gate.rule.as_ref());
-    match (parts.next(), parts.next()) {
-        (Some(rule), None) => format!(": {}", words::rule(model, gate.direction, rule)),
-        _ => String::new(),
-    }
+    let rules = group.map(|group| group.rules(gate.direction)).unwrap_or_default();
+    let mut parts = rules
+        .iter()
+        .filter(|rule| Some(&rule.id) == gate.rule.as_ref() && allows(model, question, gate.direction, rule));
+    parts.next().map_or_else(String::new, |rule| {
+        format!(": {}", words::rule(model, gate.direction, rule))
+    })
 }
 
 /// One line that sums the gates up.

@@ -86,14 +86,21 @@ fn one_sided(model: &Model, group: GroupIndex, direction: Direction, rule: &Rule
     let (near, far) = (pair.0.display_name(), pair.1.display_name());
     let what = words::protocol(rule.protocol);
     let rule = rule_of(model, group, direction, &rule.id);
+    let groups: Vec<&str> = pair
+        .1
+        .groups
+        .iter()
+        .map(|&group| words::group_name(model, group))
+        .collect();
+    let groups = words::either(&groups);
     match direction {
         Direction::Egress => Lint::new(
             format!("{rule} lets `{near}` send {what} to `{far}`, but no ingress rule of `{far}` accepts it"),
-            format!("let {} accept it, or remove this rule", words::groups_of(model, pair.1)),
+            format!("let {groups} accept it, or remove this rule"),
         ),
         Direction::Ingress => Lint::new(
             format!("{rule} lets `{near}` accept {what} from `{far}`, but no egress rule of `{far}` lets it out"),
-            format!("let {} send it, or remove this rule", words::groups_of(model, pair.1)),
+            format!("let {groups} send it, or remove this rule"),
         ),
     }
 }

@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use taskgate_ebpf::abi::image::{self, Class};
 use taskgate_ebpf::abi::{self, LinkId};
 use taskgate_ebpf::host::HostTables;
-use taskgate_ebpf::policy::{
-    AddressRow, Control, EniRow, Judgement, Peer4, Peer6, PeerKey, Rows, Subject, judge, roots_of,
-};
+use taskgate_ebpf::policy::{AddressRow, Control, EniRow, Judgement, Peer4, Peer6, PeerKey, Rows, Subject, judge};
 
 use super::oracle::Packet;
 use super::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image};
@@ -189,11 +187,13 @@ impl<'a> Reader<'a> {
     }
 
     fn link(&self, link: LinkId) -> Option<EniRow> {
-        self.rows().eni_of(link.get())
+        let mut eni = EniRow::default();
+        self.rows().eni_of(link.get(), &mut eni).map(|()| eni)
     }
 
     fn slot(&self, slot: u16) -> Option<EniRow> {
-        self.rows().eni(slot)
+        let mut eni = EniRow::default();
+        self.rows().eni(slot, &mut eni).map(|()| eni)
     }
 
     fn judge(&self, slot: u16, direction: Direction, packet: &Packet) -> Answer {
@@ -230,12 +230,12 @@ impl<'a> Reader<'a> {
             Direction::Ingress => abi::Direction::Ingress,
         };
         let subject = Subject {
-            class,
+            axis: class as u32,
             port: port.into(),
             peer,
             group_set: self.address(packet.peer).group_set,
         };
-        match judge(&self.tables, roots_of(&eni, direction), subject) {
+        match judge(&self.tables, eni.roots[direction.index()], subject) {
             Judgement::Allowed(allowed) => {
                 let untracked = match class {
                     Class::Tcp => allowed.flags & image::rule::UNTRACKED_TCP != 0,

@@ -297,16 +297,33 @@ fn an_address_is_one_eni() {
         let error = Host::new(1).compile(&model, &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cannot tell whose address 10.0.0.1 is: both `eni-1` and `eni-2` have it; give each its own or the same groups"
+            "cannot tell whose address 10.0.0.1 is: both `eni-1` and `eni-2` have it; give each its own"
         );
     }
-    // The same groups: the one that is gated here counts, wherever it stands.
-    for model in [
-        twice(member("eni-1", &["10.0.0.1"], &[0]), eni("eni-2", &["10.0.0.1"], &[0])),
-        twice(eni("eni-2", &["10.0.0.1"], &[0]), member("eni-1", &["10.0.0.1"], &[0])),
-    ] {
+    // The same groups: the one that is bound to this host counts, wherever it stands, and also where others have slots.
+    for (model, gate) in [gate_bound, |_: &Eni| Some(GATE)]
+        .into_iter()
+        .flat_map(|gate: fn(&Eni) -> Option<Gate>| {
+            [
+                (
+                    twice(member("eni-1", &["10.0.0.1"], &[0]), eni("eni-2", &["10.0.0.1"], &[0])),
+                    gate,
+                ),
+                (
+                    twice(eni("eni-2", &["10.0.0.1"], &[0]), member("eni-1", &["10.0.0.1"], &[0])),
+                    gate,
+                ),
+            ]
+        })
+    {
         let mut host = Host::new(1);
-        host.apply(&model).unwrap();
+        let scope = Scope {
+            gate: &gate,
+            exempt: &[],
+            dhcp: false,
+        };
+        let compiled = Compiled::new(&model, scope, &mut host.book, &mut host.sets).unwrap();
+        host.switch(&compiled).unwrap();
         assert_eq!(
             host.reader().address(address("10.0.0.1")).slot,
             host.writer.slot("eni-2").unwrap()

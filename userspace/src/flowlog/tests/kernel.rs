@@ -6,7 +6,11 @@ use std::{
     net::IpAddr,
 };
 
-use taskgate_ebpf::abi::{Direction, Key4, Key6, LinkId, Reason, tables::denial_tail, window};
+use taskgate_ebpf::abi::{
+    Direction, Key4, Key6, LinkId, Reason,
+    tables::{Flags, denial_tail},
+    window,
+};
 
 use crate::dataplane::flow::{ConnState, Count, DenialState, FlowKey, FlowTables, UsageState};
 
@@ -90,7 +94,7 @@ impl State {
     pub(super) fn pass(&mut self, flow: &Flow, direction: Direction, bytes: u64, tcp_flags: u8) {
         let fresh = ConnState {
             slot: flow.slot,
-            windows: [u32::MAX; 2],
+            windows: Flags::new(0).windows(),
             ..ConnState::default()
         };
         let conn = self.conns.entry(flow.conn()).or_insert_with(|| {
@@ -102,13 +106,13 @@ impl State {
         totals.bytes += bytes;
         conn.last = self.clock;
         let word = &mut conn.windows[(self.window & 1) as usize];
-        *word = window::add(*word, self.window, direction, window::of_tcp(tcp_flags));
+        *word = window::add(*word, self.window, direction, window::of_tcp(tcp_flags)) & 0xff_ffff;
     }
 
     /// A packet that is dropped.
     pub(super) fn deny(&mut self, flow: &Flow, direction: Direction, reason: Reason, bytes: u64, tcp_flags: u8) {
         let fresh = DenialState {
-            windows: [u32::MAX; 2],
+            windows: Flags::new(0).windows(),
             ..DenialState::default()
         };
         let denial = self.denials.entry(flow.denial(direction, reason)).or_insert_with(|| {
@@ -119,7 +123,7 @@ impl State {
         denial.totals.bytes += bytes;
         denial.last = self.clock;
         let word = &mut denial.windows[(self.window & 1) as usize];
-        *word = window::add(*word, self.window, direction, window::of_tcp(tcp_flags));
+        *word = window::add(*word, self.window, direction, window::of_tcp(tcp_flags)) & 0xff_ffff;
     }
 
     pub(super) fn conn(&mut self, flow: &Flow) -> &mut ConnState {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     dataplane::flow::UsageState,
     flowlog::{Collector, LoggedEni, Stream, Unlogged, aligned, tests::reader},
-    model::{AddressList, FlowLog, Traffic},
+    model::{FlowLog, Traffic},
 };
 
 fn query() -> Flow {
@@ -33,7 +33,7 @@ fn log(traffic: Traffic, interval: u32, nodata: bool) -> FlowLog {
 }
 
 fn rig(log: &FlowLog) -> Rig {
-    Rig::with(log, Unlogged::new(&AddressList::Aws, &[]))
+    Rig::with(log, Unlogged::default())
 }
 
 fn lose(rig: &mut Rig, slot: u16, passed: u64, denied: u64) {
@@ -157,7 +157,7 @@ fn flow_logs_of_any_intervals_read_the_same_windows() {
         log(Traffic::Reject, 20, false),
     ];
     let mut kernel = Kernel::new();
-    let unlogged = Unlogged::new(&AddressList::Aws, &[]);
+    let unlogged = Unlogged::default();
     let mut collector = Collector::begin(&mut kernel, 0, BEGIN + 5, &logs, unlogged, timeouts()).expect("a collector");
     collector.bind(WEB, LoggedEni::new(web(), "111122223333"));
     let mut streams = logs

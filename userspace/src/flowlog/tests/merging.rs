@@ -13,7 +13,7 @@ use taskgate_ebpf::{
 use super::{DB, Rig, WEB, eni, kernel::Flow};
 use crate::{
     flowlog::{LoggedEni, Unlogged},
-    model::{AddressList, FlowLog},
+    model::{AddressList, FlowLog, Model, Settings},
 };
 
 fn address(text: &str) -> IpAddr {
@@ -205,7 +205,6 @@ fn ipv6_is_written_as_rfc_5952_has_it() {
 #[test]
 fn unlogged_is_what_the_setting_names_and_no_more() {
     let list = AddressList::List(vec![address("10.0.1.20")]);
-    let reserved = [address("10.0.0.1"), address("10.0.0.2")];
     for (case, protocol, local, remote, want) in [
         (
             "an ordinary peer",
@@ -314,7 +313,15 @@ fn unlogged_is_what_the_setting_names_and_no_more() {
         ),
     ] {
         for (setting, want) in [&AddressList::Aws, &AddressList::None, &list].into_iter().zip(want) {
-            let mut rig = Rig::with(&FlowLog::default(), Unlogged::new(setting, &reserved));
+            let model = Model {
+                settings: Settings {
+                    unlogged: setting.clone(),
+                    ..Settings::default()
+                },
+                reserved: vec![address("10.0.0.1"), address("10.0.0.2")],
+                ..Model::default()
+            };
+            let mut rig = Rig::with(&FlowLog::default(), Unlogged::new(model.unlogged()));
             let flow = Flow::new(WEB, protocol, local, remote);
             rig.kernel.state.pass(&flow, Egress, 100, 0);
             rig.kernel.state.deny(&flow, Ingress, Reason::NoRule, 100, 0);

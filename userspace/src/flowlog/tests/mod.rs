@@ -17,7 +17,7 @@ use taskgate_ebpf::{
 
 use self::kernel::{Kernel, SECOND};
 use super::{Collector, LoggedEni, Stream, Unlogged, Window, aligned};
-use crate::model::{AddressList, EcsFields, Eni, FlowLog};
+use crate::model::{EcsFields, Eni, FlowLog, Model};
 
 /// A Unix time at which a minute begins.
 const BEGIN: u64 = 1_767_225_600;
@@ -79,7 +79,18 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        Self::with(&FlowLog::default(), Unlogged::new(&AddressList::Aws, &[]))
+        Self::with(&FlowLog::default(), Unlogged::new(Model::default().unlogged()))
+    }
+
+    /// Whose first window has this number.
+    fn numbered(number: u32) -> Self {
+        let mut rig = Self::new();
+        rig.kernel = Kernel::new();
+        let logs = [FlowLog::default()];
+        rig.collector = Collector::begin(&mut rig.kernel, number, BEGIN, &logs, Unlogged::default(), timeouts())
+            .expect("a collector");
+        rig.collector.bind(WEB, LoggedEni::new(web(), "111122223333"));
+        rig
     }
 
     fn with(log: &FlowLog, unlogged: Unlogged) -> Self {

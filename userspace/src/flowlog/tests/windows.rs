@@ -1,6 +1,6 @@
 //! Windows: what belongs to which, and to exactly one.
 
-use std::io;
+use std::{io, time::Duration};
 
 use taskgate_ebpf::{
     abi::{
@@ -263,6 +263,28 @@ fn the_last_window_ends_when_taskgate_does() {
 }
 
 #[test]
+fn a_number_that_wraps_within_an_entry_changes_nothing() {
+    let mut rig = Rig::numbered(0xfffc);
+    let mut told = Vec::new();
+    for minute in 0..6 {
+        let flow = Flow {
+            remote: (query().remote.0, minute),
+            ..query()
+        };
+        rig.kernel.state.pass(&flow, Egress, 60, tcp::SYN);
+        rig.kernel.state.pass(&query(), Egress, 60, tcp::ACK);
+        told.push(
+            rig.close()
+                .records
+                .iter()
+                .map(|record| record.tcp_flags)
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert_eq!(told, vec![[2, 0]; 6]);
+}
+
+#[test]
 fn a_window_closed_late_says_how_long_it_was() {
     let mut rig = Rig::new();
     rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
@@ -323,6 +345,8 @@ fn a_failure_loses_nothing() {
         let error: CollectError = rig.try_close().expect_err("it fails");
         assert!(error.to_string().contains(message), "{error}");
         rig.kernel.between = Box::new(|_, _| Ok(()));
+        let left = rig.collector.time_left(Duration::from_secs(rig.now));
+        assert_eq!(left, Duration::from_mins(1), "a failure is not tried again at once");
         rig.wait(1);
         let window = rig.try_close().expect("a window");
         assert_eq!(window.number, 8, "{fails_at:?}");

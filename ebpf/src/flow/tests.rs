@@ -1,0 +1,202 @@
+use super::*;
+use crate::{
+    abi::Direction::{Egress, Ingress},
+    packet::mapped,
+};
+
+const TASK: [u64; 2] = mapped(0x0a00_0105);
+const PEER: [u64; 2] = mapped(0x0a00_0207);
+
+/// A packet between task and peer; ports are those of task and peer, or identifier, and type and code.
+fn packet(direction: Direction, protocol: u8, local_port: u16, remote_port: u16) -> Packet {
+    let (source, destination, source_port, destination_port) = match direction {
+        Egress => (TASK, PEER, local_port, remote_port),
+        Ingress => (PEER, TASK, remote_port, local_port),
+    };
+    Packet {
+        source,
+        destination,
+        source_port,
+        destination_port,
+        protocol,
+        kind: Kind::V4,
+        ..Packet::default()
+    }
+}
+
+fn icmp(direction: Direction, kind: u8, code: u8, identifier: u16, exchange: Exchange) -> Packet {
+    Packet {
+        source_port: identifier,
+        destination_port: u16::from_be_bytes([kind, code]),
+        exchange,
+        ..packet(direction, 1, 0, 0)
+    }
+}
+
+fn icmpv6(direction: Direction, kind: u8, code: u8, identifier: u16, exchange: Exchange) -> Packet {
+    Packet {
+        kind: Kind::V6,
+        protocol: 58,
+        ..icmp(direction, kind, code, identifier, exchange)
+    }
+}
+
+#[track_caller]
+fn same(one: (&Packet, Direction), other: (&Packet, Direction)) -> bool {
+    let name = |(packet, direction): (&Packet, Direction)| {
+        let flow = Flow::tracked(packet, direction);
+        (flow.local, flow.remote, flow.ports)
+    };
+    name(one) == name(other)
+}
+
+#[test]
+fn both_directions_of_a_connection_have_one_name() {
+    for protocol in [6, 17] {
+        let out = packet(Egress, protocol, 40000, 443);
+        let expected = Flow {
+            local: TASK,
+            remote: PEER,
+            ports: 0x9c40_01bb,
+            special: false,
+        };
+        assert_eq!(Flow::tracked(&out, Egress), expected);
+        assert_eq!(Flow::tracked(&packet(Ingress, protocol, 40000, 443), Ingress), expected);
+        assert_eq!(Flow::plain(&out, Egress), expected);
+    }
+}
+
+#[test]
+fn other_protocols_go_by_addresses() {
+    let expected = Flow {
+        local: TASK,
+        remote: PEER,
+        ports: 0,
+        special: false,
+    };
+    for protocol in [0, 2, 47, 50, 132, 255] {
+        for direction in [Egress, Ingress] {
+            assert_eq!(Flow::tracked(&packet(direction, protocol, 0, 0), direction), expected);
+        }
+    }
+}
+
+#[test]
+fn an_answer_finds_what_asked_and_nothing_else() {
+    use Exchange::{Reply, Request};
+    for (ask, answer) in [(8, 0), (13, 14), (15, 16), (17, 18)] {
+        let asked = icmp(Egress, ask, 0, 77, Request);
+        assert!(same((&asked, Egress), (&icmp(Ingress, answer, 0, 77, Reply), Ingress)));
+        assert!(
+            !same((&asked, Egress), (&icmp(Ingress, answer, 0, 78, Reply), Ingress)),
+            "another identifier"
+        );
+        assert!(
+            !same((&asked, Egress), (&icmp(Egress, answer, 0, 77, Reply), Egress)),
+            "from the same side"
+        );
+        assert!(
+            !same((&asked, Egress), (&icmp(Ingress, ask, 0, 77, Request), Ingress)),
+            "the peer asks too"
+        );
+        for (_, other) in [(8, 0), (13, 14), (15, 16), (17, 18)]
+            .iter()
+            .filter(|pair| pair.0 != ask)
+        {
+            assert!(
+                !same((&asked, Egress), (&icmp(Ingress, *other, 0, 77, Reply), Ingress)),
+                "another answer"
+            );
+        }
+    }
+    let asked = icmpv6(Ingress, 128, 0, 77, Request);
+    assert!(same((&asked, Ingress), (&icmpv6(Egress, 129, 0, 77, Reply), Egress)));
+    assert!(!same((&asked, Ingress), (&icmpv6(Ingress, 129, 0, 77, Reply), Ingress)));
+}
+
+/// An identifier of 0, a code: no message has the name of another, and none that of another protocol's flow.
+#[test]
+fn messages_that_stand_for_themselves_are_not_answered() {
+    let messages = |direction| {
+        let v4 = (0..=254_u8).flat_map(move |kind| [0, 1].map(|code| icmp(direction, kind, code, 0, Exchange::None)));
+        let v6 =
+            (1..=254_u8).flat_map(move |kind| [0, 1].map(|code| icmpv6(direction, kind, code, 0, Exchange::Error)));
+        // Type 0 has no direction in its name but for its place in an exchange.
+        let v4 = v4.map(|packet| Packet {
+            exchange: if packet.destination_port >> 8 == 0 {
+                Exchange::Error
+            } else {
+                packet.exchange
+            },
+            ..packet
+        });
+        v4.chain(v6)
+    };
+    for (out, back) in messages(Egress).zip(messages(Ingress)) {
+        assert!(!same((&out, Egress), (&back, Ingress)), "{out:?}");
+    }
+    let request = icmp(Egress, 8, 0, 0, Exchange::Request);
+    assert!(messages(Egress).all(|message| !same((&request, Egress), (&message, Egress))));
+    assert!(messages(Ingress).all(|message| !same((&request, Egress), (&message, Ingress))));
+}
+
+#[test]
+fn a_reply_that_nobody_asked_for_stands_for_itself() {
+    let reply = icmp(Ingress, 0, 0, 77, Exchange::Reply);
+    assert!(Flow::tracked(&reply, Ingress).special);
+    let plain = Flow {
+        local: TASK,
+        remote: PEER,
+        ports: 1 << 16,
+        special: false,
+    };
+    assert_eq!(Flow::plain(&reply, Ingress), plain);
+}
+
+#[test]
+fn dhcp_has_no_addresses() {
+    let everyone4 = mapped(u32::MAX);
+    let everyone6 = [0xff02 << 48, 0x0001_0002];
+    let to = |kind, destination, local, remote| Packet {
+        destination,
+        kind,
+        ..packet(Egress, 17, local, remote)
+    };
+    let from = |kind, local, remote| Packet {
+        kind,
+        ..packet(Ingress, 17, local, remote)
+    };
+    for (name, packet, direction, expected) in [
+        ("discover", to(Kind::V4, everyone4, 68, 67), Egress, true),
+        ("request to one server", to(Kind::V4, PEER, 68, 67), Egress, false),
+        ("as a server", to(Kind::V4, everyone4, 67, 68), Egress, false),
+        ("answer", from(Kind::V4, 68, 67), Ingress, true),
+        ("to a server", from(Kind::V4, 67, 68), Ingress, false),
+        ("solicit", to(Kind::V6, everyone6, 546, 547), Egress, true),
+        (
+            "solicit with IPv4's ports",
+            to(Kind::V6, everyone6, 68, 67),
+            Egress,
+            false,
+        ),
+        ("solicit of one server", to(Kind::V6, [1, 2], 546, 547), Egress, false),
+        ("advertise", from(Kind::V6, 546, 547), Ingress, true),
+        ("IPv4 with IPv6's ports", from(Kind::V4, 546, 547), Ingress, false),
+        (
+            "over TCP",
+            Packet {
+                protocol: 6,
+                ..to(Kind::V4, everyone4, 68, 67)
+            },
+            Egress,
+            false,
+        ),
+    ] {
+        assert_eq!(is_dhcp(&packet, direction), expected, "{name}");
+        let flow = Flow::tracked(&packet, direction);
+        let nowhere = (flow.local, flow.remote) == ([0, 0], [0, 0]);
+        assert_eq!((flow.special, nowhere), (expected, expected), "{name}");
+    }
+    let asked = to(Kind::V4, everyone4, 68, 67);
+    assert!(same((&asked, Egress), (&from(Kind::V4, 68, 67), Ingress)));
+}

@@ -1,0 +1,87 @@
+//! The packet that an ICMP error quotes (RFC 792; RFC 4443, 2.4): its addresses and the first eight bytes of its
+//! transport header, which is all that a router has to send back.
+
+use super::{Exchange, Frame, Kind, Packet, Unparsed, halves, icmp, mapped, read};
+use crate::{
+    abi::Reason,
+    conntrack::{ICMP, ICMPV6, TCP, UDP},
+};
+
+const V6_HEADER: u32 = 40;
+
+/// Reads what `error` quotes into `quoted`, whose kind stays [`Kind::None`] where nothing that could be tracked is
+/// quoted: a later fragment, an IPv6 extension header, a message that asks nothing.
+///
+/// # Errors
+/// [`Unparsed::Short`] as for the packet itself.
+#[inline(always)]
+pub fn parse_quoted<F: Frame>(frame: &F, error: &Packet, quoted: &mut Packet) -> Result<(), Unparsed> {
+    quoted.kind = Kind::None;
+    if error.quoted_at == 0 {
+        return Ok(());
+    }
+    let parsed = match error.kind {
+        Kind::V4 => parse_v4(frame, error.quoted_at as u32, quoted),
+        _ => parse_v6(frame, error.quoted_at as u32, quoted),
+    };
+    match parsed {
+        Err(Unparsed::Short) => Err(Unparsed::Short),
+        Err(Unparsed::Bad(_)) => Ok(()),
+        Ok(()) => {
+            quoted.kind = error.kind;
+            Ok(())
+        }
+    }
+}
+
+#[inline(always)]
+fn parse_v4<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
+    let ip = read::<F, 20>(frame, at)?;
+    let header = ((ip[0] & 0xf) as u32) << 2;
+    let offset = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff;
+    if ip[0] >> 4 != 4 || header < 20 || offset != 0 {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    quoted.source = mapped(u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]));
+    quoted.destination = mapped(u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]));
+    quoted.protocol = ip[9];
+    parse_ports(frame, Kind::V4, at + header, quoted)
+}
+
+#[inline(always)]
+fn parse_v6<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
+    let ip = read::<F, 8>(frame, at)?;
+    if ip[0] >> 4 != 6 {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
+    quoted.source = halves(read::<F, 16>(frame, at + 8)?);
+    quoted.destination = halves(read::<F, 16>(frame, at + 24)?);
+    quoted.protocol = ip[6];
+    parse_ports(frame, Kind::V6, at + V6_HEADER, quoted)
+}
+
+#[inline(always)]
+fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
+    let head = read::<F, 8>(frame, at)?;
+    let (first, second) = (
+        u16::from_be_bytes([head[0], head[1]]),
+        u16::from_be_bytes([head[2], head[3]]),
+    );
+    quoted.exchange = Exchange::None;
+    match (quoted.protocol, family) {
+        (TCP | UDP, _) => {
+            quoted.source_port = first;
+            quoted.destination_port = second;
+        }
+        (ICMP, Kind::V4) | (ICMPV6, Kind::V6) => {
+            quoted.exchange = icmp::exchange(family, head[0]);
+            if !matches!(quoted.exchange, Exchange::Request | Exchange::Reply) {
+                return Err(Unparsed::Bad(Reason::Malformed));
+            }
+            quoted.source_port = u16::from_be_bytes([head[4], head[5]]);
+            quoted.destination_port = first;
+        }
+        _ => return Err(Unparsed::Bad(Reason::Malformed)),
+    }
+    Ok(())
+}

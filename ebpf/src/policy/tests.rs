@@ -1,0 +1,287 @@
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use proptest::{collection::vec, prelude::*, strategy::ValueTree as _};
+
+use super::*;
+use crate::{
+    abi::image::{BANK_BYTES, POLICY_BANK, TOMBSTONE},
+    host::HostTables,
+};
+
+const BANK_WORDS: usize = BANK_BYTES as usize / 8;
+
+fn image(banks: usize) -> Vec<AtomicU64> {
+    std::iter::repeat_with(AtomicU64::default)
+        .take(banks * BANK_WORDS)
+        .collect()
+}
+
+fn set(image: &[AtomicU64], bank: u32, offset: u32, value: u64) {
+    image[bank as usize * BANK_WORDS + offset as usize / 8].store(value, Relaxed);
+}
+
+/// Numbers where comparisons go wrong: the ends, the middle, powers of two and their neighbours, anything.
+fn edge() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        Just(0),
+        Just(u64::MAX),
+        Just(i64::MAX as u64),
+        Just(1 << 63),
+        (0..64_u32, 0..3_u64).prop_map(|(bit, off)| (1_u64 << bit).wrapping_add(off).wrapping_sub(1)),
+        any::<u64>(),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn borrow_is_that_of_wide_subtraction(x in edge(), y in edge(), carry in 0..2_u64) {
+        let wide = u128::from(x) < u128::from(y) + u128::from(carry);
+        prop_assert_eq!(borrow(x, y, carry), u64::from(wide));
+    }
+
+    #[test]
+    fn two_borrows_compare_addresses(x in (edge(), edge()), y in (edge(), edge())) {
+        let wide = |(hi, lo): (u64, u64)| u128::from(hi) << 64 | u128::from(lo);
+        let less = borrow(x.0, y.0, borrow(x.1, y.1, 0));
+        prop_assert_eq!(less, u64::from(wide(x) < wide(y)));
+    }
+
+    #[test]
+    fn the_lowest_bit_is_found(value in edge()) {
+        prop_assume!(value != 0);
+        prop_assert_eq!(lowest_bit(value), value.trailing_zeros());
+    }
+
+    /// An axis of packed entries, as long as a power of two, the last interval repeated.
+    #[test]
+    fn a_narrow_key_finds_its_interval(
+        starts in vec(prop_oneof![any::<u32>(), 0..300_u32], 0..70),
+        keys in vec(prop_oneof![any::<u32>(), 0..300_u32], 1..20),
+        offset in 0..1000_u32,
+    ) {
+        let starts = sorted(starts, 0);
+        let (depth, entries) = padded(&starts);
+        let image = image(1);
+        let axis = 8 * offset;
+        for (at, (start, row)) in entries.into_iter().enumerate() {
+            set(&image, 0, axis + 8 * at as u32, u64::from(start) << 32 | row as u64);
+        }
+        let tables = HostTables::new(&image, 0);
+        let bank = tables.bank(0).unwrap();
+        for key in keys.into_iter().chain(starts.iter().copied()).chain([u32::MAX]) {
+            let expected = starts.partition_point(|start| *start <= key) - 1;
+            prop_assert_eq!(find_narrow(bank, axis, depth, key) as usize, expected, "{} in {:?}", key, starts);
+        }
+    }
+
+    /// The same for addresses of IPv6, whose rows lie behind the keys.
+    #[test]
+    fn an_address_finds_its_interval(
+        starts in vec((edge(), edge()), 0..70),
+        keys in vec((edge(), edge()), 1..20),
+        offset in 0..1000_u32,
+    ) {
+        let starts = sorted(starts, (0, 0));
+        let (depth, entries) = padded(&starts);
+        let image = image(1);
+        let axis = 8 * offset;
+        let rows = axis + (16 << depth);
+        for (at, ((hi, lo), row)) in entries.into_iter().enumerate() {
+            let at = at as u32;
+            set(&image, 0, axis + 16 * at, hi);
+            set(&image, 0, axis + 16 * at + 8, lo);
+            set(&image, 0, rows + 8 * at, row as u64);
+        }
+        let tables = HostTables::new(&image, 0);
+        let bank = tables.bank(0).unwrap();
+        for key in keys.into_iter().chain(starts.iter().copied()).chain([(u64::MAX, u64::MAX)]) {
+            let expected = starts.partition_point(|start| *start <= key) - 1;
+            let found = Peer6([key.0, key.1]).find(bank, axis, depth);
+            prop_assert_eq!(found as usize, expected, "{:x?} in {:x?}", key, starts);
+        }
+    }
+}
+
+/// Sorted starts of intervals, each once, the first one given.
+fn sorted<T: Ord>(mut starts: Vec<T>, first: T) -> Vec<T> {
+    starts.push(first);
+    starts.sort_unstable();
+    starts.dedup();
+    starts
+}
+
+/// Depth and entries of an axis: each start with the number of its row.
+fn padded<T: Copy>(starts: &[T]) -> (u32, Vec<(T, usize)>) {
+    let depth = starts.len().next_power_of_two().trailing_zeros();
+    let last = starts.len() - 1;
+    let entries = (0..1 << depth).map(|at: usize| (starts[at.min(last)], at.min(last)));
+    (depth, entries.collect())
+}
+
+/// Puts a word where the search for `key` looks as its number `step`.
+fn put_word(image: &[AtomicU64], base: u32, words: u32, probe: Probe, step: u32, value: u64) {
+    let at = probe.first.wrapping_add(step.wrapping_mul(probe.stride)) & (words - 1);
+    set(image, CONTROL_BANK, base + 8 * at, value);
+}
+
+fn word(tag: u32, index: u32) -> u64 {
+    u64::from(tag) << 32 | u64::from(index)
+}
+
+/// Where a link's word lies on its search path, what lies before it, and whether it is found.
+#[test]
+fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
+    const LINK: u32 = 0x0080_0065;
+    const SLOT: u16 = 5;
+    let own = probe(0, LINK.into());
+    let others = word(own.tag ^ 2, 7);
+    for (name, step, before, row_link, present, found) in [
+        ("at once", 0, EMPTY, LINK, slot::PRESENT, true),
+        ("behind others", 3, others, LINK, slot::PRESENT, true),
+        ("behind what went", 3, TOMBSTONE, LINK, slot::PRESENT, true),
+        (
+            "behind one with the same tag",
+            3,
+            word(own.tag, 7),
+            LINK,
+            slot::PRESENT,
+            true,
+        ),
+        ("behind nothing", 1, EMPTY, LINK, slot::PRESENT, false),
+        ("as the last one", PROBES - 1, others, LINK, slot::PRESENT, true),
+        ("beyond the last one", PROBES, others, LINK, slot::PRESENT, false),
+        ("its row is another link's", 0, EMPTY, LINK + 1, slot::PRESENT, false),
+        ("its slot is not there", 0, EMPTY, LINK, slot::ISOLATED, false),
+    ] {
+        for generation in [1, 2] {
+            let image = image(3);
+            set(&image, CONTROL_BANK, CONTROL_GENERATION, generation);
+            for step in 0..step {
+                put_word(&image, LINKS, LINK_WORDS, own, step, before);
+            }
+            put_word(&image, LINKS, LINK_WORDS, own, step, word(own.tag, 42));
+            let rows = ROWS_BANK + (generation & 1) as u32;
+            set(&image, rows, LINK_ROW + 8 * 42, word(SLOT.into(), row_link));
+            set(&image, rows, LINK_ROW + 8 * 7, word(9, 1));
+            let row = SLOT_ROW + SLOT_ROW_BYTES * u32::from(SLOT);
+            for (at, value) in [word(2, 1), word(4, 3), word(77, present), word(6, 5)]
+                .into_iter()
+                .enumerate()
+            {
+                set(&image, rows, row + 8 * at as u32, value);
+            }
+            let tables = HostTables::new(&image, 0);
+            let control = Control::read(&tables).unwrap();
+            let mut eni = EniRow::default();
+            let result = Rows::read(&tables, control).unwrap().eni_of(LINK, &mut eni);
+            let expected = EniRow {
+                slot: SLOT,
+                flags: present,
+                roots: [word(2, 1), word(4, 3)],
+                conn_limit: 5,
+                denial_limit: 6,
+                spare: 0,
+            };
+            let expected = if found {
+                (Some(()), expected)
+            } else {
+                (None, EniRow::default())
+            };
+            assert_eq!((result, eni), expected, "{name}, generation {generation}");
+        }
+    }
+}
+
+#[test]
+fn a_row_of_the_other_generation_is_not_seen() {
+    let address = [1, 2];
+    let own = probe(1, 2);
+    let image = image(3);
+    put_word(&image, MEMBERS, MEMBER_WORDS, own, 0, word(own.tag, 3));
+    let row = ADDRESS_ROW + 3 * ADDRESS_ROW_BYTES;
+    for (offset, value) in [(0, 1), (8, 2), (16, word(9, address::PRESENT << 16 | 4))] {
+        set(&image, ROWS_BANK + 1, row + offset, value);
+    }
+    let known = AddressRow {
+        slot: 4,
+        flags: address::PRESENT,
+        group_set: 9,
+    };
+    for (generation, expected) in [(1, known), (2, AddressRow::default()), (3, known)] {
+        set(&image, CONTROL_BANK, CONTROL_GENERATION, generation);
+        let tables = HostTables::new(&image, 0);
+        let rows = Rows::read(&tables, Control::read(&tables).unwrap()).unwrap();
+        assert_eq!(rows.address(address), expected, "generation {generation}");
+        assert_eq!(rows.address([1, 3]), AddressRow::default(), "another address");
+    }
+    set(&image, CONTROL_BANK, CONTROL_GENERATION, 0);
+    let tables = HostTables::new(&image, 0);
+    assert!(Rows::read(&tables, Control::read(&tables).unwrap()).is_none());
+}
+
+#[test]
+fn an_image_without_banks_has_nothing() {
+    let tables = HostTables::new(&[], 0);
+    assert!(Control::read(&tables).is_none());
+    let subject = Subject {
+        axis: 0,
+        port: 443,
+        peer: Peer4(1),
+        group_set: 0,
+    };
+    assert_eq!(judge(&tables, 1 << 15, subject), Judgement::NoPolicy);
+}
+
+/// A damaged image gives wrong answers, and nothing worse.
+#[test]
+fn damage_is_read_without_panic() {
+    let image = image(5);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let noise = prop_oneof![any::<u64>(), edge(), any::<u32>().prop_map(u64::from)];
+    for _ in 0..4 {
+        for (at, word) in image.iter().enumerate() {
+            // A strategy for each word would take minutes.
+            let mixed = probe(at as u64, word.load(Relaxed));
+            word.store(u64::from(mixed.first) << 32 | u64::from(mixed.tag), Relaxed);
+        }
+        let tables = HostTables::new(&image, 0);
+        for _ in 0..5000 {
+            let mut value = || noise.new_tree(&mut runner).unwrap().current();
+            let root = Root(POLICY_BANK << 15 | value() as u32 & 0xffff);
+            let header = [
+                value() << 32 | u64::from(POLICY_MAGIC),
+                value(),
+                value(),
+                value(),
+                value(),
+                value(),
+                value(),
+                value(),
+            ];
+            for (at, word) in header.into_iter().enumerate() {
+                set(&image, root.bank().min(4), root.offset() + 8 * at as u32, word);
+            }
+            let (port, group_set) = (value() as u32, value() as u32);
+            let peer = [value(), value()];
+            for axis in 0..4 {
+                let roots = u64::from(root.0) << 32 | u64::from(root.0);
+                let narrow = Subject {
+                    axis,
+                    port,
+                    peer: Peer4(peer[1] as u32),
+                    group_set,
+                };
+                let wide = Subject {
+                    axis,
+                    port,
+                    peer: Peer6(peer),
+                    group_set,
+                };
+                let _ = (judge(&tables, roots, narrow), judge(&tables, roots, wide));
+            }
+            set(&image, CONTROL_BANK, CONTROL_GENERATION, value() | 1);
+            let rows = Rows::read(&tables, Control::read(&tables).unwrap()).unwrap();
+            let _ = (rows.address(peer), rows.eni_of(port, &mut EniRow::default()));
+        }
+    }
+}

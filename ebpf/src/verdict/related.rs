@@ -1,0 +1,73 @@
+//! ICMP errors about a tracked connection: let through without a rule as far as `settings.icmp-errors` says, matched by
+//! the packet inside them. AWS documents no such thing (facts: security groups, section 2); without the path MTU messages
+//! a connection over a narrower path hangs, so those are let through unless the setting says otherwise.
+
+use super::{Scene, Way, track::Standing};
+use crate::{
+    abi::{Direction, image::control},
+    family::Family,
+    flow::Flow,
+    packet::{Kind, Packet},
+    policy::PeerKey as _,
+    tables::{Flows, Tables},
+};
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// The rule of the tracked connection that the packet is an error about; 0 if it is none, or about none.
+    #[inline(always)]
+    pub(super) fn related<F: Family>(&mut self, tail: u32) -> u32
+    where
+        T: Flows<F::Key>,
+    {
+        let (packet, quoted) = (self.packet, self.quoted);
+        if packet.quoted_at == 0 || matches!(quoted.kind, Kind::None) || !self.wanted::<F>() {
+            return 0;
+        }
+        // The quoted packet went the other way; the error goes to whoever sent it, and an end speaks for itself.
+        let (sent_to, speaks) = (packet.destination, packet.source);
+        let addressed = match D::DIRECTION {
+            Direction::Ingress => same(sent_to, quoted.source),
+            Direction::Egress => same(speaks, quoted.destination) && same(sent_to, quoted.source),
+        };
+        if !addressed {
+            return 0;
+        }
+        let flow = Flow::tracked(quoted, D::DIRECTION.opposite());
+        let tail = tail & !0xff | quoted.protocol as u32;
+        let key = F::key(&mut self.work.keys);
+        F::set_key(key, flow.local, flow.remote, flow.ports, tail);
+        match self.tables.conn(key) {
+            Some(conn) if self.standing(&conn, tail, &as_quoted(quoted)) == Standing::Live => conn.by().0,
+            _ => 0,
+        }
+    }
+
+    /// Whether the settings let errors of this type through.
+    #[inline(always)]
+    fn wanted<F: Family>(&self) -> bool {
+        const FRAGMENTATION_NEEDED: u16 = 0x0304;
+        const PACKET_TOO_BIG: u16 = 2;
+        let message = self.packet.destination_port;
+        let pmtu = if F::Peer::V6 {
+            message >> 8 == PACKET_TOO_BIG
+        } else {
+            message == FRAGMENTATION_NEEDED
+        };
+        let wants = if pmtu { control::ICMP_PMTU } else { control::ICMP_ALL };
+        self.control.flags & wants != 0
+    }
+}
+
+/// What of a quoted packet says how its connection stands: nothing but its protocol. It opens and closes nothing.
+#[inline(always)]
+fn as_quoted(quoted: &Packet) -> Packet {
+    Packet {
+        protocol: quoted.protocol,
+        ..Packet::default()
+    }
+}
+
+#[inline(always)]
+const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
+}

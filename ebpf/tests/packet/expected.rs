@@ -1,0 +1,66 @@
+//! What the parser is expected to make of a frame.
+
+use taskgate_ebpf::{
+    abi::Reason,
+    packet::{Kind, Packet, Unparsed, mapped},
+};
+
+use crate::frames::*;
+
+pub(crate) const MALFORMED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::Malformed));
+pub(crate) const UNSUPPORTED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::UnsupportedEthertype));
+
+/// What a frame that carries no addresses leaves.
+pub(crate) fn nothing() -> Packet {
+    Packet {
+        packets: 1,
+        link: LINK.get(),
+        ..Packet::default()
+    }
+}
+
+pub(crate) fn v4(protocol: u8, bytes: u32) -> Packet {
+    Packet {
+        source: mapped(u32::from_be_bytes(SOURCE4)),
+        destination: mapped(u32::from_be_bytes(DESTINATION4)),
+        bytes,
+        protocol,
+        kind: Kind::V4,
+        ..nothing()
+    }
+}
+
+pub(crate) fn v6(protocol: u8, bytes: u32) -> Packet {
+    Packet {
+        source: [0x2001_0db8_0001_0000, 7],
+        destination: [0x2001_0db8_0002_0000, 9],
+        bytes,
+        protocol,
+        kind: Kind::V6,
+        ..nothing()
+    }
+}
+
+/// A SYN-ACK from port 80 to 443.
+pub(crate) fn ports(packet: Packet) -> Packet {
+    Packet {
+        source_port: 80,
+        destination_port: 443,
+        tcp_flags: 0x12,
+        ..packet
+    }
+}
+
+pub(crate) fn later(packet: Packet) -> Packet {
+    Packet {
+        later_fragment: true,
+        ..packet
+    }
+}
+
+#[track_caller]
+pub(crate) fn check(rows: impl IntoIterator<Item = (&'static str, Vec<u8>, Result<(), Unparsed>, Packet)>) {
+    for (name, frame, result, packet) in rows {
+        assert_eq!(parsed(&frame), (result, packet), "{name}: {frame:02x?}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The parser against bytes that others encoded, and against another parser.
+
+mod expected;
+mod frames;
+mod ip;
+mod properties;
+mod transport;

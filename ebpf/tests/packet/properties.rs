@@ -1,0 +1,216 @@
+//! What holds for the parser whatever it is given, and that `etherparse` reads the same.
+
+use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use proptest::{collection::vec, prelude::*};
+use taskgate_ebpf::{
+    abi::LinkId,
+    host::HostFrame,
+    packet::{Frame, Kind, PULL_BYTES, Packet, Unparsed, parse},
+};
+
+use crate::frames::*;
+
+/// A frame of which only the first bytes can be read.
+struct Linear<'a> {
+    whole: HostFrame<'a>,
+    readable: usize,
+}
+
+impl Frame for Linear<'_> {
+    fn length(&self) -> u32 {
+        self.whole.length()
+    }
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        if at as usize + N > self.readable {
+            return None;
+        }
+        self.whole.read(at)
+    }
+    fn link(&self) -> LinkId {
+        self.whole.link()
+    }
+    fn tagged(&self) -> bool {
+        false
+    }
+    fn segments(&self) -> (u32, u32) {
+        self.whole.segments()
+    }
+}
+
+fn payload() -> impl Strategy<Value = (u8, Vec<u8>)> {
+    let body = || vec(any::<u8>(), 0..40);
+    prop_oneof![
+        4 => (any::<u16>(), any::<u16>(), 0..11_usize, body()).prop_map(|(s, d, o, b)| (6, tcp(s, d, o, &b))),
+        3 => (any::<u16>(), any::<u16>(), body()).prop_map(|(s, d, b)| (17, udp(s, d, &b))),
+        2 => (any::<u8>(), any::<u8>(), any::<u16>(), body()).prop_map(|(k, c, i, b)| (1, icmp(k, c, i, &b))),
+        2 => (any::<u8>(), any::<u8>(), any::<u16>(), body()).prop_map(|(k, c, i, b)| (58, icmp(k, c, i, &b))),
+        1 => (any::<u8>(), body()),
+    ]
+}
+
+/// Up to nine extension headers in front of a payload.
+fn extended() -> impl Strategy<Value = (u8, Vec<u8>)> {
+    let header = (0..5_u8, 1..4_usize, any::<bool>());
+    (payload(), vec(header, 0..10)).prop_map(|((next, payload), headers)| {
+        headers
+            .into_iter()
+            .fold((next, payload), |(next, payload), (kind, units, odd)| match kind {
+                0 => (0, extension(next, units, &payload)),
+                1 => (43, extension(next, units, &payload)),
+                2 => (44, fragment(next, u16::from(odd) * 3, odd, &payload)),
+                3 => (51, authentication(next, units, &payload)),
+                _ => (60, extension(next, units, &payload)),
+            })
+    })
+}
+
+/// A frame as somebody may send it: legal for the most part.
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let v4 = (
+        payload(),
+        0..11_usize,
+        prop_oneof![9 => Just((0, false)), 1 => (0..8192_u16, any::<bool>())],
+    )
+        .prop_map(|((protocol, payload), words, (offset, more))| {
+            ipv4(protocol, &payload, |ip| {
+                ip.options = options(&vec![1; 4 * words]);
+                ip.fragment_offset = offset.try_into().expect("13 bits");
+                ip.more_fragments = more;
+            })
+        });
+    let v6 = extended().prop_map(|(next, payload)| ipv6(next, &payload));
+    let other = (any::<u16>(), vec(any::<u8>(), 0..60)).prop_map(|(kind, bytes)| ethernet(EtherType(kind), &bytes));
+    let arp = vec(any::<u8>(), 0..40).prop_map(|bytes| {
+        let head = [0, 1, 8, 0, 6, 4, 0, 1];
+        ethernet(EtherType::ARP, &[&head[..], &bytes].concat())
+    });
+    let padded = (prop_oneof![8 => v4, 8 => v6, 1 => other, 1 => arp], 0..20_usize);
+    padded.prop_map(|(frame, padding)| [frame, vec![0; padding]].concat())
+}
+
+/// The same with some bytes changed and its end cut off.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    let cut = prop_oneof![2 => Just(0), 1 => 0..60_usize];
+    (frame(), changes, cut).prop_map(|(mut frame, changes, cut)| {
+        for (at, value) in changes {
+            // Where headers are, for the most part.
+            let at = at.index(frame.len().min(90));
+            frame[at] = value;
+        }
+        frame.truncate(frame.len().saturating_sub(cut));
+        frame
+    })
+}
+
+fn halves(address: [u8; 16]) -> [u64; 2] {
+    let value = u128::from_be_bytes(address);
+    [(value >> 64) as u64, value as u64]
+}
+
+/// Addresses, and what `etherparse` finds behind the extension headers: protocol, ports and flags.
+type Other = (Kind, [u64; 2], [u64; 2], Option<(u8, u16, u16, u8)>);
+
+/// What `etherparse` makes of a frame that it can read.
+fn other_reading(bytes: &[u8]) -> Option<Other> {
+    let sliced = LaxSlicedPacket::from_ethernet(bytes).ok()?;
+    if !sliced.link_exts.is_empty() {
+        return None;
+    }
+    let (kind, source, destination) = match sliced.net? {
+        LaxNetSlice::Ipv4(ip) => {
+            let map = |address: [u8; 4]| taskgate_ebpf::packet::mapped(u32::from_be_bytes(address));
+            // We take IPv4's authentication header for a protocol of its own.
+            if ip.header().protocol().0 == 51 {
+                return None;
+            }
+            (Kind::V4, map(ip.header().source()), map(ip.header().destination()))
+        }
+        LaxNetSlice::Ipv6(ip) => (
+            Kind::V6,
+            halves(ip.header().source()),
+            halves(ip.header().destination()),
+        ),
+        LaxNetSlice::Arp(_) => return None,
+    };
+    let transport = sliced.transport.and_then(|transport| {
+        Some(match transport {
+            TransportSlice::Tcp(tcp) => (6, tcp.source_port(), tcp.destination_port(), tcp.slice()[13]),
+            TransportSlice::Udp(udp) => (17, udp.source_port(), udp.destination_port(), 0),
+            TransportSlice::Icmpv4(icmp) => (1, 0, u16::from_be_bytes([icmp.type_u8(), icmp.code_u8()]), 0),
+            TransportSlice::Icmpv6(icmp) => (58, 0, u16::from_be_bytes([icmp.type_u8(), icmp.code_u8()]), 0),
+            TransportSlice::Igmp(_) => return None,
+        })
+    });
+    Some((kind, source, destination, transport))
+}
+
+/// Whatever we would judge a packet by, `etherparse` reads there too.
+fn agrees(bytes: &[u8], packet: &Packet) -> Result<(), TestCaseError> {
+    let Some((kind, source, destination, transport)) = other_reading(bytes) else {
+        return Ok(());
+    };
+    prop_assert_eq!(
+        (packet.kind, packet.source, packet.destination),
+        (kind, source, destination)
+    );
+    let icmp_of_family = matches!((packet.kind, packet.protocol), (Kind::V4, 1) | (Kind::V6, 58));
+    match transport {
+        Some((protocol, source_port, destination_port, flags)) if !packet.later_fragment => {
+            prop_assert_eq!(packet.protocol, protocol);
+            if matches!(protocol, 6 | 17) {
+                prop_assert_eq!(
+                    (packet.source_port, packet.destination_port, packet.tcp_flags),
+                    (source_port, destination_port, flags)
+                );
+            } else if icmp_of_family {
+                prop_assert_eq!(packet.destination_port, destination_port);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("TASKGATE_TEST_LONG").is_some() { 2_000_000 } else { 5_000 }))]
+
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in vec(any::<u8>(), 0..400), segments in any::<(u32, u32)>()) {
+        let (result, packet) = parsed_as(&HostFrame { segments, ..HostFrame::new(&bytes, LINK) });
+        prop_assert_ne!(result, Err(Unparsed::Short), "all bytes are in reach");
+        prop_assert_ne!(packet.packets, 0);
+    }
+
+    #[test]
+    fn what_is_read_is_what_is_there(frame in frame()) {
+        let (result, packet) = parsed(&frame);
+        if result.is_ok() {
+            agrees(&frame, &packet)?;
+        }
+    }
+
+    #[test]
+    fn what_is_read_of_damaged_frames_is_what_is_there(frame in damaged(), segments in prop_oneof![3 => Just((0, 0)), 1 => any::<(u32, u32)>()]) {
+        let (result, packet) = parsed_as(&HostFrame { segments, ..HostFrame::new(&frame, LINK) });
+        prop_assert_ne!(result, Err(Unparsed::Short), "all bytes are in reach");
+        prop_assert_ne!(packet.packets, 0);
+        // A packet that is said to be a GSO packet may say no length of its own.
+        if result.is_ok() && segments.1 == 0 {
+            agrees(&frame, &packet)?;
+        }
+    }
+
+    /// How much of a frame is linear decides when it is judged, never how.
+    #[test]
+    fn a_frame_that_can_be_read_in_part_waits_or_is_read_the_same(frame in damaged(), readable in 0..300_usize) {
+        let whole = HostFrame::new(&frame, LINK);
+        let expected = parsed_as(&whole);
+        let mut packet = Packet::default();
+        let linear = Linear { whole, readable };
+        match parse(&linear, &mut packet) {
+            Err(Unparsed::Short) => prop_assert!(readable < frame.len().min(PULL_BYTES as usize)),
+            result => prop_assert_eq!((result, packet), expected),
+        }
+    }
+}

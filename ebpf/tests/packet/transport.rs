@@ -1,0 +1,305 @@
+//! TCP, UDP, ICMP, neighbours, and packets that stand for several, by name.
+
+use etherparse::EtherType;
+use taskgate_ebpf::{
+    host::HostFrame,
+    packet::{Exchange, Kind, Neighbour, Packet, mapped},
+};
+
+use crate::{expected::*, frames::*};
+
+#[test]
+fn transport_headers() {
+    let of = |packet: Packet, source_port, destination_port| Packet {
+        source_port,
+        destination_port,
+        ..packet
+    };
+    let offset = |words: u8| with(tcp(80, 443, 0, b"0123"), &[(12, words << 4)]);
+    let flags = |flags: u8| with(tcp(80, 443, 0, b""), &[(13, flags)]);
+    check([
+        (
+            "UDP",
+            ipv4(17, &udp(53, 5353, b"q"), |_| ()),
+            Ok(()),
+            of(v4(17, 29), 53, 5353),
+        ),
+        ("UDP of 7 bytes", ipv4(17, &[0; 7], |_| ()), MALFORMED, v4(17, 27)),
+        ("UDP of 7 bytes, IPv6", ipv6(17, &[0; 7]), MALFORMED, v6(17, 47)),
+        (
+            "TCP of 10 bytes",
+            ipv4(6, &tcp(80, 443, 0, b"")[..10], |_| ()),
+            MALFORMED,
+            v4(6, 30),
+        ),
+        (
+            "TCP of 19 bytes",
+            ipv6(6, &tcp(80, 443, 0, b"")[..19]),
+            MALFORMED,
+            v6(6, 59),
+        ),
+        (
+            "TCP that says 16 bytes",
+            ipv4(6, &offset(4), |_| ()),
+            MALFORMED,
+            v4(6, 44),
+        ),
+        (
+            "TCP that says as much as there is",
+            ipv4(6, &offset(6), |_| ()),
+            Ok(()),
+            ports(v4(6, 44)),
+        ),
+        ("TCP that says more", ipv4(6, &offset(7), |_| ()), MALFORMED, v4(6, 44)),
+        (
+            "TCP with 40 bytes of options",
+            ipv4(6, &tcp(80, 443, 10, b""), |_| ()),
+            Ok(()),
+            ports(v4(6, 80)),
+        ),
+        (
+            "TCP without flags",
+            ipv4(6, &flags(0), |_| ()),
+            Ok(()),
+            Packet {
+                tcp_flags: 0,
+                ..ports(v4(6, 40))
+            },
+        ),
+        (
+            "TCP with all flags",
+            ipv4(6, &flags(0xff), |_| ()),
+            Ok(()),
+            Packet {
+                tcp_flags: 0xff,
+                ..ports(v4(6, 40))
+            },
+        ),
+        ("SCTP", ipv4(132, &tcp(80, 443, 0, b""), |_| ()), Ok(()), v4(132, 40)),
+        ("UDP-Lite", ipv6(136, &udp(80, 443, b"")), Ok(()), v6(136, 48)),
+    ]);
+}
+
+#[test]
+fn icmp_messages() {
+    let of = |packet: Packet, kind: u8, code: u8, exchange, source_port| Packet {
+        destination_port: u16::from_be_bytes([kind, code]),
+        exchange,
+        source_port,
+        // Behind Ethernet, the IP header and the message's own eight bytes.
+        quoted_at: match (exchange, packet.kind) {
+            (Exchange::Error, Kind::V4) => 14 + 20 + 8,
+            (Exchange::Error, _) => 14 + 40 + 8,
+            _ => 0,
+        },
+        ..packet
+    };
+    for kind in 0..=255 {
+        let exchange = match kind {
+            8 | 13 | 15 | 17 => Exchange::Request,
+            0 | 14 | 16 | 18 => Exchange::Reply,
+            3 | 11 | 12 => Exchange::Error,
+            _ => Exchange::None,
+        };
+        let asks = matches!(exchange, Exchange::Request | Exchange::Reply);
+        let expected = if kind == 255 {
+            (MALFORMED, v4(1, 28))
+        } else {
+            (Ok(()), of(v4(1, 28), kind, 3, exchange, if asks { 0x1234 } else { 0 }))
+        };
+        let frame = ipv4(1, &icmp(kind, 3, 0x1234, b""), |_| ());
+        assert_eq!(parsed(&frame), expected, "ICMP type {kind}");
+
+        // A hop limit of 64: neighbour discovery that came over a router is none.
+        let exchange = match kind {
+            128 => Exchange::Request,
+            129 => Exchange::Reply,
+            1..=4 => Exchange::Error,
+            _ => Exchange::None,
+        };
+        let asks = matches!(exchange, Exchange::Request | Exchange::Reply);
+        let expected = if kind == 255 {
+            (MALFORMED, v6(58, 48))
+        } else {
+            (Ok(()), of(v6(58, 48), kind, 3, exchange, if asks { 0x1234 } else { 0 }))
+        };
+        let frame = ipv6(58, &icmp(kind, 3, 0x1234, b""));
+        assert_eq!(parsed(&frame), expected, "ICMPv6 type {kind}");
+    }
+    check([
+        (
+            "ICMP of 7 bytes",
+            ipv4(1, &icmp(8, 0, 1, b"")[..7], |_| ()),
+            MALFORMED,
+            v4(1, 27),
+        ),
+        (
+            "ICMPv6 of 7 bytes",
+            ipv6(58, &icmp(128, 0, 1, b"")[..7]),
+            MALFORMED,
+            v6(58, 47),
+        ),
+    ]);
+}
+
+#[test]
+fn neighbour_discovery() {
+    const TARGET: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x42];
+    let message =
+        |kind: u8, hop_limit: u8, payload: &[u8]| with(ipv6(58, &icmp(kind, 0, 0, payload)), &[(21, hop_limit)]);
+    let of = |kind: u8, bytes, neighbour, target| Packet {
+        destination_port: u16::from(kind) << 8,
+        neighbour,
+        target,
+        ..v6(58, bytes)
+    };
+    let known = [0xfe80 << 48, 0x42];
+    let none = [0, 0];
+    for (kind, neighbour, target) in [
+        (133, Neighbour::RouterSolicitation, none),
+        (134, Neighbour::Router, none),
+        (135, Neighbour::Solicitation, known),
+        (136, Neighbour::Advertisement, known),
+        (137, Neighbour::Router, none),
+    ] {
+        let expected = (Ok(()), of(kind, 64, neighbour, target));
+        assert_eq!(parsed(&message(kind, 255, &TARGET)), expected, "type {kind}");
+        for hop_limit in [0, 1, 254] {
+            let expected = (Ok(()), of(kind, 64, Neighbour::None, none));
+            assert_eq!(
+                parsed(&message(kind, hop_limit, &TARGET)),
+                expected,
+                "type {kind} over a router"
+            );
+        }
+    }
+    for (kind, neighbour) in [
+        (130, Neighbour::ListenerQuery),
+        (131, Neighbour::ListenerReport),
+        (132, Neighbour::ListenerReport),
+        (143, Neighbour::ListenerReport),
+    ] {
+        let with_alert = with(ipv6(0, &extension(58, 1, &icmp(kind, 0, 0, &TARGET))), &[(21, 1)]);
+        assert_eq!(
+            parsed(&with_alert),
+            (Ok(()), of(kind, 72, neighbour, none)),
+            "type {kind}"
+        );
+        let expected = (Ok(()), of(kind, 64, Neighbour::None, none));
+        assert_eq!(
+            parsed(&message(kind, 255, &TARGET)),
+            expected,
+            "type {kind} with more hops than one"
+        );
+    }
+    check([
+        (
+            "solicitation without its target",
+            message(135, 255, &TARGET[..15]),
+            MALFORMED,
+            of(135, 63, Neighbour::None, none),
+        ),
+        (
+            "advertisement without its target",
+            message(136, 255, b""),
+            MALFORMED,
+            of(136, 48, Neighbour::None, none),
+        ),
+        (
+            "redirect by a stranger, short",
+            message(137, 255, b""),
+            Ok(()),
+            of(137, 48, Neighbour::Router, none),
+        ),
+    ]);
+}
+
+#[test]
+fn arp() {
+    let packet = |operation: u8| {
+        let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, operation, 2, 0, 0, 0, 0, 1];
+        bytes.extend(SOURCE4);
+        bytes.extend([0; 6]);
+        bytes.extend(DESTINATION4);
+        ethernet(EtherType::ARP, &bytes)
+    };
+    let found = Packet {
+        source: mapped(u32::from_be_bytes(SOURCE4)),
+        destination: mapped(u32::from_be_bytes(DESTINATION4)),
+        target: mapped(u32::from_be_bytes(DESTINATION4)),
+        bytes: 28,
+        kind: Kind::Arp,
+        neighbour: Neighbour::Arp,
+        ..nothing()
+    };
+    check([
+        ("request", packet(1), Ok(()), found),
+        ("reply, padded", [packet(2), vec![0; 18]].concat(), Ok(()), found),
+        ("reverse request", packet(3), MALFORMED, nothing()),
+        ("operation 257", with(packet(1), &[(20, 1)]), MALFORMED, nothing()),
+        ("27 bytes", without_last(packet(1), 1), MALFORMED, nothing()),
+        ("another hardware", with(packet(1), &[(15, 6)]), MALFORMED, nothing()),
+        ("another protocol", with(packet(1), &[(16, 0x86)]), MALFORMED, nothing()),
+        (
+            "another hardware length",
+            with(packet(1), &[(18, 8)]),
+            MALFORMED,
+            nothing(),
+        ),
+        (
+            "another protocol length",
+            with(packet(1), &[(19, 16)]),
+            MALFORMED,
+            nothing(),
+        ),
+    ]);
+}
+
+#[test]
+fn packets_that_stand_for_several() {
+    let large = ipv4(6, &tcp(80, 443, 3, &[0; 3000]), |_| ());
+    let nameless = with(large.clone(), &[(16, 0), (17, 0)]);
+    let jumbo = with(
+        ipv6(0, &extension(6, 1, &tcp(80, 443, 0, &[0; 2500]))),
+        &[(18, 0), (19, 0)],
+    );
+    let datagrams = ipv4(17, &udp(53, 54, &[0; 2001]), |_| ());
+    let other = ipv4(47, &[0; 1000], |_| ());
+    for (name, frame, segments, packets, bytes) in [
+        ("itself", &large, (0, 0), 1, 3052),
+        ("counted, but of no size", &large, (3, 0), 1, 3052),
+        ("three segments", &large, (3, 1000), 3, 3052 + 2 * 52),
+        ("nobody counted them", &large, (0, 1000), 3, 3052 + 2 * 52),
+        (
+            "nobody counted them, the last one short",
+            &large,
+            (0, 1001),
+            3,
+            3052 + 2 * 52,
+        ),
+        (
+            "nobody counted them, the last one of a byte",
+            &large,
+            (0, 999),
+            4,
+            3052 + 3 * 52,
+        ),
+        ("IPv4 of no length", &nameless, (3, 1000), 3, 3052 + 2 * 52),
+        ("jumbogram", &jumbo, (5, 500), 5, 2568 + 4 * 68),
+        ("datagrams", &datagrams, (0, 1000), 3, 2029 + 2 * 28),
+        ("no transport header", &other, (0, 500), 2, 1020 + 20),
+        ("nonsense does not overflow", &large, (u32::MAX, 1), u32::MAX, u32::MAX),
+    ] {
+        let (result, packet) = parsed_as(&HostFrame {
+            segments,
+            ..HostFrame::new(frame, LINK)
+        });
+        assert_eq!(
+            (result, packet.packets, packet.bytes),
+            (Ok(()), packets, bytes),
+            "{name}"
+        );
+    }
+    assert_eq!(parsed(&nameless).0, MALFORMED, "no length, and stands for itself");
+    assert_eq!(parsed(&jumbo).0, MALFORMED, "a jumbogram on the wire");
+}

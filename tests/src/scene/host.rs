@@ -1,0 +1,102 @@
+//! The pure core on plain collections.
+
+use std::{collections::HashMap, rc::Rc, sync::atomic::AtomicU64};
+
+use anyhow::Result;
+use taskgate::dataplane::flow::{FlowKey, UsageState};
+use taskgate_ebpf::{
+    abi::{Conn, LinkId, Outcome, Usage},
+    host::{HostFrame, HostTables, decide},
+    tables::Tables as _,
+};
+
+use super::{DataPath, Sent, State};
+
+/// The pure core, with tables of its own.
+pub struct Host<'a> {
+    /// Its tables.
+    pub tables: HostTables<'a>,
+    /// How the last packet ended.
+    pub last: Option<Outcome>,
+}
+
+impl<'a> Host<'a> {
+    /// Over an image, with room for so many entries in each table.
+    pub fn new(image: &'a [AtomicU64], room: usize) -> Self {
+        Self {
+            tables: HostTables::new(image, room),
+            last: None,
+        }
+    }
+}
+
+fn make_older<K>(conns: &HashMap<K, Rc<Conn>>, ticks: u32) {
+    for conn in conns.values() {
+        let (last, tail) = conn.seen.get();
+        conn.seen.set(last.wrapping_sub(ticks), tail);
+    }
+}
+
+fn used(usage: &Usage) -> UsageState {
+    UsageState {
+        conns: usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get()),
+        denials: usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get()),
+        flows_lost: usage.flows_lost.get(),
+        denials_lost: usage.denials_lost.get(),
+    }
+}
+
+impl DataPath for Host<'_> {
+    fn judge(&mut self, sent: &Sent<'_>) -> Result<bool> {
+        let frame = HostFrame {
+            segments: sent.segments,
+            ..HostFrame::new(sent.frame, LinkId::device(sent.link))
+        };
+        let outcome = decide(&self.tables, &frame, sent.direction);
+        self.last = Some(outcome);
+        Ok(outcome.passes())
+    }
+
+    fn now(&mut self) -> Result<u32> {
+        Ok(self.tables.now())
+    }
+
+    fn age(&mut self, ticks: u32) -> Result<()> {
+        make_older(&self.tables.conns_v4(), ticks);
+        make_older(&self.tables.conns_v6(), ticks);
+        Ok(())
+    }
+
+    fn state(&mut self, highest: u16) -> Result<State> {
+        let tables = &self.tables;
+        let v4 = tables
+            .conns_v4()
+            .into_iter()
+            .map(|(key, conn)| (FlowKey::V4(key), (&*conn).into()));
+        let v6 = tables
+            .conns_v6()
+            .into_iter()
+            .map(|(key, conn)| (FlowKey::V6(key), (&*conn).into()));
+        let conns = v4.chain(v6).collect();
+        let v4 = tables
+            .denials_v4()
+            .into_iter()
+            .map(|(key, denial)| (FlowKey::V4(key), (&*denial).into()));
+        let v6 = tables
+            .denials_v6()
+            .into_iter()
+            .map(|(key, denial)| (FlowKey::V6(key), (&*denial).into()));
+        let denials = v4.chain(v6).collect();
+        let usage = (0..=highest).filter_map(|slot| Some((slot, used(tables.usage(slot)?))));
+        Ok(State {
+            conns,
+            denials,
+            counters: tables
+                .counters()
+                .into_iter()
+                .filter(|(_, packets)| *packets > 0)
+                .collect(),
+            usage: usage.filter(|(_, usage)| *usage != UsageState::default()).collect(),
+        })
+    }
+}

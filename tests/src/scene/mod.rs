@@ -1,0 +1,147 @@
+//! A host in a nutshell: a model compiled into an image, packets on links, and the state that they leave. The data path
+//! over it is the pure core on plain collections ([`Host`]) or the loaded program ([`Kernel`]).
+
+pub mod frames;
+mod host;
+mod kernel;
+pub mod model;
+mod state;
+
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Context as _, Result};
+use taskgate::{
+    compile::{Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope},
+    model::{Eni, Model},
+};
+use taskgate_ebpf::abi::{Direction, LinkId, image::Timeout};
+
+pub use host::Host;
+pub use kernel::Kernel;
+pub use state::{State, outcome_name};
+
+/// Ticks in a second of a scene. Not fewer than any kernel has: what really goes by never counts for more.
+pub const SECOND: u32 = 1000;
+
+/// A packet on a link.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// Its bytes.
+    pub frame: &'a [u8],
+    /// The link's ifindex.
+    pub link: u32,
+    /// Which gate it meets.
+    pub direction: Direction,
+    /// Segments, and bytes of payload in each; 0 and 0 if it stands for itself.
+    pub segments: (u32, u32),
+}
+
+/// The data path over an image.
+pub trait DataPath {
+    /// Judges a packet: whether it goes on.
+    fn judge(&mut self, sent: &Sent<'_>) -> Result<bool>;
+    /// The clock, in ticks.
+    fn now(&mut self) -> Result<u32>;
+    /// Makes every connection older.
+    fn age(&mut self, ticks: u32) -> Result<()>;
+    /// All that it keeps, of slots up to `highest`.
+    fn state(&mut self, highest: u16) -> Result<State>;
+}
+
+/// The configuration in an image.
+pub struct Scene<'a> {
+    /// The image's writer.
+    pub writer: ImageWriter<&'a [AtomicU64]>,
+    /// The register of rules.
+    pub book: RuleBook,
+    sets: GroupSets,
+    /// What was applied last.
+    pub model: Model,
+    /// The capture window.
+    pub window: u32,
+    /// The highest slot that any ENI has had.
+    pub highest: u16,
+}
+
+/// What ENIs are gated with unless a test says otherwise.
+pub const GATE: Gate = Gate {
+    connections: 1000,
+    denials: 1000,
+    isolated: false,
+};
+
+/// [`GATE`] for the ENIs that are bound to this host.
+pub fn all_gated(eni: &Eni) -> Option<Gate> {
+    eni.binding.is_some().then_some(GATE)
+}
+
+impl<'a> Scene<'a> {
+    /// Takes an image, all of whose words become 0, and sets AWS's time-outs.
+    pub fn new(image: &'a [AtomicU64]) -> Result<Self> {
+        for word in image {
+            word.store(0, std::sync::atomic::Ordering::Relaxed);
+        }
+        let scene = Self {
+            writer: ImageWriter::new(image)?,
+            book: RuleBook::default(),
+            sets: GroupSets::default(),
+            model: Model::default(),
+            window: 0,
+            highest: 0,
+        };
+        for timeout in [
+            Timeout::TcpEstablished,
+            Timeout::TcpHalfOpen,
+            Timeout::TcpClosed,
+            Timeout::Udp,
+            Timeout::UdpStream,
+            Timeout::Icmp,
+            Timeout::Other,
+        ] {
+            let seconds = taskgate_ebpf::conntrack::default_seconds(timeout);
+            scene
+                .writer
+                .set_timeout(timeout, u64::from(seconds) * u64::from(SECOND));
+        }
+        Ok(scene)
+    }
+
+    /// Compiles a model and switches to it. Everything is gated that `gate` has a gate for; the exempt addresses are the
+    /// model's.
+    pub fn apply(&mut self, model: Model, gate: &dyn Fn(&Eni) -> Option<Gate>) -> Result<()> {
+        let exempt = model.exempt();
+        let scope = Scope {
+            gate,
+            exempt: &exempt.addresses,
+            dhcp: exempt.dhcp,
+        };
+        let compiled = Compiled::new(&model, scope, &mut self.book, &mut self.sets)?;
+        self.writer.prepare(&compiled, &mut || {})?.commit();
+        self.highest = model
+            .enis
+            .iter()
+            .filter_map(|eni| self.writer.slot(&eni.id))
+            .chain([self.highest])
+            .max()
+            .unwrap_or_default();
+        self.model = model;
+        Ok(())
+    }
+
+    /// Binds a link to an ENI.
+    pub fn bind(&mut self, link: u32, eni: &str) -> Result<()> {
+        let slot = self.slot(eni)?;
+        Ok(self.writer.add_link(LinkId::device(link), slot)?)
+    }
+
+    /// The slot of an ENI.
+    pub fn slot(&self, eni: &str) -> Result<u16> {
+        self.writer.slot(eni).with_context(|| format!("`{eni}` has no slot"))
+    }
+
+    /// Begins another capture window.
+    pub fn set_window(&mut self, window: u32) {
+        self.window = window;
+        self.writer.set_window(window.into());
+    }
+}

@@ -1,0 +1,91 @@
+//! `taskgate check`.
+
+use super::support::Folder;
+
+/// A task with everything in order: the far side accepts what the near side may send.
+const GOOD: &str = "taskgate: v1
+groups:
+- name: web
+  ingress: [{ protocol: tcp, ports: [80, 443], from: any }]
+  egress: [{ protocol: tcp, ports: 5432, to: group:db }]
+- name: db
+  ingress: [{ protocol: tcp, ports: 5432, from: group:web }]
+  egress: []
+prefix-lists:
+- { name: corp, entries: [10.0.0.0/8] }
+tasks:
+- { name: web-1, device: veth1, addresses: [10.0.1.15, '2001:db8::15'], groups: [web] }
+- { name: db-1, namespace: db-1, addresses: [10.0.1.20], groups: [db] }
+members:
+- { address: 10.0.7.9, groups: [db] }
+";
+
+#[test]
+fn a_good_configuration_is_summed_up() {
+    let folder = Folder::new(&[("t.yaml", GOOD)]);
+    insta::assert_snapshot!(folder.transcript(&["check", "check -o json"]));
+}
+
+#[test]
+fn what_deserves_a_look_is_a_warning() {
+    let folder = Folder::new(&[
+        (
+            "aws.json",
+            r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "old", "IpPermissions": [
+                {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "UserIdGroupPairs": [{"GroupId": "sg-gone"}]}]}]}"#,
+        ),
+        (
+            "t.yaml",
+            "taskgate: v1
+groups:
+- name: web
+  ingress:
+  - { protocol: tcp, ports: 80, from: any }
+  - { protocol: tcp, ports: 80, from: 10.0.0.0/8 }
+  - { protocol: tcp, ports: [79-81, 80], from: any }
+  - { protocol: tcp, ports: 80, from: any }
+  - { protocol: tcp, ports: 80, from: [10.1.2.3, prefix-list:corp] }
+  - { protocol: icmp, type: 8, code: 0, from: prefix-list:corp }
+  - { protocol: icmp, from: prefix-list:corp }
+  - { protocol: icmp, type: 8, from: 10.7.0.0/16 }
+  - { protocol: 50, from: group:nobody }
+  egress:
+  - { protocol: tcp, ports: [5432, 5433], to: group:db }
+  - { protocol: udp, ports: 53, to: group:db }
+- name: db
+  ingress:
+  - { protocol: tcp, ports: 5000-5432, from: 10.0.0.0/8 }
+  - { protocol: udp, ports: 500, from: group:web }
+  egress: []
+- { name: nobody }
+- name: unused
+  ingress: [{ protocol: tcp, ports: 80, from: group:nobody }]
+prefix-lists:
+- { name: corp, entries: [10.1.0.0/16, 10.2.0.0/16] }
+tasks:
+- { name: web-1, device: veth1, addresses: [10.0.1.15], groups: [web, old] }
+- { name: db-1, device: veth2, addresses: [10.0.1.20], groups: [db] }
+",
+        ),
+    ]);
+    insta::assert_snapshot!(folder.transcript(&["check", "check --output json"]));
+}
+
+#[test]
+fn every_error_is_shown_at_once() {
+    let folder = Folder::new(&[
+        ("a.yaml", "taskgate: v1\ngroups:\n- { name: web, ingres: [] }\n"),
+        (
+            "b.yaml",
+            "taskgate: v1\ntasks:\n- { name: a, device: v, addresses: [10.0.0.300], groups: [wbe] }\n",
+        ),
+        ("c.json", "{}"),
+    ]);
+    insta::assert_snapshot!(folder.transcript(&["check", "check -o json"]));
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_an_error() {
+    let folder = Folder::new(&[]);
+    insta::assert_snapshot!(folder.transcript(&["check", "check --config nowhere"]));
+}

@@ -1,0 +1,131 @@
+//! `taskgate explain`.
+
+use super::support::{Answer, Folder};
+
+const NATIVE: &str = "taskgate: v1
+groups:
+- name: web
+  ingress:
+  - { protocol: tcp, ports: 443, from: any }
+  - { protocol: icmp, type: 8, from: 10.0.0.0/8 }
+  - { protocol: icmpv6, type: 128, from: any }
+  egress:
+  - { protocol: tcp, ports: [5432, 6379], to: group:db }
+- name: worker
+- name: db
+  ingress:
+  - { protocol: tcp, ports: 5432, from: group:web }
+  - { protocol: tcp, ports: 22, from: prefix-list:corp }
+  egress: []
+- { name: closed, egress: [] }
+prefix-lists:
+- { name: corp, entries: [10.9.0.0/16, '2001:db8:9::/48'] }
+tasks:
+- { name: web-1, device: veth1, addresses: [10.0.1.15, 10.0.1.16, '2001:db8::15'], groups: [web] }
+- { name: worker-1, device: veth2, addresses: [10.0.1.30], groups: [worker] }
+- { name: db-1, device: veth3, addresses: [10.0.1.20, '2001:db8::20'], groups: [db, closed] }
+- { name: old-1, device: veth4, addresses: ['2001:db8::40'], groups: [closed] }
+members:
+- { address: 10.0.7.9, groups: [db] }
+";
+
+/// What is elsewhere, as the AWS CLI prints it.
+const AWS: &str = r#"{
+  "SecurityGroups": [{"GroupId": "sg-0a", "GroupName": "cache", "IpPermissions": [
+    {"IpProtocol": "tcp", "FromPort": 6379, "ToPort": 6379, "IpRanges": [{"CidrIp": "10.0.1.0/28"}]}],
+    "IpPermissionsEgress": []}],
+  "SecurityGroupRules": [{"SecurityGroupRuleId": "sgr-01", "GroupId": "sg-0a", "IsEgress": false,
+    "IpProtocol": "tcp", "FromPort": 6379, "ToPort": 6379, "CidrIpv4": "10.0.1.0/28"}],
+  "NetworkInterfaces": [
+    {"NetworkInterfaceId": "eni-0123456789abcdef0", "PrivateIpAddress": "10.0.2.5",
+     "Groups": [{"GroupId": "sg-0a", "GroupName": "cache"}]},
+    {"NetworkInterfaceId": "eni-0123456789abcdef1", "PrivateIpAddress": "10.0.2.6", "Groups": []}]}"#;
+
+fn folder() -> Folder {
+    Folder::new(&[("aws.json", AWS), ("native.yaml", NATIVE)])
+}
+
+#[test]
+fn what_passes() {
+    insta::assert_snapshot!(folder().transcript(&[
+        "explain --from web-1 --to db-1 --protocol tcp --port 5432",
+        "explain --from web-1 --to db-1 --protocol tcp --port 5432 -6",
+        "explain --from 192.0.2.7 --to 10.0.1.16 --protocol TCP --port 443",
+        "explain --from worker-1 --to WEB-1 --protocol icmp",
+        "explain --from old-1 --to web-1 --protocol icmpv6 --type 128 --fail-on-deny",
+        "explain --from worker-1 --to 192.0.2.1 --protocol 50",
+        "explain --from 10.9.0.1 --to db-1 --protocol 6 --port 22 --source-port 1023",
+    ]));
+}
+
+#[test]
+fn what_is_denied() {
+    insta::assert_snapshot!(folder().transcript(&[
+        "explain --from worker-1 --to db-1 --protocol tcp --port 5432",
+        "explain --from web-1 --to db-1 --protocol tcp --port 5433",
+        "explain --from web-1 --to 10.0.7.9 --protocol tcp --port 6379 --fail-on-deny",
+        "explain --from web-1 --to eni-0123456789abcdef0 --protocol tcp --port 6379",
+        "explain --from old-1 --to 2001:db8:ffff::1 --protocol udp --port 53",
+        "explain --from 10.8.0.1 --to db-1 --protocol tcp --port 22",
+        "explain --from 10.9.0.1 --to web-1 --protocol icmp --type 13",
+        "explain --from web-1 --to 10.0.2.6 --protocol udp --port 53",
+    ]));
+}
+
+#[test]
+fn what_no_rule_decides() {
+    insta::assert_snapshot!(folder().transcript(&[
+        "explain --from db-1 --to 169.254.169.254 --protocol tcp --port 80",
+        "explain --from 169.254.169.254 --to db-1 --protocol tcp --port 80",
+        "explain --from old-1 --to ff02::1:2 --protocol udp --port 547 --source-port 546",
+        "explain --from worker-1 --to worker-1 --protocol tcp --port 80",
+        "explain --from worker-1 --to 192.0.2.1 --protocol icmp --type 255",
+    ]));
+}
+
+#[test]
+fn json_is_one_document() {
+    insta::assert_snapshot!(folder().transcript(&[
+        "explain --from web-1 --to db-1 --protocol tcp --port 5432 -o json",
+        "explain --from web-1 --to eni-0123456789abcdef0 --protocol tcp --port 6379 -o json --fail-on-deny",
+        "explain --from db-1 --to 169.254.169.254 --protocol tcp --port 80 -o json",
+        "explain --from worker-1 --to worker-1 --protocol tcp --port 80 -o json",
+    ]));
+}
+
+#[test]
+fn questions_without_an_answer() {
+    insta::assert_snapshot!(folder().transcript(&[
+        "explain --from wbe-1 --to db-1 --protocol tcp --port 5432",
+        "explain --from web --to db-1 --protocol tcp --port 5432",
+        "explain --from web-1 --to db --protocol tcp --port 5432",
+        "explain --from web-1 --to eni-0123456789abcdef --protocol tcp --port 5432",
+        "explain --from web-1 --to somewhere.example.com --protocol tcp --port 5432",
+        "explain --from 192.0.2.1 --to 192.0.2.2 --protocol tcp --port 5432",
+        "explain --from web-1 --to db-1 --protocol tcp",
+        "explain --from web-1 --to db-1 --protocol icmp --port 8",
+        "explain --from web-1 --to db-1 --protocol tcp --port 1 --type 8",
+        "explain --from web-1 --to db-1 --protocol 50 --port 1",
+        "explain --from worker-1 --to old-1 --protocol tcp --port 80",
+        "explain --from worker-1 --to db-1 --protocol tcp --port 80 -6",
+        "explain --from worker-1 --to db-1 --protocol icmpv6",
+        "explain --from web-1 --to db-1 --protocol icmp -6",
+        "explain --from 10.0.1.15 --to 2001:db8::20 --protocol tcp --port 80",
+        "explain --from web-1 --to db-1 --protocol icmpv6 --type 135",
+    ]));
+}
+
+#[test]
+fn a_refused_configuration_answers_nothing() {
+    let folder = Folder::new(&[("t.yaml", "taskgate: v1\ngrops: []\n")]);
+    insta::assert_snapshot!(folder.transcript(&["explain --from a --to b --protocol tcp --port 1 -o json"]));
+}
+
+#[test]
+fn an_answer_is_coloured_for_nobody_but_a_terminal() {
+    let Answer { out, err, exit } = folder().run("explain --from web-1 --to db-1 --protocol tcp --port 1");
+    assert!(
+        !out.contains('\u{1b}') && !err.contains('\u{1b}') && exit == Some(0),
+        "{out}{err}"
+    );
+}

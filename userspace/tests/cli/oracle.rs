@@ -1,0 +1,254 @@
+//! `explain` says what the naive oracle says, for many configurations and questions.
+
+use std::net::IpAddr;
+
+use proptest::{prelude::*, sample::select};
+use taskgate::{
+    cli::explain::{End, Explainer, Explanation, GateVerdict, Message, Question, Verdict},
+    compile::oracle::{Packet, judge},
+    model::{
+        AddressList, Binding, Direction, EcsFields, Eni, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixList,
+        PrefixListIndex, Protocol, Rule, SecurityGroup, Settings,
+    },
+};
+
+const GROUPS: usize = 4;
+
+/// Addresses of ENIs: each ENI has one of each family.
+const OWN: [[&str; 2]; 4] = [
+    ["10.0.0.1", "2001:db8::1"],
+    ["10.0.0.2", "2001:db8::2"],
+    ["10.0.1.1", "2001:db8:1::1"],
+    ["192.168.0.1", "2001:db8:2::1"],
+];
+/// Addresses of peers outside; the first one of each family is exempt.
+const OUTSIDE: [[&str; 2]; 3] = [
+    ["169.254.169.254", "fd00:ec2::254"],
+    ["10.0.0.3", "2001:db8::3"],
+    ["198.51.100.1", "2001:db8:ffff::1"],
+];
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    let port = || select(vec![0, 79, 80, 81, 443, u16::MAX]);
+    let ports = || {
+        (port(), port()).prop_map(|(a, b)| Ports {
+            from: a.min(b),
+            to: a.max(b),
+        })
+    };
+    let icmp = || {
+        prop_oneof![
+            Just(IcmpMatch::All),
+            select(vec![0, 3, 8, 128]).prop_map(IcmpMatch::Type),
+            (select(vec![0, 3, 8, 128]), 0..2u8).prop_map(|(kind, code)| IcmpMatch::TypeCode(kind, code)),
+        ]
+    };
+    prop_oneof![
+        1 => Just(Protocol::All),
+        4 => ports().prop_map(Protocol::Tcp),
+        2 => ports().prop_map(Protocol::Udp),
+        2 => icmp().prop_map(Protocol::Icmp),
+        2 => icmp().prop_map(Protocol::Icmpv6),
+        1 => select(vec![47, 50]).prop_map(Protocol::Number),
+    ]
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    let v4 = [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.0.0.0/30",
+        "10.0.0.2/32",
+        "198.51.100.0/24",
+    ];
+    let v6 = ["::/0", "2001:db8::/32", "2001:db8::/64", "2001:db8:1::1/128"];
+    prop_oneof![
+        3 => select(v4.to_vec()).prop_map(|net| Peer::V4(net.parse().unwrap())),
+        3 => select(v6.to_vec()).prop_map(|net| Peer::V6(net.parse().unwrap())),
+        3 => (0..GROUPS).prop_map(|group| Peer::Group(GroupIndex(group))),
+        1 => Just(Peer::PrefixList(PrefixListIndex(0))),
+        1 => Just(Peer::Missing(String::from("sg-gone"))),
+    ]
+}
+
+fn rules() -> impl Strategy<Value = Vec<(Protocol, Peer)>> {
+    prop::collection::vec((protocol(), peer()), 0..6)
+}
+
+fn groups() -> impl Strategy<Value = Vec<SecurityGroup>> {
+    let named = |name: usize, direction: Direction, rules: Vec<(Protocol, Peer)>| {
+        let rule = |(at, (protocol, peer))| Rule {
+            id: format!("g{name}/{direction}/{at}"),
+            protocol,
+            peer,
+            description: String::new(),
+        };
+        rules.into_iter().enumerate().map(rule).collect()
+    };
+    prop::collection::vec((rules(), rules()), GROUPS).prop_map(move |groups| {
+        let group = |(name, (ingress, egress))| SecurityGroup {
+            id: format!("sg-{name}"),
+            name: format!("g{name}"),
+            vpc: None,
+            ingress: named(name, Direction::Ingress, ingress),
+            egress: named(name, Direction::Egress, egress),
+        };
+        groups.into_iter().enumerate().map(group).collect()
+    })
+}
+
+prop_compose! {
+    fn model()(
+        groups in groups(),
+        members in prop::collection::vec((select((0..=GROUPS).collect::<Vec<_>>()), any::<u8>(), any::<bool>()), OWN.len()),
+        exempt in any::<bool>(),
+    ) -> Model {
+        let eni = |(at, (count, first, bound)): (usize, (usize, u8, bool))| Eni {
+            id: format!("eni-{at}"),
+            task: bound.then(|| format!("task-{at}")),
+            account: None,
+            addresses: OWN[at].map(address).to_vec(),
+            groups: (0..count).map(|step| GroupIndex((usize::from(first) + step) % GROUPS)).collect(),
+            binding: (bound && count > 0).then(|| Binding::Device(format!("veth{at}"))),
+            source_dest_check: first % 2 == 0,
+            vpc: None,
+            subnet: None,
+            ecs: EcsFields::default(),
+        };
+        Model {
+            groups,
+            prefix_lists: vec![PrefixList {
+                id: String::from("pl-1"),
+                name: None,
+                max_entries: None,
+                entries: Some(["10.0.1.0/24", "2001:db8:1::/48"].map(|net| net.parse().unwrap()).to_vec()),
+            }],
+            enis: members.into_iter().enumerate().map(eni).collect(),
+            settings: Settings {
+                exempt: if exempt { AddressList::Aws } else { AddressList::None },
+                ..Settings::default()
+            },
+            ..Model::default()
+        }
+    }
+}
+
+/// Who sends and who receives (an ENI, or a peer outside), over which family, and what.
+type Asked = (usize, usize, usize, Message);
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let ends = OWN.len() + OUTSIDE.len();
+    let port = || select(vec![0, 78, 79, 80, 81, 82, 443, u16::MAX]);
+    let source = 49152;
+    let kind = || select(vec![0, 3, 8, 9, 128]);
+    let message = prop_oneof![
+        3 => port().prop_map(move |port| Message::Tcp { source, port }),
+        2 => port().prop_map(move |port| Message::Udp { source, port }),
+        2 => (kind(), 0..3u8).prop_map(|(kind, code)| Message::Icmp { kind, code }),
+        1 => select(vec![4, 47, 50, 132]).prop_map(Message::Other),
+    ];
+    (0..ends, 0..ends, 0..2usize, message).prop_map(|(from, to, family, message)| match message {
+        Message::Icmp { kind, code } if family == 1 => (from, to, family, Message::Icmpv6 { kind, code }),
+        message => (from, to, family, message),
+    })
+}
+
+fn end(model: &Model, at: usize, family: usize) -> End<'_> {
+    let text = OWN.iter().chain(&OUTSIDE).nth(at).unwrap()[family];
+    End {
+        address: address(text),
+        eni: model.enis.get(at),
+    }
+}
+
+/// What a gate must say: verdict, reason, group and rule.
+type Said = (Verdict, &'static str, Option<String>, Option<String>);
+
+fn said(gate: &GateVerdict) -> Said {
+    (gate.verdict, gate.reason, gate.group.clone(), gate.rule.clone())
+}
+
+fn expected(model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Said {
+    let far = match direction {
+        Direction::Egress => question.to.address,
+        Direction::Ingress => question.from.address,
+    };
+    if direction == Direction::Ingress && eni.addresses.contains(&far) {
+        return (Verdict::Reject, "spoofed-source", None, None);
+    }
+    if direction == Direction::Egress && model.exempt().addresses.contains(&far) {
+        return (Verdict::Accept, "exempt", None, None);
+    }
+    let mut packet = Packet {
+        peer: far,
+        protocol: question.message.protocol(),
+        source_port: 0,
+        destination_port: 0,
+        icmp_type: 0,
+        icmp_code: 0,
+    };
+    match question.message {
+        Message::Tcp { source, port } | Message::Udp { source, port } => {
+            (packet.source_port, packet.destination_port) = (source, port);
+        }
+        Message::Icmp { kind, code } | Message::Icmpv6 { kind, code } => {
+            (packet.icmp_type, packet.icmp_code) = (kind, code);
+        }
+        Message::Other(_) => {}
+    }
+    match judge(model, eni, direction, &packet) {
+        Some(allowed) => {
+            let group = model.group(allowed.group).id.clone();
+            (Verdict::Accept, "rule", Some(group), Some(allowed.rule.id.clone()))
+        }
+        None => (Verdict::Reject, "no-rule", None, None),
+    }
+}
+
+fn agrees(model: &Model, explainer: &Explainer<'_>, question: &Question<'_>) {
+    let Explanation { verdict, gates } = explainer.explain(question);
+    let ends = [
+        (Direction::Egress, question.from.eni),
+        (Direction::Ingress, question.to.eni),
+    ];
+    let way: Vec<(Direction, &Eni)> = ends
+        .into_iter()
+        .filter_map(|(direction, eni)| Some((direction, eni.filter(|eni| !eni.groups.is_empty())?)))
+        .collect();
+    assert_eq!(gates.len(), way.len());
+    for (gate, &(direction, eni)) in gates.iter().zip(&way) {
+        assert_eq!((&gate.eni, &gate.task, gate.direction), (&eni.id, &eni.task, direction));
+        assert_eq!(gate.here, eni.binding.is_some());
+        let expected = expected(model, question, direction, eni);
+        let rules = eni
+            .groups
+            .iter()
+            .map(|&group| model.group(group).rules(direction).len())
+            .sum::<usize>();
+        assert_eq!(gate.nearest.is_some(), expected.1 == "no-rule" && rules > 0);
+        assert_eq!(said(gate), expected);
+    }
+    let passed = gates.iter().all(|gate| gate.verdict == Verdict::Accept);
+    assert_eq!(verdict == Verdict::Accept, passed);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn explain_agrees_with_the_oracle(model in model(), questions in prop::collection::vec(asked(), 64)) {
+        let explainer = Explainer::new(&model, &model.enis).unwrap();
+        for (from, to, family, message) in questions {
+            let question = Question {
+                from: end(&model, from, family),
+                to: end(&model, to, family),
+                message,
+            };
+            agrees(&model, &explainer, &question);
+        }
+    }
+}
