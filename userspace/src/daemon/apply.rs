@@ -81,6 +81,7 @@ impl Daemon {
             records,
             gates,
         };
+        daemon.gates.clear(model.gated()).await?;
         let applied = daemon.apply(model).await;
         if applied.is_err() {
             daemon.gates.end().await;
