@@ -99,8 +99,12 @@ pub struct Packet {
     pub later_fragment: bool,
     /// Where in the frame the packet begins that an ICMP error quotes; 0 for everything else.
     pub quoted_at: u16,
+    /// Whether it is the first of several fragments.
+    pub first_fragment: bool,
     /// Fills the structure.
-    pub spare: [u8; 4],
+    pub spare: [u8; 3],
+    /// The identification of a fragment's datagram; else 0.
+    pub fragment_id: u32,
 }
 
 /// Why a frame gave no packet.
@@ -242,6 +246,17 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
         packet.bytes = (header + room).saturating_add((packet.packets - 1).saturating_mul(headers));
     }
     Ok(())
+}
+
+/// A later fragment must not reach into the transport header that the first one had to bring whole (RFC 1858, 3.2; RFC
+/// 3128, 2). Offsets are multiples of eight, so that only TCP's is longer than the least of them.
+#[inline(always)]
+const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
+    if protocol == TCP && offset < 20 {
+        Err(Unparsed::Bad(Reason::Malformed))
+    } else {
+        Ok(())
+    }
 }
 
 /// A transport header of `bytes` must lie within the packet.

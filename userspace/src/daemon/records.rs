@@ -22,6 +22,7 @@ pub(super) struct Records {
     outputs: Outputs,
     logs: Vec<FlowLog>,
     capacity: u32,
+    timeouts: [u32; TIMEOUTS],
 }
 
 impl Records {
@@ -48,6 +49,7 @@ impl Records {
             outputs: Outputs::open(&model.flow_logs, now)?,
             logs: model.flow_logs.clone(),
             capacity,
+            timeouts,
         })
     }
 
@@ -64,6 +66,7 @@ impl Records {
             self.outputs = Outputs::reopen(&model.flow_logs, end)?;
             self.logs.clone_from(&model.flow_logs);
         }
+        self.timeouts = timeouts;
         self.collector.reconfigure(&self.logs, unlogged(model), timeouts);
         Ok(())
     }
@@ -148,6 +151,9 @@ impl Records {
             .sweep(&mut self.tables, &|slot| writer.epoch(slot) as u32)
         {
             error!("idle connections are not removed: {}", chain(&error));
+        }
+        if let Err(error) = self.tables.forget_fragments(&self.timeouts) {
+            error!("old fragments are not forgotten: {error}");
         }
     }
 }
