@@ -45,7 +45,7 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
             128 => Exchange::Request,
             129 => Exchange::Reply,
             // A type whose high bit is clear (RFC 4443, 2.1).
-            0..=127 => Exchange::Error,
+            1..=4 => Exchange::Error,
             _ => Exchange::None,
         },
         Kind::None | Kind::Arp => Exchange::None,
