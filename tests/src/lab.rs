@@ -6,7 +6,8 @@ use std::{
     path::Path,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use nix::net::if_::if_indextoname;
 
 use crate::{
     config::Config,
@@ -105,11 +106,25 @@ impl Lab {
         self.folder.path()
     }
 
+    /// The name that no other test has: instances' and namespaces' names begin with it.
+    pub fn unique(&self) -> &str {
+        &self.unique
+    }
+
     /// The namespace of a task that taskgate made, once its link is up.
     pub fn task(&self, task: &str) -> Result<Netns> {
         let task = Netns::named(&self.config().namespace(task))?;
         await_up(&[(&task, "eth0")])?;
         Ok(task)
+    }
+
+    /// The host's end of the ENI that taskgate made for a task.
+    pub fn host_link(&self, task: &str) -> Result<String> {
+        let inside = self.task(task)?.output("ip", &["-o", "link", "show", "dev", "eth0"])?;
+        let other_end = inside.split_once("eth0@if").and_then(|(_, rest)| rest.split_once(':'));
+        let (index, _) = other_end.with_context(|| format!("`eth0` of task `{task}` is no veth pair's end"))?;
+        let index = index.parse()?;
+        self.host.run(|| Ok(if_indextoname(index)?.into_string()?))
     }
 
     /// The names of the namespaces that taskgate made for this test and that are still there.

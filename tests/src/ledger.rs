@@ -233,10 +233,26 @@ impl Ledger {
         self
     }
 
-    /// Without a task.
+    /// A task's gate let these through.
     #[must_use]
-    pub fn without(mut self, task: &str) -> Self {
-        self.0.retain(|(name, ..), _| name != task);
+    pub fn accept(mut self, task: &str, flow: Flow, count: Count) -> Self {
+        self.add(task, flow, Action::Accept, count);
+        self
+    }
+
+    /// The sums with one action.
+    #[must_use]
+    pub fn only(mut self, action: Action) -> Self {
+        self.0.retain(|(.., of), _| *of == action);
+        self
+    }
+
+    /// Both sums together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for ((task, flow, action), count) in other.0 {
+            self.add(&task, flow, action, count);
+        }
         self
     }
 

@@ -91,6 +91,13 @@ impl Client {
         client.with_context(|| format!("no answer from {to} to `{}`", netns.label()))
     }
 
+    /// Asks a port on which nobody listens, which has to be refused: two packets.
+    pub fn connect_refused(netns: &Netns, to: SocketAddr) -> Result<()> {
+        let answer = probe(netns, to)?;
+        ensure!(answer == Answer::Refused, "the answer from {to} is {answer:?}");
+        Ok(())
+    }
+
     /// The flow of what it sends.
     pub fn flow(&self) -> Flow {
         self.flow
