@@ -91,6 +91,10 @@ fn v6_at(bytes: &[u8], at: usize) -> IpAddr {
     <[u8; 16]>::try_from(&bytes[at..at + 16]).expect("sixteen bytes").into()
 }
 
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
+}
+
 /// Reads a frame; segments as [`crate::scene::Sent`] has them.
 pub fn read(frame: &[u8], segments: (u32, u32)) -> Reading {
     if frame.len() < 14 {
@@ -173,8 +177,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
         return Reading::Ip(ip);
     }
     ip.bytes = total as u64;
-    let mapped = |address: IpAddr| matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
-    if mapped(ip.source) || mapped(ip.destination) {
+    if is_mapped(ip.source) || is_mapped(ip.destination) {
         return Reading::Ip(ip);
     }
     match walk(&mut ip, packet, total) {
@@ -278,8 +281,14 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
             if body.len() < 24 || out_of_reach(24) {
                 MALFORMED
             } else {
-                let target = Some(v6_at(body, 8));
-                Body::Neighbour { kind, target }
+                let target = v6_at(body, 8);
+                if is_mapped(target) {
+                    return MALFORMED;
+                }
+                Body::Neighbour {
+                    kind,
+                    target: Some(target),
+                }
             }
         }
         _ => Body::Icmp { kind, code, identifier },

@@ -106,6 +106,18 @@ impl Episode {
     }
 }
 
+/// Fills a frame up to what BPF_PROG_TEST_RUN takes: whole headers of what its type says.
+fn testable(frame: &mut Vec<u8>) {
+    let least = match frame.get(12..14) {
+        Some([8, 0]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 14,
+    };
+    if frame.len() < least {
+        frame.resize(least, 0);
+    }
+}
+
 /// Everything around the witnesses.
 struct Stand<'a> {
     episode: Episode,
@@ -177,7 +189,10 @@ impl<'a> Stand<'a> {
                 self.happen(host, &mut kernel)?;
             }
             self.follow_clock(host, &mut kernel)?;
-            let thrown = self.generator.throw(&mut self.dice);
+            let mut thrown = self.generator.throw(&mut self.dice);
+            if self.clock == Clock::Kernels {
+                testable(&mut thrown.frame);
+            }
             let closely = packet % self.episode.check_every == 0 || packet + 1 == self.episode.packets;
             if let Some(what) = self.past(&thrown, host, &mut kernel, closely)? {
                 return Ok(Some(Difference {
