@@ -34,3 +34,4 @@ pub use ledger::{Action, Count, Flow, Ledger};
 pub use netns::Netns;
 pub use stage::{Stage, at, ip};
 pub use wire::Wire;
+pub mod witness;

@@ -124,7 +124,8 @@ impl DataPath for Kernel {
             gso_segs: sent.segments.0,
             gso_size: sent.segments.1,
         };
-        match self.object.test_run(program, &packet, 1)?.returned {
+        let ran = self.object.test_run(program, &packet, 1);
+        match ran.with_context(|| format!("{sent:02x?}"))?.returned {
             PASS => Ok(true),
             SHOT => Ok(false),
             other => bail!("`{program}` returned {other}"),
