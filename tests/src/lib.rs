@@ -26,6 +26,7 @@ pub mod scene;
 pub mod stage;
 pub mod traffic;
 pub mod wire;
+pub mod witness;
 
 pub use config::Config;
 pub use daemon::{Daemon, Reload, Stopped};
@@ -34,4 +35,3 @@ pub use ledger::{Action, Count, Flow, Ledger};
 pub use netns::Netns;
 pub use stage::{Stage, at, ip};
 pub use wire::Wire;
-pub mod witness;
