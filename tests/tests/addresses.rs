@@ -154,7 +154,7 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
     assert_eq!(probe(task, at(RESOLVER, 53))?, Answer::Open);
     // What comes from there unasked is not exempt, and no denial goes without a record.
     let server = Peer::bind(task, "10.88.0.10:7000")?;
-    udp.send(server.address(), b"unasked")?;
+    let unasked = udp.send(server.address(), b"unasked")?;
     assert_eq!(
         probe(task, at("10.99.0.2", 53))?,
         Answer::Silence,

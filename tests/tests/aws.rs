@@ -13,12 +13,12 @@ use taskgate_tests::{
 const WEB: &str = "10.88.0.10";
 const DB: &str = "10.88.0.20";
 
-fn permission(protocol: &str, ports: (u16, u16), peer: (&str, Value)) -> Value {
+fn permission(protocol: &str, ports: (u16, u16), (kind, peer): (&str, Value)) -> Value {
     let mut permission = json!({
         "IpProtocol": protocol, "FromPort": ports.0, "ToPort": ports.1,
         "IpRanges": [], "Ipv6Ranges": [], "PrefixListIds": [], "UserIdGroupPairs": [],
     });
-    permission[peer.0] = json!([peer.1]);
+    permission[kind] = json!([peer]);
     permission
 }
 
