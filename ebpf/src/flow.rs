@@ -2,7 +2,7 @@
 
 use crate::{
     abi::Direction,
-    conntrack::{TCP, UDP},
+    conntrack::{ICMP, ICMPV6, TCP, UDP},
     packet::{Exchange, Kind, Packet, mapped, request_of},
 };
 
@@ -98,12 +98,9 @@ impl Flow {
                 packet.source_port,
             ),
         };
-        let ports = match packet.protocol {
-            TCP | UDP => (local_port as u32) << 16 | remote_port as u32,
-            // Only ICMP has something here; for other protocols it is 0.
-            _ if packet.destination_port != 0 || !matches!(packet.exchange, Exchange::None) => {
-                (direction as u32) << 16 | packet.destination_port as u32
-            }
+        let ports = match (packet.protocol, packet.kind) {
+            (TCP | UDP, _) => (local_port as u32) << 16 | remote_port as u32,
+            (ICMP, Kind::V4) | (ICMPV6, Kind::V6) => (direction as u32) << 16 | packet.destination_port as u32,
             _ => 0,
         };
         Self {

@@ -44,7 +44,6 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
         Kind::V6 => match kind {
             128 => Exchange::Request,
             129 => Exchange::Reply,
-            // A type whose high bit is clear (RFC 4443, 2.1).
             1..=4 => Exchange::Error,
             _ => Exchange::None,
         },
