@@ -68,15 +68,15 @@ impl Flow {
     /// other packet has this name.
     #[inline(always)]
     pub fn dhcp(packet: &Packet) -> Self {
-        let (local, remote, ports) = if packet.kind as u8 == Kind::V6 as u8 {
-            ([0xfe80 << 48, 0], ALL_DHCP_SERVERS, 546 << 16 | 547)
+        let (local, remote, (client, server)) = if packet.kind as u8 == Kind::V6 as u8 {
+            ([0xfe80 << 48, 0], ALL_DHCP_SERVERS, (546, 547))
         } else {
-            (mapped(0), BROADCAST, 68 << 16 | 67)
+            (mapped(0), BROADCAST, (68, 67))
         };
         Self {
             local,
             remote,
-            ports,
+            ports: client << 16 | server,
             special: true,
         }
     }
