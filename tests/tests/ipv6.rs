@@ -13,7 +13,7 @@ const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const DB: [&str; 2] = ["10.88.0.20", "fd88::20"];
 const WORKER: [&str; 2] = ["10.88.0.30", "fd88::30"];
 
-/// AWS: SG-PEER-6, SG-TRACK-1, FL-ACT-1, FL-ACT-3
+/// AWS: SG-PEER-6, SG-TRACK-1, FL-ACTION-1, FL-ACTION-3
 #[test]
 fn a_group_means_the_ipv6_addresses_of_its_members_too() -> Result<()> {
     let stage = Stage::start(|config| {
@@ -117,6 +117,7 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
 
 /// What a task's neighbours are to it, and it to them, is no rule's business: not even a group that allows nothing at
 /// all keeps it from finding them.
+/// AWS: SG-EXEMPT-3
 #[test]
 fn neighbours_are_found_and_addresses_are_tried_through_a_closed_gate() -> Result<()> {
     let lab = Lab::new()?;
