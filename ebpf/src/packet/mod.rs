@@ -99,12 +99,14 @@ pub struct Packet {
     pub later_fragment: bool,
     /// Where in the frame the packet begins that an ICMP error quotes; 0 for everything else.
     pub quoted_at: u16,
+    /// Where the quoting packet ends, as far as [`PULL_BYTES`] reach.
+    pub quoted_end: u16,
+    /// The identification of a fragment's datagram; else 0.
+    pub fragment_id: u32,
     /// Whether it is the first of several fragments.
     pub first_fragment: bool,
     /// Fills the structure.
-    pub spare: [u8; 3],
-    /// The identification of a fragment's datagram; else 0.
-    pub fragment_id: u32,
+    pub spare: [u8; 5],
 }
 
 /// Why a frame gave no packet.
