@@ -33,9 +33,9 @@ struct Talk {
 }
 
 /// What packets are made of.
-pub struct Generator {
+pub(super) struct Generator {
     /// The links, with the addresses of the ENI on each.
-    pub links: Vec<(u32, Vec<IpAddr>)>,
+    pub(super) links: Vec<(u32, Vec<IpAddr>)>,
     talks: Vec<Talk>,
 }
 
@@ -46,8 +46,8 @@ const ICMP_KINDS: [u8; 12] = [8, 8, 0, 13, 14, 3, 5, 11, 9, 255, 17, 18];
 const ICMPV6_KINDS: [u8; 10] = [128, 128, 129, 1, 2, 3, 0, 200, 255, 127];
 const NEIGHBOUR_KINDS: [u8; 9] = [130, 131, 132, 143, 133, 134, 135, 136, 137];
 
-/// Addresses that are no ENI's.
-pub const STRANGERS: [&str; 26] = [
+/// Addresses that are no gated ENI's.
+const STRANGERS: [&str; 14] = [
     "10.0.1.1",
     "10.0.1.2",
     "10.0.0.200",
@@ -55,17 +55,20 @@ pub const STRANGERS: [&str; 26] = [
     "203.0.113.2",
     "198.51.100.7",
     "169.254.169.254",
-    "169.254.169.253",
     "10.0.0.2",
-    "255.255.255.255",
-    "224.0.0.1",
-    "0.0.0.0",
     "2001:db8::101",
     "2001:db8::102",
     "2001:db8::200",
     "2001:db8:ff::1",
     "2001:db8:ff::2",
     "fd00:ec2::254",
+];
+/// Addresses that are no host's.
+const ODD: [&str; 12] = [
+    "255.255.255.255",
+    "224.0.0.1",
+    "0.0.0.0",
+    "127.0.0.1",
     "fe80::1",
     "fe80::2",
     "ff02::1",
@@ -78,7 +81,7 @@ pub const STRANGERS: [&str; 26] = [
 
 impl Generator {
     /// With nothing to go on yet.
-    pub fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
+    pub(super) fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
         Self {
             links,
             talks: Vec::new(),
@@ -86,8 +89,8 @@ impl Generator {
     }
 
     /// The next packet.
-    pub fn throw(&mut self, dice: &mut Dice) -> Thrown {
-        let mut thrown = match dice.below(20) {
+    pub(super) fn throw(&mut self, dice: &mut Dice) -> Thrown {
+        let mut thrown = match dice.below(32) {
             0 => self.arp(dice),
             1 | 2 => self.neighbour(dice),
             3 => self.dhcp(dice),
@@ -102,18 +105,29 @@ impl Generator {
                 direction: any_direction(dice),
                 segments: (0, 0),
             },
+            5 | 6 => self.error(dice),
             _ => self.talk(dice),
         };
-        if dice.one_in(12) {
+        if dice.one_in(16) {
             damage(&mut thrown.frame, dice);
         }
         thrown
     }
 
-    /// A link: sometimes one that no task has.
+    /// A link: seldom one that no task has.
     fn any_link(&self, dice: &mut Dice) -> u32 {
-        let at = dice.below(self.links.len());
-        self.links[at].0
+        let bound: Vec<u32> = self
+            .links
+            .iter()
+            .filter(|(_, own)| !own.is_empty())
+            .map(|(link, _)| *link)
+            .collect();
+        if bound.is_empty() || dice.one_in(30) {
+            let at = dice.below(self.links.len());
+            self.links[at].0
+        } else {
+            dice.of(&bound)
+        }
     }
 
     fn local(&self, link: u32, v6: bool, dice: &mut Dice) -> IpAddr {
@@ -128,18 +142,19 @@ impl Generator {
             .copied()
             .filter(|own| own.is_ipv6() == v6)
             .collect();
-        if own.is_empty() || dice.one_in(12) {
+        if own.is_empty() || dice.one_in(24) {
             self.anybody(v6, dice)
         } else {
             dice.of(&own)
         }
     }
 
-    /// A stranger, or an ENI of this host.
+    /// A stranger, an ENI of this host, or an address that is no host's.
     fn anybody(&self, v6: bool, dice: &mut Dice) -> IpAddr {
-        let strangers = STRANGERS.iter().map(|text| text.parse().expect("an address"));
+        let named: &[&str] = if dice.one_in(10) { &ODD } else { &STRANGERS };
+        let named = named.iter().map(|text| text.parse().expect("an address"));
         let enis = self.links.iter().flat_map(|(_, own)| own.iter().copied());
-        let all: Vec<IpAddr> = strangers
+        let all: Vec<IpAddr> = named
             .chain(enis)
             .filter(|address: &IpAddr| address.is_ipv6() == v6)
             .collect();
@@ -148,9 +163,9 @@ impl Generator {
 
     fn talk(&mut self, dice: &mut Dice) -> Thrown {
         let direction = any_direction(dice);
-        let talk = if self.talks.is_empty() || dice.one_in(3) {
+        let talk = if self.talks.len() < 4 || dice.one_in(5) {
             let talk = self.new_talk(direction, dice);
-            if self.talks.len() < 24 {
+            if self.talks.len() < 12 {
                 self.talks.push(talk.clone());
             } else {
                 let at = dice.below(self.talks.len());
@@ -195,6 +210,54 @@ impl Generator {
             link: talk.link,
             direction,
             segments,
+        }
+    }
+
+    /// An ICMP error about a packet as it goes on somewhere: from the peer, or from a router.
+    fn error(&mut self, dice: &mut Dice) -> Thrown {
+        let about = self.talk(dice);
+        let v6 = about.frame[12..14] == [0x86, 0xdd];
+        let length = if dice.one_in(3) { dice.below(80) } else { 48 };
+        let quoted = frames::quoted(&about.frame, length);
+        let direction = if dice.one_in(8) {
+            about.direction
+        } else {
+            about.direction.opposite()
+        };
+        let addresses = |frame: &[u8]| -> Option<(IpAddr, IpAddr)> {
+            Some(if v6 {
+                let at = |at: usize| <[u8; 16]>::try_from(frame.get(at..at + 16)?).ok();
+                (at(22)?.into(), at(38)?.into())
+            } else {
+                let at = |at: usize| <[u8; 4]>::try_from(frame.get(at..at + 4)?).ok();
+                (at(26)?.into(), at(30)?.into())
+            })
+        };
+        let Some((source, destination)) = addresses(&about.frame) else {
+            return about;
+        };
+        let speaks = if dice.one_in(3) {
+            self.anybody(v6, dice)
+        } else {
+            destination
+        };
+        let hears = if dice.one_in(12) {
+            self.anybody(v6, dice)
+        } else {
+            source
+        };
+        let (kind, code) = if v6 {
+            dice.of(&[(2, 0), (2, 0), (2, 1), (1, 4), (3, 0), (4, 0), (137, 0)])
+        } else {
+            dice.of(&[(3, 4), (3, 4), (3, 3), (11, 0), (12, 0), (5, 1), (4, 0)])
+        };
+        let message = frames::icmp(kind, code, 0, &quoted);
+        let (frame, _) = wrapped(v6, speaks, hears, if v6 { 58 } else { 1 }, message, dice);
+        Thrown {
+            frame,
+            link: about.link,
+            direction,
+            segments: (0, 0),
         }
     }
 
@@ -324,7 +387,7 @@ fn wrapped(
     dice: &mut Dice,
 ) -> (Vec<u8>, bool) {
     let mut frame = if v6 {
-        let headers = match dice.below(8) {
+        let headers = match dice.below(14) {
             0 => dice.below(10),
             1 | 2 => dice.below(3),
             _ => 0,
@@ -335,7 +398,7 @@ fn wrapped(
     } else {
         let options = if dice.one_in(6) { 4 * dice.below(11) } else { 0 };
         let options = dice.bytes(options);
-        let fragment = if dice.one_in(10) { dice.any() as u16 & 0x3fff } else { 0 };
+        let fragment = if dice.one_in(20) { dice.any() as u16 & 0x3fff } else { 0 };
         let fragment = if dice.one_in(3) { fragment & 0x2000 } else { fragment };
         frames::ipv4(source, destination, protocol, &options, fragment, &payload)
     };

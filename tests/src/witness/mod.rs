@@ -9,4 +9,5 @@ mod reading;
 mod run;
 mod world;
 
-pub use run::{Difference, Episode};
+pub use generator::Thrown;
+pub use run::{Difference, Episode, Tally};
