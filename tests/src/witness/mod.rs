@@ -3,6 +3,7 @@
 
 mod compare;
 mod dice;
+mod dress;
 mod generator;
 mod oracle;
 mod reading;

@@ -179,23 +179,12 @@ impl<'a> Stand<'a> {
             },
             dice,
         };
-        let all = [
-            Timeout::TcpEstablished,
-            Timeout::TcpHalfOpen,
-            Timeout::TcpClosed,
-            Timeout::Udp,
-            Timeout::UdpStream,
-            Timeout::Icmp,
-            Timeout::Other,
-        ];
-        for timeout in all {
-            stand
-                .scene
-                .writer
-                .set_timeout(timeout, timeouts[timeout as usize].into());
+        for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
+            stand.scene.writer.set_timeout(timeout, ticks.into());
         }
         let first = stand.dice.of(&[0, 29_000_000, 65_534]);
         stand.set_window(first);
+        stand.set_flags();
         // Sometimes packets come before anything is configured.
         if stand.dice.one_in(10) {
             stand.learn();
@@ -278,13 +267,7 @@ impl<'a> Stand<'a> {
                 let window = self.world.window + 1 + u32::from(self.dice.one_in(4));
                 self.set_window(window);
             }
-            4 => {
-                let errors = self
-                    .dice
-                    .of(&[0, control::ICMP_PMTU, control::ICMP_PMTU | control::ICMP_ALL]);
-                self.world.flags = errors | self.dice.of(&[0, 0, control::CUT]);
-                self.scene.writer.set_flags(self.world.flags);
-            }
+            4 => self.set_flags(),
             5 => {
                 let slots: Vec<u16> = self.known().values().copied().collect();
                 if !slots.is_empty() {
@@ -320,6 +303,12 @@ impl<'a> Stand<'a> {
         Ok(())
     }
 
+    fn set_flags(&mut self) {
+        let errors = [0, control::ICMP_PMTU, control::ICMP_PMTU | control::ICMP_ALL];
+        self.world.flags = self.dice.of(&errors) | self.dice.of(&[0, 0, control::CUT]);
+        self.scene.writer.set_flags(self.world.flags);
+    }
+
     fn set_window(&mut self, window: u32) {
         self.world.window = window;
         self.scene.set_window(window);
@@ -350,6 +339,7 @@ impl<'a> Stand<'a> {
             .collect();
         self.scene
             .apply(model.clone(), &|eni| by_id.get(eni.id.as_str()).copied().flatten())?;
+        self.scene.writer.set_flags(self.world.flags);
         self.scene.writer.settle(&mut || {});
         self.world.model = model;
         self.world.gates = gates;
