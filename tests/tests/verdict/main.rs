@@ -1,5 +1,6 @@
 //! Packets at the gate of a task: how each ends and all that it leaves, with the pure core and with the loaded program.
 
+mod neighbours;
 mod odd;
 
 use std::net::IpAddr;
