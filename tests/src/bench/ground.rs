@@ -86,6 +86,13 @@ impl Ground {
         Ok(counted)
     }
 
+    /// How many tracked connections there are.
+    pub fn conns(&mut self) -> Result<u64> {
+        let mut conns = 0;
+        self.tables.conns(&mut |_, _| conns += 1)?;
+        Ok(conns)
+    }
+
     /// Removes all tracked connections, as the daemon does, and says how many there were.
     pub fn forget_conns(&mut self) -> Result<u64> {
         let mut keys: Vec<FlowKey> = Vec::new();

@@ -22,8 +22,6 @@ pub struct Machine {
     pub kernel: String,
     /// Load averages when measuring began: one, five and fifteen minutes.
     pub load: String,
-    /// Whether BPF programs are compiled to machine code.
-    pub jit: bool,
 }
 
 impl Machine {
@@ -44,14 +42,12 @@ impl Machine {
         let release = read("/proc/sys/kernel/osrelease")?;
         let build = read("/proc/sys/kernel/version")?;
         let load = read("/proc/loadavg")?;
-        let jit = read("/proc/sys/net/core/bpf_jit_enable").is_ok_and(|jit| jit != "0");
         Ok(Self {
             cpu,
             cpus,
             on,
             kernel: format!("{release} {build} {}", std::env::consts::ARCH),
             load: load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
-            jit,
         })
     }
 
@@ -63,12 +59,10 @@ impl Machine {
             on,
             kernel,
             load,
-            jit,
         } = self;
-        let jit = if *jit { "compiled" } else { "interpreted" };
         format!(
             "machine: {cpu}, {cpus} CPUs, measured on CPU {on}\n\
-             kernel:  {kernel}, BPF {jit}\n\
+             kernel:  {kernel}\n\
              load:    {load} when it began\n"
         )
     }
@@ -81,9 +75,8 @@ impl Machine {
             on,
             kernel,
             load,
-            jit,
         } = self;
-        json!({ "cpu": cpu, "cpus": cpus, "measured_on": on, "kernel": kernel, "load": load, "jit": jit })
+        json!({ "cpu": cpu, "cpus": cpus, "measured_on": on, "kernel": kernel, "load": load })
     }
 }
 

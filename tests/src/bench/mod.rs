@@ -24,9 +24,9 @@ pub struct Effort {
     pub rounds: u32,
     /// Packets in each round on each path that takes the same packet over and over.
     pub packets: u32,
-    /// New connections in each round: two to this power, 1 to 16.
+    /// New connections in each round: two to this power, 2 to 17.
     pub new_bits: u32,
-    /// Connections to meet in random order: two to these powers, 1 to 20. The last packet-by-packet pass over them is a
+    /// Connections to meet in random order: two to these powers, 2 to 20. A pass over all of them is a
     /// round.
     pub random_bits: [u32; 2],
 }
@@ -36,7 +36,7 @@ impl Effort {
     pub const FULL: Self = Self {
         rounds: 15,
         packets: 500_000,
-        new_bits: 16,
+        new_bits: 17,
         random_bits: [17, 20],
     };
     /// Enough to see that everything works: seconds.

@@ -13,7 +13,7 @@ use super::{
     ground::{self, Counted, Ground},
     measure::{Case, Path, Runner, rounds, run},
     rules::{self, Family, Kind, OPEN_PORT, SETS, THOUSAND, THOUSAND_V6, WIDE},
-    varied::{Variation, Varied},
+    varied::{Order, Variation, Varied},
 };
 use crate::scene::frames::{self, flags};
 
@@ -91,27 +91,42 @@ fn same(ground: &Ground, program: &'static str) -> Result<Runner> {
     Ok(Runner::Same(ground.program(program)?))
 }
 
-/// A program on packets of a direction with so many different peers.
-fn varied(ground: &Ground, program: &'static str, family: Family, direction: Direction, bits: u32) -> Result<Runner> {
-    let variation = Variation {
-        bits,
-        family,
-        direction,
-    };
+fn varied(ground: &Ground, program: &'static str, variation: Variation) -> Result<Runner> {
     let program = ground.program(program)?;
     Ok(Runner::Varied(Varied::before(program.as_fd(), variation)?))
 }
 
-/// Opens connections of the ENI at [`WIDE`]: with 2 to the power of `bits` peers, or with one.
-fn open(ground: &Ground, family: Family, bits: Option<u32>) -> Result<()> {
+/// Opens a connection of the ENI at [`WIDE`].
+fn open(ground: &Ground, family: Family) -> Result<()> {
     for (direction, flags) in HANDSHAKE {
         let frame = segment(direction, local(WIDE, family), stranger(family), flags);
-        let (runner, packets) = match bits {
-            None => (same(ground, judge(direction))?, 1),
-            Some(bits) => (varied(ground, judge(direction), family, direction, bits)?, 1 << bits),
-        };
-        run(runner.as_fd(), &frame, ground::link(WIDE), packets, true)?;
+        let program = ground.program(judge(direction))?;
+        run(program.as_fd(), &frame, ground::link(WIDE), 1, true)?;
     }
+    Ok(())
+}
+
+/// Opens as many as 2 to the power of `bits`, over IPv4.
+fn open_many(ground: &mut Ground, bits: u32) -> Result<()> {
+    let before = ground.conns()?;
+    for (direction, flags) in HANDSHAKE {
+        let frame = segment(direction, local(WIDE, Family::V4), stranger(Family::V4), flags);
+        // Not in the order in which they are met later: entries made one after the other lie side by side.
+        let variation = Variation {
+            bits,
+            order: Order::Rising,
+            family: Family::V4,
+            direction,
+        };
+        let runner = varied(ground, judge(direction), variation)?;
+        run(runner.as_fd(), &frame, ground::link(WIDE), 1 << bits, true)?;
+    }
+    let opened = ground.conns()? - before;
+    ensure!(
+        opened == 1 << bits,
+        "{opened} connections were opened, not {}",
+        1 << bits
+    );
     Ok(())
 }
 
@@ -165,12 +180,18 @@ fn denied(ground: &Ground, at: usize, members: u32, packets: u32) -> Result<Case
 
 /// Packets on many connections of IPv4 from the task, in an order without a pattern.
 fn in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
+    let variation = Variation {
+        bits,
+        order: Order::Random,
+        family: Family::V4,
+        direction: Egress,
+    };
     Ok(Case {
         frame: segment(Egress, local(WIDE, Family::V4), stranger(Family::V4), flags::ACK),
         link: ground::link(WIDE),
         passes: true,
-        gate: varied(ground, FROM_TASK, Family::V4, Egress, bits)?,
-        empty: varied(ground, EMPTY, Family::V4, Egress, bits)?,
+        gate: varied(ground, FROM_TASK, variation)?,
+        empty: varied(ground, EMPTY, variation)?,
         packets,
         ..established(ground, Family::V4, Egress, packets)?
     })
@@ -179,6 +200,12 @@ fn in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
 /// New connections from strangers, which the last rule of a set allows.
 fn new(ground: &Ground, at: usize, bits: u32) -> Result<Case> {
     let (set, place) = (SETS[at], at + 1);
+    let variation = Variation {
+        bits,
+        order: Order::Random,
+        family: set.family,
+        direction: Ingress,
+    };
     Ok(Case {
         name: format!("new, allowed, {}, {} rules", set.family, set.rules),
         budget: Some(620),
@@ -186,8 +213,8 @@ fn new(ground: &Ground, at: usize, bits: u32) -> Result<Case> {
         frame: segment(Ingress, local(place, set.family), stranger(set.family), flags::SYN),
         link: ground::link(place),
         passes: true,
-        gate: varied(ground, TO_TASK, set.family, Ingress, bits)?,
-        empty: varied(ground, EMPTY, set.family, Ingress, bits)?,
+        gate: varied(ground, TO_TASK, variation)?,
+        empty: varied(ground, EMPTY, variation)?,
         packets: 1 << bits,
     })
 }
@@ -227,12 +254,12 @@ fn steady(ground: &mut Ground, effort: Effort) -> Result<(Vec<Path>, Vec<Path>)>
     let mut bare = Ground::load(ROOM, 1)?;
     let mut cases = Vec::new();
     for family in [Family::V4, Family::V6] {
-        open(ground, family, None)?;
+        open(ground, family)?;
         for direction in [Egress, Ingress] {
             cases.push(established(ground, family, direction, effort.packets)?);
         }
     }
-    open(ground, Family::V4, Some(FEW))?;
+    open_many(ground, FEW)?;
     cases.push(Case {
         name: format!("established, IPv4, {FROM_TASK}, {} connections in turn", 1 << FEW),
         ..in_turn(ground, FEW, effort.packets)?
@@ -266,7 +293,7 @@ fn opening(ground: &mut Ground, effort: Effort) -> Result<Vec<Path>> {
 /// Established connections in random order, in a table twice as large as there are connections.
 fn random(bits: u32, effort: Effort) -> Result<Vec<Path>> {
     let mut ground = Ground::load(2 << bits, MEMBERS)?;
-    open(&ground, Family::V4, Some(bits))?;
+    open_many(&mut ground, bits)?;
     let budget = match bits {
         17 => Some(350),
         20 => Some(460),

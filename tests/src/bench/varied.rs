@@ -17,15 +17,26 @@ use taskgate_ebpf::abi::Direction;
 use super::rules::Family;
 
 /// Which peers are written into packets: 2 to the power of `bits` different ones, 2 to 20, each once before the first
-/// comes again, in an order without a pattern that is always the same.
+/// comes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variation {
     /// See the structure.
     pub bits: u32,
+    /// Their order.
+    pub order: Order,
     /// The packet's family.
     pub family: Family,
     /// Whether it is from the task or to it. It must carry TCP or UDP, without options or extension headers.
     pub direction: Direction,
+}
+
+/// In which order peers come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// One after the other. Entries that are made for them lie side by side.
+    Rising,
+    /// Without a pattern that a CPU could learn, the same in each pass.
+    Random,
 }
 
 impl Variation {
@@ -75,8 +86,9 @@ impl Variation {
             Instruction::new(op::STORE_64, 9, 4, 0, 0),
             Instruction::with(op::AND, 3, mask),
         ];
-        rest.extend(mix(0x2c1b_3c6d));
-        rest.extend(mix(0x297a_2d39));
+        if self.order == Order::Random {
+            rest.extend([0x2c1b_3c6d, 0x297a_2d39, 0x5bd1_e995].into_iter().flat_map(mix));
+        }
         rest.extend([
             Instruction::new(op::STORE_16, 7, 3, address, 0),
             Instruction::with(op::RIGHT, 3, 16),
