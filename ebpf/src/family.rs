@@ -3,8 +3,15 @@
 use crate::{
     abi::{Key4, Key6},
     policy::{Peer4, Peer6, PeerKey},
-    verdict::Keys,
 };
+
+/// The key in hand, by family.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Keys {
+    v4: Key4,
+    v6: Key6,
+}
 
 /// A family of addresses.
 pub trait Family {

@@ -3,7 +3,7 @@
 use crate::{
     abi::Direction,
     conntrack::{TCP, UDP},
-    packet::{Exchange, Kind, Packet, request_of},
+    packet::{Exchange, Kind, Packet, mapped, request_of},
 };
 
 /// A packet's flow.
@@ -22,6 +22,11 @@ pub struct Flow {
 /// Marks the lower half of `ports` as an ICMP exchange: no message has type 255.
 const EXCHANGE: u32 = 0xff00;
 
+/// 255.255.255.255.
+const BROADCAST: [u64; 2] = mapped(u32::MAX);
+/// ff02::1:2.
+const ALL_DHCP_SERVERS: [u64; 2] = [0xff02 << 48, 0x0001_0002];
+
 impl Flow {
     /// The flow as a tracked connection's key names it.
     ///
@@ -29,7 +34,8 @@ impl Flow {
     /// * ICMP requests and replies: the identifier above; below, the request's type and who asked. So a reply finds the
     ///   request that it answers, and nothing else.
     /// * Other ICMP messages: the direction above, type and code below. Nothing answers them.
-    /// * DHCP that the task begins: no addresses, since the answer comes from another one and may go to another one.
+    /// * DHCP toward the task: [`Flow::dhcp`], since the answer comes from another address than the task asked, and may
+    ///   go to another than it asked from.
     /// * Other protocols: 0, as AWS tracks them by address pair alone.
     #[inline(always)]
     pub fn tracked(packet: &Packet, direction: Direction) -> Self {
@@ -48,17 +54,28 @@ impl Flow {
                     ..plain
                 }
             }
-            Exchange::None | Exchange::Error if is_dhcp(packet, direction) => Self::dhcp(plain.ports),
+            // What the task itself asks is judged each time: nothing else looks at who it says it is.
+            Exchange::None | Exchange::Error
+                if matches!(direction, Direction::Ingress) && is_dhcp(packet, direction) =>
+            {
+                Self::dhcp(packet)
+            }
             Exchange::None | Exchange::Error => plain,
         }
     }
 
-    /// The flow of all DHCP between a task and its servers.
+    /// The flow of all DHCP between a task and its servers: as a task without an address asks every server, so that no
+    /// other packet has this name.
     #[inline(always)]
-    pub const fn dhcp(ports: u32) -> Self {
+    pub fn dhcp(packet: &Packet) -> Self {
+        let (local, remote, ports) = if packet.kind as u8 == Kind::V6 as u8 {
+            ([0xfe80 << 48, 0], ALL_DHCP_SERVERS, 546 << 16 | 547)
+        } else {
+            (mapped(0), BROADCAST, 68 << 16 | 67)
+        };
         Self {
-            local: [0, 0],
-            remote: [0, 0],
+            local,
+            remote,
             ports,
             special: true,
         }
@@ -102,8 +119,6 @@ impl Flow {
 /// (RFC 2131, 4.1), or 546 to 547 by the servers' multicast address (RFC 8415, 7.1); toward it the same ports back.
 #[inline(always)]
 pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
-    const BROADCAST: [u64; 2] = [0, 0xffff_ffff_ffff];
-    const ALL_SERVERS: [u64; 2] = [0xff02 << 48, 0x0001_0002];
     let v6 = packet.kind as u8 == Kind::V6 as u8;
     let (client, server) = if v6 { (546, 547) } else { (68, 67) };
     if packet.protocol != UDP {
@@ -111,7 +126,7 @@ pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
     }
     match direction {
         Direction::Egress => {
-            let everyone = if v6 { ALL_SERVERS } else { BROADCAST };
+            let everyone = if v6 { ALL_DHCP_SERVERS } else { BROADCAST };
             packet.source_port == client
                 && packet.destination_port == server
                 && packet.destination[0] == everyone[0]

@@ -215,21 +215,29 @@ impl PeerKey for Peer6 {
 
     #[inline(always)]
     fn find<B: Bank>(self, bank: B, axis: u32, depth: u32) -> u32 {
-        let mut at = 0_u64;
-        let mut step = depth;
-        for _ in 0..MAX_DEPTH {
-            if step == 0 {
-                break;
-            }
-            step -= 1;
-            let middle = at + (1 << step);
+        let at = descend(depth, |middle| {
             let key = axis.wrapping_add((middle as u32) << 4);
             let (hi, lo) = (bank.word(key), bank.word(key.wrapping_add(8)));
-            let low_borrow = borrow(self.0[1], lo, 0);
-            at = middle - (borrow(self.0[0], hi, low_borrow) << step);
-        }
+            borrow(self.0[0], hi, borrow(self.0[1], lo, 0))
+        });
         bank.word(axis.wrapping_add(16 << depth).wrapping_add((at as u32) << 3)) as u32
     }
+}
+
+/// The last of 2^`depth` sorted entries that is not beyond the key; `beyond` is 1 for those that are, else 0.
+#[inline(always)]
+fn descend(depth: u32, beyond: impl Fn(u64) -> u64) -> u64 {
+    let mut at = 0;
+    let mut step = depth;
+    for _ in 0..MAX_DEPTH {
+        if step == 0 {
+            break;
+        }
+        step -= 1;
+        let middle = at + (1 << step);
+        at = middle - (beyond(middle) << step);
+    }
+    at
 }
 
 /// 1 if `x - y - carry` borrows, else 0.
@@ -242,18 +250,9 @@ const fn borrow(x: u64, y: u64, carry: u64) -> u64 {
 /// The row of the interval that holds `key`, on an axis of packed entries.
 #[inline(always)]
 fn find_narrow<B: Bank>(bank: B, axis: u32, depth: u32, key: u32) -> u32 {
-    let mut at = 0_u64;
-    let mut step = depth;
-    for _ in 0..MAX_DEPTH {
-        if step == 0 {
-            break;
-        }
-        step -= 1;
-        let middle = at + (1 << step);
-        let start = bank.word(axis.wrapping_add((middle as u32) << 3)) >> 32;
-        at = middle - (((key as u64).wrapping_sub(start) >> 63) << step);
-    }
-    bank.word(axis.wrapping_add((at as u32) << 3)) as u32
+    let entry = |at: u64| bank.word(axis.wrapping_add((at as u32) << 3));
+    let at = descend(depth, |middle| (key as u64).wrapping_sub(entry(middle) >> 32) >> 63);
+    entry(at) as u32
 }
 
 /// A rule that allows: its number and its [`crate::abi::image::rule`] flags.

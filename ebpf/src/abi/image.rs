@@ -85,6 +85,19 @@ pub enum Timeout {
     Other = 6,
 }
 
+impl Timeout {
+    /// All of them, in the order of their control words.
+    pub const ALL: [Self; TIMEOUTS] = [
+        Self::TcpEstablished,
+        Self::TcpHalfOpen,
+        Self::TcpClosed,
+        Self::Udp,
+        Self::UdpStream,
+        Self::Icmp,
+        Self::Other,
+    ];
+}
+
 /// How many time-outs there are.
 pub const TIMEOUTS: usize = 7;
 

@@ -154,7 +154,7 @@ fn a_reply_that_nobody_asked_for_stands_for_itself() {
 }
 
 #[test]
-fn dhcp_has_no_addresses() {
+fn dhcp_toward_the_task_goes_by_the_name_of_what_asks_every_server() {
     let everyone4 = mapped(u32::MAX);
     let everyone6 = [0xff02 << 48, 0x0001_0002];
     let to = |kind, destination, local, remote| Packet {
@@ -193,10 +193,29 @@ fn dhcp_has_no_addresses() {
         ),
     ] {
         assert_eq!(is_dhcp(&packet, direction), expected, "{name}");
+        let ports = if matches!(packet.kind, Kind::V6) {
+            0x0222_0223
+        } else {
+            0x0044_0043
+        };
+        let (local, remote) = match packet.kind {
+            Kind::V6 => ([0xfe80 << 48, 0], everyone6),
+            _ => (mapped(0), everyone4),
+        };
+        let anybody = Flow {
+            local,
+            remote,
+            ports,
+            special: true,
+        };
         let flow = Flow::tracked(&packet, direction);
-        let nowhere = (flow.local, flow.remote) == ([0, 0], [0, 0]);
-        assert_eq!((flow.special, nowhere), (expected, expected), "{name}");
+        if expected && direction == Ingress {
+            assert_eq!(flow, anybody, "{name}");
+        } else {
+            assert_eq!(flow, Flow::plain(&packet, direction), "{name}");
+        }
+        if expected {
+            assert_eq!(Flow::dhcp(&packet), anybody, "{name}");
+        }
     }
-    let asked = to(Kind::V4, everyone4, 68, 67);
-    assert!(same((&asked, Egress), (&from(Kind::V4, 68, 67), Ingress)));
 }

@@ -1,6 +1,6 @@
 //! ARP (RFC 826), neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810).
 
-use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, halves, mapped, need, read};
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, halves, is_mapped, mapped, need, read};
 use crate::abi::Reason;
 
 /// What a packet is to its neighbours.
@@ -79,6 +79,9 @@ pub(super) fn parse_icmpv6<F: Frame>(
     if matches!(neighbour, Neighbour::Solicitation | Neighbour::Advertisement) {
         need(room, 24)?;
         packet.target = halves(read::<F, 16>(frame, at + 8)?);
+        if is_mapped(packet.target) {
+            return Err(Unparsed::Bad(Reason::Malformed));
+        }
     }
     packet.neighbour = neighbour;
     Ok(())

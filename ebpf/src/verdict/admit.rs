@@ -169,7 +169,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let mut refills = plan.0 & Plan::REFILLS != 0;
         let mut goes_on = plan.0 & Plan::GOES_ON != 0;
         if admission.dhcp {
-            let flow = Flow::dhcp(Flow::plain(self.packet, D::DIRECTION).ports);
+            let flow = Flow::dhcp(self.packet);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
             refills = true;
         }

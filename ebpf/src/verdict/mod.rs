@@ -13,10 +13,10 @@ use core::marker::PhantomData;
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Key4, Key6, Outcome, Reason,
+        Conn, Denial, Direction, Event, Outcome, Reason,
         tables::{Flags, Totals, Word},
     },
-    family::{Family, V4, V6},
+    family::{Family, Keys, V4, V6},
     packet::{Frame, Kind, Neighbour, Packet, Unparsed, parse, parse_quoted},
     policy::{Control, EniRow, Image, PeerKey as _},
     tables::{Flows, Tables},
@@ -43,14 +43,6 @@ struct Work {
     conn: Conn,
     denial: Denial,
     event: Event,
-}
-
-/// The key in hand, by family.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub struct Keys {
-    pub(crate) v4: Key4,
-    pub(crate) v6: Key6,
 }
 
 /// What one packet is judged with: read once, so that one generation decides.

@@ -16,6 +16,8 @@ use super::{DataPath, Sent, State};
 pub struct Host<'a> {
     /// Its tables.
     pub tables: HostTables<'a>,
+    image: &'a [AtomicU64],
+    room: usize,
     /// How the last packet ended.
     pub last: Option<Outcome>,
 }
@@ -25,6 +27,8 @@ impl<'a> Host<'a> {
     pub fn new(image: &'a [AtomicU64], room: usize) -> Self {
         Self {
             tables: HostTables::new(image, room),
+            image,
+            room,
             last: None,
         }
     }
@@ -55,6 +59,11 @@ impl DataPath for Host<'_> {
         let outcome = decide(&self.tables, &frame, sent.direction);
         self.last = Some(outcome);
         Ok(outcome.passes())
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        *self = Self::new(self.image, self.room);
+        Ok(())
     }
 
     fn now(&mut self) -> Result<u32> {

@@ -13,7 +13,7 @@ use taskgate::dataplane::{
     flow::FlowTables as _,
     load::LoadOptions,
     object::Object,
-    raw::{Hash, Packet, Shared},
+    raw::{Hash, Packet, Plain, Shared},
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{Conn, Direction, Key4, Key6, outcome::OUTCOMES, program};
@@ -25,7 +25,6 @@ use crate::sandbox::ip_batch;
 pub struct Kernel {
     object: Object,
     tables: KernelTables,
-    image: Shared<AtomicU64>,
     usage: Shared<AtomicU64>,
     /// What the counters were when the tables were empty last.
     counted: BTreeMap<(u16, Direction), [u64; OUTCOMES]>,
@@ -76,7 +75,6 @@ impl Kernel {
             "a second has more ticks than expected"
         );
         Ok(Self {
-            image: object.image()?,
             usage: object.usage()?,
             counted: BTreeMap::new(),
             tables,
@@ -88,44 +86,22 @@ impl Kernel {
     pub fn image(&self) -> Result<Shared<AtomicU64>> {
         Ok(self.object.image()?)
     }
-
-    /// Empties all tables but the image.
-    pub fn clear(&mut self) -> Result<()> {
-        empty(self.tables.raw_conns_v4())?;
-        empty(self.tables.raw_conns_v6())?;
-        empty(self.tables.raw_denials_v4())?;
-        empty(self.tables.raw_denials_v6())?;
-        for word in &*self.usage {
-            word.store(0, Relaxed);
-        }
-        for slot in 0..Self::SLOTS as u16 {
-            for direction in [Direction::Egress, Direction::Ingress] {
-                self.counted
-                    .insert((slot, direction), self.tables.counters(slot, direction)?);
-            }
-        }
-        Ok(())
-    }
 }
 
-fn keys<K: Copy + Default + taskgate::dataplane::raw::Plain, V: Default + taskgate::dataplane::raw::Plain>(
-    table: &Hash<K, V>,
-) -> Result<Vec<K>> {
+fn keys<K: Copy + Default + Plain, V: Default + Plain>(table: &Hash<K, V>) -> Result<Vec<K>> {
     let mut keys = Vec::new();
     table.visit(|key, _| keys.push(*key))?;
     Ok(keys)
 }
 
-fn empty<K: Copy + Default + taskgate::dataplane::raw::Plain, V: Default + taskgate::dataplane::raw::Plain>(
-    table: &Hash<K, V>,
-) -> Result<()> {
+fn empty<K: Copy + Default + Plain, V: Default + Plain>(table: &Hash<K, V>) -> Result<()> {
     for key in keys(table)? {
         table.take(&key)?;
     }
     Ok(())
 }
 
-fn make_older<K: Copy + Default + taskgate::dataplane::raw::Plain>(table: &Hash<K, Conn>, ticks: u32) -> Result<()> {
+fn make_older<K: Copy + Default + Plain>(table: &Hash<K, Conn>, ticks: u32) -> Result<()> {
     for key in keys(table)? {
         if let Some(conn) = table.get(&key)? {
             let (last, tail) = conn.seen.get();
@@ -148,7 +124,8 @@ impl DataPath for Kernel {
             gso_segs: sent.segments.0,
             gso_size: sent.segments.1,
         };
-        match self.object.test_run(program, &packet, 1)?.returned {
+        let ran = self.object.test_run(program, &packet, 1);
+        match ran.with_context(|| format!("{sent:02x?}"))?.returned {
             PASS => Ok(true),
             SHOT => Ok(false),
             other => bail!("`{program}` returned {other}"),
@@ -188,5 +165,22 @@ impl DataPath for Kernel {
             }
         }
         Ok(state)
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        empty(self.tables.raw_conns_v4())?;
+        empty(self.tables.raw_conns_v6())?;
+        empty(self.tables.raw_denials_v4())?;
+        empty(self.tables.raw_denials_v6())?;
+        for word in &*self.usage {
+            word.store(0, Relaxed);
+        }
+        for slot in 0..Self::SLOTS as u16 {
+            for direction in [Direction::Egress, Direction::Ingress] {
+                self.counted
+                    .insert((slot, direction), self.tables.counters(slot, direction)?);
+            }
+        }
+        Ok(())
     }
 }

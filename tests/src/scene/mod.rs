@@ -5,6 +5,7 @@ pub mod frames;
 mod host;
 mod kernel;
 pub mod model;
+mod stage;
 mod state;
 
 use std::sync::atomic::AtomicU64;
@@ -18,6 +19,7 @@ use taskgate_ebpf::abi::{Direction, LinkId, image::Timeout};
 
 pub use host::Host;
 pub use kernel::Kernel;
+pub use stage::{Stage, on_host_and_in_kernel};
 pub use state::{State, outcome_name};
 
 /// Ticks in a second of a scene. Not fewer than any kernel has: what really goes by never counts for more.
@@ -44,6 +46,8 @@ pub trait DataPath {
     fn now(&mut self) -> Result<u32>;
     /// Makes every connection older.
     fn age(&mut self, ticks: u32) -> Result<()>;
+    /// Empties all that it keeps.
+    fn clear(&mut self) -> Result<()>;
     /// All that it keeps, of slots up to `highest`.
     fn state(&mut self, highest: u16) -> Result<State>;
 }
@@ -89,15 +93,7 @@ impl<'a> Scene<'a> {
             window: 0,
             highest: 0,
         };
-        for timeout in [
-            Timeout::TcpEstablished,
-            Timeout::TcpHalfOpen,
-            Timeout::TcpClosed,
-            Timeout::Udp,
-            Timeout::UdpStream,
-            Timeout::Icmp,
-            Timeout::Other,
-        ] {
+        for timeout in Timeout::ALL {
             let seconds = taskgate_ebpf::conntrack::default_seconds(timeout);
             scene
                 .writer

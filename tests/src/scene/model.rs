@@ -32,12 +32,12 @@ pub fn member(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
 }
 
 /// What a rule allows of TCP.
-pub fn tcp(from: u16, to: u16) -> Protocol {
+pub fn tcp_to(from: u16, to: u16) -> Protocol {
     Protocol::Tcp(Ports { from, to })
 }
 
 /// What a rule allows of UDP.
-pub fn udp(from: u16, to: u16) -> Protocol {
+pub fn udp_to(from: u16, to: u16) -> Protocol {
     Protocol::Udp(Ports { from, to })
 }
 

@@ -81,6 +81,7 @@ impl Daemon {
             records,
             gates,
         };
+        daemon.gates.clear(model.gated()).await?;
         let applied = daemon.apply(model).await;
         if applied.is_err() {
             daemon.gates.end().await;
@@ -105,8 +106,8 @@ impl Daemon {
         if let Err(error) = waited {
             warn!("the kernel does not tell when old memory is free: {error}");
         }
-        for (at, ticks) in timeouts.iter().enumerate() {
-            self.writer.set_timeout(TIMEOUT_WORDS[at], u64::from(*ticks));
+        for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
+            self.writer.set_timeout(timeout, u64::from(ticks));
         }
         self.writer.set_flags(control_flags(&model.settings));
         if model.settings.connections.total != self.options.conns {
@@ -196,19 +197,9 @@ impl Daemon {
     }
 }
 
-const TIMEOUT_WORDS: [Timeout; TIMEOUTS] = [
-    Timeout::TcpEstablished,
-    Timeout::TcpHalfOpen,
-    Timeout::TcpClosed,
-    Timeout::Udp,
-    Timeout::UdpStream,
-    Timeout::Icmp,
-    Timeout::Other,
-];
-
 /// The idle time-outs in ticks.
 fn timeouts(settings: &Settings, ticks: u32) -> [u32; TIMEOUTS] {
-    TIMEOUT_WORDS.map(|timeout| {
+    Timeout::ALL.map(|timeout| {
         let seconds = match timeout {
             Timeout::TcpEstablished => settings.timeouts.tcp_established,
             Timeout::Udp => settings.timeouts.udp,

@@ -1,6 +1,6 @@
 //! The gates of this host: which task is bound to which link, and what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use log::{info, warn};
 use taskgate_ebpf::abi::LinkId;
@@ -8,7 +8,7 @@ use taskgate_ebpf::abi::LinkId;
 use super::{RunError, error::chain, records::Writer};
 use crate::{
     dataplane::{
-        eni::{EniSpec, TaskEni},
+        eni::{EniSpec, TaskEni, remove_left_over},
         gate::{Gate, GateError},
         link::{Link, LinkError, LinkEvent},
         netlink::Netlink,
@@ -49,6 +49,25 @@ impl Gates {
             tasks: BTreeMap::new(),
             closed: Vec::new(),
         }
+    }
+
+    /// Takes away the links that a killed run made and left, which have no gate any more; the namespaces that the
+    /// configuration names stay, with whoever is in them.
+    pub(super) async fn clear<'a>(&self, enis: impl Iterator<Item = &'a Eni>) -> Result<(), RunError> {
+        let namespaces = enis
+            .filter_map(|eni| match &eni.binding {
+                Some(Binding::Namespace(namespace)) => Some(namespace.as_str()),
+                _ => None,
+            })
+            .collect();
+        let gone = remove_left_over(&self.netlink, &self.instance, &BTreeSet::new(), &namespaces).await?;
+        if !gone.is_empty() {
+            warn!(
+                "an earlier run was killed; what it left ungated is taken away: {}",
+                gone.join(", ")
+            );
+        }
+        Ok(())
     }
 
     /// Refuses what could not be gated, before anything is changed: devices of a kind that no gate works on.

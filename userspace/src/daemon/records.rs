@@ -59,8 +59,8 @@ impl Records {
         writer: &Writer,
     ) -> Result<(), RunError> {
         if self.logs != model.flow_logs {
-            let end = unix_time().as_secs();
-            self.close_final(writer);
+            // Where the window could not be closed, what it holds comes with the first one of the new logs.
+            let end = self.close_as(true, writer).unwrap_or_else(|| unix_time().as_secs());
             self.outputs = Outputs::reopen(&model.flow_logs, end)?;
             self.logs.clone_from(&model.flow_logs);
         }
@@ -94,7 +94,8 @@ impl Records {
         self.close_as(true, writer);
     }
 
-    fn close_as(&mut self, last: bool, writer: &Writer) {
+    /// Gives when the window ended, if it could be closed.
+    fn close_as(&mut self, last: bool, writer: &Writer) -> Option<u64> {
         let now = unix_time().as_secs();
         let epoch_of = |slot| writer.epoch(slot) as u32;
         let closed = if last {
@@ -109,7 +110,7 @@ impl Records {
                     "a capture window is not closed, its records come with the next one: {}",
                     chain(&error)
                 );
-                return;
+                return None;
             }
         };
         if window.strays.flows != 0 {
@@ -121,6 +122,7 @@ impl Records {
         if let Err(error) = self.outputs.write(&window) {
             error!("the flow records of a window are lost: {}", chain(&error));
         }
+        Some(window.bounds.end)
     }
 
     /// Removes idle connections early where the table is more than half full.

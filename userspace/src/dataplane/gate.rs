@@ -1,6 +1,10 @@
 //! Gates: the kernel program on both ways of a link.
 
-use std::io;
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    sync::{Arc, Weak},
+};
 
 use aya::{
     programs::{
@@ -80,36 +84,91 @@ pub enum GateError {
     },
 }
 
-/// A gate that stands. It comes off when this is dropped.
+/// A gate that stands. It comes off when this is dropped, and all others that [`Object::attach`] gave for the same link.
 #[derive(Debug)]
 pub struct Gate {
+    standing: Arc<Standing>,
+}
+
+/// What hangs on a link.
+#[derive(Debug)]
+pub(super) struct Standing {
     link: Link,
     hook: Hook,
-    ways: [SchedClassifierLink; 2],
+    ways: [Attached; 2],
+}
+
+/// One program on one way of a link. It comes off when this is dropped.
+#[derive(Debug)]
+struct Attached(Option<SchedClassifierLink>);
+
+impl Attached {
+    /// The TCX link; `None` for a filter.
+    fn tcx(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().and_then(|link| link.fd().ok())
+    }
+
+    fn take_off(&mut self) -> Result<(), ProgramError> {
+        if let Some(link) = self.tcx() {
+            // Closing it is not enough while a child that is about to be another program still has it.
+            raw::detach(link)?;
+        }
+        self.0.take().map_or(Ok(()), aya::programs::Link::detach)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_off() {
+            log::debug!("a program cannot be taken off its link, which may be gone: {error}");
+        }
+    }
 }
 
 impl Gate {
     /// The link, as it was when the gate was put up.
     pub fn link(&self) -> &Link {
-        &self.link
+        &self.standing.link
     }
 
     /// How it hangs there.
     pub fn hook(&self) -> Hook {
-        self.hook
+        self.standing.hook
     }
 
     /// Whether the link is gone, and the gate with it.
     pub fn is_gone(&self) -> Result<bool, GateError> {
+        self.standing.is_gone()
+    }
+
+    /// Takes it off and says how that went. Nothing to do where the link is gone, or while it has another owner.
+    pub fn detach(self) -> Result<(), GateError> {
+        let Some(mut standing) = Arc::into_inner(self.standing) else {
+            return Ok(());
+        };
+        if standing.is_gone()? {
+            return Ok(());
+        }
+        for way in &mut standing.ways {
+            way.take_off().map_err(|cause| GateError::Detach {
+                link: standing.link.name.clone(),
+                cause,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Standing {
+    fn is_gone(&self) -> Result<bool, GateError> {
         let look = |cause| GateError::Look {
             link: self.link.name.clone(),
             cause,
         };
         match self.hook {
             Hook::Tcx => {
-                for way in &self.ways {
-                    let fd = way.fd().map_err(|cause| look(io::Error::other(cause)))?;
-                    if raw::tcx_ifindex(fd).map_err(look)? != self.link.ifindex {
+                for link in self.ways.iter().filter_map(Attached::tcx) {
+                    if raw::tcx_ifindex(link).map_err(look)? != self.link.ifindex {
                         return Ok(true);
                     }
                 }
@@ -123,69 +182,63 @@ impl Gate {
             },
         }
     }
-
-    /// Takes it off and says how that went. Nothing to do where the link is gone.
-    pub fn detach(self) -> Result<(), GateError> {
-        if self.is_gone()? {
-            return Ok(());
-        }
-        for way in self.ways {
-            let detached = aya::programs::Link::detach(way);
-            detached.map_err(|cause| GateError::Detach {
-                link: self.link.name.clone(),
-                cause,
-            })?;
-        }
-        Ok(())
-    }
 }
 
 impl Object {
     /// Puts a gate on a link of this network namespace: once this returns, both ways are gated. Nothing stays attached
-    /// where it fails. With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel lets only one such call in
-    /// at a time, so threads do not make it faster.
+    /// where it fails. A link that has a gate of this object keeps it, now with one more owner: it is never open between
+    /// two of them. With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel lets only one such call in at a
+    /// time, so threads do not make it faster.
     pub fn attach(&mut self, link: &Link) -> Result<Gate, GateError> {
-        let hook = match self.tcx {
-            Some(false) => Hook::Clsact,
-            Some(true) => Hook::Tcx,
-            None => {
-                // Which of the two this kernel has is learned from the first gate.
-                match self.attach_by(link, Hook::Tcx) {
-                    Err(GateError::Attach { cause, .. }) if lacks_tcx(&cause) => Hook::Clsact,
-                    attached => {
-                        self.tcx = attached.is_ok().then_some(true);
-                        return attached;
-                    }
+        match self.tcx {
+            Some(true) => self.attach_by(link, Hook::Tcx),
+            Some(false) => self.attach_by(link, Hook::Clsact),
+            // Which of the two this kernel has is learned from the first gate.
+            None => match self.attach_by(link, Hook::Tcx) {
+                Err(GateError::Attach { cause, .. }) if lacks_tcx(&cause) => {
+                    let gate = self.attach_by(link, Hook::Clsact)?;
+                    self.tcx = Some(false);
+                    Ok(gate)
                 }
-            }
-        };
-        let gate = self.attach_by(link, hook)?;
-        self.tcx = Some(hook == Hook::Tcx);
-        Ok(gate)
+                attached => {
+                    self.tcx = attached.is_ok().then_some(true);
+                    attached
+                }
+            },
+        }
     }
 
     /// [`Self::attach`] in one of the two ways.
     pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate, GateError> {
         let name = &*link.name;
+        self.gates.retain(|gate| gate.strong_count() > 0);
+        let same = |gate: &Arc<Standing>| gate.link.ifindex == link.ifindex && gate.hook == hook;
+        if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
+            && !standing.is_gone()?
+        {
+            return Ok(Gate { standing });
+        }
         if hook == Hook::Clsact {
             add_clsact(name)?;
         }
         // Toward the task first: until the other way is gated too, what the task sends gets no answer.
         let to_task = self.attach_way(program::TO_TASK, link, hook)?;
         let from_task = self.attach_way(program::FROM_TASK, link, hook)?;
-        let gate = Gate {
+        let standing = Standing {
             link: link.clone(),
             hook,
             ways: [to_task, from_task],
         };
         // The programs were attached by name: it may have come to stand for another link.
-        if gate.is_gone()? || if_nametoindex(name) != Ok(link.ifindex) {
+        if standing.is_gone()? || if_nametoindex(name) != Ok(link.ifindex) {
             return Err(GateError::Replaced { link: name.to_owned() });
         }
-        Ok(gate)
+        let standing = Arc::new(standing);
+        self.gates.push(Arc::downgrade(&standing));
+        Ok(Gate { standing })
     }
 
-    fn attach_way(&mut self, program: &'static str, link: &Link, hook: Hook) -> Result<SchedClassifierLink, GateError> {
+    fn attach_way(&mut self, program: &'static str, link: &Link, hook: Hook) -> Result<Attached, GateError> {
         let name = &*link.name;
         // A veth's host end receives what the task sends; a VLAN link sends it to the wire.
         let from_task_comes_in = matches!(link.kind, LinkKind::Veth { .. });
@@ -200,7 +253,8 @@ impl Object {
             Hook::Clsact => attach_filter(classifier, name, way),
         };
         let link = id.and_then(|id| classifier.take_link(id));
-        link.map_err(|cause| GateError::Attach {
+        let attached = link.map(|link| Attached(Some(link)));
+        attached.map_err(|cause| GateError::Attach {
             program,
             link: name.to_owned(),
             cause,

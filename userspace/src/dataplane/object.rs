@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::atomic::AtomicU64,
+    sync::{Weak, atomic::AtomicU64},
 };
 
 use aya::{
@@ -16,6 +16,7 @@ use log::LevelFilter;
 use taskgate_ebpf::abi::{map, program};
 
 use super::{
+    gate::Standing,
     load::{LoadError, LoadOptions, Shape},
     raw::{self, Packet, Ran, Shared},
 };
@@ -34,6 +35,8 @@ pub struct Object {
     options: LoadOptions,
     /// Whether this kernel has TCX, once that is known.
     pub(super) tcx: Option<bool>,
+    /// The gates that it gave out.
+    pub(super) gates: Vec<Weak<Standing>>,
 }
 
 impl Object {
@@ -72,6 +75,7 @@ impl Object {
             ebpf,
             options: *options,
             tcx: None,
+            gates: Vec::new(),
         })
     }
 

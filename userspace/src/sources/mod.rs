@@ -171,13 +171,14 @@ fn read_file(file: problem::Spot, text: &str, collected: &mut Collected, report:
             report.error(entry.spot, format!("the native form has no key `{}`", entry.key), hint);
         }
         native::read(&top, collected, report);
-    } else if !refused_by_name(&top, report) && !known {
+    } else if !not_read_yet(&top, report) && !known {
         unknown(&top, report);
     }
 }
 
-/// Forms that are known and not read yet.
-fn refused_by_name(top: &Object<'_>, report: &mut Report) -> bool {
+/// Forms that are known and not read yet. What only flow records would show is passed over with a warning; what holds
+/// rules is refused.
+fn not_read_yet(top: &Object<'_>, report: &mut Report) -> bool {
     let ecs = |node: &Node| match &node.value {
         Value::List(tasks) => tasks.iter().any(|task| match &task.value {
             Value::Map(entries) => entries.iter().any(|entry| entry.key == "taskArn"),
@@ -187,10 +188,10 @@ fn refused_by_name(top: &Object<'_>, report: &mut Report) -> bool {
     };
     let hint = "take the file out of the folder";
     if let Some(tasks) = top.entry("tasks").filter(|entry| ecs(&entry.value)) {
-        report.error(
+        report.warn(
             tasks.spot,
-            "reading `tasks`, the output of `aws ecs describe-tasks`, is not built yet",
-            hint,
+            "`tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields",
+            "it may stay: nothing else depends on it",
         );
         return true;
     }

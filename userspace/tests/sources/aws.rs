@@ -175,3 +175,16 @@ fn json_is_read_with_tabs_escapes_and_in_one_line() {
         ("web", "\u{1f600} \"ok\"")
     );
 }
+
+#[test]
+fn ecs_tasks_may_stand_in_the_folder() {
+    let ecs = r#"{"tasks": [{"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/c/1"}], "failures": []}"#;
+    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}]}"#;
+    let alone = read(&[("groups.json", groups)]).expect("a group");
+    let loaded = read(&[("ecs.json", ecs), ("groups.json", groups)]).expect("a group, and tasks that are passed over");
+    assert_eq!(loaded.model, alone.model);
+    assert_eq!(
+        lines(&loaded.warnings),
+        "ecs.json:1:2: `tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields; it may stay: nothing else depends on it"
+    );
+}

@@ -130,14 +130,6 @@ account: "123
             "state.json:1:27: reading the output of `terraform show -json` is not built yet; take the file out of the folder",
         ),
         (
-            "describe-tasks",
-            &[(
-                "ecs.json",
-                r#"{"tasks": [{"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/c/1"}], "failures": []}"#,
-            )],
-            "ecs.json:1:2: reading `tasks`, the output of `aws ecs describe-tasks`, is not built yet; take the file out of the folder",
-        ),
-        (
             "a cut list",
             &[(
                 "g.json",

@@ -43,8 +43,9 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
     let unknown: Vec<_> = names.iter().copied().filter(|package| !known(package)).collect();
     if !unknown.is_empty() {
         bail!(
-            "this distribution has no package {}: Debian 12 with its security suite has; elsewhere add a source that has \
-             it (https://apt.llvm.org for LLVM), or put `bpf-linker` {} into target/tools/bin yourself",
+            "apt knows no package {}: see that `apt-get update` reaches all sources; Debian 12 with its security suite has \
+             it, elsewhere add a source that has (https://apt.llvm.org for LLVM), or put `bpf-linker` {} into \
+             target/tools/bin yourself",
             unknown.join(", "),
             pins::BPF_LINKER
         );

@@ -35,6 +35,7 @@ const BPF_PROG_TEST_RUN: c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: c_int = 24;
+const BPF_LINK_DETACH: c_int = 34;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 const MEMBARRIER_CMD_GLOBAL: c_int = 1;
@@ -143,6 +144,13 @@ pub fn tcx_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: the kernel writes at most `size` bytes, and `info` is integers alone.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info.ifindex)
+}
+
+/// Takes a BPF link off what it hangs on, whoever else still has it open.
+pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut link = number(link);
+    // SAFETY: a file's number is all that the call takes, and there is no address in it.
+    unsafe { bpf(BPF_LINK_DETACH, &mut link) }.map(drop)
 }
 
 #[repr(C)]

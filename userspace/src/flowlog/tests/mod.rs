@@ -56,16 +56,7 @@ fn db() -> Eni {
 }
 
 fn timeouts() -> [u32; TIMEOUTS] {
-    [
-        Timeout::TcpEstablished,
-        Timeout::TcpHalfOpen,
-        Timeout::TcpClosed,
-        Timeout::Udp,
-        Timeout::UdpStream,
-        Timeout::Icmp,
-        Timeout::Other,
-    ]
-    .map(|timeout| default_seconds(timeout) * SECOND)
+    Timeout::ALL.map(|timeout| default_seconds(timeout) * SECOND)
 }
 
 /// A kernel, a collector with the ENIs `web` and `db`, and one flow log.

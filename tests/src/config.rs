@@ -1,0 +1,225 @@
+//! Configurations in taskgate's native form, as a user would write them.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::IpAddr,
+};
+
+/// A configuration. What is given twice under one name is replaced, so that a test reloads a small change of what it
+/// started with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    namespaces: String,
+    groups: BTreeMap<String, String>,
+    prefix_lists: BTreeMap<String, String>,
+    tasks: BTreeMap<String, Task>,
+    members: BTreeMap<String, String>,
+    extra: String,
+}
+
+#[derive(Clone, Debug)]
+struct Task {
+    text: String,
+    addresses: Vec<IpAddr>,
+    made: bool,
+}
+
+impl Config {
+    /// An empty one, whose tasks' namespaces have names that begin with `namespaces` and a dash.
+    pub fn new(namespaces: &str) -> Self {
+        Self {
+            namespaces: namespaces.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// A group. `rules` is what stands in it beside its name, such as `ingress: [{ protocol: tcp, from: any }], egress: []`.
+    #[must_use]
+    pub fn group(mut self, name: &str, rules: &str) -> Self {
+        let separator = if rules.is_empty() { "" } else { ", " };
+        self.groups
+            .insert(name.to_owned(), format!("name: {name}{separator}{rules}"));
+        self
+    }
+
+    /// A prefix list.
+    #[must_use]
+    pub fn prefix_list(mut self, name: &str, entries: &[&str]) -> Self {
+        let list = format!("name: {name}, entries: {}", list(entries));
+        self.prefix_lists.insert(name.to_owned(), list);
+        self
+    }
+
+    /// A task whose ENI taskgate makes, in the namespace [`Config::namespace`].
+    #[must_use]
+    pub fn task(self, name: &str, addresses: &[&str], groups: &[&str]) -> Self {
+        let namespace = self.namespace(name);
+        self.bound_task(name, &format!("namespace: {namespace}"), addresses, groups, true)
+    }
+
+    /// A task on a device that is, or will be, there.
+    #[must_use]
+    pub fn device_task(self, name: &str, device: &str, addresses: &[&str], groups: &[&str]) -> Self {
+        self.bound_task(name, &format!("device: {device}"), addresses, groups, false)
+    }
+
+    fn bound_task(mut self, name: &str, binding: &str, addresses: &[&str], groups: &[&str], made: bool) -> Self {
+        let text = format!(
+            "name: {name}, eni: {}, {binding}, addresses: {}, groups: {}",
+            Self::eni(name),
+            list(addresses),
+            list(groups)
+        );
+        let addresses = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        self.tasks.insert(name.to_owned(), Task { text, addresses, made });
+        self
+    }
+
+    /// With more to say of a task.
+    #[must_use]
+    pub fn amend(mut self, task: &str, yaml: &str) -> Self {
+        if let Some(task) = self.tasks.get_mut(task) {
+            task.text.push_str(", ");
+            task.text.push_str(yaml);
+        }
+        self
+    }
+
+    /// Without a task that was in it.
+    #[must_use]
+    pub fn without_task(mut self, name: &str) -> Self {
+        self.tasks.remove(name);
+        self
+    }
+
+    /// An ENI that is elsewhere.
+    #[must_use]
+    pub fn member(mut self, address: &str, groups: &[&str]) -> Self {
+        let member = format!("address: {}, groups: {}", quoted(address), list(groups));
+        self.members.insert(address.to_owned(), member);
+        self
+    }
+
+    /// Top-level keys beside these, in YAML.
+    #[must_use]
+    pub fn with(mut self, yaml: &str) -> Self {
+        self.extra.push_str(yaml);
+        self.extra.push('\n');
+        self
+    }
+
+    /// The namespace of a task that taskgate makes the ENI of.
+    pub fn namespace(&self, task: &str) -> String {
+        format!("{}-{task}", self.namespaces)
+    }
+
+    /// The ENI id of a task.
+    pub fn eni(task: &str) -> String {
+        let mut hasher = DefaultHasher::new();
+        task.hash(&mut hasher);
+        format!("eni-0{:016x}", hasher.finish())
+    }
+
+    /// The names of its tasks.
+    pub fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.tasks.keys().map(String::as_str)
+    }
+
+    /// The names of those whose ENIs taskgate makes.
+    pub fn made_tasks(&self) -> impl Iterator<Item = &str> {
+        self.tasks
+            .iter()
+            .filter(|(_, task)| task.made)
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// The addresses of a task, or of a member.
+    pub fn addresses(&self, name: &str) -> Vec<IpAddr> {
+        match self.tasks.get(name) {
+            Some(task) => task.addresses.clone(),
+            None => name.parse().into_iter().collect(),
+        }
+    }
+}
+
+/// The text of its file.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            namespaces: _,
+            groups,
+            prefix_lists,
+            tasks,
+            members,
+            extra,
+        } = self;
+        f.write_str("taskgate: v1\n")?;
+        let tasks = tasks
+            .iter()
+            .map(|(name, task)| (name.clone(), task.text.clone()))
+            .collect();
+        for (key, items) in [
+            ("groups", groups),
+            ("prefix-lists", prefix_lists),
+            ("tasks", &tasks),
+            ("members", members),
+        ] {
+            if !items.is_empty() {
+                writeln!(f, "{key}:")?;
+            }
+            for item in items.values() {
+                writeln!(f, "  - {{ {item} }}")?;
+            }
+        }
+        f.write_str(extra)
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{text}\"")
+}
+
+fn list(items: &[&str]) -> String {
+    let items: Vec<_> = items.iter().map(|item| quoted(item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_written_as_a_user_would() {
+        let config = Config::new("tgt-1-2")
+            .group("web", "egress: []")
+            .group("all", "")
+            .prefix_list("corp", &["10.0.0.0/8", "fd00::/8"])
+            .task("web-1", &["10.88.0.10"], &["all"])
+            .task("web-1", &["10.88.0.10"], &["web", "all"])
+            .device_task("db-1", "tg-db", &["10.88.0.20", "fd88::20"], &["web"])
+            .task("gone", &["10.88.0.30"], &["web"])
+            .without_task("gone")
+            .member("10.99.0.2", &["web"])
+            .with("settings: { exempt: none }");
+        let expected = format!(
+            r#"taskgate: v1
+groups:
+  - {{ name: all }}
+  - {{ name: web, egress: [] }}
+prefix-lists:
+  - {{ name: corp, entries: ["10.0.0.0/8", "fd00::/8"] }}
+tasks:
+  - {{ name: db-1, eni: {}, device: tg-db, addresses: ["10.88.0.20", "fd88::20"], groups: ["web"] }}
+  - {{ name: web-1, eni: {}, namespace: tgt-1-2-web-1, addresses: ["10.88.0.10"], groups: ["web", "all"] }}
+members:
+  - {{ address: "10.99.0.2", groups: ["web"] }}
+settings: {{ exempt: none }}
+"#,
+            Config::eni("db-1"),
+            Config::eni("web-1")
+        );
+        assert_eq!(config.to_string(), expected);
+    }
+}

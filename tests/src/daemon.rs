@@ -1,0 +1,289 @@
+//! A running `taskgate run`, as a user runs it: the real binary, a folder with configuration, signals.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Read,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+
+use crate::{
+    config::Config,
+    kernel::Objects,
+    ledger::Ledger,
+    netns::{Netns, PATIENCE},
+    output::Lines,
+    record::Record,
+};
+
+/// What it says once every gate that can be up is up.
+const READY: &str = "gates are up";
+/// What it says once a reload is in force, and once it was refused.
+const RELOADED: &str = "reloaded";
+const REFUSED: &str = "reload refused";
+
+/// A running taskgate. It is killed when this is dropped before it was stopped.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Option<Child>,
+    file: PathBuf,
+    records: Lines,
+    messages: Lines,
+    tasks: BTreeMap<String, String>,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The new configuration is in force.
+    Done,
+    /// The old one stands; these are the messages.
+    Refused(String),
+}
+
+/// What is left of a taskgate that ended.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Every record that it wrote.
+    pub records: Vec<Record>,
+    /// What it said on stderr.
+    pub messages: Vec<String>,
+    /// How it ended.
+    pub status: ExitStatus,
+    tasks: BTreeMap<String, String>,
+}
+
+/// How one is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// `--instance`.
+    pub instance: &'a str,
+    /// `--interval`; none leaves it to the configuration.
+    pub interval: Option<u32>,
+}
+
+impl Daemon {
+    /// Starts one in `host` with `config` as the only file of the folder `folder`, and waits until its gates are up.
+    pub fn start(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
+        let file = folder.join("taskgate.yaml");
+        fs::write(&file, config.to_string())?;
+        let mut command = host.command(binary()?.to_str().context("the binary's path is no text")?)?;
+        command.arg("run").arg("--config").arg(folder);
+        command.args(["--instance", options.instance]);
+        if let Some(interval) = options.interval {
+            command.args(["--interval", &interval.to_string()]);
+        }
+        command
+            .env_remove("TASKGATE_CONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // SAFETY: between fork and exec only prctl is called, a plain system call. Killed with its test, taskgate shall
+        // still take away what it made.
+        unsafe {
+            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGTERM)?));
+        }
+        let mut process = command.spawn().context("cannot start taskgate")?;
+        let mut daemon = Self {
+            records: lines(process.stdout.take())?,
+            messages: lines(process.stderr.take())?,
+            process: Some(process),
+            file,
+            tasks: tasks_of(config),
+        };
+        let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
+        if let Err(error) = daemon.messages.wait(0, PATIENCE, ready) {
+            daemon.kill();
+            return Err(error.context("taskgate's gates did not come up"));
+        }
+        Ok(daemon)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("it runs no more")?.id())
+    }
+
+    /// Replaces its configuration and sends SIGHUP, then waits for what it says of that.
+    pub fn reload(&mut self, config: &Config) -> Result<Reload> {
+        self.tasks.append(&mut tasks_of(config));
+        self.reload_text(&config.to_string())
+    }
+
+    /// As [`Daemon::reload`], with any text.
+    pub fn reload_text(&self, text: &str) -> Result<Reload> {
+        // What reads the folder must never meet half a file.
+        let next = self.file.with_extension("next");
+        fs::write(&next, text)?;
+        fs::rename(&next, &self.file)?;
+        let start = self.messages.len();
+        self.signal(Signal::SIGHUP)?;
+        let answer = |lines: &[String]| {
+            Ok(lines.iter().find_map(|line| {
+                if line.contains(REFUSED) {
+                    Some(false)
+                } else {
+                    line.contains(RELOADED).then_some(true)
+                }
+            }))
+        };
+        let done = self
+            .messages
+            .wait(start, PATIENCE, answer)
+            .context("taskgate does not answer to SIGHUP")?;
+        if done {
+            Ok(Reload::Done)
+        } else {
+            Ok(Reload::Refused(self.messages.from(start).join("\n")))
+        }
+    }
+
+    /// Reloads what has to be taken.
+    pub fn apply(&mut self, config: &Config) -> Result<()> {
+        match self.reload(config)? {
+            Reload::Done => Ok(()),
+            Reload::Refused(why) => bail!("the configuration was refused: {why}"),
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?);
+        kill(pid, signal).with_context(|| format!("cannot send {signal} to taskgate"))
+    }
+
+    /// The records that it has written up to now.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        parse(&self.records.from(0))
+    }
+
+    /// What it has said up to now.
+    pub fn messages(&self) -> Vec<String> {
+        self.messages.from(0)
+    }
+
+    /// Waits until the sums of its records satisfy `enough`.
+    pub fn await_ledger(&self, mut enough: impl FnMut(&Ledger) -> bool) -> Result<Ledger> {
+        self.records.wait(0, PATIENCE, |lines| {
+            let ledger = Ledger::of_records(&parse(lines)?, &self.tasks)?;
+            Ok(enough(&ledger).then_some(ledger))
+        })
+    }
+
+    /// The programs, maps and links that it holds in the kernel.
+    pub fn objects(&self) -> Result<Objects> {
+        Objects::of_process(self.pid()?)
+    }
+
+    /// Ends it in order with SIGTERM.
+    pub fn stop(self) -> Result<Stopped> {
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    /// Ends it in order with a signal of choice, and fails unless it says that all went well.
+    pub fn stop_by(mut self, signal: Signal) -> Result<Stopped> {
+        self.signal(signal)?;
+        let stopped = self.wait()?;
+        ensure!(
+            stopped.status.success(),
+            "taskgate ended with {}:\n{}",
+            stopped.status,
+            stopped.messages.join("\n")
+        );
+        Ok(stopped)
+    }
+
+    /// Kills it with SIGKILL: it can take nothing away.
+    pub fn kill_now(mut self) -> Result<Stopped> {
+        self.signal(Signal::SIGKILL)?;
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<Stopped> {
+        for lines in [&self.records, &self.messages] {
+            lines.wait_end(PATIENCE).context("taskgate does not end")?;
+        }
+        let status = self.process.as_mut().context("it runs no more")?.wait()?;
+        self.process = None;
+        Ok(Stopped {
+            records: self.records()?,
+            messages: self.messages(),
+            status,
+            tasks: std::mem::take(&mut self.tasks),
+        })
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take()
+            && let Err(error) = process.kill().and_then(|()| process.wait())
+        {
+            eprintln!("taskgate may still run: {error}");
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            // Only a test that fails leaves it running: what it said helps to see why.
+            eprintln!("taskgate said:\n{}", self.messages().join("\n"));
+            eprintln!("and recorded:\n{}", self.records.from(0).join("\n"));
+        }
+        self.kill();
+    }
+}
+
+impl Stopped {
+    /// The sums of all its records.
+    pub fn ledger(&self) -> Result<Ledger> {
+        Ledger::of_records(&self.records, &self.tasks)
+    }
+
+    /// The records of a task.
+    pub fn records_of(&self, task: &str) -> impl Iterator<Item = &Record> {
+        let eni = Config::eni(task);
+        self.records.iter().filter(move |record| record.eni == eni)
+    }
+}
+
+/// The release binary that `cargo xtask test` built.
+pub fn binary() -> Result<PathBuf> {
+    let built = || {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+        target.join("release/taskgate")
+    };
+    let path = env::var_os("TASKGATE_BIN").map_or_else(built, PathBuf::from);
+    ensure!(
+        path.is_file(),
+        "there is no taskgate binary at `{}`: run `cargo xtask test`",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn lines(from: Option<impl Read + Send + 'static>) -> Result<Lines> {
+    Ok(Lines::of(from.context("taskgate has no output")?))
+}
+
+fn parse(lines: &[String]) -> Result<Vec<Record>> {
+    lines.iter().map(|line| line.parse()).collect()
+}
+
+fn tasks_of(config: &Config) -> BTreeMap<String, String> {
+    config
+        .tasks()
+        .map(|task| (Config::eni(task), task.to_owned()))
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! What there is in the kernel: gates on links, and what a process holds.
+
+use std::{collections::BTreeSet, fmt, fs, io, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::programs::{SchedClassifier, TcAttachType};
+
+use crate::netns::{Netns, until};
+
+/// Programs, maps and links, by their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Programs.
+    pub programs: BTreeSet<u32>,
+    /// Maps.
+    pub maps: BTreeSet<u32>,
+    /// Links.
+    pub links: BTreeSet<u32>,
+}
+
+impl Objects {
+    /// What a process has open.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let folder = Path::new("/proc").join(pid.to_string()).join("fdinfo");
+        let mut objects = Self::default();
+        for entry in fs::read_dir(&folder).with_context(|| format!("process {pid} cannot be looked at"))? {
+            let text = match fs::read_to_string(entry?.path()) {
+                // It was closed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                text => text?,
+            };
+            for line in text.lines() {
+                let Some((key, Ok(id))) = line.split_once(':').map(|(key, id)| (key, id.trim().parse())) else {
+                    continue;
+                };
+                match key {
+                    // A link names its program, too.
+                    "prog_id" => objects.programs.insert(id),
+                    "map_id" => objects.maps.insert(id),
+                    "link_id" => objects.links.insert(id),
+                    _ => false,
+                };
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Those of them that the kernel still has.
+    pub fn remaining(&self) -> Result<Self> {
+        let programs = ids(aya::programs::loaded_programs().map(|info| Ok(info?.id())))?;
+        let maps = ids(aya::maps::loaded_maps().map(|info| Ok(info?.id())))?;
+        let links = ids(aya::programs::loaded_links().map(|info| Ok(info?.id())))?;
+        Ok(Self {
+            programs: &self.programs & &programs,
+            maps: &self.maps & &maps,
+            links: &self.links & &links,
+        })
+    }
+
+    /// Waits until none of them is left: the kernel frees them some time after they are let go.
+    pub fn await_gone(&self) -> Result<()> {
+        until(&format!("{self} go"), || Ok(self.remaining()? == Self::default()))
+    }
+}
+
+impl fmt::Display for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { programs, maps, links } = self;
+        write!(f, "programs {programs:?}, maps {maps:?}, links {links:?}")
+    }
+}
+
+fn ids(found: impl Iterator<Item = Result<u32>>) -> Result<BTreeSet<u32>> {
+    // What is freed while the list is read is not in it.
+    found.filter(|id| !matches!(id, Err(error) if is_gone(error))).collect()
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::NotFound)
+}
+
+/// How many programs are at the tc hooks of a link: where its packets come in, and where they go out.
+pub fn gates(netns: &Netns, link: &str) -> Result<(usize, usize)> {
+    netns.run(|| {
+        let at = |hook, filter| match SchedClassifier::query_tcx(link, hook) {
+            Ok((_, programs)) => Ok(programs.len()),
+            // A kernel before 6.6 knows only filters. In this thread's namespace.
+            Err(_) => filters(link, filter),
+        };
+        Ok((
+            at(TcAttachType::Ingress, "ingress")?,
+            at(TcAttachType::Egress, "egress")?,
+        ))
+    })
+}
+
+fn filters(link: &str, hook: &str) -> Result<usize> {
+    let output = std::process::Command::new("tc")
+        .args(["filter", "show", "dev", link, hook])
+        .output()
+        .context("cannot run `tc`: run `cargo xtask setup`")?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().filter(|line| line.contains(" handle ")).count())
+}
+
+/// Waits until a link has a gate each way.
+pub fn await_gates(netns: &Netns, link: &str) -> Result<()> {
+    until(
+        &format!("`{link}` gets its gates"),
+        || Ok(gates(netns, link)? == (1, 1)),
+    )
+}

@@ -1,0 +1,182 @@
+//! A test's own host, what is outside of it, and its tasks.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use nix::net::if_::if_indextoname;
+
+use crate::{
+    config::Config,
+    daemon::{Daemon, Options},
+    names::{self, TempDir},
+    netns::{Netns, await_up},
+};
+
+/// The address of what is outside.
+pub const OUTSIDE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
+/// Likewise.
+pub const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2));
+
+/// Whether a new link's addresses are tried before they are used (RFC 4862, 5.4). That takes a second or two, in which
+/// nobody may ask for a neighbour on behalf of another.
+const DAD: &str = "net.ipv6.conf.default.accept_dad";
+
+/// A host that forwards, and a client outside of it:
+///
+/// * `host` has `wire` with 10.99.0.1/24 and fd99::1/64, and in it taskgate runs;
+/// * `outside` has `eth0` with 10.99.0.2 and fd99::2, and its way to everything is `host`.
+#[derive(Debug)]
+pub struct Lab {
+    /// The host.
+    pub host: Netns,
+    /// What is outside.
+    pub outside: Netns,
+    unique: String,
+    folder: TempDir,
+}
+
+impl Lab {
+    /// Makes both.
+    pub fn new() -> Result<Self> {
+        let unique = names::unique();
+        let lab = Self {
+            host: Netns::new("host")?,
+            outside: Netns::new("outside")?,
+            folder: TempDir::new(&unique)?,
+            unique,
+        };
+        for (sysctl, value) in [
+            ("net.ipv4.ip_forward", "1"),
+            ("net.ipv6.conf.all.forwarding", "1"),
+            // The packets of these tests come from wherever the tests want.
+            ("net.ipv4.conf.all.rp_filter", "0"),
+            ("net.ipv4.conf.default.rp_filter", "0"),
+        ] {
+            lab.host.set(sysctl, value)?;
+        }
+        for netns in [&lab.host, &lab.outside] {
+            netns.set(DAD, "0")?;
+        }
+        lab.host.add_veth("wire", &lab.outside, "eth0")?;
+        lab.host.ip("address add 10.99.0.1/24 dev wire
+             address add fd99::1/64 dev wire nodad
+             link set wire up")?;
+        lab.outside.ip("address add 10.99.0.2/24 dev eth0
+             address add fd99::2/64 dev eth0 nodad
+             link set eth0 up
+             route add default via 10.99.0.1
+             route add ::/0 via fd99::1")?;
+        Ok(lab)
+    }
+
+    /// An empty configuration, whose namespaces have names that are this test's alone.
+    pub fn config(&self) -> Config {
+        Config::new(&self.unique)
+    }
+
+    /// Starts taskgate on the host, with records every second.
+    pub fn start(&self, config: &Config) -> Result<Daemon> {
+        self.start_with(config, Some(1))
+    }
+
+    /// Starts taskgate with records every `interval` seconds, or as the configuration has it.
+    pub fn start_with(&self, config: &Config, interval: Option<u32>) -> Result<Daemon> {
+        self.start_as("main", config, interval)
+    }
+
+    /// Starts the taskgate of an instance beside others, with a folder of its own.
+    pub fn start_as(&self, name: &str, config: &Config, interval: Option<u32>) -> Result<Daemon> {
+        let (instance, folder) = (self.instance(name), self.folder.path().join(name));
+        fs::create_dir_all(&folder)?;
+        let instance = &instance;
+        Daemon::start(&self.host, &folder, config, Options { instance, interval })
+    }
+
+    /// The name of an instance; that of [`Lab::start`] is `main`.
+    pub fn instance(&self, name: &str) -> String {
+        format!("{}-{name}", self.unique)
+    }
+
+    /// A folder of the test's own.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The name that no other test has: instances' and namespaces' names begin with it.
+    pub fn unique(&self) -> &str {
+        &self.unique
+    }
+
+    /// The namespace of a task that taskgate made, once its link is up.
+    pub fn task(&self, task: &str) -> Result<Netns> {
+        let task = Netns::named(&self.config().namespace(task))?;
+        await_up(&[(&task, "eth0")])?;
+        Ok(task)
+    }
+
+    /// The host's end of the ENI that taskgate made for a task.
+    pub fn host_link(&self, task: &str) -> Result<String> {
+        let inside = self.task(task)?.output("ip", &["-o", "link", "show", "dev", "eth0"])?;
+        let other_end = inside.split_once("eth0@if").and_then(|(_, rest)| rest.split_once(':'));
+        let (index, _) = other_end.with_context(|| format!("`eth0` of task `{task}` is no veth pair's end"))?;
+        let index = index.parse()?;
+        self.host.run(|| Ok(if_indextoname(index)?.into_string()?))
+    }
+
+    /// The names of the namespaces that taskgate made for this test and that are still there.
+    pub fn namespaces(&self) -> Result<Vec<String>> {
+        names::namespaces(&self.unique)
+    }
+
+    /// Makes a veth pair as a container runtime would: `device` on the host, `eth0` with `addresses` in a namespace of
+    /// the task's own, and routes both ways. With `nodad` an IPv6 address is there at once.
+    pub fn device(&self, device: &str, addresses: &[&str], nodad: bool) -> Result<Netns> {
+        let task = Netns::new(device)?;
+        if nodad {
+            task.set(DAD, "0")?;
+        }
+        self.host.add_veth(device, &task, "eth0")?;
+        let nodad = if nodad { " nodad" } else { "" };
+        let mut host = vec![
+            format!("address add 169.254.1.1/32 dev {device}"),
+            format!("address add fe80::1/64 dev {device} nodad"),
+            format!("link set {device} up"),
+        ];
+        let mut inside = vec![String::from("link set eth0 up")];
+        for address in addresses {
+            let (length, nodad) = if is_v6(address) { (128, nodad) } else { (32, "") };
+            host.push(format!("route add {address}/{length} dev {device}"));
+            inside.push(format!("address add {address}/{length} dev eth0{nodad}"));
+        }
+        if addresses.iter().any(|address| !is_v6(address)) {
+            inside.push(String::from("route add default via 169.254.1.1 dev eth0 onlink"));
+        }
+        if addresses.iter().any(|address| is_v6(address)) {
+            inside.push(String::from("route add ::/0 via fe80::1 dev eth0"));
+        }
+        self.host.ip(&host.join("\n"))?;
+        task.ip(&inside.join("\n"))?;
+        await_up(&[(&self.host, device), (&task, "eth0")])?;
+        Ok(task)
+    }
+}
+
+fn is_v6(address: &str) -> bool {
+    address.contains(':')
+}
+
+impl Drop for Lab {
+    /// A taskgate that was killed left the names of its namespaces.
+    fn drop(&mut self) {
+        let removed = self
+            .namespaces()
+            .and_then(|names| names.iter().try_for_each(|name| names::remove_namespace(name)));
+        if let Err(error) = removed {
+            eprintln!("namespaces of `{}` stay: {error:#}", self.unique);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! What passed and what was denied, summed: said by flow records on one side, counted on wires on the other.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    iter::Sum,
+    net::{IpAddr, SocketAddr},
+    ops::{Add, AddAssign, Sub},
+};
+
+use anyhow::{Result, ensure};
+
+use crate::{record::Record, wire::Wire};
+
+/// ICMP, TCP, UDP and ICMPv6.
+pub mod protocol {
+    #![expect(missing_docs, reason = "the names say it")]
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+}
+
+/// A 5-tuple as records have it: in the direction of the packets, ports 0 for what has none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// Where the packets come from.
+    pub source: SocketAddr,
+    /// Where they go.
+    pub destination: SocketAddr,
+    /// The IANA number.
+    pub protocol: u8,
+}
+
+impl Flow {
+    /// TCP from `source` to `destination`.
+    pub fn tcp(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            source,
+            destination,
+            protocol: protocol::TCP,
+        }
+    }
+
+    /// UDP from `source` to `destination`.
+    pub fn udp(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            source,
+            destination,
+            protocol: protocol::UDP,
+        }
+    }
+
+    /// A protocol without ports.
+    pub fn plain(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {
+        Self {
+            source: SocketAddr::new(source, 0),
+            destination: SocketAddr::new(destination, 0),
+            protocol,
+        }
+    }
+
+    /// ICMP of the addresses' family.
+    pub fn icmp(source: IpAddr, destination: IpAddr) -> Self {
+        let protocol = if source.is_ipv4() {
+            protocol::ICMP
+        } else {
+            protocol::ICMPV6
+        };
+        Self::plain(source, destination, protocol)
+    }
+
+    /// The other way.
+    #[must_use]
+    pub fn back(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            ..self
+        }
+    }
+
+    /// What kernels send one another without being asked: multicast, and what comes from or goes to a link-local
+    /// address of IPv6 or none at all. When and how often is their business, so it is in no sum.
+    pub fn is_chatter(&self) -> bool {
+        [self.source.ip(), self.destination.ip()]
+            .into_iter()
+            .any(|address| match address {
+                IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+                IpAddr::V6(address) => {
+                    address.is_multicast() || address.is_unicast_link_local() || address.is_unspecified()
+                }
+            })
+    }
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.protocol {
+            protocol::ICMP => "icmp",
+            protocol::TCP => "tcp",
+            protocol::UDP => "udp",
+            protocol::ICMPV6 => "icmpv6",
+            other => return write!(f, "{other} {} > {}", self.source.ip(), self.destination.ip()),
+        };
+        write!(f, "{name} {} > {}", self.source, self.destination)
+    }
+}
+
+/// Packets, and their bytes from the IP header on.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Count {
+    /// So many packets of so many bytes together.
+    pub fn new(packets: u64, bytes: u64) -> Self {
+        Self { packets, bytes }
+    }
+}
+
+impl Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sum for Count {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), Self::add)
+    }
+}
+
+impl Sub for Count {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            packets: self.packets - other.packets,
+            bytes: self.bytes - other.bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} packets, {} bytes", self.packets, self.bytes)
+    }
+}
+
+/// What became of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// They passed.
+    Accept,
+    /// They were dropped.
+    Reject,
+}
+
+/// Sums by task, flow and action.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Ledger(BTreeMap<(String, Flow, Action), Count>);
+
+impl Ledger {
+    /// The sums of records. `task_of` gives the task of an ENI's id.
+    pub fn of_records(records: &[Record], task_of: &BTreeMap<String, String>) -> Result<Self> {
+        let mut ledger = Self::default();
+        for record in records {
+            let Some(flow) = &record.flow else {
+                continue;
+            };
+            if flow.tuple.is_chatter() {
+                continue;
+            }
+            let task = task_of.get(&record.eni);
+            ensure!(task.is_some(), "a record names `{}`, which no task has", record.eni);
+            let task = task.cloned().unwrap_or_default();
+            ledger.add(&task, flow.tuple, flow.action, flow.count);
+        }
+        Ok(ledger)
+    }
+
+    /// What the records of tasks have to say if all that crossed their links was let through. Each wire is the task's
+    /// own end of its ENI.
+    pub fn of_wires(wires: &[(&str, &Wire)]) -> Result<Self> {
+        let mut ledger = Self::default();
+        for (task, wire) in wires {
+            for ((_, flow), count) in wire.flows()? {
+                ledger.add(task, flow, Action::Accept, count);
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// All that a task sent in this flow was dropped at its gate.
+    #[must_use]
+    pub fn rejected(mut self, task: &str, flow: Flow) -> Self {
+        if let Some(count) = self.0.remove(&(task.to_owned(), flow, Action::Accept)) {
+            self.add(task, flow, Action::Reject, count);
+        }
+        self
+    }
+
+    /// A task's gate dropped these; they are not among what crossed its link, or are no longer to count as such.
+    #[must_use]
+    pub fn reject(mut self, task: &str, flow: Flow, count: Count) -> Self {
+        self.add(task, flow, Action::Reject, count);
+        self
+    }
+
+    /// Of what a task sent in this flow only `passed` got through its gate.
+    #[must_use]
+    pub fn cut(mut self, task: &str, flow: Flow, passed: Count) -> Self {
+        let key = (task.to_owned(), flow, Action::Accept);
+        if let Some(sent) = self.0.insert(key, passed) {
+            self.add(task, flow, Action::Reject, sent - passed);
+        }
+        self
+    }
+
+    /// A task's gate let these through.
+    #[must_use]
+    pub fn accept(mut self, task: &str, flow: Flow, count: Count) -> Self {
+        self.add(task, flow, Action::Accept, count);
+        self
+    }
+
+    /// The sums with one action.
+    #[must_use]
+    pub fn only(mut self, action: Action) -> Self {
+        self.0.retain(|(.., of), _| *of == action);
+        self
+    }
+
+    /// Both sums together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        for ((task, flow, action), count) in other.0 {
+            self.add(&task, flow, action, count);
+        }
+        self
+    }
+
+    /// One sum.
+    pub fn get(&self, task: &str, flow: Flow, action: Action) -> Count {
+        self.0
+            .get(&(task.to_owned(), flow, action))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The sum of all flows of a task with one action.
+    pub fn total(&self, task: &str, action: Action) -> Count {
+        self.0
+            .iter()
+            .filter(|((name, _, of), _)| name == task && *of == action)
+            .map(|(_, count)| *count)
+            .sum()
+    }
+
+    /// Nothing at all was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, task: &str, flow: Flow, action: Action, count: Count) {
+        if count != Count::default() {
+            *self.0.entry((task.to_owned(), flow, action)).or_default() += count;
+        }
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} sums", self.0.len())?;
+        for ((task, flow, action), count) in &self.0 {
+            writeln!(f, "  {task}: {flow:?}: {action:?} {count:?}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow() -> Flow {
+        Flow::udp("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap())
+    }
+
+    #[test]
+    fn a_cut_splits_what_was_sent() {
+        let mut ledger = Ledger::default();
+        ledger.add("web", flow(), Action::Accept, Count::new(5, 500));
+        let ledger = ledger.cut("web", flow(), Count::new(2, 200));
+        assert_eq!(ledger.get("web", flow(), Action::Accept), Count::new(2, 200));
+        assert_eq!(ledger.get("web", flow(), Action::Reject), Count::new(3, 300));
+        assert_eq!(ledger.total("web", Action::Reject), Count::new(3, 300));
+        assert_eq!(ledger.total("db", Action::Reject), Count::default());
+    }
+
+    #[test]
+    fn nothing_leaves_no_sum() {
+        let ledger = Ledger::default().reject("web", flow(), Count::default());
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn chatter_is_known_by_its_addresses() {
+        for (source, destination, chatter) in [
+            ("10.0.0.1", "10.0.0.2", false),
+            ("10.0.0.1", "224.0.0.1", true),
+            ("0.0.0.0", "255.255.255.255", true),
+            ("fd00::1", "fd00::2", false),
+            ("fe80::1", "fd00::2", true),
+            ("fd00::1", "ff02::1:ff00:2", true),
+            ("::", "ff02::16", true),
+        ] {
+            let flow = Flow::icmp(source.parse().unwrap(), destination.parse().unwrap());
+            assert_eq!(flow.is_chatter(), chatter, "{flow:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What a running program prints, line for line, to be waited for.
+
+use std::{
+    io::{BufRead as _, BufReader, Read},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+/// Lines as they come.
+#[derive(Clone, Debug, Default)]
+pub struct Lines(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Lines {
+    /// Reads `from` to its end, on a thread of its own.
+    pub fn of(from: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let shared = Arc::clone(&lines.0);
+        thread::spawn(move || {
+            for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                shared.lock().lines.push(line);
+                shared.changed.notify_all();
+            }
+            shared.lock().ended = true;
+            shared.changed.notify_all();
+        });
+        lines
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.lock().lines.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All of them from `start` on.
+    pub fn from(&self, start: usize) -> Vec<String> {
+        self.0.lock().lines.get(start..).unwrap_or_default().to_vec()
+    }
+
+    /// Waits until `wanted` gives something of the lines from `start` on. Fails when no more will come, or none that
+    /// does within `patience`.
+    pub fn wait<R>(
+        &self,
+        start: usize,
+        patience: Duration,
+        mut wanted: impl FnMut(&[String]) -> Result<Option<R>>,
+    ) -> Result<R> {
+        let end = Instant::now() + patience;
+        let mut state = self.0.lock();
+        loop {
+            let lines = state.lines.get(start..).unwrap_or_default();
+            if let Some(found) = wanted(lines)? {
+                return Ok(found);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if state.ended {
+                bail!("the program ended; it printed:\n{}", lines.join("\n"));
+            }
+            if left.is_zero() {
+                bail!("waited {patience:?} in vain; it printed:\n{}", lines.join("\n"));
+            }
+            state = self
+                .0
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits for the end of it.
+    pub fn wait_end(&self, patience: Duration) -> Result<()> {
+        let (state, waited) = self
+            .0
+            .changed
+            .wait_timeout_while(self.0.lock(), patience, |state| !state.ended)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() && !state.ended {
+            bail!("the program has not ended within {patience:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn lines_are_kept_and_waited_for() -> Result<()> {
+        let lines = Lines::of(&b"one\ntwo\nthree"[..]);
+        let third = lines.wait(1, SHORT, |lines| {
+            Ok(lines.iter().find(|line| line.contains("hree")).cloned())
+        })?;
+        assert_eq!(third, "three");
+        lines.wait_end(SHORT)?;
+        assert_eq!(lines.from(1), ["two", "three"]);
+        Ok(())
+    }
+
+    #[test]
+    fn waiting_for_what_never_comes_says_what_came() {
+        let lines = Lines::of(&b"one\ntwo\n"[..]);
+        let error = lines.wait(0, SHORT, |_| Ok(None::<()>)).unwrap_err().to_string();
+        assert!(error.contains("ended") && error.contains("one\ntwo"), "{error}");
+    }
+}

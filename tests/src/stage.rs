@@ -1,0 +1,169 @@
+//! The usual stage: taskgate runs on a lab's host, made an ENI for each of its tasks, and every wire is listened on.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    config::Config,
+    daemon::{Daemon, Stopped},
+    lab::Lab,
+    ledger::{Action, Count, Flow, Ledger},
+    netns::Netns,
+    wire::{Way, Wire},
+};
+
+/// A running taskgate, its tasks, and what crosses their links.
+#[derive(Debug)]
+pub struct Stage {
+    /// taskgate. Before the lab, so that it ends before what it runs in.
+    pub daemon: Daemon,
+    /// The configuration in force.
+    pub config: Config,
+    /// What crosses the link of what is outside.
+    pub outside: Wire,
+    /// The host and what is outside.
+    pub lab: Lab,
+    tasks: BTreeMap<String, (Netns, Wire)>,
+}
+
+impl Stage {
+    /// Starts taskgate with a configuration whose tasks all are in namespaces.
+    pub fn start(configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::in_lab(Lab::new()?, configure)
+    }
+
+    /// As [`Stage::start`], in a lab that is prepared.
+    pub fn in_lab(lab: Lab, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        let config = configure(lab.config());
+        let outside = Wire::tap(&lab.outside, "eth0")?;
+        let daemon = lab.start(&config)?;
+        let mut stage = Self {
+            daemon,
+            config,
+            outside,
+            lab,
+            tasks: BTreeMap::new(),
+        };
+        stage.meet_tasks()?;
+        Ok(stage)
+    }
+
+    /// Reloads the configuration, which has to be taken.
+    pub fn reload(&mut self, change: impl FnOnce(Config) -> Config) -> Result<()> {
+        self.config = change(self.config.clone());
+        self.daemon.apply(&self.config)?;
+        self.meet_tasks()
+    }
+
+    /// Opens the namespaces of tasks that are new.
+    fn meet_tasks(&mut self) -> Result<()> {
+        for task in self.config.made_tasks() {
+            if !self.tasks.contains_key(task) {
+                let netns = self.lab.task(task)?;
+                let wire = Wire::tap(&netns, "eth0")?;
+                self.tasks.insert(task.to_owned(), (netns, wire));
+            }
+        }
+        Ok(())
+    }
+
+    /// A task's namespace.
+    pub fn task(&self, task: &str) -> Result<&Netns> {
+        Ok(&self.tasks.get(task).with_context(|| format!("no task `{task}`"))?.0)
+    }
+
+    /// A task's end of its ENI.
+    pub fn wire(&self, task: &str) -> Result<&Wire> {
+        Ok(&self.tasks.get(task).with_context(|| format!("no task `{task}`"))?.1)
+    }
+
+    /// What the records have to say if nothing was denied.
+    pub fn passed(&self) -> Result<Ledger> {
+        let wires: Vec<_> = self
+            .tasks
+            .iter()
+            .map(|(task, (_, wire))| (task.as_str(), wire))
+            .collect();
+        Ledger::of_wires(&wires)
+    }
+
+    /// What `sender` put on its way to `receiver`'s addresses and `receiver`'s gate did not let in. That of the sender
+    /// has to have let it out. `outside` is a sender, too.
+    pub fn not_let_in(&self, sender: &str, receiver: &str) -> Result<Vec<(Flow, Count)>> {
+        let from = if sender == "outside" {
+            &self.outside
+        } else {
+            self.wire(sender)?
+        };
+        let to = self.wire(receiver)?;
+        let addresses = self.config.addresses(receiver);
+        let mut missing = Vec::new();
+        for ((way, flow), sent) in from.flows()? {
+            if way == Way::Out && addresses.contains(&flow.destination.ip()) {
+                let lost = sent - to.received(flow)?;
+                missing.push((flow, lost));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// What the records have to say if the gates of these receivers kept out what did not arrive, and nothing else was
+    /// denied.
+    pub fn denied_in(&self, pairs: &[(&str, &str)]) -> Result<Ledger> {
+        let mut ledger = self.passed()?;
+        for (sender, receiver) in pairs {
+            for (flow, count) in self.not_let_in(sender, receiver)? {
+                ledger = ledger.reject(receiver, flow, count);
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// Waits until the records tell of so many denied packets of a task's, so that none is still on its way.
+    pub fn await_denials(&self, task: &str, packets: u64) -> Result<()> {
+        self.daemon
+            .await_ledger(|ledger| ledger.total(task, Action::Reject).packets >= packets)
+            .with_context(|| format!("the records tell of fewer than {packets} denied packets of `{task}`"))?;
+        Ok(())
+    }
+
+    /// Ends taskgate and compares the sums of all its records with what they have to be.
+    pub fn finish(self, expected: &Ledger) -> Result<Stopped> {
+        let stopped = self.daemon.stop()?;
+        let recorded = stopped.ledger()?;
+        ensure!(
+            recorded == *expected,
+            "the records say {recorded:?}but it was {expected:?}taskgate said:\n{}",
+            stopped.messages.join("\n")
+        );
+        Ok(stopped)
+    }
+}
+
+/// The one flow from a wire to an address and port.
+pub fn flow_to(wire: &Wire, to: SocketAddr) -> Result<Flow> {
+    let flows: Vec<_> = wire
+        .flows()?
+        .into_keys()
+        .filter(|(way, flow)| *way == Way::Out && flow.destination == to)
+        .collect();
+    match flows[..] {
+        [(_, flow)] => Ok(flow),
+        _ => bail!("{} flows go to {to}: {flows:?}", flows.len()),
+    }
+}
+
+/// An address from its text.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse()
+        .unwrap_or_else(|error| panic!("`{text}` is no address: {error}"))
+}
+
+/// An address and a port.
+pub fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(address), port)
+}

@@ -1,0 +1,20 @@
+//! Real traffic: sockets in network namespaces, and packets that no well-behaved socket would send.
+
+mod icmp;
+mod raw;
+mod tcp;
+mod udp;
+
+use std::time::Duration;
+
+pub use icmp::Pinger;
+pub use raw::{inject, udp_packet};
+pub use tcp::{Answer, Client, TcpEcho, probe, try_connect};
+pub use udp::Peer;
+
+/// How long something that is denied is waited for. Long for a packet on a veth pair, and shorter than the second
+/// after which a SYN is sent again. That it was denied is for the records to say: a slow machine cannot make a test
+/// pass.
+pub const DENIED: Duration = Duration::from_millis(400);
+
+pub use crate::netns::PATIENCE;

@@ -1,0 +1,190 @@
+//! TCP.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::shutdown;
+
+use super::{DENIED, PATIENCE};
+use crate::{ledger::Flow, netns::Netns};
+
+/// A server that sends back what it gets, over IPv4 and IPv6, to as many as come.
+#[derive(Debug)]
+pub struct TcpEcho {
+    listener: Arc<TcpListener>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+    acceptor: Option<JoinHandle<Vec<JoinHandle<()>>>>,
+}
+
+impl TcpEcho {
+    /// Listens on a port of every address in `netns`.
+    pub fn start(netns: &Netns, port: u16) -> Result<Self> {
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        let listener = netns.run(|| TcpListener::bind(any).with_context(|| format!("cannot listen on port {port}")))?;
+        let listener = Arc::new(listener);
+        let open = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let acceptor = thread::spawn({
+            let (listener, open) = (Arc::clone(&listener), Arc::clone(&open));
+            move || {
+                let mut servers = Vec::new();
+                while let Ok((stream, _)) = listener.accept() {
+                    if let Ok(second) = stream.try_clone() {
+                        open.lock().unwrap_or_else(PoisonError::into_inner).push(second);
+                    }
+                    servers.push(thread::spawn(move || serve(stream)));
+                }
+                servers
+            }
+        });
+        Ok(Self {
+            listener,
+            open,
+            acceptor: Some(acceptor),
+        })
+    }
+}
+
+impl Drop for TcpEcho {
+    fn drop(&mut self) {
+        // Wakes whoever waits in accept.
+        shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).ok();
+        let servers = self.acceptor.take().map(JoinHandle::join);
+        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            stream.shutdown(Shutdown::Both).ok();
+        }
+        for server in servers.into_iter().flatten().flatten() {
+            server.join().ok();
+        }
+    }
+}
+
+/// Sends back what comes until the other side is done or the connection dies.
+fn serve(mut stream: TcpStream) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+    // It is held elsewhere too, so dropping it would not end it.
+    stream.shutdown(Shutdown::Both).ok();
+}
+
+/// An open connection to a [`TcpEcho`].
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    flow: Flow,
+}
+
+impl Client {
+    /// Connects to `to`, which has to work.
+    pub fn connect(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        let client = connect(netns, to, PATIENCE)?;
+        client.with_context(|| format!("no answer from {to} to `{}`", netns.label()))
+    }
+
+    /// Asks a port on which nobody listens, which has to be refused: two packets.
+    pub fn connect_refused(netns: &Netns, to: SocketAddr) -> Result<()> {
+        let answer = probe(netns, to)?;
+        ensure!(answer == Answer::Refused, "the answer from {to} is {answer:?}");
+        Ok(())
+    }
+
+    /// The flow of what it sends.
+    pub fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    /// Sends so many bytes and has them back.
+    pub fn echo(&mut self, bytes: usize) -> Result<()> {
+        ensure!(
+            self.exchange(bytes, PATIENCE)?,
+            "no echo on {:?} within {PATIENCE:?}",
+            self.flow
+        );
+        Ok(())
+    }
+
+    /// Sends a few bytes, and says whether they came back soon.
+    pub fn echoes(&mut self) -> Result<bool> {
+        self.exchange(64, DENIED)
+    }
+
+    /// Part after part, so that what is on its way always fits into the sockets' buffers.
+    fn exchange(&mut self, bytes: usize, patience: Duration) -> Result<bool> {
+        const PART: usize = 32 << 10;
+        let data: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
+        let mut back = vec![0; PART];
+        self.stream.set_read_timeout(Some(patience))?;
+        for part in data.chunks(PART) {
+            let back = &mut back[..part.len()];
+            let exchanged = self.stream.write_all(part).and_then(|()| self.stream.read_exact(back));
+            match exchanged {
+                Ok(()) => ensure!(back == part, "the echo on {:?} is not what was sent", self.flow),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(false),
+                Err(error) => return Err(error).with_context(|| format!("{:?} broke", self.flow)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Closes it in order. All but the last acknowledgement has been sent when this returns.
+    pub fn finish(mut self) -> Result<Flow> {
+        self.stream.shutdown(Shutdown::Write)?;
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        let rest = self.stream.read(&mut [0; 1]).context("the other side does not close")?;
+        ensure!(rest == 0, "more came back than was sent");
+        Ok(self.flow)
+    }
+}
+
+/// What a SYN got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Somebody listens.
+    Open,
+    /// Nobody listens, and the other side says so: it was asked.
+    Refused,
+    /// Nothing.
+    Silence,
+}
+
+/// Sends a SYN and says what came back.
+pub fn probe(netns: &Netns, to: SocketAddr) -> Result<Answer> {
+    netns.run(|| match TcpStream::connect_timeout(&to, DENIED) {
+        Ok(_) => Ok(Answer::Open),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Answer::Refused),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Answer::Silence),
+        Err(error) => Err(error).with_context(|| format!("cannot connect to {to}")),
+    })
+}
+
+/// Tries to connect and gives up soon, with one SYN sent; says whether there was an answer. `None` is silence.
+pub fn try_connect(netns: &Netns, to: SocketAddr) -> Result<Option<Client>> {
+    connect(netns, to, DENIED)
+}
+
+fn connect(netns: &Netns, to: SocketAddr, patience: Duration) -> Result<Option<Client>> {
+    let stream = netns.run(|| match TcpStream::connect_timeout(&to, patience) {
+        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(None),
+        stream => Ok(Some(stream.with_context(|| format!("cannot connect to {to}"))?)),
+    })?;
+    let Some(stream) = stream else {
+        return Ok(None);
+    };
+    let flow = Flow::tcp(plain(stream.local_addr()?), to);
+    Ok(Some(Client { stream, flow }))
+}
+
+/// An address without scope, as records have it.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(IpAddr::to_canonical(&address.ip()), address.port())
+}

@@ -1,0 +1,82 @@
+//! UDP.
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::PATIENCE;
+use crate::{ledger::Flow, netns::Netns};
+
+/// One end of UDP conversations.
+#[derive(Debug)]
+pub struct Peer {
+    socket: UdpSocket,
+    address: SocketAddr,
+}
+
+impl Peer {
+    /// Binds to an address in `netns`; port 0 is any.
+    pub fn bind(netns: &Netns, address: &str) -> Result<Self> {
+        let address: SocketAddr = address.parse()?;
+        let socket = netns.run(|| UdpSocket::bind(address).with_context(|| format!("cannot bind to {address}")))?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The flow from it to another.
+    pub fn flow_to(&self, to: SocketAddr) -> Flow {
+        Flow::udp(self.address, to)
+    }
+
+    /// Sends a datagram.
+    pub fn send(&self, to: SocketAddr, data: &[u8]) -> Result<Flow> {
+        let sent = self.socket.send_to(data, to);
+        sent.with_context(|| format!("cannot send from {} to {to}", self.address))?;
+        Ok(self.flow_to(to))
+    }
+
+    /// Waits for the next datagram, which has to be `data`; gives the sender.
+    pub fn expect(&self, data: &[u8]) -> Result<SocketAddr> {
+        let mut buffer = [0; 2048];
+        self.socket.set_nonblocking(false)?;
+        self.socket.set_read_timeout(Some(PATIENCE))?;
+        let received = self.socket.recv_from(&mut buffer);
+        let (length, from) = received.with_context(|| format!("nothing came to {}", self.address))?;
+        ensure!(
+            &buffer[..length] == data,
+            "{:?} came to {} and not {data:?}",
+            &buffer[..length],
+            self.address
+        );
+        Ok(from)
+    }
+
+    /// Whether nothing more has come up to now.
+    pub fn is_silent(&self) -> Result<bool> {
+        self.socket.set_nonblocking(true)?;
+        match self.socket.recv_from(&mut [0; 1]) {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error).context("cannot look for datagrams"),
+        }
+    }
+
+    /// A request to `server` and its answer, `times` over.
+    pub fn converse(&self, server: &Self, times: usize) -> Result<Flow> {
+        for _ in 0..times {
+            self.send(server.address, b"request")?;
+            let from = server.expect(b"request")?;
+            server.send(from, b"response")?;
+            self.expect(b"response")?;
+        }
+        Ok(self.flow_to(server.address))
+    }
+}

@@ -1,0 +1,389 @@
+//! Packets as somebody may send them: legal ones of flows that go on, odd ones, and hostile ones.
+
+use std::net::IpAddr;
+
+use taskgate_ebpf::abi::Direction;
+
+use super::dice::Dice;
+use crate::scene::frames;
+
+/// A frame on a link.
+#[derive(Clone, Debug)]
+pub struct Thrown {
+    /// Its bytes.
+    pub frame: Vec<u8>,
+    /// The link's ifindex.
+    pub link: u32,
+    /// The gate that it meets.
+    pub direction: Direction,
+    /// Segments, and bytes in each.
+    pub segments: (u32, u32),
+}
+
+/// A flow that packets of both directions belong to.
+#[derive(Clone, Debug)]
+struct Talk {
+    link: u32,
+    local: IpAddr,
+    remote: IpAddr,
+    protocol: u8,
+    ports: (u16, u16),
+    /// The ICMP type that asks, and who asks.
+    asks: (u8, Direction),
+}
+
+/// What packets are made of.
+pub struct Generator {
+    /// The links, with the addresses of the ENI on each.
+    pub links: Vec<(u32, Vec<IpAddr>)>,
+    talks: Vec<Talk>,
+}
+
+const PORTS: [u16; 12] = [22, 53, 67, 68, 80, 443, 546, 547, 40000, 40001, 0, 65535];
+const PROTOCOLS: [u8; 14] = [6, 6, 6, 6, 17, 17, 17, 1, 58, 0, 2, 47, 50, 132];
+const FLAGS: [u8; 10] = [2, 2, 2, 0x12, 0x12, 0x10, 0x10, 0x11, 4, 0x14];
+const ICMP_KINDS: [u8; 12] = [8, 8, 0, 13, 14, 3, 5, 11, 9, 255, 17, 18];
+const ICMPV6_KINDS: [u8; 10] = [128, 128, 129, 1, 2, 3, 0, 200, 255, 127];
+const NEIGHBOUR_KINDS: [u8; 9] = [130, 131, 132, 143, 133, 134, 135, 136, 137];
+
+/// Addresses that are no ENI's.
+pub const STRANGERS: [&str; 26] = [
+    "10.0.1.1",
+    "10.0.1.2",
+    "10.0.0.200",
+    "203.0.113.1",
+    "203.0.113.2",
+    "198.51.100.7",
+    "169.254.169.254",
+    "169.254.169.253",
+    "10.0.0.2",
+    "255.255.255.255",
+    "224.0.0.1",
+    "0.0.0.0",
+    "2001:db8::101",
+    "2001:db8::102",
+    "2001:db8::200",
+    "2001:db8:ff::1",
+    "2001:db8:ff::2",
+    "fd00:ec2::254",
+    "fe80::1",
+    "fe80::2",
+    "ff02::1",
+    "ff02::2",
+    "ff02::1:2",
+    "::",
+    "::ffff:10.0.0.10",
+    "::ffff:169.254.169.254",
+];
+
+impl Generator {
+    /// With nothing to go on yet.
+    pub fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
+        Self {
+            links,
+            talks: Vec::new(),
+        }
+    }
+
+    /// The next packet.
+    pub fn throw(&mut self, dice: &mut Dice) -> Thrown {
+        let mut thrown = match dice.below(20) {
+            0 => self.arp(dice),
+            1 | 2 => self.neighbour(dice),
+            3 => self.dhcp(dice),
+            4 => Thrown {
+                frame: {
+                    let length = dice.below(120);
+                    let noise = dice.bytes(length);
+                    let kind = dice.of(&[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x0600]);
+                    frames::ethernet(kind, &noise)
+                },
+                link: self.any_link(dice),
+                direction: any_direction(dice),
+                segments: (0, 0),
+            },
+            _ => self.talk(dice),
+        };
+        if dice.one_in(12) {
+            damage(&mut thrown.frame, dice);
+        }
+        thrown
+    }
+
+    /// A link: sometimes one that no task has.
+    fn any_link(&self, dice: &mut Dice) -> u32 {
+        let at = dice.below(self.links.len());
+        self.links[at].0
+    }
+
+    fn local(&self, link: u32, v6: bool, dice: &mut Dice) -> IpAddr {
+        let own = self
+            .links
+            .iter()
+            .find(|(number, _)| *number == link)
+            .map(|(_, own)| own);
+        let own: Vec<IpAddr> = own
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|own| own.is_ipv6() == v6)
+            .collect();
+        if own.is_empty() || dice.one_in(12) {
+            self.anybody(v6, dice)
+        } else {
+            dice.of(&own)
+        }
+    }
+
+    /// A stranger, or an ENI of this host.
+    fn anybody(&self, v6: bool, dice: &mut Dice) -> IpAddr {
+        let strangers = STRANGERS.iter().map(|text| text.parse().expect("an address"));
+        let enis = self.links.iter().flat_map(|(_, own)| own.iter().copied());
+        let all: Vec<IpAddr> = strangers
+            .chain(enis)
+            .filter(|address: &IpAddr| address.is_ipv6() == v6)
+            .collect();
+        dice.of(&all)
+    }
+
+    fn talk(&mut self, dice: &mut Dice) -> Thrown {
+        let direction = any_direction(dice);
+        let talk = if self.talks.is_empty() || dice.one_in(3) {
+            let talk = self.new_talk(direction, dice);
+            if self.talks.len() < 24 {
+                self.talks.push(talk.clone());
+            } else {
+                let at = dice.below(self.talks.len());
+                self.talks[at] = talk.clone();
+            }
+            talk
+        } else {
+            dice.of(&self.talks)
+        };
+        let v6 = talk.local.is_ipv6();
+        let ((source, destination), (from, to)) = match direction {
+            Direction::Egress => ((talk.local, talk.remote), talk.ports),
+            Direction::Ingress => ((talk.remote, talk.local), (talk.ports.1, talk.ports.0)),
+        };
+        let length = if dice.one_in(8) { 0 } else { dice.below(40) };
+        let body = dice.bytes(length);
+        let payload = match talk.protocol {
+            6 => {
+                let flags = if dice.one_in(12) {
+                    dice.any() as u8
+                } else {
+                    dice.of(&FLAGS)
+                };
+                frames::tcp(from, to, flags, &body)
+            }
+            17 => frames::udp(from, to, &body),
+            1 | 58 => {
+                let (asks, asker) = talk.asks;
+                let code = if dice.one_in(4) { dice.below(3) as u8 } else { 0 };
+                frames::icmp(answered(asks, direction == asker), code, talk.ports.0, &body)
+            }
+            _ => body,
+        };
+        let (frame, jumbo) = wrapped(v6, source, destination, talk.protocol, payload, dice);
+        let segments = if dice.one_in(8) || jumbo {
+            (dice.below(4) as u32, 1 + dice.below(60) as u32)
+        } else {
+            (0, 0)
+        };
+        Thrown {
+            frame,
+            link: talk.link,
+            direction,
+            segments,
+        }
+    }
+
+    fn new_talk(&self, opener: Direction, dice: &mut Dice) -> Talk {
+        let v6 = dice.one_in(2);
+        let link = self.any_link(dice);
+        let protocol = if dice.one_in(40) {
+            dice.any() as u8
+        } else {
+            dice.of(&PROTOCOLS)
+        };
+        // Mostly each family's own.
+        let protocol = match (protocol, v6) {
+            (1, true) if !dice.one_in(6) => 58,
+            (58, false) if !dice.one_in(6) => 1,
+            (other, _) => other,
+        };
+        let kinds = if v6 { &ICMPV6_KINDS[..] } else { &ICMP_KINDS };
+        Talk {
+            link,
+            local: self.local(link, v6, dice),
+            remote: self.anybody(v6, dice),
+            protocol,
+            ports: (dice.of(&PORTS), dice.of(&PORTS)),
+            asks: (dice.of(kinds), opener),
+        }
+    }
+
+    fn arp(&self, dice: &mut Dice) -> Thrown {
+        let link = self.any_link(dice);
+        let (sender, target) = (self.local(link, false, dice), self.local(link, false, dice));
+        let sender = if dice.one_in(4) {
+            self.anybody(false, dice)
+        } else {
+            sender
+        };
+        let target = if dice.one_in(4) {
+            self.anybody(false, dice)
+        } else {
+            target
+        };
+        Thrown {
+            frame: frames::arp(1 + dice.below(2) as u8, sender, target),
+            link,
+            direction: any_direction(dice),
+            segments: (0, 0),
+        }
+    }
+
+    fn neighbour(&self, dice: &mut Dice) -> Thrown {
+        let link = self.any_link(dice);
+        let mut address = || {
+            if dice.one_in(2) {
+                self.anybody(true, dice)
+            } else {
+                self.local(link, true, dice)
+            }
+        };
+        let (source, destination, target) = (address(), address(), address());
+        let kind = dice.of(&NEIGHBOUR_KINDS);
+        let mut frame = frames::neighbour(source, destination, kind, target);
+        if kind < 133 || kind == 143 {
+            frame[21] = 1;
+        }
+        if dice.one_in(5) {
+            frame[21] = dice.of(&[0, 1, 2, 64, 254, 255]);
+        }
+        Thrown {
+            frame,
+            link,
+            direction: any_direction(dice),
+            segments: (0, 0),
+        }
+    }
+
+    fn dhcp(&self, dice: &mut Dice) -> Thrown {
+        let v6 = dice.one_in(2);
+        let link = self.any_link(dice);
+        let (client, server) = if v6 { (546, 547) } else { (68, 67) };
+        let everyone: IpAddr = if v6 { "ff02::1:2" } else { "255.255.255.255" }
+            .parse()
+            .expect("an address");
+        let nobody: IpAddr = if v6 { "fe80::1" } else { "0.0.0.0" }.parse().expect("an address");
+        let local = if dice.one_in(2) {
+            nobody
+        } else {
+            self.local(link, v6, dice)
+        };
+        let remote = self.anybody(v6, dice);
+        let direction = any_direction(dice);
+        let frame = match direction {
+            Direction::Egress => {
+                let to = if dice.one_in(4) { remote } else { everyone };
+                frames::ip(local, to, 17, &frames::udp(client, server, b"discover"))
+            }
+            Direction::Ingress => frames::ip(remote, local, 17, &frames::udp(server, client, b"offer")),
+        };
+        Thrown {
+            frame,
+            link,
+            direction,
+            segments: (0, 0),
+        }
+    }
+}
+
+fn any_direction(dice: &mut Dice) -> Direction {
+    dice.of(&[Direction::Egress, Direction::Ingress])
+}
+
+/// The ICMP type that whoever asks, or whoever is asked, sends.
+fn answered(asks: u8, by_asker: bool) -> u8 {
+    match (asks, by_asker) {
+        (8, false) => 0,
+        (13 | 17 | 128, false) => asks + 1,
+        (kind, _) => kind,
+    }
+}
+
+/// An IP packet around a payload, and whether it says no length, as only a GSO packet may.
+fn wrapped(
+    v6: bool,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    payload: Vec<u8>,
+    dice: &mut Dice,
+) -> (Vec<u8>, bool) {
+    let mut frame = if v6 {
+        let headers = match dice.below(8) {
+            0 => dice.below(10),
+            1 | 2 => dice.below(3),
+            _ => 0,
+        };
+        let (next, payload) =
+            (0..headers).fold((protocol, payload), |(next, payload), _| extended(next, &payload, dice));
+        frames::ipv6(source, destination, next, 64, &payload)
+    } else {
+        let options = if dice.one_in(6) { 4 * dice.below(11) } else { 0 };
+        let options = dice.bytes(options);
+        let fragment = if dice.one_in(10) { dice.any() as u16 & 0x3fff } else { 0 };
+        let fragment = if dice.one_in(3) { fragment & 0x2000 } else { fragment };
+        frames::ipv4(source, destination, protocol, &options, fragment, &payload)
+    };
+    let jumbo = dice.one_in(40);
+    if jumbo {
+        let at = if v6 { 18 } else { 16 };
+        frame[at..at + 2].fill(0);
+    }
+    if dice.one_in(6) {
+        let padding = dice.below(30);
+        let padding = dice.bytes(padding);
+        frame.extend(padding);
+    }
+    (frame, jumbo)
+}
+
+fn extended(next: u8, payload: &[u8], dice: &mut Dice) -> (u8, Vec<u8>) {
+    let most = if dice.one_in(6) { 30 } else { 3 };
+    let units = 1 + dice.below(most) as u8;
+    match dice.below(6) {
+        0 => (0, frames::extension(next, units, payload)),
+        1 => (43, frames::extension(next, units, payload)),
+        2 => (51, frames::authentication(next, units, payload)),
+        3 => {
+            let (offset, more) = match dice.below(4) {
+                0 => (dice.below(8192) as u16, dice.one_in(2)),
+                1 => (0, true),
+                _ => (0, false),
+            };
+            (44, frames::fragment(next, offset, more, payload))
+        }
+        _ => (60, frames::extension(next, units, payload)),
+    }
+}
+
+/// Changes bytes where headers are, and cuts off the end.
+fn damage(frame: &mut Vec<u8>, dice: &mut Dice) {
+    for _ in 0..dice.below(4) {
+        let reach = frame.len().min(100);
+        if reach > 12 {
+            let at = 12 + dice.below(reach - 12);
+            let by = dice.of(&[1, 0xff, 0x80, dice.clone().any() as u8]);
+            frame[at] ^= by;
+        }
+    }
+    if dice.one_in(3) {
+        let keep = dice.below(frame.len() + 1);
+        // No link carries less, and the kernel takes no less for a test.
+        frame.truncate(keep.max(14));
+    }
+}

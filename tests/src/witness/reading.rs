@@ -1,0 +1,311 @@
+//! Reads frames the naive way: from slices, layer by layer, and with nothing of the parser under test.
+
+use std::net::IpAddr;
+
+use taskgate_ebpf::abi::Reason;
+
+/// What a frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// It names no addresses that a record could have.
+    Nameless(Reason),
+    /// ARP.
+    Arp(Arp),
+    /// An IP packet.
+    Ip(Ip),
+}
+
+/// An ARP request or reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arp {
+    /// The sender's address.
+    pub sender: IpAddr,
+    /// The address that is asked for.
+    pub target: IpAddr,
+}
+
+/// An IP packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// Its source.
+    pub source: IpAddr,
+    /// Its destination.
+    pub destination: IpAddr,
+    /// The protocol of its transport header, as far as that was reached.
+    pub protocol: u8,
+    /// Packets on the wire.
+    pub packets: u64,
+    /// IP bytes on the wire.
+    pub bytes: u64,
+    /// What it carries.
+    pub body: Body,
+}
+
+/// What an IP packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// It cannot be judged.
+    Bad(Reason),
+    /// TCP or UDP.
+    Ports {
+        /// The source port.
+        source: u16,
+        /// The destination port.
+        destination: u16,
+        /// TCP flags; 0 for UDP.
+        flags: u8,
+    },
+    /// ICMP over IPv4, ICMPv6 over IPv6.
+    Icmp {
+        /// Its type.
+        kind: u8,
+        /// Its code.
+        code: u8,
+        /// What lies where requests and replies have their identifier.
+        identifier: u16,
+    },
+    /// Neighbour discovery or listener discovery by somebody on the link.
+    Neighbour {
+        /// The ICMPv6 type.
+        kind: u8,
+        /// The address that it is about, where it has one.
+        target: Option<IpAddr>,
+    },
+    /// Anything else.
+    Other,
+}
+
+const MALFORMED: Body = Body::Bad(Reason::Malformed);
+/// What a gate looks at, from the start of the frame.
+const REACH: usize = 256;
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from(bytes[at]) << 8 | u16::from(bytes[at + 1])
+}
+
+fn v4_at(bytes: &[u8], at: usize) -> IpAddr {
+    <[u8; 4]>::try_from(&bytes[at..at + 4]).expect("four bytes").into()
+}
+
+fn v6_at(bytes: &[u8], at: usize) -> IpAddr {
+    <[u8; 16]>::try_from(&bytes[at..at + 16]).expect("sixteen bytes").into()
+}
+
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
+}
+
+/// Reads a frame; segments as [`crate::scene::Sent`] has them.
+pub fn read(frame: &[u8], segments: (u32, u32)) -> Reading {
+    if frame.len() < 14 {
+        return Reading::Nameless(Reason::Malformed);
+    }
+    let packet = &frame[14..];
+    match u16_at(frame, 12) {
+        0x0800 => read_v4(packet, segments),
+        0x86dd => read_v6(packet, segments),
+        0x0806 => read_arp(packet),
+        _ => Reading::Nameless(Reason::UnsupportedEthertype),
+    }
+}
+
+fn read_arp(packet: &[u8]) -> Reading {
+    let expected = [0, 1, 8, 0, 6, 4, 0];
+    if packet.len() < 28 || packet[..7] != expected || !(1..=2).contains(&packet[7]) {
+        return Reading::Nameless(Reason::Malformed);
+    }
+    Reading::Arp(Arp {
+        sender: v4_at(packet, 14),
+        target: v4_at(packet, 24),
+    })
+}
+
+fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
+    if packet.len() < 20 || packet[0] >> 4 != 4 {
+        return Reading::Nameless(Reason::Malformed);
+    }
+    let mut ip = Ip {
+        source: v4_at(packet, 12),
+        destination: v4_at(packet, 16),
+        protocol: packet[9],
+        packets: 1,
+        bytes: packet.len() as u64,
+        body: MALFORMED,
+    };
+    let header = usize::from(packet[0] & 15) * 4;
+    let mut total = usize::from(u16_at(packet, 2));
+    if total == 0 && segments.1 > 0 {
+        total = packet.len();
+    }
+    if header < 20 || total < header || total > packet.len() {
+        return Reading::Ip(ip);
+    }
+    ip.bytes = total as u64;
+    let payload = total - header;
+    let offset = usize::from(u16_at(packet, 6) & 0x1fff) * 8;
+    let more = u16_at(packet, 6) & 0x2000 != 0;
+    if offset > 0 {
+        if offset + payload <= 65535 {
+            ip.body = Body::Bad(Reason::FragmentWithoutFirst);
+        }
+    } else if !(more && payload % 8 != 0) {
+        let headers = transport(&mut ip, packet, header, total);
+        count(&mut ip, total, headers, segments);
+    }
+    Reading::Ip(ip)
+}
+
+fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
+    if packet.len() < 40 || packet[0] >> 4 != 6 {
+        return Reading::Nameless(Reason::Malformed);
+    }
+    let mut ip = Ip {
+        source: v6_at(packet, 8),
+        destination: v6_at(packet, 24),
+        protocol: packet[6],
+        packets: 1,
+        bytes: packet.len() as u64,
+        body: MALFORMED,
+    };
+    let said = usize::from(u16_at(packet, 4));
+    let total = if said == 0 && segments.1 > 0 {
+        packet.len()
+    } else {
+        40 + said
+    };
+    if total > packet.len() {
+        return Reading::Ip(ip);
+    }
+    ip.bytes = total as u64;
+    if is_mapped(ip.source) || is_mapped(ip.destination) {
+        return Reading::Ip(ip);
+    }
+    match walk(&mut ip, packet, total) {
+        Err(reason) => ip.body = Body::Bad(reason),
+        Ok(at) => {
+            let headers = transport(&mut ip, packet, at, total);
+            count(&mut ip, total, headers, segments);
+        }
+    }
+    Reading::Ip(ip)
+}
+
+/// Follows extension headers to where the transport header begins.
+fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
+    let mut at = 40;
+    for number in 0.. {
+        let next = ip.protocol;
+        if ![0, 43, 44, 51, 60].contains(&next) {
+            break;
+        }
+        if number == 8 || next == 0 && number > 0 || at + 8 > packet.len() || 14 + at + 8 > REACH {
+            return Err(Reason::Malformed);
+        }
+        let length = match next {
+            44 => {
+                let word = u16_at(packet, at + 2);
+                let (offset, more) = (usize::from(word & !7), word & 1 == 1);
+                let Some(carries) = total.checked_sub(at + 8) else {
+                    return Err(Reason::Malformed);
+                };
+                if more && carries % 8 != 0 || offset + carries + at - 40 > 65535 {
+                    return Err(Reason::Malformed);
+                }
+                if offset > 0 {
+                    ip.protocol = packet[at];
+                    return Err(Reason::FragmentWithoutFirst);
+                }
+                8
+            }
+            51 => 4 * (usize::from(packet[at + 1]) + 2),
+            _ => 8 * (usize::from(packet[at + 1]) + 1),
+        };
+        ip.protocol = packet[at];
+        at += length;
+        if at > total {
+            return Err(Reason::Malformed);
+        }
+    }
+    Ok(at)
+}
+
+/// Reads the transport header, and gives the bytes that each segment has again.
+fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> usize {
+    let body = &packet[at..total];
+    let v6 = ip.source.is_ipv6();
+    let out_of_reach = |bytes: usize| 14 + at + bytes > REACH;
+    let mut headers = at;
+    ip.body = match (ip.protocol, v6) {
+        (6, _) => {
+            if body.len() < 20 || out_of_reach(14) {
+                MALFORMED
+            } else {
+                let length = usize::from(body[12] >> 4) * 4;
+                headers += length;
+                if length < 20 || length > body.len() {
+                    MALFORMED
+                } else {
+                    ports(body, body[13])
+                }
+            }
+        }
+        (17, _) if body.len() < 8 || out_of_reach(4) => MALFORMED,
+        (17, _) => {
+            headers += 8;
+            ports(body, 0)
+        }
+        (1, false) | (58, true) => icmp(body, packet, v6, &out_of_reach),
+        _ => Body::Other,
+    };
+    headers
+}
+
+fn ports(body: &[u8], flags: u8) -> Body {
+    Body::Ports {
+        source: u16_at(body, 0),
+        destination: u16_at(body, 2),
+        flags,
+    }
+}
+
+fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> Body {
+    if body.len() < 8 || out_of_reach(8) || body[0] == 255 {
+        return MALFORMED;
+    }
+    let (kind, code, identifier) = (body[0], body[1], u16_at(body, 4));
+    let hops = packet[7];
+    match kind {
+        130..=132 | 143 if v6 && hops == 1 => Body::Neighbour { kind, target: None },
+        133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour { kind, target: None },
+        135 | 136 if v6 && hops == 255 => {
+            if body.len() < 24 || out_of_reach(24) {
+                MALFORMED
+            } else {
+                let target = v6_at(body, 8);
+                if is_mapped(target) {
+                    return MALFORMED;
+                }
+                Body::Neighbour {
+                    kind,
+                    target: Some(target),
+                }
+            }
+        }
+        _ => Body::Icmp { kind, code, identifier },
+    }
+}
+
+/// Counts the packets that a GSO packet stands for, and their bytes.
+fn count(ip: &mut Ip, total: usize, headers: usize, (segments, size): (u32, u32)) {
+    if matches!(ip.body, Body::Bad(_)) || size == 0 {
+        return;
+    }
+    let payload = (total - headers) as u64;
+    let packets = if segments > 0 {
+        segments.into()
+    } else {
+        payload.div_ceil(size.into()).max(1)
+    };
+    ip.packets = packets;
+    ip.bytes = total as u64 + (packets - 1) * headers as u64;
+}

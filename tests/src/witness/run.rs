@@ -1,0 +1,376 @@
+//! One run of a seed's packets past the witnesses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::atomic::AtomicU64,
+};
+
+use anyhow::{Context as _, Result};
+use taskgate::compile::Gate;
+use taskgate_ebpf::abi::{
+    LinkId,
+    image::{Timeout, control},
+};
+
+use super::{
+    compare::{differs, kernel_differs},
+    dice::Dice,
+    generator::{Generator, Thrown},
+    oracle::{Oracle, World},
+    reading::read,
+    world::any_model,
+};
+use crate::scene::{DataPath, Host, Kernel, SECOND, Scene, Sent};
+
+/// What happens between packets, and with what clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clock {
+    /// The host's own: time-outs of few ticks, met exactly.
+    Own,
+    /// The kernel's, which goes on meanwhile: time-outs that no few seconds decide.
+    Kernels,
+}
+
+/// Packets by a seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Episode {
+    /// The seed.
+    pub seed: u64,
+    /// How many packets.
+    pub packets: usize,
+    /// All state is compared after so many of them, and at the end.
+    pub check_every: usize,
+}
+
+/// Where witnesses differed.
+#[derive(Debug)]
+pub struct Difference {
+    /// The episode's seed.
+    pub seed: u64,
+    /// The packet's number, from 0.
+    pub packet: usize,
+    /// The packet.
+    pub thrown: Thrown,
+    /// What differed.
+    pub what: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Thrown {
+            frame,
+            link,
+            direction,
+            segments,
+        } = &self.thrown;
+        writeln!(f, "witnesses differ: seed {}, packet {}", self.seed, self.packet)?;
+        writeln!(
+            f,
+            "{direction:?} on link {link}, segments {segments:?}, read as {:?}",
+            read(frame, *segments)
+        )?;
+        write!(f, "frame ")?;
+        for byte in frame {
+            write!(f, "{byte:02x}")?;
+        }
+        write!(f, "\n{}", self.what)
+    }
+}
+
+impl Episode {
+    /// The oracle and the pure core. `image`: whole banks of memory, whatever stands in it.
+    pub fn on_host(self, image: &[AtomicU64]) -> Result<Option<Difference>> {
+        let room = Dice::new(self.seed).of(&[40, 300, 10_000]);
+        let mut host = Host::new(image, room);
+        // Ticks begin anew within the first packets of some episodes.
+        host.tables
+            .advance(Dice::new(self.seed).of(&[0, u32::MAX - (1 << 20) - 100]));
+        Stand::new(self, image, room, Clock::Own)?.run(&mut host, None)
+    }
+
+    /// All three. To be called in a sandbox.
+    pub fn with_kernel(self, kernel: &mut Kernel) -> Result<Option<Difference>> {
+        let image = kernel.image()?;
+        let room = Kernel::ROOM as usize;
+        let mut host = Host::new(&image, room);
+        kernel.clear()?;
+        Stand::new(self, &image, room, Clock::Kernels)?.run(&mut host, Some(kernel))
+    }
+
+    /// The same, with all state compared after each packet.
+    #[must_use]
+    pub fn closely(self) -> Self {
+        Self { check_every: 1, ..self }
+    }
+}
+
+/// Fills a frame up to what BPF_PROG_TEST_RUN takes: whole headers of what its type says.
+fn testable(frame: &mut Vec<u8>) {
+    let least = match frame.get(12..14) {
+        Some([8, 0]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 14,
+    };
+    if frame.len() < least {
+        frame.resize(least, 0);
+    }
+}
+
+/// Everything around the witnesses.
+struct Stand<'a> {
+    episode: Episode,
+    dice: Dice,
+    scene: Scene<'a>,
+    world: World,
+    clock: Clock,
+    generator: Generator,
+    oracle: Oracle,
+}
+
+impl<'a> Stand<'a> {
+    fn new(episode: Episode, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
+        let mut dice = Dice::new(episode.seed);
+        let scene = Scene::new(image)?;
+        let timeouts = match clock {
+            Clock::Own => [0; 7].map(|_| 1 + dice.below(400) as u32),
+            Clock::Kernels => [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500].map(|seconds| seconds * SECOND),
+        };
+        let mut stand = Self {
+            episode,
+            scene,
+            clock,
+            generator: Generator::new(Vec::new()),
+            oracle: Oracle::default(),
+            world: World {
+                model: taskgate::model::Model::default(),
+                gates: Vec::new(),
+                links: BTreeMap::new(),
+                slots: BTreeMap::new(),
+                epochs: vec![0; usize::from(u16::MAX)],
+                generation: 0,
+                window: 0,
+                flags: 0,
+                timeouts,
+                room,
+            },
+            dice,
+        };
+        let all = [
+            Timeout::TcpEstablished,
+            Timeout::TcpHalfOpen,
+            Timeout::TcpClosed,
+            Timeout::Udp,
+            Timeout::UdpStream,
+            Timeout::Icmp,
+            Timeout::Other,
+        ];
+        for timeout in all {
+            stand
+                .scene
+                .writer
+                .set_timeout(timeout, timeouts[timeout as usize].into());
+        }
+        let first = stand.dice.of(&[0, 29_000_000, 65_534]);
+        stand.set_window(first);
+        // Sometimes packets come before anything is configured.
+        if stand.dice.one_in(10) {
+            stand.learn();
+        } else {
+            stand.configure()?;
+        }
+        Ok(stand)
+    }
+
+    fn run(mut self, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Option<Difference>> {
+        for packet in 0..self.episode.packets {
+            if self.dice.one_in(25) {
+                self.happen(host, &mut kernel)?;
+            }
+            self.follow_clock(host, &mut kernel)?;
+            let mut thrown = self.generator.throw(&mut self.dice);
+            if self.clock == Clock::Kernels {
+                testable(&mut thrown.frame);
+            }
+            let closely = packet % self.episode.check_every == 0 || packet + 1 == self.episode.packets;
+            if let Some(what) = self.past(&thrown, host, &mut kernel, closely)? {
+                return Ok(Some(Difference {
+                    seed: self.episode.seed,
+                    packet,
+                    thrown,
+                    what,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// One packet past all witnesses: what they differ in.
+    fn past(
+        &mut self,
+        thrown: &Thrown,
+        host: &mut Host<'_>,
+        kernel: &mut Option<&mut Kernel>,
+        closely: bool,
+    ) -> Result<Option<String>> {
+        let sent = Sent {
+            frame: &thrown.frame,
+            link: thrown.link,
+            direction: thrown.direction,
+            segments: thrown.segments,
+        };
+        let now = host.now()?;
+        let reading = read(sent.frame, sent.segments);
+        let expected = self.oracle.judge(&self.world, &reading, sent.link, sent.direction, now);
+        let passes = host.judge(&sent)?;
+        if host.last != Some(expected) {
+            return Ok(Some(format!("{:?}, oracle: {expected:?}", host.last)));
+        }
+        if let Some(kernel) = kernel
+            && kernel.judge(&sent)? != passes
+        {
+            return Ok(Some(format!("the kernel does not: {expected:?}")));
+        }
+        if !closely {
+            return Ok(None);
+        }
+        let highest = self.scene.highest;
+        let state = host.state(highest)?;
+        let mut what = differs(&self.oracle, &self.scene.book, &state);
+        if let (None, Some(kernel)) = (&what, kernel) {
+            what = kernel_differs(&kernel.state(highest)?, &state, SECOND);
+        }
+        Ok(what)
+    }
+
+    /// Something happens around the packets.
+    fn happen(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
+        match self.dice.below(10) {
+            0 | 1 => self.configure()?,
+            2 | 3 => {
+                let window = self.world.window + 1 + u32::from(self.dice.one_in(4));
+                self.set_window(window);
+            }
+            4 => {
+                self.world.flags = self.dice.of(&[0, 0, control::CUT]);
+                self.scene.writer.set_flags(self.world.flags);
+            }
+            5 => {
+                let slots: Vec<u16> = self.known().values().copied().collect();
+                if !slots.is_empty() {
+                    self.scene.writer.raise_epoch(self.dice.of(&slots))?;
+                }
+                self.learn();
+            }
+            6 => self.move_link()?,
+            _ => {
+                let ticks = match self.clock {
+                    Clock::Own => 1 + self.dice.below(200) as u32,
+                    Clock::Kernels => self.dice.of(&[1_000, 2_000, 5_000, 20_000]) * SECOND,
+                };
+                host.age(ticks)?;
+                if let Some(kernel) = kernel {
+                    kernel.age(ticks)?;
+                }
+                for entry in self.oracle.conns.values_mut() {
+                    entry.last = entry.last.wrapping_sub(ticks);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the host's clock go on.
+    fn follow_clock(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
+        let ticks = match kernel {
+            Some(kernel) => kernel.now()?.wrapping_sub(host.now()?),
+            None => self.dice.below(4) as u32,
+        };
+        host.tables.advance(ticks);
+        Ok(())
+    }
+
+    fn set_window(&mut self, window: u32) {
+        self.world.window = window;
+        self.scene.set_window(window);
+    }
+
+    /// The slots that links can be bound to.
+    fn known(&self) -> BTreeMap<String, u16> {
+        let names: BTreeSet<&String> = self
+            .world
+            .slots
+            .keys()
+            .chain(self.world.model.enis.iter().map(|eni| &eni.id))
+            .collect();
+        names
+            .into_iter()
+            .filter_map(|eni| Some((eni.clone(), self.scene.writer.slot(eni)?)))
+            .collect()
+    }
+
+    /// Switches to another configuration.
+    fn configure(&mut self) -> Result<()> {
+        let (model, gates) = any_model(&mut self.dice);
+        let by_id: BTreeMap<&str, Option<Gate>> = model
+            .enis
+            .iter()
+            .zip(&gates)
+            .map(|(eni, gate)| (eni.id.as_str(), *gate))
+            .collect();
+        self.scene
+            .apply(model.clone(), &|eni| by_id.get(eni.id.as_str()).copied().flatten())?;
+        self.scene.writer.settle(&mut || {});
+        self.world.model = model;
+        self.world.gates = gates;
+        self.world.generation = self.scene.writer.generation() as u32;
+        // An ENI's first link; further ones come and go in `move_link`.
+        for (link, (eni, _)) in Kernel::LINKS.zip(self.known()) {
+            if !self.world.links.values().any(|linked| *linked == eni) && !self.world.links.contains_key(&link) {
+                self.scene.bind(link, &eni)?;
+                self.world.links.insert(link, eni);
+            }
+        }
+        self.learn();
+        Ok(())
+    }
+
+    /// Binds a link to another ENI, or to none.
+    fn move_link(&mut self) -> Result<()> {
+        let links: Vec<u32> = Kernel::LINKS.collect();
+        let link = self.dice.of(&links);
+        let enis: Vec<String> = self.known().into_keys().collect();
+        if enis.is_empty() || self.dice.one_in(3) {
+            self.scene.writer.remove_link(LinkId::device(link));
+            self.world.links.remove(&link);
+        } else {
+            let eni = self.dice.of(&enis);
+            self.scene.bind(link, &eni).context("a known ENI has a slot")?;
+            self.world.links.insert(link, eni);
+        }
+        self.scene.writer.settle(&mut || {});
+        self.learn();
+        Ok(())
+    }
+
+    /// Lets oracle and generator know what changed.
+    fn learn(&mut self) {
+        self.world.slots.extend(self.known());
+        for slot in 0..=self.scene.highest {
+            self.world.epochs[usize::from(slot)] = self.scene.writer.epoch(slot) as u32;
+        }
+        let addresses = |eni: Option<&String>| -> Vec<IpAddr> {
+            let eni = eni.and_then(|id| self.world.model.enis.iter().find(|eni| eni.id == *id));
+            eni.map_or_else(Vec::new, |eni| eni.addresses.clone())
+        };
+        let links = Kernel::LINKS.map(|link| (link, addresses(self.world.links.get(&link))));
+        // Half of the links at most are nobody's.
+        let bound: Vec<_> = links.filter(|(_, own)| !own.is_empty()).collect();
+        self.generator.links = if bound.is_empty() {
+            vec![(*Kernel::LINKS.start(), Vec::new())]
+        } else {
+            bound.into_iter().chain([(*Kernel::LINKS.end(), Vec::new())]).collect()
+        };
+    }
+}

@@ -1,0 +1,180 @@
+//! Gates put up and taken off, with TCX and with clsact.
+
+use std::{fs::File, net::UdpSocket, process::Command, thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use nix::sched::{CloneFlags, setns};
+use taskgate::dataplane::{
+    gate::{GateError, Hook},
+    link::Link,
+    netlink::Netlink,
+    object::Object,
+    tables::KernelTables,
+};
+use taskgate_ebpf::abi::{Direction, Outcome, Reason};
+use taskgate_tests::sandbox::{ip, sandbox};
+
+use crate::SMALL;
+
+/// A veth pair between this namespace and another one, both ends up, with an address on each.
+async fn veth_pair() -> Result<Link> {
+    ip("netns add task")?;
+    ip("link add host address 02:00:00:00:00:01 type veth peer name eth0 address 02:00:00:00:00:02 netns task")?;
+    ip("addr add 10.0.0.1/24 dev host")?;
+    ip("-n task addr add 10.0.0.2/24 dev eth0")?;
+    ip("link set host up")?;
+    ip("-n task link set eth0 up")?;
+    // Nothing has to be asked, or asked again, once a gate is off.
+    ip("neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 dev host")?;
+    ip("-n task neigh add 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0")?;
+    Ok(Netlink::open()?.link("host").await?)
+}
+
+/// A socket in the task's namespace, where no packet may wait for longer than that.
+fn task_socket(port: u16) -> Result<UdpSocket> {
+    let namespace = File::open("/run/netns/task")?;
+    let bind = || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        anyhow::Ok(UdpSocket::bind(("10.0.0.2", port))?)
+    };
+    let socket = thread::scope(|scope| scope.spawn(bind).join().expect("no panic in there"))?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    Ok(socket)
+}
+
+/// Whether a datagram of the host's reaches the task.
+fn reaches_task() -> Result<bool> {
+    let socket = task_socket(9)?;
+    UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
+    Ok(socket.recv(&mut [0; 8]).is_ok())
+}
+
+/// What `tc` and the like would show: how many filters hang on the link.
+fn filters(way: &str) -> Result<usize> {
+    let output = Command::new("tc")
+        .args(["filter", "show", "dev", "host", way])
+        .output()?;
+    let output = String::from_utf8(output.stdout)?;
+    Ok(output.lines().filter(|line| line.contains("handle 0x7467")).count())
+}
+
+#[test]
+fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        sandbox(async || {
+            let link = veth_pair().await?;
+            ensure!(reaches_task()?);
+            let gate = object.attach_by(&link, hook)?;
+            ensure!(gate.hook() == hook && gate.link() == &link && !gate.is_gone()?);
+            // Nothing is configured, so nothing passes.
+            ensure!(!reaches_task()?, "{hook:?}");
+            gate.detach()?;
+            ensure!(reaches_task()?);
+
+            let gate = object.attach_by(&link, hook)?;
+            drop(gate);
+            ensure!(reaches_task()?);
+
+            let gate = object.attach_by(&link, hook)?;
+            ip("link del host")?;
+            ensure!(gate.is_gone()?, "{hook:?}");
+            gate.detach()?;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_that_has_a_gate_keeps_it_for_the_next_owner() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        sandbox(async || {
+            let link = veth_pair().await?;
+            let first = object.attach_by(&link, hook)?;
+            let second = object.attach_by(&link, hook)?;
+            ensure!(first.link() == second.link());
+            drop(first);
+            ensure!(!second.is_gone()? && !reaches_task()?, "{hook:?}");
+            let third = object.attach_by(&link, hook)?;
+            second.detach()?;
+            ensure!(!reaches_task()?, "{hook:?}");
+            third.detach()?;
+            ensure!(reaches_task()?, "{hook:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
+    sandbox(async || {
+        let link = veth_pair().await?;
+        let mut object = Object::load(&SMALL)?;
+        std::mem::forget(object.attach_by(&link, Hook::Clsact)?);
+        drop(object);
+        ensure!((filters("ingress")?, filters("egress")?) == (1, 1));
+        let mut object = Object::load(&SMALL)?;
+        let gate = object.attach_by(&link, Hook::Clsact)?;
+        ensure!((filters("ingress")?, filters("egress")?) == (1, 1));
+        gate.detach()?;
+        ensure!((filters("ingress")?, filters("egress")?) == (0, 0));
+        ensure!(reaches_task()?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        sandbox(async || {
+            let link = veth_pair().await?;
+            let other = Link {
+                ifindex: link.ifindex + 1,
+                ..link
+            };
+            let error = object.attach_by(&other, hook).unwrap_err();
+            ensure!(error.to_string() == "link `host` was replaced by another one of that name: look it up again");
+            ensure!(matches!(error, GateError::Replaced { .. }));
+            ensure!(reaches_task()?);
+            ip("link del host")?;
+            let error = object.attach_by(&other, hook).unwrap_err();
+            ensure!(matches!(error, GateError::Attach { .. }), "{error}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn each_way_has_its_own_program() -> Result<()> {
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        sandbox(async || {
+            // Nothing but the datagrams below is to cross the link.
+            let link = veth_pair().await?;
+            for (namespace, device) in [("", "host"), ("-n task ", "eth0")] {
+                ip(&format!("{namespace}link set {device} down"))?;
+                ip(&format!("{namespace}link set {device} arp off addrgenmode none"))?;
+                ip(&format!("{namespace}link set {device} up"))?;
+            }
+            let mut object = Object::load(&SMALL)?;
+            let tables = KernelTables::new(&object)?;
+            let _gate = object.attach_by(&link, hook)?;
+            let counts = || -> Result<_> {
+                let unknown = Outcome::Drop(Reason::UnknownTask).number() as usize;
+                let of = |direction| tables.counters(0, direction).map(|counts| counts[unknown]);
+                Ok((of(Direction::Egress)?, of(Direction::Ingress)?))
+            };
+            ensure!(counts()? == (0, 0));
+            UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", "10.0.0.2:9")?;
+            ensure!(counts()? == (0, 1), "{hook:?} {:?}", counts()?);
+            task_socket(0)?.send_to(b"hello", "10.0.0.1:9")?;
+            ensure!(counts()? == (1, 1), "{hook:?} {:?}", counts()?);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Links told apart, and watched as they come and go.
+
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use taskgate::dataplane::{
+    link::{LinkEvent, LinkKind, LinkWatch},
+    netlink::Netlink,
+};
+use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
+
+#[test]
+fn links_are_told_apart_by_kind() -> Result<()> {
+    sandbox(async || {
+        ip("netns add there")?;
+        ip("link add here-a type veth peer name here-b")?;
+        ip("link add far type veth peer name eth0 netns there")?;
+        ip("link add other type bridge")?;
+        let netlink = Netlink::open()?;
+        let here_b = netlink.link("here-b").await?;
+        let far = netlink.link("far").await?;
+        ensure!(
+            netlink.link("here-a").await?.kind
+                == LinkKind::Veth {
+                    peer_here: Some(here_b.ifindex)
+                }
+        );
+        ensure!(far.kind == LinkKind::Veth { peer_here: None } && far.name == "far" && far.ifindex != 0);
+        let refused = [
+            ("none", "there is no link `none`"),
+            ("", "there is no link ``"),
+            (
+                "a-name-too-long-for-links",
+                "there is no link `a-name-too-long-for-links`",
+            ),
+            (
+                "other",
+                "link `other` is of kind `bridge`: a gate works on `veth` and `vlan` links",
+            ),
+            (
+                "lo",
+                "link `lo` is of kind `device`: a gate works on `veth` and `vlan` links",
+            ),
+        ];
+        for (name, message) in refused {
+            assert_eq!(netlink.link(name).await.unwrap_err().to_string(), message);
+        }
+        Ok(())
+    })
+}
+
+async fn next(watch: &mut LinkWatch) -> Result<LinkEvent> {
+    Ok(tokio::time::timeout(Duration::from_secs(10), watch.next()).await??)
+}
+
+#[test]
+fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
+    sandbox(async || {
+        ip("link add first type veth peer name first-peer")?;
+        let netlink = Netlink::open()?;
+        let mut watch = LinkWatch::new()?;
+        let mut names = BTreeSet::new();
+        for _ in 0..3 {
+            match next(&mut watch).await? {
+                LinkEvent::Present { name, .. } => names.insert(name),
+                gone @ LinkEvent::Gone { .. } => bail!("{gone:?}"),
+            };
+        }
+        ensure!(names == ["lo", "first", "first-peer"].map(str::to_owned).into());
+
+        ip("link add second type veth peer name second-peer")?;
+        let (second, peer) = (netlink.link("second").await?, netlink.link("second-peer").await?);
+        ip("link set second up")?;
+        ip("link set second-peer name renamed")?;
+        ip("link del second")?;
+        let present = |name: &str, ifindex| LinkEvent::Present {
+            name: name.to_owned(),
+            ifindex,
+        };
+        let gone = |name: &str, ifindex| LinkEvent::Gone {
+            name: name.to_owned(),
+            ifindex,
+        };
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            seen.push(next(&mut watch).await?);
+        }
+        let of_second = [present("second", second.ifindex), gone("second", second.ifindex)];
+        let of_peer = [
+            present("second-peer", peer.ifindex),
+            gone("second-peer", peer.ifindex),
+            present("renamed", peer.ifindex),
+            gone("renamed", peer.ifindex),
+        ];
+        let of = |names: &[&str]| -> Vec<_> {
+            let named = |event: &&LinkEvent| match event {
+                LinkEvent::Present { name, .. } | LinkEvent::Gone { name, .. } => names.contains(&&**name),
+            };
+            seen.iter().filter(named).cloned().collect()
+        };
+        ensure!(of(&["second"]) == of_second, "{seen:?}");
+        ensure!(of(&["second-peer", "renamed"]) == of_peer, "{seen:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_watch_that_was_overrun_reads_all_links_again() -> Result<()> {
+    sandbox(async || {
+        let mut watch = LinkWatch::new()?;
+        let LinkEvent::Present { .. } = next(&mut watch).await? else {
+            bail!("`lo` is there");
+        };
+        // Nobody reads meanwhile: the socket has room for some hundred messages.
+        let mut batch = String::from("link add early type bridge\n");
+        for number in 0..1000 {
+            writeln!(batch, "link set lo alias {number}")?;
+        }
+        batch += "link add late type bridge\nlink del early\n";
+        ip_batch(&batch)?;
+        loop {
+            if matches!(next(&mut watch).await?, LinkEvent::Present { name, .. } if name == "late") {
+                break;
+            }
+        }
+        // What is gone went before, or was never seen.
+        let more = tokio::time::timeout(Duration::from_millis(200), watch.next()).await;
+        ensure!(more.is_err(), "{more:?}");
+        Ok(())
+    })
+}

@@ -1,0 +1,17 @@
+//! The dataplane against the running kernel. Needs root; each test has namespaces of its own.
+
+mod enis;
+mod gates;
+mod links;
+mod tables;
+
+use taskgate::dataplane::load::LoadOptions;
+
+/// Tables that are quickly made.
+const SMALL: LoadOptions = LoadOptions {
+    conns: 4096,
+    denials: 1024,
+    slots: 64,
+    policy_banks: 1,
+    log_level: log::LevelFilter::Off,
+};

@@ -1,0 +1,269 @@
+//! The loaded program, its tables, its clock and its log.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::Ordering::Relaxed,
+        mpsc::{Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use taskgate::dataplane::{
+    flow::{ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState},
+    load::LoadOptions,
+    object::Object,
+    raw::{self, Packet},
+    tables::KernelTables,
+};
+use taskgate_ebpf::abi::{
+    Conn, Denial, Direction, Key4, Key6, Usage,
+    image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK},
+    program,
+    tables::{denial_tail, pair},
+};
+use taskgate_tests::sandbox::sandbox;
+
+use crate::SMALL;
+
+#[test]
+fn a_loaded_program_has_the_sizes_asked_for() -> Result<()> {
+    let object = Object::load(&SMALL)?;
+    let image = object.image()?;
+    ensure!(image.len() == (POLICY_BANK as usize + 1) * BANK_BYTES as usize / 8);
+    ensure!(image.iter().all(|word| word.load(Relaxed) == 0));
+    ensure!(object.usage()?.len() == 64 * size_of::<Usage>() / 8);
+    let tables = KernelTables::new(&object)?;
+    ensure!(tables.raw_conns_v4().capacity() == 4096 && tables.raw_conns_v6().capacity() == 4096);
+    ensure!(tables.raw_denials_v4().capacity() == 1024 && tables.raw_denials_v6().capacity() == 1024);
+
+    let verified: Vec<_> = object.verified_instructions()?;
+    let names: Vec<_> = verified.iter().map(|(name, _)| *name).collect();
+    ensure!(names == Object::PROGRAMS);
+    ensure!(verified.iter().all(|(_, count)| count.is_some_and(|count| count > 0)));
+    Ok(())
+}
+
+#[test]
+fn sizes_out_of_range_are_refused() {
+    let cases = [
+        (
+            LoadOptions { conns: 0, ..SMALL },
+            "the kernel program cannot be loaded with 0 tracked connections: 1 to 67108864 will do",
+        ),
+        (
+            LoadOptions { denials: 0, ..SMALL },
+            "the kernel program cannot be loaded with 0 denied flows: 1 to 67108864 will do",
+        ),
+        (
+            LoadOptions { slots: 8193, ..SMALL },
+            "the kernel program cannot be loaded with 8193 slots: 2 to 8192 will do",
+        ),
+        (
+            LoadOptions {
+                policy_banks: 0,
+                ..SMALL
+            },
+            "the kernel program cannot be loaded with 0 banks of policies: 1 to 4096 will do",
+        ),
+    ];
+    for (options, message) in cases {
+        assert_eq!(Object::load(&options).unwrap_err().to_string(), message);
+    }
+}
+
+#[test]
+fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
+    let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
+    let (began, first) = (Instant::now(), tables.now()?);
+    thread::sleep(Duration::from_millis(300));
+    let ticks = f64::from(tables.now()?.wrapping_sub(first));
+    let expected = began.elapsed().as_secs_f64() * f64::from(tables.ticks_per_second());
+    ensure!(
+        (ticks - expected).abs() <= 2.0 + expected / 10.0,
+        "{ticks} ticks, not {expected}"
+    );
+    Ok(())
+}
+
+fn conn(number: u32) -> Conn {
+    let (packets, bytes) = (number.into(), u64::from(number) << 40);
+    Conn::from([packets, 0, 0, bytes, 0, 0, pair(number, 1 + number % 3), 0])
+}
+
+fn key_v4(number: u32) -> Key4 {
+    Key4 {
+        addresses: 0x0a00_0001_0a00_0000 | u64::from(number),
+        ports: number * 65_536 + 443,
+        tail: 7 << 8 | 6,
+    }
+}
+
+fn key_v6(number: u32) -> Key6 {
+    Key6 {
+        local: [0xfd00 << 48, number.into()],
+        ..Key6::default()
+    }
+}
+
+#[test]
+fn connections_are_read_and_taken_whole() -> Result<()> {
+    let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
+    let mut expected = BTreeMap::new();
+    for number in 0..4096 {
+        tables.raw_conns_v4().put(&key_v4(number), &conn(number))?;
+        expected.insert(FlowKey::V4(key_v4(number)), ConnState::from(&conn(number)));
+    }
+    for number in 0..10 {
+        tables.raw_conns_v6().put(&key_v6(number), &conn(number))?;
+        expected.insert(FlowKey::V6(key_v6(number)), ConnState::from(&conn(number)));
+    }
+
+    let mut found = BTreeMap::new();
+    tables.conns(&mut |key, conn| assert_eq!(found.insert(key, conn), None))?;
+    ensure!(found == expected);
+    // What kernels without batches do finds the same.
+    let mut found = BTreeMap::new();
+    let mut visit = |key: &Key4, conn: &Conn| assert_eq!(found.insert(FlowKey::V4(*key), conn.into()), None);
+    tables.raw_conns_v4().visit_each(&mut visit)?;
+    found.extend(
+        expected
+            .range(FlowKey::V6(Key6::default())..)
+            .map(|(key, conn)| (*key, *conn)),
+    );
+    ensure!(found == expected);
+
+    let last = FlowKey::V4(key_v4(4095));
+    ensure!(tables.take_conn(&last)? == expected.remove(&last));
+    ensure!(tables.take_conn(&last)?.is_none());
+    let in_two = tables
+        .raw_conns_v4()
+        .take_in_two(&key_v4(4094))?
+        .as_ref()
+        .map(ConnState::from);
+    ensure!(in_two == expected.remove(&FlowKey::V4(key_v4(4094))));
+    ensure!(tables.raw_conns_v4().take_in_two(&key_v4(4094))?.is_none());
+    for (key, conn) in &expected {
+        ensure!(tables.take_conn(key)? == Some(*conn));
+    }
+    tables.conns(&mut |key, _| panic!("{key:?} is left"))?;
+
+    // Slot 1 had 1,366 of 4,096 (the one taken in two is not counted) and 4 of 10.
+    let removed = [1, 2, 3].map(|slot| tables.usage(slot).map(|usage| usage.conns.wrapping_neg()));
+    let removed: Vec<_> = removed.into_iter().collect::<Result<_, _>>()?;
+    ensure!(removed == [1366 + 4, 1365 + 3, 1364 + 3], "{removed:?}");
+    Ok(())
+}
+
+#[test]
+fn denials_are_read_and_taken_whole() -> Result<()> {
+    let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
+    let denial = Denial::from([3, 180, 0, 0]);
+    let state = DenialState {
+        totals: Count { packets: 3, bytes: 180 },
+        ..DenialState::default()
+    };
+    let v4 = Key4 {
+        tail: denial_tail(5, 6, Direction::Ingress, 1),
+        ..key_v4(1)
+    };
+    let v6 = Key6 {
+        tail: denial_tail(6, 17, Direction::Egress, 2),
+        ..key_v6(1)
+    };
+    tables.raw_denials_v4().put(&v4, &denial)?;
+    tables.raw_denials_v6().put(&v6, &denial)?;
+
+    let mut found = BTreeMap::new();
+    tables.denials(&mut |key, denial| assert_eq!(found.insert(key, denial), None))?;
+    ensure!(found == BTreeMap::from([(FlowKey::V4(v4), state), (FlowKey::V6(v6), state)]));
+    for (key, slot) in [(FlowKey::V4(v4), 5), (FlowKey::V6(v6), 6)] {
+        ensure!(tables.take_denial(&key)? == Some(state));
+        ensure!(tables.take_denial(&key)?.is_none());
+        let used = UsageState {
+            denials: 1_u64.wrapping_neg(),
+            ..UsageState::default()
+        };
+        ensure!(tables.usage(slot)? == used);
+    }
+    ensure!(tables.usage(64).unwrap_err().to_string() == "there is no slot 64");
+
+    let image = Object::load(&SMALL)?;
+    let mut tables = KernelTables::new(&image)?;
+    tables.set_window(0x0102_0304)?;
+    ensure!(image.image()?[CONTROL_WINDOW as usize / 8].load(Relaxed) == 0x0102_0304);
+    Ok(())
+}
+
+#[test]
+fn a_grace_period_ends_both_ways() -> Result<()> {
+    raw::wait_grace_period()?;
+    raw::wait_grace_period_by_map()?;
+    Ok(())
+}
+
+struct Captured(Mutex<Sender<String>>);
+
+impl log::Log for Captured {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target().starts_with("taskgate_gate") {
+            let sender = self.0.lock().expect("nobody panics with it");
+            sender.send(record.args().to_string()).expect("the test waits for it");
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_log_is_drained_where_it_is_on_and_costs_nothing_where_it_is_off() -> Result<()> {
+    sandbox(async || {
+        let mut silent = Object::load(&SMALL)?;
+        ensure!(silent.log_drain()?.is_none());
+        let mut object = Object::load(&LoadOptions {
+            log_level: log::LevelFilter::Debug,
+            ..SMALL
+        })?;
+        for (off, on) in silent
+            .verified_instructions()?
+            .into_iter()
+            .zip(object.verified_instructions()?)
+        {
+            let gate = off.0 == program::FROM_TASK || off.0 == program::TO_TASK;
+            ensure!(
+                off.0 == on.0 && if gate { off.1 < on.1 } else { off.1 == on.1 },
+                "{off:?} {on:?}"
+            );
+        }
+
+        let (sender, messages) = channel();
+        log::set_boxed_logger(Box::new(Captured(Mutex::new(sender))))?;
+        log::set_max_level(log::LevelFilter::Debug);
+        let drain = object.log_drain()?.context("the log is on")?;
+        let ran = object.test_run(
+            program::FROM_TASK,
+            &Packet {
+                frame: &[0; 60],
+                ..Packet::default()
+            },
+            1,
+        )?;
+        // TC_ACT_SHOT.
+        ensure!(ran.returned == 2);
+        tokio::select! {
+            () = drain => bail!("the drain never ends"),
+            message = tokio::task::spawn_blocking(move || messages.recv_timeout(Duration::from_secs(10))) => {
+                let message = message??;
+                ensure!(message.starts_with("dropped on link "), "{message}");
+            }
+        }
+        Ok(())
+    })
+}

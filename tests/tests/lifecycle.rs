@@ -1,0 +1,222 @@
+//! From start to end: gates before traffic, and nothing left behind.
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use taskgate_tests::{
+    Config, Lab, Ledger, Netns, Stage, Wire, at,
+    daemon::binary,
+    kernel::{await_gates, gates},
+    ledger::Action,
+    names,
+    traffic::{Answer, Client, TcpEcho, probe},
+};
+
+const WEB: &str = "10.88.0.10";
+const DB: &str = "10.88.0.20";
+const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
+
+fn two(config: Config) -> Config {
+    config
+        .group("http", HTTP)
+        .task("web-1", &[WEB, "fd88::10"], &["http"])
+        .task("db-1", &[DB], &["http"])
+}
+
+#[test]
+fn nothing_is_left_behind() -> Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let lab = Lab::new()?;
+        let before = lab.host.links()?;
+        let daemon = lab.start(&two(lab.config()))?;
+        assert_eq!(lab.host.links()?.len(), before.len() + 2);
+        assert_eq!(lab.namespaces()?.len(), 2);
+        let objects = daemon.objects()?;
+        assert!(!objects.programs.is_empty() && !objects.maps.is_empty(), "{objects}");
+        assert_eq!(objects.remaining()?, objects);
+
+        let stopped = daemon.stop_by(signal)?;
+        assert_eq!(lab.host.links()?, before, "{signal}");
+        assert_eq!(lab.namespaces()?, [""; 0]);
+        objects.await_gone()?;
+        let said = stopped.messages.join("\n");
+        assert!(said.contains("gates are off"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_device_keeps_its_place_and_loses_its_gate() -> Result<()> {
+    let lab = Lab::new()?;
+    let task = lab.device("tg-task", &[WEB], true)?;
+    let config = lab
+        .config()
+        .group("closed", "egress: []")
+        .device_task("web-1", "tg-task", &[WEB], &["closed"]);
+    assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Refused);
+    let daemon = lab.start(&config)?;
+    assert_eq!(gates(&lab.host, "tg-task")?, (1, 1));
+    assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
+    daemon.stop()?;
+    // Until gates are pinned this is how it is, and taskgate says so when it begins and when it ends.
+    assert_eq!(gates(&lab.host, "tg-task")?, (0, 0));
+    assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Refused);
+    Ok(())
+}
+
+#[test]
+fn a_device_that_comes_later_is_gated_when_it_comes() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = lab
+        .config()
+        .group("http", HTTP)
+        .device_task("web-1", "tg-late", &[WEB], &["http"]);
+    let daemon = lab.start(&config)?;
+    for _ in 0..2 {
+        let task = lab.device("tg-late", &[WEB], true)?;
+        await_gates(&lab.host, "tg-late")?;
+        let wire = Wire::tap(&task, "eth0")?;
+        let _echo = TcpEcho::start(&task, 80)?;
+        let mut client = Client::connect(&lab.outside, at(WEB, 80))?;
+        client.echo(100)?;
+        let flow = client.finish()?;
+        assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+        assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
+        let passed = Ledger::of_wires(&[("web-1", &wire)])?.get("web-1", flow, Action::Accept);
+        daemon.await_ledger(|ledger| ledger.get("web-1", flow, Action::Accept) == passed)?;
+        // It goes, and may come again as another link of the same name.
+        lab.host.ip("link delete tg-late")?;
+    }
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_namespace_of_the_users_is_used_and_stays() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = two(lab.config());
+    let name = config.namespace("web-1");
+    lab.host.output("ip", &["netns", "add", &name])?;
+    let daemon = lab.start(&config)?;
+    let task = lab.task("web-1")?;
+    let _echo = TcpEcho::start(&task, 80)?;
+    Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+    daemon.stop()?;
+    assert_eq!(lab.namespaces()?, std::slice::from_ref(&name));
+    assert_eq!(Netns::named(&name)?.links()?, ["lo"]);
+    names::remove_namespace(&name)
+}
+
+#[test]
+fn what_a_killed_taskgate_left_is_taken_over_by_the_next() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.host.links()?;
+    let config = two(lab.config());
+    lab.start(&config)?.kill_now()?;
+    assert_eq!(lab.namespaces()?.len(), 2, "it could not clean up");
+    let daemon = lab.start(&config)?;
+    let task = lab.task("web-1")?;
+    let _echo = TcpEcho::start(&task, 80)?;
+    Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+    assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+    daemon.stop()?;
+    assert_eq!(lab.host.links()?, before);
+    assert_eq!(lab.namespaces()?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn two_instances_stand_side_by_side() -> Result<()> {
+    let lab = Lab::new()?;
+    let group = |config: Config| config.group("http", HTTP);
+    let first = group(lab.config()).task("web-1", &[WEB], &["http"]);
+    // The other instance knows web as somebody outside.
+    let second = group(lab.config())
+        .task("db-1", &[DB], &["http"])
+        .group("http", "ingress: [{ protocol: tcp, ports: 80, from: [10.88.0.10] }]");
+    let one = lab.start_as("one", &first, Some(1))?;
+    let two = lab.start_as("two", &second, Some(1))?;
+    let (web, db) = (lab.task("web-1")?, lab.task("db-1")?);
+    let wires = [Wire::tap(&web, "eth0")?, Wire::tap(&db, "eth0")?];
+    let _echo = (TcpEcho::start(&web, 80)?, TcpEcho::start(&db, 80)?);
+    Client::connect(&db, at(WEB, 80))?.finish()?;
+    // web has no egress, db lets in nobody else.
+    assert_eq!(probe(&web, at(DB, 80))?, Answer::Silence);
+    assert_eq!(probe(&lab.outside, at(DB, 80))?, Answer::Silence);
+    let denied_out = taskgate_tests::stage::flow_to(&wires[0], at(DB, 80))?;
+    let at_web = Ledger::of_wires(&[("web-1", &wires[0])])?.rejected("web-1", denied_out);
+    assert_eq!(one.stop()?.ledger()?, at_web);
+    // One is gone, the other stands.
+    assert_eq!(probe(&lab.outside, at(DB, 80))?, Answer::Silence);
+    let mut at_db = Ledger::of_wires(&[("db-1", &wires[1])])?;
+    let outside = two.await_ledger(|ledger| ledger.total("db-1", Action::Reject).packets >= 2)?;
+    assert_eq!(
+        outside.total("db-1", Action::Accept),
+        at_db.total("db-1", Action::Accept)
+    );
+    let stopped = two.stop()?.ledger()?;
+    at_db = at_db.and(stopped.clone().only(Action::Reject));
+    assert_eq!(stopped, at_db);
+    assert_eq!(lab.namespaces()?, [""; 0]);
+    Ok(())
+}
+
+#[test]
+fn an_instance_runs_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = two(lab.config());
+    let daemon = lab.start(&config)?;
+    let binary = binary()?;
+    let output = lab
+        .host
+        .command(binary.to_str().context("the path is no text")?)?
+        .args(["run", "--instance", &lab.instance("main"), "--config"])
+        .arg(lab.folder().join("main"))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("pid {}", daemon.pid()?)), "{said}");
+    // The first is none the worse for it.
+    let task = lab.task("web-1")?;
+    let _echo = TcpEcho::start(&task, 80)?;
+    Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+    assert_eq!(gates(&lab.host, &lab.host_link("web-1")?)?, (1, 1));
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_bad_configuration_never_starts_and_touches_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = lab.host.links()?;
+    let folder = lab.folder().join("bad");
+    std::fs::create_dir(&folder)?;
+    let bad = two(lab.config()).to_string().replace("ports: 80", "ports: eighty");
+    std::fs::write(folder.join("taskgate.yaml"), bad)?;
+    let binary = binary()?;
+    let output = lab
+        .host
+        .command(binary.to_str().context("the path is no text")?)?
+        .args(["run", "--instance", &lab.instance("bad"), "--config"])
+        .arg(&folder)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("taskgate.yaml:3:") && said.contains("eighty"), "{said}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(lab.host.links()?, before);
+    assert_eq!(lab.namespaces()?, [""; 0]);
+    Ok(())
+}
+
+/// Every part of a lab goes with it, also what taskgate could not take away.
+#[test]
+fn a_lab_takes_everything_with_it() -> Result<()> {
+    let stage = Stage::start(two)?;
+    let (unique, objects) = (stage.lab.unique().to_owned(), stage.daemon.objects()?);
+    let folder = stage.lab.folder().to_owned();
+    stage.daemon.signal(Signal::SIGKILL)?;
+    drop(stage);
+    assert_eq!(names::namespaces(&unique)?, [""; 0]);
+    assert!(!folder.exists());
+    objects.await_gone()
+}

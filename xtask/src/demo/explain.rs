@@ -1,0 +1,87 @@
+//! Which rule decides: `taskgate explain` is asked, the same code that runs in the kernel.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::{
+    attempt::{Way, What},
+    cast::Actor,
+};
+use crate::exec;
+
+/// Who is asked.
+pub(super) struct Explainer<'a> {
+    /// The `taskgate` binary.
+    pub(super) binary: &'a Path,
+    /// The folder with the configuration.
+    pub(super) config: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    gates: Vec<Gate>,
+}
+
+/// What one gate says.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Gate {
+    /// The ENI's id.
+    pub(super) eni: String,
+    /// The task.
+    pub(super) task: String,
+    /// `egress` or `ingress`.
+    pub(super) direction: String,
+    /// `ACCEPT` or `REJECT`.
+    pub(super) verdict: String,
+    /// `rule`, or why it is denied.
+    pub(super) reason: String,
+    /// The name of the group whose rule allows it.
+    pub(super) group_name: Option<String>,
+    /// The rule that allows it.
+    pub(super) rule: Option<String>,
+    /// The rule that missed by least.
+    pub(super) nearest: Option<Nearest>,
+}
+
+/// A rule that nearly allowed it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(super) struct Nearest {
+    /// The rule.
+    pub(super) rule: String,
+    /// What it missed by.
+    pub(super) message: String,
+}
+
+impl Gate {
+    /// Whether it lets the packet through.
+    pub(super) fn accepts(&self) -> bool {
+        self.verdict == "ACCEPT"
+    }
+}
+
+impl Explainer<'_> {
+    /// The gates on a way, in the order in which a packet meets them.
+    pub(super) fn gates(&self, what: What, way: &Way<'_>) -> Result<Vec<Gate>> {
+        let mut command = Command::new(self.binary);
+        command.args(["explain", "--config", self.config, "-o", "json"]);
+        let name = |(actor, address): (&Actor, std::net::IpAddr)| {
+            actor
+                .eni
+                .as_ref()
+                .map_or_else(|| address.to_string(), |_| actor.name.clone())
+        };
+        command.args(["--from", &name(way.from()), "--to", &name(way.to())]);
+        command.arg(if way.is_v6() { "-6" } else { "-4" });
+        match what {
+            What::Tcp(port) => command.args(["--protocol", "tcp", "--port", &port.to_string()]),
+            What::Ping if way.is_v6() => command.args(["--protocol", "icmpv6"]),
+            What::Ping => command.args(["--protocol", "icmp"]),
+        };
+        let answer: Answer = serde_json::from_str(&exec::stdout(&mut command)?)
+            .with_context(|| format!("cannot read what {} prints", exec::shown(&command)))?;
+        Ok(answer.gates)
+    }
+}
