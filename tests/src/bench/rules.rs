@@ -10,7 +10,7 @@ use taskgate::{
     model::{Eni, Model, Protocol, SecurityGroup},
 };
 
-use crate::scene::model::{gated, group, member, model, tcp};
+use crate::scene::model::{gated, group, member, model, tcp_to};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,12 +132,12 @@ impl Set {
         let port = 20_000 + number;
         match (self.kind, number) {
             (Kind::Plain, _) => match number % 3 {
-                0 => (tcp(port, port), self.network(number)),
-                1 => (tcp(port, port), MEMBERS.to_owned()),
-                _ => (tcp(port, port + 50), self.network(number)),
+                0 => (tcp_to(port, port), self.network(number)),
+                1 => (tcp_to(port, port), MEMBERS.to_owned()),
+                _ => (tcp_to(port, port + 50), self.network(number)),
             },
-            (Kind::NearMiss, _) if number.is_multiple_of(2) => (tcp(1000, 30_000 + number), self.network(number)),
-            (Kind::NearMiss, _) => (tcp(40_000 + number, 40_000 + number), MEMBERS.to_owned()),
+            (Kind::NearMiss, _) if number.is_multiple_of(2) => (tcp_to(1000, 30_000 + number), self.network(number)),
+            (Kind::NearMiss, _) => (tcp_to(40_000 + number, 40_000 + number), MEMBERS.to_owned()),
         }
     }
 
@@ -150,7 +150,7 @@ impl Set {
                 Family::V4 => "0.0.0.0/0",
                 Family::V6 => "::/0",
             };
-            ingress[usize::from(rules) - 1] = (tcp(OPEN_PORT, OPEN_PORT), everybody.to_owned());
+            ingress[usize::from(rules) - 1] = (tcp_to(OPEN_PORT, OPEN_PORT), everybody.to_owned());
         }
         let ingress: Vec<_> = ingress.iter().map(|(what, peer)| (*what, peer.as_str())).collect();
         group(&format!("{family:?}-{rules}-{kind:?}"), &ingress, &[])
@@ -159,7 +159,7 @@ impl Set {
 
 /// The gated ENIs, and so many members of the group that rules refer to.
 pub fn host(members: u32) -> Model {
-    let all = tcp(0, u16::MAX);
+    let all = tcp_to(0, u16::MAX);
     let near = ["10.0.0.0/8", "fd00::/8"].map(|net| (all, net));
     let mut groups = vec![group("members", &[], &[]), group("wide", &near, &near)];
     groups.extend(SETS.map(Set::group));
