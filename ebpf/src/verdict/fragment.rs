@@ -74,6 +74,8 @@ fn lend(fragment: &Fragment, later: &mut Packet) {
     later.exchange = match lent >> 8 & 0xff {
         1 => Exchange::Request,
         2 => Exchange::Reply,
+        // It quotes nothing that could be read here, so rules alone decide.
+        3 => Exchange::Error,
         _ => Exchange::None,
     };
     later.protocol = lent as u8;

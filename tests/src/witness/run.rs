@@ -156,8 +156,8 @@ impl<'a> Stand<'a> {
         let mut dice = Dice::new(episode.seed);
         let scene = Scene::new(image)?;
         let timeouts = match clock {
-            Clock::Own => [0; 7].map(|_| 1 + dice.below(400) as u32),
-            Clock::Kernels => [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500].map(|seconds| seconds * SECOND),
+            Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
+            Clock::Kernels => [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500, 1_500, 2_500].map(|seconds| seconds * SECOND),
         };
         let mut stand = Self {
             episode,

@@ -96,6 +96,11 @@ impl KernelTables {
         &self.denials.v6
     }
 
+    /// The fragments' tables themselves, for tests and tools.
+    pub fn raw_fragments(&self) -> (&Hash<Key4, Fragment>, &Hash<Key6, Fragment>) {
+        (&self.fragments.v4, &self.fragments.v6)
+    }
+
     /// Forgets first fragments that are older than their family's time-out. To the kernel they are absent already; this
     /// makes room.
     pub fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
