@@ -170,7 +170,12 @@ macro_rules! flows {
             }
 
             fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted {
-                insert(&self.$family.fragments, key, value.clone(), Fragment::share(self.room as u32).max(1) as usize)
+                insert(
+                    &self.$family.fragments,
+                    key,
+                    value.clone(),
+                    Fragment::share(self.room as u32).max(1) as usize,
+                )
             }
         }
     };

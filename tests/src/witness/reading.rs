@@ -373,6 +373,7 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
         packets: 0,
         bytes: 0,
         body,
+        fragment: None,
     })
 }
 

@@ -83,15 +83,18 @@ impl Daemon {
         };
         daemon.gates.clear(model.gated()).await?;
         let applied = daemon.apply(model).await;
-        if applied.is_err() {
-            daemon.gates.end().await;
+        match applied.map(|failed| failed.into_iter().next()) {
+            Ok(None) => Ok(daemon),
+            Ok(Some(error)) | Err(error) => {
+                daemon.gates.end().await;
+                Err(error)
+            }
         }
-        applied.map(|()| daemon)
     }
 
-    /// Switches to a configuration. An error before the switch leaves everything as it was; one after it names the task
-    /// that is not gated, and all others are.
-    pub(super) async fn apply(&mut self, model: Model) -> Result<(), RunError> {
+    /// Switches to a configuration. An error leaves everything as it was; what failed after the switch is given: a task
+    /// that is not gated, where all others are.
+    pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
         self.gates.check(model.gated()).await?;
         let compiled = compile(&model, self.options.denials, &mut self.book, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
@@ -124,9 +127,10 @@ impl Daemon {
             .gated()
             .filter_map(|eni| Some((eni, slots.iter().find(|(id, _)| *id == eni.id)?.1)))
             .collect();
-        let followed = self.gates.follow(&gated, &mut self.writer).await;
+        let mut failed = self.gates.follow(&gated, &mut self.writer).await;
+        failed.extend(reconfigured.err());
         self.settle();
-        reconfigured.and(followed)
+        Ok(failed)
     }
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.

@@ -127,15 +127,17 @@ async fn reload(options: &RunOptions, daemon: &mut Daemon) {
         Err(error) => Err(error),
     };
     match done {
-        Ok(()) => info!(
-            "reloaded: generation {}, {}",
-            daemon.generation(),
-            daemon.gates_summary()
-        ),
-        Err(error) => error!(
-            "reload refused, the configuration in force stays: {}",
-            error::chain(&error)
-        ),
+        Ok(failed) => {
+            info!(
+                "reloaded: generation {}, {}",
+                daemon.generation(),
+                daemon.gates_summary()
+            );
+            for error in failed {
+                error!("the new configuration is in force, but {}", error.chain());
+            }
+        }
+        Err(error) => error!("reload refused, the configuration in force stays: {}", error.chain()),
     }
 }
 

@@ -19,8 +19,8 @@ use taskgate_ebpf::abi::{
 };
 
 use self::{
-    firsts::Firsts,
     entries::record_flags,
+    firsts::Firsts,
     names::{Case, as_dhcp, exchange, is_error},
     neighbours::{arp_takes_part, as_sent, discovery_takes_part, is_link_local, neighbour},
 };
@@ -308,8 +308,8 @@ impl Oracle {
         if ip.destination != quoted.source || case.direction == Direction::Egress && ip.source != quoted.destination {
             return None;
         }
-        if let Body::Icmp { kind, .. } = quoted.body {
-            exchange(ip.source.is_ipv6(), kind)?;
+        if let Body::Icmp { kind, code, .. } = quoted.body {
+            exchange(ip.source.is_ipv6(), kind, code)?;
         }
         let back = Case {
             direction: case.direction.opposite(),
