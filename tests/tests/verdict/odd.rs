@@ -111,10 +111,10 @@ fn a_later_fragment_of_an_allowed_datagram_after_its_first_and_before() -> Resul
             "fragments",
             &[
                 "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 2 packets 75 bytes flags 2: ingress",
-                "count task egress fragment-without-first 1",
+                "count task egress spoofed-source 1",
                 "count task ingress fragment-without-first 2",
                 "count task ingress rule 1",
-                "denied task egress tcp 10.0.1.7:0 10.9.0.5:0 fragment-without-first, 1 packets 23 bytes",
+                "denied task egress tcp 10.0.1.7:40000 10.9.0.5:443 spoofed-source, 1 packets 23 bytes",
                 "denied task ingress tcp 10.9.0.5:0 10.0.1.7:0 fragment-without-first, 2 packets 46 bytes",
             ],
         );
