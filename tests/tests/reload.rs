@@ -295,10 +295,7 @@ fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
     // Named again, it is a task like any other.
     stage.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
     let again = taskgate_tests::Wire::tap(&old, "eth0")?;
-    let before = stage.passed()?;
     let flow = Client::connect(&old, at(DB, 5432))?.finish()?;
-    let after = stage.passed()?;
-    assert_ne!(before, after);
     let stopped = stage.daemon.stop()?;
     let recorded = stopped.ledger()?;
     for (flow, count) in [(flow, again.sent(flow)?), (flow.back(), again.received(flow.back())?)] {

@@ -72,7 +72,8 @@ fn as_quoted(quoted: &Packet) -> Packet {
     }
 }
 
+/// Whether two addresses are the same.
 #[inline(always)]
-const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
+pub(super) const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
     (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
 }

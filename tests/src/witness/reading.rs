@@ -70,6 +70,8 @@ pub(super) enum Body {
     Neighbour {
         /// The ICMPv6 type.
         kind: u8,
+        /// Its code.
+        code: u8,
         /// The address that it is about, where it has one.
         target: Option<IpAddr>,
     },
@@ -287,8 +289,16 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
     };
     let hops = packet[7];
     match kind {
-        130..=132 | 143 if v6 && hops == 1 => Body::Neighbour { kind, target: None },
-        133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour { kind, target: None },
+        130..=132 | 143 if v6 && hops == 1 => Body::Neighbour {
+            kind,
+            code,
+            target: None,
+        },
+        133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour {
+            kind,
+            code,
+            target: None,
+        },
         135 | 136 if v6 && hops == 255 => {
             if body.len() < 24 || out_of_reach(24) {
                 MALFORMED
@@ -299,6 +309,7 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
                 }
                 Body::Neighbour {
                     kind,
+                    code,
                     target: Some(target),
                 }
             }

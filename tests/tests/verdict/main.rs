@@ -1,6 +1,7 @@
 //! Packets at the gate of a task: how each ends and all that it leaves, with the pure core and with the loaded program.
 
 mod addresses;
+mod beyond_link;
 mod change;
 mod errors;
 mod full;

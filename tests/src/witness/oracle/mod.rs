@@ -17,7 +17,7 @@ use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason, image::control};
 use self::{
     entries::record_flags,
     names::{Case, as_dhcp, exchange, is_error},
-    neighbours::{arp_takes_part, discovery_takes_part, is_link_local, neighbour},
+    neighbours::{arp_takes_part, as_sent, discovery_takes_part, is_link_local, neighbour},
 };
 use super::reading::{Body, Ip, Reading};
 
@@ -114,12 +114,14 @@ impl Oracle {
             now,
         };
         let slot = world.eni_on(link).map_or(0, |(_, _, slot)| slot);
+        let as_sent = as_sent(reading, direction);
+        let reading = &as_sent;
         let judged = match reading {
             Reading::Nameless(reason) => unless_unknown(&case, *reason),
             Reading::Arp(arp) => neighbour(&case, |eni| arp_takes_part(&case, eni, arp)),
             Reading::Ip(ip) => match ip.body {
                 Body::Bad(reason) => unless_unknown(&case, reason),
-                Body::Neighbour { kind, target } => {
+                Body::Neighbour { kind, target, .. } => {
                     neighbour(&case, |eni| discovery_takes_part(&case, eni, ip, kind, target))
                 }
                 _ => self.follow(&case, ip),

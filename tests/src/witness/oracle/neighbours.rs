@@ -6,7 +6,7 @@ use taskgate::model::Eni;
 use taskgate_ebpf::abi::{Direction, Pass, Reason};
 
 use super::{
-    super::reading::{Arp, Ip},
+    super::reading::{Arp, Body, Ip, Reading},
     names::Case,
 };
 
@@ -52,6 +52,34 @@ pub(super) fn discovery_takes_part(case: &Case<'_>, eni: &Eni, ip: &Ip, kind: u8
         (Direction::Ingress, 134 | 137 | 130 | 131 | 132 | 143) => is_link_local(ip.source),
         _ => false,
     }
+}
+
+/// What a task sends as neighbour discovery to an address that routers carry on to is ICMPv6 like any other, unless it
+/// asks whom it goes to, or tells of its sender, in no more than 80 bytes.
+pub(super) fn as_sent(reading: &Reading, direction: Direction) -> Reading {
+    let Reading::Ip(ip) = reading else {
+        return reading.clone();
+    };
+    let (IpAddr::V6(to), Body::Neighbour { kind, code, target }) = (ip.destination, &ip.body) else {
+        return reading.clone();
+    };
+    let on_link = to.is_unicast_link_local() || to.octets()[..2] == [0xff, 0x02];
+    let named = match kind {
+        135 => Some(ip.destination),
+        136 => Some(ip.source),
+        _ => None,
+    };
+    let brief = named.is_some() && named == *target && ip.bytes <= 80;
+    if direction == Direction::Ingress || on_link || brief {
+        return reading.clone();
+    }
+    let body = Body::Icmp {
+        kind: *kind,
+        code: *code,
+        identifier: 0,
+        quoted: None,
+    };
+    Reading::Ip(Ip { body, ..ip.clone() })
 }
 
 pub(super) fn is_link_local(address: IpAddr) -> bool {
