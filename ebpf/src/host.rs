@@ -108,7 +108,13 @@ impl<'a> HostTables<'a> {
         self.v6.denials.borrow().clone()
     }
 
-    /// Forgets connections and denied flows.
+    /// Every remembered first fragment, of both families.
+    pub fn fragments(&self) -> Vec<Rc<Fragment>> {
+        let (v4, v6) = (self.v4.fragments.borrow(), self.v6.fragments.borrow());
+        v4.values().chain(v6.values()).cloned().collect()
+    }
+
+    /// Forgets connections, denied flows and fragments.
     pub fn clear(&self) {
         self.v4.conns.borrow_mut().clear();
         self.v6.conns.borrow_mut().clear();

@@ -290,6 +290,7 @@ impl<'a> Stand<'a> {
                 for entry in self.oracle.conns.values_mut() {
                     entry.last = entry.last.wrapping_sub(ticks);
                 }
+                self.oracle.firsts.age(ticks);
             }
         }
         Ok(())

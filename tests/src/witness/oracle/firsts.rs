@@ -31,6 +31,13 @@ fn datagram(case: &Case<'_>, ip: &Ip, id: u32) -> Datagram {
 }
 
 impl Firsts {
+    /// Makes all of them older.
+    pub(in crate::witness) fn age(&mut self, ticks: u32) {
+        for first in self.0.values_mut() {
+            first.last = first.last.wrapping_sub(ticks);
+        }
+    }
+
     /// A packet as it is judged: a later fragment has the ports of its first one, if that was let through lately.
     pub(super) fn rejoined(&self, case: &Case<'_>, reading: Reading) -> Reading {
         let Reading::Ip(ip) = &reading else {
