@@ -65,6 +65,23 @@ impl Config {
         self.bound_task(name, &format!("device: {device}"), addresses, groups, false)
     }
 
+    /// A task whose ENI taskgate makes, and of which other files say all the rest.
+    #[must_use]
+    pub fn bind(mut self, name: &str) -> Self {
+        let text = format!(
+            "name: {name}, eni: {}, namespace: {}",
+            Self::eni(name),
+            self.namespace(name)
+        );
+        let task = Task {
+            text,
+            addresses: Vec::new(),
+            made: true,
+        };
+        self.tasks.insert(name.to_owned(), task);
+        self
+    }
+
     fn bound_task(mut self, name: &str, binding: &str, addresses: &[&str], groups: &[&str], made: bool) -> Self {
         let text = format!(
             "name: {name}, eni: {}, {binding}, addresses: {}, groups: {}",

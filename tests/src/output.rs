@@ -1,7 +1,7 @@
 //! What a running program prints, line for line, to be waited for.
 
 use std::{
-    io::{BufRead as _, BufReader, Read},
+    io::{ErrorKind, Read},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -26,18 +26,36 @@ struct State {
 }
 
 impl Lines {
-    /// Reads `from` to its end, on a thread of its own.
-    pub fn of(from: impl Read + Send + 'static) -> Self {
+    /// Reads `from` to its end, on a thread of its own. Lines that were written at once are there at once.
+    pub fn of(mut from: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let shared = Arc::clone(&lines.0);
         thread::spawn(move || {
-            for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                shared.lock().lines.push(line);
+            let mut pending = Vec::new();
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                let length = match from.read(&mut buffer) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    length => length.unwrap_or_default(),
+                };
+                pending.extend_from_slice(&buffer[..length]);
+                let ended = length == 0;
+                let complete = match pending.iter().rposition(|byte| *byte == b'\n') {
+                    _ if ended => pending.len(),
+                    Some(last) => last + 1,
+                    None => 0,
+                };
+                let text = String::from_utf8_lossy(&pending[..complete]).into_owned();
+                pending.drain(..complete);
+                let mut state = shared.lock();
+                state.lines.extend(text.lines().map(str::to_owned));
+                state.ended = ended;
+                drop(state);
                 shared.changed.notify_all();
+                if ended {
+                    return;
+                }
             }
-            shared.lock().ended = true;
-            shared.changed.notify_all();
         });
         lines
     }

@@ -14,7 +14,7 @@ const OPEN: &str = "ingress: [{ protocol: all, from: any }]";
 /// The Amazon DNS resolver.
 const RESOLVER: &str = "169.254.169.253";
 
-/// AWS: SG-CHECK-1, FL-ACT-4, FL-FLOW-6, FL-FLOW-7
+/// AWS: SG-CHECK-1, FL-ACTION-4, FL-FLOW-6, FL-FLOW-7
 #[test]
 fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
     let stage = Stage::start(|config| {
@@ -62,7 +62,7 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
     Ok(())
 }
 
-/// AWS: SG-CHECK-1, FL-ACT-4
+/// AWS: SG-CHECK-1, FL-ACTION-4
 #[test]
 fn nobody_reaches_a_task_as_the_task_itself() -> Result<()> {
     let stage = Stage::start(|config| config.group("open", OPEN).task("task-1", &TASK, &["open"]))?;
@@ -85,7 +85,7 @@ fn nobody_reaches_a_task_as_the_task_itself() -> Result<()> {
     Ok(())
 }
 
-/// AWS: SG-CHECK-1, SG-CHECK-2, FL-ACT-4
+/// AWS: SG-CHECK-1, SG-CHECK-2, FL-ACTION-4
 #[test]
 fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
     let stage = Stage::start(|config| {
@@ -154,7 +154,7 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
     assert_eq!(probe(task, at(RESOLVER, 53))?, Answer::Open);
     // What comes from there unasked is not exempt, and no denial goes without a record.
     let server = Peer::bind(task, "10.88.0.10:7000")?;
-    udp.send(server.address(), b"unasked")?;
+    let unasked = udp.send(server.address(), b"unasked")?;
     assert_eq!(
         probe(task, at("10.99.0.2", 53))?,
         Answer::Silence,

@@ -13,7 +13,7 @@ const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const DB: [&str; 2] = ["10.88.0.20", "fd88::20"];
 const WORKER: [&str; 2] = ["10.88.0.30", "fd88::30"];
 
-/// AWS: SG-PEER-6, SG-TRACK-1, FL-ACT-1, FL-ACT-3
+/// AWS: SG-PEER-6, SG-TRACK-1, FL-ACTION-1, FL-ACTION-3
 #[test]
 fn a_group_means_the_ipv6_addresses_of_its_members_too() -> Result<()> {
     let stage = Stage::start(|config| {
@@ -94,7 +94,7 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
     // Wide open for IPv4 both ways; for IPv6 what goes out is not, so what comes in is tracked.
     let rules = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: [{ protocol: all, to: [0.0.0.0/0] }]";
     let mut stage = Stage::start(|config| config.group("http", rules).task("web-1", &WEB, &["http"]))?;
-    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
+    let echo = TcpEcho::start(stage.task("web-1")?, 80)?;
     let [mut v4, mut v6] = [
         Client::connect(&stage.lab.outside, at(WEB[0], 80))?,
         Client::connect(&stage.lab.outside, at(WEB[1], 80))?,
@@ -104,8 +104,9 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
     stage.reload(|config| config.group("http", "egress: [{ protocol: all, to: [0.0.0.0/0] }]"))?;
     assert!(!v4.echoes()?);
     v6.echo(100)?;
-    let cut = v4.flow();
     v6.finish()?;
+    let cut = v4.abort()?;
+    echo.abort()?;
     let answered = stage.outside.received(cut.back())?;
     let expected = stage
         .denied_in(&[("outside", "web-1")])?
@@ -117,6 +118,7 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
 
 /// What a task's neighbours are to it, and it to them, is no rule's business: not even a group that allows nothing at
 /// all keeps it from finding them.
+/// AWS: SG-EXEMPT-3
 #[test]
 fn neighbours_are_found_and_addresses_are_tried_through_a_closed_gate() -> Result<()> {
     let lab = Lab::new()?;

@@ -34,7 +34,7 @@ fn now() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
 }
 
-/// AWS: FL-ACT-1, FL-FLOW-3, FL-LINE-1, ECS-TASK-2
+/// AWS: FL-ACTION-1, FL-FLOW-3, FL-LINE-1, ECS-TASK-2
 #[test]
 fn a_denial_on_one_host_leaves_accept_at_the_sender_and_reject_at_the_receiver() -> Result<()> {
     let stage = Stage::start(pair)?;

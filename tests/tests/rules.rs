@@ -25,7 +25,7 @@ fn shop(config: Config) -> Config {
         .task("worker-1", &[WORKER], &["worker"])
 }
 
-/// AWS: SG-RULE-1, SG-PEER-3, SG-TRACK-1, FL-ACT-3, ECS-TASK-2
+/// AWS: SG-RULE-1, SG-PEER-3, SG-TRACK-1, FL-ACTION-3, ECS-TASK-2
 #[test]
 fn what_both_groups_allow_passes_and_replies_need_no_rule() -> Result<()> {
     let stage = Stage::start(shop)?;
@@ -50,7 +50,7 @@ fn what_both_groups_allow_passes_and_replies_need_no_rule() -> Result<()> {
     Ok(())
 }
 
-/// AWS: SG-RULE-1, SG-RULE-4, SG-RULE-7, FL-ACT-1, FL-ACT-2, ECS-TASK-2
+/// AWS: SG-RULE-1, SG-RULE-4, SG-RULE-7, FL-ACTION-1, FL-ACTION-2, ECS-TASK-2
 #[test]
 fn what_one_of_both_groups_does_not_allow_is_dropped_there() -> Result<()> {
     let stage = Stage::start(shop)?;

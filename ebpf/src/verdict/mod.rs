@@ -124,7 +124,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         T: Flows<F::Key>,
     {
         // Neighbour discovery is IPv6's.
-        if F::Peer::V6 && parsed.is_ok() && !matches!(self.packet.neighbour, Neighbour::None) {
+        let is_neighbours = F::Peer::V6 && parsed.is_ok() && !matches!(self.packet.neighbour, Neighbour::None);
+        if is_neighbours && self.stays_on_link() {
             return self.decide_flowless(parsed);
         }
         let judged = match parsed {

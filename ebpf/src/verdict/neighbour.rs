@@ -1,7 +1,7 @@
 //! ARP, neighbour discovery and multicast listener discovery: no rule speaks of them, but a task takes part only with its
-//! own addresses. Its link-local addresses count as its own here.
+//! own addresses, and only on its link. Its link-local addresses count as its own here.
 
-use super::{Scene, Way};
+use super::{Scene, Way, related::same};
 use crate::{
     abi::{Direction, Pass, Reason, image::slot},
     packet::{Neighbour, link_local},
@@ -9,7 +9,31 @@ use crate::{
     tables::Tables,
 };
 
+/// Bytes of the longest solicitation or advertisement that goes to an address which routers would carry it on to: two
+/// options of eight bytes, a link-layer address and a nonce (RFC 4861, 4.6.1; RFC 3971, 5.3.2).
+const LONGEST_BEYOND: u32 = 40 + 24 + 16;
+
 impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Whether a message is for the task's link. A router carries on what is sent to an address beyond it, hop limit 255
+    /// or not: without this, ICMPv6 type 136 would take anything anywhere, past all rules and records.
+    ///
+    /// A neighbour may be asked and answered under a global address, as where several share a subnet: such a message
+    /// asks whom it goes to (RFC 4861, 7.2.2) or tells of its sender (7.2.4), and has no room for anything else.
+    #[inline(always)]
+    pub(super) fn stays_on_link(&self) -> bool {
+        let packet = self.packet;
+        // What comes to the task with its hop limit untouched was sent on the link.
+        if matches!(D::DIRECTION, Direction::Ingress) || of_link(packet.destination) {
+            return true;
+        }
+        let named = match packet.neighbour {
+            Neighbour::Solicitation => packet.destination,
+            Neighbour::Advertisement => packet.source,
+            _ => return false,
+        };
+        same(named, packet.target) && packet.bytes <= LONGEST_BEYOND
+    }
+
     /// Judges it.
     #[inline(always)]
     pub(super) fn neighbour(&mut self) -> Result<Pass, Reason> {
@@ -73,6 +97,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 #[inline(always)]
 const fn nobody(address: [u64; 2]) -> bool {
     address[0] == 0 && (address[1] == 0 || address[1] == 0xffff_0000_0000)
+}
+
+/// Whether no router carries on what goes to this address: link-local, or multicast of the link's scope.
+#[inline(always)]
+const fn of_link(address: [u64; 2]) -> bool {
+    link_local(address) || address[0] >> 48 == 0xff02
 }
 
 /// `ff02::1`.

@@ -184,9 +184,11 @@ impl Daemon {
 
     /// How many tasks are gated, in words.
     pub(super) fn gates_summary(&self) -> String {
-        match self.gates.counts() {
-            (gated, 0) => format!("{gated} tasks gated"),
-            (gated, waiting) => format!("{gated} tasks gated, {waiting} without a link yet"),
+        let (gated, waiting) = self.gates.counts();
+        let tasks = if gated == 1 { "task" } else { "tasks" };
+        match waiting {
+            0 => format!("{gated} {tasks} gated"),
+            _ => format!("{gated} {tasks} gated, {waiting} without a link yet"),
         }
     }
 

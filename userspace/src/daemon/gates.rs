@@ -8,7 +8,7 @@ use taskgate_ebpf::abi::LinkId;
 use super::{RunError, error::chain, records::Writer};
 use crate::{
     dataplane::{
-        eni::{EniSpec, TaskEni, remove_left_over},
+        eni::{EniSpec, EniWarning, TaskEni, remove_left_over},
         gate::{Gate, GateError},
         link::{Link, LinkError, LinkEvent},
         netlink::Netlink,
@@ -38,6 +38,8 @@ pub(super) struct Gates {
     tasks: BTreeMap<String, Task>,
     /// Gates of links that no task has any more: closed until the link goes.
     closed: Vec<Gate>,
+    /// What was said about the host.
+    said: Vec<EniWarning>,
 }
 
 impl Gates {
@@ -48,6 +50,7 @@ impl Gates {
             netlink,
             tasks: BTreeMap::new(),
             closed: Vec::new(),
+            said: Vec::new(),
         }
     }
 
@@ -171,7 +174,15 @@ impl Gates {
                     cause,
                 })?;
                 for warning in made.warnings() {
-                    warn!("task `{}`: {warning}", task.name);
+                    match warning {
+                        // What the host lacks it lacks for every task.
+                        EniWarning::ForwardingOff { .. } if self.said.contains(warning) => {}
+                        EniWarning::ForwardingOff { .. } => {
+                            warn!("{warning}");
+                            self.said.push(warning.clone());
+                        }
+                        EniWarning::Setting { .. } => warn!("task `{}`: {warning}", task.name),
+                    }
                 }
                 info!(
                     "task `{}` is gated on link `{}`, made for namespace `{namespace}`",
