@@ -105,7 +105,13 @@ impl Variation {
             Instruction::with(op::MOVE, 3, 0),
             Instruction::new(op::CALL, 0, 0, 0, TAIL_CALL),
         ]);
-        all.push(Instruction::new(op::JUMP_IF_GREATER, 2, 8, (rest.len() as u16).cast_signed(), 0));
+        all.push(Instruction::new(
+            op::JUMP_IF_GREATER,
+            2,
+            8,
+            (rest.len() as u16).cast_signed(),
+            0,
+        ));
         all.extend(rest);
         // Reached if the frame is too short or the jump fails: no program of ours returns this.
         all.extend([
