@@ -82,16 +82,18 @@ impl Daemon {
             gates,
         };
         daemon.gates.clear(model.gated()).await?;
-        let applied = daemon.apply(model).await;
-        if applied.is_err() {
-            daemon.gates.end().await;
-        }
-        applied.map(|()| daemon)
+        let wrong = match daemon.apply(model).await {
+            Ok(wrong) => wrong.into_iter().next(),
+            Err(error) => Some(error),
+        };
+        let Some(error) = wrong else { return Ok(daemon) };
+        daemon.gates.end().await;
+        Err(error)
     }
 
-    /// Switches to a configuration. An error before the switch leaves everything as it was; one after it names the task
-    /// that is not gated, and all others are.
-    pub(super) async fn apply(&mut self, model: Model) -> Result<(), RunError> {
+    /// Switches to a configuration. An error leaves everything as it was. Otherwise the configuration is in force, and
+    /// what is given tells of the tasks that could not be bound to their links.
+    pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
         self.gates.check(model.gated()).await?;
         let compiled = compile(&model, self.options.denials, &mut self.book, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
@@ -117,16 +119,16 @@ impl Daemon {
             );
         }
         self.bind_records(&model, &slots);
-        let reconfigured = self.records.reconfigure(&model, timeouts, &self.writer);
+        self.records.reconfigure(&model, timeouts, &self.writer);
         self.model = model;
         let gated: Vec<(&Eni, u16)> = self
             .model
             .gated()
             .filter_map(|eni| Some((eni, slots.iter().find(|(id, _)| *id == eni.id)?.1)))
             .collect();
-        let followed = self.gates.follow(&gated, &mut self.writer).await;
+        let wrong = self.gates.follow(&gated, &mut self.writer).await;
         self.settle();
-        reconfigured.and(followed)
+        Ok(wrong)
     }
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.

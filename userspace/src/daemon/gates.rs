@@ -93,8 +93,8 @@ impl Gates {
     }
 
     /// Gates the tasks of a configuration that was just switched to, and closes the gates of those that it no longer
-    /// names. `enis`: the gated ones with their slots. All are tried; gives the first error.
-    pub(super) async fn follow(&mut self, enis: &[(&Eni, u16)], writer: &mut Writer) -> Result<(), RunError> {
+    /// names. `enis`: the gated ones with their slots. All are tried; gives what went wrong.
+    pub(super) async fn follow(&mut self, enis: &[(&Eni, u16)], writer: &mut Writer) -> Vec<RunError> {
         let gone: Vec<String> = self
             .tasks
             .iter()
@@ -110,7 +110,7 @@ impl Gates {
                 self.dismiss(task, writer).await;
             }
         }
-        let mut result = Ok(());
+        let mut wrong = Vec::new();
         for (eni, slot) in enis {
             let Some(binding) = &eni.binding else { continue };
             if !self.tasks.contains_key(&eni.id) {
@@ -124,10 +124,9 @@ impl Gates {
                 };
                 self.tasks.insert(eni.id.clone(), task);
             }
-            let done = self.bind(eni, writer).await;
-            result = result.and(done);
+            wrong.extend(self.bind(eni, writer).await.err());
         }
-        result
+        wrong
     }
 
     /// Brings a task's gate up, if its link is there.

@@ -127,11 +127,17 @@ async fn reload(options: &RunOptions, daemon: &mut Daemon) {
         Err(error) => Err(error),
     };
     match done {
-        Ok(()) => info!(
-            "reloaded: generation {}, {}",
-            daemon.generation(),
-            daemon.gates_summary()
-        ),
+        Ok(wrong) => {
+            for error in &wrong {
+                error!("{}", error::chain(error));
+            }
+            let but = if wrong.is_empty() { "" } else { ", but not wholly" };
+            info!(
+                "reloaded{but}: generation {}, {}",
+                daemon.generation(),
+                daemon.gates_summary()
+            );
+        }
         Err(error) => error!(
             "reload refused, the configuration in force stays: {}",
             error::chain(&error)
