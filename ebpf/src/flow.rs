@@ -2,7 +2,7 @@
 
 use crate::{
     abi::Direction,
-    conntrack::{TCP, UDP},
+    conntrack::{ICMP, ICMPV6, TCP, UDP},
     packet::{Exchange, Kind, Packet, mapped, request_of},
 };
 
@@ -68,15 +68,15 @@ impl Flow {
     /// other packet has this name.
     #[inline(always)]
     pub fn dhcp(packet: &Packet) -> Self {
-        let (local, remote, ports) = if packet.kind as u8 == Kind::V6 as u8 {
-            ([0xfe80 << 48, 0], ALL_DHCP_SERVERS, 546 << 16 | 547)
+        let (local, remote, (client, server)) = if packet.kind as u8 == Kind::V6 as u8 {
+            ([0xfe80 << 48, 0], ALL_DHCP_SERVERS, (546, 547))
         } else {
-            (mapped(0), BROADCAST, 68 << 16 | 67)
+            (mapped(0), BROADCAST, (68, 67))
         };
         Self {
             local,
             remote,
-            ports,
+            ports: client << 16 | server,
             special: true,
         }
     }
@@ -98,12 +98,9 @@ impl Flow {
                 packet.source_port,
             ),
         };
-        let ports = match packet.protocol {
-            TCP | UDP => (local_port as u32) << 16 | remote_port as u32,
-            // Only ICMP has something here; for other protocols it is 0.
-            _ if packet.destination_port != 0 || !matches!(packet.exchange, Exchange::None) => {
-                (direction as u32) << 16 | packet.destination_port as u32
-            }
+        let ports = match (packet.protocol, packet.kind) {
+            (TCP | UDP, _) => (local_port as u32) << 16 | remote_port as u32,
+            (ICMP, Kind::V4) | (ICMPV6, Kind::V6) => (direction as u32) << 16 | packet.destination_port as u32,
             _ => 0,
         };
         Self {

@@ -170,13 +170,10 @@ fn is_v6(address: &str) -> bool {
 }
 
 impl Drop for Lab {
-    /// A taskgate that was killed left the names of its namespaces.
+    /// A taskgate that was killed could not clean up.
     fn drop(&mut self) {
-        let removed = self
-            .namespaces()
-            .and_then(|names| names.iter().try_for_each(|name| names::remove_namespace(name)));
-        if let Err(error) = removed {
-            eprintln!("namespaces of `{}` stay: {error:#}", self.unique);
+        if let Err(error) = names::remove_all(&self.unique) {
+            eprintln!("something of `{}` stays: {error:#}", self.unique);
         }
     }
 }

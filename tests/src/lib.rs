@@ -12,6 +12,7 @@
 //!
 //! Tests need root and the release binary. Without them they fail: a test that did not run has not passed.
 
+pub mod bench;
 pub mod config;
 pub mod daemon;
 pub mod kernel;

@@ -16,6 +16,8 @@ use nix::mount::{MntFlags, umount2};
 const PREFIX: &str = "tgt-";
 /// Where named network namespaces are.
 const NAMESPACES: &str = "/run/netns";
+/// Where taskgate's instances have their locks.
+const LOCKS: &str = "/run/taskgate";
 
 /// `tgt-PID-N`: no other test of this or any other process has it now.
 pub fn unique() -> String {
@@ -34,20 +36,51 @@ pub fn namespace_file(name: &str) -> PathBuf {
 /// The named network namespaces that belong to `unique`: its own name, a dash, and something.
 pub fn namespaces(unique: &str) -> Result<Vec<String>> {
     let prefix = format!("{unique}-");
-    let entries = match fs::read_dir(NAMESPACES) {
+    let names = list(Path::new(NAMESPACES)).context("cannot list network namespaces")?;
+    Ok(names.into_iter().filter(|name| name.starts_with(&prefix)).collect())
+}
+
+/// Removes what belongs to `unique` and outlives a taskgate that was killed: its namespaces' names and its locks.
+pub fn remove_all(unique: &str) -> Result<()> {
+    for name in namespaces(unique)? {
+        remove_namespace(&name)?;
+    }
+    let prefix = format!("{unique}-");
+    for name in list(Path::new(LOCKS)).context("cannot list taskgate's locks")? {
+        if name.starts_with(&prefix) {
+            remove_path(&Path::new(LOCKS).join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names in a folder, sorted; none if it is not there.
+fn list(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context("cannot list network namespaces")?,
+        entries => entries?,
     };
     let mut names = Vec::new();
     for entry in entries {
-        let name = entry
-            .context("cannot list network namespaces")?
-            .file_name()
-            .into_string();
-        names.extend(name.ok().filter(|name| name.starts_with(&prefix)));
+        names.extend(entry?.file_name().into_string().ok());
     }
     names.sort();
     Ok(names)
+}
+
+/// Removes a file or a folder. That it is gone already is no error.
+fn remove_path(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Takes the name of a network namespace away. That it is gone already is no error.
@@ -57,31 +90,28 @@ pub fn remove_namespace(name: &str) -> Result<()> {
         Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
         Err(error) => return Err(error).with_context(|| format!("cannot unmount `{}`", file.display())),
     }
-    match fs::remove_file(&file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove `{}`", file.display()))
-        }
-        _ => Ok(()),
-    }
+    remove_path(&file)
 }
 
-/// A test that was killed, with the taskgate that it ran, could not clean up. What it left is known by its pid.
+/// A test that was killed could not clean up. What it left is known by its pid.
 fn remove_left_over() {
-    let Ok(entries) = fs::read_dir(NAMESPACES) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
-        let Some(pid) = pid.filter(|pid| pid.parse::<u32>().is_ok()) else {
-            continue;
-        };
-        if !Path::new("/proc").join(pid).exists()
-            && let Err(error) = remove_namespace(&name)
-        {
-            eprintln!("a dead test left `{name}`: {error:#}");
+    for folder in [Path::new(NAMESPACES), Path::new(LOCKS), &std::env::temp_dir()] {
+        for name in list(folder).unwrap_or_default() {
+            let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            let Some(pid) = pid.filter(|pid| pid.parse::<u32>().is_ok()) else {
+                continue;
+            };
+            if Path::new("/proc").join(pid).exists() {
+                continue;
+            }
+            let removed = if folder == Path::new(NAMESPACES) {
+                remove_namespace(&name)
+            } else {
+                remove_path(&folder.join(&name))
+            };
+            if let Err(error) = removed {
+                eprintln!("a dead test left `{name}`: {error:#}");
+            }
         }
     }
 }
@@ -94,12 +124,7 @@ impl TempDir {
     /// Makes one that is named `unique`.
     pub fn new(unique: &str) -> Result<Self> {
         let path = std::env::temp_dir().join(unique);
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("`{}` is in the way", path.display()));
-            }
-            _ => fs::create_dir(&path).with_context(|| format!("cannot make `{}`", path.display()))?,
-        }
+        fs::create_dir(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
         Ok(Self(path))
     }
 
@@ -111,8 +136,8 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("`{}` stays: {error}", self.0.display());
+        if let Err(error) = remove_path(&self.0) {
+            eprintln!("{error:#}");
         }
     }
 }

@@ -94,7 +94,7 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
     // Wide open for IPv4 both ways; for IPv6 what goes out is not, so what comes in is tracked.
     let rules = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: [{ protocol: all, to: [0.0.0.0/0] }]";
     let mut stage = Stage::start(|config| config.group("http", rules).task("web-1", &WEB, &["http"]))?;
-    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
+    let echo = TcpEcho::start(stage.task("web-1")?, 80)?;
     let [mut v4, mut v6] = [
         Client::connect(&stage.lab.outside, at(WEB[0], 80))?,
         Client::connect(&stage.lab.outside, at(WEB[1], 80))?,
@@ -104,8 +104,9 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
     stage.reload(|config| config.group("http", "egress: [{ protocol: all, to: [0.0.0.0/0] }]"))?;
     assert!(!v4.echoes()?);
     v6.echo(100)?;
-    let cut = v4.flow();
     v6.finish()?;
+    let cut = v4.abort()?;
+    echo.abort()?;
     let answered = stage.outside.received(cut.back())?;
     let expected = stage
         .denied_in(&[("outside", "web-1")])?

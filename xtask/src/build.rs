@@ -31,15 +31,17 @@ struct Target {
 
 /// Builds the release binary and returns its path.
 pub(crate) fn release() -> Result<PathBuf> {
+    binary("taskgate", "taskgate")
+}
+
+/// Builds one of a package's binaries, optimised, and returns its path.
+pub(crate) fn binary(package: &str, name: &str) -> Result<PathBuf> {
     setup::check()?;
     let mut command = exec::cargo();
-    command.args([
-        "build",
-        "--release",
-        "--package",
-        "taskgate",
-        "--message-format=json-render-diagnostics",
-    ]);
+    command
+        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+        .args(["--package", package, "--bin", name]);
+    let wanted = name;
     let name = exec::shown(&command);
     let mut child = command
         .stdout(Stdio::piped())
@@ -52,7 +54,7 @@ pub(crate) fn release() -> Result<PathBuf> {
         let Ok(message) = serde_json::from_str::<Message>(&line) else {
             continue;
         };
-        if message.target.is_some_and(|target| target.name == "taskgate") {
+        if message.target.is_some_and(|target| target.name == wanted) {
             binary = message.executable.or(binary);
         }
     }
@@ -60,5 +62,5 @@ pub(crate) fn release() -> Result<PathBuf> {
     if !status.success() {
         bail!("{name} failed with {status}");
     }
-    binary.with_context(|| format!("{name} made no binary `taskgate`"))
+    binary.with_context(|| format!("{name} made no binary `{wanted}`"))
 }

@@ -1,6 +1,6 @@
 //! ICMP (RFC 792) and ICMPv6 (RFC 4443): the type and code that rules name, and the exchange that tracking follows.
 
-use super::{Exchange, Frame, Kind, Packet, Unparsed, need, neighbour, read};
+use super::{Exchange, Frame, Kind, PULL_BYTES, Packet, Unparsed, need, neighbour, read};
 use crate::abi::Reason;
 
 /// The type that both RFCs reserve: no message has it, and the keys of tracked requests use it.
@@ -22,7 +22,9 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
         packet.source_port = u16::from_be_bytes([message[4], message[5]]);
     }
     if matches!(packet.exchange, Exchange::Error) {
+        let end = at + room;
         packet.quoted_at = (at + HEADER) as u16;
+        packet.quoted_end = if end < PULL_BYTES { end } else { PULL_BYTES } as u16;
     }
     if packet.kind as u8 == Kind::V6 as u8 {
         neighbour::parse_icmpv6(frame, packet, kind, at, room)?;
@@ -44,7 +46,6 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
         Kind::V6 => match kind {
             128 => Exchange::Request,
             129 => Exchange::Reply,
-            // A type whose high bit is clear (RFC 4443, 2.1).
             1..=4 => Exchange::Error,
             _ => Exchange::None,
         },

@@ -99,8 +99,10 @@ pub struct Packet {
     pub later_fragment: bool,
     /// Where in the frame the packet begins that an ICMP error quotes; 0 for everything else.
     pub quoted_at: u16,
+    /// Where the quoting packet ends, as far as [`PULL_BYTES`] reach.
+    pub quoted_end: u16,
     /// Fills the structure.
-    pub spare: [u8; 4],
+    pub spare: [u8; 2],
 }
 
 /// Why a frame gave no packet.

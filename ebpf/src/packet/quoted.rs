@@ -8,6 +8,8 @@ use crate::{
 };
 
 const V6_HEADER: u32 = 40;
+/// What is quoted of a transport header, at least.
+const QUOTED_BYTES: u32 = 8;
 
 /// Reads what `error` quotes into `quoted`, whose kind stays [`Kind::None`] where nothing that could be tracked is
 /// quoted: a later fragment, an IPv6 extension header, a message that asks nothing.
@@ -20,9 +22,10 @@ pub fn parse_quoted<F: Frame>(frame: &F, error: &Packet, quoted: &mut Packet) ->
     if error.quoted_at == 0 {
         return Ok(());
     }
+    let (at, end) = (error.quoted_at as u32, error.quoted_end as u32);
     let parsed = match error.kind {
-        Kind::V4 => parse_v4(frame, error.quoted_at as u32, quoted),
-        _ => parse_v6(frame, error.quoted_at as u32, quoted),
+        Kind::V4 => parse_v4(frame, at, end, quoted),
+        _ => parse_v6(frame, at, end, quoted),
     };
     match parsed {
         Err(Unparsed::Short) => Err(Unparsed::Short),
@@ -35,7 +38,7 @@ pub fn parse_quoted<F: Frame>(frame: &F, error: &Packet, quoted: &mut Packet) ->
 }
 
 #[inline(always)]
-fn parse_v4<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
+fn parse_v4<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
     let ip = read::<F, 20>(frame, at)?;
     let header = ((ip[0] & 0xf) as u32) << 2;
     let offset = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff;
@@ -45,11 +48,11 @@ fn parse_v4<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Result<(), Unp
     quoted.source = mapped(u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]));
     quoted.destination = mapped(u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]));
     quoted.protocol = ip[9];
-    parse_ports(frame, Kind::V4, at + header, quoted)
+    parse_ports(frame, Kind::V4, at + header, end, quoted)
 }
 
 #[inline(always)]
-fn parse_v6<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
+fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
     let ip = read::<F, 8>(frame, at)?;
     if ip[0] >> 4 != 6 {
         return Err(Unparsed::Bad(Reason::Malformed));
@@ -57,11 +60,15 @@ fn parse_v6<F: Frame>(frame: &F, at: u32, quoted: &mut Packet) -> Result<(), Unp
     quoted.source = halves(read::<F, 16>(frame, at + 8)?);
     quoted.destination = halves(read::<F, 16>(frame, at + 24)?);
     quoted.protocol = ip[6];
-    parse_ports(frame, Kind::V6, at + V6_HEADER, quoted)
+    parse_ports(frame, Kind::V6, at + V6_HEADER, end, quoted)
 }
 
 #[inline(always)]
-fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
+fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
+    // What lies behind the packet's end is no quote.
+    if at + QUOTED_BYTES > end {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
     let head = read::<F, 8>(frame, at)?;
     let (first, second) = (
         u16::from_be_bytes([head[0], head[1]]),

@@ -95,14 +95,6 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if eni.flags & slot::ISOLATED != 0 {
             return Err(Reason::Isolated);
         }
-        if related != 0 {
-            return Ok(Admission {
-                pass: Pass::IcmpError,
-                rule: related,
-                untracked: false,
-                dhcp: false,
-            });
-        }
         let flow = Flow::plain(packet, D::DIRECTION);
         let own = rows.address(flow.local).slot == eni.slot;
         let remote = rows.address(flow.remote);
@@ -127,6 +119,14 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
         if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
             return Err(Reason::SpoofedSource);
+        }
+        if related != 0 {
+            return Ok(Admission {
+                pass: Pass::IcmpError,
+                rule: related,
+                untracked: false,
+                dhcp: false,
+            });
         }
         if matches!(judged, Direction::Egress) && remote.flags & address::EXEMPT != 0 {
             return Ok(exempt);

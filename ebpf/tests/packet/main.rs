@@ -4,4 +4,5 @@ mod expected;
 mod frames;
 mod ip;
 mod properties;
+mod quoted;
 mod transport;

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 use taskgate_ebpf::{
     abi::LinkId,
     host::HostFrame,
-    packet::{Frame, Kind, PULL_BYTES, Packet, Unparsed, parse},
+    packet::{Frame, Kind, PULL_BYTES, Packet, Unparsed, parse, parse_quoted},
 };
 
 use crate::frames::*;
@@ -43,6 +43,10 @@ fn payload() -> impl Strategy<Value = (u8, Vec<u8>)> {
         4 => (any::<u16>(), any::<u16>(), 0..11_usize, body()).prop_map(|(s, d, o, b)| (6, tcp(s, d, o, &b))),
         3 => (any::<u16>(), any::<u16>(), body()).prop_map(|(s, d, b)| (17, udp(s, d, &b))),
         2 => (any::<u8>(), any::<u8>(), any::<u16>(), body()).prop_map(|(k, c, i, b)| (1, icmp(k, c, i, &b))),
+        1 => (vec(any::<u8>(), 0..20), 0..48_usize).prop_map(|(b, cut)| {
+            let quoted = ipv4(6, &tcp(443, 40000, 0, &b), |_| ());
+            (1, icmp(3, 4, 0, &quoted[14..][..cut.min(quoted.len() - 14)]))
+        }),
         2 => (any::<u8>(), any::<u8>(), any::<u16>(), body()).prop_map(|(k, c, i, b)| (58, icmp(k, c, i, &b))),
         1 => (any::<u8>(), body()),
     ]
@@ -205,12 +209,21 @@ proptest! {
     #[test]
     fn a_frame_that_can_be_read_in_part_waits_or_is_read_the_same(frame in damaged(), readable in 0..300_usize) {
         let whole = HostFrame::new(&frame, LINK);
+        let short = readable < frame.len().min(PULL_BYTES as usize);
         let expected = parsed_as(&whole);
         let mut packet = Packet::default();
         let linear = Linear { whole, readable };
         match parse(&linear, &mut packet) {
-            Err(Unparsed::Short) => prop_assert!(readable < frame.len().min(PULL_BYTES as usize)),
+            Err(Unparsed::Short) => prop_assert!(short),
             result => prop_assert_eq!((result, packet), expected),
+        }
+
+        let (mut all, mut part) = (Packet::default(), Packet::default());
+        prop_assert_eq!(parse_quoted(&whole, &expected.1, &mut all), Ok(()));
+        if parse_quoted(&linear, &expected.1, &mut part).is_err() {
+            prop_assert!(short);
+        } else {
+            prop_assert_eq!(part.kind, all.kind);
         }
     }
 }

@@ -86,8 +86,13 @@ fn icmp_messages() {
         destination_port: u16::from_be_bytes([kind, code]),
         exchange,
         source_port,
-        // Behind Ethernet, the IP header and the message's own eight bytes.
+        // Behind Ethernet, the IP header and the message's own eight bytes, where nothing follows.
         quoted_at: match (exchange, packet.kind) {
+            (Exchange::Error, Kind::V4) => 14 + 20 + 8,
+            (Exchange::Error, _) => 14 + 40 + 8,
+            _ => 0,
+        },
+        quoted_end: match (exchange, packet.kind) {
             (Exchange::Error, Kind::V4) => 14 + 20 + 8,
             (Exchange::Error, _) => 14 + 40 + 8,
             _ => 0,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use taskgate::dataplane::{
-    flow::FlowTables as _,
+    flow::{FlowTables as _, UsageState},
     load::LoadOptions,
     object::Object,
     raw::{Hash, Packet, Plain, Shared},
@@ -46,12 +47,14 @@ impl Kernel {
     /// Loads the program, or takes the one that another test has loaded, and makes [`Self::LINKS`]. To be called in a
     /// sandbox.
     pub fn turn() -> Result<MutexGuard<'static, Option<Self>>> {
-        let links: String = Self::LINKS
-            .map(|index| {
-                let other = index + 100;
-                format!("link add tg{index} index {index} type veth peer name tg{other} index {other}\n")
-            })
-            .collect();
+        let mut links = String::new();
+        for index in Self::LINKS {
+            let other = index + 100;
+            writeln!(
+                links,
+                "link add tg{index} index {index} type veth peer name tg{other} index {other}"
+            )?;
+        }
         ip_batch(&links)?;
         // A test that failed leaves tables that the next one clears.
         let mut turn = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +154,7 @@ impl DataPath for Kernel {
         })?;
         for slot in 0..=highest {
             let usage = self.tables.usage(slot)?;
-            if usage != Default::default() {
+            if usage != UsageState::default() {
                 state.usage.insert(slot, usage);
             }
             for direction in [Direction::Egress, Direction::Ingress] {

@@ -13,9 +13,12 @@ use std::sync::atomic::AtomicU64;
 use anyhow::{Context as _, Result};
 use taskgate::{
     compile::{Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope},
-    model::{Eni, Model},
+    model::{Eni, IcmpErrors, Model, OnRuleRemoval},
 };
-use taskgate_ebpf::abi::{Direction, LinkId, image::Timeout};
+use taskgate_ebpf::abi::{
+    Direction, LinkId,
+    image::{Timeout, control},
+};
 
 pub use host::Host;
 pub use kernel::Kernel;
@@ -102,7 +105,7 @@ impl<'a> Scene<'a> {
         Ok(scene)
     }
 
-    /// Compiles a model and switches to it. Everything is gated that `gate` has a gate for; the exempt addresses are the
+    /// Compiles a model and switches to it, its settings included but for time-outs and limits. Everything is gated that `gate` has a gate for; the exempt addresses are the
     /// model's.
     pub fn apply(&mut self, model: Model, gate: &dyn Fn(&Eni) -> Option<Gate>) -> Result<()> {
         let exempt = model.exempt();
@@ -113,6 +116,16 @@ impl<'a> Scene<'a> {
         };
         let compiled = Compiled::new(&model, scope, &mut self.book, &mut self.sets)?;
         self.writer.prepare(&compiled, &mut || {})?.commit();
+        let errors = match model.settings.icmp_errors {
+            IcmpErrors::Pmtu => control::ICMP_PMTU,
+            IcmpErrors::All => control::ICMP_PMTU | control::ICMP_ALL,
+            IcmpErrors::None => 0,
+        };
+        let cut = match model.settings.on_rule_removal {
+            OnRuleRemoval::Keep => 0,
+            OnRuleRemoval::Cut => control::CUT,
+        };
+        self.writer.set_flags(errors | cut);
         self.highest = model
             .enis
             .iter()

@@ -85,8 +85,7 @@ fn bits(word: u16) -> String {
     ]
     .into_iter()
     .filter(|(bit, _)| word & bit != 0)
-    .map(|(_, name)| format!(" {name}"))
-    .collect()
+    .fold(String::new(), |names, (_, name)| names + " " + name)
 }
 
 /// TCP flags of the current window, as flow records have them.

@@ -1,7 +1,7 @@
 //! TCP.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
     sync::{Arc, Mutex, PoisonError},
@@ -51,13 +51,21 @@ impl TcpEcho {
     }
 }
 
+impl TcpEcho {
+    /// Ends every connection with a reset, of which nothing is sent twice.
+    pub fn abort(&self) -> Result<()> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.drain(..).try_for_each(|stream| reset(&stream))
+    }
+}
+
 impl Drop for TcpEcho {
     fn drop(&mut self) {
         // Wakes whoever waits in accept.
         shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).ok();
         let servers = self.acceptor.take().map(JoinHandle::join);
-        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            stream.shutdown(Shutdown::Both).ok();
+        if let Err(error) = self.abort() {
+            eprintln!("{error:#}");
         }
         for server in servers.into_iter().flatten().flatten() {
             server.join().ok();
@@ -136,6 +144,12 @@ impl Client {
         Ok(true)
     }
 
+    /// Ends it with a reset, of which nothing is sent twice: what cannot get through would be sent again and again.
+    pub fn abort(self) -> Result<Flow> {
+        reset(&self.stream)?;
+        Ok(self.flow)
+    }
+
     /// Closes it in order. All but the last acknowledgement has been sent when this returns.
     pub fn finish(mut self) -> Result<Flow> {
         self.stream.shutdown(Shutdown::Write)?;
@@ -165,6 +179,22 @@ pub fn probe(netns: &Netns, to: SocketAddr) -> Result<Answer> {
         Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Answer::Silence),
         Err(error) => Err(error).with_context(|| format!("cannot connect to {to}")),
     })
+}
+
+/// Ends a connection at once, whoever else holds it, with a reset where the other side has to know.
+fn reset(stream: &TcpStream) -> Result<()> {
+    let nobody = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the pointer is to a whole `sockaddr`, and the length is its size.
+    let done = unsafe { libc::connect(stream.as_raw_fd(), &raw const nobody, length) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error()).context("cannot reset a connection")
+    }
 }
 
 /// Tries to connect and gives up soon, with one SYN sent; says whether there was an answer. `None` is silence.

@@ -2,16 +2,16 @@
 
 /// A generator of numbers (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
     /// Begins with a seed.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// Any number.
-    pub fn any(&mut self) -> u64 {
+    pub(super) fn any(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -19,22 +19,22 @@ impl Dice {
     }
 
     /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         (self.any() % end as u64) as usize
     }
 
     /// Whether one of `out_of` equal chances came.
-    pub fn one_in(&mut self, out_of: usize) -> bool {
+    pub(super) fn one_in(&mut self, out_of: usize) -> bool {
         self.below(out_of) == 0
     }
 
     /// One of them, each as likely as the others.
-    pub fn of<T: Clone>(&mut self, choices: &[T]) -> T {
+    pub(super) fn of<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())].clone()
     }
 
     /// Bytes.
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub(super) fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.any() as u8).collect()
     }
 }

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use taskgate_ebpf::abi::Direction;
 
-use super::dice::Dice;
+use super::{
+    dice::Dice,
+    dress::{damage, wrapped},
+};
 use crate::scene::frames;
 
 /// A frame on a link.
@@ -33,9 +36,9 @@ struct Talk {
 }
 
 /// What packets are made of.
-pub struct Generator {
+pub(super) struct Generator {
     /// The links, with the addresses of the ENI on each.
-    pub links: Vec<(u32, Vec<IpAddr>)>,
+    pub(super) links: Vec<(u32, Vec<IpAddr>)>,
     talks: Vec<Talk>,
 }
 
@@ -46,8 +49,8 @@ const ICMP_KINDS: [u8; 12] = [8, 8, 0, 13, 14, 3, 5, 11, 9, 255, 17, 18];
 const ICMPV6_KINDS: [u8; 10] = [128, 128, 129, 1, 2, 3, 0, 200, 255, 127];
 const NEIGHBOUR_KINDS: [u8; 9] = [130, 131, 132, 143, 133, 134, 135, 136, 137];
 
-/// Addresses that are no ENI's.
-pub const STRANGERS: [&str; 26] = [
+/// Addresses that are no gated ENI's.
+const STRANGERS: [&str; 14] = [
     "10.0.1.1",
     "10.0.1.2",
     "10.0.0.200",
@@ -55,17 +58,20 @@ pub const STRANGERS: [&str; 26] = [
     "203.0.113.2",
     "198.51.100.7",
     "169.254.169.254",
-    "169.254.169.253",
     "10.0.0.2",
-    "255.255.255.255",
-    "224.0.0.1",
-    "0.0.0.0",
     "2001:db8::101",
     "2001:db8::102",
     "2001:db8::200",
     "2001:db8:ff::1",
     "2001:db8:ff::2",
     "fd00:ec2::254",
+];
+/// Addresses that are no host's.
+const ODD: [&str; 12] = [
+    "255.255.255.255",
+    "224.0.0.1",
+    "0.0.0.0",
+    "127.0.0.1",
     "fe80::1",
     "fe80::2",
     "ff02::1",
@@ -78,7 +84,7 @@ pub const STRANGERS: [&str; 26] = [
 
 impl Generator {
     /// With nothing to go on yet.
-    pub fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
+    pub(super) fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
         Self {
             links,
             talks: Vec::new(),
@@ -86,8 +92,8 @@ impl Generator {
     }
 
     /// The next packet.
-    pub fn throw(&mut self, dice: &mut Dice) -> Thrown {
-        let mut thrown = match dice.below(20) {
+    pub(super) fn throw(&mut self, dice: &mut Dice) -> Thrown {
+        let mut thrown = match dice.below(32) {
             0 => self.arp(dice),
             1 | 2 => self.neighbour(dice),
             3 => self.dhcp(dice),
@@ -102,18 +108,29 @@ impl Generator {
                 direction: any_direction(dice),
                 segments: (0, 0),
             },
+            5 | 6 => self.error(dice),
             _ => self.talk(dice),
         };
-        if dice.one_in(12) {
+        if dice.one_in(16) {
             damage(&mut thrown.frame, dice);
         }
         thrown
     }
 
-    /// A link: sometimes one that no task has.
+    /// A link: seldom one that no task has.
     fn any_link(&self, dice: &mut Dice) -> u32 {
-        let at = dice.below(self.links.len());
-        self.links[at].0
+        let bound: Vec<u32> = self
+            .links
+            .iter()
+            .filter(|(_, own)| !own.is_empty())
+            .map(|(link, _)| *link)
+            .collect();
+        if bound.is_empty() || dice.one_in(30) {
+            let at = dice.below(self.links.len());
+            self.links[at].0
+        } else {
+            dice.of(&bound)
+        }
     }
 
     fn local(&self, link: u32, v6: bool, dice: &mut Dice) -> IpAddr {
@@ -128,18 +145,19 @@ impl Generator {
             .copied()
             .filter(|own| own.is_ipv6() == v6)
             .collect();
-        if own.is_empty() || dice.one_in(12) {
+        if own.is_empty() || dice.one_in(24) {
             self.anybody(v6, dice)
         } else {
             dice.of(&own)
         }
     }
 
-    /// A stranger, or an ENI of this host.
+    /// A stranger, an ENI of this host, or an address that is no host's.
     fn anybody(&self, v6: bool, dice: &mut Dice) -> IpAddr {
-        let strangers = STRANGERS.iter().map(|text| text.parse().expect("an address"));
+        let named: &[&str] = if dice.one_in(10) { &ODD } else { &STRANGERS };
+        let named = named.iter().map(|text| text.parse().expect("an address"));
         let enis = self.links.iter().flat_map(|(_, own)| own.iter().copied());
-        let all: Vec<IpAddr> = strangers
+        let all: Vec<IpAddr> = named
             .chain(enis)
             .filter(|address: &IpAddr| address.is_ipv6() == v6)
             .collect();
@@ -148,9 +166,9 @@ impl Generator {
 
     fn talk(&mut self, dice: &mut Dice) -> Thrown {
         let direction = any_direction(dice);
-        let talk = if self.talks.is_empty() || dice.one_in(3) {
+        let talk = if self.talks.len() < 4 || dice.one_in(5) {
             let talk = self.new_talk(direction, dice);
-            if self.talks.len() < 24 {
+            if self.talks.len() < 12 {
                 self.talks.push(talk.clone());
             } else {
                 let at = dice.below(self.talks.len());
@@ -195,6 +213,54 @@ impl Generator {
             link: talk.link,
             direction,
             segments,
+        }
+    }
+
+    /// An ICMP error about a packet as it goes on somewhere: from the peer, or from a router.
+    fn error(&mut self, dice: &mut Dice) -> Thrown {
+        let about = self.talk(dice);
+        let v6 = about.frame[12..14] == [0x86, 0xdd];
+        let length = if dice.one_in(3) { dice.below(80) } else { 48 };
+        let quoted = frames::quoted(&about.frame, length);
+        let direction = if dice.one_in(8) {
+            about.direction
+        } else {
+            about.direction.opposite()
+        };
+        let addresses = |frame: &[u8]| -> Option<(IpAddr, IpAddr)> {
+            Some(if v6 {
+                let at = |at: usize| <[u8; 16]>::try_from(frame.get(at..at + 16)?).ok();
+                (at(22)?.into(), at(38)?.into())
+            } else {
+                let at = |at: usize| <[u8; 4]>::try_from(frame.get(at..at + 4)?).ok();
+                (at(26)?.into(), at(30)?.into())
+            })
+        };
+        let Some((source, destination)) = addresses(&about.frame) else {
+            return about;
+        };
+        let speaks = if dice.one_in(3) {
+            self.anybody(v6, dice)
+        } else {
+            destination
+        };
+        let hears = if dice.one_in(12) {
+            self.anybody(v6, dice)
+        } else {
+            source
+        };
+        let (kind, code) = if v6 {
+            dice.of(&[(2, 0), (2, 0), (2, 1), (1, 4), (3, 0), (4, 0), (137, 0)])
+        } else {
+            dice.of(&[(3, 4), (3, 4), (3, 3), (11, 0), (12, 0), (5, 1), (4, 0)])
+        };
+        let message = frames::icmp(kind, code, 0, &quoted);
+        let (frame, _) = wrapped(v6, speaks, hears, if v6 { 58 } else { 1 }, message, dice);
+        Thrown {
+            frame,
+            link: about.link,
+            direction,
+            segments: (0, 0),
         }
     }
 
@@ -311,79 +377,5 @@ fn answered(asks: u8, by_asker: bool) -> u8 {
         (8, false) => 0,
         (13 | 17 | 128, false) => asks + 1,
         (kind, _) => kind,
-    }
-}
-
-/// An IP packet around a payload, and whether it says no length, as only a GSO packet may.
-fn wrapped(
-    v6: bool,
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    payload: Vec<u8>,
-    dice: &mut Dice,
-) -> (Vec<u8>, bool) {
-    let mut frame = if v6 {
-        let headers = match dice.below(8) {
-            0 => dice.below(10),
-            1 | 2 => dice.below(3),
-            _ => 0,
-        };
-        let (next, payload) =
-            (0..headers).fold((protocol, payload), |(next, payload), _| extended(next, &payload, dice));
-        frames::ipv6(source, destination, next, 64, &payload)
-    } else {
-        let options = if dice.one_in(6) { 4 * dice.below(11) } else { 0 };
-        let options = dice.bytes(options);
-        let fragment = if dice.one_in(10) { dice.any() as u16 & 0x3fff } else { 0 };
-        let fragment = if dice.one_in(3) { fragment & 0x2000 } else { fragment };
-        frames::ipv4(source, destination, protocol, &options, fragment, &payload)
-    };
-    let jumbo = dice.one_in(40);
-    if jumbo {
-        let at = if v6 { 18 } else { 16 };
-        frame[at..at + 2].fill(0);
-    }
-    if dice.one_in(6) {
-        let padding = dice.below(30);
-        let padding = dice.bytes(padding);
-        frame.extend(padding);
-    }
-    (frame, jumbo)
-}
-
-fn extended(next: u8, payload: &[u8], dice: &mut Dice) -> (u8, Vec<u8>) {
-    let most = if dice.one_in(6) { 30 } else { 3 };
-    let units = 1 + dice.below(most) as u8;
-    match dice.below(6) {
-        0 => (0, frames::extension(next, units, payload)),
-        1 => (43, frames::extension(next, units, payload)),
-        2 => (51, frames::authentication(next, units, payload)),
-        3 => {
-            let (offset, more) = match dice.below(4) {
-                0 => (dice.below(8192) as u16, dice.one_in(2)),
-                1 => (0, true),
-                _ => (0, false),
-            };
-            (44, frames::fragment(next, offset, more, payload))
-        }
-        _ => (60, frames::extension(next, units, payload)),
-    }
-}
-
-/// Changes bytes where headers are, and cuts off the end.
-fn damage(frame: &mut Vec<u8>, dice: &mut Dice) {
-    for _ in 0..dice.below(4) {
-        let reach = frame.len().min(100);
-        if reach > 12 {
-            let at = 12 + dice.below(reach - 12);
-            let by = dice.of(&[1, 0xff, 0x80, dice.clone().any() as u8]);
-            frame[at] ^= by;
-        }
-    }
-    if dice.one_in(3) {
-        let keep = dice.below(frame.len() + 1);
-        // No link carries less, and the kernel takes no less for a test.
-        frame.truncate(keep.max(14));
     }
 }

@@ -3,10 +3,12 @@
 
 mod compare;
 mod dice;
+mod dress;
 mod generator;
 mod oracle;
 mod reading;
 mod run;
 mod world;
 
-pub use run::{Difference, Episode};
+pub use generator::Thrown;
+pub use run::{Difference, Episode, Tally};

@@ -6,7 +6,7 @@ use taskgate_ebpf::abi::Reason;
 
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub(super) enum Reading {
     /// It names no addresses that a record could have.
     Nameless(Reason),
     /// ARP.
@@ -17,33 +17,33 @@ pub enum Reading {
 
 /// An ARP request or reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arp {
+pub(super) struct Arp {
     /// The sender's address.
-    pub sender: IpAddr,
+    pub(super) sender: IpAddr,
     /// The address that is asked for.
-    pub target: IpAddr,
+    pub(super) target: IpAddr,
 }
 
 /// An IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ip {
+pub(super) struct Ip {
     /// Its source.
-    pub source: IpAddr,
+    pub(super) source: IpAddr,
     /// Its destination.
-    pub destination: IpAddr,
+    pub(super) destination: IpAddr,
     /// The protocol of its transport header, as far as that was reached.
-    pub protocol: u8,
+    pub(super) protocol: u8,
     /// Packets on the wire.
-    pub packets: u64,
+    pub(super) packets: u64,
     /// IP bytes on the wire.
-    pub bytes: u64,
+    pub(super) bytes: u64,
     /// What it carries.
-    pub body: Body,
+    pub(super) body: Body,
 }
 
 /// What an IP packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body {
+pub(super) enum Body {
     /// It cannot be judged.
     Bad(Reason),
     /// TCP or UDP.
@@ -63,11 +63,15 @@ pub enum Body {
         code: u8,
         /// What lies where requests and replies have their identifier.
         identifier: u16,
+        /// What it quotes, if it is an error.
+        quoted: Option<Box<Ip>>,
     },
     /// Neighbour discovery or listener discovery by somebody on the link.
     Neighbour {
         /// The ICMPv6 type.
         kind: u8,
+        /// Its code.
+        code: u8,
         /// The address that it is about, where it has one.
         target: Option<IpAddr>,
     },
@@ -96,7 +100,7 @@ fn is_mapped(address: IpAddr) -> bool {
 }
 
 /// Reads a frame; segments as [`crate::scene::Sent`] has them.
-pub fn read(frame: &[u8], segments: (u32, u32)) -> Reading {
+pub(super) fn read(frame: &[u8], segments: (u32, u32)) -> Reading {
     if frame.len() < 14 {
         return Reading::Nameless(Reason::Malformed);
     }
@@ -273,10 +277,28 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
         return MALFORMED;
     }
     let (kind, code, identifier) = (body[0], body[1], u16_at(body, 4));
+    let is_error = if v6 {
+        (1..=4).contains(&kind)
+    } else {
+        [3, 11, 12].contains(&kind)
+    };
+    let quoted = if is_error {
+        read_quoted(&body[8..], v6, out_of_reach)
+    } else {
+        None
+    };
     let hops = packet[7];
     match kind {
-        130..=132 | 143 if v6 && hops == 1 => Body::Neighbour { kind, target: None },
-        133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour { kind, target: None },
+        130..=132 | 143 if v6 && hops == 1 => Body::Neighbour {
+            kind,
+            code,
+            target: None,
+        },
+        133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour {
+            kind,
+            code,
+            target: None,
+        },
         135 | 136 if v6 && hops == 255 => {
             if body.len() < 24 || out_of_reach(24) {
                 MALFORMED
@@ -287,12 +309,56 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
                 }
                 Body::Neighbour {
                     kind,
+                    code,
                     target: Some(target),
                 }
             }
         }
-        _ => Body::Icmp { kind, code, identifier },
+        _ => Body::Icmp {
+            kind,
+            code,
+            identifier,
+            quoted: quoted.map(Box::new),
+        },
     }
+}
+
+/// Reads the packet in an error; none that could not be a connection's.
+fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> Option<Ip> {
+    let (version, least) = if v6 { (6, 40) } else { (4, 20) };
+    if bytes.len() < least || bytes[0] >> 4 != version {
+        return None;
+    }
+    let header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
+    let offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
+    // The error's own header lies in between.
+    if header < least || offset != 0 || bytes.len() < header + 8 || out_of_reach(8 + header + 8) {
+        return None;
+    }
+    let (source, destination, protocol) = if v6 {
+        (v6_at(bytes, 8), v6_at(bytes, 24), bytes[6])
+    } else {
+        (v4_at(bytes, 12), v4_at(bytes, 16), bytes[9])
+    };
+    let transport = &bytes[header..];
+    let body = match (protocol, v6) {
+        (6 | 17, _) => ports(transport, 0),
+        (1, false) | (58, true) => Body::Icmp {
+            kind: transport[0],
+            code: transport[1],
+            identifier: u16_at(transport, 4),
+            quoted: None,
+        },
+        _ => return None,
+    };
+    Some(Ip {
+        source,
+        destination,
+        protocol,
+        packets: 0,
+        bytes: 0,
+        body,
+    })
 }
 
 /// Counts the packets that a GSO packet stands for, and their bytes.

@@ -2,15 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     fmt,
     net::IpAddr,
+    ops::AddAssign,
     sync::atomic::AtomicU64,
 };
 
 use anyhow::{Context as _, Result};
 use taskgate::compile::Gate;
 use taskgate_ebpf::abi::{
-    LinkId,
+    LinkId, Outcome,
     image::{Timeout, control},
 };
 
@@ -22,7 +24,7 @@ use super::{
     reading::read,
     world::any_model,
 };
-use crate::scene::{DataPath, Host, Kernel, SECOND, Scene, Sent};
+use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent};
 
 /// What happens between packets, and with what clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +81,26 @@ impl fmt::Display for Difference {
     }
 }
 
+impl Error for Difference {}
+
+/// How packets ended, by the name of the outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally(pub BTreeMap<&'static str, u64>);
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        for (name, count) in other.0 {
+            *self.0.entry(name).or_default() += count;
+        }
+    }
+}
+
 impl Episode {
     /// The oracle and the pure core. `image`: whole banks of memory, whatever stands in it.
-    pub fn on_host(self, image: &[AtomicU64]) -> Result<Option<Difference>> {
+    ///
+    /// # Errors
+    /// A [`Difference`], where the witnesses differ.
+    pub fn on_host(self, image: &[AtomicU64]) -> Result<Tally> {
         let room = Dice::new(self.seed).of(&[40, 300, 10_000]);
         let mut host = Host::new(image, room);
         // Ticks begin anew within the first packets of some episodes.
@@ -91,7 +110,10 @@ impl Episode {
     }
 
     /// All three. To be called in a sandbox.
-    pub fn with_kernel(self, kernel: &mut Kernel) -> Result<Option<Difference>> {
+    ///
+    /// # Errors
+    /// As above.
+    pub fn with_kernel(self, kernel: &mut Kernel) -> Result<Tally> {
         let image = kernel.image()?;
         let room = Kernel::ROOM as usize;
         let mut host = Host::new(&image, room);
@@ -157,23 +179,12 @@ impl<'a> Stand<'a> {
             },
             dice,
         };
-        let all = [
-            Timeout::TcpEstablished,
-            Timeout::TcpHalfOpen,
-            Timeout::TcpClosed,
-            Timeout::Udp,
-            Timeout::UdpStream,
-            Timeout::Icmp,
-            Timeout::Other,
-        ];
-        for timeout in all {
-            stand
-                .scene
-                .writer
-                .set_timeout(timeout, timeouts[timeout as usize].into());
+        for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
+            stand.scene.writer.set_timeout(timeout, ticks.into());
         }
         let first = stand.dice.of(&[0, 29_000_000, 65_534]);
         stand.set_window(first);
+        stand.set_flags();
         // Sometimes packets come before anything is configured.
         if stand.dice.one_in(10) {
             stand.learn();
@@ -183,7 +194,8 @@ impl<'a> Stand<'a> {
         Ok(stand)
     }
 
-    fn run(mut self, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Option<Difference>> {
+    fn run(mut self, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Tally> {
+        let mut tally = Tally::default();
         for packet in 0..self.episode.packets {
             if self.dice.one_in(25) {
                 self.happen(host, &mut kernel)?;
@@ -195,15 +207,18 @@ impl<'a> Stand<'a> {
             }
             let closely = packet % self.episode.check_every == 0 || packet + 1 == self.episode.packets;
             if let Some(what) = self.past(&thrown, host, &mut kernel, closely)? {
-                return Ok(Some(Difference {
+                return Err(Difference {
                     seed: self.episode.seed,
                     packet,
                     thrown,
                     what,
-                }));
+                }
+                .into());
             }
+            let ended = host.last.map_or("not judged", Outcome::name);
+            *tally.0.entry(ended).or_default() += 1;
         }
-        Ok(None)
+        Ok(tally)
     }
 
     /// One packet past all witnesses: what they differ in.
@@ -252,10 +267,7 @@ impl<'a> Stand<'a> {
                 let window = self.world.window + 1 + u32::from(self.dice.one_in(4));
                 self.set_window(window);
             }
-            4 => {
-                self.world.flags = self.dice.of(&[0, 0, control::CUT]);
-                self.scene.writer.set_flags(self.world.flags);
-            }
+            4 => self.set_flags(),
             5 => {
                 let slots: Vec<u16> = self.known().values().copied().collect();
                 if !slots.is_empty() {
@@ -291,6 +303,12 @@ impl<'a> Stand<'a> {
         Ok(())
     }
 
+    fn set_flags(&mut self) {
+        let errors = [0, control::ICMP_PMTU, control::ICMP_PMTU | control::ICMP_ALL];
+        self.world.flags = self.dice.of(&errors) | self.dice.of(&[0, 0, control::CUT]);
+        self.scene.writer.set_flags(self.world.flags);
+    }
+
     fn set_window(&mut self, window: u32) {
         self.world.window = window;
         self.scene.set_window(window);
@@ -321,6 +339,7 @@ impl<'a> Stand<'a> {
             .collect();
         self.scene
             .apply(model.clone(), &|eni| by_id.get(eni.id.as_str()).copied().flatten())?;
+        self.scene.writer.set_flags(self.world.flags);
         self.scene.writer.settle(&mut || {});
         self.world.model = model;
         self.world.gates = gates;
@@ -365,12 +384,6 @@ impl<'a> Stand<'a> {
             eni.map_or_else(Vec::new, |eni| eni.addresses.clone())
         };
         let links = Kernel::LINKS.map(|link| (link, addresses(self.world.links.get(&link))));
-        // Half of the links at most are nobody's.
-        let bound: Vec<_> = links.filter(|(_, own)| !own.is_empty()).collect();
-        self.generator.links = if bound.is_empty() {
-            vec![(*Kernel::LINKS.start(), Vec::new())]
-        } else {
-            bound.into_iter().chain([(*Kernel::LINKS.end(), Vec::new())]).collect()
-        };
+        self.generator.links = links.collect();
     }
 }

@@ -37,7 +37,7 @@ const GATED: usize = 4;
 const MEMBERS: usize = 3;
 
 /// A model, and the gates of its ENIs.
-pub fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
+pub(super) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
     let groups = (0..GROUPS).map(|number| any_group(number, dice)).collect();
     let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
     // Addresses may move from one ENI to another.
@@ -84,13 +84,13 @@ pub fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
 }
 
 fn any_gate(dice: &mut Dice) -> Option<Gate> {
-    if dice.one_in(20) {
+    if dice.one_in(30) {
         return None;
     }
     Some(Gate {
-        connections: dice.of(&[0, 3, 12, 1000, 1000, 1000]),
+        connections: dice.of(&[0, 3, 12, 12, 1000, 1000, 1000, 1000]),
         denials: dice.of(&[0, 3, 12, 1000, 1000, 1000]),
-        isolated: dice.one_in(16),
+        isolated: dice.one_in(30),
     })
 }
 
@@ -125,7 +125,18 @@ fn any_group(number: usize, dice: &mut Dice) -> SecurityGroup {
         } else {
             dice.below(7)
         };
-        (0..count).map(|at| any_rule(number, direction, at, dice)).collect()
+        let mut rules: Vec<Rule> = (0..count).map(|at| any_rule(number, direction, at, dice)).collect();
+        // What most groups have: everything out, much in.
+        for net in ["0.0.0.0/0", "::/0"] {
+            if dice.one_in(2) {
+                rules.push(Rule {
+                    protocol: Protocol::All,
+                    peer: peer(net),
+                    ..any_rule(number, direction, rules.len(), dice)
+                });
+            }
+        }
+        rules
     };
     SecurityGroup {
         id: format!("sg-{number}"),

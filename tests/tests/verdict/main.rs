@@ -1,12 +1,21 @@
 //! Packets at the gate of a task: how each ends and all that it leaves, with the pure core and with the loaded program.
 
+mod addresses;
+mod beyond_link;
+mod change;
+mod errors;
+mod full;
 mod neighbours;
 mod odd;
+mod tracking;
 
 use std::net::IpAddr;
 
-use taskgate::model::Model;
-use taskgate_tests::scene::model::{gated, group, model, tcp_to};
+use taskgate::model::{Eni, Model, Protocol};
+use taskgate_tests::scene::{
+    frames,
+    model::{gated, group, model, tcp_to},
+};
 
 const TASK4: &str = "10.9.0.5";
 const TASK6: &str = "2001:db8:9::5";
@@ -20,11 +29,27 @@ fn at(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// The task.
+fn task() -> Eni {
+    gated("task", &[TASK4, TASK6], &[0])
+}
+
+/// One task with these rules.
+fn with_rules(ingress: &[(Protocol, &str)], egress: &[(Protocol, &str)]) -> Model {
+    model(vec![group("web", ingress, egress)], vec![task()])
+}
+
 /// The task of the odd packets: TCP 443 from one network of each family, and nothing else.
 fn web() -> Model {
     let rules = [(tcp_to(443, 443), "10.0.1.0/24"), (tcp_to(443, 443), "2001:db8:1::/48")];
-    model(
-        vec![group("web", &rules, &[])],
-        vec![gated("task", &[TASK4, TASK6], &[0])],
-    )
+    with_rules(&rules, &[])
+}
+
+/// A TCP segment from a peer's port 40000 to the task's 443, and one back.
+fn in4(flags: u8) -> Vec<u8> {
+    frames::ip(at(PEER4), at(TASK4), 6, &frames::tcp(40000, 443, flags, b""))
+}
+
+fn out4(flags: u8) -> Vec<u8> {
+    frames::ip(at(TASK4), at(PEER4), 6, &frames::tcp(443, 40000, flags, b""))
 }

@@ -104,7 +104,7 @@ impl Object {
     }
 
     /// A second handle on one of [`Self::PROGRAMS`].
-    pub(super) fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+    pub fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
         let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
         let of = |cause| LoadError::Program { program: name, cause };
         let fd = program.fd().map_err(of)?.as_fd();

@@ -1,0 +1,105 @@
+//! A loaded kernel program with a host's configuration in it.
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, Result, ensure};
+use taskgate::dataplane::{
+    flow::{FlowKey, FlowTables as _},
+    load::LoadOptions,
+    object::Object,
+    tables::KernelTables,
+};
+
+use super::rules::{self, GATE, GATED};
+use crate::{sandbox::ip_batch, scene::Scene};
+
+/// The loaded program, its tables empty, and its image filled.
+pub struct Ground {
+    object: Object,
+    tables: KernelTables,
+}
+
+/// Packets that tables have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Of tracked connections.
+    pub tracked: u64,
+    /// Of denied flows.
+    pub denied: u64,
+}
+
+/// The link of the gated ENI at this place.
+pub fn link(place: usize) -> u32 {
+    101 + place as u32
+}
+
+/// Makes the links of all gated ENIs. To be called in a sandbox, once.
+pub fn make_links() -> Result<()> {
+    let links: String = (0..GATED)
+        .map(|place| {
+            let (index, other) = (link(place), link(place) + 100);
+            format!("link add tg{index} index {index} type veth peer name tg{other} index {other}\n")
+        })
+        .collect();
+    ip_batch(&links)
+}
+
+impl Ground {
+    /// Loads the program, as the daemon does but for the room for connections, and configures a host with so many
+    /// members of the group that rules refer to.
+    pub fn load(conns: u32, members: u32) -> Result<Self> {
+        let options = LoadOptions {
+            conns,
+            ..LoadOptions::default()
+        };
+        let object = Object::load(&options).context("cannot load the kernel program: run this as root")?;
+        let tables = KernelTables::new(&object)?;
+        let image = object.image()?;
+        let mut scene = Scene::new(&image)?;
+        // The scene has cleared all words, and its writer begins with an empty image.
+        scene.apply(rules::host(members), &|eni| eni.binding.is_some().then_some(GATE))?;
+        for place in 0..GATED {
+            scene.bind(link(place), &rules::eni(place))?;
+        }
+        scene.set_window(1);
+        Ok(Self { object, tables })
+    }
+
+    /// The loaded program.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// One of its programs.
+    pub fn program(&self, name: &'static str) -> Result<OwnedFd> {
+        Ok(self.object.program(name)?)
+    }
+
+    /// What its tables have counted.
+    pub fn counted(&mut self) -> Result<Counted> {
+        let mut counted = Counted::default();
+        self.tables.conns(&mut |_, conn| {
+            counted.tracked += conn.totals.iter().map(|count| count.packets).sum::<u64>();
+        })?;
+        self.tables
+            .denials(&mut |_, denial| counted.denied += denial.totals.packets)?;
+        Ok(counted)
+    }
+
+    /// How many tracked connections there are.
+    pub fn conns(&mut self) -> Result<u64> {
+        let mut conns = 0;
+        self.tables.conns(&mut |_, _| conns += 1)?;
+        Ok(conns)
+    }
+
+    /// Removes all tracked connections, as the daemon does, and says how many there were.
+    pub fn forget_conns(&mut self) -> Result<u64> {
+        let mut keys: Vec<FlowKey> = Vec::new();
+        self.tables.conns(&mut |key, _| keys.push(key))?;
+        for key in &keys {
+            ensure!(self.tables.take_conn(key)?.is_some(), "a connection went by itself");
+        }
+        Ok(keys.len() as u64)
+    }
+}

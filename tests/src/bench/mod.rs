@@ -1,0 +1,65 @@
+//! The data path, measured: what `cargo xtask bench path` runs. docs/performance.md says how it is done and why.
+
+pub mod compile;
+pub mod ground;
+pub mod machine;
+pub mod measure;
+pub mod paths;
+pub mod report;
+pub mod rules;
+pub mod spread;
+pub mod table;
+pub mod varied;
+
+use anyhow::Result;
+
+pub use report::{MOST_INSTRUCTIONS, Report};
+
+use machine::Machine;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Rounds over all paths, after one that does not count.
+    pub rounds: u32,
+    /// Packets in each round on each path that takes the same packet over and over.
+    pub packets: u32,
+    /// New connections in each round: two to this power, 2 to 17.
+    pub new_bits: u32,
+    /// Connections to meet in random order: two to these powers, 2 to 20. A pass over all of them is a
+    /// round.
+    pub random_bits: [u32; 2],
+}
+
+impl Effort {
+    /// What figures are quoted from: some minutes.
+    pub const FULL: Self = Self {
+        rounds: 15,
+        packets: 500_000,
+        new_bits: 17,
+        random_bits: [17, 20],
+    };
+    /// Enough to see that everything works: seconds.
+    pub const QUICK: Self = Self {
+        rounds: 3,
+        packets: 50_000,
+        new_bits: 12,
+        random_bits: [17, 20],
+    };
+}
+
+/// Measures everything, on the thread of the caller and one CPU. To be called in a sandbox. `say` gets a line for each
+/// step.
+pub fn run(effort: Effort, say: &dyn Fn(&str)) -> Result<Report> {
+    let machine = Machine::pinned()?;
+    say("compiling rule sets");
+    let compiled = compile::measure(effort.rounds)?;
+    let (paths, programs) = paths::measure(effort, say)?;
+    Ok(Report {
+        effort,
+        machine,
+        paths,
+        programs,
+        compiled,
+    })
+}

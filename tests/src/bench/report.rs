@@ -1,0 +1,176 @@
+//! What was measured, to read and as JSON.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{
+    Effort,
+    compile::{self, CompileTime},
+    machine::Machine,
+    measure::Path,
+    paths::Programs,
+    spread::{Spread, excess},
+    table::table,
+};
+
+/// The most instructions that the verifier may go through for one program.
+pub const MOST_INSTRUCTIONS: u32 = 250_000;
+/// By how much the slowest denial may be above the fastest.
+const MOST_EXCESS: f64 = 0.15;
+
+/// Everything that was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// How long it was measured.
+    pub effort: Effort,
+    /// Where.
+    pub machine: Machine,
+    /// The paths.
+    pub paths: Vec<Path>,
+    /// The programs, with the number of instructions that the verifier went through.
+    pub programs: Programs,
+    /// Compile times.
+    pub compiled: Vec<CompileTime>,
+}
+
+fn judged(met: Option<bool>) -> &'static str {
+    match met {
+        Some(true) => "met",
+        Some(false) => "not met",
+        None => "",
+    }
+}
+
+fn nanoseconds(value: f64) -> String {
+    format!("{value:.0}")
+}
+
+impl Report {
+    /// By how much the slowest of the denials that should take the same time is above the fastest.
+    fn unevenness(&self) -> Option<f64> {
+        excess(self.paths.iter().filter(|path| path.flat).map(|path| path.net.median))
+    }
+
+    /// Programs that took the verifier more than [`MOST_INSTRUCTIONS`]: a build that must not stand.
+    pub fn too_long(&self) -> impl Iterator<Item = &'static str> {
+        let too_long = |(name, verified): &(&'static str, Option<u32>)| {
+            verified
+                .is_some_and(|verified| verified > MOST_INSTRUCTIONS)
+                .then_some(*name)
+        };
+        self.programs.iter().filter_map(too_long)
+    }
+
+    /// As tables.
+    pub fn text(&self) -> String {
+        let paths: Vec<_> = self
+            .paths
+            .iter()
+            .map(|path| {
+                let Spread { median, least, most } = path.net;
+                let budget = path.budget.map_or(String::new(), |budget| budget.to_string());
+                let numbers = [median, least, most, path.gross.median, path.empty.median].map(nanoseconds);
+                let [net, least, most, gross, empty] = numbers;
+                let verdict = judged(path.met()).to_owned();
+                [path.name.clone(), net, least, most, gross, empty, budget, verdict]
+            })
+            .collect();
+        let heading = [
+            "nanoseconds for one packet",
+            "net",
+            "least",
+            "most",
+            "with gate",
+            "empty",
+            "budget",
+            "",
+        ];
+        let mut text = format!(
+            "{}rounds:  {}, medians of them; net is the difference to the empty program of the same round\n",
+            self.machine.text(),
+            self.effort.rounds
+        );
+        if self.effort == Effort::QUICK {
+            text += "quick:   these figures are not to be quoted\n";
+        }
+        let _infallible = write!(text, "\n{}", table(heading, &paths));
+        if let Some(excess) = self.unevenness() {
+            let _infallible = writeln!(
+                text,
+                "\ndenied over IPv4: the slowest is {:.0} % above the fastest, budget {:.0} %: {}",
+                excess * 100.0,
+                MOST_EXCESS * 100.0,
+                judged(Some(excess <= MOST_EXCESS))
+            );
+        }
+        let programs: Vec<_> = self
+            .programs
+            .iter()
+            .map(|(name, verified)| {
+                let met = verified.map(|verified| verified <= MOST_INSTRUCTIONS);
+                let verified = verified.map_or_else(|| "not told".to_owned(), |verified| verified.to_string());
+                let budget = MOST_INSTRUCTIONS.to_string();
+                [(*name).to_owned(), verified, budget, judged(met).to_owned()]
+            })
+            .collect();
+        let heading = ["verified instructions", "count", "budget", ""];
+        let _infallible = write!(text, "\n{}", table(heading, &programs));
+
+        let compiled: Vec<_> = self
+            .compiled
+            .iter()
+            .map(|time| {
+                let [compile, write] = [time.compile, time.write].map(|time| nanoseconds(time.median));
+                let bytes = time.policy_bytes.to_string();
+                [time.name.clone(), compile, write, bytes, String::new()]
+            })
+            .collect();
+        let heading = ["microseconds, model to image", "compile", "write", "policy bytes", ""];
+        let _infallible = write!(text, "\n{}", table(heading, &compiled));
+        let _infallible = writeln!(text, "the whole image: {} bytes", compile::image_bytes());
+        text
+    }
+
+    /// As JSON.
+    pub fn json(&self) -> Value {
+        let spread = |Spread { median, least, most }: Spread| json!({ "median": median, "min": least, "max": most });
+        let paths = self.paths.iter().map(|path| {
+            json!({
+                "path": path.name,
+                "packets_per_round": path.packets,
+                "net_ns": spread(path.net),
+                "with_gate_ns": spread(path.gross),
+                "empty_ns": spread(path.empty),
+                "budget_ns": path.budget,
+                "met": path.met(),
+            })
+        });
+        let programs = self.programs.iter().map(|(name, verified)| {
+            json!({
+                "program": name,
+                "verified_instructions": verified,
+                "budget": MOST_INSTRUCTIONS,
+                "met": verified.map(|verified| verified <= MOST_INSTRUCTIONS),
+            })
+        });
+        let compiled = self.compiled.iter().map(|time| {
+            json!({
+                "rules": time.name,
+                "compile_us": spread(time.compile),
+                "write_us": spread(time.write),
+                "policy_bytes": time.policy_bytes,
+            })
+        });
+        json!({
+            "machine": self.machine.json(),
+            "rounds": self.effort.rounds,
+            "quick": self.effort == Effort::QUICK,
+            "paths": paths.collect::<Vec<_>>(),
+            "denied_ipv4_excess": { "value": self.unevenness(), "budget": MOST_EXCESS },
+            "programs": programs.collect::<Vec<_>>(),
+            "compile": compiled.collect::<Vec<_>>(),
+            "image_bytes": compile::image_bytes(),
+        })
+    }
+}

@@ -1,0 +1,313 @@
+//! Many different packets in one test run.
+//!
+//! A test run repeats one packet, and one test run for each packet would measure the way into the kernel. So a program of
+//! a few instructions goes before the one that is measured: it writes another peer into the packet and jumps on. The
+//! same goes before the empty program, so that its cost is in both figures and in no difference.
+
+use std::{
+    ffi::{c_int, c_long},
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use taskgate_ebpf::abi::Direction;
+
+use super::rules::Family;
+
+/// Which peers are written into packets: 2 to the power of `bits` different ones, 2 to 20, each once before the first
+/// comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variation {
+    /// See the structure.
+    pub bits: u32,
+    /// Their order.
+    pub order: Order,
+    /// The packet's family.
+    pub family: Family,
+    /// Whether it is from the task or to it. It must carry TCP or UDP, without options or extension headers.
+    pub direction: Direction,
+}
+
+/// In which order peers come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// One after the other. Entries that are made for them lie side by side.
+    Rising,
+    /// Without a pattern that a CPU could learn, the same in each pass.
+    Random,
+}
+
+impl Variation {
+    /// Where the low 16 bits of the peer's address lie in the frame, and its port.
+    const fn peer(self) -> (i16, i16) {
+        match (self.family, self.direction) {
+            (Family::V4, Direction::Ingress) => (28, 34),
+            (Family::V4, Direction::Egress) => (32, 36),
+            (Family::V6, Direction::Ingress) => (36, 54),
+            (Family::V6, Direction::Egress) => (52, 56),
+        }
+    }
+
+    /// What is done to a packet before the jump to the program in `next`; `count` holds how many there were.
+    fn instructions(self, count: BorrowedFd<'_>, next: BorrowedFd<'_>) -> Vec<Instruction> {
+        const DATA: i16 = 76;
+        const DATA_END: i16 = 80;
+        const TAIL_CALL: i32 = 12;
+        let (address, port) = self.peer();
+        let mask = (1 << self.bits) - 1;
+        let half = (self.bits / 2).cast_signed();
+        let [count_low, count_high] = Instruction::map(9, Instruction::VALUE_OF_MAP, count);
+        let [next_low, next_high] = Instruction::map(2, Instruction::MAP, next);
+        // Folding and multiplying by odd numbers: every number below the mask comes once.
+        let mix = |factor| {
+            [
+                Instruction::copy(4, 3),
+                Instruction::with(op::RIGHT, 4, half),
+                Instruction::new(op::XOR, 3, 4, 0, 0),
+                Instruction::with(op::MULTIPLY, 3, factor),
+                Instruction::with(op::AND, 3, mask),
+            ]
+        };
+        let mut all = vec![
+            Instruction::copy(6, 1),
+            Instruction::new(op::LOAD_32, 7, 1, DATA, 0),
+            Instruction::new(op::LOAD_32, 8, 1, DATA_END, 0),
+            Instruction::copy(2, 7),
+            Instruction::with(op::ADD, 2, i32::from(address.max(port)) + 2),
+        ];
+        let mut rest = vec![
+            count_low,
+            count_high,
+            Instruction::new(op::LOAD_64, 3, 9, 0, 0),
+            Instruction::copy(4, 3),
+            Instruction::with(op::ADD, 4, 1),
+            Instruction::new(op::STORE_64, 9, 4, 0, 0),
+            Instruction::with(op::AND, 3, mask),
+        ];
+        if self.order == Order::Random {
+            rest.extend([0x2c1b_3c6d, 0x297a_2d39, 0x5bd1_e995].into_iter().flat_map(mix));
+        }
+        rest.extend([
+            Instruction::new(op::STORE_16, 7, 3, address, 0),
+            Instruction::with(op::RIGHT, 3, 16),
+            // No port is 0.
+            Instruction::with(op::OR, 3, 0x8000),
+            Instruction::new(op::STORE_16, 7, 3, port, 0),
+            Instruction::copy(1, 6),
+            next_low,
+            next_high,
+            Instruction::with(op::MOVE, 3, 0),
+            Instruction::new(op::CALL, 0, 0, 0, TAIL_CALL),
+        ]);
+        all.push(Instruction::new(op::JUMP_IF_GREATER, 2, 8, rest.len() as i16, 0));
+        all.extend(rest);
+        // Reached if the frame is too short or the jump fails: no program of ours returns this.
+        all.extend([
+            Instruction::with(op::MOVE, 0, NOT_RUN),
+            Instruction::new(op::EXIT, 0, 0, 0, 0),
+        ]);
+        all
+    }
+}
+
+/// What a [`Varied`] returns if what comes after it did not run.
+const NOT_RUN: i32 = 77;
+
+/// A program that varies packets before another one gets them.
+#[derive(Debug)]
+pub struct Varied {
+    program: OwnedFd,
+    /// The kernel forgets where to jump once nobody has this open.
+    _next: OwnedFd,
+}
+
+impl Varied {
+    /// Before `program`, of the kind that classifies at tc.
+    pub fn before(program: BorrowedFd<'_>, variation: Variation) -> Result<Self> {
+        ensure!((2..=20).contains(&variation.bits), "{} bits", variation.bits);
+        let count = array(MAP_TYPE_ARRAY, 8).context("cannot make a counter for packets")?;
+        let next = array(MAP_TYPE_PROG_ARRAY, 4).context("cannot make an array of programs")?;
+        set_first(next.as_fd(), program).context("cannot put a program behind another one")?;
+        let instructions = variation.instructions(count.as_fd(), next.as_fd());
+        let program = load(&instructions).context("the kernel refuses the program that varies packets")?;
+        Ok(Self { program, _next: next })
+    }
+}
+
+impl AsFd for Varied {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+}
+
+/// Codes of instructions (RFC 9669).
+mod op {
+    pub(super) const ADD: u8 = 0x07;
+    pub(super) const OR: u8 = 0x47;
+    pub(super) const AND: u8 = 0x57;
+    pub(super) const RIGHT: u8 = 0x77;
+    pub(super) const MULTIPLY: u8 = 0x27;
+    pub(super) const XOR: u8 = 0xaf;
+    pub(super) const MOVE: u8 = 0xb7;
+    pub(super) const COPY: u8 = 0xbf;
+    pub(super) const LOAD_32: u8 = 0x61;
+    pub(super) const LOAD_64: u8 = 0x79;
+    pub(super) const STORE_16: u8 = 0x6b;
+    pub(super) const STORE_64: u8 = 0x7b;
+    pub(super) const LOAD_IMMEDIATE: u8 = 0x18;
+    pub(super) const JUMP_IF_GREATER: u8 = 0x2d;
+    pub(super) const CALL: u8 = 0x85;
+    pub(super) const EXIT: u8 = 0x95;
+}
+
+/// An instruction, as the kernel has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Instruction {
+    code: u8,
+    /// Destination in the lower half, source in the upper one.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+impl Instruction {
+    const MAP: u8 = 1;
+    const VALUE_OF_MAP: u8 = 2;
+
+    const fn new(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Self {
+        Self {
+            code,
+            registers: if cfg!(target_endian = "little") {
+                source << 4 | destination
+            } else {
+                destination << 4 | source
+            },
+            offset,
+            immediate,
+        }
+    }
+
+    const fn with(code: u8, destination: u8, immediate: i32) -> Self {
+        Self::new(code, destination, 0, 0, immediate)
+    }
+
+    const fn copy(destination: u8, source: u8) -> Self {
+        Self::new(op::COPY, destination, source, 0, 0)
+    }
+
+    /// Loads a map, or the address of its value, into a register.
+    fn map(destination: u8, what: u8, map: BorrowedFd<'_>) -> [Self; 2] {
+        [
+            Self::new(op::LOAD_IMMEDIATE, destination, what, 0, map.as_raw_fd()),
+            Self::new(0, 0, 0, 0, 0),
+        ]
+    }
+}
+
+const MAP_CREATE: c_int = 0;
+const MAP_UPDATE_ELEM: c_int = 2;
+const PROG_LOAD: c_int = 5;
+const MAP_TYPE_ARRAY: u32 = 2;
+const MAP_TYPE_PROG_ARRAY: u32 = 3;
+const PROG_TYPE_SCHED_CLS: u32 = 3;
+
+/// bpf(2).
+///
+/// # Safety
+/// `attr` is laid out as the kernel's `union bpf_attr` for `command`, and the addresses in it are of memory that the
+/// kernel may read.
+unsafe fn bpf<A>(command: c_int, attr: &A) -> io::Result<c_long> {
+    // SAFETY: `attr` is valid for its own size; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attr), size_of::<A>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn number(file: BorrowedFd<'_>) -> u32 {
+    file.as_raw_fd().cast_unsigned()
+}
+
+fn address<T: ?Sized>(of: &T) -> u64 {
+    ptr::from_ref(of).addr() as u64
+}
+
+/// An array with one value of so many bytes.
+fn array(kind: u32, bytes: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        entries: u32,
+        flags: u32,
+    }
+    let attr = Create {
+        kind,
+        key_size: 4,
+        value_size: bytes,
+        entries: 1,
+        flags: 0,
+    };
+    // SAFETY: no addresses in it.
+    let map = unsafe { bpf(MAP_CREATE, &attr) }?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(map as c_int) })
+}
+
+/// Puts a program into an array of programs.
+fn set_first(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Element {
+        map: u32,
+        pad: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let (key, value) = (0_u32, number(program));
+    let attr = Element {
+        map: number(array),
+        pad: 0,
+        key: address(&key),
+        value: address(&value),
+        flags: 0,
+    };
+    // SAFETY: key and value are the four bytes that an array of programs has, and the kernel only reads them.
+    unsafe { bpf(MAP_UPDATE_ELEM, &attr) }.map(drop)
+}
+
+fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        instructions: u32,
+        first: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+    }
+    let attr = Load {
+        kind: PROG_TYPE_SCHED_CLS,
+        instructions: instructions.len() as u32,
+        first: address(instructions),
+        license: address(c"GPL"),
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel only reads the instructions, as many as it is told, and the licence up to its zero byte.
+    let program = unsafe { bpf(PROG_LOAD, &attr) }?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(program as c_int) })
+}

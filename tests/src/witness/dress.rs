@@ -1,0 +1,80 @@
+//! What packets wear: options, extension headers, fragments, padding, and the damage of the way.
+
+use std::net::IpAddr;
+
+use super::dice::Dice;
+use crate::scene::frames;
+
+/// An IP packet around a payload, and whether it says no length, as only a GSO packet may.
+pub(super) fn wrapped(
+    v6: bool,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    payload: Vec<u8>,
+    dice: &mut Dice,
+) -> (Vec<u8>, bool) {
+    let mut frame = if v6 {
+        let headers = match dice.below(14) {
+            0 => dice.below(10),
+            1 | 2 => dice.below(3),
+            _ => 0,
+        };
+        let (next, payload) =
+            (0..headers).fold((protocol, payload), |(next, payload), _| extended(next, &payload, dice));
+        frames::ipv6(source, destination, next, 64, &payload)
+    } else {
+        let options = if dice.one_in(6) { 4 * dice.below(11) } else { 0 };
+        let options = dice.bytes(options);
+        let fragment = if dice.one_in(20) { dice.any() as u16 & 0x3fff } else { 0 };
+        let fragment = if dice.one_in(3) { fragment & 0x2000 } else { fragment };
+        frames::ipv4(source, destination, protocol, &options, fragment, &payload)
+    };
+    let jumbo = dice.one_in(40);
+    if jumbo {
+        let at = if v6 { 18 } else { 16 };
+        frame[at..at + 2].fill(0);
+    }
+    if dice.one_in(6) {
+        let padding = dice.below(30);
+        let padding = dice.bytes(padding);
+        frame.extend(padding);
+    }
+    (frame, jumbo)
+}
+
+fn extended(next: u8, payload: &[u8], dice: &mut Dice) -> (u8, Vec<u8>) {
+    let most = if dice.one_in(6) { 30 } else { 3 };
+    let units = 1 + dice.below(most) as u8;
+    match dice.below(6) {
+        0 => (0, frames::extension(next, units, payload)),
+        1 => (43, frames::extension(next, units, payload)),
+        2 => (51, frames::authentication(next, units, payload)),
+        3 => {
+            let (offset, more) = match dice.below(4) {
+                0 => (dice.below(8192) as u16, dice.one_in(2)),
+                1 => (0, true),
+                _ => (0, false),
+            };
+            (44, frames::fragment(next, offset, more, payload))
+        }
+        _ => (60, frames::extension(next, units, payload)),
+    }
+}
+
+/// Changes bytes where headers are, and cuts off the end.
+pub(super) fn damage(frame: &mut Vec<u8>, dice: &mut Dice) {
+    for _ in 0..dice.below(4) {
+        let reach = frame.len().min(100);
+        if reach > 12 {
+            let at = 12 + dice.below(reach - 12);
+            let by = dice.of(&[1, 0xff, 0x80, dice.clone().any() as u8]);
+            frame[at] ^= by;
+        }
+    }
+    if dice.one_in(3) {
+        let keep = dice.below(frame.len() + 1);
+        // No link carries less, and the kernel takes no less for a test.
+        frame.truncate(keep.max(14));
+    }
+}

@@ -1,0 +1,109 @@
+//! What is kept of connections and of denied flows.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use taskgate::dataplane::flow::Count;
+use taskgate_ebpf::abi::{Direction, image::Timeout};
+
+use super::{
+    super::reading::{Body, Ip},
+    World,
+    names::Case,
+};
+
+/// A tracked connection.
+#[derive(Clone, Debug)]
+pub(in crate::witness) struct Entry {
+    /// Packets and bytes by direction.
+    pub(in crate::witness) totals: [Count; 2],
+    /// When the last one came.
+    pub(in crate::witness) last: u32,
+    /// The slot that it counts for, and that slot's epoch when it was admitted.
+    pub(in crate::witness) slot: u16,
+    /// See `slot`.
+    pub(in crate::witness) epoch: u32,
+    /// The configuration that admitted it.
+    pub(in crate::witness) generation: u32,
+    /// The rule that did, or none for what is never filtered.
+    pub(in crate::witness) rule: Option<(String, String)>,
+    /// Who opened it.
+    pub(in crate::witness) opener: Direction,
+    /// Whether it is untracked, in AWS's words.
+    pub(in crate::witness) untracked: bool,
+    /// Whether a packet came back.
+    pub(in crate::witness) replied: bool,
+    /// Whether the opener went on after that.
+    pub(in crate::witness) confirmed: bool,
+    /// TCP: FIN seen, by direction.
+    pub(in crate::witness) fin: [bool; 2],
+    /// TCP: whether the last packet was a RST, by direction.
+    pub(in crate::witness) reset: [bool; 2],
+    /// TCP flags as flow records have them, by window and direction.
+    pub(in crate::witness) windows: BTreeMap<u32, [u8; 2]>,
+}
+
+/// A denied flow: slot, direction, addresses, protocol, ports, reason.
+pub(in crate::witness) type Denied = (u16, Direction, IpAddr, IpAddr, u8, (u16, u16), u8);
+
+/// What is kept of a denied flow.
+#[derive(Clone, Debug, Default)]
+pub(in crate::witness) struct Denial {
+    /// What was dropped.
+    pub(in crate::witness) totals: Count,
+    /// When the last one came.
+    pub(in crate::witness) last: u32,
+    /// As in [`Entry`].
+    pub(in crate::witness) windows: BTreeMap<u32, [u8; 2]>,
+}
+
+impl Entry {
+    pub(super) fn is_closed(&self) -> bool {
+        self.fin == [true; 2] || self.reset.contains(&true)
+    }
+
+    /// How long it may be idle.
+    pub(super) fn timeout(&self, protocol: u8, world: &World) -> u32 {
+        let timeout = match protocol {
+            6 if self.is_closed() => Timeout::TcpClosed,
+            6 if self.confirmed => Timeout::TcpEstablished,
+            6 => Timeout::TcpHalfOpen,
+            17 if self.confirmed => Timeout::UdpStream,
+            17 => Timeout::Udp,
+            1 | 58 => Timeout::Icmp,
+            _ => Timeout::Other,
+        };
+        world.timeouts[timeout as usize]
+    }
+
+    /// Adds a packet.
+    pub(super) fn count(&mut self, case: &Case<'_>, ip: &Ip) {
+        let way = case.direction as usize;
+        self.totals[way].packets += ip.packets;
+        self.totals[way].bytes += ip.bytes;
+        self.last = case.now;
+        if case.direction != self.opener {
+            self.replied = true;
+        } else if self.replied {
+            self.confirmed = true;
+        }
+        let flags = match ip.body {
+            Body::Ports { flags, .. } if ip.protocol == 6 => flags,
+            _ => 0,
+        };
+        if ip.protocol == 6 {
+            self.fin[way] |= flags & 1 != 0;
+            self.reset[way] = flags & 4 != 0;
+        }
+        self.windows.entry(case.world.window).or_default()[way] |= record_flags(flags);
+    }
+}
+
+/// What flow records say of a packet's TCP flags.
+pub(super) fn record_flags(flags: u8) -> u8 {
+    let syn = match (flags & 2 != 0, flags & 16 != 0) {
+        (true, true) => 18,
+        (true, false) => 2,
+        _ => 0,
+    };
+    flags & 5 | syn
+}

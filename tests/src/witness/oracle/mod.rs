@@ -1,0 +1,391 @@
+//! The naive data path: what design and facts say of a packet, with plain collections and the model itself, and nothing
+//! of the core but its numbers.
+
+mod entries;
+mod names;
+mod neighbours;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use taskgate::{
+    compile::{Gate, oracle},
+    dataplane::flow::Count,
+    model::{self, Eni, Model},
+};
+use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason, image::control};
+
+use self::{
+    entries::record_flags,
+    names::{Case, as_dhcp, exchange, is_error},
+    neighbours::{arp_takes_part, as_sent, discovery_takes_part, is_link_local, neighbour},
+};
+use super::reading::{Body, Ip, Reading};
+
+pub(super) use self::{
+    entries::{Denial, Denied, Entry},
+    names::{Name, What},
+};
+
+/// What the world is to the naive data path.
+pub(in crate::witness) struct World {
+    /// The configuration.
+    pub(in crate::witness) model: Model,
+    /// The gate of each ENI, in the model's order.
+    pub(in crate::witness) gates: Vec<Option<Gate>>,
+    /// The ENI that each link carries, by its id.
+    pub(in crate::witness) links: BTreeMap<u32, String>,
+    /// The slots of ENIs.
+    pub(in crate::witness) slots: BTreeMap<String, u16>,
+    /// Epochs by slot.
+    pub(in crate::witness) epochs: Vec<u32>,
+    /// Which configuration it is.
+    pub(in crate::witness) generation: u32,
+    /// The capture window.
+    pub(in crate::witness) window: u32,
+    /// Control flags.
+    pub(in crate::witness) flags: u64,
+    /// Idle time-outs in ticks, by [`Timeout`].
+    pub(in crate::witness) timeouts: [u32; 7],
+    /// Room in each table.
+    pub(in crate::witness) room: usize,
+}
+
+/// The naive data path.
+#[derive(Default)]
+pub(in crate::witness) struct Oracle {
+    /// Tracked connections.
+    pub(in crate::witness) conns: BTreeMap<Name, Entry>,
+    /// Denied flows.
+    pub(in crate::witness) denials: BTreeMap<Denied, Denial>,
+    /// Packets by slot, direction and outcome.
+    pub(in crate::witness) counters: BTreeMap<(u16, Direction, u8), u64>,
+    /// Packets that passed or were dropped without a record, by slot.
+    pub(in crate::witness) lost: BTreeMap<u16, (u64, u64)>,
+}
+
+/// Why a packet is let in.
+struct Admission {
+    pass: Pass,
+    rule: Option<(String, String)>,
+    untracked: bool,
+    dhcp: bool,
+}
+
+fn model_direction(direction: Direction) -> model::Direction {
+    match direction {
+        Direction::Egress => model::Direction::Egress,
+        Direction::Ingress => model::Direction::Ingress,
+    }
+}
+
+impl World {
+    fn eni_on(&self, link: u32) -> Option<(&Eni, Gate, u16)> {
+        if self.generation == 0 {
+            return None;
+        }
+        let id = self.links.get(&link)?;
+        let at = self.model.enis.iter().position(|eni| eni.id == *id)?;
+        Some((&self.model.enis[at], self.gates[at]?, *self.slots.get(id)?))
+    }
+
+    fn epoch(&self, slot: u16) -> u32 {
+        self.epochs[usize::from(slot)]
+    }
+
+    fn is_exempt(&self, address: IpAddr) -> bool {
+        self.model.exempt().addresses.contains(&address)
+    }
+}
+
+impl Oracle {
+    /// Judges a frame at the gate of a link.
+    pub(in crate::witness) fn judge(
+        &mut self,
+        world: &World,
+        reading: &Reading,
+        link: u32,
+        direction: Direction,
+        now: u32,
+    ) -> Outcome {
+        let case = Case {
+            world,
+            link,
+            direction,
+            now,
+        };
+        let slot = world.eni_on(link).map_or(0, |(_, _, slot)| slot);
+        let as_sent = as_sent(reading, direction);
+        let reading = &as_sent;
+        let judged = match reading {
+            Reading::Nameless(reason) => unless_unknown(&case, *reason),
+            Reading::Arp(arp) => neighbour(&case, |eni| arp_takes_part(&case, eni, arp)),
+            Reading::Ip(ip) => match ip.body {
+                Body::Bad(reason) => unless_unknown(&case, reason),
+                Body::Neighbour { kind, target, .. } => {
+                    neighbour(&case, |eni| discovery_takes_part(&case, eni, ip, kind, target))
+                }
+                _ => self.follow(&case, ip),
+            },
+        };
+        let outcome = match judged {
+            Ok(pass) => Outcome::Pass(pass),
+            Err(reason) => Outcome::Drop(reason),
+        };
+        let packets = match reading {
+            Reading::Ip(ip) => ip.packets,
+            _ => 1,
+        };
+        if outcome != Outcome::Pass(Pass::Tracked) {
+            *self.counters.entry((slot, direction, outcome.number())).or_default() += packets;
+        }
+        // Neighbour discovery leaves no record, as ARP.
+        if let (Outcome::Drop(reason), Reading::Ip(ip)) = (outcome, reading)
+            && slot > 0
+            && !matches!(ip.body, Body::Neighbour { .. })
+        {
+            self.record(&case, ip, reason, slot);
+        }
+        outcome
+    }
+
+    /// Keeps a denied packet.
+    fn record(&mut self, case: &Case<'_>, ip: &Ip, reason: Reason, slot: u16) {
+        let (local, remote) = case.ends(ip);
+        let ports = match ip.body {
+            Body::Ports {
+                source, destination, ..
+            } => case.of_ends(source, destination),
+            _ => (0, 0),
+        };
+        let name = (slot, case.direction, local, remote, ip.protocol, ports, reason as u8);
+        let limit = case
+            .world
+            .eni_on(case.link)
+            .map_or(0, |(_, gate, _)| gate.denials as usize);
+        let of_slot = self.denials.keys().filter(|name| name.0 == slot).count();
+        let of_family = self
+            .denials
+            .keys()
+            .filter(|name| name.2.is_ipv6() == local.is_ipv6())
+            .count();
+        let is_new = !self.denials.contains_key(&name);
+        if is_new && (of_slot >= limit || of_family >= case.world.room) {
+            self.lost.entry(slot).or_default().1 += ip.packets;
+            return;
+        }
+        let denial = self.denials.entry(name).or_default();
+        denial.totals.packets += ip.packets;
+        denial.totals.bytes += ip.bytes;
+        denial.last = case.now;
+        let flags = match ip.body {
+            Body::Ports { flags, .. } => record_flags(flags),
+            _ => 0,
+        };
+        denial.windows.entry(case.world.window).or_default()[case.direction as usize] |= flags;
+    }
+
+    /// Passes what belongs to a connection, and judges the rest.
+    fn follow(&mut self, case: &Case<'_>, ip: &Ip) -> Result<Pass, Reason> {
+        let (opens, is_error) = match ip.body {
+            Body::Ports { flags, .. } => (ip.protocol == 6 && flags & 0b1_0111 == 2, false),
+            Body::Icmp { kind, .. } => (false, is_error(ip.source.is_ipv6(), kind)),
+            _ => (false, false),
+        };
+        let names = case.names(ip);
+        for name in &names {
+            let Some(entry) = self.conns.get_mut(name) else {
+                continue;
+            };
+            let idle = case.now.wrapping_sub(entry.last) > entry.timeout(ip.protocol, case.world);
+            if entry.epoch != case.world.epoch(entry.slot) || idle || is_error || opens && entry.is_closed() {
+                continue;
+            }
+            let cut = entry.untracked || case.world.flags & control::CUT != 0;
+            if entry.generation != case.world.generation && cut {
+                if opens {
+                    continue;
+                }
+                let opener = entry.opener;
+                let admission = self.admit(case, ip, opener)?;
+                return self.enter(case, ip, name, opener, true, admission);
+            }
+            entry.count(case, ip);
+            return Ok(Pass::Tracked);
+        }
+        let admission = self.admit(case, ip, case.direction)?;
+        let name = names.last().expect("a packet has a name");
+        self.enter(case, ip, name, case.direction, false, admission)
+    }
+
+    /// Judges a packet by the rules of a direction.
+    fn admit(&self, case: &Case<'_>, ip: &Ip, judged: Direction) -> Result<Admission, Reason> {
+        let world = case.world;
+        let (eni, gate, _) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+        if gate.isolated {
+            return Err(Reason::Isolated);
+        }
+        let (local, remote) = case.ends(ip);
+        let own = eni.addresses.contains(&local);
+        let exempt = |dhcp| {
+            Ok(Admission {
+                pass: Pass::Exempt,
+                rule: None,
+                untracked: false,
+                dhcp,
+            })
+        };
+        if case.direction == Direction::Egress && world.model.exempt().dhcp && case.is_dhcp(ip) {
+            let unknown = match local {
+                IpAddr::V4(address) => address.is_unspecified(),
+                IpAddr::V6(_) => is_link_local(local),
+            };
+            if own || unknown {
+                return exempt(true);
+            }
+        }
+        if eni.source_dest_check && !own {
+            return Err(match case.direction {
+                Direction::Egress => Reason::SpoofedSource,
+                Direction::Ingress => Reason::NotForTask,
+            });
+        }
+        if case.direction == Direction::Ingress && eni.addresses.contains(&remote) {
+            return Err(Reason::SpoofedSource);
+        }
+        if let Some(about) = self.related(case, ip) {
+            return Ok(Admission {
+                pass: Pass::IcmpError,
+                rule: about.rule.clone(),
+                untracked: false,
+                dhcp: false,
+            });
+        }
+        if judged == Direction::Egress && world.is_exempt(remote) {
+            return exempt(false);
+        }
+        let packet = Case::asked(ip, remote, judged != case.direction);
+        let allowed = oracle::judge(&world.model, eni, model_direction(judged), &packet).ok_or(Reason::NoRule)?;
+        Ok(Admission {
+            pass: Pass::Rule,
+            rule: Some((world.model.group(allowed.group).id.clone(), allowed.rule.id.clone())),
+            untracked: allowed.untracked,
+            dhcp: false,
+        })
+    }
+
+    /// The live connection that a packet is an error about, if the settings let such errors through.
+    fn related(&self, case: &Case<'_>, ip: &Ip) -> Option<&Entry> {
+        let world = case.world;
+        let Body::Icmp {
+            kind,
+            code,
+            quoted: Some(quoted),
+            ..
+        } = &ip.body
+        else {
+            return None;
+        };
+        let pmtu = if ip.source.is_ipv6() {
+            *kind == 2
+        } else {
+            (*kind, *code) == (3, 4)
+        };
+        let wants = if pmtu { control::ICMP_PMTU } else { control::ICMP_ALL };
+        if world.flags & wants == 0 {
+            return None;
+        }
+        // It goes to whoever sent what it quotes. Routers speak to the task; the task speaks for itself.
+        if ip.destination != quoted.source || case.direction == Direction::Egress && ip.source != quoted.destination {
+            return None;
+        }
+        if let Body::Icmp { kind, .. } = quoted.body {
+            exchange(ip.source.is_ipv6(), kind)?;
+        }
+        let back = Case {
+            direction: case.direction.opposite(),
+            ..*case
+        };
+        let names = back.names(quoted);
+        // DHCP goes by the name of any of a task's servers.
+        let name = names.first().filter(|name| name.addresses == back.ends(quoted))?;
+        let entry = self.conns.get(name)?;
+        let idle = case.now.wrapping_sub(entry.last) > entry.timeout(quoted.protocol, world);
+        let cut = entry.untracked || world.flags & control::CUT != 0;
+        let changed = entry.generation != world.generation && cut;
+        let live = entry.epoch == world.epoch(entry.slot) && !idle && !changed;
+        live.then_some(entry)
+    }
+
+    /// Keeps an allowed packet.
+    fn enter(
+        &mut self,
+        case: &Case<'_>,
+        ip: &Ip,
+        name: &Name,
+        opener: Direction,
+        goes_on: bool,
+        admission: Admission,
+    ) -> Result<Pass, Reason> {
+        let world = case.world;
+        let (_, gate, slot) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+        let name = if admission.dhcp { as_dhcp(name) } else { name.clone() };
+        if !self.conns.contains_key(&name) {
+            let of_slot = self.conns.values().filter(|entry| entry.slot == slot).count();
+            let of_family = self.conns.keys().filter(|other| other.is_v6() == name.is_v6()).count();
+            let refused = if of_slot >= gate.connections as usize {
+                Some(Reason::TaskConnectionsFull)
+            } else if of_family >= world.room {
+                Some(Reason::ConnectionsFull)
+            } else {
+                None
+            };
+            match refused {
+                Some(reason) if !admission.untracked => return Err(reason),
+                Some(_) => {
+                    self.lost.entry(slot).or_default().0 += ip.packets;
+                    return Ok(admission.pass);
+                }
+                None => {}
+            }
+        }
+        let new = Entry {
+            totals: [Count::default(); 2],
+            last: case.now,
+            slot,
+            epoch: world.epoch(slot),
+            generation: world.generation,
+            rule: admission.rule,
+            opener,
+            untracked: admission.untracked,
+            replied: false,
+            confirmed: false,
+            fin: [false; 2],
+            reset: [false; 2],
+            windows: BTreeMap::new(),
+        };
+        let entry = match self.conns.remove(&name) {
+            // Totals and flags of a window only grow; a life is kept where the connection goes on.
+            Some(old) if goes_on => Entry {
+                totals: old.totals,
+                windows: old.windows,
+                replied: old.replied,
+                confirmed: old.confirmed,
+                fin: old.fin,
+                reset: old.reset,
+                ..new
+            },
+            Some(old) => Entry {
+                totals: old.totals,
+                windows: old.windows,
+                ..new
+            },
+            None => new,
+        };
+        self.conns.entry(name).or_insert(entry).count(case, ip);
+        Ok(admission.pass)
+    }
+}
+
+fn unless_unknown(case: &Case<'_>, reason: Reason) -> Result<Pass, Reason> {
+    Err(case.world.eni_on(case.link).map_or(Reason::UnknownTask, |_| reason))
+}

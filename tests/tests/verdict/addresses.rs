@@ -1,0 +1,203 @@
+//! A task sends and receives as itself, and what it opens to the platform's own services needs no rule.
+
+use anyhow::Result;
+use taskgate::model::AddressList;
+use taskgate_ebpf::abi::Direction;
+use taskgate_tests::scene::{all_gated, frames::*, model::member, on_host_and_in_kernel};
+
+use super::*;
+
+const METADATA: &str = "169.254.169.254";
+const METADATA6: &str = "fd00:ec2::254";
+
+fn open() -> Model {
+    let any = [(Protocol::All, "0.0.0.0/0"), (Protocol::All, "::/0")];
+    with_rules(&any, &any)
+}
+
+fn from_to(source: &str, destination: &str) -> Vec<u8> {
+    ip(at(source), at(destination), 6, &tcp(40000, 80, flags::SYN, b""))
+}
+
+#[test]
+fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for checks in [true, false] {
+            let mut model = open();
+            model.enis[0].source_dest_check = checks;
+            // An address that is somebody else's, on this host or not.
+            model.enis.push(member("other", &["10.9.0.6"], &[0]));
+            stage.set(model)?;
+            for (source, destination, own) in [
+                (TASK4, STRANGER4, true),
+                (TASK6, STRANGER6, true),
+                ("10.9.0.6", STRANGER4, false),
+                ("10.9.0.99", STRANGER4, false),
+                ("2001:db8:9::99", STRANGER6, false),
+                ("fe80::5", STRANGER6, false),
+                ("0.0.0.0", STRANGER4, false),
+            ] {
+                let out = from_to(source, destination);
+                assert_eq!(stage.egress(&out)?, own || !checks, "from {source}, {}", stage.name);
+                let toward = ip(at(destination), at(source), 6, &tcp(80, 443, flags::SYN, b""));
+                assert_eq!(stage.ingress(&toward)?, own || !checks, "to {source}, {}", stage.name);
+            }
+            // From outside with the task's own address, whatever is checked.
+            assert!(!stage.ingress(&from_to(TASK4, TASK4))?);
+            assert!(!stage.ingress(&from_to(TASK6, TASK6))?);
+        }
+        stage.set(open())?;
+        assert!(!stage.egress(&from_to("10.9.0.99", STRANGER4))?);
+        assert!(!stage.ingress(&from_to(STRANGER4, "10.9.0.99"))?);
+        stage.assert_lines(
+            "reasons",
+            &[
+                "count task egress spoofed-source 1",
+                "count task ingress not-for-task 1",
+                "denied task egress tcp 10.9.0.99:40000 203.0.113.9:80 spoofed-source, 1 packets 40 bytes flags 2",
+                "denied task ingress tcp 10.9.0.99:80 203.0.113.9:40000 not-for-task, 1 packets 40 bytes flags 2",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_task_opens_to_the_platform_needs_no_rule() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(with_rules(&[], &[]))?;
+        assert!(stage.egress(&from_to(TASK4, METADATA))?);
+        assert!(stage.ingress(&ip(at(METADATA), at(TASK4), 6, &tcp(80, 40000, flags::SYN_ACK, b"")))?);
+        assert!(stage.egress(&from_to(TASK6, METADATA6))?);
+        stage.assert_lines(
+            "exempt",
+            &[
+                "conn task tcp 10.9.0.5:40000 169.254.169.254:80 by exempt, egress 1 packets 40 bytes flags 2, ingress 1 packets 40 bytes flags 18: replied",
+                "conn task tcp [2001:db8:9::5]:40000 [fd00:ec2::254]:80 by exempt, egress 1 packets 60 bytes flags 2, ingress 0 packets 0 bytes:",
+                "count task egress exempt 2",
+            ],
+        );
+        let mut none = with_rules(&[], &[]);
+        none.settings.exempt = AddressList::None;
+        stage.set(none)?;
+        assert!(!stage.egress(&from_to(TASK4, METADATA))?);
+        let mut listed = with_rules(&[], &[]);
+        listed.settings.exempt = AddressList::List(vec![at(STRANGER4)]);
+        stage.set(listed)?;
+        assert!(!stage.egress(&from_to(TASK4, METADATA))?);
+        assert!(stage.egress(&from_to(TASK4, STRANGER4))?);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_exempt_address_as_a_source_from_outside_opens_nothing() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(with_rules(&[], &[]))?;
+        assert!(!stage.ingress(&from_to(METADATA, TASK4))?);
+        assert!(!stage.ingress(&from_to(METADATA6, TASK6))?);
+        // Nor in IPv6 with IPv4's address, nor by a task that is not who it says.
+        assert!(!stage.egress(&from_to(TASK6, "::ffff:169.254.169.254"))?);
+        assert!(!stage.egress(&from_to("10.9.0.99", METADATA))?);
+        stage.assert_lines(
+            "denied",
+            &[
+                "count task egress malformed 1",
+                "count task egress spoofed-source 1",
+                "count task ingress no-rule 2",
+                "denied task egress tcp 10.9.0.99:40000 169.254.169.254:80 spoofed-source, 1 packets 40 bytes flags 2",
+                "denied task egress tcp [2001:db8:9::5]:0 [::ffff:169.254.169.254]:0 malformed, 1 packets 60 bytes",
+                "denied task ingress tcp 10.9.0.5:80 169.254.169.254:40000 no-rule, 1 packets 40 bytes flags 2",
+                "denied task ingress tcp [2001:db8:9::5]:80 [fd00:ec2::254]:40000 no-rule, 1 packets 60 bytes flags 2",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn dhcp_that_the_task_begins_is_answered_from_anywhere() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let ask = |source: &str| ip(at(source), at("255.255.255.255"), 17, &udp(68, 67, b"discover"));
+        let offer = |to: &str| ip(at("10.9.0.1"), at(to), 17, &udp(67, 68, b"offer"));
+        stage.set(with_rules(&[], &[]))?;
+        assert!(!stage.ingress(&offer("10.9.0.44"))?, "before the task asks");
+        assert!(stage.egress(&ask("0.0.0.0"))?);
+        assert!(stage.ingress(&offer("10.9.0.44"))?);
+        assert!(stage.ingress(&offer("255.255.255.255"))?);
+        assert!(stage.egress(&ask(TASK4))?, "as itself");
+        assert!(!stage.egress(&ask("10.9.0.44"))?, "as somebody else");
+        assert!(
+            !stage.egress(&ip(at("0.0.0.0"), at("0.0.0.0"), 17, &udp(68, 67, b"")))?,
+            "to nobody"
+        );
+        assert!(
+            !stage.egress(&ip(at("0.0.0.0"), at("10.9.0.1"), 17, &udp(68, 67, b"")))?,
+            "to one server"
+        );
+        assert!(
+            !stage.ingress(&ip(at("10.9.0.1"), at("10.9.0.44"), 17, &udp(67, 69, b"")))?,
+            "another port"
+        );
+        let solicit = ip(at("fe80::5"), at("ff02::1:2"), 17, &udp(546, 547, b"solicit"));
+        assert!(stage.egress(&solicit)?);
+        assert!(stage.ingress(&ip(at("fe80::1"), at("fe80::5"), 17, &udp(547, 546, b"advertise")))?);
+        stage.wait(31)?;
+        assert!(!stage.ingress(&offer("10.9.0.44"))?, "too late");
+        stage.assert_lines(
+            "DHCP",
+            &[
+                "conn task udp 0.0.0.0:68 255.255.255.255:67 by exempt, egress 2 packets 72 bytes, ingress 2 packets 66 bytes:",
+                "conn task udp [fe80::]:546 [ff02::1:2]:547 by exempt, egress 1 packets 55 bytes, ingress 1 packets 57 bytes: replied",
+                "count task egress exempt 3",
+                "count task egress spoofed-source 3",
+                "count task ingress not-for-task 3",
+                "denied task egress udp 0.0.0.0:68 0.0.0.0:67 spoofed-source, 1 packets 28 bytes",
+                "denied task egress udp 0.0.0.0:68 10.9.0.1:67 spoofed-source, 1 packets 28 bytes",
+                "denied task egress udp 10.9.0.44:68 255.255.255.255:67 spoofed-source, 1 packets 36 bytes",
+                "denied task ingress udp 10.9.0.44:68 10.9.0.1:67 not-for-task, 2 packets 66 bytes",
+                "denied task ingress udp 10.9.0.44:69 10.9.0.1:67 not-for-task, 1 packets 28 bytes",
+            ],
+        );
+        let mut none = with_rules(&[], &[]);
+        none.settings.exempt = AddressList::None;
+        stage.set(none)?;
+        assert!(!stage.egress(&ask("0.0.0.0"))?);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_link_that_is_nobodys_and_a_task_that_is_isolated_pass_nothing() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(open())?;
+        assert!(!stage.send(Direction::Egress, 3, &from_to(TASK4, STRANGER4))?);
+        assert!(!stage.send(Direction::Ingress, 3, &from_to(STRANGER4, TASK4))?);
+        assert!(!stage.send(Direction::Egress, 3, &arp(1, at(TASK4), at("10.9.0.1")))?);
+        stage.assert_lines(
+            "nobody's",
+            &[
+                "count nobody egress unknown-task 2",
+                "count nobody ingress unknown-task 1",
+            ],
+        );
+
+        stage.set_with(open(), &|eni| {
+            let gate = all_gated(eni)?;
+            Some(taskgate::compile::Gate { isolated: true, ..gate })
+        })?;
+        assert!(!stage.egress(&from_to(TASK4, METADATA))?);
+        assert!(!stage.egress(&arp(1, at(TASK4), at("10.9.0.1")))?);
+        assert!(!stage.ingress(&from_to(STRANGER4, TASK4))?);
+        stage.assert_lines(
+            "isolated",
+            &[
+                "count task egress isolated 2",
+                "count task ingress isolated 1",
+                "denied task egress tcp 10.9.0.5:40000 169.254.169.254:80 isolated, 1 packets 40 bytes flags 2",
+                "denied task ingress tcp 10.9.0.5:80 203.0.113.9:40000 isolated, 1 packets 40 bytes flags 2",
+            ],
+        );
+        Ok(())
+    })
+}

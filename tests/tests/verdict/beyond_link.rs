@@ -1,0 +1,114 @@
+//! Neighbour discovery by a task that no egress rule lets anything out of.
+
+use anyhow::Result;
+use taskgate_tests::scene::{frames::*, on_host_and_in_kernel};
+
+use super::*;
+
+const ALL_NODES: &str = "ff02::1";
+const HOST_LINK_LOCAL: &str = "fe80::1";
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// A message with `extra` bytes of options behind its target.
+fn message(source: &str, destination: &str, kind: u8, target: &str, extra: usize) -> Vec<u8> {
+    let plain = neighbour(at(source), at(destination), kind, at(target));
+    let payload = [&plain[54..], &vec![7; extra]].concat();
+    ipv6(at(source), at(destination), 58, 255, &payload)
+}
+
+/// Sends one from the task, and asserts the verdict and all that it leaves.
+fn one(name: &str, frame: &[u8], passes: bool, left: &[&str]) -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        assert_eq!(stage.egress(frame)?, passes, "{name}, {}", stage.name);
+        stage.assert_lines(name, left);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_stays_on_the_link_needs_no_rule() -> Result<()> {
+    for (name, frame) in [
+        ("asks all", message(TASK6, "ff02::1:ff00:7", SOLICITATION, PEER6, 8)),
+        (
+            "asks the host",
+            message(TASK6, HOST_LINK_LOCAL, SOLICITATION, HOST_LINK_LOCAL, 8),
+        ),
+        ("asks a neighbour again", message(TASK6, PEER6, SOLICITATION, PEER6, 16)),
+        ("tells all", message(TASK6, ALL_NODES, ADVERTISEMENT, TASK6, 8)),
+        (
+            "tells the host",
+            message(TASK6, HOST_LINK_LOCAL, ADVERTISEMENT, TASK6, 8),
+        ),
+        ("tells a neighbour", message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8)),
+        (
+            "asks for a router",
+            ipv6(at(TASK6), at("ff02::2"), 58, 255, &icmp(133, 0, 0, b"")),
+        ),
+        (
+            "tells what it listens to",
+            ipv6(at(TASK6), at("ff02::16"), 58, 1, &icmp(143, 0, 0, b"")),
+        ),
+    ] {
+        one(name, &frame, true, &["count task egress neighbour 1"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_router_would_carry_on_needs_a_rule() -> Result<()> {
+    for (name, frame, bytes) in [
+        (
+            "a letter in an advertisement",
+            message(TASK6, PEER6, ADVERTISEMENT, TASK6, 24),
+            88,
+        ),
+        (
+            "about another address",
+            message(TASK6, PEER6, ADVERTISEMENT, "fe80::5", 8),
+            72,
+        ),
+        (
+            "a letter in a solicitation",
+            message(TASK6, PEER6, SOLICITATION, PEER6, 24),
+            88,
+        ),
+        (
+            "asks one for another",
+            message(TASK6, PEER6, SOLICITATION, STRANGER6, 8),
+            72,
+        ),
+        (
+            "asks for a router afar",
+            ipv6(at(TASK6), at(PEER6), 58, 255, &icmp(133, 0, 0, b"")),
+            48,
+        ),
+    ] {
+        let denied = format!("denied task egress icmpv6 {TASK6} {PEER6} no-rule, 1 packets {bytes} bytes");
+        one(name, &frame, false, &["count task egress no-rule 1", &denied])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nobody_speaks_for_another_beyond_the_link() -> Result<()> {
+    let left = [
+        "count task egress spoofed-source 1",
+        "denied task egress icmpv6 2001:db8:bad::9 2001:db8:1::7 spoofed-source, 1 packets 72 bytes",
+    ];
+    one(
+        "of its own",
+        &message(STRANGER6, PEER6, ADVERTISEMENT, TASK6, 8),
+        false,
+        &left,
+    )?;
+    // About what it says it is, it is neighbours' business, and refused as such.
+    let left = ["count task egress spoofed-source 1"];
+    one(
+        "of another's",
+        &message(STRANGER6, PEER6, ADVERTISEMENT, STRANGER6, 8),
+        false,
+        &left,
+    )
+}

@@ -1,0 +1,173 @@
+//! What a change of the configuration does to connections that are there.
+
+use anyhow::Result;
+use taskgate::model::OnRuleRemoval;
+use taskgate_ebpf::abi::{Direction, LinkId};
+use taskgate_tests::scene::{frames::*, model::gated, on_host_and_in_kernel};
+
+use super::*;
+
+const ANY: [(Protocol, &str); 1] = [(Protocol::All, "0.0.0.0/0")];
+
+/// Facts: security groups, section 2 (what happens to live flows when policy changes).
+#[test]
+fn a_tracked_connection_outlives_its_rule_and_an_untracked_one_does_not() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        // By a narrow rule, and by one open to any with everything let out.
+        let tracked = with_rules(&[(tcp_to(443, 443), "10.0.1.0/24")], &ANY);
+        let untracked = with_rules(&[(tcp_to(443, 443), "0.0.0.0/0")], &ANY);
+        for (name, model, lives) in [("tracked", tracked, true), ("untracked", untracked, false)] {
+            stage.set(model)?;
+            assert!(stage.ingress(&in4(flags::SYN))?);
+            assert!(stage.egress(&out4(flags::SYN_ACK))?);
+            stage.change(with_rules(&[], &[]))?;
+            assert_eq!(stage.ingress(&in4(flags::ACK))?, lives, "{name}, {}", stage.name);
+            assert_eq!(stage.egress(&out4(flags::ACK))?, lives, "{name}, {}", stage.name);
+        }
+        stage.assert_lines(
+            "the untracked one",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 1 packets 40 bytes flags 18, ingress 1 packets 40 bytes flags 2: ingress untracked replied",
+                "count task egress no-rule 1",
+                "count task ingress no-rule 1",
+                "count task ingress rule 1",
+                "denied task egress tcp 10.9.0.5:443 10.0.1.7:40000 no-rule, 1 packets 40 bytes",
+                "denied task ingress tcp 10.9.0.5:443 10.0.1.7:40000 no-rule, 1 packets 40 bytes",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_connection_that_another_rule_allows_now_goes_on_under_it() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(with_rules(&[(tcp_to(443, 443), "0.0.0.0/0")], &ANY))?;
+        for frame in [in4(flags::SYN), in4(flags::ACK)] {
+            assert!(stage.ingress(&frame)?);
+            assert!(stage.egress(&out4(flags::ACK))?);
+        }
+        stage.change(with_rules(
+            &[(tcp_to(22, 22), "0.0.0.0/0"), (tcp_to(443, 443), "10.0.1.0/24")],
+            &[],
+        ))?;
+        // The task speaks first: it is judged as part of what the peer opened.
+        assert!(stage.egress(&out4(flags::ACK))?);
+        assert!(stage.ingress(&in4(flags::ACK))?);
+        stage.assert_lines(
+            "a connection",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/2, egress 3 packets 120 bytes, ingress 3 packets 120 bytes flags 2: ingress replied confirmed",
+                "count task egress rule 1",
+                "count task ingress rule 1",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn on_rule_removal_cut_judges_tracked_connections_too() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let cutting = |mut model: Model| {
+            model.settings.on_rule_removal = OnRuleRemoval::Cut;
+            model
+        };
+        stage.set(cutting(web()))?;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        stage.change(cutting(web()))?;
+        assert!(stage.egress(&out4(flags::SYN_ACK))?, "its rule still stands");
+        stage.change(cutting(with_rules(&[], &[])))?;
+        assert!(!stage.egress(&out4(flags::ACK))?);
+        assert!(!stage.ingress(&in4(flags::ACK))?);
+        stage.change(cutting(web()))?;
+        assert!(stage.egress(&out4(flags::ACK))?, "and stands again");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_raised_epoch_makes_connections_old_and_their_totals_stay() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        assert!(stage.egress(&out4(flags::SYN_ACK))?);
+        let slot = stage.scene.slot("task")?;
+        stage.scene.writer.raise_epoch(slot)?;
+        assert!(!stage.egress(&out4(flags::ACK))?);
+        assert!(stage.ingress(&in4(flags::ACK))?, "by its rule");
+        assert!(stage.egress(&out4(flags::ACK))?);
+        stage.assert_lines(
+            "the same entry",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 2 packets 80 bytes flags 18, ingress 2 packets 80 bytes flags 2: ingress replied",
+                "count task egress no-rule 1",
+                "count task ingress rule 2",
+                "denied task egress tcp 10.9.0.5:443 10.0.1.7:40000 no-rule, 1 packets 40 bytes",
+            ],
+        );
+        Ok(())
+    })
+}
+
+/// The link's number, the address and the ports are given again to another task.
+#[test]
+fn a_new_task_inherits_no_connection() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        stage.scene.writer.remove_link(LinkId::device(101));
+        assert!(!stage.egress(&out4(flags::SYN_ACK))?, "the link is nobody's");
+        let mut other = web();
+        other.enis = vec![gated("other", &[TASK4, TASK6], &[0])];
+        stage.change(other)?;
+        stage.scene.bind(101, "other")?;
+        assert!(!stage.egress(&out4(flags::SYN_ACK))?);
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        let state = stage.path.state(stage.scene.highest)?;
+        let used: Vec<_> = state.usage.iter().map(|(slot, usage)| (*slot, usage.conns)).collect();
+        assert_eq!(used, [(2, 1)], "the entry counts for the new one alone, {}", stage.name);
+        stage.assert_lines(
+            "another task",
+            &[
+                "conn other tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 2 packets 80 bytes flags 2: ingress",
+                "count nobody egress unknown-task 1",
+                "count other egress no-rule 1",
+                "count other ingress rule 1",
+                "count task ingress rule 1",
+                "denied other egress tcp 10.9.0.5:443 10.0.1.7:40000 no-rule, 1 packets 40 bytes flags 18",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn members_of_a_group_come_and_go() -> Result<()> {
+    use taskgate_tests::scene::model::member;
+    on_host_and_in_kernel(|stage| {
+        let with_members = |addresses: &[&str]| {
+            let mut model = model(
+                vec![
+                    group("web", &[(tcp_to(443, 443), "group:1")], &[]),
+                    group("alb", &[], &[]),
+                ],
+                vec![task()],
+            );
+            model.enis.push(member("alb-1", addresses, &[1]));
+            model
+        };
+        stage.set(with_members(&["10.0.9.9"]))?;
+        assert!(!stage.ingress(&in4(flags::SYN))?);
+        stage.change(with_members(&["10.0.9.9", PEER4]))?;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        stage.change(with_members(&["10.0.9.9"]))?;
+        assert!(stage.egress(&out4(flags::SYN_ACK))?, "a tracked connection lives on");
+        assert!(!stage.send(
+            Direction::Ingress,
+            0,
+            &ip(at(PEER4), at(TASK4), 6, &tcp(40001, 443, flags::SYN, b""))
+        )?);
+        Ok(())
+    })
+}

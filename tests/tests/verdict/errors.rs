@@ -1,0 +1,168 @@
+//! ICMP errors about connections: what they quote decides, as far as the settings go.
+
+use anyhow::Result;
+use taskgate::model::IcmpErrors;
+use taskgate_tests::scene::{Stage, frames::*, on_host_and_in_kernel};
+
+use super::*;
+
+const ROUTER4: &str = "198.51.100.1";
+const ROUTER6: &str = "2001:db8:ffff::1";
+
+/// A connection of each family from the peer to the task, and one settings.
+fn connected(stage: &mut Stage<'_>, errors: IcmpErrors) -> Result<()> {
+    let mut model = web();
+    model.settings.icmp_errors = errors;
+    stage.set(model)?;
+    assert!(stage.ingress(&in4(flags::SYN))?);
+    assert!(stage.ingress(&ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b"")))?);
+    Ok(())
+}
+
+/// An error about a packet, with so much of it.
+fn about(source: &str, destination: &str, (kind, code): (u8, u8), packet: &[u8], length: usize) -> Vec<u8> {
+    let protocol = if at(source).is_ipv6() { 58 } else { 1 };
+    ip(
+        at(source),
+        at(destination),
+        protocol,
+        &icmp(kind, code, 0, &quoted(packet, length)),
+    )
+}
+
+fn out6() -> Vec<u8> {
+    ip(at(TASK6), at(PEER6), 6, &tcp(443, 40000, flags::ACK, b""))
+}
+
+#[test]
+fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (errors, pmtu, others) in [
+            (IcmpErrors::Pmtu, true, false),
+            (IcmpErrors::All, true, true),
+            (IcmpErrors::None, false, false),
+        ] {
+            for (message, is_pmtu) in [((3, 4), true), ((3, 3), false), ((11, 0), false), ((12, 0), false)] {
+                connected(stage, errors)?;
+                let passes = if is_pmtu { pmtu } else { others };
+                let error = about(ROUTER4, TASK4, message, &out4(flags::ACK), 28);
+                assert_eq!(stage.ingress(&error)?, passes, "{errors:?} {message:?}, {}", stage.name);
+            }
+            for (message, is_pmtu) in [((2, 0), true), ((1, 4), false), ((3, 0), false), ((4, 1), false)] {
+                connected(stage, errors)?;
+                let passes = if is_pmtu { pmtu } else { others };
+                let error = about(ROUTER6, TASK6, message, &out6(), 48);
+                assert_eq!(
+                    stage.ingress(&error)?,
+                    passes,
+                    "{errors:?} {message:?} IPv6, {}",
+                    stage.name
+                );
+            }
+            // A redirect is no error.
+            assert!(!stage.ingress(&about(ROUTER4, TASK4, (5, 1), &out4(flags::ACK), 28))?);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_error_is_about_a_live_connection_or_about_nothing() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let wrong_port = ip(at(TASK4), at(PEER4), 6, &tcp(443, 40001, flags::ACK, b""));
+        let wrong_way = in4(flags::ACK);
+        let rows = [
+            ("about it", about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 28), true),
+            ("by the peer", about(PEER4, TASK4, (3, 4), &out4(flags::ACK), 28), true),
+            ("another port", about(ROUTER4, TASK4, (3, 4), &wrong_port, 28), false),
+            (
+                "what the task received",
+                about(ROUTER4, TASK4, (3, 4), &wrong_way, 28),
+                false,
+            ),
+            (
+                "to somebody else",
+                about(ROUTER4, "10.9.0.99", (3, 4), &out4(flags::ACK), 28),
+                false,
+            ),
+            (
+                "seven bytes of its header",
+                about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 27),
+                false,
+            ),
+            (
+                "quoted behind the packet's end",
+                [
+                    about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 0),
+                    quoted(&out4(flags::ACK), 28),
+                ]
+                .concat(),
+                false,
+            ),
+            (
+                "as the task itself, from outside",
+                about(TASK4, TASK4, (3, 4), &out4(flags::ACK), 28),
+                false,
+            ),
+        ];
+        for (name, error, passes) in rows {
+            connected(stage, IcmpErrors::Pmtu)?;
+            assert_eq!(stage.ingress(&error)?, passes, "{name}, {}", stage.name);
+        }
+        connected(stage, IcmpErrors::Pmtu)?;
+        stage.wait(61)?;
+        assert!(
+            !stage.ingress(&about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 28))?,
+            "it is idle"
+        );
+        Ok(())
+    })
+}
+
+/// What the task says of packets that it got: to whoever sent them, and as itself.
+#[test]
+fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let rows = [
+            ("to the peer", about(TASK4, PEER4, (3, 4), &in4(flags::ACK), 28), true),
+            (
+                "to somebody else",
+                about(TASK4, STRANGER4, (3, 4), &in4(flags::ACK), 28),
+                false,
+            ),
+            (
+                "as somebody else",
+                about("10.9.0.99", PEER4, (3, 4), &in4(flags::ACK), 28),
+                false,
+            ),
+            (
+                "of what it sent",
+                about(TASK4, PEER4, (3, 4), &out4(flags::ACK), 28),
+                false,
+            ),
+        ];
+        for (name, error, passes) in rows {
+            connected(stage, IcmpErrors::Pmtu)?;
+            assert_eq!(stage.egress(&error)?, passes, "{name}, {}", stage.name);
+        }
+        Ok(())
+    })
+}
+
+/// All DHCP of a task has one entry: quoting it must not let the task speak to anybody as anybody.
+#[test]
+fn dhcp_vouches_for_no_error() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for errors in [IcmpErrors::Pmtu, IcmpErrors::All] {
+            connected(stage, errors)?;
+            let ask = ip(at("0.0.0.0"), at("255.255.255.255"), 17, &udp(68, 67, b"discover"));
+            assert!(stage.egress(&ask)?);
+            for source in [TASK4, "10.9.0.99"] {
+                let invented = ip(at(STRANGER4), at(source), 17, &udp(67, 68, b"offer"));
+                let error = about(source, STRANGER4, (3, 4), &invented, 28);
+                assert!(!stage.egress(&error)?, "{errors:?} as {source}, {}", stage.name);
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,159 @@
+//! Limits and full tables: one task's share is its own, and nothing that was admitted is lost.
+
+use anyhow::Result;
+use taskgate::compile::Gate;
+use taskgate_ebpf::abi::Direction;
+use taskgate_tests::scene::{Kernel, Stage, frames::*, model::gated, on_host_and_in_kernel};
+
+use super::*;
+
+const OTHER4: &str = "10.9.0.6";
+
+/// Two tasks that let the world in to 443, with so many connections and denied flows for each.
+fn two(stage: &mut Stage<'_>, connections: u32, denials: u32, tracked: bool) -> Result<()> {
+    let peer = if tracked { "10.0.0.0/8" } else { "0.0.0.0/0" };
+    let mut model = with_rules(&[(tcp_to(443, 443), peer)], &[(Protocol::All, "0.0.0.0/0")]);
+    model.enis.push(gated("other", &[OTHER4], &[0]));
+    stage.set_with(model, &|_| {
+        Some(Gate {
+            connections,
+            denials,
+            isolated: false,
+        })
+    })
+}
+
+fn syn_from(port: u16, to: &str, to_port: u16) -> Vec<u8> {
+    ip(at(PEER4), at(to), 6, &tcp(port, to_port, flags::SYN, b""))
+}
+
+/// The counters, what was lost, and how many entries there are.
+fn sums(stage: &mut Stage<'_>) -> Result<(Vec<String>, usize, usize)> {
+    let state = stage.path.state(stage.scene.highest)?;
+    let lines = state.lines(&stage.scene);
+    let sums = lines
+        .into_iter()
+        .filter(|line| line.starts_with("count") || line.starts_with("lost"));
+    Ok((sums.collect(), state.conns.len(), state.denials.len()))
+}
+
+#[test]
+fn a_task_over_its_limit_is_denied_and_others_are_not() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        two(stage, 3, 100, true)?;
+        for port in 1000..1010 {
+            assert_eq!(
+                stage.ingress(&syn_from(port, TASK4, 443))?,
+                port < 1003,
+                "{}",
+                stage.name
+            );
+        }
+        for port in 1000..1003 {
+            let answer = ip(at(TASK4), at(PEER4), 6, &tcp(443, port, flags::SYN_ACK, b""));
+            assert!(stage.egress(&answer)?, "old ones live on");
+            assert!(
+                stage.send(Direction::Ingress, 1, &syn_from(port, OTHER4, 443))?,
+                "another task's share"
+            );
+        }
+        // An idle one makes room for itself alone.
+        stage.wait(61)?;
+        assert!(!stage.ingress(&syn_from(1009, TASK4, 443))?);
+        assert!(stage.ingress(&syn_from(1000, TASK4, 443))?);
+        let expected = [
+            "count other ingress rule 3",
+            "count task ingress rule 4",
+            "count task ingress task-connections-full 8",
+        ];
+        assert_eq!(
+            sums(stage)?,
+            (expected.map(String::from).to_vec(), 6, 7),
+            "{}",
+            stage.name
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn an_untracked_flow_without_room_passes_and_is_counted_as_lost() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        two(stage, 2, 100, false)?;
+        for port in 1000..1005 {
+            assert!(stage.ingress(&syn_from(port, TASK4, 443))?);
+            assert!(stage.ingress(&syn_from(port, TASK4, 443))?);
+        }
+        let expected = ["count task ingress rule 8", "lost task flows 6 denials 0"];
+        assert_eq!(
+            sums(stage)?,
+            (expected.map(String::from).to_vec(), 2, 0),
+            "{}",
+            stage.name
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn denied_flows_beyond_the_limit_are_counted_as_lost() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        two(stage, 100, 2, true)?;
+        for port in 1000..1005 {
+            assert!(!stage.ingress(&syn_from(port, TASK4, 22))?);
+        }
+        assert!(!stage.ingress(&syn_from(1000, TASK4, 22))?, "one that has its record");
+        assert!(
+            !stage.send(Direction::Ingress, 1, &syn_from(1000, OTHER4, 22))?,
+            "another task's share"
+        );
+        let expected = [
+            "count other ingress no-rule 1",
+            "count task ingress no-rule 6",
+            "lost task flows 0 denials 3",
+        ];
+        assert_eq!(
+            sums(stage)?,
+            (expected.map(String::from).to_vec(), 0, 3),
+            "{}",
+            stage.name
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn the_hosts_table_is_full() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        two(stage, 10_000, 10_000, true)?;
+        let room = Kernel::ROOM as u16;
+        for port in 0..room + 5 {
+            assert_eq!(
+                stage.ingress(&syn_from(1000 + port, TASK4, 443))?,
+                port < room,
+                "{}",
+                stage.name
+            );
+        }
+        assert!(
+            !stage.send(Direction::Ingress, 1, &syn_from(1000, OTHER4, 443))?,
+            "nor is there room for another"
+        );
+        assert!(stage.egress(&ip(at(TASK4), at(PEER4), 6, &tcp(443, 1000, flags::SYN_ACK, b"")))?);
+        for port in 0..room + 5 {
+            assert!(!stage.ingress(&syn_from(1000 + port, TASK4, 22))?);
+        }
+        let expected = [
+            "count other ingress connections-full 1",
+            "count task ingress connections-full 5",
+            "count task ingress no-rule 405",
+            "count task ingress rule 400",
+            "lost task flows 0 denials 11",
+        ];
+        let entries = Kernel::ROOM as usize;
+        let (found, conns, denials) = sums(stage)?;
+        assert_eq!((conns, denials), (entries, entries), "{}", stage.name);
+        assert_eq!(found, expected, "{}", stage.name);
+        Ok(())
+    })
+}

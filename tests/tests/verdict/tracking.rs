@@ -1,0 +1,234 @@
+//! The life of a connection: what passes as its part, for how long, and what it counts.
+
+use anyhow::Result;
+use taskgate_ebpf::abi::Direction;
+use taskgate_tests::scene::{Sent, frames::*, model::udp_to, on_host_and_in_kernel};
+
+use super::*;
+
+#[test]
+fn replies_pass_without_a_rule_and_all_is_counted_in_one_entry() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        assert!(!stage.egress(&out4(flags::SYN_ACK))?, "nobody asked yet");
+        for (frame, outgoing) in [
+            (in4(flags::SYN), false),
+            (out4(flags::SYN_ACK), true),
+            (in4(flags::ACK), false),
+            (out4(flags::ACK | flags::FIN), true),
+        ] {
+            let passes = if outgoing {
+                stage.egress(&frame)?
+            } else {
+                stage.ingress(&frame)?
+            };
+            assert!(passes, "{}", stage.name);
+        }
+        stage.assert_lines(
+            "a connection",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 2 packets 80 bytes flags 19, ingress 2 packets 80 bytes flags 2: ingress replied confirmed fin-egress",
+                "count task egress no-rule 1",
+                "count task ingress rule 1",
+                "denied task egress tcp 10.9.0.5:443 10.0.1.7:40000 no-rule, 1 packets 40 bytes flags 18",
+            ],
+        );
+        Ok(())
+    })
+}
+
+/// Facts: security groups, section 2 (idle timeouts); half-open and closed are our own.
+#[test]
+fn an_idle_connection_is_none() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let rules = [
+            (tcp_to(443, 443), "10.0.1.0/24"),
+            (udp_to(53, 53), "10.0.1.0/24"),
+            (Protocol::Number(47), "10.0.1.0/24"),
+        ];
+        let udp_in = || ip(at(PEER4), at(TASK4), 17, &udp(5353, 53, b""));
+        let udp_out = || ip(at(TASK4), at(PEER4), 17, &udp(53, 5353, b""));
+        let gre_in = || ip(at(PEER4), at(TASK4), 47, b"gre");
+        let gre_out = || ip(at(TASK4), at(PEER4), 47, b"gre");
+        // What is sent in turn, the first one in; then what still passes out after so many seconds, and not later.
+        let rows = [
+            ("half-open TCP", vec![in4(flags::SYN)], out4(flags::SYN_ACK), 60),
+            (
+                "established TCP",
+                vec![in4(flags::SYN), out4(flags::SYN_ACK), in4(flags::ACK)],
+                out4(flags::ACK),
+                432_000,
+            ),
+            (
+                "closed TCP",
+                vec![in4(flags::SYN), out4(flags::RST)],
+                out4(flags::ACK),
+                10,
+            ),
+            ("UDP", vec![udp_in()], udp_out(), 30),
+            ("a UDP stream", vec![udp_in(), udp_out(), udp_in()], udp_out(), 180),
+            ("another protocol", vec![gre_in()], gre_out(), 600),
+        ];
+        for (name, sent, answer, seconds) in rows {
+            for (late, passes) in [(false, true), (true, false)] {
+                stage.set(with_rules(&rules, &[]))?;
+                for (number, frame) in sent.iter().enumerate() {
+                    let way = if number % 2 == 0 {
+                        Direction::Ingress
+                    } else {
+                        Direction::Egress
+                    };
+                    assert!(stage.send(way, 0, frame)?, "{name} {}", stage.name);
+                }
+                // A second for what really goes by.
+                stage.wait(if late { seconds + 1 } else { seconds - 2 })?;
+                assert_eq!(stage.egress(&answer)?, passes, "{name}, late: {late}, {}", stage.name);
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_syn_on_a_closed_pair_is_judged_anew_and_other_late_packets_are_not() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        for flags in [flags::SYN, flags::ACK, flags::RST] {
+            assert!(stage.ingress(&in4(flags))?);
+        }
+        // The rule that let it in is gone: what is left of the connection passes, a new one does not.
+        stage.change(with_rules(&[], &[]))?;
+        assert!(stage.ingress(&in4(flags::ACK))?);
+        assert!(stage.ingress(&in4(flags::RST))?);
+        assert!(!stage.ingress(&in4(flags::SYN))?);
+        assert!(stage.egress(&out4(flags::ACK))?);
+        stage.change(web())?;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        stage.assert_lines(
+            "the same entry for both",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 1 packets 40 bytes, ingress 6 packets 240 bytes flags 6: ingress",
+                "count task ingress no-rule 1",
+                "count task ingress rule 2",
+                "denied task ingress tcp 10.9.0.5:443 10.0.1.7:40000 no-rule, 1 packets 40 bytes flags 2",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_ping_is_answered_and_nothing_else_is() -> Result<()> {
+    use taskgate::model::IcmpMatch;
+    on_host_and_in_kernel(|stage| {
+        let echo = |from: &str, to: &str, kind, identifier| ip(at(from), at(to), 1, &icmp(kind, 0, identifier, b""));
+        let ping6 = |from: &str, to: &str, kind, identifier| ip(at(from), at(to), 58, &icmp(kind, 0, identifier, b""));
+        stage.set(with_rules(
+            &[],
+            &[
+                (Protocol::Icmp(IcmpMatch::Type(8)), "0.0.0.0/0"),
+                (Protocol::Icmpv6(IcmpMatch::Type(128)), "::/0"),
+            ],
+        ))?;
+        assert!(
+            !stage.ingress(&echo(PEER4, TASK4, 0, 77))?,
+            "an answer before the question"
+        );
+        assert!(stage.egress(&echo(TASK4, PEER4, 8, 77))?);
+        assert!(stage.ingress(&echo(PEER4, TASK4, 0, 77))?);
+        assert!(!stage.ingress(&echo(PEER4, TASK4, 0, 78))?, "another identifier");
+        assert!(!stage.ingress(&echo(STRANGER4, TASK4, 0, 77))?, "another peer");
+        assert!(!stage.ingress(&echo(PEER4, TASK4, 8, 77))?, "a question back");
+        assert!(stage.egress(&ping6(TASK6, PEER6, 128, 5))?);
+        assert!(stage.ingress(&ping6(PEER6, TASK6, 129, 5))?);
+        assert!(!stage.ingress(&ping6(PEER6, TASK6, 128, 5))?);
+        stage.assert_lines(
+            "pings",
+            &[
+                "conn task icmp 10.9.0.5 10.0.1.7 4d:ff10 by web/egress/1, egress 1 packets 28 bytes, ingress 1 packets 28 bytes: replied",
+                "conn task icmpv6 2001:db8:9::5 2001:db8:1::7 5:ff00 by web/egress/2, egress 1 packets 48 bytes, ingress 1 packets 48 bytes: replied",
+                "count task egress rule 2",
+                "count task ingress no-rule 5",
+                "denied task ingress icmp 10.9.0.5 10.0.1.7 no-rule, 3 packets 84 bytes",
+                "denied task ingress icmp 10.9.0.5 203.0.113.9 no-rule, 1 packets 28 bytes",
+                "denied task ingress icmpv6 2001:db8:9::5 2001:db8:1::7 no-rule, 1 packets 48 bytes",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_gso_packet_counts_as_what_is_on_the_wire() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        let large = ip(at(PEER4), at(TASK4), 6, &tcp(40000, 443, flags::ACK, &[0; 2500]));
+        let denied = ip(at(PEER4), at(TASK4), 6, &tcp(40000, 22, flags::ACK, &[0; 2500]));
+        for (frame, segments) in [(&large, (3, 1000)), (&large, (0, 1000)), (&denied, (3, 1000))] {
+            stage.path.judge(&Sent {
+                frame,
+                link: 101,
+                direction: Direction::Ingress,
+                segments,
+            })?;
+        }
+        stage.assert_lines(
+            "segments",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 6 packets 5240 bytes: ingress",
+                "count task ingress no-rule 3",
+                "count task ingress rule 3",
+                "denied task ingress tcp 10.9.0.5:22 10.0.1.7:40000 no-rule, 3 packets 2620 bytes",
+            ],
+        );
+        Ok(())
+    })
+}
+
+/// Whatever the number, also where it is more than a window's entry can hold.
+#[test]
+fn flags_belong_to_their_window() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        for first in [0, 65_534, 29_000_000, u32::MAX - 3] {
+            stage.path.clear()?;
+            stage.scene.set_window(first);
+            assert!(stage.ingress(&in4(flags::SYN))?);
+            assert!(
+                !stage.ingress(
+                    &in4(flags::SYN)
+                        .iter()
+                        .map(|byte| if *byte == 0xbb { 0xbc } else { *byte })
+                        .collect::<Vec<_>>()
+                )?
+            );
+            for (next, expected) in [(0, " flags 2"), (1, ""), (2, "")] {
+                stage.scene.set_window(first + next);
+                let denied = format!(
+                    "denied task ingress tcp 10.9.0.5:444 10.0.1.7:40000 no-rule, 1 packets 40 bytes{expected}"
+                );
+                let conn = format!(
+                    "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 40 bytes{expected}: ingress"
+                );
+                stage.assert_lines(
+                    "a window",
+                    &[
+                        &conn,
+                        "count task ingress no-rule 1",
+                        "count task ingress rule 1",
+                        &denied,
+                    ],
+                );
+            }
+            // The next of the same parity.
+            stage.scene.set_window(first + 2);
+            assert!(stage.ingress(&in4(flags::RST))?);
+            let lines = stage.lines()?;
+            assert!(
+                lines[0].contains("ingress 2 packets 80 bytes flags 4: ingress reset-ingress"),
+                "{lines:?}"
+            );
+        }
+        Ok(())
+    })
+}
