@@ -104,7 +104,7 @@ fn told() -> (Queue, Sender<Result<(), SinkError>>, Receiver<Vec<u8>>) {
     (queue, tell, takes)
 }
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 #[test]
 fn nobody_waits_for_a_reader_that_does_not_read() {
