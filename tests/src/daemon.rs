@@ -173,6 +173,12 @@ impl Daemon {
         self.messages.from(0)
     }
 
+    /// Waits until it has said something that contains `text`.
+    pub fn await_message(&self, text: &str) -> Result<()> {
+        let said = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(text)).then_some(()));
+        self.messages.wait(0, PATIENCE, said)
+    }
+
     /// Waits until the sums of its records satisfy `enough`.
     pub fn await_ledger(&self, mut enough: impl FnMut(&Ledger) -> bool) -> Result<Ledger> {
         self.records.wait(0, PATIENCE, |lines| {

@@ -135,11 +135,26 @@ impl Lab {
     /// Makes a veth pair as a container runtime would: `device` on the host, `eth0` with `addresses` in a namespace of
     /// the task's own, and routes both ways. With `nodad` an IPv6 address is there at once.
     pub fn device(&self, device: &str, addresses: &[&str], nodad: bool) -> Result<Netns> {
+        self.numbered_device(device, None, addresses, nodad)
+    }
+
+    /// As [`Lab::device`]; the host's end has this ifindex, if one is given.
+    pub fn numbered_device(
+        &self,
+        device: &str,
+        ifindex: Option<u32>,
+        addresses: &[&str],
+        nodad: bool,
+    ) -> Result<Netns> {
         let task = Netns::new(device)?;
         if nodad {
             task.set(DAD, "0")?;
         }
-        self.host.add_veth(device, &task, "eth0")?;
+        let number = ifindex.map_or_else(String::new, |ifindex| format!("index {ifindex}"));
+        let path = task.path();
+        self.host.ip(&format!(
+            "link add name {device} {number} type veth peer name eth0 netns {path}"
+        ))?;
         let nodad = if nodad { " nodad" } else { "" };
         let mut host = vec![
             format!("address add 169.254.1.1/32 dev {device}"),

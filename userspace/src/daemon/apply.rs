@@ -82,18 +82,17 @@ impl Daemon {
             gates,
         };
         daemon.gates.clear(model.gated()).await?;
-        let applied = daemon.apply(model).await;
-        match applied.map(|failed| failed.into_iter().next()) {
-            Ok(None) => Ok(daemon),
-            Ok(Some(error)) | Err(error) => {
-                daemon.gates.end().await;
-                Err(error)
-            }
-        }
+        let wrong = match daemon.apply(model).await {
+            Ok(wrong) => wrong.into_iter().next(),
+            Err(error) => Some(error),
+        };
+        let Some(error) = wrong else { return Ok(daemon) };
+        daemon.gates.end().await;
+        Err(error)
     }
 
-    /// Switches to a configuration. An error leaves everything as it was; what failed after the switch is given: a task
-    /// that is not gated, where all others are.
+    /// Switches to a configuration. An error leaves everything as it was. Otherwise the configuration is in force, and
+    /// what is given tells of the tasks that could not be bound to their links.
     pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
         self.gates.check(model.gated()).await?;
         let compiled = compile(&model, self.options.denials, &mut self.book, &mut self.sets)?;
@@ -120,17 +119,16 @@ impl Daemon {
             );
         }
         self.bind_records(&model, &slots);
-        let reconfigured = self.records.reconfigure(&model, timeouts, &self.writer);
+        self.records.reconfigure(&model, timeouts, &self.writer);
         self.model = model;
         let gated: Vec<(&Eni, u16)> = self
             .model
             .gated()
             .filter_map(|eni| Some((eni, slots.iter().find(|(id, _)| *id == eni.id)?.1)))
             .collect();
-        let mut failed = self.gates.follow(&gated, &mut self.writer).await;
-        failed.extend(reconfigured.err());
+        let wrong = self.gates.follow(&gated, &mut self.writer).await;
         self.settle();
-        Ok(failed)
+        Ok(wrong)
     }
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.

@@ -70,6 +70,15 @@ pub enum RunError {
         #[source]
         cause: EniError,
     },
+    /// An ENI that is there cannot be given its new addresses.
+    #[error("task `{task}` does not have the addresses that it should have")]
+    Addresses {
+        /// The task.
+        task: String,
+        /// Why not.
+        #[source]
+        cause: EniError,
+    },
     /// The kernel's network side does not answer.
     #[error(transparent)]
     Netlink(#[from] Refused),

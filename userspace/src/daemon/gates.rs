@@ -26,7 +26,7 @@ struct Task {
     slot: u16,
     /// The gate, once its link is there.
     gate: Option<Gate>,
-    /// The ENI, if taskgate made it.
+    /// The ENI, if taskgate made it. Without a gate its link is gone, and only its namespace is left.
     made: Option<TaskEni>,
 }
 
@@ -93,7 +93,7 @@ impl Gates {
     }
 
     /// Gates the tasks of a configuration that was just switched to, and closes the gates of those that it no longer
-    /// names. `enis`: the gated ones with their slots. All are tried; gives what failed.
+    /// names. `enis`: the gated ones with their slots. All are tried; gives what went wrong.
     pub(super) async fn follow(&mut self, enis: &[(&Eni, u16)], writer: &mut Writer) -> Vec<RunError> {
         let gone: Vec<String> = self
             .tasks
@@ -110,7 +110,7 @@ impl Gates {
                 self.dismiss(task, writer).await;
             }
         }
-        let mut failed = Vec::new();
+        let mut wrong = self.readdress(enis).await;
         for (eni, slot) in enis {
             let Some(binding) = &eni.binding else { continue };
             if !self.tasks.contains_key(&eni.id) {
@@ -124,9 +124,35 @@ impl Gates {
                 };
                 self.tasks.insert(eni.id.clone(), task);
             }
-            failed.extend(self.bind(eni, writer).await.err());
+            wrong.extend(self.bind(eni, writer).await.err());
         }
-        failed
+        wrong
+    }
+
+    /// Gives ENIs that taskgate made the addresses that they have now. Gives what went wrong.
+    async fn readdress(&mut self, enis: &[(&Eni, u16)]) -> Vec<RunError> {
+        let mut wrong = Vec::new();
+        // An address may move from one to another.
+        for withdraws in [true, false] {
+            for (eni, _) in enis {
+                let task = self.tasks.get_mut(&eni.id).filter(|task| task.gate.is_some());
+                let Some(task) = task else { continue };
+                let Some(made) = &mut task.made else { continue };
+                let done = if withdraws {
+                    made.withdraw(&self.netlink, &eni.addresses).await.map(|()| Vec::new())
+                } else {
+                    made.assign(&self.netlink, &eni.addresses).await
+                };
+                match done {
+                    Ok(warnings) => tell(&mut self.said, &task.name, &warnings),
+                    Err(cause) => wrong.push(RunError::Addresses {
+                        task: task.name.clone(),
+                        cause,
+                    }),
+                }
+            }
+        }
+        wrong
     }
 
     /// Brings a task's gate up, if its link is there.
@@ -172,17 +198,7 @@ impl Gates {
                     task: task.name.clone(),
                     cause,
                 })?;
-                for warning in made.warnings() {
-                    match warning {
-                        // What the host lacks it lacks for every task.
-                        EniWarning::ForwardingOff { .. } if self.said.contains(warning) => {}
-                        EniWarning::ForwardingOff { .. } => {
-                            warn!("{warning}");
-                            self.said.push(warning.clone());
-                        }
-                        EniWarning::Setting { .. } => warn!("task `{}`: {warning}", task.name),
-                    }
-                }
+                tell(&mut self.said, &task.name, made.warnings());
                 info!(
                     "task `{}` is gated on link `{}`, made for namespace `{namespace}`",
                     task.name,
@@ -204,8 +220,7 @@ impl Gates {
         }
         match task.made {
             Some(made) => {
-                self.unmake(&task.name, made).await;
-                drop(task.gate);
+                self.unmake(&task.name, made, task.gate).await;
                 info!("task `{}` is gone, and its ENI with it", task.name);
             }
             None => {
@@ -221,9 +236,15 @@ impl Gates {
         }
     }
 
-    async fn unmake(&self, task: &str, made: TaskEni) {
+    /// Takes away what taskgate made, and then its gate.
+    async fn unmake(&self, task: &str, made: TaskEni, gate: Option<Gate>) {
         let link = made.link().name.clone();
-        if let Err(refused) = made.remove(&self.netlink).await {
+        let removed = if gate.is_some() {
+            made.remove(&self.netlink).await
+        } else {
+            made.remove_namespace()
+        };
+        if let Err(refused) = removed {
             warn!(
                 "the ENI of task `{task}` (link `{link}`) is not wholly removed: {}",
                 chain(&refused)
@@ -234,7 +255,9 @@ impl Gates {
     /// Follows a link that came or went. `enis`: as in [`Gates::follow`].
     pub(super) async fn event(&mut self, event: &LinkEvent, enis: &[&Eni], writer: &mut Writer) {
         match event {
-            LinkEvent::Present { name, .. } => {
+            LinkEvent::Present { name, ifindex } => {
+                // Where messages were lost another link may have come to its name and number unseen.
+                self.lose(*ifindex, name, true, writer);
                 let waits = |eni: &&&Eni| matches!(&eni.binding, Some(Binding::Device(device)) if device == name);
                 if let Some(eni) = enis.iter().find(waits)
                     && let Err(error) = self.bind(eni, writer).await
@@ -245,32 +268,38 @@ impl Gates {
             LinkEvent::Gone { name, ifindex } => {
                 self.closed
                     .retain(|gate| gate.link().ifindex != *ifindex || !is_gone(gate));
-                let Some(task) = self
-                    .tasks
-                    .values_mut()
-                    .find(|task| task.gate.as_ref().is_some_and(|gate| gate.link().ifindex == *ifindex))
-                else {
-                    return;
-                };
-                let Some(gate) = task.gate.take() else { return };
-                writer.remove_link(LinkId::device(*ifindex));
-                // A link that only has another name now keeps its gate, closed.
-                if is_gone(&gate) {
-                    info!("task `{}`: link `{name}` is gone", task.name);
-                } else {
-                    warn!(
-                        "task `{}`: link `{name}` has another name now, and passes nothing under it",
-                        task.name
-                    );
-                    self.closed.push(gate);
-                }
-                if task.made.take().is_some() {
-                    warn!(
-                        "task `{}`: the ENI that taskgate made was taken away; a reload makes it again",
-                        task.name
-                    );
-                }
+                self.lose(*ifindex, name, false, writer);
             }
+        }
+    }
+
+    /// Closes the gate of a link that went, or that another name has; `if_gone`: only of one that went.
+    fn lose(&mut self, ifindex: u32, name: &str, if_gone: bool, writer: &mut Writer) {
+        let has = |task: &&mut Task| task.gate.as_ref().is_some_and(|gate| gate.link().ifindex == ifindex);
+        let Some(task) = self.tasks.values_mut().find(has) else {
+            return;
+        };
+        let Some(gate) = task.gate.take() else { return };
+        let gone = is_gone(&gate);
+        // What taskgate made is its task's under any name.
+        if !gone && (if_gone || task.made.is_some()) {
+            task.gate = Some(gate);
+            return;
+        }
+        writer.remove_link(LinkId::device(ifindex));
+        if !gone {
+            warn!(
+                "task `{}`: link `{name}` has another name now, and passes nothing under it",
+                task.name
+            );
+            self.closed.push(gate);
+        } else if task.made.is_some() {
+            warn!(
+                "task `{}`: link `{name}`, which taskgate made, was taken away; a reload makes it again",
+                task.name
+            );
+        } else {
+            info!("task `{}`: link `{name}` is gone", task.name);
         }
     }
 
@@ -285,10 +314,7 @@ impl Gates {
         let mut opened = Vec::new();
         for (_, task) in std::mem::take(&mut self.tasks) {
             match (task.made, task.gate) {
-                (Some(made), gate) => {
-                    self.unmake(&task.name, made).await;
-                    drop(gate);
-                }
+                (Some(made), gate) => self.unmake(&task.name, made, gate).await,
                 (None, Some(gate)) => opened.push(gate),
                 (None, None) => {}
             }
@@ -314,6 +340,20 @@ fn attach(object: &mut Object, writer: &mut Writer, link: &Link, slot: u16) -> R
     let id = LinkId::device(link.ifindex);
     writer.add_link(id, slot).map_err(GateError::Image)?;
     object.attach(link).inspect_err(|_| writer.remove_link(id))
+}
+
+/// Logs what limits a task's ENI. What the host lacks it lacks for every task: that is said once.
+fn tell(said: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarning]) {
+    for warning in warnings {
+        match warning {
+            EniWarning::ForwardingOff { .. } if said.contains(warning) => {}
+            EniWarning::ForwardingOff { .. } => {
+                warn!("{warning}");
+                said.push(warning.clone());
+            }
+            EniWarning::Setting { .. } => warn!("task `{task}`: {warning}"),
+        }
+    }
 }
 
 fn is_gone(gate: &Gate) -> bool {

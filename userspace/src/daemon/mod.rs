@@ -127,17 +127,21 @@ async fn reload(options: &RunOptions, daemon: &mut Daemon) {
         Err(error) => Err(error),
     };
     match done {
-        Ok(failed) => {
+        Ok(wrong) => {
+            for error in &wrong {
+                error!("{}", error::chain(error));
+            }
+            let but = if wrong.is_empty() { "" } else { ", but not wholly" };
             info!(
-                "reloaded: generation {}, {}",
+                "reloaded{but}: generation {}, {}",
                 daemon.generation(),
                 daemon.gates_summary()
             );
-            for error in failed {
-                error!("the new configuration is in force, but {}", error.chain());
-            }
         }
-        Err(error) => error!("reload refused, the configuration in force stays: {}", error.chain()),
+        Err(error) => error!(
+            "reload refused, the configuration in force stays: {}",
+            error::chain(&error)
+        ),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Capture windows: closed in time, written, and what is over removed.
 
+use std::{sync::atomic::AtomicU64, time::Duration};
+
 use log::{error, warn};
+use taskgate_ebpf::abi::image::TIMEOUTS;
 
 use super::{RunError, error::chain, unix_time};
 use crate::{
@@ -9,11 +12,12 @@ use crate::{
     flowlog::{Collector, LoggedEni, Outputs, Unlogged},
     model::{FlowLog, Model},
 };
-use std::sync::atomic::AtomicU64;
-use taskgate_ebpf::abi::image::TIMEOUTS;
 
 /// The image, mapped.
 pub(super) type Writer = ImageWriter<Shared<AtomicU64>>;
+
+/// How long a reader of flow records may take nothing before taskgate ends without it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the records are made with.
 pub(super) struct Records {
@@ -54,21 +58,15 @@ impl Records {
     }
 
     /// Takes over what a new configuration says of records.
-    pub(super) fn reconfigure(
-        &mut self,
-        model: &Model,
-        timeouts: [u32; TIMEOUTS],
-        writer: &Writer,
-    ) -> Result<(), RunError> {
+    pub(super) fn reconfigure(&mut self, model: &Model, timeouts: [u32; TIMEOUTS], writer: &Writer) {
         if self.logs != model.flow_logs {
             // Where the window could not be closed, what it holds comes with the first one of the new logs.
             let end = self.close_as(true, writer).unwrap_or_else(|| unix_time().as_secs());
-            self.outputs = Outputs::reopen(&model.flow_logs, end)?;
+            self.outputs.replace(&model.flow_logs, end);
             self.logs.clone_from(&model.flow_logs);
         }
         self.timeouts = timeouts;
         self.collector.reconfigure(&self.logs, unlogged(model), timeouts);
-        Ok(())
     }
 
     /// Says whose a slot is.
@@ -82,7 +80,7 @@ impl Records {
     }
 
     /// How long until the window is to be closed.
-    pub(super) fn left(&self) -> std::time::Duration {
+    pub(super) fn left(&self) -> Duration {
         self.collector.time_left(unix_time())
     }
 
@@ -92,9 +90,12 @@ impl Records {
         self.sweep(writer);
     }
 
-    /// Closes the window before its time.
+    /// Closes the window before its time, and waits until its reader has what was written.
     pub(super) fn close_final(&mut self, writer: &Writer) {
         self.close_as(true, writer);
+        if let Err(error) = self.outputs.finish(PATIENCE) {
+            error!("{}", chain(&error));
+        }
     }
 
     /// Gives when the window ended, if it could be closed.
@@ -123,7 +124,7 @@ impl Records {
             );
         }
         if let Err(error) = self.outputs.write(&window) {
-            error!("the flow records of a window are lost: {}", chain(&error));
+            error!("flow records are lost: {}", chain(&error));
         }
         Some(window.bounds.end)
     }

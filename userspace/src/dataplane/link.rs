@@ -154,7 +154,8 @@ pub enum LinkEvent {
 }
 
 /// The links of a network namespace as they come and go, those that are there first. Nothing is missed for good: where
-/// the kernel had to drop messages, all links are read again.
+/// the kernel had to drop messages, all links are read again, and all of them told of again. One of them may have gone
+/// meanwhile, and another have come to its name and number.
 pub struct LinkWatch {
     /// For reading all links. Not the connection that the messages come on: a message that another process caused
     /// carries that one's sequence number, which could be taken for an answer's.
@@ -233,7 +234,11 @@ impl LinkWatch {
             self.gone(ifindex);
         }
         for (ifindex, name) in links {
-            self.present(ifindex, name);
+            if self.known.get(&ifindex) == Some(&name) {
+                self.events.push_back(LinkEvent::Present { name, ifindex });
+            } else {
+                self.present(ifindex, name);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{schedule::aligned, stream::Stream, window::Window};
+use super::{queue::Queue, schedule::aligned, stream::Stream, window::Window};
 use crate::model::{Destination, FlowLog};
 
 /// Why lines did not reach their reader.
@@ -37,6 +37,14 @@ pub enum SinkError {
         sink: &'static str,
         /// What the system said.
         source: io::Error,
+    },
+    /// taskgate ends, and the reader does not read.
+    #[error("nobody reads {sink}: the last {bytes} bytes of flow records are lost")]
+    Stuck {
+        /// The sink's name.
+        sink: &'static str,
+        /// How much.
+        bytes: usize,
     },
 }
 
@@ -92,42 +100,49 @@ impl<W: Write + Send> Sink for LineSink<W> {
     }
 }
 
-/// All flow logs with their sinks.
+/// All flow logs with their sinks. Nothing here waits for a reader: a flow log whose sink has no room for its lines goes
+/// on with its window, which ends once there is room again.
 pub struct Outputs {
-    outputs: Vec<(Stream, Box<dyn Sink>)>,
+    streams: Vec<Stream>,
+    /// One for all flow logs: lines of two writers would mix.
+    stdout: Queue,
 }
 
 impl Outputs {
     /// Opens the flow logs when taskgate begins, at `now` (Unix seconds).
     pub fn open(logs: &[FlowLog], now: u64) -> Result<Self, SinkError> {
-        Self::with(logs, |log| aligned(now, log.interval.max(1)))
-    }
-
-    /// Opens flow logs that replace others, whose last window ended at `end`.
-    pub fn reopen(logs: &[FlowLog], end: u64) -> Result<Self, SinkError> {
-        Self::with(logs, |_| end)
-    }
-
-    fn with(logs: &[FlowLog], start: impl Fn(&FlowLog) -> u64) -> Result<Self, SinkError> {
-        let open = |log: &FlowLog| -> Result<(Stream, Box<dyn Sink>), SinkError> {
-            let sink = match log.destination {
-                Destination::Stdout => LineSink::stdout()?,
-            };
-            Ok((Stream::new(log, start(log)), Box::new(sink)))
-        };
+        let sink = LineSink::stdout()?;
         Ok(Self {
-            outputs: logs.iter().map(open).collect::<Result<_, _>>()?,
+            streams: streams(logs, |log| aligned(now, log.interval.max(1))),
+            stdout: Queue::new(sink.name, Box::new(sink))?,
         })
     }
 
-    /// Writes a window to all of them. A sink that fails does not keep the others from theirs; the first error is given.
+    /// Replaces the flow logs by others, from the end of their last window on.
+    pub fn replace(&mut self, logs: &[FlowLog], end: u64) {
+        self.streams = streams(logs, |_| end);
+    }
+
+    /// Writes a window to all of them, and gives the first error there was since the last one.
     pub fn write(&mut self, window: &Window) -> Result<(), SinkError> {
         let mut result = Ok(());
-        for (stream, sink) in &mut self.outputs {
-            let lines = stream.push(window);
-            let written = if lines.is_empty() { Ok(()) } else { sink.write(&lines) };
-            result = result.and(written);
+        for stream in &mut self.streams {
+            let lines = stream.push(window, self.stdout.has_room());
+            result = result.and(self.stdout.push(lines));
         }
         result
     }
+
+    /// Waits until everything is written, as long as it is read: see [`Queue::finish`].
+    pub fn finish(&self, patience: Duration) -> Result<(), SinkError> {
+        self.stdout.finish(patience)
+    }
+}
+
+/// The lines of flow logs, from `start` on.
+fn streams(logs: &[FlowLog], start: impl Fn(&FlowLog) -> u64) -> Vec<Stream> {
+    let stream = |log: &FlowLog| match log.destination {
+        Destination::Stdout => Stream::new(log, start(log)),
+    };
+    logs.iter().map(stream).collect()
 }

@@ -13,6 +13,9 @@ use super::{
 };
 use crate::model::{FlowLog, Traffic};
 
+/// Records of a flow log that wait for room at most: about 200 bytes each.
+pub(super) const HELD_MOST: usize = if cfg!(test) { 8 } else { 1 << 18 };
+
 /// The lines of one flow log. Several read the same windows, each with its own filter and interval.
 #[derive(Debug)]
 pub struct Stream {
@@ -43,7 +46,10 @@ impl Stream {
     /// Takes in a capture window, and gives the lines of the flow log's own window if that ends with it: whole lines,
     /// in the order of ENI, tuple and action, an ENI's SKIPDATA or NODATA after its flows. Empty: there is nothing to
     /// write.
-    pub fn push(&mut self, window: &Window) -> BytesMut {
+    ///
+    /// `room`: whether lines can be taken. If not, the flow log's window goes on until they can be, or it is the last
+    /// one; should it become too large, its records are given up, and SKIPDATA says whose.
+    pub fn push(&mut self, window: &Window, room: bool) -> BytesMut {
         if window.bounds.start < self.start {
             // The clock was set back.
             self.start = aligned(window.bounds.start, self.interval);
@@ -59,7 +65,7 @@ impl Stream {
         } else {
             aligned(window.bounds.end, self.interval)
         };
-        let ends = window.last || end > self.start;
+        let ends = window.last || room && end > self.start;
         let bounds = Bounds { start: self.start, end };
 
         let traffic = self.traffic;
@@ -70,6 +76,9 @@ impl Stream {
         self.records.extend(wanted.cloned());
         coalesce(&mut self.records);
         if !ends {
+            if !room && self.records.len() > HELD_MOST {
+                self.give_up();
+            }
             return BytesMut::new();
         }
         let records = std::mem::take(&mut self.records);
@@ -103,6 +112,13 @@ impl Stream {
             write_status(&mut lines, eni, status, bounds);
         }
         lines
+    }
+
+    /// Forgets the records that wait. Their ENIs stay heard, each as one that lacks something.
+    fn give_up(&mut self) {
+        for record in std::mem::take(&mut self.records) {
+            self.hear(&record.eni, true);
+        }
     }
 
     fn hear(&mut self, eni: &Arc<LoggedEni>, lacks: bool) {

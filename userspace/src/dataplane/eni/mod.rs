@@ -2,12 +2,10 @@
 
 mod left_over;
 mod pair;
+mod readdress;
+mod routes;
 
-use std::{
-    error::Error,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{error::Error, fmt, net::IpAddr};
 
 use rtnetlink::LinkUnspec;
 use sha2::{Digest as _, Sha256};
@@ -67,20 +65,6 @@ impl EniSpec<'_> {
         // The kernel takes 255 bytes.
         let alias = format!("taskgate {} {}", self.instance, self.task);
         alias[..alias.floor_char_boundary(255)].to_owned()
-    }
-
-    fn primary_v4(&self) -> Option<Ipv4Addr> {
-        self.addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        })
-    }
-
-    fn primary_v6(&self) -> Option<Ipv6Addr> {
-        self.addresses.iter().find_map(|address| match address {
-            IpAddr::V6(address) => Some(*address),
-            IpAddr::V4(_) => None,
-        })
     }
 }
 
@@ -168,6 +152,10 @@ pub struct TaskEni {
     link: Link,
     namespace: Namespace,
     made_namespace: bool,
+    /// The addresses that it has.
+    addresses: Vec<IpAddr>,
+    /// Some were withdrawn, and none assigned since.
+    withdrawn: bool,
     warnings: Vec<EniWarning>,
 }
 
@@ -194,6 +182,8 @@ impl TaskEni {
                     link,
                     namespace,
                     made_namespace,
+                    addresses: spec.addresses.to_vec(),
+                    withdrawn: false,
                     warnings,
                 },
                 gate,
@@ -227,16 +217,20 @@ impl TaskEni {
         &self.warnings
     }
 
+    /// Takes away the namespace's name if taskgate made it, of an ENI whose link is gone already.
+    pub fn remove_namespace(self) -> Result<(), Refused> {
+        if self.made_namespace {
+            self.namespace.remove()
+        } else {
+            Ok(())
+        }
+    }
+
     /// Takes the ENI away, and the namespace's name if taskgate made it. Processes in the namespace stay there, without
     /// a network. The gate may come off afterwards.
     pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
         let link = delete(netlink, self.link.ifindex, &self.link.name).await;
-        let namespace = if self.made_namespace {
-            self.namespace.remove()
-        } else {
-            Ok(())
-        };
-        link.and(namespace)
+        link.and(self.remove_namespace())
     }
 }
 

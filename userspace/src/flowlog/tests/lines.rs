@@ -175,7 +175,7 @@ fn flow_logs_of_any_intervals_read_the_same_windows() {
         let window = collector.close_window(&mut kernel, now, &|_| 0).expect("a window");
         ends.push(window.bounds.end - BEGIN);
         for (stream, lines) in streams.iter_mut().zip(&mut lines) {
-            lines.extend(shown(&stream.push(&window)));
+            lines.extend(shown(&stream.push(&window, true)));
         }
     }
     assert_eq!(ends, [20, 40, 60, 80, 90, 100, 120, 140, 160, 180]);
@@ -217,9 +217,9 @@ fn the_line_is_that_of_version_2_to_the_letter() {
     rig.kernel.state.deny(&refused, Ingress, Reason::NoRule, 60, tcp::SYN);
     lose(&mut rig, DB, 0, 1);
     let window = rig.close();
-    let mut text = rig.stream.push(&window).to_vec();
+    let mut text = rig.stream.push(&window, true).to_vec();
     let window = rig.close();
-    text.extend(rig.stream.push(&window));
+    text.extend(rig.stream.push(&window, true));
     assert_eq!(
         std::str::from_utf8(&text).expect("text"),
         "\

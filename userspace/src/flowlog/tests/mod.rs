@@ -134,7 +134,13 @@ impl Rig {
 
     /// The lines of a window, read strictly; times as seconds since [`BEGIN`].
     fn lines(&mut self, window: &Window) -> Vec<String> {
-        shown(&self.stream.push(window))
+        shown(&self.stream.push(window, true))
+    }
+
+    /// The next minute, at whose end nobody takes lines.
+    fn minute_without_room(&mut self) {
+        let window = self.close();
+        assert_eq!(shown(&self.stream.push(&window, false)), [""; 0]);
     }
 
     /// The lines of the next window.

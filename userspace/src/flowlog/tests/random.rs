@@ -171,7 +171,7 @@ fn counted(packets: &[Packet]) -> Sums {
 
 /// Adds what one window's lines say, and the flags that its records have beside them.
 fn tell(sums: &mut Sums, rig: &mut Rig, window: &Window) {
-    let lines = reader::read(&rig.stream.push(window));
+    let lines = reader::read(&rig.stream.push(window, true));
     assert_eq!(lines.len(), window.records.len());
     let mut seen = HashSet::new();
     for (line, record) in lines.into_iter().zip(&window.records) {

@@ -4,9 +4,13 @@ use std::{
     fs::File,
     io::{self, ErrorKind, Write},
     os::fd::OwnedFd,
+    sync::mpsc::{Receiver, Sender, channel},
+    time::Duration,
 };
 
-use crate::flowlog::{LineSink, Sink as _, SinkError};
+use bytes::BytesMut;
+
+use crate::flowlog::{LineSink, Queue, Sink, SinkError};
 
 /// Does to each write what is next on its list; then takes everything.
 struct Script {
@@ -78,4 +82,84 @@ fn a_reader_that_went_away_is_an_error_and_no_panic() {
         error.to_string(),
         "nobody reads standard output any more: the flow records end here"
     );
+}
+
+/// Takes lines only when it is told how that goes, and shows what it took.
+struct Told {
+    how: Receiver<Result<(), SinkError>>,
+    taken: Sender<Vec<u8>>,
+}
+
+impl Sink for Told {
+    fn write(&mut self, lines: &[u8]) -> Result<(), SinkError> {
+        let how = self.how.recv().unwrap_or(Ok(()));
+        self.taken.send(lines.to_vec()).ok();
+        how
+    }
+}
+
+fn told() -> (Queue, Sender<Result<(), SinkError>>, Receiver<Vec<u8>>) {
+    let ((tell, how), (taken, takes)) = (channel(), channel());
+    let queue = Queue::new("a test", Box::new(Told { how, taken })).expect("a thread");
+    (queue, tell, takes)
+}
+
+const LONG: Duration = Duration::from_mins(1);
+
+#[test]
+fn nobody_waits_for_a_reader_that_does_not_read() {
+    let (queue, tell, takes) = told();
+    let window = BytesMut::from(&*vec![b'x'; 1 << 20]);
+    let mut pushed = 0;
+    while queue.has_room() {
+        queue.push(window.clone()).expect("nothing failed");
+        pushed += window.len();
+    }
+    assert_eq!(pushed, 16 << 20);
+    let error = queue.finish(Duration::ZERO).expect_err("nobody reads");
+    assert_eq!(
+        error.to_string(),
+        "nobody reads a test: the last 16777216 bytes of flow records are lost"
+    );
+    drop(tell);
+    queue.finish(LONG).expect("all is read now");
+    assert!(queue.has_room());
+    drop(queue);
+    assert_eq!(takes.iter().map(|piece| piece.len()).sum::<usize>(), pushed);
+}
+
+#[test]
+fn lines_come_in_order_and_what_fails_is_told_next_time() {
+    let (queue, tell, takes) = told();
+    queue.push(BytesMut::from("one\n")).expect("nothing failed");
+    tell.send(Ok(())).expect("it listens");
+    queue.finish(LONG).expect("written");
+    queue.push(BytesMut::from("two\n")).expect("nothing failed");
+    tell.send(Err(SinkError::Closed { sink: "a test" }))
+        .expect("it listens");
+    assert_eq!(takes.recv().as_deref(), Ok(&b"one\n"[..]));
+    assert_eq!(takes.recv().as_deref(), Ok(&b"two\n"[..]));
+    let error = queue.finish(LONG).expect_err("it failed");
+    assert!(matches!(error, SinkError::Closed { .. }), "{error:?}");
+    drop(tell);
+    queue.push(BytesMut::from("three\n")).expect("told already");
+    queue.finish(LONG).expect("written");
+    assert_eq!(takes.recv().as_deref(), Ok(&b"three\n"[..]));
+}
+
+#[test]
+fn what_follows_a_piece_that_failed_begins_with_a_line() {
+    let (queue, tell, takes) = told();
+    queue
+        .push(BytesMut::from(&*vec![b'x'; 1 << 20]))
+        .expect("nothing failed");
+    tell.send(Err(SinkError::Closed { sink: "a test" }))
+        .expect("it listens");
+    queue.finish(LONG).expect_err("it failed");
+    drop(tell);
+    queue.push(BytesMut::from("next\n")).expect("told already");
+    queue.finish(LONG).expect("written");
+    drop(queue);
+    let taken: Vec<usize> = takes.iter().map(|piece| piece.len()).collect();
+    assert_eq!(taken, [64 << 10, 5]);
 }

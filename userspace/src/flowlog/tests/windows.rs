@@ -13,8 +13,9 @@ use taskgate_ebpf::{
 use super::{
     BEGIN, DB, Rig, WEB,
     kernel::{Flow, Step},
+    shown,
 };
-use crate::flowlog::{Bounds, CollectError};
+use crate::flowlog::{Bounds, CollectError, stream::HELD_MOST};
 
 fn query() -> Flow {
     Flow::new(WEB, TCP, ("10.0.1.15", 49152), ("10.0.1.20", 5432))
@@ -44,6 +45,51 @@ fn each_window_has_what_the_totals_grew_by() {
     assert_eq!(
         rig.minute(),
         ["web 10.0.1.15 10.0.1.20 49152 5432 6 1 40 180-240 ACCEPT"]
+    );
+}
+
+#[test]
+fn a_window_that_nobody_takes_goes_on() {
+    let mut rig = Rig::new();
+    let flow = query();
+    rig.kernel.state.pass(&flow, Egress, 60, tcp::SYN);
+    rig.minute_without_room();
+    rig.kernel.state.pass(&flow, Egress, 40, tcp::ACK);
+    rig.minute_without_room();
+    rig.kernel.state.pass(&flow, Egress, 40, tcp::ACK);
+    assert_eq!(
+        rig.minute(),
+        ["web 10.0.1.15 10.0.1.20 49152 5432 6 3 140 0-180 ACCEPT"]
+    );
+    rig.kernel.state.pass(&flow, Egress, 40, tcp::ACK);
+    rig.minute_without_room();
+    let last = rig.close_final();
+    assert_eq!(
+        shown(&rig.stream.push(&last, false)),
+        ["web 10.0.1.15 10.0.1.20 49152 5432 6 1 40 180-240 ACCEPT"]
+    );
+}
+
+#[test]
+fn records_that_wait_are_given_up_before_memory_is_and_skipdata_says_so() {
+    let mut rig = Rig::new();
+    for port in 0..=HELD_MOST as u16 {
+        let flow = Flow::new(WEB, TCP, ("10.0.1.15", 40000 + port), ("10.0.1.20", 5432));
+        rig.kernel.state.pass(&flow, Egress, 60, tcp::SYN);
+    }
+    rig.minute_without_room();
+    rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
+    assert_eq!(
+        rig.minute(),
+        [
+            "web 10.0.1.15 10.0.1.20 49152 5432 6 1 60 0-120 ACCEPT",
+            "web 0-120 SKIPDATA",
+        ]
+    );
+    rig.kernel.state.pass(&query(), Egress, 40, tcp::ACK);
+    assert_eq!(
+        rig.minute(),
+        ["web 10.0.1.15 10.0.1.20 49152 5432 6 1 40 120-180 ACCEPT"]
     );
 }
 

@@ -1,0 +1,157 @@
+//! Links and addresses that change under a running taskgate.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use nix::{net::if_::if_nametoindex, sys::signal::Signal};
+use taskgate_tests::{
+    Config, Lab, Stage, at,
+    kernel::await_gates,
+    traffic::{Answer, Client, TcpEcho, probe},
+};
+
+const WEB: &str = "10.88.0.10";
+const SECOND: &str = "10.88.0.11";
+const DB: &str = "10.88.0.20";
+const V6: &str = "fd88::10";
+const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
+const OPEN: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }]";
+
+fn one(config: Config) -> Config {
+    config.group("http", HTTP).task("web-1", &[WEB], &["http"])
+}
+
+#[test]
+fn a_link_that_takes_anothers_name_and_number_unseen_is_gated() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = lab.config().group("http", HTTP);
+    let daemon = lab.start(&config.device_task("web-1", "tg-same", &[WEB], &["http"]))?;
+    let first = lab.device("tg-same", &[WEB], true)?;
+    await_gates(&lab.host, "tg-same")?;
+    let ifindex = lab.host.run(|| Ok(if_nametoindex("tg-same")?))?;
+
+    // More messages than a socket has room for: those of the change are lost.
+    daemon.signal(Signal::SIGSTOP)?;
+    let mut batch = String::new();
+    for number in 0..2000 {
+        writeln!(batch, "link set lo alias {number}")?;
+    }
+    lab.host.ip(&batch)?;
+    lab.host.ip("link delete tg-same")?;
+    drop(first);
+    let task = lab.numbered_device("tg-same", Some(ifindex), &[WEB], true)?;
+    daemon.signal(Signal::SIGCONT)?;
+    await_gates(&lab.host, "tg-same")?;
+
+    let _echo = TcpEcho::start(&task, 80)?;
+    Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+    assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+    assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn what_taskgate_made_is_its_tasks_under_any_name() -> Result<()> {
+    let stage = Stage::start(one)?;
+    let made: Vec<_> = stage
+        .lab
+        .host
+        .links()?
+        .into_iter()
+        .filter(|link| link.starts_with("tg-"))
+        .collect();
+    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
+    let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
+    stage.lab.host.ip(&format!("link set {} name renamed", made[0]))?;
+    live.echo(100)?;
+    live.finish()?;
+    Client::connect(&stage.lab.outside, at(WEB, 80))?.finish()?;
+    let Stage { daemon, lab, .. } = stage;
+    daemon.stop()?;
+    assert_eq!(lab.namespaces()?, [""; 0]);
+    assert!(!lab.host.links()?.contains(&String::from("renamed")));
+    Ok(())
+}
+
+#[test]
+fn of_what_was_taken_away_nothing_stays_and_a_reload_makes_it_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = one(lab.config());
+    let before = lab.host.links()?;
+    for again in [false, true] {
+        let mut daemon = lab.start(&config)?;
+        let made: Vec<_> = lab
+            .host
+            .links()?
+            .into_iter()
+            .filter(|link| link.starts_with("tg-"))
+            .collect();
+        lab.host.ip(&format!("link delete {}", made[0]))?;
+        daemon.await_message("was taken away")?;
+        if again {
+            daemon.apply(&config)?;
+            let task = lab.task("web-1")?;
+            let _echo = TcpEcho::start(&task, 80)?;
+            Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+        }
+        daemon.stop()?;
+        assert_eq!(lab.namespaces()?, [""; 0], "made again: {again}");
+        assert_eq!(lab.host.links()?, before);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_eni_gets_its_addresses_while_its_task_runs() -> Result<()> {
+    let mut stage = Stage::start(one)?;
+    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
+    let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
+    live.echo(100)?;
+    stage.reload(|config| config.task("web-1", &[WEB, SECOND, V6], &["http"]))?;
+    live.echo(100)?;
+    for address in [WEB, SECOND, V6] {
+        Client::connect(&stage.lab.outside, at(address, 80))?.finish()?;
+    }
+    live.finish()?;
+
+    // Another primary address, and the first one gone.
+    stage.reload(|config| config.task("web-1", &[SECOND], &["open"]).group("open", OPEN))?;
+    Client::connect(&stage.lab.outside, at(SECOND, 80))?.finish()?;
+    let _outside = TcpEcho::start(&stage.lab.outside, 80)?;
+    let client = Client::connect(stage.task("web-1")?, at("10.99.0.2", 80))?;
+    assert_eq!(client.flow().source.ip(), taskgate_tests::ip(SECOND));
+    client.finish()?;
+    stage.daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn addresses_move_between_enis_with_what_they_may() -> Result<()> {
+    let members = |config: Config, web: &str, other: &str| {
+        config
+            .task("web-1", &[web], &["web"])
+            .task("other-1", &[other], &["other"])
+    };
+    let mut stage = Stage::start(|config| {
+        let config = config
+            .group("web", "")
+            .group("other", "")
+            .group(
+                "db",
+                "ingress: [{ protocol: tcp, ports: 5432, from: [group:web] }], egress: []",
+            )
+            .task("db-1", &[DB], &["db"]);
+        members(config, WEB, SECOND)
+    })?;
+    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
+    for (web, other) in [(WEB, SECOND), (SECOND, WEB), (WEB, SECOND)] {
+        stage.reload(|config| members(config, web, other))?;
+        let client = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
+        assert_eq!(client.flow().source.ip(), taskgate_tests::ip(web));
+        client.finish()?;
+        assert_eq!(probe(stage.task("other-1")?, at(DB, 5432))?, Answer::Silence);
+    }
+    stage.daemon.stop()?;
+    Ok(())
+}
