@@ -76,8 +76,8 @@ pub struct Conn {
     pub seen: Seen,
     /// The epoch of its slot when it was admitted (upper half), and the generation that admitted it last.
     pub admitted: Word,
-    /// The number of the rule that allowed it (upper half; [`RULE_EXEMPT`] for what is never filtered), and the slot of
-    /// its ENI.
+    /// The number of the rule that allowed it (upper half; [`RULE_EXEMPT`] for what is never filtered), the code of an ICMP
+    /// request (16 bits), and the slot of its ENI (16 bits).
     pub by: Word,
     /// [`state`] bits and TCP flags by window.
     pub flags: Flags,
@@ -147,6 +147,12 @@ impl Conn {
     pub fn admitted(&self) -> (u32, u32) {
         let word = self.admitted.get();
         ((word >> 32) as u32, word as u32)
+    }
+
+    /// The code of the ICMP request that it was admitted for.
+    #[inline(always)]
+    pub fn code(&self) -> u8 {
+        (self.by.get() >> 16) as u8
     }
 
     /// The number of the rule, and the slot.

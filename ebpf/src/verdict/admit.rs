@@ -227,7 +227,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             },
             seen: Seen::new(self.now, self.tail()),
             admitted: pair(self.control.epoch(slot), self.control.generation).into(),
-            by: pair(rule, slot as u32).into(),
+            by: self.by(rule, slot).into(),
             flags: self.flags(advance(opened, packet.protocol, D::DIRECTION, packet.tcp_flags)),
         };
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
@@ -237,6 +237,17 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             Inserted::Full => return Err(Reason::ConnectionsFull),
         }
         Ok(inserted)
+    }
+
+    /// What an entry says of who admitted it. Rules name codes, so a request's is part of that; for everything else it
+    /// means nothing.
+    #[inline(always)]
+    fn by(&self, rule: u32, slot: u16) -> u64 {
+        let code = match self.packet.exchange {
+            Exchange::Request => self.packet.destination_port & 0xff,
+            _ => 0,
+        };
+        pair(rule, (code as u32) << 16 | slot as u32)
     }
 
     /// Fills an entry anew in place: its totals stay, since they only grow.
@@ -258,7 +269,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
         conn.admitted
             .set(pair(self.control.epoch(slot), self.control.generation));
-        conn.by.set(pair(rule, slot as u32));
+        conn.by.set(self.by(rule, slot));
         conn.flags.update(kept | opened, self.control.window, D::DIRECTION, 0);
         self.account(conn, tail);
     }

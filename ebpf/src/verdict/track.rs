@@ -86,6 +86,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if opening && closed(was) || matches!(packet.exchange, Exchange::Error) {
             return Standing::Stale;
         }
+        // A request with another code is another question to the rules; what answers it may say what it likes.
+        if matches!(packet.exchange, Exchange::Request) && packet.destination_port as u8 != conn.code() {
+            return Standing::Stale;
+        }
         let changed = generation != self.control.generation;
         if changed && (was & state::UNTRACKED != 0 || self.control.flags & control::CUT != 0) {
             return if opening {

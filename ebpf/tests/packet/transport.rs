@@ -101,9 +101,8 @@ fn icmp_messages() {
     };
     for (kind, code) in (0..=255).flat_map(|kind| [(kind, 0), (kind, 3)]) {
         let exchange = match kind {
-            // Requests and replies have code 0.
-            8 | 13 | 15 | 17 if code == 0 => Exchange::Request,
-            0 | 14 | 16 | 18 if code == 0 => Exchange::Reply,
+            8 | 13 | 15 | 17 => Exchange::Request,
+            0 | 14 | 16 | 18 => Exchange::Reply,
             3 | 11 | 12 => Exchange::Error,
             _ => Exchange::None,
         };
@@ -121,8 +120,8 @@ fn icmp_messages() {
 
         // A hop limit of 64: neighbour discovery that came over a router is none.
         let exchange = match kind {
-            128 if code == 0 => Exchange::Request,
-            129 if code == 0 => Exchange::Reply,
+            128 => Exchange::Request,
+            129 => Exchange::Reply,
             1..=4 => Exchange::Error,
             _ => Exchange::None,
         };

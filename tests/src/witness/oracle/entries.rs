@@ -26,6 +26,8 @@ pub(in crate::witness) struct Entry {
     pub(in crate::witness) generation: u32,
     /// The rule that did, or none for what is never filtered.
     pub(in crate::witness) rule: Option<(String, String)>,
+    /// The code of the ICMP request that it was admitted for.
+    pub(in crate::witness) code: u8,
     /// Who opened it.
     pub(in crate::witness) opener: Direction,
     /// Whether it is untracked, in AWS's words.

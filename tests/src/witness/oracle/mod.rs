@@ -21,7 +21,7 @@ use taskgate_ebpf::abi::{
 use self::{
     entries::record_flags,
     firsts::Firsts,
-    names::{Case, as_dhcp, exchange, is_error},
+    names::{Case, as_dhcp, exchange, is_error, request_code},
     neighbours::{arp_takes_part, as_sent, discovery_takes_part, is_link_local, neighbour},
 };
 use super::reading::{Body, Ip, Reading};
@@ -207,7 +207,14 @@ impl Oracle {
                 continue;
             };
             let idle = case.now.wrapping_sub(entry.last) > entry.timeout(ip.protocol, case.world);
-            if entry.epoch != case.world.epoch(entry.slot) || idle || is_error || opens && entry.is_closed() {
+            // Rules name codes: a request with another one is another question.
+            let asks_else = request_code(ip).is_some_and(|code| code != entry.code);
+            if entry.epoch != case.world.epoch(entry.slot)
+                || idle
+                || is_error
+                || asks_else
+                || opens && entry.is_closed()
+            {
                 continue;
             }
             let cut = entry.untracked || case.world.flags & control::CUT != 0;
@@ -308,8 +315,8 @@ impl Oracle {
         if ip.destination != quoted.source || case.direction == Direction::Egress && ip.source != quoted.destination {
             return None;
         }
-        if let Body::Icmp { kind, code, .. } = quoted.body {
-            exchange(ip.source.is_ipv6(), kind, code)?;
+        if let Body::Icmp { kind, .. } = quoted.body {
+            exchange(ip.source.is_ipv6(), kind)?;
         }
         let back = Case {
             direction: case.direction.opposite(),
@@ -365,6 +372,7 @@ impl Oracle {
             epoch: world.epoch(slot),
             generation: world.generation,
             rule: admission.rule,
+            code: request_code(ip).unwrap_or_default(),
             opener,
             untracked: admission.untracked,
             replied: false,
