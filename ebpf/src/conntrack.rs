@@ -107,13 +107,13 @@ pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
 
 /// The time-outs in seconds that no setting changes; the others are AWS's defaults. Half-open and closed TCP and ICMP
 /// are not documented by AWS (facts: security groups, section 2): 60 and 10 seconds as many trackers have them, and 30
-/// as for UDP.
+/// as for UDP. Fragments: as long as Linux keeps a datagram in pieces (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time).
 pub const fn default_seconds(timeout: Timeout) -> u32 {
     match timeout {
         Timeout::TcpEstablished => 432_000,
-        Timeout::TcpHalfOpen => 60,
+        Timeout::TcpHalfOpen | Timeout::FragmentV6 => 60,
         Timeout::TcpClosed => 10,
-        Timeout::Udp | Timeout::Icmp => 30,
+        Timeout::Udp | Timeout::Icmp | Timeout::FragmentV4 => 30,
         Timeout::UdpStream => 180,
         Timeout::Other => 600,
     }

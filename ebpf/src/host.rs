@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::{
-    abi::{Conn, Denial, Direction, Event, Key4, Key6, LinkId, Outcome, Usage, image, outcome::OUTCOMES, tables::Word},
+    abi::{
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, Outcome, Usage, image, outcome::OUTCOMES,
+        tables::Word,
+    },
     packet::Frame,
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
@@ -31,6 +34,7 @@ impl Bank for HostBank<'_> {
 struct Family<K> {
     conns: RefCell<HashMap<K, Rc<Conn>>>,
     denials: RefCell<HashMap<K, Rc<Denial>>>,
+    fragments: RefCell<HashMap<K, Rc<Fragment>>>,
 }
 
 /// All tables.
@@ -104,12 +108,20 @@ impl<'a> HostTables<'a> {
         self.v6.denials.borrow().clone()
     }
 
-    /// Forgets connections and denied flows.
+    /// Every remembered first fragment, of both families.
+    pub fn fragments(&self) -> Vec<Rc<Fragment>> {
+        let (v4, v6) = (self.v4.fragments.borrow(), self.v6.fragments.borrow());
+        v4.values().chain(v6.values()).cloned().collect()
+    }
+
+    /// Forgets connections, denied flows and fragments.
     pub fn clear(&self) {
         self.v4.conns.borrow_mut().clear();
         self.v6.conns.borrow_mut().clear();
         self.v4.denials.borrow_mut().clear();
         self.v6.denials.borrow_mut().clear();
+        self.v4.fragments.borrow_mut().clear();
+        self.v6.fragments.borrow_mut().clear();
         self.counters.borrow_mut().clear();
         for usage in &self.usage {
             for count in [
@@ -141,6 +153,7 @@ macro_rules! flows {
         impl Flows<$key> for HostTables<'_> {
             type Conn = Rc<Conn>;
             type Denial = Rc<Denial>;
+            type Fragment = Rc<Fragment>;
 
             fn conn(&self, key: &$key) -> Option<Rc<Conn>> {
                 self.$family.conns.borrow().get(key).cloned()
@@ -156,6 +169,19 @@ macro_rules! flows {
 
             fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
                 insert(&self.$family.denials, key, value.clone(), self.room)
+            }
+
+            fn fragment(&self, key: &$key) -> Option<Rc<Fragment>> {
+                self.$family.fragments.borrow().get(key).cloned()
+            }
+
+            fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted {
+                insert(
+                    &self.$family.fragments,
+                    key,
+                    value.clone(),
+                    Fragment::share(self.room as u32).max(1) as usize,
+                )
             }
         }
     };

@@ -215,29 +215,30 @@ impl PeerKey for Peer6 {
 
     #[inline(always)]
     fn find<B: Bank>(self, bank: B, axis: u32, depth: u32) -> u32 {
-        let at = descend(depth, |middle| {
-            let key = axis.wrapping_add((middle as u32) << 4);
+        let at = descend(depth, 4, |middle| {
+            let key = axis.wrapping_add(middle);
             let (hi, lo) = (bank.word(key), bank.word(key.wrapping_add(8)));
             borrow(self.0[0], hi, borrow(self.0[1], lo, 0))
         });
-        bank.word(axis.wrapping_add(16 << depth).wrapping_add((at as u32) << 3)) as u32
+        bank.word(axis.wrapping_add(16 << depth).wrapping_add(at >> 1)) as u32
     }
 }
 
-/// The last of 2^`depth` sorted entries that is not beyond the key; `beyond` is 1 for those that are, else 0.
+/// Offset of the last of 2^`depth` sorted entries of 2^`size` bytes that is not beyond the key; `beyond` is 1 for those
+/// that are, else 0.
 #[inline(always)]
-fn descend(depth: u32, beyond: impl Fn(u64) -> u64) -> u64 {
+fn descend(depth: u32, size: u32, beyond: impl Fn(u32) -> u64) -> u32 {
     let mut at = 0;
-    let mut step = depth;
+    let mut half = 1_u64 << (depth + size);
     for _ in 0..MAX_DEPTH {
-        if step == 0 {
+        half >>= 1;
+        if half < 1 << size {
             break;
         }
-        step -= 1;
-        let middle = at + (1 << step);
-        at = middle - (beyond(middle) << step);
+        let middle = at + half;
+        at = middle - (half & beyond(middle as u32).wrapping_neg());
     }
-    at
+    at as u32
 }
 
 /// 1 if `x - y - carry` borrows, else 0.
@@ -250,8 +251,8 @@ const fn borrow(x: u64, y: u64, carry: u64) -> u64 {
 /// The row of the interval that holds `key`, on an axis of packed entries.
 #[inline(always)]
 fn find_narrow<B: Bank>(bank: B, axis: u32, depth: u32, key: u32) -> u32 {
-    let entry = |at: u64| bank.word(axis.wrapping_add((at as u32) << 3));
-    let at = descend(depth, |middle| (key as u64).wrapping_sub(entry(middle) >> 32) >> 63);
+    let entry = |at: u32| bank.word(axis.wrapping_add(at));
+    let at = descend(depth, 3, |middle| (key as u64).wrapping_sub(entry(middle) >> 32) >> 63);
     entry(at) as u32
 }
 

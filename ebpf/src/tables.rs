@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use crate::{
-    abi::{Conn, Denial, Direction, Event, Key4, Key6, Usage, tables::Word},
+    abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, tables::Word},
     policy::Image,
 };
 
@@ -32,6 +32,12 @@ pub trait Flows<K> {
     fn denial(&self, key: &K) -> Option<Self::Denial>;
     /// Adds one that is not there.
     fn insert_denial(&self, key: &K, value: &Denial) -> Inserted;
+    /// A remembered first fragment in the table.
+    type Fragment: Deref<Target = Fragment>;
+    /// Finds a remembered first fragment.
+    fn fragment(&self, key: &K) -> Option<Self::Fragment>;
+    /// Adds one that is not there.
+    fn insert_fragment(&self, key: &K, value: &Fragment) -> Inserted;
 }
 
 /// Everything that a verdict reads and writes.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use taskgate_tests::{
     Count, Flow, Lab, Netns, OUTSIDE_V4, OUTSIDE_V6, Wire,
     kernel::gates,
@@ -60,8 +60,9 @@ fn tcp_is_counted_segment_by_segment() -> Result<()> {
             // 1,448 or 1,428 bytes of data fit into a segment with time stamps.
             assert!(count.packets >= 200_000 / 1_448, "{count:?}");
             let data = count.bytes - count.packets * (headers + 32);
-            // A SYN has eight bytes of options more; the stream itself stands in the count once and whole.
-            assert_eq!(data, 200_000 + 8, "{flow:?}: {count:?}");
+            // A SYN has eight bytes of options more. The stream itself stands in the count whole, and once but for a
+            // segment that a busy machine was late to acknowledge.
+            assert!((200_008..202_000).contains(&data), "{flow:?}: {count:?}");
         }
     }
     Ok(())
@@ -95,10 +96,19 @@ fn udp_and_icmp_of_both_families_are_counted() -> Result<()> {
 #[test]
 fn silence_is_told_from_refusal_and_costs_one_packet() -> Result<()> {
     let it = ungated()?;
-    it.lab.host.ip("route add blackhole 10.88.0.99/32")?;
-    let to = (address("10.99.0.99")?, 80).into();
-    it.task.ip("route add 10.99.0.99/32 dev lo")?;
-    assert!(try_connect(&it.task, to)?.is_none(), "nobody is there");
+    // Packets to an address that the other side keeps silent about.
+    it.lab.outside.ip("address add 10.99.0.3/24 dev eth0
+         route add blackhole 10.88.0.10/32")?;
+    let to = (address("10.99.0.3")?, 80).into();
+    assert!(try_connect(&it.task, to)?.is_none());
+    let (_, sent) = it
+        .wire
+        .flows()?
+        .into_iter()
+        .find(|((_, flow), _)| flow.destination == to)
+        .context("nothing was sent")?;
+    assert_eq!(sent, Count::new(1, 60));
+    it.lab.outside.ip("route delete blackhole 10.88.0.10/32")?;
     let refused = try_connect(&it.lab.outside, (address(TASK_V4)?, 81).into());
     assert!(format!("{:#}", refused.unwrap_err()).contains("refused"));
     Ok(())

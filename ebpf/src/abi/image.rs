@@ -83,6 +83,10 @@ pub enum Timeout {
     Icmp = 5,
     /// Every other protocol.
     Other = 6,
+    /// The first fragment of an IPv4 datagram.
+    FragmentV4 = 7,
+    /// The first fragment of an IPv6 packet.
+    FragmentV6 = 8,
 }
 
 impl Timeout {
@@ -95,11 +99,13 @@ impl Timeout {
         Self::UdpStream,
         Self::Icmp,
         Self::Other,
+        Self::FragmentV4,
+        Self::FragmentV6,
     ];
 }
 
 /// How many time-outs there are.
-pub const TIMEOUTS: usize = 7;
+pub const TIMEOUTS: usize = 9;
 
 /// Slots: an ENI's number in the tables, 1 to 8,191. Slot 0 is no ENI.
 pub const SLOTS: u32 = 8192;

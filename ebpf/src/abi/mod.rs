@@ -8,7 +8,7 @@ pub mod outcome;
 pub mod tables;
 
 pub use outcome::{Direction, Outcome, Pass, Reason};
-pub use tables::{Conn, Denial, Event, Key4, Key6, Usage, window};
+pub use tables::{Conn, Denial, Event, Fragment, Key4, Key6, Usage, window};
 
 /// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
 pub const ABI_VERSION: u32 = 1;
@@ -24,6 +24,7 @@ pub const ABI_HASH: u64 = {
         size_of::<Key6>() as u64,
         size_of::<Usage>() as u64,
         size_of::<Event>() as u64,
+        size_of::<Fragment>() as u64,
         image::BANK_BYTES as u64,
         image::SLOTS as u64,
         image::ADDRESS_WORDS as u64,
@@ -50,6 +51,10 @@ pub mod map {
     pub const DENIALS_V4: &str = "DENIALS_V4";
     /// Denied flows, IPv6: [`super::Key6`] → [`super::Denial`].
     pub const DENIALS_V6: &str = "DENIALS_V6";
+    /// Datagrams whose first fragment was let through, IPv4: [`super::Key4`] → [`super::Fragment`].
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// The same of IPv6: [`super::Key6`] → [`super::Fragment`].
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
     /// Slot → [`super::Usage`]: a mmapable array.
     pub const USAGE: &str = "USAGE";
     /// `slot * 2 + direction` → packets by [`super::Outcome`] number, for each CPU.

@@ -109,6 +109,16 @@ impl From<[u64; 8]> for Conn {
     }
 }
 
+impl From<[u64; 2]> for Fragment {
+    /// From the words of a table's value.
+    fn from([seen, lent]: [u64; 2]) -> Self {
+        Self {
+            seen: Seen(seen.into()),
+            lent: lent.into(),
+        }
+    }
+}
+
 impl From<[u64; 4]> for Denial {
     /// From the words of a table's value.
     fn from([packets, bytes, seen, flags]: [u64; 4]) -> Self {
@@ -268,6 +278,31 @@ pub struct Denial {
     pub flags: Flags,
 }
 
+/// What later fragments borrow from the first one of their datagram: 16 bytes.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct Fragment {
+    /// When it was let through, and the tail of its own key.
+    pub seen: Seen,
+    /// From above: source port, destination port, slot of its ENI (16 bits each), the kind of ICMP exchange, the protocol
+    /// (8 bits each).
+    pub lent: Word,
+}
+
+impl Fragment {
+    /// How many datagrams a task may have remembered, by its limit of denied flows: an eighth.
+    #[inline(always)]
+    pub const fn share(denial_limit: u32) -> u32 {
+        denial_limit >> 3
+    }
+
+    /// The slot whose share it is of.
+    #[inline(always)]
+    pub fn slot(&self) -> u16 {
+        (self.lent.get() >> 16) as u16
+    }
+}
+
 /// What a slot uses of the shared tables: 64 bytes. The kernel writes the first five fields, user space the rest.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
@@ -280,14 +315,14 @@ pub struct Usage {
     pub flows_lost: Word,
     /// Denied packets that found no room for their record: in the counters only.
     pub denials_lost: Word,
-    /// Not used yet.
-    pub spare: Word,
+    /// Datagrams whose first fragment is remembered.
+    pub fragments_inserted: Word,
     /// Connections that user space removed.
     pub conns_removed: Word,
     /// Denied flows that user space removed.
     pub denials_removed: Word,
-    /// Not used yet.
-    pub spare_user: Word,
+    /// Datagrams that user space forgot.
+    pub fragments_removed: Word,
 }
 
 /// The first packet of a flow, for whoever follows: 64 bytes.
@@ -362,6 +397,7 @@ const _: () = {
     assert!(size_of::<Key6>() == 40);
     assert!(size_of::<Conn>() == 64);
     assert!(size_of::<Denial>() == 32);
+    assert!(size_of::<Fragment>() == 16);
     assert!(size_of::<Usage>() == 64);
     assert!(size_of::<Event>() == 64);
 };

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use taskgate_ebpf::{
-    abi::{Conn, Denial, Event, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES},
+    abi::{Conn, Denial, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES},
     verdict::Scratch,
 };
 
@@ -34,6 +34,12 @@ pub(super) static DENIALS_V4: HashMap<Key4, Denial, 65_536, PREALLOCATED> = Hash
 
 #[btf_map]
 pub(super) static DENIALS_V6: HashMap<Key6, Denial, 65_536, PREALLOCATED> = HashMap::new();
+
+#[btf_map]
+pub(super) static FRAGMENTS_V4: HashMap<Key4, Fragment, 8192, PREALLOCATED> = HashMap::new();
+
+#[btf_map]
+pub(super) static FRAGMENTS_V6: HashMap<Key6, Fragment, 8192, PREALLOCATED> = HashMap::new();
 
 #[btf_map]
 pub(super) static USAGE: Array<Usage, 8192, MMAPABLE> = Array::new();

@@ -25,24 +25,28 @@ use taskgate_ebpf::{
 
 /// Judges what a task sends: egress rules.
 #[classifier]
+#[inline(always)]
 pub(crate) fn from_task(ctx: TcContext) -> i32 {
     gate::<FromTask>(&ctx)
 }
 
 /// Judges what is sent to a task: ingress rules.
 #[classifier]
+#[inline(always)]
 pub(crate) fn to_task(ctx: TcContext) -> i32 {
     gate::<ToTask>(&ctx)
 }
 
 /// Does nothing: what the others are measured against.
 #[classifier]
+#[inline(always)]
 pub(crate) fn empty(_: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
 /// Returns the low 32 bits of jiffies: user space learns their rate from it.
 #[classifier]
+#[inline(always)]
 pub(crate) fn clock(_: TcContext) -> i32 {
     // SAFETY: the helper takes nothing and only reads the kernel's clock.
     unsafe { bpf_jiffies64() as i32 }

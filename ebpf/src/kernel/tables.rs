@@ -4,12 +4,14 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
-    abi::{Conn, Denial, Direction, Event, Key4, Key6, Usage, image::BANK_BYTES, tables::Word},
+    abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, tables::Word},
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
 };
 
-use super::maps::{BankWords, CONNS_V4, CONNS_V6, COUNTERS, DENIALS_V4, DENIALS_V6, EVENTS, IMAGE, USAGE};
+use super::maps::{
+    BankWords, CONNS_V4, CONNS_V6, COUNTERS, DENIALS_V4, DENIALS_V6, EVENTS, FRAGMENTS_V4, FRAGMENTS_V6, IMAGE, USAGE,
+};
 
 /// The maps of this program.
 pub(super) struct Kernel;
@@ -64,10 +66,11 @@ fn insert<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K, valu
 }
 
 macro_rules! flows {
-    ($key:ty, $conns:ident, $denials:ident) => {
+    ($key:ty, $conns:ident, $denials:ident, $fragments:ident) => {
         impl Flows<$key> for Kernel {
             type Conn = &'static Conn;
             type Denial = &'static Denial;
+            type Fragment = &'static Fragment;
 
             #[inline(always)]
             fn conn(&self, key: &$key) -> Option<&'static Conn> {
@@ -88,12 +91,22 @@ macro_rules! flows {
             fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
                 insert(&$denials, key, value)
             }
+
+            #[inline(always)]
+            fn fragment(&self, key: &$key) -> Option<&'static Fragment> {
+                shared(&$fragments, key)
+            }
+
+            #[inline(always)]
+            fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted {
+                insert(&$fragments, key, value)
+            }
         }
     };
 }
 
-flows!(Key4, CONNS_V4, DENIALS_V4);
-flows!(Key6, CONNS_V6, DENIALS_V6);
+flows!(Key4, CONNS_V4, DENIALS_V4, FRAGMENTS_V4);
+flows!(Key6, CONNS_V6, DENIALS_V6, FRAGMENTS_V6);
 
 impl Tables for Kernel {
     #[inline(always)]

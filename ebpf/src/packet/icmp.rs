@@ -17,7 +17,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
         return Err(Unparsed::Bad(Reason::Malformed));
     }
     packet.destination_port = u16::from_be_bytes([kind, code]);
-    packet.exchange = exchange(packet.kind, kind);
+    packet.exchange = exchange(packet.kind, kind, code);
     if matches!(packet.exchange, Exchange::Request | Exchange::Reply) {
         packet.source_port = u16::from_be_bytes([message[4], message[5]]);
     }
@@ -32,9 +32,20 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
     Ok(())
 }
 
-/// What a message of this type is in an exchange.
+/// What a message of this type and code is in an exchange. Requests and replies have code 0 (RFC 792; RFC 4443, 4.1):
+/// others stand for themselves, so that a rule for one code lets no other through.
 #[inline(always)]
-pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
+pub(crate) const fn exchange(family: Kind, kind: u8, code: u8) -> Exchange {
+    let exchange = exchange_of_type(family, kind);
+    if code != 0 && matches!(exchange, Exchange::Request | Exchange::Reply) {
+        Exchange::None
+    } else {
+        exchange
+    }
+}
+
+#[inline(always)]
+const fn exchange_of_type(family: Kind, kind: u8) -> Exchange {
     match family {
         Kind::V4 => match kind {
             8 | 13 | 15 | 17 => Exchange::Request,

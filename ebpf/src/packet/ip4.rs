@@ -1,6 +1,8 @@
 //! IPv4 (RFC 791).
 
-use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, mapped, need, parse_transport, read};
+use super::{
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, parse_transport, read,
+};
 use crate::abi::Reason;
 
 const MIN_HEADER: u32 = 20;
@@ -34,6 +36,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
     if fragment & FRAGMENT_OFFSET != 0 {
         packet.later_fragment = true;
+        packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
+        beyond_header(packet.protocol, ((fragment & FRAGMENT_OFFSET) as u32) * 8)?;
         // The last octet must lie below 64 KiB, else reassembly overflows (RFC 791, 3.2).
         return need(
             u16::MAX as u32,
@@ -41,9 +45,13 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         );
     }
     let room = length - header;
-    // A first fragment carries a multiple of eight bytes (RFC 791, 3.2).
-    if fragment & MORE_FRAGMENTS != 0 && room & 7 != 0 {
-        return Err(Unparsed::Bad(Reason::Malformed));
+    if fragment & MORE_FRAGMENTS != 0 {
+        // A first fragment carries a multiple of eight bytes (RFC 791, 3.2).
+        if room & 7 != 0 {
+            return Err(Unparsed::Bad(Reason::Malformed));
+        }
+        packet.first_fragment = true;
+        packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
     }
     parse_transport(
         frame,

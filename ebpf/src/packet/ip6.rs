@@ -1,6 +1,8 @@
 //! IPv6 and its extension headers (RFC 8200).
 
-use super::{ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, halves, is_mapped, parse_transport, read};
+use super::{
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, halves, is_mapped, parse_transport, read,
+};
 use crate::abi::Reason;
 
 const HEADER: u32 = 40;
@@ -65,11 +67,16 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 {
                     return Err(Unparsed::Bad(Reason::Malformed));
                 }
+                let id = u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
                 if offset != 0 {
                     packet.protocol = extension[0];
                     packet.later_fragment = true;
-                    return Ok(());
+                    packet.fragment_id = id;
+                    return beyond_header(extension[0], offset);
                 }
+                // One that is first and last at once is no fragment (RFC 6946).
+                packet.first_fragment = fragment & MORE_FRAGMENTS != 0;
+                packet.fragment_id = if packet.first_fragment { id } else { 0 };
                 8
             }
             // In units of four bytes, less two (RFC 4302, 2.2).

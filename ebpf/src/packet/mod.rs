@@ -101,8 +101,12 @@ pub struct Packet {
     pub quoted_at: u16,
     /// Where the quoting packet ends, as far as [`PULL_BYTES`] reach.
     pub quoted_end: u16,
+    /// The identification of a fragment's datagram; else 0.
+    pub fragment_id: u32,
+    /// Whether it is the first of several fragments.
+    pub first_fragment: bool,
     /// Fills the structure.
-    pub spare: [u8; 2],
+    pub spare: [u8; 5],
 }
 
 /// Why a frame gave no packet.
@@ -244,6 +248,17 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
         packet.bytes = (header + room).saturating_add((packet.packets - 1).saturating_mul(headers));
     }
     Ok(())
+}
+
+/// A later fragment must not reach into the transport header that the first one had to bring whole (RFC 1858, 3.2; RFC
+/// 3128, 2). Offsets are multiples of eight, so that only TCP's is longer than the least of them.
+#[inline(always)]
+const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
+    if protocol == TCP && offset < 20 {
+        Err(Unparsed::Bad(Reason::Malformed))
+    } else {
+        Ok(())
+    }
 }
 
 /// A transport header of `bytes` must lie within the packet.

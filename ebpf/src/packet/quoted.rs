@@ -81,7 +81,7 @@ fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mu
             quoted.destination_port = second;
         }
         (ICMP, Kind::V4) | (ICMPV6, Kind::V6) => {
-            quoted.exchange = icmp::exchange(family, head[0]);
+            quoted.exchange = icmp::exchange(family, head[0], head[1]);
             if !matches!(quoted.exchange, Exchange::Request | Exchange::Reply) {
                 return Err(Unparsed::Bad(Reason::Malformed));
             }

@@ -5,6 +5,7 @@
 
 mod admit;
 mod deny;
+mod fragment;
 mod neighbour;
 mod related;
 mod track;
@@ -13,7 +14,7 @@ use core::marker::PhantomData;
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Outcome, Reason,
+        Conn, Denial, Direction, Event, Fragment, Outcome, Reason,
         tables::{Flags, Totals, Word},
     },
     family::{Family, Keys, V4, V6},
@@ -42,6 +43,7 @@ struct Work {
     keys: Keys,
     conn: Conn,
     denial: Denial,
+    fragment: Fragment,
     event: Event,
 }
 
@@ -95,6 +97,15 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
         return Outcome::Drop(Reason::NoPolicy);
     };
     let Scratch { packet, quoted, work } = scratch;
+    let parsed = match parsed {
+        Ok(()) if packet.later_fragment => match packet.kind {
+            Kind::V6 => fragment::rejoin::<T, V6>(tables, &control, packet, &mut work.keys),
+            _ => fragment::rejoin::<T, V4>(tables, &control, packet, &mut work.keys),
+        },
+        Ok(()) => Ok(()),
+        Err(Unparsed::Short) => Err(Reason::Malformed),
+        Err(Unparsed::Bad(reason)) => Err(reason),
+    };
     let mut scene = Scene::<T, D> {
         tables,
         packet,
@@ -103,12 +114,6 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
         way: PhantomData,
         control,
         now: tables.now(),
-    };
-    let parsed = match parsed {
-        Ok(()) if scene.packet.later_fragment => Err(Reason::FragmentWithoutFirst),
-        Ok(()) => Ok(()),
-        Err(Unparsed::Short) => Err(Reason::Malformed),
-        Err(Unparsed::Bad(reason)) => Err(reason),
     };
     match scene.packet.kind {
         Kind::V4 => scene.decide_ip::<V4>(parsed),
@@ -133,7 +138,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             Ok(()) => self.follow::<F>(),
         };
         match judged {
-            Ok(pass) => Outcome::Pass(pass),
+            Ok(pass) => {
+                if self.packet.first_fragment {
+                    self.remember::<F>();
+                }
+                Outcome::Pass(pass)
+            }
             Err(reason) => self.deny::<F>(reason),
         }
     }

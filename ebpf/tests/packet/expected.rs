@@ -51,9 +51,23 @@ pub(crate) fn ports(packet: Packet) -> Packet {
     }
 }
 
+/// The identification that the builders of both families give.
+fn identification(packet: &Packet) -> u32 {
+    u32::from(packet.kind == Kind::V6)
+}
+
+pub(crate) fn first(packet: Packet) -> Packet {
+    Packet {
+        first_fragment: true,
+        fragment_id: identification(&packet),
+        ..packet
+    }
+}
+
 pub(crate) fn later(packet: Packet) -> Packet {
     Packet {
         later_fragment: true,
+        fragment_id: identification(&packet),
         ..packet
     }
 }

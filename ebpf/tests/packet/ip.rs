@@ -111,7 +111,7 @@ fn ipv4_fragments() {
     };
     let segment = tcp(80, 443, 0, b"data");
     check([
-        ("first", cut(6, &segment, 0, true), Ok(()), ports(v4(6, 44))),
+        ("first", cut(6, &segment, 0, true), Ok(()), first(ports(v4(6, 44)))),
         (
             "do not fragment",
             ipv4(6, &segment, |ip| ip.dont_fragment = true),
@@ -122,7 +122,7 @@ fn ipv4_fragments() {
             "first with half a header",
             cut(6, &segment[..16], 0, true),
             MALFORMED,
-            v4(6, 36),
+            first(v4(6, 36)),
         ),
         (
             "first of 22 bytes",
@@ -131,6 +131,18 @@ fn ipv4_fragments() {
             v4(6, 42),
         ),
         ("later", cut(17, b"443 443 443", 1, false), Ok(()), later(v4(17, 31))),
+        (
+            "later that reaches into TCP's header",
+            cut(6, b"443", 2, false),
+            MALFORMED,
+            later(v4(6, 23)),
+        ),
+        (
+            "later behind TCP's header",
+            cut(6, b"443", 3, false),
+            Ok(()),
+            later(v4(6, 23)),
+        ),
         (
             "later, without payload",
             cut(17, b"", 1, false),
@@ -293,12 +305,12 @@ fn ipv6_fragments() {
     let segment = tcp(80, 443, 0, b"data");
     let cut = |offset, more, payload: &[u8]| ipv6(44, &fragment(6, offset, more, payload));
     check([
-        ("first", cut(0, true, &segment), Ok(()), ports(v6(6, 72))),
+        ("first", cut(0, true, &segment), Ok(()), first(ports(v6(6, 72)))),
         (
             "first with half a header",
             cut(0, true, &segment[..16]),
             MALFORMED,
-            v6(6, 64),
+            first(v6(6, 64)),
         ),
         (
             "first of 21 bytes",
@@ -306,7 +318,13 @@ fn ipv6_fragments() {
             MALFORMED,
             v6(44, 69),
         ),
-        ("later", cut(1, false, b"443 443"), Ok(()), later(v6(6, 55))),
+        ("later", cut(3, false, b"443 443"), Ok(()), later(v6(6, 55))),
+        (
+            "later that reaches into TCP's header",
+            cut(2, false, b"443 443"),
+            MALFORMED,
+            later(v6(6, 55)),
+        ),
         (
             "later with more to come",
             cut(3, true, b"443 443 "),
@@ -339,7 +357,7 @@ fn ipv6_fragments() {
         ),
         (
             "a fragment of a fragment",
-            ipv6(44, &fragment(44, 0, false, &fragment(6, 1, false, b"443"))),
+            ipv6(44, &fragment(44, 0, false, &fragment(6, 3, false, b"443"))),
             Ok(()),
             later(v6(6, 59)),
         ),

@@ -99,10 +99,11 @@ fn icmp_messages() {
         },
         ..packet
     };
-    for kind in 0..=255 {
+    for (kind, code) in (0..=255).flat_map(|kind| [(kind, 0), (kind, 3)]) {
         let exchange = match kind {
-            8 | 13 | 15 | 17 => Exchange::Request,
-            0 | 14 | 16 | 18 => Exchange::Reply,
+            // Requests and replies have code 0.
+            8 | 13 | 15 | 17 if code == 0 => Exchange::Request,
+            0 | 14 | 16 | 18 if code == 0 => Exchange::Reply,
             3 | 11 | 12 => Exchange::Error,
             _ => Exchange::None,
         };
@@ -110,15 +111,18 @@ fn icmp_messages() {
         let expected = if kind == 255 {
             (MALFORMED, v4(1, 28))
         } else {
-            (Ok(()), of(v4(1, 28), kind, 3, exchange, if asks { 0x1234 } else { 0 }))
+            (
+                Ok(()),
+                of(v4(1, 28), kind, code, exchange, if asks { 0x1234 } else { 0 }),
+            )
         };
-        let frame = ipv4(1, &icmp(kind, 3, 0x1234, b""), |_| ());
-        assert_eq!(parsed(&frame), expected, "ICMP type {kind}");
+        let frame = ipv4(1, &icmp(kind, code, 0x1234, b""), |_| ());
+        assert_eq!(parsed(&frame), expected, "ICMP type {kind} code {code}");
 
         // A hop limit of 64: neighbour discovery that came over a router is none.
         let exchange = match kind {
-            128 => Exchange::Request,
-            129 => Exchange::Reply,
+            128 if code == 0 => Exchange::Request,
+            129 if code == 0 => Exchange::Reply,
             1..=4 => Exchange::Error,
             _ => Exchange::None,
         };
@@ -126,10 +130,13 @@ fn icmp_messages() {
         let expected = if kind == 255 {
             (MALFORMED, v6(58, 48))
         } else {
-            (Ok(()), of(v6(58, 48), kind, 3, exchange, if asks { 0x1234 } else { 0 }))
+            (
+                Ok(()),
+                of(v6(58, 48), kind, code, exchange, if asks { 0x1234 } else { 0 }),
+            )
         };
-        let frame = ipv6(58, &icmp(kind, 3, 0x1234, b""));
-        assert_eq!(parsed(&frame), expected, "ICMPv6 type {kind}");
+        let frame = ipv6(58, &icmp(kind, code, 0x1234, b""));
+        assert_eq!(parsed(&frame), expected, "ICMPv6 type {kind} code {code}");
     }
     check([
         (

@@ -35,13 +35,11 @@ pub fn link(place: usize) -> u32 {
 
 /// Makes the links of all gated ENIs. To be called in a sandbox, once.
 pub fn make_links() -> Result<()> {
-    let links: String = (0..GATED)
-        .map(|place| {
-            let (index, other) = (link(place), link(place) + 100);
-            format!("link add tg{index} index {index} type veth peer name tg{other} index {other}\n")
-        })
-        .collect();
-    ip_batch(&links)
+    let lines = (0..GATED).map(|place| {
+        let (index, other) = (link(place), link(place) + 100);
+        format!("link add tg{index} index {index} type veth peer name tg{other} index {other}")
+    });
+    ip_batch(&lines.collect::<Vec<_>>().join("\n"))
 }
 
 impl Ground {

@@ -26,8 +26,7 @@ pub struct Effort {
     pub packets: u32,
     /// New connections in each round: two to this power, 2 to 17.
     pub new_bits: u32,
-    /// Connections to meet in random order: two to these powers, 2 to 20. A pass over all of them is a
-    /// round.
+    /// Connections to meet in random order: two to these powers, 2 to 20. A round is a pass over all of them.
     pub random_bits: [u32; 2],
 }
 

@@ -178,6 +178,29 @@ fn denied(ground: &Ground, at: usize, members: u32, packets: u32) -> Result<Case
     })
 }
 
+/// Packets that 1,000 rules deny, from peers in the networks that some of the rules name.
+fn denied_in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
+    let (set, place) = (SETS[THOUSAND], THOUSAND + 1);
+    let variation = Variation {
+        bits,
+        order: Order::Random,
+        family: set.family,
+        direction: Ingress,
+    };
+    let same = denied(ground, THOUSAND, MEMBERS, packets)?;
+    let segment = frames::tcp(40_001, set.denied_port(), flags::SYN, &[]);
+    let remote: IpAddr = [172, 16, 0, 1].into();
+    Ok(Case {
+        name: format!("{}, {} peers in random order", same.name, 1 << bits),
+        budget: None,
+        flat: false,
+        frame: frames::ip(remote, local(place, set.family), TCP, &segment),
+        gate: varied(ground, TO_TASK, variation)?,
+        empty: varied(ground, EMPTY, variation)?,
+        ..same
+    })
+}
+
 /// Packets on many connections of IPv4 from the task, in an order without a pattern.
 fn in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
     let variation = Variation {
@@ -251,6 +274,7 @@ fn counted(grounds: &mut [&mut Ground], cases: &[Case], effort: Effort) -> Resul
 /// connections, and what is denied and recorded.
 fn steady(ground: &mut Ground, effort: Effort) -> Result<(Vec<Path>, Vec<Path>)> {
     const FEW: u32 = 2;
+    const SOME: u32 = 10;
     let mut bare = Ground::load(ROOM, 1)?;
     let mut cases = Vec::new();
     for family in [Family::V4, Family::V6] {
@@ -261,7 +285,11 @@ fn steady(ground: &mut Ground, effort: Effort) -> Result<(Vec<Path>, Vec<Path>)>
     }
     open_many(ground, FEW)?;
     cases.push(Case {
-        name: format!("established, IPv4, {FROM_TASK}, {} connections in turn", 1 << FEW),
+        name: format!(
+            "established, IPv4, {FROM_TASK}, {} connections in random order",
+            1 << FEW
+        ),
+        budget: None,
         ..in_turn(ground, FEW, effort.packets)?
     });
     let denials = cases.len();
@@ -269,6 +297,7 @@ fn steady(ground: &mut Ground, effort: Effort) -> Result<(Vec<Path>, Vec<Path>)>
         cases.push(denied(ground, at, MEMBERS, effort.packets)?);
     }
     cases.push(denied(&bare, THOUSAND, 1, effort.packets)?);
+    cases.push(denied_in_turn(ground, SOME, effort.packets)?);
     let mut established = counted(&mut [ground, &mut bare], &cases, effort)?;
     let denied = established.split_off(denials);
     Ok((established, denied))
@@ -300,7 +329,10 @@ fn random(bits: u32, effort: Effort) -> Result<Vec<Path>> {
         _ => None,
     };
     let case = Case {
-        name: format!("established, IPv4, {FROM_TASK}, random order over {}", 1 << bits),
+        name: format!(
+            "established, IPv4, {FROM_TASK}, {} connections in random order",
+            1 << bits
+        ),
         budget,
         ..in_turn(&ground, bits, 1 << bits)?
     };

@@ -174,3 +174,110 @@ impl Report {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(median: f64) -> Spread {
+        Spread {
+            median,
+            least: median - 1.0,
+            most: median + 2.0,
+        }
+    }
+
+    fn path(name: &str, budget: Option<u32>, flat: bool, net: f64) -> Path {
+        Path {
+            name: name.into(),
+            budget,
+            flat,
+            packets: 1000,
+            gross: spread(net + 30.0),
+            empty: spread(30.0),
+            net: spread(net),
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            effort: Effort::QUICK,
+            machine: Machine {
+                cpu: "a CPU".into(),
+                cpus: 2,
+                on: 1,
+                kernel: "6.1.0".into(),
+                load: "0.1 0.2 0.3".into(),
+            },
+            paths: vec![
+                path("established", Some(35), false, 35.0),
+                path("denied, 1 rule", Some(90), true, 80.0),
+                path("denied, 10 rules", Some(90), true, 100.0),
+                path("control", None, false, 7.0),
+            ],
+            programs: vec![
+                ("from_task", Some(MOST_INSTRUCTIONS)),
+                ("to_task", Some(MOST_INSTRUCTIONS + 1)),
+                ("clock", None),
+            ],
+            compiled: vec![CompileTime {
+                name: "1,000 rules".into(),
+                compile: spread(900.0),
+                write: spread(80.0),
+                policy_bytes: 4096,
+            }],
+        }
+    }
+
+    #[test]
+    fn what_is_over_its_budget_is_said_so() {
+        let expected = "\
+machine: a CPU, 2 CPUs, measured on CPU 1
+kernel:  6.1.0
+load:    0.1 0.2 0.3 when it began
+rounds:  3, medians of them; net is the difference to the empty program of the same round
+quick:   these figures are not to be quoted
+
+nanoseconds for one packet  net  least  most  with gate  empty  budget
+established                  35     34    37         65     30      35  met
+denied, 1 rule               80     79    82        110     30      90  met
+denied, 10 rules            100     99   102        130     30      90  not met
+control                       7      6     9         37     30
+
+denied over IPv4: the slowest is 25 % above the fastest, budget 15 %: not met
+
+verified instructions     count  budget
+from_task                250000  250000  met
+to_task                  250001  250000  not met
+clock                  not told  250000
+
+microseconds, model to image  compile  write  policy bytes
+1,000 rules                       900     80          4096
+the whole image: 23068672 bytes
+";
+        assert_eq!(report().text(), expected);
+    }
+
+    #[test]
+    fn programs_that_are_too_long_are_named() {
+        assert_eq!(report().too_long().collect::<Vec<_>>(), ["to_task"]);
+    }
+
+    #[test]
+    fn figures_are_the_same_in_json() {
+        let json = report().json();
+        assert_eq!(
+            json["paths"][2],
+            json!({
+                "path": "denied, 10 rules",
+                "packets_per_round": 1000,
+                "net_ns": { "median": 100.0, "min": 99.0, "max": 102.0 },
+                "with_gate_ns": { "median": 130.0, "min": 129.0, "max": 132.0 },
+                "empty_ns": { "median": 30.0, "min": 29.0, "max": 32.0 },
+                "budget_ns": 90,
+                "met": false,
+            })
+        );
+        assert_eq!(json["denied_ipv4_excess"], json!({ "value": 0.25, "budget": 0.15 }));
+    }
+}

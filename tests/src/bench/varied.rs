@@ -90,7 +90,11 @@ impl Variation {
             rest.extend([0x2c1b_3c6d, 0x297a_2d39, 0x5bd1_e995].into_iter().flat_map(mix));
         }
         rest.extend([
-            Instruction::new(op::STORE_16, 7, 3, address, 0),
+            Instruction::copy(4, 3),
+            // Few peers lie far apart, so that they meet different rules.
+            Instruction::with(op::LEFT, 4, 16 - self.bits.min(16).cast_signed()),
+            Instruction::new(op::TO_BIG, 4, 0, 0, 16),
+            Instruction::new(op::STORE_16, 7, 4, address, 0),
             Instruction::with(op::RIGHT, 3, 16),
             // No port is 0.
             Instruction::with(op::OR, 3, 0x8000),
@@ -101,7 +105,13 @@ impl Variation {
             Instruction::with(op::MOVE, 3, 0),
             Instruction::new(op::CALL, 0, 0, 0, TAIL_CALL),
         ]);
-        all.push(Instruction::new(op::JUMP_IF_GREATER, 2, 8, rest.len() as i16, 0));
+        all.push(Instruction::new(
+            op::JUMP_IF_GREATER,
+            2,
+            8,
+            (rest.len() as u16).cast_signed(),
+            0,
+        ));
         all.extend(rest);
         // Reached if the frame is too short or the jump fails: no program of ours returns this.
         all.extend([
@@ -147,7 +157,9 @@ mod op {
     pub(super) const ADD: u8 = 0x07;
     pub(super) const OR: u8 = 0x47;
     pub(super) const AND: u8 = 0x57;
+    pub(super) const LEFT: u8 = 0x67;
     pub(super) const RIGHT: u8 = 0x77;
+    pub(super) const TO_BIG: u8 = 0xdc;
     pub(super) const MULTIPLY: u8 = 0x27;
     pub(super) const XOR: u8 = 0xaf;
     pub(super) const MOVE: u8 = 0xb7;

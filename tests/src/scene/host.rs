@@ -73,6 +73,10 @@ impl DataPath for Host<'_> {
     fn age(&mut self, ticks: u32) -> Result<()> {
         make_older(&self.tables.conns_v4(), ticks);
         make_older(&self.tables.conns_v6(), ticks);
+        for first in self.tables.fragments() {
+            let (last, tail) = first.seen.get();
+            first.seen.set(last.wrapping_sub(ticks), tail);
+        }
         Ok(())
     }
 

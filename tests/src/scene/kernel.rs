@@ -17,7 +17,7 @@ use taskgate::dataplane::{
     raw::{Hash, Packet, Plain, Shared},
     tables::KernelTables,
 };
-use taskgate_ebpf::abi::{Conn, Direction, Key4, Key6, outcome::OUTCOMES, program};
+use taskgate_ebpf::abi::{Conn, Direction, Fragment, Key4, Key6, outcome::OUTCOMES, program};
 
 use super::{DataPath, SECOND, Sent, State};
 use crate::sandbox::ip_batch;
@@ -115,6 +115,17 @@ fn make_older<K: Copy + Default + Plain>(table: &Hash<K, Conn>, ticks: u32) -> R
     Ok(())
 }
 
+fn make_fragments_older<K: Copy + Default + Plain>(table: &Hash<K, Fragment>, ticks: u32) -> Result<()> {
+    for key in keys(table)? {
+        if let Some(first) = table.get(&key)? {
+            let (last, tail) = first.seen.get();
+            first.seen.set(last.wrapping_sub(ticks), tail);
+            table.put(&key, &first)?;
+        }
+    }
+    Ok(())
+}
+
 impl DataPath for Kernel {
     fn judge(&mut self, sent: &Sent<'_>) -> Result<bool> {
         let program = match sent.direction {
@@ -141,7 +152,10 @@ impl DataPath for Kernel {
 
     fn age(&mut self, ticks: u32) -> Result<()> {
         make_older::<Key4>(self.tables.raw_conns_v4(), ticks)?;
-        make_older::<Key6>(self.tables.raw_conns_v6(), ticks)
+        make_older::<Key6>(self.tables.raw_conns_v6(), ticks)?;
+        let (v4, v6) = self.tables.raw_fragments();
+        make_fragments_older(v4, ticks)?;
+        make_fragments_older(v6, ticks)
     }
 
     fn state(&mut self, highest: u16) -> Result<State> {
@@ -175,6 +189,9 @@ impl DataPath for Kernel {
         empty(self.tables.raw_conns_v6())?;
         empty(self.tables.raw_denials_v4())?;
         empty(self.tables.raw_denials_v6())?;
+        let (v4, v6) = self.tables.raw_fragments();
+        empty(v4)?;
+        empty(v6)?;
         for word in &*self.usage {
             word.store(0, Relaxed);
         }

@@ -39,6 +39,8 @@ pub(super) struct Ip {
     pub(super) bytes: u64,
     /// What it carries.
     pub(super) body: Body,
+    /// The identification of its datagram, and whether it is the first, if it is one of several fragments.
+    pub(super) fragment: Option<(u32, bool)>,
 }
 
 /// What an IP packet carries.
@@ -135,6 +137,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
         packets: 1,
         bytes: packet.len() as u64,
         body: MALFORMED,
+        fragment: None,
     };
     let header = usize::from(packet[0] & 15) * 4;
     let mut total = usize::from(u16_at(packet, 2));
@@ -148,8 +151,12 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
     let payload = total - header;
     let offset = usize::from(u16_at(packet, 6) & 0x1fff) * 8;
     let more = u16_at(packet, 6) & 0x2000 != 0;
+    if offset > 0 || more {
+        ip.fragment = Some((u32::from(u16_at(packet, 4)), offset == 0));
+    }
     if offset > 0 {
-        if offset + payload <= 65535 {
+        // It must not reach into the first one's transport header.
+        if offset + payload <= 65535 && !(ip.protocol == 6 && offset < 20) {
             ip.body = Body::Bad(Reason::FragmentWithoutFirst);
         }
     } else if !(more && payload % 8 != 0) {
@@ -170,6 +177,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
         packets: 1,
         bytes: packet.len() as u64,
         body: MALFORMED,
+        fragment: None,
     };
     let said = usize::from(u16_at(packet, 4));
     let total = if said == 0 && segments.1 > 0 {
@@ -215,9 +223,16 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
                 if more && carries % 8 != 0 || offset + carries + at - 40 > 65535 {
                     return Err(Reason::Malformed);
                 }
+                // Each fragment header speaks anew.
+                let id = u32::from(u16_at(packet, at + 4)) << 16 | u32::from(u16_at(packet, at + 6));
+                ip.fragment = (offset > 0 || more).then_some((id, offset == 0));
                 if offset > 0 {
                     ip.protocol = packet[at];
-                    return Err(Reason::FragmentWithoutFirst);
+                    return Err(if ip.protocol == 6 && offset < 20 {
+                        Reason::Malformed
+                    } else {
+                        Reason::FragmentWithoutFirst
+                    });
                 }
                 8
             }
@@ -358,6 +373,7 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
         packets: 0,
         bytes: 0,
         body,
+        fragment: None,
     })
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use taskgate::compile::Gate;
 use taskgate_ebpf::abi::{
     LinkId, Outcome,
-    image::{Timeout, control},
+    image::{TIMEOUTS, Timeout, control},
 };
 
 use super::{
@@ -156,8 +156,10 @@ impl<'a> Stand<'a> {
         let mut dice = Dice::new(episode.seed);
         let scene = Scene::new(image)?;
         let timeouts = match clock {
-            Clock::Own => [0; 7].map(|_| 1 + dice.below(400) as u32),
-            Clock::Kernels => [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500].map(|seconds| seconds * SECOND),
+            Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
+            Clock::Kernels => {
+                [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500, 1_500, 2_500].map(|seconds| seconds * SECOND)
+            }
         };
         let mut stand = Self {
             episode,
@@ -288,6 +290,7 @@ impl<'a> Stand<'a> {
                 for entry in self.oracle.conns.values_mut() {
                     entry.last = entry.last.wrapping_sub(ticks);
                 }
+                self.oracle.firsts.age(ticks);
             }
         }
         Ok(())

@@ -241,3 +241,21 @@ fn what_came_over_a_router_is_judged_by_the_rules() -> Result<()> {
         Ok(())
     })
 }
+
+/// In the tables that address is IPv4's.
+#[test]
+fn neighbour_discovery_about_an_ipv4_address_is_malformed() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(with_rules(&[], &[]))?;
+        let mapped = format!("::ffff:{TASK4}");
+        assert!(!stage.ingress(&neighbour(at(GATEWAY6), at(TASK6), 135, at(&mapped)))?);
+        stage.assert_lines(
+            "mapped",
+            &[
+                "count task ingress malformed 1",
+                "denied task ingress icmpv6 2001:db8:9::5 fe80::1 malformed, 1 packets 64 bytes",
+            ],
+        );
+        Ok(())
+    })
+}

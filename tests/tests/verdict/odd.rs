@@ -86,7 +86,6 @@ fn a_later_fragment_of_a_datagram_that_was_not_seen() -> Result<()> {
     )
 }
 
-/// Later fragments do not follow their first yet, so none passes.
 #[test]
 fn a_later_fragment_of_an_allowed_datagram_after_its_first_and_before() -> Result<()> {
     on_host_and_in_kernel(|stage| {
@@ -102,16 +101,38 @@ fn a_later_fragment_of_an_allowed_datagram_after_its_first_and_before() -> Resul
         let later = ipv4(at(PEER4), at(TASK4), 6, &[], 4, b"443");
         assert!(!stage.ingress(&later)?, "before its first");
         assert!(stage.ingress(&first)?);
-        assert!(!stage.ingress(&later)?, "after its first");
+        assert!(stage.ingress(&later)?, "after its first");
+        // Another datagram between the same two, and the same one seen from elsewhere.
+        let mut other = later.clone();
+        other[18..20].copy_from_slice(&[0x12, 0x35]);
+        assert!(!stage.ingress(&other)?, "of another datagram");
+        assert!(!stage.egress(&later)?, "sent by the task in the peer's name");
         stage.assert_lines(
             "fragments",
             &[
-                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 52 bytes flags 2: ingress",
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 2 packets 75 bytes flags 2: ingress",
+                "count task egress spoofed-source 1",
                 "count task ingress fragment-without-first 2",
                 "count task ingress rule 1",
+                "denied task egress tcp 10.0.1.7:40000 10.9.0.5:443 spoofed-source, 1 packets 23 bytes",
                 "denied task ingress tcp 10.9.0.5:0 10.0.1.7:0 fragment-without-first, 2 packets 46 bytes",
             ],
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn ipv6_fragments_follow_their_first_and_none_reaches_into_its_header() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        let first = toward6(44, &fragment(6, 0, true, &tcp(40000, 443, flags::SYN, &[0; 12])));
+        let later = toward6(44, &fragment(6, 4, false, b"443"));
+        let overlapping = toward6(44, &fragment(6, 2, true, &[0; 8]));
+        assert!(!stage.ingress(&later)?, "before its first");
+        assert!(stage.ingress(&first)?);
+        assert!(stage.ingress(&later)?, "after its first");
+        assert!(!stage.ingress(&overlapping)?, "RFC 3128");
         Ok(())
     })
 }

@@ -232,3 +232,31 @@ fn flags_belong_to_their_window() -> Result<()> {
         Ok(())
     })
 }
+
+/// Not even type 0 of ICMPv6, whose type and code are no bits at all.
+#[test]
+fn a_message_that_asks_nothing_is_not_answered() -> Result<()> {
+    use taskgate::model::IcmpMatch;
+    on_host_and_in_kernel(|stage| {
+        let everything = [
+            (Protocol::Icmp(IcmpMatch::All), "0.0.0.0/0"),
+            (Protocol::Icmpv6(IcmpMatch::All), "::/0"),
+        ];
+        for (task, peer, protocol, kinds) in [
+            (TASK4, PEER4, 1, [1, 3, 5, 9, 10, 40]),
+            (TASK6, PEER6, 58, [0, 1, 2, 100, 139, 200]),
+        ] {
+            for kind in kinds {
+                stage.set(with_rules(&[], &everything))?;
+                let message = icmp(kind, 0, 0, b"");
+                assert!(stage.egress(&ip(at(task), at(peer), protocol, &message))?);
+                assert!(
+                    !stage.ingress(&ip(at(peer), at(task), protocol, &message))?,
+                    "type {kind}, {}",
+                    stage.name
+                );
+            }
+        }
+        Ok(())
+    })
+}

@@ -208,7 +208,7 @@ fn timeouts(settings: &Settings, ticks: u32) -> [u32; TIMEOUTS] {
             Timeout::TcpEstablished => settings.timeouts.tcp_established,
             Timeout::Udp => settings.timeouts.udp,
             Timeout::UdpStream => settings.timeouts.udp_stream,
-            Timeout::TcpHalfOpen | Timeout::TcpClosed | Timeout::Icmp | Timeout::Other => default_seconds(timeout),
+            _ => default_seconds(timeout),
         };
         seconds * ticks
     })

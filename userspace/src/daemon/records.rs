@@ -26,6 +26,7 @@ pub(super) struct Records {
     outputs: Outputs,
     logs: Vec<FlowLog>,
     capacity: u32,
+    timeouts: [u32; TIMEOUTS],
 }
 
 impl Records {
@@ -52,6 +53,7 @@ impl Records {
             outputs: Outputs::open(&model.flow_logs, now)?,
             logs: model.flow_logs.clone(),
             capacity,
+            timeouts,
         })
     }
 
@@ -63,6 +65,7 @@ impl Records {
             self.outputs.replace(&model.flow_logs, end);
             self.logs.clone_from(&model.flow_logs);
         }
+        self.timeouts = timeouts;
         self.collector.reconfigure(&self.logs, unlogged(model), timeouts);
     }
 
@@ -149,6 +152,9 @@ impl Records {
             .sweep(&mut self.tables, &|slot| writer.epoch(slot) as u32)
         {
             error!("idle connections are not removed: {}", chain(&error));
+        }
+        if let Err(error) = self.tables.forget_fragments(&self.timeouts) {
+            error!("old fragments are not forgotten: {error}");
         }
     }
 }

@@ -9,7 +9,7 @@ use aya::{
 };
 use log::LevelFilter;
 use taskgate_ebpf::abi::{
-    Conn, Denial, Key4, Key6, Usage,
+    Conn, Denial, Fragment, Key4, Key6, Usage,
     image::{BANK_BYTES, POLICY_BANK, SLOTS},
     map,
     outcome::OUTCOMES,
@@ -159,7 +159,7 @@ pub(super) struct Shape {
 impl Shape {
     const MMAPABLE: u32 = 1 << 10;
 
-    pub(super) fn all(options: &LoadOptions) -> [Self; 8] {
+    pub(super) fn all(options: &LoadOptions) -> [Self; 10] {
         let hash = |name, key, value, entries| Self {
             name,
             kind: MapType::Hash,
@@ -182,6 +182,18 @@ impl Shape {
             hash(map::CONNS_V6, size_of::<Key6>(), size_of::<Conn>(), options.conns),
             hash(map::DENIALS_V4, size_of::<Key4>(), size_of::<Denial>(), options.denials),
             hash(map::DENIALS_V6, size_of::<Key6>(), size_of::<Denial>(), options.denials),
+            hash(
+                map::FRAGMENTS_V4,
+                size_of::<Key4>(),
+                size_of::<Fragment>(),
+                Fragment::share(options.denials).max(1),
+            ),
+            hash(
+                map::FRAGMENTS_V6,
+                size_of::<Key6>(),
+                size_of::<Fragment>(),
+                Fragment::share(options.denials).max(1),
+            ),
             array(
                 map::IMAGE,
                 MapType::Array,

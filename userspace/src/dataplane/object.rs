@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData},
-    programs::{Program, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
@@ -69,7 +69,7 @@ impl Object {
         }
         for name in Self::PROGRAMS {
             let of = |cause| LoadError::Program { program: name, cause };
-            classifier(&mut ebpf, name)?.load().map_err(of)?;
+            verify(classifier(&mut ebpf, name)?).map_err(of)?;
         }
         Ok(Self {
             ebpf,
@@ -153,6 +153,23 @@ impl Object {
                 logger.flush();
             }
         }))
+    }
+}
+
+/// Has a program verified and loaded. A signal that is pending stops the verifier (EAGAIN, Linux 5.0 on, commit
+/// c3494801cd17): then it is asked again, as libbpf does.
+fn verify(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    const TRIES: u32 = 5;
+    let mut tried = 1;
+    loop {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && tried < TRIES =>
+            {
+                tried += 1;
+            }
+            loaded => return loaded,
+        }
     }
 }
 

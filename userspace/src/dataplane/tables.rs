@@ -9,8 +9,14 @@ use std::{
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_ebpf::abi::{
-    Conn, Denial, Direction, Key4, Key6, Usage, image::CONTROL_WINDOW, map, outcome::OUTCOMES, program,
+    Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
+    image::{CONTROL_WINDOW, TIMEOUTS, Timeout},
+    map,
+    outcome::OUTCOMES,
+    program,
 };
+
+use taskgate_ebpf::conntrack::idle;
 
 use super::{
     flow::{ConnState, DenialState, FlowKey, FlowTables, UsageState},
@@ -24,6 +30,7 @@ use super::{
 pub struct KernelTables {
     conns: ByFamily<Conn>,
     denials: ByFamily<Denial>,
+    fragments: ByFamily<Fragment>,
     usage: Shared<AtomicU64>,
     image: Shared<AtomicU64>,
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
@@ -42,6 +49,7 @@ impl KernelTables {
         Ok(Self {
             conns: ByFamily::new(object, map::CONNS_V4, map::CONNS_V6)?,
             denials: ByFamily::new(object, map::DENIALS_V4, map::DENIALS_V6)?,
+            fragments: ByFamily::new(object, map::FRAGMENTS_V4, map::FRAGMENTS_V6)?,
             usage: object.usage()?,
             image: object.image()?,
             counters: counters.map_err(|cause| LoadError::Map {
@@ -86,6 +94,34 @@ impl KernelTables {
     /// As [`Self::raw_denials_v4`].
     pub fn raw_denials_v6(&self) -> &Hash<Key6, Denial> {
         &self.denials.v6
+    }
+
+    /// The fragments' tables themselves, for tests and tools.
+    pub fn raw_fragments(&self) -> (&Hash<Key4, Fragment>, &Hash<Key6, Fragment>) {
+        (&self.fragments.v4, &self.fragments.v6)
+    }
+
+    /// Forgets first fragments that are older than their family's time-out. To the kernel they are absent already; this
+    /// makes room.
+    pub fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
+        let now = self.now()?;
+        let mut over = Vec::new();
+        self.fragments.visit(&mut |key, fragment| {
+            let timeout = match key {
+                FlowKey::V4(_) => Timeout::FragmentV4,
+                FlowKey::V6(_) => Timeout::FragmentV6,
+            };
+            if idle(now, fragment.seen.get().0, timeouts[timeout as usize]) {
+                over.push(key);
+            }
+        })?;
+        for key in over {
+            if let Some(fragment) = self.fragments.take(&key)? {
+                self.usage_word(fragment.slot(), offset_of!(Usage, fragments_removed))?
+                    .fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
     }
 
     /// The word at `offset` bytes in a slot's usage.

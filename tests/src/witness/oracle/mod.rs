@@ -2,6 +2,7 @@
 //! of the core but its numbers.
 
 mod entries;
+mod firsts;
 mod names;
 mod neighbours;
 
@@ -12,10 +13,14 @@ use taskgate::{
     dataplane::flow::Count,
     model::{self, Eni, Model},
 };
-use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason, image::control};
+use taskgate_ebpf::abi::{
+    Direction, Outcome, Pass, Reason,
+    image::{TIMEOUTS, control},
+};
 
 use self::{
     entries::record_flags,
+    firsts::Firsts,
     names::{Case, as_dhcp, exchange, is_error},
     neighbours::{arp_takes_part, as_sent, discovery_takes_part, is_link_local, neighbour},
 };
@@ -45,7 +50,7 @@ pub(in crate::witness) struct World {
     /// Control flags.
     pub(in crate::witness) flags: u64,
     /// Idle time-outs in ticks, by [`Timeout`].
-    pub(in crate::witness) timeouts: [u32; 7],
+    pub(in crate::witness) timeouts: [u32; TIMEOUTS],
     /// Room in each table.
     pub(in crate::witness) room: usize,
 }
@@ -59,6 +64,8 @@ pub(in crate::witness) struct Oracle {
     pub(in crate::witness) denials: BTreeMap<Denied, Denial>,
     /// Packets by slot, direction and outcome.
     pub(in crate::witness) counters: BTreeMap<(u16, Direction, u8), u64>,
+    /// First fragments that were let through.
+    pub(in crate::witness) firsts: Firsts,
     /// Packets that passed or were dropped without a record, by slot.
     pub(in crate::witness) lost: BTreeMap<u16, (u64, u64)>,
 }
@@ -114,7 +121,7 @@ impl Oracle {
             now,
         };
         let slot = world.eni_on(link).map_or(0, |(_, _, slot)| slot);
-        let as_sent = as_sent(reading, direction);
+        let as_sent = self.firsts.rejoined(&case, as_sent(reading, direction));
         let reading = &as_sent;
         let judged = match reading {
             Reading::Nameless(reason) => unless_unknown(&case, *reason),
@@ -137,6 +144,9 @@ impl Oracle {
         };
         if outcome != Outcome::Pass(Pass::Tracked) {
             *self.counters.entry((slot, direction, outcome.number())).or_default() += packets;
+        }
+        if let (Outcome::Pass(_), Reading::Ip(ip)) = (outcome, reading) {
+            self.firsts.remember(&case, ip);
         }
         // Neighbour discovery leaves no record, as ARP.
         if let (Outcome::Drop(reason), Reading::Ip(ip)) = (outcome, reading)
@@ -298,8 +308,8 @@ impl Oracle {
         if ip.destination != quoted.source || case.direction == Direction::Egress && ip.source != quoted.destination {
             return None;
         }
-        if let Body::Icmp { kind, .. } = quoted.body {
-            exchange(ip.source.is_ipv6(), kind)?;
+        if let Body::Icmp { kind, code, .. } = quoted.body {
+            exchange(ip.source.is_ipv6(), kind, code)?;
         }
         let back = Case {
             direction: case.direction.opposite(),

@@ -62,8 +62,9 @@ impl Name {
 }
 
 /// The type of the request that an ICMP message asks or answers, and whether it answers.
-pub(super) fn exchange(v6: bool, kind: u8) -> Option<(u8, bool)> {
+pub(super) fn exchange(v6: bool, kind: u8, code: u8) -> Option<(u8, bool)> {
     match (v6, kind) {
+        _ if code != 0 => None,
         (false, 8 | 13 | 15 | 17) | (true, 128) => Some((kind, false)),
         (false, 0) => Some((8, true)),
         (false, 14 | 16 | 18) | (true, 129) => Some((kind - 1, true)),
@@ -139,7 +140,7 @@ impl Case<'_> {
             }
             Body::Icmp {
                 kind, code, identifier, ..
-            } => match exchange(v6, kind) {
+            } => match exchange(v6, kind, code) {
                 Some((asks, false)) => vec![name(What::Asked(identifier, asks, self.direction))],
                 Some((asks, true)) => vec![
                     name(What::Asked(identifier, asks, self.direction.opposite())),
@@ -174,7 +175,7 @@ impl Case<'_> {
                 packet.destination_port = destination;
             }
             Body::Icmp { kind, code, .. } => {
-                (packet.icmp_type, packet.icmp_code) = match exchange(ip.source.is_ipv6(), kind) {
+                (packet.icmp_type, packet.icmp_code) = match exchange(ip.source.is_ipv6(), kind, code) {
                     Some((asks, true)) if reply => (asks, 0),
                     _ => (kind, code),
                 };

@@ -17,7 +17,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError};
-use taskgate_ebpf::abi::{Conn, Denial, Key4, Key6};
+use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::{
@@ -56,6 +56,8 @@ unsafe impl Plain for Key6 {}
 unsafe impl Plain for Conn {}
 // SAFETY: as above.
 unsafe impl Plain for Denial {}
+// SAFETY: as above.
+unsafe impl Plain for Fragment {}
 // SAFETY: an atomic integer.
 unsafe impl Plain for AtomicU64 {}
 

@@ -1,0 +1,123 @@
+//! Fragments: a later one has no transport header, so it borrows what the first one's said and is judged by that.
+//!
+//! Only what was let through is remembered, and nothing is buffered: a later fragment whose first was denied, or has not
+//! come yet, has nothing to borrow. Where the host reassembles before it forwards, fragments toward a task come in order.
+
+use super::{Scene, Way};
+use crate::{
+    abi::{Fragment, Reason, image::Timeout, tables::Seen},
+    conntrack::idle,
+    family::{Family, Keys},
+    packet::{Exchange, Packet},
+    policy::{Control, PeerKey as _},
+    tables::{Flows, Inserted, Tables},
+};
+
+/// Makes the key of a packet's datagram the one in hand, and gives its tail: source, destination and identification, with
+/// the protocol for IPv4 (RFC 791, 3.2) and without it for IPv6 (RFC 8200, 4.5).
+#[inline(always)]
+fn key<'k, F: Family>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, u32) {
+    let protocol = if F::Peer::V6 { 0 } else { packet.protocol };
+    let tail = packet.link << 8 | protocol as u32;
+    let key = F::key(keys);
+    F::set_key(key, packet.source, packet.destination, packet.fragment_id, tail);
+    (key, tail)
+}
+
+#[inline(always)]
+const fn timeout<F: Family>() -> Timeout {
+    if F::Peer::V6 {
+        Timeout::FragmentV6
+    } else {
+        Timeout::FragmentV4
+    }
+}
+
+/// Gives a later fragment the ports of its first one.
+///
+/// # Errors
+/// [`Reason::FragmentWithoutFirst`] if none was let through, or too long ago.
+#[inline(always)]
+pub(super) fn rejoin<T: Tables + Flows<F::Key>, F: Family>(
+    tables: &T,
+    control: &Control<T::Bank>,
+    packet: &mut Packet,
+    keys: &mut Keys,
+) -> Result<(), Reason> {
+    let (key, tail) = key::<F>(packet, keys);
+    let Some(first) = tables.fragment(key) else {
+        return Err(Reason::FragmentWithoutFirst);
+    };
+    let (last, owner) = first.seen.get();
+    if owner != tail || idle(tables.now(), last, control.timeout(timeout::<F>())) {
+        return Err(Reason::FragmentWithoutFirst);
+    }
+    lend(&first, packet);
+    Ok(())
+}
+
+/// Keeps what a first fragment says.
+#[inline(always)]
+fn borrow(fragment: &Fragment, first: &Packet, slot: u16) {
+    let ports = (first.source_port as u64) << 48 | (first.destination_port as u64) << 32;
+    fragment
+        .lent
+        .set(ports | (slot as u64) << 16 | (first.exchange as u64) << 8 | first.protocol as u64);
+}
+
+/// Gives it to a later one.
+#[inline(always)]
+fn lend(fragment: &Fragment, later: &mut Packet) {
+    let lent = fragment.lent.get();
+    later.source_port = (lent >> 48) as u16;
+    later.destination_port = (lent >> 32) as u16;
+    later.exchange = match lent >> 8 & 0xff {
+        1 => Exchange::Request,
+        2 => Exchange::Reply,
+        // It quotes nothing that could be read here, so rules alone decide.
+        3 => Exchange::Error,
+        _ => Exchange::None,
+    };
+    later.protocol = lent as u8;
+}
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Remembers a first fragment that was let through. Where there is no room, the later ones are dropped, and counted.
+    #[inline(always)]
+    pub(super) fn remember<F: Family>(&mut self)
+    where
+        T: Flows<F::Key>,
+    {
+        if self.find_eni().is_err() {
+            return;
+        }
+        let slot = self.work.eni.slot;
+        let (key, tail) = key::<F>(self.packet, &mut self.work.keys);
+        if let Some(first) = self.tables.fragment(key)
+            && first.seen.get().1 == tail
+        {
+            // The identification comes round again. The entry stays its first owner's share.
+            borrow(&first, self.packet, first.slot());
+            first.seen.set(self.now, tail);
+            return;
+        }
+        let Some(usage) = self.tables.usage(slot) else { return };
+        let used = usage
+            .fragments_inserted
+            .get()
+            .wrapping_sub(usage.fragments_removed.get());
+        if used >= Fragment::share(self.work.eni.denial_limit) as u64 {
+            return;
+        }
+        self.work.fragment = Fragment::default();
+        self.work.fragment.seen = Seen::new(self.now, tail);
+        borrow(&self.work.fragment, self.packet, slot);
+        if self
+            .tables
+            .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment)
+            == Inserted::Done
+        {
+            self.tables.add(&usage.fragments_inserted, 1);
+        }
+    }
+}
