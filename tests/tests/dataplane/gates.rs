@@ -19,7 +19,13 @@ use crate::SMALL;
 /// A veth pair between this namespace and another one, both ends up, with an address on each.
 async fn veth_pair() -> Result<Link> {
     ip("netns add task")?;
-    ip("link add host address 02:00:00:00:00:01 type veth peer name eth0 address 02:00:00:00:00:02 netns task")?;
+    connect().await
+}
+
+async fn connect() -> Result<Link> {
+    ip(
+        "link add host index 77 address 02:00:00:00:00:01 type veth peer name eth0 address 02:00:00:00:00:02 netns task",
+    )?;
     ip("addr add 10.0.0.1/24 dev host")?;
     ip("-n task addr add 10.0.0.2/24 dev eth0")?;
     ip("link set host up")?;
@@ -101,6 +107,29 @@ fn a_link_that_has_a_gate_keeps_it_for_the_next_owner() -> Result<()> {
             second.detach()?;
             ensure!(!reaches_task()?, "{hook:?}");
             third.detach()?;
+            ensure!(reaches_task()?, "{hook:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_that_took_anothers_number_has_no_gate_before_it_gets_one() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        sandbox(async || {
+            let link = veth_pair().await?;
+            let first = object.attach_by(&link, hook)?;
+            ip("link del host")?;
+            let link = connect().await?;
+            ensure!(reaches_task()?, "{hook:?}");
+            // The owner of the first gate need not know yet that its link went.
+            let second = object.attach_by(&link, hook)?;
+            ensure!(!reaches_task()?, "{hook:?}");
+            drop(first);
+            ensure!(!reaches_task()?, "{hook:?}");
+            drop(second);
             ensure!(reaches_task()?, "{hook:?}");
             Ok(())
         })?;

@@ -108,6 +108,11 @@ impl Attached {
         self.0.as_ref().and_then(|link| link.fd().ok())
     }
 
+    /// Leaves it to its other owner.
+    fn leave(mut self) {
+        std::mem::forget(self.0.take());
+    }
+
     fn take_off(&mut self) -> Result<(), ProgramError> {
         if let Some(link) = self.tcx() {
             // Closing it is not enough while a child that is about to be another program still has it.
@@ -216,6 +221,13 @@ impl Object {
         if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
             && !standing.is_gone()?
         {
+            if hook == Hook::Clsact {
+                // The number may be another link's by now, and nothing tells whether the filters are there.
+                add_clsact(name)?;
+                for program in [program::TO_TASK, program::FROM_TASK] {
+                    self.attach_way(program, link, hook)?.leave();
+                }
+            }
             return Ok(Gate { standing });
         }
         if hook == Hook::Clsact {

@@ -79,10 +79,11 @@ impl Netlink {
             return Ok(None);
         }
         let request = self.handle().link().get().match_name(name.to_owned());
-        let mut messages = Box::pin(request.execute());
-        match messages.try_next().await.map_err(Refused::of("look up link", name)) {
+        // All there is, or the rest would come for nobody.
+        let messages: Result<Vec<LinkMessage>, _> = request.execute().try_collect().await;
+        match messages.map_err(Refused::of("look up link", name)) {
             Err(refused) if refused.is(libc::ENODEV) => Ok(None),
-            found => found,
+            found => Ok(found?.into_iter().next()),
         }
     }
 

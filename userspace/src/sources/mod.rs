@@ -73,7 +73,7 @@ pub fn load(folder: &Path) -> Result<Loaded, Problems> {
     }
     for path in paths {
         let file = report.file(path.display().to_string());
-        match std::fs::read(&path).map(String::from_utf8) {
+        match read_bytes(&path).map(String::from_utf8) {
             Ok(Ok(text)) => read_file(file, &text, &mut all, &mut report),
             Ok(Err(error)) => {
                 let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
@@ -112,6 +112,15 @@ pub fn read(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
 fn finish(all: Collected, mut report: Report) -> Result<Loaded, Problems> {
     let model = resolve::model(all, &mut report);
     report.finish().map(|warnings| Loaded { model, warnings })
+}
+
+/// A file's bytes. A pipe without a writer would never end.
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    if std::fs::metadata(path)?.is_file() {
+        std::fs::read(path)
+    } else {
+        Err(std::io::Error::other("it is a pipe, a socket or a device"))
+    }
 }
 
 /// The files of a folder that are read, in the order of their names.

@@ -87,10 +87,13 @@ fn what_cannot_be_read_is_refused_by_name() {
         b"taskgate: v1\ngroups: [{name: web, ingress: [{protocol: all, from: group:db}]}]\n",
     );
     folder.file("d.yaml", b"taskgate: v1\nmembers: [{address: 1, groups: [web]}]\n");
+    // Nobody writes to it: whoever opened it would wait for ever.
+    nix::unistd::mkfifo(&folder.0.join("e.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     assert_eq!(
         folder.told(),
         "DIR/a.yaml:2:10: what stands here is not UTF-8; save the file as UTF-8\n\
          DIR/b.yaml: the file cannot be read: No such file or directory (os error 2); make it readable, or take it away\n\
-         DIR/d.yaml:2:21: `1` is no address; write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length"
+         DIR/d.yaml:2:21: `1` is no address; write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length\n\
+         DIR/e.yaml: the file cannot be read: it is a pipe, a socket or a device; make it readable, or take it away"
     );
 }
