@@ -159,6 +159,24 @@ fn a_ping_is_answered_and_nothing_else_is() -> Result<()> {
 }
 
 #[test]
+fn a_request_with_another_code_needs_a_rule_under_a_tracked_identifier_too() -> Result<()> {
+    use taskgate::model::IcmpMatch;
+    on_host_and_in_kernel(|stage| {
+        let echo = |from: &str, to: &str, kind, code| ip(at(from), at(to), 1, &icmp(kind, code, 77, b""));
+        stage.set(with_rules(
+            &[(Protocol::Icmp(IcmpMatch::TypeCode(8, 0)), "10.0.0.0/8")],
+            &[],
+        ))?;
+        assert!(stage.ingress(&echo(PEER4, TASK4, 8, 0))?);
+        assert!(!stage.ingress(&echo(PEER4, TASK4, 8, 5))?, "no rule has code 5");
+        assert!(stage.ingress(&echo(PEER4, TASK4, 8, 0))?, "the first goes on");
+        assert!(stage.egress(&echo(TASK4, PEER4, 0, 0))?, "and is answered");
+        assert!(stage.egress(&echo(TASK4, PEER4, 0, 5))?, "whatever code the answer has");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_gso_packet_counts_as_what_is_on_the_wire() -> Result<()> {
     on_host_and_in_kernel(|stage| {
         stage.set(web())?;
