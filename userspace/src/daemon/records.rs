@@ -87,7 +87,7 @@ impl Records {
     /// Closes the window and writes its records. What fails is logged: the gates stand whatever becomes of the records.
     pub(super) fn close(&mut self, writer: &Writer) {
         self.close_as(false, writer);
-        self.sweep(writer);
+        self.sweep(false, writer);
     }
 
     /// Closes the window before its time, and waits until its reader has what was written.
@@ -129,32 +129,31 @@ impl Records {
         Some(window.bounds.end)
     }
 
-    /// Removes idle connections early where the table is more than half full.
-    pub(super) fn make_room(&mut self, slots: &[u16], writer: &Writer) {
-        let mut used = 0;
+    /// Removes connections that are over where the table, or a task's `share` of it, is more than half full. They count
+    /// as absent already, but whatever is new finds no room beside them.
+    pub(super) fn make_room(&mut self, slots: &[u16], share: u32, writer: &Writer) {
+        let (mut used, mut crowded) = (0, false);
         for &slot in slots {
             match self.tables.usage(slot) {
-                Ok(usage) => used += usage.conns,
+                Ok(usage) => {
+                    used += usage.conns;
+                    crowded |= usage.conns > u64::from(share) / 2;
+                }
                 Err(error) => {
                     error!("cannot read what slot {slot} uses: {error}");
                     return;
                 }
             }
         }
-        if used > u64::from(self.capacity) / 2 {
-            self.sweep(writer);
+        if crowded || used > u64::from(self.capacity) / 2 {
+            self.sweep(true, writer);
         }
     }
 
-    fn sweep(&mut self, writer: &Writer) {
-        if let Err(error) = self
-            .collector
-            .sweep(&mut self.tables, &|slot| writer.epoch(slot) as u32)
-        {
+    fn sweep(&mut self, untold: bool, writer: &Writer) {
+        let epoch_of = |slot| writer.epoch(slot) as u32;
+        if let Err(error) = self.collector.sweep(&mut self.tables, untold, &epoch_of) {
             error!("idle connections are not removed: {}", chain(&error));
-        }
-        if let Err(error) = self.tables.forget_fragments(&self.timeouts) {
-            error!("old fragments are not forgotten: {error}");
         }
     }
 }
