@@ -139,13 +139,14 @@ impl Daemon {
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
     fn bind_records(&mut self, model: &Model, slots: &[(String, u16)]) {
-        for eni in self.model.gated() {
-            if !slots.iter().any(|(id, _)| *id == eni.id)
-                && let Some(slot) = self.writer.slot(&eni.id)
-            {
-                self.records.retire(slot);
-            }
-        }
+        let gone = |eni: &Eni| !slots.iter().any(|(id, _)| *id == eni.id);
+        let retired: Vec<u16> = self
+            .model
+            .gated()
+            .filter(|eni| gone(eni))
+            .filter_map(|eni| self.writer.slot(&eni.id))
+            .collect();
+        self.records.retire(&retired, &self.writer);
         for eni in model.gated() {
             if let Some((_, slot)) = slots.iter().find(|(id, _)| *id == eni.id) {
                 self.records.bind(*slot, LoggedEni::new(eni.clone(), &model.account));

@@ -74,9 +74,20 @@ impl Records {
         self.collector.bind(slot, eni);
     }
 
-    /// Says that a slot's ENI is gone.
-    pub(super) fn retire(&mut self, slot: u16) {
-        self.collector.retire(slot);
+    /// Says that the ENIs of slots are gone, and pass nothing any more.
+    pub(super) fn retire(&mut self, slots: &[u16], writer: &Writer) {
+        for slot in slots {
+            self.collector.retire(*slot);
+        }
+        let epoch_of = |slot| writer.epoch(slot) as u32;
+        if !slots.is_empty()
+            && let Err(error) = self.collector.take_down(&mut self.tables, &epoch_of)
+        {
+            error!(
+                "the last packets of ENIs that are gone may be recorded for those that have their links: {}",
+                chain(&error)
+            );
+        }
     }
 
     /// How long until the window is to be closed.

@@ -165,6 +165,16 @@ impl Collector {
         self.registry.retire(slot);
     }
 
+    /// Takes down what entries hold by now, for the window that runs. To be called once retired slots count no more: an
+    /// entry whose flow goes on is its next ENI's then, with all that was not taken down.
+    pub fn take_down(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        self.read(tables, false, epoch_of)
+    }
+
     /// Takes over settings that were reloaded. If the intervals are others, close the window with
     /// [`Collector::close_final`] first.
     pub fn reconfigure(&mut self, logs: &[FlowLog], unlogged: Unlogged, timeouts: [u32; TIMEOUTS]) {
