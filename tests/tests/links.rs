@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use nix::{net::if_::if_nametoindex, sys::signal::Signal};
 use taskgate_tests::{
-    Config, Lab, Stage, at,
+    Action, Config, Lab, Stage, Wire, at,
     kernel::await_gates,
-    traffic::{Answer, Client, TcpEcho, probe},
+    traffic::{Answer, Client, Peer, TcpEcho, probe},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -153,5 +153,33 @@ fn addresses_move_between_enis_with_what_they_may() -> Result<()> {
         assert_eq!(probe(stage.task("other-1")?, at(DB, 5432))?, Answer::Silence);
     }
     stage.daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_link_that_another_eni_gets_leaves_each_its_own_records() -> Result<()> {
+    let lab = Lab::new()?;
+    let task = lab.device("tg-handed", &[WEB], true)?;
+    let wire = Wire::tap(&task, "eth0")?;
+    let config = lab
+        .config()
+        .group("dns", "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []");
+    let of = |name| config.clone().device_task(name, "tg-handed", &[WEB], &["dns"]);
+    // Both are in the same window.
+    let mut daemon = lab.start_with(&of("first"), Some(600))?;
+    let (client, server) = (
+        Peer::bind(&lab.outside, "10.99.0.2:0")?,
+        Peer::bind(&task, &format!("{WEB}:53"))?,
+    );
+    let flow = client.converse(&server, 3)?;
+    let counted = |wire: &Wire| anyhow::Ok((wire.received(flow)?, wire.sent(flow.back())?));
+    let before = counted(&wire)?;
+    daemon.apply(&of("second"))?;
+    client.converse(&server, 5)?;
+    let after = counted(&wire)?;
+    let recorded = daemon.stop()?.ledger()?;
+    let of = |task| [flow, flow.back()].map(|flow| recorded.get(task, flow, Action::Accept));
+    assert_eq!(of("first"), [before.0, before.1], "{recorded:?}");
+    assert_eq!(of("second"), [after.0 - before.0, after.1 - before.1], "{recorded:?}");
     Ok(())
 }

@@ -38,11 +38,17 @@ pub(super) struct Daemon {
 
 /// Compiles a model by itself: for its size, before there is an image.
 pub(super) fn compile_alone(model: &Model) -> Result<Compiled, CompileError> {
-    compile(model, 1, &mut RuleBook::default(), &mut GroupSets::default())
+    let tables = LoadOptions::default();
+    compile(model, &tables, &mut RuleBook::default(), &mut GroupSets::default())
 }
 
-fn compile(model: &Model, denials: u32, book: &mut RuleBook, sets: &mut GroupSets) -> Result<Compiled, CompileError> {
-    let gate = sizes::gate(model, denials);
+fn compile(
+    model: &Model,
+    tables: &LoadOptions,
+    book: &mut RuleBook,
+    sets: &mut GroupSets,
+) -> Result<Compiled, CompileError> {
+    let gate = sizes::gate(model, tables);
     let exempt = model.exempt();
     let of = |eni: &Eni| -> Option<Gate> { eni.binding.is_some().then_some(gate) };
     Compiled::new(
@@ -95,7 +101,7 @@ impl Daemon {
     /// what is given tells of the tasks that could not be bound to their links.
     pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
         self.gates.check(model.gated()).await?;
-        let compiled = compile(&model, self.options.denials, &mut self.book, &mut self.sets)?;
+        let compiled = compile(&model, &self.options, &mut self.book, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
         let mut waited = Ok(());
         let mut grace = || waited = raw::wait_grace_period();
@@ -133,13 +139,14 @@ impl Daemon {
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
     fn bind_records(&mut self, model: &Model, slots: &[(String, u16)]) {
-        for eni in self.model.gated() {
-            if !slots.iter().any(|(id, _)| *id == eni.id)
-                && let Some(slot) = self.writer.slot(&eni.id)
-            {
-                self.records.retire(slot);
-            }
-        }
+        let gone = |eni: &Eni| !slots.iter().any(|(id, _)| *id == eni.id);
+        let retired: Vec<u16> = self
+            .model
+            .gated()
+            .filter(|eni| gone(eni))
+            .filter_map(|eni| self.writer.slot(&eni.id))
+            .collect();
+        self.records.retire(&retired, &self.writer);
         for eni in model.gated() {
             if let Some((_, slot)) = slots.iter().find(|(id, _)| *id == eni.id) {
                 self.records.bind(*slot, LoggedEni::new(eni.clone(), &model.account));
@@ -176,7 +183,8 @@ impl Daemon {
     /// Removes idle connections early where there are many.
     pub(super) fn make_room(&mut self) {
         let slots: Vec<u16> = self.model.gated().filter_map(|eni| self.writer.slot(&eni.id)).collect();
-        self.records.make_room(&slots, &self.writer);
+        let share = sizes::gate(&self.model, &self.options).connections;
+        self.records.make_room(&slots, share, &self.writer);
     }
 
     /// The generation in force.

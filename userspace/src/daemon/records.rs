@@ -74,9 +74,20 @@ impl Records {
         self.collector.bind(slot, eni);
     }
 
-    /// Says that a slot's ENI is gone.
-    pub(super) fn retire(&mut self, slot: u16) {
-        self.collector.retire(slot);
+    /// Says that the ENIs of slots are gone, and pass nothing any more.
+    pub(super) fn retire(&mut self, slots: &[u16], writer: &Writer) {
+        for slot in slots {
+            self.collector.retire(*slot);
+        }
+        let epoch_of = |slot| writer.epoch(slot) as u32;
+        if !slots.is_empty()
+            && let Err(error) = self.collector.take_down(&mut self.tables, &epoch_of)
+        {
+            error!(
+                "the last packets of ENIs that are gone may be recorded for those that have their links: {}",
+                chain(&error)
+            );
+        }
     }
 
     /// How long until the window is to be closed.
@@ -87,7 +98,7 @@ impl Records {
     /// Closes the window and writes its records. What fails is logged: the gates stand whatever becomes of the records.
     pub(super) fn close(&mut self, writer: &Writer) {
         self.close_as(false, writer);
-        self.sweep(writer);
+        self.sweep(false, writer);
     }
 
     /// Closes the window before its time, and waits until its reader has what was written.
@@ -129,32 +140,31 @@ impl Records {
         Some(window.bounds.end)
     }
 
-    /// Removes idle connections early where the table is more than half full.
-    pub(super) fn make_room(&mut self, slots: &[u16], writer: &Writer) {
-        let mut used = 0;
+    /// Removes connections that are over where the table, or a task's `share` of it, is more than half full. They count
+    /// as absent already, but whatever is new finds no room beside them.
+    pub(super) fn make_room(&mut self, slots: &[u16], share: u32, writer: &Writer) {
+        let (mut used, mut crowded) = (0, false);
         for &slot in slots {
             match self.tables.usage(slot) {
-                Ok(usage) => used += usage.conns,
+                Ok(usage) => {
+                    used += usage.conns;
+                    crowded |= usage.conns > u64::from(share) / 2;
+                }
                 Err(error) => {
                     error!("cannot read what slot {slot} uses: {error}");
                     return;
                 }
             }
         }
-        if used > u64::from(self.capacity) / 2 {
-            self.sweep(writer);
+        if crowded || used > u64::from(self.capacity) / 2 {
+            self.sweep(true, writer);
         }
     }
 
-    fn sweep(&mut self, writer: &Writer) {
-        if let Err(error) = self
-            .collector
-            .sweep(&mut self.tables, &|slot| writer.epoch(slot) as u32)
-        {
+    fn sweep(&mut self, untold: bool, writer: &Writer) {
+        let epoch_of = |slot| writer.epoch(slot) as u32;
+        if let Err(error) = self.collector.sweep(&mut self.tables, untold, &epoch_of) {
             error!("idle connections are not removed: {}", chain(&error));
-        }
-        if let Err(error) = self.tables.forget_fragments(&self.timeouts) {
-            error!("old fragments are not forgotten: {error}");
         }
     }
 }

@@ -6,11 +6,12 @@ use taskgate_ebpf::abi::image::BANK_BYTES;
 
 use crate::{
     compile::Gate,
+    dataplane::load::LoadOptions,
     model::{Model, PerTask},
 };
 
-/// How often idle connections are removed where the table is more than half full.
-pub(super) const ROOM_EVERY: Duration = Duration::from_secs(5);
+/// How often connections that are over are removed where the table, or a task's share of it, is more than half full.
+pub(super) const ROOM_EVERY: Duration = Duration::from_secs(2);
 
 /// The least share of a task that has `per-task: auto`.
 const LEAST_CONNECTIONS: u32 = 1024;
@@ -24,16 +25,15 @@ pub(crate) fn policy_banks(bytes: usize) -> u32 {
     2 * banks + 2
 }
 
-/// The gate of each task.
-pub(super) fn gate(model: &Model, denials: u32) -> Gate {
+/// The gate of each task, in tables of the sizes that they were loaded with.
+pub(super) fn gate(model: &Model, tables: &LoadOptions) -> Gate {
     let tasks = u32::try_from(model.gated().count()).unwrap_or(u32::MAX).max(1);
-    let limits = model.settings.connections;
     Gate {
-        connections: match limits.per_task {
-            PerTask::Auto => (limits.total / tasks).max(LEAST_CONNECTIONS),
+        connections: match model.settings.connections.per_task {
+            PerTask::Auto => (tables.conns / tasks).max(LEAST_CONNECTIONS),
             PerTask::Fixed(connections) => connections,
         },
-        denials: (denials / tasks).max(LEAST_DENIALS),
+        denials: (tables.denials / tasks).max(LEAST_DENIALS),
         isolated: false,
     }
 }

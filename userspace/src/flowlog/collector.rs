@@ -165,6 +165,16 @@ impl Collector {
         self.registry.retire(slot);
     }
 
+    /// Takes down what entries hold by now, for the window that runs. To be called once retired slots count no more: an
+    /// entry whose flow goes on is its next ENI's then, with all that was not taken down.
+    pub fn take_down(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        self.read(tables, false, epoch_of)
+    }
+
     /// Takes over settings that were reloaded. If the intervals are others, close the window with
     /// [`Collector::close_final`] first.
     pub fn reconfigure(&mut self, logs: &[FlowLog], unlogged: Unlogged, timeouts: [u32; TIMEOUTS]) {
@@ -214,12 +224,22 @@ impl Collector {
 
     /// Removes what may be removed by now, between two closings: room for new connections. Call it once a window's
     /// records are written, and every few seconds where the tables are nearly full.
-    pub fn sweep(&mut self, tables: &mut dyn FlowTables, epoch_of: &dyn Fn(u16) -> u32) -> Result<(), CollectError> {
+    ///
+    /// `untold`: also what holds something that no window has told yet. It goes into the records of the window that
+    /// runs.
+    pub fn sweep(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        untold: bool,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
         let now = tables.now().map_err(CollectError::Clock)?;
         let mut over = Vec::new();
         tables
             .conns(&mut |key, state| {
-                if self.conns.all_told(&key, &(&state).into()) && self.conn_is_over(&key, &state, now, epoch_of) {
+                if (untold || self.conns.all_told(&key, &(&state).into()))
+                    && self.conn_is_over(&key, &state, now, epoch_of)
+                {
                     over.push(key);
                 }
             })

@@ -125,10 +125,10 @@ impl Rig {
             .expect("a window")
     }
 
-    fn sweep(&mut self) {
+    fn sweep(&mut self, untold: bool) {
         let epochs = self.epochs.clone();
         self.collector
-            .sweep(&mut self.kernel, &|slot| epochs[slot as usize])
+            .sweep(&mut self.kernel, untold, &|slot| epochs[slot as usize])
             .expect("a sweep");
     }
 

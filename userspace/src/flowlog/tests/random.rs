@@ -44,7 +44,7 @@ enum Event {
     Close,
     /// These packets come while it closes, before such steps.
     BusyClose(Vec<(u8, Packet)>),
-    Sweep(Vec<(u8, Packet)>),
+    Sweep(bool, Vec<(u8, Packet)>),
     Epoch(u16),
     /// Every entry is as if its peers were done with it.
     AllDone,
@@ -109,7 +109,7 @@ fn event() -> impl Strategy<Value = Event> {
         10 => (1..40_u32).prop_map(Event::Wait),
         8 => Just(Event::Close),
         8 => busy().prop_map(Event::BusyClose),
-        6 => busy().prop_map(Event::Sweep),
+        6 => (any::<bool>(), busy()).prop_map(|(untold, packets)| Event::Sweep(untold, packets)),
         2 => prop_oneof![Just(WEB), Just(DB)].prop_map(Event::Epoch),
         4 => Just(Event::AllDone),
     ]
@@ -228,9 +228,9 @@ fn run(events: Vec<Event>) {
                 let window = rig.try_close().expect("a window");
                 tell(&mut told, &mut rig, &window);
             }
-            Event::Sweep(packets) => {
+            Event::Sweep(untold, packets) => {
                 busy(&mut rig, packets, &played);
-                rig.sweep();
+                rig.sweep(untold);
             }
             Event::Epoch(slot) => rig.epochs[slot as usize] += 1,
             Event::AllDone => {

@@ -166,11 +166,11 @@ fn an_older_epoch_ends_a_connection_after_it_was_told() {
     rig.kernel.state.pass(&flow, Egress, 60, tcp::SYN);
     rig.kernel.state.conn(&flow).state = state::CONFIRMED;
     rig.epochs[WEB as usize] = 1;
-    rig.sweep();
+    rig.sweep(false);
     assert_eq!(rig.kernel.state.conns.len(), 1, "not told yet");
     assert_eq!(rig.minute(), ["web 10.0.1.15 10.0.1.20 40000 53 6 1 60 0-60 ACCEPT"]);
     assert_eq!(rig.kernel.state.conns.len(), 1, "told just now");
-    rig.sweep();
+    rig.sweep(false);
     assert_eq!(rig.kernel.state.conns.len(), 0);
 }
 
@@ -189,7 +189,7 @@ fn a_sweep_takes_what_was_told_and_is_idle_and_loses_nothing() {
         }
         Ok(())
     });
-    rig.sweep();
+    rig.sweep(false);
     assert_eq!(
         rig.kernel.state.conns.keys().copied().collect::<Vec<_>>(),
         [live.conn()]
@@ -199,6 +199,31 @@ fn a_sweep_takes_what_was_told_and_is_idle_and_loses_nothing() {
     assert_eq!(
         rig.lines(&window),
         ["web 10.0.1.20 10.0.1.15 53 40000 17 1 300 60-120 ACCEPT"]
+    );
+}
+
+#[test]
+fn where_room_is_wanted_what_is_over_goes_before_it_is_told_and_is_told_then() {
+    let mut rig = Rig::new();
+    let (over, live) = (lookup(), Flow::new(WEB, UDP, ("10.0.1.15", 40001), ("10.0.1.20", 443)));
+    rig.kernel.state.pass(&over, Egress, 60, 0);
+    rig.wait(40);
+    rig.kernel.state.pass(&live, Egress, 70, 0);
+    rig.sweep(true);
+    assert_eq!(
+        rig.kernel.state.conns.keys().copied().collect::<Vec<_>>(),
+        [live.conn()]
+    );
+    // It may come back in the same window.
+    rig.kernel.state.pass(&over, Egress, 61, 0);
+    rig.wait(20);
+    let window = rig.try_close().expect("a window");
+    assert_eq!(
+        rig.lines(&window),
+        [
+            "web 10.0.1.15 10.0.1.20 40000 53 17 2 121 0-60 ACCEPT",
+            "web 10.0.1.15 10.0.1.20 40001 443 17 1 70 0-60 ACCEPT",
+        ]
     );
 }
 
