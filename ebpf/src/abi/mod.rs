@@ -83,6 +83,9 @@ pub struct LinkId(u32);
 impl LinkId {
     const BRANCH: u32 = 1 << 23;
 
+    /// Ifindexes that have a number: those below this one. A gate on any other link would take it for another.
+    pub const DEVICES: u32 = Self::BRANCH;
+
     /// A link of its own: the veth's end on the host, or a VLAN link.
     #[inline(always)]
     pub const fn device(ifindex: u32) -> Self {

@@ -179,6 +179,23 @@ fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
 }
 
 #[test]
+fn a_link_that_the_tables_cannot_name_gets_no_gate() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    sandbox(async || {
+        ip("link add last index 8388607 type veth peer name a")?;
+        ip("link add beyond index 8388608 type veth peer name b")?;
+        let netlink = Netlink::open()?;
+        object.attach(&netlink.link("last").await?)?;
+        let error = object.attach(&netlink.link("beyond").await?).unwrap_err();
+        ensure!(
+            error.to_string()
+                == "link `beyond` has ifindex 8388608, and a gate works below 8388608: links made in a new network namespace count from 1 again"
+        );
+        Ok(())
+    })
+}
+
+#[test]
 fn each_way_has_its_own_program() -> Result<()> {
     for hook in [Hook::Tcx, Hook::Clsact] {
         sandbox(async || {

@@ -337,7 +337,7 @@ impl Gates {
 
 /// The link's row first, so that no packet meets a gate that does not know it; then the gate.
 fn attach(object: &mut Object, writer: &mut Writer, link: &Link, slot: u16) -> Result<Gate, GateError> {
-    let id = LinkId::device(link.ifindex);
+    let id = link.id()?;
     writer.add_link(id, slot).map_err(GateError::Image)?;
     object.attach(link).inspect_err(|_| writer.remove_link(id))
 }

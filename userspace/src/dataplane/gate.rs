@@ -14,7 +14,7 @@ use aya::{
     sys::SyscallError,
 };
 use nix::net::if_::{if_indextoname, if_nametoindex};
-use taskgate_ebpf::abi::program;
+use taskgate_ebpf::abi::{LinkId, program};
 
 use crate::compile::CompileError;
 
@@ -47,6 +47,17 @@ pub enum GateError {
     /// The link has no place in the image.
     #[error(transparent)]
     Image(CompileError),
+    /// The link's number is beyond what the tables can name.
+    #[error(
+        "link `{link}` has ifindex {ifindex}, and a gate works below {}: links made in a new network namespace count from 1 again",
+        LinkId::DEVICES
+    )]
+    Ifindex {
+        /// The link.
+        link: String,
+        /// Its number.
+        ifindex: u32,
+    },
     /// The kernel refused.
     #[error("program `{program}` cannot be attached to link `{link}`")]
     Attach {
@@ -189,6 +200,22 @@ impl Standing {
     }
 }
 
+impl Link {
+    /// What the tables call it.
+    ///
+    /// # Errors
+    /// [`GateError::Ifindex`] if they have no name for it.
+    pub fn id(&self) -> Result<LinkId, GateError> {
+        if self.ifindex < LinkId::DEVICES {
+            return Ok(LinkId::device(self.ifindex));
+        }
+        Err(GateError::Ifindex {
+            link: self.name.clone(),
+            ifindex: self.ifindex,
+        })
+    }
+}
+
 impl Object {
     /// Puts a gate on a link of this network namespace: once this returns, both ways are gated. Nothing stays attached
     /// where it fails. A link that has a gate of this object keeps it, now with one more owner: it is never open between
@@ -216,6 +243,7 @@ impl Object {
     /// [`Self::attach`] in one of the two ways.
     pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate, GateError> {
         let name = &*link.name;
+        link.id()?;
         self.gates.retain(|gate| gate.strong_count() > 0);
         let same = |gate: &Arc<Standing>| gate.link.ifindex == link.ifindex && gate.hook == hook;
         if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
