@@ -1,6 +1,6 @@
 //! Compiler, image and reader against the oracle, over rule sets and packets at the edges of what they say.
 //!
-//! `PROPTEST_CASES` sets how many rule sets are tried; each is asked about [`PACKETS`] packets in each direction, on an
+//! `TASKGATE_TEST_LONG` makes it 5,000 rule sets, `PROPTEST_CASES` any other number; each is asked about [`PACKETS`] packets in each direction, on an
 //! image that keeps what the rule sets before left in it.
 
 use std::cell::{Cell, RefCell};
@@ -340,11 +340,20 @@ fn found(book: &RuleBook, answer: Answer) -> Option<Named<'_>> {
     Some((&name.group, name.direction, &name.rule, untracked))
 }
 
+/// How many cases are tried.
+fn config() -> Config {
+    let config = Config::default();
+    match std::env::var_os("TASKGATE_TEST_LONG") {
+        Some(_) => Config { cases: 5000, ..config },
+        None => config,
+    }
+}
+
 #[test]
 fn the_image_answers_like_the_oracle() {
     let host = RefCell::new(Host::new(1));
     let [allowed, asked] = [Cell::new(0_u32), Cell::new(0_u32)];
-    TestRunner::default()
+    TestRunner::new(config())
         .run(&(model(), any::<u64>().no_shrink()), |(model, seed)| {
             let host = &mut *host.borrow_mut();
             host.apply(&model)
@@ -375,7 +384,7 @@ fn the_image_answers_like_the_oracle() {
 fn a_generation_in_the_making_is_not_seen() {
     let memory: Rc<[AtomicU64]> = host_image(4).into();
     let host = RefCell::new((Host::new(1), ImageWriter::new(Rc::clone(&memory)).unwrap()));
-    let config = Config::default();
+    let config = config();
     // Each case is several rule sets and switches.
     let cases = config.cases.div_ceil(4);
     TestRunner::new(Config { cases, ..config })
