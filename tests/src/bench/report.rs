@@ -298,7 +298,7 @@ control                       7      6     9         37     30
 
 denied over IPv4: the slowest is 25 % above the fastest, budget 15 %: not met
 
-over veth, both links gated  no program  with gates     %  least  most  budget
+over veth, both links gated  no program  with gates     %  least   most  budget
 throughput                         1000         980  98.0   97.0  100.0      97  met
 transactions                       1000         965  96.5   95.5   98.5      97  not met
 
