@@ -22,8 +22,8 @@ enum What {
     Path(PathArgs),
 }
 
-/// Nanoseconds for one packet on each path of the kernel program, its verified instructions, and the compile time of a
-/// rule set; docs/performance.md says how it is measured
+/// Nanoseconds for one packet on each path of the kernel program, what it leaves of the traffic over veth pairs, its
+/// verified instructions, and the compile time of a rule set; docs/performance.md says how it is measured
 #[derive(clap::Args)]
 struct PathArgs {
     /// Write what was measured into this file too

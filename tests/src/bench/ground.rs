@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context as _, Result, ensure};
 use taskgate::dataplane::{
     flow::{FlowKey, FlowTables as _},
+    gate::Gate,
+    link::Link,
     load::LoadOptions,
     object::Object,
     tables::KernelTables,
@@ -33,11 +35,22 @@ pub fn link(place: usize) -> u32 {
     101 + place as u32
 }
 
+/// The other end of the link at this place.
+pub fn other(place: usize) -> u32 {
+    link(place) + 100
+}
+
+/// The name of the link with this number.
+pub fn name(link: u32) -> String {
+    format!("tg{link}")
+}
+
 /// Makes the links of all gated ENIs. To be called in a sandbox, once.
 pub fn make_links() -> Result<()> {
     let lines = (0..GATED).map(|place| {
-        let (index, other) = (link(place), link(place) + 100);
-        format!("link add tg{index} index {index} type veth peer name tg{other} index {other}")
+        let (link, other) = (link(place), other(place));
+        let (name, other_name) = (name(link), name(other));
+        format!("link add {name} index {link} type veth peer name {other_name} index {other}")
     });
     ip_batch(&lines.collect::<Vec<_>>().join("\n"))
 }
@@ -71,6 +84,11 @@ impl Ground {
     /// One of its programs.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd> {
         Ok(self.object.program(name)?)
+    }
+
+    /// Puts a gate on a link.
+    pub fn attach(&mut self, link: &Link) -> Result<Gate> {
+        Ok(self.object.attach(link)?)
     }
 
     /// What its tables have counted.

@@ -1,6 +1,7 @@
 //! The data path, measured: what `cargo xtask bench path` runs. docs/performance.md says how it is done and why.
 
 pub mod compile;
+pub mod exchange;
 pub mod ground;
 pub mod machine;
 pub mod measure;
@@ -10,6 +11,9 @@ pub mod rules;
 pub mod spread;
 pub mod table;
 pub mod varied;
+pub mod veth;
+
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -28,6 +32,10 @@ pub struct Effort {
     pub new_bits: u32,
     /// Connections to meet in random order: two to these powers, 2 to 20. A round is a pass over all of them.
     pub random_bits: [u32; 2],
+    /// Rounds of traffic over veth, after one that does not count.
+    pub veth_rounds: u32,
+    /// How long each kind of that traffic lasts, once without and once with gates in a round.
+    pub slice: Duration,
 }
 
 impl Effort {
@@ -37,6 +45,8 @@ impl Effort {
         packets: 500_000,
         new_bits: 17,
         random_bits: [17, 20],
+        veth_rounds: 9,
+        slice: Duration::from_millis(500),
     };
     /// Enough to see that everything works: seconds.
     pub const QUICK: Self = Self {
@@ -44,6 +54,8 @@ impl Effort {
         packets: 50_000,
         new_bits: 12,
         random_bits: [17, 20],
+        veth_rounds: 2,
+        slice: Duration::from_millis(100),
     };
 }
 
@@ -53,11 +65,14 @@ pub fn run(effort: Effort, say: &dyn Fn(&str)) -> Result<Report> {
     let machine = Machine::pinned()?;
     say("compiling rule sets");
     let compiled = compile::measure(effort.rounds)?;
+    ground::make_links()?;
     let (paths, programs) = paths::measure(effort, say)?;
+    let traffic = veth::measure(effort, say)?;
     Ok(Report {
         effort,
         machine,
         paths,
+        traffic,
         programs,
         compiled,
     })

@@ -18,9 +18,9 @@ use super::{
 use crate::scene::frames::{self, flags};
 
 /// Room for tracked connections, as the daemon has it when nothing is said.
-const ROOM: u32 = 262_144;
+pub const ROOM: u32 = 262_144;
 /// Members of the group that rules refer to, where nothing else is said.
-const MEMBERS: u32 = 10_000;
+pub const MEMBERS: u32 = 10_000;
 /// One of them.
 const MEMBER: u32 = 5_000;
 const TCP: u8 = 6;
@@ -28,9 +28,8 @@ const TCP: u8 = 6;
 /// Programs by name, with the number of instructions that the verifier went through.
 pub type Programs = Vec<(&'static str, Option<u32>)>;
 
-/// Measures all paths. To be called in a sandbox, once.
+/// Measures all paths, after [`ground::make_links`] in the same sandbox.
 pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<(Vec<Path>, Programs)> {
-    ground::make_links()?;
     say("loading the kernel program");
     let mut ground = Ground::load(ROOM, MEMBERS)?;
     let programs = ground.object().verified_instructions()?;
@@ -59,7 +58,7 @@ fn judge(direction: Direction) -> &'static str {
 }
 
 /// The address of the gated ENI at a place.
-fn local(place: usize, family: Family) -> IpAddr {
+pub fn local(place: usize, family: Family) -> IpAddr {
     let (v4, v6) = rules::addresses(place);
     match family {
         Family::V4 => v4.into(),

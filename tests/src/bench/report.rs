@@ -12,6 +12,7 @@ use super::{
     paths::Programs,
     spread::{Spread, excess},
     table::table,
+    veth::{LEAST_SHARE, Traffic},
 };
 
 /// The most instructions that the verifier may go through for one program.
@@ -28,6 +29,8 @@ pub struct Report {
     pub machine: Machine,
     /// The paths.
     pub paths: Vec<Path>,
+    /// Traffic over veth.
+    pub traffic: Vec<Traffic>,
     /// The programs, with the number of instructions that the verifier went through.
     pub programs: Programs,
     /// Compile times.
@@ -42,7 +45,7 @@ fn judged(met: Option<bool>) -> &'static str {
     }
 }
 
-fn nanoseconds(value: f64) -> String {
+fn whole(value: f64) -> String {
     format!("{value:.0}")
 }
 
@@ -70,7 +73,7 @@ impl Report {
             .map(|path| {
                 let Spread { median, least, most } = path.net;
                 let budget = path.budget.map_or(String::new(), |budget| budget.to_string());
-                let numbers = [median, least, most, path.gross.median, path.empty.median].map(nanoseconds);
+                let numbers = [median, least, most, path.gross.median, path.empty.median].map(whole);
                 let [net, least, most, gross, empty] = numbers;
                 let verdict = judged(path.met()).to_owned();
                 [path.name.clone(), net, least, most, gross, empty, budget, verdict]
@@ -104,6 +107,30 @@ impl Report {
                 judged(Some(excess <= MOST_EXCESS))
             );
         }
+        let traffic: Vec<_> = self
+            .traffic
+            .iter()
+            .map(|traffic| {
+                let [without, with] = [traffic.without, traffic.with].map(|rate| whole(rate.median));
+                let Spread { median, least, most } = traffic.share;
+                let [share, least, most] = [median, least, most].map(|share| format!("{share:.1}"));
+                let budget = whole(LEAST_SHARE);
+                let verdict = judged(Some(traffic.met())).to_owned();
+                [traffic.name.clone(), without, with, share, least, most, budget, verdict]
+            })
+            .collect();
+        let heading = [
+            "over veth, both links gated",
+            "no program",
+            "with gates",
+            "%",
+            "least",
+            "most",
+            "budget",
+            "",
+        ];
+        let _infallible = write!(text, "\n{}", table(heading, &traffic));
+
         let programs: Vec<_> = self
             .programs
             .iter()
@@ -121,7 +148,7 @@ impl Report {
             .compiled
             .iter()
             .map(|time| {
-                let [compile, write] = [time.compile, time.write].map(|time| nanoseconds(time.median));
+                let [compile, write] = [time.compile, time.write].map(|time| whole(time.median));
                 let bytes = time.policy_bytes.to_string();
                 [time.name.clone(), compile, write, bytes, String::new()]
             })
@@ -146,6 +173,17 @@ impl Report {
                 "met": path.met(),
             })
         });
+        let traffic = self.traffic.iter().map(|traffic| {
+            json!({
+                "traffic": traffic.name,
+                "unit": traffic.unit,
+                "no_program": spread(traffic.without),
+                "with_gates": spread(traffic.with),
+                "percent": spread(traffic.share),
+                "budget_percent": LEAST_SHARE,
+                "met": traffic.met(),
+            })
+        });
         let programs = self.programs.iter().map(|(name, verified)| {
             json!({
                 "program": name,
@@ -168,6 +206,9 @@ impl Report {
             "quick": self.effort == Effort::QUICK,
             "paths": paths.collect::<Vec<_>>(),
             "denied_ipv4_excess": { "value": self.unevenness(), "budget": MOST_EXCESS },
+            "veth_rounds": self.effort.veth_rounds,
+            "veth_slice_ms": self.effort.slice.as_millis() as u64,
+            "veth": traffic.collect::<Vec<_>>(),
             "programs": programs.collect::<Vec<_>>(),
             "compile": compiled.collect::<Vec<_>>(),
             "image_bytes": compile::image_bytes(),
@@ -199,6 +240,16 @@ mod tests {
         }
     }
 
+    fn traffic(name: &str, share: f64) -> Traffic {
+        Traffic {
+            name: name.into(),
+            unit: "Mbit/s",
+            without: spread(1000.0),
+            with: spread(10.0 * share),
+            share: spread(share),
+        }
+    }
+
     fn report() -> Report {
         Report {
             effort: Effort::QUICK,
@@ -215,6 +266,7 @@ mod tests {
                 path("denied, 10 rules", Some(90), true, 100.0),
                 path("control", None, false, 7.0),
             ],
+            traffic: vec![traffic("throughput", 98.0), traffic("transactions", 96.5)],
             programs: vec![
                 ("from_task", Some(MOST_INSTRUCTIONS)),
                 ("to_task", Some(MOST_INSTRUCTIONS + 1)),
@@ -246,6 +298,10 @@ control                       7      6     9         37     30
 
 denied over IPv4: the slowest is 25 % above the fastest, budget 15 %: not met
 
+over veth, both links gated  no program  with gates     %  least   most  budget
+throughput                         1000         980  98.0   97.0  100.0      97  met
+transactions                       1000         965  96.5   95.5   98.5      97  not met
+
 verified instructions     count  budget
 from_task                250000  250000  met
 to_task                  250001  250000  not met
@@ -275,6 +331,18 @@ the whole image: 23068672 bytes
                 "with_gate_ns": { "median": 130.0, "min": 129.0, "max": 132.0 },
                 "empty_ns": { "median": 30.0, "min": 29.0, "max": 32.0 },
                 "budget_ns": 90,
+                "met": false,
+            })
+        );
+        assert_eq!(
+            json["veth"][1],
+            json!({
+                "traffic": "transactions",
+                "unit": "Mbit/s",
+                "no_program": { "median": 1000.0, "min": 999.0, "max": 1002.0 },
+                "with_gates": { "median": 965.0, "min": 964.0, "max": 967.0 },
+                "percent": { "median": 96.5, "min": 95.5, "max": 98.5 },
+                "budget_percent": 97.0,
                 "met": false,
             })
         );
