@@ -47,7 +47,7 @@ fn socket(namespace: &str, address: IpAddr) -> Result<UdpSocket> {
     let file = File::open(Namespace::path(namespace))?;
     let bind = || {
         setns(&file, CloneFlags::CLONE_NEWNET)?;
-        let socket = UdpSocket::bind((address, 5000))?;
+        let socket = UdpSocket::bind((address, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
         anyhow::Ok(socket)
     };
@@ -82,7 +82,7 @@ fn two_tasks_reach_each_other_and_the_host() -> Result<()> {
         }
         // From the host, under its own address.
         for (any, own, task) in [("0.0.0.0", "192.0.2.1", a[0]), ("::", "fd01::1", a[2])] {
-            let host = UdpSocket::bind((any.parse::<IpAddr>()?, 5000))?;
+            let host = UdpSocket::bind((any.parse::<IpAddr>()?, 0))?;
             host.set_read_timeout(Some(Duration::from_secs(5)))?;
             ensure!(talk(&host, &socket("a", task)?)?.ip() == own.parse::<IpAddr>()?);
         }
