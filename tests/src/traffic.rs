@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use icmp::Pinger;
 pub use raw::{inject, udp_packet};
-pub use tcp::{Answer, Client, TcpEcho, probe, try_connect};
+pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};
 pub use udp::Peer;
 
 /// How long something that is denied is waited for. Long for a packet on a veth pair, and shorter than the second

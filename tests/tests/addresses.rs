@@ -4,7 +4,7 @@ use anyhow::Result;
 use taskgate_tests::{
     Count, Flow, Lab, OUTSIDE_V4, Stage, at, ip,
     ledger::Action,
-    traffic::{Answer, Peer, TcpEcho, inject, probe, udp_packet},
+    traffic::{Answer, Peer, TcpEcho, inject, probe, probe_for, udp_packet},
 };
 
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -151,7 +151,7 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
     Peer::bind(task, "[fd88::10]:0")?.converse(&udp6, 2)?;
     // By TCP as well.
     let _echo = TcpEcho::start(&stage.lab.outside, 53)?;
-    assert_eq!(probe(task, at(RESOLVER, 53))?, Answer::Open);
+    assert_eq!(probe_for(task, at(RESOLVER, 53), Answer::Open)?, Answer::Open);
     // What comes from there unasked is not exempt, and no denial goes without a record.
     let server = Peer::bind(task, "10.88.0.10:7000")?;
     let unasked = udp.send(server.address(), b"unasked")?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use taskgate_tests::{
     Config, Lab, Ledger, Wire, at,
     stage::flow_to,
-    traffic::{Answer, Client, TcpEcho, probe},
+    traffic::{Answer, Client, TcpEcho, probe, probe_for},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -128,7 +128,11 @@ fn what_the_aws_cli_prints_is_enforced_as_it_is() -> Result<()> {
     Client::connect(&web, at(DB, 5432))?.finish()?;
     let denied_in = [(DB, 23), (DB, 5432), (WEB, 443)];
     for (to, port) in [(WEB, 8000), (WEB, 8080), (DB, 22)] {
-        assert_eq!(probe(&lab.outside, at(to, port))?, Answer::Refused, "{to}:{port}");
+        assert_eq!(
+            probe_for(&lab.outside, at(to, port), Answer::Refused)?,
+            Answer::Refused,
+            "{to}:{port}"
+        );
     }
     for (to, port) in denied_in {
         assert_eq!(probe(&lab.outside, at(to, port))?, Answer::Silence, "{to}:{port}");

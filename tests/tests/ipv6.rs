@@ -6,7 +6,7 @@ use taskgate_tests::{
     kernel::await_gates,
     ledger::Action,
     netns::until,
-    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, try_connect},
+    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, probe_for, try_connect},
 };
 
 const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -61,7 +61,11 @@ fn each_family_needs_rules_of_its_own() -> Result<()> {
     for (addresses, passes) in [(WEB, [true, false]), (DB, [false, true])] {
         for ((address, passes), from) in addresses.into_iter().zip(passes).zip(["10.99.0.2", "fd99::2"]) {
             let answer = if passes { Answer::Refused } else { Answer::Silence };
-            assert_eq!(probe(&stage.lab.outside, at(address, 80))?, answer, "{address}");
+            assert_eq!(
+                probe_for(&stage.lab.outside, at(address, 80), answer)?,
+                answer,
+                "{address}"
+            );
             let mut pinger = Pinger::new(&stage.lab.outside, ip(from), ip(address))?;
             assert_eq!(pinger.echoes()?, passes, "{address}");
         }

@@ -6,7 +6,7 @@ use taskgate_tests::{
     kernel::gates,
     ledger::Action,
     stage::flow_to,
-    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, try_connect},
+    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, probe_for, try_connect},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -52,7 +52,10 @@ fn members_join_and_leave_a_group_that_a_rule_names() -> Result<()> {
 #[test]
 fn a_member_elsewhere_counts_like_one_here() -> Result<()> {
     let mut stage = Stage::start(|config| shop(config).member("10.99.0.2", &["web"]))?;
-    assert_eq!(probe(&stage.lab.outside, at(DB, 5432))?, Answer::Refused);
+    assert_eq!(
+        probe_for(&stage.lab.outside, at(DB, 5432), Answer::Refused)?,
+        Answer::Refused
+    );
     stage.reload(|config| config.member("10.99.0.2", &["worker"]))?;
     assert_eq!(probe(&stage.lab.outside, at(DB, 5432))?, Answer::Silence);
     let expected = stage.denied_in(&[("outside", "db-1")])?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use taskgate_tests::{
     Config, Count, Flow, OUTSIDE_V4, Stage, at, ip,
     ledger::Action,
-    traffic::{Answer, Client, DENIED, Peer, Pinger, TcpEcho, inject, probe, try_connect},
+    traffic::{Answer, Client, DENIED, Peer, Pinger, TcpEcho, inject, probe, probe_for, try_connect},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -102,7 +102,11 @@ fn ports_and_peers_are_met_to_the_number() -> Result<()> {
         (443, Answer::Silence),
     ];
     for (port, answer) in cases {
-        assert_eq!(probe(&stage.lab.outside, at(WEB, port))?, answer, "port {port}");
+        assert_eq!(
+            probe_for(&stage.lab.outside, at(WEB, port), answer)?,
+            answer,
+            "port {port}"
+        );
     }
     let expected = stage.denied_in(&[("outside", "server-1")])?;
     stage.finish(&expected)?;
@@ -129,7 +133,11 @@ fn groups_add_up_and_sharing_one_allows_nothing() -> Result<()> {
         ("c-1", WEB, 80, Answer::Refused),
         ("c-1", WEB, 7000, Answer::Silence),
     ] {
-        assert_eq!(probe(stage.task(from)?, at(to, port))?, answer, "{from} to {to}:{port}");
+        assert_eq!(
+            probe_for(stage.task(from)?, at(to, port), answer)?,
+            answer,
+            "{from} to {to}:{port}"
+        );
     }
     let expected = stage.denied_in(&[("b-1", "a-1"), ("a-1", "b-1"), ("c-1", "a-1")])?;
     stage.finish(&expected)?;
@@ -303,7 +311,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
 fn a_group_that_says_nothing_of_egress_lets_everything_out_and_nothing_in() -> Result<()> {
     let stage = Stage::start(|config| config.group("new", "").task("new-1", &[WEB], &["new"]))?;
     let task = stage.task("new-1")?;
-    assert_eq!(probe(task, at("10.99.0.2", 81))?, Answer::Refused);
+    assert_eq!(probe_for(task, at("10.99.0.2", 81), Answer::Refused)?, Answer::Refused);
     let mut pinger = Pinger::new(task, ip(WEB), OUTSIDE_V4)?;
     pinger.echo()?;
     let server = Peer::bind(&stage.lab.outside, "10.99.0.2:53")?;

@@ -173,7 +173,13 @@ pub enum Answer {
 
 /// Sends a SYN and says what came back.
 pub fn probe(netns: &Netns, to: SocketAddr) -> Result<Answer> {
-    netns.run(|| match TcpStream::connect_timeout(&to, DENIED) {
+    probe_for(netns, to, Answer::Silence)
+}
+
+/// [`probe`], with the patience that an answer takes on a busy machine where one is expected: until a SYN was sent again.
+pub fn probe_for(netns: &Netns, to: SocketAddr, expected: Answer) -> Result<Answer> {
+    let patience = if expected == Answer::Silence { DENIED } else { PATIENCE };
+    netns.run(|| match TcpStream::connect_timeout(&to, patience) {
         Ok(_) => Ok(Answer::Open),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Answer::Refused),
         Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Answer::Silence),
