@@ -71,15 +71,17 @@ impl fmt::Display for Objects {
 }
 
 fn ids(found: impl Iterator<Item = Result<u32>>) -> Result<BTreeSet<u32>> {
-    // What is freed while the list is read is not in it.
-    found.filter(|id| !matches!(id, Err(error) if is_gone(error))).collect()
+    // What is freed while the list is read is not in it (ENOENT), nor a link that somebody is just making (EAGAIN).
+    found
+        .filter(|id| !matches!(id, Err(error) if is_fleeting(error)))
+        .collect()
 }
 
-fn is_gone(error: &anyhow::Error) -> bool {
+fn is_fleeting(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::NotFound)
+        .any(|cause| matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock))
 }
 
 /// How many programs are at the tc hooks of a link: where its packets come in, and where they go out.
