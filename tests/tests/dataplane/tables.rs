@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem::offset_of,
     sync::{
         Mutex,
         atomic::Ordering::Relaxed,
@@ -20,10 +21,10 @@ use taskgate::dataplane::{
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    Conn, Denial, Direction, Key4, Key6, Usage,
-    image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK},
+    Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
+    image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK, TIMEOUTS, Timeout},
     program,
-    tables::{denial_tail, pair},
+    tables::{Seen, denial_tail, pair},
 };
 use taskgate_tests::sandbox::sandbox;
 
@@ -195,6 +196,36 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     let mut tables = KernelTables::new(&image)?;
     tables.set_window(0x0102_0304)?;
     ensure!(image.image()?[CONTROL_WINDOW as usize / 8].load(Relaxed) == 0x0102_0304);
+    Ok(())
+}
+
+#[test]
+fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
+    let object = Object::load(&SMALL)?;
+    let mut tables = KernelTables::new(&object)?;
+    let now = tables.now()?;
+    let first = |age: u32, slot: u64| Fragment {
+        seen: Seen::new(now.wrapping_sub(age), 0),
+        lent: (slot << 16).into(),
+    };
+    let mut timeouts = [0; TIMEOUTS];
+    timeouts[Timeout::FragmentV4 as usize] = 3_000_000;
+    timeouts[Timeout::FragmentV6 as usize] = 6_000_000;
+    let (v4, v6) = tables.raw_fragments();
+    for (number, age) in [(0, 1_000_000), (1, 4_000_000), (2, 7_000_000)] {
+        v4.put(&key_v4(number), &first(age, 3))?;
+        v6.put(&key_v6(number), &first(age, 4))?;
+    }
+    tables.forget_fragments(&timeouts)?;
+    let (v4, v6) = tables.raw_fragments();
+    for (number, kept_v4, kept_v6) in [(0, true, true), (1, false, true), (2, false, false)] {
+        ensure!(v4.get(&key_v4(number))?.is_some() == kept_v4, "IPv4 {number}");
+        ensure!(v6.get(&key_v6(number))?.is_some() == kept_v6, "IPv6 {number}");
+    }
+    let usage = object.usage()?;
+    let word = |slot: usize| (slot * size_of::<Usage>() + offset_of!(Usage, fragments_removed)) / 8;
+    let removed = [3, 4].map(|slot| usage[word(slot)].load(Relaxed));
+    ensure!(removed == [2, 1], "{removed:?}");
     Ok(())
 }
 

@@ -26,7 +26,6 @@ pub(super) struct Records {
     outputs: Outputs,
     logs: Vec<FlowLog>,
     capacity: u32,
-    timeouts: [u32; TIMEOUTS],
 }
 
 impl Records {
@@ -53,7 +52,6 @@ impl Records {
             outputs: Outputs::open(&model.flow_logs, now)?,
             logs: model.flow_logs.clone(),
             capacity,
-            timeouts,
         })
     }
 
@@ -65,7 +63,6 @@ impl Records {
             self.outputs.replace(&model.flow_logs, end);
             self.logs.clone_from(&model.flow_logs);
         }
-        self.timeouts = timeouts;
         self.collector.reconfigure(&self.logs, unlogged(model), timeouts);
     }
 

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, tables::split_denial_tail};
+use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, image::TIMEOUTS, tables::split_denial_tail};
 
 /// A key of `CONNS_*` or `DENIALS_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,6 +158,9 @@ pub trait FlowTables {
     fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>>;
     /// Removes a denied flow, likewise.
     fn take_denial(&mut self, key: &FlowKey) -> io::Result<Option<DenialState>>;
+    /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel takes them for absent
+    /// already; this makes room in their tasks' shares.
+    fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()>;
     /// What a slot uses and has lost.
     fn usage(&mut self, slot: u16) -> io::Result<UsageState>;
     /// Puts `window` in the place of the capture window's number: what the kernel sees from now on belongs to it.

@@ -101,29 +101,6 @@ impl KernelTables {
         (&self.fragments.v4, &self.fragments.v6)
     }
 
-    /// Forgets first fragments that are older than their family's time-out. To the kernel they are absent already; this
-    /// makes room.
-    pub fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
-        let now = self.now()?;
-        let mut over = Vec::new();
-        self.fragments.visit(&mut |key, fragment| {
-            let timeout = match key {
-                FlowKey::V4(_) => Timeout::FragmentV4,
-                FlowKey::V6(_) => Timeout::FragmentV6,
-            };
-            if idle(now, fragment.seen.get().0, timeouts[timeout as usize]) {
-                over.push(key);
-            }
-        })?;
-        for key in over {
-            if let Some(fragment) = self.fragments.take(&key)? {
-                self.usage_word(fragment.slot(), offset_of!(Usage, fragments_removed))?
-                    .fetch_add(1, Relaxed);
-            }
-        }
-        Ok(())
-    }
-
     /// The word at `offset` bytes in a slot's usage.
     fn usage_word(&self, slot: u16, offset: usize) -> io::Result<&AtomicU64> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no slot {slot}"));
@@ -159,6 +136,27 @@ impl FlowTables for KernelTables {
         self.usage_word(slot, offset_of!(Usage, denials_removed))?
             .fetch_add(1, Relaxed);
         Ok(Some((&denial).into()))
+    }
+
+    fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
+        let now = self.now()?;
+        let mut over = Vec::new();
+        self.fragments.visit(&mut |key, fragment| {
+            let timeout = match key {
+                FlowKey::V4(_) => Timeout::FragmentV4,
+                FlowKey::V6(_) => Timeout::FragmentV6,
+            };
+            if idle(now, fragment.seen.get().0, timeouts[timeout as usize]) {
+                over.push(key);
+            }
+        })?;
+        for key in over {
+            if let Some(fragment) = self.fragments.take(&key)? {
+                self.usage_word(fragment.slot(), offset_of!(Usage, fragments_removed))?
+                    .fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
     }
 
     fn usage(&mut self, slot: u16) -> io::Result<UsageState> {

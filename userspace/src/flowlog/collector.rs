@@ -53,6 +53,9 @@ pub enum CollectError {
         /// What the map said.
         source: io::Error,
     },
+    /// Old fragments stay, and take the room of new ones.
+    #[error("cannot forget old fragments")]
+    Fragments(#[source] io::Error),
     /// A slot's use of the tables can't be read.
     #[error("cannot read the table use of slot {slot}")]
     Usage {
@@ -244,7 +247,8 @@ impl Collector {
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })?;
-        self.take_conns(tables, &over)
+        self.take_conns(tables, &over)?;
+        tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
     }
 
     fn close(

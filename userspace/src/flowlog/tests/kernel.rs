@@ -8,6 +8,7 @@ use std::{
 
 use taskgate_ebpf::abi::{
     Direction, Key4, Key6, LinkId, Reason,
+    image::TIMEOUTS,
     tables::{Flags, denial_tail},
     window,
 };
@@ -77,6 +78,7 @@ pub(super) enum Step {
     TakeConn(FlowKey),
     TakeDenial(FlowKey),
     Usage(u16),
+    ForgetFragments([u32; TIMEOUTS]),
 }
 
 /// What the kernel holds.
@@ -213,6 +215,10 @@ impl FlowTables for Kernel {
             self.state.usage.entry(State::slot_of_denial(key)).or_default().denials -= 1;
         }
         Ok(taken)
+    }
+
+    fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
+        self.step(Step::ForgetFragments(*timeouts))
     }
 
     fn usage(&mut self, slot: u16) -> io::Result<UsageState> {

@@ -174,6 +174,14 @@ fn an_older_epoch_ends_a_connection_after_it_was_told() {
     assert_eq!(rig.kernel.state.conns.len(), 0);
 }
 
+/// Their time-outs are the kernel's too, so that room comes back when they count as absent.
+#[test]
+fn a_sweep_forgets_old_fragments() {
+    let mut rig = Rig::new();
+    rig.sweep(false);
+    assert_eq!(rig.kernel.steps.last(), Some(&Step::ForgetFragments(super::timeouts())));
+}
+
 #[test]
 fn a_sweep_takes_what_was_told_and_is_idle_and_loses_nothing() {
     let mut rig = Rig::new();
