@@ -1,5 +1,6 @@
 //! Real traffic: sockets in network namespaces, and packets that no well-behaved socket would send.
 
+mod frames;
 mod icmp;
 mod raw;
 mod tcp;
@@ -7,6 +8,7 @@ mod udp;
 
 use std::time::Duration;
 
+pub use frames::{Ring, Segments, Sender};
 pub use icmp::Pinger;
 pub use raw::{inject, udp_packet};
 pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};
