@@ -54,7 +54,8 @@ impl Sender {
     }
 
     fn send_as(&self, header: &[u8; OFFLOAD], frame: &[u8]) -> Result<()> {
-        transmit(&self.0, &[header, frame].concat())
+        transmit(&self.0, &[header, frame].concat())?;
+        Ok(())
     }
 }
 
@@ -136,15 +137,19 @@ impl Ring {
             slot.add(FRAME).cast::<[u8; SLOT - FRAME]>().write(data);
             slot.cast::<libc::tpacket2_hdr>().write_volatile(header);
         }
-        self.next += 1;
-        transmit(&self.socket, &[])
+        // One that was dropped stays the ring's next.
+        if transmit(&self.socket, &[])? {
+            self.next += 1;
+        }
+        Ok(())
     }
 }
 
-/// A gate that drops a frame on its way out of the link itself says so to the sender.
-fn transmit(socket: &OwnedFd, frame: &[u8]) -> Result<()> {
+/// Whether it got away: a gate that drops a frame on its way out of the link itself says so to the sender.
+fn transmit(socket: &OwnedFd, frame: &[u8]) -> Result<bool> {
     match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
-        Ok(_) | Err(Errno::ENOBUFS) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(Errno::ENOBUFS) => Ok(false),
         Err(error) => Err(error).context("cannot send a frame"),
     }
 }
