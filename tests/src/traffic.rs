@@ -1,5 +1,6 @@
 //! Real traffic: sockets in network namespaces, and packets that no well-behaved socket would send.
 
+mod bulk;
 mod frames;
 mod icmp;
 mod raw;
@@ -8,6 +9,7 @@ mod udp;
 
 use std::time::Duration;
 
+pub use bulk::Bulk;
 pub use frames::{Ring, Segments, Sender};
 pub use icmp::Pinger;
 pub use raw::{inject, udp_packet};

@@ -2,6 +2,7 @@
 //! errors. The real taskgate judges them, and its records and counters say how.
 
 mod linear;
+mod mtu;
 mod tags;
 
 use taskgate_tests::scene::frames;
