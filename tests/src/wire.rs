@@ -139,7 +139,7 @@ fn measure(frame: &[u8]) -> Option<(Flow, Count)> {
             (
                 header.source_addr().into(),
                 header.destination_addr().into(),
-                header.next_header().0,
+                ip.payload().ip_number.0,
                 u64::from(header.payload_length()) + 40,
                 40,
             )

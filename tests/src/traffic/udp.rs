@@ -45,7 +45,7 @@ impl Peer {
 
     /// Waits for the next datagram, which has to be `data`; gives the sender.
     pub fn expect(&self, data: &[u8]) -> Result<SocketAddr> {
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 1 << 16];
         self.socket.set_nonblocking(false)?;
         self.socket.set_read_timeout(Some(PATIENCE))?;
         let received = self.socket.recv_from(&mut buffer);

@@ -1,6 +1,7 @@
 //! What only live links make: tags beside frames, frames in pieces, fragments and segments of a kernel's own, routers'
 //! errors. The real taskgate judges them, and its records and counters say how.
 
+mod fragments;
 mod linear;
 mod mtu;
 mod tags;

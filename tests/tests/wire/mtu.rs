@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use taskgate_tests::{
-    Action, Config, Flow, Lab, Ledger, Netns, Stage, Wire, at, kernel::await_gates, ledger::protocol, netns::await_up,
-    traffic::Bulk, wire::Way,
+    Action, Config, Flow, Lab, Ledger, Netns, Stage, Wire, at, ip, kernel::await_gates, ledger::protocol,
+    netns::await_up, traffic::Bulk, wire::Way,
 };
 
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
