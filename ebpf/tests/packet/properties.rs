@@ -35,6 +35,9 @@ impl Frame for Linear<'_> {
     fn segments(&self) -> (u32, u32) {
         self.whole.segments()
     }
+    fn blur(&self, value: u32) -> u32 {
+        value
+    }
 }
 
 fn payload() -> impl Strategy<Value = (u8, Vec<u8>)> {
