@@ -67,6 +67,7 @@ fn bits(entry: &Entry) -> u16 {
         | bit(entry.untracked, state::UNTRACKED)
         | bit(entry.replied, state::REPLIED)
         | bit(entry.confirmed, state::CONFIRMED)
+        | bit(entry.answered, state::ANSWERED)
         | bit(entry.fin[0], state::FIN_EGRESS)
         | bit(entry.fin[1], state::FIN_INGRESS)
         | bit(entry.reset[0], state::RESET_EGRESS)

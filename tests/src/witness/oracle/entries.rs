@@ -36,6 +36,8 @@ pub(in crate::witness) struct Entry {
     pub(in crate::witness) replied: bool,
     /// Whether the opener went on after that.
     pub(in crate::witness) confirmed: bool,
+    /// All but TCP: whether a packet came back after that.
+    pub(in crate::witness) answered: bool,
     /// TCP: FIN seen, by direction.
     pub(in crate::witness) fin: [bool; 2],
     /// TCP: whether the last packet was a RST, by direction.
@@ -69,7 +71,7 @@ impl Entry {
             6 if self.is_closed() => Timeout::TcpClosed,
             6 if self.confirmed => Timeout::TcpEstablished,
             6 => Timeout::TcpHalfOpen,
-            17 if self.confirmed => Timeout::UdpStream,
+            17 if self.answered => Timeout::UdpStream,
             17 => Timeout::Udp,
             1 | 58 => Timeout::Icmp,
             _ => Timeout::Other,
@@ -85,6 +87,7 @@ impl Entry {
         self.last = case.now;
         if case.direction != self.opener {
             self.replied = true;
+            self.answered |= self.confirmed && ip.protocol != 6;
         } else if self.replied {
             self.confirmed = true;
         }

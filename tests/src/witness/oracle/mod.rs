@@ -377,6 +377,7 @@ impl Oracle {
             untracked: admission.untracked,
             replied: false,
             confirmed: false,
+            answered: false,
             fin: [false; 2],
             reset: [false; 2],
             windows: BTreeMap::new(),
@@ -388,6 +389,7 @@ impl Oracle {
                 windows: old.windows,
                 replied: old.replied,
                 confirmed: old.confirmed,
+                answered: old.answered,
                 fin: old.fin,
                 reset: old.reset,
                 ..new

@@ -37,7 +37,7 @@ fn an_entry_goes_once_it_is_idle_by_its_state_and_told() {
         ),
         ("reset TCP", TCP, state::RESET_INGRESS, 2),
         ("UDP: 30 s", UDP, 0, 2),
-        ("UDP stream: 180 s", UDP, state::CONFIRMED, 4),
+        ("UDP stream: 180 s", UDP, state::CONFIRMED | state::ANSWERED, 4),
         ("ICMP: 30 s", ICMP, 0, 2),
         ("other protocols: 600 s", 47, 0, 11),
         ("established TCP: days", TCP, state::CONFIRMED, 12),
