@@ -37,6 +37,7 @@ fn sums(stage: &mut Stage<'_>) -> Result<(Vec<String>, usize, usize)> {
     Ok((sums.collect(), state.conns.len(), state.denials.len()))
 }
 
+/// AWS: SG-TRACK-8
 #[test]
 fn a_task_over_its_limit_is_denied_and_others_are_not() -> Result<()> {
     on_host_and_in_kernel(|stage| {
@@ -122,6 +123,7 @@ fn denied_flows_beyond_the_limit_are_counted_as_lost() -> Result<()> {
     })
 }
 
+/// AWS: SG-TRACK-8
 #[test]
 fn the_hosts_table_is_full() -> Result<()> {
     on_host_and_in_kernel(|stage| {
