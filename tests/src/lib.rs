@@ -15,6 +15,7 @@
 pub mod bench;
 pub mod config;
 pub mod daemon;
+pub mod held;
 pub mod kernel;
 pub mod lab;
 pub mod ledger;
@@ -31,6 +32,7 @@ pub mod witness;
 
 pub use config::Config;
 pub use daemon::{Daemon, Reload, Stopped};
+pub use held::Held;
 pub use lab::{Lab, OUTSIDE_V4, OUTSIDE_V6};
 pub use ledger::{Action, Count, Flow, Ledger};
 pub use netns::Netns;

@@ -260,7 +260,7 @@ pub mod state {
     pub const UNTRACKED: u16 = 1 << 1;
     /// A packet came back.
     pub const REPLIED: u16 = 1 << 2;
-    /// The initiator went on after a reply: an established connection, or a UDP stream's second exchange.
+    /// The initiator went on after a reply: an established connection.
     pub const CONFIRMED: u16 = 1 << 3;
     /// TCP: a FIN was seen from the task.
     pub const FIN_EGRESS: u16 = 1 << 4;
@@ -270,6 +270,8 @@ pub mod state {
     pub const RESET_EGRESS: u16 = 1 << 6;
     /// TCP: the last packet toward the task was a RST.
     pub const RESET_INGRESS: u16 = 1 << 7;
+    /// All but TCP: a packet came back after the initiator went on. UDP's second exchange, so a stream.
+    pub const ANSWERED: u16 = 1 << 8;
 }
 
 /// A denied flow: 32 bytes.

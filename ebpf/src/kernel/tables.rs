@@ -8,7 +8,7 @@ use taskgate_ebpf::{
         Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
     },
     policy::{Bank, Image},
-    tables::{Flows, Inserted, Tables},
+    tables::{Flows, Inserted, Tables, insert_by},
 };
 
 use super::maps::{
@@ -70,19 +70,7 @@ fn shared<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K) -> O
 
 #[inline(always)]
 fn insert<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K, value: &V) -> Inserted {
-    const EEXIST: i32 = -17;
-    const EBUSY: i32 = -16;
-    const TRIES: u32 = 4;
-    for _ in 0..TRIES {
-        match map.insert(key, value, BPF_NOEXIST as u64) {
-            Ok(()) => return Inserted::Done,
-            Err(EEXIST) => return Inserted::Exists,
-            // Another program on this CPU holds the bucket's lock (Linux 5.11 to 6.14, commit 20b6cc34ea74).
-            Err(EBUSY) => {}
-            Err(_) => return Inserted::Full,
-        }
-    }
-    Inserted::Full
+    insert_by(|| map.insert(key, value, BPF_NOEXIST as u64))
 }
 
 macro_rules! flows {

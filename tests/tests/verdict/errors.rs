@@ -66,6 +66,46 @@ fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
     })
 }
 
+/// What `icmp-errors: none` leaves is AWS's documented reading.
+///
+/// AWS: SG-TRACK-9
+#[test]
+fn without_the_settings_a_rule_decides() -> Result<()> {
+    use taskgate::model::IcmpMatch;
+    on_host_and_in_kernel(|stage| {
+        let web = [(tcp_to(443, 443), "10.0.1.0/24"), (tcp_to(443, 443), "2001:db8:1::/48")];
+        let ruled = [
+            (Protocol::Icmp(IcmpMatch::TypeCode(3, 4)), "198.51.100.0/24"),
+            (Protocol::Icmpv6(IcmpMatch::Type(2)), "2001:db8:ffff::/48"),
+        ];
+        for (rules, passes) in [(web.to_vec(), false), ([web, ruled].concat(), true)] {
+            let mut model = with_rules(&rules, &[]);
+            model.settings.icmp_errors = IcmpErrors::None;
+            stage.set(model)?;
+            assert!(stage.ingress(&in4(flags::SYN))?);
+            assert!(stage.ingress(&ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b"")))?);
+            for (name, error, ruled) in [
+                ("needed", about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 28), true),
+                ("too big", about(ROUTER6, TASK6, (2, 0), &out6(), 48), true),
+                (
+                    "another code",
+                    about(ROUTER4, TASK4, (3, 3), &out4(flags::ACK), 28),
+                    false,
+                ),
+                (
+                    "another router",
+                    about(PEER4, TASK4, (3, 4), &out4(flags::ACK), 28),
+                    false,
+                ),
+                ("another type", about(ROUTER6, TASK6, (1, 4), &out6(), 48), false),
+            ] {
+                assert_eq!(stage.ingress(&error)?, passes && ruled, "{name}, {}", stage.name);
+            }
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn an_error_is_about_a_live_connection_or_about_nothing() -> Result<()> {
     on_host_and_in_kernel(|stage| {

@@ -379,8 +379,7 @@ impl Oracle {
             code: request_code(ip).unwrap_or_default(),
             opener,
             untracked: admission.untracked,
-            replied: false,
-            confirmed: false,
+            turns: 0,
             fin: [false; 2],
             reset: [false; 2],
             windows: BTreeMap::new(),
@@ -390,8 +389,7 @@ impl Oracle {
             Some(old) if goes_on => Entry {
                 totals: old.totals,
                 windows: old.windows,
-                replied: old.replied,
-                confirmed: old.confirmed,
+                turns: old.turns,
                 fin: old.fin,
                 reset: old.reset,
                 ..new
