@@ -312,8 +312,8 @@ impl Oracle {
         if world.flags & wants == 0 {
             return None;
         }
-        // It goes to whoever sent what it quotes. Routers speak to the task; the task speaks for itself.
-        if ip.destination != quoted.source || case.direction == Direction::Egress && ip.source != quoted.destination {
+        // It goes to whoever sent what it quotes. Anybody may speak to the task; as whom the task speaks is judged elsewhere.
+        if ip.destination != quoted.source {
             return None;
         }
         if let Body::Icmp { kind, .. } = quoted.body {
