@@ -15,6 +15,7 @@
 pub mod bench;
 pub mod config;
 pub mod daemon;
+pub mod fuzz;
 pub mod kernel;
 pub mod lab;
 pub mod ledger;
