@@ -87,8 +87,7 @@ impl Entry<'_> {
 
         let way = self.direction.index();
         let conns = |state: &State, way: usize| sum(state.conns.values().map(|conn| conn.totals[way].packets));
-        let [same, other] =
-            [way, 1 - way].map(|way| conns(self.after, way) - conns(self.before, way));
+        let [same, other] = [way, 1 - way].map(|way| conns(self.after, way) - conns(self.before, way));
         let denied = |state: &State| sum(state.denials.values().map(|denial| denial.totals.packets));
         let denied = denied(self.after) - denied(self.before);
         let lost = |of: fn(&UsageState) -> u64| {
@@ -131,8 +130,14 @@ impl Entry<'_> {
     /// What is dropped opens nothing, prolongs nothing, closes nothing.
     fn a_drop_leaves_no_state(&self) {
         if let Outcome::Drop(_) = self.outcome {
-            assert_eq!(self.before.conns, self.after.conns, "a dropped packet changed connections");
-            assert_eq!(self.fragments.0, self.fragments.1, "a dropped packet is a first fragment");
+            assert_eq!(
+                self.before.conns, self.after.conns,
+                "a dropped packet changed connections"
+            );
+            assert_eq!(
+                self.fragments.0, self.fragments.1,
+                "a dropped packet is a first fragment"
+            );
         }
     }
 
@@ -157,7 +162,8 @@ impl Entry<'_> {
             }
             // What an exempt address sends opens nothing: it answers at most.
             (Pass::Exempt, _) => assert!(
-                self.direction == Direction::Egress || was.is_some_and(|was| was.rule == RULE_EXEMPT || was.state & 1 == 0),
+                self.direction == Direction::Egress
+                    || was.is_some_and(|was| was.rule == RULE_EXEMPT || was.state & 1 == 0),
                 "something from outside passes as exempt"
             ),
             (Pass::Neighbour, Reading::Arp(_)) => {}

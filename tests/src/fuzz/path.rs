@@ -79,8 +79,12 @@ impl<'a> Walk<'a> {
             6 => raw(with),
             7..9 => self.earlier(with).map(|(earlier, with)| vary::edited(&earlier, with)),
             9..11 => self.earlier(with).map(|(earlier, with)| vary::answered(&earlier, with)),
-            11 => self.earlier(with).and_then(|(earlier, with)| vary::piece(&earlier, with)),
-            12 => self.earlier(with).and_then(|(earlier, with)| vary::error(&earlier, with)),
+            11 => self
+                .earlier(with)
+                .and_then(|(earlier, with)| vary::piece(&earlier, with)),
+            12 => self
+                .earlier(with)
+                .and_then(|(earlier, with)| vary::error(&earlier, with)),
             _ => {
                 let happened = self.stand.happen(&mut self.host, &mut None);
                 happened.expect("nothing that can go wrong");
