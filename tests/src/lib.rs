@@ -17,6 +17,7 @@ pub mod capture;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod fuzz;
 pub mod held;
 pub mod kernel;
 pub mod lab;

@@ -74,6 +74,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 if offset != 0 {
                     packet.protocol = extension[0];
                     packet.later_fragment = true;
+                    // Each header speaks anew, and the last one that is read decides.
+                    packet.first_fragment = false;
                     packet.fragment_id = id;
                     return beyond_header(extension[0], offset);
                 }

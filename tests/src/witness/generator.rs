@@ -1,12 +1,13 @@
 //! Packets as somebody may send them: legal ones of flows that go on, odd ones, and hostile ones.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use taskgate_ebpf::abi::Direction;
 
 use super::{
     dice::Dice,
     dress::{damage, wrapped},
+    reading::read,
 };
 use crate::scene::frames;
 
@@ -21,6 +22,24 @@ pub struct Thrown {
     pub direction: Direction,
     /// Segments, and bytes in each.
     pub segments: (u32, u32),
+}
+
+impl fmt::Display for Thrown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            frame,
+            link,
+            direction,
+            segments,
+        } = self;
+        writeln!(
+            f,
+            "{direction:?} on link {link}, segments {segments:?}, read as {:?}",
+            read(frame, *segments)
+        )?;
+        write!(f, "frame ")?;
+        frame.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 /// A flow that packets of both directions belong to.
@@ -57,9 +76,9 @@ fn farewell(talk: &Talk, direction: Direction) -> Thrown {
 }
 
 /// What packets are made of.
-pub(super) struct Generator {
+pub(crate) struct Generator {
     /// The links, with the addresses of the ENI on each.
-    pub(super) links: Vec<(u32, Vec<IpAddr>)>,
+    pub(crate) links: Vec<(u32, Vec<IpAddr>)>,
     talks: Vec<Talk>,
     /// What comes next, last first.
     next: Vec<Thrown>,
@@ -107,7 +126,7 @@ const ODD: [&str; 12] = [
 
 impl Generator {
     /// With nothing to go on yet.
-    pub(super) fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
+    pub(crate) fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
         Self {
             links,
             talks: Vec::new(),
@@ -116,7 +135,7 @@ impl Generator {
     }
 
     /// The next packet.
-    pub(super) fn throw(&mut self, dice: &mut Dice) -> Thrown {
+    pub(crate) fn throw(&mut self, dice: &mut Dice) -> Thrown {
         if let Some(next) = self.next.pop() {
             return next;
         }
