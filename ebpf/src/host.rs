@@ -221,7 +221,7 @@ impl Tables for HostTables<'_> {
             .or_default() += packets;
     }
 
-    fn blur(&self, _: &Word, value: u32) -> u32 {
+    fn blur(&self, value: u32) -> u32 {
         value
     }
 
@@ -274,6 +274,10 @@ impl Frame for HostFrame<'_> {
 
     fn segments(&self) -> (u32, u32) {
         self.segments
+    }
+
+    fn blur(&self, value: u32) -> u32 {
+        value
     }
 }
 

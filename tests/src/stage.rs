@@ -123,6 +123,28 @@ impl Stage {
         Ok(ledger)
     }
 
+    /// What the records have to say if the gates of these tasks kept in what they sent outside and did not arrive there,
+    /// and nothing else was denied.
+    pub fn kept_in(&self, senders: &[&str]) -> Result<Ledger> {
+        let mut ledger = self.passed()?;
+        let arrived = self.outside.flows()?;
+        for sender in senders {
+            for (way, flow) in self.wire(sender)?.flows()?.into_keys() {
+                if way == Way::Out && !self.is_tasks(flow.destination.ip()) {
+                    let passed = arrived.get(&(Way::In, flow)).copied().unwrap_or_default();
+                    ledger = ledger.cut(sender, flow, passed);
+                }
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn is_tasks(&self, address: IpAddr) -> bool {
+        self.config
+            .tasks()
+            .any(|task| self.config.addresses(task).contains(&address))
+    }
+
     /// Waits until the records tell of so many denied packets of a task's, so that none is still on its way.
     pub fn await_denials(&self, task: &str, packets: u64) -> Result<()> {
         self.daemon

@@ -1,6 +1,7 @@
 //! Real traffic: sockets in network namespaces, and packets that no well-behaved socket would send.
 
 mod bulk;
+mod flood;
 mod frames;
 mod icmp;
 mod raw;
@@ -10,9 +11,10 @@ mod udp;
 use std::time::Duration;
 
 pub use bulk::Bulk;
+pub use flood::Flood;
 pub use frames::{Ring, Segments, Sender};
 pub use icmp::Pinger;
-pub use raw::{inject, udp_packet};
+pub use raw::{echo_packet, inject, syn_packet, udp_packet};
 pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};
 pub use udp::Peer;
 

@@ -16,6 +16,9 @@ const MORE_FRAGMENTS: u16 = 1;
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// Extension headers that are followed, at most.
 const WALK: u32 = 8;
+/// All bits of an offset behind as many headers of the longest kind.
+const FARTHEST: u32 = 0x7fff;
+const _: () = assert!(ETHERNET_BYTES + HEADER + WALK * (256 << 3) <= FARTHEST);
 
 #[inline(always)]
 pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
@@ -71,6 +74,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 if offset != 0 {
                     packet.protocol = extension[0];
                     packet.later_fragment = true;
+                    // Each header speaks anew, and the last one that is read decides.
+                    packet.first_fragment = false;
                     packet.fragment_id = id;
                     return beyond_header(extension[0], offset);
                 }
@@ -83,9 +88,9 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
             AUTHENTICATION => (extension[1] as u32 + 2) << 2,
             _ => (extension[1] as u32 + 1) << 3,
         };
-        next = extension[0];
+        next = frame.blur(extension[0] as u32) as u8;
         packet.protocol = next;
-        at += bytes;
+        at = frame.blur(at + bytes) & FARTHEST;
         if at > end {
             return Err(Unparsed::Bad(Reason::Malformed));
         }

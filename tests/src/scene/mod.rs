@@ -105,8 +105,8 @@ impl<'a> Scene<'a> {
         Ok(scene)
     }
 
-    /// Compiles a model and switches to it, its settings included but for time-outs and limits. Everything is gated that `gate` has a gate for; the exempt addresses are the
-    /// model's.
+    /// Compiles a model and switches to it, its settings included but for time-outs and limits. Everything is gated that
+    /// `gate` has a gate for; the exempt addresses are the model's.
     pub fn apply(&mut self, model: Model, gate: &dyn Fn(&Eni) -> Option<Gate>) -> Result<()> {
         let exempt = model.exempt();
         let scope = Scope {
@@ -135,6 +135,18 @@ impl<'a> Scene<'a> {
             .unwrap_or_default();
         self.model = model;
         Ok(())
+    }
+
+    /// Sets the time-outs that the model's settings have.
+    pub fn set_timeouts(&self) {
+        let timeouts = self.model.settings.timeouts;
+        for (timeout, seconds) in [
+            (Timeout::TcpEstablished, timeouts.tcp_established),
+            (Timeout::Udp, timeouts.udp),
+            (Timeout::UdpStream, timeouts.udp_stream),
+        ] {
+            self.writer.set_timeout(timeout, u64::from(seconds) * u64::from(SECOND));
+        }
     }
 
     /// Binds a link to an ENI.

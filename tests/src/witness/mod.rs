@@ -10,5 +10,8 @@ mod reading;
 mod run;
 mod world;
 
+pub(crate) use dice::Dice;
 pub use generator::Thrown;
+pub(crate) use reading::{Body, Reading, read};
+pub(crate) use run::{Clock, Stand};
 pub use run::{Difference, Episode, Tally};
