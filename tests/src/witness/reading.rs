@@ -180,14 +180,13 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
         fragment: None,
     };
     let said = usize::from(u16_at(packet, 4));
-    let total = if said == 0 && segments.1 > 0 {
-        packet.len()
-    } else {
-        40 + said
-    };
+    let jumbo = said == 0 && segments.1 > 0;
+    let total = if jumbo { packet.len() } else { 40 + said };
     if total > packet.len() {
         return Reading::Ip(ip);
     }
+    // The length of a jumbogram stands in a header that no segment has.
+    let unsent = if jumbo && packet[6] == 0 { 8 } else { 0 };
     ip.bytes = total as u64;
     if is_mapped(ip.source) || is_mapped(ip.destination) {
         return Reading::Ip(ip);
@@ -196,7 +195,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
         Err(reason) => ip.body = Body::Bad(reason),
         Ok(at) => {
             let headers = transport(&mut ip, packet, at, total);
-            count(&mut ip, total, headers, segments);
+            count(&mut ip, total - unsent, headers - unsent, segments);
         }
     }
     Reading::Ip(ip)
