@@ -24,6 +24,7 @@ pub mod lab;
 pub mod ledger;
 pub mod names;
 pub mod netns;
+pub mod offload;
 pub mod output;
 mod packet_socket;
 pub mod record;

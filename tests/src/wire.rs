@@ -37,6 +37,7 @@ pub enum Way {
 pub struct Wire {
     socket: OwnedFd,
     seen: RefCell<BTreeMap<(Way, Flow), Count>>,
+    together: RefCell<BTreeMap<(Way, Flow), u64>>,
 }
 
 /// More than any headers.
@@ -48,8 +49,11 @@ impl Wire {
         let socket = netns
             .run(|| listen(link, |socket| Ok(set(socket, PACKET_VNET_HDR, &1_i32)?)))
             .with_context(|| format!("cannot listen on `{link}`"))?;
-        let seen = RefCell::default();
-        Ok(Self { socket, seen })
+        Ok(Self {
+            socket,
+            seen: RefCell::default(),
+            together: RefCell::default(),
+        })
     }
 
     /// All flows up to now but chatter, neighbour discovery and ARP.
@@ -67,6 +71,12 @@ impl Wire {
     /// What was received in a flow.
     pub fn received(&self, flow: Flow) -> Result<Count> {
         self.count(Way::In, flow)
+    }
+
+    /// How many frames of a flow stood for several packets each.
+    pub fn together(&self, way: Way, flow: Flow) -> Result<u64> {
+        self.read()?;
+        Ok(self.together.borrow().get(&(way, flow)).copied().unwrap_or_default())
     }
 
     /// Waits until this many packets of a flow were received.
@@ -94,6 +104,7 @@ impl Wire {
 
     fn read(&self) -> Result<()> {
         let mut seen = self.seen.borrow_mut();
+        let mut together = self.together.borrow_mut();
         let mut frame = [0; SNAP];
         loop {
             let (length, from) = match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
@@ -110,6 +121,9 @@ impl Wire {
                 && !flow.is_chatter()
             {
                 *seen.entry((way, flow)).or_default() += count;
+                if count.packets > 1 {
+                    *together.entry((way, flow)).or_default() += 1;
+                }
             }
         }
         let missed = missed(&self.socket)?;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Bytes a second: many packets, and not so many that nobody could count them.
-static PACE: u32 = 2 << 20;
+const PACE: u32 = 2 << 20;
 /// Where the data repeats itself: no packet has a multiple of this, so what is missing shows.
 const PERIOD: usize = 251;
 
@@ -37,11 +37,22 @@ pub struct Bulk {
 }
 
 impl Bulk {
-    /// Connects from `sender` to `to`, an address of `receiver`'s, and sends.
+    /// Connects from `sender` to `to`, an address of `receiver`'s, and sends, but not so fast that nobody could count it.
     pub fn start(sender: &Netns, receiver: &Netns, to: SocketAddr) -> Result<Self> {
+        Self::start_at(sender, receiver, to, Some(PACE))
+    }
+
+    /// As [`Bulk::start`], as fast as it goes.
+    pub fn rush(sender: &Netns, receiver: &Netns, to: SocketAddr) -> Result<Self> {
+        Self::start_at(sender, receiver, to, None)
+    }
+
+    fn start_at(sender: &Netns, receiver: &Netns, to: SocketAddr, pace: Option<u32>) -> Result<Self> {
         let listener = receiver.run(|| TcpListener::bind(to).with_context(|| format!("cannot listen on {to}")))?;
         let stream = sender.run(|| TcpStream::connect_timeout(&to, PATIENCE).context("cannot connect"))?;
-        pace(&stream)?;
+        if let Some(pace) = pace {
+            slow_down(&stream, pace)?;
+        }
         let flow = Flow::tcp(stream.local_addr()?, to);
         let (accepted, _) = listener.accept()?;
         let ends = vec![stream.try_clone()?, accepted.try_clone()?];
@@ -142,14 +153,14 @@ fn read(mut stream: TcpStream, received: &AtomicU64) -> Result<()> {
     }
 }
 
-fn pace(stream: &TcpStream) -> Result<()> {
+fn slow_down(stream: &TcpStream, pace: u32) -> Result<()> {
     // SAFETY: the option takes a number of 32 bits, and that is what the pointer and the length are of.
     let set = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_MAX_PACING_RATE,
-            (&raw const PACE).cast(),
+            (&raw const pace).cast(),
             size_of::<u32>() as libc::socklen_t,
         )
     };

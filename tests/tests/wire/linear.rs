@@ -18,10 +18,12 @@ use taskgate_tests::{
 
 use super::{frames::*, with_checksum};
 
-const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
-const PEER: [&str; 2] = ["10.99.0.2", "fd99::2"];
+pub(super) const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
+pub(super) const PEER: [&str; 2] = ["10.99.0.2", "fd99::2"];
 /// Somebody on the way, who tells of packets that were too big.
 const ROUTER: [&str; 2] = ["10.99.0.77", "fd99::77"];
+/// The host's end of the task's link.
+pub(super) const DEVICE: &str = "tg-pieces";
 const RULES: &str = "ingress: [{ protocol: tcp, ports: 443, from: any }, { protocol: udp, ports: 53, from: any }], \
                      egress: [{ protocol: tcp, ports: 443, to: any }, { protocol: udp, ports: 53, to: any }]";
 
@@ -234,20 +236,20 @@ fn script(direction: Direction, family: usize, number: u16) -> Script {
 
 /// A lab in which nothing but a test's frames is on the links: the host knows everybody's address, and both ends have
 /// none, so that they answer to nothing.
-fn lab() -> Result<(Lab, Netns)> {
+pub(super) fn lab() -> Result<(Lab, Netns)> {
     const HERE: &str = "02:00:00:00:00:02";
     const THERE: &str = "02:00:00:00:00:03";
     let lab = Lab::new()?;
-    let task = lab.device("tg-pieces", &TASK, true)?;
+    let task = lab.device(DEVICE, &TASK, true)?;
     for (netns, link, address) in [
         (&lab.host, "wire", HERE),
-        (&lab.host, "tg-pieces", HERE),
+        (&lab.host, DEVICE, HERE),
         (&lab.outside, "eth0", THERE),
         (&task, "eth0", THERE),
     ] {
         netns.ip(&format!("link set dev {link} address {address}"))?;
     }
-    for (link, addresses) in [("wire", PEER), ("tg-pieces", TASK)] {
+    for (link, addresses) in [("wire", PEER), (DEVICE, TASK)] {
         for address in addresses {
             lab.host
                 .ip(&format!("neigh replace {address} lladdr {THERE} dev {link}"))?;
@@ -266,17 +268,17 @@ fn stay_on_this_cpu() -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
 }
 
-fn config(lab: &Lab) -> Config {
+pub(super) fn config(lab: &Lab) -> Config {
     lab.config()
         .group("few", RULES)
-        .device_task("web-1", "tg-pieces", &TASK, &["few"])
+        .device_task("web-1", DEVICE, &TASK, &["few"])
 }
 
 /// Sends the script in one piece and in every two, from one end to the other.
 fn in_pieces(lab: &Lab, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
     stay_on_this_cpu()?;
     let daemon = lab.start(&config(lab))?;
-    await_gates(&lab.host, "tg-pieces")?;
+    await_gates(&lab.host, DEVICE)?;
     let counters = Counters::of(&daemon)?;
     let capture = Capture::tap(to.0, to.1)?;
     let sender = Sender::on(from.0, from.1)?;
@@ -339,7 +341,7 @@ fn what_a_task_sends_is_judged_wherever_its_bytes_lie() -> Result<()> {
 #[test]
 fn what_the_host_sends_to_a_task_is_judged_wherever_its_bytes_lie() -> Result<()> {
     let (lab, task) = lab()?;
-    in_pieces(&lab, Direction::Ingress, (&lab.host, "tg-pieces"), (&task, "eth0"))
+    in_pieces(&lab, Direction::Ingress, (&lab.host, DEVICE), (&task, "eth0"))
 }
 
 /// The host that forwards has read the IP header by then, and no more.

@@ -4,6 +4,7 @@
 mod fragments;
 mod linear;
 mod mtu;
+mod segments;
 mod tags;
 
 use taskgate_tests::scene::frames;
