@@ -1,13 +1,14 @@
 //! The parser, on any bytes, whatever part of them is linear.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use taskgate_ebpf::{
     abi::{LinkId, Reason},
     host::HostFrame,
-    packet::{ETHERNET_BYTES, Exchange, Frame, Kind, PULL_BYTES, Packet, Unparsed, mapped, parse, parse_quoted},
+    packet::{ETHERNET_BYTES, Exchange, Frame, Kind, PULL_BYTES, Packet, Unparsed, parse, parse_quoted},
 };
 
+use super::halves;
 use crate::witness::{Body, Reading, Tally, read as read_naively};
 
 // Not a copy: the parser's own tests ask the same of the other parser.
@@ -264,13 +265,6 @@ fn what_follows_does_not_matter(read: &Read, frame: &HostFrame<'_>, told: &Told<
         readable: end,
     };
     assert_eq!(*read, Read::of(&cut, anything()), "cut at byte {end}: {}", told(&()));
-}
-
-fn halves(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(address) => mapped(address.into()),
-        IpAddr::V6(address) => [(u128::from(address) >> 64) as u64, u128::from(address) as u64],
-    }
 }
 
 /// The oracle's naive reader and `etherparse`.
