@@ -8,12 +8,12 @@ use crate::abi::Reason;
 const HEADER: u32 = 40;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(super) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const MORE_FRAGMENTS: u16 = 1;
 /// In bytes, as it stands in the header.
-const FRAGMENT_OFFSET: u16 = 0xfff8;
+pub(super) const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// A hop-by-hop header with nothing but the length of a jumbogram (RFC 2675).
 const JUMBO_OPTION: u32 = 8;
 /// Extension headers that are followed, at most.

@@ -343,16 +343,24 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
     if bytes.len() < least || bytes[0] >> 4 != version {
         return None;
     }
-    let header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
-    let offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
+    let mut header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
+    let mut protocol = if v6 { bytes[6] } else { bytes[9] };
+    let mut offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
     // The error's own header lies in between.
-    if header < least || offset != 0 || bytes.len() < header + 8 || out_of_reach(8 + header + 8) {
+    let absent = |to: usize| bytes.len() < to || out_of_reach(8 + to);
+    if v6 && protocol == 44 {
+        if absent(48) {
+            return None;
+        }
+        (header, protocol, offset) = (48, bytes[40], u16_at(bytes, 42) & !7);
+    }
+    if header < least || offset != 0 || absent(header + 8) {
         return None;
     }
-    let (source, destination, protocol) = if v6 {
-        (v6_at(bytes, 8), v6_at(bytes, 24), bytes[6])
+    let (source, destination) = if v6 {
+        (v6_at(bytes, 8), v6_at(bytes, 24))
     } else {
-        (v4_at(bytes, 12), v4_at(bytes, 16), bytes[9])
+        (v4_at(bytes, 12), v4_at(bytes, 16))
     };
     let transport = &bytes[header..];
     let body = match (protocol, v6) {
@@ -363,7 +371,7 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
             identifier: u16_at(transport, 4),
             quoted: None,
         },
-        _ => return None,
+        _ => Body::Other,
     };
     Some(Ip {
         source,
