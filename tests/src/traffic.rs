@@ -1,5 +1,6 @@
 //! Real traffic: sockets in network namespaces, and packets that no well-behaved socket would send.
 
+pub mod dhcp;
 mod flood;
 mod icmp;
 mod raw;
