@@ -59,7 +59,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     return outcome;
                 }
                 Inserted::Exists => {}
-                Inserted::Full => break,
+                Inserted::Full | Inserted::Busy => break,
             }
         }
         if let Some(usage) = self.tables.usage(slot) {
