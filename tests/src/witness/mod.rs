@@ -8,6 +8,7 @@ mod generator;
 mod oracle;
 mod reading;
 mod run;
+mod uplink;
 mod world;
 
 pub(crate) use dice::Dice;
