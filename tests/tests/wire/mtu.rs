@@ -29,7 +29,7 @@ const OUT: &str = "ingress: [], egress: [{ protocol: tcp, ports: 5001, to: any }
 const IN: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
 
 /// A lab whose outside is a router, with a server behind it.
-fn routed() -> Result<(Lab, Netns)> {
+pub(super) fn routed() -> Result<(Lab, Netns)> {
     let lab = Lab::new()?;
     let server = Netns::new("server")?;
     lab.outside.add_veth("far", &server, "eth0")?;
