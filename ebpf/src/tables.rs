@@ -16,6 +16,8 @@ pub enum Inserted {
     Exists,
     /// There is no room.
     Full,
+    /// The kernel could not say just now, however often it was tried; nothing was added.
+    Busy,
 }
 
 /// How often an insert is tried.
@@ -36,7 +38,8 @@ pub const fn answered(answer: Result<(), i32>) -> Option<Inserted> {
     }
 }
 
-/// Inserts by `attempt`, which gives the kernel's answer, and once more where that was only that it is busy.
+/// Inserts by `attempt`, which gives the kernel's answer, and again where that was only that it is busy. Where the lock's
+/// holder is what this program interrupted, it stays busy until the program ends.
 #[inline(always)]
 pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted {
     for _ in 0..TRIES {
@@ -44,7 +47,7 @@ pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted {
             return inserted;
         }
     }
-    Inserted::Full
+    Inserted::Busy
 }
 
 /// The tables of one family of addresses.

@@ -11,7 +11,7 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate::dataplane::raw::{Hash, Plain, Shared, tick_nanoseconds};
 use taskgate_ebpf::abi::{Conn, Direction, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen};
 
-use crate::{daemon::Daemon, scene::outcome_name};
+use crate::{daemon::Daemon, netns::until, scene::outcome_name};
 
 /// The tables of a running taskgate.
 pub struct Held {
@@ -75,6 +75,17 @@ impl Held {
         }
         counted.sort_unstable_by(|a, b| b.cmp(a));
         Ok(counted)
+    }
+
+    /// Waits until [`Self::counted`] is this: the kernel may judge a packet a little after it was sent.
+    pub fn await_counted(&self, direction: Direction, outcome: &str, packets: &[u64]) -> Result<()> {
+        let mut counted = Vec::new();
+        let what = format!("{packets:?} packets end as `{outcome}`");
+        until(&what, || {
+            counted = self.counted(direction, outcome)?;
+            Ok(counted == packets)
+        })
+        .with_context(|| format!("{counted:?} did"))
     }
 
     /// What is used of the tables, and what was lost.

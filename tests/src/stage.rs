@@ -38,9 +38,18 @@ impl Stage {
 
     /// As [`Stage::start`], in a lab that is prepared.
     pub fn in_lab(lab: Lab, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::set(lab, Some(1), configure)
+    }
+
+    /// As [`Stage::start`], with records every `interval` seconds, or as the configuration has it.
+    pub fn start_with(interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::set(Lab::new()?, interval, configure)
+    }
+
+    fn set(lab: Lab, interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
         let config = configure(lab.config());
         let outside = Wire::tap(&lab.outside, "eth0")?;
-        let daemon = lab.start(&config)?;
+        let daemon = lab.start_with(&config, interval)?;
         let mut stage = Self {
             daemon,
             config,

@@ -1,6 +1,7 @@
 //! Real traffic: sockets in network namespaces, and packets that no well-behaved socket would send.
 
 mod bulk;
+pub mod dhcp;
 mod flood;
 mod frames;
 mod icmp;

@@ -72,6 +72,12 @@ where
     })
 }
 
+/// Whether a task can connect to the echo outside.
+fn connects(task: &Netns) -> Result<bool> {
+    let client = try_connect(task, at(OUTSIDE, ECHO))?;
+    Ok(client.map(Client::abort).transpose()?.is_some())
+}
+
 /// Whether the records of a task say that something is missing.
 fn lacks(records: &[taskgate_tests::record::Record], task: &str) -> bool {
     let eni = Config::eni(task);
@@ -103,25 +109,22 @@ fn a_task_that_floods_fills_its_own_share_of_connections() -> Result<()> {
     // The first of them are in, all others were denied, and the task's own old connection is among those that live on.
     old.echo(100)?;
     let denied = u64::from(FLOWS) - (SHARE - 1);
-    assert_eq!(
-        held.counted(Egress, "task-connections-full")?,
-        [denied],
-        "{opened} opened beside"
-    );
+    held.await_counted(Egress, "task-connections-full", &[denied])?;
     assert!(held.used().conns <= SHARE + 1 + opened as u64);
-    assert!(try_connect(loud, at(OUTSIDE, ECHO))?.is_none(), "nothing new");
+    assert!(!connects(loud)?, "nothing new");
 
     // They were reset: in ten seconds they are over, and room for others is made.
     let mut tries = 1;
     until("the task has room again", || {
         tries += 1;
-        Ok(try_connect(loud, at(OUTSIDE, ECHO))?.is_some())
+        connects(loud)
     })?;
     old.echo(100)?;
     live.echo(100)?;
     assert_eq!(held.counted(Egress, "task-connections-full")?, [denied + tries - 1]);
     assert_eq!(held.counted(Egress, "connections-full")?, [0; 0]);
-    drop((old, live));
+    old.abort()?;
+    live.abort()?;
 
     let expected = stage.kept_in(&["loud-1"])?;
     assert_eq!(expected.total("loud-1", Action::Reject).packets, denied + tries - 1);
@@ -142,22 +145,24 @@ fn where_the_shares_are_more_than_there_is_the_whole_host_can_be_full() -> Resul
     let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
     live.echo(100)?;
+    assert!(connects(loud)?);
     Flood::syn(loud, ip(LOUD), at(OUTSIDE, CLOSED))?.send(FIRST, FLOWS)?;
+    let denied = u64::from(FLOWS) - (TOTAL - 2);
+    held.await_counted(Egress, "connections-full", &[denied])?;
     assert_eq!(held.used().conns, TOTAL);
     // Old ones live on; what is new finds no room, whoever begins it.
     live.echo(1000)?;
-    assert!(try_connect(quiet, at(OUTSIDE, ECHO))?.is_none());
-    let denied = u64::from(FLOWS) - (TOTAL - 1);
-    assert_eq!(held.counted(Egress, "connections-full")?, [denied, 1]);
+    assert!(!connects(quiet)?);
+    held.await_counted(Egress, "connections-full", &[denied, 1])?;
     assert_eq!(held.counted(Egress, "task-connections-full")?, [0; 0]);
 
     let mut tries = 0;
     until("the host has room again", || {
         tries += 1;
-        Ok(try_connect(quiet, at(OUTSIDE, ECHO))?.is_some())
+        connects(quiet)
     })?;
     live.echo(1000)?;
-    drop(live);
+    live.abort()?;
     assert_eq!(held.counted(Egress, "connections-full")?, [denied, tries]);
     let expected = stage.kept_in(&["loud-1", "quiet-1"])?;
     assert_eq!(expected.total("loud-1", Action::Reject).packets, denied);
@@ -180,22 +185,23 @@ fn an_untracked_flood_passes_and_what_found_no_room_is_told() -> Result<()> {
     })?;
     let held = Held::by(&stage.daemon)?;
     let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-    let _sink = Peer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
+    let sink = Peer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
     let quiet = stage.task("quiet-1")?;
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
     let flood = Flood::udp(stage.task("loud-1")?, ip(LOUD), at(OUTSIDE, SINK))?;
+    flood.send(FIRST, 1)?;
+    sink.expect(b"data")?;
     // Each flow twice.
     beside(quiet, &mut live, || {
         flood.send(FIRST, FLOWS)?;
         flood.send(FIRST, FLOWS)
     })?;
-    drop(live);
+    live.abort()?;
     let lost = 2 * (u64::from(FLOWS) - SHARE);
-    assert_eq!(
-        held.counted(Egress, "rule")?.first(),
-        Some(&(SHARE + lost)),
-        "one for each entry, and one for each packet without one"
-    );
+    // One for each entry, and one for each packet without one.
+    until("the last packet is counted", || {
+        Ok(held.counted(Egress, "rule")?.first() == Some(&(SHARE + lost)))
+    })?;
     let used = held.used();
     assert_eq!((used.passed_lost, used.denied_lost), (lost, 0));
     let (wires, outside) = (stage.passed()?, stage.outside.flows()?.len());
@@ -260,11 +266,14 @@ fn a_flood_of_denials_fills_the_tasks_own_share() -> Result<()> {
         } else {
             (Flood::udp(loud, ip(LOUD), at(OUTSIDE, SINK))?, Egress)
         };
-        beside(quiet, &mut live, || flood.send(FIRST, FLOWS))?;
+        // The first one alone: until the way to its receiver is known few can wait.
+        flood.send(FIRST, 1)?;
+        held.await_counted(direction, "no-rule", &[1])?;
+        beside(quiet, &mut live, || flood.send(FIRST + 1, FLOWS - 1))?;
         // The other task's are still recorded.
         let stranger = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?;
         stranger.send(at(QUIET, SINK), b"unasked")?;
-        drop(live);
+        live.abort()?;
         until("the last packet is counted", || {
             Ok(held.counted(direction, "no-rule")?.first() == Some(&u64::from(FLOWS))
                 && held.counted(Ingress, "no-rule")?.last() == Some(&1))
@@ -292,7 +301,11 @@ fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     const FLOWS: u16 = 600;
     let stage = Stage::start(closed_and_quiet)?;
     let held = Held::by(&stage.daemon)?;
-    Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?.send(FIRST, FLOWS)?;
+    let flood = Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    flood.send(FIRST, 1)?;
+    held.await_counted(Ingress, "no-rule", &[1])?;
+    flood.send(FIRST + 1, FLOWS - 1)?;
+    held.await_counted(Ingress, "no-rule", &[u64::from(FLOWS)])?;
     stage.await_denials("loud-1", DENIALS)?;
     until("the records of the flood are over", || Ok(held.used().denials == 0))?;
     let late = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?.send(at(LOUD, SINK), b"late")?;

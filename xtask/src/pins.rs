@@ -20,7 +20,7 @@ pub(crate) const LINKER_PACKAGES: [&str; 5] = [
 /// Debian's compiler with a `core` for BPF, where rustup's server cannot be reached.
 pub(crate) const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs, the Debian packages they come in, and what needs them.
-pub(crate) const PROGRAMS: [(&str, &str, &str); 3] = [
+pub(crate) const PROGRAMS: [(&str, &str, &str); 4] = [
     ("cc", "build-essential", "Rust programs are linked by it"),
     (
         "ip",
@@ -32,6 +32,23 @@ pub(crate) const PROGRAMS: [(&str, &str, &str); 3] = [
         "iputils-ping",
         "the tests and the demo send echo requests with it",
     ),
+    (
+        "busybox",
+        "busybox",
+        "the tests get addresses by its DHCP client and server",
+    ),
+];
+
+/// What `cargo xtask vm` needs beyond that, and nothing else does.
+pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 4] = [
+    (
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "`cargo xtask vm` boots other kernels in it",
+    ),
+    ("strip", "binutils", "`cargo xtask vm` makes programs small with it"),
+    ("xz", "xz-utils", "`cargo xtask vm` unpacks kernel modules with it"),
+    ("dpkg", "dpkg", "`cargo xtask vm` unpacks Debian's kernels with it"),
 ];
 
 /// How long one download or build of `setup` may take before it counts as failed.

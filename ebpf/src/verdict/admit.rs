@@ -207,6 +207,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
         let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
         let mut refused = None;
+        let mut kept = true;
         // Twice at most: an entry can come, or go, between a look and the next step.
         for _ in 0..2 {
             if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
@@ -218,7 +219,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     refills = true;
                     goes_on = true;
                 }
-                Ok(_) => break,
+                // No fault of the packet's, and it is allowed.
+                Ok(Inserted::Busy) => {
+                    kept = false;
+                    break;
+                }
+                Ok(Inserted::Done | Inserted::Full) => break,
                 Err(reason) => {
                     refused = Some(reason);
                     break;
@@ -229,6 +235,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             if !admission.untracked && !admission.is_error() {
                 return Err(reason);
             }
+            kept = false;
+        }
+        if !kept {
             // It needs no entry to pass, only to be recorded.
             if let Some(usage) = self.tables.usage(self.work.eni.slot) {
                 self.tables.add(&usage.flows_lost, self.packet.packets as u64);
@@ -267,7 +276,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
         match inserted {
             Inserted::Done => self.tables.add(&usage.conns_inserted, 1),
-            Inserted::Exists => {}
+            Inserted::Exists | Inserted::Busy => {}
             Inserted::Full => return Err(Reason::ConnectionsFull),
         }
         Ok(inserted)

@@ -192,7 +192,8 @@ fn anything() -> Packet {
         quoted_end: u16::MAX,
         fragment_id: u32::MAX,
         first_fragment: true,
-        spare: [0xff; 5],
+        tagged: true,
+        spare: [0xff; 4],
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,6 +25,12 @@ impl Peer {
         let socket = netns.run(|| UdpSocket::bind(address).with_context(|| format!("cannot bind to {address}")))?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
+    }
+
+    /// Hears what is sent to an IPv6 multicast address on a link.
+    pub fn join(&self, group: Ipv6Addr, link_index: u32) -> Result<()> {
+        let joined = self.socket.join_multicast_v6(&group, link_index);
+        joined.with_context(|| format!("cannot join {group}"))
     }
 
     /// Its address.
