@@ -10,7 +10,6 @@ use taskgate_ebpf::abi::{Direction, Reason};
 use taskgate_tests::{
     Config, Count, Counters, Flow, Ledger, Stage, at, ip,
     traffic::{Peer, inject},
-    wire::Way,
 };
 
 use super::{frames, mtu::routed};
