@@ -9,6 +9,10 @@
 //! * TCP is closed after a FIN from both sides, or while the last packet of either side is a RST. The side that really
 //!   sent a RST sends nothing else afterwards (RFC 9293, 3.5.2), so what it does send shows that the RST was forged or
 //!   out of window and the connection lives.
+//! * Once it is closed by a FIN from both sides, and nothing has come for ten seconds, packets that do not open a
+//!   connection are late and denied, as AWS has it (VPC User Guide, flow log records: REJECT). Until then they belong to
+//!   the closing: the last ACK, and what is sent again because it was lost. A RST does not go so far, since anybody can
+//!   forge one: after ten seconds without a packet the rules decide.
 //! * A SYN without ACK on a closed pair begins a new connection (RFC 9293, 3.6.1), so it is judged as one.
 
 use crate::abi::{Direction, image::Timeout, tables::state};
@@ -87,11 +91,17 @@ pub const fn advance(old: u16, protocol: u8, direction: Direction, tcp_flags: u8
     new
 }
 
+/// Whether both sides of a TCP connection have said that they send no more.
+#[inline(always)]
+pub const fn finished(state: u16) -> bool {
+    const BOTH: u16 = state::FIN_EGRESS | state::FIN_INGRESS;
+    state & BOTH == BOTH
+}
+
 /// Whether a TCP connection in this state is closed.
 #[inline(always)]
 pub const fn closed(state: u16) -> bool {
-    const BOTH: u16 = state::FIN_EGRESS | state::FIN_INGRESS;
-    state & BOTH == BOTH || state & (state::RESET_EGRESS | state::RESET_INGRESS) != 0
+    finished(state) || state & (state::RESET_EGRESS | state::RESET_INGRESS) != 0
 }
 
 /// Which time-out an entry of this protocol and state has.

@@ -236,7 +236,7 @@ impl Tables for HostTables<'_> {
             .or_default() += packets;
     }
 
-    fn blur(&self, _: &Word, value: u32) -> u32 {
+    fn blur(&self, value: u32) -> u32 {
         value
     }
 
@@ -289,6 +289,10 @@ impl Frame for HostFrame<'_> {
 
     fn segments(&self) -> (u32, u32) {
         self.segments
+    }
+
+    fn blur(&self, value: u32) -> u32 {
+        value
     }
 }
 

@@ -82,9 +82,9 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     fn add(&self, count: &Word, more: u64);
     /// Counts packets by the number of their [`crate::abi::Outcome`].
     fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64);
-    /// Gives `value` back, by way of `cell`, as a number that nobody knows: the verifier then walks what follows once, and
-    /// not once for each value that can arrive there.
-    fn blur(&self, cell: &Word, value: u32) -> u32;
+    /// Gives `value` back as a number that nobody knows: the verifier then walks what follows once, and not once for each
+    /// value that can arrive there.
+    fn blur(&self, value: u32) -> u32;
     /// Tells whoever follows of a flow's first packet.
     fn emit(&self, event: &Event);
 }

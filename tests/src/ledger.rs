@@ -248,6 +248,13 @@ impl Ledger {
         self
     }
 
+    /// The sums of some flows only.
+    #[must_use]
+    pub fn of(mut self, flows: impl Fn(&Flow) -> bool) -> Self {
+        self.0.retain(|(_, flow, _), _| flows(flow));
+        self
+    }
+
     /// Both sums together.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {

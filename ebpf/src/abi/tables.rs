@@ -319,7 +319,7 @@ pub struct Usage {
     pub conns_inserted: Word,
     /// Denied flows inserted.
     pub denials_inserted: Word,
-    /// Packets that passed and found no room to be counted (untracked flows only).
+    /// Packets that passed and found no room to be counted: untracked flows, and errors about connections.
     pub flows_lost: Word,
     /// Denied packets that found no room for their record: in the counters only.
     pub denials_lost: Word,

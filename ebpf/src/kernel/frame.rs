@@ -6,6 +6,8 @@ use taskgate_ebpf::{
     packet::{Frame, PULL_BYTES},
 };
 
+use super::tables::Blur;
+
 /// A socket buffer's frame: only its linear part can be read.
 pub(super) struct SkbFrame {
     data: usize,
@@ -14,12 +16,13 @@ pub(super) struct SkbFrame {
     ifindex: u32,
     tagged: bool,
     segments: (u32, u32),
+    blur: Blur,
 }
 
 impl SkbFrame {
     /// The frame as it lies now.
     #[inline(always)]
-    pub(super) fn new(ctx: &TcContext) -> Self {
+    pub(super) fn new(ctx: &TcContext, blur: Blur) -> Self {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel hands every program a whole `__sk_buff`, and the verifier rewrites these loads.
         let (length, ifindex, tagged, segments) = unsafe {
@@ -37,6 +40,7 @@ impl SkbFrame {
             ifindex,
             tagged,
             segments,
+            blur,
         }
     }
 }
@@ -84,5 +88,10 @@ impl Frame for SkbFrame {
     #[inline(always)]
     fn segments(&self) -> (u32, u32) {
         self.segments
+    }
+
+    #[inline(always)]
+    fn blur(&self, value: u32) -> u32 {
+        self.blur.blur(value)
     }
 }

@@ -54,18 +54,18 @@ pub(crate) fn clock(_: TcContext) -> i32 {
 
 #[inline(always)]
 fn gate<D: Way>(ctx: &TcContext) -> i32 {
-    let Some(scratch) = maps::scratch() else {
+    let Some((scratch, blur)) = maps::desk() else {
         return TC_ACT_SHOT;
     };
     let mut parsed = Err(Unparsed::Short);
     // Once as the packet is, and once more if headers lay outside its linear part.
     for attempt in 0..2 {
-        parsed = verdict::read(&SkbFrame::new(ctx), scratch);
+        parsed = verdict::read(&SkbFrame::new(ctx, blur), scratch);
         if attempt == 1 || !matches!(parsed, Err(Unparsed::Short)) || !frame::pull(ctx) {
             break;
         }
     }
-    let outcome = verdict::decide::<_, D>(&Kernel, scratch, parsed);
+    let outcome = verdict::decide::<_, D>(&Kernel(blur), scratch, parsed);
     match outcome {
         Outcome::Pass(_) => TC_ACT_UNSPEC,
         Outcome::Drop(reason) => {

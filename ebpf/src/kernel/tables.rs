@@ -4,7 +4,9 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
-    abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, tables::Word},
+    abi::{
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
+    },
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables, insert_by},
 };
@@ -14,7 +16,25 @@ use super::maps::{
 };
 
 /// The maps of this program.
-pub(super) struct Kernel;
+pub(super) struct Kernel(pub(super) Blur);
+
+/// A word of this CPU's that no one reads but who wrote it.
+#[derive(Clone, Copy)]
+pub(super) struct Blur(pub(super) &'static Word);
+
+impl Blur {
+    /// Sends a number through memory that the verifier does not follow.
+    #[inline(always)]
+    pub(super) fn blur(self, value: u32) -> u32 {
+        let word = self.0.as_ptr();
+        // SAFETY: the pointer is that of a live reference to this CPU's own. Volatile, so that the compiler does not follow
+        // either.
+        unsafe {
+            word.write_volatile(value as u64);
+            word.read_volatile() as u32
+        }
+    }
+}
 
 /// One bank of the image.
 #[derive(Clone, Copy)]
@@ -119,18 +139,14 @@ impl Tables for Kernel {
         let Some(counters) = COUNTERS.get_ptr_mut((slot as u32) << 1 | direction as u32) else {
             return;
         };
-        // SAFETY: this CPU's own value, and the index is masked to its length.
-        unsafe { (*counters)[(outcome & 15) as usize] += packets };
+        let at = (outcome as usize).min(OUTCOMES - 1);
+        // SAFETY: this CPU's own value, and the index lies in it.
+        unsafe { *(*counters).get_unchecked_mut(at) += packets };
     }
 
     #[inline(always)]
-    fn blur(&self, cell: &Word, value: u32) -> u32 {
-        // SAFETY: the pointer is that of a live reference; the cell lies in this CPU's own map value, which the verifier
-        // does not follow. Volatile, so that the compiler does not either.
-        unsafe {
-            cell.as_ptr().write_volatile(value as u64);
-            cell.as_ptr().read_volatile() as u32
-        }
+    fn blur(&self, value: u32) -> u32 {
+        self.0.blur(value)
     }
 
     #[inline(always)]

@@ -28,11 +28,12 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     } else {
         said
     };
-    packet.bytes = if length == 0 { carried } else { length };
-    if header < MIN_HEADER || length < header || length > carried {
-        packet.bytes = carried;
+    packet.bytes = carried;
+    // A length of 0 is told apart first: before 6.8 the verifier does not see that 0 is below the header's length.
+    if length == 0 || header < MIN_HEADER || length < header || length > carried {
         return Err(Unparsed::Bad(Reason::Malformed));
     }
+    packet.bytes = length;
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
     if fragment & FRAGMENT_OFFSET != 0 {
         packet.later_fragment = true;

@@ -33,6 +33,8 @@ pub trait Frame {
     /// Segments and bytes of payload in each, if it is a GSO or GRO packet that stands for several on the wire; a size of
     /// 0 if it stands for itself. The number of segments may be 0 where the kernel has not counted them.
     fn segments(&self) -> (u32, u32);
+    /// As [`crate::tables::Tables::blur`].
+    fn blur(&self, value: u32) -> u32;
 }
 
 /// What a packet is about.

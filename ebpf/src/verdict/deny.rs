@@ -21,7 +21,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         T: Flows<F::Key>,
     {
         let outcome = self.count(Outcome::Drop(reason));
-        let number = self.tables.blur(&self.work.blur, reason as u32) as u8;
+        let number = self.tables.blur(reason as u32) as u8;
         let slot = self.work.eni.slot;
         if slot == 0 {
             return outcome;

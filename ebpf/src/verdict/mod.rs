@@ -15,11 +15,11 @@ use core::marker::PhantomData;
 use crate::{
     abi::{
         Conn, Denial, Direction, Event, Fragment, Outcome, Reason,
-        tables::{Flags, Totals, Word},
+        tables::{Flags, Totals},
     },
     family::{Family, Keys, V4, V6},
     packet::{Frame, Kind, Neighbour, Packet, Unparsed, parse, parse_quoted},
-    policy::{Control, EniRow, Image, PeerKey as _},
+    policy::{Control, EniRow, Image},
     tables::{Flows, Tables},
 };
 
@@ -39,7 +39,6 @@ pub struct Scratch {
 struct Work {
     /// The ENI of the packet's link, once it was looked up; slot 0 if there is none.
     eni: EniRow,
-    blur: Word,
     keys: Keys,
     conn: Conn,
     denial: Denial,
@@ -115,10 +114,18 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
         control,
         now: tables.now(),
     };
-    match scene.packet.kind {
-        Kind::V4 => scene.decide_ip::<V4>(parsed),
-        Kind::V6 => scene.decide_ip::<V6>(parsed),
-        Kind::Arp | Kind::None => scene.decide_flowless(parsed),
+    // Neighbour discovery is IPv6's.
+    let flowless = match scene.packet.kind {
+        Kind::V4 => false,
+        Kind::V6 => parsed.is_ok() && !matches!(scene.packet.neighbour, Neighbour::None) && scene.stays_on_link(),
+        Kind::Arp | Kind::None => true,
+    };
+    if flowless {
+        scene.decide_flowless(parsed)
+    } else if matches!(scene.packet.kind, Kind::V6) {
+        scene.decide_ip::<V6>(parsed)
+    } else {
+        scene.decide_ip::<V4>(parsed)
     }
 }
 
@@ -128,16 +135,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        // Neighbour discovery is IPv6's.
-        let is_neighbours = F::Peer::V6 && parsed.is_ok() && !matches!(self.packet.neighbour, Neighbour::None);
-        if is_neighbours && self.stays_on_link() {
-            return self.decide_flowless(parsed);
-        }
-        let judged = match parsed {
-            Err(reason) => self.find_eni().and(Err(reason)),
-            Ok(()) => self.follow::<F>(),
-        };
-        match judged {
+        match self.follow::<F>(parsed) {
             Ok(pass) => {
                 if self.packet.first_fragment {
                     self.remember::<F>();
@@ -165,7 +163,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.
     #[inline(always)]
     fn count(&self, outcome: Outcome) -> Outcome {
-        let number = self.tables.blur(&self.work.blur, outcome.number() as u32);
+        let number = self.tables.blur(outcome.number() as u32);
         self.tables
             .count(self.work.eni.slot, D::DIRECTION, number, self.packet.packets as u64);
         outcome

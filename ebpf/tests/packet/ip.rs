@@ -362,6 +362,12 @@ fn ipv6_fragments() {
             later(v6(6, 59)),
         ),
         (
+            "a later fragment in a first one",
+            ipv6(44, &fragment(44, 0, true, &fragment(6, 3, false, b"8 bytes."))),
+            Ok(()),
+            later(v6(6, 64)),
+        ),
+        (
             "its header ends behind the packet",
             [ipv6(44, &[6, 0, 0, 8]), vec![0; 40]].concat(),
             MALFORMED,

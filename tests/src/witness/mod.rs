@@ -10,5 +10,10 @@ mod reading;
 mod run;
 mod world;
 
+pub(crate) use dice::Dice;
+pub(crate) use generator::Generator;
 pub use generator::Thrown;
+pub(crate) use reading::{Body, Reading, read};
+pub(crate) use run::{Clock, Stand};
 pub use run::{Difference, Episode, Tally};
+pub(crate) use world::any_model;

@@ -28,7 +28,7 @@ use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent};
 
 /// What happens between packets, and with what clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clock {
+pub(crate) enum Clock {
     /// The host's own: time-outs of few ticks, met exactly.
     Own,
     /// The kernel's, which goes on meanwhile: time-outs that no few seconds decide.
@@ -61,23 +61,8 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Thrown {
-            frame,
-            link,
-            direction,
-            segments,
-        } = &self.thrown;
         writeln!(f, "witnesses differ: seed {}, packet {}", self.seed, self.packet)?;
-        writeln!(
-            f,
-            "{direction:?} on link {link}, segments {segments:?}, read as {:?}",
-            read(frame, *segments)
-        )?;
-        write!(f, "frame ")?;
-        for byte in frame {
-            write!(f, "{byte:02x}")?;
-        }
-        write!(f, "\n{}", self.what)
+        write!(f, "{}\n{}", self.thrown, self.what)
     }
 }
 
@@ -106,7 +91,7 @@ impl Episode {
         // Ticks begin anew within the first packets of some episodes.
         host.tables
             .advance(Dice::new(self.seed).of(&[0, u32::MAX - (1 << 20) - 100]));
-        Stand::new(self, image, room, Clock::Own)?.run(&mut host, None)
+        Stand::new(Dice::new(self.seed), image, room, Clock::Own)?.run(self, &mut host, None)
     }
 
     /// All three. To be called in a sandbox.
@@ -118,7 +103,7 @@ impl Episode {
         let room = Kernel::ROOM as usize;
         let mut host = Host::new(&image, room);
         kernel.clear()?;
-        Stand::new(self, &image, room, Clock::Kernels)?.run(&mut host, Some(kernel))
+        Stand::new(Dice::new(self.seed), &image, room, Clock::Kernels)?.run(self, &mut host, Some(kernel))
     }
 
     /// The same, with all state compared after each packet.
@@ -141,19 +126,21 @@ fn testable(frame: &mut Vec<u8>) {
 }
 
 /// Everything around the witnesses.
-struct Stand<'a> {
-    episode: Episode,
-    dice: Dice,
-    scene: Scene<'a>,
+pub(crate) struct Stand<'a> {
+    /// What decides what happens next.
+    pub(crate) dice: Dice,
+    /// The configuration in its image.
+    pub(crate) scene: Scene<'a>,
     world: World,
     clock: Clock,
-    generator: Generator,
+    /// What makes packets.
+    pub(crate) generator: Generator,
     oracle: Oracle,
 }
 
 impl<'a> Stand<'a> {
-    fn new(episode: Episode, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
-        let mut dice = Dice::new(episode.seed);
+    /// A stand over whole banks of memory, whatever stands in them, with room for so many entries in each table.
+    pub(crate) fn new(mut dice: Dice, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
         let scene = Scene::new(image)?;
         let timeouts = match clock {
             Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
@@ -162,7 +149,6 @@ impl<'a> Stand<'a> {
             }
         };
         let mut stand = Self {
-            episode,
             scene,
             clock,
             generator: Generator::new(Vec::new()),
@@ -196,9 +182,9 @@ impl<'a> Stand<'a> {
         Ok(stand)
     }
 
-    fn run(mut self, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Tally> {
+    fn run(mut self, episode: Episode, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Tally> {
         let mut tally = Tally::default();
-        for packet in 0..self.episode.packets {
+        for packet in 0..episode.packets {
             if self.dice.one_in(25) {
                 self.happen(host, &mut kernel)?;
             }
@@ -207,10 +193,10 @@ impl<'a> Stand<'a> {
             if self.clock == Clock::Kernels {
                 testable(&mut thrown.frame);
             }
-            let closely = packet % self.episode.check_every == 0 || packet + 1 == self.episode.packets;
+            let closely = packet % episode.check_every == 0 || packet + 1 == episode.packets;
             if let Some(what) = self.past(&thrown, host, &mut kernel, closely)? {
                 return Err(Difference {
-                    seed: self.episode.seed,
+                    seed: episode.seed,
                     packet,
                     thrown,
                     what,
@@ -224,7 +210,7 @@ impl<'a> Stand<'a> {
     }
 
     /// One packet past all witnesses: what they differ in.
-    fn past(
+    pub(crate) fn past(
         &mut self,
         thrown: &Thrown,
         host: &mut Host<'_>,
@@ -262,7 +248,7 @@ impl<'a> Stand<'a> {
     }
 
     /// Something happens around the packets.
-    fn happen(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
+    pub(crate) fn happen(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
         match self.dice.below(10) {
             0 | 1 => self.configure()?,
             2 | 3 => {
@@ -297,7 +283,7 @@ impl<'a> Stand<'a> {
     }
 
     /// Lets the host's clock go on.
-    fn follow_clock(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
+    pub(crate) fn follow_clock(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
         let ticks = match kernel {
             Some(kernel) => kernel.now()?.wrapping_sub(host.now()?),
             None => self.dice.below(4) as u32,

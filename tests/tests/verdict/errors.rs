@@ -1,7 +1,7 @@
 //! ICMP errors about connections: what they quote decides, as far as the settings go.
 
 use anyhow::Result;
-use taskgate::model::IcmpErrors;
+use taskgate::{compile::Gate, model::IcmpErrors};
 use taskgate_tests::scene::{Stage, frames::*, on_host_and_in_kernel};
 
 use super::*;
@@ -185,6 +185,43 @@ fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
             connected(stage, IcmpErrors::Pmtu)?;
             assert_eq!(stage.egress(&error)?, passes, "{name}, {}", stage.name);
         }
+        Ok(())
+    })
+}
+
+/// Anybody may claim to be a router on the way: what they say of one connection leaves room for others, and is let through
+/// all the same.
+#[test]
+fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let mut model = web();
+        model.settings.icmp_errors = IcmpErrors::Pmtu;
+        stage.set_with(model, &|_| {
+            Some(Gate {
+                connections: 8,
+                denials: 8,
+                isolated: false,
+            })
+        })?;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        for router in 0..20 {
+            let error = about(&format!("198.51.100.{router}"), TASK4, (3, 4), &out4(flags::ACK), 28);
+            assert!(stage.ingress(&error)?, "{router}, {}", stage.name);
+        }
+        for port in 1000..1006 {
+            let syn = ip(at(PEER4), at(TASK4), 6, &tcp(port, 443, flags::SYN, b""));
+            assert_eq!(stage.ingress(&syn)?, port < 1004, "{port}, {}", stage.name);
+        }
+        let state = stage.path.state(stage.scene.highest)?;
+        let mut lines = state.lines(&stage.scene);
+        lines.retain(|line| line.starts_with("count") || line.starts_with("lost"));
+        let expected = [
+            "count task ingress icmp-error 20",
+            "count task ingress rule 5",
+            "count task ingress task-connections-full 2",
+            "lost task flows 17 denials 0",
+        ];
+        assert_eq!(lines, expected, "{}", stage.name);
         Ok(())
     })
 }

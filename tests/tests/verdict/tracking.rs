@@ -235,6 +235,71 @@ fn a_syn_on_a_closed_pair_is_judged_anew_and_other_late_packets_are_not() -> Res
     })
 }
 
+/// What comes once a connection is closed: in the words of flow logs, REJECT.
+///
+/// AWS: FL-ACTION-5
+#[test]
+fn late_packets_of_a_connection_that_both_sides_closed_are_denied() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        // Any rule that would let them in again.
+        stage.set(with_rules(
+            &[(Protocol::All, "10.0.0.0/8")],
+            &[(Protocol::All, "10.0.0.0/8")],
+        ))?;
+        let fin = flags::FIN | flags::ACK;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        assert!(stage.egress(&out4(flags::SYN_ACK))?);
+        assert!(stage.egress(&out4(fin))?);
+        stage.wait(30)?;
+        assert!(stage.egress(&out4(flags::ACK))?, "one side goes on as long as it likes");
+        assert!(stage.ingress(&in4(fin))?);
+        stage.wait(5)?;
+        assert!(stage.ingress(&in4(fin))?, "the last ACK was lost");
+        stage.wait(5)?;
+        assert!(stage.egress(&out4(flags::ACK))?);
+        stage.wait(12)?;
+        for late in [flags::ACK, fin, flags::RST, flags::SYN_ACK] {
+            assert!(!stage.ingress(&in4(late))?, "{late}, {}", stage.name);
+            assert!(!stage.egress(&out4(late))?, "{late}, {}", stage.name);
+        }
+        stage.assert_lines(
+            "a record for each direction",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 4 packets 160 bytes flags 19, ingress 3 packets 120 bytes flags 3: ingress replied confirmed fin-egress fin-ingress",
+                "count task egress connection-closed 4",
+                "count task ingress connection-closed 4",
+                "count task ingress rule 1",
+                "denied task egress tcp 10.9.0.5:443 10.0.1.7:40000 connection-closed, 4 packets 160 bytes flags 23",
+                "denied task ingress tcp 10.9.0.5:443 10.0.1.7:40000 connection-closed, 4 packets 160 bytes flags 23",
+            ],
+        );
+        assert!(stage.ingress(&in4(flags::SYN))?, "a new one begins");
+        assert!(stage.egress(&out4(flags::SYN_ACK))?);
+        Ok(())
+    })
+}
+
+/// Anybody can forge a RST, so what it closed is no more than forgotten; and what lives by its rule has nothing to close.
+#[test]
+fn after_a_rst_and_for_untracked_connections_rules_decide() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let both = |peer| with_rules(&[(Protocol::All, peer)], &[(Protocol::All, peer)]);
+        for (model, closing) in [
+            (both("10.0.0.0/8"), [flags::ACK, flags::RST]),
+            (both("0.0.0.0/0"), [flags::FIN, flags::FIN]),
+        ] {
+            stage.set(model)?;
+            assert!(stage.ingress(&in4(flags::SYN))?);
+            assert!(stage.egress(&out4(flags::SYN_ACK | closing[0]))?);
+            assert!(stage.ingress(&in4(closing[1]))?);
+            stage.wait(12)?;
+            assert!(stage.egress(&out4(flags::ACK))?, "{}", stage.name);
+            assert!(stage.ingress(&in4(flags::ACK))?, "{}", stage.name);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_ping_is_answered_and_nothing_else_is() -> Result<()> {
     on_host_and_in_kernel(|stage| {

@@ -209,12 +209,13 @@ impl Oracle {
             let idle = case.now.wrapping_sub(entry.last) > entry.timeout(ip.protocol, case.world);
             // Rules name codes: a request with another one is another question.
             let asks_else = request_code(ip).is_some_and(|code| code != entry.code);
-            if entry.epoch != case.world.epoch(entry.slot)
-                || idle
-                || is_error
-                || asks_else
-                || opens && entry.is_closed()
-            {
+            if entry.epoch != case.world.epoch(entry.slot) {
+                continue;
+            }
+            if idle && !opens && entry.fin == [true; 2] && !entry.untracked {
+                return unless_unknown(case, Reason::ConnectionClosed);
+            }
+            if idle || is_error || asks_else || opens && entry.is_closed() {
                 continue;
             }
             let cut = entry.untracked || case.world.flags & control::CUT != 0;
@@ -311,8 +312,8 @@ impl Oracle {
         if world.flags & wants == 0 {
             return None;
         }
-        // It goes to whoever sent what it quotes. Routers speak to the task; the task speaks for itself.
-        if ip.destination != quoted.source || case.direction == Direction::Egress && ip.source != quoted.destination {
+        // It goes to whoever sent what it quotes. Anybody may speak to the task; as whom the task speaks is judged elsewhere.
+        if ip.destination != quoted.source {
             return None;
         }
         if let Body::Icmp { kind, .. } = quoted.body {
@@ -349,7 +350,10 @@ impl Oracle {
         if !self.conns.contains_key(&name) {
             let of_slot = self.conns.values().filter(|entry| entry.slot == slot).count();
             let of_family = self.conns.keys().filter(|other| other.is_v6() == name.is_v6()).count();
-            let refused = if of_slot >= gate.connections as usize {
+            // Errors leave half of the room to connections, and need no entry to pass.
+            let is_error = admission.pass == Pass::IcmpError;
+            let limit = gate.connections as usize / if is_error { 2 } else { 1 };
+            let refused = if of_slot >= limit {
                 Some(Reason::TaskConnectionsFull)
             } else if of_family >= world.room {
                 Some(Reason::ConnectionsFull)
@@ -357,7 +361,7 @@ impl Oracle {
                 None
             };
             match refused {
-                Some(reason) if !admission.untracked => return Err(reason),
+                Some(reason) if !admission.untracked && !is_error => return Err(reason),
                 Some(_) => {
                     self.lost.entry(slot).or_default().0 += ip.packets;
                     return Ok(admission.pass);
