@@ -183,8 +183,8 @@ impl Daemon {
     /// Removes idle connections early where there are many.
     pub(super) fn make_room(&mut self) {
         let slots: Vec<u16> = self.model.gated().filter_map(|eni| self.writer.slot(&eni.id)).collect();
-        let share = sizes::gate(&self.model, &self.options).connections;
-        self.records.make_room(&slots, share, &self.writer);
+        let gate = sizes::gate(&self.model, &self.options);
+        self.records.make_room(&slots, gate, &self.writer);
     }
 
     /// The generation in force.
