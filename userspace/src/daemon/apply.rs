@@ -114,6 +114,10 @@ impl Daemon {
         if let Err(error) = waited {
             warn!("the kernel does not tell when old memory is free: {error}");
         }
+        // What is over by the time-outs in force must not live again by longer ones.
+        if model.settings.timeouts != self.model.settings.timeouts {
+            self.records.sweep(true, &self.writer);
+        }
         for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
             self.writer.set_timeout(timeout, u64::from(ticks));
         }

@@ -160,7 +160,9 @@ impl Records {
         }
     }
 
-    fn sweep(&mut self, untold: bool, writer: &Writer) {
+    /// Removes connections that are over by now. `untold`: also what no window has told yet; it is told in the one that
+    /// runs.
+    pub(super) fn sweep(&mut self, untold: bool, writer: &Writer) {
         let epoch_of = |slot| writer.epoch(slot) as u32;
         if let Err(error) = self.collector.sweep(&mut self.tables, untold, &epoch_of) {
             error!("idle connections are not removed: {}", chain(&error));
