@@ -1,10 +1,10 @@
 //! Limits and full tables: one task's share is its own, and nothing that was admitted is lost.
 
 use anyhow::Result;
-use taskgate::compile::Gate;
+use taskgate::compile::{Gate, host_image};
 use taskgate_ebpf::abi::Direction;
 use taskgate_tests::scene::{
-    Kernel, Stage,
+    DataPath as _, Host, Kernel, Scene, Sent, Stage, all_gated,
     frames::*,
     model::{gated, udp_to},
     on_host_and_in_kernel,
@@ -276,4 +276,40 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Which the kernel says on Linux 5.11 to 6.14 where a packet interrupts whoever holds the table's lock.
+#[test]
+fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
+    let image = host_image(5);
+    let model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
+    let mut scene = Scene::new(&image)?;
+    scene.apply(model, &all_gated)?;
+    scene.bind(101, "task")?;
+    let mut host = Host::new(&image, 100);
+    let send = |host: &mut Host<'_>, frame: &[u8]| {
+        host.judge(&Sent {
+            frame,
+            link: 101,
+            direction: Direction::Ingress,
+            segments: (0, 0),
+        })
+    };
+    for (number, busy) in [1, 1, 0].into_iter().enumerate() {
+        host.tables.be_busy(busy);
+        assert!(send(&mut host, &syn_from(1000, TASK4, 443))?, "packet {number}");
+        host.tables.be_busy(busy);
+        assert!(!send(&mut host, &syn_from(1000, TASK4, 22))?, "packet {number}");
+    }
+    assert_eq!(
+        host.state(scene.highest)?.lines(&scene),
+        [
+            "conn task tcp 10.9.0.5:443 10.0.1.7:1000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 40 bytes flags 2: ingress",
+            "count task ingress no-rule 3",
+            "count task ingress rule 3",
+            "denied task ingress tcp 10.9.0.5:22 10.0.1.7:1000 no-rule, 1 packets 40 bytes flags 2",
+            "lost task flows 2 denials 2",
+        ]
+    );
+    Ok(())
 }
