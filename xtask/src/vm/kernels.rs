@@ -166,27 +166,25 @@ impl Kernel {
     }
 }
 
-/// What `dpkg` unpacked.
+/// What `dpkg` unpacked: the kernel is in /boot, or from 7.2 on beside its modules.
 fn unpacked(root: &Path) -> Result<Image> {
-    let boot = root.join("boot");
-    let entries = fs::read_dir(&boot).with_context(|| format!("there is no `{}`", boot.display()))?;
-    for entry in entries {
-        let file = entry.context("a folder cannot be read")?.path();
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(release) = name.strip_prefix("vmlinuz-") else {
+    for folder in ["lib/modules", "usr/lib/modules"] {
+        let Ok(entries) = fs::read_dir(root.join(folder)) else {
             continue;
         };
-        let modules = ["lib/modules", "usr/lib/modules"].map(|folder| root.join(folder).join(release));
-        let Some(modules) = modules.into_iter().find(|folder| folder.is_dir()) else {
-            bail!("kernel {release} came without its modules");
-        };
-        return Ok(Image {
-            release: release.to_owned(),
-            file,
-            modules,
-        });
+        for entry in entries {
+            let entry = entry.context("a folder cannot be read")?;
+            let (modules, release) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let places = [
+                root.join("boot").join(format!("vmlinuz-{release}")),
+                modules.join("vmlinuz"),
+            ];
+            if let Some(file) = places.into_iter().find(|file| file.is_file()) {
+                return Ok(Image { release, file, modules });
+            }
+        }
     }
-    bail!("there is no kernel in `{}`", boot.display())
+    bail!("there is no kernel in `{}`", root.display())
 }
 
 /// Compares names in which numbers count as numbers.
