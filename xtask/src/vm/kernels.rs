@@ -96,14 +96,12 @@ const KERNELS: [(Choice, Kernel); 5] = [
     ),
 ];
 
-impl Choice {
-    /// The kernels that it stands for, the oldest first.
-    pub(super) fn kernels(self) -> impl Iterator<Item = Kernel> {
-        KERNELS
-            .into_iter()
-            .filter(move |(choice, _)| self == Self::All || self == *choice)
-            .map(|(_, kernel)| kernel)
-    }
+/// The kernels that these stand for, each once, the oldest first.
+pub(super) fn chosen(choices: &[Choice]) -> impl Iterator<Item = Kernel> {
+    KERNELS
+        .into_iter()
+        .filter(|(choice, _)| choices.contains(&Choice::All) || choices.contains(choice))
+        .map(|(_, kernel)| kernel)
 }
 
 /// A kernel that is unpacked.
@@ -233,8 +231,7 @@ mod tests {
             "linux-image-cloud-amd64",
         ];
         let newest = |choice: Choice| {
-            choice
-                .kernels()
+            chosen(&[choice])
                 .map(|kernel| {
                     let mut names: Vec<_> = names.into_iter().filter(|name| kernel.is_image(name)).collect();
                     names.sort_by(|one, other| by_version(other, one));
