@@ -3,11 +3,16 @@
 //! The state is what two ends of a link can know without following sequence numbers:
 //!
 //! * *replied*, once a packet came back to the initiator; *confirmed*, once the initiator went on after that. TCP is
-//!   established from there on (its third packet, or the second exchange of a connection that was picked up midway), UDP
-//!   is a stream (AWS: from the second request and response on, EC2 API `ConnectionTrackingSpecificationRequest`).
+//!   established from there on: its third packet, or the second exchange of a connection that was picked up midway.
+//! * *answered*, once a packet came back after that too. UDP is a stream from there on: it has seen more than one request
+//!   and response (EC2 API, `ConnectionTrackingSpecificationRequest`).
 //! * TCP is closed after a FIN from both sides, or while the last packet of either side is a RST. The side that really
 //!   sent a RST sends nothing else afterwards (RFC 9293, 3.5.2), so what it does send shows that the RST was forged or
 //!   out of window and the connection lives.
+//! * Once it is closed by a FIN from both sides, and nothing has come for ten seconds, packets that do not open a
+//!   connection are late and denied, as AWS has it (VPC User Guide, flow log records: REJECT). Until then they belong to
+//!   the closing: the last ACK, and what is sent again because it was lost. A RST does not go so far, since anybody can
+//!   forge one: after ten seconds without a packet the rules decide.
 //! * A SYN without ACK on a closed pair begins a new connection (RFC 9293, 3.6.1), so it is judged as one.
 
 use crate::abi::{Direction, image::Timeout, tables::state};
@@ -80,15 +85,23 @@ pub const fn advance(old: u16, protocol: u8, direction: Direction, tcp_flags: u8
         } else {
             new &= !reset;
         }
+    } else if direction as u8 != initiator(old) as u8 && old & state::CONFIRMED != 0 {
+        new |= state::ANSWERED;
     }
     new
+}
+
+/// Whether both sides of a TCP connection have said that they send no more.
+#[inline(always)]
+pub const fn finished(state: u16) -> bool {
+    const BOTH: u16 = state::FIN_EGRESS | state::FIN_INGRESS;
+    state & BOTH == BOTH
 }
 
 /// Whether a TCP connection in this state is closed.
 #[inline(always)]
 pub const fn closed(state: u16) -> bool {
-    const BOTH: u16 = state::FIN_EGRESS | state::FIN_INGRESS;
-    state & BOTH == BOTH || state & (state::RESET_EGRESS | state::RESET_INGRESS) != 0
+    finished(state) || state & (state::RESET_EGRESS | state::RESET_INGRESS) != 0
 }
 
 /// Which time-out an entry of this protocol and state has.
@@ -98,7 +111,7 @@ pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
         TCP if closed(state) => Timeout::TcpClosed,
         TCP if state & state::CONFIRMED != 0 => Timeout::TcpEstablished,
         TCP => Timeout::TcpHalfOpen,
-        UDP if state & state::CONFIRMED != 0 => Timeout::UdpStream,
+        UDP if state & state::ANSWERED != 0 => Timeout::UdpStream,
         UDP => Timeout::Udp,
         ICMP | ICMPV6 => Timeout::Icmp,
         _ => Timeout::Other,

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, Outcome, Usage, image, outcome::OUTCOMES,
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, Outcome, Reason, Usage, image, outcome::OUTCOMES,
         tables::Word,
     },
     packet::Frame,
@@ -47,6 +47,7 @@ pub struct HostTables<'a> {
     events: RefCell<Vec<Event>>,
     now: Cell<u32>,
     room: usize,
+    busy: Cell<u32>,
 }
 
 impl<'a> HostTables<'a> {
@@ -61,7 +62,21 @@ impl<'a> HostTables<'a> {
             events: RefCell::default(),
             now: Cell::new(1 << 20),
             room,
+            busy: Cell::new(0),
         }
+    }
+
+    /// Makes the next inserts of connections and denied flows find their table busy, so many of them.
+    pub fn be_busy(&self, inserts: u32) {
+        self.busy.set(inserts);
+    }
+
+    fn insert<K: Hash + Eq + Copy, V>(&self, table: &RefCell<HashMap<K, Rc<V>>>, key: &K, value: V) -> Inserted {
+        if let Some(left) = self.busy.get().checked_sub(1) {
+            self.busy.set(left);
+            return Inserted::Busy;
+        }
+        insert(table, key, value, self.room)
     }
 
     /// Lets time go by, in ticks.
@@ -160,7 +175,7 @@ macro_rules! flows {
             }
 
             fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted {
-                insert(&self.$family.conns, key, value.clone(), self.room)
+                self.insert(&self.$family.conns, key, value.clone())
             }
 
             fn denial(&self, key: &$key) -> Option<Rc<Denial>> {
@@ -168,7 +183,7 @@ macro_rules! flows {
             }
 
             fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
-                insert(&self.$family.denials, key, value.clone(), self.room)
+                self.insert(&self.$family.denials, key, value.clone())
             }
 
             fn fragment(&self, key: &$key) -> Option<Rc<Fragment>> {
@@ -221,7 +236,7 @@ impl Tables for HostTables<'_> {
             .or_default() += packets;
     }
 
-    fn blur(&self, _: &Word, value: u32) -> u32 {
+    fn blur(&self, value: u32) -> u32 {
         value
     }
 
@@ -275,6 +290,15 @@ impl Frame for HostFrame<'_> {
     fn segments(&self) -> (u32, u32) {
         self.segments
     }
+
+    fn blur(&self, value: u32) -> u32 {
+        value
+    }
+}
+
+/// Judges one frame as the uplink received it, its VLAN tag beside it: why it is dropped, or `None` where it goes on.
+pub fn early(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<Reason> {
+    verdict::early(tables, frame, tag, &mut Scratch::default())
 }
 
 /// Judges one frame at a gate: what the kernel's entry points do, on the host.

@@ -16,6 +16,38 @@ pub enum Inserted {
     Exists,
     /// There is no room.
     Full,
+    /// The kernel could not say just now, however often it was tried; nothing was added.
+    Busy,
+}
+
+/// How often an insert is tried.
+const TRIES: u32 = 4;
+
+/// What the kernel's answer to an insert comes to; `None`: it is worth another try.
+#[inline(always)]
+pub const fn answered(answer: Result<(), i32>) -> Option<Inserted> {
+    const EBUSY: i32 = -16;
+    const EEXIST: i32 = -17;
+    match answer {
+        Ok(()) => Some(Inserted::Done),
+        Err(EEXIST) => Some(Inserted::Exists),
+        // Another program on this CPU holds the lock of the bucket (Linux 5.11 to 6.14, commit 20b6cc34ea74).
+        Err(EBUSY) => None,
+        // No room (E2BIG), or no lock at all (from 6.15 on: EDEADLK, ETIMEDOUT after a quarter of a second).
+        Err(_) => Some(Inserted::Full),
+    }
+}
+
+/// Inserts by `attempt`, which gives the kernel's answer, and again where that was only that it is busy. Where the lock's
+/// holder is what this program interrupted, it stays busy until the program ends.
+#[inline(always)]
+pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted {
+    for _ in 0..TRIES {
+        if let Some(inserted) = answered(attempt()) {
+            return inserted;
+        }
+    }
+    Inserted::Busy
 }
 
 /// The tables of one family of addresses.
@@ -50,9 +82,12 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     fn add(&self, count: &Word, more: u64);
     /// Counts packets by the number of their [`crate::abi::Outcome`].
     fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64);
-    /// Gives `value` back, by way of `cell`, as a number that nobody knows: the verifier then walks what follows once, and
-    /// not once for each value that can arrive there.
-    fn blur(&self, cell: &Word, value: u32) -> u32;
+    /// Gives `value` back as a number that nobody knows: the verifier then walks what follows once, and not once for each
+    /// value that can arrive there.
+    fn blur(&self, value: u32) -> u32;
     /// Tells whoever follows of a flow's first packet.
     fn emit(&self, event: &Event);
 }
+
+#[cfg(test)]
+mod tests;

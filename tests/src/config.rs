@@ -127,6 +127,13 @@ impl Config {
         self
     }
 
+    /// Without what [`Config::with`] gave it.
+    #[must_use]
+    pub fn without_extra(mut self) -> Self {
+        self.extra.clear();
+        self
+    }
+
     /// The namespace of a task that taskgate makes the ENI of.
     pub fn namespace(&self, task: &str) -> String {
         format!("{}-{task}", self.namespaces)

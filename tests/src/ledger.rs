@@ -227,7 +227,8 @@ impl Ledger {
     #[must_use]
     pub fn cut(mut self, task: &str, flow: Flow, passed: Count) -> Self {
         let key = (task.to_owned(), flow, Action::Accept);
-        if let Some(sent) = self.0.insert(key, passed) {
+        if let Some(sent) = self.0.remove(&key) {
+            self.add(task, flow, Action::Accept, passed);
             self.add(task, flow, Action::Reject, sent - passed);
         }
         self
@@ -244,6 +245,13 @@ impl Ledger {
     #[must_use]
     pub fn only(mut self, action: Action) -> Self {
         self.0.retain(|(.., of), _| *of == action);
+        self
+    }
+
+    /// The sums of some flows only.
+    #[must_use]
+    pub fn of(mut self, flows: impl Fn(&Flow) -> bool) -> Self {
+        self.0.retain(|(_, flow, _), _| flows(flow));
         self
     }
 

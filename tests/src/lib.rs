@@ -13,14 +13,20 @@
 //! Tests need root and the release binary. Without them they fail: a test that did not run has not passed.
 
 pub mod bench;
+pub mod capture;
 pub mod config;
+pub mod counters;
 pub mod daemon;
+pub mod fuzz;
+pub mod held;
 pub mod kernel;
 pub mod lab;
 pub mod ledger;
 pub mod names;
 pub mod netns;
+pub mod offload;
 pub mod output;
+mod packet_socket;
 pub mod record;
 pub mod sandbox;
 pub mod scene;
@@ -29,8 +35,11 @@ pub mod traffic;
 pub mod wire;
 pub mod witness;
 
+pub use capture::Capture;
 pub use config::Config;
+pub use counters::Counters;
 pub use daemon::{Daemon, Reload, Stopped};
+pub use held::Held;
 pub use lab::{Lab, OUTSIDE_V4, OUTSIDE_V6};
 pub use ledger::{Action, Count, Flow, Ledger};
 pub use netns::Netns;

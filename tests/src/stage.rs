@@ -38,9 +38,18 @@ impl Stage {
 
     /// As [`Stage::start`], in a lab that is prepared.
     pub fn in_lab(lab: Lab, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::set(lab, Some(1), configure)
+    }
+
+    /// As [`Stage::start`], with records every `interval` seconds, or as the configuration has it.
+    pub fn start_with(interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::set(Lab::new()?, interval, configure)
+    }
+
+    fn set(lab: Lab, interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
         let config = configure(lab.config());
         let outside = Wire::tap(&lab.outside, "eth0")?;
-        let daemon = lab.start(&config)?;
+        let daemon = lab.start_with(&config, interval)?;
         let mut stage = Self {
             daemon,
             config,
@@ -121,6 +130,28 @@ impl Stage {
             }
         }
         Ok(ledger)
+    }
+
+    /// What the records have to say if the gates of these tasks kept in what they sent outside and did not arrive there,
+    /// and nothing else was denied.
+    pub fn kept_in(&self, senders: &[&str]) -> Result<Ledger> {
+        let mut ledger = self.passed()?;
+        let arrived = self.outside.flows()?;
+        for sender in senders {
+            for (way, flow) in self.wire(sender)?.flows()?.into_keys() {
+                if way == Way::Out && !self.is_tasks(flow.destination.ip()) {
+                    let passed = arrived.get(&(Way::In, flow)).copied().unwrap_or_default();
+                    ledger = ledger.cut(sender, flow, passed);
+                }
+            }
+        }
+        Ok(ledger)
+    }
+
+    fn is_tasks(&self, address: IpAddr) -> bool {
+        self.config
+            .tasks()
+            .any(|task| self.config.addresses(task).contains(&address))
     }
 
     /// Waits until the records tell of so many denied packets of a task's, so that none is still on its way.

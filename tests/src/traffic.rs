@@ -1,5 +1,9 @@
 //! Real traffic: sockets in network namespaces, and packets that no well-behaved socket would send.
 
+mod bulk;
+pub mod dhcp;
+mod flood;
+mod frames;
 mod icmp;
 mod raw;
 mod tcp;
@@ -7,8 +11,11 @@ mod udp;
 
 use std::time::Duration;
 
+pub use bulk::Bulk;
+pub use flood::Flood;
+pub use frames::{Ring, Segments, Sender};
 pub use icmp::Pinger;
-pub use raw::{inject, udp_packet};
+pub use raw::{echo_packet, inject, syn_packet, udp_packet};
 pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};
 pub use udp::Peer;
 

@@ -3,7 +3,6 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    io,
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     time::Instant,
@@ -14,15 +13,13 @@ use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recvfrom, setsockopt,
-        socket, sockopt::RcvBufForce,
-    },
+    sys::socket::{LinkAddr, recvfrom},
 };
 
 use crate::{
     ledger::{Count, Flow, protocol},
     netns::{Netns, PATIENCE},
+    packet_socket::{OFFLOAD, PACKET_VNET_HDR, listen, missed, set},
 };
 
 /// Seen from the namespace that the link is in.
@@ -40,23 +37,23 @@ pub enum Way {
 pub struct Wire {
     socket: OwnedFd,
     seen: RefCell<BTreeMap<(Way, Flow), Count>>,
+    together: RefCell<BTreeMap<(Way, Flow), u64>>,
 }
 
-/// `struct virtio_net_hdr`, which tells of segments that the kernel has not cut yet.
-const OFFLOAD: usize = 10;
 /// More than any headers.
 const SNAP: usize = OFFLOAD + 256;
-/// Room for what comes while nobody reads.
-const BUFFER: usize = 64 << 20;
 
 impl Wire {
     /// Listens on a link from now on.
     pub fn tap(netns: &Netns, link: &str) -> Result<Self> {
         let socket = netns
-            .run(|| listen(link))
+            .run(|| listen(link, |socket| Ok(set(socket, PACKET_VNET_HDR, &1_i32)?)))
             .with_context(|| format!("cannot listen on `{link}`"))?;
-        let seen = RefCell::default();
-        Ok(Self { socket, seen })
+        Ok(Self {
+            socket,
+            seen: RefCell::default(),
+            together: RefCell::default(),
+        })
     }
 
     /// All flows up to now but chatter, neighbour discovery and ARP.
@@ -74,6 +71,12 @@ impl Wire {
     /// What was received in a flow.
     pub fn received(&self, flow: Flow) -> Result<Count> {
         self.count(Way::In, flow)
+    }
+
+    /// How many frames of a flow stood for several packets each.
+    pub fn together(&self, way: Way, flow: Flow) -> Result<u64> {
+        self.read()?;
+        Ok(self.together.borrow().get(&(way, flow)).copied().unwrap_or_default())
     }
 
     /// Waits until this many packets of a flow were received.
@@ -101,6 +104,7 @@ impl Wire {
 
     fn read(&self) -> Result<()> {
         let mut seen = self.seen.borrow_mut();
+        let mut together = self.together.borrow_mut();
         let mut frame = [0; SNAP];
         loop {
             let (length, from) = match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
@@ -117,83 +121,14 @@ impl Wire {
                 && !flow.is_chatter()
             {
                 *seen.entry((way, flow)).or_default() += count;
+                if count.packets > 1 {
+                    *together.entry((way, flow)).or_default() += 1;
+                }
             }
         }
         let missed = missed(&self.socket)?;
         ensure!(missed == 0, "{missed} frames were missed");
         Ok(())
-    }
-}
-
-fn listen(link: &str) -> Result<OwnedFd> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    // It hears nothing until it is bound to the link.
-    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None::<SockProtocol>)?;
-    setsockopt(&socket, RcvBufForce, &BUFFER)?;
-    tell_offload(&socket)?;
-    let index = nix::net::if_::if_nametoindex(link)?;
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: index.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: it is a whole `sockaddr_ll` of the family that `LinkAddr` is for, and the length is its size.
-    let address = unsafe {
-        LinkAddr::from_raw(
-            (&raw const address).cast(),
-            Some(size_of::<libc::sockaddr_ll>() as libc::socklen_t),
-        )
-    };
-    bind(socket.as_raw_fd(), &address.context("no address for the link")?)?;
-    Ok(socket)
-}
-
-/// Has the kernel put a `virtio_net_hdr` before each frame.
-fn tell_offload(socket: &OwnedFd) -> io::Result<()> {
-    const PACKET_VNET_HDR: libc::c_int = 15;
-    let on: libc::c_int = 1;
-    // SAFETY: the option takes an int, and that is what the pointer and the length are of.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            PACKET_VNET_HDR,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if set == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// How many frames found no room since this was asked last.
-fn missed(socket: &OwnedFd) -> io::Result<u32> {
-    let mut stats = libc::tpacket_stats {
-        tp_packets: 0,
-        tp_drops: 0,
-    };
-    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-    // SAFETY: the option gives a `tpacket_stats`, for which there is room at the pointer.
-    let got = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_STATISTICS,
-            (&raw mut stats).cast(),
-            &raw mut length,
-        )
-    };
-    if got == 0 {
-        Ok(stats.tp_drops)
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 
@@ -218,7 +153,7 @@ fn measure(frame: &[u8]) -> Option<(Flow, Count)> {
             (
                 header.source_addr().into(),
                 header.destination_addr().into(),
-                header.next_header().0,
+                ip.payload().ip_number.0,
                 u64::from(header.payload_length()) + 40,
                 40,
             )

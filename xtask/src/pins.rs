@@ -20,7 +20,7 @@ pub(crate) const LINKER_PACKAGES: [&str; 5] = [
 /// Debian's compiler with a `core` for BPF, where rustup's server cannot be reached.
 pub(crate) const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Programs, the Debian packages they come in, and what needs them.
-pub(crate) const PROGRAMS: [(&str, &str, &str); 3] = [
+pub(crate) const PROGRAMS: [(&str, &str, &str); 4] = [
     ("cc", "build-essential", "Rust programs are linked by it"),
     (
         "ip",
@@ -31,6 +31,11 @@ pub(crate) const PROGRAMS: [(&str, &str, &str); 3] = [
         "ping",
         "iputils-ping",
         "the tests and the demo send echo requests with it",
+    ),
+    (
+        "busybox",
+        "busybox",
+        "the tests get addresses by its DHCP client and server",
     ),
 ];
 

@@ -54,11 +54,13 @@ pub enum Reason {
     Isolated = 10,
     /// Neither IPv4, IPv6 nor ARP; or a VLAN tag on a link that is no trunk.
     UnsupportedEthertype = 11,
+    /// A late packet of a TCP connection that both sides have closed.
+    ConnectionClosed = 16,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoRule,
         Self::SpoofedSource,
         Self::NotForTask,
@@ -70,6 +72,7 @@ impl Reason {
         Self::UnknownTask,
         Self::Isolated,
         Self::UnsupportedEthertype,
+        Self::ConnectionClosed,
     ];
 
     /// The name that users see, in records, counters, `explain` and `status` alike.
@@ -86,6 +89,7 @@ impl Reason {
             Self::UnknownTask => "unknown-task",
             Self::Isolated => "isolated",
             Self::UnsupportedEthertype => "unsupported-ethertype",
+            Self::ConnectionClosed => "connection-closed",
         }
     }
 
@@ -109,6 +113,8 @@ pub enum Pass {
     Neighbour = 14,
     /// An ICMP error about a tracked connection.
     IcmpError = 15,
+    /// On the trunk, without a tag: the host's own, and no task's.
+    Host = 17,
 }
 
 /// How a packet ended.
@@ -120,8 +126,8 @@ pub enum Outcome {
     Drop(Reason),
 }
 
-/// One more than the highest number of an outcome: the length of a slot's counters.
-pub const OUTCOMES: usize = 16;
+/// The length of a slot's counters: more than the highest number of an outcome, and whole cache lines.
+pub const OUTCOMES: usize = 24;
 
 impl Outcome {
     /// Its number: the index of its counter.
@@ -141,6 +147,7 @@ impl Outcome {
             Self::Pass(Pass::Exempt) => "exempt",
             Self::Pass(Pass::Neighbour) => "neighbour",
             Self::Pass(Pass::IcmpError) => "icmp-error",
+            Self::Pass(Pass::Host) => "host",
             Self::Drop(reason) => reason.name(),
         }
     }

@@ -260,7 +260,7 @@ pub mod state {
     pub const UNTRACKED: u16 = 1 << 1;
     /// A packet came back.
     pub const REPLIED: u16 = 1 << 2;
-    /// The initiator went on after a reply: an established connection, or a UDP stream's second exchange.
+    /// The initiator went on after a reply: an established connection.
     pub const CONFIRMED: u16 = 1 << 3;
     /// TCP: a FIN was seen from the task.
     pub const FIN_EGRESS: u16 = 1 << 4;
@@ -270,6 +270,8 @@ pub mod state {
     pub const RESET_EGRESS: u16 = 1 << 6;
     /// TCP: the last packet toward the task was a RST.
     pub const RESET_INGRESS: u16 = 1 << 7;
+    /// All but TCP: a packet came back after the initiator went on. UDP's second exchange, so a stream.
+    pub const ANSWERED: u16 = 1 << 8;
 }
 
 /// A denied flow: 32 bytes.
@@ -317,7 +319,7 @@ pub struct Usage {
     pub conns_inserted: Word,
     /// Denied flows inserted.
     pub denials_inserted: Word,
-    /// Packets that passed and found no room to be counted (untracked flows only).
+    /// Packets that passed and found no room to be counted: untracked flows, and errors about connections.
     pub flows_lost: Word,
     /// Denied packets that found no room for their record: in the counters only.
     pub denials_lost: Word,

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use state::{CONFIRMED, FIN_EGRESS, FIN_INGRESS, INGRESS, REPLIED, RESET_EGRESS, RESET_INGRESS};
+use state::{ANSWERED, CONFIRMED, FIN_EGRESS, FIN_INGRESS, INGRESS, REPLIED, RESET_EGRESS, RESET_INGRESS};
 
 use super::*;
 use crate::abi::Direction::{Egress, Ingress};
@@ -128,8 +128,12 @@ fn udp_is_a_stream_from_the_second_exchange() {
         (Egress, 0, 0, Timeout::Udp),
         (Ingress, 0, REPLIED, Timeout::Udp),
         (Ingress, 0, REPLIED, Timeout::Udp),
-        (Egress, 0, REPLIED | CONFIRMED, Timeout::UdpStream),
-        (Ingress, 0, REPLIED | CONFIRMED, Timeout::UdpStream),
+        // A request, its answers and one more request are no second exchange yet.
+        (Egress, 0, REPLIED | CONFIRMED, Timeout::Udp),
+        (Egress, 0, REPLIED | CONFIRMED, Timeout::Udp),
+        (Ingress, 0, REPLIED | CONFIRMED | ANSWERED, Timeout::UdpStream),
+        (Ingress, 0, REPLIED | CONFIRMED | ANSWERED, Timeout::UdpStream),
+        (Egress, 0, REPLIED | CONFIRMED | ANSWERED, Timeout::UdpStream),
     ];
     walk("UDP", UDP, Egress, &steps);
 }
@@ -147,6 +151,7 @@ fn other_protocols_have_one_time_out() {
             (Ingress, 0, INGRESS, timeout),
             (Egress, 0, INGRESS | REPLIED, timeout),
             (Ingress, 0, INGRESS | REPLIED | CONFIRMED, timeout),
+            (Egress, 0, INGRESS | REPLIED | CONFIRMED | ANSWERED, timeout),
         ];
         walk("other", protocol, Ingress, &steps);
     }

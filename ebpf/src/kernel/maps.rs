@@ -6,9 +6,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use taskgate_ebpf::{
-    abi::{Conn, Denial, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES},
+    abi::{Conn, Denial, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES, tables::Word},
     verdict::Scratch,
 };
+
+use super::tables::Blur;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -51,14 +53,21 @@ pub(super) static COUNTERS: PerCpuArray<[u64; OUTCOMES], 16_384> = PerCpuArray::
 pub(super) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 
 /// Where a packet is judged: the stack has 512 bytes, and a value in a map is less work for the verifier.
+#[repr(C)]
+pub(super) struct Desk {
+    scratch: Scratch,
+    blur: Word,
+}
+
 #[btf_map]
-static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+static DESK: PerCpuArray<Desk, 1> = PerCpuArray::new();
 
 /// This CPU's own.
 #[inline(always)]
-pub(super) fn scratch() -> Option<&'static mut Scratch> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+pub(super) fn desk() -> Option<(&'static mut Scratch, Blur)> {
+    let desk = DESK.get_ptr_mut(0)?;
     // SAFETY: the value lives as long as the map, no other CPU has it, and a program at tc runs to its end with bottom
     // halves off, so nothing else on this CPU has it either.
-    Some(unsafe { &mut *scratch })
+    let Desk { scratch, blur } = unsafe { &mut *desk };
+    Some((scratch, Blur(blur)))
 }

@@ -4,9 +4,11 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
-    abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, tables::Word},
+    abi::{
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
+    },
     policy::{Bank, Image},
-    tables::{Flows, Inserted, Tables},
+    tables::{Flows, Inserted, Tables, insert_by},
 };
 
 use super::maps::{
@@ -14,7 +16,25 @@ use super::maps::{
 };
 
 /// The maps of this program.
-pub(super) struct Kernel;
+pub(super) struct Kernel(pub(super) Blur);
+
+/// A word of this CPU's that no one reads but who wrote it.
+#[derive(Clone, Copy)]
+pub(super) struct Blur(pub(super) &'static Word);
+
+impl Blur {
+    /// Sends a number through memory that the verifier does not follow.
+    #[inline(always)]
+    pub(super) fn blur(self, value: u32) -> u32 {
+        let word = self.0.as_ptr();
+        // SAFETY: the pointer is that of a live reference to this CPU's own. Volatile, so that the compiler does not follow
+        // either.
+        unsafe {
+            word.write_volatile(value as u64);
+            word.read_volatile() as u32
+        }
+    }
+}
 
 /// One bank of the image.
 #[derive(Clone, Copy)]
@@ -50,19 +70,7 @@ fn shared<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K) -> O
 
 #[inline(always)]
 fn insert<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K, value: &V) -> Inserted {
-    const EEXIST: i32 = -17;
-    const EBUSY: i32 = -16;
-    const TRIES: u32 = 4;
-    for _ in 0..TRIES {
-        match map.insert(key, value, BPF_NOEXIST as u64) {
-            Ok(()) => return Inserted::Done,
-            Err(EEXIST) => return Inserted::Exists,
-            // Another program on this CPU holds the bucket's lock (Linux 5.11 to 6.14, commit 20b6cc34ea74).
-            Err(EBUSY) => {}
-            Err(_) => return Inserted::Full,
-        }
-    }
-    Inserted::Full
+    insert_by(|| map.insert(key, value, BPF_NOEXIST as u64))
 }
 
 macro_rules! flows {
@@ -131,18 +139,14 @@ impl Tables for Kernel {
         let Some(counters) = COUNTERS.get_ptr_mut((slot as u32) << 1 | direction as u32) else {
             return;
         };
-        // SAFETY: this CPU's own value, and the index is masked to its length.
-        unsafe { (*counters)[(outcome & 15) as usize] += packets };
+        let at = (outcome as usize).min(OUTCOMES - 1);
+        // SAFETY: this CPU's own value, and the index lies in it.
+        unsafe { *(*counters).get_unchecked_mut(at) += packets };
     }
 
     #[inline(always)]
-    fn blur(&self, cell: &Word, value: u32) -> u32 {
-        // SAFETY: the pointer is that of a live reference; the cell lies in this CPU's own map value, which the verifier
-        // does not follow. Volatile, so that the compiler does not either.
-        unsafe {
-            cell.as_ptr().write_volatile(value as u64);
-            cell.as_ptr().read_volatile() as u32
-        }
+    fn blur(&self, value: u32) -> u32 {
+        self.0.blur(value)
     }
 
     #[inline(always)]

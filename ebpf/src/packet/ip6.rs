@@ -8,14 +8,19 @@ use crate::abi::Reason;
 const HEADER: u32 = 40;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(super) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const MORE_FRAGMENTS: u16 = 1;
 /// In bytes, as it stands in the header.
-const FRAGMENT_OFFSET: u16 = 0xfff8;
+pub(super) const FRAGMENT_OFFSET: u16 = 0xfff8;
+/// A hop-by-hop header with nothing but the length of a jumbogram (RFC 2675).
+const JUMBO_OPTION: u32 = 8;
 /// Extension headers that are followed, at most.
 const WALK: u32 = 8;
+/// All bits of an offset behind as many headers of the longest kind.
+const FARTHEST: u32 = 0x7fff;
+const _: () = assert!(ETHERNET_BYTES + HEADER + WALK * (256 << 3) <= FARTHEST);
 
 #[inline(always)]
 pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
@@ -31,11 +36,10 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let carried = frame.length() - ETHERNET_BYTES;
     let said = u16::from_be_bytes([ip[4], ip[5]]) as u32;
     // A payload length of 0 is a jumbogram, legal only as a GSO packet that the host will cut up (BIG TCP).
-    let length = if said == 0 && frame.segments().1 != 0 {
-        carried
-    } else {
-        said + HEADER
-    };
+    let jumbo = said == 0 && frame.segments().1 != 0;
+    let length = if jumbo { carried } else { said + HEADER };
+    // Linux says its real length in a hop-by-hop header, for itself only: no segment on the wire has that.
+    let unsent = if jumbo && ip[6] == HOP_BY_HOP { JUMBO_OPTION } else { 0 };
     packet.bytes = length;
     packet.protocol = ip[6];
     if length > carried {
@@ -71,6 +75,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 if offset != 0 {
                     packet.protocol = extension[0];
                     packet.later_fragment = true;
+                    // Each header speaks anew, and the last one that is read decides.
+                    packet.first_fragment = false;
                     packet.fragment_id = id;
                     return beyond_header(extension[0], offset);
                 }
@@ -83,14 +89,14 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
             AUTHENTICATION => (extension[1] as u32 + 2) << 2,
             _ => (extension[1] as u32 + 1) << 3,
         };
-        next = extension[0];
+        next = frame.blur(extension[0] as u32) as u8;
         packet.protocol = next;
-        at += bytes;
+        at = frame.blur(at + bytes) & FARTHEST;
         if at > end {
             return Err(Unparsed::Bad(Reason::Malformed));
         }
     }
-    let header = at - ETHERNET_BYTES;
+    let header = at - ETHERNET_BYTES - unsent;
     parse_transport(
         frame,
         packet,

@@ -24,6 +24,8 @@ impl Plan {
     const INGRESS: u32 = 1;
     const GOES_ON: u32 = 2;
     const REFILLS: u32 = 4;
+    /// From here on, the number of a reason.
+    const REFUSED: u32 = 8;
 
     /// As a flow that begins, by the rules of this direction.
     #[inline(always)]
@@ -38,6 +40,25 @@ impl Plan {
     #[inline(always)]
     pub(super) const fn refilling(self) -> Self {
         Self(self.0 | Self::REFILLS)
+    }
+
+    /// Not at all: it is refused, once it is known for whom.
+    #[inline(always)]
+    pub(super) const fn refused(reason: Reason) -> Self {
+        Self((reason as u32) << Self::REFUSED)
+    }
+
+    /// What it is refused for.
+    #[inline(always)]
+    const fn refusal(self) -> Option<Reason> {
+        const LATE: u32 = Reason::ConnectionClosed as u32;
+        const FRAGMENT: u32 = Reason::FragmentWithoutFirst as u32;
+        match self.0 >> Self::REFUSED {
+            0 => None,
+            LATE => Some(Reason::ConnectionClosed),
+            FRAGMENT => Some(Reason::FragmentWithoutFirst),
+            _ => Some(Reason::Malformed),
+        }
     }
 
     /// As part of a connection that `initiator` opened under another generation: its entry stays.
@@ -73,6 +94,14 @@ pub(super) struct Admission {
     dhcp: bool,
 }
 
+impl Admission {
+    /// Whether it is an error about a connection, let through for that connection's sake.
+    #[inline(always)]
+    const fn is_error(self) -> bool {
+        matches!(self.pass, Pass::IcmpError)
+    }
+}
+
 impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// Looks up the ENI of the packet's link and keeps it.
     #[inline(always)]
@@ -90,6 +119,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     pub(super) fn admit<F: Family>(&mut self, plan: Plan, related: u32) -> Result<Admission, Reason> {
         let judged = plan.judged();
         let rows = self.find_eni()?;
+        if let Some(reason) = plan.refusal() {
+            return Err(reason);
+        }
         let packet = self.packet;
         let eni = &self.work.eni;
         if eni.flags & slot::ISOLATED != 0 {
@@ -132,8 +164,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return Ok(exempt);
         }
         let (class, port) = rule_key(packet, judged as u8 != D::DIRECTION as u8);
-        let axis = self.tables.blur(&self.work.blur, class as u32);
-        let port = self.tables.blur(&self.work.blur, port);
+        let axis = self.tables.blur(class as u32);
+        let port = self.tables.blur(port);
         let subject = Subject {
             axis,
             port,
@@ -142,10 +174,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         match judge(self.tables, eni.roots[(plan.0 & Plan::INGRESS) as usize], subject) {
             Judgement::Allowed(Allowed { rule, flags }) => {
-                let untracked = match class {
-                    Class::Tcp => flags & rule::UNTRACKED_TCP != 0,
-                    Class::Udp => flags & rule::UNTRACKED_UDP != 0,
-                    Class::Icmp | Class::Other => false,
+                let untracked = if axis == Class::Tcp as u32 {
+                    flags & rule::UNTRACKED_TCP != 0
+                } else {
+                    axis == Class::Udp as u32 && flags & rule::UNTRACKED_UDP != 0
                 };
                 Ok(Admission {
                     pass: Pass::Rule,
@@ -175,18 +207,24 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
         let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
         let mut refused = None;
+        let mut kept = true;
         // Twice at most: an entry can come, or go, between a look and the next step.
         for _ in 0..2 {
             if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
                 self.readmit(&conn, tail, opened, admission.rule, goes_on);
                 break;
             }
-            match self.insert::<F>(opened, admission.rule) {
+            match self.insert::<F>(opened, admission) {
                 Ok(Inserted::Exists) => {
                     refills = true;
                     goes_on = true;
                 }
-                Ok(_) => break,
+                // No fault of the packet's, and it is allowed.
+                Ok(Inserted::Busy) => {
+                    kept = false;
+                    break;
+                }
+                Ok(Inserted::Done | Inserted::Full) => break,
                 Err(reason) => {
                     refused = Some(reason);
                     break;
@@ -194,9 +232,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             }
         }
         if let Some(reason) = refused {
-            if !admission.untracked {
+            if !admission.untracked && !admission.is_error() {
                 return Err(reason);
             }
+            kept = false;
+        }
+        if !kept {
             // It needs no entry to pass, only to be recorded.
             if let Some(usage) = self.tables.usage(self.work.eni.slot) {
                 self.tables.add(&usage.flows_lost, self.packet.packets as u64);
@@ -209,7 +250,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// Adds an entry under the key in hand, if its ENI may have one more.
     #[inline(always)]
-    fn insert<F: Family>(&mut self, opened: u16, rule: u32) -> Result<Inserted, Reason>
+    fn insert<F: Family>(&mut self, opened: u16, admission: Admission) -> Result<Inserted, Reason>
     where
         T: Flows<F::Key>,
     {
@@ -217,7 +258,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let slot = self.work.eni.slot;
         let usage = self.tables.usage(slot).ok_or(Reason::NoPolicy)?;
         let used = usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get());
-        if used >= self.work.eni.conn_limit as u64 {
+        // Anybody on the way may send errors about one connection: they leave half of the room to connections.
+        let limit = self.work.eni.conn_limit >> admission.is_error() as u32;
+        if used >= limit as u64 {
             return Err(Reason::TaskConnectionsFull);
         }
         self.work.conn = Conn {
@@ -227,13 +270,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             },
             seen: Seen::new(self.now, self.tail()),
             admitted: pair(self.control.epoch(slot), self.control.generation).into(),
-            by: self.by(rule, slot).into(),
+            by: self.by(admission.rule, slot).into(),
             flags: self.flags(advance(opened, packet.protocol, D::DIRECTION, packet.tcp_flags)),
         };
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
         match inserted {
             Inserted::Done => self.tables.add(&usage.conns_inserted, 1),
-            Inserted::Exists => {}
+            Inserted::Exists | Inserted::Busy => {}
             Inserted::Full => return Err(Reason::ConnectionsFull),
         }
         Ok(inserted)

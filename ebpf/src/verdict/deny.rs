@@ -20,8 +20,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        let outcome = self.count(Outcome::Drop(reason));
-        let number = self.tables.blur(&self.work.blur, reason as u32) as u8;
+        let outcome = self.count(self.refuse(reason));
+        let number = self.tables.blur(reason as u32) as u8;
         let slot = self.work.eni.slot;
         if slot == 0 {
             return outcome;
@@ -59,7 +59,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     return outcome;
                 }
                 Inserted::Exists => {}
-                Inserted::Full => break,
+                Inserted::Full | Inserted::Busy => break,
             }
         }
         if let Some(usage) = self.tables.usage(slot) {

@@ -5,6 +5,7 @@
 
 mod admit;
 mod deny;
+mod early;
 mod fragment;
 mod neighbour;
 mod related;
@@ -12,14 +13,16 @@ mod track;
 
 use core::marker::PhantomData;
 
+pub use early::{branch, early};
+
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Outcome, Reason,
-        tables::{Flags, Totals, Word},
+        Conn, Denial, Direction, Event, Fragment, Outcome, Pass, Reason,
+        tables::{Flags, Totals},
     },
     family::{Family, Keys, V4, V6},
     packet::{Frame, Kind, Neighbour, Packet, Unparsed, parse, parse_quoted},
-    policy::{Control, EniRow, Image, PeerKey as _},
+    policy::{Control, EniRow, Image},
     tables::{Flows, Tables},
 };
 
@@ -39,7 +42,6 @@ pub struct Scratch {
 struct Work {
     /// The ENI of the packet's link, once it was looked up; slot 0 if there is none.
     eni: EniRow,
-    blur: Word,
     keys: Keys,
     conn: Conn,
     denial: Denial,
@@ -62,6 +64,8 @@ struct Scene<'a, T: Tables, D: Way> {
 pub trait Way {
     /// It.
     const DIRECTION: Direction;
+    /// Whether the gate is still to come: what is not dropped goes on to it, and only it counts and keeps that.
+    const EARLY: bool = false;
 }
 
 /// What a task sends.
@@ -98,6 +102,8 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
     };
     let Scratch { packet, quoted, work } = scratch;
     let parsed = match parsed {
+        // The gate knows its first one.
+        Ok(()) if packet.later_fragment && D::EARLY => return Outcome::Pass(Pass::Tracked),
         Ok(()) if packet.later_fragment => match packet.kind {
             Kind::V6 => fragment::rejoin::<T, V6>(tables, &control, packet, &mut work.keys),
             _ => fragment::rejoin::<T, V4>(tables, &control, packet, &mut work.keys),
@@ -115,10 +121,18 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
         control,
         now: tables.now(),
     };
-    match scene.packet.kind {
-        Kind::V4 => scene.decide_ip::<V4>(parsed),
-        Kind::V6 => scene.decide_ip::<V6>(parsed),
-        Kind::Arp | Kind::None => scene.decide_flowless(parsed),
+    // Neighbour discovery is IPv6's.
+    let flowless = match scene.packet.kind {
+        Kind::V4 => false,
+        Kind::V6 => parsed.is_ok() && !matches!(scene.packet.neighbour, Neighbour::None) && scene.stays_on_link(),
+        Kind::Arp | Kind::None => true,
+    };
+    if flowless {
+        scene.decide_flowless(parsed)
+    } else if matches!(scene.packet.kind, Kind::V6) {
+        scene.decide_ip::<V6>(parsed)
+    } else {
+        scene.decide_ip::<V4>(parsed)
     }
 }
 
@@ -128,18 +142,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        // Neighbour discovery is IPv6's.
-        let is_neighbours = F::Peer::V6 && parsed.is_ok() && !matches!(self.packet.neighbour, Neighbour::None);
-        if is_neighbours && self.stays_on_link() {
-            return self.decide_flowless(parsed);
-        }
-        let judged = match parsed {
-            Err(reason) => self.find_eni().and(Err(reason)),
-            Ok(()) => self.follow::<F>(),
-        };
-        match judged {
+        match self.follow::<F>(parsed) {
             Ok(pass) => {
-                if self.packet.first_fragment {
+                if self.packet.first_fragment && !D::EARLY {
                     self.remember::<F>();
                 }
                 Outcome::Pass(pass)
@@ -158,14 +163,28 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         self.count(match judged {
             Ok(pass) => Outcome::Pass(pass),
-            Err(reason) => Outcome::Drop(reason),
+            Err(reason) => self.refuse(reason),
         })
+    }
+
+    /// How a packet ends that was refused: dropped, unless it came over the trunk without a tag and so is no task's.
+    #[inline(always)]
+    fn refuse(&self, reason: Reason) -> Outcome {
+        let packet = self.packet;
+        if matches!(reason, Reason::UnknownTask) && !packet.tagged && packet.link == self.control.trunk() {
+            Outcome::Pass(Pass::Host)
+        } else {
+            Outcome::Drop(reason)
+        }
     }
 
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.
     #[inline(always)]
     fn count(&self, outcome: Outcome) -> Outcome {
-        let number = self.tables.blur(&self.work.blur, outcome.number() as u32);
+        if D::EARLY && outcome.passes() {
+            return outcome;
+        }
+        let number = self.tables.blur(outcome.number() as u32);
         self.tables
             .count(self.work.eni.slot, D::DIRECTION, number, self.packet.packets as u64);
         outcome

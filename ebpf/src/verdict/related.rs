@@ -4,7 +4,7 @@
 
 use super::{Scene, Way, track::Standing};
 use crate::{
-    abi::{Direction, image::control},
+    abi::image::control,
     conntrack::UDP,
     family::Family,
     flow::Flow,
@@ -24,13 +24,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if packet.quoted_at == 0 || matches!(quoted.kind, Kind::None) || !self.wanted::<F>() {
             return 0;
         }
-        // The quoted packet went the other way; the error goes to whoever sent it, and an end speaks for itself.
-        let (sent_to, speaks) = (packet.destination, packet.source);
-        let addressed = match D::DIRECTION {
-            Direction::Ingress => same(sent_to, quoted.source),
-            Direction::Egress => same(speaks, quoted.destination) && same(sent_to, quoted.source),
-        };
-        if !addressed {
+        // The quoted packet went the other way, and the error goes to whoever sent it. Who says so, an end or a router on the
+        // way, before the task or in it, is for the source-address check to judge.
+        if !same(packet.destination, quoted.source) {
             return 0;
         }
         let flow = Flow::tracked(quoted, D::DIRECTION.opposite());

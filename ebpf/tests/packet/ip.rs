@@ -12,12 +12,16 @@ use crate::{expected::*, frames::*};
 fn ethernet_frames() {
     let plain = || ipv4(6, &tcp(80, 443, 0, b""), |_| ());
     let tagged = |ether_type: EtherType| ethernet(ether_type, &[&[0, 101][..], &plain()[12..]].concat());
+    let with_tag = Packet {
+        tagged: true,
+        ..nothing()
+    };
     check([
         ("empty", vec![], MALFORMED, nothing()),
         ("13 bytes", plain()[..13].to_vec(), MALFORMED, nothing()),
         ("header alone", plain()[..14].to_vec(), MALFORMED, nothing()),
-        ("802.1Q", tagged(EtherType::VLAN_TAGGED_FRAME), UNSUPPORTED, nothing()),
-        ("QinQ", tagged(EtherType::PROVIDER_BRIDGING), UNSUPPORTED, nothing()),
+        ("802.1Q", tagged(EtherType::VLAN_TAGGED_FRAME), UNSUPPORTED, with_tag),
+        ("QinQ", tagged(EtherType::PROVIDER_BRIDGING), UNSUPPORTED, with_tag),
         (
             "802.3 length",
             ethernet(EtherType(64), &[0xaa; 64]),
@@ -42,7 +46,7 @@ fn ethernet_frames() {
         tagged: true,
         ..HostFrame::new(&frame, LINK)
     };
-    assert_eq!(parsed_as(&beside), (UNSUPPORTED, nothing()), "a tag beside the frame");
+    assert_eq!(parsed_as(&beside), (UNSUPPORTED, with_tag), "a tag beside the frame");
 }
 
 #[test]
@@ -360,6 +364,12 @@ fn ipv6_fragments() {
             ipv6(44, &fragment(44, 0, false, &fragment(6, 3, false, b"443"))),
             Ok(()),
             later(v6(6, 59)),
+        ),
+        (
+            "a later fragment in a first one",
+            ipv6(44, &fragment(44, 0, true, &fragment(6, 3, false, b"8 bytes."))),
+            Ok(()),
+            later(v6(6, 64)),
         ),
         (
             "its header ends behind the packet",

@@ -5,4 +5,5 @@ mod frames;
 mod ip;
 mod properties;
 mod quoted;
+mod second;
 mod transport;

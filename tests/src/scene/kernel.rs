@@ -19,7 +19,7 @@ use taskgate::dataplane::{
 };
 use taskgate_ebpf::abi::{Conn, Direction, Fragment, Key4, Key6, outcome::OUTCOMES, program};
 
-use super::{DataPath, SECOND, Sent, State};
+use super::{DataPath, SECOND, Sent, State, Uplink};
 use crate::sandbox::ip_batch;
 
 /// The loaded program with its tables. There is one for all tests of a process, which take turns.
@@ -202,5 +202,12 @@ impl DataPath for Kernel {
             }
         }
         Ok(())
+    }
+}
+
+impl Kernel {
+    /// Judges a frame as the uplink receives it: whether it goes on.
+    pub fn early(&mut self, _frame: &[u8], _uplink: Uplink) -> Result<bool> {
+        anyhow::bail!("not yet")
     }
 }

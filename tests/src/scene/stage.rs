@@ -64,6 +64,7 @@ impl<'a> Stage<'a> {
             .map(|eni| eni.id.clone())
             .collect();
         self.scene.apply(model, gate)?;
+        self.scene.set_timeouts();
         for (link, eni) in Kernel::LINKS.zip(&gated) {
             self.scene.bind(link, eni)?;
         }
@@ -72,7 +73,9 @@ impl<'a> Stage<'a> {
 
     /// Switches to another model.
     pub fn change(&mut self, model: Model) -> Result<()> {
-        self.scene.apply(model, &all_gated)
+        self.scene.apply(model, &all_gated)?;
+        self.scene.set_timeouts();
+        Ok(())
     }
 
     /// A packet toward the first ENI.

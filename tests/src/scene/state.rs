@@ -78,6 +78,7 @@ fn bits(word: u16) -> String {
         (state::UNTRACKED, "untracked"),
         (state::REPLIED, "replied"),
         (state::CONFIRMED, "confirmed"),
+        (state::ANSWERED, "answered"),
         (state::FIN_EGRESS, "fin-egress"),
         (state::FIN_INGRESS, "fin-ingress"),
         (state::RESET_EGRESS, "reset-egress"),

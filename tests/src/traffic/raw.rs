@@ -2,46 +2,73 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, bail};
-use etherparse::PacketBuilder;
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket};
 
 use crate::{ledger::Flow, netns::Netns};
 
+/// The IP header of a packet of this flow.
+fn header(flow: Flow) -> Result<PacketBuilderStep<IpHeaders>> {
+    match (flow.source.ip(), flow.destination.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Ok(PacketBuilder::ipv4(from.octets(), to.octets(), 64)),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Ok(PacketBuilder::ipv6(from.octets(), to.octets(), 64)),
+        _ => bail!("{flow:?} has two families"),
+    }
+}
+
 /// A UDP packet of this flow, from the IP header on.
 pub fn udp_packet(flow: Flow, data: &[u8]) -> Result<Vec<u8>> {
-    let (source, destination) = (flow.source, flow.destination);
-    let builder = match (source.ip(), destination.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
-        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
-        _ => bail!("{flow:?} has two families"),
-    };
-    let builder = builder.udp(source.port(), destination.port());
+    let builder = header(flow)?.udp(flow.source.port(), flow.destination.port());
     let mut packet = Vec::with_capacity(builder.size(data.len()));
     builder.write(&mut packet, data)?;
     Ok(packet)
 }
 
+/// A SYN of this flow, from the IP header on.
+pub fn syn_packet(flow: Flow) -> Result<Vec<u8>> {
+    const ANY_SEQUENCE: u32 = 1;
+    const ANY_WINDOW: u16 = 1024;
+    let (source, destination) = (flow.source.port(), flow.destination.port());
+    let builder = header(flow)?.tcp(source, destination, ANY_SEQUENCE, ANY_WINDOW).syn();
+    let mut packet = Vec::with_capacity(builder.size(0));
+    builder.write(&mut packet, &[])?;
+    Ok(packet)
+}
+
+/// An echo request of this flow, from the IP header on.
+pub fn echo_packet(flow: Flow) -> Result<Vec<u8>> {
+    let mut packet = Vec::new();
+    match flow.source {
+        SocketAddr::V4(_) => header(flow)?.icmpv4_echo_request(1, 1).write(&mut packet, b"data")?,
+        SocketAddr::V6(_) => header(flow)?.icmpv6_echo_request(1, 1).write(&mut packet, b"data")?,
+    }
+    Ok(packet)
+}
+
+/// A socket that sends packets to addresses of the family of `to`, from their IP header on.
+pub(super) fn raw_socket(netns: &Netns, to: IpAddr) -> Result<OwnedFd> {
+    let family = match to {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let raw = netns.run(|| Ok(socket(family, SockType::Raw, flags, SockProtocol::Raw)?));
+    raw.context("cannot open a raw socket")
+}
+
 /// Sends a packet, from its IP header on, as it is. Only its destination decides where it goes.
 pub fn inject(netns: &Netns, packet: &[u8]) -> Result<()> {
     let sliced = etherparse::SlicedPacket::from_ip(packet)?;
-    let (family, to): (_, IpAddr) = match &sliced.net {
-        Some(etherparse::NetSlice::Ipv4(ip)) => (AddressFamily::Inet, ip.header().destination_addr().into()),
-        Some(etherparse::NetSlice::Ipv6(ip)) => (AddressFamily::Inet6, ip.header().destination_addr().into()),
+    let to: IpAddr = match &sliced.net {
+        Some(etherparse::NetSlice::Ipv4(ip)) => ip.header().destination_addr().into(),
+        Some(etherparse::NetSlice::Ipv6(ip)) => ip.header().destination_addr().into(),
         _ => bail!("it is no IP packet"),
     };
-    let raw = netns.run(|| {
-        Ok(socket(
-            family,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::Raw,
-        )?)
-    });
-    let raw = raw.context("cannot open a raw socket")?;
+    let raw = raw_socket(netns, to)?;
     let to = SockaddrStorage::from(SocketAddr::new(to, 0));
     sendto(raw.as_raw_fd(), packet, &to, MsgFlags::empty()).context("cannot send a packet as it is")?;
     Ok(())

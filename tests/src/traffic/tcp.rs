@@ -52,6 +52,12 @@ impl TcpEcho {
 }
 
 impl TcpEcho {
+    /// Sends something on every open connection, unasked.
+    pub fn say(&self, data: &[u8]) -> Result<()> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter_mut().try_for_each(|stream| Ok(stream.write_all(data)?))
+    }
+
     /// Ends every connection with a reset, of which nothing is sent twice.
     pub fn abort(&self) -> Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,6 +124,16 @@ impl Client {
             "no echo on {:?} within {PATIENCE:?}",
             self.flow
         );
+        Ok(())
+    }
+
+    /// Waits for what comes next, which has to be `data`.
+    pub fn expect(&mut self, data: &[u8]) -> Result<()> {
+        let mut came = vec![0; data.len()];
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        let read = self.stream.read_exact(&mut came);
+        read.with_context(|| format!("nothing came on {:?}", self.flow))?;
+        ensure!(came == data, "{came:?} came on {:?} and not {data:?}", self.flow);
         Ok(())
     }
 

@@ -2,10 +2,11 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use super::PATIENCE;
 use crate::{ledger::Flow, netns::Netns};
@@ -26,6 +27,12 @@ impl Peer {
         Ok(Self { socket, address })
     }
 
+    /// Hears what is sent to an IPv6 multicast address on a link.
+    pub fn join(&self, group: Ipv6Addr, link_index: u32) -> Result<()> {
+        let joined = self.socket.join_multicast_v6(&group, link_index);
+        joined.with_context(|| format!("cannot join {group}"))
+    }
+
     /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -43,9 +50,17 @@ impl Peer {
         Ok(self.flow_to(to))
     }
 
+    /// Sends `data` in datagrams of `size` bytes and a last one with the rest, for the kernel to cut as late as it can.
+    pub fn send_segments(&self, to: SocketAddr, data: &[u8], size: u16) -> Result<Flow> {
+        setsockopt(&self.socket, UdpGsoSegment, &i32::from(size)).context("cannot send segments")?;
+        let flow = self.send(to, data);
+        setsockopt(&self.socket, UdpGsoSegment, &0)?;
+        flow
+    }
+
     /// Waits for the next datagram, which has to be `data`; gives the sender.
     pub fn expect(&self, data: &[u8]) -> Result<SocketAddr> {
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 1 << 16];
         self.socket.set_nonblocking(false)?;
         self.socket.set_read_timeout(Some(PATIENCE))?;
         let received = self.socket.recv_from(&mut buffer);

@@ -65,8 +65,9 @@ fn bits(entry: &Entry) -> u16 {
     let bit = |set: bool, bit: u16| if set { bit } else { 0 };
     bit(entry.opener == Direction::Ingress, state::INGRESS)
         | bit(entry.untracked, state::UNTRACKED)
-        | bit(entry.replied, state::REPLIED)
-        | bit(entry.confirmed, state::CONFIRMED)
+        | bit(entry.turns >= 1, state::REPLIED)
+        | bit(entry.turns >= 2, state::CONFIRMED)
+        | bit(entry.turns >= 3, state::ANSWERED)
         | bit(entry.fin[0], state::FIN_EGRESS)
         | bit(entry.fin[1], state::FIN_INGRESS)
         | bit(entry.reset[0], state::RESET_EGRESS)

@@ -1,40 +1,72 @@
-//! Numbers by chance that come again with their seed.
+//! Numbers by chance that come again with their seed, or that somebody chose.
+
+use std::vec;
 
 /// A generator of numbers (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
 #[derive(Clone, Debug)]
-pub(super) struct Dice(u64);
+pub(crate) struct Dice {
+    state: u64,
+    /// What is thrown before chance comes to it.
+    chosen: vec::IntoIter<u8>,
+}
 
 impl Dice {
     /// Begins with a seed.
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            state: seed,
+            chosen: Vec::new().into_iter(),
+        }
+    }
+
+    /// Begins with bytes that somebody chose: each number takes as many of them as it needs. Behind their end it goes on
+    /// as with any seed.
+    pub(crate) fn loaded(chosen: &[u8]) -> Self {
+        Self {
+            state: chosen.len() as u64,
+            chosen: chosen.to_vec().into_iter(),
+        }
     }
 
     /// Any number.
-    pub(super) fn any(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    pub(crate) fn any(&mut self) -> u64 {
+        self.number(8)
+    }
+
+    /// Any number of so many bytes, for which chance alone gives eight.
+    fn number(&mut self, bytes: usize) -> u64 {
+        if self.chosen.len() > 0 {
+            let chosen = self.chosen.by_ref().take(bytes);
+            return chosen.enumerate().map(|(at, byte)| u64::from(byte) << (8 * at)).sum();
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.state ^ self.state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ mixed >> 31
     }
 
     /// A number below `end`, which is not 0.
-    pub(super) fn below(&mut self, end: usize) -> usize {
-        (self.any() % end as u64) as usize
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        let bytes = match end {
+            ..=0x100 => 1,
+            ..=0x1_0000 => 2,
+            _ => 8,
+        };
+        (self.number(bytes) % end as u64) as usize
     }
 
     /// Whether one of `out_of` equal chances came.
-    pub(super) fn one_in(&mut self, out_of: usize) -> bool {
+    pub(crate) fn one_in(&mut self, out_of: usize) -> bool {
         self.below(out_of) == 0
     }
 
     /// One of them, each as likely as the others.
-    pub(super) fn of<T: Clone>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn of<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())].clone()
     }
 
     /// Bytes.
-    pub(super) fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.any() as u8).collect()
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.number(1) as u8).collect()
     }
 }

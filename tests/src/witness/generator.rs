@@ -1,12 +1,13 @@
 //! Packets as somebody may send them: legal ones of flows that go on, odd ones, and hostile ones.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use taskgate_ebpf::abi::Direction;
 
 use super::{
     dice::Dice,
     dress::{damage, wrapped},
+    reading::read,
 };
 use crate::scene::frames;
 
@@ -23,6 +24,24 @@ pub struct Thrown {
     pub segments: (u32, u32),
 }
 
+impl fmt::Display for Thrown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            frame,
+            link,
+            direction,
+            segments,
+        } = self;
+        writeln!(
+            f,
+            "{direction:?} on link {link}, segments {segments:?}, read as {:?}",
+            read(frame, *segments)
+        )?;
+        write!(f, "frame ")?;
+        frame.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// A flow that packets of both directions belong to.
 #[derive(Clone, Debug)]
 struct Talk {
@@ -35,11 +54,34 @@ struct Talk {
     asks: (u8, Direction),
 }
 
+impl Talk {
+    /// Addresses and ports, the sender's first.
+    fn ends(&self, direction: Direction) -> ((IpAddr, IpAddr), (u16, u16)) {
+        match direction {
+            Direction::Egress => ((self.local, self.remote), self.ports),
+            Direction::Ingress => ((self.remote, self.local), (self.ports.1, self.ports.0)),
+        }
+    }
+}
+
+/// One side of a TCP connection has no more to say.
+fn farewell(talk: &Talk, direction: Direction) -> Thrown {
+    let ((source, destination), (from, to)) = talk.ends(direction);
+    Thrown {
+        frame: frames::ip(source, destination, 6, &frames::tcp(from, to, 0x11, b"")),
+        link: talk.link,
+        direction,
+        segments: (0, 0),
+    }
+}
+
 /// What packets are made of.
-pub(super) struct Generator {
+pub(crate) struct Generator {
     /// The links, with the addresses of the ENI on each.
-    pub(super) links: Vec<(u32, Vec<IpAddr>)>,
+    pub(crate) links: Vec<(u32, Vec<IpAddr>)>,
     talks: Vec<Talk>,
+    /// What comes next, last first.
+    next: Vec<Thrown>,
 }
 
 const PORTS: [u16; 12] = [22, 53, 67, 68, 80, 443, 546, 547, 40000, 40001, 0, 65535];
@@ -84,15 +126,19 @@ const ODD: [&str; 12] = [
 
 impl Generator {
     /// With nothing to go on yet.
-    pub(super) fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
+    pub(crate) fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
         Self {
             links,
             talks: Vec::new(),
+            next: Vec::new(),
         }
     }
 
     /// The next packet.
-    pub(super) fn throw(&mut self, dice: &mut Dice) -> Thrown {
+    pub(crate) fn throw(&mut self, dice: &mut Dice) -> Thrown {
+        if let Some(next) = self.next.pop() {
+            return next;
+        }
         let mut thrown = match dice.below(32) {
             0 => self.arp(dice),
             1 | 2 => self.neighbour(dice),
@@ -178,11 +224,11 @@ impl Generator {
         } else {
             dice.of(&self.talks)
         };
+        if talk.protocol == 6 && dice.one_in(12) {
+            self.next = vec![farewell(&talk, direction.opposite()), farewell(&talk, direction)];
+        }
         let v6 = talk.local.is_ipv6();
-        let ((source, destination), (from, to)) = match direction {
-            Direction::Egress => ((talk.local, talk.remote), talk.ports),
-            Direction::Ingress => ((talk.remote, talk.local), (talk.ports.1, talk.ports.0)),
-        };
+        let ((source, destination), (from, to)) = talk.ends(direction);
         let length = if dice.one_in(8) { 0 } else { dice.below(40) };
         let body = dice.bytes(length);
         let payload = match talk.protocol {

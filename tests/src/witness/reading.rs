@@ -6,7 +6,7 @@ use taskgate_ebpf::abi::Reason;
 
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     /// It names no addresses that a record could have.
     Nameless(Reason),
     /// ARP.
@@ -17,35 +17,35 @@ pub(super) enum Reading {
 
 /// An ARP request or reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Arp {
+pub(crate) struct Arp {
     /// The sender's address.
-    pub(super) sender: IpAddr,
+    pub(crate) sender: IpAddr,
     /// The address that is asked for.
-    pub(super) target: IpAddr,
+    pub(crate) target: IpAddr,
 }
 
 /// An IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ip {
+pub(crate) struct Ip {
     /// Its source.
-    pub(super) source: IpAddr,
+    pub(crate) source: IpAddr,
     /// Its destination.
-    pub(super) destination: IpAddr,
+    pub(crate) destination: IpAddr,
     /// The protocol of its transport header, as far as that was reached.
-    pub(super) protocol: u8,
+    pub(crate) protocol: u8,
     /// Packets on the wire.
-    pub(super) packets: u64,
+    pub(crate) packets: u64,
     /// IP bytes on the wire.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// What it carries.
-    pub(super) body: Body,
+    pub(crate) body: Body,
     /// The identification of its datagram, and whether it is the first, if it is one of several fragments.
-    pub(super) fragment: Option<(u32, bool)>,
+    pub(crate) fragment: Option<(u32, bool)>,
 }
 
 /// What an IP packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// It cannot be judged.
     Bad(Reason),
     /// TCP or UDP.
@@ -102,7 +102,7 @@ fn is_mapped(address: IpAddr) -> bool {
 }
 
 /// Reads a frame; segments as [`crate::scene::Sent`] has them.
-pub(super) fn read(frame: &[u8], segments: (u32, u32)) -> Reading {
+pub(crate) fn read(frame: &[u8], segments: (u32, u32)) -> Reading {
     if frame.len() < 14 {
         return Reading::Nameless(Reason::Malformed);
     }
@@ -180,14 +180,13 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
         fragment: None,
     };
     let said = usize::from(u16_at(packet, 4));
-    let total = if said == 0 && segments.1 > 0 {
-        packet.len()
-    } else {
-        40 + said
-    };
+    let jumbo = said == 0 && segments.1 > 0;
+    let total = if jumbo { packet.len() } else { 40 + said };
     if total > packet.len() {
         return Reading::Ip(ip);
     }
+    // The length of a jumbogram stands in a header that no segment has.
+    let unsent = if jumbo && packet[6] == 0 { 8 } else { 0 };
     ip.bytes = total as u64;
     if is_mapped(ip.source) || is_mapped(ip.destination) {
         return Reading::Ip(ip);
@@ -196,7 +195,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
         Err(reason) => ip.body = Body::Bad(reason),
         Ok(at) => {
             let headers = transport(&mut ip, packet, at, total);
-            count(&mut ip, total, headers, segments);
+            count(&mut ip, total - unsent, headers - unsent, segments);
         }
     }
     Reading::Ip(ip)
@@ -344,16 +343,24 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
     if bytes.len() < least || bytes[0] >> 4 != version {
         return None;
     }
-    let header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
-    let offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
+    let mut header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
+    let mut protocol = if v6 { bytes[6] } else { bytes[9] };
+    let mut offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
     // The error's own header lies in between.
-    if header < least || offset != 0 || bytes.len() < header + 8 || out_of_reach(8 + header + 8) {
+    let absent = |to: usize| bytes.len() < to || out_of_reach(8 + to);
+    if v6 && protocol == 44 {
+        if absent(48) {
+            return None;
+        }
+        (header, protocol, offset) = (48, bytes[40], u16_at(bytes, 42) & !7);
+    }
+    if header < least || offset != 0 || absent(header + 8) {
         return None;
     }
-    let (source, destination, protocol) = if v6 {
-        (v6_at(bytes, 8), v6_at(bytes, 24), bytes[6])
+    let (source, destination) = if v6 {
+        (v6_at(bytes, 8), v6_at(bytes, 24))
     } else {
-        (v4_at(bytes, 12), v4_at(bytes, 16), bytes[9])
+        (v4_at(bytes, 12), v4_at(bytes, 16))
     };
     let transport = &bytes[header..];
     let body = match (protocol, v6) {
@@ -364,7 +371,7 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
             identifier: u16_at(transport, 4),
             quoted: None,
         },
-        _ => return None,
+        _ => Body::Other,
     };
     Some(Ip {
         source,

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use taskgate::compile::Gate;
 use taskgate_ebpf::abi::{
-    LinkId, Outcome,
+    Direction, LinkId, Outcome,
     image::{TIMEOUTS, Timeout, control},
 };
 
@@ -22,13 +22,14 @@ use super::{
     generator::{Generator, Thrown},
     oracle::{Oracle, World},
     reading::read,
+    uplink::Met,
     world::any_model,
 };
 use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent};
 
 /// What happens between packets, and with what clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clock {
+pub(crate) enum Clock {
     /// The host's own: time-outs of few ticks, met exactly.
     Own,
     /// The kernel's, which goes on meanwhile: time-outs that no few seconds decide.
@@ -61,23 +62,8 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Thrown {
-            frame,
-            link,
-            direction,
-            segments,
-        } = &self.thrown;
         writeln!(f, "witnesses differ: seed {}, packet {}", self.seed, self.packet)?;
-        writeln!(
-            f,
-            "{direction:?} on link {link}, segments {segments:?}, read as {:?}",
-            read(frame, *segments)
-        )?;
-        write!(f, "frame ")?;
-        for byte in frame {
-            write!(f, "{byte:02x}")?;
-        }
-        write!(f, "\n{}", self.what)
+        write!(f, "{}\n{}", self.thrown, self.what)
     }
 }
 
@@ -106,7 +92,7 @@ impl Episode {
         // Ticks begin anew within the first packets of some episodes.
         host.tables
             .advance(Dice::new(self.seed).of(&[0, u32::MAX - (1 << 20) - 100]));
-        Stand::new(self, image, room, Clock::Own)?.run(&mut host, None)
+        Stand::new(Dice::new(self.seed), image, room, Clock::Own)?.run(self, &mut host, None)
     }
 
     /// All three. To be called in a sandbox.
@@ -118,7 +104,7 @@ impl Episode {
         let room = Kernel::ROOM as usize;
         let mut host = Host::new(&image, room);
         kernel.clear()?;
-        Stand::new(self, &image, room, Clock::Kernels)?.run(&mut host, Some(kernel))
+        Stand::new(Dice::new(self.seed), &image, room, Clock::Kernels)?.run(self, &mut host, Some(kernel))
     }
 
     /// The same, with all state compared after each packet.
@@ -140,20 +126,27 @@ fn testable(frame: &mut Vec<u8>) {
     }
 }
 
+/// Branches of a trunk, by the numbers that tables have for them; their VLAN ids are numbers of links too.
+fn branches() -> impl Iterator<Item = u32> {
+    (101..=104).map(|vlan| LinkId::branch(vlan).get())
+}
+
 /// Everything around the witnesses.
-struct Stand<'a> {
-    episode: Episode,
-    dice: Dice,
-    scene: Scene<'a>,
-    world: World,
+pub(crate) struct Stand<'a> {
+    /// What decides what happens next.
+    pub(crate) dice: Dice,
+    /// The configuration in its image.
+    pub(crate) scene: Scene<'a>,
+    pub(super) world: World,
     clock: Clock,
-    generator: Generator,
-    oracle: Oracle,
+    /// What makes packets.
+    pub(crate) generator: Generator,
+    pub(super) oracle: Oracle,
 }
 
 impl<'a> Stand<'a> {
-    fn new(episode: Episode, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
-        let mut dice = Dice::new(episode.seed);
+    /// A stand over whole banks of memory, whatever stands in them, with room for so many entries in each table.
+    pub(crate) fn new(mut dice: Dice, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
         let scene = Scene::new(image)?;
         let timeouts = match clock {
             Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
@@ -162,7 +155,6 @@ impl<'a> Stand<'a> {
             }
         };
         let mut stand = Self {
-            episode,
             scene,
             clock,
             generator: Generator::new(Vec::new()),
@@ -171,6 +163,7 @@ impl<'a> Stand<'a> {
                 model: taskgate::model::Model::default(),
                 gates: Vec::new(),
                 links: BTreeMap::new(),
+                carriers: BTreeMap::new(),
                 slots: BTreeMap::new(),
                 epochs: vec![0; usize::from(u16::MAX)],
                 generation: 0,
@@ -196,9 +189,9 @@ impl<'a> Stand<'a> {
         Ok(stand)
     }
 
-    fn run(mut self, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Tally> {
+    fn run(mut self, episode: Episode, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Tally> {
         let mut tally = Tally::default();
-        for packet in 0..self.episode.packets {
+        for packet in 0..episode.packets {
             if self.dice.one_in(25) {
                 self.happen(host, &mut kernel)?;
             }
@@ -207,10 +200,24 @@ impl<'a> Stand<'a> {
             if self.clock == Clock::Kernels {
                 testable(&mut thrown.frame);
             }
-            let closely = packet % self.episode.check_every == 0 || packet + 1 == self.episode.packets;
-            if let Some(what) = self.past(&thrown, host, &mut kernel, closely)? {
+            let at_uplink = thrown.direction == Direction::Ingress && self.dice.one_in(8);
+            let met = if at_uplink {
+                self.past_uplink(&thrown, host, &mut kernel)?
+            } else {
+                Met::GoesOn
+            };
+            if let Met::Dropped = met {
+                *tally.0.entry("dropped early").or_default() += 1;
+                continue;
+            }
+            let closely = packet % episode.check_every == 0 || packet + 1 == episode.packets;
+            let differs = match met {
+                Met::Difference(what) => Some(what),
+                _ => self.past(&thrown, host, &mut kernel, closely)?,
+            };
+            if let Some(what) = differs {
                 return Err(Difference {
-                    seed: self.episode.seed,
+                    seed: episode.seed,
                     packet,
                     thrown,
                     what,
@@ -224,7 +231,7 @@ impl<'a> Stand<'a> {
     }
 
     /// One packet past all witnesses: what they differ in.
-    fn past(
+    pub(crate) fn past(
         &mut self,
         thrown: &Thrown,
         host: &mut Host<'_>,
@@ -262,7 +269,7 @@ impl<'a> Stand<'a> {
     }
 
     /// Something happens around the packets.
-    fn happen(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
+    pub(crate) fn happen(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
         match self.dice.below(10) {
             0 | 1 => self.configure()?,
             2 | 3 => {
@@ -297,7 +304,7 @@ impl<'a> Stand<'a> {
     }
 
     /// Lets the host's clock go on.
-    fn follow_clock(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
+    pub(crate) fn follow_clock(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
         let ticks = match kernel {
             Some(kernel) => kernel.now()?.wrapping_sub(host.now()?),
             None => self.dice.below(4) as u32,
@@ -348,10 +355,10 @@ impl<'a> Stand<'a> {
         self.world.gates = gates;
         self.world.generation = self.scene.writer.generation() as u32;
         // An ENI's first link; further ones come and go in `move_link`.
-        for (link, (eni, _)) in Kernel::LINKS.zip(self.known()) {
+        for (link, (eni, slot)) in Kernel::LINKS.zip(self.known()) {
             if !self.world.links.values().any(|linked| *linked == eni) && !self.world.links.contains_key(&link) {
                 self.scene.bind(link, &eni)?;
-                self.world.links.insert(link, eni);
+                self.world.bind(link, eni, slot);
             }
         }
         self.learn();
@@ -360,16 +367,17 @@ impl<'a> Stand<'a> {
 
     /// Binds a link to another ENI, or to none.
     fn move_link(&mut self) -> Result<()> {
-        let links: Vec<u32> = Kernel::LINKS.collect();
+        let links: Vec<u32> = Kernel::LINKS.chain(branches()).collect();
         let link = self.dice.of(&links);
         let enis: Vec<String> = self.known().into_keys().collect();
         if enis.is_empty() || self.dice.one_in(3) {
-            self.scene.writer.remove_link(LinkId::device(link));
-            self.world.links.remove(&link);
+            self.scene.writer.remove_link(LinkId::from_number(link));
+            self.world.unbind(link);
         } else {
             let eni = self.dice.of(&enis);
             self.scene.bind(link, &eni).context("a known ENI has a slot")?;
-            self.world.links.insert(link, eni);
+            let slot = self.scene.slot(&eni)?;
+            self.world.bind(link, eni, slot);
         }
         self.scene.writer.settle(&mut || {});
         self.learn();
@@ -386,7 +394,11 @@ impl<'a> Stand<'a> {
             let eni = eni.and_then(|id| self.world.model.enis.iter().find(|eni| eni.id == *id));
             eni.map_or_else(Vec::new, |eni| eni.addresses.clone())
         };
-        let links = Kernel::LINKS.map(|link| (link, addresses(self.world.links.get(&link))));
+        // Nobody can say to the kernel that a frame has a tag beside it.
+        let tagged = branches().filter(|_| self.clock == Clock::Own);
+        let links = Kernel::LINKS
+            .chain(tagged)
+            .map(|link| (link, addresses(self.world.links.get(&link))));
         self.generator.links = links.collect();
     }
 }

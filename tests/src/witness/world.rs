@@ -37,7 +37,7 @@ const GATED: usize = 4;
 const MEMBERS: usize = 3;
 
 /// A model, and the gates of its ENIs.
-pub(super) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
+pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
     let groups = (0..GROUPS).map(|number| any_group(number, dice)).collect();
     let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
     // Addresses may move from one ENI to another.

@@ -1,7 +1,7 @@
 //! ICMP errors about connections: what they quote decides, as far as the settings go.
 
 use anyhow::Result;
-use taskgate::model::IcmpErrors;
+use taskgate::{compile::Gate, model::IcmpErrors};
 use taskgate_tests::scene::{Stage, frames::*, on_host_and_in_kernel};
 
 use super::*;
@@ -61,6 +61,46 @@ fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
             }
             // A redirect is no error.
             assert!(!stage.ingress(&about(ROUTER4, TASK4, (5, 1), &out4(flags::ACK), 28))?);
+        }
+        Ok(())
+    })
+}
+
+/// What `icmp-errors: none` leaves is AWS's documented reading.
+///
+/// AWS: SG-TRACK-9
+#[test]
+fn without_the_settings_a_rule_decides() -> Result<()> {
+    use taskgate::model::IcmpMatch;
+    on_host_and_in_kernel(|stage| {
+        let web = [(tcp_to(443, 443), "10.0.1.0/24"), (tcp_to(443, 443), "2001:db8:1::/48")];
+        let ruled = [
+            (Protocol::Icmp(IcmpMatch::TypeCode(3, 4)), "198.51.100.0/24"),
+            (Protocol::Icmpv6(IcmpMatch::Type(2)), "2001:db8:ffff::/48"),
+        ];
+        for (rules, passes) in [(web.to_vec(), false), ([web, ruled].concat(), true)] {
+            let mut model = with_rules(&rules, &[]);
+            model.settings.icmp_errors = IcmpErrors::None;
+            stage.set(model)?;
+            assert!(stage.ingress(&in4(flags::SYN))?);
+            assert!(stage.ingress(&ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b"")))?);
+            for (name, error, ruled) in [
+                ("needed", about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 28), true),
+                ("too big", about(ROUTER6, TASK6, (2, 0), &out6(), 48), true),
+                (
+                    "another code",
+                    about(ROUTER4, TASK4, (3, 3), &out4(flags::ACK), 28),
+                    false,
+                ),
+                (
+                    "another router",
+                    about(PEER4, TASK4, (3, 4), &out4(flags::ACK), 28),
+                    false,
+                ),
+                ("another type", about(ROUTER6, TASK6, (1, 4), &out6(), 48), false),
+            ] {
+                assert_eq!(stage.ingress(&error)?, passes && ruled, "{name}, {}", stage.name);
+            }
         }
         Ok(())
     })
@@ -149,6 +189,43 @@ fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
     })
 }
 
+/// Anybody may claim to be a router on the way: what they say of one connection leaves room for others, and is let through
+/// all the same.
+#[test]
+fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let mut model = web();
+        model.settings.icmp_errors = IcmpErrors::Pmtu;
+        stage.set_with(model, &|_| {
+            Some(Gate {
+                connections: 8,
+                denials: 8,
+                isolated: false,
+            })
+        })?;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        for router in 0..20 {
+            let error = about(&format!("198.51.100.{router}"), TASK4, (3, 4), &out4(flags::ACK), 28);
+            assert!(stage.ingress(&error)?, "{router}, {}", stage.name);
+        }
+        for port in 1000..1006 {
+            let syn = ip(at(PEER4), at(TASK4), 6, &tcp(port, 443, flags::SYN, b""));
+            assert_eq!(stage.ingress(&syn)?, port < 1004, "{port}, {}", stage.name);
+        }
+        let state = stage.path.state(stage.scene.highest)?;
+        let mut lines = state.lines(&stage.scene);
+        lines.retain(|line| line.starts_with("count") || line.starts_with("lost"));
+        let expected = [
+            "count task ingress icmp-error 20",
+            "count task ingress rule 5",
+            "count task ingress task-connections-full 2",
+            "lost task flows 17 denials 0",
+        ];
+        assert_eq!(lines, expected, "{}", stage.name);
+        Ok(())
+    })
+}
+
 /// All DHCP of a task has one entry: quoting it must not let the task speak to anybody as anybody.
 #[test]
 fn dhcp_vouches_for_no_error() -> Result<()> {
@@ -163,6 +240,51 @@ fn dhcp_vouches_for_no_error() -> Result<()> {
                 assert!(!stage.egress(&error)?, "{errors:?} as {source}, {}", stage.name);
             }
         }
+        Ok(())
+    })
+}
+
+/// Tunnels find out about narrow paths by the same errors: their packets have no ports, and their connection is known by
+/// its ends.
+#[test]
+fn an_error_about_a_protocol_without_ports_is_about_its_ends() -> Result<()> {
+    use taskgate::model::Protocol;
+    on_host_and_in_kernel(|stage| {
+        let rules = [
+            (Protocol::Number(50), "10.0.1.0/24"),
+            (Protocol::Number(50), "2001:db8:1::/48"),
+        ];
+        for (router, task, peer, kind) in [(ROUTER4, TASK4, PEER4, (3, 4)), (ROUTER6, TASK6, PEER6, (2, 0))] {
+            stage.set(with_rules(&rules, &[]))?;
+            let out = ip(at(task), at(peer), 50, &[1; 32]);
+            let error = about(router, task, kind, &out, 56);
+            assert!(!stage.ingress(&error)?, "nothing is tracked, {}", stage.name);
+            assert!(stage.ingress(&ip(at(peer), at(task), 50, &[1; 32]))?);
+            assert!(stage.ingress(&error)?, "{}", stage.name);
+            let other = ip(at(task), at(peer), 47, &[1; 32]);
+            assert!(
+                !stage.ingress(&about(router, task, kind, &other, 56))?,
+                "{}",
+                stage.name
+            );
+        }
+        Ok(())
+    })
+}
+
+/// A datagram that was cut up already can still be too large: its first part says whose it is.
+#[test]
+fn an_error_about_a_first_fragment_is_about_its_connection() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        connected(stage, IcmpErrors::Pmtu)?;
+        let part = |offset, more| {
+            let segment = tcp(443, 40000, flags::ACK, &[0; 12]);
+            ip(at(TASK6), at(PEER6), 44, &fragment(6, offset, more, &segment))
+        };
+        assert!(stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 200))?);
+        assert!(stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, false), 56))?);
+        assert!(!stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 55))?);
+        assert!(!stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(4, true), 200))?);
         Ok(())
     })
 }

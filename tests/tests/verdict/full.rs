@@ -3,11 +3,17 @@
 use anyhow::Result;
 use taskgate::compile::Gate;
 use taskgate_ebpf::abi::Direction;
-use taskgate_tests::scene::{Kernel, Stage, frames::*, model::gated, on_host_and_in_kernel};
+use taskgate_tests::scene::{
+    Kernel, Stage,
+    frames::*,
+    model::{gated, udp_to},
+    on_host_and_in_kernel,
+};
 
 use super::*;
 
 const OTHER4: &str = "10.9.0.6";
+const OTHER6: &str = "2001:db8:9::6";
 
 /// Two tasks that let the world in to 443, with so many connections and denied flows for each.
 fn two(stage: &mut Stage<'_>, connections: u32, denials: u32, tracked: bool) -> Result<()> {
@@ -37,6 +43,7 @@ fn sums(stage: &mut Stage<'_>) -> Result<(Vec<String>, usize, usize)> {
     Ok((sums.collect(), state.conns.len(), state.denials.len()))
 }
 
+/// AWS: SG-TRACK-8
 #[test]
 fn a_task_over_its_limit_is_denied_and_others_are_not() -> Result<()> {
     on_host_and_in_kernel(|stage| {
@@ -122,6 +129,7 @@ fn denied_flows_beyond_the_limit_are_counted_as_lost() -> Result<()> {
     })
 }
 
+/// AWS: SG-TRACK-8
 #[test]
 fn the_hosts_table_is_full() -> Result<()> {
     on_host_and_in_kernel(|stage| {
@@ -154,6 +162,69 @@ fn the_hosts_table_is_full() -> Result<()> {
         let (found, conns, denials) = sums(stage)?;
         assert_eq!((conns, denials), (entries, entries), "{}", stage.name);
         assert_eq!(found, expected, "{}", stage.name);
+        Ok(())
+    })
+}
+
+/// A first fragment passes all the same: only what follows it has nothing to follow.
+#[test]
+fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let peers4 = ["10.0.1.7", "10.0.1.8", "10.0.1.9"];
+        let peers6 = ["2001:db8:1::7", "2001:db8:1::8", "2001:db8:1::9"];
+        for (peers, own, others) in [(peers4, TASK4, OTHER4), (peers6, TASK6, OTHER6)] {
+            let rules = [(udp_to(53, 53), "10.0.0.0/8"), (udp_to(53, 53), "2001:db8::/32")];
+            let mut model = with_rules(&rules, &[]);
+            model.enis.push(gated("other", &[OTHER4, OTHER6], &[0]));
+            // An eighth of that is two.
+            let denials = 16;
+            stage.set_with(model, &|_| {
+                Some(Gate {
+                    connections: 100,
+                    denials,
+                    isolated: false,
+                })
+            })?;
+            let datagram = udp(40000, 53, &[0; 16]);
+            let piece = |from: &str, to: &str, offset: u16, more: bool, payload: &[u8]| {
+                let (from, to) = (at(from), at(to));
+                if to.is_ipv6() {
+                    return ipv6(from, to, 44, 64, &fragment(17, offset, more, payload));
+                }
+                let more = if more { MORE_FRAGMENTS } else { 0 };
+                ipv4(from, to, 17, &[], offset | more, payload)
+            };
+            for (number, peer) in peers.into_iter().enumerate() {
+                let name = format!("{peer}, {}", stage.name);
+                assert!(stage.ingress(&piece(peer, own, 0, true, &datagram))?, "{name}");
+                assert_eq!(
+                    stage.ingress(&piece(peer, own, 3, false, b"rest"))?,
+                    number < 2,
+                    "{name}"
+                );
+                assert!(
+                    stage.send(Direction::Ingress, 1, &piece(peer, others, 0, true, &datagram))?,
+                    "{name}"
+                );
+                assert_eq!(
+                    stage.send(Direction::Ingress, 1, &piece(peer, others, 3, false, b"rest"))?,
+                    number < 2,
+                    "the other task's share, {name}"
+                );
+            }
+            let expected = [
+                "count other ingress fragment-without-first 1",
+                "count other ingress rule 3",
+                "count task ingress fragment-without-first 1",
+                "count task ingress rule 3",
+            ];
+            assert_eq!(
+                sums(stage)?,
+                (expected.map(String::from).to_vec(), 6, 2),
+                "{}",
+                stage.name
+            );
+        }
         Ok(())
     })
 }

@@ -1,8 +1,9 @@
 //! The life of a connection: what passes as its part, for how long, and what it counts.
 
 use anyhow::Result;
+use taskgate::model::{IcmpMatch, Timeouts};
 use taskgate_ebpf::abi::Direction;
-use taskgate_tests::scene::{Sent, frames::*, model::udp_to, on_host_and_in_kernel};
+use taskgate_tests::scene::{Sent, Stage, frames::*, model::udp_to, on_host_and_in_kernel};
 
 use super::*;
 
@@ -37,53 +38,170 @@ fn replies_pass_without_a_rule_and_all_is_counted_in_one_entry() -> Result<()> {
     })
 }
 
-/// Facts: security groups, section 2 (idle timeouts); half-open and closed are our own.
+/// Frames toward the task's port 443 or 53, or of protocol 47, from the peer and back.
+fn udp_in() -> Vec<u8> {
+    ip(at(PEER4), at(TASK4), 17, &udp(5353, 53, b""))
+}
+
+fn udp_out() -> Vec<u8> {
+    ip(at(TASK4), at(PEER4), 17, &udp(53, 5353, b""))
+}
+
+/// What is sent in turn to make an entry of each kind, the first one in; what the task answers; and which of the
+/// time-outs then holds.
+type Kind = (&'static str, Vec<Vec<u8>>, Vec<u8>, fn(Timeouts) -> u32);
+
+fn kinds() -> Vec<Kind> {
+    let gre_in = ip(at(PEER4), at(TASK4), 47, b"gre");
+    let gre_out = ip(at(TASK4), at(PEER4), 47, b"gre");
+    let ping = |from, to, kind| ip(at(from), at(to), 1, &icmp(kind, 0, 77, b""));
+    let syn = || in4(flags::SYN);
+    let fin = flags::FIN | flags::ACK;
+    vec![
+        ("half-open TCP", vec![syn()], out4(flags::SYN_ACK), |_| 60),
+        (
+            "answered TCP",
+            vec![syn(), out4(flags::SYN_ACK)],
+            out4(flags::SYN_ACK),
+            |_| 60,
+        ),
+        (
+            "established TCP",
+            vec![syn(), out4(flags::SYN_ACK), in4(flags::ACK)],
+            out4(flags::ACK),
+            |timeouts| timeouts.tcp_established,
+        ),
+        (
+            "TCP that one side has closed",
+            vec![syn(), out4(flags::SYN_ACK), in4(fin)],
+            out4(flags::ACK),
+            |timeouts| timeouts.tcp_established,
+        ),
+        ("closed TCP", vec![syn(), out4(fin), in4(fin)], out4(flags::ACK), |_| 10),
+        ("reset TCP", vec![syn(), out4(flags::RST)], out4(flags::ACK), |_| 10),
+        ("UDP one way", vec![udp_in()], udp_out(), |timeouts| timeouts.udp),
+        ("one exchange", vec![udp_in(), udp_out()], udp_out(), |timeouts| {
+            timeouts.udp
+        }),
+        (
+            "a second request",
+            vec![udp_in(), udp_out(), udp_in()],
+            udp_out(),
+            |timeouts| timeouts.udp,
+        ),
+        (
+            "a second exchange",
+            vec![udp_in(), udp_out(), udp_in(), udp_out()],
+            udp_out(),
+            |timeouts| timeouts.udp_stream,
+        ),
+        ("a ping", vec![ping(PEER4, TASK4, 8)], ping(TASK4, PEER4, 0), |_| 30),
+        ("another protocol", vec![gre_in], gre_out, |_| 600),
+    ]
+}
+
+fn everything_tracked() -> Vec<(Protocol, &'static str)> {
+    vec![
+        (tcp_to(443, 443), "10.0.1.0/24"),
+        (udp_to(53, 53), "10.0.1.0/24"),
+        (Protocol::Icmp(IcmpMatch::Type(8)), "10.0.1.0/24"),
+        (Protocol::Number(47), "10.0.1.0/24"),
+    ]
+}
+
+/// Makes an entry of this kind.
+fn begin(stage: &mut Stage<'_>, name: &str, sent: &[Vec<u8>]) -> Result<()> {
+    for (number, frame) in sent.iter().enumerate() {
+        let passes = if number % 2 == 0 {
+            stage.ingress(frame)?
+        } else {
+            stage.egress(frame)?
+        };
+        assert!(passes, "{name}, packet {number}, {}", stage.name);
+    }
+    Ok(())
+}
+
+/// The defaults and both ends of each range.
+///
+/// AWS: SG-TRACK-7
 #[test]
-fn an_idle_connection_is_none() -> Result<()> {
+fn a_connection_lives_for_its_time_out_and_is_judged_anew_after_it() -> Result<()> {
     on_host_and_in_kernel(|stage| {
-        let rules = [
-            (tcp_to(443, 443), "10.0.1.0/24"),
-            (udp_to(53, 53), "10.0.1.0/24"),
-            (Protocol::Number(47), "10.0.1.0/24"),
+        let all = [
+            Timeouts::default(),
+            Timeouts {
+                tcp_established: 60,
+                udp: 60,
+                udp_stream: 60,
+            },
+            Timeouts {
+                tcp_established: 3600,
+                udp: 45,
+                udp_stream: 90,
+            },
         ];
-        let udp_in = || ip(at(PEER4), at(TASK4), 17, &udp(5353, 53, b""));
-        let udp_out = || ip(at(TASK4), at(PEER4), 17, &udp(53, 5353, b""));
-        let gre_in = || ip(at(PEER4), at(TASK4), 47, b"gre");
-        let gre_out = || ip(at(TASK4), at(PEER4), 47, b"gre");
-        // What is sent in turn, the first one in; then what still passes out after so many seconds, and not later.
-        let rows = [
-            ("half-open TCP", vec![in4(flags::SYN)], out4(flags::SYN_ACK), 60),
-            (
-                "established TCP",
-                vec![in4(flags::SYN), out4(flags::SYN_ACK), in4(flags::ACK)],
-                out4(flags::ACK),
-                432_000,
-            ),
-            (
-                "closed TCP",
-                vec![in4(flags::SYN), out4(flags::RST)],
-                out4(flags::ACK),
-                10,
-            ),
-            ("UDP", vec![udp_in()], udp_out(), 30),
-            ("a UDP stream", vec![udp_in(), udp_out(), udp_in()], udp_out(), 180),
-            ("another protocol", vec![gre_in()], gre_out(), 600),
-        ];
-        for (name, sent, answer, seconds) in rows {
-            for (late, passes) in [(false, true), (true, false)] {
-                stage.set(with_rules(&rules, &[]))?;
-                for (number, frame) in sent.iter().enumerate() {
-                    let way = if number % 2 == 0 {
-                        Direction::Ingress
-                    } else {
-                        Direction::Egress
-                    };
-                    assert!(stage.send(way, 0, frame)?, "{name} {}", stage.name);
+        for timeouts in all {
+            for (name, sent, answer, timeout) in kinds() {
+                let seconds = timeout(timeouts);
+                let name = &format!("{name}, {timeouts:?}, {}", stage.name);
+                let configured = |rules: &[(Protocol, &str)]| {
+                    let mut model = with_rules(rules, &[]);
+                    model.settings.timeouts = timeouts;
+                    model
+                };
+                for ruled in [true, false] {
+                    stage.set(configured(&everything_tracked()))?;
+                    begin(stage, name, &sent)?;
+                    if !ruled {
+                        stage.change(configured(&[]))?;
+                    }
+                    // A second for what really goes by. Each packet gives it all of the time again.
+                    for _ in 0..2 {
+                        stage.wait(seconds - 2)?;
+                        assert!(stage.egress(&answer)?, "{name}");
+                    }
+                    // That answer may have made it another kind's.
+                    stage.set(configured(&everything_tracked()))?;
+                    begin(stage, name, &sent)?;
+                    if !ruled {
+                        stage.change(configured(&[]))?;
+                    }
+                    stage.wait(seconds + 1)?;
+                    assert!(!stage.egress(&answer)?, "{name}");
+                    assert_eq!(stage.ingress(&sent[0])?, ruled, "{name}: what opened it");
+                    assert_eq!(stage.egress(&answer)?, ruled, "{name}: and its answer");
                 }
-                // A second for what really goes by.
-                stage.wait(if late { seconds + 1 } else { seconds - 2 })?;
-                assert_eq!(stage.egress(&answer)?, passes, "{name}, late: {late}, {}", stage.name);
             }
+        }
+        Ok(())
+    })
+}
+
+/// Where a time-out is raised or lowered, entries that are there have the new one.
+#[test]
+fn a_changed_time_out_holds_for_what_is_there() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let stream = [udp_in(), udp_out(), udp_in(), udp_out()];
+        for (before, after, idle, passes) in [(180, 60, 61, false), (60, 180, 120, true), (180, 90, 88, true)] {
+            let configured = |udp_stream| {
+                let mut model = with_rules(&everything_tracked(), &[]);
+                model.settings.timeouts = Timeouts {
+                    udp_stream,
+                    ..Timeouts::default()
+                };
+                model
+            };
+            stage.set(configured(before))?;
+            begin(stage, "a stream", &stream)?;
+            stage.change(configured(after))?;
+            stage.wait(idle)?;
+            assert_eq!(
+                stage.egress(&udp_out())?,
+                passes,
+                "{before} to {after} after {idle}, {}",
+                stage.name
+            );
         }
         Ok(())
     })
@@ -117,9 +235,71 @@ fn a_syn_on_a_closed_pair_is_judged_anew_and_other_late_packets_are_not() -> Res
     })
 }
 
+/// What comes once a connection is closed; in the words of flow logs, REJECT (AWS: FL-ACTION-5).
+#[test]
+fn late_packets_of_a_connection_that_both_sides_closed_are_denied() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        // Any rule that would let them in again.
+        stage.set(with_rules(
+            &[(Protocol::All, "10.0.0.0/8")],
+            &[(Protocol::All, "10.0.0.0/8")],
+        ))?;
+        let fin = flags::FIN | flags::ACK;
+        assert!(stage.ingress(&in4(flags::SYN))?);
+        assert!(stage.egress(&out4(flags::SYN_ACK))?);
+        assert!(stage.egress(&out4(fin))?);
+        stage.wait(30)?;
+        assert!(stage.egress(&out4(flags::ACK))?, "one side goes on as long as it likes");
+        assert!(stage.ingress(&in4(fin))?);
+        stage.wait(5)?;
+        assert!(stage.ingress(&in4(fin))?, "the last ACK was lost");
+        stage.wait(5)?;
+        assert!(stage.egress(&out4(flags::ACK))?);
+        stage.wait(12)?;
+        for late in [flags::ACK, fin, flags::RST, flags::SYN_ACK] {
+            assert!(!stage.ingress(&in4(late))?, "{late}, {}", stage.name);
+            assert!(!stage.egress(&out4(late))?, "{late}, {}", stage.name);
+        }
+        stage.assert_lines(
+            "a record for each direction",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 4 packets 160 bytes flags 19, ingress 3 packets 120 bytes flags 3: ingress replied confirmed fin-egress fin-ingress",
+                "count task egress connection-closed 4",
+                "count task ingress connection-closed 4",
+                "count task ingress rule 1",
+                "denied task egress tcp 10.9.0.5:443 10.0.1.7:40000 connection-closed, 4 packets 160 bytes flags 23",
+                "denied task ingress tcp 10.9.0.5:443 10.0.1.7:40000 connection-closed, 4 packets 160 bytes flags 23",
+            ],
+        );
+        assert!(stage.ingress(&in4(flags::SYN))?, "a new one begins");
+        assert!(stage.egress(&out4(flags::SYN_ACK))?);
+        Ok(())
+    })
+}
+
+/// Anybody can forge a RST, so what it closed is no more than forgotten; and what lives by its rule has nothing to close.
+#[test]
+fn after_a_rst_and_for_untracked_connections_rules_decide() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let both = |peer| with_rules(&[(Protocol::All, peer)], &[(Protocol::All, peer)]);
+        for (model, closing) in [
+            (both("10.0.0.0/8"), [flags::ACK, flags::RST]),
+            (both("0.0.0.0/0"), [flags::FIN, flags::FIN]),
+        ] {
+            stage.set(model)?;
+            assert!(stage.ingress(&in4(flags::SYN))?);
+            assert!(stage.egress(&out4(flags::SYN_ACK | closing[0]))?);
+            assert!(stage.ingress(&in4(closing[1]))?);
+            stage.wait(12)?;
+            assert!(stage.egress(&out4(flags::ACK))?, "{}", stage.name);
+            assert!(stage.ingress(&in4(flags::ACK))?, "{}", stage.name);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_ping_is_answered_and_nothing_else_is() -> Result<()> {
-    use taskgate::model::IcmpMatch;
     on_host_and_in_kernel(|stage| {
         let echo = |from: &str, to: &str, kind, identifier| ip(at(from), at(to), 1, &icmp(kind, 0, identifier, b""));
         let ping6 = |from: &str, to: &str, kind, identifier| ip(at(from), at(to), 58, &icmp(kind, 0, identifier, b""));
@@ -160,7 +340,6 @@ fn a_ping_is_answered_and_nothing_else_is() -> Result<()> {
 
 #[test]
 fn a_request_with_another_code_needs_a_rule_under_a_tracked_identifier_too() -> Result<()> {
-    use taskgate::model::IcmpMatch;
     on_host_and_in_kernel(|stage| {
         let echo = |from: &str, to: &str, kind, code| ip(at(from), at(to), 1, &icmp(kind, code, 77, b""));
         stage.set(with_rules(
@@ -254,7 +433,6 @@ fn flags_belong_to_their_window() -> Result<()> {
 /// Not even type 0 of ICMPv6, whose type and code are no bits at all.
 #[test]
 fn a_message_that_asks_nothing_is_not_answered() -> Result<()> {
-    use taskgate::model::IcmpMatch;
     on_host_and_in_kernel(|stage| {
         let everything = [
             (Protocol::Icmp(IcmpMatch::All), "0.0.0.0/0"),

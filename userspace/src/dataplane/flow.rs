@@ -153,6 +153,8 @@ pub trait FlowTables {
     fn conns(&mut self, visit: &mut dyn FnMut(FlowKey, ConnState)) -> io::Result<()>;
     /// Visits every denied flow, likewise.
     fn denials(&mut self, visit: &mut dyn FnMut(FlowKey, DenialState)) -> io::Result<()>;
+    /// One tracked connection as it is now. `None`: it is not there.
+    fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>>;
     /// Removes a tracked connection, gives its last state and counts the removal in its slot's usage. `None`: it is not
     /// there.
     fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>>;

@@ -118,6 +118,10 @@ impl FlowTables for KernelTables {
         self.denials.visit(&mut |key, denial| visit(key, denial.into()))
     }
 
+    fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
+        Ok(self.conns.get(key)?.as_ref().map(ConnState::from))
+    }
+
     fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
         let Some(conn) = self.conns.take(key)? else {
             return Ok(None);
@@ -222,6 +226,14 @@ impl<V: Plain + Default> ByFamily<V> {
         self.v4.visit(each).map_err(|error| named("read", v4, &error))?;
         let each = |key: &Key6, value: &V| visit(FlowKey::V6(*key), value);
         self.v6.visit(each).map_err(|error| named("read", v6, &error))
+    }
+
+    fn get(&self, key: &FlowKey) -> io::Result<Option<V>> {
+        let (found, name) = match key {
+            FlowKey::V4(key) => (self.v4.get(key), self.names[0]),
+            FlowKey::V6(key) => (self.v6.get(key), self.names[1]),
+        };
+        found.map_err(|error| named("read", name, &error))
     }
 
     fn take(&self, key: &FlowKey) -> io::Result<Option<V>> {

@@ -1,13 +1,15 @@
 //! From the kernel's tables to the records of one capture window.
 
-use std::{collections::HashMap, io, time::Duration};
+mod error;
+
+use std::{collections::HashMap, time::Duration};
 
 use taskgate_ebpf::{
     abi::{Direction, Reason, image::TIMEOUTS},
     conntrack::{idle, timeout_of},
 };
-use thiserror::Error;
 
+pub use self::error::CollectError;
 use super::{
     baseline::{Baselines, Reading, Share},
     eni::{LoggedEni, Registry},
@@ -21,53 +23,11 @@ use crate::{
     model::FlowLog,
 };
 
-/// Why a window could not be closed. Nothing is lost by it: closed again, the window has what the first attempt read.
-#[derive(Debug, Error)]
-pub enum CollectError {
-    /// The kernel does not know of the new window.
-    #[error("cannot begin capture window {number}")]
-    SetWindow {
-        /// The new window's number.
-        number: u32,
-        /// What the map said.
-        source: io::Error,
-    },
-    /// The kernel's clock can't be read.
-    #[error("cannot read the kernel's clock")]
-    Clock(#[source] io::Error),
-    /// A table can't be read.
-    #[error("cannot read the {table}")]
-    Read {
-        /// Which.
-        table: &'static str,
-        /// What the map said.
-        source: io::Error,
-    },
-    /// An entry can't be removed.
-    #[error("cannot remove {key:?} from the {table}")]
-    Remove {
-        /// Which table.
-        table: &'static str,
-        /// Which entry.
-        key: FlowKey,
-        /// What the map said.
-        source: io::Error,
-    },
-    /// Old fragments stay, and take the room of new ones.
-    #[error("cannot forget old fragments")]
-    Fragments(#[source] io::Error),
-    /// A slot's use of the tables can't be read.
-    #[error("cannot read the table use of slot {slot}")]
-    Usage {
-        /// Which slot.
-        slot: u16,
-        /// What the map said.
-        source: io::Error,
-    },
-}
-
 const CONNS: &str = "tracked connections";
 const DENIALS: &str = "denied flows";
+
+/// Connections that are removed by one reading of the clock: well under a millisecond's worth.
+const BY_ONE_CLOCK: usize = 256;
 
 /// Reads the kernel's tables, window for window, and removes what is over.
 ///
@@ -247,7 +207,7 @@ impl Collector {
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })?;
-        self.take_conns(tables, &over)?;
+        self.take_conns(tables, &over, epoch_of)?;
         tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
     }
 
@@ -324,7 +284,7 @@ impl Collector {
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })?;
-        self.take_conns(tables, &over)?;
+        self.take_conns(tables, &over, epoch_of)?;
 
         let mut over = Vec::new();
         tables
@@ -357,18 +317,34 @@ impl Collector {
         state.epoch != epoch_of(state.slot) || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
     }
 
-    /// Removes connections. A packet may have come since they were read: what they held last is recorded too.
-    fn take_conns(&mut self, tables: &mut dyn FlowTables, keys: &[FlowKey]) -> Result<(), CollectError> {
-        for key in keys {
-            let taken = tables.take_conn(key).map_err(|source| CollectError::Remove {
-                table: CONNS,
-                key: *key,
-                source,
-            })?;
-            if let Some(state) = taken {
-                self.settle(&Entry::conn(*key, &state), true);
+    /// Removes connections that were over when they were read, but for those that a packet has revived since: a look just
+    /// before each leaves it a microsecond, where reading a large table takes seconds. What came in that microsecond is
+    /// recorded too.
+    fn take_conns(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        keys: &[FlowKey],
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        for keys in keys.chunks(BY_ONE_CLOCK) {
+            let now = tables.now().map_err(CollectError::Clock)?;
+            for key in keys {
+                let found = tables
+                    .conn(key)
+                    .map_err(|source| CollectError::Read { table: CONNS, source })?;
+                if found.is_some_and(|state| !self.conn_is_over(key, &state, now, epoch_of)) {
+                    continue;
+                }
+                let taken = tables.take_conn(key).map_err(|source| CollectError::Remove {
+                    table: CONNS,
+                    key: *key,
+                    source,
+                })?;
+                if let Some(state) = taken {
+                    self.settle(&Entry::conn(*key, &state), true);
+                }
+                self.conns.forget(key);
             }
-            self.conns.forget(key);
         }
         Ok(())
     }

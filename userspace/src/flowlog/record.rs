@@ -31,7 +31,7 @@ impl Action {
 
 /// The reasons for which the packets of a record were dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reasons(u16);
+pub struct Reasons(u32);
 
 impl Reasons {
     /// No reason: what passed, and what a newer kernel program dropped for a reason that this build does not know.

@@ -32,10 +32,9 @@ pub(in crate::witness) struct Entry {
     pub(in crate::witness) opener: Direction,
     /// Whether it is untracked, in AWS's words.
     pub(in crate::witness) untracked: bool,
-    /// Whether a packet came back.
-    pub(in crate::witness) replied: bool,
-    /// Whether the opener went on after that.
-    pub(in crate::witness) confirmed: bool,
+    /// How often the word has passed to the other side, as far as that counts: a reply, the opener's next packet, and,
+    /// but for TCP, the reply to that.
+    pub(in crate::witness) turns: u8,
     /// TCP: FIN seen, by direction.
     pub(in crate::witness) fin: [bool; 2],
     /// TCP: whether the last packet was a RST, by direction.
@@ -67,9 +66,9 @@ impl Entry {
     pub(super) fn timeout(&self, protocol: u8, world: &World) -> u32 {
         let timeout = match protocol {
             6 if self.is_closed() => Timeout::TcpClosed,
-            6 if self.confirmed => Timeout::TcpEstablished,
+            6 if self.turns >= 2 => Timeout::TcpEstablished,
             6 => Timeout::TcpHalfOpen,
-            17 if self.confirmed => Timeout::UdpStream,
+            17 if self.turns >= 3 => Timeout::UdpStream,
             17 => Timeout::Udp,
             1 | 58 => Timeout::Icmp,
             _ => Timeout::Other,
@@ -83,10 +82,10 @@ impl Entry {
         self.totals[way].packets += ip.packets;
         self.totals[way].bytes += ip.bytes;
         self.last = case.now;
-        if case.direction != self.opener {
-            self.replied = true;
-        } else if self.replied {
-            self.confirmed = true;
+        let most = if ip.protocol == 6 { 2 } else { 3 };
+        let openers = self.turns % 2 == 1;
+        if self.turns < most && openers == (case.direction == self.opener) {
+            self.turns += 1;
         }
         let flags = match ip.body {
             Body::Ports { flags, .. } if ip.protocol == 6 => flags,

@@ -13,7 +13,7 @@ use super::{
 type Datagram = (u32, IpAddr, IpAddr, u32, Option<u8>);
 
 /// What a first fragment said.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct First {
     protocol: u8,
     body: Body,
@@ -22,7 +22,7 @@ struct First {
 }
 
 /// The first fragments that were let through.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::witness) struct Firsts(BTreeMap<Datagram, First>);
 
 fn datagram(case: &Case<'_>, ip: &Ip, id: u32) -> Datagram {

@@ -39,6 +39,8 @@ pub(in crate::witness) struct World {
     pub(in crate::witness) gates: Vec<Option<Gate>>,
     /// The ENI that each link carries, by its id.
     pub(in crate::witness) links: BTreeMap<u32, String>,
+    /// The link that carries each slot's ENI, as it was bound last.
+    pub(in crate::witness) carriers: BTreeMap<u16, u32>,
     /// The slots of ENIs.
     pub(in crate::witness) slots: BTreeMap<String, u16>,
     /// Epochs by slot.
@@ -56,7 +58,7 @@ pub(in crate::witness) struct World {
 }
 
 /// The naive data path.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(in crate::witness) struct Oracle {
     /// Tracked connections.
     pub(in crate::witness) conns: BTreeMap<Name, Entry>,
@@ -93,6 +95,29 @@ impl World {
         let id = self.links.get(&link)?;
         let at = self.model.enis.iter().position(|eni| eni.id == *id)?;
         Some((&self.model.enis[at], self.gates[at]?, *self.slots.get(id)?))
+    }
+
+    /// The link of the gated ENI that has an address.
+    pub(in crate::witness) fn link_to(&self, address: IpAddr) -> Option<u32> {
+        if self.generation == 0 {
+            return None;
+        }
+        let mut enis = self.model.enis.iter().zip(&self.gates);
+        let (eni, _) = enis.find(|(eni, gate)| gate.is_some() && eni.addresses.contains(&address))?;
+        self.carriers.get(self.slots.get(&eni.id)?).copied()
+    }
+
+    /// Binds a link to an ENI and its slot.
+    pub(in crate::witness) fn bind(&mut self, link: u32, eni: String, slot: u16) {
+        self.unbind(link);
+        self.carriers.insert(slot, link);
+        self.links.insert(link, eni);
+    }
+
+    /// Makes a link no task's.
+    pub(in crate::witness) fn unbind(&mut self, link: u32) {
+        self.carriers.retain(|_, carrier| *carrier != link);
+        self.links.remove(&link);
     }
 
     fn epoch(&self, slot: u16) -> u32 {
@@ -209,12 +234,13 @@ impl Oracle {
             let idle = case.now.wrapping_sub(entry.last) > entry.timeout(ip.protocol, case.world);
             // Rules name codes: a request with another one is another question.
             let asks_else = request_code(ip).is_some_and(|code| code != entry.code);
-            if entry.epoch != case.world.epoch(entry.slot)
-                || idle
-                || is_error
-                || asks_else
-                || opens && entry.is_closed()
-            {
+            if entry.epoch != case.world.epoch(entry.slot) {
+                continue;
+            }
+            if idle && !opens && entry.fin == [true; 2] && !entry.untracked {
+                return unless_unknown(case, Reason::ConnectionClosed);
+            }
+            if idle || is_error || asks_else || opens && entry.is_closed() {
                 continue;
             }
             let cut = entry.untracked || case.world.flags & control::CUT != 0;
@@ -311,8 +337,8 @@ impl Oracle {
         if world.flags & wants == 0 {
             return None;
         }
-        // It goes to whoever sent what it quotes. Routers speak to the task; the task speaks for itself.
-        if ip.destination != quoted.source || case.direction == Direction::Egress && ip.source != quoted.destination {
+        // It goes to whoever sent what it quotes. Anybody may speak to the task; as whom the task speaks is judged elsewhere.
+        if ip.destination != quoted.source {
             return None;
         }
         if let Body::Icmp { kind, .. } = quoted.body {
@@ -349,7 +375,10 @@ impl Oracle {
         if !self.conns.contains_key(&name) {
             let of_slot = self.conns.values().filter(|entry| entry.slot == slot).count();
             let of_family = self.conns.keys().filter(|other| other.is_v6() == name.is_v6()).count();
-            let refused = if of_slot >= gate.connections as usize {
+            // Errors leave half of the room to connections, and need no entry to pass.
+            let is_error = admission.pass == Pass::IcmpError;
+            let limit = gate.connections as usize / if is_error { 2 } else { 1 };
+            let refused = if of_slot >= limit {
                 Some(Reason::TaskConnectionsFull)
             } else if of_family >= world.room {
                 Some(Reason::ConnectionsFull)
@@ -357,7 +386,7 @@ impl Oracle {
                 None
             };
             match refused {
-                Some(reason) if !admission.untracked => return Err(reason),
+                Some(reason) if !admission.untracked && !is_error => return Err(reason),
                 Some(_) => {
                     self.lost.entry(slot).or_default().0 += ip.packets;
                     return Ok(admission.pass);
@@ -375,8 +404,7 @@ impl Oracle {
             code: request_code(ip).unwrap_or_default(),
             opener,
             untracked: admission.untracked,
-            replied: false,
-            confirmed: false,
+            turns: 0,
             fin: [false; 2],
             reset: [false; 2],
             windows: BTreeMap::new(),
@@ -386,8 +414,7 @@ impl Oracle {
             Some(old) if goes_on => Entry {
                 totals: old.totals,
                 windows: old.windows,
-                replied: old.replied,
-                confirmed: old.confirmed,
+                turns: old.turns,
                 fin: old.fin,
                 reset: old.reset,
                 ..new

@@ -75,6 +75,7 @@ pub(super) enum Step {
     Now,
     Conn(FlowKey),
     Denial(FlowKey),
+    LookAtConn(FlowKey),
     TakeConn(FlowKey),
     TakeDenial(FlowKey),
     Usage(u16),
@@ -197,6 +198,11 @@ impl FlowTables for Kernel {
             }
         }
         Ok(())
+    }
+
+    fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
+        self.step(Step::LookAtConn(*key))?;
+        Ok(self.state.conns.get(key).copied())
     }
 
     fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {

@@ -37,7 +37,7 @@ fn an_entry_goes_once_it_is_idle_by_its_state_and_told() {
         ),
         ("reset TCP", TCP, state::RESET_INGRESS, 2),
         ("UDP: 30 s", UDP, 0, 2),
-        ("UDP stream: 180 s", UDP, state::CONFIRMED, 4),
+        ("UDP stream: 180 s", UDP, state::CONFIRMED | state::ANSWERED, 4),
         ("ICMP: 30 s", ICMP, 0, 2),
         ("other protocols: 600 s", 47, 0, 11),
         ("established TCP: days", TCP, state::CONFIRMED, 12),
@@ -95,6 +95,67 @@ fn a_packet_between_reading_and_removal_is_told_once_and_the_key_may_come_back()
         rig.minute(),
         ["web 10.0.1.15 10.0.1.20 40000 53 17 5 500 120-180 ACCEPT"]
     );
+}
+
+/// The kernel judged the flow anew and let it in: its entry is a live connection's again, whose answers need it.
+#[test]
+fn a_connection_that_a_packet_revives_before_its_removal_stays() {
+    for (case, told, sweeps) in [
+        ("at a window's end", true, false),
+        ("in a sweep", true, true),
+        ("in a sweep for room", false, true),
+    ] {
+        let mut rig = Rig::new();
+        let (flow, idle) = (lookup(), Flow::new(WEB, UDP, ("10.0.1.15", 40001), ("10.0.1.20", 53)));
+        rig.kernel.state.pass(&flow, Egress, 60, 0);
+        rig.kernel.state.pass(&idle, Egress, 60, 0);
+        if told {
+            rig.wait(40);
+            rig.close_final();
+            assert_eq!(rig.kernel.state.conns.len(), 2, "{case}");
+        } else {
+            rig.wait(40);
+        }
+        rig.kernel.between = Box::new(move |state, step| {
+            if step == Step::LookAtConn(flow.conn()) {
+                state.pass(&flow, Egress, 61, 0);
+            }
+            Ok(())
+        });
+        if sweeps {
+            rig.sweep(!told);
+        } else {
+            rig.close();
+        }
+        let left: Vec<_> = rig.kernel.state.conns.keys().copied().collect();
+        assert_eq!(left, [flow.conn()], "{case}");
+        assert_eq!(rig.kernel.state.usage[&WEB].conns, 1, "{case}");
+        let totals = rig.kernel.state.conn(&flow).totals;
+        assert_eq!(totals, [count(2, 121), count(0, 0)], "{case}");
+        assert!(!rig.kernel.steps.contains(&Step::TakeConn(flow.conn())), "{case}");
+    }
+}
+
+/// Further ahead of the clock than two CPUs are ever apart, such a connection looks as if it were idle for days.
+#[test]
+fn a_reading_may_take_longer_than_the_time_outs() {
+    let mut rig = Rig::new();
+    let flow = Flow {
+        protocol: TCP,
+        ..lookup()
+    };
+    rig.kernel.state.pass(&flow, Egress, 60, 0);
+    rig.kernel.state.conn(&flow).state = state::CONFIRMED;
+    rig.minute();
+    rig.kernel.between = Box::new(move |state, step| {
+        if step == Step::Conn(flow.conn()) {
+            state.clock += 100 * super::SECOND;
+            state.pass(&flow, Egress, 61, 0);
+        }
+        Ok(())
+    });
+    rig.sweep(true);
+    assert_eq!(rig.kernel.state.conns.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! What comes in on a link, byte for byte: for frames that have no flow, or hide it.
+
+use std::{
+    cell::RefCell,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    errno::Errno,
+    sys::socket::{LinkAddr, recvfrom},
+};
+
+use crate::{
+    netns::{Netns, until},
+    packet_socket::{listen, missed},
+};
+
+/// The frames that a link received. A VLAN tag that the kernel keeps beside a frame is not among its bytes.
+#[derive(Debug)]
+pub struct Capture {
+    socket: OwnedFd,
+    frames: RefCell<Vec<Vec<u8>>>,
+}
+
+/// More than any frame here has.
+const LONGEST: usize = 9000;
+
+impl Capture {
+    /// Listens on a link from now on.
+    pub fn tap(netns: &Netns, link: &str) -> Result<Self> {
+        let socket = netns
+            .run(|| listen(link, |_| Ok(())))
+            .with_context(|| format!("cannot listen on `{link}`"))?;
+        let frames = RefCell::default();
+        Ok(Self { socket, frames })
+    }
+
+    /// In how many of the frames up to now these bytes are, wherever.
+    pub fn count(&self, bytes: &[u8]) -> Result<usize> {
+        self.read()?;
+        let holds = |frame: &&Vec<u8>| frame.windows(bytes.len()).any(|part| part == bytes);
+        Ok(self.frames.borrow().iter().filter(holds).count())
+    }
+
+    /// Waits until these bytes came in a frame.
+    pub fn await_bytes(&self, bytes: &[u8]) -> Result<()> {
+        until(&format!("a frame with {bytes:?} comes"), || Ok(self.count(bytes)? > 0))
+    }
+
+    fn read(&self) -> Result<()> {
+        let mut frame = [0; LONGEST];
+        loop {
+            let (length, from) = match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR | Errno::ENETDOWN) => continue,
+                received => received.context("cannot read frames")?,
+            };
+            if from.map(|from| from.pkttype()) != Some(libc::PACKET_OUTGOING) {
+                self.frames.borrow_mut().push(frame[..length].to_vec());
+            }
+        }
+        let missed = missed(&self.socket)?;
+        ensure!(missed == 0, "{missed} frames were missed");
+        Ok(())
+    }
+}

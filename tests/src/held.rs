@@ -1,0 +1,128 @@
+//! What a running taskgate holds in the kernel, read beside it: what no flow record says.
+
+use std::{
+    collections::BTreeMap,
+    mem::offset_of,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Map, MapData, PerCpuArray};
+use taskgate::dataplane::raw::{Hash, Plain, Shared, tick_nanoseconds};
+use taskgate_ebpf::abi::{Conn, Direction, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen};
+
+use crate::{daemon::Daemon, netns::until, scene::outcome_name};
+
+/// The tables of a running taskgate.
+pub struct Held {
+    counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
+    usage: Shared<AtomicU64>,
+    v4: Hash<Key4, Conn>,
+    v6: Hash<Key6, Conn>,
+}
+
+/// What the tasks use of the tables, and what found no room, all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Tracked connections.
+    pub conns: u64,
+    /// Denied flows.
+    pub denials: u64,
+    /// Packets that passed without a record.
+    pub passed_lost: u64,
+    /// Packets that were denied without one.
+    pub denied_lost: u64,
+}
+
+impl Held {
+    /// Opens the tables of `daemon`, each task of which has a slot of its own.
+    pub fn by(daemon: &Daemon) -> Result<Self> {
+        let mut maps = BTreeMap::new();
+        for id in daemon.objects()?.maps {
+            let map = MapData::from_id(id)?;
+            maps.insert(
+                map.info()?.name_as_str().context("a map's name is no text")?.to_owned(),
+                map,
+            );
+        }
+        let mut map = |name: &str| {
+            maps.remove(name)
+                .with_context(|| format!("taskgate has no map `{name}`"))
+        };
+        Ok(Self {
+            counters: PerCpuArray::try_from(Map::PerCpuArray(map(map::COUNTERS)?))?,
+            usage: Shared::new(&map(map::USAGE)?)?,
+            v4: Hash::new(map(map::CONNS_V4)?)?,
+            v6: Hash::new(map(map::CONNS_V6)?)?,
+        })
+    }
+
+    /// The packets of each task that ended so, for the tasks that have any, the most first.
+    pub fn counted(&self, direction: Direction, outcome: &str) -> Result<Vec<u64>> {
+        let mut counted = Vec::new();
+        for slot in 1..SLOTS {
+            let mut sum = 0;
+            for cpu in self.counters.get(&(slot * 2 + direction as u32), 0)?.iter() {
+                let numbered = (0..).zip(cpu);
+                sum += numbered
+                    .filter(|(number, _)| outcome_name(*number) == outcome)
+                    .map(|(_, packets)| packets)
+                    .sum::<u64>();
+            }
+            if sum > 0 {
+                counted.push(sum);
+            }
+        }
+        counted.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(counted)
+    }
+
+    /// Waits until [`Self::counted`] is this: the kernel may judge a packet a little after it was sent.
+    pub fn await_counted(&self, direction: Direction, outcome: &str, packets: &[u64]) -> Result<()> {
+        let mut counted = Vec::new();
+        let what = format!("{packets:?} packets end as `{outcome}`");
+        until(&what, || {
+            counted = self.counted(direction, outcome)?;
+            Ok(counted == packets)
+        })
+        .with_context(|| format!("{counted:?} did"))
+    }
+
+    /// What is used of the tables, and what was lost.
+    pub fn used(&self) -> Used {
+        let sum = |offset: usize| -> u64 {
+            let words = self.usage.iter().skip(offset / 8).step_by(size_of::<Usage>() / 8);
+            words.map(|word| word.load(Relaxed)).sum()
+        };
+        Used {
+            conns: sum(offset_of!(Usage, conns_inserted)) - sum(offset_of!(Usage, conns_removed)),
+            denials: sum(offset_of!(Usage, denials_inserted)) - sum(offset_of!(Usage, denials_removed)),
+            passed_lost: sum(offset_of!(Usage, flows_lost)),
+            denied_lost: sum(offset_of!(Usage, denials_lost)),
+        }
+    }
+
+    /// Makes every tracked connection so many seconds older, as if none had carried a packet for so long. None must
+    /// carry one meanwhile.
+    pub fn age(&self, seconds: u32) -> Result<()> {
+        let ticks = u64::from(seconds) * 1_000_000_000 / u64::from(tick_nanoseconds()?);
+        make_older(&self.v4, ticks as u32)?;
+        make_older(&self.v6, ticks as u32)
+    }
+}
+
+fn make_older<K: Plain + Default + Clone>(table: &Hash<K, Conn>, ticks: u32) -> Result<()> {
+    let mut keys = Vec::new();
+    table.visit(|key, _| keys.push(key.clone()))?;
+    for key in keys {
+        if let Some(conn) = table.get(&key)? {
+            let (last, tail) = conn.seen.get();
+            let conn = Conn {
+                seen: Seen::new(last.wrapping_sub(ticks), tail),
+                ..conn
+            };
+            table.put(&key, &conn)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Whole frames, sent as they are on a link: nothing between a test and the gate looks at them.
+
+use std::{
+    num::NonZeroUsize,
+    os::fd::{AsRawFd as _, OwnedFd},
+    ptr::NonNull,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    errno::Errno,
+    sys::{
+        mman::{MapFlags, ProtFlags, mmap, munmap},
+        socket::{MsgFlags, send},
+    },
+};
+
+use crate::{
+    netns::Netns,
+    packet_socket::{OFFLOAD, PACKET_VNET_HDR, set, speak},
+};
+
+/// Sends frames that lie in one piece.
+#[derive(Debug)]
+pub struct Sender(OwnedFd);
+
+/// What the segments of a frame are that the kernel has yet to cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segments {
+    /// TCP over IPv4.
+    Tcp4 = 1,
+    /// TCP over IPv6.
+    Tcp6 = 4,
+}
+
+impl Sender {
+    /// Sends on a link of `netns`.
+    pub fn on(netns: &Netns, link: &str) -> Result<Self> {
+        let socket = netns.run(|| speak(link, |socket| Ok(set(socket, PACKET_VNET_HDR, &1_i32)?)));
+        Ok(Self(socket.with_context(|| format!("cannot send frames on `{link}`"))?))
+    }
+
+    /// Sends a frame.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        self.send_as(&[0; OFFLOAD], frame)
+    }
+
+    /// Sends a frame as one that stands for several, each with so many bytes of its payload.
+    pub fn send_segments(&self, frame: &[u8], kind: Segments, size: u16) -> Result<()> {
+        let mut header = [0; OFFLOAD];
+        header[1] = kind as u8;
+        header[4..6].copy_from_slice(&size.to_ne_bytes());
+        self.send_as(&header, frame)
+    }
+
+    fn send_as(&self, header: &[u8; OFFLOAD], frame: &[u8]) -> Result<()> {
+        transmit(&self.0, &[header, frame].concat())?;
+        Ok(())
+    }
+}
+
+/// Sends frames that lie in pieces: only the first bytes of each in the part of the socket buffer that programs can read,
+/// the rest in pages that the kernel takes from here. Programs such as trafgen send so.
+#[derive(Debug)]
+pub struct Ring {
+    socket: OwnedFd,
+    memory: NonNull<libc::c_void>,
+    next: usize,
+}
+
+/// The kernel may still read a frame when it has said that it was sent, so that no place is used twice.
+const SLOTS: usize = 1024;
+const SLOT: usize = 2048;
+const MEMORY: NonZeroUsize = NonZeroUsize::new(SLOTS * SLOT).expect("it is not 0");
+/// Where a frame begins in its slot, after a `tpacket2_hdr`.
+const FRAME: usize = libc::TPACKET2_HDRLEN - size_of::<libc::sockaddr_ll>();
+
+impl Ring {
+    /// Sends on a link of `netns`.
+    pub fn on(netns: &Netns, link: &str) -> Result<Self> {
+        let prepare = |socket: &OwnedFd| -> Result<()> {
+            set(socket, PACKET_VNET_HDR, &1_i32)?;
+            set(
+                socket,
+                libc::PACKET_VERSION,
+                &(libc::tpacket_versions::TPACKET_V2 as i32),
+            )?;
+            let request = libc::tpacket_req {
+                tp_block_size: 2 * SLOT as u32,
+                tp_block_nr: SLOTS as u32 / 2,
+                tp_frame_size: SLOT as u32,
+                tp_frame_nr: SLOTS as u32,
+            };
+            Ok(set(socket, libc::PACKET_TX_RING, &request)?)
+        };
+        let socket = netns.run(|| speak(link, prepare));
+        let socket = socket.with_context(|| format!("cannot make a ring to send on `{link}`"))?;
+        let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice takes nothing from anybody.
+        let memory = unsafe { mmap(None, MEMORY, rights, MapFlags::MAP_SHARED, &socket, 0) };
+        let memory = memory.context("cannot map a ring")?;
+        Ok(Self {
+            socket,
+            memory,
+            next: 0,
+        })
+    }
+
+    /// Sends a frame of which the first `linear` bytes are readable, and at least its Ethernet header.
+    pub fn send(&mut self, frame: &[u8], linear: usize) -> Result<()> {
+        ensure!(self.next < SLOTS, "the ring has no unused place");
+        let linear = u16::try_from(linear.min(frame.len()))?;
+        let mut data = [0; SLOT - FRAME];
+        ensure!(
+            OFFLOAD + frame.len() <= data.len(),
+            "a frame of {} bytes is too long for the ring",
+            frame.len()
+        );
+        data[2..4].copy_from_slice(&linear.to_ne_bytes());
+        data[OFFLOAD..][..frame.len()].copy_from_slice(frame);
+        let header = libc::tpacket2_hdr {
+            tp_status: libc::TP_STATUS_SEND_REQUEST,
+            tp_len: (OFFLOAD + frame.len()) as u32,
+            tp_snaplen: 0,
+            tp_mac: 0,
+            tp_net: 0,
+            tp_sec: 0,
+            tp_nsec: 0,
+            tp_vlan_tci: 0,
+            tp_vlan_tpid: 0,
+            tp_padding: [0; 4],
+        };
+        // SAFETY: `next` is below `SLOTS`, so the slot lies within the mapping; it is aligned to `SLOT`, holds a header
+        // and `SLOT - FRAME` bytes behind it, and the kernel leaves it alone until its status is written, which is last.
+        unsafe {
+            let slot = self.memory.as_ptr().cast::<u8>().add(self.next * SLOT);
+            slot.add(FRAME).cast::<[u8; SLOT - FRAME]>().write(data);
+            slot.cast::<libc::tpacket2_hdr>().write_volatile(header);
+        }
+        // One that was dropped stays the ring's next.
+        if transmit(&self.socket, &[])? {
+            self.next += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Whether it got away: a gate that drops a frame on its way out of the link itself says so to the sender.
+fn transmit(socket: &OwnedFd, frame: &[u8]) -> Result<bool> {
+    match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOBUFS) => Ok(false),
+        Err(error) => Err(error).context("cannot send a frame"),
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's alone, and nothing points into it.
+        if let Err(error) = unsafe { munmap(self.memory, MEMORY.get()) } {
+            eprintln!("a ring stays mapped: {error}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `settings.timeouts` of a running taskgate.
+
+use anyhow::{Context as _, Result};
+use taskgate_ebpf::abi::Direction::Ingress;
+use taskgate_tests::{
+    Action, Config, Held, Reload, Stage, at,
+    netns::until,
+    traffic::{Client, Peer, TcpEcho},
+};
+
+const TASK: &str = "10.88.0.10";
+const OUTSIDE: &str = "10.99.0.2";
+
+/// Connections that the task opens are tracked, and nothing comes in but as their part.
+fn with_timeouts(config: Config, timeouts: &str) -> Config {
+    config
+        .group("client", "egress: [{ protocol: all, to: [10.99.0.0/24] }]")
+        .task("task-1", &[TASK], &["client"])
+        .without_extra()
+        .with(&format!("settings: {{ timeouts: {{ {timeouts} }} }}"))
+}
+
+/// How long an answer may take to come is the time-out in force when it comes.
+#[test]
+fn a_time_out_that_is_reloaded_holds_for_connections_that_are_there() -> Result<()> {
+    // Before, after; how often there was an exchange; for how long nothing was heard; and whether an answer passes then.
+    for (before, after, exchanges, idle, passes) in [
+        ("udp: 30", "udp: 60", 1, 45, true),
+        ("udp: 60", "udp: 30", 1, 45, false),
+        ("udp-stream: 60", "udp-stream: 180", 2, 120, true),
+        ("udp-stream: 180", "udp-stream: 60", 2, 120, false),
+        // One of another kind changes nothing.
+        ("udp: 30, udp-stream: 60", "udp: 30, udp-stream: 180", 1, 45, false),
+    ] {
+        let case = format!("{before} to {after}");
+        // Nothing is removed meanwhile: the kernel alone decides.
+        let mut stage = Stage::start_with(Some(600), |config| with_timeouts(config, before))?;
+        let held = Held::by(&stage.daemon)?;
+        let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
+        let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+        client.converse(&server, exchanges)?;
+        stage.reload(|config| with_timeouts(config, after))?;
+        held.age(idle)?;
+        let late = server.send(client.address(), b"late")?;
+        if passes {
+            client.expect(b"late")?;
+        }
+        let denied = vec![1; usize::from(!passes)];
+        held.await_counted(Ingress, "no-rule", &denied).context(case.clone())?;
+        assert!(client.is_silent()?, "{case}");
+        let expected = stage.denied_in(&[("outside", "task-1")])?;
+        assert_eq!(
+            expected.get("task-1", late, Action::Reject).packets,
+            u64::from(!passes),
+            "{case}"
+        );
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_established_connection_lives_for_its_time_out_and_no_longer() -> Result<()> {
+    for (before, after, idle, passes) in [
+        ("tcp-established: 432000", "tcp-established: 60", 58, true),
+        ("tcp-established: 432000", "tcp-established: 60", 62, false),
+        ("tcp-established: 60", "tcp-established: 432000", 431_990, true),
+    ] {
+        let mut stage = Stage::start_with(Some(600), |config| with_timeouts(config, before))?;
+        let held = Held::by(&stage.daemon)?;
+        let echo = TcpEcho::start(&stage.lab.outside, 7)?;
+        let mut live = Client::connect(stage.task("task-1")?, at(OUTSIDE, 7))?;
+        live.echo(100)?;
+        stage.reload(|config| with_timeouts(config, after))?;
+        held.age(idle)?;
+        // What comes from outside finds the connection, or nothing that lets it in.
+        echo.say(b"server first")?;
+        if passes {
+            live.expect(b"server first")?;
+            live.echo(100)?;
+        } else {
+            until("it is denied", || Ok(!held.counted(Ingress, "no-rule")?.is_empty()))?;
+        }
+        assert_eq!(
+            held.counted(Ingress, "no-rule")?.is_empty(),
+            passes,
+            "{after} after {idle}"
+        );
+        let flow = live.flow();
+        live.abort()?;
+        echo.abort()?;
+        let expected = stage.denied_in(&[("outside", "task-1")])?;
+        assert_eq!(expected.get("task-1", flow.back(), Action::Reject).packets == 0, passes);
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Result<()> {
+    let stage = Stage::start(|config| with_timeouts(config, "udp: 60"))?;
+    let held = Held::by(&stage.daemon)?;
+    let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
+    let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+    client.converse(&server, 1)?;
+    for (bad, hint) in [
+        ("tcp-established: 59", "from 60 to 432000"),
+        ("tcp-established: 432001", "from 60 to 432000"),
+        ("udp: 29", "from 30 to 60"),
+        ("udp: 61", "from 30 to 60"),
+        ("udp-stream: 59", "from 60 to 180"),
+        ("udp-stream: 181", "from 60 to 180"),
+        ("udp: -1", "from 30 to 60"),
+        ("udp: 30s", "from 30 to 60"),
+    ] {
+        let text = with_timeouts(stage.config.clone(), bad).to_string();
+        let Reload::Refused(why) = stage.daemon.reload_text(&text)? else {
+            panic!("`{bad}` was taken");
+        };
+        let (key, value) = bad.split_once(": ").unwrap_or_default();
+        for word in ["taskgate.yaml:", &format!("`{key}` is `{value}`"), hint] {
+            assert!(why.contains(word), "`{word}` is missing in:\n{why}");
+        }
+    }
+    held.age(45)?;
+    server.send(client.address(), b"in time")?;
+    client.expect(b"in time")?;
+    let expected = stage.passed()?;
+    stage.finish(&expected)?;
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! Datagrams that are larger than a link: kernels cut them up and put them together again, and gates see the parts.
+
+use anyhow::Result;
+use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_tests::{
+    Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at,
+    ledger::protocol::UDP,
+    traffic::{Peer, inject},
+    wire::Way,
+};
+
+use super::frames;
+
+const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
+const DB: [&str; 2] = ["10.88.0.20", "fd88::20"];
+const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
+const DNS: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], egress: [{ protocol: udp, ports: 53, to: any }]";
+/// Payloads of two parts, of many, with a last part of one byte, and of the largest datagram that there is.
+const SIZES: [usize; 4] = [1473, 8000, 1480 * 3 - 8 + 1, 65_000];
+
+fn two(config: Config) -> Config {
+    config
+        .group("dns", DNS)
+        .task("web-1", &WEB, &["dns"])
+        .task("db-1", &DB, &["dns"])
+}
+
+/// What the parts of datagrams with these payloads amount to on links of 1500 bytes.
+fn parts(v6: bool, payloads: &[usize]) -> Count {
+    // Each part has a header of its own, and carries a multiple of eight bytes.
+    let (header, room) = if v6 { (48, 1448) } else { (20, 1480) };
+    let of_one = |payload: &usize| {
+        let data = payload + 8;
+        let parts = data.div_ceil(room);
+        Count::new(parts as u64, (data + parts * header) as u64)
+    };
+    payloads.iter().map(of_one).sum()
+}
+
+/// All that a link saw between two addresses, as parts have no ports.
+fn seen(wire: &Wire, way: Way, flow: Flow) -> Result<Count> {
+    let flow = Flow::plain(flow.source.ip(), flow.destination.ip(), UDP);
+    Ok(wire.flows()?.get(&(way, flow)).copied().unwrap_or_default())
+}
+
+/// AWS: FL-FLOW-5
+#[test]
+fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Result<()> {
+    for family in [0, 1] {
+        let stage = Stage::start(two)?;
+        let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        let any =
+            |netns: &Netns, addresses: [&str; 2], port| Peer::bind(netns, &at(addresses[family], port).to_string());
+        let mut expected = Ledger::default();
+        // From outside to a task, from a task to outside, and from one to another through both their gates.
+        for (from, to, tasks) in [
+            (any(outside, OUTSIDE, 0)?, any(web, WEB, 53)?, &["web-1"][..]),
+            (any(web, WEB, 0)?, any(outside, OUTSIDE, 53)?, &["web-1"]),
+            (any(web, WEB, 0)?, any(stage.task("db-1")?, DB, 53)?, &["web-1", "db-1"]),
+        ] {
+            let (flow, count) = (from.flow_to(to.address()), parts(family == 1, &SIZES));
+            let crossed = |task: &str| {
+                let (ways, wire) = ([Way::Out, Way::In], stage.wire(task)?);
+                let both = ways.map(|way| anyhow::Ok(seen(wire, way, flow)? + seen(wire, way, flow.back())?));
+                let [out, in_] = both;
+                anyhow::Ok([out?, in_?])
+            };
+            let before: Vec<_> = tasks.iter().map(|task| crossed(task)).collect::<Result<_>>()?;
+            // Answers are as large as requests.
+            for size in SIZES {
+                let data: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+                from.send(to.address(), &data)?;
+                let back = to.expect(&data)?;
+                to.send(back, &data)?;
+                from.expect(&data)?;
+            }
+            for (task, before) in tasks.iter().zip(before) {
+                let after = crossed(task)?;
+                for way in [0, 1] {
+                    assert_eq!(after[way] - before[way], count, "{task}");
+                }
+                expected = expected.accept(task, flow, count).accept(task, flow.back(), count);
+            }
+        }
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+/// AWS: FL-ACTION-1
+#[test]
+fn of_datagrams_to_a_denied_port_no_part_gets_through() -> Result<()> {
+    for family in [0, 1] {
+        let stage = Stage::start(two)?;
+        let counters = Counters::of(&stage.daemon)?;
+        let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        let mut expected = Ledger::default();
+        for (from, addresses, to, direction) in [
+            (outside, OUTSIDE, WEB, Direction::Ingress),
+            (web, WEB, OUTSIDE, Direction::Egress),
+        ] {
+            let sender = Peer::bind(from, &at(addresses[family], 0).to_string())?;
+            let data = [0; 8000];
+            let flow = sender.send(at(to[family], 54), &data)?;
+            let all = parts(family == 1, &[data.len()]);
+            let first = Count::new(1, if family == 1 { 1496 } else { 1500 });
+            let later = Flow::plain(flow.source.ip(), flow.destination.ip(), UDP);
+            counters.await_dropped(direction, Reason::NoRule, 1)?;
+            counters.await_dropped(direction, Reason::FragmentWithoutFirst, all.packets - 1)?;
+            expected = expected
+                .reject("web-1", flow, first)
+                .reject("web-1", later, all - first);
+            let beyond = match direction {
+                Direction::Ingress => stage.wire("web-1")?,
+                Direction::Egress => &stage.outside,
+            };
+            assert_eq!(seen(beyond, Way::In, flow)?, Count::default());
+        }
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+/// Two parts of a datagram to port 53, of 24 bytes and of `later`.
+fn cut_in_two(flow: Flow, number: u16, later: &[u8]) -> [Vec<u8>; 2] {
+    let mut first = frames::udp(flow.source.port(), flow.destination.port(), &[7; 16]);
+    first[4..6].copy_from_slice(&(24 + later.len() as u16).to_be_bytes());
+    let (from, to) = (flow.source.ip(), flow.destination.ip());
+    [(0, true, &*first), (3, false, later)].map(|(offset, more, payload)| {
+        let mut frame = if from.is_ipv4() {
+            let word = offset | if more { frames::MORE_FRAGMENTS } else { 0 };
+            frames::ipv4(from, to, UDP, &[], word, payload)
+        } else {
+            frames::ipv6(from, to, 44, 64, &frames::fragment(UDP, offset, more, payload))
+        };
+        let identification = if from.is_ipv4() { 18 } else { 60 };
+        frame[identification..][..2].copy_from_slice(&number.to_be_bytes());
+        frame.split_off(14)
+    })
+}
+
+/// The host that forwards puts nothing together, so parts meet the gate in the order in which they come.
+#[test]
+fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
+    for family in [0, 1] {
+        let stage = Stage::start(two)?;
+        let counters = Counters::of(&stage.daemon)?;
+        let web = stage.task("web-1")?;
+        let mut expected = Ledger::default();
+        for (from, addresses, to, direction) in [
+            (&stage.lab.outside, OUTSIDE, WEB, Direction::Ingress),
+            (web, WEB, OUTSIDE, Direction::Egress),
+        ] {
+            let flow = Flow::udp(at(addresses[family], 20_000), at(to[family], 53));
+            let plain = Flow::plain(flow.source.ip(), flow.destination.ip(), UDP);
+            let [first, later] = cut_in_two(flow, 77, b"a later part");
+            let beyond = match direction {
+                Direction::Ingress => stage.wire("web-1")?,
+                Direction::Egress => &stage.outside,
+            };
+            inject(from, &later)?;
+            counters.await_dropped(direction, Reason::FragmentWithoutFirst, 1)?;
+            assert_eq!(seen(beyond, Way::In, flow)?, Count::default());
+            inject(from, &first)?;
+            beyond.await_received(plain, 1)?;
+            inject(from, &later)?;
+            let both = beyond.await_received(plain, 2)?;
+            // Another datagram's first says nothing about this one.
+            let [_, other] = cut_in_two(flow, 78, b"of another one");
+            inject(from, &other)?;
+            counters.await_dropped(direction, Reason::FragmentWithoutFirst, 2)?;
+            let lost = Count::new(2, (later.len() + other.len()) as u64);
+            assert_eq!(both, Count::new(2, (first.len() + later.len()) as u64));
+            expected = expected.accept("web-1", flow, both).reject("web-1", plain, lost);
+            assert_eq!(seen(beyond, Way::In, flow)?, both);
+        }
+        // The task may say that it gave up waiting, or that nobody listens: no rule lets it.
+        let recorded = stage.daemon.stop()?.ledger()?;
+        assert_eq!(recorded.of(|flow| flow.protocol == UDP), expected);
+    }
+    Ok(())
+}

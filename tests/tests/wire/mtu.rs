@@ -1,0 +1,267 @@
+//! A path that becomes narrower while a connection uses it: somebody on the way says so, and the connection goes on
+//! because the gate lets that through.
+//!
+//! ```text
+//!   task ──gate── host ──── outside, a router ──── server
+//! ```
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use taskgate_tests::{
+    Action, Config, Count, Flow, Lab, Ledger, Netns, Stage, Wire, at, ip,
+    kernel::await_gates,
+    ledger::protocol,
+    netns::{await_up, until},
+    traffic::{Bulk, Peer},
+    wire::Way,
+};
+
+const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
+const OTHER: [&str; 2] = ["10.88.0.20", "fd88::20"];
+const SERVER: [&str; 2] = ["10.77.0.2", "fd77::2"];
+const INNER: [&str; 2] = ["10.66.0.2", "fd66::2"];
+const PORT: u16 = 5001;
+/// What connections need to get going, and once more after the change.
+const PART: u64 = 100_000;
+const NARROW: &str = "mtu 1300";
+const OUT: &str = "ingress: [], egress: [{ protocol: tcp, ports: 5001, to: any }]";
+const IN: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
+
+/// A lab whose outside is a router, with a server behind it.
+fn routed() -> Result<(Lab, Netns)> {
+    let lab = Lab::new()?;
+    let server = Netns::new("server")?;
+    lab.outside.add_veth("far", &server, "eth0")?;
+    for (sysctl, value) in [
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv6.conf.all.forwarding", "1"),
+        // As many errors as there are packets that are too big.
+        ("net.ipv4.icmp_ratelimit", "0"),
+    ] {
+        lab.outside.set(sysctl, value)?;
+    }
+    lab.outside.ip("address add 10.77.0.1/24 dev far
+         address add fd77::1/64 dev far nodad
+         link set dev far up")?;
+    server.ip("address add 10.77.0.2/24 dev eth0
+         address add fd77::2/64 dev eth0 nodad
+         link set dev eth0 up
+         route add default via 10.77.0.1
+         route add ::/0 via fd77::1")?;
+    lab.host.ip("route add 10.77.0.0/24 via 10.99.0.2
+         route add fd77::/64 via fd99::2")?;
+    await_up(&[(&lab.outside, "far"), (&server, "eth0")])?;
+    Ok((lab, server))
+}
+
+fn one(config: Config) -> Config {
+    config.group("out", OUT).task("web-1", &TASK, &["out"])
+}
+
+/// The one flow of ICMP that a link has seen.
+fn errors(wire: &Wire, way: Way) -> Result<Flow> {
+    let flows = wire.flows()?;
+    let is_icmp = |flow: &Flow| [protocol::ICMP, protocol::ICMPV6].contains(&flow.protocol);
+    let mut found = flows.keys().filter(|(seen, flow)| *seen == way && is_icmp(flow));
+    found.next().map(|(_, flow)| *flow).context("there were no errors")
+}
+
+/// `gso_max_segs` of the sender's link: 1 has it send what is on the wire, more lets it send what stands for several.
+const SEGMENTS: [&str; 2] = ["gso_max_segs 1", "gso_max_segs 40"];
+
+#[test]
+fn a_narrower_path_from_a_task_does_not_stop_its_connection() -> Result<()> {
+    for segments in SEGMENTS {
+        for address in SERVER {
+            let (lab, server) = routed()?;
+            let stage = Stage::in_lab(lab, one)?;
+            let task = stage.task("web-1")?;
+            task.ip(&format!("link set dev eth0 {segments}"))?;
+            let bulk = Bulk::start(task, &server, at(address, PORT))?;
+            bulk.await_more(PART)?;
+            stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
+            bulk.await_more(PART)?;
+            bulk.finish()?;
+            let told = errors(stage.wire("web-1")?, Way::In)?;
+            let expected = stage.passed()?;
+            assert!(expected.get("web-1", told, Action::Accept).packets > 0);
+            stage.finish(&expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the task's kernel cut them up already or not: it learns how small they have to be.
+#[test]
+fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
+    for address in SERVER {
+        for size in [1400, 4000] {
+            let (lab, server) = routed()?;
+            let stage = Stage::in_lab(lab, |config| {
+                let rules = "ingress: [], egress: [{ protocol: udp, ports: 53, to: any }]";
+                config.group("dns", rules).task("web-1", &TASK, &["dns"])
+            })?;
+            let local = TASK[usize::from(ip(address).is_ipv6())];
+            let sender = Peer::bind(stage.task("web-1")?, &at(local, 0).to_string())?;
+            let receiver = Peer::bind(&server, &at(address, 53).to_string())?;
+            let data = vec![7; size];
+            let flow = sender.send(receiver.address(), &data)?;
+            receiver.expect(&data)?;
+            stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
+            until(&format!("{size} bytes get to {address}"), || {
+                // What the last error said is told to whoever sends next, as is that the datagram is too large now.
+                sender.send(receiver.address(), &data).ok();
+                Ok(!receiver.is_silent()?)
+            })?;
+            let wire = stage.wire("web-1")?;
+            // Parts have no ports: all there is from the task to the server is this flow.
+            let sent = wire.flows()?.into_iter().filter(|((way, _), _)| *way == Way::Out);
+            let mut expected = Ledger::default().accept("web-1", flow, sent.map(|(_, count)| count).sum());
+            // Routers cut the parts of IPv4 once more, and say nothing. Of IPv6's they tell of each, and only the first part
+            // says whose it is.
+            if size < 1500 || flow.source.is_ipv6() {
+                let told = errors(wire, Way::In)?;
+                let passed = wire.received(told)?;
+                let denied = stage.outside.sent(told)? - passed;
+                assert_eq!(denied == Count::default(), size < 1500);
+                stage.await_denials("web-1", denied.packets)?;
+                expected = expected.accept("web-1", told, passed).reject("web-1", told, denied);
+            }
+            stage.finish(&expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// It is the error that decides. Without it the connection stands still, and goes on as soon as errors get through.
+#[test]
+fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() -> Result<()> {
+    for address in SERVER {
+        let (lab, server) = routed()?;
+        let mut stage = Stage::in_lab(lab, |config| one(config).with("settings: { icmp-errors: none }"))?;
+        // Else the kernel would find out by itself, after a while.
+        stage.task("web-1")?.set("net.ipv4.tcp_mtu_probing", "0")?;
+        let bulk = Bulk::start(stage.task("web-1")?, &server, at(address, PORT))?;
+        bulk.await_more(PART)?;
+        stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
+        let rejected = |stage: &Stage| {
+            let ledger = stage.daemon.await_ledger(|_| true)?;
+            anyhow::Ok(ledger.total("web-1", Action::Reject).packets)
+        };
+        stage.await_denials("web-1", 1)?;
+        // What was on its way has arrived by now.
+        let (before, told) = (bulk.received(), rejected(&stage)?);
+        stage.await_denials("web-1", told + 2)?;
+        assert_eq!(bulk.received(), before, "nothing gets through");
+        stage.daemon.apply(&one(stage.lab.config()))?;
+        bulk.await_more(PART)?;
+        bulk.finish()?;
+        let told = errors(&stage.outside, Way::Out)?;
+        let expected = stage.denied_in(&[("outside", "web-1")])?;
+        for action in [Action::Accept, Action::Reject] {
+            assert!(expected.get("web-1", told, action).packets > 0, "{action:?}");
+        }
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+/// The host tells the task of the link to the other.
+#[test]
+fn a_narrower_link_of_a_task_stops_no_connection_from_another() -> Result<()> {
+    for address in OTHER {
+        let stage = Stage::start(|config| one(config).group("in", IN).task("db-1", &OTHER, &["in"]))?;
+        let bulk = Bulk::start(stage.task("web-1")?, stage.task("db-1")?, at(address, PORT))?;
+        bulk.await_more(PART)?;
+        let link = stage.lab.host_link("db-1")?;
+        stage.lab.host.ip(&format!("link set dev {link} {NARROW}"))?;
+        bulk.await_more(PART)?;
+        bulk.finish()?;
+        let told = errors(stage.wire("web-1")?, Way::In)?;
+        let expected = stage.passed()?;
+        assert!(expected.get("web-1", told, Action::Accept).packets > 0);
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+/// The error goes to the server and meets no gate. What comes after it is small enough.
+#[test]
+fn a_narrower_path_to_a_task_does_not_stop_its_connection() -> Result<()> {
+    for narrow_at_host in [false, true] {
+        for address in TASK {
+            let (lab, server) = routed()?;
+            let stage = Stage::in_lab(lab, |config| config.group("in", IN).task("web-1", &TASK, &["in"]))?;
+            let bulk = Bulk::start(&server, stage.task("web-1")?, at(address, PORT))?;
+            bulk.await_more(PART)?;
+            let link = stage.lab.host_link("web-1")?;
+            if narrow_at_host {
+                stage.lab.host.ip(&format!("link set dev {link} {NARROW}"))?;
+            } else {
+                stage.lab.outside.ip(&format!("link set dev eth0 {NARROW}"))?;
+            }
+            bulk.await_more(PART)?;
+            bulk.finish()?;
+            let expected = stage.passed()?;
+            stage.finish(&expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// A task that is a router itself: the errors about its link to those behind it leave through its gate, as itself.
+#[test]
+fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Result<()> {
+    for (number, address) in INNER.into_iter().enumerate() {
+        let (lab, server) = routed()?;
+        let task = lab.device("tg-router", &TASK, true)?;
+        let inner = Netns::new("inner")?;
+        task.add_veth("behind", &inner, "eth0")?;
+        task.set("net.ipv4.ip_forward", "1")?;
+        task.set("net.ipv6.conf.all.forwarding", "1")?;
+        task.ip("address add 10.66.0.1/24 dev behind
+             address add fd66::1/64 dev behind nodad
+             link set dev behind up")?;
+        inner.ip("address add 10.66.0.2/24 dev eth0
+             address add fd66::2/64 dev eth0 nodad
+             link set dev eth0 up
+             route add default via 10.66.0.1
+             route add ::/0 via fd66::1")?;
+        lab.host.ip("route add 10.66.0.0/24 via 10.88.0.10 dev tg-router onlink
+             route add fd66::/64 via fd88::10 dev tg-router onlink")?;
+        await_up(&[(&task, "behind"), (&inner, "eth0")])?;
+        let wire = Wire::tap(&task, "eth0")?;
+        let config = lab
+            .config()
+            .group("in", IN)
+            .device_task("web-1", "tg-router", &TASK, &["in"])
+            .amend("web-1", "source-dest-check: false");
+        let daemon = lab.start(&config)?;
+        await_gates(&lab.host, "tg-router")?;
+        let bulk = Bulk::start(&server, &inner, at(address, PORT))?;
+        bulk.await_more(PART)?;
+        task.ip(&format!("link set dev behind {NARROW}"))?;
+        bulk.await_more(PART)?;
+        bulk.finish()?;
+        let told = errors(&wire, Way::Out)?;
+        assert_eq!(told.destination, at(SERVER[number], 0));
+        // In records of IPv4 a task's primary address stands for those behind it.
+        let recorded = |end: SocketAddr| match end.ip() == ip(INNER[0]) {
+            true => at(TASK[0], end.port()),
+            false => end,
+        };
+        let mut expected = Ledger::default();
+        for ((_, flow), count) in wire.flows()? {
+            let (source, destination) = (recorded(flow.source), recorded(flow.destination));
+            let flow = Flow {
+                source,
+                destination,
+                ..flow
+            };
+            expected = expected.accept("web-1", flow, count);
+        }
+        assert_eq!(daemon.stop()?.ledger()?, expected);
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! What kernels send together and cut late, or put together early: counted as the packets on the wire, by whoever sees
+//! them one by one.
+
+use anyhow::Result;
+use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_tests::{
+    Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at, ip,
+    kernel::await_gates,
+    offload::{Offload, turn},
+    traffic::{Bulk, Peer, Segments, Sender},
+    wire::Way,
+};
+
+use super::{frames, linear, with_checksum};
+
+const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
+const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
+const RULES: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }, { protocol: udp, ports: 53, from: any }], \
+                     egress: [{ protocol: tcp, ports: 5001, to: any }, { protocol: udp, ports: 53, to: any }]";
+/// Enough for TCP to have found out how much it may send together.
+const MUCH: u64 = 8 << 20;
+/// Such a link is given nothing that stands for several packets: it is cut before.
+const ONE_BY_ONE: &str = "gso_max_segs 1";
+
+fn one(config: Config) -> Config {
+    config.group("few", RULES).task("web-1", &WEB, &["few"])
+}
+
+/// What a TCP connection from a task is to the gate, which sees segments together, and to what is outside, which sees
+/// them one by one. `link`: what the task's link may send.
+fn tcp_from_a_task(family: usize, link: &str) -> Result<()> {
+    let stage = Stage::start(one)?;
+    let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
+    stage.lab.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
+    task.ip(&format!("link set dev eth0 {link}"))?;
+    // Linux takes its hop-by-hop header for a part of what it will send, and that must fit.
+    for (netns, link) in [(&stage.lab.host, "wire"), (outside, "eth0")] {
+        netns.ip(&format!("link set dev {link} mtu 2000"))?;
+    }
+    let bulk = Bulk::rush(task, outside, at(OUTSIDE[family], 5001))?;
+    bulk.await_more(MUCH)?;
+    let flow = bulk.flow();
+    bulk.finish()?;
+    assert!(stage.wire("web-1")?.together(Way::Out, flow)? > 0);
+    assert_eq!(stage.outside.together(Way::In, flow)?, 0);
+    let expected = Ledger::default()
+        .accept("web-1", flow, stage.outside.received(flow)?)
+        .accept("web-1", flow.back(), stage.outside.sent(flow.back())?);
+    stage.finish(&expected)?;
+    Ok(())
+}
+
+/// AWS: FL-FLOW-5
+#[test]
+fn tcp_that_a_task_sends_together_is_counted_as_it_leaves_the_host() -> Result<()> {
+    (0..2).try_for_each(|family| tcp_from_a_task(family, "gso_max_size 65536"))
+}
+
+/// More than an IPv6 header can say the length of. Linux puts a hop-by-hop header before such segments and takes it out
+/// where it cuts them.
+#[test]
+fn tcp_that_is_larger_than_any_packet_is_counted_as_it_leaves_the_host() -> Result<()> {
+    tcp_from_a_task(1, "gso_max_size 180000")
+}
+
+/// AWS: FL-FLOW-5
+#[test]
+fn tcp_that_the_host_puts_together_is_counted_as_it_came() -> Result<()> {
+    for family in [0, 1] {
+        let stage = Stage::start(one)?;
+        let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        turn(outside, "eth0", Offload::TcpSegmentation, false)?;
+        turn(&stage.lab.host, "wire", Offload::GenericReceive, true)?;
+        let bulk = Bulk::rush(outside, task, at(WEB[family], 5001))?;
+        bulk.await_more(MUCH)?;
+        let flow = bulk.flow();
+        bulk.finish()?;
+        assert_eq!(stage.outside.together(Way::Out, flow)?, 0);
+        assert!(stage.wire("web-1")?.together(Way::In, flow)? > 0);
+        let expected = Ledger::default()
+            .accept("web-1", flow, stage.outside.sent(flow)?)
+            .accept("web-1", flow.back(), stage.outside.received(flow.back())?);
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+/// Twenty datagrams of 1000 bytes, and one of a single byte.
+const DATA: [u8; 20_001] = [5; 20_001];
+const SIZE: u16 = 1000;
+
+fn datagrams(v6: bool) -> Count {
+    let headers = if v6 { 48 } else { 28 };
+    Count::new(21, DATA.len() as u64 + 21 * headers)
+}
+
+/// AWS: FL-FLOW-5
+#[test]
+fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
+    for family in [0, 1] {
+        let stage = Stage::start(one)?;
+        let counters = Counters::of(&stage.daemon)?;
+        let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        // What leaves the host is cut before, what comes to it is not.
+        stage.lab.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
+        let mut expected = Ledger::default();
+        for (from, to, direction) in [
+            ((task, WEB), (outside, OUTSIDE), Direction::Egress),
+            ((outside, OUTSIDE), (task, WEB), Direction::Ingress),
+        ] {
+            let bind = |(netns, addresses): (&Netns, [&str; 2]), port| {
+                Peer::bind(netns, &at(addresses[family], port).to_string())
+            };
+            let (sender, receiver) = (bind(from, 0)?, bind(to, 53)?);
+            let flow = sender.send_segments(receiver.address(), &DATA, SIZE)?;
+            for datagram in DATA.chunks(SIZE.into()) {
+                receiver.expect(datagram)?;
+            }
+            let (sent, received): (&Wire, &Wire) = match direction {
+                Direction::Egress => (stage.wire("web-1")?, &stage.outside),
+                Direction::Ingress => (&stage.outside, stage.wire("web-1")?),
+            };
+            assert_eq!(sent.together(Way::Out, flow)?, 1);
+            assert_eq!(received.together(Way::In, flow)?, direction as u64);
+            assert_eq!(received.received(flow)?, datagrams(family == 1));
+            // All of them are as denied as one is.
+            let denied = sender.send_segments(at(to.1[family], 54), &DATA, SIZE)?;
+            counters.await_dropped(direction, Reason::NoRule, 21)?;
+            assert_eq!(received.received(denied)?, Count::default());
+            let count = datagrams(family == 1);
+            expected = expected.accept("web-1", flow, count).reject("web-1", denied, count);
+        }
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+/// What a packet socket sends toward a task the kernel has not counted yet when the gate sees it.
+#[test]
+fn segments_that_the_kernel_has_not_counted_are_counted() -> Result<()> {
+    let (lab, task) = linear::lab()?;
+    let daemon = lab.start(&linear::config(&lab))?;
+    await_gates(&lab.host, linear::DEVICE)?;
+    let counters = Counters::of(&daemon)?;
+    let wire = Wire::tap(&task, "eth0")?;
+    let sender = Sender::on(&lab.host, linear::DEVICE)?;
+    let mut expected = Ledger::default();
+    for (family, kind) in [Segments::Tcp4, Segments::Tcp6].into_iter().enumerate() {
+        let headers = [40, 60][family];
+        // A last segment that is as large as the others, and one that is not.
+        for (number, (payload, packets)) in [(3000, 3), (2001, 3)].into_iter().enumerate() {
+            let count = Count::new(packets, payload as u64 + packets * headers);
+            for port in [443, 22] {
+                let (from, to) = (linear::PEER[family], linear::TASK[family]);
+                let segment = frames::tcp(30_000 + number as u16, port, frames::flags::ACK, &vec![9; payload]);
+                let frame = with_checksum(frames::ip(ip(from), ip(to), 6, &segment));
+                sender.send_segments(&frame, kind, 1000)?;
+                let flow = Flow::tcp(at(from, 30_000 + number as u16), at(to, port));
+                if port == 443 {
+                    assert_eq!(wire.await_received(flow, packets)?, count);
+                    expected = expected.accept("web-1", flow, count);
+                } else {
+                    expected = expected.reject("web-1", flow, count);
+                }
+            }
+        }
+    }
+    counters.await_dropped(Direction::Ingress, Reason::NoRule, 12)?;
+    assert_eq!(daemon.stop()?.ledger()?, expected);
+    Ok(())
+}
