@@ -27,9 +27,9 @@ use kernels::{Choice, Kernel};
 /// Run the kernel and integration tests on Debian's kernels, in QEMU without hardware's help
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which kernel
-    #[arg(long, value_enum)]
-    kernel: Choice,
+    /// Which kernels: one, or several with commas between them
+    #[arg(long, value_enum, value_delimiter = ',', required = true)]
+    kernel: Vec<Choice>,
     /// Only the tests whose names contain this
     #[arg(long, value_name = "FILTER")]
     test: Option<String>,
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let load = Load::build(args.test.as_deref())?;
     let mut sum = Tally::default();
     let mut lines = Vec::new();
-    for kernel in args.kernel.kernels() {
+    for kernel in kernels::chosen(&args.kernel) {
         let (line, of_kernel) = one(&kernel, &load, args);
         say(&line);
         lines.push(line);

@@ -22,15 +22,15 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let header = ((ip[0] & 0xf) as u32) << 2;
     let carried = frame.length() - ETHERNET_BYTES;
     let said = u16::from_be_bytes([ip[2], ip[3]]) as u32;
-    // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
-    let length = if said == 0 && frame.segments().1 != 0 {
-        carried
-    } else {
-        said
-    };
     packet.bytes = carried;
-    // A length of 0 is told apart first: before 6.8 the verifier does not see that 0 is below the header's length.
-    if length == 0 || header < MIN_HEADER || length < header || length > carried {
+    // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
+    let length = match said {
+        // Told apart here: before 6.8 the verifier does not see that 0 is below the header's length.
+        0 if frame.segments().1 == 0 => return Err(Unparsed::Bad(Reason::Malformed)),
+        0 => carried,
+        said => said,
+    };
+    if header < MIN_HEADER || length < header || length > carried {
         return Err(Unparsed::Bad(Reason::Malformed));
     }
     packet.bytes = length;

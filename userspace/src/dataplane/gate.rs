@@ -13,12 +13,13 @@ use aya::{
     },
     sys::SyscallError,
 };
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 use taskgate_ebpf::abi::{LinkId, program};
 
 use crate::compile::CompileError;
 
 use super::{
+    filter,
     link::{Link, LinkKind},
     load::LoadError,
     object::Object,
@@ -152,7 +153,7 @@ impl Gate {
         self.standing.hook
     }
 
-    /// Whether the link is gone, and the gate with it.
+    /// Whether the link is gone, and the gate with it; for filters, also whether somebody took one off.
     pub fn is_gone(&self) -> Result<bool, GateError> {
         self.standing.is_gone()
     }
@@ -190,12 +191,15 @@ impl Standing {
                 }
                 Ok(false)
             }
-            // An empty name: nix 0.31 does not see that the C library found none.
-            Hook::Clsact => match if_indextoname(self.link.ifindex) {
-                Ok(name) => Ok(name.is_empty()),
-                Err(nix::Error::ENXIO | nix::Error::ENODEV) => Ok(true),
-                Err(error) => Err(look(error.into())),
-            },
+            // The number may be another link's by now: one without our filters.
+            Hook::Clsact => {
+                for way in [TcAttachType::Ingress, TcAttachType::Egress] {
+                    if !filter::is_there(self.link.ifindex, way, PRIORITY, HANDLE).map_err(look)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
         }
     }
 }
@@ -247,10 +251,10 @@ impl Object {
         self.gates.retain(|gate| gate.strong_count() > 0);
         let same = |gate: &Arc<Standing>| gate.link.ifindex == link.ifindex && gate.hook == hook;
         if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
-            && !standing.is_gone()?
+            && (hook == Hook::Clsact || !standing.is_gone()?)
         {
             if hook == Hook::Clsact {
-                // The number may be another link's by now, and nothing tells whether the filters are there.
+                // The number may be another link's by now; whichever gate goes first takes the filters of both.
                 add_clsact(name)?;
                 for program in [program::TO_TASK, program::FROM_TASK] {
                     self.attach_way(program, link, hook)?.leave();

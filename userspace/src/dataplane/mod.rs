@@ -2,6 +2,7 @@
 
 pub mod eni;
 pub mod events;
+mod filter;
 pub mod flow;
 pub mod gate;
 pub mod link;
