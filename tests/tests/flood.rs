@@ -8,13 +8,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use taskgate_tests::{
-    Action, Config, Held, OUTSIDE_V4, Stage, at,
+    Action, Config, Flow, Held, OUTSIDE_V4, Stage, at,
     held::Used,
     ip,
     ledger::Ledger,
     netns::{Netns, until},
     record::Status,
-    traffic::{Client, Flood, Peer, TcpEcho, try_connect},
+    scene::frames,
+    traffic::{Client, Flood, Peer, TcpEcho, inject, try_connect},
 };
 
 const LOUD: &str = "10.88.0.10";
@@ -326,11 +327,27 @@ fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     sums_are_whole(stage, &expected, u64::from(FLOWS) - DENIALS)
 }
 
-/// First fragments are remembered for half a minute; room for others is there as soon as that is over, and not only when
+/// The first fragment of a datagram with this number, of which nothing else will come.
+fn first_part(flow: Flow, number: u16) -> Vec<u8> {
+    let (from, to) = (flow.source, flow.destination);
+    let datagram = frames::udp(from.port(), to.port(), &[0; 16]);
+    let mut packet = frames::ipv4(
+        from.ip(),
+        to.ip(),
+        flow.protocol,
+        &[],
+        frames::MORE_FRAGMENTS,
+        &datagram,
+    );
+    packet[18..20].copy_from_slice(&number.to_be_bytes());
+    packet.split_off(14)
+}
+
+/// First fragments of datagrams that are not whole are remembered for half a minute; room for others is there as soon as that is over, and not only when
 /// a capture window ends.
 #[test]
 fn a_flood_of_fragments_is_over_when_they_are_forgotten() -> Result<()> {
-    const REMEMBERED: usize = DENIALS as usize / 8;
+    const REMEMBERED: u16 = DENIALS as u16 / 8;
     const LARGE: [u8; 1600] = [7; 1600];
     let stage = Stage::start_with(Some(600), |config| {
         with_small_shares(config)
@@ -344,9 +361,11 @@ fn a_flood_of_fragments_is_over_when_they_are_forgotten() -> Result<()> {
     let [loud, quiet] = [("loud-1", LOUD), ("quiet-1", QUIET)]
         .map(|(task, own)| Peer::bind(stage.task(task)?, &at(own, 0).to_string()));
     let (loud, quiet) = (loud?, quiet?);
-    for _ in 0..REMEMBERED {
-        loud.send(server.address(), &LARGE)?;
-        server.expect(&LARGE)?;
+    for number in 1..=REMEMBERED {
+        inject(
+            stage.task("loud-1")?,
+            &first_part(loud.flow_to(server.address()), number),
+        )?;
     }
     loud.send(server.address(), &LARGE)?;
     held.await_counted(Egress, "fragment-without-first", &[1])?;
