@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use taskgate::dataplane::flow::{Count, FlowKey, UsageState};
+use taskgate::{
+    compile::Gate,
+    dataplane::flow::{Count, FlowKey, UsageState},
+};
 use taskgate_ebpf::abi::{Direction, Outcome, Pass, tables::RULE_EXEMPT};
 
 use crate::{
@@ -14,6 +17,8 @@ use crate::{
 /// One packet, how it ended, and all state before and after it.
 pub(super) struct Entry<'a> {
     pub(super) reading: &'a Reading,
+    /// The gate that it met, and the slot of its ENI, if its link has one.
+    pub(super) gate: Option<(Gate, u16)>,
     pub(super) direction: Direction,
     pub(super) outcome: Outcome,
     pub(super) before: &'a State,
@@ -153,6 +158,13 @@ impl Entry<'_> {
             .filter(|(key, conn)| self.before.conns.get(key) != Some(conn))
             .map(|(key, _)| key)
             .collect();
+        let Some((gate, slot)) = self.gate else {
+            panic!("{pass:?}, and its link has no ENI");
+        };
+        assert!(!gate.isolated, "{pass:?}, and the ENI is isolated");
+        for key in &changed {
+            assert_eq!(self.after.conns[*key].slot, slot, "{pass:?} by what another ENI has");
+        }
         assert!(changed.len() <= 1, "one packet, and these changed: {changed:?}");
         let was = changed.first().and_then(|key| self.before.conns.get(key));
         match (pass, self.reading) {
