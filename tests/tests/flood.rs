@@ -325,3 +325,39 @@ fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     let expected = stage.denied_in(&[("outside", "loud-1")])?;
     sums_are_whole(stage, &expected, u64::from(FLOWS) - DENIALS)
 }
+
+/// First fragments are remembered for half a minute; room for others is there as soon as that is over, and not only when
+/// a capture window ends.
+#[test]
+fn a_flood_of_fragments_is_over_when_they_are_forgotten() -> Result<()> {
+    const REMEMBERED: usize = DENIALS as usize / 8;
+    const LARGE: [u8; 1600] = [7; 1600];
+    let stage = Stage::start_with(Some(600), |config| {
+        with_small_shares(config)
+            .group("closed", "egress: []")
+            .group("client", CLIENT)
+            .task("loud-1", &[LOUD], &["client"])
+            .task("quiet-1", &[QUIET], &["client"])
+    })?;
+    let held = Held::by(&stage.daemon)?;
+    let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
+    let [loud, quiet] = [("loud-1", LOUD), ("quiet-1", QUIET)]
+        .map(|(task, own)| Peer::bind(stage.task(task)?, &at(own, 0).to_string()));
+    let (loud, quiet) = (loud?, quiet?);
+    for _ in 0..REMEMBERED {
+        loud.send(server.address(), &LARGE)?;
+        server.expect(&LARGE)?;
+    }
+    loud.send(server.address(), &LARGE)?;
+    held.await_counted(Egress, "fragment-without-first", &[1])?;
+    assert!(server.is_silent()?, "half of a datagram is none");
+    quiet.send(server.address(), &LARGE)?;
+    server.expect(&LARGE)?;
+
+    held.age(31)?;
+    until("the task's datagrams arrive again", || {
+        loud.send(server.address(), &LARGE)?;
+        Ok(!server.is_silent()?)
+    })?;
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! IPv4 (RFC 791).
 
 use super::{
-    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, parse_transport, read,
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, parse_transport, read, step,
 };
 use crate::abi::Reason;
 
@@ -38,6 +38,11 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     if fragment & FRAGMENT_OFFSET != 0 {
         packet.later_fragment = true;
         packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
+        packet.fragment_step = step(
+            ((fragment & FRAGMENT_OFFSET) as u32) * 8,
+            length - header,
+            fragment & MORE_FRAGMENTS != 0,
+        );
         beyond_header(packet.protocol, ((fragment & FRAGMENT_OFFSET) as u32) * 8)?;
         // The last octet must lie below 64 KiB, else reassembly overflows (RFC 791, 3.2).
         return need(
@@ -52,6 +57,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
             return Err(Unparsed::Bad(Reason::Malformed));
         }
         packet.first_fragment = true;
+        packet.fragment_step = room.cast_signed();
         packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
     }
     parse_transport(

@@ -56,6 +56,10 @@ fn used(usage: &Usage) -> UsageState {
     UsageState {
         conns: usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get()),
         denials: usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get()),
+        fragments: usage
+            .fragments_inserted
+            .get()
+            .wrapping_sub(usage.fragments_removed.get()),
         flows_lost: usage.flows_lost.get(),
         denials_lost: usage.denials_lost.get(),
     }

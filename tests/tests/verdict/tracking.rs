@@ -235,7 +235,9 @@ fn a_syn_on_a_closed_pair_is_judged_anew_and_other_late_packets_are_not() -> Res
     })
 }
 
-/// What comes once a connection is closed; in the words of flow logs, REJECT (AWS: FL-ACTION-5).
+/// What comes once a connection is closed: in the words of flow logs, REJECT.
+///
+/// AWS: FL-ACTION-5
 #[test]
 fn late_packets_of_a_connection_that_both_sides_closed_are_denied() -> Result<()> {
     on_host_and_in_kernel(|stage| {
