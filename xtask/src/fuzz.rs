@@ -136,10 +136,13 @@ fn fuzz(target: Target, binary: &Path, seconds: u32) -> Result<Found> {
     let before = files(&findings)?;
     let log = folder(&format!("{}.log", target.name()));
     let output = File::create(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
+    // Nothing has broken some.
+    let seeds = ["corpus", "regressions"].map(|what| committed(what, target));
+    let seeds = seeds.into_iter().filter(|folder| folder.exists());
     let mut command = Command::new(binary);
     command
         .arg(&grown)
-        .args(["corpus", "regressions"].map(|what| committed(what, target)))
+        .args(seeds)
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", findings.display()))
         .arg(format!("-max_len={}", target.most()))
