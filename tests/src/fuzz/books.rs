@@ -106,7 +106,7 @@ impl Entry<'_> {
         let (lost_flows, lost_denials) = (lost(|usage| usage.flows_lost), lost(|usage| usage.denials_lost));
         let expected = match (self.outcome, self.leaves_record()) {
             (_, false) => [0; 5],
-            (Outcome::Pass(Pass::Rule), _) if lost_flows > 0 => [0, 0, packets, 0, 0],
+            (Outcome::Pass(Pass::Rule | Pass::IcmpError), _) if lost_flows > 0 => [0, 0, packets, 0, 0],
             (Outcome::Pass(_), _) => [packets, 0, 0, 0, 0],
             (Outcome::Drop(_), _) if lost_denials > 0 => [0, 0, 0, 0, packets],
             (Outcome::Drop(_), _) => [0, 0, 0, packets, 0],
