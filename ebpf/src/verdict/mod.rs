@@ -147,7 +147,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 if self.packet.first_fragment && !D::EARLY {
                     self.remember::<F>();
                 }
-                if self.packet.later_fragment {
+                if self.packet.later_fragment && !D::EARLY {
                     self.forget_whole::<F>();
                 }
                 Outcome::Pass(pass)

@@ -18,13 +18,7 @@ use taskgate_ebpf::abi::{LinkId, program};
 
 use crate::compile::CompileError;
 
-use super::{
-    filter,
-    link::{Link, LinkKind},
-    load::LoadError,
-    object::Object,
-    raw,
-};
+use super::{filter, link::Link, load::LoadError, object::Object, raw};
 
 /// How a gate hangs on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +179,7 @@ impl Standing {
         match self.hook {
             Hook::Tcx => {
                 for link in self.ways.iter().filter_map(Attached::tcx) {
-                    if raw::tcx_ifindex(link).map_err(look)? != self.link.ifindex {
+                    if raw::attached_ifindex(link).map_err(look)? != self.link.ifindex {
                         return Ok(true);
                     }
                 }
@@ -233,6 +227,7 @@ impl Object {
             None => match self.attach_by(link, Hook::Tcx) {
                 Err(GateError::Attach { cause, .. }) if lacks_tcx(&cause) => {
                     let gate = self.attach_by(link, Hook::Clsact)?;
+                    log::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
                     self.tcx = Some(false);
                     Ok(gate)
                 }
@@ -249,7 +244,10 @@ impl Object {
         let name = &*link.name;
         link.id()?;
         self.gates.retain(|gate| gate.strong_count() > 0);
-        let same = |gate: &Arc<Standing>| gate.link.ifindex == link.ifindex && gate.hook == hook;
+        let same = |gate: &Arc<Standing>| {
+            let place = (gate.link.ifindex, gate.link.faces_task(), gate.hook);
+            place == (link.ifindex, link.faces_task(), hook)
+        };
         if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
             && (hook == Hook::Clsact || !standing.is_gone()?)
         {
@@ -284,9 +282,8 @@ impl Object {
 
     fn attach_way(&mut self, program: &'static str, link: &Link, hook: Hook) -> Result<Attached, GateError> {
         let name = &*link.name;
-        // A veth's host end receives what the task sends; a VLAN link sends it to the wire.
-        let from_task_comes_in = matches!(link.kind, LinkKind::Veth { .. });
-        let way = if (program == program::FROM_TASK) == from_task_comes_in {
+        // A veth's host end receives what the task sends; what faces the wire sends it there.
+        let way = if (program == program::FROM_TASK) == link.faces_task() {
             TcAttachType::Ingress
         } else {
             TcAttachType::Egress

@@ -1,5 +1,6 @@
 //! The kernel's side of a running taskgate: programs, maps, links, and the ENIs that it makes.
 
+pub mod early;
 pub mod eni;
 pub mod events;
 mod filter;
@@ -12,3 +13,4 @@ pub mod netns;
 pub mod object;
 pub mod raw;
 pub mod tables;
+pub mod tags;
