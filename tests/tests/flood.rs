@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use taskgate_tests::{
-    Action, Config, Held, OUTSIDE_V4, Stage, at,
+    Action, Config, Held, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
     held::Used,
     ip,
     ledger::Ledger,
@@ -18,6 +18,7 @@ use taskgate_tests::{
 };
 
 const LOUD: &str = "10.88.0.10";
+const LOUD6: &str = "fd88::10";
 const QUIET: &str = "10.88.0.20";
 const OUTSIDE: &str = "10.99.0.2";
 
@@ -248,7 +249,7 @@ fn closed_and_quiet(config: Config) -> Config {
     with_small_shares(config)
         .group("closed", "egress: []")
         .group("client", CLIENT)
-        .task("loud-1", &[LOUD], &["closed"])
+        .task("loud-1", &[LOUD, LOUD6], &["closed"])
         .task("quiet-1", &[QUIET], &["client"])
 }
 
@@ -262,7 +263,7 @@ fn a_flood_of_denials_fills_the_tasks_own_share() -> Result<()> {
         let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
         let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
         let (flood, direction) = if inward {
-            (Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?, Ingress)
+            (Flood::udp(&stage.lab.outside, OUTSIDE_V6, at(LOUD6, SINK))?, Ingress)
         } else {
             (Flood::udp(loud, ip(LOUD), at(OUTSIDE, SINK))?, Egress)
         };
