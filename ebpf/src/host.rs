@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, Outcome, Usage, image, outcome::OUTCOMES,
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, Outcome, Reason, Usage, image, outcome::OUTCOMES,
         tables::Word,
     },
     packet::Frame,
@@ -198,6 +198,10 @@ macro_rules! flows {
                     Fragment::share(self.room as u32).max(1) as usize,
                 )
             }
+
+            fn remove_fragment(&self, key: &$key) -> bool {
+                self.$family.fragments.borrow_mut().remove(key).is_some()
+            }
         }
     };
 }
@@ -294,6 +298,11 @@ impl Frame for HostFrame<'_> {
     fn blur(&self, value: u32) -> u32 {
         value
     }
+}
+
+/// Judges one frame as the uplink received it, its VLAN tag beside it: why it is dropped, or `None` where it goes on.
+pub fn early(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<Reason> {
+    verdict::early(tables, frame, tag, &mut Scratch::default())
 }
 
 /// Judges one frame at a gate: what the kernel's entry points do, on the host.

@@ -7,9 +7,9 @@
 use crate::abi::LinkId;
 use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-    CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS,
-    MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root, SLOT_ROW, SLOT_ROW_BYTES, SLOTS,
-    Timeout, address, probe, slot,
+    CONTROL_TRUNK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS,
+    MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root, SLOT_LINKS, SLOT_ROW,
+    SLOT_ROW_BYTES, SLOTS, Timeout, address, probe, slot,
 };
 
 /// A bank of the image.
@@ -55,6 +55,21 @@ impl<B: Bank> Control<B> {
     #[inline(always)]
     pub fn timeout(&self, timeout: Timeout) -> u32 {
         self.bank.word(CONTROL_TIMEOUTS + 8 * timeout as u32) as u32
+    }
+
+    /// The trunk's ifindex; 0 if there is none.
+    #[inline(always)]
+    pub fn trunk(&self) -> u32 {
+        self.bank.word(CONTROL_TRUNK) as u32
+    }
+
+    /// The link that carries a slot's ENI.
+    #[inline(always)]
+    pub fn link_of(&self, slot: u16) -> Option<LinkId> {
+        match self.bank.word(SLOT_LINKS + 8 * (slot as u32 & (SLOTS - 1))) as u32 {
+            0 => None,
+            link => Some(LinkId::from_number(link)),
+        }
     }
 
     /// The epoch of a slot.

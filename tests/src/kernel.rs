@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, TcAttachType};
+use taskgate::dataplane::gate::Hook;
 
 use crate::netns::{Netns, until};
 
@@ -82,6 +83,12 @@ fn is_fleeting(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock))
+}
+
+/// What gates can hang on here: TCX is not in kernels before 6.6.
+pub fn hooks() -> Vec<Hook> {
+    let tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
+    tcx.then_some(Hook::Tcx).into_iter().chain([Hook::Clsact]).collect()
 }
 
 /// How many programs are at the tc hooks of a link: where its packets come in, and where they go out.

@@ -281,6 +281,21 @@ impl Ledger {
             .sum()
     }
 
+    /// The flows of a task with one action.
+    pub fn flows(&self, task: &str, action: Action) -> impl Iterator<Item = Flow> {
+        self.0
+            .keys()
+            .filter(move |(name, _, of)| name == task && *of == action)
+            .map(|(_, flow, _)| *flow)
+    }
+
+    /// Without some flows.
+    #[must_use]
+    pub fn without(mut self, mut left_out: impl FnMut(Flow) -> bool) -> Self {
+        self.0.retain(|(_, flow, _), _| !left_out(*flow));
+        self
+    }
+
     /// Nothing at all was recorded.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

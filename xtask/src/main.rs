@@ -13,6 +13,7 @@ mod pins;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 /// Builds, sets up, tests and measures taskgate
@@ -30,6 +31,7 @@ enum Command {
     Run(run::Args),
     Demo(demo::Args),
     Test(test::Args),
+    Vm(vm::Args),
     Bench(bench::Args),
     Lint(lint::Args),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Lint(args) => lint::run(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -39,5 +39,17 @@ pub(crate) const PROGRAMS: [(&str, &str, &str); 4] = [
     ),
 ];
 
+/// What `cargo xtask vm` needs beyond that, and nothing else does.
+pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 4] = [
+    (
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "`cargo xtask vm` boots other kernels in it",
+    ),
+    ("strip", "binutils", "`cargo xtask vm` makes programs small with it"),
+    ("xz", "xz-utils", "`cargo xtask vm` unpacks kernel modules with it"),
+    ("dpkg", "dpkg", "`cargo xtask vm` unpacks Debian's kernels with it"),
+];
+
 /// How long one download or build of `setup` may take before it counts as failed.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(20);

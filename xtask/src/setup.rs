@@ -43,6 +43,16 @@ struct Machine {
 }
 
 impl Machine {
+    fn new(consent: bool) -> Self {
+        Self {
+            consent,
+            for_root: Vec::new(),
+            by_hand: Vec::new(),
+            changed: false,
+            lists_updated: false,
+        }
+    }
+
     /// Whether system packages may be installed: by root, and asked for where somebody can answer.
     fn may_install(&mut self, packages: &[&str]) -> Result<bool> {
         if !exec::is_root() {
@@ -69,13 +79,7 @@ type Step = fn(&mut Machine) -> Result<()>;
 /// Brings everything that is missing, a line for each step. An error when a build is still not possible; what only running
 /// taskgate needs is named and left.
 pub(crate) fn ensure(yes: bool) -> Result<()> {
-    let mut machine = Machine {
-        consent: yes,
-        for_root: Vec::new(),
-        by_hand: Vec::new(),
-        changed: false,
-        lists_updated: false,
-    };
+    let mut machine = Machine::new(yes);
     let mut failures = Vec::new();
     let steps: [(&str, Step); 4] = [
         ("programs", programs),
@@ -112,6 +116,20 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
     Ok(())
 }
 
+/// Brings what only `cargo xtask vm` needs; an error if that is not possible.
+pub(crate) fn ensure_guests(yes: bool) -> Result<()> {
+    let mut machine = Machine::new(yes);
+    bring(&mut machine, &pins::GUEST_PROGRAMS, Vec::new())?;
+    let missing: Vec<_> = machine.by_hand.into_iter().chain(machine.for_root).collect();
+    if !missing.is_empty() {
+        bail!(
+            "guests cannot be booted yet; what is missing:\n  {}",
+            missing.join("\n  ")
+        );
+    }
+    Ok(())
+}
+
 /// Whether a build can begin, in one sentence.
 pub(crate) fn check() -> Result<()> {
     if !linker::ready() || !compiler::ready() {
@@ -127,16 +145,21 @@ pub(crate) fn has_nightly() -> bool {
 
 /// The programs that come ready-made. Those of the linker are asked for in the same breath, so that there is one question.
 fn programs(machine: &mut Machine) -> Result<()> {
-    let missing: Vec<_> = pins::PROGRAMS
-        .into_iter()
-        .filter(|(program, ..)| exec::find(program).is_none())
-        .collect();
+    bring(machine, &pins::PROGRAMS, linker::packages())
+}
+
+/// Brings programs by their Debian packages, and `more` packages; without apt it names them.
+fn bring(
+    machine: &mut Machine,
+    programs: &[(&str, &'static str, &'static str)],
+    more: Vec<(&'static str, &'static str)>,
+) -> Result<()> {
+    let missing = programs.iter().filter(|(program, ..)| exec::find(program).is_none());
     if !apt::here() {
         let line = |(program, package, why): &_| format!("`{program}` ({package} on Debian): {why}");
-        machine.by_hand.extend(missing.iter().map(line));
+        machine.by_hand.extend(missing.map(line));
         return Ok(());
     }
-    let mut packages: Vec<_> = missing.iter().map(|&(_, package, why)| (package, why)).collect();
-    packages.extend(linker::packages());
+    let packages: Vec<_> = missing.map(|&(_, package, why)| (package, why)).chain(more).collect();
     apt::install(machine, &packages)
 }

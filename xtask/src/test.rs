@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::{build, exec, setup};
 
 /// The crate whose tests load programs and make network namespaces.
-const PRIVILEGED: &str = "taskgate-tests";
+pub(crate) const PRIVILEGED: &str = "taskgate-tests";
 
 /// Set up, then run all tests
 #[derive(clap::Args)]
@@ -29,10 +29,10 @@ pub(crate) struct Args {
 
 /// How many tests came to which end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
+pub(crate) struct Tally {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
 }
 
 impl AddAssign for Tally {
@@ -45,7 +45,7 @@ impl AddAssign for Tally {
 
 impl Tally {
     /// Reads one line of a test program's output; `None` unless it is a sum.
-    fn of_line(line: &str) -> Option<Self> {
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
         let counts = line.strip_prefix("test result:")?;
         let count = |what| {
             let part = counts.split(';').find_map(|part| part.trim().strip_suffix(what))?;
@@ -102,7 +102,7 @@ fn say(line: &str) {
 }
 
 /// The last line of the output, for people and programs alike.
-fn summary(sum: Tally) -> String {
+pub(crate) fn summary(sum: Tally) -> String {
     let Tally {
         passed,
         failed,

@@ -2,7 +2,7 @@
 //!
 //! | bank | holds |
 //! |---|---|
-//! | 0 | control words, epochs by slot, the open-addressed tables `links` and `members` |
+//! | 0 | control words, epochs and links by slot, the open-addressed tables `links` and `members` |
 //! | 1, 2 | rows: what the configuration says of a link, a slot or an address, one bank for each parity of the generation |
 //! | 3… | policies |
 //!
@@ -52,6 +52,9 @@ pub const CONTROL_WINDOW: u32 = 16;
 pub const CONTROL_FLAGS: u32 = 24;
 /// Offset of the idle time-outs in ticks: one word for each [`Timeout`].
 pub const CONTROL_TIMEOUTS: u32 = 64;
+
+/// Offset of the trunk's ifindex: tags name branches on that link and on no other. 0: there is no trunk.
+pub const CONTROL_TRUNK: u32 = 32;
 
 /// Bits of the control flags.
 pub mod control {
@@ -121,6 +124,9 @@ pub const LINK_ROWS: u32 = 8192;
 pub const MEMBERS: u32 = 1 << 20;
 /// Words in `members`: a power of two.
 pub const MEMBER_WORDS: u32 = 131_072;
+/// Offset of the links of slots, in the bank of control words: a word for each slot, the [`super::LinkId`] that carries
+/// its ENI, or 0.
+pub const SLOT_LINKS: u32 = 256 << 10;
 /// Rows of addresses in a bank of rows.
 pub const ADDRESS_ROWS: u32 = 65_536;
 
@@ -257,7 +263,8 @@ const _: () = {
     assert!(BANK_BYTES >> 6 == 1 << Root::UNIT_BITS);
     assert!(CONTROL_TIMEOUTS + 8 * TIMEOUTS as u32 <= EPOCHS);
     assert!(EPOCHS + 8 * SLOTS <= LINKS);
-    assert!(LINKS + 8 * LINK_WORDS <= MEMBERS);
+    assert!(LINKS + 8 * LINK_WORDS <= SLOT_LINKS);
+    assert!(SLOT_LINKS + 8 * SLOTS <= MEMBERS);
     assert!(MEMBERS + 8 * MEMBER_WORDS <= BANK_BYTES);
     assert!(LINK_ROW + 8 * LINK_ROWS <= SLOT_ROW);
     assert!(SLOT_ROW + SLOT_ROW_BYTES * SLOTS <= ADDRESS_ROW);

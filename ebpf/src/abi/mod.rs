@@ -69,6 +69,11 @@ pub mod program {
     pub const FROM_TASK: &str = "from_task";
     /// Judges what is sent to a task.
     pub const TO_TASK: &str = "to_task";
+    /// Drops what comes from the wire for a task and is denied, before there is a socket buffer; for kernels from 5.18 on,
+    /// which hand it frames of several buffers too.
+    pub const EARLY: &str = "early";
+    /// The same for older kernels.
+    pub const EARLY_LINEAR: &str = "early_linear";
     /// Does nothing: what the others are measured against.
     pub const EMPTY: &str = "empty";
     /// Returns the low 32 bits of the kernel's jiffies: how user space learns their rate.
@@ -96,6 +101,12 @@ impl LinkId {
     #[inline(always)]
     pub const fn branch(vlan: u16) -> Self {
         Self(Self::BRANCH | (vlan as u32 & 0xfff))
+    }
+
+    /// The link that tables call so.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number & (2 * Self::BRANCH - 1))
     }
 
     /// The number in the tables.

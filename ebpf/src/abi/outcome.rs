@@ -113,6 +113,8 @@ pub enum Pass {
     Neighbour = 14,
     /// An ICMP error about a tracked connection.
     IcmpError = 15,
+    /// On the trunk, without a tag: the host's own, and no task's.
+    Host = 17,
 }
 
 /// How a packet ended.
@@ -145,6 +147,7 @@ impl Outcome {
             Self::Pass(Pass::Exempt) => "exempt",
             Self::Pass(Pass::Neighbour) => "neighbour",
             Self::Pass(Pass::IcmpError) => "icmp-error",
+            Self::Pass(Pass::Host) => "host",
             Self::Drop(reason) => reason.name(),
         }
     }

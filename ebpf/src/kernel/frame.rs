@@ -1,9 +1,13 @@
 //! The packet, as a socket buffer holds it.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{
+    helpers::generated::bpf_xdp_get_buff_len,
+    programs::{TcContext, XdpContext},
+};
 use taskgate_ebpf::{
     abi::LinkId,
-    packet::{Frame, PULL_BYTES},
+    packet::{ETHERNET_BYTES, ETHERTYPE_8021Q, Frame, PULL_BYTES},
+    verdict::branch,
 };
 
 use super::tables::Blur;
@@ -13,31 +17,39 @@ pub(super) struct SkbFrame {
     data: usize,
     end: usize,
     length: u32,
-    ifindex: u32,
+    link: LinkId,
     tagged: bool,
     segments: (u32, u32),
     blur: Blur,
 }
 
 impl SkbFrame {
-    /// The frame as it lies now.
+    /// The frame as it lies now. `trunk` gives the trunk's ifindex: only a tag makes that matter.
     #[inline(always)]
-    pub(super) fn new(ctx: &TcContext, blur: Blur) -> Self {
+    pub(super) fn new(ctx: &TcContext, blur: Blur, trunk: impl FnOnce() -> u32) -> Self {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel hands every program a whole `__sk_buff`, and the verifier rewrites these loads.
-        let (length, ifindex, tagged, segments) = unsafe {
-            (
-                (*skb).len,
-                (*skb).ifindex,
-                (*skb).vlan_present != 0,
-                ((*skb).gso_segs, (*skb).gso_size),
-            )
+        let (length, ifindex, tag, segments) = unsafe {
+            let tag = if (*skb).vlan_present == 0 {
+                None
+            } else {
+                Some(((*skb).vlan_tci, (*skb).vlan_proto))
+            };
+            ((*skb).len, (*skb).ifindex, tag, ((*skb).gso_segs, (*skb).gso_size))
+        };
+        let (link, tagged) = match tag {
+            None => (LinkId::device(ifindex), false),
+            Some((tci, protocol)) if protocol == ETHERTYPE_8021Q.to_be() as u32 && trunk() == ifindex => {
+                // Without a number it is the host's, as without a tag.
+                (branch(tci as u16).unwrap_or(LinkId::device(ifindex)), false)
+            }
+            Some(_) => (LinkId::device(ifindex), true),
         };
         Self {
             data: ctx.data(),
             end: ctx.data_end(),
             length,
-            ifindex,
+            link,
             tagged,
             segments,
             blur,
@@ -61,23 +73,12 @@ impl Frame for SkbFrame {
 
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        /// What the verifier lets a packet pointer move by, with room to spare.
-        const REACH: usize = 0x4000;
-        let at = at as usize;
-        if at > REACH {
-            return None;
-        }
-        let start = self.data + at;
-        if start + N > self.end {
-            return None;
-        }
-        // SAFETY: `start..start + N` lies between the packet's data and its end, which was just checked.
-        Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+        bytes(self.data, self.end, at)
     }
 
     #[inline(always)]
     fn link(&self) -> LinkId {
-        LinkId::device(self.ifindex)
+        self.link
     }
 
     #[inline(always)]
@@ -88,6 +89,95 @@ impl Frame for SkbFrame {
     #[inline(always)]
     fn segments(&self) -> (u32, u32) {
         self.segments
+    }
+
+    #[inline(always)]
+    fn blur(&self, value: u32) -> u32 {
+        self.blur.blur(value)
+    }
+}
+
+/// `N` bytes of the packet between `data` and `end`.
+#[inline(always)]
+fn bytes<const N: usize>(data: usize, end: usize, at: u32) -> Option<[u8; N]> {
+    /// What the verifier lets a packet pointer move by, with room to spare.
+    const REACH: usize = 0x4000;
+    let at = at as usize;
+    if at > REACH {
+        return None;
+    }
+    let start = data + at;
+    if start + N > end {
+        return None;
+    }
+    // SAFETY: `start..start + N` lies between the packet's data and its end, which was just checked.
+    Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+}
+
+/// A frame as the driver received it: only the first of its buffers can be read. A VLAN tag in front of it is taken off.
+pub(super) struct XdpFrame {
+    data: usize,
+    end: usize,
+    length: u32,
+    ifindex: u32,
+    blur: Blur,
+}
+
+/// Bytes of a VLAN tag, which stands in front of the ethertype.
+const TAG_BYTES: u32 = 4;
+
+impl XdpFrame {
+    /// The frame and its tag; `None` if it is too short for a header. `FRAGS`: whether it may have several buffers.
+    #[inline(always)]
+    pub(super) fn new<const FRAGS: bool>(ctx: &XdpContext, blur: Blur) -> Option<(Self, Option<u16>)> {
+        let (data, end) = (ctx.data(), ctx.data_end());
+        let length = if FRAGS {
+            // SAFETY: the helper takes the program's own context.
+            unsafe { bpf_xdp_get_buff_len(ctx.ctx) as u32 }
+        } else {
+            (end - data) as u32
+        };
+        let frame = |skip: u32| Self {
+            data: data + skip as usize,
+            end,
+            length: length - skip,
+            ifindex: ctx.ingress_ifindex() as u32,
+            blur,
+        };
+        let ether_type = u16::from_be_bytes(bytes(data, end, ETHERNET_BYTES - 2)?);
+        if ether_type != ETHERTYPE_8021Q {
+            return Some((frame(0), None));
+        }
+        let tag = u16::from_be_bytes(bytes(data, end, ETHERNET_BYTES)?);
+        Some((frame(TAG_BYTES), Some(tag)))
+    }
+}
+
+impl Frame for XdpFrame {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// Behind the addresses, which nobody asks for: a tag in front of the ethertype would be in their place.
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        bytes(self.data, self.end, at)
+    }
+
+    #[inline(always)]
+    fn link(&self) -> LinkId {
+        LinkId::device(self.ifindex)
+    }
+
+    #[inline(always)]
+    fn tagged(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> (u32, u32) {
+        (0, 0)
     }
 
     #[inline(always)]

@@ -9,17 +9,21 @@ mod maps;
 mod tables;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{
+        TC_ACT_SHOT, TC_ACT_UNSPEC,
+        xdp_action::{XDP_DROP, XDP_PASS},
+    },
     helpers::generated::bpf_jiffies64,
-    macros::classifier,
-    programs::TcContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::debug;
-use frame::SkbFrame;
-use tables::Kernel;
+use frame::{SkbFrame, XdpFrame};
+use tables::{Blur, Kernel};
 use taskgate_ebpf::{
     abi::Outcome,
     packet::Unparsed,
+    policy::Control,
     verdict::{self, FromTask, ToTask, Way},
 };
 
@@ -60,7 +64,7 @@ fn gate<D: Way>(ctx: &TcContext) -> i32 {
     let mut parsed = Err(Unparsed::Short);
     // Once as the packet is, and once more if headers lay outside its linear part.
     for attempt in 0..2 {
-        parsed = verdict::read(&SkbFrame::new(ctx, blur), scratch);
+        parsed = verdict::read(&SkbFrame::new(ctx, blur, || trunk(blur)), scratch);
         if attempt == 1 || !matches!(parsed, Err(Unparsed::Short)) || !frame::pull(ctx) {
             break;
         }
@@ -77,6 +81,47 @@ fn gate<D: Way>(ctx: &TcContext) -> i32 {
                 reason as u8
             );
             TC_ACT_SHOT
+        }
+    }
+}
+
+/// The trunk's ifindex.
+#[inline(always)]
+fn trunk(blur: Blur) -> u32 {
+    Control::read(&Kernel(blur)).map_or(0, |control| control.trunk())
+}
+
+/// Drops what comes from the wire for a task and is denied.
+#[xdp(frags)]
+#[inline(always)]
+pub(crate) fn early(ctx: XdpContext) -> u32 {
+    uplink::<true>(&ctx)
+}
+
+/// The same for kernels without frames of several buffers.
+#[xdp]
+#[inline(always)]
+pub(crate) fn early_linear(ctx: XdpContext) -> u32 {
+    uplink::<false>(&ctx)
+}
+
+#[inline(always)]
+fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
+    // What cannot be looked at here goes on to the gate.
+    let Some((scratch, blur)) = maps::desk() else {
+        return XDP_PASS;
+    };
+    let Some((frame, tag)) = XdpFrame::new::<FRAGS>(ctx, blur) else {
+        return XDP_PASS;
+    };
+    match verdict::early(&Kernel(blur), &frame, tag, scratch) {
+        None => XDP_PASS,
+        Some(reason) => {
+            debug!(
+                ctx,
+                "dropped early on link {}: reason {}", scratch.packet.link, reason as u8
+            );
+            XDP_DROP
         }
     }
 }

@@ -2,18 +2,19 @@
 
 use super::{
     ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, halves, is_mapped, parse_transport, read,
+    step,
 };
 use crate::abi::Reason;
 
 const HEADER: u32 = 40;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub(super) const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const MORE_FRAGMENTS: u16 = 1;
 /// In bytes, as it stands in the header.
-const FRAGMENT_OFFSET: u16 = 0xfff8;
+pub(super) const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// A hop-by-hop header with nothing but the length of a jumbogram (RFC 2675).
 const JUMBO_OPTION: u32 = 8;
 /// Extension headers that are followed, at most.
@@ -78,11 +79,17 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                     // Each header speaks anew, and the last one that is read decides.
                     packet.first_fragment = false;
                     packet.fragment_id = id;
+                    packet.fragment_step = step(offset, carries, fragment & MORE_FRAGMENTS != 0);
                     return beyond_header(extension[0], offset);
                 }
                 // One that is first and last at once is no fragment (RFC 6946).
                 packet.first_fragment = fragment & MORE_FRAGMENTS != 0;
                 packet.fragment_id = if packet.first_fragment { id } else { 0 };
+                packet.fragment_step = if packet.first_fragment {
+                    carries.cast_signed()
+                } else {
+                    0
+                };
                 8
             }
             // In units of four bytes, less two (RFC 4302, 2.2).

@@ -28,7 +28,7 @@ pub trait Frame {
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
     /// What carries it.
     fn link(&self) -> LinkId;
-    /// Whether a VLAN tag lies beside the frame.
+    /// Whether the frame has a VLAN tag that names no branch.
     fn tagged(&self) -> bool;
     /// Segments and bytes of payload in each, if it is a GSO or GRO packet that stands for several on the wire; a size of
     /// 0 if it stands for itself. The number of segments may be 0 where the kernel has not counted them.
@@ -107,8 +107,11 @@ pub struct Packet {
     pub fragment_id: u32,
     /// Whether it is the first of several fragments.
     pub first_fragment: bool,
-    /// Fills the structure.
-    pub spare: [u8; 5],
+    /// Whether it has a VLAN tag that names no branch.
+    pub tagged: bool,
+    /// What a fragment brings its datagram nearer to completeness: bytes carried, less those of the whole for the last one,
+    /// whose end is the end of all. The sum over all parts is 0, in whatever order they come.
+    pub fragment_step: i32,
 }
 
 /// Why a frame gave no packet.
@@ -125,6 +128,10 @@ pub const ETHERNET_BYTES: u32 = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// A VLAN tag (IEEE 802.1Q): what names a branch of the trunk.
+pub const ETHERTYPE_8021Q: u16 = 0x8100;
+/// A provider's tag (IEEE 802.1ad), around another one.
+const ETHERTYPE_8021AD: u16 = 0x88a8;
 
 /// The bytes that [`parse`] may look at: enough for IPv6 with extension headers, and few enough to be pulled in. A packet
 /// whose headers go on beyond them is malformed, wherever its bytes lie.
@@ -139,21 +146,23 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     *packet = Packet {
         packets: 1,
         link: frame.link().get(),
+        tagged: frame.tagged(),
         ..Packet::default()
     };
-    if frame.tagged() {
+    if packet.tagged {
         return Err(Unparsed::Bad(Reason::UnsupportedEthertype));
     }
-    let header = read::<F, ETHER>(frame, 0)?;
-    match u16::from_be_bytes([header[12], header[13]]) {
+    match u16::from_be_bytes(read::<F, 2>(frame, ETHERNET_BYTES - 2)?) {
         ETHERTYPE_IPV4 => ip4::parse(frame, packet),
         ETHERTYPE_IPV6 => ip6::parse(frame, packet),
         ETHERTYPE_ARP => neighbour::parse_arp(frame, packet),
+        ETHERTYPE_8021Q | ETHERTYPE_8021AD => {
+            packet.tagged = true;
+            Err(Unparsed::Bad(Reason::UnsupportedEthertype))
+        }
         _ => Err(Unparsed::Bad(Reason::UnsupportedEthertype)),
     }
 }
-
-const ETHER: usize = ETHERNET_BYTES as usize;
 
 /// `N` bytes from `at`: a frame that does not have them is malformed, one that has them elsewhere is short.
 #[inline(always)]
@@ -260,6 +269,16 @@ const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
         Err(Unparsed::Bad(Reason::Malformed))
     } else {
         Ok(())
+    }
+}
+
+/// [`Packet::fragment_step`] of a part at an offset: the last one's end is its offset and what it carries.
+#[inline(always)]
+const fn step(offset: u32, carries: u32, more: bool) -> i32 {
+    if more {
+        carries.cast_signed()
+    } else {
+        -offset.cast_signed()
     }
 }
 

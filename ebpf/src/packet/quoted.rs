@@ -1,18 +1,24 @@
 //! The packet that an ICMP error quotes (RFC 792; RFC 4443, 2.4): its addresses and the first eight bytes of its
 //! transport header, which is all that a router has to send back.
 
-use super::{Exchange, Frame, Kind, Packet, Unparsed, halves, icmp, mapped, read};
+use super::{
+    Exchange, Frame, Kind, Packet, Unparsed, halves, icmp,
+    ip6::{FRAGMENT, FRAGMENT_OFFSET},
+    mapped, read,
+};
 use crate::{
     abi::Reason,
     conntrack::{ICMP, ICMPV6, TCP, UDP},
 };
 
 const V6_HEADER: u32 = 40;
+const FRAGMENT_BYTES: u32 = 8;
 /// What is quoted of a transport header, at least.
 const QUOTED_BYTES: u32 = 8;
 
 /// Reads what `error` quotes into `quoted`, whose kind stays [`Kind::None`] where nothing that could be tracked is
-/// quoted: a later fragment, an IPv6 extension header, a message that asks nothing.
+/// quoted: a later fragment, a message that asks nothing. Of IPv6's extension headers only that of a first fragment is
+/// walked: it is there because the path is too narrow already.
 ///
 /// # Errors
 /// [`Unparsed::Short`] as for the packet itself.
@@ -60,7 +66,16 @@ fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
     quoted.source = halves(read::<F, 16>(frame, at + 8)?);
     quoted.destination = halves(read::<F, 16>(frame, at + 24)?);
     quoted.protocol = ip[6];
-    parse_ports(frame, Kind::V6, at + V6_HEADER, end, quoted)
+    let mut at = at + V6_HEADER;
+    if ip[6] == FRAGMENT {
+        let fragment = read::<F, 8>(frame, at)?;
+        if u16::from_be_bytes([fragment[2], fragment[3]]) & FRAGMENT_OFFSET != 0 {
+            return Err(Unparsed::Bad(Reason::Malformed));
+        }
+        quoted.protocol = fragment[0];
+        at += FRAGMENT_BYTES;
+    }
+    parse_ports(frame, Kind::V6, at, end, quoted)
 }
 
 #[inline(always)]
@@ -88,7 +103,8 @@ fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mu
             quoted.source_port = u16::from_be_bytes([head[4], head[5]]);
             quoted.destination_port = first;
         }
-        _ => return Err(Unparsed::Bad(Reason::Malformed)),
+        // Its connection has no name but the addresses.
+        _ => {}
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        let outcome = self.count(Outcome::Drop(reason));
+        let outcome = self.count(self.refuse(reason));
         let number = self.tables.blur(reason as u32) as u8;
         let slot = self.work.eni.slot;
         if slot == 0 {

@@ -5,6 +5,7 @@
 
 mod admit;
 mod deny;
+mod early;
 mod fragment;
 mod neighbour;
 mod related;
@@ -12,9 +13,11 @@ mod track;
 
 use core::marker::PhantomData;
 
+pub use early::{branch, early};
+
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Outcome, Reason,
+        Conn, Denial, Direction, Event, Fragment, Outcome, Pass, Reason,
         tables::{Flags, Totals},
     },
     family::{Family, Keys, V4, V6},
@@ -61,6 +64,8 @@ struct Scene<'a, T: Tables, D: Way> {
 pub trait Way {
     /// It.
     const DIRECTION: Direction;
+    /// Whether the gate is still to come: what is not dropped goes on to it, and only it counts and keeps that.
+    const EARLY: bool = false;
 }
 
 /// What a task sends.
@@ -97,6 +102,8 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
     };
     let Scratch { packet, quoted, work } = scratch;
     let parsed = match parsed {
+        // The gate knows its first one.
+        Ok(()) if packet.later_fragment && D::EARLY => return Outcome::Pass(Pass::Tracked),
         Ok(()) if packet.later_fragment => match packet.kind {
             Kind::V6 => fragment::rejoin::<T, V6>(tables, &control, packet, &mut work.keys),
             _ => fragment::rejoin::<T, V4>(tables, &control, packet, &mut work.keys),
@@ -137,8 +144,11 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     {
         match self.follow::<F>(parsed) {
             Ok(pass) => {
-                if self.packet.first_fragment {
+                if self.packet.first_fragment && !D::EARLY {
                     self.remember::<F>();
+                }
+                if self.packet.later_fragment && !D::EARLY {
+                    self.forget_whole::<F>();
                 }
                 Outcome::Pass(pass)
             }
@@ -156,13 +166,27 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         self.count(match judged {
             Ok(pass) => Outcome::Pass(pass),
-            Err(reason) => Outcome::Drop(reason),
+            Err(reason) => self.refuse(reason),
         })
+    }
+
+    /// How a packet ends that was refused: dropped, unless it came over the trunk without a tag and so is no task's.
+    #[inline(always)]
+    fn refuse(&self, reason: Reason) -> Outcome {
+        let packet = self.packet;
+        if matches!(reason, Reason::UnknownTask) && !packet.tagged && packet.link == self.control.trunk() {
+            Outcome::Pass(Pass::Host)
+        } else {
+            Outcome::Drop(reason)
+        }
     }
 
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.
     #[inline(always)]
     fn count(&self, outcome: Outcome) -> Outcome {
+        if D::EARLY && outcome.passes() {
+            return outcome;
+        }
         let number = self.tables.blur(outcome.number() as u32);
         self.tables
             .count(self.work.eni.slot, D::DIRECTION, number, self.packet.packets as u64);

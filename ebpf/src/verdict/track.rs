@@ -45,6 +45,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         let plan = Plan(self.tables.blur(plan.0));
         let admission = self.admit::<F>(plan, related)?;
+        if D::EARLY {
+            return Ok(Pass::Tracked);
+        }
         self.enter::<F>(plan, admission)
     }
 
@@ -62,7 +65,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 Some(conn) => {
                     let standing = self.standing(&conn, tail, self.packet);
                     if standing == Standing::Live {
-                        self.account(&conn, tail);
+                        if !D::EARLY {
+                            self.account(&conn, tail);
+                        }
                         return None;
                     }
                     standing

@@ -70,6 +70,8 @@ fn quoted_packets() {
     let later = ipv4(17, &udp(53, 5353, b""), |ip| {
         ip.fragment_offset = IpFragOffset::try_new(1).expect("13 bits");
     });
+    let first6 = ipv6(44, &fragment(17, 0, true, &udp(53, 5353, &[0; 8])));
+    let later6 = ipv6(44, &fragment(17, 1, false, &udp(53, 5353, b"")));
     let ping4 = ipv4(1, &icmp(8, 0, 77, b""), |_| ());
     let pong6 = ipv6(58, &icmp(129, 0, 77, b""));
     let exchange = |packet: Packet, exchange, message| Packet {
@@ -109,18 +111,25 @@ fn quoted_packets() {
         (
             "a protocol without ports",
             about4(&ipv4(47, &[0; 8], |_| ()), 28),
-            none(),
+            of4(47),
         ),
         (
             "ICMPv6 in IPv4",
             about4(&ipv4(58, &icmp(128, 0, 1, b""), |_| ()), 28),
-            none(),
+            of4(58),
         ),
+        (
+            "a first fragment of IPv6",
+            about6(&first6, 56),
+            with_ports(of6(17), 53, 5353),
+        ),
+        ("seven bytes behind its header", about6(&first6, 55), none()),
+        ("a later fragment of IPv6", about6(&later6, 56), none()),
         ("an error", about4(&about4(&tcp4, 28), 28), none()),
         (
             "an extension header",
             about6(&ipv6(0, &extension(6, 1, &tcp(443, 40000, 0, b""))), 68),
-            none(),
+            of6(0),
         ),
         (
             "behind the error's end",

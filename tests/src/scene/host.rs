@@ -5,12 +5,12 @@ use std::{collections::HashMap, rc::Rc, sync::atomic::AtomicU64};
 use anyhow::Result;
 use taskgate::dataplane::flow::{FlowKey, UsageState};
 use taskgate_ebpf::{
-    abi::{Conn, LinkId, Outcome, Usage},
-    host::{HostFrame, HostTables, decide},
+    abi::{Conn, LinkId, Outcome, Reason, Usage},
+    host::{HostFrame, HostTables, decide, early},
     tables::Tables as _,
 };
 
-use super::{DataPath, Sent, State};
+use super::{DataPath, Sent, State, Uplink};
 
 /// The pure core, with tables of its own.
 pub struct Host<'a> {
@@ -31,6 +31,17 @@ impl<'a> Host<'a> {
             room,
             last: None,
         }
+    }
+}
+
+impl Host<'_> {
+    /// Judges a frame as the uplink receives it: why it is dropped, or `None` where it goes on.
+    pub fn early(&mut self, frame: &[u8], uplink: Uplink) -> Option<Reason> {
+        let tag = match uplink {
+            Uplink::Trunk { tag } => Some(tag),
+            Uplink::Routed => None,
+        };
+        early(&self.tables, &HostFrame::new(frame, LinkId::device(Uplink::LINK)), tag)
     }
 }
 
@@ -58,7 +69,7 @@ impl DataPath for Host<'_> {
     fn judge(&mut self, sent: &Sent<'_>) -> Result<bool> {
         let frame = HostFrame {
             segments: sent.segments,
-            ..HostFrame::new(sent.frame, LinkId::device(sent.link))
+            ..HostFrame::new(sent.frame, LinkId::from_number(sent.link))
         };
         let outcome = decide(&self.tables, &frame, sent.direction);
         self.last = Some(outcome);

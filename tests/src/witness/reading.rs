@@ -39,8 +39,31 @@ pub(crate) struct Ip {
     pub(crate) bytes: u64,
     /// What it carries.
     pub(crate) body: Body,
-    /// The identification of its datagram, and whether it is the first, if it is one of several fragments.
-    pub(crate) fragment: Option<(u32, bool)>,
+    /// Whose part it is, if it is one of several fragments.
+    pub(crate) fragment: Option<Part>,
+}
+
+/// A fragment of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The datagram's identification.
+    pub(crate) datagram: u32,
+    /// Whether it is the first.
+    pub(crate) is_first: bool,
+    /// Bytes carried; for the last one, less those of the whole datagram.
+    pub(crate) step: i64,
+}
+
+impl Part {
+    fn new(datagram: u32, offset: usize, carries: usize, more: bool) -> Self {
+        let bytes = |bytes: usize| i64::try_from(bytes).expect("no packet is so long");
+        let whole = if more { 0 } else { bytes(offset + carries) };
+        Self {
+            datagram,
+            is_first: offset == 0,
+            step: bytes(carries) - whole,
+        }
+    }
 }
 
 /// What an IP packet carries.
@@ -152,7 +175,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
     let offset = usize::from(u16_at(packet, 6) & 0x1fff) * 8;
     let more = u16_at(packet, 6) & 0x2000 != 0;
     if offset > 0 || more {
-        ip.fragment = Some((u32::from(u16_at(packet, 4)), offset == 0));
+        ip.fragment = Some(Part::new(u32::from(u16_at(packet, 4)), offset, payload, more));
     }
     if offset > 0 {
         // It must not reach into the first one's transport header.
@@ -224,7 +247,7 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
                 }
                 // Each fragment header speaks anew.
                 let id = u32::from(u16_at(packet, at + 4)) << 16 | u32::from(u16_at(packet, at + 6));
-                ip.fragment = (offset > 0 || more).then_some((id, offset == 0));
+                ip.fragment = (offset > 0 || more).then(|| Part::new(id, offset, carries, more));
                 if offset > 0 {
                     ip.protocol = packet[at];
                     return Err(if ip.protocol == 6 && offset < 20 {
@@ -343,16 +366,24 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
     if bytes.len() < least || bytes[0] >> 4 != version {
         return None;
     }
-    let header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
-    let offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
+    let mut header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
+    let mut protocol = if v6 { bytes[6] } else { bytes[9] };
+    let mut offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
     // The error's own header lies in between.
-    if header < least || offset != 0 || bytes.len() < header + 8 || out_of_reach(8 + header + 8) {
+    let absent = |to: usize| bytes.len() < to || out_of_reach(8 + to);
+    if v6 && protocol == 44 {
+        if absent(48) {
+            return None;
+        }
+        (header, protocol, offset) = (48, bytes[40], u16_at(bytes, 42) & !7);
+    }
+    if header < least || offset != 0 || absent(header + 8) {
         return None;
     }
-    let (source, destination, protocol) = if v6 {
-        (v6_at(bytes, 8), v6_at(bytes, 24), bytes[6])
+    let (source, destination) = if v6 {
+        (v6_at(bytes, 8), v6_at(bytes, 24))
     } else {
-        (v4_at(bytes, 12), v4_at(bytes, 16), bytes[9])
+        (v4_at(bytes, 12), v4_at(bytes, 16))
     };
     let transport = &bytes[header..];
     let body = match (protocol, v6) {
@@ -363,7 +394,7 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
             identifier: u16_at(transport, 4),
             quoted: None,
         },
-        _ => return None,
+        _ => Body::Other,
     };
     Some(Ip {
         source,

@@ -12,7 +12,10 @@ use taskgate::dataplane::{
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{Direction, Outcome, Reason};
-use taskgate_tests::sandbox::{ip, sandbox};
+use taskgate_tests::{
+    kernel::hooks,
+    sandbox::{ip, sandbox},
+};
 
 use crate::SMALL;
 
@@ -66,9 +69,30 @@ fn filters(way: &str) -> Result<usize> {
 }
 
 #[test]
+fn tcx_is_used_from_6_6_on() -> Result<()> {
+    let uname = nix::sys::utsname::uname()?;
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        anyhow::bail!("a kernel of release `{release}`");
+    };
+    let expected = if (major, minor) >= (6, 6) {
+        Hook::Tcx
+    } else {
+        Hook::Clsact
+    };
+    ensure!(hooks().first() == Some(&expected), "{release}: {:?}", hooks());
+    let mut object = Object::load(&SMALL)?;
+    sandbox(async || {
+        ensure!(object.attach(&veth_pair().await?)?.hook() == expected, "{release}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
     let mut object = Object::load(&SMALL)?;
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
             ensure!(reaches_task()?);
@@ -96,7 +120,7 @@ fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
 #[test]
 fn a_link_that_has_a_gate_keeps_it_for_the_next_owner() -> Result<()> {
     let mut object = Object::load(&SMALL)?;
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
             let first = object.attach_by(&link, hook)?;
@@ -118,7 +142,7 @@ fn a_link_that_has_a_gate_keeps_it_for_the_next_owner() -> Result<()> {
 #[test]
 fn a_link_that_took_anothers_number_has_no_gate_before_it_gets_one() -> Result<()> {
     let mut object = Object::load(&SMALL)?;
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
             let first = object.attach_by(&link, hook)?;
@@ -159,7 +183,7 @@ fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
 #[test]
 fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
     let mut object = Object::load(&SMALL)?;
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
             let other = Link {
@@ -198,7 +222,7 @@ fn a_link_that_the_tables_cannot_name_gets_no_gate() -> Result<()> {
 
 #[test]
 fn each_way_has_its_own_program() -> Result<()> {
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         sandbox(async || {
             // Nothing but the datagrams below is to cross the link.
             let link = veth_pair().await?;

@@ -208,6 +208,7 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
     let first = |age: u32, slot: u64| Fragment {
         seen: Seen::new(now.wrapping_sub(age), 0),
         lent: (slot << 16).into(),
+        ..Fragment::default()
     };
     let mut timeouts = [0; TIMEOUTS];
     timeouts[Timeout::FragmentV4 as usize] = 3_000_000;

@@ -243,3 +243,48 @@ fn dhcp_vouches_for_no_error() -> Result<()> {
         Ok(())
     })
 }
+
+/// Tunnels find out about narrow paths by the same errors: their packets have no ports, and their connection is known by
+/// its ends.
+#[test]
+fn an_error_about_a_protocol_without_ports_is_about_its_ends() -> Result<()> {
+    use taskgate::model::Protocol;
+    on_host_and_in_kernel(|stage| {
+        let rules = [
+            (Protocol::Number(50), "10.0.1.0/24"),
+            (Protocol::Number(50), "2001:db8:1::/48"),
+        ];
+        for (router, task, peer, kind) in [(ROUTER4, TASK4, PEER4, (3, 4)), (ROUTER6, TASK6, PEER6, (2, 0))] {
+            stage.set(with_rules(&rules, &[]))?;
+            let out = ip(at(task), at(peer), 50, &[1; 32]);
+            let error = about(router, task, kind, &out, 56);
+            assert!(!stage.ingress(&error)?, "nothing is tracked, {}", stage.name);
+            assert!(stage.ingress(&ip(at(peer), at(task), 50, &[1; 32]))?);
+            assert!(stage.ingress(&error)?, "{}", stage.name);
+            let other = ip(at(task), at(peer), 47, &[1; 32]);
+            assert!(
+                !stage.ingress(&about(router, task, kind, &other, 56))?,
+                "{}",
+                stage.name
+            );
+        }
+        Ok(())
+    })
+}
+
+/// A datagram that was cut up already can still be too large: its first part says whose it is.
+#[test]
+fn an_error_about_a_first_fragment_is_about_its_connection() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        connected(stage, IcmpErrors::Pmtu)?;
+        let part = |offset, more| {
+            let segment = tcp(443, 40000, flags::ACK, &[0; 12]);
+            ip(at(TASK6), at(PEER6), 44, &fragment(6, offset, more, &segment))
+        };
+        assert!(stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 200))?);
+        assert!(stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, false), 56))?);
+        assert!(!stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 55))?);
+        assert!(!stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(4, true), 200))?);
+        Ok(())
+    })
+}

@@ -166,6 +166,55 @@ fn the_hosts_table_is_full() -> Result<()> {
     })
 }
 
+/// A datagram that is whole is remembered no more, in whatever order its parts came after the first: its task has room
+/// for the next one.
+#[test]
+fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (peer, own) in [("10.0.1.7", TASK4), ("2001:db8:1::7", TASK6)] {
+            let rules = [(udp_to(53, 53), "10.0.0.0/8"), (udp_to(53, 53), "2001:db8::/32")];
+            stage.set_with(with_rules(&rules, &[]), &|_| {
+                Some(Gate {
+                    connections: 100,
+                    // An eighth of that is one.
+                    denials: 8,
+                    isolated: false,
+                })
+            })?;
+            let datagram = udp(40000, 53, &[0; 16]);
+            let parts: [(u16, bool, &[u8]); 4] = [
+                (0, true, &datagram),
+                (3, true, &[1; 16]),
+                (5, true, &[2; 8]),
+                (6, false, b"rest"),
+            ];
+            for (number, order) in [[0, 1, 2, 3], [0, 3, 2, 1], [0, 2, 3, 1], [0, 1, 3, 2]]
+                .into_iter()
+                .enumerate()
+            {
+                let name = format!("{order:?}, {own}, {}", stage.name);
+                let frame = |part: usize| {
+                    let (offset, more, payload) = parts[part];
+                    let mut frame = if at(own).is_ipv6() {
+                        ipv6(at(peer), at(own), 44, 64, &fragment(17, offset, more, payload))
+                    } else {
+                        let more = if more { MORE_FRAGMENTS } else { 0 };
+                        ipv4(at(peer), at(own), 17, &[], offset | more, payload)
+                    };
+                    let identification = if at(own).is_ipv6() { 61 } else { 19 };
+                    frame[identification] = number as u8;
+                    frame
+                };
+                for part in order {
+                    assert!(stage.ingress(&frame(part))?, "part {part} of {name}");
+                }
+                assert!(!stage.ingress(&frame(2))?, "one more of {name}");
+            }
+        }
+        Ok(())
+    })
+}
+
 /// A first fragment passes all the same: only what follows it has nothing to follow.
 #[test]
 fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
@@ -198,7 +247,7 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
                 let name = format!("{peer}, {}", stage.name);
                 assert!(stage.ingress(&piece(peer, own, 0, true, &datagram))?, "{name}");
                 assert_eq!(
-                    stage.ingress(&piece(peer, own, 3, false, b"rest"))?,
+                    stage.ingress(&piece(peer, own, 3, true, b"not all."))?,
                     number < 2,
                     "{name}"
                 );
@@ -207,7 +256,7 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
                     "{name}"
                 );
                 assert_eq!(
-                    stage.send(Direction::Ingress, 1, &piece(peer, others, 3, false, b"rest"))?,
+                    stage.send(Direction::Ingress, 1, &piece(peer, others, 3, true, b"not all."))?,
                     number < 2,
                     "the other task's share, {name}"
                 );

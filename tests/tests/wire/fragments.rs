@@ -180,3 +180,27 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
     }
     Ok(())
 }
+
+/// More than a task's share of remembered datagrams: what is whole is remembered no more.
+#[test]
+fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
+    const MANY: usize = 10_000;
+    for family in [0, 1] {
+        let stage = Stage::start(two)?;
+        let web = stage.task("web-1")?;
+        let from = Peer::bind(&stage.lab.outside, &at(OUTSIDE[family], 0).to_string())?;
+        let to = Peer::bind(web, &at(WEB[family], 53).to_string())?;
+        let data = [1; 2000];
+        for _ in 0..MANY {
+            from.send(to.address(), &data)?;
+            to.expect(&data)?;
+        }
+        let expected = Ledger::default().accept(
+            "web-1",
+            from.flow_to(to.address()),
+            parts(family == 1, &vec![data.len(); MANY]),
+        );
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}

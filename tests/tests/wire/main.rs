@@ -6,6 +6,7 @@ mod linear;
 mod mtu;
 mod segments;
 mod tags;
+mod trace;
 
 use taskgate_tests::scene::frames;
 

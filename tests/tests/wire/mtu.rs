@@ -9,8 +9,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use taskgate_tests::{
-    Action, Config, Flow, Lab, Ledger, Netns, Stage, Wire, at, ip, kernel::await_gates, ledger::protocol,
-    netns::await_up, traffic::Bulk, wire::Way,
+    Action, Config, Count, Flow, Lab, Ledger, Netns, Stage, Wire, at, ip,
+    kernel::await_gates,
+    ledger::protocol,
+    netns::{await_up, until},
+    traffic::{Bulk, Peer},
+    wire::Way,
 };
 
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -25,7 +29,7 @@ const OUT: &str = "ingress: [], egress: [{ protocol: tcp, ports: 5001, to: any }
 const IN: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
 
 /// A lab whose outside is a router, with a server behind it.
-fn routed() -> Result<(Lab, Netns)> {
+pub(super) fn routed() -> Result<(Lab, Netns)> {
     let lab = Lab::new()?;
     let server = Netns::new("server")?;
     lab.outside.add_veth("far", &server, "eth0")?;
@@ -82,6 +86,48 @@ fn a_narrower_path_from_a_task_does_not_stop_its_connection() -> Result<()> {
             let told = errors(stage.wire("web-1")?, Way::In)?;
             let expected = stage.passed()?;
             assert!(expected.get("web-1", told, Action::Accept).packets > 0);
+            stage.finish(&expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the task's kernel cut them up already or not: it learns how small they have to be.
+#[test]
+fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
+    for address in SERVER {
+        for size in [1400, 4000] {
+            let (lab, server) = routed()?;
+            let stage = Stage::in_lab(lab, |config| {
+                let rules = "ingress: [], egress: [{ protocol: udp, ports: 53, to: any }]";
+                config.group("dns", rules).task("web-1", &TASK, &["dns"])
+            })?;
+            let local = TASK[usize::from(ip(address).is_ipv6())];
+            let sender = Peer::bind(stage.task("web-1")?, &at(local, 0).to_string())?;
+            let receiver = Peer::bind(&server, &at(address, 53).to_string())?;
+            let data = vec![7; size];
+            let flow = sender.send(receiver.address(), &data)?;
+            receiver.expect(&data)?;
+            stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
+            until(&format!("{size} bytes get to {address}"), || {
+                // What the last error said is told to whoever sends next, as is that the datagram is too large now.
+                sender.send(receiver.address(), &data).ok();
+                Ok(!receiver.is_silent()?)
+            })?;
+            let wire = stage.wire("web-1")?;
+            // Parts have no ports: all there is from the task to the server is this flow.
+            let sent = wire.flows()?.into_iter().filter(|((way, _), _)| *way == Way::Out);
+            let mut expected = Ledger::default().accept("web-1", flow, sent.map(|(_, count)| count).sum());
+            // Routers cut the parts of IPv4 once more, and say nothing. Of IPv6's they tell of each, and only the first part
+            // says whose it is.
+            if size < 1500 || flow.source.is_ipv6() {
+                let told = errors(wire, Way::In)?;
+                let passed = wire.received(told)?;
+                let denied = stage.outside.sent(told)? - passed;
+                assert_eq!(denied == Count::default(), size < 1500);
+                stage.await_denials("web-1", denied.packets)?;
+                expected = expected.accept("web-1", told, passed).reject("web-1", told, denied);
+            }
             stage.finish(&expected)?;
         }
     }
@@ -201,9 +247,12 @@ fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Res
         let told = errors(&wire, Way::Out)?;
         assert_eq!(told.destination, at(SERVER[number], 0));
         // In records of IPv4 a task's primary address stands for those behind it.
-        let recorded = |end: SocketAddr| match end.ip() == ip(INNER[0]) {
-            true => at(TASK[0], end.port()),
-            false => end,
+        let recorded = |end: SocketAddr| {
+            if end.ip() == ip(INNER[0]) {
+                at(TASK[0], end.port())
+            } else {
+                end
+            }
         };
         let mut expected = Ledger::default();
         for ((_, flow), count) in wire.flows()? {

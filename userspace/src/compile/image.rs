@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-    CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_ROW, SLOT_ROW_BYTES, Timeout, address, slot,
+    CONTROL_TRUNK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_LINKS, SLOT_ROW, SLOT_ROW_BYTES,
+    Timeout, address, slot,
 };
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
 
@@ -54,6 +55,11 @@ pub(super) fn link_key(link: LinkId) -> u128 {
 
 pub(super) fn slot_row(slot: u16) -> u32 {
     SLOT_ROW + SLOT_ROW_BYTES * u32::from(slot)
+}
+
+/// Where a slot's link is named.
+fn slot_link(slot: u16) -> u32 {
+    SLOT_LINKS + 8 * u32::from(slot)
 }
 
 pub(super) fn address_row(index: u32) -> u32 {
@@ -120,6 +126,11 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.words().publish(CONTROL_BANK, CONTROL_WINDOW, window);
     }
 
+    /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
+    pub fn set_trunk(&self, ifindex: u32) {
+        self.words().publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
+    }
+
     /// Sets an idle time-out, in ticks of the kernel's jiffies.
     pub fn set_timeout(&self, timeout: Timeout, ticks: u64) {
         self.words()
@@ -161,8 +172,10 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         }
         let before = self.link_slots.insert(link, slot);
         if let Some(before) = before.filter(|before| *before != slot) {
+            self.forget_link(before, link);
             self.raise(before);
         }
+        self.words().publish(CONTROL_BANK, slot_link(slot), link.get().into());
         Ok(())
     }
 
@@ -176,6 +189,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             self.clear_link(index);
             self.links.remove(Words(&self.memory), link_key(link));
         }
+        self.forget_link(slot, link);
         self.raise(slot);
     }
 
@@ -228,6 +242,14 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     pub(super) fn write_link(&self, bank: u32, index: u32, link: LinkId, slot: u16) {
         self.words()
             .publish(bank, LINK_ROW + 8 * index, word(link.get(), slot.into()));
+    }
+
+    /// A slot's ENI is carried by this link no more.
+    fn forget_link(&self, slot: u16, link: LinkId) {
+        let (words, at) = (self.words(), slot_link(slot));
+        if words.get(CONTROL_BANK, at) == u64::from(link.get()) {
+            words.publish(CONTROL_BANK, at, 0);
+        }
     }
 
     /// Makes a link's row absent in the current generation.

@@ -1,6 +1,6 @@
 //! Switching to a configuration: compiled and written beside the one in force, then one store.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use log::warn;
 use taskgate_ebpf::{
@@ -100,13 +100,13 @@ impl Daemon {
     /// Switches to a configuration. An error leaves everything as it was. Otherwise the configuration is in force, and
     /// what is given tells of the tasks that could not be bound to their links.
     pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
-        self.gates.check(model.gated()).await?;
+        self.gates.check(&model).await?;
         let compiled = compile(&model, &self.options, &mut self.book, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
         let mut waited = Ok(());
         let mut grace = || waited = raw::wait_grace_period();
         let prepared = self.writer.prepare(&compiled, &mut grace)?;
-        let slots: Vec<(String, u16)> = model
+        let slots: HashMap<String, u16> = model
             .gated()
             .filter_map(|eni| Some((eni.id.clone(), prepared.slot(&eni.id)?)))
             .collect();
@@ -134,16 +134,17 @@ impl Daemon {
         let gated: Vec<(&Eni, u16)> = self
             .model
             .gated()
-            .filter_map(|eni| Some((eni, slots.iter().find(|(id, _)| *id == eni.id)?.1)))
+            .filter_map(|eni| Some((eni, *slots.get(&eni.id)?)))
             .collect();
-        let wrong = self.gates.follow(&gated, &mut self.writer).await;
+        let uplink = self.model.uplink.as_ref();
+        let wrong = self.gates.follow(uplink, &gated, &mut self.writer).await;
         self.settle();
         Ok(wrong)
     }
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
-    fn bind_records(&mut self, model: &Model, slots: &[(String, u16)]) {
-        let gone = |eni: &Eni| !slots.iter().any(|(id, _)| *id == eni.id);
+    fn bind_records(&mut self, model: &Model, slots: &HashMap<String, u16>) {
+        let gone = |eni: &Eni| !slots.contains_key(&eni.id);
         let retired: Vec<u16> = self
             .model
             .gated()
@@ -152,7 +153,7 @@ impl Daemon {
             .collect();
         self.records.retire(&retired, &self.writer);
         for eni in model.gated() {
-            if let Some((_, slot)) = slots.iter().find(|(id, _)| *id == eni.id) {
+            if let Some(slot) = slots.get(&eni.id) {
                 self.records.bind(*slot, LoggedEni::new(eni.clone(), &model.account));
             }
         }

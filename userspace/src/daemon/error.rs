@@ -52,6 +52,34 @@ pub enum RunError {
         #[source]
         cause: LinkError,
     },
+    /// The uplink cannot be used.
+    #[error("uplink `{device}` cannot be used")]
+    Uplink {
+        /// The link.
+        device: String,
+        /// Why not.
+        #[source]
+        cause: LinkError,
+    },
+    /// The trunk's gate does not stand.
+    #[error("trunk `{device}` is not gated")]
+    Trunk {
+        /// The link.
+        device: String,
+        /// Why not.
+        #[source]
+        cause: GateError,
+    },
+    /// A gate hangs on a link for another side than it would have to.
+    #[error("link `{link}` has the gate of {has} and cannot get that of {wants}: end taskgate and start it again")]
+    Sides {
+        /// The link.
+        link: String,
+        /// Whose gate it has.
+        has: &'static str,
+        /// Whose gate it would get.
+        wants: &'static str,
+    },
     /// A gate does not stand.
     #[error("task `{task}` is not gated")]
     Gate {

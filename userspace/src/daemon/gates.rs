@@ -1,11 +1,16 @@
 //! The gates of this host: which task is bound to which link, and what became of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use log::{info, warn};
 use taskgate_ebpf::abi::LinkId;
 
-use super::{RunError, error::chain, records::Writer};
+use super::{
+    RunError,
+    error::chain,
+    records::Writer,
+    uplink::{Uplinks, is_gone},
+};
 use crate::{
     dataplane::{
         eni::{EniSpec, EniWarning, TaskEni, remove_left_over},
@@ -14,7 +19,7 @@ use crate::{
         netlink::Netlink,
         object::Object,
     },
-    model::{Binding, Eni},
+    model::{Binding, Eni, Model, Uplink},
 };
 
 /// A task's link.
@@ -24,8 +29,10 @@ struct Task {
     name: String,
     binding: Binding,
     slot: u16,
-    /// The gate, once its link is there.
+    /// The gate, once its link is there. The trunk's is that of its branches.
     gate: Option<Gate>,
+    /// Whether it is bound to its VLAN, if it has one.
+    branch: bool,
     /// The ENI, if taskgate made it. Without a gate its link is gone, and only its namespace is left.
     made: Option<TaskEni>,
 }
@@ -36,6 +43,7 @@ pub(super) struct Gates {
     object: Object,
     netlink: Netlink,
     tasks: BTreeMap<String, Task>,
+    uplinks: Uplinks,
     /// Gates of links that no task has any more: closed until the link goes.
     closed: Vec<Gate>,
     /// What was said about the host.
@@ -49,6 +57,7 @@ impl Gates {
             object,
             netlink,
             tasks: BTreeMap::new(),
+            uplinks: Uplinks::default(),
             closed: Vec::new(),
             said: Vec::new(),
         }
@@ -73,13 +82,17 @@ impl Gates {
         Ok(())
     }
 
-    /// Refuses what could not be gated, before anything is changed: devices of a kind that no gate works on.
-    pub(super) async fn check<'a>(&self, enis: impl Iterator<Item = &'a Eni>) -> Result<(), RunError> {
-        for eni in enis {
+    /// Refuses what could not be gated, before anything is changed: links of a kind that no gate works on, and those that
+    /// have a gate the other way round.
+    pub(super) async fn check(&self, model: &Model) -> Result<(), RunError> {
+        const TRUNK: &str = "a trunk";
+        const TASK: &str = "a task";
+        for eni in model.gated() {
             let Some(Binding::Device(device)) = &eni.binding else {
                 continue;
             };
             match self.netlink.link(device).await {
+                Ok(link) if self.uplinks.holds(link.ifindex) => return Err(sides(link, TRUNK, TASK)),
                 Ok(_) | Err(LinkError::Missing { .. }) => {}
                 Err(cause) => {
                     return Err(RunError::Device {
@@ -89,20 +102,58 @@ impl Gates {
                 }
             }
         }
-        Ok(())
+        let Some(Uplink { device, .. }) = &model.uplink else {
+            return Ok(());
+        };
+        match self.netlink.uplink(device).await {
+            Ok(link) if self.gates().any(|gate| gate.link().ifindex == link.ifindex) => {
+                Err(sides(link, TASK, "the uplink"))
+            }
+            Ok(_) | Err(LinkError::Missing { .. }) => Ok(()),
+            Err(cause) => Err(RunError::Uplink {
+                device: device.clone(),
+                cause,
+            }),
+        }
     }
 
-    /// Gates the tasks of a configuration that was just switched to, and closes the gates of those that it no longer
-    /// names. `enis`: the gated ones with their slots. All are tried; gives what went wrong.
-    pub(super) async fn follow(&mut self, enis: &[(&Eni, u16)], writer: &mut Writer) -> Vec<RunError> {
+    /// The gates of tasks that are or were.
+    fn gates(&self) -> impl Iterator<Item = &Gate> {
+        self.tasks
+            .values()
+            .filter_map(|task| task.gate.as_ref())
+            .chain(&self.closed)
+    }
+
+    /// Gates the uplink and the tasks of a configuration that was just switched to, and closes the gates of those that it
+    /// no longer names. `enis`: the gated ones with their slots. All are tried; gives what went wrong.
+    pub(super) async fn follow(
+        &mut self,
+        uplink: Option<&Uplink>,
+        enis: &[(&Eni, u16)],
+        writer: &mut Writer,
+    ) -> Vec<RunError> {
+        // What the trunk carries is closed before it is bound.
+        let followed = self
+            .uplinks
+            .follow(uplink, &mut self.object, &self.netlink, writer)
+            .await;
+        let named: HashMap<&str, (&Eni, u16)> = enis
+            .iter()
+            .map(|(eni, slot)| (eni.id.as_str(), (*eni, *slot)))
+            .collect();
+        let stays = |id: &str, task: &Task| {
+            named.get(id).is_some_and(|(eni, slot)| {
+                eni.binding
+                    .as_ref()
+                    .is_some_and(|binding| is_same(binding, &task.binding))
+                    && *slot == task.slot
+            })
+        };
         let gone: Vec<String> = self
             .tasks
             .iter()
-            .filter(|(id, task)| {
-                !enis.iter().any(|(eni, slot)| {
-                    eni.id == **id && eni.binding.as_ref() == Some(&task.binding) && *slot == task.slot
-                })
-            })
+            .filter(|(id, task)| !stays(id, task))
             .map(|(id, _)| id.clone())
             .collect();
         for id in gone {
@@ -110,7 +161,8 @@ impl Gates {
                 self.dismiss(task, writer).await;
             }
         }
-        let mut wrong = self.readdress(enis).await;
+        let mut wrong: Vec<RunError> = followed.err().into_iter().collect();
+        wrong.append(&mut self.readdress(enis).await);
         for (eni, slot) in enis {
             let Some(binding) = &eni.binding else { continue };
             if !self.tasks.contains_key(&eni.id) {
@@ -120,6 +172,7 @@ impl Gates {
                     binding: binding.clone(),
                     slot: *slot,
                     gate: None,
+                    branch: false,
                     made: None,
                 };
                 self.tasks.insert(eni.id.clone(), task);
@@ -207,8 +260,20 @@ impl Gates {
                 task.gate = Some(gate);
                 task.made = Some(made);
             }
-            // A trunk is refused when the configuration is read, and its branches with it.
-            Binding::Vlan(_) => {}
+            Binding::Vlan(_) if task.branch => {}
+            Binding::Vlan(vlan) => {
+                let bound = writer.add_link(LinkId::branch(vlan.id), task.slot);
+                bound.map_err(|cause| RunError::Gate {
+                    task: task.name.clone(),
+                    cause: GateError::Image(cause),
+                })?;
+                task.branch = true;
+                let (trunk, yet) = match self.uplinks.trunk() {
+                    Some(trunk) if self.uplinks.has_trunk() => (trunk, "is gated"),
+                    trunk => (trunk.unwrap_or_default(), "will be gated"),
+                };
+                info!("task `{}` {yet} on VLAN {} of trunk `{trunk}`", task.name, vlan.id);
+            }
         }
         Ok(())
     }
@@ -217,6 +282,13 @@ impl Gates {
     async fn dismiss(&mut self, task: Task, writer: &mut Writer) {
         if let Some(gate) = &task.gate {
             writer.remove_link(LinkId::device(gate.link().ifindex));
+        }
+        if let (true, Binding::Vlan(vlan)) = (task.branch, &task.binding) {
+            writer.remove_link(LinkId::branch(vlan.id));
+            warn!(
+                "task `{}` is no longer named: VLAN {} passes nothing",
+                task.name, vlan.id
+            );
         }
         match task.made {
             Some(made) => {
@@ -254,6 +326,10 @@ impl Gates {
 
     /// Follows a link that came or went. `enis`: as in [`Gates::follow`].
     pub(super) async fn event(&mut self, event: &LinkEvent, enis: &[&Eni], writer: &mut Writer) {
+        let followed = self.uplinks.event(event, &mut self.object, &self.netlink, writer).await;
+        if let Err(error) = followed {
+            log::error!("{}", chain(&error));
+        }
         match event {
             LinkEvent::Present { name, ifindex } => {
                 // Where messages were lost another link may have come to its name and number unseen.
@@ -305,7 +381,8 @@ impl Gates {
 
     /// How many tasks have a gate, and how many wait for their link.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let gated = self.tasks.values().filter(|task| task.gate.is_some()).count();
+        let is_gated = |task: &&Task| task.gate.is_some() || task.branch && self.uplinks.has_trunk();
+        let gated = self.tasks.values().filter(is_gated).count();
         (gated, self.tasks.len() - gated)
     }
 
@@ -320,6 +397,7 @@ impl Gates {
             }
         }
         opened.append(&mut self.closed);
+        opened.append(&mut self.uplinks.end());
         let names: Vec<String> = opened.iter().map(|gate| format!("`{}`", gate.link().name)).collect();
         for gate in opened {
             let link = gate.link().name.clone();
@@ -356,9 +434,18 @@ fn tell(said: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarning]) {
     }
 }
 
-fn is_gone(gate: &Gate) -> bool {
-    gate.is_gone().unwrap_or_else(|error| {
-        warn!("{}", chain(&error));
-        false
-    })
+/// Whether two bindings are the same place. The VLAN id alone names a branch.
+fn is_same(one: &Binding, other: &Binding) -> bool {
+    match (one, other) {
+        (Binding::Vlan(one), Binding::Vlan(other)) => one.id == other.id,
+        _ => one == other,
+    }
+}
+
+fn sides(link: Link, has: &'static str, wants: &'static str) -> RunError {
+    RunError::Sides {
+        link: link.name,
+        has,
+        wants,
+    }
 }

@@ -9,6 +9,7 @@ mod gates;
 mod instance;
 mod records;
 mod sizes;
+mod uplink;
 
 use std::{path::PathBuf, time::Duration};
 

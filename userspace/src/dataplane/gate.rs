@@ -13,17 +13,12 @@ use aya::{
     },
     sys::SyscallError,
 };
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 use taskgate_ebpf::abi::{LinkId, program};
 
 use crate::compile::CompileError;
 
-use super::{
-    link::{Link, LinkKind},
-    load::LoadError,
-    object::Object,
-    raw,
-};
+use super::{filter, link::Link, load::LoadError, object::Object, raw};
 
 /// How a gate hangs on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +147,7 @@ impl Gate {
         self.standing.hook
     }
 
-    /// Whether the link is gone, and the gate with it.
+    /// Whether the link is gone, and the gate with it; for filters, also whether somebody took one off.
     pub fn is_gone(&self) -> Result<bool, GateError> {
         self.standing.is_gone()
     }
@@ -184,18 +179,21 @@ impl Standing {
         match self.hook {
             Hook::Tcx => {
                 for link in self.ways.iter().filter_map(Attached::tcx) {
-                    if raw::tcx_ifindex(link).map_err(look)? != self.link.ifindex {
+                    if raw::attached_ifindex(link).map_err(look)? != self.link.ifindex {
                         return Ok(true);
                     }
                 }
                 Ok(false)
             }
-            // An empty name: nix 0.31 does not see that the C library found none.
-            Hook::Clsact => match if_indextoname(self.link.ifindex) {
-                Ok(name) => Ok(name.is_empty()),
-                Err(nix::Error::ENXIO | nix::Error::ENODEV) => Ok(true),
-                Err(error) => Err(look(error.into())),
-            },
+            // The number may be another link's by now: one without our filters.
+            Hook::Clsact => {
+                for way in [TcAttachType::Ingress, TcAttachType::Egress] {
+                    if !filter::is_there(self.link.ifindex, way, PRIORITY, HANDLE).map_err(look)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
         }
     }
 }
@@ -245,12 +243,15 @@ impl Object {
         let name = &*link.name;
         link.id()?;
         self.gates.retain(|gate| gate.strong_count() > 0);
-        let same = |gate: &Arc<Standing>| gate.link.ifindex == link.ifindex && gate.hook == hook;
+        let same = |gate: &Arc<Standing>| {
+            let place = (gate.link.ifindex, gate.link.faces_task(), gate.hook);
+            place == (link.ifindex, link.faces_task(), hook)
+        };
         if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
-            && !standing.is_gone()?
+            && (hook == Hook::Clsact || !standing.is_gone()?)
         {
             if hook == Hook::Clsact {
-                // The number may be another link's by now, and nothing tells whether the filters are there.
+                // The number may be another link's by now; whichever gate goes first takes the filters of both.
                 add_clsact(name)?;
                 for program in [program::TO_TASK, program::FROM_TASK] {
                     self.attach_way(program, link, hook)?.leave();
@@ -280,9 +281,8 @@ impl Object {
 
     fn attach_way(&mut self, program: &'static str, link: &Link, hook: Hook) -> Result<Attached, GateError> {
         let name = &*link.name;
-        // A veth's host end receives what the task sends; a VLAN link sends it to the wire.
-        let from_task_comes_in = matches!(link.kind, LinkKind::Veth { .. });
-        let way = if (program == program::FROM_TASK) == from_task_comes_in {
+        // A veth's host end receives what the task sends; what faces the wire sends it there.
+        let way = if (program == program::FROM_TASK) == link.faces_task() {
             TcAttachType::Ingress
         } else {
             TcAttachType::Egress

@@ -9,7 +9,7 @@ use std::{
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
 };
 use rtnetlink::{
     MulticastGroup,
@@ -39,6 +39,26 @@ pub enum LinkKind {
     },
     /// A VLAN link: the task is on the host's side, the wire beyond.
     Vlan,
+    /// The uplink, of whatever kind: the tasks are on the host's side, the wire beyond.
+    Uplink(OtherEnd),
+}
+
+/// What is at the other end of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherEnd {
+    /// The wire.
+    Wire,
+    /// The other end of a veth pair, with this ifindex.
+    Here(u32),
+    /// The other end of a veth pair, in another network namespace.
+    Elsewhere,
+}
+
+impl Link {
+    /// Whether a task is at its other end, and not the wire.
+    pub fn faces_task(&self) -> bool {
+        matches!(self.kind, LinkKind::Veth { .. })
+    }
 }
 
 /// Why a link cannot be used.
@@ -58,6 +78,12 @@ pub enum LinkError {
         /// Its kind, as `ip -details link` shows it; `device` for those that have none.
         kind: String,
     },
+    /// The link cannot be the uplink.
+    #[error("link `{name}` has no Ethernet headers: an uplink has")]
+    NoEthernet {
+        /// The link.
+        name: String,
+    },
     /// The kernel does not tell.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -70,6 +96,27 @@ impl Netlink {
             Some(message) => parse(&message),
             None => Err(LinkError::Missing { name: name.to_owned() }),
         }
+    }
+
+    /// Looks up the uplink by name: a link of any kind that carries Ethernet.
+    pub async fn uplink(&self, name: &str) -> Result<Link, LinkError> {
+        let message = self.link_message(name).await?;
+        let message = message.ok_or_else(|| LinkError::Missing { name: name.to_owned() })?;
+        if message.header.link_layer_type != LinkLayerType::Ether {
+            return Err(LinkError::NoEthernet { name: name.to_owned() });
+        }
+        let other_end = match parse(&message) {
+            Ok(Link {
+                kind: LinkKind::Veth { peer_here },
+                ..
+            }) => peer_here.map_or(OtherEnd::Elsewhere, OtherEnd::Here),
+            _ => OtherEnd::Wire,
+        };
+        Ok(Link {
+            name: name.to_owned(),
+            ifindex: message.header.index,
+            kind: LinkKind::Uplink(other_end),
+        })
     }
 
     /// What the kernel says of a link; `None` where there is none.

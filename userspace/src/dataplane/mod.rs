@@ -1,7 +1,9 @@
 //! The kernel's side of a running taskgate: programs, maps, links, and the ENIs that it makes.
 
+pub mod early;
 pub mod eni;
 pub mod events;
+mod filter;
 pub mod flow;
 pub mod gate;
 pub mod link;
@@ -11,3 +13,4 @@ pub mod netns;
 pub mod object;
 pub mod raw;
 pub mod tables;
+pub mod tags;

@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData},
-    programs::{Program, ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
@@ -37,10 +37,12 @@ pub struct Object {
     pub(super) tcx: Option<bool>,
     /// The gates that it gave out.
     pub(super) gates: Vec<Weak<Standing>>,
+    /// The early verdict's program, once it is loaded.
+    early: Option<&'static str>,
 }
 
 impl Object {
-    /// Its programs.
+    /// Its programs, but for those of the early verdict, of which one is loaded when it is asked for.
     pub const PROGRAMS: [&'static str; 4] = [program::FROM_TASK, program::TO_TASK, program::EMPTY, program::CLOCK];
 
     /// Loads a kernel program of its own: fresh maps, all programs verified, nothing attached, the image empty. It may block
@@ -69,14 +71,50 @@ impl Object {
         }
         for name in Self::PROGRAMS {
             let of = |cause| LoadError::Program { program: name, cause };
-            verify(classifier(&mut ebpf, name)?).map_err(of)?;
+            let program = classifier(&mut ebpf, name)?;
+            verify(|| program.load()).map_err(of)?;
         }
         Ok(Self {
             ebpf,
             options: *options,
             tcx: None,
             gates: Vec::new(),
+            early: None,
         })
+    }
+
+    /// Has the early verdict verified, unless it was, and gives its program: that for frames of several buffers (Linux
+    /// 5.18), or the one for older kernels.
+    pub fn load_early(&mut self) -> Result<&'static str, LoadError> {
+        if let Some(program) = self.early {
+            return Ok(program);
+        }
+        let load = |this: &mut Self, name| {
+            let program = this.early_program(name)?;
+            let of = |cause| LoadError::Program { program: name, cause };
+            verify(|| program.load()).map_err(of)
+        };
+        let program = match load(self, program::EARLY) {
+            Ok(()) => program::EARLY,
+            Err(error) => {
+                log::debug!("{error}, which may be too old for it");
+                load(self, program::EARLY_LINEAR)?;
+                program::EARLY_LINEAR
+            }
+        };
+        self.early = Some(program);
+        Ok(program)
+    }
+
+    pub(super) fn early_program(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
+        match self.ebpf.program_mut(name) {
+            Some(Program::Xdp(program)) => Ok(program),
+            _ => Err(missing("program", name)),
+        }
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &'static str> {
+        Self::PROGRAMS.into_iter().chain(self.early)
     }
 
     /// What it was loaded with.
@@ -103,7 +141,7 @@ impl Object {
         raw::share(data(&self.ebpf, name)?).map_err(|cause| LoadError::Map { map: name, cause })
     }
 
-    /// A second handle on one of [`Self::PROGRAMS`].
+    /// A second handle on a program that is loaded.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
         let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
         let of = |cause| LoadError::Program { program: name, cause };
@@ -119,8 +157,7 @@ impl Object {
     /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
     pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, LoadError> {
         let of = |name| move |cause| LoadError::Program { program: name, cause };
-        Self::PROGRAMS
-            .into_iter()
+        self.loaded()
             .map(|name| {
                 let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
                 Ok((name, program.info().map_err(of(name))?.verified_instruction_count()))
@@ -132,6 +169,14 @@ impl Object {
     pub fn test_run(&self, program: &'static str, packet: &Packet<'_>, repeat: u32) -> Result<Ran, LoadError> {
         let fd = self.program(program)?;
         raw::test_run(fd.as_fd(), packet, repeat).map_err(|cause| LoadError::Run { program, cause })
+    }
+
+    /// Runs the early verdict likewise, on a frame that the link with this ifindex received. It is loaded first, if it was
+    /// not.
+    pub fn test_run_early(&mut self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<Ran, LoadError> {
+        let program = self.load_early()?;
+        let fd = self.program(program)?;
+        raw::test_run_early(fd.as_fd(), frame, ifindex, repeat).map_err(|cause| LoadError::Run { program, cause })
     }
 
     /// What hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
@@ -158,11 +203,11 @@ impl Object {
 
 /// Has a program verified and loaded. A signal that is pending stops the verifier (EAGAIN, Linux 5.0 on, commit
 /// c3494801cd17): then it is asked again, as libbpf does.
-fn verify(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     const TRIES: u32 = 5;
     let mut tried = 1;
     loop {
-        match program.load() {
+        match load() {
             Err(ProgramError::LoadError { io_error, .. })
                 if io_error.raw_os_error() == Some(libc::EAGAIN) && tried < TRIES =>
             {

@@ -231,6 +231,8 @@ pub(super) struct RawEni {
     /// The names that this ENI gives its groups, in the order of `groups`.
     pub(super) group_names: Vec<Option<String>>,
     pub(super) source_dest_check: bool,
+    /// `None` where it is not told, or is no link's.
+    pub(super) mac: Option<[u8; 6]>,
     pub(super) spot: Spot,
     /// Something in it could not be read, so it is not compared with others.
     pub(super) partial: bool,

@@ -238,6 +238,11 @@ pub(super) fn mac(text: &str) -> Result<[u8; 6], Fault> {
     Ok(mac)
 }
 
+/// A MAC address as [`mac`] reads it.
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// An account: twelve digits.
 pub(super) fn account(text: &str) -> Result<String, Fault> {
     if is_account(text) {

@@ -189,9 +189,17 @@ fn settings_and_flow_logs() {
             "t.yaml:2:12: `flow-logs` is empty; name a destination, or leave `flow-logs` out for standard output",
         ),
         (
-            "an uplink",
-            &[("t.yaml", "taskgate: v1\nuplink: { device: eth1, mode: trunk }\n")],
-            "t.yaml:2:9: `uplink` is not built yet; leave it out, and bind tasks by `device` or `namespace`",
+            "half an uplink",
+            &[("t.yaml", "taskgate: v1\nuplink: { device: eth1 }\n")],
+            "t.yaml:2:9: `uplink` has no `mode`; write `routed` or `trunk`",
+        ),
+        (
+            "two uplinks",
+            &[
+                ("a.yaml", "taskgate: v1\nuplink: { device: eth1, mode: trunk }\n"),
+                ("b.yaml", "taskgate: v1\nuplink: { device: eth2, mode: trunk }\n"),
+            ],
+            "b.yaml:2:1: `uplink` differs from the one at a.yaml:2:1; keep one of them",
         ),
         (
             "a bad uplink",
@@ -199,7 +207,7 @@ fn settings_and_flow_logs() {
                 "t.yaml",
                 "taskgate: v1\nuplink: { device: 'eth1:0', mode: bridged, mtu: 1500 }\n",
             )],
-            "t.yaml:2:9: `uplink` is not built yet; leave it out, and bind tasks by `device` or `namespace`\nt.yaml:2:19: `eth1:0` cannot be a link's name; a link's name has 1 to 15 bytes, no space, no `/` and no `:`\nt.yaml:2:35: `mode` is `bridged`; write `routed` or `trunk`\nt.yaml:2:44: `uplink` has no key `mtu`; its keys are `device` and `mode`",
+            "t.yaml:2:19: `eth1:0` cannot be a link's name; a link's name has 1 to 15 bytes, no space, no `/` and no `:`\nt.yaml:2:35: `mode` is `bridged`; write `routed` or `trunk`\nt.yaml:2:44: `uplink` has no key `mtu`; its keys are `device` and `mode`",
         ),
     ]);
 }

@@ -78,12 +78,66 @@ fn tasks_and_members() {
             "t.yaml:4:5: task `a` has a `vlan`, and there is no trunk uplink; bind it by `device` or `namespace`, or add `uplink` with `mode: trunk`",
         ),
         (
-            "a VLAN on a trunk that is not built",
+            "a VLAN where the uplink is routed",
             &[(
                 "t.yaml",
-                "taskgate: v1\ngroups: [{name: web}, {name: db}]\nuplink: {device: eth1, mode: trunk}\ntasks: [{name: a, vlan: 101, mac: 0a:00:00:00:00:01, addresses: [10.0.0.1], groups: [web]}]\n",
+                "taskgate: v1\ngroups: [{name: web}, {name: db}]\nuplink: {device: eth1, mode: routed}\ntasks: [{name: a, vlan: 101, mac: 0a:00:00:00:00:01, addresses: [10.0.0.1], groups: [web]}]\n",
             )],
-            "t.yaml:3:9: `uplink` is not built yet; leave it out, and bind tasks by `device` or `namespace`",
+            "t.yaml:4:9: task `a` has a `vlan`, and there is no trunk uplink; bind it by `device` or `namespace`, or add `uplink` with `mode: trunk`",
+        ),
+        (
+            "a VLAN on an uplink that cannot be read",
+            &[(
+                "t.yaml",
+                "taskgate: v1\ngroups: [{name: web}, {name: db}]\nuplink: {device: eth1, mode: tagged}\ntasks: [{name: a, vlan: 101, mac: 0a:00:00:00:00:01, addresses: [10.0.0.1], groups: [web]}]\n",
+            )],
+            "t.yaml:3:30: `mode` is `tagged`; write `routed` or `trunk`",
+        ),
+        (
+            "a VLAN without its MAC address",
+            &[(
+                "t.yaml",
+                "taskgate: v1\ngroups: [{name: web}, {name: db}]\nuplink: {device: eth1, mode: trunk}\ntasks:\n  - {name: a, vlan: 101, addresses: [10.0.0.1], groups: [web]}\n",
+            )],
+            "t.yaml:5:5: a task has no `mac`; write the branch's MAC address as `mac`",
+        ),
+        (
+            "two tasks on one VLAN",
+            &[(
+                "t.yaml",
+                "taskgate: v1\ngroups: [{name: web}, {name: db}]\nuplink: {device: eth1, mode: trunk}\ntasks:\n  - {name: a, vlan: 101, mac: 0a:00:00:00:00:01, addresses: [10.0.0.1], groups: [web]}\n  - {name: b, vlan: 101, mac: 0a:00:00:00:00:02, addresses: [10.0.0.2], groups: [web]}\n",
+            )],
+            "t.yaml:6:5: VLAN `101` of task `b` is also that of task `a` at t.yaml:5:5; give each task its own",
+        ),
+        (
+            "one address on two VLANs",
+            &[(
+                "t.yaml",
+                "taskgate: v1\ngroups: [{name: web}, {name: db}]\nuplink: {device: eth1, mode: trunk}\ntasks:\n  - {name: a, vlan: 101, mac: 0a:00:00:00:00:01, addresses: [10.0.0.1], groups: [web]}\n  - {name: b, vlan: 102, mac: 0a:00:00:00:00:01, addresses: [10.0.0.1], groups: [web]}\n",
+            )],
+            "t.yaml:6:5: address `10.0.0.1` of task `b` is also that of task `a` at t.yaml:5:5; give each gated task addresses of its own",
+        ),
+        (
+            "a task on the uplink",
+            &[(
+                "t.yaml",
+                "taskgate: v1\ngroups: [{name: web}, {name: db}]\nuplink: {device: eth1, mode: routed}\ntasks:\n  - {name: a, device: eth1, addresses: [10.0.0.1], groups: [web]}\n",
+            )],
+            "t.yaml:5:5: device `eth1` of task `a` is also the uplink; name the host's end of the task's own link, or give it a `vlan` on a trunk",
+        ),
+        (
+            "a MAC that is not the network interface's",
+            &[
+                (
+                    "e.json",
+                    r#"{"NetworkInterfaces": [{"NetworkInterfaceId": "eni-0a1", "MacAddress": "0A:00:00:00:00:01", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-0a1"}]}]}"#,
+                ),
+                (
+                    "t.yaml",
+                    "taskgate: v1\ngroups: [{name: web, id: sg-0a1}]\nuplink: {device: eth1, mode: trunk}\ntasks:\n  - {name: a, eni: eni-0a1, vlan: 101, mac: 0a:00:00:00:00:02}\n  - {name: b, vlan: 102, mac: 0a:00:00:00:00:01, addresses: [10.0.0.2], groups: [web]}\n",
+                ),
+            ],
+            "t.yaml:5:5: `mac` of task `a` differs from that of `eni-0a1` at e.json:1:24, which is `0a:00:00:00:00:01`; write that one, or the `eni` that the task has",
         ),
         (
             "a VLAN id too big and a bad MAC",

@@ -39,9 +39,15 @@ tasks:
     groups: [closed]
     source-dest-check: false
     ecs: { cluster-name: prod, task-id: 0123, service-name: db }
+  - name: branch-1
+    vlan: 101
+    mac: 0A:00:00:00:00:01
+    addresses: [10.0.2.15]
+    groups: [web]
 members:
   - { address: 10.0.7.9, groups: [web] }
   - { address: 10.0.1.20, groups: [closed] }
+uplink: { device: eth1, mode: trunk }
 settings:
   icmp-errors: all
   on-rule-removal: cut

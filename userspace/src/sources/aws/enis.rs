@@ -24,6 +24,7 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
         groups: Vec::new(),
         group_names: Vec::new(),
         source_dest_check: eni.boolean("SourceDestCheck", report).unwrap_or(true),
+        mac: eni.text("MacAddress", report).and_then(|mac| value::mac(mac).ok()),
         spot: eni.spot,
         partial: false,
     };

@@ -170,13 +170,14 @@ fn flow_log(object: &Object<'_>, report: &mut Report) -> Option<FlowLog> {
     })
 }
 
-/// Reads `uplink`, and refuses it: what faces the wire would be ungated.
+/// Reads `uplink`. Where that fails, tasks that refer to a trunk are not complained of.
 pub(super) fn uplink(node: &Node, report: &mut Report) -> Option<Uplink> {
-    report.error(
-        node.spot,
-        "`uplink` is not built yet",
-        "leave it out, and bind tasks by `device` or `namespace`",
-    );
+    let uplink = uplink_of(node, report);
+    report.objects_lost |= uplink.is_none();
+    uplink
+}
+
+fn uplink_of(node: &Node, report: &mut Report) -> Option<Uplink> {
     let object = Object::of(node, "`uplink`", report)?;
     object.only(&["device", "mode"], report);
     let modes = [("routed", UplinkMode::Routed), ("trunk", UplinkMode::Trunk)];

@@ -7,7 +7,7 @@ use crate::model::{Binding, EcsFields, Eni, GroupIndex, Uplink, UplinkMode};
 
 use super::super::problem::{Report, Spot};
 use super::super::raw::{RawEni, RawMember, RawTask, Reference};
-use super::super::value::derived_id;
+use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
 
 /// What is not a task of this host.
@@ -46,7 +46,7 @@ pub(super) fn resolve(
     let by_id: HashMap<&str, &RawEni> = elsewhere.enis.iter().map(|eni| (eni.id.as_str(), eni)).collect();
     let mut placed: Vec<Placed> = Vec::new();
     for task in tasks {
-        on_trunk(task, uplink, report);
+        beside_uplink(task, uplink, report);
         let aws = task.eni.as_ref().and_then(|eni| by_id.get(eni.text.as_str()).copied());
         placed.push(Placed {
             eni: gated(task, aws, names, report),
@@ -75,16 +75,27 @@ pub(super) fn resolve(
     placed.into_iter().map(|placed| (placed.eni, placed.spot)).unzip()
 }
 
-/// A VLAN id means something on a trunk only.
-fn on_trunk(task: &RawTask, uplink: Option<&Uplink>, report: &mut Report) {
+/// A VLAN id means something on a trunk only, and what faces the wire is no task's.
+fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Report) {
     let trunk = uplink.is_some_and(|uplink| uplink.mode == UplinkMode::Trunk);
-    if matches!(task.binding, Some(Binding::Vlan(_))) && !trunk {
-        let message = format!("task `{}` has a `vlan`, and there is no trunk uplink", task.name);
-        report.error(
-            task.spot,
-            message,
-            "bind it by `device` or `namespace`, or add `uplink` with `mode: trunk`",
-        );
+    match &task.binding {
+        Some(Binding::Vlan(_)) if !trunk && !report.objects_lost => {
+            let message = format!("task `{}` has a `vlan`, and there is no trunk uplink", task.name);
+            report.error(
+                task.spot,
+                message,
+                "bind it by `device` or `namespace`, or add `uplink` with `mode: trunk`",
+            );
+        }
+        Some(Binding::Device(device)) if uplink.is_some_and(|uplink| uplink.device == *device) => {
+            let message = format!("device `{device}` of task `{}` is also the uplink", task.name);
+            report.error(
+                task.spot,
+                message,
+                "name the host's end of the task's own link, or give it a `vlan` on a trunk",
+            );
+        }
+        _ => {}
     }
 }
 
@@ -198,6 +209,18 @@ fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupInd
     }
     if task.source_dest_check.is_some_and(|own| own != raw.source_dest_check) {
         differ.push("source-dest-check");
+    }
+    if let (Some(Binding::Vlan(vlan)), Some(mac)) = (&task.binding, raw.mac)
+        && vlan.mac != mac
+    {
+        let message = format!(
+            "`mac` of task `{}` differs from that of `{}` at {}, which is `{}`",
+            task.name,
+            raw.id,
+            report.place(raw.spot),
+            value::mac_text(mac)
+        );
+        report.error(task.spot, message, "write that one, or the `eni` that the task has");
     }
     for key in differ {
         let place = report.place(raw.spot);

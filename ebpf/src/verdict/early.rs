@@ -1,0 +1,61 @@
+//! The early verdict: what a gate would drop of what comes from the wire is dropped before there is a socket buffer, for
+//! the same reason and with the same record. Everything else goes on to the gate untouched and uncounted, and so does
+//! what cannot be judged here: later fragments, and headers beyond the buffer at hand.
+
+use super::{Scratch, Way, decide, read};
+use crate::{
+    abi::{Direction, LinkId, Outcome, Reason},
+    packet::{Frame, Kind, Neighbour, Packet, Unparsed},
+    policy::{Control, Image, Rows},
+    tables::Tables,
+};
+
+/// What the wire sends to a task.
+enum FromWire {}
+
+impl Way for FromWire {
+    const DIRECTION: Direction = Direction::Ingress;
+    const EARLY: bool = true;
+}
+
+/// Judges a frame that the uplink received: why it is dropped, or `None` where it goes on. `tag`: the VLAN tag that was
+/// taken off in front of it; on the trunk it names the branch, elsewhere the frame is no task's.
+#[inline(always)]
+pub fn early<T: Tables, F: Frame>(tables: &T, frame: &F, tag: Option<u16>, scratch: &mut Scratch) -> Option<Reason> {
+    let control = Control::read(tables)?;
+    let parsed = read(frame, scratch);
+    if matches!(parsed, Err(Unparsed::Short)) {
+        return None;
+    }
+    let packet = &mut scratch.packet;
+    let link = match tag {
+        Some(tag) if packet.link == control.trunk() => branch(tag)?,
+        // Whose a malformed one is its addresses cannot say.
+        None if control.trunk() == 0 && parsed.is_ok() => routed(tables, control, packet)?,
+        _ => return None,
+    };
+    packet.link = link.get();
+    match decide::<T, FromWire>(tables, scratch, parsed) {
+        Outcome::Pass(_) => None,
+        Outcome::Drop(reason) => Some(reason),
+    }
+}
+
+/// The branch that a tag names. One without a number is a priority alone (IEEE 802.1Q, 9.6): the host's frame.
+#[inline(always)]
+pub const fn branch(tag: u16) -> Option<LinkId> {
+    match tag & 0xfff {
+        0 => None,
+        vlan => Some(LinkId::branch(vlan)),
+    }
+}
+
+/// The link of the task that a packet is sent to. What hosts say to each other on the uplink's own link is not for tasks.
+#[inline(always)]
+fn routed<T: Tables>(tables: &T, control: Control<<T as Image>::Bank>, packet: &Packet) -> Option<LinkId> {
+    let is_ip = matches!(packet.kind, Kind::V4 | Kind::V6) && matches!(packet.neighbour, Neighbour::None);
+    if !is_ip {
+        return None;
+    }
+    control.link_of(Rows::read(tables, control)?.address(packet.destination).slot)
+}

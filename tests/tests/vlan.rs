@@ -1,0 +1,138 @@
+//! A VLAN link on the host: the task is on the host's side and the wire beyond, so its gate hangs the other way round
+//! than that of a veth pair.
+//!
+//! Not every kernel can make such links: `cargo xtask vm` runs these tests on those that can, elsewhere they are counted
+//! as ignored.
+
+use anyhow::Result;
+use taskgate_tests::{
+    Action, Count, Daemon, Lab, Ledger, Netns, Wire, at, ip,
+    kernel::{await_gates, gates},
+    ledger::Flow,
+    netns::await_up,
+    traffic::{Answer, Client, Peer, TcpEcho, probe},
+};
+
+const LINK: &str = "wire.101";
+const RULES: &str =
+    "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: [{ protocol: tcp, ports: 443, to: any }]";
+/// The task's address, and that of the other side, by family.
+const FAMILIES: [(&str, &str); 2] = [("10.88.0.10", "10.88.0.1"), ("fd88::10", "fd88::1")];
+
+/// VLAN 101 on both ends of the host's wire; the task's addresses are the host's own there.
+fn tagged(lab: &Lab) -> Result<()> {
+    let sides = [(&lab.host, "wire", 0), (&lab.outside, "eth0", 1)];
+    for (netns, link, side) in sides {
+        let addresses = FAMILIES.map(|family| [family.0, family.1][side]);
+        netns.ip(&format!(
+            "link add link {link} name {link}.101 type vlan id 101
+             address add {}/24 dev {link}.101
+             address add {}/64 dev {link}.101 nodad
+             link set {link}.101 up",
+            addresses[0], addresses[1]
+        ))?;
+    }
+    await_up(&[(&lab.host, LINK), (&lab.outside, "eth0.101")])
+}
+
+fn gated(lab: &Lab) -> Result<Daemon> {
+    let addresses = FAMILIES.map(|(task, _)| task);
+    let config = lab.config().group("web", RULES);
+    let daemon = lab.start(&config.device_task("branch", LINK, &addresses, &["web"]))?;
+    await_gates(&lab.host, LINK)?;
+    Ok(daemon)
+}
+
+/// One datagram that no rule allows, and what a record has to say of it.
+fn datagram(from: &Netns, source: &str, to: &str) -> Result<(Flow, Count)> {
+    let flow = Peer::bind(from, &at(source, 0).to_string())?.send(at(to, 53), b"request")?;
+    let headers = if ip(to).is_ipv4() { 28 } else { 48 };
+    Ok((flow, Count::new(1, headers + 7)))
+}
+
+#[test]
+#[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
+fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result<()> {
+    let lab = Lab::new()?;
+    tagged(&lab)?;
+    let outside = Wire::tap(&lab.outside, "eth0.101")?;
+    let daemon = gated(&lab)?;
+    let (_inside, _outside) = (
+        [80, 443].map(|port| TcpEcho::start(&lab.host, port)),
+        [80, 443].map(|port| TcpEcho::start(&lab.outside, port)),
+    );
+    let mut denied = Ledger::default();
+    for (task, other) in FAMILIES {
+        let mut client = Client::connect(&lab.outside, at(task, 80))?;
+        // More than the link takes at once: segments that nobody has cut yet.
+        client.echo(200_000)?;
+        client.finish()?;
+        let mut client = Client::connect(&lab.host, at(other, 443))?;
+        client.echo(1000)?;
+        client.finish()?;
+        assert_eq!(probe(&lab.outside, at(task, 443))?, Answer::Silence);
+        assert_eq!(probe(&lab.host, at(other, 80))?, Answer::Silence);
+
+        let (flow, count) = datagram(&lab.host, task, other)?;
+        denied = denied.reject("branch", flow, count);
+        // Such a datagram is on the wire, and stays outside of the task.
+        let (flow, _) = datagram(&lab.outside, other, task)?;
+        assert_eq!(outside.sent(flow)?.packets, 1);
+    }
+    // What the host sends there is the task's, and the task sends as itself: a record has its primary address.
+    let (mut flow, count) = datagram(&lab.host, "10.99.0.1", "10.88.0.1")?;
+    flow.source.set_ip(ip("10.88.0.10"));
+    denied = denied.reject("branch", flow, count);
+
+    // All that crossed the wire was let through, but what came for other ports.
+    let mut expected = denied;
+    for ((_, flow), count) in outside.flows()? {
+        let is_task = FAMILIES.iter().any(|(task, _)| flow.destination.ip() == ip(task));
+        let refused = is_task && flow.destination.port() != 80 && flow.source.port() != 443;
+        expected = if refused {
+            expected.reject("branch", flow, count)
+        } else {
+            expected.accept("branch", flow, count)
+        };
+    }
+    let recorded = daemon.stop()?.ledger()?;
+    // How often the host's kernel tries a connection that leads nowhere nobody outside can count.
+    let tries = |ledger: &Ledger| {
+        FAMILIES.map(|(_, other)| {
+            ledger
+                .flows("branch", Action::Reject)
+                .filter(|flow| flow.destination == at(other, 80))
+                .count()
+        })
+    };
+    assert_eq!(tries(&recorded), [1, 1], "{recorded:?}");
+    let rest = recorded.without(|flow| FAMILIES.iter().any(|(_, other)| flow.destination == at(other, 80)));
+    assert_eq!(rest, expected);
+    assert_eq!(gates(&lab.host, LINK)?, (0, 0));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
+fn a_vlan_has_a_gate_and_the_wire_below_it_has_none() -> Result<()> {
+    let lab = Lab::new()?;
+    tagged(&lab)?;
+    let daemon = gated(&lab)?;
+    assert_eq!(gates(&lab.host, LINK)?, (1, 1));
+    assert_eq!(gates(&lab.host, "wire")?, (0, 0));
+    let _echo = TcpEcho::start(&lab.host, 81)?;
+    Client::connect(&lab.outside, at("10.99.0.1", 81))?.finish()?;
+    assert_eq!(probe(&lab.outside, at("10.88.0.10", 81))?, Answer::Silence);
+    // A gate goes with its link, and one of that name that comes later gets its own.
+    lab.host.ip(&format!("link delete {LINK}"))?;
+    lab.host.ip(&format!(
+        "link add link wire name {LINK} type vlan id 101
+         address add 10.88.0.10/24 dev {LINK}
+         link set {LINK} up"
+    ))?;
+    await_gates(&lab.host, LINK)?;
+    await_up(&[(&lab.host, LINK)])?;
+    assert_eq!(probe(&lab.outside, at("10.88.0.10", 81))?, Answer::Silence);
+    daemon.stop()?;
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! `cargo xtask vm`: the kernel and integration tests on other kernels, in QEMU.
+
+use std::{
+    fs, iter,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    setup,
+    test::{Tally, summary},
+};
+
+mod archive;
+mod console;
+mod guest;
+mod initramfs;
+mod kernels;
+mod modules;
+
+use console::Report;
+use guest::Load;
+use kernels::{Choice, Kernel};
+
+/// Run the kernel and integration tests on Debian's kernels, in QEMU without hardware's help
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which kernels: one, or several with commas between them
+    #[arg(long, value_enum, value_delimiter = ',', required = true)]
+    kernel: Vec<Choice>,
+    /// Only the tests whose names contain this
+    #[arg(long, value_name = "FILTER")]
+    test: Option<String>,
+    /// How many minutes a kernel may take before it counts as hanging
+    #[arg(long, value_name = "MINUTES", default_value_t = 30)]
+    limit: u64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(false)?;
+    setup::ensure_guests(false)?;
+    let load = Load::build(args.test.as_deref())?;
+    let mut sum = Tally::default();
+    let mut lines = Vec::new();
+    for kernel in kernels::chosen(&args.kernel) {
+        let (line, of_kernel) = one(&kernel, &load, args);
+        say(&line);
+        lines.push(line);
+        sum += of_kernel;
+    }
+    println!();
+    for line in &lines {
+        println!("{line}");
+    }
+    if sum.passed + sum.failed == 0 {
+        say("no test ran");
+    }
+    println!("{}", summary(sum));
+    let good = sum.failed == 0 && sum.passed > 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn say(line: &str) {
+    eprintln!("vm: {line}");
+}
+
+/// Runs all on one kernel: a line about it, and what counts. A guest that did not come to its end counts as a failure.
+fn one(kernel: &Kernel, load: &Load, args: &Args) -> (String, Tally) {
+    let failed = Tally {
+        failed: 1,
+        ..Tally::default()
+    };
+    let image = match kernel.image() {
+        Ok(image) => image,
+        Err(error) if kernel.required => return (format!("{}: not to be had: {error:#}", kernel.name), failed),
+        Err(error) => {
+            let line = format!("{}: left out, its suites do not answer: {error:#}", kernel.name);
+            return (line, Tally::default());
+        }
+    };
+    let began = Instant::now();
+    let report = (|| {
+        let folder = kernels::folder().join(kernel.name);
+        let initramfs = load.pack(&image, &folder)?;
+        say(&format!("{}: booting {}", kernel.name, image.release));
+        let programs: Vec<_> = load.names().collect();
+        let report = console::run(&image, &initramfs, &programs, Duration::from_mins(args.limit))?;
+        fs::remove_file(&initramfs).context("the archive cannot be removed")?;
+        anyhow::Ok(report)
+    })();
+    match report {
+        Ok(report) => told(kernel.name, report, began.elapsed()),
+        Err(error) => (format!("{}: {error:#}", kernel.name), failed),
+    }
+}
+
+/// What is said of a kernel at the end, and what counts.
+fn told(name: &str, report: Report, took: Duration) -> (String, Tally) {
+    let Report {
+        mut sum,
+        said,
+        wrong,
+        seconds,
+    } = report;
+    for (program, seconds) in seconds {
+        say(&format!("{name}: {program} took {seconds} s"));
+    }
+    sum.failed += wrong.len();
+    let first = format!("{name}: {}, {} s", summary(sum), took.as_secs());
+    let said = said.iter().map(|words| format!("\n  {words}"));
+    let wrong = wrong.iter().map(|words| format!("\n  wrong: {words}"));
+    (iter::once(first).chain(said).chain(wrong).collect(), sum)
+}

@@ -1,0 +1,237 @@
+//! A guest in QEMU, and what it says on its serial console.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::kernels::Image;
+use crate::{exec, test::Tally};
+
+/// The guest's memory, in MiB: the archive is unpacked into it.
+const MEMORY: &str = "3072";
+
+/// What became of a guest.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Report {
+    /// The sum of all test programs that said one.
+    pub(super) sum: Tally,
+    /// What the guest's own words were, without `vm: `, that are not about a program's course.
+    pub(super) said: Vec<String>,
+    /// What went wrong, beyond tests that failed.
+    pub(super) wrong: Vec<String>,
+    /// Seconds of each program.
+    pub(super) seconds: BTreeMap<String, u64>,
+}
+
+/// Boots a guest, shows what it prints, and reads it. It is ended after `limit`.
+pub(super) fn run(image: &Image, initramfs: &Path, programs: &[&str], limit: Duration) -> Result<Report> {
+    let mut command = Command::new("qemu-system-x86_64");
+    // Software emulation: Debian's kernels hang under some machines' KVM.
+    command
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "pc", "-smp", &cpus()])
+        .args(["-m", MEMORY, "-no-reboot", "-nodefaults", "-no-user-config"])
+        .args(["-display", "none", "-serial", "stdio", "-monitor", "none"])
+        .arg("-kernel")
+        .arg(&image.file)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 loglevel=2 panic=-1 oops=panic"]);
+    let name = exec::shown(&command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let reading = read(&mut child, programs, limit);
+    // It has ended by itself, or has to.
+    drop(child.kill());
+    let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+    let mut reader = reading?;
+    if !reader.ended {
+        let why = format!("the guest broke off ({status}) before all tests had run");
+        reader.report.wrong.push(why);
+    }
+    Ok(reader.finish(programs))
+}
+
+fn cpus() -> String {
+    thread::available_parallelism()
+        .map_or(1, |count| count.get().min(8))
+        .to_string()
+}
+
+fn read(child: &mut Child, programs: &[&str], limit: Duration) -> Result<Reader> {
+    let output = child.stdout.take().context("qemu has no standard output")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
+            if sender.send(text).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    let end = Instant::now() + limit;
+    let mut reader = Reader::default();
+    loop {
+        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                println!("{line}");
+                reader.line(&line);
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(reader),
+            Err(RecvTimeoutError::Timeout) => {
+                let at = reader.current.as_deref().unwrap_or("no test program");
+                let done = reader.seconds_of(programs);
+                reader.report.wrong.push(format!(
+                    "the guest was ended after {} minutes, in {at}; it had run {done}",
+                    limit.as_secs() / 60
+                ));
+                return Ok(reader);
+            }
+        }
+    }
+}
+
+/// Reads a guest's lines.
+#[derive(Default)]
+struct Reader {
+    report: Report,
+    /// The program that runs, when it began, and the sum that it said.
+    current: Option<String>,
+    began: Option<Instant>,
+    of_current: Option<Tally>,
+    /// The last word was heard.
+    ended: bool,
+}
+
+impl Reader {
+    fn line(&mut self, line: &str) {
+        if let Some(sum) = Tally::of_line(line) {
+            self.of_current = Some(sum);
+            self.report.sum += sum;
+        }
+        let Some(words) = line.strip_prefix("vm: ") else {
+            return;
+        };
+        if let Some(program) = words.strip_prefix("program ") {
+            self.current = Some(program.to_owned());
+            self.began = Some(Instant::now());
+            self.of_current = None;
+        } else if let Some(status) = words.strip_prefix("status ") {
+            self.status(status);
+        } else if let Some(wrong) = words.strip_prefix("wrong: ") {
+            self.report.wrong.push(wrong.to_owned());
+        } else if words == "end" {
+            self.ended = true;
+        } else {
+            self.report.said.push(words.to_owned());
+        }
+    }
+
+    fn status(&mut self, words: &str) {
+        let (program, status) = words.split_once(' ').unwrap_or((words, "unknown"));
+        let sum = self.of_current.take();
+        let is_test = self.current.take().is_some();
+        let failures = sum.is_some_and(|sum| sum.failed > 0);
+        if is_test && sum.is_none() {
+            let wrong = format!("`{program}` ended with status {status} and no sum of its tests");
+            self.report.wrong.push(wrong);
+        } else if status != "0" && !failures {
+            self.report
+                .wrong
+                .push(format!("`{program}` ended with status {status}"));
+        }
+        if let Some(began) = self.began.take() {
+            self.report
+                .seconds
+                .insert(program.to_owned(), began.elapsed().as_secs());
+        }
+    }
+
+    fn seconds_of(&self, programs: &[&str]) -> String {
+        format!("{} of {} test programs", self.report.seconds.len(), programs.len())
+    }
+
+    /// Adds what was to be heard and was not.
+    fn finish(mut self, programs: &[&str]) -> Report {
+        for program in programs {
+            if self.ended && !self.report.seconds.contains_key(*program) {
+                self.report.wrong.push(format!("`{program}` did not run"));
+            }
+        }
+        self.report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(lines: &[&str]) -> Report {
+        let mut reader = Reader::default();
+        for line in lines {
+            reader.line(line);
+        }
+        reader.finish(&["one", "two"])
+    }
+
+    const GOOD: &str = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+    const BAD: &str = "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+
+    #[test]
+    fn sums_are_added_and_what_is_missing_is_told() {
+        let good = report(&[
+            "vm: kernel 6.1",
+            "vm: status verified 0",
+            "vm: program one",
+            GOOD,
+            "vm: status one 0",
+            "vm: program two",
+            BAD,
+            "vm: status two 101",
+            "vm: end",
+        ]);
+        assert_eq!((good.sum.passed, good.sum.failed), (5, 1));
+        assert_eq!(good.said, ["kernel 6.1"]);
+        assert_eq!(good.wrong, [""; 0]);
+        assert_eq!(good.seconds.len(), 2);
+
+        let table: [(&[&str], &[&str]); 4] = [
+            (
+                &[
+                    "vm: program one",
+                    "vm: status one 139",
+                    "vm: program two",
+                    GOOD,
+                    "vm: status two 0",
+                    "vm: end",
+                ],
+                &["`one` ended with status 139 and no sum of its tests"],
+            ),
+            (
+                &["vm: program one", GOOD, "vm: status one 134", "vm: end"],
+                &["`one` ended with status 134", "`two` did not run"],
+            ),
+            (
+                &["vm: status verified 1", "vm: wrong: cannot mount /sys"],
+                &["`verified` ended with status 1", "cannot mount /sys"],
+            ),
+            (&["vm: end"], &["`one` did not run", "`two` did not run"]),
+        ];
+        for (lines, expected) in table {
+            assert_eq!(report(lines).wrong, expected, "{lines:?}");
+        }
+    }
+}

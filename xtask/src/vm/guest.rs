@@ -1,0 +1,159 @@
+//! What goes into a guest, and what it is made to run.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use super::{
+    archive,
+    initramfs::Initramfs,
+    kernels::{self, Image},
+    modules, say,
+};
+use crate::{build, exec, test::PRIVILEGED};
+
+/// The programs of the test crate that do not look at the kernel: they read the source tree, which no guest has.
+const ELSEWHERE: [(&str, &str); 1] = [("semantics", "it compares documents with tests")];
+/// What tests and the first process run.
+const PROGRAMS: [&str; 2] = ["ip", "tc"];
+const INIT: &str = include_str!("init.sh");
+
+/// What all guests run, built once.
+pub(super) struct Load {
+    taskgate: PathBuf,
+    verified: PathBuf,
+    tests: Vec<(String, PathBuf)>,
+    busybox: PathBuf,
+    words: String,
+}
+
+impl Load {
+    /// Builds it; the tests are those whose names contain `filter`.
+    pub(super) fn build(filter: Option<&str>) -> Result<Self> {
+        say("building the release binary and the test programs");
+        let taskgate = build::release()?;
+        let (tests, verified) = test_programs()?;
+        for (name, why) in ELSEWHERE {
+            say(&format!("`{name}` runs in `cargo xtask test` alone: {why}"));
+        }
+        let words = filter.into_iter().chain(["--include-ignored", "--color=never"]);
+        Ok(Self {
+            taskgate,
+            verified,
+            tests,
+            busybox: busybox()?,
+            words: words.flat_map(|word| [word, "\n"]).collect(),
+        })
+    }
+
+    /// The names of the test programs, in the order in which a guest runs them.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tests.iter().map(|(name, _)| &**name)
+    }
+
+    /// Packs it with a kernel's modules, and returns the file.
+    pub(super) fn pack(&self, image: &Image, folder: &Path) -> Result<PathBuf> {
+        let modules = modules::of(image)?;
+        for name in &modules.lacking {
+            say(&format!("kernel {} has no module `{name}`", image.release));
+        }
+        let mut archive = Initramfs::default();
+        archive.file("/init", INIT.as_bytes());
+        archive.file("/words", self.words.as_bytes());
+        let content = fs::read(&self.busybox).context("cannot read busybox")?;
+        archive.file("/bin/busybox", &content);
+        archive.link("/bin/sh", "busybox");
+        for (number, (name, content)) in modules.ordered.iter().enumerate() {
+            archive.file(format!("/modules/{number:02}-{name}.ko"), content);
+        }
+        for name in PROGRAMS {
+            let program = exec::find(name).with_context(|| format!("there is no `{name}`: run `cargo xtask setup`"))?;
+            archive.program(&format!("/usr/bin/{name}"), &program, folder)?;
+        }
+        archive.program("/taskgate/taskgate", &self.taskgate, folder)?;
+        archive.program("/taskgate/verified", &self.verified, folder)?;
+        for (name, file) in &self.tests {
+            archive.program(&format!("/tests/{name}"), file, folder)?;
+        }
+        let file = folder.join("initramfs");
+        archive.write(&file)?;
+        Ok(file)
+    }
+}
+
+/// What is of interest in a line of `cargo test --no-run --message-format=json`.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds the test crate: its test programs by name, and the one that prints verified instructions.
+fn test_programs() -> Result<(Vec<(String, PathBuf)>, PathBuf)> {
+    let mut command = exec::cargo();
+    command
+        .args(["test", "--no-run", "--message-format=json-render-diagnostics"])
+        .args(["--package", PRIVILEGED, "--lib", "--tests"]);
+    let name = exec::shown(&command);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let messages = child.stdout.take().context("cargo has no standard output")?;
+    let (mut tests, mut verified) = (Vec::new(), None);
+    for line in BufReader::new(messages).lines() {
+        let line = line.with_context(|| format!("cannot read what {name} prints"))?;
+        let Ok(Message {
+            executable: Some(file),
+            target: Some(target),
+            profile: Some(profile),
+        }) = serde_json::from_str(&line)
+        else {
+            continue;
+        };
+        let is_program = target.kind.iter().any(|kind| kind == "bin");
+        if target.name == "verified" && !profile.test {
+            verified = Some(file);
+        } else if profile.test && !is_program && !ELSEWHERE.iter().any(|(name, _)| *name == target.name) {
+            tests.push((target.name, file));
+        }
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+    if !status.success() {
+        bail!("{name} failed with {status}");
+    }
+    tests.sort();
+    let verified = verified.with_context(|| format!("{name} made no program `verified`"))?;
+    Ok((tests, verified))
+}
+
+/// Debian's statically linked busybox, unpacked and not installed.
+fn busybox() -> Result<PathBuf> {
+    let root = kernels::folder().join("busybox/root");
+    let places = ["bin/busybox", "usr/bin/busybox"].map(|place| root.join(place));
+    let there = || places.iter().find(|place| place.is_file()).cloned();
+    if there().is_none() {
+        archive::with_suites("busybox", &["bookworm"], |apt| {
+            apt.unpack_with("busybox-static", &[], &root)
+        })?;
+    }
+    there().context("the package busybox-static has no busybox")
+}

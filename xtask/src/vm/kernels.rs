@@ -1,0 +1,254 @@
+//! The kernels of the matrix: which package each is, and where its files are once it is unpacked.
+
+use std::{
+    cmp::Ordering,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
+
+use super::{archive, say};
+use crate::workspace;
+
+/// What `--kernel` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Choice {
+    /// Debian 11's
+    #[value(name = "5.10")]
+    V5_10,
+    /// Debian 12's
+    #[value(name = "6.1")]
+    V6_1,
+    /// Debian 12's other one
+    #[value(name = "6.12")]
+    V6_12,
+    /// Of Debian 13's backports
+    #[value(name = "6.18")]
+    V6_18,
+    /// The newest that Debian has
+    #[value(name = "newest")]
+    Newest,
+    /// All of these
+    #[value(name = "all")]
+    All,
+}
+
+/// A kernel of the matrix.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel {
+    /// What it is called here, and the folder that it has.
+    pub(super) name: &'static str,
+    /// How its packages' versions begin.
+    version: &'static str,
+    /// Debian's suites that have it.
+    pub(super) suites: &'static [&'static str],
+    /// It has to be had; the others are left out, and said, where their suites do not answer.
+    pub(super) required: bool,
+}
+
+const KERNELS: [(Choice, Kernel); 5] = [
+    (
+        Choice::V5_10,
+        Kernel {
+            name: "5.10",
+            version: "5.10.",
+            suites: &["bullseye", "bullseye-security"],
+            required: false,
+        },
+    ),
+    (
+        Choice::V6_1,
+        Kernel {
+            name: "6.1",
+            version: "6.1.",
+            suites: &["bookworm", "bookworm-updates", "bookworm-security"],
+            required: true,
+        },
+    ),
+    (
+        Choice::V6_12,
+        Kernel {
+            name: "6.12",
+            version: "6.12.",
+            suites: &["bookworm", "bookworm-updates", "bookworm-security"],
+            required: true,
+        },
+    ),
+    (
+        Choice::V6_18,
+        Kernel {
+            name: "6.18",
+            version: "6.18.",
+            suites: &["trixie-backports"],
+            required: false,
+        },
+    ),
+    (
+        Choice::Newest,
+        Kernel {
+            name: "newest",
+            version: "",
+            suites: &["sid"],
+            required: false,
+        },
+    ),
+];
+
+/// The kernels that these stand for, each once, the oldest first.
+pub(super) fn chosen(choices: &[Choice]) -> impl Iterator<Item = Kernel> {
+    KERNELS
+        .into_iter()
+        .filter(|(choice, _)| choices.contains(&Choice::All) || choices.contains(choice))
+        .map(|(_, kernel)| kernel)
+}
+
+/// A kernel that is unpacked.
+#[derive(Debug)]
+pub(super) struct Image {
+    /// What `uname -r` will say.
+    pub(super) release: String,
+    /// The kernel itself.
+    pub(super) file: PathBuf,
+    /// The folder of its modules.
+    pub(super) modules: PathBuf,
+}
+
+/// Where all of this command's files are.
+pub(super) fn folder() -> PathBuf {
+    workspace::root().join("target/vm")
+}
+
+impl Kernel {
+    /// Its image: the one that is there, or what Debian has now. Nothing is installed.
+    pub(super) fn image(&self) -> Result<Image> {
+        let root = folder().join(self.name).join("root");
+        if let Ok(image) = unpacked(&root) {
+            return Ok(image);
+        }
+        archive::with_suites(self.name, self.suites, |apt| {
+            let mut wanted = apt.names("linux-image-")?;
+            wanted.retain(|name| self.is_image(name));
+            wanted.sort_by(|one, other| by_version(other, one));
+            ensure!(
+                !wanted.is_empty(),
+                "{} has no package `linux-image-{}*-cloud-amd64`",
+                self.suites.join(" and "),
+                self.version
+            );
+            // Lists name what is gone already: the newest that can be had.
+            let mut refused = None;
+            for name in wanted {
+                say(&format!("{}: fetching {name}", self.name));
+                match apt.unpack_with(&name, &["linux-binary-", "linux-modules-"], &root) {
+                    Ok(()) => return unpacked(&root),
+                    Err(error) => refused = refused.or(Some(error)),
+                }
+            }
+            Err(refused.context("there was nothing to fetch")?)
+        })
+    }
+
+    /// Whether a package is one of this kernel's images, and not what only depends on one.
+    fn is_image(&self, package: &str) -> bool {
+        let version = package
+            .strip_prefix("linux-image-")
+            .and_then(|rest| rest.strip_suffix("-cloud-amd64"));
+        version.is_some_and(|version| {
+            version.starts_with(self.version)
+                && version.starts_with(|first: char| first.is_ascii_digit())
+                && version.matches('.').count() >= 2
+                && !version.contains("rc")
+        })
+    }
+}
+
+/// What `dpkg` unpacked: the kernel is in /boot, or from 7.2 on beside its modules.
+fn unpacked(root: &Path) -> Result<Image> {
+    for folder in ["lib/modules", "usr/lib/modules"] {
+        let Ok(entries) = fs::read_dir(root.join(folder)) else {
+            continue;
+        };
+        for entry in entries {
+            let entry = entry.context("a folder cannot be read")?;
+            let (modules, release) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let places = [
+                root.join("boot").join(format!("vmlinuz-{release}")),
+                modules.join("vmlinuz"),
+            ];
+            if let Some(file) = places.into_iter().find(|file| file.is_file()) {
+                return Ok(Image { release, file, modules });
+            }
+        }
+    }
+    bail!("there is no kernel in `{}`", root.display())
+}
+
+/// Compares names in which numbers count as numbers.
+fn by_version(one: &str, other: &str) -> Ordering {
+    parts(one).cmp(&parts(other))
+}
+
+fn parts(name: &str) -> Vec<(String, u64)> {
+    let mut parts = vec![(String::new(), 0_u64)];
+    let mut in_number = false;
+    for c in name.chars() {
+        if let Some(digit) = c.to_digit(10) {
+            in_number = true;
+            if let Some((_, number)) = parts.last_mut() {
+                *number = number.saturating_mul(10).saturating_add(digit.into());
+            }
+            continue;
+        }
+        if in_number {
+            parts.push((String::new(), 0));
+            in_number = false;
+        }
+        if let Some((text, _)) = parts.last_mut() {
+            text.push(c);
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_told_from_what_depends_on_them() {
+        let names = [
+            "linux-image-6.1-cloud-amd64",
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64-dbg",
+            "linux-image-6.1.0-56-amd64",
+            "linux-image-6.12.117+deb12-cloud-amd64",
+            "linux-image-7.2.13+deb14-cloud-amd64",
+            "linux-image-7.2.9+deb13-cloud-amd64",
+            "linux-image-7.3~rc2-cloud-amd64",
+            "linux-image-cloud-amd64",
+        ];
+        let newest = |choice: Choice| {
+            chosen(&[choice])
+                .map(|kernel| {
+                    let mut names: Vec<_> = names.into_iter().filter(|name| kernel.is_image(name)).collect();
+                    names.sort_by(|one, other| by_version(other, one));
+                    names.first().copied()
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(newest(Choice::V6_1), [Some("linux-image-6.1.0-56-cloud-amd64")]);
+        assert_eq!(
+            newest(Choice::All),
+            [
+                None,
+                Some("linux-image-6.1.0-56-cloud-amd64"),
+                Some("linux-image-6.12.117+deb12-cloud-amd64"),
+                None,
+                Some("linux-image-7.2.13+deb14-cloud-amd64"),
+            ]
+        );
+    }
+}
