@@ -150,6 +150,18 @@ impl DataPath for Kernel {
         }
     }
 
+    fn early(&mut self, frame: &[u8], uplink: Uplink) -> Result<bool> {
+        let frame = match uplink {
+            Uplink::Trunk { tag } => frames::tagged(tag, frame),
+            Uplink::Routed => frame.to_vec(),
+        };
+        match self.object.test_run_early(&frame, Uplink::LINK, 1)?.returned {
+            XDP_PASS => Ok(true),
+            XDP_DROP => Ok(false),
+            other => bail!("the early verdict returned {other}"),
+        }
+    }
+
     fn now(&mut self) -> Result<u32> {
         Ok(self.tables.now()?)
     }
@@ -206,20 +218,5 @@ impl DataPath for Kernel {
             }
         }
         Ok(())
-    }
-}
-
-impl Kernel {
-    /// Judges a frame as the uplink receives it: whether it goes on.
-    pub fn early(&mut self, frame: &[u8], uplink: Uplink) -> Result<bool> {
-        let frame = match uplink {
-            Uplink::Trunk { tag } => frames::tagged(tag, frame),
-            Uplink::Routed => frame.to_vec(),
-        };
-        match self.object.test_run_early(&frame, Uplink::LINK, 1)?.returned {
-            XDP_PASS => Ok(true),
-            XDP_DROP => Ok(false),
-            other => bail!("the early verdict returned {other}"),
-        }
     }
 }

@@ -9,6 +9,7 @@ mod neighbours;
 mod odd;
 mod timeouts;
 mod tracking;
+mod uplink;
 
 use std::net::IpAddr;
 

@@ -227,6 +227,7 @@ impl Object {
             None => match self.attach_by(link, Hook::Tcx) {
                 Err(GateError::Attach { cause, .. }) if lacks_tcx(&cause) => {
                     let gate = self.attach_by(link, Hook::Clsact)?;
+                    log::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
                     self.tcx = Some(false);
                     Ok(gate)
                 }

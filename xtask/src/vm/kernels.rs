@@ -123,10 +123,10 @@ pub(super) fn folder() -> PathBuf {
 impl Kernel {
     /// Its image: the one that is there, or what Debian has now. Nothing is installed.
     pub(super) fn image(&self) -> Result<Image> {
-        let root = folder().join(self.name).join("root");
-        if let Ok(image) = unpacked(&root) {
+        if let Ok(image) = self.unpacked() {
             return Ok(image);
         }
+        let root = self.root();
         archive::with_suites(self.name, self.suites, |apt| {
             let mut wanted = apt.names("linux-image-")?;
             wanted.retain(|name| self.is_image(name));
@@ -148,6 +148,15 @@ impl Kernel {
             }
             Err(refused.context("there was nothing to fetch")?)
         })
+    }
+
+    /// Its image, if it is there.
+    pub(super) fn unpacked(&self) -> Result<Image> {
+        unpacked(&self.root())
+    }
+
+    fn root(&self) -> PathBuf {
+        folder().join(self.name).join("root")
     }
 
     /// Whether a package is one of this kernel's images, and not what only depends on one.
