@@ -1,6 +1,7 @@
 //! What the fuzzer tries to break, as functions of the bytes that it comes up with. They panic where something is wrong, so
 //! that the fuzzer (`cargo xtask fuzz`) and the tests, which replay what it found, call the very same.
 
+mod admitted;
 mod books;
 mod image;
 mod layout;

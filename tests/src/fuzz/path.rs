@@ -6,6 +6,7 @@ use taskgate::compile::host_image;
 use taskgate_ebpf::abi::Outcome;
 
 use super::{
+    admitted::Admitted,
     books::Entry,
     steps::{Step, Steps},
     vary,
@@ -45,6 +46,7 @@ struct Walk<'a> {
     host: Host<'a>,
     seen: Vec<Thrown>,
     state: State,
+    admitted: Admitted,
     tally: Tally,
 }
 
@@ -61,6 +63,7 @@ impl<'a> Walk<'a> {
             host,
             seen: Vec::new(),
             state: State::default(),
+            admitted: Admitted::default(),
             tally: Tally::default(),
         }
     }
@@ -118,6 +121,7 @@ impl<'a> Walk<'a> {
         let reading = read(&thrown.frame, thrown.segments);
         let entry = Entry {
             reading: &reading,
+            gate: self.stand.gate_on(thrown.link),
             direction: thrown.direction,
             outcome,
             before: &self.state,
@@ -125,6 +129,7 @@ impl<'a> Walk<'a> {
             fragments: (fragments, self.host.tables.fragments().len()),
         };
         entry.check();
+        self.admitted.note(&reading, thrown.link, thrown.direction, outcome);
         self.state = after;
         *self.tally.0.entry(Outcome::name(outcome)).or_default() += 1;
         if self.seen.len() == KEPT {

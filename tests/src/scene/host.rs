@@ -36,7 +36,7 @@ impl<'a> Host<'a> {
 
 impl Host<'_> {
     /// Judges a frame as the uplink receives it: why it is dropped, or `None` where it goes on.
-    pub fn early(&mut self, frame: &[u8], uplink: Uplink) -> Option<Reason> {
+    pub fn refused_early(&self, frame: &[u8], uplink: Uplink) -> Option<Reason> {
         let tag = match uplink {
             Uplink::Trunk { tag } => Some(tag),
             Uplink::Routed => None,
@@ -74,6 +74,10 @@ impl DataPath for Host<'_> {
         let outcome = decide(&self.tables, &frame, sent.direction);
         self.last = Some(outcome);
         Ok(outcome.passes())
+    }
+
+    fn early(&mut self, frame: &[u8], uplink: Uplink) -> Result<bool> {
+        Ok(self.refused_early(frame, uplink).is_none())
     }
 
     fn clear(&mut self) -> Result<()> {

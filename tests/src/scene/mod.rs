@@ -62,6 +62,8 @@ impl Uplink {
 pub trait DataPath {
     /// Judges a packet: whether it goes on.
     fn judge(&mut self, sent: &Sent<'_>) -> Result<bool>;
+    /// Judges a frame as the uplink receives it: whether it goes on.
+    fn early(&mut self, frame: &[u8], uplink: Uplink) -> Result<bool>;
     /// The clock, in ticks.
     fn now(&mut self) -> Result<u32>;
     /// Makes every connection older.

@@ -230,6 +230,11 @@ impl<'a> Stand<'a> {
         Ok(tally)
     }
 
+    /// The gate that a link has, and the slot of its ENI.
+    pub(crate) fn gate_on(&self, link: u32) -> Option<(Gate, u16)> {
+        self.world.eni_on(link).map(|(_, gate, slot)| (gate, slot))
+    }
+
     /// One packet past all witnesses: what they differ in.
     pub(crate) fn past(
         &mut self,

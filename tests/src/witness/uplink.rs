@@ -71,7 +71,7 @@ impl Stand<'_> {
         if expected.is_none() {
             self.oracle = before;
         }
-        let found = host.early(&thrown.frame, uplink);
+        let found = host.refused_early(&thrown.frame, uplink);
         if found != expected {
             return Ok(Met::Difference(format!(
                 "at {uplink:?}: {found:?}, oracle: {expected:?}"

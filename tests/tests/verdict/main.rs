@@ -8,6 +8,7 @@ mod full;
 mod neighbours;
 mod odd;
 mod tracking;
+mod uplink;
 
 use std::net::IpAddr;
 

@@ -88,7 +88,8 @@ fn model_direction(direction: Direction) -> model::Direction {
 }
 
 impl World {
-    fn eni_on(&self, link: u32) -> Option<(&Eni, Gate, u16)> {
+    /// The ENI that a link carries, its gate, and its slot.
+    pub(in crate::witness) fn eni_on(&self, link: u32) -> Option<(&Eni, Gate, u16)> {
         if self.generation == 0 {
             return None;
         }
