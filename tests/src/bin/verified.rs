@@ -11,6 +11,9 @@ const BUDGET: u32 = 250_000;
 
 fn main() -> Result<()> {
     let mut object = Object::load(&LoadOptions::default()).context("the kernel program does not load")?;
+    let early = object
+        .load_early()
+        .context("the early verdict's program does not load")?;
     let mut over = Vec::new();
     for (program, instructions) in object.verified_instructions()? {
         match instructions {
@@ -21,6 +24,7 @@ fn main() -> Result<()> {
             over.push(program);
         }
     }
+    println!("vm: the early verdict's program is {early}");
     sandbox(async || {
         ip("link add gated type veth peer name other")?;
         let link = Netlink::open()?.link("gated").await?;
