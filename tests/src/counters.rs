@@ -30,7 +30,10 @@ impl Counters {
         let mut sum = 0;
         for slot in 0..self.0.len() / 2 {
             let of_cpus = self.0.get(&(slot << 1 | direction as u32), 0)?;
-            sum += of_cpus.iter().map(|counters| counters[usize::from(outcome.number())]).sum::<u64>();
+            sum += of_cpus
+                .iter()
+                .map(|counters| counters[usize::from(outcome.number())])
+                .sum::<u64>();
         }
         Ok(sum)
     }

@@ -100,35 +100,32 @@ impl Place {
         }
         let queues = judge.queues();
         let host = &lab.host;
+        host.add_veth("port", &inside, "eth0")?;
+        host.ip("link add name behind type bridge mcast_snooping 0
+             link set dev port master behind
+             link set dev port up
+             link set dev behind up")?;
+        inside.ip("link set dev eth0 up")?;
+        await_up(&[(host, "port"), (&inside, "eth0")])?;
         match far {
-            Far::Elsewhere => {
-                let path = wire.path();
-                host.ip(&format!(
-                    "link add name trunk {ONE_QUEUE} type veth peer name eth0 netns {path} {queues}"
-                ))?;
-            }
+            Far::Elsewhere => plug(host, &wire, queues)?,
             Far::Here => {
-                host.ip(&format!("link add name trunk {ONE_QUEUE} type veth peer name far {queues}"))?;
+                host.ip(&format!(
+                    "link add name trunk {ONE_QUEUE} type veth peer name far {queues}"
+                ))?;
                 host.add_veth("outer", &wire, "eth0")?;
                 host.ip("link add name before type bridge mcast_snooping 0
                      link set dev far master before
                      link set dev outer master before
                      link set dev far up
                      link set dev outer up
-                     link set dev before up")?;
+                     link set dev before up
+                     link set dev trunk master behind
+                     link set dev trunk up")?;
+                wire.ip("link set dev eth0 up")?;
+                await_up(&[(host, "trunk"), (&wire, "eth0")])?;
             }
         }
-        host.add_veth("port", &inside, "eth0")?;
-        host.ip("link add name behind type bridge mcast_snooping 0
-             link set dev trunk master behind
-             link set dev port master behind
-             link set dev trunk up
-             link set dev port up
-             link set dev behind up")?;
-        for netns in [&wire, &inside] {
-            netns.ip("link set dev eth0 up")?;
-        }
-        await_up(&[(host, "trunk"), (host, "port"), (&wire, "eth0"), (&inside, "eth0")])?;
         let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "trunk")).transpose()?;
         Ok(Self {
             lab,
@@ -137,6 +134,16 @@ impl Place {
             judge,
             _occupied: occupied,
         })
+    }
+
+    /// Takes the trunk away.
+    pub(crate) fn unplug(&self) -> Result<()> {
+        self.lab.host.ip("link delete trunk")
+    }
+
+    /// Makes the trunk, which leads straight to the wire, anew.
+    pub(crate) fn plug(&self) -> Result<()> {
+        plug(&self.lab.host, &self.wire, self.judge.queues())
     }
 
     /// A configuration with the trunk in it, and nothing else.
@@ -167,6 +174,17 @@ impl Place {
             Side::Inside => &self.inside,
         }
     }
+}
+
+fn plug(host: &Netns, wire: &Netns, queues: &str) -> Result<()> {
+    let path = wire.path();
+    host.ip(&format!(
+        "link add name trunk {ONE_QUEUE} type veth peer name eth0 netns {path} {queues}
+         link set dev trunk master behind
+         link set dev trunk up"
+    ))?;
+    wire.ip("link set dev eth0 up")?;
+    await_up(&[(host, "trunk"), (wire, "eth0")])
 }
 
 /// One side of the trunk.

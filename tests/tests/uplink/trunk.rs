@@ -248,7 +248,11 @@ fn fragments(books: &mut Books<'_>) -> Result<()> {
     let part = |flow: Flow, word: u16, first: bool| {
         move |mark: &[u8]| {
             // A multiple of eight bytes.
-            let data = if first { frames::udp(40000, 53, mark) } else { mark.to_vec() };
+            let data = if first {
+                frames::udp(40000, 53, mark)
+            } else {
+                mark.to_vec()
+            };
             let data = [data, vec![0; 64]].concat();
             let length = data.len() & !7;
             frames::ipv4(flow.source.ip(), flow.destination.ip(), 17, &[], word, &data[..length])
