@@ -11,6 +11,8 @@ const BUDGET: u32 = 250_000;
 
 fn main() -> Result<()> {
     let mut object = Object::load(&LoadOptions::default()).context("the kernel program does not load")?;
+    let early = object.load_early().context("the early verdict does not load")?;
+    println!("vm: the early verdict is `{early}`");
     let mut over = Vec::new();
     for (program, instructions) in object.verified_instructions()? {
         match instructions {

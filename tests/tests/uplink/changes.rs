@@ -201,7 +201,6 @@ fn a_vlan_goes_from_one_task_to_another() -> Result<()> {
 fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Elsewhere)?;
     place.lab.host.add_veth("tg-task", &place.inside, "task")?;
-    place.lab.host.ip("tuntap add dev layer3 mode tun")?;
     let config = place.lab.config().group("http", HTTP);
     let with_task = config.clone().device_task("web-1", "tg-task", &[WEB], &["http"]);
     let mut daemon = place.lab.start(&with_task)?;
@@ -217,7 +216,7 @@ fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
             other => anyhow::bail!("{other:?}, and not `{why}`"),
         }
     };
-    refused(&uplink("layer3"), "link `layer3` has no Ethernet headers")?;
+    refused(&uplink("lo"), "link `lo` has no Ethernet headers")?;
     refused(
         &uplink("tg-task"),
         "link `tg-task` has the gate of a task and cannot get that of the uplink: end taskgate and start it again",
