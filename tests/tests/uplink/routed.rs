@@ -24,6 +24,9 @@ fn two(config: Config) -> Config {
         .with("uplink: { device: wire, mode: routed }")
 }
 
+/// Where segments go that only a socket buffer says the number of.
+const UNCUT: u16 = 54;
+
 /// A lab whose wire has the queues for a judge.
 fn lab(judge: Judge) -> Result<Lab> {
     let lab = Lab::new()?;
@@ -81,14 +84,16 @@ fn traffic(judge: Judge) -> Result<()> {
             assert_eq!(probe(outside, to)?, Answer::Silence, "{to}");
         }
         asks.send(at(DB[family], 53), b"request")?;
+        // Four datagrams that nobody has cut apart yet.
+        asks.send_segments(at(DB[family], UNCUT), &[7; 4000], 1000)?;
         let mut pinger = Pinger::new(outside, outside_address, at(WEB[family], 0).ip())?;
         ensure!(!pinger.echoes()?, "an echo came back");
         // The host's own addresses are nobody's task.
         Client::connect_refused(outside, at(["10.99.0.1", "fd99::1"][family], 80))?;
     }
-    // The two SYNs, the datagram and the echo request of each family.
+    // Of each family two SYNs and an echo request, and a datagram and those four.
     stage.await_denials("web-1", 4)?;
-    stage.await_denials("db-1", 4)?;
+    stage.await_denials("db-1", 12)?;
 
     let mut expected = stage.denied_in(&[("outside", "web-1"), ("outside", "db-1")])?;
     for flow in parts {
@@ -97,21 +102,24 @@ fn traffic(judge: Judge) -> Result<()> {
         let count = expected.get("web-1", bare, Action::Accept);
         expected = expected.without(|of| of == bare).accept("web-1", flow, count);
     }
-    let mut denied = 0;
     for task in ["web-1", "db-1"] {
         for flow in expected.flows(task, Action::Reject) {
             let sent = stage.outside.sent(flow)?;
-            let passed_by = if judge == Judge::Gate { sent } else { Count::default() };
+            // A driver gets them cut apart.
+            let uncut = flow.destination.port() == UNCUT && judge == Judge::Generic;
+            let passed_by = if judge == Judge::Gate || uncut {
+                sent
+            } else {
+                Count::default()
+            };
             assert_eq!(
                 between.flows()?.get(&(Way::In, flow)).copied().unwrap_or_default(),
                 passed_by,
                 "{flow:?}"
             );
             assert_eq!(expected.get(task, flow, Action::Reject), sent);
-            denied += 1;
         }
     }
-    assert_eq!(denied, 8, "{expected:?}");
     stage.finish(&expected)?;
     drop(occupied);
     Ok(())
