@@ -65,6 +65,14 @@ impl Config {
         self.bound_task(name, &format!("device: {device}"), addresses, groups, false)
     }
 
+    /// A task on a VLAN of the trunk.
+    #[must_use]
+    pub fn vlan_task(self, name: &str, vlan: u16, addresses: &[&str], groups: &[&str]) -> Self {
+        let [high, low] = vlan.to_be_bytes();
+        let binding = format!("vlan: {vlan}, mac: \"02:00:00:00:{high:02x}:{low:02x}\"");
+        self.bound_task(name, &binding, addresses, groups, false)
+    }
+
     /// A task whose ENI taskgate makes, and of which other files say all the rest.
     #[must_use]
     pub fn bind(mut self, name: &str) -> Self {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray};
-use taskgate_ebpf::abi::{Direction, Reason, map, outcome::OUTCOMES};
+use taskgate_ebpf::abi::{Direction, Outcome, Reason, map, outcome::OUTCOMES};
 
 use crate::{daemon::Daemon, netns::until};
 
@@ -22,10 +22,18 @@ impl Counters {
 
     /// Packets that were dropped for this reason, of all tasks and of none.
     pub fn dropped(&self, direction: Direction, reason: Reason) -> Result<u64> {
+        self.ended(direction, Outcome::Drop(reason))
+    }
+
+    /// Packets that ended so, of all tasks and of none. What belongs to a tracked connection is not counted here.
+    pub fn ended(&self, direction: Direction, outcome: Outcome) -> Result<u64> {
         let mut sum = 0;
         for slot in 0..self.0.len() / 2 {
             let of_cpus = self.0.get(&(slot << 1 | direction as u32), 0)?;
-            sum += of_cpus.iter().map(|counters| counters[reason as usize]).sum::<u64>();
+            sum += of_cpus
+                .iter()
+                .map(|counters| counters[usize::from(outcome.number())])
+                .sum::<u64>();
         }
         Ok(sum)
     }

@@ -11,10 +11,31 @@ use anyhow::{Context as _, Result, bail, ensure};
 use taskgate_ebpf::abi::{Outcome, Pass, Reason};
 use taskgate_tests::{fuzz, witness::Tally};
 
-/// Replays all inputs of a target; how they ended must be all of `reached`, and may be more.
-fn replay(target: &str, body: fn(&[u8]) -> Tally, reached: &[&str]) -> Result<()> {
+/// A target, and how much of it there is.
+struct Target {
+    name: &'static str,
+    body: fn(&[u8]) -> Tally,
+    /// Inputs like each one of the corpus, in an ordinary run.
+    like: usize,
+    /// How inputs must end, all together; they may end otherwise as well.
+    reached: Vec<&'static str>,
+}
+
+/// Replays all inputs of a target, and some like them.
+fn replay(target: Target) -> Result<()> {
+    let Target {
+        name: target,
+        body,
+        like,
+        reached,
+    } = target;
+    let like = match std::env::var_os("TASKGATE_TEST_LONG") {
+        Some(_) => 50 * like,
+        None => like,
+    };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let mut tally = Tally::default();
+    let mut seeds = 0..;
     for what in ["corpus", "regressions"] {
         let folder = folder.join(what).join(target);
         let context = || format!("cannot read the folder `{}`", folder.display());
@@ -36,6 +57,12 @@ fn replay(target: &str, body: fn(&[u8]) -> Tally, reached: &[&str]) -> Result<()
             match panic::catch_unwind(AssertUnwindSafe(|| body(&input))) {
                 Ok(ended) => tally += ended,
                 Err(_) => bail!("`{}` breaks `{target}`, as said above", file.display()),
+            }
+            for seed in seeds.by_ref().take(like) {
+                let input = fuzz::like(&input, seed);
+                if panic::catch_unwind(AssertUnwindSafe(|| body(&input))).is_err() {
+                    bail!("this breaks `{target}`, as said above: {input:02x?}");
+                }
             }
         }
     }
@@ -77,7 +104,12 @@ fn the_parser() -> Result<()> {
         "malformed",
         "unsupported-ethertype",
     ];
-    replay("parser", fuzz::parser, &reached)
+    replay(Target {
+        name: "parser",
+        body: fuzz::parser,
+        like: 1000,
+        reached: reached.to_vec(),
+    })
 }
 
 /// An ENI without its policy is what only damage makes; a table of the host's is never full here.
@@ -95,10 +127,20 @@ fn a_damaged_image() -> Result<()> {
         "no rule",
         "no policy",
     ]);
-    replay("image", fuzz::image, &reached)
+    replay(Target {
+        name: "image",
+        body: fuzz::image,
+        like: 4,
+        reached,
+    })
 }
 
 #[test]
 fn the_whole_path() -> Result<()> {
-    replay("path", fuzz::path, &outcomes(&[Reason::NoPolicy]))
+    replay(Target {
+        name: "path",
+        body: fuzz::path,
+        like: 2,
+        reached: outcomes(&[Reason::NoPolicy]),
+    })
 }

@@ -323,7 +323,8 @@ pub struct Usage {
     pub conns_inserted: Word,
     /// Denied flows inserted.
     pub denials_inserted: Word,
-    /// Packets that passed and found no room to be counted: untracked flows, and errors about connections.
+    /// Packets that passed and found no room to be counted: untracked flows, errors about connections, and what met a table
+    /// that was busy.
     pub flows_lost: Word,
     /// Denied packets that found no room for their record: in the counters only.
     pub denials_lost: Word,

@@ -1,7 +1,7 @@
 //! The packet, as a socket buffer holds it.
 
 use aya_ebpf::{
-    helpers::generated::bpf_xdp_get_buff_len,
+    helpers::generated::{bpf_check_mtu, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
 use taskgate_ebpf::{
@@ -150,6 +150,21 @@ impl XdpFrame {
         }
         let tag = u16::from_be_bytes(bytes(data, end, ETHERNET_BYTES)?);
         Some((frame(TAG_BYTES), Some(tag)))
+    }
+
+    /// Whether it is longer than what its link carries: then the kernel has put several packets together, or not yet cut
+    /// them apart, and only a socket buffer says how many.
+    #[inline(always)]
+    pub(super) fn is_merged<const FRAGS: bool>(&self, ctx: &XdpContext) -> bool {
+        // What every link carries, so that the helper is seldom called. Programs for older kernels do without it (5.12).
+        const ORDINARY: u32 = 1500;
+        let mut packet = self.length.wrapping_sub(ETHERNET_BYTES);
+        if packet <= ORDINARY || !FRAGS {
+            return packet > ORDINARY;
+        }
+        // SAFETY: the helper takes the program's own context, and a number that it reads and writes. Link 0 is the
+        // packet's own.
+        unsafe { bpf_check_mtu(ctx.ctx.cast(), 0, &raw mut packet, 0, 0) != 0 }
     }
 }
 

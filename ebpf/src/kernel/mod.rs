@@ -114,6 +114,9 @@ fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     let Some((frame, tag)) = XdpFrame::new::<FRAGS>(ctx, blur) else {
         return XDP_PASS;
     };
+    if frame.is_merged::<FRAGS>(ctx) {
+        return XDP_PASS;
+    }
     match verdict::early(&Kernel(blur), &frame, tag, scratch) {
         None => XDP_PASS,
         Some(reason) => {

@@ -81,6 +81,11 @@ impl Ground {
         &self.object
     }
 
+    /// Loads the early verdict beside it, and gives its program.
+    pub fn load_early(&mut self) -> Result<&'static str> {
+        Ok(self.object.load_early()?)
+    }
+
     /// One of its programs.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd> {
         Ok(self.object.program(name)?)

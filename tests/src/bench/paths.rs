@@ -32,6 +32,7 @@ pub type Programs = Vec<(&'static str, Option<u32>)>;
 pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<(Vec<Path>, Programs)> {
     say("loading the kernel program");
     let mut ground = Ground::load(ROOM, MEMBERS)?;
+    ground.load_early()?;
     let programs = ground.object().verified_instructions()?;
     say("established and denied");
     let (established, denied) = steady(&mut ground, effort)?;

@@ -11,9 +11,8 @@ const BUDGET: u32 = 250_000;
 
 fn main() -> Result<()> {
     let mut object = Object::load(&LoadOptions::default()).context("the kernel program does not load")?;
-    let early = object
-        .load_early()
-        .context("the early verdict's program does not load")?;
+    let early = object.load_early().context("the early verdict does not load")?;
+    println!("vm: the early verdict is `{early}`");
     let mut over = Vec::new();
     for (program, instructions) in object.verified_instructions()? {
         match instructions {
@@ -24,7 +23,6 @@ fn main() -> Result<()> {
             over.push(program);
         }
     }
-    println!("vm: the early verdict's program is {early}");
     sandbox(async || {
         ip("link add gated type veth peer name other")?;
         let link = Netlink::open()?.link("gated").await?;

@@ -143,6 +143,22 @@ pub fn arp(operation: u8, sender: IpAddr, target: IpAddr) -> Vec<u8> {
     ethernet(0x0806, &bytes)
 }
 
+/// A frame with what a router, or a bridge with netfilter, wants to be right: IPv4's header checksum.
+pub fn with_checksum(mut frame: Vec<u8>) -> Vec<u8> {
+    if frame[12..14] == [8, 0] {
+        let header = 14 + usize::from(frame[14] & 15) * 4;
+        frame[24..26].fill(0);
+        let words = frame[14..header].chunks_exact(2);
+        let sum: u32 = words
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum();
+        let folded = (sum & 0xffff) + (sum >> 16);
+        let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+        frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+    }
+    frame
+}
+
 /// The headers of a packet as an ICMP error quotes them: `frame` without Ethernet, its first `length` bytes.
 pub fn quoted(frame: &[u8], length: usize) -> Vec<u8> {
     frame[14..].iter().copied().take(length).collect()

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use taskgate::dataplane::{
-    link::{LinkEvent, LinkKind, LinkWatch},
+    link::{LinkEvent, LinkKind, LinkWatch, OtherEnd},
     netlink::Netlink,
 };
 use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
@@ -44,6 +44,34 @@ fn links_are_told_apart_by_kind() -> Result<()> {
         ];
         for (name, message) in refused {
             assert_eq!(netlink.link(name).await.unwrap_err().to_string(), message);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_uplink_is_any_link_with_ethernet_headers() -> Result<()> {
+    sandbox(async || {
+        ip("netns add there")?;
+        ip("link add here-a type veth peer name here-b")?;
+        ip("link add far type veth peer name eth0 netns there")?;
+        ip("link add other type bridge")?;
+        let netlink = Netlink::open()?;
+        let here_b = netlink.link("here-b").await?.ifindex;
+        for (name, other_end) in [
+            ("here-a", OtherEnd::Here(here_b)),
+            ("far", OtherEnd::Elsewhere),
+            ("other", OtherEnd::Wire),
+        ] {
+            let link = netlink.uplink(name).await?;
+            ensure!(link.kind == LinkKind::Uplink(other_end) && link.name == name && link.ifindex != 0);
+            ensure!(!link.faces_task());
+        }
+        for (name, message) in [
+            ("none", "there is no link `none`"),
+            ("lo", "link `lo` has no Ethernet headers: an uplink has"),
+        ] {
+            assert_eq!(netlink.uplink(name).await.unwrap_err().to_string(), message);
         }
         Ok(())
     })

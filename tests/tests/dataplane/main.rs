@@ -1,5 +1,6 @@
 //! The dataplane against the running kernel. Needs root; each test has namespaces of its own.
 
+mod early;
 mod enis;
 mod gates;
 mod links;

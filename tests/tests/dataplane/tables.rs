@@ -143,8 +143,9 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
     ensure!(found == expected);
 
     let last = FlowKey::V4(key_v4(4095));
+    ensure!(tables.conn(&last)? == expected.get(&last).copied());
     ensure!(tables.take_conn(&last)? == expected.remove(&last));
-    ensure!(tables.take_conn(&last)?.is_none());
+    ensure!(tables.conn(&last)?.is_none() && tables.take_conn(&last)?.is_none());
     let in_two = tables
         .raw_conns_v4()
         .take_in_two(&key_v4(4094))?
@@ -153,7 +154,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
     ensure!(in_two == expected.remove(&FlowKey::V4(key_v4(4094))));
     ensure!(tables.raw_conns_v4().take_in_two(&key_v4(4094))?.is_none());
     for (key, conn) in &expected {
-        ensure!(tables.take_conn(key)? == Some(*conn));
+        ensure!(tables.conn(key)? == Some(*conn) && tables.take_conn(key)? == Some(*conn));
     }
     tables.conns(&mut |key, _| panic!("{key:?} is left"))?;
 

@@ -7,6 +7,7 @@ mod errors;
 mod full;
 mod neighbours;
 mod odd;
+mod timeouts;
 mod tracking;
 mod uplink;
 

@@ -1,8 +1,12 @@
 //! The gates of this host: which task is bound to which link, and what became of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod check;
+mod made;
+
+use std::collections::{BTreeMap, HashMap};
 
 use log::{info, warn};
+use made::tell;
 use taskgate_ebpf::abi::LinkId;
 
 use super::{
@@ -13,13 +17,13 @@ use super::{
 };
 use crate::{
     dataplane::{
-        eni::{EniSpec, EniWarning, TaskEni, remove_left_over},
+        eni::{EniSpec, EniWarning, TaskEni},
         gate::{Gate, GateError},
         link::{Link, LinkError, LinkEvent},
         netlink::Netlink,
         object::Object,
     },
-    model::{Binding, Eni, Model, Uplink},
+    model::{Binding, Eni, Uplink},
 };
 
 /// A task's link.
@@ -61,68 +65,6 @@ impl Gates {
             closed: Vec::new(),
             said: Vec::new(),
         }
-    }
-
-    /// Takes away the links that a killed run made and left, which have no gate any more; the namespaces that the
-    /// configuration names stay, with whoever is in them.
-    pub(super) async fn clear<'a>(&self, enis: impl Iterator<Item = &'a Eni>) -> Result<(), RunError> {
-        let namespaces = enis
-            .filter_map(|eni| match &eni.binding {
-                Some(Binding::Namespace(namespace)) => Some(namespace.as_str()),
-                _ => None,
-            })
-            .collect();
-        let gone = remove_left_over(&self.netlink, &self.instance, &BTreeSet::new(), &namespaces).await?;
-        if !gone.is_empty() {
-            warn!(
-                "an earlier run was killed; what it left ungated is taken away: {}",
-                gone.join(", ")
-            );
-        }
-        Ok(())
-    }
-
-    /// Refuses what could not be gated, before anything is changed: links of a kind that no gate works on, and those that
-    /// have a gate the other way round.
-    pub(super) async fn check(&self, model: &Model) -> Result<(), RunError> {
-        const TRUNK: &str = "a trunk";
-        const TASK: &str = "a task";
-        for eni in model.gated() {
-            let Some(Binding::Device(device)) = &eni.binding else {
-                continue;
-            };
-            match self.netlink.link(device).await {
-                Ok(link) if self.uplinks.holds(link.ifindex) => return Err(sides(link, TRUNK, TASK)),
-                Ok(_) | Err(LinkError::Missing { .. }) => {}
-                Err(cause) => {
-                    return Err(RunError::Device {
-                        task: eni.display_name().to_owned(),
-                        cause,
-                    });
-                }
-            }
-        }
-        let Some(Uplink { device, .. }) = &model.uplink else {
-            return Ok(());
-        };
-        match self.netlink.uplink(device).await {
-            Ok(link) if self.gates().any(|gate| gate.link().ifindex == link.ifindex) => {
-                Err(sides(link, TASK, "the uplink"))
-            }
-            Ok(_) | Err(LinkError::Missing { .. }) => Ok(()),
-            Err(cause) => Err(RunError::Uplink {
-                device: device.clone(),
-                cause,
-            }),
-        }
-    }
-
-    /// The gates of tasks that are or were.
-    fn gates(&self) -> impl Iterator<Item = &Gate> {
-        self.tasks
-            .values()
-            .filter_map(|task| task.gate.as_ref())
-            .chain(&self.closed)
     }
 
     /// Gates the uplink and the tasks of a configuration that was just switched to, and closes the gates of those that it
@@ -178,32 +120,6 @@ impl Gates {
                 self.tasks.insert(eni.id.clone(), task);
             }
             wrong.extend(self.bind(eni, writer).await.err());
-        }
-        wrong
-    }
-
-    /// Gives ENIs that taskgate made the addresses that they have now. Gives what went wrong.
-    async fn readdress(&mut self, enis: &[(&Eni, u16)]) -> Vec<RunError> {
-        let mut wrong = Vec::new();
-        // An address may move from one to another.
-        for withdraws in [true, false] {
-            for (eni, _) in enis {
-                let task = self.tasks.get_mut(&eni.id).filter(|task| task.gate.is_some());
-                let Some(task) = task else { continue };
-                let Some(made) = &mut task.made else { continue };
-                let done = if withdraws {
-                    made.withdraw(&self.netlink, &eni.addresses).await.map(|()| Vec::new())
-                } else {
-                    made.assign(&self.netlink, &eni.addresses).await
-                };
-                match done {
-                    Ok(warnings) => tell(&mut self.said, &task.name, &warnings),
-                    Err(cause) => wrong.push(RunError::Addresses {
-                        task: task.name.clone(),
-                        cause,
-                    }),
-                }
-            }
         }
         wrong
     }
@@ -308,22 +224,6 @@ impl Gates {
         }
     }
 
-    /// Takes away what taskgate made, and then its gate.
-    async fn unmake(&self, task: &str, made: TaskEni, gate: Option<Gate>) {
-        let link = made.link().name.clone();
-        let removed = if gate.is_some() {
-            made.remove(&self.netlink).await
-        } else {
-            made.remove_namespace()
-        };
-        if let Err(refused) = removed {
-            warn!(
-                "the ENI of task `{task}` (link `{link}`) is not wholly removed: {}",
-                chain(&refused)
-            );
-        }
-    }
-
     /// Follows a link that came or went. `enis`: as in [`Gates::follow`].
     pub(super) async fn event(&mut self, event: &LinkEvent, enis: &[&Eni], writer: &mut Writer) {
         let followed = self.uplinks.event(event, &mut self.object, &self.netlink, writer).await;
@@ -420,32 +320,10 @@ fn attach(object: &mut Object, writer: &mut Writer, link: &Link, slot: u16) -> R
     object.attach(link).inspect_err(|_| writer.remove_link(id))
 }
 
-/// Logs what limits a task's ENI. What the host lacks it lacks for every task: that is said once.
-fn tell(said: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarning]) {
-    for warning in warnings {
-        match warning {
-            EniWarning::ForwardingOff { .. } if said.contains(warning) => {}
-            EniWarning::ForwardingOff { .. } => {
-                warn!("{warning}");
-                said.push(warning.clone());
-            }
-            EniWarning::Setting { .. } => warn!("task `{task}`: {warning}"),
-        }
-    }
-}
-
 /// Whether two bindings are the same place. The VLAN id alone names a branch.
 fn is_same(one: &Binding, other: &Binding) -> bool {
     match (one, other) {
         (Binding::Vlan(one), Binding::Vlan(other)) => one.id == other.id,
         _ => one == other,
-    }
-}
-
-fn sides(link: Link, has: &'static str, wants: &'static str) -> RunError {
-    RunError::Sides {
-        link: link.name,
-        has,
-        wants,
     }
 }

@@ -89,3 +89,13 @@ fn a_folder_that_is_not_there_is_an_error() {
     let folder = Folder::new(&[]);
     insta::assert_snapshot!(folder.transcript(&["check", "check --config nowhere"]));
 }
+
+#[test]
+fn the_examples_are_valid() {
+    let folder = Folder::new(&[]);
+    for example in ["aws", "native", "trunk"] {
+        let place = format!("{}/../examples/{example}", env!("CARGO_MANIFEST_DIR"));
+        let answer = folder.run(&format!("check --config {place}"));
+        assert_eq!((answer.exit, &*answer.err), (Some(0), ""), "{example}: {}", answer.out);
+    }
+}

@@ -129,3 +129,15 @@ fn an_answer_is_coloured_for_nobody_but_a_terminal() {
         "{out}{err}"
     );
 }
+
+/// A branch of a trunk is a task like any other.
+#[test]
+fn branches_of_a_trunk_are_explained() {
+    let example = include_str!("../../../examples/trunk/tasks.yaml");
+    let folder = Folder::new(&[("tasks.yaml", example)]);
+    insta::assert_snapshot!(folder.transcript(&[
+        "explain --from web --to db --protocol tcp --port 5432",
+        "explain --from 192.0.2.7 --to db --protocol tcp --port 5432",
+        "check",
+    ]));
+}

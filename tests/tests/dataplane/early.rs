@@ -1,0 +1,111 @@
+//! The early verdict: attached, taken off, and gone with its link.
+
+use anyhow::{Result, ensure};
+use taskgate::dataplane::{
+    early::EarlyMode,
+    netlink::Netlink,
+    object::Object,
+    raw::{VlanSwitch, turn_vlan_switch, vlan_switch},
+    tags::Tags,
+};
+use taskgate_ebpf::abi::program;
+use taskgate_tests::{
+    netns::until,
+    sandbox::{ip, sandbox},
+};
+
+use crate::SMALL;
+
+/// What a program may cost the verifier (docs/performance.md).
+const BUDGET: u32 = 250_000;
+
+#[test]
+fn it_is_loaded_when_it_is_asked_for() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    let names = |object: &Object| -> Result<Vec<_>> {
+        let verified = object.verified_instructions()?;
+        Ok(verified.into_iter().map(|(name, _)| name).collect())
+    };
+    ensure!(names(&object)? == Object::PROGRAMS);
+    let early = object.load_early()?;
+    ensure!([program::EARLY, program::EARLY_LINEAR].contains(&early));
+    ensure!(object.load_early()? == early);
+    ensure!(names(&object)?.last() == Some(&early));
+    let verified = object.verified_instructions()?;
+    let (_, instructions) = verified[verified.len() - 1];
+    ensure!(
+        instructions.is_none_or(|count| (1..=BUDGET).contains(&count)),
+        "{instructions:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn it_is_native_where_the_driver_takes_it_and_generic_elsewhere() -> Result<()> {
+    sandbox(async || {
+        ip("link add native type veth peer name far")?;
+        ip("link add generic type dummy").or_else(|_| ip("link add generic type bridge"))?;
+        let netlink = Netlink::open()?;
+        let mut object = Object::load(&SMALL)?;
+        for (name, native) in [("native", true), ("generic", false)] {
+            let link = netlink.uplink(name).await?;
+            let shown = || Ok::<_, anyhow::Error>(ip(&format!("-d link show dev {name}"))?.contains("xdp"));
+            let early = object.attach_early(&link)?;
+            ensure!(
+                matches!(early.mode(), EarlyMode::Native) == native,
+                "{:?}",
+                early.mode()
+            );
+            ensure!(early.link() == &link && !early.is_gone()? && shown()?);
+            // There is place for one.
+            let error = object.attach_early(&link).unwrap_err().to_string();
+            let program = early.program();
+            ensure!(
+                error.starts_with(&format!(
+                    "program `{program}` cannot be attached to link `{name}`, natively ("
+                )),
+                "{error}"
+            );
+            drop(early);
+            ensure!(!shown()?);
+            let early = object.attach_early(&link)?;
+            ip(&format!("link delete {name}"))?;
+            until("it goes with its link", || Ok(early.is_gone()?))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn tags_are_brought_into_the_frames_and_back() -> Result<()> {
+    sandbox(async || {
+        ip("netns add there")?;
+        ip("link add trunk type veth peer name far")?;
+        ip("link add away type veth peer name eth0 netns there")?;
+        ip("link add plain type bridge")?;
+        let netlink = Netlink::open()?;
+        let trunk = netlink.uplink("trunk").await?;
+        let beside = || vlan_switch("far", VlanSwitch::Transmit);
+        ensure!(beside()?);
+        let tags = Tags::in_frames(&trunk);
+        ensure!(matches!(tags, Tags::Turned(_)) && !beside()?);
+        // What another one turned is not this one's to turn back.
+        let second = Tags::in_frames(&trunk);
+        ensure!(matches!(second, Tags::InFrames));
+        drop(second);
+        ensure!(!beside()?);
+        ip("link set dev far name other-far")?;
+        drop(tags);
+        ensure!(vlan_switch("other-far", VlanSwitch::Transmit)?);
+        ensure!(matches!(Tags::in_frames(&netlink.uplink("away").await?), Tags::Unknown));
+        ensure!(matches!(
+            Tags::in_frames(&netlink.uplink("plain").await?),
+            Tags::InFrames
+        ));
+        // What cannot be turned stays, and says so.
+        let error = turn_vlan_switch("plain", VlanSwitch::Receive, true);
+        ensure!(error.is_err() && !vlan_switch("plain", VlanSwitch::Receive)?);
+        ensure!(vlan_switch("none", VlanSwitch::Receive).is_err());
+        Ok(())
+    })
+}

@@ -1,0 +1,259 @@
+//! An uplink that comes, goes and changes while taskgate runs. What was a branch is never open.
+
+use anyhow::{Result, ensure};
+use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_tests::{
+    Capture, Config, Counters, Daemon, Reload, at, ip,
+    kernel::{await_gates, gates},
+    scene::frames::{self, flags},
+    traffic::Sender,
+};
+
+use super::place::{Far, Judge, Place, Side, vlan};
+
+const WEB: &str = "10.88.1.10";
+const PEER: &str = "10.99.0.9";
+const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
+
+fn one(config: Config) -> Config {
+    config.group("http", HTTP).vlan_task("web-1", 101, &[WEB], &["http"])
+}
+
+/// Sends to VLANs of the trunk and says what arrives.
+struct Probe<'p> {
+    sender: Sender,
+    arrivals: Capture,
+    counters: Counters,
+    place: &'p Place,
+    sent: u16,
+}
+
+impl<'p> Probe<'p> {
+    fn new(place: &'p Place, daemon: &Daemon) -> Result<Self> {
+        Ok(Self {
+            sender: place.sender(Side::Wire)?,
+            arrivals: place.capture(Side::Inside)?,
+            counters: Counters::of(daemon)?,
+            place,
+            sent: 0,
+        })
+    }
+
+    fn send(&mut self, tags: &[(u16, u16)], port: u16) -> Result<Vec<u8>> {
+        self.sent += 1;
+        let mark = format!("frame {:05} of this test", self.sent).into_bytes();
+        let tcp = frames::tcp(40000 + self.sent, port, flags::SYN, &mark);
+        let frame = frames::with_checksum(frames::ip(ip(PEER), ip(WEB), 6, &tcp));
+        self.sender.send(&Side::Wire.sends(tags, &frame))?;
+        Ok(mark)
+    }
+
+    fn passes(&mut self, tags: &[(u16, u16)], port: u16) -> Result<()> {
+        let mark = self.send(tags, port)?;
+        self.arrivals.await_bytes(&mark)
+    }
+
+    /// It is dropped once, for this reason.
+    fn drops(&mut self, tags: &[(u16, u16)], port: u16, reason: Reason) -> Result<()> {
+        let before = self.counters.dropped(Direction::Ingress, reason)?;
+        let mark = self.send(tags, port)?;
+        self.counters.await_dropped(Direction::Ingress, reason, before + 1)?;
+        ensure!(self.arrivals.count(&mark)? == 0, "it arrived");
+        Ok(())
+    }
+
+    /// The branch is judged, the host's frames go on, and nothing else passes.
+    fn is_trunk(&mut self) -> Result<()> {
+        await_gates(&self.place.lab.host, "trunk")?;
+        self.passes(&vlan(101), 80)?;
+        self.drops(&vlan(101), 81, Reason::NoRule)?;
+        self.drops(&vlan(102), 80, Reason::UnknownTask)?;
+        self.passes(&[], 80)
+    }
+
+    /// No branch, and only the host's frames go on.
+    fn is_former(&mut self) -> Result<()> {
+        assert_eq!(gates(&self.place.lab.host, "trunk")?, (1, 1));
+        self.drops(&vlan(101), 80, Reason::UnknownTask)?;
+        self.drops(&vlan(102), 80, Reason::UnknownTask)?;
+        self.passes(&[], 80)
+    }
+
+    fn is_open(&mut self) -> Result<()> {
+        assert_eq!(gates(&self.place.lab.host, "trunk")?, (0, 0));
+        self.passes(&vlan(101), 81)?;
+        self.passes(&vlan(102), 80)
+    }
+}
+
+fn has_xdp(place: &Place) -> Result<bool> {
+    let shown = place.lab.host.output("ip", &["-d", "link", "show", "dev", "trunk"])?;
+    Ok(shown.contains("xdp"))
+}
+
+#[test]
+fn what_branches_were_stays_closed_when_the_uplink_changes() -> Result<()> {
+    let place = Place::new(Judge::Native, Far::Elsewhere)?;
+    let empty = place.lab.config().group("http", HTTP);
+    let mut daemon = place.lab.start(&empty)?;
+    let mut probe = Probe::new(&place, &daemon)?;
+    probe.is_open()?;
+    let routed = empty.clone().with("uplink: { device: trunk, mode: routed }");
+    for _ in 0..2 {
+        daemon.apply(&one(place.config()))?;
+        probe.is_trunk()?;
+        assert!(has_xdp(&place)?);
+        daemon.apply(&empty)?;
+        probe.is_former()?;
+        assert!(!has_xdp(&place)?);
+        daemon.apply(&routed)?;
+        probe.is_former()?;
+        daemon.await_message("`trunk` was a trunk and is held closed until it goes")?;
+    }
+    daemon.apply(&one(place.config()))?;
+    probe.is_trunk()?;
+    let stopped = daemon.stop()?;
+    let last = stopped.messages.last().cloned().unwrap_or_default();
+    assert!(last.contains("nothing is filtered any more on `trunk`"), "{last}");
+    assert!(!has_xdp(&place)?);
+    probe.is_open()
+}
+
+#[test]
+fn a_trunk_moves_to_another_link() -> Result<()> {
+    let place = Place::new(Judge::Native, Far::Elsewhere)?;
+    let host = &place.lab.host;
+    let mut daemon = place.start(&one(place.config()))?;
+    let mut probe = Probe::new(&place, &daemon)?;
+    probe.is_trunk()?;
+    host.add_veth("second", &place.wire, "eth1")?;
+    host.ip("link set dev second up")?;
+    place.wire.ip("link set dev eth1 up")?;
+    daemon.apply(&one(place.lab.config()).with("uplink: { device: second, mode: trunk }"))?;
+    assert_eq!((gates(host, "second")?, gates(host, "trunk")?), ((1, 1), (1, 1)));
+    probe.drops(&vlan(101), 80, Reason::UnknownTask)?;
+    probe.drops(&[], 80, Reason::UnknownTask)?;
+    daemon.await_message("link `trunk` is no longer the trunk: it passes nothing")?;
+
+    // The second link takes its place behind it, too.
+    host.ip("link set dev trunk nomaster
+         link set dev second master behind")?;
+    taskgate_tests::netns::await_up(&[(host, "second"), (&place.wire, "eth1")])?;
+    probe.sender = Sender::on(&place.wire, "eth1")?;
+    probe.passes(&vlan(101), 80)?;
+    probe.drops(&vlan(101), 81, Reason::NoRule)?;
+    probe.passes(&[], 80)?;
+    daemon.stop()?;
+    assert_eq!((gates(host, "second")?, gates(host, "trunk")?), ((0, 0), (0, 0)));
+    Ok(())
+}
+
+#[test]
+fn a_trunk_that_is_not_there_is_gated_when_it_comes_and_again_when_it_comes_back() -> Result<()> {
+    let place = Place::new(Judge::Native, Far::Elsewhere)?;
+    place.unplug()?;
+    let daemon = place.lab.start(&one(place.config()))?;
+    daemon.await_message("the uplink is gated as soon as link `trunk` is there")?;
+    daemon.await_message("0 tasks gated, 1 without a link yet")?;
+    for _ in 0..2 {
+        place.plug()?;
+        Probe::new(&place, &daemon)?.is_trunk()?;
+        place.unplug()?;
+        daemon.await_message("uplink `trunk` is gone")?;
+    }
+    // Under another name it stays the uplink, until there is one of that name.
+    place.plug()?;
+    let mut probe = Probe::new(&place, &daemon)?;
+    probe.is_trunk()?;
+    place.lab.host.ip("link set dev trunk name renamed")?;
+    daemon.await_message("uplink `trunk` has another name now")?;
+    probe.passes(&vlan(101), 80)?;
+    probe.drops(&vlan(101), 81, Reason::NoRule)?;
+    assert_eq!(gates(&place.lab.host, "renamed")?, (1, 1));
+    daemon.stop()?;
+    assert_eq!(gates(&place.lab.host, "renamed")?, (0, 0));
+    Ok(())
+}
+
+#[test]
+fn a_vlan_goes_from_one_task_to_another() -> Result<()> {
+    let place = Place::new(Judge::Native, Far::Elsewhere)?;
+    let config = place.config().group("http", HTTP).group("shut", "egress: []");
+    let task = |name: &str, vlan, groups: &[&str]| config.clone().vlan_task(name, vlan, &[WEB], groups);
+    let mut daemon = place.start(&task("web-1", 101, &["http"]))?;
+    let mut probe = Probe::new(&place, &daemon)?;
+    probe.passes(&vlan(101), 80)?;
+    // The task moves to another VLAN.
+    daemon.apply(&task("web-1", 102, &["http"]))?;
+    probe.drops(&vlan(101), 80, Reason::UnknownTask)?;
+    probe.passes(&vlan(102), 80)?;
+    // Another one has its VLAN, and other groups.
+    daemon.apply(&task("web-2", 102, &["shut"]))?;
+    probe.drops(&vlan(102), 80, Reason::NoRule)?;
+    daemon.apply(&config)?;
+    probe.drops(&vlan(102), 80, Reason::UnknownTask)?;
+    daemon.await_message("task `web-2` is no longer named: VLAN 102 passes nothing")?;
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
+    let place = Place::new(Judge::Native, Far::Elsewhere)?;
+    place.lab.host.add_veth("tg-task", &place.inside, "task")?;
+    let config = place.lab.config().group("http", HTTP);
+    let with_task = config.clone().device_task("web-1", "tg-task", &[WEB], &["http"]);
+    let mut daemon = place.lab.start(&with_task)?;
+    await_gates(&place.lab.host, "tg-task")?;
+    let uplink = |device: &str| {
+        config
+            .clone()
+            .with(&format!("uplink: {{ device: {device}, mode: trunk }}"))
+    };
+    let mut refused = |config: &Config, why: &str| -> Result<()> {
+        match daemon.reload(config)? {
+            Reload::Refused(said) if said.contains(why) => Ok(()),
+            other => anyhow::bail!("{other:?}, and not `{why}`"),
+        }
+    };
+    refused(&uplink("lo"), "link `lo` has no Ethernet headers")?;
+    refused(
+        &uplink("tg-task"),
+        "link `tg-task` has the gate of a task and cannot get that of the uplink: end taskgate and start it again",
+    )?;
+    daemon.apply(&uplink("trunk"))?;
+    let on_trunk = config.clone().device_task("web-1", "trunk", &[WEB], &["http"]);
+    match daemon.reload(&on_trunk)? {
+        Reload::Refused(said) => ensure!(said.contains("link `trunk` has the gate of a trunk"), "{said}"),
+        Reload::Done => anyhow::bail!("it was taken"),
+    }
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Two families, 5-tuples, and a first packet that nobody allowed: what is new on a branch is new.
+#[test]
+fn a_connection_of_one_branch_is_none_of_another() -> Result<()> {
+    let place = Place::new(Judge::Native, Far::Elsewhere)?;
+    let daemon = place.start(&one(place.config()).vlan_task("web-2", 102, &["10.88.2.10"], &["http"]))?;
+    let counters = Counters::of(&daemon)?;
+    let (sender, arrivals) = (place.sender(Side::Wire)?, place.capture(Side::Inside)?);
+    let packet = |tcp_flags, mark: &[u8]| {
+        let (from, to) = (at(PEER, 40000), at(WEB, 80));
+        let tcp = frames::tcp(from.port(), to.port(), tcp_flags, mark);
+        frames::with_checksum(frames::ip(from.ip(), to.ip(), 6, &tcp))
+    };
+    let send = |id, frame: &[u8]| sender.send(&Side::Wire.sends(&vlan(id), frame));
+    send(101, &packet(flags::SYN, b"the first one"))?;
+    arrivals.await_bytes(b"the first one")?;
+    for id in [102, 103] {
+        send(id, &packet(flags::ACK, b"of another branch"))?;
+    }
+    counters.await_dropped(Direction::Ingress, Reason::NotForTask, 1)?;
+    counters.await_dropped(Direction::Ingress, Reason::UnknownTask, 1)?;
+    send(101, &packet(flags::ACK, b"the second one"))?;
+    arrivals.await_bytes(b"the second one")?;
+    assert_eq!(arrivals.count(b"of another branch")?, 0);
+    daemon.stop()?;
+    Ok(())
+}

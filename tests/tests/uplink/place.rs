@@ -1,0 +1,218 @@
+//! A host with a trunk:
+//!
+//! ```text
+//!   wire: eth0 ── [outer ── bridge ── far] ── trunk ── bridge ── port ── eth0: inside
+//! ```
+//!
+//! What is in brackets is on the host, too, or is left out: then `trunk` leads straight to `wire`. `inside` is where the
+//! tasks would be, and gets and sends what a trunk carries for them.
+
+use anyhow::{Context as _, Result};
+use nix::net::if_::if_nametoindex;
+use taskgate::dataplane::{
+    early::Early,
+    link::{Link, LinkKind, OtherEnd},
+    load::LoadOptions,
+    object::Object,
+};
+use taskgate_tests::{Capture, Config, Daemon, Lab, Netns, kernel::await_gates, netns::await_up, traffic::Sender};
+
+/// Who judges first what comes from the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judge {
+    /// XDP in the driver.
+    Native,
+    /// XDP in the kernel.
+    Generic,
+    /// The gate: another XDP program has the place.
+    Gate,
+}
+
+impl Judge {
+    /// What taskgate says of it.
+    pub(crate) fn said(self) -> &'static str {
+        match self {
+            Self::Native => "dropped early, by its driver (XDP)",
+            Self::Generic => "dropped early, by the kernel (generic XDP)",
+            Self::Gate => "nothing is dropped early",
+        }
+    }
+
+    /// A driver refuses XDP where it could not serve every queue that sends to it.
+    pub(crate) fn queues(self) -> &'static str {
+        match self {
+            Self::Generic => "numtxqueues 4 numrxqueues 4",
+            Self::Native | Self::Gate => "numtxqueues 1 numrxqueues 1",
+        }
+    }
+}
+
+/// What the uplink itself has.
+pub(crate) const ONE_QUEUE: &str = "numtxqueues 1 numrxqueues 1";
+
+/// A program in the place of the early verdict, which passes everything.
+pub(crate) struct Occupied(#[expect(dead_code, reason = "it comes off when it is dropped")] Early);
+
+/// Puts another program in the place of the early verdict.
+pub(crate) fn occupy(host: &Netns, link: &str) -> Result<Occupied> {
+    host.run(|| {
+        let link = Link {
+            name: link.to_owned(),
+            ifindex: if_nametoindex(link)?,
+            kind: LinkKind::Uplink(OtherEnd::Wire),
+        };
+        // Its image is empty, so it decides nothing.
+        let mut object = Object::load(&LoadOptions {
+            conns: 1,
+            denials: 1,
+            policy_banks: 1,
+            ..LoadOptions::default()
+        })?;
+        Ok(Occupied(object.attach_early(&link)?))
+    })
+}
+
+/// Where the other end of the trunk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Far {
+    /// On the host.
+    Here,
+    /// In the namespace of the wire.
+    Elsewhere,
+}
+
+/// The host and both of its sides.
+pub(crate) struct Place {
+    pub(crate) lab: Lab,
+    pub(crate) wire: Netns,
+    pub(crate) inside: Netns,
+    pub(crate) judge: Judge,
+    _occupied: Option<Occupied>,
+}
+
+impl Place {
+    pub(crate) fn new(judge: Judge, far: Far) -> Result<Self> {
+        let lab = Lab::new()?;
+        let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
+        // No frames but those of the test.
+        for netns in [&wire, &inside, &lab.host] {
+            netns.set("net.ipv6.conf.default.disable_ipv6", "1")?;
+        }
+        let queues = judge.queues();
+        let host = &lab.host;
+        host.add_veth("port", &inside, "eth0")?;
+        host.ip("link add name behind type bridge mcast_snooping 0
+             link set dev port master behind
+             link set dev port up
+             link set dev behind up")?;
+        inside.ip("link set dev eth0 up")?;
+        await_up(&[(host, "port"), (&inside, "eth0")])?;
+        match far {
+            Far::Elsewhere => plug(host, &wire, queues)?,
+            Far::Here => {
+                host.ip(&format!(
+                    "link add name trunk {ONE_QUEUE} type veth peer name far {queues}"
+                ))?;
+                host.add_veth("outer", &wire, "eth0")?;
+                host.ip("link add name before type bridge mcast_snooping 0
+                     link set dev far master before
+                     link set dev outer master before
+                     link set dev far up
+                     link set dev outer up
+                     link set dev before up
+                     link set dev trunk master behind
+                     link set dev trunk up")?;
+                wire.ip("link set dev eth0 up")?;
+                await_up(&[(host, "trunk"), (&wire, "eth0")])?;
+            }
+        }
+        let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "trunk")).transpose()?;
+        Ok(Self {
+            lab,
+            wire,
+            inside,
+            judge,
+            _occupied: occupied,
+        })
+    }
+
+    /// Takes the trunk away.
+    pub(crate) fn unplug(&self) -> Result<()> {
+        self.lab.host.ip("link delete trunk")
+    }
+
+    /// Makes the trunk, which leads straight to the wire, anew.
+    pub(crate) fn plug(&self) -> Result<()> {
+        plug(&self.lab.host, &self.wire, self.judge.queues())
+    }
+
+    /// A configuration with the trunk in it, and nothing else.
+    pub(crate) fn config(&self) -> Config {
+        self.lab.config().with("uplink: { device: trunk, mode: trunk }")
+    }
+
+    pub(crate) fn start(&self, config: &Config) -> Result<Daemon> {
+        let daemon = self.lab.start(config)?;
+        await_gates(&self.lab.host, "trunk")?;
+        daemon.await_message(self.judge.said())?;
+        Ok(daemon)
+    }
+
+    /// Sends from the wire, or from inside.
+    pub(crate) fn sender(&self, side: Side) -> Result<Sender> {
+        Sender::on(self.netns(side), "eth0")
+    }
+
+    /// Listens there.
+    pub(crate) fn capture(&self, side: Side) -> Result<Capture> {
+        Capture::tap(self.netns(side), "eth0").context("nobody listens")
+    }
+
+    fn netns(&self, side: Side) -> &Netns {
+        match side {
+            Side::Wire => &self.wire,
+            Side::Inside => &self.inside,
+        }
+    }
+}
+
+fn plug(host: &Netns, wire: &Netns, queues: &str) -> Result<()> {
+    let path = wire.path();
+    host.ip(&format!(
+        "link add name trunk {ONE_QUEUE} type veth peer name eth0 netns {path} {queues}
+         link set dev trunk master behind
+         link set dev trunk up"
+    ))?;
+    wire.ip("link set dev eth0 up")?;
+    await_up(&[(host, "trunk"), (wire, "eth0")])
+}
+
+/// One side of the trunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Wire,
+    Inside,
+}
+
+impl Side {
+    fn mac(self) -> [u8; 6] {
+        match self {
+            Self::Wire => [2, 0, 0, 0, 0, 0x11],
+            Self::Inside => [2, 0, 0, 0, 0, 0x22],
+        }
+    }
+
+    /// A frame that goes from this side to the other, with these tags in it, the outermost first.
+    pub(crate) fn sends(self, tags: &[(u16, u16)], frame: &[u8]) -> Vec<u8> {
+        let other = if self == Self::Wire { Self::Inside } else { Self::Wire };
+        let tags = tags
+            .iter()
+            .flat_map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()].concat());
+        [&other.mac(), &self.mac(), &*tags.collect::<Vec<_>>(), &frame[12..]].concat()
+    }
+}
+
+/// The tag of a VLAN.
+pub(crate) fn vlan(id: u16) -> [(u16, u16); 1] {
+    [(0x8100, id)]
+}

@@ -1,0 +1,178 @@
+//! An uplink to which the tasks' addresses are routed: the destination names the ENI, and real traffic goes both ways.
+
+use anyhow::{Result, ensure};
+use taskgate_tests::{
+    Action, Config, Count, Flow, Lab, OUTSIDE_V4, OUTSIDE_V6, Stage, Wire, at,
+    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, try_connect},
+    wire::Way,
+};
+
+use super::place::{Judge, ONE_QUEUE, occupy};
+
+const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
+const DB: [&str; 2] = ["10.88.0.20", "fd88::20"];
+const WEB_RULES: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }, { protocol: udp, ports: 53, from: any }], \
+                         egress: [{ protocol: all, to: any }]";
+const DB_RULES: &str = "ingress: [{ protocol: tcp, ports: 5432, from: [group:web] }], egress: []";
+
+fn two(config: Config) -> Config {
+    config
+        .group("web", WEB_RULES)
+        .group("db", DB_RULES)
+        .task("web-1", &WEB, &["web"])
+        .task("db-1", &DB, &["db"])
+        .with("uplink: { device: wire, mode: routed }")
+}
+
+/// Where segments go that only a socket buffer says the number of.
+const UNCUT: u16 = 54;
+
+/// A lab whose wire has the queues for a judge.
+fn lab(judge: Judge) -> Result<Lab> {
+    let lab = Lab::new()?;
+    let (path, queues) = (lab.outside.path(), judge.queues());
+    lab.host.ip(&format!(
+        "link delete wire
+         link add name wire {ONE_QUEUE} type veth peer name eth0 netns {path} {queues}
+         address add 10.99.0.1/24 dev wire
+         address add fd99::1/64 dev wire nodad
+         link set wire up"
+    ))?;
+    lab.outside.ip("address add 10.99.0.2/24 dev eth0
+         address add fd99::2/64 dev eth0 nodad
+         link set eth0 up
+         route add default via 10.99.0.1
+         route add ::/0 via fd99::1")?;
+    taskgate_tests::netns::await_up(&[(&lab.host, "wire"), (&lab.outside, "eth0")])?;
+    Ok(lab)
+}
+
+/// Real sockets of both families, what is allowed and what is not, and later fragments.
+fn traffic(judge: Judge) -> Result<()> {
+    let lab = lab(judge)?;
+    let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "wire")).transpose()?;
+    // Behind the early verdict.
+    let between = Wire::tap(&lab.host, "wire")?;
+    let stage = Stage::in_lab(lab, two)?;
+    stage.daemon.await_message(judge.said())?;
+    let (web, db, outside) = (stage.task("web-1")?, stage.task("db-1")?, &stage.lab.outside);
+    let _servers = [
+        TcpEcho::start(web, 80)?,
+        TcpEcho::start(web, 81)?,
+        TcpEcho::start(db, 5432)?,
+        TcpEcho::start(outside, 443)?,
+    ];
+    let mut parts = Vec::new();
+    for (family, outside_address) in [(0, OUTSIDE_V4), (1, OUTSIDE_V6)] {
+        // In, out, and from one task to another: more than a link takes at once.
+        let mut client = Client::connect(outside, at(WEB[family], 80))?;
+        client.echo(200_000)?;
+        client.finish()?;
+        let mut client = Client::connect(web, at(&outside_address.to_string(), 443))?;
+        client.echo(200_000)?;
+        client.finish()?;
+        let mut client = Client::connect(web, at(DB[family], 5432))?;
+        client.echo(1000)?;
+        client.finish()?;
+        // A datagram in many parts.
+        let resolver = Peer::bind(web, &at(WEB[family], 53).to_string())?;
+        let asks = Peer::bind(outside, &at(&outside_address.to_string(), 0).to_string())?;
+        parts.push(asks.send(resolver.address(), &[7; 8000])?);
+        resolver.expect(&[7; 8000])?;
+
+        for to in [at(WEB[family], 81), at(DB[family], 5432)] {
+            assert_eq!(probe(outside, to)?, Answer::Silence, "{to}");
+        }
+        asks.send(at(DB[family], 53), b"request")?;
+        // Four datagrams that nobody has cut apart yet.
+        asks.send_segments(at(DB[family], UNCUT), &[7; 4000], 1000)?;
+        let mut pinger = Pinger::new(outside, outside_address, at(WEB[family], 0).ip())?;
+        ensure!(!pinger.echoes()?, "an echo came back");
+        // The host's own addresses are nobody's task.
+        Client::connect_refused(outside, at(["10.99.0.1", "fd99::1"][family], 80))?;
+    }
+    // Of each family two SYNs and an echo request, and a datagram and those four.
+    stage.await_denials("web-1", 4)?;
+    stage.await_denials("db-1", 12)?;
+
+    let mut expected = stage.denied_in(&[("outside", "web-1"), ("outside", "db-1")])?;
+    for flow in parts {
+        // On the wire most of them have no ports.
+        let bare = Flow::plain(flow.source.ip(), flow.destination.ip(), flow.protocol);
+        let count = expected.get("web-1", bare, Action::Accept);
+        expected = expected.without(|of| of == bare).accept("web-1", flow, count);
+    }
+    for task in ["web-1", "db-1"] {
+        for flow in expected.flows(task, Action::Reject) {
+            let sent = stage.outside.sent(flow)?;
+            // A driver gets them cut apart.
+            let uncut = flow.destination.port() == UNCUT && judge == Judge::Generic;
+            let passed_by = if judge == Judge::Gate || uncut {
+                sent
+            } else {
+                Count::default()
+            };
+            assert_eq!(
+                between.flows()?.get(&(Way::In, flow)).copied().unwrap_or_default(),
+                passed_by,
+                "{flow:?}"
+            );
+            assert_eq!(expected.get(task, flow, Action::Reject), sent);
+        }
+    }
+    stage.finish(&expected)?;
+    drop(occupied);
+    Ok(())
+}
+
+#[test]
+fn an_uplink_whose_driver_drops_early() -> Result<()> {
+    traffic(Judge::Native)
+}
+
+#[test]
+fn an_uplink_on_which_the_kernel_drops_early() -> Result<()> {
+    traffic(Judge::Generic)
+}
+
+#[test]
+fn an_uplink_on_which_the_gates_alone_judge() -> Result<()> {
+    traffic(Judge::Gate)
+}
+
+/// A connection that is tracked goes on through the early verdict when its rule goes, and ends where the settings say so.
+fn rules_that_change(judge: Judge) -> Result<()> {
+    let mut stage = Stage::in_lab(lab(judge)?, two)?;
+    stage.daemon.await_message(judge.said())?;
+    let echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
+    let to = at(DB[0], 5432);
+    assert!(try_connect(&stage.lab.outside, to)?.is_none());
+    let open = "ingress: [{ protocol: tcp, ports: 5432, from: [10.99.0.0/24] }], egress: []";
+    stage.reload(|config| config.group("db", open))?;
+    let mut live = Client::connect(&stage.lab.outside, to)?;
+    live.echo(1000)?;
+    stage.reload(|config| config.group("db", DB_RULES))?;
+    live.echo(100_000)?;
+    assert!(try_connect(&stage.lab.outside, to)?.is_none());
+    stage.reload(|config| config.with("settings: { on-rule-removal: cut }"))?;
+    assert!(!live.echoes()?);
+    let flow = live.abort()?;
+    echo.abort()?;
+    let answered = stage.outside.received(flow.back())?;
+    let expected = stage
+        .denied_in(&[("outside", "db-1")])?
+        .cut("db-1", flow.back(), answered);
+    assert_ne!(expected.get("db-1", flow, Action::Reject), Count::default());
+    stage.finish(&expected)?;
+    Ok(())
+}
+
+#[test]
+fn connections_live_on_and_end_over_an_uplink_with_native_xdp() -> Result<()> {
+    rules_that_change(Judge::Native)
+}
+
+#[test]
+fn connections_live_on_and_end_over_an_uplink_with_generic_xdp() -> Result<()> {
+    rules_that_change(Judge::Generic)
+}

@@ -1,0 +1,323 @@
+//! A trunk: the VLAN id names the branch. Every frame that comes from the wire is dropped once, counted once, and leaves
+//! the same record, whoever judges it.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::Result;
+use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason};
+use taskgate_tests::{
+    Capture, Config, Count, Counters, Daemon, Flow, Ledger, at, ip,
+    scene::frames::{self, flags},
+};
+
+use super::place::{Far, Judge, Place, Side, vlan};
+
+/// The branches' addresses, those of a host out there, by family.
+const WEB: [&str; 2] = ["10.88.1.10", "fd88:1::10"];
+const DNS: [&str; 2] = ["10.88.2.10", "fd88:2::10"];
+const PEER: [&str; 2] = ["10.99.0.9", "fd99::9"];
+const WEB_RULES: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], \
+                         egress: [{ protocol: tcp, ports: 443, to: any }]";
+const DNS_RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []";
+
+/// Two branches with addresses and groups of their own.
+pub(crate) fn branches(config: Config) -> Config {
+    config
+        .group("web", WEB_RULES)
+        .group("dns", DNS_RULES)
+        .vlan_task("web-1", 101, &WEB, &["web"])
+        .vlan_task("dns-1", 102, &DNS, &["dns"])
+}
+
+/// How a frame ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// It arrives, and is in the record of a flow of this task, unless it has none.
+    Arrives(Option<&'static str>),
+    /// It is dropped, and is in the record of this task, unless it has none; `early` before there is a gate.
+    Dropped {
+        task: Option<&'static str>,
+        reason: Reason,
+        early: bool,
+    },
+}
+
+const fn denied(task: &'static str, reason: Reason) -> End {
+    let task = Some(task);
+    let early = true;
+    End::Dropped { task, reason, early }
+}
+
+const fn unseen(reason: Reason, early: bool) -> End {
+    let task = None;
+    End::Dropped { task, reason, early }
+}
+
+/// Sends frames from one side, and keeps books of what has to become of them.
+struct Books<'p> {
+    place: &'p Place,
+    side: Side,
+    counters: Counters,
+    /// Behind the early verdict and before the gate.
+    between: Capture,
+    arrivals: Capture,
+    dropped: BTreeMap<Reason, u64>,
+    expected: Ledger,
+    sent: u32,
+}
+
+impl<'p> Books<'p> {
+    fn open(place: &'p Place, side: Side, daemon: &Daemon) -> Result<Self> {
+        let other = if side == Side::Wire { Side::Inside } else { Side::Wire };
+        Ok(Self {
+            place,
+            side,
+            counters: Counters::of(daemon)?,
+            between: Capture::tap(&place.lab.host, "trunk")?,
+            arrivals: place.capture(other)?,
+            dropped: BTreeMap::new(),
+            expected: Ledger::default(),
+            sent: 0,
+        })
+    }
+
+    fn direction(&self) -> Direction {
+        match self.side {
+            Side::Wire => Direction::Ingress,
+            Side::Inside => Direction::Egress,
+        }
+    }
+
+    /// Sends a packet of a flow with a mark of its own in it, and waits for its end.
+    fn send(&mut self, tags: &[(u16, u16)], flow: Flow, packet: impl Fn(&[u8]) -> Vec<u8>, end: End) -> Result<()> {
+        self.sent += 1;
+        let mark = format!("frame {:05} of this test", self.sent);
+        let frame = frames::with_checksum(packet(mark.as_bytes()));
+        self.place.sender(self.side)?.send(&self.side.sends(tags, &frame))?;
+        let count = Count::new(1, frame.len() as u64 - 14);
+        match end {
+            End::Arrives(task) => {
+                self.arrivals.await_bytes(mark.as_bytes())?;
+                if let Some(task) = task {
+                    self.note(|ledger| ledger.accept(task, flow, count));
+                }
+            }
+            End::Dropped { task, reason, early } => {
+                let dropped = self.dropped.entry(reason).or_default();
+                *dropped += 1;
+                let direction = match self.side {
+                    Side::Wire => Direction::Ingress,
+                    Side::Inside => Direction::Egress,
+                };
+                self.counters.await_dropped(direction, reason, *dropped)?;
+                if self.side == Side::Wire {
+                    let passed_by = self.place.judge == Judge::Gate || !early;
+                    assert_eq!(
+                        self.between.count(mark.as_bytes())?,
+                        usize::from(passed_by),
+                        "{tags:x?} {flow:?} {reason:?}"
+                    );
+                }
+                assert_eq!(self.arrivals.count(mark.as_bytes())?, 0, "{tags:x?} {flow:?}");
+                if let Some(task) = task {
+                    let flow = self.recorded(task, flow);
+                    self.note(|ledger| ledger.reject(task, flow, count));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A record has the ENI's own IPv4 address in the place of one that is not its own, as on AWS.
+    fn recorded(&self, task: &str, flow: Flow) -> Flow {
+        let own = ip(if task == "web-1" { WEB[0] } else { DNS[0] });
+        let with = |address: SocketAddr| {
+            let own = if address.is_ipv4() { own } else { address.ip() };
+            SocketAddr::new(own, address.port())
+        };
+        match self.side {
+            Side::Wire => Flow {
+                destination: with(flow.destination),
+                ..flow
+            },
+            Side::Inside => Flow {
+                source: with(flow.source),
+                ..flow
+            },
+        }
+    }
+
+    fn note(&mut self, add: impl FnOnce(Ledger) -> Ledger) {
+        self.expected = add(std::mem::take(&mut self.expected));
+    }
+
+    fn tcp(&mut self, tags: &[(u16, u16)], flow: Flow, tcp_flags: u8, end: End) -> Result<()> {
+        let (from, to) = (flow.source, flow.destination);
+        let packet = |mark: &[u8]| {
+            let tcp = frames::tcp(from.port(), to.port(), tcp_flags, mark);
+            frames::ip(from.ip(), to.ip(), 6, &tcp)
+        };
+        self.send(tags, flow, packet, end)
+    }
+
+    fn udp(&mut self, tags: &[(u16, u16)], flow: Flow, end: End) -> Result<()> {
+        let (from, to) = (flow.source, flow.destination);
+        let packet = |mark: &[u8]| {
+            let udp = frames::udp(from.port(), to.port(), mark);
+            frames::ip(from.ip(), to.ip(), 17, &udp)
+        };
+        self.send(tags, flow, packet, end)
+    }
+
+    /// All counters of drops are what was dropped, and all that passed as the host's.
+    fn close(&self, host: u64) -> Result<()> {
+        for reason in Reason::ALL {
+            let expected = self.dropped.get(&reason).copied().unwrap_or_default();
+            assert_eq!(self.counters.dropped(self.direction(), reason)?, expected, "{reason:?}");
+        }
+        let passed = self.counters.ended(self.direction(), Outcome::Pass(Pass::Host))?;
+        assert_eq!(passed, host);
+        Ok(())
+    }
+}
+
+/// Everything that a wire can send to a trunk.
+fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
+    let place = Place::new(judge, far)?;
+    let config = branches(place.config());
+    let daemon = place.start(&config)?;
+    let mut books = Books::open(&place, Side::Wire, &daemon)?;
+    for family in [0, 1] {
+        let to = |task: [&str; 2], port| at(task[family], port);
+        let from = |port| at(PEER[family], port);
+        // Each branch by its own groups.
+        let web = Flow::tcp(from(40000), to(WEB, 80));
+        books.tcp(&vlan(101), web, flags::SYN, End::Arrives(Some("web-1")))?;
+        let closed = Flow::tcp(from(40000), to(WEB, 443));
+        books.tcp(&vlan(101), closed, flags::SYN, denied("web-1", Reason::NoRule))?;
+        let query = Flow::udp(from(40000), to(DNS, 53));
+        books.udp(&vlan(102), query, End::Arrives(Some("dns-1")))?;
+        let query = Flow::udp(from(40000), to(WEB, 53));
+        books.udp(&vlan(101), query, denied("web-1", Reason::NoRule))?;
+        let web_there = Flow::tcp(from(40000), to(DNS, 80));
+        books.tcp(&vlan(102), web_there, flags::SYN, denied("dns-1", Reason::NoRule))?;
+        // Priorities and colours are no part of a VLAN's id.
+        let other = Flow::tcp(from(40001), to(WEB, 80));
+        books.tcp(&vlan(0xf000 | 101), other, flags::SYN, End::Arrives(Some("web-1")))?;
+
+        // A connection goes on, on its own branch.
+        books.tcp(&vlan(101), web, flags::ACK, End::Arrives(Some("web-1")))?;
+        books.tcp(&vlan(102), web, flags::ACK, denied("dns-1", Reason::NotForTask))?;
+        // What one branch may get is not for another.
+        books.tcp(&vlan(102), other, flags::SYN, denied("dns-1", Reason::NotForTask))?;
+        // Nobody out there has a branch's address.
+        let spoofed = Flow::tcp(to(WEB, 40000), to(WEB, 80));
+        books.tcp(&vlan(101), spoofed, flags::SYN, denied("web-1", Reason::SpoofedSource))?;
+
+        // A VLAN that is no task's, one within another, and those of providers.
+        books.tcp(&vlan(103), web, flags::SYN, unseen(Reason::UnknownTask, true))?;
+        books.tcp(&vlan(4095), web, flags::SYN, unseen(Reason::UnknownTask, true))?;
+        let twice = [(0x8100, 101), (0x8100, 101)];
+        books.tcp(&twice, web, flags::SYN, unseen(Reason::UnsupportedEthertype, true))?;
+        let provider = [(0x88a8, 7), (0x8100, 101)];
+        books.tcp(&provider, web, flags::SYN, unseen(Reason::UnknownTask, false))?;
+        books.tcp(&[(0x88a8, 101)], web, flags::SYN, unseen(Reason::UnknownTask, false))?;
+        // The host's own.
+        books.tcp(&[], web, flags::SYN, End::Arrives(None))?;
+        books.tcp(&vlan(0xa000), web, flags::SYN, End::Arrives(None))?;
+    }
+    fragments(&mut books)?;
+    // Neighbours ask for a branch's own address in its own VLAN.
+    for (id, end) in [
+        (101, End::Arrives(None)),
+        (102, unseen(Reason::NotForTask, true)),
+        (103, unseen(Reason::UnknownTask, true)),
+    ] {
+        let flow = Flow::plain(ip(PEER[0]), ip(WEB[0]), 0);
+        let arp = |mark: &[u8]| [frames::arp(1, flow.source.ip(), flow.destination.ip()), mark.to_vec()].concat();
+        books.send(&vlan(id), flow, arp, end)?;
+    }
+    books.close(4)?;
+    let expected = books.expected;
+    assert_eq!(daemon.stop()?.ledger()?, expected);
+    Ok(())
+}
+
+/// A datagram in three parts that is let in, and parts of which nobody saw the first.
+fn fragments(books: &mut Books<'_>) -> Result<()> {
+    let part = |flow: Flow, word: u16, first: bool| {
+        move |mark: &[u8]| {
+            // A multiple of eight bytes.
+            let data = if first {
+                frames::udp(40000, 53, mark)
+            } else {
+                mark.to_vec()
+            };
+            let data = [data, vec![0; 64]].concat();
+            let length = data.len() & !7;
+            frames::ipv4(flow.source.ip(), flow.destination.ip(), 17, &[], word, &data[..length])
+        }
+    };
+    let flow = Flow::udp(at(PEER[0], 40000), at(DNS[0], 53));
+    let (more, end) = (frames::MORE_FRAGMENTS, End::Arrives(Some("dns-1")));
+    books.send(&vlan(102), flow, part(flow, more, true), end)?;
+    books.send(&vlan(102), flow, part(flow, more | 20, false), end)?;
+    books.send(&vlan(102), flow, part(flow, 40, false), end)?;
+    // The early verdict keeps nothing, so the gate says it.
+    let lost = Flow::udp(at(PEER[0], 40000), at(WEB[0], 53));
+    let dropped = End::Dropped {
+        task: Some("web-1"),
+        reason: Reason::FragmentWithoutFirst,
+        early: false,
+    };
+    let plain = Flow::plain(ip(PEER[0]), ip(WEB[0]), 17);
+    books.send(&vlan(101), plain, part(lost, 40, false), dropped)
+}
+
+#[test]
+fn a_trunk_whose_driver_drops_early() -> Result<()> {
+    from_the_wire(Judge::Native, Far::Elsewhere)
+}
+
+#[test]
+fn a_trunk_on_which_the_kernel_drops_early() -> Result<()> {
+    from_the_wire(Judge::Generic, Far::Elsewhere)
+}
+
+#[test]
+fn a_trunk_on_which_the_gate_alone_judges() -> Result<()> {
+    from_the_wire(Judge::Gate, Far::Elsewhere)
+}
+
+/// The bridge before it hands it frames with the tag beside them, until taskgate has that changed.
+#[test]
+fn a_trunk_whose_tags_would_be_beside_its_frames() -> Result<()> {
+    from_the_wire(Judge::Native, Far::Here)
+}
+
+/// What branches send is judged at the trunk, too.
+#[test]
+fn what_branches_send_is_judged_at_the_trunk() -> Result<()> {
+    let place = Place::new(Judge::Native, Far::Elsewhere)?;
+    let daemon = place.start(&branches(place.config()))?;
+    let mut books = Books::open(&place, Side::Inside, &daemon)?;
+    for family in [0, 1] {
+        let from = |task: [&str; 2], port| at(task[family], port);
+        let to = |port| at(PEER[family], port);
+        let https = Flow::tcp(from(WEB, 40000), to(443));
+        books.tcp(&vlan(101), https, flags::SYN, End::Arrives(Some("web-1")))?;
+        let http = Flow::tcp(from(WEB, 40000), to(80));
+        books.tcp(&vlan(101), http, flags::SYN, denied("web-1", Reason::NoRule))?;
+        let shut = Flow::tcp(from(DNS, 40000), to(443));
+        books.tcp(&vlan(102), shut, flags::SYN, denied("dns-1", Reason::NoRule))?;
+        // A branch sends as itself.
+        books.tcp(&vlan(101), shut, flags::SYN, denied("web-1", Reason::SpoofedSource))?;
+        books.tcp(&vlan(103), https, flags::SYN, unseen(Reason::UnknownTask, true))?;
+        books.tcp(&[(0x88a8, 101)], https, flags::SYN, unseen(Reason::UnknownTask, true))?;
+        books.tcp(&[], https, flags::SYN, End::Arrives(None))?;
+    }
+    books.close(2)?;
+    let expected = books.expected;
+    assert_eq!(daemon.stop()?.ledger()?, expected);
+    Ok(())
+}
