@@ -15,8 +15,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::names;
 
-/// How long anything that will certainly happen may take, on a machine that is busy with other things.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything that will certainly happen may take, on a machine that is busy with other things or emulated by one
+/// that is. Only a test that fails waits for so long.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A network namespace. One that was made here has no name: it is gone when this is dropped and nothing runs in it,
 /// whatever became of the test.

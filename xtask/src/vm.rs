@@ -21,7 +21,7 @@ mod kernels;
 mod modules;
 
 use console::{Course, Report};
-use guest::Load;
+use guest::{ELSEWHERE, Load};
 use kernels::{Choice, Image, Kernel};
 
 /// Run the kernel and integration tests on Debian's kernels, in QEMU without hardware's help
@@ -53,6 +53,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     println!();
     for line in &lines {
         println!("{line}");
+    }
+    for (name, why) in ELSEWHERE {
+        println!("not run here but by `cargo xtask test`: {name}, since {why}");
     }
     if sum.passed + sum.failed == 0 {
         say("no test ran");

@@ -42,12 +42,20 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
     }
     let unknown: Vec<_> = names.iter().copied().filter(|package| !known(package)).collect();
     if !unknown.is_empty() {
+        let linker = unknown.iter().any(|name| pins::LINKER_PACKAGES.contains(name));
+        let otherwise = if linker {
+            format!(
+                ", elsewhere add a source that has (https://apt.llvm.org for LLVM), or put `bpf-linker` {} into \
+                 target/tools/bin yourself",
+                pins::BPF_LINKER
+            )
+        } else {
+            String::new()
+        };
         bail!(
             "apt knows no package {}: see that `apt-get update` reaches all sources; Debian 12 with its security suite has \
-             it, elsewhere add a source that has (https://apt.llvm.org for LLVM), or put `bpf-linker` {} into \
-             target/tools/bin yourself",
-            unknown.join(", "),
-            pins::BPF_LINKER
+             it{otherwise}",
+            unknown.join(", ")
         );
     }
     say(&format!("apt-get install {}", names.join(" ")));

@@ -18,8 +18,15 @@ use super::{
 };
 use crate::{build, exec, test::PRIVILEGED};
 
-/// The programs of the test crate that do not look at the kernel: they read the source tree, which no guest has.
-const ELSEWHERE: [(&str, &str); 1] = [("semantics", "it compares documents with tests")];
+/// The programs of the test crate that no guest runs, and why.
+pub(super) const ELSEWHERE: [(&str, &str); 3] = [
+    (
+        "flood",
+        "its floods have to be over before the first of their flows are, and an emulated processor is slower",
+    ),
+    ("fuzz", "it runs no kernel program, and reads the source tree"),
+    ("semantics", "it compares documents with tests"),
+];
 /// What tests and the first process run.
 const PROGRAMS: [&str; 2] = ["ip", "tc"];
 /// The program of the test crate that prints verified instructions.
@@ -41,9 +48,6 @@ impl Load {
         say("building the release binary and the test programs");
         let taskgate = Some(build::release()?);
         let (tests, verified) = test_programs()?;
-        for (name, why) in ELSEWHERE {
-            say(&format!("`{name}` runs in `cargo xtask test` alone: {why}"));
-        }
         let words = filter.into_iter().chain(["--include-ignored", "--color=never"]);
         Ok(Self {
             taskgate,
