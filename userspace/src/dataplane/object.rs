@@ -100,9 +100,8 @@ impl Object {
         if let Some(loaded) = self.early {
             return Ok(loaded);
         }
-        let xdp = match self.ebpf.program_mut(program) {
-            Some(Program::Xdp(xdp)) => xdp,
-            _ => return Err(missing("program", program)),
+        let Some(Program::Xdp(xdp)) = self.ebpf.program_mut(program) else {
+            return Err(missing("program", program));
         };
         verify(|| xdp.load()).map_err(|cause| LoadError::Program { program, cause })?;
         self.early = Some(program);
