@@ -198,6 +198,10 @@ macro_rules! flows {
                     Fragment::share(self.room as u32).max(1) as usize,
                 )
             }
+
+            fn remove_fragment(&self, key: &$key) -> bool {
+                self.$family.fragments.borrow_mut().remove(key).is_some()
+            }
         }
     };
 }

@@ -70,6 +70,8 @@ pub trait Flows<K> {
     fn fragment(&self, key: &K) -> Option<Self::Fragment>;
     /// Adds one that is not there.
     fn insert_fragment(&self, key: &K, value: &Fragment) -> Inserted;
+    /// Removes one, and says whether it was there.
+    fn remove_fragment(&self, key: &K) -> bool;
 }
 
 /// Everything that a verdict reads and writes.

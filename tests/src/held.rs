@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate::dataplane::raw::{Hash, Plain, Shared, tick_nanoseconds};
-use taskgate_ebpf::abi::{Conn, Direction, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen};
+use taskgate_ebpf::abi::{
+    Conn, Direction, Fragment, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen,
+};
 
 use crate::{daemon::Daemon, netns::until, scene::outcome_name};
 
@@ -19,6 +21,8 @@ pub struct Held {
     usage: Shared<AtomicU64>,
     v4: Hash<Key4, Conn>,
     v6: Hash<Key6, Conn>,
+    fragments_v4: Hash<Key4, Fragment>,
+    fragments_v6: Hash<Key6, Fragment>,
 }
 
 /// What the tasks use of the tables, and what found no room, all together.
@@ -54,6 +58,8 @@ impl Held {
             usage: Shared::new(&map(map::USAGE)?)?,
             v4: Hash::new(map(map::CONNS_V4)?)?,
             v6: Hash::new(map(map::CONNS_V6)?)?,
+            fragments_v4: Hash::new(map(map::FRAGMENTS_V4)?)?,
+            fragments_v6: Hash::new(map(map::FRAGMENTS_V6)?)?,
         })
     }
 
@@ -102,26 +108,30 @@ impl Held {
         }
     }
 
-    /// Makes every tracked connection so many seconds older, as if none had carried a packet for so long. None must
-    /// carry one meanwhile.
+    /// Makes every tracked connection and every first fragment so many seconds older, as if none had carried a packet for
+    /// so long. None must carry one meanwhile.
     pub fn age(&self, seconds: u32) -> Result<()> {
         let ticks = u64::from(seconds) * 1_000_000_000 / u64::from(tick_nanoseconds()?);
-        make_older(&self.v4, ticks as u32)?;
-        make_older(&self.v6, ticks as u32)
+        let ticks = ticks as u32;
+        make_older(&self.v4, ticks, |conn| &conn.seen)?;
+        make_older(&self.v6, ticks, |conn| &conn.seen)?;
+        make_older(&self.fragments_v4, ticks, |first| &first.seen)?;
+        make_older(&self.fragments_v6, ticks, |first| &first.seen)
     }
 }
 
-fn make_older<K: Plain + Default + Clone>(table: &Hash<K, Conn>, ticks: u32) -> Result<()> {
+fn make_older<K, V>(table: &Hash<K, V>, ticks: u32, seen: fn(&V) -> &Seen) -> Result<()>
+where
+    K: Plain + Default + Clone,
+    V: Plain + Default,
+{
     let mut keys = Vec::new();
     table.visit(|key, _| keys.push(key.clone()))?;
     for key in keys {
-        if let Some(conn) = table.get(&key)? {
-            let (last, tail) = conn.seen.get();
-            let conn = Conn {
-                seen: Seen::new(last.wrapping_sub(ticks), tail),
-                ..conn
-            };
-            table.put(&key, &conn)?;
+        if let Some(value) = table.get(&key)? {
+            let (last, tail) = seen(&value).get();
+            seen(&value).set(last.wrapping_sub(ticks), tail);
+            table.put(&key, &value)?;
         }
     }
     Ok(())

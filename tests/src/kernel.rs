@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::programs::{SchedClassifier, TcAttachType};
 use taskgate::dataplane::gate::Hook;
 
@@ -83,6 +83,22 @@ fn is_fleeting(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock))
+}
+
+/// The version of the kernel that runs.
+pub fn version() -> Result<(u32, u32)> {
+    let uname = nix::sys::utsname::uname()?;
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("a kernel of release `{release}`"),
+    }
+}
+
+/// Whether the kernel tells how many instructions its verifier went through.
+pub fn tells_verified() -> Result<bool> {
+    Ok(version()? >= (5, 16))
 }
 
 /// What gates can hang on here: TCX is not in kernels before 6.6.

@@ -8,16 +8,17 @@ use std::{
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use taskgate_tests::{
-    Action, Config, Held, OUTSIDE_V4, Stage, at,
+    Action, Config, Held, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
     held::Used,
     ip,
     ledger::Ledger,
     netns::{Netns, until},
     record::Status,
-    traffic::{Client, Flood, Peer, TcpEcho, try_connect},
+    traffic::{Client, Flood, Peer, TcpEcho, inject, try_connect, udp_packet},
 };
 
 const LOUD: &str = "10.88.0.10";
+const LOUD6: &str = "fd88::10";
 const QUIET: &str = "10.88.0.20";
 const OUTSIDE: &str = "10.99.0.2";
 
@@ -248,7 +249,7 @@ fn closed_and_quiet(config: Config) -> Config {
     with_small_shares(config)
         .group("closed", "egress: []")
         .group("client", CLIENT)
-        .task("loud-1", &[LOUD], &["closed"])
+        .task("loud-1", &[LOUD, LOUD6], &["closed"])
         .task("quiet-1", &[QUIET], &["client"])
 }
 
@@ -262,7 +263,7 @@ fn a_flood_of_denials_fills_the_tasks_own_share() -> Result<()> {
         let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
         let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
         let (flood, direction) = if inward {
-            (Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?, Ingress)
+            (Flood::udp(&stage.lab.outside, OUTSIDE_V6, at(LOUD6, SINK))?, Ingress)
         } else {
             (Flood::udp(loud, ip(LOUD), at(OUTSIDE, SINK))?, Egress)
         };
@@ -324,4 +325,46 @@ fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     );
     let expected = stage.denied_in(&[("outside", "loud-1")])?;
     sums_are_whole(stage, &expected, u64::from(FLOWS) - DENIALS)
+}
+
+/// First fragments without the rest are remembered for half a minute; room for others is there as soon as that is over,
+/// and not only when a capture window ends.
+#[test]
+fn a_flood_of_fragments_is_over_when_they_are_forgotten() -> Result<()> {
+    const REMEMBERED: u16 = DENIALS as u16 / 8;
+    const LARGE: [u8; 1600] = [7; 1600];
+    const MORE_FRAGMENTS: u8 = 0x20;
+    let stage = Stage::start_with(Some(600), |config| {
+        with_small_shares(config)
+            .group("closed", "egress: []")
+            .group("client", CLIENT)
+            .task("loud-1", &[LOUD], &["client"])
+            .task("quiet-1", &[QUIET], &["client"])
+    })?;
+    let held = Held::by(&stage.daemon)?;
+    let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
+    let [loud, quiet] = [("loud-1", LOUD), ("quiet-1", QUIET)]
+        .map(|(task, own)| Peer::bind(stage.task(task)?, &at(own, 0).to_string()));
+    let (loud, quiet) = (loud?, quiet?);
+    loud.send(server.address(), &LARGE)?;
+    server.expect(&LARGE)?;
+    for identification in 1..=REMEMBERED {
+        // To somebody else: no datagram that is whole has the same addresses and number.
+        let mut first = udp_packet(loud.flow_to(at("10.99.0.3", SINK)), &LARGE[..16])?;
+        first[4..6].copy_from_slice(&identification.to_be_bytes());
+        first[6] |= MORE_FRAGMENTS;
+        inject(stage.task("loud-1")?, &first)?;
+    }
+    loud.send(server.address(), &LARGE)?;
+    held.await_counted(Egress, "fragment-without-first", &[1])?;
+    assert!(server.is_silent()?, "half of a datagram is none");
+    quiet.send(server.address(), &LARGE)?;
+    server.expect(&LARGE)?;
+
+    held.age(31)?;
+    until("the task's datagrams arrive again", || {
+        loud.send(server.address(), &LARGE)?;
+        Ok(!server.is_silent()?)
+    })?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ use nix::{net::if_::if_nametoindex, sys::signal::Signal};
 use taskgate_tests::{
     Action, Config, Lab, Stage, Wire, at,
     kernel::await_gates,
+    netns::await_up,
     traffic::{Answer, Client, Peer, TcpEcho, probe},
 };
 
@@ -63,7 +64,18 @@ fn what_taskgate_made_is_its_tasks_under_any_name() -> Result<()> {
         .collect();
     let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
     let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
-    stage.lab.host.ip(&format!("link set {} name renamed", made[0]))?;
+    let host = &stage.lab.host;
+    // Before 6.2 only a link that is down can get another name, and its routes go with that.
+    if host.ip(&format!("link set {} name renamed", made[0])).is_err() {
+        host.ip(&format!(
+            "link set {0} down
+             link set {0} name renamed
+             link set renamed up
+             route add {WEB}/32 dev renamed",
+            made[0]
+        ))?;
+        await_up(&[(host, "renamed")])?;
+    }
     live.echo(100)?;
     live.finish()?;
     Client::connect(&stage.lab.outside, at(WEB, 80))?.finish()?;

@@ -129,3 +129,21 @@ fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Resul
     stage.finish(&expected)?;
     Ok(())
 }
+
+/// Not even where nothing has removed it yet.
+#[test]
+fn what_is_over_stays_over_when_the_time_out_is_raised() -> Result<()> {
+    let mut stage = Stage::start_with(Some(600), |config| with_timeouts(config, "udp: 30"))?;
+    let held = Held::by(&stage.daemon)?;
+    let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
+    let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+    client.converse(&server, 1)?;
+    held.age(45)?;
+    stage.reload(|config| with_timeouts(config, "udp: 60"))?;
+    server.send(client.address(), b"late")?;
+    held.await_counted(Ingress, "no-rule", &[1])?;
+    assert!(client.is_silent()?);
+    let expected = stage.denied_in(&[("outside", "task-1")])?;
+    stage.finish(&expected)?;
+    Ok(())
+}

@@ -38,7 +38,7 @@ fn told(seed: u64, mut run: impl FnMut(Episode) -> Result<Tally>) -> Result<Tall
 
 /// An outcome that never comes is none that was compared.
 fn saw_everything(tally: &Tally, episodes: u64) -> Result<()> {
-    const OUTCOMES: [&str; 16] = [
+    const OUTCOMES: [&str; 17] = [
         "tracked",
         "rule",
         "exempt",
@@ -55,6 +55,7 @@ fn saw_everything(tally: &Tally, episodes: u64) -> Result<()> {
         "isolated",
         "unsupported-ethertype",
         "connection-closed",
+        "dropped early",
     ];
     for outcome in OUTCOMES {
         let count = tally.0.get(outcome).copied().unwrap_or_default();

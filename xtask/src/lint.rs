@@ -23,7 +23,7 @@ const CHECKS: [Check; 5] = [
     Check {
         name: "rustfmt",
         find: format,
-        mend: "run `cargo fmt --all`",
+        mend: "run `cargo fmt --all`, for what it names there with `--manifest-path tests/fuzz/Cargo.toml`",
     },
     Check {
         name: "clippy",
@@ -70,7 +70,11 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 }
 
 fn format() -> Result<()> {
-    exec::loud(exec::cargo().args(["fmt", "--all", "--", "--check"]))
+    // What libFuzzer starts is a workspace of its own, which needs its compiler.
+    for arguments in [&["--all"][..], &["--manifest-path", "tests/fuzz/Cargo.toml"]] {
+        exec::loud(exec::cargo().arg("fmt").args(arguments).args(["--", "--check"]))?;
+    }
+    Ok(())
 }
 
 fn clippy() -> Result<()> {

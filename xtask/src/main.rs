@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod exec;
+mod fuzz;
 mod lint;
 mod pins;
 mod run;
@@ -33,6 +34,7 @@ enum Command {
     Test(test::Args),
     Vm(vm::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     Lint(lint::Args),
 }
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Lint(args) => lint::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

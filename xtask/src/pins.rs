@@ -8,6 +8,8 @@ pub(crate) const NIGHTLY: &str = "nightly-2026-06-10";
 pub(crate) const LLVM: u32 = 22;
 /// `bpf-linker` from crates.io.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
+/// `cargo-fuzz` from crates.io, which [`NIGHTLY`] builds for; `libfuzzer-sys` is pinned in `tests/fuzz/Cargo.toml`.
+pub(crate) const CARGO_FUZZ: &str = "0.13.2";
 
 /// Debian's names of what `bpf-linker` is built against.
 pub(crate) const LINKER_PACKAGES: [&str; 5] = [

@@ -1,6 +1,9 @@
 //! `cargo xtask setup`: what building and testing takes, installed when it is missing and left alone when it is not.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -9,6 +12,7 @@ use crate::{exec, pins};
 mod apt;
 mod bpffs;
 mod compiler;
+mod fuzzer;
 mod linker;
 
 /// Install what building and testing takes; does nothing when all is there
@@ -136,6 +140,11 @@ pub(crate) fn check() -> Result<()> {
         bail!("the tools for the kernel program are not there: run `cargo xtask setup` first");
     }
     Ok(())
+}
+
+/// `cargo fuzz`, installed if it is not there.
+pub(crate) fn fuzzer() -> Result<Command> {
+    fuzzer::ensure()
 }
 
 /// Whether the kernel program's compiler is the pinned nightly, and not Debian's.

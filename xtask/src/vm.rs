@@ -20,16 +20,16 @@ mod initramfs;
 mod kernels;
 mod modules;
 
-use console::Report;
+use console::{Course, Report};
 use guest::Load;
-use kernels::{Choice, Kernel};
+use kernels::{Choice, Image, Kernel};
 
 /// Run the kernel and integration tests on Debian's kernels, in QEMU without hardware's help
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Which kernel
-    #[arg(long, value_enum)]
-    kernel: Choice,
+    /// Which kernels: one, or several with commas between them
+    #[arg(long, value_enum, value_delimiter = ',', required = true)]
+    kernel: Vec<Choice>,
     /// Only the tests whose names contain this
     #[arg(long, value_name = "FILTER")]
     test: Option<String>,
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let load = Load::build(args.test.as_deref())?;
     let mut sum = Tally::default();
     let mut lines = Vec::new();
-    for kernel in args.kernel.kernels() {
+    for kernel in kernels::chosen(&args.kernel) {
         let (line, of_kernel) = one(&kernel, &load, args);
         say(&line);
         lines.push(line);
@@ -81,19 +81,56 @@ fn one(kernel: &Kernel, load: &Load, args: &Args) -> (String, Tally) {
         }
     };
     let began = Instant::now();
-    let report = (|| {
-        let folder = kernels::folder().join(kernel.name);
-        let initramfs = load.pack(&image, &folder)?;
-        say(&format!("{}: booting {}", kernel.name, image.release));
-        let programs: Vec<_> = load.names().collect();
-        let report = console::run(&image, &initramfs, &programs, Duration::from_mins(args.limit))?;
-        fs::remove_file(&initramfs).context("the archive cannot be removed")?;
-        anyhow::Ok(report)
-    })();
+    say(&format!("{}: booting {}", kernel.name, image.release));
+    let programs: Vec<_> = load.names().collect();
+    let course = Course {
+        programs: &programs,
+        limit: Duration::from_mins(args.limit),
+        shown: true,
+    };
+    let report = boot(kernel, &image, load, course);
     match report {
         Ok(report) => told(kernel.name, report, began.elapsed()),
         Err(error) => (format!("{}: {error:#}", kernel.name), failed),
     }
+}
+
+fn boot(kernel: &Kernel, image: &Image, load: &Load, course: Course<'_>) -> Result<Report> {
+    let initramfs = load.pack(image, &kernels::folder().join(kernel.name))?;
+    let report = console::run(image, &initramfs, course)?;
+    fs::remove_file(&initramfs).context("the archive cannot be removed")?;
+    Ok(report)
+}
+
+/// Prints the verified instructions of the kernel program on each kernel whose image an earlier run left here: a
+/// quarter of a minute each.
+pub(crate) fn print_verified() -> Result<()> {
+    const LIMIT: Duration = Duration::from_mins(5);
+    let there: Vec<_> = kernels::chosen(&[Choice::All])
+        .filter_map(|kernel| kernel.unpacked().ok().map(|image| (kernel, image)))
+        .collect();
+    if there.is_empty() {
+        say("for the verified instructions on other kernels, run `cargo xtask vm --kernel all` before");
+        return Ok(());
+    }
+    setup::ensure_guests(false)?;
+    let load = Load::verified_alone()?;
+    let course = Course {
+        programs: &[],
+        limit: LIMIT,
+        shown: false,
+    };
+    for (kernel, image) in there {
+        let report = boot(&kernel, &image, &load, course)?;
+        println!("\nLinux {}", image.release);
+        for words in report.said.iter().skip(1) {
+            println!("  {words}");
+        }
+        for words in report.wrong {
+            println!("  wrong: {words}");
+        }
+    }
+    Ok(())
 }
 
 /// What is said of a kernel at the end, and what counts.

@@ -117,6 +117,18 @@ pub enum Pass {
     Host = 17,
 }
 
+impl Pass {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Tracked,
+        Self::Rule,
+        Self::Exempt,
+        Self::Neighbour,
+        Self::IcmpError,
+        Self::Host,
+    ];
+}
+
 /// How a packet ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {

@@ -109,12 +109,13 @@ impl From<[u64; 8]> for Conn {
     }
 }
 
-impl From<[u64; 2]> for Fragment {
+impl From<[u64; 3]> for Fragment {
     /// From the words of a table's value.
-    fn from([seen, lent]: [u64; 2]) -> Self {
+    fn from([seen, lent, missing]: [u64; 3]) -> Self {
         Self {
             seen: Seen(seen.into()),
             lent: lent.into(),
+            missing: missing.into(),
         }
     }
 }
@@ -286,7 +287,7 @@ pub struct Denial {
     pub flags: Flags,
 }
 
-/// What later fragments borrow from the first one of their datagram: 16 bytes.
+/// What later fragments borrow from the first one of their datagram: 24 bytes.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Fragment {
@@ -295,6 +296,9 @@ pub struct Fragment {
     /// From above: source port, destination port, slot of its ENI (16 bits each), the kind of ICMP exchange, the protocol
     /// (8 bits each).
     pub lent: Word,
+    /// The sum of [`Packet::fragment_step`](crate::packet::Packet::fragment_step) of all parts that passed, as a signed
+    /// number: 0 once the datagram is whole.
+    pub missing: Word,
 }
 
 impl Fragment {
@@ -319,7 +323,8 @@ pub struct Usage {
     pub conns_inserted: Word,
     /// Denied flows inserted.
     pub denials_inserted: Word,
-    /// Packets that passed and found no room to be counted: untracked flows, and errors about connections.
+    /// Packets that passed and found no room to be counted: untracked flows, errors about connections, and what met a table
+    /// that was busy.
     pub flows_lost: Word,
     /// Denied packets that found no room for their record: in the counters only.
     pub denials_lost: Word,
@@ -405,7 +410,7 @@ const _: () = {
     assert!(size_of::<Key6>() == 40);
     assert!(size_of::<Conn>() == 64);
     assert!(size_of::<Denial>() == 32);
-    assert!(size_of::<Fragment>() == 16);
+    assert!(size_of::<Fragment>() == 24);
     assert!(size_of::<Usage>() == 64);
     assert!(size_of::<Event>() == 64);
 };

@@ -109,6 +109,11 @@ macro_rules! flows {
             fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted {
                 insert(&$fragments, key, value)
             }
+
+            #[inline(always)]
+            fn remove_fragment(&self, key: &$key) -> bool {
+                $fragments.remove(key).is_ok()
+            }
         }
     };
 }

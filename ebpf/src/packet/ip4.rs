@@ -1,7 +1,7 @@
 //! IPv4 (RFC 791).
 
 use super::{
-    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, parse_transport, read,
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, parse_transport, read, step,
 };
 use crate::abi::Reason;
 
@@ -22,15 +22,15 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let header = ((ip[0] & 0xf) as u32) << 2;
     let carried = frame.length() - ETHERNET_BYTES;
     let said = u16::from_be_bytes([ip[2], ip[3]]) as u32;
-    // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
-    let length = if said == 0 && frame.segments().1 != 0 {
-        carried
-    } else {
-        said
-    };
     packet.bytes = carried;
-    // A length of 0 is told apart first: before 6.8 the verifier does not see that 0 is below the header's length.
-    if length == 0 || header < MIN_HEADER || length < header || length > carried {
+    // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
+    let length = match said {
+        // Told apart here: before 6.8 the verifier does not see that 0 is below the header's length.
+        0 if frame.segments().1 == 0 => return Err(Unparsed::Bad(Reason::Malformed)),
+        0 => carried,
+        said => said,
+    };
+    if header < MIN_HEADER || length < header || length > carried {
         return Err(Unparsed::Bad(Reason::Malformed));
     }
     packet.bytes = length;
@@ -38,6 +38,11 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     if fragment & FRAGMENT_OFFSET != 0 {
         packet.later_fragment = true;
         packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
+        packet.fragment_step = step(
+            ((fragment & FRAGMENT_OFFSET) as u32) * 8,
+            length - header,
+            fragment & MORE_FRAGMENTS != 0,
+        );
         beyond_header(packet.protocol, ((fragment & FRAGMENT_OFFSET) as u32) * 8)?;
         // The last octet must lie below 64 KiB, else reassembly overflows (RFC 791, 3.2).
         return need(
@@ -52,6 +57,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
             return Err(Unparsed::Bad(Reason::Malformed));
         }
         packet.first_fragment = true;
+        packet.fragment_step = room.cast_signed();
         packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
     }
     parse_transport(

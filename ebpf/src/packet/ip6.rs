@@ -2,6 +2,7 @@
 
 use super::{
     ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, halves, is_mapped, parse_transport, read,
+    step,
 };
 use crate::abi::Reason;
 
@@ -78,11 +79,17 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                     // Each header speaks anew, and the last one that is read decides.
                     packet.first_fragment = false;
                     packet.fragment_id = id;
+                    packet.fragment_step = step(offset, carries, fragment & MORE_FRAGMENTS != 0);
                     return beyond_header(extension[0], offset);
                 }
                 // One that is first and last at once is no fragment (RFC 6946).
                 packet.first_fragment = fragment & MORE_FRAGMENTS != 0;
                 packet.fragment_id = if packet.first_fragment { id } else { 0 };
+                packet.fragment_step = if packet.first_fragment {
+                    carries.cast_signed()
+                } else {
+                    0
+                };
                 8
             }
             // In units of four bytes, less two (RFC 4302, 2.2).

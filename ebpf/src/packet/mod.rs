@@ -109,8 +109,9 @@ pub struct Packet {
     pub first_fragment: bool,
     /// Whether it has a VLAN tag that names no branch.
     pub tagged: bool,
-    /// Fills the structure.
-    pub spare: [u8; 4],
+    /// What a fragment brings its datagram nearer to completeness: bytes carried, less those of the whole for the last one,
+    /// whose end is the end of all. The sum over all parts is 0, in whatever order they come.
+    pub fragment_step: i32,
 }
 
 /// Why a frame gave no packet.
@@ -268,6 +269,16 @@ const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
         Err(Unparsed::Bad(Reason::Malformed))
     } else {
         Ok(())
+    }
+}
+
+/// [`Packet::fragment_step`] of a part at an offset: the last one's end is its offset and what it carries.
+#[inline(always)]
+const fn step(offset: u32, carries: u32, more: bool) -> i32 {
+    if more {
+        carries.cast_signed()
+    } else {
+        -offset.cast_signed()
     }
 }
 

@@ -207,11 +207,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
         let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
         let mut refused = None;
-        let mut kept = true;
+        let mut kept = false;
         // Twice at most: an entry can come, or go, between a look and the next step.
         for _ in 0..2 {
             if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
                 self.readmit(&conn, tail, opened, admission.rule, goes_on);
+                kept = true;
                 break;
             }
             match self.insert::<F>(opened, admission) {
@@ -219,23 +220,22 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     refills = true;
                     goes_on = true;
                 }
-                // No fault of the packet's, and it is allowed.
-                Ok(Inserted::Busy) => {
-                    kept = false;
+                // A busy table is no fault of the packet's.
+                Ok(inserted) => {
+                    kept = inserted == Inserted::Done;
                     break;
                 }
-                Ok(Inserted::Done | Inserted::Full) => break,
                 Err(reason) => {
                     refused = Some(reason);
                     break;
                 }
             }
         }
-        if let Some(reason) = refused {
-            if !admission.untracked && !admission.is_error() {
-                return Err(reason);
-            }
-            kept = false;
+        if let Some(reason) = refused
+            && !admission.untracked
+            && !admission.is_error()
+        {
+            return Err(reason);
         }
         if !kept {
             // It needs no entry to pass, only to be recorded.

@@ -30,7 +30,8 @@ pub fn early<T: Tables, F: Frame>(tables: &T, frame: &F, tag: Option<u16>, scrat
     let packet = &mut scratch.packet;
     let link = match tag {
         Some(tag) if packet.link == control.trunk() => branch(tag)?,
-        None if control.trunk() == 0 => routed(tables, control, packet)?,
+        // Whose a malformed one is its addresses cannot say.
+        None if control.trunk() == 0 && parsed.is_ok() => routed(tables, control, packet)?,
         _ => return None,
     };
     packet.link = link.get();

@@ -1,7 +1,8 @@
 //! Fragments: a later one has no transport header, so it borrows what the first one's said and is judged by that.
 //!
 //! Only what was let through is remembered, and nothing is buffered: a later fragment whose first was denied, or has not
-//! come yet, has nothing to borrow. Where the host reassembles before it forwards, fragments toward a task come in order.
+//! come yet, has nothing to borrow. A datagram that is whole is forgotten at once, so that a task's share is as many as are
+//! on their way at a time. Where the host reassembles before it forwards, fragments toward a task come in order.
 
 use super::{Scene, Way};
 use crate::{
@@ -98,6 +99,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         {
             // The identification comes round again. The entry stays its first owner's share.
             borrow(&first, self.packet, first.slot());
+            first.missing.set(i64::from(self.packet.fragment_step).cast_unsigned());
             first.seen.set(self.now, tail);
             return;
         }
@@ -112,12 +114,41 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         self.work.fragment = Fragment::default();
         self.work.fragment.seen = Seen::new(self.now, tail);
         borrow(&self.work.fragment, self.packet, slot);
+        self.work
+            .fragment
+            .missing
+            .set(i64::from(self.packet.fragment_step).cast_unsigned());
         if self
             .tables
             .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment)
             == Inserted::Done
         {
             self.tables.add(&usage.fragments_inserted, 1);
+        }
+    }
+
+    /// Counts a later fragment that was let through, and forgets its datagram if it was the one that was missing.
+    #[inline(always)]
+    pub(super) fn forget_whole<F: Family>(&mut self)
+    where
+        T: Flows<F::Key>,
+    {
+        let (key, tail) = key::<F>(self.packet, &mut self.work.keys);
+        let Some(first) = self.tables.fragment(key) else {
+            return;
+        };
+        if first.seen.get().1 != tail {
+            return;
+        }
+        self.tables
+            .add(&first.missing, i64::from(self.packet.fragment_step).cast_unsigned());
+        let slot = first.slot();
+        // Two CPUs may see it whole, and user space may find it old: whoever removes it counts that.
+        if first.missing.get() == 0
+            && self.tables.remove_fragment(key)
+            && let Some(usage) = self.tables.usage(slot)
+        {
+            self.tables.add(&usage.fragments_inserted, u64::MAX);
         }
     }
 }

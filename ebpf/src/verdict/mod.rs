@@ -147,6 +147,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 if self.packet.first_fragment && !D::EARLY {
                     self.remember::<F>();
                 }
+                if self.packet.later_fragment && !D::EARLY {
+                    self.forget_whole::<F>();
+                }
                 Outcome::Pass(pass)
             }
             Err(reason) => self.deny::<F>(reason),

@@ -56,17 +56,21 @@ fn identification(packet: &Packet) -> u32 {
     u32::from(packet.kind == Kind::V6)
 }
 
-pub(crate) fn first(packet: Packet) -> Packet {
+/// A first fragment; `step`: what it carries.
+pub(crate) fn first(step: i32, packet: Packet) -> Packet {
     Packet {
         first_fragment: true,
+        fragment_step: step,
         fragment_id: identification(&packet),
         ..packet
     }
 }
 
-pub(crate) fn later(packet: Packet) -> Packet {
+/// A later fragment; `step`: what it carries or, for a last one, its offset below 0.
+pub(crate) fn later(step: i32, packet: Packet) -> Packet {
     Packet {
         later_fragment: true,
+        fragment_step: step,
         fragment_id: identification(&packet),
         ..packet
     }

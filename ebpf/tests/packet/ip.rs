@@ -115,7 +115,7 @@ fn ipv4_fragments() {
     };
     let segment = tcp(80, 443, 0, b"data");
     check([
-        ("first", cut(6, &segment, 0, true), Ok(()), first(ports(v4(6, 44)))),
+        ("first", cut(6, &segment, 0, true), Ok(()), first(24, ports(v4(6, 44)))),
         (
             "do not fragment",
             ipv4(6, &segment, |ip| ip.dont_fragment = true),
@@ -126,7 +126,7 @@ fn ipv4_fragments() {
             "first with half a header",
             cut(6, &segment[..16], 0, true),
             MALFORMED,
-            first(v4(6, 36)),
+            first(16, v4(6, 36)),
         ),
         (
             "first of 22 bytes",
@@ -134,36 +134,41 @@ fn ipv4_fragments() {
             MALFORMED,
             v4(6, 42),
         ),
-        ("later", cut(17, b"443 443 443", 1, false), Ok(()), later(v4(17, 31))),
+        (
+            "later",
+            cut(17, b"443 443 443", 1, false),
+            Ok(()),
+            later(-8, v4(17, 31)),
+        ),
         (
             "later that reaches into TCP's header",
             cut(6, b"443", 2, false),
             MALFORMED,
-            later(v4(6, 23)),
+            later(-16, v4(6, 23)),
         ),
         (
             "later behind TCP's header",
             cut(6, b"443", 3, false),
             Ok(()),
-            later(v4(6, 23)),
+            later(-24, v4(6, 23)),
         ),
         (
             "later, without payload",
             cut(17, b"", 1, false),
             Ok(()),
-            later(v4(17, 20)),
+            later(-8, v4(17, 20)),
         ),
         (
             "last that ends at 64 KiB",
             cut(17, &[0; 7], 8191, false),
             Ok(()),
-            later(v4(17, 27)),
+            later(-65528, v4(17, 27)),
         ),
         (
             "last that ends beyond",
             cut(17, &[0; 8], 8191, false),
             MALFORMED,
-            later(v4(17, 28)),
+            later(-65528, v4(17, 28)),
         ),
     ]);
 }
@@ -309,12 +314,12 @@ fn ipv6_fragments() {
     let segment = tcp(80, 443, 0, b"data");
     let cut = |offset, more, payload: &[u8]| ipv6(44, &fragment(6, offset, more, payload));
     check([
-        ("first", cut(0, true, &segment), Ok(()), first(ports(v6(6, 72)))),
+        ("first", cut(0, true, &segment), Ok(()), first(24, ports(v6(6, 72)))),
         (
             "first with half a header",
             cut(0, true, &segment[..16]),
             MALFORMED,
-            first(v6(6, 64)),
+            first(16, v6(6, 64)),
         ),
         (
             "first of 21 bytes",
@@ -322,18 +327,18 @@ fn ipv6_fragments() {
             MALFORMED,
             v6(44, 69),
         ),
-        ("later", cut(3, false, b"443 443"), Ok(()), later(v6(6, 55))),
+        ("later", cut(3, false, b"443 443"), Ok(()), later(-24, v6(6, 55))),
         (
             "later that reaches into TCP's header",
             cut(2, false, b"443 443"),
             MALFORMED,
-            later(v6(6, 55)),
+            later(-16, v6(6, 55)),
         ),
         (
             "later with more to come",
             cut(3, true, b"443 443 "),
             Ok(()),
-            later(v6(6, 56)),
+            later(8, v6(6, 56)),
         ),
         (
             "later of 7 bytes with more to come",
@@ -345,7 +350,7 @@ fn ipv6_fragments() {
             "last that ends at 64 KiB",
             cut(8191, false, &[0; 7]),
             Ok(()),
-            later(v6(6, 55)),
+            later(-65528, v6(6, 55)),
         ),
         (
             "last that ends beyond",
@@ -363,13 +368,13 @@ fn ipv6_fragments() {
             "a fragment of a fragment",
             ipv6(44, &fragment(44, 0, false, &fragment(6, 3, false, b"443"))),
             Ok(()),
-            later(v6(6, 59)),
+            later(-24, v6(6, 59)),
         ),
         (
             "a later fragment in a first one",
             ipv6(44, &fragment(44, 0, true, &fragment(6, 3, false, b"8 bytes."))),
             Ok(()),
-            later(v6(6, 64)),
+            later(-24, v6(6, 64)),
         ),
         (
             "its header ends behind the packet",

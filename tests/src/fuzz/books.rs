@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use taskgate::dataplane::flow::{Count, FlowKey, UsageState};
+use taskgate::{
+    compile::Gate,
+    dataplane::flow::{Count, FlowKey, UsageState},
+};
 use taskgate_ebpf::abi::{Direction, Outcome, Pass, tables::RULE_EXEMPT};
 
 use crate::{
@@ -14,6 +17,8 @@ use crate::{
 /// One packet, how it ended, and all state before and after it.
 pub(super) struct Entry<'a> {
     pub(super) reading: &'a Reading,
+    /// The gate that it met, and the slot of its ENI, if its link has one.
+    pub(super) gate: Option<(Gate, u16)>,
     pub(super) direction: Direction,
     pub(super) outcome: Outcome,
     pub(super) before: &'a State,
@@ -56,7 +61,7 @@ impl Entry<'_> {
         assert_eq!(said, used, "connections and denied flows by slot, said and there");
     }
 
-    /// Nobody removes anything here, so every entry stays and every count only grows.
+    /// Nobody removes what records are made of here, so every entry stays and every count only grows.
     fn nothing_shrinks(&self) {
         let grew = |before: Count, after: Count| before.packets <= after.packets && before.bytes <= after.bytes;
         for (key, before) in &self.before.conns {
@@ -74,7 +79,12 @@ impl Entry<'_> {
         for (which, before) in &self.before.counters {
             assert!(self.after.counters.get(which) >= Some(before), "{which:?} shrank");
         }
-        assert!(self.fragments.0 <= self.fragments.1, "a remembered datagram is gone");
+        // One that is whole is forgotten.
+        let is_later = matches!(self.reading, Reading::Ip(ip) if ip.fragment.is_some_and(|part| !part.is_first));
+        assert!(
+            self.fragments.0 <= self.fragments.1 + usize::from(is_later),
+            "a remembered datagram is gone"
+        );
     }
 
     /// Each packet is counted in one counter or, if it belongs to a connection, in that; and what a record is made of
@@ -96,7 +106,7 @@ impl Entry<'_> {
         let (lost_flows, lost_denials) = (lost(|usage| usage.flows_lost), lost(|usage| usage.denials_lost));
         let expected = match (self.outcome, self.leaves_record()) {
             (_, false) => [0; 5],
-            (Outcome::Pass(Pass::Rule), _) if lost_flows > 0 => [0, 0, packets, 0, 0],
+            (Outcome::Pass(Pass::Rule | Pass::IcmpError), _) if lost_flows > 0 => [0, 0, packets, 0, 0],
             (Outcome::Pass(_), _) => [packets, 0, 0, 0, 0],
             (Outcome::Drop(_), _) if lost_denials > 0 => [0, 0, 0, 0, packets],
             (Outcome::Drop(_), _) => [0, 0, 0, packets, 0],
@@ -153,6 +163,13 @@ impl Entry<'_> {
             .filter(|(key, conn)| self.before.conns.get(key) != Some(conn))
             .map(|(key, _)| key)
             .collect();
+        let Some((gate, slot)) = self.gate else {
+            panic!("{pass:?}, and its link has no ENI");
+        };
+        assert!(!gate.isolated, "{pass:?}, and the ENI is isolated");
+        for key in &changed {
+            assert_eq!(self.after.conns[*key].slot, slot, "{pass:?} by what another ENI has");
+        }
         assert!(changed.len() <= 1, "one packet, and these changed: {changed:?}");
         let was = changed.first().and_then(|key| self.before.conns.get(key));
         match (pass, self.reading) {
@@ -166,7 +183,7 @@ impl Entry<'_> {
                     || was.is_some_and(|was| was.rule == RULE_EXEMPT || was.state & 1 == 0),
                 "something from outside passes as exempt"
             ),
-            (Pass::Neighbour, Reading::Arp(_)) => {}
+            (Pass::Neighbour, Reading::Arp(_)) | (Pass::Rule, Reading::Ip(_)) => {}
             (Pass::Neighbour, Reading::Ip(ip)) => {
                 assert!(matches!(ip.body, Body::Neighbour { .. }), "{ip:?} is no neighbour's");
                 assert!(changed.is_empty(), "neighbours have no connections");
@@ -175,7 +192,6 @@ impl Entry<'_> {
                 matches!(&ip.body, Body::Icmp { quoted: Some(_), .. }),
                 "{ip:?} is no error about anything"
             ),
-            (Pass::Rule, Reading::Ip(_)) => {}
             (pass, reading) => panic!("{reading:?} passes as {pass:?}"),
         }
     }

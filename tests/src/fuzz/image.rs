@@ -13,7 +13,7 @@ use taskgate_ebpf::{
 };
 
 use super::{
-    layout::{Question, Watched, Words},
+    layout::{Question, Reach, Watched, Words},
     steps::{Step, Steps},
     vary,
 };
@@ -152,10 +152,10 @@ impl Damage<'_> {
         Words(&self.base.words)
     }
 
-    fn watched(&self, strict: bool) -> Watched<'_> {
+    fn watched(&self, reach: Reach) -> Watched<'_> {
         Watched {
             words: &self.base.words,
-            strict,
+            reach,
         }
     }
 
@@ -230,8 +230,7 @@ impl Damage<'_> {
     fn look_up(&mut self, with: &[u8]) {
         let [which, number @ ..] = with else { return };
         let number = word_of(number);
-        // Everything here is masked before the bank is asked.
-        let image = self.watched(true);
+        let image = self.watched(Reach::Tables);
         let control = Control::read(&image).expect("a first bank");
         for timeout in Timeout::ALL {
             control.timeout(timeout);
@@ -312,8 +311,11 @@ impl Damage<'_> {
             v6,
             group_set: (*set).into(),
         };
-        // What the compiler made needs no mask.
-        let image = self.watched(self.was.is_empty() && whose & 0x80 == 0);
+        let image = self.watched(if self.was.is_empty() && whose & 0x80 == 0 {
+            Reach::Bank
+        } else {
+            Reach::Masked
+        });
         let Question {
             axis, port, group_set, ..
         } = question;

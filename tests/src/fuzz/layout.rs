@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use taskgate_ebpf::{
     abi::image::{
-        ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, BANK_BYTES, CONTROL_BANK, CONTROL_GENERATION, LINK_ROW,
-        LINK_ROWS, MAX_ROW_WORDS, POLICY_MAGIC, ROWS_BANK, Root, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, address, slot,
+        ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, BANK_BYTES, CONTROL_BANK, CONTROL_GENERATION, CONTROL_TIMEOUTS,
+        EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_MAGIC, ROWS_BANK,
+        Root, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, TIMEOUTS, address, slot,
     },
     policy::{Allowed, Bank, Image, Judgement},
 };
@@ -165,26 +166,65 @@ fn interval(entries: impl Iterator<Item = (u128, u32)>, key: u128) -> Option<u32
     last.1
 }
 
-/// An image whose reader is watched: it must stay within the banks that there are, and, where `strict`, name only words
-/// that lie in them before anything is masked.
+/// Where a reader of the image may read before the bank masks anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Anywhere: the bank sees to it that this is harmless.
+    Masked,
+    /// In the bank: what the compiler made needs no mask.
+    Bank,
+    /// Where tables and rows lie: every index in them has a mask of its own.
+    Tables,
+}
+
+/// An image whose reader is watched.
 #[derive(Clone, Copy)]
 pub(super) struct Watched<'a> {
     pub(super) words: &'a [AtomicU64],
-    pub(super) strict: bool,
+    pub(super) reach: Reach,
 }
 
 /// One bank of it.
 #[derive(Clone, Copy)]
 pub(super) struct WatchedBank<'a> {
     words: &'a [AtomicU64],
-    strict: bool,
+    index: u32,
+    reach: Reach,
+}
+
+/// Whether something lies at an offset of a bank of control words and tables, or of rows.
+fn in_tables(bank: u32, offset: u32) -> bool {
+    let parts: &[(u32, u32)] = if bank == CONTROL_BANK {
+        &[
+            (0, CONTROL_TIMEOUTS + 8 * TIMEOUTS as u32),
+            (EPOCHS, 8 * SLOTS),
+            (LINKS, 8 * LINK_WORDS),
+            (MEMBERS, 8 * MEMBER_WORDS),
+        ]
+    } else {
+        &[
+            (LINK_ROW, 8 * LINK_ROWS),
+            (SLOT_ROW, SLOT_ROW_BYTES * SLOTS),
+            (ADDRESS_ROW, ADDRESS_ROW_BYTES * ADDRESS_ROWS),
+        ]
+    };
+    parts
+        .iter()
+        .any(|(start, length)| (*start..start + length).contains(&offset))
 }
 
 impl Bank for WatchedBank<'_> {
     fn word(self, offset: u32) -> u64 {
+        let within = match self.reach {
+            Reach::Masked => true,
+            Reach::Bank => offset < BANK_BYTES,
+            Reach::Tables => in_tables(self.index, offset),
+        };
+        let whole = self.reach == Reach::Masked || offset.is_multiple_of(8);
         assert!(
-            !self.strict || offset < BANK_BYTES && offset.is_multiple_of(8),
-            "the reader asks for a word at {offset:#x}"
+            within && whole,
+            "the reader asks for a word at {offset:#x} of bank {}",
+            self.index
         );
         self.words[(offset % BANK_BYTES / 8) as usize].load(Relaxed)
     }
@@ -197,7 +237,8 @@ impl<'a> Image for Watched<'a> {
         let words = self.words.chunks_exact(BANK_WORDS).nth(index as usize)?;
         Some(WatchedBank {
             words,
-            strict: self.strict,
+            index,
+            reach: self.reach,
         })
     }
 }

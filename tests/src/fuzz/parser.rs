@@ -9,7 +9,7 @@ use taskgate_ebpf::{
 };
 
 use super::halves;
-use crate::witness::{Body, Reading, Tally, read as read_naively};
+use crate::witness::{Body, Part, Reading, Tally, read as read_naively};
 
 // Not a copy: the parser's own tests ask the same of the other parser.
 #[path = "../../../ebpf/tests/packet/second.rs"]
@@ -193,7 +193,7 @@ fn anything() -> Packet {
         fragment_id: u32::MAX,
         first_fragment: true,
         tagged: true,
-        spare: [0xff; 4],
+        fragment_step: i32::MIN,
     }
 }
 
@@ -296,8 +296,11 @@ fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
             );
             assert_eq!(*result, expected(&ip.body), "{}", told(&reading));
             if result.is_ok() {
-                let fragment = (packet.first_fragment || packet.later_fragment)
-                    .then_some((packet.fragment_id, packet.first_fragment));
+                let fragment = (packet.first_fragment || packet.later_fragment).then_some(Part {
+                    datagram: packet.fragment_id,
+                    is_first: packet.first_fragment,
+                    step: packet.fragment_step.into(),
+                });
                 assert_eq!(fragment, ip.fragment, "{}", told(&reading));
                 assert!(same_body(packet, quoted.as_ref(), &ip.body), "{}", told(&reading));
             }

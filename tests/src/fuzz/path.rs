@@ -1,11 +1,13 @@
 //! The whole way of a packet on the host: a world, and what happens in it, step by step.
 
-use std::sync::atomic::AtomicU64;
+use std::{collections::BTreeSet, sync::atomic::AtomicU64};
 
 use taskgate::compile::host_image;
 use taskgate_ebpf::abi::Outcome;
 
 use super::{
+    admitted::Admitted,
+    alone::{Ended, compare, neighbourhood},
     books::Entry,
     steps::{Step, Steps},
     vary,
@@ -26,8 +28,8 @@ thread_local! {
 
 /// Three bytes choose the first configuration, one how much room there is; the rest is what happens: packets, their
 /// answers, errors about them and pieces of them, and what goes on around packets (reloads, cuts, windows, epochs, links
-/// that move, time). Each packet must end as the oracle says and leave what the oracle keeps, and the books must balance.
-/// Gives how packets ended.
+/// that move, time). Each packet must end as the oracle says and leave what the oracle keeps, and the books must balance;
+/// where no table is full, without the other tasks' packets it must end the same. Gives how packets ended.
 ///
 /// # Panics
 /// Where that is not so.
@@ -36,7 +38,18 @@ pub fn path(data: &[u8]) -> Tally {
         return Tally::default();
     };
     let seed = u64::from_le_bytes([*a, *b, *c, 0, 0, 0, 0, 0]);
-    IMAGE.with(|image| Walk::new(seed, *room, image).through(Steps(steps)))
+    IMAGE.with(|image| {
+        let walk = || Walk::new(seed, *room, image);
+        let (tally, ended) = walk().through(Steps(steps));
+        if usize::from(*room) % ROOMS.len() == ROOMS.len() - 1
+            && let Some(links) = neighbourhood(&ended)
+        {
+            let only = Some(links.clone());
+            let (_, alone) = Walk { only, ..walk() }.through(Steps(steps));
+            compare(&links, &ended, &alone);
+        }
+        tally
+    })
 }
 
 /// The witnesses, and what they have seen.
@@ -45,7 +58,11 @@ struct Walk<'a> {
     host: Host<'a>,
     seen: Vec<Thrown>,
     state: State,
+    admitted: Admitted,
+    ended: Vec<Ended>,
     tally: Tally,
+    /// The links whose packets are judged at all, if not all.
+    only: Option<BTreeSet<u32>>,
 }
 
 impl<'a> Walk<'a> {
@@ -61,15 +78,18 @@ impl<'a> Walk<'a> {
             host,
             seen: Vec::new(),
             state: State::default(),
+            admitted: Admitted::default(),
+            ended: Vec::new(),
             tally: Tally::default(),
+            only: None,
         }
     }
 
-    fn through(mut self, steps: Steps<'_>) -> Tally {
+    fn through(mut self, steps: Steps<'_>) -> (Tally, Vec<Ended>) {
         for step in steps {
             self.take(step);
         }
-        self.tally
+        (self.tally, self.ended)
     }
 
     fn take(&mut self, Step { what, with }: Step<'_>) {
@@ -93,9 +113,16 @@ impl<'a> Walk<'a> {
                 None
             }
         };
-        if let Some(thrown) = thrown {
-            self.judge(thrown);
+        let Some(thrown) = thrown else { return };
+        let follow = self.stand.follow_clock(&mut self.host, &mut None);
+        follow.expect("a clock of its own");
+        if self.only.as_ref().is_none_or(|links| links.contains(&thrown.link)) {
+            self.judge(&thrown);
         }
+        if self.seen.len() == KEPT {
+            self.seen.remove(0);
+        }
+        self.seen.push(thrown);
     }
 
     /// One of the last packets, and what is to be done with it.
@@ -105,19 +132,19 @@ impl<'a> Walk<'a> {
         Some((self.seen.iter().rev().nth(back)?.clone(), with))
     }
 
-    fn judge(&mut self, thrown: Thrown) {
-        let follow = self.stand.follow_clock(&mut self.host, &mut None);
-        follow.expect("a clock of its own");
+    fn judge(&mut self, thrown: &Thrown) {
         let fragments = self.host.tables.fragments().len();
-        let differ = self.stand.past(&thrown, &mut self.host, &mut None, true);
+        let differ = self.stand.past(thrown, &mut self.host, &mut None, true);
         if let Some(what) = differ.expect("nothing that can go wrong") {
             panic!("{thrown}\n{what}");
         }
         let outcome = self.host.last.expect("it was judged");
         let after = self.host.state(self.stand.scene.highest).expect("plain collections");
         let reading = read(&thrown.frame, thrown.segments);
+        let gate = self.stand.gate_on(thrown.link);
         let entry = Entry {
             reading: &reading,
+            gate,
             direction: thrown.direction,
             outcome,
             before: &self.state,
@@ -125,12 +152,14 @@ impl<'a> Walk<'a> {
             fragments: (fragments, self.host.tables.fragments().len()),
         };
         entry.check();
+        self.admitted.note(&reading, thrown.link, thrown.direction, outcome);
         self.state = after;
+        self.ended.push(Ended {
+            link: thrown.link,
+            slot: gate.map(|(_, slot)| slot),
+            outcome,
+        });
         *self.tally.0.entry(Outcome::name(outcome)).or_default() += 1;
-        if self.seen.len() == KEPT {
-            self.seen.remove(0);
-        }
-        self.seen.push(thrown);
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) struct Step<'a> {
 
 /// The steps in an input: a byte that says what, one that says how many bytes go with it, and these. The last one may be
 /// short of some.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Steps<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Steps<'a> {

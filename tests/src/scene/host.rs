@@ -5,12 +5,12 @@ use std::{collections::HashMap, rc::Rc, sync::atomic::AtomicU64};
 use anyhow::Result;
 use taskgate::dataplane::flow::{FlowKey, UsageState};
 use taskgate_ebpf::{
-    abi::{Conn, LinkId, Outcome, Usage},
-    host::{HostFrame, HostTables, decide},
+    abi::{Conn, LinkId, Outcome, Reason, Usage},
+    host::{HostFrame, HostTables, decide, early},
     tables::Tables as _,
 };
 
-use super::{DataPath, Sent, State};
+use super::{DataPath, Sent, State, Uplink};
 
 /// The pure core, with tables of its own.
 pub struct Host<'a> {
@@ -34,6 +34,17 @@ impl<'a> Host<'a> {
     }
 }
 
+impl Host<'_> {
+    /// Judges a frame as the uplink receives it: why it is dropped, or `None` where it goes on.
+    pub fn refused_early(&self, frame: &[u8], uplink: Uplink) -> Option<Reason> {
+        let tag = match uplink {
+            Uplink::Trunk { tag } => Some(tag),
+            Uplink::Routed => None,
+        };
+        early(&self.tables, &HostFrame::new(frame, LinkId::device(Uplink::LINK)), tag)
+    }
+}
+
 fn make_older<K>(conns: &HashMap<K, Rc<Conn>>, ticks: u32) {
     for conn in conns.values() {
         let (last, tail) = conn.seen.get();
@@ -45,6 +56,10 @@ fn used(usage: &Usage) -> UsageState {
     UsageState {
         conns: usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get()),
         denials: usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get()),
+        fragments: usage
+            .fragments_inserted
+            .get()
+            .wrapping_sub(usage.fragments_removed.get()),
         flows_lost: usage.flows_lost.get(),
         denials_lost: usage.denials_lost.get(),
     }
@@ -54,11 +69,15 @@ impl DataPath for Host<'_> {
     fn judge(&mut self, sent: &Sent<'_>) -> Result<bool> {
         let frame = HostFrame {
             segments: sent.segments,
-            ..HostFrame::new(sent.frame, LinkId::device(sent.link))
+            ..HostFrame::new(sent.frame, LinkId::from_number(sent.link))
         };
         let outcome = decide(&self.tables, &frame, sent.direction);
         self.last = Some(outcome);
         Ok(outcome.passes())
+    }
+
+    fn early(&mut self, frame: &[u8], uplink: Uplink) -> Result<bool> {
+        Ok(self.refused_early(frame, uplink).is_none())
     }
 
     fn clear(&mut self) -> Result<()> {

@@ -19,7 +19,7 @@ use taskgate::dataplane::{
 };
 use taskgate_ebpf::abi::{Conn, Direction, Fragment, Key4, Key6, outcome::OUTCOMES, program};
 
-use super::{DataPath, SECOND, Sent, State};
+use super::{DataPath, SECOND, Sent, State, Uplink, frames};
 use crate::sandbox::ip_batch;
 
 /// The loaded program with its tables. There is one for all tests of a process, which take turns.
@@ -36,6 +36,10 @@ static KERNEL: Mutex<Option<Kernel>> = Mutex::new(None);
 /// What tc programs return for a packet that goes on, and for one that is dropped.
 const PASS: u32 = u32::MAX;
 const SHOT: u32 = 2;
+
+/// What XDP programs return.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 
 impl Kernel {
     /// Room in each table.
@@ -143,6 +147,18 @@ impl DataPath for Kernel {
             PASS => Ok(true),
             SHOT => Ok(false),
             other => bail!("`{program}` returned {other}"),
+        }
+    }
+
+    fn early(&mut self, frame: &[u8], uplink: Uplink) -> Result<bool> {
+        let frame = match uplink {
+            Uplink::Trunk { tag } => frames::tagged(tag, frame),
+            Uplink::Routed => frame.to_vec(),
+        };
+        match self.object.test_run_early(&frame, Uplink::LINK, 1)?.returned {
+            XDP_PASS => Ok(true),
+            XDP_DROP => Ok(false),
+            other => bail!("the early verdict returned {other}"),
         }
     }
 

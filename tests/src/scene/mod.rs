@@ -41,10 +41,29 @@ pub struct Sent<'a> {
     pub segments: (u32, u32),
 }
 
+/// What faces the wire, and how a frame on it names its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// By this tag, which stands in front of the frame.
+    Trunk {
+        /// Priority and VLAN id.
+        tag: u16,
+    },
+    /// By its destination.
+    Routed,
+}
+
+impl Uplink {
+    /// Its ifindex.
+    pub const LINK: u32 = 208;
+}
+
 /// The data path over an image.
 pub trait DataPath {
     /// Judges a packet: whether it goes on.
     fn judge(&mut self, sent: &Sent<'_>) -> Result<bool>;
+    /// Judges a frame as the uplink receives it: whether it goes on.
+    fn early(&mut self, frame: &[u8], uplink: Uplink) -> Result<bool>;
     /// The clock, in ticks.
     fn now(&mut self) -> Result<u32>;
     /// Makes every connection older.
@@ -149,10 +168,18 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Binds a link to an ENI.
+    /// Binds a link to an ENI: an ifindex, or a branch by the number that tables have for it.
     pub fn bind(&mut self, link: u32, eni: &str) -> Result<()> {
         let slot = self.slot(eni)?;
-        Ok(self.writer.add_link(LinkId::device(link), slot)?)
+        Ok(self.writer.add_link(LinkId::from_number(link), slot)?)
+    }
+
+    /// Says what the link [`Uplink::LINK`] is.
+    pub fn set_uplink(&self, uplink: Uplink) {
+        self.writer.set_trunk(match uplink {
+            Uplink::Trunk { .. } => Uplink::LINK,
+            Uplink::Routed => 0,
+        });
     }
 
     /// The slot of an ENI.

@@ -9,7 +9,7 @@ use taskgate::{
 };
 use taskgate_ebpf::abi::Direction;
 
-use super::{DataPath, Host, Kernel, SECOND, Scene, Sent, all_gated};
+use super::{DataPath, Host, Kernel, SECOND, Scene, Sent, Uplink, all_gated};
 use crate::sandbox::sandbox;
 
 /// A scene and one data path over it.
@@ -96,6 +96,12 @@ impl<'a> Stage<'a> {
             direction,
             segments: (0, 0),
         })
+    }
+
+    /// A frame that the uplink receives.
+    pub fn early(&mut self, uplink: Uplink, frame: &[u8]) -> Result<bool> {
+        self.scene.set_uplink(uplink);
+        self.path.early(frame, uplink)
     }
 
     /// Lets time go by.

@@ -25,18 +25,12 @@ pub struct State {
 
 /// The name of an outcome's number.
 pub fn outcome_name(number: u8) -> &'static str {
-    [
-        Pass::Tracked,
-        Pass::Rule,
-        Pass::Exempt,
-        Pass::Neighbour,
-        Pass::IcmpError,
-    ]
-    .into_iter()
-    .map(Outcome::Pass)
-    .chain(Reason::ALL.into_iter().map(Outcome::Drop))
-    .find(|outcome| outcome.number() == number)
-    .map_or("unknown", Outcome::name)
+    Pass::ALL
+        .into_iter()
+        .map(Outcome::Pass)
+        .chain(Reason::ALL.into_iter().map(Outcome::Drop))
+        .find(|outcome| outcome.number() == number)
+        .map_or("unknown", Outcome::name)
 }
 
 fn direction_name(direction: Direction) -> &'static str {

@@ -4,6 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
+    panic::resume_unwind,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -106,8 +107,8 @@ impl Bulk {
             ensure!(Instant::now() < end, "{:?} does not end", self.flow);
             thread::sleep(Duration::from_millis(5));
         }
-        let sent = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
-        reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        let sent = writer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        reader.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         ensure!(sent == self.received(), "of {sent} bytes {} came", self.received());
         Ok(())
     }

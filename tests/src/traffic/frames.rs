@@ -133,8 +133,8 @@ impl Ring {
         // SAFETY: `next` is below `SLOTS`, so the slot lies within the mapping; it is aligned to `SLOT`, holds a header
         // and `SLOT - FRAME` bytes behind it, and the kernel leaves it alone until its status is written, which is last.
         unsafe {
-            let slot = self.memory.as_ptr().cast::<u8>().add(self.next * SLOT);
-            slot.add(FRAME).cast::<[u8; SLOT - FRAME]>().write(data);
+            let slot = self.memory.as_ptr().byte_add(self.next * SLOT);
+            slot.byte_add(FRAME).cast::<[u8; SLOT - FRAME]>().write(data);
             slot.cast::<libc::tpacket2_hdr>().write_volatile(header);
         }
         // One that was dropped stays the ring's next.

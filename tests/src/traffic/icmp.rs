@@ -31,6 +31,7 @@ pub struct Pinger {
     flow: Flow,
     identifier: u16,
     sequence: u16,
+    payload: Vec<u8>,
 }
 
 impl Pinger {
@@ -51,7 +52,15 @@ impl Pinger {
             flow: Flow::icmp(from, to),
             identifier: NEXT.fetch_add(1, Ordering::Relaxed),
             sequence: 0,
+            payload: PAYLOAD.to_vec(),
         })
+    }
+
+    /// With so many bytes in each message, an even number, as `ping -s` has it.
+    #[must_use]
+    pub fn with_payload(mut self, bytes: usize) -> Self {
+        self.payload = vec![0x55; bytes];
+        self
     }
 
     /// The flow of what it sends.
@@ -84,7 +93,7 @@ impl Pinger {
         let mut message = vec![kind, code, 0, 0];
         message.extend(self.identifier.to_be_bytes());
         message.extend(self.sequence.to_be_bytes());
-        message.extend(PAYLOAD);
+        message.extend(&self.payload);
         if self.to.is_ipv4() {
             // The kernel does it for ICMPv6.
             let sum = checksum(&message);

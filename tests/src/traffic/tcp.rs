@@ -4,9 +4,12 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,9 +22,12 @@ use crate::{ledger::Flow, netns::Netns};
 #[derive(Debug)]
 pub struct TcpEcho {
     listener: Arc<TcpListener>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
+    open: Arc<Mutex<Vec<Open>>>,
     acceptor: Option<JoinHandle<Vec<JoinHandle<()>>>>,
 }
+
+/// A connection to it, and whether its end is our own affair and not to be told.
+type Open = (TcpStream, Arc<AtomicBool>);
 
 impl TcpEcho {
     /// Listens on a port of every address in `netns`.
@@ -29,16 +35,18 @@ impl TcpEcho {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         let listener = netns.run(|| TcpListener::bind(any).with_context(|| format!("cannot listen on port {port}")))?;
         let listener = Arc::new(listener);
-        let open = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let open = Arc::<Mutex<Vec<Open>>>::default();
         let acceptor = thread::spawn({
             let (listener, open) = (Arc::clone(&listener), Arc::clone(&open));
             move || {
                 let mut servers = Vec::new();
                 while let Ok((stream, _)) = listener.accept() {
+                    let aborted = Arc::<AtomicBool>::default();
                     if let Ok(second) = stream.try_clone() {
-                        open.lock().unwrap_or_else(PoisonError::into_inner).push(second);
+                        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+                        open.push((second, Arc::clone(&aborted)));
                     }
-                    servers.push(thread::spawn(move || serve(stream)));
+                    servers.push(thread::spawn(move || serve(stream, &aborted)));
                 }
                 servers
             }
@@ -55,13 +63,16 @@ impl TcpEcho {
     /// Sends something on every open connection, unasked.
     pub fn say(&self, data: &[u8]) -> Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.iter_mut().try_for_each(|stream| Ok(stream.write_all(data)?))
+        open.iter_mut().try_for_each(|(stream, _)| Ok(stream.write_all(data)?))
     }
 
     /// Ends every connection with a reset, of which nothing is sent twice.
     pub fn abort(&self) -> Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.drain(..).try_for_each(|stream| reset(&stream))
+        open.drain(..).try_for_each(|(stream, aborted)| {
+            aborted.store(true, Relaxed);
+            reset(&stream)
+        })
     }
 }
 
@@ -80,7 +91,7 @@ impl Drop for TcpEcho {
 }
 
 /// Sends back what comes until the other side is done or the connection dies.
-fn serve(mut stream: TcpStream) {
+fn serve(mut stream: TcpStream, aborted: &AtomicBool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..length]).is_err() {
@@ -88,7 +99,9 @@ fn serve(mut stream: TcpStream) {
         }
     }
     // It is held elsewhere too, so dropping it would not end it.
-    stream.shutdown(Shutdown::Both).ok();
+    if !aborted.load(Relaxed) {
+        stream.shutdown(Shutdown::Both).ok();
+    }
 }
 
 /// An open connection to a [`TcpEcho`].
@@ -210,12 +223,19 @@ fn reset(stream: &TcpStream) -> Result<()> {
         sa_data: [0; 14],
     };
     let length = size_of::<libc::sockaddr>() as libc::socklen_t;
-    // SAFETY: the pointer is to a whole `sockaddr`, and the length is its size.
-    let done = unsafe { libc::connect(stream.as_raw_fd(), &raw const nobody, length) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error()).context("cannot reset a connection")
+    let end = Instant::now() + PATIENCE;
+    loop {
+        // SAFETY: the pointer is to a whole `sockaddr`, and the length is its size.
+        if unsafe { libc::connect(stream.as_raw_fd(), &raw const nobody, length) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        // Some kernels, 5.10 among them, do not do that under somebody who reads: it is sent away first.
+        if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > end {
+            return Err(error).context("cannot reset a connection");
+        }
+        stream.shutdown(Shutdown::Read).ok();
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -24,7 +24,7 @@ impl Dice {
     pub(crate) fn loaded(chosen: &[u8]) -> Self {
         Self {
             state: chosen.len() as u64,
-            chosen: chosen.to_vec().into_iter(),
+            chosen: Vec::from(chosen).into_iter(),
         }
     }
 
@@ -48,8 +48,8 @@ impl Dice {
     /// A number below `end`, which is not 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         let bytes = match end {
-            ..=0x100 => 1,
-            ..=0x1_0000 => 2,
+            0..=0x100 => 1,
+            0x101..=0x1_0000 => 2,
             _ => 8,
         };
         (self.number(bytes) % end as u64) as usize

@@ -92,7 +92,7 @@ const ICMPV6_KINDS: [u8; 10] = [128, 128, 129, 1, 2, 3, 0, 200, 255, 127];
 const NEIGHBOUR_KINDS: [u8; 9] = [130, 131, 132, 143, 133, 134, 135, 136, 137];
 
 /// Addresses that are no gated ENI's.
-const STRANGERS: [&str; 14] = [
+const STRANGERS: [&str; 15] = [
     "10.0.1.1",
     "10.0.1.2",
     "10.0.0.200",
@@ -106,6 +106,7 @@ const STRANGERS: [&str; 14] = [
     "2001:db8::200",
     "2001:db8:ff::1",
     "2001:db8:ff::2",
+    "2001:db8:ff:0:8000::1",
     "fd00:ec2::254",
 ];
 /// Addresses that are no host's.
@@ -373,6 +374,12 @@ impl Generator {
         }
         if dice.one_in(5) {
             frame[21] = dice.of(&[0, 1, 2, 64, 254, 255]);
+        }
+        if dice.one_in(4) {
+            // Options, in units of eight bytes: as many as belong there, and more.
+            let options = 8 * (1 + dice.below(4));
+            frame[19] += options as u8;
+            frame.extend(dice.bytes(options));
         }
         Thrown {
             frame,

@@ -8,12 +8,13 @@ mod generator;
 mod oracle;
 mod reading;
 mod run;
+mod uplink;
 mod world;
 
 pub(crate) use dice::Dice;
 pub(crate) use generator::Generator;
 pub use generator::Thrown;
-pub(crate) use reading::{Body, Reading, read};
+pub(crate) use reading::{Body, Part, Reading, read};
 pub(crate) use run::{Clock, Stand};
 pub use run::{Difference, Episode, Tally};
 pub(crate) use world::any_model;

@@ -39,8 +39,31 @@ pub(crate) struct Ip {
     pub(crate) bytes: u64,
     /// What it carries.
     pub(crate) body: Body,
-    /// The identification of its datagram, and whether it is the first, if it is one of several fragments.
-    pub(crate) fragment: Option<(u32, bool)>,
+    /// Whose part it is, if it is one of several fragments.
+    pub(crate) fragment: Option<Part>,
+}
+
+/// A fragment of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The datagram's identification.
+    pub(crate) datagram: u32,
+    /// Whether it is the first.
+    pub(crate) is_first: bool,
+    /// Bytes carried; for the last one, less those of the whole datagram.
+    pub(crate) step: i64,
+}
+
+impl Part {
+    fn new(datagram: u32, offset: usize, carries: usize, more: bool) -> Self {
+        let bytes = |bytes: usize| i64::try_from(bytes).expect("no packet is so long");
+        let whole = if more { 0 } else { bytes(offset + carries) };
+        Self {
+            datagram,
+            is_first: offset == 0,
+            step: bytes(carries) - whole,
+        }
+    }
 }
 
 /// What an IP packet carries.
@@ -152,7 +175,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
     let offset = usize::from(u16_at(packet, 6) & 0x1fff) * 8;
     let more = u16_at(packet, 6) & 0x2000 != 0;
     if offset > 0 || more {
-        ip.fragment = Some((u32::from(u16_at(packet, 4)), offset == 0));
+        ip.fragment = Some(Part::new(u32::from(u16_at(packet, 4)), offset, payload, more));
     }
     if offset > 0 {
         // It must not reach into the first one's transport header.
@@ -224,7 +247,7 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
                 }
                 // Each fragment header speaks anew.
                 let id = u32::from(u16_at(packet, at + 4)) << 16 | u32::from(u16_at(packet, at + 6));
-                ip.fragment = (offset > 0 || more).then_some((id, offset == 0));
+                ip.fragment = (offset > 0 || more).then(|| Part::new(id, offset, carries, more));
                 if offset > 0 {
                     ip.protocol = packet[at];
                     return Err(if ip.protocol == 6 && offset < 20 {

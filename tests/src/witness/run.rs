@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use taskgate::compile::Gate;
 use taskgate_ebpf::abi::{
-    LinkId, Outcome,
+    Direction, LinkId, Outcome,
     image::{TIMEOUTS, Timeout, control},
 };
 
@@ -22,6 +22,7 @@ use super::{
     generator::{Generator, Thrown},
     oracle::{Oracle, World},
     reading::read,
+    uplink::Met,
     world::any_model,
 };
 use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent};
@@ -125,17 +126,22 @@ fn testable(frame: &mut Vec<u8>) {
     }
 }
 
+/// Branches of a trunk, by the numbers that tables have for them; their VLAN ids are numbers of links too.
+fn branches() -> impl Iterator<Item = u32> {
+    (101..=104).map(|vlan| LinkId::branch(vlan).get())
+}
+
 /// Everything around the witnesses.
 pub(crate) struct Stand<'a> {
     /// What decides what happens next.
     pub(crate) dice: Dice,
     /// The configuration in its image.
     pub(crate) scene: Scene<'a>,
-    world: World,
+    pub(super) world: World,
     clock: Clock,
     /// What makes packets.
     pub(crate) generator: Generator,
-    oracle: Oracle,
+    pub(super) oracle: Oracle,
 }
 
 impl<'a> Stand<'a> {
@@ -157,6 +163,7 @@ impl<'a> Stand<'a> {
                 model: taskgate::model::Model::default(),
                 gates: Vec::new(),
                 links: BTreeMap::new(),
+                carriers: BTreeMap::new(),
                 slots: BTreeMap::new(),
                 epochs: vec![0; usize::from(u16::MAX)],
                 generation: 0,
@@ -193,8 +200,22 @@ impl<'a> Stand<'a> {
             if self.clock == Clock::Kernels {
                 testable(&mut thrown.frame);
             }
+            let at_uplink = thrown.direction == Direction::Ingress && self.dice.one_in(8);
+            let met = if at_uplink {
+                self.past_uplink(&thrown, host, &mut kernel)?
+            } else {
+                Met::GoesOn
+            };
+            if let Met::Dropped = met {
+                *tally.0.entry("dropped early").or_default() += 1;
+                continue;
+            }
             let closely = packet % episode.check_every == 0 || packet + 1 == episode.packets;
-            if let Some(what) = self.past(&thrown, host, &mut kernel, closely)? {
+            let differs = match met {
+                Met::Difference(what) => Some(what),
+                _ => self.past(&thrown, host, &mut kernel, closely)?,
+            };
+            if let Some(what) = differs {
                 return Err(Difference {
                     seed: episode.seed,
                     packet,
@@ -207,6 +228,11 @@ impl<'a> Stand<'a> {
             *tally.0.entry(ended).or_default() += 1;
         }
         Ok(tally)
+    }
+
+    /// The gate that a link has, and the slot of its ENI.
+    pub(crate) fn gate_on(&self, link: u32) -> Option<(Gate, u16)> {
+        self.world.eni_on(link).map(|(_, gate, slot)| (gate, slot))
     }
 
     /// One packet past all witnesses: what they differ in.
@@ -334,10 +360,10 @@ impl<'a> Stand<'a> {
         self.world.gates = gates;
         self.world.generation = self.scene.writer.generation() as u32;
         // An ENI's first link; further ones come and go in `move_link`.
-        for (link, (eni, _)) in Kernel::LINKS.zip(self.known()) {
+        for (link, (eni, slot)) in Kernel::LINKS.zip(self.known()) {
             if !self.world.links.values().any(|linked| *linked == eni) && !self.world.links.contains_key(&link) {
                 self.scene.bind(link, &eni)?;
-                self.world.links.insert(link, eni);
+                self.world.bind(link, eni, slot);
             }
         }
         self.learn();
@@ -346,16 +372,17 @@ impl<'a> Stand<'a> {
 
     /// Binds a link to another ENI, or to none.
     fn move_link(&mut self) -> Result<()> {
-        let links: Vec<u32> = Kernel::LINKS.collect();
+        let links: Vec<u32> = Kernel::LINKS.chain(branches()).collect();
         let link = self.dice.of(&links);
         let enis: Vec<String> = self.known().into_keys().collect();
         if enis.is_empty() || self.dice.one_in(3) {
-            self.scene.writer.remove_link(LinkId::device(link));
-            self.world.links.remove(&link);
+            self.scene.writer.remove_link(LinkId::from_number(link));
+            self.world.unbind(link);
         } else {
             let eni = self.dice.of(&enis);
             self.scene.bind(link, &eni).context("a known ENI has a slot")?;
-            self.world.links.insert(link, eni);
+            let slot = self.scene.slot(&eni)?;
+            self.world.bind(link, eni, slot);
         }
         self.scene.writer.settle(&mut || {});
         self.learn();
@@ -372,7 +399,11 @@ impl<'a> Stand<'a> {
             let eni = eni.and_then(|id| self.world.model.enis.iter().find(|eni| eni.id == *id));
             eni.map_or_else(Vec::new, |eni| eni.addresses.clone())
         };
-        let links = Kernel::LINKS.map(|link| (link, addresses(self.world.links.get(&link))));
+        // Nobody can say to the kernel that a frame has a tag beside it.
+        let tagged = branches().filter(|_| self.clock == Clock::Own);
+        let links = Kernel::LINKS
+            .chain(tagged)
+            .map(|link| (link, addresses(self.world.links.get(&link))));
         self.generator.links = links.collect();
     }
 }

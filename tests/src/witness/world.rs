@@ -13,7 +13,7 @@ use taskgate::{
 use super::dice::Dice;
 use crate::scene::model::{gated, member, peer};
 
-const NETS: [&str; 14] = [
+const NETS: [&str; 16] = [
     "0.0.0.0/0",
     "::/0",
     "0.0.0.0/0",
@@ -28,6 +28,9 @@ const NETS: [&str; 14] = [
     "2001:db8:ff::/48",
     "2001:db8:ff::1/128",
     "2001:db8::100/120",
+    // Halves whose highest bit is set.
+    "fd00::/8",
+    "2001:db8:ff:0:8000::/65",
 ];
 const EDGES: [u16; 10] = [0, 22, 53, 67, 68, 80, 443, 547, 40000, 65535];
 const GROUPS: usize = 4;

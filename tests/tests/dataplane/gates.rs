@@ -13,7 +13,7 @@ use taskgate::dataplane::{
 };
 use taskgate_ebpf::abi::{Direction, Outcome, Reason};
 use taskgate_tests::{
-    kernel::hooks,
+    kernel::{hooks, version},
     sandbox::{ip, sandbox},
 };
 
@@ -70,21 +70,11 @@ fn filters(way: &str) -> Result<usize> {
 
 #[test]
 fn tcx_is_used_from_6_6_on() -> Result<()> {
-    let uname = nix::sys::utsname::uname()?;
-    let release = uname.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        anyhow::bail!("a kernel of release `{release}`");
-    };
-    let expected = if (major, minor) >= (6, 6) {
-        Hook::Tcx
-    } else {
-        Hook::Clsact
-    };
-    ensure!(hooks().first() == Some(&expected), "{release}: {:?}", hooks());
+    let expected = if version()? >= (6, 6) { Hook::Tcx } else { Hook::Clsact };
+    ensure!(hooks().first() == Some(&expected), "{:?}", hooks());
     let mut object = Object::load(&SMALL)?;
     sandbox(async || {
-        ensure!(object.attach(&veth_pair().await?)?.hook() == expected, "{release}");
+        ensure!(object.attach(&veth_pair().await?)?.hook() == expected);
         Ok(())
     })
 }

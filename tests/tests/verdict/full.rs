@@ -1,10 +1,10 @@
 //! Limits and full tables: one task's share is its own, and nothing that was admitted is lost.
 
 use anyhow::Result;
-use taskgate::compile::Gate;
+use taskgate::compile::{Gate, host_image};
 use taskgate_ebpf::abi::Direction;
 use taskgate_tests::scene::{
-    Kernel, Stage,
+    DataPath as _, Host, Kernel, Scene, Sent, Stage, all_gated,
     frames::*,
     model::{gated, udp_to},
     on_host_and_in_kernel,
@@ -166,6 +166,55 @@ fn the_hosts_table_is_full() -> Result<()> {
     })
 }
 
+/// A datagram that is whole is remembered no more, in whatever order its parts came after the first: its task has room
+/// for the next one.
+#[test]
+fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (peer, own) in [("10.0.1.7", TASK4), ("2001:db8:1::7", TASK6)] {
+            let rules = [(udp_to(53, 53), "10.0.0.0/8"), (udp_to(53, 53), "2001:db8::/32")];
+            stage.set_with(with_rules(&rules, &[]), &|_| {
+                Some(Gate {
+                    connections: 100,
+                    // An eighth of that is one.
+                    denials: 8,
+                    isolated: false,
+                })
+            })?;
+            let datagram = udp(40000, 53, &[0; 16]);
+            let parts: [(u16, bool, &[u8]); 4] = [
+                (0, true, &datagram),
+                (3, true, &[1; 16]),
+                (5, true, &[2; 8]),
+                (6, false, b"rest"),
+            ];
+            for (number, order) in [[0, 1, 2, 3], [0, 3, 2, 1], [0, 2, 3, 1], [0, 1, 3, 2]]
+                .into_iter()
+                .enumerate()
+            {
+                let name = format!("{order:?}, {own}, {}", stage.name);
+                let frame = |part: usize| {
+                    let (offset, more, payload) = parts[part];
+                    let mut frame = if at(own).is_ipv6() {
+                        ipv6(at(peer), at(own), 44, 64, &fragment(17, offset, more, payload))
+                    } else {
+                        let more = if more { MORE_FRAGMENTS } else { 0 };
+                        ipv4(at(peer), at(own), 17, &[], offset | more, payload)
+                    };
+                    let identification = if at(own).is_ipv6() { 61 } else { 19 };
+                    frame[identification] = number as u8;
+                    frame
+                };
+                for part in order {
+                    assert!(stage.ingress(&frame(part))?, "part {part} of {name}");
+                }
+                assert!(!stage.ingress(&frame(2))?, "one more of {name}");
+            }
+        }
+        Ok(())
+    })
+}
+
 /// A first fragment passes all the same: only what follows it has nothing to follow.
 #[test]
 fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
@@ -198,7 +247,7 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
                 let name = format!("{peer}, {}", stage.name);
                 assert!(stage.ingress(&piece(peer, own, 0, true, &datagram))?, "{name}");
                 assert_eq!(
-                    stage.ingress(&piece(peer, own, 3, false, b"rest"))?,
+                    stage.ingress(&piece(peer, own, 3, true, b"not all."))?,
                     number < 2,
                     "{name}"
                 );
@@ -207,7 +256,7 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
                     "{name}"
                 );
                 assert_eq!(
-                    stage.send(Direction::Ingress, 1, &piece(peer, others, 3, false, b"rest"))?,
+                    stage.send(Direction::Ingress, 1, &piece(peer, others, 3, true, b"not all."))?,
                     number < 2,
                     "the other task's share, {name}"
                 );
@@ -227,4 +276,40 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Which the kernel says on Linux 5.11 to 6.14 where a packet interrupts whoever holds the table's lock.
+#[test]
+fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
+    let image = host_image(5);
+    let model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
+    let mut scene = Scene::new(&image)?;
+    scene.apply(model, &all_gated)?;
+    scene.bind(101, "task")?;
+    let mut host = Host::new(&image, 100);
+    let send = |host: &mut Host<'_>, frame: &[u8]| {
+        host.judge(&Sent {
+            frame,
+            link: 101,
+            direction: Direction::Ingress,
+            segments: (0, 0),
+        })
+    };
+    for (number, busy) in [1, 1, 0].into_iter().enumerate() {
+        host.tables.be_busy(busy);
+        assert!(send(&mut host, &syn_from(1000, TASK4, 443))?, "packet {number}");
+        host.tables.be_busy(busy);
+        assert!(!send(&mut host, &syn_from(1000, TASK4, 22))?, "packet {number}");
+    }
+    assert_eq!(
+        host.state(scene.highest)?.lines(&scene),
+        [
+            "conn task tcp 10.9.0.5:443 10.0.1.7:1000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 40 bytes flags 2: ingress",
+            "count task ingress no-rule 3",
+            "count task ingress rule 3",
+            "denied task ingress tcp 10.9.0.5:22 10.0.1.7:1000 no-rule, 1 packets 40 bytes flags 2",
+            "lost task flows 2 denials 2",
+        ]
+    );
+    Ok(())
 }

@@ -7,7 +7,9 @@ mod errors;
 mod full;
 mod neighbours;
 mod odd;
+mod timeouts;
 mod tracking;
+mod uplink;
 
 use std::net::IpAddr;
 

@@ -3,13 +3,13 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
 use taskgate_tests::{
-    Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at,
-    ledger::protocol::UDP,
-    traffic::{Peer, inject},
+    Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at, ip,
+    ledger::protocol::{TCP, UDP},
+    traffic::{Bulk, Peer, Pinger, inject},
     wire::Way,
 };
 
-use super::frames;
+use super::{frames, mtu::routed};
 
 const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const DB: [&str; 2] = ["10.88.0.20", "fd88::20"];
@@ -177,6 +177,79 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
         // The task may say that it gave up waiting, or that nobody listens: no rule lets it.
         let recorded = stage.daemon.stop()?.ledger()?;
         assert_eq!(recorded.of(|flow| flow.protocol == UDP), expected);
+    }
+    Ok(())
+}
+
+/// AWS: FL-FLOW-4
+#[test]
+fn large_pings_and_their_answers_get_through_by_the_rule_for_small_ones() -> Result<()> {
+    for family in [0, 1] {
+        let stage = Stage::start(|config| {
+            let rules = "ingress: [{ protocol: icmp, type: 8, from: any }, { protocol: icmpv6, type: 128, from: any }], \
+                         egress: []";
+            config.group("ping", rules).task("web-1", &WEB, &["ping"])
+        })?;
+        let mut expected = Ledger::default();
+        for payload in [1474, 8000, 60_000] {
+            let pinger = Pinger::new(&stage.lab.outside, ip(OUTSIDE[family]), ip(WEB[family]))?;
+            let mut pinger = pinger.with_payload(payload);
+            pinger.echo()?;
+            let (flow, count) = (pinger.flow(), parts(family == 1, &[payload]));
+            expected = expected
+                .accept("web-1", flow, count)
+                .accept("web-1", flow.back(), count);
+        }
+        stage.finish(&expected)?;
+    }
+    Ok(())
+}
+
+/// Where a sender does not look for the width of its path, routers cut up what it sends, and all of a transfer comes in
+/// parts.
+#[test]
+fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
+    let (lab, server) = routed()?;
+    server.set("net.ipv4.ip_no_pmtu_disc", "1")?;
+    lab.outside.ip("link set dev eth0 mtu 1300")?;
+    let stage = Stage::in_lab(lab, |config| {
+        let rules = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
+        config.group("in", rules).task("web-1", &WEB, &["in"])
+    })?;
+    let bulk = Bulk::start(&server, stage.task("web-1")?, at(WEB[0], 5001))?;
+    let flow = bulk.flow();
+    bulk.await_more(4 << 20)?;
+    bulk.finish()?;
+    let wire = stage.wire("web-1")?;
+    let cut = wire.received(Flow::plain(flow.source.ip(), flow.destination.ip(), TCP))?;
+    assert!(cut.packets > 2000, "{cut:?}");
+    let expected = Ledger::default()
+        .accept("web-1", flow, cut + wire.received(flow)?)
+        .accept("web-1", flow.back(), wire.sent(flow.back())?);
+    stage.finish(&expected)?;
+    Ok(())
+}
+
+/// More than a task's share of remembered datagrams: what is whole is remembered no more.
+#[test]
+fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
+    const MANY: usize = 10_000;
+    for family in [0, 1] {
+        let stage = Stage::start(two)?;
+        let web = stage.task("web-1")?;
+        let from = Peer::bind(&stage.lab.outside, &at(OUTSIDE[family], 0).to_string())?;
+        let to = Peer::bind(web, &at(WEB[family], 53).to_string())?;
+        let data = [1; 2000];
+        for _ in 0..MANY {
+            from.send(to.address(), &data)?;
+            to.expect(&data)?;
+        }
+        let expected = Ledger::default().accept(
+            "web-1",
+            from.flow_to(to.address()),
+            parts(family == 1, &vec![data.len(); MANY]),
+        );
+        stage.finish(&expected)?;
     }
     Ok(())
 }

@@ -168,15 +168,13 @@ impl Script {
         with_checksum(frame)
     }
 
-    /// IPv4: as many options as there is room for, that read as port 443.
+    /// IPv4: as many options as there is room for, of which each says nothing.
     fn options(&mut self) {
-        let no_operation: [u8; 40] = [1; 40];
-        let options: Vec<u8> = no_operation.iter().copied().collect();
         for (name, port, reason) in [
             ("options", 443, None),
             ("options, another port", 22, Some(Reason::NoRule)),
         ] {
-            let frame = ipv4(ip(self.from()), ip(self.to()), 6, &options, 0, &self.tcp(port, name));
+            let frame = ipv4(ip(self.from()), ip(self.to()), 6, &[1; 40], 0, &self.tcp(port, name));
             self.add(name, self.flow(TCP, port), reason, with_checksum(frame));
         }
     }

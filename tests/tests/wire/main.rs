@@ -6,5 +6,6 @@ mod linear;
 mod mtu;
 mod segments;
 mod tags;
+mod trace;
 
 use taskgate_tests::scene::frames::{self, with_checksum};

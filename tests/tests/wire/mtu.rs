@@ -29,7 +29,7 @@ const OUT: &str = "ingress: [], egress: [{ protocol: tcp, ports: 5001, to: any }
 const IN: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
 
 /// A lab whose outside is a router, with a server behind it.
-fn routed() -> Result<(Lab, Netns)> {
+pub(super) fn routed() -> Result<(Lab, Netns)> {
     let lab = Lab::new()?;
     let server = Netns::new("server")?;
     lab.outside.add_veth("far", &server, "eth0")?;
@@ -247,9 +247,12 @@ fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Res
         let told = errors(&wire, Way::Out)?;
         assert_eq!(told.destination, at(SERVER[number], 0));
         // In records of IPv4 a task's primary address stands for those behind it.
-        let recorded = |end: SocketAddr| match end.ip() == ip(INNER[0]) {
-            true => at(TASK[0], end.port()),
-            false => end,
+        let recorded = |end: SocketAddr| {
+            if end.ip() == ip(INNER[0]) {
+                at(TASK[0], end.port())
+            } else {
+                end
+            }
         };
         let mut expected = Ledger::default();
         for ((_, flow), count) in wire.flows()? {

@@ -86,7 +86,7 @@ fn tcp_that_the_host_puts_together_is_counted_as_it_came() -> Result<()> {
 }
 
 /// Twenty datagrams of 1000 bytes, and one of a single byte.
-const DATA: [u8; 20_001] = [5; 20_001];
+static DATA: [u8; 20_001] = [5; 20_001];
 const SIZE: u16 = 1000;
 
 fn datagrams(v6: bool) -> Count {

@@ -70,7 +70,7 @@ const PRIORITY: u16 = 0xa000;
 const TAGS: [(&str, &[(u16, u16)]); 12] = [
     ("802.1Q", &[(DOT1Q, 101)]),
     ("802.1Q, the last VLAN", &[(DOT1Q, 4095)]),
-    ("802.1Q, drop eligible", &[(DOT1Q, 0x1000 | 101)]),
+    ("802.1Q, drop eligible", &[(DOT1Q, 0x1065)]),
     // Hosts take these as if there were no tag.
     ("a priority tag", &[(DOT1Q, PRIORITY)]),
     ("nothing but a tag", &[(DOT1Q, 0)]),

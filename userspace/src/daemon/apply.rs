@@ -114,6 +114,10 @@ impl Daemon {
         if let Err(error) = waited {
             warn!("the kernel does not tell when old memory is free: {error}");
         }
+        // What is over by the time-outs in force must not live again by longer ones.
+        if model.settings.timeouts != self.model.settings.timeouts {
+            self.records.sweep(true, &self.writer);
+        }
         for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
             self.writer.set_timeout(timeout, u64::from(ticks));
         }
@@ -184,8 +188,8 @@ impl Daemon {
     /// Removes idle connections early where there are many.
     pub(super) fn make_room(&mut self) {
         let slots: Vec<u16> = self.model.gated().filter_map(|eni| self.writer.slot(&eni.id)).collect();
-        let share = sizes::gate(&self.model, &self.options).connections;
-        self.records.make_room(&slots, share, &self.writer);
+        let gate = sizes::gate(&self.model, &self.options);
+        self.records.make_room(&slots, gate, &self.writer);
     }
 
     /// The generation in force.

@@ -3,11 +3,11 @@
 use std::{sync::atomic::AtomicU64, time::Duration};
 
 use log::{error, warn};
-use taskgate_ebpf::abi::image::TIMEOUTS;
+use taskgate_ebpf::abi::{Fragment, image::TIMEOUTS};
 
 use super::{RunError, error::chain, unix_time};
 use crate::{
-    compile::ImageWriter,
+    compile::{Gate, ImageWriter},
     dataplane::{flow::FlowTables as _, raw::Shared, tables::KernelTables},
     flowlog::{Collector, LoggedEni, Outputs, Unlogged},
     model::{FlowLog, Model},
@@ -137,15 +137,17 @@ impl Records {
         Some(window.bounds.end)
     }
 
-    /// Removes connections that are over where the table, or a task's `share` of it, is more than half full. They count
-    /// as absent already, but whatever is new finds no room beside them.
-    pub(super) fn make_room(&mut self, slots: &[u16], share: u32, writer: &Writer) {
+    /// Removes connections that are over, and first fragments that are forgotten, where the table or a task's share by
+    /// `gate` is more than half full. They count as absent already, but whatever is new finds no room beside them.
+    pub(super) fn make_room(&mut self, slots: &[u16], gate: Gate, writer: &Writer) {
+        let [connections, fragments] =
+            [gate.connections, Fragment::share(gate.denials)].map(|share| u64::from(share) / 2);
         let (mut used, mut crowded) = (0, false);
         for &slot in slots {
             match self.tables.usage(slot) {
                 Ok(usage) => {
                     used += usage.conns;
-                    crowded |= usage.conns > u64::from(share) / 2;
+                    crowded |= usage.conns > connections || usage.fragments > fragments;
                 }
                 Err(error) => {
                     error!("cannot read what slot {slot} uses: {error}");
@@ -158,7 +160,9 @@ impl Records {
         }
     }
 
-    fn sweep(&mut self, untold: bool, writer: &Writer) {
+    /// Removes connections that are over by now. `untold`: also what no window has told yet; it is told in the one that
+    /// runs.
+    pub(super) fn sweep(&mut self, untold: bool, writer: &Writer) {
         let epoch_of = |slot| writer.epoch(slot) as u32;
         if let Err(error) = self.collector.sweep(&mut self.tables, untold, &epoch_of) {
             error!("idle connections are not removed: {}", chain(&error));

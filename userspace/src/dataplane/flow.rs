@@ -142,6 +142,7 @@ impl From<&Denial> for DenialState {
 pub struct UsageState {
     pub conns: u64,
     pub denials: u64,
+    pub fragments: u64,
     pub flows_lost: u64,
     pub denials_lost: u64,
 }

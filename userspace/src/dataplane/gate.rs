@@ -13,12 +13,12 @@ use aya::{
     },
     sys::SyscallError,
 };
-use nix::net::if_::{if_indextoname, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 use taskgate_ebpf::abi::{LinkId, program};
 
 use crate::compile::CompileError;
 
-use super::{link::Link, load::LoadError, object::Object, raw};
+use super::{filter, link::Link, load::LoadError, object::Object, raw};
 
 /// How a gate hangs on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl Gate {
         self.standing.hook
     }
 
-    /// Whether the link is gone, and the gate with it.
+    /// Whether the link is gone, and the gate with it; for filters, also whether somebody took one off.
     pub fn is_gone(&self) -> Result<bool, GateError> {
         self.standing.is_gone()
     }
@@ -185,12 +185,15 @@ impl Standing {
                 }
                 Ok(false)
             }
-            // An empty name: nix 0.31 does not see that the C library found none.
-            Hook::Clsact => match if_indextoname(self.link.ifindex) {
-                Ok(name) => Ok(name.is_empty()),
-                Err(nix::Error::ENXIO | nix::Error::ENODEV) => Ok(true),
-                Err(error) => Err(look(error.into())),
-            },
+            // The number may be another link's by now: one without our filters.
+            Hook::Clsact => {
+                for way in [TcAttachType::Ingress, TcAttachType::Egress] {
+                    if !filter::is_there(self.link.ifindex, way, PRIORITY, HANDLE).map_err(look)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
         }
     }
 }
@@ -224,6 +227,7 @@ impl Object {
             None => match self.attach_by(link, Hook::Tcx) {
                 Err(GateError::Attach { cause, .. }) if lacks_tcx(&cause) => {
                     let gate = self.attach_by(link, Hook::Clsact)?;
+                    log::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
                     self.tcx = Some(false);
                     Ok(gate)
                 }
@@ -245,10 +249,10 @@ impl Object {
             place == (link.ifindex, link.faces_task(), hook)
         };
         if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
-            && !standing.is_gone()?
+            && (hook == Hook::Clsact || !standing.is_gone()?)
         {
             if hook == Hook::Clsact {
-                // The number may be another link's by now, and nothing tells whether the filters are there.
+                // The number may be another link's by now; whichever gate goes first takes the filters of both.
                 add_clsact(name)?;
                 for program in [program::TO_TASK, program::FROM_TASK] {
                     self.attach_way(program, link, hook)?.leave();

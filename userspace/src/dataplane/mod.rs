@@ -3,6 +3,7 @@
 pub mod early;
 pub mod eni;
 pub mod events;
+mod filter;
 pub mod flow;
 pub mod gate;
 pub mod link;

@@ -166,6 +166,14 @@ impl Object {
         raw::test_run(fd.as_fd(), packet, repeat).map_err(|cause| LoadError::Run { program, cause })
     }
 
+    /// Runs the early verdict likewise, on a frame that the link with this ifindex received. It is loaded first, if it was
+    /// not.
+    pub fn test_run_early(&mut self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<Ran, LoadError> {
+        let program = self.load_early()?;
+        let fd = self.program(program)?;
+        raw::test_run_early(fd.as_fd(), frame, ifindex, repeat).map_err(|cause| LoadError::Run { program, cause })
+    }
+
     /// What hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
     /// asked for once, on a tokio runtime.
     pub fn log_drain(&mut self) -> Result<Option<impl Future<Output = ()> + Send + 'static>, LoadError> {

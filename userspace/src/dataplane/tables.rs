@@ -167,9 +167,11 @@ impl FlowTables for KernelTables {
         let count = |offset| -> io::Result<u64> { Ok(self.usage_word(slot, offset)?.load(Relaxed)) };
         let conns = count(offset_of!(Usage, conns_inserted))?;
         let denials = count(offset_of!(Usage, denials_inserted))?;
+        let fragments = count(offset_of!(Usage, fragments_inserted))?;
         Ok(UsageState {
             conns: conns.wrapping_sub(count(offset_of!(Usage, conns_removed))?),
             denials: denials.wrapping_sub(count(offset_of!(Usage, denials_removed))?),
+            fragments: fragments.wrapping_sub(count(offset_of!(Usage, fragments_removed))?),
             flows_lost: count(offset_of!(Usage, flows_lost))?,
             denials_lost: count(offset_of!(Usage, denials_lost))?,
         })

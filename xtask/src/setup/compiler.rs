@@ -70,7 +70,8 @@ fn choose(toolchain: &str) -> Result<()> {
         .with_context(|| format!("cannot write `{}`", file.display()))
 }
 
-fn nightly() -> Result<()> {
+/// Brings the pinned nightly.
+pub(super) fn nightly() -> Result<()> {
     if nightly_works().is_ok() {
         return Ok(());
     }

@@ -31,8 +31,19 @@ pub(super) struct Report {
     pub(super) seconds: BTreeMap<String, u64>,
 }
 
-/// Boots a guest, shows what it prints, and reads it. It is ended after `limit`.
-pub(super) fn run(image: &Image, initramfs: &Path, programs: &[&str], limit: Duration) -> Result<Report> {
+/// How a guest is run.
+#[derive(Clone, Copy)]
+pub(super) struct Course<'a> {
+    /// The test programs that it is to run.
+    pub(super) programs: &'a [&'a str],
+    /// When it is ended.
+    pub(super) limit: Duration,
+    /// Whether what it prints is shown.
+    pub(super) shown: bool,
+}
+
+/// Boots a guest and reads what it prints.
+pub(super) fn run(image: &Image, initramfs: &Path, course: Course<'_>) -> Result<Report> {
     let mut command = Command::new("qemu-system-x86_64");
     // Software emulation: Debian's kernels hang under some machines' KVM.
     command
@@ -50,7 +61,7 @@ pub(super) fn run(image: &Image, initramfs: &Path, programs: &[&str], limit: Dur
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
-    let reading = read(&mut child, programs, limit);
+    let reading = read(&mut child, course);
     // It has ended by itself, or has to.
     drop(child.kill());
     let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
@@ -59,7 +70,7 @@ pub(super) fn run(image: &Image, initramfs: &Path, programs: &[&str], limit: Dur
         let why = format!("the guest broke off ({status}) before all tests had run");
         reader.report.wrong.push(why);
     }
-    Ok(reader.finish(programs))
+    Ok(reader.finish(course.programs))
 }
 
 fn cpus() -> String {
@@ -68,7 +79,8 @@ fn cpus() -> String {
         .to_string()
 }
 
-fn read(child: &mut Child, programs: &[&str], limit: Duration) -> Result<Reader> {
+fn read(child: &mut Child, course: Course<'_>) -> Result<Reader> {
+    let Course { programs, limit, shown } = course;
     let output = child.stdout.take().context("qemu has no standard output")?;
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -87,7 +99,9 @@ fn read(child: &mut Child, programs: &[&str], limit: Duration) -> Result<Reader>
     loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                println!("{line}");
+                if shown {
+                    println!("{line}");
+                }
                 reader.line(&line);
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(reader),

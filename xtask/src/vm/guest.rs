@@ -22,11 +22,13 @@ use crate::{build, exec, test::PRIVILEGED};
 const ELSEWHERE: [(&str, &str); 1] = [("semantics", "it compares documents with tests")];
 /// What tests and the first process run.
 const PROGRAMS: [&str; 2] = ["ip", "tc"];
+/// The program of the test crate that prints verified instructions.
+const VERIFIED: &str = "verified";
 const INIT: &str = include_str!("init.sh");
 
 /// What all guests run, built once.
 pub(super) struct Load {
-    taskgate: PathBuf,
+    taskgate: Option<PathBuf>,
     verified: PathBuf,
     tests: Vec<(String, PathBuf)>,
     busybox: PathBuf,
@@ -37,7 +39,7 @@ impl Load {
     /// Builds it; the tests are those whose names contain `filter`.
     pub(super) fn build(filter: Option<&str>) -> Result<Self> {
         say("building the release binary and the test programs");
-        let taskgate = build::release()?;
+        let taskgate = Some(build::release()?);
         let (tests, verified) = test_programs()?;
         for (name, why) in ELSEWHERE {
             say(&format!("`{name}` runs in `cargo xtask test` alone: {why}"));
@@ -49,6 +51,18 @@ impl Load {
             tests,
             busybox: busybox()?,
             words: words.flat_map(|word| [word, "\n"]).collect(),
+        })
+    }
+
+    /// What only tells the verified instructions of the kernel program.
+    pub(super) fn verified_alone() -> Result<Self> {
+        let verified = build::binary(PRIVILEGED, VERIFIED)?;
+        Ok(Self {
+            taskgate: None,
+            verified,
+            tests: Vec::new(),
+            busybox: busybox()?,
+            words: String::new(),
         })
     }
 
@@ -65,6 +79,7 @@ impl Load {
         }
         let mut archive = Initramfs::default();
         archive.file("/init", INIT.as_bytes());
+        archive.folder("/tests");
         archive.file("/words", self.words.as_bytes());
         let content = fs::read(&self.busybox).context("cannot read busybox")?;
         archive.file("/bin/busybox", &content);
@@ -76,7 +91,9 @@ impl Load {
             let program = exec::find(name).with_context(|| format!("there is no `{name}`: run `cargo xtask setup`"))?;
             archive.program(&format!("/usr/bin/{name}"), &program, folder)?;
         }
-        archive.program("/taskgate/taskgate", &self.taskgate, folder)?;
+        if let Some(taskgate) = &self.taskgate {
+            archive.program("/taskgate/taskgate", taskgate, folder)?;
+        }
         archive.program("/taskgate/verified", &self.verified, folder)?;
         for (name, file) in &self.tests {
             archive.program(&format!("/tests/{name}"), file, folder)?;
@@ -130,7 +147,7 @@ fn test_programs() -> Result<(Vec<(String, PathBuf)>, PathBuf)> {
             continue;
         };
         let is_program = target.kind.iter().any(|kind| kind == "bin");
-        if target.name == "verified" && !profile.test {
+        if target.name == VERIFIED && !profile.test {
             verified = Some(file);
         } else if profile.test && !is_program && !ELSEWHERE.iter().any(|(name, _)| *name == target.name) {
             tests.push((target.name, file));
@@ -141,7 +158,7 @@ fn test_programs() -> Result<(Vec<(String, PathBuf)>, PathBuf)> {
         bail!("{name} failed with {status}");
     }
     tests.sort();
-    let verified = verified.with_context(|| format!("{name} made no program `verified`"))?;
+    let verified = verified.with_context(|| format!("{name} made no program `{VERIFIED}`"))?;
     Ok((tests, verified))
 }
 

@@ -96,14 +96,12 @@ const KERNELS: [(Choice, Kernel); 5] = [
     ),
 ];
 
-impl Choice {
-    /// The kernels that it stands for, the oldest first.
-    pub(super) fn kernels(self) -> impl Iterator<Item = Kernel> {
-        KERNELS
-            .into_iter()
-            .filter(move |(choice, _)| self == Self::All || self == *choice)
-            .map(|(_, kernel)| kernel)
-    }
+/// The kernels that these stand for, each once, the oldest first.
+pub(super) fn chosen(choices: &[Choice]) -> impl Iterator<Item = Kernel> {
+    KERNELS
+        .into_iter()
+        .filter(|(choice, _)| choices.contains(&Choice::All) || choices.contains(choice))
+        .map(|(_, kernel)| kernel)
 }
 
 /// A kernel that is unpacked.
@@ -125,10 +123,10 @@ pub(super) fn folder() -> PathBuf {
 impl Kernel {
     /// Its image: the one that is there, or what Debian has now. Nothing is installed.
     pub(super) fn image(&self) -> Result<Image> {
-        let root = folder().join(self.name).join("root");
-        if let Ok(image) = unpacked(&root) {
+        if let Ok(image) = self.unpacked() {
             return Ok(image);
         }
+        let root = self.root();
         archive::with_suites(self.name, self.suites, |apt| {
             let mut wanted = apt.names("linux-image-")?;
             wanted.retain(|name| self.is_image(name));
@@ -152,6 +150,15 @@ impl Kernel {
         })
     }
 
+    /// Its image, if it is there.
+    pub(super) fn unpacked(&self) -> Result<Image> {
+        unpacked(&self.root())
+    }
+
+    fn root(&self) -> PathBuf {
+        folder().join(self.name).join("root")
+    }
+
     /// Whether a package is one of this kernel's images, and not what only depends on one.
     fn is_image(&self, package: &str) -> bool {
         let version = package
@@ -166,27 +173,25 @@ impl Kernel {
     }
 }
 
-/// What `dpkg` unpacked.
+/// What `dpkg` unpacked: the kernel is in /boot, or from 7.2 on beside its modules.
 fn unpacked(root: &Path) -> Result<Image> {
-    let boot = root.join("boot");
-    let entries = fs::read_dir(&boot).with_context(|| format!("there is no `{}`", boot.display()))?;
-    for entry in entries {
-        let file = entry.context("a folder cannot be read")?.path();
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(release) = name.strip_prefix("vmlinuz-") else {
+    for folder in ["lib/modules", "usr/lib/modules"] {
+        let Ok(entries) = fs::read_dir(root.join(folder)) else {
             continue;
         };
-        let modules = ["lib/modules", "usr/lib/modules"].map(|folder| root.join(folder).join(release));
-        let Some(modules) = modules.into_iter().find(|folder| folder.is_dir()) else {
-            bail!("kernel {release} came without its modules");
-        };
-        return Ok(Image {
-            release: release.to_owned(),
-            file,
-            modules,
-        });
+        for entry in entries {
+            let entry = entry.context("a folder cannot be read")?;
+            let (modules, release) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let places = [
+                root.join("boot").join(format!("vmlinuz-{release}")),
+                modules.join("vmlinuz"),
+            ];
+            if let Some(file) = places.into_iter().find(|file| file.is_file()) {
+                return Ok(Image { release, file, modules });
+            }
+        }
     }
-    bail!("there is no kernel in `{}`", boot.display())
+    bail!("there is no kernel in `{}`", root.display())
 }
 
 /// Compares names in which numbers count as numbers.
@@ -235,8 +240,7 @@ mod tests {
             "linux-image-cloud-amd64",
         ];
         let newest = |choice: Choice| {
-            choice
-                .kernels()
+            chosen(&[choice])
                 .map(|kernel| {
                     let mut names: Vec<_> = names.into_iter().filter(|name| kernel.is_image(name)).collect();
                     names.sort_by(|one, other| by_version(other, one));

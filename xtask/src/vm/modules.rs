@@ -35,9 +35,9 @@ pub(super) struct Modules {
 pub(super) fn of(image: &Image) -> Result<Modules> {
     let mut files = BTreeMap::new();
     collect(&image.modules, &mut files)?;
-    let list = image.modules.join("modules.builtin");
-    let list = fs::read_to_string(&list).with_context(|| format!("cannot read `{}`", list.display()))?;
-    let builtin: Vec<_> = list.lines().map(|line| module_name(Path::new(line))).collect();
+    // Not every package says what is built in.
+    let builtin = fs::read_to_string(image.modules.join("modules.builtin")).unwrap_or_default();
+    let builtin: Vec<_> = builtin.lines().map(|line| module_name(Path::new(line))).collect();
 
     let mut modules = Modules {
         ordered: Vec::new(),
@@ -45,7 +45,7 @@ pub(super) fn of(image: &Image) -> Result<Modules> {
     };
     for name in WANTED {
         if files.contains_key(name) {
-            add(name, &files, &builtin, &mut modules.ordered)?;
+            add(name, &files, &mut modules.ordered)?;
         } else if !builtin.iter().any(|known| known == name) {
             modules.lacking.push(name);
         }
@@ -53,21 +53,17 @@ pub(super) fn of(image: &Image) -> Result<Modules> {
     Ok(modules)
 }
 
-fn add(
-    name: &str,
-    files: &BTreeMap<String, PathBuf>,
-    builtin: &[String],
-    ordered: &mut Vec<(String, Vec<u8>)>,
-) -> Result<()> {
-    if ordered.iter().any(|(known, _)| known == name) || builtin.iter().any(|known| known == name) {
+/// Adds a module and before it what it depends on. What has no file is built in, or the guest will say so.
+fn add(name: &str, files: &BTreeMap<String, PathBuf>, ordered: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+    let Some(file) = files.get(name) else {
+        return Ok(());
+    };
+    if ordered.iter().any(|(known, _)| known == name) {
         return Ok(());
     }
-    let file = files
-        .get(name)
-        .with_context(|| format!("this kernel has no module `{name}`"))?;
     let content = content(file)?;
     for needed in depends(&content) {
-        add(&needed, files, builtin, ordered)?;
+        add(&needed, files, ordered)?;
     }
     ordered.push((name.to_owned(), content));
     Ok(())

@@ -13,16 +13,18 @@ use super::{
 type Datagram = (u32, IpAddr, IpAddr, u32, Option<u8>);
 
 /// What a first fragment said.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct First {
     protocol: u8,
     body: Body,
     last: u32,
     slot: u16,
+    /// 0 once all of it has passed.
+    missing: i64,
 }
 
 /// The first fragments that were let through.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::witness) struct Firsts(BTreeMap<Datagram, First>);
 
 fn datagram(case: &Case<'_>, ip: &Ip, id: u32) -> Datagram {
@@ -43,10 +45,10 @@ impl Firsts {
         let Reading::Ip(ip) = &reading else {
             return reading;
         };
-        let Some((id, false)) = ip.fragment.filter(|_| ip.body == LATER) else {
+        let Some(part) = ip.fragment.filter(|part| !part.is_first && ip.body == LATER) else {
             return reading;
         };
-        let Some(first) = self.0.get(&datagram(case, ip, id)) else {
+        let Some(first) = self.0.get(&datagram(case, ip, part.datagram)) else {
             return reading;
         };
         let timeout = if ip.source.is_ipv4() {
@@ -64,12 +66,22 @@ impl Firsts {
         })
     }
 
-    /// Remembers a first fragment that was let through.
+    /// Takes notice of a fragment that was let through: a first one is remembered, and a datagram that is whole forgotten.
     pub(super) fn remember(&mut self, case: &Case<'_>, ip: &Ip) {
         // Neighbour discovery is no business of rules, nor are its fragments.
-        let (Some((id, true)), false) = (ip.fragment, matches!(ip.body, Body::Neighbour { .. })) else {
+        let (Some(part), false) = (ip.fragment, matches!(ip.body, Body::Neighbour { .. })) else {
             return;
         };
+        let key = datagram(case, ip, part.datagram);
+        if !part.is_first {
+            if let Some(first) = self.0.get_mut(&key) {
+                first.missing += part.step;
+                if first.missing == 0 {
+                    self.0.remove(&key);
+                }
+            }
+            return;
+        }
         let Some((_, gate, slot)) = case.world.eni_on(case.link) else {
             return;
         };
@@ -91,7 +103,6 @@ impl Firsts {
             },
             other => other.clone(),
         };
-        let key = datagram(case, ip, id);
         let share = |limit: usize| limit / 8;
         let v4 = ip.source.is_ipv4();
         let of_slot = self.0.values().filter(|first| first.slot == slot).count();
@@ -106,6 +117,7 @@ impl Firsts {
             body,
             last: case.now,
             slot,
+            missing: part.step,
         };
         self.0.insert(key, first);
     }

@@ -39,6 +39,8 @@ pub(in crate::witness) struct World {
     pub(in crate::witness) gates: Vec<Option<Gate>>,
     /// The ENI that each link carries, by its id.
     pub(in crate::witness) links: BTreeMap<u32, String>,
+    /// The link that carries each slot's ENI, as it was bound last.
+    pub(in crate::witness) carriers: BTreeMap<u16, u32>,
     /// The slots of ENIs.
     pub(in crate::witness) slots: BTreeMap<String, u16>,
     /// Epochs by slot.
@@ -56,7 +58,7 @@ pub(in crate::witness) struct World {
 }
 
 /// The naive data path.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(in crate::witness) struct Oracle {
     /// Tracked connections.
     pub(in crate::witness) conns: BTreeMap<Name, Entry>,
@@ -86,13 +88,37 @@ fn model_direction(direction: Direction) -> model::Direction {
 }
 
 impl World {
-    fn eni_on(&self, link: u32) -> Option<(&Eni, Gate, u16)> {
+    /// The ENI that a link carries, its gate, and its slot.
+    pub(in crate::witness) fn eni_on(&self, link: u32) -> Option<(&Eni, Gate, u16)> {
         if self.generation == 0 {
             return None;
         }
         let id = self.links.get(&link)?;
         let at = self.model.enis.iter().position(|eni| eni.id == *id)?;
         Some((&self.model.enis[at], self.gates[at]?, *self.slots.get(id)?))
+    }
+
+    /// The link of the gated ENI that has an address.
+    pub(in crate::witness) fn link_to(&self, address: IpAddr) -> Option<u32> {
+        if self.generation == 0 {
+            return None;
+        }
+        let mut enis = self.model.enis.iter().zip(&self.gates);
+        let (eni, _) = enis.find(|(eni, gate)| gate.is_some() && eni.addresses.contains(&address))?;
+        self.carriers.get(self.slots.get(&eni.id)?).copied()
+    }
+
+    /// Binds a link to an ENI and its slot.
+    pub(in crate::witness) fn bind(&mut self, link: u32, eni: String, slot: u16) {
+        self.unbind(link);
+        self.carriers.insert(slot, link);
+        self.links.insert(link, eni);
+    }
+
+    /// Makes a link no task's.
+    pub(in crate::witness) fn unbind(&mut self, link: u32) {
+        self.carriers.retain(|_, carrier| *carrier != link);
+        self.links.remove(&link);
     }
 
     fn epoch(&self, slot: u16) -> u32 {

@@ -25,7 +25,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub use self::{
     ethtool::{VlanSwitch, turn_vlan_switch, vlan_switch},
     hash::{Cursor, Hash},
-    run::{Packet, Ran, test_run},
+    run::{Packet, Ran, test_run, test_run_early},
     shared::Shared,
 };
 

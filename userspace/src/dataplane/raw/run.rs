@@ -50,13 +50,27 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io
     for (offset, value) in [(40, packet.ifindex), (164, packet.gso_segs), (176, packet.gso_size)] {
         context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
     }
+    run(program, packet.frame, &context, repeat)
+}
+
+/// Runs an XDP program likewise, on a frame that a link received: Linux 5.14 on.
+pub fn test_run_early(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<Ran> {
+    // The kernel's `struct xdp_md`.
+    let mut context = [0_u8; 24];
+    for (offset, value) in [(4, frame.len() as u32), (12, ifindex)] {
+        context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    run(program, frame, &context, repeat)
+}
+
+fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<Ran> {
     let mut attr = TestRun {
         program: number(program),
-        data_in_size: packet.frame.len() as u32,
-        data_in: address(packet.frame),
+        data_in_size: frame.len() as u32,
+        data_in: address(frame),
         repeat,
         context_in_size: context.len() as u32,
-        context_in: address(&context),
+        context_in: address(context),
         ..TestRun::default()
     };
     // SAFETY: the kernel reads frame and context up to the sizes given, and writes nothing but `attr`.

@@ -1,0 +1,47 @@
+//! What others do is nothing to a task: its packets end as they would if nobody else had sent any.
+
+use std::collections::BTreeSet;
+
+use taskgate_ebpf::abi::Outcome;
+
+/// How a packet ended, on which link, and the slot of the ENI that the link had then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) link: u32,
+    pub(super) slot: Option<u16>,
+    pub(super) outcome: Outcome,
+}
+
+/// The links that had an ENI in common with the one of the last packet, at any time, directly or by way of others;
+/// nothing if those are all that there were packets on.
+pub(super) fn neighbourhood(ended: &[Ended]) -> Option<BTreeSet<u32>> {
+    let mut links = BTreeSet::from([ended.last()?.link]);
+    loop {
+        let on_links = ended.iter().filter(|ended| links.contains(&ended.link));
+        let slots: BTreeSet<u16> = on_links.filter_map(|ended| ended.slot).collect();
+        let of_slots = ended
+            .iter()
+            .filter(|ended| ended.slot.is_some_and(|slot| slots.contains(&slot)));
+        let before = links.len();
+        links.extend(of_slots.map(|ended| ended.link));
+        if links.len() == before {
+            break;
+        }
+    }
+    ended.iter().any(|ended| !links.contains(&ended.link)).then_some(links)
+}
+
+/// Panics where packets on these links ended otherwise with the others than without them.
+pub(super) fn compare(links: &BTreeSet<u32>, among_others: &[Ended], alone: &[Ended]) {
+    let among_others: Vec<_> = among_others
+        .iter()
+        .filter(|ended| links.contains(&ended.link))
+        .collect();
+    for (number, (among_others, alone)) in among_others.iter().zip(alone).enumerate() {
+        assert_eq!(
+            *among_others, alone,
+            "packet {number} on {links:?}: among others, and alone"
+        );
+    }
+    assert_eq!(among_others.len(), alone.len(), "packets on {links:?}");
+}

@@ -1,0 +1,209 @@
+//! The early verdict at the uplink: what is denied is dropped there and recorded once, what is not goes on without a trace.
+
+use anyhow::Result;
+use taskgate_ebpf::abi::{Direction, LinkId};
+use taskgate_tests::scene::{Kernel, Stage, Uplink, frames::*, model::gated, on_host_and_in_kernel};
+
+use super::*;
+
+const VLAN: u16 = 101;
+const BRANCH: Uplink = Uplink::Trunk { tag: 0x6000 | VLAN };
+const OTHER4: &str = "10.9.0.6";
+
+/// The task of [`web`] and another one with its rules, each on a link.
+fn two(stage: &mut Stage<'_>) -> Result<()> {
+    let mut model = web();
+    model.enis.push(gated("other", &[OTHER4], &[0]));
+    stage.set(model)
+}
+
+/// The same, and the first is a branch as well.
+fn with_branch(stage: &mut Stage<'_>) -> Result<()> {
+    two(stage)?;
+    stage.scene.bind(LinkId::branch(VLAN).get(), "task")
+}
+
+fn to(destination: &str, port: u16, flags: u8) -> Vec<u8> {
+    ip(at(PEER4), at(destination), 6, &tcp(40000, port, flags, b""))
+}
+
+#[test]
+fn what_no_rule_allows_is_dropped_with_its_record_and_the_rest_leaves_no_trace() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        with_branch(stage)?;
+        for uplink in [BRANCH, Uplink::Routed] {
+            assert!(
+                !stage.early(uplink, &to(TASK4, 22, flags::SYN))?,
+                "{uplink:?} {}",
+                stage.name
+            );
+            assert!(
+                stage.early(uplink, &to(TASK4, 443, flags::SYN))?,
+                "{uplink:?} {}",
+                stage.name
+            );
+            let other_family = ip(at(PEER6), at(TASK6), 6, &tcp(40000, 22, flags::SYN, b""));
+            assert!(!stage.early(uplink, &other_family)?);
+            let own_source = ip(at(TASK4), at(TASK4), 6, &tcp(40000, 443, flags::SYN, b""));
+            assert!(!stage.early(uplink, &own_source)?);
+        }
+        // To somebody else: on a branch it is not for its task, otherwise it is the other task's.
+        assert!(!stage.early(BRANCH, &to(OTHER4, 443, flags::SYN))?);
+        assert!(stage.early(Uplink::Routed, &to(OTHER4, 443, flags::SYN))?);
+        assert!(!stage.early(Uplink::Routed, &to(OTHER4, 22, flags::SYN))?);
+        stage.assert_lines(
+            "each once",
+            &[
+                "count other ingress no-rule 1",
+                "count task ingress no-rule 4",
+                "count task ingress not-for-task 1",
+                "count task ingress spoofed-source 2",
+                "denied other ingress tcp 10.9.0.6:22 10.0.1.7:40000 no-rule, 1 packets 40 bytes flags 2",
+                "denied task ingress tcp 10.9.0.5:22 10.0.1.7:40000 no-rule, 2 packets 80 bytes flags 2",
+                "denied task ingress tcp 10.9.0.5:443 10.9.0.5:40000 spoofed-source, 2 packets 80 bytes flags 2",
+                "denied task ingress tcp 10.9.0.6:443 10.0.1.7:40000 not-for-task, 1 packets 40 bytes flags 2",
+                "denied task ingress tcp [2001:db8:9::5]:22 [2001:db8:1::7]:40000 no-rule, 2 packets 120 bytes flags 2",
+            ],
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn connections_are_the_gates_and_so_is_what_cannot_be_judged_yet() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        two(stage)?;
+        // What the task asked for comes back, and a connection lives on without its rule.
+        let asks = ip(at(TASK4), at(STRANGER4), 6, &tcp(50000, 80, flags::SYN, b""));
+        let answer = ip(at(STRANGER4), at(TASK4), 6, &tcp(80, 50000, flags::SYN_ACK, b""));
+        stage.change(with_rules(
+            &[(tcp_to(443, 443), "10.0.1.0/24")],
+            &[(Protocol::All, "0.0.0.0/0")],
+        ))?;
+        assert!(!stage.early(Uplink::Routed, &answer)?);
+        assert!(stage.egress(&asks)?);
+        assert!(stage.ingress(&to(TASK4, 443, flags::SYN))?);
+        stage.change(with_rules(&[], &[]))?;
+        assert!(
+            stage.early(Uplink::Routed, &to(TASK4, 443, flags::ACK))?,
+            "{}",
+            stage.name
+        );
+        assert!(stage.early(Uplink::Routed, &answer)?, "{}", stage.name);
+        let before = stage.lines()?;
+        let later = ipv4(at(PEER4), at(TASK4), 6, &[], 100, &[0; 40]);
+        for (what, uplink, frame) in [
+            ("a later fragment", Uplink::Routed, later.clone()),
+            ("a later fragment of a branch", BRANCH, later),
+            ("a host's own", Uplink::Routed, to("10.9.0.99", 22, flags::SYN)),
+            ("ARP", Uplink::Routed, arp(1, at(PEER4), at(TASK4))),
+            (
+                "neighbour discovery",
+                Uplink::Routed,
+                neighbour(at(PEER6), at(TASK6), 135, at(TASK6)),
+            ),
+            ("malformed", Uplink::Routed, to(TASK4, 443, flags::SYN)[..40].to_vec()),
+            (
+                "a priority tag",
+                Uplink::Trunk { tag: 0xe000 },
+                to(TASK4, 22, flags::SYN),
+            ),
+            (
+                "a tag where there is no trunk",
+                Uplink::Routed,
+                tagged(VLAN, &to(TASK4, 22, flags::SYN)),
+            ),
+        ] {
+            assert!(stage.early(uplink, &frame)?, "{what}, {}", stage.name);
+            assert_eq!(stage.lines()?, before, "{what}, {}", stage.name);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_branch_that_nobody_has_is_nobodys() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        with_branch(stage)?;
+        let allowed = to(TASK4, 443, flags::SYN);
+        assert!(!stage.early(Uplink::Trunk { tag: VLAN + 1 }, &allowed)?);
+        assert!(!stage.early(BRANCH, &tagged(VLAN, &allowed))?, "a tag inside a tag");
+        stage.scene.writer.remove_link(LinkId::branch(VLAN));
+        assert!(!stage.early(BRANCH, &allowed)?);
+        stage.assert_lines(
+            "under no task's name",
+            &[
+                "count nobody ingress unknown-task 2",
+                "count task ingress unsupported-ethertype 1",
+            ],
+        );
+        Ok(())
+    })
+}
+
+/// Whether there is room is for the gate to say: it has its reason and counter.
+#[test]
+fn a_full_table_is_the_gates_affair() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let gate = |_: &_| {
+            Some(taskgate::compile::Gate {
+                connections: 1,
+                denials: 1,
+                isolated: false,
+            })
+        };
+        stage.set_with(web(), &gate)?;
+        assert!(stage.ingress(&to(TASK4, 443, flags::SYN))?);
+        let second = ip(at(PEER4), at(TASK4), 6, &tcp(40001, 443, flags::SYN, b""));
+        assert!(stage.early(Uplink::Routed, &second)?);
+        assert!(!stage.send(Direction::Ingress, 0, &second)?);
+        assert!(
+            !stage.early(Uplink::Routed, &to(TASK4, 22, flags::SYN))?,
+            "dropped all the same"
+        );
+        stage.assert_lines(
+            "no room for its record",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 40 bytes flags 2: ingress",
+                "count task ingress no-rule 1",
+                "count task ingress rule 1",
+                "count task ingress task-connections-full 1",
+                "denied task ingress tcp 10.9.0.5:443 10.0.1.7:40001 task-connections-full, 1 packets 40 bytes flags 2",
+                "lost task flows 0 denials 1",
+            ],
+        );
+        Ok(())
+    })
+}
+
+/// On the trunk itself only a tag beside the frame names a branch, and a frame without one is the host's. One in the data
+/// comes from whoever sends past the host's VLAN links, under any number that he likes.
+#[test]
+fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        with_branch(stage)?;
+        let trunk = 7;
+        stage.scene.writer.set_trunk(Kernel::LINKS.start() + trunk);
+        for way in [Direction::Egress, Direction::Ingress] {
+            let syn = to(TASK4, 443, flags::SYN);
+            let whole = stage.send(way, trunk, &syn)?;
+            let cut = stage.send(way, trunk, &syn[..40])?;
+            let asks = stage.send(way, trunk, &arp(1, at(PEER4), at(TASK4)))?;
+            let other = stage.send(way, trunk, &ethernet(0x88cc, &[0; 60]))?;
+            assert_eq!([whole, cut, asks, other], [true; 4], "{way:?}, {}", stage.name);
+            assert!(!stage.send(way, trunk, &tagged(VLAN, &syn))?, "{way:?}, {}", stage.name);
+            assert!(!stage.send(way, trunk, &tagged(0, &syn))?, "{way:?}, {}", stage.name);
+            assert!(!stage.send(way, trunk - 1, &syn)?, "another link");
+        }
+        stage.assert_lines(
+            "and nobody's record",
+            &[
+                "count nobody egress host 4",
+                "count nobody egress unknown-task 3",
+                "count nobody ingress host 4",
+                "count nobody ingress unknown-task 3",
+            ],
+        );
+        Ok(())
+    })
+}
