@@ -267,12 +267,8 @@ impl Damage<'_> {
             let row = (row.slot, row.flags, row.group_set);
             assert!(said.contains(&row), "{address:x?}: {row:?}, its rows say {said:?}");
         }
-        self.saw(match (found.is_some(), known) {
-            (true, true) => "link and address",
-            (true, false) => "link",
-            (false, true) => "address",
-            (false, false) => "nothing found",
-        });
+        self.saw(if found.is_some() { "a link" } else { "no link" });
+        self.saw(if known { "an address" } else { "no address" });
     }
 
     /// One of the ENIs' addresses, or any.
