@@ -40,6 +40,19 @@ fn it_is_loaded_when_it_is_asked_for() -> Result<()> {
     Ok(())
 }
 
+/// Kernels from 5.18 on take the older ones' program, too.
+#[test]
+fn the_program_for_older_kernels_is_taken() -> Result<()> {
+    sandbox(async || {
+        ip("link add native type veth peer name far")?;
+        let mut object = Object::load(&SMALL)?;
+        ensure!(object.load_early_as(program::EARLY_LINEAR)? == program::EARLY_LINEAR);
+        let early = object.attach_early(&Netlink::open()?.uplink("native").await?)?;
+        ensure!(early.program() == program::EARLY_LINEAR && matches!(early.mode(), EarlyMode::Native));
+        Ok(())
+    })
+}
+
 #[test]
 fn it_is_native_where_the_driver_takes_it_and_generic_elsewhere() -> Result<()> {
     sandbox(async || {

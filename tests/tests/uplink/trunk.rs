@@ -203,7 +203,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         books.tcp(&vlan(102), web_there, flags::SYN, denied("dns-1", Reason::NoRule))?;
         // Priorities and colours are no part of a VLAN's id.
         let other = Flow::tcp(from(40001), to(WEB, 80));
-        books.tcp(&vlan(0xf000 | 101), other, flags::SYN, End::Arrives(Some("web-1")))?;
+        books.tcp(&vlan(0xf000 + 101), other, flags::SYN, End::Arrives(Some("web-1")))?;
 
         // A connection goes on, on its own branch.
         books.tcp(&vlan(101), web, flags::ACK, End::Arrives(Some("web-1")))?;
@@ -261,7 +261,7 @@ fn fragments(books: &mut Books<'_>) -> Result<()> {
     let flow = Flow::udp(at(PEER[0], 40000), at(DNS[0], 53));
     let (more, end) = (frames::MORE_FRAGMENTS, End::Arrives(Some("dns-1")));
     books.send(&vlan(102), flow, part(flow, more, true), end)?;
-    books.send(&vlan(102), flow, part(flow, more | 20, false), end)?;
+    books.send(&vlan(102), flow, part(flow, more + 20, false), end)?;
     books.send(&vlan(102), flow, part(flow, 40, false), end)?;
     // The early verdict keeps nothing, so the gate says it.
     let lost = Flow::udp(at(PEER[0], 40000), at(WEB[0], 53));

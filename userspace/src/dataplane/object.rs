@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData},
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
@@ -86,31 +86,26 @@ impl Object {
     /// Has the early verdict verified, unless it was, and gives its program: that for frames of several buffers (Linux
     /// 5.18), or the one for older kernels.
     pub fn load_early(&mut self) -> Result<&'static str, LoadError> {
-        if let Some(program) = self.early {
-            return Ok(program);
-        }
-        let load = |this: &mut Self, name| {
-            let program = this.early_program(name)?;
-            let of = |cause| LoadError::Program { program: name, cause };
-            verify(|| program.load()).map_err(of)
-        };
-        let program = match load(self, program::EARLY) {
-            Ok(()) => program::EARLY,
+        match self.load_early_as(program::EARLY) {
             Err(error) => {
                 log::debug!("{error}, which may be too old for it");
-                load(self, program::EARLY_LINEAR)?;
-                program::EARLY_LINEAR
+                self.load_early_as(program::EARLY_LINEAR)
             }
-        };
-        self.early = Some(program);
-        Ok(program)
+            loaded => loaded,
+        }
     }
 
-    pub(super) fn early_program(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
-        match self.ebpf.program_mut(name) {
-            Some(Program::Xdp(program)) => Ok(program),
-            _ => Err(missing("program", name)),
+    /// [`Self::load_early`] with one of the two programs. The one that was loaded first stays.
+    pub fn load_early_as(&mut self, program: &'static str) -> Result<&'static str, LoadError> {
+        if let Some(loaded) = self.early {
+            return Ok(loaded);
         }
+        let Some(Program::Xdp(xdp)) = self.ebpf.program_mut(program) else {
+            return Err(missing("program", program));
+        };
+        verify(|| xdp.load()).map_err(|cause| LoadError::Program { program, cause })?;
+        self.early = Some(program);
+        Ok(program)
     }
 
     fn loaded(&self) -> impl Iterator<Item = &'static str> {
