@@ -93,13 +93,13 @@ fn one(kernel: &Kernel, load: &Load, args: &Args) -> (String, Tally) {
     };
     let report = boot(kernel, &image, load, course);
     match report {
-        Ok(report) => told(kernel.name, report, began.elapsed()),
+        Ok(report) => told(kernel, report, began.elapsed()),
         Err(error) => (format!("{}: {error:#}", kernel.name), failed),
     }
 }
 
 fn boot(kernel: &Kernel, image: &Image, load: &Load, course: Course<'_>) -> Result<Report> {
-    let initramfs = load.pack(image, &kernels::folder().join(kernel.name))?;
+    let initramfs = load.pack(kernel, image)?;
     let report = console::run(image, &initramfs, course)?;
     fs::remove_file(&initramfs).context("the archive cannot be removed")?;
     Ok(report)
@@ -137,7 +137,8 @@ pub(crate) fn print_verified() -> Result<()> {
 }
 
 /// What is said of a kernel at the end, and what counts.
-fn told(name: &str, report: Report, took: Duration) -> (String, Tally) {
+fn told(kernel: &Kernel, report: Report, took: Duration) -> (String, Tally) {
+    let name = kernel.name;
     let Report {
         mut sum,
         said,
@@ -151,5 +152,7 @@ fn told(name: &str, report: Report, took: Duration) -> (String, Tally) {
     let first = format!("{name}: {}, {} s", summary(sum), took.as_secs());
     let said = said.iter().map(|words| format!("\n  {words}"));
     let wrong = wrong.iter().map(|words| format!("\n  wrong: {words}"));
-    (iter::once(first).chain(said).chain(wrong).collect(), sum)
+    let without = kernel.without.iter();
+    let without = without.map(|(test, why)| format!("\n  not run on it: {test}, since {why}"));
+    (iter::once(first).chain(said).chain(without).chain(wrong).collect(), sum)
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
 };
 
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{
     archive,
     initramfs::Initramfs,
-    kernels::{self, Image},
+    kernels::{self, Image, Kernel},
     modules, say,
 };
 use crate::{build, exec, test::PRIVILEGED};
@@ -39,7 +39,7 @@ pub(super) struct Load {
     verified: PathBuf,
     tests: Vec<(String, PathBuf)>,
     busybox: PathBuf,
-    words: String,
+    words: Vec<String>,
 }
 
 impl Load {
@@ -54,7 +54,7 @@ impl Load {
             verified,
             tests,
             busybox: busybox()?,
-            words: words.flat_map(|word| [word, "\n"]).collect(),
+            words: words.map(str::to_owned).collect(),
         })
     }
 
@@ -66,7 +66,7 @@ impl Load {
             verified,
             tests: Vec::new(),
             busybox: busybox()?,
-            words: String::new(),
+            words: Vec::new(),
         })
     }
 
@@ -76,7 +76,8 @@ impl Load {
     }
 
     /// Packs it with a kernel's modules, and returns the file.
-    pub(super) fn pack(&self, image: &Image, folder: &Path) -> Result<PathBuf> {
+    pub(super) fn pack(&self, kernel: &Kernel, image: &Image) -> Result<PathBuf> {
+        let folder = &kernels::folder().join(kernel.name);
         let modules = modules::of(image)?;
         for name in &modules.lacking {
             say(&format!("kernel {} has no module `{name}`", image.release));
@@ -84,7 +85,12 @@ impl Load {
         let mut archive = Initramfs::default();
         archive.file("/init", INIT.as_bytes());
         archive.folder("/tests");
-        archive.file("/words", self.words.as_bytes());
+        let mut words = self.words.clone();
+        for (test, _) in kernel.without {
+            words.extend(["--skip".to_owned(), (*test).to_owned()]);
+        }
+        words.push(String::new());
+        archive.file("/words", words.join("\n").as_bytes());
         let content = fs::read(&self.busybox).context("cannot read busybox")?;
         archive.file("/bin/busybox", &content);
         archive.link("/bin/sh", "busybox");
