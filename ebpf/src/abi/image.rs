@@ -56,6 +56,10 @@ pub const CONTROL_TIMEOUTS: u32 = 64;
 /// Offset of the trunk's ifindex: tags name branches on that link and on no other. 0: there is no trunk.
 pub const CONTROL_TRUNK: u32 = 32;
 
+/// Offset of the ifindex of a link that was the trunk and is held closed: tags name nothing there any more, and what has
+/// none is the host's, as on a trunk. 0: there is none.
+pub const CONTROL_FORMER: u32 = 40;
+
 /// Bits of the control flags.
 pub mod control {
     /// Somebody follows: the first packet of each flow is put on the ring.

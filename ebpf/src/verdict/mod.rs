@@ -170,11 +170,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         })
     }
 
-    /// How a packet ends that was refused: dropped, unless it came over the trunk without a tag and so is no task's.
+    /// How a packet ends that was refused: dropped, unless it is on what is or was the trunk without a tag and so is no
+    /// task's.
     #[inline(always)]
     fn refuse(&self, reason: Reason) -> Outcome {
         let packet = self.packet;
-        if matches!(reason, Reason::UnknownTask) && !packet.tagged && packet.link == self.control.trunk() {
+        let is_host = || packet.link == self.control.trunk() || packet.link == self.control.former();
+        if matches!(reason, Reason::UnknownTask) && !packet.tagged && is_host() {
             Outcome::Pass(Pass::Host)
         } else {
             Outcome::Drop(reason)

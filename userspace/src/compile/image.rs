@@ -5,9 +5,9 @@ use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-    CONTROL_TRUNK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_LINKS, SLOT_ROW, SLOT_ROW_BYTES,
-    Timeout, address, slot,
+    ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
+    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_LINKS, SLOT_ROW,
+    SLOT_ROW_BYTES, Timeout, address, slot,
 };
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
 
@@ -129,6 +129,12 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
     pub fn set_trunk(&self, ifindex: u32) {
         self.words().publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
+    }
+
+    /// Makes the link with this ifindex the one that was the trunk before: it carries the host's own packets and nothing
+    /// else. 0: there is none.
+    pub fn set_former_trunk(&self, ifindex: u32) {
+        self.words().publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
     }
 
     /// Sets an idle time-out, in ticks of the kernel's jiffies.

@@ -88,13 +88,21 @@ impl Daemon {
             gates,
         };
         daemon.gates.clear(model.gated()).await?;
-        let wrong = match daemon.apply(model).await {
-            Ok(wrong) => wrong.into_iter().next(),
-            Err(error) => Some(error),
+        let Err(error) = daemon.bring_up(model).await else {
+            return Ok(daemon);
         };
-        let Some(error) = wrong else { return Ok(daemon) };
         daemon.gates.end().await;
         Err(error)
+    }
+
+    async fn bring_up(&mut self, model: Model) -> Result<(), RunError> {
+        self.gates.check(&model).await?;
+        // A trunk's branches are closed as soon as can be: no configuration is in force yet.
+        self.gates.uplink(model.uplink.as_ref(), &mut self.writer).await?;
+        match self.apply(model).await?.into_iter().next() {
+            None => Ok(()),
+            Some(wrong) => Err(wrong),
+        }
     }
 
     /// Switches to a configuration. An error leaves everything as it was. Otherwise the configuration is in force, and

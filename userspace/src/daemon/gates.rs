@@ -67,6 +67,13 @@ impl Gates {
         }
     }
 
+    /// Gates the uplink that a configuration names.
+    pub(super) async fn uplink(&mut self, uplink: Option<&Uplink>, writer: &mut Writer) -> Result<(), RunError> {
+        self.uplinks
+            .follow(uplink, &mut self.object, &self.netlink, writer)
+            .await
+    }
+
     /// Gates the uplink and the tasks of a configuration that was just switched to, and closes the gates of those that it
     /// no longer names. `enis`: the gated ones with their slots. All are tried; gives what went wrong.
     pub(super) async fn follow(
@@ -76,10 +83,7 @@ impl Gates {
         writer: &mut Writer,
     ) -> Vec<RunError> {
         // What the trunk carries is closed before it is bound.
-        let followed = self
-            .uplinks
-            .follow(uplink, &mut self.object, &self.netlink, writer)
-            .await;
+        let followed = self.uplink(uplink, writer).await;
         let named: HashMap<&str, (&Eni, u16)> = enis
             .iter()
             .map(|(eni, slot)| (eni.id.as_str(), (*eni, *slot)))

@@ -1,8 +1,7 @@
 //! The uplink: the trunk's gate, the early verdict, and what becomes of both when the configuration or the link changes.
 //!
-//! Two things outlive a trunk that the configuration no longer names. Its gate stays, so that what were branches is not
-//! open; and as long as no other trunk needs the image's word, that names it still, so that the host's own frames, which
-//! have no tag, go on.
+//! The gate of a trunk that the configuration no longer names stays, so that what were branches is not open. The image
+//! names it as the former one, so that the host's own frames, which have no tag, go on.
 
 use log::{info, warn};
 use nix::net::if_::if_indextoname;
@@ -26,7 +25,7 @@ pub(super) struct Uplinks {
     /// What the configuration says.
     wanted: Option<Uplink>,
     standing: Option<Standing>,
-    /// Gates of former trunks, closed until their links go; the last one may be what the image calls the trunk.
+    /// Gates of former trunks, closed until their links go. The image names the last one.
     former: Vec<Gate>,
 }
 
@@ -109,7 +108,7 @@ impl Uplinks {
             UplinkMode::Routed => None,
             UplinkMode::Trunk => Some(self.attach(object, &link, writer)?),
         };
-        let (early, tags) = self.early(object, &link, mode);
+        let (early, tags) = early(object, &link, mode);
         self.standing = Some(Standing {
             link,
             gate,
@@ -126,71 +125,16 @@ impl Uplinks {
             object.attach(link)
         });
         let gate = attached.map_err(|cause| {
-            self.name_trunk(writer);
+            writer.set_trunk(0);
             RunError::Trunk {
                 device: link.name.clone(),
                 cause,
             }
         })?;
         self.former.retain(|gate| gate.link().ifindex != link.ifindex);
-        for gate in &self.former {
-            warn!(
-                "link `{}` is no longer the trunk: it passes nothing until it goes, or taskgate is started anew",
-                gate.link().name
-            );
-        }
+        self.name_former(writer);
         info!("trunk `{}` is gated", link.name);
         Ok(gate)
-    }
-
-    /// The early verdict, where it can be had. Without it nothing is open: the gates behind it judge the same.
-    fn early(&self, object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, Option<Tags>) {
-        let name = &link.name;
-        let late =
-            |why: &str| warn!("uplink `{name}`: nothing is dropped early, the gates behind it judge alone: {why}");
-        let tags = match mode {
-            UplinkMode::Routed => {
-                if let Some(former) = self.former.last() {
-                    let former = &former.link().name;
-                    late(&format!(
-                        "`{former}` was a trunk and is held closed until it goes, or taskgate is started anew"
-                    ));
-                    return (None, None);
-                }
-                None
-            }
-            UplinkMode::Trunk => Some(Tags::in_frames(link)),
-        };
-        match &tags {
-            Some(Tags::Beside(error)) => {
-                late(&format!(
-                    "its VLAN tags are not in its frames, and that cannot be changed: {error}"
-                ));
-                return (None, None);
-            }
-            Some(Tags::Unknown) => info!(
-                "uplink `{name}`: its other end is in another network namespace; what that sends with tags beside its \
-                 frames (ethtool's `txvlan`) is not dropped early"
-            ),
-            Some(Tags::Turned(_)) => info!("uplink `{name}`: VLAN offload is off while taskgate runs"),
-            Some(Tags::InFrames) | None => {}
-        }
-        match object.attach_early(link) {
-            Ok(early) => {
-                match early.mode() {
-                    EarlyMode::Native => info!("uplink `{name}`: what is denied is dropped early, by its driver (XDP)"),
-                    EarlyMode::Generic(error) => info!(
-                        "uplink `{name}`: what is denied is dropped early, by the kernel (generic XDP): its driver does \
-                         not ({error})"
-                    ),
-                }
-                (Some(early), tags)
-            }
-            Err(error) => {
-                late(&chain(&error));
-                (None, None)
-            }
-        }
     }
 
     /// Lets go of an uplink that the configuration no longer names; a trunk's gate stays.
@@ -208,14 +152,24 @@ impl Uplinks {
                 self.former.push(gate);
             }
         }
-        self.name_trunk(writer);
+        self.name_former(writer);
+        writer.set_trunk(0);
     }
 
-    /// Has the image name the trunk, or the one that was it last.
-    fn name_trunk(&self, writer: &mut Writer) {
-        let current = self.standing.as_ref().and_then(|standing| standing.gate.as_ref());
-        let trunk = current.or(self.former.last());
-        writer.set_trunk(trunk.map_or(0, |gate| gate.link().ifindex));
+    /// Has the image name the link that was the trunk last. One that was it before passes nothing.
+    fn name_former(&self, writer: &mut Writer) {
+        let Some((last, before)) = self.former.split_last() else {
+            writer.set_former_trunk(0);
+            return;
+        };
+        writer.set_former_trunk(last.link().ifindex);
+        for gate in before {
+            warn!(
+                "link `{}` was a trunk before `{}` was: it passes nothing until it goes, or taskgate is started anew",
+                gate.link().name,
+                last.link().name
+            );
+        }
     }
 
     /// Follows a link that came or went. Where messages were lost, another one may have its name and number.
@@ -234,10 +188,12 @@ impl Uplinks {
             .standing
             .take_if(|standing| standing.link.ifindex == *ifindex && standing.is_gone());
         if gone.is_some() {
+            // Another link may get its number.
+            writer.set_trunk(0);
             info!("uplink `{name}` is gone");
         }
-        if gone.is_some() || self.former.len() != before {
-            self.name_trunk(writer);
+        if self.former.len() != before {
+            self.name_former(writer);
         }
         let wanted = self.wanted.as_ref().is_some_and(|uplink| uplink.device == *name);
         if !wanted {
@@ -263,6 +219,46 @@ impl Uplinks {
         self.wanted = None;
         let gate = self.standing.take().and_then(|standing| standing.gate);
         self.former.drain(..).chain(gate).collect()
+    }
+}
+
+/// The early verdict, where it can be had. Without it nothing is open: the gates behind it judge the same.
+fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, Option<Tags>) {
+    let name = &link.name;
+    let late = |why: &str| warn!("uplink `{name}`: nothing is dropped early, the gates behind it judge alone: {why}");
+    let tags = match mode {
+        UplinkMode::Routed => None,
+        UplinkMode::Trunk => Some(Tags::in_frames(link)),
+    };
+    match &tags {
+        Some(Tags::Beside(error)) => {
+            late(&format!(
+                "its VLAN tags are not in its frames, and that cannot be changed: {error}"
+            ));
+            return (None, None);
+        }
+        Some(Tags::Unknown) => info!(
+            "uplink `{name}`: its other end is in another network namespace; what that sends with tags beside its \
+             frames (ethtool's `txvlan`) is not dropped early"
+        ),
+        Some(Tags::Turned(_)) => info!("uplink `{name}`: VLAN offload is off while taskgate runs"),
+        Some(Tags::InFrames) | None => {}
+    }
+    match object.attach_early(link) {
+        Ok(early) => {
+            match early.mode() {
+                EarlyMode::Native => info!("uplink `{name}`: what is denied is dropped early, by its driver (XDP)"),
+                EarlyMode::Generic(error) => info!(
+                    "uplink `{name}`: what is denied is dropped early, by the kernel (generic XDP): its driver does \
+                     not ({error})"
+                ),
+            }
+            (Some(early), tags)
+        }
+        Err(error) => {
+            late(&chain(&error));
+            (None, None)
+        }
     }
 }
 
