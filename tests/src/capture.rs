@@ -48,6 +48,13 @@ impl Capture {
         until(&format!("a frame with {bytes:?} comes"), || Ok(self.count(bytes)? > 0))
     }
 
+    /// Waits until these bytes came in so many frames.
+    pub fn await_count(&self, bytes: &[u8], frames: usize) -> Result<()> {
+        until(&format!("{frames} frames with {bytes:?} come"), || {
+            Ok(self.count(bytes)? >= frames)
+        })
+    }
+
     fn read(&self) -> Result<()> {
         let mut frame = [0; LONGEST];
         loop {

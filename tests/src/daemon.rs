@@ -7,6 +7,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -41,6 +42,7 @@ pub struct Daemon {
     records: Lines,
     messages: Lines,
     tasks: BTreeMap<String, String>,
+    patience: Duration,
 }
 
 /// How a reload went.
@@ -71,6 +73,8 @@ pub struct Options<'a> {
     pub instance: &'a str,
     /// `--interval`; none leaves it to the configuration.
     pub interval: Option<u32>,
+    /// How long its start, a reload and its end may take each.
+    pub patience: Duration,
 }
 
 impl Daemon {
@@ -101,9 +105,10 @@ impl Daemon {
             process: Some(process),
             file,
             tasks: tasks_of(config),
+            patience: options.patience,
         };
         let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
-        if let Err(error) = daemon.messages.wait(0, PATIENCE, ready) {
+        if let Err(error) = daemon.messages.wait(0, options.patience, ready) {
             daemon.kill();
             return Err(error.context("taskgate's gates did not come up"));
         }
@@ -140,7 +145,7 @@ impl Daemon {
         };
         let done = self
             .messages
-            .wait(start, PATIENCE, answer)
+            .wait(start, self.patience, answer)
             .context("taskgate does not answer to SIGHUP")?;
         if done {
             Ok(Reload::Done)
@@ -218,7 +223,7 @@ impl Daemon {
 
     fn wait(&mut self) -> Result<Stopped> {
         for lines in [&self.records, &self.messages] {
-            lines.wait_end(PATIENCE).context("taskgate does not end")?;
+            lines.wait_end(self.patience).context("taskgate does not end")?;
         }
         let status = self.process.as_mut().context("it runs no more")?.wait()?;
         self.process = None;

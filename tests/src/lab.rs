@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -13,7 +14,7 @@ use crate::{
     config::Config,
     daemon::{Daemon, Options},
     names::{self, TempDir},
-    netns::{Netns, await_up},
+    netns::{Netns, PATIENCE, await_up},
 };
 
 /// The address of what is outside.
@@ -90,10 +91,24 @@ impl Lab {
 
     /// Starts the taskgate of an instance beside others, with a folder of its own.
     pub fn start_as(&self, name: &str, config: &Config, interval: Option<u32>) -> Result<Daemon> {
+        self.launch(name, config, interval, PATIENCE)
+    }
+
+    /// Starts one of many tasks, which may take so long; its records come when it ends.
+    pub fn start_patiently(&self, config: &Config, patience: Duration) -> Result<Daemon> {
+        const LONG: u32 = 600;
+        self.launch("main", config, Some(LONG), patience)
+    }
+
+    fn launch(&self, name: &str, config: &Config, interval: Option<u32>, patience: Duration) -> Result<Daemon> {
         let (instance, folder) = (self.instance(name), self.folder.path().join(name));
         fs::create_dir_all(&folder)?;
-        let instance = &instance;
-        Daemon::start(&self.host, &folder, config, Options { instance, interval })
+        let options = Options {
+            instance: &instance,
+            interval,
+            patience,
+        };
+        Daemon::start(&self.host, &folder, config, options)
     }
 
     /// The name of an instance; that of [`Lab::start`] is `main`.

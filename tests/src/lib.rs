@@ -16,6 +16,7 @@ pub mod bench;
 pub mod capture;
 pub mod config;
 pub mod counters;
+pub mod crowd;
 pub mod daemon;
 pub mod fuzz;
 pub mod held;

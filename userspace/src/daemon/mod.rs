@@ -24,7 +24,7 @@ pub use error::RunError;
 pub(crate) use sizes::policy_banks;
 
 use crate::{
-    dataplane::{link::LinkWatch, load::LoadOptions, netlink::Netlink, object::Object, tables::KernelTables},
+    dataplane::{link::LinkWatch, load::LoadOptions, netlink::Netlink, object::Object, raw, tables::KernelTables},
     sources::{self, Loaded},
 };
 use apply::Daemon;
@@ -51,6 +51,7 @@ pub struct RunOptions {
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let loaded = load(options)?;
     let _instance = Instance::claim(&options.instance)?;
+    raw::lift_open_files_limit();
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()

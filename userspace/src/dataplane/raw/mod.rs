@@ -272,3 +272,20 @@ pub fn lift_memory_lock_limit() {
         log::debug!("cannot lift the limit on locked memory: {}", io::Error::last_os_error());
     }
 }
+
+/// Lifts the soft limit on open files to the hard one: a task takes four of them, and login shells and service managers
+/// give 1,024. Where that is refused, opening tells.
+pub fn lift_open_files_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the C library writes `limit` alone.
+    let mut refused = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel only reads `limit`.
+    refused = refused || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0;
+    if refused {
+        log::debug!("cannot lift the limit on open files: {}", io::Error::last_os_error());
+    }
+}

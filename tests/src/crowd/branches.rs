@@ -1,0 +1,104 @@
+//! Branches of a trunk.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use taskgate_ebpf::abi::{Direction, Reason};
+
+use super::{DATA, GROUP, OPEN, PACKET, SHUT, address, name, patience};
+use crate::{
+    Capture, Config, Count, Counters, Daemon, Flow, Lab, Ledger, Netns, netns::await_up, scene::frames, traffic::Sender,
+};
+
+/// A host out there.
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 1, 9));
+const PEER_PORT: u16 = 40_000;
+const UDP: u8 = 17;
+
+/// A host whose trunk leads to `wire`, and by a bridge to `inside`, where the tasks would be.
+pub struct Branches {
+    lab: Lab,
+    count: u16,
+    sender: Sender,
+    arrivals: Capture,
+    _wire: Netns,
+    _inside: Netns,
+}
+
+impl Branches {
+    /// So many, VLAN ids from 1 on.
+    pub fn new(count: u16) -> Result<Self> {
+        let lab = Lab::new()?;
+        let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
+        let host = &lab.host;
+        // No frames but those that are sent here.
+        for netns in [&wire, &inside, host] {
+            netns.set("net.ipv6.conf.default.disable_ipv6", "1")?;
+        }
+        host.add_veth("trunk", &wire, "eth0")?;
+        host.add_veth("port", &inside, "eth0")?;
+        host.ip("link add name behind type bridge mcast_snooping 0
+             link set dev trunk master behind
+             link set dev port master behind
+             link set dev trunk up
+             link set dev port up
+             link set dev behind up")?;
+        for netns in [&wire, &inside] {
+            netns.ip("link set dev eth0 up")?;
+        }
+        await_up(&[(host, "trunk"), (host, "port"), (&wire, "eth0"), (&inside, "eth0")])?;
+        Ok(Self {
+            sender: Sender::on(&wire, "eth0")?,
+            arrivals: Capture::tap(&inside, "eth0")?,
+            lab,
+            count,
+            _wire: wire,
+            _inside: inside,
+        })
+    }
+
+    /// The trunk, and all of them with one group.
+    pub fn config(&self) -> Config {
+        let rules = format!("ingress: [{{ protocol: udp, ports: {OPEN}, from: any }}], egress: []");
+        let config = self.lab.config().with("uplink: { device: trunk, mode: trunk }");
+        let config = config.group(GROUP, &rules);
+        (0..self.count).fold(config, |config, number| {
+            config.vlan_task(&name(number), number + 1, &[&address(number).to_string()], &[GROUP])
+        })
+    }
+
+    /// Starts taskgate and waits until all are gated.
+    pub fn start(&self, config: &Config) -> Result<Daemon> {
+        self.lab.start_patiently(config, patience(self.count / 10))
+    }
+
+    /// Sends two frames from the wire to each, one of which arrives. Gives what the records have to say.
+    pub fn send(&self, daemon: &Daemon) -> Result<Ledger> {
+        const BEHIND_TAG: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
+        const FROM: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+        let mut expected = Ledger::default();
+        let from = SocketAddr::new(PEER, PEER_PORT);
+        for number in 0..self.count {
+            for port in [OPEN, SHUT] {
+                let to = SocketAddr::new(address(number), port);
+                let packet = frames::ip(PEER, to.ip(), UDP, &frames::udp(PEER_PORT, port, DATA));
+                let frame = frames::tagged(number + 1, &frames::with_checksum(packet));
+                self.sender.send(&[&BEHIND_TAG, &FROM, &frame[12..]].concat())?;
+                let (flow, count, task) = (Flow::udp(from, to), Count::new(1, PACKET), name(number));
+                expected = match port {
+                    OPEN => expected.accept(&task, flow, count),
+                    _ => expected.reject(&task, flow, count),
+                };
+            }
+        }
+        Counters::of(daemon)?.await_dropped(Direction::Ingress, Reason::NoRule, self.count.into())?;
+        self.arrivals.await_count(DATA, self.count.into())?;
+        let arrived = self.arrivals.count(DATA)?;
+        ensure!(
+            arrived == usize::from(self.count),
+            "{arrived} frames arrived, not {}",
+            self.count
+        );
+        Ok(expected)
+    }
+}
