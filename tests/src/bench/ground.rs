@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context as _, Result, ensure};
 use taskgate::dataplane::{
     flow::{FlowKey, FlowTables as _},
-    gate::Gate,
+    gate::{Gate, Hook},
     link::Link,
     load::LoadOptions,
     object::Object,
     tables::KernelTables,
 };
+use taskgate::model::Model;
 
 use super::rules::{self, GATE, GATED};
 use crate::{sandbox::ip_batch, scene::Scene};
@@ -59,6 +60,13 @@ impl Ground {
     /// Loads the program, as the daemon does but for the room for connections, and configures a host with so many
     /// members of the group that rules refer to.
     pub fn load(conns: u32, members: u32) -> Result<Self> {
+        let links: Vec<_> = (0..GATED).map(|place| (link(place), rules::eni(place))).collect();
+        Self::of(conns, rules::host(members), &links, 0)
+    }
+
+    /// Likewise with another model, whose bound ENIs are on these links, by the numbers that tables have for them.
+    /// `trunk`: its ifindex, or 0.
+    pub fn of(conns: u32, model: Model, links: &[(u32, String)], trunk: u32) -> Result<Self> {
         let options = LoadOptions {
             conns,
             ..LoadOptions::default()
@@ -68,10 +76,11 @@ impl Ground {
         let image = object.image()?;
         let mut scene = Scene::new(&image)?;
         // The scene has cleared all words, and its writer begins with an empty image.
-        scene.apply(rules::host(members), &|eni| eni.binding.is_some().then_some(GATE))?;
-        for place in 0..GATED {
-            scene.bind(link(place), &rules::eni(place))?;
+        scene.apply(model, &|eni| eni.binding.is_some().then_some(GATE))?;
+        for (link, eni) in links {
+            scene.bind(*link, eni)?;
         }
+        scene.writer.set_trunk(trunk);
         scene.set_window(1);
         Ok(Self { object, tables })
     }
@@ -94,6 +103,11 @@ impl Ground {
     /// Puts a gate on a link.
     pub fn attach(&mut self, link: &Link) -> Result<Gate> {
         Ok(self.object.attach(link)?)
+    }
+
+    /// Puts a gate on a link in one of the ways that there are.
+    pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate> {
+        Ok(self.object.attach_by(link, hook)?)
     }
 
     /// What its tables have counted.

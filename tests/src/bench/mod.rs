@@ -1,6 +1,7 @@
 //! The data path, measured: what `cargo xtask bench path` runs. docs/performance.md says how it is done and why.
 
 pub mod compile;
+pub mod density;
 pub mod exchange;
 pub mod ground;
 pub mod machine;

@@ -141,7 +141,8 @@ impl Varied {
         let next = array(MAP_TYPE_PROG_ARRAY, 4).context("cannot make an array of programs")?;
         set_first(next.as_fd(), program).context("cannot put a program behind another one")?;
         let instructions = variation.instructions(count.as_fd(), next.as_fd());
-        let program = load(&instructions).context("the kernel refuses the program that varies packets")?;
+        let program =
+            load(PROG_TYPE_SCHED_CLS, &instructions).context("the kernel refuses the program that varies packets")?;
         Ok(Self { program, _next: next })
     }
 }
@@ -150,6 +151,16 @@ impl AsFd for Varied {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
     }
+}
+
+/// A program that does nothing, of the kind that runs before there is a socket buffer.
+pub fn empty_early() -> Result<OwnedFd> {
+    const PASS: i32 = 2;
+    let instructions = [
+        Instruction::with(op::MOVE, 0, PASS),
+        Instruction::new(op::EXIT, 0, 0, 0, 0),
+    ];
+    load(PROG_TYPE_XDP, &instructions).context("the kernel refuses an empty program")
 }
 
 /// Codes of instructions (RFC 9669).
@@ -225,6 +236,7 @@ const PROG_LOAD: c_int = 5;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 const PROG_TYPE_SCHED_CLS: u32 = 3;
+const PROG_TYPE_XDP: u32 = 6;
 
 /// bpf(2).
 ///
@@ -294,7 +306,7 @@ fn set_first(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(MAP_UPDATE_ELEM, &attr) }.map(drop)
 }
 
-fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+fn load(kind: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -308,7 +320,7 @@ fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
         flags: u32,
     }
     let attr = Load {
-        kind: PROG_TYPE_SCHED_CLS,
+        kind,
         instructions: instructions.len() as u32,
         first: address(instructions),
         license: address(c"GPL"),

@@ -1,0 +1,356 @@
+//! What a packet costs with one task and with as many as there can be.
+
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use taskgate::dataplane::raw;
+use taskgate_ebpf::abi::{
+    Direction::{self, Egress, Ingress},
+    LinkId,
+    program::{EMPTY, FROM_TASK, TO_TASK},
+};
+
+use super::Effort;
+use crate::{
+    bench::{
+        ground::{self, Counted, Ground},
+        measure,
+        paths::ROOM,
+        spread::Spread,
+        table::table,
+        varied,
+    },
+    crowd::{self, MOST_BRANCHES, MOST_TASKS},
+    sandbox::ip_batch,
+    scene::{
+        frames,
+        model::{gated, group, model, udp_to},
+    },
+};
+
+/// The trunk's ifindex, and that of the first link of a task.
+const TRUNK: u32 = 101;
+const FIRST: u32 = 1001;
+
+const OPEN: u16 = 53;
+const SHUT: u16 = 80;
+const UDP: u8 = 17;
+const PEER: [u8; 4] = [10, 99, 0, 9];
+const PEER_PORT: u16 = 1024;
+
+/// Goes through fewer than 4,094 things in an order that is not theirs, each once: it has no factor in common with the
+/// numbers of them that are measured.
+const STRIDE: usize = 1583;
+
+/// What carries the tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Branch,
+    Veth,
+}
+
+/// The links of tasks, by name and ifindex.
+pub(super) fn links() -> impl Iterator<Item = (String, u32)> {
+    (0..u32::from(MOST_TASKS)).map(|number| (ground::name(FIRST + number), FIRST + number))
+}
+
+/// Makes the trunk and the links of all tasks, two of them with each pair.
+fn make_links() -> Result<()> {
+    let pair = |[(name, index), (other, other_index)]: [(String, u32); 2]| {
+        format!("link add {name} index {index} type veth peer name {other} index {other_index}")
+    };
+    let mut lines = vec![pair([TRUNK, TRUNK + 1].map(|index| (ground::name(index), index)))];
+    let mut links = links();
+    while let (Some(one), Some(other)) = (links.next(), links.next()) {
+        lines.push(pair([one, other]));
+    }
+    ip_batch(&lines.join("\n"))
+}
+
+/// A host with so many tasks.
+struct Host {
+    kind: Kind,
+    count: u16,
+    ground: Ground,
+    early: OwnedFd,
+}
+
+impl Host {
+    fn new(kind: Kind, count: u16) -> Result<Self> {
+        let id = |number: u16| format!("eni-{number}");
+        let all = (udp_to(OPEN, OPEN), "0.0.0.0/0");
+        let enis = (0..count).map(|number| gated(&id(number), &[&crowd::address(number).to_string()], &[0]));
+        let model = model(vec![group("query", &[all], &[all])], enis.collect());
+        let link = |number: u16| match kind {
+            Kind::Branch => LinkId::branch(number + 1).get(),
+            Kind::Veth => FIRST + u32::from(number),
+        };
+        let links: Vec<_> = (0..count).map(|number| (link(number), id(number))).collect();
+        let trunk = if kind == Kind::Branch { TRUNK } else { 0 };
+        let mut ground = Ground::of(ROOM, model, &links, trunk)?;
+        let early = ground.load_early()?;
+        let early = ground.program(early)?;
+        Ok(Self {
+            kind,
+            count,
+            ground,
+            early,
+        })
+    }
+
+    /// A packet between a task and a port of the peer.
+    fn frame(&self, path: &Path, number: u16, peer_port: u16) -> Vec<u8> {
+        let (peer, task): (IpAddr, _) = (PEER.into(), crowd::address(number));
+        let frame = match path.direction {
+            Ingress => frames::ip(peer, task, UDP, &frames::udp(peer_port, path.port, &[])),
+            Egress => frames::ip(task, peer, UDP, &frames::udp(path.port, peer_port, &[])),
+        };
+        match self.kind {
+            Kind::Branch => frames::tagged(number + 1, &frame),
+            Kind::Veth => frame,
+        }
+    }
+
+    /// Runs the gate, or the empty program, on a packet so many times; gives nanoseconds for each.
+    fn run(&self, path: &Path, programs: &Programs, gate: bool, packet: (u16, u16), packets: u32) -> Result<u32> {
+        let (number, peer_port) = packet;
+        let frame = self.frame(path, number, peer_port);
+        let link = match self.kind {
+            Kind::Branch => TRUNK,
+            Kind::Veth => FIRST + u32::from(number),
+        };
+        let passes = path.passes || !gate;
+        if !path.early {
+            let program = if gate { &programs.gate } else { &programs.empty };
+            return measure::run(program.as_fd(), &frame, link, packets, passes);
+        }
+        const DROP: u32 = 1;
+        const PASS: u32 = 2;
+        let program = if gate { &self.early } else { &programs.empty };
+        let ran = raw::test_run_early(program.as_fd(), &frame, TRUNK, packets)?;
+        let expected = if passes { PASS } else { DROP };
+        ensure!(
+            ran.returned == expected,
+            "the early verdict is {}, not {expected}",
+            ran.returned
+        );
+        Ok(ran.nanoseconds)
+    }
+
+    fn programs(&self, path: &Path) -> Result<Programs> {
+        let gate = match path.direction {
+            Egress => FROM_TASK,
+            Ingress => TO_TASK,
+        };
+        Ok(Programs {
+            gate: self.ground.program(gate)?,
+            empty: if path.early {
+                varied::empty_early()?
+            } else {
+                self.ground.program(EMPTY)?
+            },
+        })
+    }
+
+    /// Has nothing tracked but a connection of each task where the path is that of such ones.
+    fn prepare(&mut self, path: &Path) -> Result<()> {
+        self.ground.forget_conns()?;
+        if path.opened {
+            let first = Path {
+                direction: Ingress,
+                early: false,
+                port: OPEN,
+                ..*path
+            };
+            let programs = self.programs(&first)?;
+            for number in 0..self.count {
+                self.run(&first, &programs, true, (number, PEER_PORT), 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round: net nanoseconds for a packet of one task over and over, and for one of each task in turn.
+    fn round(&mut self, path: &Path, packets: u32) -> Result<[f64; 2]> {
+        self.prepare(path)?;
+        let programs = self.programs(path)?;
+        let before = self.ground.counted()?;
+        let mut again = f64::NAN;
+        let mut judged = 0;
+        if !path.is_new() {
+            let last = (self.count - 1, PEER_PORT);
+            let [empty, gate] = [false, true].map(|gate| self.run(path, &programs, gate, last, packets));
+            again = f64::from(gate?) - f64::from(empty?);
+            judged += u64::from(packets);
+        }
+        let mut sums = [0.0; 2];
+        let calls = usize::from(MOST_BRANCHES);
+        for (gate, sum) in [false, true].into_iter().zip(&mut sums) {
+            for call in 0..calls {
+                let number = (call * STRIDE % usize::from(self.count)) as u16;
+                // What is new comes from a port that nothing came from.
+                let port = if path.is_new() {
+                    PEER_PORT + call as u16
+                } else {
+                    PEER_PORT
+                };
+                *sum += f64::from(self.run(path, &programs, gate, (number, port), 1)?);
+            }
+        }
+        judged += calls as u64;
+        let after = self.ground.counted()?;
+        // The early verdict leaves what passes to the gate.
+        let expected = match (path.passes, path.early) {
+            (true, true) => before,
+            (true, false) => Counted {
+                tracked: before.tracked + judged,
+                ..before
+            },
+            (false, _) => Counted {
+                denied: before.denied + judged,
+                ..before
+            },
+        };
+        ensure!(after == expected, "the tables counted {after:?}, not {expected:?}");
+        let [empty, gate] = sums;
+        Ok([again, (gate - empty) / calls as f64])
+    }
+}
+
+struct Programs {
+    gate: OwnedFd,
+    empty: OwnedFd,
+}
+
+/// A path to measure.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    name: &'static str,
+    direction: Direction,
+    early: bool,
+    /// Whether there is a connection before.
+    opened: bool,
+    /// The task's port.
+    port: u16,
+    passes: bool,
+}
+
+impl Path {
+    /// Whether each packet opens a connection.
+    fn is_new(&self) -> bool {
+        self.passes && !self.opened
+    }
+}
+
+const ESTABLISHED: Path = Path {
+    name: "established, to_task",
+    direction: Ingress,
+    early: false,
+    opened: true,
+    port: OPEN,
+    passes: true,
+};
+const DENIED: Path = Path {
+    name: "denied, to_task",
+    opened: false,
+    port: SHUT,
+    passes: false,
+    ..ESTABLISHED
+};
+const PATHS: [Path; 6] = [
+    ESTABLISHED,
+    Path {
+        name: "established, from_task",
+        direction: Egress,
+        ..ESTABLISHED
+    },
+    DENIED,
+    Path {
+        name: "new, allowed, to_task",
+        opened: false,
+        ..ESTABLISHED
+    },
+    Path {
+        name: "established, early (XDP)",
+        early: true,
+        ..ESTABLISHED
+    },
+    Path {
+        name: "denied, early (XDP)",
+        early: true,
+        ..DENIED
+    },
+];
+
+/// Measures all paths with one task and with many, branches and veth links, round after round.
+pub(super) fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<String> {
+    make_links()?;
+    let mut text = String::new();
+    for (kind, most, what) in [
+        (Kind::Branch, effort.branches, "branches of a trunk"),
+        (Kind::Veth, effort.tasks, "tasks on veth links"),
+    ] {
+        say(&format!("packets with 1 and {most} {what}"));
+        let paths: Vec<&Path> = PATHS
+            .iter()
+            .filter(|path| kind == Kind::Branch || !path.early)
+            .collect();
+        let mut hosts = [Host::new(kind, 1)?, Host::new(kind, most)?];
+        let mut measured: Vec<[Vec<[f64; 2]>; 2]> = paths.iter().map(|_| Default::default()).collect();
+        for round in 0..=effort.rounds {
+            for (path, measured) in paths.iter().zip(&mut measured) {
+                for (host, measured) in hosts.iter_mut().zip(measured) {
+                    let net = host.round(path, effort.packets).context(path.name)?;
+                    if round > 0 {
+                        measured.push(net);
+                    }
+                }
+            }
+        }
+        let rows: Vec<_> = paths
+            .iter()
+            .zip(&measured)
+            .map(|(path, measured)| row(path, measured))
+            .collect();
+        let many = most.to_string();
+        let heading = [
+            &*format!("net nanoseconds, {what}"),
+            "1, again",
+            &*format!("{many}, again"),
+            "1, by itself",
+            "least",
+            "most",
+            &*format!("{many}, in turn"),
+            "least",
+            "most",
+            "",
+        ];
+        text += &format!("\n{}", table(heading, &rows));
+    }
+    Ok(text)
+}
+
+fn row(path: &Path, [one, many]: &[Vec<[f64; 2]>; 2]) -> [String; 10] {
+    let of = |rounds: &[[f64; 2]], at: usize| Spread::of(rounds.iter().map(|round| round[at]));
+    let whole = |value: Option<f64>| {
+        value
+            .filter(|value| !value.is_nan())
+            .map_or(String::new(), |value| format!("{value:.0}"))
+    };
+    let [again, again_many] = [one, many].map(|rounds| of(rounds, 0));
+    let [alone, in_turn] = [one, many].map(|rounds| of(rounds, 1));
+    let three = |spread: Option<Spread>| {
+        [
+            spread.map(|s| s.median),
+            spread.map(|s| s.least),
+            spread.map(|s| s.most),
+        ]
+    };
+    let [a, b, c] = three(alone).map(whole);
+    let [d, e, f] = three(in_turn).map(whole);
+    let [again, again_many] = [again, again_many].map(|spread| whole(spread.map(|s| s.median)));
+    [path.name.to_owned(), again, again_many, a, b, c, d, e, f, String::new()]
+}

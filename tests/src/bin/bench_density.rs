@@ -1,0 +1,32 @@
+//! Measures many tasks on this machine. `cargo xtask bench density` builds it and runs it as root.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use taskgate_tests::bench::density::{self, Effort};
+
+/// Measures many tasks on this machine
+#[derive(Parser)]
+struct Args {
+    /// Take half a minute, for figures that are not to be quoted
+    #[arg(long)]
+    quick: bool,
+}
+
+fn main() -> ExitCode {
+    let effort = if Args::parse().quick {
+        Effort::QUICK
+    } else {
+        Effort::FULL
+    };
+    match density::run(effort, &|step| eprintln!("bench: {step}")) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
