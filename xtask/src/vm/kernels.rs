@@ -50,11 +50,12 @@ pub(super) struct Kernel {
     pub(super) required: bool,
 }
 
-/// Before 6.2 a packet socket refuses to read such datagrams, and the test counts with one.
-const NO_UDP_SEGMENTS: &[(&str, &str)] = &[(
-    "datagrams_that_are_sent_together_are_counted_one_by_one",
-    "a packet socket cannot read such datagrams before Linux 6.2",
-)];
+/// Tests in which datagrams are sent together and counted with a packet socket.
+const NO_UDP_SEGMENTS: &[(&str, &str)] = &[
+    ("datagrams_that_are_sent_together_are_counted_one_by_one", UNREADABLE),
+    ("an_uplink_on_which_the_kernel_drops_early", UNREADABLE),
+];
+const UNREADABLE: &str = "a packet socket cannot read datagrams that are sent together before Linux 6.2";
 
 const KERNELS: [(Choice, Kernel); 5] = [
     (
