@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use taskgate_tests::{
     Action, Capture, Config, Count, Flow, Lab, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
     ledger::protocol,
-    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, try_connect},
+    scene::frames,
+    traffic::{Answer, Client, Peer, Pinger, Segments, Sender, TcpEcho, probe, try_connect},
 };
 
 use super::place::{Judge, ONE_QUEUE, occupy};
@@ -24,6 +25,18 @@ fn two(config: Config) -> Config {
         .task("web-1", &WEB, &["web"])
         .task("db-1", &DB, &["db"])
         .with("uplink: { device: wire, mode: routed }")
+}
+
+/// The MAC address of the host's wire.
+fn mac(lab: &Lab) -> Result<Vec<u8>> {
+    let shown = lab.host.output("ip", &["-o", "link", "show", "dev", "wire"])?;
+    let after = shown
+        .split_once("link/ether ")
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    let bytes = after.context("`wire` has no MAC address")?.split(':');
+    Ok(bytes
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect::<Result<_, _>>()?)
 }
 
 /// What only the packets of this flow hold, from the source address on.
@@ -79,6 +92,7 @@ fn traffic(judge: Judge) -> Result<()> {
         TcpEcho::start(db, 5432)?,
         TcpEcho::start(outside, 443)?,
     ];
+    let mac = mac(&stage.lab)?;
     let mut parts = Vec::new();
     for (family, outside_address) in [(0, OUTSIDE_V4), (1, OUTSIDE_V6)] {
         // In, out, and from one task to another: more than a link takes at once.
@@ -101,14 +115,18 @@ fn traffic(judge: Judge) -> Result<()> {
             assert_eq!(probe(outside, to)?, Answer::Silence, "{to}");
         }
         asks.send(at(DB[family], 53), b"request")?;
-        // Four datagrams that nobody has cut apart yet.
-        asks.send_segments(at(DB[family], UNCUT), &[7; 4000], 1000)?;
+        // Four segments that nobody has cut apart yet.
+        let tcp = frames::tcp(40000, UNCUT, frames::flags::ACK, &[7; 4000]);
+        let frame = frames::ip(outside_address, at(DB[family], 0).ip(), 6, &tcp);
+        let frame = [&mac[..], &frame[6..]].concat();
+        let kind = [Segments::Tcp4, Segments::Tcp6][family];
+        Sender::on(outside, "eth0")?.send_segments(&frames::with_checksum(frame), kind, 1000)?;
         let mut pinger = Pinger::new(outside, outside_address, at(WEB[family], 0).ip())?;
         ensure!(!pinger.echoes()?, "an echo came back");
         // The host's own addresses are nobody's task.
         Client::connect_refused(outside, at(["10.99.0.1", "fd99::1"][family], 80))?;
     }
-    // Of each family two SYNs and an echo request, and a datagram and those four.
+    // Of each family two SYNs and an echo request, a datagram and those four.
     stage.await_denials("web-1", 4)?;
     stage.await_denials("db-1", 12)?;
 
