@@ -138,13 +138,57 @@ impl Varied {
     pub fn before(program: BorrowedFd<'_>, variation: Variation) -> Result<Self> {
         ensure!((2..=20).contains(&variation.bits), "{} bits", variation.bits);
         let count = array(MAP_TYPE_ARRAY, 8).context("cannot make a counter for packets")?;
+        Self::chain(program, |next| variation.instructions(count.as_fd(), next))
+    }
+
+    /// Before `program`, likewise: puts the VLAN tag that stands in a frame's source address beside the frame, where
+    /// drivers and veth links have it. A test run cannot.
+    pub fn tagging(program: BorrowedFd<'_>) -> Result<Self> {
+        Self::chain(program, tag_instructions)
+    }
+
+    fn chain(program: BorrowedFd<'_>, instructions: impl FnOnce(BorrowedFd<'_>) -> Vec<Instruction>) -> Result<Self> {
         let next = array(MAP_TYPE_PROG_ARRAY, 4).context("cannot make an array of programs")?;
         set_first(next.as_fd(), program).context("cannot put a program behind another one")?;
-        let instructions = variation.instructions(count.as_fd(), next.as_fd());
+        let instructions = instructions(next.as_fd());
         let program =
             load(PROG_TYPE_SCHED_CLS, &instructions).context("the kernel refuses the program that varies packets")?;
         Ok(Self { program, _next: next })
     }
+}
+
+/// A packet that has been here keeps its tag.
+fn tag_instructions(next: BorrowedFd<'_>) -> Vec<Instruction> {
+    const VLAN_PRESENT: i16 = 20;
+    const DATA: i16 = 76;
+    const DATA_END: i16 = 80;
+    const SOURCE: i16 = 6;
+    const VLAN_PUSH: i32 = 18;
+    const TAIL_CALL: i32 = 12;
+    let [next_low, next_high] = Instruction::map(2, Instruction::MAP, next);
+    vec![
+        Instruction::copy(6, 1),
+        Instruction::new(op::LOAD_32, 2, 1, VLAN_PRESENT, 0),
+        Instruction::new(op::JUMP_IF_NOT, 2, 0, 11, 0),
+        Instruction::new(op::LOAD_32, 7, 1, DATA, 0),
+        Instruction::new(op::LOAD_32, 8, 1, DATA_END, 0),
+        Instruction::copy(2, 7),
+        Instruction::with(op::ADD, 2, 14),
+        Instruction::new(op::JUMP_IF_GREATER, 2, 8, 11, 0),
+        Instruction::new(op::LOAD_16, 3, 7, SOURCE, 0),
+        Instruction::new(op::TO_BIG, 3, 0, 0, 16),
+        Instruction::copy(1, 6),
+        Instruction::with(op::MOVE, 2, i32::from(0x8100_u16.to_be())),
+        Instruction::new(op::CALL, 0, 0, 0, VLAN_PUSH),
+        Instruction::new(op::JUMP_IF_NOT, 0, 0, 5, 0),
+        Instruction::copy(1, 6),
+        next_low,
+        next_high,
+        Instruction::with(op::MOVE, 3, 0),
+        Instruction::new(op::CALL, 0, 0, 0, TAIL_CALL),
+        Instruction::with(op::MOVE, 0, NOT_RUN),
+        Instruction::new(op::EXIT, 0, 0, 0, 0),
+    ]
 }
 
 impl AsFd for Varied {
@@ -177,6 +221,8 @@ mod op {
     pub(super) const COPY: u8 = 0xbf;
     pub(super) const LOAD_32: u8 = 0x61;
     pub(super) const LOAD_64: u8 = 0x79;
+    pub(super) const LOAD_16: u8 = 0x69;
+    pub(super) const JUMP_IF_NOT: u8 = 0x55;
     pub(super) const STORE_16: u8 = 0x6b;
     pub(super) const STORE_64: u8 = 0x7b;
     pub(super) const LOAD_IMMEDIATE: u8 = 0x18;

@@ -17,11 +17,11 @@ use super::Effort;
 use crate::{
     bench::{
         ground::{self, Counted, Ground},
-        measure,
+        measure::{self, Runner},
         paths::ROOM,
         spread::Spread,
         table::table,
-        varied,
+        varied::{self, Varied},
     },
     crowd::{self, MOST_BRANCHES, MOST_TASKS},
     sandbox::ip_batch,
@@ -108,8 +108,11 @@ impl Host {
             Ingress => frames::ip(peer, task, UDP, &frames::udp(peer_port, path.port, &[])),
             Egress => frames::ip(task, peer, UDP, &frames::udp(path.port, peer_port, &[])),
         };
+        let vlan = number + 1;
         match self.kind {
-            Kind::Branch => frames::tagged(number + 1, &frame),
+            Kind::Branch if path.early => frames::tagged(vlan, &frame),
+            // A program before the gate puts it beside the frame.
+            Kind::Branch => [&frame[..6], &vlan.to_be_bytes(), &frame[8..]].concat(),
             Kind::Veth => frame,
         }
     }
@@ -129,8 +132,12 @@ impl Host {
         }
         const DROP: u32 = 1;
         const PASS: u32 = 2;
-        let program = if gate { &self.early } else { &programs.empty };
-        let ran = raw::test_run_early(program.as_fd(), &frame, TRUNK, packets)?;
+        let program = if gate {
+            self.early.as_fd()
+        } else {
+            programs.empty.as_fd()
+        };
+        let ran = raw::test_run_early(program, &frame, TRUNK, packets)?;
         let expected = if passes { PASS } else { DROP };
         ensure!(
             ran.returned == expected,
@@ -145,12 +152,19 @@ impl Host {
             Egress => FROM_TASK,
             Ingress => TO_TASK,
         };
+        let of = |name| -> Result<Runner> {
+            let program = self.ground.program(name)?;
+            Ok(match self.kind {
+                Kind::Branch => Runner::Varied(Varied::tagging(program.as_fd())?),
+                Kind::Veth => Runner::Same(program),
+            })
+        };
         Ok(Programs {
-            gate: self.ground.program(gate)?,
+            gate: of(gate)?,
             empty: if path.early {
-                varied::empty_early()?
+                Runner::Same(varied::empty_early()?)
             } else {
-                self.ground.program(EMPTY)?
+                of(EMPTY)?
             },
         })
     }
@@ -221,8 +235,8 @@ impl Host {
 }
 
 struct Programs {
-    gate: OwnedFd,
-    empty: OwnedFd,
+    gate: Runner,
+    empty: Runner,
 }
 
 /// A path to measure.

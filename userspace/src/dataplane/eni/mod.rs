@@ -40,7 +40,7 @@ impl EniSpec<'_> {
 
     /// The MAC addresses of both ends, the host's first. They are the same each time, so that no neighbour's cache is
     /// stale after a restart, and a pair whose making was interrupted is known by them.
-    fn macs(&self) -> [[u8; 6]; 2] {
+    fn macs(&self) -> [routes::Mac; 2] {
         let hash = self.hash();
         [6, 12].map(|at| {
             let mut mac = [0; 6];
@@ -150,6 +150,8 @@ impl fmt::Display for EniWarning {
 #[derive(Debug)]
 pub struct TaskEni {
     link: Link,
+    /// Of both ends, the host's first.
+    macs: [routes::Mac; 2],
     namespace: Namespace,
     made_namespace: bool,
     /// The addresses that it has.
@@ -180,6 +182,7 @@ impl TaskEni {
             Ok((link, warnings, gate)) => Ok((
                 Self {
                     link,
+                    macs: spec.macs(),
                     namespace,
                     made_namespace,
                     addresses: spec.addresses.to_vec(),

@@ -101,11 +101,12 @@ async fn bring_up(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Lin
         let up = LinkUnspec::new_with_index(link.ifindex).up();
         routes::set(netlink, up, "take up", link).await?;
     }
+    let [host_mac, task_mac] = spec.macs();
     for address in spec.addresses {
-        routes::add_to_task(host, link, *address).await?;
+        routes::add_to_task(host, link, *address, task_mac).await?;
     }
     for family in routes::families(spec.addresses) {
-        family.put_default(task, &inside).await?;
+        family.put_default(task, &inside, host_mac).await?;
     }
     Ok(())
 }

@@ -33,6 +33,7 @@ impl TaskEni {
         }
         let task = self.namespace.netlink()?;
         let inside = pair::inside(&task).await?;
+        let [host_mac, task_mac] = self.macs;
         for family in routes::families(addresses) {
             // It stays when a family goes, and may be there already.
             routes::unless(libc::EEXIST, family.add_gateway(netlink, &self.link).await)?;
@@ -41,12 +42,12 @@ impl TaskEni {
             if !self.addresses.contains(address) {
                 let added = routes::add_own_address(&task, &inside, *address).await;
                 routes::unless(libc::EEXIST, added)?;
-                routes::add_to_task(netlink, &self.link, *address).await?;
+                routes::add_to_task(netlink, &self.link, *address, task_mac).await?;
                 self.addresses.push(*address);
             }
         }
         for family in routes::families(addresses) {
-            family.put_default(&task, &inside).await?;
+            family.put_default(&task, &inside, host_mac).await?;
         }
         self.addresses = addresses.to_vec();
         self.withdrawn = false;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressScope},
     link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
+    neighbour::NeighbourState,
     route::RouteMessage,
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
@@ -17,6 +18,9 @@ use crate::dataplane::{
 /// The task's way out, at the host's end of every pair: addresses that mean nothing beyond the link.
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// An Ethernet address.
+pub(super) type Mac = [u8; 6];
 
 /// A family that an ENI has, by the address that the task sends from unless it says otherwise: the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +47,14 @@ impl Family {
         add_address(host, link, GATEWAY_V6.into(), 64).await
     }
 
-    /// Leads everything out of the task by its way out, in place of what led there before.
-    pub(super) async fn put_default(self, task: &Netlink, inside: &Link) -> Result<(), Refused> {
+    /// Leads everything out of the task by its way out, which has this MAC, in place of what led there before.
+    pub(super) async fn put_default(self, task: &Netlink, inside: &Link, mac: Mac) -> Result<(), Refused> {
+        let gateway = if self.0.is_ipv4() {
+            GATEWAY_V4.into()
+        } else {
+            GATEWAY_V6.into()
+        };
+        put_neighbour(task, inside, gateway, mac).await?;
         let (route, name) = match self.0 {
             IpAddr::V4(address) => {
                 let route = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -84,15 +94,20 @@ pub(super) async fn remove_own_address(task: &Netlink, inside: &Link, address: I
     )
 }
 
-/// Leads one of the ENI's addresses to the task. In the universe's scope, so that the host speaks to the task as what it
-/// is elsewhere, not as its gateway.
-pub(super) async fn add_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<(), Refused> {
+/// Leads one of the ENI's addresses to the task, whose end has this MAC. In the universe's scope, so that the host speaks
+/// to the task as what it is elsewhere, not as its gateway.
+pub(super) async fn add_to_task(host: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), Refused> {
+    put_neighbour(host, link, address, mac).await?;
     let added = host.handle().route().add(to_task(link, address)).execute().await;
     added.map_err(Refused::of("add route", format!("{address} dev {}", link.name)))
 }
 
 /// Leads one of the ENI's addresses there no more. Nothing to do where it is not led there.
 pub(super) async fn remove_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<(), Refused> {
+    let message = std::mem::take(host.handle().neighbours().add(link.ifindex, address).message_mut());
+    let removed = host.handle().neighbours().del(message).execute().await;
+    let name = format!("{address} on {}", link.name);
+    unless(libc::ENOENT, removed.map_err(Refused::of("remove neighbour", name)))?;
     let removed = host.handle().route().del(to_task(link, address)).execute().await;
     let name = format!("{address} dev {}", link.name);
     unless(libc::ESRCH, removed.map_err(Refused::of("remove route", name)))
@@ -145,6 +160,15 @@ async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8
         "add address",
         format!("{address}/{length} on {}", link.name),
     ))
+}
+
+/// Says who a neighbour is, for good. Nobody has to ask on a link with two ends; and the kernel keeps at most 1,024
+/// neighbours that it asked for, those of all network namespaces together, so that with more tasks some would be cut off.
+async fn put_neighbour(netlink: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), Refused> {
+    let neighbour = netlink.handle().neighbours().add(link.ifindex, address);
+    let neighbour = neighbour.link_layer_address(&mac).state(NeighbourState::Permanent);
+    let put = neighbour.replace().execute().await;
+    put.map_err(Refused::of("add neighbour", format!("{address} on {}", link.name)))
 }
 
 /// An error that says what was wanted anyway is none.
