@@ -50,12 +50,19 @@ pub(super) struct Kernel {
     pub(super) required: bool,
 }
 
-/// Tests in which datagrams are sent together and counted with a packet socket.
-const NO_UDP_SEGMENTS: &[(&str, &str)] = &[
+/// What 6.1 cannot run: datagrams that are sent together, counted with a packet socket.
+const WITHOUT_6_1: &[(&str, &str)] = &[
     ("datagrams_that_are_sent_together_are_counted_one_by_one", UNREADABLE),
     ("an_uplink_on_which_the_kernel_drops_early", UNREADABLE),
 ];
-const UNREADABLE: &str = "a packet socket cannot read datagrams that are sent together before Linux 6.2";
+const WITHOUT_5_10: &[(&str, &str)] = &[
+    ("datagrams_that_are_sent_together_are_counted_one_by_one", UNREADABLE),
+    (
+        "an_uplink_on_which_the_kernel_drops_early",
+        "its generic XDP drops datagrams that are sent together, which the test expects to reach the gate",
+    ),
+];
+const UNREADABLE: &str = "before Linux 6.2 a packet socket cannot read datagrams that are sent together";
 
 const KERNELS: [(Choice, Kernel); 5] = [
     (
@@ -63,7 +70,7 @@ const KERNELS: [(Choice, Kernel); 5] = [
         Kernel {
             name: "5.10",
             version: "5.10.",
-            without: NO_UDP_SEGMENTS,
+            without: WITHOUT_5_10,
             suites: &["bullseye", "bullseye-security"],
             required: false,
         },
@@ -73,7 +80,7 @@ const KERNELS: [(Choice, Kernel); 5] = [
         Kernel {
             name: "6.1",
             version: "6.1.",
-            without: NO_UDP_SEGMENTS,
+            without: WITHOUT_6_1,
             suites: &["bookworm", "bookworm-updates", "bookworm-security"],
             required: true,
         },
