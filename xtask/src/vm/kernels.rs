@@ -61,7 +61,18 @@ const WITHOUT_5_10: &[(&str, &str)] = &[
         "an_uplink_on_which_the_kernel_drops_early",
         "there datagrams that are sent together are dropped early too, and the test expects them at the gate",
     ),
+    ("a_branch_that_nobody_has_is_nobodys", NO_XDP_RUN),
+    ("a_full_table_is_the_gates_affair", NO_XDP_RUN),
+    (
+        "connections_are_the_gates_and_so_is_what_cannot_be_judged_yet",
+        NO_XDP_RUN,
+    ),
+    (
+        "what_no_rule_allows_is_dropped_with_its_record_and_the_rest_leaves_no_trace",
+        NO_XDP_RUN,
+    ),
 ];
+const NO_XDP_RUN: &str = "this kernel does not run an XDP program on a packet that says its link";
 const UNREADABLE: &str = "before Linux 6.2 a packet socket cannot read datagrams that are sent together";
 
 const KERNELS: [(Choice, Kernel); 5] = [
