@@ -108,7 +108,8 @@ impl Load {
         for (name, file) in &self.tests {
             archive.program(&format!("/tests/{name}"), file, folder)?;
         }
-        let file = folder.join("initramfs");
+        // Another run may use the same kernel.
+        let file = folder.join(format!("initramfs-{}", std::process::id()));
         archive.write(&file)?;
         Ok(file)
     }

@@ -59,13 +59,13 @@ impl Initramfs {
                 self.file(&library, &content);
             }
         }
-        let small = scratch.join("stripped");
+        let small = scratch.join(format!("stripped-{}", std::process::id()));
         let mut strip = Command::new("strip");
         strip.arg("--strip-debug").arg("-o").arg(&small).arg(program);
         exec::stdout(&mut strip)?;
         let content = fs::read(&small).with_context(|| format!("cannot read `{}`", small.display()))?;
         self.file(path, &content);
-        Ok(())
+        fs::remove_file(&small).with_context(|| format!("cannot remove `{}`", small.display()))
     }
 
     fn entry(&mut self, path: &Path, mode: u32, content: &[u8]) {
