@@ -96,6 +96,25 @@ fn two_tasks_reach_each_other_and_the_host() -> Result<()> {
         let any = socket("b", "0.0.0.0".parse()?)?;
         ensure!(talk(&any, &socket("a", a[1])?)?.ip() == b[0]);
 
+        // Nobody had to ask who has an address.
+        let of = |namespace: &str, link: &str| ip(&format!("{namespace} neighbour show nud permanent dev {link}"));
+        for (known, addresses) in [
+            (
+                of("", &eni_a.link().name)?,
+                a.map(|address| address.to_string()).to_vec(),
+            ),
+            (of("-n a", "eth0")?, vec!["169.254.1.1".into(), "fe80::1".into()]),
+        ] {
+            let mut found: Vec<_> = known
+                .lines()
+                .filter_map(|line| line.split_whitespace().next())
+                .collect();
+            let mut expected: Vec<_> = addresses.iter().map(String::as_str).collect();
+            found.sort_unstable();
+            expected.sort_unstable();
+            ensure!(found == expected, "{found:?}, not {expected:?}");
+        }
+
         let off = |sysctl, among_tasks| EniWarning::ForwardingOff { sysctl, among_tasks };
         ensure!(
             eni_a.warnings()

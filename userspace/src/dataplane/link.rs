@@ -3,10 +3,9 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
-    pin::Pin,
 };
 
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
@@ -15,6 +14,7 @@ use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
 };
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::netlink::{Netlink, Refused};
 
@@ -208,27 +208,61 @@ pub struct LinkWatch {
     /// For reading all links. Not the connection that the messages come on: a message that another process caused
     /// carries that one's sequence number, which could be taken for an answer's.
     netlink: Netlink,
-    messages: Messages,
+    news: UnboundedReceiver<News>,
     known: BTreeMap<u32, String>,
     events: VecDeque<LinkEvent>,
     /// What is known may be behind what is there.
     behind: bool,
 }
 
-type Messages = Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>;
+/// What the kernel said, in a few bytes: many may wait while nobody asks for the next event, and each message is some
+/// kilobytes.
+enum News {
+    Link(u32, String),
+    Gone(u32),
+    /// The kernel had to drop messages.
+    Lost,
+}
 
-fn subscribe() -> Result<Messages, Refused> {
+impl News {
+    fn of(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Self> {
+        match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+                Some(Self::Link(message.header.index, name(&message)?.to_owned()))
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
+                Some(Self::Gone(message.header.index))
+            }
+            NetlinkPayload::Overrun(_) => Some(Self::Lost),
+            _ => None,
+        }
+    }
+}
+
+fn subscribe() -> Result<UnboundedReceiver<News>, Refused> {
     let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
-    let (connection, _, messages) = opened.map_err(Refused::of("watch", "links"))?;
+    let (connection, _, mut messages) = opened.map_err(Refused::of("watch", "links"))?;
     tokio::spawn(connection);
-    Ok(Box::pin(messages.map(|(message, _)| message)))
+    let (to, news) = unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let message = tokio::select! {
+                () = to.closed() => return,
+                message = messages.next() => message,
+            };
+            let Some((message, _)) = message else { return };
+            // Without a receiver it has ended by the next round.
+            let _closed = News::of(message).map(|news| to.send(news));
+        }
+    });
+    Ok(news)
 }
 
 impl LinkWatch {
     /// Begins to watch the network namespace of the calling thread, on the tokio runtime around it.
     pub fn new() -> Result<Self, Refused> {
         Ok(Self {
-            messages: subscribe()?,
+            news: subscribe()?,
             netlink: Netlink::open()?,
             known: BTreeMap::new(),
             events: VecDeque::new(),
@@ -248,23 +282,18 @@ impl LinkWatch {
                 self.compare(&links);
                 continue;
             }
-            let Some(message) = self.messages.next().await else {
+            let Some(news) = self.news.recv().await else {
                 let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
                 return Err(Refused::of("watch", "links")(closed));
             };
-            match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
-                    if let Some(name) = name(&message) {
-                        self.present(message.header.index, name.to_owned());
-                    }
-                }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => self.gone(message.header.index),
-                NetlinkPayload::Overrun(_) => {
+            match news {
+                News::Link(ifindex, name) => self.present(ifindex, name),
+                News::Gone(ifindex) => self.gone(ifindex),
+                News::Lost => {
                     // The messages that are kept are the oldest ones: they would undo what is read now.
-                    self.messages = subscribe()?;
+                    self.news = subscribe()?;
                     self.behind = true;
                 }
-                _ => {}
             }
         }
     }

@@ -38,12 +38,15 @@ const FIRST: u32 = 1001;
 const OPEN: u16 = 53;
 const SHUT: u16 = 80;
 const UDP: u8 = 17;
+/// What XDP programs return.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 const PEER: [u8; 4] = [10, 99, 0, 9];
 const PEER_PORT: u16 = 1024;
 
 /// Goes through fewer than 4,094 things in an order that is not theirs, each once: it has no factor in common with the
 /// numbers of them that are measured.
-const STRIDE: usize = 1583;
+const STRIDE: u32 = 1583;
 
 /// What carries the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,15 +133,13 @@ impl Host {
             let program = if gate { &programs.gate } else { &programs.empty };
             return measure::run(program.as_fd(), &frame, link, packets, passes);
         }
-        const DROP: u32 = 1;
-        const PASS: u32 = 2;
         let program = if gate {
             self.early.as_fd()
         } else {
             programs.empty.as_fd()
         };
         let ran = raw::test_run_early(program, &frame, TRUNK, packets)?;
-        let expected = if passes { PASS } else { DROP };
+        let expected = if passes { XDP_PASS } else { XDP_DROP };
         ensure!(
             ran.returned == expected,
             "the early verdict is {}, not {expected}",
@@ -201,20 +202,15 @@ impl Host {
             judged += u64::from(packets);
         }
         let mut sums = [0.0; 2];
-        let calls = usize::from(MOST_BRANCHES);
         for (gate, sum) in [false, true].into_iter().zip(&mut sums) {
-            for call in 0..calls {
-                let number = (call * STRIDE % usize::from(self.count)) as u16;
+            for call in 0..MOST_BRANCHES {
+                let number = (u32::from(call) * STRIDE % u32::from(self.count)) as u16;
                 // What is new comes from a port that nothing came from.
-                let port = if path.is_new() {
-                    PEER_PORT + call as u16
-                } else {
-                    PEER_PORT
-                };
+                let port = if path.is_new() { PEER_PORT + call } else { PEER_PORT };
                 *sum += f64::from(self.run(path, &programs, gate, (number, port), 1)?);
             }
         }
-        judged += calls as u64;
+        judged += u64::from(MOST_BRANCHES);
         let after = self.ground.counted()?;
         // The early verdict leaves what passes to the gate.
         let expected = match (path.passes, path.early) {
@@ -230,7 +226,7 @@ impl Host {
         };
         ensure!(after == expected, "the tables counted {after:?}, not {expected:?}");
         let [empty, gate] = sums;
-        Ok([again, (gate - empty) / calls as f64])
+        Ok([again, (gate - empty) / f64::from(MOST_BRANCHES)])
     }
 }
 
@@ -342,29 +338,39 @@ pub(super) fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<String> {
             "most",
             "",
         ];
-        text += &format!("\n{}", table(heading, &rows));
+        text.push('\n');
+        text += &table(heading, &rows);
     }
     Ok(text)
 }
 
-fn row(path: &Path, [one, many]: &[Vec<[f64; 2]>; 2]) -> [String; 10] {
-    let of = |rounds: &[[f64; 2]], at: usize| Spread::of(rounds.iter().map(|round| round[at]));
-    let whole = |value: Option<f64>| {
-        value
-            .filter(|value| !value.is_nan())
-            .map_or(String::new(), |value| format!("{value:.0}"))
+/// Medians of the same packet, then all three numbers of one after the other, each first with one task and then with many.
+fn row(path: &Path, measured: &[Vec<[f64; 2]>; 2]) -> [String; 10] {
+    let of = |host: usize, at: usize| {
+        let spread = Spread::of(measured[host].iter().map(|round| round[at]));
+        let numbers = spread.map_or([f64::NAN; 3], |Spread { median, least, most }| [median, least, most]);
+        numbers.map(|number| {
+            if number.is_nan() {
+                String::new()
+            } else {
+                format!("{number:.0}")
+            }
+        })
     };
-    let [again, again_many] = [one, many].map(|rounds| of(rounds, 0));
-    let [alone, in_turn] = [one, many].map(|rounds| of(rounds, 1));
-    let three = |spread: Option<Spread>| {
-        [
-            spread.map(|s| s.median),
-            spread.map(|s| s.least),
-            spread.map(|s| s.most),
-        ]
-    };
-    let [a, b, c] = three(alone).map(whole);
-    let [d, e, f] = three(in_turn).map(whole);
-    let [again, again_many] = [again, again_many].map(|spread| whole(spread.map(|s| s.median)));
-    [path.name.to_owned(), again, again_many, a, b, c, d, e, f, String::new()]
+    let [[again, ..], [again_many, ..]] = [of(0, 0), of(1, 0)];
+    let [alone, alone_least, alone_most] = of(0, 1);
+    let [turn, turn_least, turn_most] = of(1, 1);
+    let name = path.name.to_owned();
+    [
+        name,
+        again,
+        again_many,
+        alone,
+        alone_least,
+        alone_most,
+        turn,
+        turn_least,
+        turn_most,
+        String::new(),
+    ]
 }

@@ -4,6 +4,8 @@ mod cost;
 mod hooks;
 mod running;
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 
 use super::machine::Machine;
@@ -52,9 +54,10 @@ pub fn run(effort: Effort, say: &(dyn Fn(&str) + Sync)) -> Result<String> {
     sandbox(|| async {
         let machine = Machine::pinned()?;
         text += &machine.text();
-        text += &format!(
-            "rounds:  {}, medians of them; net of the empty program in the same round\n",
-            effort.rounds
+        let rounds = effort.rounds;
+        let _infallible = writeln!(
+            text,
+            "rounds:  {rounds}, medians of them; net is the difference to the empty program of the same round"
         );
         if effort == Effort::QUICK {
             text += "quick:   these figures are not to be quoted\n";

@@ -17,6 +17,9 @@ use crate::{
     crowd::{Branches, Tasks},
 };
 
+/// The unit of times in /proc, whatever the kernel's own rate is.
+const TICK: Duration = Duration::from_millis(10);
+
 /// What was measured of one.
 #[derive(Clone, Debug, Default)]
 struct Running {
@@ -62,8 +65,6 @@ impl Process {
             .take(2)
             .map(str::parse::<u32>)
             .sum::<Result<_, _>>()?;
-        // USER_HZ, whatever the kernel's own rate is.
-        const TICK: Duration = Duration::from_millis(10);
 
         let (mut files, mut maps) = (0, BTreeMap::new());
         for entry in fs::read_dir(folder.join("fdinfo"))? {
@@ -171,10 +172,10 @@ pub(super) fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<String> {
     // What each task more takes, beside the one that is alone.
     let each = |at: usize| {
         let (one, many) = (&all[at - at % 2], &all[at]);
-        let kib = many.process.resident.saturating_sub(one.process.resident) as f64;
+        let bytes = many.process.resident.saturating_sub(one.process.resident) * 1024;
         match many.tasks {
             0 | 1 => String::new(),
-            tasks => format!("{:.1}", kib / f64::from(tasks - 1)),
+            tasks => (bytes / u64::from(tasks - 1)).to_string(),
         }
     };
     let row = |name: &str, cell: &dyn Fn(&Running) -> String| {
@@ -188,7 +189,7 @@ pub(super) fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<String> {
         row("resident memory, KiB", &|r| r.process.resident.to_string()),
         row("the most it was, KiB", &|r| r.process.peak.to_string()),
         [
-            "resident memory for each task more, KiB".to_owned(),
+            "resident memory for each task more, bytes".to_owned(),
             a,
             b,
             c,

@@ -1,9 +1,10 @@
 //! The parts of an ENI: the veth pair, and the host's settings for it.
 
-use std::{error::Error, fs, io, net::IpAddr, os::fd::AsRawFd as _};
+use std::{error::Error, fs, io, net::IpAddr, os::fd::AsRawFd as _, time::Duration};
 
-use netlink_packet_route::link::{InfoData, InfoVeth};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use tokio::time::{Instant, sleep};
 
 use super::{EniError, EniSpec, EniWarning, delete, routes, undo};
 use crate::dataplane::{
@@ -101,12 +102,28 @@ async fn bring_up(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Lin
         let up = LinkUnspec::new_with_index(link.ifindex).up();
         routes::set(netlink, up, "take up", link).await?;
     }
+    for (netlink, link) in [(host, link), (task, &inside)] {
+        await_carrier(netlink, link).await?;
+    }
     let [host_mac, task_mac] = spec.macs();
     for address in spec.addresses {
         routes::add_to_task(host, link, *address, task_mac).await?;
     }
     for family in routes::families(spec.addresses) {
         family.put_default(task, &inside, host_mac).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the kernel's own work has found that both ends are up, some milliseconds at most: before that it drops what
+/// is sent, and nobody would send it again. Its message of that could be lost, so it is asked.
+async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), Refused> {
+    const LONGEST: Duration = Duration::from_secs(1);
+    const EVERY: Duration = Duration::from_millis(1);
+    let carries = |message: &LinkMessage| message.attributes.contains(&LinkAttribute::OperState(State::Up));
+    let end = Instant::now() + LONGEST;
+    while !netlink.link_message(&link.name).await?.as_ref().is_none_or(carries) && Instant::now() < end {
+        sleep(EVERY).await;
     }
     Ok(())
 }

@@ -273,7 +273,7 @@ pub fn lift_memory_lock_limit() {
     }
 }
 
-/// Lifts the soft limit on open files to the hard one: a task takes four of them, and login shells and service managers
+/// Lifts the soft limit on open files to the hard one: a task takes three of them, and login shells and service managers
 /// give 1,024. Where that is refused, opening tells.
 pub fn lift_open_files_limit() {
     let mut limit = libc::rlimit {
