@@ -30,7 +30,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// What figures are quoted from: some fifteen minutes.
+    /// What figures are quoted from: some five minutes.
     pub const FULL: Self = Self {
         rounds: 15,
         packets: 500_000,

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
     path::Path,
     time::{Duration, Instant},
 };
@@ -68,8 +69,12 @@ impl Process {
 
         let (mut files, mut maps) = (0, BTreeMap::new());
         for entry in fs::read_dir(folder.join("fdinfo"))? {
+            let text = match fs::read_to_string(entry?.path()) {
+                // It was closed meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                text => text?,
+            };
             files += 1;
-            let text = fs::read_to_string(entry?.path())?;
             let number = |key: &str| -> Option<u64> {
                 let line = text.lines().find_map(|line| line.strip_prefix(key))?;
                 line.trim_start_matches(':').trim().parse().ok()
