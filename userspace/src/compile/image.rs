@@ -160,8 +160,16 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         Ok(())
     }
 
+    /// Whether [`ImageWriter::settle`] will make the tracked connections of a slot old.
+    pub fn is_raised(&self, slot: u16) -> bool {
+        self.raised.contains(&slot)
+    }
+
     /// Binds a link to a slot from now on, in the current generation and those that follow. A link that carried another
     /// slot leaves that one's tracked connections old.
+    ///
+    /// A slot whose epoch was raised is to be settled first ([`ImageWriter::is_raised`]): otherwise what comes over the
+    /// new link until then is made old with the rest.
     ///
     /// # Errors
     /// [`CompileError::UnknownSlot`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`]: the link is as it

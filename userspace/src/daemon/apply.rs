@@ -146,7 +146,7 @@ impl Daemon {
             .collect();
         let uplink = self.model.uplink.as_ref();
         let wrong = self.gates.follow(uplink, &gated, &mut self.writer).await;
-        self.settle();
+        settle(&mut self.writer);
         Ok(wrong)
     }
 
@@ -167,20 +167,11 @@ impl Daemon {
         }
     }
 
-    /// Waits until no packet is judged by what is gone.
-    fn settle(&mut self) {
-        let mut waited = Ok(());
-        self.writer.settle(&mut || waited = raw::wait_grace_period());
-        if let Err(error) = waited {
-            warn!("the kernel does not tell when old memory is free: {error}");
-        }
-    }
-
     /// Follows a link that came or went.
     pub(super) async fn link_event(&mut self, event: &LinkEvent) {
         let enis: Vec<&Eni> = self.model.gated().collect();
         self.gates.event(event, &enis, &mut self.writer).await;
-        self.settle();
+        settle(&mut self.writer);
     }
 
     /// How long until the capture window is to be closed.
@@ -246,4 +237,13 @@ fn control_flags(settings: &Settings) -> u64 {
         OnRuleRemoval::Cut => control::CUT,
     };
     icmp | cut
+}
+
+/// Waits until no packet is judged by what is gone.
+pub(super) fn settle(writer: &mut Writer) {
+    let mut waited = Ok(());
+    writer.settle(&mut || waited = raw::wait_grace_period());
+    if let Err(error) = waited {
+        warn!("the kernel does not tell when old memory is free: {error}");
+    }
 }

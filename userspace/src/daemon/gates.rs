@@ -11,6 +11,7 @@ use taskgate_ebpf::abi::LinkId;
 
 use super::{
     RunError,
+    apply::settle,
     error::chain,
     records::Writer,
     uplink::{Uplinks, is_gone},
@@ -182,10 +183,10 @@ impl Gates {
             }
             Binding::Vlan(_) if task.branch => {}
             Binding::Vlan(vlan) => {
-                let bound = writer.add_link(LinkId::branch(vlan.id), task.slot);
+                let bound = add_link(writer, LinkId::branch(vlan.id), task.slot);
                 bound.map_err(|cause| RunError::Gate {
                     task: task.name.clone(),
-                    cause: GateError::Image(cause),
+                    cause,
                 })?;
                 task.branch = true;
                 let (trunk, yet) = match self.uplinks.trunk() {
@@ -317,11 +318,26 @@ impl Gates {
     }
 }
 
-/// The link's row first, so that no packet meets a gate that does not know it; then the gate.
+/// The link's row first, so that no packet meets a gate that does not know it; then the gate. Where the row has to wait the
+/// gate is closed until then.
 fn attach(object: &mut Object, writer: &mut Writer, link: &Link, slot: u16) -> Result<Gate, GateError> {
     let id = link.id()?;
-    writer.add_link(id, slot).map_err(GateError::Image)?;
+    if writer.is_raised(slot) {
+        let gate = object.attach(link)?;
+        add_link(writer, id, slot)?;
+        return Ok(gate);
+    }
+    add_link(writer, id, slot)?;
     object.attach(link).inspect_err(|_| writer.remove_link(id))
+}
+
+/// Binds a link to a slot. If the slot has just lost another one, what that one's last packets admit is made old first:
+/// later it would be done to the connections of the new link.
+fn add_link(writer: &mut Writer, link: LinkId, slot: u16) -> Result<(), GateError> {
+    if writer.is_raised(slot) {
+        settle(writer);
+    }
+    writer.add_link(link, slot).map_err(GateError::Image)
 }
 
 /// Whether two bindings are the same place. The VLAN id alone names a branch.
