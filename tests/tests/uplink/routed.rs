@@ -206,3 +206,35 @@ fn connections_live_on_and_end_over_an_uplink_with_native_xdp() -> Result<()> {
 fn connections_live_on_and_end_over_an_uplink_with_generic_xdp() -> Result<()> {
     rules_that_change(Judge::Generic)
 }
+
+/// Frames of several buffers: a driver gives XDP the first of them. The datagrams are one packet each on the wire, and
+/// longer than a page.
+#[test]
+fn jumbo_frames_are_judged_by_the_driver_and_arrive_whole() -> Result<()> {
+    const JUMBO: [u8; 8000] = [7; 8000];
+    let lab = lab(Judge::Native)?;
+    lab.host.ip("link set wire mtu 9000")?;
+    lab.outside.ip("link set eth0 mtu 9000")?;
+    let between = Capture::tap(&lab.host, "wire")?;
+    let stage = Stage::in_lab(lab, two)?;
+    stage.daemon.await_message(Judge::Native.said())?;
+    let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
+    for link in ["web-1", "db-1"] {
+        let host_link = stage.lab.host_link(link)?;
+        stage.lab.host.ip(&format!("link set {host_link} mtu 9000"))?;
+        stage.task(link)?.ip("link set eth0 mtu 9000")?;
+    }
+    for (family, outside_address) in [(0, OUTSIDE_V4), (1, OUTSIDE_V6)] {
+        let resolver = Peer::bind(web, &at(WEB[family], 53).to_string())?;
+        let asks = Peer::bind(outside, &at(&outside_address.to_string(), 0).to_string())?;
+        asks.send(resolver.address(), &JUMBO)?;
+        resolver.expect(&JUMBO)?;
+        let denied = asks.send(at(DB[family], 53), &JUMBO)?;
+        stage.await_denials("db-1", family as u64 + 1)?;
+        assert_eq!(stage.outside.sent(denied)?.packets, 1);
+        assert_eq!(between.count(&headers(denied))?, 0, "{denied:?}");
+    }
+    let expected = stage.denied_in(&[("outside", "db-1"), ("outside", "web-1")])?;
+    stage.finish(&expected)?;
+    Ok(())
+}
