@@ -14,6 +14,7 @@ use taskgate::dataplane::{
 use taskgate_ebpf::abi::{Direction, Outcome, Reason};
 use taskgate_tests::{
     kernel::{hooks, version},
+    netns::until,
     sandbox::{ip, sandbox},
 };
 
@@ -220,6 +221,12 @@ fn each_way_has_its_own_program() -> Result<()> {
                 ip(&format!("{namespace}link set {device} down"))?;
                 ip(&format!("{namespace}link set {device} arp off addrgenmode none"))?;
                 ip(&format!("{namespace}link set {device} up"))?;
+            }
+            // Before that the kernel drops what is sent.
+            for (namespace, device) in [("", "host"), ("-n task ", "eth0")] {
+                until("both ends carry packets", || {
+                    Ok(ip(&format!("{namespace}-oneline link show {device}"))?.contains("state UP"))
+                })?;
             }
             let mut object = Object::load(&SMALL)?;
             let tables = KernelTables::new(&object)?;

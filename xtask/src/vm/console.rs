@@ -134,7 +134,6 @@ impl Reader {
     fn line(&mut self, line: &str) {
         if let Some(sum) = Tally::of_line(line) {
             self.of_current = Some(sum);
-            self.report.sum += sum;
         }
         let Some(words) = line.strip_prefix("vm: ") else {
             return;
@@ -143,6 +142,12 @@ impl Reader {
             self.current = Some(program.to_owned());
             self.began = Some(Instant::now());
             self.of_current = None;
+        } else if let Some(program) = words.strip_prefix("again ") {
+            let first = self.of_current.take();
+            let failed = first.map_or_else(|| String::from("it broke off"), |sum| format!("{} failed", sum.failed));
+            self.report
+                .said
+                .push(format!("`{program}` was run twice: at first {failed}"));
         } else if let Some(status) = words.strip_prefix("status ") {
             self.status(status);
         } else if let Some(wrong) = words.strip_prefix("wrong: ") {
@@ -158,6 +163,7 @@ impl Reader {
         let (program, status) = words.split_once(' ').unwrap_or((words, "unknown"));
         let sum = self.of_current.take();
         let is_test = self.current.take().is_some();
+        self.report.sum += sum.unwrap_or_default();
         let failures = sum.is_some_and(|sum| sum.failed > 0);
         if is_test && sum.is_none() {
             let wrong = format!("`{program}` ended with status {status} and no sum of its tests");
@@ -221,6 +227,24 @@ mod tests {
         assert_eq!(good.said, ["kernel 6.1"]);
         assert_eq!(good.wrong, [""; 0]);
         assert_eq!(good.seconds.len(), 2);
+
+        let again = report(&[
+            "vm: program one",
+            BAD,
+            "vm: again one",
+            GOOD,
+            "vm: status one 0",
+            "vm: program two",
+            BAD,
+            "vm: again two",
+            BAD,
+            "vm: status two 101",
+            "vm: end",
+        ]);
+        assert_eq!((again.sum.passed, again.sum.failed), (5, 1));
+        let twice = ["one", "two"].map(|name| format!("`{name}` was run twice: at first 1 failed"));
+        assert_eq!(again.said, twice);
+        assert_eq!(again.wrong, [""; 0]);
 
         let table: [(&[&str], &[&str]); 4] = [
             (
