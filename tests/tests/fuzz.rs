@@ -76,17 +76,11 @@ fn replay(target: Target) -> Result<()> {
 
 /// Every way a packet can end, but for those left out.
 fn outcomes(left_out: &[Reason]) -> Vec<&'static str> {
-    let passes = [
-        Pass::Tracked,
-        Pass::Rule,
-        Pass::Exempt,
-        Pass::Neighbour,
-        Pass::IcmpError,
-    ];
+    // There is no trunk here, and nothing of the host's on it.
+    let passes = Pass::ALL.into_iter().filter(|pass| *pass != Pass::Host);
     let drops = Reason::ALL.into_iter().filter(|reason| !left_out.contains(reason));
     passes
         .map(Outcome::Pass)
-        .into_iter()
         .chain(drops.map(Outcome::Drop))
         .map(Outcome::name)
         .collect()

@@ -1,4 +1,4 @@
-//! The packet, as a socket buffer holds it.
+//! The packet, as a socket buffer or a driver's buffer holds it.
 
 use aya_ebpf::{
     helpers::generated::{bpf_check_mtu, bpf_xdp_get_buff_len},

@@ -66,8 +66,8 @@ static DESK: PerCpuArray<Desk, 1> = PerCpuArray::new();
 #[inline(always)]
 pub(super) fn desk() -> Option<(&'static mut Scratch, Blur)> {
     let desk = DESK.get_ptr_mut(0)?;
-    // SAFETY: the value lives as long as the map, no other CPU has it, and a program at tc runs to its end with bottom
-    // halves off, so nothing else on this CPU has it either.
+    // SAFETY: the value lives as long as the map, no other CPU has it, and a program at tc or XDP runs to its end with
+    // bottom halves off, so nothing else on this CPU has it either.
     let Desk { scratch, blur } = unsafe { &mut *desk };
     Some((scratch, Blur(blur)))
 }
