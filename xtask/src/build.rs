@@ -1,6 +1,10 @@
 //! `cargo xtask build`: the `taskgate` binary as it is used, the kernel program in it.
 
-use std::{io::BufRead as _, io::BufReader, path::PathBuf, process::Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -17,16 +21,48 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What is of interest in a line of `cargo build --message-format=json`.
+/// A program that cargo made.
 #[derive(Deserialize)]
-struct Message {
-    executable: Option<PathBuf>,
-    target: Option<Target>,
+pub(crate) struct Artifact {
+    pub(crate) executable: PathBuf,
+    pub(crate) target: Target,
+    pub(crate) profile: Profile,
 }
 
+/// What it was made of.
 #[derive(Deserialize)]
-struct Target {
-    name: String,
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) kind: Vec<String>,
+}
+
+/// How it was made.
+#[derive(Deserialize)]
+pub(crate) struct Profile {
+    /// With the test harness.
+    pub(crate) test: bool,
+}
+
+/// Runs cargo, which gets `--message-format` too, and gives the programs that it made.
+pub(crate) fn artifacts(command: &mut Command) -> Result<Vec<Artifact>> {
+    command.arg("--message-format=json-render-diagnostics");
+    let name = exec::shown(command);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let messages = child.stdout.take().context("cargo has no standard output")?;
+    let mut artifacts = Vec::new();
+    for line in BufReader::new(messages).lines() {
+        let line = line.with_context(|| format!("cannot read what {name} prints"))?;
+        // Of all that cargo says only this has these fields.
+        artifacts.extend(serde_json::from_str(&line));
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+    if !status.success() {
+        bail!("{name} failed with {status}");
+    }
+    Ok(artifacts)
 }
 
 /// Builds the release binary and returns its path.
@@ -39,28 +75,12 @@ pub(crate) fn binary(package: &str, name: &str) -> Result<PathBuf> {
     setup::check()?;
     let mut command = exec::cargo();
     command
-        .args(["build", "--release", "--message-format=json-render-diagnostics"])
+        .args(["build", "--release"])
         .args(["--package", package, "--bin", name]);
-    let wanted = name;
-    let name = exec::shown(&command);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    let messages = child.stdout.take().context("cargo has no standard output")?;
-    let mut binary = None;
-    for line in BufReader::new(messages).lines() {
-        let line = line.with_context(|| format!("cannot read what {name} prints"))?;
-        let Ok(message) = serde_json::from_str::<Message>(&line) else {
-            continue;
-        };
-        if message.target.is_some_and(|target| target.name == wanted) {
-            binary = message.executable.or(binary);
-        }
-    }
-    let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
-    if !status.success() {
-        bail!("{name} failed with {status}");
-    }
-    binary.with_context(|| format!("{name} made no binary `{wanted}`"))
+    let made = artifacts(&mut command)?.into_iter();
+    let binary = made.rev().find(|artifact| artifact.target.name == name);
+    let shown = exec::shown(&command);
+    Ok(binary
+        .with_context(|| format!("{shown} made no binary `{name}`"))?
+        .executable)
 }

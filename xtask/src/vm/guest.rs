@@ -1,14 +1,8 @@
 //! What goes into a guest, and what it is made to run.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::Stdio,
-};
+use std::{fs, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
+use anyhow::{Context as _, Result};
 
 use super::{
     archive,
@@ -16,7 +10,11 @@ use super::{
     kernels::{self, Image, Kernel},
     modules, say,
 };
-use crate::{build, exec, test::PRIVILEGED};
+use crate::{
+    build::{self, Artifact},
+    exec,
+    test::PRIVILEGED,
+};
 
 /// The programs of the test crate that no guest runs, and why.
 pub(super) const ELSEWHERE: [(&str, &str); 3] = [
@@ -115,60 +113,28 @@ impl Load {
     }
 }
 
-/// What is of interest in a line of `cargo test --no-run --message-format=json`.
-#[derive(Deserialize)]
-struct Message {
-    executable: Option<PathBuf>,
-    target: Option<Target>,
-    profile: Option<Profile>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Profile {
-    test: bool,
-}
-
 /// Builds the test crate: its test programs by name, and the one that prints verified instructions.
 fn test_programs() -> Result<(Vec<(String, PathBuf)>, PathBuf)> {
     let mut command = exec::cargo();
     command
-        .args(["test", "--no-run", "--message-format=json-render-diagnostics"])
+        .args(["test", "--no-run"])
         .args(["--package", PRIVILEGED, "--lib", "--tests"]);
-    let name = exec::shown(&command);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    let messages = child.stdout.take().context("cargo has no standard output")?;
     let (mut tests, mut verified) = (Vec::new(), None);
-    for line in BufReader::new(messages).lines() {
-        let line = line.with_context(|| format!("cannot read what {name} prints"))?;
-        let Ok(Message {
-            executable: Some(file),
-            target: Some(target),
-            profile: Some(profile),
-        }) = serde_json::from_str(&line)
-        else {
-            continue;
-        };
+    for Artifact {
+        executable,
+        target,
+        profile,
+    } in build::artifacts(&mut command)?
+    {
         let is_program = target.kind.iter().any(|kind| kind == "bin");
         if target.name == VERIFIED && !profile.test {
-            verified = Some(file);
+            verified = Some(executable);
         } else if profile.test && !is_program && !ELSEWHERE.iter().any(|(name, _)| *name == target.name) {
-            tests.push((target.name, file));
+            tests.push((target.name, executable));
         }
     }
-    let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
-    if !status.success() {
-        bail!("{name} failed with {status}");
-    }
     tests.sort();
+    let name = exec::shown(&command);
     let verified = verified.with_context(|| format!("{name} made no program `{VERIFIED}`"))?;
     Ok((tests, verified))
 }
