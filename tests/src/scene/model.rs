@@ -70,6 +70,7 @@ pub fn group(name: &str, ingress: &[(Protocol, &str)], egress: &[(Protocol, &str
         id: format!("sg-{name}"),
         name: name.into(),
         vpc: None,
+        rules_known: true,
         ingress: rules(Direction::Ingress, ingress),
         egress: rules(Direction::Egress, egress),
     }

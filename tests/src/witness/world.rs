@@ -145,6 +145,7 @@ fn any_group(number: usize, dice: &mut Dice) -> SecurityGroup {
         id: format!("sg-{number}"),
         name: format!("group-{number}"),
         vpc: None,
+        rules_known: true,
         ingress: rules(Direction::Ingress),
         egress: rules(Direction::Egress),
     }

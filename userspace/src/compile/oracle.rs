@@ -156,6 +156,7 @@ mod tests {
                     id: "sg-a".into(),
                     name: "a".into(),
                     vpc: None,
+                    rules_known: true,
                     ingress: vec![ingress.clone()],
                     egress: egress.into_iter().cloned().collect(),
                 }],

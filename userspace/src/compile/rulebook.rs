@@ -146,6 +146,7 @@ mod tests {
                     id: format!("sg-{name}"),
                     name: (*name).into(),
                     vpc: None,
+                    rules_known: true,
                     ingress: rules.to_vec(),
                     egress: vec![],
                 })

@@ -50,6 +50,9 @@ pub struct SecurityGroup {
     pub name: String,
     /// The VPC, if the source names one.
     pub vpc: Option<String>,
+    /// Whether the configuration holds its rules. `false` for a group that only an ENI names: its members are known,
+    /// what it lets through is not. A gated ENI has no such group.
+    pub rules_known: bool,
     /// Ingress rules in the order of the file.
     pub ingress: Vec<Rule>,
     /// Egress rules in the order of the file.

@@ -63,6 +63,8 @@ pub(super) struct RawGroup {
     pub(super) name: Option<String>,
     pub(super) vpc: Option<String>,
     pub(super) form: Form,
+    /// `false` for a group that is only known by the ENIs that have it.
+    pub(super) rules_known: bool,
     pub(super) ingress: Vec<RawRule>,
     pub(super) egress: Vec<RawRule>,
     pub(super) spot: Spot,

@@ -94,6 +94,7 @@ fn groups() -> impl Strategy<Value = Vec<SecurityGroup>> {
             id: format!("sg-{name}"),
             name: format!("g{name}"),
             vpc: None,
+            rules_known: true,
             ingress: named(name, Direction::Ingress, ingress),
             egress: named(name, Direction::Egress, egress),
         };

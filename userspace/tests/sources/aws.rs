@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use taskgate::model::{IcmpMatch, Peer, Ports, Protocol, Rule};
-use taskgate::sources::{Loaded, load, read};
+use taskgate::model::{GroupIndex, IcmpMatch, Peer, Ports, Protocol, Rule};
+use taskgate::sources::{Loaded, derived_id, load, read};
 
 use crate::support::{lines, shown};
 
@@ -135,14 +135,58 @@ fn missing_groups_match_nothing_and_are_told() {
         loaded.model.groups[0].ingress[0].peer,
         Peer::Missing(String::from("sg-gone"))
     );
-    assert_eq!(loaded.model.enis[0].groups.len(), 1);
     assert_eq!(
         lines(&loaded.warnings),
-        "enis.json:2:41: `eni-1` has group `sg-far`, which no file holds; add the group's file if rules refer to it\n\
+        "enis.json:2:41: no file holds security group `sg-far`, which `eni-1` has: rules that refer to it cover its \
+         members, its own rules are not known; add the output of `aws ec2 describe-security-groups` that holds it\n\
          groups.json:2:51: there is no security group `sg-gone`, so the rule matches nothing; add the group's file if \
          it exists; a deleted group's rule can stay\n\
          groups.json:3:77: the ingress rule for `::/0` matches nothing: `icmp` is IPv4 only; write `icmpv6`, or another \
          CIDR"
+    );
+}
+
+#[test]
+fn a_group_that_only_enis_name_covers_its_members() {
+    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "VpcId": "vpc-1", "IpPermissions": [
+        {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-far"}]}]},
+        {"GroupId": "sg-2", "GroupName": "sg-2", "VpcId": "vpc-1"}]}"#;
+    let enis = r#"{"NetworkInterfaces": [
+        {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.9", "VpcId": "vpc-1",
+         "Groups": [{"GroupId": "sg-far", "GroupName": "web"}, {"GroupId": "sg-far", "GroupName": "web"}]},
+        {"NetworkInterfaceId": "eni-2", "PrivateIpAddress": "10.0.0.8", "VpcId": "vpc-1",
+         "Groups": [{"GroupId": "sg-1"}, {"GroupId": "SG-FAR"}]}]}"#;
+    let native = "taskgate: v1\ngroups: [{name: own, ingress: [{protocol: tcp, from: 'group:sg-FAR'}, {protocol: udp, from: \
+                  'group:web'}], egress: []}]\nmembers: [{address: 10.0.0.7, groups: [sg-far, sg-2]}]\n";
+    let files = [("enis.json", enis), ("groups.json", groups), ("t.yaml", native)];
+    let loaded = read(&files).expect("only warnings");
+    let shown: Vec<_> = loaded
+        .model
+        .groups
+        .iter()
+        .map(|group| (group.id.as_str(), group.rules_known))
+        .collect();
+    let own = derived_id("sg", "own");
+    // Known by name is the group that a file holds, also where an ENI calls another one so.
+    assert_eq!(
+        shown,
+        [("sg-1", true), ("sg-2", true), (own.as_str(), true), ("sg-far", false)]
+    );
+    let far = Peer::Group(GroupIndex(3));
+    assert_eq!(loaded.model.groups[0].ingress[0].peer, far);
+    let peers = loaded.model.groups[2].ingress.iter().map(|rule| rule.peer.clone());
+    assert_eq!(peers.collect::<Vec<_>>(), [far, Peer::Group(GroupIndex(0))]);
+    let enis = loaded
+        .model
+        .enis
+        .iter()
+        .map(|eni| eni.groups.iter().map(|group| group.0).collect());
+    assert_eq!(enis.collect::<Vec<Vec<usize>>>(), [vec![3], vec![0, 3], vec![3, 1]]);
+    assert_eq!(
+        lines(&loaded.warnings),
+        "enis.json:3:21: no file holds security group `web` (sg-far), which 2 ENIs have, `eni-1` first: rules that refer \
+         to it cover its members, its own rules are not known; add the output of `aws ec2 describe-security-groups` \
+         that holds it"
     );
 }
 

@@ -402,7 +402,7 @@ fn tasks_of_known_enis() {
                     "taskgate: v1\ntasks:\n  - {name: a, eni: eni-1, device: v0}\n",
                 ),
             ],
-            "aws.json:2:99: there is no security group `sg-9`; add the file that holds it, or put the id right",
+            "aws.json:2:99: no file holds the rules of security group `sg-9`; add the output of `aws ec2 describe-security-groups` that holds it",
         ),
         (
             "the task does not say that it is the ENI",

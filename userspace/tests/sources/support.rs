@@ -22,9 +22,13 @@ pub(crate) fn shown(loaded: &Loaded) -> String {
         writeln!(text, "{:indent$}{line}", "").expect("writing to a string");
     };
     for (position, group) in groups.iter().enumerate() {
+        let rules = if group.rules_known { "" } else { ", rules not known" };
         line(
             0,
-            format!("group {position}: {} {:?} in {:?}", group.id, group.name, group.vpc),
+            format!(
+                "group {position}: {} {:?} in {:?}{rules}",
+                group.id, group.name, group.vpc
+            ),
         );
         for direction in [Direction::Ingress, Direction::Egress] {
             for rule in group.rules(direction) {

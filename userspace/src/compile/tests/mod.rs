@@ -56,6 +56,7 @@ fn group(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> SecurityGroup {
         id: format!("sg-{name}"),
         name: name.into(),
         vpc: None,
+        rules_known: true,
         ingress,
         egress,
     }

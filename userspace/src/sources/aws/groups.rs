@@ -23,6 +23,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
             .map(|name| name.trim().to_owned()),
         vpc: group.text("VpcId", report).map(str::to_owned),
         form: Form::Aws,
+        rules_known: true,
         ingress: Vec::new(),
         egress: Vec::new(),
         spot: group.spot,

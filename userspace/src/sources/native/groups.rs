@@ -35,6 +35,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
         name: Some(name),
         vpc: None,
         form: Form::Native,
+        rules_known: true,
         ingress,
         egress,
         spot: group.spot,

@@ -129,7 +129,8 @@ fn apart(tasks: &[RawTask], report: &mut Report) {
 
 /// The ENI of a task: what the task says, filled from what AWS says of its ENI.
 fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Report) -> Eni {
-    let groups = task.groups.as_ref().map(|groups| own_groups(groups, names, report));
+    let find = |text: &str| names.gated_group(text);
+    let groups = task.groups.as_ref().map(|groups| own_groups(groups, find, report));
     let Some(raw) = aws else {
         if !task.partial && !report.objects_lost {
             wanting(task, report);
@@ -150,7 +151,7 @@ fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Repor
             ecs: task.ecs.clone(),
         };
     };
-    let aws_groups = own_groups(&raw.groups, names, report);
+    let aws_groups = own_groups(&raw.groups, find, report);
     if !task.partial && !raw.partial {
         agree(
             task,
@@ -266,21 +267,9 @@ fn aws_eni(raw: &RawEni) -> Eni {
     }
 }
 
-/// An ENI that is not bound here: a group that no file holds is left out, with a warning.
+/// An ENI that is not bound here: the rules of its groups need not be known.
 fn from_aws(raw: &RawEni, names: &Names, report: &mut Report) -> Eni {
-    let mut groups = Vec::new();
-    for reference in &raw.groups {
-        match names.group(&reference.text) {
-            Found::One(group) if groups.contains(&group) => {}
-            Found::One(group) => groups.push(group),
-            Found::Unknown(_) | Found::Ambiguous(_) => {
-                if !report.objects_lost {
-                    let message = format!("`{}` has group `{}`, which no file holds", raw.id, reference.text);
-                    report.warn(reference.spot, message, "add the group's file if rules refer to it");
-                }
-            }
-        }
-    }
+    let groups = own_groups(&raw.groups, |text| names.group(text), report);
     Eni { groups, ..aws_eni(raw) }
 }
 
@@ -290,7 +279,7 @@ fn from_member(member: &RawMember, names: &Names, report: &mut Report) -> Eni {
         task: None,
         account: None,
         addresses: vec![member.address],
-        groups: own_groups(&member.groups, names, report),
+        groups: own_groups(&member.groups, |text| names.group(text), report),
         binding: None,
         source_dest_check: true,
         vpc: None,
@@ -300,10 +289,14 @@ fn from_member(member: &RawMember, names: &Names, report: &mut Report) -> Eni {
 }
 
 /// The groups of a task's or member's own list: every one has to be known.
-fn own_groups(references: &[Reference], names: &Names, report: &mut Report) -> Vec<GroupIndex> {
+fn own_groups(
+    references: &[Reference],
+    find: impl Fn(&str) -> Found<GroupIndex>,
+    report: &mut Report,
+) -> Vec<GroupIndex> {
     let mut groups = Vec::new();
     for reference in references {
-        match names.group(&reference.text) {
+        match find(&reference.text) {
             Found::One(group) if groups.contains(&group) => {}
             Found::One(group) => groups.push(group),
             Found::Unknown(_) if report.objects_lost => {}

@@ -1,20 +1,22 @@
 //! Groups: rules joined with their ids, and their peers looked up.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use ipnet::IpNet;
 
 use crate::model::{Direction, Peer, Protocol, Rule, SecurityGroup};
 
 use super::super::problem::Report;
-use super::super::raw::{AwsRule, Form, RawEni, RawGroup, RawPeer, RawRule, families};
+use super::super::raw::{AwsRule, Form, Object as _, RawEni, RawGroup, RawPeer, RawRule, families};
 use super::super::value::protocol_text;
 use super::ListUse;
 use super::names::{Found, Names};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// All groups: those with a head, their rules joined with their ids, and those that are only known by their rules.
+/// All groups: those with a head, their rules joined with their ids; those that are only known by their rules; and those
+/// that are only known by the ENIs that have them.
 pub(super) fn gather(
     mut groups: Vec<RawGroup>,
     rules: Vec<AwsRule>,
@@ -40,7 +42,61 @@ pub(super) fn gather(
         }
     }
     name_by_enis(&mut groups, enis);
+    only_on_enis(&mut groups, enis, report);
     groups
+}
+
+/// Adds the groups that no file holds and some ENI has: rules that refer to such a group cover its members. One warning
+/// for each.
+fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Report) {
+    let mut positions: HashMap<String, Option<usize>> =
+        groups.iter().map(|group| (group.id.to_lowercase(), None)).collect();
+    let mut holders: Vec<(&RawEni, usize)> = Vec::new();
+    let held = groups.len();
+    for eni in enis {
+        for (at, (reference, name)) in eni.groups.iter().zip(&eni.group_names).enumerate() {
+            if eni.groups[..at].iter().any(|earlier| earlier.text == reference.text) {
+                continue;
+            }
+            match positions.entry(reference.text.to_lowercase()) {
+                Entry::Occupied(known) => {
+                    if let Some(position) = known.get() {
+                        holders[*position].1 += 1;
+                    }
+                }
+                Entry::Vacant(new) => {
+                    new.insert(Some(holders.len()));
+                    holders.push((eni, 1));
+                    groups.push(RawGroup {
+                        id: reference.text.clone(),
+                        name: name.clone(),
+                        vpc: eni.vpc.clone(),
+                        form: Form::Aws,
+                        rules_known: false,
+                        ingress: Vec::new(),
+                        egress: Vec::new(),
+                        spot: reference.spot,
+                        partial: false,
+                    });
+                }
+            }
+        }
+    }
+    if report.objects_lost {
+        return;
+    }
+    for (group, (first, count)) in groups[held..].iter().zip(holders) {
+        let who = match count {
+            1 => format!("`{}` has", first.id),
+            more => format!("{more} ENIs have, `{}` first", first.id),
+        };
+        let message = format!(
+            "no file holds {}, which {who}: rules that refer to it cover its members, its own rules are not known",
+            group.title(),
+        );
+        let hint = "add the output of `aws ec2 describe-security-groups` that holds it";
+        report.warn(group.spot, message, hint);
+    }
 }
 
 /// Gives the group's rules their ids; a rule without a counterpart on either side is an error.
@@ -102,6 +158,7 @@ fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
         name: None,
         vpc: None,
         form: Form::Aws,
+        rules_known: true,
         ingress,
         egress,
         spot,
@@ -154,6 +211,7 @@ pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) 
                 id: group.id.clone(),
                 name,
                 vpc: group.vpc.clone(),
+                rules_known: group.rules_known,
                 ingress,
                 egress,
             }

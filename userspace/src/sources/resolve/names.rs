@@ -26,37 +26,39 @@ struct Table {
     prefix: &'static str,
     ids: Vec<String>,
     names: Vec<String>,
-    positions: HashMap<String, Vec<usize>>,
+    /// Positions by id and by name, in lower case. An id is asked first: what is an id never means another's name.
+    by_id: HashMap<String, Vec<usize>>,
+    by_name: HashMap<String, Vec<usize>>,
 }
 
 impl Table {
-    fn new<'o>(
-        kind: &'static str,
-        prefix: &'static str,
-        objects: impl Iterator<Item = (&'o str, Option<&'o str>)>,
-    ) -> Self {
-        let mut table = Self {
+    fn new(kind: &'static str, prefix: &'static str) -> Self {
+        Self {
             kind,
             prefix,
             ids: Vec::new(),
             names: Vec::new(),
-            positions: HashMap::new(),
-        };
-        for (id, name) in objects {
-            let position = table.ids.len();
-            table.ids.push(id.to_owned());
-            table.positions.entry(id.to_lowercase()).or_default().push(position);
-            if let Some(name) = name {
-                table.names.push(name.to_owned());
-                table.positions.entry(name.to_lowercase()).or_default().push(position);
-            }
+            by_id: HashMap::new(),
+            by_name: HashMap::new(),
         }
-        table
+    }
+
+    /// Adds the object at the next position.
+    fn add(&mut self, id: &str, name: Option<&str>) {
+        let position = self.ids.len();
+        self.ids.push(id.to_owned());
+        self.by_id.entry(id.to_lowercase()).or_default().push(position);
+        if let Some(name) = name {
+            self.names.push(name.to_owned());
+            self.by_name.entry(name.to_lowercase()).or_default().push(position);
+        }
     }
 
     fn find(&self, text: &str) -> Found<usize> {
         let Self { kind, .. } = self;
-        match self.positions.get(&text.to_lowercase()).map(Vec::as_slice) {
+        let wanted = text.to_lowercase();
+        let found = self.by_id.get(&wanted).or_else(|| self.by_name.get(&wanted));
+        match found.map(Vec::as_slice) {
             Some([position]) => Found::One(*position),
             Some(several) => {
                 let ids: Vec<String> = several
@@ -93,19 +95,47 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Names {
     groups: Table,
+    /// The number of groups whose rules are known. They come first.
+    held_groups: usize,
     lists: Table,
     known_lists: usize,
 }
 
 impl Names {
     pub(super) fn new(groups: &[RawGroup], lists: &[RawPrefixList]) -> Self {
-        let groups = groups.iter().map(|group| (group.id.as_str(), group.name.as_deref()));
-        let known_lists = lists.len();
-        let lists = lists.iter().map(|list| (list.id.as_str(), list.name.as_deref()));
+        let held_groups = groups.iter().take_while(|group| group.rules_known).count();
+        let (held, on_enis) = groups.split_at(held_groups);
+        let mut group_names = Table::new("security group", "sg-");
+        for group in held {
+            group_names.add(&group.id, group.name.as_deref());
+        }
+        // A name that a file holds means that file's group, whatever the ENIs of other VPCs call theirs.
+        let held_names = group_names.by_name.clone();
+        for group in on_enis {
+            let name = group.name.as_deref();
+            let name = name.filter(|name| !held_names.contains_key(&name.to_lowercase()));
+            group_names.add(&group.id, name);
+        }
+        let mut list_names = Table::new("prefix list", "pl-");
+        for list in lists {
+            list_names.add(&list.id, list.name.as_deref());
+        }
         Self {
-            groups: Table::new("security group", "sg-", groups),
-            lists: Table::new("prefix list", "pl-", lists),
-            known_lists,
+            groups: group_names,
+            held_groups,
+            lists: list_names,
+            known_lists: lists.len(),
+        }
+    }
+
+    /// A group of a gated ENI, whose rules have to be known.
+    pub(super) fn gated_group(&self, text: &str) -> Found<GroupIndex> {
+        match self.group(text) {
+            Found::One(group) if group.0 >= self.held_groups => Found::Unknown(Fault::new(
+                format!("no file holds the rules of security group `{text}`"),
+                "add the output of `aws ec2 describe-security-groups` that holds it",
+            )),
+            found => found,
         }
     }
 
@@ -127,14 +157,8 @@ impl Names {
 
     /// Makes a list known by its id alone: its entries may only be wanting.
     pub(super) fn add_list(&mut self, id: &str) -> PrefixListIndex {
-        let position = self.lists.ids.len();
-        self.lists.ids.push(id.to_owned());
-        self.lists
-            .positions
-            .entry(id.to_lowercase())
-            .or_default()
-            .push(position);
-        PrefixListIndex(position)
+        self.lists.add(id, None);
+        PrefixListIndex(self.lists.ids.len() - 1)
     }
 
     /// The ids given to [`Names::add_list`], in order.
