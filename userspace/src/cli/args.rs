@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 
+use crate::model::protocol_number;
+
 /// A security group in front of every task on this host.
 ///
 /// Exit status: 0 ok, 1 failure, 2 usage, 3 invalid configuration, 5 not found, 7 the answer is no.
@@ -89,7 +91,7 @@ pub struct Explain {
     /// To whom, likewise
     #[arg(long, value_name = "WHO")]
     pub to: String,
-    /// tcp, udp, icmp, icmpv6, or a protocol's number
+    /// tcp, udp, icmp, icmpv6, or another protocol's IANA name or number
     #[arg(long, value_name = "PROTOCOL", value_parser = protocol)]
     pub protocol: u8,
     /// TCP, UDP: the destination port
@@ -164,19 +166,12 @@ fn instance(text: &str) -> Result<String, String> {
 }
 
 fn protocol(text: &str) -> Result<u8, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "icmp" => Ok(1),
-        "tcp" => Ok(6),
-        "udp" => Ok(17),
-        "icmpv6" | "ipv6-icmp" => Ok(58),
-        "all" | "-1" => Err(String::from("a packet has one protocol; name it")),
-        other => match other.parse() {
-            Ok(number) => Ok(number),
-            Err(_) => Err(String::from(
-                "write `tcp`, `udp`, `icmp`, `icmpv6` or a number from 0 to 255",
-            )),
-        },
+    if matches!(text.to_ascii_lowercase().as_str(), "all" | "-1") {
+        return Err(String::from("a packet has one protocol; name it"));
     }
+    protocol_number(text).or_else(|| text.parse().ok()).ok_or_else(|| {
+        String::from("write a protocol's name, such as `tcp`, `icmp` or `esp`, or a number from 0 to 255")
+    })
 }
 
 #[cfg(test)]

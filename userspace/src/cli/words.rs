@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::model::{
-    Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixListIndex, Protocol, Rule,
+    Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixListIndex, Protocol, Rule, protocol_text,
 };
 
 /// `IPv4`, `IPv6`.
@@ -27,7 +27,7 @@ pub(super) fn protocol(protocol: Protocol) -> String {
         Protocol::Udp(range) => ports("udp", range),
         Protocol::Icmp(messages) => icmp("icmp", messages),
         Protocol::Icmpv6(messages) => icmp("icmpv6", messages),
-        Protocol::Number(number) => format!("protocol {number}"),
+        Protocol::Number(number) => protocol_text(number),
     }
 }
 

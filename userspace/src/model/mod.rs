@@ -7,12 +7,14 @@
 mod eni;
 mod exempt;
 mod peer;
+mod protocol_names;
 mod rule;
 mod settings;
 
 pub use eni::{Binding, EcsFields, Eni, Vlan};
 pub use exempt::Exempt;
 pub use peer::{GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, SecurityGroup};
+pub use protocol_names::{misleading_protocol, protocol_name, protocol_number, protocol_text};
 pub use rule::{Direction, Family, IcmpMatch, Ports, Protocol, Rule};
 pub use settings::{
     AddressList, ConnectionLimits, Destination, FlowLog, IcmpErrors, OnRuleRemoval, PerTask, Settings, Timeouts,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{IcmpMatch, Ports, Protocol};
+use crate::model::{IcmpMatch, Ports, Protocol, protocol_number};
 
 use super::problem::Fault;
 
@@ -58,27 +58,35 @@ impl ProtocolName {
     }
 }
 
-/// A protocol's name or IANA number.
+/// A protocol's name or IANA number, as AWS writes it: four have names.
+pub(super) fn aws_protocol(text: &str) -> Result<ProtocolName, Fault> {
+    let named = |number: &u8| matches!(number, 1 | 6 | 17 | 58);
+    protocol_by(text, || protocol_number(text).filter(named)).ok_or_else(|| {
+        let hint = "write `tcp`, `udp`, `icmp`, `icmpv6`, `-1` or a number from 0 to 255";
+        Fault::new(format!("`{text}` is no protocol"), hint)
+    })
+}
+
+/// A protocol's name or IANA number, as the native form has it.
 pub(super) fn protocol(text: &str) -> Result<ProtocolName, Fault> {
-    match text.to_ascii_lowercase().as_str() {
-        "-1" | "all" => return Ok(ProtocolName::All),
-        "tcp" => return Ok(ProtocolName::Tcp),
-        "udp" => return Ok(ProtocolName::Udp),
-        "icmp" => return Ok(ProtocolName::Icmp),
-        "icmpv6" | "ipv6-icmp" => return Ok(ProtocolName::Icmpv6),
-        _ => {}
+    protocol_by(text, || protocol_number(text)).ok_or_else(|| {
+        let hint =
+            "write `tcp`, `udp`, `icmp`, `icmpv6`, another one's name such as `esp`, `all`, or a number from 0 to 255";
+        Fault::new(format!("`{text}` is no protocol"), hint)
+    })
+}
+
+fn protocol_by(text: &str, number: impl FnOnce() -> Option<u8>) -> Option<ProtocolName> {
+    if text == "-1" || text.eq_ignore_ascii_case("all") {
+        return Some(ProtocolName::All);
     }
-    match text.parse::<u8>() {
-        Ok(1) => Ok(ProtocolName::Icmp),
-        Ok(6) => Ok(ProtocolName::Tcp),
-        Ok(17) => Ok(ProtocolName::Udp),
-        Ok(58) => Ok(ProtocolName::Icmpv6),
-        Ok(number) => Ok(ProtocolName::Number(number)),
-        Err(_) => Err(Fault::new(
-            format!("`{text}` is no protocol"),
-            "write `tcp`, `udp`, `icmp`, `icmpv6`, `all` or a number from 0 to 255",
-        )),
-    }
+    Some(match number().or_else(|| text.parse().ok())? {
+        1 => ProtocolName::Icmp,
+        6 => ProtocolName::Tcp,
+        17 => ProtocolName::Udp,
+        58 => ProtocolName::Icmpv6,
+        number => ProtocolName::Number(number),
+    })
 }
 
 /// `443` or `8000-8100`.
@@ -277,6 +285,6 @@ pub(super) fn protocol_text(protocol: Protocol) -> String {
         Protocol::Udp(range) => ports("udp", range),
         Protocol::Icmp(which) => icmp("icmp", which),
         Protocol::Icmpv6(which) => icmp("icmpv6", which),
-        Protocol::Number(number) => format!("protocol {number}"),
+        Protocol::Number(number) => crate::model::protocol_text(number),
     }
 }

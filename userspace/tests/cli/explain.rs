@@ -54,6 +54,9 @@ fn what_passes() {
         "explain --from worker-1 --to WEB-1 --protocol icmp",
         "explain --from old-1 --to web-1 --protocol icmpv6 --type 128 --fail-on-deny",
         "explain --from worker-1 --to 192.0.2.1 --protocol 50",
+        "explain --from worker-1 --to 192.0.2.1 --protocol OSPF",
+        "explain --from worker-1 --to 192.0.2.1 --protocol ipip",
+        "explain --from worker-1 --to 192.0.2.1 --protocol 200",
         "explain --from 10.9.0.1 --to db-1 --protocol 6 --port 22 --source-port 1023",
     ]));
 }
@@ -69,6 +72,7 @@ fn what_is_denied() {
         "explain --from 10.8.0.1 --to db-1 --protocol tcp --port 22",
         "explain --from 10.9.0.1 --to web-1 --protocol icmp --type 13",
         "explain --from web-1 --to 10.0.2.6 --protocol udp --port 53",
+        "explain --from web-1 --to 192.0.2.1 --protocol esp",
     ]));
 }
 

@@ -41,7 +41,16 @@ fn security_groups() {
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
  "IpPermissions": [{"IpProtocol": "http", "IpRanges": []}]}]}"#,
             )],
-            "g.json:2:35: `http` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, `all` or a number from 0 to 255",
+            "g.json:2:35: `http` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, `-1` or a number from 0 to 255",
+        ),
+        (
+            "a protocol's name that AWS does not print",
+            &[(
+                "g.json",
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
+ "IpPermissions": [{"IpProtocol": "esp", "IpRanges": []}]}]}"#,
+            )],
+            "g.json:2:35: `esp` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, `-1` or a number from 0 to 255",
         ),
         (
             "TCP without ports",
@@ -275,7 +284,7 @@ fn security_group_rules() {
  {"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-1", "IsEgress": false, "IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "CidrIpv4": "10.0.0.0/8"}]}"#,
                 ),
             ],
-            "g.json:2:157: the rule ingress protocol 50 from sg-1 is not among the `SecurityGroupRules` of its group at r.json:2:2; print both again, one right after the other",
+            "g.json:2:157: the rule ingress esp (50) from sg-1 is not among the `SecurityGroupRules` of its group at r.json:2:2; print both again, one right after the other",
         ),
         (
             "the same id with another peer",

@@ -11,7 +11,7 @@ fn rules() {
                 "t.yaml",
                 "taskgate: v1\ngroups:\n  - name: web\n    ingress:\n      - { ports: 80, from: any }\n",
             )],
-            "t.yaml:5:9: a rule has no `protocol`; write `tcp`, `udp`, `icmp`, `icmpv6`, a number or `all`",
+            "t.yaml:5:9: a rule has no `protocol`; write `tcp`, `udp`, `icmp`, `icmpv6`, another one's name or number, or `all`",
         ),
         (
             "unknown protocol",
@@ -19,7 +19,7 @@ fn rules() {
                 "t.yaml",
                 "taskgate: v1\ngroups:\n  - name: web\n    ingress:\n      - { protocol: sctpp, from: any }\n",
             )],
-            "t.yaml:5:21: `sctpp` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, `all` or a number from 0 to 255",
+            "t.yaml:5:21: `sctpp` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, another one's name such as `esp`, `all`, or a number from 0 to 255",
         ),
         (
             "protocol number too big",
@@ -27,7 +27,7 @@ fn rules() {
                 "t.yaml",
                 "taskgate: v1\ngroups:\n  - name: web\n    ingress:\n      - { protocol: 256, from: any }\n",
             )],
-            "t.yaml:5:21: `256` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, `all` or a number from 0 to 255",
+            "t.yaml:5:21: `256` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, another one's name such as `esp`, `all`, or a number from 0 to 255",
         ),
         (
             "no peer",
@@ -203,7 +203,7 @@ fn rules() {
                 "t.yaml",
                 "taskgate: v1\ngroups:\n  - name: web\n    ingress:\n      - { protocol: 50, ports: 8, from: any }\n",
             )],
-            "t.yaml:5:25: `ports` does not go with `protocol 50`; leave it out: all of it is allowed",
+            "t.yaml:5:25: `ports` does not go with `esp (50)`; leave it out: all of it is allowed",
         ),
         (
             "ports of all",

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use taskgate::model::{Binding, Eni, Exempt};
+use taskgate::model::{Binding, Eni, Exempt, IcmpMatch, Ports, Protocol};
 use taskgate::sources::{derived_id, read};
 
 use crate::support::{lines, native, shown};
@@ -75,6 +75,56 @@ fn aliases_stand_for_what_they_name() {
         - {name: a, ingress: [{protocol: tcp, ports: 1, from: [10.0.0.0/8, any]}]}\n\
         - {name: b, ingress: [{protocol: tcp, ports: 2, from: [10.0.0.0/8, any]}]}\n";
     assert_eq!(native(written), native(long));
+}
+
+/// The protocols of one group's rules, as they were understood, and the warnings.
+fn protocols(names: &[&str]) -> (Vec<Protocol>, Vec<String>) {
+    let rules: Vec<String> = names
+        .iter()
+        .map(|name| format!("{{protocol: {name}, from: 10.0.0.1}}"))
+        .collect();
+    let loaded = native(&format!(
+        "taskgate: v1\ngroups:\n- {{name: a, ingress: [{}]}}\n",
+        rules.join(", ")
+    ));
+    let understood = loaded.model.groups[0]
+        .ingress
+        .iter()
+        .map(|rule| rule.protocol)
+        .collect();
+    (understood, loaded.warnings.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn protocols_have_names() {
+    let names = [
+        "sctp", "esp", "AH", "gre", "igmp", "vrrp", "ipencap", "ospf", "OSPFIGP", "a/n", "3pc", "50", "200",
+    ];
+    let numbers = [132, 50, 51, 47, 2, 112, 4, 89, 89, 107, 34, 50, 200];
+    let expected: Vec<Protocol> = numbers.into_iter().map(Protocol::Number).collect();
+    assert_eq!(protocols(&names), (expected, Vec::new()));
+    let whole = [
+        Protocol::Icmp(IcmpMatch::All),
+        Protocol::Icmpv6(IcmpMatch::All),
+        Protocol::Udp(Ports::ALL),
+    ];
+    let (found, _) = protocols(&["icmp", "ipv6-icmp", "UDP"]);
+    assert_eq!(found, whole);
+}
+
+#[test]
+fn names_that_often_mean_something_else_are_warned_of() {
+    let (found, warnings) = protocols(&["ipip", "94", "rdp"]);
+    assert_eq!(found, [94, 94, 27].map(Protocol::Number));
+    assert_eq!(
+        warnings,
+        [
+            "t.yaml:3:34: `ipip` is protocol 94; tunnels of IPv4 in IPv4 (`ip tunnel … mode ipip`) are `ipencap`, \
+             protocol 4; if protocol 94 is meant, write the number",
+            "t.yaml:3:100: `rdp` is protocol 27; Remote Desktop is tcp and udp port 3389; if protocol 27 is meant, \
+             write the number",
+        ]
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cli::words,
-    model::{Direction, Eni, GroupIndex, Model},
+    model::{Direction, Eni, GroupIndex, Model, protocol_name},
 };
 
 /// A rule to add.
@@ -62,6 +62,9 @@ fn protocol(message: Message) -> String {
         Message::Udp { port, .. } => format!("protocol: udp, ports: {port}"),
         Message::Icmp { kind, code } => format!("protocol: icmp, type: {kind}, code: {code}"),
         Message::Icmpv6 { kind, code } => format!("protocol: icmpv6, type: {kind}, code: {code}"),
-        Message::Other(number) => format!("protocol: {number}"),
+        Message::Other(number) => match protocol_name(number) {
+            Some(name) => format!("protocol: {name}"),
+            None => format!("protocol: {number}"),
+        },
     }
 }

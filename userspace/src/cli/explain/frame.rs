@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use crate::model::protocol_text;
+
 /// What the packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -80,7 +82,7 @@ impl fmt::Display for Message {
             Self::Udp { port, .. } => write!(f, "udp port {port}"),
             Self::Icmp { kind, code } => write!(f, "icmp type {kind} code {code}"),
             Self::Icmpv6 { kind, code } => write!(f, "icmpv6 type {kind} code {code}"),
-            Self::Other(number) => write!(f, "protocol {number}"),
+            Self::Other(number) => f.write_str(&protocol_text(number)),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{frame::Message, question::Question};
 use crate::{
     cli::words,
-    model::{Direction, Eni, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule},
+    model::{Direction, Eni, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule, protocol_name, protocol_text},
 };
 
 /// The rule that missed by least.
@@ -134,14 +134,14 @@ fn transport(protocol: Protocol, message: Message) -> Vec<Miss> {
         (Protocol::Udp(_), _) => (String::from("udp"), false, None),
         (Protocol::Icmp(_), _) => (String::from("icmp"), false, None),
         (Protocol::Icmpv6(_), _) => (String::from("icmpv6"), false, None),
-        (Protocol::Number(number), _) => (number.to_string(), false, None),
+        (Protocol::Number(number), _) => (number_text(number), false, None),
     };
     let own = match message {
         Message::Tcp { .. } => String::from("tcp"),
         Message::Udp { .. } => String::from("udp"),
         Message::Icmp { .. } => String::from("icmp"),
         Message::Icmpv6 { .. } => String::from("icmpv6"),
-        Message::Other(number) => number.to_string(),
+        Message::Other(number) => number_text(number),
     };
     let miss = Miss {
         field: Field::Protocol,
@@ -149,6 +149,11 @@ fn transport(protocol: Protocol, message: Message) -> Vec<Miss> {
         message: format!("protocol {own} is not {name}"),
     };
     [miss].into_iter().chain(inner).collect()
+}
+
+/// A protocol behind the word `protocol`.
+fn number_text(number: u8) -> String {
+    protocol_name(number).map_or_else(|| number.to_string(), |_| protocol_text(number))
 }
 
 fn port_miss(ports: Ports, port: u16) -> Option<Miss> {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cli::{Error, args::Explain, words},
-    model::{Eni, Family, Model},
+    model::{Eni, Family, Model, misleading_protocol, protocol_name},
 };
 
 /// One end of the way.
@@ -82,6 +82,12 @@ impl<'a> Question<'a> {
     /// What the verdict does not say by itself.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        if let Message::Other(number) = self.message
+            && let Some(name) = protocol_name(number)
+            && let Some(meant) = misleading_protocol(name)
+        {
+            notes.push(format!("`{name}` is protocol {number}; {meant}"));
+        }
         if let (Some(from), Some(to)) = (self.from.eni, self.to.eni)
             && from.id == to.id
         {

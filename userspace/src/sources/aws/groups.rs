@@ -183,7 +183,7 @@ pub(super) fn cidr_at(node: &Node, key: &str, report: &mut Report) -> Option<IpN
 fn protocol(object: &Object<'_>, report: &mut Report) -> Option<Protocol> {
     let node = object.required("IpProtocol", AS_PRINTED, report)?;
     let before = report.errors();
-    let name = object.value("IpProtocol", report, value::protocol)?;
+    let name = object.value("IpProtocol", report, value::aws_protocol)?;
     let mut end = |key: &str| object.number(key, -1..=65535, report);
     let (from, to): (Option<i32>, Option<i32>) = (end("FromPort"), end("ToPort"));
     if report.errors() > before {

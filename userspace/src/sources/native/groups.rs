@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::model::{Direction, Family, IcmpMatch, Protocol};
+use crate::model::{Direction, Family, IcmpMatch, Protocol, misleading_protocol, protocol_number};
 
-use super::super::node::Node;
+use super::super::node::{Node, Value};
 use super::super::object::{Object, items};
 use super::super::problem::{Fault, Report, Spot};
 use super::super::raw::{Form, RawGroup, RawPeer, RawRule, families};
@@ -90,10 +90,14 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -
     );
     let name = match object.required(
         "protocol",
-        "write `tcp`, `udp`, `icmp`, `icmpv6`, a number or `all`",
+        "write `tcp`, `udp`, `icmp`, `icmpv6`, another one's name or number, or `all`",
         report,
     ) {
-        Some(_) => object.value("protocol", report, value::protocol),
+        Some(node) => {
+            let name = object.value("protocol", report, value::protocol);
+            misleading(node, report);
+            name
+        }
         None => None,
     };
     let protocols = name.map(|name| protocols(name, &object, report)).unwrap_or_default();
@@ -134,6 +138,16 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -
         }
     }
     rules
+}
+
+/// Warns of a protocol's name that often means something else.
+fn misleading(node: &Node, report: &mut Report) {
+    if let Value::Scalar(name) = &node.value
+        && let (Some(meant), Some(number)) = (misleading_protocol(name), protocol_number(name))
+    {
+        let hint = format!("{meant}; if protocol {number} is meant, write the number");
+        report.warn(node.spot, format!("`{name}` is protocol {number}"), hint);
+    }
 }
 
 /// The protocol with each of its ports.
