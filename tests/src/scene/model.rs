@@ -1,7 +1,8 @@
 //! Models in few words.
 
 use taskgate::model::{
-    Binding, Direction, EcsFields, Eni, GroupIndex, Model, Peer, Ports, PrefixListIndex, Protocol, Rule, SecurityGroup,
+    Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, Location, Model, Peer, Ports, PrefixListIndex, Protocol,
+    Rule, SecurityGroup,
 };
 
 /// An ENI that is gated here: its id, its addresses, and its groups by position.
@@ -63,6 +64,7 @@ pub fn group(name: &str, ingress: &[(Protocol, &str)], egress: &[(Protocol, &str
             protocol: *protocol,
             peer: peer(far),
             description: String::new(),
+            location: Location::default(),
         });
         named.collect()
     };
@@ -71,6 +73,8 @@ pub fn group(name: &str, ingress: &[(Protocol, &str)], egress: &[(Protocol, &str
         name: name.into(),
         vpc: None,
         rules_known: true,
+        dialect: Dialect::Native,
+        location: Location::default(),
         ingress: rules(Direction::Ingress, ingress),
         egress: rules(Direction::Egress, egress),
     }

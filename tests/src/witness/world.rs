@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use taskgate::{
     compile::Gate,
     model::{
-        AddressList, Direction, Eni, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixList, PrefixListIndex, Protocol,
-        Rule, SecurityGroup,
+        AddressList, Dialect, Direction, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports, PrefixList,
+        PrefixListIndex, Protocol, Rule, SecurityGroup,
     },
 };
 
@@ -146,6 +146,8 @@ fn any_group(number: usize, dice: &mut Dice) -> SecurityGroup {
         name: format!("group-{number}"),
         vpc: None,
         rules_known: true,
+        dialect: Dialect::Native,
+        location: Location::default(),
         ingress: rules(Direction::Ingress),
         egress: rules(Direction::Egress),
     }
@@ -162,6 +164,7 @@ fn any_rule(group: usize, direction: Direction, at: usize, dice: &mut Dice) -> R
             _ => peer(dice.of(&NETS)),
         },
         description: String::new(),
+        location: Location::default(),
     }
 }
 

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     compile::CompileError,
-    model::{Direction, Model},
-    sources::{self, Problem, Problems},
+    model::{Direction, Location, Model},
+    sources::{self, Loaded, Problem, Problems},
 };
 
 /// What a configuration amounts to.
@@ -65,16 +65,6 @@ impl From<Problem> for Note {
     }
 }
 
-impl From<Lint> for Note {
-    fn from(lint: Lint) -> Self {
-        Self {
-            message: lint.message,
-            hint: Some(lint.hint),
-            ..Self::default()
-        }
-    }
-}
-
 impl From<CompileError> for Note {
     fn from(error: CompileError) -> Self {
         Self {
@@ -90,33 +80,47 @@ pub(super) fn run(folder: &Path, form: Output) -> Result<Exit, Error> {
     if form == Output::Json {
         return json(checked);
     }
-    let Checked {
-        summary,
-        warnings,
-        lints,
-    } = checked?;
+    let Checked { summary, warnings } = checked?;
     output::problems(output::Severity::Warning, &warnings);
-    for lint in &lints {
-        output::say(format_args!("warning: {}; {}", lint.message, lint.hint));
-    }
-    output::data(&text(folder, summary, warnings.len() + lints.len()))?;
+    output::data(&text(folder, summary, warnings.len()))?;
     Ok(Exit::Ok)
 }
 
 struct Checked {
     summary: Summary,
+    /// What the sources warn of, then what the lints found.
     warnings: Vec<Problem>,
-    lints: Vec<Lint>,
 }
 
 fn check(folder: &Path) -> Result<Checked, Error> {
     let loaded = sources::load(folder)?;
     let host = Host::new(&loaded.model, &|eni| eni.binding.is_some())?;
-    Ok(Checked {
-        summary: summary(&loaded.model, &host),
-        warnings: loaded.warnings,
-        lints: lint::lints(&loaded.model),
-    })
+    let summary = summary(&loaded.model, &host);
+    let found = lint::lints(&loaded.model);
+    let Loaded {
+        mut warnings, files, ..
+    } = loaded;
+    warnings.extend(found.into_iter().map(|lint| problem(lint, folder, &files)));
+    Ok(Checked { summary, warnings })
+}
+
+/// A lint at its place; one that is about no single rule is about the folder.
+fn problem(lint: Lint, folder: &Path, files: &[String]) -> Problem {
+    let Lint {
+        message,
+        hint,
+        location,
+    } = lint;
+    let place = location.and_then(|place| Some((place, files.get(place.file as usize)?.clone())));
+    let (Location { line, column, .. }, file) =
+        place.unwrap_or_else(|| (Location::default(), folder.display().to_string()));
+    Problem {
+        file,
+        line,
+        column,
+        message,
+        hint,
+    }
 }
 
 fn summary(model: &Model, host: &Host) -> Summary {
@@ -174,8 +178,7 @@ fn json(checked: Result<Checked, Error>) -> Result<Exit, Error> {
     let (summary, errors, warnings) = match checked {
         Ok(checked) => {
             let warnings = checked.warnings.into_iter().map(Note::from);
-            let lints = checked.lints.into_iter().map(Note::from);
-            (Some(checked.summary), Vec::new(), warnings.chain(lints).collect())
+            (Some(checked.summary), Vec::new(), warnings.collect())
         }
         Err(Error::Invalid(Problems { errors, warnings })) => {
             let notes = |problems: Vec<Problem>| problems.into_iter().map(Note::from).collect();

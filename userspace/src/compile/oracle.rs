@@ -119,7 +119,7 @@ fn untracked(model: &Model, eni: &Eni, direction: Direction, packet: &Packet) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{IcmpMatch, Ports, SecurityGroup};
+    use crate::model::{Dialect, IcmpMatch, Location, Ports, SecurityGroup};
 
     const V4: &str = "0.0.0.0/0";
 
@@ -129,6 +129,7 @@ mod tests {
             protocol,
             peer: Peer::V4(peer.parse().unwrap()),
             description: String::new(),
+            location: Location::default(),
         }
     }
 
@@ -157,6 +158,8 @@ mod tests {
                     name: "a".into(),
                     vpc: None,
                     rules_known: true,
+                    dialect: Dialect::Native,
+                    location: Location::default(),
                     ingress: vec![ingress.clone()],
                     egress: egress.into_iter().cloned().collect(),
                 }],

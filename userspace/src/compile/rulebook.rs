@@ -127,7 +127,7 @@ impl RuleBook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Ports, SecurityGroup};
+    use crate::model::{Dialect, Location, Ports, SecurityGroup};
 
     fn rule(id: &str, from: u16, peer: Peer) -> Rule {
         Rule {
@@ -135,6 +135,7 @@ mod tests {
             protocol: Protocol::Tcp(Ports { from, to: from }),
             peer,
             description: String::new(),
+            location: Location::default(),
         }
     }
 
@@ -147,6 +148,8 @@ mod tests {
                     name: (*name).into(),
                     vpc: None,
                     rules_known: true,
+                    dialect: Dialect::Native,
+                    location: Location::default(),
                     ingress: rules.to_vec(),
                     egress: vec![],
                 })

@@ -6,6 +6,7 @@
 
 mod eni;
 mod exempt;
+mod location;
 mod peer;
 mod protocol_names;
 mod rule;
@@ -13,7 +14,8 @@ mod settings;
 
 pub use eni::{Binding, EcsFields, Eni, Vlan};
 pub use exempt::Exempt;
-pub use peer::{GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, SecurityGroup};
+pub use location::Location;
+pub use peer::{Dialect, GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, SecurityGroup};
 pub use protocol_names::{misleading_protocol, protocol_name, protocol_number, protocol_text};
 pub use rule::{Direction, Family, IcmpMatch, Ports, Protocol, Rule};
 pub use settings::{

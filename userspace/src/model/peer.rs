@@ -2,6 +2,7 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::location::Location;
 use super::rule::{Direction, Family, Rule};
 
 /// A group's position in [`super::Model::groups`].
@@ -41,6 +42,15 @@ impl Peer {
     }
 }
 
+/// The form that an object is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// As the AWS CLI prints it: changed at AWS and printed again. A group or prefix list that is not known is stale.
+    Aws,
+    /// taskgate's own form: changed in the file. A name that nobody knows is an error.
+    Native,
+}
+
 /// A security group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecurityGroup {
@@ -53,6 +63,10 @@ pub struct SecurityGroup {
     /// Whether the configuration holds its rules. `false` for a group that only an ENI names: its members are known,
     /// what it lets through is not. A gated ENI has no such group.
     pub rules_known: bool,
+    /// The form that it is written in.
+    pub dialect: Dialect,
+    /// Where it is written.
+    pub location: Location,
     /// Ingress rules in the order of the file.
     pub ingress: Vec<Rule>,
     /// Egress rules in the order of the file.

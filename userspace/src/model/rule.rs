@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::location::Location;
 use super::peer::Peer;
 
 /// Which way a packet goes, seen from the ENI, as AWS says it.
@@ -117,4 +118,6 @@ pub struct Rule {
     pub peer: Peer,
     /// The rule's description, empty if it has none.
     pub description: String,
+    /// Where it is written.
+    pub location: Location,
 }

@@ -43,6 +43,8 @@ pub struct Loaded {
     pub model: Model,
     /// What deserves a look, in the order of files and lines.
     pub warnings: Vec<Problem>,
+    /// The files that were read, by their names as the reader knows them, in the order of reading.
+    pub files: Vec<String>,
 }
 
 /// Reads the `*.json`, `*.yaml` and `*.yml` of a folder in the order of their names, not recursively and without
@@ -111,7 +113,8 @@ pub fn read(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
 
 fn finish(all: Collected, mut report: Report) -> Result<Loaded, Problems> {
     let model = resolve::model(all, &mut report);
-    report.finish().map(|warnings| Loaded { model, warnings })
+    let (warnings, files) = report.finish()?;
+    Ok(Loaded { model, warnings, files })
 }
 
 /// A file's bytes. A pipe without a writer would never end.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub(super) use crate::model::Location as Spot;
+
 /// One thing that is wrong, or that deserves a warning, at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -60,27 +62,6 @@ impl Fault {
     }
 }
 
-/// A place in one of the files.
-///
-/// All spots are equal, so that objects can be compared whatever their place: the same object in two files is the same.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Spot {
-    /// The position of the file in the order of reading.
-    pub(super) file: usize,
-    /// From 1; 0 for the whole file.
-    pub(super) line: u32,
-    /// From 1; 0 for the whole file.
-    pub(super) column: u32,
-}
-
-impl PartialEq for Spot {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Spot {}
-
 /// Collects problems, so that all are shown at once.
 #[derive(Debug, Default)]
 pub(super) struct Report {
@@ -96,9 +77,10 @@ pub(super) struct Report {
 impl Report {
     /// Names the next file and returns the spot of the whole of it.
     pub(super) fn file(&mut self, name: impl Into<String>) -> Spot {
+        let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         self.files.push(name.into());
         Spot {
-            file: self.files.len() - 1,
+            file,
             line: 0,
             column: 0,
         }
@@ -106,7 +88,7 @@ impl Report {
 
     /// The name of the file that `spot` lies in.
     pub(super) fn file_name(&self, spot: Spot) -> &str {
-        self.files.get(spot.file).map_or("", String::as_str)
+        self.files.get(spot.file as usize).map_or("", String::as_str)
     }
 
     /// `FILE:LINE:COLUMN`, for a message about another place.
@@ -132,12 +114,12 @@ impl Report {
         self.errors.len()
     }
 
-    /// The warnings, or everything if there is an error.
-    pub(super) fn finish(self) -> Result<Vec<Problem>, Problems> {
+    /// The warnings and the files' names, or everything that is wrong if there is an error.
+    pub(super) fn finish(self) -> Result<(Vec<Problem>, Vec<String>), Problems> {
         let errors = in_order(&self.files, self.errors);
         let warnings = in_order(&self.files, self.warnings);
         if errors.is_empty() {
-            Ok(warnings)
+            Ok((warnings, self.files))
         } else {
             Err(Problems { errors, warnings })
         }
@@ -149,7 +131,7 @@ fn in_order(files: &[String], mut found: Vec<(Spot, Fault)>) -> Vec<Problem> {
     let mut problems: Vec<Problem> = found
         .into_iter()
         .map(|(spot, fault)| Problem {
-            file: files.get(spot.file).cloned().unwrap_or_default(),
+            file: files.get(spot.file as usize).cloned().unwrap_or_default(),
             line: spot.line,
             column: spot.column,
             message: fault.message,

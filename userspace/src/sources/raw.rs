@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub(super) use crate::model::Dialect;
 use crate::model::{Binding, Direction, EcsFields, Family, FlowLog, Protocol, Settings, Uplink};
 
 use super::problem::Spot;
@@ -41,13 +42,6 @@ fn titled(what: &str, id: &str, name: Option<&str>) -> String {
     name.map_or_else(|| format!("{what} `{id}`"), |name| format!("{what} `{name}` ({id})"))
 }
 
-/// Which form an object was written in: a name that nobody knows is an error in one, stale in the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    Aws,
-    Native,
-}
-
 /// A name or an id, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
@@ -62,7 +56,7 @@ pub(super) struct RawGroup {
     /// `None` for a group that is only known by its rules.
     pub(super) name: Option<String>,
     pub(super) vpc: Option<String>,
-    pub(super) form: Form,
+    pub(super) dialect: Dialect,
     /// `false` for a group that is only known by the ENIs that have it.
     pub(super) rules_known: bool,
     pub(super) ingress: Vec<RawRule>,
@@ -97,7 +91,7 @@ impl Object for RawGroup {
     fn absorb(&mut self, copy: Self) -> bool {
         let partial = self.partial || copy.partial;
         self.partial = partial;
-        let heads = (&self.name, &self.vpc, self.form) == (&copy.name, &copy.vpc, copy.form);
+        let heads = (&self.name, &self.vpc, self.dialect) == (&copy.name, &copy.vpc, copy.dialect);
         partial || heads && same_set(&self.ingress, &copy.ingress) && same_set(&self.egress, &copy.egress)
     }
 }

@@ -71,6 +71,39 @@ tasks:
     insta::assert_snapshot!(folder.transcript(&["check", "check --output json"]));
 }
 
+/// However many ENIs have it and however many rules refer to it: a group that is in no file is one line.
+#[test]
+fn an_unknown_group_is_warned_of_once() {
+    let enis: Vec<String> = (0..300)
+        .map(|number| {
+            format!(
+                r#"{{"NetworkInterfaceId": "eni-{number}", "PrivateIpAddress": "10.0.{}.{}",
+                    "Groups": [{{"GroupId": "sg-far"}}, {{"GroupId": "sg-{}"}}]}}"#,
+                number / 100,
+                number % 100,
+                number % 2
+            )
+        })
+        .collect();
+    let pairs: Vec<String> = (0..40).map(|_| String::from(r#"{"GroupId": "sg-gone"}"#)).collect();
+    let permission = |port: u16| {
+        format!(
+            r#"{{"IpProtocol": "tcp", "FromPort": {port}, "ToPort": {port}, "UserIdGroupPairs": [{}]}}"#,
+            pairs.join(", ")
+        )
+    };
+    let groups = format!(
+        r#"{{"SecurityGroups": [{{"GroupId": "sg-0", "GroupName": "sg-0", "IpPermissions": [{}, {}]}},
+            {{"GroupId": "sg-1", "GroupName": "one", "IpPermissions": [
+                {{"IpProtocol": "-1", "UserIdGroupPairs": [{{"GroupId": "sg-0"}}, {{"GroupId": "sg-gone"}}]}}]}}]}}"#,
+        permission(1),
+        permission(2)
+    );
+    let enis = format!(r#"{{"NetworkInterfaces": [{}]}}"#, enis.join(",\n"));
+    let folder = Folder::new(&[("enis.json", &enis), ("groups.json", &groups)]);
+    insta::assert_snapshot!(folder.transcript(&["check"]));
+}
+
 #[test]
 fn every_error_is_shown_at_once() {
     let folder = Folder::new(&[

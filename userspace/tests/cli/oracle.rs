@@ -7,8 +7,8 @@ use taskgate::{
     cli::explain::{End, Explainer, Explanation, GateVerdict, Message, Question, Verdict},
     compile::oracle::{Packet, judge},
     model::{
-        AddressList, Binding, Direction, EcsFields, Eni, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixList,
-        PrefixListIndex, Protocol, Rule, SecurityGroup, Settings,
+        AddressList, Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports,
+        PrefixList, PrefixListIndex, Protocol, Rule, SecurityGroup, Settings,
     },
 };
 
@@ -86,6 +86,7 @@ fn groups() -> impl Strategy<Value = Vec<SecurityGroup>> {
             protocol,
             peer,
             description: String::new(),
+            location: Location::default(),
         };
         rules.into_iter().enumerate().map(rule).collect()
     };
@@ -95,6 +96,8 @@ fn groups() -> impl Strategy<Value = Vec<SecurityGroup>> {
             name: format!("g{name}"),
             vpc: None,
             rules_known: true,
+            dialect: Dialect::Native,
+            location: Location::default(),
             ingress: named(name, Direction::Ingress, ingress),
             egress: named(name, Direction::Egress, egress),
         };

@@ -7,7 +7,7 @@ mod shadow;
 use std::collections::{BTreeSet, HashSet};
 
 use super::words;
-use crate::model::{Direction, GroupIndex, Model, Peer};
+use crate::model::{Direction, GroupIndex, Location, Model, Peer};
 
 /// A thing that deserves a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,15 +16,8 @@ pub struct Lint {
     pub message: String,
     /// What would be better.
     pub hint: String,
-}
-
-impl Lint {
-    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: hint.into(),
-        }
-    }
+    /// The rule that it is about. `None` if it is about none alone.
+    pub location: Option<Location>,
 }
 
 /// Both directions, in the order in which they are told.
@@ -55,14 +48,15 @@ fn without_members(model: &Model, used: &BTreeSet<GroupIndex>, lints: &mut Vec<L
                 if members.contains(&peer) || !told.insert((group, direction, &rule.id, peer)) {
                     continue;
                 }
-                lints.push(Lint::new(
-                    format!(
+                lints.push(Lint {
+                    message: format!(
                         "{} refers to group `{}`, which no known ENI has: it matches nothing",
                         rule_of(model, group, direction, &rule.id),
                         words::group_name(model, peer),
                     ),
-                    "give the group to a task, or name its addresses under `members`",
-                ));
+                    hint: String::from("give the group to a task, or name its addresses under `members`"),
+                    location: Some(rule.location),
+                });
             }
         }
     }

@@ -28,10 +28,13 @@ pub(super) fn find(model: &Model, lints: &mut Vec<Lint>) {
     let mut budget = BUDGET;
     for direction in [Direction::Egress, Direction::Ingress] {
         if follow(model, direction, &kinds, &mut budget, lints).is_none() {
-            lints.push(Lint::new(
-                "one-sided pairs were not all looked for: the gated tasks have too many different sets of groups",
-                "ask `taskgate explain` about the pairs that matter",
-            ));
+            lints.push(Lint {
+                message: String::from(
+                    "one-sided pairs were not all looked for: the gated tasks have too many different sets of groups",
+                ),
+                hint: String::from("ask `taskgate explain` about the pairs that matter"),
+                location: None,
+            });
             return;
         }
     }
@@ -85,6 +88,7 @@ fn apart<'a>(near: &[&'a Eni], far: &[&'a Eni]) -> Option<(&'a Eni, &'a Eni)> {
 fn one_sided(model: &Model, group: GroupIndex, direction: Direction, rule: &Rule, pair: (&Eni, &Eni)) -> Lint {
     let (near, far) = (pair.0.display_name(), pair.1.display_name());
     let what = words::protocol(rule.protocol);
+    let location = Some(rule.location);
     let rule = rule_of(model, group, direction, &rule.id);
     let groups: Vec<&str> = pair
         .1
@@ -93,15 +97,20 @@ fn one_sided(model: &Model, group: GroupIndex, direction: Direction, rule: &Rule
         .map(|&group| words::group_name(model, group))
         .collect();
     let groups = words::either(&groups);
-    match direction {
-        Direction::Egress => Lint::new(
+    let (message, hint) = match direction {
+        Direction::Egress => (
             format!("{rule} lets `{near}` send {what} to `{far}`, but no ingress rule of `{far}` accepts it"),
             format!("let {groups} accept it, or remove this rule"),
         ),
-        Direction::Ingress => Lint::new(
+        Direction::Ingress => (
             format!("{rule} lets `{near}` accept {what} from `{far}`, but no egress rule of `{far}` lets it out"),
             format!("let {groups} send it, or remove this rule"),
         ),
+    };
+    Lint {
+        message,
+        hint,
+        location,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rules that never decide, because others of their group come first and allow all that they allow.
 
+use std::collections::HashSet;
+
 use ipnet::IpNet;
 
 use super::{Lint, rule_of};
@@ -10,13 +12,12 @@ use crate::model::{Direction, GroupIndex, IcmpMatch, Model, Peer, Ports, Protoco
 pub(super) fn find(model: &Model, group: GroupIndex, direction: Direction, lints: &mut Vec<Lint>) {
     let mut order: Vec<&Rule> = model.group(group).rules(direction).iter().collect();
     order.sort_by_key(|rule| rule.peer.is_any());
-    let mut ids: Vec<&str> = Vec::new();
-    for rule in model.group(group).rules(direction) {
-        if !ids.contains(&rule.id.as_str()) {
-            ids.push(&rule.id);
+    let mut seen = HashSet::new();
+    for first in model.group(group).rules(direction) {
+        let id = first.id.as_str();
+        if !seen.insert(id) {
+            continue;
         }
-    }
-    for id in ids {
         let parts = order.iter().enumerate().filter(|(_, rule)| rule.id == id);
         // Rules whose peer is unknown are told of when they are read.
         let before: Option<Vec<&Rule>> = parts
@@ -29,15 +30,16 @@ pub(super) fn find(model: &Model, group: GroupIndex, direction: Direction, lints
         before.dedup_by_key(|rule| &rule.id);
         let names: Vec<String> = before.iter().map(|rule| format!("`{}`", rule.id)).collect();
         let verb = if names.len() == 1 { "comes" } else { "come" };
-        lints.push(Lint::new(
-            format!(
+        lints.push(Lint {
+            message: format!(
                 "{} never decides: {} {verb} first and allow{} all of it",
                 rule_of(model, group, direction, id),
                 names.join(" and "),
                 if names.len() == 1 { "s" } else { "" },
             ),
-            "remove it",
-        ));
+            hint: String::from("remove it"),
+            location: Some(first.location),
+        });
     }
 }
 

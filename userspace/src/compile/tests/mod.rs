@@ -15,7 +15,8 @@ use taskgate_ebpf::policy::{AddressRow, Control, EniRow, Judgement, Peer4, Peer6
 use super::oracle::Packet;
 use super::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image};
 use crate::model::{
-    Binding, Direction, EcsFields, Eni, GroupIndex, Model, Peer, Ports, PrefixList, Protocol, Rule, SecurityGroup,
+    Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, Location, Model, Peer, Ports, PrefixList, Protocol, Rule,
+    SecurityGroup,
 };
 
 /// An ENI that is gated here.
@@ -48,6 +49,7 @@ fn rule(id: &str, protocol: Protocol, peer: Peer) -> Rule {
         protocol,
         peer,
         description: String::new(),
+        location: Location::default(),
     }
 }
 
@@ -57,6 +59,8 @@ fn group(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> SecurityGroup {
         name: name.into(),
         vpc: None,
         rules_known: true,
+        dialect: Dialect::Native,
+        location: Location::default(),
         ingress,
         egress,
     }

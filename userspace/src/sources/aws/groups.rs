@@ -8,7 +8,7 @@ use crate::model::{Direction, IcmpMatch, Ports, Protocol};
 use super::super::node::Node;
 use super::super::object::{Object, all, text};
 use super::super::problem::{Fault, Report};
-use super::super::raw::{AwsRule, Form, RawGroup, RawPeer, RawRule};
+use super::super::raw::{AwsRule, Dialect, RawGroup, RawPeer, RawRule};
 use super::super::value::{self, ProtocolName};
 use super::{AS_PRINTED, id};
 
@@ -22,7 +22,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
             .required_text("GroupName", AS_PRINTED, report)
             .map(|name| name.trim().to_owned()),
         vpc: group.text("VpcId", report).map(str::to_owned),
-        form: Form::Aws,
+        dialect: Dialect::Aws,
         rules_known: true,
         ingress: Vec::new(),
         egress: Vec::new(),

@@ -9,7 +9,7 @@ use crate::model::{Direction, Family, IcmpMatch, Protocol, misleading_protocol, 
 use super::super::node::{Node, Value};
 use super::super::object::{Object, items};
 use super::super::problem::{Fault, Report, Spot};
-use super::super::raw::{Form, RawGroup, RawPeer, RawRule, families};
+use super::super::raw::{Dialect, RawGroup, RawPeer, RawRule, families};
 use super::super::value::{self, ProtocolName};
 use super::{identity, one_or_more};
 
@@ -34,7 +34,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
         id,
         name: Some(name),
         vpc: None,
-        form: Form::Native,
+        dialect: Dialect::Native,
         rules_known: true,
         ingress,
         egress,

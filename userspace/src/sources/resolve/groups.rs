@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use crate::model::{Direction, Peer, Protocol, Rule, SecurityGroup};
 
-use super::super::problem::Report;
-use super::super::raw::{AwsRule, Form, Object as _, RawEni, RawGroup, RawPeer, RawRule, families};
+use super::super::problem::{Report, Spot};
+use super::super::raw::{AwsRule, Dialect, Object as _, RawEni, RawGroup, RawPeer, RawRule, families};
 use super::super::value::protocol_text;
 use super::ListUse;
 use super::names::{Found, Names};
@@ -71,7 +71,7 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Report
                         id: reference.text.clone(),
                         name: name.clone(),
                         vpc: eni.vpc.clone(),
-                        form: Form::Aws,
+                        dialect: Dialect::Aws,
                         rules_known: false,
                         ingress: Vec::new(),
                         egress: Vec::new(),
@@ -157,7 +157,7 @@ fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
         id,
         name: None,
         vpc: None,
-        form: Form::Aws,
+        dialect: Dialect::Aws,
         rules_known: true,
         ingress,
         egress,
@@ -194,6 +194,7 @@ pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) 
         names,
         report,
         list_uses: Vec::new(),
+        missing: Missing::default(),
     };
     let groups = raw
         .iter()
@@ -212,11 +213,14 @@ pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) 
                 name,
                 vpc: group.vpc.clone(),
                 rules_known: group.rules_known,
+                dialect: group.dialect,
+                location: group.spot,
                 ingress,
                 egress,
             }
         })
         .collect();
+    resolver.missing.warn(resolver.report);
     Resolved {
         groups,
         list_uses: resolver.list_uses,
@@ -227,6 +231,40 @@ struct Resolver<'r> {
     names: &'r mut Names,
     report: &'r mut Report,
     list_uses: Vec<ListUse>,
+    missing: Missing,
+}
+
+/// The groups that AWS rules refer to and nothing shows, each with the place of its first rule and the number of rules.
+#[derive(Default)]
+struct Missing {
+    positions: HashMap<String, usize>,
+    groups: Vec<(String, Spot, usize)>,
+}
+
+impl Missing {
+    fn add(&mut self, group: &str, rule: Spot) {
+        let position = *self.positions.entry(group.to_lowercase()).or_insert(self.groups.len());
+        match self.groups.get_mut(position) {
+            Some((_, _, rules)) => *rules += 1,
+            None => self.groups.push((group.to_owned(), rule, 1)),
+        }
+    }
+
+    /// One warning for each group.
+    fn warn(self, report: &mut Report) {
+        if report.objects_lost {
+            return;
+        }
+        for (group, first, rules) in self.groups {
+            let rules = match rules {
+                1 => String::from("the rule matches"),
+                more => format!("the {more} rules that refer to it match"),
+            };
+            let message = format!("there is no security group `{group}`, so {rules} nothing");
+            let hint = "add the group's file if it exists; a deleted group's rule can stay";
+            report.warn(first, message, hint);
+        }
+    }
 }
 
 impl Resolver<'_> {
@@ -253,14 +291,15 @@ impl Resolver<'_> {
                 }
             }
             RawPeer::Itself => Peer::Group(crate::model::GroupIndex(position)),
-            RawPeer::Group(text) => self.group(text, group.form, rule)?,
-            RawPeer::PrefixList(text) => self.list(text, group.form, position, rule)?,
+            RawPeer::Group(text) => self.group(text, group.dialect, rule)?,
+            RawPeer::PrefixList(text) => self.list(text, group.dialect, position, rule)?,
         };
         Some(Rule {
             id,
             protocol: rule.protocol,
             peer,
             description: rule.description.clone(),
+            location: rule.spot,
         })
     }
 
@@ -274,38 +313,34 @@ impl Resolver<'_> {
             .warn(rule.spot, message, format!("write `{right}`, or another CIDR"));
     }
 
-    fn group(&mut self, text: &str, form: Form, rule: &RawRule) -> Option<Peer> {
-        match (self.names.group(text), form) {
+    fn group(&mut self, text: &str, dialect: Dialect, rule: &RawRule) -> Option<Peer> {
+        match (self.names.group(text), dialect) {
             (Found::One(index), _) => Some(Peer::Group(index)),
-            (Found::Unknown(_) | Found::Ambiguous(_), Form::Aws) => {
-                if !self.report.objects_lost {
-                    let message = format!("there is no security group `{text}`, so the rule matches nothing");
-                    let hint = "add the group's file if it exists; a deleted group's rule can stay";
-                    self.report.warn(rule.spot, message, hint);
-                }
+            (Found::Unknown(_) | Found::Ambiguous(_), Dialect::Aws) => {
+                self.missing.add(text, rule.spot);
                 Some(Peer::Missing(text.to_owned()))
             }
-            (Found::Unknown(fault), Form::Native) => {
+            (Found::Unknown(fault), Dialect::Native) => {
                 if !self.report.objects_lost {
                     self.report.take::<()>(rule.spot, Err(fault));
                 }
                 None
             }
-            (Found::Ambiguous(fault), Form::Native) => self.report.take(rule.spot, Err(fault)),
+            (Found::Ambiguous(fault), Dialect::Native) => self.report.take(rule.spot, Err(fault)),
         }
     }
 
-    fn list(&mut self, text: &str, form: Form, group: usize, rule: &RawRule) -> Option<Peer> {
-        let list = match (self.names.list(text), form) {
+    fn list(&mut self, text: &str, dialect: Dialect, group: usize, rule: &RawRule) -> Option<Peer> {
+        let list = match (self.names.list(text), dialect) {
             (Found::One(list), _) => list,
-            (Found::Unknown(_) | Found::Ambiguous(_), Form::Aws) => self.names.add_list(text),
-            (Found::Unknown(fault), Form::Native) => {
+            (Found::Unknown(_) | Found::Ambiguous(_), Dialect::Aws) => self.names.add_list(text),
+            (Found::Unknown(fault), Dialect::Native) => {
                 if !self.report.objects_lost {
                     self.report.take::<()>(rule.spot, Err(fault));
                 }
                 return None;
             }
-            (Found::Ambiguous(fault), Form::Native) => return self.report.take(rule.spot, Err(fault)),
+            (Found::Ambiguous(fault), Dialect::Native) => return self.report.take(rule.spot, Err(fault)),
         };
         self.list_uses.push(ListUse {
             group,
