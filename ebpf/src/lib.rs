@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod conntable;
 pub mod conntrack;
 pub mod family;
 pub mod flow;

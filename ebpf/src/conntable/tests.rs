@@ -1,0 +1,277 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    thread,
+};
+
+use proptest::prelude::*;
+
+use super::{
+    ControlWord, InsertOutcome, State, TableMemory as _,
+    hash::hash_two,
+    plain::PlainTable,
+    sweep::{free, freeze, mark, remove, unmark},
+};
+
+type Table = PlainTable<2, 1>;
+
+const fn key(number: u64) -> [u64; 2] {
+    [0x0a00_0001_0b00_0000 + number, 0x01bb_9c40_0000_0506]
+}
+
+fn hash(number: u64) -> u64 {
+    hash_two(key(number), |at| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(at as u64 + 1))
+}
+
+fn insert(table: &Table, number: u64, value: u64) -> InsertOutcome {
+    table.insert(hash(number), &key(number), &[value])
+}
+
+fn find(table: &Table, number: u64) -> Option<u32> {
+    table.find(hash(number), &key(number))
+}
+
+/// Every entry's key and value; a key that stands twice fails.
+fn contents(table: &Table) -> BTreeMap<u64, u64> {
+    let mut found = BTreeMap::new();
+    for (way, _) in table.entries() {
+        let number = table.key(way)[0] - key(0)[0];
+        let value = table.value(way)[0].load(SeqCst);
+        assert_eq!(found.insert(number, value), None, "two entries of key {number}");
+    }
+    found
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Insert(u64),
+    Find(u64),
+    Mark(u64),
+    Remove(u64),
+    Freeze(u64),
+    Unmark(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let key = 0..24_u64;
+    let step = prop_oneof![
+        4 => key.clone().prop_map(Step::Insert),
+        4 => key.clone().prop_map(Step::Find),
+        2 => key.clone().prop_map(Step::Mark),
+        1 => key.clone().prop_map(Step::Remove),
+        1 => key.clone().prop_map(Step::Freeze),
+        1 => key.prop_map(Step::Unmark),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+/// What a key's entry is in the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    value: u64,
+    dying: bool,
+}
+
+proptest! {
+    /// One after another, the operations are those of a map of 16 places at most whose entries can be marked.
+    #[test]
+    fn alone_it_is_a_map(steps in steps()) {
+        let table = Table::new(1);
+        let mut model: HashMap<u64, Entry> = HashMap::new();
+        let way_of = |number: u64| table.entries().find(|(way, _)| table.key(*way) == key(number));
+        for (at, step) in steps.into_iter().enumerate() {
+            let at = at as u64;
+            match step {
+                Step::Insert(number) => match (insert(&table, number, at), model.get_mut(&number)) {
+                    (InsertOutcome::Exists(way), Some(entry)) => {
+                        prop_assert_eq!(table.value(way)[0].load(SeqCst), entry.value);
+                        entry.dying = false;
+                    }
+                    (InsertOutcome::Created(_), None) => {
+                        model.insert(number, Entry { value: at, dying: false });
+                    }
+                    (InsertOutcome::Full, None) => {
+                        let taken = (0..table.capacity()).filter(|way| !table.control(*way).is(State::Empty));
+                        prop_assert_eq!(taken.count() as u32, table.capacity());
+                    }
+                    (InsertOutcome::Full, Some(entry)) => {
+                        // Nothing is claimed where nothing is free; the entry is found in the end.
+                        prop_assert!(false, "full, though {:?} is there", entry);
+                    }
+                    other => prop_assert!(false, "{:?}", other),
+                },
+                Step::Find(number) => {
+                    let found = find(&table, number).map(|way| table.value(way)[0].load(SeqCst));
+                    prop_assert_eq!(found, model.get(&number).map(|entry| entry.value));
+                    if let Some(entry) = model.get_mut(&number) {
+                        entry.dying = false;
+                    }
+                }
+                Step::Mark(number) => if let Some((way, word)) = way_of(number) {
+                    let entry = model.get_mut(&number).unwrap();
+                    prop_assert_eq!(mark(&table, way, word), !entry.dying);
+                    entry.dying = true;
+                },
+                Step::Unmark(number) => if let Some((way, word)) = way_of(number) {
+                    unmark(&table, way, word.with(State::Dying));
+                    model.get_mut(&number).unwrap().dying = false;
+                },
+                Step::Remove(number) | Step::Freeze(number) => if let Some((way, word)) = way_of(number) {
+                    let dying = word.with(State::Dying);
+                    let frees = matches!(step, Step::Freeze(_));
+                    let done = if frees { freeze(&table, way, dying) } else { remove(&table, way, dying) };
+                    prop_assert_eq!(done, model[&number].dying);
+                    if done {
+                        model.remove(&number);
+                        if frees {
+                            prop_assert_eq!(find(&table, number), None);
+                            free(&table, way, dying.with(State::Frozen));
+                        }
+                        prop_assert!(table.control(way).is(State::Empty));
+                    }
+                },
+            }
+            let expected: BTreeMap<_, _> = model.iter().map(|(key, entry)| (*key, entry.value)).collect();
+            prop_assert_eq!(contents(&table), expected);
+        }
+    }
+}
+
+#[test]
+fn a_version_names_one_occupancy() {
+    let table = Table::new(1);
+    let mut seen = BTreeSet::new();
+    for round in 0..100 {
+        let InsertOutcome::Created(way) = insert(&table, 1, round) else {
+            panic!("no room")
+        };
+        let word = table.control(way);
+        assert!(seen.insert((way, word.version())), "{way} had {word:?} before");
+        assert!(mark(&table, way, word) && remove(&table, way, word.with(State::Dying)));
+        assert!(!remove(&table, way, word.with(State::Dying)), "removed twice");
+    }
+}
+
+#[test]
+fn keys_of_one_tag_are_told_apart() {
+    let table = Table::new(4);
+    for number in 0..6 {
+        assert!(matches!(
+            table.insert(7, &key(number), &[number]),
+            InsertOutcome::Created(_)
+        ));
+    }
+    for number in 0..6 {
+        let way = table.find(7, &key(number)).unwrap();
+        assert_eq!(table.value(way)[0].load(SeqCst), number);
+    }
+    assert_eq!(table.find(7, &key(6)), None);
+    let (way, word) = table.entries().find(|(way, _)| table.key(*way) == key(5)).unwrap();
+    assert!(mark(&table, way, word));
+    assert_eq!(
+        table.find(7, &key(5)),
+        Some(way),
+        "found and revived behind five others of its tag"
+    );
+    assert!(table.control(way).is(State::Live));
+}
+
+#[test]
+fn there_is_no_bucket_beyond_the_table() {
+    let table = Table::new(3);
+    assert_eq!(table.bucket(5), Some(5));
+    assert_eq!(table.bucket(6), None);
+}
+
+/// Packets on several threads, and user space that marks, waits, reports and removes at the same time: in the end every
+/// packet is in a report or in an entry, exactly once. A grace period is over when each thread has begun another packet.
+#[test]
+fn threads_lose_and_double_no_packet() {
+    const THREADS: usize = 3;
+    const PACKETS: u64 = 60_000;
+    const KEYS: u64 = 24;
+    let table = Table::new(2);
+    let began: [AtomicU64; THREADS] = Default::default();
+    let over = AtomicBool::new(false);
+    let counted: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let mut reported = vec![0_u64; KEYS as usize];
+
+    let packets = |thread: usize| {
+        let mut random = 0x2545_f491_4f6c_dd1d_u64.wrapping_mul(thread as u64 + 1);
+        for _ in 0..PACKETS {
+            began[thread].fetch_add(1, SeqCst);
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let number = (random >> 20) % KEYS;
+            let kept = match find(&table, number) {
+                Some(way) => {
+                    table.value(way)[0].fetch_add(1, SeqCst);
+                    true
+                }
+                None => match insert(&table, number, 1) {
+                    InsertOutcome::Created(_) => true,
+                    InsertOutcome::Exists(way) => {
+                        table.value(way)[0].fetch_add(1, SeqCst);
+                        true
+                    }
+                    InsertOutcome::Full | InsertOutcome::Busy => false,
+                },
+            };
+            if kept {
+                counted[number as usize].fetch_add(1, SeqCst);
+            }
+        }
+        // Ended: no grace period waits for it.
+        began[thread].store(u64::MAX, SeqCst);
+    };
+    let grace = || {
+        let before: Vec<u64> = began.iter().map(|began| began.load(SeqCst)).collect();
+        for (began, before) in began.iter().zip(before) {
+            while before != u64::MAX && began.load(SeqCst) == before {
+                thread::yield_now();
+            }
+        }
+    };
+    let mut sweeps = 0_u64;
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|thread| scope.spawn(move || packets(thread)))
+            .collect();
+        scope.spawn(|| {
+            for worker in workers {
+                worker.join().unwrap();
+            }
+            over.store(true, SeqCst);
+        });
+        while !over.load(SeqCst) {
+            let marked: Vec<(u32, ControlWord)> = (0..table.capacity())
+                .map(|way| (way, table.control(way)))
+                .filter(|(way, word)| (u64::from(*way) + sweeps).is_multiple_of(3) && mark(&table, *way, *word))
+                .map(|(way, word)| (way, word.with(State::Dying)))
+                .collect();
+            grace();
+            for (way, word) in marked {
+                if freeze(&table, way, word) {
+                    let number = table.key(way)[0] - key(0)[0];
+                    reported[number as usize] += table.value(way)[0].load(SeqCst);
+                    free(&table, way, word.with(State::Frozen));
+                }
+            }
+            sweeps += 1;
+        }
+    });
+    for (number, value) in contents(&table) {
+        reported[number as usize] += value;
+    }
+    let counted: Vec<u64> = counted.iter().map(|count| count.load(SeqCst)).collect();
+    assert_eq!(reported, counted);
+    assert!(sweeps > 10, "only {sweeps} sweeps: the threads did not meet");
+    let left = (0..table.capacity()).filter(|way| {
+        !matches!(
+            table.control(*way).state(),
+            Some(State::Empty | State::Live | State::Dying)
+        )
+    });
+    assert_eq!(left.collect::<Vec<_>>(), Vec::<u32>::new(), "ways that nobody owns");
+}

@@ -1,0 +1,250 @@
+//! A thread of the model: the table's own functions, run again from their beginning with the results that their accesses
+//! have had so far. The next access unwinds. So a thread's state is the list of those results, and no second copy of the
+//! protocol is checked in place of the real one.
+
+use std::{cell::Cell, panic::resume_unwind};
+
+use taskgate_ebpf::conntable::{ControlWord, InsertOutcome, Probe, State, TableMemory, find, insert, sweep};
+
+/// One access to shared memory, or a call whose result others have a part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Access {
+    Load(Place),
+    CompareAndSwap(usize, ControlWord, ControlWord),
+    Exchange(usize, ControlWord),
+    /// A locked add of one to the count of a way.
+    Count(usize),
+    /// A plain store.
+    Store(Place, u64),
+    /// A grace period, from its begin to its end.
+    Grace,
+    /// Reads the baseline of a way's occupancy.
+    Baseline(usize, u64),
+    /// Reports that the entry of a way, of this version and key, has this total, and makes that its baseline.
+    Report {
+        way: usize,
+        version: u64,
+        key: u64,
+        total: u64,
+    },
+}
+
+/// A word of shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Place {
+    Control(usize),
+    Key(usize),
+    Total(usize),
+}
+
+/// What is left out or done wrong, so that the checker can be seen to find it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    #[default]
+    None,
+    /// A claim behind is not killed: the first idea, "of two claims the one behind gives way".
+    NoKill,
+    /// Nobody looks for rivals after a claim.
+    NoLookForRivals,
+    /// A claim is published by a plain exchange.
+    PlainPublish,
+    /// Entries are removed without a grace period.
+    NoGrace,
+    /// A packet counts into a dying entry and leaves it so.
+    NoRevive,
+    /// A frozen entry's way is given back, and then its total is reported.
+    FreeBeforeReport,
+    /// A baseline is kept by key alone.
+    BaselineByKey,
+    /// The claim is no barrier: it may stay in the store buffer while its program looks for rivals.
+    ClaimIsNoBarrier,
+    /// Whoever sees a claim gives way, whichever is in front.
+    AllGiveWay,
+}
+
+/// Unwinds a run at its next access.
+pub(crate) struct Next(pub(crate) Access);
+
+/// The memory as one run of a thread sees it.
+pub(crate) struct Replay<'a, const WAYS: usize> {
+    results: &'a [u64],
+    at: Cell<usize>,
+    fault: Fault,
+    /// Between a claim and its end, which is what [`Fault::NoLookForRivals`] is about.
+    claimed: Cell<bool>,
+}
+
+impl<'a, const WAYS: usize> Replay<'a, WAYS> {
+    pub(crate) fn new(results: &'a [u64], fault: Fault) -> Self {
+        Self {
+            results,
+            at: Cell::new(0),
+            fault,
+            claimed: Cell::new(false),
+        }
+    }
+
+    fn access(&self, access: Access) -> u64 {
+        match self.results.get(self.at.get()) {
+            Some(result) => {
+                self.at.set(self.at.get() + 1);
+                *result
+            }
+            None => resume_unwind(Box::new(Next(access))),
+        }
+    }
+
+    fn control(&self, way: usize) -> ControlWord {
+        ControlWord(self.access(Access::Load(Place::Control(way))))
+    }
+}
+
+impl<const WAYS: usize> TableMemory<u64> for Replay<'_, WAYS> {
+    type Bucket = usize;
+    const WAYS: u32 = WAYS as u32;
+    const AMPLE: u32 = WAYS as u32;
+    const TRIES: u32 = 2;
+
+    fn bucket(&self, number: u32) -> Option<usize> {
+        Some(number as usize)
+    }
+
+    fn load(&self, bucket: usize, way: u32) -> ControlWord {
+        if self.fault == Fault::NoLookForRivals && self.claimed.get() {
+            return ControlWord(0);
+        }
+        self.control(bucket * WAYS + way as usize)
+    }
+
+    fn swap(&self, way: u32, was: ControlWord, is: ControlWord) -> ControlWord {
+        let way = way as usize;
+        if was.is(State::Empty) {
+            self.claimed.set(true);
+        }
+        let publishes = was.is(State::Pending) && is.is(State::Live);
+        if publishes {
+            self.claimed.set(false);
+        }
+        match self.fault {
+            Fault::NoKill if is.is(State::Killed) => return was,
+            // As if the other claim had been published.
+            Fault::AllGiveWay if is.is(State::Killed) => return was.with(State::Live),
+            Fault::PlainPublish if publishes => {
+                self.access(Access::Exchange(way, is));
+                return was;
+            }
+            Fault::NoRevive if was.is(State::Dying) && is.is(State::Live) => return was,
+            _ => {}
+        }
+        ControlWord(self.access(Access::CompareAndSwap(way, was, is)))
+    }
+
+    fn store(&self, way: u32, word: ControlWord) {
+        self.access(Access::Exchange(way as usize, word));
+    }
+
+    fn is_key(&self, way: u32, key: &u64) -> bool {
+        self.access(Access::Load(Place::Key(way as usize))) == *key
+    }
+}
+
+/// Where a key of the model lies: both buckets are every key's, in the one order or the other. Keys from 5 on share a tag.
+pub(crate) const fn probe(key: u64) -> Probe {
+    let (first, second) = if key % 2 == 1 { (0, 1) } else { (1, 0) };
+    let tag = if key >= 5 { 5 } else { key };
+    Probe {
+        first,
+        second,
+        tag: tag << 24,
+    }
+}
+
+/// Whether the table kept a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Yes,
+    NoRoom,
+}
+
+/// What a program does with a packet of `key`. `looks_first`: as the data path does; without, two inserts of one key meet
+/// more often.
+pub(crate) fn packet<const WAYS: usize>(memory: &Replay<'_, WAYS>, key: u64, looks_first: bool) -> Kept {
+    let count = |way: u32| {
+        memory.access(Access::Count(way as usize));
+        Kept::Yes
+    };
+    if looks_first && let Some(way) = find(memory, probe(key), &key) {
+        return count(way);
+    }
+    let fill = |way: u32| {
+        memory.access(Access::Store(Place::Key(way as usize), key));
+        memory.access(Access::Store(Place::Total(way as usize), 1));
+    };
+    match insert(memory, probe(key), &key, fill) {
+        InsertOutcome::Created(_) => Kept::Yes,
+        InsertOutcome::Exists(way) => count(way),
+        InsertOutcome::Full | InsertOutcome::Busy => Kept::NoRoom,
+    }
+}
+
+/// What the daemon does in each round: close a window, then remove what is over, which in the model is everything.
+/// `freezes`: also what has packets that were not reported yet.
+pub(crate) fn daemon<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault, rounds: usize, freezes: bool) {
+    for _ in 0..rounds {
+        close_window(memory, fault);
+        remove_all(memory, fault, freezes);
+    }
+}
+
+fn close_window<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault) {
+    for way in 0..2 * WAYS {
+        let word = memory.control(way);
+        if !matches!(word.state(), Some(State::Live | State::Dying | State::Frozen)) {
+            continue;
+        }
+        let is_frozen = word.is(State::Frozen);
+        if is_frozen && fault == Fault::FreeBeforeReport {
+            sweep::free::<u64, _>(memory, way as u32, word);
+        }
+        let key = memory.access(Access::Load(Place::Key(way)));
+        let total = memory.access(Access::Load(Place::Total(way)));
+        memory.access(Access::Report {
+            way,
+            version: word.version(),
+            key,
+            total,
+        });
+        if is_frozen && fault != Fault::FreeBeforeReport {
+            sweep::free::<u64, _>(memory, way as u32, word);
+        }
+    }
+}
+
+fn remove_all<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault, freezes: bool) {
+    let mut marked = Vec::new();
+    for way in 0..2 * WAYS {
+        let word = memory.control(way);
+        // Dying: marked by a daemon that was killed.
+        if word.is(State::Dying) || sweep::mark::<u64, _>(memory, way as u32, word) {
+            marked.push((way, word.with(State::Dying)));
+        }
+    }
+    if marked.is_empty() {
+        return;
+    }
+    if fault != Fault::NoGrace {
+        memory.access(Access::Grace);
+    }
+    for (way, word) in marked {
+        let total = memory.access(Access::Load(Place::Total(way)));
+        let baseline = memory.access(Access::Baseline(way, word.version()));
+        let way = way as u32;
+        if total == baseline {
+            sweep::remove::<u64, _>(memory, way, word);
+        } else if freezes {
+            sweep::freeze::<u64, _>(memory, way, word);
+        } else {
+            sweep::unmark::<u64, _>(memory, way, word);
+        }
+    }
+}

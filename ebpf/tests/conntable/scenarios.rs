@@ -1,0 +1,224 @@
+//! The scenarios: the small ones in every run, all of them with `cargo xtask test --long`.
+
+use std::env;
+
+use crate::{
+    explore::{Walked, explore},
+    model::Scenario,
+    replay::Fault,
+};
+
+/// Two ways in each of two buckets.
+const WAYS: usize = 2;
+
+/// Scenarios of at most some 30,000 states.
+fn small() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "two programs insert one key",
+            programs: vec![vec![1], vec![1]],
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "two programs, two packets of one key each",
+            programs: vec![vec![1, 1], vec![1, 1]],
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "two programs insert one key, one way is left",
+            programs: vec![vec![1], vec![1]],
+            there: vec![2, 3, 4],
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "the daemon removes an entry, two packets of it",
+            programs: vec![vec![1], vec![1]],
+            there: vec![1],
+            rounds: 1,
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "the daemon is killed once, one entry, two packets",
+            programs: vec![vec![1, 1]],
+            there: vec![1],
+            rounds: 2,
+            kills: 1,
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "the daemon is killed twice, two entries, one packet",
+            programs: vec![vec![1]],
+            there: vec![1, 2],
+            rounds: 2,
+            kills: 2,
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "the daemon is killed twice and freezes nothing",
+            programs: vec![vec![1]],
+            there: vec![1, 2],
+            rounds: 2,
+            kills: 2,
+            never_freezes: true,
+            ..Scenario::default()
+        },
+    ]
+}
+
+/// Scenarios of up to 20 million states.
+fn large() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "two programs insert one key, one another",
+            programs: vec![vec![1], vec![1], vec![2]],
+            blind: true,
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "three programs insert one key",
+            programs: vec![vec![1], vec![1], vec![1]],
+            blind: true,
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "two keys with one tag, and one of them again",
+            programs: vec![vec![5], vec![7], vec![5]],
+            blind: true,
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "the daemon is killed once, the table is full, another key comes",
+            programs: vec![vec![1], vec![2]],
+            there: vec![1, 3, 4, 6],
+            rounds: 1,
+            kills: 1,
+            ..Scenario::default()
+        },
+        Scenario {
+            name: "the daemon removes an entry, packets of two keys with one tag",
+            programs: vec![vec![5], vec![7]],
+            there: vec![5],
+            rounds: 2,
+            ..Scenario::default()
+        },
+        freed_meanwhile(),
+        Scenario {
+            name: "the daemon removes an entry, three programs",
+            programs: vec![vec![1], vec![1], vec![2]],
+            there: vec![1],
+            rounds: 1,
+            ..Scenario::default()
+        },
+    ]
+}
+
+/// The scenario in which claims meet in every way.
+fn freed_meanwhile() -> Scenario {
+    Scenario {
+        name: "a way is freed while two programs insert one key",
+        programs: vec![vec![1], vec![1]],
+        there: vec![3],
+        rounds: 1,
+        blind: true,
+        ..Scenario::default()
+    }
+}
+
+fn walk(scenario: &Scenario) -> Walked {
+    match explore::<WAYS>(scenario) {
+        Ok(walked) => walked,
+        Err(found) => panic!(
+            "{} ({:?}): {}\n  {}",
+            scenario.name,
+            scenario.fault,
+            found.broken,
+            found.steps.join("\n  ")
+        ),
+    }
+}
+
+#[test]
+fn small_scenarios_hold() {
+    for scenario in small() {
+        for store_buffers in [false, true] {
+            let scenario = Scenario {
+                store_buffers,
+                ..scenario.clone()
+            };
+            let Walked { states, ends } = walk(&scenario);
+            println!("{}: {states} states, {ends} ends", scenario.name);
+            assert!(
+                states > 500 && ends > 1,
+                "{}: {states} states, {ends} ends",
+                scenario.name
+            );
+        }
+    }
+}
+
+/// One way in each of two buckets, so that few entries fill the table.
+#[test]
+fn a_full_table_under_a_killed_daemon_holds() {
+    let scenario = Scenario {
+        name: "the daemon is killed once, the table is full, another key comes",
+        programs: vec![vec![1], vec![2]],
+        there: vec![1, 3],
+        rounds: 2,
+        kills: 1,
+        ..Scenario::default()
+    };
+    let walked = explore::<1>(&scenario).unwrap_or_else(|found| panic!("{}\n{:#?}", found.broken, found.steps));
+    println!("{}: {walked:?}", scenario.name);
+    assert!(walked.states > 10_000, "{walked:?}");
+}
+
+#[test]
+fn large_scenarios_hold() {
+    // Minutes: `cargo xtask test --long`.
+    if env::var_os("TASKGATE_TEST_LONG").is_none() {
+        let scenario = large().swap_remove(0);
+        let walked = walk(&scenario);
+        assert!(walked.states > 500_000, "{walked:?}");
+        return;
+    }
+    for scenario in large() {
+        let walked = walk(&scenario);
+        println!("{}: {walked:?}", scenario.name);
+    }
+    for scenario in [large().swap_remove(0), freed_meanwhile()] {
+        let walked = walk(&Scenario {
+            store_buffers: true,
+            ..scenario
+        });
+        println!("with store buffers: {walked:?}");
+    }
+}
+
+/// A checker that finds nothing wrong with a wrong protocol proves nothing about the right one.
+#[test]
+fn every_fault_is_found() {
+    let [insert, .., remove, killed, _, _] = &small()[..] else {
+        panic!("the scenarios were changed")
+    };
+    for (fault, scenario, what) in [
+        (Fault::NoKill, &freed_meanwhile(), "two entries of key 1"),
+        (Fault::NoLookForRivals, insert, "two entries of key 1"),
+        (Fault::PlainPublish, &freed_meanwhile(), "two entries of key 1"),
+        (Fault::NoGrace, remove, "a packet counts into way"),
+        (Fault::NoRevive, killed, "a packet counts into way"),
+        (Fault::FreeBeforeReport, killed, "counted"),
+        (Fault::BaselineByKey, killed, "counted"),
+        (Fault::ClaimIsNoBarrier, insert, "counted"),
+        (Fault::AllGiveWay, &freed_meanwhile(), "a packet counts into way"),
+    ] {
+        let scenario = Scenario {
+            fault,
+            store_buffers: fault == Fault::ClaimIsNoBarrier,
+            ..scenario.clone()
+        };
+        match explore::<WAYS>(&scenario) {
+            Ok(walked) => panic!("{fault:?} was not found in {} ({walked:?})", scenario.name),
+            Err(found) => assert!(found.broken.contains(what), "{fault:?}: {}", found.broken),
+        }
+    }
+}
