@@ -125,6 +125,37 @@ fn what_a_killed_taskgate_left_is_taken_over_by_the_next() -> Result<()> {
 }
 
 #[test]
+fn what_others_name_after_taskgate_outlives_its_runs() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = two(lab.config());
+    let theirs = config.namespace("theirs");
+    let alias = format!("taskgate {}", lab.instance("main"));
+    lab.host.output("ip", &["netns", "add", &theirs])?;
+    Netns::named(&theirs)?.output("ip", &["link", "set", "lo", "alias", &alias])?;
+    lab.host.ip("link add theirs type veth peer name other")?;
+    let web = format!("{alias} web-1");
+    lab.host.output("ip", &["link", "set", "theirs", "alias", &web])?;
+    let before = lab.host.links()?;
+
+    lab.start(&config)?.kill_now()?;
+    // A task can do what it likes in its namespace, and is known by its other end.
+    let task = Netns::named(&config.namespace("web-1"))?;
+    task.output("ip", &["link", "set", "lo", "alias", "mine"])?;
+    let db_1 = config.namespace("db-1");
+    let daemon = lab.start(&config.without_task("web-1"))?;
+    let said = daemon.messages().join("\n");
+    assert!(said.contains("what it left ungated is taken away"), "{said}");
+    let mut expected = [theirs.clone(), db_1];
+    expected.sort();
+    assert_eq!(lab.namespaces()?, expected);
+    assert_eq!(lab.host.links()?.len(), before.len() + 1);
+    daemon.stop()?;
+    assert_eq!(lab.host.links()?, before);
+    assert_eq!(lab.namespaces()?, std::slice::from_ref(&theirs));
+    names::remove_namespace(&theirs)
+}
+
+#[test]
 fn two_instances_stand_side_by_side() -> Result<()> {
     let lab = Lab::new()?;
     let group = |config: Config| config.group("http", HTTP);

@@ -287,11 +287,8 @@ fn what_a_killed_run_left_is_replaced() -> Result<()> {
 fn what_no_task_needs_any_more_goes() -> Result<()> {
     sandbox(async || {
         let netlink = Netlink::open()?;
-        ensure!(
-            remove_left_over(&netlink, "test", &[].into(), &[].into())
-                .await?
-                .is_empty()
-        );
+        let left = remove_left_over(&netlink, "test", &[].into()).await;
+        ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ip("netns add own")?;
         let (old, kept, own, other) = (addresses(1), addresses(2), addresses(3), addresses(4));
         let own = EniSpec {
@@ -306,15 +303,32 @@ fn what_no_task_needs_any_more_goes() -> Result<()> {
         for spec in &all {
             TaskEni::make(&netlink, spec, open).await?;
         }
-        let removed = remove_left_over(&netlink, "test", &["kept"].into(), &["kept"].into()).await?;
-        let expected: BTreeSet<_> = [all[0].link_name(), own.link_name(), "old".to_owned()].into();
-        ensure!(removed.into_iter().collect::<BTreeSet<_>>() == expected);
-        let left: BTreeSet<_> = Namespace::names()?.into_iter().collect();
-        ensure!(left == ["own", "kept", "other"].map(str::to_owned).into(), "{left:?}");
+        let left = remove_left_over(&netlink, "test", &["kept"].into()).await;
+        let links = all[..3].iter().map(EniSpec::link_name);
+        let expected: BTreeSet<_> = links.chain(["old".to_owned()]).collect();
+        ensure!(left.kept.is_empty(), "{left:?}");
+        ensure!(left.removed.into_iter().collect::<BTreeSet<_>>() == expected);
+        ensure!(namespaces()? == ["own", "kept", "other"].map(str::to_owned).into());
         ensure!(ip("-n own -o link")?.lines().count() == 1);
-        ensure!(ip("-o link")?.lines().count() == 3);
+        ensure!(ip("-o link")?.lines().count() == 2);
+
+        // The one that stayed goes with the ENI that is made there, though another task has it now.
+        let late = EniSpec {
+            namespace: "kept",
+            ..spec("late", &kept)
+        };
+        let (eni, ()) = TaskEni::make(&netlink, &late, open).await?;
+        ensure!(eni.made_namespace());
+        eni.remove(&netlink).await?;
+        ensure!(namespaces()? == ["own", "other"].map(str::to_owned).into());
+        ensure!(!Path::new("/run/taskgate/test.provisioned").exists());
         Ok(())
     })
+}
+
+fn namespaces() -> Result<BTreeSet<String>> {
+    let names = fs::read_dir("/run/netns")?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect()
 }
 
 #[test]

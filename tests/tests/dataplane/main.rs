@@ -4,6 +4,7 @@ mod early;
 mod enis;
 mod gates;
 mod links;
+mod provisioned;
 mod tables;
 
 use taskgate::dataplane::load::LoadOptions;

@@ -87,7 +87,7 @@ impl Daemon {
             records,
             gates,
         };
-        daemon.gates.clear(model.gated()).await?;
+        daemon.gates.clear(model.gated()).await;
         let Err(error) = daemon.bring_up(model).await else {
             return Ok(daemon);
         };

@@ -10,8 +10,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use super::RunError;
-
-const FOLDER: &str = "/run/taskgate";
+use crate::dataplane::eni::STATE_FOLDER;
 
 /// The instance, held as long as this lives.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ pub(super) struct Instance {
 impl Instance {
     /// Claims it.
     pub(super) fn claim(name: &str) -> Result<Self, RunError> {
-        let path = Path::new(FOLDER).join(format!("{name}.lock"));
+        let path = Path::new(STATE_FOLDER).join(format!("{name}.lock"));
         let failed = |operation| {
             let path = path.display().to_string();
             move |cause| RunError::Instance { operation, path, cause }
@@ -31,7 +30,7 @@ impl Instance {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(FOLDER)
+            .create(STATE_FOLDER)
             .map_err(failed("make the folder of"))?;
         loop {
             let file = OpenOptions::new()

@@ -11,7 +11,7 @@ use netlink_packet_route::{
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
 };
 use rtnetlink::{
-    MulticastGroup,
+    LinkGetRequest, MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -125,19 +125,27 @@ impl Netlink {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Ok(None);
         }
-        let request = self.handle().link().get().match_name(name.to_owned());
-        // All there is, or the rest would come for nobody.
-        let messages: Result<Vec<LinkMessage>, _> = request.execute().try_collect().await;
-        match messages.map_err(Refused::of("look up link", name)) {
-            Err(refused) if refused.is(libc::ENODEV) => Ok(None),
-            found => Ok(found?.into_iter().next()),
-        }
+        look_up(self.handle().link().get().match_name(name.to_owned()), name).await
+    }
+
+    /// What the kernel says of the link of a number, whatever its name; `name`: that it has in an error.
+    pub(super) async fn link_message_of(&self, ifindex: u32, name: &str) -> Result<Option<LinkMessage>, Refused> {
+        look_up(self.handle().link().get().match_index(ifindex), name).await
     }
 
     /// What the kernel says of all links.
     pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, Refused> {
         let messages = self.handle().link().get().execute().try_collect();
         messages.await.map_err(Refused::of("list", "links"))
+    }
+}
+
+async fn look_up(request: LinkGetRequest, name: &str) -> Result<Option<LinkMessage>, Refused> {
+    // All there is, or the rest would come for nobody.
+    let messages: Result<Vec<LinkMessage>, _> = request.execute().try_collect().await;
+    match messages.map_err(Refused::of("look up link", name)) {
+        Err(refused) if refused.is(libc::ENODEV) => Ok(None),
+        found => Ok(found?.into_iter().next()),
     }
 }
 

@@ -3,7 +3,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::{
+            fs::{MetadataExt as _, OpenOptionsExt as _},
+            net::UnixDatagram,
+        },
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -13,11 +19,41 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use super::netlink::{Netlink, Refused};
+use super::{
+    netlink::{Netlink, Refused},
+    raw,
+};
 
-const FOLDER: &str = "/run/netns";
+/// Where names of network namespaces are, as everywhere on Linux.
+pub(super) const FOLDER: &str = "/run/netns";
+
+/// A network namespace, told from every other one that this kernel has had since it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NamespaceId {
+    /// Its inode number, which another one may get once it is gone.
+    inode: u64,
+    /// The kernel's own number of it, which no other one gets: from Linux 5.14 on.
+    cookie: Option<u64>,
+}
+
+impl NamespaceId {
+    /// The one of the calling thread.
+    pub fn here() -> Result<Self, Refused> {
+        const PATH: &str = "/proc/thread-self/ns/net";
+        let id = || -> io::Result<Self> {
+            Ok(Self {
+                inode: fs::metadata(PATH)?.ino(),
+                // A socket of any family tells.
+                cookie: raw::netns_cookie(UnixDatagram::unbound()?.as_fd())?,
+            })
+        };
+        id().map_err(Refused::of("look at network namespace", PATH))
+    }
+}
 
 /// A network namespace that has a name here.
 #[derive(Debug)]
@@ -30,21 +66,6 @@ impl Namespace {
     /// The file that names a namespace.
     pub fn path(name: &str) -> PathBuf {
         Path::new(FOLDER).join(name)
-    }
-
-    /// The names that there are. Not every one has to be a namespace's.
-    pub fn names() -> Result<Vec<String>, Refused> {
-        let refused = || Refused::of("read folder", FOLDER);
-        let files = match fs::read_dir(FOLDER) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            files => files.map_err(refused())?,
-        };
-        let mut names = Vec::new();
-        for file in files {
-            let name = file.map_err(refused())?.file_name();
-            names.extend(name.into_string().ok());
-        }
-        Ok(names)
     }
 
     /// Opens a namespace by name; `None` where there is none.
@@ -68,10 +89,7 @@ impl Namespace {
     }
 
     /// Makes a namespace, which must not be there. Nobody can see it before `prepare` is done with it.
-    pub async fn make<F>(name: &str, prepare: impl FnOnce(Netlink) -> F) -> Result<Self, Refused>
-    where
-        F: Future<Output = Result<(), Refused>>,
-    {
+    pub async fn make(name: &str, prepare: impl AsyncFnOnce(&Self) -> Result<(), Refused>) -> Result<Self, Refused> {
         let refused = || Refused::of("make namespace", name);
         check(name).map_err(refused())?;
         let file = on_thread(|| {
@@ -81,7 +99,7 @@ impl Namespace {
         let file = file.map_err(refused())?;
         let name = name.to_owned();
         let namespace = Self { name, file };
-        prepare(namespace.netlink()?).await?;
+        prepare(&namespace).await?;
         share_folder().map_err(Refused::of("share", FOLDER))?;
         namespace
             .mount()
@@ -108,10 +126,34 @@ impl Namespace {
         })
     }
 
-    /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it.
+    /// Which one it is.
+    pub fn id(&self) -> Result<NamespaceId, Refused> {
+        self.enter(NamespaceId::here)
+            .map_err(Refused::of("enter namespace", &self.name))?
+    }
+
+    /// Whether its name still leads to it: not after somebody took the name away, or gave it to another one.
+    pub fn is_named(&self) -> Result<bool, Refused> {
+        let refused = || Refused::of("look at namespace", &self.name);
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let own = self.file.metadata().map_err(refused())?;
+        match fs::metadata(Self::path(&self.name)) {
+            // The number is no other's while the file is open.
+            Ok(named) => Ok(place(named) == place(own)),
+            // A symbolic link to a namespace of a process that is gone is none, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(refused()(error)),
+        }
+    }
+
+    /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it. A name that stands
+    /// for another one by now stays.
     pub fn remove(self) -> Result<(), Refused> {
+        if !self.is_named()? {
+            return Ok(());
+        }
         let path = Self::path(&self.name);
-        match umount2(&path, MntFlags::MNT_DETACH) {
+        match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             // Somebody else took it away before.
             Err(nix::Error::ENOENT) => return Ok(()),
             Ok(()) | Err(nix::Error::EINVAL) => {}

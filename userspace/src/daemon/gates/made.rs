@@ -1,8 +1,6 @@
 //! The ENIs that taskgate makes: what a killed run left of them, their addresses, and their end.
 
-use std::collections::BTreeSet;
-
-use log::warn;
+use log::{error, warn};
 
 use super::Gates;
 use crate::{
@@ -17,21 +15,23 @@ use crate::{
 impl Gates {
     /// Takes away the links that a killed run made and left, which have no gate any more; the namespaces that the
     /// configuration names stay, with whoever is in them.
-    pub(in crate::daemon) async fn clear<'a>(&self, enis: impl Iterator<Item = &'a Eni>) -> Result<(), RunError> {
+    pub(in crate::daemon) async fn clear<'a>(&self, enis: impl Iterator<Item = &'a Eni>) {
         let namespaces = enis
             .filter_map(|eni| match &eni.binding {
                 Some(Binding::Namespace(namespace)) => Some(namespace.as_str()),
                 _ => None,
             })
             .collect();
-        let gone = remove_left_over(&self.netlink, &self.instance, &BTreeSet::new(), &namespaces).await?;
-        if !gone.is_empty() {
+        let left = remove_left_over(&self.netlink, &self.instance, &namespaces).await;
+        if !left.removed.is_empty() {
             warn!(
                 "an earlier run was killed; what it left ungated is taken away: {}",
-                gone.join(", ")
+                left.removed.join(", ")
             );
         }
-        Ok(())
+        for kept in left.kept {
+            error!("{kept}");
+        }
     }
 
     /// Gives ENIs that taskgate made the addresses that they have now. Gives what went wrong.
@@ -63,11 +63,8 @@ impl Gates {
     /// Takes away what taskgate made, and then its gate.
     pub(super) async fn unmake(&self, task: &str, made: TaskEni, gate: Option<Gate>) {
         let link = made.link().name.clone();
-        let removed = if gate.is_some() {
-            made.remove(&self.netlink).await
-        } else {
-            made.remove_namespace()
-        };
+        let removed = made.remove(&self.netlink).await;
+        drop(gate);
         if let Err(refused) = removed {
             warn!(
                 "the ENI of task `{task}` (link `{link}`) is not wholly removed: {}",

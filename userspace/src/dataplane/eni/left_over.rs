@@ -1,94 +1,148 @@
-//! What a killed run left behind. Its gates may have gone with it, so what it made must not stay.
+//! What a killed run left behind. Its gates may have gone with it, so what it made must not stay. What it made is what the
+//! list says, and nothing that a link or a namespace says of itself.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-
-use super::{EniError, EniSpec, delete};
+use super::{
+    EniError, EniSpec, alias,
+    provisioned::{LinkRecord, NamespaceRecord, Provisioned, Record as _, Removed},
+};
 use crate::dataplane::{
-    link,
     netlink::{Netlink, Refused},
-    netns::Namespace,
+    netns::{Namespace, NamespaceId},
 };
 
 /// Clears the name of an ENI's host end, if what has it is ours.
-pub(super) async fn replace(netlink: &Netlink, spec: &EniSpec<'_>) -> Result<(), EniError> {
+pub(super) async fn replace(netlink: &Netlink, list: &Provisioned, spec: &EniSpec<'_>) -> Result<(), EniError> {
     let name = spec.link_name();
     let Some(message) = netlink.link_message(&name).await? else {
         return Ok(());
     };
-    let alias = alias(&message);
-    let [mac, _] = spec.macs();
-    let has_mac = message.attributes.contains(&LinkAttribute::Address(mac.to_vec()));
-    // A run that was killed between making the pair and giving it its alias leaves the address that it was made with.
-    if alias != Some(&spec.alias()) && !(alias.is_none() && has_mac) {
-        return Err(EniError::Foreign {
+    let record: Option<LinkRecord> = list.get(&name);
+    let here = NamespaceId::here()?;
+    match record.filter(|record| record.is_of(here, &message)) {
+        Some(record) => {
+            list.remove_link(netlink, &record).await?;
+            Ok(())
+        }
+        None => Err(EniError::Foreign {
             link: name,
             task: spec.task.to_owned(),
-            alias: alias.map(str::to_owned),
-        });
+            alias: alias(&message).map(str::to_owned),
+        }),
     }
-    Ok(delete(netlink, message.header.index, &name).await?)
 }
 
-/// Takes away what earlier runs of `instance` made and left, and gives the names of the links and namespaces that went.
-/// ENIs of `tasks` and the namespaces in `namespaces` stay: [`super::TaskEni::make`] replaces them. To be called before
-/// the first ENI is made, from the network namespace of `netlink`.
-pub async fn remove_left_over(
-    netlink: &Netlink,
-    instance: &str,
-    tasks: &BTreeSet<&str>,
-    namespaces: &BTreeSet<&str>,
-) -> Result<Vec<String>, Refused> {
-    let of = |task| {
-        EniSpec {
-            instance,
-            task,
-            namespace: "",
-            addresses: &[],
+/// What became of what earlier runs left.
+#[derive(Debug, Default)]
+pub struct LeftOver {
+    /// The names of the links and namespaces that went.
+    pub removed: Vec<String>,
+    /// What stays, and why.
+    pub kept: Vec<Kept>,
+}
+
+/// What an earlier run may have left and this one leaves alone.
+#[derive(Debug, thiserror::Error)]
+pub enum Kept {
+    /// A part of the list cannot be used.
+    #[error(
+        "`{}`, which lists what an earlier run made, cannot be used: {cause}; what it listed stays as it is, open if nothing \
+         gates it: take that away by hand, then the file", path.display()
+    )]
+    Damaged {
+        /// The file, or the whole folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: std::io::Error,
+    },
+    /// A link lies in another network namespace than this run.
+    #[error(
+        "link `{link}`, which an earlier run made, lies in another network namespace and stays, open if nothing gates it: \
+         start this instance there, or take it away by hand"
+    )]
+    Elsewhere {
+        /// The link.
+        link: String,
+    },
+    /// The kernel refused.
+    #[error("what an earlier run made stays, open if nothing gates it: {refused}: {}", refused.cause)]
+    Refused {
+        /// What it refused.
+        refused: Refused,
+    },
+}
+
+/// Takes away what earlier runs of `instance` made and left. The namespaces in `namespaces` stay, with whoever is in them,
+/// and go with the ENI that [`super::TaskEni::make`] leads there. To be called before the first ENI is made, from the network
+/// namespace of `netlink`.
+pub async fn remove_left_over(netlink: &Netlink, instance: &str, namespaces: &BTreeSet<&str>) -> LeftOver {
+    let mut left = LeftOver::default();
+    let begun = Provisioned::of(instance).and_then(|list| Ok((list, NamespaceId::here()?)));
+    let (list, here) = match begun {
+        Ok(begun) => begun,
+        Err(refused) => {
+            left.kept.push(Kept::Refused { refused });
+            return left;
         }
-        .alias()
     };
-    let kept: BTreeSet<String> = tasks.iter().map(|task| of(task)).collect();
-    let ours = of("");
-    let mut removed = Vec::new();
-    for message in netlink.links().await? {
-        let (Some(name), Some(alias)) = (link::name(&message), alias(&message)) else {
+    let listed = list.read();
+    let damaged = listed.damaged.into_iter();
+    left.kept
+        .extend(damaged.map(|(path, cause)| Kept::Damaged { path, cause }));
+    for record in listed.links {
+        if !record.is_in(here) {
+            left.kept.push(Kept::Elsewhere { link: record.link });
             continue;
-        };
-        if alias.starts_with(&ours) && !kept.contains(alias) {
-            delete(netlink, message.header.index, name).await?;
-            removed.push(name.to_owned());
+        }
+        match list.remove_link(netlink, &record).await {
+            Ok(Removed::Now) => left.removed.push(record.link),
+            Ok(Removed::WasGone) => {}
+            Err(refused) => left.kept.push(Kept::Refused { refused }),
         }
     }
-    for name in Namespace::names()? {
-        if namespaces.contains(&*name) {
+    for record in listed.namespaces {
+        if namespaces.contains(&*record.namespace) {
             continue;
         }
-        if let Some(namespace) = Namespace::open(&name)?
-            && is_made_by(&namespace, instance).await?
-        {
+        match remove_namespace(&list, &record) {
+            Ok(Removed::Now) => left.removed.push(record.namespace),
+            Ok(Removed::WasGone) => {}
+            Err(refused) => left.kept.push(Kept::Refused { refused }),
+        }
+    }
+    left
+}
+
+fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Removed, Refused> {
+    let removed = match Namespace::open(&record.namespace)? {
+        Some(namespace) if record.is_of(&namespace)? => {
             namespace.remove()?;
-            removed.push(name);
+            Removed::Now
         }
-    }
+        Some(_) => Removed::WasGone,
+        None => {
+            remove_placeholder(&record.namespace);
+            Removed::WasGone
+        }
+    };
+    list.forget::<NamespaceRecord>(record.name());
     Ok(removed)
 }
 
-/// What `lo` says in a namespace that an instance made.
-pub(super) fn namespace_alias(instance: &str) -> String {
-    format!("taskgate {instance}")
+/// The empty file that a run leaves when it is killed between making the file and naming the namespace by it.
+fn remove_placeholder(namespace: &str) {
+    let path = Namespace::path(namespace);
+    let is_placeholder = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
+    if is_placeholder && let Err(error) = fs::remove_file(&path) {
+        log::warn!("cannot remove `{}`: {error}", path.display());
+    }
 }
 
-/// Whether an instance made a namespace, in this run or in one that was killed.
-pub(super) async fn is_made_by(namespace: &Namespace, instance: &str) -> Result<bool, Refused> {
-    let lo = namespace.netlink()?.link_message("lo").await?;
-    Ok(lo.as_ref().and_then(alias) == Some(&namespace_alias(instance)))
-}
-
-fn alias(message: &LinkMessage) -> Option<&str> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfAlias(alias) => Some(&**alias),
-        _ => None,
-    })
+/// Whether this instance made a namespace, in this run or in one that was killed.
+pub(super) fn is_made_by(list: &Provisioned, namespace: &Namespace) -> Result<bool, Refused> {
+    match list.get::<NamespaceRecord>(namespace.name()) {
+        Some(record) => record.is_of(namespace),
+        None => Ok(false),
+    }
 }

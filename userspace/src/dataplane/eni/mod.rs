@@ -2,15 +2,21 @@
 
 mod left_over;
 mod pair;
+mod provisioned;
 mod readdress;
 mod routes;
 
 use std::{error::Error, fmt, net::IpAddr};
 
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::LinkUnspec;
 use sha2::{Digest as _, Sha256};
 
-pub use self::left_over::remove_left_over;
+use self::provisioned::{LinkRecord, Provisioned};
+pub use self::{
+    left_over::{Kept, LeftOver, remove_left_over},
+    provisioned::STATE_FOLDER,
+};
 use super::{
     link::{Link, LinkError},
     netlink::{Netlink, Refused},
@@ -60,7 +66,7 @@ impl EniSpec<'_> {
             .into()
     }
 
-    /// What the host's end says of itself, so that what a killed run left behind can be told from foreign links.
+    /// What the host's end says of itself, for whoever looks at it.
     fn alias(&self) -> String {
         // The kernel takes 255 bytes.
         let alias = format!("taskgate {} {}", self.instance, self.task);
@@ -150,6 +156,8 @@ impl fmt::Display for EniWarning {
 #[derive(Debug)]
 pub struct TaskEni {
     link: Link,
+    list: Provisioned,
+    record: LinkRecord,
     /// Of both ends, the host's first.
     macs: [routes::Mac; 2],
     namespace: Namespace,
@@ -175,13 +183,16 @@ impl TaskEni {
     where
         E: Error + Send + Sync + 'static,
     {
-        left_over::replace(netlink, spec).await?;
-        let (namespace, made_namespace) = namespace(spec).await?;
-        let built = pair::build(netlink, spec, &namespace, gate).await;
+        let list = Provisioned::of(spec.instance)?;
+        left_over::replace(netlink, &list, spec).await?;
+        let (namespace, made_namespace) = namespace(&list, spec).await?;
+        let built = pair::build(netlink, &list, spec, &namespace, gate).await;
         match built {
-            Ok((link, warnings, gate)) => Ok((
+            Ok((link, record, warnings, gate)) => Ok((
                 Self {
                     link,
+                    list,
+                    record,
                     macs: spec.macs(),
                     namespace,
                     made_namespace,
@@ -193,7 +204,7 @@ impl TaskEni {
             )),
             Err(error) => {
                 if made_namespace {
-                    undo(namespace.remove());
+                    undo(list.remove_namespace(namespace));
                 }
                 Err(error)
             }
@@ -220,20 +231,16 @@ impl TaskEni {
         &self.warnings
     }
 
-    /// Takes away the namespace's name if taskgate made it, of an ENI whose link is gone already.
-    pub fn remove_namespace(self) -> Result<(), Refused> {
-        if self.made_namespace {
-            self.namespace.remove()
+    /// Takes the ENI away, and the namespace's name if taskgate made it and it leads there still. Processes in the namespace
+    /// stay there, without a network. What has the number of a link that is gone stays. The gate may come off afterwards.
+    pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
+        let link = self.list.remove_link(netlink, &self.record).await.map(drop);
+        let namespace = if self.made_namespace {
+            self.list.remove_namespace(self.namespace)
         } else {
             Ok(())
-        }
-    }
-
-    /// Takes the ENI away, and the namespace's name if taskgate made it. Processes in the namespace stay there, without
-    /// a network. The gate may come off afterwards.
-    pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
-        let link = delete(netlink, self.link.ifindex, &self.link.name).await;
-        link.and(self.remove_namespace())
+        };
+        link.and(namespace)
     }
 }
 
@@ -253,16 +260,23 @@ async fn delete(netlink: &Netlink, ifindex: u32, name: &str) -> Result<(), Refus
 }
 
 /// The namespace of an ENI, and whether this instance made it: now, or in a run that was killed.
-async fn namespace(spec: &EniSpec<'_>) -> Result<(Namespace, bool), EniError> {
+async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace, bool), EniError> {
     if let Some(namespace) = Namespace::open(spec.namespace)? {
-        let made = left_over::is_made_by(&namespace, spec.instance).await?;
+        let made = left_over::is_made_by(list, &namespace)?;
         return Ok((namespace, made));
     }
-    let ours = left_over::namespace_alias(spec.instance);
-    let made = Namespace::make(spec.namespace, async |netlink| {
-        let lo = LinkUnspec::new_with_name("lo").alias(ours).up().build();
-        let set = netlink.handle().link().set(lo).execute().await;
-        set.map_err(Refused::of("set up", "lo"))
+    let made = Namespace::make(spec.namespace, async |namespace| {
+        let lo = LinkUnspec::new_with_name("lo").up().build();
+        let set = namespace.netlink()?.handle().link().set(lo).execute().await;
+        set.map_err(Refused::of("set up", "lo"))?;
+        list.announce_namespace(namespace)
     });
     Ok((made.await?, true))
+}
+
+fn alias(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfAlias(alias) => Some(&**alias),
+        _ => None,
+    })
 }

@@ -6,7 +6,11 @@ use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage,
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::time::{Instant, sleep};
 
-use super::{EniError, EniSpec, EniWarning, delete, routes, undo};
+use super::{
+    EniError, EniSpec, EniWarning,
+    provisioned::{LinkRecord, Provisioned},
+    routes, undo,
+};
 use crate::dataplane::{
     link::Link,
     netlink::{Netlink, Refused},
@@ -19,10 +23,11 @@ const INSIDE: &str = "eth0";
 /// Makes all of an ENI but its namespace. Nothing of it stays where that fails.
 pub(super) async fn build<G, E>(
     host: &Netlink,
+    list: &Provisioned,
     spec: &EniSpec<'_>,
     namespace: &Namespace,
     gate: impl FnOnce(&Link) -> Result<G, E>,
-) -> Result<(Link, Vec<EniWarning>, G), EniError>
+) -> Result<(Link, LinkRecord, Vec<EniWarning>, G), EniError>
 where
     E: Error + Send + Sync + 'static,
 {
@@ -32,11 +37,22 @@ where
             namespace: namespace.name().to_owned(),
         });
     }
-    let link = add_pair(host, spec, namespace).await?;
+    let mut record = list.announce_link(spec)?;
+    let added = add_pair(host, spec, namespace).await;
+    if let Ok(link) = &added {
+        record.ifindex = Some(link.ifindex);
+    }
     let failed = async |error| {
-        undo(delete(host, link.ifindex, &link.name).await);
+        undo(list.remove_link(host, &record).await.map(drop));
         Err(error)
     };
+    let link = match added {
+        Ok(link) => link,
+        Err(error) => return failed(error).await,
+    };
+    if let Err(refused) = list.put(&record) {
+        return failed(refused.into()).await;
+    }
     if let Err(error) = configure(host, &task, spec, &link).await {
         return failed(error).await;
     }
@@ -51,7 +67,7 @@ where
     match bring_up(host, &task, spec, &link).await {
         Ok(()) => {
             let warnings = warnings(spec.addresses, &link);
-            Ok((link, warnings, gate))
+            Ok((link, record, warnings, gate))
         }
         // The gate is dropped after the link: what is up is gated to its end.
         Err(error) => failed(error).await,

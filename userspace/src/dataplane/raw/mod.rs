@@ -248,6 +248,28 @@ pub fn tick_nanoseconds() -> io::Result<u32> {
     u32::try_from(tick.tv_nsec).map_err(io::Error::other)
 }
 
+/// The number that the kernel gave a socket's network namespace, which no other gets until the host is started anew; `None`
+/// before Linux 5.14, which keeps it to itself.
+pub(in crate::dataplane) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, and the length to `length`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(Some(cookie)),
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(None),
+        error => Err(error),
+    }
+}
+
 /// Registers a file for reading with the tokio runtime around the call.
 pub(in crate::dataplane) fn readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is the same open file until it is dropped.
