@@ -69,18 +69,29 @@ pub(super) fn rule(model: &Model, direction: Direction, rule: &Rule) -> String {
 
 /// A group as users name it: by its name, or by its id where the name is not enough.
 pub(super) fn group_name(model: &Model, group: GroupIndex) -> &str {
-    let group = model.group(group);
-    let same = |name: &str| name.eq_ignore_ascii_case(&group.name);
-    if group.name.is_empty() || model.groups.iter().filter(|other| same(&other.name)).count() > 1 {
+    let (index, group) = (group, model.group(group));
+    let same = |text: &str| text.eq_ignore_ascii_case(&group.name);
+    let mut others = model.groups.iter().enumerate().filter(|(at, _)| *at != index.0);
+    if group.name.is_empty() || others.any(|(_, other)| same(&other.name) || same(&other.id)) {
         &group.id
     } else {
         &group.name
     }
 }
 
-fn list_name(model: &Model, list: PrefixListIndex) -> &str {
-    let list = model.prefix_list(list);
-    list.name.as_deref().unwrap_or(&list.id)
+/// A prefix list as users name it: by its name, or by its id where the name is not enough.
+pub(super) fn list_name(model: &Model, list: PrefixListIndex) -> &str {
+    let (index, list) = (list, model.prefix_list(list));
+    let Some(name) = list.name.as_deref() else {
+        return &list.id;
+    };
+    let same = |text: &str| text.eq_ignore_ascii_case(name);
+    let mut others = model.prefix_lists.iter().enumerate().filter(|(at, _)| *at != index.0);
+    if others.any(|(_, other)| other.name.as_deref().is_some_and(same) || same(&other.id)) {
+        &list.id
+    } else {
+        name
+    }
 }
 
 /// An ENI's groups, in backticks.

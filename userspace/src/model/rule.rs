@@ -65,6 +65,17 @@ pub enum Protocol {
     Number(u8),
 }
 
+impl Protocol {
+    /// Whether packets of this protocol are carried in a family.
+    pub fn goes_over(self, family: Family) -> bool {
+        match self {
+            Self::Icmp(_) => family == Family::V4,
+            Self::Icmpv6(_) => family == Family::V6,
+            Self::All | Self::Tcp(_) | Self::Udp(_) | Self::Number(_) => true,
+        }
+    }
+}
+
 /// An inclusive range of destination ports; `from <= to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ports {

@@ -373,16 +373,11 @@ impl<T: PartialEq> Object for Section<T> {
 /// Which families a rule can match, by its protocol and peer; a group or prefix list may have both.
 pub(super) fn families(protocol: Protocol, net: Option<IpNet>) -> impl Iterator<Item = Family> {
     [Family::V4, Family::V6].into_iter().filter(move |family| {
-        let by_protocol = match protocol {
-            Protocol::Icmp(_) => *family == Family::V4,
-            Protocol::Icmpv6(_) => *family == Family::V6,
-            Protocol::All | Protocol::Tcp(_) | Protocol::Udp(_) | Protocol::Number(_) => true,
-        };
         let by_net = match net {
             Some(IpNet::V4(_)) => *family == Family::V4,
             Some(IpNet::V6(_)) => *family == Family::V6,
             None => true,
         };
-        by_protocol && by_net
+        protocol.goes_over(*family) && by_net
     })
 }

@@ -76,6 +76,44 @@ fn what_is_denied() {
     ]));
 }
 
+/// For a group of the AWS kind a command, never one that a file's ids could turn into another; the nearest rule is one that
+/// can match the question's family.
+#[test]
+fn advice_has_the_form_of_the_source() {
+    let aws = r#"{
+  "SecurityGroups": [
+    {"GroupId": "sg-0a", "GroupName": "web, inc.", "VpcId": "vpc-1", "IpPermissions": [
+      {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "198.51.100.0/24"}]},
+      {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "PrefixListIds": [{"PrefixListId": "pl-0c"}]}],
+     "IpPermissionsEgress": []},
+    {"GroupId": "sg-0b", "GroupName": "db", "VpcId": "vpc-1"},
+    {"GroupId": "sg-0c", "GroupName": "far", "VpcId": "vpc-2"},
+    {"GroupId": "sg-0d'; reboot '", "GroupName": "trap", "VpcId": "vpc-1"}],
+  "NetworkInterfaces": [
+    {"NetworkInterfaceId": "eni-a", "OwnerId": "111111111111", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.1",
+     "Ipv6Addresses": [{"Ipv6Address": "2001:db8:2::1"}], "Groups": [{"GroupId": "sg-0a"}]},
+    {"NetworkInterfaceId": "eni-b", "OwnerId": "222222222222", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.2",
+     "Ipv6Addresses": [{"Ipv6Address": "2001:db8:2::2"}], "Groups": [{"GroupId": "sg-0b"}]},
+    {"NetworkInterfaceId": "eni-c", "OwnerId": "111111111111", "VpcId": "vpc-2", "PrivateIpAddress": "10.0.2.3",
+     "Groups": [{"GroupId": "sg-0c"}]},
+    {"NetworkInterfaceId": "eni-d", "OwnerId": "111111111111", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.4",
+     "Groups": [{"GroupId": "sg-0d'; reboot '"}]}]}"#;
+    let list = r#"{"Entries": [{"Cidr": "203.0.113.0/24"}]}"#;
+    let native = "{taskgate: v1, groups: [{name: own, egress: []}], \
+        tasks: [{name: own-1, device: veth1, addresses: [10.0.1.1], groups: [own]}]}";
+    let folder = Folder::new(&[("aws.json", aws), ("pl-0c.json", list), ("t.yaml", native)]);
+    insta::assert_snapshot!(folder.transcript(&[
+        "explain --from eni-b --to eni-a --protocol tcp --port 5432",
+        "explain --from eni-b --to eni-a --protocol tcp --port 443 -6",
+        "explain --from eni-c --to eni-a --protocol icmp --type 3 --code 4",
+        "explain --from 203.0.113.9 --to eni-a --protocol tcp --port 80",
+        "explain --from own-1 --to eni-a --protocol esp",
+        "explain --from eni-a --to 2001:db8::9 --protocol icmpv6",
+        "explain --from 192.0.2.1 --to eni-d --protocol udp --port 53",
+        "explain --from own-1 --to eni-d --protocol udp --port 53",
+    ]));
+}
+
 #[test]
 fn what_no_rule_decides() {
     insta::assert_snapshot!(folder().transcript(&[

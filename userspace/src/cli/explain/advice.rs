@@ -1,14 +1,18 @@
-//! The rule that would allow a packet that no rule allows: no wider than the packet asks for.
+//! The rule that would allow a packet that no rule allows, in the form that its group is written in: no wider than the
+//! packet asks for, except that a far side which has a group or stands in a list that the group's rules use is named by
+//! that, which outlives its address.
 
 use std::net::IpAddr;
 
 use super::{
+    aws_command::aws_command,
     frame::Message,
+    nearest::Nearest,
     question::{End, Question},
 };
 use crate::{
     cli::words,
-    model::{Direction, Eni, GroupIndex, Model, protocol_name},
+    model::{Dialect, Direction, Eni, GroupIndex, Model, Peer, PrefixListIndex, misleading_protocol, protocol_name},
 };
 
 /// A rule to add.
@@ -17,43 +21,119 @@ pub(super) struct Advice {
     pub(super) group: String,
     /// What it allows, in words.
     pub(super) says: String,
-    /// The entry of a native group.
-    pub(super) native: String,
+    /// What to write or to run. `None` where an id could not be written into a command.
+    pub(super) how: Option<String>,
+    /// What else is to be done.
+    pub(super) then: &'static str,
 }
 
-/// What to add at an ENI's gate. `nearest`: the group that came nearest, if any did. `None` for an ENI without groups.
+/// The far side of the rule.
+#[derive(Clone, Copy)]
+pub(super) enum Far {
+    /// A group that the far ENI has.
+    Group(GroupIndex),
+    /// A prefix list that holds the far address.
+    List(PrefixListIndex),
+    /// The far address alone.
+    Address(IpAddr),
+}
+
+/// What to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` for an ENI without groups.
 pub(super) fn advice(
     model: &Model,
     question: &Question<'_>,
     direction: Direction,
     eni: &Eni,
-    nearest: Option<GroupIndex>,
+    nearest: Option<&Nearest>,
 ) -> Option<Advice> {
-    let (far, word) = match direction {
+    let (end, word) = match direction {
         Direction::Ingress => (question.from, "from"),
         Direction::Egress => (question.to, "to"),
     };
-    let group = nearest.or_else(|| eni.groups.first().copied())?;
-    let (peer, native_peer) = peer(model, far);
+    let group = nearest
+        .map(|nearest| nearest.at)
+        .or_else(|| eni.groups.first().copied())?;
+    let far = far(model, group, end, nearest);
+    let dialect = model.group(group).dialect;
+    let how = match dialect {
+        Dialect::Native => Some(format!(
+            "- {{ {}, {word}: [{}] }}",
+            protocol(question.message),
+            native(model, far)
+        )),
+        Dialect::Aws => {
+            let owner = end.eni.and_then(|far| far.account.as_deref());
+            let foreign = owner.filter(|owner| eni.account.as_deref().is_some_and(|own| own != *owner));
+            aws_command(model, group, direction, question.message, far, foreign)
+        }
+    };
     Some(Advice {
         group: format!("`{}`", words::group_name(model, group)),
-        says: format!("{} {word} {peer}", question.message),
-        native: format!("{{ {}, {word}: [{native_peer}] }}", protocol(question.message)),
+        says: format!("{} {word} {}", question.message, in_words(model, far)),
+        how,
+        then: match dialect {
+            Dialect::Native => "",
+            Dialect::Aws => "; then print its files again",
+        },
     })
 }
 
-/// The far side: by its group, which outlives its address, or by the address. In words, and in the native form.
-fn peer(model: &Model, far: End<'_>) -> (String, String) {
-    let group = far.eni.and_then(|eni| eni.groups.first());
-    if let Some(&group) = group {
-        let name = words::group_name(model, group);
-        return (format!("group `{name}`"), format!("group:{name}"));
+fn far(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Far {
+    let groups = end.eni.map_or(&[][..], |eni| &eni.groups);
+    if let Some(&named) = groups.iter().find(|&&named| may_name(model, group, named)) {
+        return Far::Group(named);
     }
-    match far.address {
-        IpAddr::V4(address) => (format!("{address}/32"), address.to_string()),
-        // A colon needs quotes in a YAML list.
-        IpAddr::V6(address) => (format!("{address}/128"), format!("\"{address}\"")),
+    // The nearest rule missed by something else, if the address is in its list.
+    match nearest.map(|nearest| &nearest.peer) {
+        Some(Peer::PrefixList(list)) if in_list(model, *list, end.address) => Far::List(*list),
+        _ => Far::Address(end.address),
     }
+}
+
+/// Whether a rule of `group` can refer to `named`: AWS knows nothing of native groups, and within one VPC no peering has
+/// to be there.
+fn may_name(model: &Model, group: GroupIndex, named: GroupIndex) -> bool {
+    let (group, named) = (model.group(group), model.group(named));
+    let one_vpc = match (&group.vpc, &named.vpc) {
+        (Some(own), Some(other)) => own == other,
+        _ => true,
+    };
+    group.dialect == Dialect::Native || named.dialect == Dialect::Aws && one_vpc
+}
+
+fn in_list(model: &Model, list: PrefixListIndex, address: IpAddr) -> bool {
+    let mut entries = model.prefix_list(list).entries.iter().flatten();
+    entries.any(|entry| entry.contains(&address))
+}
+
+fn in_words(model: &Model, far: Far) -> String {
+    match far {
+        Far::Group(group) => format!("group `{}`", words::group_name(model, group)),
+        Far::List(list) => format!("prefix list `{}`", words::list_name(model, list)),
+        Far::Address(address) => host_cidr(address),
+    }
+}
+
+/// The CIDR of one address.
+pub(super) fn host_cidr(address: IpAddr) -> String {
+    let length = if address.is_ipv4() { 32 } else { 128 };
+    format!("{address}/{length}")
+}
+
+/// The far side as the native form has it.
+fn native(model: &Model, far: Far) -> String {
+    let text = match far {
+        Far::Group(group) => format!("group:{}", words::group_name(model, group)),
+        Far::List(list) => format!("prefix-list:{}", words::list_name(model, list)),
+        Far::Address(address) => address.to_string(),
+    };
+    let name = text.split_once(':').map_or(&*text, |(_, name)| name);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.chars().all(plain) {
+        return text;
+    }
+    // A JSON string is a YAML string too.
+    serde_json::Value::from(text).to_string()
 }
 
 fn protocol(message: Message) -> String {
@@ -63,8 +143,8 @@ fn protocol(message: Message) -> String {
         Message::Icmp { kind, code } => format!("protocol: icmp, type: {kind}, code: {code}"),
         Message::Icmpv6 { kind, code } => format!("protocol: icmpv6, type: {kind}, code: {code}"),
         Message::Other(number) => match protocol_name(number) {
-            Some(name) => format!("protocol: {name}"),
-            None => format!("protocol: {number}"),
+            Some(name) if misleading_protocol(name).is_none() => format!("protocol: {name}"),
+            _ => format!("protocol: {number}"),
         },
     }
 }

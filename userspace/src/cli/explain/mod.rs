@@ -4,6 +4,7 @@
 //! is compiled on the host ([`gates`]). Why a rule did not match is worked out from the model ([`nearest`]).
 
 mod advice;
+mod aws_command;
 mod frame;
 mod gates;
 mod names;

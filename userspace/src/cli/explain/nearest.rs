@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::{frame::Message, question::Question};
 use crate::{
     cli::words,
-    model::{Direction, Eni, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule, protocol_name, protocol_text},
+    model::{
+        Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule, protocol_name, protocol_text,
+    },
 };
 
 /// The rule that missed by least.
@@ -30,6 +32,9 @@ pub struct Nearest {
     pub(super) allows: String,
     #[serde(skip)]
     pub(super) at: GroupIndex,
+    /// Whom the rule allows.
+    #[serde(skip)]
+    pub(super) peer: Peer,
 }
 
 /// A field of a rule.
@@ -66,14 +71,16 @@ const NOT_A_MEMBER: u32 = 6;
 const NEVER: u32 = 64;
 
 /// Finds the rule of the ENI's groups that missed by least: by the fewest fields, then by the fewest bits, then the first
-/// one. `None` if there are no rules.
+/// one. Rules that match nothing of the packet's family are not asked. `None` if there are no others.
 pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Option<Nearest> {
     let far = far(question, direction);
     let rules = eni.groups.iter().flat_map(|&group| {
         let rules = model.group(group).rules(direction);
         rules.iter().map(move |rule| (group, rule))
     });
+    let family = question.family();
     rules
+        .filter(|(_, rule)| of_family(model, rule, family))
         .filter_map(|(group, rule)| {
             let misses = misses(model, question.message, far, rule);
             // A rule that misses nothing would have allowed it.
@@ -91,8 +98,23 @@ pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Directi
                 message: messages.join(", and "),
                 allows: words::rule(model, direction, rule),
                 at,
+                peer: rule.peer.clone(),
             }
         })
+}
+
+/// Whether a rule can match packets of a family. A list whose entries are not known may have some of each.
+pub(super) fn of_family(model: &Model, rule: &Rule, family: Family) -> bool {
+    rule.protocol.goes_over(family)
+        && match &rule.peer {
+            Peer::V4(_) => family == Family::V4,
+            Peer::V6(_) => family == Family::V6,
+            Peer::PrefixList(list) => {
+                let list = model.prefix_list(*list);
+                list.entries.is_none() || list.entries_of(family).next().is_some()
+            }
+            Peer::Group(_) | Peer::Missing(_) => true,
+        }
 }
 
 /// Whether a rule allows the packet.
@@ -128,8 +150,6 @@ fn transport(protocol: Protocol, message: Message) -> Vec<Miss> {
         }
         (Protocol::Tcp(ports), Message::Udp { port, .. }) => (String::from("tcp"), true, port_miss(ports, port)),
         (Protocol::Udp(ports), Message::Tcp { port, .. }) => (String::from("udp"), true, port_miss(ports, port)),
-        (Protocol::Icmp(_), Message::Icmpv6 { .. }) => (String::from("icmp"), true, None),
-        (Protocol::Icmpv6(_), Message::Icmp { .. }) => (String::from("icmpv6"), true, None),
         (Protocol::Tcp(_), _) => (String::from("tcp"), false, None),
         (Protocol::Udp(_), _) => (String::from("udp"), false, None),
         (Protocol::Icmp(_), _) => (String::from("icmp"), false, None),
@@ -162,7 +182,11 @@ fn port_miss(ports: Ports, port: u16) -> Option<Miss> {
     (away != 0).then(|| Miss {
         field: Field::Port,
         bits: u16::BITS - away.leading_zeros(),
-        message: format!("port {port} not in {from}-{to}"),
+        message: if from == to {
+            format!("port {port} is not {from}")
+        } else {
+            format!("port {port} not in {from}-{to}")
+        },
     })
 }
 

@@ -116,6 +116,10 @@ fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
         .collect();
     let groups = words::groups_of(model, eni);
     let direction = gate.direction;
+    if gate.nearest.is_none() && !rules.is_empty() {
+        let family = words::family(question.family());
+        return format!("{reason}: no {direction} rule of {groups} is for {family}");
+    }
     match rules.len() {
         0 => format!("{reason}: {groups} has no {direction} rule"),
         1 => format!("{reason}: the one {direction} rule of {groups} does not allow it"),
@@ -170,14 +174,13 @@ fn remedy(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Vec<Str
             nearest.rule, nearest.group_name, nearest.allows, nearest.message
         ));
     }
-    let group = gate.nearest.as_ref().map(|nearest| nearest.at);
-    let advice = eni_of(model, gate).and_then(|eni| advice(model, question, direction, eni, group));
+    let advice = eni_of(model, gate).and_then(|eni| advice(model, question, direction, eni, gate.nearest.as_ref()));
     if let Some(advice) = advice {
         lines.push(format!(
-            "to allow it, add to the {direction} rules of {}: {}",
-            advice.group, advice.says
+            "to allow it, add to the {direction} rules of {}: {}{}",
+            advice.group, advice.says, advice.then
         ));
-        lines.push(format!("  - {}", advice.native));
+        lines.extend(advice.how.map(|how| format!("  {how}")));
     }
     lines
 }
