@@ -16,6 +16,7 @@ pub fn gated(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
             .map(|address| address.parse().expect("an address"))
             .collect(),
         groups: groups.iter().map(|&group| GroupIndex(group)).collect(),
+        groups_known: true,
         binding: Some(Binding::Device(id.into())),
         source_dest_check: true,
         vpc: None,

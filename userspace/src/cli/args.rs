@@ -115,7 +115,7 @@ pub struct Explain {
     /// The form of the answer
     #[arg(short, long, value_name = "FORM", default_value = "text")]
     pub output: Output,
-    /// Exit with status 7 if a gate denies it
+    /// Exit with status 7 if a gate denies it, or may deny it for all that the files say
     #[arg(long)]
     pub fail_on_deny: bool,
 }

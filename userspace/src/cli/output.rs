@@ -96,6 +96,11 @@ impl Palette {
         self.paint("31", text)
     }
 
+    /// One that is neither.
+    pub(super) fn unsure(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
         if self.on {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")

@@ -97,7 +97,12 @@ pub(super) fn list_name(model: &Model, list: PrefixListIndex) -> &str {
 /// An ENI's groups, in backticks.
 pub(super) fn groups_of(model: &Model, eni: &Eni) -> String {
     let names: Vec<&str> = eni.groups.iter().map(|&group| group_name(model, group)).collect();
-    joined(&names, "and")
+    all(&names)
+}
+
+/// All of these, in backticks.
+pub(super) fn all(names: &[&str]) -> String {
+    joined(names, "and")
 }
 
 /// One of these, in backticks.

@@ -17,6 +17,9 @@ pub struct Eni {
     pub addresses: Vec<IpAddr>,
     /// Its groups in the order given, no duplicates; at least one for a gated ENI.
     pub groups: Vec<GroupIndex>,
+    /// Whether the configuration says which groups it has. `false` for an ENI of a file without its `Groups`: it may have
+    /// any. A gated ENI's are known.
+    pub groups_known: bool,
     /// How it is bound to this host; `None` for ENIs that are elsewhere.
     pub binding: Option<Binding>,
     /// Whether it must be the source or destination of what it sends and receives.

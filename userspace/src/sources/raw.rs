@@ -224,6 +224,8 @@ pub(super) struct RawEni {
     pub(super) subnet: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) groups: Vec<Reference>,
+    /// Whether there is a list of groups.
+    pub(super) groups_known: bool,
     /// The names that this ENI gives its groups, in the order of `groups`.
     pub(super) group_names: Vec<Option<String>>,
     pub(super) source_dest_check: bool,

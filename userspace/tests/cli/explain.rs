@@ -114,6 +114,48 @@ fn advice_has_the_form_of_the_source() {
     ]));
 }
 
+/// A denial is told only where all that could allow the packet is in the files.
+#[test]
+fn what_the_files_do_not_say() {
+    let aws = r#"{
+  "SecurityGroups": [
+    {"GroupId": "sg-0a", "GroupName": "web", "VpcId": "vpc-1", "IpPermissions": [
+      {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]},
+      {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "PrefixListIds": [{"PrefixListId": "pl-0c"}]},
+      {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "UserIdGroupPairs": [{"GroupId": "sg-0a"}, {"GroupId": "sg-gone"}]}],
+     "IpPermissionsEgress": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]}],
+  "NetworkInterfaces": [
+    {"NetworkInterfaceId": "eni-a", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.1", "Groups": [{"GroupId": "sg-0a"}]},
+    {"NetworkInterfaceId": "eni-b", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.2", "Groups": [{"GroupId": "sg-far"}]},
+    {"NetworkInterfaceId": "eni-c", "VpcId": "vpc-2", "PrivateIpAddress": "10.0.2.3",
+     "Groups": [{"GroupId": "sg-0a"}, {"GroupId": "sg-far", "GroupName": "far"}, {"GroupId": "sg-off"}]},
+    {"NetworkInterfaceId": "eni-d", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.4", "Groups": []},
+    {"NetworkInterfaceId": "eni-e", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.5"}]}"#;
+    let native = "{taskgate: v1, groups: [{name: own, egress: [], ingress: [{protocol: tcp, from: 'group:sg-0a'}]}], \
+        tasks: [{name: own-1, device: veth1, addresses: [10.0.1.1], groups: [own]}]}";
+    let folder = Folder::new(&[("aws.json", aws), ("t.yaml", native)]);
+    insta::assert_snapshot!(folder.transcript(&[
+        // Rules of a group that no file holds; a known one allows it all the same.
+        "explain --from eni-a --to eni-b --protocol tcp --port 5432 --fail-on-deny",
+        "explain --from eni-a --to eni-c --protocol tcp --port 443 --fail-on-deny",
+        "explain --from eni-a --to eni-c --protocol tcp --port 5432",
+        "explain --from eni-b --to eni-e --protocol udp --port 53 -o json --fail-on-deny",
+        // A gate that denies it for certain.
+        "explain --from own-1 --to eni-b --protocol tcp --port 5432 --fail-on-deny",
+        // An ENI without groups, and one whose groups no file has.
+        "explain --from eni-a --to eni-d --protocol tcp --port 5432 --fail-on-deny",
+        "explain --from eni-e --to eni-a --protocol tcp --port 80",
+        "explain --from eni-e --to 169.254.169.254 --protocol tcp --port 80",
+        // The entries of a list, and the groups of an address: elsewhere, and here, where only the files count.
+        "explain --from 192.0.2.1 --to eni-a --protocol tcp --port 22",
+        "explain --from 10.0.9.9 --to eni-a --protocol tcp --port 80",
+        "explain --from 192.0.2.1 --to eni-a --protocol tcp --port 80",
+        "explain --from 10.0.9.9 --to own-1 --protocol tcp --port 80",
+        "explain --from 192.0.2.1 --to 192.0.2.2 --protocol tcp --port 80",
+        "check",
+    ]));
+}
+
 #[test]
 fn what_no_rule_decides() {
     insta::assert_snapshot!(folder().transcript(&[

@@ -40,7 +40,8 @@ pub(super) fn aws_command(
     ))
 }
 
-fn plain(id: &str) -> Option<&str> {
+/// An id that a shell takes as it is.
+pub(super) fn plain(id: &str) -> Option<&str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
     (!id.is_empty() && !id.starts_with('-') && id.chars().all(fits)).then_some(id)
 }

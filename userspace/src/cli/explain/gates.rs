@@ -12,6 +12,7 @@ use super::{
     frame::frame,
     nearest::{Nearest, nearest},
     question::Question,
+    unknown::unknown,
 };
 use crate::{
     cli::host::Host,
@@ -27,13 +28,16 @@ pub enum Verdict {
     Accept,
     /// It is dropped.
     Reject,
+    /// No known rule allows it, and not all that may allow it is in the files.
+    Unknown,
 }
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Explanation {
-    /// Whether all gates let the packet through.
+    /// Whether all gates let the packet through. [`Verdict::Reject`] if any denies it, else [`Verdict::Unknown`] if any
+    /// may.
     pub verdict: Verdict,
     /// The gates in the order in which the packet meets them.
     pub gates: Vec<GateVerdict>,
@@ -54,7 +58,7 @@ pub struct GateVerdict {
     pub here: bool,
     /// Whether it lets the packet through.
     pub verdict: Verdict,
-    /// `rule`, `exempt`, or why it is dropped.
+    /// `rule`, `exempt`, why it is dropped, or what is not known.
     pub reason: &'static str,
     /// The id of the group whose rule allows it.
     pub group: Option<String>,
@@ -80,12 +84,12 @@ pub struct Explainer<'a> {
 }
 
 impl<'a> Explainer<'a> {
-    /// With a gate for each of these ENIs that has a group.
+    /// With a gate for each of these ENIs that has a group, or may have one.
     ///
     /// # Errors
     /// The configuration does not fit into an image.
     pub fn new(model: &'a Model, enis: impl IntoIterator<Item = &'a Eni>) -> Result<Self, CompileError> {
-        let gated: Vec<&Eni> = enis.into_iter().filter(|eni| !eni.groups.is_empty()).collect();
+        let gated: Vec<&Eni> = enis.into_iter().filter(|eni| has_gate(eni)).collect();
         let ids: HashSet<&str> = gated.iter().map(|eni| &*eni.id).collect();
         let mut host = Host::new(model, &|eni| ids.contains(&*eni.id))?;
         for (at, eni) in gated.iter().enumerate() {
@@ -97,7 +101,7 @@ impl<'a> Explainer<'a> {
     }
 
     /// Puts the packet to every gate on its way: egress where it begins, ingress where it ends, also when the first one
-    /// denies it. ENIs without a group have no gate.
+    /// denies it. ENIs that have no group have no gate.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let bytes = frame(question.from.address, question.to.address, question.message);
         let way = [
@@ -106,12 +110,15 @@ impl<'a> Explainer<'a> {
         ];
         let gates: Vec<GateVerdict> = way
             .into_iter()
-            .filter_map(|(direction, eni)| Some((direction, eni.filter(|eni| !eni.groups.is_empty())?)))
+            .filter_map(|(direction, eni)| Some((direction, eni.filter(|eni| has_gate(eni))?)))
             .map(|(direction, eni)| self.gate(question, direction, eni, &bytes))
             .collect();
-        let passed = gates.iter().all(|gate| gate.verdict == Verdict::Accept);
+        let any = |verdict| gates.iter().any(|gate| gate.verdict == verdict);
+        let verdict = [Verdict::Reject, Verdict::Unknown]
+            .into_iter()
+            .find(|verdict| any(*verdict));
         Explanation {
-            verdict: if passed { Verdict::Accept } else { Verdict::Reject },
+            verdict: verdict.unwrap_or(Verdict::Accept),
             gates,
         }
     }
@@ -122,18 +129,20 @@ impl<'a> Explainer<'a> {
         let link = link(at.unwrap_or(self.gated.len()));
         let (outcome, rule) = self.judge(&HostFrame::new(bytes, link), direction);
         let no_rule = matches!(outcome, Outcome::Drop(Reason::NoRule));
-        let nearest = no_rule.then(|| nearest(self.model, question, direction, eni));
+        let unknown = no_rule.then(|| unknown(self.model, question, direction, eni)).flatten();
+        let denied = no_rule && unknown.is_none();
+        let nearest = denied.then(|| nearest(self.model, question, direction, eni));
         GateVerdict {
             eni: eni.id.clone(),
             task: eni.task.clone(),
             direction,
             here: eni.binding.is_some(),
-            verdict: if outcome.passes() {
-                Verdict::Accept
-            } else {
-                Verdict::Reject
+            verdict: match &unknown {
+                Some(_) => Verdict::Unknown,
+                None if outcome.passes() => Verdict::Accept,
+                None => Verdict::Reject,
             },
-            reason: outcome.name(),
+            reason: unknown.map_or_else(|| outcome.name(), |unknown| unknown.reason()),
             group: rule.map(|rule| rule.group.clone()),
             group_name: rule.map(|rule| rule.group_name.clone()),
             rule: rule.map(|rule| rule.rule.clone()),
@@ -154,6 +163,11 @@ impl<'a> Explainer<'a> {
         let mut numbers = tracked.map(|conn| conn.by().0).filter(|number| *number != RULE_EXEMPT);
         (outcome, numbers.next().and_then(|number| self.host.book.name(number)))
     }
+}
+
+/// Whether an ENI has a gate, as far as the files say.
+fn has_gate(eni: &Eni) -> bool {
+    !eni.groups.is_empty() || !eni.groups_known
 }
 
 /// The link of the gate at a place.

@@ -11,6 +11,7 @@ mod names;
 mod nearest;
 mod question;
 mod show;
+mod unknown;
 
 use std::path::Path;
 
@@ -47,7 +48,7 @@ pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
         Output::Text => output::data(&show::text(model, &question, &explanation, output::Palette::stdout()))?,
     }
     Ok(match explanation.verdict {
-        Verdict::Reject if args.fail_on_deny => Exit::No,
-        Verdict::Accept | Verdict::Reject => Exit::Ok,
+        Verdict::Reject | Verdict::Unknown if args.fail_on_deny => Exit::No,
+        Verdict::Accept | Verdict::Reject | Verdict::Unknown => Exit::Ok,
     })
 }

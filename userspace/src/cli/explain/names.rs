@@ -53,7 +53,7 @@ fn not_found(model: &Model, text: &str) -> String {
             .filter(|eni| eni.groups.iter().any(|of| of.0 == group));
         let members: Vec<&str> = members.map(Eni::display_name).collect();
         return if members.is_empty() {
-            format!("`{text}` is a security group, and no ENI has it; name a task, an ENI or an address")
+            format!("`{text}` is a security group, and no known ENI has it; name a task, an ENI or an address")
         } else {
             format!("`{text}` is a security group; name one of its ENIs: {}", list(&members))
         };

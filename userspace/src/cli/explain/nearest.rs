@@ -117,13 +117,18 @@ pub(super) fn of_family(model: &Model, rule: &Rule, family: Family) -> bool {
         }
 }
 
+/// Whether a rule allows the packet, whoever the peer is.
+pub(super) fn allows_message(message: Message, rule: &Rule) -> bool {
+    transport(rule.protocol, message).is_empty()
+}
+
 /// Whether a rule allows the packet.
 pub(super) fn allows(model: &Model, question: &Question<'_>, direction: Direction, rule: &Rule) -> bool {
     misses(model, question.message, far(question, direction), rule).is_empty()
 }
 
 /// The address that a gate's rules call the peer.
-fn far(question: &Question<'_>, direction: Direction) -> IpAddr {
+pub(super) fn far(question: &Question<'_>, direction: Direction) -> IpAddr {
     match direction {
         Direction::Ingress => question.from.address,
         Direction::Egress => question.to.address,
@@ -222,10 +227,15 @@ fn peer(model: &Model, peer: &Peer, far: IpAddr) -> Option<Miss> {
         }
         Peer::Missing(_) => NEVER,
     };
+    let unknown = matches!(peer, Peer::Group(_)) && model.eni_by_address(far).is_none();
     (bits != 0).then(|| Miss {
         field: Field::Peer,
         bits,
-        message: format!("peer {far} not in {}", words::peer(model, peer)),
+        message: if unknown {
+            format!("peer {far} is in no file, so not in {}", words::peer(model, peer))
+        } else {
+            format!("peer {far} not in {}", words::peer(model, peer))
+        },
     })
 }
 

@@ -67,7 +67,7 @@ impl<'a> Question<'a> {
         };
         if from.eni.is_none() && to.eni.is_none() {
             return Err(Error::NotFound(format!(
-                "neither {} nor {} is an address of a known ENI: no gate is on the way",
+                "neither {} nor {} is an address of a known ENI: the files show no gate on the way",
                 from.address, to.address
             )));
         }
@@ -98,12 +98,18 @@ impl<'a> Question<'a> {
             ));
         }
         for end in [&self.from, &self.to] {
-            if end.eni.is_some_and(|eni| eni.groups.is_empty()) {
-                notes.push(format!(
-                    "`{}` has no security group, so no gate is there and everything passes",
-                    end.name()
-                ));
+            if end.eni.is_some_and(|eni| eni.groups.is_empty() && eni.groups_known) {
+                notes.push(format!("`{}` has no security group, so no gate is there", end.name()));
             }
+        }
+        if let [Some(from), Some(to)] = [self.from, self.to].map(|end| end.eni?.vpc.as_deref())
+            && from != to
+        {
+            notes.push(format!(
+                "`{}` is in {from} and `{}` in {to}: whether a peering or another route joins them is in no file",
+                self.from.name(),
+                self.to.name()
+            ));
         }
         notes
     }

@@ -9,6 +9,7 @@ use super::{
     gates::{Explanation, GateVerdict, Verdict},
     nearest::allows,
     question::{End, Question},
+    unknown::unknown,
 };
 use crate::{
     cli::{
@@ -26,9 +27,14 @@ pub(super) fn text(model: &Model, question: &Question<'_>, explanation: &Explana
         lines.push(gate_line(model, question, gate, palette));
     }
     lines.push(conclusion(question, explanation, palette));
-    for gate in explanation.gates.iter().filter(|gate| gate.verdict == Verdict::Reject) {
-        lines.extend(remedy(model, question, gate));
+    let mut remedies: Vec<Vec<String>> = Vec::new();
+    for gate in &explanation.gates {
+        let remedy = remedy(model, question, gate);
+        if !remedies.contains(&remedy) {
+            remedies.push(remedy);
+        }
     }
+    lines.extend(remedies.into_iter().flatten());
     let mut text = String::new();
     for line in lines {
         // Writing to a string cannot fail.
@@ -57,15 +63,16 @@ fn paint(verdict: Verdict, palette: Palette) -> String {
     match verdict {
         Verdict::Accept => palette.good("ACCEPT"),
         Verdict::Reject => palette.bad("REJECT"),
+        Verdict::Unknown => palette.unsure("UNKNOWN"),
     }
 }
 
 fn gate_line(model: &Model, question: &Question<'_>, gate: &GateVerdict, palette: Palette) -> String {
     let place = match (&gate.task, gate.here) {
         (Some(_), true) => format!("{}, here", gate.eni),
-        (Some(_), false) => format!("{}, not on this host", gate.eni),
+        (Some(_), false) => format!("{}, not gated here", gate.eni),
         (None, true) => String::from("here"),
-        (None, false) => String::from("not on this host"),
+        (None, false) => String::from("not gated here"),
     };
     format!(
         "{:<7} {} ({place}): {} {}",
@@ -85,6 +92,12 @@ fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
         );
     }
     let reason = gate.reason;
+    if gate.verdict == Verdict::Unknown
+        && let Some(eni) = eni_of(model, gate)
+        && let Some(unknown) = unknown(model, question, gate.direction, eni)
+    {
+        return format!("{reason}: {}", unknown.why(model, question, gate.direction, eni));
+    }
     let is = |outcome: Outcome| reason == outcome.name();
     if is(Outcome::Pass(Pass::Exempt)) {
         return String::from("without a rule: it is exempt, the platform's own service");
@@ -145,24 +158,41 @@ fn allowing(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Strin
 /// One line that sums the gates up.
 fn conclusion(question: &Question<'_>, explanation: &Explanation, palette: Palette) -> String {
     let (from, to, message) = (question.from.name(), question.to.name(), question.message);
-    let denied = |direction| {
-        explanation
-            .gates
-            .iter()
-            .any(|gate| gate.direction == direction && gate.verdict == Verdict::Reject)
+    let is = |direction| {
+        let mut gates = explanation.gates.iter();
+        gates.any(|gate| gate.direction == direction && gate.verdict == explanation.verdict)
     };
-    let says = match (denied(Direction::Egress), denied(Direction::Ingress)) {
-        (false, false) => format!("{message} from {from} reaches {to}, and replies need no rule"),
-        (true, false) => format!("{from} may not send {message} to {to}"),
-        (false, true) => format!("{to} does not accept {message} from {from}"),
-        (true, true) => format!("{from} may not send {message} to {to}, and {to} would not accept it"),
+    let (egress, ingress) = (is(Direction::Egress), is(Direction::Ingress));
+    let known = (question.from.eni.is_some(), question.to.eni.is_some());
+    let says = match (explanation.verdict, egress, ingress) {
+        // Of an end that no file knows, nothing can be said.
+        (Verdict::Accept, ..) => match known {
+            (true, false) => format!("{from} may send {message} to {to}, and replies need no rule"),
+            (false, true) => format!("{to} accepts {message} from {from}, and replies need no rule"),
+            _ => format!("{message} passes from {from} to {to}, and replies need no rule"),
+        },
+        (Verdict::Reject, true, false) => format!("{from} may not send {message} to {to}"),
+        (Verdict::Reject, false, _) => format!("{to} does not accept {message} from {from}"),
+        (Verdict::Reject, true, true) => format!("{from} may not send {message} to {to}, and {to} would not accept it"),
+        (Verdict::Unknown, true, false) => format!("the files do not say whether {from} may send {message} to {to}"),
+        (Verdict::Unknown, false, _) => format!("the files do not say whether {to} accepts {message} from {from}"),
+        (Verdict::Unknown, true, true) => {
+            format!("the files do not say whether {from} may send {message} to {to}, nor whether {to} would accept it")
+        }
     };
     format!("{}: {says}", paint(explanation.verdict, palette))
 }
 
-/// What to do about a denial for want of a rule.
+/// What to do about a denial for want of a rule, or about what is not known.
 fn remedy(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Vec<String> {
     let mut lines = Vec::new();
+    if gate.verdict == Verdict::Unknown
+        && let Some(eni) = eni_of(model, gate)
+        && let Some(unknown) = unknown(model, question, gate.direction, eni)
+    {
+        lines.push(String::new());
+        lines.push(unknown.remedy(model, question, gate.direction, eni));
+    }
     if gate.reason != Outcome::Drop(Reason::NoRule).name() {
         return lines;
     }

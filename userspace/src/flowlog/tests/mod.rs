@@ -36,6 +36,7 @@ fn eni(id: &str, addresses: &[&str]) -> Eni {
             .map(|address| address.parse().expect("an address"))
             .collect(),
         groups: Vec::new(),
+        groups_known: true,
         binding: None,
         source_dest_check: true,
         vpc: None,

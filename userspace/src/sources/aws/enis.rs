@@ -22,6 +22,7 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
         subnet: eni.text("SubnetId", report).map(str::to_owned),
         addresses: addresses(eni, report),
         groups: Vec::new(),
+        groups_known: eni.get("Groups").is_some(),
         group_names: Vec::new(),
         source_dest_check: eni.boolean("SourceDestCheck", report).unwrap_or(true),
         mac: eni.text("MacAddress", report).and_then(|mac| value::mac(mac).ok()),

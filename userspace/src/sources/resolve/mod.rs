@@ -144,7 +144,7 @@ fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Report) {
             );
             report.error(spot, message, hint);
         } else if let Some(rule) = uses().next() {
-            let message = format!("the entries of prefix list `{id}` are not known, so the rule matches nothing");
+            let message = format!("the entries of prefix list `{id}` are not known: whom the rule allows is not known");
             report.warn(rule.spot, message, hint);
         }
     }
