@@ -17,6 +17,7 @@ use taskgate::dataplane::{
     link::{Link, LinkKind},
     netlink::Netlink,
     netns::Namespace,
+    sysctl::NeighbourControl,
 };
 use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
 
@@ -152,11 +153,27 @@ fn an_eni_is_gated_before_its_links_are_up() -> Result<()> {
         let (eni, gate) = TaskEni::make(&netlink, &spec, |link| {
             let inside = ip("-n a -br link show eth0");
             let outside = ip(&format!("-br link show {}", link.name));
-            seen = Some((link.clone(), inside, outside));
+            let own = [
+                "ipv6/{}/accept_ra",
+                "ipv6/{}/accept_redirects",
+                "ipv4/{}/accept_redirects",
+                "ipv4/{}/send_redirects",
+            ];
+            let path = |own: &str| format!("/proc/sys/net/{}", own.replace("{}", &format!("conf/{}", link.name)));
+            seen = Some((
+                link.clone(),
+                inside,
+                outside,
+                own.map(|own| fs::read_to_string(path(own))),
+            ));
             io::Result::Ok("the gate")
         })
         .await?;
-        let (link, inside, outside) = seen.context("there was no gate")?;
+        let (link, inside, outside, settings) = seen.context("there was no gate")?;
+        for setting in settings {
+            ensure!(setting?.trim() == "0");
+        }
+        ensure!(NeighbourControl::ALL.map(|control| control.is_heeded(&link.name)) == [false; 3]);
         ensure!(gate == "the gate" && &link == eni.link());
         for (name, shown) in [("eth0", inside?), (&*link.name, outside?)] {
             ensure!(

@@ -5,6 +5,7 @@ mod enis;
 mod gates;
 mod links;
 mod provisioned;
+mod sysctls;
 mod tables;
 
 use taskgate::dataplane::load::LoadOptions;

@@ -12,5 +12,6 @@ pub mod netlink;
 pub mod netns;
 pub mod object;
 pub mod raw;
+pub mod sysctl;
 pub mod tables;
 pub mod tags;

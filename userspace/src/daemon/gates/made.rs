@@ -83,7 +83,7 @@ pub(super) fn tell(said: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarnin
                 warn!("{warning}");
                 said.push(warning.clone());
             }
-            EniWarning::Setting { .. } => warn!("task `{task}`: {warning}"),
+            EniWarning::Setting { .. } | EniWarning::Trusting { .. } => warn!("task `{task}`: {warning}"),
         }
     }
 }

@@ -131,6 +131,13 @@ pub enum EniWarning {
         /// Why not.
         cause: String,
     },
+    /// A setting by which the host heeds what the task says of routes could not be turned off.
+    Trusting {
+        /// The setting.
+        sysctl: String,
+        /// Why not.
+        cause: String,
+    },
 }
 
 impl fmt::Display for EniWarning {
@@ -147,6 +154,10 @@ impl fmt::Display for EniWarning {
             Self::Setting { sysctl, cause } => write!(
                 f,
                 "`{sysctl}` cannot be set: {cause}; unless the host forwards anyway, the task reaches this host only"
+            ),
+            Self::Trusting { sysctl, cause } => write!(
+                f,
+                "`{sysctl}` cannot be set to 0: {cause}; the gate alone keeps the task from changing the host's routes"
             ),
         }
     }

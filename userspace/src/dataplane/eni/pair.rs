@@ -1,6 +1,6 @@
 //! The parts of an ENI: the veth pair, and the host's settings for it.
 
-use std::{error::Error, fs, io, net::IpAddr, os::fd::AsRawFd as _, time::Duration};
+use std::{error::Error, io, net::IpAddr, os::fd::AsRawFd as _, time::Duration};
 
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -15,6 +15,7 @@ use crate::dataplane::{
     link::Link,
     netlink::{Netlink, Refused},
     netns::Namespace,
+    sysctl::{NeighbourControl, Sysctl},
 };
 
 /// The ENI's name inside the namespace.
@@ -56,6 +57,7 @@ where
     if let Err(error) = configure(host, &task, spec, &link).await {
         return failed(error).await;
     }
+    let mut warnings = distrust(&link);
     let gate = match gate(&link) {
         Ok(gate) => gate,
         Err(cause) => {
@@ -66,7 +68,7 @@ where
     };
     match bring_up(host, &task, spec, &link).await {
         Ok(()) => {
-            let warnings = warnings(spec.addresses, &link);
+            warnings.append(&mut self::warnings(spec.addresses, &link));
             Ok((link, record, warnings, gate))
         }
         // The gate is dropped after the link: what is up is gated to its end.
@@ -144,50 +146,55 @@ async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Takes from the task what could change the host's own addresses and routes, before the link is up. `send_redirects` only
+/// counts where it is off for `all` too; nobody on such a link has another router to be sent to.
+fn distrust(link: &Link) -> Vec<EniWarning> {
+    let own = NeighbourControl::ALL.map(|control| control.sysctl(&link.name));
+    let sends = Sysctl::of_link("ipv4", &link.name, "send_redirects");
+    let off = |sysctl: Sysctl| match sysctl.set(0) {
+        // A host without IPv6 has nothing to turn off.
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Some(EniWarning::Trusting {
+            sysctl: sysctl.to_string(),
+            cause: cause.to_string(),
+        }),
+        _ => None,
+    };
+    own.into_iter().chain([sends]).filter_map(off).collect()
+}
+
 /// Lets the host forward what comes in from the task, and tells what it would take beyond that.
 pub(super) fn warnings(addresses: &[IpAddr], link: &Link) -> Vec<EniWarning> {
     let mut warnings = Vec::new();
-    let mut set = |sysctl: String| {
+    let mut set = |sysctl: Sysctl| {
         let is_on = turn_on(&sysctl);
         if let Err(cause) = &is_on
             && cause.kind() != io::ErrorKind::NotFound
         {
-            let cause = cause.to_string();
+            let (sysctl, cause) = (sysctl.to_string(), cause.to_string());
             warnings.push(EniWarning::Setting { sysctl, cause });
         }
         is_on.is_ok()
     };
     let [has_v4, has_v6] = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|family| addresses.iter().any(family));
-    let forwards_v4 = has_v4 && set(format!("net.ipv4.conf.{}.forwarding", link.name));
+    let forwards_v4 = has_v4 && set(Sysctl::of_link("ipv4", &link.name, "forwarding"));
     // From 6.17 on; there is no other way for a single link.
-    let forwards_v6 = has_v6 && set(format!("net.ipv6.conf.{}.force_forwarding", link.name));
+    let forwards_v6 = has_v6 && set(Sysctl::of_link("ipv6", &link.name, "force_forwarding"));
     let families = [
         (has_v4, "net.ipv4.ip_forward", forwards_v4),
         (has_v6, "net.ipv6.conf.all.forwarding", forwards_v6),
     ];
     for (used, sysctl, among_tasks) in families {
-        if used && !is_on(sysctl) {
+        if used && !is_on(&Sysctl::named(sysctl)) {
             warnings.push(EniWarning::ForwardingOff { sysctl, among_tasks });
         }
     }
     warnings
 }
 
-/// Where a setting lies. It is that of the calling thread's network namespace.
-fn path(sysctl: &str) -> String {
-    format!("/proc/sys/{}", sysctl.replace('.', "/"))
+fn is_on(sysctl: &Sysctl) -> bool {
+    sysctl.get().is_ok_and(|value| value != 0)
 }
 
-fn is_on(sysctl: &str) -> bool {
-    fs::read_to_string(path(sysctl)).is_ok_and(|value| value.trim() != "0")
-}
-
-fn turn_on(sysctl: &str) -> io::Result<()> {
-    if is_on(sysctl) {
-        return Ok(());
-    }
-    fs::OpenOptions::new()
-        .write(true)
-        .open(path(sysctl))
-        .and_then(|mut file| io::Write::write_all(&mut file, b"1"))
+fn turn_on(sysctl: &Sysctl) -> io::Result<()> {
+    if is_on(sysctl) { Ok(()) } else { sysctl.set(1) }
 }
