@@ -9,4 +9,5 @@ pub mod daemon;
 pub mod dataplane;
 pub mod flowlog;
 pub mod model;
+mod near;
 pub mod sources;

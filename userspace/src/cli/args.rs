@@ -77,6 +77,10 @@ pub struct Run {
 /// `taskgate check`.
 #[derive(Clone, Debug, Args)]
 pub struct Check {
+    /// Also look on this host for the links that the configuration names; exit with status 5 if one is not there, with 1
+    /// if no gate works on one
+    #[arg(long)]
+    pub host: bool,
     /// The form of the answer
     #[arg(short, long, value_name = "FORM", default_value = "text")]
     pub output: Output,

@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt::Write as _, path::Path};
 use serde::Serialize;
 
 use super::{
-    args::Output,
+    args::{Check, Output},
     error::{Error, Exit},
     host::Host,
     lint::{self, Lint},
@@ -13,6 +13,8 @@ use super::{
 };
 use crate::{
     compile::CompileError,
+    daemon::{Found, HostFinding, RunError, Who, count_links, survey},
+    dataplane::netlink::Netlink,
     model::{Direction, Location, Model},
     sources::{self, Loaded, Problem, Problems},
 };
@@ -40,6 +42,80 @@ struct Document {
     summary: Option<Summary>,
     errors: Vec<Note>,
     warnings: Vec<Note>,
+    /// With `--host`, for a valid configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<HostReport>,
+}
+
+/// What this host has of the links that the configuration names.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct HostReport {
+    /// How many are named.
+    links: usize,
+    findings: Vec<HostNote>,
+}
+
+/// A finding about one of them.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct HostNote {
+    /// None for the uplink.
+    task: Option<String>,
+    device: String,
+    /// `absent`, `unusable` or `heeds-neighbour`.
+    problem: &'static str,
+    message: String,
+    hint: String,
+}
+
+impl From<HostFinding> for HostNote {
+    fn from(finding: HostFinding) -> Self {
+        Self {
+            problem: match finding.found {
+                Found::Absent { .. } => "absent",
+                Found::Unusable(_) => "unusable",
+                Found::Heeds(_) => "heeds-neighbour",
+            },
+            message: finding.message(),
+            hint: finding.hint(),
+            task: match finding.who {
+                Who::Task(task) => Some(task),
+                Who::Uplink => None,
+            },
+            device: finding.device,
+        }
+    }
+}
+
+impl HostReport {
+    /// Looks at the host, in the network namespace that this runs in.
+    fn new(model: &Model) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let findings = runtime.map_err(RunError::Runtime)?.block_on(async {
+            let netlink = Netlink::open()?;
+            survey(model, &netlink).await
+        });
+        let findings = findings.map_err(RunError::Netlink)?;
+        Ok(Self {
+            links: count_links(model),
+            findings: findings.into_iter().map(HostNote::from).collect(),
+        })
+    }
+
+    fn count(&self, problem: &str) -> usize {
+        let alike = self.findings.iter().filter(|note| note.problem == problem);
+        alike.count()
+    }
+
+    /// The status to exit with: a task that is not gated now, and one that never would be.
+    fn exit(&self) -> Exit {
+        match (self.count("unusable"), self.count("absent")) {
+            (0, 0) => Exit::Ok,
+            (0, _) => Exit::NotFound,
+            _ => Exit::Failure,
+        }
+    }
 }
 
 /// A problem, at a place in a file if it has one.
@@ -75,33 +151,54 @@ impl From<CompileError> for Note {
 }
 
 /// Checks the configuration in a folder.
-pub(super) fn run(folder: &Path, form: Output) -> Result<Exit, Error> {
-    let checked = check(folder);
-    if form == Output::Json {
+pub(super) fn run(folder: &Path, question: &Check) -> Result<Exit, Error> {
+    let checked = check(folder, question.host);
+    if question.output == Output::Json {
         return json(checked);
     }
-    let Checked { summary, warnings } = checked?;
+    let Checked {
+        summary,
+        warnings,
+        host,
+    } = checked?;
     output::problems(output::Severity::Warning, &warnings);
-    output::data(&text(folder, summary, warnings.len()))?;
-    Ok(Exit::Ok)
+    let mut text = text(folder, summary, warnings.len());
+    let mut exit = Exit::Ok;
+    if let Some(host) = host {
+        for HostNote { message, hint, .. } in &host.findings {
+            output::say(format_args!("warning: {message}; {hint}"));
+        }
+        let here = host.links - host.count("absent");
+        writeln!(text, "  {:<13} {here} of {}", "links here", host.links).ok();
+        exit = host.exit();
+    }
+    output::data(&text)?;
+    Ok(exit)
 }
 
 struct Checked {
     summary: Summary,
     /// What the sources warn of, then what the lints found.
     warnings: Vec<Problem>,
+    /// If it was asked for.
+    host: Option<HostReport>,
 }
 
-fn check(folder: &Path) -> Result<Checked, Error> {
+fn check(folder: &Path, with_host: bool) -> Result<Checked, Error> {
     let loaded = sources::load(folder)?;
     let host = Host::new(&loaded.model, &|eni| eni.binding.is_some())?;
     let summary = summary(&loaded.model, &host);
     let found = lint::lints(&loaded.model);
+    let host = with_host.then(|| HostReport::new(&loaded.model)).transpose()?;
     let Loaded {
         mut warnings, files, ..
     } = loaded;
     warnings.extend(found.into_iter().map(|lint| problem(lint, folder, &files)));
-    Ok(Checked { summary, warnings })
+    Ok(Checked {
+        summary,
+        warnings,
+        host,
+    })
 }
 
 /// A lint at its place; one that is about no single rule is about the folder.
@@ -175,24 +272,29 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
 
 /// The answer as a document, for a configuration that is refused too.
 fn json(checked: Result<Checked, Error>) -> Result<Exit, Error> {
-    let (summary, errors, warnings) = match checked {
-        Ok(checked) => {
-            let warnings = checked.warnings.into_iter().map(Note::from);
-            (Some(checked.summary), Vec::new(), warnings.collect())
-        }
-        Err(Error::Invalid(Problems { errors, warnings })) => {
-            let notes = |problems: Vec<Problem>| problems.into_iter().map(Note::from).collect();
-            (None, notes(errors), notes(warnings))
-        }
-        Err(Error::Compile(error)) => (None, vec![Note::from(error)], Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let valid = errors.is_empty();
-    output::json(&Document {
-        valid,
-        summary,
+    let notes = |problems: Vec<Problem>| problems.into_iter().map(Note::from).collect();
+    let refused = |errors, warnings| Document {
+        valid: false,
+        summary: None,
         errors,
         warnings,
-    })?;
-    Ok(if valid { Exit::Ok } else { Exit::Invalid })
+        host: None,
+    };
+    let document = match checked {
+        Ok(checked) => Document {
+            valid: true,
+            summary: Some(checked.summary),
+            errors: Vec::new(),
+            warnings: notes(checked.warnings),
+            host: checked.host,
+        },
+        Err(Error::Invalid(Problems { errors, warnings })) => refused(notes(errors), notes(warnings)),
+        Err(Error::Compile(error)) => refused(vec![Note::from(error)], Vec::new()),
+        Err(error) => return Err(error),
+    };
+    output::json(&document)?;
+    match document {
+        Document { valid: false, .. } => Ok(Exit::Invalid),
+        Document { host, .. } => Ok(host.map_or(Exit::Ok, |host| host.exit())),
+    }
 }

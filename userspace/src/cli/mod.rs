@@ -30,7 +30,7 @@ pub fn run(cli: Cli) -> Exit {
         })
         .map(|()| Exit::Ok)
         .map_err(Error::from),
-        Command::Check(check) => check::run(&cli.global.config, check.output),
+        Command::Check(check) => check::run(&cli.global.config, &check),
         Command::Explain(explain) => explain::run(&cli.global.config, &explain),
     };
     done.unwrap_or_else(|error| {

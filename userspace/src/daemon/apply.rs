@@ -167,6 +167,11 @@ impl Daemon {
         }
     }
 
+    /// The configuration in force.
+    pub(super) fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// Follows a link that came or went.
     pub(super) async fn link_event(&mut self, event: &LinkEvent) {
         let enis: Vec<&Eni> = self.model.gated().collect();

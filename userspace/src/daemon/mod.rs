@@ -6,6 +6,7 @@
 mod apply;
 mod error;
 mod gates;
+mod host;
 mod instance;
 mod records;
 mod sizes;
@@ -21,6 +22,7 @@ use tokio::{
 };
 
 pub use error::RunError;
+pub(crate) use host::{Found, HostFinding, Who, count as count_links, survey};
 pub(crate) use sizes::policy_banks;
 
 use crate::{
@@ -28,6 +30,7 @@ use crate::{
     sources::{self, Loaded},
 };
 use apply::Daemon;
+use host::HostWatch;
 use instance::Instance;
 
 /// What `taskgate run` is told.
@@ -92,26 +95,36 @@ async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
     }
     let tables = KernelTables::new(&object)?;
     let netlink = Netlink::open()?;
+    let mut host = HostWatch::new(netlink.clone());
     let mut watch = LinkWatch::new()?;
     let mut daemon = Daemon::begin(&options.instance, object, tables, netlink, loaded.model).await?;
     info!("gates are up: {}", daemon.gates_summary());
     warn!("when this taskgate ends its gates come off: what it gates is then open, what it made is taken away");
+
+    host.tell(daemon.model()).await;
 
     let mut room = Instant::now() + sizes::ROOM_EVERY;
     let ended = loop {
         let window_ends = Instant::now() + daemon.window_left();
         tokio::select! {
             event = watch.next() => match event {
-                Ok(event) => daemon.link_event(&event).await,
+                Ok(event) => {
+                    daemon.link_event(&event).await;
+                    host.link_event(&event, daemon.model());
+                }
                 Err(refused) => break Err(RunError::from(refused)),
             },
+            () = sleep_until(host.due()) => host.tell(daemon.model()).await,
             () = sleep_until(window_ends) => daemon.close_window(),
             () = sleep_until(room) => {
                 room = Instant::now() + sizes::ROOM_EVERY;
                 daemon.make_room();
             }
             asked = signals.next() => match asked {
-                Asked::Reload => reload(options, &mut daemon).await,
+                Asked::Reload => {
+                    reload(options, &mut daemon).await;
+                    host.tell(daemon.model()).await;
+                }
                 Asked::End(name) => {
                     info!("{name}: ending");
                     break Ok(());
