@@ -38,7 +38,7 @@ fn told(seed: u64, mut run: impl FnMut(Episode) -> Result<Tally>) -> Result<Tall
 
 /// An outcome that never comes is none that was compared.
 fn saw_everything(tally: &Tally, episodes: u64) -> Result<()> {
-    const OUTCOMES: [&str; 17] = [
+    const OUTCOMES: [&str; 18] = [
         "tracked",
         "rule",
         "exempt",
@@ -55,6 +55,7 @@ fn saw_everything(tally: &Tally, episodes: u64) -> Result<()> {
         "isolated",
         "unsupported-ethertype",
         "connection-closed",
+        "source-routed",
         "dropped early",
     ];
     for outcome in OUTCOMES {

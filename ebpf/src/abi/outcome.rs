@@ -56,11 +56,13 @@ pub enum Reason {
     UnsupportedEthertype = 11,
     /// A late packet of a TCP connection that both sides have closed.
     ConnectionClosed = 16,
+    /// Its headers name routers that it goes over: its destination is not where it ends.
+    SourceRouted = 18,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoRule,
         Self::SpoofedSource,
         Self::NotForTask,
@@ -73,6 +75,7 @@ impl Reason {
         Self::Isolated,
         Self::UnsupportedEthertype,
         Self::ConnectionClosed,
+        Self::SourceRouted,
     ];
 
     /// The name that users see, in records, counters, `explain` and `status` alike.
@@ -90,6 +93,7 @@ impl Reason {
             Self::Isolated => "isolated",
             Self::UnsupportedEthertype => "unsupported-ethertype",
             Self::ConnectionClosed => "connection-closed",
+            Self::SourceRouted => "source-routed",
         }
     }
 

@@ -8,6 +8,8 @@ use crate::abi::Reason;
 const MIN_HEADER: u32 = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Bytes of options, at most.
+const MAX_OPTIONS: u32 = 40;
 
 #[inline(always)]
 pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
@@ -23,6 +25,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let carried = frame.length() - ETHERNET_BYTES;
     let said = u16::from_be_bytes([ip[2], ip[3]]) as u32;
     packet.bytes = carried;
+    // Before anything is told apart: the verifier walks the options once.
+    let is_source_routed = header > MIN_HEADER && has_source_route(frame, header)?;
     // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
     let length = match said {
         // Told apart here: before 6.8 the verifier does not see that 0 is below the header's length.
@@ -34,6 +38,9 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         return Err(Unparsed::Bad(Reason::Malformed));
     }
     packet.bytes = length;
+    if is_source_routed {
+        return Err(Unparsed::Bad(Reason::SourceRouted));
+    }
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
     if fragment & FRAGMENT_OFFSET != 0 {
         packet.later_fragment = true;
@@ -69,4 +76,45 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
             header,
         },
     )
+}
+
+/// Whether the options have a source route (RFC 791, 3.1), loose or strict, used up or not. Every part of a datagram has
+/// it. Where an option says a length that cannot be, no host reads on.
+///
+/// Offsets are blurred and what an option says is arithmetic, so that the verifier walks one way through the loop.
+#[inline(always)]
+fn has_source_route<F: Frame>(frame: &F, header: u32) -> Result<bool, Unparsed> {
+    const NO_OPERATION: u64 = 1;
+    const LOOSE: u64 = 131;
+    const STRICT: u64 = 137;
+    // All bits of an offset within the longest header, and one behind it.
+    const WITHIN: u32 = 0x7f;
+    const BEYOND: u64 = WITHIN as u64;
+    // The last of them, so that what is missing is missed once.
+    read::<F, 4>(frame, frame.blur(ETHERNET_BYTES + header - 4) & WITHIN)?;
+    let end = frame.blur(ETHERNET_BYTES + header) & WITHIN;
+    let mut at = frame.blur(ETHERNET_BYTES + MIN_HEADER) & WITHIN;
+    let mut routes = 0;
+    for _ in 0..MAX_OPTIONS {
+        // A last byte has no length behind it.
+        if at + 1 >= end {
+            break;
+        }
+        let Some([kind, length]) = frame.read::<2>(at) else {
+            break;
+        };
+        let (kind, length) = (kind as u64, length as u64);
+        let (pads, ends) = (same(kind, NO_OPERATION), same(kind, 0) | length.wrapping_sub(2) >> 63);
+        routes |= same(kind, LOOSE) | same(kind, STRICT);
+        let next = pads * (at as u64 + 1) | (1 ^ pads) * (ends * BEYOND | (1 ^ ends) * (at as u64 + length));
+        at = frame.blur(next as u32) & 0x1ff;
+        routes = frame.blur(routes as u32) as u64;
+    }
+    Ok(routes != 0)
+}
+
+/// 1 if two numbers below 2^63 are the same, else 0.
+#[inline(always)]
+const fn same(a: u64, b: u64) -> u64 {
+    (a ^ b).wrapping_sub(1) >> 63
 }

@@ -10,7 +10,6 @@ const HEADER: u32 = 40;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 pub(super) const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 const MORE_FRAGMENTS: u16 = 1;
 /// In bytes, as it stands in the header.
@@ -92,8 +91,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 };
                 8
             }
-            // In units of four bytes, less two (RFC 4302, 2.2).
-            AUTHENTICATION => (extension[1] as u32 + 2) << 2,
+            // What is left of a route lies between here and the destination in the header (RFC 8200, 4.4).
+            ROUTING if extension[3] != 0 => return Err(Unparsed::Bad(Reason::SourceRouted)),
             _ => (extension[1] as u32 + 1) << 3,
         };
         next = frame.blur(extension[0] as u32) as u8;
@@ -115,7 +114,9 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     )
 }
 
+/// Whether a header is walked. An authentication header (RFC 4302) is none: it is what rules for protocol 51 speak of, as
+/// in IPv4, where it is no option either.
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
-    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
 }

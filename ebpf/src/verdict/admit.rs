@@ -53,10 +53,12 @@ impl Plan {
     const fn refusal(self) -> Option<Reason> {
         const LATE: u32 = Reason::ConnectionClosed as u32;
         const FRAGMENT: u32 = Reason::FragmentWithoutFirst as u32;
+        const ROUTED: u32 = Reason::SourceRouted as u32;
         match self.0 >> Self::REFUSED {
             0 => None,
             LATE => Some(Reason::ConnectionClosed),
             FRAGMENT => Some(Reason::FragmentWithoutFirst),
+            ROUTED => Some(Reason::SourceRouted),
             _ => Some(Reason::Malformed),
         }
     }

@@ -8,6 +8,7 @@ use taskgate_ebpf::{
 use crate::frames::*;
 
 pub(crate) const MALFORMED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::Malformed));
+pub(crate) const SOURCE_ROUTED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::SourceRouted));
 pub(crate) const UNSUPPORTED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::UnsupportedEthertype));
 
 /// What a frame that carries no addresses leaves.

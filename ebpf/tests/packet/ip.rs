@@ -236,10 +236,16 @@ fn ipv6_extension_headers() {
             ports(v6(6, 80)),
         ),
         (
-            "authentication",
+            "authentication header: a protocol of its own, as in IPv4",
             ipv6(51, &authentication(6, 3, &segment())),
             Ok(()),
-            ports(v6(6, 88)),
+            v6(51, 88),
+        ),
+        (
+            "the same behind destination options",
+            ipv6(60, &extension(51, 1, &authentication(6, 3, &segment()))),
+            Ok(()),
+            v6(51, 96),
         ),
         (
             "atomic fragment",
@@ -248,21 +254,17 @@ fn ipv6_extension_headers() {
             ports(v6(6, 72)),
         ),
         (
-            "hop-by-hop, routing, fragment, authentication, destination",
+            "hop-by-hop, routing, fragment, destination",
             ipv6(
                 0,
                 &extension(
                     43,
                     1,
-                    &extension(
-                        44,
-                        1,
-                        &fragment(51, 0, false, &authentication(60, 1, &extension(6, 1, &segment()))),
-                    ),
+                    &extension(44, 1, &fragment(60, 0, false, &extension(6, 1, &segment()))),
                 ),
             ),
             Ok(()),
-            ports(v6(6, 112)),
+            ports(v6(6, 96)),
         ),
         (
             "hop-by-hop that is not the first",
@@ -306,6 +308,93 @@ fn ipv6_extension_headers() {
             ports(v6(6, 64 + 8 * reach as u32)),
         ),
         ("out of reach", long(reach + 1), MALFORMED, v6(6, 72 + 8 * reach as u32)),
+    ]);
+}
+
+/// A source route says that the destination is only the next hop. One that is used up says nothing any more in IPv6; in
+/// IPv4 every one is refused.
+#[test]
+fn source_routes() {
+    let segment = || tcp(80, 443, 0, b"data");
+    let optioned = |bytes: &[u8]| ipv4(6, &segment(), |ip| ip.options = options(bytes));
+    let routing = |left: u8| with(ipv6(43, &extension(6, 3, &segment())), &[(57, left)]);
+    let later = with(optioned(&[131, 3, 4, 0]), &[(20, 0), (21, 9)]);
+    check([
+        (
+            "loose",
+            optioned(&[131, 7, 4, 10, 0, 0, 1, 0]),
+            SOURCE_ROUTED,
+            v4(6, 52),
+        ),
+        (
+            "strict",
+            optioned(&[137, 7, 4, 10, 0, 0, 1, 0]),
+            SOURCE_ROUTED,
+            v4(6, 52),
+        ),
+        (
+            "loose, used up",
+            optioned(&[131, 7, 8, 10, 0, 0, 1, 0]),
+            SOURCE_ROUTED,
+            v4(6, 52),
+        ),
+        (
+            "behind others",
+            optioned(&[1, 68, 4, 5, 1, 131, 3, 4]),
+            SOURCE_ROUTED,
+            v4(6, 52),
+        ),
+        (
+            "at the end of the longest header",
+            optioned(&[&[1; 37][..], &[131, 3, 4]].concat()),
+            SOURCE_ROUTED,
+            v4(6, 84),
+        ),
+        ("in a later fragment", later, SOURCE_ROUTED, v4(6, 48)),
+        (
+            "in another option",
+            optioned(&[68, 8, 5, 0, 131, 3, 4, 0]),
+            Ok(()),
+            ports(v4(6, 52)),
+        ),
+        (
+            "behind the end of options",
+            optioned(&[0, 131, 3, 4]),
+            Ok(()),
+            ports(v4(6, 48)),
+        ),
+        (
+            "behind an option without a length",
+            optioned(&[68, 0, 131, 3]),
+            Ok(()),
+            ports(v4(6, 48)),
+        ),
+        (
+            "an option that ends behind the header",
+            optioned(&[68, 255, 1, 1]),
+            Ok(()),
+            ports(v4(6, 48)),
+        ),
+        (
+            "a last byte that has no length",
+            optioned(&[1, 1, 1, 68]),
+            Ok(()),
+            ports(v4(6, 48)),
+        ),
+        (
+            "a route without a length",
+            optioned(&[1, 1, 1, 131]),
+            Ok(()),
+            ports(v4(6, 48)),
+        ),
+        ("segments left", routing(1), SOURCE_ROUTED, v6(43, 88)),
+        ("none left", routing(0), Ok(()), ports(v6(6, 88))),
+        (
+            "behind other headers",
+            with(ipv6(0, &extension(43, 1, &extension(6, 1, &segment()))), &[(65, 2)]),
+            SOURCE_ROUTED,
+            v6(43, 80),
+        ),
     ]);
 }
 

@@ -20,10 +20,6 @@ fn other_reading(bytes: &[u8]) -> Option<Other> {
     let (kind, source, destination) = match sliced.net? {
         LaxNetSlice::Ipv4(ip) => {
             let map = |address: [u8; 4]| mapped(u32::from_be_bytes(address));
-            // We take IPv4's authentication header for a protocol of its own.
-            if ip.header().protocol().0 == 51 {
-                return None;
-            }
             (Kind::V4, map(ip.header().source()), map(ip.header().destination()))
         }
         LaxNetSlice::Ipv6(ip) => (
@@ -51,6 +47,10 @@ pub(crate) fn disagrees(bytes: &[u8], packet: &Packet) -> Option<String> {
     let ours = (packet.kind, packet.source, packet.destination);
     if ours != (kind, source, destination) {
         return Some(format!("{ours:?}, etherparse: {:?}", (kind, source, destination)));
+    }
+    // We take an authentication header for a protocol of its own, in both families.
+    if packet.protocol == 51 {
+        return None;
     }
     let (protocol, source_port, destination_port, flags) = transport.filter(|_| !packet.later_fragment)?;
     let icmp_of_family = matches!((packet.kind, packet.protocol), (Kind::V4, 1) | (Kind::V6, 58));

@@ -25,7 +25,11 @@ pub(super) fn wrapped(
         frames::ipv6(source, destination, next, 64, &payload)
     } else {
         let options = if dice.one_in(6) { 4 * dice.below(11) } else { 0 };
-        let options = dice.bytes(options);
+        let options = if dice.one_in(4) {
+            routed(options, dice)
+        } else {
+            dice.bytes(options)
+        };
         let fragment = if dice.one_in(20) { dice.any() as u16 & 0x3fff } else { 0 };
         let fragment = if dice.one_in(3) { fragment & 0x2000 } else { fragment };
         frames::ipv4(source, destination, protocol, &options, fragment, &payload)
@@ -43,12 +47,28 @@ pub(super) fn wrapped(
     (frame, jumbo)
 }
 
+/// Options, one of which may be a source route, or look like one.
+fn routed(length: usize, dice: &mut Dice) -> Vec<u8> {
+    let mut options = match dice.below(3) {
+        // A time stamp with room for what would read as a route.
+        0 => vec![68, 6, 5, 0],
+        _ => vec![1; dice.below(length + 1)],
+    };
+    options.extend([dice.of(&[131, 137, 0, 130]), 3, 4]);
+    options.resize(length, 0);
+    options
+}
+
 fn extended(next: u8, payload: &[u8], dice: &mut Dice) -> (u8, Vec<u8>) {
     let most = if dice.one_in(6) { 30 } else { 3 };
     let units = 1 + dice.below(most) as u8;
     match dice.below(6) {
         0 => (0, frames::extension(next, units, payload)),
-        1 => (43, frames::extension(next, units, payload)),
+        1 => {
+            let mut routing = frames::extension(next, units, payload);
+            routing[3] = if dice.one_in(4) { dice.any() as u8 } else { 0 };
+            (43, routing)
+        }
         2 => (51, frames::authentication(next, units, payload)),
         3 => {
             let (offset, more) = match dice.below(4) {

@@ -171,6 +171,10 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
         return Reading::Ip(ip);
     }
     ip.bytes = total as u64;
+    if has_source_route(&packet[20..header]) {
+        ip.body = Body::Bad(Reason::SourceRouted);
+        return Reading::Ip(ip);
+    }
     let payload = total - header;
     let offset = usize::from(u16_at(packet, 6) & 0x1fff) * 8;
     let more = u16_at(packet, 6) & 0x2000 != 0;
@@ -187,6 +191,18 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
         count(&mut ip, total, headers, segments);
     }
     Reading::Ip(ip)
+}
+
+/// Whether one of IPv4's options is a loose or a strict source route.
+fn has_source_route(mut options: &[u8]) -> bool {
+    loop {
+        options = match options {
+            [131 | 137, _, ..] => return true,
+            [1, rest @ ..] => rest,
+            [kind, length, ..] if *kind > 0 && *length > 1 => options.get(usize::from(*length)..).unwrap_or_default(),
+            _ => return false,
+        };
+    }
 }
 
 fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
@@ -229,7 +245,7 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
     let mut at = 40;
     for number in 0.. {
         let next = ip.protocol;
-        if ![0, 43, 44, 51, 60].contains(&next) {
+        if ![0, 43, 44, 60].contains(&next) {
             break;
         }
         if number == 8 || next == 0 && number > 0 || at + 8 > packet.len() || 14 + at + 8 > REACH {
@@ -258,7 +274,8 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
                 }
                 8
             }
-            51 => 4 * (usize::from(packet[at + 1]) + 2),
+            // Segments left.
+            43 if packet[at + 3] > 0 => return Err(Reason::SourceRouted),
             _ => 8 * (usize::from(packet[at + 1]) + 1),
         };
         ip.protocol = packet[at];

@@ -5,6 +5,7 @@ mod beyond_link;
 mod change;
 mod errors;
 mod full;
+mod headers;
 mod neighbours;
 mod odd;
 mod timeouts;
