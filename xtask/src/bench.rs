@@ -21,6 +21,7 @@ pub(crate) struct Args {
 enum What {
     Path(PathArgs),
     Density(DensityArgs),
+    Reading(ReadingArgs),
 }
 
 /// Nanoseconds for one packet on each path of the kernel program, what it leaves of the traffic over veth pairs, its
@@ -44,11 +45,24 @@ struct DensityArgs {
     quick: bool,
 }
 
+/// How long `taskgate check` takes to read a large account, 2,500 groups and 20,000 interfaces as the AWS CLI prints them,
+/// and in how much memory; needs no root
+#[derive(clap::Args)]
+struct ReadingArgs {
+    /// Take a small account, whose figures are not to be quoted
+    #[arg(long)]
+    quick: bool,
+    /// Only write the account into this folder
+    #[arg(long, value_name = "FOLDER")]
+    write: Option<PathBuf>,
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if !exec::is_root() {
+    if !exec::is_root() && !matches!(args.what, What::Reading(_)) {
         bail!("loading the kernel program to measure it needs root: run `cargo xtask bench` as root");
     }
     match &args.what {
+        What::Reading(args) => reading(args),
         What::Path(args) => path(args),
         What::Density(args) => density(args),
     }
@@ -61,6 +75,21 @@ fn density(args: &DensityArgs) -> Result<ExitCode> {
     command.env("TASKGATE_BIN", taskgate);
     if args.quick {
         command.arg("--quick");
+    }
+    let good = exec::status(&mut command)?.success();
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn reading(args: &ReadingArgs) -> Result<ExitCode> {
+    let taskgate = build::binary("taskgate", "taskgate")?;
+    let binary = build::binary("taskgate-tests", "bench_reading")?;
+    let mut command = Command::new(binary);
+    command.env("TASKGATE_BIN", taskgate);
+    if args.quick {
+        command.arg("--quick");
+    }
+    if let Some(folder) = &args.write {
+        command.arg("--write").arg(folder);
     }
     let good = exec::status(&mut command)?.success();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,6 +7,7 @@ pub mod ground;
 pub mod machine;
 pub mod measure;
 pub mod paths;
+pub mod reading;
 pub mod report;
 pub mod rules;
 pub mod spread;

@@ -13,17 +13,20 @@ pub(super) struct Object<'n> {
     /// What it is, with its article, in messages: `a group`.
     what: &'static str,
     pub(super) spot: Spot,
-    pub(super) entries: &'n [Entry],
+    pub(super) entries: &'n [Entry<'n>],
+    /// Whether an empty string counts as absent, as in the AWS forms.
+    empty_is_absent: bool,
 }
 
 impl<'n> Object<'n> {
     /// The object that `node` is.
-    pub(super) fn of(node: &'n Node, what: &'static str, report: &mut Report) -> Option<Self> {
+    pub(super) fn of(node: &'n Node<'n>, what: &'static str, report: &mut Report) -> Option<Self> {
         if let Value::Map(entries) = &node.value {
             return Some(Self {
                 what,
                 spot: node.spot,
                 entries,
+                empty_is_absent: false,
             });
         }
         let message = format!("{what} should be an object and is {}", node.kind());
@@ -31,15 +34,28 @@ impl<'n> Object<'n> {
         None
     }
 
+    /// The object of an AWS form that `node` is: an empty string counts as absent in it.
+    pub(super) fn of_aws(node: &'n Node<'n>, what: &'static str, report: &mut Report) -> Option<Self> {
+        Some(Self {
+            empty_is_absent: true,
+            ..Self::of(node, what, report)?
+        })
+    }
+
     /// The key's entry; `null` counts as absent.
-    pub(super) fn entry(&self, key: &str) -> Option<&'n Entry> {
-        self.entries
-            .iter()
-            .find(|entry| entry.key == key && !matches!(entry.value.value, Value::Null))
+    pub(super) fn entry(&self, key: &str) -> Option<&'n Entry<'n>> {
+        self.entries.iter().find(|entry| {
+            entry.key == key
+                && match &entry.value.value {
+                    Value::Null => false,
+                    Value::Scalar(text) => !(self.empty_is_absent && text.is_empty()),
+                    Value::List(_) | Value::Map(_) => true,
+                }
+        })
     }
 
     /// The key's value; `null` counts as absent.
-    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node<'n>> {
         self.entry(key).map(|entry| &entry.value)
     }
 
@@ -49,7 +65,7 @@ impl<'n> Object<'n> {
     }
 
     /// Whether the key stands there; an error if not.
-    pub(super) fn required(&self, key: &str, hint: &str, report: &mut Report) -> Option<&'n Node> {
+    pub(super) fn required(&self, key: &str, hint: &str, report: &mut Report) -> Option<&'n Node<'n>> {
         let found = self.get(key);
         if found.is_none() {
             report.error(self.spot, format!("{} has no `{key}`", self.what), hint);
@@ -126,13 +142,13 @@ impl<'n> Object<'n> {
     }
 
     /// A list's items; empty if the key is absent.
-    pub(super) fn items(&self, key: &str, report: &mut Report) -> &'n [Node] {
+    pub(super) fn items(&self, key: &str, report: &mut Report) -> &'n [Node<'n>] {
         self.get(key).map_or(&[], |node| items(node, key, report))
     }
 
     /// Refuses every key but `known`.
     pub(super) fn only(&self, known: &[&str], report: &mut Report) {
-        for entry in self.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+        for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
             let message = format!("{} has no key `{}`", self.what, entry.key);
             report.error(
                 entry.spot,
@@ -144,7 +160,7 @@ impl<'n> Object<'n> {
 }
 
 /// The items of a list.
-pub(super) fn items<'n>(node: &'n Node, key: &str, report: &mut Report) -> &'n [Node] {
+pub(super) fn items<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> &'n [Node<'n>] {
     if let Value::List(items) = &node.value {
         return items;
     }
@@ -157,7 +173,7 @@ pub(super) fn items<'n>(node: &'n Node, key: &str, report: &mut Report) -> &'n [
 }
 
 /// A single value as it is written.
-pub(super) fn text<'n>(node: &'n Node, key: &str, report: &mut Report) -> Option<&'n str> {
+pub(super) fn text<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> Option<&'n str> {
     if let Value::Scalar(text) = &node.value {
         return Some(text);
     }

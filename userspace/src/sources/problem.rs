@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::bounds;
+
 pub(super) use crate::model::Location as Spot;
 
 /// One thing that is wrong, or that deserves a warning, at one place.
@@ -56,8 +58,56 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
-            message: message.into(),
-            hint: hint.into(),
+            message: printable(message.into()),
+            hint: printable(hint.into()),
+        }
+    }
+}
+
+/// A message in which long quoted values are cut to their beginning, and no character of a file can steer a terminal.
+fn printable(message: String) -> String {
+    /// No message without a long value in it is longer.
+    const LONGEST: usize = 2_000;
+    if message.len() <= bounds::EXCERPT && !message.contains(char::is_control) {
+        return message;
+    }
+    let mut shown = String::new();
+    for (at, part) in message.split('`').enumerate() {
+        if at > 0 {
+            shown.push('`');
+        }
+        let quoted = at % 2 == 1;
+        let cut = part.char_indices().nth(bounds::EXCERPT).filter(|_| quoted);
+        let (kept, more) = cut.map_or((part, ""), |(end, _)| (&part[..end], "…"));
+        for character in kept.chars() {
+            if character.is_control() {
+                shown.extend(character.escape_unicode());
+            } else {
+                shown.push(character);
+            }
+        }
+        shown.push_str(more);
+        if shown.len() > LONGEST {
+            shown.truncate(shown.floor_char_boundary(LONGEST));
+            shown.push('…');
+            break;
+        }
+    }
+    shown
+}
+
+/// The problems that are kept, and how many there were.
+#[derive(Debug, Default)]
+struct Found {
+    kept: Vec<(Spot, Fault)>,
+    count: usize,
+}
+
+impl Found {
+    fn add(&mut self, spot: Spot, fault: impl FnOnce() -> Fault) {
+        self.count += 1;
+        if self.kept.len() < bounds::PROBLEMS {
+            self.kept.push((spot, fault()));
         }
     }
 }
@@ -66,12 +116,15 @@ impl Fault {
 #[derive(Debug, Default)]
 pub(super) struct Report {
     files: Vec<String>,
-    errors: Vec<(Spot, Fault)>,
-    warnings: Vec<(Spot, Fault)>,
+    errors: Found,
+    warnings: Found,
     /// Something that others may refer to could not be read: "unknown" would be a follow-up error.
     pub(super) objects_lost: bool,
     /// An AWS rule could not be read: comparing `SecurityGroups` and `SecurityGroupRules` would be a follow-up error.
     pub(super) rules_lost: bool,
+    /// How many objects, and how many rules of groups, there were so far.
+    objects: usize,
+    rules: usize,
 }
 
 impl Report {
@@ -97,21 +150,53 @@ impl Report {
     }
 
     pub(super) fn error(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
-        self.errors.push((spot, Fault::new(message, hint)));
+        self.errors.add(spot, || Fault::new(message, hint));
     }
 
     pub(super) fn warn(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
-        self.warnings.push((spot, Fault::new(message, hint)));
+        self.warnings.add(spot, || Fault::new(message, hint));
+    }
+
+    /// Counts an object. `false` if it is one too many, with an error on record.
+    pub(super) fn another_object(&mut self, spot: Spot) -> bool {
+        self.objects = self.objects.saturating_add(1);
+        let first = self.objects == bounds::OBJECTS + 1;
+        self.within(spot, "objects", bounds::OBJECTS, self.objects, first)
+    }
+
+    /// Counts rules of a group. `false` if they are too many, with an error on record.
+    pub(super) fn more_rules(&mut self, spot: Spot, rules: usize) -> bool {
+        let before = self.rules;
+        self.rules = self.rules.saturating_add(rules);
+        self.within(spot, "rules", bounds::RULES, self.rules, before <= bounds::RULES)
+    }
+
+    /// Whether there are no more than `most`; an error if this is the first time that there are.
+    fn within(&mut self, spot: Spot, what: &str, most: usize, count: usize, first: bool) -> bool {
+        if count > most && first {
+            let message = format!("the configuration has more than {most} {what}");
+            self.error(spot, message, "leave out what no task here needs");
+            self.objects_lost = true;
+            self.rules_lost = true;
+        }
+        count <= most
+    }
+
+    /// A file is one document.
+    pub(super) fn second_document(&mut self, spot: Spot) {
+        let hint = "put each document into a file of its own";
+        self.error(spot, "a second document begins here", hint);
+        self.objects_lost = true;
     }
 
     /// The value, or its fault on record.
     pub(super) fn take<T>(&mut self, spot: Spot, value: Result<T, Fault>) -> Option<T> {
-        value.map_err(|fault| self.errors.push((spot, fault))).ok()
+        value.map_err(|fault| self.errors.add(spot, || fault)).ok()
     }
 
     /// How many errors there are so far: unchanged after reading an object means that it was read whole.
     pub(super) fn errors(&self) -> usize {
-        self.errors.len()
+        self.errors.count
     }
 
     /// The warnings and the files' names, or everything that is wrong if there is an error.
@@ -126,9 +211,11 @@ impl Report {
     }
 }
 
-fn in_order(files: &[String], mut found: Vec<(Spot, Fault)>) -> Vec<Problem> {
-    found.sort_by_key(|(spot, _)| (spot.file, spot.line, spot.column));
-    let mut problems: Vec<Problem> = found
+fn in_order(files: &[String], found: Found) -> Vec<Problem> {
+    let Found { mut kept, count } = found;
+    let more = count - kept.len();
+    kept.sort_by_key(|(spot, _)| (spot.file, spot.line, spot.column));
+    let mut problems: Vec<Problem> = kept
         .into_iter()
         .map(|(spot, fault)| Problem {
             file: files.get(spot.file as usize).cloned().unwrap_or_default(),
@@ -139,5 +226,41 @@ fn in_order(files: &[String], mut found: Vec<(Spot, Fault)>) -> Vec<Problem> {
         })
         .collect();
     problems.dedup();
+    if more > 0 {
+        problems.push(Problem {
+            file: problems.last().map(|last| last.file.clone()).unwrap_or_default(),
+            line: 0,
+            column: 0,
+            message: format!("{more} more are not shown"),
+            hint: String::from("mend these first"),
+        });
+    }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn messages_are_short_and_plain() {
+        let long = "x".repeat(20_000_000);
+        for (message, expected) in [
+            (String::from("`a` is no protocol"), String::from("`a` is no protocol")),
+            (
+                format!("`{long}` is no protocol"),
+                format!("`{}…` is no protocol", "x".repeat(80)),
+            ),
+            (format!("`{}`", "ü".repeat(80)), format!("`{}`", "ü".repeat(80))),
+            (
+                String::from("`\u{1b}]0;x\u{7}\n` is no name"),
+                String::from("`\\u{1b}]0;x\\u{7}\\u{a}` is no name"),
+            ),
+        ] {
+            assert_eq!(printable(message), expected);
+        }
+        // A value with backticks in it.
+        let odd = format!("`{}` is no name", "``x".repeat(10_000));
+        assert!(printable(odd).len() < 2_100);
+    }
 }

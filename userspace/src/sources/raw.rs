@@ -1,5 +1,7 @@
 //! What the files say, object by object, before references are followed and copies are compared.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -23,6 +25,8 @@ pub(super) struct Collected {
     pub(super) settings: Vec<Section<Settings>>,
     pub(super) uplinks: Vec<Section<Uplink>>,
     pub(super) flow_logs: Vec<FlowLog>,
+    /// How many values the files held.
+    pub(super) values: usize,
 }
 
 /// Something that can stand in several files, and then has to be the same.
@@ -92,17 +96,25 @@ impl Object for RawGroup {
         let partial = self.partial || copy.partial;
         self.partial = partial;
         let heads = (&self.name, &self.vpc, self.dialect) == (&copy.name, &copy.vpc, copy.dialect);
-        partial || heads && same_set(&self.ingress, &copy.ingress) && same_set(&self.egress, &copy.egress)
+        partial
+            || heads
+                && same_set(&self.ingress, &copy.ingress, RawRule::key)
+                && same_set(&self.egress, &copy.egress, RawRule::key)
     }
 }
 
 /// Whether both hold the same, in whatever order: AWS promises none.
-fn same_set<T: PartialEq>(a: &[T], b: &[T]) -> bool {
-    a.len() == b.len() && a.iter().all(|item| b.contains(item)) && b.iter().all(|item| a.contains(item))
+fn same_set<'i, T: 'i, K: Ord>(a: &'i [T], b: &'i [T], key: impl Fn(&'i T) -> K) -> bool {
+    let sorted = |items: &'i [T]| {
+        let mut keys: Vec<K> = items.iter().map(&key).collect();
+        keys.sort();
+        keys
+    };
+    a.len() == b.len() && sorted(a) == sorted(b)
 }
 
 /// The far side of a rule, as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum RawPeer {
     Net(IpNet),
     /// A prefix list by name or id.
@@ -122,24 +134,73 @@ pub(super) struct RawRule {
     pub(super) number: usize,
     pub(super) protocol: Protocol,
     pub(super) peer: RawPeer,
+    /// The peering connection over which its group is referred to, if that is not active.
+    pub(super) inactive: Option<Peering>,
     pub(super) description: String,
     pub(super) spot: Spot,
+}
+
+/// A peering connection of two VPCs, and its status.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Peering {
+    /// `pcx-…`, if it is named.
+    pub(super) connection: Option<String>,
+    pub(super) status: String,
 }
 
 /// Rules are the same whatever their number: it only says in which order they were written.
 impl PartialEq for RawRule {
     fn eq(&self, other: &Self) -> bool {
-        let key = |rule: &Self| (rule.id.clone(), rule.description.clone());
-        self.same_match(other) && key(self) == key(other)
+        self.key() == other.key()
     }
 }
 
 impl Eq for RawRule {}
 
 impl RawRule {
-    /// Whether both match the same packets: what joins a rule with its id.
-    pub(super) fn same_match(&self, other: &Self) -> bool {
-        self.protocol == other.protocol && self.peer == other.peer
+    /// All that two copies of a rule have in common.
+    fn key(&self) -> (Protocol, &RawPeer, Option<&Peering>, Option<&str>, &str) {
+        let (peering, id) = (self.inactive.as_ref(), self.id.as_deref());
+        (self.protocol, &self.peer, peering, id, &self.description)
+    }
+}
+
+/// Things in the order in which they were added, none twice.
+#[derive(Debug)]
+pub(super) struct Distinct<T> {
+    items: Vec<T>,
+    seen: HashSet<T>,
+}
+
+impl<T> Default for Distinct<T> {
+    fn default() -> Self {
+        let (items, seen) = (Vec::new(), HashSet::new());
+        Self { items, seen }
+    }
+}
+
+impl<T: Copy + Eq + Hash> Distinct<T> {
+    /// Adds it; `false` if it was there.
+    pub(super) fn add(&mut self, item: T) -> bool {
+        // A set costs more than a look at a few.
+        const FEW: usize = 8;
+        let new = if self.items.len() < FEW {
+            !self.items.contains(&item)
+        } else {
+            if self.seen.is_empty() {
+                self.seen.extend(&self.items);
+            }
+            self.seen.insert(item)
+        };
+        if new {
+            self.items.push(item);
+        }
+        new
+    }
+
+    /// All of them.
+    pub(super) fn into_items(self) -> Vec<T> {
+        self.items
     }
 }
 
@@ -197,7 +258,7 @@ impl Object for RawPrefixList {
 
     fn absorb(&mut self, copy: Self) -> bool {
         let entries = match (&self.entries, &copy.entries) {
-            (Some(mine), Some(other)) => same_set(mine, other),
+            (Some(mine), Some(other)) => same_set(mine, other, |net| *net),
             _ => true,
         };
         let agree = agree(self.name.as_ref(), copy.name.as_ref())
@@ -280,7 +341,7 @@ impl Object for Network {
     }
 
     fn absorb(&mut self, copy: Self) -> bool {
-        same_set(&self.cidrs, &copy.cidrs)
+        same_set(&self.cidrs, &copy.cidrs, |net| *net)
     }
 }
 

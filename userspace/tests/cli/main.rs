@@ -5,5 +5,6 @@ mod advice;
 mod check;
 mod explain;
 mod general;
+mod hostile;
 mod oracle;
 mod support;

@@ -18,17 +18,17 @@ fn files() {
         (
             "null",
             &[("t.yaml", "~\n")],
-            "t.yaml:1:1: the file should be an object and is empty; write keys and values",
+            "t.yaml:1:1: the file should be an object and is empty; write keys and values; the AWS CLI prints `null` where `--query` finds nothing",
         ),
         (
             "a list at the top",
             &[("g.json", "[1]")],
-            "g.json:1:1: the file should be an object and is a list; write keys and values",
+            "g.json:1:2: the file is a list in which a single value stands; it should be an object, or a list of pages or objects: print it without `--query`, or whole objects: `--query 'SecurityGroups[]'`",
         ),
         (
             "a word at the top",
             &[("t.yaml", "hello\n")],
-            "t.yaml:1:1: the file should be an object and is a single value; write keys and values",
+            "t.yaml:1:1: the file should be an object and is the single value `hello`; write keys and values",
         ),
         (
             "broken JSON",
@@ -81,7 +81,7 @@ account: "123
                 "t.yaml",
                 "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e,*e]\n",
             )],
-            "t.yaml:5:29: the aliases stand for more than 100000 values; write the values out",
+            "t.yaml:5:26: the aliases stand for more than 100000 values; write the values out",
         ),
         (
             "a key that is a list",
@@ -98,8 +98,8 @@ account: "123
         ),
         (
             "no known key",
-            &[("x.json", r#"{"Reservations": []}"#)],
-            "x.json:1:1: the file has no key that taskgate knows; known are `SecurityGroups`, `SecurityGroupRules`, `NetworkInterfaces`, `PrefixLists`, `Entries`, `Vpcs`, `Subnets` and `taskgate`",
+            &[("x.json", r#"{"Other": []}"#)],
+            "x.json:1:1: the file has no key that taskgate knows; known are `SecurityGroups`, `SecurityGroupRules`, `NetworkInterfaces`, `PrefixLists`, `Vpcs`, `Subnets`, `Entries` and `taskgate`",
         ),
         (
             "the native form without its header",

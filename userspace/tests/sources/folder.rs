@@ -6,21 +6,21 @@ use std::path::PathBuf;
 use taskgate::sources::load;
 
 /// A folder of its own for one test, gone afterwards.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("sources-{test}-{}", std::process::id()));
         fs::create_dir_all(&path).expect("a new folder");
         Self(path)
     }
 
-    fn file(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) {
         fs::write(self.0.join(name), bytes).expect("a file");
     }
 
     /// What a user is told, without the folder's own name.
-    fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let folder = self.0.display().to_string();
         match load(&self.0) {
             Ok(loaded) => {

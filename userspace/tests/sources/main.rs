@@ -8,6 +8,7 @@ mod bad_ranges;
 mod bad_rules;
 mod bad_tasks;
 mod folder;
+mod forms;
 mod native;
 mod round_trip;
 mod support;

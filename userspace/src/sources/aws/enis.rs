@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use super::super::object::Object;
 use super::super::problem::Report;
-use super::super::raw::{RawEni, Reference};
+use super::super::raw::{Distinct, RawEni, Reference};
 use super::super::value;
-use super::{AS_PRINTED, id};
+use super::{AS_PRINTED, id, word};
 
 /// Reads one ENI.
 pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
@@ -18,8 +18,8 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
             .text("OwnerId", report)
             .filter(|owner| value::is_account(owner))
             .map(str::to_owned),
-        vpc: eni.text("VpcId", report).map(str::to_owned),
-        subnet: eni.text("SubnetId", report).map(str::to_owned),
+        vpc: eni.value("VpcId", report, word),
+        subnet: eni.value("SubnetId", report, word),
         addresses: addresses(eni, report),
         groups: Vec::new(),
         groups_known: eni.get("Groups").is_some(),
@@ -30,15 +30,14 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
         partial: false,
     };
     for node in eni.items("Groups", report) {
-        let Some(group) = Object::of(node, "a group", report) else {
+        let Some(group) = Object::of_aws(node, "a group", report) else {
             continue;
         };
-        let Some(text) = group.required_text("GroupId", AS_PRINTED, report).map(str::to_owned) else {
+        let Some(text) = group.required_value("GroupId", AS_PRINTED, report, word) else {
             continue;
         };
         read.groups.push(Reference { text, spot: group.spot });
-        read.group_names
-            .push(group.text("GroupName", report).map(str::to_owned));
+        read.group_names.push(group.value("GroupName", report, word));
     }
     read.partial = report.errors() > before;
     Some(read)
@@ -46,12 +45,10 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
 
 /// All private addresses, the primary IPv4 address first; public ones and delegated prefixes do not count.
 fn addresses(eni: &Object<'_>, report: &mut Report) -> Vec<IpAddr> {
-    let mut found = Vec::new();
+    let mut found = Distinct::default();
     let mut add = |object: &Object<'_>, key: &str, report: &mut Report| {
-        if let Some(address) = object.value(key, report, value::own_address)
-            && !found.contains(&address)
-        {
-            found.push(address);
+        if let Some(address) = object.value(key, report, value::own_address) {
+            found.add(address);
         }
     };
     add(eni, "PrivateIpAddress", report);
@@ -61,10 +58,10 @@ fn addresses(eni: &Object<'_>, report: &mut Report) -> Vec<IpAddr> {
     ];
     for (list, key) in lists {
         for node in eni.items(list, report) {
-            if let Some(object) = Object::of(node, "an address", report) {
+            if let Some(object) = Object::of_aws(node, "an address", report) {
                 add(&object, key, report);
             }
         }
     }
-    found
+    found.into_items()
 }

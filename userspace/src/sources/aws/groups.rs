@@ -8,9 +8,9 @@ use crate::model::{Direction, IcmpMatch, Ports, Protocol};
 use super::super::node::Node;
 use super::super::object::{Object, all, text};
 use super::super::problem::{Fault, Report};
-use super::super::raw::{AwsRule, Dialect, RawGroup, RawPeer, RawRule};
+use super::super::raw::{AwsRule, Dialect, Peering, RawGroup, RawPeer, RawRule};
 use super::super::value::{self, ProtocolName};
-use super::{AS_PRINTED, id};
+use super::{AS_PRINTED, id, word};
 
 /// Reads one group.
 pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> {
@@ -18,10 +18,8 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
     let before = report.errors();
     let mut read = RawGroup {
         id,
-        name: group
-            .required_text("GroupName", AS_PRINTED, report)
-            .map(|name| name.trim().to_owned()),
-        vpc: group.text("VpcId", report).map(str::to_owned),
+        name: group.required_value("GroupName", AS_PRINTED, report, word),
+        vpc: group.value("VpcId", report, word),
         dialect: Dialect::Aws,
         rules_known: true,
         ingress: Vec::new(),
@@ -35,7 +33,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
     ] {
         let rules = read.rules_mut(direction);
         for node in group.items(key, report) {
-            if let Some(permission) = Object::of(node, "a permission", report) {
+            if let Some(permission) = Object::of_aws(node, "a permission", report) {
                 read_permission(&permission, rules, report);
             }
         }
@@ -54,12 +52,15 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
             continue;
         };
         for node in permission.items(&entry.key, report) {
-            let Some(object) = Object::of(node, what, report) else {
+            let Some(object) = Object::of_aws(node, what, report) else {
                 continue;
             };
             let Some(peer) = read(&object, report) else {
                 continue;
             };
+            if !report.more_rules(object.spot, 1) {
+                return;
+            }
             let description = object.text("Description", report).unwrap_or_default().to_owned();
             let number = rules.len() + 1;
             rules.push(RawRule {
@@ -67,11 +68,22 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
                 number,
                 protocol,
                 peer,
+                inactive: inactive(&object, report),
                 description,
                 spot: object.spot,
             });
         }
     }
+}
+
+/// The peering connection that a group is referred to over, unless it is active: AWS then lets nothing through for the
+/// rule.
+fn inactive(group: &Object<'_>, report: &mut Report) -> Option<Peering> {
+    let status = group.value("PeeringStatus", report, word)?;
+    (status != "active").then(|| Peering {
+        connection: group.value("VpcPeeringConnectionId", report, word),
+        status,
+    })
 }
 
 type PeerReader = fn(&Object<'_>, &mut Report) -> Option<RawPeer>;
@@ -82,13 +94,13 @@ fn peer_reader(key: &str) -> Option<(&'static str, PeerReader)> {
         "Ipv6Ranges" => ("an IPv6 range", |object, report| cidr(object, "CidrIpv6", report)),
         "PrefixListIds" => ("a prefix list", |object, report| {
             object
-                .required_text("PrefixListId", AS_PRINTED, report)
-                .map(|id| RawPeer::PrefixList(id.to_owned()))
+                .required_value("PrefixListId", AS_PRINTED, report, word)
+                .map(RawPeer::PrefixList)
         }),
         "UserIdGroupPairs" => ("a group", |object, report| {
             object
-                .required_text("GroupId", AS_PRINTED, report)
-                .map(|id| RawPeer::Group(id.to_owned()))
+                .required_value("GroupId", AS_PRINTED, report, word)
+                .map(RawPeer::Group)
         }),
         _ => return None,
     })
@@ -100,17 +112,17 @@ const PEERS: [&str; 4] = ["CidrIpv4", "CidrIpv6", "PrefixListId", "ReferencedGro
 /// Reads one of `SecurityGroupRules`.
 pub(super) fn read_rule(rule: &Object<'_>, report: &mut Report) -> Option<AwsRule> {
     let group = id(rule, "GroupId", report);
-    let id = rule.required_text("SecurityGroupRuleId", AS_PRINTED, report);
+    let id = rule.required_value("SecurityGroupRuleId", AS_PRINTED, report, word);
     let egress = rule
         .required("IsEgress", AS_PRINTED, report)
         .and_then(|_| rule.boolean("IsEgress", report));
     let protocol = protocol(rule, report);
     let peer = only_peer(rule, report);
+    let group_info = rule.get("ReferencedGroupInfo");
+    let group_info = group_info.and_then(|node| Object::of_aws(node, "`ReferencedGroupInfo`", report));
+    let inactive = group_info.and_then(|group| inactive(&group, report));
     let description = rule.text("Description", report).unwrap_or_default().to_owned();
-    let (id, direction) = (
-        id?.to_owned(),
-        if egress? { Direction::Egress } else { Direction::Ingress },
-    );
+    let (id, direction) = (id?, if egress? { Direction::Egress } else { Direction::Ingress });
     let (protocol, peer, spot) = (protocol?, peer?, rule.spot);
     // The number is of no use: the id names the rule.
     let rule = RawRule {
@@ -118,6 +130,7 @@ pub(super) fn read_rule(rule: &Object<'_>, report: &mut Report) -> Option<AwsRul
         number: 0,
         protocol,
         peer,
+        inactive,
         description,
         spot,
     };
@@ -145,12 +158,12 @@ fn only_peer(rule: &Object<'_>, report: &mut Report) -> Option<RawPeer> {
         return None;
     };
     match key {
-        "PrefixListId" => rule.text(key, report).map(|id| RawPeer::PrefixList(id.to_owned())),
+        "PrefixListId" => rule.value(key, report, word).map(RawPeer::PrefixList),
         "ReferencedGroupInfo" => {
-            let group = Object::of(rule.get(key)?, "`ReferencedGroupInfo`", report)?;
+            let group = Object::of_aws(rule.get(key)?, "`ReferencedGroupInfo`", report)?;
             group
-                .required_text("GroupId", AS_PRINTED, report)
-                .map(|id| RawPeer::Group(id.to_owned()))
+                .required_value("GroupId", AS_PRINTED, report, word)
+                .map(RawPeer::Group)
         }
         _ => cidr_at(rule.get(key)?, key, report).map(RawPeer::Net),
     }

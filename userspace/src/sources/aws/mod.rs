@@ -1,93 +1,153 @@
 //! The AWS forms: what the AWS CLI prints, as it prints it.
 //!
-//! Keys that taskgate has no use for are ignored: AWS adds new ones at any time.
+//! Keys that taskgate has no use for are ignored: AWS adds new ones at any time. `null` and the empty string, which other
+//! tools write where the AWS CLI writes nothing, count as absent.
 
 mod enis;
 mod groups;
 mod ranges;
 
-use super::node::Node;
-use super::object::{Object, items};
-use super::problem::Report;
+use super::document::Content;
+use super::node::{Node, Value};
+use super::object::Object;
+use super::problem::{Fault, Report};
 use super::raw::Collected;
+use ranges::Entries;
 
 /// What is right when the CLI's output has been edited.
 const AS_PRINTED: &str = "keep the AWS CLI's output as it was printed";
 
-/// Reads the list under one of the [`KEYS`].
-type Reader = fn(&Node, &mut Collected, &mut Report);
+/// The key of a prefix list's entries, which do not say which list they belong to: the file's name does.
+const ENTRIES: &str = "Entries";
 
-/// The top-level keys of the AWS forms, and who reads what is under them.
-pub(super) const KEYS: [(&str, Reader); 7] = [
-    ("SecurityGroups", |node, all, report| {
-        each(node, "SecurityGroups", "a security group", report, |group, report| {
-            all.groups.extend(groups::read(group, report));
-        });
-    }),
-    ("SecurityGroupRules", |node, all, report| {
-        each(
-            node,
-            "SecurityGroupRules",
-            "a security group rule",
-            report,
-            |rule, report| {
-                let read = groups::read_rule(rule, report);
-                report.rules_lost |= read.is_none();
-                all.rules.extend(read);
-            },
-        );
-    }),
-    ("NetworkInterfaces", |node, all, report| {
-        each(
-            node,
-            "NetworkInterfaces",
-            "a network interface",
-            report,
-            |eni, report| {
-                all.enis.extend(enis::read(eni, report));
-            },
-        );
-    }),
-    ("PrefixLists", |node, all, report| {
-        each(node, "PrefixLists", "a prefix list", report, |list, report| {
-            all.prefix_lists.extend(ranges::read_list(list, report));
-        });
-    }),
-    ("Entries", |node, all, report| {
-        all.prefix_lists.extend(ranges::read_entries(node, report));
-    }),
-    ("Vpcs", |node, all, report| {
-        each(node, "Vpcs", "a VPC", report, |vpc, report| {
-            all.networks.extend(ranges::read_network(vpc, &ranges::VPC, report));
-        });
-    }),
-    ("Subnets", |node, all, report| {
-        each(node, "Subnets", "a subnet", report, |subnet, report| {
+/// One kind of object in the AWS CLI's output.
+pub(super) struct Kind {
+    /// The top-level key of the list that it is in.
+    pub(super) key: &'static str,
+    /// What it is, with its article, in messages.
+    pub(super) what: &'static str,
+    /// The keys that it is known by where that list stands alone.
+    marks: &'static [&'static str],
+    read: fn(&Object<'_>, &mut Collected, &mut Report),
+}
+
+/// All kinds. What an object is by its marks is the first one that fits.
+const KINDS: [Kind; 6] = [
+    Kind {
+        key: "SecurityGroups",
+        what: "a security group",
+        marks: &["GroupId", "IpPermissions"],
+        read: |group, all, report| all.groups.extend(groups::read(group, report)),
+    },
+    Kind {
+        key: "SecurityGroupRules",
+        what: "a security group rule",
+        marks: &["SecurityGroupRuleId"],
+        read: |rule, all, report| {
+            let read = groups::read_rule(rule, report);
+            report.rules_lost |= read.is_none();
+            all.rules.extend(read);
+        },
+    },
+    Kind {
+        key: "NetworkInterfaces",
+        what: "a network interface",
+        marks: &["NetworkInterfaceId", "Groups"],
+        read: |eni, all, report| all.enis.extend(enis::read(eni, report)),
+    },
+    Kind {
+        key: "PrefixLists",
+        what: "a prefix list",
+        marks: &["PrefixListId"],
+        read: |list, all, report| all.prefix_lists.extend(ranges::read_list(list, report)),
+    },
+    Kind {
+        key: "Vpcs",
+        what: "a VPC",
+        marks: &["VpcId", "CidrBlock", "DhcpOptionsId"],
+        read: |vpc, all, report| all.networks.extend(ranges::read_network(vpc, &ranges::VPC, report)),
+    },
+    Kind {
+        key: "Subnets",
+        what: "a subnet",
+        marks: &["SubnetId", "CidrBlock"],
+        read: |subnet, all, report| {
             all.networks
                 .extend(ranges::read_network(subnet, &ranges::SUBNET, report));
-        });
-    }),
+        },
+    },
 ];
 
-/// Reads every object of a list. One that cannot be read is lost, and what refers to it is then not complained of.
-fn each(
-    node: &Node,
-    key: &str,
-    what: &'static str,
-    report: &mut Report,
-    mut read: impl FnMut(&Object<'_>, &mut Report),
-) {
-    for item in items(node, key, report) {
-        match Object::of(item, what, report) {
-            Some(object) => read(&object, report),
-            None => report.objects_lost = true,
-        }
+/// The top-level keys that are read.
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|kind| kind.key).chain([ENTRIES])
+}
+
+/// Reads what is under one of the [`keys`]. An object that cannot be read is lost, and what refers to it is then not
+/// complained of.
+pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, report: &mut Report) {
+    if let Some(kind) = KINDS.iter().find(|kind| kind.key == key) {
+        content.for_each(key, report, |item, report| {
+            if !report.another_object(item.spot) {
+                return;
+            }
+            match Object::of_aws(item, kind.what, report) {
+                Some(object) => (kind.read)(&object, all, report),
+                None => report.objects_lost = true,
+            }
+        });
+    } else if let Some(mut entries) = Entries::begin(content.spot(), report) {
+        content.for_each(key, report, |item, report| entries.add(item, report));
+        all.prefix_lists.push(entries.finish());
     }
+}
+
+/// The kind that an object with these keys is.
+pub(super) fn bare_kind(has: impl Fn(&str) -> bool) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.marks.iter().all(|mark| has(mark)))
+}
+
+/// Reads an object of a list that stands alone; `false` if it is none that is known.
+pub(super) fn read_bare(
+    item: &Node<'_>,
+    entries: &mut Option<Entries>,
+    all: &mut Collected,
+    report: &mut Report,
+) -> bool {
+    let Value::Map(keys) = &item.value else { return false };
+    let has = |key: &str| keys.iter().any(|entry| entry.key == key);
+    if let Some(kind) = bare_kind(has) {
+        if report.another_object(item.spot)
+            && let Some(object) = Object::of_aws(item, kind.what, report)
+        {
+            (kind.read)(&object, all, report);
+        }
+        return true;
+    }
+    if !has("Cidr") {
+        return false;
+    }
+    if entries.is_none() {
+        *entries = Entries::begin(item.spot, report);
+    }
+    if let Some(entries) = entries {
+        entries.add(item, report);
+    }
+    true
 }
 
 /// The object's id, which has to be there; without it the object is lost.
 fn id(object: &Object<'_>, key: &str, report: &mut Report) -> Option<String> {
-    let id = object.required_text(key, AS_PRINTED, report);
+    let id = object.required_value(key, AS_PRINTED, report, word);
     report.objects_lost |= id.is_none();
-    id.map(str::to_owned)
+    id
+}
+
+/// A name or an id as AWS gives it: what is longer, or could steer a terminal, comes from elsewhere.
+fn word(text: &str) -> Result<String, Fault> {
+    if text.len() <= 255 && !text.contains(char::is_control) {
+        return Ok(text.trim().to_owned());
+    }
+    let message = format!("`{text}` is longer than 255 bytes, or has control characters");
+    Err(Fault::new(message, AS_PRINTED))
 }

@@ -2,67 +2,93 @@
 
 use std::path::Path;
 
+use ipnet::IpNet;
+
 use super::super::node::Node;
-use super::super::object::{Object, items};
-use super::super::problem::Report;
-use super::super::raw::{Network, RawPrefixList};
+use super::super::object::{Object, text};
+use super::super::problem::{Report, Spot};
+use super::super::raw::{Distinct, Network, RawPrefixList};
 use super::super::value;
 use super::groups::cidr_at;
-use super::{AS_PRINTED, id};
+use super::{AS_PRINTED, id, word};
 
-/// Reads one list's head.
+/// Reads one list: its head, and of `describe-prefix-lists` its CIDRs too.
 pub(super) fn read_list(list: &Object<'_>, report: &mut Report) -> Option<RawPrefixList> {
     let id = id(list, "PrefixListId", report)?;
     let before = report.errors();
+    let name = list.value("PrefixListName", report, word);
+    let max_entries = list.number("MaxEntries", 0..=u32::MAX, report);
+    let entries = list.get("Cidrs").map(|_| {
+        let mut cidrs = Distinct::default();
+        for node in list.items("Cidrs", report).iter().filter(|node| !node.is_absent()) {
+            let net = text(node, "Cidrs", report).map(value::cidr);
+            if let Some(net) = net.and_then(|net| report.take(node.spot, net)) {
+                cidrs.add(net);
+            }
+        }
+        cidrs.into_items()
+    });
     Some(RawPrefixList {
         id,
-        name: list.text("PrefixListName", report).map(str::to_owned),
-        max_entries: list.number("MaxEntries", 0..=u32::MAX, report),
-        entries: None,
+        name,
+        max_entries,
+        entries,
         spot: list.spot,
         partial: report.errors() > before,
     })
 }
 
-/// Reads `Entries`: the list that they belong to stands only in the file's name.
-pub(super) fn read_entries(node: &Node, report: &mut Report) -> Option<RawPrefixList> {
-    let before = report.errors();
-    let stem = Path::new(report.file_name(node.spot))
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
-    let Ok(id) = value::id(&stem.unwrap_or_default(), "pl-") else {
-        let hint = "name the file after the list: `pl-….json`";
-        report.error(
-            node.spot,
-            "`Entries` does not say which prefix list it belongs to",
-            hint,
-        );
-        report.objects_lost = true;
-        return None;
-    };
-    let mut entries = Vec::new();
-    for item in items(node, "Entries", report) {
-        let Some(entry) = Object::of(item, "an entry", report) else {
-            continue;
+/// The entries of a prefix list, which stands only in the file's name.
+#[derive(Debug)]
+pub(in super::super) struct Entries {
+    id: String,
+    cidrs: Distinct<IpNet>,
+    spot: Spot,
+    partial: bool,
+}
+
+impl Entries {
+    /// None yet. `None` if the file's name does not say whose they are.
+    pub(super) fn begin(spot: Spot, report: &mut Report) -> Option<Self> {
+        let stem = Path::new(report.file_name(spot))
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned());
+        let Ok(id) = value::id(&stem.unwrap_or_default(), "pl-") else {
+            let hint = "name the file after the list: `pl-….json`";
+            report.error(spot, "`Entries` does not say which prefix list it belongs to", hint);
+            report.objects_lost = true;
+            return None;
         };
-        if entry.required("Cidr", AS_PRINTED, report).is_none() {
-            continue;
-        }
-        if let Some(net) = entry.value("Cidr", report, value::cidr)
-            && !entries.contains(&net)
+        Some(Self {
+            id,
+            cidrs: Distinct::default(),
+            spot,
+            partial: false,
+        })
+    }
+
+    /// Reads one entry.
+    pub(super) fn add(&mut self, item: &Node<'_>, report: &mut Report) {
+        let before = report.errors();
+        if let Some(entry) = Object::of_aws(item, "an entry", report)
+            && let Some(net) = entry.required_value("Cidr", AS_PRINTED, report, value::cidr)
         {
-            entries.push(net);
+            self.cidrs.add(net);
+        }
+        self.partial |= report.errors() > before;
+    }
+
+    /// The list with these entries.
+    pub(in super::super) fn finish(self) -> RawPrefixList {
+        RawPrefixList {
+            id: self.id,
+            name: None,
+            max_entries: None,
+            entries: Some(self.cidrs.into_items()),
+            spot: self.spot,
+            partial: self.partial,
         }
     }
-    let partial = report.errors() > before;
-    Some(RawPrefixList {
-        id,
-        name: None,
-        max_entries: None,
-        entries: Some(entries),
-        spot: node.spot,
-        partial,
-    })
 }
 
 /// What tells a VPC from a subnet.
@@ -93,19 +119,18 @@ pub(super) const SUBNET: Kind = Kind {
 /// Reads one VPC or subnet.
 pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Report) -> Option<Network> {
     let id = id(network, kind.id, report)?;
-    let mut cidrs = Vec::new();
+    let mut cidrs = Distinct::default();
     let mut add = |object: &Object<'_>, key: &str, report: &mut Report| {
         if let Some(node) = object.get(key)
             && let Some(net) = cidr_at(node, key, report)
-            && !cidrs.contains(&net)
         {
-            cidrs.push(net);
+            cidrs.add(net);
         }
     };
     add(network, "CidrBlock", report);
     for (list, key, state) in kind.further {
         for node in network.items(list, report) {
-            if let Some(block) = Object::of(node, "a CIDR block", report)
+            if let Some(block) = Object::of_aws(node, "a CIDR block", report)
                 && in_use(&block, state, report)
             {
                 add(&block, key, report);
@@ -114,7 +139,7 @@ pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Repor
     }
     Some(Network {
         id,
-        cidrs,
+        cidrs: cidrs.into_items(),
         reserved: kind.reserved,
         spot: network.spot,
     })
@@ -122,7 +147,9 @@ pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Repor
 
 /// A block that was taken away stays in the list for a while.
 fn in_use(block: &Object<'_>, state: &str, report: &mut Report) -> bool {
-    let state = block.get(state).and_then(|node| Object::of(node, "a state", report));
+    let state = block
+        .get(state)
+        .and_then(|node| Object::of_aws(node, "a state", report));
     let word = state.and_then(|state| state.text("State", report));
     !matches!(word, Some("disassociated" | "failed"))
 }

@@ -6,6 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::model::{Direction, Family, IcmpMatch, Protocol, misleading_protocol, protocol_number};
 
+use super::super::bounds;
 use super::super::node::{Node, Value};
 use super::super::object::{Object, items};
 use super::super::problem::{Fault, Report, Spot};
@@ -52,6 +53,7 @@ fn all_to_any(spot: Spot) -> Vec<RawRule> {
             number: 1,
             protocol,
             peer,
+            inactive: None,
             description: String::new(),
             spot,
         })
@@ -101,7 +103,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -
         None => None,
     };
     let protocols = name.map(|name| protocols(name, &object, report)).unwrap_or_default();
-    let description = object.text("description", report).unwrap_or_default();
+    let description = object.value("description", report, description).unwrap_or_default();
     if object.has(wrong) {
         return Vec::new();
     }
@@ -118,6 +120,19 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -
         .into_iter()
         .filter_map(|(text, spot)| report.take(spot, peer(text)).map(|peer| (peer, spot)))
         .collect();
+    let stands_for = protocols.len().saturating_mul(peers.len());
+    if stands_for > bounds::RULES_OF_ENTRY {
+        let message = format!("the rule stands for {stands_for}, one for each of its ports and peers");
+        report.error(
+            object.spot,
+            message,
+            format!("at most {} are read", bounds::RULES_OF_ENTRY),
+        );
+        return Vec::new();
+    }
+    if !report.more_rules(object.spot, stands_for) {
+        return Vec::new();
+    }
     for protocol in protocols {
         for (peer, spot) in &peers {
             let expanded: Vec<RawPeer> = match peer {
@@ -125,12 +140,13 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -
                 None => any(protocol).collect(),
             };
             rules.extend(expanded.into_iter().map(|peer| {
-                let description = description.to_owned();
+                let description = description.clone();
                 RawRule {
                     id: None,
                     number,
                     protocol,
                     peer,
+                    inactive: None,
                     description,
                     spot: *spot,
                 }
@@ -217,12 +233,26 @@ fn icmp(rule: &Object<'_>, report: &mut Report) -> Option<IcmpMatch> {
     }
 }
 
+/// A description, of AWS's length at most.
+fn description(text: &str) -> Result<String, Fault> {
+    const LONGEST: usize = 255;
+    if text.chars().count() <= LONGEST {
+        return Ok(text.to_owned());
+    }
+    let message = format!("the description `{text}` is too long");
+    Err(Fault::new(message, format!("write at most {LONGEST} characters")))
+}
+
 /// One peer; `None` is `any`.
 fn peer(text: &str) -> Result<Option<RawPeer>, Fault> {
     let named = |name: &str, peer: fn(String) -> RawPeer| match name.trim() {
         "" => Err(Fault::new(
             format!("`{text}` names nothing"),
             "write a name or an id after the colon",
+        )),
+        name if name.len() > 1_020 => Err(Fault::new(
+            format!("`{name}` is too long for a name or an id"),
+            "write at most 255 characters",
         )),
         name => Ok(Some(peer(name.to_owned()))),
     };

@@ -7,7 +7,7 @@ mod tasks;
 use super::node::{Node, Value};
 use super::object::{Object, items, text};
 use super::problem::{Report, Spot};
-use super::raw::{Collected, RawPrefixList, Reference, Section};
+use super::raw::{Collected, Distinct, RawPrefixList, Reference, Section};
 use super::value;
 
 /// The key that makes a file native, and its only value so far.
@@ -88,6 +88,9 @@ fn each(
     mut read: impl FnMut(&Object<'_>, &mut Report),
 ) {
     for item in file.items(key, report) {
+        if !report.another_object(item.spot) {
+            return;
+        }
         match Object::of(item, what, report) {
             Some(object) => read(&object, report),
             None => report.objects_lost = true,
@@ -117,17 +120,15 @@ fn prefix_list(list: &Object<'_>, report: &mut Report) -> Option<RawPrefixList> 
     list.only(&["name", "id", "entries"], report);
     let (name, id) = identity(list, "pl", report)?;
     let before = report.errors();
-    let mut entries = Vec::new();
+    let mut entries = Distinct::default();
     if list
         .required("entries", "list its CIDRs, or write `entries: []`", report)
         .is_some()
     {
         for node in list.items("entries", report) {
             let net = text(node, "entries", report).map(value::cidr);
-            if let Some(net) = net.and_then(|net| report.take(node.spot, net))
-                && !entries.contains(&net)
-            {
-                entries.push(net);
+            if let Some(net) = net.and_then(|net| report.take(node.spot, net)) {
+                entries.add(net);
             }
         }
     }
@@ -136,7 +137,7 @@ fn prefix_list(list: &Object<'_>, report: &mut Report) -> Option<RawPrefixList> 
         id,
         name: Some(name),
         max_entries: None,
-        entries: Some(entries),
+        entries: Some(entries.into_items()),
         spot: list.spot,
         partial,
     })
@@ -160,7 +161,7 @@ fn references(object: &Object<'_>, key: &str, report: &mut Report) -> Option<Vec
 }
 
 /// A value or a list of values, with their places: `from: any` is the same as `from: [any]`.
-fn one_or_more<'n>(node: &'n Node, key: &str, report: &mut Report) -> Vec<(&'n str, Spot)> {
+fn one_or_more<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> Vec<(&'n str, Spot)> {
     let nodes = match &node.value {
         Value::List(items) => items.as_slice(),
         _ => std::slice::from_ref(node),

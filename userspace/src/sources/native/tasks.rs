@@ -6,7 +6,7 @@ use crate::model::{Binding, EcsFields, Vlan};
 
 use super::super::object::{Object, all, either, text};
 use super::super::problem::Report;
-use super::super::raw::{RawMember, RawTask, Reference};
+use super::super::raw::{Distinct, RawMember, RawTask, Reference};
 use super::super::value;
 use super::references;
 
@@ -94,7 +94,7 @@ fn binding(task: &Object<'_>, report: &mut Report) -> Option<Binding> {
 fn addresses(task: &Object<'_>, report: &mut Report) -> Option<Vec<IpAddr>> {
     let node = task.get("addresses")?;
     let before = report.errors();
-    let mut addresses = Vec::new();
+    let mut addresses = Distinct::default();
     for item in task.items("addresses", report) {
         let Some(text) = text(item, "addresses", report) else {
             continue;
@@ -102,16 +102,12 @@ fn addresses(task: &Object<'_>, report: &mut Report) -> Option<Vec<IpAddr>> {
         let Some(address) = report.take(item.spot, value::own_address(text)) else {
             continue;
         };
-        if addresses.contains(&address) {
-            report.error(
-                item.spot,
-                format!("the address `{address}` stands twice"),
-                "keep one of them",
-            );
-        } else {
-            addresses.push(address);
+        if !addresses.add(address) {
+            let message = format!("the address `{address}` stands twice");
+            report.error(item.spot, message, "keep one of them");
         }
     }
+    let addresses = addresses.into_items();
     if addresses.is_empty() && report.errors() == before {
         report.error(node.spot, "`addresses` is empty", "write at least one address");
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::model::{Binding, EcsFields, Eni, GroupIndex, Uplink, UplinkMode};
 
 use super::super::problem::{Report, Spot};
-use super::super::raw::{RawEni, RawMember, RawTask, Reference};
+use super::super::raw::{Distinct, RawEni, RawMember, RawTask, Reference};
 use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
 
@@ -297,18 +297,19 @@ fn own_groups(
     find: impl Fn(&str) -> Found<GroupIndex>,
     report: &mut Report,
 ) -> Vec<GroupIndex> {
-    let mut groups = Vec::new();
+    let mut groups = Distinct::default();
     for reference in references {
         match find(&reference.text) {
-            Found::One(group) if groups.contains(&group) => {}
-            Found::One(group) => groups.push(group),
+            Found::One(group) => {
+                groups.add(group);
+            }
             Found::Unknown(_) if report.objects_lost => {}
             Found::Unknown(fault) | Found::Ambiguous(fault) => {
                 report.take::<()>(reference.spot, Err(fault));
             }
         }
     }
-    groups
+    groups.into_items()
 }
 
 /// An address belongs to one ENI. Where two have it with the same groups, the gated one keeps it, or the first; with

@@ -1,14 +1,14 @@
 //! Groups: rules joined with their ids, and their peers looked up.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use ipnet::IpNet;
 
 use crate::model::{Direction, Peer, Protocol, Rule, SecurityGroup};
 
 use super::super::problem::{Report, Spot};
-use super::super::raw::{AwsRule, Dialect, Object as _, RawEni, RawGroup, RawPeer, RawRule, families};
+use super::super::raw::{AwsRule, Dialect, Object as _, Peering, RawEni, RawGroup, RawPeer, RawRule, families};
 use super::super::value::protocol_text;
 use super::ListUse;
 use super::names::{Found, Names};
@@ -51,22 +51,23 @@ pub(super) fn gather(
 fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Report) {
     let mut positions: HashMap<String, Option<usize>> =
         groups.iter().map(|group| (group.id.to_lowercase(), None)).collect();
-    let mut holders: Vec<(&RawEni, usize)> = Vec::new();
+    // The first ENI of each, the last one, and how many there are.
+    let mut holders: Vec<(&RawEni, &RawEni, usize)> = Vec::new();
     let held = groups.len();
     for eni in enis {
-        for (at, (reference, name)) in eni.groups.iter().zip(&eni.group_names).enumerate() {
-            if eni.groups[..at].iter().any(|earlier| earlier.text == reference.text) {
-                continue;
-            }
+        for (reference, name) in eni.groups.iter().zip(&eni.group_names) {
             match positions.entry(reference.text.to_lowercase()) {
                 Entry::Occupied(known) => {
                     if let Some(position) = known.get() {
-                        holders[*position].1 += 1;
+                        let (_, last, count) = &mut holders[*position];
+                        if !std::ptr::eq(*last, eni) {
+                            (*last, *count) = (eni, *count + 1);
+                        }
                     }
                 }
                 Entry::Vacant(new) => {
                     new.insert(Some(holders.len()));
-                    holders.push((eni, 1));
+                    holders.push((eni, eni, 1));
                     groups.push(RawGroup {
                         id: reference.text.clone(),
                         name: name.clone(),
@@ -85,7 +86,7 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Report
     if report.objects_lost {
         return;
     }
-    for (group, (first, count)) in groups[held..].iter().zip(holders) {
+    for (group, (first, _, count)) in groups[held..].iter().zip(holders) {
         let who = match count {
             1 => format!("`{}` has", first.id),
             more => format!("{more} ENIs have, `{}` first", first.id),
@@ -104,15 +105,22 @@ fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Report) {
     let whole = !group.partial && !report.rules_lost;
     let hint = "print both again, one right after the other";
     let listed = rules.first().map(|rule| rule.rule.spot);
+    let mut positions: HashMap<(Direction, Protocol, RawPeer), Vec<usize>> = HashMap::new();
+    for direction in DIRECTIONS {
+        for (position, own) in group.rules_mut(direction).iter().enumerate().rev() {
+            let key = (direction, own.protocol, own.peer.clone());
+            positions.entry(key).or_default().push(position);
+        }
+    }
     for rule in rules {
-        let counterpart = group
-            .rules_mut(rule.direction)
-            .iter_mut()
-            .find(|own| own.id.is_none() && own.same_match(&rule.rule));
-        if let Some(own) = counterpart {
+        let key = (rule.direction, rule.rule.protocol, rule.rule.peer.clone());
+        let position = positions.get_mut(&key).and_then(Vec::pop);
+        let own = position.and_then(|position| group.rules_mut(rule.direction).get_mut(position));
+        if let Some(own) = own {
             if own.description.is_empty() {
                 own.description = rule.rule.description;
             }
+            own.inactive = own.inactive.take().or(rule.rule.inactive);
             own.id = Some(rule.id);
         } else if whole {
             let what = rule_text(rule.direction, &rule.rule);
@@ -195,6 +203,7 @@ pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) 
         report,
         list_uses: Vec::new(),
         missing: Missing::default(),
+        unpeered: BTreeMap::new(),
     };
     let groups = raw
         .iter()
@@ -220,6 +229,7 @@ pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) 
             }
         })
         .collect();
+    warn_unpeered(&resolver.unpeered, resolver.report);
     resolver.missing.warn(resolver.report);
     Resolved {
         groups,
@@ -232,6 +242,25 @@ struct Resolver<'r> {
     report: &'r mut Report,
     list_uses: Vec<ListUse>,
     missing: Missing,
+    /// The peering connections that are not active, each with the place of its first rule and the number of rules.
+    unpeered: BTreeMap<Peering, (Spot, usize)>,
+}
+
+/// One warning for each peering connection that is not active.
+fn warn_unpeered(connections: &BTreeMap<Peering, (Spot, usize)>, report: &mut Report) {
+    for (Peering { connection, status }, (first, rules)) in connections {
+        let connection = connection.as_ref().map_or_else(
+            || String::from("the peering connection"),
+            |connection| format!("peering connection `{connection}`"),
+        );
+        let rules = match rules {
+            1 => String::from("the rule that refers to a group over it matches"),
+            more => format!("the {more} rules that refer to a group over it match"),
+        };
+        let message = format!("{connection} is `{status}`, not `active`, so {rules} nothing");
+        let hint = "remove what is no longer of use, or print the groups again once it is active";
+        report.warn(*first, message, hint);
+    }
 }
 
 /// The groups that AWS rules refer to and nothing shows, each with the place of its first rule and the number of rules.
@@ -291,6 +320,7 @@ impl Resolver<'_> {
                 }
             }
             RawPeer::Itself => Peer::Group(crate::model::GroupIndex(position)),
+            RawPeer::Group(text) if rule.inactive.is_some() => self.unpeered(text, rule),
             RawPeer::Group(text) => self.group(text, group.dialect, rule)?,
             RawPeer::PrefixList(text) => self.list(text, group.dialect, position, rule)?,
         };
@@ -311,6 +341,15 @@ impl Resolver<'_> {
         let message = format!("the {direction} rule for `{net}` matches nothing: `{protocol}` is {family} only");
         self.report
             .warn(rule.spot, message, format!("write `{right}`, or another CIDR"));
+    }
+
+    /// A group in a VPC that is not peered any more, or not yet.
+    fn unpeered(&mut self, text: &str, rule: &RawRule) -> Peer {
+        if let Some(peering) = &rule.inactive {
+            let entry = self.unpeered.entry(peering.clone()).or_insert((rule.spot, 0));
+            entry.1 += 1;
+        }
+        Peer::Missing(text.to_owned())
     }
 
     fn group(&mut self, text: &str, dialect: Dialect, rule: &RawRule) -> Option<Peer> {

@@ -1,0 +1,31 @@
+//! How much the reader takes in: an account with 100,000 interfaces is within these bounds, and what is in a file cannot
+//! make the reader take more memory, or much more time, than a large account.
+
+/// Bytes in one file.
+pub(super) const FILE_BYTES: u64 = 256 << 20;
+/// Bytes in all files of a folder.
+pub(super) const FOLDER_BYTES: u64 = 512 << 20;
+/// Files in a folder.
+pub(super) const FILES: usize = 10_000;
+/// Values in all files of a folder: scalars, lists and objects.
+pub(super) const VALUES: usize = 12_000_000;
+/// Values in one YAML file, which is in memory as a whole.
+pub(super) const YAML_VALUES: usize = 4_000_000;
+/// How deep lists and objects are nested.
+pub(super) const DEPTH: usize = 64;
+/// Keys of the object that a file is.
+pub(super) const TOP_KEYS: usize = 1_000;
+/// Values that a file's anchors and aliases stand for.
+pub(super) const ALIASED_VALUES: usize = 100_000;
+/// Bytes of text that a file's anchors and aliases stand for.
+pub(super) const ALIASED_BYTES: usize = 16 << 20;
+/// Groups, interfaces, prefix lists, tasks and the like, all together.
+pub(super) const OBJECTS: usize = 500_000;
+/// Rules that one entry of a native group stands for, one for each of its ports and peers.
+pub(super) const RULES_OF_ENTRY: usize = 10_000;
+/// Rules of all groups.
+pub(super) const RULES: usize = 1_000_000;
+/// Errors, and warnings, that are kept.
+pub(super) const PROBLEMS: usize = 1_000;
+/// Characters of a value that a message repeats.
+pub(super) const EXCERPT: usize = 80;

@@ -1,0 +1,245 @@
+//! What a file is: output of the AWS CLI, one answer, a list of pages or a bare list of objects; the native form; or
+//! something else, and then what it seems to be and what to do.
+
+use super::aws;
+use super::json;
+use super::native;
+use super::node::{Node, Value};
+use super::object::{Object, all, items};
+use super::problem::{Report, Spot};
+use super::raw::Collected;
+use super::recognise;
+
+/// The key that the AWS CLI leaves in a list that goes on elsewhere.
+const CUT: &str = "NextToken";
+
+/// A value: part of a tree, or of a JSON text and not read yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'a, 't> {
+    Tree(&'a Node<'t>),
+    Text(json::Text<'t>),
+}
+
+impl<'t> Content<'_, 't> {
+    pub(super) fn spot(self) -> Spot {
+        match self {
+            Self::Tree(node) => node.spot,
+            Self::Text(text) => text.spot(),
+        }
+    }
+
+    fn is_null(self) -> bool {
+        match self {
+            Self::Tree(node) => matches!(node.value, Value::Null),
+            Self::Text(text) => text.is_null(),
+        }
+    }
+
+    /// The whole value as a tree.
+    pub(super) fn node(self, report: &mut Report) -> Node<'t> {
+        match self {
+            Self::Tree(node) => node.clone(),
+            Self::Text(text) => text.node(report),
+        }
+    }
+
+    /// One item of a list after the other; an error if it is none.
+    pub(super) fn for_each(self, key: &str, report: &mut Report, mut each: impl FnMut(&Node<'_>, &mut Report)) {
+        match self {
+            Self::Text(text) if text.is_list() => text.for_each(report, each),
+            Self::Text(text) => {
+                items(&text.node(report), key, report);
+            }
+            Self::Tree(node) => {
+                for item in items(node, key, report) {
+                    each(item, report);
+                }
+            }
+        }
+    }
+}
+
+/// The object that a file, or a page of it, is.
+#[derive(Debug)]
+pub(super) struct Top<'a, 't> {
+    pub(super) spot: Spot,
+    entries: Vec<(&'a str, Spot, Content<'a, 't>)>,
+}
+
+impl<'a, 't> Top<'a, 't> {
+    fn of(node: &'a Node<'t>) -> Option<Self> {
+        let Value::Map(entries) = &node.value else { return None };
+        let entries = entries.iter();
+        Some(Self {
+            spot: node.spot,
+            entries: entries
+                .map(|entry| (&*entry.key, entry.spot, Content::Tree(&entry.value)))
+                .collect(),
+        })
+    }
+
+    /// The key's place and value; `null` counts too.
+    pub(super) fn get(&self, key: &str) -> Option<(Spot, Content<'a, 't>)> {
+        let found = self.entries.iter().find(|(name, _, _)| *name == key);
+        found.map(|(_, spot, content)| (*spot, *content))
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&'a str, Spot)> {
+        self.entries.iter().map(|(key, spot, _)| (*key, *spot))
+    }
+}
+
+/// Reads a file that is JSON.
+pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, report: &mut Report) {
+    let Some(parts) = &outline.parts else {
+        if outline.root.is_list() {
+            return read_list(Content::Text(outline.root), collected, report);
+        }
+        return read_tree(&outline.root.node(report), collected, report);
+    };
+    let native = parts.iter().any(|(key, _, _)| key == native::HEADER);
+    let twice = parts
+        .iter()
+        .enumerate()
+        .any(|(at, (key, _, _))| parts[..at].iter().any(|(earlier, _, _)| earlier == key));
+    if native || twice {
+        return read_tree(&outline.root.node(report), collected, report);
+    }
+    let entries = parts.iter();
+    let top = Top {
+        spot: outline.root.spot(),
+        entries: entries
+            .map(|(key, spot, value)| (&**key, *spot, Content::Text(*value)))
+            .collect(),
+    };
+    cut(&top, report);
+    read_top(&top, collected, report);
+}
+
+/// Reads a file that is a tree.
+pub(super) fn read_tree(root: &Node<'_>, collected: &mut Collected, report: &mut Report) {
+    if let Some(top) = Top::of(root) {
+        cut(&top, report);
+        if top.has(native::HEADER) {
+            read_native(root, &top, collected, report);
+        } else {
+            read_top(&top, collected, report);
+        }
+    } else if matches!(root.value, Value::List(_)) {
+        read_list(Content::Tree(root), collected, report);
+    } else {
+        let (message, hint) = recognise::value(root);
+        report.error(root.spot, message, hint);
+        report.objects_lost = true;
+    }
+}
+
+/// A list that goes on elsewhere is refused.
+fn cut(top: &Top<'_, '_>, report: &mut Report) {
+    if let Some(spot) = token(top, report) {
+        cut_at(spot, report);
+    }
+}
+
+fn cut_at(token: Spot, report: &mut Report) {
+    let hint = "print it again without `--max-items` and `--no-paginate`";
+    report.error(token, format!("the list is cut: there is a `{CUT}`"), hint);
+    report.objects_lost = true;
+    report.rules_lost = true;
+}
+
+/// The place of a token that says that more follows.
+fn token(top: &Top<'_, '_>, report: &mut Report) -> Option<Spot> {
+    let (spot, content) = top.get(CUT)?;
+    match &content.node(report).value {
+        Value::Null => None,
+        Value::Scalar(token) if token.is_empty() => None,
+        _ => Some(spot),
+    }
+}
+
+/// Reads every key of an object that is known. `true` if there is one.
+fn read_known(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report) -> bool {
+    let mut known = false;
+    for key in aws::keys() {
+        if let Some((_, content)) = top.get(key) {
+            known = true;
+            if !content.is_null() {
+                aws::read(key, content, collected, report);
+            }
+        }
+    }
+    known
+}
+
+fn read_top(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report) {
+    let known = read_known(top, collected, report);
+    let passed_over = recognise::passed_over(top, report);
+    if !known && !passed_over {
+        let (spot, message, hint) = recognise::object(top);
+        report.error(spot, message, hint);
+        report.objects_lost = true;
+    }
+}
+
+fn read_native(root: &Node<'_>, top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report) {
+    read_known(top, collected, report);
+    let known = |key: &str| aws::keys().any(|aws| aws == key) || native::KEYS.contains(&key);
+    for (key, spot) in top.keys() {
+        if !known(key) && key != native::HEADER && key != CUT {
+            let hint = format!(
+                "its keys are {}, and those of the AWS CLI",
+                all(native::KEYS.into_iter())
+            );
+            report.error(spot, format!("the native form has no key `{key}`"), hint);
+        }
+    }
+    if let Some(file) = Object::of(root, "the file", report) {
+        native::read(&file, collected, report);
+    }
+}
+
+/// Reads a list of pages, as `--output yaml-stream` prints them, or of objects, as `--query 'SecurityGroups[]'` does.
+fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Report) {
+    let mut count = 0_usize;
+    let mut unknown = 0_usize;
+    let mut ecs = false;
+    // Every page but the last one has a token.
+    let mut token_of_last = None;
+    let mut entries = None;
+    list.for_each("the file", report, |item, report| {
+        count += 1;
+        token_of_last = None;
+        if let Some(top) = Top::of(item).filter(|top| aws::keys().any(|key| top.has(key))) {
+            token_of_last = token(&top, report);
+            read_known(&top, collected, report);
+        } else if recognise::is_ecs_task(item) {
+            if !std::mem::replace(&mut ecs, true) {
+                recognise::ecs_passed_over(item.spot, report);
+            }
+        } else if !aws::read_bare(item, &mut entries, collected, report) {
+            unknown += 1;
+            // The first one says it all.
+            if unknown == 1 {
+                let (message, hint) = recognise::item(item);
+                report.error(item.spot, message, hint);
+                report.objects_lost = true;
+                report.rules_lost = true;
+            }
+        }
+    });
+    if let Some(spot) = token_of_last {
+        cut_at(spot, report);
+    }
+    if let Some(entries) = entries {
+        collected.prefix_lists.push(entries.finish());
+    }
+    if count == 0 {
+        let hint = "it may stay, or be taken away";
+        report.warn(list.spot(), "the list is empty, so the file says nothing", hint);
+    }
+}

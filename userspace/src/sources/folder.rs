@@ -1,0 +1,192 @@
+//! Which files of a folder are read, and their text.
+
+use std::fs::{File, Metadata, OpenOptions, metadata, read_dir};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::bounds;
+use super::node::end_of;
+use super::problem::{Report, Spot};
+use super::recognise;
+
+/// The files of a folder that are read, in the order of their names: `*.json`, `*.yaml`, `*.yml`, no dot-files.
+pub(super) fn files(folder: &Path, report: &mut Report) -> Vec<PathBuf> {
+    let listed = match list(folder) {
+        Ok(listed) => listed,
+        Err(error) => {
+            let spot = report.file(folder.display().to_string());
+            let message = format!("the folder cannot be read: {error}");
+            report.error(spot, message, "name another one with `--config`");
+            return Vec::new();
+        }
+    };
+    if listed.read.is_empty() {
+        let spot = report.file(folder.display().to_string());
+        let (message, hint) = nothing(&listed);
+        report.error(spot, message, hint);
+    } else if listed.read.len() > bounds::FILES {
+        let spot = report.file(folder.display().to_string());
+        let message = format!("the folder holds {} files to read", listed.read.len());
+        report.error(spot, message, format!("at most {} are read", bounds::FILES));
+        return Vec::new();
+    }
+    if !listed.read.is_empty() {
+        for name in &listed.near {
+            let spot = report.file(folder.join(name).display().to_string());
+            let hint = "if it belongs to the configuration, name it `….json` or `….yaml`";
+            report.warn(spot, "the file is not read, for the end of its name", hint);
+        }
+    }
+    listed.read
+}
+
+/// What is in a folder.
+#[derive(Debug, Default)]
+struct Listed {
+    read: Vec<PathBuf>,
+    /// Names of files that were perhaps meant to be read.
+    near: Vec<String>,
+    other: Vec<String>,
+    folders: Vec<String>,
+}
+
+fn list(folder: &Path) -> io::Result<Listed> {
+    let mut listed = Listed::default();
+    for entry in read_dir(folder)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            continue;
+        };
+        if name.starts_with('.') {
+            continue;
+        }
+        // A link that leads nowhere stays in: reading it says so.
+        if metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+            listed.folders.push(name);
+            continue;
+        }
+        let end = path
+            .extension()
+            .map(|end| end.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        match &*end {
+            "json" | "yaml" | "yml" => listed.read.push(path),
+            _ if near(&end) => listed.near.push(name),
+            _ => listed.other.push(name),
+        }
+    }
+    listed.read.sort();
+    for names in [&mut listed.near, &mut listed.other, &mut listed.folders] {
+        names.sort();
+    }
+    Ok(listed)
+}
+
+/// Whether the end of a name says that the file is a configuration all the same.
+fn near(end: &str) -> bool {
+    let end = end.to_ascii_lowercase();
+    matches!(
+        &*end,
+        "json" | "yaml" | "yml" | "jsn" | "jsonl" | "ndjson" | "json5" | "tfstate"
+    )
+}
+
+/// What to say of a folder in which nothing is read.
+fn nothing(listed: &Listed) -> (String, String) {
+    const SHOWN: usize = 4;
+    let names = |names: &[String]| {
+        let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+        let more = if names.len() > SHOWN { " …" } else { "" };
+        format!("{}{more}", shown.join(", "))
+    };
+    let what = "the folder holds no `.json`, `.yaml` or `.yml` file";
+    if let Some(state) = listed
+        .near
+        .iter()
+        .find(|name| name.to_ascii_lowercase().ends_with(".tfstate"))
+    {
+        let message = format!("{what}: `{state}` is a state file of Terraform, which is not read");
+        let hint = "print the groups with `aws ec2 describe-security-groups` into a `.json` file";
+        return (message, hint.to_owned());
+    }
+    let others: Vec<String> = listed.near.iter().chain(&listed.other).cloned().collect();
+    match (others.is_empty(), listed.folders.is_empty()) {
+        (false, _) => (
+            format!("{what}, but {}", names(&others)),
+            String::from("name files `….json` or `….yaml`"),
+        ),
+        (true, false) => (
+            format!(
+                "{what}, only folders, which are not looked into: {}",
+                names(&listed.folders)
+            ),
+            String::from("name one of them with `--config`"),
+        ),
+        (true, true) => (
+            what.to_owned(),
+            String::from("put AWS CLI output or a native file into it"),
+        ),
+    }
+}
+
+/// A file's text; `None` with an error on record. Takes its size from `bytes_left`.
+pub(super) fn text(file: Spot, path: &Path, bytes_left: &mut u64, report: &mut Report) -> Option<String> {
+    let bytes = match read(path, bytes_left) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let message = format!("the file cannot be read: {error}");
+            report.error(file, message, "make it readable, or take it away");
+            return None;
+        }
+    };
+    if let Some((message, hint)) = recognise::bytes(&bytes) {
+        report.error(file, message, hint);
+        return None;
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+            let spot = end_of(file, &valid);
+            report.error(spot, "what stands here is not UTF-8", "save the file as UTF-8");
+            None
+        }
+    }
+}
+
+/// Reads a regular file, as much as it says that it has: a file of /proc says 0, and some of those never end.
+fn read(path: &Path, bytes_left: &mut u64) -> io::Result<Vec<u8>> {
+    // Opening a device can do something, so the look comes first; what is opened is looked at again.
+    regular(&metadata(path)?)?;
+    let file: File = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    regular(&metadata)?;
+    let size = metadata.len();
+    let mebibytes = |bytes: u64| bytes >> 20;
+    if size > bounds::FILE_BYTES {
+        let message = format!(
+            "it has {} MiB, at most {} are read",
+            mebibytes(size),
+            mebibytes(bounds::FILE_BYTES)
+        );
+        return Err(io::Error::other(message));
+    }
+    *bytes_left = bytes_left.checked_sub(size).ok_or_else(|| {
+        let most = mebibytes(bounds::FOLDER_BYTES);
+        io::Error::other(format!("the folder's files have more than {most} MiB together"))
+    })?;
+    let mut bytes = Vec::with_capacity(size as usize);
+    file.take(size).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(io::Error::other("it is a pipe, a socket or a device"))
+}

@@ -1,0 +1,527 @@
+//! JSON, read in place: a look over the whole text, which says whether it is JSON at all and what stands at its top, and
+//! then one value after the other, so that of a large list no more than one item is in memory as a tree.
+
+use std::borrow::Cow;
+
+use super::bounds;
+use super::node::{self, Entry, Node, Value};
+use super::problem::{Report, Spot};
+
+/// Why [`outline`] has none.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It is no JSON; it may be YAML.
+    NotJson,
+    /// It goes beyond a bound: where, what, and what to do.
+    Beyond(Spot, String, &'static str),
+    /// After the value another one begins here.
+    Second(Spot),
+}
+
+/// What stands at the top of a text that is JSON throughout.
+#[derive(Debug)]
+pub(super) struct Outline<'t> {
+    /// The whole value.
+    pub(super) root: Text<'t>,
+    /// Its keys with their places and values, if it is an object.
+    pub(super) parts: Option<Vec<(Cow<'t, str>, Spot, Text<'t>)>>,
+    /// How many values there are in all.
+    pub(super) values: usize,
+}
+
+/// A value that is not read yet, in a text that is known to be JSON.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text<'t>(Cursor<'t>);
+
+/// Looks over a whole text. At most `values` values are allowed in it.
+pub(super) fn outline(file: Spot, text: &str, values: usize) -> Result<Outline<'_>, Unread> {
+    let mut skim = Skim {
+        cursor: Cursor {
+            text,
+            file: file.file,
+            at: 0,
+            line: 1,
+            line_start: 0,
+            continued: 0,
+        },
+        values: 0,
+        most: values,
+    };
+    skim.cursor.skip_space();
+    let root = skim.cursor;
+    let mut parts = None;
+    if root.peek() == Some(b'{') {
+        let mut found = Vec::new();
+        skim.begin(&root)?;
+        skim.cursor.at += 1;
+        let mut first = true;
+        while skim.cursor.next_item(&mut first, b'}').ok_or(Unread::NotJson)? {
+            let spot = skim.cursor.spot();
+            let key = skim.cursor.key().ok_or(Unread::NotJson)?;
+            if found.len() == bounds::TOP_KEYS {
+                let message = format!("the object has more than {} keys", bounds::TOP_KEYS);
+                return Err(Unread::Beyond(spot, message, "no configuration has so many"));
+            }
+            found.push((key, spot, Text(skim.cursor)));
+            skim.value(1)?;
+        }
+        parts = Some(found);
+    } else {
+        skim.value(0)?;
+    }
+    skim.cursor.skip_space();
+    match skim.cursor.peek() {
+        None => Ok(Outline {
+            root: Text(root),
+            parts,
+            values: skim.values,
+        }),
+        Some(b'{' | b'[') => Err(Unread::Second(skim.cursor.spot())),
+        Some(_) => Err(Unread::NotJson),
+    }
+}
+
+impl<'t> Text<'t> {
+    /// Whether it is `null`.
+    pub(super) fn is_null(self) -> bool {
+        self.0.peek() == Some(b'n')
+    }
+
+    /// Whether it is a list.
+    pub(super) fn is_list(self) -> bool {
+        self.0.peek() == Some(b'[')
+    }
+
+    /// Where it stands.
+    pub(super) fn spot(self) -> Spot {
+        self.0.spot()
+    }
+
+    /// Reads it whole.
+    pub(super) fn node(mut self, report: &mut Report) -> Node<'t> {
+        let spot = self.spot();
+        self.0.node(report).unwrap_or(Node {
+            spot,
+            value: Value::Null,
+        })
+    }
+
+    /// Reads one item of a list after the other.
+    pub(super) fn for_each(mut self, report: &mut Report, mut each: impl FnMut(&Node<'t>, &mut Report)) {
+        self.0.at += 1;
+        let mut first = true;
+        while let Some(true) = self.0.next_item(&mut first, b']') {
+            let Some(node) = self.0.node(report) else { return };
+            each(&node, report);
+        }
+    }
+}
+
+/// A look over a text, nothing kept.
+struct Skim<'t> {
+    cursor: Cursor<'t>,
+    values: usize,
+    most: usize,
+}
+
+impl Skim<'_> {
+    /// Counts a value.
+    fn begin(&mut self, at: &Cursor<'_>) -> Result<(), Unread> {
+        self.values += 1;
+        if self.values > self.most {
+            let message = String::from("the configuration has more values than taskgate reads");
+            let hint = "print less of it: `--filters Name=vpc-id,Values=…`";
+            return Err(Unread::Beyond(at.spot(), message, hint));
+        }
+        Ok(())
+    }
+
+    /// Passes over one value at this depth.
+    fn value(&mut self, depth: usize) -> Result<(), Unread> {
+        let begin = self.cursor;
+        self.begin(&begin)?;
+        let open = begin.peek();
+        let (Some(b'{' | b'['), at) = (open, &mut self.cursor.at) else {
+            return self.cursor.pass_scalar().ok_or(Unread::NotJson);
+        };
+        if depth >= bounds::DEPTH {
+            let message = format!("lists and objects are nested more than {} deep", bounds::DEPTH);
+            return Err(Unread::Beyond(begin.spot(), message, "no configuration is"));
+        }
+        *at += 1;
+        let close = if open == Some(b'{') { b'}' } else { b']' };
+        let mut first = true;
+        while self.cursor.next_item(&mut first, close).ok_or(Unread::NotJson)? {
+            if close == b'}' {
+                self.cursor.pass_key().ok_or(Unread::NotJson)?;
+            }
+            self.value(depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// A place in the text from which to read on. `None` from any step: this is no JSON.
+#[derive(Clone, Copy, Debug)]
+struct Cursor<'t> {
+    text: &'t str,
+    file: u32,
+    at: usize,
+    line: u32,
+    /// Where the line begins.
+    line_start: usize,
+    /// Bytes of this line up to here that do not begin a character.
+    continued: usize,
+}
+
+impl<'t> Cursor<'t> {
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn spot(&self) -> Spot {
+        let column = self.at - self.line_start - self.continued + 1;
+        Spot {
+            file: self.file,
+            line: self.line,
+            column: u32::try_from(column).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn skip_space(&mut self) {
+        let bytes = self.text.as_bytes();
+        while let Some(byte) = bytes.get(self.at) {
+            match byte {
+                b' ' | b'\t' | b'\r' => self.at += 1,
+                b'\n' => {
+                    self.at += 1;
+                    self.line = self.line.saturating_add(1);
+                    self.line_start = self.at;
+                    self.continued = 0;
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Passes over this byte and the space after it.
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.peek() == Some(byte)).then(|| {
+            self.at += 1;
+            self.skip_space();
+        })
+    }
+
+    /// Goes to the next item of a list or object; `false` if it ends, and is passed over.
+    fn next_item(&mut self, first: &mut bool, close: u8) -> Option<bool> {
+        self.skip_space();
+        if self.peek()? == close && *first {
+            self.at += 1;
+            return Some(false);
+        }
+        if !std::mem::take(first) {
+            if self.peek()? == close {
+                self.at += 1;
+                return Some(false);
+            }
+            self.expect(b',')?;
+        }
+        Some(true)
+    }
+
+    /// A key, the colon after it, and the space around that.
+    fn key(&mut self) -> Option<Cow<'t, str>> {
+        let key = self.string()?;
+        self.skip_space();
+        self.expect(b':')?;
+        Some(key)
+    }
+
+    fn pass_key(&mut self) -> Option<()> {
+        self.pass_string()?;
+        self.skip_space();
+        self.expect(b':')
+    }
+
+    /// Reads a value.
+    fn node(&mut self, report: &mut Report) -> Option<Node<'t>> {
+        let spot = self.spot();
+        let value = match self.peek()? {
+            b'[' => {
+                self.at += 1;
+                let (mut items, mut first) = (Vec::new(), true);
+                while self.next_item(&mut first, b']')? {
+                    items.push(self.node(report)?);
+                }
+                Value::List(items)
+            }
+            b'{' => {
+                self.at += 1;
+                let (mut entries, mut first) = (Vec::new(), true);
+                while self.next_item(&mut first, b'}')? {
+                    let spot = self.spot();
+                    let key = self.key()?;
+                    let value = self.node(report)?;
+                    entries.push(Entry { key, spot, value });
+                }
+                node::keys_once(&entries, report);
+                Value::Map(entries)
+            }
+            b'"' => Value::Scalar(self.string()?),
+            _ => {
+                let begin = self.at;
+                self.pass_word()?;
+                match &self.text[begin..self.at] {
+                    "null" => Value::Null,
+                    word => Value::Scalar(Cow::Borrowed(word)),
+                }
+            }
+        };
+        Some(Node { spot, value })
+    }
+
+    fn pass_scalar(&mut self) -> Option<()> {
+        if self.peek()? == b'"' {
+            self.pass_string()
+        } else {
+            self.pass_word()
+        }
+    }
+
+    /// Passes over `null`, `true`, `false` or a number.
+    fn pass_word(&mut self) -> Option<()> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let length = rest
+            .iter()
+            .position(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'+' | b'-' | b'.'))
+            .unwrap_or(rest.len());
+        let word = &rest[..length];
+        self.at += length;
+        (matches!(word, b"null" | b"true" | b"false") || is_number(word)).then_some(())
+    }
+
+    /// Passes over a string; whether it has escapes in it.
+    fn scan_string(&mut self) -> Option<bool> {
+        let bytes = self.text.as_bytes();
+        let mut at = self.at;
+        if *bytes.get(at)? != b'"' {
+            return None;
+        }
+        let mut escapes = false;
+        loop {
+            at += 1;
+            match *bytes.get(at)? {
+                b'"' => break,
+                b'\\' => {
+                    escapes = true;
+                    at += 1;
+                    bytes.get(at)?;
+                }
+                0..0x20 => return None,
+                0x80..0xC0 => self.continued += 1,
+                _ => {}
+            }
+        }
+        self.at = at + 1;
+        Some(escapes)
+    }
+
+    fn pass_string(&mut self) -> Option<()> {
+        let begin = self.at;
+        if self.scan_string()? {
+            unescape(&self.text[begin + 1..self.at - 1])?;
+        }
+        Some(())
+    }
+
+    fn string(&mut self) -> Option<Cow<'t, str>> {
+        let begin = self.at;
+        let escapes = self.scan_string()?;
+        let text = &self.text[begin + 1..self.at - 1];
+        if escapes {
+            unescape(text).map(Cow::Owned)
+        } else {
+            Some(Cow::Borrowed(text))
+        }
+    }
+}
+
+/// Whether a word is a number as JSON writes it.
+fn is_number(word: &[u8]) -> bool {
+    let mut rest = word.strip_prefix(b"-").unwrap_or(word);
+    let digits = |rest: &mut &[u8]| {
+        let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let found = &rest[..length];
+        *rest = &rest[length..];
+        found.len()
+    };
+    let leading_zero = rest.first() == Some(&b'0');
+    match digits(&mut rest) {
+        0 => return false,
+        1 => {}
+        _ if leading_zero => return false,
+        _ => {}
+    }
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        rest = fraction;
+        if digits(&mut rest) == 0 {
+            return false;
+        }
+    }
+    if let Some(exponent) = rest.strip_prefix(b"e").or_else(|| rest.strip_prefix(b"E")) {
+        rest = exponent
+            .strip_prefix(b"+")
+            .or_else(|| exponent.strip_prefix(b"-"))
+            .unwrap_or(exponent);
+        if digits(&mut rest) == 0 {
+            return false;
+        }
+    }
+    rest.is_empty()
+}
+
+/// What a string with escapes says; `None` for an escape that JSON does not have, or half a surrogate pair.
+fn unescape(text: &str) -> Option<String> {
+    let mut said = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        said.push_str(&rest[..at]);
+        let escape = *rest.as_bytes().get(at + 1)?;
+        rest = rest.get(at + 2..)?;
+        said.push(match escape {
+            b'"' => '"',
+            b'\\' => '\\',
+            b'/' => '/',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let first = four_digits(&mut rest)?;
+                if let Some(character) = char::from_u32(first) {
+                    character
+                } else {
+                    rest = rest.strip_prefix("\\u")?;
+                    let second = four_digits(&mut rest)?;
+                    let pair = [first as u16, second as u16];
+                    char::decode_utf16(pair).next()?.ok()?
+                }
+            }
+            _ => return None,
+        });
+    }
+    said.push_str(rest);
+    Some(said)
+}
+
+fn four_digits(rest: &mut &str) -> Option<u32> {
+    let digits = rest
+        .get(..4)
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    *rest = &rest[4..];
+    u32::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        match outline(Spot::default(), text, 100) {
+            Ok(outline) => show(&outline.root.node(&mut Report::default())),
+            Err(Unread::NotJson) => String::from("no JSON"),
+            Err(Unread::Beyond(spot, message, _)) => format!("{}:{} {message}", spot.line, spot.column),
+            Err(Unread::Second(spot)) => format!("{}:{} another", spot.line, spot.column),
+        }
+    }
+
+    fn show(node: &Node<'_>) -> String {
+        let (line, column) = (node.spot.line, node.spot.column);
+        let value = match &node.value {
+            Value::Null => String::from("null"),
+            Value::Scalar(text) => format!("{text:?}"),
+            Value::List(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
+            Value::Map(entries) => {
+                let entry = |entry: &Entry<'_>| format!("{}:{}={}", entry.key, entry.spot.column, show(&entry.value));
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(" "))
+            }
+        };
+        format!("{line}:{column} {value}")
+    }
+
+    #[test]
+    fn values_and_their_places() {
+        for (text, expected) in [
+            ("{}", "1:1 {}"),
+            (" [ ] ", "1:2 []"),
+            ("[1, -2.5e+7,\r\n\t\"x\"]", "1:1 [1:2 \"1\" 1:5 \"-2.5e+7\" 2:2 \"x\"]"),
+            ("{\"é\": \"ü\", \"b\": null}", "1:1 {é:2=1:7 \"ü\" b:12=1:17 null}"),
+            (
+                "[true,\nfalse, \"null\"]",
+                "1:1 [1:2 \"true\" 2:1 \"false\" 2:8 \"null\"]",
+            ),
+            (
+                r#"["\u0041\ud83d\ude00\"\\\/\b\f\n\r\t"]"#,
+                "1:1 [1:2 \"A😀\\\"\\\\/\\u{8}\\u{c}\\n\\r\\t\"]",
+            ),
+            ("{} {}", "1:4 another"),
+            ("[]\n[]", "2:1 another"),
+        ] {
+            assert_eq!(shown(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_left_to_yaml() {
+        for text in [
+            "",
+            "{",
+            "[1",
+            "[1,]",
+            "{\"a\" 1}",
+            "{a: 1}",
+            "[01]",
+            "[1.]",
+            "[+1]",
+            "[.5]",
+            "[1e]",
+            "[nul]",
+            "[\"\t\"]",
+            r#"["\x"]"#,
+            r#"["\ud83d"]"#,
+            r#"["\ud83dx"]"#,
+            r#"["\u12"]"#,
+            r#"["\ud83d\u0041"]"#,
+            "[1] x",
+            "['a']",
+            "[\"\\",
+            "{\"a\":}",
+            "[1 2]",
+            "{\"a\":1,}",
+            "- a",
+        ] {
+            assert_eq!(shown(text), "no JSON", "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_the_bounds_is_said() {
+        let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(shown(&deep(65)), "1:65 lists and objects are nested more than 64 deep");
+        assert!(shown(&deep(64)).starts_with("1:1 [1:2 ["));
+        // No stack to run out of.
+        assert_eq!(
+            shown(&"[".repeat(1_000_000)),
+            "1:65 lists and objects are nested more than 64 deep"
+        );
+        let long = format!("[{}1]", "1,".repeat(99));
+        assert_eq!(
+            shown(&long),
+            "1:200 the configuration has more values than taskgate reads"
+        );
+        let keys: Vec<String> = (0..=1_000).map(|key| format!("\"{key}\":1")).collect();
+        let outline = outline(Spot::default(), &format!("{{{}}}", keys.join(",")), 10_000).map(|_| ());
+        assert!(matches!(outline, Err(Unread::Beyond(..))), "{outline:?}");
+    }
+}

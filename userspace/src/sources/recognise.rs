@@ -1,0 +1,254 @@
+//! What a file that cannot be read seems to be, and what to do then.
+
+use super::aws;
+use super::document::Top;
+use super::native;
+use super::node::{Node, Value};
+use super::object::all;
+use super::problem::{Report, Spot};
+
+/// What is wrong, and what would be right.
+type Advice = (String, String);
+
+fn advice(message: impl Into<String>, hint: impl Into<String>) -> Advice {
+    (message.into(), hint.into())
+}
+
+const PRINT_JSON: &str = "print it again with `--output json`";
+const TAKE_OUT: &str = "take the file out of the folder";
+
+/// Bytes that are no UTF-8 text but something known.
+pub(super) fn bytes(bytes: &[u8]) -> Option<Advice> {
+    let utf16 = bytes.starts_with(b"\xff\xfe")
+        || bytes.starts_with(b"\xfe\xff")
+        || matches!(
+            bytes,
+            [b'{' | b'[' | b' ' | b'\n' | b'\r' | b't', 0, ..] | [0, b'{' | b'[' | b' ' | b'\n' | b'\r' | b't', ..]
+        );
+    if utf16 {
+        return Some(advice(
+            "the file is UTF-16, as `>` writes it in Windows PowerShell",
+            "save it as UTF-8: `… | Out-File -Encoding utf8 FILE`",
+        ));
+    }
+    let packed = [
+        (&b"\x1f\x8b"[..], "gzip"),
+        (b"PK\x03\x04", "zip"),
+        (b"BZh", "bzip2"),
+        (b"\xfd7zXZ", "xz"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+    ];
+    let kind = packed.iter().find(|(magic, _)| bytes.starts_with(magic))?.1;
+    Some(advice(format!("the file is compressed ({kind})"), "unpack it"))
+}
+
+/// A text that is no JSON and would be no YAML that means anything.
+pub(super) fn text(text: &str) -> Option<Advice> {
+    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let (first, second) = (lines.next()?, lines.next().unwrap_or_default());
+    let mut words = first.split('\t');
+    let tabular = words.clone().count() > 1
+        && words.all(|word| !word.ends_with(':'))
+        && !first.contains(": ")
+        && !first.starts_with(['{', '[', '"', '\'', '#', '-', '%', '\t', ' ']);
+    if tabular {
+        return Some(advice(
+            "the file is what the AWS CLI prints with `--output text`",
+            PRINT_JSON,
+        ));
+    }
+    let rule = |line: &str| line.len() > 3 && line.bytes().all(|byte| matches!(byte, b'-' | b'+'));
+    if rule(first) && (second.starts_with('|') || second.starts_with('+')) {
+        return Some(advice(
+            "the file is what the AWS CLI prints with `--output table`",
+            PRINT_JSON,
+        ));
+    }
+    let errors = [
+        "An error occurred",
+        "Unable to locate credentials",
+        "Unable to parse config",
+        "usage: aws",
+        "aws: error",
+        "aws: [ERROR]",
+        "Could not connect to the endpoint",
+        "Error when retrieving",
+        "Partial credentials found",
+        "You must specify a region",
+    ];
+    if errors.iter().any(|error| first.starts_with(error)) {
+        let message = format!("the file holds an error of the AWS CLI: `{first}`");
+        return Some(advice(message, "mend that and print it again"));
+    }
+    if first.starts_with('<') {
+        return Some(advice(
+            "the file is XML or HTML",
+            "print it with the AWS CLI and `--output json`",
+        ));
+    }
+    let blocks = [
+        "resource \"",
+        "variable \"",
+        "provider \"",
+        "module \"",
+        "data \"",
+        "output \"",
+        "terraform {",
+        "locals {",
+    ];
+    if blocks.iter().any(|block| first.starts_with(block)) {
+        let hint = "apply it and print the groups with `aws ec2 describe-security-groups`";
+        return Some(advice(
+            "the file is in Terraform's language, which taskgate does not read",
+            hint,
+        ));
+    }
+    None
+}
+
+/// A file that is one value.
+pub(super) fn value(node: &Node<'_>) -> Advice {
+    match &node.value {
+        Value::Null => advice(
+            "the file should be an object and is empty",
+            "write keys and values; the AWS CLI prints `null` where `--query` finds nothing",
+        ),
+        Value::Scalar(text) => advice(
+            format!("the file should be an object and is the single value `{text}`"),
+            "write keys and values",
+        ),
+        Value::List(_) | Value::Map(_) => advice("the file should be an object", "write keys and values"),
+    }
+}
+
+/// An item of a list that is a file.
+pub(super) fn item(node: &Node<'_>) -> Advice {
+    let hint = "print it without `--query`, or whole objects: `--query 'SecurityGroups[]'`";
+    match &node.value {
+        Value::Map(entries) => {
+            let keys = entries.iter().map(|entry| &*entry.key).take(8);
+            let message = format!("the object, with {}, is nothing that taskgate knows", all(keys));
+            advice(message, hint)
+        }
+        _ => advice(
+            format!("the file is a list in which {} stands", node.kind()),
+            format!("it should be an object, or a list of pages or objects: {hint}"),
+        ),
+    }
+}
+
+/// Other output of the AWS CLI, by its top-level key.
+const OTHER_OUTPUT: [(&str, &str); 22] = [
+    ("Reservations", "ec2 describe-instances"),
+    ("RouteTables", "ec2 describe-route-tables"),
+    ("NetworkAcls", "ec2 describe-network-acls"),
+    ("VpcPeeringConnections", "ec2 describe-vpc-peering-connections"),
+    ("VpcEndpoints", "ec2 describe-vpc-endpoints"),
+    ("InternetGateways", "ec2 describe-internet-gateways"),
+    ("NatGateways", "ec2 describe-nat-gateways"),
+    ("TransitGateways", "ec2 describe-transit-gateways"),
+    ("Addresses", "ec2 describe-addresses"),
+    ("Tags", "ec2 describe-tags"),
+    ("StaleSecurityGroupSet", "ec2 describe-stale-security-groups"),
+    ("SecurityGroupReferenceSet", "ec2 describe-security-group-references"),
+    (
+        "SecurityGroupVpcAssociations",
+        "ec2 describe-security-group-vpc-associations",
+    ),
+    ("SecurityGroupForVpcs", "ec2 get-security-groups-for-vpc"),
+    ("PrefixListAssociations", "ec2 get-managed-prefix-list-associations"),
+    ("DhcpOptions", "ec2 describe-dhcp-options"),
+    ("taskArns", "ecs list-tasks"),
+    ("clusters", "ecs describe-clusters"),
+    ("containerInstances", "ecs describe-container-instances"),
+    ("taskDefinition", "ecs describe-task-definition"),
+    ("UserId", "sts get-caller-identity"),
+    ("DBInstances", "rds describe-db-instances"),
+];
+
+/// An object of which no key is read.
+pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
+    let at = |key: &str| top.get(key).map_or(top.spot, |(spot, _)| spot);
+    let refuse = |spot: Spot, message: String, hint: &str| (spot, message, hint.to_owned());
+    let not_built = |key: &str, what: &str| refuse(at(key), format!("reading {what} is not built yet"), TAKE_OUT);
+    if top.has("terraform_version") && (top.has("values") || top.has("planned_values")) {
+        return not_built("terraform_version", "the output of `terraform show -json`");
+    }
+    if ["version", "serial", "lineage"].into_iter().all(|key| top.has(key)) {
+        return not_built("lineage", "a state file of Terraform or OpenTofu");
+    }
+    if top.has("AWSTemplateFormatVersion") || top.has("Resources") {
+        let key = if top.has("Resources") {
+            "Resources"
+        } else {
+            "AWSTemplateFormatVersion"
+        };
+        return not_built(key, "a CloudFormation template");
+    }
+    if top.has("apiVersion") && top.has("kind") {
+        return refuse(at("kind"), String::from("the file is a Kubernetes manifest"), TAKE_OUT);
+    }
+    if let Some(kind) = aws::bare_kind(|key| top.has(key)) {
+        let message = format!("the file is {} alone", kind.what);
+        let hint = format!(
+            "write `{{\"{}\": [` before it and `]}}` after it, or print it without `--query` or with `{}[]`",
+            kind.key, kind.key
+        );
+        return (top.spot, message, hint);
+    }
+    if top.has("taskArn") {
+        let hint = "write `{\"tasks\": [` before it and `]}` after it";
+        return refuse(top.spot, String::from("the file is an ECS task alone"), hint);
+    }
+    if let Some((key, spot)) = top.keys().find(|(key, _)| native::KEYS.contains(key)) {
+        let message = format!("`{key}` belongs to the native form, and `taskgate` is missing");
+        return refuse(spot, message, "write `taskgate: v1` at the top");
+    }
+    if let Some((key, command)) = OTHER_OUTPUT.into_iter().find(|(key, _)| top.has(key)) {
+        let message = format!("the file is the output of `aws {command}`, which taskgate does not read");
+        return refuse(at(key), message, TAKE_OUT);
+    }
+    let known = aws::keys().chain([native::HEADER]);
+    (
+        top.spot,
+        String::from("the file has no key that taskgate knows"),
+        format!("known are {}", all(known)),
+    )
+}
+
+/// Answers that flow records alone would use: they may stay. `true` if this is one.
+pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Report) -> bool {
+    if let Some((spot, _)) = top.get("FlowLogs") {
+        report.warn(
+            spot,
+            "`FlowLogs`, the output of `aws ec2 describe-flow-logs`, is not read yet, so records go where the native `flow-logs` says",
+            "it may stay: nothing else depends on it",
+        );
+        return true;
+    }
+    let Some((spot, tasks)) = top.get("tasks") else {
+        return false;
+    };
+    let native = top.keys().any(|(key, _)| key != "tasks" && native::KEYS.contains(&key));
+    match &tasks.node(report).value {
+        Value::Null => !native,
+        Value::List(tasks) if tasks.is_empty() => !native,
+        Value::List(tasks) if tasks.iter().any(is_ecs_task) => {
+            ecs_passed_over(spot, report);
+            true
+        }
+        _ => false,
+    }
+}
+
+pub(super) fn ecs_passed_over(spot: Spot, report: &mut Report) {
+    report.warn(
+        spot,
+        "`tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields",
+        "it may stay: nothing else depends on it",
+    );
+}
+
+pub(super) fn is_ecs_task(node: &Node<'_>) -> bool {
+    matches!(&node.value, Value::Map(entries) if entries.iter().any(|entry| entry.key == "taskArn"))
+}
