@@ -28,6 +28,8 @@ use crate::{
     record::Record,
 };
 
+/// The configuration's file in its folder.
+const FILE: &str = "taskgate.yaml";
 /// What it says once every gate that can be up is up.
 const READY: &str = "gates are up";
 /// What it says once a reload is in force, and once it was refused.
@@ -80,8 +82,18 @@ pub struct Options<'a> {
 impl Daemon {
     /// Starts one in `host` with `config` as the only file of the folder `folder`, and waits until its gates are up.
     pub fn start(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
-        let file = folder.join("taskgate.yaml");
-        fs::write(&file, config.to_string())?;
+        fs::write(folder.join(FILE), config.to_string())?;
+        Self::start_in(host, folder, tasks_of(config), options)
+    }
+
+    /// Starts one in `host` with the folder `folder` as it is, and waits until its gates are up. `tasks`: the names of its
+    /// ENIs, for [`Ledger`]s.
+    pub fn start_in(
+        host: &Netns,
+        folder: &Path,
+        tasks: BTreeMap<String, String>,
+        options: Options<'_>,
+    ) -> Result<Self> {
         let mut command = host.command(binary()?.to_str().context("the binary's path is no text")?)?;
         command.arg("run").arg("--config").arg(folder);
         command.args(["--instance", options.instance]);
@@ -103,8 +115,8 @@ impl Daemon {
             records: lines(process.stdout.take())?,
             messages: lines(process.stderr.take())?,
             process: Some(process),
-            file,
-            tasks: tasks_of(config),
+            file: folder.join(FILE),
+            tasks,
             patience: options.patience,
         };
         let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
@@ -171,6 +183,14 @@ impl Daemon {
     /// The records that it has written up to now.
     pub fn records(&self) -> Result<Vec<Record>> {
         parse(&self.records.from(0))
+    }
+
+    /// Waits until the lines of its records satisfy `enough`, and gives them. After `patience` they are given as they are.
+    pub fn await_lines(&self, patience: Duration, mut enough: impl FnMut(&[String]) -> bool) -> Vec<String> {
+        let wanted = |lines: &[String]| Ok(enough(lines).then(|| lines.to_vec()));
+        self.records
+            .wait(0, patience, wanted)
+            .unwrap_or_else(|_| self.records.from(0))
     }
 
     /// What it has said up to now.

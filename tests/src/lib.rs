@@ -18,6 +18,7 @@ pub mod config;
 pub mod counters;
 pub mod crowd;
 pub mod daemon;
+pub mod demo;
 pub mod fuzz;
 pub mod held;
 pub mod kernel;

@@ -42,6 +42,13 @@ impl Netns {
         Ok(netns)
     }
 
+    /// The one that the calling thread is in.
+    pub fn current(label: &str) -> Result<Self> {
+        let file = File::open("/proc/thread-self/ns/net").context("/proc is not mounted")?;
+        let label = label.to_owned();
+        Ok(Self { label, file })
+    }
+
     /// Opens one that has a name, as `ip netns` knows it.
     pub fn named(name: &str) -> Result<Self> {
         let path = names::namespace_file(name);

@@ -3,6 +3,7 @@
 mod lifecycle;
 mod policies;
 mod properties;
+mod worked;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -4,17 +4,15 @@ use std::{
     fmt,
     io::{ErrorKind, Read as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    panic::resume_unwind,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{
-    cast::{Actor, Cast},
-    place::joined,
-    server::greeting,
-};
+use super::hosts::{Host, Hosts, greeting};
 
 /// How long an answer may take. Less than the second after which a lost SYN is sent again, so that each attempt is one.
 pub(super) const PATIENCE: Duration = Duration::from_millis(900);
@@ -99,16 +97,16 @@ impl fmt::Display for Attempt {
 
 impl Attempt {
     /// The way over IPv4, and that over IPv6.
-    pub(super) fn ways<'a>(&self, cast: &'a Cast) -> Result<[Way<'a>; 2]> {
-        let (from, to) = (cast.get(self.from)?, cast.get(self.to)?);
+    pub(super) fn ways<'a>(&self, hosts: &'a Hosts) -> Result<[Way<'a>; 2]> {
+        let (from, to) = (hosts.get(self.from)?, hosts.get(self.to)?);
         Ok([0, 1].map(|family| Way { from, to, family }))
     }
 }
 
 /// From whom to whom, over one family.
 pub(super) struct Way<'a> {
-    from: &'a Actor,
-    to: &'a Actor,
+    from: &'a Host,
+    to: &'a Host,
     family: usize,
 }
 
@@ -124,12 +122,12 @@ impl<'a> Way<'a> {
     }
 
     /// Who sends, and from which address.
-    pub(super) fn from(&self) -> (&'a Actor, IpAddr) {
+    pub(super) fn from(&self) -> (&'a Host, IpAddr) {
         (self.from, self.from.addresses[self.family])
     }
 
     /// To whom, and to which address.
-    pub(super) fn to(&self) -> (&'a Actor, IpAddr) {
+    pub(super) fn to(&self) -> (&'a Host, IpAddr) {
         (self.to, self.to.addresses[self.family])
     }
 }
@@ -157,19 +155,22 @@ impl fmt::Display for Happened {
 
 /// Makes an attempt over both families at once.
 pub(super) fn make(attempt: &Attempt, ways: &[Way<'_>; 2]) -> [Happened; 2] {
-    let what = attempt.what;
-    let started = ways.each_ref().map(|way| {
-        let (from, _) = way.from();
-        let (to, address) = way.to();
-        let expected = greeting(&to.name);
-        from.place.spawn(move || match what {
-            What::Tcp(port) => connect(SocketAddr::new(address, port), &expected),
-            What::Ping => ping(address),
+    thread::scope(|scope| {
+        let started = ways.each_ref().map(|way| {
+            let (from, _) = way.from();
+            let (to, address) = way.to();
+            let expected = greeting(&to.name);
+            scope.spawn(move || {
+                from.netns.run(|| match attempt.what {
+                    What::Tcp(port) => connect(SocketAddr::new(address, port), &expected),
+                    What::Ping => ping(address),
+                })
+            })
+        });
+        started.map(|thread| {
+            let happened = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            happened.unwrap_or_else(|error| Happened::Broken(format!("{error:#}")))
         })
-    });
-    started.map(|thread| {
-        let happened = thread.and_then(joined);
-        happened.unwrap_or_else(|error| Happened::Broken(format!("{error:#}")))
     })
 }
 

@@ -3,11 +3,12 @@
 use std::{env, io, io::IsTerminal as _, time::Duration};
 
 use super::{
-    attempt::{Attempt, Happened, PATIENCE},
-    cast::Cast,
+    attempts::{Attempt, Happened, PATIENCE},
+    expected::{Expected, Line, action},
     explain::Gate,
-    record::{Expected, Record},
+    hosts::Hosts,
 };
+use crate::ledger::Action;
 
 /// Standard output, with colours where a terminal shows them and `NO_COLOR` does not forbid them.
 pub(super) struct Show {
@@ -24,17 +25,13 @@ impl Show {
     }
 
     /// Who takes part.
-    pub(super) fn opening(&self, cast: &Cast) {
-        for actor in cast.all() {
-            let [v4, v6] = actor.addresses;
-            let what = if actor.eni.is_some() {
-                "task"
-            } else {
-                "outside the host"
-            };
+    pub(super) fn opening(&self, hosts: &Hosts) {
+        for host in hosts.all() {
+            let [v4, v6] = host.addresses;
+            let what = if host.eni.is_some() { "task" } else { "outside the host" };
             println!(
                 "{}  {v4:<12}  {v6:<17}  {what}",
-                self.bold(&format!("{:<6}", actor.name))
+                self.bold(&format!("{:<6}", host.name))
             );
         }
     }
@@ -62,29 +59,28 @@ impl Show {
 
     /// The flow records in the order of the attempts. Those of a denial between two tasks are marked: the sender's gate
     /// let it out, the receiver's did not let it in.
-    pub(super) fn records(&self, cast: &Cast, records: &[Record], expected: &[Expected]) {
+    pub(super) fn records(&self, hosts: &Hosts, lines: &[Line], expected: &[Expected]) {
         println!("\nflow records, as `taskgate run` printed them; > marks a denial between tasks, seen from both ends");
-        let mut sorted: Vec<_> = records
-            .iter()
-            .map(|record| {
-                let about = expected.iter().position(|expected| expected.is_about(record));
-                (about.unwrap_or(usize::MAX), record)
-            })
-            .collect();
+        let place = |line: &Line| {
+            let about = expected.iter().position(|expected| expected.is_about(&line.record));
+            about.unwrap_or(usize::MAX)
+        };
+        let mut sorted: Vec<_> = lines.iter().map(|line| (place(line), line)).collect();
         sorted.sort_by_key(|(place, _)| *place);
-        for (place, record) in sorted {
+        for (place, line) in sorted {
             let denied = expected
                 .get(place)
                 .is_some_and(|about| about.is_denied_between_tasks(expected));
-            let owner = cast.owner(record.eni()).map_or("?", |owner| &*owner.name);
-            let line = record.to_string();
-            let line = match line.rsplit_once(record.action()) {
-                Some((before, after)) if denied => {
-                    format!("{}{}{after}", self.bold(before), self.verdict(record.action()))
-                }
-                _ => line,
+            let owner = hosts.owner(&line.record.eni).map_or("?", |owner| &*owner.name);
+            let word = match action(&line.record) {
+                Some(Action::Accept) => "ACCEPT",
+                _ => "REJECT",
             };
-            println!("{} {owner:<6} {line}", if denied { '>' } else { ' ' });
+            let text = match line.text.rsplit_once(word) {
+                Some((before, after)) if denied => format!("{}{}{after}", self.bold(before), self.verdict(word)),
+                _ => line.text.clone(),
+            };
+            println!("{} {owner:<6} {text}", if denied { '>' } else { ' ' });
         }
     }
 

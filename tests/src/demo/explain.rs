@@ -2,21 +2,20 @@
 
 use std::{path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::{
-    attempt::{Way, What},
-    cast::Actor,
+    attempts::{Way, What},
+    hosts::Host,
 };
-use crate::exec;
 
 /// Who is asked.
 pub(super) struct Explainer<'a> {
     /// The `taskgate` binary.
     pub(super) binary: &'a Path,
     /// The folder with the configuration.
-    pub(super) config: &'a str,
+    pub(super) config: &'a Path,
 }
 
 #[derive(Deserialize)]
@@ -66,12 +65,11 @@ impl Explainer<'_> {
     /// The gates on a way, in the order in which a packet meets them.
     pub(super) fn gates(&self, what: What, way: &Way<'_>) -> Result<Vec<Gate>> {
         let mut command = Command::new(self.binary);
-        command.args(["explain", "--config", self.config, "-o", "json"]);
-        let name = |(actor, address): (&Actor, std::net::IpAddr)| {
-            actor
-                .eni
+        command.args(["explain", "-o", "json", "--config"]).arg(self.config);
+        let name = |(host, address): (&Host, std::net::IpAddr)| {
+            host.eni
                 .as_ref()
-                .map_or_else(|| address.to_string(), |_| actor.name.clone())
+                .map_or_else(|| address.to_string(), |_| host.name.clone())
         };
         command.args(["--from", &name(way.from()), "--to", &name(way.to())]);
         command.arg(if way.is_v6() { "-6" } else { "-4" });
@@ -80,8 +78,12 @@ impl Explainer<'_> {
             What::Ping if way.is_v6() => command.args(["--protocol", "icmpv6"]),
             What::Ping => command.args(["--protocol", "icmp"]),
         };
-        let answer: Answer = serde_json::from_str(&exec::stdout(&mut command)?)
-            .with_context(|| format!("cannot read what {} prints", exec::shown(&command)))?;
+        let output = command.output().context("cannot run `taskgate explain`")?;
+        if !output.status.success() {
+            bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let answer: Answer =
+            serde_json::from_slice(&output.stdout).with_context(|| format!("cannot read what {command:?} prints"))?;
         Ok(answer.gates)
     }
 }
