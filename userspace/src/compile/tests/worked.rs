@@ -24,9 +24,16 @@ fn described(word: impl Fn(u32) -> u64) -> String {
     let (rules, rules_at) = ((word(8) >> 32) as u32, word(8) as u32);
     line(8, "rules, and where their words are");
     let mut axes = Vec::new();
-    for (index, name) in ["TCP port", "UDP port", "ICMP type and code", "other protocol", "peer", "group set"]
-        .into_iter()
-        .enumerate()
+    for (index, name) in [
+        "TCP port",
+        "UDP port",
+        "ICMP type and code",
+        "other protocol",
+        "peer",
+        "group set",
+    ]
+    .into_iter()
+    .enumerate()
     {
         let at = 16 + 8 * index as u32;
         line(at, &format!("{name} axis: its depth, and where its entries are"));
@@ -34,13 +41,19 @@ fn described(word: impl Fn(u32) -> u64) -> String {
     }
     assert_eq!(POLICY_HEADER_BYTES, 16 + 8 * axes.len() as u32);
     for rule in 0..rules {
-        line(rules_at + 8 * rule, &format!("bit {rule}: flags and number of the rule"));
+        line(
+            rules_at + 8 * rule,
+            &format!("bit {rule}: flags and number of the rule"),
+        );
     }
     let mut rows = Vec::new();
     for (name, at, entries) in axes {
         for entry in 0..entries {
             let at = at + 8 * entry;
-            line(at, &format!("{name} from {} on: row at {:#x}", word(at) >> 32, word(at) as u32));
+            line(
+                at,
+                &format!("{name} from {} on: row at {:#x}", word(at) >> 32, word(at) as u32),
+            );
             rows.push(word(at) as u32);
         }
     }
@@ -64,5 +77,8 @@ fn the_architecture_pages_example_is_what_the_compiler_writes() {
     let at = |offset: u32| words[((ingress_v4.bank() * BANK_BYTES + ingress_v4.offset() + offset) / 8) as usize];
     let text = described(at);
     let page = fs::read_to_string(root().join("docs/architecture.md")).expect("the page is there");
-    assert!(page.contains(&format!("```text\n{text}```")), "docs/architecture.md should have\n{text}");
+    assert!(
+        page.contains(&format!("```text\n{text}```")),
+        "docs/architecture.md should have\n{text}"
+    );
 }
