@@ -377,6 +377,21 @@ fn a_foreign_link_in_the_way_stays() -> Result<()> {
 }
 
 #[test]
+fn the_hosts_own_namespace_is_no_tasks() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        fs::create_dir_all("/run/netns")?;
+        let own = format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid());
+        std::os::unix::fs::symlink(own, Namespace::path("own"))?;
+        let all = addresses(1);
+        let error = TaskEni::make(&netlink, &spec("own", &all), open).await.unwrap_err();
+        ensure!(matches!(error, EniError::OwnNetwork { .. }), "{error}");
+        ensure!(ip("-o link")?.lines().count() == 1);
+        Ok(())
+    })
+}
+
+#[test]
 fn names_differ_by_instance_and_task() {
     let name = |instance, task| {
         EniSpec {

@@ -179,6 +179,13 @@ impl Daemon {
         settle(&mut self.writer);
     }
 
+    /// Follows names of network namespaces that came, went, or lead elsewhere.
+    pub(super) async fn namespaces_changed(&mut self) {
+        let enis: Vec<&Eni> = self.model.gated().collect();
+        self.gates.namespaces_changed(&enis, &mut self.writer).await;
+        settle(&mut self.writer);
+    }
+
     /// How long until the capture window is to be closed.
     pub(super) fn window_left(&self) -> Duration {
         self.records.left()

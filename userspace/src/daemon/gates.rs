@@ -2,8 +2,9 @@
 
 mod check;
 mod made;
+mod namespaces;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use log::{info, warn};
 use made::tell;
@@ -22,6 +23,7 @@ use crate::{
         gate::{Gate, GateError},
         link::{Link, LinkError, LinkEvent},
         netlink::Netlink,
+        netns::NamespaceId,
         object::Object,
     },
     model::{Binding, Eni, Uplink},
@@ -53,6 +55,10 @@ pub(super) struct Gates {
     closed: Vec<Gate>,
     /// What was said about the host.
     said: Vec<EniWarning>,
+    /// Tasks, by ENI, whose namespace was said to have lost its name.
+    nameless: BTreeSet<String>,
+    /// The namespaces, by ENI, in which one could not be made.
+    failed: BTreeMap<String, NamespaceId>,
 }
 
 impl Gates {
@@ -65,6 +71,8 @@ impl Gates {
             uplinks: Uplinks::default(),
             closed: Vec::new(),
             said: Vec::new(),
+            nameless: BTreeSet::new(),
+            failed: BTreeMap::new(),
         }
     }
 
@@ -107,6 +115,11 @@ impl Gates {
             if let Some(task) = self.tasks.remove(&id) {
                 self.dismiss(task, writer).await;
             }
+        }
+        self.failed.clear();
+        self.nameless.clear();
+        for (eni, _) in enis {
+            self.release_renamed(eni, writer).await;
         }
         let mut wrong: Vec<RunError> = followed.err().into_iter().collect();
         wrong.append(&mut self.readdress(enis).await);
@@ -276,7 +289,8 @@ impl Gates {
             self.closed.push(gate);
         } else if task.made.is_some() {
             warn!(
-                "task `{}`: link `{name}`, which taskgate made, was taken away; a reload makes it again",
+                "task `{}`: link `{name}`, which taskgate made, was taken away; a reload makes it again, as does \
+                 another namespace of its name",
                 task.name
             );
         } else {

@@ -26,7 +26,10 @@ pub(crate) use host::{Found, HostFinding, Who, count as count_links, survey};
 pub(crate) use sizes::policy_banks;
 
 use crate::{
-    dataplane::{link::LinkWatch, load::LoadOptions, netlink::Netlink, object::Object, raw, tables::KernelTables},
+    dataplane::{
+        link::LinkWatch, load::LoadOptions, namespace_watch::NamespaceWatch, netlink::Netlink, object::Object, raw,
+        tables::KernelTables,
+    },
     sources::{self, Loaded},
 };
 use apply::Daemon;
@@ -97,6 +100,7 @@ async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
     let netlink = Netlink::open()?;
     let mut host = HostWatch::new(netlink.clone());
     let mut watch = LinkWatch::new()?;
+    let mut names = NamespaceWatch::new();
     let mut daemon = Daemon::begin(&options.instance, object, tables, netlink, loaded.model).await?;
     info!("gates are up: {}", daemon.gates_summary());
     warn!("when this taskgate ends its gates come off: what it gates is then open, what it made is taken away");
@@ -114,6 +118,7 @@ async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
                 }
                 Err(refused) => break Err(RunError::from(refused)),
             },
+            () = names.changed() => daemon.namespaces_changed().await,
             () = sleep_until(host.due()) => host.tell(daemon.model()).await,
             () = sleep_until(window_ends) => daemon.close_window(),
             () = sleep_until(room) => {

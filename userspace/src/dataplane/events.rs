@@ -8,7 +8,7 @@ use std::{
 use aya::maps::{Map, MapData, RingBuf};
 use taskgate_ebpf::abi::{Event, map};
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{load::LoadError, object::Object, raw};
 
@@ -26,7 +26,10 @@ impl Events {
             map: map::EVENTS,
             cause,
         })?;
-        let ready = ring.as_fd().try_clone_to_owned().and_then(raw::readable);
+        let ready = ring
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|ring| raw::register(ring, Interest::READABLE));
         let ready = ready.map_err(|cause| LoadError::Open {
             map: map::EVENTS,
             cause,

@@ -8,6 +8,7 @@ pub mod flow;
 pub mod gate;
 pub mod link;
 pub mod load;
+pub mod namespace_watch;
 pub mod netlink;
 pub mod netns;
 pub mod object;

@@ -185,7 +185,7 @@ impl Object {
         let ready = logger
             .as_fd()
             .try_clone_to_owned()
-            .and_then(raw::readable)
+            .and_then(|file| raw::register(file, tokio::io::Interest::READABLE))
             .map_err(open)?;
         Ok(Some(async move {
             while let Ok(mut guard) = ready.readable().await {

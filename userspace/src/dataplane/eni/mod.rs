@@ -20,7 +20,7 @@ pub use self::{
 use super::{
     link::{Link, LinkError},
     netlink::{Netlink, Refused},
-    netns::Namespace,
+    netns::{Namespace, NamespaceId},
 };
 
 /// What an ENI is made from.
@@ -80,6 +80,14 @@ pub enum EniError {
     /// The namespace has such a link already.
     #[error("namespace `{namespace}` already has an `eth0`: take it away, or name another namespace for the task")]
     Occupied {
+        /// The namespace.
+        namespace: String,
+    },
+    /// The name leads to where taskgate runs.
+    #[error(
+        "namespace `{namespace}` is the host's own, where nothing would lie between the task and the host: name another one"
+    )]
+    OwnNetwork {
         /// The namespace.
         namespace: String,
     },
@@ -273,6 +281,10 @@ async fn delete(netlink: &Netlink, ifindex: u32, name: &str) -> Result<(), Refus
 /// The namespace of an ENI, and whether this instance made it: now, or in a run that was killed.
 async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace, bool), EniError> {
     if let Some(namespace) = Namespace::open(spec.namespace)? {
+        if namespace.id()? == NamespaceId::here()? {
+            let namespace = spec.namespace.to_owned();
+            return Err(EniError::OwnNetwork { namespace });
+        }
         let made = left_over::is_made_by(list, &namespace)?;
         return Ok((namespace, made));
     }

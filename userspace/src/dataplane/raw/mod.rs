@@ -270,10 +270,10 @@ pub(in crate::dataplane) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<O
     }
 }
 
-/// Registers a file for reading with the tokio runtime around the call.
-pub(in crate::dataplane) fn readable(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Registers a file with the tokio runtime around the call.
+pub(in crate::dataplane) fn register(file: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is the same open file until it is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)
 }
 
 /// A second handle on the same map, which lives on its own.

@@ -1,0 +1,163 @@
+//! Namespaces that are taken away and made again under the name of a task while taskgate runs.
+
+use std::os::unix::fs::symlink;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use taskgate_tests::{
+    Config, Daemon, Lab, Netns, at,
+    kernel::gates,
+    names,
+    netns::until,
+    traffic::{Answer, Client, TcpEcho, probe},
+};
+
+const WEB: &str = "10.88.0.10";
+const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
+
+fn config(lab: &Lab) -> Config {
+    lab.config().group("http", HTTP).task("web-1", &[WEB], &["http"])
+}
+
+/// Waits until a namespace has the task's ENI, and sees that it is its gate that answers.
+fn await_eni(lab: &Lab, task: &Netns) -> Result<()> {
+    until("the namespace gets its ENI", || Ok(task.links()? == ["eth0", "lo"]))?;
+    let _echo = TcpEcho::start(task, 80)?;
+    until("the host leads there", || {
+        Ok(Client::connect(&lab.outside, at(WEB, 80)).is_ok())
+    })?;
+    Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+    assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+    assert_eq!(probe(task, at("10.99.0.2", 80))?, Answer::Silence);
+    let made: Vec<_> = made(lab)?;
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_eq!(gates(&lab.host, &made[0])?, (1, 1));
+    Ok(())
+}
+
+fn made(lab: &Lab) -> Result<Vec<String>> {
+    let mut links = lab.host.links()?;
+    links.retain(|link| link.starts_with("tg-"));
+    Ok(links)
+}
+
+fn netns(lab: &Lab, command: &str, name: &str) -> Result<()> {
+    lab.host.output("ip", &["netns", command, name]).map(drop)
+}
+
+fn said(daemon: &Daemon, what: &str) -> usize {
+    daemon.messages().iter().filter(|line| line.contains(what)).count()
+}
+
+#[test]
+fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
+    for (users, alive) in [(true, false), (true, true), (false, false), (false, true)] {
+        let lab = Lab::new()?;
+        let name = config(&lab).namespace("web-1");
+        if users {
+            netns(&lab, "add", &name)?;
+        }
+        let daemon = lab.start(&config(&lab))?;
+        for _ in 0..2 {
+            // As a process of the old one would keep it.
+            let old = Netns::named(&name)?;
+            let old = alive.then_some(old);
+            netns(&lab, "del", &name)?;
+            netns(&lab, "add", &name)?;
+            await_eni(&lab, &Netns::named(&name)?)?;
+            if let Some(old) = old {
+                assert_eq!(old.links()?, ["lo"], "users': {users}");
+            }
+        }
+        daemon.stop()?;
+        // It was somebody else who made the one that is there now.
+        assert_eq!(
+            lab.namespaces()?,
+            std::slice::from_ref(&name),
+            "users': {users}, alive: {alive}"
+        );
+        assert_eq!(made(&lab)?, [""; 0]);
+        names::remove_namespace(&name)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_whose_namespace_goes_and_comes_unseen_is_made_again_by_a_reload() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = config(&lab).namespace("web-1");
+    let mut daemon = lab.start(&config(&lab))?;
+    daemon.signal(Signal::SIGSTOP)?;
+    netns(&lab, "del", &name)?;
+    netns(&lab, "add", &name)?;
+    daemon.signal(Signal::SIGCONT)?;
+    daemon.apply(&config(&lab))?;
+    await_eni(&lab, &Netns::named(&name)?)?;
+    daemon.stop()?;
+    names::remove_namespace(&name)
+}
+
+#[test]
+fn whoever_is_in_a_namespace_that_lost_its_name_keeps_the_eni_until_another_has_the_name() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = config(&lab).namespace("web-1");
+    let mut daemon = lab.start(&config(&lab))?;
+    let old = lab.task("web-1")?;
+    let warned = format!("task `web-1`: namespace `{name}` has lost its name");
+    netns(&lab, "del", &name)?;
+    daemon.await_message(&warned)?;
+    await_eni(&lab, &old)?;
+    daemon.apply(&config(&lab))?;
+    await_eni(&lab, &old)?;
+    assert_eq!(said(&daemon, &warned), 2, "{:?}", daemon.messages());
+    netns(&lab, "add", &name)?;
+    await_eni(&lab, &Netns::named(&name)?)?;
+    assert_eq!(old.links()?, ["lo"]);
+    daemon.stop()?;
+    names::remove_namespace(&name)
+}
+
+#[test]
+fn a_name_that_is_a_symbolic_link_is_followed() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = config(&lab).namespace("web-1");
+    let containers = [Netns::new("first")?, Netns::new("second")?];
+    let path = names::namespace_file(&name);
+    symlink(containers[0].path(), &path)?;
+    let daemon = lab.start(&config(&lab))?;
+    await_eni(&lab, &containers[0])?;
+    let next = path.with_extension("next");
+    symlink(containers[1].path(), &next)?;
+    std::fs::rename(&next, &path)?;
+    await_eni(&lab, &containers[1])?;
+    assert_eq!(containers[0].links()?, ["lo"]);
+    daemon.stop()?;
+    assert!(path.is_symlink());
+    Ok(std::fs::remove_file(&path)?)
+}
+
+#[test]
+fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = config(&lab).namespace("web-1");
+    let daemon = lab.start(&config(&lab))?;
+    let containers = [Netns::new("occupied")?, Netns::new("free")?];
+    containers[0].ip("link add eth0 type bridge")?;
+    netns(&lab, "del", &name)?;
+    let path = names::namespace_file(&name);
+    let error = format!("namespace `{name}` already has an `eth0`");
+    symlink(containers[0].path(), &path)?;
+    daemon.await_message(&error)?;
+    // Said once, whatever else happens to other names.
+    let other = format!("{name}-other");
+    for _ in 0..3 {
+        netns(&lab, "add", &other)?;
+        netns(&lab, "del", &other)?;
+    }
+    std::fs::remove_file(&path)?;
+    symlink(containers[1].path(), &path)?;
+    await_eni(&lab, &containers[1])?;
+    assert_eq!(said(&daemon, &error), 1, "{:?}", daemon.messages());
+    daemon.stop()?;
+    Ok(std::fs::remove_file(&path)?)
+}
