@@ -32,7 +32,8 @@ fn what_deserves_a_look_is_a_warning() {
         (
             "aws.json",
             r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "old", "IpPermissions": [
-                {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "UserIdGroupPairs": [{"GroupId": "sg-gone"}]}]}]}"#,
+                {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "UserIdGroupPairs": [{"GroupId": "sg-gone"},
+                {"GroupId": "sg-2"}]}]}, {"GroupId": "sg-2", "GroupName": "empty"}]}"#,
         ),
         (
             "t.yaml",

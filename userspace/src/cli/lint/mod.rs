@@ -7,7 +7,7 @@ mod shadow;
 use std::collections::{BTreeSet, HashSet};
 
 use super::words;
-use crate::model::{Direction, GroupIndex, Location, Model, Peer};
+use crate::model::{Dialect, Direction, GroupIndex, Location, Model, Peer};
 
 /// A thing that deserves a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,10 @@ fn without_members(model: &Model, used: &BTreeSet<GroupIndex>, lints: &mut Vec<L
                         rule_of(model, group, direction, &rule.id),
                         words::group_name(model, peer),
                     ),
-                    hint: String::from("give the group to a task, or name its addresses under `members`"),
+                    hint: String::from(match model.group(peer).dialect {
+                        Dialect::Native => "give the group to a task, or name its addresses under `members`",
+                        Dialect::Aws => "add the output of `aws ec2 describe-network-interfaces` if some ENI has it",
+                    }),
                     location: Some(rule.location),
                 });
             }
