@@ -192,6 +192,36 @@ fn two_instances_stand_side_by_side() -> Result<()> {
 }
 
 #[test]
+fn of_two_instances_on_one_link_the_last_one_opens_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let device = |name, device, addresses: &[&str]| {
+        let config = lab.config().group("closed", "egress: []");
+        config.device_task(name, device, addresses, &["closed"])
+    };
+    let task = lab.device("tg-both", &[WEB], true)?;
+    let alone = lab.device("tg-alone", &[DB], true)?;
+    let one = lab.start_as("one", &device("web-1", "tg-both", &[WEB]), Some(1))?;
+    let both = device("web-1", "tg-both", &[WEB]).device_task("db-1", "tg-alone", &[DB], &["closed"]);
+    let two = lab.start_as("two", &both, Some(1))?;
+    assert_eq!(gates(&lab.host, "tg-both")?, (2, 2));
+    let said = two.stop()?.messages.join("\n");
+    assert!(
+        said.contains("gates are off on `tg-both`, which another taskgate still filters")
+            && said.contains("nothing is filtered any more on `tg-alone`"),
+        "{said}"
+    );
+    assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
+    assert_eq!(
+        probe_for(&alone, at("10.99.0.2", 80), Answer::Refused)?,
+        Answer::Refused
+    );
+    let said = one.stop()?.messages.join("\n");
+    assert!(said.contains("nothing is filtered any more on `tg-both`"), "{said}");
+    assert_eq!(probe_for(&task, at("10.99.0.2", 80), Answer::Refused)?, Answer::Refused);
+    Ok(())
+}
+
+#[test]
 fn an_instance_runs_once() -> Result<()> {
     let lab = Lab::new()?;
     let config = two(lab.config());

@@ -14,6 +14,7 @@ use super::{
     RunError,
     apply::settle,
     error::chain,
+    opened,
     records::Writer,
     uplink::{Uplinks, is_gone},
 };
@@ -317,18 +318,15 @@ impl Gates {
         }
         opened.append(&mut self.closed);
         opened.append(&mut self.uplinks.end());
-        let names: Vec<String> = opened.iter().map(|gate| format!("`{}`", gate.link().name)).collect();
+        let mut off = Vec::new();
         for gate in opened {
             let link = gate.link().name.clone();
-            if let Err(error) = gate.detach() {
-                warn!("the gate of link `{link}` may still stand: {}", chain(&error));
+            match gate.detach() {
+                Ok(()) => off.push(link),
+                Err(error) => warn!("the gate of link `{link}` may still stand: {}", chain(&error)),
             }
         }
-        if names.is_empty() {
-            info!("gates are off: what taskgate made is taken away");
-        } else {
-            warn!("gates are off: nothing is filtered any more on {}", names.join(", "));
-        }
+        opened::tell(&off);
     }
 }
 

@@ -8,6 +8,7 @@ mod error;
 mod gates;
 mod host;
 mod instance;
+mod opened;
 mod records;
 mod sizes;
 mod uplink;

@@ -12,6 +12,7 @@ pub mod namespace_watch;
 pub mod netlink;
 pub mod netns;
 pub mod object;
+pub mod other_gates;
 pub mod raw;
 pub mod sysctl;
 pub mod tables;
