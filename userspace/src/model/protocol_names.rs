@@ -150,8 +150,12 @@ const NAMES: &[(u8, &[&str])] = &[
     (147, &["bit-emu"]),
 ];
 
+/// Of IPv6 extension headers.
+const BEFORE_PROTOCOL: &str =
+    "in IPv6 it is a header that a packet of any protocol can have, and rules see the protocol behind it";
+
 /// Names that mean something else to many people than to IANA: what is usually meant, and how to write that.
-const MISLEADING: [(&str, &str); 7] = [
+const MISLEADING: [(&str, &str); 11] = [
     (
         "ipip",
         "tunnels of IPv4 in IPv4 (`ip tunnel … mode ipip`) are `ipencap`, protocol 4",
@@ -164,6 +168,10 @@ const MISLEADING: [(&str, &str); 7] = [
         "ipv6",
         "it is IPv6 inside IP, not all IPv6 traffic, which is `all` with an IPv6 CIDR",
     ),
+    ("hopopt", BEFORE_PROTOCOL),
+    ("ipv6-route", BEFORE_PROTOCOL),
+    ("ipv6-frag", BEFORE_PROTOCOL),
+    ("ipv6-opts", BEFORE_PROTOCOL),
     ("rdp", "Remote Desktop is tcp and udp port 3389"),
     ("l2tp", "L2TP version 2 is udp port 1701"),
     ("stp", "the Spanning Tree Protocol is not carried in IP"),

@@ -196,6 +196,8 @@ fn questions_without_an_answer() {
         "explain --from web-1 --to db-1 --protocol icmp -6",
         "explain --from 10.0.1.15 --to 2001:db8::20 --protocol tcp --port 80",
         "explain --from web-1 --to db-1 --protocol icmpv6 --type 135",
+        "explain --from web-1 --to db-1 --protocol ipv6-frag -6",
+        "explain --from web-1 --to db-1 --protocol foo",
     ]));
 }
 

@@ -114,8 +114,8 @@ fn protocols_have_names() {
 
 #[test]
 fn names_that_often_mean_something_else_are_warned_of() {
-    let (found, warnings) = protocols(&["ipip", "94", "rdp"]);
-    assert_eq!(found, [94, 94, 27].map(Protocol::Number));
+    let (found, warnings) = protocols(&["ipip", "94", "rdp", "ipv6-frag"]);
+    assert_eq!(found, [94, 94, 27, 44].map(Protocol::Number));
     assert_eq!(
         warnings,
         [
@@ -123,6 +123,8 @@ fn names_that_often_mean_something_else_are_warned_of() {
              protocol 4; if protocol 94 is meant, write the number",
             "t.yaml:3:100: `rdp` is protocol 27; Remote Desktop is tcp and udp port 3389; if protocol 27 is meant, \
              write the number",
+            "t.yaml:3:133: `ipv6-frag` is protocol 44; in IPv6 it is a header that a packet of any protocol can have, and \
+             rules see the protocol behind it; if protocol 44 is meant, write the number",
         ]
     );
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cli::{Error, args::Explain, words},
-    model::{Eni, Family, Model, misleading_protocol, protocol_name},
+    model::{Eni, Family, Model, misleading_protocol, protocol_name, protocol_text},
 };
 
 /// One end of the way.
@@ -51,7 +51,7 @@ impl<'a> Question<'a> {
         let [from, to] = [find(model, &args.from), find(model, &args.to)];
         let (from, to) = (from?, to?);
         let family = family(args, from, to)?;
-        let message = message(args)?;
+        let message = message(args, family)?;
         let end = |who: Who<'a>| match who {
             Who::Address(address, eni) => Some(End { address, eni }),
             Who::Eni(eni) => first_of(eni, family).map(|address| End {
@@ -189,7 +189,7 @@ fn other_icmp(protocol: &str) -> &'static str {
 }
 
 /// What the packet carries.
-fn message(args: &Explain) -> Result<Message, Error> {
+fn message(args: &Explain, family: Family) -> Result<Message, Error> {
     let usage = |text: String| Err(Error::Usage(text));
     let protocol = args.protocol;
     let (ports, icmp) = (matches!(protocol, 6 | 17), matches!(protocol, 1 | 58));
@@ -228,6 +228,12 @@ fn message(args: &Explain) -> Result<Message, Error> {
                 ));
             }
             Message::Icmpv6 { kind, code }
+        }
+        (0 | 43 | 44 | 60, _) if family == Family::V6 => {
+            return usage(format!(
+                "{} is a header that a packet of any protocol can have, and rules see the protocol behind it; name that",
+                protocol_text(protocol)
+            ));
         }
         (number, _) => Message::Other(number),
     })
