@@ -65,6 +65,15 @@ pub enum Kept {
         /// The link.
         link: String,
     },
+    /// A link is like the one that was made, and has not all of its properties.
+    #[error(
+        "link `{link}`, which an earlier run made, has another alias, name or address now and stays, open if nothing gates it: \
+         take it away by hand"
+    )]
+    Changed {
+        /// The link, by the name that it was made with.
+        link: String,
+    },
     /// The kernel refused.
     #[error("what an earlier run made stays, open if nothing gates it: {refused}: {}", refused.cause)]
     Refused {
@@ -98,6 +107,7 @@ pub async fn remove_left_over(netlink: &Netlink, instance: &str, namespaces: &BT
         match list.remove_link(netlink, &record).await {
             Ok(Removed::Now) => left.removed.push(record.link),
             Ok(Removed::WasGone) => {}
+            Ok(Removed::Changed) => left.kept.push(Kept::Changed { link: record.link }),
             Err(refused) => left.kept.push(Kept::Refused { refused }),
         }
     }
@@ -107,7 +117,7 @@ pub async fn remove_left_over(netlink: &Netlink, instance: &str, namespaces: &BT
         }
         match remove_namespace(&list, &record) {
             Ok(Removed::Now) => left.removed.push(record.namespace),
-            Ok(Removed::WasGone) => {}
+            Ok(Removed::WasGone | Removed::Changed) => {}
             Err(refused) => left.kept.push(Kept::Refused { refused }),
         }
     }

@@ -12,7 +12,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::LinkUnspec;
 use sha2::{Digest as _, Sha256};
 
-use self::provisioned::{LinkRecord, Provisioned};
+use self::provisioned::{LinkRecord, Provisioned, Removed};
 pub use self::{
     left_over::{Kept, LeftOver, remove_left_over},
     provisioned::STATE_FOLDER,
@@ -253,13 +253,19 @@ impl TaskEni {
     /// Takes the ENI away, and the namespace's name if taskgate made it and it leads there still. Processes in the namespace
     /// stay there, without a network. What has the number of a link that is gone stays. The gate may come off afterwards.
     pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
-        let link = self.list.remove_link(netlink, &self.record).await.map(drop);
+        let link = self.list.remove_link(netlink, &self.record).await;
+        if matches!(link, Ok(Removed::Changed)) {
+            log::warn!(
+                "link `{}` stays, open if nothing gates it: it has another alias, name or address than taskgate gave it",
+                self.link.name
+            );
+        }
         let namespace = if self.made_namespace {
             self.list.remove_namespace(self.namespace)
         } else {
             Ok(())
         };
-        link.and(namespace)
+        link.map(drop).and(namespace)
     }
 }
 

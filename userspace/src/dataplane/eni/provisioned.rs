@@ -109,8 +109,8 @@ impl LinkRecord {
             LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
             _ => false,
         });
-        let has_mac = message.attributes.contains(&LinkAttribute::Address(self.mac.to_vec()));
-        let as_made = has_mac && link::name(message) == Some(&self.link);
+        let [has_mac, has_name] = self.likeness(message);
+        let as_made = has_mac && has_name;
         let is_place = self.netns == here && self.ifindex.is_none_or(|ifindex| ifindex == message.header.index);
         is_veth
             && is_place
@@ -121,18 +121,23 @@ impl LinkRecord {
             }
     }
 
+    /// Whether a link has the address and the name that it was made with.
+    fn likeness(&self, message: &LinkMessage) -> [bool; 2] {
+        let has_mac = message.attributes.contains(&LinkAttribute::Address(self.mac.to_vec()));
+        [has_mac, link::name(message) == Some(&self.link)]
+    }
+
     /// Whether it lies in a network namespace.
     pub(super) fn is_in(&self, netns: NamespaceId) -> bool {
         self.netns == netns
     }
 
-    /// Where it is now; `None` if it is gone, or if its number or name is another link's by now.
-    async fn find(&self, netlink: &Netlink, here: NamespaceId) -> Result<Option<LinkMessage>, Refused> {
-        let message = match self.ifindex {
-            Some(ifindex) => netlink.link_message_of(ifindex, &self.link).await?,
-            None => netlink.link_message(&self.link).await?,
-        };
-        Ok(message.filter(|message| self.is_of(here, message)))
+    /// What has its number now, or its name while it has no number.
+    async fn look(&self, netlink: &Netlink) -> Result<Option<LinkMessage>, Refused> {
+        match self.ifindex {
+            Some(ifindex) => netlink.link_message_of(ifindex, &self.link).await,
+            None => netlink.link_message(&self.link).await,
+        }
     }
 }
 
@@ -274,13 +279,17 @@ impl Provisioned {
 
     /// Takes a link away, if it is still the one that was made, and out of the list.
     pub(super) async fn remove_link(&self, netlink: &Netlink, record: &LinkRecord) -> Result<Removed, Refused> {
-        let Some(message) = record.find(netlink, NamespaceId::here()?).await? else {
-            self.forget::<LinkRecord>(&record.link);
-            return Ok(Removed::WasGone);
+        let removed = match record.look(netlink).await? {
+            Some(message) if record.is_of(NamespaceId::here()?, &message) => {
+                delete(netlink, message.header.index, &record.link).await?;
+                Removed::Now
+            }
+            // It may be the one, under another alias, or somebody else's: it stays in the list, too.
+            Some(message) if record.likeness(&message).contains(&true) => return Ok(Removed::Changed),
+            _ => Removed::WasGone,
         };
-        delete(netlink, message.header.index, &record.link).await?;
         self.forget::<LinkRecord>(&record.link);
-        Ok(Removed::Now)
+        Ok(removed)
     }
 
     /// Takes a namespace's name away, if it still leads there, and out of the list.
@@ -306,6 +315,8 @@ pub(super) enum Removed {
     Now,
     /// It is gone, or something else has its number or name.
     WasGone,
+    /// What is there is like it and has not all that it was made with: it stays.
+    Changed,
 }
 
 /// What is being written.
