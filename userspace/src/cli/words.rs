@@ -119,6 +119,12 @@ fn joined(names: &[&str], word: &str) -> String {
     }
 }
 
+/// An id as AWS gives them, which a shell takes as it is. `None` for any other: a file could make a command of it.
+pub(super) fn plain_id(id: &str) -> Option<&str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    (!id.is_empty() && !id.starts_with('-') && id.chars().all(fits)).then_some(id)
+}
+
 /// Bytes in a unit that a person reads.
 pub(super) fn bytes(count: usize) -> String {
     const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];

@@ -1,6 +1,6 @@
 //! `taskgate check`.
 
-use super::support::Folder;
+use super::support::{Answer, Folder};
 
 /// A task with everything in order: the far side accepts what the near side may send.
 const GOOD: &str = "taskgate: v1
@@ -70,6 +70,32 @@ tasks:
         ),
     ]);
     insta::assert_snapshot!(folder.transcript(&["check", "check --output json"]));
+}
+
+/// A rule of AWS is removed by a command; one whose id no file has is not named to it.
+#[test]
+fn a_rule_that_never_decides_is_removed_in_the_form_of_its_source() {
+    let groups = r#"{"SecurityGroups": [
+        {"GroupId": "sg-1", "GroupName": "ids", "IpPermissions": [
+            {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "IpRanges": [{"CidrIp": "10.0.0.0/8"}, {"CidrIp": "10.1.0.0/16"}]}]},
+        {"GroupId": "sg-2", "GroupName": "no ids", "IpPermissionsEgress": [
+            {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "IpRanges": [{"CidrIp": "10.0.0.0/8"}, {"CidrIp": "10.1.0.0/16"}]}]}]}"#;
+    let rules = r#"{"SecurityGroupRules": [
+        {"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-1", "IsEgress": false, "IpProtocol": "tcp", "FromPort": 80, "ToPort": 80,
+         "CidrIpv4": "10.0.0.0/8"},
+        {"SecurityGroupRuleId": "sgr-2", "GroupId": "sg-1", "IsEgress": false, "IpProtocol": "tcp", "FromPort": 80, "ToPort": 80,
+         "CidrIpv4": "10.1.0.0/16"}]}"#;
+    let task = "{taskgate: v1, tasks: [{name: a, device: veth1, addresses: [10.0.0.1], groups: [sg-1, sg-2]}]}";
+    let folder = Folder::new(&[("groups.json", groups), ("rules.json", rules), ("t.yaml", task)]);
+    let Answer { err, exit, .. } = folder.run("check");
+    assert_eq!(exit, Some(0));
+    assert_eq!(
+        err,
+        "conf/groups.json:3:104: warning: ingress rule `sgr-2` of group `ids` never decides: `sgr-1` comes first and allows all \
+         of it; remove it: `aws ec2 revoke-security-group-ingress --group-id sg-1 --security-group-rule-ids sgr-2`\n\
+         conf/groups.json:5:104: warning: egress rule `no ids/egress/2` of group `no ids` never decides: `no ids/egress/1` comes \
+         first and allows all of it; remove it\n"
+    );
 }
 
 /// However many ENIs have it and however many rules refer to it: a group that is in no file is one line.

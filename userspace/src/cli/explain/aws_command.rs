@@ -8,7 +8,10 @@ use super::{
     advice::{Far, host_cidr},
     frame::Message,
 };
-use crate::model::{Direction, GroupIndex, Model};
+use crate::{
+    cli::words::plain_id,
+    model::{Direction, GroupIndex, Model},
+};
 
 /// The command that adds one rule to a group, ready for a shell. `owner`: the account of the far side's group, where it is
 /// another one. `None` where an id is none that AWS gives: a file could make a command of it that does something else.
@@ -20,16 +23,16 @@ pub(super) fn aws_command(
     far: Far,
     owner: Option<&str>,
 ) -> Option<String> {
-    let group = plain(&model.group(group).id)?;
+    let group = plain_id(&model.group(group).id)?;
     let far = match far {
         Far::Group(named) => {
-            let id = plain(&model.group(named).id)?;
+            let id = plain_id(&model.group(named).id)?;
             let owner = owner.map_or_else(String::new, |owner| format!(",UserId={owner}"));
             format!("UserIdGroupPairs=[{{GroupId={id}{owner}}}]")
         }
         Far::List(list) => format!(
             "PrefixListIds=[{{PrefixListId={}}}]",
-            plain(&model.prefix_list(list).id)?
+            plain_id(&model.prefix_list(list).id)?
         ),
         Far::Address(address @ IpAddr::V4(_)) => format!("IpRanges=[{{CidrIp={}}}]", host_cidr(address)),
         Far::Address(address @ IpAddr::V6(_)) => format!("Ipv6Ranges=[{{CidrIpv6={}}}]", host_cidr(address)),
@@ -38,12 +41,6 @@ pub(super) fn aws_command(
         "aws ec2 authorize-security-group-{direction} --group-id {group} --ip-permissions '{},{far}'",
         protocol(message),
     ))
-}
-
-/// An id that a shell takes as it is.
-pub(super) fn plain(id: &str) -> Option<&str> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    (!id.is_empty() && !id.starts_with('-') && id.chars().all(fits)).then_some(id)
 }
 
 /// The ports are an ICMP message's type and code; those of other protocols are ignored by AWS, and -1 is what it prints.

@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 
 use super::{
-    aws_command::plain,
     nearest::{allows_message, far, of_family},
     question::{End, Question},
 };
@@ -145,7 +144,7 @@ impl Unknown<'_> {
     /// What to put into the configuration so that it can be said.
     pub(super) fn remedy(&self, model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> String {
         let with = |option: &str, ids: &[&str]| {
-            let plain: Vec<&str> = ids.iter().filter_map(|id| plain(id)).collect();
+            let plain: Vec<&str> = ids.iter().filter_map(|id| words::plain_id(id)).collect();
             if plain.is_empty() {
                 String::new()
             } else {

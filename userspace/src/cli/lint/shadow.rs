@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use ipnet::IpNet;
 
 use super::{Lint, rule_of};
-use crate::model::{Direction, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule};
+use crate::{
+    cli::words::plain_id,
+    model::{Dialect, Direction, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule},
+};
 
 /// Looks at the rules of one group in one direction. Rules decide in this order: the narrow ones before those that are
 /// open to any, then as in the file.
@@ -37,9 +40,21 @@ pub(super) fn find(model: &Model, group: GroupIndex, direction: Direction, lints
                 names.join(" and "),
                 if names.len() == 1 { "s" } else { "" },
             ),
-            hint: String::from("remove it"),
+            hint: removal(model, group, direction, id),
             location: Some(first.location),
         });
+    }
+}
+
+/// How to take a rule away, in the form of its group's source.
+fn removal(model: &Model, group: GroupIndex, direction: Direction, rule: &str) -> String {
+    let group = model.group(group);
+    let ids = plain_id(&group.id).zip(plain_id(rule).filter(|id| id.starts_with("sgr-")));
+    match ids.filter(|_| group.dialect == Dialect::Aws) {
+        Some((group, rule)) => format!(
+            "remove it: `aws ec2 revoke-security-group-{direction} --group-id {group} --security-group-rule-ids {rule}`"
+        ),
+        None => String::from("remove it"),
     }
 }
 
