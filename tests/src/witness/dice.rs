@@ -28,6 +28,11 @@ impl Dice {
         }
     }
 
+    /// Another generator, by what this one would throw next: this one stays as it is, and so the meaning of chosen bytes.
+    pub(crate) fn aside(&self) -> Self {
+        Self::new(self.clone().any())
+    }
+
     /// Any number.
     pub(crate) fn any(&mut self) -> u64 {
         self.number(8)

@@ -41,7 +41,7 @@ const MEMBERS: usize = 3;
 
 /// A model, and the gates of its ENIs.
 pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
-    let groups = (0..GROUPS).map(|number| any_group(number, dice)).collect();
+    let mut groups: Vec<SecurityGroup> = (0..GROUPS).map(|number| any_group(number, dice)).collect();
     let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
     // Addresses may move from one ENI to another.
     let turn = if dice.one_in(4) { dice.below(GATED) } else { 0 };
@@ -67,6 +67,10 @@ pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         enis.push(member(&format!("member-{number}"), &addresses, &any_groups(dice)));
     }
+    let mut aside = dice.aside();
+    if aside.one_in(3) {
+        several_vpcs(&mut groups, &mut enis, &mut aside);
+    }
     let gates = enis
         .iter()
         .map(|eni| eni.binding.as_ref().and_then(|_| any_gate(dice)))
@@ -84,6 +88,29 @@ pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
         _ => AddressList::Aws,
     };
     (model, gates)
+}
+
+/// Deals everything out to VPCs, and adds members that have addresses of others in other VPCs.
+fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Dice) {
+    let vpcs = groups.iter_mut().map(|group| &mut group.vpc);
+    for vpc in vpcs.chain(enis.iter_mut().map(|eni| &mut eni.vpc)) {
+        let one = dice.of(&[None, Some("vpc-0"), Some("vpc-1"), Some("vpc-2")]);
+        *vpc = one.map(str::to_owned);
+    }
+    for (number, vpc) in (0..).zip(["vpc-0", "vpc-1", "vpc-2", "vpc-1"]) {
+        let like = dice.below(enis.len());
+        let of_other_vpc = |address: &IpAddr| {
+            let mut holders = enis.iter().filter(|eni| eni.addresses.contains(address));
+            holders.all(|eni| eni.vpc.as_deref().is_some_and(|own| own != vpc))
+        };
+        let addresses: Vec<IpAddr> = enis[like].addresses.iter().copied().filter(of_other_vpc).collect();
+        if addresses.is_empty() {
+            continue;
+        }
+        let mut eni = member(&format!("overlap-{number}"), &[], &any_groups(dice));
+        (eni.addresses, eni.vpc) = (addresses, Some(vpc.to_owned()));
+        enis.push(eni);
+    }
 }
 
 fn any_gate(dice: &mut Dice) -> Option<Gate> {

@@ -8,7 +8,7 @@ use taskgate_ebpf::abi::image::{address, slot};
 
 use super::policy::Ground;
 use super::{CompileError, GroupSets, RuleBook};
-use crate::model::{Direction, Eni, Family, GroupIndex, Model};
+use crate::model::{Direction, Eni, Family, GroupId, GroupIndex, Model, Peerings};
 
 /// What the caller decides about an ENI's gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,17 +104,18 @@ impl Compiled {
             .map(|eni| sets.intern(eni.groups.iter().map(|&group| &model.group(group).id)))
             .collect();
         let gates: Vec<Option<Gate>> = model.enis.iter().map(scope.gate).collect();
-        let mut policies = Policies::new(ground(model, &set_of, &gates, book)?);
+        let owners = Owners::new(model, &set_of, sets)?;
+        let overlaps = owners.overlaps(model);
+        let mut policies = Policies::new(ground(model, &set_of, &gates, book, overlaps)?);
 
         let mut slots = Vec::new();
-        let mut owners: HashMap<u128, usize> = HashMap::new();
         let mut addresses: BTreeMap<u128, AddressPlan> = BTreeMap::new();
         for (at, eni) in model.enis.iter().enumerate() {
             let place = gates[at].map(|_| slots.len());
             if let Some(gate) = gates[at] {
                 slots.push(SlotPlan {
                     eni: eni.id.clone(),
-                    policies: policies.of(&eni.groups)?,
+                    policies: policies.of(eni)?,
                     flags: slot_flags(eni, gate, scope.dhcp),
                     set: set_of[at],
                     gate,
@@ -122,20 +123,9 @@ impl Compiled {
             }
             for &address in &eni.addresses {
                 let key = key_of(address);
-                let owner = *owners.entry(key).or_insert(at);
-                let other = &model.enis[owner];
-                // One row for one address: it can name one slot and one set.
-                let both_here = owner != at && other.binding.is_some() && eni.binding.is_some();
-                if both_here || set_of[owner] != set_of[at] {
-                    return Err(CompileError::AddressConflict {
-                        address,
-                        first: other.display_name().into(),
-                        second: eni.display_name().into(),
-                    });
-                }
                 let plan = addresses.entry(key).or_default();
                 plan.flags = address::PRESENT;
-                plan.set = set_of[at];
+                plan.set = owners.several.get(&key).map_or(set_of[at], |several| several.set);
                 if plan.slot.is_none() || eni.binding.is_some() {
                     plan.slot = place.or(plan.slot);
                 }
@@ -173,12 +163,83 @@ fn slot_flags(eni: &Eni, gate: Gate, dhcp: bool) -> u32 {
         | if dhcp { slot::EXEMPT_DHCP } else { 0 }
 }
 
+/// Who has which address.
+struct Owners {
+    /// Addresses that several ENIs have with different groups.
+    several: BTreeMap<u128, Several>,
+}
+
+/// An address that several ENIs have.
+struct Several {
+    /// Positions in the model, ascending.
+    enis: Vec<usize>,
+    /// Its group set.
+    set: u32,
+}
+
+impl Owners {
+    /// Looks for addresses in several VPCs. Within one, or where one of them has no VPC, they have to have the same groups;
+    /// two ENIs that are bound here cannot share an address, whatever their VPCs: it has one row, which names one slot.
+    fn new(model: &Model, set_of: &[u32], sets: &mut GroupSets) -> Result<Self, CompileError> {
+        let mut first: HashMap<u128, usize> = HashMap::new();
+        let mut shared: BTreeMap<u128, Vec<usize>> = BTreeMap::new();
+        for (at, eni) in model.enis.iter().enumerate() {
+            for &address in &eni.addresses {
+                let key = key_of(address);
+                let owner = *first.entry(key).or_insert(at);
+                if owner == at {
+                    continue;
+                }
+                let enis = shared.entry(key).or_insert_with(|| vec![owner]);
+                for &other_at in enis.iter() {
+                    let other = &model.enis[other_at];
+                    let both_here = other.binding.is_some() && eni.binding.is_some();
+                    let apart = other.vpc.is_some() && eni.vpc.is_some() && other.vpc != eni.vpc;
+                    if other_at != at && (both_here || !apart && set_of[other_at] != set_of[at]) {
+                        return Err(CompileError::AddressConflict {
+                            address,
+                            first: other.display_name().into(),
+                            second: eni.display_name().into(),
+                        });
+                    }
+                }
+                enis.push(at);
+            }
+        }
+        shared.retain(|_, enis| enis.iter().any(|&at| set_of[at] != set_of[enis[0]]));
+        let claim = |at: &usize| {
+            let eni = &model.enis[*at];
+            let groups = eni.groups.iter().map(|&group| model.group(group).id.clone());
+            let mut groups: Vec<GroupId> = groups.collect();
+            groups.sort_unstable();
+            (eni.vpc.clone(), eni.binding.is_some(), groups)
+        };
+        let several = shared.into_iter().map(|(key, enis)| {
+            let set = sets.intern_overlap(enis.iter().map(claim).collect());
+            (key, Several { enis, set })
+        });
+        Ok(Self {
+            several: several.collect(),
+        })
+    }
+
+    /// The ENIs behind each set of an address that stands in several VPCs.
+    fn overlaps<'a>(&self, model: &'a Model) -> BTreeMap<u32, Vec<&'a Eni>> {
+        let enis = |several: &Several| several.enis.iter().map(|&at| &model.enis[at]).collect();
+        self.several
+            .values()
+            .map(|several| (several.set, enis(several)))
+            .collect()
+    }
+}
+
 /// Numbers the rules of every group that a gated ENI has, and finds the sets that each group is in.
 fn ground<'a>(
     model: &'a Model,
     set_of: &[u32],
     gates: &[Option<Gate>],
     book: &mut RuleBook,
+    overlaps: BTreeMap<u32, Vec<&'a Eni>>,
 ) -> Result<Ground<'a>, CompileError> {
     let mut gated: BTreeSet<GroupIndex> = BTreeSet::new();
     let mut sets: HashMap<GroupIndex, BTreeSet<u32>> = HashMap::new();
@@ -196,13 +257,27 @@ fn ground<'a>(
             numbers.insert((group, direction), book.number(model, group, direction)?);
         }
     }
-    Ok(Ground { model, numbers, sets })
+    let peerings = if overlaps.is_empty() {
+        Peerings::default()
+    } else {
+        Peerings::new(model)
+    };
+    Ok(Ground {
+        model,
+        numbers,
+        sets,
+        overlaps,
+        peerings,
+    })
 }
 
-/// The policies compiled so far, by groups and by content.
+/// What decides an ENI's policies: its groups, and who is near to it where VPCs overlap.
+type Near<'a> = (&'a [GroupIndex], Option<&'a str>, bool);
+
+/// The policies compiled so far, by what decides them and by content.
 struct Policies<'a> {
     ground: Ground<'a>,
-    by_groups: HashMap<&'a [GroupIndex], [usize; 4]>,
+    by_gate: HashMap<Near<'a>, [usize; 4]>,
     by_content: HashMap<Arc<[u64]>, usize>,
     blocks: Vec<Arc<[u64]>>,
 }
@@ -211,26 +286,32 @@ impl<'a> Policies<'a> {
     fn new(ground: Ground<'a>) -> Self {
         Self {
             ground,
-            by_groups: HashMap::new(),
+            by_gate: HashMap::new(),
             by_content: HashMap::new(),
             blocks: Vec::new(),
         }
     }
 
-    /// The places of the four policies of these groups.
-    fn of(&mut self, groups: &'a [GroupIndex]) -> Result<[usize; 4], CompileError> {
-        if let Some(&places) = self.by_groups.get(groups) {
+    /// The places of the four policies of an ENI.
+    fn of(&mut self, eni: &'a Eni) -> Result<[usize; 4], CompileError> {
+        let near = if self.ground.overlaps.is_empty() {
+            (eni.groups.as_slice(), None, false)
+        } else {
+            (eni.groups.as_slice(), eni.vpc.as_deref(), eni.binding.is_some())
+        };
+        if let Some(&places) = self.by_gate.get(&near) {
             return Ok(places);
         }
+        let overlaps = self.ground.overlaps_seen_from(eni);
         let mut places = [0; 4];
         for (place, (direction, family)) in places.iter_mut().zip(ROOTS) {
-            let block: Arc<[u64]> = self.ground.policy(groups, direction, family)?.into();
+            let block: Arc<[u64]> = self.ground.policy(&eni.groups, direction, family, &overlaps)?.into();
             *place = *self.by_content.entry(block).or_insert_with_key(|block| {
                 self.blocks.push(Arc::clone(block));
                 self.blocks.len() - 1
             });
         }
-        self.by_groups.insert(groups, places);
+        self.by_gate.insert(near, places);
         Ok(places)
     }
 }

@@ -48,7 +48,7 @@ pub fn judge<'a>(model: &'a Model, eni: &Eni, direction: Direction, packet: &Pac
     for open in [false, true] {
         for &group in &eni.groups {
             for rule in model.group(group).rules(direction) {
-                if rule.peer.is_any() == open && allows(model, rule, packet) {
+                if rule.peer.is_any() == open && allows(model, eni, rule, packet) {
                     let untracked = open && untracked(model, eni, direction, packet);
                     return Some(Allowed { group, rule, untracked });
                 }
@@ -59,7 +59,7 @@ pub fn judge<'a>(model: &'a Model, eni: &Eni, direction: Direction, packet: &Pac
 }
 
 /// Whether a rule allows a packet.
-fn allows(model: &Model, rule: &Rule, packet: &Packet) -> bool {
+fn allows(model: &Model, gate: &Eni, rule: &Rule, packet: &Packet) -> bool {
     let v4 = packet.family() == Family::V4;
     let protocol = match rule.protocol {
         Protocol::All => true,
@@ -71,11 +71,11 @@ fn allows(model: &Model, rule: &Rule, packet: &Packet) -> bool {
         }
         Protocol::Number(number) => packet.protocol == number,
     };
-    protocol && is_peer(model, &rule.peer, packet.peer)
+    protocol && is_peer(model, gate, &rule.peer, packet.peer)
 }
 
 /// Whether an address is what a rule calls its peer.
-fn is_peer(model: &Model, peer: &Peer, address: IpAddr) -> bool {
+fn is_peer(model: &Model, gate: &Eni, peer: &Peer, address: IpAddr) -> bool {
     match (peer, address) {
         (Peer::V4(net), IpAddr::V4(address)) => net.contains(&address),
         (Peer::V6(net), IpAddr::V6(address)) => net.contains(&address),
@@ -85,12 +85,44 @@ fn is_peer(model: &Model, peer: &Peer, address: IpAddr) -> bool {
             .iter()
             .flatten()
             .any(|net| net.contains(&address)),
-        (Peer::Group(group), _) => model
-            .enis
-            .iter()
-            .any(|eni| eni.addresses.contains(&address) && eni.groups.contains(group)),
+        (Peer::Group(group), _) => is_member(model, gate, *group, address),
         (Peer::V4(_) | Peer::V6(_) | Peer::Missing(_), _) => false,
     }
+}
+
+/// Whether a gate has to take an address for a member of a group. Of those who have the address, some would not be reached,
+/// or heard, under it from the gate: whoever is of the gate's VPC keeps off all others, and whoever is of a VPC that shares
+/// a rule with it keeps off strangers. On one host the one that is bound is always heard. All who are left must have the
+/// group.
+fn is_member(model: &Model, gate: &Eni, group: GroupIndex, address: IpAddr) -> bool {
+    let holders: Vec<&Eni> = model
+        .enis
+        .iter()
+        .filter(|eni| eni.addresses.contains(&address))
+        .collect();
+    let home = |eni: &Eni| gate.vpc.is_some() && (eni.vpc.is_none() || eni.vpc == gate.vpc);
+    let peered = |eni: &Eni| gate.vpc.is_some() && eni.vpc.is_some() && share_a_rule(model, gate, eni);
+    let heard = |eni: &Eni| {
+        let kept_off = if holders.iter().any(|other| home(other)) {
+            !home(eni)
+        } else {
+            holders.iter().any(|other| peered(other)) && !peered(eni)
+        };
+        !kept_off || gate.binding.is_some() && eni.binding.is_some()
+    };
+    let mut left = holders.iter().filter(|eni| heard(eni)).peekable();
+    left.peek().is_some() && left.all(|eni| eni.groups.contains(&group))
+}
+
+/// Whether a rule of a group in the VPC of one names a group in the VPC of the other.
+fn share_a_rule(model: &Model, one: &Eni, other: &Eni) -> bool {
+    let names = |from: &Eni, to: &Eni| {
+        let groups = model.groups.iter().filter(|group| group.vpc == from.vpc);
+        groups
+            .flat_map(|group| group.ingress.iter().chain(&group.egress))
+            .any(|rule| matches!(rule.peer, Peer::Group(named) if model.group(named).vpc == to.vpc))
+    };
+    names(one, other) || names(other, one)
 }
 
 /// Whether what a rule that is open to any admits is untracked: TCP or UDP, and a rule of the opposite direction lets

@@ -1,13 +1,15 @@
 //! One policy: the rules of an ordered list of groups, in one direction, for one family, as a block of words.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use taskgate_ebpf::abi::image::{self, BANK_BYTES, Class, MAX_DEPTH, MAX_RULES, POLICY_HEADER_BYTES, POLICY_MAGIC};
 
 use super::CompileError;
 use super::axis::{Axis, Rows, Span};
-use crate::model::{Direction, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule};
+use crate::model::{
+    Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Peerings, Ports, Protocol, Rule, common_groups,
+};
 
 /// The port axes, in the order of a policy's header.
 const CLASSES: [Class; 4] = [Class::Tcp, Class::Udp, Class::Icmp, Class::Other];
@@ -23,7 +25,14 @@ pub(super) struct Ground<'a> {
     pub(super) numbers: HashMap<(GroupIndex, Direction), Vec<u32>>,
     /// The sets that some ENI has, by each group in them.
     pub(super) sets: HashMap<GroupIndex, BTreeSet<u32>>,
+    /// The ENIs behind each set of an address that stands in several VPCs.
+    pub(super) overlaps: BTreeMap<u32, Vec<&'a Eni>>,
+    /// Which VPCs are peered.
+    pub(super) peerings: Peerings<'a>,
 }
+
+/// The sets of addresses in several VPCs that one gate counts to each group.
+pub(super) type SeenSets = HashMap<GroupIndex, Vec<u32>>;
 
 /// A rule that can match something of the policy's family, and its number.
 struct Numbered<'a> {
@@ -38,6 +47,7 @@ impl Ground<'_> {
         groups: &[GroupIndex],
         direction: Direction,
         family: Family,
+        overlaps: &SeenSets,
     ) -> Result<Vec<u64>, CompileError> {
         let mut rules = self.rules(groups, direction, family);
         // Stable: within each half the order stays that of the groups and of the file.
@@ -58,7 +68,7 @@ impl Ground<'_> {
         });
         let peers = spans(&rules, |rule, add| self.peer_spans(&rule.peer, family, add));
         let peers = Axis::new(&peers, last_address(family), &mut rows);
-        let sets = spans(&rules, |rule, add| self.set_spans(&rule.peer, add));
+        let sets = spans(&rules, |rule, add| self.set_spans(&rule.peer, overlaps, add));
         let sets = Axis::new(&sets, u128::from(u32::MAX), &mut rows);
 
         let untracked = self.untracked(groups, direction, family);
@@ -117,9 +127,21 @@ impl Ground<'_> {
         }
     }
 
-    fn set_spans(&self, peer: &Peer, add: &mut dyn FnMut(u128, u128)) {
+    /// Which sets of addresses in several VPCs a gate's rules count to each group.
+    pub(super) fn overlaps_seen_from(&self, gate: &Eni) -> SeenSets {
+        let mut seen = SeenSets::new();
+        for (&set, enis) in &self.overlaps {
+            for group in common_groups(&self.peerings.counted(gate, enis)) {
+                seen.entry(group).or_default().push(set);
+            }
+        }
+        seen
+    }
+
+    fn set_spans(&self, peer: &Peer, overlaps: &SeenSets, add: &mut dyn FnMut(u128, u128)) {
         let Peer::Group(group) = peer else { return };
-        for &set in self.sets.get(group).into_iter().flatten() {
+        let plain = self.sets.get(group).into_iter().flatten();
+        for &set in plain.chain(overlaps.get(group).into_iter().flatten()) {
             add(u128::from(set), u128::from(set));
         }
     }

@@ -6,10 +6,23 @@ use crate::model::GroupId;
 
 /// The sets of groups that some ENI has or had, each under a number from 1. 0 is the empty set. A set keeps its number
 /// for the life of the register, so policies and rows of successive generations agree.
+///
+/// An address that stands in several VPCs with different groups has a number of its own: what it is a member of depends on
+/// the gate.
 #[derive(Debug, Default)]
 pub struct GroupSets {
-    numbers: HashMap<Vec<GroupId>, u32>,
+    numbers: HashMap<Key, u32>,
 }
+
+/// What has one number.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Groups(Vec<GroupId>),
+    Overlap(Vec<Claim>),
+}
+
+/// What one ENI says of an address that others have too: its VPC, whether it is bound here, and its groups.
+pub(super) type Claim = (Option<String>, bool, Vec<GroupId>);
 
 impl GroupSets {
     /// The number of the set of these groups, whatever their order; 0 if there are none.
@@ -20,8 +33,19 @@ impl GroupSets {
         }
         set.sort_unstable();
         set.dedup();
+        self.number(Key::Groups(set))
+    }
+
+    /// The number of an address that several ENIs have with different groups.
+    pub(super) fn intern_overlap(&mut self, mut claims: Vec<Claim>) -> u32 {
+        claims.sort_unstable();
+        claims.dedup();
+        self.number(Key::Overlap(claims))
+    }
+
+    fn number(&mut self, key: Key) -> u32 {
         let next = self.numbers.len() as u32 + 1;
-        *self.numbers.entry(set).or_insert(next)
+        *self.numbers.entry(key).or_insert(next)
     }
 }
 

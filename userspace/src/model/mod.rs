@@ -7,6 +7,7 @@
 mod eni;
 mod exempt;
 mod location;
+mod members;
 mod peer;
 mod protocol_names;
 mod rule;
@@ -15,6 +16,7 @@ mod settings;
 pub use eni::{Binding, EcsFields, Eni, Vlan};
 pub use exempt::Exempt;
 pub use location::Location;
+pub use members::{Peerings, common_groups};
 pub use peer::{Dialect, GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, SecurityGroup};
 pub use protocol_names::{misleading_protocol, protocol_name, protocol_number, protocol_text};
 pub use rule::{Direction, Family, IcmpMatch, Ports, Protocol, Rule};
@@ -61,10 +63,5 @@ impl Model {
     /// The ENIs that are gated on this host, in the order of [`Model::enis`].
     pub fn gated(&self) -> impl Iterator<Item = &Eni> {
         self.enis.iter().filter(|eni| eni.binding.is_some())
-    }
-
-    /// The ENI that has `address` as one of its own.
-    pub fn eni_by_address(&self, address: IpAddr) -> Option<&Eni> {
-        self.enis.iter().find(|eni| eni.addresses.contains(&address))
     }
 }

@@ -9,8 +9,9 @@
 //! the native form N counts the entries of the list, from 1; in AWS permissions, which merge the peers of one port
 //! range, N counts the peers, from 1, in the order of the file.
 //!
-//! An address belongs to one ENI. Two gated ENIs with one address are refused, and so are two ENIs with one address and
-//! different groups; where the groups are the same, the gated one keeps the address, or the one read first.
+//! Within one VPC, or where a VPC is not known, an address belongs to one ENI: two ENIs with one address and different
+//! groups are refused; where the groups are the same, the gated one keeps the address, or the one read first. VPCs may
+//! overlap. Two gated ENIs with one address are refused always.
 
 mod aws;
 mod bounds;

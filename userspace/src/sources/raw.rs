@@ -321,6 +321,8 @@ impl Object for RawEni {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Network {
     pub(super) id: String,
+    /// The VPC that it is, or is in.
+    pub(super) vpc: Option<String>,
     pub(super) cidrs: Vec<IpNet>,
     /// 2 in a VPC (the resolver), 1 in a subnet (the router).
     pub(super) reserved: u8,

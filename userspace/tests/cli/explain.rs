@@ -227,3 +227,69 @@ fn branches_of_a_trunk_are_explained() {
         "check",
     ]));
 }
+
+#[test]
+fn an_address_in_several_vpcs_is_that_of_the_other_ends_vpc() {
+    let group = |letter: char| {
+        format!(
+            r#"{{"GroupId": "sg-{letter}", "GroupName": "{letter}", "VpcId": "vpc-{letter}",
+                "IpPermissions": [{{"IpProtocol": "-1", "UserIdGroupPairs": [{{"GroupId": "sg-{letter}"}}]}}],
+                "IpPermissionsEgress": [{{"IpProtocol": "-1", "IpRanges": [{{"CidrIp": "0.0.0.0/0"}}]}}]}}"#
+        )
+    };
+    let eni = |id: &str, letter: char, address: &str| {
+        format!(
+            r#"{{"NetworkInterfaceId": "{id}", "VpcId": "vpc-{letter}", "PrivateIpAddress": "{address}",
+                "Groups": [{{"GroupId": "sg-{letter}"}}]}}"#
+        )
+    };
+    let enis = [
+        eni("eni-1", 'a', "10.0.0.1"),
+        eni("eni-2", 'b', "10.0.0.1"),
+        eni("eni-3", 'a', "10.0.0.2"),
+        eni("eni-4", 'b', "10.0.0.2"),
+    ];
+    let folder = Folder::new(&[
+        (
+            "aws.json",
+            &format!(
+                "{{\"SecurityGroups\": [{}, {}], \"NetworkInterfaces\": [{}]}}",
+                group('a'),
+                group('b'),
+                enis.join(", ")
+            ),
+        ),
+        (
+            "tasks.yaml",
+            "taskgate: v1\ntasks: [{name: t, eni: eni-1, device: v}]\n",
+        ),
+    ]);
+    let gates = |question: &str| {
+        let answer = folder.run(&format!("explain --protocol tcp --port 80 -o json {question}"));
+        let answer: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+        let gates = answer["gates"].as_array().unwrap().iter();
+        let gates: Vec<String> = gates
+            .map(|gate| {
+                format!(
+                    "{} {}",
+                    gate["eni"].as_str().unwrap(),
+                    gate["verdict"].as_str().unwrap()
+                )
+            })
+            .collect();
+        gates.join(", ")
+    };
+    assert_eq!(gates("--from 10.0.0.2 --to t"), "eni-3 ACCEPT, eni-1 ACCEPT");
+    assert_eq!(gates("--from t --to 10.0.0.2"), "eni-1 ACCEPT, eni-3 ACCEPT");
+    assert_eq!(gates("--from eni-4 --to eni-2"), "eni-4 ACCEPT, eni-2 ACCEPT");
+    // The same address is another one's from there.
+    assert_eq!(gates("--from eni-4 --to 10.0.0.1"), "eni-4 ACCEPT, eni-2 ACCEPT");
+    let answer = folder.run("explain --from 10.0.0.2 --to 10.0.0.1 --protocol tcp --port 80");
+    assert_eq!(
+        (answer.exit, answer.err.lines().next().unwrap_or_default()),
+        (
+            Some(2),
+            "error: 10.0.0.2 is an address of several ENIs: `eni-3` in vpc-a, `eni-4` in vpc-b; name the one that is meant"
+        )
+    );
+}

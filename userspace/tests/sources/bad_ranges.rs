@@ -65,7 +65,7 @@ fn enis_prefix_lists_and_networks() {
 {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]},
 {"NetworkInterfaceId": "eni-2", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-2"}]}]}"#,
             )],
-            "e.json:4:1: address `10.0.0.1` of `eni-2` is also that of `eni-1` at e.json:3:1, with different groups; an address belongs to one ENI: take it away from the other",
+            "e.json:4:1: address `10.0.0.1` of `eni-2` is also that of `eni-1` at e.json:3:1, with different groups; an address belongs to one ENI of a VPC: take it away from the other",
         ),
         (
             "a list without an id",

@@ -297,7 +297,7 @@ fn tasks_and_members() {
                 "t.yaml",
                 "taskgate: v1\ngroups: [{name: web}, {name: db}]\ntasks: [{name: a, device: v0, addresses: [10.0.0.1], groups: [web]}]\nmembers: [{address: 10.0.0.1, groups: [db]}]\n",
             )],
-            "t.yaml:4:11: address `10.0.0.1` of a member is also that of task `a` at t.yaml:3:9, with different groups; an address belongs to one ENI: take it away from the other",
+            "t.yaml:4:11: address `10.0.0.1` of a member is also that of task `a` at t.yaml:3:9, with different groups; an address belongs to one ENI of a VPC: take it away from the other",
         ),
         (
             "members",

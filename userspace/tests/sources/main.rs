@@ -12,3 +12,4 @@ mod forms;
 mod native;
 mod round_trip;
 mod support;
+mod vpcs;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::{
     cli::{Error, words},
-    model::{Eni, Model},
+    model::{Eni, Model, Peerings},
     near::{OFFERED, near},
 };
 
@@ -13,7 +13,7 @@ use crate::{
 pub(super) enum Who<'a> {
     /// A known ENI, with whichever of its addresses fits.
     Eni(&'a Eni),
-    /// An address, and the known ENI that has it.
+    /// An address, and the known ENI that has it; `None` also where several have it: [`settle`] says which one.
     Address(IpAddr, Option<&'a Eni>),
 }
 
@@ -24,7 +24,9 @@ pub(super) enum Who<'a> {
 pub(super) fn find<'a>(model: &'a Model, text: &str) -> Result<Who<'a>, Error> {
     if let Ok(address) = text.parse::<IpAddr>() {
         let address = address.to_canonical();
-        return Ok(Who::Address(address, model.eni_by_address(address)));
+        let mut enis = model.enis_by_address(address);
+        let only = enis.next().filter(|_| enis.next().is_none());
+        return Ok(Who::Address(address, only));
     }
     let by = |fits: &dyn Fn(&str) -> bool| {
         model
@@ -36,6 +38,40 @@ pub(super) fn find<'a>(model: &'a Model, text: &str) -> Result<Who<'a>, Error> {
         .or_else(|| by(&|name| name.eq_ignore_ascii_case(text)))
         .map(Who::Eni)
         .ok_or_else(|| Error::NotFound(not_found(model, text)))
+}
+
+/// Of the ENIs of several VPCs that have an address, the one that the other end means by it.
+///
+/// # Errors
+/// [`Error::Usage`] if that cannot be said.
+pub(super) fn settle<'a>(model: &'a Model, this: Who<'a>, other: Who<'a>) -> Result<Who<'a>, Error> {
+    let Who::Address(address, None) = this else {
+        return Ok(this);
+    };
+    let enis: Vec<&Eni> = model.enis_by_address(address).collect();
+    let counted = match other {
+        Who::Eni(eni) | Who::Address(_, Some(eni)) => Peerings::new(model).counted(eni, &enis),
+        Who::Address(other, None) => {
+            let beside = |eni: &&&Eni| model.enis_by_address(other).any(|other| other.vpc == eni.vpc);
+            let near: Vec<&Eni> = enis.iter().filter(beside).copied().collect();
+            if near.is_empty() { enis } else { near }
+        }
+    };
+    match counted[..] {
+        [] => Ok(this),
+        [only] => Ok(Who::Address(address, Some(only))),
+        _ => {
+            let names = counted.iter().map(|eni| {
+                let vpc = eni.vpc.as_deref().unwrap_or("no VPC");
+                format!("`{}` in {vpc}", eni.display_name())
+            });
+            let names: Vec<String> = names.take(OFFERED).collect();
+            let names = names.join(", ");
+            Err(Error::Usage(format!(
+                "{address} is an address of several ENIs: {names}; name the one that is meant"
+            )))
+        }
+    }
 }
 
 fn not_found(model: &Model, text: &str) -> String {

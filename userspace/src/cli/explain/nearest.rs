@@ -82,7 +82,7 @@ pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Directi
     rules
         .filter(|(_, rule)| of_family(model, rule, family))
         .filter_map(|(group, rule)| {
-            let misses = misses(model, question.message, far, rule);
+            let misses = misses(model, eni, question.message, far, rule);
             // A rule that misses nothing would have allowed it.
             (!misses.is_empty()).then_some((group, rule, misses))
         })
@@ -124,7 +124,11 @@ pub(super) fn allows_message(message: Message, rule: &Rule) -> bool {
 
 /// Whether a rule allows the packet.
 pub(super) fn allows(model: &Model, question: &Question<'_>, direction: Direction, rule: &Rule) -> bool {
-    misses(model, question.message, far(question, direction), rule).is_empty()
+    let near = match direction {
+        Direction::Ingress => question.to.eni,
+        Direction::Egress => question.from.eni,
+    };
+    near.is_some_and(|gate| misses(model, gate, question.message, far(question, direction), rule).is_empty())
 }
 
 /// The address that a gate's rules call the peer.
@@ -136,9 +140,9 @@ pub(super) fn far(question: &Question<'_>, direction: Direction) -> IpAddr {
 }
 
 /// The fields that a rule misses by, in the order protocol, port, peer.
-fn misses(model: &Model, message: Message, far: IpAddr, rule: &Rule) -> Vec<Miss> {
+fn misses(model: &Model, gate: &Eni, message: Message, far: IpAddr, rule: &Rule) -> Vec<Miss> {
     let mut misses = transport(rule.protocol, message);
-    misses.extend(peer(model, &rule.peer, far));
+    misses.extend(peer(model, gate, &rule.peer, far));
     misses
 }
 
@@ -212,7 +216,7 @@ fn icmp_miss(messages: IcmpMatch, kind: u8, code: u8) -> Option<Miss> {
     }
 }
 
-fn peer(model: &Model, peer: &Peer, far: IpAddr) -> Option<Miss> {
+fn peer(model: &Model, gate: &Eni, peer: &Peer, far: IpAddr) -> Option<Miss> {
     let bits = match peer {
         Peer::V4(net) => bits_outside(IpNet::V4(*net), far),
         Peer::V6(net) => bits_outside(IpNet::V6(*net), far),
@@ -222,12 +226,15 @@ fn peer(model: &Model, peer: &Peer, far: IpAddr) -> Option<Miss> {
             nearest.unwrap_or(NEVER)
         }
         Peer::Group(group) => {
-            let member = model.eni_by_address(far).is_some_and(|eni| eni.groups.contains(group));
-            if member { 0 } else { NOT_A_MEMBER }
+            if model.is_member(gate, far, *group) {
+                0
+            } else {
+                NOT_A_MEMBER
+            }
         }
         Peer::Missing(_) => NEVER,
     };
-    let unknown = matches!(peer, Peer::Group(_)) && model.eni_by_address(far).is_none();
+    let unknown = matches!(peer, Peer::Group(_)) && model.enis_by_address(far).next().is_none();
     (bits != 0).then(|| Miss {
         field: Field::Peer,
         bits,

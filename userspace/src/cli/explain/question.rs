@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{
     frame::Message,
-    names::{Who, find},
+    names::{Who, find, settle},
 };
 use crate::{
     cli::{Error, args::Explain, words},
@@ -50,6 +50,7 @@ impl<'a> Question<'a> {
     pub fn new(model: &'a Model, args: &Explain) -> Result<Self, Error> {
         let [from, to] = [find(model, &args.from), find(model, &args.to)];
         let (from, to) = (from?, to?);
+        let (from, to) = (settle(model, from, to)?, settle(model, to, from)?);
         let family = family(args, from, to)?;
         let message = message(args, family)?;
         let end = |who: Who<'a>| match who {

@@ -3,6 +3,7 @@
 mod lifecycle;
 mod policies;
 mod properties;
+mod vpcs;
 mod worked;
 
 use std::net::IpAddr;

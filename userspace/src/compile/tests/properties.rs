@@ -20,6 +20,8 @@ use crate::model::{IcmpMatch, PrefixListIndex};
 /// How many packets each rule set is asked about, in each direction.
 const PACKETS: usize = 1000;
 const GROUPS: usize = 4;
+/// VPCs, where there are any. Groups and ENIs are dealt out to them in turn.
+const VPCS: usize = 3;
 const LISTS: usize = 3;
 
 /// Bounds that lie near each other, so that intervals meet, nest and touch.
@@ -143,7 +145,8 @@ fn model() -> impl Strategy<Value = Model> {
         ),
         0..6,
     );
-    (groups, lists, (own, 1..=GROUPS), enis).prop_map(|(groups, lists, (mut own, count), enis)| {
+    let vpcs = (any::<bool>(), 0..=VPCS);
+    (groups, lists, (own, 1..=GROUPS), enis, vpcs).prop_map(|(groups, lists, (mut own, count), enis, (vpcs, home))| {
         own.truncate(count);
         let named = |direction: &str, rules: Vec<(Protocol, Peer)>| {
             (1..)
@@ -172,14 +175,22 @@ fn model() -> impl Strategy<Value = Model> {
             ..Model::default()
         };
         for (at, (mut addresses, groups)) in enis.into_iter().enumerate() {
-            addresses.retain(|address| !taken.contains(address));
+            // In several VPCs addresses may stand twice, never within one.
+            let vpc = vpcs.then(|| format!("vpc-{}", at % VPCS));
+            addresses.sort();
             addresses.dedup();
-            taken.extend(addresses.clone());
+            addresses.retain(|address| !taken.contains(&(vpc.clone(), *address)));
+            taken.extend(addresses.iter().map(|address| (vpc.clone(), *address)));
             model.enis.push(Eni {
                 addresses,
+                vpc,
                 ..member(&format!("eni-{at}"), &[], &groups)
             });
         }
+        for (at, group) in model.groups.iter_mut().enumerate().filter(|_| vpcs) {
+            group.vpc = Some(format!("vpc-{}", at % VPCS));
+        }
+        model.enis[0].vpc = (vpcs && home < VPCS).then(|| format!("vpc-{home}"));
         model
     })
 }

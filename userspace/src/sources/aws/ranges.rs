@@ -119,6 +119,7 @@ pub(super) const SUBNET: Kind = Kind {
 /// Reads one VPC or subnet.
 pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Report) -> Option<Network> {
     let id = id(network, kind.id, report)?;
+    let vpc = network.value("VpcId", report, word);
     let mut cidrs = Distinct::default();
     let mut add = |object: &Object<'_>, key: &str, report: &mut Report| {
         if let Some(node) = object.get(key)
@@ -139,6 +140,7 @@ pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Repor
     }
     Some(Network {
         id,
+        vpc,
         cidrs: cidrs.into_items(),
         reserved: kind.reserved,
         spot: network.spot,

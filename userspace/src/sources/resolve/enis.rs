@@ -1,14 +1,14 @@
 //! ENIs: tasks bound to this host, and everything else that is a member of a group.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
-use crate::model::{Binding, EcsFields, Eni, GroupIndex, Uplink, UplinkMode};
+use crate::model::{Binding, EcsFields, Eni, GroupIndex, SecurityGroup, Uplink, UplinkMode};
 
 use super::super::problem::{Report, Spot};
 use super::super::raw::{Distinct, RawEni, RawMember, RawTask, Reference};
 use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
+use super::owners;
 
 /// What is not a task of this host.
 pub(super) struct Elsewhere {
@@ -17,15 +17,15 @@ pub(super) struct Elsewhere {
 }
 
 /// An ENI on its way into the model.
-struct Placed {
-    eni: Eni,
-    spot: Spot,
+pub(super) struct Placed {
+    pub(super) eni: Eni,
+    pub(super) spot: Spot,
     /// It is a native `members` entry: nothing but an address.
-    member: bool,
+    pub(super) member: bool,
 }
 
 impl Placed {
-    fn title(&self) -> String {
+    pub(super) fn title(&self) -> String {
         match &self.eni.task {
             Some(task) => format!("task `{task}`"),
             None if self.member => String::from("a member"),
@@ -40,6 +40,7 @@ pub(super) fn resolve(
     elsewhere: &Elsewhere,
     uplink: Option<&Uplink>,
     names: &Names,
+    known: &[SecurityGroup],
     report: &mut Report,
 ) -> (Vec<Eni>, Vec<Spot>) {
     apart(tasks, report);
@@ -71,8 +72,18 @@ pub(super) fn resolve(
             member: true,
         });
     }
-    one_owner_each(&mut placed, report);
+    for Placed { eni, .. } in placed.iter_mut().filter(|placed| placed.eni.vpc.is_none()) {
+        eni.vpc = vpc_of(&eni.groups, known);
+    }
+    owners::settle(&mut placed, report);
     placed.into_iter().map(|placed| (placed.eni, placed.spot)).unzip()
+}
+
+/// The VPC of an ENI that names none: that of its groups, if they are all of one.
+fn vpc_of(groups: &[GroupIndex], known: &[SecurityGroup]) -> Option<String> {
+    let mut vpcs = groups.iter().filter_map(|group| known[group.0].vpc.as_ref());
+    let vpc = vpcs.next()?;
+    vpcs.all(|other| other == vpc).then(|| vpc.clone())
 }
 
 /// A VLAN id means something on a trunk only, and what faces the wire is no task's.
@@ -245,7 +256,7 @@ fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupInd
     }
 }
 
-fn sorted<T: Clone + Ord>(items: &[T]) -> Vec<T> {
+pub(super) fn sorted<T: Clone + Ord>(items: &[T]) -> Vec<T> {
     let mut items = items.to_vec();
     items.sort();
     items.dedup();
@@ -310,51 +321,4 @@ fn own_groups(
         }
     }
     groups.into_items()
-}
-
-/// An address belongs to one ENI. Where two have it with the same groups, the gated one keeps it, or the first; with
-/// different groups, or if both are gated, nobody could say whose packet it is.
-fn one_owner_each(placed: &mut Vec<Placed>, report: &mut Report) {
-    let mut owners: HashMap<IpAddr, usize> = HashMap::new();
-    let mut lost: Vec<(usize, IpAddr)> = Vec::new();
-    for (position, second) in placed.iter().enumerate() {
-        for address in &second.eni.addresses {
-            let Some(&owner) = owners.get(address) else {
-                owners.insert(*address, position);
-                continue;
-            };
-            if share(*address, &placed[owner], second, report) {
-                lost.push((position, *address));
-            }
-        }
-    }
-    for (position, address) in lost {
-        placed[position].eni.addresses.retain(|own| *own != address);
-    }
-    placed.retain(|placed| !placed.member || !placed.eni.addresses.is_empty());
-}
-
-/// Whether it makes no difference which of two ENIs has an address; an error if it does.
-fn share(address: IpAddr, first: &Placed, second: &Placed, report: &mut Report) -> bool {
-    let (a, b) = (&first.eni, &second.eni);
-    let place = report.place(first.spot);
-    let message = format!(
-        "address `{address}` of {} is also that of {} at {place}",
-        second.title(),
-        first.title()
-    );
-    if a.binding.is_some() && b.binding.is_some() {
-        report.error(second.spot, message, "give each gated task addresses of its own");
-        return false;
-    }
-    if sorted(&a.groups) == sorted(&b.groups) {
-        return true;
-    }
-    let hint = match &a.task {
-        Some(task) if !second.member => format!("if task `{task}` is that ENI, write `eni: {}` in the task", b.id),
-        _ => String::from("an address belongs to one ENI: take it away from the other"),
-    };
-    let message = format!("{message}, with different groups");
-    report.error(second.spot, message, hint);
-    false
 }

@@ -4,13 +4,14 @@ mod enis;
 mod groups;
 mod limits;
 mod names;
+mod owners;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::model::{FlowLog, Model, PrefixList, PrefixListIndex};
+use crate::model::{Eni, FlowLog, Model, PrefixList, PrefixListIndex};
 
 use super::problem::{Report, Spot};
 use super::raw::{AwsRule, Collected, Network, Object, RawPrefixList, Section};
@@ -35,7 +36,8 @@ pub(super) fn model(all: Collected, report: &mut Report) -> Model {
     };
     let uplink = only(all.uplinks, report);
     let tasks = unique(all.tasks, report);
-    let (enis, spots) = enis::resolve(&tasks, &elsewhere, uplink.as_ref(), &names, report);
+    let (enis, spots) = enis::resolve(&tasks, &elsewhere, uplink.as_ref(), &names, &resolved.groups, report);
+    let reserved = reserved(&unique(all.networks, report), &enis, report);
     let flow_logs = if all.flow_logs.is_empty() {
         vec![FlowLog::default()]
     } else {
@@ -49,9 +51,10 @@ pub(super) fn model(all: Collected, report: &mut Report) -> Model {
         uplink,
         settings: only(all.settings, report).unwrap_or_default(),
         flow_logs,
-        reserved: reserved(&unique(all.networks, report)),
+        reserved,
     };
     limits::enis(&model, &spots, report);
+    owners::warn_of_overlaps(&model, &spots, report);
     needed_lists(&model, &resolved.list_uses, report);
     model
 }
@@ -150,17 +153,44 @@ fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Report) {
     }
 }
 
-/// The addresses that AWS keeps in each CIDR, sorted.
-fn reserved(networks: &[Network]) -> Vec<IpAddr> {
+/// The addresses that AWS keeps in each CIDR of the VPCs of the tasks here, sorted. Where a task's VPC is not known, or
+/// there is no task, those of every VPC. What AWS keeps in one VPC can be an ENI's in another: that is not exempt.
+fn reserved(networks: &[Network], enis: &[Eni], report: &mut Report) -> Vec<IpAddr> {
     let address = |net: &IpNet, offset: u8| match net {
         IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from_bits(net.network().to_bits().wrapping_add(offset.into()))),
         IpNet::V6(net) => IpAddr::V6(Ipv6Addr::from_bits(net.network().to_bits().wrapping_add(offset.into()))),
     };
-    let mut found: Vec<IpAddr> = networks
-        .iter()
-        .flat_map(|network| network.cidrs.iter().map(|net| address(net, network.reserved)))
-        .collect();
-    found.sort();
-    found.dedup();
-    found
+    let of_tasks = enis.iter().filter(|eni| eni.binding.is_some());
+    let of_tasks: Option<HashSet<&str>> = of_tasks.map(|eni| eni.vpc.as_deref()).collect();
+    let of_tasks = of_tasks.filter(|vpcs| !vpcs.is_empty());
+    let concerns = |network: &&Network| match (&of_tasks, &network.vpc) {
+        (Some(vpcs), Some(vpc)) => vpcs.contains(vpc.as_str()),
+        _ => true,
+    };
+    let mut found: BTreeMap<IpAddr, &Network> = BTreeMap::new();
+    for network in networks.iter().filter(concerns) {
+        let addresses = network.cidrs.iter().map(|net| address(net, network.reserved));
+        found.extend(addresses.map(|address| (address, network)));
+    }
+    let near = |eni: &&Eni| match (&of_tasks, &eni.vpc) {
+        (Some(vpcs), Some(vpc)) => vpcs.contains(vpc.as_str()),
+        _ => true,
+    };
+    for eni in enis.iter().filter(near) {
+        for address in &eni.addresses {
+            if let Some(network) = found.remove(address) {
+                let message = format!(
+                    "`{address}`, which AWS keeps in {}, is an address of `{}`, so rules decide about it",
+                    network.title(),
+                    eni.display_name()
+                );
+                report.warn(
+                    network.spot,
+                    message,
+                    "right where VPCs overlap; else put the address of the ENI right",
+                );
+            }
+        }
+    }
+    found.into_keys().collect()
 }
