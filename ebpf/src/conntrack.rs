@@ -23,6 +23,8 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// ICMP, over IPv4.
 pub const ICMP: u8 = 1;
+/// IGMP, over IPv4.
+pub const IGMP: u8 = 2;
 /// ICMP for IPv6.
 pub const ICMPV6: u8 = 58;
 

@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, Outcome, Reason, Usage, image, outcome::OUTCOMES,
-        tables::Word,
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, NeighbourCache, Outcome, Reason, Usage, image,
+        outcome::OUTCOMES, tables::Word,
     },
     packet::Frame,
     policy::{Bank, Image},
@@ -43,6 +43,7 @@ pub struct HostTables<'a> {
     v4: Family<Key4>,
     v6: Family<Key6>,
     usage: Vec<Usage>,
+    neighbours: Vec<NeighbourCache>,
     counters: RefCell<HashMap<(u16, Direction, u8), u64>>,
     events: RefCell<Vec<Event>>,
     now: Cell<u32>,
@@ -58,6 +59,7 @@ impl<'a> HostTables<'a> {
             v4: Family::default(),
             v6: Family::default(),
             usage: (0..image::SLOTS).map(|_| Usage::default()).collect(),
+            neighbours: vec![NeighbourCache::default(); image::SLOTS as usize],
             counters: RefCell::default(),
             events: RefCell::default(),
             now: Cell::new(1 << 20),
@@ -225,6 +227,10 @@ impl Tables for HostTables<'_> {
 
     fn usage(&self, slot: u16) -> Option<&Usage> {
         self.usage.get(slot as usize)
+    }
+
+    fn neighbours(&self, slot: u16) -> Option<&NeighbourCache> {
+        self.neighbours.get(slot as usize)
     }
 
     fn add(&self, count: &Word, more: u64) {

@@ -9,7 +9,7 @@ use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
     CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH,
     MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root,
-    SLOT_LINKS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, probe, slot,
+    SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, probe, slot,
 };
 
 /// A bank of the image.
@@ -76,6 +76,12 @@ impl<B: Bank> Control<B> {
             0 => None,
             link => Some(LinkId::from_number(link)),
         }
+    }
+
+    /// The hardware address of a slot's ENI; 0 if it is not known.
+    #[inline(always)]
+    pub fn mac_of(&self, slot: u16) -> u64 {
+        self.bank.word(SLOT_MACS + 8 * (slot as u32 & (SLOTS - 1)))
     }
 
     /// The epoch of a slot.

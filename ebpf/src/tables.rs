@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use crate::{
-    abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, tables::Word},
+    abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, NeighbourCache, Usage, tables::Word},
     policy::Image,
 };
 
@@ -80,6 +80,8 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     fn now(&self) -> u32;
     /// What a slot uses.
     fn usage(&self, slot: u16) -> Option<&Usage>;
+    /// What a slot's neighbours said.
+    fn neighbours(&self, slot: u16) -> Option<&NeighbourCache>;
     /// Adds to a count that several CPUs add to.
     fn add(&self, count: &Word, more: u64);
     /// Counts packets by the number of their [`crate::abi::Outcome`].

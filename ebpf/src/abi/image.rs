@@ -131,6 +131,9 @@ pub const MEMBER_WORDS: u32 = 131_072;
 /// Offset of the links of slots, in the bank of control words: a word for each slot, the [`super::LinkId`] that carries
 /// its ENI, or 0.
 pub const SLOT_LINKS: u32 = 256 << 10;
+/// Offset of the hardware addresses of slots, in the bank of control words: a word for each slot, the one that its ENI has
+/// and nobody changes, as [`crate::packet::hardware_number`] writes it, or 0.
+pub const SLOT_MACS: u32 = 320 << 10;
 /// Rows of addresses in a bank of rows.
 pub const ADDRESS_ROWS: u32 = 65_536;
 
@@ -268,7 +271,8 @@ const _: () = {
     assert!(CONTROL_TIMEOUTS + 8 * TIMEOUTS as u32 <= EPOCHS);
     assert!(EPOCHS + 8 * SLOTS <= LINKS);
     assert!(LINKS + 8 * LINK_WORDS <= SLOT_LINKS);
-    assert!(SLOT_LINKS + 8 * SLOTS <= MEMBERS);
+    assert!(SLOT_LINKS + 8 * SLOTS <= SLOT_MACS);
+    assert!(SLOT_MACS + 8 * SLOTS <= MEMBERS);
     assert!(MEMBERS + 8 * MEMBER_WORDS <= BANK_BYTES);
     assert!(LINK_ROW + 8 * LINK_ROWS <= SLOT_ROW);
     assert!(SLOT_ROW + SLOT_ROW_BYTES * SLOTS <= ADDRESS_ROW);

@@ -8,7 +8,7 @@ pub mod outcome;
 pub mod tables;
 
 pub use outcome::{Direction, Outcome, Pass, Reason};
-pub use tables::{Conn, Denial, Event, Fragment, Key4, Key6, Usage, window};
+pub use tables::{Conn, Denial, Event, Fragment, Key4, Key6, NeighbourCache, Usage, window};
 
 /// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
 pub const ABI_VERSION: u32 = 2;
@@ -23,6 +23,7 @@ pub const ABI_HASH: u64 = {
         size_of::<Key4>() as u64,
         size_of::<Key6>() as u64,
         size_of::<Usage>() as u64,
+        size_of::<NeighbourCache>() as u64,
         size_of::<Event>() as u64,
         size_of::<Fragment>() as u64,
         image::BANK_BYTES as u64,
@@ -57,6 +58,8 @@ pub mod map {
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
     /// Slot → [`super::Usage`]: a mmapable array.
     pub const USAGE: &str = "USAGE";
+    /// Slot → [`super::NeighbourCache`]: a mmapable array.
+    pub const NEIGHBOURS: &str = "NEIGHBOURS";
     /// `slot * 2 + direction` → packets by [`super::Outcome`] number, for each CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`super::Event`].
@@ -101,6 +104,12 @@ impl LinkId {
     #[inline(always)]
     pub const fn branch(vlan: u16) -> Self {
         Self(Self::BRANCH | (vlan as u32 & 0xfff))
+    }
+
+    /// Whether it is a branch on the trunk.
+    #[inline(always)]
+    pub const fn is_branch(self) -> bool {
+        self.0 & Self::BRANCH != 0
     }
 
     /// The link that tables call so.

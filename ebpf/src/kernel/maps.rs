@@ -6,7 +6,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use taskgate_ebpf::{
-    abi::{Conn, Denial, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES, tables::Word},
+    abi::{
+        Conn, Denial, Event, Fragment, Key4, Key6, NeighbourCache, Usage, image::BANK_BYTES, outcome::OUTCOMES,
+        tables::Word,
+    },
     verdict::Scratch,
 };
 
@@ -45,6 +48,9 @@ pub(super) static FRAGMENTS_V6: HashMap<Key6, Fragment, 8192, PREALLOCATED> = Ha
 
 #[btf_map]
 pub(super) static USAGE: Array<Usage, 8192, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub(super) static NEIGHBOURS: Array<NeighbourCache, 8192, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub(super) static COUNTERS: PerCpuArray<[u64; OUTCOMES], 16_384> = PerCpuArray::new();

@@ -5,14 +5,16 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, Usage, image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, NeighbourCache, Usage, image::BANK_BYTES,
+        outcome::OUTCOMES, tables::Word,
     },
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables, insert_by},
 };
 
 use super::maps::{
-    BankWords, CONNS_V4, CONNS_V6, COUNTERS, DENIALS_V4, DENIALS_V6, EVENTS, FRAGMENTS_V4, FRAGMENTS_V6, IMAGE, USAGE,
+    BankWords, CONNS_V4, CONNS_V6, COUNTERS, DENIALS_V4, DENIALS_V6, EVENTS, FRAGMENTS_V4, FRAGMENTS_V6, IMAGE,
+    NEIGHBOURS, USAGE,
 };
 
 /// The maps of this program.
@@ -131,6 +133,11 @@ impl Tables for Kernel {
     #[inline(always)]
     fn usage(&self, slot: u16) -> Option<&Usage> {
         USAGE.get(slot as u32)
+    }
+
+    #[inline(always)]
+    fn neighbours(&self, slot: u16) -> Option<&NeighbourCache> {
+        NEIGHBOURS.get(slot as u32)
     }
 
     #[inline(always)]

@@ -27,7 +27,9 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
         packet.quoted_end = if end < PULL_BYTES { end } else { PULL_BYTES } as u16;
     }
     if packet.kind as u8 == Kind::V6 as u8 {
-        neighbour::parse_icmpv6(frame, packet, kind, at, room)?;
+        neighbour::parse_icmpv6(frame, packet, (kind, message[4]), at, room)?;
+    } else {
+        neighbour::mark_icmp(packet, kind);
     }
     Ok(())
 }

@@ -10,14 +10,14 @@ mod neighbour;
 mod quoted;
 
 pub(crate) use icmp::request_of;
-pub use neighbour::Neighbour;
+pub use neighbour::{HARDWARE_UNREAD, Neighbour, hardware_number};
 pub use quoted::parse_quoted;
 
 use core::num::NonZeroU32;
 
 use crate::{
     abi::{LinkId, Reason},
-    conntrack::{ICMP, ICMPV6, TCP, UDP},
+    conntrack::{ICMP, ICMPV6, IGMP, TCP, UDP},
 };
 
 /// A frame on a link, and what the kernel knows about it.
@@ -77,6 +77,9 @@ pub struct Packet {
     pub destination: [u64; 2],
     /// ARP and neighbour discovery: the address that is asked for or told of.
     pub target: [u64; 2],
+    /// ARP and neighbour discovery: the hardware address that it says its sender, or its target, has, as
+    /// [`hardware_number`] writes it. 0: none, [`HARDWARE_UNREAD`]: one cannot tell.
+    pub hardware: u64,
     /// IP bytes on the wire, all segments' headers counted.
     pub bytes: u32,
     /// Packets on the wire.
@@ -109,6 +112,8 @@ pub struct Packet {
     pub first_fragment: bool,
     /// Whether it has a VLAN tag that names no branch.
     pub tagged: bool,
+    /// Whether it is a neighbour advertisement of a router.
+    pub says_router: bool,
     /// What a fragment brings its datagram nearer to completeness: bytes carried, less those of the whole for the last one,
     /// whose end is the end of all. The sum over all parts is 0, in whatever order they come.
     pub fragment_step: i32,
@@ -243,6 +248,7 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
         }
         ICMP if packet.kind as u8 == Kind::V4 as u8 => icmp::parse(frame, packet, at, room)?,
         ICMPV6 if packet.kind as u8 == Kind::V6 as u8 => icmp::parse(frame, packet, at, room)?,
+        IGMP if packet.kind as u8 == Kind::V4 as u8 => neighbour::mark_igmp(frame, packet, at, room)?,
         _ => {}
     }
     let (segments, size) = frame.segments();

@@ -1,4 +1,5 @@
-//! ARP (RFC 826), neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810).
+//! ARP (RFC 826), neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810), and what of ICMP and
+//! IGMP only routers say in IPv4.
 
 use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, halves, is_mapped, mapped, need, read};
 use crate::abi::Reason;
@@ -18,12 +19,40 @@ pub enum Neighbour {
     Advertisement = 3,
     /// Router solicitation.
     RouterSolicitation = 4,
-    /// Router advertisement or redirect.
+    /// Router advertisement or redirect, of either family.
     Router = 5,
-    /// Multicast listener query.
+    /// Multicast listener query, or IGMP's membership query.
     ListenerQuery = 6,
     /// Multicast listener report or done.
     ListenerReport = 7,
+}
+
+/// [`Packet::hardware`] of a message whose options are more, or others, than are looked at.
+pub const HARDWARE_UNREAD: u64 = u64::MAX;
+
+/// A hardware address as a number.
+#[inline(always)]
+pub const fn hardware_number(mac: [u8; 6]) -> u64 {
+    u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
+}
+
+/// Marks what only routers say in IPv4: ICMP redirects (RFC 792) and router advertisements (RFC 1256).
+#[inline(always)]
+pub(super) const fn mark_icmp(packet: &mut Packet, kind: u8) {
+    if matches!(kind, 5 | 9) {
+        packet.neighbour = Neighbour::Router;
+    }
+}
+
+/// Marks IGMP's membership query (RFC 1112, RFC 3376, 4.1).
+#[inline(always)]
+pub(super) fn mark_igmp<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
+    const QUERY: u8 = 0x11;
+    // Every message has eight bytes. What has fewer is none, and a rule may pass it on.
+    if room >= 8 && read::<F, 2>(frame, at)?[0] == QUERY {
+        packet.neighbour = Neighbour::ListenerQuery;
+    }
+    Ok(())
 }
 
 #[inline(always)]
@@ -47,6 +76,7 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
     packet.source = mapped(u32::from_be_bytes([arp[14], arp[15], arp[16], arp[17]]));
     packet.destination = mapped(u32::from_be_bytes([arp[24], arp[25], arp[26], arp[27]]));
     packet.target = packet.destination;
+    packet.hardware = hardware_number([arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]]);
     packet.bytes = 28;
     Ok(())
 }
@@ -57,7 +87,7 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
 pub(super) fn parse_icmpv6<F: Frame>(
     frame: &F,
     packet: &mut Packet,
-    kind: u8,
+    (kind, flags): (u8, u8),
     at: u32,
     room: u32,
 ) -> Result<(), Unparsed> {
@@ -84,5 +114,40 @@ pub(super) fn parse_icmpv6<F: Frame>(
         }
     }
     packet.neighbour = neighbour;
+    const ROUTER: u8 = 0x80;
+    packet.says_router = matches!(neighbour, Neighbour::Advertisement) && flags & ROUTER != 0;
+    let head = match neighbour {
+        Neighbour::Solicitation | Neighbour::Advertisement => 24,
+        Neighbour::RouterSolicitation => 8,
+        _ => return Ok(()),
+    };
+    let head = frame.blur(head) & 31;
+    packet.hardware = link_layer(frame, at + head, room.saturating_sub(head))?;
     Ok(())
+}
+
+/// The link-layer address in the options of a message (RFC 4861, 4.6.1): 0 if there is none.
+#[inline(always)]
+fn link_layer<F: Frame>(frame: &F, at: u32, room: u32) -> Result<u64, Unparsed> {
+    /// As many options of eight bytes as anybody sends: an address and a nonce (RFC 3971, 5.3.2).
+    const OPTIONS: u32 = 2;
+    const SOURCE: u8 = 1;
+    const TARGET: u8 = 2;
+    // All bits of an offset within reach.
+    const FARTHEST: u32 = 0x7fff;
+    let mut hardware = 0;
+    let mut unread = room > 8 * OPTIONS || room & 7 != 0;
+    for number in 0..OPTIONS {
+        if !unread && room >= 8 * (number + 1) {
+            let option = read::<F, 8>(frame, frame.blur(at + 8 * number) & FARTHEST)?;
+            let address = hardware_number([option[2], option[3], option[4], option[5], option[6], option[7]]);
+            let names = matches!(option[0], SOURCE | TARGET);
+            // One that is longer, or a second one.
+            unread |= option[1] != 1 || names && hardware != 0;
+            if names {
+                hardware = address;
+            }
+        }
+    }
+    Ok(if unread { HARDWARE_UNREAD } else { hardware })
 }

@@ -1,7 +1,7 @@
 //! Everything that no entry lets through: the ENI of the link, the source-address check, what is never filtered, the
 //! policy; and the entry of what is allowed.
 
-use super::{Scene, Way};
+use super::{Scene, Way, neighbour::of_link};
 use crate::{
     abi::{
         Conn, Direction, Event, Outcome, Pass, Reason,
@@ -12,7 +12,7 @@ use crate::{
     family::Family,
     flow::{Flow, is_dhcp},
     packet::{Exchange, Kind, Packet, link_local, request_of},
-    policy::{Allowed, Image, Judgement, Rows, Subject, judge},
+    policy::{Allowed, Image, Judgement, PeerKey as _, Rows, Subject, judge},
     tables::{Flows, Inserted, Tables},
 };
 
@@ -54,11 +54,13 @@ impl Plan {
         const LATE: u32 = Reason::ConnectionClosed as u32;
         const FRAGMENT: u32 = Reason::FragmentWithoutFirst as u32;
         const ROUTED: u32 = Reason::SourceRouted as u32;
+        const SPOOFED: u32 = Reason::SpoofedSource as u32;
         match self.0 >> Self::REFUSED {
             0 => None,
             LATE => Some(Reason::ConnectionClosed),
             FRAGMENT => Some(Reason::FragmentWithoutFirst),
             ROUTED => Some(Reason::SourceRouted),
+            SPOOFED => Some(Reason::SpoofedSource),
             _ => Some(Reason::Malformed),
         }
     }
@@ -130,7 +132,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return Err(Reason::Isolated);
         }
         let flow = Flow::plain(packet, D::DIRECTION);
-        let own = rows.address(flow.local).slot == eni.slot;
+        // Link-local addresses are nobody's else on their link, and mean nothing beyond it.
+        let stays = F::Peer::V6
+            && link_local(flow.local)
+            && (matches!(D::DIRECTION, Direction::Ingress) || of_link(flow.remote));
+        let stays = self.tables.blur(stays as u32) != 0;
+        let own = rows.address(flow.local).slot == eni.slot || stays;
         let remote = rows.address(flow.remote);
         let exempt = Admission {
             pass: Pass::Exempt,

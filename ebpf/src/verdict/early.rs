@@ -53,8 +53,12 @@ pub const fn branch(tag: u16) -> Option<LinkId> {
 /// The link of the task that a packet is sent to. What hosts say to each other on the uplink's own link is not for tasks.
 #[inline(always)]
 fn routed<T: Tables>(tables: &T, control: Control<<T as Image>::Bank>, packet: &Packet) -> Option<LinkId> {
-    let is_ip = matches!(packet.kind, Kind::V4 | Kind::V6) && matches!(packet.neighbour, Neighbour::None);
-    if !is_ip {
+    let is_neighbours = match packet.kind {
+        Kind::V4 => false,
+        Kind::V6 => !matches!(packet.neighbour, Neighbour::None),
+        Kind::Arp | Kind::None => true,
+    };
+    if is_neighbours {
         return None;
     }
     control.link_of(Rows::read(tables, control)?.address(packet.destination).slot)

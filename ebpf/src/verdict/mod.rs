@@ -122,13 +122,13 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
         now: tables.now(),
     };
     // Neighbour discovery is IPv6's.
-    let flowless = match scene.packet.kind {
+    let may_be_flowless = match scene.packet.kind {
         Kind::V4 => false,
-        Kind::V6 => parsed.is_ok() && !matches!(scene.packet.neighbour, Neighbour::None) && scene.stays_on_link(),
+        Kind::V6 => parsed.is_ok() && !matches!(scene.packet.neighbour, Neighbour::None),
         Kind::Arp | Kind::None => true,
     };
-    if flowless {
-        scene.decide_flowless(parsed)
+    if may_be_flowless && let Some(outcome) = scene.decide_flowless(parsed) {
+        outcome
     } else if matches!(scene.packet.kind, Kind::V6) {
         scene.decide_ip::<V6>(parsed)
     } else {
@@ -157,17 +157,22 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     }
 
     /// What leaves no record, whether it passes or not: ARP and neighbour discovery, as on AWS, and frames that carry no
-    /// addresses. It is counted.
+    /// addresses. It is counted. `None`: it is IPv6 for the rules.
     #[inline(always)]
-    fn decide_flowless(&mut self, parsed: Result<(), Reason>) -> Outcome {
-        let judged = match parsed {
-            Err(reason) => self.find_eni().and(Err(reason)),
-            Ok(()) => self.neighbour(),
+    fn decide_flowless(&mut self, parsed: Result<(), Reason>) -> Option<Outcome> {
+        let rows = self.find_eni();
+        let for_rules = matches!(self.packet.kind, Kind::V6) && !self.is_between_neighbours();
+        if self.tables.blur(for_rules as u32) != 0 {
+            return None;
+        }
+        let judged = match (rows, parsed) {
+            (Ok(rows), Ok(())) => self.neighbour(&rows),
+            (Err(reason), _) | (_, Err(reason)) => Err(reason),
         };
-        self.count(match judged {
+        Some(self.count(match judged {
             Ok(pass) => Outcome::Pass(pass),
             Err(reason) => self.refuse(reason),
-        })
+        }))
     }
 
     /// How a packet ends that was refused: dropped, unless it is on what is or was the trunk without a tag and so is no

@@ -1,96 +1,191 @@
 //! ARP, neighbour discovery and multicast listener discovery: no rule speaks of them, but a task takes part only with its
-//! own addresses, and only on its link. Its link-local addresses count as its own here.
+//! own addresses, only on its link, and never as a router. Its link-local addresses count as its own here.
 
-use super::{Scene, Way, related::same};
+use super::{Scene, Way};
 use crate::{
-    abi::{Direction, Pass, Reason, image::slot},
-    packet::{Neighbour, link_local},
+    abi::{
+        Direction, LinkId, Pass, Reason,
+        image::slot,
+        tables::NeighbourKind::{self, Heard, Probed},
+    },
+    packet::{Kind, Neighbour, link_local},
     policy::{Image, Rows},
     tables::Tables,
 };
 
-/// Bytes of the longest solicitation or advertisement that goes to an address which routers would carry it on to: two
-/// options of eight bytes, a link-layer address and a nonce (RFC 4861, 4.6.1; RFC 3971, 5.3.2).
-const LONGEST_BEYOND: u32 = 40 + 24 + 16;
-
 impl<T: Tables, D: Way> Scene<'_, T, D> {
-    /// Whether a message is for the task's link. A router carries on what is sent to an address beyond it, hop limit 255
-    /// or not: without this, ICMPv6 type 136 would take anything anywhere, past all rules and records.
-    ///
-    /// A neighbour may be asked and answered under a global address, as where several share a subnet: such a message
-    /// asks whom it goes to (RFC 4861, 7.2.2) or tells of its sender (7.2.4), and has no room for anything else.
+    /// Whether a task says what only routers say: it would become its neighbours' way out, or end what they listen to.
     #[inline(always)]
-    pub(super) fn stays_on_link(&self) -> bool {
-        let packet = self.packet;
-        // What comes to the task with its hop limit untouched was sent on the link.
-        if matches!(D::DIRECTION, Direction::Ingress) || of_link(packet.destination) {
-            return true;
-        }
-        let named = match packet.neighbour {
-            Neighbour::Solicitation => packet.destination,
-            Neighbour::Advertisement => packet.source,
-            _ => return false,
-        };
-        same(named, packet.target) && packet.bytes <= LONGEST_BEYOND
+    pub(super) fn speaks_as_router(&self) -> bool {
+        matches!(D::DIRECTION, Direction::Egress)
+            && matches!(self.packet.neighbour, Neighbour::Router | Neighbour::ListenerQuery)
     }
 
-    /// Judges it.
+    /// Whether an IPv6 message is between neighbours, and not one that a router carries on, hop limit 255 or not: without
+    /// this, ICMPv6 type 136 would take anything anywhere, past all rules and records.
+    ///
+    /// A neighbour may be asked and answered under a global address: one from which it spoke first. With its hop limit
+    /// untouched that was on the link.
     #[inline(always)]
-    pub(super) fn neighbour(&mut self) -> Result<Pass, Reason> {
-        let rows = self.find_eni()?;
-        let flags = self.work.eni.flags;
-        if flags & slot::ISOLATED != 0 {
+    pub(super) fn is_between_neighbours(&self) -> bool {
+        let packet = self.packet;
+        match packet.neighbour {
+            Neighbour::None => false,
+            // What comes to the task with its hop limit untouched was sent on the link.
+            _ if matches!(D::DIRECTION, Direction::Ingress) => true,
+            _ if of_link(packet.destination) || self.speaks_as_router() => true,
+            Neighbour::Solicitation | Neighbour::Advertisement => self.knows(packet.destination, Heard),
+            _ => false,
+        }
+    }
+
+    /// Judges it, by its ENI, which was found.
+    #[inline(always)]
+    pub(super) fn neighbour(&self, rows: &Rows<<T as Image>::Bank>) -> Result<Pass, Reason> {
+        if self.work.eni.flags & slot::ISOLATED != 0 {
             return Err(Reason::Isolated);
         }
-        if flags & slot::SOURCE_DEST_CHECK != 0 && !self.takes_part(&rows) {
-            return Err(match D::DIRECTION {
-                Direction::Egress => Reason::SpoofedSource,
-                Direction::Ingress => Reason::NotForTask,
-            });
+        match D::DIRECTION {
+            Direction::Egress => self.may_speak(rows)?,
+            Direction::Ingress => self.may_hear(rows)?,
+        }
+        if !D::EARLY {
+            self.learn();
         }
         Ok(Pass::Neighbour)
     }
 
+    /// Whether a task may say this: for itself, and for nobody else.
     #[inline(always)]
-    fn takes_part(&self, rows: &Rows<<T as Image>::Bank>) -> bool {
+    fn may_speak(&self, rows: &Rows<<T as Image>::Bank>) -> Result<(), Reason> {
         let packet = self.packet;
-        // One address decides in each case, so that there is one lookup.
-        let decisive = match (D::DIRECTION, packet.neighbour) {
-            // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet.
-            (Direction::Egress, Neighbour::Arp | Neighbour::Solicitation) => {
-                if nobody(packet.source) {
-                    packet.target
-                } else {
-                    packet.source
-                }
-            }
-            (Direction::Egress, Neighbour::Advertisement)
-            | (Direction::Ingress, Neighbour::Arp | Neighbour::Solicitation) => packet.target,
-            (Direction::Egress, Neighbour::RouterSolicitation | Neighbour::ListenerReport) => {
-                if nobody(packet.source) {
-                    return true;
-                }
-                packet.source
-            }
-            // Duplicate address detection is answered to all nodes (RFC 4862, 5.4.4).
-            (Direction::Ingress, Neighbour::Advertisement) => {
-                if all_nodes(packet.destination) {
-                    packet.target
-                } else {
-                    packet.destination
-                }
-            }
+        let eni = &self.work.eni;
+        let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
+        let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
+        // An answer comes from the address that it is about.
+        let from_elsewhere = is_answer && checked && !same(packet.source, packet.target) && !link_local(packet.source);
+        let refused = self.speaks_as_router() || from_elsewhere;
+        if self.tables.blur(refused as u32) != 0 {
+            return Err(Reason::SpoofedSource);
+        }
+        // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet, nor need others one who
+        // ask for a router or say what they listen to.
+        let is_unnamed = self.tables.blur(nobody(packet.source) as u32) != 0;
+        let is_about_link = matches!(
+            packet.neighbour,
+            Neighbour::RouterSolicitation | Neighbour::ListenerReport
+        );
+        if is_unnamed && is_about_link {
+            return Ok(());
+        }
+        let claimed = if self.tables.blur((is_unnamed || is_answer) as u32) != 0 {
+            packet.target
+        } else {
+            packet.source
+        };
+        let owner = self.tables.blur(rows.address(claimed).slot as u32) as u16;
+        // Who forwards for others may answer for them, but for no other task of this host.
+        let may_claim = owner == eni.slot || link_local(claimed) || !checked && owner == 0;
+        if may_claim && self.is_hardware_own(checked) {
+            Ok(())
+        } else {
+            Err(Reason::SpoofedSource)
+        }
+    }
+
+    /// Whether a task on the trunk says that it has its own hardware address, and that it is no router unless it may be one:
+    /// its neighbours are beyond this host.
+    #[inline(always)]
+    fn is_hardware_own(&self, checked: bool) -> bool {
+        let packet = self.packet;
+        let mac = self.control.mac_of(self.work.eni.slot);
+        if mac == 0 || !LinkId::from_number(packet.link).is_branch() {
+            return true;
+        }
+        // Neighbour discovery may leave it out, ARP cannot.
+        let left_out = packet.hardware == 0 && !matches!(packet.kind, Kind::Arp);
+        (packet.hardware == mac || left_out) && !(packet.says_router && checked)
+    }
+
+    /// Whether a task is to hear this: what is asked of it and answered to it, and what others announce of themselves.
+    #[inline(always)]
+    fn may_hear(&self, rows: &Rows<<T as Image>::Bank>) -> Result<(), Reason> {
+        let packet = self.packet;
+        let eni = &self.work.eni;
+        let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
+        let (claimed, meant, to_all) = match packet.neighbour {
+            Neighbour::Arp => (packet.source, packet.target, same(packet.source, packet.target)),
+            Neighbour::Solicitation => (packet.source, packet.target, false),
+            Neighbour::Advertisement => (packet.target, packet.destination, all_nodes(packet.destination)),
             // Routers speak from link-local addresses (RFC 4861, 4.2 and 4.5), queriers and listeners too (RFC 3810,
             // 5.1.14 and 5.2.13); the host's end of a veth pair is a listener as well.
-            (Direction::Ingress, Neighbour::Router | Neighbour::ListenerQuery | Neighbour::ListenerReport) => {
-                return link_local(packet.source);
+            Neighbour::Router | Neighbour::ListenerQuery | Neighbour::ListenerReport => {
+                return if !checked || link_local(packet.source) {
+                    Ok(())
+                } else {
+                    Err(Reason::NotForTask)
+                };
             }
-            (Direction::Egress, Neighbour::Router | Neighbour::ListenerQuery)
-            | (Direction::Ingress, Neighbour::RouterSolicitation)
-            | (_, Neighbour::None) => return false,
+            Neighbour::RouterSolicitation | Neighbour::None => {
+                return if checked { Err(Reason::NotForTask) } else { Ok(()) };
+            }
         };
-        link_local(decisive) || rows.address(decisive).slot == self.work.eni.slot
+        if self.tables.blur(rows.address(claimed).slot as u32) as u16 == eni.slot {
+            // The task's own address is nobody else's, unless it has just asked whether it is.
+            return if self.knows(claimed, Probed) {
+                Ok(())
+            } else {
+                Err(Reason::SpoofedSource)
+            };
+        }
+        if !checked || to_all || link_local(meant) || rows.address(meant).slot == eni.slot {
+            Ok(())
+        } else {
+            Err(Reason::NotForTask)
+        }
     }
+
+    /// Keeps what an answer to this would need.
+    #[inline(always)]
+    fn learn(&self) {
+        let packet = self.packet;
+        let slot = self.work.eni.slot;
+        if !matches!(
+            packet.neighbour,
+            Neighbour::Arp | Neighbour::Solicitation | Neighbour::Advertisement
+        ) {
+            return;
+        }
+        let Some(cache) = self.tables.neighbours(slot) else {
+            return;
+        };
+        let epoch = self.control.epoch(slot);
+        match D::DIRECTION {
+            Direction::Egress if nobody(packet.source) => cache.keep(packet.target, Probed, packet.link, epoch),
+            Direction::Egress if cache.has(packet.source, Probed, packet.link, epoch) => cache.forget(packet.source),
+            // ARP goes no further than its link, and nothing goes further to a link-local address.
+            Direction::Ingress
+                if !matches!(packet.kind, Kind::Arp) && !nobody(packet.source) && !link_local(packet.source) =>
+            {
+                cache.keep(packet.source, Heard, packet.link, epoch);
+            }
+            Direction::Egress | Direction::Ingress => {}
+        }
+    }
+
+    #[inline(always)]
+    fn knows(&self, address: [u64; 2], kind: NeighbourKind) -> bool {
+        let slot = self.work.eni.slot;
+        self.tables
+            .neighbours(slot)
+            .is_some_and(|cache| cache.has(address, kind, self.packet.link, self.control.epoch(slot)))
+    }
+}
+
+/// Whether two addresses are the same.
+#[inline(always)]
+pub(super) const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
 }
 
 /// `::`, or 0.0.0.0 mapped.
@@ -101,7 +196,7 @@ const fn nobody(address: [u64; 2]) -> bool {
 
 /// Whether no router carries on what goes to this address: link-local, or multicast of the link's scope.
 #[inline(always)]
-const fn of_link(address: [u64; 2]) -> bool {
+pub(super) const fn of_link(address: [u64; 2]) -> bool {
     link_local(address) || address[0] >> 48 == 0xff02
 }
 

@@ -2,7 +2,7 @@
 //! the packet inside them. AWS documents no such thing (facts: security groups, section 2); without the path MTU messages
 //! a connection over a narrower path hangs, so those are let through unless the setting says otherwise.
 
-use super::{Scene, Way, track::Standing};
+use super::{Scene, Way, neighbour::same, track::Standing};
 use crate::{
     abi::image::control,
     conntrack::UDP,
@@ -66,10 +66,4 @@ fn as_quoted(quoted: &Packet) -> Packet {
         protocol: quoted.protocol,
         ..Packet::default()
     }
-}
-
-/// Whether two addresses are the same.
-#[inline(always)]
-pub(super) const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
-    (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
 }

@@ -7,6 +7,7 @@ use crate::{
     family::Family,
     flow::Flow,
     packet::{Exchange, Packet},
+    policy::PeerKey as _,
     tables::{Flows, Tables},
 };
 
@@ -36,6 +37,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let mut related = 0;
         let plan = if let Err(reason) = parsed {
             Plan::refused(reason)
+        } else if !F::Peer::V6 && self.speaks_as_router() {
+            // Before any connection could vouch for it.
+            Plan::refused(Reason::SpoofedSource)
         } else {
             related = self.related::<F>(tail);
             match self.find::<F>(tail) {

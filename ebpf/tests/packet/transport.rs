@@ -3,7 +3,7 @@
 use etherparse::EtherType;
 use taskgate_ebpf::{
     host::HostFrame,
-    packet::{Exchange, Kind, Neighbour, Packet, mapped},
+    packet::{Exchange, HARDWARE_UNREAD, Kind, Neighbour, Packet, mapped},
 };
 
 use crate::{expected::*, frames::*};
@@ -110,10 +110,14 @@ fn icmp_messages() {
         let expected = if kind == 255 {
             (MALFORMED, v4(1, 28))
         } else {
-            (
-                Ok(()),
-                of(v4(1, 28), kind, code, exchange, if asks { 0x1234 } else { 0 }),
-            )
+            // Redirects and router advertisements.
+            let neighbour = if matches!(kind, 5 | 9) {
+                Neighbour::Router
+            } else {
+                Neighbour::None
+            };
+            let packet = of(v4(1, 28), kind, code, exchange, if asks { 0x1234 } else { 0 });
+            (Ok(()), Packet { neighbour, ..packet })
         };
         let frame = ipv4(1, &icmp(kind, code, 0x1234, b""), |_| ());
         assert_eq!(parsed(&frame), expected, "ICMP type {kind} code {code}");
@@ -173,7 +177,15 @@ fn neighbour_discovery() {
         (136, Neighbour::Advertisement, known),
         (137, Neighbour::Router, none),
     ] {
-        let expected = (Ok(()), of(kind, 64, neighbour, target));
+        // Behind the first eight bytes a router solicitation has options.
+        let hardware = if kind == 133 { HARDWARE_UNREAD } else { 0 };
+        let expected = (
+            Ok(()),
+            Packet {
+                hardware,
+                ..of(kind, 64, neighbour, target)
+            },
+        );
         assert_eq!(parsed(&message(kind, 255, &TARGET)), expected, "type {kind}");
         for hop_limit in [0, 1, 254] {
             let expected = (Ok(()), of(kind, 64, Neighbour::None, none));
@@ -225,6 +237,52 @@ fn neighbour_discovery() {
     ]);
 }
 
+/// The link-layer address that a message gives, in at most two options of eight bytes.
+#[test]
+fn link_layer_addresses() {
+    const OWN: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 1];
+    const OTHER: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 9];
+    const NONCE: [u8; 8] = [14, 1, 2, 0, 0, 0, 0, 9];
+    const LONG: [u8; 8] = [2, 2, 2, 0, 0, 0, 0, 1];
+    let own = 0x0200_0000_0001;
+    for (options, hardware) in [
+        (&[][..], 0),
+        (&[OWN], own),
+        (&[NONCE], 0),
+        (&[NONCE, OWN], own),
+        (&[OWN, NONCE], own),
+        (&[OTHER, OWN], HARDWARE_UNREAD),
+        (&[LONG], HARDWARE_UNREAD),
+        (&[NONCE, NONCE, OWN], HARDWARE_UNREAD),
+    ] {
+        let options = options.concat();
+        for (kind, head) in [(133, 0), (135, 16), (136, 16)] {
+            let payload = [&vec![0x20; head][..], &options].concat();
+            let frame = with(ipv6(58, &icmp(kind, 0, 0x8000, &payload)), &[(21, 255)]);
+            let (result, packet) = parsed(&frame);
+            assert_eq!(
+                (result, packet.hardware),
+                (Ok(()), hardware),
+                "type {kind}: {options:?}"
+            );
+            assert_eq!(packet.says_router, kind == 136, "type {kind}");
+        }
+    }
+    let odd = with(
+        ipv6(58, &icmp(136, 0, 0, &[[0x20; 16].as_slice(), &[2, 1, 2]].concat())),
+        &[(21, 255)],
+    );
+    assert_eq!(parsed(&odd).1.hardware, HARDWARE_UNREAD);
+}
+
+#[test]
+fn membership_queries() {
+    let of = |payload: &[u8]| parsed(&ipv4(2, payload, |_| ())).1.neighbour;
+    assert_eq!(of(&[0x11, 0, 0, 0, 0, 0, 0, 0]), Neighbour::ListenerQuery);
+    assert_eq!(of(&[0x11, 0, 0, 0, 0, 0, 0]), Neighbour::None, "cut short");
+    assert_eq!(of(&[0x22, 0, 0, 0, 0, 0, 0, 0]), Neighbour::None, "a report");
+}
+
 #[test]
 fn arp() {
     let packet = |operation: u8| {
@@ -238,6 +296,7 @@ fn arp() {
         source: mapped(u32::from_be_bytes(SOURCE4)),
         destination: mapped(u32::from_be_bytes(DESTINATION4)),
         target: mapped(u32::from_be_bytes(DESTINATION4)),
+        hardware: 0x0200_0000_0001,
         bytes: 28,
         kind: Kind::Arp,
         neighbour: Neighbour::Arp,

@@ -55,7 +55,7 @@ fn flows(reading: &Reading, link: u32, direction: Direction) -> Option<(Flow, Op
             _ => What::Message(kind, code),
         },
         Body::Neighbour { kind, code, .. } => What::Message(kind, code),
-        Body::Other => What::Pair,
+        Body::Other | Body::IgmpQuery => What::Pair,
     };
     let flow = |what| (link, local, remote, ip.protocol, what);
     Some((flow(what), answers.map(flow)))

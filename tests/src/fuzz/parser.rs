@@ -5,11 +5,14 @@ use std::fmt;
 use taskgate_ebpf::{
     abi::{LinkId, Reason},
     host::HostFrame,
-    packet::{ETHERNET_BYTES, Exchange, Frame, Kind, PULL_BYTES, Packet, Unparsed, parse, parse_quoted},
+    packet::{
+        ETHERNET_BYTES, Exchange, Frame, HARDWARE_UNREAD, Kind, PULL_BYTES, Packet, Unparsed, hardware_number, parse,
+        parse_quoted,
+    },
 };
 
 use super::halves;
-use crate::witness::{Body, Part, Reading, Tally, read as read_naively};
+use crate::witness::{Body, Hardware, Part, Reading, Tally, read as read_naively};
 
 // Not a copy: the parser's own tests ask the same of the other parser.
 #[path = "../../../ebpf/tests/packet/second.rs"]
@@ -177,6 +180,7 @@ fn anything() -> Packet {
         source: [u64::MAX; 2],
         destination: [u64::MAX; 2],
         target: [u64::MAX; 2],
+        hardware: u64::MAX,
         bytes: u32::MAX,
         packets: 0,
         link: u32::MAX,
@@ -193,6 +197,7 @@ fn anything() -> Packet {
         fragment_id: u32::MAX,
         first_fragment: true,
         tagged: true,
+        says_router: true,
         fragment_step: i32::MIN,
     }
 }
@@ -325,6 +330,7 @@ fn same_body(packet: &Packet, quoted: Option<&Packet>, body: &Body) -> bool {
     use taskgate_ebpf::packet::Neighbour;
     let ports = (packet.source_port, packet.destination_port);
     let no_neighbour = packet.neighbour == Neighbour::None;
+    let says_router = |kind: u8| packet.kind == Kind::V4 && [5, 9].contains(&kind);
     match body {
         Body::Bad(_) => packet.later_fragment && no_neighbour && quoted.is_none(),
         Body::Ports {
@@ -351,12 +357,38 @@ fn same_body(packet: &Packet, quoted: Option<&Packet>, body: &Body) -> bool {
                 (None, Some(theirs)) => matches!(theirs.body, Body::Icmp { .. }),
                 (Some(_), None) => false,
             };
-            ports == (named, u16::from_be_bytes([*kind, *code])) && no_neighbour && same_quote
+            ports == (named, u16::from_be_bytes([*kind, *code]))
+                && packet.neighbour
+                    == if says_router(*kind) {
+                        Neighbour::Router
+                    } else {
+                        Neighbour::None
+                    }
+                && same_quote
         }
-        Body::Neighbour { kind, code, target } => {
+        Body::Neighbour {
+            kind,
+            code,
+            target,
+            hardware,
+            router,
+        } => {
             let target = target.map_or([0; 2], halves);
-            ports.1 == u16::from_be_bytes([*kind, *code]) && !no_neighbour && packet.target == target
+            ports.1 == u16::from_be_bytes([*kind, *code])
+                && !no_neighbour
+                && packet.target == target
+                && packet.hardware == number(*hardware)
+                && packet.says_router == *router
         }
+        Body::IgmpQuery => ports == (0, 0) && packet.neighbour == Neighbour::ListenerQuery && quoted.is_none(),
         Body::Other => ports == (0, 0) && no_neighbour && quoted.is_none(),
+    }
+}
+
+fn number(hardware: Hardware) -> u64 {
+    match hardware {
+        Hardware::None => 0,
+        Hardware::Is(mac) => hardware_number(mac),
+        Hardware::Unread => HARDWARE_UNREAD,
     }
 }

@@ -16,6 +16,9 @@ pub mod flags {
     pub const SYN_ACK: u8 = SYN | ACK;
 }
 
+/// The hardware address that sends every frame here.
+pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 /// An Ethernet frame.
 pub fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];

@@ -27,6 +27,7 @@ pub struct Kernel {
     object: Object,
     tables: KernelTables,
     usage: Shared<AtomicU64>,
+    neighbours: Shared<AtomicU64>,
     /// What the counters were when the tables were empty last.
     counted: BTreeMap<(u16, Direction), [u64; OUTCOMES]>,
 }
@@ -83,6 +84,7 @@ impl Kernel {
         );
         Ok(Self {
             usage: object.usage()?,
+            neighbours: object.neighbours()?,
             counted: BTreeMap::new(),
             tables,
             object,
@@ -208,7 +210,7 @@ impl DataPath for Kernel {
         let (v4, v6) = self.tables.raw_fragments();
         empty(v4)?;
         empty(v6)?;
-        for word in &*self.usage {
+        for word in self.usage.iter().chain(&*self.neighbours) {
             word.store(0, Relaxed);
         }
         for slot in 0..Self::SLOTS as u16 {

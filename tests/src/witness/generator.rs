@@ -110,7 +110,7 @@ const STRANGERS: [&str; 15] = [
     "fd00:ec2::254",
 ];
 /// Addresses that are no host's.
-const ODD: [&str; 12] = [
+const ODD: [&str; 13] = [
     "255.255.255.255",
     "224.0.0.1",
     "0.0.0.0",
@@ -120,6 +120,7 @@ const ODD: [&str; 12] = [
     "ff02::1",
     "ff02::2",
     "ff02::1:2",
+    "ff02::fb",
     "::",
     "::ffff:10.0.0.10",
     "::ffff:169.254.169.254",
@@ -247,6 +248,7 @@ impl Generator {
                 let code = if dice.one_in(4) { dice.below(3) as u8 } else { 0 };
                 frames::icmp(answered(asks, direction == asker), code, talk.ports.0, &body)
             }
+            2 if !dice.one_in(3) => [&[dice.of(&[0x11, 0x11, 0x16, 0x22]), 0, 0, 0, 224, 0, 0, 1][..], &body].concat(),
             _ => body,
         };
         let (frame, jumbo) = wrapped(v6, source, destination, talk.protocol, payload, dice);
@@ -357,7 +359,7 @@ impl Generator {
         }
     }
 
-    fn neighbour(&self, dice: &mut Dice) -> Thrown {
+    fn neighbour(&mut self, dice: &mut Dice) -> Thrown {
         let link = self.any_link(dice);
         let mut address = || {
             if dice.one_in(2) {
@@ -375,18 +377,49 @@ impl Generator {
         if dice.one_in(5) {
             frame[21] = dice.of(&[0, 1, 2, 64, 254, 255]);
         }
-        if dice.one_in(4) {
-            // Options, in units of eight bytes: as many as belong there, and more.
-            let options = 8 * (1 + dice.below(4));
-            frame[19] += options as u8;
-            frame.extend(dice.bytes(options));
+        if kind == 136 && dice.one_in(4) {
+            frame[58] |= 0x80;
         }
+        if dice.one_in(3) {
+            // Options, in units of eight bytes: as many as belong there, and more.
+            let mut options = Vec::new();
+            for _ in 0..1 + dice.below(3) {
+                let mac = dice.of(&[frames::OWN_MAC, frames::OWN_MAC, [2, 0, 0, 0, 0, 9], [0; 6]]);
+                options.extend([dice.of(&[1, 2, 2, 14]), dice.of(&[1, 1, 1, 1, 1, 0, 2])]);
+                options.extend(mac);
+            }
+            options.extend(dice.of(&[&[][..], &[], &[], &[1, 1, 0]]));
+            frame[19] += options.len() as u8;
+            frame.extend(options);
+        }
+        let (direction, next) = self.asked_first(link, kind, source, dice);
+        self.next.extend(next);
         Thrown {
             frame,
             link,
-            direction: any_direction(dice),
+            direction,
             segments: (0, 0),
         }
+    }
+
+    /// Which way a message goes. Where it asks the task, the task may answer next, or ask back.
+    fn asked_first(&self, link: u32, kind: u8, source: IpAddr, dice: &mut Dice) -> (Direction, Option<Thrown>) {
+        if kind != 135 || dice.one_in(3) {
+            return (any_direction(dice), None);
+        }
+        let local = self.local(link, true, dice);
+        let answer = if dice.one_in(2) {
+            frames::neighbour(local, source, 136, local)
+        } else {
+            frames::neighbour(local, source, 135, source)
+        };
+        let answer = Thrown {
+            frame: answer,
+            link,
+            direction: Direction::Egress,
+            segments: (0, 0),
+        };
+        (Direction::Ingress, Some(answer))
     }
 
     fn dhcp(&self, dice: &mut Dice) -> Thrown {

@@ -18,6 +18,8 @@ pub(crate) enum Reading {
 /// An ARP request or reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Arp {
+    /// The sender's hardware address.
+    pub(crate) hardware: [u8; 6],
     /// The sender's address.
     pub(crate) sender: IpAddr,
     /// The address that is asked for.
@@ -99,9 +101,46 @@ pub(crate) enum Body {
         code: u8,
         /// The address that it is about, where it has one.
         target: Option<IpAddr>,
+        /// The link-layer address in its options.
+        hardware: Hardware,
+        /// Whether it says that it is a router's answer.
+        router: bool,
     },
+    /// IGMP's membership query.
+    IgmpQuery,
     /// Anything else.
     Other,
+}
+
+/// The link-layer address that options give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hardware {
+    /// None.
+    None,
+    /// This one.
+    Is([u8; 6]),
+    /// More options than two of eight bytes, or two addresses.
+    Unread,
+}
+
+fn hardware(options: &[u8]) -> Hardware {
+    if options.len() > 16 || options.len() % 8 != 0 || options.chunks(8).any(|option| option[1] != 1) {
+        return Hardware::Unread;
+    }
+    // Its own number and no other one says what an address of zeroes is: none.
+    let mut found: Vec<[u8; 6]> = options
+        .chunks(8)
+        .filter(|option| [1, 2].contains(&option[0]))
+        .map(|option| mac_at(option, 2))
+        .collect();
+    if found.first() == Some(&[0; 6]) {
+        found.remove(0);
+    }
+    match found[..] {
+        [] | [[0, 0, 0, 0, 0, 0]] => Hardware::None,
+        [one] => Hardware::Is(one),
+        _ => Hardware::Unread,
+    }
 }
 
 const MALFORMED: Body = Body::Bad(Reason::Malformed);
@@ -110,6 +149,10 @@ const REACH: usize = 256;
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from(bytes[at]) << 8 | u16::from(bytes[at + 1])
+}
+
+fn mac_at(bytes: &[u8], at: usize) -> [u8; 6] {
+    bytes[at..at + 6].try_into().expect("six bytes")
 }
 
 fn v4_at(bytes: &[u8], at: usize) -> IpAddr {
@@ -144,6 +187,7 @@ fn read_arp(packet: &[u8]) -> Reading {
         return Reading::Nameless(Reason::Malformed);
     }
     Reading::Arp(Arp {
+        hardware: mac_at(packet, 8),
         sender: v4_at(packet, 14),
         target: v4_at(packet, 24),
     })
@@ -313,6 +357,7 @@ fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> usize {
             ports(body, 0)
         }
         (1, false) | (58, true) => icmp(body, packet, v6, &out_of_reach),
+        (2, false) if body.len() >= 8 && body[0] == 0x11 => Body::IgmpQuery,
         _ => Body::Other,
     };
     headers
@@ -347,11 +392,21 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
             kind,
             code,
             target: None,
+            hardware: Hardware::None,
+            router: false,
         },
+        // Those that ask for routers say who asks.
+        133 if v6 && hops == 255 && body.len() <= 24 && out_of_reach(body.len()) && body.len() % 8 == 0 => MALFORMED,
         133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour {
             kind,
             code,
             target: None,
+            hardware: if kind == 133 {
+                hardware(&body[8..])
+            } else {
+                Hardware::None
+            },
+            router: false,
         },
         135 | 136 if v6 && hops == 255 => {
             if body.len() < 24 || out_of_reach(24) {
@@ -361,10 +416,15 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
                 if is_mapped(target) {
                     return MALFORMED;
                 }
+                if body.len() <= 40 && body.len() % 8 == 0 && out_of_reach(body.len()) {
+                    return MALFORMED;
+                }
                 Body::Neighbour {
                     kind,
                     code,
                     target: Some(target),
+                    hardware: hardware(&body[24..]),
+                    router: kind == 136 && body[4] >> 7 == 1,
                 }
             }
         }

@@ -25,7 +25,7 @@ use super::{
     uplink::Met,
     world::any_model,
 };
-use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent};
+use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent, frames};
 
 /// What happens between packets, and with what clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +165,7 @@ impl<'a> Stand<'a> {
                 links: BTreeMap::new(),
                 carriers: BTreeMap::new(),
                 slots: BTreeMap::new(),
+                macs: BTreeMap::new(),
                 epochs: vec![0; usize::from(u16::MAX)],
                 generation: 0,
                 window: 0,
@@ -389,9 +390,20 @@ impl<'a> Stand<'a> {
         Ok(())
     }
 
-    /// Lets oracle and generator know what changed.
+    /// Lets oracle and generator know what changed, and says which hardware addresses are known.
     fn learn(&mut self) {
         self.world.slots.extend(self.known());
+        for slot in 1..=self.scene.highest {
+            let mac = self.dice.of(&[
+                None,
+                Some(frames::OWN_MAC),
+                Some(frames::OWN_MAC),
+                Some([2, 0, 0, 0, 0, 9]),
+            ]);
+            self.scene.writer.set_mac(slot, mac);
+            self.world.macs.remove(&slot);
+            self.world.macs.extend(mac.map(|mac| (slot, mac)));
+        }
         for slot in 0..=self.scene.highest {
             self.world.epochs[usize::from(slot)] = self.scene.writer.epoch(slot) as u32;
         }

@@ -34,7 +34,6 @@ fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
                 ("10.9.0.6", STRANGER4, false),
                 ("10.9.0.99", STRANGER4, false),
                 ("2001:db8:9::99", STRANGER6, false),
-                ("fe80::5", STRANGER6, false),
                 ("0.0.0.0", STRANGER4, false),
             ] {
                 let out = from_to(source, destination);
@@ -57,6 +56,55 @@ fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
                 "denied task egress tcp 10.9.0.99:40000 203.0.113.9:80 spoofed-source, 1 packets 40 bytes flags 2",
                 "denied task ingress tcp 10.9.0.99:80 203.0.113.9:40000 not-for-task, 1 packets 40 bytes flags 2",
             ],
+        );
+        Ok(())
+    })
+}
+
+/// A task's link-local addresses are its own toward whoever is on its link, by the rules; beyond it they mean nothing.
+#[test]
+fn a_link_local_address_is_the_tasks_on_its_link() -> Result<()> {
+    const OWN: &str = "fe80::5";
+    on_host_and_in_kernel(|stage| {
+        let rules = [
+            (udp_to(53), "fe80::/10"),
+            (udp_to(5353), "ff02::fb/128"),
+            (Protocol::Number(112), "ff02::12/128"),
+            (Protocol::Number(89), "::/0"),
+        ];
+        stage.set(with_rules(&[(tcp_to(80, 80), "fe80::/10")], &rules))?;
+        for (what, destination, protocol, payload, passes) in [
+            ("DNS", "fe80::1", 17, udp(40000, 53, b"?"), true),
+            ("what no rule allows", "fe80::1", 17, udp(40000, 54, b"?"), false),
+            ("mDNS", "ff02::fb", 17, udp(5353, 5353, b"?"), true),
+            ("VRRPv3", "ff02::12", 112, vec![0x31; 8], true),
+            ("OSPFv3", "ff02::5", 89, vec![3; 16], true),
+            ("beyond the link", STRANGER6, 89, vec![3; 16], false),
+            ("to all of the site", "ff05::2", 89, vec![3; 16], false),
+        ] {
+            let frame = ip(at(OWN), at(destination), protocol, &payload);
+            assert_eq!(stage.egress(&frame)?, passes, "{what}, {}", stage.name);
+        }
+        // Answered, and asked.
+        assert!(stage.ingress(&ip(at("fe80::1"), at(OWN), 17, &udp(53, 40000, b"!")))?);
+        assert!(stage.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 80, flags::SYN, b"")))?);
+        assert!(!stage.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 81, flags::SYN, b"")))?);
+        let lines = stage.lines()?;
+        let denied: Vec<&str> = lines
+            .iter()
+            .filter(|line| line.starts_with("denied"))
+            .map(String::as_str)
+            .collect();
+        assert_eq!(
+            denied,
+            [
+                "denied task egress 89 fe80::5 2001:db8:bad::9 spoofed-source, 1 packets 56 bytes",
+                "denied task egress 89 fe80::5 ff05::2 spoofed-source, 1 packets 56 bytes",
+                "denied task egress udp [fe80::5]:40000 [fe80::1]:54 no-rule, 1 packets 49 bytes",
+                "denied task ingress tcp [fe80::5]:81 [fe80::1]:40000 no-rule, 1 packets 60 bytes flags 2",
+            ],
+            "{}",
+            stage.name
         );
         Ok(())
     })

@@ -35,13 +35,11 @@ fn what_stays_on_the_link_needs_no_rule() -> Result<()> {
             "asks the host",
             message(TASK6, HOST_LINK_LOCAL, SOLICITATION, HOST_LINK_LOCAL, 8),
         ),
-        ("asks a neighbour again", message(TASK6, PEER6, SOLICITATION, PEER6, 16)),
         ("tells all", message(TASK6, ALL_NODES, ADVERTISEMENT, TASK6, 8)),
         (
             "tells the host",
             message(TASK6, HOST_LINK_LOCAL, ADVERTISEMENT, TASK6, 8),
         ),
-        ("tells a neighbour", message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8)),
         (
             "asks for a router",
             ipv6(at(TASK6), at("ff02::2"), 58, 255, &icmp(133, 0, 0, b"")),
@@ -56,24 +54,13 @@ fn what_stays_on_the_link_needs_no_rule() -> Result<()> {
     Ok(())
 }
 
+/// Hop limit 255 or not: it is ICMPv6 like any other, judged and recorded.
 #[test]
 fn what_a_router_would_carry_on_needs_a_rule() -> Result<()> {
     for (name, frame, bytes) in [
-        (
-            "a letter in an advertisement",
-            message(TASK6, PEER6, ADVERTISEMENT, TASK6, 24),
-            88,
-        ),
-        (
-            "about another address",
-            message(TASK6, PEER6, ADVERTISEMENT, "fe80::5", 8),
-            72,
-        ),
-        (
-            "a letter in a solicitation",
-            message(TASK6, PEER6, SOLICITATION, PEER6, 24),
-            88,
-        ),
+        ("an advertisement", message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8), 72),
+        ("one with a letter", message(TASK6, PEER6, ADVERTISEMENT, TASK6, 24), 88),
+        ("a solicitation", message(TASK6, PEER6, SOLICITATION, PEER6, 0), 64),
         (
             "asks one for another",
             message(TASK6, PEER6, SOLICITATION, STRANGER6, 8),
@@ -91,24 +78,50 @@ fn what_a_router_would_carry_on_needs_a_rule() -> Result<()> {
     Ok(())
 }
 
+/// Neighbours with global addresses ask and are answered under them: whoever spoke on the link may be spoken to there.
+#[test]
+fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<()> {
+    const NEIGHBOUR: &str = "2001:db8:9::77";
+    on_host_and_in_kernel(|stage| {
+        let asked = message(NEIGHBOUR, "ff02::1:ff00:5", SOLICITATION, TASK6, 8);
+        let answered = message(NEIGHBOUR, TASK6, ADVERTISEMENT, NEIGHBOUR, 8);
+        let mut from_afar = asked.clone();
+        from_afar[21] = 254;
+        let not_for_task = message(NEIGHBOUR, "ff02::1:ff00:6", SOLICITATION, "2001:db8:9::6", 8);
+        for (what, heard, passes) in [
+            ("asked", asked, true),
+            ("answered", answered, true),
+            ("over a router", from_afar, false),
+            ("asked another", not_for_task, false),
+        ] {
+            stage.set(web())?;
+            stage.ingress(&heard)?;
+            for spoken in [
+                message(TASK6, NEIGHBOUR, ADVERTISEMENT, TASK6, 8),
+                message(TASK6, NEIGHBOUR, SOLICITATION, NEIGHBOUR, 8),
+            ] {
+                assert_eq!(stage.egress(&spoken)?, passes, "{what}, {}", stage.name);
+            }
+            // For that one alone, and as itself.
+            assert!(!stage.egress(&message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8))?);
+            assert!(!stage.egress(&message(STRANGER6, NEIGHBOUR, ADVERTISEMENT, STRANGER6, 8))?);
+            // A link that was bound anew has other neighbours.
+            let slot = stage.scene.slot("task")?;
+            stage.scene.writer.raise_epoch(slot)?;
+            assert!(!stage.egress(&message(TASK6, NEIGHBOUR, ADVERTISEMENT, TASK6, 8))?);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn nobody_speaks_for_another_beyond_the_link() -> Result<()> {
     let left = [
         "count task egress spoofed-source 1",
         "denied task egress icmpv6 2001:db8:bad::9 2001:db8:1::7 spoofed-source, 1 packets 72 bytes",
     ];
-    one(
-        "of its own",
-        &message(STRANGER6, PEER6, ADVERTISEMENT, TASK6, 8),
-        false,
-        &left,
-    )?;
-    // About what it says it is, it is neighbours' business, and refused as such.
-    let left = ["count task egress spoofed-source 1"];
-    one(
-        "of another's",
-        &message(STRANGER6, PEER6, ADVERTISEMENT, STRANGER6, 8),
-        false,
-        &left,
-    )
+    for about in [TASK6, STRANGER6] {
+        one(about, &message(STRANGER6, PEER6, ADVERTISEMENT, about, 8), false, &left)?;
+    }
+    Ok(())
 }

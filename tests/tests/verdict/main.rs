@@ -14,7 +14,7 @@ mod uplink;
 
 use std::net::IpAddr;
 
-use taskgate::model::{Eni, Model, Protocol};
+use taskgate::model::{Eni, Model, Ports, Protocol};
 use taskgate_tests::scene::{
     frames,
     model::{gated, group, model, tcp_to},
@@ -46,6 +46,11 @@ fn with_rules(ingress: &[(Protocol, &str)], egress: &[(Protocol, &str)]) -> Mode
 fn web() -> Model {
     let rules = [(tcp_to(443, 443), "10.0.1.0/24"), (tcp_to(443, 443), "2001:db8:1::/48")];
     with_rules(&rules, &[])
+}
+
+/// UDP to one port.
+fn udp_to(port: u16) -> Protocol {
+    Protocol::Udp(Ports { from: port, to: port })
 }
 
 /// A TCP segment from a peer's port 40000 to the task's 443, and one back.

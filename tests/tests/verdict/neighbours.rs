@@ -1,8 +1,11 @@
 //! ARP, neighbour discovery and listener discovery: no rule speaks of them, but a task takes part only as itself.
 
 use anyhow::Result;
-use taskgate_ebpf::abi::Direction::{self, Egress, Ingress};
-use taskgate_tests::scene::{frames::*, on_host_and_in_kernel};
+use taskgate_ebpf::abi::{
+    Direction::{self, Egress, Ingress},
+    LinkId,
+};
+use taskgate_tests::scene::{Sent, frames::*, on_host_and_in_kernel};
 
 use super::*;
 
@@ -61,6 +64,36 @@ fn arp_names_the_tasks_own_address() -> Result<()> {
             Ingress,
             packet(1, GATEWAY4, "10.9.0.99"),
             "not-for-task",
+        ),
+        (
+            "another announces itself",
+            Ingress,
+            packet(1, GATEWAY4, GATEWAY4),
+            "neighbour",
+        ),
+        (
+            "another announces itself by a reply",
+            Ingress,
+            packet(2, GATEWAY4, GATEWAY4),
+            "neighbour",
+        ),
+        (
+            "another says that it has the task's address",
+            Ingress,
+            packet(2, TASK4, TASK4),
+            "spoofed-source",
+        ),
+        (
+            "another asks under the task's address",
+            Ingress,
+            packet(1, TASK4, GATEWAY4),
+            "spoofed-source",
+        ),
+        (
+            "announces another",
+            Egress,
+            packet(1, GATEWAY4, GATEWAY4),
+            "spoofed-source",
         ),
     ])
 }
@@ -157,10 +190,40 @@ fn neighbour_discovery_names_the_tasks_own_addresses() -> Result<()> {
             "neighbour",
         ),
         (
-            "its address is taken",
+            "another says that it has the task's address",
             Ingress,
             message(GATEWAY6, ALL_NODES, 136, TASK6),
+            "spoofed-source",
+        ),
+        (
+            "the same to the task alone",
+            Ingress,
+            message(GATEWAY6, TASK6, 136, TASK6),
+            "spoofed-source",
+        ),
+        (
+            "another asks under the task's address",
+            Ingress,
+            message(TASK6, GATEWAY6, 135, "2001:db8:9::6"),
+            "spoofed-source",
+        ),
+        (
+            "another announces itself",
+            Ingress,
+            message("2001:db8:9::6", ALL_NODES, 136, "2001:db8:9::6"),
             "neighbour",
+        ),
+        (
+            "announces another",
+            Egress,
+            message(TASK6, ALL_NODES, 136, "2001:db8:9::6"),
+            "spoofed-source",
+        ),
+        (
+            "announces itself as another",
+            Egress,
+            message("2001:db8:9::6", ALL_NODES, 136, TASK6),
+            "spoofed-source",
         ),
         (
             "another is answered",
@@ -256,6 +319,131 @@ fn neighbour_discovery_about_an_ipv4_address_is_malformed() -> Result<()> {
                 "denied task ingress icmpv6 2001:db8:9::5 fe80::1 malformed, 1 packets 64 bytes",
             ],
         );
+        Ok(())
+    })
+}
+
+/// Whoever asks whether its own address is taken hears that it is, until it uses the address.
+#[test]
+fn a_task_that_probes_its_address_hears_who_has_it() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(with_rules(&[], &[]))?;
+        let taken6 = neighbour(at(TASK6), at(ALL_NODES), 136, at(TASK6));
+        let taken4 = arp(2, at(TASK4), at("0.0.0.0"));
+        for (what, probe, taken, uses) in [
+            (
+                "IPv6",
+                neighbour(at(NOBODY6), at("ff02::1:ff00:5"), 135, at(TASK6)),
+                taken6,
+                neighbour(at(TASK6), at(GATEWAY6), 135, at(GATEWAY6)),
+            ),
+            (
+                "IPv4",
+                arp(1, at("0.0.0.0"), at(TASK4)),
+                taken4,
+                arp(1, at(TASK4), at(TASK4)),
+            ),
+        ] {
+            assert!(!stage.ingress(&taken)?, "{what}, before it asks, {}", stage.name);
+            assert!(stage.egress(&probe)?);
+            assert!(stage.ingress(&taken)?, "{what}, {}", stage.name);
+            assert!(stage.egress(&uses)?);
+            assert!(!stage.ingress(&taken)?, "{what}, in use, {}", stage.name);
+        }
+        Ok(())
+    })
+}
+
+/// A task that may speak for others is no router to its neighbours all the same, and takes no other task's address.
+#[test]
+fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let any = [(Protocol::All, "0.0.0.0/0"), (Protocol::All, "::/0")];
+        for checks in [true, false] {
+            let mut model = with_rules(&any, &any);
+            model.enis[0].source_dest_check = checks;
+            model.enis.push(gated("other", &["10.9.0.6"], &[0]));
+            stage.set(model)?;
+            let v6 = |to: &str, kind, hops| ipv6(at("fe80::5"), at(to), 58, hops, &icmp(kind, 0, 0, &[0; 16]));
+            let v4 = |to: &str, protocol, payload: &[u8]| ip(at(TASK4), at(to), protocol, payload);
+            let query = [0x11, 0, 0, 0, 224, 0, 0, 1];
+            // What a rule let through vouches for nothing.
+            assert!(stage.egress(&v4("224.0.0.1", 2, &[0x16, 0, 0, 0, 224, 0, 0, 1]))?);
+            let frames = [
+                v6(ALL_NODES, 134, 255),
+                v6(GATEWAY6, 134, 255),
+                v6("2001:db8:9::1", 134, 255),
+                v6("2001:db8:9::1", 137, 255),
+                v6(ALL_NODES, 130, 1),
+                v4("10.9.0.1", 1, &icmp(5, 1, 0, &[0; 28])),
+                v4("224.0.0.1", 1, &icmp(9, 0, 0, &[0; 8])),
+                v4("224.0.0.1", 2, &query),
+                arp(2, at("10.9.0.6"), at("10.9.0.1")),
+            ];
+            for frame in &frames {
+                assert!(!stage.egress(frame)?, "{checks}, {}: {frame:02x?}", stage.name);
+            }
+            let count = format!("count task egress spoofed-source {}", frames.len());
+            assert!(stage.lines()?.contains(&count), "{:?}", stage.lines()?);
+            assert_eq!(
+                stage.egress(&arp(2, at("10.9.0.77"), at("10.9.0.1")))?,
+                !checks,
+                "{}",
+                stage.name
+            );
+        }
+        Ok(())
+    })
+}
+
+/// What a branch says of its hardware address goes to neighbours that this host does not see. A tag beside a frame is
+/// nothing that the kernel can be told in a test: live tests show the same there.
+#[test]
+fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
+    const OWN: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 1];
+    const OTHER: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 9];
+    on_host_and_in_kernel(|stage| {
+        if stage.name != "on the host" {
+            return Ok(());
+        }
+        let answer = |options: &[u8], flags: u8| {
+            let message = icmp(
+                136,
+                0,
+                u16::from(flags) << 8,
+                &[&[0x20, 1, 13, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5], options].concat(),
+            );
+            ipv6(at(TASK6), at(ALL_NODES), 58, 255, &message)
+        };
+        let mut lying = arp(2, at(TASK4), at(GATEWAY4));
+        lying[27] = 9;
+        for (what, frame, on_trunk) in [
+            ("ARP", arp(2, at(TASK4), at(GATEWAY4)), true),
+            ("ARP with another's", lying, false),
+            ("its own", answer(&OWN, 0), true),
+            ("left out", answer(&[], 0), true),
+            ("another's", answer(&OTHER, 0), false),
+            ("two", answer(&[OWN, OTHER].concat(), 0), false),
+            ("as a router", answer(&OWN, 0x80), false),
+        ] {
+            for (mac, link, passes) in [
+                (Some(OWN_MAC), LinkId::branch(101), on_trunk),
+                (None, LinkId::branch(101), true),
+                (Some(OWN_MAC), LinkId::device(101), true),
+            ] {
+                stage.set(with_rules(&[], &[]))?;
+                stage.scene.bind(link.get(), "task")?;
+                let slot = stage.scene.slot("task")?;
+                stage.scene.writer.set_mac(slot, mac);
+                let sent = Sent {
+                    frame: &frame,
+                    link: link.get(),
+                    direction: Egress,
+                    segments: (0, 0),
+                };
+                assert_eq!(stage.path.judge(&sent)?, passes, "{what} on {link:?}, {mac:?}");
+            }
+        }
         Ok(())
     })
 }

@@ -6,10 +6,11 @@ use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
-    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_LINKS, SLOT_ROW,
-    SLOT_ROW_BYTES, Timeout, address, slot,
+    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_LINKS, SLOT_MACS,
+    SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, slot,
 };
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
+use taskgate_ebpf::packet::hardware_number;
 
 use super::memory::Words;
 use super::slots::Slots;
@@ -135,6 +136,14 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// else. 0: there is none.
     pub fn set_former_trunk(&self, ifindex: u32) {
         self.words().publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
+    }
+
+    /// Says which hardware address a slot's ENI has and keeps, from now on; `None`: that is not known. To be called before
+    /// its link is bound.
+    pub fn set_mac(&self, slot: u16, mac: Option<[u8; 6]>) {
+        let number = mac.map_or(0, hardware_number);
+        self.words()
+            .publish(CONTROL_BANK, SLOT_MACS + 8 * (u32::from(slot) % SLOTS), number);
     }
 
     /// Sets an idle time-out, in ticks of the kernel's jiffies.

@@ -126,6 +126,7 @@ impl Gates {
         wrong.append(&mut self.readdress(enis).await);
         for (eni, slot) in enis {
             let Some(binding) = &eni.binding else { continue };
+            writer.set_mac(*slot, self.mac_of(eni, binding));
             if !self.tasks.contains_key(&eni.id) {
                 let name = eni.display_name().to_owned();
                 let task = Task {
@@ -141,6 +142,24 @@ impl Gates {
             wrong.extend(self.bind(eni, writer).await.err());
         }
         wrong
+    }
+
+    /// The hardware address that an ENI has and keeps: what the configuration says of a branch, and what taskgate gives.
+    /// Those of other links are whatever made them says, and may change.
+    fn mac_of(&self, eni: &Eni, binding: &Binding) -> Option<[u8; 6]> {
+        match binding {
+            Binding::Device(_) => None,
+            Binding::Namespace(namespace) => {
+                let spec = EniSpec {
+                    instance: &self.instance,
+                    task: eni.display_name(),
+                    namespace,
+                    addresses: &eni.addresses,
+                };
+                Some(spec.task_mac())
+            }
+            Binding::Vlan(vlan) => Some(vlan.mac),
+        }
     }
 
     /// Brings a task's gate up, if its link is there.

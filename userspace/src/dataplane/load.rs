@@ -9,7 +9,7 @@ use aya::{
 };
 use log::LevelFilter;
 use taskgate_ebpf::abi::{
-    Conn, Denial, Fragment, Key4, Key6, Usage,
+    Conn, Denial, Fragment, Key4, Key6, NeighbourCache, Usage,
     image::{BANK_BYTES, POLICY_BANK, SLOTS},
     map,
     outcome::OUTCOMES,
@@ -159,7 +159,7 @@ pub(super) struct Shape {
 impl Shape {
     const MMAPABLE: u32 = 1 << 10;
 
-    pub(super) fn all(options: &LoadOptions) -> [Self; 10] {
+    pub(super) fn all(options: &LoadOptions) -> [Self; 11] {
         let hash = |name, key, value, entries| Self {
             name,
             kind: MapType::Hash,
@@ -205,6 +205,13 @@ impl Shape {
                 map::USAGE,
                 MapType::Array,
                 size_of::<Usage>(),
+                options.slots,
+                Self::MMAPABLE,
+            ),
+            array(
+                map::NEIGHBOURS,
+                MapType::Array,
+                size_of::<NeighbourCache>(),
                 options.slots,
                 Self::MMAPABLE,
             ),

@@ -127,6 +127,11 @@ impl Object {
         self.shared(map::USAGE)
     }
 
+    /// Maps what neighbours said: the words of a [`taskgate_ebpf::abi::NeighbourCache`] for each slot.
+    pub fn neighbours(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.shared(map::NEIGHBOURS)
+    }
+
     fn shared<T: raw::Atomics>(&self, name: &'static str) -> Result<Shared<T>, LoadError> {
         Shared::new(data(&self.ebpf, name)?).map_err(|cause| LoadError::Open { map: name, cause })
     }

@@ -22,7 +22,7 @@ use self::{
     entries::record_flags,
     firsts::Firsts,
     names::{Case, as_dhcp, exchange, is_error, request_code},
-    neighbours::{arp_takes_part, as_sent, discovery_takes_part, is_link_local, neighbour},
+    neighbours::{Kepts, is_link_local, is_on_link, speaks_as_router},
 };
 use super::reading::{Body, Ip, Reading};
 
@@ -43,6 +43,8 @@ pub(in crate::witness) struct World {
     pub(in crate::witness) carriers: BTreeMap<u16, u32>,
     /// The slots of ENIs.
     pub(in crate::witness) slots: BTreeMap<String, u16>,
+    /// The hardware addresses of slots, where they are known.
+    pub(in crate::witness) macs: BTreeMap<u16, [u8; 6]>,
     /// Epochs by slot.
     pub(in crate::witness) epochs: Vec<u32>,
     /// Which configuration it is.
@@ -68,6 +70,8 @@ pub(in crate::witness) struct Oracle {
     pub(in crate::witness) counters: BTreeMap<(u16, Direction, u8), u64>,
     /// First fragments that were let through.
     pub(in crate::witness) firsts: Firsts,
+    /// What tasks probed, and who spoke to them.
+    pub(in crate::witness) kepts: Kepts,
     /// Packets that passed or were dropped without a record, by slot.
     pub(in crate::witness) lost: BTreeMap<u16, (u64, u64)>,
 }
@@ -147,16 +151,15 @@ impl Oracle {
             now,
         };
         let slot = world.eni_on(link).map_or(0, |(_, _, slot)| slot);
-        let as_sent = self.firsts.rejoined(&case, as_sent(reading, direction));
+        let as_sent = self.firsts.rejoined(&case, self.kepts.as_sent(&case, reading));
         let reading = &as_sent;
         let judged = match reading {
             Reading::Nameless(reason) => unless_unknown(&case, *reason),
-            Reading::Arp(arp) => neighbour(&case, |eni| arp_takes_part(&case, eni, arp)),
+            Reading::Arp(_) => self.kepts.judge(&case, reading),
             Reading::Ip(ip) => match ip.body {
                 Body::Bad(reason) => unless_unknown(&case, reason),
-                Body::Neighbour { kind, target, .. } => {
-                    neighbour(&case, |eni| discovery_takes_part(&case, eni, ip, kind, target))
-                }
+                Body::Neighbour { .. } => self.kepts.judge(&case, reading),
+                _ if speaks_as_router(&case, ip) => unless_unknown(&case, Reason::SpoofedSource),
                 _ => self.follow(&case, ip),
             },
         };
@@ -269,7 +272,9 @@ impl Oracle {
             return Err(Reason::Isolated);
         }
         let (local, remote) = case.ends(ip);
-        let own = eni.addresses.contains(&local);
+        // A link-local address is the task's own, toward whoever is on the link.
+        let stays = is_link_local(local) && (case.direction == Direction::Ingress || is_on_link(remote));
+        let own = stays || eni.addresses.contains(&local);
         let exempt = |dhcp| {
             Ok(Admission {
                 pass: Pass::Exempt,

@@ -57,6 +57,11 @@ impl EniSpec<'_> {
         })
     }
 
+    /// The MAC address of the task's end.
+    pub fn task_mac(&self) -> [u8; 6] {
+        self.macs()[1]
+    }
+
     fn hash(&self) -> [u8; 32] {
         Sha256::new()
             .chain_update(self.instance)
