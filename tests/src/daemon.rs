@@ -32,8 +32,9 @@ use crate::{
 const FILE: &str = "taskgate.yaml";
 /// What it says once every gate that can be up is up.
 const READY: &str = "gates are up";
-/// What it says once a reload is in force, and once it was refused.
-const RELOADED: &str = "reloaded";
+/// What it says once a reload is in force.
+pub const RELOADED: &str = "reloaded";
+/// And once it was refused.
 const REFUSED: &str = "reload refused";
 
 /// A running taskgate. It is killed when this is dropped before it was stopped.
@@ -82,8 +83,7 @@ pub struct Options<'a> {
 impl Daemon {
     /// Starts one in `host` with `config` as the only file of the folder `folder`, and waits until its gates are up.
     pub fn start(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
-        fs::write(folder.join(FILE), config.to_string())?;
-        Self::start_in(host, folder, tasks_of(config), options)
+        Self::begin(host, folder, config, options)?.ready(options)
     }
 
     /// Starts one in `host` with the folder `folder` as it is, and waits until its gates are up. `tasks`: the names of its
@@ -94,6 +94,25 @@ impl Daemon {
         tasks: BTreeMap<String, String>,
         options: Options<'_>,
     ) -> Result<Self> {
+        Self::begin_in(host, folder, tasks, options)?.ready(options)
+    }
+
+    fn ready(mut self, options: Options<'_>) -> Result<Self> {
+        let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
+        if let Err(error) = self.messages.wait(0, options.patience, ready) {
+            self.kill();
+            return Err(error.context("taskgate's gates did not come up"));
+        }
+        Ok(self)
+    }
+
+    /// Starts one in `host` with `config` as a file of the folder `folder`, and does not wait.
+    pub fn begin(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
+        fs::write(folder.join(FILE), config.to_string())?;
+        Self::begin_in(host, folder, tasks_of(config), options)
+    }
+
+    fn begin_in(host: &Netns, folder: &Path, tasks: BTreeMap<String, String>, options: Options<'_>) -> Result<Self> {
         let mut command = host.command(binary()?.to_str().context("the binary's path is no text")?)?;
         command.arg("run").arg("--config").arg(folder);
         command.args(["--instance", options.instance]);
@@ -111,20 +130,14 @@ impl Daemon {
             command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGTERM)?));
         }
         let mut process = command.spawn().context("cannot start taskgate")?;
-        let mut daemon = Self {
+        Ok(Self {
             records: lines(process.stdout.take())?,
             messages: lines(process.stderr.take())?,
             process: Some(process),
             file: folder.join(FILE),
             tasks,
             patience: options.patience,
-        };
-        let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
-        if let Err(error) = daemon.messages.wait(0, options.patience, ready) {
-            daemon.kill();
-            return Err(error.context("taskgate's gates did not come up"));
-        }
-        Ok(daemon)
+        })
     }
 
     /// Its process id.
@@ -228,6 +241,20 @@ impl Daemon {
         let stopped = self.wait()?;
         ensure!(
             stopped.status.success(),
+            "taskgate ended with {}:\n{}",
+            stopped.status,
+            stopped.messages.join("\n")
+        );
+        Ok(stopped)
+    }
+
+    /// Ends it in order, and fails unless it says by its exit code that some tasks were not gated.
+    pub fn stop_unhealthy(mut self) -> Result<Stopped> {
+        const UNHEALTHY: i32 = 6;
+        self.signal(Signal::SIGTERM)?;
+        let stopped = self.wait()?;
+        ensure!(
+            stopped.status.code() == Some(UNHEALTHY),
             "taskgate ended with {}:\n{}",
             stopped.status,
             stopped.messages.join("\n")

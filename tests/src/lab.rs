@@ -100,7 +100,23 @@ impl Lab {
         self.launch("main", config, Some(LONG), patience)
     }
 
+    /// Starts taskgate and does not wait for its gates; for the rest as [`Lab::start_with`].
+    pub fn begin(&self, config: &Config, interval: Option<u32>) -> Result<Daemon> {
+        self.launch_by("main", config, interval, PATIENCE, Daemon::begin)
+    }
+
     fn launch(&self, name: &str, config: &Config, interval: Option<u32>, patience: Duration) -> Result<Daemon> {
+        self.launch_by(name, config, interval, patience, Daemon::start)
+    }
+
+    fn launch_by(
+        &self,
+        name: &str,
+        config: &Config,
+        interval: Option<u32>,
+        patience: Duration,
+        launch: impl FnOnce(&Netns, &Path, &Config, Options<'_>) -> Result<Daemon>,
+    ) -> Result<Daemon> {
         let (instance, folder) = (self.instance(name), self.folder.path().join(name));
         fs::create_dir_all(&folder)?;
         let options = Options {
@@ -108,7 +124,7 @@ impl Lab {
             interval,
             patience,
         };
-        Daemon::start(&self.host, &folder, config, options)
+        launch(&self.host, &folder, config, options)
     }
 
     /// The name of an instance; that of [`Lab::start`] is `main`.

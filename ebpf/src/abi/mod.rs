@@ -72,6 +72,9 @@ pub mod program {
     pub const FROM_TASK: &str = "from_task";
     /// Judges what is sent to a task.
     pub const TO_TASK: &str = "to_task";
+    /// Drops everything, on either side of a link: what closes a link that has no name in the tables, or left the namespace
+    /// in which it had one.
+    pub const DROP_ALL: &str = "drop_all";
     /// Drops what comes from the wire for a task and is denied, before there is a socket buffer; for kernels from 5.18 on,
     /// which hand it frames of several buffers too.
     pub const EARLY: &str = "early";

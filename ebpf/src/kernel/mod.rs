@@ -41,6 +41,13 @@ pub(crate) fn to_task(ctx: TcContext) -> i32 {
     gate::<ToTask>(&ctx)
 }
 
+/// Drops everything, whatever the link is called: for links that must not be judged.
+#[classifier]
+#[inline(always)]
+pub(crate) fn drop_all(_: TcContext) -> i32 {
+    TC_ACT_SHOT
+}
+
 /// Does nothing: what the others are measured against.
 #[classifier]
 #[inline(always)]

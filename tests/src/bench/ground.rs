@@ -80,7 +80,7 @@ impl Ground {
         for (link, eni) in links {
             scene.bind(*link, eni)?;
         }
-        scene.writer.set_trunk(trunk);
+        scene.writer.control().set_trunk(trunk);
         scene.set_window(1);
         Ok(Self { object, tables })
     }

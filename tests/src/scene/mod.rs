@@ -176,7 +176,7 @@ impl<'a> Scene<'a> {
 
     /// Says what the link [`Uplink::LINK`] is.
     pub fn set_uplink(&self, uplink: Uplink) {
-        self.writer.set_trunk(match uplink {
+        self.writer.control().set_trunk(match uplink {
             Uplink::Trunk { .. } => Uplink::LINK,
             Uplink::Routed => 0,
         });

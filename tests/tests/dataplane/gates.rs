@@ -2,14 +2,15 @@
 
 use std::{fs::File, net::UdpSocket, process::Command, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use taskgate::dataplane::{
-    gate::{GateError, Hook},
+    gate::{GateError, GateProgram, Hook, Place},
     link::Link,
     netlink::Netlink,
     object::Object,
     tables::KernelTables,
+    watch::{LinkEvent, LinkWatch},
 };
 use taskgate_ebpf::abi::{Direction, Outcome, Reason};
 use taskgate_tests::{
@@ -245,4 +246,121 @@ fn each_way_has_its_own_program() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn a_gate_tells_a_link_that_moved_from_one_that_went() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    sandbox(async || {
+        if !hooks().contains(&Hook::Tcx) {
+            return Ok(());
+        }
+        let link = veth_pair().await?;
+        ip("netns add other")?;
+        let gate = object.attach_by(&link, Hook::Tcx)?;
+        ensure!(gate.place()? == Place::Here);
+        ip("link set host netns other")?;
+        ensure!(gate.place()? == Place::Elsewhere && gate.is_gone()?);
+        // Its number is another link's by now, here. That one has no gate.
+        ip("link add host index 77 type veth peer name more")?;
+        ensure!(gate.place()? == Place::Elsewhere && !gate.is_on(77));
+        let second = object.attach_by(&link, Hook::Tcx)?;
+        ensure!(second.place()? == Place::Here && gate.place()? == Place::Elsewhere);
+        gate.set(GateProgram::DropAll)?;
+        ip("-n other link del host")?;
+        ensure!(gate.place()? == Place::Gone && second.place()? == Place::Here);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_gate_gets_another_program_and_drops_everything() -> Result<()> {
+    for hook in hooks() {
+        sandbox(async || {
+            let link = veth_pair().await?;
+            let mut object = Object::load(&SMALL)?;
+            let tables = KernelTables::new(&object)?;
+            let gate = object.attach_by(&link, hook)?;
+            let judged = || -> Result<u64> {
+                let unknown = Outcome::Drop(Reason::UnknownTask).number() as usize;
+                Ok(tables.counters(0, Direction::Ingress)?[unknown])
+            };
+            ensure!(!reaches_task()? && judged()? != 0, "{hook:?}");
+            let before = judged()?;
+            gate.set(GateProgram::DropAll)?;
+            ensure!(!reaches_task()? && judged()? == before, "{hook:?}");
+            gate.set(GateProgram::Judge)?;
+            ensure!(!reaches_task()? && judged()? > before, "{hook:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cover_closes_both_sides_until_it_is_lifted() -> Result<()> {
+    let object = Object::load(&SMALL)?;
+    let programs = object.gate_programs();
+    sandbox(async || {
+        let link = veth_pair().await?;
+        ensure!(reaches_task()?);
+        let reaches_host = || -> Result<bool> {
+            let host = UdpSocket::bind("10.0.0.1:0")?;
+            host.set_read_timeout(Some(Duration::from_millis(200)))?;
+            task_socket()?.send_to(b"hello", host.local_addr()?)?;
+            Ok(host.recv(&mut [0; 8]).is_ok())
+        };
+        ensure!(reaches_host()?);
+        let cover = programs.cover(link.ifindex)?;
+        ensure!(!reaches_task()? && !reaches_host()?);
+        drop(cover);
+        ensure!(reaches_task()? && reaches_host()?);
+        // Nothing of it stays, and what others have there does.
+        ensure!(!qdisc("host")?.contains("clsact"));
+        Ok(())
+    })
+}
+
+fn qdisc(link: &str) -> Result<String> {
+    let output = Command::new("tc").args(["qdisc", "show", "dev", link]).output()?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Filters go with the move, so that the link is open where it is now.
+#[test]
+fn a_link_that_lost_its_filters_is_closed_where_it_is() -> Result<()> {
+    let mut object = Object::load(&SMALL)?;
+    let programs = object.gate_programs();
+    sandbox(async || {
+        let link = veth_pair().await?;
+        ip("netns add other")?;
+        let gate = object.attach_by(&link, Hook::Clsact)?;
+        let mut watch = LinkWatch::new()?;
+        while watch.next(Duration::from_millis(50))?.is_some() {}
+        ip("link set host netns other")?;
+        ensure!(gate.is_gone()?);
+        let Some(LinkEvent::Gone { moved: Some(moved), .. }) = watch.next(Duration::from_secs(10))? else {
+            bail!("the kernel says where a link moves, from Linux 4.16 on");
+        };
+        ip("-n other link set host up")?;
+        ip("-n other addr add 10.0.0.1/24 dev host")?;
+        ip("-n other neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 dev host")?;
+        let reaches = || -> Result<bool> {
+            let other = File::open("/run/netns/other")?;
+            let socket = task_socket()?;
+            let to = socket.local_addr()?;
+            let send = || {
+                setns(&other, CloneFlags::CLONE_NEWNET)?;
+                anyhow::Ok(UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", to)?)
+            };
+            thread::scope(|scope| scope.spawn(send).join().expect("no panic in there"))?;
+            Ok(socket.recv(&mut [0; 8]).is_ok())
+        };
+        until("it is open", reaches)?;
+        programs.close_moved(moved)?;
+        ensure!(!reaches()?);
+        drop(gate);
+        ensure!(!reaches()?);
+        Ok(())
+    })
 }

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use taskgate::dataplane::{
-    link::{LinkEvent, LinkKind, LinkWatch, OtherEnd},
+    link::{LinkKind, OtherEnd},
     netlink::Netlink,
+    watch::{LinkEvent, LinkWatch},
 };
 use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
 
@@ -77,8 +78,8 @@ fn an_uplink_is_any_link_with_ethernet_headers() -> Result<()> {
     })
 }
 
-async fn next(watch: &mut LinkWatch) -> Result<LinkEvent> {
-    Ok(tokio::time::timeout(Duration::from_secs(10), watch.next()).await??)
+fn next(watch: &mut LinkWatch) -> Result<LinkEvent> {
+    watch.next(Duration::from_secs(10))?.context("nothing came or went")
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
         let mut watch = LinkWatch::new()?;
         let mut names = BTreeSet::new();
         for _ in 0..3 {
-            match next(&mut watch).await? {
+            match next(&mut watch)? {
                 LinkEvent::Present { name, .. } => names.insert(name),
                 gone @ LinkEvent::Gone { .. } => bail!("{gone:?}"),
             };
@@ -108,10 +109,11 @@ fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
         let gone = |name: &str, ifindex| LinkEvent::Gone {
             name: name.to_owned(),
             ifindex,
+            moved: None,
         };
         let mut seen = Vec::new();
         for _ in 0..6 {
-            seen.push(next(&mut watch).await?);
+            seen.push(next(&mut watch)?);
         }
         let of_second = [present("second", second.ifindex), gone("second", second.ifindex)];
         let of_peer = [
@@ -136,24 +138,24 @@ fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
 fn a_watch_that_was_overrun_reads_all_links_again() -> Result<()> {
     sandbox(async || {
         let mut watch = LinkWatch::new()?;
-        let LinkEvent::Present { .. } = next(&mut watch).await? else {
+        let LinkEvent::Present { .. } = next(&mut watch)? else {
             bail!("`lo` is there");
         };
         // Nobody reads meanwhile: the socket has room for some hundred messages.
         let mut batch = String::from("link add early type bridge\n");
-        for number in 0..1000 {
+        for number in 0..4000 {
             writeln!(batch, "link set lo alias {number}")?;
         }
         batch += "link add late type bridge\nlink del early\n";
         ip_batch(&batch)?;
         loop {
-            if matches!(next(&mut watch).await?, LinkEvent::Present { name, .. } if name == "late") {
+            if matches!(next(&mut watch)?, LinkEvent::Present { name, .. } if name == "late") {
                 break;
             }
         }
         // What is gone went before, or was never seen.
-        let more = tokio::time::timeout(Duration::from_millis(200), watch.next()).await;
-        ensure!(more.is_err(), "{more:?}");
+        let more = watch.next(Duration::from_millis(200))?;
+        ensure!(more.is_none(), "{more:?}");
         Ok(())
     })
 }

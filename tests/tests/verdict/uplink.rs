@@ -183,7 +183,7 @@ fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
     on_host_and_in_kernel(|stage| {
         with_branch(stage)?;
         let trunk = 7;
-        stage.scene.writer.set_trunk(Kernel::LINKS.start() + trunk);
+        stage.scene.writer.control().set_trunk(Kernel::LINKS.start() + trunk);
         for way in [Direction::Egress, Direction::Ingress] {
             let syn = to(TASK4, 443, flags::SYN);
             let whole = stage.send(way, trunk, &syn)?;

@@ -18,6 +18,8 @@ pub enum Exit {
     Invalid = 3,
     /// Something that was named is not there.
     NotFound = 5,
+    /// Something of what was asked for is not in order.
+    Unhealthy = 6,
     /// The answer is no, and the caller wanted to hear of it.
     No = 7,
 }
@@ -69,6 +71,7 @@ impl Error {
             Self::Invalid(_) | Self::Compile(_) => Exit::Invalid,
             Self::NotFound(_) => Exit::NotFound,
             Self::Usage(_) => Exit::Usage,
+            Self::Daemon(RunError::NotGated { .. }) => Exit::Unhealthy,
             Self::Daemon(_) | Self::Output(_) => Exit::Failure,
         }
     }

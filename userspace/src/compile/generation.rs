@@ -70,7 +70,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
             .words()
             .publish(CONTROL_BANK, CONTROL_GENERATION, writer.generation);
         writer.space.commit(&made.roots);
-        writer.unsettled = true;
+        writer.change();
         for slot in 1..=writer.slots.highest() {
             let [before, now] = [before, before + 1].map(|generation| writer.slot_flags(generation, slot));
             let closed = now & slot::PRESENT == 0 || now & !before & slot::ISOLATED != 0;

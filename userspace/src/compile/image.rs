@@ -1,6 +1,6 @@
 //! The one writer of an image.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
@@ -33,10 +33,40 @@ pub struct ImageWriter<M> {
     pub(super) members: Table,
     pub(super) slots: Slots,
     pub(super) space: Space,
-    /// Something went that packets may still read.
-    pub(super) unsettled: bool,
-    /// Slots whose epoch was raised while packets may still admit under an older generation.
-    raised: BTreeSet<u16>,
+    /// How often something went that packets may still read.
+    changes: u64,
+    /// Up to which of the changes no packet reads what went.
+    settled: u64,
+    /// Slots whose epoch was raised while packets may still admit under an older generation, with the last change that
+    /// did so.
+    raised: BTreeMap<u16, u64>,
+}
+
+/// The words of an image that are no generation's: whoever has this may use it while the writer is busy.
+#[derive(Clone, Debug)]
+pub struct ImageControl<M>(M);
+
+impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
+    /// Those of an image that has a writer.
+    pub fn new(image: M) -> Self {
+        Self(image)
+    }
+
+    /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
+    pub fn set_trunk(&self, ifindex: u32) {
+        Words(&self.0).publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
+    }
+
+    /// Makes the link with this ifindex the one that was the trunk before: it carries the host's own packets and nothing
+    /// else. 0: there is none.
+    pub fn set_former_trunk(&self, ifindex: u32) {
+        Words(&self.0).publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
+    }
+
+    /// The epoch of a slot.
+    pub fn epoch(&self, slot: u16) -> u64 {
+        Words(&self.0).get(CONTROL_BANK, EPOCHS + 8 * u32::from(slot))
+    }
 }
 
 /// The bank of a generation's rows.
@@ -92,8 +122,9 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             members: Table::members(),
             slots: Slots::default(),
             space: Space::default(),
-            unsettled: false,
-            raised: BTreeSet::new(),
+            changes: 0,
+            settled: 0,
+            raised: BTreeMap::new(),
         })
     }
 
@@ -127,15 +158,9 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.words().publish(CONTROL_BANK, CONTROL_WINDOW, window);
     }
 
-    /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
-    pub fn set_trunk(&self, ifindex: u32) {
-        self.words().publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
-    }
-
-    /// Makes the link with this ifindex the one that was the trunk before: it carries the host's own packets and nothing
-    /// else. 0: there is none.
-    pub fn set_former_trunk(&self, ifindex: u32) {
-        self.words().publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
+    /// The words that are no generation's.
+    pub fn control(&self) -> ImageControl<&[AtomicU64]> {
+        ImageControl(&self.memory)
     }
 
     /// Says which hardware address a slot's ENI has and keeps, from now on; `None`: that is not known. To be called before
@@ -154,7 +179,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// The epoch of a slot.
     pub fn epoch(&self, slot: u16) -> u64 {
-        self.words().get(CONTROL_BANK, EPOCHS + 8 * u32::from(slot))
+        self.control().epoch(slot)
     }
 
     /// Makes every tracked connection of a slot old: its next packet is judged anew.
@@ -171,7 +196,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// Whether [`ImageWriter::settle`] will make the tracked connections of a slot old.
     pub fn is_raised(&self, slot: u16) -> bool {
-        self.raised.contains(&slot)
+        self.raised.contains_key(&slot)
     }
 
     /// Binds a link to a slot from now on, in the current generation and those that follow. A link that carried another
@@ -219,13 +244,26 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// Waits, if need be, until no packet reads what is gone, and makes old what packets admitted meanwhile. To be called
     /// soon after a switch or a raised epoch, where waiting does no harm; [`ImageWriter::prepare`] does it otherwise.
     pub fn settle(&mut self, grace: &mut dyn FnMut()) {
-        if self.unsettled {
+        if let Some(changes) = self.unsettled() {
             grace();
-            for slot in std::mem::take(&mut self.raised) {
-                self.bump(slot);
-            }
-            self.unsettled = false;
+            self.settle_to(changes);
         }
+    }
+
+    /// What [`ImageWriter::settle_to`] takes once a grace period is over that begins now; `None` if there is nothing to
+    /// wait for. So the writer can be used while somebody waits.
+    pub fn unsettled(&self) -> Option<u64> {
+        (self.settled < self.changes).then_some(self.changes)
+    }
+
+    /// Says that a grace period is over that began after [`ImageWriter::unsettled`] gave `changes`.
+    pub fn settle_to(&mut self, changes: u64) {
+        let over = |_: &u16, change: &mut u64| *change <= changes;
+        let slots: Vec<u16> = self.raised.extract_if(.., over).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.bump(slot);
+        }
+        self.settled = self.settled.max(changes);
     }
 
     /// Writes the next generation beside the current one.
@@ -253,8 +291,13 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// Raises an epoch while packets may still admit by what they read before.
     pub(super) fn raise(&mut self, slot: u16) {
         self.bump(slot);
-        self.raised.insert(slot);
-        self.unsettled = true;
+        self.change();
+        self.raised.insert(slot, self.changes);
+    }
+
+    /// Something goes that packets may still read.
+    pub(super) fn change(&mut self) {
+        self.changes += 1;
     }
 
     fn bump(&self, slot: u16) {

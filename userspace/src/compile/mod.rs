@@ -24,7 +24,7 @@ mod tests;
 pub use compiled::{Compiled, Gate, Scope};
 pub use error::CompileError;
 pub use generation::Prepared;
-pub use image::ImageWriter;
+pub use image::{ImageControl, ImageWriter};
 pub use memory::host_image;
 pub use rulebook::{RuleBook, RuleName};
 pub use sets::GroupSets;

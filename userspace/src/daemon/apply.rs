@@ -1,6 +1,6 @@
 //! Switching to a configuration: compiled and written beside the one in force, then one store.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use log::warn;
 use taskgate_ebpf::{
@@ -8,17 +8,11 @@ use taskgate_ebpf::{
     conntrack::default_seconds,
 };
 
-use super::{
-    RunError,
-    gates::Gates,
-    records::{Records, Writer},
-    sizes,
-};
+use super::{RunError, gates::Gates, guard::Notice, image::SharedImage, records::Records, sizes};
 use crate::{
-    compile::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope},
+    compile::{CompileError, Compiled, Gate, GroupSets, RuleBook, Scope},
     dataplane::{
-        flow::FlowTables as _, link::LinkEvent, load::LoadOptions, netlink::Netlink, object::Object, raw,
-        tables::KernelTables,
+        flow::FlowTables as _, load::LoadOptions, netlink::Netlink, object::Object, raw, tables::KernelTables,
     },
     flowlog::LoggedEni,
     model::{Eni, IcmpErrors, Model, OnRuleRemoval, Settings},
@@ -31,7 +25,7 @@ pub(super) struct Daemon {
     ticks: u32,
     book: RuleBook,
     sets: GroupSets,
-    writer: Writer,
+    image: Arc<SharedImage>,
     records: Records,
     gates: Gates,
 }
@@ -64,72 +58,70 @@ fn compile(
 }
 
 impl Daemon {
-    /// Brings the first configuration into force, and the gates up. Where it fails, what was made is taken away again.
+    /// Brings the first configuration into force, and the gates up. Gives what went wrong beside: the tasks that could not
+    /// be gated, which is tried again. Where it fails, what was made is taken away again.
     pub(super) async fn begin(
         instance: &str,
         object: Object,
         tables: KernelTables,
         netlink: Netlink,
         model: Model,
-    ) -> Result<Self, RunError> {
+    ) -> Result<(Self, Vec<RunError>), RunError> {
         let options = *object.options();
         let ticks = tables.ticks_per_second();
-        let writer = ImageWriter::new(object.image()?)?;
-        let records = Records::begin(tables, &model, timeouts(&model.settings, ticks), options.conns)?;
-        let gates = Gates::new(instance, object, netlink);
+        let image = Arc::new(SharedImage::new(object.image()?)?);
+        let timeouts = timeouts(&model.settings, ticks);
+        let records = Records::begin(tables, image.control(), &model, timeouts, options.conns)?;
+        let gates = Gates::begin(instance, object, netlink, Arc::clone(&image))?;
         let mut daemon = Self {
             model: Model::default(),
             options,
             ticks,
             book: RuleBook::default(),
             sets: GroupSets::default(),
-            writer,
+            image,
             records,
             gates,
         };
         daemon.gates.clear(model.gated()).await;
-        let Err(error) = daemon.bring_up(model).await else {
-            return Ok(daemon);
-        };
-        daemon.gates.end().await;
-        Err(error)
+        match daemon.bring_up(model).await {
+            Ok(wrong) => Ok((daemon, wrong)),
+            Err(error) => {
+                daemon.gates.end().await;
+                Err(error)
+            }
+        }
     }
 
-    async fn bring_up(&mut self, model: Model) -> Result<(), RunError> {
-        self.gates.check(&model).await?;
+    async fn bring_up(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
         // A trunk's branches are closed as soon as can be: no configuration is in force yet.
-        self.gates.uplink(model.uplink.as_ref(), &mut self.writer).await?;
-        match self.apply(model).await?.into_iter().next() {
-            None => Ok(()),
-            Some(wrong) => Err(wrong),
-        }
+        let mut wrong = self.gates.follow(model.uplink.as_ref(), &[]).await?;
+        wrong.append(&mut self.switch(model).await?);
+        Ok(wrong)
     }
 
     /// Switches to a configuration. An error leaves everything as it was. Otherwise the configuration is in force, and
     /// what is given tells of the tasks that could not be bound to their links.
     pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
         self.gates.check(&model).await?;
+        self.switch(model).await
+    }
+
+    async fn switch(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
         let compiled = compile(&model, &self.options, &mut self.book, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
-        let mut waited = Ok(());
-        let mut grace = || waited = raw::wait_grace_period();
-        let prepared = self.writer.prepare(&compiled, &mut grace)?;
-        let slots: HashMap<String, u16> = model
-            .gated()
-            .filter_map(|eni| Some((eni.id.clone(), prepared.slot(&eni.id)?)))
-            .collect();
-        prepared.commit();
-        if let Err(error) = waited {
-            warn!("the kernel does not tell when old memory is free: {error}");
-        }
+        let slots = self.commit(&model, &compiled)?;
         // What is over by the time-outs in force must not live again by longer ones.
         if model.settings.timeouts != self.model.settings.timeouts {
-            self.records.sweep(true, &self.writer);
+            self.records.sweep(true);
         }
-        for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
-            self.writer.set_timeout(timeout, u64::from(ticks));
+        {
+            let writer = self.image.writer();
+            for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
+                writer.set_timeout(timeout, u64::from(ticks));
+            }
+            writer.set_flags(control_flags(&model.settings));
         }
-        self.writer.set_flags(control_flags(&model.settings));
         if model.settings.connections.total != self.options.conns {
             warn!(
                 "`connections.total` is {} from the next start on; the tables have room for {}",
@@ -137,29 +129,50 @@ impl Daemon {
             );
         }
         self.bind_records(&model, &slots);
-        self.records.reconfigure(&model, timeouts, &self.writer);
+        self.records.reconfigure(&model, timeouts);
         self.model = model;
         let gated: Vec<(&Eni, u16)> = self
             .model
             .gated()
             .filter_map(|eni| Some((eni, *slots.get(&eni.id)?)))
             .collect();
-        let uplink = self.model.uplink.as_ref();
-        let wrong = self.gates.follow(uplink, &gated, &mut self.writer).await;
-        settle(&mut self.writer);
-        Ok(wrong)
+        let wrong = self.gates.follow(self.model.uplink.as_ref(), &gated).await;
+        self.image.settle();
+        wrong
+    }
+
+    /// Writes the next generation and switches to it. Gives the slots of the gated ENIs.
+    fn commit(&self, model: &Model, compiled: &Compiled) -> Result<HashMap<String, u16>, CompileError> {
+        // Links may come and go meanwhile; the writer is not kept from them while a grace period is waited for.
+        self.image.settle();
+        let mut waited = Ok(());
+        let mut grace = || waited = raw::wait_grace_period();
+        let mut writer = self.image.writer();
+        let prepared = writer.prepare(compiled, &mut grace)?;
+        let slots = model
+            .gated()
+            .filter_map(|eni| Some((eni.id.clone(), prepared.slot(&eni.id)?)))
+            .collect();
+        prepared.commit();
+        drop(writer);
+        if let Err(error) = waited {
+            warn!("the kernel does not tell when old memory is free: {error}");
+        }
+        Ok(slots)
     }
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
     fn bind_records(&mut self, model: &Model, slots: &HashMap<String, u16>) {
         let gone = |eni: &Eni| !slots.contains_key(&eni.id);
+        let writer = self.image.writer();
         let retired: Vec<u16> = self
             .model
             .gated()
             .filter(|eni| gone(eni))
-            .filter_map(|eni| self.writer.slot(&eni.id))
+            .filter_map(|eni| writer.slot(&eni.id))
             .collect();
-        self.records.retire(&retired, &self.writer);
+        drop(writer);
+        self.records.retire(&retired);
         for eni in model.gated() {
             if let Some(slot) = slots.get(&eni.id) {
                 self.records.bind(*slot, LoggedEni::new(eni.clone(), &model.account));
@@ -172,18 +185,21 @@ impl Daemon {
         &self.model
     }
 
-    /// Follows a link that came or went.
-    pub(super) async fn link_event(&mut self, event: &LinkEvent) {
-        let enis: Vec<&Eni> = self.model.gated().collect();
-        self.gates.event(event, &enis, &mut self.writer).await;
-        settle(&mut self.writer);
+    /// What the link guard has to say next.
+    pub(super) async fn notice(&mut self) -> Option<Notice> {
+        self.gates.notice().await
+    }
+
+    /// Follows what the link guard said.
+    pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunError> {
+        self.gates.noticed(notice)
     }
 
     /// Follows names of network namespaces that came, went, or lead elsewhere.
     pub(super) async fn namespaces_changed(&mut self) {
         let enis: Vec<&Eni> = self.model.gated().collect();
-        self.gates.namespaces_changed(&enis, &mut self.writer).await;
-        settle(&mut self.writer);
+        self.gates.namespaces_changed(&enis).await;
+        self.image.settle();
     }
 
     /// How long until the capture window is to be closed.
@@ -193,35 +209,35 @@ impl Daemon {
 
     /// Closes the capture window.
     pub(super) fn close_window(&mut self) {
-        self.records.close(&self.writer);
+        self.records.close();
     }
 
     /// Removes idle connections early where there are many.
     pub(super) fn make_room(&mut self) {
-        let slots: Vec<u16> = self.model.gated().filter_map(|eni| self.writer.slot(&eni.id)).collect();
+        let slots: Vec<u16> = {
+            let writer = self.image.writer();
+            self.model.gated().filter_map(|eni| writer.slot(&eni.id)).collect()
+        };
         let gate = sizes::gate(&self.model, &self.options);
-        self.records.make_room(&slots, gate, &self.writer);
+        self.records.make_room(&slots, gate);
     }
 
     /// The generation in force.
     pub(super) fn generation(&self) -> u64 {
-        self.writer.generation()
+        self.image.writer().generation()
     }
 
     /// How many tasks are gated, in words.
-    pub(super) fn gates_summary(&self) -> String {
-        let (gated, waiting) = self.gates.counts();
-        let tasks = if gated == 1 { "task" } else { "tasks" };
-        match waiting {
-            0 => format!("{gated} {tasks} gated"),
-            _ => format!("{gated} {tasks} gated, {waiting} without a link yet"),
-        }
+    pub(super) async fn gates_summary(&self) -> Result<String, RunError> {
+        self.gates.summary().await
     }
 
-    /// Takes the gates off and writes the last records, in that order: what the gates counted to the last is in them.
-    pub(super) async fn end(mut self) {
-        self.gates.end().await;
-        self.records.close_final(&self.writer);
+    /// Takes the gates off and writes the last records, in that order: what the gates counted to the last is in them. Gives
+    /// the names of the tasks that were not gated because of an error.
+    pub(super) async fn end(mut self) -> Vec<String> {
+        let failed = self.gates.end().await;
+        self.records.close_final();
+        failed
     }
 }
 
@@ -249,13 +265,4 @@ fn control_flags(settings: &Settings) -> u64 {
         OnRuleRemoval::Cut => control::CUT,
     };
     icmp | cut
-}
-
-/// Waits until no packet is judged by what is gone.
-pub(super) fn settle(writer: &mut Writer) {
-    let mut waited = Ok(());
-    writer.settle(&mut || waited = raw::wait_grace_period());
-    if let Err(error) = waited {
-        warn!("the kernel does not tell when old memory is free: {error}");
-    }
 }

@@ -1,6 +1,6 @@
 //! Why `taskgate run` ends, or a reload is refused.
 
-use std::{error::Error, io};
+use std::{error::Error, fmt, io};
 
 use crate::{
     compile::CompileError,
@@ -44,10 +44,12 @@ pub enum RunError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A task's device cannot carry a gate.
-    #[error("task `{task}` cannot be gated")]
+    #[error("task `{task}` cannot be gated{left}")]
     Device {
         /// The task.
         task: String,
+        /// What became of its link.
+        left: LinkLeft,
         /// Why not.
         #[source]
         cause: LinkError,
@@ -70,21 +72,13 @@ pub enum RunError {
         #[source]
         cause: GateError,
     },
-    /// A gate hangs on a link for another side than it would have to.
-    #[error("link `{link}` has the gate of {has} and cannot get that of {wants}: end taskgate and start it again")]
-    Sides {
-        /// The link.
-        link: String,
-        /// Whose gate it has.
-        has: &'static str,
-        /// Whose gate it would get.
-        wants: &'static str,
-    },
     /// A gate does not stand.
-    #[error("task `{task}` is not gated")]
+    #[error("task `{task}` is not gated{left}")]
     Gate {
         /// The task.
         task: String,
+        /// What became of its link.
+        left: LinkLeft,
         /// Why not.
         #[source]
         cause: GateError,
@@ -107,6 +101,15 @@ pub enum RunError {
         #[source]
         cause: EniError,
     },
+    /// The thread that gates links is not there.
+    #[error("links cannot be guarded")]
+    Guard(#[source] io::Error),
+    /// Some tasks were not gated to the end.
+    #[error("not gated to the end, see the errors above: {}", .tasks.join(", "))]
+    NotGated {
+        /// Their names.
+        tasks: Vec<String>,
+    },
     /// The kernel's network side does not answer.
     #[error(transparent)]
     Netlink(#[from] Refused),
@@ -116,6 +119,27 @@ pub enum RunError {
     /// Flow records cannot be written.
     #[error(transparent)]
     Sink(#[from] SinkError),
+}
+
+/// What became of a link that cannot be gated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLeft {
+    /// It passes nothing.
+    Closed,
+    /// It passes everything.
+    Open,
+    /// It is as it was.
+    NotTouched,
+}
+
+impl fmt::Display for LinkLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => ", and passes nothing",
+            Self::Open => ", and its link is open: nothing filters it",
+            Self::NotTouched => "",
+        })
+    }
 }
 
 impl RunError {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     dataplane::{
-        link::{LinkError, LinkEvent},
+        link::LinkError,
         netlink::{Netlink, Refused},
         sysctl::NeighbourControl,
     },
@@ -205,8 +205,7 @@ impl HostWatch {
     }
 
     /// Looks at a link that came.
-    pub(super) fn link_event(&mut self, event: &LinkEvent, model: &Model) {
-        let LinkEvent::Present { name, .. } = event else { return };
+    pub(super) fn link_came(&mut self, name: &str, model: &Model) {
         let is_task = named(model).any(|(who, device)| device == name && who != Who::Uplink);
         if is_task && let Some(controls) = heeded(name) {
             self.tell_heeded(name, &controls);

@@ -1,24 +1,29 @@
 //! `taskgate run`: the gates of this host, held and kept current, and the records that they leave.
 //!
-//! One task on one thread does everything: it applies configurations ([`apply`]), follows links as they come and go
-//! ([`gates`]), and closes capture windows ([`records`]). Nothing of it is on a packet's way.
+//! Two threads do that. The link guard ([`guard`]) hears of links and closes or gates them, and nothing else delays it. The
+//! agent does the rest, as one task: it applies configurations ([`apply`]), makes ENIs ([`gates`]), and closes capture
+//! windows ([`records`]). They share the image's writer ([`image`]). Files are read on a thread of their own, so that
+//! signals are heard meanwhile. Nothing of it is on a packet's way.
 
 mod apply;
 mod error;
 mod gates;
+mod guard;
 mod host;
+mod image;
 mod instance;
 mod opened;
 mod records;
 mod sizes;
 mod uplink;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, thread, time::Duration};
 
 use log::{LevelFilter, error, info, warn};
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
     time::{Instant, sleep_until},
 };
 
@@ -28,12 +33,12 @@ pub(crate) use sizes::policy_banks;
 
 use crate::{
     dataplane::{
-        link::LinkWatch, load::LoadOptions, namespace_watch::NamespaceWatch, netlink::Netlink, object::Object, raw,
-        tables::KernelTables,
+        load::LoadOptions, namespace_watch::NamespaceWatch, netlink::Netlink, object::Object, raw, tables::KernelTables,
     },
     sources::{self, Loaded},
 };
 use apply::Daemon;
+use guard::Notice;
 use host::HostWatch;
 use instance::Instance;
 
@@ -53,17 +58,55 @@ pub struct RunOptions {
 /// Holds the gates until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// Whatever keeps the gates from standing at the start, and a kernel that no longer tells of links. A reload that fails
-/// is logged and changes nothing.
+/// Whatever makes any gate impossible, and a kernel that no longer tells of links. A task that cannot be gated is an error
+/// in the log, tried again, and [`RunError::NotGated`] if that is so to the end. A reload that fails is logged and changes
+/// nothing.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
-    let loaded = load(options)?;
-    let _instance = Instance::claim(&options.instance)?;
-    raw::lift_open_files_limit();
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
-    runtime.block_on(hold(options, loaded))
+    runtime.block_on(start(options))
+}
+
+async fn start(options: &RunOptions) -> Result<(), RunError> {
+    // Before anything takes its time: from here on no signal ends the process but as it says here.
+    let mut signals = Signals::register()?;
+    let mut reading = read(options)?;
+    let loaded = loop {
+        tokio::select! {
+            loaded = &mut reading => break finished(loaded)?,
+            asked = signals.next() => match asked {
+                // What is read now may be older than the signal.
+                Asked::Reload => reading = read(options)?,
+                Asked::End(name) => {
+                    info!("{name}: ending before anything was gated");
+                    return Ok(());
+                }
+            },
+        }
+    };
+    let _instance = Instance::claim(&options.instance)?;
+    raw::lift_open_files_limit();
+    hold(options, loaded, signals).await
+}
+
+type Reading = oneshot::Receiver<Result<Loaded, RunError>>;
+
+/// Reads the configuration, on a thread of its own. It is left alone when nobody waits for it any more.
+fn read(options: &RunOptions) -> Result<Reading, RunError> {
+    let (done, reading) = oneshot::channel();
+    let options = options.clone();
+    let read = move || {
+        // Nobody may be interested any more.
+        let _told = done.send(load(&options));
+    };
+    let thread = thread::Builder::new().name("config".to_owned()).spawn(read);
+    thread.map(|_| reading).map_err(RunError::Runtime)
+}
+
+fn finished(read: Result<Result<Loaded, RunError>, oneshot::error::RecvError>) -> Result<Loaded, RunError> {
+    read.unwrap_or_else(|error| Err(RunError::Runtime(std::io::Error::other(error))))
 }
 
 /// Reads the configuration and logs what deserves a look.
@@ -80,13 +123,7 @@ fn load(options: &RunOptions) -> Result<Loaded, RunError> {
     Ok(loaded)
 }
 
-async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
-    let on = |kind| signal(kind).map_err(RunError::Runtime);
-    let mut signals = Signals {
-        reload: on(SignalKind::hangup())?,
-        interrupt: on(SignalKind::interrupt())?,
-        terminate: on(SignalKind::terminate())?,
-    };
+async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Result<(), RunError> {
     let compiled = apply::compile_alone(&loaded.model)?;
     let mut object = Object::load(&LoadOptions {
         conns: loaded.model.settings.connections.total,
@@ -100,25 +137,33 @@ async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
     let tables = KernelTables::new(&object)?;
     let netlink = Netlink::open()?;
     let mut host = HostWatch::new(netlink.clone());
-    let mut watch = LinkWatch::new()?;
     let mut names = NamespaceWatch::new();
-    let mut daemon = Daemon::begin(&options.instance, object, tables, netlink, loaded.model).await?;
-    info!("gates are up: {}", daemon.gates_summary());
+    let begun = Daemon::begin(&options.instance, object, tables, netlink, loaded.model).await?;
+    let (mut daemon, wrong) = begun;
+    log_all(&wrong);
+    info!("gates are up: {}", daemon.gates_summary().await?);
     warn!("when this taskgate ends its gates come off: what it gates is then open, what it made is taken away");
 
     host.tell(daemon.model()).await;
 
     let mut room = Instant::now() + sizes::ROOM_EVERY;
+    let mut reading: Option<Reading> = None;
     let ended = loop {
         let window_ends = Instant::now() + daemon.window_left();
         tokio::select! {
-            event = watch.next() => match event {
-                Ok(event) => {
-                    daemon.link_event(&event).await;
-                    host.link_event(&event, daemon.model());
+            notice = daemon.notice() => {
+                let followed = match notice {
+                    Some(Notice::Came(link)) => {
+                        host.link_came(&link, daemon.model());
+                        Ok(())
+                    }
+                    Some(notice) => daemon.noticed(notice),
+                    None => Err(RunError::Guard(std::io::Error::other("it ended"))),
+                };
+                if let Err(error) = followed {
+                    break Err(error);
                 }
-                Err(refused) => break Err(RunError::from(refused)),
-            },
+            }
             () = names.changed() => daemon.namespaces_changed().await,
             () = sleep_until(host.due()) => host.tell(daemon.model()).await,
             () = sleep_until(window_ends) => daemon.close_window(),
@@ -126,11 +171,19 @@ async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
                 room = Instant::now() + sizes::ROOM_EVERY;
                 daemon.make_room();
             }
-            asked = signals.next() => match asked {
-                Asked::Reload => {
-                    reload(options, &mut daemon).await;
-                    host.tell(daemon.model()).await;
+            loaded = pending(&mut reading) => {
+                reading = None;
+                if let Err(error) = reload(finished(loaded), &mut daemon).await {
+                    break Err(error);
                 }
+                host.tell(daemon.model()).await;
+            }
+            asked = signals.next() => match asked {
+                // What is being read may be older than the signal.
+                Asked::Reload => match read(options) {
+                    Ok(begun) => reading = Some(begun),
+                    Err(error) => error!("reload refused: {}", error::chain(&error)),
+                },
                 Asked::End(name) => {
                     info!("{name}: ending");
                     break Ok(());
@@ -138,25 +191,41 @@ async fn hold(options: &RunOptions, loaded: Loaded) -> Result<(), RunError> {
             },
         }
     };
-    daemon.end().await;
-    ended
+    let not_gated = daemon.end().await;
+    match ended {
+        Ok(()) if !not_gated.is_empty() => Err(RunError::NotGated { tasks: not_gated }),
+        ended => ended,
+    }
 }
 
-async fn reload(options: &RunOptions, daemon: &mut Daemon) {
-    let done = match load(options) {
+/// What is read, if something is.
+async fn pending(reading: &mut Option<Reading>) -> Result<Result<Loaded, RunError>, oneshot::error::RecvError> {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log_all(errors: &[RunError]) {
+    for error in errors {
+        error!("{}", error::chain(error));
+    }
+}
+
+/// Applies what was read. An error here is the link guard's end.
+async fn reload(loaded: Result<Loaded, RunError>, daemon: &mut Daemon) -> Result<(), RunError> {
+    let done = match loaded {
         Ok(loaded) => daemon.apply(loaded.model).await,
         Err(error) => Err(error),
     };
     match done {
         Ok(wrong) => {
-            for error in &wrong {
-                error!("{}", error::chain(error));
-            }
+            log_all(&wrong);
             let but = if wrong.is_empty() { "" } else { ", but not wholly" };
             info!(
                 "reloaded{but}: generation {}, {}",
                 daemon.generation(),
-                daemon.gates_summary()
+                daemon.gates_summary().await?
             );
         }
         Err(error) => error!(
@@ -164,6 +233,7 @@ async fn reload(options: &RunOptions, daemon: &mut Daemon) {
             error::chain(&error)
         ),
     }
+    Ok(())
 }
 
 struct Signals {
@@ -178,6 +248,15 @@ enum Asked {
 }
 
 impl Signals {
+    fn register() -> Result<Self, RunError> {
+        let on = |kind| signal(kind).map_err(RunError::Runtime);
+        Ok(Self {
+            reload: on(SignalKind::hangup())?,
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+        })
+    }
+
     async fn next(&mut self) -> Asked {
         tokio::select! {
             Some(()) = self.reload.recv() => Asked::Reload,

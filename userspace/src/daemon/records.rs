@@ -1,20 +1,17 @@
 //! Capture windows: closed in time, written, and what is over removed.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::time::Duration;
 
 use log::{error, warn};
 use taskgate_ebpf::abi::{Fragment, image::TIMEOUTS};
 
-use super::{RunError, error::chain, unix_time};
+use super::{RunError, error::chain, image::ImageMemory, unix_time};
 use crate::{
-    compile::{Gate, ImageWriter},
-    dataplane::{flow::FlowTables as _, raw::Shared, tables::KernelTables},
+    compile::{Gate, ImageControl},
+    dataplane::{flow::FlowTables as _, tables::KernelTables},
     flowlog::{Collector, LoggedEni, Outputs, Unlogged},
     model::{FlowLog, Model},
 };
-
-/// The image, mapped.
-pub(super) type Writer = ImageWriter<Shared<AtomicU64>>;
 
 /// How long a reader of flow records may take nothing before taskgate ends without it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the records are made with.
 pub(super) struct Records {
     tables: KernelTables,
+    control: ImageControl<ImageMemory>,
     collector: Collector,
     outputs: Outputs,
     logs: Vec<FlowLog>,
@@ -32,6 +30,7 @@ impl Records {
     /// Begins the first window.
     pub(super) fn begin(
         mut tables: KernelTables,
+        control: ImageControl<ImageMemory>,
         model: &Model,
         timeouts: [u32; TIMEOUTS],
         capacity: u32,
@@ -48,6 +47,7 @@ impl Records {
         )?;
         Ok(Self {
             tables,
+            control,
             collector,
             outputs: Outputs::open(&model.flow_logs, now)?,
             logs: model.flow_logs.clone(),
@@ -56,10 +56,10 @@ impl Records {
     }
 
     /// Takes over what a new configuration says of records.
-    pub(super) fn reconfigure(&mut self, model: &Model, timeouts: [u32; TIMEOUTS], writer: &Writer) {
+    pub(super) fn reconfigure(&mut self, model: &Model, timeouts: [u32; TIMEOUTS]) {
         if self.logs != model.flow_logs {
             // Where the window could not be closed, what it holds comes with the first one of the new logs.
-            let end = self.close_as(true, writer).unwrap_or_else(|| unix_time().as_secs());
+            let end = self.close_as(true).unwrap_or_else(|| unix_time().as_secs());
             self.outputs.replace(&model.flow_logs, end);
             self.logs.clone_from(&model.flow_logs);
         }
@@ -72,11 +72,11 @@ impl Records {
     }
 
     /// Says that the ENIs of slots are gone, and pass nothing any more.
-    pub(super) fn retire(&mut self, slots: &[u16], writer: &Writer) {
+    pub(super) fn retire(&mut self, slots: &[u16]) {
         for slot in slots {
             self.collector.retire(*slot);
         }
-        let epoch_of = |slot| writer.epoch(slot) as u32;
+        let epoch_of = epochs(&self.control);
         if !slots.is_empty()
             && let Err(error) = self.collector.take_down(&mut self.tables, &epoch_of)
         {
@@ -93,23 +93,23 @@ impl Records {
     }
 
     /// Closes the window and writes its records. What fails is logged: the gates stand whatever becomes of the records.
-    pub(super) fn close(&mut self, writer: &Writer) {
-        self.close_as(false, writer);
-        self.sweep(false, writer);
+    pub(super) fn close(&mut self) {
+        self.close_as(false);
+        self.sweep(false);
     }
 
     /// Closes the window before its time, and waits until its reader has what was written.
-    pub(super) fn close_final(&mut self, writer: &Writer) {
-        self.close_as(true, writer);
+    pub(super) fn close_final(&mut self) {
+        self.close_as(true);
         if let Err(error) = self.outputs.finish(PATIENCE) {
             error!("{}", chain(&error));
         }
     }
 
     /// Gives when the window ended, if it could be closed.
-    fn close_as(&mut self, last: bool, writer: &Writer) -> Option<u64> {
+    fn close_as(&mut self, last: bool) -> Option<u64> {
         let now = unix_time().as_secs();
-        let epoch_of = |slot| writer.epoch(slot) as u32;
+        let epoch_of = epochs(&self.control);
         let closed = if last {
             self.collector.close_final(&mut self.tables, now, &epoch_of)
         } else {
@@ -139,7 +139,7 @@ impl Records {
 
     /// Removes connections that are over, and first fragments that are forgotten, where the table or a task's share by
     /// `gate` is more than half full. They count as absent already, but whatever is new finds no room beside them.
-    pub(super) fn make_room(&mut self, slots: &[u16], gate: Gate, writer: &Writer) {
+    pub(super) fn make_room(&mut self, slots: &[u16], gate: Gate) {
         let [connections, fragments] =
             [gate.connections, Fragment::share(gate.denials)].map(|share| u64::from(share) / 2);
         let (mut used, mut crowded) = (0, false);
@@ -156,18 +156,22 @@ impl Records {
             }
         }
         if crowded || used > u64::from(self.capacity) / 2 {
-            self.sweep(true, writer);
+            self.sweep(true);
         }
     }
 
     /// Removes connections that are over by now. `untold`: also what no window has told yet; it is told in the one that
     /// runs.
-    pub(super) fn sweep(&mut self, untold: bool, writer: &Writer) {
-        let epoch_of = |slot| writer.epoch(slot) as u32;
+    pub(super) fn sweep(&mut self, untold: bool) {
+        let epoch_of = epochs(&self.control);
         if let Err(error) = self.collector.sweep(&mut self.tables, untold, &epoch_of) {
             error!("idle connections are not removed: {}", chain(&error));
         }
     }
+}
+
+fn epochs(control: &ImageControl<ImageMemory>) -> impl Fn(u16) -> u32 {
+    |slot| control.epoch(slot) as u32
 }
 
 fn unlogged(model: &Model) -> Unlogged {

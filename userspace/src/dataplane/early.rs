@@ -64,7 +64,7 @@ impl Early {
 
     /// Whether the link is gone, and this with it.
     pub fn is_gone(&self) -> io::Result<bool> {
-        Ok(raw::attached_ifindex(self.attached.as_fd())? != self.link.ifindex)
+        Ok(raw::attached(self.attached.as_fd())?.ifindex != self.link.ifindex)
     }
 }
 

@@ -1,24 +1,20 @@
-//! Gates: the kernel program on both ways of a link.
+//! Gates: the kernel program on both sides of a link.
+
+mod elsewhere;
+mod programs;
 
 use std::{
     io,
-    os::fd::BorrowedFd,
-    sync::{Arc, Weak},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
 };
 
-use aya::{
-    programs::{
-        LinkOrder, MultiProgLink as _, ProgramError, SchedClassifier, TcAttachType,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
-    },
-    sys::SyscallError,
-};
-use nix::net::if_::if_nametoindex;
 use taskgate_ebpf::abi::{LinkId, program};
 
+use self::programs::Programs;
+pub use self::programs::{Cover, GatePrograms};
+use super::{filter::FilterPlace, link::Link, load::LoadError, raw};
 use crate::compile::CompileError;
-
-use super::{filter, link::Link, load::LoadError, object::Object, raw};
 
 /// How a gate hangs on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +25,42 @@ pub enum Hook {
     Clsact,
 }
 
-/// Where a clsact filter goes: before filters of other priorities, and under a handle that others do not use.
+/// What a gate does with packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateProgram {
+    /// Judges them by the policy of the link's task.
+    Judge,
+    /// Drops them all. It does not ask which link they are on, so it holds for links of any kind, number and namespace.
+    DropAll,
+}
+
+/// Where the link of a gate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In this network namespace, with the gate on it.
+    Here,
+    /// In another network namespace; its gate is with it. Only TCX tells that.
+    Elsewhere,
+    /// The link is destroyed; or somebody took its gate off, which a move to another namespace does to clsact filters.
+    Gone,
+}
+
+/// Where a clsact filter goes: before filters of other priorities, and under handles that others do not use.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 0x7467);
+const GATE_HANDLE: u32 = 0x7467;
+const COVER_HANDLE: u32 = 0x7468;
+
+/// Both sides of a link: what it receives, and what is sent over it.
+const SIDES: [bool; 2] = [true, false];
+
+fn filter_at(ifindex: u32, ingress: bool, handle: u32) -> FilterPlace {
+    FilterPlace {
+        ifindex,
+        ingress,
+        priority: PRIORITY,
+        handle,
+    }
+}
 
 /// Why a link is not gated.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +91,17 @@ pub enum GateError {
         link: String,
         /// Why.
         #[source]
-        cause: ProgramError,
+        cause: io::Error,
+    },
+    /// A gate hangs on the link for another side than it would have to.
+    #[error("link `{link}` has the gate of {has} and cannot get that of {wants}: end taskgate and start it again")]
+    Sides {
+        /// The link.
+        link: String,
+        /// Whose gate it has.
+        has: &'static str,
+        /// Whose gate it would get.
+        wants: &'static str,
     },
     /// The name stands for another link now.
     #[error("link `{link}` was replaced by another one of that name: look it up again")]
@@ -79,6 +118,15 @@ pub enum GateError {
         #[source]
         cause: io::Error,
     },
+    /// The program of a gate that stands cannot be replaced.
+    #[error("the gate of link `{link}` cannot get another program")]
+    Update {
+        /// The link.
+        link: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
     /// The kernel did not let go.
     #[error("the gate of link `{link}` cannot be taken off")]
     Detach {
@@ -86,116 +134,8 @@ pub enum GateError {
         link: String,
         /// Why.
         #[source]
-        cause: ProgramError,
+        cause: io::Error,
     },
-}
-
-/// A gate that stands. It comes off when this is dropped, and all others that [`Object::attach`] gave for the same link.
-#[derive(Debug)]
-pub struct Gate {
-    standing: Arc<Standing>,
-}
-
-/// What hangs on a link.
-#[derive(Debug)]
-pub(super) struct Standing {
-    link: Link,
-    hook: Hook,
-    ways: [Attached; 2],
-}
-
-/// One program on one way of a link. It comes off when this is dropped.
-#[derive(Debug)]
-struct Attached(Option<SchedClassifierLink>);
-
-impl Attached {
-    /// The TCX link; `None` for a filter.
-    fn tcx(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().and_then(|link| link.fd().ok())
-    }
-
-    /// Leaves it to its other owner.
-    fn leave(mut self) {
-        std::mem::forget(self.0.take());
-    }
-
-    fn take_off(&mut self) -> Result<(), ProgramError> {
-        if let Some(link) = self.tcx() {
-            // Closing it is not enough while a child that is about to be another program still has it.
-            raw::detach(link)?;
-        }
-        self.0.take().map_or(Ok(()), aya::programs::Link::detach)
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        if let Err(error) = self.take_off() {
-            log::debug!("a program cannot be taken off its link, which may be gone: {error}");
-        }
-    }
-}
-
-impl Gate {
-    /// The link, as it was when the gate was put up.
-    pub fn link(&self) -> &Link {
-        &self.standing.link
-    }
-
-    /// How it hangs there.
-    pub fn hook(&self) -> Hook {
-        self.standing.hook
-    }
-
-    /// Whether the link is gone, and the gate with it; for filters, also whether somebody took one off.
-    pub fn is_gone(&self) -> Result<bool, GateError> {
-        self.standing.is_gone()
-    }
-
-    /// Takes it off and says how that went. Nothing to do where the link is gone, or while it has another owner.
-    pub fn detach(self) -> Result<(), GateError> {
-        let Some(mut standing) = Arc::into_inner(self.standing) else {
-            return Ok(());
-        };
-        if standing.is_gone()? {
-            return Ok(());
-        }
-        for way in &mut standing.ways {
-            way.take_off().map_err(|cause| GateError::Detach {
-                link: standing.link.name.clone(),
-                cause,
-            })?;
-        }
-        Ok(())
-    }
-}
-
-impl Standing {
-    fn is_gone(&self) -> Result<bool, GateError> {
-        let look = |cause| GateError::Look {
-            link: self.link.name.clone(),
-            cause,
-        };
-        match self.hook {
-            Hook::Tcx => {
-                for link in self.ways.iter().filter_map(Attached::tcx) {
-                    if raw::attached_ifindex(link).map_err(look)? != self.link.ifindex {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            // The number may be another link's by now: one without our filters.
-            Hook::Clsact => {
-                for way in [TcAttachType::Ingress, TcAttachType::Egress] {
-                    if !filter::is_there(self.link.ifindex, way, PRIORITY, HANDLE).map_err(look)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-        }
-    }
 }
 
 impl Link {
@@ -212,135 +152,158 @@ impl Link {
             ifindex: self.ifindex,
         })
     }
-}
 
-impl Object {
-    /// Puts a gate on a link of this network namespace: once this returns, both ways are gated. Nothing stays attached
-    /// where it fails. A link that has a gate of this object keeps it, now with one more owner: it is never open between
-    /// two of them. With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel lets only one such call in at a
-    /// time, so threads do not make it faster.
-    pub fn attach(&mut self, link: &Link) -> Result<Gate, GateError> {
-        match self.tcx {
-            Some(true) => self.attach_by(link, Hook::Tcx),
-            Some(false) => self.attach_by(link, Hook::Clsact),
-            // Which of the two this kernel has is learned from the first gate.
-            None => match self.attach_by(link, Hook::Tcx) {
-                Err(GateError::Attach { cause, .. }) if lacks_tcx(&cause) => {
-                    let gate = self.attach_by(link, Hook::Clsact)?;
-                    log::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
-                    self.tcx = Some(false);
-                    Ok(gate)
-                }
-                attached => {
-                    self.tcx = attached.is_ok().then_some(true);
-                    attached
-                }
-            },
+    /// The program of a gate for one side of this link, and its name.
+    fn program(&self, gate: GateProgram, ingress: bool) -> &'static str {
+        // A veth's host end receives what the task sends; what faces the wire sends it there.
+        match (gate, ingress == self.faces_task()) {
+            (GateProgram::DropAll, _) => program::DROP_ALL,
+            (GateProgram::Judge, true) => program::FROM_TASK,
+            (GateProgram::Judge, false) => program::TO_TASK,
         }
     }
+}
 
-    /// [`Self::attach`] in one of the two ways.
-    pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate, GateError> {
-        let name = &*link.name;
-        link.id()?;
-        self.gates.retain(|gate| gate.strong_count() > 0);
-        let same = |gate: &Arc<Standing>| {
-            let place = (gate.link.ifindex, gate.link.faces_task(), gate.hook);
-            place == (link.ifindex, link.faces_task(), hook)
+/// A gate that stands. It may have several owners, and comes off when the last one drops it.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    attachment: Arc<Attachment>,
+}
+
+/// What hangs on a link. It comes off when this is dropped.
+#[derive(Debug)]
+struct Attachment {
+    link: Link,
+    programs: Arc<Programs>,
+    /// The TCX links of the sides; `None` where filters hang there.
+    sides: Option<[OwnedFd; 2]>,
+}
+
+impl Attachment {
+    fn hook(&self) -> Hook {
+        if self.sides.is_some() { Hook::Tcx } else { Hook::Clsact }
+    }
+
+    fn place(&self) -> Result<Place, GateError> {
+        let look = |cause| GateError::Look {
+            link: self.link.name.clone(),
+            cause,
         };
-        if let Some(standing) = self.gates.iter().filter_map(Weak::upgrade).find(same)
-            && (hook == Hook::Clsact || !standing.is_gone()?)
-        {
-            if hook == Hook::Clsact {
-                // The number may be another link's by now; whichever gate goes first takes the filters of both.
-                add_clsact(name)?;
-                for program in [program::TO_TASK, program::FROM_TASK] {
-                    self.attach_way(program, link, hook)?.leave();
+        let Some(sides) = &self.sides else {
+            // The number may be another link's by now: one without our filters.
+            for ingress in SIDES {
+                if !filter_at(self.link.ifindex, ingress, GATE_HANDLE)
+                    .is_taken()
+                    .map_err(look)?
+                {
+                    return Ok(Place::Gone);
                 }
             }
-            return Ok(Gate { standing });
-        }
-        if hook == Hook::Clsact {
-            add_clsact(name)?;
-        }
-        // Toward the task first: until the other way is gated too, what the task sends gets no answer.
-        let to_task = self.attach_way(program::TO_TASK, link, hook)?;
-        let from_task = self.attach_way(program::FROM_TASK, link, hook)?;
-        let standing = Standing {
-            link: link.clone(),
-            hook,
-            ways: [to_task, from_task],
+            return Ok(Place::Here);
         };
-        // The programs were attached by name: it may have come to stand for another link.
-        if standing.is_gone()? || if_nametoindex(name) != Ok(link.ifindex) {
-            return Err(GateError::Replaced { link: name.to_owned() });
+        for (side, ingress) in sides.iter().zip(SIDES) {
+            let attached = raw::attached(side.as_fd()).map_err(look)?;
+            if attached.ifindex == 0 {
+                return Ok(Place::Gone);
+            }
+            // In another namespace the number may be the same, and here it may be another link's.
+            let here = match raw::tcx_links(attached.ifindex, ingress) {
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
+                here => here.map_err(look)?,
+            };
+            if attached.ifindex != self.link.ifindex || !here.contains(&attached.id) {
+                return Ok(Place::Elsewhere);
+            }
         }
-        let standing = Arc::new(standing);
-        self.gates.push(Arc::downgrade(&standing));
-        Ok(Gate { standing })
+        Ok(Place::Here)
     }
 
-    fn attach_way(&mut self, program: &'static str, link: &Link, hook: Hook) -> Result<Attached, GateError> {
-        let name = &*link.name;
-        // A veth's host end receives what the task sends; what faces the wire sends it there.
-        let way = if (program == program::FROM_TASK) == link.faces_task() {
-            TcAttachType::Ingress
-        } else {
-            TcAttachType::Egress
-        };
-        let classifier = self.classifier(program)?;
-        let id = match hook {
-            Hook::Tcx => classifier.attach_with_options(name, way, TcAttachOptions::TcxOrder(LinkOrder::first())),
-            Hook::Clsact => attach_filter(classifier, name, way),
-        };
-        let link = id.and_then(|id| classifier.take_link(id));
-        let attached = link.map(|link| Attached(Some(link)));
-        attached.map_err(|cause| GateError::Attach {
-            program,
-            link: name.to_owned(),
-            cause,
+    fn is_on(&self, ifindex: u32) -> bool {
+        self.sides.as_ref().is_some_and(|[received, _]| {
+            let attached = raw::attached(received.as_fd());
+            let here = raw::tcx_links(ifindex, true);
+            matches!((attached, here), (Ok(attached), Ok(here)) if here.contains(&attached.id))
         })
     }
-}
 
-fn add_clsact(link: &str) -> Result<(), GateError> {
-    match qdisc_add_clsact(link) {
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        added => added.map_err(|error| GateError::Attach {
-            program: "clsact",
-            link: link.to_owned(),
-            cause: error.into(),
-        }),
+    fn set(&self, gate: GateProgram) -> Result<(), GateError> {
+        for (at, ingress) in SIDES.into_iter().enumerate() {
+            let name = self.link.program(gate, ingress);
+            let program = self.programs.get(name);
+            let updated = match &self.sides {
+                Some(sides) => raw::update(sides[at].as_fd(), program),
+                None => filter_at(self.link.ifindex, ingress, GATE_HANDLE).put(program, name),
+            };
+            updated.map_err(|cause| GateError::Update {
+                link: self.link.name.clone(),
+                cause,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn take_off(&mut self) -> io::Result<()> {
+        match self.sides.take() {
+            // Closing is not enough while a child that is about to be another program still has them.
+            Some(sides) => sides.iter().try_for_each(|side| raw::detach(side.as_fd())),
+            None => SIDES
+                .into_iter()
+                .try_for_each(|ingress| filter_at(self.link.ifindex, ingress, GATE_HANDLE).clear()),
+        }
     }
 }
 
-/// Adds our filter. One that is there under our handle is what a killed run left: it is replaced in one step, so that
-/// the link is never open.
-fn attach_filter(
-    classifier: &mut SchedClassifier,
-    link: &str,
-    way: TcAttachType,
-) -> Result<aya::programs::tc::SchedClassifierLinkId, ProgramError> {
-    let options = NlOptions {
-        priority: PRIORITY,
-        handle: HANDLE,
-        classid: None,
-    };
-    match classifier.attach_with_options(link, way, TcAttachOptions::Netlink(options)) {
-        Err(ProgramError::TcError(TcError::NetlinkError(error))) if error.raw_os_error() == Some(libc::EEXIST) => {
-            let ours = SchedClassifierLink::attached(link, way, PRIORITY, HANDLE, None)?;
-            classifier.attach_to_link(ours)
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_off() {
+            log::debug!("a program cannot be taken off its link, which may be gone: {error}");
         }
-        attached => attached,
     }
 }
 
-/// Whether an error says that this kernel has no TCX.
-fn lacks_tcx(error: &ProgramError) -> bool {
-    match error {
-        ProgramError::SyscallError(SyscallError { io_error, .. }) => {
-            raw::is_unknown(io_error) || io_error.raw_os_error() == Some(libc::E2BIG)
+impl Gate {
+    /// The link, as it was when the gate was put up.
+    pub fn link(&self) -> &Link {
+        &self.attachment.link
+    }
+
+    /// How it hangs there.
+    pub fn hook(&self) -> Hook {
+        self.attachment.hook()
+    }
+
+    /// Where its link is now. What a gate hangs on is told by the attached link itself: its number may be another one's,
+    /// here or in another namespace.
+    pub fn place(&self) -> Result<Place, GateError> {
+        self.attachment.place()
+    }
+
+    /// Whether it hangs on the link of this network namespace that has this number, whatever number its link had before.
+    pub fn is_on(&self, ifindex: u32) -> bool {
+        self.attachment.is_on(ifindex)
+    }
+
+    /// Whether it gates a link of this network namespace no more.
+    pub fn is_gone(&self) -> Result<bool, GateError> {
+        Ok(self.place()? != Place::Here)
+    }
+
+    /// Puts another program in place, in one step for each side, without waiting. With TCX wherever the link is now.
+    pub fn set(&self, gate: GateProgram) -> Result<(), GateError> {
+        self.attachment.set(gate)
+    }
+
+    /// Takes it off and says how that went. Nothing to do where the link is gone, or while it has another owner.
+    pub fn detach(self) -> Result<(), GateError> {
+        let Some(mut attachment) = Arc::into_inner(self.attachment) else {
+            return Ok(());
+        };
+        if attachment.place()? == Place::Gone {
+            return Ok(());
         }
-        _ => false,
+        attachment.take_off().map_err(|cause| GateError::Detach {
+            link: attachment.link.name.clone(),
+            cause,
+        })
     }
 }

@@ -14,6 +14,8 @@ pub mod netns;
 pub mod object;
 pub mod other_gates;
 pub mod raw;
+mod rtnl;
 pub mod sysctl;
 pub mod tables;
 pub mod tags;
+pub mod watch;

@@ -14,6 +14,10 @@ use std::{
     thread,
 };
 
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    nsid::{NsidAttribute, NsidMessage},
+};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
@@ -25,6 +29,7 @@ use tokio::runtime::Handle;
 use super::{
     netlink::{Netlink, Refused},
     raw,
+    rtnl::Rtnl,
 };
 
 /// Where names of network namespaces are, as everywhere on Linux.
@@ -231,4 +236,21 @@ fn on_thread<R: Send>(run: impl FnOnce() -> io::Result<R> + Send) -> io::Result<
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+/// The id that a network namespace has in that of the calling thread; an error if it has none.
+pub fn id_of(namespace: &File) -> io::Result<i32> {
+    let mut message = NsidMessage::default();
+    message
+        .attributes
+        .push(NsidAttribute::Fd(namespace.as_raw_fd().cast_unsigned()));
+    let answer = Rtnl::open()?.ask(RouteNetlinkMessage::GetNsId(message))?;
+    let id = match answer {
+        RouteNetlinkMessage::NewNsId(message) => message.attributes.into_iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if id >= 0 => Some(id),
+            _ => None,
+        }),
+        _ => None,
+    };
+    id.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the namespace has no id here"))
 }

@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Weak, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use aya::{
@@ -13,10 +13,10 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use taskgate_ebpf::abi::{map, program};
+use taskgate_ebpf::abi::{self, map};
 
 use super::{
-    gate::Standing,
+    gate::GatePrograms,
     load::{LoadError, LoadOptions, Shape},
     raw::{self, Packet, Ran, Shared},
 };
@@ -27,23 +27,25 @@ static GATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/task
 /// The ring that aya-log's messages come on.
 const LOG: &str = "AYA_LOGS";
 
-/// The loaded kernel program. It gives gates out ([`super::gate`]); those, its tables and mapped memory live on when it
-/// is dropped.
+/// The loaded kernel program. Gates ([`super::gate`]), its tables and mapped memory live on when it is dropped.
 #[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
     options: LoadOptions,
-    /// Whether this kernel has TCX, once that is known.
-    pub(super) tcx: Option<bool>,
-    /// The gates that it gave out.
-    pub(super) gates: Vec<Weak<Standing>>,
+    pub(super) gates: Arc<GatePrograms>,
     /// The early verdict's program, once it is loaded.
     early: Option<&'static str>,
 }
 
 impl Object {
     /// Its programs, but for those of the early verdict, of which one is loaded when it is asked for.
-    pub const PROGRAMS: [&'static str; 4] = [program::FROM_TASK, program::TO_TASK, program::EMPTY, program::CLOCK];
+    pub const PROGRAMS: [&'static str; 5] = [
+        abi::program::FROM_TASK,
+        abi::program::TO_TASK,
+        abi::program::DROP_ALL,
+        abi::program::EMPTY,
+        abi::program::CLOCK,
+    ];
 
     /// Loads a kernel program of its own: fresh maps, all programs verified, nothing attached, the image empty. It may block
     /// for a second.
@@ -74,11 +76,11 @@ impl Object {
             let program = classifier(&mut ebpf, name)?;
             verify(|| program.load()).map_err(of)?;
         }
+        let gates = GatePrograms::of(&ebpf)?;
         Ok(Self {
             ebpf,
             options: *options,
-            tcx: None,
-            gates: Vec::new(),
+            gates: Arc::new(gates),
             early: None,
         })
     }
@@ -86,10 +88,10 @@ impl Object {
     /// Has the early verdict verified, unless it was, and gives its program: that for frames of several buffers (Linux
     /// 5.18), or the one for older kernels.
     pub fn load_early(&mut self) -> Result<&'static str, LoadError> {
-        match self.load_early_as(program::EARLY) {
+        match self.load_early_as(abi::program::EARLY) {
             Err(error) => {
                 log::debug!("{error}, which may be too old for it");
-                self.load_early_as(program::EARLY_LINEAR)
+                self.load_early_as(abi::program::EARLY_LINEAR)
             }
             loaded => loaded,
         }
@@ -143,15 +145,7 @@ impl Object {
 
     /// A second handle on a program that is loaded.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
-        let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
-        let of = |cause| LoadError::Program { program: name, cause };
-        let fd = program.fd().map_err(of)?.as_fd();
-        fd.try_clone_to_owned()
-            .map_err(|cause| LoadError::Run { program: name, cause })
-    }
-
-    pub(super) fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
-        classifier(&mut self.ebpf, name)
+        program(&self.ebpf, name)
     }
 
     /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
@@ -227,6 +221,15 @@ fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError
         Some(Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) => Ok(data),
         _ => Err(missing("map", name)),
     }
+}
+
+/// A second handle on a program that is loaded.
+pub(super) fn program(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let program = ebpf.program(name).ok_or_else(|| missing("program", name))?;
+    let of = |cause| LoadError::Program { program: name, cause };
+    let fd = program.fd().map_err(of)?.as_fd();
+    fd.try_clone_to_owned()
+        .map_err(|cause| LoadError::Run { program: name, cause })
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {

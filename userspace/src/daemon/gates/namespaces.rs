@@ -3,9 +3,12 @@
 use log::{error, info, warn};
 use taskgate_ebpf::abi::LinkId;
 
-use super::{Gates, Task};
+use super::{
+    Gates,
+    made::{Failed, MadeTask},
+};
 use crate::{
-    daemon::{error::chain, records::Writer},
+    daemon::error::chain,
     dataplane::{
         netlink::Refused,
         netns::{Namespace, NamespaceId},
@@ -24,40 +27,36 @@ enum Name {
 }
 
 impl Gates {
-    /// Looks where the names of the tasks' namespaces lead, and makes ENIs again in those that came to have one. `enis`: as
-    /// in [`Gates::event`].
-    pub(in crate::daemon) async fn namespaces_changed(&mut self, enis: &[&Eni], writer: &mut Writer) {
+    /// Looks where the names of the tasks' namespaces lead, and makes ENIs again in those that came to have one. `enis`: the
+    /// gated ones.
+    pub(in crate::daemon) async fn namespaces_changed(&mut self, enis: &[&Eni]) {
         for eni in enis {
-            let Some(id) = self.release_renamed(eni, writer).await else {
-                continue;
-            };
-            match self.bind(eni, writer).await {
-                Ok(()) => drop(self.failed.remove(&eni.id)),
-                Err(error) => {
-                    error!("{}", chain(&error));
-                    self.failed.insert(eni.id.clone(), id);
-                }
+            if let Some(id) = self.release_renamed(eni).await
+                && let Err(error) = self.make(eni, Some(id)).await
+            {
+                error!("{}", chain(&error));
             }
         }
     }
 
     /// Takes an ENI away whose namespace's name leads to another one by now. Gives that one: there it is to be made.
-    pub(super) async fn release_renamed(&mut self, eni: &Eni, writer: &mut Writer) -> Option<NamespaceId> {
+    pub(super) async fn release_renamed(&mut self, eni: &Eni) -> Option<NamespaceId> {
         let Some(Binding::Namespace(name)) = &eni.binding else {
             return None;
         };
-        let task = self.tasks.get_mut(&eni.id)?;
+        let task = self.made.get_mut(&eni.id)?;
         let found = look(task, name).unwrap_or_else(|refused| {
             warn!("task `{}`: {}", task.name, chain(&refused));
             Name::Same
         });
         match found {
             Name::Same => {
-                self.nameless.remove(&eni.id);
+                task.nameless = false;
                 None
             }
             Name::Gone => {
-                if task.gate.is_some() && self.nameless.insert(eni.id.clone()) {
+                if task.gate.is_some() && !task.nameless {
+                    task.nameless = true;
                     warn!(
                         "task `{}`: namespace `{name}` has lost its name: the ENI stays with whoever is in it until there is \
                          another one of that name",
@@ -67,14 +66,16 @@ impl Gates {
                 None
             }
             // It was tried before.
-            Name::Another(id) if self.failed.get(&eni.id) == Some(&id) => None,
+            Name::Another(id) if task.failed == Failed::In(Some(id)) => None,
             Name::Another(id) => {
-                self.nameless.remove(&eni.id);
-                let (made, gate, task) = (task.made.take(), task.gate.take(), task.name.clone());
+                task.nameless = false;
+                let (made, gate, task) = (task.eni.take(), task.gate.take(), task.name.clone());
                 if let Some(gate) = &gate {
-                    writer.remove_link(LinkId::device(gate.link().ifindex));
+                    let ifindex = gate.link().ifindex;
+                    self.image.unbind(LinkId::device(ifindex));
+                    self.guard.release(&eni.id, ifindex);
                 }
-                if let Some(made) = made {
+                if made.is_some() {
                     info!("task `{task}`: another namespace is named `{name}` now, and gets the ENI");
                     self.unmake(&task, made, gate).await;
                 }
@@ -84,8 +85,8 @@ impl Gates {
     }
 }
 
-fn look(task: &Task, name: &str) -> Result<Name, Refused> {
-    if let Some(made) = &task.made
+fn look(task: &MadeTask, name: &str) -> Result<Name, Refused> {
+    if let Some(made) = &task.eni
         && made.namespace().is_named()?
     {
         return Ok(Name::Same);

@@ -1,10 +1,11 @@
 //! The calls to the kernel that aya lacks, and all the unsafe code that there is in user space: memory shared with an
-//! array, hash tables read in batches and emptied entry by entry, a program run on a packet, the grace period, a link's
-//! VLAN switches.
+//! array, hash tables read in batches and emptied entry by entry, programs attached to links, a program run on a packet, the
+//! grace period, a link's VLAN switches.
 //!
 //! Everything here is safe to call: what a map's keys and values are is compared with the Rust types once, when a
 //! [`Shared`] or a [`Hash`] is made of it.
 
+mod attach;
 mod ethtool;
 mod hash;
 mod run;
@@ -23,6 +24,7 @@ use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::{
+    attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
     ethtool::{VlanSwitch, turn_vlan_switch, vlan_switch},
     hash::{Cursor, Hash},
     run::{Packet, Ran, test_run, test_run_early},
@@ -38,11 +40,6 @@ const BPF_PROG_TEST_RUN: c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: c_int = 24;
-const BPF_LINK_CREATE: c_int = 28;
-const BPF_LINK_DETACH: c_int = 34;
-const BPF_XDP: u32 = 37;
-const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
-const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 const MEMBARRIER_CMD_GLOBAL: c_int = 1;
@@ -129,59 +126,6 @@ struct Info {
     object: u32,
     size: u32,
     to: u64,
-}
-
-/// The ifindex of what a TCX or XDP link hangs on; 0 once that is gone.
-pub fn attached_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
-    /// The kernel's `struct bpf_link_info` with the fields of a TCX link; an XDP link has the first of them.
-    #[repr(C)]
-    #[derive(Default)]
-    struct LinkInfo {
-        kind: u32,
-        id: u32,
-        program: u32,
-        pad: u32,
-        ifindex: u32,
-        attach_type: u32,
-    }
-    let mut info = LinkInfo::default();
-    let mut attr = Info {
-        object: number(link),
-        size: size_of::<LinkInfo>() as u32,
-        to: address_mut(&mut info),
-    };
-    // SAFETY: the kernel writes at most `size` bytes, and `info` is integers alone.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok(info.ifindex)
-}
-
-/// Attaches an XDP program to a link: `native` in its driver, else in the kernel before anything else looks at a packet.
-/// It comes off with the last handle on what is given (Linux 5.9).
-pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, native: bool) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct LinkCreate {
-        program: u32,
-        ifindex: u32,
-        attach_type: u32,
-        flags: u32,
-    }
-    let mut attr = LinkCreate {
-        program: number(program),
-        ifindex,
-        attach_type: BPF_XDP,
-        flags: if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE },
-    };
-    // SAFETY: no addresses in it.
-    let link = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(link as c_int) })
-}
-
-/// Takes a BPF link off what it hangs on, whoever else still has it open.
-pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    let mut link = number(link);
-    // SAFETY: a file's number is all that the call takes, and there is no address in it.
-    unsafe { bpf(BPF_LINK_DETACH, &mut link) }.map(drop)
 }
 
 #[repr(C)]
@@ -292,6 +236,17 @@ pub fn lift_memory_lock_limit() {
     let refused = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0;
     if refused {
         log::debug!("cannot lift the limit on locked memory: {}", io::Error::last_os_error());
+    }
+}
+
+/// Has the calling thread go before others that have no such wish (nice -20), for work that is short and urgent.
+pub fn prefer_thread() -> io::Result<()> {
+    const NICEST: c_int = -20;
+    // SAFETY: the call takes numbers alone; on Linux a process of 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

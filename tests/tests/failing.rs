@@ -1,0 +1,222 @@
+//! What fails for one task keeps that task closed, and no other.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use taskgate_tests::{
+    Config, Lab, Netns, at,
+    daemon::Daemon,
+    kernel::{await_gates, gates},
+    names,
+    netns::until,
+    traffic::{Answer, Client, TcpEcho, probe},
+};
+
+const GOOD: &str = "10.88.0.10";
+const MADE: &str = "10.88.0.11";
+const OTHER: &str = "10.88.0.20";
+const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
+
+/// A task that works, on a device, and one in a namespace.
+fn good(lab: &Lab) -> Config {
+    lab.config()
+        .group("http", HTTP)
+        .device_task("good", "tg-good", &[GOOD], &["http"])
+        .task("made", &[MADE], &["http"])
+}
+
+/// Both work as they should.
+fn are_gated(lab: &Lab, device: &Netns) -> Result<()> {
+    let made = lab.task("made")?;
+    let _echo = (TcpEcho::start(device, 80)?, TcpEcho::start(&made, 80)?);
+    for (task, address) in [(device, GOOD), (&made, MADE)] {
+        Client::connect(&lab.outside, at(address, 80))?.finish()?;
+        assert_eq!(probe(&lab.outside, at(address, 81))?, Answer::Silence);
+        assert_eq!(probe(task, at("10.99.0.2", 80))?, Answer::Silence);
+    }
+    Ok(())
+}
+
+/// Everything that can go wrong with one task, each with its own task, and what is said of it.
+fn bad(lab: &Lab, config: Config) -> Result<(Config, Vec<(&'static str, &'static str)>)> {
+    let host = &lab.host;
+    let namespace = |task: &str| -> Result<(String, Netns)> {
+        let name = config.namespace(task);
+        host.output("ip", &["netns", "add", &name])?;
+        let netns = Netns::named(&name)?;
+        Ok((name, netns))
+    };
+    // A task may leave this in its own namespace.
+    namespace("occupied")?.1.ip("link add eth0 type veth peer name left")?;
+    let without_v6 = namespace("without-v6")?.1;
+    without_v6.set("net.ipv6.conf.all.disable_ipv6", "1")?;
+    without_v6.set("net.ipv6.conf.default.disable_ipv6", "1")?;
+    fs::create_dir(names::namespace_file(&config.namespace("no-namespace")))?;
+    host.ip("link add tg-macvlan link wire type macvlan
+         link add tg-bridge type bridge
+         link add tg-beyond index 8388608 type veth peer name beyond
+         link set tg-beyond up
+         link set beyond up")?;
+    let config = config
+        .task("occupied", &["10.88.1.1"], &["http"])
+        .task("without-v6", &["fd88::1"], &["http"])
+        .task("no-namespace", &["10.88.1.2"], &["http"])
+        .device_task("macvlan", "tg-macvlan", &["10.88.1.3"], &["http"])
+        .device_task("bridge", "tg-bridge", &["10.88.1.4"], &["http"])
+        .device_task("beyond", "tg-beyond", &["10.88.1.5"], &["http"]);
+    let said = vec![
+        ("occupied", "already has an `eth0`"),
+        ("without-v6", "fd88::1/128"),
+        ("no-namespace", "no ENI"),
+        (
+            "macvlan",
+            "cannot be gated, and passes nothing: link `tg-macvlan` is of kind `macvlan`",
+        ),
+        (
+            "bridge",
+            "cannot be gated, and its link is open: nothing filters it: link `tg-bridge` is of kind `bridge`",
+        ),
+        (
+            "beyond",
+            "is not gated, and passes nothing: link `tg-beyond` has ifindex 8388608",
+        ),
+    ];
+    Ok((config, said))
+}
+
+fn are_told(daemon: &Daemon, said: &[(&str, &str)]) -> Result<()> {
+    for (task, why) in said {
+        let name = format!("task `{task}`");
+        let told = daemon
+            .messages()
+            .iter()
+            .any(|line| line.contains("ERROR") && line.contains(&name) && line.contains(why));
+        ensure!(told, "of `{task}` not `{why}`:\n{}", daemon.messages().join("\n"));
+    }
+    Ok(())
+}
+
+fn are_closed(lab: &Lab) -> Result<()> {
+    for device in ["tg-macvlan", "tg-beyond"] {
+        assert_eq!(gates(&lab.host, device)?, (1, 1), "{device}");
+    }
+    // Others may live behind it.
+    assert_eq!(gates(&lab.host, "tg-bridge")?, (0, 0));
+    // Nothing was left in the namespaces.
+    let occupied = Netns::named(&lab.config().namespace("occupied"))?;
+    assert_eq!(occupied.links()?, ["eth0", "left", "lo"]);
+    let without_v6 = Netns::named(&lab.config().namespace("without-v6"))?;
+    assert_eq!(without_v6.links()?, ["lo"]);
+    Ok(())
+}
+
+/// Takes the directory away that no namespace can be named by.
+fn mend_namespace(lab: &Lab) -> Result<()> {
+    Ok(fs::remove_dir(names::namespace_file(
+        &lab.config().namespace("no-namespace"),
+    ))?)
+}
+
+#[test]
+fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let device = lab.device("tg-good", &[GOOD], true)?;
+    let (config, said) = bad(&lab, good(&lab))?;
+    let mut daemon = lab.start(&config)?;
+    daemon.await_message("gates are up: 2 tasks gated, 6 not gated because of an error")?;
+    are_told(&daemon, &said)?;
+    are_gated(&lab, &device)?;
+    are_closed(&lab)?;
+
+    // What is mended works from the next reload on.
+    let occupied = Netns::named(&config.namespace("occupied"))?;
+    occupied.ip("link delete eth0")?;
+    mend_namespace(&lab)?;
+    daemon.apply(&config)?;
+    daemon.await_message("4 tasks gated, 4 not gated because of an error")?;
+    lab.task("occupied")?;
+    are_gated(&lab, &device)?;
+    let stopped = daemon.stop_unhealthy()?;
+    let last = stopped.messages.last().context("it says nothing")?;
+    for task in ["without-v6", "macvlan", "bridge", "beyond"] {
+        ensure!(last.contains(task), "{last}");
+    }
+    ensure!(!last.contains("occupied") && !last.contains("made"), "{last}");
+    assert_eq!(gates(&lab.host, "tg-macvlan")?, (0, 0));
+    Ok(())
+}
+
+#[test]
+fn at_a_reload_the_rest_of_it_is_in_force() -> Result<()> {
+    let lab = Lab::new()?;
+    let device = lab.device("tg-good", &[GOOD], true)?;
+    let other = lab.device("tg-other", &[OTHER], true)?;
+    let mut daemon = lab.start(&good(&lab))?;
+    let (config, said) = bad(&lab, good(&lab))?;
+    let config = config.device_task("other", "tg-other", &[OTHER], &["http"]);
+    daemon.apply(&config)?;
+    daemon.await_message("reloaded, but not wholly: generation 2, 3 tasks gated, 6 not gated")?;
+    are_told(&daemon, &said)?;
+    are_gated(&lab, &device)?;
+    are_closed(&lab)?;
+    let _echo = TcpEcho::start(&other, 80)?;
+    Client::connect(&lab.outside, at(OTHER, 80))?.finish()?;
+
+    // A configuration without them is wholly in force.
+    daemon.apply(&good(&lab))?;
+    daemon.stop()?;
+    mend_namespace(&lab)
+}
+
+#[test]
+fn a_link_that_comes_and_cannot_be_gated_is_told_of_and_its_successor_gated() -> Result<()> {
+    let lab = Lab::new()?;
+    let device = lab.device("tg-good", &[GOOD], true)?;
+    let config = good(&lab).device_task("other", "tg-other", &[OTHER], &["http"]);
+    let daemon = lab.start(&config)?;
+    lab.host.ip("link add tg-other link wire type macvlan")?;
+    daemon.await_message("task `other` cannot be gated, and passes nothing: link `tg-other` is of kind `macvlan`")?;
+    assert_eq!(gates(&lab.host, "tg-other")?, (1, 1));
+    are_gated(&lab, &device)?;
+    lab.host.ip("link delete tg-other")?;
+    let other = lab.device("tg-other", &[OTHER], true)?;
+    await_gates(&lab.host, "tg-other")?;
+    let _echo = TcpEcho::start(&other, 80)?;
+    Client::connect(&lab.outside, at(OTHER, 80))?.finish()?;
+    assert_eq!(probe(&lab.outside, at(OTHER, 81))?, Answer::Silence);
+    daemon.stop()?;
+    Ok(())
+}
+
+/// The kernel refuses for a while: no event tells when it would no longer.
+#[test]
+fn a_gate_that_the_kernel_refuses_is_tried_again_until_it_stands() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = lab
+        .config()
+        .group("http", HTTP)
+        .device_task("other", "tg-other", &[OTHER], &["http"]);
+    let daemon = lab.start(&config)?;
+    let pid = daemon.pid()?.to_string();
+    let limit = |files: &str| -> Result<()> {
+        let limited = Command::new("prlimit").args(["--pid", &pid, files]).status()?;
+        ensure!(limited.success(), "`prlimit` ended with {limited}");
+        Ok(())
+    };
+    // Those that are open stay so.
+    limit("--nofile=3:")?;
+    let other = lab.device("tg-other", &[OTHER], true)?;
+    daemon.await_message("task `other` is not gated, and its link is open: nothing filters it")?;
+    assert_eq!(gates(&lab.host, "tg-other")?, (0, 0));
+    limit("--nofile=1024:")?;
+    await_gates(&lab.host, "tg-other")?;
+    daemon.await_message("task `other` is gated on link `tg-other`")?;
+    let _echo = TcpEcho::start(&other, 80)?;
+    until(
+        "it is bound",
+        || Ok(probe(&lab.outside, at(OTHER, 80))? == Answer::Open),
+    )?;
+    assert_eq!(probe(&lab.outside, at(OTHER, 81))?, Answer::Silence);
+    daemon.stop()?;
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! While a large configuration is read nothing else waits: signals are heard, and links that come are gated.
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use taskgate_tests::{
+    Config, Lab, at,
+    daemon::{Daemon, RELOADED},
+    kernel::await_gates,
+    netns::until,
+    traffic::{Answer, Client, TcpEcho, probe},
+};
+
+const WEB: &str = "10.88.0.10";
+const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
+/// Prefix lists beside the configuration: so many files with so many entries each take seconds.
+const FILES: u32 = 10;
+const ENTRIES: u32 = 50_000;
+
+/// Writes files into a folder that take their time, and gives how many bytes they have.
+fn fill(folder: &Path) -> Result<u64> {
+    fs::create_dir_all(folder)?;
+    let mut bytes = 0;
+    for file in 0..FILES {
+        let entries: Vec<String> = (0..ENTRIES)
+            .map(|entry| {
+                let [_, high, middle, low] = entry.to_be_bytes();
+                format!(r#"{{"Cidr":"{}.{high}.{middle}.{low}/32"}}"#, 11 + file)
+            })
+            .collect();
+        let text = format!(r#"{{"Entries":[{}]}}"#, entries.join(",\n"));
+        bytes += text.len() as u64;
+        // After taskgate.yaml, in the order of names.
+        fs::write(folder.join(format!("pl-{file:017x}.json")), text)?;
+    }
+    Ok(bytes)
+}
+
+/// How many bytes a process has read from files.
+fn read_by(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+    Ok(bytes.context("the kernel does not count what is read")?.parse()?)
+}
+
+fn one(lab: &Lab) -> Config {
+    lab.config()
+        .group("http", HTTP)
+        .device_task("web-1", "tg-web", &[WEB], &["http"])
+}
+
+/// A taskgate in the middle of its first reading.
+fn reading(lab: &Lab) -> Result<Daemon> {
+    let bytes = fill(&lab.folder().join("main"))?;
+    let daemon = lab.begin(&one(lab), Some(1))?;
+    let pid = daemon.pid()?;
+    until("half of the files are read", || Ok(read_by(pid)? > bytes / 2))?;
+    Ok(daemon)
+}
+
+#[test]
+fn a_reload_that_is_asked_for_while_the_first_configuration_is_read_does_not_end_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let _task = lab.device("tg-web", &[WEB], true)?;
+    let daemon = reading(&lab)?;
+    daemon.signal(Signal::SIGHUP)?;
+    daemon.await_message("gates are up: 1 task gated")?;
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn it_ends_in_order_while_the_first_configuration_is_read() -> Result<()> {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let lab = Lab::new()?;
+        let daemon = reading(&lab)?;
+        let stopped = daemon.stop_by(signal)?;
+        let said = stopped.messages.join("\n");
+        ensure!(said.contains("ending before anything was gated"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let daemon = lab.start(&one(&lab))?;
+    let pid = daemon.pid()?;
+    // Once as it is, and once more: the number of a link that went is another's then.
+    for round in 1..=2 {
+        let bytes = fill(&lab.folder().join("main"))?;
+        let before = read_by(pid)?;
+        daemon.signal(Signal::SIGHUP)?;
+        until("the reload reads", || Ok(read_by(pid)? > before + bytes / 20))?;
+        let task = lab.device("tg-web", &[WEB], true)?;
+        await_gates(&lab.host, "tg-web")?;
+        let reloaded = daemon.messages().iter().filter(|line| line.contains(RELOADED)).count();
+        ensure!(reloaded < round, "the reload was over before the link was gated");
+        let _echo = TcpEcho::start(&task, 80)?;
+        until("it is bound", || Ok(probe(&lab.outside, at(WEB, 80))? == Answer::Open))?;
+        Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+        assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+        daemon.await_message(&format!("reloaded: generation {}", round + 1))?;
+        lab.host.ip("link delete tg-web")?;
+        // The kernel tells of it before the next round.
+        thread::sleep(Duration::from_millis(100));
+    }
+    daemon.stop()?;
+    Ok(())
+}

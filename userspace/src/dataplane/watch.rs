@@ -1,0 +1,318 @@
+//! The links of a network namespace as they come and go.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rtnetlink::packet_core::NetlinkPayload;
+
+use super::{
+    link::{Link, LinkError, LinkKind, kind, name, parse, parse_uplink},
+    netlink::Refused,
+    rtnl::Rtnl,
+};
+
+/// A link came or went. A new name is both: the old one went, the new one came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// There is a link of this name.
+    Present {
+        /// Its name.
+        name: String,
+        /// Its number.
+        ifindex: u32,
+    },
+    /// There is no such link any more.
+    Gone {
+        /// The name it had.
+        name: String,
+        /// The number it had.
+        ifindex: u32,
+        /// Where it moved to, if the kernel said so.
+        moved: Option<Moved>,
+    },
+}
+
+/// Where a link is now that moved to another network namespace (Linux 4.16 on tells).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The namespace's id in the one that the link left.
+    pub namespace: i32,
+    /// The link's number there.
+    pub ifindex: u32,
+}
+
+/// A link that is there.
+#[derive(Debug)]
+pub struct KnownLink {
+    name: String,
+    /// What was said of it that matters here: a message has some kilobytes.
+    message: LinkMessage,
+}
+
+impl KnownLink {
+    fn of(message: &LinkMessage) -> Option<Self> {
+        let name = name(message)?.to_owned();
+        let mut kept = LinkMessage::default();
+        kept.header = message.header.clone();
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(_) | LinkAttribute::Link(_) | LinkAttribute::LinkNetNsId(_) => {
+                    kept.attributes.push(attribute.clone());
+                }
+                LinkAttribute::LinkInfo(infos) => {
+                    let kind = infos.iter().filter(|info| matches!(info, LinkInfo::Kind(_)));
+                    kept.attributes.push(LinkAttribute::LinkInfo(kind.cloned().collect()));
+                }
+                _ => {}
+            }
+        }
+        Some(Self { name, message: kept })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It, as what carries a task.
+    ///
+    /// # Errors
+    /// [`LinkError::Kind`].
+    pub fn task(&self) -> Result<Link, LinkError> {
+        parse(&self.message)
+    }
+
+    /// It, as what can be closed without closing anything else: a link that leads to one neighbour alone. Behind others,
+    /// as the host's own card or a bridge, more may live than a task.
+    pub fn closable(&self) -> Option<Link> {
+        let leads_to_one = |kind: &InfoKind| {
+            use InfoKind::{IpVlan, IpVtap, MacVlan, MacVtap, Netkit, Tun};
+            matches!(kind, MacVlan | MacVtap | IpVlan | IpVtap | Tun | Netkit)
+        };
+        match self.task() {
+            Ok(link) => Some(link),
+            Err(_) => kind(&self.message).filter(|kind| leads_to_one(kind)).map(|_| Link {
+                name: self.name.clone(),
+                ifindex: self.message.header.index,
+                kind: LinkKind::Other,
+            }),
+        }
+    }
+
+    /// It, as the uplink.
+    ///
+    /// # Errors
+    /// [`LinkError::NoEthernet`].
+    pub fn uplink(&self) -> Result<Link, LinkError> {
+        parse_uplink(&self.message)
+    }
+}
+
+/// The links of a network namespace as they come and go, those that are there first. Nothing is missed for good: where
+/// the kernel had to drop messages, all links are read again, and all of them told of again. One of them may have gone
+/// meanwhile, and another have come to its name and number.
+///
+/// It needs no runtime: the thread that watches waits for nothing else.
+#[derive(Debug)]
+pub struct LinkWatch {
+    /// What the kernel says.
+    messages: Rtnl,
+    /// For reading all links. Not the socket that the messages come on, where an answer would be one among them.
+    questions: Rtnl,
+    known: BTreeMap<u32, KnownLink>,
+    /// The numbers of those that are known.
+    names: HashMap<String, u32>,
+    events: VecDeque<LinkEvent>,
+    /// What is known may be behind what is there.
+    behind: bool,
+}
+
+impl LinkWatch {
+    /// How many bytes of messages the kernel may keep while they are not read.
+    const ROOM: usize = 512 * 1024;
+
+    /// Begins to watch the network namespace of the calling thread.
+    pub fn new() -> Result<Self, Refused> {
+        Ok(Self {
+            messages: listen()?,
+            questions: Rtnl::open().map_err(refused())?,
+            known: BTreeMap::new(),
+            names: HashMap::new(),
+            events: VecDeque::new(),
+            behind: true,
+        })
+    }
+
+    /// The next event of those that have happened; `None` if there is none.
+    pub fn poll(&mut self) -> Result<Option<LinkEvent>, Refused> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.behind {
+                self.read_all()?;
+                continue;
+            }
+            match self.messages.waiting() {
+                Ok(messages) if messages.is_empty() => return Ok(None),
+                Ok(messages) => messages.into_iter().for_each(|message| self.hear(message)),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    // The messages that are kept are the oldest ones: they would undo what is read now.
+                    self.messages = listen()?;
+                    self.behind = true;
+                }
+                Err(error) => return Err(refused()(error)),
+            }
+        }
+    }
+
+    /// Waits for the next event until `patience` is over.
+    pub fn next(&mut self, patience: Duration) -> Result<Option<LinkEvent>, Refused> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(event) = self.poll()? {
+                return Ok(Some(event));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.wait(None, Some(left))?;
+        }
+    }
+
+    /// Waits until there may be an event, until `other` is readable, or until `patience` is over.
+    pub fn wait(&self, other: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> Result<(), Refused> {
+        let timeout = patience.map_or(PollTimeout::NONE, |patience| {
+            // A part of a millisecond is one.
+            PollTimeout::try_from(patience + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        let readable = |file| PollFd::new(file, PollFlags::POLLIN);
+        let mut files: Vec<PollFd<'_>> = std::iter::once(self.messages.as_fd())
+            .chain(other)
+            .map(readable)
+            .collect();
+        match poll(&mut files, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(error) => Err(Refused::of("watch", "links")(error)),
+        }
+    }
+
+    /// Reads all links anew, for whoever has to know what is there at this moment.
+    pub fn refresh(&mut self) -> Result<(), Refused> {
+        self.read_all()
+    }
+
+    /// The link of a name that is there.
+    pub fn link(&self, name: &str) -> Option<(u32, &KnownLink)> {
+        let ifindex = *self.names.get(name)?;
+        Some((ifindex, self.known.get(&ifindex)?))
+    }
+
+    /// Whether a link has this number.
+    pub fn has(&self, ifindex: u32) -> bool {
+        self.known.contains_key(&ifindex)
+    }
+
+    fn read_all(&mut self) -> Result<(), Refused> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let messages = self.questions.dump(request).map_err(Refused::of("list", "links"))?;
+        self.behind = false;
+        self.compare(messages);
+        Ok(())
+    }
+
+    fn hear(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
+        match message {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+                if let Some(link) = KnownLink::of(&message) {
+                    self.present(message.header.index, link);
+                }
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
+                self.gone(message.header.index, moved(&message));
+            }
+            NetlinkPayload::Overrun(_) => self.behind = true,
+            _ => {}
+        }
+    }
+
+    fn compare(&mut self, messages: Vec<RouteNetlinkMessage>) {
+        let links = messages.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewLink(message) => Some((message.header.index, KnownLink::of(&message)?)),
+            _ => None,
+        });
+        let links: BTreeMap<u32, KnownLink> = links.collect();
+        let is_gone = |known: &&u32| !links.contains_key(known);
+        let gone: Vec<u32> = self.known.keys().filter(is_gone).copied().collect();
+        for ifindex in gone {
+            self.gone(ifindex, None);
+        }
+        for (ifindex, link) in links {
+            let name = link.name.clone();
+            if self.known.get(&ifindex).is_some_and(|known| known.name == name) {
+                self.known.insert(ifindex, link);
+                self.events.push_back(LinkEvent::Present { name, ifindex });
+            } else {
+                self.present(ifindex, link);
+            }
+        }
+    }
+
+    fn present(&mut self, ifindex: u32, link: KnownLink) {
+        if let Some(known) = self.known.get_mut(&ifindex)
+            && known.name == link.name
+        {
+            *known = link;
+            return;
+        }
+        self.gone(ifindex, None);
+        let name = link.name.clone();
+        self.names.insert(name.clone(), ifindex);
+        self.known.insert(ifindex, link);
+        self.events.push_back(LinkEvent::Present { name, ifindex });
+    }
+
+    fn gone(&mut self, ifindex: u32, moved: Option<Moved>) {
+        if let Some(KnownLink { name, .. }) = self.known.remove(&ifindex) {
+            // Another link may have the name already.
+            if self.names.get(&name) == Some(&ifindex) {
+                self.names.remove(&name);
+            }
+            self.events.push_back(LinkEvent::Gone { name, ifindex, moved });
+        }
+    }
+}
+
+fn listen() -> Result<Rtnl, Refused> {
+    Rtnl::listen_to_links(LinkWatch::ROOM).map_err(refused())
+}
+
+fn refused() -> impl FnOnce(io::Error) -> Refused {
+    Refused::of("watch", "links")
+}
+
+fn moved(message: &LinkMessage) -> Option<Moved> {
+    let find = |of: fn(&LinkAttribute) -> Option<i32>| message.attributes.iter().find_map(of);
+    let namespace = find(|attribute| match attribute {
+        LinkAttribute::NewNetnsId(namespace) => Some(*namespace),
+        _ => None,
+    })?;
+    let ifindex = find(|attribute| match attribute {
+        LinkAttribute::NewIfIndex(ifindex) => Some(*ifindex),
+        _ => None,
+    });
+    Some(Moved {
+        namespace,
+        ifindex: ifindex.map_or(message.header.index, i32::cast_unsigned),
+    })
+}
