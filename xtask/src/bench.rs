@@ -22,6 +22,16 @@ enum What {
     Path(PathArgs),
     Density(DensityArgs),
     Reading(ReadingArgs),
+    Window(WindowArgs),
+}
+
+/// What passes a link that comes before its gate stands: while nothing else happens, while another task floods, and while a
+/// reload reads a large prefix list
+#[derive(clap::Args)]
+struct WindowArgs {
+    /// Take a few rounds, whose figures are not to be quoted
+    #[arg(long)]
+    quick: bool,
 }
 
 /// Nanoseconds for one packet on each path of the kernel program, what it leaves of the traffic over veth pairs, its
@@ -64,16 +74,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Reading(args) => reading(args),
         What::Path(args) => path(args),
-        What::Density(args) => density(args),
+        What::Density(args) => by_tests("bench_density", args.quick),
+        What::Window(args) => by_tests("bench_window", args.quick),
     }
 }
 
-fn density(args: &DensityArgs) -> Result<ExitCode> {
+/// Runs a program that starts taskgate.
+fn by_tests(program: &str, is_quick: bool) -> Result<ExitCode> {
     let taskgate = build::binary("taskgate", "taskgate")?;
-    let binary = build::binary("taskgate-tests", "bench_density")?;
+    let binary = build::binary("taskgate-tests", program)?;
     let mut command = Command::new(binary);
     command.env("TASKGATE_BIN", taskgate);
-    if args.quick {
+    if is_quick {
         command.arg("--quick");
     }
     let good = exec::status(&mut command)?.success();

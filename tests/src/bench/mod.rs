@@ -14,6 +14,7 @@ pub mod spread;
 pub mod table;
 pub mod varied;
 pub mod veth;
+pub mod window;
 
 use std::time::Duration;
 

@@ -1,0 +1,32 @@
+//! Measures what passes a link that comes before its gate stands. `cargo xtask bench window` builds it and runs it as root.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use taskgate_tests::bench::window::{self, Effort};
+
+/// Measures what passes a link that comes before its gate stands
+#[derive(Parser)]
+struct Args {
+    /// Take a few rounds, whose figures are not to be quoted
+    #[arg(long)]
+    quick: bool,
+}
+
+fn main() -> ExitCode {
+    let effort = if Args::parse().quick {
+        Effort::QUICK
+    } else {
+        Effort::FULL
+    };
+    match window::run(effort) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
