@@ -1,19 +1,38 @@
 //! The life of a tracked connection: its state, and how long it may be idle.
 //!
-//! The state is what two ends of a link can know without following sequence numbers:
-//!
-//! * *replied*, once a packet came back to the initiator; *confirmed*, once the initiator went on after that. TCP is
-//!   established from there on: its third packet, or the second exchange of a connection that was picked up midway.
+//! * *replied*, once a packet came back to the initiator; *confirmed*, once the initiator went on after that.
 //! * *answered*, once a packet came back after that too. UDP is a stream from there on: it has seen more than one request
 //!   and response (EC2 API, `ConnectionTrackingSpecificationRequest`).
+//!
+//! **TCP.** Anybody can write a peer's address on a packet, so of the two sides only the task is believed. An entry keeps
+//! the low 16 bits of the sequence number that each side sends next (RFC 9293, 3.4: SND.NXT):
+//!
+//! * The task's own side follows what it sends. A segment that is sent again does not move it back.
+//! * The peer's side goes on with a segment that begins exactly where the last one ended, and otherwise with what the
+//!   task acknowledges: RCV.NXT of the task's stack, which has looked at all 32 bits, at the window and at the data. A
+//!   segment that was lost or overtaken on its way here is made good by that.
+//! * A RST or FIN that does not begin exactly there changes nothing (RFC 5961, 3.2, has hosts do the same with a RST). While
+//!   the responder has said nothing, its RST has to acknowledge what the initiator sent (RFC 9293, 3.10.7.3).
+//! * *Replied* is a connection whose responder acknowledged exactly what the initiator sent; or whatever the task sent as
+//!   the responder.
+//! * *Confirmed*, which is established, is one whose initiator then acknowledged exactly what the responder sent, which
+//!   nobody can who did not receive it; or one whose responder sent data or a FIN beyond its first packet. A bare ACK of
+//!   the responder's does not count: stacks answer a second SYN with one before the connection is established (RFC 5961,
+//!   4.2; Linux, `tcp_check_req`).
+//! * A connection that was picked up midway, of whose handshake nothing was seen, is known by what its first packet says
+//!   of both sides, and confirmed as any other.
+//! * A SYN of the task's, with ACK or without, that is not sent again, begins anew: its stack holds no connection there.
 //! * TCP is closed after a FIN from both sides, or while the last packet of either side is a RST. The side that really
-//!   sent a RST sends nothing else afterwards (RFC 9293, 3.5.2), so what it does send shows that the RST was forged or
-//!   out of window and the connection lives.
+//!   sent a RST sends nothing else afterwards (RFC 9293, 3.5.2), so what it does send shows that the RST was forged.
+//! * After a FIN from one side it is half-closed: the other may go on sending, and is waited for some minutes.
 //! * Once it is closed by a FIN from both sides, and nothing has come for ten seconds, packets that do not open a
 //!   connection are late and denied, as AWS has it (VPC User Guide, flow log records: REJECT). Until then they belong to
-//!   the closing: the last ACK, and what is sent again because it was lost. A RST does not go so far, since anybody can
-//!   forge one: after ten seconds without a packet the rules decide.
+//!   the closing: the last ACK, and what is sent again because it was lost. A RST does not go so far: after ten seconds
+//!   without a packet the rules decide.
 //! * A SYN without ACK on a closed pair begins a new connection (RFC 9293, 3.6.1), so it is judged as one.
+//!
+//! 16 bits tell a segment that is sent again from a new one within 32 KiB. Beyond that a side may be taken for up to 32 KiB
+//! of what it sends for another place; a RST in that time closes nothing, and the entry ends by its time-out.
 
 use crate::abi::{Direction, image::Timeout, tables::state};
 
@@ -65,32 +84,215 @@ pub const fn initiator(state: u16) -> Direction {
     }
 }
 
-/// The state after one more packet.
+/// What an entry knows of a connection: its state, and where each side goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// [`state`] bits.
+    pub state: u16,
+    /// TCP: the sequence number that each side sends next, by [`Direction`], its low 16 bits.
+    pub next: [u16; 2],
+}
+
+/// What a TCP segment says, numbers by their low 16 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// TCP flags.
+    pub flags: u8,
+    /// Its sequence number.
+    pub sequence: u16,
+    /// What it acknowledges, if it has ACK.
+    pub acknowledged: u16,
+    /// Bytes of payload, of all segments together if it is a GSO packet.
+    pub payload: u32,
+}
+
+impl Segment {
+    #[inline(always)]
+    const fn has(self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+
+    /// What it takes of its sender's sequence numbers: SYN and FIN count as a byte each (RFC 9293, 3.4).
+    #[inline(always)]
+    const fn length(self) -> u32 {
+        self.payload + (self.flags >> 1 & 1) as u32 + (self.flags & tcp::FIN) as u32
+    }
+
+    /// The sequence number after it.
+    #[inline(always)]
+    const fn end(self) -> u16 {
+        self.sequence.wrapping_add(self.length() as u16)
+    }
+}
+
+/// A FIN or RST that was seen from a side.
 #[inline(always)]
-pub const fn advance(old: u16, protocol: u8, direction: Direction, tcp_flags: u8) -> u16 {
-    let mut new = old;
-    if direction as u8 != initiator(old) as u8 {
-        new |= state::REPLIED;
-    } else if old & state::REPLIED != 0 {
-        new |= state::CONFIRMED;
+const fn ending(direction: Direction) -> (u16, u16) {
+    match direction {
+        Direction::Egress => (state::FIN_EGRESS, state::RESET_EGRESS),
+        Direction::Ingress => (state::FIN_INGRESS, state::RESET_INGRESS),
     }
-    if protocol == TCP {
-        let (fin, reset) = match direction {
-            Direction::Egress => (state::FIN_EGRESS, state::RESET_EGRESS),
-            Direction::Ingress => (state::FIN_INGRESS, state::RESET_INGRESS),
+}
+
+/// Where a side goes on that was to go on at `next` and now begins at `begins` and takes `length`.
+#[inline(always)]
+const fn furthest(next: u16, begins: u16, length: u32) -> u16 {
+    let ahead = begins.wrapping_sub(next).cast_signed() as i32 + length.cast_signed();
+    if ahead > 0 {
+        begins.wrapping_add(length as u16)
+    } else {
+        next
+    }
+}
+
+/// The life of a connection with one packet. `state`: [`opened_by`] its initiator, with what else its admission says.
+/// `segment`: of TCP, where it can be read.
+#[inline(always)]
+pub const fn begin(state: u16, protocol: u8, direction: Direction, segment: Option<Segment>) -> Life {
+    let is_initiator = direction as u8 == initiator(state) as u8;
+    let mut life = Life { state, next: [0; 2] };
+    if protocol != TCP {
+        return advance(life, protocol, direction, None);
+    }
+    let Some(segment) = segment else { return life };
+    let (fin, reset) = ending(direction);
+    life.next[direction.index()] = segment.end();
+    if segment.has(tcp::ACK) {
+        life.next[direction.opposite().index()] = segment.acknowledged;
+        life.state |= state::KNOWN;
+    }
+    if !is_initiator {
+        life.state |= state::KNOWN | state::REPLIED;
+    }
+    if segment.has(tcp::RST) {
+        life.next[direction.index()] = segment.sequence;
+        life.state |= reset;
+    }
+    if segment.has(tcp::FIN) {
+        life.state |= fin;
+    }
+    life
+}
+
+/// The life after one more packet. `segment` as in [`begin`].
+#[inline(always)]
+pub const fn advance(old: Life, protocol: u8, direction: Direction, segment: Option<Segment>) -> Life {
+    const RESET: u16 = state::RESET_EGRESS | state::RESET_INGRESS;
+    if protocol != TCP {
+        return Life {
+            state: exchange(old.state, direction),
+            ..old
         };
-        if tcp_flags & tcp::FIN != 0 {
-            new |= fin;
-        }
-        if tcp_flags & tcp::RST != 0 {
-            new |= reset;
-        } else {
-            new &= !reset;
-        }
-    } else if direction as u8 != initiator(old) as u8 && old & state::CONFIRMED != 0 {
-        new |= state::ANSWERED;
     }
-    new
+    let Some(segment) = segment else { return old };
+    if segment.has(tcp::SYN | tcp::FIN | tcp::RST) || old.state & (state::CONFIRMED | RESET) != state::CONFIRMED {
+        turn(old, direction, segment)
+    } else {
+        let mut life = old;
+        match direction {
+            Direction::Egress => heard(&mut life, segment),
+            Direction::Ingress => claimed(&mut life, segment),
+        }
+        life
+    }
+}
+
+/// The state of all but TCP after one more packet.
+#[inline(always)]
+const fn exchange(old: u16, direction: Direction) -> u16 {
+    if direction as u8 != initiator(old) as u8 {
+        old | state::REPLIED
+            | if old & state::CONFIRMED != 0 {
+                state::ANSWERED
+            } else {
+                0
+            }
+    } else if old & state::REPLIED != 0 {
+        old | state::CONFIRMED
+    } else {
+        old
+    }
+}
+
+/// What the task says of both sides while they talk.
+#[inline(always)]
+const fn heard(life: &mut Life, segment: Segment) {
+    let [own, peer] = life.next;
+    life.next[0] = furthest(own, segment.sequence, segment.length());
+    if segment.has(tcp::ACK) {
+        life.next[1] = furthest(peer, segment.acknowledged, 0);
+    }
+}
+
+/// What is said to come from the peer.
+#[inline(always)]
+const fn claimed(life: &mut Life, segment: Segment) {
+    if segment.sequence == life.next[1] {
+        life.next[1] = segment.end();
+    }
+}
+
+/// What changes more than where the sides go on: the handshake, the end.
+#[inline(always)]
+const fn turn(old: Life, direction: Direction, segment: Segment) -> Life {
+    let is_initiator = direction as u8 == initiator(old.state) as u8;
+    let (own, other) = (direction.index(), direction.opposite().index());
+    let (fin, reset) = ending(direction);
+    let known = is_initiator || old.state & state::KNOWN != 0;
+    let fits = known && segment.sequence == old.next[own];
+    let answers = segment.has(tcp::ACK) && segment.acknowledged == old.next[other];
+    let mut life = old;
+    if segment.has(tcp::RST) {
+        if fits || !known && answers {
+            life.state |= reset;
+        }
+        return life;
+    }
+    if segment.has(tcp::FIN) && !fits {
+        return old;
+    }
+    life.state &= !reset;
+    let believed = match direction {
+        Direction::Egress => {
+            let syn = segment.has(tcp::SYN);
+            if syn && !(known && segment.end() == old.next[own]) {
+                life.state &= state::ADMISSION;
+            }
+            if syn || life.state & state::CONFIRMED == 0 {
+                life.next[own] = segment.end();
+                if segment.has(tcp::ACK) {
+                    life.next[other] = segment.acknowledged;
+                }
+            } else {
+                heard(&mut life, segment);
+            }
+            true
+        }
+        Direction::Ingress => {
+            if !known && answers || is_initiator && old.state & state::KNOWN == 0 {
+                life.next[own] = segment.end();
+            } else if known {
+                claimed(&mut life, segment);
+            }
+            known || answers
+        }
+    };
+    if believed {
+        let replied = life.state & state::REPLIED != 0;
+        let vouches = if is_initiator { answers } else { segment.length() != 0 };
+        if replied && vouches && !segment.has(tcp::SYN) {
+            life.state |= state::CONFIRMED;
+        }
+        if !is_initiator {
+            life.state |= state::KNOWN | state::REPLIED;
+        } else if matches!(direction, Direction::Egress) && segment.has(tcp::ACK) {
+            life.state |= state::KNOWN;
+        }
+    }
+    if segment.has(tcp::FIN) {
+        life.state |= fin;
+    }
+    life
 }
 
 /// Whether both sides of a TCP connection have said that they send no more.
@@ -111,8 +313,9 @@ pub const fn closed(state: u16) -> bool {
 pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
     match protocol {
         TCP if closed(state) => Timeout::TcpClosed,
-        TCP if state & state::CONFIRMED != 0 => Timeout::TcpEstablished,
-        TCP => Timeout::TcpHalfOpen,
+        TCP if state & state::CONFIRMED == 0 => Timeout::TcpHalfOpen,
+        TCP if state & (state::FIN_EGRESS | state::FIN_INGRESS) != 0 => Timeout::TcpHalfClosed,
+        TCP => Timeout::TcpEstablished,
         UDP if state & state::ANSWERED != 0 => Timeout::UdpStream,
         UDP => Timeout::Udp,
         ICMP | ICMPV6 => Timeout::Icmp,
@@ -122,7 +325,8 @@ pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
 
 /// The time-outs in seconds that no setting changes; the others are AWS's defaults. Half-open and closed TCP and ICMP
 /// are not documented by AWS (facts: security groups, section 2): 60 and 10 seconds as many trackers have them, and 30
-/// as for UDP. Fragments: as long as Linux keeps a datagram in pieces (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time).
+/// as for UDP. Half-closed TCP neither: trackers wait from 2 minutes (Linux, nf_conntrack_tcp_timeout_fin_wait) to 15 (pf,
+/// tcp.closing); 10 leave a server time for what it was asked for before the client had no more to say. Fragments: as long as Linux keeps a datagram in pieces (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time).
 pub const fn default_seconds(timeout: Timeout) -> u32 {
     match timeout {
         Timeout::TcpEstablished => 432_000,
@@ -130,7 +334,7 @@ pub const fn default_seconds(timeout: Timeout) -> u32 {
         Timeout::TcpClosed => 10,
         Timeout::Udp | Timeout::Icmp | Timeout::FragmentV4 => 30,
         Timeout::UdpStream => 180,
-        Timeout::Other => 600,
+        Timeout::Other | Timeout::TcpHalfClosed => 600,
     }
 }
 

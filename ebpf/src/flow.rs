@@ -23,7 +23,7 @@ pub struct Flow {
 const EXCHANGE: u32 = 0xff00;
 
 /// 255.255.255.255.
-const BROADCAST: [u64; 2] = mapped(u32::MAX);
+pub(crate) const BROADCAST: [u64; 2] = mapped(u32::MAX);
 /// ff02::1:2.
 const ALL_DHCP_SERVERS: [u64; 2] = [0xff02 << 48, 0x0001_0002];
 
@@ -34,8 +34,6 @@ impl Flow {
     /// * ICMP requests and replies: the identifier above; below, the request's type and who asked. So a reply finds the
     ///   request that it answers, and nothing else.
     /// * Other ICMP messages: the direction above, type and code below. Nothing answers them.
-    /// * DHCP toward the task: [`Flow::dhcp`], since the answer comes from another address than the task asked, and may
-    ///   go to another than it asked from.
     /// * Other protocols: 0, as AWS tracks them by address pair alone.
     #[inline(always)]
     pub fn tracked(packet: &Packet, direction: Direction) -> Self {
@@ -54,18 +52,13 @@ impl Flow {
                     ..plain
                 }
             }
-            // What the task itself asks is judged each time: nothing else looks at who it says it is.
-            Exchange::None | Exchange::Error
-                if matches!(direction, Direction::Ingress) && is_dhcp(packet, direction) =>
-            {
-                Self::dhcp(packet)
-            }
             Exchange::None | Exchange::Error => plain,
         }
     }
 
     /// The flow of all DHCP between a task and its servers: as a task without an address asks every server, so that no
-    /// other packet has this name.
+    /// other packet has this name. The answer comes from another address than the task asked, and may go to another than
+    /// it asked from.
     #[inline(always)]
     pub fn dhcp(packet: &Packet) -> Self {
         let (local, remote, (client, server)) = if packet.kind as u8 == Kind::V6 as u8 {
@@ -77,11 +70,11 @@ impl Flow {
             local,
             remote,
             ports: client << 16 | server,
-            special: true,
+            special: false,
         }
     }
 
-    /// The flow by what the packet alone says: a reply that nobody asked for, DHCP that needs a rule.
+    /// The flow by what the packet alone says: a reply that nobody asked for.
     #[inline(always)]
     pub fn plain(packet: &Packet, direction: Direction) -> Self {
         let (local, remote, local_port, remote_port) = match direction {

@@ -262,6 +262,8 @@ pub struct HostFrame<'a> {
     pub bytes: &'a [u8],
     /// What carries it.
     pub link: LinkId,
+    /// The first link of the host that received it, see [`Frame::came_by`].
+    pub came_by: u32,
     /// Whether a VLAN tag lies beside it.
     pub tagged: bool,
     /// Segments and their size, see [`Frame::segments`].
@@ -274,6 +276,7 @@ impl<'a> HostFrame<'a> {
         Self {
             bytes,
             link,
+            came_by: 0,
             tagged: false,
             segments: (0, 0),
         }
@@ -291,6 +294,10 @@ impl Frame for HostFrame<'_> {
 
     fn link(&self) -> LinkId {
         self.link
+    }
+
+    fn came_by(&self) -> u32 {
+        self.came_by
     }
 
     fn tagged(&self) -> bool {

@@ -7,9 +7,9 @@
 use crate::abi::LinkId;
 use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
-    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH,
-    MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe, ROWS_BANK, Root,
-    SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, probe, slot,
+    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS,
+    LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe,
+    ROWS_BANK, Root, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, probe, slot,
 };
 
 /// A bank of the image.
@@ -67,6 +67,12 @@ impl<B: Bank> Control<B> {
     #[inline(always)]
     pub fn former(&self) -> u32 {
         self.bank.word(CONTROL_FORMER) as u32
+    }
+
+    /// The uplink's ifindex; 0 if none is named.
+    #[inline(always)]
+    pub fn uplink(&self) -> u32 {
+        self.bank.word(CONTROL_UPLINK) as u32
     }
 
     /// The link that carries a slot's ENI.

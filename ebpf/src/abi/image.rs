@@ -60,6 +60,9 @@ pub const CONTROL_TRUNK: u32 = 32;
 /// none is the host's, as on a trunk. 0: there is none.
 pub const CONTROL_FORMER: u32 = 40;
 
+/// Offset of the ifindex of the uplink, by which the wire's packets come in; 0: none is named.
+pub const CONTROL_UPLINK: u32 = 48;
+
 /// Bits of the control flags.
 pub mod control {
     /// Somebody follows: the first packet of each flow is put on the ring.
@@ -80,7 +83,7 @@ pub enum Timeout {
     TcpEstablished = 0,
     /// TCP whose handshake is not complete.
     TcpHalfOpen = 1,
-    /// TCP after both FINs or a RST.
+    /// TCP after both sides' FIN, or a RST.
     TcpClosed = 2,
     /// UDP before a second exchange.
     Udp = 3,
@@ -94,6 +97,8 @@ pub enum Timeout {
     FragmentV4 = 7,
     /// The first fragment of an IPv6 packet.
     FragmentV6 = 8,
+    /// TCP after one side's FIN.
+    TcpHalfClosed = 9,
 }
 
 impl Timeout {
@@ -108,11 +113,12 @@ impl Timeout {
         Self::Other,
         Self::FragmentV4,
         Self::FragmentV6,
+        Self::TcpHalfClosed,
     ];
 }
 
 /// How many time-outs there are.
-pub const TIMEOUTS: usize = 9;
+pub const TIMEOUTS: usize = 10;
 
 /// Slots: an ENI's number in the tables, 1 to 8,191. Slot 0 is no ENI.
 pub const SLOTS: u32 = 8192;

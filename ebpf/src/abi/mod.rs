@@ -11,7 +11,7 @@ pub use outcome::{Direction, Outcome, Pass, Reason};
 pub use tables::{Conn, Denial, Event, Fragment, Key4, Key6, NeighbourCache, Usage, window};
 
 /// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// What the image's first word holds: two programs with different layouts never agree on it (FNV-1a over version and
 /// sizes).

@@ -76,10 +76,11 @@ pub struct Conn {
     pub seen: Seen,
     /// The epoch of its slot when it was admitted (upper half), and the generation that admitted it last.
     pub admitted: Word,
-    /// The number of the rule that allowed it (upper half; [`RULE_EXEMPT`] for what is never filtered), the code of an ICMP
-    /// request (16 bits), and the slot of its ENI (16 bits).
+    /// [`Conn::pack_by`]: who admitted it.
     pub by: Word,
-    /// [`state`] bits and TCP flags by window.
+    /// TCP: where each side goes on.
+    pub next: Next,
+    /// What becomes of it, and TCP flags by window.
     pub flags: Flags,
 }
 
@@ -94,8 +95,10 @@ impl From<[u64; 8]> for Conn {
             seen,
             admitted,
             by,
-            flags,
+            next_and_flags,
         ] = words;
+        // As they lie in memory.
+        let [low, high, more, most, rest @ ..] = next_and_flags.to_ne_bytes();
         Self {
             totals: [
                 Totals::new(egress_packets, egress_bytes),
@@ -104,7 +107,8 @@ impl From<[u64; 8]> for Conn {
             seen: Seen(seen.into()),
             admitted: admitted.into(),
             by: by.into(),
-            flags: Flags(flags.into()),
+            next: Next::new([u16::from_ne_bytes([low, high]), u16::from_ne_bytes([more, most])]),
+            flags: Flags(u32::from_ne_bytes(rest).into()),
         }
     }
 }
@@ -123,10 +127,12 @@ impl From<[u64; 3]> for Fragment {
 impl From<[u64; 4]> for Denial {
     /// From the words of a table's value.
     fn from([packets, bytes, seen, flags]: [u64; 4]) -> Self {
+        let [low, high, more, most, ..] = flags.to_ne_bytes();
         Self {
             totals: Totals::new(packets, bytes),
             seen: Seen(seen.into()),
-            flags: Flags(flags.into()),
+            flags: Flags(u32::from_ne_bytes([low, high, more, most]).into()),
+            spare: Cell::new(0),
         }
     }
 }
@@ -150,6 +156,14 @@ impl Conn {
         ((word >> 32) as u32, word as u32)
     }
 
+    /// Who admits a connection: the number of the rule (24 bits, uppermost; [`RULE_EXEMPT`] for what is never filtered), the
+    /// upper half of its [`state`] (8 bits), the code of an ICMP request (8 bits from bit 16), and the slot of its ENI (16
+    /// bits).
+    #[inline(always)]
+    pub const fn pack_by(rule: u32, state: u16, code: u8, slot: u16) -> u64 {
+        (rule as u64) << 40 | (state as u64 >> 8) << 32 | (code as u64) << 16 | slot as u64
+    }
+
     /// The code of the ICMP request that it was admitted for.
     #[inline(always)]
     pub fn code(&self) -> u8 {
@@ -160,7 +174,13 @@ impl Conn {
     #[inline(always)]
     pub fn by(&self) -> (u32, u16) {
         let word = self.by.get();
-        ((word >> 32) as u32, word as u16)
+        ((word >> 40) as u32, word as u16)
+    }
+
+    /// Its [`state`].
+    #[inline(always)]
+    pub fn state(&self) -> u16 {
+        (self.by.get() >> 24) as u16 & state::ADMISSION | self.flags.state()
     }
 }
 
@@ -197,53 +217,85 @@ impl Seen {
     }
 }
 
-/// State (upper 16 bits) and two [`window`] words of 24 bits, the one of even windows lowest.
+/// TCP: the sequence number that each side sends next, by [`Direction`], its low 16 bits. Each is stored by itself, so that
+/// packets of both directions on two CPUs don't write over each other's.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
-pub struct Flags(Word);
+pub struct Next([Cell<u16>; 2]);
+
+impl Next {
+    /// These.
+    #[inline(always)]
+    pub const fn new([egress, ingress]: [u16; 2]) -> Self {
+        Self([Cell::new(egress), Cell::new(ingress)])
+    }
+
+    /// Both.
+    #[inline(always)]
+    pub fn get(&self) -> [u16; 2] {
+        [self.0[0].get(), self.0[1].get()]
+    }
+
+    /// Sets both; stores only what changed.
+    #[inline(always)]
+    pub fn update(&self, was: [u16; 2], is: [u16; 2]) {
+        if is[0] != was[0] {
+            self.0[0].set(is[0]);
+        }
+        if is[1] != was[1] {
+            self.0[1].set(is[1]);
+        }
+    }
+}
+
+/// From above: the lower half of the [`state`], the low 8 bits of the number of the last [`window`] that had a packet, what
+/// was seen in it, and what was seen in the one before (8 bits each).
+///
+/// A flow that is silent for exactly 256 windows shows the old flags of its last window once more in the next one.
+#[derive(Clone, Debug, Default)]
+#[repr(transparent)]
+pub struct Flags(Cell<u32>);
 
 impl Flags {
-    const WINDOW_BITS: u32 = 24;
-    const WINDOW_MASK: u64 = (1 << Self::WINDOW_BITS) - 1;
-
-    /// Two windows that no packet has seen.
-    const NO_WINDOWS: u64 = 0xffff_00ff_ff00;
-
-    /// With this state and no flags in any window.
+    /// With this state, in the window with this number, and no flags in any.
     #[inline(always)]
-    pub const fn new(state: u16) -> Self {
-        Self(Cell::new((state as u64) << 48 | Self::NO_WINDOWS))
+    pub const fn new(state: u16, number: u32) -> Self {
+        Self(Cell::new((state as u32) << 24 | (number & 0xff) << 16))
     }
 
-    /// The state.
+    /// The lower half of the state.
     #[inline(always)]
     pub fn state(&self) -> u16 {
-        (self.0.get() >> 48) as u16
+        (self.0.get() >> 24) as u16
     }
 
-    /// The words of the even and the odd window.
+    /// The [`window`] words of the even and the odd one of its two windows.
     #[inline(always)]
     pub fn windows(&self) -> [u32; 2] {
         let word = self.0.get();
-        [
-            (word & Self::WINDOW_MASK) as u32,
-            (word >> Self::WINDOW_BITS & Self::WINDOW_MASK) as u32,
-        ]
+        let last = word >> 8 & 0xffff;
+        let before = (last.wrapping_sub(0x100) & 0xff00) | word & 0xff;
+        if last & 0x100 == 0 {
+            [last, before]
+        } else {
+            [before, last]
+        }
     }
 
-    /// Sets the state and adds a packet's TCP flags to its window; stores only what changed.
+    /// Sets the lower half of the state and adds a packet's TCP flags to its window; stores only what changed.
     #[inline(always)]
     pub fn update(&self, state: u16, number: u32, direction: Direction, tcp_flags: u8) {
         let was = self.0.get();
-        let shift = (number & 1) * Self::WINDOW_BITS;
-        let word = window::add(
-            (was >> shift & Self::WINDOW_MASK) as u32,
-            number,
-            direction,
-            window::of_tcp(tcp_flags),
-        );
-        let others = was & 0xffff_ffff_ffff & !(Self::WINDOW_MASK << shift);
-        let is = (state as u64) << 48 | others | (word as u64) << shift;
+        let seen = window::seen(direction, tcp_flags);
+        let number = number & 0xff;
+        let windows = match number.wrapping_sub(was >> 16) & 0xff {
+            0 => was & 0x00ff_ffff | seen << 8,
+            1 => number << 16 | seen << 8 | was >> 8 & 0xff,
+            // Another CPU was in the next one already.
+            0xff => was & 0x00ff_ffff | seen,
+            _ => number << 16 | seen << 8,
+        };
+        let is = (state as u32) << 24 | windows;
         if is != was {
             self.0.set(is);
         }
@@ -251,28 +303,37 @@ impl Flags {
 }
 
 /// The rule number of what is never filtered: no rule has it.
-pub const RULE_EXEMPT: u32 = u32::MAX;
+pub const RULE_EXEMPT: u32 = RULES - 1;
 
-/// Bits of a tracked connection's state.
+/// Rule numbers are below this one, 24 bits.
+pub const RULES: u32 = 1 << 24;
+
+/// Bits of a tracked connection's state: what packets change below, what its admission says above.
 pub mod state {
-    /// Its initiator is outside: admitted by an ingress rule. Clear: by an egress rule.
-    pub const INGRESS: u16 = 1 << 0;
-    /// AWS's untracked flow: it lives by its rule, not by its entry.
-    pub const UNTRACKED: u16 = 1 << 1;
-    /// A packet came back.
-    pub const REPLIED: u16 = 1 << 2;
-    /// The initiator went on after a reply: an established connection.
-    pub const CONFIRMED: u16 = 1 << 3;
-    /// TCP: a FIN was seen from the task.
-    pub const FIN_EGRESS: u16 = 1 << 4;
-    /// TCP: a FIN was seen toward the task.
-    pub const FIN_INGRESS: u16 = 1 << 5;
-    /// TCP: the last packet from the task was a RST.
-    pub const RESET_EGRESS: u16 = 1 << 6;
-    /// TCP: the last packet toward the task was a RST.
-    pub const RESET_INGRESS: u16 = 1 << 7;
+    /// A packet came back. TCP: one that can only come from whoever was asked.
+    pub const REPLIED: u16 = 1 << 0;
+    /// The initiator went on after a reply. TCP: an established connection.
+    pub const CONFIRMED: u16 = 1 << 1;
     /// All but TCP: a packet came back after the initiator went on. UDP's second exchange, so a stream.
-    pub const ANSWERED: u16 = 1 << 8;
+    pub const ANSWERED: u16 = 1 << 2;
+    /// TCP: a FIN was seen from the task.
+    pub const FIN_EGRESS: u16 = 1 << 3;
+    /// TCP: a FIN was seen toward the task.
+    pub const FIN_INGRESS: u16 = 1 << 4;
+    /// TCP: the last packet from the task was a RST.
+    pub const RESET_EGRESS: u16 = 1 << 5;
+    /// TCP: the last packet toward the task was a RST.
+    pub const RESET_INGRESS: u16 = 1 << 6;
+    /// TCP: where the responder goes on is known.
+    pub const KNOWN: u16 = 1 << 7;
+    /// Its initiator is outside: admitted by an ingress rule. Clear: by an egress rule.
+    pub const INGRESS: u16 = 1 << 8;
+    /// AWS's untracked flow: it lives by its rule, not by its entry.
+    pub const UNTRACKED: u16 = 1 << 9;
+    /// Its peer is a task of this host, so that none of its packets comes from the wire.
+    pub const LOCAL: u16 = 1 << 10;
+    /// What its admission says.
+    pub const ADMISSION: u16 = 0xff00;
 }
 
 /// A denied flow: 32 bytes.
@@ -285,6 +346,8 @@ pub struct Denial {
     pub seen: Seen,
     /// TCP flags by window, in the half of the key's direction; no state.
     pub flags: Flags,
+    /// Not used yet.
+    pub spare: Cell<u32>,
 }
 
 /// What later fragments borrow from the first one of their datagram: 24 bytes.
@@ -427,8 +490,8 @@ pub struct Event {
     pub spare: u32,
 }
 
-/// What an entry keeps for two windows by the parity of the window's number: the number's low 16 bits above, below it
-/// four bits of TCP flags for each direction. The window's first packet resets it.
+/// What an entry keeps of a window: the low 8 bits of the window's number above, below it four bits of TCP flags for each
+/// direction. The window's first packet begins it.
 pub mod window {
     use super::Direction;
 
@@ -449,21 +512,21 @@ pub mod window {
         (flags & (FIN | RST)) | syn_ack | (syn & !(syn_ack >> 2))
     }
 
-    /// What stands in the entry once a packet with `flags` went in `direction` during `window`.
+    /// What a packet with these TCP flags adds to its window.
     #[inline(always)]
-    pub const fn add(word: u32, window: u32, direction: Direction, flags: u8) -> u32 {
-        let number = window & 0xffff;
-        let kept = if word >> 8 == number { word } else { number << 8 };
-        kept | (flags as u32 & 0xf) << (4 * direction as u32)
+    pub const fn seen(direction: Direction, tcp_flags: u8) -> u32 {
+        (of_tcp(tcp_flags) as u32 & 0xf) << (4 * direction as u32)
+    }
+
+    /// Both directions' flags of `window`, 0 if the word is another window's.
+    pub const fn of(word: u32, window: u32) -> u8 {
+        if word >> 8 == window & 0xff { word as u8 } else { 0 }
     }
 
     /// AWS's `tcp-flags` value for `window` and `direction`: FIN 1, SYN 2, RST 4, SYN-ACK 18, ORed (facts: VPC User
     /// Guide, flow log records).
     pub const fn tcp_flags(word: u32, window: u32, direction: Direction) -> u8 {
-        if word >> 8 != window & 0xffff {
-            return 0;
-        }
-        let half = (word >> (4 * direction as u32)) as u8 & 0xf;
+        let half = of(word, window) >> (4 * direction as u32) & 0xf;
         (half & (FIN | SYN | RST)) | if half & SYN_ACK == 0 { 0 } else { 18 }
     }
 }

@@ -18,6 +18,7 @@ pub(super) struct SkbFrame {
     end: usize,
     length: u32,
     link: LinkId,
+    came_by: u32,
     tagged: bool,
     segments: (u32, u32),
     blur: Blur,
@@ -29,13 +30,19 @@ impl SkbFrame {
     pub(super) fn new(ctx: &TcContext, blur: Blur, trunk: impl FnOnce() -> u32) -> Self {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel hands every program a whole `__sk_buff`, and the verifier rewrites these loads.
-        let (length, ifindex, tag, segments) = unsafe {
+        let (length, ifindex, came_by, tag, segments) = unsafe {
             let tag = if (*skb).vlan_present == 0 {
                 None
             } else {
                 Some(((*skb).vlan_tci, (*skb).vlan_proto))
             };
-            ((*skb).len, (*skb).ifindex, tag, ((*skb).gso_segs, (*skb).gso_size))
+            (
+                (*skb).len,
+                (*skb).ifindex,
+                (*skb).ingress_ifindex,
+                tag,
+                ((*skb).gso_segs, (*skb).gso_size),
+            )
         };
         let (link, tagged) = match tag {
             None => (LinkId::device(ifindex), false),
@@ -50,6 +57,7 @@ impl SkbFrame {
             end: ctx.data_end(),
             length,
             link,
+            came_by,
             tagged,
             segments,
             blur,
@@ -79,6 +87,11 @@ impl Frame for SkbFrame {
     #[inline(always)]
     fn link(&self) -> LinkId {
         self.link
+    }
+
+    #[inline(always)]
+    fn came_by(&self) -> u32 {
+        self.came_by
     }
 
     #[inline(always)]
@@ -183,6 +196,11 @@ impl Frame for XdpFrame {
     #[inline(always)]
     fn link(&self) -> LinkId {
         LinkId::device(self.ifindex)
+    }
+
+    #[inline(always)]
+    fn came_by(&self) -> u32 {
+        self.ifindex
     }
 
     #[inline(always)]

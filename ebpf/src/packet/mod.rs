@@ -17,7 +17,7 @@ use core::num::NonZeroU32;
 
 use crate::{
     abi::{LinkId, Reason},
-    conntrack::{ICMP, ICMPV6, IGMP, TCP, UDP},
+    conntrack::{ICMP, ICMPV6, IGMP, Segment, TCP, UDP},
 };
 
 /// A frame on a link, and what the kernel knows about it.
@@ -28,6 +28,8 @@ pub trait Frame {
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
     /// What carries it.
     fn link(&self) -> LinkId;
+    /// The first link of this host that received it, by its ifindex; 0 where there is none.
+    fn came_by(&self) -> u32;
     /// Whether the frame has a VLAN tag that names no branch.
     fn tagged(&self) -> bool;
     /// Segments and bytes of payload in each, if it is a GSO or GRO packet that stands for several on the wire; a size of
@@ -86,6 +88,14 @@ pub struct Packet {
     pub packets: u32,
     /// What carried it.
     pub link: u32,
+    /// The first link of this host that received it, by its ifindex; 0 if it was sent here, or nobody knows.
+    pub came_by: u32,
+    /// TCP: bytes of payload, of all segments together.
+    pub payload: u32,
+    /// TCP: the sequence number, its low 16 bits.
+    pub sequence: u16,
+    /// TCP: what it acknowledges, likewise.
+    pub acknowledged: u16,
     /// TCP and UDP: the source port. ICMP: the identifier of a request or reply, else 0.
     pub source_port: u16,
     /// TCP and UDP: the destination port. ICMP: type and code (`type << 8 | code`).
@@ -117,6 +127,22 @@ pub struct Packet {
     /// What a fragment brings its datagram nearer to completeness: bytes carried, less those of the whole for the last one,
     /// whose end is the end of all. The sum over all parts is 0, in whatever order they come.
     pub fragment_step: i32,
+}
+
+impl Packet {
+    /// What it says as a TCP segment; a later fragment says nothing.
+    #[inline(always)]
+    pub(crate) const fn segment(&self) -> Option<Segment> {
+        if self.later_fragment {
+            return None;
+        }
+        Some(Segment {
+            flags: self.tcp_flags,
+            sequence: self.sequence,
+            acknowledged: self.acknowledged,
+            payload: self.payload,
+        })
+    }
 }
 
 /// Why a frame gave no packet.
@@ -151,6 +177,7 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     *packet = Packet {
         packets: 1,
         link: frame.link().get(),
+        came_by: frame.came_by(),
         tagged: frame.tagged(),
         ..Packet::default()
     };
@@ -237,6 +264,9 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
             packet.source_port = u16::from_be_bytes([tcp[0], tcp[1]]);
             packet.destination_port = u16::from_be_bytes([tcp[2], tcp[3]]);
             packet.tcp_flags = tcp[13];
+            packet.sequence = u16::from_be_bytes([tcp[6], tcp[7]]);
+            packet.acknowledged = u16::from_be_bytes([tcp[10], tcp[11]]);
+            packet.payload = room - length;
             headers += length;
         }
         UDP => {

@@ -1,16 +1,19 @@
 //! Everything that no entry lets through: the ENI of the link, the source-address check, what is never filtered, the
 //! policy; and the entry of what is allowed.
 
-use super::{Scene, Way, neighbour::of_link};
+use super::{
+    Scene, Way,
+    neighbour::{of_link, same},
+};
 use crate::{
     abi::{
         Conn, Direction, Event, Outcome, Pass, Reason,
         image::{Class, address, control, rule, slot},
-        tables::{RULE_EXEMPT, Seen, Totals, denial_tail, pair, state},
+        tables::{Next, RULE_EXEMPT, Seen, Totals, denial_tail, pair, state},
     },
-    conntrack::{ICMP, ICMPV6, TCP, UDP, advance, opened_by},
+    conntrack::{ICMP, ICMPV6, TCP, UDP, begin, initiator, opened_by},
     family::Family,
-    flow::{Flow, is_dhcp},
+    flow::{BROADCAST, Flow, is_dhcp},
     packet::{Exchange, Kind, Packet, link_local, request_of},
     policy::{Allowed, Image, Judgement, PeerKey as _, Rows, Subject, judge},
     tables::{Flows, Inserted, Tables},
@@ -24,6 +27,7 @@ impl Plan {
     const INGRESS: u32 = 1;
     const GOES_ON: u32 = 2;
     const REFILLS: u32 = 4;
+    const ANSWERS_DHCP: u32 = 8;
     /// From here on, the number of a reason.
     const REFUSED: u32 = 8;
 
@@ -71,11 +75,18 @@ impl Plan {
         Self(Self::anew(initiator).0 | Self::REFILLS | Self::GOES_ON)
     }
 
-    /// The state of the connection that it admits. The bits are the same, so that there is no branch.
+    /// As an answer to the DHCP that the task itself began, if it goes to the task.
+    #[inline(always)]
+    pub(super) const fn answering_dhcp(self) -> Self {
+        Self(self.0 | Self::ANSWERS_DHCP)
+    }
+
+    /// The state of the connection that it admits. One bit becomes the other, so that there is no branch.
     #[inline(always)]
     const fn opened(self) -> u16 {
-        const { assert!(Self::INGRESS as u16 == opened_by(Direction::Ingress) && opened_by(Direction::Egress) == 0) };
-        (self.0 & Self::INGRESS) as u16
+        const INGRESS: u16 = opened_by(Direction::Ingress);
+        const { assert!(Self::INGRESS == 1 && INGRESS.is_power_of_two() && opened_by(Direction::Egress) == 0) };
+        ((self.0 & Self::INGRESS) as u16) << INGRESS.trailing_zeros()
     }
 
     /// Whose rules decide.
@@ -94,7 +105,8 @@ impl Plan {
 pub(super) struct Admission {
     pass: Pass,
     rule: u32,
-    untracked: bool,
+    /// What it adds to the state of its entry.
+    state: u16,
     dhcp: bool,
 }
 
@@ -139,18 +151,28 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let stays = self.tables.blur(stays as u32) != 0;
         let own = rows.address(flow.local).slot == eni.slot || stays;
         let remote = rows.address(flow.remote);
+        let local = (remote.slot != 0) as u16 * state::LOCAL;
         let exempt = Admission {
             pass: Pass::Exempt,
             rule: RULE_EXEMPT,
-            untracked: false,
+            state: local,
             dhcp: false,
         };
-        if matches!(D::DIRECTION, Direction::Egress)
-            && eni.flags & slot::EXEMPT_DHCP != 0
-            && is_dhcp(packet, Direction::Egress)
-            && (own || may_ask_for_address(packet))
-        {
-            return Ok(Admission { dhcp: true, ..exempt });
+        let is_dhcp = match D::DIRECTION {
+            Direction::Egress => {
+                eni.flags & slot::EXEMPT_DHCP != 0
+                    && is_dhcp(packet, Direction::Egress)
+                    && (own || may_ask_for_address(packet))
+            }
+            // To a task that has no address yet it goes by broadcast (RFC 2131, 4.1), or to a link-local one.
+            Direction::Ingress => plan.0 & Plan::ANSWERS_DHCP != 0 && (own || same(packet.destination, BROADCAST)),
+        };
+        if is_dhcp {
+            return Ok(Admission {
+                state: 0,
+                dhcp: true,
+                ..exempt
+            });
         }
         if eni.flags & slot::SOURCE_DEST_CHECK != 0 && !own {
             return Err(match D::DIRECTION {
@@ -161,11 +183,15 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
             return Err(Reason::SpoofedSource);
         }
+        // What a task of this host sends to another one comes by its own link.
+        if remote.slot != 0 && self.is_from_wire(packet) && self.is_on_device(remote.slot) {
+            return Err(Reason::SpoofedSource);
+        }
         if related != 0 {
             return Ok(Admission {
                 pass: Pass::IcmpError,
                 rule: related,
-                untracked: false,
+                state: local,
                 dhcp: false,
             });
         }
@@ -191,13 +217,19 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 Ok(Admission {
                     pass: Pass::Rule,
                     rule,
-                    untracked,
+                    state: local | untracked as u16 * state::UNTRACKED,
                     dhcp: false,
                 })
             }
             Judgement::NoRule => Err(Reason::NoRule),
             Judgement::NoPolicy => Err(Reason::NoPolicy),
         }
+    }
+
+    /// Whether a slot's ENI is on a link of its own. Branches of the trunk talk to each other by the wire.
+    #[inline(always)]
+    fn is_on_device(&self, slot: u16) -> bool {
+        self.control.link_of(slot).is_some_and(|link| !link.is_branch())
     }
 
     /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
@@ -213,14 +245,23 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             let flow = Flow::dhcp(self.packet);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
             refills = true;
+        } else if matches!(D::DIRECTION, Direction::Ingress) && is_dhcp(self.packet, Direction::Ingress) {
+            // It answers nothing that the task asked.
+            let flow = Flow::plain(self.packet, D::DIRECTION);
+            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
         }
-        let opened = plan.opened() | if admission.untracked { state::UNTRACKED } else { 0 };
+        let opened = plan.opened() | admission.state;
         let mut refused = None;
         let mut kept = false;
         // Twice at most: an entry can come, or go, between a look and the next step.
         for _ in 0..2 {
             if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
-                self.readmit(&conn, tail, opened, admission.rule, goes_on);
+                if matches!(D::DIRECTION, Direction::Ingress) && admission.dhcp {
+                    // Only the task keeps it open.
+                    self.add_totals(&conn);
+                } else {
+                    self.readmit(&conn, tail, opened, admission.rule, goes_on);
+                }
                 kept = true;
                 break;
             }
@@ -241,7 +282,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             }
         }
         if let Some(reason) = refused
-            && !admission.untracked
+            && admission.state & state::UNTRACKED == 0
             && !admission.is_error()
         {
             return Err(reason);
@@ -272,6 +313,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if used >= limit as u64 {
             return Err(Reason::TaskConnectionsFull);
         }
+        let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
         self.work.conn = Conn {
             totals: match D::DIRECTION {
                 Direction::Egress => [self.totals(), Totals::default()],
@@ -279,8 +321,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             },
             seen: Seen::new(self.now, self.tail()),
             admitted: pair(self.control.epoch(slot), self.control.generation).into(),
-            by: self.by(admission.rule, slot).into(),
-            flags: self.flags(advance(opened, packet.protocol, D::DIRECTION, packet.tcp_flags)),
+            by: self.by(admission.rule, opened, slot).into(),
+            next: Next::new(life.next),
+            flags: self.flags(life.state),
         };
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
         match inserted {
@@ -294,36 +337,43 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// What an entry says of who admitted it. Rules name codes, so a request's is part of that; for everything else it
     /// means nothing.
     #[inline(always)]
-    fn by(&self, rule: u32, slot: u16) -> u64 {
+    fn by(&self, rule: u32, opened: u16, slot: u16) -> u64 {
         let code = match self.packet.exchange {
-            Exchange::Request => self.packet.destination_port & 0xff,
+            Exchange::Request => self.packet.destination_port as u8,
             _ => 0,
         };
-        pair(rule, (code as u32) << 16 | slot as u32)
+        Conn::pack_by(rule, opened, code, slot)
     }
 
-    /// Fills an entry anew in place: its totals stay, since they only grow.
+    /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows.
     #[inline(always)]
     fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, goes_on: bool) {
         let slot = self.work.eni.slot;
-        let was = conn.flags.state();
-        let kept = if goes_on {
-            was & !(state::UNTRACKED | state::INGRESS)
-        } else {
-            0
-        };
-        let (_, old_slot) = conn.by();
-        if old_slot != slot
-            && let (Some(old), Some(new)) = (self.tables.usage(old_slot), self.tables.usage(slot))
-        {
-            self.tables.add(&old.conns_inserted, u64::MAX);
-            self.tables.add(&new.conns_inserted, 1);
+        let packet = self.packet;
+        let was = conn.state();
+        // A SYN of the side that was opened to takes nothing over from the one that opened it.
+        if !goes_on || initiator(was) as u8 == initiator(opened) as u8 {
+            let (_, old_slot) = conn.by();
+            if old_slot != slot
+                && let (Some(old), Some(new)) = (self.tables.usage(old_slot), self.tables.usage(slot))
+            {
+                self.tables.add(&old.conns_inserted, u64::MAX);
+                self.tables.add(&new.conns_inserted, 1);
+            }
+            conn.admitted
+                .set(pair(self.control.epoch(slot), self.control.generation));
+            conn.by.set(self.by(rule, opened, slot));
         }
-        conn.admitted
-            .set(pair(self.control.epoch(slot), self.control.generation));
-        conn.by.set(self.by(rule, slot));
-        conn.flags.update(kept | opened, self.control.window, D::DIRECTION, 0);
-        self.account(conn, tail);
+        if goes_on {
+            self.account(conn, tail);
+        } else {
+            let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
+            self.add_totals(conn);
+            conn.seen.set(self.now, tail);
+            conn.next.update(conn.next.get(), life.next);
+            conn.flags
+                .update(life.state, self.control.window, D::DIRECTION, packet.tcp_flags);
+        }
     }
 
     /// Tells whoever follows of a flow's first packet.

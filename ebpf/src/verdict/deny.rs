@@ -86,6 +86,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             totals: self.totals(),
             seen: Seen::new(self.now, tail),
             flags: self.flags(0),
+            spare: 0.into(),
         };
         let inserted = self
             .tables

@@ -209,7 +209,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// A new entry's state and TCP flags.
     #[inline(always)]
     fn flags(&self, state: u16) -> Flags {
-        let flags = Flags::new(state);
+        let flags = Flags::new(state, self.control.window);
         flags.update(state, self.control.window, D::DIRECTION, self.packet.tcp_flags);
         flags
     }

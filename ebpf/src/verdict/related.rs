@@ -5,7 +5,6 @@
 use super::{Scene, Way, neighbour::same, track::Standing};
 use crate::{
     abi::image::control,
-    conntrack::UDP,
     family::Family,
     flow::Flow,
     packet::{Kind, Packet},
@@ -30,10 +29,6 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return 0;
         }
         let flow = Flow::tracked(quoted, D::DIRECTION.opposite());
-        // All DHCP of a task has one name, whatever addresses it quotes: it says nothing of who is meant.
-        if flow.special && quoted.protocol == UDP {
-            return 0;
-        }
         let tail = tail & !0xff | quoted.protocol as u32;
         let key = F::key(&mut self.work.keys);
         F::set_key(key, flow.local, flow.remote, flow.ports, tail);

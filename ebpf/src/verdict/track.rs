@@ -3,9 +3,9 @@
 use super::{Scene, Way, admit::Plan};
 use crate::{
     abi::{Conn, Direction, Pass, Reason, image::control, tables::state},
-    conntrack::{advance, closed, finished, idle, initiator, opens, timeout_of},
+    conntrack::{Life, advance, closed, finished, idle, initiator, opens, timeout_of},
     family::Family,
-    flow::Flow,
+    flow::{Flow, is_dhcp},
     packet::{Exchange, Packet},
     policy::PeerKey as _,
     tables::{Flows, Tables},
@@ -62,13 +62,15 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         T: Flows<F::Key>,
     {
         let mut flow = Flow::tracked(self.packet, D::DIRECTION);
+        let mut plan = Plan::anew(D::DIRECTION);
+        let mut answers_dhcp = false;
         loop {
             let key = F::key(&mut self.work.keys);
             F::set_key(key, flow.local, flow.remote, flow.ports, tail);
             let standing = match self.tables.conn(key) {
                 Some(conn) => {
                     let standing = self.standing(&conn, tail, self.packet);
-                    if standing == Standing::Live {
+                    if standing == Standing::Live && !answers_dhcp {
                         if !D::EARLY {
                             self.account(&conn, tail);
                         }
@@ -79,14 +81,25 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 None => Standing::Absent,
             };
             match standing {
+                // Whether it goes to the task is still to be seen.
+                Standing::Live if answers_dhcp => return Some(plan.answering_dhcp()),
+                _ if answers_dhcp => return Some(plan),
                 Standing::Rejudge(initiator) => return Some(Plan::again(initiator)),
                 // No request that this answers is tracked: the packet stands for itself.
                 Standing::Stale | Standing::Absent | Standing::Live if flow.special => {
                     flow = Flow::plain(self.packet, D::DIRECTION);
                 }
-                Standing::Stale => return Some(Plan::anew(D::DIRECTION).refilling()),
                 Standing::Closed => return Some(Plan::refused(Reason::ConnectionClosed)),
-                Standing::Absent | Standing::Live => return Some(Plan::anew(D::DIRECTION)),
+                Standing::Stale | Standing::Absent | Standing::Live => {
+                    if standing == Standing::Stale {
+                        plan = plan.refilling();
+                    }
+                    if matches!(D::DIRECTION, Direction::Egress) || !is_dhcp(self.packet, D::DIRECTION) {
+                        return Some(plan);
+                    }
+                    flow = Flow::dhcp(self.packet);
+                    answers_dhcp = true;
+                }
             }
         }
     }
@@ -103,7 +116,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if owner != tail {
             return Standing::Absent;
         }
-        let was = conn.flags.state();
+        let was = conn.state();
         let timeout = self.control.timeout(timeout_of(packet.protocol, was));
         let (epoch, generation) = conn.admitted();
         let (_, slot) = conn.by();
@@ -123,31 +136,57 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if opening && closed(was) || matches!(packet.exchange, Exchange::Error) {
             return Standing::Stale;
         }
+        let changed = generation != self.control.generation;
+        // Whoever opens a connection asks the rules that there are now, and the side that was opened to asks its own. What
+        // is there lives on: anybody can forge a SYN.
+        let confirmed = was & state::CONFIRMED != 0;
+        if opening && (changed || confirmed && D::DIRECTION as u8 != initiator(was) as u8) {
+            return if confirmed {
+                Standing::Rejudge(D::DIRECTION)
+            } else {
+                Standing::Stale
+            };
+        }
+        if was & state::LOCAL != 0 && self.is_from_wire(packet) {
+            return Standing::Rejudge(initiator(was));
+        }
         // A request with another code is another question to the rules; what answers it may say what it likes.
         if matches!(packet.exchange, Exchange::Request) && packet.destination_port as u8 != conn.code() {
             return Standing::Stale;
         }
-        let changed = generation != self.control.generation;
         if changed && (was & state::UNTRACKED != 0 || self.control.flags & control::CUT != 0) {
-            return if opening {
-                Standing::Stale
-            } else {
-                Standing::Rejudge(initiator(was))
-            };
+            return Standing::Rejudge(initiator(was));
         }
         Standing::Live
+    }
+
+    /// Whether a packet toward the task came in by the uplink.
+    #[inline(always)]
+    pub(super) fn is_from_wire(&self, packet: &Packet) -> bool {
+        matches!(D::DIRECTION, Direction::Ingress) && packet.came_by != 0 && packet.came_by == self.control.uplink()
     }
 
     /// Adds the packet to an entry.
     #[inline(always)]
     pub(super) fn account(&self, conn: &Conn, tail: u32) {
         let packet = self.packet;
-        let totals = &conn.totals[D::DIRECTION.index()];
-        self.tables.add(&totals.packets, packet.packets as u64);
-        self.tables.add(&totals.bytes, packet.bytes as u64);
+        self.add_totals(conn);
         conn.seen.set(self.now, tail);
-        let state = advance(conn.flags.state(), packet.protocol, D::DIRECTION, packet.tcp_flags);
+        let was = Life {
+            state: conn.state(),
+            next: conn.next.get(),
+        };
+        let is = advance(was, packet.protocol, D::DIRECTION, packet.segment());
+        conn.next.update(was.next, is.next);
         conn.flags
-            .update(state, self.control.window, D::DIRECTION, packet.tcp_flags);
+            .update(is.state, self.control.window, D::DIRECTION, packet.tcp_flags);
+    }
+
+    /// Counts the packet in an entry, and does not renew that.
+    #[inline(always)]
+    pub(super) fn add_totals(&self, conn: &Conn) {
+        let totals = &conn.totals[D::DIRECTION.index()];
+        self.tables.add(&totals.packets, self.packet.packets as u64);
+        self.tables.add(&totals.bytes, self.packet.bytes as u64);
     }
 }

@@ -29,6 +29,9 @@ impl Frame for Linear<'_> {
     fn link(&self) -> LinkId {
         self.whole.link()
     }
+    fn came_by(&self) -> u32 {
+        0
+    }
     fn tagged(&self) -> bool {
         false
     }

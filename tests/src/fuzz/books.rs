@@ -7,7 +7,10 @@ use taskgate::{
     compile::Gate,
     dataplane::flow::{Count, FlowKey, UsageState},
 };
-use taskgate_ebpf::abi::{Direction, Outcome, Pass, tables::RULE_EXEMPT};
+use taskgate_ebpf::abi::{
+    Direction, Outcome, Pass,
+    tables::{RULE_EXEMPT, state},
+};
 
 use crate::{
     scene::State,
@@ -180,7 +183,7 @@ impl Entry<'_> {
             // What an exempt address sends opens nothing: it answers at most.
             (Pass::Exempt, _) => assert!(
                 self.direction == Direction::Egress
-                    || was.is_some_and(|was| was.rule == RULE_EXEMPT || was.state & 1 == 0),
+                    || was.is_some_and(|was| was.rule == RULE_EXEMPT || was.state & state::INGRESS == 0),
                 "something from outside passes as exempt"
             ),
             (Pass::Neighbour, Reading::Arp(_)) | (Pass::Rule, Reading::Ip(_)) => {}

@@ -18,7 +18,7 @@ use super::{
     vary,
 };
 use crate::{
-    scene::{Kernel, Scene},
+    scene::{Kernel, Scene, Uplink},
     witness::{Dice, Generator, Tally, any_model},
 };
 
@@ -209,6 +209,7 @@ impl Damage<'_> {
         let thrown = self.generator.throw(&mut Dice::loaded(with));
         let frame = HostFrame {
             segments: thrown.segments,
+            came_by: if thrown.from_wire { Uplink::LINK } else { 0 },
             ..HostFrame::new(&thrown.frame, LinkId::device(thrown.link))
         };
         let outcome = decide(&self.tables, &frame, thrown.direction);

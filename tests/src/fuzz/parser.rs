@@ -49,6 +49,10 @@ impl Frame for Linear<'_> {
         self.frame.link()
     }
 
+    fn came_by(&self) -> u32 {
+        self.frame.came_by()
+    }
+
     fn tagged(&self) -> bool {
         self.frame.tagged()
     }
@@ -123,6 +127,7 @@ pub fn parser(data: &[u8]) -> Tally {
     let frame = HostFrame {
         bytes: &bytes,
         link: LINK,
+        came_by: 0,
         tagged: how & 1 != 0,
         segments,
     };
@@ -184,6 +189,10 @@ fn anything() -> Packet {
         bytes: u32::MAX,
         packets: 0,
         link: u32::MAX,
+        came_by: u32::MAX,
+        payload: u32::MAX,
+        sequence: u16::MAX,
+        acknowledged: u16::MAX,
         source_port: u16::MAX,
         destination_port: u16::MAX,
         protocol: u8::MAX,
@@ -337,7 +346,13 @@ fn same_body(packet: &Packet, quoted: Option<&Packet>, body: &Body) -> bool {
             source,
             destination,
             flags,
-        } => ports == (*source, *destination) && packet.tcp_flags == *flags && no_neighbour && quoted.is_none(),
+            segment,
+        } => {
+            let said = (packet.sequence, packet.acknowledged, packet.payload);
+            let expected = segment.map_or((0, 0, 0), |said| (said.sequence, said.acknowledged, said.payload));
+            let same = ports == (*source, *destination) && packet.tcp_flags == *flags && said == expected;
+            same && no_neighbour && quoted.is_none()
+        }
         Body::Icmp {
             kind,
             code,

@@ -175,5 +175,6 @@ fn raw(with: &[u8]) -> Option<Thrown> {
         } else {
             ((*segments).into(), (*size).into())
         },
+        from_wire: place & 0xc0 == 0xc0,
     })
 }

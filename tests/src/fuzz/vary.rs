@@ -28,6 +28,7 @@ pub(super) fn edited(earlier: &Thrown, with: &[u8]) -> Thrown {
             (0xff, 2) => thrown.segments = (thrown.segments.0, (*value).into()),
             (0xff, 3) => thrown.segments = ((*value).into(), thrown.segments.1),
             (0xff, 4) => thrown.frame.truncate(usize::from(*value)),
+            (0xff, 5) => thrown.from_wire = value & 1 != 0 && thrown.direction == Direction::Ingress,
             (0xff, _) => thrown.frame.extend(std::iter::repeat_n(*value, usize::from(how >> 3))),
             (at, how) if usize::from(at) < length => {
                 let byte = &mut thrown.frame[usize::from(at)];
@@ -76,12 +77,23 @@ pub(super) fn answered(earlier: &Thrown, with: &[u8]) -> Thrown {
     swap(&mut thrown.frame[at..at + 2 * length], length);
     let v4 = length == 4;
     let protocol = thrown.frame[if v4 { at - 3 } else { at - 2 }];
+    thrown.from_wire = false;
     let transport = &mut thrown.frame[at + 2 * length..];
+    let length_of_transport = transport.len();
     let (flags, with) = with.split_first().unwrap_or((&0, &[]));
     match protocol {
         6 | 17 if transport.len() >= 4 => {
             swap(&mut transport[..4], 2);
-            if let (6, Some(of_packet)) = (protocol, transport.get_mut(13)) {
+            if let (6, Some([_, _, _, _, sequence @ .., offset, of_packet])) =
+                (protocol, transport.first_chunk_mut::<14>())
+            {
+                let sent: [u8; 8] = *sequence;
+                let word = |bytes: [u8; 4]| u32::from_be_bytes(bytes);
+                let begins = word([sent[0], sent[1], sent[2], sent[3]]);
+                let extent = u32::from(*of_packet & 1) + u32::from(*of_packet >> 1 & 1);
+                let payload = (length_of_transport as u32).saturating_sub(u32::from(*offset >> 4) * 4);
+                sequence[..4].copy_from_slice(&sent[4..]);
+                sequence[4..].copy_from_slice(&begins.wrapping_add(payload + extent).to_be_bytes());
                 *of_packet = *flags;
             }
         }
@@ -170,6 +182,7 @@ pub(super) fn error(earlier: &Thrown, with: &[u8]) -> Option<Thrown> {
             _ => earlier.direction,
         },
         segments: (0, 0),
+        from_wire: false,
     };
     Some(edited(&thrown, with))
 }

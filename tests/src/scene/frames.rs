@@ -105,12 +105,26 @@ pub fn fragment(next: u8, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
     [&[next, 0, high, low, 0, 0, 0, 1], payload].concat()
 }
 
-/// A TCP segment without options.
-pub fn tcp(source: u16, destination: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+/// A TCP segment without options, with the numbers that both sides have in a connection without data: they begin at 1.
+pub fn tcp(source: u16, destination: u16, tcp_flags: u8, payload: &[u8]) -> Vec<u8> {
+    let sequence = if tcp_flags & flags::SYN == 0 { 2 } else { 1 };
+    tcp_at(source, destination, tcp_flags, (sequence, 2), payload)
+}
+
+/// A TCP segment without options: where it begins, and what it acknowledges.
+pub fn tcp_at(
+    source: u16,
+    destination: u16,
+    flags: u8,
+    (sequence, acknowledged): (u32, u32),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(source.to_be_bytes());
     bytes.extend(destination.to_be_bytes());
-    bytes.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(acknowledged.to_be_bytes());
+    bytes.extend([0x50, flags, 0x10, 0, 0, 0, 0, 0]);
     bytes.extend(payload);
     bytes
 }

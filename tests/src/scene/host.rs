@@ -41,7 +41,11 @@ impl Host<'_> {
             Uplink::Trunk { tag } => Some(tag),
             Uplink::Routed => None,
         };
-        early(&self.tables, &HostFrame::new(frame, LinkId::device(Uplink::LINK)), tag)
+        let frame = HostFrame {
+            came_by: Uplink::LINK,
+            ..HostFrame::new(frame, LinkId::device(Uplink::LINK))
+        };
+        early(&self.tables, &frame, tag)
     }
 }
 
@@ -69,6 +73,7 @@ impl DataPath for Host<'_> {
     fn judge(&mut self, sent: &Sent<'_>) -> Result<bool> {
         let frame = HostFrame {
             segments: sent.segments,
+            came_by: sent.came_by,
             ..HostFrame::new(sent.frame, LinkId::from_number(sent.link))
         };
         let outcome = decide(&self.tables, &frame, sent.direction);

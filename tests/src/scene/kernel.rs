@@ -141,6 +141,7 @@ impl DataPath for Kernel {
         let packet = Packet {
             frame: sent.frame,
             ifindex: sent.link,
+            came_by: sent.came_by,
             gso_segs: sent.segments.0,
             gso_size: sent.segments.1,
         };

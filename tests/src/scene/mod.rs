@@ -15,9 +15,12 @@ use taskgate::{
     compile::{Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope},
     model::{Eni, IcmpErrors, Model, OnRuleRemoval},
 };
-use taskgate_ebpf::abi::{
-    Direction, LinkId,
-    image::{Timeout, control},
+use taskgate_ebpf::{
+    abi::{
+        Direction, LinkId,
+        image::{Timeout, control},
+    },
+    conntrack::default_seconds,
 };
 
 pub use host::Host;
@@ -37,6 +40,8 @@ pub struct Sent<'a> {
     pub link: u32,
     /// Which gate it meets.
     pub direction: Direction,
+    /// The first link of the host that received it, or 0.
+    pub came_by: u32,
     /// Segments, and bytes of payload in each; 0 and 0 if it stands for itself.
     pub segments: (u32, u32),
 }
@@ -116,7 +121,7 @@ impl<'a> Scene<'a> {
             highest: 0,
         };
         for timeout in Timeout::ALL {
-            let seconds = taskgate_ebpf::conntrack::default_seconds(timeout);
+            let seconds = default_seconds(timeout);
             scene
                 .writer
                 .set_timeout(timeout, u64::from(seconds) * u64::from(SECOND));
@@ -163,6 +168,10 @@ impl<'a> Scene<'a> {
             (Timeout::TcpEstablished, timeouts.tcp_established),
             (Timeout::Udp, timeouts.udp),
             (Timeout::UdpStream, timeouts.udp_stream),
+            (
+                Timeout::TcpHalfClosed,
+                timeouts.tcp_established.min(default_seconds(Timeout::TcpHalfClosed)),
+            ),
         ] {
             self.writer.set_timeout(timeout, u64::from(seconds) * u64::from(SECOND));
         }
@@ -176,6 +185,7 @@ impl<'a> Scene<'a> {
 
     /// Says what the link [`Uplink::LINK`] is.
     pub fn set_uplink(&self, uplink: Uplink) {
+        self.writer.control().set_uplink(Uplink::LINK);
         self.writer.control().set_trunk(match uplink {
             Uplink::Trunk { .. } => Uplink::LINK,
             Uplink::Routed => 0,

@@ -94,6 +94,19 @@ impl<'a> Stage<'a> {
             frame,
             link: Kernel::LINKS.start() + eni,
             direction,
+            came_by: 0,
+            segments: (0, 0),
+        })
+    }
+
+    /// A packet toward the first ENI that the uplink received.
+    pub fn from_wire(&mut self, frame: &[u8]) -> Result<bool> {
+        self.scene.set_uplink(Uplink::Routed);
+        self.path.judge(&Sent {
+            frame,
+            link: *Kernel::LINKS.start(),
+            direction: Direction::Ingress,
+            came_by: Uplink::LINK,
             segments: (0, 0),
         })
     }

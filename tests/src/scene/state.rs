@@ -77,6 +77,7 @@ fn bits(word: u16) -> String {
         (state::FIN_INGRESS, "fin-ingress"),
         (state::RESET_EGRESS, "reset-egress"),
         (state::RESET_INGRESS, "reset-ingress"),
+        (state::LOCAL, "local"),
     ]
     .into_iter()
     .filter(|(bit, _)| word & bit != 0)

@@ -49,29 +49,37 @@ fn conn_key(name: &Name) -> FlowKey {
     key(name.addresses, ports, name.link << 8 | u32::from(name.protocol))
 }
 
-/// The flags of the last two windows, and that there are no others.
+/// The flags of the last window that had a packet, and of the one before.
 fn same_windows(windows: &BTreeMap<u32, [u8; 2]>, words: [u32; 2]) -> bool {
-    [0, 1].into_iter().all(|parity| {
-        let last = windows.iter().rfind(|(number, _)| *number & 1 == parity);
-        last.is_none_or(|(number, flags)| {
-            let read = [Direction::Egress, Direction::Ingress]
-                .map(|direction| window::tcp_flags(words[parity as usize], *number, direction));
-            read == *flags
-        })
+    let Some((last, _)) = windows.last_key_value() else {
+        return true;
+    };
+    [*last, last.wrapping_sub(1)].into_iter().all(|number| {
+        let read = [Direction::Egress, Direction::Ingress]
+            .map(|direction| window::tcp_flags(words[(number & 1) as usize], number, direction));
+        read == windows.get(&number).copied().unwrap_or_default()
     })
 }
 
-fn bits(entry: &Entry) -> u16 {
+fn bits(entry: &Entry, is_tcp: bool) -> u16 {
     let bit = |set: bool, bit: u16| if set { bit } else { 0 };
     bit(entry.opener == Direction::Ingress, state::INGRESS)
         | bit(entry.untracked, state::UNTRACKED)
-        | bit(entry.turns >= 1, state::REPLIED)
-        | bit(entry.turns >= 2, state::CONFIRMED)
-        | bit(entry.turns >= 3, state::ANSWERED)
-        | bit(entry.fin[0], state::FIN_EGRESS)
-        | bit(entry.fin[1], state::FIN_INGRESS)
-        | bit(entry.reset[0], state::RESET_EGRESS)
-        | bit(entry.reset[1], state::RESET_INGRESS)
+        | bit(entry.local, state::LOCAL)
+        | if is_tcp {
+            let tcp = &entry.tcp;
+            bit(tcp.answered, state::REPLIED)
+                | bit(tcp.established, state::CONFIRMED)
+                | bit(tcp.places.contains_key(&entry.opener.opposite()), state::KNOWN)
+                | bit(tcp.farewells.contains(&Direction::Egress), state::FIN_EGRESS)
+                | bit(tcp.farewells.contains(&Direction::Ingress), state::FIN_INGRESS)
+                | bit(tcp.broken.contains(&Direction::Egress), state::RESET_EGRESS)
+                | bit(tcp.broken.contains(&Direction::Ingress), state::RESET_INGRESS)
+        } else {
+            bit(entry.turns >= 1, state::REPLIED)
+                | bit(entry.turns >= 2, state::CONFIRMED)
+                | bit(entry.turns >= 3, state::ANSWERED)
+        }
 }
 
 /// The first thing in which the tables differ from what the oracle keeps.
@@ -104,7 +112,11 @@ pub(super) fn differs(oracle: &Oracle, book: &RuleBook, state: &State) -> Option
             generation: entry.generation,
             rule: conn.rule,
             slot: entry.slot,
-            state: bits(entry),
+            state: bits(entry, name.protocol == 6),
+            next: [Direction::Egress, Direction::Ingress].map(|side| {
+                let unknown = conn.next[side.index()];
+                entry.tcp.places.get(&side).copied().unwrap_or(unknown)
+            }),
             windows: conn.windows,
         };
         if *conn != expected || rule != entry.rule || !same_windows(&entry.windows, conn.windows) {

@@ -22,6 +22,8 @@ pub struct Thrown {
     pub direction: Direction,
     /// Segments, and bytes in each.
     pub segments: (u32, u32),
+    /// Whether it came in by the uplink.
+    pub from_wire: bool,
 }
 
 impl fmt::Display for Thrown {
@@ -31,10 +33,11 @@ impl fmt::Display for Thrown {
             link,
             direction,
             segments,
+            from_wire,
         } = self;
         writeln!(
             f,
-            "{direction:?} on link {link}, segments {segments:?}, read as {:?}",
+            "{direction:?} on link {link}, segments {segments:?}, from the wire: {from_wire}, read as {:?}",
             read(frame, *segments)
         )?;
         write!(f, "frame ")?;
@@ -52,6 +55,8 @@ struct Talk {
     ports: (u16, u16),
     /// The ICMP type that asks, and who asks.
     asks: (u8, Direction),
+    /// TCP: where each side goes on, by direction.
+    next: [u32; 2],
 }
 
 impl Talk {
@@ -65,13 +70,16 @@ impl Talk {
 }
 
 /// One side of a TCP connection has no more to say.
-fn farewell(talk: &Talk, direction: Direction) -> Thrown {
+fn farewell(talk: &mut Talk, direction: Direction) -> Thrown {
     let ((source, destination), (from, to)) = talk.ends(direction);
+    let at = (talk.next[direction.index()], talk.next[direction.opposite().index()]);
+    talk.next[direction.index()] = at.0.wrapping_add(1);
     Thrown {
-        frame: frames::ip(source, destination, 6, &frames::tcp(from, to, 0x11, b"")),
+        frame: frames::ip(source, destination, 6, &frames::tcp_at(from, to, 0x11, at, b"")),
         link: talk.link,
         direction,
         segments: (0, 0),
+        from_wire: false,
     }
 }
 
@@ -155,6 +163,7 @@ impl Generator {
                 link: self.any_link(dice),
                 direction: any_direction(dice),
                 segments: (0, 0),
+                from_wire: false,
             },
             5 | 6 => self.error(dice),
             _ => self.talk(dice),
@@ -162,6 +171,7 @@ impl Generator {
         if dice.one_in(16) {
             damage(&mut thrown.frame, dice);
         }
+        thrown.from_wire = thrown.direction == Direction::Ingress && dice.one_in(6);
         thrown
     }
 
@@ -214,21 +224,20 @@ impl Generator {
 
     fn talk(&mut self, dice: &mut Dice) -> Thrown {
         let direction = any_direction(dice);
-        let talk = if self.talks.len() < 4 || dice.one_in(5) {
+        let at = if self.talks.len() < 4 || dice.one_in(5) {
             let talk = self.new_talk(direction, dice);
             if self.talks.len() < 12 {
-                self.talks.push(talk.clone());
+                self.talks.push(talk);
+                self.talks.len() - 1
             } else {
                 let at = dice.below(self.talks.len());
-                self.talks[at] = talk.clone();
+                self.talks[at] = talk;
+                at
             }
-            talk
         } else {
-            dice.of(&self.talks)
+            dice.below(self.talks.len())
         };
-        if talk.protocol == 6 && dice.one_in(12) {
-            self.next = vec![farewell(&talk, direction.opposite()), farewell(&talk, direction)];
-        }
+        let talk = &mut self.talks[at];
         let v6 = talk.local.is_ipv6();
         let ((source, destination), (from, to)) = talk.ends(direction);
         let length = if dice.one_in(8) { 0 } else { dice.below(40) };
@@ -240,7 +249,8 @@ impl Generator {
                 } else {
                     dice.of(&FLAGS)
                 };
-                frames::tcp(from, to, flags, &body)
+                let at = numbers(talk, direction, flags, length, dice);
+                frames::tcp_at(from, to, flags, at, &body)
             }
             17 => frames::udp(from, to, &body),
             1 | 58 => {
@@ -257,11 +267,16 @@ impl Generator {
         } else {
             (0, 0)
         };
+        if talk.protocol == 6 && dice.one_in(12) {
+            let first = farewell(talk, direction);
+            self.next = vec![farewell(talk, direction.opposite()), first];
+        }
         Thrown {
             frame,
             link: talk.link,
             direction,
             segments,
+            from_wire: false,
         }
     }
 
@@ -310,6 +325,7 @@ impl Generator {
             link: about.link,
             direction,
             segments: (0, 0),
+            from_wire: false,
         }
     }
 
@@ -335,6 +351,7 @@ impl Generator {
             protocol,
             ports: (dice.of(&PORTS), dice.of(&PORTS)),
             asks: (dice.of(kinds), opener),
+            next: [dice.any() as u32, dice.any() as u32],
         }
     }
 
@@ -356,6 +373,7 @@ impl Generator {
             link,
             direction: any_direction(dice),
             segments: (0, 0),
+            from_wire: false,
         }
     }
 
@@ -399,6 +417,7 @@ impl Generator {
             link,
             direction,
             segments: (0, 0),
+            from_wire: false,
         }
     }
 
@@ -449,12 +468,49 @@ impl Generator {
             link,
             direction,
             segments: (0, 0),
+            from_wire: false,
         }
     }
 }
 
 fn any_direction(dice: &mut Dice) -> Direction {
     dice.of(&[Direction::Egress, Direction::Ingress])
+}
+
+/// The sequence number of a talk's next segment and what it acknowledges: mostly those that are next, else some that were
+/// sent before, are lost on the way, or forged.
+fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, dice: &mut Dice) -> (u32, u32) {
+    const OFF: [u32; 10] = [
+        1,
+        40,
+        1500,
+        0x7fff,
+        0x8000,
+        0x1_0000,
+        u32::MAX,
+        40_u32.wrapping_neg(),
+        0x7fff_u32.wrapping_neg(),
+        0x8001_u32.wrapping_neg(),
+    ];
+    let (own, other) = (direction.index(), direction.opposite().index());
+    if flags & 0b1_0111 == 2 && dice.one_in(3) {
+        talk.next[own] = dice.any() as u32;
+    }
+    let acknowledged = talk.next[other];
+    let acknowledged = if dice.one_in(10) {
+        acknowledged.wrapping_add(dice.of(&OFF))
+    } else {
+        acknowledged
+    };
+    let sequence = talk.next[own];
+    if dice.one_in(6) {
+        return (sequence.wrapping_add(dice.of(&OFF)), acknowledged);
+    }
+    let extent = payload as u32 + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
+    if flags & 4 == 0 {
+        talk.next[own] = sequence.wrapping_add(extent);
+    }
+    (sequence, acknowledged)
 }
 
 /// The ICMP type that whoever asks, or whoever is asked, sends.

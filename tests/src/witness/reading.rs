@@ -81,6 +81,8 @@ pub(crate) enum Body {
         destination: u16,
         /// TCP flags; 0 for UDP.
         flags: u8,
+        /// What it says as a TCP segment.
+        segment: Option<Segment>,
     },
     /// ICMP over IPv4, ICMPv6 over IPv6.
     Icmp {
@@ -141,6 +143,19 @@ fn hardware(options: &[u8]) -> Hardware {
         [one] => Hardware::Is(one),
         _ => Hardware::Unread,
     }
+}
+
+/// A TCP segment, sequence numbers by their lower halves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Its flags.
+    pub(crate) flags: u8,
+    /// Where it begins.
+    pub(crate) sequence: u16,
+    /// What it acknowledges.
+    pub(crate) acknowledged: u16,
+    /// Bytes of data.
+    pub(crate) payload: u32,
 }
 
 const MALFORMED: Body = Body::Bad(Reason::Malformed);
@@ -347,14 +362,20 @@ fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> usize {
                 if length < 20 || length > body.len() {
                     MALFORMED
                 } else {
-                    ports(body, body[13])
+                    let segment = Segment {
+                        flags: body[13],
+                        sequence: u16_at(body, 6),
+                        acknowledged: u16_at(body, 10),
+                        payload: (body.len() - length) as u32,
+                    };
+                    ports(body, Some(segment))
                 }
             }
         }
         (17, _) if body.len() < 8 || out_of_reach(4) => MALFORMED,
         (17, _) => {
             headers += 8;
-            ports(body, 0)
+            ports(body, None)
         }
         (1, false) | (58, true) => icmp(body, packet, v6, &out_of_reach),
         (2, false) if body.len() >= 8 && body[0] == 0x11 => Body::IgmpQuery,
@@ -363,11 +384,12 @@ fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> usize {
     headers
 }
 
-fn ports(body: &[u8], flags: u8) -> Body {
+fn ports(body: &[u8], segment: Option<Segment>) -> Body {
     Body::Ports {
         source: u16_at(body, 0),
         destination: u16_at(body, 2),
-        flags,
+        flags: segment.map_or(0, |segment| segment.flags),
+        segment,
     }
 }
 
@@ -464,7 +486,7 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
     };
     let transport = &bytes[header..];
     let body = match (protocol, v6) {
-        (6 | 17, _) => ports(transport, 0),
+        (6 | 17, _) => ports(transport, None),
         (1, false) | (58, true) => Body::Icmp {
             kind: transport[0],
             code: transport[1],

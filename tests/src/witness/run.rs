@@ -25,7 +25,7 @@ use super::{
     uplink::Met,
     world::any_model,
 };
-use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent, frames};
+use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent, Uplink, frames};
 
 /// What happens between packets, and with what clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ impl<'a> Stand<'a> {
         let timeouts = match clock {
             Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
             Clock::Kernels => {
-                [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500, 1_500, 2_500].map(|seconds| seconds * SECOND)
+                [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500, 1_500, 2_500, 4_500].map(|seconds| seconds * SECOND)
             }
         };
         let mut stand = Self {
@@ -181,6 +181,7 @@ impl<'a> Stand<'a> {
         let first = stand.dice.of(&[0, 29_000_000, 65_534]);
         stand.set_window(first);
         stand.set_flags();
+        stand.scene.set_uplink(Uplink::Routed);
         // Sometimes packets come before anything is configured.
         if stand.dice.one_in(10) {
             stand.learn();
@@ -248,11 +249,14 @@ impl<'a> Stand<'a> {
             frame: &thrown.frame,
             link: thrown.link,
             direction: thrown.direction,
+            came_by: if thrown.from_wire { Uplink::LINK } else { 0 },
             segments: thrown.segments,
         };
         let now = host.now()?;
         let reading = read(sent.frame, sent.segments);
-        let expected = self.oracle.judge(&self.world, &reading, sent.link, sent.direction, now);
+        let expected = self
+            .oracle
+            .judge(&self.world, &reading, sent.link, sent.direction, thrown.from_wire, now);
         let passes = host.judge(&sent)?;
         if host.last != Some(expected) {
             return Ok(Some(format!("{:?}, oracle: {expected:?}", host.last)));

@@ -62,7 +62,10 @@ impl Stand<'_> {
         let is_piece = matches!(&reading, Reading::Ip(ip) if ip.body == Body::Bad(Reason::FragmentWithoutFirst));
         let expected = judged_link(&self.world, &reading, uplink)
             .filter(|_| !is_piece)
-            .map(|link| self.oracle.judge(&self.world, &reading, link, Direction::Ingress, now))
+            .map(|link| {
+                self.oracle
+                    .judge(&self.world, &reading, link, Direction::Ingress, true, now)
+            })
             .and_then(|outcome| match outcome {
                 // Whether there is room is for the gate to say.
                 Outcome::Pass(_) | Outcome::Drop(Reason::ConnectionsFull | Reason::TaskConnectionsFull) => None,

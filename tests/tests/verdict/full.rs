@@ -292,6 +292,7 @@ fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
             frame,
             link: 101,
             direction: Direction::Ingress,
+            came_by: 0,
             segments: (0, 0),
         })
     };

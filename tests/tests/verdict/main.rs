@@ -8,6 +8,7 @@ mod full;
 mod headers;
 mod neighbours;
 mod odd;
+mod sequence;
 mod timeouts;
 mod tracking;
 mod uplink;

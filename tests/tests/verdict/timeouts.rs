@@ -43,10 +43,20 @@ fn kinds() -> Vec<Kind> {
             "TCP that one side has closed",
             vec![syn(), out4(flags::SYN_ACK), in4(fin)],
             out4(flags::ACK),
-            |timeouts| timeouts.tcp_established,
+            |timeouts| timeouts.tcp_established.min(600),
         ),
-        ("closed TCP", vec![syn(), out4(fin), in4(fin)], out4(flags::ACK), |_| 10),
-        ("reset TCP", vec![syn(), out4(flags::RST)], out4(flags::ACK), |_| 10),
+        (
+            "closed TCP",
+            vec![syn(), out4(flags::SYN_ACK), in4(fin), out4(fin)],
+            out4(flags::ACK),
+            |_| 10,
+        ),
+        (
+            "reset TCP",
+            vec![syn(), out4(flags::SYN_ACK), in4(flags::RST)],
+            out4(flags::ACK),
+            |_| 10,
+        ),
         ("UDP one way", vec![udp_in()], udp_out(), |timeouts| timeouts.udp),
         ("one exchange", vec![udp_in(), udp_out()], udp_out(), |timeouts| {
             timeouts.udp

@@ -199,6 +199,7 @@ fn a_gso_packet_counts_as_what_is_on_the_wire() -> Result<()> {
                 frame,
                 link: 101,
                 direction: Direction::Ingress,
+                came_by: 0,
                 segments,
             })?;
         }

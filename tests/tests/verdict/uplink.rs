@@ -207,3 +207,58 @@ fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
         Ok(())
     })
 }
+
+/// Between two tasks of this host everything goes by their links.
+#[test]
+fn the_wire_does_not_speak_as_a_task_of_this_host() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        // Whoever is in the group may do everything.
+        let mut model = with_rules(&[(Protocol::All, "group:0")], &[]);
+        model.enis.push(gated("other", &[OTHER4, "2001:db8:9::6"], &[0]));
+        model
+            .enis
+            .push(taskgate_tests::scene::model::member("elsewhere", &[PEER4], &[0]));
+        stage.set(model.clone())?;
+        let from = |source: &str, flags| ip(at(source), at(TASK4), 6, &tcp(40000, 443, flags, b""));
+        let syn = from(OTHER4, flags::SYN);
+        let syn6 = ip(at("2001:db8:9::6"), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b""));
+        for frame in [&syn, &syn6] {
+            assert!(!stage.early(Uplink::Routed, frame)?, "{}", stage.name);
+            assert!(!stage.from_wire(frame)?, "{}", stage.name);
+            assert!(stage.ingress(frame)?, "by its own link, {}", stage.name);
+        }
+        // Nor as part of what is there.
+        assert!(stage.egress(&ip(at(TASK4), at(OTHER4), 6, &tcp(443, 40000, flags::SYN_ACK, b"")))?);
+        let ack = from(OTHER4, flags::ACK);
+        assert!(!stage.early(Uplink::Routed, &ack)?, "{}", stage.name);
+        assert!(!stage.from_wire(&ack)?, "{}", stage.name);
+        assert!(stage.ingress(&ack)?, "{}", stage.name);
+        // An ENI that is elsewhere speaks by the wire.
+        assert!(stage.early(Uplink::Routed, &from(PEER4, flags::SYN))?);
+        assert!(stage.from_wire(&from(PEER4, flags::SYN))?);
+        assert!(stage.from_wire(&from(PEER4, flags::ACK))?);
+        stage.assert_lines(
+            "each has its record",
+            &[
+                "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 2 packets 80 bytes flags 2: ingress",
+                "conn task tcp 10.9.0.5:443 10.9.0.6:40000 by web/ingress/1, egress 1 packets 40 bytes flags 18, ingress 2 packets 80 bytes flags 2: ingress replied confirmed local",
+                "conn task tcp [2001:db8:9::5]:443 [2001:db8:9::6]:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 60 bytes flags 2: ingress local",
+                "count task ingress rule 3",
+                "count task ingress spoofed-source 6",
+                "denied task ingress tcp 10.9.0.5:443 10.9.0.6:40000 spoofed-source, 4 packets 160 bytes flags 2",
+                "denied task ingress tcp [2001:db8:9::5]:443 [2001:db8:9::6]:40000 spoofed-source, 2 packets 120 bytes flags 2",
+            ],
+        );
+        // A task whose link is gone may be anywhere, and branches of the trunk meet on the wire.
+        stage
+            .scene
+            .writer
+            .remove_link(LinkId::device(Kernel::LINKS.start() + 1));
+        assert!(stage.from_wire(&syn)?, "{}", stage.name);
+        assert!(stage.from_wire(&ack)?, "{}", stage.name);
+        stage.set(model)?;
+        stage.scene.bind(LinkId::branch(VLAN).get(), "other")?;
+        assert!(stage.from_wire(&syn)?, "{}", stage.name);
+        Ok(())
+    })
+}

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
-    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK, SLOT_LINKS, SLOT_MACS,
-    SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, slot,
+    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK,
+    SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, slot,
 };
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
 use taskgate_ebpf::packet::hardware_number;
@@ -55,6 +55,11 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
     /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
     pub fn set_trunk(&self, ifindex: u32) {
         Words(&self.0).publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
+    }
+
+    /// Names the link with this ifindex the uplink: what comes in by it speaks for no task of this host. 0: none is.
+    pub fn set_uplink(&self, ifindex: u32) {
+        Words(&self.0).publish(CONTROL_BANK, CONTROL_UPLINK, ifindex.into());
     }
 
     /// Makes the link with this ifindex the one that was the trunk before: it carries the host's own packets and nothing

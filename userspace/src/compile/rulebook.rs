@@ -23,7 +23,7 @@ pub struct RuleName {
 
 /// The register of rule numbers. A rule is its group, its direction, its id and what it says; what changes any of them
 /// is another rule with another number, and no number is ever given to a second rule. Numbers run from 1 and never reach
-/// [`RULE_EXEMPT`].
+/// [`RULE_EXEMPT`], which is the highest that entries have room for.
 #[derive(Debug, Default)]
 pub struct RuleBook {
     names: Vec<RuleName>,
@@ -108,7 +108,7 @@ impl RuleBook {
         }
         let number = u32::try_from(self.names.len() + 1)
             .ok()
-            .filter(|number| *number != RULE_EXEMPT)
+            .filter(|number| *number < RULE_EXEMPT)
             .ok_or_else(|| CompileError::RuleNumbersExhausted {
                 group: group.id.clone(),
                 direction,

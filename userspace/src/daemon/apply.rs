@@ -248,6 +248,8 @@ fn timeouts(settings: &Settings, ticks: u32) -> [u32; TIMEOUTS] {
             Timeout::TcpEstablished => settings.timeouts.tcp_established,
             Timeout::Udp => settings.timeouts.udp,
             Timeout::UdpStream => settings.timeouts.udp_stream,
+            // Not longer than what is not half-closed.
+            Timeout::TcpHalfClosed => default_seconds(timeout).min(settings.timeouts.tcp_established),
             _ => default_seconds(timeout),
         };
         seconds * ticks

@@ -90,6 +90,7 @@ pub struct ConnState {
     pub rule: u32,
     pub slot: u16,
     pub state: u16,
+    pub next: [u16; 2],
     pub windows: [u32; 2],
 }
 
@@ -105,7 +106,8 @@ impl From<&Conn> for ConnState {
             generation: conn.admitted().1,
             rule: conn.by().0,
             slot: conn.by().1,
-            state: conn.flags.state(),
+            state: conn.state(),
+            next: conn.next.get(),
             windows: conn.flags.windows(),
         }
     }

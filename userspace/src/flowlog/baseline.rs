@@ -100,7 +100,7 @@ impl Baselines {
             told.active = closing;
             let mut tcp_flags = 0;
             for number in [closing, running] {
-                let seen = flags_of(reading.windows[parity(number)], number) & 0xf << (4 * at);
+                let seen = window::of(reading.windows[parity(number)], number) & 0xf << (4 * at);
                 let already = &mut told.flags[parity(number)];
                 tcp_flags |= window::tcp_flags(u32::from(seen & !*already), 0, direction);
                 *already |= seen;
@@ -136,10 +136,4 @@ fn fell(old: Count, new: Count) -> bool {
 
 fn parity(number: u32) -> usize {
     (number & 1) as usize
-}
-
-/// Both directions' flags of window `number`, as the entry keeps them.
-fn flags_of(word: u32, number: u32) -> u8 {
-    // A packet without flags leaves what is there, and nothing of any other window.
-    window::add(word, number, Direction::Egress, 0) as u8
 }

@@ -59,16 +59,19 @@ struct Entry {
     protocol: u8,
     /// The number of the reason.
     denied: Option<u8>,
+    /// It leaves no record.
+    unlogged: bool,
     reading: Reading,
 }
 
 impl Entry {
-    fn conn(key: FlowKey, state: &ConnState) -> Self {
+    fn conn(key: FlowKey, state: &ConnState, unlogged: &Unlogged) -> Self {
         Self {
             key,
             slot: state.slot,
             protocol: key.conn_protocol(),
             denied: None,
+            unlogged: unlogged.covers(&key, state),
             reading: state.into(),
         }
     }
@@ -80,6 +83,8 @@ impl Entry {
             slot,
             protocol,
             denied: Some(reason),
+            // A denial is never silent.
+            unlogged: false,
             reading: Reading::of_denial(state, direction),
         }
     }
@@ -278,7 +283,7 @@ impl Collector {
         let mut over = Vec::new();
         tables
             .conns(&mut |key, state| {
-                let grew = self.settle(&Entry::conn(key, &state), whole);
+                let grew = self.settle(&Entry::conn(key, &state, &self.unlogged), whole);
                 if !grew && self.conn_is_over(&key, &state, now, epoch_of) {
                     over.push(key);
                 }
@@ -341,7 +346,7 @@ impl Collector {
                     source,
                 })?;
                 if let Some(state) = taken {
-                    self.settle(&Entry::conn(*key, &state), true);
+                    self.settle(&Entry::conn(*key, &state, &self.unlogged), true);
                 }
                 self.conns.forget(key);
             }
@@ -366,8 +371,7 @@ impl Collector {
     }
 
     fn record(&mut self, entry: &Entry, direction: Direction, share: Share) {
-        // A denial is never silent.
-        if entry.denied.is_none() && self.unlogged.covers(&entry.key, entry.protocol) {
+        if entry.unlogged {
             return;
         }
         let Some(eni) = self.registry.touch(entry.slot) else {

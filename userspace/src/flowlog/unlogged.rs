@@ -1,10 +1,19 @@
 //! What leaves no record (`settings.unlogged`).
+//!
+//! An address proves nothing: anybody can write one of the list on a packet, and any two peers can use the ports of DHCP.
+//! So only what was let through without a rule, because the task itself began it, goes unrecorded.
 
 use std::{collections::HashSet, net::IpAddr};
 
-use taskgate_ebpf::conntrack::UDP;
+use taskgate_ebpf::{
+    abi::tables::{RULE_EXEMPT, state},
+    conntrack::UDP,
+};
 
-use crate::{dataplane::flow::FlowKey, model::Exempt};
+use crate::{
+    dataplane::flow::{ConnState, FlowKey},
+    model::Exempt,
+};
 
 /// The flows that leave no record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,18 +31,21 @@ impl Unlogged {
         }
     }
 
-    /// Whether a flow leaves no record: its peer is on the list, or it is DHCP.
-    pub(super) fn covers(&self, key: &FlowKey, protocol: u8) -> bool {
-        self.dhcp && protocol == UDP && is_dhcp(key) || self.peers.contains(&key.remote())
+    /// Whether a tracked connection leaves no record: the task opened it, no rule was needed for that, and its peer is on
+    /// the list, or it is DHCP.
+    pub(super) fn covers(&self, key: &FlowKey, state: &ConnState) -> bool {
+        state.rule == RULE_EXEMPT
+            && state.state & state::INGRESS == 0
+            && (self.dhcp && is_dhcp(key) || self.peers.contains(&key.remote()))
     }
 }
 
-/// DHCP by its pair of ports, whichever end the task is: 67 and 68, for IPv6 547 and 546.
+/// Whether it is the exchange of a task with its DHCP servers: whoever they are, it is known by the address that asks all
+/// of them.
 fn is_dhcp(key: &FlowKey) -> bool {
-    let pair = match key {
-        FlowKey::V4(_) => (67, 68),
-        FlowKey::V6(_) => (546, 547),
+    let (servers, ports) = match key {
+        FlowKey::V4(_) => (IpAddr::from([255; 4]), (68, 67)),
+        FlowKey::V6(_) => (IpAddr::from([0xff02, 0, 0, 0, 0, 0, 1, 2]), (546, 547)),
     };
-    let (local, remote) = key.ports();
-    (local.min(remote), local.max(remote)) == pair
+    key.conn_protocol() == UDP && key.remote() == servers && key.ports() == ports
 }

@@ -9,6 +9,7 @@ use super::{
     super::reading::{Body, Ip},
     World,
     names::Case,
+    tcp::Tcp,
 };
 
 /// A tracked connection.
@@ -32,13 +33,13 @@ pub(in crate::witness) struct Entry {
     pub(in crate::witness) opener: Direction,
     /// Whether it is untracked, in AWS's words.
     pub(in crate::witness) untracked: bool,
-    /// How often the word has passed to the other side, as far as that counts: a reply, the opener's next packet, and,
-    /// but for TCP, the reply to that.
+    /// All but TCP: how often the word has passed to the other side, as far as that counts: a reply, the opener's next
+    /// packet, the reply to that.
     pub(in crate::witness) turns: u8,
-    /// TCP: FIN seen, by direction.
-    pub(in crate::witness) fin: [bool; 2],
-    /// TCP: whether the last packet was a RST, by direction.
-    pub(in crate::witness) reset: [bool; 2],
+    /// TCP.
+    pub(in crate::witness) tcp: Tcp,
+    /// Whether its peer is an ENI that is gated here.
+    pub(in crate::witness) local: bool,
     /// TCP flags as flow records have them, by window and direction.
     pub(in crate::witness) windows: BTreeMap<u32, [u8; 2]>,
 }
@@ -58,15 +59,12 @@ pub(in crate::witness) struct Denial {
 }
 
 impl Entry {
-    pub(super) fn is_closed(&self) -> bool {
-        self.fin == [true; 2] || self.reset.contains(&true)
-    }
-
     /// How long it may be idle.
     pub(super) fn timeout(&self, protocol: u8, world: &World) -> u32 {
         let timeout = match protocol {
-            6 if self.is_closed() => Timeout::TcpClosed,
-            6 if self.turns >= 2 => Timeout::TcpEstablished,
+            6 if self.tcp.is_closed() => Timeout::TcpClosed,
+            6 if self.tcp.established && self.tcp.farewells.len() == 1 => Timeout::TcpHalfClosed,
+            6 if self.tcp.established => Timeout::TcpEstablished,
             6 => Timeout::TcpHalfOpen,
             17 if self.turns >= 3 => Timeout::UdpStream,
             17 => Timeout::Udp,
@@ -76,26 +74,34 @@ impl Entry {
         world.timeouts[timeout as usize]
     }
 
-    /// Adds a packet.
-    pub(super) fn count(&mut self, case: &Case<'_>, ip: &Ip) {
+    /// Adds a packet: the `first` one of this connection, or one more.
+    pub(super) fn count(&mut self, case: &Case<'_>, ip: &Ip, first: bool) {
+        self.last = case.now;
+        self.weigh(case, ip);
+        let (flags, segment) = match &ip.body {
+            Body::Ports { flags, segment, .. } if ip.protocol == 6 => (*flags, segment.as_ref()),
+            _ => (0, None),
+        };
+        if ip.protocol == 6 {
+            if first {
+                self.tcp = Tcp::first(segment, case.direction, self.opener);
+            } else {
+                self.tcp.goes_on(segment, case.direction, self.opener);
+            }
+        } else {
+            let openers = self.turns % 2 == 1;
+            if self.turns < 3 && openers == (case.direction == self.opener) {
+                self.turns += 1;
+            }
+        }
+        self.windows.entry(case.world.window).or_default()[case.direction as usize] |= record_flags(flags);
+    }
+
+    /// Adds packets and bytes, and nothing else.
+    pub(super) fn weigh(&mut self, case: &Case<'_>, ip: &Ip) {
         let way = case.direction as usize;
         self.totals[way].packets += ip.packets;
         self.totals[way].bytes += ip.bytes;
-        self.last = case.now;
-        let most = if ip.protocol == 6 { 2 } else { 3 };
-        let openers = self.turns % 2 == 1;
-        if self.turns < most && openers == (case.direction == self.opener) {
-            self.turns += 1;
-        }
-        let flags = match ip.body {
-            Body::Ports { flags, .. } if ip.protocol == 6 => flags,
-            _ => 0,
-        };
-        if ip.protocol == 6 {
-            self.fin[way] |= flags & 1 != 0;
-            self.reset[way] = flags & 4 != 0;
-        }
-        self.windows.entry(case.world.window).or_default()[way] |= record_flags(flags);
     }
 }
 

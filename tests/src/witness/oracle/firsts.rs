@@ -92,6 +92,7 @@ impl Firsts {
                 source: *source,
                 destination: *destination,
                 flags: 0,
+                segment: None,
             },
             Body::Icmp {
                 kind, code, identifier, ..

@@ -5,6 +5,7 @@ mod entries;
 mod firsts;
 mod names;
 mod neighbours;
+mod tcp;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -14,7 +15,7 @@ use taskgate::{
     model::{self, Eni, Model},
 };
 use taskgate_ebpf::abi::{
-    Direction, Outcome, Pass, Reason,
+    Direction, LinkId, Outcome, Pass, Reason,
     image::{TIMEOUTS, control},
 };
 
@@ -23,6 +24,7 @@ use self::{
     firsts::Firsts,
     names::{Case, as_dhcp, exchange, is_error, request_code},
     neighbours::{Kepts, is_link_local, is_on_link, speaks_as_router},
+    tcp::Tcp,
 };
 use super::reading::{Body, Ip, Reading};
 
@@ -82,6 +84,7 @@ struct Admission {
     rule: Option<(String, String)>,
     untracked: bool,
     dhcp: bool,
+    local: bool,
 }
 
 fn model_direction(direction: Direction) -> model::Direction {
@@ -129,6 +132,18 @@ impl World {
         self.epochs[usize::from(slot)]
     }
 
+    /// Whether an address is an ENI's that is gated here.
+    fn is_local(&self, address: IpAddr) -> bool {
+        let mut enis = self.model.enis.iter().zip(&self.gates);
+        enis.any(|(eni, gate)| gate.is_some() && eni.addresses.contains(&address))
+    }
+
+    /// Whether the address is that of a task on a link of its own, by which all that it sends comes in. What branches of
+    /// the trunk send to each other goes over the wire.
+    fn speaks_here(&self, address: IpAddr) -> bool {
+        self.link_to(address).is_some_and(|link| link < LinkId::DEVICES)
+    }
+
     fn is_exempt(&self, address: IpAddr) -> bool {
         self.model.exempt().addresses.contains(&address)
     }
@@ -142,12 +157,14 @@ impl Oracle {
         reading: &Reading,
         link: u32,
         direction: Direction,
+        from_wire: bool,
         now: u32,
     ) -> Outcome {
         let case = Case {
             world,
             link,
             direction,
+            from_wire: from_wire && direction == Direction::Ingress,
             now,
         };
         let slot = world.eni_on(link).map_or(0, |(_, _, slot)| slot);
@@ -241,31 +258,42 @@ impl Oracle {
             if entry.epoch != case.world.epoch(entry.slot) {
                 continue;
             }
-            if idle && !opens && entry.fin == [true; 2] && !entry.untracked {
+            if idle && !opens && entry.tcp.farewells.len() == 2 && !entry.untracked {
                 return unless_unknown(case, Reason::ConnectionClosed);
             }
-            if idle || is_error || asks_else || opens && entry.is_closed() {
+            if idle || is_error || asks_else || opens && entry.tcp.is_closed() {
                 continue;
             }
-            let cut = entry.untracked || case.world.flags & control::CUT != 0;
-            if entry.generation != case.world.generation && cut {
-                if opens {
-                    continue;
-                }
-                let opener = entry.opener;
-                let admission = self.admit(case, ip, opener)?;
-                return self.enter(case, ip, name, opener, true, admission);
+            let changed = entry.generation != case.world.generation;
+            let cut = changed && (entry.untracked || case.world.flags & control::CUT != 0);
+            // Whoever opens asks the rules of today, and whoever was opened to has opened nothing yet.
+            let asks = opens && (changed || entry.tcp.established && entry.opener != case.direction);
+            if asks && !entry.tcp.established {
+                continue;
             }
-            entry.count(case, ip);
+            if asks || cut || entry.local && case.from_wire {
+                let judged = if asks { case.direction } else { entry.opener };
+                let admission = self.admit(case, ip, judged, false)?;
+                return self.enter(case, ip, name, judged, true, admission);
+            }
+            entry.count(case, ip, false);
             return Ok(Pass::Tracked);
         }
-        let admission = self.admit(case, ip, case.direction)?;
+        let answers_dhcp = case.is_dhcp(ip) && case.direction == Direction::Ingress && {
+            let asked = self.conns.get(&as_dhcp(&names[0]));
+            asked.is_some_and(|asked| {
+                let idle = case.now.wrapping_sub(asked.last) > asked.timeout(17, case.world);
+                let cut = case.world.flags & control::CUT != 0 && asked.generation != case.world.generation;
+                !idle && !cut && asked.epoch == case.world.epoch(asked.slot)
+            })
+        };
+        let admission = self.admit(case, ip, case.direction, answers_dhcp)?;
         let name = names.last().expect("a packet has a name");
         self.enter(case, ip, name, case.direction, false, admission)
     }
 
     /// Judges a packet by the rules of a direction.
-    fn admit(&self, case: &Case<'_>, ip: &Ip, judged: Direction) -> Result<Admission, Reason> {
+    fn admit(&self, case: &Case<'_>, ip: &Ip, judged: Direction, answers_dhcp: bool) -> Result<Admission, Reason> {
         let world = case.world;
         let (eni, gate, _) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
         if gate.isolated {
@@ -281,8 +309,17 @@ impl Oracle {
                 rule: None,
                 untracked: false,
                 dhcp,
+                local: !dhcp && world.is_local(remote),
             })
         };
+        // What comes before the task has an address goes to all, or to an address that it has from nobody.
+        let to_whoever_asked = match local {
+            IpAddr::V4(address) => address.is_broadcast(),
+            IpAddr::V6(_) => is_link_local(local),
+        };
+        if answers_dhcp && (own || to_whoever_asked) {
+            return exempt(true);
+        }
         if case.direction == Direction::Egress && world.model.exempt().dhcp && case.is_dhcp(ip) {
             let unknown = match local {
                 IpAddr::V4(address) => address.is_unspecified(),
@@ -301,12 +338,16 @@ impl Oracle {
         if case.direction == Direction::Ingress && eni.addresses.contains(&remote) {
             return Err(Reason::SpoofedSource);
         }
+        if case.from_wire && world.speaks_here(remote) {
+            return Err(Reason::SpoofedSource);
+        }
         if let Some(about) = self.related(case, ip) {
             return Ok(Admission {
                 pass: Pass::IcmpError,
                 rule: about.rule.clone(),
                 untracked: false,
                 dhcp: false,
+                local: world.is_local(remote),
             });
         }
         if judged == Direction::Egress && world.is_exempt(remote) {
@@ -319,6 +360,7 @@ impl Oracle {
             rule: Some((world.model.group(allowed.group).id.clone(), allowed.rule.id.clone())),
             untracked: allowed.untracked,
             dhcp: false,
+            local: world.is_local(remote),
         })
     }
 
@@ -354,10 +396,7 @@ impl Oracle {
             direction: case.direction.opposite(),
             ..*case
         };
-        let names = back.names(quoted);
-        // DHCP goes by the name of any of a task's servers.
-        let name = names.first().filter(|name| name.addresses == back.ends(quoted))?;
-        let entry = self.conns.get(name)?;
+        let entry = self.conns.get(back.names(quoted).first()?)?;
         let idle = case.now.wrapping_sub(entry.last) > entry.timeout(quoted.protocol, world);
         let cut = entry.untracked || world.flags & control::CUT != 0;
         let changed = entry.generation != world.generation && cut;
@@ -411,18 +450,28 @@ impl Oracle {
             opener,
             untracked: admission.untracked,
             turns: 0,
-            fin: [false; 2],
-            reset: [false; 2],
+            tcp: Tcp::default(),
+            local: admission.local,
             windows: BTreeMap::new(),
         };
-        let entry = match self.conns.remove(&name) {
+        let known = self.conns.remove(&name);
+        // Only the task keeps its DHCP open.
+        if admission.dhcp && case.direction == Direction::Ingress {
+            let mut asked = known.expect("it answers what is there");
+            asked.weigh(case, ip);
+            self.conns.insert(name, asked);
+            return Ok(admission.pass);
+        }
+        let goes_on = goes_on && known.is_some();
+        let entry = match known {
+            // A SYN of the other side's changes nothing of what is there.
+            Some(old) if goes_on && old.opener != opener => old,
             // Totals and flags of a window only grow; a life is kept where the connection goes on.
             Some(old) if goes_on => Entry {
                 totals: old.totals,
                 windows: old.windows,
                 turns: old.turns,
-                fin: old.fin,
-                reset: old.reset,
+                tcp: old.tcp,
                 ..new
             },
             Some(old) => Entry {
@@ -432,7 +481,7 @@ impl Oracle {
             },
             None => new,
         };
-        self.conns.entry(name).or_insert(entry).count(case, ip);
+        self.conns.entry(name).or_insert(entry).count(case, ip, !goes_on);
         Ok(admission.pass)
     }
 }

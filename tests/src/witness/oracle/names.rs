@@ -95,6 +95,8 @@ pub(super) struct Case<'a> {
     pub(super) world: &'a World,
     pub(super) link: u32,
     pub(super) direction: Direction,
+    /// It came in by the uplink.
+    pub(super) from_wire: bool,
     pub(super) now: u32,
 }
 
@@ -140,12 +142,7 @@ impl Case<'_> {
                 source, destination, ..
             } => {
                 let (local, remote) = self.of_ends(source, destination);
-                let plain = name(What::Ports(local, remote));
-                if self.is_dhcp(ip) && self.direction == Direction::Ingress {
-                    vec![as_dhcp(&plain), plain]
-                } else {
-                    vec![plain]
-                }
+                vec![name(What::Ports(local, remote))]
             }
             Body::Icmp {
                 kind, code, identifier, ..

@@ -125,6 +125,7 @@ impl Uplinks {
             UplinkMode::Routed => None,
             UplinkMode::Trunk => Some(self.attach(programs, &link)?),
         };
+        self.control.set_uplink(ifindex);
         self.standing = Some(Standing { link, gate });
         Ok(())
     }
@@ -165,6 +166,7 @@ impl Uplinks {
         }
         self.name_former();
         self.control.set_trunk(0);
+        self.control.set_uplink(0);
     }
 
     /// Has the image name the link that was the trunk last. One that was it before passes nothing.
@@ -203,6 +205,7 @@ impl Uplinks {
         if let Some(Standing { link, .. }) = gone {
             // Another link may get its number.
             self.control.set_trunk(0);
+            self.control.set_uplink(0);
             info!("uplink `{}` is gone", link.name);
         }
         away

@@ -11,6 +11,8 @@ pub struct Packet<'a> {
     pub frame: &'a [u8],
     /// The link that it is on: one that exists here, or 0.
     pub ifindex: u32,
+    /// The first link that received it, or 0: one that exists here, or not (Linux 5.10 on).
+    pub came_by: u32,
     /// Segments in a GSO packet, or 0.
     pub gso_segs: u32,
     /// Bytes of payload in each segment, or 0.
@@ -47,7 +49,12 @@ struct TestRun {
 pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io::Result<Ran> {
     // The kernel's `struct __sk_buff`.
     let mut context = [0_u8; 192];
-    for (offset, value) in [(40, packet.ifindex), (164, packet.gso_segs), (176, packet.gso_size)] {
+    for (offset, value) in [
+        (36, packet.came_by),
+        (40, packet.ifindex),
+        (164, packet.gso_segs),
+        (176, packet.gso_size),
+    ] {
         context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
     }
     run(program, packet.frame, &context, repeat)

@@ -92,12 +92,17 @@ pub(super) struct State {
     pub(super) clock: u32,
 }
 
+/// A window's word with one more packet.
+fn with_flags(word: u32, number: u32, direction: Direction, tcp_flags: u8) -> u32 {
+    (number & 0xff) << 8 | u32::from(window::of(word, number)) | window::seen(direction, tcp_flags)
+}
+
 impl State {
     /// A packet of a tracked connection, which it opens if it must.
     pub(super) fn pass(&mut self, flow: &Flow, direction: Direction, bytes: u64, tcp_flags: u8) {
         let fresh = ConnState {
             slot: flow.slot,
-            windows: Flags::new(0).windows(),
+            windows: Flags::new(0, self.window).windows(),
             ..ConnState::default()
         };
         let conn = self.conns.entry(flow.conn()).or_insert_with(|| {
@@ -109,13 +114,13 @@ impl State {
         totals.bytes += bytes;
         conn.last = self.clock;
         let word = &mut conn.windows[(self.window & 1) as usize];
-        *word = window::add(*word, self.window, direction, window::of_tcp(tcp_flags)) & 0xff_ffff;
+        *word = with_flags(*word, self.window, direction, tcp_flags);
     }
 
     /// A packet that is dropped.
     pub(super) fn deny(&mut self, flow: &Flow, direction: Direction, reason: Reason, bytes: u64, tcp_flags: u8) {
         let fresh = DenialState {
-            windows: Flags::new(0).windows(),
+            windows: Flags::new(0, self.window).windows(),
             ..DenialState::default()
         };
         let denial = self.denials.entry(flow.denial(direction, reason)).or_insert_with(|| {
@@ -126,7 +131,7 @@ impl State {
         denial.totals.bytes += bytes;
         denial.last = self.clock;
         let word = &mut denial.windows[(self.window & 1) as usize];
-        *word = window::add(*word, self.window, direction, window::of_tcp(tcp_flags)) & 0xff_ffff;
+        *word = with_flags(*word, self.window, direction, tcp_flags);
     }
 
     pub(super) fn conn(&mut self, flow: &Flow) -> &mut ConnState {

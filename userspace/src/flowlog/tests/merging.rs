@@ -6,6 +6,7 @@ use taskgate_ebpf::{
     abi::{
         Direction::{self, Egress, Ingress},
         Reason,
+        tables::{RULE_EXEMPT, state},
     },
     conntrack::{ICMP, ICMPV6, TCP, UDP, tcp},
 };
@@ -201,8 +202,8 @@ fn ipv6_is_written_as_rfc_5952_has_it() {
     assert_eq!(rig.minute(), want);
 }
 
-/// Whether what passes between the task and a peer leaves a record under each setting: AWS's list, none, a list. A denial
-/// always does.
+/// Whether what the task may open without a rule leaves a record under each setting: AWS's list, none, a list. What a rule
+/// let in, what came from outside, and a denial always do.
 #[test]
 fn unlogged_is_what_the_setting_names_and_no_more() {
     let list = AddressList::List(vec![address("10.0.1.20")]);
@@ -275,15 +276,30 @@ fn unlogged_is_what_the_setting_names_and_no_more() {
             UDP,
             ("10.0.1.15", 67),
             ("10.0.1.20", 68),
-            [false, true, false],
+            [true, true, false],
         ),
         (
-            "DHCPv6",
+            "two peers with the ports of DHCP",
             UDP,
-            ("2001:db8:1::15", 546),
-            ("ff02::1:2", 547),
-            [false, true, true],
+            ("10.0.1.15", 68),
+            ("10.0.1.21", 67),
+            [true, true, true],
         ),
+        (
+            "two peers with the ports of DHCPv6",
+            UDP,
+            ("2001:db8:1::15", 547),
+            ("2001:db8:1::16", 546),
+            [true, true, true],
+        ),
+        (
+            "the broadcast address with other ports",
+            UDP,
+            ("10.0.1.15", 67),
+            ("255.255.255.255", 68),
+            [true, true, true],
+        ),
+        ("DHCPv6", UDP, ("fe80::", 546), ("ff02::1:2", 547), [false, true, true]),
         (
             "IPv4 with the ports of DHCPv6",
             UDP,
@@ -322,17 +338,23 @@ fn unlogged_is_what_the_setting_names_and_no_more() {
                 reserved: vec![address("10.0.0.1"), address("10.0.0.2")],
                 ..Model::default()
             };
-            let mut rig = Rig::with(&FlowLog::default(), Unlogged::new(model.unlogged()));
-            let flow = Flow::new(WEB, protocol, local, remote);
-            rig.kernel.state.pass(&flow, Egress, 100, 0);
-            rig.kernel.state.deny(&flow, Ingress, Reason::NoRule, 100, 0);
-            assert_eq!(
-                rig.close().records.len(),
-                if want { 2 } else { 1 },
-                "{case}, {setting:?}"
-            );
-            // What is told to nobody must not be told later either.
-            assert_eq!(rig.close().records.len(), 0, "{case}, {setting:?}");
+            for (rule, state, want) in [
+                (RULE_EXEMPT, 0, want),
+                (RULE_EXEMPT, state::INGRESS, true),
+                (1, 0, true),
+                (1, state::INGRESS, true),
+            ] {
+                let case = format!("{case}, {setting:?}, rule {rule}, state {state}");
+                let mut rig = Rig::with(&FlowLog::default(), Unlogged::new(model.unlogged()));
+                let flow = Flow::new(WEB, protocol, local, remote);
+                rig.kernel.state.pass(&flow, Egress, 100, 0);
+                let conn = rig.kernel.state.conn(&flow);
+                (conn.rule, conn.state) = (rule, state);
+                rig.kernel.state.deny(&flow, Ingress, Reason::NoRule, 100, 0);
+                assert_eq!(rig.close().records.len(), if want { 2 } else { 1 }, "{case}");
+                // What is told to nobody must not be told later either.
+                assert_eq!(rig.close().records.len(), 0, "{case}");
+            }
         }
     }
 }

@@ -36,6 +36,7 @@ fn an_entry_goes_once_it_is_idle_by_its_state_and_told() {
             2,
         ),
         ("reset TCP", TCP, state::RESET_INGRESS, 2),
+        ("half-closed TCP: 600 s", TCP, state::CONFIRMED | state::FIN_EGRESS, 11),
         ("UDP: 30 s", UDP, 0, 2),
         ("UDP stream: 180 s", UDP, state::CONFIRMED | state::ANSWERED, 4),
         ("ICMP: 30 s", ICMP, 0, 2),

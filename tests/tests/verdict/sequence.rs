@@ -1,0 +1,252 @@
+//! Sequence numbers: who can close a connection, and who can make one.
+
+use anyhow::Result;
+use taskgate_ebpf::abi::Direction;
+use taskgate_tests::scene::{Kernel, Sent, Stage, frames::*, on_host_and_in_kernel};
+
+use super::*;
+
+/// Where the sides begin: near the end of what 16 bits tell apart.
+const PEER_AT: u32 = 0x1234_fff8;
+const TASK_AT: u32 = 0xffff_fff0;
+
+/// A segment from the peer, with numbers from where the sides began.
+fn peer(flags: u8, begins: u32, acknowledges: u32, payload: &[u8]) -> Vec<u8> {
+    let numbers = (PEER_AT.wrapping_add(begins), TASK_AT.wrapping_add(acknowledges));
+    ip(at(PEER4), at(TASK4), 6, &tcp_at(40000, 443, flags, numbers, payload))
+}
+
+/// One from the task.
+fn own(flags: u8, begins: u32, acknowledges: u32, payload: &[u8]) -> Vec<u8> {
+    let numbers = (TASK_AT.wrapping_add(begins), PEER_AT.wrapping_add(acknowledges));
+    ip(at(TASK4), at(PEER4), 6, &tcp_at(443, 40000, flags, numbers, payload))
+}
+
+/// A peer and the task's server shake hands. No egress rule allows anything.
+fn established(stage: &mut Stage<'_>) -> Result<()> {
+    stage.set(web())?;
+    assert!(stage.ingress(&peer(flags::SYN, 0, 0, b""))?);
+    assert!(stage.egress(&own(flags::SYN_ACK, 0, 1, b""))?);
+    assert!(stage.ingress(&peer(flags::ACK, 1, 1, b""))?);
+    Ok(())
+}
+
+const FIN_ACK: u8 = flags::FIN | flags::ACK;
+const RST_ACK: u8 = flags::RST | flags::ACK;
+
+/// Numbers that are not the next one, 201: those of before, of the window, of elsewhere.
+const FORGED: [u32; 8] = [0, 1, 200, 202, 5000, 33_000, 60_000, 0x1_0000 - 1];
+
+#[test]
+fn a_forged_rst_or_fin_changes_nothing_and_one_that_fits_closes() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for closes in [flags::RST, RST_ACK, FIN_ACK] {
+            established(stage)?;
+            assert!(stage.ingress(&peer(flags::ACK, 1, 1, &[0; 200]))?);
+            assert!(stage.egress(&own(flags::ACK, 1, 201, b""))?);
+            for number in FORGED {
+                assert!(stage.ingress(&peer(closes, number, 1, b""))?);
+            }
+            stage.wait(14)?;
+            assert!(stage.egress(&own(flags::ACK, 1, 201, b"push"))?, "{}", stage.name);
+            stage.wait(100_000)?;
+            assert!(stage.egress(&own(flags::ACK, 5, 201, b"push"))?, "{}", stage.name);
+            assert!(stage.ingress(&peer(closes, 201, 9, b""))?);
+            stage.wait(if closes == FIN_ACK { 601 } else { 11 })?;
+            assert!(!stage.egress(&own(flags::ACK, 9, 201, b"late"))?, "{}", stage.name);
+        }
+        Ok(())
+    })
+}
+
+/// Whoever guesses may send something else first, and close what he made of it.
+#[test]
+fn no_forged_segment_makes_a_rst_fit() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        established(stage)?;
+        for number in FORGED.into_iter().filter(|number| *number != 1) {
+            for first in [flags::ACK, flags::SYN, flags::SYN_ACK, 0, FIN_ACK] {
+                assert!(stage.ingress(&peer(first, number, 1, &[0; 100]))?);
+                for next in [number, number + 1, number + 100, number + 101] {
+                    if next != 1 {
+                        assert!(stage.ingress(&peer(flags::RST, next, 0, b""))?);
+                    }
+                }
+            }
+        }
+        stage.wait(14)?;
+        assert!(stage.egress(&own(flags::ACK, 1, 1, b"push"))?, "{}", stage.name);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_forged_fin_does_not_close_what_is_half_closed() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        established(stage)?;
+        assert!(stage.egress(&own(FIN_ACK, 1, 1, b""))?);
+        for number in FORGED.into_iter().filter(|number| *number != 1) {
+            assert!(stage.ingress(&peer(FIN_ACK, number, 2, b""))?);
+        }
+        stage.wait(14)?;
+        assert!(stage.ingress(&peer(flags::ACK, 1, 2, b"goes on"))?, "{}", stage.name);
+        let lines = stage.lines()?;
+        assert!(
+            lines[0].ends_with(": ingress replied confirmed fin-egress"),
+            "{lines:?}"
+        );
+        stage.wait(14)?;
+        assert!(stage.ingress(&peer(FIN_ACK, 8, 2, b""))?);
+        stage.wait(11)?;
+        assert!(!stage.ingress(&peer(flags::ACK, 9, 2, b""))?, "late, {}", stage.name);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_half_closed_connection_is_waited_for_ten_minutes() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (wait, passes) in [(598, true), (601, false)] {
+            established(stage)?;
+            assert!(stage.ingress(&peer(FIN_ACK, 1, 1, b""))?);
+            stage.wait(wait)?;
+            assert_eq!(
+                stage.egress(&own(flags::ACK, 1, 2, b"answer"))?,
+                passes,
+                "{}",
+                stage.name
+            );
+        }
+        Ok(())
+    })
+}
+
+/// Large packets, what was lost and comes again, what is sent again: a RST fits after all of it.
+#[test]
+fn sides_are_followed_through_large_packets_and_losses() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        established(stage)?;
+        let large = peer(flags::ACK, 1, 1, &[0; 3_000]);
+        stage.path.judge(&Sent {
+            frame: &large,
+            link: *Kernel::LINKS.start(),
+            direction: Direction::Ingress,
+            came_by: 0,
+            segments: (0, 1400),
+        })?;
+        // 3,001 to 4,401 is lost on the way, and comes again.
+        assert!(stage.ingress(&peer(flags::ACK, 4_401, 1, &[0; 1400]))?);
+        assert!(stage.egress(&own(flags::ACK, 1, 3_001, b""))?);
+        assert!(stage.ingress(&peer(flags::ACK, 3_001, 1, &[0; 1400]))?);
+        assert!(stage.egress(&own(flags::ACK, 1, 5_801, &[0; 1000]))?);
+        assert!(stage.egress(&own(flags::ACK, 1, 5_801, &[0; 500]))?, "again");
+        let before = stage.lines()?;
+        assert!(before[0].ends_with(": ingress replied confirmed"), "{before:?}");
+        assert!(stage.egress(&own(flags::RST, 501, 5_801, b""))?);
+        assert!(stage.lines()?[0].ends_with(": ingress replied confirmed"));
+        assert!(stage.egress(&own(flags::RST, 1001, 5_801, b""))?);
+        assert!(stage.lines()?[0].ends_with(": ingress replied confirmed reset-egress"));
+        established(stage)?;
+        assert!(stage.ingress(&peer(flags::ACK, 1, 1, &[0; 1400]))?);
+        assert!(stage.ingress(&peer(flags::RST, 1401, 1, b""))?, "not acknowledged yet");
+        assert!(stage.lines()?[0].ends_with(": ingress replied confirmed reset-ingress"));
+        Ok(())
+    })
+}
+
+/// What a scanner or a flood sends, and what the task's stack makes of that.
+#[test]
+fn syns_and_guesses_make_no_established_connection() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        stage.set(web())?;
+        assert!(stage.ingress(&peer(flags::SYN, 0, 0, b""))?);
+        assert!(stage.egress(&own(flags::SYN_ACK, 0, 1, b""))?);
+        for _ in 0..3 {
+            assert!(stage.ingress(&peer(flags::SYN, 0, 0, b""))?);
+            assert!(stage.egress(&own(flags::SYN_ACK, 0, 1, b""))?);
+            // Another SYN is answered with a bare ACK.
+            assert!(stage.ingress(&peer(flags::SYN, 77, 0, b""))?);
+            assert!(stage.egress(&own(flags::ACK, 1, 1, b""))?);
+            for guess in [0, 2, 500, 40_000] {
+                assert!(stage.ingress(&peer(flags::ACK, 1, guess, b"GET /"))?);
+                assert!(stage.egress(&own(flags::RST, guess, 0, b""))?);
+            }
+        }
+        let lines = stage.lines()?;
+        assert!(lines[0].ends_with(": ingress replied"), "{lines:?}");
+        stage.wait(61)?;
+        assert!(!stage.egress(&own(flags::SYN_ACK, 0, 1, b""))?, "{}", stage.name);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_opened_connection_that_is_silent_is_there_when_its_server_speaks() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        established(stage)?;
+        stage.wait(431_990)?;
+        assert!(stage.egress(&own(flags::ACK, 1, 1, b"news"))?, "{}", stage.name);
+        // The same with the task as the client.
+        stage.set(with_rules(&[], &[(tcp_to(22, 22), "10.0.1.0/24")]))?;
+        let client = |flags, begins: u32, acknowledges: u32| {
+            let numbers = (TASK_AT.wrapping_add(begins), PEER_AT.wrapping_add(acknowledges));
+            ip(at(TASK4), at(PEER4), 6, &tcp_at(50000, 22, flags, numbers, b""))
+        };
+        let server = |flags, begins: u32, acknowledges: u32, payload: &[u8]| {
+            let numbers = (PEER_AT.wrapping_add(begins), TASK_AT.wrapping_add(acknowledges));
+            ip(at(PEER4), at(TASK4), 6, &tcp_at(22, 50000, flags, numbers, payload))
+        };
+        assert!(stage.egress(&client(flags::SYN, 0, 0))?);
+        // Not what was asked.
+        assert!(stage.ingress(&server(flags::SYN_ACK, 900, 7, b""))?);
+        assert!(stage.ingress(&server(flags::SYN_ACK, 0, 1, b""))?);
+        assert!(stage.egress(&client(flags::ACK, 1, 1))?);
+        stage.wait(431_990)?;
+        assert!(stage.ingress(&server(flags::ACK, 1, 1, b"SSH-2.0"))?, "{}", stage.name);
+        Ok(())
+    })
+}
+
+/// A rule that is gone admits nobody, whatever port he comes from; what it admitted lives on.
+#[test]
+fn a_syn_on_a_live_connection_is_judged_by_the_rules_of_today() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        established(stage)?;
+        assert!(stage.ingress(&peer(flags::SYN, 900, 0, b""))?, "the rule is there");
+        stage.change(with_rules(&[], &[]))?;
+        for number in [0, 900, 50_000] {
+            assert!(!stage.ingress(&peer(flags::SYN, number, 0, b""))?, "{}", stage.name);
+            assert!(stage.ingress(&peer(flags::ACK, 1, 1, b""))?, "{}", stage.name);
+            assert!(stage.egress(&own(flags::ACK, 1, 1, b""))?, "{}", stage.name);
+        }
+        stage.wait(100_000)?;
+        assert!(stage.egress(&own(flags::ACK, 1, 1, b"push"))?, "{}", stage.name);
+        // Another rule allows it: the connection is that one's now, and as established as it was.
+        let all = with_rules(&[(Protocol::All, "10.0.0.0/8")], &[]);
+        stage.change(all)?;
+        assert!(stage.ingress(&peer(flags::SYN, 900, 0, b""))?);
+        stage.wait(100_000)?;
+        assert!(stage.egress(&own(flags::ACK, 5, 1, b"push"))?, "{}", stage.name);
+        Ok(())
+    })
+}
+
+/// Who was opened to does not open by that: his SYN is judged as any other.
+#[test]
+fn the_other_side_needs_a_rule_of_its_own_to_open() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        established(stage)?;
+        assert!(!stage.egress(&own(flags::SYN, 700, 0, b""))?, "{}", stage.name);
+        assert!(stage.egress(&own(flags::ACK, 1, 1, b""))?, "{}", stage.name);
+        stage.set(with_rules(&[], &[(Protocol::All, "10.0.0.0/8")]))?;
+        assert!(stage.egress(&own(flags::SYN, 0, 0, b""))?);
+        // Both may open at once.
+        assert!(stage.ingress(&peer(flags::SYN, 0, 0, b""))?);
+        assert!(stage.egress(&own(flags::SYN_ACK, 0, 1, b""))?);
+        assert!(stage.ingress(&peer(flags::SYN_ACK, 0, 1, b""))?);
+        assert!(stage.egress(&own(flags::ACK, 1, 1, b""))?);
+        assert!(!stage.ingress(&peer(flags::SYN, 700, 0, b""))?, "{}", stage.name);
+        assert!(stage.ingress(&peer(flags::ACK, 1, 1, b""))?, "{}", stage.name);
+        Ok(())
+    })
+}
