@@ -108,6 +108,20 @@ impl Held {
         }
     }
 
+    /// The state of every tracked TCP connection, and where its sides go on.
+    pub fn tcp_states(&self) -> Result<Vec<(u16, [u16; 2])>> {
+        const TCP: u32 = 6;
+        let mut states = Vec::new();
+        let mut note = |tail: u32, conn: &Conn| {
+            if tail & 0xff == TCP {
+                states.push((conn.state(), conn.next.get()));
+            }
+        };
+        self.v4.visit(|key, conn| note(key.tail, conn))?;
+        self.v6.visit(|key, conn| note(key.tail, conn))?;
+        Ok(states)
+    }
+
     /// Makes every tracked connection and every first fragment so many seconds older, as if none had carried a packet for
     /// so long. None must carry one meanwhile.
     pub fn age(&self, seconds: u32) -> Result<()> {

@@ -15,7 +15,7 @@ pub use bulk::Bulk;
 pub use flood::Flood;
 pub use frames::{Ring, Segments, Sender};
 pub use icmp::Pinger;
-pub use raw::{echo_packet, inject, syn_packet, udp_packet};
+pub use raw::{echo_packet, inject, segment_packet, syn_packet, udp_packet};
 pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};
 pub use udp::Peer;
 

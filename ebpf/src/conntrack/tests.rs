@@ -73,8 +73,8 @@ impl Tcp {
         };
         let segment = Segment {
             flags,
-            sequence: own.wrapping_add(at as u16),
-            acknowledged: other.wrapping_add(acknowledges as u16),
+            sequence: own.wrapping_add(at.cast_unsigned() as u16),
+            acknowledged: other.wrapping_add(acknowledges.cast_unsigned() as u16),
             payload,
         };
         let life = match self.life {

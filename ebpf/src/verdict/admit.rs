@@ -217,7 +217,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 Ok(Admission {
                     pass: Pass::Rule,
                     rule,
-                    state: local | untracked as u16 * state::UNTRACKED,
+                    state: local | (untracked as u16 * state::UNTRACKED),
                     dhcp: false,
                 })
             }

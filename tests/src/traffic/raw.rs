@@ -39,6 +39,20 @@ pub fn syn_packet(flow: Flow) -> Result<Vec<u8>> {
     Ok(packet)
 }
 
+/// A TCP segment of this flow without data, from the IP header on.
+pub fn segment_packet(flow: Flow, flags: u8, sequence: u32, acknowledged: u32) -> Result<Vec<u8>> {
+    let mut header = etherparse::TcpHeader::new(flow.source.port(), flow.destination.port(), sequence, 1024);
+    header.acknowledgment_number = acknowledged;
+    header.fin = flags & 1 != 0;
+    header.syn = flags & 2 != 0;
+    header.rst = flags & 4 != 0;
+    header.ack = flags & 16 != 0;
+    let builder = self::header(flow)?.tcp_header(header);
+    let mut packet = Vec::with_capacity(builder.size(0));
+    builder.write(&mut packet, &[])?;
+    Ok(packet)
+}
+
 /// An echo request of this flow, from the IP header on.
 pub fn echo_packet(flow: Flow) -> Result<Vec<u8>> {
     let mut packet = Vec::new();

@@ -60,6 +60,11 @@ impl TcpEcho {
 }
 
 impl TcpEcho {
+    /// How many connections it has.
+    pub fn accepted(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Sends something on every open connection, unasked.
     pub fn say(&self, data: &[u8]) -> Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -437,6 +437,7 @@ impl Generator {
             link,
             direction: Direction::Egress,
             segments: (0, 0),
+            from_wire: false,
         };
         (Direction::Ingress, Some(answer))
     }

@@ -171,6 +171,7 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     let denial = Denial::from([3, 180, 0, 0]);
     let state = DenialState {
         totals: Count { packets: 3, bytes: 180 },
+        windows: denial.flags.windows(),
         ..DenialState::default()
     };
     let v4 = Key4 {

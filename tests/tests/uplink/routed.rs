@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use taskgate_ebpf::abi::Direction::Ingress;
 use taskgate_tests::{
-    Action, Capture, Config, Count, Flow, Lab, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
+    Action, Capture, Config, Count, Flow, Held, Lab, Ledger, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
     ledger::protocol,
     scene::frames,
-    traffic::{Answer, Client, Peer, Pinger, Segments, Sender, TcpEcho, probe, try_connect},
+    traffic::{Answer, Client, Peer, Pinger, Segments, Sender, TcpEcho, inject, probe, segment_packet, try_connect},
 };
 
 use super::place::{Judge, ONE_QUEUE, occupy};
@@ -205,6 +206,47 @@ fn connections_live_on_and_end_over_an_uplink_with_native_xdp() -> Result<()> {
 #[test]
 fn connections_live_on_and_end_over_an_uplink_with_generic_xdp() -> Result<()> {
     rules_that_change(Judge::Generic)
+}
+
+/// What comes in with a local task's address is not that task's, neither as something new nor as part of what is there.
+fn the_wire_speaks_as_a_task(judge: Judge) -> Result<()> {
+    let lab = lab(judge)?;
+    let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "wire")).transpose()?;
+    let stage = Stage::in_lab(lab, two)?;
+    stage.daemon.await_message(judge.said())?;
+    let held = Held::by(&stage.daemon)?;
+    let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
+    let _server = TcpEcho::start(stage.task("db-1")?, 5432)?;
+    for family in 0..2 {
+        let to = at(DB[family], 5432);
+        let mut live = Client::connect(web, to)?;
+        live.echo(1000)?;
+        let new = Flow::tcp(at(WEB[family], 4000), to);
+        inject(outside, &segment_packet(new, frames::flags::SYN, 1, 0)?)?;
+        inject(outside, &segment_packet(live.flow(), frames::flags::RST, 1, 0)?)?;
+        held.await_counted(Ingress, "spoofed-source", &[2 * (family as u64 + 1)])?;
+        live.echo(1000)?;
+        let live = live.finish()?;
+        let recorded = |ledger: &Ledger| [new, live].map(|flow| ledger.get("db-1", flow, Action::Reject).packets);
+        stage.daemon.await_ledger(|ledger| recorded(ledger) == [1, 1])?;
+    }
+    drop(occupied);
+    Ok(())
+}
+
+#[test]
+fn the_wire_does_not_speak_as_a_task_past_a_driver() -> Result<()> {
+    the_wire_speaks_as_a_task(Judge::Native)
+}
+
+#[test]
+fn the_wire_does_not_speak_as_a_task_past_generic_xdp() -> Result<()> {
+    the_wire_speaks_as_a_task(Judge::Generic)
+}
+
+#[test]
+fn the_wire_does_not_speak_as_a_task_past_the_gates_alone() -> Result<()> {
+    the_wire_speaks_as_a_task(Judge::Gate)
 }
 
 /// Frames of several buffers: a driver gives XDP the first of them. The datagrams are one packet each on the wire, and

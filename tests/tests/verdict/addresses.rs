@@ -207,8 +207,8 @@ fn dhcp_that_the_task_begins_is_answered_from_anywhere() -> Result<()> {
                 "count task egress exempt 3",
                 "count task egress spoofed-source 3",
                 "count task ingress exempt 7",
-                "count task ingress no-rule 3",
-                "count task ingress not-for-task 4",
+                "count task ingress no-rule 4",
+                "count task ingress not-for-task 3",
                 "denied task egress udp 0.0.0.0:68 0.0.0.0:67 spoofed-source, 1 packets 28 bytes",
                 "denied task egress udp 0.0.0.0:68 10.9.0.1:67 spoofed-source, 1 packets 28 bytes",
                 "denied task egress udp 10.9.0.44:68 255.255.255.255:67 spoofed-source, 1 packets 36 bytes",
@@ -216,7 +216,7 @@ fn dhcp_that_the_task_begins_is_answered_from_anywhere() -> Result<()> {
                 "denied task ingress udp 10.9.0.44:69 10.9.0.1:67 not-for-task, 1 packets 28 bytes",
                 "denied task ingress udp 10.9.0.5:68 10.9.0.1:67 no-rule, 3 packets 99 bytes",
                 "denied task ingress udp 255.255.255.255:68 10.9.0.1:67 not-for-task, 1 packets 33 bytes",
-                "denied task ingress udp [fe80::5]:546 [fe80::1]:547 not-for-task, 1 packets 57 bytes",
+                "denied task ingress udp [fe80::5]:546 [fe80::1]:547 no-rule, 1 packets 57 bytes",
             ],
         );
         let mut none = with_rules(&[], &[]);

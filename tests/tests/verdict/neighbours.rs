@@ -439,6 +439,7 @@ fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
                     frame: &frame,
                     link: link.get(),
                     direction: Egress,
+                    came_by: 0,
                     segments: (0, 0),
                 };
                 assert_eq!(stage.path.judge(&sent)?, passes, "{what} on {link:?}, {mac:?}");
