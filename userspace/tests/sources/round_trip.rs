@@ -10,11 +10,19 @@ use serde_json::{Map, Value, json};
 use taskgate::sources::{Loaded, read};
 
 /// Files that are damaged on purpose.
-const DAMAGED: [&str; 4] = [
+const DAMAGED: [&str; 8] = [
     include_str!("../data/aws/describe-security-groups.json"),
     include_str!("../data/aws/describe-network-interfaces.json"),
     include_str!("../data/aws/pl-0b6c0b6c0b6c0b6c0.json"),
     crate::native::WHOLE,
+    // Pages, a bare list, anchors, and an address in two VPCs.
+    "- NextToken: a\n  SecurityGroups: [{GroupId: sg-1, GroupName: web, IpPermissions: []}]\n- SecurityGroups: []\n",
+    r#"[{"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-1", "IsEgress": true, "IpProtocol": "-1", "ReferencedGroupInfo":
+     {"GroupId": "sg-1", "PeeringStatus": "deleted"}}, {"Cidr": "10.0.0.0/8"}, {"tasks": [], "Subnets": []}]"#,
+    "taskgate: v1\ngroups: &g [&h {name: &n a, ingress: [&r {protocol: tcp, from: any}, *r]}]\nsettings: *g\nmembers: *h\n",
+    r#"{"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.0.1", "Groups": [
+     {"GroupId": "sg-1"}]}, {"NetworkInterfaceId": "eni-2", "VpcId": "vpc-2", "PrivateIpAddress": "10.0.0.1", "Groups": [
+     {"GroupId": "sg-2"}]}], "Vpcs": [{"VpcId": "vpc-1", "CidrBlock": "10.0.0.0/16"}]}"#,
 ];
 
 /// A rule that is valid, for groups named `g0` to `g3` and the list `corp`.
