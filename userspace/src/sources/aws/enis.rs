@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::super::distinct::Distinct;
 use super::super::object::Object;
 use super::super::problem::Report;
-use super::super::raw::{Distinct, RawEni, Reference};
+use super::super::raw::{RawEni, Reference};
 use super::super::value;
 use super::{AS_PRINTED, id, word};
 

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
+use super::super::distinct::Distinct;
 use super::super::node::Node;
 use super::super::object::{Object, text};
 use super::super::problem::{Report, Spot};
-use super::super::raw::{Distinct, Network, RawPrefixList};
+use super::super::raw::{Network, RawPrefixList};
 use super::super::value;
 use super::groups::cidr_at;
 use super::{AS_PRINTED, id, word};

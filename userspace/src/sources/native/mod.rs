@@ -4,10 +4,11 @@ mod groups;
 mod settings;
 mod tasks;
 
+use super::distinct::Distinct;
 use super::node::{Node, Value};
 use super::object::{Object, items, text};
 use super::problem::{Report, Spot};
-use super::raw::{Collected, Distinct, RawPrefixList, Reference, Section};
+use super::raw::{Collected, RawPrefixList, Reference, Section};
 use super::value;
 
 /// The key that makes a file native, and its only value so far.

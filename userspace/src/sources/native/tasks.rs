@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use crate::model::{Binding, EcsFields, Vlan};
 
+use super::super::distinct::Distinct;
 use super::super::object::{Object, all, either, text};
 use super::super::problem::Report;
-use super::super::raw::{Distinct, RawMember, RawTask, Reference};
+use super::super::raw::{RawMember, RawTask, Reference};
 use super::super::value;
 use super::references;
 

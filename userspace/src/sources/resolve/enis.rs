@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use crate::model::{Binding, EcsFields, Eni, GroupIndex, SecurityGroup, Uplink, UplinkMode};
 
+use super::super::distinct::Distinct;
 use super::super::problem::{Report, Spot};
-use super::super::raw::{Distinct, RawEni, RawMember, RawTask, Reference};
+use super::super::raw::{RawEni, RawMember, RawTask, Reference};
 use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
 use super::owners;
