@@ -7,8 +7,10 @@ use nix::sched::{CloneFlags, setns};
 use taskgate::dataplane::{
     gate::{GateError, GateProgram, Hook, Place},
     link::Link,
+    load::LoadOptions,
     netlink::Netlink,
     object::Object,
+    other_gates::is_gated,
     tables::KernelTables,
     watch::{LinkEvent, LinkWatch},
 };
@@ -170,6 +172,37 @@ fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
         ensure!(reaches_task()?);
         Ok(())
     })
+}
+
+#[test]
+fn each_instance_has_a_gate_of_its_own_on_a_link() -> Result<()> {
+    for hook in hooks() {
+        sandbox(async || {
+            let link = veth_pair().await?;
+            let instance = |instance| Object::load(&LoadOptions { instance, ..SMALL });
+            let (mut one, mut two) = (instance(1)?, instance(2)?);
+            ensure!(!is_gated("host"));
+            let first = one.attach_by(&link, hook)?;
+            let second = two.attach_by(&link, hook)?;
+            ensure!(is_gated("host") && !reaches_task()?, "{hook:?}");
+            second.detach()?;
+            ensure!(is_gated("host") && !reaches_task()?, "{hook:?}");
+            ensure!(!first.is_gone()?, "{hook:?}");
+            if hook == Hook::Clsact {
+                // What a killed run of one instance left is no other's.
+                std::mem::forget(two.attach_by(&link, hook)?);
+                drop(two);
+                first.detach()?;
+                ensure!(is_gated("host"));
+                instance(2)?.attach_by(&link, hook)?.detach()?;
+            } else {
+                first.detach()?;
+            }
+            ensure!(!is_gated("host") && reaches_task()?, "{hook:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

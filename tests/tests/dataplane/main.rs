@@ -17,4 +17,5 @@ const SMALL: LoadOptions = LoadOptions {
     slots: 64,
     policy_banks: 1,
     log_level: log::LevelFilter::Off,
+    instance: 0,
 };

@@ -9,8 +9,16 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
+use sha2::{Digest as _, Sha256};
+
 use super::RunError;
 use crate::dataplane::eni::STATE_FOLDER;
+
+/// The number by which the kernel tells an instance's filters from those of others: the same at each start.
+pub(super) fn number(name: &str) -> u16 {
+    let hash = Sha256::digest(name);
+    u16::from_be_bytes([hash[0], hash[1]])
+}
 
 /// The instance, held as long as this lives.
 #[derive(Debug)]

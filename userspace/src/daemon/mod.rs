@@ -129,6 +129,7 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
         conns: loaded.model.settings.connections.total,
         policy_banks: policy_banks(compiled.policy_bytes()),
         log_level: options.log_level,
+        instance: instance::number(&options.instance),
         ..LoadOptions::default()
     })?;
     if let Some(drain) = object.log_drain()? {

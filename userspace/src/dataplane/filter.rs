@@ -9,7 +9,7 @@ use std::{
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcAttribute, TcMessage, TcOption},
+    tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
 };
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 
@@ -81,6 +81,30 @@ impl FilterPlace {
     pub(super) fn clear(self) -> io::Result<()> {
         gone(Rtnl::open()?.change(RouteNetlinkMessage::DelTrafficFilter(self.message()), 0))
     }
+}
+
+/// The names of the BPF filters of a link, under whatever handles.
+pub(super) fn names(ifindex: u32, ingress: bool) -> io::Result<Vec<String>> {
+    let mut message = TcMessage::default();
+    message.header.index = ifindex.cast_signed();
+    message.header.parent = if ingress { INGRESS } else { EGRESS }.into();
+    let found = Rtnl::open()?.dump(RouteNetlinkMessage::GetTrafficFilter(message))?;
+    let mut names = Vec::new();
+    for filter in found {
+        let RouteNetlinkMessage::NewTrafficFilter(filter) = filter else {
+            continue;
+        };
+        for attribute in filter.attributes {
+            let TcAttribute::Options(options) = attribute else {
+                continue;
+            };
+            names.extend(options.into_iter().filter_map(|option| match option {
+                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name),
+                _ => None,
+            }));
+        }
+    }
+    Ok(names)
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {

@@ -45,7 +45,8 @@ pub enum Place {
     Gone,
 }
 
-/// Where a clsact filter goes: before filters of other priorities, and under handles that others do not use.
+/// Where a clsact filter goes: before filters of other priorities, and under handles that others do not use. Each instance has
+/// handles of its own, so that those that gate one link all do.
 const PRIORITY: u16 = 1;
 const GATE_HANDLE: u32 = 0x7467;
 const COVER_HANDLE: u32 = 0x7468;
@@ -53,12 +54,30 @@ const COVER_HANDLE: u32 = 0x7468;
 /// Both sides of a link: what it receives, and what is sent over it.
 const SIDES: [bool; 2] = [true, false];
 
-fn filter_at(ifindex: u32, ingress: bool, handle: u32) -> FilterPlace {
-    FilterPlace {
-        ifindex,
-        ingress,
-        priority: PRIORITY,
-        handle,
+/// The filters of one instance.
+#[derive(Clone, Copy, Debug)]
+struct Filters {
+    instance: u16,
+}
+
+impl Filters {
+    /// That of a gate.
+    fn gate(self, ifindex: u32, ingress: bool) -> FilterPlace {
+        self.at(ifindex, ingress, GATE_HANDLE)
+    }
+
+    /// That of a [`Cover`].
+    fn cover(self, ifindex: u32, ingress: bool) -> FilterPlace {
+        self.at(ifindex, ingress, COVER_HANDLE)
+    }
+
+    fn at(self, ifindex: u32, ingress: bool, handle: u32) -> FilterPlace {
+        FilterPlace {
+            ifindex,
+            ingress,
+            priority: PRIORITY,
+            handle: u32::from(self.instance) << 16 | handle,
+        }
     }
 }
 
@@ -192,7 +211,10 @@ impl Attachment {
         let Some(sides) = &self.sides else {
             // The number may be another link's by now: one without our filters.
             for ingress in SIDES {
-                if !filter_at(self.link.ifindex, ingress, GATE_HANDLE)
+                if !self
+                    .programs
+                    .filters()
+                    .gate(self.link.ifindex, ingress)
                     .is_taken()
                     .map_err(look)?
                 {
@@ -232,7 +254,11 @@ impl Attachment {
             let program = self.programs.get(name);
             let updated = match &self.sides {
                 Some(sides) => raw::update(sides[at].as_fd(), program),
-                None => filter_at(self.link.ifindex, ingress, GATE_HANDLE).put(program, name),
+                None => self
+                    .programs
+                    .filters()
+                    .gate(self.link.ifindex, ingress)
+                    .put(program, name),
             };
             updated.map_err(|cause| GateError::Update {
                 link: self.link.name.clone(),
@@ -248,7 +274,7 @@ impl Attachment {
             Some(sides) => sides.iter().try_for_each(|side| raw::detach(side.as_fd())),
             None => SIDES
                 .into_iter()
-                .try_for_each(|ingress| filter_at(self.link.ifindex, ingress, GATE_HANDLE).clear()),
+                .try_for_each(|ingress| self.programs.filters().gate(self.link.ifindex, ingress).clear()),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct LoadOptions {
     pub policy_banks: u32,
     /// What the kernel program logs. What is off is not even in the program that the kernel runs.
     pub log_level: LevelFilter,
+    /// Tells the clsact filters of this taskgate from those of others that gate the same links.
+    pub instance: u16,
 }
 
 impl LoadOptions {
@@ -63,6 +65,7 @@ impl Default for LoadOptions {
             slots: SLOTS,
             policy_banks: 8,
             log_level: LevelFilter::Off,
+            instance: 0,
         }
     }
 }

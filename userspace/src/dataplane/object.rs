@@ -76,7 +76,7 @@ impl Object {
             let program = classifier(&mut ebpf, name)?;
             verify(|| program.load()).map_err(of)?;
         }
-        let gates = GatePrograms::of(&ebpf)?;
+        let gates = GatePrograms::of(&ebpf, options.instance)?;
         Ok(Self {
             ebpf,
             options: *options,

@@ -10,7 +10,7 @@ use aya::Ebpf;
 use nix::net::if_::if_nametoindex;
 use taskgate_ebpf::abi::program;
 
-use super::{Attachment, COVER_HANDLE, GATE_HANDLE, Gate, GateError, GateProgram, Hook, Place, SIDES, filter_at};
+use super::{Attachment, Filters, Gate, GateError, GateProgram, Hook, Place, SIDES};
 use crate::dataplane::{
     filter,
     link::{Link, LinkKind},
@@ -23,6 +23,7 @@ use crate::dataplane::{
 /// a filter stands within a millisecond. It opens what is behind it when it is dropped.
 #[derive(Debug)]
 pub struct Cover {
+    filters: Filters,
     ifindex: u32,
     made_clsact: bool,
 }
@@ -39,7 +40,7 @@ impl Drop for Cover {
     fn drop(&mut self) {
         let mut lifted = SIDES
             .into_iter()
-            .try_for_each(|ingress| filter_at(self.ifindex, ingress, COVER_HANDLE).clear());
+            .try_for_each(|ingress| self.filters.cover(self.ifindex, ingress).clear());
         if self.made_clsact {
             lifted = lifted.and_then(|()| filter::remove_empty_clsact(self.ifindex));
         }
@@ -58,18 +59,25 @@ pub struct GatePrograms {
 }
 
 #[derive(Debug)]
-pub(super) struct Programs([(&'static str, OwnedFd); 3]);
+pub(super) struct Programs {
+    filters: Filters,
+    all: [(&'static str, OwnedFd); 3],
+}
 
 impl Programs {
     pub(super) fn get(&self, name: &str) -> BorrowedFd<'_> {
-        let [first, ..] = &self.0;
-        let found = self.0.iter().find(|(of, _)| *of == name).unwrap_or(first);
+        let [first, ..] = &self.all;
+        let found = self.all.iter().find(|(of, _)| *of == name).unwrap_or(first);
         found.1.as_fd()
+    }
+
+    pub(super) fn filters(&self) -> Filters {
+        self.filters
     }
 }
 
 impl GatePrograms {
-    pub(in crate::dataplane) fn of(ebpf: &Ebpf) -> Result<Self, LoadError> {
+    pub(in crate::dataplane) fn of(ebpf: &Ebpf, instance: u16) -> Result<Self, LoadError> {
         // The one that drops all stands for any other.
         let names = [program::DROP_ALL, program::FROM_TASK, program::TO_TASK];
         let [first, second, third] = names.map(|name| object::program(ebpf, name).map(|program| (name, program)));
@@ -82,7 +90,10 @@ impl GatePrograms {
             _ => Hook::Tcx,
         };
         Ok(Self {
-            programs: Arc::new(Programs([first?, second?, third?])),
+            programs: Arc::new(Programs {
+                filters: Filters { instance },
+                all: [first?, second?, third?],
+            }),
             hook,
             attached: Mutex::default(),
         })
@@ -167,11 +178,14 @@ impl GatePrograms {
             sides: Some(sides),
         };
         // Filters outlive a taskgate that was killed; what it hung there would drop or count once more.
-        for (ingress, handle) in SIDES
-            .into_iter()
-            .flat_map(|ingress| [(ingress, GATE_HANDLE), (ingress, COVER_HANDLE)])
-        {
-            let filter = filter_at(link.ifindex, ingress, handle);
+        let filters = self.programs.filters();
+        for (ingress, filter) in SIDES.into_iter().flat_map(|ingress| {
+            let own = [
+                filters.gate(link.ifindex, ingress),
+                filters.cover(link.ifindex, ingress),
+            ];
+            own.map(|filter| (ingress, filter))
+        }) {
             let cleared = filter
                 .is_taken()
                 .and_then(|taken| if taken { filter.clear() } else { Ok(()) });
@@ -190,7 +204,9 @@ impl GatePrograms {
         for ingress in SIDES {
             let program = link.program(gate, ingress);
             // One that is there under our handle is what a killed run left: it is replaced, so that the link is never open.
-            filter_at(link.ifindex, ingress, GATE_HANDLE)
+            self.programs
+                .filters()
+                .gate(link.ifindex, ingress)
                 .put(self.programs.get(program), program)
                 .map_err(|cause| attach_error(link, program, cause))?;
         }
@@ -207,10 +223,17 @@ impl GatePrograms {
     /// Covers a link of this network namespace.
     pub fn cover(&self, ifindex: u32) -> io::Result<Cover> {
         let made_clsact = filter::add_clsact(ifindex)?;
-        let cover = Cover { ifindex, made_clsact };
+        let filters = self.programs.filters();
+        let cover = Cover {
+            filters,
+            ifindex,
+            made_clsact,
+        };
         for ingress in SIDES {
             let program = program::DROP_ALL;
-            filter_at(ifindex, ingress, COVER_HANDLE).put(self.programs.get(program), program)?;
+            filters
+                .cover(ifindex, ingress)
+                .put(self.programs.get(program), program)?;
         }
         Ok(cover)
     }
