@@ -20,11 +20,11 @@ pub(super) const ALIASED_VALUES: usize = 100_000;
 /// Bytes of text that a file's anchors and aliases stand for.
 pub(super) const ALIASED_BYTES: usize = 16 << 20;
 /// Groups, interfaces, prefix lists, tasks and the like, all together.
-pub(super) const OBJECTS: usize = 500_000;
+pub(super) const OBJECTS: usize = 200_000;
 /// Rules that one entry of a native group stands for, one for each of its ports and peers.
 pub(super) const RULES_OF_ENTRY: usize = 10_000;
 /// Rules of all groups.
-pub(super) const RULES: usize = 1_000_000;
+pub(super) const RULES: usize = 500_000;
 /// Errors, and warnings, that are kept.
 pub(super) const PROBLEMS: usize = 1_000;
 /// Characters of a value that a message repeats.
