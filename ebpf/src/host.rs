@@ -132,7 +132,7 @@ impl<'a> HostTables<'a> {
     }
 
     /// Forgets connections, denied flows and fragments.
-    pub fn clear(&self) {
+    pub fn clear(&mut self) {
         self.v4.conns.borrow_mut().clear();
         self.v6.conns.borrow_mut().clear();
         self.v4.denials.borrow_mut().clear();
@@ -140,16 +140,7 @@ impl<'a> HostTables<'a> {
         self.v4.fragments.borrow_mut().clear();
         self.v6.fragments.borrow_mut().clear();
         self.counters.borrow_mut().clear();
-        for usage in &self.usage {
-            for count in [
-                &usage.conns_inserted,
-                &usage.denials_inserted,
-                &usage.flows_lost,
-                &usage.denials_lost,
-            ] {
-                count.set(0);
-            }
-        }
+        self.usage.fill(Usage::default());
     }
 }
 
@@ -197,7 +188,7 @@ macro_rules! flows {
                     &self.$family.fragments,
                     key,
                     value.clone(),
-                    Fragment::share(self.room as u32).max(1) as usize,
+                    image::Shared::fragments(self.room as u32) as usize,
                 )
             }
 

@@ -7,9 +7,10 @@
 use crate::abi::LinkId;
 use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
-    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS,
-    LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC, PROBES, Probe,
-    ROWS_BANK, Root, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, probe, slot,
+    CONTROL_SHARES, CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW,
+    LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC,
+    PROBES, Probe, ROWS_BANK, Root, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Share, Shared, Timeout,
+    address, probe, slot,
 };
 
 /// A bank of the image.
@@ -55,6 +56,16 @@ impl<B: Bank> Control<B> {
     #[inline(always)]
     pub fn timeout(&self, timeout: Timeout) -> u32 {
         self.bank.word(CONTROL_TIMEOUTS + 8 * timeout as u32) as u32
+    }
+
+    /// How a table is shared.
+    #[inline(always)]
+    pub fn share(&self, table: Shared) -> Share {
+        let word = self.bank.word(CONTROL_SHARES + 8 * table as u32);
+        Share {
+            floor: word as u32,
+            pool: (word >> 32) as u32,
+        }
     }
 
     /// The trunk's ifindex; 0 if there is none.
@@ -135,12 +146,8 @@ pub struct EniRow {
     pub flags: u32,
     /// Where its policies lie, by direction: IPv4 below, IPv6 above.
     pub roots: [u64; 2],
-    /// How many connections it may have tracked.
-    pub conn_limit: u32,
-    /// How many denied flows it may have recorded.
-    pub denial_limit: u32,
-    /// Fills the structure.
-    pub spare: u16,
+    /// How many connections it may have tracked at most.
+    pub conn_cap: u32,
 }
 
 /// An address as its row has it.
@@ -185,14 +192,11 @@ impl<B: Bank> Rows<B> {
         if slot == 0 || flags & slot::PRESENT == 0 {
             return None;
         }
-        let limits = self.bank.word(at + 24);
         *into = EniRow {
             slot,
             flags,
             roots: [self.bank.word(at), self.bank.word(at + 8)],
-            conn_limit: limits as u32,
-            denial_limit: (limits >> 32) as u32,
-            spare: 0,
+            conn_cap: self.bank.word(at + 24) as u32,
         };
         Some(())
     }

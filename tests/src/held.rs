@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate::dataplane::raw::{Hash, Plain, Shared, tick_nanoseconds};
 use taskgate_ebpf::abi::{
-    Conn, Direction, Fragment, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen,
+    Charge, Charges, Conn, Direction, Fragment, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen,
 };
 
 use crate::{daemon::Daemon, netns::until, scene::outcome_name};
@@ -97,12 +97,15 @@ impl Held {
     /// What is used of the tables, and what was lost.
     pub fn used(&self) -> Used {
         let sum = |offset: usize| -> u64 {
+            // Slot 0 has the sums of what the others have in the pools.
             let words = self.usage.iter().skip(offset / 8).step_by(size_of::<Usage>() / 8);
-            words.map(|word| word.load(Relaxed)).sum()
+            words.skip(1).map(|word| word.load(Relaxed)).sum()
         };
+        let both = |offset: usize| sum(offset) + sum(offset + Charges::offset(Charge::POOL));
+        let in_use = |inserted, removed| both(inserted) - both(removed);
         Used {
-            conns: sum(offset_of!(Usage, conns_inserted)) - sum(offset_of!(Usage, conns_removed)),
-            denials: sum(offset_of!(Usage, denials_inserted)) - sum(offset_of!(Usage, denials_removed)),
+            conns: in_use(offset_of!(Usage, conns_inserted), offset_of!(Usage, conns_removed)),
+            denials: in_use(offset_of!(Usage, denials_inserted), offset_of!(Usage, denials_removed)),
             passed_lost: sum(offset_of!(Usage, flows_lost)),
             denied_lost: sum(offset_of!(Usage, denials_lost)),
         }
@@ -120,6 +123,20 @@ impl Held {
         self.v4.visit(|key, conn| note(key.tail, conn))?;
         self.v6.visit(|key, conn| note(key.tail, conn))?;
         Ok(states)
+    }
+
+    /// What all tasks have in the common pools: of connections, denied flows and first fragments.
+    pub fn pools(&self) -> [u64; 3] {
+        let word = |offset: usize| self.usage[(offset + Charges::offset(Charge::POOL)) / 8].load(Relaxed);
+        [
+            (offset_of!(Usage, conns_inserted), offset_of!(Usage, conns_removed)),
+            (offset_of!(Usage, denials_inserted), offset_of!(Usage, denials_removed)),
+            (
+                offset_of!(Usage, fragments_inserted),
+                offset_of!(Usage, fragments_removed),
+            ),
+        ]
+        .map(|(inserted, removed)| word(inserted) - word(removed))
     }
 
     /// Makes every tracked connection and every first fragment so many seconds older, as if none had carried a packet for

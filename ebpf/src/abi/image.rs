@@ -63,6 +63,65 @@ pub const CONTROL_FORMER: u32 = 40;
 /// Offset of the ifindex of the uplink, by which the wire's packets come in; 0: none is named.
 pub const CONTROL_UPLINK: u32 = 48;
 
+/// Offset of the shares: one word for each [`Shared`] table, the floor of each slot below and the size of the common pool
+/// above.
+pub const CONTROL_SHARES: u32 = 192;
+
+/// The tables that tasks share, in the order of their control words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Shared {
+    /// Tracked connections.
+    Connections = 0,
+    /// Denied flows.
+    Denials = 1,
+    /// First fragments that are remembered.
+    Fragments = 2,
+}
+
+impl Shared {
+    /// All of them, in the order of their control words.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::Denials, Self::Fragments];
+
+    /// First fragments that are remembered, by the room for denied flows: an eighth.
+    pub const fn fragments(denials: u32) -> u32 {
+        if denials < 8 { 1 } else { denials / 8 }
+    }
+}
+
+/// How a table is shared: entries of both families together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// What each slot may have for certain.
+    pub floor: u32,
+    /// What all slots may have beyond that, together.
+    pub pool: u32,
+}
+
+/// Who an entry is for, and so what it leaves of floor, pool and cap to others. An entry of the task's own making may have
+/// all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Claim {
+    /// An ICMP error about a connection, which anybody on the way may send: half is left to connections.
+    Error = 1,
+    /// Opened or sent from outside: a quarter is left to what the task itself opens, what is never filtered included.
+    Inward = 2,
+    /// Opened or sent by the task.
+    Outward = 31,
+}
+
+impl Claim {
+    /// What may be taken of so much, by the claim's number.
+    #[inline(always)]
+    pub const fn part(claim: u32, of: u32) -> u32 {
+        of - (of >> (claim & 31))
+    }
+}
+
+/// The cap of a task that has none.
+pub const NO_CAP: u32 = u32::MAX;
+
 /// Bits of the control flags.
 pub mod control {
     /// Somebody follows: the first packet of each flow is put on the ring.
@@ -184,7 +243,7 @@ pub const LINK_ROW: u32 = 0;
 /// Offset of the rows of slots.
 pub const SLOT_ROW: u32 = 256 << 10;
 /// Bytes in a slot's row: egress roots (IPv4 below, IPv6 above), ingress roots, [`slot`] flags below and group set
-/// above, limit of tracked connections below and of denied flows above.
+/// above, cap of tracked connections below ([`NO_CAP`]: none).
 pub const SLOT_ROW_BYTES: u32 = 32;
 /// Offset of the rows of addresses.
 pub const ADDRESS_ROW: u32 = 512 << 10;
@@ -274,7 +333,8 @@ impl Root {
 
 const _: () = {
     assert!(BANK_BYTES >> 6 == 1 << Root::UNIT_BITS);
-    assert!(CONTROL_TIMEOUTS + 8 * TIMEOUTS as u32 <= EPOCHS);
+    assert!(CONTROL_TIMEOUTS + 8 * TIMEOUTS as u32 <= CONTROL_SHARES);
+    assert!(CONTROL_SHARES + 8 * Shared::ALL.len() as u32 <= EPOCHS);
     assert!(EPOCHS + 8 * SLOTS <= LINKS);
     assert!(LINKS + 8 * LINK_WORDS <= SLOT_LINKS);
     assert!(SLOT_LINKS + 8 * SLOTS <= SLOT_MACS);

@@ -8,7 +8,7 @@ pub mod outcome;
 pub mod tables;
 
 pub use outcome::{Direction, Outcome, Pass, Reason};
-pub use tables::{Conn, Denial, Event, Fragment, Key4, Key6, NeighbourCache, Usage, window};
+pub use tables::{Charge, Charges, Conn, Denial, Event, Fragment, Key4, Key6, NeighbourCache, Usage, window};
 
 /// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
 pub const ABI_VERSION: u32 = 3;

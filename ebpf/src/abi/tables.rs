@@ -127,12 +127,12 @@ impl From<[u64; 3]> for Fragment {
 impl From<[u64; 4]> for Denial {
     /// From the words of a table's value.
     fn from([packets, bytes, seen, flags]: [u64; 4]) -> Self {
-        let [low, high, more, most, ..] = flags.to_ne_bytes();
+        let [low, high, more, most, charge @ ..] = flags.to_ne_bytes();
         Self {
             totals: Totals::new(packets, bytes),
             seen: Seen(seen.into()),
             flags: Flags(u32::from_ne_bytes([low, high, more, most]).into()),
-            spare: Cell::new(0),
+            charge: Cell::new(u32::from_ne_bytes(charge)),
         }
     }
 }
@@ -332,6 +332,9 @@ pub mod state {
     pub const UNTRACKED: u16 = 1 << 9;
     /// Its peer is a task of this host, so that none of its packets comes from the wire.
     pub const LOCAL: u16 = 1 << 10;
+    /// It is charged to the common pool, see [`super::Charge`]. Never changes while the entry lives.
+    pub const POOL: u16 = 1 << POOL_BIT;
+    pub(super) const POOL_BIT: u32 = 15;
     /// What its admission says.
     pub const ADMISSION: u16 = 0xff00;
 }
@@ -346,8 +349,8 @@ pub struct Denial {
     pub seen: Seen,
     /// TCP flags by window, in the half of the key's direction; no state.
     pub flags: Flags,
-    /// Not used yet.
-    pub spare: Cell<u32>,
+    /// The number of its [`Charge`].
+    pub charge: Cell<u32>,
 }
 
 /// What later fragments borrow from the first one of their datagram: 24 bytes.
@@ -356,8 +359,8 @@ pub struct Denial {
 pub struct Fragment {
     /// When it was let through, and the tail of its own key.
     pub seen: Seen,
-    /// From above: source port, destination port, slot of its ENI (16 bits each), the kind of ICMP exchange, the protocol
-    /// (8 bits each).
+    /// From above: source port, destination port, slot of its ENI (16 bits each), [`Charge`] (1 bit), the kind of ICMP
+    /// exchange (7 bits), the protocol (8 bits).
     pub lent: Word,
     /// The sum of [`Packet::fragment_step`](crate::packet::Packet::fragment_step) of all parts that passed, as a signed
     /// number: 0 once the datagram is whole.
@@ -365,40 +368,119 @@ pub struct Fragment {
 }
 
 impl Fragment {
-    /// How many datagrams a task may have remembered, by its limit of denied flows: an eighth.
-    #[inline(always)]
-    pub const fn share(denial_limit: u32) -> u32 {
-        denial_limit >> 3
-    }
-
     /// The slot whose share it is of.
     #[inline(always)]
     pub fn slot(&self) -> u16 {
         (self.lent.get() >> 16) as u16
     }
+
+    /// Which account of that slot it is charged to.
+    #[inline(always)]
+    pub fn charge(&self) -> Charge {
+        Charge::new((self.lent.get() >> Self::POOL_BIT) as u32)
+    }
+
+    /// What [`Fragment::lent`] says of that.
+    #[inline(always)]
+    pub const fn charged(charge: Charge) -> u64 {
+        (charge.0 as u64) << Self::POOL_BIT
+    }
+
+    const POOL_BIT: u32 = 15;
 }
 
-/// What a slot uses of the shared tables: 64 bytes. The kernel writes the first five fields, user space the rest.
+/// The account that an entry is charged to. It stays the same for as long as the entry lives. A number and no `enum`: what
+/// follows is verified once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Charge(u32);
+
+impl Charge {
+    /// The guaranteed floor of its slot.
+    pub const FLOOR: Self = Self(0);
+    /// The pool that all slots have in common.
+    pub const POOL: Self = Self(1);
+
+    /// By its number; only the lowest bit counts.
+    #[inline(always)]
+    pub const fn new(number: u32) -> Self {
+        Self(number & 1)
+    }
+
+    /// From the state of a connection.
+    #[inline(always)]
+    pub const fn of_state(state: u16) -> Self {
+        Self::new((state >> state::POOL_BIT) as u32)
+    }
+
+    /// Its number.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// What the state of a connection says of it.
+    #[inline(always)]
+    pub const fn state(self) -> u16 {
+        (self.0 as u16) << state::POOL_BIT
+    }
+}
+
+/// Entries that were charged to a slot's two accounts, or given back to them: its floor, and what it has in the common pool.
+/// Of slot 0: what all slots have in the pool.
+#[derive(Clone, Debug, Default)]
+#[repr(transparent)]
+pub struct Charges([Word; 2]);
+
+impl Charges {
+    /// Those of an account.
+    #[inline(always)]
+    pub const fn of(&self, charge: Charge) -> &Word {
+        // Masked, so that there is no bound to check.
+        &self.0[(charge.0 & 1) as usize]
+    }
+
+    /// Where that word lies, in bytes.
+    pub const fn offset(charge: Charge) -> usize {
+        charge.0 as usize * size_of::<Word>()
+    }
+}
+
+/// What a slot uses of the shared tables: 128 bytes. The kernel writes the first line and the last two words, user space
+/// the rest, so no word has two writers: what is in use is `inserted - removed`. An entry is charged before it is inserted,
+/// and given back after it was removed.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Usage {
-    /// Connections inserted for this slot, less those re-admitted under another one.
-    pub conns_inserted: Word,
-    /// Denied flows inserted.
-    pub denials_inserted: Word,
+    /// Connections.
+    pub conns_inserted: Charges,
+    /// Denied flows.
+    pub denials_inserted: Charges,
+    /// Datagrams whose first fragment is remembered, less those that the kernel forgot because they were whole.
+    pub fragments_inserted: Charges,
     /// Packets that passed and found no room to be counted: untracked flows, errors about connections, and what met a table
     /// that was busy.
     pub flows_lost: Word,
     /// Denied packets that found no room for their record: in the counters only.
     pub denials_lost: Word,
-    /// Datagrams whose first fragment is remembered.
-    pub fragments_inserted: Word,
     /// Connections that user space removed.
-    pub conns_removed: Word,
+    pub conns_removed: Charges,
     /// Denied flows that user space removed.
-    pub denials_removed: Word,
+    pub denials_removed: Charges,
     /// Datagrams that user space forgot.
-    pub fragments_removed: Word,
+    pub fragments_removed: Charges,
+    /// Packets that were denied because there was no room to track their connection.
+    pub conns_refused: Word,
+    /// First fragments that found no room to be remembered: the rest of their datagrams was dropped.
+    pub fragments_lost: Word,
+}
+
+impl Usage {
+    /// Of slot 0: how many packets are just moving a connection's charge from one slot to another. One at a time may.
+    #[inline(always)]
+    pub const fn moving(&self) -> &Word {
+        // No floor is slot 0's.
+        self.conns_inserted.of(Charge::FLOOR)
+    }
 }
 
 /// What a task's neighbours said, and what it asked about itself: 96 bytes for each slot. Each address has one place, by
@@ -537,7 +619,7 @@ const _: () = {
     assert!(size_of::<Conn>() == 64);
     assert!(size_of::<Denial>() == 32);
     assert!(size_of::<Fragment>() == 24);
-    assert!(size_of::<Usage>() == 64);
+    assert!(size_of::<Usage>() == 128);
     assert!(size_of::<NeighbourCache>() == 96);
     assert!(size_of::<Event>() == 64);
 };

@@ -178,9 +178,7 @@ fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
                 slot: SLOT,
                 flags: present,
                 roots: [word(2, 1), word(4, 3)],
-                conn_limit: 5,
-                denial_limit: 6,
-                spare: 0,
+                conn_cap: 5,
             };
             let expected = if found {
                 (Some(()), expected)

@@ -4,11 +4,12 @@
 use super::{
     Scene, Way,
     neighbour::{of_link, same},
+    share::{Accounts, NoRoom},
 };
 use crate::{
     abi::{
         Conn, Direction, Event, Outcome, Pass, Reason,
-        image::{Class, address, control, rule, slot},
+        image::{Claim, Class, Shared, address, control, rule, slot},
         tables::{Next, RULE_EXEMPT, Seen, Totals, denial_tail, pair, state},
     },
     conntrack::{ICMP, ICMPV6, TCP, UDP, begin, initiator, opened_by},
@@ -281,17 +282,17 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 }
             }
         }
-        if let Some(reason) = refused
-            && admission.state & state::UNTRACKED == 0
-            && !admission.is_error()
-        {
-            return Err(reason);
-        }
-        if !kept {
-            // It needs no entry to pass, only to be recorded.
-            if let Some(usage) = self.tables.usage(self.work.eni.slot) {
-                self.tables.add(&usage.flows_lost, self.packet.packets as u64);
+        if !kept && let Some(usage) = self.tables.usage(self.work.eni.slot) {
+            let packets = self.packet.packets as u64;
+            if let Some(reason) = refused
+                && admission.state & state::UNTRACKED == 0
+                && !admission.is_error()
+            {
+                self.tables.add(&usage.conns_refused, packets);
+                return Err(reason);
             }
+            // It needs no entry to pass, only to be recorded.
+            self.tables.add(&usage.flows_lost, packets);
         }
         let outcome = self.count(Outcome::Pass(admission.pass));
         self.tell(outcome, admission.rule);
@@ -306,13 +307,21 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     {
         let packet = self.packet;
         let slot = self.work.eni.slot;
-        let usage = self.tables.usage(slot).ok_or(Reason::NoPolicy)?;
-        let used = usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get());
-        // Anybody on the way may send errors about one connection: they leave half of the room to connections.
-        let limit = self.work.eni.conn_limit >> admission.is_error() as u32;
-        if used >= limit as u64 {
-            return Err(Reason::TaskConnectionsFull);
-        }
+        let accounts = Accounts::of(slot, Shared::Connections);
+        let share = self.control.share(Shared::Connections);
+        let claim = if admission.is_error() {
+            Claim::Error
+        } else if opened & state::INGRESS != 0 {
+            Claim::Inward
+        } else {
+            Claim::Outward
+        };
+        let charge = match accounts.charge(self.tables, share, self.work.eni.conn_cap, claim) {
+            Ok(charge) => charge,
+            Err(NoRoom::Cap) => return Err(Reason::TaskConnectionsFull),
+            Err(NoRoom::Full) => return Err(Reason::ConnectionsFull),
+        };
+        let opened = opened | charge.state();
         let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
         self.work.conn = Conn {
             totals: match D::DIRECTION {
@@ -326,12 +335,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             flags: self.flags(life.state),
         };
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
-        match inserted {
-            Inserted::Done => self.tables.add(&usage.conns_inserted, 1),
-            Inserted::Exists | Inserted::Busy => {}
-            Inserted::Full => return Err(Reason::ConnectionsFull),
+        if inserted != Inserted::Done {
+            accounts.take_back(self.tables, charge);
         }
-        Ok(inserted)
+        match inserted {
+            Inserted::Full => Err(Reason::ConnectionsFull),
+            inserted => Ok(inserted),
+        }
     }
 
     /// What an entry says of who admitted it. Rules name codes, so a request's is part of that; for everything else it
@@ -345,7 +355,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         Conn::pack_by(rule, opened, code, slot)
     }
 
-    /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows.
+    /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows. Where another CPU
+    /// is just making some entry another slot's, who admits it stays for the next packet to say.
     #[inline(always)]
     fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, goes_on: bool) {
         let slot = self.work.eni.slot;
@@ -353,16 +364,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let was = conn.state();
         // A SYN of the side that was opened to takes nothing over from the one that opened it.
         if !goes_on || initiator(was) as u8 == initiator(opened) as u8 {
-            let (_, old_slot) = conn.by();
-            if old_slot != slot
-                && let (Some(old), Some(new)) = (self.tables.usage(old_slot), self.tables.usage(slot))
-            {
-                self.tables.add(&old.conns_inserted, u64::MAX);
-                self.tables.add(&new.conns_inserted, 1);
+            let by = self.by(rule, opened | was & state::POOL, slot);
+            if conn.by().1 == slot || self.move_charge(conn, by) {
+                conn.admitted
+                    .set(pair(self.control.epoch(slot), self.control.generation));
+                conn.by.set(by);
             }
-            conn.admitted
-                .set(pair(self.control.epoch(slot), self.control.generation));
-            conn.by.set(self.by(rule, opened, slot));
         }
         if goes_on {
             self.account(conn, tail);

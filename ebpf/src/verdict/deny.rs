@@ -1,9 +1,10 @@
 //! Dropping: a denial is never silent. Record, reason, counter; if its table is full, counter and loss.
 
-use super::{Scene, Way};
+use super::{Scene, Way, share::Accounts};
 use crate::{
     abi::{
         Denial, Outcome, Reason,
+        image::{NO_CAP, Shared},
         tables::{Seen, denial_tail},
     },
     conntrack::{TCP, UDP},
@@ -73,26 +74,23 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        let eni = &self.work.eni;
-        let Some(usage) = self.tables.usage(eni.slot) else {
+        let accounts = Accounts::of(self.work.eni.slot, Shared::Denials);
+        // Asked before an insert is tried: one that fails costs more than the whole verdict.
+        let share = self.control.share(Shared::Denials);
+        let Ok(charge) = accounts.charge(self.tables, share, NO_CAP, Self::claim()) else {
             return Inserted::Full;
         };
-        let used = usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get());
-        // Asked before an insert is tried: one that fails costs more than the whole verdict.
-        if used >= eni.denial_limit as u64 {
-            return Inserted::Full;
-        }
         self.work.denial = Denial {
             totals: self.totals(),
             seen: Seen::new(self.now, tail),
             flags: self.flags(0),
-            spare: 0.into(),
+            charge: charge.number().into(),
         };
         let inserted = self
             .tables
             .insert_denial(F::key(&mut self.work.keys), &self.work.denial);
-        if inserted == Inserted::Done {
-            self.tables.add(&usage.denials_inserted, 1);
+        if inserted != Inserted::Done {
+            accounts.take_back(self.tables, charge);
         }
         inserted
     }

@@ -4,9 +4,13 @@
 //! come yet, has nothing to borrow. A datagram that is whole is forgotten at once, so that a task's share is as many as are
 //! on their way at a time. Where the host reassembles before it forwards, fragments toward a task come in order.
 
-use super::{Scene, Way};
+use super::{Scene, Way, share::Accounts};
 use crate::{
-    abi::{Fragment, Reason, image::Timeout, tables::Seen},
+    abi::{
+        Charge, Fragment, Reason,
+        image::{NO_CAP, Shared, Timeout},
+        tables::Seen,
+    },
     conntrack::idle,
     family::{Family, Keys},
     packet::{Exchange, Packet},
@@ -59,11 +63,12 @@ pub(super) fn rejoin<T: Tables + Flows<F::Key>, F: Family>(
 
 /// Keeps what a first fragment says.
 #[inline(always)]
-fn borrow(fragment: &Fragment, first: &Packet, slot: u16) {
+fn borrow(fragment: &Fragment, first: &Packet, slot: u16, charge: Charge) {
     let ports = (first.source_port as u64) << 48 | (first.destination_port as u64) << 32;
+    let lent = ports | Fragment::charged(charge);
     fragment
         .lent
-        .set(ports | (slot as u64) << 16 | (first.exchange as u64) << 8 | first.protocol as u64);
+        .set(lent | (slot as u64) << 16 | (first.exchange as u64) << 8 | first.protocol as u64);
 }
 
 /// Gives it to a later one.
@@ -72,7 +77,7 @@ fn lend(fragment: &Fragment, later: &mut Packet) {
     let lent = fragment.lent.get();
     later.source_port = (lent >> 48) as u16;
     later.destination_port = (lent >> 32) as u16;
-    later.exchange = match lent >> 8 & 0xff {
+    later.exchange = match lent >> 8 & 0x7f {
         1 => Exchange::Request,
         2 => Exchange::Reply,
         // It quotes nothing that could be read here, so rules alone decide.
@@ -98,32 +103,31 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             && first.seen.get().1 == tail
         {
             // The identification comes round again. The entry stays its first owner's share.
-            borrow(&first, self.packet, first.slot());
+            borrow(&first, self.packet, first.slot(), first.charge());
             first.missing.set(i64::from(self.packet.fragment_step).cast_unsigned());
             first.seen.set(self.now, tail);
             return;
         }
-        let Some(usage) = self.tables.usage(slot) else { return };
-        let used = usage
-            .fragments_inserted
-            .get()
-            .wrapping_sub(usage.fragments_removed.get());
-        if used >= Fragment::share(self.work.eni.denial_limit) as u64 {
+        let accounts = Accounts::of(slot, Shared::Fragments);
+        let share = self.control.share(Shared::Fragments);
+        let Ok(charge) = accounts.charge(self.tables, share, NO_CAP, Self::claim()) else {
+            if let Some(usage) = self.tables.usage(slot) {
+                self.tables.add(&usage.fragments_lost, 1);
+            }
             return;
-        }
+        };
         self.work.fragment = Fragment::default();
         self.work.fragment.seen = Seen::new(self.now, tail);
-        borrow(&self.work.fragment, self.packet, slot);
+        borrow(&self.work.fragment, self.packet, slot, charge);
         self.work
             .fragment
             .missing
             .set(i64::from(self.packet.fragment_step).cast_unsigned());
-        if self
+        let inserted = self
             .tables
-            .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment)
-            == Inserted::Done
-        {
-            self.tables.add(&usage.fragments_inserted, 1);
+            .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment);
+        if inserted != Inserted::Done {
+            accounts.take_back(self.tables, charge);
         }
     }
 
@@ -142,13 +146,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
         self.tables
             .add(&first.missing, i64::from(self.packet.fragment_step).cast_unsigned());
-        let slot = first.slot();
+        let (slot, charge) = (first.slot(), first.charge());
         // Two CPUs may see it whole, and user space may find it old: whoever removes it counts that.
-        if first.missing.get() == 0
-            && self.tables.remove_fragment(key)
-            && let Some(usage) = self.tables.usage(slot)
-        {
-            self.tables.add(&usage.fragments_inserted, u64::MAX);
+        if first.missing.get() == 0 && self.tables.remove_fragment(key) {
+            Accounts::of(slot, Shared::Fragments).take_back(self.tables, charge);
         }
     }
 }

@@ -9,6 +9,7 @@ mod early;
 mod fragment;
 mod neighbour;
 mod related;
+mod share;
 mod track;
 
 use core::marker::PhantomData;

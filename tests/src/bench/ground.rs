@@ -12,6 +12,7 @@ use taskgate::dataplane::{
     tables::KernelTables,
 };
 use taskgate::model::Model;
+use taskgate_ebpf::abi::image::Shared;
 
 use super::rules::{self, GATE, GATED};
 use crate::{sandbox::ip_batch, scene::Scene};
@@ -77,6 +78,9 @@ impl Ground {
         let mut scene = Scene::new(&image)?;
         // The scene has cleared all words, and its writer begins with an empty image.
         scene.apply(model, &|eni| eni.binding.is_some().then_some(GATE))?;
+        for table in Shared::ALL {
+            scene.share(table, u32::MAX, 0);
+        }
         for (link, eni) in links {
             scene.bind(*link, eni)?;
         }

@@ -80,7 +80,6 @@ pub const OPEN_PORT: u16 = 443;
 /// The gate of every gated ENI: nothing is refused for want of room.
 pub const GATE: Gate = Gate {
     connections: u32::MAX,
-    denials: u32::MAX,
     isolated: false,
 };
 

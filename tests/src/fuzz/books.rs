@@ -58,10 +58,23 @@ impl Entry<'_> {
         }
         let said = self.after.usage.iter();
         let said: BTreeMap<u16, (u64, u64)> = said
-            .map(|(slot, usage)| (*slot, (usage.conns, usage.denials)))
-            .filter(|(_, used)| *used != (0, 0))
+            .map(|(slot, usage)| (*slot, (usage.conns.total(), usage.denials.total())))
+            .filter(|(slot, used)| *slot > 0 && *used != (0, 0))
             .collect();
         assert_eq!(said, used, "connections and denied flows by slot, said and there");
+        let pooled = |of: fn(&UsageState) -> u64| -> (u64, u64) {
+            let (all, each): (Vec<_>, Vec<_>) = self.after.usage.iter().partition(|(slot, _)| **slot == 0);
+            let sum = |slots: Vec<(&u16, &UsageState)>| sum(slots.into_iter().map(|(_, usage)| of(usage)));
+            (sum(all), sum(each))
+        };
+        for of in [
+            |usage: &UsageState| usage.conns.pool,
+            |usage: &UsageState| usage.denials.pool,
+            |usage: &UsageState| usage.fragments.pool,
+        ] {
+            let (all, each) = pooled(of);
+            assert_eq!(all, each, "what is in a pool, and what slots have there");
+        }
     }
 
     /// Nobody removes what records are made of here, so every entry stays and every count only grows.

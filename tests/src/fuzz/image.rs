@@ -45,7 +45,7 @@ impl Base {
         let mut scene = Scene::new(&words).expect("an image for a writer");
         let mut links = Vec::new();
         for seed in seeds {
-            let (model, gates) = any_model(&mut Dice::new(seed));
+            let (model, gates, _) = any_model(&mut Dice::new(seed));
             let gate_of = |id: &str| {
                 let at = model.enis.iter().position(|eni| eni.id == id);
                 at.and_then(|at| gates[at])

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, rc::Rc, sync::atomic::AtomicU64};
 
 use anyhow::Result;
-use taskgate::dataplane::flow::{FlowKey, UsageState};
+use taskgate::dataplane::flow::{FlowKey, UsageState, Used};
 use taskgate_ebpf::{
-    abi::{Conn, LinkId, Outcome, Reason, Usage},
+    abi::{Charge, Charges, Conn, LinkId, Outcome, Reason, Usage},
     host::{HostFrame, HostTables, decide, early},
     tables::Tables as _,
 };
@@ -56,16 +56,23 @@ fn make_older<K>(conns: &HashMap<K, Rc<Conn>>, ticks: u32) {
     }
 }
 
+fn in_use(inserted: &Charges, removed: &Charges) -> Used {
+    let used = |charge| inserted.of(charge).get().wrapping_sub(removed.of(charge).get());
+    Used {
+        floor: used(Charge::FLOOR),
+        pool: used(Charge::POOL),
+    }
+}
+
 fn used(usage: &Usage) -> UsageState {
     UsageState {
-        conns: usage.conns_inserted.get().wrapping_sub(usage.conns_removed.get()),
-        denials: usage.denials_inserted.get().wrapping_sub(usage.denials_removed.get()),
-        fragments: usage
-            .fragments_inserted
-            .get()
-            .wrapping_sub(usage.fragments_removed.get()),
+        conns: in_use(&usage.conns_inserted, &usage.conns_removed),
+        denials: in_use(&usage.denials_inserted, &usage.denials_removed),
+        fragments: in_use(&usage.fragments_inserted, &usage.fragments_removed),
         flows_lost: usage.flows_lost.get(),
         denials_lost: usage.denials_lost.get(),
+        conns_refused: usage.conns_refused.get(),
+        fragments_lost: usage.fragments_lost.get(),
     }
 }
 

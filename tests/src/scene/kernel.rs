@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,7 +15,7 @@ use taskgate::dataplane::{
     flow::{FlowTables as _, UsageState},
     load::LoadOptions,
     object::Object,
-    raw::{Hash, Packet, Plain, Shared},
+    raw::{Hash, Packet, Plain, Shared, test_run},
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{Conn, Direction, Fragment, Key4, Key6, outcome::OUTCOMES, program};
@@ -89,6 +90,26 @@ impl Kernel {
             tables,
             object,
         })
+    }
+
+    /// The program of a gate, which any number of CPUs may run at once.
+    pub fn program(&self, direction: Direction) -> Result<OwnedFd> {
+        let name = match direction {
+            Direction::Egress => program::FROM_TASK,
+            Direction::Ingress => program::TO_TASK,
+        };
+        Ok(self.object.program(name)?)
+    }
+
+    /// Runs such a program with a packet on a link.
+    pub fn run(program: BorrowedFd<'_>, frame: &[u8], link: u32) -> Result<()> {
+        let packet = Packet {
+            frame,
+            ifindex: link,
+            ..Packet::default()
+        };
+        test_run(program, &packet, 1)?;
+        Ok(())
     }
 
     /// A view of the image.

@@ -18,7 +18,7 @@ use taskgate::{
 use taskgate_ebpf::{
     abi::{
         Direction, LinkId,
-        image::{Timeout, control},
+        image::{NO_CAP, Share, Shared, Timeout, control},
     },
     conntrack::default_seconds,
 };
@@ -94,10 +94,13 @@ pub struct Scene<'a> {
     pub highest: u16,
 }
 
+/// What each ENI may have of connections and denied flows for certain unless a test says otherwise; of fragments an eighth.
+/// There is no pool.
+const FLOOR: u32 = 1000;
+
 /// What ENIs are gated with unless a test says otherwise.
 pub const GATE: Gate = Gate {
-    connections: 1000,
-    denials: 1000,
+    connections: NO_CAP,
     isolated: false,
 };
 
@@ -126,7 +129,19 @@ impl<'a> Scene<'a> {
                 .writer
                 .set_timeout(timeout, u64::from(seconds) * u64::from(SECOND));
         }
+        for table in Shared::ALL {
+            let floor = match table {
+                Shared::Fragments => Shared::fragments(FLOOR),
+                _ => FLOOR,
+            };
+            scene.writer.set_share(table, Share { floor, pool: 0 });
+        }
         Ok(scene)
+    }
+
+    /// Says how a table is shared.
+    pub fn share(&self, table: Shared, floor: u32, pool: u32) {
+        self.writer.set_share(table, Share { floor, pool });
     }
 
     /// Compiles a model and switches to it, its settings included but for time-outs and limits. Everything is gated that

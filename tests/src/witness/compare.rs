@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use taskgate::{
     compile::RuleBook,
-    dataplane::flow::{ConnState, FlowKey},
+    dataplane::flow::{ConnState, FlowKey, UsageState, Used},
 };
 use taskgate_ebpf::abi::{
     Direction, Key4, Key6,
@@ -112,7 +112,7 @@ pub(super) fn differs(oracle: &Oracle, book: &RuleBook, state: &State) -> Option
             generation: entry.generation,
             rule: conn.rule,
             slot: entry.slot,
-            state: bits(entry, name.protocol == 6),
+            state: bits(entry, name.protocol == 6) | if entry.pooled { state::POOL } else { 0 },
             next: [Direction::Egress, Direction::Ingress].map(|side| {
                 let unknown = conn.next[side.index()];
                 entry.tcp.places.get(&side).copied().unwrap_or(unknown)
@@ -153,28 +153,35 @@ pub(super) fn differs(oracle: &Oracle, book: &RuleBook, state: &State) -> Option
 }
 
 fn usage_differs(oracle: &Oracle, state: &State) -> Option<String> {
-    let mut expected: BTreeMap<u16, [u64; 4]> = BTreeMap::new();
+    let mut expected: BTreeMap<u16, UsageState> = BTreeMap::new();
+    let mut charge = |of: fn(&mut UsageState) -> &mut Used, (slot, pooled): (u16, bool)| {
+        if pooled {
+            of(expected.entry(slot).or_default()).pool += 1;
+            of(expected.entry(0).or_default()).pool += 1;
+        } else {
+            of(expected.entry(slot).or_default()).floor += 1;
+        }
+    };
     for entry in oracle.conns.values() {
-        expected.entry(entry.slot).or_default()[0] += 1;
+        charge(|usage| &mut usage.conns, (entry.slot, entry.pooled));
     }
-    for (slot, ..) in oracle.denials.keys() {
-        expected.entry(*slot).or_default()[1] += 1;
+    for (name, denial) in &oracle.denials {
+        charge(|usage| &mut usage.denials, (name.0, denial.pooled));
+    }
+    for first in oracle.firsts.owners() {
+        charge(|usage| &mut usage.fragments, first);
     }
     for (slot, (flows, denials)) in &oracle.lost {
-        let words = expected.entry(*slot).or_default();
-        (words[2], words[3]) = (*flows, *denials);
+        let usage = expected.entry(*slot).or_default();
+        (usage.flows_lost, usage.denials_lost) = (*flows, *denials);
     }
-    let found: BTreeMap<u16, [u64; 4]> = state
-        .usage
-        .iter()
-        .map(|(slot, usage)| {
-            (
-                *slot,
-                [usage.conns, usage.denials, usage.flows_lost, usage.denials_lost],
-            )
-        })
-        .collect();
-    (found != expected).then(|| format!("usage: {found:?}, oracle: {expected:?}"))
+    for (slot, packets) in &oracle.refused {
+        expected.entry(*slot).or_default().conns_refused = *packets;
+    }
+    for (slot, datagrams) in &oracle.firsts.lost {
+        expected.entry(*slot).or_default().fragments_lost = *datagrams;
+    }
+    (state.usage != expected).then(|| format!("usage: {:?}, oracle: {expected:?}", state.usage))
 }
 
 /// The first thing in which the kernel's tables differ from the host's, whose clock may be a moment behind.

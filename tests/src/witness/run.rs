@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use taskgate::compile::Gate;
 use taskgate_ebpf::abi::{
     Direction, LinkId, Outcome,
-    image::{TIMEOUTS, Timeout, control},
+    image::{Share, Shared, TIMEOUTS, Timeout, control},
 };
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     oracle::{Oracle, World},
     reading::read,
     uplink::Met,
-    world::any_model,
+    world::{any_model, any_shares},
 };
 use crate::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent, Uplink, frames};
 
@@ -170,6 +170,7 @@ impl<'a> Stand<'a> {
                 generation: 0,
                 window: 0,
                 flags: 0,
+                shares: [Share::default(); 3],
                 timeouts,
                 room,
             },
@@ -350,7 +351,7 @@ impl<'a> Stand<'a> {
 
     /// Switches to another configuration.
     fn configure(&mut self) -> Result<()> {
-        let (model, gates) = any_model(&mut self.dice);
+        let (model, gates, floor) = any_model(&mut self.dice);
         let by_id: BTreeMap<&str, Option<Gate>> = model
             .enis
             .iter()
@@ -363,6 +364,10 @@ impl<'a> Stand<'a> {
         self.scene.writer.settle(&mut || {});
         self.world.model = model;
         self.world.gates = gates;
+        self.world.shares = any_shares(self.dice.aside(), floor, self.world.room);
+        for (table, share) in Shared::ALL.into_iter().zip(self.world.shares) {
+            self.scene.writer.set_share(table, share);
+        }
         self.world.generation = self.scene.writer.generation() as u32;
         // An ENI's first link; further ones come and go in `move_link`.
         for (link, (eni, slot)) in Kernel::LINKS.zip(self.known()) {

@@ -10,6 +10,8 @@ use taskgate::{
     },
 };
 
+use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
+
 use super::dice::Dice;
 use crate::scene::model::{gated, member, peer};
 
@@ -38,9 +40,11 @@ const LISTS: usize = 2;
 /// ENIs on this host and elsewhere.
 const GATED: usize = 4;
 const MEMBERS: usize = 3;
+/// A floor that few episodes reach.
+const MANY: u32 = 1000;
 
-/// A model, and the gates of its ENIs.
-pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
+/// A model, the gates of its ENIs, and a floor.
+pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>, u32) {
     let mut groups: Vec<SecurityGroup> = (0..GROUPS).map(|number| any_group(number, dice)).collect();
     let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
     // Addresses may move from one ENI to another.
@@ -71,9 +75,14 @@ pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
     if aside.one_in(3) {
         several_vpcs(&mut groups, &mut enis, &mut aside);
     }
+    let mut floor = MANY;
     let gates = enis
         .iter()
-        .map(|eni| eni.binding.as_ref().and_then(|_| any_gate(dice)))
+        .map(|eni| {
+            let (gate, other) = eni.binding.as_ref().and_then(|_| any_gate(dice))?;
+            floor = other;
+            Some(gate)
+        })
         .collect();
     let mut model = Model {
         groups,
@@ -87,7 +96,7 @@ pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>) {
         1 => AddressList::List(vec![IpAddr::from([203, 0, 113, 1])]),
         _ => AddressList::Aws,
     };
-    (model, gates)
+    (model, gates, floor)
 }
 
 /// Deals everything out to VPCs, and adds members that have addresses of others in other VPCs.
@@ -113,15 +122,47 @@ fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Di
     }
 }
 
-fn any_gate(dice: &mut Dice) -> Option<Gate> {
+/// How tables with room for so many are shared. Where no table can be full, no pool can be used up: what others do is then
+/// nothing to a task.
+pub(crate) fn any_shares(mut dice: Dice, floor: u32, room: usize) -> [Share; 3] {
+    const ENDLESS: u32 = 1 << 20;
+    // Connections have to live long enough to be closed, too.
+    if !dice.one_in(3) {
+        let endless = Share {
+            floor: ENDLESS,
+            pool: 0,
+        };
+        return [endless; 3];
+    }
+    let pools = if room < 10_000 {
+        [0, 2, 5, 20, 1000]
+    } else {
+        [0, 0, ENDLESS, ENDLESS, ENDLESS]
+    };
+    Shared::ALL.map(|table| {
+        let floor = match table {
+            Shared::Connections => dice.of(&[0, 2, 4, 12, MANY]),
+            Shared::Denials => floor,
+            Shared::Fragments => Shared::fragments(floor),
+        };
+        Share {
+            floor,
+            pool: dice.of(&pools),
+        }
+    })
+}
+
+fn any_gate(dice: &mut Dice) -> Option<(Gate, u32)> {
     if dice.one_in(30) {
         return None;
     }
-    Some(Gate {
-        connections: dice.of(&[0, 3, 12, 12, 1000, 1000, 1000, 1000]),
-        denials: dice.of(&[0, 3, 12, 1000, 1000, 1000]),
+    let connections = dice.of(&[0, 3, 12, 12, NO_CAP, NO_CAP, NO_CAP, NO_CAP]);
+    let floor = dice.of(&[0, 3, 12, MANY, MANY, MANY]);
+    let gate = Gate {
+        connections,
         isolated: dice.one_in(30),
-    })
+    };
+    Some((gate, floor))
 }
 
 fn any_groups(dice: &mut Dice) -> Vec<usize> {

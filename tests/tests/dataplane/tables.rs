@@ -5,7 +5,7 @@ use std::{
     mem::offset_of,
     sync::{
         Mutex,
-        atomic::Ordering::Relaxed,
+        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Sender, channel},
     },
     thread,
@@ -21,10 +21,10 @@ use taskgate::dataplane::{
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
+    Charge, Charges, Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
     image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK, TIMEOUTS, Timeout},
     program,
-    tables::{Seen, denial_tail, pair},
+    tables::{Seen, denial_tail, pair, state},
 };
 use taskgate_tests::{kernel::tells_verified, sandbox::sandbox};
 
@@ -97,7 +97,16 @@ fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
 
 fn conn(number: u32) -> Conn {
     let (packets, bytes) = (number.into(), u64::from(number) << 40);
-    Conn::from([packets, 0, 0, bytes, 0, 0, pair(number, 1 + number % 3), 0])
+    Conn::from([
+        packets,
+        0,
+        0,
+        bytes,
+        0,
+        0,
+        Conn::pack_by(number, 0, 0, 1 + (number % 3) as u16),
+        0,
+    ])
 }
 
 fn key_v4(number: u32) -> Key4 {
@@ -117,7 +126,8 @@ fn key_v6(number: u32) -> Key6 {
 
 #[test]
 fn connections_are_read_and_taken_whole() -> Result<()> {
-    let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
+    let object = Object::load(&SMALL)?;
+    let mut tables = KernelTables::new(&object)?;
     let mut expected = BTreeMap::new();
     for number in 0..4096 {
         tables.raw_conns_v4().put(&key_v4(number), &conn(number))?;
@@ -159,15 +169,16 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
     tables.conns(&mut |key, _| panic!("{key:?} is left"))?;
 
     // Slot 1 had 1,366 of 4,096 (the one taken in two is not counted) and 4 of 10.
-    let removed = [1, 2, 3].map(|slot| tables.usage(slot).map(|usage| usage.conns.wrapping_neg()));
-    let removed: Vec<_> = removed.into_iter().collect::<Result<_, _>>()?;
+    let usage = object.usage()?;
+    let removed = [1, 2, 3].map(|slot| floor(&usage, slot, offset_of!(Usage, conns_removed)));
     ensure!(removed == [1366 + 4, 1365 + 3, 1364 + 3], "{removed:?}");
     Ok(())
 }
 
 #[test]
 fn denials_are_read_and_taken_whole() -> Result<()> {
-    let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
+    let object = Object::load(&SMALL)?;
+    let mut tables = KernelTables::new(&object)?;
     let denial = Denial::from([3, 180, 0, 0]);
     let state = DenialState {
         totals: Count { packets: 3, bytes: 180 },
@@ -191,11 +202,9 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     for (key, slot) in [(FlowKey::V4(v4), 5), (FlowKey::V6(v6), 6)] {
         ensure!(tables.take_denial(&key)? == Some(state));
         ensure!(tables.take_denial(&key)?.is_none());
-        let used = UsageState {
-            denials: 1_u64.wrapping_neg(),
-            ..UsageState::default()
-        };
-        ensure!(tables.usage(slot)? == used);
+        ensure!(floor(&object.usage()?, slot, offset_of!(Usage, denials_removed)) == 1);
+        // What nobody inserted is not less than nothing.
+        ensure!(tables.usage(slot)? == UsageState::default());
     }
     ensure!(tables.usage(64).unwrap_err().to_string() == "there is no slot 64");
 
@@ -203,6 +212,55 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     let mut tables = KernelTables::new(&image)?;
     tables.set_window(0x0102_0304)?;
     ensure!(image.image()?[CONTROL_WINDOW as usize / 8].load(Relaxed) == 0x0102_0304);
+    Ok(())
+}
+
+/// What was given back to a slot's floor; `removed`: the offset of the table's counts.
+fn floor(usage: &[AtomicU64], slot: u16, removed: usize) -> u64 {
+    let word = usize::from(slot) * size_of::<Usage>() + removed + Charges::offset(Charge::FLOOR);
+    usage[word / 8].load(Relaxed)
+}
+
+/// What was charged to the pool is given back to it, for its slot and for all.
+#[test]
+fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
+    let object = Object::load(&SMALL)?;
+    let mut tables = KernelTables::new(&object)?;
+    let usage = object.usage()?;
+    let (floor, pooled) = (Conn::pack_by(0, 0, 0, 7), Conn::pack_by(0, state::POOL, 0, 7));
+    let given_back = |removed: usize| -> Vec<u64> {
+        let word =
+            |slot: usize, account: usize| usage[(slot * size_of::<Usage>() + removed + account) / 8].load(Relaxed);
+        let (floor, pool) = (Charges::offset(Charge::FLOOR), Charges::offset(Charge::POOL));
+        vec![word(7, floor), word(7, pool), word(0, floor), word(0, pool)]
+    };
+    tables
+        .raw_conns_v4()
+        .put(&key_v4(1), &Conn::from([0, 0, 0, 0, 0, 0, pooled, 0]))?;
+    tables
+        .raw_conns_v4()
+        .put(&key_v4(2), &Conn::from([0, 0, 0, 0, 0, 0, floor, 0]))?;
+    for number in [1, 2] {
+        ensure!(tables.take_conn(&FlowKey::V4(key_v4(number)))?.is_some());
+    }
+    ensure!(given_back(offset_of!(Usage, conns_removed)) == [1, 1, 0, 1]);
+    let denied = |charge: u64| Denial::from([0, 0, 0, charge << 32]);
+    let key = |number| Key4 {
+        tail: denial_tail(7, 6, Direction::Ingress, 1),
+        ..key_v4(number)
+    };
+    tables.raw_denials_v4().put(&key(1), &denied(1))?;
+    tables.raw_denials_v4().put(&key(2), &denied(0))?;
+    for number in [1, 2] {
+        ensure!(tables.take_denial(&FlowKey::V4(key(number)))?.is_some());
+    }
+    ensure!(given_back(offset_of!(Usage, denials_removed)) == [1, 1, 0, 1]);
+    let first = |pool| Fragment::from([0, 7 << 16 | pool, 1]);
+    let (v4, _) = tables.raw_fragments();
+    v4.put(&key_v4(1), &first(Fragment::charged(Charge::POOL)))?;
+    v4.put(&key_v4(2), &first(0))?;
+    tables.forget_fragments(&[0; TIMEOUTS])?;
+    ensure!(given_back(offset_of!(Usage, fragments_removed)) == [1, 1, 0, 1]);
     Ok(())
 }
 
@@ -231,8 +289,7 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
         ensure!(v6.get(&key_v6(number))?.is_some() == kept_v6, "IPv6 {number}");
     }
     let usage = object.usage()?;
-    let word = |slot: usize| (slot * size_of::<Usage>() + offset_of!(Usage, fragments_removed)) / 8;
-    let removed = [3, 4].map(|slot| usage[word(slot)].load(Relaxed));
+    let removed = [3, 4].map(|slot| floor(&usage, slot, offset_of!(Usage, fragments_removed)));
     ensure!(removed == [2, 1], "{removed:?}");
     Ok(())
 }

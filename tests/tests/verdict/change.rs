@@ -125,7 +125,11 @@ fn a_new_task_inherits_no_connection() -> Result<()> {
         assert!(!stage.egress(&out4(flags::SYN_ACK))?);
         assert!(stage.ingress(&in4(flags::SYN))?);
         let state = stage.path.state(stage.scene.highest)?;
-        let used: Vec<_> = state.usage.iter().map(|(slot, usage)| (*slot, usage.conns)).collect();
+        let used: Vec<_> = state
+            .usage
+            .iter()
+            .map(|(slot, usage)| (*slot, usage.conns.total()))
+            .collect();
         assert_eq!(used, [(2, 1)], "the entry counts for the new one alone, {}", stage.name);
         stage.assert_lines(
             "another task",

@@ -198,8 +198,7 @@ fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
         model.settings.icmp_errors = IcmpErrors::Pmtu;
         stage.set_with(model, &|_| {
             Some(Gate {
-                connections: 8,
-                denials: 8,
+                connections: 16,
                 isolated: false,
             })
         })?;
@@ -219,7 +218,7 @@ fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
             "count task ingress icmp-error 20",
             "count task ingress rule 5",
             "count task ingress task-connections-full 2",
-            "lost task flows 17 denials 0",
+            "lost task flows 13 denials 0",
         ];
         assert_eq!(lines, expected, "{}", stage.name);
         Ok(())

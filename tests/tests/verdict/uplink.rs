@@ -1,7 +1,7 @@
 //! The early verdict at the uplink: what is denied is dropped there and recorded once, what is not goes on without a trace.
 
 use anyhow::Result;
-use taskgate_ebpf::abi::{Direction, LinkId};
+use taskgate_ebpf::abi::{Direction, LinkId, image::Shared};
 use taskgate_tests::scene::{Kernel, Stage, Uplink, frames::*, model::gated, on_host_and_in_kernel};
 
 use super::*;
@@ -148,11 +148,11 @@ fn a_full_table_is_the_gates_affair() -> Result<()> {
         let gate = |_: &_| {
             Some(taskgate::compile::Gate {
                 connections: 1,
-                denials: 1,
                 isolated: false,
             })
         };
         stage.set_with(web(), &gate)?;
+        stage.scene.share(Shared::Denials, 1, 0);
         assert!(stage.ingress(&to(TASK4, 443, flags::SYN))?);
         let second = ip(at(PEER4), at(TASK4), 6, &tcp(40001, 443, flags::SYN, b""));
         assert!(stage.early(Uplink::Routed, &second)?);

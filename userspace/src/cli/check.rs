@@ -1,8 +1,13 @@
 //! `taskgate check`: read, validate, compile, lint.
 
-use std::{collections::HashSet, fmt::Write as _, path::Path};
+use std::{
+    collections::HashSet,
+    fmt::{self, Write as _},
+    path::Path,
+};
 
 use serde::Serialize;
+use taskgate_ebpf::abi::image::{Share, Shared};
 
 use super::{
     args::{Check, Output},
@@ -13,7 +18,7 @@ use super::{
 };
 use crate::{
     compile::CompileError,
-    daemon::{Found, HostFinding, RunError, Who, count_links, survey},
+    daemon::{Found, HostFinding, RunError, Who, count_links, room, share, survey},
     dataplane::netlink::Netlink,
     model::{Direction, Location, Model},
     sources::{self, Loaded, Problem, Problems},
@@ -33,6 +38,40 @@ struct Summary {
     policies: usize,
     policy_bytes: usize,
     image_bytes: usize,
+    connections: Divided,
+    denials: Divided,
+}
+
+/// How a table is shared if every gated task is present.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Divided {
+    total: u32,
+    /// For each task.
+    floor: u32,
+    /// For all together.
+    pool: u32,
+}
+
+impl Divided {
+    fn new(model: &Model, table: Shared) -> Self {
+        let settings = &model.settings;
+        let tasks = u32::try_from(model.gated().count()).unwrap_or(u32::MAX);
+        let room = room(settings, settings.connections.total, settings.denials.total, table);
+        let Share { floor, pool } = share(room, tasks, 0);
+        Self {
+            total: room.0,
+            floor,
+            pool,
+        }
+    }
+}
+
+impl fmt::Display for Divided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { total, floor, pool } = self;
+        write!(f, "{total}: {floor} for each task, {pool} in common")
+    }
 }
 
 /// The JSON document.
@@ -236,6 +275,8 @@ fn summary(model: &Model, host: &Host) -> Summary {
         policies: host.policies,
         policy_bytes: host.policy_bytes,
         image_bytes: host.image_bytes(),
+        connections: Divided::new(model, Shared::Connections),
+        denials: Divided::new(model, Shared::Denials),
     }
 }
 
@@ -249,6 +290,8 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
         policies,
         policy_bytes,
         image_bytes,
+        connections,
+        denials,
     } = summary;
     let with = match warnings {
         0 => String::new(),
@@ -263,6 +306,8 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
         ("gated tasks", gated.to_string()),
         ("policies", format!("{policies} ({})", words::bytes(policy_bytes))),
         ("image", words::bytes(image_bytes)),
+        ("connections", connections.to_string()),
+        ("denials", denials.to_string()),
     ] {
         // Writing to a string cannot fail.
         writeln!(text, "  {name:<13} {value}").ok();

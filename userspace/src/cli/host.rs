@@ -2,13 +2,16 @@
 
 use std::sync::atomic::AtomicU64;
 
-use taskgate_ebpf::abi::image::POLICY_BANK;
+use taskgate_ebpf::abi::image::{NO_CAP, POLICY_BANK, Share, Shared};
 
 use crate::{
     compile::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image},
     daemon::policy_banks,
     model::{Eni, Model},
 };
+
+/// Entries in each table for one ENI: an answer takes one packet through each gate.
+const ROOM: u32 = 16;
 
 /// An image that holds one generation, and who is who in it.
 pub(super) struct Host {
@@ -28,12 +31,10 @@ impl Host {
     /// # Errors
     /// The configuration does not fit into an image.
     pub(super) fn new(model: &Model, gated: &dyn Fn(&Eni) -> bool) -> Result<Self, CompileError> {
-        const ROOM: u32 = 16;
         let exempt = model.exempt();
         let gate = |eni: &Eni| {
             gated(eni).then_some(Gate {
-                connections: ROOM,
-                denials: ROOM,
+                connections: NO_CAP,
                 isolated: false,
             })
         };
@@ -46,6 +47,9 @@ impl Host {
         let compiled = Compiled::new(model, scope, &mut book, &mut GroupSets::default())?;
         let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
         let mut writer = ImageWriter::new(host_image(POLICY_BANK + policy_banks(policy_bytes)))?;
+        for table in Shared::ALL {
+            writer.set_share(table, Share { floor: ROOM, pool: 0 });
+        }
         // Nobody reads the image yet.
         writer.prepare(&compiled, &mut || {})?.commit();
         Ok(Self {

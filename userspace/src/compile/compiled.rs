@@ -13,10 +13,9 @@ use crate::model::{Direction, Eni, Family, GroupId, GroupIndex, Model, Peerings}
 /// What the caller decides about an ENI's gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
-    /// How many connections of it are tracked at most.
+    /// How many connections of it are tracked at most; [`NO_CAP`](taskgate_ebpf::abi::image::NO_CAP): as many as there is
+    /// room for.
     pub connections: u32,
-    /// How many of its denied flows are kept at most.
-    pub denials: u32,
     /// Whether everything is dropped.
     pub isolated: bool,
 }

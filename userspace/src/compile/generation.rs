@@ -135,7 +135,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
             word(roots[0], roots[1]),
             word(roots[2], roots[3]),
             word(plan.flags, plan.set),
-            word(plan.gate.connections, plan.gate.denials),
+            word(plan.gate.connections, 0),
         ];
         for (offset, value) in (slot_row(slot)..).step_by(8).zip(row) {
             self.writer.words().set(self.bank(), offset, value);

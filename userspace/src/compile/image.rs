@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
-    CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK, ROWS_BANK,
-    SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Timeout, address, slot,
+    CONTROL_SHARES, CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK,
+    ROWS_BANK, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Share, Shared, Timeout, address, slot,
 };
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
 use taskgate_ebpf::packet::hardware_number;
@@ -66,6 +66,17 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
     /// else. 0: there is none.
     pub fn set_former_trunk(&self, ifindex: u32) {
         Words(&self.0).publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
+    }
+
+    /// Whether a link carries a slot's ENI.
+    pub fn is_carried(&self, slot: u16) -> bool {
+        Words(&self.0).get(CONTROL_BANK, slot_link(slot)) != 0
+    }
+
+    /// Says how a table is shared, from the next packet on.
+    pub fn set_share(&self, table: Shared, share: Share) {
+        let at = CONTROL_SHARES + 8 * table as u32;
+        Words(&self.0).publish(CONTROL_BANK, at, word(share.floor, share.pool));
     }
 
     /// The epoch of a slot.
@@ -180,6 +191,15 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     pub fn set_timeout(&self, timeout: Timeout, ticks: u64) {
         self.words()
             .publish(CONTROL_BANK, CONTROL_TIMEOUTS + 8 * timeout as u32, ticks);
+    }
+
+    /// Says how a table is shared, from the next packet on.
+    pub fn set_share(&self, table: Shared, share: Share) {
+        self.words().publish(
+            CONTROL_BANK,
+            CONTROL_SHARES + 8 * table as u32,
+            word(share.floor, share.pool),
+        );
     }
 
     /// The epoch of a slot.

@@ -2,13 +2,21 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use log::warn;
+use log::{error, warn};
 use taskgate_ebpf::{
     abi::image::{TIMEOUTS, Timeout, control},
     conntrack::default_seconds,
 };
 
-use super::{RunError, gates::Gates, guard::Notice, image::SharedImage, records::Records, sizes};
+use super::{
+    RunError,
+    gates::Gates,
+    guard::Notice,
+    image::SharedImage,
+    records::Records,
+    shares::{Pressure, Sharer, Shares},
+    sizes,
+};
 use crate::{
     compile::{CompileError, Compiled, Gate, GroupSets, RuleBook, Scope},
     dataplane::{
@@ -28,21 +36,16 @@ pub(super) struct Daemon {
     image: Arc<SharedImage>,
     records: Records,
     gates: Gates,
+    shares: Shares,
 }
 
 /// Compiles a model by itself: for its size, before there is an image.
 pub(super) fn compile_alone(model: &Model) -> Result<Compiled, CompileError> {
-    let tables = LoadOptions::default();
-    compile(model, &tables, &mut RuleBook::default(), &mut GroupSets::default())
+    compile(model, &mut RuleBook::default(), &mut GroupSets::default())
 }
 
-fn compile(
-    model: &Model,
-    tables: &LoadOptions,
-    book: &mut RuleBook,
-    sets: &mut GroupSets,
-) -> Result<Compiled, CompileError> {
-    let gate = sizes::gate(model, tables);
+fn compile(model: &Model, book: &mut RuleBook, sets: &mut GroupSets) -> Result<Compiled, CompileError> {
+    let gate = sizes::gate(model);
     let exempt = model.exempt();
     let of = |eni: &Eni| -> Option<Gate> { eni.binding.is_some().then_some(gate) };
     Compiled::new(
@@ -71,7 +74,7 @@ impl Daemon {
         let ticks = tables.ticks_per_second();
         let image = Arc::new(SharedImage::new(object.image()?)?);
         let timeouts = timeouts(&model.settings, ticks);
-        let records = Records::begin(tables, image.control(), &model, timeouts, options.conns)?;
+        let records = Records::begin(tables, image.control(), &model, timeouts, sizes::records(&options))?;
         let gates = Gates::begin(instance, object, netlink, Arc::clone(&image))?;
         let mut daemon = Self {
             model: Model::default(),
@@ -82,6 +85,7 @@ impl Daemon {
             image,
             records,
             gates,
+            shares: Shares::default(),
         };
         daemon.gates.clear(model.gated()).await;
         match daemon.bring_up(model).await {
@@ -108,7 +112,7 @@ impl Daemon {
     }
 
     async fn switch(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
-        let compiled = compile(&model, &self.options, &mut self.book, &mut self.sets)?;
+        let compiled = compile(&model, &mut self.book, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
         let slots = self.commit(&model, &compiled)?;
         // What is over by the time-outs in force must not live again by longer ones.
@@ -122,15 +126,19 @@ impl Daemon {
             }
             writer.set_flags(control_flags(&model.settings));
         }
-        if model.settings.connections.total != self.options.conns {
-            warn!(
-                "`connections.total` is {} from the next start on; the tables have room for {}",
-                model.settings.connections.total, self.options.conns
-            );
+        for (key, total, room) in [
+            ("connections", model.settings.connections.total, self.options.conns),
+            ("denials", model.settings.denials.total, self.options.denials),
+        ] {
+            if total != room {
+                warn!("`{key}.total` is {total} from the next start on; the tables have room for {room}");
+            }
         }
         self.bind_records(&model, &slots);
         self.records.reconfigure(&model, timeouts);
         self.model = model;
+        // What comes over a link at once has its share.
+        self.share(true);
         let gated: Vec<(&Eni, u16)> = self
             .model
             .gated()
@@ -138,7 +146,26 @@ impl Daemon {
             .collect();
         let wrong = self.gates.follow(self.model.uplink.as_ref(), &gated).await;
         self.image.settle();
+        self.share(false);
         wrong
+    }
+
+    /// Divides the tables among the tasks that are present, or, with `all`, among all that are named. Gives which tables
+    /// are short of room.
+    fn share(&mut self, all: bool) -> Pressure {
+        let sharers: Vec<Sharer<'_>> = {
+            let writer = self.image.writer();
+            let sharer = |eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
+            self.model.gated().filter_map(sharer).collect()
+        };
+        let (tables, control) = self.records.parts();
+        let updated = self
+            .shares
+            .update(&self.model.settings, &self.options, &sharers, all, tables, control);
+        updated.unwrap_or_else(|error| {
+            error!("cannot read what tasks use of the tables, their shares stay as they were: {error}");
+            Pressure::default()
+        })
     }
 
     /// Writes the next generation and switches to it. Gives the slots of the gated ENIs.
@@ -212,14 +239,10 @@ impl Daemon {
         self.records.close();
     }
 
-    /// Removes idle connections early where there are many.
+    /// Removes early what is over where there is much of it.
     pub(super) fn make_room(&mut self) {
-        let slots: Vec<u16> = {
-            let writer = self.image.writer();
-            self.model.gated().filter_map(|eni| writer.slot(&eni.id)).collect()
-        };
-        let gate = sizes::gate(&self.model, &self.options);
-        self.records.make_room(&slots, gate);
+        let pressure = self.share(false);
+        self.records.make_room(pressure);
     }
 
     /// The generation in force.

@@ -14,6 +14,7 @@ mod image;
 mod instance;
 mod opened;
 mod records;
+mod shares;
 mod sizes;
 mod uplink;
 
@@ -29,7 +30,7 @@ use tokio::{
 
 pub use error::RunError;
 pub(crate) use host::{Found, HostFinding, Who, count as count_links, survey};
-pub(crate) use sizes::policy_banks;
+pub(crate) use sizes::{policy_banks, room, share};
 
 use crate::{
     dataplane::{
@@ -127,6 +128,7 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
     let compiled = apply::compile_alone(&loaded.model)?;
     let mut object = Object::load(&LoadOptions {
         conns: loaded.model.settings.connections.total,
+        denials: loaded.model.settings.denials.total,
         policy_banks: policy_banks(compiled.policy_bytes()),
         log_level: options.log_level,
         instance: instance::number(&options.instance),
@@ -169,8 +171,8 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
             () = sleep_until(host.due()) => host.tell(daemon.model()).await,
             () = sleep_until(window_ends) => daemon.close_window(),
             () = sleep_until(room) => {
-                room = Instant::now() + sizes::ROOM_EVERY;
                 daemon.make_room();
+                room = Instant::now() + sizes::ROOM_EVERY;
             }
             loaded = pending(&mut reading) => {
                 reading = None;

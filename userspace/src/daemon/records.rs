@@ -1,14 +1,14 @@
 //! Capture windows: closed in time, written, and what is over removed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{error, warn};
-use taskgate_ebpf::abi::{Fragment, image::TIMEOUTS};
+use taskgate_ebpf::abi::image::TIMEOUTS;
 
-use super::{RunError, error::chain, image::ImageMemory, unix_time};
+use super::{RunError, error::chain, image::ImageMemory, shares::Pressure, sizes::SWEEP_EVERY, unix_time};
 use crate::{
-    compile::{Gate, ImageControl},
-    dataplane::{flow::FlowTables as _, tables::KernelTables},
+    compile::ImageControl,
+    dataplane::tables::KernelTables,
     flowlog::{Collector, LoggedEni, Outputs, Unlogged},
     model::{FlowLog, Model},
 };
@@ -23,21 +23,22 @@ pub(super) struct Records {
     collector: Collector,
     outputs: Outputs,
     logs: Vec<FlowLog>,
-    capacity: u32,
+    /// When connections were removed for want of room last.
+    swept: Instant,
 }
 
 impl Records {
-    /// Begins the first window.
+    /// Begins the first window. `most`: records that are held at most, for the window that runs and for each flow log.
     pub(super) fn begin(
         mut tables: KernelTables,
         control: ImageControl<ImageMemory>,
         model: &Model,
         timeouts: [u32; TIMEOUTS],
-        capacity: u32,
+        most: usize,
     ) -> Result<Self, RunError> {
         const FIRST_WINDOW: u32 = 1;
         let now = unix_time().as_secs();
-        let collector = Collector::begin(
+        let mut collector = Collector::begin(
             &mut tables,
             FIRST_WINDOW,
             now,
@@ -45,13 +46,14 @@ impl Records {
             unlogged(model),
             timeouts,
         )?;
+        collector.hold_at_most(most);
         Ok(Self {
             tables,
             control,
             collector,
-            outputs: Outputs::open(&model.flow_logs, now)?,
+            outputs: Outputs::open(&model.flow_logs, now, most)?,
             logs: model.flow_logs.clone(),
-            capacity,
+            swept: Instant::now(),
         })
     }
 
@@ -137,26 +139,27 @@ impl Records {
         Some(window.bounds.end)
     }
 
-    /// Removes connections that are over, and first fragments that are forgotten, where the table or a task's share by
-    /// `gate` is more than half full. They count as absent already, but whatever is new finds no room beside them.
-    pub(super) fn make_room(&mut self, slots: &[u16], gate: Gate) {
-        let [connections, fragments] =
-            [gate.connections, Fragment::share(gate.denials)].map(|share| u64::from(share) / 2);
-        let (mut used, mut crowded) = (0, false);
-        for &slot in slots {
-            match self.tables.usage(slot) {
-                Ok(usage) => {
-                    used += usage.conns;
-                    crowded |= usage.conns > connections || usage.fragments > fragments;
-                }
-                Err(error) => {
-                    error!("cannot read what slot {slot} uses: {error}");
-                    return;
-                }
-            }
-        }
-        if crowded || used > u64::from(self.capacity) / 2 {
+    /// The kernel's tables, and the image's words beside its writer.
+    pub(super) fn parts(&mut self) -> (&mut KernelTables, &ImageControl<ImageMemory>) {
+        (&mut self.tables, &self.control)
+    }
+
+    /// Removes what is over, where the tables are short of room: it counts as absent already, but whatever is new finds no
+    /// room beside it.
+    pub(super) fn make_room(&mut self, pressure: Pressure) {
+        if pressure.conns && self.swept.elapsed() >= SWEEP_EVERY {
             self.sweep(true);
+            self.swept = Instant::now();
+        }
+        if pressure.denials
+            && let Err(error) = self.collector.free_denials(&mut self.tables)
+        {
+            error!("denied flows are not freed: {}", chain(&error));
+        }
+        if pressure.fragments
+            && let Err(error) = self.collector.free_fragments(&mut self.tables)
+        {
+            error!("fragments are not forgotten: {}", chain(&error));
         }
     }
 

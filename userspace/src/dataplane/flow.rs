@@ -5,7 +5,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use taskgate_ebpf::abi::{Conn, Denial, Direction, Key4, Key6, image::TIMEOUTS, tables::split_denial_tail};
+use taskgate_ebpf::abi::{
+    Conn, Denial, Direction, Key4, Key6,
+    image::{Shared, TIMEOUTS},
+    tables::split_denial_tail,
+};
 
 /// A key of `CONNS_*` or `DENIALS_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,6 +139,22 @@ impl From<&Denial> for DenialState {
     }
 }
 
+/// Entries that a slot has in a table, by the account that they are charged to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// In its floor.
+    pub floor: u64,
+    /// In the common pool; of slot 0: those of all slots.
+    pub pool: u64,
+}
+
+impl Used {
+    /// Both together.
+    pub const fn total(self) -> u64 {
+        self.floor + self.pool
+    }
+}
+
 /// What a slot uses and has lost, read once. Fields as in [`taskgate_ebpf::abi::Usage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
@@ -142,11 +162,24 @@ impl From<&Denial> for DenialState {
     reason = "the fields are those of `Usage` in the ABI, documented there"
 )]
 pub struct UsageState {
-    pub conns: u64,
-    pub denials: u64,
-    pub fragments: u64,
+    pub conns: Used,
+    pub denials: Used,
+    pub fragments: Used,
     pub flows_lost: u64,
     pub denials_lost: u64,
+    pub conns_refused: u64,
+    pub fragments_lost: u64,
+}
+
+impl UsageState {
+    /// What the slot has in a table.
+    pub const fn of(&self, table: Shared) -> Used {
+        match table {
+            Shared::Connections => self.conns,
+            Shared::Denials => self.denials,
+            Shared::Fragments => self.fragments,
+        }
+    }
 }
 
 /// The kernel's flow tables. The daemon has one over BPF maps; tests have one over plain collections.
@@ -158,15 +191,14 @@ pub trait FlowTables {
     fn denials(&mut self, visit: &mut dyn FnMut(FlowKey, DenialState)) -> io::Result<()>;
     /// One tracked connection as it is now. `None`: it is not there.
     fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>>;
-    /// Removes a tracked connection, gives its last state and counts the removal in its slot's usage. `None`: it is not
-    /// there.
+    /// Removes a tracked connection, gives its last state and gives back what it was charged. `None`: it is not there.
     fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>>;
     /// Removes a denied flow, likewise.
     fn take_denial(&mut self, key: &FlowKey) -> io::Result<Option<DenialState>>;
     /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel takes them for absent
     /// already; this makes room in their tasks' shares.
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()>;
-    /// What a slot uses and has lost.
+    /// What a slot uses and has lost; of slot 0: what all slots have in the pools.
     fn usage(&mut self, slot: u16) -> io::Result<UsageState>;
     /// Puts `window` in the place of the capture window's number: what the kernel sees from now on belongs to it.
     fn set_window(&mut self, window: u32) -> io::Result<()>;

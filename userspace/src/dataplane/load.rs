@@ -10,7 +10,7 @@ use aya::{
 use log::LevelFilter;
 use taskgate_ebpf::abi::{
     Conn, Denial, Fragment, Key4, Key6, NeighbourCache, Usage,
-    image::{BANK_BYTES, POLICY_BANK, SLOTS},
+    image::{BANK_BYTES, POLICY_BANK, SLOTS, Shared},
     map,
     outcome::OUTCOMES,
 };
@@ -189,13 +189,13 @@ impl Shape {
                 map::FRAGMENTS_V4,
                 size_of::<Key4>(),
                 size_of::<Fragment>(),
-                Fragment::share(options.denials).max(1),
+                Shared::fragments(options.denials),
             ),
             hash(
                 map::FRAGMENTS_V6,
                 size_of::<Key6>(),
                 size_of::<Fragment>(),
-                Fragment::share(options.denials).max(1),
+                Shared::fragments(options.denials),
             ),
             array(
                 map::IMAGE,

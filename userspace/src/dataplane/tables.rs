@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_ebpf::abi::{
-    Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
+    Charge, Charges, Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
     image::{CONTROL_WINDOW, TIMEOUTS, Timeout},
     map,
     outcome::OUTCOMES,
@@ -19,7 +19,7 @@ use taskgate_ebpf::abi::{
 use taskgate_ebpf::conntrack::idle;
 
 use super::{
-    flow::{ConnState, DenialState, FlowKey, FlowTables, UsageState},
+    flow::{ConnState, DenialState, FlowKey, FlowTables, UsageState, Used},
     load::LoadError,
     object::Object,
     raw::{self, Hash, Packet, Plain, Shared},
@@ -101,6 +101,16 @@ impl KernelTables {
         (&self.fragments.v4, &self.fragments.v6)
     }
 
+    /// Gives a removed entry's charge back; `removed`: the offset of the table's counts in a slot's usage.
+    fn give_back(&self, slot: u16, removed: usize, charge: Charge) -> io::Result<()> {
+        let word = removed + Charges::offset(charge);
+        self.usage_word(slot, word)?.fetch_add(1, Relaxed);
+        if charge == Charge::POOL {
+            self.usage_word(0, word)?.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
     /// The word at `offset` bytes in a slot's usage.
     fn usage_word(&self, slot: u16, offset: usize) -> io::Result<&AtomicU64> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no slot {slot}"));
@@ -127,8 +137,11 @@ impl FlowTables for KernelTables {
             return Ok(None);
         };
         let conn = ConnState::from(&conn);
-        self.usage_word(conn.slot, offset_of!(Usage, conns_removed))?
-            .fetch_add(1, Relaxed);
+        self.give_back(
+            conn.slot,
+            offset_of!(Usage, conns_removed),
+            Charge::of_state(conn.state),
+        )?;
         Ok(Some(conn))
     }
 
@@ -137,8 +150,8 @@ impl FlowTables for KernelTables {
             return Ok(None);
         };
         let (slot, ..) = key.denial_parts();
-        self.usage_word(slot, offset_of!(Usage, denials_removed))?
-            .fetch_add(1, Relaxed);
+        let charge = Charge::new(denial.charge.get());
+        self.give_back(slot, offset_of!(Usage, denials_removed), charge)?;
         Ok(Some((&denial).into()))
     }
 
@@ -156,8 +169,8 @@ impl FlowTables for KernelTables {
         })?;
         for key in over {
             if let Some(fragment) = self.fragments.take(&key)? {
-                self.usage_word(fragment.slot(), offset_of!(Usage, fragments_removed))?
-                    .fetch_add(1, Relaxed);
+                let removed = offset_of!(Usage, fragments_removed);
+                self.give_back(fragment.slot(), removed, fragment.charge())?;
             }
         }
         Ok(())
@@ -165,15 +178,34 @@ impl FlowTables for KernelTables {
 
     fn usage(&mut self, slot: u16) -> io::Result<UsageState> {
         let count = |offset| -> io::Result<u64> { Ok(self.usage_word(slot, offset)?.load(Relaxed)) };
-        let conns = count(offset_of!(Usage, conns_inserted))?;
-        let denials = count(offset_of!(Usage, denials_inserted))?;
-        let fragments = count(offset_of!(Usage, fragments_inserted))?;
+        // What was removed first: an entry that comes and goes between two reads must not make it less than nothing.
+        let in_use = |inserted, removed| -> io::Result<u64> {
+            let removed = count(removed)?;
+            Ok(count(inserted)?
+                .wrapping_sub(removed)
+                .cast_signed()
+                .max(0)
+                .cast_unsigned())
+        };
+        let used = |inserted, removed| -> io::Result<Used> {
+            let pool = Charges::offset(Charge::POOL);
+            Ok(Used {
+                // Slot 0 has no floor.
+                floor: if slot == 0 { 0 } else { in_use(inserted, removed)? },
+                pool: in_use(inserted + pool, removed + pool)?,
+            })
+        };
         Ok(UsageState {
-            conns: conns.wrapping_sub(count(offset_of!(Usage, conns_removed))?),
-            denials: denials.wrapping_sub(count(offset_of!(Usage, denials_removed))?),
-            fragments: fragments.wrapping_sub(count(offset_of!(Usage, fragments_removed))?),
+            conns: used(offset_of!(Usage, conns_inserted), offset_of!(Usage, conns_removed))?,
+            denials: used(offset_of!(Usage, denials_inserted), offset_of!(Usage, denials_removed))?,
+            fragments: used(
+                offset_of!(Usage, fragments_inserted),
+                offset_of!(Usage, fragments_removed),
+            )?,
             flows_lost: count(offset_of!(Usage, flows_lost))?,
             denials_lost: count(offset_of!(Usage, denials_lost))?,
+            conns_refused: count(offset_of!(Usage, conns_refused))?,
+            fragments_lost: count(offset_of!(Usage, fragments_lost))?,
         })
     }
 

@@ -12,6 +12,7 @@ use taskgate_ebpf::{
 pub use self::error::CollectError;
 use super::{
     baseline::{Baselines, Reading, Share},
+    budget::{GivenUp, cut},
     eni::{LoggedEni, Registry},
     record::{Reasons, Record, coalesce},
     schedule::{Bounds, Schedule},
@@ -49,6 +50,10 @@ pub struct Collector {
     failed: u64,
     /// Records of the window that is not closed yet.
     open: Vec<Record>,
+    /// How many of them there may be.
+    most: usize,
+    /// Those beyond that.
+    given_up: GivenUp,
     strays: Strays,
 }
 
@@ -118,8 +123,16 @@ impl Collector {
             number,
             failed: 0,
             open: Vec::new(),
+            most: usize::MAX,
+            given_up: GivenUp::new(),
             strays: Strays::default(),
         })
+    }
+
+    /// Holds so many records of the window that runs, and no more: about 100 bytes each. Beyond that the ENIs with most
+    /// records lose some.
+    pub fn hold_at_most(&mut self, records: usize) {
+        self.most = records;
     }
 
     /// Says whose a slot is. Before it is another ENI's it must have been retired and drained.
@@ -216,6 +229,30 @@ impl Collector {
         tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
     }
 
+    /// Removes denied flows that have been silent for a quarter of a second, between two closings: room for new ones. What
+    /// no window has told yet goes into the records of the one that runs.
+    pub fn free_denials(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
+        let now = tables.now().map_err(CollectError::Clock)?;
+        let least = tables.ticks_per_second() / 4;
+        let mut silent = Vec::new();
+        tables
+            .denials(&mut |key, state| {
+                if idle(now, state.last, least) {
+                    silent.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: DENIALS, source })?;
+        self.take_denials(tables, silent)
+    }
+
+    /// Forgets first fragments whose datagrams have not become whole within a second: the parts of one follow each other
+    /// in milliseconds.
+    pub fn free_fragments(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
+        let second = tables.ticks_per_second();
+        let timeouts = self.timeouts.map(|timeout| timeout.min(second));
+        tables.forget_fragments(&timeouts).map_err(CollectError::Fragments)
+    }
+
     fn close(
         &mut self,
         tables: &mut dyn FlowTables,
@@ -249,13 +286,14 @@ impl Collector {
             if passed != 0 || denied != 0 {
                 losses.push(Loss { eni, passed, denied });
             }
-            if self.registry.is_retired(slot) && usage.conns == 0 && usage.denials == 0 {
+            if self.registry.is_retired(slot) && usage.conns.total() == 0 && usage.denials.total() == 0 {
                 self.registry.remove(slot);
                 drained.push(slot);
             }
         }
         let mut records = std::mem::take(&mut self.open);
         coalesce(&mut records);
+        add_losses(&mut losses, std::mem::take(&mut self.given_up));
         let strays = std::mem::take(&mut self.strays);
         let window = Window {
             number: self.number,
@@ -302,7 +340,12 @@ impl Collector {
                 }
             })
             .map_err(|source| CollectError::Read { table: DENIALS, source })?;
-        for key in over {
+        self.take_denials(tables, over)
+    }
+
+    /// Removes denied flows. What came since they were read is recorded too.
+    fn take_denials(&mut self, tables: &mut dyn FlowTables, keys: Vec<FlowKey>) -> Result<(), CollectError> {
+        for key in keys {
             let taken = tables.take_denial(&key).map_err(|source| CollectError::Remove {
                 table: DENIALS,
                 key,
@@ -384,5 +427,22 @@ impl Collector {
             .map(|number| Reason::from_number(number).map_or(Reasons::NONE, Reasons::only));
         self.open
             .push(Record::new(eni, &entry.key, entry.protocol, direction, denied, share));
+        if self.open.len() > self.most {
+            // Half of it, so that it is not done again at once.
+            cut(&mut self.open, self.most / 2, &mut self.given_up);
+        }
+    }
+}
+
+/// Adds what was given up to what found no room in the kernel's tables.
+fn add_losses(losses: &mut Vec<Loss>, given_up: GivenUp) {
+    for (id, more) in given_up {
+        match losses.iter_mut().find(|loss| loss.eni.id() == id) {
+            Some(loss) => {
+                loss.passed += more.passed;
+                loss.denied += more.denied;
+            }
+            None => losses.push(more),
+        }
     }
 }

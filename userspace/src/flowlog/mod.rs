@@ -12,6 +12,7 @@
 //! `docs/flow-logs.md` says what the lines mean.
 
 mod baseline;
+mod budget;
 mod collector;
 mod eni;
 mod format;

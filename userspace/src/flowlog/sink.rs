@@ -104,23 +104,26 @@ impl<W: Write + Send> Sink for LineSink<W> {
 /// on with its window, which ends once there is room again.
 pub struct Outputs {
     streams: Vec<Stream>,
+    /// Records that each of them holds at most.
+    most: usize,
     /// One for all flow logs: lines of two writers would mix.
     stdout: Queue,
 }
 
 impl Outputs {
-    /// Opens the flow logs when taskgate begins, at `now` (Unix seconds).
-    pub fn open(logs: &[FlowLog], now: u64) -> Result<Self, SinkError> {
+    /// Opens the flow logs when taskgate begins, at `now` (Unix seconds). Each holds so many records at most.
+    pub fn open(logs: &[FlowLog], now: u64, most: usize) -> Result<Self, SinkError> {
         let sink = LineSink::stdout()?;
         Ok(Self {
-            streams: streams(logs, |log| aligned(now, log.interval.max(1))),
+            streams: streams(logs, most, |log| aligned(now, log.interval.max(1))),
+            most,
             stdout: Queue::new(sink.name, Box::new(sink))?,
         })
     }
 
     /// Replaces the flow logs by others, from the end of their last window on.
     pub fn replace(&mut self, logs: &[FlowLog], end: u64) {
-        self.streams = streams(logs, |_| end);
+        self.streams = streams(logs, self.most, |_| end);
     }
 
     /// Writes a window to all of them, and gives the first error there was since the last one.
@@ -140,9 +143,9 @@ impl Outputs {
 }
 
 /// The lines of flow logs, from `start` on.
-fn streams(logs: &[FlowLog], start: impl Fn(&FlowLog) -> u64) -> Vec<Stream> {
+fn streams(logs: &[FlowLog], most: usize, start: impl Fn(&FlowLog) -> u64) -> Vec<Stream> {
     let stream = |log: &FlowLog| match log.destination {
-        Destination::Stdout => Stream::new(log, start(log)),
+        Destination::Stdout => Stream::new(log, start(log), most),
     };
     logs.iter().map(stream).collect()
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::BytesMut;
 
 use super::{
+    budget::{GivenUp, cut},
     eni::LoggedEni,
     format::{LINE_BYTES, Status, write_flow, write_status},
     record::{Action, Record, coalesce},
@@ -12,9 +13,6 @@ use super::{
     window::{Loss, Window},
 };
 use crate::model::{FlowLog, Traffic};
-
-/// Records of a flow log that wait for room at most: about 200 bytes each.
-pub(super) const HELD_MOST: usize = if cfg!(test) { 8 } else { 1 << 18 };
 
 /// The lines of one flow log. Several read the same windows, each with its own filter and interval.
 #[derive(Debug)]
@@ -25,20 +23,23 @@ pub struct Stream {
     start: u64,
     /// Records of the windows since `start`, in the order of lines.
     records: Vec<Record>,
+    /// How many of them are held at most.
+    most: usize,
     /// By id, the ENIs that are not silent: `true` if something is missing.
     heard: BTreeMap<String, (Arc<LoggedEni>, bool)>,
 }
 
 impl Stream {
     /// A flow log whose first window begins at `start`: where [`aligned`] puts it when taskgate begins; where the last
-    /// window ended when flow logs change.
-    pub fn new(log: &FlowLog, start: u64) -> Self {
+    /// window ended when flow logs change. It holds so many records at most.
+    pub fn new(log: &FlowLog, start: u64, most: usize) -> Self {
         Self {
             traffic: log.traffic,
             interval: log.interval.max(1),
             nodata: log.nodata,
             start,
             records: Vec::new(),
+            most,
             heard: BTreeMap::new(),
         }
     }
@@ -48,7 +49,7 @@ impl Stream {
     /// write.
     ///
     /// `room`: whether lines can be taken. If not, the flow log's window goes on until they can be, or it is the last
-    /// one; should it become too large, its records are given up, and SKIPDATA says whose.
+    /// one. Should it become too large, the ENIs with most records lose some, and SKIPDATA says which these are.
     pub fn push(&mut self, window: &Window, room: bool) -> BytesMut {
         if window.bounds.start < self.start {
             // The clock was set back.
@@ -74,13 +75,15 @@ impl Stream {
             return self.lines(wanted, bounds, window);
         }
         self.records.extend(wanted.cloned());
-        coalesce(&mut self.records);
         if !ends {
-            if !room && self.records.len() > HELD_MOST {
-                self.give_up();
+            let mut given_up = GivenUp::new();
+            cut(&mut self.records, self.most, &mut given_up);
+            for loss in given_up.values() {
+                self.hear(&loss.eni, true);
             }
             return BytesMut::new();
         }
+        coalesce(&mut self.records);
         let records = std::mem::take(&mut self.records);
         self.lines(records.iter(), bounds, window)
     }
@@ -113,13 +116,6 @@ impl Stream {
             write_status(&mut lines, eni, status, bounds);
         }
         lines
-    }
-
-    /// Forgets the records that wait. Their ENIs stay heard, each as one that lacks something.
-    fn give_up(&mut self) {
-        for record in std::mem::take(&mut self.records) {
-            self.hear(&record.eni, true);
-        }
     }
 
     fn hear(&mut self, eni: &Arc<LoggedEni>, lacks: bool) {

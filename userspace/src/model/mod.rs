@@ -21,8 +21,8 @@ pub use peer::{Dialect, GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, 
 pub use protocol_names::{misleading_protocol, protocol_name, protocol_number, protocol_text};
 pub use rule::{Direction, Family, IcmpMatch, Ports, Protocol, Rule};
 pub use settings::{
-    AddressList, ConnectionLimits, Destination, FlowLog, IcmpErrors, OnRuleRemoval, PerTask, Settings, Timeouts,
-    Traffic, Uplink, UplinkMode,
+    AddressList, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, OnRuleRemoval, Settings,
+    Timeouts, Traffic, Uplink, UplinkMode,
 };
 
 use std::net::IpAddr;

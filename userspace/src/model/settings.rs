@@ -17,6 +17,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How many connections are tracked.
     pub connections: ConnectionLimits,
+    /// How many denied flows are recorded.
+    pub denials: DenialLimits,
 }
 
 /// `icmp-errors`.
@@ -77,28 +79,61 @@ impl Default for Timeouts {
 /// `connections`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Tracked connections on this host, each family.
+    /// Tracked connections on this host, both families together.
     pub total: u32,
-    /// Tracked connections for one task.
-    pub per_task: PerTask,
+    /// How many of them each present task may have for certain.
+    pub floor: Floor,
+    /// How many one task may have at most; `None`: as many as there is room for.
+    pub per_task: Option<u32>,
 }
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             total: 262_144,
-            per_task: PerTask::Auto,
+            floor: Floor::Auto,
+            per_task: None,
         }
     }
 }
 
-/// `connections.per-task`.
+/// `denials`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PerTask {
-    /// total / gated tasks, at least 1,024.
+pub struct DenialLimits {
+    /// Denied flows that wait to be recorded, both families together. An eighth of that is the room for the first fragments
+    /// of datagrams that are on their way.
+    pub total: u32,
+    /// How many of them each present task may have for certain.
+    pub floor: Floor,
+}
+
+impl Default for DenialLimits {
+    fn default() -> Self {
+        Self {
+            total: 65_536,
+            floor: Floor::Auto,
+        }
+    }
+}
+
+/// `floor`: what is guaranteed to each task that is present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Floor {
+    /// A quarter of the total, divided among them.
     Auto,
     /// This many.
     Fixed(u32),
+}
+
+impl Floor {
+    /// The floor of each of so many present tasks.
+    pub fn of(self, total: u32, tasks: u32) -> u32 {
+        match self {
+            Self::Auto => total / 4 / tasks.max(1),
+            // More than there is cannot be guaranteed.
+            Self::Fixed(floor) => floor.min(total / tasks.max(1)),
+        }
+    }
 }
 
 /// `uplink`.

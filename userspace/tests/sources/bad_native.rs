@@ -110,7 +110,7 @@ fn settings_and_flow_logs() {
         (
             "an unknown setting",
             &[("t.yaml", "taskgate: v1\nsettings: { timeout: 5 }\n")],
-            "t.yaml:2:13: `settings` has no key `timeout`; its keys are `icmp-errors`, `on-rule-removal`, `exempt`, `unlogged`, `timeouts` and `connections`",
+            "t.yaml:2:13: `settings` has no key `timeout`; its keys are `icmp-errors`, `on-rule-removal`, `exempt`, `unlogged`, `timeouts`, `connections` and `denials`",
         ),
         (
             "a bad word",
@@ -147,7 +147,7 @@ fn settings_and_flow_logs() {
                 "t.yaml",
                 "taskgate: v1\nsettings: { connections: { total: 10, per-task: some } }\n",
             )],
-            "t.yaml:2:35: `total` is `10`; write a whole number from 1024 to 16777216\nt.yaml:2:49: `per-task` is `some`; write `auto` or a number from 1 to 262144",
+            "t.yaml:2:35: `total` is `10`; write a whole number from 1024 to 16777216\nt.yaml:2:49: `per-task` is `some`; write `none` or a number from 1 to 262144",
         ),
         (
             "more for a task than there are",
@@ -155,7 +155,15 @@ fn settings_and_flow_logs() {
                 "t.yaml",
                 "taskgate: v1\nsettings: { connections: { total: 2048, per-task: 4096 } }\n",
             )],
-            "t.yaml:2:51: `per-task` is `4096`; write `auto` or a number from 1 to 2048",
+            "t.yaml:2:51: `per-task` is `4096`; write `none` or a number from 1 to 2048",
+        ),
+        (
+            "floors and denied flows",
+            &[(
+                "t.yaml",
+                "taskgate: v1\nsettings:\n  connections: { total: 2048, floor: 4096 }\n  denials: { total: 12, floor: none, per-task: 5 }\n",
+            )],
+            "t.yaml:3:38: `floor` is `4096`; write `auto` or a number from 1 to 2048\nt.yaml:4:21: `total` is `12`; write a whole number from 1024 to 16777216\nt.yaml:4:32: `floor` is `none`; write `auto` or a number from 1 to 65536\nt.yaml:4:38: `denials` has no key `per-task`; its keys are `total` and `floor`",
         ),
         (
             "a destination that is not built",

@@ -54,7 +54,8 @@ settings:
   exempt: [169.254.169.254, 10.0.0.2, 10.0.0.2]
   unlogged: none
   timeouts: { tcp-established: 350, udp: 60, udp-stream: 60 }
-  connections: { total: 65536, per-task: 4096 }
+  connections: { total: 65536, floor: 128, per-task: 4096 }
+  denials: { total: 8192, floor: 16 }
 flow-logs:
   - { destination: stdout, format: default, traffic: REJECT, interval: 1, nodata: true }
   - { destination: stdout }

@@ -25,6 +25,8 @@ pub(in crate::witness) struct Entry {
     pub(in crate::witness) epoch: u32,
     /// The configuration that admitted it.
     pub(in crate::witness) generation: u32,
+    /// Whether the pool pays for it, and not its slot's floor.
+    pub(in crate::witness) pooled: bool,
     /// The rule that did, or none for what is never filtered.
     pub(in crate::witness) rule: Option<(String, String)>,
     /// The code of the ICMP request that it was admitted for.
@@ -52,6 +54,8 @@ pub(in crate::witness) type Denied = (u16, Direction, IpAddr, IpAddr, u8, (u16, 
 pub(in crate::witness) struct Denial {
     /// What was dropped.
     pub(in crate::witness) totals: Count,
+    /// Whether the pool pays for it, and not its slot's floor.
+    pub(in crate::witness) pooled: bool,
     /// When the last one came.
     pub(in crate::witness) last: u32,
     /// As in [`Entry`].

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use taskgate_ebpf::abi::image::Timeout;
+use taskgate_ebpf::abi::image::{NO_CAP, Timeout};
 
 use super::{
     super::reading::{Body, Ip, Reading},
     names::Case,
+    room::{Taken, keeps_free, pays},
 };
 
 /// A datagram: link, source, destination, identification; for IPv4 the protocol too.
@@ -19,13 +20,18 @@ struct First {
     body: Body,
     last: u32,
     slot: u16,
+    pooled: bool,
     /// 0 once all of it has passed.
     missing: i64,
 }
 
 /// The first fragments that were let through.
 #[derive(Clone, Debug, Default)]
-pub(in crate::witness) struct Firsts(BTreeMap<Datagram, First>);
+pub(in crate::witness) struct Firsts {
+    firsts: BTreeMap<Datagram, First>,
+    /// How many were not remembered for want of room, by slot.
+    pub(in crate::witness) lost: BTreeMap<u16, u64>,
+}
 
 fn datagram(case: &Case<'_>, ip: &Ip, id: u32) -> Datagram {
     let protocol = ip.source.is_ipv4().then_some(ip.protocol);
@@ -33,9 +39,14 @@ fn datagram(case: &Case<'_>, ip: &Ip, id: u32) -> Datagram {
 }
 
 impl Firsts {
+    /// Whose each is, and whether the pool pays for it.
+    pub(in crate::witness) fn owners(&self) -> impl Iterator<Item = (u16, bool)> {
+        self.firsts.values().map(|first| (first.slot, first.pooled))
+    }
+
     /// Makes all of them older.
     pub(in crate::witness) fn age(&mut self, ticks: u32) {
-        for first in self.0.values_mut() {
+        for first in self.firsts.values_mut() {
             first.last = first.last.wrapping_sub(ticks);
         }
     }
@@ -48,7 +59,7 @@ impl Firsts {
         let Some(part) = ip.fragment.filter(|part| !part.is_first && ip.body == LATER) else {
             return reading;
         };
-        let Some(first) = self.0.get(&datagram(case, ip, part.datagram)) else {
+        let Some(first) = self.firsts.get(&datagram(case, ip, part.datagram)) else {
             return reading;
         };
         let timeout = if ip.source.is_ipv4() {
@@ -74,15 +85,15 @@ impl Firsts {
         };
         let key = datagram(case, ip, part.datagram);
         if !part.is_first {
-            if let Some(first) = self.0.get_mut(&key) {
+            if let Some(first) = self.firsts.get_mut(&key) {
                 first.missing += part.step;
                 if first.missing == 0 {
-                    self.0.remove(&key);
+                    self.firsts.remove(&key);
                 }
             }
             return;
         }
-        let Some((_, gate, slot)) = case.world.eni_on(case.link) else {
+        let Some((.., slot)) = case.world.eni_on(case.link) else {
             return;
         };
         let body = match &ip.body {
@@ -104,23 +115,28 @@ impl Firsts {
             },
             other => other.clone(),
         };
-        let share = |limit: usize| limit / 8;
         let v4 = ip.source.is_ipv4();
-        let of_slot = self.0.values().filter(|first| first.slot == slot).count();
-        let of_family = self.0.keys().filter(|key| key.1.is_ipv4() == v4).count();
-        let full = of_slot >= share(gate.denials as usize) || of_family >= share(case.world.room).max(1);
-        if !self.0.contains_key(&key) && full {
-            return;
-        }
-        let slot = self.0.get(&key).map_or(slot, |first| first.slot);
+        let taken = Taken::by(slot, self.owners());
+        let pays = pays(taken, case.world.shares[2], NO_CAP, keeps_free(case.direction));
+        let of_family = self.firsts.keys().filter(|key| key.1.is_ipv4() == v4).count();
+        let (slot, pooled) = match (self.firsts.get(&key), pays) {
+            (Some(first), _) => (first.slot, first.pooled),
+            (None, Err(_)) => {
+                *self.lost.entry(slot).or_default() += 1;
+                return;
+            }
+            (None, Ok(_)) if of_family >= (case.world.room / 8).max(1) => return,
+            (None, Ok(pooled)) => (slot, pooled),
+        };
         let first = First {
             protocol: ip.protocol,
             body,
             last: case.now,
             slot,
+            pooled,
             missing: part.step,
         };
-        self.0.insert(key, first);
+        self.firsts.insert(key, first);
     }
 }
 

@@ -5,6 +5,7 @@ mod entries;
 mod firsts;
 mod names;
 mod neighbours;
+mod room;
 mod tcp;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -16,7 +17,7 @@ use taskgate::{
 };
 use taskgate_ebpf::abi::{
     Direction, LinkId, Outcome, Pass, Reason,
-    image::{TIMEOUTS, control},
+    image::{NO_CAP, Share, TIMEOUTS, control},
 };
 
 use self::{
@@ -24,6 +25,7 @@ use self::{
     firsts::Firsts,
     names::{Case, as_dhcp, exchange, is_error, request_code},
     neighbours::{Kepts, is_link_local, is_on_link, speaks_as_router},
+    room::{Refused, Taken, keeps_free, pays},
     tcp::Tcp,
 };
 use super::reading::{Body, Ip, Reading};
@@ -55,6 +57,8 @@ pub(in crate::witness) struct World {
     pub(in crate::witness) window: u32,
     /// Control flags.
     pub(in crate::witness) flags: u64,
+    /// How connections, denied flows and first fragments are shared.
+    pub(in crate::witness) shares: [Share; 3],
     /// Idle time-outs in ticks, by [`Timeout`].
     pub(in crate::witness) timeouts: [u32; TIMEOUTS],
     /// Room in each table.
@@ -76,6 +80,8 @@ pub(in crate::witness) struct Oracle {
     pub(in crate::witness) kepts: Kepts,
     /// Packets that passed or were dropped without a record, by slot.
     pub(in crate::witness) lost: BTreeMap<u16, (u64, u64)>,
+    /// Packets whose connections found no room, by slot.
+    pub(in crate::witness) refused: BTreeMap<u16, u64>,
 }
 
 /// Why a packet is let in.
@@ -214,22 +220,22 @@ impl Oracle {
             _ => (0, 0),
         };
         let name = (slot, case.direction, local, remote, ip.protocol, ports, reason as u8);
-        let limit = case
-            .world
-            .eni_on(case.link)
-            .map_or(0, |(_, gate, _)| gate.denials as usize);
-        let of_slot = self.denials.keys().filter(|name| name.0 == slot).count();
+        let taken = Taken::by(slot, self.denials.iter().map(|(name, denial)| (name.0, denial.pooled)));
+        let pays = pays(taken, case.world.shares[1], NO_CAP, keeps_free(case.direction));
         let of_family = self
             .denials
             .keys()
             .filter(|name| name.2.is_ipv6() == local.is_ipv6())
             .count();
         let is_new = !self.denials.contains_key(&name);
-        if is_new && (of_slot >= limit || of_family >= case.world.room) {
+        if is_new && (pays.is_err() || of_family >= case.world.room) {
             self.lost.entry(slot).or_default().1 += ip.packets;
             return;
         }
-        let denial = self.denials.entry(name).or_default();
+        let denial = self.denials.entry(name).or_insert_with(|| Denial {
+            pooled: pays == Ok(true),
+            ..Denial::default()
+        });
         denial.totals.packets += ip.packets;
         denial.totals.bytes += ip.bytes;
         denial.last = case.now;
@@ -417,21 +423,27 @@ impl Oracle {
         let world = case.world;
         let (_, gate, slot) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
         let name = if admission.dhcp { as_dhcp(name) } else { name.clone() };
+        let mut pooled = self.conns.get(&name).is_some_and(|entry| entry.pooled);
         if !self.conns.contains_key(&name) {
-            let of_slot = self.conns.values().filter(|entry| entry.slot == slot).count();
             let of_family = self.conns.keys().filter(|other| other.is_v6() == name.is_v6()).count();
             // Errors leave half of the room to connections, and need no entry to pass.
             let is_error = admission.pass == Pass::IcmpError;
-            let limit = gate.connections as usize / if is_error { 2 } else { 1 };
-            let refused = if of_slot >= limit {
-                Some(Reason::TaskConnectionsFull)
-            } else if of_family >= world.room {
-                Some(Reason::ConnectionsFull)
-            } else {
-                None
+            let keeps_free = if is_error { 2 } else { keeps_free(opener) };
+            let taken = Taken::by(slot, self.conns.values().map(|entry| (entry.slot, entry.pooled)));
+            let refused = match pays(taken, world.shares[0], gate.connections, keeps_free) {
+                Err(Refused::Cap) => Some(Reason::TaskConnectionsFull),
+                Err(Refused::Full) => Some(Reason::ConnectionsFull),
+                Ok(_) if of_family >= world.room => Some(Reason::ConnectionsFull),
+                Ok(by_pool) => {
+                    pooled = by_pool;
+                    None
+                }
             };
             match refused {
-                Some(reason) if !admission.untracked && !is_error => return Err(reason),
+                Some(reason) if !admission.untracked && !is_error => {
+                    *self.refused.entry(slot).or_default() += ip.packets;
+                    return Err(reason);
+                }
                 Some(_) => {
                     self.lost.entry(slot).or_default().0 += ip.packets;
                     return Ok(admission.pass);
@@ -445,6 +457,7 @@ impl Oracle {
             slot,
             epoch: world.epoch(slot),
             generation: world.generation,
+            pooled,
             rule: admission.rule,
             code: request_code(ip).unwrap_or_default(),
             opener,

@@ -108,7 +108,6 @@ fn tcp_packet(peer: &str, port: u16) -> Packet {
 /// What an ENI bound to this host is gated with.
 const GATE: Gate = Gate {
     connections: 1024,
-    denials: 256,
     isolated: false,
 };
 

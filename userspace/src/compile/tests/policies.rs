@@ -344,7 +344,6 @@ fn rows_say_what_the_model_and_the_caller_say() {
         "eni-a" => Some(GATE),
         "eni-b" => Some(Gate {
             connections: 7,
-            denials: 9,
             isolated: true,
         }),
         _ => None,
@@ -360,17 +359,13 @@ fn rows_say_what_the_model_and_the_caller_say() {
         host.switch(&compiled).unwrap();
         let reader = host.reader();
         let flags = image::slot::PRESENT | if dhcp { image::slot::EXEMPT_DHCP } else { 0 };
-        let row = |slot| {
-            reader
-                .slot(slot)
-                .map(|row| (row.flags, row.conn_limit, row.denial_limit))
-        };
+        let row = |slot| reader.slot(slot).map(|row| (row.flags, row.conn_cap));
         assert_eq!(
             [row(0), row(1), row(2), row(3)],
             [
                 None,
-                Some((flags | image::slot::SOURCE_DEST_CHECK, 1024, 256)),
-                Some((flags | image::slot::ISOLATED, 7, 9)),
+                Some((flags | image::slot::SOURCE_DEST_CHECK, 1024)),
+                Some((flags | image::slot::ISOLATED, 7)),
                 None
             ]
         );

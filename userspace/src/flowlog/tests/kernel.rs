@@ -106,7 +106,7 @@ impl State {
             ..ConnState::default()
         };
         let conn = self.conns.entry(flow.conn()).or_insert_with(|| {
-            self.usage.entry(flow.slot).or_default().conns += 1;
+            self.usage.entry(flow.slot).or_default().conns.floor += 1;
             fresh
         });
         let totals = &mut conn.totals[direction.index()];
@@ -124,7 +124,7 @@ impl State {
             ..DenialState::default()
         };
         let denial = self.denials.entry(flow.denial(direction, reason)).or_insert_with(|| {
-            self.usage.entry(flow.slot).or_default().denials += 1;
+            self.usage.entry(flow.slot).or_default().denials.floor += 1;
             fresh
         });
         denial.totals.packets += 1;
@@ -214,7 +214,7 @@ impl FlowTables for Kernel {
         self.step(Step::TakeConn(*key))?;
         let taken = self.state.conns.remove(key);
         if let Some(conn) = &taken {
-            self.state.usage.entry(conn.slot).or_default().conns -= 1;
+            self.state.usage.entry(conn.slot).or_default().conns.floor -= 1;
         }
         Ok(taken)
     }
@@ -223,7 +223,8 @@ impl FlowTables for Kernel {
         self.step(Step::TakeDenial(*key))?;
         let taken = self.state.denials.remove(key);
         if taken.is_some() {
-            self.state.usage.entry(State::slot_of_denial(key)).or_default().denials -= 1;
+            let usage = self.state.usage.entry(State::slot_of_denial(key)).or_default();
+            usage.denials.floor -= 1;
         }
         Ok(taken)
     }

@@ -9,7 +9,7 @@ use taskgate_ebpf::{
 };
 
 use super::{
-    BEGIN, DB, Rig, WEB,
+    BEGIN, DB, HELD_MOST, Rig, WEB,
     kernel::{Flow, Kernel, SECOND},
     shown, timeouts, web,
 };
@@ -162,7 +162,7 @@ fn flow_logs_of_any_intervals_read_the_same_windows() {
     collector.bind(WEB, LoggedEni::new(web(), "111122223333"));
     let mut streams = logs
         .clone()
-        .map(|log| Stream::new(&log, aligned(BEGIN + 5, log.interval)));
+        .map(|log| Stream::new(&log, aligned(BEGIN + 5, log.interval), HELD_MOST));
     let mut lines = [const { Vec::new() }; 3];
     let mut ends = Vec::new();
     let mut now = BEGIN + 5;

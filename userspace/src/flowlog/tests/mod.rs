@@ -22,6 +22,9 @@ use crate::model::{EcsFields, Eni, FlowLog, Model};
 /// A Unix time at which a minute begins.
 const BEGIN: u64 = 1_767_225_600;
 
+/// Records that a flow log holds at most.
+const HELD_MOST: usize = 8;
+
 /// The slots of the ENIs that [`Rig::new`] binds.
 const WEB: u16 = 1;
 const DB: u16 = 2;
@@ -91,7 +94,7 @@ impl Rig {
         let mut collector = Collector::begin(&mut kernel, 7, BEGIN, logs, unlogged, timeouts()).expect("a collector");
         collector.bind(WEB, LoggedEni::new(web(), "111122223333"));
         collector.bind(DB, LoggedEni::new(db(), "111122223333"));
-        let stream = Stream::new(log, aligned(BEGIN, log.interval));
+        let stream = Stream::new(log, aligned(BEGIN, log.interval), HELD_MOST);
         Self {
             kernel,
             collector,

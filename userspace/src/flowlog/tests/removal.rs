@@ -130,7 +130,7 @@ fn a_connection_that_a_packet_revives_before_its_removal_stays() {
         }
         let left: Vec<_> = rig.kernel.state.conns.keys().copied().collect();
         assert_eq!(left, [flow.conn()], "{case}");
-        assert_eq!(rig.kernel.state.usage[&WEB].conns, 1, "{case}");
+        assert_eq!(rig.kernel.state.usage[&WEB].conns.total(), 1, "{case}");
         let totals = rig.kernel.state.conn(&flow).totals;
         assert_eq!(totals, [count(2, 121), count(0, 0)], "{case}");
         assert!(!rig.kernel.steps.contains(&Step::TakeConn(flow.conn())), "{case}");
@@ -349,8 +349,8 @@ fn a_slot_is_drained_only_when_both_tables_are_rid_of_it() {
         rig.kernel.state.pass(&lookup(), Egress, 60, 0);
         rig.minute();
         let usage = rig.kernel.state.usage.entry(WEB).or_default();
-        usage.conns += unseen_conns;
-        usage.denials += unseen_denials;
+        usage.conns.pool += unseen_conns;
+        usage.denials.floor += unseen_denials;
         rig.collector.retire(WEB);
         let window = rig.close();
         assert_eq!((rig.kernel.state.conns.len(), &window.drained), (0, &want));

@@ -11,11 +11,14 @@ use taskgate_ebpf::{
 };
 
 use super::{
-    BEGIN, DB, Rig, WEB,
-    kernel::{Flow, Step},
+    BEGIN, DB, HELD_MOST, Rig, WEB,
+    kernel::{Flow, SECOND, Step},
     shown,
 };
-use crate::flowlog::{Bounds, CollectError, stream::HELD_MOST};
+use crate::{
+    flowlog::{Bounds, CollectError, Stream, aligned},
+    model::FlowLog,
+};
 
 fn query() -> Flow {
     Flow::new(WEB, TCP, ("10.0.1.15", 49152), ("10.0.1.20", 5432))
@@ -70,27 +73,92 @@ fn a_window_that_nobody_takes_goes_on() {
     );
 }
 
+/// A line of a record of [`WEB`] or [`DB`] that [`one_of_many`] made.
+fn many(name: &str, port: u16, window: &str) -> String {
+    let own = if name == "web" { "10.0.1.15" } else { "10.0.1.20" };
+    format!("{name} {own} 10.9.9.9 {port} 443 6 1 60 {window} ACCEPT")
+}
+
+/// A flow of its own for each port.
+fn one_of_many(slot: u16, port: u16) -> Flow {
+    let own = if slot == WEB { "10.0.1.15" } else { "10.0.1.20" };
+    Flow::new(slot, TCP, (own, port), ("10.9.9.9", 443))
+}
+
+/// The ENI that has most of them loses some, and SKIPDATA says so; others keep theirs.
 #[test]
-fn records_that_wait_are_given_up_before_memory_is_and_skipdata_says_so() {
-    let mut rig = Rig::new();
-    for port in 0..=HELD_MOST as u16 {
-        let flow = Flow::new(WEB, TCP, ("10.0.1.15", 40000 + port), ("10.0.1.20", 5432));
-        rig.kernel.state.pass(&flow, Egress, 60, tcp::SYN);
+fn records_that_wait_are_given_up_before_memory_is() {
+    for room in [false, true] {
+        let mut rig = Rig::new();
+        // Two windows of the collector are one of the flow log.
+        let log = FlowLog {
+            interval: 120,
+            ..FlowLog::default()
+        };
+        rig.stream = Stream::new(&log, aligned(BEGIN, log.interval), HELD_MOST);
+        for port in 1..=20 {
+            rig.kernel.state.pass(&one_of_many(WEB, port), Egress, 60, tcp::SYN);
+        }
+        for port in 1..=3 {
+            rig.kernel.state.pass(&one_of_many(DB, port), Egress, 60, tcp::SYN);
+        }
+        let window = rig.close();
+        assert_eq!(shown(&rig.stream.push(&window, room)), [""; 0]);
+        let mut expected: Vec<_> = (1..=3).map(|port| many("db", port, "0-120")).collect();
+        expected.extend((1..=HELD_MOST as u16 - 3).map(|port| many("web", port, "0-120")));
+        expected.push(String::from("web 0-120 SKIPDATA"));
+        assert_eq!(rig.minute(), expected, "room: {room}");
+        // The next window lacks nothing.
+        rig.kernel.state.pass(&one_of_many(WEB, 1), Egress, 60, tcp::ACK);
+        assert_eq!(rig.minute(), [""; 0]);
+        assert_eq!(rig.minute(), [many("web", 1, "120-240")]);
     }
-    rig.minute_without_room();
-    rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
+}
+
+/// Within one window, too: what comes and goes is told in it, however much that is.
+#[test]
+fn a_window_holds_so_many_records_and_no_more() {
+    const MOST: usize = 100;
+    let mut rig = Rig::new();
+    rig.collector.hold_at_most(MOST);
+    for port in 1..=5 {
+        rig.kernel.state.pass(&one_of_many(DB, port), Egress, 60, tcp::SYN);
+    }
+    let churned = 40 * 50;
+    for port in 1..=churned {
+        rig.kernel.state.pass(&one_of_many(WEB, port), Egress, 60, tcp::SYN);
+        if port % 50 == 0 {
+            rig.wait(1);
+            for port in port - 49..=port {
+                let conn = rig.kernel.state.conn(&one_of_many(WEB, port));
+                conn.last = conn.last.wrapping_sub(600 * SECOND);
+            }
+            rig.sweep(true);
+        }
+    }
+    let window = rig.close();
+    let of = |slot: &str| {
+        window
+            .records
+            .iter()
+            .filter(|record| record.eni.id().ends_with(slot))
+            .count()
+    };
+    assert_eq!(of("db"), 5, "whole");
+    assert!((MOST / 2 - 5..=MOST).contains(&of("web")), "{}", of("web"));
+    assert!(window.records.len() <= MOST);
+    let [loss] = &window.losses[..] else {
+        panic!("{:?}", window.losses);
+    };
+    assert!(loss.eni.id().ends_with("web"));
     assert_eq!(
-        rig.minute(),
-        [
-            "web 10.0.1.15 10.0.1.20 49152 5432 6 1 60 0-120 ACCEPT",
-            "web 0-120 SKIPDATA",
-        ]
+        loss.passed,
+        u64::from(churned) - of("web") as u64,
+        "each is recorded or told to be lost"
     );
-    rig.kernel.state.pass(&query(), Egress, 40, tcp::ACK);
-    assert_eq!(
-        rig.minute(),
-        ["web 10.0.1.15 10.0.1.20 49152 5432 6 1 40 120-180 ACCEPT"]
-    );
+    assert_eq!(loss.denied, 0);
+    let after = rig.close();
+    assert_eq!((after.records.len(), after.losses.len()), (0, 0));
 }
 
 #[test]

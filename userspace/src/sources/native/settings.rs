@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::model::{
-    AddressList, ConnectionLimits, Destination, FlowLog, IcmpErrors, OnRuleRemoval, PerTask, Settings, Timeouts,
-    Traffic, Uplink, UplinkMode,
+    AddressList, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, OnRuleRemoval, Settings,
+    Timeouts, Traffic, Uplink, UplinkMode,
 };
 
 use super::super::node::{Node, Value};
@@ -12,8 +12,8 @@ use super::super::object::{Object, items, number, text};
 use super::super::problem::{Fault, Report};
 use super::super::value;
 
-/// The fewest and most connections a host can be told to track.
-const CONNECTIONS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
+/// The fewest and most connections a host can be told to track, and denied flows to keep.
+const TOTALS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
 
 /// Reads `settings`.
 pub(super) fn read(node: &Node, report: &mut Report) -> Option<Settings> {
@@ -26,6 +26,7 @@ pub(super) fn read(node: &Node, report: &mut Report) -> Option<Settings> {
             "unlogged",
             "timeouts",
             "connections",
+            "denials",
         ],
         report,
     );
@@ -42,6 +43,7 @@ pub(super) fn read(node: &Node, report: &mut Report) -> Option<Settings> {
         unlogged: address_list(&object, "unlogged", report),
         timeouts: timeouts(&object, report),
         connections: connections(&object, report),
+        denials: denials(&object, report),
     })
 }
 
@@ -108,21 +110,53 @@ fn connections(settings: &Object<'_>, report: &mut Report) -> ConnectionLimits {
     let Some(object) = object else {
         return read;
     };
-    object.only(&["total", "per-task"], report);
-    read.total = object.number("total", CONNECTIONS, report).unwrap_or(read.total);
-    let per_task = object.value("per-task", report, |text| match text {
-        "auto" => Ok(PerTask::Auto),
-        _ => number(text, "per-task", &(1..=read.total))
-            .map(PerTask::Fixed)
-            .map_err(|_fault| {
-                Fault::new(
-                    format!("`per-task` is `{text}`"),
-                    format!("write `auto` or a number from 1 to {}", read.total),
-                )
-            }),
-    });
-    read.per_task = per_task.unwrap_or(read.per_task);
+    object.only(&["total", "floor", "per-task"], report);
+    (read.total, read.floor) = total_and_floor(&object, (read.total, read.floor), report);
+    // `auto` was the total divided by the number of tasks; floor and pool have taken its place.
+    let words = [("none", None), ("auto", None)];
+    read.per_task = up_to(&object, "per-task", &words, read.total, Some, report).unwrap_or(read.per_task);
     read
+}
+
+fn denials(settings: &Object<'_>, report: &mut Report) -> DenialLimits {
+    let mut read = DenialLimits::default();
+    let object = settings
+        .get("denials")
+        .and_then(|node| Object::of(node, "`denials`", report));
+    let Some(object) = object else {
+        return read;
+    };
+    object.only(&["total", "floor"], report);
+    (read.total, read.floor) = total_and_floor(&object, (read.total, read.floor), report);
+    read
+}
+
+fn total_and_floor(object: &Object<'_>, default: (u32, Floor), report: &mut Report) -> (u32, Floor) {
+    let total = object.number("total", TOTALS, report).unwrap_or(default.0);
+    let floor = up_to(object, "floor", &[("auto", Floor::Auto)], total, Floor::Fixed, report);
+    (total, floor.unwrap_or(default.1))
+}
+
+/// A number from 1 to `most`, or one of `words`, the first of which is the one to write.
+fn up_to<T: Copy>(
+    object: &Object<'_>,
+    key: &str,
+    words: &[(&str, T)],
+    most: u32,
+    of_number: fn(u32) -> T,
+    report: &mut Report,
+) -> Option<T> {
+    object.value(key, report, |text| {
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
+        }
+        number(text, key, &(1..=most)).map(of_number).map_err(|_fault| {
+            Fault::new(
+                format!("`{key}` is `{text}`"),
+                format!("write `{}` or a number from 1 to {most}", words[0].0),
+            )
+        })
+    })
 }
 
 /// Reads `flow-logs`; what stands there twice counts once.

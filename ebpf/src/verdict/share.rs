@@ -1,0 +1,155 @@
+//! Shares: what an ENI may use of the tables that all tasks have in common.
+//!
+//! Each entry is charged to one of two accounts: the floor of its ENI's slot, which no one else can use, while that has
+//! room; else the pool that all slots have in common. A charge is made before the entry is inserted, by adding first and
+//! reading then: of several CPUs that add at once the last one to read sees them all, so no account ever has more entries
+//! than it has room for. What does not fit is taken back. At the limit two that come at once may both be turned away. A cap
+//! is only read beforehand: each CPU may exceed it by one.
+
+use super::{Scene, Way};
+use crate::{
+    abi::{
+        Charge, Charges, Conn, Direction, Usage,
+        image::{Claim, Share, Shared},
+        tables::Word,
+    },
+    tables::Tables,
+};
+
+/// Why there is no room for an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// The task has as many as its cap allows.
+    Cap,
+    /// Its floor and the common pool are in use.
+    Full,
+}
+
+/// How a charge ends, as numbers that [`Charge::new`] knows or does not.
+const FLOOR: u32 = 0;
+const POOL: u32 = 1;
+const CAP: u32 = 2;
+const FULL: u32 = 3;
+
+/// A slot's accounts in one table.
+#[derive(Clone, Copy)]
+pub(super) struct Accounts {
+    slot: u16,
+    table: Shared,
+}
+
+/// What is in use. An entry may be inserted and removed between two reads: in this order that looks like more in use.
+#[inline(always)]
+fn in_use(inserted: &Word, removed: &Word) -> i64 {
+    let removed = removed.get();
+    inserted.get().wrapping_sub(removed).cast_signed()
+}
+
+#[inline(always)]
+const fn pick(usage: &Usage, table: Shared) -> (&Charges, &Charges) {
+    match table {
+        Shared::Connections => (&usage.conns_inserted, &usage.conns_removed),
+        Shared::Denials => (&usage.denials_inserted, &usage.denials_removed),
+        Shared::Fragments => (&usage.fragments_inserted, &usage.fragments_removed),
+    }
+}
+
+impl Accounts {
+    /// Those of a slot.
+    #[inline(always)]
+    pub(super) const fn of(slot: u16, table: Shared) -> Self {
+        Self { slot, table }
+    }
+
+    /// Charges one entry to the account that has room for it.
+    #[inline(always)]
+    pub(super) fn charge<T: Tables>(self, tables: &T, share: Share, cap: u32, claim: Claim) -> Result<Charge, NoRoom> {
+        // By number: what follows is verified once for all charges, and not once for each way that leads to one.
+        match tables.blur(self.try_charge(tables, share, cap, claim)) {
+            CAP => Err(NoRoom::Cap),
+            FULL => Err(NoRoom::Full),
+            charge => Ok(Charge::new(charge)),
+        }
+    }
+
+    /// Gives the number of the charge, or of what there is instead.
+    #[inline(always)]
+    fn try_charge<T: Tables>(self, tables: &T, share: Share, cap: u32, claim: Claim) -> u32 {
+        let claim = tables.blur(claim as u32);
+        let [floor, pool, cap] = [share.floor, share.pool, cap].map(|of| i64::from(Claim::part(claim, of)));
+        let (Some(own), Some(all)) = (tables.usage(self.slot), tables.usage(0)) else {
+            return FULL;
+        };
+        let (inserted, removed) = pick(own, self.table);
+        let (all_inserted, all_removed) = pick(all, self.table);
+        let [in_floor, in_pool] = [Charge::FLOOR, Charge::POOL].map(|of| in_use(inserted.of(of), removed.of(of)));
+        // A flood that finds no room costs reads.
+        if in_floor + in_pool >= cap {
+            return CAP;
+        }
+        if in_floor < floor {
+            tables.add(inserted.of(Charge::FLOOR), 1);
+            if in_use(inserted.of(Charge::FLOOR), removed.of(Charge::FLOOR)) <= floor {
+                return FLOOR;
+            }
+            tables.add(inserted.of(Charge::FLOOR), u64::MAX);
+        }
+        if in_use(all_inserted.of(Charge::POOL), all_removed.of(Charge::POOL)) >= pool {
+            return FULL;
+        }
+        tables.add(inserted.of(Charge::POOL), 1);
+        tables.add(all_inserted.of(Charge::POOL), 1);
+        if in_use(all_inserted.of(Charge::POOL), all_removed.of(Charge::POOL)) <= pool {
+            return POOL;
+        }
+        tables.add(inserted.of(Charge::POOL), u64::MAX);
+        tables.add(all_inserted.of(Charge::POOL), u64::MAX);
+        FULL
+    }
+
+    /// Takes a charge back, for an entry that is not there.
+    #[inline(always)]
+    pub(super) fn take_back<T: Tables>(self, tables: &T, charge: Charge) {
+        if let (Some(own), Some(all)) = (tables.usage(self.slot), tables.usage(0)) {
+            tables.add(pick(own, self.table).0.of(charge), u64::MAX);
+            // Nothing is taken from the pool where it was not charged: no branch, and this is seldom.
+            let pooled = u64::from(charge == Charge::POOL);
+            tables.add(pick(all, self.table).0.of(Charge::POOL), pooled.wrapping_neg());
+        }
+    }
+}
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Who a packet of this gate is for, if it is nothing else.
+    #[inline(always)]
+    pub(super) const fn claim() -> Claim {
+        match D::DIRECTION {
+            Direction::Egress => Claim::Outward,
+            Direction::Ingress => Claim::Inward,
+        }
+    }
+
+    /// Makes a connection the packet's slot's, and its charge with it, unless another CPU has done so. `by`: what it then says
+    /// of who admitted it. Says whether it is done: not where another CPU is just moving some connection. The account stays
+    /// of the same kind; a floor may so be overdrawn until entries go.
+    #[inline(always)]
+    pub(super) fn move_charge(&self, conn: &Conn, by: u64) -> bool {
+        let tables = self.tables;
+        let (from, to) = (conn.by().1, self.work.eni.slot);
+        let (Some(first), Some(old), Some(new)) = (tables.usage(0), tables.usage(from), tables.usage(to)) else {
+            return false;
+        };
+        let moving = first.moving();
+        // As with a charge: of those that add at once at most one reads that it is alone.
+        tables.add(moving, 1);
+        let alone = moving.get() == 1;
+        if alone && conn.by().1 == from {
+            let charge = Charge::of_state(conn.state());
+            tables.add(old.conns_inserted.of(charge), u64::MAX);
+            tables.add(new.conns_inserted.of(charge), 1);
+            conn.by.set(by);
+        }
+        tables.add(moving, u64::MAX);
+        alone
+    }
+}

@@ -1,0 +1,57 @@
+//! Who may have one more entry: each slot so many for certain, and all of them so many beyond.
+
+use taskgate_ebpf::abi::{Direction, image::Share};
+
+/// What there is of a table already: whose each entry is, and whether the pool pays for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Taken {
+    /// By the slot's floor.
+    floor: usize,
+    /// By the pool for the slot.
+    own: usize,
+    /// By the pool for all.
+    pool: usize,
+}
+
+impl Taken {
+    /// For one more entry of a slot, beside all that are there.
+    pub(super) fn by(slot: u16, entries: impl Iterator<Item = (u16, bool)>) -> Self {
+        let mut taken = Self::default();
+        for (owner, pooled) in entries {
+            taken.floor += usize::from(owner == slot && !pooled);
+            taken.own += usize::from(owner == slot && pooled);
+            taken.pool += usize::from(pooled);
+        }
+        taken
+    }
+}
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Cap,
+    Full,
+}
+
+/// Whether the pool pays for one more entry. `keeps_free`: the part that whoever wants it leaves to others, as one part of
+/// so many; 0: none.
+pub(super) fn pays(taken: Taken, share: Share, cap: u32, keeps_free: usize) -> Result<bool, Refused> {
+    let most = |of: u32| of as usize - (of as usize).checked_div(keeps_free).unwrap_or(0);
+    if taken.floor + taken.own >= most(cap) {
+        Err(Refused::Cap)
+    } else if taken.floor < most(share.floor) {
+        Ok(false)
+    } else if taken.pool < most(share.pool) {
+        Ok(true)
+    } else {
+        Err(Refused::Full)
+    }
+}
+
+/// What is begun from outside leaves every fourth place to what the task itself begins.
+pub(super) fn keeps_free(begun: Direction) -> usize {
+    match begun {
+        Direction::Egress => 0,
+        Direction::Ingress => 4,
+    }
+}
