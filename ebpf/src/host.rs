@@ -13,7 +13,7 @@ use crate::{
         Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, NeighbourCache, Outcome, Reason, Usage, image,
         outcome::OUTCOMES, tables::Word,
     },
-    packet::Frame,
+    packet::{Checksum, Cut, Frame},
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
     verdict::{self, FromTask, Scratch, ToTask},
@@ -246,6 +246,23 @@ impl Tables for HostTables<'_> {
     }
 }
 
+/// What is left to be done to a frame once it was judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// See [`Frame::checksum`].
+    pub checksum: Option<Checksum>,
+    /// See [`Frame::cut`].
+    pub cut: Option<Cut>,
+}
+
+impl Left {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        checksum: None,
+        cut: None,
+    };
+}
+
 /// A frame in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct HostFrame<'a> {
@@ -259,6 +276,8 @@ pub struct HostFrame<'a> {
     pub tagged: bool,
     /// Segments and their size, see [`Frame::segments`].
     pub segments: (u32, u32),
+    /// What is left to be done to it.
+    pub left: Left,
 }
 
 impl<'a> HostFrame<'a> {
@@ -270,6 +289,7 @@ impl<'a> HostFrame<'a> {
             came_by: 0,
             tagged: false,
             segments: (0, 0),
+            left: Left::NOTHING,
         }
     }
 }
@@ -297,6 +317,14 @@ impl Frame for HostFrame<'_> {
 
     fn segments(&self) -> (u32, u32) {
         self.segments
+    }
+
+    fn checksum(&self) -> Option<Checksum> {
+        self.left.checksum
+    }
+
+    fn cut(&self) -> Option<Cut> {
+        self.left.cut
     }
 
     fn blur(&self, value: u32) -> u32 {

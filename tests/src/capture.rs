@@ -43,6 +43,16 @@ impl Capture {
         Ok(self.frames.borrow().iter().filter(holds).count())
     }
 
+    /// The first frame with these bytes.
+    pub fn frame(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        self.await_bytes(bytes)?;
+        let frames = self.frames.borrow();
+        let found = frames
+            .iter()
+            .find(|frame| frame.windows(bytes.len()).any(|part| part == bytes));
+        found.cloned().context("it came and is not there")
+    }
+
     /// Waits until these bytes came in a frame.
     pub fn await_bytes(&self, bytes: &[u8]) -> Result<()> {
         until(&format!("a frame with {bytes:?} comes"), || Ok(self.count(bytes)? > 0))

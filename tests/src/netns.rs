@@ -49,6 +49,13 @@ impl Netns {
         Ok(Self { label, file })
     }
 
+    /// Opens that of the calling thread.
+    pub fn here() -> Result<Self> {
+        let file = File::open("/proc/thread-self/ns/net").context("/proc is not mounted")?;
+        let label = "here".to_owned();
+        Ok(Self { label, file })
+    }
+
     /// Opens one that has a name, as `ip netns` knows it.
     pub fn named(name: &str) -> Result<Self> {
         let path = names::namespace_file(name);

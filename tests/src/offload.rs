@@ -10,6 +10,8 @@ use crate::netns::Netns;
 /// A switch, by the number of `ethtool`'s command that turns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
+    /// Leaves the checksums of what it sends to the hardware.
+    TransmitChecksum = 0x17,
     /// Sends TCP's segments together, for the hardware to cut.
     TcpSegmentation = 0x1f,
     /// Puts together what it receives and belongs together.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use bulk::Bulk;
 pub use flood::Flood;
-pub use frames::{Ring, Segments, Sender};
+pub use frames::{Ring, Segments, Sender, Unsummed};
 pub use icmp::Pinger;
 pub use raw::{echo_packet, inject, segment_packet, syn_packet, udp_packet};
 pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};

@@ -5,6 +5,7 @@
 
 pub mod image;
 pub mod outcome;
+pub mod sk_buff;
 pub mod tables;
 
 pub use outcome::{Direction, Outcome, Pass, Reason};

@@ -1,19 +1,23 @@
 //! The packet, as a socket buffer or a driver's buffer holds it.
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     helpers::generated::{bpf_check_mtu, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
 use taskgate_ebpf::{
     abi::LinkId,
-    packet::{ETHERNET_BYTES, ETHERTYPE_8021Q, Frame, PULL_BYTES},
+    packet::{Checksum, Cut, ETHERNET_BYTES, ETHERTYPE_8021Q, Frame, PULL_BYTES},
     verdict::branch,
 };
 
-use super::tables::Blur;
+use super::{skb::Behind, tables::Blur};
 
-/// A socket buffer's frame: only its linear part can be read.
-pub(super) struct SkbFrame {
+/// A socket buffer's frame: only its linear part can be read. `SENT`: whether a task sends it, and chooses what is left to
+/// be done to it. What comes to a task the host or another gate has let through.
+pub(super) struct SkbFrame<const SENT: bool> {
+    skb: *const __sk_buff,
+    behind: Behind,
     data: usize,
     end: usize,
     length: u32,
@@ -24,10 +28,11 @@ pub(super) struct SkbFrame {
     blur: Blur,
 }
 
-impl SkbFrame {
-    /// The frame as it lies now. `trunk` gives the trunk's ifindex: only a tag makes that matter.
+impl<const SENT: bool> SkbFrame<SENT> {
+    /// The frame as it lies now. `behind`: what is behind the context, if it is sent. `trunk` gives the trunk's ifindex:
+    /// only a tag makes that matter.
     #[inline(always)]
-    pub(super) fn new(ctx: &TcContext, blur: Blur, trunk: impl FnOnce() -> u32) -> Self {
+    pub(super) fn new(ctx: &TcContext, blur: Blur, behind: Behind, trunk: impl FnOnce() -> u32) -> Self {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel hands every program a whole `__sk_buff`, and the verifier rewrites these loads.
         let (length, ifindex, came_by, tag, segments) = unsafe {
@@ -53,6 +58,8 @@ impl SkbFrame {
             Some(_) => (LinkId::device(ifindex), true),
         };
         Self {
+            skb,
+            behind,
             data: ctx.data(),
             end: ctx.data_end(),
             length,
@@ -73,7 +80,7 @@ pub(super) fn pull(ctx: &TcContext) -> bool {
         .is_ok()
 }
 
-impl Frame for SkbFrame {
+impl<const SENT: bool> Frame for SkbFrame<SENT> {
     #[inline(always)]
     fn length(&self) -> u32 {
         self.length
@@ -102,6 +109,21 @@ impl Frame for SkbFrame {
     #[inline(always)]
     fn segments(&self) -> (u32, u32) {
         self.segments
+    }
+
+    #[inline(always)]
+    fn checksum(&self) -> Option<Checksum> {
+        if SENT { self.behind.checksum() } else { None }
+    }
+
+    #[inline(always)]
+    fn cut(&self) -> Option<Cut> {
+        if !SENT {
+            return None;
+        }
+        // SAFETY: the kernel hands every program a whole `__sk_buff`, and the verifier rewrites this load.
+        let protocol = unsafe { (*self.skb).protocol };
+        Some(self.behind.cut(u16::from_be(protocol as u16)))
     }
 
     #[inline(always)]
@@ -211,6 +233,17 @@ impl Frame for XdpFrame {
     #[inline(always)]
     fn segments(&self) -> (u32, u32) {
         (0, 0)
+    }
+
+    /// A driver's buffer says nothing of it, and the gate is still to come.
+    #[inline(always)]
+    fn checksum(&self) -> Option<Checksum> {
+        None
+    }
+
+    #[inline(always)]
+    fn cut(&self) -> Option<Cut> {
+        None
     }
 
     #[inline(always)]

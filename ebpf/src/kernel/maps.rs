@@ -13,7 +13,7 @@ use taskgate_ebpf::{
     verdict::Scratch,
 };
 
-use super::tables::Blur;
+use super::{skb::Span, tables::Blur};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -63,6 +63,7 @@ pub(super) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 pub(super) struct Desk {
     scratch: Scratch,
     blur: Word,
+    span: Span,
 }
 
 #[btf_map]
@@ -70,10 +71,10 @@ static DESK: PerCpuArray<Desk, 1> = PerCpuArray::new();
 
 /// This CPU's own.
 #[inline(always)]
-pub(super) fn desk() -> Option<(&'static mut Scratch, Blur)> {
+pub(super) fn desk() -> Option<(&'static mut Scratch, Blur, &'static mut Span)> {
     let desk = DESK.get_ptr_mut(0)?;
     // SAFETY: the value lives as long as the map, no other CPU has it, and a program at tc or XDP runs to its end with
     // bottom halves off, so nothing else on this CPU has it either.
-    let Desk { scratch, blur } = unsafe { &mut *desk };
-    Some((scratch, Blur(blur)))
+    let Desk { scratch, blur, span } = unsafe { &mut *desk };
+    Some((scratch, Blur(blur), span))
 }

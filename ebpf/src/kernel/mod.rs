@@ -6,6 +6,7 @@
 
 mod frame;
 mod maps;
+mod skb;
 mod tables;
 
 use aya_ebpf::{
@@ -19,6 +20,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use frame::{SkbFrame, XdpFrame};
+use skb::Behind;
 use tables::{Blur, Kernel};
 use taskgate_ebpf::{
     abi::Outcome,
@@ -31,14 +33,14 @@ use taskgate_ebpf::{
 #[classifier]
 #[inline(always)]
 pub(crate) fn from_task(ctx: TcContext) -> i32 {
-    gate::<FromTask>(&ctx)
+    gate::<FromTask, true>(&ctx)
 }
 
 /// Judges what is sent to a task: ingress rules.
 #[classifier]
 #[inline(always)]
 pub(crate) fn to_task(ctx: TcContext) -> i32 {
-    gate::<ToTask>(&ctx)
+    gate::<ToTask, false>(&ctx)
 }
 
 /// Drops everything, whatever the link is called: for links that must not be judged.
@@ -64,14 +66,15 @@ pub(crate) fn clock(_: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn gate<D: Way>(ctx: &TcContext) -> i32 {
-    let Some((scratch, blur)) = maps::desk() else {
+fn gate<D: Way, const SENT: bool>(ctx: &TcContext) -> i32 {
+    let Some((scratch, blur, span)) = maps::desk() else {
         return TC_ACT_SHOT;
     };
+    let behind = if SENT { Behind::of(ctx, span) } else { Behind::NOTHING };
     let mut parsed = Err(Unparsed::Short);
     // Once as the packet is, and once more if headers lay outside its linear part.
     for attempt in 0..2 {
-        parsed = verdict::read(&SkbFrame::new(ctx, blur, || trunk(blur)), scratch);
+        parsed = verdict::read(&SkbFrame::<SENT>::new(ctx, blur, behind, || trunk(blur)), scratch);
         if attempt == 1 || !matches!(parsed, Err(Unparsed::Short)) || !frame::pull(ctx) {
             break;
         }
@@ -115,7 +118,7 @@ pub(crate) fn early_linear(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     // What cannot be looked at here goes on to the gate.
-    let Some((scratch, blur)) = maps::desk() else {
+    let Some((scratch, blur, _)) = maps::desk() else {
         return XDP_PASS;
     };
     let Some((frame, tag)) = XdpFrame::new::<FRAGS>(ctx, blur) else {

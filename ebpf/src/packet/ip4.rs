@@ -1,7 +1,8 @@
 //! IPv4 (RFC 791).
 
 use super::{
-    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, parse_transport, read, step,
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, no_checksum,
+    parse_transport, read, step,
 };
 use crate::abi::Reason;
 
@@ -42,6 +43,10 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         return Err(Unparsed::Bad(Reason::SourceRouted));
     }
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
+    // What is cut up is all of the frame, whatever its header says, and never a fragment.
+    if frame.segments().1 != 0 && (length != carried || fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0) {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
     if fragment & FRAGMENT_OFFSET != 0 {
         packet.later_fragment = true;
         packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
@@ -51,6 +56,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
             fragment & MORE_FRAGMENTS != 0,
         );
         beyond_header(packet.protocol, ((fragment & FRAGMENT_OFFSET) as u32) * 8)?;
+        no_checksum(frame)?;
         // The last octet must lie below 64 KiB, else reassembly overflows (RFC 791, 3.2).
         return need(
             u16::MAX as u32,

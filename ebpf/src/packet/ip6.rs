@@ -1,8 +1,8 @@
 //! IPv6 and its extension headers (RFC 8200).
 
 use super::{
-    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, halves, is_mapped, parse_transport, read,
-    step,
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, halves, is_mapped, no_checksum,
+    parse_transport, read, step,
 };
 use crate::abi::Reason;
 
@@ -50,6 +50,11 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     if is_mapped(packet.source) || is_mapped(packet.destination) {
         return Err(Unparsed::Bad(Reason::Malformed));
     }
+    // What is cut up is all of the frame, whatever its header says, and never a fragment.
+    let is_cut = frame.segments().1 != 0;
+    if is_cut && length != carried {
+        return Err(Unparsed::Bad(Reason::Malformed));
+    }
     let end = ETHERNET_BYTES + length;
     let mut at = ETHERNET_BYTES + HEADER;
     let mut next = ip[6];
@@ -65,7 +70,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 let fragment = u16::from_be_bytes([extension[2], extension[3]]);
                 let (offset, carries) = ((fragment & FRAGMENT_OFFSET) as u32, end.saturating_sub(at + 8));
                 // All but the last carry a multiple of eight bytes, and the last ends below 64 KiB (RFC 8200, 4.5).
-                if at + 8 > end
+                if is_cut
+                    || at + 8 > end
                     || fragment & MORE_FRAGMENTS != 0 && carries & 7 != 0
                     || offset + carries + (at - ETHERNET_BYTES - HEADER) > u16::MAX as u32
                 {
@@ -79,6 +85,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                     packet.first_fragment = false;
                     packet.fragment_id = id;
                     packet.fragment_step = step(offset, carries, fragment & MORE_FRAGMENTS != 0);
+                    no_checksum(frame)?;
                     return beyond_header(extension[0], offset);
                 }
                 // One that is first and last at once is no fragment (RFC 6946).

@@ -7,10 +7,13 @@ mod icmp;
 mod ip4;
 mod ip6;
 mod neighbour;
+mod offload;
 mod quoted;
 
 pub(crate) use icmp::request_of;
 pub use neighbour::{HARDWARE_UNREAD, Neighbour, hardware_number};
+pub use offload::{Checksum, Cut};
+use offload::{Judged, checksum_is_own, cut_is_honest, no_checksum};
 pub use quoted::parse_quoted;
 
 use core::num::NonZeroU32;
@@ -35,6 +38,10 @@ pub trait Frame {
     /// Segments and bytes of payload in each, if it is a GSO or GRO packet that stands for several on the wire; a size of
     /// 0 if it stands for itself. The number of segments may be 0 where the kernel has not counted them.
     fn segments(&self) -> (u32, u32);
+    /// The checksum that is yet to be filled in; `None` if there is none, and where nobody can tell.
+    fn checksum(&self) -> Option<Checksum>;
+    /// How it is cut, if it stands for several; `None` where nobody can tell.
+    fn cut(&self) -> Option<Cut>;
     /// As [`crate::tables::Tables::blur`].
     fn blur(&self, value: u32) -> u32;
 }
@@ -252,7 +259,7 @@ struct Transport {
 fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -> Result<(), Unparsed> {
     let Transport { at, room, header } = place;
     let mut headers = header;
-    match packet.protocol {
+    let judged = match packet.protocol {
         TCP => {
             need(room, 20)?;
             let tcp = read::<F, 14>(frame, at)?;
@@ -268,6 +275,7 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
             packet.acknowledged = u16::from_be_bytes([tcp[10], tcp[11]]);
             packet.payload = room - length;
             headers += length;
+            Judged::TCP
         }
         UDP => {
             need(room, 8)?;
@@ -275,17 +283,32 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
             packet.source_port = u16::from_be_bytes([udp[0], udp[1]]);
             packet.destination_port = u16::from_be_bytes([udp[2], udp[3]]);
             headers += 8;
+            Judged::UDP
         }
-        ICMP if packet.kind as u8 == Kind::V4 as u8 => icmp::parse(frame, packet, at, room)?,
-        ICMPV6 if packet.kind as u8 == Kind::V6 as u8 => icmp::parse(frame, packet, at, room)?,
-        IGMP if packet.kind as u8 == Kind::V4 as u8 => neighbour::mark_igmp(frame, packet, at, room)?,
-        _ => {}
-    }
+        ICMP if packet.kind as u8 == Kind::V4 as u8 => {
+            icmp::parse(frame, packet, at, room)?;
+            Judged::ICMP
+        }
+        ICMPV6 if packet.kind as u8 == Kind::V6 as u8 => {
+            icmp::parse(frame, packet, at, room)?;
+            Judged::ICMP
+        }
+        IGMP if packet.kind as u8 == Kind::V4 as u8 => {
+            neighbour::mark_igmp(frame, packet, at, room)?;
+            Judged::ICMP
+        }
+        _ => Judged::OTHER,
+    };
+    checksum_is_own(frame, at, judged)?;
     let (segments, size) = frame.segments();
+    if size != 0 {
+        cut_is_honest(frame, packet, at, judged)?;
+    }
     packet.bytes = header + room;
     if let Some(size) = NonZeroU32::new(size) {
         let payload = (header + room).saturating_sub(headers);
-        let counted = if segments != 0 {
+        // The kernel counts in 16 bits, and tiny segments of a large packet go beyond them.
+        let counted = if segments != 0 && payload >> 16 < size.get() {
             segments
         } else {
             payload.div_ceil(size.get())

@@ -1,7 +1,7 @@
 //! ARP (RFC 826), neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810), and what of ICMP and
 //! IGMP only routers say in IPv4.
 
-use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, halves, is_mapped, mapped, need, read};
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, halves, is_mapped, mapped, need, no_checksum, read};
 use crate::abi::Reason;
 
 /// What a packet is to its neighbours.
@@ -71,6 +71,7 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
     {
         return Err(Unparsed::Bad(Reason::Malformed));
     }
+    no_checksum(frame)?;
     packet.kind = Kind::Arp;
     packet.neighbour = Neighbour::Arp;
     packet.source = mapped(u32::from_be_bytes([arp[14], arp[15], arp[16], arp[17]]));

@@ -3,6 +3,7 @@
 mod expected;
 mod frames;
 mod ip;
+mod offload;
 mod properties;
 mod quoted;
 mod second;

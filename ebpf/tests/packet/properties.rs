@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 use taskgate_ebpf::{
     abi::LinkId,
     host::HostFrame,
-    packet::{Frame, PULL_BYTES, Packet, Unparsed, parse, parse_quoted},
+    packet::{Checksum, Cut, Frame, PULL_BYTES, Packet, Unparsed, parse, parse_quoted},
 };
 
 use crate::{frames::*, second::disagrees};
@@ -37,6 +37,14 @@ impl Frame for Linear<'_> {
     }
     fn segments(&self) -> (u32, u32) {
         self.whole.segments()
+    }
+
+    fn checksum(&self) -> Option<Checksum> {
+        self.whole.checksum()
+    }
+
+    fn cut(&self) -> Option<Cut> {
+        self.whole.cut()
     }
     fn blur(&self, value: u32) -> u32 {
         value

@@ -13,6 +13,7 @@ fn main() -> Result<()> {
     let mut object = Object::load(&LoadOptions::default()).context("the kernel program does not load")?;
     let early = object.load_early().context("the early verdict does not load")?;
     println!("vm: the early verdict is `{early}`");
+    println!("vm: gates see what is left to be done to a frame: {:?}", object.sight());
     let mut over = Vec::new();
     for (program, instructions) in object.verified_instructions()? {
         match instructions {

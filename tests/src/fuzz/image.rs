@@ -210,6 +210,7 @@ impl Damage<'_> {
         let frame = HostFrame {
             segments: thrown.segments,
             came_by: if thrown.from_wire { Uplink::LINK } else { 0 },
+            left: thrown.left,
             ..HostFrame::new(&thrown.frame, LinkId::device(thrown.link))
         };
         let outcome = decide(&self.tables, &frame, thrown.direction);

@@ -4,15 +4,15 @@ use std::fmt;
 
 use taskgate_ebpf::{
     abi::{LinkId, Reason},
-    host::HostFrame,
+    host::{HostFrame, Left},
     packet::{
-        ETHERNET_BYTES, Exchange, Frame, HARDWARE_UNREAD, Kind, PULL_BYTES, Packet, Unparsed, hardware_number, parse,
-        parse_quoted,
+        Checksum, Cut, ETHERNET_BYTES, Exchange, Frame, HARDWARE_UNREAD, Kind, PULL_BYTES, Packet, Unparsed,
+        hardware_number, parse, parse_quoted,
     },
 };
 
 use super::halves;
-use crate::witness::{Body, Hardware, Part, Reading, Tally, read as read_naively};
+use crate::witness::{Body, Hardware, Ip, Part, Reading, Tally, read as read_naively};
 
 // Not a copy: the parser's own tests ask the same of the other parser.
 #[path = "../../../ebpf/tests/packet/second.rs"]
@@ -61,6 +61,14 @@ impl Frame for Linear<'_> {
         self.frame.segments()
     }
 
+    fn checksum(&self) -> Option<Checksum> {
+        self.frame.checksum()
+    }
+
+    fn cut(&self) -> Option<Cut> {
+        self.frame.cut()
+    }
+
     fn blur(&self, value: u32) -> u32 {
         value
     }
@@ -105,8 +113,8 @@ impl Read {
     }
 }
 
-/// The first byte says whether the frame has a VLAN tag beside it and whether it is a GSO packet, and gives it a type if it
-/// is to have one; then bytes that are linear, segments and their size, two bytes each; the rest is the frame. Gives what
+/// The first byte says whether the frame has a VLAN tag beside it, whether it is a GSO packet or has a checksum that is yet
+/// to be filled in, and gives it a type if it is to have one; then bytes that are linear, segments and their size, two bytes each; the rest is the frame. Gives what
 /// it was taken for.
 ///
 /// # Panics
@@ -124,19 +132,28 @@ pub fn parser(data: &[u8]) -> Tally {
             u16::from_le_bytes([*b0, *b1]).into(),
         ),
     };
+    // A checksum takes the place of segments that are not asked for: where summing begins, and how far on it is written.
+    let left = Left {
+        checksum: (how & 6 == 4).then(|| Checksum {
+            start: i16::from_le_bytes([*s0, *s1]).into(),
+            offset: u16::from_le_bytes([*b0, *b1]),
+        }),
+        cut: None,
+    };
     let frame = HostFrame {
         bytes: &bytes,
         link: LINK,
         came_by: 0,
         tagged: how & 1 != 0,
         segments,
+        left,
     };
     let all = Linear {
         frame,
         readable: bytes.len(),
     };
     let read = Read::of(&all, Packet::default());
-    let told = |what: &dyn fmt::Debug| format!("{read:?}, {what:?}, segments {segments:?}: {bytes:02x?}");
+    let told = |what: &dyn fmt::Debug| format!("{read:?}, {what:?}, segments {segments:?}, {left:?}: {bytes:02x?}");
 
     assert_ne!(read.result, Err(Unparsed::Short), "all of it is linear: {}", told(&()));
     let again = Read::of(&all, anything());
@@ -284,7 +301,7 @@ fn what_follows_does_not_matter(read: &Read, frame: &HostFrame<'_>, told: &Told<
 
 /// The oracle's naive reader and `etherparse`.
 fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
-    let reading = read_naively(frame.bytes, frame.segments);
+    let reading = read_naively(frame.bytes, frame.segments, frame.left);
     let Read { result, packet, quoted } = read;
     let ends = [packet.source, packet.destination];
     match &reading {
@@ -308,7 +325,7 @@ fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
                 "{}",
                 told(&reading)
             );
-            assert_eq!(*result, expected(&ip.body), "{}", told(&reading));
+            assert_eq!(*result, expected(ip), "{}", told(&reading));
             if result.is_ok() {
                 let fragment = (packet.first_fragment || packet.later_fragment).then_some(Part {
                     datagram: packet.fragment_id,
@@ -326,11 +343,12 @@ fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
     }
 }
 
-fn expected(body: &Body) -> Result<(), Unparsed> {
-    match body {
+fn expected(ip: &Ip) -> Result<(), Unparsed> {
+    match ip.body {
+        _ if ip.overwritten => Err(Unparsed::Bad(Reason::Malformed)),
         // The parser leaves it to whoever knows the first ones.
         Body::Bad(Reason::FragmentWithoutFirst) => Ok(()),
-        Body::Bad(reason) => Err(Unparsed::Bad(*reason)),
+        Body::Bad(reason) => Err(Unparsed::Bad(reason)),
         _ => Ok(()),
     }
 }

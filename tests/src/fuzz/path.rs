@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::atomic::AtomicU64};
 
 use taskgate::compile::host_image;
-use taskgate_ebpf::abi::Outcome;
+use taskgate_ebpf::{abi::Outcome, host::Left};
 
 use super::{
     admitted::Admitted,
@@ -140,7 +140,7 @@ impl<'a> Walk<'a> {
         }
         let outcome = self.host.last.expect("it was judged");
         let after = self.host.state(self.stand.scene.highest).expect("plain collections");
-        let reading = read(&thrown.frame, thrown.segments);
+        let reading = read(&thrown.frame, thrown.segments, thrown.left);
         let gate = self.stand.gate_on(thrown.link);
         let entry = Entry {
             reading: &reading,
@@ -176,5 +176,6 @@ fn raw(with: &[u8]) -> Option<Thrown> {
             ((*segments).into(), (*size).into())
         },
         from_wire: place & 0xc0 == 0xc0,
+        left: Left::NOTHING,
     })
 }

@@ -1,6 +1,6 @@
 //! Packets that are made of others: changed, answered, cut to pieces, complained about.
 
-use taskgate_ebpf::abi::Direction;
+use taskgate_ebpf::{abi::Direction, host::Left, packet::Checksum};
 
 use crate::{
     scene::{Kernel, frames},
@@ -17,7 +17,7 @@ pub(super) fn link(number: u8) -> u32 {
 }
 
 /// The same packet with bytes of it changed, three bytes for each change: where, how, and with what. `0xff` in place of
-/// where: another link or direction.
+/// where: another link or direction, segments, a checksum to fill in.
 pub(super) fn edited(earlier: &Thrown, with: &[u8]) -> Thrown {
     let mut thrown = earlier.clone();
     for [at, how, value] in with.as_chunks().0 {
@@ -29,6 +29,12 @@ pub(super) fn edited(earlier: &Thrown, with: &[u8]) -> Thrown {
             (0xff, 3) => thrown.segments = ((*value).into(), thrown.segments.1),
             (0xff, 4) => thrown.frame.truncate(usize::from(*value)),
             (0xff, 5) => thrown.from_wire = value & 1 != 0 && thrown.direction == Direction::Ingress,
+            (0xff, 6) => {
+                thrown.left.checksum = Some(Checksum {
+                    start: (*value).into(),
+                    offset: (how >> 3).into(),
+                });
+            }
             (0xff, _) => thrown.frame.extend(std::iter::repeat_n(*value, usize::from(how >> 3))),
             (at, how) if usize::from(at) < length => {
                 let byte = &mut thrown.frame[usize::from(at)];
@@ -183,6 +189,7 @@ pub(super) fn error(earlier: &Thrown, with: &[u8]) -> Option<Thrown> {
         },
         segments: (0, 0),
         from_wire: false,
+        left: Left::NOTHING,
     };
     Some(edited(&thrown, with))
 }

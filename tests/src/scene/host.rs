@@ -81,6 +81,7 @@ impl DataPath for Host<'_> {
         let frame = HostFrame {
             segments: sent.segments,
             came_by: sent.came_by,
+            left: sent.left,
             ..HostFrame::new(sent.frame, LinkId::from_number(sent.link))
         };
         let outcome = decide(&self.tables, &frame, sent.direction);

@@ -21,6 +21,7 @@ use taskgate_ebpf::{
         image::{NO_CAP, Share, Shared, Timeout, control},
     },
     conntrack::default_seconds,
+    host::Left,
 };
 
 pub use host::Host;
@@ -44,6 +45,8 @@ pub struct Sent<'a> {
     pub came_by: u32,
     /// Segments, and bytes of payload in each; 0 and 0 if it stands for itself.
     pub segments: (u32, u32),
+    /// What is left to be done to it. Nobody can say that to the kernel for a test: there it is nothing.
+    pub left: Left,
 }
 
 /// What faces the wire, and how a frame on it names its task.

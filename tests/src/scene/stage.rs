@@ -7,7 +7,7 @@ use taskgate::{
     compile::{Gate, host_image},
     model::{Eni, Model},
 };
-use taskgate_ebpf::abi::Direction;
+use taskgate_ebpf::{abi::Direction, host::Left};
 
 use super::{DataPath, Host, Kernel, SECOND, Scene, Sent, Uplink, all_gated};
 use crate::sandbox::sandbox;
@@ -96,6 +96,7 @@ impl<'a> Stage<'a> {
             direction,
             came_by: 0,
             segments: (0, 0),
+            left: Left::NOTHING,
         })
     }
 
@@ -108,6 +109,7 @@ impl<'a> Stage<'a> {
             direction: Direction::Ingress,
             came_by: Uplink::LINK,
             segments: (0, 0),
+            left: Left::NOTHING,
         })
     }
 

@@ -31,6 +31,17 @@ pub enum Segments {
     Tcp4 = 1,
     /// TCP over IPv6.
     Tcp6 = 4,
+    /// UDP, each with a header of its own (Linux 6.2 on).
+    Udp = 5,
+}
+
+/// A checksum that the kernel is to fill in: where in the frame summing begins, and how far on the sum is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsummed {
+    /// Bytes from the frame's first one.
+    pub start: u16,
+    /// Bytes from there.
+    pub offset: u16,
 }
 
 impl Sender {
@@ -47,16 +58,51 @@ impl Sender {
 
     /// Sends a frame as one that stands for several, each with so many bytes of its payload.
     pub fn send_segments(&self, frame: &[u8], kind: Segments, size: u16) -> Result<()> {
-        let mut header = [0; OFFLOAD];
-        header[1] = kind as u8;
-        header[4..6].copy_from_slice(&size.to_ne_bytes());
-        self.send_as(&header, frame)
+        self.send_as(&segments(kind, size), frame)
+    }
+
+    /// [`Self::send_segments`] where it may be refused. Whether the kernel took it.
+    pub fn try_segments(&self, frame: &[u8], kind: Segments, size: u16) -> Result<bool> {
+        self.send_odd(&segments(kind, size), frame)
+    }
+
+    /// Sends a frame with a checksum that is to be filled in. Whether the kernel took it.
+    pub fn send_unsummed(&self, frame: &[u8], unsummed: Unsummed) -> Result<bool> {
+        self.send_odd(&summed(unsummed, [0; OFFLOAD]), frame)
+    }
+
+    /// [`Self::send_segments`] with a checksum in each that is to be filled in. Whether the kernel took it.
+    pub fn send_unsummed_segments(&self, frame: &[u8], kind: Segments, size: u16, unsummed: Unsummed) -> Result<bool> {
+        self.send_odd(&summed(unsummed, segments(kind, size)), frame)
     }
 
     fn send_as(&self, header: &[u8; OFFLOAD], frame: &[u8]) -> Result<()> {
         transmit(&self.0, &[header, frame].concat())?;
         Ok(())
     }
+
+    /// Newer kernels take less of what makes no sense.
+    fn send_odd(&self, header: &[u8; OFFLOAD], frame: &[u8]) -> Result<bool> {
+        match send(self.0.as_raw_fd(), &[header, frame].concat(), MsgFlags::empty()) {
+            Err(Errno::EINVAL | Errno::ENOMEM) => Ok(false),
+            sent => Ok(sent.map(|_| true)?),
+        }
+    }
+}
+
+fn segments(kind: Segments, size: u16) -> [u8; OFFLOAD] {
+    let mut header = [0; OFFLOAD];
+    header[1] = kind as u8;
+    header[4..6].copy_from_slice(&size.to_ne_bytes());
+    header
+}
+
+fn summed(unsummed: Unsummed, mut header: [u8; OFFLOAD]) -> [u8; OFFLOAD] {
+    const NEEDS_CHECKSUM: u8 = 1;
+    header[0] = NEEDS_CHECKSUM;
+    header[6..8].copy_from_slice(&unsummed.start.to_ne_bytes());
+    header[8..].copy_from_slice(&unsummed.offset.to_ne_bytes());
+    header
 }
 
 /// Sends frames that lie in pieces: only the first bytes of each in the part of the socket buffer that programs can read,

@@ -2,6 +2,11 @@
 
 use std::net::IpAddr;
 
+use taskgate_ebpf::{
+    host::Left,
+    packet::{Checksum, Cut},
+};
+
 use super::dice::Dice;
 use crate::scene::frames;
 
@@ -97,4 +102,37 @@ pub(super) fn damage(frame: &mut Vec<u8>, dice: &mut Dice) {
         // No link carries less, and the kernel takes no less for a test.
         frame.truncate(keep.max(14));
     }
+}
+
+/// What the kernel is asked to do to a frame afterwards: as its own would be, or somewhere else.
+pub(super) fn left_over(frame: &[u8], segments: (u32, u32), dice: &mut Dice) -> Left {
+    let (ether_type, header) = match frame.get(12..15) {
+        Some([0x08, 0x00, first]) => (0x0800, 4 * i32::from(first & 15)),
+        Some([0x86, 0xdd, _]) => (0x86dd, 40),
+        _ => (0x0806, 0),
+    };
+    let transport = 14 + header;
+    let anywhere = |dice: &mut Dice| i32::from(dice.any() as u8) - 80;
+    let checksum = dice.one_in(8).then(|| Checksum {
+        start: match dice.below(5) {
+            0 => anywhere(dice),
+            1 => transport + i32::from(dice.any() as u8 % 12),
+            _ => transport,
+        },
+        offset: match dice.below(6) {
+            0 => dice.below(60) as u16,
+            1 => dice.any() as u16,
+            _ => dice.of(&[16, 16, 6, 6, 2, 0]),
+        },
+    });
+    let cut = (segments.1 > 0 && dice.one_in(2)).then(|| Cut {
+        ether_type: if dice.one_in(8) {
+            dice.of(&[0x0800, 0x86dd])
+        } else {
+            ether_type
+        },
+        header: dice.of(&[14, 14, 14, 14, 18]),
+        inner: dice.of(&[Cut::NO_INNER, Cut::NO_INNER, transport, transport + 7, transport + 8]),
+    });
+    Left { checksum, cut }
 }

@@ -2,11 +2,11 @@
 
 use std::{fmt, net::IpAddr};
 
-use taskgate_ebpf::abi::Direction;
+use taskgate_ebpf::{abi::Direction, host::Left};
 
 use super::{
     dice::Dice,
-    dress::{damage, wrapped},
+    dress::{damage, left_over, wrapped},
     reading::read,
 };
 use crate::scene::frames;
@@ -24,6 +24,8 @@ pub struct Thrown {
     pub segments: (u32, u32),
     /// Whether it came in by the uplink.
     pub from_wire: bool,
+    /// What is left to be done to it.
+    pub left: Left,
 }
 
 impl fmt::Display for Thrown {
@@ -34,11 +36,12 @@ impl fmt::Display for Thrown {
             direction,
             segments,
             from_wire,
+            left,
         } = self;
         writeln!(
             f,
-            "{direction:?} on link {link}, segments {segments:?}, from the wire: {from_wire}, read as {:?}",
-            read(frame, *segments)
+            "{direction:?} on link {link}, segments {segments:?}, from the wire: {from_wire}, {left:?}, read as {:?}",
+            read(frame, *segments, *left)
         )?;
         write!(f, "frame ")?;
         frame.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -80,6 +83,7 @@ fn farewell(talk: &mut Talk, direction: Direction) -> Thrown {
         direction,
         segments: (0, 0),
         from_wire: false,
+        left: Left::NOTHING,
     }
 }
 
@@ -164,6 +168,7 @@ impl Generator {
                 direction: any_direction(dice),
                 segments: (0, 0),
                 from_wire: false,
+                left: Left::NOTHING,
             },
             5 | 6 => self.error(dice),
             _ => self.talk(dice),
@@ -172,6 +177,7 @@ impl Generator {
             damage(&mut thrown.frame, dice);
         }
         thrown.from_wire = thrown.direction == Direction::Ingress && dice.one_in(6);
+        thrown.left = left_over(&thrown.frame, thrown.segments, dice);
         thrown
     }
 
@@ -277,6 +283,7 @@ impl Generator {
             direction,
             segments,
             from_wire: false,
+            left: Left::NOTHING,
         }
     }
 
@@ -326,6 +333,7 @@ impl Generator {
             direction,
             segments: (0, 0),
             from_wire: false,
+            left: Left::NOTHING,
         }
     }
 
@@ -374,6 +382,7 @@ impl Generator {
             direction: any_direction(dice),
             segments: (0, 0),
             from_wire: false,
+            left: Left::NOTHING,
         }
     }
 
@@ -418,6 +427,7 @@ impl Generator {
             direction,
             segments: (0, 0),
             from_wire: false,
+            left: Left::NOTHING,
         }
     }
 
@@ -438,6 +448,7 @@ impl Generator {
             direction: Direction::Egress,
             segments: (0, 0),
             from_wire: false,
+            left: Left::NOTHING,
         };
         (Direction::Ingress, Some(answer))
     }
@@ -470,6 +481,7 @@ impl Generator {
             direction,
             segments: (0, 0),
             from_wire: false,
+            left: Left::NOTHING,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use taskgate_ebpf::abi::Reason;
+use taskgate_ebpf::{abi::Reason, host::Left, packet::Checksum};
 
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub(crate) struct Ip {
     pub(crate) body: Body,
     /// Whose part it is, if it is one of several fragments.
     pub(crate) fragment: Option<Part>,
+    /// Whether something is still to be written where the gate has looked.
+    pub(crate) overwritten: bool,
 }
 
 /// A fragment of a datagram.
@@ -182,15 +184,17 @@ fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
-/// Reads a frame; segments as [`crate::scene::Sent`] has them.
-pub(crate) fn read(frame: &[u8], segments: (u32, u32)) -> Reading {
+/// Reads a frame; segments and what is left to be done as [`crate::scene::Sent`] has them.
+pub(crate) fn read(frame: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if frame.len() < 14 {
         return Reading::Nameless(Reason::Malformed);
     }
     let packet = &frame[14..];
     match u16_at(frame, 12) {
-        0x0800 => read_v4(packet, segments),
-        0x86dd => read_v6(packet, segments),
+        0x0800 => read_v4(packet, segments, left),
+        0x86dd => read_v6(packet, segments, left),
+        // Nothing in it is summed.
+        0x0806 if left.checksum.is_some() => Reading::Nameless(Reason::Malformed),
         0x0806 => read_arp(packet),
         _ => Reading::Nameless(Reason::UnsupportedEthertype),
     }
@@ -208,7 +212,7 @@ fn read_arp(packet: &[u8]) -> Reading {
     })
 }
 
-fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
+fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if packet.len() < 20 || packet[0] >> 4 != 4 {
         return Reading::Nameless(Reason::Malformed);
     }
@@ -220,6 +224,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
         bytes: packet.len() as u64,
         body: MALFORMED,
         fragment: None,
+        overwritten: false,
     };
     let header = usize::from(packet[0] & 15) * 4;
     let mut total = usize::from(u16_at(packet, 2));
@@ -237,16 +242,20 @@ fn read_v4(packet: &[u8], segments: (u32, u32)) -> Reading {
     let payload = total - header;
     let offset = usize::from(u16_at(packet, 6) & 0x1fff) * 8;
     let more = u16_at(packet, 6) & 0x2000 != 0;
+    if segments.1 > 0 && (total < packet.len() || offset > 0 || more) {
+        return Reading::Ip(ip);
+    }
     if offset > 0 || more {
         ip.fragment = Some(Part::new(u32::from(u16_at(packet, 4)), offset, payload, more));
     }
     if offset > 0 {
         // It must not reach into the first one's transport header.
-        if offset + payload <= 65535 && !(ip.protocol == 6 && offset < 20) {
+        if offset + payload <= 65535 && !(ip.protocol == 6 && offset < 20) && left.checksum.is_none() {
             ip.body = Body::Bad(Reason::FragmentWithoutFirst);
         }
     } else if !(more && payload % 8 != 0) {
         let headers = transport(&mut ip, packet, header, total);
+        ip.overwritten = overwrites(&ip, header, 0x0800, segments, left);
         count(&mut ip, total, headers, segments);
     }
     Reading::Ip(ip)
@@ -264,7 +273,7 @@ fn has_source_route(mut options: &[u8]) -> bool {
     }
 }
 
-fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
+fn read_v6(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if packet.len() < 40 || packet[0] >> 4 != 6 {
         return Reading::Nameless(Reason::Malformed);
     }
@@ -276,6 +285,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
         bytes: packet.len() as u64,
         body: MALFORMED,
         fragment: None,
+        overwritten: false,
     };
     let said = usize::from(u16_at(packet, 4));
     let jumbo = said == 0 && segments.1 > 0;
@@ -286,13 +296,15 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
     // The length of a jumbogram stands in a header that no segment has.
     let unsent = if jumbo && packet[6] == 0 { 8 } else { 0 };
     ip.bytes = total as u64;
-    if is_mapped(ip.source) || is_mapped(ip.destination) {
+    if is_mapped(ip.source) || is_mapped(ip.destination) || segments.1 > 0 && total < packet.len() {
         return Reading::Ip(ip);
     }
-    match walk(&mut ip, packet, total) {
+    let fragments_allowed = segments.1 == 0;
+    match walk(&mut ip, packet, total, fragments_allowed, left) {
         Err(reason) => ip.body = Body::Bad(reason),
         Ok(at) => {
             let headers = transport(&mut ip, packet, at, total);
+            ip.overwritten = overwrites(&ip, at, 0x86dd, segments, left);
             count(&mut ip, total - unsent, headers - unsent, segments);
         }
     }
@@ -300,7 +312,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32)) -> Reading {
 }
 
 /// Follows extension headers to where the transport header begins.
-fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
+fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left: Left) -> Result<usize, Reason> {
     let mut at = 40;
     for number in 0.. {
         let next = ip.protocol;
@@ -317,7 +329,7 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
                 let Some(carries) = total.checked_sub(at + 8) else {
                     return Err(Reason::Malformed);
                 };
-                if more && carries % 8 != 0 || offset + carries + at - 40 > 65535 {
+                if !fragments_allowed || more && carries % 8 != 0 || offset + carries + at - 40 > 65535 {
                     return Err(Reason::Malformed);
                 }
                 // Each fragment header speaks anew.
@@ -325,7 +337,7 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize) -> Result<usize, Reason> {
                 ip.fragment = (offset > 0 || more).then(|| Part::new(id, offset, carries, more));
                 if offset > 0 {
                     ip.protocol = packet[at];
-                    return Err(if ip.protocol == 6 && offset < 20 {
+                    return Err(if ip.protocol == 6 && offset < 20 || left.checksum.is_some() {
                         Reason::Malformed
                     } else {
                         Reason::FragmentWithoutFirst
@@ -503,16 +515,42 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
         bytes: 0,
         body,
         fragment: None,
+        overwritten: false,
     })
+}
+
+/// Whether something is still to be written where the gate has looked: the IP packet's transport header begins at `at`.
+fn overwrites(ip: &Ip, at: usize, ether_type: u16, segments: (u32, u32), left: Left) -> bool {
+    let transport = 14 + i32::try_from(at).expect("no frame is so long");
+    // Where the transport header's own checksum is, and where a packet in the packet may begin.
+    let (field, tunnel) = match &ip.body {
+        Body::Bad(_) => return false,
+        Body::Ports { .. } if ip.protocol == 6 => (Some(16), None),
+        Body::Ports { .. } => (Some(6), Some(transport + 8)),
+        Body::Icmp { .. } | Body::Neighbour { .. } | Body::IgmpQuery => (Some(2), None),
+        Body::Other if ip.protocol == 2 && ip.source.is_ipv4() => (Some(2), None),
+        Body::Other => (None, Some(transport)),
+    };
+    let in_tunnel = |place: i32| tunnel.is_some_and(|begins| place >= begins);
+    let sums_elsewhere = |checksum: Checksum| {
+        let is_own = checksum.start == transport && field == Some(checksum.offset);
+        !is_own && !in_tunnel(checksum.start)
+    };
+    let cut_elsewhere = left.cut.filter(|_| segments.1 > 0).is_some_and(|cut| {
+        let inside = cut.inner == i32::MAX || in_tunnel(cut.inner);
+        cut.ether_type != ether_type || cut.header != 14 || !inside
+    });
+    left.checksum.is_some_and(sums_elsewhere) || cut_elsewhere
 }
 
 /// Counts the packets that a GSO packet stands for, and their bytes.
 fn count(ip: &mut Ip, total: usize, headers: usize, (segments, size): (u32, u32)) {
-    if matches!(ip.body, Body::Bad(_)) || size == 0 {
+    if matches!(ip.body, Body::Bad(_)) || ip.overwritten || size == 0 {
         return;
     }
     let payload = (total - headers) as u64;
-    let packets = if segments > 0 {
+    // Sixteen bits is all that the kernel has for their number.
+    let packets = if segments > 0 && payload / u64::from(size) <= 65535 {
         segments.into()
     } else {
         payload.div_ceil(size.into()).max(1)

@@ -11,9 +11,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use taskgate::compile::Gate;
-use taskgate_ebpf::abi::{
-    Direction, LinkId, Outcome,
-    image::{Share, Shared, TIMEOUTS, Timeout, control},
+use taskgate_ebpf::{
+    abi::{
+        Direction, LinkId, Outcome,
+        image::{Share, Shared, TIMEOUTS, Timeout, control},
+    },
+    host::Left,
 };
 
 use super::{
@@ -202,6 +205,8 @@ impl<'a> Stand<'a> {
             let mut thrown = self.generator.throw(&mut self.dice);
             if self.clock == Clock::Kernels {
                 testable(&mut thrown.frame);
+                // Nobody can say that to the kernel for a test.
+                thrown.left = Left::NOTHING;
             }
             let at_uplink = thrown.direction == Direction::Ingress && self.dice.one_in(8);
             let met = if at_uplink {
@@ -252,9 +257,10 @@ impl<'a> Stand<'a> {
             direction: thrown.direction,
             came_by: if thrown.from_wire { Uplink::LINK } else { 0 },
             segments: thrown.segments,
+            left: thrown.left,
         };
         let now = host.now()?;
-        let reading = read(sent.frame, sent.segments);
+        let reading = read(sent.frame, sent.segments, sent.left);
         let expected = self
             .oracle
             .judge(&self.world, &reading, sent.link, sent.direction, thrown.from_wire, now);

@@ -1,7 +1,10 @@
 //! The early verdict beside the gate's: it drops what the gate would drop, and leaves everything else as it was.
 
 use anyhow::Result;
-use taskgate_ebpf::abi::{Direction, LinkId, Outcome, Reason};
+use taskgate_ebpf::{
+    abi::{Direction, LinkId, Outcome, Reason},
+    host::Left,
+};
 
 use super::{
     compare::differs,
@@ -57,7 +60,7 @@ impl Stand<'_> {
         };
         self.scene.set_uplink(uplink);
         let now = host.now()?;
-        let reading = read(&thrown.frame, (0, 0));
+        let reading = read(&thrown.frame, (0, 0), Left::NOTHING);
         let before = self.oracle.clone();
         let is_piece = matches!(&reading, Reading::Ip(ip) if ip.body == Body::Bad(Reason::FragmentWithoutFirst));
         let expected = judged_link(&self.world, &reading, uplink)

@@ -19,7 +19,12 @@ use taskgate::dataplane::{
     netns::Namespace,
     sysctl::NeighbourControl,
 };
-use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
+use taskgate_tests::{
+    Capture, Netns,
+    sandbox::{ip, ip_batch, sandbox},
+    scene::frames,
+    traffic::{Sender, Unsummed},
+};
 
 fn addresses(number: u8) -> [IpAddr; 3] {
     [
@@ -35,6 +40,7 @@ fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
         task,
         namespace: task,
         addresses,
+        fills_checksums: false,
     }
 }
 
@@ -404,4 +410,37 @@ fn names_differ_by_instance_and_task() {
     assert_ne!(name("default", "web"), name("default", "db"));
     assert_ne!(name("default", "web"), name("other", "web"));
     assert_ne!(name("a", "bc"), name("ab", "c"));
+}
+
+/// A gate that cannot see what is left to be done to a packet has to see it done.
+#[test]
+fn a_task_whose_end_fills_in_checksums_sends_what_it_will_be() -> Result<()> {
+    sandbox(async || {
+        let netlink = Netlink::open()?;
+        let all = addresses(1);
+        for (fills_checksums, port) in [(false, 443_u16), (true, 22)] {
+            let spec = EniSpec {
+                fills_checksums,
+                ..spec("fills", &all)
+            };
+            let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
+            let capture = Capture::tap(&Netns::here()?, &eni.link().name)?;
+            let sender = Sender::on(&Netns::named("fills")?, "eth0")?;
+            let datagram = frames::udp(4000, 443, b"data");
+            let mut frame = frames::ip(all[0], [192, 0, 2, 1].into(), 17, &datagram);
+            // What is summed is the destination's port and whatever follows: the complement of the port that is wanted.
+            let start = 14 + 20 + 2;
+            frame.truncate(start + 2);
+            frame.extend((!22_u16 - 443).to_be_bytes());
+            let unsummed = Unsummed {
+                start: start as u16,
+                offset: 0,
+            };
+            ensure!(sender.send_unsummed(&frame, unsummed)?, "it is not sent");
+            frame[start..start + 2].copy_from_slice(&port.to_be_bytes());
+            capture.await_bytes(&frame[12..])?;
+            eni.remove(&netlink).await?;
+        }
+        Ok(())
+    })
 }

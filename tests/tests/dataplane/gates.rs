@@ -11,6 +11,7 @@ use taskgate::dataplane::{
     netlink::Netlink,
     object::Object,
     other_gates::is_gated,
+    sk_buff::Sight,
     tables::KernelTables,
     watch::{LinkEvent, LinkWatch},
 };
@@ -396,4 +397,23 @@ fn a_link_that_lost_its_filters_is_closed_where_it_is() -> Result<()> {
         ensure!(!reaches()?);
         Ok(())
     })
+}
+
+/// What a kernel lets the program see it sees; older and stricter ones let it see less, and it loads all the same.
+#[test]
+fn a_program_loads_however_little_it_may_see() -> Result<()> {
+    let mut before = None;
+    for sight in [Sight::None, Sight::Copied, Sight::Cast] {
+        let object = Object::load(&LoadOptions { sight, ..SMALL })?;
+        let seen = object.sight();
+        ensure!(
+            seen <= sight && Some(seen) >= before,
+            "{seen:?} where it may be {sight:?}"
+        );
+        ensure!((seen == Sight::None) == object.unseen().is_some());
+        before = Some(seen);
+    }
+    // Every kernel that this is tried on has BTF; the cast comes with 6.2.
+    ensure!(before >= Some(Sight::Copied), "{before:?}");
+    Ok(())
 }

@@ -8,7 +8,7 @@ mod provisioned;
 mod sysctls;
 mod tables;
 
-use taskgate::dataplane::load::LoadOptions;
+use taskgate::dataplane::{load::LoadOptions, sk_buff::Sight};
 
 /// Tables that are quickly made.
 const SMALL: LoadOptions = LoadOptions {
@@ -18,4 +18,5 @@ const SMALL: LoadOptions = LoadOptions {
     policy_banks: 1,
     log_level: log::LevelFilter::Off,
     instance: 0,
+    sight: Sight::Cast,
 };

@@ -30,6 +30,7 @@ fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
         task,
         namespace: task,
         addresses,
+        fills_checksums: false,
     }
 }
 

@@ -11,7 +11,10 @@ use taskgate::{
     compile::{Gate, host_image},
     dataplane::flow::Used,
 };
-use taskgate_ebpf::abi::{Direction, image::Shared};
+use taskgate_ebpf::{
+    abi::{Direction, image::Shared},
+    host::Left,
+};
 use taskgate_tests::{
     sandbox::sandbox,
     scene::{
@@ -517,6 +520,7 @@ fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
             direction: Direction::Ingress,
             came_by: 0,
             segments: (0, 0),
+            left: Left::NOTHING,
         })
     };
     for (number, busy) in [1, 1, 0].into_iter().enumerate() {

@@ -441,6 +441,7 @@ fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
                     direction: Egress,
                     came_by: 0,
                     segments: (0, 0),
+                    left: taskgate_ebpf::host::Left::NOTHING,
                 };
                 assert_eq!(stage.path.judge(&sent)?, passes, "{what} on {link:?}, {mac:?}");
             }

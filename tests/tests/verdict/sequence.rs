@@ -133,6 +133,7 @@ fn sides_are_followed_through_large_packets_and_losses() -> Result<()> {
             direction: Direction::Ingress,
             came_by: 0,
             segments: (0, 1400),
+            left: taskgate_ebpf::host::Left::NOTHING,
         })?;
         // 3,001 to 4,401 is lost on the way, and comes again.
         assert!(stage.ingress(&peer(flags::ACK, 4_401, 1, &[0; 1400]))?);

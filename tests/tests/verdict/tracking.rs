@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate::model::IcmpMatch;
-use taskgate_ebpf::abi::Direction;
+use taskgate_ebpf::{abi::Direction, host::Left};
 use taskgate_tests::scene::{Sent, frames::*, on_host_and_in_kernel};
 
 use super::*;
@@ -201,6 +201,7 @@ fn a_gso_packet_counts_as_what_is_on_the_wire() -> Result<()> {
                 direction: Direction::Ingress,
                 came_by: 0,
                 segments,
+                left: Left::NOTHING,
             })?;
         }
         stage.assert_lines(

@@ -103,6 +103,7 @@ impl Gates {
                     task: eni.display_name(),
                     namespace,
                     addresses: &eni.addresses,
+                    fills_checksums: self.object.unseen().is_some(),
                 };
                 Some(spec.task_mac())
             }

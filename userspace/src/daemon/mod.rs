@@ -134,6 +134,15 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
         instance: instance::number(&options.instance),
         ..LoadOptions::default()
     })?;
+    if let Some(unseen) = object.unseen() {
+        warn!(
+            "gates do not see what is left to be done to a packet once it passed ({}): a task with CAP_NET_RAW can have its \
+             packets' ports and addresses written over. The links that taskgate makes fill in checksums and cut segments \
+             before the gate, which costs processor time for each packet, until a task with CAP_NET_ADMIN turns that off. Do \
+             the same at the tasks' ends of other links: `ethtool -K eth0 tx off`",
+            error::chain(unseen)
+        );
+    }
     if let Some(drain) = object.log_drain()? {
         tokio::spawn(drain);
     }

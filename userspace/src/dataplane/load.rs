@@ -15,6 +15,8 @@ use taskgate_ebpf::abi::{
     outcome::OUTCOMES,
 };
 
+use super::sk_buff::Sight;
+
 /// How large the tables are, and what the kernel program logs. Sizes are in entries and stand once loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
@@ -31,6 +33,9 @@ pub struct LoadOptions {
     pub log_level: LevelFilter,
     /// Tells the clsact filters of this taskgate from those of others that gate the same links.
     pub instance: u16,
+    /// How the program may look at what is left to be done to a frame that a task sends. Less than all shows what it does
+    /// on a kernel that does not let it.
+    pub sight: Sight,
 }
 
 impl LoadOptions {
@@ -66,6 +71,7 @@ impl Default for LoadOptions {
             policy_banks: 8,
             log_level: LevelFilter::Off,
             instance: 0,
+            sight: Sight::Cast,
         }
     }
 }

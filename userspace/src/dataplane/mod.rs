@@ -1,5 +1,6 @@
 //! The kernel's side of a running taskgate: programs, maps, links, and the ENIs that it makes.
 
+mod btf;
 pub mod early;
 pub mod eni;
 pub mod events;
@@ -15,6 +16,7 @@ pub mod object;
 pub mod other_gates;
 pub mod raw;
 mod rtnl;
+pub mod sk_buff;
 pub mod sysctl;
 pub mod tables;
 pub mod tags;

@@ -13,12 +13,13 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use taskgate_ebpf::abi::{self, map};
+use taskgate_ebpf::abi::{self, map, sk_buff::GLOBAL as SK_BUFF};
 
 use super::{
     gate::GatePrograms,
     load::{LoadError, LoadOptions, Shape},
     raw::{self, Packet, Ran, Shared},
+    sk_buff::{self, Look, Sight, Unseen},
 };
 
 /// The kernel program as it was built; empty where the build was told to leave it out.
@@ -35,6 +36,10 @@ pub struct Object {
     pub(super) gates: Arc<GatePrograms>,
     /// The early verdict's program, once it is loaded.
     early: Option<&'static str>,
+    /// How it sees what is left to be done to a frame.
+    sight: Sight,
+    /// Why it does not see what is left to be done to a frame, if it does not.
+    unseen: Option<Unseen>,
 }
 
 impl Object {
@@ -55,7 +60,22 @@ impl Object {
         }
         options.check()?;
         raw::lift_memory_lock_limit();
+        let (looks, unseen) = match sk_buff::looks(options.sight) {
+            Ok(looks) => (looks, Unseen::Refused),
+            Err(unseen) => (Vec::new(), unseen),
+        };
+        for look in looks {
+            match Self::load_with(options, &look, None) {
+                Err(LoadError::Program { program, cause }) if program == abi::program::FROM_TASK => {
+                    log::debug!("`{program}` is to look at socket buffers otherwise, or not at all: {cause}");
+                }
+                loaded => return loaded,
+            }
+        }
+        Self::load_with(options, &Look::NOT, Some(unseen))
+    }
 
+    fn load_with(options: &LoadOptions, look: &Look, unseen: Option<Unseen>) -> Result<Self, LoadError> {
         let shapes = Shape::all(options);
         let level = options.log_level as usize as u8;
         let mut loader = EbpfLoader::new();
@@ -66,7 +86,8 @@ impl Object {
         }
         let mut ebpf = loader
             .override_global(aya_log::LEVEL, &level, false)
-            .load(GATE)
+            .override_global(SK_BUFF, &look.places[..], true)
+            .load(&look.link(GATE))
             .map_err(LoadError::Maps)?;
         for shape in &shapes {
             shape.check(data(&ebpf, shape.name)?)?;
@@ -82,6 +103,8 @@ impl Object {
             options: *options,
             gates: Arc::new(gates),
             early: None,
+            sight: look.sight,
+            unseen,
         })
     }
 
@@ -112,6 +135,16 @@ impl Object {
 
     fn loaded(&self) -> impl Iterator<Item = &'static str> {
         Self::PROGRAMS.into_iter().chain(self.early)
+    }
+
+    /// How gates see what is left to be done to a frame that a task sends.
+    pub fn sight(&self) -> Sight {
+        self.sight
+    }
+
+    /// Why they do not see it; `None` where they do.
+    pub fn unseen(&self) -> Option<&Unseen> {
+        self.unseen.as_ref()
     }
 
     /// What it was loaded with.

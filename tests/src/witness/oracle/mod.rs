@@ -179,6 +179,7 @@ impl Oracle {
         let judged = match reading {
             Reading::Nameless(reason) => unless_unknown(&case, *reason),
             Reading::Arp(_) => self.kepts.judge(&case, reading),
+            Reading::Ip(ip) if ip.overwritten => unless_unknown(&case, Reason::Malformed),
             Reading::Ip(ip) => match ip.body {
                 Body::Bad(reason) => unless_unknown(&case, reason),
                 Body::Neighbour { .. } => self.kepts.judge(&case, reading),
@@ -203,7 +204,7 @@ impl Oracle {
         // Neighbour discovery leaves no record, as ARP.
         if let (Outcome::Drop(reason), Reading::Ip(ip)) = (outcome, reading)
             && slot > 0
-            && !matches!(ip.body, Body::Neighbour { .. })
+            && (ip.overwritten || !matches!(ip.body, Body::Neighbour { .. }))
         {
             self.record(&case, ip, reason, slot);
         }

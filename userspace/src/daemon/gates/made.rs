@@ -130,6 +130,7 @@ impl Gates {
             task: &task.name,
             namespace: &task.namespace,
             addresses: &eni.addresses,
+            fills_checksums: self.object.unseen().is_some(),
         };
         let programs = self.object.gate_programs();
         let (image, guard, slot) = (&self.image, &self.guard, task.slot);

@@ -34,6 +34,9 @@ pub struct EniSpec<'a> {
     pub namespace: &'a str,
     /// The ENI's addresses; the first of each family is what the task sends from unless it says otherwise.
     pub addresses: &'a [IpAddr],
+    /// Whether the task's end fills in checksums and cuts segments before it sends: for gates that cannot see what is left
+    /// to be done to a frame. The task can turn that off again if it may configure its network.
+    pub fills_checksums: bool,
 }
 
 impl EniSpec<'_> {

@@ -15,6 +15,7 @@ use crate::dataplane::{
     link::Link,
     netlink::{Netlink, Refused},
     netns::Namespace,
+    raw,
     sysctl::{NeighbourControl, Sysctl},
 };
 
@@ -54,7 +55,7 @@ where
     if let Err(refused) = list.put(&record) {
         return failed(refused.into()).await;
     }
-    if let Err(error) = configure(host, &task, spec, &link).await {
+    if let Err(error) = configure(host, &task, spec, namespace, &link).await {
         return failed(error).await;
     }
     let mut warnings = distrust(&link);
@@ -95,7 +96,13 @@ async fn add_pair(host: &Netlink, spec: &EniSpec<'_>, namespace: &Namespace) -> 
 }
 
 /// Says whose it is, and gives both ends their addresses while they are down.
-async fn configure(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Link) -> Result<(), EniError> {
+async fn configure(
+    host: &Netlink,
+    task: &Netlink,
+    spec: &EniSpec<'_>,
+    namespace: &Namespace,
+    link: &Link,
+) -> Result<(), EniError> {
     let alias = LinkUnspec::new_with_index(link.ifindex).alias(spec.alias());
     routes::set(host, alias, "name the owner of", link).await?;
     for family in routes::families(spec.addresses) {
@@ -104,6 +111,10 @@ async fn configure(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Li
     let inside = inside(task).await?;
     for address in spec.addresses {
         routes::add_own_address(task, &inside, *address).await?;
+    }
+    if spec.fills_checksums {
+        let turned = namespace.enter(|| raw::fill_checksums(INSIDE)).flatten();
+        turned.map_err(Refused::of("turn off checksum offload of", INSIDE))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A link's VLAN switches, as `ethtool` reads and turns them: by name, in the network namespace of the calling thread.
+//! A link's switches, as `ethtool` reads and turns them: by name, in the network namespace of the calling thread.
 
 use std::{
     io,
@@ -8,6 +8,7 @@ use std::{
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
+const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 
@@ -55,6 +56,16 @@ pub fn turn_vlan_switch(link: &str, switch: VlanSwitch, on: bool) -> io::Result<
     }
 }
 
+/// Has the kernel fill in the checksums of what a link sends before that leaves (`tx-checksumming` off), and cut its
+/// segments, which goes with it.
+pub fn fill_checksums(link: &str) -> io::Result<()> {
+    let mut value = Value {
+        command: ETHTOOL_STXCSUM,
+        data: 0,
+    };
+    ask(&open()?, link, &mut value)
+}
+
 fn open() -> io::Result<OwnedFd> {
     Ok(socket(
         AddressFamily::Inet,
@@ -87,7 +98,7 @@ fn ask(socket: &OwnedFd, link: &str, value: &mut Value) -> io::Result<()> {
         *to = from.cast_signed();
     }
     // SAFETY: the request is a whole `ifreq` with a name that ends in 0 and the address of the two numbers that these
-    // two commands read and write, and both live until the call is over.
+    // commands read and write, and both live until the call is over.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
     if done == 0 {
         Ok(())

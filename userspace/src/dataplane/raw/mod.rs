@@ -1,6 +1,6 @@
 //! The calls to the kernel that aya lacks, and all the unsafe code that there is in user space: memory shared with an
 //! array, hash tables read in batches and emptied entry by entry, programs attached to links, a program run on a packet, the
-//! grace period, a link's VLAN switches.
+//! grace period, a link's switches.
 //!
 //! Everything here is safe to call: what a map's keys and values are is compared with the Rust types once, when a
 //! [`Shared`] or a [`Hash`] is made of it.
@@ -25,7 +25,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::{
     attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
-    ethtool::{VlanSwitch, turn_vlan_switch, vlan_switch},
+    ethtool::{VlanSwitch, fill_checksums, turn_vlan_switch, vlan_switch},
     hash::{Cursor, Hash},
     run::{Packet, Ran, test_run, test_run_early},
     shared::Shared,

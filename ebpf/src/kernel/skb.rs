@@ -1,0 +1,129 @@
+//! The socket buffer behind a tc program's context: what is left to be done to the frame, which `__sk_buff` does not
+//! show.
+
+use core::mem::transmute;
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel, programs::TcContext};
+use taskgate_ebpf::{
+    abi::sk_buff::{self, CHECKSUM_PARTIAL, SPAN, WORDS},
+    packet::{Checksum, Cut},
+};
+
+/// Where things are in the kernel that this was loaded into; user space sets it. Its name is [`sk_buff::GLOBAL`].
+// SAFETY: nothing else has this name.
+#[unsafe(no_mangle)]
+static SK_BUFF: [u32; WORDS] = [0; WORDS];
+
+/// A word of [`SK_BUFF`]: a constant for the verifier, and none for the compiler.
+#[inline(always)]
+fn place<const WORD: usize>() -> u32 {
+    const { assert!(WORD < WORDS) };
+    // SAFETY: the word lies within the array, and nobody writes it while the program is there. Volatile, so that what
+    // stands in the object is not taken for what user space puts there.
+    unsafe { (&raw const SK_BUFF).cast::<u32>().add(WORD).read_volatile() }
+}
+
+/// Whether user space knows where things are.
+#[inline(always)]
+fn is_known() -> bool {
+    place::<{ sk_buff::HOW }>() != 0
+}
+
+/// Room for a copy.
+#[repr(C, align(8))]
+pub(super) struct Span([u8; SPAN]);
+
+/// The socket buffer, or a copy of what matters of it; neither where nobody knows where things are.
+#[derive(Clone, Copy)]
+pub(super) struct Behind(*const u8);
+
+impl Behind {
+    /// Nobody looks.
+    pub(super) const NOTHING: Self = Self(core::ptr::null());
+
+    /// What is behind the context.
+    #[inline(always)]
+    pub(super) fn of(ctx: &TcContext, span: &mut Span) -> Self {
+        if place::<{ sk_buff::HOW }>() == sk_buff::CAST {
+            // SAFETY: user space has put the kernel's function in this one's place, which takes the program's own context;
+            // else the verifier does not come here.
+            return Self(unsafe {
+                let cast: unsafe extern "C" fn(*mut __sk_buff) -> *const u8 = transmute(sk_buff::CAST_MARK as usize);
+                cast(ctx.skb.skb)
+            });
+        }
+        if is_known() {
+            let from = ctx
+                .skb
+                .skb
+                .cast::<u8>()
+                .wrapping_add(place::<{ sk_buff::START }>() as usize);
+            // SAFETY: the helper writes the whole span, and reads kernel memory without a fault. A tc program's context is
+            // its socket buffer's address.
+            let refused = unsafe { bpf_probe_read_kernel(span.0.as_mut_ptr().cast(), SPAN as u32, from.cast()) } != 0;
+            if refused {
+                // What cannot be looked at is taken for the worst: a checksum to be filled in before the frame.
+                span.0 = [0xff; SPAN];
+            }
+        }
+        Self(span.0.as_ptr())
+    }
+
+    /// 16 bits of it.
+    #[inline(always)]
+    fn field<const WORD: usize>(self) -> i32 {
+        // SAFETY: the place is a constant that the verifier compares with the structure, or with the copy's size. Both are
+        // aligned, and so is the field in them.
+        (unsafe { self.0.byte_add(place::<WORD>() as usize).cast::<u16>().read_volatile() }) as i32
+    }
+
+    /// The byte with a bit, the bit lowest.
+    #[inline(always)]
+    fn bits<const WORD: usize>(self) -> u32 {
+        let bit = place::<WORD>();
+        // SAFETY: as above.
+        (unsafe { self.0.byte_add((bit >> 3) as usize).read_volatile() } as u32) >> (bit & 7)
+    }
+
+    /// Where a header begins in the frame.
+    #[inline(always)]
+    fn header<const WORD: usize>(self) -> i32 {
+        self.field::<WORD>() - self.field::<{ sk_buff::MAC_HEADER }>()
+    }
+
+    /// The checksum that is yet to be filled in.
+    #[inline(always)]
+    pub(super) fn checksum(self) -> Option<Checksum> {
+        if !is_known() || self.bits::<{ sk_buff::IP_SUMMED }>() & 3 != CHECKSUM_PARTIAL {
+            return None;
+        }
+        Some(Checksum {
+            start: self.header::<{ sk_buff::CSUM_START }>(),
+            offset: self.field::<{ sk_buff::CSUM_OFFSET }>() as u16,
+        })
+    }
+
+    /// How it is cut, by this ethertype. Where nobody looks nobody lies.
+    #[inline(always)]
+    pub(super) fn cut(self, ether_type: u16) -> Cut {
+        if !is_known() {
+            return Cut {
+                ether_type,
+                header: Cut::HEADER,
+                inner: Cut::NO_INNER,
+            };
+        }
+        let inner = if self.bits::<{ sk_buff::ENCAPSULATION }>() & 1 == 0 {
+            Cut::NO_INNER
+        } else {
+            let ethernet = self.header::<{ sk_buff::INNER_MAC_HEADER }>();
+            let ip = self.header::<{ sk_buff::INNER_NETWORK_HEADER }>();
+            if ip < ethernet { ip } else { ethernet }
+        };
+        Cut {
+            ether_type,
+            header: self.header::<{ sk_buff::NETWORK_HEADER }>(),
+            inner,
+        }
+    }
+}
