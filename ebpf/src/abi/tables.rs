@@ -236,15 +236,17 @@ impl Next {
         [self.0[0].get(), self.0[1].get()]
     }
 
-    /// Sets both; stores only what changed.
+    /// Sets both.
     #[inline(always)]
-    pub fn update(&self, was: [u16; 2], is: [u16; 2]) {
-        if is[0] != was[0] {
-            self.0[0].set(is[0]);
-        }
-        if is[1] != was[1] {
-            self.0[1].set(is[1]);
-        }
+    pub fn set(&self, [egress, ingress]: [u16; 2]) {
+        self.0[0].set(egress);
+        self.0[1].set(ingress);
+    }
+
+    /// Sets that of the peer, which is all that its own packets move.
+    #[inline(always)]
+    pub fn set_ingress(&self, ingress: u16) {
+        self.0[1].set(ingress);
     }
 }
 

@@ -15,7 +15,7 @@ fn others(name: &str, protocol: u8, opener: Direction, steps: &[(Direction, u16,
     let mut life = begin(opened_by(opener), protocol, steps[0].0, None);
     for (at, (direction, expected, timeout)) in steps.iter().enumerate() {
         if at > 0 {
-            life = advance(life, protocol, *direction, None);
+            life = advance(life, protocol, *direction, None, |same| same);
         }
         assert_eq!(
             (life.state, timeout_of(protocol, life.state)),
@@ -79,7 +79,7 @@ impl Tcp {
         };
         let life = match self.life {
             None => begin(opened_by(direction), TCP, direction, Some(segment)),
-            Some(life) => advance(life, TCP, direction, Some(segment)),
+            Some(life) => advance(life, TCP, direction, Some(segment), |same| same),
         };
         self.life = Some(life);
         let opened = opened_by(self.client);
@@ -315,7 +315,7 @@ fn a_later_fragment_says_nothing() {
         tcp.shakes_hands();
         let life = tcp.life.expect("a life");
         for direction in [Egress, Ingress] {
-            assert_eq!(advance(life, TCP, direction, None), life);
+            assert_eq!(advance(life, TCP, direction, None, |same| same), life);
         }
     });
     let piece = begin(INGRESS, TCP, Ingress, None);
@@ -409,7 +409,7 @@ proptest! {
         for (egress, flags, sequence, acknowledged, payload) in packets {
             let direction = if egress { Egress } else { Ingress };
             let segment = Segment { flags, sequence, acknowledged, payload };
-            life = advance(life, TCP, direction, Some(segment));
+            life = advance(life, TCP, direction, Some(segment), |same| same);
             prop_assert_eq!(life.state & state::ADMISSION, opened_by(opener) | state::UNTRACKED);
             prop_assert!(life.state & CONFIRMED == 0 || life.state & ANSWERED_BACK == ANSWERED_BACK);
         }
@@ -426,7 +426,7 @@ proptest! {
         for (egress, payload) in packets {
             let (direction, own) = if egress { (Egress, 0) } else { (Ingress, 1) };
             let segment = Segment { flags: ACK, sequence: next[own], acknowledged: next[1 - own], payload };
-            life = advance(life, TCP, direction, Some(segment));
+            life = advance(life, TCP, direction, Some(segment), |same| same);
             next[own] = next[own].wrapping_add(payload as u16);
             prop_assert_eq!(life.next, next);
         }

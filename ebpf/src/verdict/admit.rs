@@ -12,7 +12,7 @@ use crate::{
         image::{Claim, Class, Shared, address, control, rule, slot},
         tables::{Next, RULE_EXEMPT, Seen, Totals, denial_tail, pair, state},
     },
-    conntrack::{ICMP, ICMPV6, TCP, UDP, begin, initiator, opened_by},
+    conntrack::{ICMP, ICMPV6, Life, TCP, UDP, begin, initiator, opened_by},
     family::Family,
     flow::{BROADCAST, Flow, is_dhcp},
     packet::{Exchange, Kind, Packet, link_local, request_of},
@@ -152,7 +152,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let stays = self.tables.blur(stays as u32) != 0;
         let own = rows.address(flow.local).slot == eni.slot || stays;
         let remote = rows.address(flow.remote);
-        let local = (remote.slot != 0) as u16 * state::LOCAL;
+        let local = self.tables.blur((remote.slot != 0) as u32) as u16 * state::LOCAL;
         let exempt = Admission {
             pass: Pass::Exempt,
             rule: RULE_EXEMPT,
@@ -252,21 +252,19 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
         }
         let opened = plan.opened() | admission.state;
+        let packet = self.packet;
+        let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
+        let life = life.blurred(|number| self.tables.blur(number));
         let mut refused = None;
         let mut kept = false;
+        let mut found = None;
         // Twice at most: an entry can come, or go, between a look and the next step.
         for _ in 0..2 {
             if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
-                if matches!(D::DIRECTION, Direction::Ingress) && admission.dhcp {
-                    // Only the task keeps it open.
-                    self.add_totals(&conn);
-                } else {
-                    self.readmit(&conn, tail, opened, admission.rule, goes_on);
-                }
-                kept = true;
+                found = Some(conn);
                 break;
             }
-            match self.insert::<F>(opened, admission) {
+            match self.insert::<F>(opened, life, admission) {
                 Ok(Inserted::Exists) => {
                     refills = true;
                     goes_on = true;
@@ -281,6 +279,15 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     break;
                 }
             }
+        }
+        if let Some(conn) = found {
+            if matches!(D::DIRECTION, Direction::Ingress) && admission.dhcp {
+                // Only the task keeps it open.
+                self.add_totals(&conn);
+            } else {
+                self.readmit(&conn, tail, opened, admission.rule, (!goes_on).then_some(life));
+            }
+            kept = true;
         }
         if !kept && let Some(usage) = self.tables.usage(self.work.eni.slot) {
             let packets = self.packet.packets as u64;
@@ -301,11 +308,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// Adds an entry under the key in hand, if its ENI may have one more.
     #[inline(always)]
-    fn insert<F: Family>(&mut self, opened: u16, admission: Admission) -> Result<Inserted, Reason>
+    fn insert<F: Family>(&mut self, opened: u16, life: Life, admission: Admission) -> Result<Inserted, Reason>
     where
         T: Flows<F::Key>,
     {
-        let packet = self.packet;
         let slot = self.work.eni.slot;
         let accounts = Accounts::of(slot, Shared::Connections);
         let share = self.control.share(Shared::Connections);
@@ -322,7 +328,6 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             Err(NoRoom::Full) => return Err(Reason::ConnectionsFull),
         };
         let opened = opened | charge.state();
-        let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
         self.work.conn = Conn {
             totals: match D::DIRECTION {
                 Direction::Egress => [self.totals(), Totals::default()],
@@ -358,12 +363,11 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows. Where another CPU
     /// is just making some entry another slot's, who admits it stays for the next packet to say.
     #[inline(always)]
-    fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, goes_on: bool) {
+    fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, anew: Option<Life>) {
         let slot = self.work.eni.slot;
-        let packet = self.packet;
         let was = conn.state();
         // A SYN of the side that was opened to takes nothing over from the one that opened it.
-        if !goes_on || initiator(was) as u8 == initiator(opened) as u8 {
+        if anew.is_some() || initiator(was) as u8 == initiator(opened) as u8 {
             let by = self.by(rule, opened | was & state::POOL, slot);
             if conn.by().1 == slot || self.move_charge(conn, by) {
                 conn.admitted
@@ -371,16 +375,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 conn.by.set(by);
             }
         }
-        if goes_on {
-            self.account(conn, tail);
-        } else {
-            let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
-            self.add_totals(conn);
-            conn.seen.set(self.now, tail);
-            conn.next.update(conn.next.get(), life.next);
-            conn.flags
-                .update(life.state, self.control.window, D::DIRECTION, packet.tcp_flags);
-        }
+        self.account(conn, tail, anew);
     }
 
     /// Tells whoever follows of a flow's first packet.

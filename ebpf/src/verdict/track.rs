@@ -72,7 +72,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     let standing = self.standing(&conn, tail, self.packet);
                     if standing == Standing::Live && !answers_dhcp {
                         if !D::EARLY {
-                            self.account(&conn, tail);
+                            self.account(&conn, tail, None);
                         }
                         return None;
                     }
@@ -166,9 +166,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         matches!(D::DIRECTION, Direction::Ingress) && packet.came_by != 0 && packet.came_by == self.control.uplink()
     }
 
-    /// Adds the packet to an entry.
+    /// Adds the packet to an entry. `anew`: what that knows then, unless it goes on with what it knows.
     #[inline(always)]
-    pub(super) fn account(&self, conn: &Conn, tail: u32) {
+    pub(super) fn account(&self, conn: &Conn, tail: u32, anew: Option<Life>) {
         let packet = self.packet;
         self.add_totals(conn);
         conn.seen.set(self.now, tail);
@@ -176,8 +176,18 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             state: conn.state(),
             next: conn.next.get(),
         };
-        let is = advance(was, packet.protocol, D::DIRECTION, packet.segment());
-        conn.next.update(was.next, is.next);
+        let is = match anew {
+            Some(life) => life,
+            None => {
+                let blur = |number| self.tables.blur(number);
+                advance(was, packet.protocol, D::DIRECTION, packet.segment(), blur)
+            }
+        };
+        if anew.is_some() || matches!(D::DIRECTION, Direction::Egress) {
+            conn.next.set(is.next);
+        } else {
+            conn.next.set_ingress(is.next[1]);
+        }
         conn.flags
             .update(is.state, self.control.window, D::DIRECTION, packet.tcp_flags);
     }
