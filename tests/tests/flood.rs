@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use taskgate_tests::{
     Action, Config, Held, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
@@ -403,6 +404,29 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
         assert_eq!(expected.total("quiet-1", Action::Reject).packets, 1);
         sums_are_whole(stage, &expected, lost)?;
     }
+    Ok(())
+}
+
+/// On SIGUSR1, by task and reason; a denial that found no room for its record counts like any other.
+#[test]
+fn counters_are_told_on_a_signal() -> Result<()> {
+    const FLOWS: u16 = 1500;
+    let stage = Stage::start(closed_and_quiet)?;
+    let held = Held::by(&stage.daemon)?;
+    let flood = Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    flood.send(FIRST, 1)?;
+    held.await_counted(Ingress, "no-rule", &[1])?;
+    flood.send(FIRST + 1, FLOWS - 1)?;
+    held.await_counted(Ingress, "no-rule", &[FLOWS.into()])?;
+    let lost = held.used().denied_lost;
+    assert!(lost > 0);
+    stage.daemon.signal(Signal::SIGUSR1)?;
+    stage.daemon.await_message(&format!("unrecorded 0+{lost}"))?;
+    let messages = stage.daemon.messages();
+    let told = messages.iter().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let expected = ["loud-1", "ingress", "no-rule", "1500"];
+    assert!(told.into_iter().any(|words| words == expected), "{messages:?}");
+    stage.daemon.stop()?;
     Ok(())
 }
 

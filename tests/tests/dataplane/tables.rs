@@ -24,7 +24,7 @@ use taskgate_ebpf::abi::{
     Charge, Charges, Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
     image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK, TIMEOUTS, Timeout},
     program,
-    tables::{Seen, denial_tail, pair, state},
+    tables::{Seen, denial_tail, state},
 };
 use taskgate_tests::{kernel::tells_verified, sandbox::sandbox};
 

@@ -72,6 +72,9 @@ pub struct Run {
     /// The flow logs' aggregation interval in seconds, instead of the configured one
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=600))]
     pub interval: Option<u32>,
+    /// Write at the end, to standard error, what was counted by task and reason; SIGUSR1 writes it at any time
+    #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    pub counters: Option<Output>,
 }
 
 /// `taskgate check`.

@@ -15,7 +15,7 @@ pub use error::{Error, Exit};
 use args::Command;
 use log::LevelFilter;
 
-use crate::daemon::{self, RunOptions};
+use crate::daemon::{self, CountersForm, RunOptions};
 
 /// Does what the command line says and tells how it went. Errors are shown on standard error.
 pub fn run(cli: Cli) -> Exit {
@@ -26,6 +26,10 @@ pub fn run(cli: Cli) -> Exit {
             config: cli.global.config,
             instance: cli.global.instance,
             interval: run.interval,
+            counters: run.counters.map(|form| match form {
+                args::Output::Text => CountersForm::Text,
+                args::Output::Json => CountersForm::Json,
+            }),
             log_level: level,
         })
         .map(|()| Exit::Ok)

@@ -1,6 +1,11 @@
 //! Switching to a configuration: compiled and written beside the one in force, then one store.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use log::{error, warn};
 use taskgate_ebpf::{
@@ -9,7 +14,8 @@ use taskgate_ebpf::{
 };
 
 use super::{
-    RunError,
+    CountersForm, RunError,
+    counters::counters,
     gates::Gates,
     guard::Notice,
     image::SharedImage,
@@ -188,6 +194,22 @@ impl Daemon {
         Ok(slots)
     }
 
+    /// Writes to standard error what the kernel counted.
+    pub(super) fn write_counters(&mut self, form: CountersForm) {
+        let generation = self.generation();
+        let tasks: Vec<Sharer<'_>> = {
+            let writer = self.image.writer();
+            let sharer = |eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
+            self.model.gated().filter_map(sharer).collect()
+        };
+        let (tables, _) = self.records.parts();
+        let written = counters(generation, &tasks, tables, form)
+            .and_then(|counters| io::stderr().lock().write_all(counters.as_bytes()));
+        if let Err(error) = written {
+            error!("cannot write the counters: {error}");
+        }
+    }
+
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
     fn bind_records(&mut self, model: &Model, slots: &HashMap<String, u16>) {
         let gone = |eni: &Eni| !slots.contains_key(&eni.id);
@@ -256,10 +278,13 @@ impl Daemon {
     }
 
     /// Takes the gates off and writes the last records, in that order: what the gates counted to the last is in them. Gives
-    /// the names of the tasks that were not gated because of an error.
-    pub(super) async fn end(mut self) -> Vec<String> {
+    /// the names of the tasks that were not gated because of an error. `counters`: how these are written, if they are.
+    pub(super) async fn end(mut self, counters: Option<CountersForm>) -> Vec<String> {
         let failed = self.gates.end().await;
         self.records.close_final();
+        if let Some(form) = counters {
+            self.write_counters(form);
+        }
         failed
     }
 }

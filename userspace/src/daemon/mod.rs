@@ -6,6 +6,7 @@
 //! signals are heard meanwhile. Nothing of it is on a packet's way.
 
 mod apply;
+mod counters;
 mod error;
 mod gates;
 mod guard;
@@ -28,6 +29,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+pub use counters::CountersForm;
 pub use error::RunError;
 pub(crate) use host::{Found, HostFinding, Who, count as count_links, survey};
 pub(crate) use sizes::{policy_banks, room, share};
@@ -52,6 +54,8 @@ pub struct RunOptions {
     pub instance: String,
     /// The flow logs' interval in seconds, in place of the configured one.
     pub interval: Option<u32>,
+    /// How counters are written to standard error at the end; `None`: not at all. On SIGUSR1 they always are.
+    pub counters: Option<CountersForm>,
     /// How much the log tells; the kernel program's messages are there from `debug` on.
     pub log_level: LevelFilter,
 }
@@ -80,6 +84,7 @@ async fn start(options: &RunOptions) -> Result<(), RunError> {
             asked = signals.next() => match asked {
                 // What is read now may be older than the signal.
                 Asked::Reload => reading = read(options)?,
+                Asked::Counters => info!("SIGUSR1: nothing is gated yet"),
                 Asked::End(name) => {
                     info!("{name}: ending before anything was gated");
                     return Ok(());
@@ -196,6 +201,7 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
                     Ok(begun) => reading = Some(begun),
                     Err(error) => error!("reload refused: {}", error::chain(&error)),
                 },
+                Asked::Counters => daemon.write_counters(options.counters.unwrap_or_default()),
                 Asked::End(name) => {
                     info!("{name}: ending");
                     break Ok(());
@@ -203,7 +209,7 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
             },
         }
     };
-    let not_gated = daemon.end().await;
+    let not_gated = daemon.end(options.counters).await;
     match ended {
         Ok(()) if !not_gated.is_empty() => Err(RunError::NotGated { tasks: not_gated }),
         ended => ended,
@@ -250,12 +256,14 @@ async fn reload(loaded: Result<Loaded, RunError>, daemon: &mut Daemon) -> Result
 
 struct Signals {
     reload: Signal,
+    counters: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
 
 enum Asked {
     Reload,
+    Counters,
     End(&'static str),
 }
 
@@ -264,6 +272,7 @@ impl Signals {
         let on = |kind| signal(kind).map_err(RunError::Runtime);
         Ok(Self {
             reload: on(SignalKind::hangup())?,
+            counters: on(SignalKind::user_defined1())?,
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
         })
@@ -272,6 +281,7 @@ impl Signals {
     async fn next(&mut self) -> Asked {
         tokio::select! {
             Some(()) = self.reload.recv() => Asked::Reload,
+            Some(()) = self.counters.recv() => Asked::Counters,
             Some(()) = self.interrupt.recv() => Asked::End("SIGINT"),
             Some(()) = self.terminate.recv() => Asked::End("SIGTERM"),
         }

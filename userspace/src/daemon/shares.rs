@@ -33,6 +33,14 @@ pub(super) struct Sharer<'a> {
 }
 
 impl<'a> Sharer<'a> {
+    pub(super) const fn name(&self) -> &'a str {
+        self.name
+    }
+
+    pub(super) const fn slot(&self) -> u16 {
+        self.slot
+    }
+
     pub(super) fn new(eni: &'a Eni, slot: u16) -> Self {
         Self {
             name: eni.display_name(),
