@@ -1,9 +1,12 @@
-//! The window of a link that comes: what passes before its gate stands, while the machine is idle and while it is busy.
+//! The window of a link that comes: what passes before it is closed, while the machine is idle and while it is busy. The link
+//! passes traffic already when it gets the name by which taskgate knows the task: nothing else would show the whole window.
 
 use std::{
     fmt::Write as _,
     fs,
+    io::Write as _,
     net::UdpSocket,
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -13,7 +16,10 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
 use super::spread::Spread;
-use crate::{lab::Lab, netns::Netns};
+use crate::{
+    lab::Lab,
+    netns::{Netns, until},
+};
 
 const TASK: &str = "10.88.0.10";
 const BUSY: &str = "10.88.0.20";
@@ -134,33 +140,42 @@ fn send(from: &Netns, to: &str, pause: Duration, ended: &AtomicBool) -> Result<(
     Ok(())
 }
 
-/// Makes the link, and counts what arrives of it, and how long that goes on.
+/// Makes a link that passes everything, gives it the task's name, and counts what arrives from then on, and for how long.
 fn round(lab: &Lab, task: &Netns, collector: &UdpSocket) -> Result<(f64, f64)> {
     let path = task.path();
     lab.host.ip(&format!(
-        "link add tg-task type veth peer name eth0 netns {path}
-         address add 169.254.1.1/32 dev tg-task
-         link set tg-task up
-         route add {TASK}/32 dev tg-task"
+        "link add tg-new type veth peer name eth0 netns {path}
+         address add 169.254.1.1/32 dev tg-new
+         link set tg-new up
+         route add {TASK}/32 dev tg-new"
     ))?;
     task.ip(&format!(
         "address add {TASK}/32 dev eth0
          link set eth0 up
          route add default via 169.254.1.1 dev eth0 onlink"
     ))?;
+    until("the new link passes", || Ok(collector.recv(&mut [0; 8]).is_ok()))?;
+    let mut ip = lab
+        .host
+        .command("ip")?
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    let mut commands = ip.stdin.take().context("no standard input")?;
+    // Until it waits for what to do.
+    thread::sleep(Duration::from_millis(50));
+    collector.set_nonblocking(true)?;
+    while collector.recv(&mut [0; 8]).is_ok() {}
+    collector.set_nonblocking(false)?;
     let begun = Instant::now();
-    let (mut passed, mut first, mut last) = (0.0, None, None);
+    commands.write_all(b"link set tg-new name tg-task\n")?;
+    let (mut passed, mut last) = (0.0, begun);
     while begun.elapsed() < LONGEST && collector.recv(&mut [0; 8]).is_ok() {
         passed += 1.0;
-        let now = Instant::now();
-        first.get_or_insert(now);
-        last = Some(now);
+        last = Instant::now();
     }
+    drop(commands);
+    ip.wait()?;
     lab.host.ip("link delete tg-task")?;
-    // What is still on its way.
-    while collector.recv(&mut [0; 8]).is_ok() {}
-    let time = first
-        .zip(last)
-        .map_or(0.0, |(first, last)| (last - first).as_secs_f64() * 1e3);
-    Ok((passed, time))
+    Ok((passed, (last - begun).as_secs_f64() * 1e3))
 }

@@ -94,7 +94,7 @@ async fn start(options: &RunOptions) -> Result<(), RunError> {
     };
     let _instance = Instance::claim(&options.instance)?;
     raw::lift_open_files_limit();
-    hold(options, loaded, signals).await
+    Box::pin(hold(options, loaded, signals)).await
 }
 
 type Reading = oneshot::Receiver<Result<Loaded, RunError>>;
