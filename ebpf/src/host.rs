@@ -13,7 +13,7 @@ use crate::{
         Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, NeighbourCache, Outcome, Reason, Usage, image,
         outcome::OUTCOMES, tables::Word,
     },
-    packet::{Checksum, Cut, Frame},
+    packet::{Checksum, Cut, Ethernet, Frame},
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
     verdict::{self, FromTask, Scratch, ToTask},
@@ -294,6 +294,12 @@ impl<'a> HostFrame<'a> {
     }
 }
 
+impl Ethernet for HostFrame<'_> {
+    fn destination(&self) -> Option<[u8; 6]> {
+        self.bytes.first_chunk().copied()
+    }
+}
+
 impl Frame for HostFrame<'_> {
     fn length(&self) -> u32 {
         self.bytes.len() as u32
@@ -334,7 +340,7 @@ impl Frame for HostFrame<'_> {
 
 /// Judges one frame as the uplink received it, its VLAN tag beside it: why it is dropped, or `None` where it goes on.
 pub fn early(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<Reason> {
-    verdict::early(tables, frame, tag, &mut Scratch::default())
+    verdict::early(tables, frame, *frame, tag, &mut Scratch::default())
 }
 
 /// Judges one frame at a gate: what the kernel's entry points do, on the host.
@@ -342,7 +348,7 @@ pub fn decide(tables: &HostTables<'_>, frame: &HostFrame<'_>, direction: Directi
     let mut scratch = Scratch::default();
     let parsed = verdict::read(frame, &mut scratch);
     match direction {
-        Direction::Egress => verdict::decide::<_, FromTask>(tables, &mut scratch, parsed),
-        Direction::Ingress => verdict::decide::<_, ToTask>(tables, &mut scratch, parsed),
+        Direction::Egress => verdict::decide(tables, FromTask, &mut scratch, parsed),
+        Direction::Ingress => verdict::decide(tables, ToTask(*frame), &mut scratch, parsed),
     }
 }

@@ -68,9 +68,15 @@ impl Config {
     /// A task on a VLAN of the trunk.
     #[must_use]
     pub fn vlan_task(self, name: &str, vlan: u16, addresses: &[&str], groups: &[&str]) -> Self {
-        let [high, low] = vlan.to_be_bytes();
-        let binding = format!("vlan: {vlan}, mac: \"02:00:00:00:{high:02x}:{low:02x}\"");
+        let mac = Self::vlan_mac(vlan).map(|byte| format!("{byte:02x}")).join(":");
+        let binding = format!("vlan: {vlan}, mac: \"{mac}\"");
         self.bound_task(name, &binding, addresses, groups, false)
+    }
+
+    /// The hardware address of a VLAN's task.
+    pub fn vlan_mac(vlan: u16) -> [u8; 6] {
+        let [high, low] = vlan.to_be_bytes();
+        [2, 0, 0, 0, high, low]
     }
 
     /// A task whose ENI taskgate makes, and of which other files say all the rest.

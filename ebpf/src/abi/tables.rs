@@ -334,6 +334,9 @@ pub mod state {
     pub const UNTRACKED: u16 = 1 << 9;
     /// Its peer is a task of this host, so that none of its packets comes from the wire.
     pub const LOCAL: u16 = 1 << 10;
+    /// Opened from outside by what went to several hosts: nothing that the task sends belongs to it, since that address is
+    /// nobody's to send from.
+    pub const GROUP: u16 = 1 << 11;
     /// It is charged to the common pool, see [`super::Charge`]. Never changes while the entry lives.
     pub const POOL: u16 = 1 << POOL_BIT;
     pub(super) const POOL_BIT: u32 = 15;

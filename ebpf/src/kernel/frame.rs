@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use taskgate_ebpf::{
     abi::LinkId,
-    packet::{Checksum, Cut, ETHERNET_BYTES, ETHERTYPE_8021Q, Frame, PULL_BYTES},
+    packet::{Checksum, Cut, ETHERNET_BYTES, ETHERTYPE_8021Q, Ethernet, Frame, PULL_BYTES},
     verdict::branch,
 };
 
@@ -69,6 +69,26 @@ impl<const SENT: bool> SkbFrame<SENT> {
             segments,
             blur,
         }
+    }
+}
+
+/// The Ethernet header of a socket buffer, found anew when it is asked for.
+pub(super) struct SkbHeader<'a>(pub(super) &'a TcContext);
+
+impl Ethernet for SkbHeader<'_> {
+    #[inline(always)]
+    fn destination(&self) -> Option<[u8; 6]> {
+        bytes(self.0.data(), self.0.data_end(), 0)
+    }
+}
+
+/// The same of a driver's buffer; a VLAN tag stands behind the addresses.
+pub(super) struct XdpHeader<'a>(pub(super) &'a XdpContext);
+
+impl Ethernet for XdpHeader<'_> {
+    #[inline(always)]
+    fn destination(&self) -> Option<[u8; 6]> {
+        bytes(self.0.data(), self.0.data_end(), 0)
     }
 }
 

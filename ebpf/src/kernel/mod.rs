@@ -19,7 +19,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::debug;
-use frame::{SkbFrame, XdpFrame};
+use frame::{SkbFrame, SkbHeader, XdpFrame, XdpHeader};
 use skb::Behind;
 use tables::{Blur, Kernel};
 use taskgate_ebpf::{
@@ -33,14 +33,14 @@ use taskgate_ebpf::{
 #[classifier]
 #[inline(always)]
 pub(crate) fn from_task(ctx: TcContext) -> i32 {
-    gate::<FromTask, true>(&ctx)
+    gate::<_, true>(&ctx, FromTask)
 }
 
 /// Judges what is sent to a task: ingress rules.
 #[classifier]
 #[inline(always)]
 pub(crate) fn to_task(ctx: TcContext) -> i32 {
-    gate::<ToTask, false>(&ctx)
+    gate::<_, false>(&ctx, ToTask(SkbHeader(&ctx)))
 }
 
 /// Drops everything, whatever the link is called: for links that must not be judged.
@@ -66,7 +66,7 @@ pub(crate) fn clock(_: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn gate<D: Way, const SENT: bool>(ctx: &TcContext) -> i32 {
+fn gate<D: Way, const SENT: bool>(ctx: &TcContext, way: D) -> i32 {
     let Some((scratch, blur, span)) = maps::desk() else {
         return TC_ACT_SHOT;
     };
@@ -79,7 +79,7 @@ fn gate<D: Way, const SENT: bool>(ctx: &TcContext) -> i32 {
             break;
         }
     }
-    let outcome = verdict::decide::<_, D>(&Kernel(blur), scratch, parsed);
+    let outcome = verdict::decide(&Kernel(blur), way, scratch, parsed);
     match outcome {
         Outcome::Pass(_) => TC_ACT_UNSPEC,
         Outcome::Drop(reason) => {
@@ -127,7 +127,7 @@ fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     if frame.is_merged::<FRAGS>(ctx) {
         return XDP_PASS;
     }
-    match verdict::early(&Kernel(blur), &frame, tag, scratch) {
+    match verdict::early(&Kernel(blur), &frame, XdpHeader(ctx), tag, scratch) {
         None => XDP_PASS,
         Some(reason) => {
             debug!(

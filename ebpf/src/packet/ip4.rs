@@ -2,7 +2,7 @@
 
 use super::{
     ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, no_checksum,
-    parse_transport, read, step,
+    parse_transport, read, same, step,
 };
 use crate::abi::Reason;
 
@@ -117,10 +117,4 @@ fn has_source_route<F: Frame>(frame: &F, header: u32) -> Result<bool, Unparsed> 
         routes = frame.blur(routes as u32) as u64;
     }
     Ok(routes != 0)
-}
-
-/// 1 if two numbers below 2^63 are the same, else 0.
-#[inline(always)]
-const fn same(a: u64, b: u64) -> u64 {
-    (a ^ b).wrapping_sub(1) >> 63
 }

@@ -46,6 +46,12 @@ pub trait Frame {
     fn blur(&self, value: u32) -> u32;
 }
 
+/// The Ethernet header of a frame, for what is asked of it seldom: not on the established path.
+pub trait Ethernet {
+    /// The hardware address that it goes to, where it can be read.
+    fn destination(&self) -> Option<[u8; 6]>;
+}
+
 /// What a packet is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -235,6 +241,24 @@ pub const fn mapped(address: u32) -> [u64; 2] {
 #[inline(always)]
 const fn is_mapped(address: [u64; 2]) -> bool {
     address[0] | (address[1] >> 32 ^ 0xffff) == 0
+}
+
+/// 1 if two numbers below 2^63 are the same, else 0: by arithmetic, so that there is no branch for the verifier to walk
+/// both sides of.
+#[inline(always)]
+pub(crate) const fn same(a: u64, b: u64) -> u64 {
+    (a ^ b).wrapping_sub(1) >> 63
+}
+
+/// 1 if an address means several hosts, else 0: multicast of either family (RFC 1112, 4; RFC 4291, 2.7), or all of a link.
+#[inline(always)]
+pub(crate) const fn is_group(v6: bool, address: [u64; 2]) -> u64 {
+    if v6 {
+        same(address[0] >> 56, 0xff)
+    } else {
+        let v4 = address[1] & 0xffff_ffff;
+        same(v4 >> 28, 0xe) | same(v4, 0xffff_ffff)
+    }
 }
 
 /// Whether an address is link-local: `fe80::/10`.

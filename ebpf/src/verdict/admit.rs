@@ -15,7 +15,7 @@ use crate::{
     conntrack::{ICMP, ICMPV6, Life, TCP, UDP, begin, initiator, opened_by},
     family::Family,
     flow::{BROADCAST, Flow, is_dhcp},
-    packet::{Exchange, Kind, Packet, link_local, request_of},
+    packet::{self, Exchange, Kind, Packet, is_group, link_local, request_of},
     policy::{Allowed, Image, Judgement, PeerKey as _, Rows, Subject, judge},
     tables::{Flows, Inserted, Tables},
 };
@@ -140,7 +140,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return Err(reason);
         }
         let packet = self.packet;
-        let eni = &self.work.eni;
+        let eni = self.work.eni;
         if eni.flags & slot::ISOLATED != 0 {
             return Err(Reason::Isolated);
         }
@@ -175,12 +175,23 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 ..exempt
             });
         }
-        if eni.flags & slot::SOURCE_DEST_CHECK != 0 && !own {
-            return Err(match D::DIRECTION {
-                Direction::Egress => Reason::SpoofedSource,
-                Direction::Ingress => Reason::NotForTask,
-            });
+        let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
+        let mut several = 0;
+        if !own {
+            if matches!(D::DIRECTION, Direction::Egress) {
+                if checked {
+                    return Err(Reason::SpoofedSource);
+                }
+            } else {
+                self.work.destination = self.way.destination();
+                several = is_group(F::Peer::V6, packet.destination) | self.work.destination >> 40 & 1;
+                let elsewhere = (1 ^ several) * (checked as u64 | self.is_to_another());
+                if self.tables.blur(elsewhere as u32) != 0 {
+                    return Err(Reason::NotForTask);
+                }
+            }
         }
+        let group = self.tables.blur(several as u32 * state::GROUP as u32) as u16;
         if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
             return Err(Reason::SpoofedSource);
         }
@@ -192,7 +203,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return Ok(Admission {
                 pass: Pass::IcmpError,
                 rule: related,
-                state: local,
+                state: local | group,
                 dhcp: false,
             });
         }
@@ -218,10 +229,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 Ok(Admission {
                     pass: Pass::Rule,
                     rule,
-                    state: local | (untracked as u16 * state::UNTRACKED),
+                    state: local | group | (untracked as u16 * state::UNTRACKED),
                     dhcp: false,
                 })
             }
+            // Whom no rule lets hear it is not meant.
+            Judgement::NoRule if group != 0 => Err(Reason::NotForTask),
             Judgement::NoRule => Err(Reason::NoRule),
             Judgement::NoPolicy => Err(Reason::NoPolicy),
         }
@@ -231,6 +244,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     #[inline(always)]
     fn is_on_device(&self, slot: u16) -> bool {
         self.control.link_of(slot).is_some_and(|link| !link.is_branch())
+    }
+
+    /// 1 if the frame goes to another hardware address than the task's, as far as both are known, else 0.
+    #[inline(always)]
+    fn is_to_another(&self) -> u64 {
+        let (mac, to) = (self.control.mac_of(self.work.eni.slot), self.work.destination);
+        1 ^ (packet::same(mac, 0) | packet::same(to, 0) | packet::same(to, mac))
     }
 
     /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
@@ -251,7 +271,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             let flow = Flow::plain(self.packet, D::DIRECTION);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
         }
-        let opened = plan.opened() | admission.state;
+        let opened = self.tables.blur((plan.opened() | admission.state) as u32) as u16;
         let packet = self.packet;
         let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
         let life = life.blurred(|number| self.tables.blur(number));

@@ -3,30 +3,55 @@
 use super::{Scene, Way, share::Accounts};
 use crate::{
     abi::{
-        Denial, Outcome, Reason,
+        Denial, Direction, Outcome, Pass, Reason,
         image::{NO_CAP, Shared},
         tables::{Seen, denial_tail},
     },
     conntrack::{TCP, UDP},
     family::Family,
     flow::Flow,
+    packet::{is_group, same},
+    policy::PeerKey as _,
     tables::{Flows, Inserted, Tables},
 };
 
 impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// Drops a packet, counts it and records it for its ENI. A link that no task has is counted under slot 0: there is no
     /// ENI to record it for.
+    ///
+    /// The reason lies in memory meanwhile: else the verifier would walk all of this once for each.
     #[inline(always)]
     pub(super) fn deny<F: Family>(&mut self, reason: Reason) -> Outcome
     where
         T: Flows<F::Key>,
     {
-        let outcome = self.count(self.refuse(reason));
+        self.work.reason = Some(reason);
         let number = self.tables.blur(reason as u32) as u8;
-        let slot = self.work.eni.slot;
-        if slot == 0 {
-            return outcome;
+        if self.is_hosts(number) {
+            return self.count(Outcome::Pass(Pass::Host));
         }
+        let slot = self.work.eni.slot;
+        self.tables
+            .count(slot, D::DIRECTION, number as u32, self.packet.packets as u64);
+        if slot != 0 && self.is_meant::<F>(number) {
+            self.record::<F>(number);
+        }
+        self.dropped()
+    }
+
+    /// How a packet that was refused ends.
+    #[inline(always)]
+    fn dropped(&self) -> Outcome {
+        Outcome::Drop(self.work.reason.unwrap_or(Reason::NoPolicy))
+    }
+
+    /// Keeps what was dropped.
+    #[inline(always)]
+    fn record<F: Family>(&mut self, number: u8)
+    where
+        T: Flows<F::Key>,
+    {
+        let slot = self.work.eni.slot;
         let packet = self.packet;
         let flow = Flow::plain(packet, D::DIRECTION);
         let tail = denial_tail(slot, packet.protocol, D::DIRECTION, number);
@@ -48,7 +73,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 denial
                     .flags
                     .update(0, self.control.window, D::DIRECTION, packet.tcp_flags);
-                return outcome;
+                return;
             }
             if tried {
                 break;
@@ -56,8 +81,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             tried = true;
             match self.insert_denial::<F>(tail) {
                 Inserted::Done => {
-                    self.tell(outcome, 0);
-                    return outcome;
+                    self.tell(self.dropped(), 0);
+                    return;
                 }
                 Inserted::Exists => {}
                 Inserted::Full | Inserted::Busy => break,
@@ -66,7 +91,25 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if let Some(usage) = self.tables.usage(slot) {
             self.tables.add(&usage.denials_lost, packet.packets as u64);
         }
-        outcome
+    }
+
+    /// Whether what is refused was meant for the task, so that its record is true of it. A bridge floods each frame whose
+    /// end it does not know, and what goes to several hosts, past many who have nothing to do with it.
+    #[inline(always)]
+    fn is_meant<F: Family>(&self, number: u8) -> bool {
+        if matches!(D::DIRECTION, Direction::Egress) {
+            return true;
+        }
+        let number = number as u64;
+        let is_full = same(number, Reason::ConnectionsFull as u64) | same(number, Reason::TaskConnectionsFull as u64);
+        let not_for_task = same(number, Reason::NotForTask as u64);
+        // Sent to the task for somebody else: a route that leads astray.
+        let (mac, to) = (self.control.mac_of(self.work.eni.slot), self.work.destination);
+        let astray = same(mac, to) & (1 ^ same(mac, 0));
+        // What went to several hosts is the task's once a rule has let it in.
+        let several = is_group(F::Peer::V6, self.packet.destination);
+        let meant = several * is_full | (1 ^ several) * (1 ^ not_for_task * (1 ^ astray));
+        self.tables.blur(meant as u32) != 0
     }
 
     #[inline(always)]

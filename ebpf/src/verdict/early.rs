@@ -5,23 +5,43 @@
 use super::{Scratch, Way, decide, read};
 use crate::{
     abi::{Direction, LinkId, Outcome, Reason},
-    packet::{Frame, Kind, Neighbour, Packet, Unparsed},
+    packet::{Ethernet, Frame, Kind, Neighbour, Packet, Unparsed, hardware_number},
     policy::{Control, Image, Rows},
     tables::Tables,
 };
 
 /// What the wire sends to a task.
-enum FromWire {}
+struct FromWire<E> {
+    header: E,
+    /// Whether it is the task's, 0 if not: on a routed uplink it is the host's.
+    of_task: u32,
+}
 
-impl Way for FromWire {
+impl<E: Ethernet> Way for FromWire<E> {
     const DIRECTION: Direction = Direction::Ingress;
     const EARLY: bool = true;
+
+    #[inline(always)]
+    fn destination(&self) -> u64 {
+        if self.of_task != 0 {
+            self.header.destination().map_or(0, hardware_number)
+        } else {
+            0
+        }
+    }
 }
 
 /// Judges a frame that the uplink received: why it is dropped, or `None` where it goes on. `tag`: the VLAN tag that was
-/// taken off in front of it; on the trunk it names the branch, elsewhere the frame is no task's.
+/// taken off in front of it; on the trunk it names the branch, elsewhere the frame is no task's. `header`: what stands in
+/// front of that.
 #[inline(always)]
-pub fn early<T: Tables, F: Frame>(tables: &T, frame: &F, tag: Option<u16>, scratch: &mut Scratch) -> Option<Reason> {
+pub fn early<T: Tables, F: Frame, E: Ethernet>(
+    tables: &T,
+    frame: &F,
+    header: E,
+    tag: Option<u16>,
+    scratch: &mut Scratch,
+) -> Option<Reason> {
     let control = Control::read(tables)?;
     let parsed = read(frame, scratch);
     if matches!(parsed, Err(Unparsed::Short)) {
@@ -35,7 +55,11 @@ pub fn early<T: Tables, F: Frame>(tables: &T, frame: &F, tag: Option<u16>, scrat
         _ => return None,
     };
     packet.link = link.get();
-    match decide::<T, FromWire>(tables, scratch, parsed) {
+    let way = FromWire {
+        header,
+        of_task: tables.blur(tag.is_some() as u32),
+    };
+    match decide(tables, way, scratch, parsed) {
         Outcome::Pass(_) => None,
         Outcome::Drop(reason) => Some(reason),
     }

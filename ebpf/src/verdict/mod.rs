@@ -12,8 +12,6 @@ mod related;
 mod share;
 mod track;
 
-use core::marker::PhantomData;
-
 pub use early::{branch, early};
 
 use crate::{
@@ -22,7 +20,7 @@ use crate::{
         tables::{Flags, Totals},
     },
     family::{Family, Keys, V4, V6},
-    packet::{Frame, Kind, Neighbour, Packet, Unparsed, parse, parse_quoted},
+    packet::{Ethernet, Frame, Kind, Neighbour, Packet, Unparsed, hardware_number, parse, parse_quoted},
     policy::{Control, EniRow, Image},
     tables::{Flows, Tables},
 };
@@ -43,6 +41,10 @@ pub struct Scratch {
 struct Work {
     /// The ENI of the packet's link, once it was looked up; slot 0 if there is none.
     eni: EniRow,
+    /// The hardware address that the frame goes to, once it matters: see [`Way::destination`].
+    destination: u64,
+    /// What it is refused for, if it is.
+    reason: Option<Reason>,
     keys: Keys,
     conn: Conn,
     denial: Denial,
@@ -56,7 +58,7 @@ struct Scene<'a, T: Tables, D: Way> {
     packet: &'a Packet,
     quoted: &'a Packet,
     work: &'a mut Work,
-    way: PhantomData<D>,
+    way: D,
     control: Control<<T as Image>::Bank>,
     now: u32,
 }
@@ -67,20 +69,29 @@ pub trait Way {
     const DIRECTION: Direction;
     /// Whether the gate is still to come: what is not dropped goes on to it, and only it counts and keeps that.
     const EARLY: bool = false;
+    /// The hardware address that the frame goes to, as [`hardware_number`] writes it; 0 where that says nothing of a task.
+    fn destination(&self) -> u64 {
+        0
+    }
 }
 
 /// What a task sends.
-pub enum FromTask {}
+pub struct FromTask;
 
-/// What is sent to a task.
-pub enum ToTask {}
+/// What is sent to a task, in a frame with this header.
+pub struct ToTask<E>(pub E);
 
 impl Way for FromTask {
     const DIRECTION: Direction = Direction::Egress;
 }
 
-impl Way for ToTask {
+impl<E: Ethernet> Way for ToTask<E> {
     const DIRECTION: Direction = Direction::Ingress;
+
+    #[inline(always)]
+    fn destination(&self) -> u64 {
+        self.0.destination().map_or(0, hardware_number)
+    }
 }
 
 /// Parses a frame, and what it quotes, into `scratch`.
@@ -97,7 +108,7 @@ pub fn read<F: Frame>(frame: &F, scratch: &mut Scratch) -> Result<(), Unparsed> 
 ///
 /// [`Unparsed::Short`] means that pulling data in did not help: the frame is malformed.
 #[inline(always)]
-pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Result<(), Unparsed>) -> Outcome {
+pub fn decide<T: Tables, D: Way>(tables: &T, way: D, scratch: &mut Scratch, parsed: Result<(), Unparsed>) -> Outcome {
     let Some(control) = Control::read(tables) else {
         return Outcome::Drop(Reason::NoPolicy);
     };
@@ -118,7 +129,7 @@ pub fn decide<T: Tables, D: Way>(tables: &T, scratch: &mut Scratch, parsed: Resu
         packet,
         quoted,
         work,
-        way: PhantomData,
+        way,
         control,
         now: tables.now(),
     };
@@ -176,17 +187,22 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }))
     }
 
-    /// How a packet ends that was refused: dropped, unless it is on what is or was the trunk without a tag and so is no
-    /// task's.
+    /// How a packet ends that was refused and leaves no record.
     #[inline(always)]
     fn refuse(&self, reason: Reason) -> Outcome {
-        let packet = self.packet;
-        let is_host = || packet.link == self.control.trunk() || packet.link == self.control.former();
-        if matches!(reason, Reason::UnknownTask) && !packet.tagged && is_host() {
+        if self.is_hosts(reason as u8) {
             Outcome::Pass(Pass::Host)
         } else {
             Outcome::Drop(reason)
         }
+    }
+
+    /// Whether what was refused under this number is no task's but the host's: on what is or was the trunk, without a tag.
+    #[inline(always)]
+    fn is_hosts(&self, number: u8) -> bool {
+        let packet = self.packet;
+        let on_trunk = || packet.link == self.control.trunk() || packet.link == self.control.former();
+        number == Reason::UnknownTask as u8 && !packet.tagged && on_trunk()
     }
 
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.

@@ -123,6 +123,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if epoch != self.control.epoch(slot) {
             return Standing::Stale;
         }
+        if matches!(D::DIRECTION, Direction::Egress) && was & state::GROUP != 0 {
+            return Standing::Stale;
+        }
         let opening = opens(packet.protocol, packet.tcp_flags);
         if idle(self.now, last, timeout) {
             // An untracked connection is its rule's, closed or not.

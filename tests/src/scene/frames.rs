@@ -19,6 +19,9 @@ pub mod flags {
 /// The hardware address that sends every frame here.
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
+/// The one that every frame goes to.
+pub const TASK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
 /// An Ethernet frame.
 pub fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];

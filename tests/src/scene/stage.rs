@@ -67,6 +67,9 @@ impl<'a> Stage<'a> {
         self.scene.set_timeouts();
         for (link, eni) in Kernel::LINKS.zip(&gated) {
             self.scene.bind(link, eni)?;
+            // Frames go to the task, unless a test says otherwise.
+            let slot = self.scene.slot(eni)?;
+            self.scene.writer.set_mac(slot, Some(super::frames::TASK_MAC));
         }
         Ok(())
     }

@@ -78,6 +78,7 @@ fn bits(word: u16) -> String {
         (state::RESET_EGRESS, "reset-egress"),
         (state::RESET_INGRESS, "reset-ingress"),
         (state::LOCAL, "local"),
+        (state::GROUP, "group"),
         (state::POOL, "pool"),
     ]
     .into_iter()

@@ -66,6 +66,7 @@ fn bits(entry: &Entry, is_tcp: bool) -> u16 {
     bit(entry.opener == Direction::Ingress, state::INGRESS)
         | bit(entry.untracked, state::UNTRACKED)
         | bit(entry.local, state::LOCAL)
+        | bit(entry.to_group, state::GROUP)
         | if is_tcp {
             let tcp = &entry.tcp;
             bit(tcp.answered, state::REPLIED)

@@ -122,9 +122,10 @@ const STRANGERS: [&str; 15] = [
     "fd00:ec2::254",
 ];
 /// Addresses that are no host's.
-const ODD: [&str; 13] = [
+const ODD: [&str; 14] = [
     "255.255.255.255",
     "224.0.0.1",
+    "224.0.0.251",
     "0.0.0.0",
     "127.0.0.1",
     "fe80::1",
@@ -173,6 +174,10 @@ impl Generator {
             5 | 6 => self.error(dice),
             _ => self.talk(dice),
         };
+        if dice.one_in(8) && thrown.frame.len() >= 6 {
+            let to = dice.of(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1], frames::OWN_MAC, [2, 0, 0, 0, 0, 9]]);
+            thrown.frame[..6].copy_from_slice(&to);
+        }
         if dice.one_in(16) {
             damage(&mut thrown.frame, dice);
         }
@@ -209,7 +214,21 @@ impl Generator {
             .copied()
             .filter(|own| own.is_ipv6() == v6)
             .collect();
-        if own.is_empty() || dice.one_in(24) {
+        if dice.one_in(16) {
+            let all = [
+                "224.0.0.1",
+                "224.0.0.251",
+                "255.255.255.255",
+                "ff02::1",
+                "ff02::fb",
+                "ff05::2",
+            ];
+            let all: Vec<IpAddr> = all.iter().map(|text| text.parse().expect("an address")).collect();
+            dice.of(&all
+                .into_iter()
+                .filter(|group: &IpAddr| group.is_ipv6() == v6)
+                .collect::<Vec<_>>())
+        } else if own.is_empty() || dice.one_in(24) {
             self.anybody(v6, dice)
         } else {
             dice.of(&own)

@@ -261,9 +261,11 @@ impl<'a> Stand<'a> {
         };
         let now = host.now()?;
         let reading = read(sent.frame, sent.segments, sent.left);
+        let to = sent.frame.first_chunk().copied();
+        let how = (to, thrown.from_wire);
         let expected = self
             .oracle
-            .judge(&self.world, &reading, sent.link, sent.direction, thrown.from_wire, now);
+            .judge(&self.world, &reading, sent.link, sent.direction, how, now);
         let passes = host.judge(&sent)?;
         if host.last != Some(expected) {
             return Ok(Some(format!("{:?}, oracle: {expected:?}", host.last)));
@@ -412,8 +414,8 @@ impl<'a> Stand<'a> {
             let mac = self.dice.of(&[
                 None,
                 Some(frames::OWN_MAC),
-                Some(frames::OWN_MAC),
-                Some([2, 0, 0, 0, 0, 9]),
+                Some(frames::TASK_MAC),
+                Some(frames::TASK_MAC),
             ]);
             self.scene.writer.set_mac(slot, mac);
             self.world.macs.remove(&slot);

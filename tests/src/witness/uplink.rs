@@ -66,8 +66,12 @@ impl Stand<'_> {
         let expected = judged_link(&self.world, &reading, uplink)
             .filter(|_| !is_piece)
             .map(|link| {
+                let to = match uplink {
+                    Uplink::Trunk { .. } => thrown.frame.first_chunk().copied(),
+                    Uplink::Routed => None,
+                };
                 self.oracle
-                    .judge(&self.world, &reading, link, Direction::Ingress, true, now)
+                    .judge(&self.world, &reading, link, Direction::Ingress, (to, true), now)
             })
             .and_then(|outcome| match outcome {
                 // Whether there is room is for the gate to say.

@@ -205,10 +205,15 @@ impl Side {
     /// A frame that goes from this side to the other, with these tags in it, the outermost first.
     pub(crate) fn sends(self, tags: &[(u16, u16)], frame: &[u8]) -> Vec<u8> {
         let other = if self == Self::Wire { Self::Inside } else { Self::Wire };
+        // A branch has a hardware address of its own.
+        let destination = match (other, tags.first()) {
+            (Self::Inside, Some((_, control))) if control & 0xfff != 0 => Config::vlan_mac(control & 0xfff),
+            _ => other.mac(),
+        };
         let tags = tags
             .iter()
             .flat_map(|(kind, control)| [kind.to_be_bytes(), control.to_be_bytes()].concat());
-        [&other.mac(), &self.mac(), &*tags.collect::<Vec<_>>(), &frame[12..]].concat()
+        [&destination, &self.mac(), &*tags.collect::<Vec<_>>(), &frame[12..]].concat()
     }
 }
 

@@ -5,6 +5,7 @@ mod beyond_link;
 mod change;
 mod errors;
 mod full;
+mod groups;
 mod headers;
 mod neighbours;
 mod odd;

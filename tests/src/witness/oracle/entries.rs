@@ -33,6 +33,8 @@ pub(in crate::witness) struct Entry {
     pub(in crate::witness) code: u8,
     /// Who opened it.
     pub(in crate::witness) opener: Direction,
+    /// Whether what opened it went to several hosts.
+    pub(in crate::witness) to_group: bool,
     /// Whether it is untracked, in AWS's words.
     pub(in crate::witness) untracked: bool,
     /// All but TCP: how often the word has passed to the other side, as far as that counts: a reply, the opener's next

@@ -91,6 +91,7 @@ struct Admission {
     untracked: bool,
     dhcp: bool,
     local: bool,
+    to_group: bool,
 }
 
 fn model_direction(direction: Direction) -> model::Direction {
@@ -163,7 +164,7 @@ impl Oracle {
         reading: &Reading,
         link: u32,
         direction: Direction,
-        from_wire: bool,
+        (to, from_wire): (Option<[u8; 6]>, bool),
         now: u32,
     ) -> Outcome {
         let case = Case {
@@ -171,6 +172,7 @@ impl Oracle {
             link,
             direction,
             from_wire: from_wire && direction == Direction::Ingress,
+            to,
             now,
         };
         let slot = world.eni_on(link).map_or(0, |(_, _, slot)| slot);
@@ -205,6 +207,7 @@ impl Oracle {
         if let (Outcome::Drop(reason), Reading::Ip(ip)) = (outcome, reading)
             && slot > 0
             && (ip.overwritten || !matches!(ip.body, Body::Neighbour { .. }))
+            && is_meant(&case, ip, reason, slot)
         {
             self.record(&case, ip, reason, slot);
         }
@@ -262,7 +265,8 @@ impl Oracle {
             let idle = case.now.wrapping_sub(entry.last) > entry.timeout(ip.protocol, case.world);
             // Rules name codes: a request with another one is another question.
             let asks_else = request_code(ip).is_some_and(|code| code != entry.code);
-            if entry.epoch != case.world.epoch(entry.slot) {
+            // Nobody sends from an address of many.
+            if entry.epoch != case.world.epoch(entry.slot) || entry.to_group && case.direction == Direction::Egress {
                 continue;
             }
             if idle && !opens && entry.tcp.farewells.len() == 2 && !entry.untracked {
@@ -302,7 +306,7 @@ impl Oracle {
     /// Judges a packet by the rules of a direction.
     fn admit(&self, case: &Case<'_>, ip: &Ip, judged: Direction, answers_dhcp: bool) -> Result<Admission, Reason> {
         let world = case.world;
-        let (eni, gate, _) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+        let (eni, gate, slot) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
         if gate.isolated {
             return Err(Reason::Isolated);
         }
@@ -317,6 +321,7 @@ impl Oracle {
                 untracked: false,
                 dhcp,
                 local: !dhcp && world.is_local(remote),
+                to_group: false,
             })
         };
         // What comes before the task has an address goes to all, or to an address that it has from nobody.
@@ -336,11 +341,16 @@ impl Oracle {
                 return exempt(true);
             }
         }
-        if eni.source_dest_check && !own {
-            return Err(match case.direction {
-                Direction::Egress => Reason::SpoofedSource,
-                Direction::Ingress => Reason::NotForTask,
-            });
+        if case.direction == Direction::Egress && eni.source_dest_check && !own {
+            return Err(Reason::SpoofedSource);
+        }
+        let to_group = case.direction == Direction::Ingress && !own && goes_to_group(case, ip);
+        if case.direction == Direction::Ingress && !own && !to_group {
+            let mac = case.world.macs.get(&slot);
+            let another = mac.is_some_and(|mac| case.to.is_some_and(|to| to != *mac));
+            if eni.source_dest_check || another {
+                return Err(Reason::NotForTask);
+            }
         }
         if case.direction == Direction::Ingress && eni.addresses.contains(&remote) {
             return Err(Reason::SpoofedSource);
@@ -355,19 +365,22 @@ impl Oracle {
                 untracked: false,
                 dhcp: false,
                 local: world.is_local(remote),
+                to_group,
             });
         }
         if judged == Direction::Egress && world.is_exempt(remote) {
             return exempt(false);
         }
         let packet = Case::asked(ip, remote, judged != case.direction);
-        let allowed = oracle::judge(&world.model, eni, model_direction(judged), &packet).ok_or(Reason::NoRule)?;
+        let allowed = oracle::judge(&world.model, eni, model_direction(judged), &packet);
+        let allowed = allowed.ok_or(if to_group { Reason::NotForTask } else { Reason::NoRule })?;
         Ok(Admission {
             pass: Pass::Rule,
             rule: Some((world.model.group(allowed.group).id.clone(), allowed.rule.id.clone())),
             untracked: allowed.untracked,
             dhcp: false,
             local: world.is_local(remote),
+            to_group,
         })
     }
 
@@ -407,7 +420,8 @@ impl Oracle {
         let idle = case.now.wrapping_sub(entry.last) > entry.timeout(quoted.protocol, world);
         let cut = entry.untracked || world.flags & control::CUT != 0;
         let changed = entry.generation != world.generation && cut;
-        let live = entry.epoch == world.epoch(entry.slot) && !idle && !changed;
+        let of_many = entry.to_group && case.direction == Direction::Egress;
+        let live = entry.epoch == world.epoch(entry.slot) && !idle && !changed && !of_many;
         live.then_some(entry)
     }
 
@@ -463,6 +477,7 @@ impl Oracle {
             code: request_code(ip).unwrap_or_default(),
             opener,
             untracked: admission.untracked,
+            to_group: admission.to_group,
             turns: 0,
             tcp: Tcp::default(),
             local: admission.local,
@@ -498,6 +513,29 @@ impl Oracle {
         self.conns.entry(name).or_insert(entry).count(case, ip, !goes_on);
         Ok(admission.pass)
     }
+}
+
+/// Whether an address is that of many hosts, or the frame goes to many.
+fn goes_to_group(case: &Case<'_>, ip: &Ip) -> bool {
+    is_of_many(ip.destination) || case.to.is_some_and(|to| to[0] % 2 == 1)
+}
+
+fn is_of_many(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    }
+}
+
+/// Whether the record of a denial is true of the task: it was meant.
+fn is_meant(case: &Case<'_>, ip: &Ip, reason: Reason, slot: u16) -> bool {
+    if case.direction == Direction::Egress {
+        return true;
+    }
+    if is_of_many(ip.destination) {
+        return [Reason::ConnectionsFull, Reason::TaskConnectionsFull].contains(&reason);
+    }
+    reason != Reason::NotForTask || case.to.is_some() && case.world.macs.get(&slot) == case.to.as_ref()
 }
 
 fn unless_unknown(case: &Case<'_>, reason: Reason) -> Result<Pass, Reason> {

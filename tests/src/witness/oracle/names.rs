@@ -97,6 +97,8 @@ pub(super) struct Case<'a> {
     pub(super) direction: Direction,
     /// It came in by the uplink.
     pub(super) from_wire: bool,
+    /// Where the frame goes to, where that says anything of the task.
+    pub(super) to: Option<[u8; 6]>,
     pub(super) now: u32,
 }
 

@@ -1,0 +1,156 @@
+//! What goes to several hosts reaches a task that a rule lets hear it; what is for others leaves no record of it.
+
+use anyhow::Result;
+use taskgate_tests::scene::{frames::*, on_host_and_in_kernel};
+
+use super::*;
+
+const SPEAKER4: &str = "10.0.1.7";
+const SPEAKER6: &str = "fe80::7";
+/// The broadcast address of a subnet, which only the frame's destination tells from another host's.
+const SUBNET: &str = "10.9.0.255";
+const BROADCAST_MAC: [u8; 6] = [0xff; 6];
+const OTHERS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+fn toward(mac: [u8; 6], mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].copy_from_slice(&mac);
+    frame
+}
+
+fn mdns(source: &str, destination: &str, port: u16) -> Vec<u8> {
+    ip(at(source), at(destination), 17, &udp(5353, port, b"?"))
+}
+
+/// UDP 5353 from two networks.
+fn hears() -> Model {
+    with_rules(&[(udp_to(5353), "10.0.1.0/24"), (udp_to(5353), "fe80::/10")], &[])
+}
+
+#[test]
+fn a_rule_for_the_protocol_and_port_admits_multicast_and_broadcast_of_its_peer() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let mut admitted = 0;
+        for checks in [true, false] {
+            let mut model = hears();
+            model.enis[0].source_dest_check = checks;
+            stage.set(model)?;
+            for (what, frame, passes) in [
+                ("multicast", mdns(SPEAKER4, "224.0.0.251", 5353), true),
+                ("broadcast", mdns(SPEAKER4, "255.255.255.255", 5353), true),
+                ("a subnet's", toward(BROADCAST_MAC, mdns(SPEAKER4, SUBNET, 5353)), true),
+                ("IPv6", mdns(SPEAKER6, "ff02::fb", 5353), true),
+                ("another port", mdns(SPEAKER4, "224.0.0.251", 5354), false),
+                (
+                    "another port",
+                    toward(BROADCAST_MAC, mdns(SPEAKER4, SUBNET, 5354)),
+                    false,
+                ),
+                ("another peer", mdns(STRANGER4, "224.0.0.251", 5353), false),
+                ("another peer", mdns(STRANGER6, "ff02::fb", 5353), false),
+            ] {
+                assert_eq!(stage.ingress(&frame)?, passes, "{what}, {checks}, {}", stage.name);
+                admitted += u32::from(passes);
+            }
+            // Who is not meant is not accused.
+            let lines = stage.lines()?;
+            assert!(
+                lines.contains(&String::from("count task ingress not-for-task 4")),
+                "{lines:?}"
+            );
+            assert!(!lines.iter().any(|line| line.starts_with("denied")), "{lines:?}");
+        }
+        assert_eq!(admitted, 8);
+        Ok(())
+    })
+}
+
+#[test]
+fn nobody_answers_from_an_address_of_many() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (source, group) in [
+            (SPEAKER4, "224.0.0.251"),
+            (SPEAKER4, "255.255.255.255"),
+            (SPEAKER4, SUBNET),
+            (SPEAKER6, "ff02::fb"),
+        ] {
+            stage.set(hears())?;
+            let frame = mdns(source, group, 5353);
+            assert!(stage.ingress(&toward(BROADCAST_MAC, frame))?, "{group}, {}", stage.name);
+            // The ports of the connection that was admitted, the other way round.
+            assert!(!stage.egress(&mdns(group, source, 5353))?, "{group}, {}", stage.name);
+            let count = String::from("count task egress spoofed-source 1");
+            assert!(stage.lines()?.contains(&count), "{group}, {}", stage.name);
+        }
+        Ok(())
+    })
+}
+
+/// A bridge floods what it knows no end of. A task whose hardware address is not known is not accused either; one that is
+/// sent somebody else's packets on purpose is.
+#[test]
+fn a_frame_for_another_is_dropped_and_counted_and_not_recorded() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (what, checks, mac, frame, passes, recorded) in [
+            (
+                "flooded",
+                true,
+                Some(TASK_MAC),
+                toward(OTHERS_MAC, mdns(SPEAKER4, "10.9.0.99", 53)),
+                false,
+                false,
+            ),
+            (
+                "flooded",
+                true,
+                None,
+                toward(OTHERS_MAC, mdns(SPEAKER4, "10.9.0.99", 53)),
+                false,
+                false,
+            ),
+            (
+                "misrouted",
+                true,
+                Some(TASK_MAC),
+                mdns(SPEAKER4, "10.9.0.99", 53),
+                false,
+                true,
+            ),
+            // One that forwards has rules for what it is sent, not for what passes by.
+            (
+                "flooded",
+                false,
+                Some(TASK_MAC),
+                toward(OTHERS_MAC, mdns(SPEAKER4, "10.9.0.99", 5353)),
+                false,
+                false,
+            ),
+            (
+                "to forward",
+                false,
+                Some(TASK_MAC),
+                mdns(SPEAKER4, "10.9.0.99", 5353),
+                true,
+                false,
+            ),
+        ] {
+            let mut model = hears();
+            model.enis[0].source_dest_check = checks;
+            stage.set(model)?;
+            let slot = stage.scene.slot("task")?;
+            stage.scene.writer.set_mac(slot, mac);
+            assert_eq!(stage.ingress(&frame)?, passes, "{what}, {}", stage.name);
+            let lines = stage.lines()?;
+            let count = String::from("count task ingress not-for-task 1");
+            assert_eq!(lines.contains(&count), !passes, "{what}, {}: {lines:?}", stage.name);
+            let denied = lines.iter().any(|line| line.starts_with("denied"));
+            assert_eq!(denied, recorded, "{what}, {}: {lines:?}", stage.name);
+        }
+        // What is for the task itself is recorded whatever the frame's header says.
+        stage.set(hears())?;
+        assert!(!stage.ingress(&toward(OTHERS_MAC, mdns(SPEAKER4, TASK4, 53)))?);
+        assert!(!stage.ingress(&toward(BROADCAST_MAC, mdns(SPEAKER4, TASK4, 53)))?);
+        let denied = "denied task ingress udp 10.9.0.5:53 10.0.1.7:5353 no-rule, 2 packets 58 bytes";
+        assert!(stage.lines()?.contains(&denied.to_owned()), "{:?}", stage.lines()?);
+        Ok(())
+    })
+}
