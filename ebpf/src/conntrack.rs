@@ -109,6 +109,7 @@ pub struct Segment {
 impl Life {
     /// The same, as numbers that nobody knows: see [`crate::tables::Tables::blur`].
     #[inline(always)]
+    #[must_use]
     pub fn blurred(self, blur: impl Fn(u32) -> u32) -> Self {
         let [egress, ingress] = self.next;
         let next = blur((egress as u32) << 16 | ingress as u32);

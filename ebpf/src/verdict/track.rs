@@ -179,12 +179,11 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             state: conn.state(),
             next: conn.next.get(),
         };
-        let is = match anew {
-            Some(life) => life,
-            None => {
-                let blur = |number| self.tables.blur(number);
-                advance(was, packet.protocol, D::DIRECTION, packet.segment(), blur)
-            }
+        let is = if let Some(life) = anew {
+            life
+        } else {
+            let blur = |number| self.tables.blur(number);
+            advance(was, packet.protocol, D::DIRECTION, packet.segment(), blur)
         };
         if anew.is_some() || matches!(D::DIRECTION, Direction::Egress) {
             conn.next.set(is.next);
