@@ -4,7 +4,7 @@ use core::ops::Deref;
 
 use crate::{
     abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, NeighbourCache, Usage, tables::Word},
-    policy::Image,
+    policy::{AddressRow, Image},
 };
 
 /// How an insert went.
@@ -89,6 +89,16 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     /// Gives `value` back as a number that nobody knows: the verifier then walks what follows once, and not once for each
     /// value that can arrive there.
     fn blur(&self, value: u32) -> u32;
+    /// [`Tables::blur`] for what a search for an address gave, which otherwise goes on as found and as not found.
+    #[inline(always)]
+    fn blur_row(&self, row: AddressRow) -> AddressRow {
+        let low = self.blur((row.flags & 0xffff) << 16 | row.slot as u32);
+        AddressRow {
+            slot: low as u16,
+            flags: low >> 16,
+            group_set: self.blur(row.group_set),
+        }
+    }
     /// Tells whoever follows of a flow's first packet.
     fn emit(&self, event: &Event);
 }

@@ -145,13 +145,14 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return Err(Reason::Isolated);
         }
         let flow = Flow::plain(packet, D::DIRECTION);
+        // Both looks before anything is told apart: the verifier walks every probe of each, once for each state it comes in.
+        let owner = self.tables.blur(rows.address(flow.local).slot as u32);
+        let remote = self.tables.blur_row(rows.address(flow.remote));
         // Link-local addresses are nobody's else on their link, and mean nothing beyond it.
         let stays = F::Peer::V6
             && link_local(flow.local)
             && (matches!(D::DIRECTION, Direction::Ingress) || of_link(flow.remote));
-        let stays = self.tables.blur(stays as u32) != 0;
-        let own = rows.address(flow.local).slot == eni.slot || stays;
-        let remote = rows.address(flow.remote);
+        let own = self.tables.blur((owner == eni.slot as u32 || stays) as u32) != 0;
         let local = self.tables.blur((remote.slot != 0) as u32) as u16 * state::LOCAL;
         let exempt = Admission {
             pass: Pass::Exempt,

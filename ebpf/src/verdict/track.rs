@@ -48,6 +48,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             }
         };
         let plan = Plan(self.tables.blur(plan.0));
+        let related = self.tables.blur(related);
         let admission = self.admit::<F>(plan, related)?;
         if D::EARLY {
             return Ok(Pass::Tracked);
