@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::kernels::Image;
 
 /// What the gates hang on, and what tests make: links of all kinds.
-const WANTED: [&str; 8] = [
+const WANTED: [&str; 9] = [
     "veth",
     "sch_ingress",
     "cls_bpf",
@@ -21,6 +21,7 @@ const WANTED: [&str; 8] = [
     "dummy",
     "tun",
     "macvlan",
+    "vxlan",
 ];
 
 /// What a kernel has of them.
