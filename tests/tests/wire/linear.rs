@@ -181,7 +181,7 @@ impl Script {
 
     /// IPv6: as many extension headers as are walked, and one more; as long ones as are read, and longer ones.
     fn extensions(&mut self) {
-        const CHAIN: [u8; 9] = [0, 60, 43, 51, 44, 60, 60, 60, 60];
+        const CHAIN: [u8; 9] = [0, 60, 43, 60, 44, 60, 60, 60, 60];
         for (name, kinds, port, reason) in [
             ("eight headers", 8, 443, None),
             ("eight headers, another port", 8, 22, Some(Reason::NoRule)),
@@ -192,7 +192,6 @@ impl Script {
             for kind in CHAIN[..kinds].iter().rev() {
                 payload = match kind {
                     44 => fragment(next, 0, false, &payload),
-                    51 => authentication(next, 2, &payload),
                     _ => extension(next, 1, &payload),
                 };
                 next = *kind;
