@@ -293,3 +293,30 @@ fn an_address_in_several_vpcs_is_that_of_the_other_ends_vpc() {
         )
     );
 }
+
+#[test]
+fn an_address_of_several_hosts_is_answered_for_the_sender_and_says_how_to_ask_for_receivers() {
+    let rules = "egress: [{ protocol: udp, ports: 5353, to: [224.0.0.0/24, 'ff02::/16'] }]";
+    let folder = Folder::new(&[(
+        "tasks.yaml",
+        &format!(
+            "taskgate: v1\ngroups: [{{ name: g, {rules} }}]\ntasks:\n  - {{ name: t, device: d, addresses: [10.0.0.1, 'fd00::1'], groups: [g] }}\n"
+        ),
+    )]);
+    for (to, verdict) in [
+        ("224.0.0.251", "ACCEPT"),
+        ("ff02::fb", "ACCEPT"),
+        ("255.255.255.255", "REJECT"),
+    ] {
+        let answer = folder.run(&format!("explain --from t --to {to} --protocol udp --port 5353"));
+        assert!(answer.out.contains(verdict), "{to}: {}", answer.out);
+        assert!(answer.err.contains("means several hosts"), "{to}: {}", answer.err);
+    }
+    let answer = folder.run("explain --from 10.0.0.9 --to 224.0.0.251 --protocol udp --port 5353");
+    assert_eq!(answer.exit, Some(5));
+    assert!(
+        answer.err.contains("ask with `--to` and the task's name"),
+        "{}",
+        answer.err
+    );
+}

@@ -275,6 +275,10 @@ fn expected(model: &Model, question: &Question<'_>, direction: Direction, eni: &
     if direction == Direction::Ingress && eni.addresses.contains(&far) {
         return vec![(Verdict::Reject, "spoofed-source", None, None)];
     }
+    // Redirects and router advertisements never come from a task.
+    if direction == Direction::Egress && matches!(question.message, Message::Icmp { kind: 5 | 9, .. }) {
+        return vec![(Verdict::Reject, "spoofed-source", None, None)];
+    }
     if direction == Direction::Egress && model.exempt().addresses.contains(&far) {
         return vec![(Verdict::Accept, "exempt", None, None)];
     }

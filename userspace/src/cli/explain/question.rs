@@ -66,6 +66,13 @@ impl<'a> Question<'a> {
                 words::family(family)
             )));
         };
+        if from.eni.is_none() && to.eni.is_none() && is_group(to.address) {
+            return Err(Error::NotFound(format!(
+                "{} means several hosts: a task hears it where its rules admit the packet from {}; ask with `--to` and \
+                 the task's name",
+                to.address, from.address
+            )));
+        }
         if from.eni.is_none() && to.eni.is_none() {
             return Err(Error::NotFound(format!(
                 "neither {} nor {} is an address of a known ENI: the files show no gate on the way",
@@ -98,6 +105,14 @@ impl<'a> Question<'a> {
                 self.from.name()
             ));
         }
+        if is_group(self.to.address) {
+            notes.push(format!(
+                "{} means several hosts: each task hears it where its rules admit the packet from `{}` (ask with `--to` \
+                 and the task's name), and answers need rules of their own",
+                self.to.address,
+                self.from.name()
+            ));
+        }
         for end in [&self.from, &self.to] {
             if end.eni.is_some_and(|eni| eni.groups.is_empty() && eni.groups_known) {
                 notes.push(format!("`{}` has no security group, so no gate is there", end.name()));
@@ -113,6 +128,14 @@ impl<'a> Question<'a> {
             ));
         }
         notes
+    }
+}
+
+/// Whether an address means several hosts: multicast, or all of a link.
+fn is_group(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
     }
 }
 
