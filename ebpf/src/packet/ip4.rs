@@ -112,7 +112,7 @@ fn has_source_route<F: Frame>(frame: &F, header: u32) -> Result<bool, Unparsed> 
         let (kind, length) = (kind as u64, length as u64);
         let (pads, ends) = (same(kind, NO_OPERATION), same(kind, 0) | length.wrapping_sub(2) >> 63);
         routes |= same(kind, LOOSE) | same(kind, STRICT);
-        let next = pads * (at as u64 + 1) | (1 ^ pads) * (ends * BEYOND | (1 ^ ends) * (at as u64 + length));
+        let next = (pads * (at as u64 + 1)) | ((1 ^ pads) * ((ends * BEYOND) | ((1 ^ ends) * (at as u64 + length))));
         at = frame.blur(next as u32) & 0x1ff;
         routes = frame.blur(routes as u32) as u64;
     }

@@ -115,7 +115,6 @@ pub(super) fn parse_icmpv6<F: Frame>(
         }
     }
     packet.neighbour = neighbour;
-    const ROUTER: u8 = 0x80;
     packet.says_router = matches!(neighbour, Neighbour::Advertisement) && flags & ROUTER != 0;
     let head = match neighbour {
         Neighbour::Solicitation | Neighbour::Advertisement => 24,
@@ -126,6 +125,9 @@ pub(super) fn parse_icmpv6<F: Frame>(
     packet.hardware = link_layer(frame, at + head, room.saturating_sub(head))?;
     Ok(())
 }
+
+/// The flag of an advertisement whose sender is a router (RFC 4861, 4.4).
+const ROUTER: u8 = 0x80;
 
 /// The link-layer address in the options of a message (RFC 4861, 4.6.1): 0 if there is none.
 #[inline(always)]

@@ -108,7 +108,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let astray = same(mac, to) & (1 ^ same(mac, 0));
         // What went to several hosts is the task's once a rule has let it in.
         let several = is_group(F::Peer::V6, self.packet.destination);
-        let meant = several * is_full | (1 ^ several) * (1 ^ not_for_task * (1 ^ astray));
+        let meant = (several * is_full) | ((1 ^ several) * (1 ^ (not_for_task * (1 ^ astray))));
         self.tables.blur(meant as u32) != 0
     }
 
