@@ -429,7 +429,7 @@ impl Generator {
         if dice.one_in(3) {
             // Options, in units of eight bytes: as many as belong there, and more.
             let mut options = Vec::new();
-            for _ in 0..1 + dice.below(3) {
+            for _ in 0..=dice.below(3) {
                 let mac = dice.of(&[frames::OWN_MAC, frames::OWN_MAC, [2, 0, 0, 0, 0, 9], [0; 6]]);
                 options.extend([dice.of(&[1, 2, 2, 14]), dice.of(&[1, 1, 1, 1, 1, 0, 2])]);
                 options.extend(mac);

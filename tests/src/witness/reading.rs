@@ -128,7 +128,7 @@ pub(crate) enum Hardware {
 }
 
 fn hardware(options: &[u8]) -> Hardware {
-    if options.len() > 16 || options.len() % 8 != 0 || options.chunks(8).any(|option| option[1] != 1) {
+    if options.len() > 16 || !options.len().is_multiple_of(8) || options.chunks(8).any(|option| option[1] != 1) {
         return Hardware::Unread;
     }
     // Its own number and no other one says what an address of zeroes is: none.
@@ -430,7 +430,9 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
             router: false,
         },
         // Those that ask for routers say who asks.
-        133 if v6 && hops == 255 && body.len() <= 24 && out_of_reach(body.len()) && body.len() % 8 == 0 => MALFORMED,
+        133 if v6 && hops == 255 && body.len() <= 24 && out_of_reach(body.len()) && body.len().is_multiple_of(8) => {
+            MALFORMED
+        }
         133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour {
             kind,
             code,
@@ -450,7 +452,7 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
                 if is_mapped(target) {
                     return MALFORMED;
                 }
-                if body.len() <= 40 && body.len() % 8 == 0 && out_of_reach(body.len()) {
+                if body.len() <= 40 && body.len().is_multiple_of(8) && out_of_reach(body.len()) {
                     return MALFORMED;
                 }
                 Body::Neighbour {

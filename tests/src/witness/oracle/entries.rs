@@ -14,6 +14,7 @@ use super::{
 
 /// A tracked connection.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts about a connection, each by itself")]
 pub(in crate::witness) struct Entry {
     /// Packets and bytes by direction.
     pub(in crate::witness) totals: [Count; 2],

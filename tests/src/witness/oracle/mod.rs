@@ -85,6 +85,7 @@ pub(in crate::witness) struct Oracle {
 }
 
 /// Why a packet is let in.
+#[expect(clippy::struct_excessive_bools, reason = "facts about an admission, each by itself")]
 struct Admission {
     pass: Pass,
     rule: Option<(String, String)>,

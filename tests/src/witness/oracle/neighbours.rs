@@ -149,10 +149,8 @@ impl Kepts {
         if let Some(claims) = claims
             && eni.addresses.contains(&claims)
         {
-            return match self.has(case, slot, claims, true) {
-                true => Ok(()),
-                false => Err(Reason::SpoofedSource),
-            };
+            let has_probed = self.has(case, slot, claims, true);
+            return has_probed.then_some(()).ok_or(Reason::SpoofedSource);
         }
         if is_meant || !eni.source_dest_check {
             Ok(())
