@@ -41,13 +41,8 @@ pub(crate) const PROGRAMS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// What `cargo xtask vm` needs beyond that, and nothing else does.
-pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 4] = [
-    (
-        "qemu-system-x86_64",
-        "qemu-system-x86",
-        "`cargo xtask vm` boots other kernels in it",
-    ),
+/// What `cargo xtask vm` needs beyond that and QEMU, and nothing else does.
+pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 3] = [
     ("strip", "binutils", "`cargo xtask vm` makes programs small with it"),
     ("xz", "xz-utils", "`cargo xtask vm` unpacks kernel modules with it"),
     ("dpkg", "dpkg", "`cargo xtask vm` unpacks Debian's kernels with it"),

@@ -12,6 +12,7 @@ use crate::{exec, pins};
 mod apt;
 mod bpffs;
 mod compiler;
+pub(crate) mod emulator;
 mod fuzzer;
 mod linker;
 
@@ -124,6 +125,7 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
 pub(crate) fn ensure_guests(yes: bool) -> Result<()> {
     let mut machine = Machine::new(yes);
     bring(&mut machine, &pins::GUEST_PROGRAMS, Vec::new())?;
+    emulator::ensure(&mut machine)?;
     let missing: Vec<_> = machine.by_hand.into_iter().chain(machine.for_root).collect();
     if !missing.is_empty() {
         bail!(

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use super::{Machine, say};
 use crate::{exec, pins};
 
+const ADVICE: &str = "check the network and the sources in /etc/apt, then run `cargo xtask setup` again";
+
 /// Whether this machine has Debian's package manager.
 pub(super) fn here() -> bool {
     exec::find("apt-get").is_some() && exec::find("dpkg-query").is_some()
@@ -34,10 +36,8 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
         return Ok(());
     }
 
-    let advice = "check the network and the sources in /etc/apt, then run `cargo xtask setup` again";
     if !machine.lists_updated {
-        say("apt-get update");
-        exec::advised(exec::quiet(apt_get().arg("update"), pins::PATIENCE), advice)?;
+        update()?;
         machine.lists_updated = true;
     }
     let unknown: Vec<_> = names.iter().copied().filter(|package| !known(package)).collect();
@@ -64,9 +64,15 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
     command
         .args(["install", "--yes", "--no-install-recommends", "--no-remove"])
         .args(&names);
-    exec::advised(exec::quiet(&mut command, pins::PATIENCE), advice)?;
+    exec::advised(exec::quiet(&mut command, pins::PATIENCE), ADVICE)?;
     machine.changed = true;
     Ok(())
+}
+
+/// Renews the package lists, which root may.
+pub(super) fn update() -> Result<()> {
+    say("apt-get update");
+    exec::advised(exec::quiet(apt_get().arg("update"), pins::PATIENCE), ADVICE)
 }
 
 fn apt_get() -> Command {
@@ -79,6 +85,22 @@ fn apt_get() -> Command {
 pub(super) fn installed(package: &str) -> bool {
     exec::stdout(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]))
         .is_ok_and(|status| status == "installed")
+}
+
+/// The packages that installing one would bring, it among them, as `apt-get download` takes them. Nothing is installed.
+pub(super) fn would_install(package: &str) -> Result<Vec<String>> {
+    let mut command = apt_get();
+    command.args(["install", "--simulate", "--no-install-recommends", package]);
+    let words = exec::stdout(command.env("LC_ALL", "C"))?;
+    let named: Vec<_> = words
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    if named.is_empty() {
+        bail!("apt would install nothing for {package}");
+    }
+    Ok(named)
 }
 
 /// Whether the package lists have a version of it.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::kernels::Image;
-use crate::{exec, test::Tally};
+use crate::{exec, setup::emulator, test::Tally};
 
 /// The guest's memory, in MiB: the archive is unpacked into it.
 const MEMORY: &str = "3072";
@@ -44,7 +44,7 @@ pub(super) struct Course<'a> {
 
 /// Boots a guest and reads what it prints.
 pub(super) fn run(image: &Image, initramfs: &Path, course: Course<'_>) -> Result<Report> {
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = emulator::command()?;
     // Software emulation: Debian's kernels hang under some machines' KVM.
     command
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "pc", "-smp", &cpus()])

@@ -1,0 +1,95 @@
+//! QEMU, which boots other kernels for `cargo xtask vm`: the machine's own, or else Debian's packages unpacked below
+//! `target/tools` and not installed. Debian's may break what a machine has of another QEMU, and need not be root's affair.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Machine, apt, say};
+use crate::{exec, pins, workspace};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+const PACKAGE: &str = "qemu-system-x86";
+
+fn unpacked() -> PathBuf {
+    workspace::tools().join("qemu")
+}
+
+/// Brings it unless it is there.
+pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
+    if exec::find(PROGRAM).is_some() || unpacked().exists() {
+        return Ok(());
+    }
+    if !apt::here() {
+        let line = format!("`{PROGRAM}` ({PACKAGE} on Debian): `cargo xtask vm` boots other kernels in it");
+        machine.by_hand.push(line);
+        return Ok(());
+    }
+    say(&format!("{PACKAGE}: unpacked into target/tools, not installed"));
+    unpack().with_context(|| format!("cannot unpack {PACKAGE}"))
+}
+
+/// Fetches the package and what it needs that is not installed, and unpacks it all: whole or not at all.
+fn unpack() -> Result<()> {
+    let debs = workspace::tools().join("qemu.deb");
+    let part = workspace::tools().join("qemu.part");
+    for folder in [&debs, &part] {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("cannot remove `{}`", folder.display()))?;
+        }
+        fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    }
+    if exec::is_root() {
+        apt::update()?;
+    }
+    let packages = apt::would_install(PACKAGE)?;
+    let mut fetch = Command::new("apt-get");
+    fetch.args([
+        "-q",
+        "-o",
+        "Acquire::Retries=3",
+        "-o",
+        "APT::Sandbox::User=",
+        "download",
+    ]);
+    exec::quiet(fetch.args(&packages).current_dir(&debs), pins::PATIENCE)?;
+    for entry in fs::read_dir(&debs).context("what was fetched is gone")? {
+        let file = entry.context("a folder cannot be read")?.path();
+        exec::quiet(Command::new("dpkg").arg("-x").arg(&file).arg(&part), pins::PATIENCE)?;
+    }
+    exec::advised(
+        exec::quiet(at(&part).arg("--version"), pins::PATIENCE),
+        &format!("install {PACKAGE} by hand"),
+    )?;
+    fs::remove_dir_all(&debs).with_context(|| format!("cannot remove `{}`", debs.display()))?;
+    let root = unpacked();
+    fs::rename(&part, &root).with_context(|| format!("cannot rename `{}`", part.display()))
+}
+
+/// A command that starts it.
+pub(crate) fn command() -> Result<Command> {
+    if exec::find(PROGRAM).is_some() {
+        return Ok(Command::new(PROGRAM));
+    }
+    let root = unpacked();
+    if !root.exists() {
+        bail!("`{PROGRAM}` is not there: run `cargo xtask vm` again");
+    }
+    Ok(at(&root))
+}
+
+/// The one that is unpacked at `root`, with its libraries, modules and firmware from there.
+fn at(root: &Path) -> Command {
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let mut command = Command::new(root.join("usr/bin").join(PROGRAM));
+    command.env("QEMU_MODULE_DIR", libraries.join("qemu"));
+    command.env("LD_LIBRARY_PATH", libraries);
+    for firmware in ["usr/share/qemu", "usr/share/seabios"] {
+        command.arg("-L").arg(root.join(firmware));
+    }
+    command
+}
