@@ -77,9 +77,25 @@ pub(crate) fn later(step: i32, packet: Packet) -> Packet {
     }
 }
 
+/// The low 16 bits of the numbers that [`tcp`] writes, and the payload: from the end of its header to that of the packet.
+fn segment(frame: &[u8], packet: Packet) -> Packet {
+    const ETHERNET: usize = 14;
+    let begins = |bytes: &[u8]| bytes[..2] == [0, 80] && bytes[4..] == [0, 0, 3, 232];
+    let found = frame.windows(8).position(begins);
+    let at = found.expect("a segment from port 80");
+    let header = usize::from(frame[at + 12] >> 4) * 4;
+    Packet {
+        sequence: 1000,
+        payload: (ETHERNET + packet.bytes as usize - at - header) as u32,
+        ..packet
+    }
+}
+
 #[track_caller]
 pub(crate) fn check(rows: impl IntoIterator<Item = (&'static str, Vec<u8>, Result<(), Unparsed>, Packet)>) {
     for (name, frame, result, packet) in rows {
+        let has_segment = result.is_ok() && packet.protocol == 6 && !packet.later_fragment;
+        let packet = if has_segment { segment(&frame, packet) } else { packet };
         assert_eq!(parsed(&frame), (result, packet), "{name}: {frame:02x?}");
     }
 }

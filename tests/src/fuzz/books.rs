@@ -8,13 +8,13 @@ use taskgate::{
     dataplane::flow::{Count, FlowKey, UsageState},
 };
 use taskgate_ebpf::abi::{
-    Direction, Outcome, Pass,
+    Direction, Outcome, Pass, Reason,
     tables::{RULE_EXEMPT, state},
 };
 
 use crate::{
     scene::State,
-    witness::{Body, Reading},
+    witness::{Body, Reading, is_of_many},
 };
 
 /// One packet, how it ended, and all state before and after it.
@@ -148,7 +148,12 @@ impl Entry<'_> {
         let recorded = before.denials != after.denials || before.usage != after.usage;
         let as_neighbour = match self.outcome {
             Outcome::Pass(pass) => pass == Pass::Neighbour,
-            Outcome::Drop(_) => matches!(ip.body, Body::Neighbour { .. }) && !recorded,
+            Outcome::Drop(reason) => {
+                // What a bridge floods past the task, and what goes to several hosts, is counted and not held against it.
+                let may_be_others = self.direction == Direction::Ingress
+                    && (reason == Reason::NotForTask || is_of_many(ip.destination));
+                !recorded && (may_be_others || matches!(ip.body, Body::Neighbour { .. }))
+            }
         };
         (known || tracked) && !as_neighbour
     }

@@ -14,6 +14,7 @@ mod world;
 pub(crate) use dice::Dice;
 pub(crate) use generator::Generator;
 pub use generator::Thrown;
+pub(crate) use oracle::is_of_many;
 pub(crate) use reading::{Body, Hardware, Ip, Part, Reading, read};
 pub(crate) use run::{Clock, Stand};
 pub use run::{Difference, Episode, Tally};

@@ -521,7 +521,8 @@ fn goes_to_group(case: &Case<'_>, ip: &Ip) -> bool {
     is_of_many(ip.destination) || case.to.is_some_and(|to| to[0] % 2 == 1)
 }
 
-fn is_of_many(address: IpAddr) -> bool {
+/// Whether an address is that of several hosts.
+pub(crate) fn is_of_many(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_multicast(),
