@@ -71,10 +71,14 @@ impl Behind {
 
     /// 16 bits of it.
     #[inline(always)]
-    fn field<const WORD: usize>(self) -> i32 {
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "structure and copy are aligned, and so is the field in them"
+    )]
+    fn field<const WORD: usize>(self) -> u16 {
         // SAFETY: the place is a constant that the verifier compares with the structure, or with the copy's size. Both are
         // aligned, and so is the field in them.
-        (unsafe { self.0.byte_add(place::<WORD>() as usize).cast::<u16>().read_volatile() }) as i32
+        unsafe { self.0.byte_add(place::<WORD>() as usize).cast::<u16>().read_volatile() }
     }
 
     /// The byte with a bit, the bit lowest.
@@ -88,7 +92,7 @@ impl Behind {
     /// Where a header begins in the frame.
     #[inline(always)]
     fn header<const WORD: usize>(self) -> i32 {
-        self.field::<WORD>() - self.field::<{ sk_buff::MAC_HEADER }>()
+        self.field::<WORD>() as i32 - self.field::<{ sk_buff::MAC_HEADER }>() as i32
     }
 
     /// The checksum that is yet to be filled in.
@@ -99,7 +103,7 @@ impl Behind {
         }
         Some(Checksum {
             start: self.header::<{ sk_buff::CSUM_START }>(),
-            offset: self.field::<{ sk_buff::CSUM_OFFSET }>() as u16,
+            offset: self.field::<{ sk_buff::CSUM_OFFSET }>(),
         })
     }
 

@@ -87,7 +87,8 @@ fn at(root: &Path) -> Command {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let mut command = Command::new(root.join("usr/bin").join(PROGRAM));
     command.env("QEMU_MODULE_DIR", libraries.join("qemu"));
-    command.env("LD_LIBRARY_PATH", libraries);
+    let libraries = [libraries, root.join("lib/x86_64-linux-gnu")].map(|folder| folder.display().to_string());
+    command.env("LD_LIBRARY_PATH", libraries.join(":"));
     for firmware in ["usr/share/qemu", "usr/share/seabios"] {
         command.arg("-L").arg(root.join(firmware));
     }
