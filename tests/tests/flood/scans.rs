@@ -1,0 +1,68 @@
+//! Scans: many ports that are denied, one after another.
+
+use std::{thread::sleep, time::Duration};
+
+use anyhow::Result;
+use taskgate_ebpf::abi::Direction::Ingress;
+use taskgate_tests::{Action, Held, OUTSIDE_V4, Stage, at, traffic::Flood};
+
+use super::{FIRST, LOUD, SINK, lacks};
+
+/// A scan of more flows than there is room for leaves all of its records, if it takes some seconds.
+#[test]
+fn a_scan_of_many_times_the_room_leaves_its_records() -> Result<()> {
+    const PORTS: u16 = 8000;
+    const AT_ONCE: u16 = 100;
+    let stage = Stage::start_with(Some(600), |config| {
+        config
+            .group("closed", "egress: []")
+            .task("loud-1", &[LOUD], &["closed"])
+            .with("settings: { denials: { total: 4096 } }")
+    })?;
+    let held = Held::by(&stage.daemon)?;
+    let scan = Flood::syn(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    scan.send(FIRST, 1)?;
+    held.await_counted(Ingress, "no-rule", &[1])?;
+    for first in (1..PORTS).step_by(AT_ONCE.into()) {
+        scan.send(FIRST + first, AT_ONCE.min(PORTS - first))?;
+        sleep(Duration::from_millis(100));
+    }
+    held.await_counted(Ingress, "no-rule", &[PORTS.into()])?;
+    assert_eq!(held.used().denied_lost, 0);
+    let stopped = stage.daemon.stop()?;
+    assert_eq!(
+        stopped.ledger()?.total("loud-1", Action::Reject).packets,
+        u64::from(PORTS)
+    );
+    assert!(!lacks(&stopped.records, "loud-1"));
+    Ok(())
+}
+
+/// nmap's thousand ports, where five hundred tasks are configured.
+#[test]
+fn a_scan_leaves_its_records_beside_hundreds_of_tasks() -> Result<()> {
+    const PORTS: u16 = 1000;
+    let stage = Stage::start_with(Some(600), |config| {
+        (0..500)
+            .fold(config, |config, number| {
+                let (name, device) = (format!("absent-{number}"), format!("tg-no-{number}"));
+                let address = format!("10.77.{}.{}", number / 200, number % 200 + 1);
+                config.device_task(&name, &device, &[&address], &["closed"])
+            })
+            .group("closed", "egress: []")
+            .task("loud-1", &[LOUD], &["closed"])
+    })?;
+    let held = Held::by(&stage.daemon)?;
+    let scan = Flood::syn(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    scan.send(FIRST, 1)?;
+    held.await_counted(Ingress, "no-rule", &[1])?;
+    scan.send(FIRST + 1, PORTS - 1)?;
+    held.await_counted(Ingress, "no-rule", &[PORTS.into()])?;
+    let stopped = stage.daemon.stop()?;
+    assert_eq!(
+        stopped.ledger()?.total("loud-1", Action::Reject).packets,
+        u64::from(PORTS)
+    );
+    assert!(!lacks(&stopped.records, "loud-1"));
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Floors and the common pool: what is charged to whom.
+
+use std::{os::fd::AsFd as _, panic::resume_unwind, thread};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
+use taskgate::dataplane::flow::Used;
+use taskgate_ebpf::abi::{Direction, image::Shared};
+use taskgate_tests::{
+    sandbox::sandbox,
+    scene::{
+        DataPath as _, Kernel, Scene, Stage, all_gated,
+        frames::*,
+        model::{gated, udp_to},
+        on_host_and_in_kernel,
+    },
+};
+
+use super::{super::*, OTHER4, sums, syn_from};
+
+/// A task has its floor for certain and what is left of the pool; what comes from outside leaves a quarter of both to what
+/// the task itself opens.
+///
+/// AWS: SG-TRACK-8
+#[test]
+fn a_task_has_its_floor_and_what_is_left_of_the_pool() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let mut model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[(Protocol::All, "10.0.0.0/8")]);
+        model.enis.push(gated("other", &[OTHER4], &[0]));
+        stage.set(model)?;
+        stage.scene.share(Shared::Connections, 4, 8);
+        let syn_out = |port: u16, from: &str| ip(at(from), at(PEER4), 6, &tcp(port, 80, flags::SYN, b""));
+        // From outside: three of the floor's four, and six of the pool's eight.
+        for port in 1000..1012 {
+            assert_eq!(
+                stage.ingress(&syn_from(port, TASK4, 443))?,
+                port < 1009,
+                "{port}, {}",
+                stage.name
+            );
+        }
+        // Its own: the floor's last one, and two of the pool.
+        for port in 2000..2005 {
+            assert_eq!(
+                stage.egress(&syn_out(port, TASK4))?,
+                port < 2003,
+                "{port}, {}",
+                stage.name
+            );
+        }
+        // What is never filtered needs an entry too, for its answer.
+        let resolver = ip(at(TASK4), at("169.254.169.253"), 17, &udp(40000, 53, b""));
+        assert!(!stage.egress(&resolver)?, "all is taken");
+        // The pool is empty; another task has its floor.
+        for port in 2000..2006 {
+            assert_eq!(
+                stage.send(Direction::Egress, 1, &syn_out(port, OTHER4))?,
+                port < 2004,
+                "{port}, {}",
+                stage.name
+            );
+        }
+        let expected = [
+            "count other egress connections-full 2",
+            "count other egress rule 4",
+            "count task egress connections-full 3",
+            "count task egress rule 3",
+            "count task ingress connections-full 3",
+            "count task ingress rule 9",
+        ];
+        assert_eq!(
+            sums(stage)?,
+            (expected.map(String::from).to_vec(), 16, 8),
+            "{}",
+            stage.name
+        );
+        let usage = stage.path.state(stage.scene.highest)?.usage;
+        let used = |floor, pool| Used { floor, pool };
+        assert_eq!(
+            [0, 1, 2].map(|slot| usage[&slot].conns),
+            [used(0, 8), used(4, 8), used(4, 0)],
+            "{}",
+            stage.name
+        );
+        assert_eq!([1, 2].map(|slot| usage[&slot].conns_refused), [6, 2], "{}", stage.name);
+        // An entry counts as absent when it is idle, and its charge is its own until it is removed.
+        stage.wait(61)?;
+        assert!(stage.ingress(&syn_from(1000, TASK4, 443))?);
+        assert!(!stage.ingress(&syn_from(1011, TASK4, 443))?);
+        Ok(())
+    })
+}
+
+/// The same for denied flows and first fragments, which the task's own have a quarter of, too.
+#[test]
+fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let mut model = with_rules(&[], &[(udp_to(53, 53), "10.0.0.0/8")]);
+        model.enis.push(gated("other", &[OTHER4], &[0]));
+        stage.set(model)?;
+        stage.scene.share(Shared::Denials, 4, 4);
+        let stray = |port: u16, from: &str| ip(at(from), at(PEER4), 6, &tcp(port, 80, flags::SYN, b""));
+        for port in 1000..1010 {
+            assert!(!stage.ingress(&syn_from(port, TASK4, 22))?);
+        }
+        for port in 1000..1005 {
+            assert!(!stage.egress(&stray(port, TASK4))?);
+            assert!(!stage.send(Direction::Egress, 1, &stray(port, OTHER4))?);
+        }
+        let expected = [
+            "count other egress no-rule 5",
+            "count task egress no-rule 5",
+            "count task ingress no-rule 10",
+            // Six from outside and two of its own have a record.
+            "lost other flows 0 denials 1",
+            "lost task flows 0 denials 7",
+        ];
+        assert_eq!(
+            sums(stage)?,
+            (expected.map(String::from).to_vec(), 0, 12),
+            "{}",
+            stage.name
+        );
+
+        stage.scene.share(Shared::Fragments, 4, 4);
+        let piece = |number: u8, from: &str, offset: u16| {
+            let more = if offset == 0 { MORE_FRAGMENTS } else { 0 };
+            let mut frame = ipv4(at(from), at(PEER4), 17, &[], offset | more, &udp(40000, 53, &[0; 16]));
+            frame[19] = number;
+            frame
+        };
+        for number in 0..10 {
+            assert!(stage.egress(&piece(number, TASK4, 0))?);
+            assert!(stage.send(Direction::Egress, 1, &piece(number, OTHER4, 0))?);
+        }
+        for number in 0..10 {
+            assert_eq!(
+                stage.egress(&piece(number, TASK4, 3))?,
+                number < 6,
+                "{number}, {}",
+                stage.name
+            );
+            assert_eq!(
+                stage.send(Direction::Egress, 1, &piece(number, OTHER4, 3))?,
+                number < 6,
+                "{number}, {}",
+                stage.name
+            );
+        }
+        let usage = stage.path.state(stage.scene.highest)?.usage;
+        assert_eq!([1, 2].map(|slot| usage[&slot].fragments_lost), [4, 4], "{}", stage.name);
+        Ok(())
+    })
+}
+
+/// Its charge goes with a connection that becomes another ENI's, to the account of the same kind.
+#[test]
+fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let mut model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
+        // Whoever has the link has the address in hand: neither is asked for its own.
+        model.enis[0].source_dest_check = false;
+        model.enis.push(gated("other", &[OTHER4], &[0]));
+        model.enis[1].source_dest_check = false;
+        stage.set(model)?;
+        stage.scene.share(Shared::Connections, 2, 4);
+        for port in 1000..1003 {
+            assert!(stage.ingress(&syn_from(port, TASK4, 443))?);
+        }
+        let used = |stage: &mut Stage<'_>| -> Result<Vec<(u64, u64)>> {
+            let usage = stage.path.state(stage.scene.highest)?.usage;
+            Ok([0, 1, 2]
+                .map(|slot| {
+                    usage
+                        .get(&slot)
+                        .map_or((0, 0), |usage| (usage.conns.floor, usage.conns.pool))
+                })
+                .to_vec())
+        };
+        assert_eq!(used(stage)?, [(0, 1), (2, 1), (0, 0)], "{}", stage.name);
+        stage.scene.bind(*Kernel::LINKS.start(), "other")?;
+        stage.scene.writer.settle(&mut || {});
+        // Twice: what is moved is moved once.
+        for _ in 0..2 {
+            for port in 1000..1003 {
+                assert!(stage.ingress(&syn_from(port, TASK4, 443))?, "{port}, {}", stage.name);
+            }
+        }
+        assert_eq!(used(stage)?, [(0, 1), (0, 0), (2, 1)], "{}", stage.name);
+        Ok(())
+    })
+}
+
+/// Two CPUs that fill one task's floor and the pool at once: not one entry more than there is room for, and what is charged
+/// is what is there.
+#[test]
+fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
+    const ROUNDS: u16 = 20;
+    sandbox(|| async {
+        let mut turn = Kernel::turn()?;
+        let kernel = turn.as_mut().context("no kernel program")?;
+        for round in 0..ROUNDS {
+            kernel.clear()?;
+            let image = kernel.image()?;
+            let mut scene = Scene::new(&image)?;
+            scene.apply(with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]), &all_gated)?;
+            scene.bind(*Kernel::LINKS.start(), "task")?;
+            scene.share(Shared::Connections, 80, 40);
+            // Of what comes from outside: 60 and 30.
+            let judge = kernel.program(Direction::Ingress)?;
+            thread::scope(|scope| {
+                let threads: Vec<_> = [0_u16, 1]
+                    .map(|part| {
+                        let judge = judge.as_fd();
+                        scope.spawn(move || {
+                            // Each on a CPU of its own, where there are two.
+                            let mut cpu = CpuSet::new();
+                            cpu.set(part.into())?;
+                            sched_setaffinity(Pid::from_raw(0), &cpu).ok();
+                            (0..100).try_for_each(|port| {
+                                let frame = syn_from(1000 + 2 * port + part, TASK4, 443);
+                                Kernel::run(judge, &frame, *Kernel::LINKS.start())
+                            })
+                        })
+                    })
+                    .into();
+                threads
+                    .into_iter()
+                    .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            })?;
+            let state = kernel.state(scene.highest)?;
+            let used = state.usage[&1].conns;
+            assert_eq!(state.conns.len() as u64, used.total(), "round {round}");
+            assert!(used.floor <= 60 && used.pool <= 30, "{used:?}, round {round}");
+            // At the limit two may turn each other away; then there is room for one later.
+            assert!(used.total() >= 88, "{used:?}, round {round}");
+            assert_eq!(state.usage[&0].conns.pool, used.pool, "round {round}");
+        }
+        Ok(())
+    })
+}
