@@ -8,6 +8,7 @@ use super::{
     dice::Dice,
     dress::{damage, left_over, wrapped},
     reading::read,
+    talk::{Talk, answered, farewell, numbers},
 };
 use crate::scene::frames;
 
@@ -48,45 +49,6 @@ impl fmt::Display for Thrown {
     }
 }
 
-/// A flow that packets of both directions belong to.
-#[derive(Clone, Debug)]
-struct Talk {
-    link: u32,
-    local: IpAddr,
-    remote: IpAddr,
-    protocol: u8,
-    ports: (u16, u16),
-    /// The ICMP type that asks, and who asks.
-    asks: (u8, Direction),
-    /// TCP: where each side goes on, by direction.
-    next: [u32; 2],
-}
-
-impl Talk {
-    /// Addresses and ports, the sender's first.
-    fn ends(&self, direction: Direction) -> ((IpAddr, IpAddr), (u16, u16)) {
-        match direction {
-            Direction::Egress => ((self.local, self.remote), self.ports),
-            Direction::Ingress => ((self.remote, self.local), (self.ports.1, self.ports.0)),
-        }
-    }
-}
-
-/// One side of a TCP connection has no more to say.
-fn farewell(talk: &mut Talk, direction: Direction) -> Thrown {
-    let ((source, destination), (from, to)) = talk.ends(direction);
-    let at = (talk.next[direction.index()], talk.next[direction.opposite().index()]);
-    talk.next[direction.index()] = at.0.wrapping_add(1);
-    Thrown {
-        frame: frames::ip(source, destination, 6, &frames::tcp_at(from, to, 0x11, at, b"")),
-        link: talk.link,
-        direction,
-        segments: (0, 0),
-        from_wire: false,
-        left: Left::NOTHING,
-    }
-}
-
 /// What packets are made of.
 pub(crate) struct Generator {
     /// The links, with the addresses of the ENI on each.
@@ -96,48 +58,8 @@ pub(crate) struct Generator {
     next: Vec<Thrown>,
 }
 
-const PORTS: [u16; 12] = [22, 53, 67, 68, 80, 443, 546, 547, 40000, 40001, 0, 65535];
-const PROTOCOLS: [u8; 14] = [6, 6, 6, 6, 17, 17, 17, 1, 58, 0, 2, 47, 50, 132];
 const FLAGS: [u8; 10] = [2, 2, 2, 0x12, 0x12, 0x10, 0x10, 0x11, 4, 0x14];
-const ICMP_KINDS: [u8; 12] = [8, 8, 0, 13, 14, 3, 5, 11, 9, 255, 17, 18];
-const ICMPV6_KINDS: [u8; 10] = [128, 128, 129, 1, 2, 3, 0, 200, 255, 127];
 const NEIGHBOUR_KINDS: [u8; 9] = [130, 131, 132, 143, 133, 134, 135, 136, 137];
-
-/// Addresses that are no gated ENI's.
-const STRANGERS: [&str; 15] = [
-    "10.0.1.1",
-    "10.0.1.2",
-    "10.0.0.200",
-    "203.0.113.1",
-    "203.0.113.2",
-    "198.51.100.7",
-    "169.254.169.254",
-    "10.0.0.2",
-    "2001:db8::101",
-    "2001:db8::102",
-    "2001:db8::200",
-    "2001:db8:ff::1",
-    "2001:db8:ff::2",
-    "2001:db8:ff:0:8000::1",
-    "fd00:ec2::254",
-];
-/// Addresses that are no host's.
-const ODD: [&str; 14] = [
-    "255.255.255.255",
-    "224.0.0.1",
-    "224.0.0.251",
-    "0.0.0.0",
-    "127.0.0.1",
-    "fe80::1",
-    "fe80::2",
-    "ff02::1",
-    "ff02::2",
-    "ff02::1:2",
-    "ff02::fb",
-    "::",
-    "::ffff:10.0.0.10",
-    "::ffff:169.254.169.254",
-];
 
 impl Generator {
     /// With nothing to go on yet.
@@ -184,67 +106,6 @@ impl Generator {
         thrown.from_wire = thrown.direction == Direction::Ingress && dice.one_in(6);
         thrown.left = left_over(&thrown.frame, thrown.segments, dice);
         thrown
-    }
-
-    /// A link: seldom one that no task has.
-    fn any_link(&self, dice: &mut Dice) -> u32 {
-        let bound: Vec<u32> = self
-            .links
-            .iter()
-            .filter(|(_, own)| !own.is_empty())
-            .map(|(link, _)| *link)
-            .collect();
-        if bound.is_empty() || dice.one_in(30) {
-            let at = dice.below(self.links.len());
-            self.links[at].0
-        } else {
-            dice.of(&bound)
-        }
-    }
-
-    fn local(&self, link: u32, v6: bool, dice: &mut Dice) -> IpAddr {
-        let own = self
-            .links
-            .iter()
-            .find(|(number, _)| *number == link)
-            .map(|(_, own)| own);
-        let own: Vec<IpAddr> = own
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(|own| own.is_ipv6() == v6)
-            .collect();
-        if dice.one_in(16) {
-            let all = [
-                "224.0.0.1",
-                "224.0.0.251",
-                "255.255.255.255",
-                "ff02::1",
-                "ff02::fb",
-                "ff05::2",
-            ];
-            let all: Vec<IpAddr> = all.iter().map(|text| text.parse().expect("an address")).collect();
-            dice.of(&all
-                .into_iter()
-                .filter(|group: &IpAddr| group.is_ipv6() == v6)
-                .collect::<Vec<_>>())
-        } else if own.is_empty() || dice.one_in(24) {
-            self.anybody(v6, dice)
-        } else {
-            dice.of(&own)
-        }
-    }
-
-    /// A stranger, an ENI of this host, or an address that is no host's.
-    fn anybody(&self, v6: bool, dice: &mut Dice) -> IpAddr {
-        let named: &[&str] = if dice.one_in(10) { &ODD } else { &STRANGERS };
-        let named = named.iter().map(|text| text.parse().expect("an address"));
-        let enis = self.links.iter().flat_map(|(_, own)| own.iter().copied());
-        let all: Vec<IpAddr> = named
-            .chain(enis)
-            .filter(|address: &IpAddr| address.is_ipv6() == v6)
-            .collect();
-        dice.of(&all)
     }
 
     fn talk(&mut self, dice: &mut Dice) -> Thrown {
@@ -353,32 +214,6 @@ impl Generator {
             segments: (0, 0),
             from_wire: false,
             left: Left::NOTHING,
-        }
-    }
-
-    fn new_talk(&self, opener: Direction, dice: &mut Dice) -> Talk {
-        let v6 = dice.one_in(2);
-        let link = self.any_link(dice);
-        let protocol = if dice.one_in(40) {
-            dice.any() as u8
-        } else {
-            dice.of(&PROTOCOLS)
-        };
-        // Mostly each family's own.
-        let protocol = match (protocol, v6) {
-            (1, true) if !dice.one_in(6) => 58,
-            (58, false) if !dice.one_in(6) => 1,
-            (other, _) => other,
-        };
-        let kinds = if v6 { &ICMPV6_KINDS[..] } else { &ICMP_KINDS };
-        Talk {
-            link,
-            local: self.local(link, v6, dice),
-            remote: self.anybody(v6, dice),
-            protocol,
-            ports: (dice.of(&PORTS), dice.of(&PORTS)),
-            asks: (dice.of(kinds), opener),
-            next: [dice.any() as u32, dice.any() as u32],
         }
     }
 
@@ -507,49 +342,4 @@ impl Generator {
 
 fn any_direction(dice: &mut Dice) -> Direction {
     dice.of(&[Direction::Egress, Direction::Ingress])
-}
-
-/// The sequence number of a talk's next segment and what it acknowledges: mostly those that are next, else some that were
-/// sent before, are lost on the way, or forged.
-fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, dice: &mut Dice) -> (u32, u32) {
-    const OFF: [u32; 10] = [
-        1,
-        40,
-        1500,
-        0x7fff,
-        0x8000,
-        0x1_0000,
-        u32::MAX,
-        40_u32.wrapping_neg(),
-        0x7fff_u32.wrapping_neg(),
-        0x8001_u32.wrapping_neg(),
-    ];
-    let (own, other) = (direction.index(), direction.opposite().index());
-    if flags & 0b1_0111 == 2 && dice.one_in(3) {
-        talk.next[own] = dice.any() as u32;
-    }
-    let acknowledged = talk.next[other];
-    let acknowledged = if dice.one_in(10) {
-        acknowledged.wrapping_add(dice.of(&OFF))
-    } else {
-        acknowledged
-    };
-    let sequence = talk.next[own];
-    if dice.one_in(6) {
-        return (sequence.wrapping_add(dice.of(&OFF)), acknowledged);
-    }
-    let extent = payload as u32 + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
-    if flags & 4 == 0 {
-        talk.next[own] = sequence.wrapping_add(extent);
-    }
-    (sequence, acknowledged)
-}
-
-/// The ICMP type that whoever asks, or whoever is asked, sends.
-fn answered(asks: u8, by_asker: bool) -> u8 {
-    match (asks, by_asker) {
-        (8, false) => 0,
-        (13 | 17 | 128, false) => asks + 1,
-        (kind, _) => kind,
-    }
 }

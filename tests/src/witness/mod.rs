@@ -1,6 +1,7 @@
 //! Three witnesses of the same packets: a naive oracle that reads the model, the pure core on plain collections, and the
 //! loaded program. Verdicts, counters, connections and denied flows must be the same.
 
+mod addresses;
 mod compare;
 mod dice;
 mod dress;
@@ -8,6 +9,8 @@ mod generator;
 mod oracle;
 mod reading;
 mod run;
+mod talk;
+mod transport;
 mod uplink;
 mod world;
 

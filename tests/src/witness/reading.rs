@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use taskgate_ebpf::{abi::Reason, host::Left, packet::Checksum};
 
+use super::transport::transport;
+
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
@@ -127,26 +129,6 @@ pub(crate) enum Hardware {
     Unread,
 }
 
-fn hardware(options: &[u8]) -> Hardware {
-    if options.len() > 16 || !options.len().is_multiple_of(8) || options.chunks(8).any(|option| option[1] != 1) {
-        return Hardware::Unread;
-    }
-    // Its own number and no other one says what an address of zeroes is: none.
-    let mut found: Vec<[u8; 6]> = options
-        .chunks(8)
-        .filter(|option| [1, 2].contains(&option[0]))
-        .map(|option| mac_at(option, 2))
-        .collect();
-    if found.first() == Some(&[0; 6]) {
-        found.remove(0);
-    }
-    match found[..] {
-        [] | [[0, 0, 0, 0, 0, 0]] => Hardware::None,
-        [one] => Hardware::Is(one),
-        _ => Hardware::Unread,
-    }
-}
-
 /// A TCP segment, sequence numbers by their lower halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
@@ -160,27 +142,27 @@ pub(crate) struct Segment {
     pub(crate) payload: u32,
 }
 
-const MALFORMED: Body = Body::Bad(Reason::Malformed);
+pub(super) const MALFORMED: Body = Body::Bad(Reason::Malformed);
 /// What a gate looks at, from the start of the frame.
-const REACH: usize = 256;
+pub(super) const REACH: usize = 256;
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from(bytes[at]) << 8 | u16::from(bytes[at + 1])
 }
 
-fn mac_at(bytes: &[u8], at: usize) -> [u8; 6] {
+pub(super) fn mac_at(bytes: &[u8], at: usize) -> [u8; 6] {
     bytes[at..at + 6].try_into().expect("six bytes")
 }
 
-fn v4_at(bytes: &[u8], at: usize) -> IpAddr {
+pub(super) fn v4_at(bytes: &[u8], at: usize) -> IpAddr {
     <[u8; 4]>::try_from(&bytes[at..at + 4]).expect("four bytes").into()
 }
 
-fn v6_at(bytes: &[u8], at: usize) -> IpAddr {
+pub(super) fn v6_at(bytes: &[u8], at: usize) -> IpAddr {
     <[u8; 16]>::try_from(&bytes[at..at + 16]).expect("sixteen bytes").into()
 }
 
-fn is_mapped(address: IpAddr) -> bool {
+pub(super) fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
@@ -356,169 +338,6 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left:
         }
     }
     Ok(at)
-}
-
-/// Reads the transport header, and gives the bytes that each segment has again.
-fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> usize {
-    let body = &packet[at..total];
-    let v6 = ip.source.is_ipv6();
-    let out_of_reach = |bytes: usize| 14 + at + bytes > REACH;
-    let mut headers = at;
-    ip.body = match (ip.protocol, v6) {
-        (6, _) => {
-            if body.len() < 20 || out_of_reach(14) {
-                MALFORMED
-            } else {
-                let length = usize::from(body[12] >> 4) * 4;
-                headers += length;
-                if length < 20 || length > body.len() {
-                    MALFORMED
-                } else {
-                    let segment = Segment {
-                        flags: body[13],
-                        sequence: u16_at(body, 6),
-                        acknowledged: u16_at(body, 10),
-                        payload: (body.len() - length) as u32,
-                    };
-                    ports(body, Some(segment))
-                }
-            }
-        }
-        (17, _) if body.len() < 8 || out_of_reach(4) => MALFORMED,
-        (17, _) => {
-            headers += 8;
-            ports(body, None)
-        }
-        (1, false) | (58, true) => icmp(body, packet, v6, &out_of_reach),
-        (2, false) if body.len() >= 8 && body[0] == 0x11 => Body::IgmpQuery,
-        _ => Body::Other,
-    };
-    headers
-}
-
-fn ports(body: &[u8], segment: Option<Segment>) -> Body {
-    Body::Ports {
-        source: u16_at(body, 0),
-        destination: u16_at(body, 2),
-        flags: segment.map_or(0, |segment| segment.flags),
-        segment,
-    }
-}
-
-fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> Body {
-    if body.len() < 8 || out_of_reach(8) || body[0] == 255 {
-        return MALFORMED;
-    }
-    let (kind, code, identifier) = (body[0], body[1], u16_at(body, 4));
-    let is_error = if v6 {
-        (1..=4).contains(&kind)
-    } else {
-        [3, 11, 12].contains(&kind)
-    };
-    let quoted = if is_error {
-        read_quoted(&body[8..], v6, out_of_reach)
-    } else {
-        None
-    };
-    let hops = packet[7];
-    match kind {
-        130..=132 | 143 if v6 && hops == 1 => Body::Neighbour {
-            kind,
-            code,
-            target: None,
-            hardware: Hardware::None,
-            router: false,
-        },
-        // Those that ask for routers say who asks.
-        133 if v6 && hops == 255 && body.len() <= 24 && out_of_reach(body.len()) && body.len().is_multiple_of(8) => {
-            MALFORMED
-        }
-        133 | 134 | 137 if v6 && hops == 255 => Body::Neighbour {
-            kind,
-            code,
-            target: None,
-            hardware: if kind == 133 {
-                hardware(&body[8..])
-            } else {
-                Hardware::None
-            },
-            router: false,
-        },
-        135 | 136 if v6 && hops == 255 => {
-            if body.len() < 24 || out_of_reach(24) {
-                MALFORMED
-            } else {
-                let target = v6_at(body, 8);
-                if is_mapped(target) {
-                    return MALFORMED;
-                }
-                if body.len() <= 40 && body.len().is_multiple_of(8) && out_of_reach(body.len()) {
-                    return MALFORMED;
-                }
-                Body::Neighbour {
-                    kind,
-                    code,
-                    target: Some(target),
-                    hardware: hardware(&body[24..]),
-                    router: kind == 136 && body[4] >> 7 == 1,
-                }
-            }
-        }
-        _ => Body::Icmp {
-            kind,
-            code,
-            identifier,
-            quoted: quoted.map(Box::new),
-        },
-    }
-}
-
-/// Reads the packet in an error; none that could not be a connection's.
-fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> Option<Ip> {
-    let (version, least) = if v6 { (6, 40) } else { (4, 20) };
-    if bytes.len() < least || bytes[0] >> 4 != version {
-        return None;
-    }
-    let mut header = if v6 { 40 } else { usize::from(bytes[0] & 15) * 4 };
-    let mut protocol = if v6 { bytes[6] } else { bytes[9] };
-    let mut offset = if v6 { 0 } else { u16_at(bytes, 6) & 0x1fff };
-    // The error's own header lies in between.
-    let absent = |to: usize| bytes.len() < to || out_of_reach(8 + to);
-    if v6 && protocol == 44 {
-        if absent(48) {
-            return None;
-        }
-        (header, protocol, offset) = (48, bytes[40], u16_at(bytes, 42) & !7);
-    }
-    if header < least || offset != 0 || absent(header + 8) {
-        return None;
-    }
-    let (source, destination) = if v6 {
-        (v6_at(bytes, 8), v6_at(bytes, 24))
-    } else {
-        (v4_at(bytes, 12), v4_at(bytes, 16))
-    };
-    let transport = &bytes[header..];
-    let body = match (protocol, v6) {
-        (6 | 17, _) => ports(transport, None),
-        (1, false) | (58, true) => Body::Icmp {
-            kind: transport[0],
-            code: transport[1],
-            identifier: u16_at(transport, 4),
-            quoted: None,
-        },
-        _ => Body::Other,
-    };
-    Some(Ip {
-        source,
-        destination,
-        protocol,
-        packets: 0,
-        bytes: 0,
-        body,
-        fragment: None,
-        overwritten: false,
-    })
 }
 
 /// Whether something is still to be written where the gate has looked: the IP packet's transport header begins at `at`.

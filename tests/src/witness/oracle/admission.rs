@@ -1,0 +1,168 @@
+//! What no connection lets through: addresses, errors about connections, and the rules.
+
+use std::net::IpAddr;
+
+use taskgate::{compile::oracle, model};
+use taskgate_ebpf::abi::{Direction, Pass, Reason, image::control};
+
+use super::{
+    super::reading::{Body, Ip},
+    Oracle,
+    entries::Entry,
+    is_of_many,
+    names::{Case, exchange},
+    neighbours::{is_link_local, is_on_link},
+};
+
+/// Why a packet is let in.
+#[expect(clippy::struct_excessive_bools, reason = "facts about an admission, each by itself")]
+pub(super) struct Admission {
+    pub(super) pass: Pass,
+    pub(super) rule: Option<(String, String)>,
+    pub(super) untracked: bool,
+    pub(super) dhcp: bool,
+    pub(super) local: bool,
+    pub(super) to_group: bool,
+}
+
+fn model_direction(direction: Direction) -> model::Direction {
+    match direction {
+        Direction::Egress => model::Direction::Egress,
+        Direction::Ingress => model::Direction::Ingress,
+    }
+}
+
+impl Oracle {
+    /// Judges a packet by the rules of a direction.
+    pub(super) fn admit(
+        &self,
+        case: &Case<'_>,
+        ip: &Ip,
+        judged: Direction,
+        answers_dhcp: bool,
+    ) -> Result<Admission, Reason> {
+        let world = case.world;
+        let (eni, gate, slot) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+        if gate.isolated {
+            return Err(Reason::Isolated);
+        }
+        let (local, remote) = case.ends(ip);
+        // A link-local address is the task's own, toward whoever is on the link.
+        let stays = is_link_local(local) && (case.direction == Direction::Ingress || is_on_link(remote));
+        let own = stays || eni.addresses.contains(&local);
+        let exempt = |dhcp| {
+            Ok(Admission {
+                pass: Pass::Exempt,
+                rule: None,
+                untracked: false,
+                dhcp,
+                local: !dhcp && world.is_local(remote),
+                to_group: false,
+            })
+        };
+        // What comes before the task has an address goes to all, or to an address that it has from nobody.
+        let to_whoever_asked = match local {
+            IpAddr::V4(address) => address.is_broadcast(),
+            IpAddr::V6(_) => is_link_local(local),
+        };
+        if answers_dhcp && (own || to_whoever_asked) {
+            return exempt(true);
+        }
+        if case.direction == Direction::Egress && world.model.exempt().dhcp && case.is_dhcp(ip) {
+            let unknown = match local {
+                IpAddr::V4(address) => address.is_unspecified(),
+                IpAddr::V6(_) => is_link_local(local),
+            };
+            if own || unknown {
+                return exempt(true);
+            }
+        }
+        if case.direction == Direction::Egress && eni.source_dest_check && !own {
+            return Err(Reason::SpoofedSource);
+        }
+        let to_group = case.direction == Direction::Ingress && !own && goes_to_group(case, ip);
+        if case.direction == Direction::Ingress && !own && !to_group {
+            let mac = case.world.macs.get(&slot);
+            let another = mac.is_some_and(|mac| case.to.is_some_and(|to| to != *mac));
+            if eni.source_dest_check || another {
+                return Err(Reason::NotForTask);
+            }
+        }
+        if case.direction == Direction::Ingress && eni.addresses.contains(&remote) {
+            return Err(Reason::SpoofedSource);
+        }
+        if case.from_wire && world.speaks_here(remote) {
+            return Err(Reason::SpoofedSource);
+        }
+        if let Some(about) = self.related(case, ip) {
+            return Ok(Admission {
+                pass: Pass::IcmpError,
+                rule: about.rule.clone(),
+                untracked: false,
+                dhcp: false,
+                local: world.is_local(remote),
+                to_group,
+            });
+        }
+        if judged == Direction::Egress && world.is_exempt(remote) {
+            return exempt(false);
+        }
+        let packet = Case::asked(ip, remote, judged != case.direction);
+        let allowed = oracle::judge(&world.model, eni, model_direction(judged), &packet);
+        let allowed = allowed.ok_or(if to_group { Reason::NotForTask } else { Reason::NoRule })?;
+        Ok(Admission {
+            pass: Pass::Rule,
+            rule: Some((world.model.group(allowed.group).id.clone(), allowed.rule.id.clone())),
+            untracked: allowed.untracked,
+            dhcp: false,
+            local: world.is_local(remote),
+            to_group,
+        })
+    }
+
+    /// The live connection that a packet is an error about, if the settings let such errors through.
+    fn related(&self, case: &Case<'_>, ip: &Ip) -> Option<&Entry> {
+        let world = case.world;
+        let Body::Icmp {
+            kind,
+            code,
+            quoted: Some(quoted),
+            ..
+        } = &ip.body
+        else {
+            return None;
+        };
+        let pmtu = if ip.source.is_ipv6() {
+            *kind == 2
+        } else {
+            (*kind, *code) == (3, 4)
+        };
+        let wants = if pmtu { control::ICMP_PMTU } else { control::ICMP_ALL };
+        if world.flags & wants == 0 {
+            return None;
+        }
+        // It goes to whoever sent what it quotes. Anybody may speak to the task; as whom the task speaks is judged elsewhere.
+        if ip.destination != quoted.source {
+            return None;
+        }
+        if let Body::Icmp { kind, .. } = quoted.body {
+            exchange(ip.source.is_ipv6(), kind)?;
+        }
+        let back = Case {
+            direction: case.direction.opposite(),
+            ..*case
+        };
+        let entry = self.conns.get(back.names(quoted).first()?)?;
+        let idle = case.now.wrapping_sub(entry.last) > entry.timeout(quoted.protocol, world);
+        let cut = entry.untracked || world.flags & control::CUT != 0;
+        let changed = entry.generation != world.generation && cut;
+        let of_many = entry.to_group && case.direction == Direction::Egress;
+        let live = entry.epoch == world.epoch(entry.slot) && !idle && !changed && !of_many;
+        live.then_some(entry)
+    }
+}
+
+/// Whether an address is that of many hosts, or the frame goes to many.
+fn goes_to_group(case: &Case<'_>, ip: &Ip) -> bool {
+    is_of_many(ip.destination) || case.to.is_some_and(|to| to[0] % 2 == 1)
+}
