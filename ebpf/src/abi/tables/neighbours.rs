@@ -1,0 +1,66 @@
+//! What is kept of neighbour discovery.
+
+use super::{Word, pair};
+
+/// What a task's neighbours said, and what it asked about itself: 96 bytes for each slot. Each address has one place, by
+/// its lowest bits; who comes last has it.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct NeighbourCache([NeighbourEntry; 4]);
+
+/// An address in it: 24 bytes.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct NeighbourEntry {
+    /// The address.
+    address: [Word; 2],
+    /// Whose it is: link and [`NeighbourKind`] above, the slot's epoch below. A link's number is never 0.
+    whose: Word,
+}
+
+/// What is kept of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum NeighbourKind {
+    /// Somebody on the link sent neighbour discovery from it to the task.
+    Heard = 0,
+    /// The task asked whether anybody has it, and has not used it since.
+    Probed = 1,
+}
+
+impl NeighbourCache {
+    #[inline(always)]
+    fn place(&self, address: [u64; 2]) -> &NeighbourEntry {
+        &self.0[(address[1] & 3) as usize]
+    }
+
+    /// Whether an address is kept as this kind, of this link and epoch.
+    #[inline(always)]
+    pub fn has(&self, address: [u64; 2], kind: NeighbourKind, link: u32, epoch: u32) -> bool {
+        let NeighbourEntry { address: kept, whose } = self.place(address);
+        let differs = (kept[0].get() ^ address[0]) | (kept[1].get() ^ address[1]);
+        differs | (whose.get() ^ Self::whose(kind, link, epoch)) == 0
+    }
+
+    /// Keeps it.
+    #[inline(always)]
+    pub fn keep(&self, address: [u64; 2], kind: NeighbourKind, link: u32, epoch: u32) {
+        if !self.has(address, kind, link, epoch) {
+            let place = self.place(address);
+            place.address[0].set(address[0]);
+            place.address[1].set(address[1]);
+            place.whose.set(Self::whose(kind, link, epoch));
+        }
+    }
+
+    /// Forgets whatever has its place.
+    #[inline(always)]
+    pub fn forget(&self, address: [u64; 2]) {
+        self.place(address).whose.set(0);
+    }
+
+    #[inline(always)]
+    const fn whose(kind: NeighbourKind, link: u32, epoch: u32) -> u64 {
+        pair(link | (kind as u32) << 24, epoch)
+    }
+}

@@ -1,0 +1,97 @@
+//! What slots use of the shared tables, and the accounts that it is charged to.
+
+use super::{Word, state};
+
+/// The account that an entry is charged to. It stays the same for as long as the entry lives. A number and no `enum`: what
+/// follows is verified once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Charge(u32);
+
+impl Charge {
+    /// The guaranteed floor of its slot.
+    pub const FLOOR: Self = Self(0);
+    /// The pool that all slots have in common.
+    pub const POOL: Self = Self(1);
+
+    /// By its number; only the lowest bit counts.
+    #[inline(always)]
+    pub const fn new(number: u32) -> Self {
+        Self(number & 1)
+    }
+
+    /// From the state of a connection.
+    #[inline(always)]
+    pub const fn of_state(state: u16) -> Self {
+        Self::new((state >> state::POOL_BIT) as u32)
+    }
+
+    /// Its number.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// What the state of a connection says of it.
+    #[inline(always)]
+    pub const fn state(self) -> u16 {
+        (self.0 as u16) << state::POOL_BIT
+    }
+}
+
+/// Entries that were charged to a slot's two accounts, or given back to them: its floor, and what it has in the common pool.
+/// Of slot 0: what all slots have in the pool.
+#[derive(Clone, Debug, Default)]
+#[repr(transparent)]
+pub struct Charges([Word; 2]);
+
+impl Charges {
+    /// Those of an account.
+    #[inline(always)]
+    pub const fn of(&self, charge: Charge) -> &Word {
+        // Masked, so that there is no bound to check.
+        &self.0[(charge.0 & 1) as usize]
+    }
+
+    /// Where that word lies, in bytes.
+    pub const fn offset(charge: Charge) -> usize {
+        charge.0 as usize * size_of::<Word>()
+    }
+}
+
+/// What a slot uses of the shared tables: 128 bytes. The kernel writes the first line and the last two words, user space
+/// the rest, so no word has two writers: what is in use is `inserted - removed`. An entry is charged before it is inserted,
+/// and given back after it was removed.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct Usage {
+    /// Connections.
+    pub conns_inserted: Charges,
+    /// Denied flows.
+    pub denials_inserted: Charges,
+    /// Datagrams whose first fragment is remembered, less those that the kernel forgot because they were whole.
+    pub fragments_inserted: Charges,
+    /// Packets that passed and found no room to be counted: untracked flows, errors about connections, and what met a table
+    /// that was busy.
+    pub flows_lost: Word,
+    /// Denied packets that found no room for their record: in the counters only.
+    pub denials_lost: Word,
+    /// Connections that user space removed.
+    pub conns_removed: Charges,
+    /// Denied flows that user space removed.
+    pub denials_removed: Charges,
+    /// Datagrams that user space forgot.
+    pub fragments_removed: Charges,
+    /// Packets that were denied because there was no room to track their connection.
+    pub conns_refused: Word,
+    /// First fragments that found no room to be remembered: the rest of their datagrams was dropped.
+    pub fragments_lost: Word,
+}
+
+impl Usage {
+    /// Of slot 0: how many packets are just moving a connection's charge from one slot to another. One at a time may.
+    #[inline(always)]
+    pub const fn moving(&self) -> &Word {
+        // No floor is slot 0's.
+        self.conns_inserted.of(Charge::FLOOR)
+    }
+}
