@@ -156,6 +156,20 @@ impl Packet {
             payload: self.payload,
         })
     }
+
+    /// The same, read whether there is one or not. The verifier before Linux 6.8 does not see that what is read under a
+    /// condition is used under the same one alone.
+    #[inline(always)]
+    pub(crate) fn segment_in_any_case(&self, blur: impl Fn(u32) -> u32) -> Option<Segment> {
+        let numbers = blur((self.sequence as u32) << 16 | self.acknowledged as u32);
+        let segment = Segment {
+            flags: blur(self.tcp_flags as u32) as u8,
+            sequence: (numbers >> 16) as u16,
+            acknowledged: numbers as u16,
+            payload: blur(self.payload),
+        };
+        if self.later_fragment { None } else { Some(segment) }
+    }
 }
 
 /// Why a frame gave no packet.

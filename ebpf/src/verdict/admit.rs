@@ -274,7 +274,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
         let opened = self.tables.blur((plan.opened() | admission.state) as u32) as u16;
         let packet = self.packet;
-        let life = begin(opened, packet.protocol, D::DIRECTION, packet.segment());
+        let segment = packet.segment_in_any_case(|value| self.tables.blur(value));
+        let life = begin(opened, packet.protocol, D::DIRECTION, segment);
         let life = life.blurred(|number| self.tables.blur(number));
         let mut refused = None;
         let mut kept = false;
