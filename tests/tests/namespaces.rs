@@ -1,6 +1,6 @@
 //! Namespaces that are taken away and made again under the name of a task while taskgate runs.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
@@ -160,4 +160,48 @@ fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
     assert_eq!(said(&daemon, &error), 1, "{:?}", daemon.messages());
     daemon.stop()?;
     Ok(std::fs::remove_file(&path)?)
+}
+
+/// Whatever keeps an ENI from being made again, whoever is in the namespace stays in it, and gets the ENI in the end.
+#[test]
+fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = config(&lab).namespace("web-1");
+    let mut daemon = lab.start(&config(&lab))?;
+    let task = lab.task("web-1")?;
+    let inode = || -> Result<u64> { Ok(std::fs::metadata(names::namespace_file(&name))?.ino()) };
+    let before = inode()?;
+    task.ip("link delete eth0\nlink add eth0 type bridge")?;
+    until("the host's end is gone", || Ok(made(&lab)?.is_empty()))?;
+    daemon.apply(&config(&lab))?;
+    assert_eq!(said(&daemon, "already has an `eth0`"), 1, "{:?}", daemon.messages());
+    assert_eq!(inode()?, before, "the name leads elsewhere");
+    task.ip("link delete eth0")?;
+    daemon.apply(&config(&lab))?;
+    assert_eq!(inode()?, before, "the name leads elsewhere");
+    await_eni(&lab, &task)?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// A pipe is no namespace, and nobody waits for its other end.
+#[test]
+fn a_pipe_with_a_tasks_name_fails_that_task_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = config(&lab).task("web-2", &["10.88.0.11"], &["http"]);
+    let path = names::namespace_file(&config.namespace("web-1"));
+    std::fs::create_dir_all("/run/netns")?;
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR)?;
+    let daemon = lab.start(&config)?;
+    let other = lab.task("web-2")?;
+    assert_eq!(other.links()?, ["eth0", "lo"]);
+    daemon.signal(Signal::SIGTERM)?;
+    daemon.stop_by(Signal::SIGTERM).map(drop).or_else(|error| {
+        // A task that was never gated is in the exit code.
+        let code = error.to_string();
+        anyhow::ensure!(code.contains("exit status: 6"), "{code}");
+        Ok(())
+    })?;
+    std::fs::remove_file(&path).ok();
+    Ok(())
 }

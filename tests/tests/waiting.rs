@@ -1,12 +1,16 @@
 //! While a large configuration is read nothing else waits: signals are heard, and links that come are gated.
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, io::Write as _, path::Path, process::Stdio, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use taskgate_tests::{
     Config, Lab, at,
-    daemon::{Daemon, RELOADED},
+    daemon::{Daemon, RELOADED, binary},
     kernel::await_gates,
     netns::until,
     traffic::{Answer, Client, TcpEcho, probe},
@@ -15,7 +19,7 @@ use taskgate_tests::{
 const WEB: &str = "10.88.0.10";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 /// Prefix lists beside the configuration: so many files with so many entries each take seconds.
-const FILES: u32 = 10;
+const FILES: u32 = 40;
 const ENTRIES: u32 = 50_000;
 
 /// Writes files into a folder that take their time, and gives how many bytes they have.
@@ -107,5 +111,54 @@ fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
         thread::sleep(Duration::from_millis(100));
     }
     daemon.stop()?;
+    Ok(())
+}
+
+/// A full pipe on standard error, as a pager or a log shipper that has stopped reading leaves it.
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = lab.folder().join("main");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;
+    let (unread, mut log) = std::io::pipe()?;
+    fill_pipe(&mut log)?;
+    let mut process = lab
+        .host
+        .command(binary()?.to_str().context("the binary's path is no text")?)?
+        .args(["run", "--instance", &lab.instance("main"), "--config"])
+        .arg(&folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()?;
+    for _ in 0..3 {
+        let task = lab.device("tg-web", &[WEB], true)?;
+        await_gates(&lab.host, "tg-web")?;
+        let _echo = TcpEcho::start(&task, 80)?;
+        until("it is bound", || Ok(probe(&lab.outside, at(WEB, 80))? == Answer::Open))?;
+        assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+        lab.host.ip("link delete tg-web")?;
+        thread::sleep(Duration::from_millis(100));
+    }
+    kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
+    let mut status = None;
+    until("it ends without a reader", || {
+        status = process.try_wait()?;
+        Ok(status.is_some())
+    })?;
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    drop(unread);
+    Ok(())
+}
+
+/// Writes into a pipe until nothing more fits.
+fn fill_pipe(pipe: &mut std::io::PipeWriter) -> Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(&*pipe, FcntlArg::F_GETFL)?);
+    fcntl(&*pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    for piece in [4096, 1] {
+        while pipe.write(&vec![b'.'; piece]).is_ok() {}
+    }
+    fcntl(&*pipe, FcntlArg::F_SETFL(flags))?;
     Ok(())
 }

@@ -6,6 +6,7 @@ mod error;
 pub mod explain;
 mod host;
 pub mod lint;
+mod log_queue;
 mod output;
 mod words;
 
@@ -14,13 +15,14 @@ pub use error::{Error, Exit};
 
 use args::Command;
 use log::LevelFilter;
+use log_queue::LogQueue;
 
 use crate::daemon::{self, CountersForm, RunOptions};
 
 /// Does what the command line says and tells how it went. Errors are shown on standard error.
 pub fn run(cli: Cli) -> Exit {
     let level = LevelFilter::from(cli.global.log_level);
-    env_logger::Builder::new().filter_level(level).init();
+    let log = LogQueue::start(level);
     let done = match cli.command {
         Command::Run(run) => daemon::run(&RunOptions {
             config: cli.global.config,
@@ -37,6 +39,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Check(check) => check::run(&cli.global.config, &check),
         Command::Explain(explain) => explain::run(&cli.global.config, &explain),
     };
+    log.finish();
     done.unwrap_or_else(|error| {
         show(&error);
         error.exit()

@@ -77,7 +77,12 @@ impl Namespace {
     pub fn open(name: &str) -> Result<Option<Self>, Refused> {
         let refused = || Refused::of("open namespace", name);
         check(name).map_err(refused())?;
-        let file = match File::open(Self::path(name)) {
+        // Whatever has the name: a pipe, too, is opened at once and turns out to be no namespace.
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(Self::path(name));
+        let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(refused())?,
         };
@@ -122,6 +127,8 @@ impl Namespace {
             .create(true)
             .truncate(false)
             .mode(0o444)
+            // A link that leads nowhere is not made to lead somewhere.
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
         let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let mounted = mount(Some(&*source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>);

@@ -212,7 +212,8 @@ impl TaskEni {
     {
         let list = Provisioned::of(spec.instance)?;
         left_over::replace(netlink, &list, spec).await?;
-        let (namespace, made_namespace) = namespace(&list, spec).await?;
+        let (namespace, origin) = namespace(&list, spec).await?;
+        let made_namespace = origin != Origin::Foreign;
         let built = pair::build(netlink, &list, spec, &namespace, gate).await;
         match built {
             Ok((link, record, warnings, gate)) => Ok((
@@ -230,7 +231,8 @@ impl TaskEni {
                 gate,
             )),
             Err(error) => {
-                if made_namespace {
+                // One that was there before has a task in it, which keeps it for the next attempt.
+                if origin == Origin::New {
                     undo(list.remove_namespace(namespace));
                 }
                 Err(error)
@@ -292,15 +294,30 @@ async fn delete(netlink: &Netlink, ifindex: u32, name: &str) -> Result<(), Refus
     }
 }
 
-/// The namespace of an ENI, and whether this instance made it: now, or in a run that was killed.
-async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace, bool), EniError> {
+/// Where the namespace of an ENI comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Made just now.
+    New,
+    /// Made by this instance before, for an ENI that is gone or in a run that was killed.
+    Earlier,
+    /// Not made by this instance.
+    Foreign,
+}
+
+/// The namespace of an ENI, made if it is missing.
+async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace, Origin), EniError> {
     if let Some(namespace) = Namespace::open(spec.namespace)? {
         if namespace.id()? == NamespaceId::here()? {
             let namespace = spec.namespace.to_owned();
             return Err(EniError::OwnNetwork { namespace });
         }
-        let made = left_over::is_made_by(list, &namespace)?;
-        return Ok((namespace, made));
+        let origin = if left_over::is_made_by(list, &namespace)? {
+            Origin::Earlier
+        } else {
+            Origin::Foreign
+        };
+        return Ok((namespace, origin));
     }
     let made = Namespace::make(spec.namespace, async |namespace| {
         let lo = LinkUnspec::new_with_name("lo").up().build();
@@ -308,7 +325,7 @@ async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace,
         set.map_err(Refused::of("set up", "lo"))?;
         list.announce_namespace(namespace)
     });
-    Ok((made.await?, true))
+    Ok((made.await?, Origin::New))
 }
 
 fn alias(message: &LinkMessage) -> Option<&str> {

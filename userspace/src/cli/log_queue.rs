@@ -1,0 +1,119 @@
+//! The log's way to standard error: a bounded queue and a thread of its own, so that nobody waits for a reader who has
+//! stopped. What finds no room is dropped, and said once there is room again.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use env_logger::{Builder, Target, WriteStyle};
+use log::LevelFilter;
+
+/// Lines that wait at most.
+const ROOM: usize = 4096;
+/// How long the end waits for a reader.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The log. [`LogQueue::finish`] waits until it is written.
+pub(super) struct LogQueue(Arc<Waiting>);
+
+/// How many lines are on their way, and how many were dropped since the last one that was not.
+#[derive(Default)]
+struct Waiting {
+    counts: Mutex<Counts>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Counts {
+    waiting: usize,
+    dropped: u64,
+}
+
+/// The end that the logger writes to: each call is a line.
+struct Input {
+    lines: SyncSender<Vec<u8>>,
+    waiting: Arc<Waiting>,
+}
+
+impl LogQueue {
+    /// Starts it as the program's logger.
+    pub(super) fn start(level: LevelFilter) -> Self {
+        let (sender, lines) = sync_channel(ROOM);
+        let waiting = Arc::<Waiting>::default();
+        let forbidden = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let style = if io::stderr().is_terminal() && !forbidden {
+            WriteStyle::Always
+        } else {
+            WriteStyle::Never
+        };
+        let writer = Arc::clone(&waiting);
+        thread::spawn(move || write_all(&lines, &writer));
+        let input = Input {
+            lines: sender,
+            waiting: Arc::clone(&waiting),
+        };
+        Builder::new()
+            .filter_level(level)
+            .write_style(style)
+            .target(Target::Pipe(Box::new(input)))
+            .init();
+        Self(waiting)
+    }
+
+    /// Waits until all is written, and no longer than a moment for somebody who does not read.
+    pub(super) fn finish(self) {
+        let counts = self.0.lock();
+        drop(
+            self.0
+                .changed
+                .wait_timeout_while(counts, PATIENCE, |counts| counts.waiting > 0),
+        );
+    }
+}
+
+impl Waiting {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Input {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut counts = self.waiting.lock();
+        match self.lines.try_send(line.to_vec()) {
+            Ok(()) => counts.waiting += 1,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => counts.dropped += 1,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes lines until the program ends. If that fails there is nobody left to tell.
+fn write_all(lines: &Receiver<Vec<u8>>, waiting: &Waiting) {
+    while let Ok(line) = lines.recv() {
+        io::stderr().write_all(&line).ok();
+        let mut counts = waiting.lock();
+        counts.waiting -= 1;
+        let dropped = std::mem::take(&mut counts.dropped);
+        drop(counts);
+        if dropped > 0 {
+            writeln!(
+                io::stderr(),
+                "{dropped} lines of the log are missing here: nobody read it"
+            )
+            .ok();
+        }
+        waiting.changed.notify_all();
+    }
+}
