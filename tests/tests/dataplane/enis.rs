@@ -63,11 +63,15 @@ fn socket(namespace: &str, address: IpAddr) -> Result<UdpSocket> {
         .with_context(|| format!("cannot bind to {address} in {namespace}"))
 }
 
-/// Sends a datagram there and back, and gives the address that it came from.
+/// Sends a datagram there and back, and gives the address that it came from. One that is lost on a busy machine is sent
+/// again: nobody promises that none is.
 fn talk(from: &UdpSocket, to: &UdpSocket) -> Result<SocketAddr> {
     let mut buffer = [0; 8];
-    from.send_to(b"there", to.local_addr()?)?;
-    let (length, source) = to.recv_from(&mut buffer).context("it did not get there")?;
+    let mut sent = || {
+        from.send_to(b"there", to.local_addr()?)?;
+        anyhow::Ok(to.recv_from(&mut buffer)?)
+    };
+    let (length, source) = sent().or_else(|_| sent()).context("it did not get there")?;
     ensure!(&buffer[..length] == b"there");
     to.send_to(b"back", source)?;
     let length = from.recv(&mut buffer).context("it did not come back")?;
