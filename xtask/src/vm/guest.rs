@@ -17,16 +17,20 @@ use crate::{
 };
 
 /// The programs of the test crate that no guest runs, and why.
-pub(super) const ELSEWHERE: [(&str, &str); 3] = [
+pub(super) const ELSEWHERE: [(&str, &str); 4] = [
     (
         "flood",
         "its floods have to be over before the first of their flows are, and an emulated processor is slower",
     ),
     ("fuzz", "it runs no kernel program, and reads the source tree"),
+    (
+        "memory",
+        "its connections come and go faster than an emulated processor can make them",
+    ),
     ("semantics", "it compares documents with tests"),
 ];
 /// What tests and the first process run.
-const PROGRAMS: [&str; 2] = ["ip", "tc"];
+const PROGRAMS: [&str; 3] = ["ip", "tc", "prlimit"];
 /// The program of the test crate that prints verified instructions.
 const VERIFIED: &str = "verified";
 const INIT: &str = include_str!("init.sh");
