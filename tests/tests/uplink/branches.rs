@@ -7,7 +7,7 @@
 use anyhow::Result;
 use taskgate::dataplane::raw::{VlanSwitch, turn_vlan_switch};
 use taskgate_tests::{
-    Count, Lab, Ledger, Netns, Wire, at, ip,
+    Config, Count, Lab, Ledger, Netns, Wire, at, ip,
     kernel::{await_gates, gates},
     netns::await_up,
     traffic::{Answer, Client, Peer, TcpEcho, probe},
@@ -65,6 +65,9 @@ fn real_traffic(in_frames: bool) -> Result<()> {
         let (own, other) = (addresses(number, 10), addresses(number, 1));
         let far = format!("far{vlan}");
         vlan_link(&lab.host, "trunk", vlan, &task, "eth0", &own)?;
+        // What the branch says on its link has to name the hardware address that the configuration gives it.
+        let mac = Config::vlan_mac(vlan).map(|byte| format!("{byte:02x}")).join(":");
+        task.ip(&format!("link set dev eth0 address {mac}"))?;
         vlan_link(&wire, "eth0", vlan, &wire, &far, &other)?;
         await_up(&[(&task, "eth0"), (&wire, &far)])?;
         config = config.vlan_task(name, vlan, &[&own[0], &own[1]], &["web"]);
