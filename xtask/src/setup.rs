@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{exec, pins};
 
-mod apt;
+pub(crate) mod apt;
 mod bpffs;
 mod compiler;
 pub(crate) mod emulator;

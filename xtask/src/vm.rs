@@ -152,7 +152,8 @@ fn told(kernel: &Kernel, report: Report, took: Duration) -> (String, Tally) {
     let first = format!("{name}: {}, {} s", summary(sum), took.as_secs());
     let said = said.iter().map(|words| format!("\n  {words}"));
     let wrong = wrong.iter().map(|words| format!("\n  wrong: {words}"));
-    let without = kernel.without.iter();
-    let without = without.map(|(test, why)| format!("\n  not run on it: {test}, since {why}"));
+    let without = kernel
+        .without()
+        .map(|(test, why)| format!("\n  not run on it: {test}, since {why}"));
     (iter::once(first).chain(said).chain(without).chain(wrong).collect(), sum)
 }

@@ -1,6 +1,11 @@
 //! Where things are in the checkout.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
 
 /// The workspace's root, whatever folder the command was typed in.
 pub(crate) fn root() -> PathBuf {
@@ -12,4 +17,16 @@ pub(crate) fn root() -> PathBuf {
 /// `CARGO_TARGET_DIR`.
 pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")
+}
+
+/// Makes a folder that has nothing in it.
+pub(crate) fn empty(folder: &Path) -> Result<()> {
+    let removed = if folder.exists() {
+        fs::remove_dir_all(folder)
+    } else {
+        Ok(())
+    };
+    removed
+        .and_then(|()| fs::create_dir_all(folder))
+        .with_context(|| format!("cannot empty `{}`", folder.display()))
 }

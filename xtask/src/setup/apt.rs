@@ -1,11 +1,11 @@
 //! Debian packages.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Machine, say};
-use crate::{exec, pins};
+use crate::{exec, pins, workspace};
 
 const ADVICE: &str = "check the network and the sources in /etc/apt, then run `cargo xtask setup` again";
 
@@ -101,6 +101,25 @@ pub(super) fn would_install(package: &str) -> Result<Vec<String>> {
         bail!("apt would install nothing for {package}");
     }
     Ok(named)
+}
+
+/// Unpacks all packages that lie in a folder into a new `root`. Whole or not at all: what broke off must not look like what is
+/// there.
+pub(crate) fn unpack(packages: &Path, root: &Path) -> Result<()> {
+    let part = root.with_extension("part");
+    workspace::empty(&part)?;
+    let mut found = false;
+    for entry in fs::read_dir(packages).context("what was fetched is gone")? {
+        let file = entry.context("a folder cannot be read")?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            found = true;
+            exec::quiet(Command::new("dpkg").arg("-x").arg(&file).arg(&part), pins::PATIENCE)?;
+        }
+    }
+    if !found {
+        bail!("apt fetched nothing");
+    }
+    fs::rename(&part, root).with_context(|| format!("cannot rename `{}`", part.display()))
 }
 
 /// Whether the package lists have a version of it.

@@ -33,16 +33,10 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
     unpack().with_context(|| format!("cannot unpack {PACKAGE}"))
 }
 
-/// Fetches the package and what it needs that is not installed, and unpacks it all: whole or not at all.
+/// Fetches the package and what it needs that is not installed, and unpacks it all. One that does not start is not kept.
 fn unpack() -> Result<()> {
     let debs = workspace::tools().join("qemu.deb");
-    let part = workspace::tools().join("qemu.part");
-    for folder in [&debs, &part] {
-        if folder.exists() {
-            fs::remove_dir_all(folder).with_context(|| format!("cannot remove `{}`", folder.display()))?;
-        }
-        fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    }
+    workspace::empty(&debs)?;
     if exec::is_root() {
         apt::update()?;
     }
@@ -57,17 +51,14 @@ fn unpack() -> Result<()> {
         "download",
     ]);
     exec::quiet(fetch.args(&packages).current_dir(&debs), pins::PATIENCE)?;
-    for entry in fs::read_dir(&debs).context("what was fetched is gone")? {
-        let file = entry.context("a folder cannot be read")?.path();
-        exec::quiet(Command::new("dpkg").arg("-x").arg(&file).arg(&part), pins::PATIENCE)?;
-    }
-    exec::advised(
-        exec::quiet(at(&part).arg("--version"), pins::PATIENCE),
-        &format!("install {PACKAGE} by hand"),
-    )?;
-    fs::remove_dir_all(&debs).with_context(|| format!("cannot remove `{}`", debs.display()))?;
     let root = unpacked();
-    fs::rename(&part, &root).with_context(|| format!("cannot rename `{}`", part.display()))
+    apt::unpack(&debs, &root)?;
+    let starts = exec::quiet(at(&root).arg("--version"), pins::PATIENCE);
+    if starts.is_err() {
+        fs::remove_dir_all(&root).with_context(|| format!("cannot remove `{}`", root.display()))?;
+    }
+    exec::advised(starts, &format!("install {PACKAGE} by hand"))?;
+    fs::remove_dir_all(&debs).with_context(|| format!("cannot remove `{}`", debs.display()))
 }
 
 /// A command that starts it.

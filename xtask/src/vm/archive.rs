@@ -7,10 +7,10 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{kernels, say};
-use crate::{exec, pins};
+use crate::{exec, pins, setup::apt, workspace};
 
 /// Who signs all suites.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -94,36 +94,10 @@ impl Apt {
                 .map(str::to_owned),
         );
         let fresh = self.folder.join("deb");
-        empty(&fresh)?;
+        workspace::empty(&fresh)?;
         exec::quiet(self.command("apt-get").arg("download").args(&packages), pins::PATIENCE)?;
-        // Whole or not at all: what broke off must not look like what is there.
-        let part = root.with_extension("part");
-        empty(&part)?;
-        let mut found = false;
-        for entry in fs::read_dir(&fresh).context("what was fetched is gone")? {
-            let file = entry.context("a folder cannot be read")?.path();
-            if file.extension().is_some_and(|extension| extension == "deb") {
-                found = true;
-                exec::quiet(Command::new("dpkg").arg("-x").arg(&file).arg(&part), pins::PATIENCE)?;
-            }
-        }
-        if !found {
-            bail!("apt fetched nothing for {}", packages.join(", "));
-        }
-        fs::rename(&part, root).with_context(|| format!("cannot rename `{}`", part.display()))
+        apt::unpack(&fresh, root).with_context(|| format!("cannot unpack {}", packages.join(", ")))
     }
-}
-
-/// Makes a folder that has nothing in it.
-pub(super) fn empty(folder: &Path) -> Result<()> {
-    let removed = if folder.exists() {
-        fs::remove_dir_all(folder)
-    } else {
-        Ok(())
-    };
-    removed
-        .and_then(|()| fs::create_dir_all(folder))
-        .with_context(|| format!("cannot empty `{}`", folder.display()))
 }
 
 /// The machine's own mirrors, of Debian and of its security suites.

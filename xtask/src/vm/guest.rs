@@ -88,7 +88,7 @@ impl Load {
         archive.file("/init", INIT.as_bytes());
         archive.folder("/tests");
         let mut words = self.words.clone();
-        for (test, _) in kernel.without {
+        for (test, _) in kernel.without() {
             words.extend(["--skip".to_owned(), (*test).to_owned()]);
         }
         words.push(String::new());

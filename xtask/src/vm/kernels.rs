@@ -45,7 +45,7 @@ pub(super) struct Kernel {
     /// Debian's suites that have it.
     pub(super) suites: &'static [&'static str],
     /// Tests that cannot run on it, and why.
-    pub(super) without: &'static [(&'static str, &'static str)],
+    without: &'static [&'static [Without]],
     /// It has to be had; the others are left out, and said, where their suites do not answer.
     pub(super) required: bool,
 }
@@ -54,9 +54,11 @@ pub(super) struct Kernel {
 const UNFOUND: &str = "without TCX (6.6) a link loses its filters when it moves, and the namespaces of this test have neither a \
                        name nor a process by which taskgate would find it to close it";
 
-/// What 6.1 cannot run: datagrams that are sent together, counted with a packet socket; and links that move to where nobody
-/// finds them.
-const WITHOUT_6_1: &[(&str, &str)] = &[
+/// A test that cannot run on some kernel, and why.
+type Without = (&'static str, &'static str);
+
+/// What no kernel without TCX can run.
+const WITHOUT_TCX: &[Without] = &[
     ("a_link_that_taskgate_made_passes_nothing_where_it_was_moved", UNFOUND),
     (
         "a_moved_link_that_gets_another_number_passes_nothing_under_any_identity",
@@ -70,23 +72,13 @@ const WITHOUT_6_1: &[(&str, &str)] = &[
         "a_trunk_that_was_moved_passes_nothing_and_another_one_takes_its_place",
         UNFOUND,
     ),
+];
+/// What 6.1 cannot run beside that: datagrams that are sent together, counted with a packet socket.
+const WITHOUT_6_1: &[Without] = &[
     ("datagrams_that_are_sent_together_are_counted_one_by_one", UNREADABLE),
     ("an_uplink_on_which_the_kernel_drops_early", UNREADABLE),
 ];
-const WITHOUT_5_10: &[(&str, &str)] = &[
-    ("a_link_that_taskgate_made_passes_nothing_where_it_was_moved", UNFOUND),
-    (
-        "a_moved_link_that_gets_another_number_passes_nothing_under_any_identity",
-        UNFOUND,
-    ),
-    (
-        "a_moved_link_that_keeps_its_number_passes_nothing_under_any_identity",
-        UNFOUND,
-    ),
-    (
-        "a_trunk_that_was_moved_passes_nothing_and_another_one_takes_its_place",
-        UNFOUND,
-    ),
+const WITHOUT_5_10: &[Without] = &[
     ("datagrams_that_are_sent_together_are_counted_one_by_one", UNREADABLE),
     (
         "an_uplink_on_which_the_kernel_drops_early",
@@ -112,7 +104,7 @@ const KERNELS: [(Choice, Kernel); 5] = [
         Kernel {
             name: "5.10",
             version: "5.10.",
-            without: WITHOUT_5_10,
+            without: &[WITHOUT_TCX, WITHOUT_5_10],
             suites: &["bullseye", "bullseye-security"],
             required: false,
         },
@@ -122,7 +114,7 @@ const KERNELS: [(Choice, Kernel); 5] = [
         Kernel {
             name: "6.1",
             version: "6.1.",
-            without: WITHOUT_6_1,
+            without: &[WITHOUT_TCX, WITHOUT_6_1],
             suites: &["bookworm", "bookworm-updates", "bookworm-security"],
             required: true,
         },
@@ -184,6 +176,11 @@ pub(super) fn folder() -> PathBuf {
 }
 
 impl Kernel {
+    /// The tests that cannot run on it, and why.
+    pub(super) fn without(&self) -> impl Iterator<Item = &'static Without> {
+        self.without.iter().copied().flatten()
+    }
+
     /// Its image: the one that is there, or what Debian has now. Nothing is installed.
     pub(super) fn image(&self) -> Result<Image> {
         if let Ok(image) = self.unpacked() {
