@@ -68,8 +68,7 @@ impl Config {
     /// A task on a VLAN of the trunk.
     #[must_use]
     pub fn vlan_task(self, name: &str, vlan: u16, addresses: &[&str], groups: &[&str]) -> Self {
-        let mac = Self::vlan_mac(vlan).map(|byte| format!("{byte:02x}")).join(":");
-        let binding = format!("vlan: {vlan}, mac: \"{mac}\"");
+        let binding = format!("vlan: {vlan}, mac: \"{}\"", Self::vlan_mac_text(vlan));
         self.bound_task(name, &binding, addresses, groups, false)
     }
 
@@ -77,6 +76,11 @@ impl Config {
     pub fn vlan_mac(vlan: u16) -> [u8; 6] {
         let [high, low] = vlan.to_be_bytes();
         [2, 0, 0, 0, high, low]
+    }
+
+    /// The same as `ip` and the configuration write it.
+    pub fn vlan_mac_text(vlan: u16) -> String {
+        Self::vlan_mac(vlan).map(|byte| format!("{byte:02x}")).join(":")
     }
 
     /// A task whose ENI taskgate makes, and of which other files say all the rest.

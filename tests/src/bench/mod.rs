@@ -16,7 +16,7 @@ pub mod varied;
 pub mod veth;
 pub mod window;
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
@@ -79,4 +79,18 @@ pub fn run(effort: Effort, say: &dyn Fn(&str)) -> Result<Report> {
         programs,
         compiled,
     })
+}
+
+/// How a program that measures ends: with its text on standard output, or an error on the other.
+pub fn ended(measured: Result<String>) -> ExitCode {
+    match measured {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use taskgate_tests::bench::density::{self, Effort};
+use taskgate_tests::bench::{
+    self,
+    density::{self, Effort},
+};
 
 /// Measures many tasks on this machine
 #[derive(Parser)]
@@ -19,14 +22,5 @@ fn main() -> ExitCode {
     } else {
         Effort::FULL
     };
-    match density::run(effort, &|step| eprintln!("bench: {step}")) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::ended(density::run(effort, &|step| eprintln!("bench: {step}")))
 }

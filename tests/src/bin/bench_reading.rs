@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
-use taskgate_tests::bench::reading::{self, Effort};
+use taskgate_tests::bench::{
+    self,
+    reading::{self, Effort},
+};
 
 /// Measures the reading of a large account
 #[derive(Parser)]
@@ -26,14 +29,5 @@ fn run(args: &Args) -> Result<String> {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::ended(run(&Args::parse()))
 }

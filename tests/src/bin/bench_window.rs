@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use taskgate_tests::bench::window::{self, Effort};
+use taskgate_tests::bench::{
+    self,
+    window::{self, Effort},
+};
 
 /// Measures what passes a link that comes before its gate stands
 #[derive(Parser)]
@@ -19,14 +22,5 @@ fn main() -> ExitCode {
     } else {
         Effort::FULL
     };
-    match window::run(effort) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::ended(window::run(effort))
 }

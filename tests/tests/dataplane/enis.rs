@@ -34,7 +34,7 @@ fn addresses(number: u8) -> [IpAddr; 3] {
     ]
 }
 
-fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
+pub(crate) fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
     EniSpec {
         instance: "test",
         task,
@@ -46,7 +46,7 @@ fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
 
 /// A gate that stands open.
 #[expect(clippy::unnecessary_wraps, reason = "what a gate's maker looks like")]
-fn open(_: &Link) -> io::Result<()> {
+pub(crate) fn open(_: &Link) -> io::Result<()> {
     Ok(())
 }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::IpAddr,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -13,7 +12,6 @@ use anyhow::{Context as _, Result, ensure};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use taskgate::dataplane::{
     eni::{EniError, EniSpec, Kept, TaskEni, remove_left_over},
-    link::Link,
     netlink::Netlink,
     netns::Namespace,
 };
@@ -22,23 +20,9 @@ use taskgate_tests::{
     sandbox::{ip, ip_batch, sandbox},
 };
 
+use crate::enis::{open, spec};
+
 const LIST: &str = "/run/taskgate/test.provisioned";
-
-fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
-    EniSpec {
-        instance: "test",
-        task,
-        namespace: task,
-        addresses,
-        fills_checksums: false,
-    }
-}
-
-/// A gate that stands open.
-#[expect(clippy::unnecessary_wraps, reason = "what a gate's maker looks like")]
-fn open(_: &Link) -> io::Result<()> {
-    Ok(())
-}
 
 fn links() -> Result<BTreeSet<String>> {
     let shown = ip("-o -br link")?;

@@ -29,13 +29,7 @@ fn a_scan_of_many_times_the_room_leaves_its_records() -> Result<()> {
     }
     held.await_counted(Ingress, "no-rule", &[PORTS.into()])?;
     assert_eq!(held.used().denied_lost, 0);
-    let stopped = stage.daemon.stop()?;
-    assert_eq!(
-        stopped.ledger()?.total("loud-1", Action::Reject).packets,
-        u64::from(PORTS)
-    );
-    assert!(!lacks(&stopped.records, "loud-1"));
-    Ok(())
+    is_recorded_whole(stage, PORTS)
 }
 
 /// nmap's thousand ports, where five hundred tasks are configured.
@@ -58,10 +52,15 @@ fn a_scan_leaves_its_records_beside_hundreds_of_tasks() -> Result<()> {
     held.await_counted(Ingress, "no-rule", &[1])?;
     scan.send(FIRST + 1, PORTS - 1)?;
     held.await_counted(Ingress, "no-rule", &[PORTS.into()])?;
+    is_recorded_whole(stage, PORTS)
+}
+
+/// Ends it, and sees that there is a record of each port.
+fn is_recorded_whole(stage: Stage, ports: u16) -> Result<()> {
     let stopped = stage.daemon.stop()?;
     assert_eq!(
         stopped.ledger()?.total("loud-1", Action::Reject).packets,
-        u64::from(PORTS)
+        u64::from(ports)
     );
     assert!(!lacks(&stopped.records, "loud-1"));
     Ok(())

@@ -66,7 +66,7 @@ fn real_traffic(in_frames: bool) -> Result<()> {
         let far = format!("far{vlan}");
         vlan_link(&lab.host, "trunk", vlan, &task, "eth0", &own)?;
         // What the branch says on its link has to name the hardware address that the configuration gives it.
-        let mac = Config::vlan_mac(vlan).map(|byte| format!("{byte:02x}")).join(":");
+        let mac = Config::vlan_mac_text(vlan);
         task.ip(&format!("link set dev eth0 address {mac}"))?;
         vlan_link(&wire, "eth0", vlan, &wire, &far, &other)?;
         await_up(&[(&task, "eth0"), (&wire, &far)])?;

@@ -2,8 +2,7 @@
 //! stopped. What finds no room is dropped, and said once there is room again.
 
 use std::{
-    env,
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
@@ -14,6 +13,8 @@ use std::{
 
 use env_logger::{Builder, Target, WriteStyle};
 use log::LevelFilter;
+
+use super::output::has_colours;
 
 /// Lines that wait at most.
 const ROOM: usize = 4096;
@@ -47,8 +48,7 @@ impl LogQueue {
     pub(super) fn start(level: LevelFilter) -> Self {
         let (sender, lines) = sync_channel(ROOM);
         let waiting = Arc::<Waiting>::default();
-        let forbidden = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let style = if io::stderr().is_terminal() && !forbidden {
+        let style = if has_colours(&io::stderr()) {
             WriteStyle::Always
         } else {
             WriteStyle::Never

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, ErrorKind, IsTerminal as _, Write as _},
+    io::{self, ErrorKind, IsTerminal, Write as _},
 };
 
 use serde::Serialize;
@@ -71,6 +71,12 @@ pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Whether what is written there has colours: a terminal shows them, and `NO_COLOR` does not forbid them.
+pub(super) fn has_colours(to: &impl IsTerminal) -> bool {
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !forbidden && to.is_terminal()
+}
+
 /// Colours, where a terminal shows them and `NO_COLOR` does not forbid them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Palette {
@@ -80,9 +86,8 @@ pub(super) struct Palette {
 impl Palette {
     /// For standard output.
     pub(super) fn stdout() -> Self {
-        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
-            on: !forbidden && io::stdout().is_terminal(),
+            on: has_colours(&io::stdout()),
         }
     }
 
