@@ -84,6 +84,20 @@ impl Netns {
         .with_context(|| format!("in network namespace `{}`", self.label))
     }
 
+    /// Opens a socket in it that has its address to itself, as soon as the address is free: a socket that was closed here
+    /// lives on in each process that another thread has just forked, until that process execs.
+    pub fn bind<S: Send>(&self, open: impl Fn() -> io::Result<S> + Sync) -> Result<S> {
+        let end = Instant::now() + PATIENCE;
+        self.run(|| loop {
+            match open() {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                done => return Ok(done?),
+            }
+        })
+    }
+
     /// A command that will run in it.
     pub fn command(&self, program: &str) -> Result<Command> {
         let file = self.file.try_clone()?;

@@ -59,7 +59,9 @@ impl Exchange {
     /// Connects a socket in one namespace to one in another, at this address of it.
     pub fn open(kind: Kind, client: &Netns, server: &Netns, address: IpAddr, port: u16) -> Result<Self> {
         let at = SocketAddr::new(address, port);
-        let listener = server.run(|| TcpListener::bind(at).with_context(|| format!("cannot listen on {at}")))?;
+        let listener = server
+            .bind(|| TcpListener::bind(at))
+            .with_context(|| format!("cannot listen on {at}"))?;
         let connect = || TcpStream::connect_timeout(&at, PATIENCE).with_context(|| format!("cannot connect to {at}"));
         let client = client.run(connect)?;
         let (server, _) = listener.accept()?;

@@ -101,7 +101,7 @@ fn measure(load: Load, effort: Effort) -> Result<[Spread; 2]> {
         let list = lab.folder().join("main/pl-0123456789abcdef0.json");
         fs::write(list, format!(r#"{{"Entries":[{}]}}"#, entries.join(",")))?;
     }
-    let collector = lab.outside.run(|| Ok(UdpSocket::bind(COLLECTOR)?))?;
+    let collector = lab.outside.bind(|| UdpSocket::bind(COLLECTOR))?;
     collector.set_read_timeout(Some(Duration::from_millis(400)))?;
     let task = Netns::new("task")?;
     let ended = AtomicBool::new(false);

@@ -32,7 +32,7 @@ impl Tasks {
     /// So many; none of them runs yet.
     pub fn new(count: u16) -> Result<Self> {
         let lab = Lab::new()?;
-        let server = lab.outside.run(|| Ok(UdpSocket::bind((OUTSIDE_V4, OPEN))?))?;
+        let server = lab.outside.bind(|| UdpSocket::bind((OUTSIDE_V4, OPEN)))?;
         server.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
             lab,
@@ -71,7 +71,7 @@ impl Tasks {
             let from = SocketAddr::new(address(number), ASKS_FROM);
             if self.clients.len() == usize::from(number) {
                 let netns = Netns::named(&self.lab.config().namespace(&name(number)))?;
-                let client = netns.run(|| Ok(UdpSocket::bind(from)?))?;
+                let client = netns.bind(|| UdpSocket::bind(from))?;
                 client.set_read_timeout(Some(PATIENCE))?;
                 self.clients.push(client);
             }

@@ -100,7 +100,8 @@ impl Host {
         let listen = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
         let listener = self
             .netns
-            .run(|| listen().with_context(|| format!("`{}` cannot listen on {port}", self.name)))?;
+            .bind(listen)
+            .with_context(|| format!("`{}` cannot listen on {port}", self.name))?;
         let greeting = greeting(&self.name);
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {

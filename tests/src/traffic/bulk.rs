@@ -49,7 +49,9 @@ impl Bulk {
     }
 
     fn start_at(sender: &Netns, receiver: &Netns, to: SocketAddr, pace: Option<u32>) -> Result<Self> {
-        let listener = receiver.run(|| TcpListener::bind(to).with_context(|| format!("cannot listen on {to}")))?;
+        let listener = receiver
+            .bind(|| TcpListener::bind(to))
+            .with_context(|| format!("cannot listen on {to}"))?;
         let stream = sender.run(|| TcpStream::connect_timeout(&to, PATIENCE).context("cannot connect"))?;
         if let Some(pace) = pace {
             slow_down(&stream, pace)?;

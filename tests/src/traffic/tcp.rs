@@ -33,7 +33,9 @@ impl TcpEcho {
     /// Listens on a port of every address in `netns`.
     pub fn start(netns: &Netns, port: u16) -> Result<Self> {
         let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-        let listener = netns.run(|| TcpListener::bind(any).with_context(|| format!("cannot listen on port {port}")))?;
+        let listener = netns
+            .bind(|| TcpListener::bind(any))
+            .with_context(|| format!("cannot listen on port {port}"))?;
         let listener = Arc::new(listener);
         let open = Arc::<Mutex<Vec<Open>>>::default();
         let acceptor = thread::spawn({

@@ -22,7 +22,9 @@ impl Peer {
     /// Binds to an address in `netns`; port 0 is any.
     pub fn bind(netns: &Netns, address: &str) -> Result<Self> {
         let address: SocketAddr = address.parse()?;
-        let socket = netns.run(|| UdpSocket::bind(address).with_context(|| format!("cannot bind to {address}")))?;
+        let socket = netns
+            .bind(|| UdpSocket::bind(address))
+            .with_context(|| format!("cannot bind to {address}"))?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address })
     }
