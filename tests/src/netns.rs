@@ -88,12 +88,14 @@ impl Netns {
     /// lives on in each process that another thread has just forked, until that process execs.
     pub fn bind<S: Send>(&self, open: impl Fn() -> io::Result<S> + Sync) -> Result<S> {
         let end = Instant::now() + PATIENCE;
-        self.run(|| loop {
-            match open() {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
-                    thread::sleep(Duration::from_millis(5));
+        self.run(|| {
+            loop {
+                match open() {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                    done => return Ok(done?),
                 }
-                done => return Ok(done?),
             }
         })
     }

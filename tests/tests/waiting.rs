@@ -1,6 +1,13 @@
 //! While a large configuration is read nothing else waits: signals are heard, and links that come are gated.
 
-use std::{fs, io::Write as _, path::Path, process::Stdio, thread, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::Stdio,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{
@@ -8,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 use taskgate_tests::{
     Config, Lab, at,
     daemon::{Daemon, RELOADED, binary},
@@ -150,6 +158,85 @@ fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
     drop(unread);
     Ok(())
+}
+
+/// A machine's log: an object in each line, from the start to the end, and what a message is about in fields.
+#[test]
+fn the_log_is_json_where_it_is_asked_for() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = lab.folder().join("main");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;
+    let _task = lab.device("tg-web", &[WEB], true)?;
+    let mut process = lab
+        .host
+        .command(binary()?.to_str().context("the binary's path is no text")?)?
+        .args([
+            "run",
+            "--log-format",
+            "json",
+            "--instance",
+            &lab.instance("main"),
+            "--config",
+        ])
+        .arg(&folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(process.stderr.take().context("it has no standard error")?).lines() {
+        let line: Value = serde_json::from_str(&line?)?;
+        if says(&line, "gates are up") {
+            // The next reload is refused.
+            fs::write(folder.join("taskgate.yaml"), "taskgate: v2")?;
+            kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGHUP)?;
+        } else if says(&line, "reload refused") {
+            kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
+        }
+        lines.push(line);
+    }
+    assert!(process.wait()?.success());
+    let line = |start| lines.iter().find(|line| says(line, start)).context(start);
+    let gated = line("task `web-1` is gated on link `tg-web`")?;
+    for (key, value) in [("level", "INFO"), ("task", "web-1"), ("link", "tg-web")] {
+        assert_eq!(gated[key], value, "{gated}");
+    }
+    assert!(gated["timestamp"].is_string() && gated["target"].is_string(), "{gated}");
+    assert_eq!(line("gates are up")?["generation"], 1);
+    assert_eq!(line("reload refused")?["level"], "ERROR");
+
+    let answer = lab
+        .host
+        .command(binary()?.to_str().context("the binary's path is no text")?)?
+        .args([
+            "run",
+            "--log-format",
+            "json",
+            "--instance",
+            &lab.instance("main"),
+            "--config",
+        ])
+        .arg(&folder)
+        .output()?;
+    assert_eq!(answer.status.code(), Some(3));
+    let lines: Vec<Value> = String::from_utf8(answer.stderr)?
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    assert_eq!(
+        (&lines[0]["level"], &lines[0]["line"]),
+        (&"ERROR".into(), &1.into()),
+        "{lines:?}"
+    );
+    assert!(says(&lines[1], "the configuration is refused: 1 error"), "{lines:?}");
+    Ok(())
+}
+
+fn says(line: &Value, start: &str) -> bool {
+    line["message"]
+        .as_str()
+        .is_some_and(|message| message.starts_with(start))
 }
 
 /// Writes into a pipe until nothing more fits.

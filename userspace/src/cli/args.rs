@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use log::LevelFilter;
+use tracing::level_filters::LevelFilter;
 
 use crate::model::protocol_number;
 
@@ -75,6 +75,16 @@ pub struct Run {
     /// Write at the end, to standard error, what was counted by task and reason; SIGUSR1 writes it at any time
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     pub counters: Option<Output>,
+    /// The form of the log on standard error: lines for people, or a JSON object in each, with `task`, `link` and
+    /// `generation` where a message is about one
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "TASKGATE_LOG_FORMAT",
+        default_value = "text",
+        ignore_case = true
+    )]
+    pub log_format: LogFormat,
 }
 
 /// `taskgate check`.
@@ -136,6 +146,15 @@ pub enum Output {
     Json,
 }
 
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object in each line.
+    Json,
+}
+
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[expect(missing_docs, reason = "the words say it")]
@@ -151,12 +170,12 @@ pub enum LogLevel {
 impl From<LogLevel> for LevelFilter {
     fn from(level: LogLevel) -> Self {
         match level {
-            LogLevel::Off => Self::Off,
-            LogLevel::Error => Self::Error,
-            LogLevel::Warn => Self::Warn,
-            LogLevel::Info => Self::Info,
-            LogLevel::Debug => Self::Debug,
-            LogLevel::Trace => Self::Trace,
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
         }
     }
 }

@@ -11,10 +11,14 @@ use std::{
     time::Duration,
 };
 
-use env_logger::{Builder, Target, WriteStyle};
-use log::LevelFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::SubscriberBuilder;
 
-use super::output::has_colours;
+use super::{
+    args::LogFormat,
+    log_text::{self, Text},
+    output::has_colours,
+};
 
 /// Lines that wait at most.
 const ROOM: usize = 4096;
@@ -44,26 +48,24 @@ struct Input {
 }
 
 impl LogQueue {
-    /// Starts it as the program's logger.
-    pub(super) fn start(level: LevelFilter) -> Self {
+    /// Starts it as the program's logger, for what is said through the `log` crate as well.
+    pub(super) fn start(level: LevelFilter, format: LogFormat) -> Self {
         let (sender, lines) = sync_channel(ROOM);
         let waiting = Arc::<Waiting>::default();
-        let style = if has_colours(&io::stderr()) {
-            WriteStyle::Always
-        } else {
-            WriteStyle::Never
-        };
         let writer = Arc::clone(&waiting);
-        thread::spawn(move || write_all(&lines, &writer));
-        let input = Input {
+        thread::spawn(move || write_all(&lines, &writer, format));
+        let input = Arc::new(Input {
             lines: sender,
             waiting: Arc::clone(&waiting),
-        };
-        Builder::new()
-            .filter_level(level)
-            .write_style(style)
-            .target(Target::Pipe(Box::new(input)))
-            .init();
+        });
+        let subscriber = SubscriberBuilder::default().with_max_level(level).with_writer(input);
+        match format {
+            LogFormat::Text => subscriber.event_format(Text::new(has_colours(&io::stderr()))).init(),
+            LogFormat::Json => {
+                let subscriber = subscriber.json().flatten_event(true);
+                subscriber.with_current_span(false).with_span_list(false).init();
+            }
+        }
         Self(waiting)
     }
 
@@ -84,7 +86,7 @@ impl Waiting {
     }
 }
 
-impl Write for Input {
+impl Write for &Input {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut counts = self.waiting.lock();
         match self.lines.try_send(line.to_vec()) {
@@ -100,7 +102,7 @@ impl Write for Input {
 }
 
 /// Writes lines until the program ends. If that fails there is nobody left to tell.
-fn write_all(lines: &Receiver<Vec<u8>>, waiting: &Waiting) {
+fn write_all(lines: &Receiver<Vec<u8>>, waiting: &Waiting, format: LogFormat) {
     while let Ok(line) = lines.recv() {
         io::stderr().write_all(&line).ok();
         let mut counts = waiting.lock();
@@ -108,11 +110,7 @@ fn write_all(lines: &Receiver<Vec<u8>>, waiting: &Waiting) {
         let dropped = std::mem::take(&mut counts.dropped);
         drop(counts);
         if dropped > 0 {
-            writeln!(
-                io::stderr(),
-                "{dropped} lines of the log are missing here: nobody read it"
-            )
-            .ok();
+            writeln!(io::stderr(), "{}", log_text::missing(dropped, format)).ok();
         }
         waiting.changed.notify_all();
     }

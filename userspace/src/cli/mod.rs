@@ -7,22 +7,31 @@ pub mod explain;
 mod host;
 pub mod lint;
 mod log_queue;
+mod log_text;
 mod output;
 mod words;
 
 pub use args::Cli;
 pub use error::{Error, Exit};
 
-use args::Command;
-use log::LevelFilter;
+use args::{Command, LogFormat};
 use log_queue::LogQueue;
+use tracing::{error, level_filters::LevelFilter, warn};
+use tracing_log::AsLog as _;
 
-use crate::daemon::{self, CountersForm, RunOptions};
+use crate::{
+    daemon::{self, CountersForm, RunOptions},
+    sources::{Problem, Problems},
+};
 
 /// Does what the command line says and tells how it went. Errors are shown on standard error.
 pub fn run(cli: Cli) -> Exit {
     let level = LevelFilter::from(cli.global.log_level);
-    let log = LogQueue::start(level);
+    let format = match &cli.command {
+        Command::Run(run) => run.log_format,
+        Command::Check(_) | Command::Explain(_) => LogFormat::Text,
+    };
+    let log = LogQueue::start(level, format);
     let done = match cli.command {
         Command::Run(run) => daemon::run(&RunOptions {
             config: cli.global.config,
@@ -32,18 +41,51 @@ pub fn run(cli: Cli) -> Exit {
                 args::Output::Text => CountersForm::Text,
                 args::Output::Json => CountersForm::Json,
             }),
-            log_level: level,
+            log_level: level.as_log(),
         })
         .map(|()| Exit::Ok)
         .map_err(Error::from),
         Command::Check(check) => check::run(&cli.global.config, &check),
         Command::Explain(explain) => explain::run(&cli.global.config, &explain),
     };
+    if let (Err(error), LogFormat::Json) = (&done, format) {
+        log_error(error);
+    }
     log.finish();
     done.unwrap_or_else(|error| {
-        show(&error);
+        if format == LogFormat::Text {
+            show(&error);
+        }
         error.exit()
     })
+}
+
+/// Logs an error, where standard error has a JSON object in each line.
+fn log_error(error: &Error) {
+    let Error::Invalid(problems) = error else {
+        return error!("{error}");
+    };
+    for Problem {
+        file,
+        line,
+        column,
+        message,
+        hint,
+    } in &problems.warnings
+    {
+        warn!(file, line, column, hint, "{message}");
+    }
+    for Problem {
+        file,
+        line,
+        column,
+        message,
+        hint,
+    } in &problems.errors
+    {
+        error!(file, line, column, hint, "{message}");
+    }
+    error!("{}", refusal(problems));
 }
 
 /// Shows an error. A refused configuration shows every problem it has.
@@ -52,12 +94,16 @@ fn show(error: &Error) {
         Error::Invalid(problems) => {
             output::problems(output::Severity::Warning, &problems.warnings);
             output::problems(output::Severity::Error, &problems.errors);
-            output::say(format_args!(
-                "the configuration is refused: {}, {}",
-                output::count(problems.errors.len(), "error"),
-                output::count(problems.warnings.len(), "warning"),
-            ));
+            output::say(format_args!("{}", refusal(problems)));
         }
         error => output::say(format_args!("error: {error}")),
     }
+}
+
+fn refusal(problems: &Problems) -> String {
+    format!(
+        "the configuration is refused: {}, {}",
+        output::count(problems.errors.len(), "error"),
+        output::count(problems.warnings.len(), "warning"),
+    )
 }

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use log::{error, warn};
 use taskgate_ebpf::{
     abi::image::{TIMEOUTS, Timeout, control},
     conntrack::default_seconds,
 };
+use tracing::{error, warn};
 
 use super::{
     CountersForm, RunError,

@@ -147,6 +147,17 @@ impl RunError {
     pub fn chain(&self) -> String {
         chain(self)
     }
+
+    /// The task that the error is about.
+    pub(super) fn task(&self) -> Option<&str> {
+        match self {
+            Self::Device { task, .. }
+            | Self::Gate { task, .. }
+            | Self::Eni { task, .. }
+            | Self::Addresses { task, .. } => Some(task),
+            _ => None,
+        }
+    }
 }
 
 /// An error with everything that caused it, in one line (the list of problems in a configuration has its own).

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use log::warn;
 use nix::net::if_::if_nameindex;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::{
     dataplane::{
@@ -215,6 +215,7 @@ impl HostWatch {
     fn tell_heeded(&mut self, device: &str, controls: &[NeighbourControl]) {
         if self.told.insert((device.to_owned(), controls.to_vec())) {
             warn!(
+                link = device,
                 "on link `{device}` this host heeds {}; {}",
                 listed(controls),
                 remedies(device, controls)

@@ -9,8 +9,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicU64},
 };
 
-use log::warn;
 use taskgate_ebpf::abi::LinkId;
+use tracing::warn;
 
 use crate::{
     compile::{CompileError, ImageControl, ImageWriter},

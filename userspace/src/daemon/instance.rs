@@ -84,7 +84,7 @@ impl Drop for Instance {
     fn drop(&mut self) {
         // Still locked: whoever opens it meanwhile notices that it is another file.
         if let Err(error) = fs::remove_file(&self.path) {
-            log::warn!("cannot remove `{}`: {error}", self.path.display());
+            tracing::warn!("cannot remove `{}`: {error}", self.path.display());
         }
     }
 }

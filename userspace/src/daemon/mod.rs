@@ -21,13 +21,14 @@ mod uplink;
 
 use std::{path::PathBuf, thread, time::Duration};
 
-use log::{LevelFilter, error, info, warn};
+use log::LevelFilter;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     time::{Instant, sleep_until},
 };
+use tracing::{error, info, warn};
 
 pub use counters::CountersForm;
 pub use error::RunError;
@@ -158,7 +159,11 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
     let begun = Daemon::begin(&options.instance, object, tables, netlink, loaded.model).await?;
     let (mut daemon, wrong) = begun;
     log_all(&wrong);
-    info!("gates are up: {}", daemon.gates_summary().await?);
+    info!(
+        generation = daemon.generation(),
+        "gates are up: {}",
+        daemon.gates_summary().await?
+    );
     warn!("when this taskgate ends its gates come off: what it gates is then open, what it made is taken away");
 
     host.tell(daemon.model()).await;
@@ -226,7 +231,7 @@ async fn pending(reading: &mut Option<Reading>) -> Result<Result<Loaded, RunErro
 
 fn log_all(errors: &[RunError]) {
     for error in errors {
-        error!("{}", error::chain(error));
+        error!(task = error.task(), "{}", error::chain(error));
     }
 }
 
@@ -241,6 +246,7 @@ async fn reload(loaded: Result<Loaded, RunError>, daemon: &mut Daemon) -> Result
             log_all(&wrong);
             let but = if wrong.is_empty() { "" } else { ", but not wholly" };
             info!(
+                generation = daemon.generation(),
                 "reloaded{but}: generation {}, {}",
                 daemon.generation(),
                 daemon.gates_summary().await?

@@ -1,6 +1,6 @@
 //! What is open once the gates are off.
 
-use log::{info, warn};
+use tracing::{info, warn};
 
 use crate::dataplane::other_gates::is_gated;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use log::{error, warn};
 use taskgate_ebpf::abi::image::TIMEOUTS;
+use tracing::{error, warn};
 
 use super::{RunError, error::chain, image::ImageMemory, shares::Pressure, sizes::SWEEP_EVERY, unix_time};
 use crate::{

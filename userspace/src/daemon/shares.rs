@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{info, warn};
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
+use tracing::{info, warn};
 
 use super::{
     image::ImageMemory,
@@ -152,7 +152,11 @@ impl Shares {
                 }
                 let last = self.told.insert((*slot, at), now);
                 if last.is_none_or(|last| now.duration_since(last) > QUIET) {
-                    warn!("{}", limit_text(name, table, more, self.in_force[at], cap, usage));
+                    warn!(
+                        task = name,
+                        "{}",
+                        limit_text(name, table, more, self.in_force[at], cap, usage)
+                    );
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The uplink's early verdict. Without it nothing is open: the gates behind it judge the same.
 
-use log::{info, warn};
+use tracing::{info, warn};
 
 use super::error::chain;
 use crate::{
@@ -54,7 +54,12 @@ impl EarlyUplink {
 /// The early verdict, where it can be had.
 fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, Option<Tags>) {
     let name = &link.name;
-    let late = |why: &str| warn!("uplink `{name}`: nothing is dropped early, the gates behind it judge alone: {why}");
+    let late = |why: &str| {
+        warn!(
+            link = name,
+            "uplink `{name}`: nothing is dropped early, the gates behind it judge alone: {why}"
+        );
+    };
     let tags = match mode {
         UplinkMode::Routed => None,
         UplinkMode::Trunk => Some(Tags::in_frames(link)),
@@ -67,17 +72,22 @@ fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, 
             return (None, None);
         }
         Some(Tags::Unknown) => info!(
+            link = name,
             "uplink `{name}`: its other end is in another network namespace; what that sends with tags beside its \
              frames (ethtool's `txvlan`) is not dropped early"
         ),
-        Some(Tags::Turned(_)) => info!("uplink `{name}`: VLAN offload is off while taskgate runs"),
+        Some(Tags::Turned(_)) => info!(link = name, "uplink `{name}`: VLAN offload is off while taskgate runs"),
         Some(Tags::InFrames) | None => {}
     }
     match object.attach_early(link) {
         Ok(early) => {
             match early.mode() {
-                EarlyMode::Native => info!("uplink `{name}`: what is denied is dropped early, by its driver (XDP)"),
+                EarlyMode::Native => info!(
+                    link = name,
+                    "uplink `{name}`: what is denied is dropped early, by its driver (XDP)"
+                ),
                 EarlyMode::Generic(error) => info!(
+                    link = name,
                     "uplink `{name}`: what is denied is dropped early, by the kernel (generic XDP): its driver does \
                      not ({error})"
                 ),

@@ -72,7 +72,7 @@ impl Drop for Early {
     fn drop(&mut self) {
         // Closing it is not enough while a child that is about to be another program still has it.
         if let Err(error) = raw::detach(self.attached.as_fd()) {
-            log::debug!("a program cannot be taken off its link, which may be gone: {error}");
+            tracing::debug!("a program cannot be taken off its link, which may be gone: {error}");
         }
     }
 }

@@ -282,7 +282,7 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         if let Err(error) = self.take_off() {
-            log::debug!("a program cannot be taken off its link, which may be gone: {error}");
+            tracing::debug!("a program cannot be taken off its link, which may be gone: {error}");
         }
     }
 }

@@ -71,7 +71,7 @@ impl NamespaceWatch {
     /// Begins to watch, on the tokio runtime around the call. What cannot be watched is looked at every few seconds.
     pub fn new() -> Self {
         let or_look = |error: io::Error| {
-            log::warn!(
+            tracing::warn!(
                 "names of network namespaces are looked at every {UNTOLD:?}, since they cannot be watched: {error}"
             );
         };
@@ -136,7 +136,7 @@ impl NamespaceWatch {
 }
 
 fn untold(error: &io::Error) {
-    log::warn!("names of network namespaces are looked at every {UNTOLD:?}, since they cannot be watched: {error}");
+    tracing::warn!("names of network namespaces are looked at every {UNTOLD:?}, since they cannot be watched: {error}");
 }
 
 impl Default for NamespaceWatch {

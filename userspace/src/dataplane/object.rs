@@ -67,7 +67,7 @@ impl Object {
         for look in looks {
             match Self::load_with(options, &look, None) {
                 Err(LoadError::Program { program, cause }) if program == abi::program::FROM_TASK => {
-                    log::debug!("`{program}` is to look at socket buffers otherwise, or not at all: {cause}");
+                    tracing::debug!("`{program}` is to look at socket buffers otherwise, or not at all: {cause}");
                 }
                 loaded => return loaded,
             }
@@ -113,7 +113,7 @@ impl Object {
     pub fn load_early(&mut self) -> Result<&'static str, LoadError> {
         match self.load_early_as(abi::program::EARLY) {
             Err(error) => {
-                log::debug!("{error}, which may be too old for it");
+                tracing::debug!("{error}, which may be too old for it");
                 self.load_early_as(abi::program::EARLY_LINEAR)
             }
             loaded => loaded,

@@ -38,7 +38,7 @@ impl Rtnl {
         let listening = Self::open()?;
         // Without CAP_NET_ADMIN it keeps the room that it has.
         if let Err(error) = setsockopt(&listening.socket, RcvBufForce, &room) {
-            log::debug!("a netlink socket keeps its receive buffer: {error}");
+            tracing::debug!("a netlink socket keeps its receive buffer: {error}");
         }
         bind(
             listening.socket.as_raw_fd(),

@@ -33,7 +33,7 @@ impl Drop for Turned {
     fn drop(&mut self) {
         let turned = name(self.ifindex).and_then(|name| raw::turn_vlan_switch(&name, self.switch, true));
         if let Err(error) = turned {
-            log::debug!("a VLAN switch stays off, its link may be gone: {error}");
+            tracing::debug!("a VLAN switch stays off, its link may be gone: {error}");
         }
     }
 }

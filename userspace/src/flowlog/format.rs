@@ -140,6 +140,6 @@ pub fn write_status(lines: &mut BytesMut, eni: &LoggedEni, status: Status, bound
 fn append(lines: &mut BytesMut, line: std::fmt::Arguments<'_>) {
     // `BytesMut` refuses only what is longer than an address space.
     if lines.write_fmt(line).is_err() {
-        log::error!("no memory for a flow record");
+        tracing::error!("no memory for a flow record");
     }
 }

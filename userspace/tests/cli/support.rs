@@ -31,7 +31,13 @@ impl Folder {
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_taskgate"));
         command.current_dir(&self.0);
-        for name in ["TASKGATE_CONFIG", "TASKGATE_INSTANCE", "TASKGATE_LOG_LEVEL", "NO_COLOR"] {
+        for name in [
+            "TASKGATE_CONFIG",
+            "TASKGATE_INSTANCE",
+            "TASKGATE_LOG_LEVEL",
+            "TASKGATE_LOG_FORMAT",
+            "NO_COLOR",
+        ] {
             command.env_remove(name);
         }
         command.args(arguments.split_whitespace());

@@ -1,7 +1,7 @@
 //! The ENIs that taskgate makes: what a killed run left of them, their making, their addresses, and their end. None of it
 //! holds up the link guard, which has each gate before its link is up.
 
-use log::{error, info, warn};
+use tracing::{error, info, warn};
 
 use super::{Gates, by_id};
 use crate::{
@@ -80,7 +80,7 @@ impl Gates {
             let was_made = task.eni.is_some();
             self.unmake(&task.name, task.eni, task.gate).await;
             if was_made {
-                info!("task `{}` is gone, and its ENI with it", task.name);
+                info!(task = task.name, "task `{}` is gone, and its ENI with it", task.name);
             }
         }
         for (eni, _) in enis {
@@ -152,6 +152,8 @@ impl Gates {
             })?;
         tell(&mut self.said, &task.name, made.warnings());
         info!(
+            task = task.name,
+            link = made.link().name,
             "task `{}` is gated on link `{}`, made for namespace `{}`",
             task.name,
             made.link().name,
@@ -200,9 +202,14 @@ impl Gates {
         let Some(gate) = task.gate.take() else { return };
         let (name, link) = (&task.name, &gate.link().name);
         if moved {
-            error!("task `{name}`: link `{link}`, which taskgate made, was moved to another network namespace");
+            error!(
+                task = name,
+                link, "task `{name}`: link `{link}`, which taskgate made, was moved to another network namespace"
+            );
         } else {
             warn!(
+                task = name,
+                link,
                 "task `{name}`: link `{link}`, which taskgate made, was taken away; a reload makes it again, as does another namespace of its name"
             );
         }
@@ -216,6 +223,8 @@ impl Gates {
         drop(gate);
         if let Err(refused) = removed {
             warn!(
+                task,
+                link,
                 "the ENI of task `{task}` (link `{link}`) is not wholly removed: {}",
                 chain(&refused)
             );
@@ -238,7 +247,7 @@ fn tell(said: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarning]) {
                 warn!("{warning}");
                 said.push(warning.clone());
             }
-            EniWarning::Setting { .. } | EniWarning::Trusting { .. } => warn!("task `{task}`: {warning}"),
+            EniWarning::Setting { .. } | EniWarning::Trusting { .. } => warn!(task, "task `{task}`: {warning}"),
         }
     }
 }

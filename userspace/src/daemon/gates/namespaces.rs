@@ -1,7 +1,7 @@
 //! Names of namespaces that came to stand for other ones: a task's ENI follows the name.
 
-use log::{error, info, warn};
 use taskgate_ebpf::abi::LinkId;
+use tracing::{error, info, warn};
 
 use super::{
     Gates,
@@ -34,7 +34,7 @@ impl Gates {
             if let Some(id) = self.release_renamed(eni).await
                 && let Err(error) = self.make(eni, Some(id)).await
             {
-                error!("{}", chain(&error));
+                error!(task = error.task(), "{}", chain(&error));
             }
         }
     }
@@ -46,7 +46,7 @@ impl Gates {
         };
         let task = self.made.get_mut(&eni.id)?;
         let found = look(task, name).unwrap_or_else(|refused| {
-            warn!("task `{}`: {}", task.name, chain(&refused));
+            warn!(task = task.name, "task `{}`: {}", task.name, chain(&refused));
             Name::Same
         });
         match found {
@@ -58,6 +58,7 @@ impl Gates {
                 if task.gate.is_some() && !task.nameless {
                     task.nameless = true;
                     warn!(
+                        task = task.name,
                         "task `{}`: namespace `{name}` has lost its name: the ENI stays with whoever is in it until there is \
                          another one of that name",
                         task.name
@@ -76,7 +77,10 @@ impl Gates {
                     self.guard.release(&eni.id, ifindex);
                 }
                 if made.is_some() {
-                    info!("task `{task}`: another namespace is named `{name}` now, and gets the ENI");
+                    info!(
+                        task,
+                        "task `{task}`: another namespace is named `{name}` now, and gets the ENI"
+                    );
                     self.unmake(&task, made, gate).await;
                 }
                 Some(id)

@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::{debug, error, info, warn};
 use taskgate_ebpf::abi::LinkId;
 use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, error, info, warn};
 
 use super::{
     Carrier, Counts, Desired, DesiredTask, Notice, moved,
@@ -174,7 +174,10 @@ impl Links {
             Carrier::Branch(vlan) => {
                 if matches!(task.state, State::Bound(_)) {
                     self.unbind(LinkId::branch(*vlan));
-                    warn!("task `{name}` is no longer named: VLAN {vlan} passes nothing");
+                    warn!(
+                        task = name,
+                        vlan, "task `{name}` is no longer named: VLAN {vlan} passes nothing"
+                    );
                 }
             }
             // The agent takes the link away. Where it cannot, the link stays closed.
@@ -187,6 +190,8 @@ impl Links {
                 if let Some(held) = ifindex.and_then(|ifindex| self.here.get_mut(&ifindex)) {
                     held.eni = None;
                     warn!(
+                        task = name,
+                        link = held.gate.link().name,
                         "task `{name}` is no longer named: link `{}` passes nothing until it goes",
                         held.gate.link().name
                     );
@@ -238,7 +243,10 @@ impl Links {
         }
         match self.programs.cover(ifindex) {
             Ok(cover) => self.hold_cover(ifindex, cover),
-            Err(error) => debug!("link `{name}` is not closed before its gate stands: {error}"),
+            Err(error) => debug!(
+                link = name,
+                "link `{name}` is not closed before its gate stands: {error}"
+            ),
         }
     }
 
@@ -283,6 +291,8 @@ impl Links {
                 && device != name
             {
                 warn!(
+                    task = task.desired.name,
+                    link = device,
                     "task `{}`: link `{device}` has another name now, and passes nothing under it",
                     task.desired.name
                 );
@@ -314,7 +324,7 @@ impl Links {
                 ifindex,
                 moved: has_moved,
             }),
-            (_, Some(whose)) if !has_moved => info!("{whose}: link `{link}` is gone"),
+            (_, Some(whose)) if !has_moved => info!(link, "{whose}: link `{link}` is gone"),
             _ => {}
         }
     }
@@ -324,13 +334,17 @@ impl Links {
         let link = gate.link().name.clone();
         match gate.set(GateProgram::DropAll) {
             Ok(()) => {
-                error!("{whose}: link `{link}` was moved to another network namespace: it passes nothing there");
+                error!(
+                    link,
+                    "{whose}: link `{link}` was moved to another network namespace: it passes nothing there"
+                );
                 self.away.push(gate);
             }
             // It went meanwhile.
             Err(_) if place(&gate) == Place::Gone => {}
             Err(error) => {
                 error!(
+                    link,
                     "{whose}: link `{link}` was moved to another network namespace, and cannot be closed there: {}",
                     chain(&error)
                 );
@@ -417,7 +431,7 @@ impl Links {
             }
             match gate.detach() {
                 Ok(()) => opened.push(link),
-                Err(error) => warn!("the gate of link `{link}` may still stand: {}", chain(&error)),
+                Err(error) => warn!(link, "the gate of link `{link}` may still stand: {}", chain(&error)),
             }
         }
         opened

@@ -18,12 +18,12 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use log::{debug, error};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     oneshot,
 };
+use tracing::{debug, error};
 
 use self::links::Links;
 use super::{RunError, error::chain, image::SharedImage};
@@ -240,7 +240,7 @@ impl Guard {
             if self.links.is_due() {
                 match (self.links.step(), &mut self.asked) {
                     (Some(error), Some((_, wrong))) => wrong.push(error),
-                    (Some(error), None) => error!("{}", chain(&error)),
+                    (Some(error), None) => error!(task = error.task(), "{}", chain(&error)),
                     (None, _) => {}
                 }
                 continue;

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, thread};
 
-use log::error;
+use tracing::error;
 
 use crate::dataplane::{gate::GatePrograms, watch::Moved};
 
@@ -16,9 +16,15 @@ pub(super) fn close(programs: &Arc<GatePrograms>, link: &str, moved: Option<Move
         // Where nothing was said of a move the link is destroyed, or messages were lost.
         let Some(moved) = moved else { return };
         match programs.close_moved(moved) {
-            Ok(()) => error!("link `{link}` lost its gate when it was moved, and passes nothing where it is now"),
+            Ok(()) => error!(
+                link,
+                "link `{link}` lost its gate when it was moved, and passes nothing where it is now"
+            ),
             Err(cause) => {
-                error!("link `{link}` lost its gate when it was moved, and may be open where it is now: {cause}");
+                error!(
+                    link,
+                    "link `{link}` lost its gate when it was moved, and may be open where it is now: {cause}"
+                );
             }
         }
     };

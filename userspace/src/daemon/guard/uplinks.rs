@@ -3,7 +3,7 @@
 //! The gate of a trunk that the configuration no longer names stays, so that what were branches is not open. The image
 //! names it as the former one, so that the host's own frames, which have no tag, go on.
 
-use log::{info, warn};
+use tracing::{info, warn};
 
 use super::{super::RunError, links::place};
 use crate::{
@@ -102,7 +102,7 @@ impl Uplinks {
         };
         let Some((ifindex, known)) = watch.link(&device) else {
             if self.standing.is_none() && !self.awaited {
-                info!("the uplink is gated as soon as link `{device}` is there");
+                info!(link = device, "the uplink is gated as soon as link `{device}` is there");
                 self.awaited = true;
             }
             return Ok(());
@@ -145,7 +145,7 @@ impl Uplinks {
         })?;
         self.former.retain(|gate| gate.link().ifindex != link.ifindex);
         self.name_former();
-        info!("trunk `{}` is gated", link.name);
+        info!(link = link.name, "trunk `{}` is gated", link.name);
         Ok(gate)
     }
 
@@ -155,9 +155,10 @@ impl Uplinks {
             return;
         };
         match gate {
-            None => info!("link `{}` is no longer the uplink", link.name),
+            None => info!(link = link.name, "link `{}` is no longer the uplink", link.name),
             Some(gate) => {
                 warn!(
+                    link = link.name,
                     "link `{}` is no longer the trunk: it passes no tagged frame until it goes, or taskgate is started anew",
                     link.name
                 );
@@ -178,6 +179,7 @@ impl Uplinks {
         self.control.set_former_trunk(last.link().ifindex);
         for gate in before {
             warn!(
+                link = gate.link().name,
                 "link `{}` was a trunk before `{}` was: it passes nothing until it goes, or taskgate is started anew",
                 gate.link().name,
                 last.link().name
@@ -206,7 +208,7 @@ impl Uplinks {
             // Another link may get its number.
             self.control.set_trunk(0);
             self.control.set_uplink(0);
-            info!("uplink `{}` is gone", link.name);
+            info!(link = link.name, "uplink `{}` is gone", link.name);
         }
         away
     }
@@ -214,7 +216,10 @@ impl Uplinks {
     /// A link has this name no more.
     pub(super) fn lost_name(&self, ifindex: u32, name: &str) {
         if self.wants(name) && self.link().is_some_and(|link| link.ifindex == ifindex) {
-            warn!("uplink `{name}` has another name now, and stays the uplink until there is one of that name");
+            warn!(
+                link = name,
+                "uplink `{name}` has another name now, and stays the uplink until there is one of that name"
+            );
         }
     }
 

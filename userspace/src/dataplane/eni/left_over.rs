@@ -145,7 +145,7 @@ fn remove_placeholder(namespace: &str) {
     let path = Namespace::path(namespace);
     let is_placeholder = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
     if is_placeholder && let Err(error) = fs::remove_file(&path) {
-        log::warn!("cannot remove `{}`: {error}", path.display());
+        tracing::warn!("cannot remove `{}`: {error}", path.display());
     }
 }
 

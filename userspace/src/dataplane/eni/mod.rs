@@ -265,7 +265,8 @@ impl TaskEni {
     pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
         let link = self.list.remove_link(netlink, &self.record).await;
         if matches!(link, Ok(Removed::Changed)) {
-            log::warn!(
+            tracing::warn!(
+                link = self.link.name,
                 "link `{}` stays, open if nothing gates it: it has another alias, name or address than taskgate gave it",
                 self.link.name
             );
@@ -282,7 +283,7 @@ impl TaskEni {
 /// What could not be undone stays, and the log says so.
 fn undo(undone: Result<(), Refused>) {
     if let Err(refused) = undone {
-        log::warn!("{refused}: {}", refused.cause);
+        tracing::warn!("{refused}: {}", refused.cause);
     }
 }
 

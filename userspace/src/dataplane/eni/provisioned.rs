@@ -212,7 +212,7 @@ impl Provisioned {
         let path = self.path::<R>(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                log::warn!("cannot remove `{}`: {error}", path.display());
+                tracing::warn!("cannot remove `{}`: {error}", path.display());
             }
             _ => {}
         }

@@ -45,7 +45,7 @@ impl Drop for Cover {
             lifted = lifted.and_then(|()| filter::remove_empty_clsact(self.ifindex));
         }
         if let Err(error) = lifted {
-            log::warn!("the link with ifindex {} may pass nothing: {error}", self.ifindex);
+            tracing::warn!("the link with ifindex {} may pass nothing: {error}", self.ifindex);
         }
     }
 }
@@ -84,7 +84,7 @@ impl GatePrograms {
         // `lo` has this number everywhere, and older kernels do not know what is asked.
         let hook = match raw::tcx_links(1, true) {
             Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
-                log::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
+                tracing::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
                 Hook::Clsact
             }
             _ => Hook::Tcx,

@@ -235,7 +235,7 @@ pub fn lift_memory_lock_limit() {
     // SAFETY: the kernel only reads `limit`.
     let refused = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0;
     if refused {
-        log::debug!("cannot lift the limit on locked memory: {}", io::Error::last_os_error());
+        tracing::debug!("cannot lift the limit on locked memory: {}", io::Error::last_os_error());
     }
 }
 
@@ -263,6 +263,6 @@ pub fn lift_open_files_limit() {
     // SAFETY: the kernel only reads `limit`.
     refused = refused || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0;
     if refused {
-        log::debug!("cannot lift the limit on open files: {}", io::Error::last_os_error());
+        tracing::debug!("cannot lift the limit on open files: {}", io::Error::last_os_error());
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{mem, time::Instant};
 
-use log::{debug, info};
 use taskgate_ebpf::abi::LinkId;
+use tracing::{debug, info};
 
 use super::{BUSY, Carrier, DesiredTask, Held, Links, Notice, State};
 use crate::{
@@ -89,7 +89,10 @@ impl Links {
                     Some(trunk) if self.uplinks.has_trunk() => (trunk, "is gated"),
                     trunk => (trunk.unwrap_or_default(), "will be gated"),
                 };
-                info!("task `{}` {yet} on VLAN {vlan} of trunk `{trunk}`", task.name);
+                info!(
+                    task = task.name,
+                    vlan, "task `{}` {yet} on VLAN {vlan} of trunk `{trunk}`", task.name
+                );
                 Ok(State::Bound(None))
             }
             Ok(Binding::NotYet) => Ok(State::Closed),
@@ -105,7 +108,12 @@ impl Links {
         let name = || task.name.clone();
         let Some((ifindex, known)) = self.watch.link(device) else {
             if !said {
-                info!("task `{}` is gated as soon as link `{device}` is there", task.name);
+                info!(
+                    task = task.name,
+                    link = device,
+                    "task `{}` is gated as soon as link `{device}` is there",
+                    task.name
+                );
             }
             return Ok(State::Waiting(true));
         };
@@ -144,7 +152,13 @@ impl Links {
         }
         match self.gate(eni, task, &link) {
             Ok(Binding::Done) => {
-                info!("task `{}` is gated on link `{}`", task.name, link.name);
+                info!(
+                    task = task.name,
+                    link = link.name,
+                    "task `{}` is gated on link `{}`",
+                    task.name,
+                    link.name
+                );
                 Ok(State::Bound(Some(ifindex)))
             }
             Ok(Binding::NotYet) => Ok(State::Closed),
@@ -213,7 +227,7 @@ impl Links {
                 LinkLeft::Closed
             }
             Err(error) => {
-                debug!("link `{}` cannot be closed: {error}", link.name);
+                debug!(link = link.name, "link `{}` cannot be closed: {error}", link.name);
                 LinkLeft::Open
             }
         }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use log::warn;
+use tracing::warn;
 
 use super::{BUSY, Links, State, Task};
 use crate::daemon::guard::retry::Retry;
