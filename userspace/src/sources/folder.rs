@@ -16,8 +16,17 @@ pub(super) fn files(folder: &Path, report: &mut Report) -> Vec<PathBuf> {
         Ok(listed) => listed,
         Err(error) => {
             let spot = report.file(folder.display().to_string());
-            let message = format!("the folder cannot be read: {error}");
-            report.error(spot, message, "name another one with `--config`");
+            let (message, hint) = match error.kind() {
+                io::ErrorKind::NotADirectory => (
+                    String::from("this is a file, and a configuration is a folder"),
+                    String::from("name the folder that the file is in, or one with nothing else in it"),
+                ),
+                _ => (
+                    format!("the folder cannot be read: {error}"),
+                    String::from("name another one with `--config`"),
+                ),
+            };
+            report.error(spot, message, hint);
             return Vec::new();
         }
     };
@@ -31,14 +40,29 @@ pub(super) fn files(folder: &Path, report: &mut Report) -> Vec<PathBuf> {
         report.error(spot, message, format!("at most {} are read", bounds::FILES));
         return Vec::new();
     }
-    if !listed.read.is_empty() {
-        for name in &listed.near {
-            let spot = report.file(folder.join(name).display().to_string());
-            let hint = "if it belongs to the configuration, name it `….json` or `….yaml`";
-            report.warn(spot, "the file is not read, for the end of its name", hint);
-        }
+    if let Some(files) = not_read(&listed) {
+        let spot = report.file(folder.display().to_string());
+        let hint = "name those that belong to the configuration `….json` or `….yaml`";
+        report.warn(spot, format!("not read, for the ends of their names: {files}"), hint);
     }
     listed.read
+}
+
+/// The files beside those that are read that were perhaps meant to be.
+fn not_read(listed: &Listed) -> Option<String> {
+    let some = !listed.near.is_empty() && !listed.read.is_empty();
+    some.then(|| some_of(&listed.near))
+}
+
+/// The first few names, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let shown = shown.join(", ");
+    match names.len().checked_sub(SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
+    }
 }
 
 /// What is in a folder.
@@ -72,7 +96,7 @@ fn list(folder: &Path) -> io::Result<Listed> {
             .unwrap_or_default();
         match &*end {
             "json" | "yaml" | "yml" => listed.read.push(path),
-            _ if near(&end) => listed.near.push(name),
+            _ if near(&name, &end) => listed.near.push(name),
             _ => listed.other.push(name),
         }
     }
@@ -83,23 +107,17 @@ fn list(folder: &Path) -> io::Result<Listed> {
     Ok(listed)
 }
 
-/// Whether the end of a name says that the file is a configuration all the same.
-fn near(end: &str) -> bool {
+/// Whether the end of a name says that the file may be a configuration all the same, an earlier one included.
+fn near(name: &str, end: &str) -> bool {
     let end = end.to_ascii_lowercase();
-    matches!(
-        &*end,
-        "json" | "yaml" | "yml" | "jsn" | "jsonl" | "ndjson" | "json5" | "tfstate"
-    )
+    let ends = [
+        "json", "yaml", "yml", "jsn", "jsonl", "ndjson", "json5", "tfstate", "tf", "txt", "bak", "old", "orig", "save",
+    ];
+    ends.contains(&&*end) || name.ends_with('~')
 }
 
 /// What to say of a folder in which nothing is read.
 fn nothing(listed: &Listed) -> (String, String) {
-    const SHOWN: usize = 4;
-    let names = |names: &[String]| {
-        let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-        let more = if names.len() > SHOWN { " …" } else { "" };
-        format!("{}{more}", shown.join(", "))
-    };
     let what = "the folder holds no `.json`, `.yaml` or `.yml` file";
     if let Some(state) = listed
         .near
@@ -113,13 +131,13 @@ fn nothing(listed: &Listed) -> (String, String) {
     let others: Vec<String> = listed.near.iter().chain(&listed.other).cloned().collect();
     match (others.is_empty(), listed.folders.is_empty()) {
         (false, _) => (
-            format!("{what}, but {}", names(&others)),
+            format!("{what}, but {}", some_of(&others)),
             String::from("name files `….json` or `….yaml`"),
         ),
         (true, false) => (
             format!(
                 "{what}, only folders, which are not looked into: {}",
-                names(&listed.folders)
+                some_of(&listed.folders)
             ),
             String::from("name one of them with `--config`"),
         ),

@@ -68,7 +68,7 @@ impl Fault {
 fn printable(message: String) -> String {
     /// No message without a long value in it is longer.
     const LONGEST: usize = 2_000;
-    if message.len() <= bounds::EXCERPT && !message.contains(char::is_control) {
+    if message.len() <= bounds::EXCERPT && !message.contains(steers) {
         return message;
     }
     let mut shown = String::new();
@@ -79,18 +79,33 @@ fn printable(message: String) -> String {
         let quoted = at % 2 == 1;
         let cut = part.char_indices().nth(bounds::EXCERPT).filter(|_| quoted);
         let (kept, more) = cut.map_or((part, ""), |(end, _)| (&part[..end], "…"));
-        for character in kept.chars() {
-            if character.is_control() {
-                shown.extend(character.escape_unicode());
-            } else {
-                shown.push(character);
-            }
-        }
+        shown.push_str(&escaped(kept));
         shown.push_str(more);
         if shown.len() > LONGEST {
             shown.truncate(shown.floor_char_boundary(LONGEST));
             shown.push('…');
             break;
+        }
+    }
+    shown
+}
+
+/// Whether a character can steer a terminal, or the order in which a line is shown.
+fn steers(character: char) -> bool {
+    const MARKS: [char; 3] = ['\u{61c}', '\u{200e}', '\u{200f}'];
+    character.is_control()
+        || MARKS.contains(&character)
+        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text of a file, or its name, with such characters written out.
+fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if steers(character) {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
         }
     }
     shown
@@ -129,9 +144,9 @@ pub(super) struct Report {
 
 impl Report {
     /// Names the next file and returns the spot of the whole of it.
-    pub(super) fn file(&mut self, name: impl Into<String>) -> Spot {
+    pub(super) fn file(&mut self, name: impl AsRef<str>) -> Spot {
         let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
-        self.files.push(name.into());
+        self.files.push(escaped(name.as_ref()));
         Spot {
             file,
             line: 0,
@@ -252,6 +267,10 @@ mod tests {
                 format!("`{}…` is no protocol", "x".repeat(80)),
             ),
             (format!("`{}`", "ü".repeat(80)), format!("`{}`", "ü".repeat(80))),
+            (
+                String::from("`\u{202e}nosj.a` is no name"),
+                String::from("`\\u{202e}nosj.a` is no name"),
+            ),
             (
                 String::from("`\u{1b}]0;x\u{7}\n` is no name"),
                 String::from("`\\u{1b}]0;x\\u{7}\\u{a}` is no name"),

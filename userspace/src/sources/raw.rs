@@ -61,6 +61,8 @@ pub(super) struct RawGroup {
     pub(super) dialect: Dialect,
     /// `false` for a group that is only known by the ENIs that have it.
     pub(super) rules_known: bool,
+    /// The keys of its rules that its file leaves out, as messages name them. Such a group has no rules here.
+    pub(super) lacks: Option<&'static str>,
     pub(super) ingress: Vec<RawRule>,
     pub(super) egress: Vec<RawRule>,
     pub(super) spot: Spot,
@@ -94,6 +96,13 @@ impl Object for RawGroup {
         let partial = self.partial || copy.partial;
         self.partial = partial;
         let heads = (&self.name, &self.vpc, self.dialect) == (&copy.name, &copy.vpc, copy.dialect);
+        if heads && copy.lacks.is_some() {
+            return true;
+        }
+        if heads && self.lacks.is_some() {
+            *self = Self { partial, ..copy };
+            return true;
+        }
         partial
             || heads
                 && same_set(&self.ingress, &copy.ingress, RawRule::key)
@@ -132,18 +141,19 @@ pub(super) struct RawRule {
     pub(super) number: usize,
     pub(super) protocol: Protocol,
     pub(super) peer: RawPeer,
-    /// The peering connection over which its group is referred to, if that is not active.
-    pub(super) inactive: Option<Peering>,
+    /// The peering connection over which its group is referred to.
+    pub(super) peering: Option<Peering>,
     pub(super) description: String,
     pub(super) spot: Spot,
 }
 
 /// A peering connection of two VPCs, and its status.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Peering {
     /// `pcx-…`, if it is named.
     pub(super) connection: Option<String>,
-    pub(super) status: String,
+    /// `active` and others, if it is told.
+    pub(super) status: Option<String>,
 }
 
 /// Rules are the same whatever their number: it only says in which order they were written.
@@ -158,8 +168,19 @@ impl Eq for RawRule {}
 impl RawRule {
     /// All that two copies of a rule have in common.
     fn key(&self) -> (Protocol, &RawPeer, Option<&Peering>, Option<&str>, &str) {
-        let (peering, id) = (self.inactive.as_ref(), self.id.as_deref());
+        let (peering, id) = (self.peering.as_ref(), self.id.as_deref());
         (self.protocol, &self.peer, peering, id, &self.description)
+    }
+
+    /// The peering connection's id, if one is named.
+    pub(super) fn connection(&self) -> Option<&str> {
+        self.peering.as_ref()?.connection.as_deref()
+    }
+
+    /// The status of a peering connection that is not active: AWS then lets nothing through for the rule.
+    pub(super) fn inactive(&self) -> Option<&str> {
+        let status = self.peering.as_ref()?.status.as_deref();
+        status.filter(|status| *status != "active")
     }
 }
 

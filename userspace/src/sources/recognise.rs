@@ -15,10 +15,21 @@ fn advice(message: impl Into<String>, hint: impl Into<String>) -> Advice {
 }
 
 const PRINT_JSON: &str = "print it again with `--output json`";
+const APPLY: &str = "apply it and print the groups with `aws ec2 describe-security-groups`";
 const TAKE_OUT: &str = "take the file out of the folder";
 
 /// Bytes that are no UTF-8 text but something known.
 pub(super) fn bytes(bytes: &[u8]) -> Option<Advice> {
+    let wide = bytes.get(..4).and_then(|unit| <[u8; 4]>::try_from(unit).ok());
+    let utf32 = |unit: u32| {
+        matches!(
+            char::from_u32(unit),
+            Some('\u{feff}' | '{' | '[' | ' ' | '\n' | '\r' | 't' | '-' | '#')
+        )
+    };
+    if wide.is_some_and(|unit| utf32(u32::from_le_bytes(unit)) || utf32(u32::from_be_bytes(unit))) {
+        return Some(advice("the file is UTF-32", "save it as UTF-8"));
+    }
     let utf16 = bytes.starts_with(b"\xff\xfe")
         || bytes.starts_with(b"\xfe\xff")
         || matches!(
@@ -97,10 +108,9 @@ pub(super) fn text(text: &str) -> Option<Advice> {
         "locals {",
     ];
     if blocks.iter().any(|block| first.starts_with(block)) {
-        let hint = "apply it and print the groups with `aws ec2 describe-security-groups`";
         return Some(advice(
             "the file is in Terraform's language, which taskgate does not read",
-            hint,
+            APPLY,
         ));
     }
     None
@@ -130,6 +140,10 @@ pub(super) fn item(node: &Node<'_>) -> Advice {
             let message = format!("the object, with {}, is nothing that taskgate knows", all(keys));
             advice(message, hint)
         }
+        Value::Null => advice(
+            "the file is a list of `null`, which the AWS CLI prints where `--query` asks for what is not there",
+            hint,
+        ),
         _ => advice(
             format!("the file is a list in which {} stands", node.kind()),
             format!("it should be an object, or a list of pages or objects: {hint}"),
@@ -184,6 +198,36 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
             "AWSTemplateFormatVersion"
         };
         return not_built(key, "a CloudFormation template");
+    }
+    if let Some(key) = ["Error", "Errors", "__type"].into_iter().find(|key| top.has(key)) {
+        let message = String::from("the file holds an error of AWS instead of an answer");
+        return refuse(at(key), message, "mend that and print it again");
+    }
+    let blocks = [
+        "terraform",
+        "resource",
+        "data",
+        "module",
+        "provider",
+        "variable",
+        "output",
+        "locals",
+    ];
+    if let Some((_, spot)) = top
+        .keys()
+        .next()
+        .filter(|_| top.keys().all(|(key, _)| key == "//" || blocks.contains(&key)))
+    {
+        let message =
+            String::from("the file is Terraform's language as JSON (`.tf.json`), which taskgate does not read");
+        return refuse(spot, message, APPLY);
+    }
+    if top.has("services") && !top.has("taskgate") {
+        return refuse(
+            at("services"),
+            String::from("the file is a Compose file of Docker"),
+            TAKE_OUT,
+        );
     }
     if top.has("apiVersion") && top.has("kind") {
         return refuse(at("kind"), String::from("the file is a Kubernetes manifest"), TAKE_OUT);

@@ -33,7 +33,7 @@ fn what_deserves_a_look_is_a_warning() {
             "aws.json",
             r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "old", "IpPermissions": [
                 {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "UserIdGroupPairs": [{"GroupId": "sg-gone"},
-                {"GroupId": "sg-2"}]}]}, {"GroupId": "sg-2", "GroupName": "empty"}]}"#,
+                {"GroupId": "sg-2"}]}], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "empty", "IpPermissions": [], "IpPermissionsEgress": []}]}"#,
         ),
         (
             "t.yaml",
@@ -77,9 +77,9 @@ tasks:
 fn a_rule_that_never_decides_is_removed_in_the_form_of_its_source() {
     let groups = r#"{"SecurityGroups": [
         {"GroupId": "sg-1", "GroupName": "ids", "IpPermissions": [
-            {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "IpRanges": [{"CidrIp": "10.0.0.0/8"}, {"CidrIp": "10.1.0.0/16"}]}]},
+            {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "IpRanges": [{"CidrIp": "10.0.0.0/8"}, {"CidrIp": "10.1.0.0/16"}]}], "IpPermissionsEgress": []},
         {"GroupId": "sg-2", "GroupName": "no ids", "IpPermissionsEgress": [
-            {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "IpRanges": [{"CidrIp": "10.0.0.0/8"}, {"CidrIp": "10.1.0.0/16"}]}]}]}"#;
+            {"IpProtocol": "tcp", "FromPort": 80, "ToPort": 80, "IpRanges": [{"CidrIp": "10.0.0.0/8"}, {"CidrIp": "10.1.0.0/16"}]}], "IpPermissions": []}]}"#;
     let rules = r#"{"SecurityGroupRules": [
         {"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-1", "IsEgress": false, "IpProtocol": "tcp", "FromPort": 80, "ToPort": 80,
          "CidrIpv4": "10.0.0.0/8"},
@@ -120,9 +120,9 @@ fn an_unknown_group_is_warned_of_once() {
         )
     };
     let groups = format!(
-        r#"{{"SecurityGroups": [{{"GroupId": "sg-0", "GroupName": "sg-0", "IpPermissions": [{}, {}]}},
+        r#"{{"SecurityGroups": [{{"GroupId": "sg-0", "GroupName": "sg-0", "IpPermissions": [{}, {}], "IpPermissionsEgress": []}},
             {{"GroupId": "sg-1", "GroupName": "one", "IpPermissions": [
-                {{"IpProtocol": "-1", "UserIdGroupPairs": [{{"GroupId": "sg-0"}}, {{"GroupId": "sg-gone"}}]}}]}}]}}"#,
+                {{"IpProtocol": "-1", "UserIdGroupPairs": [{{"GroupId": "sg-0"}}, {{"GroupId": "sg-gone"}}]}}], "IpPermissionsEgress": []}}]}}"#,
         permission(1),
         permission(2)
     );

@@ -86,9 +86,9 @@ fn advice_has_the_form_of_the_source() {
       {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "198.51.100.0/24"}]},
       {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "PrefixListIds": [{"PrefixListId": "pl-0c"}]}],
      "IpPermissionsEgress": []},
-    {"GroupId": "sg-0b", "GroupName": "db", "VpcId": "vpc-1"},
-    {"GroupId": "sg-0c", "GroupName": "far", "VpcId": "vpc-2"},
-    {"GroupId": "sg-0d'; reboot '", "GroupName": "trap", "VpcId": "vpc-1"}],
+    {"GroupId": "sg-0b", "GroupName": "db", "VpcId": "vpc-1", "IpPermissions": [], "IpPermissionsEgress": []},
+    {"GroupId": "sg-0c", "GroupName": "far", "VpcId": "vpc-2", "IpPermissions": [], "IpPermissionsEgress": []},
+    {"GroupId": "sg-0d'; reboot '", "GroupName": "trap", "VpcId": "vpc-1", "IpPermissions": [], "IpPermissionsEgress": []}],
   "NetworkInterfaces": [
     {"NetworkInterfaceId": "eni-a", "OwnerId": "111111111111", "VpcId": "vpc-1", "PrivateIpAddress": "10.0.2.1",
      "Ipv6Addresses": [{"Ipv6Address": "2001:db8:2::1"}], "Groups": [{"GroupId": "sg-0a"}]},

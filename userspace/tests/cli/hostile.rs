@@ -198,7 +198,7 @@ fn long_lists_are_read_in_time() {
             .collect(),
     );
     let group = format!(
-        r#"{{"SecurityGroups": [{{"GroupId": "sg-1", "GroupName": "g", "IpPermissions": [{{"IpProtocol": "-1", "IpRanges": [{rules}]}}]}}]}}"#
+        r#"{{"SecurityGroups": [{{"GroupId": "sg-1", "GroupName": "g", "IpPermissions": [{{"IpProtocol": "-1", "IpRanges": [{rules}]}}], "IpPermissionsEgress": []}}]}}"#
     );
     let lists = format!(
         r#"{{"PrefixLists": [{{"PrefixListId": "pl-1", "Cidrs": [{cidrs}]}}, {{"PrefixListId": "pl-1", "Cidrs": [{cidrs}]}}]}}"#

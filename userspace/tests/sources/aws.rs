@@ -33,7 +33,7 @@ fn a_folder_of_cli_output_is_a_whole_model() {
 /// The rules of one group written as `SecurityGroups`, with its id and name given.
 fn rules(permissions: &str) -> Vec<Rule> {
     let text = format!(
-        r#"{{"SecurityGroups": [{{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [{permissions}]}}]}}"#
+        r#"{{"SecurityGroups": [{{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [{permissions}], "IpPermissionsEgress": []}}]}}"#
     );
     match read(&[("groups.json", &text)]) {
         Ok(loaded) => loaded.model.groups[0].ingress.clone(),
@@ -127,7 +127,7 @@ fn peers_are_rules_of_their_own_in_the_order_of_the_file() {
 fn missing_groups_match_nothing_and_are_told() {
     let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [
         {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-gone"}]},
-        {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}]}]}"#;
+        {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}], "IpPermissionsEgress": []}]}"#;
     let enis = r#"{"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.9",
         "Groups": [{"GroupId": "sg-1"}, {"GroupId": "sg-far"}]}]}"#;
     let loaded = read(&[("enis.json", enis), ("groups.json", groups)]).expect("only warnings");
@@ -149,8 +149,8 @@ fn missing_groups_match_nothing_and_are_told() {
 #[test]
 fn a_group_that_only_enis_name_covers_its_members() {
     let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "VpcId": "vpc-1", "IpPermissions": [
-        {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-far"}]}]},
-        {"GroupId": "sg-2", "GroupName": "sg-2", "VpcId": "vpc-1"}]}"#;
+        {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-far"}]}], "IpPermissionsEgress": []},
+        {"GroupId": "sg-2", "GroupName": "sg-2", "VpcId": "vpc-1", "IpPermissions": [], "IpPermissionsEgress": []}]}"#;
     let enis = r#"{"NetworkInterfaces": [
         {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.9", "VpcId": "vpc-1",
          "Groups": [{"GroupId": "sg-far", "GroupName": "web"}, {"GroupId": "sg-far", "GroupName": "web"}]},
@@ -201,7 +201,7 @@ fn the_same_object_twice_is_one() {
 #[test]
 fn several_keys_in_one_file_are_all_read() {
     let text = r#"{"taskgate": "v1", "groups": [{"name": "own", "egress": []}], "SecurityGroups": [
-        {"GroupId": "sg-1", "GroupName": "web"}], "Vpcs": [{"VpcId": "vpc-1", "CidrBlock": "10.0.0.0/16"}]}"#;
+        {"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}], "Vpcs": [{"VpcId": "vpc-1", "CidrBlock": "10.0.0.0/16"}]}"#;
     let loaded = read(&[("all.json", text)]).expect("all known");
     let names: Vec<&str> = loaded.model.groups.iter().map(|group| group.name.as_str()).collect();
     assert_eq!(names, ["web", "own"]);
@@ -211,7 +211,7 @@ fn several_keys_in_one_file_are_all_read() {
 #[test]
 fn json_is_read_with_tabs_escapes_and_in_one_line() {
     let text = "{\n\t\"SecurityGroups\":\t[{\"GroupId\":\"sg-1\",\"GroupName\":\"w\\u0065b\",\"IpPermissions\":[{\n\t\
-        \"IpProtocol\":\"-1\",\"IpRanges\":[{\"CidrIp\":\"10.0.0.0\\/8\",\"Description\":\"\\ud83d\\ude00 \\\"ok\\\"\"}]}]}]\n}";
+        \"IpProtocol\":\"-1\",\"IpRanges\":[{\"CidrIp\":\"10.0.0.0\\/8\",\"Description\":\"\\ud83d\\ude00 \\\"ok\\\"\"}]}],\"IpPermissionsEgress\":null}]\n}";
     let loaded = read(&[("g.json", text)]).expect("JSON");
     let rule = &loaded.model.groups[0].ingress[0];
     assert_eq!(
@@ -223,7 +223,7 @@ fn json_is_read_with_tabs_escapes_and_in_one_line() {
 #[test]
 fn ecs_tasks_may_stand_in_the_folder() {
     let ecs = r#"{"tasks": [{"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/c/1"}], "failures": []}"#;
-    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}]}"#;
+    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}]}"#;
     let alone = read(&[("groups.json", groups)]).expect("a group");
     let loaded = read(&[("ecs.json", ecs), ("groups.json", groups)]).expect("a group, and tasks that are passed over");
     assert_eq!(loaded.model, alone.model);

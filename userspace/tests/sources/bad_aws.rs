@@ -30,7 +30,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]}]}"#,
+ "IpPermissions": [{"IpRanges": [{"CidrIp": "10.0.0.0/8"}]}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:20: a permission has no `IpProtocol`; keep the AWS CLI's output as it was printed",
         ),
@@ -39,7 +39,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "http", "IpRanges": []}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "http", "IpRanges": []}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:35: `http` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, `-1` or a number from 0 to 255",
         ),
@@ -48,7 +48,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "esp", "IpRanges": []}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "esp", "IpRanges": []}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:35: `esp` is no protocol; write `tcp`, `udp`, `icmp`, `icmpv6`, `-1` or a number from 0 to 255",
         ),
@@ -57,7 +57,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "tcp", "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "tcp", "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:35: a tcp rule has no ports; write `FromPort` and `ToPort`, 0 and 65535 for every port",
         ),
@@ -66,7 +66,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "tcp", "FromPort": -1, "ToPort": -1}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "tcp", "FromPort": -1, "ToPort": -1}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:54: a tcp rule has no ports; write `FromPort` and `ToPort`, 0 and 65535 for every port",
         ),
@@ -75,7 +75,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "udp", "FromPort": 90, "ToPort": 80}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "udp", "FromPort": 90, "ToPort": 80}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:54: the ports go from 90 down to 80; write the lower one as `FromPort`",
         ),
@@ -84,7 +84,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 80, "ToPort": 70000}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 80, "ToPort": 70000}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:68: `ToPort` is `70000`; write a whole number from -1 to 65535",
         ),
@@ -93,7 +93,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "tcp", "FromPort": "http", "ToPort": 80}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "tcp", "FromPort": "http", "ToPort": 80}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:54: `FromPort` is `http`; write a whole number from -1 to 65535",
         ),
@@ -102,7 +102,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "icmp", "FromPort": -1, "ToPort": 4}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "icmp", "FromPort": -1, "ToPort": 4}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:55: an icmp rule has code 4 of every type; write the type as `FromPort` and the code as `ToPort`, each 0 to 255, or -1 for every one",
         ),
@@ -111,7 +111,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "icmp", "FromPort": 300, "ToPort": -1}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "icmp", "FromPort": 300, "ToPort": -1}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:55: an icmp rule has type 300 and code -1; write the type as `FromPort` and the code as `ToPort`, each 0 to 255, or -1 for every one",
         ),
@@ -120,7 +120,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "icmp"}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "icmp"}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:35: an icmp rule has no type and code; write the type as `FromPort` and the code as `ToPort`, each 0 to 255, or -1 for every one",
         ),
@@ -129,7 +129,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "::/0"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "::/0"}]}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:65: `CidrIp` is `::/0`; an IPv4 CIDR belongs there",
         ),
@@ -138,7 +138,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "Ipv6Ranges": [{"CidrIpv6": "0.0.0.0/0"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "Ipv6Ranges": [{"CidrIpv6": "0.0.0.0/0"}]}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:69: `CidrIpv6` is `0.0.0.0/0`; an IPv6 CIDR belongs there",
         ),
@@ -147,7 +147,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "10.0.0.0/8/8"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "10.0.0.0/8/8"}]}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:65: `10.0.0.0/8/8` has the prefix length `8/8`; IPv4 prefix lengths go from 0 to 32",
         ),
@@ -156,7 +156,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"Description": "?"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"Description": "?"}]}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:54: an IP range has no `CidrIp`; keep the AWS CLI's output as it was printed",
         ),
@@ -165,7 +165,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "UserIdGroupPairs": [{"UserId": "1"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "UserIdGroupPairs": [{"UserId": "1"}]}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:62: a group has no `GroupId`; keep the AWS CLI's output as it was printed",
         ),
@@ -174,7 +174,7 @@ fn security_groups() {
             &[(
                 "g.json",
                 r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "IpRanges": "0.0.0.0/0"}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "IpRanges": "0.0.0.0/0"}], "IpPermissionsEgress": []}]}"#,
             )],
             "g.json:2:53: `IpRanges` should be a list and is a single value; write `[…]` around it",
         ),
@@ -184,12 +184,12 @@ fn security_groups() {
                 (
                     "a.json",
                     r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}], "IpPermissionsEgress": []}]}"#,
                 ),
                 (
                     "b.json",
                     r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "11.0.0.0/8"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "11.0.0.0/8"}]}], "IpPermissionsEgress": []}]}"#,
                 ),
             ],
             "b.json:1:21: security group `web` (sg-1) differs from the one at a.json:1:21; keep one of them",
@@ -260,7 +260,7 @@ fn security_group_rules() {
                 (
                     "g.json",
                     r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}], "IpPermissionsEgress": []}]}"#,
                 ),
                 (
                     "r.json",
@@ -276,7 +276,7 @@ fn security_group_rules() {
                 (
                     "g.json",
                     r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web",
- "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}, {"IpProtocol": "50", "UserIdGroupPairs": [{"GroupId": "sg-1"}]}]}]}"#,
+ "IpPermissions": [{"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}, {"IpProtocol": "50", "UserIdGroupPairs": [{"GroupId": "sg-1"}]}], "IpPermissionsEgress": []}]}"#,
                 ),
                 (
                     "r.json",

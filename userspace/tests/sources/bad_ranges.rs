@@ -9,7 +9,7 @@ fn enis_prefix_lists_and_networks() {
             "an ENI without an id",
             &[(
                 "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [
 {"PrivateIpAddress": "10.0.0.1"}]}"#,
             )],
@@ -19,7 +19,7 @@ fn enis_prefix_lists_and_networks() {
             "a bad address",
             &[(
                 "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [
 {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1.1"}]}"#,
             )],
@@ -29,7 +29,7 @@ fn enis_prefix_lists_and_networks() {
             "a bad IPv6 address",
             &[(
                 "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [
 {"NetworkInterfaceId": "eni-1", "Ipv6Addresses": [{"Ipv6Address": "2001:db8::/64"}]}]}"#,
             )],
@@ -39,7 +39,7 @@ fn enis_prefix_lists_and_networks() {
             "a group without an id",
             &[(
                 "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [
 {"NetworkInterfaceId": "eni-1", "Groups": [{"GroupName": "web"}]}]}"#,
             )],
@@ -49,7 +49,7 @@ fn enis_prefix_lists_and_networks() {
             "an ENI twice",
             &[(
                 "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [
 {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1"},
 {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.2"}]}"#,
@@ -60,7 +60,7 @@ fn enis_prefix_lists_and_networks() {
             "an address of two ENIs with different groups",
             &[(
                 "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [
 {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]},
 {"NetworkInterfaceId": "eni-2", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-2"}]}]}"#,

@@ -334,7 +334,7 @@ fn tasks_of_known_enis() {
             &[
                 (
                     "aws.json",
-                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]}]}"#,
                 ),
                 (
@@ -349,7 +349,7 @@ fn tasks_of_known_enis() {
             &[
                 (
                     "aws.json",
-                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]}]}"#,
                 ),
                 (
@@ -364,7 +364,7 @@ fn tasks_of_known_enis() {
             &[
                 (
                     "aws.json",
-                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]}]}"#,
                 ),
                 (
@@ -379,7 +379,7 @@ fn tasks_of_known_enis() {
             &[
                 (
                     "aws.json",
-                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": []}]}"#,
                 ),
                 (
@@ -394,7 +394,7 @@ fn tasks_of_known_enis() {
             &[
                 (
                     "aws.json",
-                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-9"}]}]}"#,
                 ),
                 (
@@ -409,7 +409,7 @@ fn tasks_of_known_enis() {
             &[
                 (
                     "aws.json",
-                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}, {"GroupId": "sg-2", "GroupName": "db"}],
+                    r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
  "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]}]}"#,
                 ),
                 (
@@ -425,7 +425,7 @@ fn tasks_of_known_enis() {
                 (
                     "g.json",
                     r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [
-{"IpProtocol": "-1", "PrefixListIds": [{"PrefixListId": "pl-1"}]}]}]}"#,
+{"IpProtocol": "-1", "PrefixListIds": [{"PrefixListId": "pl-1"}]}], "IpPermissionsEgress": []}]}"#,
                 ),
                 (
                     "t.yaml",

@@ -78,6 +78,42 @@ fn a_folder_that_is_not_there_is_refused() {
 }
 
 #[test]
+fn a_file_in_place_of_a_folder_is_refused() {
+    let folder = Folder::new("file");
+    folder.file("a.yaml", &group("a"));
+    let file = folder.0.join("a.yaml");
+    let told = load(&file).expect_err("no folder").to_string();
+    assert_eq!(
+        told.replace(&folder.0.display().to_string(), "DIR"),
+        "DIR/a.yaml: this is a file, and a configuration is a folder; name the folder that the file is in, or one with \
+         nothing else in it"
+    );
+}
+
+/// A name can hold what moves a terminal's cursor, or begins a line that looks like another message.
+#[test]
+fn names_of_files_are_shown_without_what_steers_a_terminal() {
+    let folder = Folder::new("names");
+    folder.file("a\u{1b}[2J\nb.yaml", b"taskgate: v2\n");
+    folder.file("c\u{7}.txt", b"x");
+    folder.file("\u{202e}d.json", b"");
+    let problems = load(&folder.0).expect_err("refused");
+    let shown: Vec<String> = problems
+        .errors
+        .iter()
+        .chain(&problems.warnings)
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        shown.join("\n").replace(&folder.0.display().to_string(), "DIR"),
+        "DIR/a\\u{1b}[2J\\u{a}b.yaml:1:11: the native form `v2` is not known; write `taskgate: v1`\n\
+         DIR/\\u{202e}d.json: the file is empty; put AWS CLI output or `taskgate: v1` into it, or take it away\n\
+         DIR: not read, for the ends of their names: `c\\u{7}.txt`; name those that belong to the configuration `….json` \
+         or `….yaml`"
+    );
+}
+
+#[test]
 fn what_cannot_be_read_is_refused_by_name() {
     let folder = Folder::new("unreadable");
     folder.file("a.yaml", b"taskgate: v1\naccount: \xff\n");

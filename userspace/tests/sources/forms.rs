@@ -32,15 +32,16 @@ fn counted(loaded: &Loaded) -> String {
     )
 }
 
-const GROUP: &str =
+pub(crate) const GROUP: &str =
     r#"{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": [], "VpcId": "vpc-1"}"#;
-const RULE: &str = r#"{"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-1", "IsEgress": false, "IpProtocol": "-1", "CidrIpv4": "10.0.0.0/8"}"#;
+pub(crate) const RULE: &str = r#"{"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-1", "IsEgress": false, "IpProtocol": "-1", "CidrIpv4": "10.0.0.0/8"}"#;
 const ENI: &str = r#"{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1", "GroupName": "web"}], "SubnetId": "subnet-1", "VpcId": "vpc-1"}"#;
 
 #[test]
 fn pages_and_bare_lists_are_read() {
-    let yaml_stream = "- NextToken: abc\n  SecurityGroups:\n  - GroupId: sg-1\n    GroupName: web\n    IpPermissions: []\n\
-                       - SecurityGroups:\n  - GroupId: sg-2\n    GroupName: db\n";
+    let yaml_stream = "- NextToken: abc\n  SecurityGroups:\n  - GroupId: sg-1\n    GroupName: web\n    IpPermissions: []\n    \
+                       IpPermissionsEgress: []\n- SecurityGroups:\n  - GroupId: sg-2\n    GroupName: db\n    \
+                       IpPermissions: []\n    IpPermissionsEgress: []\n";
     let mixed = format!(r#"[{{"SecurityGroups": [{GROUP}], "NextToken": "x"}}, {ENI}, {{"Vpcs": []}}]"#);
     let cases = [
         (
@@ -181,75 +182,6 @@ fn cidrs_of_prefix_lists_are_entries() {
 }
 
 #[test]
-fn rules_over_a_peering_that_is_not_active_match_nothing() {
-    let group = |pair: &str| {
-        format!(
-            r#"{{"SecurityGroups": [{{"GroupId": "sg-1", "GroupName": "web", "VpcId": "vpc-1", "IpPermissions": [
- {{"IpProtocol": "-1", "UserIdGroupPairs": [{pair}]}}]}}, {{"GroupId": "sg-2", "GroupName": "far", "VpcId": "vpc-2"}}]}}"#
-        )
-    };
-    let rule = |info: &str| {
-        format!(
-            r#"{{"SecurityGroupRules": [{{"SecurityGroupRuleId": "sgr-1", "GroupId": "sg-1", "IsEgress": false, "IpProtocol": "-1",
- "ReferencedGroupInfo": {info}}}]}}"#
-        )
-    };
-    let active = r#"{"GroupId": "sg-2", "VpcPeeringConnectionId": "pcx-1", "PeeringStatus": "active"}"#;
-    let deleted = active.replace("active", "deleted");
-    let unnamed = r#"{"GroupId": "sg-2", "PeeringStatus": "pending-acceptance"}"#;
-    let reached = |files: &[(&str, &str)]| {
-        let loaded = read(files).expect("only warnings");
-        (loaded.model.groups[0].ingress[0].peer.clone(), lines(&loaded.warnings))
-    };
-    let found = Peer::Group(GroupIndex(1));
-    assert_eq!(reached(&[("g.json", &group(active))]), (found, String::new()));
-    let missing = Peer::Missing(String::from("sg-2"));
-    let told = |place: &str, what: &str| {
-        format!(
-            "{place}: {what}, not `active`, so the rule that refers to a group over it matches nothing; remove what is no \
-             longer of use, or print the groups again once it is active"
-        )
-    };
-    for (files, place, what) in [
-        (
-            vec![group(&deleted)],
-            "g0:2:44",
-            "peering connection `pcx-1` is `deleted`",
-        ),
-        (
-            vec![group(unnamed)],
-            "g0:2:44",
-            "the peering connection is `pending-acceptance`",
-        ),
-        // A word from either file is enough.
-        (
-            vec![group(active), rule(&deleted)],
-            "g0:2:44",
-            "peering connection `pcx-1` is `deleted`",
-        ),
-        (
-            vec![group(&deleted), rule(active)],
-            "g0:2:44",
-            "peering connection `pcx-1` is `deleted`",
-        ),
-    ] {
-        let named: Vec<(String, String)> = files
-            .into_iter()
-            .enumerate()
-            .map(|(at, text)| (format!("g{at}"), text))
-            .collect();
-        let named: Vec<(&str, &str)> = named
-            .iter()
-            .map(|(name, text)| (name.as_str(), text.as_str()))
-            .collect();
-        assert_eq!(reached(&named), (missing.clone(), told(place, what)), "{named:?}");
-    }
-    let alone = rule(&deleted);
-    let loaded = read(&[("r.json", &alone)]).expect("only warnings");
-    assert_eq!(loaded.model.groups[0].ingress[0].peer, missing);
-}
-
-#[test]
 fn what_a_file_seems_to_be_is_said() {
     let json = "print it again with `--output json`";
     let out = "take the file out of the folder";
@@ -334,6 +266,26 @@ fn what_a_file_seems_to_be_is_said() {
             ),
         ),
         (
+            "[null, null]",
+            String::from(
+                "f:1:2: the file is a list of `null`, which the AWS CLI prints where `--query` asks for what is not there; print it without `--query`, or whole objects: `--query 'SecurityGroups[]'`",
+            ),
+        ),
+        (
+            r#"{"Error": {"Code": "UnauthorizedOperation", "Message": "no"}}"#,
+            String::from("f:1:2: the file holds an error of AWS instead of an answer; mend that and print it again"),
+        ),
+        (
+            r#"{"//": "x", "resource": {"aws_security_group": {"web": {"name": "web"}}}}"#,
+            String::from(
+                "f:1:2: the file is Terraform's language as JSON (`.tf.json`), which taskgate does not read; apply it and print the groups with `aws ec2 describe-security-groups`",
+            ),
+        ),
+        (
+            "version: '3'\nservices:\n  web: {image: nginx}\n",
+            format!("f:2:1: the file is a Compose file of Docker; {out}"),
+        ),
+        (
             "\"sg-1\"",
             String::from("f:1:1: the file should be an object and is the single value `sg-1`; write keys and values"),
         ),
@@ -384,6 +336,18 @@ fn bytes_that_are_no_text_are_said_to_be_what_they_are() {
     folder.file("c.json", &utf16("{}", false));
     folder.file("d.json", b"\x1f\x8b\x08\x00");
     folder.file("e.json", b"PK\x03\x04");
+    let utf32 = |text: &str, big: bool| -> Vec<u8> {
+        let bytes = |unit: char| {
+            if big {
+                (unit as u32).to_be_bytes()
+            } else {
+                (unit as u32).to_le_bytes()
+            }
+        };
+        text.chars().flat_map(bytes).collect()
+    };
+    folder.file("f.json", &utf32("\u{feff}{}", false));
+    folder.file("g.json", &utf32("{}", true));
     let hint = "save it as UTF-8: `… | Out-File -Encoding utf8 FILE`";
     let utf16 = "the file is UTF-16, as `>` writes it in Windows PowerShell";
     let mut expected: Vec<String> = ["a", "b", "c"]
@@ -392,6 +356,7 @@ fn bytes_that_are_no_text_are_said_to_be_what_they_are() {
     for (name, kind) in [("d", "gzip"), ("e", "zip")] {
         expected.push(format!("DIR/{name}.json: the file is compressed ({kind}); unpack it"));
     }
+    expected.extend(["f", "g"].map(|name| format!("DIR/{name}.json: the file is UTF-32; save it as UTF-8")));
     assert_eq!(folder.told(), expected.join("\n"));
 }
 
@@ -416,7 +381,7 @@ fn a_folder_in_which_nothing_is_read_is_told_apart() {
             "many",
             &["1", "2", "3", "4", "5"],
             &[],
-            format!("{what}, but `1`, `2`, `3`, `4` …; {name}"),
+            format!("{what}, but `1`, `2`, `3`, `4` and 1 more; {name}"),
         ),
         (
             "tfstate",
@@ -440,12 +405,14 @@ fn a_folder_in_which_nothing_is_read_is_told_apart() {
     folder.file("a.json", b"{\"SecurityGroups\": []}");
     folder.file("b.YAML", b"x");
     folder.file("c.jsonl", b"x");
-    folder.file("README.md", b"x");
+    for name in ["README.md", "d.json~", "e.bak", "f.tf", "g.txt"] {
+        folder.file(name, b"x");
+    }
     let warnings = load(&folder.0).expect("warnings only").warnings;
     let name = folder.0.display().to_string();
-    let told = "the file is not read, for the end of its name; if it belongs to the configuration, name it `….json` or `….yaml`";
     assert_eq!(
         lines(&warnings).replace(&name, "DIR"),
-        format!("DIR/b.YAML: {told}\nDIR/c.jsonl: {told}")
+        "DIR: not read, for the ends of their names: `b.YAML`, `c.jsonl`, `d.json~`, `e.bak` and 2 more; name those that \
+         belong to the configuration `….json` or `….yaml`"
     );
 }

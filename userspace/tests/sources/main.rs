@@ -9,6 +9,7 @@ mod bad_rules;
 mod bad_tasks;
 mod folder;
 mod forms;
+mod groups;
 mod native;
 mod round_trip;
 mod support;

@@ -141,7 +141,7 @@ fn derived_ids_do_not_change() {
 }
 
 /// An ENI of the AWS kind with an IPv4 and an IPv6 address, and its group.
-const ENI: &str = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web"}],
+const ENI: &str = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}],
     "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "OwnerId": "210987654321", "VpcId": "vpc-1",
     "SubnetId": "subnet-1", "PrivateIpAddress": "10.0.0.9", "Ipv6Addresses": [{"Ipv6Address": "2001:db8::9"}],
     "Groups": [{"GroupId": "sg-1"}], "SourceDestCheck": false}]}"#;

@@ -9,7 +9,7 @@ fn groups(letters: &str, rules: &str) -> String {
     let group = |letter: char| {
         let rules = if letter == 'a' { rules } else { "" };
         format!(
-            r#"{{"GroupId": "sg-{letter}", "GroupName": "{letter}", "VpcId": "vpc-{letter}", "IpPermissions": [{rules}]}}"#
+            r#"{{"GroupId": "sg-{letter}", "GroupName": "{letter}", "VpcId": "vpc-{letter}", "IpPermissions": [{rules}], "IpPermissionsEgress": []}}"#
         )
     };
     let groups: Vec<String> = letters.chars().map(group).collect();

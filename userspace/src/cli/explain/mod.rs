@@ -23,7 +23,7 @@ pub use question::{End, Question};
 use super::{
     args::{Explain, Output},
     error::{Error, Exit},
-    output,
+    lint, output,
 };
 use crate::sources;
 
@@ -34,10 +34,12 @@ pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
     let question = Question::new(model, args)?;
     let ends = [question.from.eni, question.to.eni];
     let explanation = Explainer::new(model, ends.into_iter().flatten())?.explain(&question);
-    if !loaded.warnings.is_empty() {
+    // As many as `check` counts.
+    let warnings = loaded.warnings.len() + lint::lints(model).len();
+    if warnings > 0 {
         output::say(format_args!(
             "note: the configuration has {}, which `taskgate check` shows",
-            output::count(loaded.warnings.len(), "warning"),
+            output::count(warnings, "warning"),
         ));
     }
     for note in question.notes() {

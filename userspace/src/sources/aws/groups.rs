@@ -22,6 +22,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
         vpc: group.value("VpcId", report, word),
         dialect: Dialect::Aws,
         rules_known: true,
+        lacks: None,
         ingress: Vec::new(),
         egress: Vec::new(),
         spot: group.spot,
@@ -39,6 +40,17 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
         }
     }
     read.partial = report.errors() > before;
+    // Not even `null` stands there, which some tools write for an empty list.
+    read.lacks = match ["IpPermissions", "IpPermissionsEgress"].map(|key| group.has(key)) {
+        [true, true] => None,
+        [false, true] => Some("`IpPermissions`"),
+        [true, false] => Some("`IpPermissionsEgress`"),
+        [false, false] => Some("`IpPermissions` and `IpPermissionsEgress`"),
+    };
+    if read.lacks.is_some() {
+        read.ingress.clear();
+        read.egress.clear();
+    }
     Some(read)
 }
 
@@ -68,7 +80,7 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
                 number,
                 protocol,
                 peer,
-                inactive: inactive(&object, report),
+                peering: peering(&object, report),
                 description,
                 spot: object.spot,
             });
@@ -76,14 +88,11 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
     }
 }
 
-/// The peering connection that a group is referred to over, unless it is active: AWS then lets nothing through for the
-/// rule.
-fn inactive(group: &Object<'_>, report: &mut Report) -> Option<Peering> {
-    let status = group.value("PeeringStatus", report, word)?;
-    (status != "active").then(|| Peering {
-        connection: group.value("VpcPeeringConnectionId", report, word),
-        status,
-    })
+/// The peering connection that a group is referred to over.
+fn peering(group: &Object<'_>, report: &mut Report) -> Option<Peering> {
+    let connection = group.value("VpcPeeringConnectionId", report, word);
+    let status = group.value("PeeringStatus", report, word);
+    (connection.is_some() || status.is_some()).then_some(Peering { connection, status })
 }
 
 type PeerReader = fn(&Object<'_>, &mut Report) -> Option<RawPeer>;
@@ -120,7 +129,7 @@ pub(super) fn read_rule(rule: &Object<'_>, report: &mut Report) -> Option<AwsRul
     let peer = only_peer(rule, report);
     let group_info = rule.get("ReferencedGroupInfo");
     let group_info = group_info.and_then(|node| Object::of_aws(node, "`ReferencedGroupInfo`", report));
-    let inactive = group_info.and_then(|group| inactive(&group, report));
+    let peering = group_info.and_then(|group| peering(&group, report));
     let description = rule.text("Description", report).unwrap_or_default().to_owned();
     let (id, direction) = (id?, if egress? { Direction::Egress } else { Direction::Ingress });
     let (protocol, peer, spot) = (protocol?, peer?, rule.spot);
@@ -130,7 +139,7 @@ pub(super) fn read_rule(rule: &Object<'_>, report: &mut Report) -> Option<AwsRul
         number: 0,
         protocol,
         peer,
-        inactive,
+        peering,
         description,
         spot,
     };

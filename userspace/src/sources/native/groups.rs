@@ -37,6 +37,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
         vpc: None,
         dialect: Dialect::Native,
         rules_known: true,
+        lacks: None,
         ingress,
         egress,
         spot: group.spot,
@@ -53,7 +54,7 @@ fn all_to_any(spot: Spot) -> Vec<RawRule> {
             number: 1,
             protocol,
             peer,
-            inactive: None,
+            peering: None,
             description: String::new(),
             spot,
         })
@@ -146,7 +147,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -
                     number,
                     protocol,
                     peer,
-                    inactive: None,
+                    peering: None,
                     description,
                     spot: *spot,
                 }

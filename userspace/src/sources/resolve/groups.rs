@@ -12,8 +12,9 @@ use super::super::raw::{AwsRule, Dialect, Object as _, Peering, RawEni, RawGroup
 use super::super::value::protocol_text;
 use super::ListUse;
 use super::names::{Found, Names};
+use super::pairing::pair;
 
-const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// All groups: those with a head, their rules joined with their ids; those that are only known by their rules; and those
 /// that are only known by the ENIs that have them.
@@ -32,10 +33,19 @@ pub(super) fn gather(
         by_group.entry(rule.group.clone()).or_default().push(rule);
     }
     for group in &mut groups {
-        if let Some(rules) = by_group.remove(&group.id) {
-            join(group, rules, report);
+        let rules = by_group.remove(&group.id);
+        match (group.lacks, rules) {
+            (Some(_), Some(rules)) => {
+                group.lacks = None;
+                for rule in rules {
+                    group.rules_mut(rule.direction).push(rule.rule);
+                }
+            }
+            (None, Some(rules)) => join(group, rules, report),
+            (_, None) => {}
         }
     }
+    refuse_heads(&groups, report);
     for id in order {
         if let Some(rules) = by_group.remove(&id) {
             groups.push(from_rules(id, rules));
@@ -44,6 +54,27 @@ pub(super) fn gather(
     name_by_enis(&mut groups, enis);
     only_on_enis(&mut groups, enis, report);
     groups
+}
+
+/// Groups without their rules would deny everything, and `explain` would say so of gates elsewhere. One error for all.
+fn refuse_heads(groups: &[RawGroup], report: &mut Report) {
+    let mut heads = groups
+        .iter()
+        .filter_map(|group| Some((group, group.lacks.filter(|_| !group.partial)?)));
+    let Some((first, lacks)) = heads.next() else {
+        return;
+    };
+    let more = match heads.count() {
+        0 => String::new(),
+        1 => String::from(", and neither has one other"),
+        more => format!(", and neither have {more} others"),
+    };
+    let message = format!(
+        "{} has no {lacks}{more}: the rules were left out of this output",
+        first.title()
+    );
+    let hint = "print it without `--query`, or add the output of `aws ec2 describe-security-group-rules`";
+    report.error(first.spot, message, hint);
 }
 
 /// Adds the groups that no file holds and some ENI has: rules that refer to such a group cover its members. One warning
@@ -74,6 +105,7 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Report
                         vpc: eni.vpc.clone(),
                         dialect: Dialect::Aws,
                         rules_known: false,
+                        lacks: None,
                         ingress: Vec::new(),
                         egress: Vec::new(),
                         spot: reference.spot,
@@ -105,24 +137,9 @@ fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Report) {
     let whole = !group.partial && !report.rules_lost;
     let hint = "print both again, one right after the other";
     let listed = rules.first().map(|rule| rule.rule.spot);
-    let mut positions: HashMap<(Direction, Protocol, RawPeer), Vec<usize>> = HashMap::new();
-    for direction in DIRECTIONS {
-        for (position, own) in group.rules_mut(direction).iter().enumerate().rev() {
-            let key = (direction, own.protocol, own.peer.clone());
-            positions.entry(key).or_default().push(position);
-        }
-    }
-    for rule in rules {
-        let key = (rule.direction, rule.rule.protocol, rule.rule.peer.clone());
-        let position = positions.get_mut(&key).and_then(Vec::pop);
-        let own = position.and_then(|position| group.rules_mut(rule.direction).get_mut(position));
-        if let Some(own) = own {
-            if own.description.is_empty() {
-                own.description = rule.rule.description;
-            }
-            own.inactive = own.inactive.take().or(rule.rule.inactive);
-            own.id = Some(rule.id);
-        } else if whole {
+    let unpaired = pair(group, rules);
+    if whole {
+        for rule in unpaired {
             let what = rule_text(rule.direction, &rule.rule);
             let place = report.place(group.spot);
             let message = format!("rule `{}` ({what}) is not in group `{}` at {place}", rule.id, group.id);
@@ -167,6 +184,7 @@ fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
         vpc: None,
         dialect: Dialect::Aws,
         rules_known: true,
+        lacks: None,
         ingress,
         egress,
         spot,
@@ -257,6 +275,7 @@ fn warn_unpeered(connections: &BTreeMap<Peering, (Spot, usize)>, report: &mut Re
             1 => String::from("the rule that refers to a group over it matches"),
             more => format!("the {more} rules that refer to a group over it match"),
         };
+        let status = status.as_deref().unwrap_or_default();
         let message = format!("{connection} is `{status}`, not `active`, so {rules} nothing");
         let hint = "remove what is no longer of use, or print the groups again once it is active";
         report.warn(*first, message, hint);
@@ -320,7 +339,7 @@ impl Resolver<'_> {
                 }
             }
             RawPeer::Itself => Peer::Group(crate::model::GroupIndex(position)),
-            RawPeer::Group(text) if rule.inactive.is_some() => self.unpeered(text, rule),
+            RawPeer::Group(text) if rule.inactive().is_some() => self.unpeered(text, rule),
             RawPeer::Group(text) => self.group(text, group.dialect, rule)?,
             RawPeer::PrefixList(text) => self.list(text, group.dialect, position, rule)?,
         };
@@ -345,7 +364,7 @@ impl Resolver<'_> {
 
     /// A group in a VPC that is not peered any more, or not yet.
     fn unpeered(&mut self, text: &str, rule: &RawRule) -> Peer {
-        if let Some(peering) = &rule.inactive {
+        if let Some(peering) = &rule.peering {
             let entry = self.unpeered.entry(peering.clone()).or_insert((rule.spot, 0));
             entry.1 += 1;
         }

@@ -5,6 +5,7 @@ mod groups;
 mod limits;
 mod names;
 mod owners;
+mod pairing;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
