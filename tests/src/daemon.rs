@@ -1,4 +1,5 @@
 //! A running `taskgate run`, as a user runs it: the real binary, a folder with configuration, signals.
+#![expect(unsafe_code, reason = "a child's death signal is set between fork and exec")]
 
 use std::{
     collections::BTreeMap,

@@ -11,6 +11,11 @@
 //! it goes when a test ends, however it ends. Tests of taskgate's parts have a [`sandbox`]; a [`scene`] is a packet's.
 //!
 //! Tests need root and the release binary. Without them they fail: a test that did not run has not passed.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the harness shows it under the test, and benchmarks and the demo are read"
+)]
 
 pub mod bench;
 pub mod capture;

@@ -1,4 +1,5 @@
 //! Network namespaces that belong to a test.
+#![expect(unsafe_code, reason = "a child enters a namespace between fork and exec")]
 
 use std::{
     fs::{self, File},

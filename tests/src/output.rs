@@ -136,7 +136,7 @@ mod tests {
     fn lines_are_kept_and_waited_for() -> Result<()> {
         let lines = Lines::of(&b"one\ntwo\nthree"[..]);
         let third = lines.wait(1, SHORT, |lines| {
-            Ok(lines.iter().find(|line| line.contains("hree")).cloned())
+            Ok(lines.iter().find(|line| line.ends_with("ree")).cloned())
         })?;
         assert_eq!(third, "three");
         lines.wait_end(SHORT)?;

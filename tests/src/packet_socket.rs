@@ -1,4 +1,5 @@
 //! Packet sockets: whole frames from and to a link (packet(7)).
+#![expect(unsafe_code, reason = "an address and options that nix does not have")]
 
 use std::{
     io,

@@ -23,7 +23,7 @@ fn one(config: Config) -> Config {
 }
 
 #[test]
-fn a_link_that_takes_anothers_name_and_number_unseen_is_gated() -> Result<()> {
+fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> {
     let lab = Lab::new()?;
     let config = lab.config().group("http", HTTP);
     let daemon = lab.start(&config.device_task("web-1", "tg-same", &[WEB], &["http"]))?;

@@ -1,4 +1,9 @@
 //! `cargo xtask`: what the project does to itself, one file for each command.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is for whoever typed the command"
+)]
 
 use std::process::ExitCode;
 

@@ -11,6 +11,14 @@ pub(crate) const BPF_LINKER: &str = "0.13.0";
 /// `cargo-fuzz` from crates.io, which [`NIGHTLY`] builds for; `libfuzzer-sys` is pinned in `tests/fuzz/Cargo.toml`.
 pub(crate) const CARGO_FUZZ: &str = "0.13.2";
 
+/// What `cargo xtask lint` runs, from crates.io: the crate, its version, the program.
+pub(crate) const CHECKERS: [(&str, &str, &str); 3] = [
+    ("cargo-deny", "0.20.2", "cargo-deny"),
+    // 1.12 and later want rustc 1.98.
+    ("cargo-shear", "1.11.0", "cargo-shear"),
+    ("typos-cli", "1.52.0", "typos"),
+];
+
 /// Debian's names of what `bpf-linker` is built against.
 pub(crate) const LINKER_PACKAGES: [&str; 5] = [
     "llvm-22-dev",

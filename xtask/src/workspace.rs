@@ -1,7 +1,7 @@
 //! Where things are in the checkout.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -21,12 +21,16 @@ pub(crate) fn tools() -> PathBuf {
 
 /// Makes a folder that has nothing in it.
 pub(crate) fn empty(folder: &Path) -> Result<()> {
-    let removed = if folder.exists() {
-        fs::remove_dir_all(folder)
-    } else {
-        Ok(())
-    };
-    removed
-        .and_then(|()| fs::create_dir_all(folder))
-        .with_context(|| format!("cannot empty `{}`", folder.display()))
+    remove(folder)?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))
+}
+
+/// Removes a folder with all that is in it, if it is there.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,5 +1,9 @@
 //! The programs. Allowed is `TC_ACT_UNSPEC`, so that programs behind the gate still run.
 #![expect(
+    unsafe_code,
+    reason = "helpers, maps and packet memory are the kernel's: nowhere else in the program"
+)]
+#![expect(
     clippy::needless_pass_by_value,
     reason = "the entry points get their context by value"
 )]

@@ -3,6 +3,7 @@
 //! A test run repeats one packet, and one test run for each packet would measure the way into the kernel. So a program of
 //! a few instructions goes before the one that is measured: it writes another peer into the packet and jumps on. The
 //! same goes before the empty program, so that its cost is in both figures and in no difference.
+#![expect(unsafe_code, reason = "bpf(2) for a program of a few instructions")]
 
 use std::{
     ffi::{c_int, c_long},

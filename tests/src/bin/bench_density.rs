@@ -1,4 +1,5 @@
 //! Measures many tasks on this machine. `cargo xtask bench density` builds it and runs it as root.
+#![expect(clippy::print_stderr, reason = "its output is its purpose")]
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
 //! Measures the data path on this machine. `cargo xtask bench path` builds it and runs it as root.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
 use std::{fs, path::PathBuf, process::ExitCode};
 

@@ -1,4 +1,5 @@
 //! Plays the demo. `cargo xtask demo` builds it and runs it as root.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
 use std::process::ExitCode;
 

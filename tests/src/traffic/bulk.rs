@@ -1,4 +1,5 @@
 //! A TCP connection that is kept busy one way.
+#![expect(unsafe_code, reason = "a socket option that nix does not have")]
 
 use std::{
     io::{Read as _, Write as _},

@@ -1,4 +1,5 @@
 //! Whole frames, sent as they are on a link: nothing between a test and the gate looks at them.
+#![expect(unsafe_code, reason = "a ring shared with the kernel")]
 
 use std::{
     num::NonZeroUsize,

@@ -1,4 +1,5 @@
 //! TCP.
+#![expect(unsafe_code, reason = "an address without a family, which nix does not have")]
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},

@@ -135,7 +135,7 @@ fn a_link_that_has_a_gate_keeps_it_for_the_next_owner() -> Result<()> {
 }
 
 #[test]
-fn a_link_that_took_anothers_number_has_no_gate_before_it_gets_one() -> Result<()> {
+fn a_link_that_took_the_number_of_another_has_no_gate_before_it_gets_one() -> Result<()> {
     let mut object = Object::load(&SMALL)?;
     for hook in hooks() {
         sandbox(async || {

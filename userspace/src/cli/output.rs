@@ -2,9 +2,11 @@
 
 use std::{
     fmt,
-    io::{self, ErrorKind, IsTerminal, Write as _},
+    io::{self, ErrorKind, Write},
 };
 
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::error::Error;
@@ -15,7 +17,18 @@ use crate::sources::Problem;
 /// # Errors
 /// [`Error::Output`].
 pub(super) fn data(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
+    write(io::stdout().lock(), text)
+}
+
+/// Writes data that has colours for a terminal, and for nobody else.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(super) fn styled(text: &str) -> Result<(), Error> {
+    write(AutoStream::auto(io::stdout().lock()), text)
+}
+
+fn write(mut out: impl Write, text: &str) -> Result<(), Error> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
@@ -72,45 +85,13 @@ pub(super) fn count(number: usize, thing: &str) -> String {
 }
 
 /// Whether what is written there has colours: a terminal shows them, and `NO_COLOR` does not forbid them.
-pub(super) fn has_colours(to: &impl IsTerminal) -> bool {
-    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !forbidden && to.is_terminal()
+pub(super) fn has_colours(to: &impl RawStream) -> bool {
+    AutoStream::choice(to) != ColorChoice::Never
 }
 
-/// Colours, where a terminal shows them and `NO_COLOR` does not forbid them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Palette {
-    on: bool,
-}
-
-impl Palette {
-    /// For standard output.
-    pub(super) fn stdout() -> Self {
-        Self {
-            on: has_colours(&io::stdout()),
-        }
-    }
-
-    /// A good answer.
-    pub(super) fn good(self, text: &str) -> String {
-        self.paint("32", text)
-    }
-
-    /// A bad one.
-    pub(super) fn bad(self, text: &str) -> String {
-        self.paint("31", text)
-    }
-
-    /// One that is neither.
-    pub(super) fn unsure(self, text: &str) -> String {
-        self.paint("33", text)
-    }
-
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.on {
-            format!("\u{1b}[{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
-    }
-}
+/// A good answer, for [`styled`].
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+/// A bad one.
+pub(super) const BAD: Style = AnsiColor::Red.on_default();
+/// One that is neither.
+pub(super) const UNSURE: Style = AnsiColor::Yellow.on_default();

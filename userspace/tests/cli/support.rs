@@ -37,6 +37,7 @@ impl Folder {
             "TASKGATE_LOG_LEVEL",
             "TASKGATE_LOG_FORMAT",
             "NO_COLOR",
+            "CLICOLOR_FORCE",
         ] {
             command.env_remove(name);
         }

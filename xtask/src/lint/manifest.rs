@@ -1,11 +1,12 @@
 //! Every member inherits what the workspace says once.
 //!
-//! cargo tells what a manifest comes to, not where it got it from, so this reads the lines of the manifest.
+//! cargo tells what a manifest comes to, not where it got it from, so this reads the manifest.
 
-use std::{fs, path::PathBuf};
+use std::{fs, iter, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+use toml::{Table, Value};
 
 use crate::exec;
 
@@ -30,7 +31,8 @@ pub(super) fn check() -> Result<()> {
     for Package { manifest_path } in packages {
         let path = manifest_path.display();
         let text = fs::read_to_string(&manifest_path).with_context(|| format!("cannot read `{path}`"))?;
-        found.extend(faults(&text).into_iter().map(|fault| format!("\n{path}: {fault}")));
+        let faults = faults(&text).with_context(|| format!("{path}"))?;
+        found.extend(faults.into_iter().map(|fault| format!("\n{path}: {fault}")));
     }
     if !found.is_empty() {
         bail!("not all is inherited{}", found.concat());
@@ -39,46 +41,39 @@ pub(super) fn check() -> Result<()> {
 }
 
 /// What a member's manifest says itself and should inherit.
-fn faults(manifest: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut inherited = Vec::new();
-    let (mut table, mut lints, mut reason) = ("", false, false);
-    let mut open = 0;
-    for line in manifest.lines().map(str::trim) {
-        // A list that goes on for lines says nothing about inheritance.
-        let continued = open > 0;
-        open += line.matches(['[', '{']).count();
-        open -= open.min(line.matches([']', '}']).count());
-        if continued {
-            continue;
+fn faults(manifest: &str) -> Result<Vec<String>> {
+    let tables: Table = manifest.parse().context("cannot read it")?;
+    let package = tables.get("package");
+    let excused = |key: &str| key == "license" && has_reason(manifest, key);
+    let own = INHERITED.iter().filter(|key| !inherits(package, key) && !excused(key));
+    let mut faults: Vec<_> = own.map(|key| format!("[package] `{key}` is its own")).collect();
+    let targets = tables.get("target").and_then(Value::as_table).into_iter().flatten();
+    let targets = targets.map(|(target, tables)| (format!("target.'{target}'."), tables.as_table()));
+    for (prefix, tables) in iter::once((String::new(), Some(&tables))).chain(targets) {
+        for kind in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let dependencies = tables.and_then(|tables| tables.get(kind));
+            let names = dependencies.and_then(Value::as_table).into_iter().flat_map(Table::keys);
+            let own = names.filter(|name| !inherits(dependencies, name));
+            faults.extend(own.map(|name| format!("[{prefix}{kind}] `{name}` has a version of its own")));
         }
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            table = name.trim_matches('[').trim_end_matches(']');
-        } else if let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
-            let (name, inherits) = match key.strip_suffix(".workspace") {
-                Some(name) => (name, value == "true"),
-                None => (key, value.contains("workspace = true")),
-            };
-            if table == "package" && (inherits || name == "license" && reason) {
-                inherited.push(name);
-            } else if table == "lints" && name == "workspace" && value == "true" {
-                lints = true;
-            } else if table.ends_with("dependencies") && !inherits {
-                faults.push(format!("[{table}] `{name}` has a version of its own"));
-            }
-        }
-        reason = line.starts_with('#');
     }
-    faults.extend(
-        INHERITED
-            .iter()
-            .filter(|key| !inherited.contains(key))
-            .map(|key| format!("[package] `{key}` is its own")),
-    );
-    if !lints {
+    if tables.get("lints").and_then(|lints| lints.get("workspace")) != Some(&Value::Boolean(true)) {
         faults.push("`[lints]` without `workspace = true`".to_owned());
     }
-    faults
+    Ok(faults)
+}
+
+fn inherits(table: Option<&Value>, key: &str) -> bool {
+    let value = table.and_then(|table| table.get(key)?.get("workspace"));
+    value.and_then(Value::as_bool) == Some(true)
+}
+
+/// Whether a comment stands above a key.
+fn has_reason(manifest: &str, key: &str) -> bool {
+    let pairs = manifest.lines().zip(manifest.lines().skip(1));
+    pairs
+        .into_iter()
+        .any(|(above, line)| above.starts_with('#') && line.starts_with(key))
 }
 
 #[cfg(test)]
@@ -113,7 +108,7 @@ workspace = true
 
     #[test]
     fn a_member_that_inherits_is_good() {
-        assert_eq!(faults(GOOD), Vec::<String>::new());
+        assert_eq!(faults(GOOD).expect("it is TOML"), [""; 0]);
     }
 
     #[test]
@@ -148,7 +143,8 @@ workspace = true
             ),
         ] {
             assert!(GOOD.contains(good), "{good}");
-            assert_eq!(faults(&GOOD.replace(good, bad)), [fault], "{bad}");
+            let found = faults(&GOOD.replace(good, bad)).expect("it is TOML");
+            assert_eq!(found, [fault], "{bad}");
         }
     }
 }

@@ -4,9 +4,11 @@ use anyhow::{Result, bail};
 
 use crate::{exec, setup};
 
+mod dependencies;
 mod kernel;
 mod manifest;
 mod source;
+mod type_names;
 
 /// Check format, lints and the rules of the house
 #[derive(clap::Args)]
@@ -19,7 +21,7 @@ struct Check {
     mend: &'static str,
 }
 
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 10] = [
     Check {
         name: "rustfmt",
         find: format,
@@ -45,11 +47,37 @@ const CHECKS: [Check; 5] = [
         find: source::check,
         mend: "split the file by subject",
     },
+    Check {
+        name: "names of types",
+        find: type_names::check,
+        mend: "give one of them the name of what it is in its own field",
+    },
+    Check {
+        name: "spelling",
+        find: spelling,
+        mend: "mend the word; one that is right goes into typos.toml, with the reason",
+    },
+    Check {
+        name: "dependencies",
+        find: dependencies::check,
+        mend: "take the version or crate that the rest takes; what has to be let through goes into deny.toml, with the reason",
+    },
+    Check {
+        name: "unused dependencies",
+        find: dependencies::unused,
+        mend: "take them out, or under `[dev-dependencies]`",
+    },
+    Check {
+        name: "advisories",
+        find: dependencies::advisories,
+        mend: "take a version without the hole; one that does not concern taskgate goes into deny.toml, with the reason",
+    },
 ];
 
 pub(crate) fn run(_: &Args) -> Result<()> {
     // clippy builds the kernel program too.
     setup::check()?;
+    setup::check_checkers()?;
     let mut failed = Vec::new();
     for Check { name, find, mend } in &CHECKS {
         eprintln!("lint: {name}");
@@ -75,6 +103,10 @@ fn format() -> Result<()> {
         exec::loud(exec::cargo().arg("fmt").args(arguments).args(["--", "--check"]))?;
     }
     Ok(())
+}
+
+fn spelling() -> Result<()> {
+    exec::loud(setup::checker("typos").args(["--format", "brief"]))
 }
 
 fn clippy() -> Result<()> {

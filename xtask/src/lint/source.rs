@@ -15,7 +15,7 @@ const MOST: usize = 500;
 pub(super) fn check() -> Result<()> {
     let root = workspace::root();
     let mut found = Vec::new();
-    for file in sources(&root)? {
+    for file in files(&root)? {
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
         let lines = text.lines().count();
         if lines > MOST {
@@ -30,7 +30,7 @@ pub(super) fn check() -> Result<()> {
 }
 
 /// All Rust files of the checkout, build outputs and hidden folders left out.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let context = || format!("cannot read the folder `{}`", folder.display());
     for entry in fs::read_dir(folder).with_context(context)? {
@@ -38,7 +38,7 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
         let (name, path) = (entry.file_name(), entry.path());
         if entry.file_type().with_context(context)?.is_dir() {
             if name != "target" && !name.to_string_lossy().starts_with('.') {
-                files.extend(sources(&path)?);
+                files.extend(self::files(&path)?);
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path);

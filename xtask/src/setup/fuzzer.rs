@@ -4,11 +4,11 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, bail};
 
-use super::{compiler, say};
-use crate::{exec, pins, workspace};
+use super::{compiler, crates, say};
+use crate::{exec, pins};
 
 fn path() -> PathBuf {
-    workspace::tools().join("bin/cargo-fuzz")
+    crates::path("cargo-fuzz")
 }
 
 /// Brings it, and the nightly that it drives, and gives a command that runs it.
@@ -22,12 +22,7 @@ pub(super) fn ensure() -> Result<Command> {
             "cargo-fuzz {}: built from crates.io into target/tools, takes a minute",
             pins::CARGO_FUZZ
         ));
-        let mut command = exec::cargo();
-        command.args(["install", "cargo-fuzz", "--version", pins::CARGO_FUZZ]);
-        command.args(["--locked", "--force", "--root"]);
-        command.arg(workspace::tools()).env_remove("CARGO_TARGET_DIR");
-        let advice = "see that crates.io can be reached, then run this again";
-        exec::advised(exec::quiet(&mut command, pins::PATIENCE), advice)?;
+        crates::run(&mut crates::install(&[("cargo-fuzz", pins::CARGO_FUZZ)]))?;
         if !ready() {
             bail!("`{}` was installed and does not start", path().display());
         }
@@ -42,6 +37,5 @@ pub(super) fn ensure() -> Result<Command> {
 }
 
 fn ready() -> bool {
-    let expected = format!("cargo-fuzz {}", pins::CARGO_FUZZ);
-    exec::stdout(Command::new(path()).arg("--version")).is_ok_and(|words| words.trim() == expected)
+    crates::is_version(&path(), "cargo-fuzz", pins::CARGO_FUZZ)
 }

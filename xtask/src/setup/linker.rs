@@ -4,18 +4,17 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Machine, apt, say};
+use super::{Machine, apt, crates, say};
 use crate::{exec, pins, workspace};
 
 const WHY: &str = "the kernel program's linker is built against it";
 
 fn path() -> PathBuf {
-    workspace::tools().join("bin/bpf-linker")
+    crates::path("bpf-linker")
 }
 
 /// Whether the linker is there, starts, and is the pinned version.
@@ -24,8 +23,7 @@ pub(super) fn ready() -> bool {
 }
 
 fn is_pinned(linker: &Path) -> bool {
-    let expected = format!("bpf-linker {}", pins::BPF_LINKER);
-    exec::stdout(Command::new(linker).arg("--version")).is_ok_and(|words| words.trim() == expected)
+    crates::is_version(linker, "bpf-linker", pins::BPF_LINKER)
 }
 
 /// The Debian packages that building it takes, with the reason; none when it is there.
@@ -63,30 +61,22 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
         "bpf-linker {}: built from crates.io into target/tools, takes a minute or two",
         pins::BPF_LINKER
     ));
-    // `--force`, because cargo's own list may name a binary that is gone or does not start.
-    let mut command = exec::cargo();
-    command.args([
-        "install",
-        "bpf-linker",
-        "--version",
-        pins::BPF_LINKER,
-        "--locked",
-        "--force",
-        "--root",
-    ]);
-    command.arg(workspace::tools()).env_remove("CARGO_TARGET_DIR");
-    let advice = if debian {
+    let mut command = crates::install(&[("bpf-linker", pins::BPF_LINKER)]);
+    let done = if debian {
         command
             .args(["--no-default-features", "--features"])
             .arg(format!("llvm-{}", pins::LLVM));
         command.env("LLVM_PREFIX", format!("/usr/lib/llvm-{}", pins::LLVM));
-        "see that crates.io can be reached, then run `cargo xtask setup` again"
+        crates::run(&mut command)
     } else {
-        "without apt it is built with its default features: your distribution has to provide the LLVM that it asks for \
-         above, with headers and `llvm-config`, and zlib, zstd and libxml2; a ready-made `bpf-linker` of this version in \
-         PATH does as well"
+        exec::advised(
+            exec::quiet(&mut command, pins::PATIENCE),
+            "without apt it is built with its default features: your distribution has to provide the LLVM that it asks \
+             for above, with headers and `llvm-config`, and zlib, zstd and libxml2; a ready-made `bpf-linker` of this \
+             version in PATH does as well",
+        )
     };
-    exec::advised(exec::quiet(&mut command, pins::PATIENCE), advice)?;
+    done?;
     machine.changed = true;
     if !ready() {
         bail!("`{}` was installed and does not start", path().display());

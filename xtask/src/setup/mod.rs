@@ -11,7 +11,9 @@ use crate::{exec, pins};
 
 pub(crate) mod apt;
 mod bpffs;
+mod checkers;
 mod compiler;
+mod crates;
 pub(crate) mod emulator;
 mod fuzzer;
 mod linker;
@@ -25,7 +27,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure(args.yes)
+    bring_all(args.yes, &[("the programs of `lint`", checkers::ensure)])
 }
 
 /// Says one line about the step that begins.
@@ -84,6 +86,10 @@ type Step = fn(&mut Machine) -> Result<()>;
 /// Brings everything that is missing, a line for each step. An error when a build is still not possible; what only running
 /// taskgate needs is named and left.
 pub(crate) fn ensure(yes: bool) -> Result<()> {
+    bring_all(yes, &[])
+}
+
+fn bring_all(yes: bool, more: &[(&str, Step)]) -> Result<()> {
     let mut machine = Machine::new(yes);
     let mut failures = Vec::new();
     let steps: [(&str, Step); 4] = [
@@ -92,7 +98,7 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
         ("the kernel program's compiler", compiler::ensure),
         ("the BPF file system", bpffs::ensure),
     ];
-    for (name, step) in steps {
+    for (name, step) in steps.iter().chain(more) {
         if let Err(error) = step(&mut machine) {
             failures.push(format!("{name}: {error:#}"));
         }
@@ -142,6 +148,19 @@ pub(crate) fn check() -> Result<()> {
         bail!("the tools for the kernel program are not there: run `cargo xtask setup` first");
     }
     Ok(())
+}
+
+/// Whether the programs that only `lint` runs are there, in one sentence.
+pub(crate) fn check_checkers() -> Result<()> {
+    if !checkers::ready() {
+        bail!("the programs that lint runs are not there: run `cargo xtask setup` first");
+    }
+    Ok(())
+}
+
+/// A program that only `lint` runs.
+pub(crate) fn checker(program: &str) -> Command {
+    checkers::command(program)
 }
 
 /// `cargo fuzz`, installed if it is not there.

@@ -47,7 +47,7 @@ pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
     }
     match args.output {
         Output::Json => output::json(&explanation)?,
-        Output::Text => output::data(&show::text(model, &question, &explanation, output::Palette::stdout()))?,
+        Output::Text => output::styled(&show::text(model, &question, &explanation))?,
     }
     Ok(match explanation.verdict {
         Verdict::Reject | Verdict::Unknown if args.fail_on_deny => Exit::No,

@@ -13,20 +13,20 @@ use super::{
 };
 use crate::{
     cli::{
-        output::{Palette, count},
+        output::{BAD, GOOD, UNSURE, count},
         words,
     },
     model::{Direction, Eni, Model},
 };
 
-/// The whole answer, lines ended.
-pub(super) fn text(model: &Model, question: &Question<'_>, explanation: &Explanation, palette: Palette) -> String {
+/// The whole answer, lines ended, in colours.
+pub(super) fn text(model: &Model, question: &Question<'_>, explanation: &Explanation) -> String {
     let Question { from, to, message } = question;
     let mut lines = vec![format!("{message} from {} to {}", end(from), end(to)), String::new()];
     for gate in &explanation.gates {
-        lines.push(gate_line(model, question, gate, palette));
+        lines.push(gate_line(model, question, gate));
     }
-    lines.push(conclusion(question, explanation, palette));
+    lines.push(conclusion(question, explanation));
     let mut remedies: Vec<Vec<String>> = Vec::new();
     for gate in &explanation.gates {
         let remedy = remedy(model, question, gate);
@@ -59,15 +59,16 @@ fn name(gate: &GateVerdict) -> &str {
     gate.task.as_deref().unwrap_or(&gate.eni)
 }
 
-fn paint(verdict: Verdict, palette: Palette) -> String {
-    match verdict {
-        Verdict::Accept => palette.good("ACCEPT"),
-        Verdict::Reject => palette.bad("REJECT"),
-        Verdict::Unknown => palette.unsure("UNKNOWN"),
-    }
+fn paint(verdict: Verdict) -> String {
+    let (style, word) = match verdict {
+        Verdict::Accept => (GOOD, "ACCEPT"),
+        Verdict::Reject => (BAD, "REJECT"),
+        Verdict::Unknown => (UNSURE, "UNKNOWN"),
+    };
+    format!("{style}{word}{style:#}")
 }
 
-fn gate_line(model: &Model, question: &Question<'_>, gate: &GateVerdict, palette: Palette) -> String {
+fn gate_line(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     let place = match (&gate.task, gate.here) {
         (Some(_), true) => format!("{}, here", gate.eni),
         (Some(_), false) => format!("{}, not gated here", gate.eni),
@@ -78,7 +79,7 @@ fn gate_line(model: &Model, question: &Question<'_>, gate: &GateVerdict, palette
         "{:<7} {} ({place}): {} {}",
         gate.direction.as_str(),
         name(gate),
-        paint(gate.verdict, palette),
+        paint(gate.verdict),
         why(model, question, gate),
     )
 }
@@ -156,7 +157,7 @@ fn allowing(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Strin
 }
 
 /// One line that sums the gates up.
-fn conclusion(question: &Question<'_>, explanation: &Explanation, palette: Palette) -> String {
+fn conclusion(question: &Question<'_>, explanation: &Explanation) -> String {
     let (from, to, message) = (question.from.name(), question.to.name(), question.message);
     let is = |direction| {
         let mut gates = explanation.gates.iter();
@@ -180,7 +181,7 @@ fn conclusion(question: &Question<'_>, explanation: &Explanation, palette: Palet
             format!("the files do not say whether {from} may send {message} to {to}, nor whether {to} would accept it")
         }
     };
-    format!("{}: {says}", paint(explanation.verdict, palette))
+    format!("{}: {says}", paint(explanation.verdict))
 }
 
 /// What to do about a denial for want of a rule, or about what is not known.

@@ -4,6 +4,10 @@
 //!
 //! Everything here is safe to call: what a map's keys and values are is compared with the Rust types once, when a
 //! [`Shared`] or a [`Hash`] is made of it.
+#![expect(
+    unsafe_code,
+    reason = "system calls and memory shared with the kernel: nowhere else in user space"
+)]
 
 mod attach;
 mod ethtool;

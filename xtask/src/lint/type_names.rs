@@ -1,0 +1,113 @@
+//! A public type's name stands for one thing in the whole workspace.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::source;
+use crate::workspace;
+
+/// Names that stand for several things today. A name that stands once is taken out here; none comes in.
+const TWICE: [&str; 24] = [
+    "Action",
+    "Allowed",
+    "Client",
+    "Count",
+    "Direction",
+    "Effort",
+    "Exchange",
+    "Family",
+    "Flow",
+    "Gate",
+    "Kind",
+    "Packet",
+    "Peer",
+    "Probe",
+    "Record",
+    "Seen",
+    "Shared",
+    "Stage",
+    "State",
+    "Status",
+    "Traffic",
+    "Uplink",
+    "Used",
+    "Way",
+];
+
+pub(super) fn check() -> Result<()> {
+    let root = workspace::root();
+    let mut places = BTreeMap::<String, BTreeSet<String>>::new();
+    for file in source::files(&root)? {
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        let place = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
+        for name in public_types(&text) {
+            places.entry(name.to_owned()).or_default().insert(place.clone());
+        }
+    }
+    let faults = faults(&places, &TWICE);
+    if !faults.is_empty() {
+        bail!("one name, several types\n{}", faults.join("\n"));
+    }
+    Ok(())
+}
+
+/// What is wrong with names, each in the files that define it, where `allowed` may stand in several.
+fn faults(places: &BTreeMap<String, BTreeSet<String>>, allowed: &[&str]) -> Vec<String> {
+    let is_twice = |name: &str| places.get(name).is_some_and(|files| files.len() > 1);
+    let twice = places
+        .iter()
+        .filter(|(name, _)| is_twice(name) && !allowed.contains(&name.as_str()));
+    let twice = twice.map(|(name, files)| {
+        let files: Vec<_> = files.iter().map(String::as_str).collect();
+        format!("`{name}` is public in {}", files.join(", "))
+    });
+    let needless = allowed.iter().filter(|name| !is_twice(name));
+    let needless = needless.map(|name| format!("`{name}` stands once now: take it out of the list in this check"));
+    twice.chain(needless).collect()
+}
+
+/// The names of the types that a file makes public to other crates, or would if its module were.
+fn public_types(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let item = line.trim_start().strip_prefix("pub ")?;
+        let item = item.strip_prefix("unsafe ").unwrap_or(item);
+        let (kind, name) = item.split_once(' ')?;
+        let is_type = matches!(kind, "struct" | "enum" | "union" | "trait" | "type");
+        let end = name
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(name.len());
+        is_type.then_some(&name[..end])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_types_are_found() {
+        let text = "pub struct A;\n    pub enum B<T> {\npub trait C: D {\npub type E = F;\npub unsafe trait G {\n\
+                    struct H;\npub(crate) struct I;\npub fn j() {}\n// pub struct K;\n";
+        assert_eq!(public_types(text).collect::<Vec<_>>(), ["A", "B", "C", "E", "G"]);
+    }
+
+    #[test]
+    fn the_list_only_shrinks() {
+        let places = [("A", &["a.rs", "b.rs"][..]), ("B", &["a.rs", "c.rs"]), ("C", &["c.rs"])];
+        let places = places.map(|(name, files)| (name.to_owned(), files.iter().map(|&file| file.to_owned()).collect()));
+        let places = BTreeMap::from(places);
+        assert_eq!(faults(&places, &["A", "B"]), [""; 0]);
+        assert_eq!(
+            faults(&places, &["A", "C", "D"]),
+            [
+                "`B` is public in a.rs, c.rs",
+                "`C` stands once now: take it out of the list in this check",
+                "`D` stands once now: take it out of the list in this check",
+            ]
+        );
+    }
+}

@@ -1,0 +1,48 @@
+//! Programs that are built from crates.io into `target/tools`, at a pinned version.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+
+use crate::{exec, pins, workspace};
+
+/// Whether a program is there, starts, and calls itself by this name and version.
+pub(super) fn is_version(program: &Path, name: &str, version: &str) -> bool {
+    let expected = format!("{name} {version}");
+    exec::stdout(Command::new(program).arg("--version")).is_ok_and(|words| words.trim() == expected)
+}
+
+/// Whether a program starts, and is the one that this version of a crate brought: not all know their version.
+pub(super) fn is_installed(program: &str, name: &str, version: &str) -> bool {
+    let list = fs::read_to_string(workspace::tools().join(".crates.toml")).unwrap_or_default();
+    list.contains(&format!("\"{name} {version} ("))
+        && exec::stdout(Command::new(path(program)).arg("--version")).is_ok()
+}
+
+/// Where a program is that was installed.
+pub(super) fn path(program: &str) -> PathBuf {
+    workspace::tools().join("bin").join(program)
+}
+
+/// The command that installs crates, names and versions, for [`run`].
+pub(super) fn install(crates: &[(&str, &str)]) -> Command {
+    let mut command = exec::cargo();
+    command.arg("install");
+    command.args(crates.iter().map(|(name, version)| format!("{name}@{version}")));
+    // `--force`, because cargo's own list may name a binary that is gone or does not start.
+    command.args(["--locked", "--force", "--root"]);
+    command.arg(workspace::tools()).env_remove("CARGO_TARGET_DIR");
+    command
+}
+
+/// Runs what [`install`] gave.
+pub(super) fn run(install: &mut Command) -> Result<()> {
+    exec::advised(
+        exec::quiet(install, pins::PATIENCE),
+        "see that crates.io can be reached, then run this again",
+    )
+}
