@@ -9,7 +9,10 @@ use crate::{pins, workspace};
 
 /// One of them, to be run in the workspace's root.
 pub(super) fn command(program: &str) -> Command {
-    let mut command = Command::new(crates::path(program));
+    let pin = pins::CHECKERS.into_iter().find(|(.., name)| *name == program);
+    let path = pin.and_then(|(krate, version, _)| crates::installed(program, krate, version));
+    // [`ready`] said before that it is there.
+    let mut command = Command::new(path.unwrap_or_else(|| crates::path(program)));
     command.current_dir(workspace::root());
     command
 }
@@ -23,7 +26,7 @@ pub(super) fn ready() -> bool {
 fn missing() -> Vec<(&'static str, &'static str)> {
     pins::CHECKERS
         .into_iter()
-        .filter(|(krate, version, program)| !crates::is_installed(program, krate, version))
+        .filter(|(krate, version, program)| crates::installed(program, krate, version).is_none())
         .map(|(krate, version, _)| (krate, version))
         .collect()
 }

@@ -1,7 +1,7 @@
 //! Programs that are built from crates.io into `target/tools`, at a pinned version.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -16,11 +16,19 @@ pub(super) fn is_version(program: &Path, name: &str, version: &str) -> bool {
     exec::stdout(Command::new(program).arg("--version")).is_ok_and(|words| words.trim() == expected)
 }
 
-/// Whether a program starts, and is the one that this version of a crate brought: not all know their version.
-pub(super) fn is_installed(program: &str, name: &str, version: &str) -> bool {
-    let list = fs::read_to_string(workspace::tools().join(".crates.toml")).unwrap_or_default();
-    list.contains(&format!("\"{name} {version} ("))
-        && exec::stdout(Command::new(path(program)).arg("--version")).is_ok()
+/// Where a program is that this version of a crate brought, and that starts: built here, or by whoever has it for all
+/// checkouts. Not every program knows its version, so cargo's list tells.
+pub(super) fn installed(program: &str, name: &str, version: &str) -> Option<PathBuf> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let folders = [Some(workspace::tools()), home].into_iter().flatten();
+    folders
+        .filter(|folder| {
+            let list = fs::read_to_string(folder.join(".crates.toml")).unwrap_or_default();
+            list.contains(&format!("\"{name} {version} ("))
+        })
+        .map(|folder| folder.join("bin").join(program))
+        .find(|path| exec::stdout(Command::new(path).arg("--version")).is_ok())
 }
 
 /// Where a program is that was installed.
