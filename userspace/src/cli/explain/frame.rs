@@ -2,8 +2,10 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
 };
+
+use etherparse::{IpNumber, PacketBuilder};
 
 use crate::model::protocol_text;
 
@@ -53,26 +55,6 @@ impl Message {
             Self::Other(number) => number,
         }
     }
-
-    /// The transport header, and nothing behind it that anybody judges by: checksums are 0.
-    fn bytes(self) -> Vec<u8> {
-        match self {
-            Self::Tcp { source, port } => {
-                const DATA_OFFSET: u8 = 5 << 4;
-                const SYN: u8 = 2;
-                const WINDOW: [u8; 2] = [0xff, 0xff];
-                let mut header = [source.to_be_bytes(), port.to_be_bytes()].concat();
-                header.extend([0; 8]);
-                header.extend([DATA_OFFSET, SYN]);
-                header.extend(WINDOW);
-                header.extend([0; 4]);
-                header
-            }
-            Self::Udp { source, port } => [source.to_be_bytes(), port.to_be_bytes(), [0, 8], [0, 0]].concat(),
-            Self::Icmp { kind, code } | Self::Icmpv6 { kind, code } => vec![kind, code, 0, 0, 0, 1, 0, 1],
-            Self::Other(_) => vec![0; 8],
-        }
-    }
 }
 
 impl fmt::Display for Message {
@@ -89,63 +71,28 @@ impl fmt::Display for Message {
 
 /// An Ethernet frame with the packet. The addresses are of one family; if they are not, both are taken as IPv6.
 pub(super) fn frame(source: IpAddr, destination: IpAddr, message: Message) -> Vec<u8> {
+    const HOP_LIMIT: u8 = 64;
+    const WINDOW: u16 = u16::MAX;
     // Locally administered addresses: no gate looks at them.
-    const MACS: [u8; 12] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
-    let payload = message.bytes();
-    let mut frame = MACS.to_vec();
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            frame.extend([0x08, 0x00]);
-            frame.extend(ipv4_header(
-                source,
-                destination,
-                message.protocol(),
-                payload.len() as u16,
-            ));
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let builder = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => builder.ipv4(source.octets(), destination.octets(), HOP_LIMIT),
+        (source, destination) => builder.ipv6(in_v6(source).octets(), in_v6(destination).octets(), HOP_LIMIT),
+    };
+    let number = IpNumber(message.protocol());
+    let mut frame = Vec::new();
+    match message {
+        Message::Tcp { source, port } => builder.tcp(source, port, 0, WINDOW).syn().write(&mut frame, &[]),
+        Message::Udp { source, port } => builder.udp(source, port).write(&mut frame, &[]),
+        // Behind type and code an identifier and a sequence number, or what other messages have there.
+        Message::Icmp { kind, code } | Message::Icmpv6 { kind, code } => {
+            builder.write(&mut frame, number, &[kind, code, 0, 0, 0, 1, 0, 1])
         }
-        (source, destination) => {
-            frame.extend([0x86, 0xdd]);
-            let [source, destination] = [source, destination].map(in_v6);
-            frame.extend(ipv6_header(
-                source,
-                destination,
-                message.protocol(),
-                payload.len() as u16,
-            ));
-        }
+        Message::Other(_) => builder.write(&mut frame, number, &[0; 8]),
     }
-    frame.extend(payload);
+    // A vector takes what is written to it, and none of this is too long for its length fields.
+    .ok();
     frame
-}
-
-const HOP_LIMIT: u8 = 64;
-
-fn ipv4_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: u16) -> Vec<u8> {
-    const VERSION_AND_LENGTH: u8 = 0x45;
-    const HEADER: u16 = 20;
-    let mut header = vec![VERSION_AND_LENGTH, 0];
-    header.extend((HEADER + payload).to_be_bytes());
-    header.extend([0, 0, 0, 0, HOP_LIMIT, protocol, 0, 0]);
-    header.extend(source.octets());
-    header.extend(destination.octets());
-    let sum: u32 = header
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
-    header
-}
-
-fn ipv6_header(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, payload: u16) -> Vec<u8> {
-    const VERSION: [u8; 4] = [0x60, 0, 0, 0];
-    let mut header = VERSION.to_vec();
-    header.extend(payload.to_be_bytes());
-    header.extend([protocol, HOP_LIMIT]);
-    header.extend(source.octets());
-    header.extend(destination.octets());
-    header
 }
 
 fn in_v6(address: IpAddr) -> Ipv6Addr {
@@ -161,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// What another parser makes of a frame: the addresses, and the transport header as [`Message`] has it.
+    /// What the parser of the same library makes of a frame: the addresses, and the transport header as [`Message`] has it.
     fn read(bytes: &[u8]) -> (IpAddr, IpAddr, Message) {
         let packet = SlicedPacket::from_ethernet(bytes).unwrap();
         let (source, destination, number): (IpAddr, IpAddr, _) = match packet.net.unwrap() {
@@ -204,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn another_parser_reads_what_was_written() {
+    fn what_was_asked_is_in_the_frame() {
         let v4: [IpAddr; 2] = ["10.0.1.15".parse().unwrap(), "203.0.113.9".parse().unwrap()];
         let v6: [IpAddr; 2] = ["2001:db8::15".parse().unwrap(), "2001:db8:ffff::9".parse().unwrap()];
         let tcp = Message::Tcp {
