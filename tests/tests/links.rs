@@ -1,6 +1,6 @@
 //! Links and addresses that change under a running taskgate.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, thread, time::Duration};
 
 use anyhow::Result;
 use nix::{net::if_::if_nametoindex, sys::signal::Signal};
@@ -49,6 +49,26 @@ fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> 
     assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
     assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
     daemon.stop()?;
+    Ok(())
+}
+
+/// Putting up a gate takes up to a tenth of a second, in which the link may go: that is no error, and nothing is open.
+#[test]
+fn a_link_that_goes_while_it_is_gated_is_no_error() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = lab.config().group("http", HTTP);
+    let daemon = lab.start(&config.device_task("web-1", "tg-brief", &[WEB], &["http"]))?;
+    for round in 0..20 {
+        lab.host.ip("link add tg-brief type veth peer name brief
+                     link set tg-brief up")?;
+        thread::sleep(Duration::from_millis(5 * round));
+        lab.host.ip("link delete tg-brief")?;
+    }
+    let _last = lab.device("tg-brief", &[WEB], true)?;
+    await_gates(&lab.host, "tg-brief")?;
+    let stopped = daemon.stop()?;
+    let wrong: Vec<_> = stopped.messages.iter().filter(|line| line.contains("ERROR")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
     Ok(())
 }
 

@@ -184,6 +184,57 @@ fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
     Ok(())
 }
 
+/// Neither what is in such a file nor the file itself is taskgate's.
+#[test]
+fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
+    let lab = Lab::new()?;
+    let config = config(&lab)
+        .task("empty", &["10.88.0.11"], &["http"])
+        .task("dangling", &["10.88.0.12"], &["http"])
+        .task("socket", &["10.88.0.13"], &["http"])
+        .task("good", &["10.88.0.14"], &["http"]);
+    let paths = ["web-1", "empty", "dangling", "socket"].map(|task| names::namespace_file(&config.namespace(task)));
+    let [full, empty, dangling, socket] = &paths;
+    std::fs::create_dir_all("/run/netns")?;
+    std::fs::write(full, "somebody's")?;
+    std::fs::write(empty, "")?;
+    symlink("/run/netns/nowhere", dangling)?;
+    let _socket = std::os::unix::net::UnixListener::bind(socket)?;
+    let left = || -> Result<_> {
+        let inodes: Result<Vec<u64>> = paths
+            .iter()
+            .map(|path| Ok(std::fs::symlink_metadata(path)?.ino()))
+            .collect();
+        Ok((inodes?, std::fs::read_to_string(full)?, std::fs::read_to_string(empty)?))
+    };
+    let before = left()?;
+    let mut daemon = lab.start(&config)?;
+    let ordinary = "is an ordinary file, with no network namespace on it: take it away, or name another";
+    for (task, what) in [
+        ("web-1", ordinary),
+        ("empty", ordinary),
+        (
+            "dangling",
+            "is a symbolic link that leads to no network namespace: take it away",
+        ),
+        ("socket", "is a pipe, a socket or a device: take it away"),
+    ] {
+        let said = daemon.messages();
+        let told = |line: &&String| line.contains(&format!("task `{task}`")) && line.contains(what);
+        // Once for each.
+        assert_eq!(said.iter().filter(told).count(), 1, "{task}: {said:?}");
+    }
+    assert_eq!(lab.task("good")?.links()?, ["eth0", "lo"]);
+    assert_eq!(left()?, before);
+    daemon.apply(&config)?;
+    daemon.stop_unhealthy()?;
+    assert_eq!(left()?, before);
+    for path in &paths {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
 /// A pipe is no namespace, and nobody waits for its other end.
 #[test]
 fn a_pipe_with_a_tasks_name_fails_that_task_alone() -> Result<()> {
@@ -191,7 +242,9 @@ fn a_pipe_with_a_tasks_name_fails_that_task_alone() -> Result<()> {
     let config = config(&lab).task("web-2", &["10.88.0.11"], &["http"]);
     let path = names::namespace_file(&config.namespace("web-1"));
     std::fs::create_dir_all("/run/netns")?;
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR)?;
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+    // `ip` opens whatever is in that folder, and would wait for the other end.
+    let _other_end = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
     let daemon = lab.start(&config)?;
     let other = lab.task("web-2")?;
     assert_eq!(other.links()?, ["eth0", "lo"]);

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -80,6 +81,45 @@ fn a_reload_that_is_asked_for_while_the_first_configuration_is_read_does_not_end
     daemon.await_message("gates are up: 1 task gated")?;
     daemon.stop()?;
     Ok(())
+}
+
+/// The verifier gives up when a signal is pending, and each SIGHUP asks for the files to be read again.
+#[test]
+fn a_storm_of_signals_ends_neither_the_start_nor_a_reload() -> Result<()> {
+    let lab = Lab::new()?;
+    let _task = lab.device("tg-web", &[WEB], true)?;
+    let daemon = lab.begin(&one(&lab), Some(1))?;
+    let pid = daemon.pid()?;
+    // Until it has them registered, some of these signals end a process.
+    until("it hears signals", || hears(pid, Signal::SIGTERM))?;
+    let over = AtomicBool::new(false);
+    let process = Pid::from_raw(i32::try_from(pid)?);
+    thread::scope(|scope| {
+        let storm = scope.spawn(|| {
+            let signals = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGCHLD, Signal::SIGWINCH];
+            for signal in signals.into_iter().cycle() {
+                if over.load(Ordering::Relaxed) || kill(process, signal).is_err() {
+                    break;
+                }
+            }
+        });
+        let came_up = daemon
+            .await_message("gates are up: 1 task gated")
+            .and_then(|()| daemon.await_message(RELOADED));
+        over.store(true, Ordering::Relaxed);
+        ensure!(storm.join().is_ok(), "the storm broke off");
+        came_up
+    })?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Whether a process has a handler for a signal.
+fn hears(pid: u32, signal: Signal) -> Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
+    let caught = u64::from_str_radix(caught.context("the kernel does not tell of signals")?, 16)?;
+    Ok(caught >> (signal as i32 - 1) & 1 == 1)
 }
 
 #[test]

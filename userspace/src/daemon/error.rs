@@ -130,6 +130,8 @@ pub enum LinkLeft {
     Open,
     /// It is as it was.
     NotTouched,
+    /// It is not there any more.
+    Gone,
 }
 
 impl fmt::Display for LinkLeft {
@@ -137,7 +139,7 @@ impl fmt::Display for LinkLeft {
         f.write_str(match self {
             Self::Closed => ", and passes nothing",
             Self::Open => ", and its link is open: nothing filters it",
-            Self::NotTouched => "",
+            Self::NotTouched | Self::Gone => "",
         })
     }
 }

@@ -14,18 +14,18 @@ mod host;
 mod image;
 mod instance;
 mod opened;
+mod reading;
 mod records;
 mod shares;
 mod sizes;
 mod uplink;
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use log::LevelFilter;
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
     time::{Instant, sleep_until},
 };
 use tracing::{error, info, warn};
@@ -39,12 +39,13 @@ use crate::{
     dataplane::{
         load::LoadOptions, namespace_watch::NamespaceWatch, netlink::Netlink, object::Object, raw, tables::KernelTables,
     },
-    sources::{self, Loaded},
+    sources::Loaded,
 };
 use apply::Daemon;
 use guard::Notice;
 use host::HostWatch;
 use instance::Instance;
+use reading::{Again, Reading};
 
 /// What `taskgate run` is told.
 #[derive(Clone, Debug)]
@@ -78,13 +79,17 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
 async fn start(options: &RunOptions) -> Result<(), RunError> {
     // Before anything takes its time: from here on no signal ends the process but as it says here.
     let mut signals = Signals::register()?;
-    let mut reading = read(options)?;
-    let loaded = loop {
+    // Every socket and file from here on counts.
+    raw::lift_open_files_limit();
+    let mut reading = Reading::begin(options)?;
+    let (loaded, again) = loop {
         tokio::select! {
-            loaded = &mut reading => break finished(loaded)?,
+            loaded = reading.done() => match reading.begin_again(options)? {
+                Again::Now => {}
+                again => break (loaded?, again),
+            },
             asked = signals.next() => match asked {
-                // What is read now may be older than the signal.
-                Asked::Reload => reading = read(options)?,
+                Asked::Reload => reading.ask_again(),
                 Asked::Counters => info!("SIGUSR1: nothing is gated yet"),
                 Asked::End(name) => {
                     info!("{name}: ending before anything was gated");
@@ -94,43 +99,20 @@ async fn start(options: &RunOptions) -> Result<(), RunError> {
         }
     };
     let _instance = Instance::claim(&options.instance)?;
-    raw::lift_open_files_limit();
-    Box::pin(hold(options, loaded, signals)).await
-}
-
-type Reading = oneshot::Receiver<Result<Loaded, RunError>>;
-
-/// Reads the configuration, on a thread of its own. It is left alone when nobody waits for it any more.
-fn read(options: &RunOptions) -> Result<Reading, RunError> {
-    let (done, reading) = oneshot::channel();
-    let options = options.clone();
-    let read = move || {
-        // Nobody may be interested any more.
-        let _told = done.send(load(&options));
+    let reading = match again {
+        Again::Afterwards => Some(Reading::begin(options)?),
+        Again::No | Again::Now => None,
     };
-    let thread = thread::Builder::new().name("config".to_owned()).spawn(read);
-    thread.map(|_| reading).map_err(RunError::Runtime)
+    Box::pin(hold(options, loaded, reading, signals)).await
 }
 
-fn finished(read: Result<Result<Loaded, RunError>, oneshot::error::RecvError>) -> Result<Loaded, RunError> {
-    read.unwrap_or_else(|error| Err(RunError::Runtime(std::io::Error::other(error))))
-}
-
-/// Reads the configuration and logs what deserves a look.
-fn load(options: &RunOptions) -> Result<Loaded, RunError> {
-    let mut loaded = sources::load(&options.config)?;
-    if let Some(interval) = options.interval {
-        for log in &mut loaded.model.flow_logs {
-            log.interval = interval;
-        }
-    }
-    for warning in &loaded.warnings {
-        warn!("{warning}");
-    }
-    Ok(loaded)
-}
-
-async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Result<(), RunError> {
+/// Holds the gates of what was loaded. `reading`: the configuration that comes after it, if one was asked for.
+async fn hold(
+    options: &RunOptions,
+    loaded: Loaded,
+    mut reading: Option<Reading>,
+    mut signals: Signals,
+) -> Result<(), RunError> {
     let compiled = apply::compile_alone(&loaded.model)?;
     let mut object = Object::load(&LoadOptions {
         conns: loaded.model.settings.connections.total,
@@ -169,7 +151,6 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
     host.tell(daemon.model()).await;
 
     let mut room = Instant::now() + sizes::ROOM_EVERY;
-    let mut reading: Option<Reading> = None;
     let ended = loop {
         let window_ends = Instant::now() + daemon.window_left();
         tokio::select! {
@@ -194,18 +175,21 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
                 room = Instant::now() + sizes::ROOM_EVERY;
             }
             loaded = pending(&mut reading) => {
+                let again = reading.as_mut().map_or(Ok(Again::No), |reading| reading.begin_again(options));
+                if matches!(again, Ok(Again::Now)) {
+                    continue;
+                }
                 reading = None;
-                if let Err(error) = reload(finished(loaded), &mut daemon).await {
+                if let Err(error) = reload(loaded, &mut daemon).await {
                     break Err(error);
                 }
                 host.tell(daemon.model()).await;
+                if !matches!(again, Ok(Again::No)) {
+                    log_refused(ask_to_read(&mut reading, options));
+                }
             }
             asked = signals.next() => match asked {
-                // What is being read may be older than the signal.
-                Asked::Reload => match read(options) {
-                    Ok(begun) => reading = Some(begun),
-                    Err(error) => error!("reload refused: {}", error::chain(&error)),
-                },
+                Asked::Reload => log_refused(ask_to_read(&mut reading, options)),
                 Asked::Counters => daemon.write_counters(options.counters.unwrap_or_default()),
                 Asked::End(name) => {
                     info!("{name}: ending");
@@ -222,10 +206,25 @@ async fn hold(options: &RunOptions, loaded: Loaded, mut signals: Signals) -> Res
 }
 
 /// What is read, if something is.
-async fn pending(reading: &mut Option<Reading>) -> Result<Result<Loaded, RunError>, oneshot::error::RecvError> {
+async fn pending(reading: &mut Option<Reading>) -> Result<Loaded, RunError> {
     match reading {
-        Some(reading) => reading.await,
+        Some(reading) => reading.done().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Has the files read; what is being read may be older than that.
+fn ask_to_read(reading: &mut Option<Reading>, options: &RunOptions) -> Result<(), RunError> {
+    match reading {
+        Some(reading) => reading.ask_again(),
+        None => *reading = Some(Reading::begin(options)?),
+    }
+    Ok(())
+}
+
+fn log_refused(asked: Result<(), RunError>) {
+    if let Err(error) = asked {
+        error!("reload refused: {}", error::chain(&error));
     }
 }
 

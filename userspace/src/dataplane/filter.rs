@@ -65,7 +65,7 @@ impl FilterPlace {
     }
 
     /// Puts a program there, in place of the one that is, in one step.
-    pub(super) fn put(self, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    pub(super) fn put(self, rtnl: &mut Rtnl, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         let number = |kind, value: u32| TcOption::Other(DefaultNla::new(kind, value.to_ne_bytes().to_vec()));
         let name = CString::new(name).map_err(io::Error::other)?;
         let mut message = self.message();
@@ -74,7 +74,7 @@ impl FilterPlace {
             TcOption::Other(DefaultNla::new(TCA_BPF_NAME, name.into_bytes_with_nul())),
             number(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT),
         ]));
-        Rtnl::open()?.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE)
+        rtnl.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE)
     }
 
     /// Removes it. Nothing to do where it is not there.
@@ -124,9 +124,9 @@ fn clsact(ifindex: u32) -> TcMessage {
 }
 
 /// Gives a link a clsact queueing discipline. Whether it had none.
-pub(super) fn add_clsact(ifindex: u32) -> io::Result<bool> {
+pub(super) fn add_clsact(rtnl: &mut Rtnl, ifindex: u32) -> io::Result<bool> {
     let request = RouteNetlinkMessage::NewQueueDiscipline(clsact(ifindex));
-    match Rtnl::open()?.change(request, NLM_F_CREATE | NLM_F_EXCL) {
+    match rtnl.change(request, NLM_F_CREATE | NLM_F_EXCL) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
         Err(error) => Err(error),

@@ -16,6 +16,7 @@ pub mod object;
 pub mod other_gates;
 pub mod raw;
 mod rtnl;
+mod signals;
 pub mod sk_buff;
 pub mod sysctl;
 pub mod tables;

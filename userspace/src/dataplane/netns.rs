@@ -83,7 +83,10 @@ impl Namespace {
             .custom_flags(libc::O_NONBLOCK)
             .open(Self::path(name));
         let file = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // A socket cannot be opened, and is no namespace.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENXIO) => {
+                return Ok(None);
+            }
             file => file.map_err(refused())?,
         };
         // The file without a namespace on it is what is left of an attempt that was killed.
@@ -98,10 +101,11 @@ impl Namespace {
         Ok(Some(Self { name, file }))
     }
 
-    /// Makes a namespace, which must not be there. Nobody can see it before `prepare` is done with it.
+    /// Makes a namespace. Nobody can see it before `prepare` is done with it. Whatever has its name already stays as it is,
+    /// and is an error.
     pub async fn make(name: &str, prepare: impl AsyncFnOnce(&Self) -> Result<(), Refused>) -> Result<Self, Refused> {
         let refused = || Refused::of("make namespace", name);
-        check(name).map_err(refused())?;
+        check(name).and_then(|()| vacant(name)).map_err(refused())?;
         let file = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
@@ -124,11 +128,9 @@ impl Namespace {
         options
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
+            // What is there is another's, a link that leads nowhere too.
+            .create_new(true)
             .mode(0o444)
-            // A link that leads nowhere is not made to lead somewhere.
-            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)?;
         let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let mounted = mount(Some(&*source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
@@ -218,6 +220,26 @@ fn check(name: &str) -> io::Result<()> {
         let why = "a namespace's name has 1 to 255 bytes, none of them `/`, and is not `.` or `..`";
         Err(io::Error::new(io::ErrorKind::InvalidInput, why))
     }
+}
+
+/// A name must not be that of a file that is no network namespace.
+fn vacant(name: &str) -> io::Result<()> {
+    let path = Namespace::path(name);
+    let kind = match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata?.file_type(),
+    };
+    let what = match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_symlink() => "a symbolic link that leads to no network namespace",
+        () if kind.is_file() => "an ordinary file, with no network namespace on it",
+        () => "a pipe, a socket or a device",
+    };
+    let why = format!(
+        "`{}` is {what}: take it away, or name another namespace for the task",
+        path.display()
+    );
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
 }
 
 /// Makes the folder, and lets mounts in it reach other mount namespaces: so does `ip netns`.

@@ -19,6 +19,7 @@ use super::{
     gate::GatePrograms,
     load::{LoadError, LoadOptions, Shape},
     raw::{self, Packet, Ran, Shared},
+    signals::SignalsHeld,
     sk_buff::{self, Look, Sight, Unseen},
 };
 
@@ -59,6 +60,7 @@ impl Object {
             return Err(LoadError::NotBuilt);
         }
         options.check()?;
+        let _held = SignalsHeld::new();
         raw::lift_memory_lock_limit();
         let (looks, unseen) = match sk_buff::looks(options.sight) {
             Ok(looks) => (looks, Unseen::Refused),
@@ -125,6 +127,7 @@ impl Object {
         if let Some(loaded) = self.early {
             return Ok(loaded);
         }
+        let _held = SignalsHeld::new();
         let Some(Program::Xdp(xdp)) = self.ebpf.program_mut(program) else {
             return Err(missing("program", program));
         };
@@ -229,7 +232,7 @@ impl Object {
 }
 
 /// Has a program verified and loaded. A signal that is pending stops the verifier (EAGAIN, Linux 5.0 on, commit
-/// c3494801cd17): then it is asked again, as libbpf does.
+/// c3494801cd17). Few are left where [`SignalsHeld`] is (SIGSTOP, a debugger): then it is asked again, as libbpf does.
 fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     const TRIES: u32 = 5;
     let mut tried = 1;

@@ -123,6 +123,7 @@ impl LinkGuard {
         let wake = Arc::new(wake);
         let (commands, receiver) = mpsc::channel();
         let (notices, notified) = unbounded_channel();
+        programs.reserve().map_err(RunError::Guard)?;
         let links = Links::new(programs, image, LinkWatch::new()?, notices.clone());
         let guard = Guard {
             links,

@@ -1,7 +1,7 @@
 //! What a killed run left behind. Its gates may have gone with it, so what it made must not stay. What it made is what the
 //! list says, and nothing that a link or a namespace says of itself.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use super::{
     EniError, EniSpec, alias,
@@ -132,7 +132,7 @@ fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Remo
         }
         Some(_) => Removed::WasGone,
         None => {
-            remove_placeholder(&record.namespace);
+            remove_placeholder(list, &record.namespace);
             Removed::WasGone
         }
     };
@@ -140,11 +140,16 @@ fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Remo
     Ok(removed)
 }
 
-/// The empty file that a run leaves when it is killed between making the file and naming the namespace by it.
-fn remove_placeholder(namespace: &str) {
+/// Removes the empty file that a run leaves when it is killed between making the file and naming the namespace by it: listed,
+/// and nobody's to write.
+pub(super) fn remove_placeholder(list: &Provisioned, namespace: &str) {
     let path = Namespace::path(namespace);
-    let is_placeholder = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0);
-    if is_placeholder && let Err(error) = fs::remove_file(&path) {
+    let is_placeholder = fs::symlink_metadata(&path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0 && metadata.mode() & 0o222 == 0);
+    if is_placeholder
+        && list.get::<NamespaceRecord>(namespace).is_some()
+        && let Err(error) = fs::remove_file(&path)
+    {
         tracing::warn!("cannot remove `{}`: {error}", path.display());
     }
 }

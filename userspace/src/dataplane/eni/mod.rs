@@ -320,6 +320,7 @@ async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace,
         };
         return Ok((namespace, origin));
     }
+    left_over::remove_placeholder(list, spec.namespace);
     let made = Namespace::make(spec.namespace, async |namespace| {
         let lo = LinkUnspec::new_with_name("lo").up().build();
         let set = namespace.netlink()?.handle().link().set(lo).execute().await;

@@ -1,6 +1,9 @@
 //! The addresses and routes at both ends of an ENI.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressScope},
@@ -18,6 +21,11 @@ use crate::dataplane::{
 /// The task's way out, at the host's end of every pair: addresses that mean nothing beyond the link.
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// How the kernel answers "permission denied" to root.
+const IPV6_OFF: &str = "IPv6 is off in that network namespace: turn it on there with `sysctl -w \
+                        net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0`, or give the task no IPv6 \
+                        address";
 
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
@@ -156,10 +164,17 @@ async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8
         message.header.scope = AddressScope::Link;
     }
     let added = request.execute().await;
-    added.map_err(Refused::of(
+    let added = added.map_err(Refused::of(
         "add address",
         format!("{address}/{length} on {}", link.name),
-    ))
+    ));
+    added.map_err(|refused| {
+        if address.is_ipv6() && refused.is(libc::EACCES) {
+            let cause = io::Error::new(io::ErrorKind::PermissionDenied, IPV6_OFF);
+            return Refused { cause, ..refused };
+        }
+        refused
+    })
 }
 
 /// Says who a neighbour is, for good. Nobody has to ask on a link with two ends; and the kernel keeps at most 1,024

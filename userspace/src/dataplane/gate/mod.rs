@@ -13,7 +13,7 @@ use taskgate_ebpf::abi::{LinkId, program};
 
 use self::programs::Programs;
 pub use self::programs::{Cover, GatePrograms};
-use super::{filter::FilterPlace, link::Link, load::LoadError, raw};
+use super::{filter::FilterPlace, link::Link, load::LoadError, raw, rtnl::Rtnl};
 use crate::compile::CompileError;
 
 /// How a gate hangs on its link.
@@ -254,11 +254,10 @@ impl Attachment {
             let program = self.programs.get(name);
             let updated = match &self.sides {
                 Some(sides) => raw::update(sides[at].as_fd(), program),
-                None => self
-                    .programs
-                    .filters()
-                    .gate(self.link.ifindex, ingress)
-                    .put(program, name),
+                None => Rtnl::open().and_then(|mut rtnl| {
+                    let filter = self.programs.filters().gate(self.link.ifindex, ingress);
+                    filter.put(&mut rtnl, program, name)
+                }),
             };
             updated.map_err(|cause| GateError::Update {
                 link: self.link.name.clone(),

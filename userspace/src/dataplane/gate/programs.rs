@@ -17,6 +17,7 @@ use crate::dataplane::{
     load::LoadError,
     object::{self, Object},
     raw,
+    rtnl::Rtnl,
 };
 
 /// A link that passes nothing while its gate is being put up: with TCX the kernel waits for a grace period on each side,
@@ -56,6 +57,8 @@ pub struct GatePrograms {
     programs: Arc<Programs>,
     hook: Hook,
     attached: Mutex<Vec<Weak<Attachment>>>,
+    /// What closing a link takes, so that it can be done when no more files can be opened.
+    reserve: Mutex<Option<Rtnl>>,
 }
 
 #[derive(Debug)]
@@ -96,7 +99,16 @@ impl GatePrograms {
             }),
             hook,
             attached: Mutex::default(),
+            reserve: Mutex::default(),
         })
+    }
+
+    /// Has links of the calling thread's network namespace closed without another open file from now on: [`Self::cover`]
+    /// then is for links of that namespace.
+    pub fn reserve(&self) -> io::Result<()> {
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        *reserve = Some(Rtnl::open()?);
+        Ok(())
     }
 
     /// How gates hang on links here.
@@ -196,6 +208,7 @@ impl GatePrograms {
 
     fn attach_filters(&self, link: &Link, gate: GateProgram) -> Result<Attachment, GateError> {
         Self::add_clsact(link)?;
+        let mut rtnl = Rtnl::open().map_err(|cause| attach_error(link, "clsact", cause))?;
         let attachment = Attachment {
             link: link.clone(),
             programs: Arc::clone(&self.programs),
@@ -207,14 +220,14 @@ impl GatePrograms {
             self.programs
                 .filters()
                 .gate(link.ifindex, ingress)
-                .put(self.programs.get(program), program)
+                .put(&mut rtnl, self.programs.get(program), program)
                 .map_err(|cause| attach_error(link, program, cause))?;
         }
         Ok(attachment)
     }
 
     fn add_clsact(link: &Link) -> Result<(), GateError> {
-        match filter::add_clsact(link.ifindex) {
+        match Rtnl::open().and_then(|mut rtnl| filter::add_clsact(&mut rtnl, link.ifindex)) {
             Ok(_) => Ok(()),
             Err(cause) => Err(attach_error(link, "clsact", cause)),
         }
@@ -222,7 +235,19 @@ impl GatePrograms {
 
     /// Covers a link of this network namespace.
     pub fn cover(&self, ifindex: u32) -> io::Result<Cover> {
-        let made_clsact = filter::add_clsact(ifindex)?;
+        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        match reserve.as_mut() {
+            Some(rtnl) => {
+                // The answer to an earlier request is none to this one.
+                while !rtnl.waiting()?.is_empty() {}
+                self.cover_by(rtnl, ifindex)
+            }
+            None => self.cover_by(&mut Rtnl::open()?, ifindex),
+        }
+    }
+
+    fn cover_by(&self, rtnl: &mut Rtnl, ifindex: u32) -> io::Result<Cover> {
+        let made_clsact = filter::add_clsact(rtnl, ifindex)?;
         let filters = self.programs.filters();
         let cover = Cover {
             filters,
@@ -233,7 +258,7 @@ impl GatePrograms {
             let program = program::DROP_ALL;
             filters
                 .cover(ifindex, ingress)
-                .put(self.programs.get(program), program)?;
+                .put(rtnl, self.programs.get(program), program)?;
         }
         Ok(cover)
     }

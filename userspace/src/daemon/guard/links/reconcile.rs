@@ -122,6 +122,9 @@ impl Links {
             Err(cause) => {
                 let link = known.closable();
                 let left = link.map_or(LinkLeft::Open, |link| self.close(&link));
+                if left == LinkLeft::Gone {
+                    return Ok(State::Waiting(true));
+                }
                 return Err(RunError::Device {
                     task: name(),
                     left,
@@ -164,6 +167,10 @@ impl Links {
             Ok(Binding::NotYet) => Ok(State::Closed),
             Err(cause) => {
                 let left = self.close(&link);
+                // Taken away in the middle of it: there is nothing to gate, nor to warn of, and its event is to come.
+                if left == LinkLeft::Gone {
+                    return Ok(State::Waiting(true));
+                }
                 Err(RunError::Gate {
                     task: name(),
                     left,
@@ -218,14 +225,14 @@ impl Links {
             }
             Err(error) => debug!("{}", chain(&error)),
         }
-        if self.covers.contains_key(&link.ifindex) {
-            return LinkLeft::Closed;
-        }
+        // One that is covered already is so once more, unless it is gone.
         match self.programs.cover(link.ifindex) {
             Ok(cover) => {
                 self.hold_cover(link.ifindex, cover);
                 LinkLeft::Closed
             }
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => LinkLeft::Gone,
+            Err(_) if self.covers.contains_key(&link.ifindex) => LinkLeft::Closed,
             Err(error) => {
                 debug!(link = link.name, "link `{}` cannot be closed: {error}", link.name);
                 LinkLeft::Open
