@@ -189,19 +189,27 @@ impl HostWatch {
 
     /// Tells now, after a start or a reload, or again.
     pub(super) async fn tell(&mut self, model: &Model) {
+        if let Some(line) = self.look(model).await {
+            warn!("{line}");
+        }
+    }
+
+    /// What is to be told each time; says itself what is told once.
+    async fn look(&mut self, model: &Model) -> Option<String> {
         self.due = Instant::now() + AGAIN;
         let findings = match survey(model, &self.netlink).await {
             Ok(findings) => findings,
-            Err(refused) => return warn!("cannot look for the links of the tasks: {refused}: {}", refused.cause),
+            Err(refused) => {
+                let cause = &refused.cause;
+                return Some(format!("cannot look for the links of the tasks: {refused}: {cause}"));
+            }
         };
-        if let Some(line) = absent(&findings) {
-            warn!("{line}");
-        }
-        for finding in findings {
+        for finding in &findings {
             if let Found::Heeds(controls) = &finding.found {
                 self.tell_heeded(&finding.device, controls);
             }
         }
+        absent(&findings)
     }
 
     /// Looks at a link that came.
@@ -261,6 +269,24 @@ mod tests {
             found: Found::Absent {
                 near: (number == 0).then(|| String::from("tg-d0")).into_iter().collect(),
             },
+        }
+    }
+
+    /// The loop of `run` asks whenever it is due.
+    #[tokio::test]
+    async fn a_link_that_is_not_there_is_told_of_again_after_a_while() {
+        let text = "taskgate: v1\ngroups: [{ name: g }]\ntasks:\n- { name: t, device: tg-mistyped, addresses: [10.0.0.1], groups: [g] }\n";
+        let model = crate::sources::read(&[("t.yaml", text)]).unwrap().model;
+        let mut watch = HostWatch::new(Netlink::open().unwrap());
+        assert!(watch.due() <= Instant::now(), "at once");
+        for _ in 0..3 {
+            let before = Instant::now();
+            let line = watch.look(&model).await.unwrap();
+            assert!(
+                line.starts_with("this host has no link `tg-mistyped` (task `t`"),
+                "{line}"
+            );
+            assert!(watch.due() >= before + AGAIN && watch.due() <= Instant::now() + AGAIN);
         }
     }
 
