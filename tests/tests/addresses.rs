@@ -1,7 +1,7 @@
 //! Addresses: a task is only itself, and some addresses need no rule.
 
 use anyhow::Result;
-use taskgate_tests::{
+use testkit::{
     Count, Flow, Lab, OUTSIDE_V4, Stage, at, ip,
     ledger::Action,
     traffic::{Answer, Peer, TcpEcho, inject, probe, probe_for, udp_packet},
@@ -119,7 +119,7 @@ fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
     assert!(behind_end.is_silent()?);
     let from = client.address();
     let nat = Flow::udp(from, at("10.88.0.20", 53));
-    let expected = taskgate_tests::Ledger::default()
+    let expected = testkit::Ledger::default()
         .reject("end-1", Flow::udp(from, at("10.88.0.10", 53)), Count::new(1, 35))
         .reject("nat-1", Flow::udp(from, at("10.88.0.20", 54)), Count::new(1, 35))
         .accept("nat-1", nat, Count::new(1, 35))
@@ -160,13 +160,14 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
         Answer::Silence,
         "the same host under its own name"
     );
-    let own_name = taskgate_tests::stage::flow_to(stage.wire("task-1")?, at("10.99.0.2", 53))?;
+    let own_name = testkit::stage::flow_to(stage.wire("task-1")?, at("10.99.0.2", 53))?;
     let sent = stage.wire("task-1")?.sent(own_name)?;
     stage.await_denials("task-1", sent.packets + 1)?;
     assert!(server.is_silent()?);
-    let expected = taskgate_tests::Ledger::default()
-        .reject("task-1", own_name, sent)
-        .reject("task-1", unasked, Count::new(1, 35));
+    let expected =
+        testkit::Ledger::default()
+            .reject("task-1", own_name, sent)
+            .reject("task-1", unasked, Count::new(1, 35));
     stage.finish(&expected)?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use taskgate_tests::{
+use testkit::{
     Config, Lab, Ledger, Wire, at,
     stage::flow_to,
     traffic::{Answer, Client, TcpEcho, probe, probe_for},

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use taskgate::dataplane::raw::lift_open_files_limit;
-use taskgate_tests::crowd::{Branches, MOST_BRANCHES, MOST_TASKS, Tasks};
+use testkit::scale::{Branches, MOST_BRANCHES, MOST_TASKS, Tasks};
 
 /// As many as take seconds, or `most`.
 fn size(short: u16, most: u16) -> u16 {

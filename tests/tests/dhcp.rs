@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
-use taskgate_tests::{
+use testkit::{
     Action, Config, Daemon, Flow, Held, Lab, Netns, at,
     netns::until,
     record::Record,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Ingress;
-use taskgate_tests::{
+use testkit::{
     Action, Flow, Held, Lab, Stage, at, ip,
     ledger::Count,
     traffic::{Client, Flood, Peer, Pinger, TcpEcho, echo_packet, inject, syn_packet, udp_packet},
@@ -68,7 +68,7 @@ fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
     let held = Held::by(&stage.daemon)?;
     let _tcp = TcpEcho::start(stage.task("task-1")?, 80)?;
     let udp = Peer::bind(stage.task("task-1")?, "[::]:7000")?;
-    let mut expected = taskgate_tests::Ledger::default();
+    let mut expected = testkit::Ledger::default();
     let mut sent = 0;
     // Before the task has asked the service anything, and after it has.
     for asked in [false, true] {

@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate_tests::{
+use testkit::{
     Config, Lab, Netns, at,
     daemon::Daemon,
     kernel::{await_gates, gates},

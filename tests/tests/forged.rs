@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, tables::state};
-use taskgate_tests::{
+use testkit::{
     Action, Capture, Config, Held, Stage, at,
     ledger::Flow,
     netns::until,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
-use taskgate_tests::{
+use testkit::{
     Action, Count, Flow, Held, Ledger, Netns, Stage, at, ip,
     traffic::{Client, Peer, Pinger, TcpEcho, try_connect},
 };

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use taskgate_tests::{
+use testkit::{
     Count, Flow, Lab, Netns, OUTSIDE_V4, OUTSIDE_V6, Wire,
     kernel::gates,
     ledger::Action,
@@ -135,7 +135,7 @@ fn wires_make_a_ledger() -> Result<()> {
     let server = Peer::bind(&it.task, "10.88.0.10:53")?;
     let client = Peer::bind(&it.lab.outside, "10.99.0.2:0")?;
     let flow = client.converse(&server, 1)?;
-    let ledger = taskgate_tests::Ledger::of_wires(&[("task", &it.wire)])?;
+    let ledger = testkit::Ledger::of_wires(&[("task", &it.wire)])?;
     assert_eq!(ledger.get("task", flow, Action::Accept), Count::new(1, 35));
     assert_eq!(ledger.get("task", flow.back(), Action::Accept), Count::new(1, 36));
     Ok(())

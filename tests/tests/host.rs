@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use taskgate_tests::{Config, Lab, daemon::binary, kernel::await_gates};
+use testkit::{Config, Lab, daemon::binary, kernel::await_gates};
 
 const WEB: &str = "10.88.0.10";
 const DB: &str = "10.88.0.20";

@@ -1,7 +1,7 @@
 //! IPv6: the same rules under other numbers, and neighbours that have to be found.
 
 use anyhow::Result;
-use taskgate_tests::{
+use testkit::{
     Config, Count, Lab, Ledger, OUTSIDE_V6, Stage, Wire, at, ip,
     kernel::await_gates,
     ledger::Action,
@@ -34,7 +34,7 @@ fn a_group_means_the_ipv6_addresses_of_its_members_too() -> Result<()> {
     client.finish()?;
     assert!(try_connect(stage.task("worker-1")?, at(DB[1], 5432))?.is_none());
     assert!(try_connect(stage.task("db-1")?, at(WEB[1], 80))?.is_none());
-    let denied_out = taskgate_tests::stage::flow_to(stage.wire("db-1")?, at(WEB[1], 80))?;
+    let denied_out = testkit::stage::flow_to(stage.wire("db-1")?, at(WEB[1], 80))?;
     let expected = stage.denied_in(&[("worker-1", "db-1")])?.rejected("db-1", denied_out);
     stage.finish(&expected)?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
-use taskgate_tests::{
+use testkit::{
     Config, Lab, Ledger, Netns, Stage, Wire, at,
     daemon::binary,
     kernel::{await_gates, gates},
@@ -173,7 +173,7 @@ fn two_instances_stand_side_by_side() -> Result<()> {
     // web has no egress, db lets in nobody else.
     assert_eq!(probe(&web, at(DB, 80))?, Answer::Silence);
     assert_eq!(probe(&lab.outside, at(DB, 80))?, Answer::Silence);
-    let denied_out = taskgate_tests::stage::flow_to(&wires[0], at(DB, 80))?;
+    let denied_out = testkit::stage::flow_to(&wires[0], at(DB, 80))?;
     let at_web = Ledger::of_wires(&[("web-1", &wires[0])])?.rejected("web-1", denied_out);
     assert_eq!(one.stop()?.ledger()?, at_web);
     // One is gone, the other stands.

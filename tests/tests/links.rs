@@ -4,7 +4,7 @@ use std::{fmt::Write as _, thread, time::Duration};
 
 use anyhow::Result;
 use nix::{net::if_::if_nametoindex, sys::signal::Signal};
-use taskgate_tests::{
+use testkit::{
     Action, Config, Lab, Stage, Wire, at,
     kernel::await_gates,
     netns::await_up,
@@ -152,7 +152,7 @@ fn an_eni_gets_its_addresses_while_its_task_runs() -> Result<()> {
     Client::connect(&stage.lab.outside, at(SECOND, 80))?.finish()?;
     let _outside = TcpEcho::start(&stage.lab.outside, 80)?;
     let client = Client::connect(stage.task("web-1")?, at("10.99.0.2", 80))?;
-    assert_eq!(client.flow().source.ip(), taskgate_tests::ip(SECOND));
+    assert_eq!(client.flow().source.ip(), testkit::ip(SECOND));
     client.finish()?;
     stage.daemon.stop()?;
     Ok(())
@@ -180,7 +180,7 @@ fn addresses_move_between_enis_with_what_they_may() -> Result<()> {
     for (web, other) in [(WEB, SECOND), (SECOND, WEB), (WEB, SECOND)] {
         stage.reload(|config| members(config, web, other))?;
         let client = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
-        assert_eq!(client.flow().source.ip(), taskgate_tests::ip(web));
+        assert_eq!(client.flow().source.ip(), testkit::ip(web));
         client.finish()?;
         assert_eq!(probe(stage.task("other-1")?, at(DB, 5432))?, Answer::Silence);
     }

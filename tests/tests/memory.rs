@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use taskgate_ebpf::abi::Direction::Egress;
-use taskgate_tests::{
+use testkit::{
     Action, Config, Held, Stage, at, ip,
     ledger::Ledger,
     netns::until,

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::net::if_::if_nametoindex;
-use taskgate_tests::{
+use testkit::{
     Config, Lab, Netns, at,
     kernel::{await_gates, gates},
     ledger::Action,

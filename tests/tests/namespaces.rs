@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use taskgate_tests::{
+use testkit::{
     Config, Daemon, Lab, Netns, at,
     kernel::gates,
     names,

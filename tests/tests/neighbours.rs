@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
-use taskgate_tests::{
+use testkit::{
     Action, Config, Count, Daemon, Flow, Held, Lab, Netns, Stage, at, ip,
     kernel::await_gates,
     netns::until,

@@ -1,7 +1,7 @@
 //! Health checks that the host itself makes of its tasks: where they come from, and the rule that lets them in.
 
 use anyhow::{Context as _, Result};
-use taskgate_tests::{
+use testkit::{
     Flow, Lab, at, ip,
     ledger::Action,
     netns::Netns,

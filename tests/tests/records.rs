@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
-use taskgate_tests::{
+use testkit::{
     Config, Count, Lab, OUTSIDE_V4, Stage, Wire, at,
     ledger::Action,
     record::{Record, Status},
@@ -147,7 +147,7 @@ fn the_last_records_come_with_the_end() -> Result<()> {
         let mut client = Client::connect(&lab.outside, at(WEB, 80))?;
         client.echo(5000)?;
         client.finish()?;
-        let expected = taskgate_tests::Ledger::of_wires(&[("web-1", &wire)])?;
+        let expected = testkit::Ledger::of_wires(&[("web-1", &wire)])?;
         let stopped = daemon.stop_by(signal)?;
         assert_eq!(stopped.ledger()?, expected, "{signal}");
         assert_windows(&stopped.records, 600)?;
@@ -169,10 +169,10 @@ fn all_icmp_between_two_addresses_is_one_record_each_way() -> Result<()> {
         let mut pinger = Pinger::new(&stage.lab.outside, OUTSIDE_V4, WEB.parse()?)?;
         pinger.echo()?;
         pinger.request(13, 0)?;
-        assert!(pinger.answered(14, taskgate_tests::traffic::PATIENCE)?);
+        assert!(pinger.answered(14, testkit::traffic::PATIENCE)?);
     }
     let expected = stage.passed()?;
-    let flow = taskgate_tests::Flow::icmp(OUTSIDE_V4, WEB.parse()?);
+    let flow = testkit::Flow::icmp(OUTSIDE_V4, WEB.parse()?);
     // Timestamps are answered with 20 bytes of IPv4 and 20 of ICMP, whatever followed in the question.
     let counts = [flow, flow.back()].map(|flow| expected.get("web-1", flow, Action::Accept));
     assert_eq!(counts, [Count::new(6, 6 * 84), Count::new(6, 3 * 84 + 3 * 40)]);
@@ -228,7 +228,7 @@ fn silent_windows_are_told_of_where_asked_and_only_after_there_was_traffic() -> 
             .filter(|record| record.eni == eni && record.status == Status::NoData)
             .count())
     };
-    taskgate_tests::netns::until("both ENIs are silent for two windows", || {
+    testkit::netns::until("both ENIs are silent for two windows", || {
         Ok(silent("web-1")? >= 2 && silent("db-1")? >= 2)
     })?;
     let expected = stage.passed()?;

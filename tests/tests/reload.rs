@@ -1,7 +1,7 @@
 //! What a reload changes, what it leaves alone, and what becomes of live connections.
 
 use anyhow::Result;
-use taskgate_tests::{
+use testkit::{
     Config, Count, OUTSIDE_V4, Reload, Stage, at, ip,
     kernel::gates,
     ledger::Action,
@@ -273,7 +273,7 @@ fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
     let mut stage = Stage::start(shop)?;
     let old = stage.lab.device("tg-old", &["10.88.0.40"], true)?;
     stage.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
-    let wire = taskgate_tests::Wire::tap(&old, "eth0")?;
+    let wire = testkit::Wire::tap(&old, "eth0")?;
     let echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     let mut live = Client::connect(&old, at(DB, 5432))?;
     live.echo(100)?;
@@ -297,7 +297,7 @@ fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
 
     // Named again, it is a task like any other.
     stage.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
-    let again = taskgate_tests::Wire::tap(&old, "eth0")?;
+    let again = testkit::Wire::tap(&old, "eth0")?;
     let flow = Client::connect(&old, at(DB, 5432))?.finish()?;
     let stopped = stage.daemon.stop()?;
     let recorded = stopped.ledger()?;

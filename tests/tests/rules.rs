@@ -1,7 +1,7 @@
 //! What rules let through, over IPv4: ports, protocols, ICMP, group references, replies.
 
 use anyhow::Result;
-use taskgate_tests::{
+use testkit::{
     Config, Count, Flow, OUTSIDE_V4, Stage, at, ip,
     ledger::Action,
     traffic::{Answer, Client, DENIED, Peer, Pinger, TcpEcho, inject, probe, probe_for, try_connect},
@@ -65,7 +65,7 @@ fn what_one_of_both_groups_does_not_allow_is_dropped_there() -> Result<()> {
     let refused_out = [("web-1", at(DB, 5433)), ("db-1", at(WORKER, 80))];
     let mut expected = stage.passed()?;
     for (task, to) in refused_out {
-        let flow = taskgate_tests::stage::flow_to(stage.wire(task)?, to)?;
+        let flow = testkit::stage::flow_to(stage.wire(task)?, to)?;
         expected = expected.rejected(task, flow);
     }
     for (flow, count) in stage.not_let_in("worker-1", "db-1")? {
@@ -282,7 +282,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
             )
             .task("tunnel-1", &[WEB], &["tunnel"])
     })?;
-    let send = |from: &taskgate_tests::Netns, source: &str, destination: &str, protocol| -> Result<Flow> {
+    let send = |from: &testkit::Netns, source: &str, destination: &str, protocol| -> Result<Flow> {
         let (flow, packet) = packet(source, destination, protocol)?;
         inject(from, &packet)?;
         Ok(flow)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::Ingress;
-use taskgate_tests::{
+use testkit::{
     Action, Config, Held, Reload, Stage, at,
     netns::until,
     traffic::{Client, Peer, TcpEcho},

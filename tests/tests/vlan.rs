@@ -5,7 +5,7 @@
 //! as ignored.
 
 use anyhow::Result;
-use taskgate_tests::{
+use testkit::{
     Action, Count, Daemon, Lab, Ledger, Netns, Wire, at, ip,
     kernel::{await_gates, gates},
     ledger::Flow,

@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use taskgate_tests::{
+use testkit::{
     Config, Lab, at,
     daemon::{Daemon, RELOADED, binary},
     kernel::await_gates,

@@ -82,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Runs a program that starts taskgate.
 fn by_tests(program: &str, is_quick: bool) -> Result<ExitCode> {
     let taskgate = build::binary("taskgate", "taskgate")?;
-    let binary = build::binary("taskgate-tests", program)?;
+    let binary = build::binary("taskgate-bench", program)?;
     let mut command = Command::new(binary);
     command.env("TASKGATE_BIN", taskgate);
     if is_quick {
@@ -94,7 +94,7 @@ fn by_tests(program: &str, is_quick: bool) -> Result<ExitCode> {
 
 fn reading(args: &ReadingArgs) -> Result<ExitCode> {
     let taskgate = build::binary("taskgate", "taskgate")?;
-    let binary = build::binary("taskgate-tests", "bench_reading")?;
+    let binary = build::binary("taskgate-bench", "bench_reading")?;
     let mut command = Command::new(binary);
     command.env("TASKGATE_BIN", taskgate);
     if args.quick {
@@ -108,7 +108,7 @@ fn reading(args: &ReadingArgs) -> Result<ExitCode> {
 }
 
 fn path(args: &PathArgs) -> Result<ExitCode> {
-    let binary = build::binary("taskgate-tests", "bench_path")?;
+    let binary = build::binary("taskgate-bench", "bench_path")?;
     let mut command = Command::new(binary);
     if let Some(file) = &args.json {
         command.arg("--json").arg(file);

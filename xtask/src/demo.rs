@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-use crate::{build, exec, setup};
+use crate::{build, exec, setup, test};
 
 /// Show taskgate at work: three tasks on one host, traffic between them, verdicts, rules and flow records
 #[derive(clap::Args)]
@@ -20,7 +20,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     setup::ensure(false)?;
     eprintln!("demo: building taskgate");
     let taskgate = build::release()?;
-    let demo = build::binary("taskgate-tests", "demo")?;
+    let demo = build::binary(test::KERNEL, "demo")?;
     let good = exec::status(Command::new(demo).env("TASKGATE_BIN", taskgate))?.success();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: libFuzzer against what `tests/src/fuzz` says must hold.
+//! `cargo xtask fuzz`: libFuzzer against what `tests/differential/src/fuzz` says must hold.
 
 use std::{
     env::consts::ARCH,
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn executions_and_a_panic_are_read() {
         let words = "#7\tNEW    cov: 12\n\
-            thread '<unnamed>' (13) panicked at tests/src/fuzz/parser.rs:302:17:\n\
+            thread '<unnamed>' (13) panicked at tests/differential/src/fuzz/parser.rs:302:17:\n\
             assertion `left == right` failed\n  left: 1\n right: 2\n\
             stack backtrace:\n   0: begin_panic\n\
             == 13== ERROR: libFuzzer: deadly signal\n\
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(executions(words), 1_396_039);
         assert_eq!(
             said(words),
-            "thread '<unnamed>' (13) panicked at tests/src/fuzz/parser.rs:302:17:\n\
+            "thread '<unnamed>' (13) panicked at tests/differential/src/fuzz/parser.rs:302:17:\n\
              assertion `left == right` failed\n  left: 1\n right: 2"
         );
         assert_eq!(executions("no sum"), 0);

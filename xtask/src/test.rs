@@ -11,8 +11,10 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, exec, setup};
 
-/// The crate whose tests load programs and make network namespaces.
-pub(crate) const PRIVILEGED: &str = "taskgate-tests";
+/// The crate whose tests start taskgate.
+pub(crate) const KERNEL: &str = "taskgate-tests";
+/// The crates whose tests load programs and make network namespaces.
+pub(crate) const PRIVILEGED: [&str; 4] = [KERNEL, "taskgate-differential", "taskgate-testkit", "taskgate-bench"];
 
 /// Set up, then run all tests
 #[derive(clap::Args)]
@@ -65,17 +67,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let binary = build::release()?;
 
     say("unit, property and doc tests");
-    let mut sum = counted(cargo_test(args, &binary).args(["--workspace", "--exclude", PRIVILEGED]))?;
+    let mut sum = counted(cargo_test(args, &binary).arg("--workspace").args(each("--exclude")))?;
     let mut not_run = 0;
     if exec::is_root() && !args.unprivileged {
         say("kernel and integration tests");
-        sum += counted(cargo_test(args, &binary).args(["--package", PRIVILEGED]))?;
+        sum += counted(cargo_test(args, &binary).args(each("--package")))?;
     } else {
-        not_run = listed(
-            cargo_test(args, &binary)
-                .args(["--package", PRIVILEGED])
-                .args(["--", "--list"]),
-        )?;
+        not_run = listed(cargo_test(args, &binary).args(each("--package")).args(["--", "--list"]))?;
     }
 
     if not_run > 0 {
@@ -95,6 +93,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     println!("{}", summary(sum));
     let good = sum.failed == 0 && found && (not_run == 0 || args.unprivileged);
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All of [`PRIVILEGED`], each behind a word.
+pub(crate) fn each(word: &str) -> impl Iterator<Item = &str> {
+    PRIVILEGED.into_iter().flat_map(move |package| [word, package])
 }
 
 fn say(line: &str) {

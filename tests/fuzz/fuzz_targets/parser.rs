@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    taskgate_tests::fuzz::parser(data);
+    differential::fuzz::parser(data);
 });

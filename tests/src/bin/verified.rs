@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use taskgate::dataplane::{load::LoadOptions, netlink::Netlink, object::Object};
-use taskgate_tests::sandbox::{ip, sandbox};
+use testkit::sandbox::{ip, sandbox};
 
 /// What a program may cost the verifier (docs/performance.md).
 const BUDGET: u32 = 250_000;

@@ -9,7 +9,7 @@ use taskgate::dataplane::{
     tags::Tags,
 };
 use taskgate_ebpf::abi::program;
-use taskgate_tests::{
+use testkit::{
     netns::until,
     sandbox::{ip, sandbox},
 };

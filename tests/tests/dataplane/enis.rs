@@ -19,7 +19,7 @@ use taskgate::dataplane::{
     netns::Namespace,
     sysctl::NeighbourControl,
 };
-use taskgate_tests::{
+use testkit::{
     Capture, Netns,
     sandbox::{ip, ip_batch, sandbox},
     scene::frames,

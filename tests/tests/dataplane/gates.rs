@@ -16,7 +16,7 @@ use taskgate::dataplane::{
     watch::{LinkEvent, LinkWatch},
 };
 use taskgate_ebpf::abi::{Direction, Outcome, Reason};
-use taskgate_tests::{
+use testkit::{
     kernel::{hooks, version},
     netns::until,
     sandbox::{ip, sandbox},

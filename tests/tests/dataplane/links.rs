@@ -8,7 +8,7 @@ use taskgate::dataplane::{
     netlink::Netlink,
     watch::{LinkEvent, LinkWatch},
 };
-use taskgate_tests::sandbox::{ip, ip_batch, sandbox};
+use testkit::sandbox::{ip, ip_batch, sandbox};
 
 #[test]
 fn links_are_told_apart_by_kind() -> Result<()> {

@@ -15,7 +15,7 @@ use taskgate::dataplane::{
     netlink::Netlink,
     netns::Namespace,
 };
-use taskgate_tests::{
+use testkit::{
     netns::until,
     sandbox::{ip, ip_batch, sandbox},
 };

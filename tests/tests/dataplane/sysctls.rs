@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use etherparse::PacketBuilder;
 use taskgate::dataplane::sysctl::NeighbourControl;
-use taskgate_tests::{
+use testkit::{
     Netns,
     netns::{await_up, until},
     traffic::Sender,

@@ -26,7 +26,7 @@ use taskgate_ebpf::abi::{
     program,
     tables::{Seen, denial_tail, state},
 };
-use taskgate_tests::{kernel::tells_verified, sandbox::sandbox};
+use testkit::{kernel::tells_verified, sandbox::sandbox};
 
 use crate::SMALL;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
-use taskgate_tests::{
+use testkit::{
     Action, Config, Held, Stage, at,
     held::Used,
     ip,

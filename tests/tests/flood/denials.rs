@@ -3,7 +3,7 @@
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
-use taskgate_tests::{
+use testkit::{
     Action, Config, Held, OUTSIDE_V4, OUTSIDE_V6, Stage, at, ip,
     netns::until,
     traffic::{Client, Flood, Peer, TcpEcho},

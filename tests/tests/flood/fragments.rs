@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Egress;
-use taskgate_tests::{
+use testkit::{
     Held, Stage, at,
     netns::until,
     traffic::{Peer, inject, udp_packet},

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use taskgate_tests::{
+use testkit::{
     Action, Config, Stage, at,
     ledger::Ledger,
     netns::Netns,

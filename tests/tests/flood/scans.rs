@@ -4,7 +4,7 @@ use std::{thread::sleep, time::Duration};
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Ingress;
-use taskgate_tests::{Action, Held, OUTSIDE_V4, Stage, at, traffic::Flood};
+use testkit::{Action, Held, OUTSIDE_V4, Stage, at, traffic::Flood};
 
 use super::{FIRST, LOUD, SINK, lacks};
 

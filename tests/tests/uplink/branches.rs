@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 use taskgate::dataplane::raw::{VlanSwitch, turn_vlan_switch};
-use taskgate_tests::{
+use testkit::{
     Config, Count, Lab, Ledger, Netns, Wire, at, ip,
     kernel::{await_gates, gates},
     netns::await_up,

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, Reason};
-use taskgate_tests::{
+use testkit::{
     Capture, Config, Counters, Daemon, Reload, at, ip,
     kernel::{await_gates, gates},
     netns::await_up,

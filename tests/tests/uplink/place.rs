@@ -15,7 +15,7 @@ use taskgate::dataplane::{
     load::LoadOptions,
     object::Object,
 };
-use taskgate_tests::{Capture, Config, Daemon, Lab, Netns, kernel::await_gates, netns::await_up, traffic::Sender};
+use testkit::{Capture, Config, Daemon, Lab, Netns, kernel::await_gates, netns::await_up, traffic::Sender};
 
 /// Who judges first what comes from the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use taskgate_ebpf::abi::Direction::Ingress;
-use taskgate_tests::{
+use testkit::{
     Action, Capture, Config, Count, Flow, Held, Lab, Ledger, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
     ledger::protocol,
     scene::frames,
@@ -74,7 +74,7 @@ fn lab(judge: Judge) -> Result<Lab> {
          link set eth0 up
          route add default via 10.99.0.1
          route add ::/0 via fd99::1")?;
-    taskgate_tests::netns::await_up(&[(&lab.host, "wire"), (&lab.outside, "eth0")])?;
+    testkit::netns::await_up(&[(&lab.host, "wire"), (&lab.outside, "eth0")])?;
     Ok(lab)
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason};
-use taskgate_tests::{
+use testkit::{
     Capture, Config, Count, Counters, Daemon, Flow, Ledger, at, ip,
     scene::frames::{self, flags},
 };

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate::{compile::Gate, model::IcmpErrors};
-use taskgate_tests::scene::{Stage, frames::*, on_host_and_in_kernel};
+use testkit::scene::{Stage, frames::*, on_host_and_in_kernel};
 
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction;
-use taskgate_tests::scene::{Kernel, Sent, Stage, frames::*, on_host_and_in_kernel};
+use testkit::scene::{Kernel, Sent, Stage, frames::*, on_host_and_in_kernel};
 
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate::model::{IcmpMatch, Timeouts};
-use taskgate_tests::scene::{Stage, frames::*, model::udp_to, on_host_and_in_kernel};
+use testkit::scene::{Stage, frames::*, model::udp_to, on_host_and_in_kernel};
 
 use super::*;
 

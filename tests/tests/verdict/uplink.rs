@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, LinkId, image::Shared};
-use taskgate_tests::scene::{Kernel, Stage, Uplink, frames::*, model::gated, on_host_and_in_kernel};
+use testkit::scene::{Kernel, Stage, Uplink, frames::*, model::gated, on_host_and_in_kernel};
 
 use super::*;
 
@@ -217,7 +217,7 @@ fn the_wire_does_not_speak_as_a_task_of_this_host() -> Result<()> {
         model.enis.push(gated("other", &[OTHER4, "2001:db8:9::6"], &[0]));
         model
             .enis
-            .push(taskgate_tests::scene::model::member("elsewhere", &[PEER4], &[0]));
+            .push(testkit::scene::model::member("elsewhere", &[PEER4], &[0]));
         stage.set(model.clone())?;
         let from = |source: &str, flags| ip(at(source), at(TASK4), 6, &tcp(40000, 443, flags, b""));
         let syn = from(OTHER4, flags::SYN);

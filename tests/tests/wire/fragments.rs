@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
-use taskgate_tests::{
+use testkit::{
     Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at, ip,
     ledger::protocol::{TCP, UDP},
     traffic::{Bulk, Peer, Pinger, inject},

@@ -9,7 +9,7 @@ use nix::{
     unistd::Pid,
 };
 use taskgate_ebpf::abi::{Direction, Reason};
-use taskgate_tests::{
+use testkit::{
     Capture, Config, Count, Counters, Flow, Lab, Ledger, Netns, at, ip,
     kernel::await_gates,
     ledger::protocol::{TCP, UDP},

@@ -9,4 +9,4 @@ mod segments;
 mod tags;
 mod trace;
 
-use taskgate_tests::scene::frames::{self, with_checksum};
+use testkit::scene::frames::{self, with_checksum};

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
-use taskgate_tests::{
+use testkit::{
     Action, Config, Count, Flow, Lab, Ledger, Netns, Stage, Wire, at, ip,
     kernel::await_gates,
     ledger::protocol,

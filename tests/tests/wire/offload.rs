@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, Reason};
-use taskgate_tests::{
+use testkit::{
     Capture, Config, Counters, Flow, Lab, Netns, Stage, at, ip,
     kernel::await_gates,
     offload::{Offload, turn},
@@ -135,7 +135,7 @@ fn a_gate_lets_no_packet_out_that_becomes_another() -> Result<()> {
     }
     let malformed = daemon.stop()?.ledger()?;
     assert_eq!(
-        malformed.flows("web-1", taskgate_tests::ledger::Action::Reject).count(),
+        malformed.flows("web-1", testkit::ledger::Action::Reject).count(),
         2,
         "each is recorded as what it was: {malformed:?}"
     );

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
-use taskgate_tests::{
+use testkit::{
     Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at, ip,
     kernel::await_gates,
     offload::{Offload, turn},

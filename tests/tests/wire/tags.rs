@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
-use taskgate_tests::{
+use testkit::{
     Capture, Config, Count, Counters, Flow, Lab, Ledger, Netns, at, ip, kernel::await_gates, netns::await_up,
     traffic::Sender,
 };

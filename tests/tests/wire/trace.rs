@@ -7,7 +7,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
-use taskgate_tests::{
+use testkit::{
     Config, Count, Counters, Flow, Ledger, Stage, at, ip,
     traffic::{Peer, inject},
 };
@@ -25,7 +25,7 @@ const RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], \
                      egress: [{ protocol: udp, ports: 33434-33534, to: any }, { protocol: tcp, ports: 80, to: any }, \
                      { protocol: icmp, type: 8, to: any }, { protocol: icmpv6, type: 128, to: any }]";
 
-fn stage(errors: &str) -> Result<(Stage, taskgate_tests::Netns)> {
+fn stage(errors: &str) -> Result<(Stage, testkit::Netns)> {
     let (lab, server) = routed()?;
     for netns in [&lab.host, &lab.outside, &server] {
         netns.set("net.ipv4.icmp_ratelimit", "0")?;

@@ -12,8 +12,7 @@ use super::{
 };
 use crate::{
     build::{self, Artifact},
-    exec,
-    test::PRIVILEGED,
+    exec, test,
 };
 
 /// The programs of the test crate that no guest runs, and why.
@@ -62,7 +61,7 @@ impl Load {
 
     /// What only tells the verified instructions of the kernel program.
     pub(super) fn verified_alone() -> Result<Self> {
-        let verified = build::binary(PRIVILEGED, VERIFIED)?;
+        let verified = build::binary(test::KERNEL, VERIFIED)?;
         Ok(Self {
             taskgate: None,
             verified,
@@ -117,12 +116,12 @@ impl Load {
     }
 }
 
-/// Builds the test crate: its test programs by name, and the one that prints verified instructions.
+/// Builds the test crates: their test programs by name, and the one that prints verified instructions.
 fn test_programs() -> Result<(Vec<(String, PathBuf)>, PathBuf)> {
     let mut command = exec::cargo();
     command
-        .args(["test", "--no-run"])
-        .args(["--package", PRIVILEGED, "--lib", "--tests"]);
+        .args(["test", "--no-run", "--tests"])
+        .args(test::each("--package"));
     let (mut tests, mut verified) = (Vec::new(), None);
     for Artifact {
         executable,

@@ -9,7 +9,7 @@ use nix::{
 };
 use taskgate::dataplane::flow::Used;
 use taskgate_ebpf::abi::{Direction, image::Shared};
-use taskgate_tests::{
+use testkit::{
     sandbox::sandbox,
     scene::{
         DataPath as _, Kernel, Scene, Stage, all_gated,

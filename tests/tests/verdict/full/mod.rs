@@ -9,7 +9,7 @@ use taskgate_ebpf::{
     abi::{Direction, image::Shared},
     host::Left,
 };
-use taskgate_tests::scene::{
+use testkit::scene::{
     DataPath as _, Host, Kernel, Scene, Sent, Stage, all_gated, frames::*, model::gated, on_host_and_in_kernel,
 };
 

@@ -1,0 +1,23 @@
+//! Measures what passes a link that comes before its gate stands. `cargo xtask bench window` builds it and runs it as root.
+
+use std::process::ExitCode;
+
+use bench::window::{self, Effort};
+use clap::Parser;
+
+/// Measures what passes a link that comes before its gate stands
+#[derive(Parser)]
+struct Args {
+    /// Take a few rounds, whose figures are not to be quoted
+    #[arg(long)]
+    quick: bool,
+}
+
+fn main() -> ExitCode {
+    let effort = if Args::parse().quick {
+        Effort::QUICK
+    } else {
+        Effort::FULL
+    };
+    bench::ended(window::run(effort))
+}

@@ -1,0 +1,71 @@
+//! Many tasks on one host, measured: what `cargo xtask bench density` runs. docs/performance.md says how it is done.
+
+mod cost;
+mod hooks;
+mod running;
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::machine::Machine;
+use testkit::{
+    sandbox::sandbox,
+    scale::{MOST_BRANCHES, MOST_TASKS},
+};
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Rounds over all paths, after one that does not count.
+    pub rounds: u32,
+    /// Packets in each round that are the same one over and over.
+    pub packets: u32,
+    /// How many tasks taskgate makes.
+    pub tasks: u16,
+    /// How many branches a trunk has.
+    pub branches: u16,
+    /// Links that are gated in each way that there is.
+    pub links: u16,
+}
+
+impl Effort {
+    /// What figures are quoted from: some five minutes.
+    pub const FULL: Self = Self {
+        rounds: 15,
+        packets: 500_000,
+        tasks: MOST_TASKS,
+        branches: MOST_BRANCHES,
+        links: 100,
+    };
+    /// Enough to see that everything works: half a minute.
+    pub const QUICK: Self = Self {
+        rounds: 3,
+        packets: 50_000,
+        tasks: 40,
+        branches: 400,
+        links: 10,
+    };
+}
+
+/// Measures everything and gives it as tables. `say` gets a line for each step.
+pub fn run(effort: Effort, say: &(dyn Fn(&str) + Sync)) -> Result<String> {
+    let mut text = String::new();
+    sandbox(|| async {
+        let machine = Machine::pinned()?;
+        text += &machine.text();
+        let rounds = effort.rounds;
+        let _infallible = writeln!(
+            text,
+            "rounds:  {rounds}, medians of them; net is the difference to the empty program of the same round"
+        );
+        if effort == Effort::QUICK {
+            text += "quick:   these figures are not to be quoted\n";
+        }
+        text += &cost::measure(effort, say)?;
+        text += &hooks::measure(effort, say)?;
+        Ok(())
+    })?;
+    text += &running::measure(effort, say)?;
+    Ok(text)
+}

@@ -1,0 +1,144 @@
+//! A loaded kernel program with a host's configuration in it.
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context as _, Result, ensure};
+use taskgate::dataplane::{
+    flow::{FlowKey, FlowTables as _},
+    gate::{Gate, Hook},
+    link::Link,
+    load::LoadOptions,
+    object::Object,
+    tables::KernelTables,
+};
+use taskgate::model::Model;
+use taskgate_ebpf::abi::image::Shared;
+
+use super::rules::{self, GATE, GATED};
+use testkit::{sandbox::ip_batch, scene::Scene};
+
+/// The loaded program, its tables empty, and its image filled.
+pub struct Ground {
+    object: Object,
+    tables: KernelTables,
+}
+
+/// Packets that tables have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Of tracked connections.
+    pub tracked: u64,
+    /// Of denied flows.
+    pub denied: u64,
+}
+
+/// The link of the gated ENI at this place.
+pub fn link(place: usize) -> u32 {
+    101 + place as u32
+}
+
+/// The other end of the link at this place.
+pub fn other(place: usize) -> u32 {
+    link(place) + 100
+}
+
+/// The name of the link with this number.
+pub fn name(link: u32) -> String {
+    format!("tg{link}")
+}
+
+/// Makes the links of all gated ENIs. To be called in a sandbox, once.
+pub fn make_links() -> Result<()> {
+    let lines = (0..GATED).map(|place| {
+        let (link, other) = (link(place), other(place));
+        let (name, other_name) = (name(link), name(other));
+        format!("link add {name} index {link} type veth peer name {other_name} index {other}")
+    });
+    ip_batch(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+impl Ground {
+    /// Loads the program, as the daemon does but for the room for connections, and configures a host with so many
+    /// members of the group that rules refer to.
+    pub fn load(conns: u32, members: u32) -> Result<Self> {
+        let links: Vec<_> = (0..GATED).map(|place| (link(place), rules::eni(place))).collect();
+        Self::of(conns, rules::host(members), &links, 0)
+    }
+
+    /// Likewise with another model, whose bound ENIs are on these links, by the numbers that tables have for them.
+    /// `trunk`: its ifindex, or 0.
+    pub fn of(conns: u32, model: Model, links: &[(u32, String)], trunk: u32) -> Result<Self> {
+        let options = LoadOptions {
+            conns,
+            ..LoadOptions::default()
+        };
+        let object = Object::load(&options).context("cannot load the kernel program: run this as root")?;
+        let tables = KernelTables::new(&object)?;
+        let image = object.image()?;
+        let mut scene = Scene::new(&image)?;
+        // The scene has cleared all words, and its writer begins with an empty image.
+        scene.apply(model, &|eni| eni.binding.is_some().then_some(GATE))?;
+        for table in Shared::ALL {
+            scene.share(table, u32::MAX, 0);
+        }
+        for (link, eni) in links {
+            scene.bind(*link, eni)?;
+        }
+        scene.writer.control().set_trunk(trunk);
+        scene.set_window(1);
+        Ok(Self { object, tables })
+    }
+
+    /// The loaded program.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Loads the early verdict beside it, and gives its program.
+    pub fn load_early(&mut self) -> Result<&'static str> {
+        Ok(self.object.load_early()?)
+    }
+
+    /// One of its programs.
+    pub fn program(&self, name: &'static str) -> Result<OwnedFd> {
+        Ok(self.object.program(name)?)
+    }
+
+    /// Puts a gate on a link.
+    pub fn attach(&mut self, link: &Link) -> Result<Gate> {
+        Ok(self.object.attach(link)?)
+    }
+
+    /// Puts a gate on a link in one of the ways that there are.
+    pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate> {
+        Ok(self.object.attach_by(link, hook)?)
+    }
+
+    /// What its tables have counted.
+    pub fn counted(&mut self) -> Result<Counted> {
+        let mut counted = Counted::default();
+        self.tables.conns(&mut |_, conn| {
+            counted.tracked += conn.totals.iter().map(|count| count.packets).sum::<u64>();
+        })?;
+        self.tables
+            .denials(&mut |_, denial| counted.denied += denial.totals.packets)?;
+        Ok(counted)
+    }
+
+    /// How many tracked connections there are.
+    pub fn conns(&mut self) -> Result<u64> {
+        let mut conns = 0;
+        self.tables.conns(&mut |_, _| conns += 1)?;
+        Ok(conns)
+    }
+
+    /// Removes all tracked connections, as the daemon does, and says how many there were.
+    pub fn forget_conns(&mut self) -> Result<u64> {
+        let mut keys: Vec<FlowKey> = Vec::new();
+        self.tables.conns(&mut |key, _| keys.push(key))?;
+        for key in &keys {
+            ensure!(self.tables.take_conn(key)?.is_some(), "a connection went by itself");
+        }
+        Ok(keys.len() as u64)
+    }
+}

@@ -1,0 +1,97 @@
+//! The data path, measured: what `cargo xtask bench path` runs. docs/performance.md says how it is done and why.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+
+pub mod compile;
+pub mod density;
+pub mod exchange;
+pub mod ground;
+pub mod machine;
+pub mod measure;
+pub mod paths;
+pub mod reading;
+pub mod report;
+pub mod rules;
+pub mod spread;
+pub mod table;
+pub mod varied;
+pub mod veth;
+pub mod window;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Result;
+
+pub use report::{MOST_INSTRUCTIONS, Report};
+
+use machine::Machine;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Rounds over all paths, after one that does not count.
+    pub rounds: u32,
+    /// Packets in each round on each path that takes the same packet over and over.
+    pub packets: u32,
+    /// New connections in each round: two to this power, 2 to 17.
+    pub new_bits: u32,
+    /// Connections to meet in random order: two to these powers, 2 to 20. A round is a pass over all of them.
+    pub random_bits: [u32; 2],
+    /// Rounds of traffic over veth, after one that does not count.
+    pub veth_rounds: u32,
+    /// How long each kind of that traffic lasts, once without and once with gates in a round.
+    pub slice: Duration,
+}
+
+impl Effort {
+    /// What figures are quoted from: some minutes.
+    pub const FULL: Self = Self {
+        rounds: 15,
+        packets: 500_000,
+        new_bits: 17,
+        random_bits: [17, 20],
+        veth_rounds: 9,
+        slice: Duration::from_millis(500),
+    };
+    /// Enough to see that everything works: seconds.
+    pub const QUICK: Self = Self {
+        rounds: 3,
+        packets: 50_000,
+        new_bits: 12,
+        random_bits: [17, 20],
+        veth_rounds: 2,
+        slice: Duration::from_millis(100),
+    };
+}
+
+/// Measures everything, on the thread of the caller and one CPU. To be called in a sandbox. `say` gets a line for each
+/// step.
+pub fn run(effort: Effort, say: &dyn Fn(&str)) -> Result<Report> {
+    let machine = Machine::pinned()?;
+    say("compiling rule sets");
+    let compiled = compile::measure(effort.rounds)?;
+    ground::make_links()?;
+    let (paths, programs) = paths::measure(effort, say)?;
+    let traffic = veth::measure(effort, say)?;
+    Ok(Report {
+        effort,
+        machine,
+        paths,
+        traffic,
+        programs,
+        compiled,
+    })
+}
+
+/// How a program that measures ends: with its text on standard output, or an error on the other.
+pub fn ended(measured: Result<String>) -> ExitCode {
+    match measured {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

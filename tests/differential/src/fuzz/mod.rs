@@ -1,0 +1,50 @@
+//! What the fuzzer tries to break, as functions of the bytes that it comes up with. They panic where something is wrong, so
+//! that the fuzzer (`cargo xtask fuzz`) and the tests, which replay what it found, call the very same.
+
+mod admitted;
+mod alone;
+mod books;
+mod image;
+mod layout;
+mod parser;
+mod path;
+mod steps;
+mod vary;
+
+use std::net::IpAddr;
+
+use taskgate_ebpf::packet::mapped;
+
+pub use self::{image::image, parser::parser, path::path};
+use crate::Dice;
+
+/// An input like another one, by a seed: a few of its bytes are others, or gone, or there twice.
+pub fn like(input: &[u8], seed: u64) -> Vec<u8> {
+    let mut dice = Dice::new(seed);
+    let mut other = input.to_vec();
+    for _ in 0..=dice.below(3) {
+        if other.is_empty() {
+            break;
+        }
+        let at = dice.below(other.len());
+        match dice.below(8) {
+            0 => other.truncate(at),
+            1 => drop(other.remove(at)),
+            2 => other.insert(at, other[at]),
+            3 => other[at] ^= 1 << dice.below(8),
+            4 => other[at] = dice.any() as u8,
+            5 => other[at] = dice.of(&[0, 1, 0x7f, 0x80, 0xff]),
+            6 => other[at] = other[at].wrapping_add(1),
+            _ => other[at] = other[at].wrapping_sub(1),
+        }
+    }
+    other
+}
+
+/// An address as the data path has it: upper and lower half, IPv4 mapped.
+fn halves(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => mapped(address.into()),
+        IpAddr::V6(address) => [(u128::from(address) >> 64) as u64, u128::from(address) as u64],
+    }
+}

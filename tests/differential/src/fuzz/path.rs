@@ -1,0 +1,179 @@
+//! The whole way of a packet on the host: a world, and what happens in it, step by step.
+
+use std::{collections::BTreeSet, sync::atomic::AtomicU64};
+
+use taskgate::compile::host_image;
+use taskgate_ebpf::{abi::Outcome, host::Left};
+
+use super::{
+    admitted::Admitted,
+    alone::{Ended, compare, neighbourhood},
+    books::Entry,
+    steps::{Step, Steps},
+    vary,
+};
+use crate::{Clock, Dice, Stand, Tally, Thrown, read};
+use testkit::scene::{DataPath as _, Host, State};
+
+/// Earlier packets that a later one may be made of.
+const KEPT: usize = 32;
+/// Room in each table.
+const ROOMS: [usize; 4] = [4, 40, 300, 10_000];
+
+thread_local! {
+    static IMAGE: Vec<AtomicU64> = host_image(5);
+}
+
+/// Three bytes choose the first configuration, one how much room there is; the rest is what happens: packets, their
+/// answers, errors about them and pieces of them, and what goes on around packets (reloads, cuts, windows, epochs, links
+/// that move, time). Each packet must end as the oracle says and leave what the oracle keeps, and the books must balance;
+/// where no table is full, without the other tasks' packets it must end the same. Gives how packets ended.
+///
+/// # Panics
+/// Where that is not so.
+pub fn path(data: &[u8]) -> Tally {
+    let Some(([a, b, c, room], steps)) = data.split_first_chunk() else {
+        return Tally::default();
+    };
+    let seed = u64::from_le_bytes([*a, *b, *c, 0, 0, 0, 0, 0]);
+    IMAGE.with(|image| {
+        let walk = || Walk::new(seed, *room, image);
+        let (tally, ended) = walk().through(Steps(steps));
+        if usize::from(*room) % ROOMS.len() == ROOMS.len() - 1
+            && let Some(links) = neighbourhood(&ended)
+        {
+            let only = Some(links.clone());
+            let (_, alone) = Walk { only, ..walk() }.through(Steps(steps));
+            compare(&links, &ended, &alone);
+        }
+        tally
+    })
+}
+
+/// The witnesses, and what they have seen.
+struct Walk<'a> {
+    stand: Stand<'a>,
+    host: Host<'a>,
+    seen: Vec<Thrown>,
+    state: State,
+    admitted: Admitted,
+    ended: Vec<Ended>,
+    tally: Tally,
+    /// The links whose packets are judged at all, if not all.
+    only: Option<BTreeSet<u32>>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(seed: u64, room: u8, image: &'a [AtomicU64]) -> Self {
+        let size = ROOMS[usize::from(room) % ROOMS.len()];
+        let host = Host::new(image, size);
+        // Ticks begin anew with the first packets of some.
+        if room & 0x80 != 0 {
+            host.tables.advance(u32::MAX - (1 << 20) - 100);
+        }
+        Self {
+            stand: Stand::new(Dice::new(seed), image, size, Clock::Own).expect("a world"),
+            host,
+            seen: Vec::new(),
+            state: State::default(),
+            admitted: Admitted::default(),
+            ended: Vec::new(),
+            tally: Tally::default(),
+            only: None,
+        }
+    }
+
+    fn through(mut self, steps: Steps<'_>) -> (Tally, Vec<Ended>) {
+        for step in steps {
+            self.take(step);
+        }
+        (self.tally, self.ended)
+    }
+
+    fn take(&mut self, Step { what, with }: Step<'_>) {
+        self.stand.dice = Dice::loaded(with);
+        let thrown = match what % 16 {
+            0..6 => Some(self.stand.generator.throw(&mut self.stand.dice)),
+            6 => raw(with),
+            7..9 => self.earlier(with).map(|(earlier, with)| vary::edited(&earlier, with)),
+            9..11 => self.earlier(with).map(|(earlier, with)| vary::answered(&earlier, with)),
+            11 => self
+                .earlier(with)
+                .and_then(|(earlier, with)| vary::piece(&earlier, with)),
+            12 => self
+                .earlier(with)
+                .and_then(|(earlier, with)| vary::error(&earlier, with)),
+            _ => {
+                let happened = self.stand.happen(&mut self.host, &mut None);
+                happened.expect("nothing that can go wrong");
+                // Time goes by in entries too.
+                self.state = self.host.state(self.stand.scene.highest).expect("plain collections");
+                None
+            }
+        };
+        let Some(thrown) = thrown else { return };
+        let follow = self.stand.follow_clock(&mut self.host, &mut None);
+        follow.expect("a clock of its own");
+        if self.only.as_ref().is_none_or(|links| links.contains(&thrown.link)) {
+            self.judge(&thrown);
+        }
+        if self.seen.len() == KEPT {
+            self.seen.remove(0);
+        }
+        self.seen.push(thrown);
+    }
+
+    /// One of the last packets, and what is to be done with it.
+    fn earlier<'b>(&self, with: &'b [u8]) -> Option<(Thrown, &'b [u8])> {
+        let (back, with) = with.split_first()?;
+        let back = usize::from(*back) % self.seen.len().max(1);
+        Some((self.seen.iter().rev().nth(back)?.clone(), with))
+    }
+
+    fn judge(&mut self, thrown: &Thrown) {
+        let fragments = self.host.tables.fragments().len();
+        let differ = self.stand.past(thrown, &mut self.host, &mut None, true);
+        if let Some(what) = differ.expect("nothing that can go wrong") {
+            panic!("{thrown}\n{what}");
+        }
+        let outcome = self.host.last.expect("it was judged");
+        let after = self.host.state(self.stand.scene.highest).expect("plain collections");
+        let reading = read(&thrown.frame, thrown.segments, thrown.left);
+        let gate = self.stand.gate_on(thrown.link);
+        let entry = Entry {
+            reading: &reading,
+            gate,
+            direction: thrown.direction,
+            outcome,
+            before: &self.state,
+            after: &after,
+            fragments: (fragments, self.host.tables.fragments().len()),
+        };
+        entry.check();
+        self.admitted.note(&reading, thrown.link, thrown.direction, outcome);
+        self.state = after;
+        self.ended.push(Ended {
+            link: thrown.link,
+            slot: gate.map(|(_, slot)| slot),
+            outcome,
+        });
+        *self.tally.0.entry(Outcome::name(outcome)).or_default() += 1;
+    }
+}
+
+/// A frame byte for byte: link and direction first, then segments.
+fn raw(with: &[u8]) -> Option<Thrown> {
+    let ([place, segments, size], frame) = with.split_first_chunk()?;
+    Some(Thrown {
+        frame: frame.to_vec(),
+        link: vary::link(*place),
+        direction: vary::direction(place & 0x80 != 0),
+        segments: if *size == 0 {
+            (0, 0)
+        } else {
+            ((*segments).into(), (*size).into())
+        },
+        from_wire: place & 0xc0 == 0xc0,
+        left: Left::NOTHING,
+    })
+}

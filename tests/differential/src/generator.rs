@@ -1,0 +1,345 @@
+//! Packets as somebody may send them: legal ones of flows that go on, odd ones, and hostile ones.
+
+use std::{fmt, net::IpAddr};
+
+use taskgate_ebpf::{abi::Direction, host::Left};
+
+use super::{
+    dice::Dice,
+    dress::{damage, left_over, wrapped},
+    reading::read,
+    talk::{Talk, answered, farewell, numbers},
+};
+use testkit::scene::frames;
+
+/// A frame on a link.
+#[derive(Clone, Debug)]
+pub struct Thrown {
+    /// Its bytes.
+    pub frame: Vec<u8>,
+    /// The link's ifindex.
+    pub link: u32,
+    /// The gate that it meets.
+    pub direction: Direction,
+    /// Segments, and bytes in each.
+    pub segments: (u32, u32),
+    /// Whether it came in by the uplink.
+    pub from_wire: bool,
+    /// What is left to be done to it.
+    pub left: Left,
+}
+
+impl fmt::Display for Thrown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            frame,
+            link,
+            direction,
+            segments,
+            from_wire,
+            left,
+        } = self;
+        writeln!(
+            f,
+            "{direction:?} on link {link}, segments {segments:?}, from the wire: {from_wire}, {left:?}, read as {:?}",
+            read(frame, *segments, *left)
+        )?;
+        write!(f, "frame ")?;
+        frame.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What packets are made of.
+pub(crate) struct Generator {
+    /// The links, with the addresses of the ENI on each.
+    pub(crate) links: Vec<(u32, Vec<IpAddr>)>,
+    talks: Vec<Talk>,
+    /// What comes next, last first.
+    next: Vec<Thrown>,
+}
+
+const FLAGS: [u8; 10] = [2, 2, 2, 0x12, 0x12, 0x10, 0x10, 0x11, 4, 0x14];
+const NEIGHBOUR_KINDS: [u8; 9] = [130, 131, 132, 143, 133, 134, 135, 136, 137];
+
+impl Generator {
+    /// With nothing to go on yet.
+    pub(crate) fn new(links: Vec<(u32, Vec<IpAddr>)>) -> Self {
+        Self {
+            links,
+            talks: Vec::new(),
+            next: Vec::new(),
+        }
+    }
+
+    /// The next packet.
+    pub(crate) fn throw(&mut self, dice: &mut Dice) -> Thrown {
+        if let Some(next) = self.next.pop() {
+            return next;
+        }
+        let mut thrown = match dice.below(32) {
+            0 => self.arp(dice),
+            1 | 2 => self.neighbour(dice),
+            3 => self.dhcp(dice),
+            4 => Thrown {
+                frame: {
+                    let length = dice.below(120);
+                    let noise = dice.bytes(length);
+                    let kind = dice.of(&[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x0600]);
+                    frames::ethernet(kind, &noise)
+                },
+                link: self.any_link(dice),
+                direction: any_direction(dice),
+                segments: (0, 0),
+                from_wire: false,
+                left: Left::NOTHING,
+            },
+            5 | 6 => self.error(dice),
+            _ => self.talk(dice),
+        };
+        if dice.one_in(8) && thrown.frame.len() >= 6 {
+            let to = dice.of(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1], frames::OWN_MAC, [2, 0, 0, 0, 0, 9]]);
+            thrown.frame[..6].copy_from_slice(&to);
+        }
+        if dice.one_in(16) {
+            damage(&mut thrown.frame, dice);
+        }
+        thrown.from_wire = thrown.direction == Direction::Ingress && dice.one_in(6);
+        thrown.left = left_over(&thrown.frame, thrown.segments, dice);
+        thrown
+    }
+
+    fn talk(&mut self, dice: &mut Dice) -> Thrown {
+        let direction = any_direction(dice);
+        let at = if self.talks.len() < 4 || dice.one_in(5) {
+            let talk = self.new_talk(direction, dice);
+            if self.talks.len() < 12 {
+                self.talks.push(talk);
+                self.talks.len() - 1
+            } else {
+                let at = dice.below(self.talks.len());
+                self.talks[at] = talk;
+                at
+            }
+        } else {
+            dice.below(self.talks.len())
+        };
+        let talk = &mut self.talks[at];
+        let v6 = talk.local.is_ipv6();
+        let ((source, destination), (from, to)) = talk.ends(direction);
+        let length = if dice.one_in(8) { 0 } else { dice.below(40) };
+        let body = dice.bytes(length);
+        let payload = match talk.protocol {
+            6 => {
+                let flags = if dice.one_in(12) {
+                    dice.any() as u8
+                } else {
+                    dice.of(&FLAGS)
+                };
+                let at = numbers(talk, direction, flags, length, dice);
+                frames::tcp_at(from, to, flags, at, &body)
+            }
+            17 => frames::udp(from, to, &body),
+            1 | 58 => {
+                let (asks, asker) = talk.asks;
+                let code = if dice.one_in(4) { dice.below(3) as u8 } else { 0 };
+                frames::icmp(answered(asks, direction == asker), code, talk.ports.0, &body)
+            }
+            2 if !dice.one_in(3) => [&[dice.of(&[0x11, 0x11, 0x16, 0x22]), 0, 0, 0, 224, 0, 0, 1][..], &body].concat(),
+            _ => body,
+        };
+        let (frame, jumbo) = wrapped(v6, source, destination, talk.protocol, payload, dice);
+        let segments = if dice.one_in(8) || jumbo {
+            (dice.below(4) as u32, 1 + dice.below(60) as u32)
+        } else {
+            (0, 0)
+        };
+        if talk.protocol == 6 && dice.one_in(12) {
+            let first = farewell(talk, direction);
+            self.next = vec![farewell(talk, direction.opposite()), first];
+        }
+        Thrown {
+            frame,
+            link: talk.link,
+            direction,
+            segments,
+            from_wire: false,
+            left: Left::NOTHING,
+        }
+    }
+
+    /// An ICMP error about a packet as it goes on somewhere: from the peer, or from a router.
+    fn error(&mut self, dice: &mut Dice) -> Thrown {
+        let about = self.talk(dice);
+        let v6 = about.frame[12..14] == [0x86, 0xdd];
+        let length = if dice.one_in(3) { dice.below(80) } else { 48 };
+        let quoted = frames::quoted(&about.frame, length);
+        let direction = if dice.one_in(8) {
+            about.direction
+        } else {
+            about.direction.opposite()
+        };
+        let addresses = |frame: &[u8]| -> Option<(IpAddr, IpAddr)> {
+            Some(if v6 {
+                let at = |at: usize| <[u8; 16]>::try_from(frame.get(at..at + 16)?).ok();
+                (at(22)?.into(), at(38)?.into())
+            } else {
+                let at = |at: usize| <[u8; 4]>::try_from(frame.get(at..at + 4)?).ok();
+                (at(26)?.into(), at(30)?.into())
+            })
+        };
+        let Some((source, destination)) = addresses(&about.frame) else {
+            return about;
+        };
+        let speaks = if dice.one_in(3) {
+            self.anybody(v6, dice)
+        } else {
+            destination
+        };
+        let hears = if dice.one_in(12) {
+            self.anybody(v6, dice)
+        } else {
+            source
+        };
+        let (kind, code) = if v6 {
+            dice.of(&[(2, 0), (2, 0), (2, 1), (1, 4), (3, 0), (4, 0), (137, 0)])
+        } else {
+            dice.of(&[(3, 4), (3, 4), (3, 3), (11, 0), (12, 0), (5, 1), (4, 0)])
+        };
+        let message = frames::icmp(kind, code, 0, &quoted);
+        let (frame, _) = wrapped(v6, speaks, hears, if v6 { 58 } else { 1 }, message, dice);
+        Thrown {
+            frame,
+            link: about.link,
+            direction,
+            segments: (0, 0),
+            from_wire: false,
+            left: Left::NOTHING,
+        }
+    }
+
+    fn arp(&self, dice: &mut Dice) -> Thrown {
+        let link = self.any_link(dice);
+        let (sender, target) = (self.local(link, false, dice), self.local(link, false, dice));
+        let sender = if dice.one_in(4) {
+            self.anybody(false, dice)
+        } else {
+            sender
+        };
+        let target = if dice.one_in(4) {
+            self.anybody(false, dice)
+        } else {
+            target
+        };
+        Thrown {
+            frame: frames::arp(1 + dice.below(2) as u8, sender, target),
+            link,
+            direction: any_direction(dice),
+            segments: (0, 0),
+            from_wire: false,
+            left: Left::NOTHING,
+        }
+    }
+
+    fn neighbour(&mut self, dice: &mut Dice) -> Thrown {
+        let link = self.any_link(dice);
+        let mut address = || {
+            if dice.one_in(2) {
+                self.anybody(true, dice)
+            } else {
+                self.local(link, true, dice)
+            }
+        };
+        let (source, destination, target) = (address(), address(), address());
+        let kind = dice.of(&NEIGHBOUR_KINDS);
+        let mut frame = frames::neighbour(source, destination, kind, target);
+        if kind < 133 || kind == 143 {
+            frame[21] = 1;
+        }
+        if dice.one_in(5) {
+            frame[21] = dice.of(&[0, 1, 2, 64, 254, 255]);
+        }
+        if kind == 136 && dice.one_in(4) {
+            frame[58] |= 0x80;
+        }
+        if dice.one_in(3) {
+            // Options, in units of eight bytes: as many as belong there, and more.
+            let mut options = Vec::new();
+            for _ in 0..=dice.below(3) {
+                let mac = dice.of(&[frames::OWN_MAC, frames::OWN_MAC, [2, 0, 0, 0, 0, 9], [0; 6]]);
+                options.extend([dice.of(&[1, 2, 2, 14]), dice.of(&[1, 1, 1, 1, 1, 0, 2])]);
+                options.extend(mac);
+            }
+            options.extend(dice.of(&[&[][..], &[], &[], &[1, 1, 0]]));
+            frame[19] += options.len() as u8;
+            frame.extend(options);
+        }
+        let (direction, next) = self.asked_first(link, kind, source, dice);
+        self.next.extend(next);
+        Thrown {
+            frame,
+            link,
+            direction,
+            segments: (0, 0),
+            from_wire: false,
+            left: Left::NOTHING,
+        }
+    }
+
+    /// Which way a message goes. Where it asks the task, the task may answer next, or ask back.
+    fn asked_first(&self, link: u32, kind: u8, source: IpAddr, dice: &mut Dice) -> (Direction, Option<Thrown>) {
+        if kind != 135 || dice.one_in(3) {
+            return (any_direction(dice), None);
+        }
+        let local = self.local(link, true, dice);
+        let answer = if dice.one_in(2) {
+            frames::neighbour(local, source, 136, local)
+        } else {
+            frames::neighbour(local, source, 135, source)
+        };
+        let answer = Thrown {
+            frame: answer,
+            link,
+            direction: Direction::Egress,
+            segments: (0, 0),
+            from_wire: false,
+            left: Left::NOTHING,
+        };
+        (Direction::Ingress, Some(answer))
+    }
+
+    fn dhcp(&self, dice: &mut Dice) -> Thrown {
+        let v6 = dice.one_in(2);
+        let link = self.any_link(dice);
+        let (client, server) = if v6 { (546, 547) } else { (68, 67) };
+        let everyone: IpAddr = if v6 { "ff02::1:2" } else { "255.255.255.255" }
+            .parse()
+            .expect("an address");
+        let nobody: IpAddr = if v6 { "fe80::1" } else { "0.0.0.0" }.parse().expect("an address");
+        let local = if dice.one_in(2) {
+            nobody
+        } else {
+            self.local(link, v6, dice)
+        };
+        let remote = self.anybody(v6, dice);
+        let direction = any_direction(dice);
+        let frame = match direction {
+            Direction::Egress => {
+                let to = if dice.one_in(4) { remote } else { everyone };
+                frames::ip(local, to, 17, &frames::udp(client, server, b"discover"))
+            }
+            Direction::Ingress => frames::ip(remote, local, 17, &frames::udp(server, client, b"offer")),
+        };
+        Thrown {
+            frame,
+            link,
+            direction,
+            segments: (0, 0),
+            from_wire: false,
+            left: Left::NOTHING,
+        }
+    }
+}
+
+fn any_direction(dice: &mut Dice) -> Direction {
+    dice.of(&[Direction::Egress, Direction::Ingress])
+}

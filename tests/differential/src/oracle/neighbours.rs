@@ -1,0 +1,252 @@
+//! ARP, neighbour discovery and listener discovery.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use taskgate::model::Eni;
+use taskgate_ebpf::abi::{Direction, LinkId, Pass, Reason};
+
+use super::{
+    super::reading::{Body, Hardware, Ip, Reading},
+    names::Case,
+};
+
+/// What one message says, whichever protocol it is of.
+struct Message {
+    /// 0 for ARP, else the ICMPv6 type.
+    kind: u8,
+    source: IpAddr,
+    destination: IpAddr,
+    target: Option<IpAddr>,
+    hardware: Hardware,
+    router: bool,
+}
+
+impl Message {
+    fn of(reading: &Reading) -> Option<Self> {
+        match reading {
+            Reading::Arp(arp) => Some(Self {
+                kind: 0,
+                source: arp.sender,
+                destination: arp.target,
+                target: Some(arp.target),
+                hardware: Hardware::Is(arp.hardware),
+                router: false,
+            }),
+            Reading::Ip(ip) => match ip.body {
+                Body::Neighbour {
+                    kind,
+                    target,
+                    hardware,
+                    router,
+                    ..
+                } => Some(Self {
+                    kind,
+                    source: ip.source,
+                    destination: ip.destination,
+                    target,
+                    hardware,
+                    router,
+                }),
+                _ => None,
+            },
+            Reading::Nameless(_) => None,
+        }
+    }
+
+    fn is_about_addresses(&self) -> bool {
+        [0, 135, 136].contains(&self.kind)
+    }
+}
+
+/// What is kept of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    address: IpAddr,
+    /// Whether the task asked if anybody has it; else somebody spoke from it.
+    probed: bool,
+    link: u32,
+    epoch: u32,
+}
+
+/// Addresses that tasks probed and that spoke to them: four for each slot, by the lowest bits.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kepts(BTreeMap<(u16, u8), Kept>);
+
+fn place(slot: u16, address: IpAddr) -> (u16, u8) {
+    let last = match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    };
+    (slot, last % 4)
+}
+
+impl Kepts {
+    fn has(&self, case: &Case<'_>, slot: u16, address: IpAddr, probed: bool) -> bool {
+        let wanted = Kept {
+            address,
+            probed,
+            link: case.link,
+            epoch: case.world.epoch(slot),
+        };
+        self.0.get(&place(slot, address)) == Some(&wanted)
+    }
+
+    fn keep(&mut self, case: &Case<'_>, slot: u16, address: IpAddr, probed: bool) {
+        let kept = Kept {
+            address,
+            probed,
+            link: case.link,
+            epoch: case.world.epoch(slot),
+        };
+        self.0.insert(place(slot, address), kept);
+    }
+
+    /// ARP and neighbour discovery need no rule, but a task takes part only as itself.
+    pub(super) fn judge(&mut self, case: &Case<'_>, reading: &Reading) -> Result<Pass, Reason> {
+        let (eni, gate, slot) = case.world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+        if gate.isolated {
+            return Err(Reason::Isolated);
+        }
+        let message = Message::of(reading).expect("it is one");
+        match case.direction {
+            Direction::Egress => may_say(case, eni, slot, &message)?,
+            Direction::Ingress => self.may_hear(case, eni, slot, &message)?,
+        }
+        let unnamed = message.source.is_unspecified();
+        if message.is_about_addresses() {
+            match (case.direction, message.target) {
+                (Direction::Egress, Some(target)) if unnamed => self.keep(case, slot, target, true),
+                (Direction::Egress, _) => {
+                    if self.has(case, slot, message.source, true) {
+                        self.0.remove(&place(slot, message.source));
+                    }
+                }
+                (Direction::Ingress, _) => {
+                    if message.kind > 0 && !unnamed && !is_link_local(message.source) {
+                        self.keep(case, slot, message.source, false);
+                    }
+                }
+            }
+        }
+        Ok(Pass::Neighbour)
+    }
+
+    fn may_hear(&self, case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(), Reason> {
+        let own = |address: IpAddr| is_link_local(address) || eni.addresses.contains(&address);
+        let all_nodes: IpAddr = "ff02::1".parse().expect("an address");
+        let target = message.target.unwrap_or(message.destination);
+        let (claims, is_meant) = match message.kind {
+            // Who asks or announces says that the sender's address is its own.
+            0 => (Some(message.source), own(target) || message.source == target),
+            135 => (Some(message.source), own(target)),
+            136 => (
+                Some(target),
+                message.destination == all_nodes || own(message.destination),
+            ),
+            133 => (None, false),
+            _ => (None, is_link_local(message.source)),
+        };
+        if let Some(claims) = claims
+            && eni.addresses.contains(&claims)
+        {
+            let has_probed = self.has(case, slot, claims, true);
+            return has_probed.then_some(()).ok_or(Reason::SpoofedSource);
+        }
+        if is_meant || !eni.source_dest_check {
+            Ok(())
+        } else {
+            Err(Reason::NotForTask)
+        }
+    }
+
+    /// What a task sends as neighbour discovery to an address that routers carry on to is ICMPv6 like any other, unless
+    /// the task was spoken to from there. What only routers say is refused wherever it goes.
+    pub(super) fn as_sent(&self, case: &Case<'_>, reading: &Reading) -> Reading {
+        let Reading::Ip(ip) = reading else {
+            return reading.clone();
+        };
+        let (IpAddr::V6(to), Body::Neighbour { kind, code, .. }) = (ip.destination, &ip.body) else {
+            return reading.clone();
+        };
+        let on_link = to.is_unicast_link_local() || to.octets()[..2] == [0xff, 0x02];
+        let slot = case.world.eni_on(case.link).map(|(_, _, slot)| slot);
+        let answers = slot.is_some_and(|slot| self.has(case, slot, ip.destination, false));
+        let stays = match kind {
+            130 | 134 | 137 => true,
+            135 | 136 => on_link || answers,
+            _ => on_link,
+        };
+        if stays || case.direction == Direction::Ingress {
+            return reading.clone();
+        }
+        let body = Body::Icmp {
+            kind: *kind,
+            code: *code,
+            identifier: 0,
+            quoted: None,
+        };
+        Reading::Ip(Ip { body, ..ip.clone() })
+    }
+}
+
+fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(), Reason> {
+    let spoofed = Err(Reason::SpoofedSource);
+    let unnamed = message.source.is_unspecified();
+    let target = message.target.unwrap_or(message.destination);
+    let is_own = |address: IpAddr| is_link_local(address) || eni.addresses.contains(&address);
+    let claims = match message.kind {
+        0 | 135 if unnamed => target,
+        133 | 131 | 132 | 143 if unnamed => return Ok(()),
+        0 | 133 | 135 | 131 | 132 | 143 => message.source,
+        136 => target,
+        _ => return spoofed,
+    };
+    // An answer comes from the address that it is about, or from one of the link.
+    let from_there = message.kind != 136 || message.source == target || is_link_local(message.source);
+    if eni.source_dest_check && !(is_own(claims) && from_there) {
+        return spoofed;
+    }
+    // Nobody takes another task's address.
+    let others = |other: &&Eni| other.id != eni.id && other.addresses.contains(&claims);
+    let mut enis = case.world.model.enis.iter().zip(&case.world.gates);
+    if !is_own(claims) && enis.any(|(other, gate)| gate.is_some() && others(&other)) {
+        return spoofed;
+    }
+    let Some(mac) = case
+        .world
+        .macs
+        .get(&slot)
+        .filter(|_| LinkId::from_number(case.link).is_branch())
+    else {
+        return Ok(());
+    };
+    let its_own = match message.hardware {
+        Hardware::None => true,
+        Hardware::Is(hardware) => hardware == *mac,
+        Hardware::Unread => false,
+    };
+    if its_own && !(message.router && eni.source_dest_check) {
+        Ok(())
+    } else {
+        spoofed
+    }
+}
+
+/// Whether a task says what only a router says in IPv4: redirects, advertisements, membership queries.
+pub(super) fn speaks_as_router(case: &Case<'_>, ip: &Ip) -> bool {
+    let says = match ip.body {
+        Body::Icmp { kind, .. } => [5, 9].contains(&kind),
+        Body::IgmpQuery => true,
+        _ => false,
+    };
+    says && ip.source.is_ipv4() && case.direction == Direction::Egress && ip.fragment.is_none_or(|part| part.is_first)
+}
+
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// Whether nothing that goes there leaves the link.
+pub(super) fn is_on_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local() || address.octets()[..2] == [0xff, 2])
+}

@@ -1,0 +1,162 @@
+//! What a TCP connection is known to be: what the task says is so, what comes in its peer's name has to fit.
+
+use std::collections::BTreeMap;
+
+use taskgate_ebpf::abi::Direction;
+
+use super::super::reading::Segment;
+
+/// What is known of a TCP connection. Positions are sequence numbers, of which 16 bits are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tcp {
+    /// Where each side goes on, as far as anybody said.
+    pub(crate) places: BTreeMap<Direction, u16>,
+    /// The side that was asked has answered.
+    pub(crate) answered: bool,
+    /// Hands were shaken.
+    pub(crate) established: bool,
+    /// Who has said farewell.
+    pub(crate) farewells: Vec<Direction>,
+    /// Who has broken it off, and sent nothing since.
+    pub(crate) broken: Vec<Direction>,
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// How far it is from one position to another, which is less than half of all positions away.
+fn distance(from: u16, to: u16) -> i64 {
+    match i64::from(to) - i64::from(from) {
+        far if far >= 0x8000 => far - 0x1_0000,
+        far if far < -0x8000 => far + 0x1_0000,
+        near => near,
+    }
+}
+
+/// Positions that a segment takes.
+fn extent(segment: &Segment) -> i64 {
+    i64::from(segment.payload) + i64::from(segment.flags & SYN != 0) + i64::from(segment.flags & FIN != 0)
+}
+
+fn end(segment: &Segment) -> u16 {
+    (i64::from(segment.sequence) + extent(segment)).rem_euclid(0x1_0000) as u16
+}
+
+impl Tcp {
+    pub(super) fn is_closed(&self) -> bool {
+        self.farewells.len() == 2 || !self.broken.is_empty()
+    }
+
+    /// The first segment that is seen. What it acknowledges is all that is known of the other side.
+    pub(super) fn first(segment: Option<&Segment>, sender: Direction, opener: Direction) -> Self {
+        let mut tcp = Self::default();
+        let Some(segment) = segment else {
+            // An entry cannot say that nothing is known of who opened it.
+            tcp.places.insert(opener, 0);
+            return tcp;
+        };
+        let reset = segment.flags & RST != 0;
+        tcp.places
+            .insert(sender, if reset { segment.sequence } else { end(segment) });
+        if segment.flags & ACK != 0 {
+            tcp.places.insert(sender.opposite(), segment.acknowledged);
+        }
+        tcp.answered = sender != opener;
+        if segment.flags & FIN != 0 {
+            tcp.farewells.push(sender);
+        }
+        if reset {
+            tcp.broken.push(sender);
+        }
+        tcp
+    }
+
+    /// One more segment.
+    pub(super) fn goes_on(&mut self, segment: Option<&Segment>, sender: Direction, opener: Direction) {
+        let Some(segment) = segment else { return };
+        let receiver = sender.opposite();
+        let here = self.places.get(&sender) == Some(&segment.sequence);
+        let acknowledges = segment.flags & ACK != 0;
+        let exactly = acknowledges && self.places.get(&receiver) == Some(&segment.acknowledged);
+        if segment.flags & RST != 0 {
+            // A side of which nothing is known has to say what it refuses.
+            let fits = if self.places.contains_key(&sender) {
+                here
+            } else {
+                exactly
+            };
+            if fits && !self.broken.contains(&sender) {
+                self.broken.push(sender);
+            }
+            return;
+        }
+        if segment.flags & FIN != 0 && !here {
+            return;
+        }
+        self.broken.retain(|side| *side != sender);
+        let believed = if sender == Direction::Egress {
+            self.task_says(segment, opener);
+            true
+        } else {
+            self.is_said_of_peer(segment, opener, exactly)
+        };
+        if believed {
+            // Whoever acknowledges what it was sent has received it; whoever answers with more than an answer has a
+            // connection.
+            let proves = if sender == opener { exactly } else { extent(segment) > 0 };
+            if self.answered && proves && segment.flags & SYN == 0 {
+                self.established = true;
+            }
+            self.answered |= sender != opener;
+        }
+        if segment.flags & FIN != 0 && !self.farewells.contains(&sender) {
+            self.farewells.push(sender);
+        }
+    }
+
+    fn task_says(&mut self, segment: &Segment, opener: Direction) {
+        let (task, peer) = (Direction::Egress, Direction::Ingress);
+        let syn = segment.flags & SYN != 0;
+        if syn && self.places.get(&task) != Some(&end(segment)) {
+            // What was known of whoever did not open it is forgotten, and all that happened.
+            self.places.remove(&opener.opposite());
+            *self = Self {
+                places: std::mem::take(&mut self.places),
+                ..Self::default()
+            };
+        }
+        let at_its_word = syn || !self.established;
+        let advanced = |place: Option<&u16>, to: u16, extent: i64| match place {
+            Some(place) if !at_its_word && distance(*place, to) + extent <= 0 => *place,
+            _ => (i64::from(to) + extent).rem_euclid(0x1_0000) as u16,
+        };
+        let own = advanced(self.places.get(&task), segment.sequence, extent(segment));
+        self.places.insert(task, own);
+        if segment.flags & ACK != 0 {
+            let theirs = advanced(self.places.get(&peer), segment.acknowledged, 0);
+            self.places.insert(peer, theirs);
+        }
+    }
+
+    /// Whether it may be the peer's.
+    fn is_said_of_peer(&mut self, segment: &Segment, opener: Direction, exactly: bool) -> bool {
+        let peer = Direction::Ingress;
+        let nobody_answered = !self.places.contains_key(&opener.opposite());
+        if opener == peer {
+            if nobody_answered || self.places.get(&peer) == Some(&segment.sequence) {
+                self.places.insert(peer, end(segment));
+            }
+            return true;
+        }
+        match self.places.get(&peer) {
+            None if !exactly => return false,
+            Some(place) if *place != segment.sequence => {}
+            _ => {
+                self.places.insert(peer, end(segment));
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,128 @@
+//! Flows that packets of both directions belong to: whose they are, and where each side goes on.
+
+use std::net::IpAddr;
+
+use taskgate_ebpf::{abi::Direction, host::Left};
+
+use super::{
+    dice::Dice,
+    generator::{Generator, Thrown},
+};
+use testkit::scene::frames;
+
+const PORTS: [u16; 12] = [22, 53, 67, 68, 80, 443, 546, 547, 40000, 40001, 0, 65535];
+const PROTOCOLS: [u8; 14] = [6, 6, 6, 6, 17, 17, 17, 1, 58, 0, 2, 47, 50, 132];
+const ICMP_KINDS: [u8; 12] = [8, 8, 0, 13, 14, 3, 5, 11, 9, 255, 17, 18];
+const ICMPV6_KINDS: [u8; 10] = [128, 128, 129, 1, 2, 3, 0, 200, 255, 127];
+
+/// A flow that packets of both directions belong to.
+#[derive(Clone, Debug)]
+pub(super) struct Talk {
+    pub(super) link: u32,
+    pub(super) local: IpAddr,
+    remote: IpAddr,
+    pub(super) protocol: u8,
+    pub(super) ports: (u16, u16),
+    /// The ICMP type that asks, and who asks.
+    pub(super) asks: (u8, Direction),
+    /// TCP: where each side goes on, by direction.
+    next: [u32; 2],
+}
+
+impl Talk {
+    /// Addresses and ports, the sender's first.
+    pub(super) fn ends(&self, direction: Direction) -> ((IpAddr, IpAddr), (u16, u16)) {
+        match direction {
+            Direction::Egress => ((self.local, self.remote), self.ports),
+            Direction::Ingress => ((self.remote, self.local), (self.ports.1, self.ports.0)),
+        }
+    }
+}
+
+impl Generator {
+    pub(super) fn new_talk(&self, opener: Direction, dice: &mut Dice) -> Talk {
+        let v6 = dice.one_in(2);
+        let link = self.any_link(dice);
+        let protocol = if dice.one_in(40) {
+            dice.any() as u8
+        } else {
+            dice.of(&PROTOCOLS)
+        };
+        // Mostly each family's own.
+        let protocol = match (protocol, v6) {
+            (1, true) if !dice.one_in(6) => 58,
+            (58, false) if !dice.one_in(6) => 1,
+            (other, _) => other,
+        };
+        let kinds = if v6 { &ICMPV6_KINDS[..] } else { &ICMP_KINDS };
+        Talk {
+            link,
+            local: self.local(link, v6, dice),
+            remote: self.anybody(v6, dice),
+            protocol,
+            ports: (dice.of(&PORTS), dice.of(&PORTS)),
+            asks: (dice.of(kinds), opener),
+            next: [dice.any() as u32, dice.any() as u32],
+        }
+    }
+}
+
+/// One side of a TCP connection has no more to say.
+pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> Thrown {
+    let ((source, destination), (from, to)) = talk.ends(direction);
+    let at = (talk.next[direction.index()], talk.next[direction.opposite().index()]);
+    talk.next[direction.index()] = at.0.wrapping_add(1);
+    Thrown {
+        frame: frames::ip(source, destination, 6, &frames::tcp_at(from, to, 0x11, at, b"")),
+        link: talk.link,
+        direction,
+        segments: (0, 0),
+        from_wire: false,
+        left: Left::NOTHING,
+    }
+}
+
+/// The sequence number of a talk's next segment and what it acknowledges: mostly those that are next, else some that were
+/// sent before, are lost on the way, or forged.
+pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, dice: &mut Dice) -> (u32, u32) {
+    const OFF: [u32; 10] = [
+        1,
+        40,
+        1500,
+        0x7fff,
+        0x8000,
+        0x1_0000,
+        u32::MAX,
+        40_u32.wrapping_neg(),
+        0x7fff_u32.wrapping_neg(),
+        0x8001_u32.wrapping_neg(),
+    ];
+    let (own, other) = (direction.index(), direction.opposite().index());
+    if flags & 0b1_0111 == 2 && dice.one_in(3) {
+        talk.next[own] = dice.any() as u32;
+    }
+    let acknowledged = talk.next[other];
+    let acknowledged = if dice.one_in(10) {
+        acknowledged.wrapping_add(dice.of(&OFF))
+    } else {
+        acknowledged
+    };
+    let sequence = talk.next[own];
+    if dice.one_in(6) {
+        return (sequence.wrapping_add(dice.of(&OFF)), acknowledged);
+    }
+    let extent = payload as u32 + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
+    if flags & 4 == 0 {
+        talk.next[own] = sequence.wrapping_add(extent);
+    }
+    (sequence, acknowledged)
+}
+
+/// The ICMP type that whoever asks, or whoever is asked, sends.
+pub(super) fn answered(asks: u8, by_asker: bool) -> u8 {
+    match (asks, by_asker) {
+        (8, false) => 0,
+        (13 | 17 | 128, false) => asks + 1,
+        (kind, _) => kind,
+    }
+}

@@ -1,0 +1,104 @@
+//! The early verdict beside the gate's: it drops what the gate would drop, and leaves everything else as it was.
+
+use anyhow::Result;
+use taskgate_ebpf::{
+    abi::{Direction, LinkId, Outcome, Reason},
+    host::Left,
+};
+
+use super::{
+    compare::differs,
+    generator::Thrown,
+    oracle::World,
+    reading::{Body, Reading, read},
+    run::Stand,
+};
+use testkit::scene::{DataPath as _, Host, Kernel, Uplink};
+
+/// What a frame met at the uplink.
+pub(super) enum Met {
+    /// It was dropped there, as the gate would have.
+    Dropped,
+    /// It goes on.
+    GoesOn,
+    /// The witnesses differ.
+    Difference(String),
+}
+
+/// The link that an uplink judges a packet for; `None` where it is none of its business.
+fn judged_link(world: &World, reading: &Reading, uplink: Uplink) -> Option<u32> {
+    match (uplink, reading) {
+        (Uplink::Trunk { tag }, _) => (tag & 0xfff != 0).then(|| LinkId::branch(tag).get()),
+        (Uplink::Routed, Reading::Ip(ip)) if !matches!(ip.body, Body::Neighbour { .. } | Body::Bad(_)) => {
+            world.link_to(ip.destination)
+        }
+        (Uplink::Routed, _) => None,
+    }
+}
+
+impl Stand<'_> {
+    /// A packet as the uplink receives it, on its way to a task.
+    pub(super) fn past_uplink(
+        &mut self,
+        thrown: &Thrown,
+        host: &mut Host<'_>,
+        kernel: &mut Option<&mut Kernel>,
+    ) -> Result<Met> {
+        let uplink = if self.dice.one_in(2) {
+            Uplink::Routed
+        } else {
+            // Now and then a tag that carries a priority alone.
+            let vlan = if self.dice.one_in(12) {
+                0
+            } else {
+                thrown.link as u16 & 0xfff
+            };
+            let priority = self.dice.below(8) as u16;
+            Uplink::Trunk {
+                tag: priority << 13 | vlan,
+            }
+        };
+        self.scene.set_uplink(uplink);
+        let now = host.now()?;
+        let reading = read(&thrown.frame, (0, 0), Left::NOTHING);
+        let before = self.oracle.clone();
+        let is_piece = matches!(&reading, Reading::Ip(ip) if ip.body == Body::Bad(Reason::FragmentWithoutFirst));
+        let expected = judged_link(&self.world, &reading, uplink)
+            .filter(|_| !is_piece)
+            .map(|link| {
+                let to = match uplink {
+                    Uplink::Trunk { .. } => thrown.frame.first_chunk().copied(),
+                    Uplink::Routed => None,
+                };
+                self.oracle
+                    .judge(&self.world, &reading, link, Direction::Ingress, (to, true), now)
+            })
+            .and_then(|outcome| match outcome {
+                // Whether there is room is for the gate to say.
+                Outcome::Pass(_) | Outcome::Drop(Reason::ConnectionsFull | Reason::TaskConnectionsFull) => None,
+                Outcome::Drop(reason) => Some(reason),
+            });
+        if expected.is_none() {
+            self.oracle = before;
+        }
+        let found = host.refused_early(&thrown.frame, uplink);
+        if found != expected {
+            return Ok(Met::Difference(format!(
+                "at {uplink:?}: {found:?}, oracle: {expected:?}"
+            )));
+        }
+        if let Some(kernel) = kernel
+            && kernel.early(&thrown.frame, uplink)? != expected.is_none()
+        {
+            return Ok(Met::Difference(format!(
+                "at {uplink:?} the kernel does not: {expected:?}"
+            )));
+        }
+        let state = host.state(self.scene.highest)?;
+        if let Some(what) = differs(&self.oracle, &self.scene.book, &state) {
+            return Ok(Met::Difference(format!("after {uplink:?}: {what}")));
+        }
+        self.scene.set_uplink(Uplink::Routed);
+        Ok(expected.map_or(Met::GoesOn, |_| Met::Dropped))
+    }
+}

@@ -1,0 +1,267 @@
+//! Configurations by chance: few groups, few addresses, few ports, so that much of what is sent meets a rule.
+
+use std::net::IpAddr;
+
+use taskgate::{
+    compile::Gate,
+    model::{
+        AddressList, Dialect, Direction, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports, PrefixList,
+        PrefixListIndex, Protocol, Rule, SecurityGroup,
+    },
+};
+
+use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
+
+use super::dice::Dice;
+use testkit::scene::model::{gated, member, peer};
+
+const NETS: [&str; 16] = [
+    "0.0.0.0/0",
+    "::/0",
+    "0.0.0.0/0",
+    "::/0",
+    "10.0.0.0/24",
+    "10.0.0.0/16",
+    "10.0.1.0/30",
+    "203.0.113.0/24",
+    "203.0.113.2/32",
+    "198.51.100.7/32",
+    "2001:db8::/64",
+    "2001:db8:ff::/48",
+    "2001:db8:ff::1/128",
+    "2001:db8::100/120",
+    // Halves whose highest bit is set.
+    "fd00::/8",
+    "2001:db8:ff:0:8000::/65",
+];
+const EDGES: [u16; 10] = [0, 22, 53, 67, 68, 80, 443, 547, 40000, 65535];
+const GROUPS: usize = 4;
+const LISTS: usize = 2;
+/// ENIs on this host and elsewhere.
+const GATED: usize = 4;
+const MEMBERS: usize = 3;
+/// A floor that few episodes reach.
+const MANY: u32 = 1000;
+
+/// A model, the gates of its ENIs, and a floor.
+pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>, u32) {
+    let mut groups: Vec<SecurityGroup> = (0..GROUPS).map(|number| any_group(number, dice)).collect();
+    let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
+    // Addresses may move from one ENI to another.
+    let turn = if dice.one_in(4) { dice.below(GATED) } else { 0 };
+    let mut enis: Vec<Eni> = Vec::new();
+    for number in 0..GATED {
+        let last = 10 + (number + turn) % GATED;
+        let addresses = [
+            format!("10.0.0.{last}"),
+            format!("2001:db8::{last}"),
+            format!("10.0.0.{}", last + 10),
+        ];
+        let count = 1 + dice.below(3);
+        let addresses: Vec<&str> = addresses.iter().take(count).map(String::as_str).collect();
+        let mut eni = gated(&format!("eni-{number}"), &addresses, &any_groups(dice));
+        eni.source_dest_check = !dice.one_in(6);
+        // Sometimes one is gone.
+        if !dice.one_in(10) {
+            enis.push(eni);
+        }
+    }
+    for number in 1..=MEMBERS {
+        let addresses = [format!("10.0.1.{number}"), format!("2001:db8::10{number}")];
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        enis.push(member(&format!("member-{number}"), &addresses, &any_groups(dice)));
+    }
+    let mut aside = dice.aside();
+    if aside.one_in(3) {
+        several_vpcs(&mut groups, &mut enis, &mut aside);
+    }
+    let mut floor = MANY;
+    let gates = enis
+        .iter()
+        .map(|eni| {
+            let (gate, other) = eni.binding.as_ref().and_then(|_| any_gate(dice))?;
+            floor = other;
+            Some(gate)
+        })
+        .collect();
+    let mut model = Model {
+        groups,
+        prefix_lists,
+        enis,
+        reserved: vec![IpAddr::from([10, 0, 0, 2])],
+        ..Model::default()
+    };
+    model.settings.exempt = match dice.below(4) {
+        0 => AddressList::None,
+        1 => AddressList::List(vec![IpAddr::from([203, 0, 113, 1])]),
+        _ => AddressList::Aws,
+    };
+    (model, gates, floor)
+}
+
+/// Deals everything out to VPCs, and adds members that have addresses of others in other VPCs.
+fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Dice) {
+    let vpcs = groups.iter_mut().map(|group| &mut group.vpc);
+    for vpc in vpcs.chain(enis.iter_mut().map(|eni| &mut eni.vpc)) {
+        let one = dice.of(&[None, Some("vpc-0"), Some("vpc-1"), Some("vpc-2")]);
+        *vpc = one.map(str::to_owned);
+    }
+    for (number, vpc) in (0..).zip(["vpc-0", "vpc-1", "vpc-2", "vpc-1"]) {
+        let like = dice.below(enis.len());
+        let of_other_vpc = |address: &IpAddr| {
+            let mut holders = enis.iter().filter(|eni| eni.addresses.contains(address));
+            holders.all(|eni| eni.vpc.as_deref().is_some_and(|own| own != vpc))
+        };
+        let addresses: Vec<IpAddr> = enis[like].addresses.iter().copied().filter(of_other_vpc).collect();
+        if addresses.is_empty() {
+            continue;
+        }
+        let mut eni = member(&format!("overlap-{number}"), &[], &any_groups(dice));
+        (eni.addresses, eni.vpc) = (addresses, Some(vpc.to_owned()));
+        enis.push(eni);
+    }
+}
+
+/// How tables with room for so many are shared. Where no table can be full, no pool can be used up: what others do is then
+/// nothing to a task.
+pub(crate) fn any_shares(mut dice: Dice, floor: u32, room: usize) -> [Share; 3] {
+    const ENDLESS: u32 = 1 << 20;
+    // Connections have to live long enough to be closed, too.
+    if !dice.one_in(3) {
+        let endless = Share {
+            floor: ENDLESS,
+            pool: 0,
+        };
+        return [endless; 3];
+    }
+    let pools = if room < 10_000 {
+        [0, 2, 5, 20, 1000]
+    } else {
+        [0, 0, ENDLESS, ENDLESS, ENDLESS]
+    };
+    Shared::ALL.map(|table| {
+        let floor = match table {
+            Shared::Connections => dice.of(&[0, 2, 4, 12, MANY]),
+            Shared::Denials => floor,
+            Shared::Fragments => Shared::fragments(floor),
+        };
+        Share {
+            floor,
+            pool: dice.of(&pools),
+        }
+    })
+}
+
+fn any_gate(dice: &mut Dice) -> Option<(Gate, u32)> {
+    if dice.one_in(30) {
+        return None;
+    }
+    let connections = dice.of(&[0, 3, 12, 12, NO_CAP, NO_CAP, NO_CAP, NO_CAP]);
+    let floor = dice.of(&[0, 3, 12, MANY, MANY, MANY]);
+    let gate = Gate {
+        connections,
+        isolated: dice.one_in(30),
+    };
+    Some((gate, floor))
+}
+
+fn any_groups(dice: &mut Dice) -> Vec<usize> {
+    let first = dice.below(GROUPS);
+    let mut groups = vec![first];
+    if dice.one_in(2) {
+        let other = dice.below(GROUPS);
+        if other != first {
+            groups.push(other);
+        }
+    }
+    groups
+}
+
+fn any_list(number: usize, dice: &mut Dice) -> PrefixList {
+    let count = dice.below(5);
+    let entries = (0..count).map(|_| dice.of(&NETS).parse().expect("a CIDR")).collect();
+    PrefixList {
+        id: format!("pl-{number}"),
+        name: None,
+        max_entries: None,
+        entries: Some(entries),
+    }
+}
+
+fn any_group(number: usize, dice: &mut Dice) -> SecurityGroup {
+    let mut rules = |direction: Direction| {
+        // Now and then more than one word of a bitmap.
+        let count = if dice.one_in(12) {
+            60 + dice.below(80)
+        } else {
+            dice.below(7)
+        };
+        let mut rules: Vec<Rule> = (0..count).map(|at| any_rule(number, direction, at, dice)).collect();
+        // What most groups have: everything out, much in.
+        for net in ["0.0.0.0/0", "::/0"] {
+            if dice.one_in(2) {
+                rules.push(Rule {
+                    protocol: Protocol::All,
+                    peer: peer(net),
+                    ..any_rule(number, direction, rules.len(), dice)
+                });
+            }
+        }
+        rules
+    };
+    SecurityGroup {
+        id: format!("sg-{number}"),
+        name: format!("group-{number}"),
+        vpc: None,
+        rules_known: true,
+        dialect: Dialect::Native,
+        location: Location::default(),
+        ingress: rules(Direction::Ingress),
+        egress: rules(Direction::Egress),
+    }
+}
+
+fn any_rule(group: usize, direction: Direction, at: usize, dice: &mut Dice) -> Rule {
+    Rule {
+        id: format!("group-{group}/{direction}/{at}"),
+        protocol: any_protocol(dice),
+        peer: match dice.below(10) {
+            0 | 1 => Peer::Group(GroupIndex(dice.below(GROUPS))),
+            2 => Peer::PrefixList(PrefixListIndex(dice.below(LISTS))),
+            3 => Peer::Missing("sg-gone".into()),
+            _ => peer(dice.of(&NETS)),
+        },
+        description: String::new(),
+        location: Location::default(),
+    }
+}
+
+fn any_ports(dice: &mut Dice) -> Ports {
+    if dice.one_in(4) {
+        return Ports::ALL;
+    }
+    let (one, other) = (dice.of(&EDGES), dice.of(&EDGES));
+    Ports {
+        from: one.min(other),
+        to: one.max(other),
+    }
+}
+
+fn any_icmp(kinds: &[u8], dice: &mut Dice) -> IcmpMatch {
+    match dice.below(3) {
+        0 => IcmpMatch::All,
+        1 => IcmpMatch::Type(dice.of(kinds)),
+        _ => IcmpMatch::TypeCode(dice.of(kinds), dice.below(2) as u8),
+    }
+}
+
+fn any_protocol(dice: &mut Dice) -> Protocol {
+    match dice.below(12) {
+        0..4 => Protocol::Tcp(any_ports(dice)),
+        4..7 => Protocol::Udp(any_ports(dice)),
+        7 => Protocol::Icmp(any_icmp(&[8, 0, 3, 13, 9], dice)),
+        8 => Protocol::Icmpv6(any_icmp(&[128, 129, 1, 2, 200], dice)),
+        9 => Protocol::Number(dice.of(&[0, 2, 47, 50, 132])),
+        _ => Protocol::All,
+    }
+}

@@ -1,0 +1,172 @@
+//! The demo: three tasks on one host, real traffic between them, the verdict of each gate, and the flow records.
+//!
+//! It plays in a [`sandbox`]: the machine's links, its /run and its processes are not touched, and nothing is left however
+//! the demo ends. `cargo xtask demo` builds it and runs it as root.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+
+mod attempts;
+mod expected;
+mod explain;
+mod hosts;
+mod show;
+mod topology;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+
+use attempts::{Attempt, Happened, PLAN, Way};
+use expected::{Expected, Line};
+use explain::{Explainer, Gate};
+use hosts::Hosts;
+use show::Show;
+use testkit::{
+    daemon::{self, Daemon, Options},
+    netns::{Netns, PATIENCE},
+    sandbox::sandbox,
+};
+
+/// The flow logs' interval, in seconds.
+const INTERVAL: u32 = 5;
+
+fn main() -> ExitCode {
+    match play() {
+        Ok(wrong) if wrong.is_empty() => {
+            println!("\nall of it went as the rules say, and taskgate left nothing behind");
+            return ExitCode::SUCCESS;
+        }
+        Ok(wrong) => {
+            for line in &wrong {
+                eprintln!("demo: wrong: {line}");
+            }
+            eprintln!(
+                "error: {} of the demo's results are not what they should be",
+                wrong.len()
+            );
+        }
+        Err(error) => eprintln!("error: {error:#}"),
+    }
+    ExitCode::FAILURE
+}
+
+/// Plays the demo, prints it, and gives what was not as it should be, a line each.
+fn play() -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    sandbox(|| async {
+        wrong = on_a_host()?;
+        Ok(())
+    })?;
+    Ok(wrong)
+}
+
+/// The folder with the configuration.
+fn config() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/aws")
+}
+
+/// Says one line about the step that begins.
+fn say(line: &str) {
+    eprintln!("demo: {line}");
+}
+
+fn on_a_host() -> Result<Vec<String>> {
+    say("making a host and a client outside it, as network namespaces");
+    let (host, client) = topology::host_and_client()?;
+    say("starting `taskgate run`");
+    let options = Options {
+        instance: "demo",
+        interval: Some(INTERVAL),
+        patience: PATIENCE,
+    };
+    let daemon = Daemon::start_in(&host, &config(), BTreeMap::new(), options)?;
+    let wrong = traffic(&daemon, client)?;
+    daemon.stop()?;
+    topology::check_nothing_left(&host)?;
+    Ok(wrong)
+}
+
+/// Makes all attempts and shows them with their records.
+fn traffic(daemon: &Daemon, client: Netns) -> Result<Vec<String>> {
+    let config = config();
+    let hosts = Hosts::new(&config, client)?;
+    let binary = daemon::binary()?;
+    let explainer = Explainer {
+        binary: &binary,
+        config: &config,
+    };
+    let show = Show::stdout();
+    for (name, port) in [("web", 443), ("db", 5432), ("worker", 443)] {
+        hosts.get(name)?.serve(port)?;
+    }
+    wait_for_a_window();
+
+    show.opening(&hosts);
+    let mut wrong = Vec::new();
+    let mut expected = Vec::new();
+    for (number, attempt) in PLAN.iter().enumerate() {
+        let ways = attempt.ways(&hosts)?;
+        let [v4, v6] = ways.each_ref().map(|way| explainer.gates(attempt.what, way));
+        let gates = [v4?, v6?];
+        let happened = attempts::make(attempt, &ways);
+        for ((way, gates), happened) in ways.iter().zip(&gates).zip(&happened) {
+            wrong.extend(judge(attempt, way, gates, happened));
+            expected.extend(Expected::of(number, attempt.what, way, gates));
+        }
+        show.attempt(number + 1, attempt, &happened, &gates);
+    }
+
+    say("waiting for the capture window to end");
+    let all_there = |lines: &[String]| {
+        let lines = Line::all(lines).unwrap_or_default();
+        expected.iter().all(|one| one.is_met(&lines))
+    };
+    let lines = daemon.await_lines(Duration::from_secs(2 * u64::from(INTERVAL)), all_there);
+    let lines = Line::all(&lines).context("taskgate printed something else than flow records")?;
+    show.records(&hosts, &lines, &expected);
+    let missing = expected.iter().filter(|one| !one.is_met(&lines));
+    wrong.extend(missing.map(|one| format!("there is no flow record for {one}")));
+    let contradicts = |line: &&Line| expected.iter().any(|one| one.is_contradicted(&line.record));
+    let contradicting = lines.iter().filter(contradicts);
+    wrong.extend(contradicting.map(|line| format!("a flow record says the contrary of the gate: {}", line.text)));
+    Ok(wrong)
+}
+
+/// What is wrong with how an attempt went.
+fn judge(attempt: &Attempt, way: &Way<'_>, gates: &[Gate], happened: &Happened) -> Option<String> {
+    let passes = match happened {
+        Happened::Answered(_) => Some(true),
+        Happened::Silence => Some(false),
+        Happened::Broken(_) => None,
+    };
+    let explained = gates.iter().all(Gate::accepts);
+    if passes == Some(attempt.passes) && explained == attempt.passes {
+        return None;
+    }
+    let word = |passes| if passes { "pass" } else { "be denied" };
+    Some(format!(
+        "{attempt} over {} should {}; {happened}, and `taskgate explain` says it should {}",
+        way.family(),
+        word(attempt.passes),
+        word(explained)
+    ))
+}
+
+/// Waits until a capture window has room for all attempts, so that none is split between two.
+fn wait_for_a_window() {
+    let denied = PLAN.iter().filter(|attempt| !attempt.passes).count() as u32;
+    let needed = attempts::PATIENCE * denied + Duration::from_millis(500);
+    let interval = Duration::from_secs(INTERVAL.into());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let gone = Duration::from_millis((now.as_millis() % interval.as_millis()) as u64);
+    let left = interval.saturating_sub(gone);
+    if left < needed {
+        // A moment into the window: taskgate closes the old one then.
+        thread::sleep(left + Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,348 @@
+//! A running `taskgate run`, as a user runs it: the real binary, a folder with configuration, signals.
+#![expect(unsafe_code, reason = "a child's death signal is set between fork and exec")]
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Read,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+
+use crate::{
+    config::Config,
+    kernel::Objects,
+    ledger::Ledger,
+    netns::{Netns, PATIENCE},
+    output::Lines,
+    record::Record,
+};
+
+/// The configuration's file in its folder.
+const FILE: &str = "taskgate.yaml";
+/// What it says once every gate that can be up is up.
+const READY: &str = "gates are up";
+/// What it says once a reload is in force.
+pub const RELOADED: &str = "reloaded";
+/// And once it was refused.
+const REFUSED: &str = "reload refused";
+
+/// A running taskgate. It is killed when this is dropped before it was stopped.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Option<Child>,
+    file: PathBuf,
+    records: Lines,
+    messages: Lines,
+    tasks: BTreeMap<String, String>,
+    patience: Duration,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The new configuration is in force.
+    Done,
+    /// The old one stands; these are the messages.
+    Refused(String),
+}
+
+/// What is left of a taskgate that ended.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Every record that it wrote.
+    pub records: Vec<Record>,
+    /// What it said on stderr.
+    pub messages: Vec<String>,
+    /// How it ended.
+    pub status: ExitStatus,
+    tasks: BTreeMap<String, String>,
+}
+
+/// How one is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// `--instance`.
+    pub instance: &'a str,
+    /// `--interval`; none leaves it to the configuration.
+    pub interval: Option<u32>,
+    /// How long its start, a reload and its end may take each.
+    pub patience: Duration,
+}
+
+impl Daemon {
+    /// Starts one in `host` with `config` as the only file of the folder `folder`, and waits until its gates are up.
+    pub fn start(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
+        Self::begin(host, folder, config, options)?.ready(options)
+    }
+
+    /// Starts one in `host` with the folder `folder` as it is, and waits until its gates are up. `tasks`: the names of its
+    /// ENIs, for [`Ledger`]s.
+    pub fn start_in(
+        host: &Netns,
+        folder: &Path,
+        tasks: BTreeMap<String, String>,
+        options: Options<'_>,
+    ) -> Result<Self> {
+        Self::begin_in(host, folder, tasks, options)?.ready(options)
+    }
+
+    fn ready(mut self, options: Options<'_>) -> Result<Self> {
+        let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
+        if let Err(error) = self.messages.wait(0, options.patience, ready) {
+            self.kill();
+            return Err(error.context("taskgate's gates did not come up"));
+        }
+        Ok(self)
+    }
+
+    /// Starts one in `host` with `config` as a file of the folder `folder`, and does not wait.
+    pub fn begin(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
+        fs::write(folder.join(FILE), config.to_string())?;
+        Self::begin_in(host, folder, tasks_of(config), options)
+    }
+
+    fn begin_in(host: &Netns, folder: &Path, tasks: BTreeMap<String, String>, options: Options<'_>) -> Result<Self> {
+        let mut command = host.command(binary()?.to_str().context("the binary's path is no text")?)?;
+        command.arg("run").arg("--config").arg(folder);
+        command.args(["--instance", options.instance]);
+        if let Some(interval) = options.interval {
+            command.args(["--interval", &interval.to_string()]);
+        }
+        command
+            .env_remove("TASKGATE_CONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // SAFETY: between fork and exec only prctl is called, a plain system call. Killed with its test, taskgate shall
+        // still take away what it made.
+        unsafe {
+            command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGTERM)?));
+        }
+        let mut process = command.spawn().context("cannot start taskgate")?;
+        Ok(Self {
+            records: lines(process.stdout.take())?,
+            messages: lines(process.stderr.take())?,
+            process: Some(process),
+            file: folder.join(FILE),
+            tasks,
+            patience: options.patience,
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("it runs no more")?.id())
+    }
+
+    /// Replaces its configuration and sends SIGHUP, then waits for what it says of that.
+    pub fn reload(&mut self, config: &Config) -> Result<Reload> {
+        self.tasks.append(&mut tasks_of(config));
+        self.reload_text(&config.to_string())
+    }
+
+    /// As [`Daemon::reload`], with any text.
+    pub fn reload_text(&self, text: &str) -> Result<Reload> {
+        // What reads the folder must never meet half a file.
+        let next = self.file.with_extension("next");
+        fs::write(&next, text)?;
+        fs::rename(&next, &self.file)?;
+        let start = self.messages.len();
+        self.signal(Signal::SIGHUP)?;
+        let answer = |lines: &[String]| {
+            Ok(lines.iter().find_map(|line| {
+                if line.contains(REFUSED) {
+                    Some(false)
+                } else {
+                    line.contains(RELOADED).then_some(true)
+                }
+            }))
+        };
+        let done = self
+            .messages
+            .wait(start, self.patience, answer)
+            .context("taskgate does not answer to SIGHUP")?;
+        if done {
+            Ok(Reload::Done)
+        } else {
+            Ok(Reload::Refused(self.messages.from(start).join("\n")))
+        }
+    }
+
+    /// Reloads what has to be taken.
+    pub fn apply(&mut self, config: &Config) -> Result<()> {
+        match self.reload(config)? {
+            Reload::Done => Ok(()),
+            Reload::Refused(why) => bail!("the configuration was refused: {why}"),
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?);
+        kill(pid, signal).with_context(|| format!("cannot send {signal} to taskgate"))
+    }
+
+    /// The records that it has written up to now.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        parse(&self.records.from(0))
+    }
+
+    /// Waits until the lines of its records satisfy `enough`, and gives them. After `patience` they are given as they are.
+    pub fn await_lines(&self, patience: Duration, mut enough: impl FnMut(&[String]) -> bool) -> Vec<String> {
+        let wanted = |lines: &[String]| Ok(enough(lines).then(|| lines.to_vec()));
+        self.records
+            .wait(0, patience, wanted)
+            .unwrap_or_else(|_| self.records.from(0))
+    }
+
+    /// What it has said up to now.
+    pub fn messages(&self) -> Vec<String> {
+        self.messages.from(0)
+    }
+
+    /// Waits until it has said something that contains `text`.
+    pub fn await_message(&self, text: &str) -> Result<()> {
+        let said = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(text)).then_some(()));
+        self.messages.wait(0, PATIENCE, said)
+    }
+
+    /// Waits until the sums of its records satisfy `enough`.
+    pub fn await_ledger(&self, mut enough: impl FnMut(&Ledger) -> bool) -> Result<Ledger> {
+        self.records.wait(0, PATIENCE, |lines| {
+            let ledger = Ledger::of_records(&parse(lines)?, &self.tasks)?;
+            Ok(enough(&ledger).then_some(ledger))
+        })
+    }
+
+    /// The programs, maps and links that it holds in the kernel.
+    pub fn objects(&self) -> Result<Objects> {
+        Objects::of_process(self.pid()?)
+    }
+
+    /// Ends it in order with SIGTERM.
+    pub fn stop(self) -> Result<Stopped> {
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    /// Ends it in order with a signal of choice, and fails unless it says that all went well.
+    pub fn stop_by(mut self, signal: Signal) -> Result<Stopped> {
+        self.signal(signal)?;
+        let stopped = self.wait()?;
+        ensure!(
+            stopped.status.success(),
+            "taskgate ended with {}:\n{}",
+            stopped.status,
+            stopped.messages.join("\n")
+        );
+        Ok(stopped)
+    }
+
+    /// Ends it in order, and fails unless it says by its exit code that some tasks were not gated.
+    pub fn stop_unhealthy(mut self) -> Result<Stopped> {
+        const UNHEALTHY: i32 = 6;
+        self.signal(Signal::SIGTERM)?;
+        let stopped = self.wait()?;
+        ensure!(
+            stopped.status.code() == Some(UNHEALTHY),
+            "taskgate ended with {}:\n{}",
+            stopped.status,
+            stopped.messages.join("\n")
+        );
+        Ok(stopped)
+    }
+
+    /// Kills it with SIGKILL: it can take nothing away.
+    pub fn kill_now(mut self) -> Result<Stopped> {
+        self.signal(Signal::SIGKILL)?;
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<Stopped> {
+        for lines in [&self.records, &self.messages] {
+            lines.wait_end(self.patience).context("taskgate does not end")?;
+        }
+        let status = self.process.as_mut().context("it runs no more")?.wait()?;
+        self.process = None;
+        Ok(Stopped {
+            records: self.records()?,
+            messages: self.messages(),
+            status,
+            tasks: std::mem::take(&mut self.tasks),
+        })
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take()
+            && let Err(error) = process.kill().and_then(|()| process.wait())
+        {
+            eprintln!("taskgate may still run: {error}");
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            // Only a test that fails leaves it running: what it said helps to see why.
+            eprintln!("taskgate said:\n{}", self.messages().join("\n"));
+            eprintln!("and recorded:\n{}", self.records.from(0).join("\n"));
+        }
+        self.kill();
+    }
+}
+
+impl Stopped {
+    /// The sums of all its records.
+    pub fn ledger(&self) -> Result<Ledger> {
+        Ledger::of_records(&self.records, &self.tasks)
+    }
+
+    /// The records of a task.
+    pub fn records_of(&self, task: &str) -> impl Iterator<Item = &Record> {
+        let eni = Config::eni(task);
+        self.records.iter().filter(move |record| record.eni == eni)
+    }
+}
+
+/// The release binary that `cargo xtask test` built.
+pub fn binary() -> Result<PathBuf> {
+    let built = || {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+        target.join("release/taskgate")
+    };
+    let path = env::var_os("TASKGATE_BIN").map_or_else(built, PathBuf::from);
+    ensure!(
+        path.is_file(),
+        "there is no taskgate binary at `{}`: run `cargo xtask test`",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn lines(from: Option<impl Read + Send + 'static>) -> Result<Lines> {
+    Ok(Lines::of(from.context("taskgate has no output")?))
+}
+
+fn parse(lines: &[String]) -> Result<Vec<Record>> {
+    lines.iter().map(|line| line.parse()).collect()
+}
+
+fn tasks_of(config: &Config) -> BTreeMap<String, String> {
+    config
+        .tasks()
+        .map(|task| (Config::eni(task), task.to_owned()))
+        .collect()
+}
