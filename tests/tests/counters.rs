@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use taskgate_tests::{
+use testkit::{
     Lab, at,
     daemon::binary,
     traffic::{Answer, probe},
