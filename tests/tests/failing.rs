@@ -1,14 +1,14 @@
 //! What fails for one task keeps that task closed, and no other.
 
-use std::{fs, process::Command};
+use std::{collections::BTreeMap, fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::{
     Config, Lab, Netns, at,
-    daemon::Daemon,
+    daemon::{Daemon, Options},
     kernel::{await_gates, gates},
     names,
-    netns::until,
+    netns::{PATIENCE, until},
     traffic::{Answer, Client, TcpEcho, probe},
 };
 
@@ -87,11 +87,14 @@ fn bad(lab: &Lab, config: Config) -> Result<(Config, Vec<(&'static str, &'static
 fn are_told(daemon: &Daemon, said: &[(&str, &str)]) -> Result<()> {
     for (task, why) in said {
         let name = format!("task `{task}`");
-        let told = daemon
-            .messages()
-            .iter()
-            .any(|line| line.contains("ERROR") && line.contains(&name) && line.contains(why));
-        ensure!(told, "of `{task}` not `{why}`:\n{}", daemon.messages().join("\n"));
+        let messages = daemon.messages();
+        let told = |line: &&String| line.contains("ERROR") && line.contains(&name) && line.contains(why);
+        let told = messages.iter().filter(told).count();
+        ensure!(
+            told == 1,
+            "{told} times, of `{task}` not `{why}`:\n{}",
+            daemon.messages().join("\n")
+        );
     }
     Ok(())
 }
@@ -127,6 +130,8 @@ fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
     are_told(&daemon, &said)?;
     are_gated(&lab, &device)?;
     are_closed(&lab)?;
+    // And not again because other namespaces came.
+    are_told(&daemon, &said)?;
 
     // What is mended works from the next reload on.
     let occupied = Netns::named(&config.namespace("occupied"))?;
@@ -143,6 +148,29 @@ fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
     }
     ensure!(!last.contains("occupied") && !last.contains("made"), "{last}");
     assert_eq!(gates(&lab.host, "tg-macvlan")?, (0, 0));
+    Ok(())
+}
+
+/// Branches have no link of their own to fail: their trunk does.
+#[test]
+fn a_trunk_that_cannot_be_gated_fails_its_branches() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = lab.folder().join("main");
+    fs::create_dir_all(&folder)?;
+    let text = "taskgate: v1\nuplink: { device: lo, mode: trunk }\ngroups: [{ name: g }]\ntasks:\n\
+                - { name: branch, vlan: 5, mac: '02:00:00:00:00:01', addresses: [10.88.1.1], groups: [g] }\n";
+    fs::write(folder.join("taskgate.yaml"), text)?;
+    let instance = lab.instance("main");
+    let options = Options {
+        instance: &instance,
+        interval: None,
+        patience: PATIENCE,
+    };
+    let daemon = Daemon::start_in(&lab.host, &folder, BTreeMap::new(), options)?;
+    daemon.await_message("gates are up: 0 tasks gated, 1 not gated because of an error")?;
+    let stopped = daemon.stop_unhealthy()?;
+    let last = stopped.messages.last().context("it says nothing")?;
+    ensure!(last.contains("branch"), "{last}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::{
         eni::{EniSpec, EniWarning, TaskEni, remove_left_over},
         gate::{Gate, GateError, GateProgram},
         link::Link,
-        netns::NamespaceId,
+        netns::{Namespace, NamespaceId},
     },
     model::{Binding, Eni},
 };
@@ -111,11 +111,16 @@ impl Gates {
         }
     }
 
-    /// Makes an ENI, in the namespace `id` if that is known.
+    /// Makes an ENI, in the namespace `id` if that is known. Where it cannot be made it is not tried again in the same one
+    /// before the next reload.
     pub(super) async fn make(&mut self, eni: &Eni, id: Option<NamespaceId>) -> Result<(), RunError> {
         let made = self.make_gated(eni).await;
         if let Some(task) = self.made.get_mut(&eni.id) {
-            task.failed = if made.is_ok() { Failed::No } else { Failed::In(id) };
+            let tried = || {
+                let named = Namespace::open(&task.namespace).ok().flatten();
+                id.or_else(|| named?.id().ok())
+            };
+            task.failed = if made.is_ok() { Failed::No } else { Failed::In(tried()) };
         }
         made
     }

@@ -406,10 +406,13 @@ impl Links {
             State::Bound(None) => self.uplinks.has_trunk(),
             _ => false,
         };
-        let failed = self
-            .tasks
-            .values()
-            .filter(|task| matches!(task.state, State::Failed(_)));
+        // A trunk that cannot be gated takes its branches with it.
+        let has_failed = |task: &&Task| match task.state {
+            State::Failed(_) => true,
+            State::Bound(None) => self.uplink_retry.is_some() && !self.uplinks.has_trunk(),
+            _ => false,
+        };
+        let failed = self.tasks.values().filter(has_failed);
         Counts {
             gated: self.tasks.values().filter(is_gated).count(),
             tasks: self.tasks.len(),
