@@ -225,7 +225,7 @@ struct Checked {
 
 fn check(folder: &Path, with_host: bool) -> Result<Checked, Error> {
     let loaded = sources::load(folder)?;
-    let host = Host::new(&loaded.model, &|eni| eni.binding.is_some())?;
+    let host = Host::new(&loaded.model, &|eni| eni.binding.is_some(), &loaded.model.exempt())?;
     let summary = summary(&loaded.model, &host);
     let found = lint::lints(&loaded.model);
     let host = with_host.then(|| HostReport::new(&loaded.model)).transpose()?;

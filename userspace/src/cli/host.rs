@@ -7,7 +7,7 @@ use taskgate_ebpf::abi::image::{NO_CAP, POLICY_BANK, Share, Shared};
 use crate::{
     compile::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image},
     daemon::policy_banks,
-    model::{Eni, Model},
+    model::{Eni, Exempt, Model},
 };
 
 /// Entries in each table for one ENI: an answer takes one packet through each gate.
@@ -26,12 +26,11 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Compiles a model with a gate for each ENI that `gated` picks.
+    /// Compiles a model with a gate for each ENI that `gated` picks, which lets `exempt` through without a rule.
     ///
     /// # Errors
     /// The configuration does not fit into an image.
-    pub(super) fn new(model: &Model, gated: &dyn Fn(&Eni) -> bool) -> Result<Self, CompileError> {
-        let exempt = model.exempt();
+    pub(super) fn new(model: &Model, gated: &dyn Fn(&Eni) -> bool, exempt: &Exempt) -> Result<Self, CompileError> {
         let gate = |eni: &Eni| {
             gated(eni).then_some(Gate {
                 connections: NO_CAP,

@@ -20,6 +20,9 @@ pub struct Eni {
     /// Whether the configuration says which groups it has. `false` for an ENI of a file without its `Groups`: it may have
     /// any. A gated ENI's are known.
     pub groups_known: bool,
+    /// Whether it is known to have a gate, here or elsewhere. `false` for a native `members` entry, which says only whose groups
+    /// an address has.
+    pub gate_known: bool,
     /// How it is bound to this host; `None` for ENIs that are elsewhere.
     pub binding: Option<Binding>,
     /// Whether it must be the source or destination of what it sends and receives.

@@ -43,6 +43,13 @@ impl Model {
         self.services(&self.settings.exempt, |_| true)
     }
 
+    /// What a gate elsewhere may let through without a rule: which of it is in no file, as `settings.exempt` is of this host.
+    pub fn perhaps_exempt(&self) -> Exempt {
+        let Exempt { mut addresses, dhcp } = self.services(&AddressList::Aws, |_| true);
+        addresses.append(&mut self.exempt().addresses);
+        Exempt { addresses, dhcp }
+    }
+
     /// What leaves no flow record: `settings.unlogged`, AWS's list completed by [`Model::reserved`].
     pub fn unlogged(&self) -> Exempt {
         self.services(&self.settings.unlogged, |unlogged| unlogged)

@@ -294,6 +294,96 @@ fn an_address_in_several_vpcs_is_that_of_the_other_ends_vpc() {
     );
 }
 
+/// A rule that names a group does not cover an address that may be somebody else's: the advice is one that works.
+#[test]
+fn advice_holds_where_an_address_is_in_several_vpcs() {
+    let group = |letter: char| {
+        format!(
+            r#"{{"GroupId": "sg-{letter}", "GroupName": "{letter}", "VpcId": "vpc-{letter}", "IpPermissions": [],
+                "IpPermissionsEgress": [{{"IpProtocol": "-1", "IpRanges": [{{"CidrIp": "0.0.0.0/0"}}]}}]}}"#
+        )
+    };
+    let eni = |id: &str, letter: char| {
+        format!(
+            r#"{{"NetworkInterfaceId": "{id}", "VpcId": "vpc-{letter}", "PrivateIpAddress": "10.0.0.2",
+                "Groups": [{{"GroupId": "sg-{letter}"}}]}}"#
+        )
+    };
+    let aws = format!(
+        r#"{{"SecurityGroups": [{}, {}], "NetworkInterfaces": [{}, {}]}}"#,
+        group('b'),
+        group('c'),
+        eni("eni-b", 'b'),
+        eni("eni-c", 'c')
+    );
+    let native = |rules: &str| {
+        format!(
+            "taskgate: v1\ngroups:\n- name: g\n  ingress: []\n  egress: [{rules}]\ntasks:\n- {{ name: t, device: d, addresses: \
+             [10.0.0.1], groups: [g] }}\n"
+        )
+    };
+    let ask = |rules: &str, from: &str, to: &str| {
+        let folder = Folder::new(&[("aws.json", &aws), ("native.yaml", &native(rules))]);
+        folder
+            .run(&format!("explain --from {from} --to {to} --protocol tcp --port 80"))
+            .out
+    };
+    let first = ask("", "t", "eni-b");
+    let advice = "{ protocol: tcp, ports: 80, to: [10.0.0.2] }";
+    assert!(first.contains(&format!("\n  - {advice}\n")), "{first}");
+    let obeyed = ask(advice, "t", "eni-b");
+    assert!(
+        obeyed.contains("egress  t (") && obeyed.contains("here): ACCEPT by rule `g/egress/1`"),
+        "{obeyed}"
+    );
+    // Each gate knows its own address, whoever else has it.
+    let same = ask("", "eni-b", "eni-c");
+    assert!(
+        same.contains("egress  eni-b (not gated here): ACCEPT by rule `b/egress/1`"),
+        "{same}"
+    );
+}
+
+/// Which services the gate of another host lets through, and whether an address of a `members` entry has a gate at all, is in no
+/// file.
+#[test]
+fn settings_of_this_host_are_not_those_of_others() {
+    let folder = |exempt: &str| {
+        Folder::new(&[
+            (
+                "aws.json",
+                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "far", "IpPermissions": [], "IpPermissionsEgress": []}],
+                    "NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.2",
+                    "Groups": [{"GroupId": "sg-1"}]}]}"#,
+            ),
+            (
+                "native.yaml",
+                &format!(
+                    "taskgate: v1\nsettings: {{ exempt: {exempt} }}\ngroups: [{{ name: g, egress: [] }}]\nmembers: [{{ address: 10.0.0.3, \
+                     groups: [g] }}]\ntasks: [{{ name: t, device: d, addresses: [10.0.0.1], groups: [g] }}]\n"
+                ),
+            ),
+        ])
+    };
+    for (exempt, here) in [("aws", "ACCEPT exempt"), ("none", "REJECT no-rule")] {
+        let folder = folder(exempt);
+        let says = |question: &str| {
+            let answer = folder.run(&format!("explain --protocol tcp --port 80 -o json {question}"));
+            let answer: serde_json::Value = serde_json::from_str(&answer.out).unwrap();
+            let gate = &answer["gates"][0];
+            format!(
+                "{} {}",
+                gate["verdict"].as_str().unwrap(),
+                gate["reason"].as_str().unwrap()
+            )
+        };
+        assert_eq!(says("--from t --to 169.254.169.254"), here);
+        assert_eq!(says("--from eni-1 --to 169.254.169.254"), "UNKNOWN exempt-unknown");
+        assert_eq!(says("--from eni-1 --to 192.0.2.1"), "REJECT no-rule");
+        assert_eq!(says("--from 10.0.0.3 --to 192.0.2.1"), "UNKNOWN gate-unknown");
+    }
+}
+
 #[test]
 fn an_address_of_several_hosts_is_answered_for_the_sender_and_says_how_to_ask_for_receivers() {
     let rules = "egress: [{ protocol: udp, ports: 5353, to: [224.0.0.0/24, 'ff02::/16'] }]";

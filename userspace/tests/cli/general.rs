@@ -90,3 +90,24 @@ fn nobody_reading_is_no_failure() {
         assert_eq!(status.code(), Some(expected), "{arguments}");
     }
 }
+
+/// What README shows of `check` and `explain` on the examples is what they say.
+#[test]
+fn the_readme_shows_what_is_said() {
+    let readme = include_str!("../../../README.md");
+    let folder = Folder::new(&[]);
+    let mut shown = 0;
+    for block in readme.split("```console\n$ taskgate ").skip(1) {
+        let (block, _) = block.split_once("```").unwrap();
+        let (arguments, answer) = block.split_once('\n').unwrap();
+        if !arguments.contains("--config examples/") {
+            continue;
+        }
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let output = folder.command(arguments).current_dir(root).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert_eq!(String::from_utf8(said).unwrap(), answer, "{arguments}");
+        shown += 1;
+    }
+    assert_eq!(shown, 3);
+}

@@ -17,6 +17,7 @@ pub fn gated(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
             .collect(),
         groups: groups.iter().map(|&group| GroupIndex(group)).collect(),
         groups_known: true,
+        gate_known: true,
         binding: Some(Binding::Device(id.into())),
         source_dest_check: true,
         vpc: None,

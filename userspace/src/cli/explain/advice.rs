@@ -7,12 +7,16 @@ use std::net::IpAddr;
 use super::{
     aws_command::aws_command,
     frame::Message,
+    gates::{Explainer, Verdict},
     nearest::Nearest,
     question::{End, Question},
 };
 use crate::{
     cli::words,
-    model::{Dialect, Direction, Eni, GroupIndex, Model, Peer, PrefixListIndex, misleading_protocol, protocol_name},
+    model::{
+        Dialect, Direction, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports, PrefixListIndex, Protocol, Rule,
+        misleading_protocol, protocol_name,
+    },
 };
 
 /// A rule to add.
@@ -38,7 +42,7 @@ pub(super) enum Far {
     Address(IpAddr),
 }
 
-/// What to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` for an ENI without groups.
+/// What to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` where no rule would do.
 pub(super) fn advice(
     model: &Model,
     question: &Question<'_>,
@@ -53,7 +57,9 @@ pub(super) fn advice(
     let group = nearest
         .map(|nearest| nearest.at)
         .or_else(|| eni.groups.first().copied())?;
-    let far = far(model, group, end, nearest);
+    let far = candidates(model, group, end, nearest)
+        .into_iter()
+        .find(|far| lets_through(model, question, direction, eni, group, *far))?;
     let dialect = model.group(group).dialect;
     let how = match dialect {
         Dialect::Native => Some(format!(
@@ -78,15 +84,64 @@ pub(super) fn advice(
     })
 }
 
-fn far(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Far {
+/// What the rule could name, the best first.
+fn candidates(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Vec<Far> {
     let groups = end.eni.map_or(&[][..], |eni| &eni.groups);
-    if let Some(&named) = groups.iter().find(|&&named| may_name(model, group, named)) {
-        return Far::Group(named);
-    }
+    let named = groups.iter().filter(|named| may_name(model, group, **named));
     // The nearest rule missed by something else, if the address is in its list.
-    match nearest.map(|nearest| &nearest.peer) {
-        Some(Peer::PrefixList(list)) if in_list(model, *list, end.address) => Far::List(*list),
-        _ => Far::Address(end.address),
+    let list = match nearest.map(|nearest| &nearest.peer) {
+        Some(Peer::PrefixList(list)) if in_list(model, *list, end.address) => Some(Far::List(*list)),
+        _ => None,
+    };
+    let named = named.copied().map(Far::Group);
+    named.chain(list).chain([Far::Address(end.address)]).collect()
+}
+
+/// Whether the gate lets the packet through once the rule is there. A rule that names a group does not where the address is
+/// that of several ENIs.
+fn lets_through(
+    model: &Model,
+    question: &Question<'_>,
+    direction: Direction,
+    eni: &Eni,
+    group: GroupIndex,
+    far: Far,
+) -> bool {
+    let mut advised = model.clone();
+    let Some(changed) = advised.groups.get_mut(group.0) else {
+        return false;
+    };
+    let rules = match direction {
+        Direction::Ingress => &mut changed.ingress,
+        Direction::Egress => &mut changed.egress,
+    };
+    rules.push(Rule {
+        id: String::from("advised"),
+        protocol: rule_protocol(question.message),
+        peer: match far {
+            Far::Group(group) => Peer::Group(group),
+            Far::List(list) => Peer::PrefixList(list),
+            Far::Address(IpAddr::V4(address)) => Peer::V4(address.into()),
+            Far::Address(IpAddr::V6(address)) => Peer::V6(address.into()),
+        },
+        description: String::new(),
+        location: Location::default(),
+    });
+    let Ok(explainer) = Explainer::new(&advised, [eni]) else {
+        return false;
+    };
+    let mut gates = explainer.explain(question).gates.into_iter();
+    gates.any(|gate| gate.direction == direction && gate.verdict == Verdict::Accept)
+}
+
+fn rule_protocol(message: Message) -> Protocol {
+    let one = |port| Ports { from: port, to: port };
+    match message {
+        Message::Tcp { port, .. } => Protocol::Tcp(one(port)),
+        Message::Udp { port, .. } => Protocol::Udp(one(port)),
+        Message::Icmp { kind, code } => Protocol::Icmp(IcmpMatch::TypeCode(kind, code)),
+        Message::Icmpv6 { kind, code } => Protocol::Icmpv6(IcmpMatch::TypeCode(kind, code)),
+        Message::Other(number) => Protocol::Number(number),
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cli::host::Host,
     compile::{CompileError, RuleName},
-    model::{Direction, Eni, Model},
+    model::{Direction, Eni, Exempt, Model},
 };
 
 /// What a gate, or all of them, say.
@@ -75,12 +75,40 @@ fn direction<S: Serializer>(direction: &Direction, serializer: S) -> Result<S::O
     serializer.serialize_str(direction.as_str())
 }
 
-/// Gates of ENIs, wherever those are, over an image on the host.
+/// Gates of ENIs, wherever those are, over images on the host.
 pub struct Explainer<'a> {
     model: &'a Model,
+    hosts: Vec<Gated<'a>>,
+}
+
+/// An image and its gates. Those of one host have no address in common, which ENIs of several VPCs can have, and are exempt
+/// of the same.
+struct Gated<'a> {
     /// The link of each is its place in here.
-    gated: Vec<&'a Eni>,
+    enis: Vec<&'a Eni>,
     host: Host,
+}
+
+impl<'a> Gated<'a> {
+    fn new(model: &'a Model, enis: Vec<&'a Eni>) -> Result<Self, CompileError> {
+        let ids: HashSet<&str> = enis.iter().map(|eni| &*eni.id).collect();
+        // `settings.exempt` is of this host.
+        let here = enis.first().is_some_and(|eni| eni.binding.is_some());
+        let exempt = if here { model.exempt() } else { Exempt::default() };
+        let mut host = Host::new(model, &|eni| ids.contains(&*eni.id), &exempt)?;
+        for (at, eni) in enis.iter().enumerate() {
+            if let Some(slot) = host.writer.slot(&eni.id) {
+                host.writer.add_link(link(at), slot)?;
+            }
+        }
+        Ok(Self { enis, host })
+    }
+}
+
+/// Whether two ENIs can have their gates in one image.
+fn go_together(one: &Eni, other: &Eni) -> bool {
+    let shared = one.addresses.iter().any(|address| other.addresses.contains(address));
+    !shared && one.binding.is_some() == other.binding.is_some()
 }
 
 impl<'a> Explainer<'a> {
@@ -89,15 +117,24 @@ impl<'a> Explainer<'a> {
     /// # Errors
     /// The configuration does not fit into an image.
     pub fn new(model: &'a Model, enis: impl IntoIterator<Item = &'a Eni>) -> Result<Self, CompileError> {
-        let gated: Vec<&Eni> = enis.into_iter().filter(|eni| has_gate(eni)).collect();
-        let ids: HashSet<&str> = gated.iter().map(|eni| &*eni.id).collect();
-        let mut host = Host::new(model, &|eni| ids.contains(&*eni.id))?;
-        for (at, eni) in gated.iter().enumerate() {
-            if let Some(slot) = host.writer.slot(&eni.id) {
-                host.writer.add_link(link(at), slot)?;
+        let mut sets: Vec<Vec<&Eni>> = Vec::new();
+        for eni in enis.into_iter().filter(|eni| has_gate(eni)) {
+            if sets.iter().flatten().any(|gated| gated.id == eni.id) {
+                continue;
+            }
+            match sets
+                .iter_mut()
+                .find(|set| set.iter().all(|gated| go_together(gated, eni)))
+            {
+                Some(set) => set.push(eni),
+                None => sets.push(vec![eni]),
             }
         }
-        Ok(Self { model, gated, host })
+        let hosts = sets.into_iter().map(|set| Gated::new(model, set));
+        Ok(Self {
+            model,
+            hosts: hosts.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Puts the packet to every gate on its way: egress where it begins, ingress where it ends, also when the first one
@@ -110,8 +147,8 @@ impl<'a> Explainer<'a> {
         ];
         let gates: Vec<GateVerdict> = way
             .into_iter()
-            .filter_map(|(direction, eni)| Some((direction, eni.filter(|eni| has_gate(eni))?)))
-            .map(|(direction, eni)| self.gate(question, direction, eni, &bytes))
+            .filter_map(|(direction, eni)| Some((direction, eni?)))
+            .filter_map(|(direction, eni)| self.gate(question, direction, eni, &bytes))
             .collect();
         let any = |verdict| gates.iter().any(|gate| gate.verdict == verdict);
         let verdict = [Verdict::Reject, Verdict::Unknown]
@@ -123,16 +160,20 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    fn gate(&self, question: &Question<'_>, direction: Direction, eni: &Eni, bytes: &[u8]) -> GateVerdict {
-        // What is no gate here is a link that no task has.
-        let at = self.gated.iter().position(|gated| gated.id == eni.id);
-        let link = link(at.unwrap_or(self.gated.len()));
-        let (outcome, rule) = self.judge(&HostFrame::new(bytes, link), direction);
+    /// What an ENI's gate says; `None` for one that has none in here.
+    fn gate(&self, question: &Question<'_>, direction: Direction, eni: &Eni, bytes: &[u8]) -> Option<GateVerdict> {
+        let mut places = self.hosts.iter().filter_map(|gated| {
+            let at = gated.enis.iter().position(|gated| gated.id == eni.id)?;
+            Some((gated, link(at)))
+        });
+        let (gated, link) = places.next()?;
+        let (outcome, rule) = gated.judge(&HostFrame::new(bytes, link), direction);
         let no_rule = matches!(outcome, Outcome::Drop(Reason::NoRule));
-        let unknown = no_rule.then(|| unknown(self.model, question, direction, eni)).flatten();
+        let is_open = no_rule || !outcome.passes() && !eni.gate_known;
+        let unknown = is_open.then(|| unknown(self.model, question, direction, eni)).flatten();
         let denied = no_rule && unknown.is_none();
         let nearest = denied.then(|| nearest(self.model, question, direction, eni));
-        GateVerdict {
+        Some(GateVerdict {
             eni: eni.id.clone(),
             task: eni.task.clone(),
             direction,
@@ -147,9 +188,11 @@ impl<'a> Explainer<'a> {
             group_name: rule.map(|rule| rule.group_name.clone()),
             rule: rule.map(|rule| rule.rule.clone()),
             nearest: nearest.flatten(),
-        }
+        })
     }
+}
 
+impl Gated<'_> {
     /// Judges a frame where nothing is tracked yet: how it ends, and the rule that allows it.
     fn judge(&self, frame: &HostFrame<'_>, direction: Direction) -> (Outcome, Option<&RuleName>) {
         const ROOM: usize = 1;

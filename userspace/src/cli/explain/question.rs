@@ -105,6 +105,15 @@ impl<'a> Question<'a> {
                 self.from.name()
             ));
         }
+        if let (Some(from), Some(to)) = (self.from.eni, self.to.eni)
+            && from.id != to.id
+            && self.from.address == self.to.address
+        {
+            notes.push(format!(
+                "both ends have the address {}: no router leads a packet from the one to the other",
+                self.from.address
+            ));
+        }
         if is_group(self.to.address) {
             notes.push(format!(
                 "{} means several hosts: each task hears it where its rules admit the packet from `{}` (ask with `--to` \

@@ -6,16 +6,21 @@
 use std::net::IpAddr;
 
 use super::{
+    frame::Message,
     nearest::{allows_message, far, of_family},
     question::{End, Question},
 };
 use crate::{
     cli::words,
-    model::{Direction, Eni, GroupIndex, Model, Peer, PrefixListIndex, Rule},
+    model::{Direction, Eni, Exempt, GroupIndex, Model, Peer, PrefixListIndex, Rule},
 };
 
 /// What would have to be known.
 pub(super) enum Unknown<'a> {
+    /// Whether it has a gate.
+    Gate,
+    /// Whether the gate lets through without a rule what is exempt.
+    Exempt,
     /// The groups of the ENI.
     OwnGroups,
     /// The rules of groups that the ENI has.
@@ -37,6 +42,12 @@ pub(super) fn unknown<'a>(
     direction: Direction,
     eni: &Eni,
 ) -> Option<Unknown<'a>> {
+    if !eni.gate_known {
+        return Some(Unknown::Gate);
+    }
+    if direction == Direction::Egress && eni.binding.is_none() && may_be_exempt(model, question) {
+        return Some(Unknown::Exempt);
+    }
     if !eni.groups_known {
         return Some(Unknown::OwnGroups);
     }
@@ -65,6 +76,16 @@ pub(super) fn unknown<'a>(
             Peer::Group(_) | Peer::Missing(_) if peer_unknown => Some(Unknown::Peer { group, rule }),
             _ => None,
         })
+}
+
+/// Whether a gate may let the packet out without a rule, as AWS's own services and DHCP.
+fn may_be_exempt(model: &Model, question: &Question<'_>) -> bool {
+    let Exempt { addresses, dhcp } = model.perhaps_exempt();
+    let is_dhcp = matches!(
+        question.message,
+        Message::Udp { source: 68, port: 67 } | Message::Udp { source: 546, port: 547 }
+    );
+    addresses.contains(&question.to.address) || dhcp && is_dhcp
 }
 
 fn far_end<'a>(question: &Question<'a>, direction: Direction) -> End<'a> {
@@ -97,6 +118,8 @@ impl Unknown<'_> {
     /// The reason of the verdict.
     pub(super) fn reason(&self) -> &'static str {
         match self {
+            Self::Gate => "gate-unknown",
+            Self::Exempt => "exempt-unknown",
             Self::OwnGroups | Self::Rules(_) => "groups-unknown",
             Self::PrefixList { .. } => "prefix-list-unknown",
             Self::Peer { .. } => "peer-unknown",
@@ -114,6 +137,11 @@ impl Unknown<'_> {
             )
         };
         match self {
+            Self::Gate => String::from("it is a `members` entry, which does not say whether a gate is there"),
+            Self::Exempt => format!(
+                "whether it lets {} through without a rule is in no file: `settings.exempt` is of this host",
+                far(question, direction)
+            ),
             Self::OwnGroups => String::from("which groups it has is in no file"),
             Self::Rules(groups) => {
                 let known = |group: &&GroupIndex| !groups.contains(*group);
@@ -152,6 +180,15 @@ impl Unknown<'_> {
             }
         };
         let output = match self {
+            Self::Gate => {
+                return String::from(
+                    "to know it, ask where it runs; AWS's ENIs have a gate, so that the output of `aws ec2 \
+                     describe-network-interfaces` in place of the entry says it too",
+                );
+            }
+            Self::Exempt => {
+                return String::from("to know it, ask with the configuration of the host that has this gate");
+            }
             Self::OwnGroups => format!(
                 "describe-network-interfaces{}",
                 with("--network-interface-ids", &[&eni.id])

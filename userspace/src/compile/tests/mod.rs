@@ -30,6 +30,7 @@ pub(super) fn eni(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         groups: groups.iter().map(|&group| GroupIndex(group)).collect(),
         groups_known: true,
+        gate_known: true,
         binding: Some(Binding::Device("tg0".into())),
         source_dest_check: true,
         vpc: None,

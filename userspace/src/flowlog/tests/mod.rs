@@ -40,6 +40,7 @@ fn eni(id: &str, addresses: &[&str]) -> Eni {
             .collect(),
         groups: Vec::new(),
         groups_known: true,
+        gate_known: true,
         binding: None,
         source_dest_check: true,
         vpc: None,
