@@ -68,6 +68,18 @@ pub(super) fn text(text: &str) -> Option<Advice> {
             PRINT_JSON,
         ));
     }
+    if first.starts_with('\u{1b}') {
+        return Some(advice(
+            "the file begins with what steers a terminal, as a pager or `script` writes it",
+            "print it again with `--no-cli-pager` and `> FILE`",
+        ));
+    }
+    if first.contains("aws: ") && first.ends_with("not found") || first.ends_with("command not found: aws") {
+        return Some(advice(
+            format!("the file holds an error of the shell: `{first}`"),
+            "install the AWS CLI and print it again",
+        ));
+    }
     let rule = |line: &str| line.len() > 3 && line.bytes().all(|byte| matches!(byte, b'-' | b'+'));
     if rule(first) && (second.starts_with('|') || second.starts_with('+')) {
         return Some(advice(
@@ -86,6 +98,10 @@ pub(super) fn text(text: &str) -> Option<Advice> {
         "Error when retrieving",
         "Partial credentials found",
         "You must specify a region",
+        "The config profile",
+        "The SSO session",
+        "Error loading SSO",
+        "Token has expired",
     ];
     if errors.iter().any(|error| first.starts_with(error)) {
         let message = format!("the file holds an error of the AWS CLI: `{first}`");
@@ -137,7 +153,10 @@ pub(super) fn item(node: &Node<'_>) -> Advice {
     match &node.value {
         Value::Map(entries) => {
             let keys = entries.iter().map(|entry| &*entry.key).take(8);
-            let message = format!("the object, with {}, is nothing that taskgate knows", all(keys));
+            let message = match entries.len() {
+                0 => String::from("the object is empty"),
+                _ => format!("the object, with {}, is nothing that taskgate knows", all(keys)),
+            };
             advice(message, hint)
         }
         Value::Null => advice(

@@ -266,6 +266,30 @@ fn what_a_file_seems_to_be_is_said() {
             ),
         ),
         (
+            "\u{1b}[?1h\u{1b}=\r{\"SecurityGroups\": []}",
+            String::from(
+                "f: the file begins with what steers a terminal, as a pager or `script` writes it; print it again with `--no-cli-pager` and `> FILE`",
+            ),
+        ),
+        (
+            "bash: line 1: aws: command not found\n",
+            String::from(
+                "f: the file holds an error of the shell: `bash: line 1: aws: command not found`; install the AWS CLI and print it again",
+            ),
+        ),
+        (
+            "The config profile (prod) could not be found\n",
+            String::from(
+                "f: the file holds an error of the AWS CLI: `The config profile (prod) could not be found`; mend that and print it again",
+            ),
+        ),
+        (
+            "[{}]",
+            String::from(
+                "f:1:2: the object is empty; print it without `--query`, or whole objects: `--query 'SecurityGroups[]'`",
+            ),
+        ),
+        (
             "[null, null]",
             String::from(
                 "f:1:2: the file is a list of `null`, which the AWS CLI prints where `--query` asks for what is not there; print it without `--query`, or whole objects: `--query 'SecurityGroups[]'`",
