@@ -11,6 +11,7 @@ mod error;
 mod generation;
 mod image;
 mod memory;
+#[cfg(any(test, feature = "testing"))]
 pub mod oracle;
 mod policy;
 mod rulebook;

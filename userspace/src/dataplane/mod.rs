@@ -21,4 +21,6 @@ pub mod sk_buff;
 pub mod sysctl;
 pub mod tables;
 pub mod tags;
+#[cfg(feature = "testing")]
+mod test_run;
 pub mod watch;

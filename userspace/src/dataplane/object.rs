@@ -18,7 +18,7 @@ use taskgate_ebpf::abi::{self, map, sk_buff::GLOBAL as SK_BUFF};
 use super::{
     gate::GatePrograms,
     load::{LoadError, LoadOptions, Shape},
-    raw::{self, Packet, Ran, Shared},
+    raw::{self, Shared},
     signals::SignalsHeld,
     sk_buff::{self, Look, Sight, Unseen},
 };
@@ -193,20 +193,6 @@ impl Object {
                 Ok((name, program.info().map_err(of(name))?.verified_instruction_count()))
             })
             .collect()
-    }
-
-    /// Runs one of [`Self::PROGRAMS`] on a packet `repeat` times, outside of any link. What it counts, it counts.
-    pub fn test_run(&self, program: &'static str, packet: &Packet<'_>, repeat: u32) -> Result<Ran, LoadError> {
-        let fd = self.program(program)?;
-        raw::test_run(fd.as_fd(), packet, repeat).map_err(|cause| LoadError::Run { program, cause })
-    }
-
-    /// Runs the early verdict likewise, on a frame that the link with this ifindex received. It is loaded first, if it was
-    /// not.
-    pub fn test_run_early(&mut self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<Ran, LoadError> {
-        let program = self.load_early()?;
-        let fd = self.program(program)?;
-        raw::test_run_early(fd.as_fd(), frame, ifindex, repeat).map_err(|cause| LoadError::Run { program, cause })
     }
 
     /// What hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
