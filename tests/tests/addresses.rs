@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use testkit::{
-    Count, Flow, Lab, OUTSIDE_V4, Stage, at, ip,
+    Count, E2eTest, Flow, OUTSIDE_V4, Topology, at, ip,
     ledger::Action,
     traffic::{Answer, Peer, TcpEcho, inject, probe, probe_for, udp_packet},
 };
@@ -17,7 +17,7 @@ const RESOLVER: &str = "169.254.169.253";
 /// AWS: SG-CHECK-1, FL-ACTION-4, FL-FLOW-6, FL-FLOW-7
 #[test]
 fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("open", OPEN)
             .task("task-1", &TASK, &["open"])
@@ -65,7 +65,7 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
 /// AWS: SG-CHECK-1, FL-ACTION-4
 #[test]
 fn nobody_reaches_a_task_as_the_task_itself() -> Result<()> {
-    let stage = Stage::start(|config| config.group("open", OPEN).task("task-1", &TASK, &["open"]))?;
+    let stage = E2eTest::start(|config| config.group("open", OPEN).task("task-1", &TASK, &["open"]))?;
     let servers = [
         Peer::bind(stage.task("task-1")?, "10.88.0.10:53")?,
         Peer::bind(stage.task("task-1")?, "[fd88::10]:53")?,
@@ -88,7 +88,7 @@ fn nobody_reaches_a_task_as_the_task_itself() -> Result<()> {
 /// AWS: SG-CHECK-1, SG-CHECK-2, FL-ACTION-4
 #[test]
 fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("open", OPEN)
             .group("dns", "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []")
@@ -129,8 +129,8 @@ fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
 }
 
 /// A lab in which what is outside plays the resolver.
-fn with_resolver() -> Result<Lab> {
-    let lab = Lab::new()?;
+fn with_resolver() -> Result<Topology> {
+    let lab = Topology::new()?;
     lab.outside.ip("address add 169.254.169.253/32 dev lo
          address add fd00:ec2::253/128 dev lo nodad")?;
     lab.host.ip("route add 169.254.169.253/32 via 10.99.0.2
@@ -141,7 +141,7 @@ fn with_resolver() -> Result<Lab> {
 /// AWS: SG-EXEMPT-1, FL-SILENT-1
 #[test]
 fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
-    let stage = Stage::in_lab(with_resolver()?, |config| {
+    let stage = E2eTest::in_lab(with_resolver()?, |config| {
         config.group("closed", "egress: []").task("task-1", &TASK, &["closed"])
     })?;
     let task = stage.task("task-1")?;
@@ -160,7 +160,7 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
         Answer::Silence,
         "the same host under its own name"
     );
-    let own_name = testkit::stage::flow_to(stage.wire("task-1")?, at("10.99.0.2", 53))?;
+    let own_name = testkit::e2e::flow_to(stage.wire("task-1")?, at("10.99.0.2", 53))?;
     let sent = stage.wire("task-1")?.sent(own_name)?;
     stage.await_denials("task-1", sent.packets + 1)?;
     assert!(server.is_silent()?);
@@ -175,7 +175,7 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
 /// AWS: SG-EXEMPT-1
 #[test]
 fn what_is_exempt_is_recorded_where_the_settings_say_so() -> Result<()> {
-    let stage = Stage::in_lab(with_resolver()?, |config| {
+    let stage = E2eTest::in_lab(with_resolver()?, |config| {
         config
             .group("closed", "egress: []")
             .task("task-1", &TASK, &["closed"])
@@ -195,7 +195,7 @@ fn what_is_exempt_is_recorded_where_the_settings_say_so() -> Result<()> {
 /// AWS: SG-EXEMPT-2, FL-SILENT-1
 #[test]
 fn a_dns_server_of_ones_own_needs_a_rule_and_is_recorded() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("closed", "egress: []")
             .group("dns", "egress: [{ protocol: udp, ports: 53, to: [10.99.0.2] }]")
@@ -214,7 +214,7 @@ fn a_dns_server_of_ones_own_needs_a_rule_and_is_recorded() -> Result<()> {
 
 #[test]
 fn without_exemptions_the_resolver_is_an_address_like_any_other() -> Result<()> {
-    let stage = Stage::in_lab(with_resolver()?, |config| {
+    let stage = E2eTest::in_lab(with_resolver()?, |config| {
         config
             .group("closed", "egress: []")
             .task("task-1", &["10.88.0.10"], &["closed"])

@@ -5,8 +5,8 @@ use std::fs;
 use anyhow::Result;
 use serde_json::{Value, json};
 use testkit::{
-    Config, Lab, Ledger, Wire, at,
-    stage::flow_to,
+    Config, Ledger, Topology, Wire, at,
+    e2e::flow_to,
     traffic::{Answer, Client, TcpEcho, probe, probe_for},
 };
 
@@ -52,7 +52,7 @@ const PL_CORP: &str = "pl-0123456789abcdef0";
 /// AWS: SG-PEER-1, SG-PEER-2, SG-PEER-3, SG-PEER-7
 #[test]
 fn what_the_aws_cli_prints_is_enforced_as_it_is() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let folder = lab.folder().join("main");
     fs::create_dir(&folder)?;
     let to_db = permission(

@@ -13,7 +13,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 use testkit::{
-    Lab, at,
+    Topology, at,
     daemon::binary,
     traffic::{Answer, probe},
 };
@@ -24,7 +24,7 @@ const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: 
 /// `--counters=json`: one line at the end, for programs.
 #[test]
 fn counters_are_one_line_of_json_at_the_end() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .group("http", HTTP)

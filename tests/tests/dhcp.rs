@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, Daemon, Flow, Held, Lab, Netns, at,
+    Action, Config, Daemon, Flow, Held, Netns, Topology, at,
     netns::until,
     record::Record,
     traffic::{
@@ -22,7 +22,7 @@ const TASK: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 10);
 const SERVER: &str = "10.88.0.1";
 
 /// A task whose groups allow nothing and that has no address yet, on a link on which a DHCP server listens.
-fn unaddressed(lab: &Lab, settings: &str) -> Result<(Netns, Daemon, Server)> {
+fn unaddressed(lab: &Topology, settings: &str) -> Result<(Netns, Daemon, Server)> {
     let task = lab.device(DEVICE, &[], true)?;
     lab.host.ip(&format!("address add {SERVER}/24 dev {DEVICE}"))?;
     let daemon = lab.start(&config(lab, settings))?;
@@ -30,7 +30,7 @@ fn unaddressed(lab: &Lab, settings: &str) -> Result<(Netns, Daemon, Server)> {
     Ok((task, daemon, server))
 }
 
-fn config(lab: &Lab, settings: &str) -> Config {
+fn config(lab: &Topology, settings: &str) -> Config {
     lab.config()
         .group("closed", "egress: []")
         .device_task("task-1", DEVICE, &[&TASK.to_string()], &["closed"])
@@ -57,7 +57,7 @@ fn dhcp_records(records: &[Record]) -> Vec<(Flow, Action, u64)> {
 #[test]
 fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
     for broadcast in [false, true] {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let (task, daemon, _server) = unaddressed(&lab, "")?;
         let held = Held::by(&daemon)?;
         let client = Client::start(&task, lab.folder(), broadcast)?;
@@ -87,7 +87,7 @@ fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
 #[test]
 fn a_lease_is_renewed_where_the_server_is_the_router() -> Result<()> {
     for router in [false, true] {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         if router {
             let folder = lab.folder().join("main");
             fs::create_dir_all(&folder)?;
@@ -122,7 +122,7 @@ fn a_lease_is_renewed_where_the_server_is_the_router() -> Result<()> {
 
 #[test]
 fn without_exemptions_dhcp_is_denied_and_recorded() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let (task, mut daemon, _server) = unaddressed(&lab, "settings: { exempt: none, unlogged: none }")?;
     let held = Held::by(&daemon)?;
     let client = Client::start(&task, lab.folder(), false)?;
@@ -174,7 +174,7 @@ fn link_index(netns: &Netns, link: &str) -> Result<u32> {
 #[test]
 fn dhcpv6_goes_by_link_local_addresses() -> Result<()> {
     for exempt in [true, false] {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let task = lab.device(DEVICE, &["fd88::10"], true)?;
         let settings = if exempt {
             ""

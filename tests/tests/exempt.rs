@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
-    Action, Flow, Held, Lab, Stage, at, ip,
+    Action, E2eTest, Flow, Held, Topology, at, ip,
     ledger::Count,
     traffic::{Client, Flood, Peer, Pinger, TcpEcho, echo_packet, inject, syn_packet, udp_packet},
 };
@@ -23,8 +23,8 @@ const EXEMPT: [&str; 7] = [
 ];
 
 /// A lab in which what is outside has all of them.
-fn with_services() -> Result<Lab> {
-    let lab = Lab::new()?;
+fn with_services() -> Result<Topology> {
+    let lab = Topology::new()?;
     for address in EXEMPT {
         let (length, nodad, via) = if address.contains(':') {
             (128, " nodad", "fd99::2")
@@ -62,7 +62,7 @@ fn unasked(service: &str) -> Result<Vec<(Vec<u8>, Flow, u64)>> {
 /// AWS: SG-EXEMPT-1
 #[test]
 fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
-    let stage = Stage::in_lab(with_services()?, |config| {
+    let stage = E2eTest::in_lab(with_services()?, |config| {
         config.group("closed", "egress: []").task("task-1", &TASK, &["closed"])
     })?;
     let held = Held::by(&stage.daemon)?;
@@ -102,7 +102,7 @@ fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
 }
 
 /// What the task itself opens is answered, by TCP, UDP and ICMP.
-fn ask(stage: &Stage, service: &str) -> Result<()> {
+fn ask(stage: &E2eTest, service: &str) -> Result<()> {
     let task = stage.task("task-1")?;
     let own = task_of(service);
     let _echo = TcpEcho::start(&stage.lab.outside, 80)?;
@@ -118,7 +118,7 @@ fn ask(stage: &Stage, service: &str) -> Result<()> {
 #[test]
 fn nor_by_the_thousand() -> Result<()> {
     const PACKETS: u16 = 2000;
-    let stage = Stage::in_lab(with_services()?, |config| {
+    let stage = E2eTest::in_lab(with_services()?, |config| {
         config.group("closed", "egress: []").task("task-1", &TASK, &["closed"])
     })?;
     for service in ["169.254.169.254", "fd00:ec2::254"] {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::{
-    Config, Lab, Netns, at,
+    Config, Netns, Topology, at,
     daemon::{Daemon, Options},
     kernel::{await_gates, gates},
     names,
@@ -18,7 +18,7 @@ const OTHER: &str = "10.88.0.20";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
 /// A task that works, on a device, and one in a namespace.
-fn good(lab: &Lab) -> Config {
+fn good(lab: &Topology) -> Config {
     lab.config()
         .group("http", HTTP)
         .device_task("good", "tg-good", &[GOOD], &["http"])
@@ -26,7 +26,7 @@ fn good(lab: &Lab) -> Config {
 }
 
 /// Both work as they should.
-fn are_gated(lab: &Lab, device: &Netns) -> Result<()> {
+fn are_gated(lab: &Topology, device: &Netns) -> Result<()> {
     let made = lab.task("made")?;
     let _echo = (TcpEcho::start(device, 80)?, TcpEcho::start(&made, 80)?);
     for (task, address) in [(device, GOOD), (&made, MADE)] {
@@ -38,7 +38,7 @@ fn are_gated(lab: &Lab, device: &Netns) -> Result<()> {
 }
 
 /// Everything that can go wrong with one task, each with its own task, and what is said of it.
-fn bad(lab: &Lab, config: Config) -> Result<(Config, Vec<(&'static str, &'static str)>)> {
+fn bad(lab: &Topology, config: Config) -> Result<(Config, Vec<(&'static str, &'static str)>)> {
     let host = &lab.host;
     let namespace = |task: &str| -> Result<(String, Netns)> {
         let name = config.namespace(task);
@@ -99,7 +99,7 @@ fn are_told(daemon: &Daemon, said: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-fn are_closed(lab: &Lab) -> Result<()> {
+fn are_closed(lab: &Topology) -> Result<()> {
     for device in ["tg-macvlan", "tg-beyond"] {
         assert_eq!(gates(&lab.host, device)?, (1, 1), "{device}");
     }
@@ -114,7 +114,7 @@ fn are_closed(lab: &Lab) -> Result<()> {
 }
 
 /// Takes the directory away that no namespace can be named by.
-fn mend_namespace(lab: &Lab) -> Result<()> {
+fn mend_namespace(lab: &Topology) -> Result<()> {
     Ok(fs::remove_dir(names::namespace_file(
         &lab.config().namespace("no-namespace"),
     ))?)
@@ -122,7 +122,7 @@ fn mend_namespace(lab: &Lab) -> Result<()> {
 
 #[test]
 fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let device = lab.device("tg-good", &[GOOD], true)?;
     let (config, said) = bad(&lab, good(&lab))?;
     let mut daemon = lab.start(&config)?;
@@ -154,7 +154,7 @@ fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
 /// Branches have no link of their own to fail: their trunk does.
 #[test]
 fn a_trunk_that_cannot_be_gated_fails_its_branches() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let folder = lab.folder().join("main");
     fs::create_dir_all(&folder)?;
     let text = "taskgate: v1\nuplink: { device: lo, mode: trunk }\ngroups: [{ name: g }]\ntasks:\n\
@@ -176,7 +176,7 @@ fn a_trunk_that_cannot_be_gated_fails_its_branches() -> Result<()> {
 
 #[test]
 fn at_a_reload_the_rest_of_it_is_in_force() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let device = lab.device("tg-good", &[GOOD], true)?;
     let other = lab.device("tg-other", &[OTHER], true)?;
     let mut daemon = lab.start(&good(&lab))?;
@@ -198,7 +198,7 @@ fn at_a_reload_the_rest_of_it_is_in_force() -> Result<()> {
 
 #[test]
 fn a_link_that_comes_and_cannot_be_gated_is_told_of_and_its_successor_gated() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let device = lab.device("tg-good", &[GOOD], true)?;
     let config = good(&lab).device_task("other", "tg-other", &[OTHER], &["http"]);
     let daemon = lab.start(&config)?;
@@ -219,7 +219,7 @@ fn a_link_that_comes_and_cannot_be_gated_is_told_of_and_its_successor_gated() ->
 /// The kernel refuses for a while: no event tells when it would no longer.
 #[test]
 fn a_gate_that_the_kernel_refuses_is_tried_again_until_it_stands() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .group("http", HTTP)

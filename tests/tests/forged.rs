@@ -4,10 +4,10 @@
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, tables::state};
 use testkit::{
-    Action, Capture, Config, Held, Stage, at,
+    Action, Capture, Config, E2eTest, Held, at,
+    fixture::frames::flags,
     ledger::Flow,
     netns::until,
-    scene::frames::flags,
     traffic::{Client, Peer, TcpEcho, inject, segment_packet, udp_packet},
 };
 
@@ -42,7 +42,7 @@ fn await_state(held: &Held, what: &str, enough: impl Fn(u16) -> bool) -> Result<
 #[test]
 fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Result<()> {
     for (family, bytes) in [(0, 100), (0, 1_000_000), (1, 100)] {
-        let stage = Stage::start_with(Some(600), client)?;
+        let stage = E2eTest::start_with(Some(600), client)?;
         let held = Held::by(&stage.daemon)?;
         let outside = &stage.lab.outside;
         let echo = TcpEcho::start(outside, 7)?;
@@ -81,7 +81,7 @@ fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Re
 #[test]
 fn real_stacks_close_what_they_close() -> Result<()> {
     for server in OUTSIDE {
-        let stage = Stage::start_with(Some(600), client)?;
+        let stage = E2eTest::start_with(Some(600), client)?;
         let held = Held::by(&stage.daemon)?;
         let _echo = TcpEcho::start(&stage.lab.outside, 7)?;
         let mut live = Client::connect(stage.task("task-1")?, at(server, 7))?;
@@ -100,7 +100,7 @@ fn real_stacks_close_what_they_close() -> Result<()> {
 /// A server whose client says nothing speaks first, days later.
 #[test]
 fn a_silent_connection_is_there_when_its_server_speaks() -> Result<()> {
-    let stage = Stage::start_with(Some(600), client)?;
+    let stage = E2eTest::start_with(Some(600), client)?;
     let held = Held::by(&stage.daemon)?;
     let echo = TcpEcho::start(&stage.lab.outside, 7)?;
     let mut live = Client::connect(stage.task("task-1")?, at(OUTSIDE[0], 7))?;
@@ -121,7 +121,7 @@ fn a_silent_connection_is_there_when_its_server_speaks() -> Result<()> {
 fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
     const PEERS: u16 = 40;
     const NOBODY: &str = "10.99.0.77";
-    let stage = Stage::start_with(Some(600), server)?;
+    let stage = E2eTest::start_with(Some(600), server)?;
     let held = Held::by(&stage.daemon)?;
     let (host, outside) = (&stage.lab.host, &stage.lab.outside);
     let _echo = TcpEcho::start(stage.task("task-1")?, 80)?;
@@ -166,7 +166,7 @@ fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
 /// on DHCP's ports, is recorded like anything else.
 #[test]
 fn nobody_hides_behind_what_leaves_no_record() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "all",

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Count, Flow, Held, Ledger, Netns, Stage, at, ip,
+    Action, Count, E2eTest, Flow, Held, Ledger, Netns, at, ip,
     traffic::{Client, Peer, Pinger, TcpEcho, try_connect},
 };
 
@@ -13,7 +13,7 @@ const BEHIND: [&str; 2] = ["10.66.0.2", "fd66::2"];
 const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
 
 /// A host behind a task that is a router, with routes both ways.
-fn behind(stage: &Stage) -> Result<Netns> {
+fn behind(stage: &E2eTest) -> Result<Netns> {
     let router = stage.task("router-1")?;
     router.set("net.ipv4.ip_forward", "1")?;
     router.set("net.ipv6.conf.all.forwarding", "1")?;
@@ -37,12 +37,12 @@ fn behind(stage: &Stage) -> Result<Netns> {
     Ok(inner)
 }
 
-fn start(check: bool) -> Result<Stage> {
+fn start(check: bool) -> Result<E2eTest> {
     // Out to port 7 alone, in from one network alone: whoever the router speaks for.
     let rules = "egress: [{ protocol: tcp, ports: 7, to: [10.99.0.0/24, \"fd99::/64\"] }, \
                  { protocol: icmp, type: 8, to: [10.99.0.0/24] }, { protocol: icmpv6, type: 128, to: [\"fd99::/64\"] }], \
                  ingress: [{ protocol: udp, ports: 53, from: [10.99.0.0/24, \"fd99::/64\"] }]";
-    Stage::start(|config| {
+    E2eTest::start(|config| {
         config
             .group("router", rules)
             .task("router-1", &ROUTER, &["router"])

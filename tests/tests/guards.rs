@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use testkit::{
-    Count, Flow, Lab, Netns, OUTSIDE_V4, OUTSIDE_V6, Wire,
+    Count, Flow, Netns, OUTSIDE_V4, OUTSIDE_V6, Topology, Wire,
     kernel::gates,
     ledger::Action,
     traffic::{Client, Peer, Pinger, TcpEcho, inject, try_connect, udp_packet},
@@ -14,14 +14,14 @@ const TASK_V4: &str = "10.88.0.10";
 const TASK_V6: &str = "fd88::10";
 
 struct Ungated {
-    lab: Lab,
+    lab: Topology,
     task: Netns,
     wire: Wire,
     outside: Wire,
 }
 
 fn ungated() -> Result<Ungated> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let task = lab.device("tg-task", &[TASK_V4, TASK_V6], true)?;
     let wire = Wire::tap(&task, "eth0")?;
     let outside = Wire::tap(&lab.outside, "eth0")?;

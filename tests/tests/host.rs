@@ -2,14 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use testkit::{Config, Lab, daemon::binary, kernel::await_gates};
+use testkit::{Config, Topology, daemon::binary, kernel::await_gates};
 
 const WEB: &str = "10.88.0.10";
 const DB: &str = "10.88.0.20";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
 /// What `taskgate check --host` says on the host: its exit status, standard output and standard error.
-fn check(lab: &Lab, config: &Config, more: &[&str]) -> Result<(Option<i32>, String, String)> {
+fn check(lab: &Topology, config: &Config, more: &[&str]) -> Result<(Option<i32>, String, String)> {
     let folder = lab.folder().join("checked");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("taskgate.yaml"), config.to_string())?;
@@ -27,7 +27,7 @@ fn check(lab: &Lab, config: &Config, more: &[&str]) -> Result<(Option<i32>, Stri
 
 #[test]
 fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let web = |device| {
         lab.config()
             .group("http", HTTP)
@@ -82,7 +82,7 @@ fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
 
 #[test]
 fn a_host_that_heeds_its_tasks_is_told_of() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .group("http", HTTP)
@@ -104,7 +104,7 @@ fn a_host_that_heeds_its_tasks_is_told_of() -> Result<()> {
 
 #[test]
 fn links_that_are_not_there_are_told_of_until_they_are() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .group("http", HTTP)

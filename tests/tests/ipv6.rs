@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use testkit::{
-    Config, Count, Lab, Ledger, OUTSIDE_V6, Stage, Wire, at, ip,
+    Config, Count, E2eTest, Ledger, OUTSIDE_V6, Topology, Wire, at, ip,
     kernel::await_gates,
     ledger::Action,
     netns::until,
@@ -16,7 +16,7 @@ const WORKER: [&str; 2] = ["10.88.0.30", "fd88::30"];
 /// AWS: SG-PEER-6, SG-TRACK-1, FL-ACTION-1, FL-ACTION-3
 #[test]
 fn a_group_means_the_ipv6_addresses_of_its_members_too() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("web", "")
             .group("worker", "")
@@ -34,7 +34,7 @@ fn a_group_means_the_ipv6_addresses_of_its_members_too() -> Result<()> {
     client.finish()?;
     assert!(try_connect(stage.task("worker-1")?, at(DB[1], 5432))?.is_none());
     assert!(try_connect(stage.task("db-1")?, at(WEB[1], 80))?.is_none());
-    let denied_out = testkit::stage::flow_to(stage.wire("db-1")?, at(WEB[1], 80))?;
+    let denied_out = testkit::e2e::flow_to(stage.wire("db-1")?, at(WEB[1], 80))?;
     let expected = stage.denied_in(&[("worker-1", "db-1")])?.rejected("db-1", denied_out);
     stage.finish(&expected)?;
     Ok(())
@@ -43,7 +43,7 @@ fn a_group_means_the_ipv6_addresses_of_its_members_too() -> Result<()> {
 /// AWS: SG-RULE-5, SG-PROTO-2, SG-PROTO-3
 #[test]
 fn each_family_needs_rules_of_its_own() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "v4",
@@ -97,7 +97,7 @@ fn each_family_needs_rules_of_its_own() -> Result<()> {
 fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
     // Wide open for IPv4 both ways; for IPv6 what goes out is not, so what comes in is tracked.
     let rules = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: [{ protocol: all, to: [0.0.0.0/0] }]";
-    let mut stage = Stage::start(|config| config.group("http", rules).task("web-1", &WEB, &["http"]))?;
+    let mut stage = E2eTest::start(|config| config.group("http", rules).task("web-1", &WEB, &["http"]))?;
     let echo = TcpEcho::start(stage.task("web-1")?, 80)?;
     let [mut v4, mut v6] = [
         Client::connect(&stage.lab.outside, at(WEB[0], 80))?,
@@ -125,7 +125,7 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
 /// AWS: SG-EXEMPT-3
 #[test]
 fn neighbours_are_found_and_addresses_are_tried_through_a_closed_gate() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let closed = |config: Config| {
         config
             .group("closed", "egress: []")
@@ -155,7 +155,7 @@ fn neighbours_are_found_and_addresses_are_tried_through_a_closed_gate() -> Resul
 
 #[test]
 fn an_address_that_somebody_else_has_is_found_out_through_the_gate() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config =
         lab.config()
             .group("closed", "egress: []")
@@ -176,7 +176,7 @@ fn an_address_that_somebody_else_has_is_found_out_through_the_gate() -> Result<(
 /// AWS: SG-PROTO-3
 #[test]
 fn an_eni_that_taskgate_made_finds_its_way_by_ipv6_alone() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "ping",
@@ -200,7 +200,7 @@ fn an_eni_that_taskgate_made_finds_its_way_by_ipv6_alone() -> Result<()> {
 /// AWS: FL-FLOW-5
 #[test]
 fn segments_are_counted_as_what_is_on_the_wire() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: ['fd99::2/128'] }]")
             .task("web-1", &WEB, &["http"])

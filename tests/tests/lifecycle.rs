@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use testkit::{
-    Config, Lab, Ledger, Netns, Stage, Wire, at,
+    Config, E2eTest, Ledger, Netns, Topology, Wire, at,
     daemon::binary,
     kernel::{await_gates, gates},
     ledger::Action,
@@ -25,7 +25,7 @@ fn two(config: Config) -> Config {
 #[test]
 fn nothing_is_left_behind() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let before = lab.host.links()?;
         let daemon = lab.start(&two(lab.config()))?;
         assert_eq!(lab.host.links()?.len(), before.len() + 2);
@@ -46,7 +46,7 @@ fn nothing_is_left_behind() -> Result<()> {
 
 #[test]
 fn a_device_keeps_its_place_and_loses_its_gate() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let task = lab.device("tg-task", &[WEB], true)?;
     let config = lab
         .config()
@@ -65,7 +65,7 @@ fn a_device_keeps_its_place_and_loses_its_gate() -> Result<()> {
 
 #[test]
 fn a_device_that_comes_later_is_gated_when_it_comes() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .group("http", HTTP)
@@ -92,7 +92,7 @@ fn a_device_that_comes_later_is_gated_when_it_comes() -> Result<()> {
 
 #[test]
 fn a_namespace_of_the_users_is_used_and_stays() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = two(lab.config());
     let name = config.namespace("web-1");
     lab.host.output("ip", &["netns", "add", &name])?;
@@ -108,7 +108,7 @@ fn a_namespace_of_the_users_is_used_and_stays() -> Result<()> {
 
 #[test]
 fn what_a_killed_taskgate_left_is_taken_over_by_the_next() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let before = lab.host.links()?;
     let config = two(lab.config());
     lab.start(&config)?.kill_now()?;
@@ -126,7 +126,7 @@ fn what_a_killed_taskgate_left_is_taken_over_by_the_next() -> Result<()> {
 
 #[test]
 fn what_others_name_after_taskgate_outlives_its_runs() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = two(lab.config());
     let theirs = config.namespace("theirs");
     let alias = format!("taskgate {}", lab.instance("main"));
@@ -157,7 +157,7 @@ fn what_others_name_after_taskgate_outlives_its_runs() -> Result<()> {
 
 #[test]
 fn two_instances_stand_side_by_side() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let group = |config: Config| config.group("http", HTTP);
     let first = group(lab.config()).task("web-1", &[WEB], &["http"]);
     // The other instance knows web as somebody outside.
@@ -173,7 +173,7 @@ fn two_instances_stand_side_by_side() -> Result<()> {
     // web has no egress, db lets in nobody else.
     assert_eq!(probe(&web, at(DB, 80))?, Answer::Silence);
     assert_eq!(probe(&lab.outside, at(DB, 80))?, Answer::Silence);
-    let denied_out = testkit::stage::flow_to(&wires[0], at(DB, 80))?;
+    let denied_out = testkit::e2e::flow_to(&wires[0], at(DB, 80))?;
     let at_web = Ledger::of_wires(&[("web-1", &wires[0])])?.rejected("web-1", denied_out);
     assert_eq!(one.stop()?.ledger()?, at_web);
     // One is gone, the other stands.
@@ -193,7 +193,7 @@ fn two_instances_stand_side_by_side() -> Result<()> {
 
 #[test]
 fn of_two_instances_on_one_link_the_last_one_opens_it() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let device = |name, device, addresses: &[&str]| {
         let config = lab.config().group("closed", "egress: []");
         config.device_task(name, device, addresses, &["closed"])
@@ -223,7 +223,7 @@ fn of_two_instances_on_one_link_the_last_one_opens_it() -> Result<()> {
 
 #[test]
 fn an_instance_runs_once() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = two(lab.config());
     let daemon = lab.start(&config)?;
     let binary = binary()?;
@@ -247,7 +247,7 @@ fn an_instance_runs_once() -> Result<()> {
 
 #[test]
 fn a_bad_configuration_never_starts_and_touches_nothing() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let before = lab.host.links()?;
     let folder = lab.folder().join("bad");
     std::fs::create_dir(&folder)?;
@@ -272,7 +272,7 @@ fn a_bad_configuration_never_starts_and_touches_nothing() -> Result<()> {
 /// Every part of a lab goes with it, also what taskgate could not take away.
 #[test]
 fn a_lab_takes_everything_with_it() -> Result<()> {
-    let stage = Stage::start(two)?;
+    let stage = E2eTest::start(two)?;
     let (unique, objects) = (stage.lab.unique().to_owned(), stage.daemon.objects()?);
     let folder = stage.lab.folder().to_owned();
     stage.daemon.signal(Signal::SIGKILL)?;

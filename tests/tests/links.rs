@@ -5,7 +5,7 @@ use std::{fmt::Write as _, thread, time::Duration};
 use anyhow::Result;
 use nix::{net::if_::if_nametoindex, sys::signal::Signal};
 use testkit::{
-    Action, Config, Lab, Stage, Wire, at,
+    Action, Config, E2eTest, Topology, Wire, at,
     kernel::await_gates,
     netns::await_up,
     traffic::{Answer, Client, Peer, TcpEcho, probe},
@@ -24,7 +24,7 @@ fn one(config: Config) -> Config {
 
 #[test]
 fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab.config().group("http", HTTP);
     let daemon = lab.start(&config.device_task("web-1", "tg-same", &[WEB], &["http"]))?;
     let first = lab.device("tg-same", &[WEB], true)?;
@@ -55,7 +55,7 @@ fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> 
 /// Putting up a gate takes up to a tenth of a second, in which the link may go: that is no error, and nothing is open.
 #[test]
 fn a_link_that_goes_while_it_is_gated_is_no_error() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab.config().group("http", HTTP);
     let daemon = lab.start(&config.device_task("web-1", "tg-brief", &[WEB], &["http"]))?;
     for round in 0..20 {
@@ -74,7 +74,7 @@ fn a_link_that_goes_while_it_is_gated_is_no_error() -> Result<()> {
 
 #[test]
 fn what_taskgate_made_is_its_tasks_under_any_name() -> Result<()> {
-    let stage = Stage::start(one)?;
+    let stage = E2eTest::start(one)?;
     let made: Vec<_> = stage
         .lab
         .host
@@ -99,7 +99,7 @@ fn what_taskgate_made_is_its_tasks_under_any_name() -> Result<()> {
     live.echo(100)?;
     live.finish()?;
     Client::connect(&stage.lab.outside, at(WEB, 80))?.finish()?;
-    let Stage { daemon, lab, .. } = stage;
+    let E2eTest { daemon, lab, .. } = stage;
     daemon.stop()?;
     assert_eq!(lab.namespaces()?, [""; 0]);
     assert!(!lab.host.links()?.contains(&String::from("renamed")));
@@ -108,7 +108,7 @@ fn what_taskgate_made_is_its_tasks_under_any_name() -> Result<()> {
 
 #[test]
 fn of_what_was_taken_away_nothing_stays_and_a_reload_makes_it_again() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = one(lab.config());
     let before = lab.host.links()?;
     for again in [false, true] {
@@ -136,7 +136,7 @@ fn of_what_was_taken_away_nothing_stays_and_a_reload_makes_it_again() -> Result<
 
 #[test]
 fn an_eni_gets_its_addresses_while_its_task_runs() -> Result<()> {
-    let mut stage = Stage::start(one)?;
+    let mut stage = E2eTest::start(one)?;
     let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
     let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
     live.echo(100)?;
@@ -165,7 +165,7 @@ fn addresses_move_between_enis_with_what_they_may() -> Result<()> {
             .task("web-1", &[web], &["web"])
             .task("other-1", &[other], &["other"])
     };
-    let mut stage = Stage::start(|config| {
+    let mut stage = E2eTest::start(|config| {
         let config = config
             .group("web", "")
             .group("other", "")
@@ -190,7 +190,7 @@ fn addresses_move_between_enis_with_what_they_may() -> Result<()> {
 
 #[test]
 fn a_link_that_another_eni_gets_leaves_each_its_own_records() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let task = lab.device("tg-handed", &[WEB], true)?;
     let wire = Wire::tap(&task, "eth0")?;
     let config = lab

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use taskgate_ebpf::abi::Direction::Egress;
 use testkit::{
-    Action, Config, Held, Stage, at, ip,
+    Action, Config, E2eTest, Held, at, ip,
     ledger::Ledger,
     netns::until,
     record::Status,
@@ -36,7 +36,7 @@ fn connections_that_come_and_go_take_no_more_memory_than_there_is() -> Result<()
     const ROUNDS: u16 = 10;
     const FLOWS: u16 = 12_000;
     const ROOM: u64 = 20 << 20;
-    let stage = Stage::start_with(Some(600), |config| {
+    let stage = E2eTest::start_with(Some(600), |config| {
         config
             .group("client", "egress: [{ protocol: all, to: [10.99.0.0/24] }]")
             .task("loud-1", &[LOUD], &["client"])

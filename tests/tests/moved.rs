@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 use anyhow::{Result, ensure};
 use nix::net::if_::if_nametoindex;
 use testkit::{
-    Config, Lab, Netns, at,
+    Config, Netns, Topology, at,
     kernel::{await_gates, gates},
     ledger::Action,
     netns::await_up,
@@ -30,21 +30,21 @@ enum Number {
 
 /// A task's link in another namespace, and who is at its ends.
 struct Moved {
-    lab: Lab,
+    lab: Topology,
     task: Netns,
     elsewhere: Netns,
     ifindex: u32,
 }
 
 impl Moved {
-    fn config(lab: &Lab) -> Config {
+    fn config(lab: &Topology) -> Config {
         lab.config()
             .group("all", ALL)
             .device_task("web-1", "tg-task", &[WEB], &["all"])
     }
 
     fn prepare(number: Number) -> Result<Self> {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let task = lab.device("tg-task", &[WEB], true)?;
         let ifindex = lab.host.run(|| Ok(if_nametoindex("tg-task")?))?;
         let elsewhere = Netns::new("elsewhere")?;
@@ -193,7 +193,7 @@ fn a_moved_link_that_comes_back_is_gated_again() -> Result<()> {
 
 #[test]
 fn a_link_that_taskgate_made_passes_nothing_where_it_was_moved() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab.config().group("all", ALL).task("web-1", &[WEB], &["all"]);
     let daemon = lab.start(&config)?;
     let (task, link) = (lab.task("web-1")?, lab.host_link("web-1")?);
@@ -215,7 +215,7 @@ fn a_link_that_taskgate_made_passes_nothing_where_it_was_moved() -> Result<()> {
 
 #[test]
 fn a_trunk_that_was_moved_passes_nothing_and_another_one_takes_its_place() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .group("all", ALL)

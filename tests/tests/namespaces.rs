@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use testkit::{
-    Config, Daemon, Lab, Netns, at,
+    Config, Daemon, Netns, Topology, at,
     kernel::gates,
     names,
     netns::until,
@@ -15,12 +15,12 @@ use testkit::{
 const WEB: &str = "10.88.0.10";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
-fn config(lab: &Lab) -> Config {
+fn config(lab: &Topology) -> Config {
     lab.config().group("http", HTTP).task("web-1", &[WEB], &["http"])
 }
 
 /// Waits until a namespace has the task's ENI, and sees that it is its gate that answers.
-fn await_eni(lab: &Lab, task: &Netns) -> Result<()> {
+fn await_eni(lab: &Topology, task: &Netns) -> Result<()> {
     until("the namespace gets its ENI", || Ok(task.links()? == ["eth0", "lo"]))?;
     let _echo = TcpEcho::start(task, 80)?;
     until("the host leads there", || {
@@ -35,13 +35,13 @@ fn await_eni(lab: &Lab, task: &Netns) -> Result<()> {
     Ok(())
 }
 
-fn made(lab: &Lab) -> Result<Vec<String>> {
+fn made(lab: &Topology) -> Result<Vec<String>> {
     let mut links = lab.host.links()?;
     links.retain(|link| link.starts_with("tg-"));
     Ok(links)
 }
 
-fn netns(lab: &Lab, command: &str, name: &str) -> Result<()> {
+fn netns(lab: &Topology, command: &str, name: &str) -> Result<()> {
     lab.host.output("ip", &["netns", command, name]).map(drop)
 }
 
@@ -52,7 +52,7 @@ fn said(daemon: &Daemon, what: &str) -> usize {
 #[test]
 fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
     for (users, alive) in [(true, false), (true, true), (false, false), (false, true)] {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let name = config(&lab).namespace("web-1");
         if users {
             netns(&lab, "add", &name)?;
@@ -84,7 +84,7 @@ fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
 
 #[test]
 fn a_link_whose_namespace_goes_and_comes_unseen_is_made_again_by_a_reload() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let name = config(&lab).namespace("web-1");
     let mut daemon = lab.start(&config(&lab))?;
     daemon.signal(Signal::SIGSTOP)?;
@@ -99,7 +99,7 @@ fn a_link_whose_namespace_goes_and_comes_unseen_is_made_again_by_a_reload() -> R
 
 #[test]
 fn whoever_is_in_a_namespace_that_lost_its_name_keeps_the_eni_until_another_has_the_name() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let name = config(&lab).namespace("web-1");
     let mut daemon = lab.start(&config(&lab))?;
     let old = lab.task("web-1")?;
@@ -119,7 +119,7 @@ fn whoever_is_in_a_namespace_that_lost_its_name_keeps_the_eni_until_another_has_
 
 #[test]
 fn a_name_that_is_a_symbolic_link_is_followed() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let name = config(&lab).namespace("web-1");
     let containers = [Netns::new("first")?, Netns::new("second")?];
     let path = names::namespace_file(&name);
@@ -138,7 +138,7 @@ fn a_name_that_is_a_symbolic_link_is_followed() -> Result<()> {
 
 #[test]
 fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let name = config(&lab).namespace("web-1");
     let daemon = lab.start(&config(&lab))?;
     let containers = [Netns::new("occupied")?, Netns::new("free")?];
@@ -165,7 +165,7 @@ fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
 /// Whatever keeps an ENI from being made again, whoever is in the namespace stays in it, and gets the ENI in the end.
 #[test]
 fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let name = config(&lab).namespace("web-1");
     let mut daemon = lab.start(&config(&lab))?;
     let task = lab.task("web-1")?;
@@ -187,7 +187,7 @@ fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
 /// Neither what is in such a file nor the file itself is taskgate's.
 #[test]
 fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = config(&lab)
         .task("empty", &["10.88.0.11"], &["http"])
         .task("dangling", &["10.88.0.12"], &["http"])
@@ -238,7 +238,7 @@ fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
 /// A pipe is no namespace, and nobody waits for its other end.
 #[test]
 fn a_pipe_with_a_tasks_name_fails_that_task_alone() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = config(&lab).task("web-2", &["10.88.0.11"], &["http"]);
     let path = names::namespace_file(&config.namespace("web-1"));
     std::fs::create_dir_all("/run/netns")?;

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, Count, Daemon, Flow, Held, Lab, Netns, Stage, at, ip,
+    Action, Config, Count, Daemon, E2eTest, Flow, Held, Netns, Topology, at,
+    fixture::frames,
+    ip,
     kernel::await_gates,
     netns::until,
     record::Seen,
-    scene::frames,
     traffic::{Peer, Pinger, Sender},
 };
 
@@ -77,8 +78,8 @@ fn router_advertisement(source: &str, destination: &str) -> Vec<u8> {
 }
 
 /// A task on a link of somebody else's making, and nothing that it may send but what `rules` say.
-fn closed(rules: &str) -> Result<(Lab, Daemon, Netns)> {
-    let lab = Lab::new()?;
+fn closed(rules: &str) -> Result<(Topology, Daemon, Netns)> {
+    let lab = Topology::new()?;
     let config: Config =
         lab.config()
             .group("closed", rules)
@@ -92,7 +93,7 @@ fn closed(rules: &str) -> Result<(Lab, Daemon, Netns)> {
 /// Not even one that may speak for others, with every rule open, to a host that would heed it.
 #[test]
 fn a_task_does_not_become_the_hosts_default_router() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("open", "ingress: [{ protocol: all, from: any }]")
             .task("router-1", &["10.88.0.10", "fd88::10"], &["open"])

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use testkit::{
-    Flow, Lab, at, ip,
+    Flow, Topology, at, ip,
     ledger::Action,
     netns::Netns,
     traffic::{Answer, Client, Peer, TcpEcho, inject, probe, udp_packet},
@@ -30,7 +30,7 @@ fn source(host: &Netns, task: &str) -> Result<String> {
 
 #[test]
 fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let device = lab.device("tgprobe0", &DEVICE, true)?;
     let entries = [HOST[0], HOST[1], LINK];
     let config = lab
@@ -67,7 +67,7 @@ fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
 /// says it comes from the host. It does over IPv6, which docs/security.md says.
 #[test]
 fn nobody_on_the_wire_speaks_as_the_host_over_ipv4() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .prefix_list("host", &HOST)

@@ -9,10 +9,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use testkit::{
-    Config, Count, Lab, OUTSIDE_V4, Stage, Wire, at,
+    Config, Count, E2eTest, OUTSIDE_V4, Topology, Wire, at,
+    e2e::flow_to,
     ledger::Action,
     record::{Record, Status},
-    stage::flow_to,
     traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe},
 };
 
@@ -37,7 +37,7 @@ fn now() -> Result<u64> {
 /// AWS: FL-ACTION-1, FL-FLOW-3, FL-LINE-1, ECS-TASK-2
 #[test]
 fn a_denial_on_one_host_leaves_accept_at_the_sender_and_reject_at_the_receiver() -> Result<()> {
-    let stage = Stage::start(pair)?;
+    let stage = E2eTest::start(pair)?;
     let begun = now()?;
     assert_eq!(probe(stage.task("web-1")?, at(DB, 5433))?, Answer::Silence);
     let flow = flow_to(stage.wire("web-1")?, at(DB, 5433))?;
@@ -64,7 +64,7 @@ fn a_denial_on_one_host_leaves_accept_at_the_sender_and_reject_at_the_receiver()
 /// AWS: FL-FLOW-1, FL-FLOW-3, FL-FLOW-5, FL-WINDOW-1
 #[test]
 fn many_connections_over_many_windows_add_up_to_what_was_on_the_wire() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "http",
@@ -134,7 +134,7 @@ fn assert_windows(records: &[Record], interval: u64) -> Result<()> {
 #[test]
 fn the_last_records_come_with_the_end() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let config = lab
             .config()
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }]")
@@ -160,7 +160,7 @@ fn the_last_records_come_with_the_end() -> Result<()> {
 /// AWS: FL-FLOW-4
 #[test]
 fn all_icmp_between_two_addresses_is_one_record_each_way() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("ping", "ingress: [{ protocol: icmp, from: any }]")
             .task("web-1", &[WEB], &["ping"])
@@ -185,7 +185,7 @@ fn all_icmp_between_two_addresses_is_one_record_each_way() -> Result<()> {
 fn the_primary_address_stands_for_secondary_ones_of_ipv4_only() -> Result<()> {
     const SECOND: &str = "10.88.0.11";
     const V6: [&str; 2] = ["fd88::10", "fd88::11"];
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("dns", "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []")
             .task("dns-1", &[WEB, SECOND, V6[0], V6[1]], &["dns"])
@@ -217,7 +217,7 @@ fn the_primary_address_stands_for_secondary_ones_of_ipv4_only() -> Result<()> {
 #[test]
 fn silent_windows_are_told_of_where_asked_and_only_after_there_was_traffic() -> Result<()> {
     let stage =
-        Stage::start(|config| pair(config).with("flow-logs: [{ destination: stdout, interval: 1, nodata: true }]"))?;
+        E2eTest::start(|config| pair(config).with("flow-logs: [{ destination: stdout, interval: 1, nodata: true }]"))?;
     Client::connect_refused(stage.task("web-1")?, at(DB, 5432))?;
     let daemon = &stage.daemon;
     let silent = |task: &str| -> Result<usize> {
@@ -247,7 +247,7 @@ fn silent_windows_are_told_of_where_asked_and_only_after_there_was_traffic() -> 
 #[test]
 fn a_flow_log_tells_only_of_the_traffic_that_it_is_for() -> Result<()> {
     for (traffic, action) in [("ACCEPT", Action::Accept), ("REJECT", Action::Reject)] {
-        let stage = Stage::start(|config| {
+        let stage = E2eTest::start(|config| {
             let logs = format!("flow-logs: [{{ destination: stdout, traffic: {traffic} }}]");
             pair(config).with(&logs)
         })?;

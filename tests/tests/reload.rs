@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use testkit::{
-    Config, Count, OUTSIDE_V4, Reload, Stage, at, ip,
+    Config, Count, E2eTest, OUTSIDE_V4, Reload, at,
+    e2e::flow_to,
+    ip,
     kernel::gates,
     ledger::Action,
-    stage::flow_to,
     traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, probe_for, try_connect},
 };
 
@@ -28,7 +29,7 @@ fn shop(config: Config) -> Config {
 /// AWS: SG-PEER-5, SG-RULE-6, SG-TRACK-5
 #[test]
 fn members_join_and_leave_a_group_that_a_rule_names() -> Result<()> {
-    let mut stage = Stage::start(shop)?;
+    let mut stage = E2eTest::start(shop)?;
     let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     assert!(try_connect(stage.task("worker-1")?, at(DB, 5432))?.is_none());
 
@@ -51,7 +52,7 @@ fn members_join_and_leave_a_group_that_a_rule_names() -> Result<()> {
 /// AWS: SG-PEER-3, SG-PEER-5
 #[test]
 fn a_member_elsewhere_counts_like_one_here() -> Result<()> {
-    let mut stage = Stage::start(|config| shop(config).member("10.99.0.2", &["web"]))?;
+    let mut stage = E2eTest::start(|config| shop(config).member("10.99.0.2", &["web"]))?;
     assert_eq!(
         probe_for(&stage.lab.outside, at(DB, 5432), Answer::Refused)?,
         Answer::Refused
@@ -67,7 +68,7 @@ fn a_member_elsewhere_counts_like_one_here() -> Result<()> {
 #[test]
 fn an_untracked_connection_ends_with_its_rule() -> Result<()> {
     let open = "ingress: [{ protocol: tcp, ports: 80, from: any }]";
-    let mut stage = Stage::start(|config| config.group("http", open).task("web-1", &[WEB], &["http"]))?;
+    let mut stage = E2eTest::start(|config| config.group("http", open).task("web-1", &[WEB], &["http"]))?;
     let echo = TcpEcho::start(stage.task("web-1")?, 80)?;
     let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
     live.echo(1000)?;
@@ -106,7 +107,7 @@ fn the_same_connection_lives_on_where_it_is_tracked() -> Result<()> {
             "ingress: [{ protocol: tcp, ports: 80, from: any }, { protocol: tcp, ports: 80, from: [10.99.0.2] }]",
         ),
     ] {
-        let mut stage = Stage::start(|config| config.group("http", rules).task("web-1", &[WEB], &["http"]))?;
+        let mut stage = E2eTest::start(|config| config.group("http", rules).task("web-1", &[WEB], &["http"]))?;
         let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
         let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
         live.echo(1000)?;
@@ -124,7 +125,7 @@ fn the_same_connection_lives_on_where_it_is_tracked() -> Result<()> {
 #[test]
 fn icmp_is_tracked_even_where_rules_are_wide_open() -> Result<()> {
     let open = "ingress: [{ protocol: all, from: any }]";
-    let mut stage = Stage::start(|config| config.group("open", open).task("web-1", &[WEB], &["open"]))?;
+    let mut stage = E2eTest::start(|config| config.group("open", open).task("web-1", &[WEB], &["open"]))?;
     let server = Peer::bind(stage.task("web-1")?, "10.88.0.10:53")?;
     let client = Peer::bind(&stage.lab.outside, "10.99.0.2:0")?;
     let mut live = Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(WEB))?;
@@ -147,7 +148,7 @@ fn icmp_is_tracked_even_where_rules_are_wide_open() -> Result<()> {
 /// `on-rule-removal: cut` is no fact of AWS's.
 #[test]
 fn a_tracked_connection_is_cut_where_the_settings_say_so() -> Result<()> {
-    let mut stage = Stage::start(|config| shop(config).with("settings: { on-rule-removal: cut }"))?;
+    let mut stage = E2eTest::start(|config| shop(config).with("settings: { on-rule-removal: cut }"))?;
     let echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     let mut cut = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
     cut.echo(1000)?;
@@ -170,7 +171,7 @@ fn a_tracked_connection_is_cut_where_the_settings_say_so() -> Result<()> {
 /// AWS: SG-PEER-2
 #[test]
 fn a_prefix_list_means_its_entries_of_now() -> Result<()> {
-    let mut stage = Stage::start(|config| {
+    let mut stage = E2eTest::start(|config| {
         config
             .prefix_list("corp", &["10.77.0.0/16", "10.99.0.0/24"])
             .group(
@@ -195,7 +196,7 @@ fn a_prefix_list_means_its_entries_of_now() -> Result<()> {
 
 #[test]
 fn a_bad_configuration_changes_nothing_and_says_what_is_wrong_and_where() -> Result<()> {
-    let mut stage = Stage::start(shop)?;
+    let mut stage = E2eTest::start(shop)?;
     let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     let mut live = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
     let good = stage.config.to_string();
@@ -239,7 +240,7 @@ fn a_bad_configuration_changes_nothing_and_says_what_is_wrong_and_where() -> Res
 
 #[test]
 fn a_task_is_added_while_others_go_on() -> Result<()> {
-    let mut stage = Stage::start(shop)?;
+    let mut stage = E2eTest::start(shop)?;
     let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     let mut live = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
     live.echo(100)?;
@@ -256,7 +257,7 @@ fn a_task_is_added_while_others_go_on() -> Result<()> {
 
 #[test]
 fn a_task_that_taskgate_made_goes_when_it_is_named_no_more() -> Result<()> {
-    let mut stage = Stage::start(shop)?;
+    let mut stage = E2eTest::start(shop)?;
     let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     Client::connect(stage.task("web-1")?, at(DB, 5432))?.finish()?;
     let (links, namespaces) = (stage.lab.host.links()?.len(), stage.lab.namespaces()?.len());
@@ -270,7 +271,7 @@ fn a_task_that_taskgate_made_goes_when_it_is_named_no_more() -> Result<()> {
 
 #[test]
 fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
-    let mut stage = Stage::start(shop)?;
+    let mut stage = E2eTest::start(shop)?;
     let old = stage.lab.device("tg-old", &["10.88.0.40"], true)?;
     stage.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
     let wire = testkit::Wire::tap(&old, "eth0")?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use testkit::{
-    Config, Count, Flow, OUTSIDE_V4, Stage, at, ip,
+    Config, Count, E2eTest, Flow, OUTSIDE_V4, at, ip,
     ledger::Action,
     traffic::{Answer, Client, DENIED, Peer, Pinger, TcpEcho, inject, probe, probe_for, try_connect},
 };
@@ -28,7 +28,7 @@ fn shop(config: Config) -> Config {
 /// AWS: SG-RULE-1, SG-PEER-3, SG-TRACK-1, FL-ACTION-3, ECS-TASK-2
 #[test]
 fn what_both_groups_allow_passes_and_replies_need_no_rule() -> Result<()> {
-    let stage = Stage::start(shop)?;
+    let stage = E2eTest::start(shop)?;
     let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     let mut client = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
     client.echo(10_000)?;
@@ -53,7 +53,7 @@ fn what_both_groups_allow_passes_and_replies_need_no_rule() -> Result<()> {
 /// AWS: SG-RULE-1, SG-RULE-4, SG-RULE-7, FL-ACTION-1, FL-ACTION-2, ECS-TASK-2
 #[test]
 fn what_one_of_both_groups_does_not_allow_is_dropped_there() -> Result<()> {
-    let stage = Stage::start(shop)?;
+    let stage = E2eTest::start(shop)?;
     let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     let _other = TcpEcho::start(stage.task("web-1")?, 80)?;
     // The receiver's group does not name worker.
@@ -65,7 +65,7 @@ fn what_one_of_both_groups_does_not_allow_is_dropped_there() -> Result<()> {
     let refused_out = [("web-1", at(DB, 5433)), ("db-1", at(WORKER, 80))];
     let mut expected = stage.passed()?;
     for (task, to) in refused_out {
-        let flow = testkit::stage::flow_to(stage.wire(task)?, to)?;
+        let flow = testkit::e2e::flow_to(stage.wire(task)?, to)?;
         expected = expected.rejected(task, flow);
     }
     for (flow, count) in stage.not_let_in("worker-1", "db-1")? {
@@ -78,7 +78,7 @@ fn what_one_of_both_groups_does_not_allow_is_dropped_there() -> Result<()> {
 /// AWS: SG-RULE-3, SG-PROTO-1
 #[test]
 fn ports_and_peers_are_met_to_the_number() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "server",
@@ -116,7 +116,7 @@ fn ports_and_peers_are_met_to_the_number() -> Result<()> {
 /// AWS: SG-RULE-1, SG-PEER-4
 #[test]
 fn groups_add_up_and_sharing_one_allows_nothing() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }]")
             .group("mesh", "ingress: [{ protocol: tcp, ports: 7000, from: self }]")
@@ -147,7 +147,7 @@ fn groups_add_up_and_sharing_one_allows_nothing() -> Result<()> {
 /// AWS: ECS-TASK-1
 #[test]
 fn two_tasks_listen_on_one_port() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }]")
             .task("a-1", &[WEB], &["http"])
@@ -168,7 +168,7 @@ fn two_tasks_listen_on_one_port() -> Result<()> {
 /// AWS: SG-TRACK-1, SG-RULE-4, FL-FLOW-1, FL-FLOW-2
 #[test]
 fn udp_passes_by_rule_and_back_by_state_and_no_further() -> Result<()> {
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "dns",
@@ -227,7 +227,7 @@ fn icmp_is_met_by_type_and_code() -> Result<()> {
         ("v6", "10.88.1.6", "{ protocol: icmpv6, from: any }", [false; 3]),
         ("tcp", "10.88.1.7", "{ protocol: tcp, from: any }", [false; 3]),
     ];
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         groups.iter().fold(config, |config, (name, address, rule, _)| {
             config.group(name, &format!("ingress: [{rule}], egress: []")).task(
                 &format!("{name}-1"),
@@ -274,7 +274,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
         packet.extend([7; 8]);
         Ok((Flow::plain(from.into(), to.into(), protocol), packet))
     };
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "tunnel",
@@ -309,7 +309,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
 /// AWS: SG-RULE-4
 #[test]
 fn a_group_that_says_nothing_of_egress_lets_everything_out_and_nothing_in() -> Result<()> {
-    let stage = Stage::start(|config| config.group("new", "").task("new-1", &[WEB], &["new"]))?;
+    let stage = E2eTest::start(|config| config.group("new", "").task("new-1", &[WEB], &["new"]))?;
     let task = stage.task("new-1")?;
     assert_eq!(probe_for(task, at("10.99.0.2", 81), Answer::Refused)?, Answer::Refused);
     let mut pinger = Pinger::new(task, ip(WEB), OUTSIDE_V4)?;

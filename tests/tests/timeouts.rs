@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
-    Action, Config, Held, Reload, Stage, at,
+    Action, Config, E2eTest, Held, Reload, at,
     netns::until,
     traffic::{Client, Peer, TcpEcho},
 };
@@ -34,7 +34,7 @@ fn a_time_out_that_is_reloaded_holds_for_connections_that_are_there() -> Result<
     ] {
         let case = format!("{before} to {after}");
         // Nothing is removed meanwhile: the kernel alone decides.
-        let mut stage = Stage::start_with(Some(600), |config| with_timeouts(config, before))?;
+        let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, before))?;
         let held = Held::by(&stage.daemon)?;
         let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
         let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
@@ -66,7 +66,7 @@ fn an_established_connection_lives_for_its_time_out_and_no_longer() -> Result<()
         ("tcp-established: 432000", "tcp-established: 60", 62, false),
         ("tcp-established: 60", "tcp-established: 432000", 431_990, true),
     ] {
-        let mut stage = Stage::start_with(Some(600), |config| with_timeouts(config, before))?;
+        let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, before))?;
         let held = Held::by(&stage.daemon)?;
         let echo = TcpEcho::start(&stage.lab.outside, 7)?;
         let mut live = Client::connect(stage.task("task-1")?, at(OUTSIDE, 7))?;
@@ -98,7 +98,7 @@ fn an_established_connection_lives_for_its_time_out_and_no_longer() -> Result<()
 
 #[test]
 fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Result<()> {
-    let stage = Stage::start(|config| with_timeouts(config, "udp: 60"))?;
+    let stage = E2eTest::start(|config| with_timeouts(config, "udp: 60"))?;
     let held = Held::by(&stage.daemon)?;
     let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
     let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
@@ -133,7 +133,7 @@ fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Resul
 /// Not even where nothing has removed it yet.
 #[test]
 fn what_is_over_stays_over_when_the_time_out_is_raised() -> Result<()> {
-    let mut stage = Stage::start_with(Some(600), |config| with_timeouts(config, "udp: 30"))?;
+    let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, "udp: 30"))?;
     let held = Held::by(&stage.daemon)?;
     let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
     let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;

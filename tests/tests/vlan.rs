@@ -6,7 +6,7 @@
 
 use anyhow::Result;
 use testkit::{
-    Action, Count, Daemon, Lab, Ledger, Netns, Wire, at, ip,
+    Action, Count, Daemon, Ledger, Netns, Topology, Wire, at, ip,
     kernel::{await_gates, gates},
     ledger::Flow,
     netns::await_up,
@@ -20,7 +20,7 @@ const RULES: &str =
 const FAMILIES: [(&str, &str); 2] = [("10.88.0.10", "10.88.0.1"), ("fd88::10", "fd88::1")];
 
 /// VLAN 101 on both ends of the host's wire; the task's addresses are the host's own there.
-fn tagged(lab: &Lab) -> Result<()> {
+fn tagged(lab: &Topology) -> Result<()> {
     let sides = [(&lab.host, "wire", 0), (&lab.outside, "eth0", 1)];
     for (netns, link, side) in sides {
         let addresses = FAMILIES.map(|family| [family.0, family.1][side]);
@@ -35,7 +35,7 @@ fn tagged(lab: &Lab) -> Result<()> {
     await_up(&[(&lab.host, LINK), (&lab.outside, "eth0.101")])
 }
 
-fn gated(lab: &Lab) -> Result<Daemon> {
+fn gated(lab: &Topology) -> Result<Daemon> {
     let addresses = FAMILIES.map(|(task, _)| task);
     let config = lab.config().group("web", RULES);
     let daemon = lab.start(&config.device_task("branch", LINK, &addresses, &["web"]))?;
@@ -53,7 +53,7 @@ fn datagram(from: &Netns, source: &str, to: &str) -> Result<(Flow, Count)> {
 #[test]
 #[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
 fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     tagged(&lab)?;
     let outside = Wire::tap(&lab.outside, "eth0.101")?;
     let daemon = gated(&lab)?;
@@ -115,7 +115,7 @@ fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result
 #[test]
 #[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
 fn a_vlan_has_a_gate_and_the_wire_below_it_has_none() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     tagged(&lab)?;
     let daemon = gated(&lab)?;
     assert_eq!(gates(&lab.host, LINK)?, (1, 1));

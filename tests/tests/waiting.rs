@@ -18,7 +18,7 @@ use nix::{
 };
 use serde_json::Value;
 use testkit::{
-    Config, Lab, at,
+    Config, Topology, at,
     daemon::{Daemon, RELOADED, binary},
     kernel::await_gates,
     netns::until,
@@ -57,14 +57,14 @@ fn read_by(pid: u32) -> Result<u64> {
     Ok(bytes.context("the kernel does not count what is read")?.parse()?)
 }
 
-fn one(lab: &Lab) -> Config {
+fn one(lab: &Topology) -> Config {
     lab.config()
         .group("http", HTTP)
         .device_task("web-1", "tg-web", &[WEB], &["http"])
 }
 
 /// A taskgate in the middle of its first reading.
-fn reading(lab: &Lab) -> Result<Daemon> {
+fn reading(lab: &Topology) -> Result<Daemon> {
     let bytes = fill(&lab.folder().join("main"))?;
     let daemon = lab.begin(&one(lab), Some(1))?;
     let pid = daemon.pid()?;
@@ -74,7 +74,7 @@ fn reading(lab: &Lab) -> Result<Daemon> {
 
 #[test]
 fn a_reload_that_is_asked_for_while_the_first_configuration_is_read_does_not_end_it() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let _task = lab.device("tg-web", &[WEB], true)?;
     let daemon = reading(&lab)?;
     daemon.signal(Signal::SIGHUP)?;
@@ -86,7 +86,7 @@ fn a_reload_that_is_asked_for_while_the_first_configuration_is_read_does_not_end
 /// The verifier gives up when a signal is pending, and each SIGHUP asks for the files to be read again.
 #[test]
 fn a_storm_of_signals_ends_neither_the_start_nor_a_reload() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let _task = lab.device("tg-web", &[WEB], true)?;
     let daemon = lab.begin(&one(&lab), Some(1))?;
     let pid = daemon.pid()?;
@@ -125,7 +125,7 @@ fn hears(pid: u32, signal: Signal) -> Result<bool> {
 #[test]
 fn it_ends_in_order_while_the_first_configuration_is_read() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let daemon = reading(&lab)?;
         let stopped = daemon.stop_by(signal)?;
         let said = stopped.messages.join("\n");
@@ -136,7 +136,7 @@ fn it_ends_in_order_while_the_first_configuration_is_read() -> Result<()> {
 
 #[test]
 fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let daemon = lab.start(&one(&lab))?;
     let pid = daemon.pid()?;
     // Once as it is, and once more: the number of a link that went is another's then.
@@ -165,7 +165,7 @@ fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
 /// A full pipe on standard error, as a pager or a log shipper that has stopped reading leaves it.
 #[test]
 fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let folder = lab.folder().join("main");
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;
@@ -203,7 +203,7 @@ fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
 /// A machine's log: an object in each line, from the start to the end, and what a message is about in fields.
 #[test]
 fn the_log_is_json_where_it_is_asked_for() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let folder = lab.folder().join("main");
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;

@@ -15,7 +15,7 @@ use taskgate::model::Model;
 use taskgate_ebpf::abi::image::Shared;
 
 use super::rules::{self, GATE, GATED};
-use testkit::{sandbox::ip_batch, scene::Scene};
+use testkit::{fixture::Fixture, sandbox::ip_batch};
 
 /// The loaded program, its tables empty, and its image filled.
 pub struct Ground {
@@ -75,7 +75,7 @@ impl Ground {
         let object = Object::load(&options).context("cannot load the kernel program: run this as root")?;
         let tables = KernelTables::new(&object)?;
         let image = object.image()?;
-        let mut scene = Scene::new(&image)?;
+        let mut scene = Fixture::new(&image)?;
         // The scene has cleared all words, and its writer begins with an empty image.
         scene.apply(model, &|eni| eni.binding.is_some().then_some(GATE))?;
         for table in Shared::ALL {

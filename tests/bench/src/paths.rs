@@ -15,7 +15,7 @@ use super::{
     rules::{self, Family, Kind, OPEN_PORT, SETS, THOUSAND, THOUSAND_V6, WIDE},
     varied::{Order, Variation, Varied},
 };
-use testkit::scene::frames::{self, flags};
+use testkit::fixture::frames::{self, flags};
 
 /// Room for tracked connections, as the daemon has it when nothing is said.
 pub const ROOM: u32 = 262_144;

@@ -10,7 +10,7 @@ use taskgate::{
     model::{Eni, Model, Protocol, SecurityGroup},
 };
 
-use testkit::scene::model::{gated, group, member, model, tcp_to};
+use testkit::fixture::model::{gated, group, member, model, tcp_to};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

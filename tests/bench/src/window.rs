@@ -17,8 +17,8 @@ use nix::sys::signal::Signal;
 
 use super::spread::Spread;
 use testkit::{
-    lab::Lab,
     netns::{Netns, until},
+    topology::Topology,
 };
 
 const TASK: &str = "10.88.0.10";
@@ -82,7 +82,7 @@ pub fn run(effort: Effort) -> Result<String> {
 }
 
 fn measure(load: Load, effort: Effort) -> Result<[Spread; 2]> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let config = lab
         .config()
         .group("closed", "egress: []")
@@ -141,7 +141,7 @@ fn send(from: &Netns, to: &str, pause: Duration, ended: &AtomicBool) -> Result<(
 }
 
 /// Makes a link that passes everything, gives it the task's name, and counts what arrives from then on, and for how long.
-fn round(lab: &Lab, task: &Netns, collector: &UdpSocket) -> Result<(f64, f64)> {
+fn round(lab: &Topology, task: &Netns, collector: &UdpSocket) -> Result<(f64, f64)> {
     let path = task.path();
     lab.host.ip(&format!(
         "link add tg-new type veth peer name eth0 netns {path}

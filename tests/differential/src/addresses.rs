@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{dice::Dice, generator::Generator};
+use super::{generator::Generator, rng::Rng};
 
 /// Addresses that are no gated ENI's.
 const STRANGERS: [&str; 15] = [
@@ -42,7 +42,7 @@ const ODD: [&str; 14] = [
 
 impl Generator {
     /// A link: seldom one that no task has.
-    pub(super) fn any_link(&self, dice: &mut Dice) -> u32 {
+    pub(super) fn any_link(&self, dice: &mut Rng) -> u32 {
         let bound: Vec<u32> = self
             .links
             .iter()
@@ -57,7 +57,7 @@ impl Generator {
         }
     }
 
-    pub(super) fn local(&self, link: u32, v6: bool, dice: &mut Dice) -> IpAddr {
+    pub(super) fn local(&self, link: u32, v6: bool, dice: &mut Rng) -> IpAddr {
         let own = self
             .links
             .iter()
@@ -91,7 +91,7 @@ impl Generator {
     }
 
     /// A stranger, an ENI of this host, or an address that is no host's.
-    pub(super) fn anybody(&self, v6: bool, dice: &mut Dice) -> IpAddr {
+    pub(super) fn anybody(&self, v6: bool, dice: &mut Rng) -> IpAddr {
         let named: &[&str] = if dice.one_in(10) { &ODD } else { &STRANGERS };
         let named = named.iter().map(|text| text.parse().expect("an address"));
         let enis = self.links.iter().flat_map(|(_, own)| own.iter().copied());

@@ -12,7 +12,7 @@ use taskgate_ebpf::abi::{
 };
 
 use super::oracle::{Entry, Name, Oracle, What};
-use testkit::scene::{State, outcome_name};
+use testkit::fixture::{State, outcome_name};
 
 fn key((local, remote): (IpAddr, IpAddr), ports: u32, tail: u32) -> FlowKey {
     let halves = |address: IpAddr| match address {

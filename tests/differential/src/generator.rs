@@ -5,16 +5,16 @@ use std::{fmt, net::IpAddr};
 use taskgate_ebpf::{abi::Direction, host::Left};
 
 use super::{
-    dice::Dice,
-    dress::{damage, left_over, wrapped},
-    reading::read,
+    encapsulate::{damage, left_over, wrapped},
+    naive_parser::read,
+    rng::Rng,
     talk::{Talk, answered, farewell, numbers},
 };
-use testkit::scene::frames;
+use testkit::fixture::frames;
 
 /// A frame on a link.
 #[derive(Clone, Debug)]
-pub struct Thrown {
+pub struct GeneratedPacket {
     /// Its bytes.
     pub frame: Vec<u8>,
     /// The link's ifindex.
@@ -29,7 +29,7 @@ pub struct Thrown {
     pub left: Left,
 }
 
-impl fmt::Display for Thrown {
+impl fmt::Display for GeneratedPacket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             frame,
@@ -55,7 +55,7 @@ pub(crate) struct Generator {
     pub(crate) links: Vec<(u32, Vec<IpAddr>)>,
     talks: Vec<Talk>,
     /// What comes next, last first.
-    next: Vec<Thrown>,
+    next: Vec<GeneratedPacket>,
 }
 
 const FLAGS: [u8; 10] = [2, 2, 2, 0x12, 0x12, 0x10, 0x10, 0x11, 4, 0x14];
@@ -72,7 +72,7 @@ impl Generator {
     }
 
     /// The next packet.
-    pub(crate) fn throw(&mut self, dice: &mut Dice) -> Thrown {
+    pub(crate) fn throw(&mut self, dice: &mut Rng) -> GeneratedPacket {
         if let Some(next) = self.next.pop() {
             return next;
         }
@@ -80,7 +80,7 @@ impl Generator {
             0 => self.arp(dice),
             1 | 2 => self.neighbour(dice),
             3 => self.dhcp(dice),
-            4 => Thrown {
+            4 => GeneratedPacket {
                 frame: {
                     let length = dice.below(120);
                     let noise = dice.bytes(length);
@@ -108,7 +108,7 @@ impl Generator {
         thrown
     }
 
-    fn talk(&mut self, dice: &mut Dice) -> Thrown {
+    fn talk(&mut self, dice: &mut Rng) -> GeneratedPacket {
         let direction = any_direction(dice);
         let at = if self.talks.len() < 4 || dice.one_in(5) {
             let talk = self.new_talk(direction, dice);
@@ -157,7 +157,7 @@ impl Generator {
             let first = farewell(talk, direction);
             self.next = vec![farewell(talk, direction.opposite()), first];
         }
-        Thrown {
+        GeneratedPacket {
             frame,
             link: talk.link,
             direction,
@@ -168,7 +168,7 @@ impl Generator {
     }
 
     /// An ICMP error about a packet as it goes on somewhere: from the peer, or from a router.
-    fn error(&mut self, dice: &mut Dice) -> Thrown {
+    fn error(&mut self, dice: &mut Rng) -> GeneratedPacket {
         let about = self.talk(dice);
         let v6 = about.frame[12..14] == [0x86, 0xdd];
         let length = if dice.one_in(3) { dice.below(80) } else { 48 };
@@ -207,7 +207,7 @@ impl Generator {
         };
         let message = frames::icmp(kind, code, 0, &quoted);
         let (frame, _) = wrapped(v6, speaks, hears, if v6 { 58 } else { 1 }, message, dice);
-        Thrown {
+        GeneratedPacket {
             frame,
             link: about.link,
             direction,
@@ -217,7 +217,7 @@ impl Generator {
         }
     }
 
-    fn arp(&self, dice: &mut Dice) -> Thrown {
+    fn arp(&self, dice: &mut Rng) -> GeneratedPacket {
         let link = self.any_link(dice);
         let (sender, target) = (self.local(link, false, dice), self.local(link, false, dice));
         let sender = if dice.one_in(4) {
@@ -230,7 +230,7 @@ impl Generator {
         } else {
             target
         };
-        Thrown {
+        GeneratedPacket {
             frame: frames::arp(1 + dice.below(2) as u8, sender, target),
             link,
             direction: any_direction(dice),
@@ -240,7 +240,7 @@ impl Generator {
         }
     }
 
-    fn neighbour(&mut self, dice: &mut Dice) -> Thrown {
+    fn neighbour(&mut self, dice: &mut Rng) -> GeneratedPacket {
         let link = self.any_link(dice);
         let mut address = || {
             if dice.one_in(2) {
@@ -275,7 +275,7 @@ impl Generator {
         }
         let (direction, next) = self.asked_first(link, kind, source, dice);
         self.next.extend(next);
-        Thrown {
+        GeneratedPacket {
             frame,
             link,
             direction,
@@ -286,7 +286,7 @@ impl Generator {
     }
 
     /// Which way a message goes. Where it asks the task, the task may answer next, or ask back.
-    fn asked_first(&self, link: u32, kind: u8, source: IpAddr, dice: &mut Dice) -> (Direction, Option<Thrown>) {
+    fn asked_first(&self, link: u32, kind: u8, source: IpAddr, dice: &mut Rng) -> (Direction, Option<GeneratedPacket>) {
         if kind != 135 || dice.one_in(3) {
             return (any_direction(dice), None);
         }
@@ -296,7 +296,7 @@ impl Generator {
         } else {
             frames::neighbour(local, source, 135, source)
         };
-        let answer = Thrown {
+        let answer = GeneratedPacket {
             frame: answer,
             link,
             direction: Direction::Egress,
@@ -307,7 +307,7 @@ impl Generator {
         (Direction::Ingress, Some(answer))
     }
 
-    fn dhcp(&self, dice: &mut Dice) -> Thrown {
+    fn dhcp(&self, dice: &mut Rng) -> GeneratedPacket {
         let v6 = dice.one_in(2);
         let link = self.any_link(dice);
         let (client, server) = if v6 { (546, 547) } else { (68, 67) };
@@ -329,7 +329,7 @@ impl Generator {
             }
             Direction::Ingress => frames::ip(remote, local, 17, &frames::udp(server, client, b"offer")),
         };
-        Thrown {
+        GeneratedPacket {
             frame,
             link,
             direction,
@@ -340,6 +340,6 @@ impl Generator {
     }
 }
 
-fn any_direction(dice: &mut Dice) -> Direction {
+fn any_direction(dice: &mut Rng) -> Direction {
     dice.of(&[Direction::Egress, Direction::Ingress])
 }

@@ -3,23 +3,23 @@
 
 mod addresses;
 mod compare;
-mod dice;
-mod dress;
+mod encapsulate;
 pub mod fuzz;
 mod generator;
+mod naive_parser;
 mod oracle;
-mod reading;
+mod rng;
 mod run;
 mod talk;
 mod transport;
 mod uplink;
 mod world;
 
-pub(crate) use dice::Dice;
+pub use generator::GeneratedPacket;
 pub(crate) use generator::Generator;
-pub use generator::Thrown;
+pub(crate) use naive_parser::{Body, Hardware, Ip, Part, Reading, read};
 pub(crate) use oracle::is_of_many;
-pub(crate) use reading::{Body, Hardware, Ip, Part, Reading, read};
+pub(crate) use rng::Rng;
 pub(crate) use run::{Clock, Stand};
 pub use run::{Difference, Episode, Tally};
 pub(crate) use world::any_model;

@@ -21,14 +21,14 @@ use taskgate_ebpf::{
 
 use super::{
     compare::{differs, kernel_differs},
-    dice::Dice,
-    generator::{Generator, Thrown},
+    generator::{GeneratedPacket, Generator},
+    naive_parser::read,
     oracle::{Oracle, World},
-    reading::read,
+    rng::Rng,
     uplink::Met,
     world::{any_model, any_shares},
 };
-use testkit::scene::{DataPath as _, Host, Kernel, SECOND, Scene, Sent, Uplink, frames};
+use testkit::fixture::{DataPath as _, Fixture, Host, Kernel, SECOND, Sent, Uplink, frames};
 
 /// What happens between packets, and with what clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub struct Difference {
     /// The packet's number, from 0.
     pub packet: usize,
     /// The packet.
-    pub thrown: Thrown,
+    pub thrown: GeneratedPacket,
     /// What differed.
     pub what: String,
 }
@@ -90,12 +90,12 @@ impl Episode {
     /// # Errors
     /// A [`Difference`], where the witnesses differ.
     pub fn on_host(self, image: &[AtomicU64]) -> Result<Tally> {
-        let room = Dice::new(self.seed).of(&[40, 300, 10_000]);
+        let room = Rng::new(self.seed).of(&[40, 300, 10_000]);
         let mut host = Host::new(image, room);
         // Ticks begin anew within the first packets of some episodes.
         host.tables
-            .advance(Dice::new(self.seed).of(&[0, u32::MAX - (1 << 20) - 100]));
-        Stand::new(Dice::new(self.seed), image, room, Clock::Own)?.run(self, &mut host, None)
+            .advance(Rng::new(self.seed).of(&[0, u32::MAX - (1 << 20) - 100]));
+        Stand::new(Rng::new(self.seed), image, room, Clock::Own)?.run(self, &mut host, None)
     }
 
     /// All three. To be called in a sandbox.
@@ -107,7 +107,7 @@ impl Episode {
         let room = Kernel::ROOM as usize;
         let mut host = Host::new(&image, room);
         kernel.clear()?;
-        Stand::new(Dice::new(self.seed), &image, room, Clock::Kernels)?.run(self, &mut host, Some(kernel))
+        Stand::new(Rng::new(self.seed), &image, room, Clock::Kernels)?.run(self, &mut host, Some(kernel))
     }
 
     /// The same, with all state compared after each packet.
@@ -137,9 +137,9 @@ fn branches() -> impl Iterator<Item = u32> {
 /// Everything around the witnesses.
 pub(crate) struct Stand<'a> {
     /// What decides what happens next.
-    pub(crate) dice: Dice,
+    pub(crate) dice: Rng,
     /// The configuration in its image.
-    pub(crate) scene: Scene<'a>,
+    pub(crate) scene: Fixture<'a>,
     pub(super) world: World,
     clock: Clock,
     /// What makes packets.
@@ -149,8 +149,8 @@ pub(crate) struct Stand<'a> {
 
 impl<'a> Stand<'a> {
     /// A stand over whole banks of memory, whatever stands in them, with room for so many entries in each table.
-    pub(crate) fn new(mut dice: Dice, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
-        let scene = Scene::new(image)?;
+    pub(crate) fn new(mut dice: Rng, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
+        let scene = Fixture::new(image)?;
         let timeouts = match clock {
             Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
             Clock::Kernels => {
@@ -246,7 +246,7 @@ impl<'a> Stand<'a> {
     /// One packet past all witnesses: what they differ in.
     pub(crate) fn past(
         &mut self,
-        thrown: &Thrown,
+        thrown: &GeneratedPacket,
         host: &mut Host<'_>,
         kernel: &mut Option<&mut Kernel>,
         closely: bool,

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use taskgate_ebpf::{abi::Direction, host::Left};
 
 use super::{
-    dice::Dice,
-    generator::{Generator, Thrown},
+    generator::{GeneratedPacket, Generator},
+    rng::Rng,
 };
-use testkit::scene::frames;
+use testkit::fixture::frames;
 
 const PORTS: [u16; 12] = [22, 53, 67, 68, 80, 443, 546, 547, 40000, 40001, 0, 65535];
 const PROTOCOLS: [u8; 14] = [6, 6, 6, 6, 17, 17, 17, 1, 58, 0, 2, 47, 50, 132];
@@ -40,7 +40,7 @@ impl Talk {
 }
 
 impl Generator {
-    pub(super) fn new_talk(&self, opener: Direction, dice: &mut Dice) -> Talk {
+    pub(super) fn new_talk(&self, opener: Direction, dice: &mut Rng) -> Talk {
         let v6 = dice.one_in(2);
         let link = self.any_link(dice);
         let protocol = if dice.one_in(40) {
@@ -68,11 +68,11 @@ impl Generator {
 }
 
 /// One side of a TCP connection has no more to say.
-pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> Thrown {
+pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> GeneratedPacket {
     let ((source, destination), (from, to)) = talk.ends(direction);
     let at = (talk.next[direction.index()], talk.next[direction.opposite().index()]);
     talk.next[direction.index()] = at.0.wrapping_add(1);
-    Thrown {
+    GeneratedPacket {
         frame: frames::ip(source, destination, 6, &frames::tcp_at(from, to, 0x11, at, b"")),
         link: talk.link,
         direction,
@@ -84,7 +84,7 @@ pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> Thrown {
 
 /// The sequence number of a talk's next segment and what it acknowledges: mostly those that are next, else some that were
 /// sent before, are lost on the way, or forged.
-pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, dice: &mut Dice) -> (u32, u32) {
+pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, dice: &mut Rng) -> (u32, u32) {
     const OFF: [u32; 10] = [
         1,
         40,

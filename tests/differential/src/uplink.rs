@@ -8,12 +8,12 @@ use taskgate_ebpf::{
 
 use super::{
     compare::differs,
-    generator::Thrown,
+    generator::GeneratedPacket,
+    naive_parser::{Body, Reading, read},
     oracle::World,
-    reading::{Body, Reading, read},
     run::Stand,
 };
-use testkit::scene::{DataPath as _, Host, Kernel, Uplink};
+use testkit::fixture::{DataPath as _, Host, Kernel, Uplink};
 
 /// What a frame met at the uplink.
 pub(super) enum Met {
@@ -40,7 +40,7 @@ impl Stand<'_> {
     /// A packet as the uplink receives it, on its way to a task.
     pub(super) fn past_uplink(
         &mut self,
-        thrown: &Thrown,
+        thrown: &GeneratedPacket,
         host: &mut Host<'_>,
         kernel: &mut Option<&mut Kernel>,
     ) -> Result<Met> {

@@ -12,8 +12,8 @@ use taskgate::{
 
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 
-use super::dice::Dice;
-use testkit::scene::model::{gated, member, peer};
+use super::rng::Rng;
+use testkit::fixture::model::{gated, member, peer};
 
 const NETS: [&str; 16] = [
     "0.0.0.0/0",
@@ -44,7 +44,7 @@ const MEMBERS: usize = 3;
 const MANY: u32 = 1000;
 
 /// A model, the gates of its ENIs, and a floor.
-pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>, u32) {
+pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<Gate>>, u32) {
     let mut groups: Vec<SecurityGroup> = (0..GROUPS).map(|number| any_group(number, dice)).collect();
     let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
     // Addresses may move from one ENI to another.
@@ -100,7 +100,7 @@ pub(crate) fn any_model(dice: &mut Dice) -> (Model, Vec<Option<Gate>>, u32) {
 }
 
 /// Deals everything out to VPCs, and adds members that have addresses of others in other VPCs.
-fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Dice) {
+fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Rng) {
     let vpcs = groups.iter_mut().map(|group| &mut group.vpc);
     for vpc in vpcs.chain(enis.iter_mut().map(|eni| &mut eni.vpc)) {
         let one = dice.of(&[None, Some("vpc-0"), Some("vpc-1"), Some("vpc-2")]);
@@ -124,7 +124,7 @@ fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Di
 
 /// How tables with room for so many are shared. Where no table can be full, no pool can be used up: what others do is then
 /// nothing to a task.
-pub(crate) fn any_shares(mut dice: Dice, floor: u32, room: usize) -> [Share; 3] {
+pub(crate) fn any_shares(mut dice: Rng, floor: u32, room: usize) -> [Share; 3] {
     const ENDLESS: u32 = 1 << 20;
     // Connections have to live long enough to be closed, too.
     if !dice.one_in(3) {
@@ -152,7 +152,7 @@ pub(crate) fn any_shares(mut dice: Dice, floor: u32, room: usize) -> [Share; 3] 
     })
 }
 
-fn any_gate(dice: &mut Dice) -> Option<(Gate, u32)> {
+fn any_gate(dice: &mut Rng) -> Option<(Gate, u32)> {
     if dice.one_in(30) {
         return None;
     }
@@ -165,7 +165,7 @@ fn any_gate(dice: &mut Dice) -> Option<(Gate, u32)> {
     Some((gate, floor))
 }
 
-fn any_groups(dice: &mut Dice) -> Vec<usize> {
+fn any_groups(dice: &mut Rng) -> Vec<usize> {
     let first = dice.below(GROUPS);
     let mut groups = vec![first];
     if dice.one_in(2) {
@@ -177,7 +177,7 @@ fn any_groups(dice: &mut Dice) -> Vec<usize> {
     groups
 }
 
-fn any_list(number: usize, dice: &mut Dice) -> PrefixList {
+fn any_list(number: usize, dice: &mut Rng) -> PrefixList {
     let count = dice.below(5);
     let entries = (0..count).map(|_| dice.of(&NETS).parse().expect("a CIDR")).collect();
     PrefixList {
@@ -188,7 +188,7 @@ fn any_list(number: usize, dice: &mut Dice) -> PrefixList {
     }
 }
 
-fn any_group(number: usize, dice: &mut Dice) -> SecurityGroup {
+fn any_group(number: usize, dice: &mut Rng) -> SecurityGroup {
     let mut rules = |direction: Direction| {
         // Now and then more than one word of a bitmap.
         let count = if dice.one_in(12) {
@@ -221,7 +221,7 @@ fn any_group(number: usize, dice: &mut Dice) -> SecurityGroup {
     }
 }
 
-fn any_rule(group: usize, direction: Direction, at: usize, dice: &mut Dice) -> Rule {
+fn any_rule(group: usize, direction: Direction, at: usize, dice: &mut Rng) -> Rule {
     Rule {
         id: format!("group-{group}/{direction}/{at}"),
         protocol: any_protocol(dice),
@@ -236,7 +236,7 @@ fn any_rule(group: usize, direction: Direction, at: usize, dice: &mut Dice) -> R
     }
 }
 
-fn any_ports(dice: &mut Dice) -> Ports {
+fn any_ports(dice: &mut Rng) -> Ports {
     if dice.one_in(4) {
         return Ports::ALL;
     }
@@ -247,7 +247,7 @@ fn any_ports(dice: &mut Dice) -> Ports {
     }
 }
 
-fn any_icmp(kinds: &[u8], dice: &mut Dice) -> IcmpMatch {
+fn any_icmp(kinds: &[u8], dice: &mut Rng) -> IcmpMatch {
     match dice.below(3) {
         0 => IcmpMatch::All,
         1 => IcmpMatch::Type(dice.of(kinds)),
@@ -255,7 +255,7 @@ fn any_icmp(kinds: &[u8], dice: &mut Dice) -> IcmpMatch {
     }
 }
 
-fn any_protocol(dice: &mut Dice) -> Protocol {
+fn any_protocol(dice: &mut Rng) -> Protocol {
     match dice.below(12) {
         0..4 => Protocol::Tcp(any_ports(dice)),
         4..7 => Protocol::Udp(any_ports(dice)),

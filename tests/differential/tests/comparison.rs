@@ -6,7 +6,7 @@ use std::{thread, time::Instant};
 use anyhow::{Context as _, Error, Result, ensure};
 use differential::{Difference, Episode, Tally};
 use taskgate::compile::host_image;
-use testkit::{sandbox::sandbox, scene::Kernel};
+use testkit::{fixture::Kernel, sandbox::sandbox};
 
 /// Packets in an episode.
 const PACKETS: u64 = 1000;

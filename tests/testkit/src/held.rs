@@ -13,7 +13,7 @@ use taskgate_ebpf::abi::{
     Charge, Charges, Conn, Direction, Fragment, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen,
 };
 
-use crate::{daemon::Daemon, netns::until, scene::outcome_name};
+use crate::{daemon::Daemon, fixture::outcome_name, netns::until};
 
 /// The tables of a running taskgate.
 pub struct Held {

@@ -5,10 +5,10 @@
 //!                     └─────gate── task      (made by the test: `device:`)
 //! ```
 //!
-//! [`Lab`] makes the two network namespaces on the left and names for the rest, [`Daemon`] is a running `taskgate run`
-//! in the one that stands for the host, [`Stage`] is both with their tasks, [`traffic`] opens sockets in any of them,
+//! [`Topology`] makes the two network namespaces on the left and names for the rest, [`Daemon`] is a running `taskgate run`
+//! in the one that stands for the host, [`E2eTest`] is both with their tasks, [`traffic`] opens sockets in any of them,
 //! [`Wire`] counts what passes a link, and a [`Ledger`] holds what flow records say and what they ought to say. All of
-//! it goes when a test ends, however it ends. Tests of taskgate's parts have a [`sandbox`]; a [`scene`] is a packet's.
+//! it goes when a test ends, however it ends. Tests of taskgate's parts have a [`sandbox`]; a [`fixture`] is a packet's.
 //!
 //! Tests need root and the release binary. Without them they fail: a test that did not run has not passed.
 #![expect(clippy::print_stderr, reason = "the harness shows it under the test")]
@@ -17,9 +17,10 @@ pub mod capture;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod e2e;
+pub mod fixture;
 pub mod held;
 pub mod kernel;
-pub mod lab;
 pub mod ledger;
 pub mod names;
 pub mod netns;
@@ -29,8 +30,7 @@ mod packet_socket;
 pub mod record;
 pub mod sandbox;
 pub mod scale;
-pub mod scene;
-pub mod stage;
+pub mod topology;
 pub mod traffic;
 pub mod wire;
 
@@ -38,9 +38,9 @@ pub use capture::Capture;
 pub use config::Config;
 pub use counters::Counters;
 pub use daemon::{Daemon, Reload, Stopped};
+pub use e2e::{E2eTest, at, ip};
 pub use held::Held;
-pub use lab::{Lab, OUTSIDE_V4, OUTSIDE_V6};
 pub use ledger::{Action, Count, Flow, Ledger};
 pub use netns::Netns;
-pub use stage::{Stage, at, ip};
+pub use topology::{OUTSIDE_V4, OUTSIDE_V6, Topology};
 pub use wire::Wire;

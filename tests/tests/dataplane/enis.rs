@@ -21,8 +21,8 @@ use taskgate::dataplane::{
 };
 use testkit::{
     Capture, Netns,
+    fixture::frames,
     sandbox::{ip, ip_batch, sandbox},
-    scene::frames,
     traffic::{Sender, Unsummed},
 };
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, Held, Stage, at,
+    Action, Config, E2eTest, Held, at,
     held::Used,
     ip,
     netns::until,
@@ -25,7 +25,7 @@ fn two_clients(config: Config, connections: &str) -> Config {
 fn a_task_that_floods_fills_its_own_share_of_connections() -> Result<()> {
     const SHARE: u64 = 256;
     const FLOWS: u16 = 4000;
-    let stage = Stage::start(|config| two_clients(config, "{ total: 4096, per-task: 256 }"))?;
+    let stage = E2eTest::start(|config| two_clients(config, "{ total: 4096, per-task: 256 }"))?;
     let held = Held::by(&stage.daemon)?;
     let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
     let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
@@ -75,7 +75,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     // A quarter, divided.
     const FLOOR: u64 = TOTAL / 4 / 2;
     const FLOWS: u16 = 1500;
-    let stage = Stage::start(|config| two_clients(config, "{ total: 1024 }"))?;
+    let stage = E2eTest::start(|config| two_clients(config, "{ total: 1024 }"))?;
     let held = Held::by(&stage.daemon)?;
     let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
     let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
@@ -120,7 +120,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
 #[test]
 fn a_busy_task_has_what_two_hundred_absent_ones_do_not_use() -> Result<()> {
     const FLOWS: u16 = 20_000;
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         (0..200)
             .fold(config, |config, number| {
                 let (name, device) = (format!("absent-{number}"), format!("tg-no-{number}"));
@@ -147,7 +147,7 @@ fn a_busy_task_has_what_two_hundred_absent_ones_do_not_use() -> Result<()> {
 fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
     const TOTAL: u64 = 1024;
     const FLOWS: u16 = 3000;
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         config
             .group(
                 "server",
@@ -185,7 +185,7 @@ fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
 /// Every entry is given back to who was charged for it, however often tasks come and go.
 #[test]
 fn tasks_that_come_and_go_leave_nothing_charged() -> Result<()> {
-    let mut stage = Stage::start(|config| two_clients(config, "{ total: 1024 }"))?;
+    let mut stage = E2eTest::start(|config| two_clients(config, "{ total: 1024 }"))?;
     let held = Held::by(&stage.daemon)?;
     let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
     for round in 0..3_u16 {
@@ -218,7 +218,7 @@ fn tasks_that_come_and_go_leave_nothing_charged() -> Result<()> {
 fn an_untracked_flood_passes_and_what_found_no_room_is_told() -> Result<()> {
     const SHARE: u64 = 256;
     const FLOWS: u16 = 1000;
-    let stage = Stage::start(|config| {
+    let stage = E2eTest::start(|config| {
         two_clients(config, "{ total: 4096, per-task: 256 }")
             .group("open", "ingress: [{ protocol: all, from: any }]")
             .task("loud-1", &[LOUD], &["open"])

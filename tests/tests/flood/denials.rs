@@ -4,7 +4,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, Held, OUTSIDE_V4, OUTSIDE_V6, Stage, at, ip,
+    Action, Config, E2eTest, Held, OUTSIDE_V4, OUTSIDE_V6, at, ip,
     netns::until,
     traffic::{Client, Flood, Peer, TcpEcho},
 };
@@ -29,7 +29,7 @@ fn closed_and_quiet(config: Config) -> Config {
 fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
     const FLOWS: u16 = 1500;
     for inward in [false, true] {
-        let stage = Stage::start(closed_and_quiet)?;
+        let stage = E2eTest::start(closed_and_quiet)?;
         let held = Held::by(&stage.daemon)?;
         let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
         let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
@@ -79,7 +79,7 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
 #[test]
 fn counters_are_told_on_a_signal() -> Result<()> {
     const FLOWS: u16 = 1500;
-    let stage = Stage::start(closed_and_quiet)?;
+    let stage = E2eTest::start(closed_and_quiet)?;
     let held = Held::by(&stage.daemon)?;
     let flood = Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
     flood.send(FIRST, 1)?;
@@ -103,7 +103,7 @@ fn counters_are_told_on_a_signal() -> Result<()> {
 #[test]
 fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     const FLOWS: u16 = 1500;
-    let stage = Stage::start_with(Some(600), closed_and_quiet)?;
+    let stage = E2eTest::start_with(Some(600), closed_and_quiet)?;
     let held = Held::by(&stage.daemon)?;
     let flood = Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
     flood.send(FIRST, 1)?;

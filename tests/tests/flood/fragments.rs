@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Egress;
 use testkit::{
-    Held, Stage, at,
+    E2eTest, Held, at,
     netns::until,
     traffic::{Peer, inject, udp_packet},
 };
@@ -20,7 +20,7 @@ fn a_flood_of_fragments_is_over_in_seconds() -> Result<()> {
     const LONE: u16 = 2 * (MOST_DENIALS / 8) as u16;
     const LARGE: [u8; 1600] = [7; 1600];
     const MORE_FRAGMENTS: u8 = 0x20;
-    let stage = Stage::start_with(Some(600), |config| {
+    let stage = E2eTest::start_with(Some(600), |config| {
         config
             .group("client", CLIENT)
             .task("loud-1", &[LOUD], &["client"])

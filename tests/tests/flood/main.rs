@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Result;
 use testkit::{
-    Action, Config, Stage, at,
+    Action, Config, E2eTest, at,
     ledger::Ledger,
     netns::Netns,
     record::{Record, Status},
@@ -86,7 +86,7 @@ fn lacks(records: &[Record], task: &str) -> bool {
 }
 
 /// Ends taskgate. The records of `loud-1` lack so many packets, and say so; those of `quiet-1` lack none.
-fn sums_are_whole(stage: Stage, expected: &Ledger, lost: u64) -> Result<()> {
+fn sums_are_whole(stage: E2eTest, expected: &Ledger, lost: u64) -> Result<()> {
     let stopped = stage.daemon.stop()?;
     let recorded = stopped.ledger()?;
     let packets =

@@ -4,7 +4,7 @@ use std::{thread::sleep, time::Duration};
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Ingress;
-use testkit::{Action, Held, OUTSIDE_V4, Stage, at, traffic::Flood};
+use testkit::{Action, E2eTest, Held, OUTSIDE_V4, at, traffic::Flood};
 
 use super::{FIRST, LOUD, SINK, lacks};
 
@@ -13,7 +13,7 @@ use super::{FIRST, LOUD, SINK, lacks};
 fn a_scan_of_many_times_the_room_leaves_its_records() -> Result<()> {
     const PORTS: u16 = 8000;
     const AT_ONCE: u16 = 100;
-    let stage = Stage::start_with(Some(600), |config| {
+    let stage = E2eTest::start_with(Some(600), |config| {
         config
             .group("closed", "egress: []")
             .task("loud-1", &[LOUD], &["closed"])
@@ -36,7 +36,7 @@ fn a_scan_of_many_times_the_room_leaves_its_records() -> Result<()> {
 #[test]
 fn a_scan_leaves_its_records_beside_hundreds_of_tasks() -> Result<()> {
     const PORTS: u16 = 1000;
-    let stage = Stage::start_with(Some(600), |config| {
+    let stage = E2eTest::start_with(Some(600), |config| {
         (0..500)
             .fold(config, |config, number| {
                 let (name, device) = (format!("absent-{number}"), format!("tg-no-{number}"));
@@ -56,7 +56,7 @@ fn a_scan_leaves_its_records_beside_hundreds_of_tasks() -> Result<()> {
 }
 
 /// Ends it, and sees that there is a record of each port.
-fn is_recorded_whole(stage: Stage, ports: u16) -> Result<()> {
+fn is_recorded_whole(stage: E2eTest, ports: u16) -> Result<()> {
     let stopped = stage.daemon.stop()?;
     assert_eq!(
         stopped.ledger()?.total("loud-1", Action::Reject).packets,

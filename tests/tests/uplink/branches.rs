@@ -7,7 +7,7 @@
 use anyhow::Result;
 use taskgate::dataplane::raw::{VlanSwitch, turn_vlan_switch};
 use testkit::{
-    Config, Count, Lab, Ledger, Netns, Wire, at, ip,
+    Config, Count, Ledger, Netns, Topology, Wire, at, ip,
     kernel::{await_gates, gates},
     netns::await_up,
     traffic::{Answer, Client, Peer, TcpEcho, probe},
@@ -48,7 +48,7 @@ struct Branch {
 
 /// `in_frames`: whether the other end of the trunk puts the tags into its frames, where they can be dropped early.
 fn real_traffic(in_frames: bool) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let wire = Netns::new("wire")?;
     lab.host.add_veth("trunk", &wire, "eth0")?;
     lab.host.ip("link set dev trunk up")?;

@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, Reason};
 use testkit::{
-    Capture, Config, Counters, Daemon, Reload, at, ip,
+    Capture, Config, Counters, Daemon, Reload, at,
+    fixture::frames::{self, flags},
+    ip,
     kernel::{await_gates, gates},
     netns::await_up,
-    scene::frames::{self, flags},
     traffic::Sender,
 };
 

@@ -15,7 +15,7 @@ use taskgate::dataplane::{
     load::LoadOptions,
     object::Object,
 };
-use testkit::{Capture, Config, Daemon, Lab, Netns, kernel::await_gates, netns::await_up, traffic::Sender};
+use testkit::{Capture, Config, Daemon, Netns, Topology, kernel::await_gates, netns::await_up, traffic::Sender};
 
 /// Who judges first what comes from the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub(crate) enum Far {
 
 /// The host and both of its sides.
 pub(crate) struct Place {
-    pub(crate) lab: Lab,
+    pub(crate) lab: Topology,
     pub(crate) wire: Netns,
     pub(crate) inside: Netns,
     pub(crate) judge: Judge,
@@ -92,7 +92,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new(judge: Judge, far: Far) -> Result<Self> {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
         // No frames but those of the test.
         for netns in [&wire, &inside, &lab.host] {

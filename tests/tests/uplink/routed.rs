@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, ensure};
 use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
-    Action, Capture, Config, Count, Flow, Held, Lab, Ledger, OUTSIDE_V4, OUTSIDE_V6, Stage, at,
+    Action, Capture, Config, Count, E2eTest, Flow, Held, Ledger, OUTSIDE_V4, OUTSIDE_V6, Topology, at,
+    fixture::frames,
     ledger::protocol,
-    scene::frames,
     traffic::{Answer, Client, Peer, Pinger, Segments, Sender, TcpEcho, inject, probe, segment_packet, try_connect},
 };
 
@@ -29,7 +29,7 @@ fn two(config: Config) -> Config {
 }
 
 /// The MAC address of the host's wire.
-fn mac(lab: &Lab) -> Result<Vec<u8>> {
+fn mac(lab: &Topology) -> Result<Vec<u8>> {
     let shown = lab.host.output("ip", &["-o", "link", "show", "dev", "wire"])?;
     let after = shown
         .split_once("link/ether ")
@@ -59,8 +59,8 @@ fn headers(flow: Flow) -> Vec<u8> {
 const UNCUT: u16 = 54;
 
 /// A lab whose wire has the queues for a judge.
-fn lab(judge: Judge) -> Result<Lab> {
-    let lab = Lab::new()?;
+fn lab(judge: Judge) -> Result<Topology> {
+    let lab = Topology::new()?;
     let (path, queues) = (lab.outside.path(), judge.queues());
     lab.host.ip(&format!(
         "link delete wire
@@ -84,7 +84,7 @@ fn traffic(judge: Judge) -> Result<()> {
     let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "wire")).transpose()?;
     // Behind the early verdict.
     let between = Capture::tap(&lab.host, "wire")?;
-    let stage = Stage::in_lab(lab, two)?;
+    let stage = E2eTest::in_lab(lab, two)?;
     stage.daemon.await_message(judge.said())?;
     let (web, db, outside) = (stage.task("web-1")?, stage.task("db-1")?, &stage.lab.outside);
     let _servers = [
@@ -173,7 +173,7 @@ fn an_uplink_on_which_the_gates_alone_judge() -> Result<()> {
 
 /// A connection that is tracked goes on through the early verdict when its rule goes, and ends where the settings say so.
 fn rules_that_change(judge: Judge) -> Result<()> {
-    let mut stage = Stage::in_lab(lab(judge)?, two)?;
+    let mut stage = E2eTest::in_lab(lab(judge)?, two)?;
     stage.daemon.await_message(judge.said())?;
     let echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
     let to = at(DB[0], 5432);
@@ -212,7 +212,7 @@ fn connections_live_on_and_end_over_an_uplink_with_generic_xdp() -> Result<()> {
 fn the_wire_speaks_as_a_task(judge: Judge) -> Result<()> {
     let lab = lab(judge)?;
     let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "wire")).transpose()?;
-    let stage = Stage::in_lab(lab, two)?;
+    let stage = E2eTest::in_lab(lab, two)?;
     stage.daemon.await_message(judge.said())?;
     let held = Held::by(&stage.daemon)?;
     let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
@@ -258,7 +258,7 @@ fn jumbo_frames_are_judged_by_the_driver_and_arrive_whole() -> Result<()> {
     lab.host.ip("link set wire mtu 9000")?;
     lab.outside.ip("link set eth0 mtu 9000")?;
     let between = Capture::tap(&lab.host, "wire")?;
-    let stage = Stage::in_lab(lab, two)?;
+    let stage = E2eTest::in_lab(lab, two)?;
     stage.daemon.await_message(Judge::Native.said())?;
     let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
     for link in ["web-1", "db-1"] {

@@ -6,8 +6,9 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason};
 use testkit::{
-    Capture, Config, Count, Counters, Daemon, Flow, Ledger, at, ip,
-    scene::frames::{self, flags},
+    Capture, Config, Count, Counters, Daemon, Flow, Ledger, at,
+    fixture::frames::{self, flags},
+    ip,
 };
 
 use super::place::{Far, Judge, Place, Side, vlan};

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use taskgate::model::AddressList;
 use taskgate_ebpf::abi::Direction;
-use testkit::scene::{all_gated, frames::*, model::member, on_host_and_in_kernel};
+use testkit::fixture::{all_gated, frames::*, model::member, on_host_and_in_kernel};
 
 use super::*;
 

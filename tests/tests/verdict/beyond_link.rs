@@ -1,7 +1,7 @@
 //! Neighbour discovery by a task that no egress rule lets anything out of.
 
 use anyhow::Result;
-use testkit::scene::{frames::*, on_host_and_in_kernel};
+use testkit::fixture::{frames::*, on_host_and_in_kernel};
 
 use super::*;
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use taskgate::model::OnRuleRemoval;
 use taskgate_ebpf::abi::{Direction, LinkId};
-use testkit::scene::{frames::*, model::gated, on_host_and_in_kernel};
+use testkit::fixture::{frames::*, model::gated, on_host_and_in_kernel};
 
 use super::*;
 
@@ -148,7 +148,7 @@ fn a_new_task_inherits_no_connection() -> Result<()> {
 
 #[test]
 fn members_of_a_group_come_and_go() -> Result<()> {
-    use testkit::scene::model::member;
+    use testkit::fixture::model::member;
     on_host_and_in_kernel(|stage| {
         let with_members = |addresses: &[&str]| {
             let mut model = model(

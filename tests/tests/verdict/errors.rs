@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate::{compile::Gate, model::IcmpErrors};
-use testkit::scene::{Stage, frames::*, on_host_and_in_kernel};
+use testkit::fixture::{DataPathTest, frames::*, on_host_and_in_kernel};
 
 use super::*;
 
@@ -10,7 +10,7 @@ const ROUTER4: &str = "198.51.100.1";
 const ROUTER6: &str = "2001:db8:ffff::1";
 
 /// A connection of each family from the peer to the task, and one settings.
-fn connected(stage: &mut Stage<'_>, errors: IcmpErrors) -> Result<()> {
+fn connected(stage: &mut DataPathTest<'_>, errors: IcmpErrors) -> Result<()> {
     let mut model = web();
     model.settings.icmp_errors = errors;
     stage.set(model)?;

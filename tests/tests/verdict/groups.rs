@@ -1,7 +1,7 @@
 //! What goes to several hosts reaches a task that a rule lets hear it; what is for others leaves no record of it.
 
 use anyhow::Result;
-use testkit::scene::{frames::*, on_host_and_in_kernel};
+use testkit::fixture::{frames::*, on_host_and_in_kernel};
 
 use super::*;
 

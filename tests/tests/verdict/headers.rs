@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction;
-use testkit::scene::{frames::*, on_host_and_in_kernel};
+use testkit::fixture::{frames::*, on_host_and_in_kernel};
 
 use super::*;
 

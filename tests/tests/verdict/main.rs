@@ -17,7 +17,7 @@ mod uplink;
 use std::net::IpAddr;
 
 use taskgate::model::{Eni, Model, Ports, Protocol};
-use testkit::scene::{
+use testkit::fixture::{
     frames,
     model::{gated, group, model, tcp_to},
 };

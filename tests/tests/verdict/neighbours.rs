@@ -5,7 +5,7 @@ use taskgate_ebpf::abi::{
     Direction::{self, Egress, Ingress},
     LinkId,
 };
-use testkit::scene::{Sent, frames::*, on_host_and_in_kernel};
+use testkit::fixture::{Sent, frames::*, on_host_and_in_kernel};
 
 use super::*;
 

@@ -1,7 +1,7 @@
 //! Odd packets toward a task that allows TCP 443 from 10.0.1.0/24 and 2001:db8:1::/48, and nothing else.
 
 use anyhow::Result;
-use testkit::scene::{frames::*, on_host_and_in_kernel};
+use testkit::fixture::{frames::*, on_host_and_in_kernel};
 
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction;
-use testkit::scene::{Kernel, Sent, Stage, frames::*, on_host_and_in_kernel};
+use testkit::fixture::{DataPathTest, Kernel, Sent, frames::*, on_host_and_in_kernel};
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn own(flags: u8, begins: u32, acknowledges: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A peer and the task's server shake hands. No egress rule allows anything.
-fn established(stage: &mut Stage<'_>) -> Result<()> {
+fn established(stage: &mut DataPathTest<'_>) -> Result<()> {
     stage.set(web())?;
     assert!(stage.ingress(&peer(flags::SYN, 0, 0, b""))?);
     assert!(stage.egress(&own(flags::SYN_ACK, 0, 1, b""))?);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate::model::{IcmpMatch, Timeouts};
-use testkit::scene::{Stage, frames::*, model::udp_to, on_host_and_in_kernel};
+use testkit::fixture::{DataPathTest, frames::*, model::udp_to, on_host_and_in_kernel};
 
 use super::*;
 
@@ -88,7 +88,7 @@ fn everything_tracked() -> Vec<(Protocol, &'static str)> {
 }
 
 /// Makes an entry of this kind.
-fn begin(stage: &mut Stage<'_>, name: &str, sent: &[Vec<u8>]) -> Result<()> {
+fn begin(stage: &mut DataPathTest<'_>, name: &str, sent: &[Vec<u8>]) -> Result<()> {
     for (number, frame) in sent.iter().enumerate() {
         let passes = if number % 2 == 0 {
             stage.ingress(frame)?

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use taskgate::model::IcmpMatch;
 use taskgate_ebpf::{abi::Direction, host::Left};
-use testkit::scene::{Sent, frames::*, on_host_and_in_kernel};
+use testkit::fixture::{Sent, frames::*, on_host_and_in_kernel};
 
 use super::*;
 

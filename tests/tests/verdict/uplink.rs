@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, LinkId, image::Shared};
-use testkit::scene::{Kernel, Stage, Uplink, frames::*, model::gated, on_host_and_in_kernel};
+use testkit::fixture::{DataPathTest, Kernel, Uplink, frames::*, model::gated, on_host_and_in_kernel};
 
 use super::*;
 
@@ -11,14 +11,14 @@ const BRANCH: Uplink = Uplink::Trunk { tag: 0x6000 | VLAN };
 const OTHER4: &str = "10.9.0.6";
 
 /// The task of [`web`] and another one with its rules, each on a link.
-fn two(stage: &mut Stage<'_>) -> Result<()> {
+fn two(stage: &mut DataPathTest<'_>) -> Result<()> {
     let mut model = web();
     model.enis.push(gated("other", &[OTHER4], &[0]));
     stage.set(model)
 }
 
 /// The same, and the first is a branch as well.
-fn with_branch(stage: &mut Stage<'_>) -> Result<()> {
+fn with_branch(stage: &mut DataPathTest<'_>) -> Result<()> {
     two(stage)?;
     stage.scene.bind(LinkId::branch(VLAN).get(), "task")
 }
@@ -217,7 +217,7 @@ fn the_wire_does_not_speak_as_a_task_of_this_host() -> Result<()> {
         model.enis.push(gated("other", &[OTHER4, "2001:db8:9::6"], &[0]));
         model
             .enis
-            .push(testkit::scene::model::member("elsewhere", &[PEER4], &[0]));
+            .push(testkit::fixture::model::member("elsewhere", &[PEER4], &[0]));
         stage.set(model.clone())?;
         let from = |source: &str, flags| ip(at(source), at(TASK4), 6, &tcp(40000, 443, flags, b""));
         let syn = from(OTHER4, flags::SYN);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
 use testkit::{
-    Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at, ip,
+    Config, Count, Counters, E2eTest, Flow, Ledger, Netns, Wire, at, ip,
     ledger::protocol::{TCP, UDP},
     traffic::{Bulk, Peer, Pinger, inject},
     wire::Way,
@@ -47,7 +47,7 @@ fn seen(wire: &Wire, way: Way, flow: Flow) -> Result<Count> {
 #[test]
 fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Result<()> {
     for family in [0, 1] {
-        let stage = Stage::start(two)?;
+        let stage = E2eTest::start(two)?;
         let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
         let any =
             |netns: &Netns, addresses: [&str; 2], port| Peer::bind(netns, &at(addresses[family], port).to_string());
@@ -91,7 +91,7 @@ fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Resu
 #[test]
 fn of_datagrams_to_a_denied_port_no_part_gets_through() -> Result<()> {
     for family in [0, 1] {
-        let stage = Stage::start(two)?;
+        let stage = E2eTest::start(two)?;
         let counters = Counters::of(&stage.daemon)?;
         let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
         let mut expected = Ledger::default();
@@ -143,7 +143,7 @@ fn cut_in_two(flow: Flow, number: u16, later: &[u8]) -> [Vec<u8>; 2] {
 #[test]
 fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
     for family in [0, 1] {
-        let stage = Stage::start(two)?;
+        let stage = E2eTest::start(two)?;
         let counters = Counters::of(&stage.daemon)?;
         let web = stage.task("web-1")?;
         let mut expected = Ledger::default();
@@ -185,7 +185,7 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
 #[test]
 fn large_pings_and_their_answers_get_through_by_the_rule_for_small_ones() -> Result<()> {
     for family in [0, 1] {
-        let stage = Stage::start(|config| {
+        let stage = E2eTest::start(|config| {
             let rules = "ingress: [{ protocol: icmp, type: 8, from: any }, { protocol: icmpv6, type: 128, from: any }], \
                          egress: []";
             config.group("ping", rules).task("web-1", &WEB, &["ping"])
@@ -212,7 +212,7 @@ fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
     let (lab, server) = routed()?;
     server.set("net.ipv4.ip_no_pmtu_disc", "1")?;
     lab.outside.ip("link set dev eth0 mtu 1300")?;
-    let stage = Stage::in_lab(lab, |config| {
+    let stage = E2eTest::in_lab(lab, |config| {
         let rules = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
         config.group("in", rules).task("web-1", &WEB, &["in"])
     })?;
@@ -235,7 +235,7 @@ fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
 fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
     const MANY: usize = 10_000;
     for family in [0, 1] {
-        let stage = Stage::start(two)?;
+        let stage = E2eTest::start(two)?;
         let web = stage.task("web-1")?;
         let from = Peer::bind(&stage.lab.outside, &at(OUTSIDE[family], 0).to_string())?;
         let to = Peer::bind(web, &at(WEB[family], 53).to_string())?;

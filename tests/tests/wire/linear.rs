@@ -10,7 +10,7 @@ use nix::{
 };
 use taskgate_ebpf::abi::{Direction, Reason};
 use testkit::{
-    Capture, Config, Count, Counters, Flow, Lab, Ledger, Netns, at, ip,
+    Capture, Config, Count, Counters, Flow, Ledger, Netns, Topology, at, ip,
     kernel::await_gates,
     ledger::protocol::{TCP, UDP},
     traffic::{Ring, Sender},
@@ -233,10 +233,10 @@ fn script(direction: Direction, family: usize, number: u16) -> Script {
 
 /// A lab in which nothing but a test's frames is on the links: the host knows everybody's address, and both ends have
 /// none, so that they answer to nothing.
-pub(super) fn lab() -> Result<(Lab, Netns)> {
+pub(super) fn lab() -> Result<(Topology, Netns)> {
     const HERE: &str = "02:00:00:00:00:02";
     const THERE: &str = "02:00:00:00:00:03";
-    let lab = Lab::new()?;
+    let lab = Topology::new()?;
     let task = lab.device(DEVICE, &TASK, true)?;
     for (netns, link, address) in [
         (&lab.host, "wire", HERE),
@@ -265,14 +265,14 @@ fn stay_on_this_cpu() -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
 }
 
-pub(super) fn config(lab: &Lab) -> Config {
+pub(super) fn config(lab: &Topology) -> Config {
     lab.config()
         .group("few", RULES)
         .device_task("web-1", DEVICE, &TASK, &["few"])
 }
 
 /// Sends the script in one piece and in every two, from one end to the other.
-fn in_pieces(lab: &Lab, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
+fn in_pieces(lab: &Topology, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
     stay_on_this_cpu()?;
     let daemon = lab.start(&config(lab))?;
     await_gates(&lab.host, DEVICE)?;

@@ -9,4 +9,4 @@ mod segments;
 mod tags;
 mod trace;
 
-use testkit::scene::frames::{self, with_checksum};
+use testkit::fixture::frames::{self, with_checksum};

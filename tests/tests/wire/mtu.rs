@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use testkit::{
-    Action, Config, Count, Flow, Lab, Ledger, Netns, Stage, Wire, at, ip,
+    Action, Config, Count, E2eTest, Flow, Ledger, Netns, Topology, Wire, at, ip,
     kernel::await_gates,
     ledger::protocol,
     netns::{await_up, until},
@@ -29,8 +29,8 @@ const OUT: &str = "ingress: [], egress: [{ protocol: tcp, ports: 5001, to: any }
 const IN: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
 
 /// A lab whose outside is a router, with a server behind it.
-pub(super) fn routed() -> Result<(Lab, Netns)> {
-    let lab = Lab::new()?;
+pub(super) fn routed() -> Result<(Topology, Netns)> {
+    let lab = Topology::new()?;
     let server = Netns::new("server")?;
     lab.outside.add_veth("far", &server, "eth0")?;
     for (sysctl, value) in [
@@ -75,7 +75,7 @@ fn a_narrower_path_from_a_task_does_not_stop_its_connection() -> Result<()> {
     for segments in SEGMENTS {
         for address in SERVER {
             let (lab, server) = routed()?;
-            let stage = Stage::in_lab(lab, one)?;
+            let stage = E2eTest::in_lab(lab, one)?;
             let task = stage.task("web-1")?;
             task.ip(&format!("link set dev eth0 {segments}"))?;
             let bulk = Bulk::start(task, &server, at(address, PORT))?;
@@ -98,7 +98,7 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
     for address in SERVER {
         for size in [1400, 4000] {
             let (lab, server) = routed()?;
-            let stage = Stage::in_lab(lab, |config| {
+            let stage = E2eTest::in_lab(lab, |config| {
                 let rules = "ingress: [], egress: [{ protocol: udp, ports: 53, to: any }]";
                 config.group("dns", rules).task("web-1", &TASK, &["dns"])
             })?;
@@ -139,13 +139,13 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
 fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() -> Result<()> {
     for address in SERVER {
         let (lab, server) = routed()?;
-        let mut stage = Stage::in_lab(lab, |config| one(config).with("settings: { icmp-errors: none }"))?;
+        let mut stage = E2eTest::in_lab(lab, |config| one(config).with("settings: { icmp-errors: none }"))?;
         // Else the kernel would find out by itself, after a while.
         stage.task("web-1")?.set("net.ipv4.tcp_mtu_probing", "0")?;
         let bulk = Bulk::start(stage.task("web-1")?, &server, at(address, PORT))?;
         bulk.await_more(PART)?;
         stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
-        let rejected = |stage: &Stage| {
+        let rejected = |stage: &E2eTest| {
             let ledger = stage.daemon.await_ledger(|_| true)?;
             anyhow::Ok(ledger.total("web-1", Action::Reject).packets)
         };
@@ -171,7 +171,7 @@ fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() ->
 #[test]
 fn a_narrower_link_of_a_task_stops_no_connection_from_another() -> Result<()> {
     for address in OTHER {
-        let stage = Stage::start(|config| one(config).group("in", IN).task("db-1", &OTHER, &["in"]))?;
+        let stage = E2eTest::start(|config| one(config).group("in", IN).task("db-1", &OTHER, &["in"]))?;
         let bulk = Bulk::start(stage.task("web-1")?, stage.task("db-1")?, at(address, PORT))?;
         bulk.await_more(PART)?;
         let link = stage.lab.host_link("db-1")?;
@@ -192,7 +192,7 @@ fn a_narrower_path_to_a_task_does_not_stop_its_connection() -> Result<()> {
     for narrow_at_host in [false, true] {
         for address in TASK {
             let (lab, server) = routed()?;
-            let stage = Stage::in_lab(lab, |config| config.group("in", IN).task("web-1", &TASK, &["in"]))?;
+            let stage = E2eTest::in_lab(lab, |config| config.group("in", IN).task("web-1", &TASK, &["in"]))?;
             let bulk = Bulk::start(&server, stage.task("web-1")?, at(address, PORT))?;
             bulk.await_more(PART)?;
             let link = stage.lab.host_link("web-1")?;

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, Reason};
 use testkit::{
-    Capture, Config, Counters, Flow, Lab, Netns, Stage, at, ip,
+    Capture, Config, Counters, E2eTest, Flow, Netns, Topology, at, ip,
     kernel::await_gates,
     offload::{Offload, turn},
     traffic::{Bulk, Segments, Sender, Unsummed},
@@ -23,13 +23,13 @@ const ETHERNET: u16 = 14;
 /// Bytes of an IP header without options, by family.
 const HEADER: [u16; 2] = [20, 40];
 
-fn lab() -> Result<(Lab, Netns)> {
+fn lab() -> Result<(Topology, Netns)> {
     let (lab, task) = linear::lab()?;
     turn(&lab.host, "wire", Offload::TransmitChecksum, false)?;
     Ok((lab, task))
 }
 
-fn config(lab: &Lab) -> Config {
+fn config(lab: &Topology) -> Config {
     lab.config()
         .group("few", RULES)
         .device_task("web-1", DEVICE, &TASK, &["few"])
@@ -279,7 +279,7 @@ fn a_tunnel_out_of_a_task_carries_what_is_finished_late() -> Result<()> {
     const TUNNEL: &str = "ingress: [{ protocol: udp, ports: 4789, from: any }], \
                           egress: [{ protocol: udp, ports: 4789, to: any }]";
     const MUCH: u64 = 4 << 20;
-    let stage = Stage::start(|config| config.group("tunnel", TUNNEL).task("web-1", &TASK, &["tunnel"]))?;
+    let stage = E2eTest::start(|config| config.group("tunnel", TUNNEL).task("web-1", &TASK, &["tunnel"]))?;
     turn(&stage.lab.host, "wire", Offload::TransmitChecksum, false)?;
     let counters = Counters::of(&stage.daemon)?;
     let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
 use testkit::{
-    Config, Count, Counters, Flow, Ledger, Netns, Stage, Wire, at, ip,
+    Config, Count, Counters, E2eTest, Flow, Ledger, Netns, Wire, at, ip,
     kernel::await_gates,
     offload::{Offload, turn},
     traffic::{Bulk, Peer, Segments, Sender},
@@ -29,7 +29,7 @@ fn one(config: Config) -> Config {
 /// What a TCP connection from a task is to the gate, which sees segments together, and to what is outside, which sees
 /// them one by one. `link`: what the task's link may send.
 fn tcp_from_a_task(family: usize, link: &str) -> Result<()> {
-    let stage = Stage::start(one)?;
+    let stage = E2eTest::start(one)?;
     let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
     stage.lab.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
     task.ip(&format!("link set dev eth0 {link}"))?;
@@ -67,7 +67,7 @@ fn tcp_that_is_larger_than_any_packet_is_counted_as_it_leaves_the_host() -> Resu
 #[test]
 fn tcp_that_the_host_puts_together_is_counted_as_it_came() -> Result<()> {
     for family in [0, 1] {
-        let stage = Stage::start(one)?;
+        let stage = E2eTest::start(one)?;
         let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
         turn(outside, "eth0", Offload::TcpSegmentation, false)?;
         turn(&stage.lab.host, "wire", Offload::GenericReceive, true)?;
@@ -98,7 +98,7 @@ fn datagrams(v6: bool) -> Count {
 #[test]
 fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
     for family in [0, 1] {
-        let stage = Stage::start(one)?;
+        let stage = E2eTest::start(one)?;
         let counters = Counters::of(&stage.daemon)?;
         let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
         // What leaves the host is cut before, what comes to it is not.

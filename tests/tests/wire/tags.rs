@@ -4,7 +4,7 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
 use testkit::{
-    Capture, Config, Count, Counters, Flow, Lab, Ledger, Netns, at, ip, kernel::await_gates, netns::await_up,
+    Capture, Config, Count, Counters, Flow, Ledger, Netns, Topology, at, ip, kernel::await_gates, netns::await_up,
     traffic::Sender,
 };
 
@@ -19,14 +19,14 @@ const HTTPS: &str = "ingress: [{ protocol: tcp, ports: 443, from: any }], \
 
 /// A task and a peer on the two ports of a bridge.
 struct Bridged {
-    lab: Lab,
+    lab: Topology,
     task: Netns,
     peer: Netns,
 }
 
 impl Bridged {
     fn new() -> Result<Self> {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let task = lab.device("tg-tagged", &[TASK, TASK6], true)?;
         let peer = Netns::new("peer")?;
         lab.host.add_veth("port", &peer, "eth0")?;

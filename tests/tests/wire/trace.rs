@@ -8,7 +8,7 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, Reason};
 use testkit::{
-    Config, Count, Counters, Flow, Ledger, Stage, at, ip,
+    Config, Count, Counters, E2eTest, Flow, Ledger, at, ip,
     traffic::{Peer, inject},
 };
 
@@ -25,13 +25,13 @@ const RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], \
                      egress: [{ protocol: udp, ports: 33434-33534, to: any }, { protocol: tcp, ports: 80, to: any }, \
                      { protocol: icmp, type: 8, to: any }, { protocol: icmpv6, type: 128, to: any }]";
 
-fn stage(errors: &str) -> Result<(Stage, testkit::Netns)> {
+fn stage(errors: &str) -> Result<(E2eTest, testkit::Netns)> {
     let (lab, server) = routed()?;
     for netns in [&lab.host, &lab.outside, &server] {
         netns.set("net.ipv4.icmp_ratelimit", "0")?;
         netns.set("net.ipv6.icmp.ratelimit", "0")?;
     }
-    let stage = Stage::in_lab(lab, |config: Config| {
+    let stage = E2eTest::in_lab(lab, |config: Config| {
         config
             .group("probes", RULES)
             .task("web-1", &TASK, &["probes"])

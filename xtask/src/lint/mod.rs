@@ -14,63 +14,63 @@ mod type_names;
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
-/// One check: its name, what it does, and how to mend what it finds.
+/// One check: its name, what it does, and how to fix what it finds.
 struct Check {
     name: &'static str,
     find: fn() -> Result<()>,
-    mend: &'static str,
+    fix: &'static str,
 }
 
 const CHECKS: [Check; 10] = [
     Check {
         name: "rustfmt",
         find: format,
-        mend: "run `cargo fmt --all`, for what it names there with `--manifest-path tests/fuzz/Cargo.toml`",
+        fix: "run `cargo fmt --all`, for what it names there with `--manifest-path tests/fuzz/Cargo.toml`",
     },
     Check {
         name: "clippy",
         find: clippy,
-        mend: "mend what it names; where it is wrong, `#[expect(clippy::name, reason = \"...\")]` at that place",
+        fix: "mend what it names; where it is wrong, `#[expect(clippy::name, reason = \"...\")]` at that place",
     },
     Check {
         name: "kernel program",
         find: kernel::check,
-        mend: "as for clippy; this one looks at what is compiled for BPF only",
+        fix: "as for clippy; this one looks at what is compiled for BPF only",
     },
     Check {
         name: "manifests",
         find: manifest::check,
-        mend: "let the member inherit it: `name.workspace = true`, with the value in the root's Cargo.toml",
+        fix: "let the member inherit it: `name.workspace = true`, with the value in the root's Cargo.toml",
     },
     Check {
         name: "file length",
         find: source::check,
-        mend: "split the file by subject",
+        fix: "split the file by subject",
     },
     Check {
         name: "names of types",
         find: type_names::check,
-        mend: "give one of them the name of what it is in its own field",
+        fix: "give one of them the name of what it is in its own field",
     },
     Check {
         name: "spelling",
         find: spelling,
-        mend: "mend the word; one that is right goes into typos.toml, with the reason",
+        fix: "mend the word; one that is right goes into typos.toml, with the reason",
     },
     Check {
         name: "dependencies",
         find: dependencies::check,
-        mend: "take the version or crate that the rest takes; what has to be let through goes into deny.toml, with the reason",
+        fix: "take the version or crate that the rest takes; what has to be let through goes into deny.toml, with the reason",
     },
     Check {
         name: "unused dependencies",
         find: dependencies::unused,
-        mend: "take them out, or under `[dev-dependencies]`",
+        fix: "take them out, or under `[dev-dependencies]`",
     },
     Check {
         name: "advisories",
         find: dependencies::advisories,
-        mend: "take a version without the hole; one that does not concern taskgate goes into deny.toml, with the reason",
+        fix: "take a version without the hole; one that does not concern taskgate goes into deny.toml, with the reason",
     },
 ];
 
@@ -79,11 +79,11 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     setup::check()?;
     setup::check_checkers()?;
     let mut failed = Vec::new();
-    for Check { name, find, mend } in &CHECKS {
+    for Check { name, find, fix } in &CHECKS {
         eprintln!("lint: {name}");
         if let Err(error) = find() {
             eprintln!("lint: {name}: {error:#}");
-            failed.push(format!("{name}: {mend}"));
+            failed.push(format!("{name}: {fix}"));
         }
     }
     if !failed.is_empty() {

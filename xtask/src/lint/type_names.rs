@@ -11,7 +11,7 @@ use super::source;
 use crate::workspace;
 
 /// Names that stand for several things today. A name that stands once is taken out here; none comes in.
-const TWICE: [&str; 24] = [
+const TWICE: [&str; 23] = [
     "Action",
     "Allowed",
     "Client",
@@ -29,7 +29,6 @@ const TWICE: [&str; 24] = [
     "Record",
     "Seen",
     "Shared",
-    "Stage",
     "State",
     "Status",
     "Traffic",

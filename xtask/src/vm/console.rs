@@ -33,7 +33,7 @@ pub(super) struct Report {
 
 /// How a guest is run.
 #[derive(Clone, Copy)]
-pub(super) struct Course<'a> {
+pub(super) struct GuestRun<'a> {
     /// The test programs that it is to run.
     pub(super) programs: &'a [&'a str],
     /// When it is ended.
@@ -43,7 +43,7 @@ pub(super) struct Course<'a> {
 }
 
 /// Boots a guest and reads what it prints.
-pub(super) fn run(image: &Image, initramfs: &Path, course: Course<'_>) -> Result<Report> {
+pub(super) fn run(image: &Image, initramfs: &Path, course: GuestRun<'_>) -> Result<Report> {
     let mut command = emulator::command()?;
     // Software emulation: Debian's kernels hang under some machines' KVM.
     command
@@ -79,8 +79,8 @@ fn cpus() -> String {
         .to_string()
 }
 
-fn read(child: &mut Child, course: Course<'_>) -> Result<Reader> {
-    let Course { programs, limit, shown } = course;
+fn read(child: &mut Child, course: GuestRun<'_>) -> Result<Reader> {
+    let GuestRun { programs, limit, shown } = course;
     let output = child.stdout.take().context("qemu has no standard output")?;
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {

@@ -20,7 +20,7 @@ mod initramfs;
 mod kernels;
 mod modules;
 
-use console::{Course, Report};
+use console::{GuestRun, Report};
 use guest::{ELSEWHERE, Load};
 use kernels::{Choice, Image, Kernel};
 
@@ -86,7 +86,7 @@ fn one(kernel: &Kernel, load: &Load, args: &Args) -> (String, Tally) {
     let began = Instant::now();
     say(&format!("{}: booting {}", kernel.name, image.release));
     let programs: Vec<_> = load.names().collect();
-    let course = Course {
+    let course = GuestRun {
         programs: &programs,
         limit: Duration::from_mins(args.limit),
         shown: true,
@@ -98,7 +98,7 @@ fn one(kernel: &Kernel, load: &Load, args: &Args) -> (String, Tally) {
     }
 }
 
-fn boot(kernel: &Kernel, image: &Image, load: &Load, course: Course<'_>) -> Result<Report> {
+fn boot(kernel: &Kernel, image: &Image, load: &Load, course: GuestRun<'_>) -> Result<Report> {
     let initramfs = load.pack(kernel, image)?;
     let report = console::run(image, &initramfs, course)?;
     fs::remove_file(&initramfs).context("the archive cannot be removed")?;
@@ -118,7 +118,7 @@ pub(crate) fn print_verified() -> Result<()> {
     }
     setup::ensure_guests(false)?;
     let load = Load::verified_alone()?;
-    let course = Course {
+    let course = GuestRun {
         programs: &[],
         limit: LIMIT,
         shown: false,

@@ -23,12 +23,12 @@ use crate::{
     varied::{self, Varied},
 };
 use testkit::{
-    sandbox::ip_batch,
-    scale::{self, MOST_BRANCHES, MOST_TASKS},
-    scene::{
+    fixture::{
         frames,
         model::{gated, group, model, udp_to},
     },
+    sandbox::ip_batch,
+    scale::{self, MOST_BRANCHES, MOST_TASKS},
 };
 
 /// The trunk's ifindex, and that of the first link of a task.

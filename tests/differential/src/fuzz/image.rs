@@ -17,8 +17,8 @@ use super::{
     steps::{Step, Steps},
     vary,
 };
-use crate::{Dice, Generator, Tally, any_model};
-use testkit::scene::{Kernel, Scene, Uplink};
+use crate::{Generator, Rng, Tally, any_model};
+use testkit::fixture::{Fixture, Kernel, Uplink};
 
 /// Configurations, by the seeds of their last two generations.
 const BASES: [[u64; 2]; 4] = [[1, 2], [6, 3], [4, 5], [9, 12]];
@@ -40,10 +40,10 @@ thread_local! {
 impl Base {
     fn new(seeds: [u64; 2]) -> Self {
         let words = host_image(BANKS);
-        let mut scene = Scene::new(&words).expect("an image for a writer");
+        let mut scene = Fixture::new(&words).expect("an image for a writer");
         let mut links = Vec::new();
         for seed in seeds {
-            let (model, gates, _) = any_model(&mut Dice::new(seed));
+            let (model, gates, _) = any_model(&mut Rng::new(seed));
             let gate_of = |id: &str| {
                 let at = model.enis.iter().position(|eni| eni.id == id);
                 at.and_then(|at| gates[at])
@@ -204,7 +204,7 @@ impl Damage<'_> {
 
     /// A packet past a gate.
     fn send(&mut self, with: &[u8]) {
-        let thrown = self.generator.throw(&mut Dice::loaded(with));
+        let thrown = self.generator.throw(&mut Rng::loaded(with));
         let frame = HostFrame {
             segments: thrown.segments,
             came_by: if thrown.from_wire { Uplink::LINK } else { 0 },

@@ -3,8 +3,8 @@
 
 mod admitted;
 mod alone;
-mod books;
 mod image;
+mod invariants;
 mod layout;
 mod parser;
 mod path;
@@ -16,11 +16,11 @@ use std::net::IpAddr;
 use taskgate_ebpf::packet::mapped;
 
 pub use self::{image::image, parser::parser, path::path};
-use crate::Dice;
+use crate::Rng;
 
 /// An input like another one, by a seed: a few of its bytes are others, or gone, or there twice.
 pub fn like(input: &[u8], seed: u64) -> Vec<u8> {
-    let mut dice = Dice::new(seed);
+    let mut dice = Rng::new(seed);
     let mut other = input.to_vec();
     for _ in 0..=dice.below(3) {
         if other.is_empty() {

@@ -12,7 +12,7 @@ use taskgate_ebpf::{
 };
 
 use super::halves;
-use crate::{Body, Hardware, Ip, Part, Reading, Tally, read as read_naively};
+use crate::{Body, Hardware, Ip, Part, Reading, Tally, read as naive_read};
 
 // Not a copy: the parser's own tests ask the same of the other parser.
 #[path = "../../../../ebpf/tests/packet/second.rs"]
@@ -301,7 +301,7 @@ fn what_follows_does_not_matter(read: &Read, frame: &HostFrame<'_>, told: &Told<
 
 /// The oracle's naive reader and `etherparse`.
 fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
-    let reading = read_naively(frame.bytes, frame.segments, frame.left);
+    let reading = naive_read(frame.bytes, frame.segments, frame.left);
     let Read { result, packet, quoted } = read;
     let ends = [packet.source, packet.destination];
     match &reading {

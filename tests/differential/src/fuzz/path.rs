@@ -8,12 +8,12 @@ use taskgate_ebpf::{abi::Outcome, host::Left};
 use super::{
     admitted::Admitted,
     alone::{Ended, compare, neighbourhood},
-    books::Entry,
+    invariants::Entry,
     steps::{Step, Steps},
     vary,
 };
-use crate::{Clock, Dice, Stand, Tally, Thrown, read};
-use testkit::scene::{DataPath as _, Host, State};
+use crate::{Clock, GeneratedPacket, Rng, Stand, Tally, read};
+use testkit::fixture::{DataPath as _, Host, State};
 
 /// Earlier packets that a later one may be made of.
 const KEPT: usize = 32;
@@ -54,7 +54,7 @@ pub fn path(data: &[u8]) -> Tally {
 struct Walk<'a> {
     stand: Stand<'a>,
     host: Host<'a>,
-    seen: Vec<Thrown>,
+    seen: Vec<GeneratedPacket>,
     state: State,
     admitted: Admitted,
     ended: Vec<Ended>,
@@ -72,7 +72,7 @@ impl<'a> Walk<'a> {
             host.tables.advance(u32::MAX - (1 << 20) - 100);
         }
         Self {
-            stand: Stand::new(Dice::new(seed), image, size, Clock::Own).expect("a world"),
+            stand: Stand::new(Rng::new(seed), image, size, Clock::Own).expect("a world"),
             host,
             seen: Vec::new(),
             state: State::default(),
@@ -91,7 +91,7 @@ impl<'a> Walk<'a> {
     }
 
     fn take(&mut self, Step { what, with }: Step<'_>) {
-        self.stand.dice = Dice::loaded(with);
+        self.stand.dice = Rng::loaded(with);
         let thrown = match what % 16 {
             0..6 => Some(self.stand.generator.throw(&mut self.stand.dice)),
             6 => raw(with),
@@ -124,13 +124,13 @@ impl<'a> Walk<'a> {
     }
 
     /// One of the last packets, and what is to be done with it.
-    fn earlier<'b>(&self, with: &'b [u8]) -> Option<(Thrown, &'b [u8])> {
+    fn earlier<'b>(&self, with: &'b [u8]) -> Option<(GeneratedPacket, &'b [u8])> {
         let (back, with) = with.split_first()?;
         let back = usize::from(*back) % self.seen.len().max(1);
         Some((self.seen.iter().rev().nth(back)?.clone(), with))
     }
 
-    fn judge(&mut self, thrown: &Thrown) {
+    fn judge(&mut self, thrown: &GeneratedPacket) {
         let fragments = self.host.tables.fragments().len();
         let differ = self.stand.past(thrown, &mut self.host, &mut None, true);
         if let Some(what) = differ.expect("nothing that can go wrong") {
@@ -162,9 +162,9 @@ impl<'a> Walk<'a> {
 }
 
 /// A frame byte for byte: link and direction first, then segments.
-fn raw(with: &[u8]) -> Option<Thrown> {
+fn raw(with: &[u8]) -> Option<GeneratedPacket> {
     let ([place, segments, size], frame) = with.split_first_chunk()?;
-    Some(Thrown {
+    Some(GeneratedPacket {
         frame: frame.to_vec(),
         link: vary::link(*place),
         direction: vary::direction(place & 0x80 != 0),

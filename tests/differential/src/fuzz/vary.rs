@@ -2,8 +2,8 @@
 
 use taskgate_ebpf::{abi::Direction, host::Left, packet::Checksum};
 
-use crate::Thrown;
-use testkit::scene::{Kernel, frames};
+use crate::GeneratedPacket;
+use testkit::fixture::{Kernel, frames};
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
@@ -16,7 +16,7 @@ pub(super) fn link(number: u8) -> u32 {
 
 /// The same packet with bytes of it changed, three bytes for each change: where, how, and with what. `0xff` in place of
 /// where: another link or direction, segments, a checksum to fill in.
-pub(super) fn edited(earlier: &Thrown, with: &[u8]) -> Thrown {
+pub(super) fn edited(earlier: &GeneratedPacket, with: &[u8]) -> GeneratedPacket {
     let mut thrown = earlier.clone();
     for [at, how, value] in with.as_chunks().0 {
         let length = thrown.frame.len();
@@ -72,7 +72,7 @@ fn swap(bytes: &mut [u8], length: usize) {
 
 /// What the other side would send: addresses, ports and direction the other way round, an echo reply for a request. The
 /// first byte: TCP flags.
-pub(super) fn answered(earlier: &Thrown, with: &[u8]) -> Thrown {
+pub(super) fn answered(earlier: &GeneratedPacket, with: &[u8]) -> GeneratedPacket {
     let mut thrown = earlier.clone();
     thrown.direction = thrown.direction.opposite();
     let Some((at, length)) = addresses(&thrown.frame) else {
@@ -117,7 +117,7 @@ pub(super) fn answered(earlier: &Thrown, with: &[u8]) -> Thrown {
 
 /// The same packet as a piece of a datagram. The first two bytes: identification, then offset in units of eight bytes with
 /// "more fragments" in the highest bit.
-pub(super) fn piece(earlier: &Thrown, with: &[u8]) -> Option<Thrown> {
+pub(super) fn piece(earlier: &GeneratedPacket, with: &[u8]) -> Option<GeneratedPacket> {
     let ([id, offset], with) = with.split_first_chunk()?;
     let (more, offset) = (offset & 0x80 != 0, u16::from(offset & 0x7f));
     let mut thrown = earlier.clone();
@@ -146,7 +146,7 @@ pub(super) fn piece(earlier: &Thrown, with: &[u8]) -> Option<Thrown> {
 }
 
 /// An ICMP error about the packet. The first byte: which, and whether a router speaks.
-pub(super) fn error(earlier: &Thrown, with: &[u8]) -> Option<Thrown> {
+pub(super) fn error(earlier: &GeneratedPacket, with: &[u8]) -> Option<GeneratedPacket> {
     let (which, with) = with.split_first()?;
     let (at, length) = addresses(&earlier.frame)?;
     let v4 = length == 4;
@@ -178,7 +178,7 @@ pub(super) fn error(earlier: &Thrown, with: &[u8]) -> Option<Thrown> {
         _ => destination,
     };
     let message = frames::icmp(kind, code, 0, &frames::quoted(&earlier.frame, 48));
-    let thrown = Thrown {
+    let thrown = GeneratedPacket {
         frame: frames::ip(speaker, source, if v4 { 1 } else { 58 }, &message),
         link: earlier.link,
         direction: match which & 0x80 {

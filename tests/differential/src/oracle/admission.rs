@@ -6,7 +6,7 @@ use taskgate::{compile::oracle, model};
 use taskgate_ebpf::abi::{Direction, Pass, Reason, image::control};
 
 use super::{
-    super::reading::{Body, Ip},
+    super::naive_parser::{Body, Ip},
     Oracle,
     entries::Entry,
     is_of_many,

@@ -6,7 +6,7 @@ use taskgate::dataplane::flow::Count;
 use taskgate_ebpf::abi::{Direction, image::Timeout};
 
 use super::{
-    super::reading::{Body, Ip},
+    super::naive_parser::{Body, Ip},
     World,
     names::Case,
     tcp::Tcp,

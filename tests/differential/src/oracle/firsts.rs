@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use taskgate_ebpf::abi::image::{NO_CAP, Timeout};
 
 use super::{
-    super::reading::{Body, Ip, Reading},
+    super::naive_parser::{Body, Ip, Reading},
     names::Case,
     room::{Taken, keeps_free, pays},
 };

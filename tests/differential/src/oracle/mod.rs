@@ -30,7 +30,7 @@ use self::{
     room::{Refused, Taken, keeps_free, pays},
     tcp::Tcp,
 };
-use super::reading::{Body, Ip, Reading};
+use super::naive_parser::{Body, Ip, Reading};
 
 pub(super) use self::{
     entries::{Denial, Denied, Entry},

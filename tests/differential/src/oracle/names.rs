@@ -6,7 +6,7 @@ use taskgate::compile::oracle;
 use taskgate_ebpf::abi::Direction;
 
 use super::{
-    super::reading::{Body, Ip},
+    super::naive_parser::{Body, Ip},
     World,
 };
 

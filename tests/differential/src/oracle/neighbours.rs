@@ -6,7 +6,7 @@ use taskgate::model::Eni;
 use taskgate_ebpf::abi::{Direction, LinkId, Pass, Reason};
 
 use super::{
-    super::reading::{Body, Hardware, Ip, Reading},
+    super::naive_parser::{Body, Hardware, Ip, Reading},
     names::Case,
 };
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use taskgate_ebpf::abi::Direction;
 
-use super::super::reading::Segment;
+use super::super::naive_parser::Segment;
 
 /// What is known of a TCP connection. Positions are sequence numbers, of which 16 bits are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use taskgate_ebpf::abi::{Direction, Reason};
 
 use super::{DATA, GROUP, OPEN, PACKET, SHUT, address, name, patience};
 use crate::{
-    Capture, Config, Count, Counters, Daemon, Flow, Lab, Ledger, Netns, netns::await_up, scene::frames, traffic::Sender,
+    Capture, Config, Count, Counters, Daemon, Flow, Ledger, Netns, Topology, fixture::frames, netns::await_up,
+    traffic::Sender,
 };
 
 /// A host out there.
@@ -17,7 +18,7 @@ const UDP: u8 = 17;
 
 /// A host whose trunk leads to `wire`, and by a bridge to `inside`, where the tasks would be.
 pub struct Branches {
-    lab: Lab,
+    lab: Topology,
     count: u16,
     sender: Sender,
     arrivals: Capture,
@@ -28,7 +29,7 @@ pub struct Branches {
 impl Branches {
     /// So many, VLAN ids from 1 on.
     pub fn new(count: u16) -> Result<Self> {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
         let host = &lab.host;
         // No frames but those that are sent here.

@@ -10,7 +10,7 @@ use taskgate_ebpf::abi::{Direction, Reason};
 
 use super::{DATA, GROUP, OPEN, PACKET, SHUT, address, name, patience};
 use crate::{
-    Config, Count, Counters, Daemon, Flow, Lab, Ledger, Netns, OUTSIDE_V4,
+    Config, Count, Counters, Daemon, Flow, Ledger, Netns, OUTSIDE_V4, Topology,
     netns::{PATIENCE, until},
 };
 
@@ -19,7 +19,7 @@ const ASKS_FROM: u16 = 40_000;
 
 /// A host with many tasks, and a server outside.
 pub struct Tasks {
-    lab: Lab,
+    lab: Topology,
     count: u16,
     server: UdpSocket,
     /// The socket of each task, once it has asked.
@@ -31,7 +31,7 @@ pub struct Tasks {
 impl Tasks {
     /// So many; none of them runs yet.
     pub fn new(count: u16) -> Result<Self> {
-        let lab = Lab::new()?;
+        let lab = Topology::new()?;
         let server = lab.outside.bind(|| UdpSocket::bind((OUTSIDE_V4, OPEN)))?;
         server.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {

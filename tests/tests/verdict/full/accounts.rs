@@ -10,13 +10,13 @@ use nix::{
 use taskgate::dataplane::flow::Used;
 use taskgate_ebpf::abi::{Direction, image::Shared};
 use testkit::{
-    sandbox::sandbox,
-    scene::{
-        DataPath as _, Kernel, Scene, Stage, all_gated,
+    fixture::{
+        DataPath as _, DataPathTest, Fixture, Kernel, all_gated,
         frames::*,
         model::{gated, udp_to},
         on_host_and_in_kernel,
     },
+    sandbox::sandbox,
 };
 
 use super::{super::*, OTHER4, sums, syn_from};
@@ -170,7 +170,7 @@ fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
         for port in 1000..1003 {
             assert!(stage.ingress(&syn_from(port, TASK4, 443))?);
         }
-        let used = |stage: &mut Stage<'_>| -> Result<Vec<(u64, u64)>> {
+        let used = |stage: &mut DataPathTest<'_>| -> Result<Vec<(u64, u64)>> {
             let usage = stage.path.state(stage.scene.highest)?.usage;
             Ok([0, 1, 2]
                 .map(|slot| {
@@ -205,7 +205,7 @@ fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
         for round in 0..ROUNDS {
             kernel.clear()?;
             let image = kernel.image()?;
-            let mut scene = Scene::new(&image)?;
+            let mut scene = Fixture::new(&image)?;
             scene.apply(with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]), &all_gated)?;
             scene.bind(*Kernel::LINKS.start(), "task")?;
             scene.share(Shared::Connections, 80, 40);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, image::Shared};
-use testkit::scene::{
+use testkit::fixture::{
     frames::*,
     model::{gated, udp_to},
     on_host_and_in_kernel,

@@ -9,8 +9,8 @@ use taskgate_ebpf::{
     abi::{Direction, image::Shared},
     host::Left,
 };
-use testkit::scene::{
-    DataPath as _, Host, Kernel, Scene, Sent, Stage, all_gated, frames::*, model::gated, on_host_and_in_kernel,
+use testkit::fixture::{
+    DataPath as _, DataPathTest, Fixture, Host, Kernel, Sent, all_gated, frames::*, model::gated, on_host_and_in_kernel,
 };
 
 use super::*;
@@ -19,7 +19,7 @@ const OTHER4: &str = "10.9.0.6";
 const OTHER6: &str = "2001:db8:9::6";
 
 /// Two tasks that let the world in to 443, with so many connections and denied flows for each.
-fn two(stage: &mut Stage<'_>, connections: u32, denials: u32, tracked: bool) -> Result<()> {
+fn two(stage: &mut DataPathTest<'_>, connections: u32, denials: u32, tracked: bool) -> Result<()> {
     let peer = if tracked { "10.0.0.0/8" } else { "0.0.0.0/0" };
     let mut model = with_rules(&[(tcp_to(443, 443), peer)], &[(Protocol::All, "0.0.0.0/0")]);
     model.enis.push(gated("other", &[OTHER4], &[0]));
@@ -39,7 +39,7 @@ fn syn_from(port: u16, to: &str, to_port: u16) -> Vec<u8> {
 }
 
 /// The counters, what was lost, and how many entries there are.
-fn sums(stage: &mut Stage<'_>) -> Result<(Vec<String>, usize, usize)> {
+fn sums(stage: &mut DataPathTest<'_>) -> Result<(Vec<String>, usize, usize)> {
     let state = stage.path.state(stage.scene.highest)?;
     let lines = state.lines(&stage.scene);
     let sums = lines
@@ -176,7 +176,7 @@ fn the_hosts_table_is_full() -> Result<()> {
 fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
     let image = host_image(5);
     let model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
-    let mut scene = Scene::new(&image)?;
+    let mut scene = Fixture::new(&image)?;
     scene.apply(model, &all_gated)?;
     scene.bind(101, "task")?;
     let mut host = Host::new(&image, 100);

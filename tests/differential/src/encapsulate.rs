@@ -7,8 +7,8 @@ use taskgate_ebpf::{
     packet::{Checksum, Cut},
 };
 
-use super::dice::Dice;
-use testkit::scene::frames;
+use super::rng::Rng;
+use testkit::fixture::frames;
 
 /// An IP packet around a payload, and whether it says no length, as only a GSO packet may.
 pub(super) fn wrapped(
@@ -17,7 +17,7 @@ pub(super) fn wrapped(
     destination: IpAddr,
     protocol: u8,
     payload: Vec<u8>,
-    dice: &mut Dice,
+    dice: &mut Rng,
 ) -> (Vec<u8>, bool) {
     let mut frame = if v6 {
         let headers = match dice.below(14) {
@@ -53,7 +53,7 @@ pub(super) fn wrapped(
 }
 
 /// Options, one of which may be a source route, or look like one.
-fn routed(length: usize, dice: &mut Dice) -> Vec<u8> {
+fn routed(length: usize, dice: &mut Rng) -> Vec<u8> {
     let mut options = match dice.below(3) {
         // A time stamp with room for what would read as a route.
         0 => vec![68, 6, 5, 0],
@@ -64,7 +64,7 @@ fn routed(length: usize, dice: &mut Dice) -> Vec<u8> {
     options
 }
 
-fn extended(next: u8, payload: &[u8], dice: &mut Dice) -> (u8, Vec<u8>) {
+fn extended(next: u8, payload: &[u8], dice: &mut Rng) -> (u8, Vec<u8>) {
     let most = if dice.one_in(6) { 30 } else { 3 };
     let units = 1 + dice.below(most) as u8;
     match dice.below(6) {
@@ -88,7 +88,7 @@ fn extended(next: u8, payload: &[u8], dice: &mut Dice) -> (u8, Vec<u8>) {
 }
 
 /// Changes bytes where headers are, and cuts off the end.
-pub(super) fn damage(frame: &mut Vec<u8>, dice: &mut Dice) {
+pub(super) fn damage(frame: &mut Vec<u8>, dice: &mut Rng) {
     for _ in 0..dice.below(4) {
         let reach = frame.len().min(100);
         if reach > 12 {
@@ -105,14 +105,14 @@ pub(super) fn damage(frame: &mut Vec<u8>, dice: &mut Dice) {
 }
 
 /// What the kernel is asked to do to a frame afterwards: as its own would be, or somewhere else.
-pub(super) fn left_over(frame: &[u8], segments: (u32, u32), dice: &mut Dice) -> Left {
+pub(super) fn left_over(frame: &[u8], segments: (u32, u32), dice: &mut Rng) -> Left {
     let (ether_type, header) = match frame.get(12..15) {
         Some([0x08, 0x00, first]) => (0x0800, 4 * i32::from(first & 15)),
         Some([0x86, 0xdd, _]) => (0x86dd, 40),
         _ => (0x0806, 0),
     };
     let transport = 14 + header;
-    let anywhere = |dice: &mut Dice| i32::from(dice.any() as u8) - 80;
+    let anywhere = |dice: &mut Rng| i32::from(dice.any() as u8) - 80;
     let checksum = dice.one_in(8).then(|| Checksum {
         start: match dice.below(5) {
             0 => anywhere(dice),

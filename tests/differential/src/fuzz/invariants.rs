@@ -13,7 +13,7 @@ use taskgate_ebpf::abi::{
 };
 
 use crate::{Body, Reading, is_of_many};
-use testkit::scene::State;
+use testkit::fixture::State;
 
 /// One packet, how it ended, and all state before and after it.
 pub(super) struct Entry<'a> {

@@ -4,13 +4,13 @@ use std::vec;
 
 /// A generator of numbers (SplitMix64: Steele, Lea and Flood, OOPSLA 2014).
 #[derive(Clone, Debug)]
-pub(crate) struct Dice {
+pub(crate) struct Rng {
     state: u64,
     /// What is thrown before chance comes to it.
     chosen: vec::IntoIter<u8>,
 }
 
-impl Dice {
+impl Rng {
     /// Begins with a seed.
     pub(crate) fn new(seed: u64) -> Self {
         Self {

@@ -166,7 +166,7 @@ pub(super) fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
-/// Reads a frame; segments and what is left to be done as [`testkit::scene::Sent`] has them.
+/// Reads a frame; segments and what is left to be done as [`testkit::fixture::Sent`] has them.
 pub(crate) fn read(frame: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if frame.len() < 14 {
         return Reading::Nameless(Reason::Malformed);

@@ -10,15 +10,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     config::Config,
     daemon::{Daemon, Stopped},
-    lab::Lab,
     ledger::{Action, Count, Flow, Ledger},
     netns::Netns,
+    topology::Topology,
     wire::{Way, Wire},
 };
 
 /// A running taskgate, its tasks, and what crosses their links.
 #[derive(Debug)]
-pub struct Stage {
+pub struct E2eTest {
     /// taskgate. Before the lab, so that it ends before what it runs in.
     pub daemon: Daemon,
     /// The configuration in force.
@@ -26,27 +26,27 @@ pub struct Stage {
     /// What crosses the link of what is outside.
     pub outside: Wire,
     /// The host and what is outside.
-    pub lab: Lab,
+    pub lab: Topology,
     tasks: BTreeMap<String, (Netns, Wire)>,
 }
 
-impl Stage {
+impl E2eTest {
     /// Starts taskgate with a configuration whose tasks all are in namespaces.
     pub fn start(configure: impl FnOnce(Config) -> Config) -> Result<Self> {
-        Self::in_lab(Lab::new()?, configure)
+        Self::in_lab(Topology::new()?, configure)
     }
 
-    /// As [`Stage::start`], in a lab that is prepared.
-    pub fn in_lab(lab: Lab, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+    /// As [`E2eTest::start`], in a lab that is prepared.
+    pub fn in_lab(lab: Topology, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
         Self::set(lab, Some(1), configure)
     }
 
-    /// As [`Stage::start`], with records every `interval` seconds, or as the configuration has it.
+    /// As [`E2eTest::start`], with records every `interval` seconds, or as the configuration has it.
     pub fn start_with(interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
-        Self::set(Lab::new()?, interval, configure)
+        Self::set(Topology::new()?, interval, configure)
     }
 
-    fn set(lab: Lab, interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+    fn set(lab: Topology, interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
         let config = configure(lab.config());
         let outside = Wire::tap(&lab.outside, "eth0")?;
         let daemon = lab.start_with(&config, interval)?;

@@ -31,7 +31,7 @@ const DAD: &str = "net.ipv6.conf.default.accept_dad";
 /// * `host` has `wire` with 10.99.0.1/24 and fd99::1/64, and in it taskgate runs;
 /// * `outside` has `eth0` with 10.99.0.2 and fd99::2, and its way to everything is `host`.
 #[derive(Debug)]
-pub struct Lab {
+pub struct Topology {
     /// The host.
     pub host: Netns,
     /// What is outside.
@@ -40,7 +40,7 @@ pub struct Lab {
     folder: TempDir,
 }
 
-impl Lab {
+impl Topology {
     /// Makes both.
     pub fn new() -> Result<Self> {
         let unique = names::unique();
@@ -100,7 +100,7 @@ impl Lab {
         self.launch("main", config, Some(LONG), patience)
     }
 
-    /// Starts taskgate and does not wait for its gates; for the rest as [`Lab::start_with`].
+    /// Starts taskgate and does not wait for its gates; for the rest as [`Topology::start_with`].
     pub fn begin(&self, config: &Config, interval: Option<u32>) -> Result<Daemon> {
         self.launch_by("main", config, interval, PATIENCE, Daemon::begin)
     }
@@ -127,7 +127,7 @@ impl Lab {
         launch(&self.host, &folder, config, options)
     }
 
-    /// The name of an instance; that of [`Lab::start`] is `main`.
+    /// The name of an instance; that of [`Topology::start`] is `main`.
     pub fn instance(&self, name: &str) -> String {
         format!("{}-{name}", self.unique)
     }
@@ -169,7 +169,7 @@ impl Lab {
         self.numbered_device(device, None, addresses, nodad)
     }
 
-    /// As [`Lab::device`]; the host's end has this ifindex, if one is given.
+    /// As [`Topology::device`]; the host's end has this ifindex, if one is given.
     pub fn numbered_device(
         &self,
         device: &str,
@@ -215,7 +215,7 @@ fn is_v6(address: &str) -> bool {
     address.contains(':')
 }
 
-impl Drop for Lab {
+impl Drop for Topology {
     /// A taskgate that was killed could not clean up.
     fn drop(&mut self) {
         if let Err(error) = names::remove_all(&self.unique) {
