@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, NeighbourCache, Outcome, Reason, Usage, image,
-        outcome::OUTCOMES, tables::Word,
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, LinkLocal, LinkLocalKey, NeighbourCache, Outcome,
+        Reason, Usage, image, outcome::OUTCOMES, tables::Word,
     },
     packet::{Checksum, Cut, Ethernet, Frame},
     policy::{Bank, Image},
@@ -44,6 +44,7 @@ pub struct HostTables<'a> {
     v6: Family<Key6>,
     usage: Vec<Usage>,
     neighbours: Vec<NeighbourCache>,
+    link_locals: RefCell<HashMap<LinkLocalKey, Rc<LinkLocal>>>,
     counters: RefCell<HashMap<(u16, Direction, u8), u64>>,
     events: RefCell<Vec<Event>>,
     now: Cell<u32>,
@@ -60,6 +61,7 @@ impl<'a> HostTables<'a> {
             v6: Family::default(),
             usage: (0..image::SLOTS).map(|_| Usage::default()).collect(),
             neighbours: vec![NeighbourCache::default(); image::SLOTS as usize],
+            link_locals: RefCell::default(),
             counters: RefCell::default(),
             events: RefCell::default(),
             now: Cell::new(1 << 20),
@@ -131,7 +133,12 @@ impl<'a> HostTables<'a> {
         v4.values().chain(v6.values()).cloned().collect()
     }
 
-    /// Forgets connections, denied flows and fragments.
+    /// Everybody that is known to have a link-local address.
+    pub fn link_locals(&self) -> HashMap<LinkLocalKey, Rc<LinkLocal>> {
+        self.link_locals.borrow().clone()
+    }
+
+    /// Forgets connections, denied flows, fragments, and what neighbours said.
     pub fn clear(&mut self) {
         self.v4.conns.borrow_mut().clear();
         self.v6.conns.borrow_mut().clear();
@@ -141,6 +148,8 @@ impl<'a> HostTables<'a> {
         self.v6.fragments.borrow_mut().clear();
         self.counters.borrow_mut().clear();
         self.usage.fill(Usage::default());
+        self.neighbours.fill(NeighbourCache::default());
+        self.link_locals.borrow_mut().clear();
     }
 }
 
@@ -222,6 +231,16 @@ impl Tables for HostTables<'_> {
 
     fn neighbours(&self, slot: u16) -> Option<&NeighbourCache> {
         self.neighbours.get(slot as usize)
+    }
+
+    type LinkLocal = Rc<LinkLocal>;
+
+    fn link_local(&self, key: &LinkLocalKey) -> Option<Rc<LinkLocal>> {
+        self.link_locals.borrow().get(key).cloned()
+    }
+
+    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted {
+        insert(&self.link_locals, key, value.clone(), usize::MAX)
     }
 
     fn add(&self, count: &Word, more: u64) {

@@ -158,6 +158,8 @@ pub enum Timeout {
     FragmentV6 = 8,
     /// TCP after one side's FIN.
     TcpHalfClosed = 9,
+    /// A link-local address of a neighbour, since it was heard last.
+    LinkLocal = 10,
 }
 
 impl Timeout {
@@ -173,11 +175,12 @@ impl Timeout {
         Self::FragmentV4,
         Self::FragmentV6,
         Self::TcpHalfClosed,
+        Self::LinkLocal,
     ];
 }
 
 /// How many time-outs there are.
-pub const TIMEOUTS: usize = 10;
+pub const TIMEOUTS: usize = 11;
 
 /// Slots: an ENI's number in the tables, 1 to 8,191. Slot 0 is no ENI.
 pub const SLOTS: u32 = 8192;
@@ -199,6 +202,9 @@ pub const SLOT_LINKS: u32 = 256 << 10;
 /// Offset of the hardware addresses of slots, in the bank of control words: a word for each slot, the one that its ENI has
 /// and nobody changes, as [`crate::packet::hardware_number`] writes it, or 0.
 pub const SLOT_MACS: u32 = 320 << 10;
+/// Offset of the segments of slots, in the bank of control words: a word for each slot, the ifindex of the bridge that its
+/// link is a port of, or 0.
+pub const SLOT_SEGMENTS: u32 = 384 << 10;
 /// Rows of addresses in a bank of rows.
 pub const ADDRESS_ROWS: u32 = 65_536;
 
@@ -338,7 +344,8 @@ const _: () = {
     assert!(EPOCHS + 8 * SLOTS <= LINKS);
     assert!(LINKS + 8 * LINK_WORDS <= SLOT_LINKS);
     assert!(SLOT_LINKS + 8 * SLOTS <= SLOT_MACS);
-    assert!(SLOT_MACS + 8 * SLOTS <= MEMBERS);
+    assert!(SLOT_MACS + 8 * SLOTS <= SLOT_SEGMENTS);
+    assert!(SLOT_SEGMENTS + 8 * SLOTS <= MEMBERS);
     assert!(MEMBERS + 8 * MEMBER_WORDS <= BANK_BYTES);
     assert!(LINK_ROW + 8 * LINK_ROWS <= SLOT_ROW);
     assert!(SLOT_ROW + SLOT_ROW_BYTES * SLOTS <= ADDRESS_ROW);

@@ -9,10 +9,12 @@ pub mod sk_buff;
 pub mod tables;
 
 pub use outcome::{Direction, Outcome, Pass, Reason};
-pub use tables::{Charge, Charges, Conn, Denial, Event, Fragment, Key4, Key6, NeighbourCache, Usage, window};
+pub use tables::{
+    Charge, Charges, Conn, Denial, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage, window,
+};
 
 /// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// What the image's first word holds: two programs with different layouts never agree on it (FNV-1a over version and
 /// sizes).
@@ -25,6 +27,8 @@ pub const ABI_HASH: u64 = {
         size_of::<Key6>() as u64,
         size_of::<Usage>() as u64,
         size_of::<NeighbourCache>() as u64,
+        size_of::<LinkLocalKey>() as u64,
+        size_of::<LinkLocal>() as u64,
         size_of::<Event>() as u64,
         size_of::<Fragment>() as u64,
         image::BANK_BYTES as u64,
@@ -61,6 +65,8 @@ pub mod map {
     pub const USAGE: &str = "USAGE";
     /// Slot → [`super::NeighbourCache`]: a mmapable array.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
+    /// Who has a link's link-local addresses, the latest of them: [`super::LinkLocalKey`] → [`super::LinkLocal`].
+    pub const LINK_LOCALS: &str = "LINK_LOCALS";
     /// `slot * 2 + direction` → packets by [`super::Outcome`] number, for each CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`super::Event`].

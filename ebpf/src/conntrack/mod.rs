@@ -24,7 +24,8 @@
 //! * A SYN of the task's, with ACK or without, that is not sent again, begins anew: its stack holds no connection there.
 //! * TCP is closed after a FIN from both sides, or while the last packet of either side is a RST. The side that really
 //!   sent a RST sends nothing else afterwards (RFC 9293, 3.5.2), so what it does send shows that the RST was forged.
-//! * After a FIN from one side it is half-closed: the other may go on sending, and is waited for some minutes.
+//! * After a FIN from one side it is half-closed: the other may go on sending, and is waited for some minutes. Where the
+//!   task acknowledges more of its peer than up to the peer's FIN, that FIN was forged, and is taken back.
 //! * Once it is closed by a FIN from both sides, and nothing has come for ten seconds, packets that do not open a
 //!   connection are late and denied, as AWS has it (VPC User Guide, flow log records: REJECT). Until then they belong to
 //!   the closing: the last ACK, and what is sent again because it was lost. A RST does not go so far: after ten seconds
@@ -44,6 +45,8 @@ pub const UDP: u8 = 17;
 pub const ICMP: u8 = 1;
 /// IGMP, over IPv4.
 pub const IGMP: u8 = 2;
+/// Protocol Independent Multicast.
+pub const PIM: u8 = 103;
 /// ICMP for IPv6.
 pub const ICMPV6: u8 = 58;
 
@@ -160,16 +163,18 @@ const fn furthest(next: u16, begins: u16, length: u32) -> u16 {
 }
 
 /// The life of a connection with one packet. `state`: [`opened_by`] its initiator, with what else its admission says.
-/// `segment`: of TCP, where it can be read.
+/// `segment`: of TCP, and whether it can be read.
 #[inline(always)]
-pub const fn begin(state: u16, protocol: u8, direction: Direction, segment: Option<Segment>) -> Life {
+pub const fn begin(state: u16, protocol: u8, direction: Direction, (segment, is_known): (Segment, bool)) -> Life {
     let is_initiator = direction as u8 == initiator(state) as u8;
     let mut life = Life { state, next: [0; 2] };
     if protocol != TCP {
         life.state = exchange(state, direction);
         return life;
     }
-    let Some(segment) = segment else { return life };
+    if !is_known {
+        return life;
+    }
     let (fin, reset) = ending(direction);
     life.next[direction.index()] = segment.end();
     if segment.has(tcp::ACK) {
@@ -189,7 +194,7 @@ pub const fn begin(state: u16, protocol: u8, direction: Direction, segment: Opti
     life
 }
 
-/// The life after one more packet. `segment` as in [`begin`], `blur` as in [`Life::blurred`].
+/// The life after one more packet. `segment`: of TCP, where it can be read. `blur` as in [`Life::blurred`].
 #[inline(always)]
 pub fn advance(
     old: Life,
@@ -220,8 +225,8 @@ pub fn advance(
 /// Whether a segment changes more than where the sides go on, or may.
 #[inline(always)]
 const fn turns(state: u16, segment: Segment) -> bool {
-    const RESET: u16 = state::RESET_EGRESS | state::RESET_INGRESS;
-    segment.has(tcp::SYN | tcp::FIN | tcp::RST) || state & (state::CONFIRMED | RESET) != state::CONFIRMED
+    const DOUBTFUL: u16 = state::RESET_EGRESS | state::RESET_INGRESS | state::FIN_INGRESS;
+    segment.has(tcp::SYN | tcp::FIN | tcp::RST) || state & (state::CONFIRMED | DOUBTFUL) != state::CONFIRMED
 }
 
 /// The state of all but TCP after one more packet.
@@ -296,6 +301,10 @@ fn turn(old: Life, direction: Direction, segment: Segment, blur: &impl Fn(u32) -
                 }
             } else {
                 heard(&mut life, segment);
+                // Nothing follows a FIN.
+                if life.next[other] != old.next[other] {
+                    life.state &= !state::FIN_INGRESS;
+                }
             }
             true
         }
@@ -357,7 +366,8 @@ pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
 /// The time-outs in seconds that no setting changes; the others are AWS's defaults. Half-open and closed TCP and ICMP
 /// are not documented by AWS (facts: security groups, section 2): 60 and 10 seconds as many trackers have them, and 30
 /// as for UDP. Half-closed TCP neither: trackers wait from 2 minutes (Linux, nf_conntrack_tcp_timeout_fin_wait) to 15 (pf,
-/// tcp.closing); 10 leave a server time for what it was asked for before the client had no more to say. Fragments: as long as Linux keeps a datagram in pieces (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time).
+/// tcp.closing); 10 leave a server time for what it was asked for before the client had no more to say. Fragments: as long as Linux keeps a datagram in pieces (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time). Link-local
+/// addresses: neighbours that talk are heard every minute (RFC 4861, 10: REACHABLE_TIME).
 pub const fn default_seconds(timeout: Timeout) -> u32 {
     match timeout {
         Timeout::TcpEstablished => 432_000,
@@ -365,6 +375,7 @@ pub const fn default_seconds(timeout: Timeout) -> u32 {
         Timeout::TcpClosed => 10,
         Timeout::Udp | Timeout::Icmp | Timeout::FragmentV4 => 30,
         Timeout::UdpStream => 180,
+        Timeout::LinkLocal => 300,
         Timeout::Other | Timeout::TcpHalfClosed => 600,
     }
 }

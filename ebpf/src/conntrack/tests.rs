@@ -12,7 +12,7 @@ const UP: u16 = ANSWERED_BACK | CONFIRMED;
 /// A connection of all but TCP, one packet after another: who sends it, the state after it, and the time-out that holds.
 #[track_caller]
 fn others(name: &str, protocol: u8, opener: Direction, steps: &[(Direction, u16, Timeout)]) {
-    let mut life = begin(opened_by(opener), protocol, steps[0].0, None);
+    let mut life = begin(opened_by(opener), protocol, steps[0].0, (Segment::default(), false));
     for (at, (direction, expected, timeout)) in steps.iter().enumerate() {
         if at > 0 {
             life = advance(life, protocol, *direction, None, |same| same);
@@ -78,7 +78,7 @@ impl Tcp {
             payload,
         };
         let life = match self.life {
-            None => begin(opened_by(direction), TCP, direction, Some(segment)),
+            None => begin(opened_by(direction), TCP, direction, (segment, true)),
             Some(life) => advance(life, TCP, direction, Some(segment), |same| same),
         };
         self.life = Some(life);
@@ -318,7 +318,7 @@ fn a_later_fragment_says_nothing() {
             assert_eq!(advance(life, TCP, direction, None, |same| same), life);
         }
     });
-    let piece = begin(INGRESS, TCP, Ingress, None);
+    let piece = begin(INGRESS, TCP, Ingress, (Segment::default(), false));
     assert_eq!((piece.state, piece.next), (INGRESS, [0; 2]));
 }
 
@@ -382,6 +382,7 @@ fn the_defaults_are_those_of_aws() {
         (Timeout::Icmp, 30),
         (Timeout::Other, 600),
         (Timeout::TcpHalfClosed, 600),
+        (Timeout::LinkLocal, 300),
     ];
     for (timeout, expected) in seconds {
         assert_eq!(default_seconds(timeout), expected, "{timeout:?}");

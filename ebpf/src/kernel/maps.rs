@@ -2,13 +2,13 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use taskgate_ebpf::{
     abi::{
-        Conn, Denial, Event, Fragment, Key4, Key6, NeighbourCache, Usage, image::BANK_BYTES, outcome::OUTCOMES,
-        tables::Word,
+        Conn, Denial, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage, image::BANK_BYTES,
+        outcome::OUTCOMES, tables::Word,
     },
     verdict::Scratch,
 };
@@ -51,6 +51,9 @@ pub(super) static USAGE: Array<Usage, 8192, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub(super) static NEIGHBOURS: Array<NeighbourCache, 8192, MMAPABLE> = Array::new();
+
+#[btf_map]
+pub(super) static LINK_LOCALS: LruHashMap<LinkLocalKey, LinkLocal, 16_384> = LruHashMap::new();
 
 #[btf_map]
 pub(super) static COUNTERS: PerCpuArray<[u64; OUTCOMES], 16_384> = PerCpuArray::new();

@@ -5,8 +5,8 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, NeighbourCache, Usage, image::BANK_BYTES,
-        outcome::OUTCOMES, tables::Word,
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage,
+        image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
     },
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables, insert_by},
@@ -14,7 +14,7 @@ use taskgate_ebpf::{
 
 use super::maps::{
     BankWords, CONNS_V4, CONNS_V6, COUNTERS, DENIALS_V4, DENIALS_V6, EVENTS, FRAGMENTS_V4, FRAGMENTS_V6, IMAGE,
-    NEIGHBOURS, USAGE,
+    LINK_LOCALS, NEIGHBOURS, USAGE,
 };
 
 /// The maps of this program.
@@ -138,6 +138,20 @@ impl Tables for Kernel {
     #[inline(always)]
     fn neighbours(&self, slot: u16) -> Option<&NeighbourCache> {
         NEIGHBOURS.get(slot as u32)
+    }
+
+    type LinkLocal = &'static LinkLocal;
+
+    #[inline(always)]
+    fn link_local(&self, key: &LinkLocalKey) -> Option<&'static LinkLocal> {
+        let element = LINK_LOCALS.get_ptr(key)?;
+        // SAFETY: as of other elements: the map is preallocated, and every field is a cell.
+        Some(unsafe { &*element })
+    }
+
+    #[inline(always)]
+    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted {
+        insert_by(|| LINK_LOCALS.insert(key, value, BPF_NOEXIST as u64))
     }
 
     #[inline(always)]

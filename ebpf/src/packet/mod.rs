@@ -20,7 +20,7 @@ use core::num::NonZeroU32;
 
 use crate::{
     abi::{LinkId, Reason},
-    conntrack::{ICMP, ICMPV6, IGMP, Segment, TCP, UDP},
+    conntrack::{ICMP, ICMPV6, IGMP, PIM, Segment, TCP, UDP},
 };
 
 /// A frame on a link, and what the kernel knows about it.
@@ -137,6 +137,8 @@ pub struct Packet {
     pub tagged: bool,
     /// Whether it is a neighbour advertisement of a router.
     pub says_router: bool,
+    /// ARP, neighbour discovery, listener reports: whether it has room for more than hosts say.
+    pub roomy: bool,
     /// What a fragment brings its datagram nearer to completeness: bytes carried, less those of the whole for the last one,
     /// whose end is the end of all. The sum over all parts is 0, in whatever order they come.
     pub fragment_step: i32,
@@ -157,10 +159,10 @@ impl Packet {
         })
     }
 
-    /// The same, read whether there is one or not. The verifier before Linux 6.8 does not see that what is read under a
-    /// condition is used under the same one alone.
+    /// The same, read whether there is one or not, and whether there is. The verifier before Linux 6.8 does not see that what
+    /// is read under a condition is used under the same one alone.
     #[inline(always)]
-    pub(crate) fn segment_in_any_case(&self, blur: impl Fn(u32) -> u32) -> Option<Segment> {
+    pub(crate) fn segment_in_any_case(&self, blur: impl Fn(u32) -> u32) -> (Segment, bool) {
         let numbers = blur((self.sequence as u32) << 16 | self.acknowledged as u32);
         let segment = Segment {
             flags: blur(self.tcp_flags as u32) as u8,
@@ -168,7 +170,7 @@ impl Packet {
             acknowledged: numbers as u16,
             payload: blur(self.payload),
         };
-        if self.later_fragment { None } else { Some(segment) }
+        (segment, !self.later_fragment)
     }
 }
 
@@ -334,6 +336,10 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
         IGMP if packet.kind as u8 == Kind::V4 as u8 => {
             neighbour::mark_igmp(frame, packet, at, room)?;
             Judged::ICMP
+        }
+        PIM => {
+            neighbour::mark_pim(frame, packet, at, room)?;
+            Judged::OTHER
         }
         _ => Judged::OTHER,
     };

@@ -25,6 +25,10 @@ pub enum Neighbour {
     ListenerQuery = 6,
     /// Multicast listener report or done.
     ListenerReport = 7,
+    /// What else makes neighbours, or a bridge that snoops, take its sender for a router, of either family: multicast router
+    /// discovery, PIM's hello, DVMRP, and messages 5 and 6 whose hop limit shows that hosts drop them. Toward a task rules
+    /// speak of it.
+    RouterRole = 8,
 }
 
 /// [`Packet::hardware`] of a message whose options are more, or others, than are looked at.
@@ -44,16 +48,35 @@ pub(super) const fn mark_icmp(packet: &mut Packet, kind: u8) {
     }
 }
 
-/// Marks IGMP's membership query (RFC 1112, RFC 3376, 4.1).
+/// Marks what only routers say in IGMP: the membership query (RFC 1112, RFC 3376, 4.1), DVMRP and PIM of version 1 (RFC
+/// 3228), multicast router discovery (RFC 4286).
 #[inline(always)]
 pub(super) fn mark_igmp<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
     const QUERY: u8 = 0x11;
-    // Every message has eight bytes. What has fewer is none, and a rule may pass it on.
-    if room >= 8 && read::<F, 2>(frame, at)?[0] == QUERY {
-        packet.neighbour = Neighbour::ListenerQuery;
+    // The shortest messages, of router discovery, have four bytes. What has fewer is none, and a rule may pass it on.
+    if room < 4 {
+        return Ok(());
+    }
+    packet.neighbour = match read::<F, 2>(frame, at)?[0] {
+        QUERY if room >= 8 => Neighbour::ListenerQuery,
+        0x13 | 0x14 | 0x30..=0x32 => Neighbour::RouterRole,
+        _ => Neighbour::None,
+    };
+    Ok(())
+}
+
+/// Marks the hello of PIM, in either family (RFC 7761, 4.9): a snooping bridge sends all multicast to where one came from.
+#[inline(always)]
+pub(super) fn mark_pim<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
+    const HELLO_OF_VERSION_2: u8 = 0x20;
+    if room >= 4 && read::<F, 2>(frame, at)?[0] == HELLO_OF_VERSION_2 {
+        packet.neighbour = Neighbour::RouterRole;
     }
     Ok(())
 }
+
+/// The bytes that Ethernet pads a frame to, checksum not counted (IEEE 802.3, 3.2.7).
+const SHORTEST_FRAME: u32 = 60;
 
 #[inline(always)]
 pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
@@ -74,6 +97,7 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
     no_checksum(frame)?;
     packet.kind = Kind::Arp;
     packet.neighbour = Neighbour::Arp;
+    packet.roomy = frame.length() > SHORTEST_FRAME;
     packet.source = mapped(u32::from_be_bytes([arp[14], arp[15], arp[16], arp[17]]));
     packet.destination = mapped(u32::from_be_bytes([arp[24], arp[25], arp[26], arp[27]]));
     packet.target = packet.destination;
@@ -83,7 +107,7 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
 }
 
 /// Marks what ICMPv6 messages of this type are to neighbours. A message of neighbour discovery whose hop limit is not 255
-/// came over a router and is none (RFC 4861, 7.1); it stays to be judged by the rules.
+/// came over a router and is none (RFC 4861, 7.1); it stays to be judged by the rules, unless a task speaks as a router.
 #[inline(always)]
 pub(super) fn parse_icmpv6<F: Frame>(
     frame: &F,
@@ -93,6 +117,7 @@ pub(super) fn parse_icmpv6<F: Frame>(
     room: u32,
 ) -> Result<(), Unparsed> {
     let neighbour = match kind {
+        151..=153 => Neighbour::RouterRole,
         130 => Neighbour::ListenerQuery,
         131 | 132 | 143 => Neighbour::ListenerReport,
         133 => Neighbour::RouterSolicitation,
@@ -104,7 +129,14 @@ pub(super) fn parse_icmpv6<F: Frame>(
     let hop_limit = read::<F, 1>(frame, ETHERNET_BYTES + 7)?[0];
     let listener = matches!(neighbour, Neighbour::ListenerQuery | Neighbour::ListenerReport);
     // Listener discovery goes one hop (RFC 2710, 3; RFC 3810, 5).
-    if hop_limit != if listener { 1 } else { 255 } {
+    if hop_limit != if listener { 1 } else { 255 } || matches!(neighbour, Neighbour::RouterRole) {
+        // Not every bridge looks at the hop limit.
+        if matches!(
+            neighbour,
+            Neighbour::Router | Neighbour::ListenerQuery | Neighbour::RouterRole
+        ) {
+            packet.neighbour = Neighbour::RouterRole;
+        }
         return Ok(());
     }
     if matches!(neighbour, Neighbour::Solicitation | Neighbour::Advertisement) {
@@ -116,35 +148,52 @@ pub(super) fn parse_icmpv6<F: Frame>(
     }
     packet.neighbour = neighbour;
     packet.says_router = matches!(neighbour, Neighbour::Advertisement) && flags & ROUTER != 0;
+    // An extension header in front, of which listener discovery has one of eight bytes (RFC 3810, 5), or bytes behind.
+    let (before, behind) = (at - ETHERNET_BYTES - IPV6_BYTES, frame.length() ^ (at + room));
     let head = match neighbour {
         Neighbour::Solicitation | Neighbour::Advertisement => 24,
         Neighbour::RouterSolicitation => 8,
+        Neighbour::ListenerReport => {
+            packet.roomy = (before & !8) | behind != 0 || room > LONGEST_REPORT;
+            return Ok(());
+        }
         _ => return Ok(()),
     };
     let head = frame.blur(head) & 31;
-    packet.hardware = link_layer(frame, at + head, room.saturating_sub(head))?;
+    let options = link_layer(frame, at + head, room.saturating_sub(head))?;
+    packet.hardware = options.0;
+    packet.roomy = frame.blur(before | behind | options.1 as u32) != 0;
     Ok(())
 }
+
+/// Bytes of IPv6's own header.
+const IPV6_BYTES: u32 = 40;
+/// A listener report about 16 groups without sources (RFC 3810, 5.2).
+const LONGEST_REPORT: u32 = 8 + 16 * 20;
 
 /// The flag of an advertisement whose sender is a router (RFC 4861, 4.4).
 const ROUTER: u8 = 0x80;
 
-/// The link-layer address in the options of a message (RFC 4861, 4.6.1): 0 if there is none.
+/// The link-layer address in the options of a message (RFC 4861, 4.6.1), 0 if there is none; and whether there is more
+/// than that address and a nonce, or anything else.
 #[inline(always)]
-fn link_layer<F: Frame>(frame: &F, at: u32, room: u32) -> Result<u64, Unparsed> {
+fn link_layer<F: Frame>(frame: &F, at: u32, room: u32) -> Result<(u64, bool), Unparsed> {
     /// As many options of eight bytes as anybody sends: an address and a nonce (RFC 3971, 5.3.2).
     const OPTIONS: u32 = 2;
     const SOURCE: u8 = 1;
     const TARGET: u8 = 2;
+    const NONCE: u8 = 14;
     // All bits of an offset within reach.
     const FARTHEST: u32 = 0x7fff;
     let mut hardware = 0;
     let mut unread = room > 8 * OPTIONS || room & 7 != 0;
+    let mut strange = unread;
     for number in 0..OPTIONS {
         if !unread && room >= 8 * (number + 1) {
             let option = read::<F, 8>(frame, frame.blur(at + 8 * number) & FARTHEST)?;
             let address = hardware_number([option[2], option[3], option[4], option[5], option[6], option[7]]);
             let names = matches!(option[0], SOURCE | TARGET);
+            strange |= option[1] != 1 || !names && option[0] != NONCE;
             // One that is longer, or a second one.
             unread |= option[1] != 1 || names && hardware != 0;
             if names {
@@ -152,5 +201,5 @@ fn link_layer<F: Frame>(frame: &F, at: u32, room: u32) -> Result<u64, Unparsed> 
             }
         }
     }
-    Ok(if unread { HARDWARE_UNREAD } else { hardware })
+    Ok((if unread { HARDWARE_UNREAD } else { hardware }, strange))
 }

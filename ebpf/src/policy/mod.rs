@@ -9,8 +9,8 @@ use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
     CONTROL_SHARES, CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW,
     LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC,
-    PROBES, Probe, ROWS_BANK, Root, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Share, Shared, Timeout,
-    address, probe, slot,
+    PROBES, Probe, ROWS_BANK, Root, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOT_SEGMENTS, SLOTS, Share,
+    Shared, Timeout, address, probe, slot,
 };
 
 /// A bank of the image.
@@ -99,6 +99,15 @@ impl<B: Bank> Control<B> {
     #[inline(always)]
     pub fn mac_of(&self, slot: u16) -> u64 {
         self.bank.word(SLOT_MACS + 8 * (slot as u32 & (SLOTS - 1)))
+    }
+
+    /// The bridge that a slot's link is a port of.
+    #[inline(always)]
+    pub fn segment_of(&self, slot: u16) -> Option<u32> {
+        match self.bank.word(SLOT_SEGMENTS + 8 * (slot as u32 & (SLOTS - 1))) as u32 {
+            0 => None,
+            bridge => Some(bridge),
+        }
     }
 
     /// The epoch of a slot.

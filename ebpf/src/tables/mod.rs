@@ -3,7 +3,10 @@
 use core::ops::Deref;
 
 use crate::{
-    abi::{Conn, Denial, Direction, Event, Fragment, Key4, Key6, NeighbourCache, Usage, tables::Word},
+    abi::{
+        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage,
+        tables::Word,
+    },
     policy::{AddressRow, Image},
 };
 
@@ -82,6 +85,12 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     fn usage(&self, slot: u16) -> Option<&Usage>;
     /// What a slot's neighbours said.
     fn neighbours(&self, slot: u16) -> Option<&NeighbourCache>;
+    /// A link-local address in the table.
+    type LinkLocal: Deref<Target = LinkLocal>;
+    /// Finds out who has a link-local address.
+    fn link_local(&self, key: &LinkLocalKey) -> Option<Self::LinkLocal>;
+    /// Adds one that is not there. Others that were not looked up for long may go for it.
+    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted;
     /// Adds to a count that several CPUs add to.
     fn add(&self, count: &Word, more: u64);
     /// Counts packets by the number of their [`crate::abi::Outcome`].

@@ -3,6 +3,7 @@
 
 use super::{
     Scene, Way,
+    link_local::Says,
     neighbour::{of_link, same},
     share::{Accounts, NoRoom},
 };
@@ -148,10 +149,14 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         // Both looks before anything is told apart: the verifier walks every probe of each, once for each state it comes in.
         let owner = self.tables.blur(rows.address(flow.local).slot as u32);
         let remote = self.tables.blur_row(rows.address(flow.remote));
-        // Link-local addresses are nobody's else on their link, and mean nothing beyond it.
-        let stays = F::Peer::V6
-            && link_local(flow.local)
-            && (matches!(D::DIRECTION, Direction::Ingress) || of_link(flow.remote));
+        let says = match D::DIRECTION {
+            Direction::Egress => Says::Used,
+            Direction::Ingress => Says::Meant,
+        };
+        let own_on_link = F::Peer::V6 && link_local(flow.local) && self.owns(flow.local, says);
+        let own_on_link = self.tables.blur(own_on_link as u32) != 0;
+        // Link-local addresses mean nothing beyond their link.
+        let stays = own_on_link && (matches!(D::DIRECTION, Direction::Ingress) || of_link(flow.remote));
         let own = self.tables.blur((owner == eni.slot as u32 || stays) as u32) != 0;
         let local = self.tables.blur((remote.slot != 0) as u32) as u16 * state::LOCAL;
         let exempt = Admission {
@@ -164,7 +169,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             Direction::Egress => {
                 eni.flags & slot::EXEMPT_DHCP != 0
                     && is_dhcp(packet, Direction::Egress)
-                    && (own || may_ask_for_address(packet))
+                    && (own || own_on_link || may_ask_for_address(packet))
             }
             // To a task that has no address yet it goes by broadcast (RFC 2131, 4.1), or to a link-local one.
             Direction::Ingress => plan.0 & Plan::ANSWERS_DHCP != 0 && (own || same(packet.destination, BROADCAST)),
@@ -185,7 +190,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 }
             } else {
                 self.work.destination = self.way.destination();
-                several = is_group(F::Peer::V6, packet.destination) | self.work.destination >> 40 & 1;
+                // What the frame's header says makes no address that of many: hosts take for themselves what comes to one of
+                // theirs in a frame for all.
+                several = is_group(F::Peer::V6, packet.destination);
                 let elsewhere = (1 ^ several) * (checked as u64 | self.is_to_another());
                 if self.tables.blur(elsewhere as u32) != 0 {
                     return Err(Reason::NotForTask);
@@ -424,13 +431,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     }
 }
 
-/// Whether a task that has no address yet, or only a link-local one, may ask for one.
+/// Whether a task that has no address yet may ask for one. In IPv6 it has a link-local one by then.
 #[inline(always)]
 fn may_ask_for_address(packet: &Packet) -> bool {
-    match packet.kind {
-        Kind::V6 => link_local(packet.source),
-        _ => packet.source[1] as u32 == 0,
-    }
+    !matches!(packet.kind, Kind::V6) && packet.source[1] as u32 == 0
 }
 
 /// The port axis and the key on it. `reply`: the packet goes against the direction that is judged.

@@ -79,7 +79,7 @@ pub const fn branch(tag: u16) -> Option<LinkId> {
 fn routed<T: Tables>(tables: &T, control: Control<<T as Image>::Bank>, packet: &Packet) -> Option<LinkId> {
     let is_neighbours = match packet.kind {
         Kind::V4 => false,
-        Kind::V6 => !matches!(packet.neighbour, Neighbour::None),
+        Kind::V6 => !matches!(packet.neighbour, Neighbour::None | Neighbour::RouterRole),
         Kind::Arp | Kind::None => true,
     };
     if is_neighbours {

@@ -7,6 +7,7 @@ mod admit;
 mod deny;
 mod early;
 mod fragment;
+mod link_local;
 mod neighbour;
 mod related;
 mod share;
@@ -16,7 +17,7 @@ pub use early::{branch, early};
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Outcome, Pass, Reason,
+        Conn, Denial, Direction, Event, Fragment, LinkLocal, LinkLocalKey, Outcome, Pass, Reason,
         tables::{Flags, Totals},
     },
     family::{Family, Keys, V4, V6},
@@ -49,6 +50,7 @@ struct Work {
     conn: Conn,
     denial: Denial,
     fragment: Fragment,
+    link_local: (LinkLocalKey, LinkLocal),
     event: Event,
 }
 
@@ -139,7 +141,8 @@ pub fn decide<T: Tables, D: Way>(tables: &T, way: D, scratch: &mut Scratch, pars
         Kind::V6 => parsed.is_ok() && !matches!(scene.packet.neighbour, Neighbour::None),
         Kind::Arp | Kind::None => true,
     };
-    if may_be_flowless && let Some(outcome) = scene.decide_flowless(parsed) {
+    let mut parsed = parsed;
+    if may_be_flowless && let Some(outcome) = scene.decide_flowless(&mut parsed) {
         outcome
     } else if matches!(scene.packet.kind, Kind::V6) {
         scene.decide_ip::<V6>(parsed)
@@ -169,18 +172,26 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     }
 
     /// What leaves no record, whether it passes or not: ARP and neighbour discovery, as on AWS, and frames that carry no
-    /// addresses. It is counted. `None`: it is IPv6 for the rules.
+    /// addresses. It is counted. `None`: it is IPv6 for the rules, unless it now is refused for what it says.
     #[inline(always)]
-    fn decide_flowless(&mut self, parsed: Result<(), Reason>) -> Option<Outcome> {
+    fn decide_flowless(&mut self, parsed: &mut Result<(), Reason>) -> Option<Outcome> {
         let rows = self.find_eni();
         let for_rules = matches!(self.packet.kind, Kind::V6) && !self.is_between_neighbours();
-        if self.tables.blur(for_rules as u32) != 0 {
+        let for_rules = self.tables.blur(for_rules as u32) != 0;
+        if for_rules && matches!(D::DIRECTION, Direction::Ingress) {
             return None;
         }
-        let judged = match (rows, parsed) {
-            (Ok(rows), Ok(())) => self.neighbour(&rows),
+        let judged = match (rows, *parsed) {
+            (Ok(rows), Ok(())) => self.neighbour(&rows, for_rules),
             (Err(reason), _) | (_, Err(reason)) => Err(reason),
         };
+        if for_rules {
+            // Nobody says how far it goes: a neighbour may have the address that it is sent to.
+            if let Err(Reason::SpoofedSource) = judged {
+                *parsed = Err(Reason::SpoofedSource);
+            }
+            return None;
+        }
         Some(self.count(match judged {
             Ok(pass) => Outcome::Pass(pass),
             Err(reason) => self.refuse(reason),

@@ -1,5 +1,5 @@
 //! ARP, neighbour discovery and multicast listener discovery: no rule speaks of them, but a task takes part only with its
-//! own addresses, only on its link, and never as a router. Its link-local addresses count as its own here.
+//! own addresses, only on its link, and never as a router. Which link-local addresses are its own says [`super::link_local`].
 
 use super::{Scene, Way};
 use crate::{
@@ -18,7 +18,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     #[inline(always)]
     pub(super) fn speaks_as_router(&self) -> bool {
         matches!(D::DIRECTION, Direction::Egress)
-            && matches!(self.packet.neighbour, Neighbour::Router | Neighbour::ListenerQuery)
+            && matches!(
+                self.packet.neighbour,
+                Neighbour::Router | Neighbour::ListenerQuery | Neighbour::RouterRole
+            )
     }
 
     /// Whether an IPv6 message is between neighbours, and not one that a router carries on, hop limit 255 or not: without
@@ -31,25 +34,28 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let packet = self.packet;
         match packet.neighbour {
             Neighbour::None => false,
+            Neighbour::RouterRole => matches!(D::DIRECTION, Direction::Egress),
             // What comes to the task with its hop limit untouched was sent on the link.
             _ if matches!(D::DIRECTION, Direction::Ingress) => true,
+            // It goes to those who listen, and needs no more room than it has.
+            Neighbour::ListenerReport => of_link_group(packet.destination) && !packet.roomy,
             _ if of_link(packet.destination) || self.speaks_as_router() => true,
             Neighbour::Solicitation | Neighbour::Advertisement => self.knows(packet.destination, Heard),
             _ => false,
         }
     }
 
-    /// Judges it, by its ENI, which was found.
+    /// Judges it, by its ENI, which was found. `for_rules`: by what it says alone, since rules say where it may go.
     #[inline(always)]
-    pub(super) fn neighbour(&self, rows: &Rows<<T as Image>::Bank>) -> Result<Pass, Reason> {
+    pub(super) fn neighbour(&mut self, rows: &Rows<<T as Image>::Bank>, for_rules: bool) -> Result<Pass, Reason> {
         if self.work.eni.flags & slot::ISOLATED != 0 {
             return Err(Reason::Isolated);
         }
         match D::DIRECTION {
-            Direction::Egress => self.may_speak(rows)?,
+            Direction::Egress => self.may_speak(rows, for_rules)?,
             Direction::Ingress => self.may_hear(rows)?,
         }
-        if !D::EARLY {
+        if !D::EARLY && !for_rules {
             self.learn();
         }
         Ok(Pass::Neighbour)
@@ -57,16 +63,21 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// Whether a task may say this: for itself, and for nobody else.
     #[inline(always)]
-    fn may_speak(&self, rows: &Rows<<T as Image>::Bank>) -> Result<(), Reason> {
+    fn may_speak(&mut self, rows: &Rows<<T as Image>::Bank>, for_rules: bool) -> Result<(), Reason> {
         let packet = self.packet;
-        let eni = &self.work.eni;
+        let eni = self.work.eni;
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
-        // An answer comes from the address that it is about.
-        let from_elsewhere = is_answer && checked && !same(packet.source, packet.target) && !link_local(packet.source);
+        // An answer comes from the address that it is about, or from one that is good for the link alone.
+        let of_one_kind = link_local(packet.source) == link_local(packet.target) || !link_local(packet.source);
+        let from_elsewhere = is_answer && checked && !same(packet.source, packet.target) && of_one_kind;
         let refused = self.speaks_as_router() || from_elsewhere;
         if self.tables.blur(refused as u32) != 0 {
             return Err(Reason::SpoofedSource);
+        }
+        // Without a rule nobody carries letters.
+        if packet.roomy && !for_rules {
+            return Err(Reason::Malformed);
         }
         // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet, nor need others one who
         // ask for a router or say what they listen to.
@@ -86,7 +97,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let owner = self.tables.blur(rows.address(claimed).slot as u32) as u16;
         // Who forwards for others may answer for them, but for no other task of this host.
         let may_claim = owner == eni.slot || link_local(claimed) || !checked && owner == 0;
-        if may_claim && self.is_hardware_own(checked) {
+        if may_claim && self.is_hardware_own(checked) && self.may_name(is_unnamed, checked) {
             Ok(())
         } else {
             Err(Reason::SpoofedSource)
@@ -109,8 +120,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// Whether a task is to hear this: what is asked of it and answered to it, and what others announce of themselves.
     #[inline(always)]
-    fn may_hear(&self, rows: &Rows<<T as Image>::Bank>) -> Result<(), Reason> {
+    fn may_hear(&mut self, rows: &Rows<<T as Image>::Bank>) -> Result<(), Reason> {
         let packet = self.packet;
+        let hears_own = self.hears_own();
+        let hears_own = self.tables.blur((hears_own && !nobody(packet.source)) as u32) != 0;
         let eni = &self.work.eni;
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let (claimed, meant, to_all) = match packet.neighbour {
@@ -126,11 +139,11 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     Err(Reason::NotForTask)
                 };
             }
-            Neighbour::RouterSolicitation | Neighbour::None => {
+            Neighbour::RouterSolicitation | Neighbour::RouterRole | Neighbour::None => {
                 return if checked { Err(Reason::NotForTask) } else { Ok(()) };
             }
         };
-        if self.tables.blur(rows.address(claimed).slot as u32) as u16 == eni.slot {
+        if self.tables.blur(rows.address(claimed).slot as u32) as u16 == eni.slot || hears_own {
             // The task's own address is nobody else's, unless it has just asked whether it is.
             return if self.knows(claimed, Probed) {
                 Ok(())
@@ -197,7 +210,12 @@ const fn nobody(address: [u64; 2]) -> bool {
 /// Whether no router carries on what goes to this address: link-local, or multicast of the link's scope.
 #[inline(always)]
 pub(super) const fn of_link(address: [u64; 2]) -> bool {
-    link_local(address) || address[0] >> 48 == 0xff02
+    link_local(address) || of_link_group(address)
+}
+
+#[inline(always)]
+const fn of_link_group(address: [u64; 2]) -> bool {
+    address[0] >> 48 == 0xff02
 }
 
 /// `ff02::1`.

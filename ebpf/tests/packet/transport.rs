@@ -133,10 +133,13 @@ fn icmp_messages() {
         let expected = if kind == 255 {
             (MALFORMED, v6(58, 48))
         } else {
-            (
-                Ok(()),
-                of(v6(58, 48), kind, code, exchange, if asks { 0x1234 } else { 0 }),
-            )
+            let neighbour = if matches!(kind, 130 | 134 | 137 | 151..=153) {
+                Neighbour::RouterRole
+            } else {
+                Neighbour::None
+            };
+            let packet = of(v6(58, 48), kind, code, exchange, if asks { 0x1234 } else { 0 });
+            (Ok(()), Packet { neighbour, ..packet })
         };
         let frame = ipv6(58, &icmp(kind, code, 0x1234, b""));
         assert_eq!(parsed(&frame), expected, "ICMPv6 type {kind} code {code}");
@@ -170,6 +173,11 @@ fn neighbour_discovery() {
     };
     let known = [0xfe80 << 48, 0x42];
     let none = [0, 0];
+    // What a router says is known as such whatever its hop limit is.
+    let of_afar = |kind: u8| match kind {
+        130 | 134 | 137 => Neighbour::RouterRole,
+        _ => Neighbour::None,
+    };
     for (kind, neighbour, target) in [
         (133, Neighbour::RouterSolicitation, none),
         (134, Neighbour::Router, none),
@@ -183,12 +191,13 @@ fn neighbour_discovery() {
             Ok(()),
             Packet {
                 hardware,
+                roomy: kind == 133,
                 ..of(kind, 64, neighbour, target)
             },
         );
         assert_eq!(parsed(&message(kind, 255, &TARGET)), expected, "type {kind}");
         for hop_limit in [0, 1, 254] {
-            let expected = (Ok(()), of(kind, 64, Neighbour::None, none));
+            let expected = (Ok(()), of(kind, 64, of_afar(kind), none));
             assert_eq!(
                 parsed(&message(kind, hop_limit, &TARGET)),
                 expected,
@@ -208,7 +217,7 @@ fn neighbour_discovery() {
             (Ok(()), of(kind, 72, neighbour, none)),
             "type {kind}"
         );
-        let expected = (Ok(()), of(kind, 64, Neighbour::None, none));
+        let expected = (Ok(()), of(kind, 64, of_afar(kind), none));
         assert_eq!(
             parsed(&message(kind, 255, &TARGET)),
             expected,

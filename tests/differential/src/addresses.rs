@@ -40,6 +40,16 @@ const ODD: [&str; 14] = [
     "::ffff:169.254.169.254",
 ];
 
+/// The last ones follow from hardware addresses.
+const LINK_LOCALS: [&str; 6] = [
+    "fe80::1",
+    "fe80::2",
+    "fe80::3",
+    "fe80:0:0:1::1",
+    "fe80::ff:fe00:1",
+    "fe80::ff:fe00:2",
+];
+
 impl Generator {
     /// A link: seldom one that no task has.
     pub(super) fn any_link(&self, dice: &mut Rng) -> u32 {
@@ -69,7 +79,9 @@ impl Generator {
             .copied()
             .filter(|own| own.is_ipv6() == v6)
             .collect();
-        if dice.one_in(16) {
+        if v6 && dice.one_in(8) {
+            dice.of(&LINK_LOCALS).parse().expect("an address")
+        } else if dice.one_in(16) {
             let all = [
                 "224.0.0.1",
                 "224.0.0.251",

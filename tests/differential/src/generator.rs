@@ -59,7 +59,7 @@ pub(crate) struct Generator {
 }
 
 const FLAGS: [u8; 10] = [2, 2, 2, 0x12, 0x12, 0x10, 0x10, 0x11, 4, 0x14];
-const NEIGHBOUR_KINDS: [u8; 9] = [130, 131, 132, 143, 133, 134, 135, 136, 137];
+const NEIGHBOUR_KINDS: [u8; 12] = [130, 131, 132, 143, 133, 134, 135, 135, 136, 136, 137, 151];
 
 impl Generator {
     /// With nothing to go on yet.
@@ -144,7 +144,11 @@ impl Generator {
                 let code = if dice.one_in(4) { dice.below(3) as u8 } else { 0 };
                 frames::icmp(answered(asks, direction == asker), code, talk.ports.0, &body)
             }
-            2 if !dice.one_in(3) => [&[dice.of(&[0x11, 0x11, 0x16, 0x22]), 0, 0, 0, 224, 0, 0, 1][..], &body].concat(),
+            2 if !dice.one_in(3) => {
+                let kind = dice.of(&[0x11, 0x11, 0x13, 0x16, 0x22, 0x30, 0x32]);
+                [&[kind, 0, 0, 0, 224, 0, 0, 1][..], &body].concat()
+            }
+            103 if !dice.one_in(3) => [&[dice.of(&[0x20, 0x20, 0x23]), 0, 0, 0][..], &body].concat(),
             _ => body,
         };
         let (frame, jumbo) = wrapped(v6, source, destination, talk.protocol, payload, dice);
@@ -230,8 +234,13 @@ impl Generator {
         } else {
             target
         };
+        let mut frame = frames::arp(1 + dice.below(2) as u8, sender, target);
+        if dice.one_in(4) {
+            let padding = dice.of(&[4, 18, 18, 19, 60]);
+            frame.resize(frame.len() + padding, 0);
+        }
         GeneratedPacket {
-            frame: frames::arp(1 + dice.below(2) as u8, sender, target),
+            frame,
             link,
             direction: any_direction(dice),
             segments: (0, 0),

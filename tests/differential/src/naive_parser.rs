@@ -26,6 +26,8 @@ pub(crate) struct Arp {
     pub(crate) sender: IpAddr,
     /// The address that is asked for.
     pub(crate) target: IpAddr,
+    /// Whether something is behind it that Ethernet does not need.
+    pub(crate) roomy: bool,
 }
 
 /// An IP packet.
@@ -47,6 +49,8 @@ pub(crate) struct Ip {
     pub(crate) fragment: Option<Part>,
     /// Whether something is still to be written where the gate has looked.
     pub(crate) overwritten: bool,
+    /// Whether it is a message by which neighbours or bridges know multicast routers, or one of routers' that hosts drop.
+    pub(crate) router_role: bool,
 }
 
 /// A fragment of a datagram.
@@ -111,6 +115,8 @@ pub(crate) enum Body {
         hardware: Hardware,
         /// Whether it says that it is a router's answer.
         router: bool,
+        /// Whether there is more in it, around it or behind it than hosts say.
+        roomy: bool,
     },
     /// IGMP's membership query.
     IgmpQuery,
@@ -191,6 +197,8 @@ fn read_arp(packet: &[u8]) -> Reading {
         hardware: mac_at(packet, 8),
         sender: v4_at(packet, 14),
         target: v4_at(packet, 24),
+        // As short as Ethernet's frames may be, without its header.
+        roomy: packet.len() > 46,
     })
 }
 
@@ -207,6 +215,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
         body: MALFORMED,
         fragment: None,
         overwritten: false,
+        router_role: false,
     };
     let header = usize::from(packet[0] & 15) * 4;
     let mut total = usize::from(u16_at(packet, 2));
@@ -268,6 +277,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
         body: MALFORMED,
         fragment: None,
         overwritten: false,
+        router_role: false,
     };
     let said = usize::from(u16_at(packet, 4));
     let jumbo = said == 0 && segments.1 > 0;

@@ -129,6 +129,9 @@ fn testable(frame: &mut Vec<u8>) {
     }
 }
 
+/// The ifindex of a bridge.
+const BRIDGE: u32 = 900;
+
 /// Branches of a trunk, by the numbers that tables have for them; their VLAN ids are numbers of links too.
 fn branches() -> impl Iterator<Item = u32> {
     (101..=104).map(|vlan| LinkId::branch(vlan).get())
@@ -153,9 +156,10 @@ impl<'a> Stand<'a> {
         let scene = Fixture::new(image)?;
         let timeouts = match clock {
             Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
-            Clock::Kernels => {
-                [20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500, 1_500, 2_500, 4_500].map(|seconds| seconds * SECOND)
-            }
+            Clock::Kernels => [
+                20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500, 1_500, 2_500, 4_500, 2_500,
+            ]
+            .map(|seconds| seconds * SECOND),
         };
         let mut stand = Self {
             scene,
@@ -169,6 +173,7 @@ impl<'a> Stand<'a> {
                 carriers: BTreeMap::new(),
                 slots: BTreeMap::new(),
                 macs: BTreeMap::new(),
+                segments: BTreeMap::new(),
                 epochs: vec![0; usize::from(u16::MAX)],
                 generation: 0,
                 window: 0,
@@ -236,6 +241,13 @@ impl<'a> Stand<'a> {
             *tally.0.entry(ended).or_default() += 1;
         }
         Ok(tally)
+    }
+
+    /// What a link is a part of, as far as neighbours hear each other.
+    pub(crate) fn segment_on(&self, link: u32) -> u32 {
+        let slot = self.world.eni_on(link).map(|(_, _, slot)| slot);
+        let bridge = slot.and_then(|slot| self.world.segments.get(&slot));
+        bridge.copied().unwrap_or(link)
     }
 
     /// The gate that a link has, and the slot of its ENI.
@@ -317,6 +329,7 @@ impl<'a> Stand<'a> {
                     entry.last = entry.last.wrapping_sub(ticks);
                 }
                 self.oracle.firsts.age(ticks);
+                self.oracle.link_locals.age(ticks);
             }
         }
         Ok(())
@@ -420,6 +433,10 @@ impl<'a> Stand<'a> {
             self.scene.writer.set_mac(slot, mac);
             self.world.macs.remove(&slot);
             self.world.macs.extend(mac.map(|mac| (slot, mac)));
+            let bridge = self.dice.of(&[None, None, Some(BRIDGE)]);
+            self.scene.writer.control().set_segment(slot, bridge.unwrap_or(0));
+            self.world.segments.remove(&slot);
+            self.world.segments.extend(bridge.map(|bridge| (slot, bridge)));
         }
         for slot in 0..=self.scene.highest {
             self.world.epochs[usize::from(slot)] = self.scene.writer.epoch(slot) as u32;

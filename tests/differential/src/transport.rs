@@ -33,11 +33,29 @@ pub(super) fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> 
             headers += 8;
             ports(body, None)
         }
-        (1, false) | (58, true) => icmp(body, packet, v6, &out_of_reach),
+        (1, false) | (58, true) => icmp(body, packet, (at, total), v6, &out_of_reach),
+        (2, false) | (103, _) if body.len() >= 4 && out_of_reach(2) => MALFORMED,
         (2, false) if body.len() >= 8 && body[0] == 0x11 => Body::IgmpQuery,
         _ => Body::Other,
     };
+    ip.router_role = is_router_role(ip, body, packet[7]);
     headers
+}
+
+/// Whether a message makes its sender a router to those who see it. `hops`: IPv6's hop limit.
+fn is_router_role(ip: &Ip, body: &[u8], hops: u8) -> bool {
+    match (ip.protocol, ip.source.is_ipv6(), &ip.body) {
+        (58, true, Body::Icmp { kind, .. }) => match kind {
+            130 => hops != 1,
+            134 | 137 => hops != 255,
+            kind => (151..=153).contains(kind),
+        },
+        // DVMRP, PIM version 1, router discovery.
+        (2, false, Body::Other) if body.len() >= 4 => [0x13, 0x14, 0x30, 0x31, 0x32].contains(&body[0]),
+        // Version 2, hello.
+        (103, _, Body::Other) if body.len() >= 4 => body[0] == 0x20,
+        _ => false,
+    }
 }
 
 fn ports(body: &[u8], segment: Option<Segment>) -> Body {
@@ -49,7 +67,13 @@ fn ports(body: &[u8], segment: Option<Segment>) -> Body {
     }
 }
 
-fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> Body {
+fn icmp(
+    body: &[u8],
+    packet: &[u8],
+    (at, total): (usize, usize),
+    v6: bool,
+    out_of_reach: &dyn Fn(usize) -> bool,
+) -> Body {
     if body.len() < 8 || out_of_reach(8) || body[0] == 255 {
         return MALFORMED;
     }
@@ -65,6 +89,7 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
         None
     };
     let hops = packet[7];
+    let bare = packet.len() == total && at == 40;
     match kind {
         130..=132 | 143 if v6 && hops == 1 => Body::Neighbour {
             kind,
@@ -72,6 +97,8 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
             target: None,
             hardware: Hardware::None,
             router: false,
+            // One header in front, and so many groups.
+            roomy: kind != 130 && (packet.len() > total || ![40, 48].contains(&at) || body.len() > 328),
         },
         // Those that ask for routers say who asks.
         133 if v6 && hops == 255 && body.len() <= 24 && out_of_reach(body.len()) && body.len().is_multiple_of(8) => {
@@ -87,6 +114,7 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
                 Hardware::None
             },
             router: false,
+            roomy: kind == 133 && !(bare && are_ordinary(&body[8..])),
         },
         135 | 136 if v6 && hops == 255 => {
             if body.len() < 24 || out_of_reach(24) {
@@ -105,6 +133,7 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
                     target: Some(target),
                     hardware: hardware(&body[24..]),
                     router: kind == 136 && body[4] >> 7 == 1,
+                    roomy: !(bare && are_ordinary(&body[24..])),
                 }
             }
         }
@@ -115,6 +144,14 @@ fn icmp(body: &[u8], packet: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bo
             quoted: quoted.map(Box::new),
         },
     }
+}
+
+/// Whether options are those that hosts send: two at most of eight bytes, of addresses and a nonce.
+fn are_ordinary(options: &[u8]) -> bool {
+    [0, 8, 16].contains(&options.len())
+        && options
+            .chunks(8)
+            .all(|option| [1, 2, 14].contains(&option[0]) && option[1] == 1)
 }
 
 fn hardware(options: &[u8]) -> Hardware {
@@ -182,5 +219,6 @@ fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> 
         body,
         fragment: None,
         overwritten: false,
+        router_role: false,
     })
 }

@@ -80,6 +80,9 @@ impl Stand<'_> {
             });
         if expected.is_none() {
             self.oracle = before;
+        } else {
+            // Only the gate hears neighbours.
+            self.oracle.link_locals = before.link_locals;
         }
         let found = host.refused_early(&thrown.frame, uplink);
         if found != expected {

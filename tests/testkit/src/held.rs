@@ -10,7 +10,11 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate::dataplane::raw::{Hash, Plain, Shared, tick_nanoseconds};
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Direction, Fragment, Key4, Key6, Usage, image::SLOTS, map, outcome::OUTCOMES, tables::Seen,
+    Charge, Charges, Conn, Direction, Fragment, Key4, Key6, Usage,
+    image::{SLOT_SEGMENTS, SLOTS},
+    map,
+    outcome::OUTCOMES,
+    tables::Seen,
 };
 
 use crate::{daemon::Daemon, fixture::outcome_name, netns::until};
@@ -19,6 +23,7 @@ use crate::{daemon::Daemon, fixture::outcome_name, netns::until};
 pub struct Held {
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     usage: Shared<AtomicU64>,
+    image: Shared<AtomicU64>,
     v4: Hash<Key4, Conn>,
     v6: Hash<Key6, Conn>,
     fragments_v4: Hash<Key4, Fragment>,
@@ -56,6 +61,7 @@ impl Held {
         Ok(Self {
             counters: PerCpuArray::try_from(Map::PerCpuArray(map(map::COUNTERS)?))?,
             usage: Shared::new(&map(map::USAGE)?)?,
+            image: Shared::new(&map(map::IMAGE)?)?,
             v4: Hash::new(map(map::CONNS_V4)?)?,
             v6: Hash::new(map(map::CONNS_V6)?)?,
             fragments_v4: Hash::new(map(map::FRAGMENTS_V4)?)?,
@@ -92,6 +98,19 @@ impl Held {
             Ok(counted == packets)
         })
         .with_context(|| format!("{counted:?} did"))
+    }
+
+    /// The bridges that tasks' links are ports of, for the tasks that have one.
+    pub fn segments(&self) -> Vec<u64> {
+        let words = self
+            .image
+            .iter()
+            .skip((SLOT_SEGMENTS / 8) as usize)
+            .take(SLOTS as usize);
+        words
+            .map(|word| word.load(Relaxed))
+            .filter(|bridge| *bridge != 0)
+            .collect()
     }
 
     /// What is used of the tables, and what was lost.

@@ -92,7 +92,7 @@ fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
         for _ in 0..3 {
             match next(&mut watch)? {
                 LinkEvent::Present { name, .. } => names.insert(name),
-                gone @ LinkEvent::Gone { .. } => bail!("{gone:?}"),
+                other => bail!("{other:?}"),
             };
         }
         ensure!(names == ["lo", "first", "first-peer"].map(str::to_owned).into());
@@ -125,11 +125,38 @@ fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
         let of = |names: &[&str]| -> Vec<_> {
             let named = |event: &&LinkEvent| match event {
                 LinkEvent::Present { name, .. } | LinkEvent::Gone { name, .. } => names.contains(&&**name),
+                LinkEvent::Attached { .. } => false,
             };
             seen.iter().filter(named).cloned().collect()
         };
         ensure!(of(&["second"]) == of_second, "{seen:?}");
         ensure!(of(&["second-peer", "renamed"]) == of_peer, "{seen:?}");
+        Ok(())
+    })
+}
+
+/// A bridge says of a port that left it that the link is gone.
+#[test]
+fn a_watch_sees_links_become_ports_of_a_bridge_and_leave_it() -> Result<()> {
+    sandbox(async || {
+        ip_batch("link add bridge type bridge\nlink add port type veth peer name port-peer")?;
+        let netlink = Netlink::open()?;
+        let (port, bridge) = (
+            netlink.link("port").await?.ifindex,
+            netlink.uplink("bridge").await?.ifindex,
+        );
+        let mut watch = LinkWatch::new()?;
+        while watch.poll()?.is_some() {}
+        for (change, segment) in [
+            ("link set port master bridge", Some(bridge)),
+            ("link set port nomaster", None),
+        ] {
+            ip(change)?;
+            let event = next(&mut watch)?;
+            ensure!(event == LinkEvent::Attached { ifindex: port }, "{change}: {event:?}");
+            ensure!(watch.segment(port) == segment, "{change}: {:?}", watch.segment(port));
+        }
+        ensure!(watch.link("port").is_some_and(|(_, link)| link.task().is_ok()));
         Ok(())
     })
 }

@@ -10,11 +10,22 @@ const HOST_LINK_LOCAL: &str = "fe80::1";
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 
-/// A message with `extra` bytes of options behind its target.
+/// A message with `extra` bytes of options behind its target, which begin with an address.
 fn message(source: &str, destination: &str, kind: u8, target: &str, extra: usize) -> Vec<u8> {
+    const ADDRESS: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 1];
+    let mut options = vec![7; extra];
+    options[..extra.min(8)].copy_from_slice(&ADDRESS[..extra.min(8)]);
+    with_options(source, destination, kind, target, &options)
+}
+
+fn with_options(source: &str, destination: &str, kind: u8, target: &str, options: &[u8]) -> Vec<u8> {
     let plain = neighbour(at(source), at(destination), kind, at(target));
-    let payload = [&plain[54..], &vec![7; extra]].concat();
-    ipv6(at(source), at(destination), 58, 255, &payload)
+    ipv6(at(source), at(destination), 58, 255, &[&plain[54..], options].concat())
+}
+
+fn padded(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
+    frame.resize(length, 0);
+    frame
 }
 
 /// Sends one from the task, and asserts the verdict and all that it leaves.
@@ -50,6 +61,77 @@ fn what_stays_on_the_link_needs_no_rule() -> Result<()> {
         ),
     ] {
         one(name, &frame, true, &["count task egress neighbour 1"])?;
+    }
+    Ok(())
+}
+
+/// Hosts send an address and a nonce (RFC 7527), and Ethernet pads: nothing else passes without a rule.
+#[test]
+fn what_needs_no_rule_has_no_room_for_letters() -> Result<()> {
+    const ADDRESS: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 1];
+    const NONCE: [u8; 8] = [14, 1, 1, 2, 3, 4, 5, 6];
+    let asks = |options: &[u8]| with_options(TASK6, "ff02::1:ff00:7", SOLICITATION, PEER6, options);
+    let answers = |options: &[u8]| with_options(TASK6, HOST_LINK_LOCAL, ADVERTISEMENT, TASK6, options);
+    let router = |options: &[u8]| ipv6(at(TASK6), at("ff02::2"), 58, 255, &icmp(133, 0, 0, options));
+    let routed = |header: u8, payload: &[u8]| {
+        let message = extension(58, header, &[&icmp(ADVERTISEMENT, 0, 0, &[])[..], payload].concat());
+        ipv6(at(TASK6), at(HOST_LINK_LOCAL), 60, 255, &message)
+    };
+    let own6 = &neighbour(at(TASK6), at(TASK6), ADVERTISEMENT, at(TASK6))[62..78];
+    let asks_arp = || arp(1, at(TASK4), at("10.9.0.1"));
+    for (name, frame, passes) in [
+        ("ARP", asks_arp(), true),
+        ("ARP, padded", padded(asks_arp(), 60), true),
+        ("ARP with more", padded(asks_arp(), 61), false),
+        ("asks", asks(&[]), true),
+        ("asks, address and nonce", asks(&[ADDRESS, NONCE].concat()), true),
+        ("asks, three options", asks(&[ADDRESS, NONCE, NONCE].concat()), false),
+        ("asks, a long option", asks(&[&[14, 2], &[0; 14][..]].concat()), false),
+        ("asks, an unknown option", asks(&[38, 1, 0, 0, 0, 0, 0, 0]), false),
+        ("asks, half an option", asks(&[1, 1, 2, 0]), false),
+        ("answers", answers(&ADDRESS), true),
+        (
+            "answers, an unknown option",
+            answers(&[ADDRESS, [38, 1, 0, 0, 0, 0, 0, 0]].concat()),
+            false,
+        ),
+        ("answers, more behind", padded(answers(&ADDRESS), 87), false),
+        ("answers behind a header", routed(1, own6), false),
+        ("asks for routers", router(&ADDRESS), true),
+        ("asks for routers, more", router(&[0; 8]), false),
+    ] {
+        let outcome = if passes { "neighbour" } else { "malformed" };
+        one(name, &frame, passes, &[&format!("count task egress {outcome} 1")])?;
+    }
+    Ok(())
+}
+
+/// Longer reports, and those to somebody, are ICMPv6 for the rules.
+#[test]
+fn a_listener_report_without_a_rule_goes_to_the_link_and_is_about_few_groups() -> Result<()> {
+    let report = |to: &str, groups: usize, header: u8| {
+        let message = icmp(143, 0, 0, &vec![0; 20 * groups]);
+        ipv6(at(TASK6), at(to), 0, 1, &extension(58, header, &message))
+    };
+    for (name, frame, bytes) in [
+        ("few groups", report("ff02::16", 16, 1), None),
+        ("many groups", report("ff02::16", 17, 1), Some(396)),
+        ("a long header", report("ff02::16", 1, 2), Some(84)),
+        ("more behind", padded(report("ff02::16", 1, 1), 140), Some(76)),
+        ("to somebody", report(HOST_LINK_LOCAL, 1, 1), Some(76)),
+    ] {
+        let to = if name == "to somebody" {
+            HOST_LINK_LOCAL
+        } else {
+            "ff02::16"
+        };
+        match bytes {
+            None => one(name, &frame, true, &["count task egress neighbour 1"])?,
+            Some(bytes) => {
+                let denied = format!("denied task egress icmpv6 {TASK6} {to} no-rule, 1 packets {bytes} bytes");
+                one(name, &frame, false, &["count task egress no-rule 1", &denied])?;
+            }
+        }
     }
     Ok(())
 }
@@ -112,6 +194,27 @@ fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<
         }
         Ok(())
     })
+}
+
+/// A rule says where a message may go, and not what it may say: the one that it goes to may be on the link.
+#[test]
+fn nobody_speaks_for_another_where_a_rule_lets_it() -> Result<()> {
+    let any = [(Protocol::All, "::/0")];
+    for (what, about, source, passes) in [
+        ("itself", TASK6, TASK6, true),
+        ("another", STRANGER6, TASK6, false),
+        ("the gateway", HOST_LINK_LOCAL, TASK6, false),
+    ] {
+        on_host_and_in_kernel(|stage| {
+            stage.set(with_rules(&[], &any))?;
+            let tells = message(source, PEER6, ADVERTISEMENT, about, 8);
+            assert_eq!(stage.egress(&tells)?, passes, "{what}, {}", stage.name);
+            let count = String::from("count task egress spoofed-source 1");
+            assert_eq!(stage.lines()?.contains(&count), !passes, "{what}, {}", stage.name);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

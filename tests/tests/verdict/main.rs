@@ -7,6 +7,7 @@ mod errors;
 mod full;
 mod groups;
 mod headers;
+mod link_local;
 mod neighbours;
 mod odd;
 mod sequence;

@@ -103,6 +103,7 @@ fn neighbour_discovery_names_the_tasks_own_addresses() -> Result<()> {
     let message =
         |source: &str, destination: &str, kind, target: &str| neighbour(at(source), at(destination), kind, at(target));
     let solicited = "ff02::1:ff00:5";
+    let asks_for_routers = |source: &str| ipv6(at(source), at(ALL_ROUTERS), 58, 255, &icmp(133, 0, 0, &[]));
     check(&[
         (
             "asks for the gateway",
@@ -147,16 +148,11 @@ fn neighbour_discovery_names_the_tasks_own_addresses() -> Result<()> {
             message(TASK6, GATEWAY6, 136, "2001:db8:9::6"),
             "spoofed-source",
         ),
-        (
-            "asks for routers",
-            Egress,
-            message("fe80::5", ALL_ROUTERS, 133, NOBODY6),
-            "neighbour",
-        ),
+        ("asks for routers", Egress, asks_for_routers("fe80::5"), "neighbour"),
         (
             "asks for routers without an address",
             Egress,
-            message(NOBODY6, ALL_ROUTERS, 133, NOBODY6),
+            asks_for_routers(NOBODY6),
             "neighbour",
         ),
         (
@@ -357,6 +353,9 @@ fn a_task_that_probes_its_address_hears_who_has_it() -> Result<()> {
 /// A task that may speak for others is no router to its neighbours all the same, and takes no other task's address.
 #[test]
 fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
+    /// PIM of version 2.
+    const JOIN: [u8; 4] = [0x23, 0, 0, 0];
+    const HELLO: [u8; 4] = [0x20, 0, 0, 0];
     on_host_and_in_kernel(|stage| {
         let any = [(Protocol::All, "0.0.0.0/0"), (Protocol::All, "::/0")];
         for checks in [true, false] {
@@ -369,12 +368,30 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
             let query = [0x11, 0, 0, 0, 224, 0, 0, 1];
             // What a rule let through vouches for nothing.
             assert!(stage.egress(&v4("224.0.0.1", 2, &[0x16, 0, 0, 0, 224, 0, 0, 1]))?);
+            assert!(stage.egress(&v4("224.0.0.13", 103, &JOIN))?);
+            let pim6 = |message: &[u8]| ipv6(at("fe80::5"), at("ff02::d"), 103, 1, message);
+            assert!(stage.egress(&pim6(&JOIN))?);
             let frames = [
                 v6(ALL_NODES, 134, 255),
                 v6(GATEWAY6, 134, 255),
                 v6("2001:db8:9::1", 134, 255),
                 v6("2001:db8:9::1", 137, 255),
                 v6(ALL_NODES, 130, 1),
+                // Hosts drop these, and bridges look less closely.
+                v6(ALL_NODES, 130, 64),
+                v6("2001:db8:9::1", 130, 255),
+                v6(ALL_NODES, 134, 64),
+                v6(ALL_NODES, 137, 1),
+                v6("ff02::6a", 151, 1),
+                v6("ff02::2", 152, 1),
+                v6("ff02::6a", 153, 64),
+                pim6(&HELLO),
+                v4("224.0.0.13", 103, &HELLO),
+                v4("224.0.0.106", 2, &[0x30, 20, 0, 0, 0, 0, 0, 0]),
+                v4("224.0.0.2", 2, &[0x31, 0, 0, 0]),
+                v4("224.0.0.106", 2, &[0x32, 0, 0, 0]),
+                v4("224.0.0.4", 2, &[0x13, 1, 0, 0]),
+                v4("224.0.0.2", 2, &[0x14, 0, 0, 0]),
                 v4("10.9.0.1", 1, &icmp(5, 1, 0, &[0; 28])),
                 v4("224.0.0.1", 1, &icmp(9, 0, 0, &[0; 8])),
                 v4("224.0.0.1", 2, &query),
@@ -385,6 +402,11 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
             }
             let count = format!("count task egress spoofed-source {}", frames.len());
             assert!(stage.lines()?.contains(&count), "{:?}", stage.lines()?);
+            // A task may hear them, where a rule says so.
+            let hello = ip(at(PEER4), at("224.0.0.13"), 103, &HELLO);
+            assert!(stage.ingress(&hello)?, "{}", stage.name);
+            let found = ipv6(at(GATEWAY6), at("ff02::6a"), 58, 1, &icmp(151, 0, 0, &[]));
+            assert!(stage.ingress(&found)?, "{}", stage.name);
             assert_eq!(
                 stage.egress(&arp(2, at("10.9.0.77"), at("10.9.0.1")))?,
                 !checks,

@@ -103,6 +103,23 @@ fn a_forged_fin_does_not_close_what_is_half_closed() -> Result<()> {
     })
 }
 
+/// One guess in 65,536 fits. Where the task then acknowledges more of its peer, there was no end.
+#[test]
+fn a_forged_fin_is_taken_back_when_the_peer_goes_on() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (acknowledged, open) in [(101, true), (2, false)] {
+            established(stage)?;
+            assert!(stage.ingress(&peer(FIN_ACK, 1, 1, b""))?);
+            assert!(stage.ingress(&peer(flags::ACK, 1, 1, &[0; 100]))?);
+            assert!(stage.egress(&own(flags::ACK, 1, acknowledged, b""))?);
+            stage.wait(100_000)?;
+            let passes = stage.egress(&own(flags::ACK, 1, acknowledged, b"push"))?;
+            assert_eq!(passes, open, "{acknowledged}, {}", stage.name);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_half_closed_connection_is_waited_for_ten_minutes() -> Result<()> {
     on_host_and_in_kernel(|stage| {

@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicU64;
 use taskgate_ebpf::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
     CONTROL_SHARES, CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK,
-    ROWS_BANK, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, Share, Shared, Timeout, address, slot,
+    ROWS_BANK, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOT_SEGMENTS, SLOTS, Share, Shared, Timeout, address,
+    slot,
 };
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
 use taskgate_ebpf::packet::hardware_number;
@@ -66,6 +67,13 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
     /// else. 0: there is none.
     pub fn set_former_trunk(&self, ifindex: u32) {
         Words(&self.0).publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
+    }
+
+    /// Says which bridge a slot's link is a port of, by its ifindex; 0: it is a link by itself. On each link a link-local
+    /// address is one neighbour's.
+    pub fn set_segment(&self, slot: u16, bridge: u32) {
+        let at = SLOT_SEGMENTS + 8 * (u32::from(slot) % SLOTS);
+        Words(&self.0).publish(CONTROL_BANK, at, bridge.into());
     }
 
     /// Whether a link carries a slot's ENI.

@@ -9,7 +9,7 @@ use aya::{
 };
 use log::LevelFilter;
 use taskgate_ebpf::abi::{
-    Conn, Denial, Fragment, Key4, Key6, NeighbourCache, Usage,
+    Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage,
     image::{BANK_BYTES, POLICY_BANK, SLOTS, Shared},
     map,
     outcome::OUTCOMES,
@@ -168,7 +168,7 @@ pub(super) struct Shape {
 impl Shape {
     const MMAPABLE: u32 = 1 << 10;
 
-    pub(super) fn all(options: &LoadOptions) -> [Self; 11] {
+    pub(super) fn all(options: &LoadOptions) -> [Self; 12] {
         let hash = |name, key, value, entries| Self {
             name,
             kind: MapType::Hash,
@@ -224,6 +224,14 @@ impl Shape {
                 options.slots,
                 Self::MMAPABLE,
             ),
+            Self {
+                name: map::LINK_LOCALS,
+                kind: MapType::LruHash,
+                key: size_of::<LinkLocalKey>(),
+                value: size_of::<LinkLocal>(),
+                entries: None,
+                flags: 0,
+            },
             array(map::COUNTERS, MapType::PerCpuArray, counters, 2 * options.slots, 0),
             Self {
                 name: map::EVENTS,

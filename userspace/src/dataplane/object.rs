@@ -240,7 +240,9 @@ fn missing(kind: &'static str, name: &'static str) -> LoadError {
 
 fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) => Ok(data),
+        Some(
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data),
+        ) => Ok(data),
         _ => Err(missing("map", name)),
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
+    Charge, Charges, Conn, Denial, Direction, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, Usage,
     image::{CONTROL_WINDOW, TIMEOUTS, Timeout},
     map,
     outcome::OUTCOMES,
@@ -31,6 +31,7 @@ pub struct KernelTables {
     conns: ByFamily<Conn>,
     denials: ByFamily<Denial>,
     fragments: ByFamily<Fragment>,
+    link_locals: Hash<LinkLocalKey, LinkLocal>,
     usage: Shared<AtomicU64>,
     image: Shared<AtomicU64>,
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
@@ -50,6 +51,10 @@ impl KernelTables {
             conns: ByFamily::new(object, map::CONNS_V4, map::CONNS_V6)?,
             denials: ByFamily::new(object, map::DENIALS_V4, map::DENIALS_V6)?,
             fragments: ByFamily::new(object, map::FRAGMENTS_V4, map::FRAGMENTS_V6)?,
+            link_locals: Hash::new(object.map(map::LINK_LOCALS)?).map_err(|cause| LoadError::Open {
+                map: map::LINK_LOCALS,
+                cause,
+            })?,
             usage: object.usage()?,
             image: object.image()?,
             counters: counters.map_err(|cause| LoadError::Map {
@@ -99,6 +104,11 @@ impl KernelTables {
     /// The fragments' tables themselves, for tests and tools.
     pub fn raw_fragments(&self) -> (&Hash<Key4, Fragment>, &Hash<Key6, Fragment>) {
         (&self.fragments.v4, &self.fragments.v6)
+    }
+
+    /// Who has link-local addresses, likewise.
+    pub fn raw_link_locals(&self) -> &Hash<LinkLocalKey, LinkLocal> {
+        &self.link_locals
     }
 
     /// Gives a removed entry's charge back; `removed`: the offset of the table's counts in a slot's usage.

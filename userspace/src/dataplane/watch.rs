@@ -8,8 +8,8 @@ use std::{
 };
 
 use netlink_packet_route::{
-    RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    AddressFamily, RouteNetlinkMessage,
+    link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rtnetlink::packet_core::NetlinkPayload;
@@ -20,7 +20,7 @@ use super::{
     rtnl::Rtnl,
 };
 
-/// A link came or went. A new name is both: the old one went, the new one came.
+/// A link came or went, or is part of another one now. A new name is both: the old one went, the new one came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
     /// There is a link of this name.
@@ -39,6 +39,11 @@ pub enum LinkEvent {
         /// Where it moved to, if the kernel said so.
         moved: Option<Moved>,
     },
+    /// A link became the port of a bridge, or is none any more; or a bridge tells VLANs apart from now on, or no more.
+    Attached {
+        /// The link's or bridge's number.
+        ifindex: u32,
+    },
 }
 
 /// Where a link is now that moved to another network namespace (Linux 4.16 on tells).
@@ -56,6 +61,10 @@ pub struct KnownLink {
     name: String,
     /// What was said of it that matters here: a message has some kilobytes.
     message: LinkMessage,
+    /// The bridge, or any other link, that it is part of.
+    controller: Option<u32>,
+    /// Whether it is a bridge whose ports all hear each other: one that tells VLANs apart is several.
+    is_segment: bool,
 }
 
 impl KnownLink {
@@ -63,11 +72,13 @@ impl KnownLink {
         let name = name(message)?.to_owned();
         let mut kept = LinkMessage::default();
         kept.header = message.header.clone();
+        let mut controller = None;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(_) | LinkAttribute::Link(_) | LinkAttribute::LinkNetNsId(_) => {
                     kept.attributes.push(attribute.clone());
                 }
+                LinkAttribute::Controller(ifindex) => controller = Some(*ifindex),
                 LinkAttribute::LinkInfo(infos) => {
                     let kind = infos.iter().filter(|info| matches!(info, LinkInfo::Kind(_)));
                     kept.attributes.push(LinkAttribute::LinkInfo(kind.cloned().collect()));
@@ -75,7 +86,12 @@ impl KnownLink {
                 _ => {}
             }
         }
-        Some(Self { name, message: kept })
+        Some(Self {
+            name,
+            message: kept,
+            controller,
+            is_segment: matches!(kind(message), Some(InfoKind::Bridge)) && !tells_vlans_apart(message),
+        })
     }
 
     /// Its name.
@@ -218,6 +234,12 @@ impl LinkWatch {
         Some((ifindex, self.known.get(&ifindex)?))
     }
 
+    /// The bridge that a link is a port of, if all of its ports hear each other.
+    pub fn segment(&self, ifindex: u32) -> Option<u32> {
+        let bridge = self.known.get(&ifindex)?.controller?;
+        self.known.get(&bridge)?.is_segment.then_some(bridge)
+    }
+
     /// Whether a link has this number.
     pub fn has(&self, ifindex: u32) -> bool {
         self.known.contains_key(&ifindex)
@@ -233,6 +255,10 @@ impl LinkWatch {
 
     fn hear(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
         match message {
+            // A bridge tells of its ports, and says that one went when it only left the bridge.
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message),
+            ) if message.header.interface_family == AddressFamily::Bridge => {}
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
                 if let Some(link) = KnownLink::of(&message) {
                     self.present(message.header.index, link);
@@ -260,7 +286,7 @@ impl LinkWatch {
         for (ifindex, link) in links {
             let name = link.name.clone();
             if self.known.get(&ifindex).is_some_and(|known| known.name == name) {
-                self.known.insert(ifindex, link);
+                self.renew(ifindex, link);
                 self.events.push_back(LinkEvent::Present { name, ifindex });
             } else {
                 self.present(ifindex, link);
@@ -269,10 +295,8 @@ impl LinkWatch {
     }
 
     fn present(&mut self, ifindex: u32, link: KnownLink) {
-        if let Some(known) = self.known.get_mut(&ifindex)
-            && known.name == link.name
-        {
-            *known = link;
+        if self.known.get(&ifindex).is_some_and(|known| known.name == link.name) {
+            self.renew(ifindex, link);
             return;
         }
         self.gone(ifindex, None);
@@ -280,6 +304,14 @@ impl LinkWatch {
         self.names.insert(name.clone(), ifindex);
         self.known.insert(ifindex, link);
         self.events.push_back(LinkEvent::Present { name, ifindex });
+    }
+
+    fn renew(&mut self, ifindex: u32, link: KnownLink) {
+        let attached = (link.controller, link.is_segment);
+        let before = self.known.insert(ifindex, link);
+        if before.is_none_or(|before| (before.controller, before.is_segment) != attached) {
+            self.events.push_back(LinkEvent::Attached { ifindex });
+        }
     }
 
     fn gone(&mut self, ifindex: u32, moved: Option<Moved>) {
@@ -301,6 +333,16 @@ fn refused() -> impl FnOnce(io::Error) -> Refused {
     Refused::of("watch", "links")
 }
 
+fn tells_vlans_apart(message: &LinkMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| match info {
+            LinkInfo::Data(InfoData::Bridge(data)) => data.contains(&InfoBridge::VlanFiltering(true)),
+            _ => false,
+        }),
+        _ => false,
+    })
+}
+
 fn moved(message: &LinkMessage) -> Option<Moved> {
     let find = |of: fn(&LinkAttribute) -> Option<i32>| message.attributes.iter().find_map(of);
     let namespace = find(|attribute| match attribute {
@@ -315,4 +357,29 @@ fn moved(message: &LinkMessage) -> Option<Moved> {
         namespace,
         ifindex: ifindex.map_or(message.header.index, i32::cast_unsigned),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+    use super::KnownLink;
+
+    #[test]
+    fn a_bridge_that_tells_vlans_apart_is_not_one_link_to_its_ports() {
+        for (kind, filters, is_segment) in [
+            (InfoKind::Bridge, false, true),
+            (InfoKind::Bridge, true, false),
+            (InfoKind::Vrf, false, false),
+        ] {
+            let mut message = LinkMessage::default();
+            let data = InfoData::Bridge(vec![InfoBridge::VlanFiltering(filters)]);
+            message.attributes = vec![
+                LinkAttribute::IfName("it".to_owned()),
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]),
+            ];
+            let known = KnownLink::of(&message).expect("it has a name");
+            assert_eq!(known.is_segment, is_segment, "{message:?}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod entry;
 mod event;
 mod fragment;
 mod key;
+mod link_local;
 mod neighbours;
 pub mod state;
 mod usage;
@@ -22,6 +23,7 @@ pub use entry::{Flags, Seen, Totals};
 pub use event::Event;
 pub use fragment::Fragment;
 pub use key::{Key4, Key6, denial_tail, split_denial_tail};
+pub use link_local::{LinkLocal, LinkLocalKey};
 pub use neighbours::{NeighbourCache, NeighbourEntry, NeighbourKind};
 pub use usage::{Charge, Charges, Usage};
 
@@ -42,7 +44,9 @@ const _: () = {
     assert!(size_of::<Denial>() == 32);
     assert!(size_of::<Fragment>() == 24);
     assert!(size_of::<Usage>() == 128);
-    assert!(size_of::<NeighbourCache>() == 96);
+    assert!(size_of::<NeighbourCache>() == 112);
+    assert!(size_of::<LinkLocalKey>() == 16);
+    assert!(size_of::<LinkLocal>() == 16);
     assert!(size_of::<Event>() == 64);
 };
 

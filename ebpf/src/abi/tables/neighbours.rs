@@ -1,12 +1,18 @@
 //! What is kept of neighbour discovery.
 
 use super::{Word, pair};
+use crate::conntrack::idle;
 
-/// What a task's neighbours said, and what it asked about itself: 96 bytes for each slot. Each address has one place, by
+/// What a task's neighbours said, and what it asked about itself: 112 bytes for each slot. Each address has one place, by
 /// its lowest bits; who comes last has it.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
-pub struct NeighbourCache([NeighbourEntry; 4]);
+pub struct NeighbourCache {
+    entries: [NeighbourEntry; 4],
+    /// Link-local addresses that the task, and that its neighbours, named first: since when they are counted above, how many
+    /// below.
+    named: [Word; 2],
+}
 
 /// An address in it: 24 bytes.
 #[derive(Clone, Debug, Default)]
@@ -31,7 +37,7 @@ pub enum NeighbourKind {
 impl NeighbourCache {
     #[inline(always)]
     fn place(&self, address: [u64; 2]) -> &NeighbourEntry {
-        &self.0[(address[1] & 3) as usize]
+        &self.entries[(address[1] & 3) as usize]
     }
 
     /// Whether an address is kept as this kind, of this link and epoch.
@@ -57,6 +63,19 @@ impl NeighbourCache {
     #[inline(always)]
     pub fn forget(&self, address: [u64; 2]) {
         self.place(address).whose.set(0);
+    }
+
+    /// Counts a link-local address that nobody named before; `false` where its side has named as many as it may in a span.
+    #[inline(always)]
+    pub fn may_name_one_more(&self, is_neighbour: bool, most: u32, now: u32, span: u32) -> bool {
+        let named = &self.named[is_neighbour as usize];
+        let (since, count) = ((named.get() >> 32) as u32, named.get() as u32);
+        let is_over = count == 0 || idle(now, since, span);
+        if !is_over && count >= most {
+            return false;
+        }
+        named.set(if is_over { pair(now, 1) } else { pair(since, count + 1) });
+        true
     }
 
     #[inline(always)]

@@ -9,19 +9,23 @@ use taskgate_ebpf::abi::Outcome;
 pub(super) struct Ended {
     pub(super) link: u32,
     pub(super) slot: Option<u16>,
+    /// The link, or the bridge that it was a port of then.
+    pub(super) segment: u32,
     pub(super) outcome: Outcome,
 }
 
-/// The links that had an ENI in common with the one of the last packet, at any time, directly or by way of others;
+/// The links that had an ENI or a bridge in common with the one of the last packet, at any time, directly or by way of others;
 /// nothing if those are all that there were packets on.
 pub(super) fn neighbourhood(ended: &[Ended]) -> Option<BTreeSet<u32>> {
     let mut links = BTreeSet::from([ended.last()?.link]);
     loop {
         let on_links = ended.iter().filter(|ended| links.contains(&ended.link));
         let slots: BTreeSet<u16> = on_links.filter_map(|ended| ended.slot).collect();
+        let on_links = ended.iter().filter(|ended| links.contains(&ended.link));
+        let segments: BTreeSet<u32> = on_links.map(|ended| ended.segment).collect();
         let of_slots = ended
             .iter()
-            .filter(|ended| ended.slot.is_some_and(|slot| slots.contains(&slot)));
+            .filter(|ended| segments.contains(&ended.segment) || ended.slot.is_some_and(|slot| slots.contains(&slot)));
         let before = links.len();
         links.extend(of_slots.map(|ended| ended.link));
         if links.len() == before {

@@ -150,7 +150,8 @@ impl Entry<'_> {
                 // What a bridge floods past the task, and what goes to several hosts, is counted and not held against it.
                 let may_be_others = self.direction == Direction::Ingress
                     && (reason == Reason::NotForTask || is_of_many(ip.destination));
-                !recorded && (may_be_others || matches!(ip.body, Body::Neighbour { .. }))
+                let may_be_neighbours = matches!(ip.body, Body::Neighbour { .. }) || ip.router_role;
+                !recorded && (may_be_others || may_be_neighbours)
             }
         };
         (known || tracked) && !as_neighbour

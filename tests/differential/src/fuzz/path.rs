@@ -155,6 +155,7 @@ impl<'a> Walk<'a> {
         self.ended.push(Ended {
             link: thrown.link,
             slot: gate.map(|(_, slot)| slot),
+            segment: self.stand.segment_on(thrown.link),
             outcome,
         });
         *self.tally.0.entry(Outcome::name(outcome)).or_default() += 1;

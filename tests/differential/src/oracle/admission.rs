@@ -11,7 +11,7 @@ use super::{
     entries::Entry,
     is_of_many,
     names::{Case, exchange},
-    neighbours::{is_link_local, is_on_link},
+    neighbours::is_on_link,
 };
 
 /// Why a packet is let in.
@@ -35,7 +35,7 @@ fn model_direction(direction: Direction) -> model::Direction {
 impl Oracle {
     /// Judges a packet by the rules of a direction.
     pub(super) fn admit(
-        &self,
+        &mut self,
         case: &Case<'_>,
         ip: &Ip,
         judged: Direction,
@@ -47,8 +47,14 @@ impl Oracle {
             return Err(Reason::Isolated);
         }
         let (local, remote) = case.ends(ip);
-        // A link-local address is the task's own, toward whoever is on the link.
-        let stays = is_link_local(local) && (case.direction == Direction::Ingress || is_on_link(remote));
+        // A link-local address that is the task's own is so toward whoever is on the link.
+        let own_on_link = match (local, case.direction) {
+            (IpAddr::V6(address), _) if !address.is_unicast_link_local() => false,
+            (IpAddr::V6(address), Direction::Egress) => self.link_locals.is_said(case, slot, address, false),
+            (IpAddr::V6(address), Direction::Ingress) => self.link_locals.is_meant(case, slot, address),
+            (IpAddr::V4(_), _) => false,
+        };
+        let stays = own_on_link && (case.direction == Direction::Ingress || is_on_link(remote));
         let own = stays || eni.addresses.contains(&local);
         let exempt = |dhcp| {
             Ok(Admission {
@@ -63,7 +69,7 @@ impl Oracle {
         // What comes before the task has an address goes to all, or to an address that it has from nobody.
         let to_whoever_asked = match local {
             IpAddr::V4(address) => address.is_broadcast(),
-            IpAddr::V6(_) => is_link_local(local),
+            IpAddr::V6(_) => false,
         };
         if answers_dhcp && (own || to_whoever_asked) {
             return exempt(true);
@@ -71,7 +77,7 @@ impl Oracle {
         if case.direction == Direction::Egress && world.model.exempt().dhcp && case.is_dhcp(ip) {
             let unknown = match local {
                 IpAddr::V4(address) => address.is_unspecified(),
-                IpAddr::V6(_) => is_link_local(local),
+                IpAddr::V6(_) => own_on_link,
             };
             if own || unknown {
                 return exempt(true);
@@ -80,7 +86,7 @@ impl Oracle {
         if case.direction == Direction::Egress && eni.source_dest_check && !own {
             return Err(Reason::SpoofedSource);
         }
-        let to_group = case.direction == Direction::Ingress && !own && goes_to_group(case, ip);
+        let to_group = case.direction == Direction::Ingress && !own && is_of_many(ip.destination);
         if case.direction == Direction::Ingress && !own && !to_group {
             let mac = case.world.macs.get(&slot);
             let another = mac.is_some_and(|mac| case.to.is_some_and(|to| to != *mac));
@@ -160,9 +166,4 @@ impl Oracle {
         let live = entry.epoch == world.epoch(entry.slot) && !idle && !changed && !of_many;
         live.then_some(entry)
     }
-}
-
-/// Whether an address is that of many hosts, or the frame goes to many.
-fn goes_to_group(case: &Case<'_>, ip: &Ip) -> bool {
-    is_of_many(ip.destination) || case.to.is_some_and(|to| to[0] % 2 == 1)
 }

@@ -4,6 +4,7 @@
 mod admission;
 mod entries;
 mod firsts;
+mod link_locals;
 mod names;
 mod neighbours;
 mod room;
@@ -25,6 +26,7 @@ use self::{
     admission::Admission,
     entries::record_flags,
     firsts::Firsts,
+    link_locals::LinkLocals,
     names::{Case, as_dhcp, is_error, request_code},
     neighbours::{Kepts, speaks_as_router},
     room::{Refused, Taken, keeps_free, pays},
@@ -51,6 +53,8 @@ pub(crate) struct World {
     pub(crate) slots: BTreeMap<String, u16>,
     /// The hardware addresses of slots, where they are known.
     pub(crate) macs: BTreeMap<u16, [u8; 6]>,
+    /// The bridges of slots' links, where they have one.
+    pub(crate) segments: BTreeMap<u16, u32>,
     /// Epochs by slot.
     pub(crate) epochs: Vec<u32>,
     /// Which configuration it is.
@@ -80,6 +84,8 @@ pub(crate) struct Oracle {
     pub(crate) firsts: Firsts,
     /// What tasks probed, and who spoke to them.
     pub(crate) kepts: Kepts,
+    /// Who has link-local addresses.
+    pub(crate) link_locals: LinkLocals,
     /// Packets that passed or were dropped without a record, by slot.
     pub(crate) lost: BTreeMap<u16, (u64, u64)>,
     /// Packets whose connections found no room, by slot.
@@ -161,16 +167,21 @@ impl Oracle {
             now,
         };
         let slot = world.eni_on(link).map_or(0, |(_, _, slot)| slot);
+        let lies = self.kepts.lies_beyond(&case, &mut self.link_locals, reading);
         let as_sent = self.firsts.rejoined(&case, self.kepts.as_sent(&case, reading));
         let reading = &as_sent;
         let judged = match reading {
             Reading::Nameless(reason) => unless_unknown(&case, *reason),
-            Reading::Arp(_) => self.kepts.judge(&case, reading),
+            Reading::Arp(_) => self.kepts.judge(&case, &mut self.link_locals, reading),
             Reading::Ip(ip) if ip.overwritten => unless_unknown(&case, Reason::Malformed),
             Reading::Ip(ip) => match ip.body {
                 Body::Bad(reason) => unless_unknown(&case, reason),
-                Body::Neighbour { .. } => self.kepts.judge(&case, reading),
-                _ if speaks_as_router(&case, ip) => unless_unknown(&case, Reason::SpoofedSource),
+                Body::Neighbour { .. } => self.kepts.judge(&case, &mut self.link_locals, reading),
+                _ if lies => unless_unknown(&case, Reason::SpoofedSource),
+                _ if speaks_as_router(&case, ip) => match world.eni_on(link) {
+                    Some((_, gate, _)) if gate.isolated && ip.source.is_ipv6() => Err(Reason::Isolated),
+                    _ => unless_unknown(&case, Reason::SpoofedSource),
+                },
                 _ => self.follow(&case, ip),
             },
         };
@@ -191,7 +202,7 @@ impl Oracle {
         // Neighbour discovery leaves no record, as ARP.
         if let (Outcome::Drop(reason), Reading::Ip(ip)) = (outcome, reading)
             && slot > 0
-            && (ip.overwritten || !matches!(ip.body, Body::Neighbour { .. }))
+            && (ip.overwritten || !is_neighbours(&case, ip))
             && is_meant(&case, ip, reason, slot)
         {
             self.record(&case, ip, reason, slot);
@@ -279,7 +290,9 @@ impl Oracle {
             let asked = self.conns.get(&as_dhcp(&names[0]));
             asked.is_some_and(|asked| {
                 let idle = case.now.wrapping_sub(asked.last) > asked.timeout(17, case.world);
-                let cut = case.world.flags & control::CUT != 0 && asked.generation != case.world.generation;
+                // One that an untracked rule let out by this name is its rule's.
+                let cut = (asked.untracked || case.world.flags & control::CUT != 0)
+                    && asked.generation != case.world.generation;
                 !idle && !cut && asked.epoch == case.world.epoch(asked.slot)
             })
         };
@@ -395,6 +408,11 @@ fn is_meant(case: &Case<'_>, ip: &Ip, reason: Reason, slot: u16) -> bool {
         return [Reason::ConnectionsFull, Reason::TaskConnectionsFull].contains(&reason);
     }
     reason != Reason::NotForTask || case.to.is_some() && case.world.macs.get(&slot) == case.to.as_ref()
+}
+
+/// Whether it is between neighbours, and not for the rules.
+fn is_neighbours(case: &Case<'_>, ip: &Ip) -> bool {
+    matches!(ip.body, Body::Neighbour { .. }) || ip.source.is_ipv6() && speaks_as_router(case, ip)
 }
 
 fn unless_unknown(case: &Case<'_>, reason: Reason) -> Result<Pass, Reason> {

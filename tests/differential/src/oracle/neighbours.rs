@@ -1,12 +1,16 @@
 //! ARP, neighbour discovery and listener discovery.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use taskgate::model::Eni;
 use taskgate_ebpf::abi::{Direction, LinkId, Pass, Reason};
 
 use super::{
     super::naive_parser::{Body, Hardware, Ip, Reading},
+    link_locals::LinkLocals,
     names::Case,
 };
 
@@ -19,6 +23,7 @@ struct Message {
     target: Option<IpAddr>,
     hardware: Hardware,
     router: bool,
+    roomy: bool,
 }
 
 impl Message {
@@ -31,6 +36,7 @@ impl Message {
                 target: Some(arp.target),
                 hardware: Hardware::Is(arp.hardware),
                 router: false,
+                roomy: arp.roomy,
             }),
             Reading::Ip(ip) => match ip.body {
                 Body::Neighbour {
@@ -38,6 +44,7 @@ impl Message {
                     target,
                     hardware,
                     router,
+                    roomy,
                     ..
                 } => Some(Self {
                     kind,
@@ -46,10 +53,32 @@ impl Message {
                     target,
                     hardware,
                     router,
+                    roomy,
                 }),
                 _ => None,
             },
             Reading::Nameless(_) => None,
+        }
+    }
+
+    /// The link-local address that a task speaks from, or that it answers for, and whether it only asks for that.
+    fn names_on_link(&self, checked: bool) -> Option<(Ipv6Addr, bool)> {
+        let asks = self.source.is_unspecified();
+        let named = if asks || self.kind == 136 && !(checked && is_link_local(self.source)) {
+            self.target?
+        } else {
+            self.source
+        };
+        link_local(named).map(|named| (named, asks))
+    }
+
+    /// The link-local address that somebody on the other side has, or is about to have.
+    fn tells_of(&self) -> Option<Ipv6Addr> {
+        let target = self.target.and_then(link_local);
+        match self.kind {
+            136 => target.or(link_local(self.source)),
+            135 if self.source.is_unspecified() => target,
+            _ => link_local(self.source),
         }
     }
 
@@ -102,15 +131,28 @@ impl Kepts {
     }
 
     /// ARP and neighbour discovery need no rule, but a task takes part only as itself.
-    pub(super) fn judge(&mut self, case: &Case<'_>, reading: &Reading) -> Result<Pass, Reason> {
+    pub(super) fn judge(
+        &mut self,
+        case: &Case<'_>,
+        link_locals: &mut LinkLocals,
+        reading: &Reading,
+    ) -> Result<Pass, Reason> {
         let (eni, gate, slot) = case.world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
         if gate.isolated {
             return Err(Reason::Isolated);
         }
         let message = Message::of(reading).expect("it is one");
         match case.direction {
-            Direction::Egress => may_say(case, eni, slot, &message)?,
-            Direction::Ingress => self.may_hear(case, eni, slot, &message)?,
+            Direction::Egress => says(case, link_locals, &message)?,
+            Direction::Ingress => {
+                let address = message.tells_of();
+                if let Some(address) = address {
+                    link_locals.is_heard(case, slot, address);
+                }
+                let is_own = address.is_some_and(|address| link_locals.is_own(case, slot, address));
+                let claims_own = is_own && !message.source.is_unspecified();
+                self.may_hear(case, eni, slot, &message, claims_own)?;
+            }
         }
         let unnamed = message.source.is_unspecified();
         if message.is_about_addresses() {
@@ -131,7 +173,14 @@ impl Kepts {
         Ok(Pass::Neighbour)
     }
 
-    fn may_hear(&self, case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(), Reason> {
+    fn may_hear(
+        &self,
+        case: &Case<'_>,
+        eni: &Eni,
+        slot: u16,
+        message: &Message,
+        claims_own: bool,
+    ) -> Result<(), Reason> {
         let own = |address: IpAddr| is_link_local(address) || eni.addresses.contains(&address);
         let all_nodes: IpAddr = "ff02::1".parse().expect("an address");
         let target = message.target.unwrap_or(message.destination);
@@ -147,7 +196,7 @@ impl Kepts {
             _ => (None, is_link_local(message.source)),
         };
         if let Some(claims) = claims
-            && eni.addresses.contains(&claims)
+            && (claims_own || eni.addresses.contains(&claims))
         {
             let has_probed = self.has(case, slot, claims, true);
             return has_probed.then_some(()).ok_or(Reason::SpoofedSource);
@@ -159,13 +208,31 @@ impl Kepts {
         }
     }
 
+    /// Whether a task says something untrue in a message that rules judge.
+    pub(super) fn lies_beyond(&self, case: &Case<'_>, link_locals: &mut LinkLocals, reading: &Reading) -> bool {
+        let Reading::Ip(ip) = reading else {
+            return false;
+        };
+        let is_judged = case.world.eni_on(case.link).is_some_and(|(_, gate, _)| !gate.isolated);
+        if !is_judged || ip.overwritten || self.as_sent(case, reading) == *reading {
+            return false;
+        }
+        Message::of(reading).is_some_and(|message| {
+            let short = Message {
+                roomy: false,
+                ..message
+            };
+            says(case, link_locals, &short).is_err()
+        })
+    }
+
     /// What a task sends as neighbour discovery to an address that routers carry on to is ICMPv6 like any other, unless
     /// the task was spoken to from there. What only routers say is refused wherever it goes.
     pub(super) fn as_sent(&self, case: &Case<'_>, reading: &Reading) -> Reading {
         let Reading::Ip(ip) = reading else {
             return reading.clone();
         };
-        let (IpAddr::V6(to), Body::Neighbour { kind, code, .. }) = (ip.destination, &ip.body) else {
+        let (IpAddr::V6(to), Body::Neighbour { kind, code, roomy, .. }) = (ip.destination, &ip.body) else {
             return reading.clone();
         };
         let on_link = to.is_unicast_link_local() || to.octets()[..2] == [0xff, 0x02];
@@ -174,6 +241,7 @@ impl Kepts {
         let stays = match kind {
             130 | 134 | 137 => true,
             135 | 136 => on_link || answers,
+            131 | 132 | 143 => to.is_multicast() && on_link && !roomy,
             _ => on_link,
         };
         if stays || case.direction == Direction::Ingress {
@@ -189,11 +257,33 @@ impl Kepts {
     }
 }
 
+/// Whether a task may say something; whose the link-local address is that it names is known then.
+fn says(case: &Case<'_>, link_locals: &mut LinkLocals, message: &Message) -> Result<(), Reason> {
+    let (eni, _, slot) = case.world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+    may_say(case, eni, slot, message)?;
+    match message.names_on_link(eni.source_dest_check) {
+        Some((address, asks)) if !link_locals.is_said(case, slot, address, asks) => Err(Reason::SpoofedSource),
+        _ => Ok(()),
+    }
+}
+
 fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(), Reason> {
     let spoofed = Err(Reason::SpoofedSource);
+    if [130, 134, 137].contains(&message.kind) {
+        return spoofed;
+    }
     let unnamed = message.source.is_unspecified();
     let target = message.target.unwrap_or(message.destination);
     let is_own = |address: IpAddr| is_link_local(address) || eni.addresses.contains(&address);
+    // An answer comes from the address that it is about, or from one of the link if that is good beyond.
+    let from_there =
+        message.kind != 136 || message.source == target || is_link_local(message.source) && !is_link_local(target);
+    if !from_there && eni.source_dest_check {
+        return spoofed;
+    }
+    if message.roomy {
+        return Err(Reason::Malformed);
+    }
     let claims = match message.kind {
         0 | 135 if unnamed => target,
         133 | 131 | 132 | 143 if unnamed => return Ok(()),
@@ -201,9 +291,7 @@ fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(
         136 => target,
         _ => return spoofed,
     };
-    // An answer comes from the address that it is about, or from one of the link.
-    let from_there = message.kind != 136 || message.source == target || is_link_local(message.source);
-    if eni.source_dest_check && !(is_own(claims) && from_there) {
+    if eni.source_dest_check && !is_own(claims) {
         return spoofed;
     }
     // Nobody takes another task's address.
@@ -232,18 +320,26 @@ fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(
     }
 }
 
-/// Whether a task says what only a router says in IPv4: redirects, advertisements, membership queries.
+/// Whether a task says what only a router says: in IPv4 redirects, advertisements, membership queries; in both what makes
+/// others take it for a multicast router.
 pub(super) fn speaks_as_router(case: &Case<'_>, ip: &Ip) -> bool {
     let says = match ip.body {
-        Body::Icmp { kind, .. } => [5, 9].contains(&kind),
+        Body::Icmp { kind, .. } => ip.source.is_ipv4() && [5, 9].contains(&kind),
         Body::IgmpQuery => true,
         _ => false,
     };
-    says && ip.source.is_ipv4() && case.direction == Direction::Egress && ip.fragment.is_none_or(|part| part.is_first)
+    (says || ip.router_role) && case.direction == Direction::Egress && ip.fragment.is_none_or(|part| part.is_first)
 }
 
-pub(super) fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+fn link_local(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) => address.is_unicast_link_local().then_some(address),
+        IpAddr::V4(_) => None,
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    link_local(address).is_some()
 }
 
 /// Whether nothing that goes there leaves the link.

@@ -136,7 +136,11 @@ impl Tcp {
         self.places.insert(task, own);
         if segment.flags & ACK != 0 {
             let theirs = advanced(self.places.get(&peer), segment.acknowledged, 0);
-            self.places.insert(peer, theirs);
+            let before = self.places.insert(peer, theirs);
+            // Whoever sends more has not said farewell.
+            if !at_its_word && before != Some(theirs) {
+                self.farewells.retain(|side| *side != peer);
+            }
         }
     }
 

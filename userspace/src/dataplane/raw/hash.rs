@@ -38,7 +38,8 @@ impl<K: Plain + Default + Clone, V: Plain + Default> Hash<K, V> {
     /// Takes a hash table whose keys are `K`s and whose values are `V`s.
     pub fn new(map: MapData) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
-        let fits = info.map_type().map_err(io::Error::other)? == MapType::Hash
+        let kind = info.map_type().map_err(io::Error::other)?;
+        let fits = matches!(kind, MapType::Hash | MapType::LruHash)
             && info.key_size() as usize == size_of::<K>()
             && info.value_size() as usize == size_of::<V>();
         if !fits {

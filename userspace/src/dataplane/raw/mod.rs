@@ -24,7 +24,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError};
-use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6};
+use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::{
@@ -66,6 +66,10 @@ unsafe impl Plain for Conn {}
 unsafe impl Plain for Denial {}
 // SAFETY: as above.
 unsafe impl Plain for Fragment {}
+// SAFETY: as above.
+unsafe impl Plain for LinkLocalKey {}
+// SAFETY: as above.
+unsafe impl Plain for LinkLocal {}
 // SAFETY: an atomic integer.
 unsafe impl Plain for AtomicU64 {}
 

@@ -213,6 +213,14 @@ impl Links {
             match event {
                 LinkEvent::Present { name, ifindex } => self.came(&name, ifindex),
                 LinkEvent::Gone { name, ifindex, moved } => self.went(&name, ifindex, moved),
+                LinkEvent::Attached { ifindex } if self.here.contains_key(&ifindex) => self.follow_segment(ifindex),
+                // A bridge may have become another kind of bridge.
+                LinkEvent::Attached { .. } => {
+                    let here: Vec<u32> = self.here.keys().copied().collect();
+                    for ifindex in here {
+                        self.follow_segment(ifindex);
+                    }
+                }
             }
         }
         Ok(())
@@ -353,6 +361,19 @@ impl Links {
         }
     }
 
+    /// Tells the image which bridge a task's link is a port of.
+    fn follow_segment(&self, ifindex: u32) {
+        let eni = self.here.get(&ifindex).and_then(|held| held.eni.as_ref());
+        if let Some(task) = eni.and_then(|eni| self.tasks.get(eni)) {
+            self.set_segment(task.desired.slot, ifindex);
+        }
+    }
+
+    fn set_segment(&self, slot: u16, ifindex: u32) {
+        let bridge = self.watch.segment(ifindex).unwrap_or(0);
+        self.image.control().set_segment(slot, bridge);
+    }
+
     fn tell(&self, notice: Notice) {
         // An agent that is gone has ended everything.
         let _told = self.notices.send(notice);
@@ -366,6 +387,7 @@ impl Links {
         }
         let eni = Some(eni.to_owned());
         self.here.insert(ifindex, Held { gate, eni });
+        self.follow_segment(ifindex);
         // It may have gone before it was handed over.
         self.check(&name, ifindex, None);
     }

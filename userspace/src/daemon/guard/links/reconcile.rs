@@ -183,6 +183,8 @@ impl Links {
     /// Binds a link to its task's slot, then gates it. Where it has to wait for the first it is closed.
     fn gate(&mut self, eni: &str, task: &DesiredTask, link: &Link) -> Result<Binding, GateError> {
         let id = link.id()?;
+        // Before anything is said there.
+        self.set_segment(task.slot, link.ifindex);
         let binding = self.image.try_bind(id, task.slot).map_err(GateError::Image)?;
         let program = match binding {
             Binding::Done => GateProgram::Judge,

@@ -1,0 +1,77 @@
+//! Who has the link-local addresses of each link.
+
+use super::{Word, pair};
+
+/// A link-local address on a link: 16 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct LinkLocalKey {
+    /// The lower half of the address: the upper one is the same for all (RFC 4291, 2.5.6).
+    pub interface: u64,
+    /// The link: a bridge for all tasks on it, else what carries the ENI.
+    pub segment: u32,
+    /// 0.
+    pub spare: u32,
+}
+
+/// Who has such an address: 16 bytes.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct LinkLocal {
+    /// The task that uses it: slot above, the slot's epoch below. 0: none that is gated.
+    owner: Word,
+    /// Where it was heard of last, if no task has it: by which link of this host above (0: by none, it is the host's), when
+    /// below.
+    heard: Word,
+}
+
+impl From<[u64; 2]> for LinkLocal {
+    /// From the words of a table's value.
+    fn from([owner, heard]: [u64; 2]) -> Self {
+        Self {
+            owner: owner.into(),
+            heard: heard.into(),
+        }
+    }
+}
+
+impl LinkLocal {
+    /// Somebody's that is not gated, heard by a link.
+    #[inline(always)]
+    pub fn of_neighbour(by: u32, now: u32) -> Self {
+        Self::from([0, pair(by, now)])
+    }
+
+    /// A task's.
+    #[inline(always)]
+    pub fn of_task(slot: u16, epoch: u32) -> Self {
+        Self::from([pair(slot as u32, epoch), 0])
+    }
+
+    /// The task that has it: slot and epoch. Slot 0: none.
+    #[inline(always)]
+    pub fn owner(&self) -> (u16, u32) {
+        let owner = self.owner.get();
+        ((owner >> 32) as u16, owner as u32)
+    }
+
+    /// Gives it to a task.
+    #[inline(always)]
+    pub fn give(&self, slot: u16, epoch: u32) {
+        self.owner.set(pair(slot as u32, epoch));
+    }
+
+    /// By which link it was heard, and when.
+    #[inline(always)]
+    pub fn heard(&self) -> (u32, u32) {
+        let heard = self.heard.get();
+        ((heard >> 32) as u32, heard as u32)
+    }
+
+    /// Keeps that it was heard, of somebody that is not gated.
+    #[inline(always)]
+    pub fn hear(&self, by: u32, now: u32) {
+        self.heard.set(pair(by, now));
+        self.owner.set(0);
+    }
+}

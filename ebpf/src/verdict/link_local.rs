@@ -1,0 +1,161 @@
+//! Whose a link-local address is. No configuration says so, so the first one that is seen with an address on a link has it,
+//! as in RFC 6620: a task that uses it, or a neighbour that is heard from the other side of a gate.
+//!
+//! A task keeps an address as long as its link and epoch last. A neighbour keeps one for [`Timeout::LinkLocal`] after it was
+//! heard last, unless it proves to be the task itself: it was heard by the link that is gated now. An address that follows
+//! from a hardware address that taskgate knows is the task's in any case.
+
+use super::{Scene, Way};
+use crate::{
+    abi::{
+        image::{Timeout, slot},
+        tables::{LinkLocal, LinkLocalKey},
+    },
+    conntrack::idle,
+    packet::{Neighbour, link_local},
+    tables::{Inserted, Tables},
+};
+
+/// New addresses of a task, and of its neighbours, in the time that a neighbour keeps one: nobody fills the table.
+const FROM_TASK: u32 = 16;
+const TO_TASK: u32 = 1024;
+
+/// What a packet says of a link-local address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Says {
+    /// The task uses it.
+    Used,
+    /// The task asks whether anybody has it, and does not use it yet.
+    Probed,
+    /// A neighbour uses it, or is about to.
+    Heard,
+    /// It goes there: whose is it? On a link of two ends it is the task's unless it is known to be another's.
+    Meant,
+}
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Whether a link-local address is the task's own, or becomes that by what the packet says.
+    ///
+    /// A task that is not source-checked speaks for whom it likes, but for another task of this host.
+    #[inline(always)]
+    pub(super) fn owns(&mut self, address: [u64; 2], says: Says) -> bool {
+        let slot = self.work.eni.slot;
+        let [network, interface] = address;
+        let mac = self.control.mac_of(slot);
+        let is_of_mac = mac != 0 && interface == modified_eui64(mac);
+        if network != NETWORK || is_of_mac {
+            return network == NETWORK;
+        }
+        let (link, now) = (self.packet.link, self.now);
+        let epoch = self.control.epoch(slot);
+        let checked = self.work.eni.flags & slot::SOURCE_DEST_CHECK != 0;
+        let bridge = self.control.segment_of(slot);
+        let learns = !D::EARLY && says != Says::Meant;
+        let by = if says == Says::Heard { self.packet.came_by } else { link };
+        self.work.link_local.0 = LinkLocalKey {
+            interface,
+            segment: bridge.unwrap_or(link),
+            spare: 0,
+        };
+        let is_meant = says == Says::Meant && bridge.is_none();
+        let Some(known) = self.tables.link_local(&self.work.link_local.0) else {
+            return is_meant || learns && self.is_new(says, by, epoch);
+        };
+        let (owner, since) = known.owner();
+        if owner == slot && since == epoch {
+            return true;
+        }
+        let kept = owner != 0 && self.control.epoch(owner) == since && self.control.link_of(owner).is_some();
+        let (heard_by, last) = known.heard();
+        let is_fresh = owner == 0 && !idle(now, last, self.control.timeout(Timeout::LinkLocal));
+        let is_others = is_fresh && heard_by != link;
+        if kept || !learns {
+            return is_meant && !kept && !is_others;
+        }
+        match says {
+            Says::Used | Says::Probed if is_others => !checked,
+            Says::Used => {
+                known.give(slot, epoch);
+                true
+            }
+            // Whoever was heard first is who has it. What the task itself only asked for is who answers.
+            Says::Heard if is_others => {
+                known.hear(heard_by, now);
+                false
+            }
+            _ => {
+                known.hear(by, now);
+                says == Says::Probed
+            }
+        }
+    }
+
+    /// Keeps an address that nobody was seen with; gives whether it is the task's.
+    #[inline(always)]
+    fn is_new(&mut self, says: Says, by: u32, epoch: u32) -> bool {
+        let slot = self.work.eni.slot;
+        let is_heard = says == Says::Heard;
+        let most = if is_heard { TO_TASK } else { FROM_TASK };
+        let span = self.control.timeout(Timeout::LinkLocal);
+        let Some(cache) = self.tables.neighbours(slot) else {
+            return false;
+        };
+        if !cache.may_name_one_more(is_heard, most, self.now, span) {
+            return false;
+        }
+        self.work.link_local.1 = if says == Says::Used {
+            LinkLocal::of_task(slot, epoch)
+        } else {
+            LinkLocal::of_neighbour(by, self.now)
+        };
+        let (key, value) = &self.work.link_local;
+        let inserted = self.tables.insert_link_local(key, value);
+        // Where another CPU was faster the next packet hears whose it is.
+        !is_heard && inserted != Inserted::Exists
+    }
+
+    /// Whether a task may name the link-local addresses that it names.
+    #[inline(always)]
+    pub(super) fn may_name(&mut self, is_unnamed: bool, checked: bool) -> bool {
+        let packet = self.packet;
+        let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
+        let about_target = is_unnamed || is_answer && (!checked || !link_local(packet.source));
+        let named = if self.tables.blur(about_target as u32) != 0 {
+            packet.target
+        } else {
+            packet.source
+        };
+        if !link_local(named) {
+            return true;
+        }
+        let says = if is_unnamed { Says::Probed } else { Says::Used };
+        self.owns(named, says)
+    }
+
+    /// Hears who has a link-local address; gives whether that is the task's own.
+    #[inline(always)]
+    pub(super) fn hears_own(&mut self) -> bool {
+        let packet = self.packet;
+        let tells = match packet.neighbour {
+            Neighbour::Advertisement => link_local(packet.target),
+            // Duplicate address detection.
+            Neighbour::Solicitation => packet.source[0] | packet.source[1] == 0,
+            _ => false,
+        };
+        let named = if self.tables.blur(tells as u32) != 0 {
+            packet.target
+        } else {
+            packet.source
+        };
+        link_local(named) && self.owns(named, Says::Heard)
+    }
+}
+
+/// `fe80::/64`: the rest of `fe80::/10` has no addresses (RFC 4291, 2.5.6).
+const NETWORK: u64 = 0xfe80 << 48;
+
+/// The interface identifier that follows from a hardware address (RFC 4291, appendix A).
+#[inline(always)]
+const fn modified_eui64(mac: u64) -> u64 {
+    (mac >> 24 ^ 0x02_0000) << 40 | 0xff_fe00_0000 | mac & 0xff_ffff
+}

@@ -1,0 +1,139 @@
+//! Who has the link-local addresses of a link: whoever was seen with one first.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use taskgate_ebpf::abi::image::Timeout;
+
+use super::names::Case;
+use testkit::fixture::Uplink;
+
+/// Who was seen with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// A task: its slot, and the slot's epoch.
+    Task(u16, u32),
+    /// Somebody else, or a task that only asked: by which link, and when.
+    Neighbour(u32, u32),
+}
+
+/// All that is known.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LinkLocals {
+    seen: BTreeMap<(u32, Ipv6Addr), Seen>,
+    /// When a task, or its neighbours, began to name new addresses, and how many they have.
+    named: BTreeMap<(u16, bool), (u32, u32)>,
+}
+
+fn fits(mac: [u8; 6], address: Ipv6Addr) -> bool {
+    let mut identifier = [&mac[..3], &[0xff, 0xfe], &mac[3..]].concat();
+    identifier[0] ^= 2;
+    address.octets()[8..] == identifier
+}
+
+fn is_address(address: Ipv6Addr) -> bool {
+    address.octets()[..8] == [0xfe, 0x80, 0, 0, 0, 0, 0, 0]
+}
+
+impl LinkLocals {
+    fn key(case: &Case<'_>, slot: u16, address: Ipv6Addr) -> (u32, Ipv6Addr) {
+        (case.world.segments.get(&slot).copied().unwrap_or(case.link), address)
+    }
+
+    /// Whether an address is the task's.
+    pub(super) fn is_own(&self, case: &Case<'_>, slot: u16, address: Ipv6Addr) -> bool {
+        let by_mac = case.world.macs.get(&slot).is_some_and(|mac| fits(*mac, address));
+        let seen = self.seen.get(&Self::key(case, slot, address));
+        is_address(address) && (by_mac || seen == Some(&Seen::Task(slot, case.world.epoch(slot))))
+    }
+
+    /// Whether what goes to an address is for the task: nobody else is on a link of two ends.
+    pub(super) fn is_meant(&self, case: &Case<'_>, slot: u16, address: Ipv6Addr) -> bool {
+        let key = Self::key(case, slot, address);
+        let others = self.task(case, key).is_some() || self.neighbour(case, key).is_some_and(|by| by != case.link);
+        let has_two_ends = !case.world.segments.contains_key(&slot);
+        self.is_own(case, slot, address) || is_address(address) && has_two_ends && !others
+    }
+
+    /// The task that has it now, if one has.
+    fn task(&self, case: &Case<'_>, key: (u32, Ipv6Addr)) -> Option<u16> {
+        match self.seen.get(&key) {
+            Some(Seen::Task(slot, epoch)) if case.world.epoch(*slot) == *epoch => {
+                case.world.carriers.contains_key(slot).then_some(*slot)
+            }
+            _ => None,
+        }
+    }
+
+    /// The neighbour that has it now: the link that it was heard by.
+    fn neighbour(&self, case: &Case<'_>, key: (u32, Ipv6Addr)) -> Option<u32> {
+        match self.seen.get(&key) {
+            Some(Seen::Neighbour(by, last)) => {
+                let patience = case.world.timeouts[Timeout::LinkLocal as usize];
+                (case.now.wrapping_sub(*last) <= patience).then_some(*by)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether one more new address may be named: so many are in the time that a neighbour keeps one.
+    fn has_room(&mut self, case: &Case<'_>, slot: u16, by_neighbours: bool) -> bool {
+        let patience = case.world.timeouts[Timeout::LinkLocal as usize];
+        let named = self.named.entry((slot, by_neighbours)).or_default();
+        if named.1 == 0 || case.now.wrapping_sub(named.0) > patience {
+            *named = (case.now, 0);
+        }
+        let has_room = named.1 < if by_neighbours { 1024 } else { 16 };
+        named.1 += u32::from(has_room);
+        has_room
+    }
+
+    /// A task speaks from an address, or asks whether anybody has it: whether it may. Where it may, it has the address from
+    /// now on, or is the one that asked first.
+    pub(super) fn is_said(&mut self, case: &Case<'_>, slot: u16, address: Ipv6Addr, asks: bool) -> bool {
+        let (eni, ..) = case.world.eni_on(case.link).expect("it was judged by one");
+        let key = Self::key(case, slot, address);
+        if !is_address(address) || self.is_own(case, slot, address) {
+            return is_address(address);
+        }
+        if self.task(case, key).is_some() {
+            return false;
+        }
+        if self.neighbour(case, key).is_some_and(|by| by != case.link) {
+            // Whoever forwards for others speaks for them.
+            return !eni.source_dest_check;
+        }
+        if !self.seen.contains_key(&key) && !self.has_room(case, slot, false) {
+            return false;
+        }
+        let seen = if asks {
+            Seen::Neighbour(case.link, case.now)
+        } else {
+            Seen::Task(slot, case.world.epoch(slot))
+        };
+        self.seen.insert(key, seen);
+        true
+    }
+
+    /// Somebody on the other side speaks from an address, or is about to.
+    pub(super) fn is_heard(&mut self, case: &Case<'_>, slot: u16, address: Ipv6Addr) {
+        let key = Self::key(case, slot, address);
+        if !is_address(address) || self.is_own(case, slot, address) || self.task(case, key).is_some() {
+            return;
+        }
+        if !self.seen.contains_key(&key) && !self.has_room(case, slot, true) {
+            return;
+        }
+        let by = if case.from_wire { Uplink::LINK } else { 0 };
+        let first = self.neighbour(case, key).filter(|first| *first != case.link);
+        self.seen.insert(key, Seen::Neighbour(first.unwrap_or(by), case.now));
+    }
+
+    /// Makes what was heard older.
+    pub(crate) fn age(&mut self, ticks: u32) {
+        for seen in self.seen.values_mut() {
+            if let Seen::Neighbour(_, last) = seen {
+                *last = last.wrapping_sub(ticks);
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Link-local addresses: whoever is seen with one first has it, on its link.
+
+use anyhow::Result;
+use taskgate_ebpf::abi::Direction::{self, Egress, Ingress};
+use testkit::fixture::{DataPathTest, Kernel, Sent, frames::*, on_host_and_in_kernel};
+
+use super::*;
+
+const ALL_NODES: &str = "ff02::1";
+const ALL_ROUTERS: &str = "ff02::2";
+const NOBODY: &str = "::";
+const GATEWAY: &str = "fe80::1";
+/// The task's hardware address, as an address.
+const BY_MAC: &str = "fe80::ff:fe00:2";
+const VICTIM: &str = "fe80::5";
+const OTHER: &str = "fe80::6";
+const BRIDGE: u32 = 900;
+
+/// Two tasks, which may say everything over UDP.
+fn two(stage: &mut DataPathTest<'_>, bridge: u32) -> Result<()> {
+    let any = [(udp_to(53), "::/0")];
+    let enis = vec![task(), gated("other", &["10.9.0.6", "2001:db8:9::6"], &[0])];
+    stage.set(model(vec![group("web", &any, &any)], enis))?;
+    join(stage, bridge)
+}
+
+fn join(stage: &DataPathTest<'_>, bridge: u32) -> Result<()> {
+    for eni in ["task", "other"] {
+        stage.scene.writer.control().set_segment(stage.scene.slot(eni)?, bridge);
+    }
+    Ok(())
+}
+
+fn message(source: &str, destination: &str, kind: u8, target: &str) -> Vec<u8> {
+    neighbour(at(source), at(destination), kind, at(target))
+}
+
+/// All ways to speak as `address`; the last one is no neighbour discovery.
+fn all_as(address: &str) -> [Vec<u8>; 7] {
+    let listens = extension(58, 1, &icmp(143, 0, 0, &[]));
+    [
+        message(address, ALL_NODES, 136, address),
+        message(address, "ff02::1:ff00:1", 135, GATEWAY),
+        message("2001:db8:9::6", ALL_NODES, 136, address),
+        message(NOBODY, "ff02::1:ff00:5", 135, address),
+        ipv6(at(address), at(ALL_ROUTERS), 58, 255, &icmp(133, 0, 0, &[])),
+        ipv6(at(address), at("ff02::16"), 0, 1, &listens),
+        ip(at(address), at(GATEWAY), 17, &udp(40000, 53, b"?")),
+    ]
+}
+
+fn refused_to(eni: u32, stage: &mut DataPathTest<'_>, address: &str) -> Result<()> {
+    for frame in all_as(address) {
+        assert!(!stage.send(Egress, eni, &frame)?, "{}: {frame:02x?}", stage.name);
+    }
+    let lines = stage.lines()?;
+    let spoofed = |line: &&String| line.contains("spoofed-source");
+    let recorded = lines.iter().filter(|line| line.starts_with("denied")).filter(spoofed);
+    assert_eq!(recorded.count(), 1, "only what needs a rule is recorded: {lines:?}");
+    Ok(())
+}
+
+#[test]
+fn nobody_speaks_as_another_task_of_its_link() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for (number, first) in all_as(VICTIM).iter().enumerate() {
+            // An answer comes from an address of its own, and is refused to the victim too.
+            if number == 2 {
+                continue;
+            }
+            two(stage, BRIDGE)?;
+            assert!(stage.send(Egress, 0, first)?, "{number}, {}", stage.name);
+            refused_to(1, stage, VICTIM)?;
+            for (number, own) in all_as(OTHER).iter().enumerate().filter(|(number, _)| *number != 2) {
+                assert!(stage.send(Egress, 1, own)?, "{number}, {}", stage.name);
+            }
+            // Nor does it say one of its addresses from another.
+            assert!(!stage.send(Egress, 1, &message(OTHER, ALL_NODES, 136, VICTIM))?);
+            assert!(stage.send(Egress, 1, &message(OTHER, ALL_NODES, 136, "2001:db8:9::6"))?);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn tasks_on_other_links_have_their_own_addresses() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        two(stage, 0)?;
+        for eni in [0, 1] {
+            for frame in [&all_as(VICTIM)[0], &all_as(VICTIM)[6]] {
+                assert!(stage.send(Egress, eni, frame)?, "{eni}, {}", stage.name);
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let listens = extension(58, 1, &icmp(143, 0, 0, &[]));
+        for (what, heard) in [
+            ("it asks", message(GATEWAY, "ff02::1:ff00:5", 135, "fe80::77")),
+            ("it answers", message(GATEWAY, ALL_NODES, 136, GATEWAY)),
+            (
+                "it says so from elsewhere",
+                message("2001:db8:9::1", ALL_NODES, 136, GATEWAY),
+            ),
+            ("it probes", message(NOBODY, "ff02::1:ff00:1", 135, GATEWAY)),
+            (
+                "it is a router",
+                ipv6(at(GATEWAY), at(ALL_NODES), 58, 255, &icmp(134, 0, 0, &[0; 8])),
+            ),
+            ("it listens", ipv6(at(GATEWAY), at("ff02::16"), 0, 1, &listens)),
+        ] {
+            two(stage, BRIDGE)?;
+            stage.send(Ingress, 0, &heard)?;
+            for eni in [0, 1] {
+                for frame in [&all_as(GATEWAY)[0], &all_as(GATEWAY)[3], &all_as(GATEWAY)[6]] {
+                    assert!(!stage.send(Egress, eni, frame)?, "{what}, {eni}, {}", stage.name);
+                }
+            }
+            // Nobody has it any more.
+            stage.wait(301)?;
+            assert!(stage.send(Egress, 1, &all_as(GATEWAY)[0])?, "{what}, {}", stage.name);
+            assert!(!stage.send(Egress, 0, &all_as(GATEWAY)[0])?, "{what}, {}", stage.name);
+        }
+        Ok(())
+    })
+}
+
+/// A task that lives already when its link is gated, or gated anew, keeps what it has.
+#[test]
+fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        two(stage, BRIDGE)?;
+        let heard = message(OTHER, ALL_NODES, 136, OTHER);
+        let came_by = *Kernel::LINKS.start() + 1;
+        let sent = Sent {
+            frame: &heard,
+            link: *Kernel::LINKS.start(),
+            direction: Ingress,
+            came_by,
+            segments: (0, 0),
+            left: taskgate_ebpf::host::Left::NOTHING,
+        };
+        assert!(stage.path.judge(&sent)?);
+        assert!(!stage.send(Egress, 0, &heard)?, "{}", stage.name);
+        assert!(stage.send(Egress, 1, &heard)?, "{}", stage.name);
+        // What it was before has no addresses any more.
+        let slot = stage.scene.slot("other")?;
+        stage.scene.writer.raise_epoch(slot)?;
+        assert!(stage.send(Egress, 0, &heard)?, "{}", stage.name);
+        assert!(!stage.send(Egress, 1, &heard)?, "{}", stage.name);
+        Ok(())
+    })
+}
+
+/// Duplicate address detection claims nothing: whoever answers has the address.
+#[test]
+fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        for defended in [true, false] {
+            two(stage, BRIDGE)?;
+            let probe = message(NOBODY, "ff02::1:ff00:5", 135, VICTIM);
+            assert!(stage.send(Egress, 0, &probe)?);
+            assert!(!stage.send(Egress, 1, &probe)?, "two at once, {}", stage.name);
+            if defended {
+                assert!(stage.send(Ingress, 0, &message(VICTIM, ALL_NODES, 136, VICTIM))?);
+            }
+            let uses = message(VICTIM, ALL_NODES, 136, VICTIM);
+            assert_eq!(stage.send(Egress, 0, &uses)?, !defended, "{}", stage.name);
+            // From then on nobody else says that it has the address.
+            assert_eq!(stage.send(Ingress, 0, &uses)?, defended, "{}", stage.name);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let asks = |to: &str| {
+            let mut frame = ip(at("fe80::7"), at(to), 17, &udp(40000, 53, b"?"));
+            frame[5] = 9;
+            frame
+        };
+        two(stage, BRIDGE)?;
+        assert!(!stage.send(Ingress, 0, &asks(VICTIM))?);
+        stage.assert_lines("flooded", &["count task ingress not-for-task 1"]);
+        // What follows from its hardware address is the task's before it says anything.
+        assert!(stage.send(Ingress, 0, &asks(BY_MAC))?, "{}", stage.name);
+        // Nobody floods a link of two ends: a task there need not have spoken.
+        two(stage, 0)?;
+        assert!(stage.send(Ingress, 0, &asks(VICTIM))?, "{}", stage.name);
+        stage.send(Ingress, 0, &message(OTHER, ALL_NODES, 136, OTHER))?;
+        assert!(!stage.send(Ingress, 0, &asks(OTHER))?, "{}", stage.name);
+        two(stage, BRIDGE)?;
+        assert!(stage.send(Egress, 0, &all_as(VICTIM)[1])?);
+        assert!(stage.send(Ingress, 0, &asks(VICTIM))?, "{}", stage.name);
+        assert!(!stage.send(Ingress, 1, &asks(VICTIM))?, "{}", stage.name);
+        Ok(())
+    })
+}
+
+/// A task names so many new addresses in five minutes and no more, and takes no room that others need.
+#[test]
+fn a_task_names_few_addresses() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let named = |direction: Direction, number: u32| {
+            let address = format!("fe80::1:{number:x}");
+            (direction, message(&address, ALL_NODES, 136, &address))
+        };
+        two(stage, BRIDGE)?;
+        for number in 0..17 {
+            let (direction, frame) = named(Egress, number);
+            assert_eq!(
+                stage.send(direction, 0, &frame)?,
+                number < 16,
+                "{number}, {}",
+                stage.name
+            );
+        }
+        // Those that it has it keeps, and others have their own.
+        assert!(stage.send(Egress, 0, &named(Egress, 3).1)?);
+        assert!(stage.send(Egress, 1, &named(Egress, 77).1)?);
+        Ok(())
+    })
+}
