@@ -2,7 +2,7 @@
 //! as taskgate is built for.
 
 use anyhow::Result;
-use taskgate::dataplane::raw::lift_open_files_limit;
+use taskgate_bpf::sys::lift_open_files_limit;
 use testkit::scale::{Branches, MOST_BRANCHES, MOST_TASKS, Tasks};
 
 /// As many as take seconds, or `most`.

@@ -112,7 +112,7 @@ fn links_that_are_not_there_are_told_of_until_they_are() -> Result<()> {
         .device_task("db-1", "tg-database", &[DB], &["http"]);
     let web = lab.device("tg-web-1", &[WEB], true)?;
     let mut daemon = lab.start(&config)?;
-    let warned = "WARN  taskgate::daemon::host] this host has no link `tg-database` (task `db-1`), `tg-wbe-1` (task `web-1`, there is \
+    let warned = "WARN  taskgate_agent::host] this host has no link `tg-database` (task `db-1`), `tg-wbe-1` (task `web-1`, there is \
                   `tg-web-1`): nothing is gated there until it has";
     daemon.await_message(warned)?;
     let count = |said: &[String], what: &str| said.iter().filter(|line| line.contains(what)).count();

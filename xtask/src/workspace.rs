@@ -13,7 +13,7 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
-/// Where `setup` keeps what it installs for this checkout. `userspace/build.rs` looks here too, so it is not moved by
+/// Where `setup` keeps what it installs for this checkout. `userspace/bpf/build.rs` looks here too, so it is not moved by
 /// `CARGO_TARGET_DIR`.
 pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")

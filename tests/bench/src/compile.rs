@@ -3,11 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use taskgate::{
-    compile::{Compiled, GroupSets, ImageWriter, RuleBook, Scope, host_image},
-    model::Model,
-};
+use taskgate_compiler::{Compiled, GroupSets, ImageWriter, RuleBook, Scope, host_image};
 use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK};
+use taskgate_model::Model;
 
 use super::{
     rules::{self, GATE, THOUSAND},
@@ -29,7 +27,7 @@ pub struct CompileTime {
 
 /// Banks for policies that the daemon makes room for when nothing is said.
 fn policy_banks() -> u32 {
-    taskgate::dataplane::load::LoadOptions::default().policy_banks
+    taskgate_bpf::load::LoadOptions::default().policy_banks
 }
 
 /// Bytes of an image as the daemon loads it, however full it is.
@@ -59,7 +57,7 @@ fn time(model: &Model, name: String, rounds: u32) -> Result<CompileTime> {
         }
         let mut writer = ImageWriter::new(&*image)?;
         let (mut book, mut sets) = (RuleBook::default(), GroupSets::default());
-        let gate = |eni: &taskgate::model::Eni| eni.binding.is_some().then_some(GATE);
+        let gate = |eni: &taskgate_model::Eni| eni.binding.is_some().then_some(GATE);
         let scope = Scope {
             gate: &gate,
             exempt: &[],

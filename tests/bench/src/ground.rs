@@ -3,16 +3,16 @@
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate::dataplane::{
-    flow::{FlowKey, FlowTables as _},
+use taskgate_bpf::{
     gate::{Gate, Hook},
-    link::Link,
     load::LoadOptions,
     object::Object,
     tables::KernelTables,
 };
-use taskgate::model::Model;
 use taskgate_ebpf::abi::image::Shared;
+use taskgate_model::Model;
+use taskgate_net::link::Link;
+use taskgate_tables::{FlowKey, FlowTables as _};
 
 use super::rules::{self, GATE, GATED};
 use testkit::{fixture::Fixture, sandbox::ip_batch};

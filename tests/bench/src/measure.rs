@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate::dataplane::raw::{self, Packet};
+use taskgate_bpf::sys::{self, Packet};
 
 use super::{spread::Spread, varied::Varied};
 
@@ -83,7 +83,7 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], link: u32, packets: u32, passe
         ifindex: link,
         ..Packet::default()
     };
-    let ran = raw::test_run(program, &packet, packets).context("cannot run a program on a packet")?;
+    let ran = sys::test_run(program, &packet, packets).context("cannot run a program on a packet")?;
     let expected = if passes { PASS } else { SHOT };
     ensure!(
         ran.returned == expected,

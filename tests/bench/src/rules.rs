@@ -5,12 +5,10 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use taskgate::{
-    compile::Gate,
-    model::{Eni, Model, Protocol, SecurityGroup},
-};
 
 use testkit::fixture::model::{gated, group, member, model, tcp_to};
+use taskgate_compiler::Gate;
+use taskgate_model::{Eni, Model, Protocol, SecurityGroup};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

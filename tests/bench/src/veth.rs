@@ -7,10 +7,8 @@
 use std::{fs, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate::dataplane::{
-    gate::Gate,
-    link::{Link, LinkKind},
-};
+use taskgate_bpf::gate::Gate;
+use taskgate_net::link::{Link, LinkKind};
 
 use super::{
     Effort,

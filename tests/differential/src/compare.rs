@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use taskgate::{
-    compile::RuleBook,
-    dataplane::flow::{ConnState, FlowKey, UsageState, Used},
-};
+use taskgate_compiler::RuleBook;
 use taskgate_ebpf::abi::{
     Direction, Key4, Key6,
     tables::{RULE_EXEMPT, denial_tail, state, window},
 };
+use taskgate_tables::{ConnState, FlowKey, UsageState, Used};
 
 use super::oracle::{Entry, Name, Oracle, What};
 use testkit::fixture::{State, outcome_name};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use taskgate::compile::Gate;
+use taskgate_compiler::Gate;
 use taskgate_ebpf::{
     abi::{
         Direction, LinkId, Outcome,
@@ -167,7 +167,7 @@ impl<'a> Stand<'a> {
             generator: Generator::new(Vec::new()),
             oracle: Oracle::default(),
             world: World {
-                model: taskgate::model::Model::default(),
+                model: taskgate_model::Model::default(),
                 gates: Vec::new(),
                 links: BTreeMap::new(),
                 carriers: BTreeMap::new(),

@@ -2,15 +2,12 @@
 
 use std::net::IpAddr;
 
-use taskgate::{
-    compile::Gate,
-    model::{
-        AddressList, Dialect, Direction, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports, PrefixList,
-        PrefixListIndex, Protocol, Rule, SecurityGroup,
-    },
-};
-
+use taskgate_compiler::Gate;
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
+use taskgate_model::{
+    AddressList, Dialect, Direction, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports, PrefixList,
+    PrefixListIndex, Protocol, Rule, SecurityGroup,
+};
 
 use super::rng::Rng;
 use testkit::fixture::model::{gated, member, peer};

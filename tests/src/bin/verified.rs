@@ -3,7 +3,8 @@
 #![allow(clippy::print_stdout, reason = "printing is all that it does")]
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate::dataplane::{load::LoadOptions, netlink::Netlink, object::Object};
+use taskgate_bpf::{load::LoadOptions, object::Object};
+use taskgate_net::netlink::Netlink;
 use testkit::sandbox::{ip, sandbox};
 
 /// What a program may cost the verifier (docs/performance.md).

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
-use taskgate::dataplane::raw::{Hash, Plain, Shared, tick_nanoseconds};
+use taskgate_bpf::sys::{Hash, Plain, Shared, tick_nanoseconds};
 use taskgate_ebpf::abi::{
     Charge, Charges, Conn, Direction, Fragment, Key4, Key6, Usage,
     image::{SLOT_SEGMENTS, SLOTS},

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{SchedClassifier, TcAttachType};
-use taskgate::dataplane::gate::Hook;
+use taskgate_bpf::gate::Hook;
 
 use crate::netns::{Netns, until};
 

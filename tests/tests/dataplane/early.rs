@@ -1,14 +1,13 @@
 //! The early verdict: attached, taken off, and gone with its link.
 
 use anyhow::{Result, ensure};
-use taskgate::dataplane::{
-    early::EarlyMode,
+use taskgate_bpf::{early::EarlyMode, object::Object};
+use taskgate_ebpf::abi::program;
+use taskgate_net::{
     netlink::Netlink,
-    object::Object,
-    raw::{VlanSwitch, turn_vlan_switch, vlan_switch},
+    sys::{VlanSwitch, turn_vlan_switch, vlan_switch},
     tags::Tags,
 };
-use taskgate_ebpf::abi::program;
 use testkit::{
     netns::until,
     sandbox::{ip, sandbox},

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
-use taskgate::dataplane::{
+use taskgate_net::{
     eni::{EniError, EniSpec, EniWarning, TaskEni, remove_left_over},
     link::{Link, LinkKind},
     netlink::Netlink,

@@ -4,18 +4,20 @@ use std::{fs::File, net::UdpSocket, process::Command, thread, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
-use taskgate::dataplane::{
+use taskgate_bpf::{
     gate::{GateError, GateProgram, Hook, Place},
-    link::Link,
     load::LoadOptions,
-    netlink::Netlink,
     object::Object,
     other_gates::is_gated,
     sk_buff::Sight,
     tables::KernelTables,
-    watch::{LinkEvent, LinkWatch},
 };
 use taskgate_ebpf::abi::{Direction, Outcome, Reason};
+use taskgate_net::{
+    link::Link,
+    netlink::Netlink,
+    watch::{LinkEvent, LinkWatch},
+};
 use testkit::{
     kernel::{hooks, version},
     netns::until,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use taskgate::dataplane::{
+use taskgate_net::{
     link::{LinkKind, OtherEnd},
     netlink::Netlink,
     watch::{LinkEvent, LinkWatch},

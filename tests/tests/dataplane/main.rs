@@ -8,7 +8,7 @@ mod provisioned;
 mod sysctls;
 mod tables;
 
-use taskgate::dataplane::{load::LoadOptions, sk_buff::Sight};
+use taskgate_bpf::{load::LoadOptions, sk_buff::Sight};
 
 /// Tables that are quickly made.
 const SMALL: LoadOptions = LoadOptions {

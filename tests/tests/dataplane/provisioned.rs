@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{sys::stat::Mode, unistd::mkfifo};
-use taskgate::dataplane::{
+use taskgate_net::{
     eni::{EniError, EniSpec, Kept, TaskEni, remove_left_over},
     netlink::Netlink,
     netns::Namespace,

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 use etherparse::PacketBuilder;
-use taskgate::dataplane::sysctl::NeighbourControl;
+use taskgate_net::sysctl::NeighbourControl;
 use testkit::{
     Netns,
     netns::{await_up, until},

@@ -13,11 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use taskgate::dataplane::{
-    flow::{ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState},
+use taskgate_bpf::{
     load::LoadOptions,
     object::Object,
-    raw::{self, Packet},
+    sys::{self, Packet},
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
@@ -26,6 +25,7 @@ use taskgate_ebpf::abi::{
     program,
     tables::{Seen, denial_tail, state},
 };
+use taskgate_tables::{ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState};
 use testkit::{kernel::tells_verified, sandbox::sandbox};
 
 use crate::SMALL;
@@ -296,8 +296,8 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
 
 #[test]
 fn a_grace_period_ends_both_ways() -> Result<()> {
-    raw::wait_grace_period()?;
-    raw::wait_grace_period_by_map()?;
+    sys::wait_grace_period()?;
+    sys::wait_grace_period_by_map()?;
     Ok(())
 }
 

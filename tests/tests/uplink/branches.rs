@@ -5,7 +5,7 @@
 //! ignored.
 
 use anyhow::Result;
-use taskgate::dataplane::raw::{VlanSwitch, turn_vlan_switch};
+use taskgate_net::sys::{VlanSwitch, turn_vlan_switch};
 use testkit::{
     Config, Count, Ledger, Netns, Topology, Wire, at, ip,
     kernel::{await_gates, gates},

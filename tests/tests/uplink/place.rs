@@ -8,13 +8,9 @@
 //! tasks would be, and gets and sends what a trunk carries for them.
 
 use anyhow::{Context as _, Result};
+use taskgate_bpf::{early::Early, load::LoadOptions, object::Object};
+use taskgate_net::link::{Link, LinkKind, OtherEnd};
 use nix::net::if_::if_nametoindex;
-use taskgate::dataplane::{
-    early::Early,
-    link::{Link, LinkKind, OtherEnd},
-    load::LoadOptions,
-    object::Object,
-};
 use testkit::{Capture, Config, Daemon, Netns, Topology, kernel::await_gates, netns::await_up, traffic::Sender};
 
 /// Who judges first what comes from the wire.

@@ -1,7 +1,7 @@
 //! XDP finds a VLAN tag only in the frame. Where a link would keep it beside, taskgate has that changed while it runs.
 
 use anyhow::Result;
-use taskgate::dataplane::raw::{VlanSwitch, turn_vlan_switch, vlan_switch};
+use taskgate_net::sys::{VlanSwitch, turn_vlan_switch, vlan_switch};
 
 use super::{
     place::{Far, Judge, Place},

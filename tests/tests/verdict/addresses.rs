@@ -1,7 +1,7 @@
 //! A task sends and receives as itself, and what it opens to the platform's own services needs no rule.
 
 use anyhow::Result;
-use taskgate::model::AddressList;
+use taskgate_model::AddressList;
 use taskgate_ebpf::abi::Direction;
 use testkit::fixture::{all_gated, frames::*, model::member, on_host_and_in_kernel};
 
@@ -243,7 +243,7 @@ fn a_link_that_is_nobodys_and_a_task_that_is_isolated_pass_nothing() -> Result<(
 
         stage.set_with(open(), &|eni| {
             let gate = all_gated(eni)?;
-            Some(taskgate::compile::Gate { isolated: true, ..gate })
+            Some(taskgate_compiler::Gate { isolated: true, ..gate })
         })?;
         assert!(!stage.egress(&from_to(TASK4, METADATA))?);
         assert!(!stage.egress(&arp(1, at(TASK4), at("10.9.0.1")))?);

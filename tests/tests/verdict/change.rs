@@ -1,7 +1,7 @@
 //! What a change of the configuration does to connections that are there.
 
 use anyhow::Result;
-use taskgate::model::OnRuleRemoval;
+use taskgate_model::OnRuleRemoval;
 use taskgate_ebpf::abi::{Direction, LinkId};
 use testkit::fixture::{frames::*, model::gated, on_host_and_in_kernel};
 

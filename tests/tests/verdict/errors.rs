@@ -1,7 +1,8 @@
 //! ICMP errors about connections: what they quote decides, as far as the settings go.
 
 use anyhow::Result;
-use taskgate::{compile::Gate, model::IcmpErrors};
+use taskgate_compiler::Gate;
+use taskgate_model::IcmpErrors;
 use testkit::fixture::{DataPathTest, frames::*, on_host_and_in_kernel};
 
 use super::*;
@@ -71,7 +72,7 @@ fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
 /// AWS: SG-TRACK-9
 #[test]
 fn without_the_settings_a_rule_decides() -> Result<()> {
-    use taskgate::model::IcmpMatch;
+    use taskgate_model::IcmpMatch;
     on_host_and_in_kernel(|stage| {
         let web = [(tcp_to(443, 443), "10.0.1.0/24"), (tcp_to(443, 443), "2001:db8:1::/48")];
         let ruled = [
@@ -247,7 +248,7 @@ fn dhcp_vouches_for_no_error() -> Result<()> {
 /// its ends.
 #[test]
 fn an_error_about_a_protocol_without_ports_is_about_its_ends() -> Result<()> {
-    use taskgate::model::Protocol;
+    use taskgate_model::Protocol;
     on_host_and_in_kernel(|stage| {
         let rules = [
             (Protocol::Number(50), "10.0.1.0/24"),

@@ -1,7 +1,7 @@
 //! For how long a connection of each kind lives without a packet, and that it is judged anew after that.
 
 use anyhow::Result;
-use taskgate::model::{IcmpMatch, Timeouts};
+use taskgate_model::{IcmpMatch, Timeouts};
 use testkit::fixture::{DataPathTest, frames::*, model::udp_to, on_host_and_in_kernel};
 
 use super::*;

@@ -1,7 +1,7 @@
 //! The life of a connection: what passes as its part, for how long, and what it counts.
 
 use anyhow::Result;
-use taskgate::model::IcmpMatch;
+use taskgate_model::IcmpMatch;
 use taskgate_ebpf::{abi::Direction, host::Left};
 use testkit::fixture::{Sent, frames::*, on_host_and_in_kernel};
 

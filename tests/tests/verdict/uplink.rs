@@ -146,7 +146,7 @@ fn a_branch_that_nobody_has_is_nobodys() -> Result<()> {
 fn a_full_table_is_the_gates_affair() -> Result<()> {
     on_host_and_in_kernel(|stage| {
         let gate = |_: &_| {
-            Some(taskgate::compile::Gate {
+            Some(taskgate_compiler::Gate {
                 connections: 1,
                 isolated: false,
             })

@@ -1,7 +1,7 @@
 //! A compiler that has a `core` for BPF: the pinned nightly with its library's sources, or else Debian's compiler for the
 //! web with a `core` ready-made.
 //!
-//! Which of them it is stands in `target/tools/bpf-toolchain`, for `userspace/build.rs`: a toolchain's name, or a folder
+//! Which of them it is stands in `target/tools/bpf-toolchain`, for `userspace/bpf/build.rs`: a toolchain's name, or a folder
 //! with `bin/rustc` and `bin/cargo`.
 
 use std::{env, fs, os::unix::fs::symlink, path::Path, process::Command};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate::dataplane::raw;
+use taskgate_bpf::sys;
 use taskgate_ebpf::abi::{
     Direction::{self, Egress, Ingress},
     LinkId,
@@ -138,7 +138,7 @@ impl Host {
         } else {
             programs.empty.as_fd()
         };
-        let ran = raw::test_run_early(program, &frame, TRUNK, packets)?;
+        let ran = sys::test_run_early(program, &frame, TRUNK, packets)?;
         let expected = if passes { XDP_PASS } else { XDP_DROP };
         ensure!(
             ran.returned == expected,

@@ -3,13 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use taskgate::{
-    dataplane::{
-        gate::Gate,
-        link::{Link, LinkKind},
-    },
-    model::Model,
-};
+use taskgate_bpf::gate::Gate;
+use taskgate_model::Model;
+use taskgate_net::link::{Link, LinkKind};
 
 use super::{Effort, cost};
 use crate::{ground::Ground, spread::Spread, table::table};

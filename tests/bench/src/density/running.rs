@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate::dataplane::raw::lift_open_files_limit;
+use taskgate_bpf::sys::lift_open_files_limit;
 
 use super::Effort;
 use crate::table::table;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use taskgate::compile::host_image;
+use taskgate_compiler::host_image;
 use taskgate_ebpf::{
     abi::{
         LinkId, Outcome, Pass,

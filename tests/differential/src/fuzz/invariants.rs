@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use taskgate::{
-    compile::Gate,
-    dataplane::flow::{Count, FlowKey, UsageState},
-};
+use taskgate_compiler::Gate;
 use taskgate_ebpf::abi::{
     Direction, Outcome, Pass, Reason,
     tables::{RULE_EXEMPT, state},
 };
+use taskgate_tables::{Count, FlowKey, UsageState};
 
 use crate::{Body, Reading, is_of_many};
 use testkit::fixture::State;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicU64};
 
-use taskgate::compile::host_image;
+use taskgate_compiler::host_image;
 use taskgate_ebpf::{abi::Outcome, host::Left};
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use taskgate::{compile::oracle, model};
+use taskgate_compiler::oracle;
 use taskgate_ebpf::abi::{Direction, Pass, Reason, image::control};
 
 use super::{
@@ -25,10 +25,10 @@ pub(super) struct Admission {
     pub(super) to_group: bool,
 }
 
-fn model_direction(direction: Direction) -> model::Direction {
+fn model_direction(direction: Direction) -> taskgate_model::Direction {
     match direction {
-        Direction::Egress => model::Direction::Egress,
-        Direction::Ingress => model::Direction::Ingress,
+        Direction::Egress => taskgate_model::Direction::Egress,
+        Direction::Ingress => taskgate_model::Direction::Ingress,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use taskgate::dataplane::flow::Count;
 use taskgate_ebpf::abi::{Direction, image::Timeout};
+use taskgate_tables::Count;
 
 use super::{
     super::naive_parser::{Body, Ip},

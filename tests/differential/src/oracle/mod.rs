@@ -12,15 +12,13 @@ mod tcp;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use taskgate::{
-    compile::Gate,
-    dataplane::flow::Count,
-    model::{Eni, Model},
-};
+use taskgate_compiler::Gate;
 use taskgate_ebpf::abi::{
     Direction, LinkId, Outcome, Pass, Reason,
     image::{NO_CAP, Share, TIMEOUTS, control},
 };
+use taskgate_model::{Eni, Model};
+use taskgate_tables::Count;
 
 use self::{
     admission::Admission,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use taskgate::compile::oracle;
+use taskgate_compiler::oracle;
 use taskgate_ebpf::abi::Direction;
 
 use super::{

@@ -5,8 +5,8 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use taskgate::model::Eni;
 use taskgate_ebpf::abi::{Direction, LinkId, Pass, Reason};
+use taskgate_model::Eni;
 
 use super::{
     super::naive_parser::{Body, Hardware, Ip, Reading},

@@ -7,8 +7,8 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use taskgate::dataplane::flow::Used;
 use taskgate_ebpf::abi::{Direction, image::Shared};
+use taskgate_tables::Used;
 use testkit::{
     fixture::{
         DataPath as _, DataPathTest, Fixture, Kernel, all_gated,

@@ -4,7 +4,7 @@ mod accounts;
 mod fragments;
 
 use anyhow::Result;
-use taskgate::compile::{Gate, host_image};
+use taskgate_compiler::{Gate, host_image};
 use taskgate_ebpf::{
     abi::{Direction, image::Shared},
     host::Left,

@@ -1,0 +1,163 @@
+//! What the kernel counted, by task and reason: on SIGUSR1, and at the end where that was asked for.
+
+use std::{collections::BTreeMap, fmt::Write as _, io};
+
+use serde::Serialize;
+use taskgate_bpf::tables::KernelTables;
+use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason};
+use taskgate_tables::{FlowTables as _, Used};
+
+use super::shares::Sharer;
+
+/// How counters are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CountersForm {
+    /// A table for people.
+    #[default]
+    Text,
+    /// One line of JSON.
+    Json,
+}
+
+/// Packets by the name of the outcome. Those of tracked connections are counted in their flow records alone.
+type Packets = BTreeMap<&'static str, u64>;
+
+/// The JSON document.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Counters<'a> {
+    generation: u64,
+    tasks: Vec<TaskCounters<'a>>,
+    /// On links that no task has.
+    no_task: Directions,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct TaskCounters<'a> {
+    task: &'a str,
+    packets: Directions,
+    connections: InUse,
+    denials: InUse,
+    fragments: InUse,
+    /// Packets that stand in no record for want of room.
+    unrecorded: Unrecorded,
+}
+
+#[derive(Debug, Serialize)]
+struct Directions {
+    egress: Packets,
+    ingress: Packets,
+}
+
+/// Entries by the account that they are charged to.
+#[derive(Debug, Serialize)]
+struct InUse {
+    floor: u64,
+    pool: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Unrecorded {
+    passed: u64,
+    denied: u64,
+}
+
+impl From<Used> for InUse {
+    fn from(Used { floor, pool }: Used) -> Self {
+        Self { floor, pool }
+    }
+}
+
+/// The counters of these tasks, as text that ends with its line.
+pub(super) fn counters(
+    generation: u64,
+    tasks: &[Sharer<'_>],
+    tables: &mut KernelTables,
+    form: CountersForm,
+) -> io::Result<String> {
+    let mut counters = Counters {
+        generation,
+        tasks: Vec::with_capacity(tasks.len()),
+        no_task: directions(tables, 0)?,
+    };
+    for task in tasks {
+        let usage = tables.usage(task.slot())?;
+        counters.tasks.push(TaskCounters {
+            task: task.name(),
+            packets: directions(tables, task.slot())?,
+            connections: usage.conns.into(),
+            denials: usage.denials.into(),
+            fragments: usage.fragments.into(),
+            unrecorded: Unrecorded {
+                passed: usage.flows_lost,
+                denied: usage.denials_lost,
+            },
+        });
+    }
+    match form {
+        CountersForm::Text => Ok(text(&counters)),
+        CountersForm::Json => {
+            let mut line = serde_json::to_string(&counters).map_err(io::Error::other)?;
+            line.push('\n');
+            Ok(line)
+        }
+    }
+}
+
+fn directions(tables: &KernelTables, slot: u16) -> io::Result<Directions> {
+    let packets = |direction| -> io::Result<Packets> {
+        let counts = tables.counters(slot, direction)?;
+        let outcomes = Pass::ALL
+            .into_iter()
+            .map(Outcome::Pass)
+            .chain(Reason::ALL.into_iter().map(Outcome::Drop));
+        Ok(outcomes
+            .map(|outcome| (outcome.name(), counts[usize::from(outcome.number())]))
+            .filter(|(_, packets)| *packets > 0)
+            .collect())
+    };
+    Ok(Directions {
+        egress: packets(Direction::Egress)?,
+        ingress: packets(Direction::Ingress)?,
+    })
+}
+
+fn text(counters: &Counters<'_>) -> String {
+    let mut text = format!(
+        "counters, generation {}: packets by task, direction and outcome\n",
+        counters.generation
+    );
+    let mut rows = |task: &str, packets: &Directions| {
+        for (direction, packets) in [("egress", &packets.egress), ("ingress", &packets.ingress)] {
+            for (outcome, packets) in packets {
+                // Writing to a string cannot fail.
+                writeln!(text, "  {task:<24} {direction:<7} {outcome:<24} {packets}").ok();
+            }
+        }
+    };
+    for task in &counters.tasks {
+        rows(task.task, &task.packets);
+    }
+    rows("(no task)", &counters.no_task);
+    text.push_str("entries in use, of the floor and of the pool; packets without a record, passed and denied\n");
+    for task in &counters.tasks {
+        let TaskCounters {
+            task,
+            connections,
+            denials,
+            fragments,
+            unrecorded,
+            ..
+        } = task;
+        let [connections, denials, fragments] =
+            [connections, denials, fragments].map(|used| format!("{}+{}", used.floor, used.pool));
+        writeln!(
+            text,
+            "  {task:<24} connections {connections}, denials {denials}, fragments {fragments}, unrecorded {}+{}",
+            unrecorded.passed, unrecorded.denied
+        )
+        .ok();
+    }
+    text
+}

@@ -1,0 +1,100 @@
+//! Names of namespaces that came to stand for other ones: a task's ENI follows the name.
+
+use taskgate_ebpf::abi::LinkId;
+use taskgate_model::{Binding, Eni};
+use taskgate_net::{
+    netlink::Refused,
+    netns::{Namespace, NamespaceId},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    Gates,
+    made::{Failed, MadeTask},
+};
+use crate::error::chain;
+
+/// What has become of the namespace that a task's ENI leads to.
+enum Name {
+    /// The name leads there, or nobody can tell where.
+    Same,
+    /// There is no such name any more.
+    Gone,
+    /// It leads to this one.
+    Another(NamespaceId),
+}
+
+impl Gates {
+    /// Looks where the names of the tasks' namespaces lead, and makes ENIs again in those that came to have one. `enis`: the
+    /// gated ones.
+    pub(crate) async fn namespaces_changed(&mut self, enis: &[&Eni]) {
+        for eni in enis {
+            if let Some(id) = self.release_renamed(eni).await
+                && let Err(error) = self.make(eni, Some(id)).await
+            {
+                error!(task = error.task(), "{}", chain(&error));
+            }
+        }
+    }
+
+    /// Takes an ENI away whose namespace's name leads to another one by now. Gives that one: there it is to be made.
+    pub(super) async fn release_renamed(&mut self, eni: &Eni) -> Option<NamespaceId> {
+        let Some(Binding::Namespace(name)) = &eni.binding else {
+            return None;
+        };
+        let task = self.made.get_mut(&eni.id)?;
+        let found = look(task, name).unwrap_or_else(|refused| {
+            warn!(task = task.name, "task `{}`: {}", task.name, chain(&refused));
+            Name::Same
+        });
+        match found {
+            Name::Same => {
+                task.nameless = false;
+                None
+            }
+            Name::Gone => {
+                if task.gate.is_some() && !task.nameless {
+                    task.nameless = true;
+                    warn!(
+                        task = task.name,
+                        "task `{}`: namespace `{name}` has lost its name: the ENI stays with whoever is in it until there is \
+                         another one of that name",
+                        task.name
+                    );
+                }
+                None
+            }
+            // It was tried before.
+            Name::Another(id) if task.failed == Failed::In(Some(id)) => None,
+            Name::Another(id) => {
+                task.nameless = false;
+                let (made, gate, task) = (task.eni.take(), task.gate.take(), task.name.clone());
+                if let Some(gate) = &gate {
+                    let ifindex = gate.link().ifindex;
+                    self.image.unbind(LinkId::device(ifindex));
+                    self.guard.release(&eni.id, ifindex);
+                }
+                if made.is_some() {
+                    info!(
+                        task,
+                        "task `{task}`: another namespace is named `{name}` now, and gets the ENI"
+                    );
+                    self.unmake(&task, made, gate).await;
+                }
+                Some(id)
+            }
+        }
+    }
+}
+
+fn look(task: &MadeTask, name: &str) -> Result<Name, Refused> {
+    if let Some(made) = &task.eni
+        && made.namespace().is_named()?
+    {
+        return Ok(Name::Same);
+    }
+    Ok(match Namespace::open(name)? {
+        Some(namespace) => Name::Another(namespace.id()?),
+        None => Name::Gone,
+    })
+}

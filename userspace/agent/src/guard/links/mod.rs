@@ -1,0 +1,462 @@
+//! What is desired of links, compared with what is there.
+
+mod reconcile;
+mod timing;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    mem,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use taskgate_bpf::gate::{Cover, Gate, GateProgram, GatePrograms, Hook, Place};
+use taskgate_ebpf::abi::LinkId;
+use taskgate_net::{
+    link::Link,
+    netlink::Refused,
+    watch::{LinkEvent, LinkWatch, Moved},
+};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Carrier, Counts, Desired, DesiredTask, Notice, moved,
+    retry::Retry,
+    uplinks::{Uplinks, sides},
+};
+use crate::{RunError, error::chain, image::SharedImage};
+
+/// How long until a link is bound for which the image's writer was busy.
+const BUSY: Duration = Duration::from_millis(5);
+
+/// The links of this network namespace.
+pub(super) struct Links {
+    programs: Arc<GatePrograms>,
+    image: Arc<SharedImage>,
+    watch: LinkWatch,
+    notices: UnboundedSender<Notice>,
+    /// By ENI.
+    tasks: BTreeMap<String, Task>,
+    /// The ENI of each device that is desired.
+    devices: HashMap<String, String>,
+    /// Gates of links that are here, but for the trunk's, by ifindex.
+    here: BTreeMap<u32, Held>,
+    /// Gates of links that were moved to another namespace: they drop everything there.
+    away: Vec<Gate>,
+    /// Links that are closed until their gates stand, by ifindex.
+    covers: HashMap<u32, Cover>,
+    uplinks: Uplinks,
+    uplink_retry: Option<Retry>,
+    uplink_is_due: bool,
+    /// ENIs to be looked at. Those whose link has just come are first.
+    due: VecDeque<String>,
+    /// When those that wait for the image's writer are looked at again.
+    later: Option<Instant>,
+    /// Something went that packets may still read.
+    unsettled: bool,
+    settling: Arc<AtomicBool>,
+}
+
+struct Task {
+    desired: DesiredTask,
+    state: State,
+}
+
+enum State {
+    /// There is no link yet; whether that was said.
+    Waiting(bool),
+    /// It is bound; to the link with this ifindex, if it is none of the trunk's.
+    Bound(Option<u32>),
+    /// Its link passes nothing until it can be bound.
+    Closed,
+    /// Its link could not be gated.
+    Failed(Retry),
+}
+
+/// A gate on a link that is here.
+struct Held {
+    gate: Gate,
+    /// Without an ENI it passes nothing.
+    eni: Option<String>,
+}
+
+/// Where a gate's link is; where nobody can tell it is taken to be here.
+pub(super) fn place(gate: &Gate) -> Place {
+    gate.place().unwrap_or_else(|error| {
+        warn!("{}", chain(&error));
+        Place::Here
+    })
+}
+
+impl Links {
+    pub(super) fn new(
+        programs: Arc<GatePrograms>,
+        image: Arc<SharedImage>,
+        watch: LinkWatch,
+        notices: UnboundedSender<Notice>,
+    ) -> Self {
+        Self {
+            uplinks: Uplinks::new(image.control()),
+            programs,
+            image,
+            watch,
+            notices,
+            tasks: BTreeMap::new(),
+            devices: HashMap::new(),
+            here: BTreeMap::new(),
+            away: Vec::new(),
+            covers: HashMap::new(),
+            uplink_retry: None,
+            uplink_is_due: false,
+            due: VecDeque::new(),
+            later: None,
+            unsettled: false,
+            settling: Arc::default(),
+        }
+    }
+
+    pub(super) fn watch(&self) -> &LinkWatch {
+        &self.watch
+    }
+
+    /// The uplink's link, if it is there.
+    pub(super) fn uplink(&self) -> Option<Link> {
+        self.uplinks.link().cloned()
+    }
+
+    /// Takes over what is desired from now on: what no longer is, is closed; the rest is due.
+    pub(super) fn desire(&mut self, desired: Desired) -> Result<(), Refused> {
+        // Links whose events are still to come may be named.
+        self.watch.refresh()?;
+        self.hear()?;
+        let stays = |eni: &String, task: &mut Task| {
+            desired
+                .tasks
+                .get(eni)
+                .is_some_and(|wanted| (wanted.slot, &wanted.carrier) == (task.desired.slot, &task.desired.carrier))
+        };
+        let gone: Vec<(String, Task)> = self.tasks.extract_if(.., |eni, task| !stays(eni, task)).collect();
+        for (eni, task) in gone {
+            self.dismiss(&eni, &task);
+        }
+        // What the trunk carries is closed before it is bound.
+        self.uplinks.desire(desired.uplink);
+        self.uplink_is_due = true;
+        self.devices.clear();
+        self.due.clear();
+        for (eni, wanted) in desired.tasks {
+            if let Carrier::Device(device) = &wanted.carrier {
+                self.devices.insert(device.clone(), eni.clone());
+            }
+            if let Some(task) = self.tasks.get_mut(&eni) {
+                task.desired = wanted;
+            } else {
+                let state = State::Waiting(false);
+                self.tasks.insert(eni.clone(), Task { desired: wanted, state });
+            }
+            self.due.push_back(eni);
+        }
+        Ok(())
+    }
+
+    /// A task that is no longer named: its link stays closed.
+    fn dismiss(&mut self, eni: &str, task: &Task) {
+        let DesiredTask { name, carrier, .. } = &task.desired;
+        let held = self.here.iter().find(|(_, held)| held.eni.as_deref() == Some(eni));
+        let ifindex = held.map(|(ifindex, _)| *ifindex);
+        if let Some(ifindex) = ifindex {
+            self.unbind(LinkId::device(ifindex));
+        }
+        match carrier {
+            Carrier::Branch(vlan) => {
+                if matches!(task.state, State::Bound(_)) {
+                    self.unbind(LinkId::branch(*vlan));
+                    warn!(
+                        task = name,
+                        vlan, "task `{name}` is no longer named: VLAN {vlan} passes nothing"
+                    );
+                }
+            }
+            // The agent takes the link away. Where it cannot, the link stays closed.
+            Carrier::Made => {
+                if let Some(held) = ifindex.and_then(|ifindex| self.here.get_mut(&ifindex)) {
+                    held.eni = None;
+                }
+            }
+            Carrier::Device(_) => {
+                if let Some(held) = ifindex.and_then(|ifindex| self.here.get_mut(&ifindex)) {
+                    held.eni = None;
+                    warn!(
+                        task = name,
+                        link = held.gate.link().name,
+                        "task `{name}` is no longer named: link `{}` passes nothing until it goes",
+                        held.gate.link().name
+                    );
+                }
+            }
+        }
+    }
+
+    fn unbind(&mut self, link: LinkId) {
+        if !self.image.unbind(link) {
+            self.later = Some(Instant::now() + BUSY);
+        }
+        self.unsettled = true;
+    }
+
+    /// Closes what came and looks after what went, up to the present.
+    pub(super) fn hear(&mut self) -> Result<(), Refused> {
+        while let Some(event) = self.watch.poll()? {
+            match event {
+                LinkEvent::Present { name, ifindex } => self.came(&name, ifindex),
+                LinkEvent::Gone { name, ifindex, moved } => self.went(&name, ifindex, moved),
+                LinkEvent::Attached { ifindex } if self.here.contains_key(&ifindex) => self.follow_segment(ifindex),
+                // A bridge may have become another kind of bridge.
+                LinkEvent::Attached { .. } => {
+                    let here: Vec<u32> = self.here.keys().copied().collect();
+                    for ifindex in here {
+                        self.follow_segment(ifindex);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn came(&mut self, name: &str, ifindex: u32) {
+        // Where messages were lost another link may have come to its name and number unseen.
+        self.check(name, ifindex, None);
+        if self.uplinks.wants(name) {
+            self.uplink_is_due = true;
+        }
+        let Some(eni) = self.devices.get(name).cloned() else {
+            return;
+        };
+        if !self.here.contains_key(&ifindex) && !self.uplinks.holds(ifindex) {
+            self.cover(name, ifindex);
+        }
+        self.due.retain(|due| *due != eni);
+        self.due.push_front(eni);
+        self.tell(Notice::Came(name.to_owned()));
+    }
+
+    /// Closes a new link until its gate stands. Where that takes no grace period the gate itself is as fast.
+    fn cover(&mut self, name: &str, ifindex: u32) {
+        let is_task = self.watch.link(name).is_some_and(|(_, link)| link.closable().is_some());
+        if self.programs.hook() != Hook::Tcx || !is_task {
+            return;
+        }
+        match self.programs.cover(ifindex) {
+            Ok(cover) => self.hold_cover(ifindex, cover),
+            Err(error) => debug!(
+                link = name,
+                "link `{name}` is not closed before its gate stands: {error}"
+            ),
+        }
+    }
+
+    fn hold_cover(&mut self, ifindex: u32, mut cover: Cover) {
+        if let Some(before) = self.covers.remove(&ifindex) {
+            cover.take_over(before);
+        }
+        self.covers.insert(ifindex, cover);
+    }
+
+    fn went(&mut self, name: &str, ifindex: u32, moved: Option<Moved>) {
+        self.check("", ifindex, moved);
+        self.uplinks.lost_name(ifindex, name);
+        if !self.watch.has(ifindex) {
+            self.covers.remove(&ifindex);
+        }
+        self.away.retain(|gate| place(gate) != Place::Gone);
+    }
+
+    /// Looks whether the gate of a link that has this name now still is on it.
+    fn check(&mut self, name: &str, ifindex: u32, moved: Option<Moved>) {
+        let uplink = self.uplink();
+        for gate in self.uplinks.check(ifindex, self.watch.has(ifindex)) {
+            self.close_moved(gate, "the uplink");
+        }
+        if let Some(link) = uplink.filter(|_| self.uplink().is_none()) {
+            if self.uplinks.trunk().is_some() && self.programs.hook() == Hook::Clsact {
+                moved::close(&self.programs, &link.name, moved);
+            }
+            self.uplink_is_due = true;
+            self.tell(Notice::Uplink(None));
+        }
+        let Some(held) = self.here.get_mut(&ifindex) else {
+            return;
+        };
+        let place = place(&held.gate);
+        let task = held.eni.as_ref().and_then(|eni| self.tasks.get_mut(eni));
+        if place == Place::Here {
+            // What taskgate made is its task's under any name.
+            if let Some(task) = task
+                && let Carrier::Device(device) = &task.desired.carrier
+                && device != name
+            {
+                warn!(
+                    task = task.desired.name,
+                    link = device,
+                    "task `{}`: link `{device}` has another name now, and passes nothing under it",
+                    task.desired.name
+                );
+                task.state = State::Waiting(true);
+                held.eni = None;
+                self.unbind(LinkId::device(ifindex));
+            }
+            return;
+        }
+        let is_made = task.as_ref().is_some_and(|task| task.desired.carrier == Carrier::Made);
+        let whose = task.as_ref().map(|task| format!("task `{}`", task.desired.name));
+        if let Some(task) = task {
+            task.state = State::Waiting(true);
+        }
+        let Some(Held { gate, eni }) = self.here.remove(&ifindex) else {
+            return;
+        };
+        let link = gate.link().name.clone();
+        let has_moved = place == Place::Elsewhere || moved.is_some();
+        if place == Place::Elsewhere {
+            self.close_moved(gate, whose.as_deref().unwrap_or("no task"));
+        } else if gate.hook() == Hook::Clsact {
+            moved::close(&self.programs, &link, moved);
+        }
+        self.unbind(LinkId::device(ifindex));
+        match (eni, whose) {
+            (Some(eni), _) if is_made => self.tell(Notice::MadeLost {
+                eni,
+                ifindex,
+                moved: has_moved,
+            }),
+            (_, Some(whose)) if !has_moved => info!(link, "{whose}: link `{link}` is gone"),
+            _ => {}
+        }
+    }
+
+    /// Closes a link in the namespace that it was moved to.
+    fn close_moved(&mut self, gate: Gate, whose: &str) {
+        let link = gate.link().name.clone();
+        match gate.set(GateProgram::DropAll) {
+            Ok(()) => {
+                error!(
+                    link,
+                    "{whose}: link `{link}` was moved to another network namespace: it passes nothing there"
+                );
+                self.away.push(gate);
+            }
+            // It went meanwhile.
+            Err(_) if place(&gate) == Place::Gone => {}
+            Err(error) => {
+                error!(
+                    link,
+                    "{whose}: link `{link}` was moved to another network namespace, and cannot be closed there: {}",
+                    chain(&error)
+                );
+                self.away.push(gate);
+            }
+        }
+    }
+
+    /// Tells the image which bridge a task's link is a port of.
+    fn follow_segment(&self, ifindex: u32) {
+        let eni = self.here.get(&ifindex).and_then(|held| held.eni.as_ref());
+        if let Some(task) = eni.and_then(|eni| self.tasks.get(eni)) {
+            self.set_segment(task.desired.slot, ifindex);
+        }
+    }
+
+    fn set_segment(&self, slot: u16, ifindex: u32) {
+        let bridge = self.watch.segment(ifindex).unwrap_or(0);
+        self.image.control().set_segment(slot, bridge);
+    }
+
+    fn tell(&self, notice: Notice) {
+        // An agent that is gone has ended everything.
+        let _told = self.notices.send(notice);
+    }
+
+    /// Takes over the gate of a link that taskgate made.
+    pub(super) fn adopt(&mut self, eni: &str, gate: Gate) {
+        let (ifindex, name) = (gate.link().ifindex, gate.link().name.clone());
+        if let Some(task) = self.tasks.get_mut(eni) {
+            task.state = State::Bound(Some(ifindex));
+        }
+        let eni = Some(eni.to_owned());
+        self.here.insert(ifindex, Held { gate, eni });
+        self.follow_segment(ifindex);
+        // It may have gone before it was handed over.
+        self.check(&name, ifindex, None);
+    }
+
+    /// Closes a link that taskgate made and takes away.
+    pub(super) fn release(&mut self, eni: &str, ifindex: u32) {
+        let is_its = |held: &&mut Held| held.eni.as_deref() == Some(eni);
+        let Some(held) = self.here.get_mut(&ifindex).filter(is_its) else {
+            return;
+        };
+        held.eni = None;
+        self.unbind(LinkId::device(ifindex));
+        if let Some(task) = self.tasks.get_mut(eni) {
+            task.state = State::Waiting(true);
+        }
+    }
+
+    /// Refuses an uplink that cannot be one, if its link is there.
+    pub(super) fn check_uplink(&mut self, device: &str) -> Result<Result<(), RunError>, Refused> {
+        self.watch.refresh()?;
+        self.hear()?;
+        let Some((ifindex, known)) = self.watch.link(device) else {
+            return Ok(Ok(()));
+        };
+        Ok(match known.uplink() {
+            Ok(link) if self.here.contains_key(&ifindex) => Err(sides(link)),
+            Ok(_) => Ok(()),
+            Err(cause) => Err(RunError::Uplink {
+                device: device.to_owned(),
+                cause,
+            }),
+        })
+    }
+
+    pub(super) fn count(&self) -> Counts {
+        let is_gated = |task: &&Task| match task.state {
+            State::Bound(Some(_)) => true,
+            State::Bound(None) => self.uplinks.has_trunk(),
+            _ => false,
+        };
+        // A trunk that cannot be gated takes its branches with it.
+        let has_failed = |task: &&Task| match task.state {
+            State::Failed(_) => true,
+            State::Bound(None) => self.uplink_retry.is_some() && !self.uplinks.has_trunk(),
+            _ => false,
+        };
+        let failed = self.tasks.values().filter(has_failed);
+        Counts {
+            gated: self.tasks.values().filter(is_gated).count(),
+            tasks: self.tasks.len(),
+            failed: failed.map(|task| task.desired.name.clone()).collect(),
+        }
+    }
+
+    /// Takes every gate off. Gives the names of the links that are open now.
+    pub(super) fn end(&mut self) -> Vec<String> {
+        let here = mem::take(&mut self.here).into_values().map(|held| held.gate);
+        let gates: Vec<Gate> = here.chain(self.uplinks.end()).chain(self.away.drain(..)).collect();
+        self.covers.clear();
+        let mut opened = Vec::new();
+        for gate in gates {
+            let link = gate.link().name.clone();
+            // What taskgate made is gone with its link.
+            if place(&gate) == Place::Gone {
+                continue;
+            }
+            match gate.detach() {
+                Ok(()) => opened.push(link),
+                Err(error) => warn!(link, "the gate of link `{link}` may still stand: {}", chain(&error)),
+            }
+        }
+        opened
+    }
+}

@@ -1,0 +1,287 @@
+//! The link guard: a thread that hears of links and closes or gates them, and does nothing else. Reading files, making
+//! ENIs, closing capture windows are others' work, so none of it delays a gate.
+//!
+//! It knows what is desired ([`Desired`]) and what is there ([`LinkWatch`]), and brings the one about from the other, at
+//! start, at a reload and when a link comes or goes alike ([`links`]): closed first, then bound to its task in the image,
+//! then judged.
+
+mod links;
+mod moved;
+mod retry;
+mod uplinks;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::AsFd as _,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use taskgate_bpf::{
+    gate::{Gate, GatePrograms},
+    sys,
+};
+use taskgate_model::Uplink;
+use taskgate_net::{link::Link, netlink::Refused, watch::LinkWatch};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot,
+};
+use tracing::{debug, error};
+
+use self::links::Links;
+use super::{RunError, error::chain, image::SharedImage};
+
+/// Which links carry what.
+#[derive(Debug, Default)]
+pub(super) struct Desired {
+    pub(super) uplink: Option<Uplink>,
+    /// By ENI.
+    pub(super) tasks: BTreeMap<String, DesiredTask>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DesiredTask {
+    pub(super) name: String,
+    pub(super) slot: u16,
+    pub(super) carrier: Carrier,
+}
+
+/// What carries a task's ENI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// The link of this name.
+    Device(String),
+    /// A branch of the trunk.
+    Branch(u16),
+    /// The link that taskgate makes, and hands over with its gate ([`LinkGuard::adopt`]).
+    Made,
+}
+
+/// How what is desired was brought about.
+#[derive(Debug)]
+pub(super) struct Reconciled {
+    /// What could not be gated. It is tried again.
+    pub(super) wrong: Vec<RunError>,
+    /// The uplink's link, if it is there.
+    pub(super) uplink: Option<Link>,
+}
+
+/// How things stand.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) gated: usize,
+    pub(super) tasks: usize,
+    /// The names of tasks that could not be gated.
+    pub(super) failed: Vec<String>,
+}
+
+/// What the agent has to hear of.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// A link came that carries a task.
+    Came(String),
+    /// The uplink's link, or that it has none.
+    Uplink(Option<Link>),
+    /// The link with this ifindex, which taskgate made, is gone.
+    MadeLost { eni: String, ifindex: u32, moved: bool },
+    /// The kernel tells of links no more.
+    Deaf(Refused),
+}
+
+enum Command {
+    Reconcile(Desired, oneshot::Sender<Reconciled>),
+    CheckUplink(String, oneshot::Sender<Result<(), RunError>>),
+    Adopt(String, Gate),
+    Release(String, u32),
+    Count(oneshot::Sender<Counts>),
+    End(oneshot::Sender<Vec<String>>),
+}
+
+/// The agent's end of the link guard. The gates come off when the thread ends.
+#[derive(Debug)]
+pub(super) struct LinkGuard {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LinkGuard {
+    /// Starts the thread, in the network namespace of this one, and gives what will tell of links.
+    pub(super) fn start(
+        programs: Arc<GatePrograms>,
+        image: Arc<SharedImage>,
+    ) -> Result<(Self, UnboundedReceiver<Notice>), RunError> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let wake = EventFd::from_flags(flags).map_err(|error| RunError::Guard(error.into()))?;
+        let wake = Arc::new(wake);
+        let (commands, receiver) = mpsc::channel();
+        let (notices, notified) = unbounded_channel();
+        programs.reserve().map_err(RunError::Guard)?;
+        let links = Links::new(programs, image, LinkWatch::new()?, notices.clone());
+        let guard = Guard {
+            links,
+            commands: receiver,
+            wake: Arc::clone(&wake),
+            asked: None,
+        };
+        let run = move || guard.run(&notices);
+        let thread = thread::Builder::new().name("link-guard".to_owned()).spawn(run);
+        Ok((
+            Self {
+                commands,
+                wake,
+                thread: Some(thread.map_err(RunError::Guard)?),
+            },
+            notified,
+        ))
+    }
+
+    /// Brings about what is desired. Given once each link that is there is gated, or could not be.
+    pub(super) async fn reconcile(&self, desired: Desired) -> Result<Reconciled, RunError> {
+        self.ask(|reply| Command::Reconcile(desired, reply)).await
+    }
+
+    /// Refuses an uplink that cannot be one, if its link is there.
+    pub(super) async fn check_uplink(&self, device: &str) -> Result<(), RunError> {
+        self.ask(|reply| Command::CheckUplink(device.to_owned(), reply)).await?
+    }
+
+    /// Hands over the gate of a link that taskgate made for an ENI.
+    pub(super) fn adopt(&self, eni: &str, gate: Gate) {
+        self.tell(Command::Adopt(eni.to_owned(), gate));
+    }
+
+    /// Has a link closed that the agent takes away.
+    pub(super) fn release(&self, eni: &str, ifindex: u32) {
+        self.tell(Command::Release(eni.to_owned(), ifindex));
+    }
+
+    pub(super) async fn count(&self) -> Result<Counts, RunError> {
+        self.ask(Command::Count).await
+    }
+
+    /// Takes every gate off. Gives the names of the links that are open now.
+    pub(super) async fn end(&mut self) -> Vec<String> {
+        let opened = self.ask(Command::End).await;
+        self.join();
+        opened.unwrap_or_default()
+    }
+
+    fn tell(&self, command: Command) {
+        // A guard that ended has said why.
+        if self.commands.send(command).is_ok()
+            && let Err(error) = self.wake.write(1)
+        {
+            error!("the link guard cannot be woken: {error}");
+        }
+    }
+
+    async fn ask<R>(&self, command: impl FnOnce(oneshot::Sender<R>) -> Command) -> Result<R, RunError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(command(reply));
+        let ended = |_| RunError::Guard(io::Error::other("it ended"));
+        answer.await.map_err(ended)
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the link guard panicked");
+        }
+    }
+}
+
+/// The thread.
+struct Guard {
+    links: Links,
+    commands: mpsc::Receiver<Command>,
+    wake: Arc<EventFd>,
+    /// Who waits for what is desired to be brought about, and what went wrong up to now.
+    asked: Option<(oneshot::Sender<Reconciled>, Vec<RunError>)>,
+}
+
+impl Guard {
+    fn run(mut self, notices: &UnboundedSender<Notice>) {
+        // A task that keeps the CPUs busy is not to keep another one's link open.
+        if let Err(error) = sys::prefer_thread() {
+            debug!("the link guard is scheduled as any other thread: {error}");
+        }
+        if let Err(refused) = self.hold() {
+            // Without an agent there is nobody left to tell.
+            let _told = notices.send(Notice::Deaf(refused));
+        }
+    }
+
+    /// Until it is told to end, or the agent is gone.
+    fn hold(&mut self) -> Result<(), Refused> {
+        loop {
+            self.links.hear()?;
+            match self.commands.try_recv() {
+                Ok(Command::End(reply)) => {
+                    // Whoever asked may be gone.
+                    let _told = reply.send(self.links.end());
+                    return Ok(());
+                }
+                Ok(command) => {
+                    self.command(command)?;
+                    continue;
+                }
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            // One at a time: a link that comes meanwhile is closed before the next one's gate is waited for.
+            if self.links.is_due() {
+                match (self.links.step(), &mut self.asked) {
+                    (Some(error), Some((_, wrong))) => wrong.push(error),
+                    (Some(error), None) => error!(task = error.task(), "{}", chain(&error)),
+                    (None, _) => {}
+                }
+                continue;
+            }
+            self.links.wake_up();
+            if self.links.is_due() {
+                continue;
+            }
+            if self.links.is_settled()
+                && let Some((reply, wrong)) = self.asked.take()
+            {
+                let uplink = self.links.uplink();
+                let _told = reply.send(Reconciled { wrong, uplink });
+            }
+            self.wait()?;
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), Refused> {
+        match command {
+            Command::Reconcile(desired, reply) => {
+                self.links.desire(desired)?;
+                self.asked = Some((reply, Vec::new()));
+            }
+            Command::CheckUplink(device, reply) => {
+                let _told = reply.send(self.links.check_uplink(&device)?);
+            }
+            Command::Adopt(eni, gate) => self.links.adopt(&eni, gate),
+            Command::Release(eni, ifindex) => self.links.release(&eni, ifindex),
+            Command::Count(reply) => {
+                let _told = reply.send(self.links.count());
+            }
+            // Taken where the loop ends.
+            Command::End(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Waits for a link, a command, or what is to be tried again.
+    fn wait(&mut self) -> Result<(), Refused> {
+        let patience = self.links.time_left();
+        self.links.watch().wait(Some(self.wake.as_fd()), patience)?;
+        // Nothing to read unless it was woken.
+        let _woken = self.wake.read();
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Links that moved to another network namespace.
+//!
+//! A TCX gate moves with its link, and its program is replaced wherever it is. Filters are lost on a move: such a link is
+//! found again in its new namespace, and closed there.
+
+use std::{sync::Arc, thread};
+
+use taskgate_bpf::gate::GatePrograms;
+use taskgate_net::watch::Moved;
+use tracing::error;
+
+/// Closes a link that lost its filters, on a thread of its own: the search takes a while.
+pub(super) fn close(programs: &Arc<GatePrograms>, link: &str, moved: Option<Moved>) {
+    let (programs, link) = (Arc::clone(programs), link.to_owned());
+    let run = move || {
+        // Where nothing was said of a move the link is destroyed, or messages were lost.
+        let Some(moved) = moved else { return };
+        match programs.close_moved(moved) {
+            Ok(()) => error!(
+                link,
+                "link `{link}` lost its gate when it was moved, and passes nothing where it is now"
+            ),
+            Err(cause) => {
+                error!(
+                    link,
+                    "link `{link}` lost its gate when it was moved, and may be open where it is now: {cause}"
+                );
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().spawn(run) {
+        error!("a link that lost its gate when it was moved is not looked for: {error}");
+    }
+}

@@ -1,0 +1,88 @@
+//! Reading a configuration, on a thread of its own, so that signals are heard meanwhile.
+
+use std::{io, thread};
+
+use taskgate_config::Loaded;
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::{RunError, RunOptions};
+
+/// A configuration that is being read. The thread is left alone when nobody waits for it any more.
+#[derive(Debug)]
+pub(super) struct Reading {
+    loaded: oneshot::Receiver<Result<Loaded, RunError>>,
+    /// Files may have changed since it began.
+    is_stale: bool,
+    /// It takes the place of one that was stale.
+    is_second: bool,
+}
+
+impl Reading {
+    pub(super) fn begin(options: &RunOptions) -> Result<Self, RunError> {
+        let (done, loaded) = oneshot::channel();
+        let options = options.clone();
+        let read = move || {
+            // Nobody may be interested any more.
+            let _told = done.send(load(&options));
+        };
+        let thread = thread::Builder::new().name("config".to_owned()).spawn(read);
+        thread.map_err(RunError::Runtime)?;
+        Ok(Self {
+            loaded,
+            is_stale: false,
+            is_second: false,
+        })
+    }
+
+    /// A reload was asked for: what is being read may be older than that.
+    pub(super) fn ask_again(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// What was read; to be asked for once. Nothing is lost when the future is dropped before it is ready.
+    pub(super) async fn done(&mut self) -> Result<Loaded, RunError> {
+        let loaded = (&mut self.loaded).await;
+        loaded.unwrap_or_else(|error| Err(RunError::Runtime(io::Error::other(error))))
+    }
+
+    /// Begins anew where what was read is stale. Once only, so that what is read comes into
+    /// force however often a reload is asked for.
+    pub(super) fn begin_again(&mut self, options: &RunOptions) -> Result<Again, RunError> {
+        Ok(match (self.is_stale, self.is_second) {
+            (false, _) => Again::No,
+            (true, true) => Again::Afterwards,
+            (true, false) => {
+                *self = Self {
+                    is_second: true,
+                    ..Self::begin(options)?
+                };
+                Again::Now
+            }
+        })
+    }
+}
+
+/// Whether a configuration is read once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    No,
+    /// It is being read already, and what was read before is of no use.
+    Now,
+    /// After what was read is in force.
+    Afterwards,
+}
+
+/// Reads the configuration and logs what deserves a look.
+fn load(options: &RunOptions) -> Result<Loaded, RunError> {
+    let mut loaded = taskgate_config::load(&options.config)?;
+    if let Some(interval) = options.interval {
+        for log in &mut loaded.model.flow_logs {
+            log.interval = interval;
+        }
+    }
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    Ok(loaded)
+}

@@ -1,0 +1,180 @@
+//! Capture windows: closed in time, written, and what is over removed.
+
+use std::time::{Duration, Instant};
+
+use taskgate_bpf::tables::KernelTables;
+use taskgate_compiler::ImageControl;
+use taskgate_ebpf::abi::image::TIMEOUTS;
+use taskgate_flowlog::{Collector, LoggedEni, Outputs, Unlogged};
+use taskgate_model::{FlowLog, Model};
+use tracing::{error, warn};
+
+use super::{RunError, error::chain, image::ImageMemory, shares::Pressure, sizes::SWEEP_EVERY, unix_time};
+
+/// How long a reader of flow records may take nothing before taskgate ends without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the records are made with.
+pub(super) struct Records {
+    tables: KernelTables,
+    control: ImageControl<ImageMemory>,
+    collector: Collector,
+    outputs: Outputs,
+    logs: Vec<FlowLog>,
+    /// When connections were removed for want of room last.
+    swept: Instant,
+}
+
+impl Records {
+    /// Begins the first window. `most`: records that are held at most, for the window that runs and for each flow log.
+    pub(super) fn begin(
+        mut tables: KernelTables,
+        control: ImageControl<ImageMemory>,
+        model: &Model,
+        timeouts: [u32; TIMEOUTS],
+        most: usize,
+    ) -> Result<Self, RunError> {
+        const FIRST_WINDOW: u32 = 1;
+        let now = unix_time().as_secs();
+        let mut collector = Collector::begin(
+            &mut tables,
+            FIRST_WINDOW,
+            now,
+            &model.flow_logs,
+            unlogged(model),
+            timeouts,
+        )?;
+        collector.hold_at_most(most);
+        Ok(Self {
+            tables,
+            control,
+            collector,
+            outputs: Outputs::open(&model.flow_logs, now, most)?,
+            logs: model.flow_logs.clone(),
+            swept: Instant::now(),
+        })
+    }
+
+    /// Takes over what a new configuration says of records.
+    pub(super) fn reconfigure(&mut self, model: &Model, timeouts: [u32; TIMEOUTS]) {
+        if self.logs != model.flow_logs {
+            // Where the window could not be closed, what it holds comes with the first one of the new logs.
+            let end = self.close_as(true).unwrap_or_else(|| unix_time().as_secs());
+            self.outputs.replace(&model.flow_logs, end);
+            self.logs.clone_from(&model.flow_logs);
+        }
+        self.collector.reconfigure(&self.logs, unlogged(model), timeouts);
+    }
+
+    /// Says whose a slot is.
+    pub(super) fn bind(&mut self, slot: u16, eni: LoggedEni) {
+        self.collector.bind(slot, eni);
+    }
+
+    /// Says that the ENIs of slots are gone, and pass nothing any more.
+    pub(super) fn retire(&mut self, slots: &[u16]) {
+        for slot in slots {
+            self.collector.retire(*slot);
+        }
+        let epoch_of = epochs(&self.control);
+        if !slots.is_empty()
+            && let Err(error) = self.collector.take_down(&mut self.tables, &epoch_of)
+        {
+            error!(
+                "the last packets of ENIs that are gone may be recorded for those that have their links: {}",
+                chain(&error)
+            );
+        }
+    }
+
+    /// How long until the window is to be closed.
+    pub(super) fn left(&self) -> Duration {
+        self.collector.time_left(unix_time())
+    }
+
+    /// Closes the window and writes its records. What fails is logged: the gates stand whatever becomes of the records.
+    pub(super) fn close(&mut self) {
+        self.close_as(false);
+        self.sweep(false);
+    }
+
+    /// Closes the window before its time, and waits until its reader has what was written.
+    pub(super) fn close_final(&mut self) {
+        self.close_as(true);
+        if let Err(error) = self.outputs.finish(PATIENCE) {
+            error!("{}", chain(&error));
+        }
+    }
+
+    /// Gives when the window ended, if it could be closed.
+    fn close_as(&mut self, last: bool) -> Option<u64> {
+        let now = unix_time().as_secs();
+        let epoch_of = epochs(&self.control);
+        let closed = if last {
+            self.collector.close_final(&mut self.tables, now, &epoch_of)
+        } else {
+            self.collector.close_window(&mut self.tables, now, &epoch_of)
+        };
+        let window = match closed {
+            Ok(window) => window,
+            Err(error) => {
+                error!(
+                    "a capture window is not closed, its records come with the next one: {}",
+                    chain(&error)
+                );
+                return None;
+            }
+        };
+        if window.strays.flows != 0 {
+            warn!(
+                "{} packets in {} flows belong to no known ENI and leave no record",
+                window.strays.packets, window.strays.flows
+            );
+        }
+        if let Err(error) = self.outputs.write(&window) {
+            error!("flow records are lost: {}", chain(&error));
+        }
+        Some(window.bounds.end)
+    }
+
+    /// The kernel's tables, and the image's words beside its writer.
+    pub(super) fn parts(&mut self) -> (&mut KernelTables, &ImageControl<ImageMemory>) {
+        (&mut self.tables, &self.control)
+    }
+
+    /// Removes what is over, where the tables are short of room: it counts as absent already, but whatever is new finds no
+    /// room beside it.
+    pub(super) fn make_room(&mut self, pressure: Pressure) {
+        if pressure.conns && self.swept.elapsed() >= SWEEP_EVERY {
+            self.sweep(true);
+            self.swept = Instant::now();
+        }
+        if pressure.denials
+            && let Err(error) = self.collector.free_denials(&mut self.tables)
+        {
+            error!("denied flows are not freed: {}", chain(&error));
+        }
+        if pressure.fragments
+            && let Err(error) = self.collector.free_fragments(&mut self.tables)
+        {
+            error!("fragments are not forgotten: {}", chain(&error));
+        }
+    }
+
+    /// Removes connections that are over by now. `untold`: also what no window has told yet; it is told in the one that
+    /// runs.
+    pub(super) fn sweep(&mut self, untold: bool) {
+        let epoch_of = epochs(&self.control);
+        if let Err(error) = self.collector.sweep(&mut self.tables, untold, &epoch_of) {
+            error!("idle connections are not removed: {}", chain(&error));
+        }
+    }
+}
+
+fn epochs(control: &ImageControl<ImageMemory>) -> impl Fn(u16) -> u32 {
+    |slot| control.epoch(slot) as u32
+}
+
+fn unlogged(model: &Model) -> Unlogged {
+    Unlogged::new(model.unlogged())
+}

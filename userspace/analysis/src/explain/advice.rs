@@ -1,0 +1,204 @@
+//! The rule that would allow a packet that no rule allows, in the form that its group is written in: no wider than the
+//! packet asks for, except that a far side which has a group or stands in a list that the group's rules use is named by
+//! that, which outlives its address.
+
+use std::net::IpAddr;
+
+use taskgate_model::{
+    Dialect, Direction, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports, PrefixListIndex, Protocol, Rule,
+    misleading_protocol, protocol_name,
+};
+
+use super::{
+    aws_command::aws_command,
+    frame::Message,
+    gates::{Explainer, Verdict},
+    nearest::Nearest,
+    question::{End, Question},
+};
+use crate::words;
+
+/// A rule to add.
+pub struct Advice {
+    /// The group to add it to, as users name it.
+    pub group: String,
+    /// What it allows, in words.
+    pub says: String,
+    /// What to write or to run. `None` where an id could not be written into a command.
+    pub how: Option<String>,
+    /// What else is to be done.
+    pub then: &'static str,
+}
+
+/// The far side of the rule.
+#[derive(Clone, Copy)]
+pub(super) enum Far {
+    /// A group that the far ENI has.
+    Group(GroupIndex),
+    /// A prefix list that holds the far address.
+    List(PrefixListIndex),
+    /// The far address alone.
+    Address(IpAddr),
+}
+
+/// What to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` where no rule would do.
+pub fn advice(
+    model: &Model,
+    question: &Question<'_>,
+    direction: Direction,
+    eni: &Eni,
+    nearest: Option<&Nearest>,
+) -> Option<Advice> {
+    let (end, word) = match direction {
+        Direction::Ingress => (question.from, "from"),
+        Direction::Egress => (question.to, "to"),
+    };
+    let group = nearest
+        .map(|nearest| nearest.at)
+        .or_else(|| eni.groups.first().copied())?;
+    let far = candidates(model, group, end, nearest)
+        .into_iter()
+        .find(|far| lets_through(model, question, direction, eni, group, *far))?;
+    let dialect = model.group(group).dialect;
+    let how = match dialect {
+        Dialect::Native => Some(format!(
+            "- {{ {}, {word}: [{}] }}",
+            protocol(question.message),
+            native(model, far)
+        )),
+        Dialect::Aws => {
+            let owner = end.eni.and_then(|far| far.account.as_deref());
+            let foreign = owner.filter(|owner| eni.account.as_deref().is_some_and(|own| own != *owner));
+            aws_command(model, group, direction, question.message, far, foreign)
+        }
+    };
+    Some(Advice {
+        group: format!("`{}`", words::group_name(model, group)),
+        says: format!("{} {word} {}", question.message, in_words(model, far)),
+        how,
+        then: match dialect {
+            Dialect::Native => "",
+            Dialect::Aws => "; then print its files again",
+        },
+    })
+}
+
+/// What the rule could name, the best first.
+fn candidates(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Vec<Far> {
+    let groups = end.eni.map_or(&[][..], |eni| &eni.groups);
+    let named = groups.iter().filter(|named| may_name(model, group, **named));
+    // The nearest rule missed by something else, if the address is in its list.
+    let list = match nearest.map(|nearest| &nearest.peer) {
+        Some(Peer::PrefixList(list)) if in_list(model, *list, end.address) => Some(Far::List(*list)),
+        _ => None,
+    };
+    let named = named.copied().map(Far::Group);
+    named.chain(list).chain([Far::Address(end.address)]).collect()
+}
+
+/// Whether the gate lets the packet through once the rule is there. A rule that names a group does not where the address is
+/// that of several ENIs.
+fn lets_through(
+    model: &Model,
+    question: &Question<'_>,
+    direction: Direction,
+    eni: &Eni,
+    group: GroupIndex,
+    far: Far,
+) -> bool {
+    let mut advised = model.clone();
+    let Some(changed) = advised.groups.get_mut(group.0) else {
+        return false;
+    };
+    let rules = match direction {
+        Direction::Ingress => &mut changed.ingress,
+        Direction::Egress => &mut changed.egress,
+    };
+    rules.push(Rule {
+        id: String::from("advised"),
+        protocol: rule_protocol(question.message),
+        peer: match far {
+            Far::Group(group) => Peer::Group(group),
+            Far::List(list) => Peer::PrefixList(list),
+            Far::Address(IpAddr::V4(address)) => Peer::V4(address.into()),
+            Far::Address(IpAddr::V6(address)) => Peer::V6(address.into()),
+        },
+        description: String::new(),
+        location: Location::default(),
+    });
+    let Ok(explainer) = Explainer::new(&advised, [eni]) else {
+        return false;
+    };
+    let mut gates = explainer.explain(question).gates.into_iter();
+    gates.any(|gate| gate.direction == direction && gate.verdict == Verdict::Accept)
+}
+
+fn rule_protocol(message: Message) -> Protocol {
+    let one = |port| Ports { from: port, to: port };
+    match message {
+        Message::Tcp { port, .. } => Protocol::Tcp(one(port)),
+        Message::Udp { port, .. } => Protocol::Udp(one(port)),
+        Message::Icmp { kind, code } => Protocol::Icmp(IcmpMatch::TypeCode(kind, code)),
+        Message::Icmpv6 { kind, code } => Protocol::Icmpv6(IcmpMatch::TypeCode(kind, code)),
+        Message::Other(number) => Protocol::Number(number),
+    }
+}
+
+/// Whether a rule of `group` can refer to `named`: AWS knows nothing of native groups, and within one VPC no peering has
+/// to be there.
+fn may_name(model: &Model, group: GroupIndex, named: GroupIndex) -> bool {
+    let (group, named) = (model.group(group), model.group(named));
+    let one_vpc = match (&group.vpc, &named.vpc) {
+        (Some(own), Some(other)) => own == other,
+        _ => true,
+    };
+    group.dialect == Dialect::Native || named.dialect == Dialect::Aws && one_vpc
+}
+
+fn in_list(model: &Model, list: PrefixListIndex, address: IpAddr) -> bool {
+    let mut entries = model.prefix_list(list).entries.iter().flatten();
+    entries.any(|entry| entry.contains(&address))
+}
+
+fn in_words(model: &Model, far: Far) -> String {
+    match far {
+        Far::Group(group) => format!("group `{}`", words::group_name(model, group)),
+        Far::List(list) => format!("prefix list `{}`", words::list_name(model, list)),
+        Far::Address(address) => host_cidr(address),
+    }
+}
+
+/// The CIDR of one address.
+pub(super) fn host_cidr(address: IpAddr) -> String {
+    let length = if address.is_ipv4() { 32 } else { 128 };
+    format!("{address}/{length}")
+}
+
+/// The far side as the native form has it.
+fn native(model: &Model, far: Far) -> String {
+    let text = match far {
+        Far::Group(group) => format!("group:{}", words::group_name(model, group)),
+        Far::List(list) => format!("prefix-list:{}", words::list_name(model, list)),
+        Far::Address(address) => address.to_string(),
+    };
+    let name = text.split_once(':').map_or(&*text, |(_, name)| name);
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.chars().all(plain) {
+        return text;
+    }
+    // A JSON string is a YAML string too.
+    serde_json::Value::from(text).to_string()
+}
+
+fn protocol(message: Message) -> String {
+    match message {
+        Message::Tcp { port, .. } => format!("protocol: tcp, ports: {port}"),
+        Message::Udp { port, .. } => format!("protocol: udp, ports: {port}"),
+        Message::Icmp { kind, code } => format!("protocol: icmp, type: {kind}, code: {code}"),
+        Message::Icmpv6 { kind, code } => format!("protocol: icmpv6, type: {kind}, code: {code}"),
+        Message::Other(number) => match protocol_name(number) {
+            Some(name) if misleading_protocol(name).is_none() => format!("protocol: {name}"),
+            _ => format!("protocol: {number}"),
+        },
+    }
+}

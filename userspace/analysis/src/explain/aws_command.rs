@@ -1,0 +1,55 @@
+//! A rule as the AWS CLI adds it: `aws ec2 authorize-security-group-ingress` and `-egress`.
+//!
+//! Source: AWS CLI Command Reference, `authorize-security-group-ingress`, shorthand syntax of `--ip-permissions`.
+
+use std::net::IpAddr;
+
+use taskgate_model::{Direction, GroupIndex, Model};
+
+use super::{
+    advice::{Far, host_cidr},
+    frame::Message,
+};
+use crate::words::plain_id;
+
+/// The command that adds one rule to a group, ready for a shell. `owner`: the account of the far side's group, where it is
+/// another one. `None` where an id is none that AWS gives: a file could make a command of it that does something else.
+pub(super) fn aws_command(
+    model: &Model,
+    group: GroupIndex,
+    direction: Direction,
+    message: Message,
+    far: Far,
+    owner: Option<&str>,
+) -> Option<String> {
+    let group = plain_id(&model.group(group).id)?;
+    let far = match far {
+        Far::Group(named) => {
+            let id = plain_id(&model.group(named).id)?;
+            let owner = owner.map_or_else(String::new, |owner| format!(",UserId={owner}"));
+            format!("UserIdGroupPairs=[{{GroupId={id}{owner}}}]")
+        }
+        Far::List(list) => format!(
+            "PrefixListIds=[{{PrefixListId={}}}]",
+            plain_id(&model.prefix_list(list).id)?
+        ),
+        Far::Address(address @ IpAddr::V4(_)) => format!("IpRanges=[{{CidrIp={}}}]", host_cidr(address)),
+        Far::Address(address @ IpAddr::V6(_)) => format!("Ipv6Ranges=[{{CidrIpv6={}}}]", host_cidr(address)),
+    };
+    Some(format!(
+        "aws ec2 authorize-security-group-{direction} --group-id {group} --ip-permissions '{},{far}'",
+        protocol(message),
+    ))
+}
+
+/// The ports are an ICMP message's type and code; those of other protocols are ignored by AWS, and -1 is what it prints.
+fn protocol(message: Message) -> String {
+    let (name, from, to) = match message {
+        Message::Tcp { port, .. } => ("tcp", port, port),
+        Message::Udp { port, .. } => ("udp", port, port),
+        Message::Icmp { kind, code } => ("icmp", kind.into(), code.into()),
+        Message::Icmpv6 { kind, code } => ("icmpv6", kind.into(), code.into()),
+        Message::Other(number) => return format!("IpProtocol={number},FromPort=-1,ToPort=-1"),
+    };
+    format!("IpProtocol={name},FromPort={from},ToPort={to}")
+}

@@ -1,0 +1,217 @@
+//! The gates on the way, judged by the code that the kernel runs.
+
+use std::collections::HashSet;
+
+use serde::{Serialize, Serializer};
+use taskgate_compiler::{CompileError, RuleName};
+use taskgate_ebpf::{
+    abi::{self, LinkId, Outcome, Reason, tables::RULE_EXEMPT},
+    host::{HostFrame, HostTables, decide},
+};
+use taskgate_model::{Direction, Eni, Exempt, Model};
+
+use super::{
+    frame::frame,
+    nearest::{Nearest, nearest},
+    question::Question,
+    unknown::unknown,
+};
+use crate::host::Host;
+
+/// What a gate, or all of them, say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// The packet passes.
+    Accept,
+    /// It is dropped.
+    Reject,
+    /// No known rule allows it, and not all that may allow it is in the files.
+    Unknown,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explanation {
+    /// Whether all gates let the packet through. [`Verdict::Reject`] if any denies it, else [`Verdict::Unknown`] if any
+    /// may.
+    pub verdict: Verdict,
+    /// The gates in the order in which the packet meets them.
+    pub gates: Vec<GateVerdict>,
+}
+
+/// What one gate says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GateVerdict {
+    /// The ENI's id.
+    pub eni: String,
+    /// The task's name.
+    pub task: Option<String>,
+    /// Which of the ENI's rules are asked.
+    #[serde(serialize_with = "direction")]
+    pub direction: Direction,
+    /// Whether the gate is on this host.
+    pub here: bool,
+    /// Whether it lets the packet through.
+    pub verdict: Verdict,
+    /// `rule`, `exempt`, why it is dropped, or what is not known.
+    pub reason: &'static str,
+    /// The id of the group whose rule allows it.
+    pub group: Option<String>,
+    /// That group's name.
+    pub group_name: Option<String>,
+    /// The rule that allows it.
+    pub rule: Option<String>,
+    /// Where no rule allows it: the one that missed by least.
+    pub nearest: Option<Nearest>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn direction<S: Serializer>(direction: &Direction, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(direction.as_str())
+}
+
+/// Gates of ENIs, wherever those are, over images on the host.
+pub struct Explainer<'a> {
+    model: &'a Model,
+    hosts: Vec<Gated<'a>>,
+}
+
+/// An image and its gates. Those of one host have no address in common, which ENIs of several VPCs can have, and are exempt
+/// of the same.
+struct Gated<'a> {
+    /// The link of each is its place in here.
+    enis: Vec<&'a Eni>,
+    host: Host,
+}
+
+impl<'a> Gated<'a> {
+    fn new(model: &'a Model, enis: Vec<&'a Eni>) -> Result<Self, CompileError> {
+        let ids: HashSet<&str> = enis.iter().map(|eni| &*eni.id).collect();
+        // `settings.exempt` is of this host.
+        let here = enis.first().is_some_and(|eni| eni.binding.is_some());
+        let exempt = if here { model.exempt() } else { Exempt::default() };
+        let mut host = Host::new(model, &|eni| ids.contains(&*eni.id), &exempt)?;
+        for (at, eni) in enis.iter().enumerate() {
+            if let Some(slot) = host.writer.slot(&eni.id) {
+                host.writer.add_link(link(at), slot)?;
+            }
+        }
+        Ok(Self { enis, host })
+    }
+}
+
+/// Whether two ENIs can have their gates in one image.
+fn go_together(one: &Eni, other: &Eni) -> bool {
+    let shared = one.addresses.iter().any(|address| other.addresses.contains(address));
+    !shared && one.binding.is_some() == other.binding.is_some()
+}
+
+impl<'a> Explainer<'a> {
+    /// With a gate for each of these ENIs that has a group, or may have one.
+    ///
+    /// # Errors
+    /// The configuration does not fit into an image.
+    pub fn new(model: &'a Model, enis: impl IntoIterator<Item = &'a Eni>) -> Result<Self, CompileError> {
+        let mut sets: Vec<Vec<&Eni>> = Vec::new();
+        for eni in enis.into_iter().filter(|eni| has_gate(eni)) {
+            if sets.iter().flatten().any(|gated| gated.id == eni.id) {
+                continue;
+            }
+            match sets
+                .iter_mut()
+                .find(|set| set.iter().all(|gated| go_together(gated, eni)))
+            {
+                Some(set) => set.push(eni),
+                None => sets.push(vec![eni]),
+            }
+        }
+        let hosts = sets.into_iter().map(|set| Gated::new(model, set));
+        Ok(Self {
+            model,
+            hosts: hosts.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Puts the packet to every gate on its way: egress where it begins, ingress where it ends, also when the first one
+    /// denies it. ENIs that have no group have no gate.
+    pub fn explain(&self, question: &Question<'_>) -> Explanation {
+        let bytes = frame(question.from.address, question.to.address, question.message);
+        let way = [
+            (Direction::Egress, question.from.eni),
+            (Direction::Ingress, question.to.eni),
+        ];
+        let gates: Vec<GateVerdict> = way
+            .into_iter()
+            .filter_map(|(direction, eni)| Some((direction, eni?)))
+            .filter_map(|(direction, eni)| self.gate(question, direction, eni, &bytes))
+            .collect();
+        let any = |verdict| gates.iter().any(|gate| gate.verdict == verdict);
+        let verdict = [Verdict::Reject, Verdict::Unknown]
+            .into_iter()
+            .find(|verdict| any(*verdict));
+        Explanation {
+            verdict: verdict.unwrap_or(Verdict::Accept),
+            gates,
+        }
+    }
+
+    /// What an ENI's gate says; `None` for one that has none in here.
+    fn gate(&self, question: &Question<'_>, direction: Direction, eni: &Eni, bytes: &[u8]) -> Option<GateVerdict> {
+        let mut places = self.hosts.iter().filter_map(|gated| {
+            let at = gated.enis.iter().position(|gated| gated.id == eni.id)?;
+            Some((gated, link(at)))
+        });
+        let (gated, link) = places.next()?;
+        let (outcome, rule) = gated.judge(&HostFrame::new(bytes, link), direction);
+        let no_rule = matches!(outcome, Outcome::Drop(Reason::NoRule));
+        let is_open = no_rule || !outcome.passes() && !eni.gate_known;
+        let unknown = is_open.then(|| unknown(self.model, question, direction, eni)).flatten();
+        let denied = no_rule && unknown.is_none();
+        let nearest = denied.then(|| nearest(self.model, question, direction, eni));
+        Some(GateVerdict {
+            eni: eni.id.clone(),
+            task: eni.task.clone(),
+            direction,
+            here: eni.binding.is_some(),
+            verdict: match &unknown {
+                Some(_) => Verdict::Unknown,
+                None if outcome.passes() => Verdict::Accept,
+                None => Verdict::Reject,
+            },
+            reason: unknown.map_or_else(|| outcome.name(), |unknown| unknown.reason()),
+            group: rule.map(|rule| rule.group.clone()),
+            group_name: rule.map(|rule| rule.group_name.clone()),
+            rule: rule.map(|rule| rule.rule.clone()),
+            nearest: nearest.flatten(),
+        })
+    }
+}
+
+impl Gated<'_> {
+    /// Judges a frame where nothing is tracked yet: how it ends, and the rule that allows it.
+    fn judge(&self, frame: &HostFrame<'_>, direction: Direction) -> (Outcome, Option<&RuleName>) {
+        const ROOM: usize = 1;
+        let tables = HostTables::new(self.host.writer.memory(), ROOM);
+        let direction = match direction {
+            Direction::Egress => abi::Direction::Egress,
+            Direction::Ingress => abi::Direction::Ingress,
+        };
+        let outcome = decide(&tables, frame, direction);
+        let tracked = tables.conns_v4().into_values().chain(tables.conns_v6().into_values());
+        let mut numbers = tracked.map(|conn| conn.by().0).filter(|number| *number != RULE_EXEMPT);
+        (outcome, numbers.next().and_then(|number| self.host.book.name(number)))
+    }
+}
+
+/// Whether an ENI has a gate, as far as the files say.
+fn has_gate(eni: &Eni) -> bool {
+    !eni.groups.is_empty() || !eni.groups_known
+}
+
+/// The link of the gate at a place.
+fn link(at: usize) -> LinkId {
+    LinkId::device(at as u32 + 1)
+}

@@ -1,0 +1,20 @@
+//! What the gates on the way from one task to another say of a packet, and which rule decides.
+//!
+//! The question becomes a real frame ([`frame`]) and is put to the very code that runs in the kernel, over an image that
+//! is compiled on the host ([`gates`]). Why a rule did not match is worked out from the model ([`nearest`]).
+
+mod advice;
+mod aws_command;
+mod frame;
+mod gates;
+mod names;
+mod nearest;
+mod question;
+mod unknown;
+
+pub use advice::{Advice, advice};
+pub use frame::Message;
+pub use gates::{Explainer, Explanation, GateVerdict, Verdict};
+pub use nearest::{Field, Nearest, allows};
+pub use question::{Asked, End, Question, QuestionError};
+pub use unknown::{Unknown, unknown};

@@ -1,0 +1,262 @@
+//! The rule that missed by least, and by what. Groups only allow, so this is all there is to say of a denial.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Serialize;
+use taskgate_model::{
+    Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule, protocol_name, protocol_text,
+};
+
+use super::{frame::Message, question::Question};
+use crate::words;
+
+/// The rule that missed by least.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Nearest {
+    /// The id of its group.
+    pub group: String,
+    /// That group's name.
+    pub group_name: String,
+    /// The rule.
+    pub rule: String,
+    /// The field that it missed by; the first of them if there are several.
+    pub field: Field,
+    /// What missed, in words.
+    pub message: String,
+    /// What the rule allows, in words.
+    #[serde(skip)]
+    pub allows: String,
+    #[serde(skip)]
+    pub(super) at: GroupIndex,
+    /// Whom the rule allows.
+    #[serde(skip)]
+    pub(super) peer: Peer,
+}
+
+/// A field of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Field {
+    /// The protocol.
+    Protocol,
+    /// The destination port.
+    Port,
+    /// The ICMP type.
+    Type,
+    /// The ICMP code.
+    Code,
+    /// The far address.
+    Peer,
+}
+
+/// A field that missed, and how far, in bits: as many as one would have to change at least.
+struct Miss {
+    field: Field,
+    bits: u32,
+    message: String,
+}
+
+/// What a miss weighs where bits cannot be counted: another protocol of the same kind, another one altogether.
+const SIMILAR_PROTOCOL: u32 = 8;
+const OTHER_PROTOCOL: u32 = 32;
+/// An ICMP type has no order: another one is as far as another eight bits.
+const OTHER_TYPE: u32 = 8;
+/// A group or list that does not have the address: it could be given to it.
+const NOT_A_MEMBER: u32 = 6;
+/// A peer that no address of the packet's family can be.
+const NEVER: u32 = 64;
+
+/// Finds the rule of the ENI's groups that missed by least: by the fewest fields, then by the fewest bits, then the first
+/// one. Rules that match nothing of the packet's family are not asked. `None` if there are no others.
+pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Option<Nearest> {
+    let far = far(question, direction);
+    let rules = eni.groups.iter().flat_map(|&group| {
+        let rules = model.group(group).rules(direction);
+        rules.iter().map(move |rule| (group, rule))
+    });
+    let family = question.family();
+    rules
+        .filter(|(_, rule)| of_family(model, rule, family))
+        .filter_map(|(group, rule)| {
+            let misses = misses(model, eni, question.message, far, rule);
+            // A rule that misses nothing would have allowed it.
+            (!misses.is_empty()).then_some((group, rule, misses))
+        })
+        .min_by_key(|(_, _, misses)| (misses.len(), misses.iter().map(|miss| miss.bits).sum::<u32>()))
+        .map(|(at, rule, misses)| {
+            let group = model.group(at);
+            let messages: Vec<&str> = misses.iter().map(|miss| &*miss.message).collect();
+            Nearest {
+                group: group.id.clone(),
+                group_name: group.name.clone(),
+                rule: rule.id.clone(),
+                field: misses[0].field,
+                message: messages.join(", and "),
+                allows: words::rule(model, direction, rule),
+                at,
+                peer: rule.peer.clone(),
+            }
+        })
+}
+
+/// Whether a rule can match packets of a family. A list whose entries are not known may have some of each.
+pub(super) fn of_family(model: &Model, rule: &Rule, family: Family) -> bool {
+    rule.protocol.goes_over(family)
+        && match &rule.peer {
+            Peer::V4(_) => family == Family::V4,
+            Peer::V6(_) => family == Family::V6,
+            Peer::PrefixList(list) => {
+                let list = model.prefix_list(*list);
+                list.entries.is_none() || list.entries_of(family).next().is_some()
+            }
+            Peer::Group(_) | Peer::Missing(_) => true,
+        }
+}
+
+/// Whether a rule allows the packet, whoever the peer is.
+pub(super) fn allows_message(message: Message, rule: &Rule) -> bool {
+    transport(rule.protocol, message).is_empty()
+}
+
+/// Whether a rule allows the packet.
+pub fn allows(model: &Model, question: &Question<'_>, direction: Direction, rule: &Rule) -> bool {
+    let near = match direction {
+        Direction::Ingress => question.to.eni,
+        Direction::Egress => question.from.eni,
+    };
+    near.is_some_and(|gate| misses(model, gate, question.message, far(question, direction), rule).is_empty())
+}
+
+/// The address that a gate's rules call the peer.
+pub(super) fn far(question: &Question<'_>, direction: Direction) -> IpAddr {
+    match direction {
+        Direction::Ingress => question.from.address,
+        Direction::Egress => question.to.address,
+    }
+}
+
+/// The fields that a rule misses by, in the order protocol, port, peer.
+fn misses(model: &Model, gate: &Eni, message: Message, far: IpAddr, rule: &Rule) -> Vec<Miss> {
+    let mut misses = transport(rule.protocol, message);
+    misses.extend(peer(model, gate, &rule.peer, far));
+    misses
+}
+
+fn transport(protocol: Protocol, message: Message) -> Vec<Miss> {
+    let (name, similar, inner) = match (protocol, message) {
+        (Protocol::All, _) => return Vec::new(),
+        (Protocol::Number(number), Message::Other(other)) if number == other => return Vec::new(),
+        (Protocol::Tcp(ports), Message::Tcp { port, .. }) | (Protocol::Udp(ports), Message::Udp { port, .. }) => {
+            return port_miss(ports, port).into_iter().collect();
+        }
+        (Protocol::Icmp(messages), Message::Icmp { kind, code })
+        | (Protocol::Icmpv6(messages), Message::Icmpv6 { kind, code }) => {
+            return icmp_miss(messages, kind, code).into_iter().collect();
+        }
+        (Protocol::Tcp(ports), Message::Udp { port, .. }) => (String::from("tcp"), true, port_miss(ports, port)),
+        (Protocol::Udp(ports), Message::Tcp { port, .. }) => (String::from("udp"), true, port_miss(ports, port)),
+        (Protocol::Tcp(_), _) => (String::from("tcp"), false, None),
+        (Protocol::Udp(_), _) => (String::from("udp"), false, None),
+        (Protocol::Icmp(_), _) => (String::from("icmp"), false, None),
+        (Protocol::Icmpv6(_), _) => (String::from("icmpv6"), false, None),
+        (Protocol::Number(number), _) => (number_text(number), false, None),
+    };
+    let own = match message {
+        Message::Tcp { .. } => String::from("tcp"),
+        Message::Udp { .. } => String::from("udp"),
+        Message::Icmp { .. } => String::from("icmp"),
+        Message::Icmpv6 { .. } => String::from("icmpv6"),
+        Message::Other(number) => number_text(number),
+    };
+    let miss = Miss {
+        field: Field::Protocol,
+        bits: if similar { SIMILAR_PROTOCOL } else { OTHER_PROTOCOL },
+        message: format!("protocol {own} is not {name}"),
+    };
+    [miss].into_iter().chain(inner).collect()
+}
+
+/// A protocol behind the word `protocol`.
+fn number_text(number: u8) -> String {
+    protocol_name(number).map_or_else(|| number.to_string(), |_| protocol_text(number))
+}
+
+fn port_miss(ports: Ports, port: u16) -> Option<Miss> {
+    let Ports { from, to } = ports;
+    let away = from.saturating_sub(port).max(port.saturating_sub(to));
+    (away != 0).then(|| Miss {
+        field: Field::Port,
+        bits: u16::BITS - away.leading_zeros(),
+        message: if from == to {
+            format!("port {port} is not {from}")
+        } else {
+            format!("port {port} not in {from}-{to}")
+        },
+    })
+}
+
+fn icmp_miss(messages: IcmpMatch, kind: u8, code: u8) -> Option<Miss> {
+    match messages {
+        _ if messages.contains(kind, code) => None,
+        IcmpMatch::TypeCode(wanted, only) if wanted == kind => Some(Miss {
+            field: Field::Code,
+            bits: 1,
+            message: format!("code {code} is not {only}"),
+        }),
+        IcmpMatch::Type(wanted) | IcmpMatch::TypeCode(wanted, _) => Some(Miss {
+            field: Field::Type,
+            bits: OTHER_TYPE,
+            message: format!("type {kind} is not {wanted}"),
+        }),
+        IcmpMatch::All => None,
+    }
+}
+
+fn peer(model: &Model, gate: &Eni, peer: &Peer, far: IpAddr) -> Option<Miss> {
+    let bits = match peer {
+        Peer::V4(net) => bits_outside(IpNet::V4(*net), far),
+        Peer::V6(net) => bits_outside(IpNet::V6(*net), far),
+        Peer::PrefixList(list) => {
+            let entries = model.prefix_list(*list).entries.iter().flatten();
+            let nearest = entries.map(|entry| bits_outside(*entry, far)).min();
+            nearest.unwrap_or(NEVER)
+        }
+        Peer::Group(group) => {
+            if model.is_member(gate, far, *group) {
+                0
+            } else {
+                NOT_A_MEMBER
+            }
+        }
+        Peer::Missing(_) => NEVER,
+    };
+    let unknown = matches!(peer, Peer::Group(_)) && model.enis_by_address(far).next().is_none();
+    (bits != 0).then(|| Miss {
+        field: Field::Peer,
+        bits,
+        message: if unknown {
+            format!("peer {far} is in no file, so not in {}", words::peer(model, peer))
+        } else {
+            format!("peer {far} not in {}", words::peer(model, peer))
+        },
+    })
+}
+
+/// How many bits of a CIDR's prefix an address does not share, from the first one on that differs.
+fn bits_outside(net: IpNet, address: IpAddr) -> u32 {
+    let (shared, length) = match (net, address) {
+        (IpNet::V4(net), IpAddr::V4(address)) => (
+            (net.addr().to_bits() ^ address.to_bits()).leading_zeros(),
+            net.prefix_len(),
+        ),
+        (IpNet::V6(net), IpAddr::V6(address)) => (
+            (net.addr().to_bits() ^ address.to_bits()).leading_zeros(),
+            net.prefix_len(),
+        ),
+        _ => return NEVER,
+    };
+    // An address can lie far outside in IPv6, but never as far as one of the other family.
+    u32::from(length).saturating_sub(shared).min(NEVER - 1)
+}

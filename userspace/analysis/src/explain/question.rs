@@ -1,0 +1,303 @@
+//! The question: which packet goes from whom to whom.
+
+use std::net::IpAddr;
+
+use taskgate_model::{Eni, Family, Model, misleading_protocol, protocol_name, protocol_text};
+
+use super::{
+    frame::Message,
+    names::{Who, find, settle},
+};
+use crate::words;
+
+/// A question as it is put: in names, and with only the parts that matter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// Who sends: a task's name, an ENI's id, or an address.
+    pub from: String,
+    /// To whom, likewise.
+    pub to: String,
+    /// The IP protocol's number.
+    pub protocol: u8,
+    /// TCP, UDP: the destination port.
+    pub port: Option<u16>,
+    /// TCP, UDP: the source port; 49152 if it is left out.
+    pub source_port: Option<u16>,
+    /// ICMP: the message's type; echo request if it is left out.
+    pub kind: Option<u8>,
+    /// ICMP: the message's code; 0 if it is left out.
+    pub code: Option<u8>,
+    /// Whose addresses; IPv4's if it is left out and both ends have one.
+    pub family: Option<Family>,
+}
+
+/// Why there is no answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// Something that was named is not there: what, and what is there instead.
+    #[error("{0}")]
+    NotFound(String),
+    /// What was asked makes no sense: what, and what would.
+    #[error("{0}")]
+    Senseless(String),
+}
+
+/// One end of the way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct End<'a> {
+    /// The address that the packet has there.
+    pub address: IpAddr,
+    /// The known ENI that has the address; `None` for a peer outside.
+    pub eni: Option<&'a Eni>,
+}
+
+impl End<'_> {
+    /// What users call it.
+    pub fn name(&self) -> String {
+        self.eni
+            .map_or_else(|| self.address.to_string(), |eni| eni.display_name().to_owned())
+    }
+}
+
+/// A packet on its way. Both addresses are of one family.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Question<'a> {
+    /// Who sends.
+    pub from: End<'a>,
+    /// To whom.
+    pub to: End<'a>,
+    /// What.
+    pub message: Message,
+}
+
+/// The source port of a client: the first one of the dynamic range (RFC 6335).
+const SOURCE_PORT: u16 = 49152;
+
+impl<'a> Question<'a> {
+    /// Finds who is meant and makes a packet of it.
+    ///
+    /// # Errors
+    /// [`QuestionError::NotFound`] if it names nobody, [`QuestionError::Senseless`] if no such packet can be.
+    pub fn new(model: &'a Model, asked: &Asked) -> Result<Self, QuestionError> {
+        let [from, to] = [find(model, &asked.from), find(model, &asked.to)];
+        let (from, to) = (from?, to?);
+        let (from, to) = (settle(model, from, to)?, settle(model, to, from)?);
+        let family = family(asked, from, to)?;
+        let message = message(asked, family)?;
+        let end = |who: Who<'a>| match who {
+            Who::Address(address, eni) => Some(End { address, eni }),
+            Who::Eni(eni) => first_of(eni, family).map(|address| End {
+                address,
+                eni: Some(eni),
+            }),
+        };
+        let (Some(from), Some(to)) = (end(from), end(to)) else {
+            return Err(QuestionError::Senseless(format!(
+                "there are no two {} addresses",
+                words::family(family)
+            )));
+        };
+        if from.eni.is_none() && to.eni.is_none() && is_group(to.address) {
+            return Err(QuestionError::NotFound(format!(
+                "{} means several hosts: a task hears it where its rules admit the packet from {}; ask with `--to` and \
+                 the task's name",
+                to.address, from.address
+            )));
+        }
+        if from.eni.is_none() && to.eni.is_none() {
+            return Err(QuestionError::NotFound(format!(
+                "neither {} nor {} is an address of a known ENI: the files show no gate on the way",
+                from.address, to.address
+            )));
+        }
+        Ok(Self { from, to, message })
+    }
+
+    /// The family of both addresses.
+    pub fn family(&self) -> Family {
+        words::family_of(self.from.address)
+    }
+
+    /// What the verdict does not say by itself.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Message::Other(number) = self.message
+            && let Some(name) = protocol_name(number)
+            && let Some(meant) = misleading_protocol(name)
+        {
+            notes.push(format!("`{name}` is protocol {number}; {meant}"));
+        }
+        if let (Some(from), Some(to)) = (self.from.eni, self.to.eni)
+            && from.id == to.id
+        {
+            notes.push(format!(
+                "what `{}` sends to itself stays inside the task and meets no gate; this is about a packet that comes \
+                 back from outside",
+                self.from.name()
+            ));
+        }
+        if let (Some(from), Some(to)) = (self.from.eni, self.to.eni)
+            && from.id != to.id
+            && self.from.address == self.to.address
+        {
+            notes.push(format!(
+                "both ends have the address {}: no router leads a packet from the one to the other",
+                self.from.address
+            ));
+        }
+        if is_group(self.to.address) {
+            notes.push(format!(
+                "{} means several hosts: each task hears it where its rules admit the packet from `{}` (ask with `--to` \
+                 and the task's name), and answers need rules of their own",
+                self.to.address,
+                self.from.name()
+            ));
+        }
+        for end in [&self.from, &self.to] {
+            if end.eni.is_some_and(|eni| eni.groups.is_empty() && eni.groups_known) {
+                notes.push(format!("`{}` has no security group, so no gate is there", end.name()));
+            }
+        }
+        if let [Some(from), Some(to)] = [self.from, self.to].map(|end| end.eni?.vpc.as_deref())
+            && from != to
+        {
+            notes.push(format!(
+                "`{}` is in {from} and `{}` in {to}: whether a peering or another route joins them is in no file",
+                self.from.name(),
+                self.to.name()
+            ));
+        }
+        notes
+    }
+}
+
+/// Whether an address means several hosts: multicast, or all of a link.
+fn is_group(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_multicast(),
+    }
+}
+
+fn first_of(eni: &Eni, family: Family) -> Option<IpAddr> {
+    eni.addresses
+        .iter()
+        .copied()
+        .find(|address| words::family_of(*address) == family)
+}
+
+/// The family that both ends have, that the protocol goes over and that was asked for; IPv4 where both would do.
+fn family(asked: &Asked, from: Who<'_>, to: Who<'_>) -> Result<Family, QuestionError> {
+    let has = |who: Who<'_>, family: Family| match who {
+        Who::Address(address, _) => words::family_of(address) == family,
+        Who::Eni(eni) => first_of(eni, family).is_some(),
+    };
+    let common = |family: Family| has(from, family) && has(to, family);
+    if !common(Family::V4) && !common(Family::V6) {
+        let families = |who| match [Family::V4, Family::V6].map(|family| has(who, family)) {
+            [true, true] => "both",
+            [true, false] => "IPv4",
+            [false, true] => "IPv6",
+            [false, false] => "no address",
+        };
+        return Err(QuestionError::Senseless(format!(
+            "no packet goes from `{}` ({}) to `{}` ({}): they share no family of addresses; name ends that do",
+            asked.from,
+            families(from),
+            asked.to,
+            families(to),
+        )));
+    }
+    let chosen = asked.family.map(|family| match family {
+        Family::V4 => (family, "-4"),
+        Family::V6 => (family, "-6"),
+    });
+    let bound = match asked.protocol {
+        1 => Some((Family::V4, "icmp")),
+        58 => Some((Family::V6, "icmpv6")),
+        _ => None,
+    };
+    if let (Some((chosen, flag)), Some((bound, protocol))) = (chosen, bound)
+        && chosen != bound
+    {
+        return Err(QuestionError::Senseless(format!(
+            "`{flag}` does not go with `--protocol {protocol}`, which is {}'s; {}",
+            words::family(bound),
+            other_icmp(protocol),
+        )));
+    }
+    let Some((family, because)) = chosen.or(bound) else {
+        return Ok(if common(Family::V4) { Family::V4 } else { Family::V6 });
+    };
+    for (who, name) in [(from, &asked.from), (to, &asked.to)] {
+        if !has(who, family) {
+            let hint = match bound {
+                Some((_, protocol)) => other_icmp(protocol),
+                None => "leave it out",
+            };
+            return Err(QuestionError::Senseless(format!(
+                "`{name}` has no {} address, which `{because}` needs; {hint}",
+                words::family(family),
+            )));
+        }
+    }
+    Ok(family)
+}
+
+fn other_icmp(protocol: &str) -> &'static str {
+    match protocol {
+        "icmp" => "write `--protocol icmpv6`",
+        _ => "write `--protocol icmp`",
+    }
+}
+
+/// What the packet carries.
+fn message(asked: &Asked, family: Family) -> Result<Message, QuestionError> {
+    let usage = |text: String| Err(QuestionError::Senseless(text));
+    let protocol = asked.protocol;
+    let (ports, icmp) = (matches!(protocol, 6 | 17), matches!(protocol, 1 | 58));
+    let given = [
+        ("--port", asked.port.is_some(), ports),
+        ("--source-port", asked.source_port.is_some(), ports),
+        ("--type", asked.kind.is_some(), icmp),
+        ("--code", asked.code.is_some(), icmp),
+    ];
+    for (flag, given, fits) in given {
+        if given && !fits {
+            let hint = if icmp {
+                "write `--type` and `--code`"
+            } else {
+                "leave it out"
+            };
+            return usage(format!("`{flag}` does not go with this protocol; {hint}"));
+        }
+    }
+    let source = asked.source_port.unwrap_or(SOURCE_PORT);
+    let code = asked.code.unwrap_or(0);
+    Ok(match (protocol, asked.port) {
+        (6, Some(port)) => Message::Tcp { source, port },
+        (17, Some(port)) => Message::Udp { source, port },
+        (6 | 17, None) => return usage(String::from("the destination port is missing; write `--port`")),
+        (1, _) => Message::Icmp {
+            kind: asked.kind.unwrap_or(8),
+            code,
+        },
+        (58, _) => {
+            let kind = asked.kind.unwrap_or(128);
+            if matches!(kind, 130..=137 | 143) {
+                return usage(format!(
+                    "ICMPv6 type {kind} is neighbour or listener discovery, of which no rule speaks: a task takes part \
+                     in it with its own addresses"
+                ));
+            }
+            Message::Icmpv6 { kind, code }
+        }
+        (0 | 43 | 44 | 60, _) if family == Family::V6 => {
+            return usage(format!(
+                "{} is a header that a packet of any protocol can have, and rules see the protocol behind it; name that",
+                protocol_text(protocol)
+            ));
+        }
+        (number, _) => Message::Other(number),
+    })
+}

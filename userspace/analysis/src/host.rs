@@ -1,0 +1,64 @@
+//! A configuration compiled into an image on the host: no kernel, no root.
+
+use std::sync::atomic::AtomicU64;
+
+use taskgate_compiler::{
+    CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image, policy_banks,
+};
+use taskgate_ebpf::abi::image::{NO_CAP, POLICY_BANK, Share, Shared};
+use taskgate_model::{Eni, Exempt, Model};
+
+/// Entries in each table for one ENI: an answer takes one packet through each gate.
+const ROOM: u32 = 16;
+
+/// An image that holds one generation, and who is who in it.
+pub struct Host {
+    /// The image and its writer.
+    pub writer: ImageWriter<Vec<AtomicU64>>,
+    /// What the rules' numbers stand for.
+    pub book: RuleBook,
+    /// How many different policies there are.
+    pub policies: usize,
+    /// How much memory they take.
+    pub policy_bytes: usize,
+}
+
+impl Host {
+    /// Compiles a model with a gate for each ENI that `gated` picks, which lets `exempt` through without a rule.
+    ///
+    /// # Errors
+    /// The configuration does not fit into an image.
+    pub fn new(model: &Model, gated: &dyn Fn(&Eni) -> bool, exempt: &Exempt) -> Result<Self, CompileError> {
+        let gate = |eni: &Eni| {
+            gated(eni).then_some(Gate {
+                connections: NO_CAP,
+                isolated: false,
+            })
+        };
+        let scope = Scope {
+            gate: &gate,
+            exempt: &exempt.addresses,
+            dhcp: exempt.dhcp,
+        };
+        let mut book = RuleBook::default();
+        let compiled = Compiled::new(model, scope, &mut book, &mut GroupSets::default())?;
+        let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
+        let mut writer = ImageWriter::new(host_image(POLICY_BANK + policy_banks(policy_bytes)))?;
+        for table in Shared::ALL {
+            writer.set_share(table, Share { floor: ROOM, pool: 0 });
+        }
+        // Nobody reads the image yet.
+        writer.prepare(&compiled, &mut || {})?.commit();
+        Ok(Self {
+            writer,
+            book,
+            policies,
+            policy_bytes,
+        })
+    }
+
+    /// How much memory the image takes, here as in the kernel.
+    pub fn image_bytes(&self) -> usize {
+        size_of_val(self.writer.memory())
+    }
+}

@@ -1,0 +1,72 @@
+//! What deserves a look in a valid configuration, and what only a compiler knows of: rules that match nobody, rules that
+//! never decide, and halves of a pair. Only the groups of gated tasks count.
+
+mod pairs;
+mod shadow;
+
+use std::collections::{BTreeSet, HashSet};
+
+use taskgate_model::{Dialect, Direction, GroupIndex, Location, Model, Peer};
+
+use super::words;
+
+/// A thing that deserves a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lint {
+    /// What it is.
+    pub message: String,
+    /// What would be better.
+    pub hint: String,
+    /// The rule that it is about. `None` if it is about none alone.
+    pub location: Option<Location>,
+}
+
+/// Both directions, in the order in which they are told.
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Everything that deserves a look, kind by kind, in the order of the groups and rules.
+pub fn lints(model: &Model) -> Vec<Lint> {
+    let used: BTreeSet<GroupIndex> = model.gated().flat_map(|eni| eni.groups.iter().copied()).collect();
+    let mut lints = Vec::new();
+    without_members(model, &used, &mut lints);
+    for &group in &used {
+        for direction in DIRECTIONS {
+            shadow::find(model, group, direction, &mut lints);
+        }
+    }
+    pairs::find(model, &mut lints);
+    lints
+}
+
+/// Rules that refer to a group that no ENI has.
+fn without_members(model: &Model, used: &BTreeSet<GroupIndex>, lints: &mut Vec<Lint>) {
+    let members: HashSet<GroupIndex> = model.enis.iter().flat_map(|eni| eni.groups.iter().copied()).collect();
+    let mut told = HashSet::new();
+    for &group in used {
+        for direction in DIRECTIONS {
+            for rule in model.group(group).rules(direction) {
+                let Peer::Group(peer) = rule.peer else { continue };
+                if members.contains(&peer) || !told.insert((group, direction, &rule.id, peer)) {
+                    continue;
+                }
+                lints.push(Lint {
+                    message: format!(
+                        "{} refers to group `{}`, which no known ENI has: it matches nothing",
+                        rule_of(model, group, direction, &rule.id),
+                        words::group_name(model, peer),
+                    ),
+                    hint: String::from(match model.group(peer).dialect {
+                        Dialect::Native => "give the group to a task, or name its addresses under `members`",
+                        Dialect::Aws => "add the output of `aws ec2 describe-network-interfaces` if some ENI has it",
+                    }),
+                    location: Some(rule.location),
+                });
+            }
+        }
+    }
+}
+
+/// A rule in a message.
+fn rule_of(model: &Model, group: GroupIndex, direction: Direction, id: &str) -> String {
+    format!("{direction} rule `{id}` of group `{}`", words::group_name(model, group))
+}

@@ -1,0 +1,114 @@
+//! The uplink's early verdict: a program that drops what is denied before there is a socket buffer (XDP).
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use taskgate_net::link::Link;
+
+use super::{load::LoadError, object::Object};
+use crate::sys;
+
+/// Who runs the program.
+#[derive(Debug)]
+pub enum EarlyMode {
+    /// The link's driver, before there is a socket buffer.
+    Native,
+    /// The kernel, where the driver does not for this reason: the socket buffer is there already.
+    Generic(io::Error),
+}
+
+/// Why nothing is dropped early.
+#[derive(Debug, thiserror::Error)]
+pub enum EarlyError {
+    /// The program cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Neither the driver nor the kernel runs it there.
+    #[error("program `{program}` cannot be attached to link `{link}`, natively ({native}) or generically")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The link.
+        link: String,
+        /// What the driver said.
+        native: io::Error,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// An early verdict that stands. It comes off when this is dropped.
+#[derive(Debug)]
+pub struct Early {
+    link: Link,
+    mode: EarlyMode,
+    program: &'static str,
+    attached: OwnedFd,
+}
+
+impl Early {
+    /// The link, as it was when the program was attached.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Who runs the program.
+    pub fn mode(&self) -> &EarlyMode {
+        &self.mode
+    }
+
+    /// Which program: [`taskgate_ebpf::abi::program::EARLY`], or that for older kernels.
+    pub fn program(&self) -> &'static str {
+        self.program
+    }
+
+    /// Whether the link is gone, and this with it.
+    pub fn is_gone(&self) -> io::Result<bool> {
+        Ok(sys::attached(self.attached.as_fd())?.ifindex != self.link.ifindex)
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        // Closing it is not enough while a child that is about to be another program still has it.
+        if let Err(error) = sys::detach(self.attached.as_fd()) {
+            tracing::debug!("a program cannot be taken off its link, which may be gone: {error}");
+        }
+    }
+}
+
+impl Object {
+    /// Attaches the early verdict to a link: natively where the driver takes it, else generically. It is loaded first, if
+    /// it was not. No other program can be in its place.
+    ///
+    /// # Errors
+    /// [`EarlyError::Load`] if the kernel refuses the program, [`EarlyError::Attach`] with why neither way works.
+    pub fn attach_early(&mut self, link: &Link) -> Result<Early, EarlyError> {
+        let program = self.load_early()?;
+        let fd = self.program(program)?;
+        let attach = |native| sys::attach_xdp(fd.as_fd(), link.ifindex, native);
+        let (mode, attached) = match attach(true) {
+            Ok(attached) => (EarlyMode::Native, attached),
+            Err(native) => match attach(false) {
+                Ok(attached) => (EarlyMode::Generic(native), attached),
+                Err(cause) => {
+                    return Err(EarlyError::Attach {
+                        program,
+                        link: link.name.clone(),
+                        native,
+                        cause,
+                    });
+                }
+            },
+        };
+        Ok(Early {
+            link: link.clone(),
+            mode,
+            program,
+            attached,
+        })
+    }
+}

@@ -1,0 +1,17 @@
+//! The kernel's side of a running taskgate: the program is loaded, attached to links, and its maps are read.
+//!
+//! All the unsafe code for that stands in [`sys`].
+
+mod btf;
+pub mod early;
+pub mod events;
+pub mod gate;
+pub mod load;
+pub mod object;
+pub mod other_gates;
+mod signals;
+pub mod sk_buff;
+pub mod sys;
+pub mod tables;
+#[cfg(feature = "testing")]
+mod test_run;

@@ -1,0 +1,264 @@
+//! The kernel program: loaded, its maps compared with what this build expects, its programs verified.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData},
+    programs::{Program, ProgramError, SchedClassifier},
+};
+use aya_log::EbpfLogger;
+use log::LevelFilter;
+use taskgate_ebpf::abi::{self, map, sk_buff::GLOBAL as SK_BUFF};
+
+use super::{
+    gate::GatePrograms,
+    load::{LoadError, LoadOptions, Shape},
+    signals::SignalsHeld,
+    sk_buff::{self, Look, Sight, Unseen},
+};
+use crate::sys::{self, Shared};
+
+/// The kernel program as it was built; empty where the build was told to leave it out.
+static GATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taskgate-gate"));
+
+/// The ring that aya-log's messages come on.
+const LOG: &str = "AYA_LOGS";
+
+/// The loaded kernel program. Gates ([`super::gate`]), its tables and mapped memory live on when it is dropped.
+#[derive(Debug)]
+pub struct Object {
+    ebpf: Ebpf,
+    options: LoadOptions,
+    pub(super) gates: Arc<GatePrograms>,
+    /// The early verdict's program, once it is loaded.
+    early: Option<&'static str>,
+    /// How it sees what is left to be done to a frame.
+    sight: Sight,
+    /// Why it does not see what is left to be done to a frame, if it does not.
+    unseen: Option<Unseen>,
+}
+
+impl Object {
+    /// Its programs, but for those of the early verdict, of which one is loaded when it is asked for.
+    pub const PROGRAMS: [&'static str; 5] = [
+        abi::program::FROM_TASK,
+        abi::program::TO_TASK,
+        abi::program::DROP_ALL,
+        abi::program::EMPTY,
+        abi::program::CLOCK,
+    ];
+
+    /// Loads a kernel program of its own: fresh maps, all programs verified, nothing attached, the image empty. It may block
+    /// for a second.
+    pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
+        if GATE.is_empty() {
+            return Err(LoadError::NotBuilt);
+        }
+        options.check()?;
+        let _held = SignalsHeld::new();
+        sys::lift_memory_lock_limit();
+        let (looks, unseen) = match sk_buff::looks(options.sight) {
+            Ok(looks) => (looks, Unseen::Refused),
+            Err(unseen) => (Vec::new(), unseen),
+        };
+        for look in looks {
+            match Self::load_with(options, &look, None) {
+                Err(LoadError::Program { program, cause }) if program == abi::program::FROM_TASK => {
+                    tracing::debug!("`{program}` is to look at socket buffers otherwise, or not at all: {cause}");
+                }
+                loaded => return loaded,
+            }
+        }
+        Self::load_with(options, &Look::NOT, Some(unseen))
+    }
+
+    fn load_with(options: &LoadOptions, look: &Look, unseen: Option<Unseen>) -> Result<Self, LoadError> {
+        let shapes = Shape::all(options);
+        let level = options.log_level as usize as u8;
+        let mut loader = EbpfLoader::new();
+        for shape in &shapes {
+            if let Some(entries) = shape.entries {
+                loader.map_max_entries(shape.name, entries);
+            }
+        }
+        let mut ebpf = loader
+            .override_global(aya_log::LEVEL, &level, false)
+            .override_global(SK_BUFF, &look.places[..], true)
+            .load(&look.link(GATE))
+            .map_err(LoadError::Maps)?;
+        for shape in &shapes {
+            shape.check(data(&ebpf, shape.name)?)?;
+        }
+        for name in Self::PROGRAMS {
+            let of = |cause| LoadError::Program { program: name, cause };
+            let program = classifier(&mut ebpf, name)?;
+            verify(|| program.load()).map_err(of)?;
+        }
+        let gates = GatePrograms::of(&ebpf, options.instance)?;
+        Ok(Self {
+            ebpf,
+            options: *options,
+            gates: Arc::new(gates),
+            early: None,
+            sight: look.sight,
+            unseen,
+        })
+    }
+
+    /// Has the early verdict verified, unless it was, and gives its program: that for frames of several buffers (Linux
+    /// 5.18), or the one for older kernels.
+    pub fn load_early(&mut self) -> Result<&'static str, LoadError> {
+        match self.load_early_as(abi::program::EARLY) {
+            Err(error) => {
+                tracing::debug!("{error}, which may be too old for it");
+                self.load_early_as(abi::program::EARLY_LINEAR)
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// [`Self::load_early`] with one of the two programs. The one that was loaded first stays.
+    pub fn load_early_as(&mut self, program: &'static str) -> Result<&'static str, LoadError> {
+        if let Some(loaded) = self.early {
+            return Ok(loaded);
+        }
+        let _held = SignalsHeld::new();
+        let Some(Program::Xdp(xdp)) = self.ebpf.program_mut(program) else {
+            return Err(missing("program", program));
+        };
+        verify(|| xdp.load()).map_err(|cause| LoadError::Program { program, cause })?;
+        self.early = Some(program);
+        Ok(program)
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &'static str> {
+        Self::PROGRAMS.into_iter().chain(self.early)
+    }
+
+    /// How gates see what is left to be done to a frame that a task sends.
+    pub fn sight(&self) -> Sight {
+        self.sight
+    }
+
+    /// Why they do not see it; `None` where they do.
+    pub fn unseen(&self) -> Option<&Unseen> {
+        self.unseen.as_ref()
+    }
+
+    /// What it was loaded with.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// Maps the image: words of 8 bytes, bank after bank, as [`taskgate_ebpf::abi::image`] lays them out.
+    pub fn image(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.shared(map::IMAGE)
+    }
+
+    /// Maps what slots use: the words of a [`taskgate_ebpf::abi::Usage`] for each slot.
+    pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.shared(map::USAGE)
+    }
+
+    /// Maps what neighbours said: the words of a [`taskgate_ebpf::abi::NeighbourCache`] for each slot.
+    pub fn neighbours(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.shared(map::NEIGHBOURS)
+    }
+
+    fn shared<T: sys::Atomics>(&self, name: &'static str) -> Result<Shared<T>, LoadError> {
+        Shared::new(data(&self.ebpf, name)?).map_err(|cause| LoadError::Open { map: name, cause })
+    }
+
+    /// A second handle on one of the maps.
+    pub(super) fn map(&self, name: &'static str) -> Result<MapData, LoadError> {
+        sys::share(data(&self.ebpf, name)?).map_err(|cause| LoadError::Map { map: name, cause })
+    }
+
+    /// A second handle on a program that is loaded.
+    pub fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        program(&self.ebpf, name)
+    }
+
+    /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, LoadError> {
+        let of = |name| move |cause| LoadError::Program { program: name, cause };
+        self.loaded()
+            .map(|name| {
+                let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
+                Ok((name, program.info().map_err(of(name))?.verified_instruction_count()))
+            })
+            .collect()
+    }
+
+    /// What hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
+    /// asked for once, on a tokio runtime.
+    pub fn log_drain(&mut self) -> Result<Option<impl Future<Output = ()> + Send + 'static>, LoadError> {
+        if self.options.log_level == LevelFilter::Off || self.ebpf.map(LOG).is_none() {
+            return Ok(None);
+        }
+        let open = |cause| LoadError::Open { map: LOG, cause };
+        let mut logger = EbpfLogger::init(&mut self.ebpf).map_err(|cause| open(io::Error::other(cause)))?;
+        let ready = logger
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|file| taskgate_net::sys::register(file, tokio::io::Interest::READABLE))
+            .map_err(open)?;
+        Ok(Some(async move {
+            while let Ok(mut guard) = ready.readable().await {
+                guard.clear_ready();
+                logger.flush();
+            }
+        }))
+    }
+}
+
+/// Has a program verified and loaded. A signal that is pending stops the verifier (EAGAIN, Linux 5.0 on, commit
+/// c3494801cd17). Few are left where [`SignalsHeld`] is (SIGSTOP, a debugger): then it is asked again, as libbpf does.
+fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES: u32 = 5;
+    let mut tried = 1;
+    loop {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && tried < TRIES =>
+            {
+                tried += 1;
+            }
+            loaded => return loaded,
+        }
+    }
+}
+
+fn missing(kind: &'static str, name: &'static str) -> LoadError {
+    LoadError::Missing { kind, name }
+}
+
+fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+    match ebpf.map(name) {
+        Some(
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data),
+        ) => Ok(data),
+        _ => Err(missing("map", name)),
+    }
+}
+
+/// A second handle on a program that is loaded.
+pub(super) fn program(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let program = ebpf.program(name).ok_or_else(|| missing("program", name))?;
+    let of = |cause| LoadError::Program { program: name, cause };
+    let fd = program.fd().map_err(of)?.as_fd();
+    fd.try_clone_to_owned()
+        .map_err(|cause| LoadError::Run { program: name, cause })
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {
+    match ebpf.program_mut(name) {
+        Some(Program::SchedClassifier(program)) => Ok(program),
+        _ => Err(missing("program", name)),
+    }
+}

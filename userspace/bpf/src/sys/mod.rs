@@ -1,0 +1,244 @@
+//! The calls to the kernel that aya lacks, and all the unsafe code that there is in user space: memory shared with an
+//! array, hash tables read in batches and emptied entry by entry, programs attached to links, a program run on a packet, the
+//! grace period, a link's switches.
+//!
+//! Everything here is safe to call: what a map's keys and values are is compared with the Rust types once, when a
+//! [`Shared`] or a [`Hash`] is made of it.
+#![expect(
+    unsafe_code,
+    reason = "system calls and memory shared with the kernel: nowhere else in user space"
+)]
+
+mod attach;
+mod hash;
+mod run;
+mod shared;
+
+use std::{
+    ffi::{c_int, c_long},
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr,
+    sync::atomic::AtomicU64,
+};
+
+use aya::maps::{MapData, MapError};
+use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey};
+
+pub use self::{
+    attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
+    hash::{Cursor, Hash},
+    run::{Packet, Ran, test_run, test_run_early},
+    shared::Shared,
+};
+const BPF_MAP_CREATE: c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: c_int = 1;
+const BPF_MAP_UPDATE_ELEM: c_int = 2;
+const BPF_MAP_DELETE_ELEM: c_int = 3;
+const BPF_MAP_GET_NEXT_KEY: c_int = 4;
+const BPF_PROG_TEST_RUN: c_int = 10;
+const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: c_int = 21;
+const BPF_MAP_LOOKUP_BATCH: c_int = 24;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+const MEMBARRIER_CMD_GLOBAL: c_int = 1;
+/// The kernel's own "not supported", which has no name in C libraries.
+const ENOTSUPP: i32 = 524;
+
+/// A type that the kernel may fill with any bytes.
+///
+/// # Safety
+/// Every pattern of bytes is a value of the type, and it has no padding.
+pub unsafe trait Plain: Sized {}
+
+// SAFETY: integers and cells of them alone; the assertions on sizes in the `abi` module leave no room for padding.
+unsafe impl Plain for Key4 {}
+// SAFETY: as above.
+unsafe impl Plain for Key6 {}
+// SAFETY: as above.
+unsafe impl Plain for Conn {}
+// SAFETY: as above.
+unsafe impl Plain for Denial {}
+// SAFETY: as above.
+unsafe impl Plain for Fragment {}
+// SAFETY: as above.
+unsafe impl Plain for LinkLocalKey {}
+// SAFETY: as above.
+unsafe impl Plain for LinkLocal {}
+// SAFETY: an atomic integer.
+unsafe impl Plain for AtomicU64 {}
+
+/// A type that may lie in memory which the kernel writes at the same time.
+///
+/// # Safety
+/// It consists of atomics alone.
+pub unsafe trait Atomics: Plain + Sync {}
+
+// SAFETY: it is one.
+unsafe impl Atomics for AtomicU64 {}
+
+/// Whether an error says that this kernel does not know the call, and an older one may do.
+pub(crate) fn is_unknown(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM | ENOTSUPP)
+    )
+}
+
+/// bpf(2).
+///
+/// # Safety
+/// `attr` is laid out as the kernel's `union bpf_attr` for `command`, up to a field's end, and the addresses in it are
+/// of memory that the kernel may read or write as `command` does.
+unsafe fn bpf<A>(command: c_int, attr: &mut A) -> io::Result<c_long> {
+    // SAFETY: `attr` is valid for its own size; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attr), size_of::<A>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// A file's number as the kernel's structures have it.
+fn number(file: BorrowedFd<'_>) -> u32 {
+    file.as_raw_fd().cast_unsigned()
+}
+
+fn address<T: ?Sized>(of: &T) -> u64 {
+    ptr::from_ref(of).addr() as u64
+}
+
+fn address_mut<T: ?Sized>(of: &mut T) -> u64 {
+    ptr::from_mut(of).expose_provenance() as u64
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Element {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    object: u32,
+    size: u32,
+    to: u64,
+}
+
+#[repr(C)]
+struct Create {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+    inner: u32,
+}
+
+fn create_array(kind: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let mut attr = Create {
+        kind,
+        key_size: 4,
+        value_size: 4,
+        entries: 1,
+        flags: 0,
+        inner: inner.map_or(0, number),
+    };
+    // SAFETY: no addresses in it.
+    let map = unsafe { bpf(BPF_MAP_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(map as c_int) })
+}
+
+/// Waits until no program runs any more that began before the call: 20 to 180 ms. What it could still read may be used
+/// again afterwards.
+pub fn wait_grace_period() -> io::Result<()> {
+    // SAFETY: membarrier takes no addresses.
+    if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if is_unknown(&error) => wait_grace_period_by_map(),
+        error => Err(error),
+    }
+}
+
+/// [`wait_grace_period`] where membarrier is refused, as with nohz_full: the kernel waits itself once an array of maps
+/// was updated.
+pub fn wait_grace_period_by_map() -> io::Result<()> {
+    let inner = create_array(BPF_MAP_TYPE_ARRAY, None)?;
+    let outer = create_array(BPF_MAP_TYPE_ARRAY_OF_MAPS, Some(inner.as_fd()))?;
+    let (key, value) = (0_u32, number(inner.as_fd()));
+    let mut attr = Element {
+        map: number(outer.as_fd()),
+        key: address(&key),
+        value: address(&value),
+        ..Element::default()
+    };
+    // SAFETY: key and value are the four bytes that an array of maps has, and the kernel only reads them.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Nanoseconds of one of the kernel's jiffies: the coarse clock advances with them.
+pub fn tick_nanoseconds() -> io::Result<u32> {
+    let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the C library writes `tick` alone.
+    if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut tick) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(tick.tv_nsec).map_err(io::Error::other)
+}
+
+/// A second handle on the same map, which lives on its own.
+pub fn share(map: &MapData) -> Result<MapData, MapError> {
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
+    MapData::from_fd(fd)
+}
+
+/// Lifts the limit on locked memory, which kernels before 5.11 count maps against. Where that is refused, loading tells.
+pub fn lift_memory_lock_limit() {
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the kernel only reads `limit`.
+    let refused = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0;
+    if refused {
+        tracing::debug!("cannot lift the limit on locked memory: {}", io::Error::last_os_error());
+    }
+}
+
+/// Has the calling thread go before others that have no such wish (nice -20), for work that is short and urgent.
+pub fn prefer_thread() -> io::Result<()> {
+    const NICEST: c_int = -20;
+    // SAFETY: the call takes numbers alone; on Linux a process of 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Lifts the soft limit on open files to the hard one: a task takes three of them, and login shells and service managers
+/// give 1,024. Where that is refused, opening tells.
+pub fn lift_open_files_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the C library writes `limit` alone.
+    let mut refused = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel only reads `limit`.
+    refused = refused || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0;
+    if refused {
+        tracing::debug!("cannot lift the limit on open files: {}", io::Error::last_os_error());
+    }
+}

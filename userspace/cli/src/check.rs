@@ -1,0 +1,346 @@
+//! `taskgate check`: read, validate, compile, lint.
+
+use std::{
+    collections::HashSet,
+    fmt::{self, Write as _},
+    path::Path,
+};
+
+use serde::Serialize;
+use taskgate_agent::{Found, HostFinding, RunError, Who, count_links, room, share, survey};
+use taskgate_analysis::{
+    host::Host,
+    lint::{self, Lint},
+    words,
+};
+use taskgate_compiler::CompileError;
+use taskgate_config::{Loaded, Problem, Problems};
+use taskgate_ebpf::abi::image::{Share, Shared};
+use taskgate_model::{Direction, Location, Model};
+use taskgate_net::netlink::Netlink;
+
+use super::{
+    args::{Check, Output},
+    error::{Error, Exit},
+    output,
+};
+
+/// What a configuration amounts to.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Summary {
+    groups: usize,
+    /// By id: the parts that a list of ports or peers expands to are one.
+    rules: usize,
+    prefix_lists: usize,
+    /// Gated here or not.
+    enis: usize,
+    gated: usize,
+    policies: usize,
+    policy_bytes: usize,
+    image_bytes: usize,
+    connections: Divided,
+    denials: Divided,
+}
+
+/// How a table is shared if every gated task is present.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Divided {
+    total: u32,
+    /// For each task.
+    floor: u32,
+    /// For all together.
+    pool: u32,
+}
+
+impl Divided {
+    fn new(model: &Model, table: Shared) -> Self {
+        let settings = &model.settings;
+        let tasks = u32::try_from(model.gated().count()).unwrap_or(u32::MAX);
+        let room = room(settings, settings.connections.total, settings.denials.total, table);
+        let Share { floor, pool } = share(room, tasks, 0);
+        Self {
+            total: room.0,
+            floor,
+            pool,
+        }
+    }
+}
+
+impl fmt::Display for Divided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { total, floor, pool } = self;
+        write!(f, "{total}: {floor} for each task, {pool} in common")
+    }
+}
+
+/// The JSON document.
+#[derive(Debug, Serialize)]
+struct Document {
+    valid: bool,
+    summary: Option<Summary>,
+    errors: Vec<Note>,
+    warnings: Vec<Note>,
+    /// With `--host`, for a valid configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<HostReport>,
+}
+
+/// What this host has of the links that the configuration names.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct HostReport {
+    /// How many are named.
+    links: usize,
+    findings: Vec<HostNote>,
+}
+
+/// A finding about one of them.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct HostNote {
+    /// None for the uplink.
+    task: Option<String>,
+    device: String,
+    /// `absent`, `unusable` or `heeds-neighbour`.
+    problem: &'static str,
+    message: String,
+    hint: String,
+}
+
+impl From<HostFinding> for HostNote {
+    fn from(finding: HostFinding) -> Self {
+        Self {
+            problem: match finding.found {
+                Found::Absent { .. } => "absent",
+                Found::Unusable(_) => "unusable",
+                Found::Heeds(_) => "heeds-neighbour",
+            },
+            message: finding.message(),
+            hint: finding.hint(),
+            task: match finding.who {
+                Who::Task(task) => Some(task),
+                Who::Uplink => None,
+            },
+            device: finding.device,
+        }
+    }
+}
+
+impl HostReport {
+    /// Looks at the host, in the network namespace that this runs in.
+    fn new(model: &Model) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let findings = runtime.map_err(RunError::Runtime)?.block_on(async {
+            let netlink = Netlink::open()?;
+            survey(model, &netlink).await
+        });
+        let findings = findings.map_err(RunError::Netlink)?;
+        Ok(Self {
+            links: count_links(model),
+            findings: findings.into_iter().map(HostNote::from).collect(),
+        })
+    }
+
+    fn count(&self, problem: &str) -> usize {
+        let alike = self.findings.iter().filter(|note| note.problem == problem);
+        alike.count()
+    }
+
+    /// The status to exit with: a task that is not gated now, and one that never would be.
+    fn exit(&self) -> Exit {
+        match (self.count("unusable"), self.count("absent")) {
+            (0, 0) => Exit::Ok,
+            (0, _) => Exit::NotFound,
+            _ => Exit::Failure,
+        }
+    }
+}
+
+/// A problem, at a place in a file if it has one.
+#[derive(Debug, Default, Serialize)]
+struct Note {
+    file: Option<String>,
+    line: Option<u32>,
+    column: Option<u32>,
+    message: String,
+    hint: Option<String>,
+}
+
+impl From<Problem> for Note {
+    fn from(problem: Problem) -> Self {
+        let known = |place: u32| (place != 0).then_some(place);
+        Self {
+            file: Some(problem.file),
+            line: known(problem.line),
+            column: known(problem.column),
+            message: problem.message,
+            hint: Some(problem.hint),
+        }
+    }
+}
+
+impl From<CompileError> for Note {
+    fn from(error: CompileError) -> Self {
+        Self {
+            message: error.to_string(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Checks the configuration in a folder.
+pub(super) fn run(folder: &Path, question: &Check) -> Result<Exit, Error> {
+    let checked = check(folder, question.host);
+    if question.output == Output::Json {
+        return json(checked);
+    }
+    let Checked {
+        summary,
+        warnings,
+        host,
+    } = checked?;
+    output::problems(output::Severity::Warning, &warnings);
+    let mut text = text(folder, summary, warnings.len());
+    let mut exit = Exit::Ok;
+    if let Some(host) = host {
+        for HostNote { message, hint, .. } in &host.findings {
+            output::say(format_args!("warning: {message}; {hint}"));
+        }
+        let here = host.links - host.count("absent");
+        writeln!(text, "  {:<13} {here} of {}", "links here", host.links).ok();
+        exit = host.exit();
+    }
+    output::data(&text)?;
+    Ok(exit)
+}
+
+struct Checked {
+    summary: Summary,
+    /// What the sources warn of, then what the lints found.
+    warnings: Vec<Problem>,
+    /// If it was asked for.
+    host: Option<HostReport>,
+}
+
+fn check(folder: &Path, with_host: bool) -> Result<Checked, Error> {
+    let loaded = taskgate_config::load(folder)?;
+    let host = Host::new(&loaded.model, &|eni| eni.binding.is_some(), &loaded.model.exempt())?;
+    let summary = summary(&loaded.model, &host);
+    let found = lint::lints(&loaded.model);
+    let host = with_host.then(|| HostReport::new(&loaded.model)).transpose()?;
+    let Loaded {
+        mut warnings, files, ..
+    } = loaded;
+    warnings.extend(found.into_iter().map(|lint| problem(lint, folder, &files)));
+    Ok(Checked {
+        summary,
+        warnings,
+        host,
+    })
+}
+
+/// A lint at its place; one that is about no single rule is about the folder.
+fn problem(lint: Lint, folder: &Path, files: &[String]) -> Problem {
+    let Lint {
+        message,
+        hint,
+        location,
+    } = lint;
+    let place = location.and_then(|place| Some((place, files.get(place.file as usize)?.clone())));
+    let (Location { line, column, .. }, file) =
+        place.unwrap_or_else(|| (Location::default(), folder.display().to_string()));
+    Problem {
+        file,
+        line,
+        column,
+        message,
+        hint,
+    }
+}
+
+fn summary(model: &Model, host: &Host) -> Summary {
+    let rules = model
+        .groups
+        .iter()
+        .flat_map(|group| [Direction::Ingress, Direction::Egress].map(|direction| group.rules(direction)))
+        .map(|rules| rules.iter().map(|rule| &rule.id).collect::<HashSet<_>>().len())
+        .sum();
+    Summary {
+        groups: model.groups.len(),
+        rules,
+        prefix_lists: model.prefix_lists.len(),
+        enis: model.enis.len(),
+        gated: model.gated().count(),
+        policies: host.policies,
+        policy_bytes: host.policy_bytes,
+        image_bytes: host.image_bytes(),
+        connections: Divided::new(model, Shared::Connections),
+        denials: Divided::new(model, Shared::Denials),
+    }
+}
+
+fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
+    let Summary {
+        groups,
+        rules,
+        prefix_lists,
+        enis,
+        gated,
+        policies,
+        policy_bytes,
+        image_bytes,
+        connections,
+        denials,
+    } = summary;
+    let with = match warnings {
+        0 => String::new(),
+        some => format!(", with {}", output::count(some, "warning")),
+    };
+    let mut text = format!("the configuration in `{}` is valid{with}\n", folder.display());
+    for (name, value) in [
+        ("groups", groups.to_string()),
+        ("rules", rules.to_string()),
+        ("prefix lists", prefix_lists.to_string()),
+        ("ENIs", enis.to_string()),
+        ("gated tasks", gated.to_string()),
+        ("policies", format!("{policies} ({})", words::bytes(policy_bytes))),
+        ("image", words::bytes(image_bytes)),
+        ("connections", connections.to_string()),
+        ("denials", denials.to_string()),
+    ] {
+        // Writing to a string cannot fail.
+        writeln!(text, "  {name:<13} {value}").ok();
+    }
+    text
+}
+
+/// The answer as a document, for a configuration that is refused too.
+fn json(checked: Result<Checked, Error>) -> Result<Exit, Error> {
+    let notes = |problems: Vec<Problem>| problems.into_iter().map(Note::from).collect();
+    let refused = |errors, warnings| Document {
+        valid: false,
+        summary: None,
+        errors,
+        warnings,
+        host: None,
+    };
+    let document = match checked {
+        Ok(checked) => Document {
+            valid: true,
+            summary: Some(checked.summary),
+            errors: Vec::new(),
+            warnings: notes(checked.warnings),
+            host: checked.host,
+        },
+        Err(Error::Invalid(Problems { errors, warnings })) => refused(notes(errors), notes(warnings)),
+        Err(Error::Compile(error)) => refused(vec![Note::from(error)], Vec::new()),
+        Err(error) => return Err(error),
+    };
+    output::json(&document)?;
+    match document {
+        Document { valid: false, .. } => Ok(Exit::Invalid),
+        Document { host, .. } => Ok(host.map_or(Exit::Ok, |host| host.exit())),
+    }
+}

@@ -1,0 +1,78 @@
+//! How a command can fail, and the exit status that scripts see.
+
+use std::{io, process::ExitCode};
+
+use taskgate_agent::RunError;
+use taskgate_analysis::explain::QuestionError;
+use taskgate_compiler::CompileError;
+use taskgate_config::Problems;
+
+/// The exit statuses. They are kept: people script against them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// It failed.
+    Failure = 1,
+    /// The question or command makes no sense.
+    Usage = 2,
+    /// The configuration is invalid.
+    Invalid = 3,
+    /// Something that was named is not there.
+    NotFound = 5,
+    /// Something of what was asked for is not in order.
+    Unhealthy = 6,
+    /// The answer is no, and the caller wanted to hear of it.
+    No = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// How a command can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Invalid(#[from] Problems),
+    /// The configuration does not fit into the image.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The question has no answer.
+    #[error(transparent)]
+    Question(#[from] QuestionError),
+    /// The daemon ended with an error.
+    #[error("{}", .0.chain())]
+    Daemon(RunError),
+    /// The answer could not be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl From<RunError> for Error {
+    /// A configuration that the daemon refused is a refused configuration.
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Configuration(problems) => Self::Invalid(problems),
+            RunError::Compile(error) => Self::Compile(error),
+            error => Self::Daemon(error),
+        }
+    }
+}
+
+impl Error {
+    /// The status to exit with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Invalid(_) | Self::Compile(_) => Exit::Invalid,
+            Self::Question(QuestionError::NotFound(_)) => Exit::NotFound,
+            Self::Question(QuestionError::Senseless(_)) => Exit::Usage,
+            Self::Daemon(RunError::NotGated { .. }) => Exit::Unhealthy,
+            Self::Daemon(_) | Self::Output(_) => Exit::Failure,
+        }
+    }
+}

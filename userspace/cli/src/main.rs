@@ -1,0 +1,17 @@
+//! The `taskgate` command.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use taskgate::Cli;
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => taskgate::run(cli).into(),
+        // Help and version are asked for, and end up here too.
+        Err(answer) => {
+            answer.print().ok();
+            ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2))
+        }
+    }
+}

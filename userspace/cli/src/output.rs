@@ -1,0 +1,97 @@
+//! Standard output is for data, standard error for the rest.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind, Write},
+};
+
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+use taskgate_config::Problem;
+
+use super::error::Error;
+
+/// Writes data to standard output. Nobody reading it any more (`taskgate … | head`) is no failure.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(super) fn data(text: &str) -> Result<(), Error> {
+    write(io::stdout().lock(), text)
+}
+
+/// Writes data that has colours for a terminal, and for nobody else.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(super) fn styled(text: &str) -> Result<(), Error> {
+    write(AutoStream::auto(io::stdout().lock()), text)
+}
+
+fn write(mut out: impl Write, text: &str) -> Result<(), Error> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Writes one JSON document.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(super) fn json(document: &impl Serialize) -> Result<(), Error> {
+    let mut text = serde_json::to_string_pretty(document).map_err(io::Error::from)?;
+    text.push('\n');
+    data(&text)
+}
+
+/// Writes a line to standard error. If that fails there is nobody left to tell.
+pub(super) fn say(line: fmt::Arguments<'_>) {
+    writeln!(io::stderr(), "{line}").ok();
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Severity {
+    Error,
+    Warning,
+}
+
+/// Shows problems of the configuration, one in a line, in the form that editors can follow.
+pub(super) fn problems(severity: Severity, problems: &[Problem]) {
+    let word = match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    };
+    for problem in problems {
+        let Problem {
+            file,
+            line,
+            column,
+            message,
+            hint,
+        } = problem;
+        if *line == 0 {
+            say(format_args!("{file}: {word}: {message}; {hint}"));
+        } else {
+            say(format_args!("{file}:{line}:{column}: {word}: {message}; {hint}"));
+        }
+    }
+}
+
+/// `3 errors`, `1 error`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Whether what is written there has colours: a terminal shows them, and `NO_COLOR` does not forbid them.
+pub(super) fn has_colours(to: &impl RawStream) -> bool {
+    AutoStream::choice(to) != ColorChoice::Never
+}
+
+/// A good answer, for [`styled`].
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+/// A bad one.
+pub(super) const BAD: Style = AnsiColor::Red.on_default();
+/// One that is neither.
+pub(super) const UNSURE: Style = AnsiColor::Yellow.on_default();

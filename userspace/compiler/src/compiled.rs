@@ -1,0 +1,316 @@
+//! A model, compiled: policies as blocks, and what the rows of slots and addresses will say.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use taskgate_ebpf::abi::image::{address, slot};
+use taskgate_model::{Direction, Eni, Family, GroupId, GroupIndex, Model, Peerings};
+
+use super::policy::Ground;
+use super::{CompileError, GroupSets, RuleBook};
+
+/// What the caller decides about an ENI's gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// How many connections of it are tracked at most; [`NO_CAP`](taskgate_ebpf::abi::image::NO_CAP): as many as there is
+    /// room for.
+    pub connections: u32,
+    /// Whether everything is dropped.
+    pub isolated: bool,
+}
+
+/// What is compiled of a model, and what is said beside it.
+#[derive(Clone, Copy)]
+pub struct Scope<'a> {
+    /// The gate of each ENI that gets a slot, `None` for the others: they are members of their groups all the same.
+    pub gate: &'a dyn Fn(&Eni) -> Option<Gate>,
+    /// The addresses that tasks may open connections to without a rule.
+    pub exempt: &'a [IpAddr],
+    /// Whether tasks may talk DHCP without a rule.
+    pub dhcp: bool,
+}
+
+/// A compiled model, independent of the image that it will lie in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// The policies' blocks, each once.
+    pub(super) policies: Vec<Arc<[u64]>>,
+    /// What the slots' rows will say, in the order of the model.
+    pub(super) slots: Vec<SlotPlan>,
+    /// What the addresses' rows will say, by address (IPv4 mapped).
+    pub(super) addresses: BTreeMap<u128, AddressPlan>,
+}
+
+/// What the row of a slot will say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SlotPlan {
+    /// The ENI's id.
+    pub(super) eni: String,
+    /// Places in [`Compiled::policies`], in the order of [`ROOTS`].
+    pub(super) policies: [usize; 4],
+    /// Flags of the row.
+    pub(super) flags: u32,
+    /// The ENI's group set.
+    pub(super) set: u32,
+    /// The limits.
+    pub(super) gate: Gate,
+}
+
+/// What the row of an address will say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct AddressPlan {
+    /// The place of the gated ENI that has it in [`Compiled::slots`].
+    pub(super) slot: Option<usize>,
+    /// Flags of the row.
+    pub(super) flags: u32,
+    /// The group set of the ENI that has it.
+    pub(super) set: u32,
+}
+
+/// The four policies of a slot, in the order of its row.
+pub(super) const ROOTS: [(Direction, Family); 4] = [
+    (Direction::Egress, Family::V4),
+    (Direction::Egress, Family::V6),
+    (Direction::Ingress, Family::V4),
+    (Direction::Ingress, Family::V6),
+];
+
+/// An address as the image has it: IPv6, IPv4 mapped (`::ffff:a.b.c.d`).
+pub(super) fn key_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+impl Compiled {
+    /// Compiles a model. ENIs with the same groups in the same order share their policies, and equal policies are one
+    /// block.
+    ///
+    /// # Errors
+    /// [`CompileError::TooManyRules`], [`CompileError::PolicyTooLarge`], [`CompileError::RuleNumbersExhausted`],
+    /// [`CompileError::AddressConflict`].
+    pub fn new(
+        model: &Model,
+        scope: Scope<'_>,
+        book: &mut RuleBook,
+        sets: &mut GroupSets,
+    ) -> Result<Self, CompileError> {
+        let set_of: Vec<u32> = model
+            .enis
+            .iter()
+            .map(|eni| sets.intern(eni.groups.iter().map(|&group| &model.group(group).id)))
+            .collect();
+        let gates: Vec<Option<Gate>> = model.enis.iter().map(scope.gate).collect();
+        let owners = Owners::new(model, &set_of, sets)?;
+        let overlaps = owners.overlaps(model);
+        let mut policies = Policies::new(ground(model, &set_of, &gates, book, overlaps)?);
+
+        let mut slots = Vec::new();
+        let mut addresses: BTreeMap<u128, AddressPlan> = BTreeMap::new();
+        for (at, eni) in model.enis.iter().enumerate() {
+            let place = gates[at].map(|_| slots.len());
+            if let Some(gate) = gates[at] {
+                slots.push(SlotPlan {
+                    eni: eni.id.clone(),
+                    policies: policies.of(eni)?,
+                    flags: slot_flags(eni, gate, scope.dhcp),
+                    set: set_of[at],
+                    gate,
+                });
+            }
+            for &address in &eni.addresses {
+                let key = key_of(address);
+                let plan = addresses.entry(key).or_default();
+                plan.flags = address::PRESENT;
+                plan.set = owners.several.get(&key).map_or(set_of[at], |several| several.set);
+                if plan.slot.is_none() || eni.binding.is_some() {
+                    plan.slot = place.or(plan.slot);
+                }
+            }
+        }
+        for &exempt in scope.exempt {
+            addresses.entry(key_of(exempt)).or_default().flags |= address::PRESENT | address::EXEMPT;
+        }
+        Ok(Self {
+            policies: policies.blocks,
+            slots,
+            addresses,
+        })
+    }
+
+    /// How many different policies there are.
+    pub fn policies(&self) -> usize {
+        self.policies.len()
+    }
+
+    /// How much memory the policies take, in bytes.
+    pub fn policy_bytes(&self) -> usize {
+        self.policies.iter().map(|block| block.len() * 8).sum()
+    }
+}
+
+fn slot_flags(eni: &Eni, gate: Gate, dhcp: bool) -> u32 {
+    slot::PRESENT
+        | if eni.source_dest_check {
+            slot::SOURCE_DEST_CHECK
+        } else {
+            0
+        }
+        | if gate.isolated { slot::ISOLATED } else { 0 }
+        | if dhcp { slot::EXEMPT_DHCP } else { 0 }
+}
+
+/// Who has which address.
+struct Owners {
+    /// Addresses that several ENIs have with different groups.
+    several: BTreeMap<u128, Several>,
+}
+
+/// An address that several ENIs have.
+struct Several {
+    /// Positions in the model, ascending.
+    enis: Vec<usize>,
+    /// Its group set.
+    set: u32,
+}
+
+impl Owners {
+    /// Looks for addresses in several VPCs. Within one, or where one of them has no VPC, they have to have the same groups;
+    /// two ENIs that are bound here cannot share an address, whatever their VPCs: it has one row, which names one slot.
+    fn new(model: &Model, set_of: &[u32], sets: &mut GroupSets) -> Result<Self, CompileError> {
+        let mut first: HashMap<u128, usize> = HashMap::new();
+        let mut shared: BTreeMap<u128, Vec<usize>> = BTreeMap::new();
+        for (at, eni) in model.enis.iter().enumerate() {
+            for &address in &eni.addresses {
+                let key = key_of(address);
+                let owner = *first.entry(key).or_insert(at);
+                if owner == at {
+                    continue;
+                }
+                let enis = shared.entry(key).or_insert_with(|| vec![owner]);
+                for &other_at in enis.iter() {
+                    let other = &model.enis[other_at];
+                    let both_here = other.binding.is_some() && eni.binding.is_some();
+                    let apart = other.vpc.is_some() && eni.vpc.is_some() && other.vpc != eni.vpc;
+                    if other_at != at && (both_here || !apart && set_of[other_at] != set_of[at]) {
+                        return Err(CompileError::AddressConflict {
+                            address,
+                            first: other.display_name().into(),
+                            second: eni.display_name().into(),
+                        });
+                    }
+                }
+                enis.push(at);
+            }
+        }
+        shared.retain(|_, enis| enis.iter().any(|&at| set_of[at] != set_of[enis[0]]));
+        let claim = |at: &usize| {
+            let eni = &model.enis[*at];
+            let groups = eni.groups.iter().map(|&group| model.group(group).id.clone());
+            let mut groups: Vec<GroupId> = groups.collect();
+            groups.sort_unstable();
+            (eni.vpc.clone(), eni.binding.is_some(), groups)
+        };
+        let several = shared.into_iter().map(|(key, enis)| {
+            let set = sets.intern_overlap(enis.iter().map(claim).collect());
+            (key, Several { enis, set })
+        });
+        Ok(Self {
+            several: several.collect(),
+        })
+    }
+
+    /// The ENIs behind each set of an address that stands in several VPCs.
+    fn overlaps<'a>(&self, model: &'a Model) -> BTreeMap<u32, Vec<&'a Eni>> {
+        let enis = |several: &Several| several.enis.iter().map(|&at| &model.enis[at]).collect();
+        self.several
+            .values()
+            .map(|several| (several.set, enis(several)))
+            .collect()
+    }
+}
+
+/// Numbers the rules of every group that a gated ENI has, and finds the sets that each group is in.
+fn ground<'a>(
+    model: &'a Model,
+    set_of: &[u32],
+    gates: &[Option<Gate>],
+    book: &mut RuleBook,
+    overlaps: BTreeMap<u32, Vec<&'a Eni>>,
+) -> Result<Ground<'a>, CompileError> {
+    let mut gated: BTreeSet<GroupIndex> = BTreeSet::new();
+    let mut sets: HashMap<GroupIndex, BTreeSet<u32>> = HashMap::new();
+    for (at, eni) in model.enis.iter().enumerate() {
+        for &group in &eni.groups {
+            sets.entry(group).or_default().insert(set_of[at]);
+        }
+        if gates[at].is_some() {
+            gated.extend(&eni.groups);
+        }
+    }
+    let mut numbers = HashMap::new();
+    for group in gated {
+        for direction in [Direction::Egress, Direction::Ingress] {
+            numbers.insert((group, direction), book.number(model, group, direction)?);
+        }
+    }
+    let peerings = if overlaps.is_empty() {
+        Peerings::default()
+    } else {
+        Peerings::new(model)
+    };
+    Ok(Ground {
+        model,
+        numbers,
+        sets,
+        overlaps,
+        peerings,
+    })
+}
+
+/// What decides an ENI's policies: its groups, and who is near to it where VPCs overlap.
+type Near<'a> = (&'a [GroupIndex], Option<&'a str>, bool);
+
+/// The policies compiled so far, by what decides them and by content.
+struct Policies<'a> {
+    ground: Ground<'a>,
+    by_gate: HashMap<Near<'a>, [usize; 4]>,
+    by_content: HashMap<Arc<[u64]>, usize>,
+    blocks: Vec<Arc<[u64]>>,
+}
+
+impl<'a> Policies<'a> {
+    fn new(ground: Ground<'a>) -> Self {
+        Self {
+            ground,
+            by_gate: HashMap::new(),
+            by_content: HashMap::new(),
+            blocks: Vec::new(),
+        }
+    }
+
+    /// The places of the four policies of an ENI.
+    fn of(&mut self, eni: &'a Eni) -> Result<[usize; 4], CompileError> {
+        let near = if self.ground.overlaps.is_empty() {
+            (eni.groups.as_slice(), None, false)
+        } else {
+            (eni.groups.as_slice(), eni.vpc.as_deref(), eni.binding.is_some())
+        };
+        if let Some(&places) = self.by_gate.get(&near) {
+            return Ok(places);
+        }
+        let overlaps = self.ground.overlaps_seen_from(eni);
+        let mut places = [0; 4];
+        for (place, (direction, family)) in places.iter_mut().zip(ROOTS) {
+            let block: Arc<[u64]> = self.ground.policy(&eni.groups, direction, family, &overlaps)?.into();
+            *place = *self.by_content.entry(block).or_insert_with_key(|block| {
+                self.blocks.push(Arc::clone(block));
+                self.blocks.len() - 1
+            });
+        }
+        self.by_gate.insert(near, places);
+        Ok(places)
+    }
+}

@@ -1,0 +1,119 @@
+//! What can go wrong between a model and the image.
+
+use std::net::IpAddr;
+
+use taskgate_ebpf::abi::image::{BANK_BYTES, MAX_RULES};
+use taskgate_model::{Direction, Family};
+
+/// Why a model could not be compiled, or not be brought into the image. Nothing that the kernel reads has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// A policy has more rules than a bitmap has bits.
+    #[error(
+        "cannot compile the {direction} rules of {groups} for {}: {rules} rules, at most {MAX_RULES}; remove rules or groups",
+        name(*family)
+    )]
+    TooManyRules {
+        /// The groups, in the order of the ENI.
+        groups: String,
+        /// Which rules.
+        direction: Direction,
+        /// Of which family.
+        family: Family,
+        /// How many there are.
+        rules: usize,
+    },
+    /// A policy does not fit into one bank.
+    #[error(
+        "cannot compile the {direction} rules of {groups} for {}: they take {bytes} bytes, at most {BANK_BYTES}; shorten the prefix lists",
+        name(*family)
+    )]
+    PolicyTooLarge {
+        /// The groups, in the order of the ENI.
+        groups: String,
+        /// Which rules.
+        direction: Direction,
+        /// Of which family.
+        family: Family,
+        /// How much memory they would take.
+        bytes: usize,
+    },
+    /// Every rule number was given away.
+    #[error("cannot number the {direction} rules of `{group}`: every rule number was used; start taskgate anew")]
+    RuleNumbersExhausted {
+        /// The group's id.
+        group: String,
+        /// Which rules.
+        direction: Direction,
+    },
+    /// Two ENIs claim an address, and the image has one row for it.
+    #[error("cannot tell whose address {address} is: both `{first}` and `{second}` have it; give each its own")]
+    AddressConflict {
+        /// The address.
+        address: IpAddr,
+        /// The ENI that came first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// The memory handed in is no image.
+    #[error("cannot use {bytes} bytes as an image: it takes at least 4 whole banks of {BANK_BYTES}")]
+    NotAnImage {
+        /// How long it is.
+        bytes: usize,
+    },
+    /// The memory handed in was written before.
+    #[error("cannot start an image in memory that holds one already; begin with an empty one")]
+    NotEmpty,
+    /// No gap in the policy banks is long enough.
+    #[error(
+        "cannot place a policy of {bytes} bytes in the image: the longest gap has {largest}; start with more banks"
+    )]
+    PoliciesFull {
+        /// The policy's size.
+        bytes: u32,
+        /// The longest gap.
+        largest: u32,
+    },
+    /// Every slot is taken.
+    #[error("cannot give `{eni}` a slot: all {} are taken; remove tasks", taskgate_ebpf::abi::image::SLOTS - 1)]
+    SlotsFull {
+        /// The ENI.
+        eni: String,
+    },
+    /// A table has no row left.
+    #[error("cannot add {key} to `{table}`: all {rows} rows are taken")]
+    RowsFull {
+        /// `links` or `members`.
+        table: &'static str,
+        /// The link or address.
+        key: String,
+        /// How many rows there are.
+        rows: u32,
+    },
+    /// Every word that a search for the key looks at holds another key.
+    #[error(
+        "cannot add {key} to `{table}`: all {} words that it may stand in are taken",
+        taskgate_ebpf::abi::image::PROBES
+    )]
+    ProbesExhausted {
+        /// `links` or `members`.
+        table: &'static str,
+        /// The link or address.
+        key: String,
+    },
+    /// A slot that no ENI has.
+    #[error("cannot use slot {slot}: no ENI has it")]
+    UnknownSlot {
+        /// The slot.
+        slot: u16,
+    },
+}
+
+/// The word that users see for a family.
+pub(super) fn name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}

@@ -1,0 +1,31 @@
+//! The compiler: from the model to the image that the kernel judges by.
+//!
+//! [`Compiled`] is what a model says, as blocks of words and plans of rows, and knows no memory; [`ImageWriter`] brings
+//! it into an image, on the host or mapped from the kernel, one generation after the other. The layout is
+//! [`taskgate_ebpf::abi::image`] and nothing else. [`GroupSets`] and [`RuleBook`] are the two registers whose numbers
+//! outlive a generation.
+
+mod axis;
+mod compiled;
+mod error;
+mod generation;
+mod image;
+mod memory;
+#[cfg(any(test, feature = "testing"))]
+pub mod oracle;
+mod policy;
+mod rulebook;
+mod sets;
+mod slots;
+mod space;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use compiled::{Compiled, Gate, Scope};
+pub use error::CompileError;
+pub use generation::Prepared;
+pub use image::{ImageControl, ImageWriter};
+pub use memory::{host_image, policy_banks};
+pub use rulebook::{RuleBook, RuleName};
+pub use sets::GroupSets;

@@ -1,0 +1,259 @@
+//! What the compiler's tests share: models in few words, an image on the host, and the data path's own reader.
+
+mod lifecycle;
+mod policies;
+mod properties;
+mod vpcs;
+mod worked;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use taskgate_ebpf::abi::image::{self, Class};
+use taskgate_ebpf::abi::{self, LinkId};
+use taskgate_ebpf::host::HostTables;
+use taskgate_ebpf::policy::{AddressRow, Control, EniRow, Judgement, Peer4, Peer6, PeerKey, Rows, Subject, judge};
+use taskgate_model::{
+    Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, Location, Model, Peer, Ports, PrefixList, Protocol, Rule,
+    SecurityGroup,
+};
+
+use super::oracle::Packet;
+use super::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image};
+
+/// An ENI that is gated here.
+pub(super) fn eni(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
+    Eni {
+        id: id.into(),
+        task: None,
+        account: None,
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        groups: groups.iter().map(|&group| GroupIndex(group)).collect(),
+        groups_known: true,
+        gate_known: true,
+        binding: Some(Binding::Device("tg0".into())),
+        source_dest_check: true,
+        vpc: None,
+        subnet: None,
+        ecs: EcsFields::default(),
+    }
+}
+
+/// An ENI that is elsewhere.
+fn member(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
+    Eni {
+        binding: None,
+        ..eni(id, addresses, groups)
+    }
+}
+
+fn rule(id: &str, protocol: Protocol, peer: Peer) -> Rule {
+    Rule {
+        id: id.into(),
+        protocol,
+        peer,
+        description: String::new(),
+        location: Location::default(),
+    }
+}
+
+fn group(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> SecurityGroup {
+    SecurityGroup {
+        id: format!("sg-{name}"),
+        name: name.into(),
+        vpc: None,
+        rules_known: true,
+        dialect: Dialect::Native,
+        location: Location::default(),
+        ingress,
+        egress,
+    }
+}
+
+fn tcp(from: u16, to: u16) -> Protocol {
+    Protocol::Tcp(Ports { from, to })
+}
+
+fn net(text: &str) -> Peer {
+    match text.parse().unwrap() {
+        ipnet::IpNet::V4(net) => Peer::V4(net),
+        ipnet::IpNet::V6(net) => Peer::V6(net),
+    }
+}
+
+fn list(id: &str, entries: &[&str]) -> PrefixList {
+    PrefixList {
+        id: id.into(),
+        name: None,
+        max_entries: None,
+        entries: Some(entries.iter().map(|entry| entry.parse().unwrap()).collect()),
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A packet with every field at rest: TCP from 40000 to `port`.
+fn tcp_packet(peer: &str, port: u16) -> Packet {
+    Packet {
+        peer: address(peer),
+        protocol: 6,
+        source_port: 40_000,
+        destination_port: port,
+        icmp_type: 0,
+        icmp_code: 0,
+    }
+}
+
+/// What an ENI bound to this host is gated with.
+const GATE: Gate = Gate {
+    connections: 1024,
+    isolated: false,
+};
+
+fn gate_bound(eni: &Eni) -> Option<Gate> {
+    eni.binding.is_some().then_some(GATE)
+}
+
+/// What a host has: an image, and the registers that outlive a generation.
+struct Host {
+    writer: ImageWriter<Vec<AtomicU64>>,
+    book: RuleBook,
+    sets: GroupSets,
+    /// How often somebody waited.
+    graces: usize,
+}
+
+impl Host {
+    /// With `banks` banks of policies.
+    fn new(banks: u32) -> Self {
+        Self {
+            writer: ImageWriter::new(host_image(image::POLICY_BANK + banks)).unwrap(),
+            book: RuleBook::default(),
+            sets: GroupSets::default(),
+            graces: 0,
+        }
+    }
+
+    fn compile(&mut self, model: &Model, exempt: &[IpAddr]) -> Result<Compiled, CompileError> {
+        let scope = Scope {
+            gate: &gate_bound,
+            exempt,
+            dhcp: true,
+        };
+        Compiled::new(model, scope, &mut self.book, &mut self.sets)
+    }
+
+    /// Compiles and switches.
+    fn apply(&mut self, model: &Model) -> Result<u64, CompileError> {
+        let compiled = self.compile(model, &[])?;
+        self.switch(&compiled)
+    }
+
+    fn switch(&mut self, compiled: &Compiled) -> Result<u64, CompileError> {
+        let graces = &mut self.graces;
+        Ok(self.writer.prepare(compiled, &mut || *graces += 1)?.commit())
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader::new(self.writer.memory())
+    }
+
+    /// Every word of the image.
+    fn words(&self) -> Vec<u64> {
+        self.writer
+            .memory()
+            .iter()
+            .map(|word| word.load(Ordering::Relaxed))
+            .collect()
+    }
+}
+
+/// The data path's reader, at one generation.
+struct Reader<'a> {
+    tables: HostTables<'a>,
+}
+
+/// What the image says of a packet: the number of the rule, and whether the flow is untracked.
+type Answer = Option<(u32, bool)>;
+
+impl<'a> Reader<'a> {
+    fn new(memory: &'a [AtomicU64]) -> Self {
+        Self {
+            tables: HostTables::new(memory, 0),
+        }
+    }
+
+    fn rows(&self) -> Rows<impl taskgate_ebpf::policy::Bank + 'a> {
+        Rows::read(&self.tables, Control::read(&self.tables).unwrap()).unwrap()
+    }
+
+    fn address(&self, address: IpAddr) -> AddressRow {
+        let key = super::compiled::key_of(address);
+        self.rows().address([(key >> 64) as u64, key as u64])
+    }
+
+    fn link(&self, link: LinkId) -> Option<EniRow> {
+        let mut eni = EniRow::default();
+        self.rows().eni_of(link.get(), &mut eni).map(|()| eni)
+    }
+
+    fn slot(&self, slot: u16) -> Option<EniRow> {
+        let mut eni = EniRow::default();
+        self.rows().eni(slot, &mut eni).map(|()| eni)
+    }
+
+    fn judge(&self, slot: u16, direction: Direction, packet: &Packet) -> Answer {
+        let (class, port) = match (packet.protocol, packet.peer) {
+            (6, _) => (Class::Tcp, packet.destination_port),
+            (17, _) => (Class::Udp, packet.destination_port),
+            (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)) => {
+                (Class::Icmp, u16::from_be_bytes([packet.icmp_type, packet.icmp_code]))
+            }
+            (other, _) => (Class::Other, other.into()),
+        };
+        match packet.peer {
+            IpAddr::V4(peer) => self.judge_as(slot, direction, packet, class, port, Peer4(peer.into())),
+            IpAddr::V6(peer) => {
+                let peer = u128::from(peer);
+                let peer = Peer6([(peer >> 64) as u64, peer as u64]);
+                self.judge_as(slot, direction, packet, class, port, peer)
+            }
+        }
+    }
+
+    fn judge_as(
+        &self,
+        slot: u16,
+        direction: Direction,
+        packet: &Packet,
+        class: Class,
+        port: u16,
+        peer: impl PeerKey,
+    ) -> Answer {
+        let eni = self.slot(slot).expect("the slot is present");
+        let direction = match direction {
+            Direction::Egress => abi::Direction::Egress,
+            Direction::Ingress => abi::Direction::Ingress,
+        };
+        let subject = Subject {
+            axis: class as u32,
+            port: port.into(),
+            peer,
+            group_set: self.address(packet.peer).group_set,
+        };
+        match judge(&self.tables, eni.roots[direction.index()], subject) {
+            Judgement::Allowed(allowed) => {
+                let untracked = match class {
+                    Class::Tcp => allowed.flags & image::rule::UNTRACKED_TCP != 0,
+                    Class::Udp => allowed.flags & image::rule::UNTRACKED_UDP != 0,
+                    Class::Icmp | Class::Other => false,
+                };
+                Some((allowed.rule, untracked))
+            }
+            Judgement::NoRule => None,
+            Judgement::NoPolicy => panic!("a gated ENI has four policies"),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! From a folder of files to a [`Model`]: AWS CLI output as it is printed, and the native form, in JSON or YAML.
+//!
+//! Files are told apart by their top-level keys. Reading goes in two steps: each form turns its part of a file into
+//! raw objects that know their place (`aws`, `native`), then all objects together are compared, joined and checked
+//! (`resolve`). Errors do not end the reading: everything that is wrong is shown at once, and a configuration with
+//! an error is refused whole.
+//!
+//! Rules are named by their `sgr-` id where a file holds it. Others are named `NAME/ingress/N` or `NAME/egress/N`: in
+//! the native form N counts the entries of the list, from 1; in AWS permissions, which merge the peers of one port
+//! range, N counts the peers, from 1, in the order of the file.
+//!
+//! Within one VPC, or where a VPC is not known, an address belongs to one ENI: two ENIs with one address and different
+//! groups are refused; where the groups are the same, the gated one keeps the address, or the one read first. VPCs may
+//! overlap. Two gated ENIs with one address are refused always.
+
+mod aws;
+mod bounds;
+mod distinct;
+mod document;
+mod folder;
+mod json;
+mod native;
+mod node;
+mod object;
+mod problem;
+mod raw;
+mod recognise;
+mod resolve;
+mod value;
+mod yaml;
+
+use std::path::Path;
+
+pub use problem::{Problem, Problems};
+pub use value::derived_id;
+
+use problem::{Report, Spot};
+use raw::Collected;
+use taskgate_model::Model;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What it says.
+    pub model: Model,
+    /// What deserves a look, in the order of files and lines.
+    pub warnings: Vec<Problem>,
+    /// The files that were read, by their names as the reader knows them, in the order of reading.
+    pub files: Vec<String>,
+}
+
+/// Reads the `*.json`, `*.yaml` and `*.yml` of a folder in the order of their names, not recursively and without
+/// dot-files.
+///
+/// # Errors
+///
+/// Everything that is wrong with the folder, its files and what they say.
+pub fn load(folder: &Path) -> Result<Loaded, Problems> {
+    let mut report = Report::default();
+    let mut all = Collected::default();
+    let mut bytes_left = bounds::FOLDER_BYTES;
+    for path in folder::files(folder, &mut report) {
+        let file = report.file(path.display().to_string());
+        if let Some(text) = folder::text(file, &path, &mut bytes_left, &mut report) {
+            read_file(file, &text, &mut all, &mut report);
+        } else {
+            report.objects_lost = true;
+        }
+    }
+    finish(all, report)
+}
+
+/// Reads files that are already in memory, in the order given: each a name, as it is shown in messages, and its text.
+///
+/// # Errors
+///
+/// Everything that is wrong with what they say.
+pub fn read(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let mut report = Report::default();
+    let mut all = Collected::default();
+    for (name, text) in files {
+        let file = report.file(*name);
+        read_file(file, text, &mut all, &mut report);
+    }
+    finish(all, report)
+}
+
+fn finish(all: Collected, mut report: Report) -> Result<Loaded, Problems> {
+    let model = resolve::model(all, &mut report);
+    let (warnings, files) = report.finish()?;
+    Ok(Loaded { model, warnings, files })
+}
+
+/// Reads one file.
+fn read_file(file: Spot, text: &str, collected: &mut Collected, report: &mut Report) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let values = bounds::VALUES - collected.values;
+    match json::outline(file, text, values) {
+        Ok(outline) => {
+            collected.values += outline.values;
+            document::read_json(&outline, collected, report);
+        }
+        Err(json::Unread::NotJson) => read_yaml(file, text, values, collected, report),
+        Err(json::Unread::Second(spot)) => report.second_document(spot),
+        Err(json::Unread::Beyond(spot, message, hint)) => {
+            report.error(spot, message, hint);
+            report.objects_lost = true;
+        }
+    }
+}
+
+fn read_yaml(file: Spot, text: &str, values: usize, collected: &mut Collected, report: &mut Report) {
+    if let Some((message, hint)) = recognise::text(text) {
+        report.error(file, message, hint);
+        report.objects_lost = true;
+    } else if let Some((root, values)) = yaml::parse(file, text, values, report) {
+        collected.values += values;
+        document::read_tree(&root, collected, report);
+    } else {
+        report.objects_lost = true;
+    }
+}

@@ -1,0 +1,225 @@
+//! The native `settings`, `flow-logs` and `uplink`.
+
+use std::net::IpAddr;
+
+use taskgate_model::{
+    AddressList, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, OnRuleRemoval, Settings,
+    Timeouts, Traffic, Uplink, UplinkMode,
+};
+
+use super::super::node::{Node, Value};
+use super::super::object::{Object, items, number, text};
+use super::super::problem::{Fault, Report};
+use super::super::value;
+
+/// The fewest and most connections a host can be told to track, and denied flows to keep.
+const TOTALS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
+
+/// Reads `settings`.
+pub(super) fn read(node: &Node, report: &mut Report) -> Option<Settings> {
+    let object = Object::of(node, "`settings`", report)?;
+    object.only(
+        &[
+            "icmp-errors",
+            "on-rule-removal",
+            "exempt",
+            "unlogged",
+            "timeouts",
+            "connections",
+            "denials",
+        ],
+        report,
+    );
+    let icmp_errors = [
+        ("pmtu", IcmpErrors::Pmtu),
+        ("all", IcmpErrors::All),
+        ("none", IcmpErrors::None),
+    ];
+    let removal = [("keep", OnRuleRemoval::Keep), ("cut", OnRuleRemoval::Cut)];
+    Some(Settings {
+        icmp_errors: object.word("icmp-errors", &icmp_errors, report).unwrap_or_default(),
+        on_rule_removal: object.word("on-rule-removal", &removal, report).unwrap_or_default(),
+        exempt: address_list(&object, "exempt", report),
+        unlogged: address_list(&object, "unlogged", report),
+        timeouts: timeouts(&object, report),
+        connections: connections(&object, report),
+        denials: denials(&object, report),
+    })
+}
+
+/// `aws`, `none` or a list of addresses.
+fn address_list(settings: &Object<'_>, key: &str, report: &mut Report) -> AddressList {
+    let Some(node) = settings.get(key) else {
+        return AddressList::default();
+    };
+    let mut addresses: Vec<IpAddr> = match &node.value {
+        Value::Scalar(word) if word == "aws" => return AddressList::Aws,
+        Value::Scalar(word) if word == "none" => return AddressList::None,
+        Value::List(items) => {
+            let texts = items
+                .iter()
+                .filter_map(|item| text(item, key, report).map(|text| (text, item.spot)));
+            let texts: Vec<_> = texts.collect();
+            texts
+                .into_iter()
+                .filter_map(|(text, spot)| report.take(spot, value::any_address(text)))
+                .collect()
+        }
+        Value::Scalar(word) => {
+            report.error(
+                node.spot,
+                format!("`{key}` is `{word}`"),
+                "write `aws`, `none` or a list of addresses",
+            );
+            return AddressList::None;
+        }
+        Value::Null | Value::Map(_) => {
+            let message = format!("`{key}` is {}", node.kind());
+            report.error(node.spot, message, "write `aws`, `none` or a list of addresses");
+            return AddressList::None;
+        }
+    };
+    addresses.sort();
+    addresses.dedup();
+    AddressList::List(addresses)
+}
+
+/// AWS's ranges: [EC2 API ConnectionTrackingSpecificationRequest].
+fn timeouts(settings: &Object<'_>, report: &mut Report) -> Timeouts {
+    let mut read = Timeouts::default();
+    let object = settings
+        .get("timeouts")
+        .and_then(|node| Object::of(node, "`timeouts`", report));
+    let Some(object) = object else {
+        return read;
+    };
+    object.only(&["tcp-established", "udp", "udp-stream"], report);
+    read.tcp_established = object
+        .number("tcp-established", 60..=432_000, report)
+        .unwrap_or(read.tcp_established);
+    read.udp = object.number("udp", 30..=60, report).unwrap_or(read.udp);
+    read.udp_stream = object.number("udp-stream", 60..=180, report).unwrap_or(read.udp_stream);
+    read
+}
+
+fn connections(settings: &Object<'_>, report: &mut Report) -> ConnectionLimits {
+    let mut read = ConnectionLimits::default();
+    let object = settings
+        .get("connections")
+        .and_then(|node| Object::of(node, "`connections`", report));
+    let Some(object) = object else {
+        return read;
+    };
+    object.only(&["total", "floor", "per-task"], report);
+    (read.total, read.floor) = total_and_floor(&object, (read.total, read.floor), report);
+    // `auto` was the total divided by the number of tasks; floor and pool have taken its place.
+    let words = [("none", None), ("auto", None)];
+    read.per_task = up_to(&object, "per-task", &words, read.total, Some, report).unwrap_or(read.per_task);
+    read
+}
+
+fn denials(settings: &Object<'_>, report: &mut Report) -> DenialLimits {
+    let mut read = DenialLimits::default();
+    let object = settings
+        .get("denials")
+        .and_then(|node| Object::of(node, "`denials`", report));
+    let Some(object) = object else {
+        return read;
+    };
+    object.only(&["total", "floor"], report);
+    (read.total, read.floor) = total_and_floor(&object, (read.total, read.floor), report);
+    read
+}
+
+fn total_and_floor(object: &Object<'_>, default: (u32, Floor), report: &mut Report) -> (u32, Floor) {
+    let total = object.number("total", TOTALS, report).unwrap_or(default.0);
+    let floor = up_to(object, "floor", &[("auto", Floor::Auto)], total, Floor::Fixed, report);
+    (total, floor.unwrap_or(default.1))
+}
+
+/// A number from 1 to `most`, or one of `words`, the first of which is the one to write.
+fn up_to<T: Copy>(
+    object: &Object<'_>,
+    key: &str,
+    words: &[(&str, T)],
+    most: u32,
+    of_number: fn(u32) -> T,
+    report: &mut Report,
+) -> Option<T> {
+    object.value(key, report, |text| {
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
+        }
+        number(text, key, &(1..=most)).map(of_number).map_err(|_fault| {
+            Fault::new(
+                format!("`{key}` is `{text}`"),
+                format!("write `{}` or a number from 1 to {most}", words[0].0),
+            )
+        })
+    })
+}
+
+/// Reads `flow-logs`; what stands there twice counts once.
+pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Report) {
+    let list = items(node, "flow-logs", report);
+    if list.is_empty() && matches!(node.value, Value::List(_)) {
+        let hint = "name a destination, or leave `flow-logs` out for standard output";
+        report.error(node.spot, "`flow-logs` is empty", hint);
+    }
+    for item in list {
+        let log = Object::of(item, "a flow log", report).and_then(|object| flow_log(&object, report));
+        if let Some(log) = log
+            && !found.contains(&log)
+        {
+            found.push(log);
+        }
+    }
+}
+
+fn flow_log(object: &Object<'_>, report: &mut Report) -> Option<FlowLog> {
+    object.only(&["destination", "format", "traffic", "interval", "nodata"], report);
+    let default = FlowLog::default();
+    let traffic = [
+        ("ALL", Traffic::All),
+        ("ACCEPT", Traffic::Accept),
+        ("REJECT", Traffic::Reject),
+    ];
+    let built = |key: &str, built: &str, text: &str| {
+        let fault = || {
+            Fault::new(
+                format!("the {key} `{text}` is not built yet"),
+                format!("write `{built}`"),
+            )
+        };
+        if text == built { Ok(()) } else { Err(fault()) }
+    };
+    object.required("destination", "write `destination: stdout`", report)?;
+    object.value("destination", report, |text| built("destination", "stdout", text))?;
+    object.value("format", report, |text| built("format", "default", text));
+    Some(FlowLog {
+        destination: Destination::Stdout,
+        traffic: object.word("traffic", &traffic, report).unwrap_or(default.traffic),
+        interval: object.number("interval", 1..=600, report).unwrap_or(default.interval),
+        nodata: object.boolean("nodata", report).unwrap_or(default.nodata),
+    })
+}
+
+/// Reads `uplink`. Where that fails, tasks that refer to a trunk are not complained of.
+pub(super) fn uplink(node: &Node, report: &mut Report) -> Option<Uplink> {
+    let uplink = uplink_of(node, report);
+    report.objects_lost |= uplink.is_none();
+    uplink
+}
+
+fn uplink_of(node: &Node, report: &mut Report) -> Option<Uplink> {
+    let object = Object::of(node, "`uplink`", report)?;
+    object.only(&["device", "mode"], report);
+    let modes = [("routed", UplinkMode::Routed), ("trunk", UplinkMode::Trunk)];
+    let device = object.required_value("device", "write the link that faces the wire", report, value::link_name);
+    let mode = object.required("mode", "write `routed` or `trunk`", report);
+    let mode = mode.and_then(|_| object.word("mode", &modes, report));
+    Some(Uplink {
+        device: device?,
+        mode: mode?,
+    })
+}

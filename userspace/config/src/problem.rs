@@ -1,0 +1,285 @@
+//! What is wrong in a configuration, where, and what would be right.
+
+use std::fmt;
+
+use super::bounds;
+
+pub(super) use taskgate_model::Location as Spot;
+
+/// One thing that is wrong, or that deserves a warning, at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, as it was named to the reader.
+    pub file: String,
+    /// The line, from 1; 0 if the problem is the whole file.
+    pub line: u32,
+    /// The column in characters, from 1; 0 if the problem is the whole file.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub hint: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            line,
+            column,
+            message,
+            hint,
+        } = self;
+        if *line == 0 {
+            write!(f, "{file}: {message}; {hint}")
+        } else {
+            write!(f, "{file}:{line}:{column}: {message}; {hint}")
+        }
+    }
+}
+
+/// All that is wrong in a configuration, in the order of files and lines; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Problems {
+    /// What has to be put right.
+    pub errors: Vec<Problem>,
+    /// What was found beside it and would not have kept the configuration from loading.
+    pub warnings: Vec<Problem>,
+}
+
+/// What is wrong with one value, whose place the caller knows.
+#[derive(Debug)]
+pub(super) struct Fault {
+    message: String,
+    hint: String,
+}
+
+impl Fault {
+    pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            message: printable(message.into()),
+            hint: printable(hint.into()),
+        }
+    }
+}
+
+/// A message in which long quoted values are cut to their beginning, and no character of a file can steer a terminal.
+fn printable(message: String) -> String {
+    /// No message without a long value in it is longer.
+    const LONGEST: usize = 2_000;
+    if message.len() <= bounds::EXCERPT && !message.contains(steers) {
+        return message;
+    }
+    let mut shown = String::new();
+    for (at, part) in message.split('`').enumerate() {
+        if at > 0 {
+            shown.push('`');
+        }
+        let quoted = at % 2 == 1;
+        let cut = part.char_indices().nth(bounds::EXCERPT).filter(|_| quoted);
+        let (kept, more) = cut.map_or((part, ""), |(end, _)| (&part[..end], "…"));
+        shown.push_str(&escaped(kept));
+        shown.push_str(more);
+        if shown.len() > LONGEST {
+            shown.truncate(shown.floor_char_boundary(LONGEST));
+            shown.push('…');
+            break;
+        }
+    }
+    shown
+}
+
+/// Whether a character can steer a terminal, or the order in which a line is shown.
+fn steers(character: char) -> bool {
+    const MARKS: [char; 3] = ['\u{61c}', '\u{200e}', '\u{200f}'];
+    character.is_control()
+        || MARKS.contains(&character)
+        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text of a file, or its name, with such characters written out.
+fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if steers(character) {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// The problems that are kept, and how many there were.
+#[derive(Debug, Default)]
+struct Found {
+    kept: Vec<(Spot, Fault)>,
+    count: usize,
+}
+
+impl Found {
+    fn add(&mut self, spot: Spot, fault: impl FnOnce() -> Fault) {
+        self.count += 1;
+        if self.kept.len() < bounds::PROBLEMS {
+            self.kept.push((spot, fault()));
+        }
+    }
+}
+
+/// Collects problems, so that all are shown at once.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    files: Vec<String>,
+    errors: Found,
+    warnings: Found,
+    /// Something that others may refer to could not be read: "unknown" would be a follow-up error.
+    pub(super) objects_lost: bool,
+    /// An AWS rule could not be read: comparing `SecurityGroups` and `SecurityGroupRules` would be a follow-up error.
+    pub(super) rules_lost: bool,
+    /// How many objects, and how many rules of groups, there were so far.
+    objects: usize,
+    rules: usize,
+}
+
+impl Report {
+    /// Names the next file and returns the spot of the whole of it.
+    pub(super) fn file(&mut self, name: impl AsRef<str>) -> Spot {
+        let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
+        self.files.push(escaped(name.as_ref()));
+        Spot {
+            file,
+            line: 0,
+            column: 0,
+        }
+    }
+
+    /// The name of the file that `spot` lies in.
+    pub(super) fn file_name(&self, spot: Spot) -> &str {
+        self.files.get(spot.file as usize).map_or("", String::as_str)
+    }
+
+    /// `FILE:LINE:COLUMN`, for a message about another place.
+    pub(super) fn place(&self, spot: Spot) -> String {
+        format!("{}:{}:{}", self.file_name(spot), spot.line, spot.column)
+    }
+
+    pub(super) fn error(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
+        self.errors.add(spot, || Fault::new(message, hint));
+    }
+
+    pub(super) fn warn(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
+        self.warnings.add(spot, || Fault::new(message, hint));
+    }
+
+    /// Counts an object. `false` if it is one too many, with an error on record.
+    pub(super) fn another_object(&mut self, spot: Spot) -> bool {
+        self.objects = self.objects.saturating_add(1);
+        let first = self.objects == bounds::OBJECTS + 1;
+        self.within(spot, "objects", bounds::OBJECTS, self.objects, first)
+    }
+
+    /// Counts rules of a group. `false` if they are too many, with an error on record.
+    pub(super) fn more_rules(&mut self, spot: Spot, rules: usize) -> bool {
+        let before = self.rules;
+        self.rules = self.rules.saturating_add(rules);
+        self.within(spot, "rules", bounds::RULES, self.rules, before <= bounds::RULES)
+    }
+
+    /// Whether there are no more than `most`; an error if this is the first time that there are.
+    fn within(&mut self, spot: Spot, what: &str, most: usize, count: usize, first: bool) -> bool {
+        if count > most && first {
+            let message = format!("the configuration has more than {most} {what}");
+            self.error(spot, message, "leave out what no task here needs");
+            self.objects_lost = true;
+            self.rules_lost = true;
+        }
+        count <= most
+    }
+
+    /// A file is one document.
+    pub(super) fn second_document(&mut self, spot: Spot) {
+        let hint = "put each document into a file of its own";
+        self.error(spot, "a second document begins here", hint);
+        self.objects_lost = true;
+    }
+
+    /// The value, or its fault on record.
+    pub(super) fn take<T>(&mut self, spot: Spot, value: Result<T, Fault>) -> Option<T> {
+        value.map_err(|fault| self.errors.add(spot, || fault)).ok()
+    }
+
+    /// How many errors there are so far: unchanged after reading an object means that it was read whole.
+    pub(super) fn errors(&self) -> usize {
+        self.errors.count
+    }
+
+    /// The warnings and the files' names, or everything that is wrong if there is an error.
+    pub(super) fn finish(self) -> Result<(Vec<Problem>, Vec<String>), Problems> {
+        let errors = in_order(&self.files, self.errors);
+        let warnings = in_order(&self.files, self.warnings);
+        if errors.is_empty() {
+            Ok((warnings, self.files))
+        } else {
+            Err(Problems { errors, warnings })
+        }
+    }
+}
+
+fn in_order(files: &[String], found: Found) -> Vec<Problem> {
+    let Found { mut kept, count } = found;
+    let more = count - kept.len();
+    kept.sort_by_key(|(spot, _)| (spot.file, spot.line, spot.column));
+    let mut problems: Vec<Problem> = kept
+        .into_iter()
+        .map(|(spot, fault)| Problem {
+            file: files.get(spot.file as usize).cloned().unwrap_or_default(),
+            line: spot.line,
+            column: spot.column,
+            message: fault.message,
+            hint: fault.hint,
+        })
+        .collect();
+    problems.dedup();
+    if more > 0 {
+        problems.push(Problem {
+            file: problems.last().map(|last| last.file.clone()).unwrap_or_default(),
+            line: 0,
+            column: 0,
+            message: format!("{more} more are not shown"),
+            hint: String::from("mend these first"),
+        });
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn messages_are_short_and_plain() {
+        let long = "x".repeat(20_000_000);
+        for (message, expected) in [
+            (String::from("`a` is no protocol"), String::from("`a` is no protocol")),
+            (
+                format!("`{long}` is no protocol"),
+                format!("`{}…` is no protocol", "x".repeat(80)),
+            ),
+            (format!("`{}`", "ü".repeat(80)), format!("`{}`", "ü".repeat(80))),
+            (
+                String::from("`\u{202e}nosj.a` is no name"),
+                String::from("`\\u{202e}nosj.a` is no name"),
+            ),
+            (
+                String::from("`\u{1b}]0;x\u{7}\n` is no name"),
+                String::from("`\\u{1b}]0;x\\u{7}\\u{a}` is no name"),
+            ),
+        ] {
+            assert_eq!(printable(message), expected);
+        }
+        // A value with backticks in it.
+        let odd = format!("`{}` is no name", "``x".repeat(10_000));
+        assert!(printable(odd).len() < 2_100);
+    }
+}

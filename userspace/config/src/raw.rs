@@ -1,0 +1,428 @@
+//! What the files say, object by object, before references are followed and copies are compared.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use taskgate_model::{Binding, Direction, EcsFields, Family, FlowLog, Protocol, Settings, Uplink};
+
+pub(super) use taskgate_model::Dialect;
+
+use super::problem::Spot;
+
+/// Everything that was read.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    pub(super) groups: Vec<RawGroup>,
+    pub(super) rules: Vec<AwsRule>,
+    pub(super) enis: Vec<RawEni>,
+    pub(super) prefix_lists: Vec<RawPrefixList>,
+    pub(super) networks: Vec<Network>,
+    pub(super) tasks: Vec<RawTask>,
+    pub(super) members: Vec<RawMember>,
+    pub(super) accounts: Vec<Section<String>>,
+    pub(super) settings: Vec<Section<Settings>>,
+    pub(super) uplinks: Vec<Section<Uplink>>,
+    pub(super) flow_logs: Vec<FlowLog>,
+    /// How many values the files held.
+    pub(super) values: usize,
+}
+
+/// Something that can stand in several files, and then has to be the same.
+pub(super) trait Object {
+    /// What it is called in messages, with its name.
+    fn title(&self) -> String;
+    /// What makes it the same object as another.
+    fn key(&self) -> String;
+    /// Where it stands.
+    fn spot(&self) -> Spot;
+    /// Takes in a copy of itself; whether the two agree.
+    fn absorb(&mut self, copy: Self) -> bool;
+}
+
+/// What it is, its name, and its id.
+fn titled(what: &str, id: &str, name: Option<&str>) -> String {
+    name.map_or_else(|| format!("{what} `{id}`"), |name| format!("{what} `{name}` ({id})"))
+}
+
+/// A name or an id, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reference {
+    pub(super) text: String,
+    pub(super) spot: Spot,
+}
+
+/// A group, its rules' references not followed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawGroup {
+    pub(super) id: String,
+    /// `None` for a group that is only known by its rules.
+    pub(super) name: Option<String>,
+    pub(super) vpc: Option<String>,
+    pub(super) dialect: Dialect,
+    /// `false` for a group that is only known by the ENIs that have it.
+    pub(super) rules_known: bool,
+    /// The keys of its rules that its file leaves out, as messages name them. Such a group has no rules here.
+    pub(super) lacks: Option<&'static str>,
+    pub(super) ingress: Vec<RawRule>,
+    pub(super) egress: Vec<RawRule>,
+    pub(super) spot: Spot,
+    /// Something in it could not be read, so it is not compared with others.
+    pub(super) partial: bool,
+}
+
+impl RawGroup {
+    pub(super) fn rules_mut(&mut self, direction: Direction) -> &mut Vec<RawRule> {
+        match direction {
+            Direction::Ingress => &mut self.ingress,
+            Direction::Egress => &mut self.egress,
+        }
+    }
+}
+
+impl Object for RawGroup {
+    fn title(&self) -> String {
+        titled("security group", &self.id, self.name.as_deref())
+    }
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        let partial = self.partial || copy.partial;
+        self.partial = partial;
+        let heads = (&self.name, &self.vpc, self.dialect) == (&copy.name, &copy.vpc, copy.dialect);
+        if heads && copy.lacks.is_some() {
+            return true;
+        }
+        if heads && self.lacks.is_some() {
+            *self = Self { partial, ..copy };
+            return true;
+        }
+        partial
+            || heads
+                && same_set(&self.ingress, &copy.ingress, RawRule::key)
+                && same_set(&self.egress, &copy.egress, RawRule::key)
+    }
+}
+
+/// Whether both hold the same, in whatever order: AWS promises none.
+fn same_set<'i, T: 'i, K: Ord>(a: &'i [T], b: &'i [T], key: impl Fn(&'i T) -> K) -> bool {
+    let sorted = |items: &'i [T]| {
+        let mut keys: Vec<K> = items.iter().map(&key).collect();
+        keys.sort();
+        keys
+    };
+    a.len() == b.len() && sorted(a) == sorted(b)
+}
+
+/// The far side of a rule, as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum RawPeer {
+    Net(IpNet),
+    /// A prefix list by name or id.
+    PrefixList(String),
+    /// A group by name or id.
+    Group(String),
+    /// The group that the rule belongs to.
+    Itself,
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub(super) struct RawRule {
+    /// The `sgr-` id.
+    pub(super) id: Option<String>,
+    /// Its number in the file, from 1, for rules without an id.
+    pub(super) number: usize,
+    pub(super) protocol: Protocol,
+    pub(super) peer: RawPeer,
+    /// The peering connection over which its group is referred to.
+    pub(super) peering: Option<Peering>,
+    pub(super) description: String,
+    pub(super) spot: Spot,
+}
+
+/// A peering connection of two VPCs, and its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Peering {
+    /// `pcx-…`, if it is named.
+    pub(super) connection: Option<String>,
+    /// `active` and others, if it is told.
+    pub(super) status: Option<String>,
+}
+
+/// Rules are the same whatever their number: it only says in which order they were written.
+impl PartialEq for RawRule {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for RawRule {}
+
+impl RawRule {
+    /// All that two copies of a rule have in common.
+    fn key(&self) -> (Protocol, &RawPeer, Option<&Peering>, Option<&str>, &str) {
+        let (peering, id) = (self.peering.as_ref(), self.id.as_deref());
+        (self.protocol, &self.peer, peering, id, &self.description)
+    }
+
+    /// The peering connection's id, if one is named.
+    pub(super) fn connection(&self) -> Option<&str> {
+        self.peering.as_ref()?.connection.as_deref()
+    }
+
+    /// The status of a peering connection that is not active: AWS then lets nothing through for the rule.
+    pub(super) fn inactive(&self) -> Option<&str> {
+        let status = self.peering.as_ref()?.status.as_deref();
+        status.filter(|status| *status != "active")
+    }
+}
+
+/// One of `SecurityGroupRules`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AwsRule {
+    pub(super) id: String,
+    pub(super) group: String,
+    pub(super) direction: Direction,
+    pub(super) rule: RawRule,
+}
+
+impl Object for AwsRule {
+    fn title(&self) -> String {
+        format!("security group rule `{}`", self.id)
+    }
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn spot(&self) -> Spot {
+        self.rule.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        *self == copy
+    }
+}
+
+/// A prefix list: its head, its entries, or both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawPrefixList {
+    pub(super) id: String,
+    pub(super) name: Option<String>,
+    pub(super) max_entries: Option<u32>,
+    pub(super) entries: Option<Vec<IpNet>>,
+    pub(super) spot: Spot,
+    /// Something in it could not be read, so it is not compared with others.
+    pub(super) partial: bool,
+}
+
+impl Object for RawPrefixList {
+    fn title(&self) -> String {
+        titled("prefix list", &self.id, self.name.as_deref())
+    }
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        let entries = match (&self.entries, &copy.entries) {
+            (Some(mine), Some(other)) => same_set(mine, other, |net| *net),
+            _ => true,
+        };
+        let agree = agree(self.name.as_ref(), copy.name.as_ref())
+            && agree(self.max_entries.as_ref(), copy.max_entries.as_ref())
+            && entries;
+        self.partial |= copy.partial;
+        self.name = self.name.take().or(copy.name);
+        self.max_entries = self.max_entries.or(copy.max_entries);
+        self.entries = self.entries.take().or(copy.entries);
+        agree || self.partial
+    }
+}
+
+fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
+    a.is_none() || b.is_none() || a == b
+}
+
+/// One of `NetworkInterfaces`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawEni {
+    pub(super) id: String,
+    pub(super) account: Option<String>,
+    pub(super) vpc: Option<String>,
+    pub(super) subnet: Option<String>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) groups: Vec<Reference>,
+    /// Whether there is a list of groups.
+    pub(super) groups_known: bool,
+    /// The names that this ENI gives its groups, in the order of `groups`.
+    pub(super) group_names: Vec<Option<String>>,
+    pub(super) source_dest_check: bool,
+    /// `None` where it is not told, or is no link's.
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) spot: Spot,
+    /// Something in it could not be read, so it is not compared with others.
+    pub(super) partial: bool,
+}
+
+impl Object for RawEni {
+    fn title(&self) -> String {
+        format!("ENI `{}`", self.id)
+    }
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        let agree = *self == copy;
+        self.partial |= copy.partial;
+        agree || self.partial
+    }
+}
+
+/// One of `Vpcs` or `Subnets`: its CIDRs, and which address of each AWS keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Network {
+    pub(super) id: String,
+    /// The VPC that it is, or is in.
+    pub(super) vpc: Option<String>,
+    pub(super) cidrs: Vec<IpNet>,
+    /// 2 in a VPC (the resolver), 1 in a subnet (the router).
+    pub(super) reserved: u8,
+    pub(super) spot: Spot,
+}
+
+impl Object for Network {
+    fn title(&self) -> String {
+        format!("{} `{}`", if self.reserved == 2 { "VPC" } else { "subnet" }, self.id)
+    }
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        same_set(&self.cidrs, &copy.cidrs, |net| *net)
+    }
+}
+
+/// One of the native `tasks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawTask {
+    pub(super) name: String,
+    pub(super) eni: Option<Reference>,
+    /// `None` only if it could not be read.
+    pub(super) binding: Option<Binding>,
+    pub(super) addresses: Option<Vec<IpAddr>>,
+    pub(super) groups: Option<Vec<Reference>>,
+    pub(super) source_dest_check: Option<bool>,
+    pub(super) ecs: EcsFields,
+    pub(super) spot: Spot,
+    /// Something in it could not be read, so it is not compared with others.
+    pub(super) partial: bool,
+}
+
+impl Object for RawTask {
+    fn title(&self) -> String {
+        format!("task `{}`", self.name)
+    }
+
+    fn key(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        let agree = *self == copy;
+        self.partial |= copy.partial;
+        agree || self.partial
+    }
+}
+
+/// One of the native `members`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RawMember {
+    pub(super) address: IpAddr,
+    pub(super) groups: Vec<Reference>,
+    pub(super) spot: Spot,
+}
+
+impl Object for RawMember {
+    fn title(&self) -> String {
+        format!("member `{}`", self.address)
+    }
+
+    fn key(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        self.groups == copy.groups
+    }
+}
+
+/// A part of the native form that a configuration has once, such as `settings`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Section<T> {
+    pub(super) key: &'static str,
+    pub(super) value: T,
+    pub(super) spot: Spot,
+}
+
+impl<T: PartialEq> Object for Section<T> {
+    fn title(&self) -> String {
+        format!("`{}`", self.key)
+    }
+
+    fn key(&self) -> String {
+        self.key.to_owned()
+    }
+
+    fn spot(&self) -> Spot {
+        self.spot
+    }
+
+    fn absorb(&mut self, copy: Self) -> bool {
+        self.value == copy.value
+    }
+}
+
+/// Which families a rule can match, by its protocol and peer; a group or prefix list may have both.
+pub(super) fn families(protocol: Protocol, net: Option<IpNet>) -> impl Iterator<Item = Family> {
+    [Family::V4, Family::V6].into_iter().filter(move |family| {
+        let by_net = match net {
+            Some(IpNet::V4(_)) => *family == Family::V4,
+            Some(IpNet::V6(_)) => *family == Family::V6,
+            None => true,
+        };
+        protocol.goes_over(*family) && by_net
+    })
+}

@@ -1,0 +1,328 @@
+//! ENIs: tasks bound to this host, and everything else that is a member of a group.
+
+use std::collections::{HashMap, HashSet};
+
+use taskgate_model::{Binding, EcsFields, Eni, GroupIndex, SecurityGroup, Uplink, UplinkMode};
+
+use super::super::distinct::Distinct;
+use super::super::problem::{Report, Spot};
+use super::super::raw::{RawEni, RawMember, RawTask, Reference};
+use super::super::value::{self, derived_id};
+use super::names::{Found, Names};
+use super::owners;
+
+/// What is not a task of this host.
+pub(super) struct Elsewhere {
+    pub(super) enis: Vec<RawEni>,
+    pub(super) members: Vec<RawMember>,
+}
+
+/// An ENI on its way into the model.
+pub(super) struct Placed {
+    pub(super) eni: Eni,
+    pub(super) spot: Spot,
+    /// It is a native `members` entry: nothing but an address.
+    pub(super) member: bool,
+}
+
+impl Placed {
+    pub(super) fn title(&self) -> String {
+        match &self.eni.task {
+            Some(task) => format!("task `{task}`"),
+            None if self.member => String::from("a member"),
+            None => format!("`{}`", self.eni.id),
+        }
+    }
+}
+
+/// All ENIs, those bound to this host first and in the order of their names, and the place of each.
+pub(super) fn resolve(
+    tasks: &[RawTask],
+    elsewhere: &Elsewhere,
+    uplink: Option<&Uplink>,
+    names: &Names,
+    known: &[SecurityGroup],
+    report: &mut Report,
+) -> (Vec<Eni>, Vec<Spot>) {
+    apart(tasks, report);
+    let by_id: HashMap<&str, &RawEni> = elsewhere.enis.iter().map(|eni| (eni.id.as_str(), eni)).collect();
+    let mut placed: Vec<Placed> = Vec::new();
+    for task in tasks {
+        beside_uplink(task, uplink, report);
+        let aws = task.eni.as_ref().and_then(|eni| by_id.get(eni.text.as_str()).copied());
+        placed.push(Placed {
+            eni: gated(task, aws, names, report),
+            spot: task.spot,
+            member: false,
+        });
+    }
+    placed.sort_by(|a, b| a.eni.task.cmp(&b.eni.task));
+
+    let taken: HashSet<String> = placed.iter().map(|placed| placed.eni.id.clone()).collect();
+    for raw in elsewhere.enis.iter().filter(|eni| !taken.contains(&eni.id)) {
+        placed.push(Placed {
+            eni: from_aws(raw, names, report),
+            spot: raw.spot,
+            member: false,
+        });
+    }
+    for member in &elsewhere.members {
+        placed.push(Placed {
+            eni: from_member(member, names, report),
+            spot: member.spot,
+            member: true,
+        });
+    }
+    for Placed { eni, .. } in placed.iter_mut().filter(|placed| placed.eni.vpc.is_none()) {
+        eni.vpc = vpc_of(&eni.groups, known);
+    }
+    owners::settle(&mut placed, report);
+    placed.into_iter().map(|placed| (placed.eni, placed.spot)).unzip()
+}
+
+/// The VPC of an ENI that names none: that of its groups, if they are all of one.
+fn vpc_of(groups: &[GroupIndex], known: &[SecurityGroup]) -> Option<String> {
+    let mut vpcs = groups.iter().filter_map(|group| known[group.0].vpc.as_ref());
+    let vpc = vpcs.next()?;
+    vpcs.all(|other| other == vpc).then(|| vpc.clone())
+}
+
+/// A VLAN id means something on a trunk only, and what faces the wire is no task's.
+fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Report) {
+    let trunk = uplink.is_some_and(|uplink| uplink.mode == UplinkMode::Trunk);
+    match &task.binding {
+        Some(Binding::Vlan(_)) if !trunk && !report.objects_lost => {
+            let message = format!("task `{}` has a `vlan`, and there is no trunk uplink", task.name);
+            report.error(
+                task.spot,
+                message,
+                "bind it by `device` or `namespace`, or add `uplink` with `mode: trunk`",
+            );
+        }
+        Some(Binding::Device(device)) if uplink.is_some_and(|uplink| uplink.device == *device) => {
+            let message = format!("device `{device}` of task `{}` is also the uplink", task.name);
+            report.error(
+                task.spot,
+                message,
+                "name the host's end of the task's own link, or give it a `vlan` on a trunk",
+            );
+        }
+        _ => {}
+    }
+}
+
+/// Two tasks cannot share an ENI, a device, a namespace or a VLAN id.
+fn apart(tasks: &[RawTask], report: &mut Report) {
+    let mut seen: HashMap<String, (&str, Spot)> = HashMap::new();
+    for task in tasks {
+        let eni = task
+            .eni
+            .as_ref()
+            .map_or_else(|| derived_id("eni", &task.name), |eni| eni.text.clone());
+        let binding = task.binding.as_ref().map(|binding| match binding {
+            Binding::Device(name) => format!("device `{name}`"),
+            Binding::Namespace(name) => format!("namespace `{name}`"),
+            Binding::Vlan(vlan) => format!("VLAN `{}`", vlan.id),
+        });
+        for what in [Some(format!("ENI `{eni}`")), binding].into_iter().flatten() {
+            if let Some((other, spot)) = seen.get(&what) {
+                let message = format!(
+                    "{what} of task `{}` is also that of task `{other}` at {}",
+                    task.name,
+                    report.place(*spot)
+                );
+                report.error(task.spot, message, "give each task its own");
+            } else {
+                seen.insert(what, (&task.name, task.spot));
+            }
+        }
+    }
+}
+
+/// The ENI of a task: what the task says, filled from what AWS says of its ENI.
+fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Report) -> Eni {
+    let find = |text: &str| names.gated_group(text);
+    let groups = task.groups.as_ref().map(|groups| own_groups(groups, find, report));
+    let Some(raw) = aws else {
+        if !task.partial && !report.objects_lost {
+            wanting(task, report);
+        }
+        return Eni {
+            id: task
+                .eni
+                .as_ref()
+                .map_or_else(|| derived_id("eni", &task.name), |eni| eni.text.clone()),
+            task: Some(task.name.clone()),
+            account: None,
+            addresses: task.addresses.clone().unwrap_or_default(),
+            groups: groups.unwrap_or_default(),
+            groups_known: true,
+            gate_known: true,
+            binding: task.binding.clone(),
+            source_dest_check: task.source_dest_check.unwrap_or(true),
+            vpc: None,
+            subnet: None,
+            ecs: task.ecs.clone(),
+        };
+    };
+    let aws_groups = own_groups(&raw.groups, find, report);
+    if !task.partial && !raw.partial {
+        agree(
+            task,
+            raw,
+            groups.as_deref().map(|groups| (groups, aws_groups.as_slice())),
+            report,
+        );
+    }
+    Eni {
+        task: Some(task.name.clone()),
+        binding: task.binding.clone(),
+        ecs: task.ecs.clone(),
+        groups: aws_groups,
+        ..aws_eni(raw)
+    }
+}
+
+/// A task whose ENI no file describes has to say everything itself.
+fn wanting(task: &RawTask, report: &mut Report) {
+    for (key, present) in [
+        ("addresses", task.addresses.is_some()),
+        ("groups", task.groups.is_some()),
+    ] {
+        if present {
+            continue;
+        }
+        let (message, hint) = match &task.eni {
+            None => (
+                format!("task `{}` has no `{key}`", task.name),
+                String::from("write them, at least one"),
+            ),
+            Some(eni) => (
+                format!(
+                    "task `{}` has no `{key}`, and no `NetworkInterfaces` file holds `{}`",
+                    task.name, eni.text
+                ),
+                String::from("write them, or add the output of `aws ec2 describe-network-interfaces`"),
+            ),
+        };
+        report.error(task.spot, message, hint);
+    }
+}
+
+/// What a task repeats of its ENI has to agree with AWS.
+fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupIndex])>, report: &mut Report) {
+    let mut differ = Vec::new();
+    if task
+        .addresses
+        .as_ref()
+        .is_some_and(|own| sorted(own) != sorted(&raw.addresses))
+    {
+        differ.push("addresses");
+    }
+    if groups.is_some_and(|(own, aws)| sorted(own) != sorted(aws)) {
+        differ.push("groups");
+    }
+    if task.source_dest_check.is_some_and(|own| own != raw.source_dest_check) {
+        differ.push("source-dest-check");
+    }
+    if let (Some(Binding::Vlan(vlan)), Some(mac)) = (&task.binding, raw.mac)
+        && vlan.mac != mac
+    {
+        let message = format!(
+            "`mac` of task `{}` differs from that of `{}` at {}, which is `{}`",
+            task.name,
+            raw.id,
+            report.place(raw.spot),
+            value::mac_text(mac)
+        );
+        report.error(task.spot, message, "write that one, or the `eni` that the task has");
+    }
+    for key in differ {
+        let place = report.place(raw.spot);
+        let message = format!(
+            "`{key}` of task `{}` differs from that of `{}` at {place}",
+            task.name, raw.id
+        );
+        report.error(task.spot, message, "leave it out of the task: it is taken from there");
+    }
+    for (what, none) in [("address", raw.addresses.is_empty()), ("group", raw.groups.is_empty())] {
+        if none {
+            let message = format!(
+                "`{}` of task `{}` has no {what} at {}",
+                raw.id,
+                task.name,
+                report.place(raw.spot)
+            );
+            report.error(task.spot, message, "a gated ENI has at least one");
+        }
+    }
+}
+
+pub(super) fn sorted<T: Clone + Ord>(items: &[T]) -> Vec<T> {
+    let mut items = items.to_vec();
+    items.sort();
+    items.dedup();
+    items
+}
+
+/// An ENI as AWS describes it, without its groups.
+fn aws_eni(raw: &RawEni) -> Eni {
+    Eni {
+        id: raw.id.clone(),
+        task: None,
+        account: raw.account.clone(),
+        addresses: raw.addresses.clone(),
+        groups: Vec::new(),
+        groups_known: raw.groups_known,
+        gate_known: true,
+        binding: None,
+        source_dest_check: raw.source_dest_check,
+        vpc: raw.vpc.clone(),
+        subnet: raw.subnet.clone(),
+        ecs: EcsFields::default(),
+    }
+}
+
+/// An ENI that is not bound here: the rules of its groups need not be known.
+fn from_aws(raw: &RawEni, names: &Names, report: &mut Report) -> Eni {
+    let groups = own_groups(&raw.groups, |text| names.group(text), report);
+    Eni { groups, ..aws_eni(raw) }
+}
+
+fn from_member(member: &RawMember, names: &Names, report: &mut Report) -> Eni {
+    Eni {
+        id: derived_id("eni", &member.address.to_string()),
+        task: None,
+        account: None,
+        addresses: vec![member.address],
+        groups: own_groups(&member.groups, |text| names.group(text), report),
+        groups_known: true,
+        gate_known: false,
+        binding: None,
+        source_dest_check: true,
+        vpc: None,
+        subnet: None,
+        ecs: EcsFields::default(),
+    }
+}
+
+/// The groups of a task's or member's own list: every one has to be known.
+fn own_groups(
+    references: &[Reference],
+    find: impl Fn(&str) -> Found<GroupIndex>,
+    report: &mut Report,
+) -> Vec<GroupIndex> {
+    let mut groups = Distinct::default();
+    for reference in references {
+        match find(&reference.text) {
+            Found::One(group) => {
+                groups.add(group);
+            }
+            Found::Unknown(_) if report.objects_lost => {}
+            Found::Unknown(fault) | Found::Ambiguous(fault) => {
+                report.take::<()>(reference.spot, Err(fault));
+            }
+        }
+    }
+    groups.into_items()
+}

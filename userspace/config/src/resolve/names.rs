@@ -1,0 +1,168 @@
+//! Which group or prefix list a name or an id means: case is ignored, and a name that fits several means none.
+
+use std::collections::HashMap;
+
+use taskgate_model::{GroupIndex, PrefixListIndex};
+
+use super::super::problem::Fault;
+use super::super::raw::{RawGroup, RawPrefixList};
+
+/// What a name or an id stands for.
+#[derive(Debug)]
+pub(super) enum Found<T> {
+    One(T),
+    /// Nobody has it.
+    Unknown(Fault),
+    /// Several have it.
+    Ambiguous(Fault),
+}
+
+/// All names and ids of one kind.
+#[derive(Debug)]
+struct Table {
+    /// `security group`, for messages.
+    kind: &'static str,
+    /// What every id begins with.
+    prefix: &'static str,
+    ids: Vec<String>,
+    names: Vec<String>,
+    /// Positions by id and by name, in lower case. An id is asked first: what is an id never means another's name.
+    by_id: HashMap<String, Vec<usize>>,
+    by_name: HashMap<String, Vec<usize>>,
+}
+
+impl Table {
+    fn new(kind: &'static str, prefix: &'static str) -> Self {
+        Self {
+            kind,
+            prefix,
+            ids: Vec::new(),
+            names: Vec::new(),
+            by_id: HashMap::new(),
+            by_name: HashMap::new(),
+        }
+    }
+
+    /// Adds the object at the next position.
+    fn add(&mut self, id: &str, name: Option<&str>) {
+        let position = self.ids.len();
+        self.ids.push(id.to_owned());
+        self.by_id.entry(id.to_lowercase()).or_default().push(position);
+        if let Some(name) = name {
+            self.names.push(name.to_owned());
+            self.by_name.entry(name.to_lowercase()).or_default().push(position);
+        }
+    }
+
+    fn find(&self, text: &str) -> Found<usize> {
+        let Self { kind, .. } = self;
+        let wanted = text.to_lowercase();
+        let found = self.by_id.get(&wanted).or_else(|| self.by_name.get(&wanted));
+        match found.map(Vec::as_slice) {
+            Some([position]) => Found::One(*position),
+            Some(several) => {
+                let ids: Vec<String> = several
+                    .iter()
+                    .map(|position| format!("`{}`", self.ids[*position]))
+                    .collect();
+                let message = format!("`{text}` is the name of several {kind}s: {}", ids.join(", "));
+                Found::Ambiguous(Fault::new(message, "write the id"))
+            }
+            None if text.starts_with(self.prefix) => Found::Unknown(Fault::new(
+                format!("there is no {kind} `{text}`"),
+                "add the file that holds it, or put the id right",
+            )),
+            None => Found::Unknown(Fault::new(
+                format!("there is no {kind} named `{text}`"),
+                self.known_names(),
+            )),
+        }
+    }
+
+    /// The names that there are, as far as they fit a message.
+    fn known_names(&self) -> String {
+        const SHOWN: usize = 8;
+        let shown: Vec<String> = self.names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+        match self.names.len() {
+            0 => format!("no {} is known by a name: write an id", self.kind),
+            all if all > SHOWN => format!("known are {} and {} more", shown.join(", "), all - SHOWN),
+            _ => format!("known are {}", shown.join(", ")),
+        }
+    }
+}
+
+/// The names and ids of a configuration.
+#[derive(Debug)]
+pub(super) struct Names {
+    groups: Table,
+    /// The number of groups whose rules are known. They come first.
+    held_groups: usize,
+    lists: Table,
+    known_lists: usize,
+}
+
+impl Names {
+    pub(super) fn new(groups: &[RawGroup], lists: &[RawPrefixList]) -> Self {
+        let held_groups = groups.iter().take_while(|group| group.rules_known).count();
+        let (held, on_enis) = groups.split_at(held_groups);
+        let mut group_names = Table::new("security group", "sg-");
+        for group in held {
+            group_names.add(&group.id, group.name.as_deref());
+        }
+        // A name that a file holds means that file's group, whatever the ENIs of other VPCs call theirs.
+        let held_names = group_names.by_name.clone();
+        for group in on_enis {
+            let name = group.name.as_deref();
+            let name = name.filter(|name| !held_names.contains_key(&name.to_lowercase()));
+            group_names.add(&group.id, name);
+        }
+        let mut list_names = Table::new("prefix list", "pl-");
+        for list in lists {
+            list_names.add(&list.id, list.name.as_deref());
+        }
+        Self {
+            groups: group_names,
+            held_groups,
+            lists: list_names,
+            known_lists: lists.len(),
+        }
+    }
+
+    /// A group of a gated ENI, whose rules have to be known.
+    pub(super) fn gated_group(&self, text: &str) -> Found<GroupIndex> {
+        match self.group(text) {
+            Found::One(group) if group.0 >= self.held_groups => Found::Unknown(Fault::new(
+                format!("no file holds the rules of security group `{text}`"),
+                "add the output of `aws ec2 describe-security-groups` that holds it",
+            )),
+            found => found,
+        }
+    }
+
+    pub(super) fn group(&self, text: &str) -> Found<GroupIndex> {
+        match self.groups.find(text) {
+            Found::One(position) => Found::One(GroupIndex(position)),
+            Found::Unknown(fault) => Found::Unknown(fault),
+            Found::Ambiguous(fault) => Found::Ambiguous(fault),
+        }
+    }
+
+    pub(super) fn list(&self, text: &str) -> Found<PrefixListIndex> {
+        match self.lists.find(text) {
+            Found::One(position) => Found::One(PrefixListIndex(position)),
+            Found::Unknown(fault) => Found::Unknown(fault),
+            Found::Ambiguous(fault) => Found::Ambiguous(fault),
+        }
+    }
+
+    /// Makes a list known by its id alone: its entries may only be wanting.
+    pub(super) fn add_list(&mut self, id: &str) -> PrefixListIndex {
+        self.lists.add(id, None);
+        PrefixListIndex(self.lists.ids.len() - 1)
+    }
+
+    /// The ids given to [`Names::add_list`], in order.
+    pub(super) fn unknown_lists(&self) -> &[String] {
+        &self.lists.ids[self.known_lists..]
+    }
+}

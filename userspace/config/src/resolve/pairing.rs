@@ -1,0 +1,107 @@
+//! Which of a group's rules has which id: `SecurityGroups` holds the rules, `SecurityGroupRules` the same with their ids.
+
+use std::collections::HashMap;
+
+use taskgate_model::{Direction, Protocol};
+
+use super::super::raw::{AwsRule, RawGroup, RawPeer, RawRule};
+use super::groups::DIRECTIONS;
+
+/// What of a rule's peering connection is compared: the id, and whether its status is other than active.
+type Over = (Option<String>, Option<bool>);
+
+/// Which rules are compared, and by what.
+#[derive(Clone, Copy)]
+struct View {
+    connection: bool,
+    status: bool,
+    /// Only rules that do not name their connection.
+    unnamed: bool,
+}
+
+impl View {
+    const fn new(connection: bool, status: bool) -> Self {
+        Self {
+            connection,
+            status,
+            unnamed: false,
+        }
+    }
+
+    const fn unnamed(status: bool) -> Self {
+        Self {
+            connection: false,
+            status,
+            unnamed: true,
+        }
+    }
+
+    fn of(self, rule: &RawRule) -> Option<Over> {
+        let connection = rule.connection();
+        if self.unnamed && connection.is_some() {
+            return None;
+        }
+        let connection = connection.filter(|_| self.connection).map(str::to_owned);
+        Some((connection, self.status.then(|| rule.inactive().is_some())))
+    }
+}
+
+/// How the two sides are compared, the closest agreement first. Two rules can refer to one group over an old connection and
+/// over a new one; a side that does not name the connection agrees with any.
+const VIEWS: [(View, View); 6] = [
+    (View::new(true, true), View::new(true, true)),
+    (View::new(true, false), View::new(true, false)),
+    (View::unnamed(true), View::new(false, true)),
+    (View::new(false, true), View::unnamed(true)),
+    (View::unnamed(false), View::new(false, false)),
+    (View::new(false, false), View::unnamed(false)),
+];
+
+type Key = (Direction, Protocol, RawPeer, Over);
+
+/// Gives the group's rules the ids of their counterparts. Gives the rules that have none.
+pub(super) fn pair(group: &mut RawGroup, mut rules: Vec<AwsRule>) -> Vec<AwsRule> {
+    for (own_view, listed_view) in VIEWS {
+        if rules.is_empty() {
+            break;
+        }
+        let mut positions: HashMap<Key, Vec<usize>> = HashMap::new();
+        for direction in DIRECTIONS {
+            for (position, own) in group.rules_mut(direction).iter().enumerate().rev() {
+                if own.id.is_none()
+                    && let Some(over) = own_view.of(own)
+                {
+                    let key = (direction, own.protocol, own.peer.clone(), over);
+                    positions.entry(key).or_default().push(position);
+                }
+            }
+        }
+        rules.retain_mut(|listed| {
+            let Some(over) = listed_view.of(&listed.rule) else {
+                return true;
+            };
+            let key = (listed.direction, listed.rule.protocol, listed.rule.peer.clone(), over);
+            let position = positions.get_mut(&key).and_then(Vec::pop);
+            let own = position.and_then(|position| group.rules_mut(listed.direction).get_mut(position));
+            own.map(|own| merge(own, listed)).is_none()
+        });
+    }
+    rules
+}
+
+/// A rule learns what its counterpart says.
+fn merge(own: &mut RawRule, listed: &mut AwsRule) {
+    if own.description.is_empty() {
+        own.description = std::mem::take(&mut listed.rule.description);
+    }
+    // One side may leave out what the other one says; of two statuses the one counts that lets nothing through.
+    if let Some(told) = listed.rule.peering.take() {
+        let active = own.inactive().is_none();
+        let peering = own.peering.get_or_insert_default();
+        peering.connection = peering.connection.take().or(told.connection);
+        if active && told.status.is_some() {
+            peering.status = told.status;
+        }
+    }
+    own.id = Some(std::mem::take(&mut listed.id));
+}

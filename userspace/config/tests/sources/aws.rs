@@ -1,0 +1,234 @@
+//! The AWS forms: facts/security-groups section 6, as the AWS CLI prints them.
+
+use std::path::{Path, PathBuf};
+
+use taskgate_config::{Loaded, derived_id, load, read};
+use taskgate_model::{GroupIndex, IcmpMatch, Peer, Ports, Protocol, Rule};
+
+use crate::support::{lines, shown};
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/aws")
+}
+
+/// The whole folder, read from the disk.
+fn folder() -> Loaded {
+    match load(&data()) {
+        Ok(mut loaded) => {
+            let folder = format!("{}/", data().display());
+            for warning in &mut loaded.warnings {
+                warning.file = warning.file.replace(&folder, "");
+            }
+            loaded
+        }
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+#[test]
+fn a_folder_of_cli_output_is_a_whole_model() {
+    insta::assert_snapshot!(shown(&folder()));
+}
+
+/// The rules of one group written as `SecurityGroups`, with its id and name given.
+fn rules(permissions: &str) -> Vec<Rule> {
+    let text = format!(
+        r#"{{"SecurityGroups": [{{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [{permissions}], "IpPermissionsEgress": []}}]}}"#
+    );
+    match read(&[("groups.json", &text)]) {
+        Ok(loaded) => loaded.model.groups[0].ingress.clone(),
+        Err(problems) => panic!("{text}\n{problems}"),
+    }
+}
+
+#[test]
+fn protocols_come_by_name_and_number_and_ports_in_every_shape() {
+    let ports = |from, to| Ports { from, to };
+    let cases = [
+        (
+            r#""IpProtocol":"tcp","FromPort":443,"ToPort":443"#,
+            Protocol::Tcp(ports(443, 443)),
+        ),
+        (
+            r#""IpProtocol":"6","FromPort":1,"ToPort":2"#,
+            Protocol::Tcp(ports(1, 2)),
+        ),
+        (
+            r#""IpProtocol":"udp","FromPort":0,"ToPort":65535"#,
+            Protocol::Udp(Ports::ALL),
+        ),
+        (
+            r#""IpProtocol":"17","FromPort":53,"ToPort":53"#,
+            Protocol::Udp(ports(53, 53)),
+        ),
+        (
+            r#""IpProtocol":"icmp","FromPort":-1,"ToPort":-1"#,
+            Protocol::Icmp(IcmpMatch::All),
+        ),
+        (
+            r#""IpProtocol":"1","FromPort":8,"ToPort":-1"#,
+            Protocol::Icmp(IcmpMatch::Type(8)),
+        ),
+        (
+            r#""IpProtocol":"icmp","FromPort":3,"ToPort":4"#,
+            Protocol::Icmp(IcmpMatch::TypeCode(3, 4)),
+        ),
+        (r#""IpProtocol":"icmpv6""#, Protocol::Icmpv6(IcmpMatch::All)),
+        (
+            r#""IpProtocol":"58","FromPort":128,"ToPort":0"#,
+            Protocol::Icmpv6(IcmpMatch::TypeCode(128, 0)),
+        ),
+        (r#""IpProtocol":"-1""#, Protocol::All),
+        (r#""IpProtocol":"-1","FromPort":-1,"ToPort":-1"#, Protocol::All),
+        (r#""IpProtocol":"-1","FromPort":80,"ToPort":80"#, Protocol::All),
+        (r#""IpProtocol":"50""#, Protocol::Number(50)),
+        (r#""IpProtocol":"50","FromPort":-1,"ToPort":-1"#, Protocol::Number(50)),
+        (r#""IpProtocol":"47","FromPort":0,"ToPort":0"#, Protocol::Number(47)),
+    ];
+    for (text, protocol) in cases {
+        let family = if text.contains("icmpv6") || text.contains("58") {
+            r#""Ipv6Ranges":[{"CidrIpv6":"2001:db8::/32"}]"#
+        } else {
+            r#""IpRanges":[{"CidrIp":"10.0.0.0/8"}]"#
+        };
+        let found = rules(&format!("{{{text},{family}}}"));
+        assert_eq!(
+            found.iter().map(|rule| rule.protocol).collect::<Vec<_>>(),
+            [protocol],
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn peers_are_rules_of_their_own_in_the_order_of_the_file() {
+    let found = rules(
+        r#"{"IpProtocol":"tcp","FromPort":22,"ToPort":22,
+            "UserIdGroupPairs":[{"GroupId":"sg-1","UserId":"210987654321","Description":"own"}],
+            "IpRanges":[{"CidrIp":"100.68.0.18/18"},{"CidrIp":"10.1.2.3/32","Description":"one host"}]},
+           {"IpProtocol":"-1","Ipv6Ranges":[{"CidrIpv6":"2001:db8::1/32"}],"PrefixListIds":null}"#,
+    );
+    let shown: Vec<String> = found
+        .iter()
+        .map(|rule| format!("{} {:?} {:?}", rule.id, rule.peer, rule.description))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            r#"web/ingress/1 Group(GroupIndex(0)) "own""#,
+            r#"web/ingress/2 V4(100.68.0.0/18) """#,
+            r#"web/ingress/3 V4(10.1.2.3/32) "one host""#,
+            r#"web/ingress/4 V6(2001:db8::/32) """#,
+        ]
+    );
+}
+
+#[test]
+fn missing_groups_match_nothing_and_are_told() {
+    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [
+        {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-gone"}]},
+        {"IpProtocol": "icmp", "FromPort": -1, "ToPort": -1, "Ipv6Ranges": [{"CidrIpv6": "::/0"}]}], "IpPermissionsEgress": []}]}"#;
+    let enis = r#"{"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.9",
+        "Groups": [{"GroupId": "sg-1"}, {"GroupId": "sg-far"}]}]}"#;
+    let loaded = read(&[("enis.json", enis), ("groups.json", groups)]).expect("only warnings");
+    assert_eq!(
+        loaded.model.groups[0].ingress[0].peer,
+        Peer::Missing(String::from("sg-gone"))
+    );
+    assert_eq!(
+        lines(&loaded.warnings),
+        "enis.json:2:41: no file holds security group `sg-far`, which `eni-1` has: rules that refer to it cover its \
+         members, its own rules are not known; add the output of `aws ec2 describe-security-groups` that holds it\n\
+         groups.json:2:51: there is no security group `sg-gone`, so the rule matches nothing; add the group's file if \
+         it exists; a deleted group's rule can stay\n\
+         groups.json:3:77: the ingress rule for `::/0` matches nothing: `icmp` is IPv4 only; write `icmpv6`, or another \
+         CIDR"
+    );
+}
+
+#[test]
+fn a_group_that_only_enis_name_covers_its_members() {
+    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "VpcId": "vpc-1", "IpPermissions": [
+        {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-far"}]}], "IpPermissionsEgress": []},
+        {"GroupId": "sg-2", "GroupName": "sg-2", "VpcId": "vpc-1", "IpPermissions": [], "IpPermissionsEgress": []}]}"#;
+    let enis = r#"{"NetworkInterfaces": [
+        {"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.9", "VpcId": "vpc-1",
+         "Groups": [{"GroupId": "sg-far", "GroupName": "web"}, {"GroupId": "sg-far", "GroupName": "web"}]},
+        {"NetworkInterfaceId": "eni-2", "PrivateIpAddress": "10.0.0.8", "VpcId": "vpc-1",
+         "Groups": [{"GroupId": "sg-1"}, {"GroupId": "SG-FAR"}]}]}"#;
+    let native = "taskgate: v1\ngroups: [{name: own, ingress: [{protocol: tcp, from: 'group:sg-FAR'}, {protocol: udp, from: \
+                  'group:web'}], egress: []}]\nmembers: [{address: 10.0.0.7, groups: [sg-far, sg-2]}]\n";
+    let files = [("enis.json", enis), ("groups.json", groups), ("t.yaml", native)];
+    let loaded = read(&files).expect("only warnings");
+    let shown: Vec<_> = loaded
+        .model
+        .groups
+        .iter()
+        .map(|group| (group.id.as_str(), group.rules_known))
+        .collect();
+    let own = derived_id("sg", "own");
+    // Known by name is the group that a file holds, also where an ENI calls another one so.
+    assert_eq!(
+        shown,
+        [("sg-1", true), ("sg-2", true), (own.as_str(), true), ("sg-far", false)]
+    );
+    let far = Peer::Group(GroupIndex(3));
+    assert_eq!(loaded.model.groups[0].ingress[0].peer, far);
+    let peers = loaded.model.groups[2].ingress.iter().map(|rule| rule.peer.clone());
+    assert_eq!(peers.collect::<Vec<_>>(), [far, Peer::Group(GroupIndex(0))]);
+    let enis = loaded
+        .model
+        .enis
+        .iter()
+        .map(|eni| eni.groups.iter().map(|group| group.0).collect());
+    assert_eq!(enis.collect::<Vec<Vec<usize>>>(), [vec![3], vec![0, 3], vec![3, 1]]);
+    assert_eq!(
+        lines(&loaded.warnings),
+        "enis.json:3:21: no file holds security group `web` (sg-far), which 2 ENIs have, `eni-1` first: rules that refer \
+         to it cover its members, its own rules are not known; add the output of `aws ec2 describe-security-groups` \
+         that holds it"
+    );
+}
+
+#[test]
+fn the_same_object_twice_is_one() {
+    let text = std::fs::read_to_string(data().join("describe-security-groups.json")).expect("test data");
+    let twice = read(&[("a.json", &text), ("b.json", &text)]).expect("identical copies");
+    let once = read(&[("a.json", &text)]).expect("one copy");
+    assert_eq!(twice.model, once.model);
+}
+
+#[test]
+fn several_keys_in_one_file_are_all_read() {
+    let text = r#"{"taskgate": "v1", "groups": [{"name": "own", "egress": []}], "SecurityGroups": [
+        {"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}], "Vpcs": [{"VpcId": "vpc-1", "CidrBlock": "10.0.0.0/16"}]}"#;
+    let loaded = read(&[("all.json", text)]).expect("all known");
+    let names: Vec<&str> = loaded.model.groups.iter().map(|group| group.name.as_str()).collect();
+    assert_eq!(names, ["web", "own"]);
+    assert_eq!(loaded.model.reserved, ["10.0.0.2".parse::<std::net::IpAddr>().unwrap()]);
+}
+
+#[test]
+fn json_is_read_with_tabs_escapes_and_in_one_line() {
+    let text = "{\n\t\"SecurityGroups\":\t[{\"GroupId\":\"sg-1\",\"GroupName\":\"w\\u0065b\",\"IpPermissions\":[{\n\t\
+        \"IpProtocol\":\"-1\",\"IpRanges\":[{\"CidrIp\":\"10.0.0.0\\/8\",\"Description\":\"\\ud83d\\ude00 \\\"ok\\\"\"}]}],\"IpPermissionsEgress\":null}]\n}";
+    let loaded = read(&[("g.json", text)]).expect("JSON");
+    let rule = &loaded.model.groups[0].ingress[0];
+    assert_eq!(
+        (loaded.model.groups[0].name.as_str(), rule.description.as_str()),
+        ("web", "\u{1f600} \"ok\"")
+    );
+}
+
+#[test]
+fn ecs_tasks_may_stand_in_the_folder() {
+    let ecs = r#"{"tasks": [{"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/c/1"}], "failures": []}"#;
+    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}]}"#;
+    let alone = read(&[("groups.json", groups)]).expect("a group");
+    let loaded = read(&[("ecs.json", ecs), ("groups.json", groups)]).expect("a group, and tasks that are passed over");
+    assert_eq!(loaded.model, alone.model);
+    assert_eq!(
+        lines(&loaded.warnings),
+        "ecs.json:1:2: `tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields; it may stay: nothing else depends on it"
+    );
+}

@@ -1,0 +1,138 @@
+//! What of each entry was told already: totals only grow, and a window's share is what they grew by.
+
+use std::collections::HashMap;
+
+use taskgate_ebpf::abi::{Direction, window};
+use taskgate_tables::{ConnState, Count, DenialState, FlowKey};
+
+/// The part of an entry that is counted, by [`Direction`]: egress, ingress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) totals: [Count; 2],
+    /// The TCP flags of two windows, see [`window`].
+    pub(super) windows: [u32; 2],
+}
+
+impl From<&ConnState> for Reading {
+    fn from(state: &ConnState) -> Self {
+        Self {
+            totals: state.totals,
+            windows: state.windows,
+        }
+    }
+}
+
+impl Reading {
+    /// A denied flow has one direction.
+    pub(super) fn of_denial(state: &DenialState, direction: Direction) -> Self {
+        let mut totals = [Count::default(); 2];
+        totals[direction.index()] = state.totals;
+        Self {
+            totals,
+            windows: state.windows,
+        }
+    }
+}
+
+/// What one direction of an entry adds to a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) count: Count,
+    /// As AWS writes them.
+    pub(super) tcp_flags: u8,
+}
+
+/// 40 bytes, with its key 88: a full table of 262,144 connections takes 44 MiB here.
+#[derive(Clone, Copy, Debug)]
+struct Baseline {
+    totals: [Count; 2],
+    /// The window for which it was read last.
+    read: u32,
+    /// The last window to which it added something; the first one that saw it, if none.
+    active: u32,
+    /// The TCP flags told of two windows, by parity, as the kernel keeps them.
+    flags: [u8; 2],
+}
+
+/// The baselines of one kind of entry.
+#[derive(Debug, Default)]
+pub(super) struct Baselines(HashMap<FlowKey, Baseline>);
+
+impl Baselines {
+    /// What an entry adds to the window `closing`, by direction, which from then on is told. `whole`: it won't be read
+    /// again.
+    ///
+    /// Packets that came after the window's number was raised and before the entry was read are counted into `closing`,
+    /// so their flags are too: a SYN always stands where its packet is.
+    pub(super) fn shares(&mut self, key: &FlowKey, reading: &Reading, closing: u32, whole: bool) -> [Option<Share>; 2] {
+        let first = Baseline {
+            totals: [Count::default(); 2],
+            read: closing,
+            active: closing,
+            flags: [0; 2],
+        };
+        let told = self.0.entry(*key).or_insert(first);
+        // Whoever else removes an entry takes what it held with it; the key may come back, and its totals begin at 0.
+        if (0..2).any(|at| fell(told.totals[at], reading.totals[at])) {
+            *told = first;
+        }
+        let running = closing.wrapping_add(1);
+        if told.read != closing {
+            if told.read.wrapping_add(1) != closing {
+                told.flags[parity(closing)] = 0;
+            }
+            told.flags[parity(running)] = 0;
+            told.read = closing;
+        }
+        [Direction::Egress, Direction::Ingress].map(|direction| {
+            let at = direction.index();
+            let count = Count {
+                packets: reading.totals[at].packets - told.totals[at].packets,
+                bytes: reading.totals[at].bytes - told.totals[at].bytes,
+            };
+            // The kernel adds a packet, then its bytes: bytes that were read without their packet's number having grown
+            // are late, and go with the next one.
+            if count.packets == 0 && !(whole && count.bytes != 0) {
+                return None;
+            }
+            told.totals[at] = reading.totals[at];
+            told.active = closing;
+            let mut tcp_flags = 0;
+            for number in [closing, running] {
+                let seen = window::of(reading.windows[parity(number)], number) & 0xf << (4 * at);
+                let already = &mut told.flags[parity(number)];
+                tcp_flags |= window::tcp_flags(u32::from(seen & !*already), 0, direction);
+                *already |= seen;
+            }
+            Some(Share { count, tcp_flags })
+        })
+    }
+
+    /// Whether everything that an entry holds was told.
+    pub(super) fn all_told(&self, key: &FlowKey, reading: &Reading) -> bool {
+        self.0.get(key).map_or([Count::default(); 2], |told| told.totals) == reading.totals
+    }
+
+    /// How many windows an entry has been silent for when `closing` ends, that one included.
+    pub(super) fn silent_for(&self, key: &FlowKey, closing: u32) -> u32 {
+        self.0.get(key).map_or(0, |told| closing.wrapping_sub(told.active))
+    }
+
+    /// Forgets an entry that was removed: should its key come back, its totals begin at 0.
+    pub(super) fn forget(&mut self, key: &FlowKey) {
+        self.0.remove(key);
+    }
+
+    /// How many entries are known.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn fell(old: Count, new: Count) -> bool {
+    new.packets < old.packets || new.bytes < old.bytes
+}
+
+fn parity(number: u32) -> usize {
+    (number & 1) as usize
+}

@@ -1,0 +1,51 @@
+//! What keeps a window open.
+
+use std::io;
+
+use taskgate_tables::FlowKey;
+use thiserror::Error;
+
+/// Why a window could not be closed. Nothing is lost by it: closed again, the window has what the first attempt read.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// The kernel does not know of the new window.
+    #[error("cannot begin capture window {number}")]
+    SetWindow {
+        /// The new window's number.
+        number: u32,
+        /// What the map said.
+        source: io::Error,
+    },
+    /// The kernel's clock can't be read.
+    #[error("cannot read the kernel's clock")]
+    Clock(#[source] io::Error),
+    /// A table can't be read.
+    #[error("cannot read the {table}")]
+    Read {
+        /// Which.
+        table: &'static str,
+        /// What the map said.
+        source: io::Error,
+    },
+    /// An entry can't be removed.
+    #[error("cannot remove {key:?} from the {table}")]
+    Remove {
+        /// Which table.
+        table: &'static str,
+        /// Which entry.
+        key: FlowKey,
+        /// What the map said.
+        source: io::Error,
+    },
+    /// Old fragments stay, and take the room of new ones.
+    #[error("cannot forget old fragments")]
+    Fragments(#[source] io::Error),
+    /// A slot's use of the tables can't be read.
+    #[error("cannot read the table use of slot {slot}")]
+    Usage {
+        /// Which slot.
+        slot: u16,
+        /// What the map said.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,446 @@
+//! From the kernel's tables to the records of one capture window.
+
+mod error;
+
+use std::{collections::HashMap, time::Duration};
+
+use taskgate_ebpf::{
+    abi::{Direction, Reason, image::TIMEOUTS},
+    conntrack::{idle, timeout_of},
+};
+use taskgate_model::FlowLog;
+use taskgate_tables::{ConnState, DenialState, FlowKey, FlowTables};
+
+pub use self::error::CollectError;
+use super::{
+    baseline::{Baselines, Reading, Share},
+    budget::{GivenUp, cut},
+    eni::{LoggedEni, Registry},
+    record::{Reasons, Record, coalesce},
+    schedule::{Bounds, Schedule},
+    unlogged::Unlogged,
+    window::{Loss, Strays, Window},
+};
+
+const CONNS: &str = "tracked connections";
+const DENIALS: &str = "denied flows";
+
+/// Connections that are removed by one reading of the clock: well under a millisecond's worth.
+const BY_ONE_CLOCK: usize = 256;
+
+/// Reads the kernel's tables, window for window, and removes what is over.
+///
+/// It is the only one that removes entries. It keeps a baseline for each: 88 bytes, allocated for up to twice as many
+/// entries as there are.
+#[derive(Debug)]
+pub struct Collector {
+    registry: Registry,
+    unlogged: Unlogged,
+    timeouts: [u32; TIMEOUTS],
+    schedule: Schedule,
+    conns: Baselines,
+    denials: Baselines,
+    /// By slot: passed and denied packets whose loss was told.
+    losses: HashMap<u16, (u64, u64)>,
+    number: u32,
+    start: u64,
+    /// When closing the window failed last.
+    failed: u64,
+    /// Records of the window that is not closed yet.
+    open: Vec<Record>,
+    /// How many of them there may be.
+    most: usize,
+    /// Those beyond that.
+    given_up: GivenUp,
+    strays: Strays,
+}
+
+/// An entry of either table.
+struct Entry {
+    key: FlowKey,
+    slot: u16,
+    protocol: u8,
+    /// The number of the reason.
+    denied: Option<u8>,
+    /// It leaves no record.
+    unlogged: bool,
+    reading: Reading,
+}
+
+impl Entry {
+    fn conn(key: FlowKey, state: &ConnState, unlogged: &Unlogged) -> Self {
+        Self {
+            key,
+            slot: state.slot,
+            protocol: key.conn_protocol(),
+            denied: None,
+            unlogged: unlogged.covers(&key, state),
+            reading: state.into(),
+        }
+    }
+
+    fn denial(key: FlowKey, state: &DenialState) -> Self {
+        let (slot, protocol, direction, reason) = key.denial_parts();
+        Self {
+            key,
+            slot,
+            protocol,
+            denied: Some(reason),
+            // A denial is never silent.
+            unlogged: false,
+            reading: Reading::of_denial(state, direction),
+        }
+    }
+}
+
+impl Collector {
+    /// Begins to collect at `now` (Unix seconds) into capture window `number`, which it makes the kernel's.
+    ///
+    /// `timeouts` are the idle time-outs in ticks, those that the image holds.
+    pub fn begin(
+        tables: &mut dyn FlowTables,
+        number: u32,
+        now: u64,
+        logs: &[FlowLog],
+        unlogged: Unlogged,
+        timeouts: [u32; TIMEOUTS],
+    ) -> Result<Self, CollectError> {
+        tables
+            .set_window(number)
+            .map_err(|source| CollectError::SetWindow { number, source })?;
+        let schedule = Schedule::new(logs);
+        Ok(Self {
+            registry: Registry::default(),
+            unlogged,
+            timeouts,
+            start: schedule.at_or_before(now),
+            schedule,
+            conns: Baselines::default(),
+            denials: Baselines::default(),
+            losses: HashMap::new(),
+            number,
+            failed: 0,
+            open: Vec::new(),
+            most: usize::MAX,
+            given_up: GivenUp::new(),
+            strays: Strays::default(),
+        })
+    }
+
+    /// Holds so many records of the window that runs, and no more: about 100 bytes each. Beyond that the ENIs with most
+    /// records lose some.
+    pub fn hold_at_most(&mut self, records: usize) {
+        self.most = records;
+    }
+
+    /// Says whose a slot is. Before it is another ENI's it must have been retired and drained.
+    pub fn bind(&mut self, slot: u16, eni: LoggedEni) {
+        self.registry.set(slot, eni);
+    }
+
+    /// Says that the configuration no longer names a slot's ENI. What its entries still hold is recorded, then they are
+    /// removed, and a window names the slot among its [`Window::drained`].
+    pub fn retire(&mut self, slot: u16) {
+        self.registry.retire(slot);
+    }
+
+    /// Takes down what entries hold by now, for the window that runs. To be called once retired slots count no more: an
+    /// entry whose flow goes on is its next ENI's then, with all that was not taken down.
+    pub fn take_down(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        self.read(tables, false, epoch_of)
+    }
+
+    /// Takes over settings that were reloaded. If the intervals are others, close the window with
+    /// [`Collector::close_final`] first.
+    pub fn reconfigure(&mut self, logs: &[FlowLog], unlogged: Unlogged, timeouts: [u32; TIMEOUTS]) {
+        self.schedule = Schedule::new(logs);
+        self.unlogged = unlogged;
+        self.timeouts = timeouts;
+    }
+
+    /// How long until the window is to be closed; `now` is the time since the Unix epoch. At most a minute, so that a
+    /// clock that is set back does not stop the records. After a failure: until the next one would end.
+    pub fn time_left(&self, now: Duration) -> Duration {
+        self.schedule.left(self.start.max(self.failed), now)
+    }
+
+    /// How many connections and denied flows are known.
+    pub fn known(&self) -> (usize, usize) {
+        (self.conns.len(), self.denials.len())
+    }
+
+    /// Closes the window that has run since the last one was closed, and gives its records.
+    ///
+    /// `epoch_of` gives a slot's epoch. Removes what is idle past its time-out, connections of an older epoch and
+    /// entries of retired slots, each only if everything that it held was told in an earlier window; denied flows after
+    /// two windows without a packet.
+    pub fn close_window(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        now: u64,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<Window, CollectError> {
+        let (end, next) = self.schedule.close(self.start, now);
+        let closed = self.close(tables, Bounds { start: self.start, end }, next, false, epoch_of);
+        self.failed = if closed.is_err() { now } else { 0 };
+        closed
+    }
+
+    /// Closes the window before its time: taskgate ends, or the flow logs change. Its `end` is `now`.
+    pub fn close_final(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        now: u64,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<Window, CollectError> {
+        let end = now.max(self.start);
+        self.close(tables, Bounds { start: self.start, end }, end, true, epoch_of)
+    }
+
+    /// Removes what may be removed by now, between two closings: room for new connections. Call it once a window's
+    /// records are written, and every few seconds where the tables are nearly full.
+    ///
+    /// `untold`: also what holds something that no window has told yet. It goes into the records of the window that
+    /// runs.
+    pub fn sweep(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        untold: bool,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        let now = tables.now().map_err(CollectError::Clock)?;
+        let mut over = Vec::new();
+        tables
+            .conns(&mut |key, state| {
+                if (untold || self.conns.all_told(&key, &(&state).into()))
+                    && self.conn_is_over(&key, &state, now, epoch_of)
+                {
+                    over.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: CONNS, source })?;
+        self.take_conns(tables, &over, epoch_of)?;
+        tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
+    }
+
+    /// Removes denied flows that have been silent for a quarter of a second, between two closings: room for new ones. What
+    /// no window has told yet goes into the records of the one that runs.
+    pub fn free_denials(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
+        let now = tables.now().map_err(CollectError::Clock)?;
+        let least = tables.ticks_per_second() / 4;
+        let mut silent = Vec::new();
+        tables
+            .denials(&mut |key, state| {
+                if idle(now, state.last, least) {
+                    silent.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: DENIALS, source })?;
+        self.take_denials(tables, silent)
+    }
+
+    /// Forgets first fragments whose datagrams have not become whole within a second: the parts of one follow each other
+    /// in milliseconds.
+    pub fn free_fragments(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
+        let second = tables.ticks_per_second();
+        let timeouts = self.timeouts.map(|timeout| timeout.min(second));
+        tables.forget_fragments(&timeouts).map_err(CollectError::Fragments)
+    }
+
+    fn close(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        bounds: Bounds,
+        next: u64,
+        last: bool,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<Window, CollectError> {
+        let number = self.number.wrapping_add(1);
+        tables
+            .set_window(number)
+            .map_err(|source| CollectError::SetWindow { number, source })?;
+        self.read(tables, last, epoch_of)?;
+        let slots = self.registry.slots();
+        let mut used = Vec::with_capacity(slots.len());
+        for (slot, eni) in slots {
+            let usage = tables
+                .usage(slot)
+                .map_err(|source| CollectError::Usage { slot, source })?;
+            used.push((slot, eni, usage));
+        }
+
+        // Nothing fails from here on, so what is taken out of `self` reaches the caller.
+        let mut losses = Vec::new();
+        let mut drained = Vec::new();
+        for (slot, eni, usage) in used {
+            let told = self.losses.entry(slot).or_default();
+            let passed = usage.flows_lost.saturating_sub(told.0);
+            let denied = usage.denials_lost.saturating_sub(told.1);
+            *told = (usage.flows_lost, usage.denials_lost);
+            if passed != 0 || denied != 0 {
+                losses.push(Loss { eni, passed, denied });
+            }
+            if self.registry.is_retired(slot) && usage.conns.total() == 0 && usage.denials.total() == 0 {
+                self.registry.remove(slot);
+                drained.push(slot);
+            }
+        }
+        let mut records = std::mem::take(&mut self.open);
+        coalesce(&mut records);
+        add_losses(&mut losses, std::mem::take(&mut self.given_up));
+        let strays = std::mem::take(&mut self.strays);
+        let window = Window {
+            number: self.number,
+            bounds,
+            last,
+            records,
+            losses,
+            active: self.registry.active(),
+            drained,
+            strays,
+        };
+        self.number = number;
+        self.start = next;
+        Ok(window)
+    }
+
+    /// Reads both tables into the open records, and removes what told nothing new and is over.
+    fn read(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        whole: bool,
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        let now = tables.now().map_err(CollectError::Clock)?;
+        let mut over = Vec::new();
+        tables
+            .conns(&mut |key, state| {
+                let grew = self.settle(&Entry::conn(key, &state, &self.unlogged), whole);
+                if !grew && self.conn_is_over(&key, &state, now, epoch_of) {
+                    over.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: CONNS, source })?;
+        self.take_conns(tables, &over, epoch_of)?;
+
+        let mut over = Vec::new();
+        tables
+            .denials(&mut |key, state| {
+                let entry = Entry::denial(key, &state);
+                let grew = self.settle(&entry, whole);
+                let silent = self.denials.silent_for(&key, self.number) >= 2;
+                if !grew && (silent || self.registry.is_retired(entry.slot)) {
+                    over.push(key);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: DENIALS, source })?;
+        self.take_denials(tables, over)
+    }
+
+    /// Removes denied flows. What came since they were read is recorded too.
+    fn take_denials(&mut self, tables: &mut dyn FlowTables, keys: Vec<FlowKey>) -> Result<(), CollectError> {
+        for key in keys {
+            let taken = tables.take_denial(&key).map_err(|source| CollectError::Remove {
+                table: DENIALS,
+                key,
+                source,
+            })?;
+            if let Some(state) = taken {
+                self.settle(&Entry::denial(key, &state), true);
+            }
+            self.denials.forget(&key);
+        }
+        Ok(())
+    }
+
+    /// Whether a connection whose packets were all told can go.
+    fn conn_is_over(&self, key: &FlowKey, state: &ConnState, now: u32, epoch_of: &dyn Fn(u16) -> u32) -> bool {
+        let timeout = self.timeouts[timeout_of(key.conn_protocol(), state.state) as usize];
+        state.epoch != epoch_of(state.slot) || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
+    }
+
+    /// Removes connections that were over when they were read, but for those that a packet has revived since: a look just
+    /// before each leaves it a microsecond, where reading a large table takes seconds. What came in that microsecond is
+    /// recorded too.
+    fn take_conns(
+        &mut self,
+        tables: &mut dyn FlowTables,
+        keys: &[FlowKey],
+        epoch_of: &dyn Fn(u16) -> u32,
+    ) -> Result<(), CollectError> {
+        for keys in keys.chunks(BY_ONE_CLOCK) {
+            let now = tables.now().map_err(CollectError::Clock)?;
+            for key in keys {
+                let found = tables
+                    .conn(key)
+                    .map_err(|source| CollectError::Read { table: CONNS, source })?;
+                if found.is_some_and(|state| !self.conn_is_over(key, &state, now, epoch_of)) {
+                    continue;
+                }
+                let taken = tables.take_conn(key).map_err(|source| CollectError::Remove {
+                    table: CONNS,
+                    key: *key,
+                    source,
+                })?;
+                if let Some(state) = taken {
+                    self.settle(&Entry::conn(*key, &state, &self.unlogged), true);
+                }
+                self.conns.forget(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records what an entry holds beyond its baseline, and says whether there was anything.
+    fn settle(&mut self, entry: &Entry, whole: bool) -> bool {
+        let baselines = if entry.denied.is_none() {
+            &mut self.conns
+        } else {
+            &mut self.denials
+        };
+        let shares = baselines.shares(&entry.key, &entry.reading, self.number, whole);
+        for (direction, share) in [Direction::Egress, Direction::Ingress].into_iter().zip(shares) {
+            if let Some(share) = share {
+                self.record(entry, direction, share);
+            }
+        }
+        shares.iter().any(Option::is_some)
+    }
+
+    fn record(&mut self, entry: &Entry, direction: Direction, share: Share) {
+        if entry.unlogged {
+            return;
+        }
+        let Some(eni) = self.registry.touch(entry.slot) else {
+            self.strays.flows += 1;
+            self.strays.packets += share.count.packets;
+            return;
+        };
+        let denied = entry
+            .denied
+            .map(|number| Reason::from_number(number).map_or(Reasons::NONE, Reasons::only));
+        self.open
+            .push(Record::new(eni, &entry.key, entry.protocol, direction, denied, share));
+        if self.open.len() > self.most {
+            // Half of it, so that it is not done again at once.
+            cut(&mut self.open, self.most / 2, &mut self.given_up);
+        }
+    }
+}
+
+/// Adds what was given up to what found no room in the kernel's tables.
+fn add_losses(losses: &mut Vec<Loss>, given_up: GivenUp) {
+    for (id, more) in given_up {
+        match losses.iter_mut().find(|loss| loss.eni.id() == id) {
+            Some(loss) => {
+                loss.passed += more.passed;
+                loss.denied += more.denied;
+            }
+            None => losses.push(more),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! One flow record, and what makes two flows the same record.
+
+use std::{cmp::Ordering, net::IpAddr, sync::Arc};
+
+use taskgate_ebpf::{
+    abi::{Direction, Reason},
+    conntrack::{TCP, UDP},
+};
+use taskgate_tables::{Count, FlowKey};
+
+use super::{baseline::Share, eni::LoggedEni};
+
+/// What became of the packets of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// They were let through.
+    Accept,
+    /// They were dropped.
+    Reject,
+}
+
+impl Action {
+    /// The word in `action`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "ACCEPT",
+            Self::Reject => "REJECT",
+        }
+    }
+}
+
+/// The reasons for which the packets of a record were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reasons(u32);
+
+impl Reasons {
+    /// No reason: what passed, and what a newer kernel program dropped for a reason that this build does not know.
+    pub const NONE: Self = Self(0);
+
+    /// This reason alone.
+    pub const fn only(reason: Reason) -> Self {
+        Self(1 << reason as u8)
+    }
+
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The reasons in the order of their numbers.
+    pub fn iter(self) -> impl Iterator<Item = Reason> {
+        Reason::ALL
+            .into_iter()
+            .filter(move |reason| self.0 & 1 << *reason as u8 != 0)
+    }
+}
+
+/// The 5-tuple as AWS writes it: in the direction of the packets, the ENI's own IPv4 addresses replaced by its primary
+/// one, ports 0 where a protocol has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// `srcaddr`.
+    pub source: IpAddr,
+    /// `dstaddr`.
+    pub destination: IpAddr,
+    /// `srcport`.
+    pub source_port: u16,
+    /// `dstport`.
+    pub destination_port: u16,
+    /// `protocol`: the IANA number.
+    pub protocol: u8,
+}
+
+/// One record of one window; the window's bounds are beside it, the same for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The ENI at which it was counted.
+    pub eni: Arc<LoggedEni>,
+    /// The flow.
+    pub tuple: Tuple,
+    /// Passed or dropped.
+    pub action: Action,
+    /// Seen from the ENI.
+    pub direction: Direction,
+    /// The address of the ENI's own side as the packets have it; `None` if flows that differ in it fell together.
+    pub local: Option<IpAddr>,
+    /// Packets on the wire and their IP bytes.
+    pub count: Count,
+    /// `tcp-flags`: FIN 1, SYN 2, RST 4, SYN-ACK 18, ORed.
+    pub tcp_flags: u8,
+    /// Why they were dropped.
+    pub reasons: Reasons,
+}
+
+impl Record {
+    /// The record of one direction of one entry.
+    pub(super) fn new(
+        eni: &Arc<LoggedEni>,
+        key: &FlowKey,
+        protocol: u8,
+        direction: Direction,
+        denied: Option<Reasons>,
+        share: Share,
+    ) -> Self {
+        let real = key.local();
+        // A secondary address and one that is not the ENI's at all look the same in AWS's records: both give way to the
+        // primary. IPv6 has no primary, so it stays (facts: flow logs, section 3).
+        let local = match (real, eni.primary_ipv4()) {
+            (IpAddr::V4(_), Some(primary)) => primary.into(),
+            _ => real,
+        };
+        let remote = key.remote();
+        // For other protocols the key holds what tells flows apart, such as ICMP's identifier; records name no ports.
+        let (local_port, remote_port) = match protocol {
+            TCP | UDP => key.ports(),
+            _ => (0, 0),
+        };
+        let tuple = match direction {
+            Direction::Egress => Tuple {
+                source: local,
+                destination: remote,
+                source_port: local_port,
+                destination_port: remote_port,
+                protocol,
+            },
+            Direction::Ingress => Tuple {
+                source: remote,
+                destination: local,
+                source_port: remote_port,
+                destination_port: local_port,
+                protocol,
+            },
+        };
+        Self {
+            eni: Arc::clone(eni),
+            tuple,
+            action: if denied.is_some() {
+                Action::Reject
+            } else {
+                Action::Accept
+            },
+            direction,
+            local: Some(real),
+            count: share.count,
+            tcp_flags: share.tcp_flags,
+            reasons: denied.unwrap_or(Reasons::NONE),
+        }
+    }
+
+    /// `pkt-srcaddr`: the source in the packets' headers.
+    pub fn pkt_source(&self) -> Option<IpAddr> {
+        match self.direction {
+            Direction::Egress => self.local,
+            Direction::Ingress => Some(self.tuple.source),
+        }
+    }
+
+    /// `pkt-dstaddr`: the destination in the packets' headers.
+    pub fn pkt_destination(&self) -> Option<IpAddr> {
+        match self.direction {
+            Direction::Egress => Some(self.tuple.destination),
+            Direction::Ingress => self.local,
+        }
+    }
+
+    /// The order of lines. Equal are flows that make one record.
+    pub(super) fn order(&self, other: &Self) -> Ordering {
+        let enis = if Arc::ptr_eq(&self.eni, &other.eni) {
+            Ordering::Equal
+        } else {
+            self.eni.id().cmp(other.eni.id())
+        };
+        enis.then_with(|| self.tuple.cmp(&other.tuple))
+            .then(self.action.cmp(&other.action))
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        self.count.packets += other.count.packets;
+        self.count.bytes += other.count.bytes;
+        self.tcp_flags |= other.tcp_flags;
+        self.reasons = self.reasons.and(other.reasons);
+        if (self.direction, self.local) != (other.direction, other.local) {
+            self.local = None;
+        }
+    }
+}
+
+/// Puts records in order and makes one of those that are one.
+pub(super) fn coalesce(records: &mut Vec<Record>) {
+    // The stable sort finds runs that are in order already, so adding one window to another costs one pass. Only a
+    // forged source makes one tuple of both directions; which one is named must not depend on the order of entries.
+    records.sort_by(|a, b| a.order(b).then(a.direction.cmp(&b.direction)));
+    records.dedup_by(|next, kept| {
+        let same = kept.order(next).is_eq();
+        if same {
+            kept.absorb(next);
+        }
+        same
+    });
+}

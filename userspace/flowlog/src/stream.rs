@@ -1,0 +1,140 @@
+//! One flow log: its share of the windows, as lines.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::BytesMut;
+use taskgate_model::{FlowLog, Traffic};
+
+use super::{
+    budget::{GivenUp, cut},
+    eni::LoggedEni,
+    format::{LINE_BYTES, Status, write_flow, write_status},
+    record::{Action, Record, coalesce},
+    schedule::{Bounds, aligned},
+    window::{Loss, Window},
+};
+
+/// The lines of one flow log. Several read the same windows, each with its own filter and interval.
+#[derive(Debug)]
+pub struct Stream {
+    traffic: Traffic,
+    interval: u32,
+    nodata: bool,
+    start: u64,
+    /// Records of the windows since `start`, in the order of lines.
+    records: Vec<Record>,
+    /// How many of them are held at most.
+    most: usize,
+    /// By id, the ENIs that are not silent: `true` if something is missing.
+    heard: BTreeMap<String, (Arc<LoggedEni>, bool)>,
+}
+
+impl Stream {
+    /// A flow log whose first window begins at `start`: where [`aligned`] puts it when taskgate begins; where the last
+    /// window ended when flow logs change. It holds so many records at most.
+    pub fn new(log: &FlowLog, start: u64, most: usize) -> Self {
+        Self {
+            traffic: log.traffic,
+            interval: log.interval.max(1),
+            nodata: log.nodata,
+            start,
+            records: Vec::new(),
+            most,
+            heard: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a capture window, and gives the lines of the flow log's own window if that ends with it: whole lines,
+    /// in the order of ENI, tuple and action, an ENI's SKIPDATA or NODATA after its flows. Empty: there is nothing to
+    /// write.
+    ///
+    /// `room`: whether lines can be taken. If not, the flow log's window goes on until they can be, or it is the last
+    /// one. Should it become too large, the ENIs with most records lose some, and SKIPDATA says which these are.
+    pub fn push(&mut self, window: &Window, room: bool) -> BytesMut {
+        if window.bounds.start < self.start {
+            // The clock was set back.
+            self.start = aligned(window.bounds.start, self.interval);
+        }
+        for records in window.records.chunk_by(|a, b| Arc::ptr_eq(&a.eni, &b.eni)) {
+            self.hear(&records[0].eni, false);
+        }
+        for loss in &window.losses {
+            self.hear(&loss.eni, concerns(self.traffic, loss));
+        }
+        let end = if window.last {
+            window.bounds.end
+        } else {
+            aligned(window.bounds.end, self.interval)
+        };
+        let ends = window.last || room && end > self.start;
+        let bounds = Bounds { start: self.start, end };
+
+        let traffic = self.traffic;
+        let wanted = window.records.iter().filter(|record| wants(traffic, record.action));
+        if ends && self.records.is_empty() {
+            return self.lines(wanted, bounds, window);
+        }
+        self.records.extend(wanted.cloned());
+        if !ends {
+            let mut given_up = GivenUp::new();
+            cut(&mut self.records, self.most, &mut given_up);
+            for loss in given_up.values() {
+                self.hear(&loss.eni, true);
+            }
+            return BytesMut::new();
+        }
+        coalesce(&mut self.records);
+        let records = std::mem::take(&mut self.records);
+        self.lines(records.iter(), bounds, window)
+    }
+
+    /// Ends the flow log's window.
+    fn lines<'a>(&mut self, records: impl Iterator<Item = &'a Record>, bounds: Bounds, window: &Window) -> BytesMut {
+        self.start = bounds.end;
+        let heard = std::mem::take(&mut self.heard);
+        let lacking = heard
+            .values()
+            .filter(|(_, lacks)| *lacks)
+            .map(|(eni, _)| (eni, Status::SkipData));
+        let silent = window
+            .active
+            .iter()
+            // Nobody is silent in no time at all, as the last window may be.
+            .filter(|eni| self.nodata && bounds.start < bounds.end && !heard.contains_key(eni.id()));
+        let mut statuses: Vec<_> = lacking.chain(silent.map(|eni| (eni, Status::NoData))).collect();
+        statuses.sort_by(|(a, _), (b, _)| a.id().cmp(b.id()));
+
+        let mut lines = BytesMut::with_capacity(LINE_BYTES * (window.records.len() + statuses.len()));
+        let mut statuses = statuses.into_iter().peekable();
+        for record in records {
+            while let Some((eni, status)) = statuses.next_if(|(eni, _)| eni.id() < record.eni.id()) {
+                write_status(&mut lines, eni, status, bounds);
+            }
+            write_flow(&mut lines, record, bounds);
+        }
+        for (eni, status) in statuses {
+            write_status(&mut lines, eni, status, bounds);
+        }
+        lines
+    }
+
+    fn hear(&mut self, eni: &Arc<LoggedEni>, lacks: bool) {
+        if let Some((_, lacked)) = self.heard.get_mut(eni.id()) {
+            *lacked |= lacks;
+        } else {
+            self.heard.insert(eni.id().to_owned(), (Arc::clone(eni), lacks));
+        }
+    }
+}
+
+fn wants(traffic: Traffic, action: Action) -> bool {
+    match traffic {
+        Traffic::All => true,
+        Traffic::Accept => action == Action::Accept,
+        Traffic::Reject => action == Action::Reject,
+    }
+}
+
+fn concerns(traffic: Traffic, loss: &Loss) -> bool {
+    wants(traffic, Action::Accept) && loss.passed != 0 || wants(traffic, Action::Reject) && loss.denied != 0
+}

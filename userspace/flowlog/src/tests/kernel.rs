@@ -1,0 +1,259 @@
+//! The kernel's tables over plain collections, with a hand between any two steps of user space.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    net::IpAddr,
+};
+
+use taskgate_ebpf::abi::{
+    Direction, Key4, Key6, LinkId, Reason,
+    image::TIMEOUTS,
+    tables::{Flags, denial_tail},
+    window,
+};
+use taskgate_tables::{ConnState, Count, DenialState, FlowKey, FlowTables, UsageState};
+
+/// Ticks in a second.
+pub(super) const SECOND: u32 = 1000;
+
+/// A flow seen from the task.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    pub(super) slot: u16,
+    pub(super) local: (IpAddr, u16),
+    pub(super) remote: (IpAddr, u16),
+    pub(super) protocol: u8,
+}
+
+impl Flow {
+    pub(super) fn new(slot: u16, protocol: u8, local: (&str, u16), remote: (&str, u16)) -> Self {
+        let end = |(address, port): (&str, u16)| (address.parse().expect("an address"), port);
+        Self {
+            slot,
+            local: end(local),
+            remote: end(remote),
+            protocol,
+        }
+    }
+
+    fn key(&self, tail: u32) -> FlowKey {
+        let ports = u32::from(self.local.1) << 16 | u32::from(self.remote.1);
+        match (self.local.0, self.remote.0) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                let addresses = u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits());
+                FlowKey::V4(Key4 { addresses, ports, tail })
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                let halves = |address: u128| [(address >> 64) as u64, address as u64];
+                let (local, remote) = (halves(local.to_bits()), halves(remote.to_bits()));
+                FlowKey::V6(Key6 {
+                    local,
+                    remote,
+                    ports,
+                    tail,
+                })
+            }
+            _ => panic!("one flow has one family"),
+        }
+    }
+
+    pub(super) fn conn(&self) -> FlowKey {
+        self.key(LinkId::device(100 + u32::from(self.slot)).with_protocol(self.protocol))
+    }
+
+    pub(super) fn denial(&self, direction: Direction, reason: Reason) -> FlowKey {
+        self.key(denial_tail(self.slot, self.protocol, direction, reason as u8))
+    }
+}
+
+/// A step of user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    SetWindow(u32),
+    Now,
+    Conn(FlowKey),
+    Denial(FlowKey),
+    LookAtConn(FlowKey),
+    TakeConn(FlowKey),
+    TakeDenial(FlowKey),
+    Usage(u16),
+    ForgetFragments([u32; TIMEOUTS]),
+}
+
+/// What the kernel holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) conns: BTreeMap<FlowKey, ConnState>,
+    pub(super) denials: BTreeMap<FlowKey, DenialState>,
+    pub(super) usage: BTreeMap<u16, UsageState>,
+    pub(super) window: u32,
+    pub(super) clock: u32,
+}
+
+/// A window's word with one more packet.
+fn with_flags(word: u32, number: u32, direction: Direction, tcp_flags: u8) -> u32 {
+    (number & 0xff) << 8 | u32::from(window::of(word, number)) | window::seen(direction, tcp_flags)
+}
+
+impl State {
+    /// A packet of a tracked connection, which it opens if it must.
+    pub(super) fn pass(&mut self, flow: &Flow, direction: Direction, bytes: u64, tcp_flags: u8) {
+        let fresh = ConnState {
+            slot: flow.slot,
+            windows: Flags::new(0, self.window).windows(),
+            ..ConnState::default()
+        };
+        let conn = self.conns.entry(flow.conn()).or_insert_with(|| {
+            self.usage.entry(flow.slot).or_default().conns.floor += 1;
+            fresh
+        });
+        let totals = &mut conn.totals[direction.index()];
+        totals.packets += 1;
+        totals.bytes += bytes;
+        conn.last = self.clock;
+        let word = &mut conn.windows[(self.window & 1) as usize];
+        *word = with_flags(*word, self.window, direction, tcp_flags);
+    }
+
+    /// A packet that is dropped.
+    pub(super) fn deny(&mut self, flow: &Flow, direction: Direction, reason: Reason, bytes: u64, tcp_flags: u8) {
+        let fresh = DenialState {
+            windows: Flags::new(0, self.window).windows(),
+            ..DenialState::default()
+        };
+        let denial = self.denials.entry(flow.denial(direction, reason)).or_insert_with(|| {
+            self.usage.entry(flow.slot).or_default().denials.floor += 1;
+            fresh
+        });
+        denial.totals.packets += 1;
+        denial.totals.bytes += bytes;
+        denial.last = self.clock;
+        let word = &mut denial.windows[(self.window & 1) as usize];
+        *word = with_flags(*word, self.window, direction, tcp_flags);
+    }
+
+    pub(super) fn conn(&mut self, flow: &Flow) -> &mut ConnState {
+        self.conns.get_mut(&flow.conn()).expect("a tracked connection")
+    }
+
+    fn slot_of_denial(key: &FlowKey) -> u16 {
+        key.denial_parts().0
+    }
+}
+
+type Between = Box<dyn FnMut(&mut State, Step) -> io::Result<()>>;
+
+/// The tables.
+pub(super) struct Kernel {
+    pub(super) state: State,
+    /// What happens just before each step: packets, a failure.
+    pub(super) between: Between,
+    /// What one reading of the tables misses.
+    pub(super) missed: HashSet<FlowKey>,
+    /// What it sees twice.
+    pub(super) twice: HashSet<FlowKey>,
+    /// Every step taken.
+    pub(super) steps: Vec<Step>,
+}
+
+impl Kernel {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::default(),
+            between: Box::new(|_, _| Ok(())),
+            missed: HashSet::new(),
+            twice: HashSet::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Keys first, each value when it is its turn: what is inserted meanwhile is missed.
+    fn reading<'a>(&self, keys: impl Iterator<Item = &'a FlowKey>) -> Vec<FlowKey> {
+        keys.filter(|key| !self.missed.contains(key))
+            .flat_map(|key| std::iter::repeat_n(*key, 1 + usize::from(self.twice.contains(key))))
+            .collect()
+    }
+
+    fn step(&mut self, step: Step) -> io::Result<()> {
+        self.steps.push(step);
+        (self.between)(&mut self.state, step)
+    }
+}
+
+impl FlowTables for Kernel {
+    fn conns(&mut self, visit: &mut dyn FnMut(FlowKey, ConnState)) -> io::Result<()> {
+        let keys = self.reading(self.state.conns.keys());
+        for key in keys {
+            self.step(Step::Conn(key))?;
+            if let Some(conn) = self.state.conns.get(&key) {
+                visit(key, *conn);
+            }
+        }
+        Ok(())
+    }
+
+    fn denials(&mut self, visit: &mut dyn FnMut(FlowKey, DenialState)) -> io::Result<()> {
+        let keys = self.reading(self.state.denials.keys());
+        for key in keys {
+            self.step(Step::Denial(key))?;
+            if let Some(denial) = self.state.denials.get(&key) {
+                visit(key, *denial);
+            }
+        }
+        Ok(())
+    }
+
+    fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
+        self.step(Step::LookAtConn(*key))?;
+        Ok(self.state.conns.get(key).copied())
+    }
+
+    fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
+        self.step(Step::TakeConn(*key))?;
+        let taken = self.state.conns.remove(key);
+        if let Some(conn) = &taken {
+            self.state.usage.entry(conn.slot).or_default().conns.floor -= 1;
+        }
+        Ok(taken)
+    }
+
+    fn take_denial(&mut self, key: &FlowKey) -> io::Result<Option<DenialState>> {
+        self.step(Step::TakeDenial(*key))?;
+        let taken = self.state.denials.remove(key);
+        if taken.is_some() {
+            let usage = self.state.usage.entry(State::slot_of_denial(key)).or_default();
+            usage.denials.floor -= 1;
+        }
+        Ok(taken)
+    }
+
+    fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
+        self.step(Step::ForgetFragments(*timeouts))
+    }
+
+    fn usage(&mut self, slot: u16) -> io::Result<UsageState> {
+        self.step(Step::Usage(slot))?;
+        Ok(self.state.usage.get(&slot).copied().unwrap_or_default())
+    }
+
+    fn set_window(&mut self, window: u32) -> io::Result<()> {
+        self.step(Step::SetWindow(window))?;
+        self.state.window = window;
+        Ok(())
+    }
+
+    fn now(&mut self) -> io::Result<u32> {
+        self.step(Step::Now)?;
+        Ok(self.state.clock)
+    }
+
+    fn ticks_per_second(&self) -> u32 {
+        SECOND
+    }
+}
+
+/// A count.
+pub(super) fn count(packets: u64, bytes: u64) -> Count {
+    Count { packets, bytes }
+}

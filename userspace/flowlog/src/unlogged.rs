@@ -1,0 +1,48 @@
+//! What leaves no record (`settings.unlogged`).
+//!
+//! An address proves nothing: anybody can write one of the list on a packet, and any two peers can use the ports of DHCP.
+//! So only what was let through without a rule, because the task itself began it, goes unrecorded.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use taskgate_ebpf::{
+    abi::tables::{RULE_EXEMPT, state},
+    conntrack::UDP,
+};
+use taskgate_model::Exempt;
+use taskgate_tables::{ConnState, FlowKey};
+
+/// The flows that leave no record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unlogged {
+    peers: HashSet<IpAddr>,
+    dhcp: bool,
+}
+
+impl Unlogged {
+    /// The flows to and from these services: [`taskgate_model::Model::unlogged`].
+    pub fn new(services: Exempt) -> Self {
+        Self {
+            peers: services.addresses.into_iter().collect(),
+            dhcp: services.dhcp,
+        }
+    }
+
+    /// Whether a tracked connection leaves no record: the task opened it, no rule was needed for that, and its peer is on
+    /// the list, or it is DHCP.
+    pub(super) fn covers(&self, key: &FlowKey, state: &ConnState) -> bool {
+        state.rule == RULE_EXEMPT
+            && state.state & state::INGRESS == 0
+            && (self.dhcp && is_dhcp(key) || self.peers.contains(&key.remote()))
+    }
+}
+
+/// Whether it is the exchange of a task with its DHCP servers: whoever they are, it is known by the address that asks all
+/// of them.
+fn is_dhcp(key: &FlowKey) -> bool {
+    let (servers, ports) = match key {
+        FlowKey::V4(_) => (IpAddr::from([255; 4]), (68, 67)),
+        FlowKey::V6(_) => (IpAddr::from([0xff02, 0, 0, 0, 0, 0, 1, 2]), (546, 547)),
+    };
+    key.conn_protocol() == UDP && key.remote() == servers && key.ports() == ports
+}

@@ -1,0 +1,68 @@
+//! The validated configuration: groups, rules, prefix lists, ENIs, and what is said about them.
+//!
+//! Sources build a [`Model`]; the compiler, `explain` and the flow logs read it. Everything in it is already checked:
+//! references are indexes, host bits of CIDRs are cleared, names are unique, limits hold. A model knows nothing of the
+//! kernel.
+
+mod eni;
+mod exempt;
+mod location;
+mod members;
+pub mod near;
+mod peer;
+mod protocol_names;
+mod rule;
+mod settings;
+
+pub use eni::{Binding, EcsFields, Eni, Vlan};
+pub use exempt::Exempt;
+pub use location::Location;
+pub use members::{Peerings, common_groups};
+pub use peer::{Dialect, GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, SecurityGroup};
+pub use protocol_names::{misleading_protocol, protocol_name, protocol_number, protocol_text};
+pub use rule::{Direction, Family, IcmpMatch, Ports, Protocol, Rule};
+pub use settings::{
+    AddressList, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, OnRuleRemoval, Settings,
+    Timeouts, Traffic, Uplink, UplinkMode,
+};
+
+use std::net::IpAddr;
+
+/// A whole configuration, validated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Model {
+    /// The account of ENIs that name none: twelve digits.
+    pub account: String,
+    /// Every known group; [`GroupIndex`] is a position in here.
+    pub groups: Vec<SecurityGroup>,
+    /// Every known prefix list; [`PrefixListIndex`] is a position in here.
+    pub prefix_lists: Vec<PrefixList>,
+    /// Every known ENI, gated here or not. Those bound to this host come in the order of their names.
+    pub enis: Vec<Eni>,
+    /// The link that faces the wire, if one is named.
+    pub uplink: Option<Uplink>,
+    /// What holds for the whole host.
+    pub settings: Settings,
+    /// Where flow records go; never empty.
+    pub flow_logs: Vec<FlowLog>,
+    /// Addresses of the VPCs and subnets in the configuration that AWS keeps for itself: base+2 of each VPC CIDR
+    /// (the resolver) and base+1 of each subnet (the router). Sorted, no duplicates.
+    pub reserved: Vec<IpAddr>,
+}
+
+impl Model {
+    /// The group at `index`.
+    pub fn group(&self, index: GroupIndex) -> &SecurityGroup {
+        &self.groups[index.0]
+    }
+
+    /// The prefix list at `index`.
+    pub fn prefix_list(&self, index: PrefixListIndex) -> &PrefixList {
+        &self.prefix_lists[index.0]
+    }
+
+    /// The ENIs that are gated on this host, in the order of [`Model::enis`].
+    pub fn gated(&self) -> impl Iterator<Item = &Eni> {
+        self.enis.iter().filter(|eni| eni.binding.is_some())
+    }
+}

@@ -1,0 +1,163 @@
+//! What a killed run left behind. Its gates may have gone with it, so what it made must not stay. What it made is what the
+//! list says, and nothing that a link or a namespace says of itself.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+
+use super::{
+    EniError, EniSpec, alias,
+    provisioned::{LinkRecord, NamespaceRecord, Provisioned, Record as _, Removed},
+};
+use crate::{
+    netlink::{Netlink, Refused},
+    netns::{Namespace, NamespaceId},
+};
+
+/// Clears the name of an ENI's host end, if what has it is ours.
+pub(super) async fn replace(netlink: &Netlink, list: &Provisioned, spec: &EniSpec<'_>) -> Result<(), EniError> {
+    let name = spec.link_name();
+    let Some(message) = netlink.link_message(&name).await? else {
+        return Ok(());
+    };
+    let record: Option<LinkRecord> = list.get(&name);
+    let here = NamespaceId::here()?;
+    match record.filter(|record| record.is_of(here, &message)) {
+        Some(record) => {
+            list.remove_link(netlink, &record).await?;
+            Ok(())
+        }
+        None => Err(EniError::Foreign {
+            link: name,
+            task: spec.task.to_owned(),
+            alias: alias(&message).map(str::to_owned),
+        }),
+    }
+}
+
+/// What became of what earlier runs left.
+#[derive(Debug, Default)]
+pub struct LeftOver {
+    /// The names of the links and namespaces that went.
+    pub removed: Vec<String>,
+    /// What stays, and why.
+    pub kept: Vec<Kept>,
+}
+
+/// What an earlier run may have left and this one leaves alone.
+#[derive(Debug, thiserror::Error)]
+pub enum Kept {
+    /// A part of the list cannot be used.
+    #[error(
+        "`{}`, which lists what an earlier run made, cannot be used: {cause}; what it listed stays as it is, open if nothing \
+         gates it: take that away by hand, then the file", path.display()
+    )]
+    Damaged {
+        /// The file, or the whole folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: std::io::Error,
+    },
+    /// A link lies in another network namespace than this run.
+    #[error(
+        "link `{link}`, which an earlier run made, lies in another network namespace and stays, open if nothing gates it: \
+         start this instance there, or take it away by hand"
+    )]
+    Elsewhere {
+        /// The link.
+        link: String,
+    },
+    /// A link is like the one that was made, and has not all of its properties.
+    #[error(
+        "link `{link}`, which an earlier run made, has another alias, name or address now and stays, open if nothing gates it: \
+         take it away by hand"
+    )]
+    Changed {
+        /// The link, by the name that it was made with.
+        link: String,
+    },
+    /// The kernel refused.
+    #[error("what an earlier run made stays, open if nothing gates it: {refused}: {}", refused.cause)]
+    Refused {
+        /// What it refused.
+        refused: Refused,
+    },
+}
+
+/// Takes away what earlier runs of `instance` made and left. The namespaces in `namespaces` stay, with whoever is in them,
+/// and go with the ENI that [`super::TaskEni::make`] leads there. To be called before the first ENI is made, from the network
+/// namespace of `netlink`.
+pub async fn remove_left_over(netlink: &Netlink, instance: &str, namespaces: &BTreeSet<&str>) -> LeftOver {
+    let mut left = LeftOver::default();
+    let begun = Provisioned::of(instance).and_then(|list| Ok((list, NamespaceId::here()?)));
+    let (list, here) = match begun {
+        Ok(begun) => begun,
+        Err(refused) => {
+            left.kept.push(Kept::Refused { refused });
+            return left;
+        }
+    };
+    let listed = list.read();
+    let damaged = listed.damaged.into_iter();
+    left.kept
+        .extend(damaged.map(|(path, cause)| Kept::Damaged { path, cause }));
+    for record in listed.links {
+        if !record.is_in(here) {
+            left.kept.push(Kept::Elsewhere { link: record.link });
+            continue;
+        }
+        match list.remove_link(netlink, &record).await {
+            Ok(Removed::Now) => left.removed.push(record.link),
+            Ok(Removed::WasGone) => {}
+            Ok(Removed::Changed) => left.kept.push(Kept::Changed { link: record.link }),
+            Err(refused) => left.kept.push(Kept::Refused { refused }),
+        }
+    }
+    for record in listed.namespaces {
+        if namespaces.contains(&*record.namespace) {
+            continue;
+        }
+        match remove_namespace(&list, &record) {
+            Ok(Removed::Now) => left.removed.push(record.namespace),
+            Ok(Removed::WasGone | Removed::Changed) => {}
+            Err(refused) => left.kept.push(Kept::Refused { refused }),
+        }
+    }
+    left
+}
+
+fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Removed, Refused> {
+    let removed = match Namespace::open(&record.namespace)? {
+        Some(namespace) if record.is_of(&namespace)? => {
+            namespace.remove()?;
+            Removed::Now
+        }
+        Some(_) => Removed::WasGone,
+        None => {
+            remove_placeholder(list, &record.namespace);
+            Removed::WasGone
+        }
+    };
+    list.forget::<NamespaceRecord>(record.name());
+    Ok(removed)
+}
+
+/// Removes the empty file that a run leaves when it is killed between making the file and naming the namespace by it: listed,
+/// and nobody's to write.
+pub(super) fn remove_placeholder(list: &Provisioned, namespace: &str) {
+    let path = Namespace::path(namespace);
+    let is_placeholder = fs::symlink_metadata(&path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0 && metadata.mode() & 0o222 == 0);
+    if is_placeholder
+        && list.get::<NamespaceRecord>(namespace).is_some()
+        && let Err(error) = fs::remove_file(&path)
+    {
+        tracing::warn!("cannot remove `{}`: {error}", path.display());
+    }
+}
+
+/// Whether this instance made a namespace, in this run or in one that was killed.
+pub(super) fn is_made_by(list: &Provisioned, namespace: &Namespace) -> Result<bool, Refused> {
+    match list.get::<NamespaceRecord>(namespace.name()) {
+        Some(record) => record.is_of(namespace),
+        None => Ok(false),
+    }
+}

@@ -1,0 +1,195 @@
+//! The addresses and routes at both ends of an ENI.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use netlink_packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressScope},
+    link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
+    neighbour::NeighbourState,
+    route::RouteMessage,
+};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+
+use crate::{
+    link::Link,
+    netlink::{Netlink, Refused},
+};
+
+/// The task's way out, at the host's end of every pair: addresses that mean nothing beyond the link.
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// How the kernel answers "permission denied" to root.
+const IPV6_OFF: &str = "IPv6 is off in that network namespace: turn it on there with `sysctl -w \
+                        net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0`, or give the task no IPv6 \
+                        address";
+
+/// An Ethernet address.
+pub(super) type Mac = [u8; 6];
+
+/// A family that an ENI has, by the address that the task sends from unless it says otherwise: the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Family(IpAddr);
+
+/// The families that addresses are of.
+pub(super) fn families(addresses: &[IpAddr]) -> impl Iterator<Item = Family> {
+    let first = |of: fn(&IpAddr) -> bool| addresses.iter().copied().find(of).map(Family);
+    first(IpAddr::is_ipv4).into_iter().chain(first(IpAddr::is_ipv6))
+}
+
+impl Family {
+    /// Gives the host's end the task's way out.
+    pub(super) async fn add_gateway(self, host: &Netlink, link: &Link) -> Result<(), Refused> {
+        if self.0.is_ipv4() {
+            return add_address(host, link, GATEWAY_V4.into(), 32).await;
+        }
+        // An address of its own making would be announced to the task, which could do nothing with it.
+        let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let quiet =
+            LinkUnspec::new_with_index(link.ifindex).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
+        set(host, quiet, "turn address generation off on", link).await?;
+        // A prefix: the task's own link-local address is beyond it.
+        add_address(host, link, GATEWAY_V6.into(), 64).await
+    }
+
+    /// Leads everything out of the task by its way out, which has this MAC, in place of what led there before.
+    pub(super) async fn put_default(self, task: &Netlink, inside: &Link, mac: Mac) -> Result<(), Refused> {
+        let gateway = if self.0.is_ipv4() {
+            GATEWAY_V4.into()
+        } else {
+            GATEWAY_V6.into()
+        };
+        put_neighbour(task, inside, gateway, mac).await?;
+        let (route, name) = match self.0 {
+            IpAddr::V4(address) => {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new()
+                    .gateway(GATEWAY_V4)
+                    .onlink()
+                    .output_interface(inside.ifindex)
+                    .pref_source(address);
+                (route.build(), "default (IPv4)")
+            }
+            IpAddr::V6(address) => {
+                let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .gateway(GATEWAY_V6)
+                    .output_interface(inside.ifindex)
+                    .pref_source(address);
+                (route.build(), "default (IPv6)")
+            }
+        };
+        let put = task.handle().route().add(route).replace().execute().await;
+        put.map_err(Refused::of("add route", name))
+    }
+}
+
+/// Gives the task's end one of the ENI's addresses.
+pub(super) async fn add_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), Refused> {
+    add_address(task, inside, address, length(address)).await
+}
+
+/// Takes one of the ENI's addresses from the task's end. Nothing to do where it is gone.
+pub(super) async fn remove_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), Refused> {
+    let mut request = task.handle().address().add(inside.ifindex, address, length(address));
+    let message = std::mem::take(request.message_mut());
+    let removed = task.handle().address().del(message).execute().await;
+    let name = format!("{address} on {}", inside.name);
+    unless(
+        libc::EADDRNOTAVAIL,
+        removed.map_err(Refused::of("remove address", name)),
+    )
+}
+
+/// Leads one of the ENI's addresses to the task, whose end has this MAC. In the universe's scope, so that the host speaks
+/// to the task as what it is elsewhere, not as its gateway.
+pub(super) async fn add_to_task(host: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), Refused> {
+    put_neighbour(host, link, address, mac).await?;
+    let added = host.handle().route().add(to_task(link, address)).execute().await;
+    added.map_err(Refused::of("add route", format!("{address} dev {}", link.name)))
+}
+
+/// Leads one of the ENI's addresses there no more. Nothing to do where it is not led there.
+pub(super) async fn remove_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<(), Refused> {
+    let message = std::mem::take(host.handle().neighbours().add(link.ifindex, address).message_mut());
+    let removed = host.handle().neighbours().del(message).execute().await;
+    let name = format!("{address} on {}", link.name);
+    unless(libc::ENOENT, removed.map_err(Refused::of("remove neighbour", name)))?;
+    let removed = host.handle().route().del(to_task(link, address)).execute().await;
+    let name = format!("{address} dev {}", link.name);
+    unless(libc::ESRCH, removed.map_err(Refused::of("remove route", name)))
+}
+
+pub(super) async fn set(
+    netlink: &Netlink,
+    change: LinkMessageBuilder<LinkUnspec>,
+    operation: &'static str,
+    link: &Link,
+) -> Result<(), Refused> {
+    let set = netlink.handle().link().set(change.build()).execute().await;
+    set.map_err(Refused::of(operation, &link.name))
+}
+
+fn to_task(link: &Link, address: IpAddr) -> RouteMessage {
+    match address {
+        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .output_interface(link.ifindex)
+            .build(),
+        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(address, 128)
+            .output_interface(link.ifindex)
+            .build(),
+    }
+}
+
+/// The whole of an address.
+fn length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8) -> Result<(), Refused> {
+    let mut request = netlink.handle().address().add(link.ifindex, address, length);
+    let message = request.message_mut();
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => {
+            // There is nobody else on the link to ask, and the task is to be ready at once.
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            address.is_unicast_link_local()
+        }
+    };
+    if link_local {
+        message.header.scope = AddressScope::Link;
+    }
+    let added = request.execute().await;
+    let added = added.map_err(Refused::of(
+        "add address",
+        format!("{address}/{length} on {}", link.name),
+    ));
+    added.map_err(|refused| {
+        if address.is_ipv6() && refused.is(libc::EACCES) {
+            let cause = io::Error::new(io::ErrorKind::PermissionDenied, IPV6_OFF);
+            return Refused { cause, ..refused };
+        }
+        refused
+    })
+}
+
+/// Says who a neighbour is, for good. Nobody has to ask on a link with two ends; and the kernel keeps at most 1,024
+/// neighbours that it asked for, those of all network namespaces together, so that with more tasks some would be cut off.
+async fn put_neighbour(netlink: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), Refused> {
+    let neighbour = netlink.handle().neighbours().add(link.ifindex, address);
+    let neighbour = neighbour.link_layer_address(&mac).state(NeighbourState::Permanent);
+    let put = neighbour.replace().execute().await;
+    put.map_err(Refused::of("add neighbour", format!("{address} on {}", link.name)))
+}
+
+/// An error that says what was wanted anyway is none.
+pub(super) fn unless(errno: i32, done: Result<(), Refused>) -> Result<(), Refused> {
+    match done {
+        Err(refused) if refused.is(errno) => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,147 @@
+//! Names of network namespaces as they come, go, and get to stand for another namespace.
+//!
+//! A name is a file in /run/netns with a namespace mounted on it, or a symbolic link to one. A mount tells nobody who watches
+//! the folder, and a symbolic link is no mount: both are watched.
+
+use std::{
+    fs::File,
+    future::pending,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, sleep_until},
+};
+
+use super::netns::FOLDER;
+use crate::sys;
+
+/// What comes in a row is told of once: a container's start is some dozens of mounts.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// How often to look where the kernel does not tell.
+const UNTOLD: Duration = Duration::from_secs(5);
+
+/// Tells that names may have changed. Which ones, whoever asks has to see for himself.
+pub struct NamespaceWatch {
+    folder: Option<Folder>,
+    mounts: Option<AsyncFd<OwnedFd>>,
+    /// When what the kernel told of is passed on.
+    due: Option<Instant>,
+    /// When to look where the kernel does not tell.
+    look: Instant,
+}
+
+struct Folder {
+    inotify: Inotify,
+    ready: AsyncFd<OwnedFd>,
+}
+
+impl Folder {
+    fn new() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let ready = sys::register(inotify.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        Ok(Self { inotify, ready })
+    }
+
+    /// Watches the folder that is there now. One that is watched already stays so.
+    fn follow(&self) {
+        let changes = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE;
+        // It may come later, with a mount.
+        self.inotify.add_watch(FOLDER, changes | AddWatchFlags::IN_ONLYDIR).ok();
+    }
+
+    async fn changed(&self) -> io::Result<()> {
+        let mut guard = self.ready.readable().await?;
+        guard.clear_ready();
+        while self.inotify.read_events().is_ok() {}
+        Ok(())
+    }
+}
+
+/// The kernel marks this file as having urgent news after each mount in this mount namespace.
+fn mounts() -> io::Result<AsyncFd<OwnedFd>> {
+    let file = File::open("/proc/thread-self/mountinfo")?;
+    sys::register(file.into(), Interest::PRIORITY)
+}
+
+impl NamespaceWatch {
+    /// Begins to watch, on the tokio runtime around the call. What cannot be watched is looked at every few seconds.
+    pub fn new() -> Self {
+        let or_look = |error: io::Error| {
+            tracing::warn!(
+                "names of network namespaces are looked at every {UNTOLD:?}, since they cannot be watched: {error}"
+            );
+        };
+        let folder = Folder::new().map_err(or_look).ok();
+        if let Some(folder) = &folder {
+            folder.follow();
+        }
+        Self {
+            folder,
+            mounts: mounts().inspect_err(untold).ok(),
+            due: None,
+            look: Instant::now() + UNTOLD,
+        }
+    }
+
+    /// Waits until names may have changed. Nothing is lost when the future is dropped before it is ready.
+    pub async fn changed(&mut self) {
+        if self.due.is_none() {
+            self.told().await;
+            self.due = Some(Instant::now() + TOGETHER);
+        }
+        if let Some(due) = self.due {
+            sleep_until(due).await;
+        }
+        self.due = None;
+        self.look = Instant::now() + UNTOLD;
+        if let Some(folder) = &self.folder {
+            folder.follow();
+        }
+    }
+
+    async fn told(&mut self) {
+        let (folder, mounts) = (self.folder.as_ref(), self.mounts.as_ref());
+        let in_folder = async {
+            match folder {
+                Some(folder) => folder.changed().await,
+                None => pending().await,
+            }
+        };
+        let mounted = async {
+            match mounts {
+                Some(mounts) => mounts
+                    .ready(Interest::PRIORITY)
+                    .await
+                    .map(|mut guard| guard.clear_ready()),
+                None => pending().await,
+            }
+        };
+        let is_blind = folder.is_none() || mounts.is_none();
+        tokio::select! {
+            told = in_folder => if let Err(error) = told {
+                self.folder = None;
+                untold(&error);
+            },
+            told = mounted => if let Err(error) = told {
+                self.mounts = None;
+                untold(&error);
+            },
+            () = sleep_until(self.look), if is_blind => {}
+        }
+    }
+}
+
+fn untold(error: &io::Error) {
+    tracing::warn!("names of network namespaces are looked at every {UNTOLD:?}, since they cannot be watched: {error}");
+}
+
+impl Default for NamespaceWatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,285 @@
+//! Network namespaces with a name, as `ip netns` keeps them: files in /run/netns.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::{
+            fs::{MetadataExt as _, OpenOptionsExt as _},
+            net::UnixDatagram,
+        },
+    },
+    path::{Path, PathBuf},
+    thread,
+};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    nsid::{NsidAttribute, NsidMessage},
+};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::{
+    netlink::{Netlink, Refused},
+    rtnl::Rtnl,
+};
+use crate::sys;
+
+/// Where names of network namespaces are, as everywhere on Linux.
+pub(super) const FOLDER: &str = "/run/netns";
+
+/// A network namespace, told from every other one that this kernel has had since it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NamespaceId {
+    /// Its inode number, which another one may get once it is gone.
+    inode: u64,
+    /// The kernel's own number of it, which no other one gets: from Linux 5.14 on.
+    cookie: Option<u64>,
+}
+
+impl NamespaceId {
+    /// The one of the calling thread.
+    pub fn here() -> Result<Self, Refused> {
+        const PATH: &str = "/proc/thread-self/ns/net";
+        let id = || -> io::Result<Self> {
+            Ok(Self {
+                inode: fs::metadata(PATH)?.ino(),
+                // A socket of any family tells.
+                cookie: sys::netns_cookie(UnixDatagram::unbound()?.as_fd())?,
+            })
+        };
+        id().map_err(Refused::of("look at network namespace", PATH))
+    }
+}
+
+/// A network namespace that has a name here.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    /// The file that names a namespace.
+    pub fn path(name: &str) -> PathBuf {
+        Path::new(FOLDER).join(name)
+    }
+
+    /// Opens a namespace by name; `None` where there is none.
+    pub fn open(name: &str) -> Result<Option<Self>, Refused> {
+        let refused = || Refused::of("open namespace", name);
+        check(name).map_err(refused())?;
+        // Whatever has the name: a pipe, too, is opened at once and turns out to be no namespace.
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(Self::path(name));
+        let file = match opened {
+            // A socket cannot be opened, and is no namespace.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENXIO) => {
+                return Ok(None);
+            }
+            file => file.map_err(refused())?,
+        };
+        // The file without a namespace on it is what is left of an attempt that was killed.
+        if fstatfs(&file)
+            .map_err(Refused::of("open namespace", name))?
+            .filesystem_type()
+            != NSFS_MAGIC
+        {
+            return Ok(None);
+        }
+        let name = name.to_owned();
+        Ok(Some(Self { name, file }))
+    }
+
+    /// Makes a namespace. Nobody can see it before `prepare` is done with it. Whatever has its name already stays as it is,
+    /// and is an error.
+    pub async fn make(name: &str, prepare: impl AsyncFnOnce(&Self) -> Result<(), Refused>) -> Result<Self, Refused> {
+        let refused = || Refused::of("make namespace", name);
+        check(name).and_then(|()| vacant(name)).map_err(refused())?;
+        let file = on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        let file = file.map_err(refused())?;
+        let name = name.to_owned();
+        let namespace = Self { name, file };
+        prepare(&namespace).await?;
+        share_folder().map_err(Refused::of("share", FOLDER))?;
+        namespace
+            .mount()
+            .map_err(Refused::of("make namespace", &namespace.name))?;
+        Ok(namespace)
+    }
+
+    fn mount(&self) -> io::Result<()> {
+        let path = Self::path(&self.name);
+        // As `ip netns add`: nobody reads or writes the file itself.
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            // What is there is another's, a link that leads nowhere too.
+            .create_new(true)
+            .mode(0o444)
+            .open(&path)?;
+        let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let mounted = mount(Some(&*source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        mounted.map_err(|error| match fs::remove_file(&path) {
+            Ok(()) => error.into(),
+            Err(left) => io::Error::new(left.kind(), format!("{error}, and `{}` stays: {left}", path.display())),
+        })
+    }
+
+    /// Which one it is.
+    pub fn id(&self) -> Result<NamespaceId, Refused> {
+        self.enter(NamespaceId::here)
+            .map_err(Refused::of("enter namespace", &self.name))?
+    }
+
+    /// Whether its name still leads to it: not after somebody took the name away, or gave it to another one.
+    pub fn is_named(&self) -> Result<bool, Refused> {
+        let refused = || Refused::of("look at namespace", &self.name);
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let own = self.file.metadata().map_err(refused())?;
+        match fs::metadata(Self::path(&self.name)) {
+            // The number is no other's while the file is open.
+            Ok(named) => Ok(place(named) == place(own)),
+            // A symbolic link to a namespace of a process that is gone is none, too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(refused()(error)),
+        }
+    }
+
+    /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it. A name that stands
+    /// for another one by now stays.
+    pub fn remove(self) -> Result<(), Refused> {
+        if !self.is_named()? {
+            return Ok(());
+        }
+        let path = Self::path(&self.name);
+        match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // Somebody else took it away before.
+            Err(nix::Error::ENOENT) => return Ok(()),
+            Ok(()) | Err(nix::Error::EINVAL) => {}
+            Err(error) => return Err(Refused::of("remove namespace", self.name)(error)),
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Refused::of("remove namespace", self.name)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The namespace itself, for whoever wants to enter it or move a link there.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Connects to rtnetlink inside it.
+    pub fn netlink(&self) -> Result<Netlink, Refused> {
+        let runtime = Handle::current();
+        let refused = Refused::of("enter namespace", &self.name);
+        let opened = self.enter(|| {
+            let _guard = runtime.enter();
+            Netlink::open()
+        });
+        opened.map_err(refused)?
+    }
+
+    /// Runs `inside` in it, on a thread of its own: a thread that goes in does not come out.
+    pub fn enter<R: Send>(&self, inside: impl FnOnce() -> R + Send) -> io::Result<R> {
+        on_thread(|| {
+            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            Ok(inside())
+        })
+    }
+}
+
+/// A name must be one file's in the folder.
+fn check(name: &str) -> io::Result<()> {
+    let fits = !name.is_empty() && name != "." && name != ".." && name.len() <= 255 && !name.contains(['/', '\0']);
+    if fits {
+        Ok(())
+    } else {
+        let why = "a namespace's name has 1 to 255 bytes, none of them `/`, and is not `.` or `..`";
+        Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+    }
+}
+
+/// A name must not be that of a file that is no network namespace.
+fn vacant(name: &str) -> io::Result<()> {
+    let path = Namespace::path(name);
+    let kind = match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        metadata => metadata?.file_type(),
+    };
+    let what = match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_symlink() => "a symbolic link that leads to no network namespace",
+        () if kind.is_file() => "an ordinary file, with no network namespace on it",
+        () => "a pipe, a socket or a device",
+    };
+    let why = format!(
+        "`{}` is {what}: take it away, or name another namespace for the task",
+        path.display()
+    );
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
+}
+
+/// Makes the folder, and lets mounts in it reach other mount namespaces: so does `ip netns`.
+fn share_folder() -> io::Result<()> {
+    fs::create_dir_all(FOLDER)?;
+    let share = || {
+        let flags = MsFlags::MS_SHARED | MsFlags::MS_REC;
+        mount(None::<&str>, FOLDER, None::<&str>, flags, None::<&str>)
+    };
+    match share() {
+        // It is no mount yet.
+        Err(nix::Error::EINVAL) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(FOLDER), FOLDER, None::<&str>, flags, None::<&str>)?;
+            Ok(share()?)
+        }
+        shared => Ok(shared?),
+    }
+}
+
+fn on_thread<R: Send>(run: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
+    thread::scope(|scope| match scope.spawn(run).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// The id that a network namespace has in that of the calling thread; an error if it has none.
+pub fn id_of(namespace: &File) -> io::Result<i32> {
+    let mut message = NsidMessage::default();
+    message
+        .attributes
+        .push(NsidAttribute::Fd(namespace.as_raw_fd().cast_unsigned()));
+    let answer = Rtnl::open()?.ask(RouteNetlinkMessage::GetNsId(message))?;
+    let id = match answer {
+        RouteNetlinkMessage::NewNsId(message) => message.attributes.into_iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if id >= 0 => Some(id),
+            _ => None,
+        }),
+        _ => None,
+    };
+    id.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the namespace has no id here"))
+}

@@ -1,0 +1,70 @@
+//! A trunk's VLAN tags: in its frames, or beside them.
+
+use std::io;
+
+use nix::net::if_::if_indextoname;
+
+use super::link::{Link, LinkKind, OtherEnd};
+use crate::sys;
+use crate::sys::VlanSwitch;
+
+/// Where a trunk's tags are when the early verdict sees its frames: it finds them only in the frames.
+#[derive(Debug)]
+pub enum Tags {
+    /// In them.
+    InFrames,
+    /// In them, as long as this lives: the switch that kept them beside is off.
+    Turned(Turned),
+    /// Nobody here can tell: the other end of the veth pair is in another network namespace.
+    Unknown,
+    /// Beside them, and the link does not let that be changed.
+    Beside(io::Error),
+}
+
+/// A switch that was turned off, and is turned on again when this is dropped.
+#[derive(Debug)]
+pub struct Turned {
+    ifindex: u32,
+    switch: VlanSwitch,
+}
+
+impl Drop for Turned {
+    fn drop(&mut self) {
+        let turned = name(self.ifindex).and_then(|name| sys::turn_vlan_switch(&name, self.switch, true));
+        if let Err(error) = turned {
+            tracing::debug!("a VLAN switch stays off, its link may be gone: {error}");
+        }
+    }
+}
+
+impl Tags {
+    /// Has a trunk's tags in its frames, where that can be had.
+    pub fn in_frames(link: &Link) -> Self {
+        let (ifindex, switch) = match link.kind {
+            LinkKind::Uplink(OtherEnd::Elsewhere) => return Self::Unknown,
+            // What a veth pair's end receives is what the other end sends.
+            LinkKind::Uplink(OtherEnd::Here(ifindex)) => (ifindex, VlanSwitch::Transmit),
+            _ => (link.ifindex, VlanSwitch::Receive),
+        };
+        Self::turn(ifindex, switch).unwrap_or_else(Self::Beside)
+    }
+
+    fn turn(ifindex: u32, switch: VlanSwitch) -> io::Result<Self> {
+        let name = name(ifindex)?;
+        let beside = match sys::vlan_switch(&name, switch) {
+            // A driver without switches leaves frames as they are.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => false,
+            beside => beside?,
+        };
+        if !beside {
+            return Ok(Self::InFrames);
+        }
+        sys::turn_vlan_switch(&name, switch, false)?;
+        Ok(Self::Turned(Turned { ifindex, switch }))
+    }
+}
+
+fn name(ifindex: u32) -> io::Result<String> {
+    let name = if_indextoname(ifindex)?;
+    name.into_string().map_err(io::Error::other)
+}
