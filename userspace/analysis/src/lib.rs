@@ -2,6 +2,6 @@
 //! a look.
 
 pub mod explain;
-pub mod host;
+pub mod host_image;
 pub mod lint;
 pub mod words;

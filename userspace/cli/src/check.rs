@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use taskgate_agent::{Found, HostFinding, RunError, Who, count_links, room, share, survey};
 use taskgate_analysis::{
-    host::Host,
+    host_image::HostImage,
     lint::{self, Lint},
     words,
 };
@@ -226,7 +226,7 @@ struct Checked {
 
 fn check(folder: &Path, with_host: bool) -> Result<Checked, Error> {
     let loaded = taskgate_config::load(folder)?;
-    let host = Host::new(&loaded.model, &|eni| eni.binding.is_some(), &loaded.model.exempt())?;
+    let host = HostImage::new(&loaded.model, &|eni| eni.binding.is_some(), &loaded.model.exempt())?;
     let summary = summary(&loaded.model, &host);
     let found = lint::lints(&loaded.model);
     let host = with_host.then(|| HostReport::new(&loaded.model)).transpose()?;
@@ -260,7 +260,7 @@ fn problem(lint: Lint, folder: &Path, files: &[String]) -> Problem {
     }
 }
 
-fn summary(model: &Model, host: &Host) -> Summary {
+fn summary(model: &Model, host: &HostImage) -> Summary {
     let rules = model
         .groups
         .iter()

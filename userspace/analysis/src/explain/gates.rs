@@ -16,7 +16,7 @@ use super::{
     question::Question,
     unknown::unknown,
 };
-use crate::host::Host;
+use crate::host_image::HostImage;
 
 /// What a gate, or all of them, say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -84,7 +84,7 @@ pub struct Explainer<'a> {
 struct Gated<'a> {
     /// The link of each is its place in here.
     enis: Vec<&'a Eni>,
-    host: Host,
+    host: HostImage,
 }
 
 impl<'a> Gated<'a> {
@@ -93,7 +93,7 @@ impl<'a> Gated<'a> {
         // `settings.exempt` is of this host.
         let here = enis.first().is_some_and(|eni| eni.binding.is_some());
         let exempt = if here { model.exempt() } else { Exempt::default() };
-        let mut host = Host::new(model, &|eni| ids.contains(&*eni.id), &exempt)?;
+        let mut host = HostImage::new(model, &|eni| ids.contains(&*eni.id), &exempt)?;
         for (at, eni) in enis.iter().enumerate() {
             if let Some(slot) = host.writer.slot(&eni.id) {
                 host.writer.add_link(link(at), slot)?;

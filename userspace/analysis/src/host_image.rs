@@ -12,7 +12,7 @@ use taskgate_model::{Eni, Exempt, Model};
 const ROOM: u32 = 16;
 
 /// An image that holds one generation, and who is who in it.
-pub struct Host {
+pub struct HostImage {
     /// The image and its writer.
     pub writer: ImageWriter<Vec<AtomicU64>>,
     /// What the rules' numbers stand for.
@@ -23,7 +23,7 @@ pub struct Host {
     pub policy_bytes: usize,
 }
 
-impl Host {
+impl HostImage {
     /// Compiles a model with a gate for each ENI that `gated` picks, which lets `exempt` through without a rule.
     ///
     /// # Errors
