@@ -5,10 +5,9 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-
-use testkit::fixture::model::{gated, group, member, model, tcp_to};
 use taskgate_compiler::Gate;
 use taskgate_model::{Eni, Model, Protocol, SecurityGroup};
+use testkit::fixture::model::{gated, group, member, model, tcp_to};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 use std::{thread, time::Instant};
 
 use anyhow::{Context as _, Error, Result, ensure};
-use taskgate_compiler::host_image;
 use differential::{Difference, Episode, Tally};
+use taskgate_compiler::host_image;
 use testkit::{fixture::Kernel, sandbox::sandbox};
 
 /// Packets in an episode.

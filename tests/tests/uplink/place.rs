@@ -8,9 +8,9 @@
 //! tasks would be, and gets and sends what a trunk carries for them.
 
 use anyhow::{Context as _, Result};
+use nix::net::if_::if_nametoindex;
 use taskgate_bpf::{early::Early, load::LoadOptions, object::Object};
 use taskgate_net::link::{Link, LinkKind, OtherEnd};
-use nix::net::if_::if_nametoindex;
 use testkit::{Capture, Config, Daemon, Netns, Topology, kernel::await_gates, netns::await_up, traffic::Sender};
 
 /// Who judges first what comes from the wire.

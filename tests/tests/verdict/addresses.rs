@@ -1,8 +1,8 @@
 //! A task sends and receives as itself, and what it opens to the platform's own services needs no rule.
 
 use anyhow::Result;
-use taskgate_model::AddressList;
 use taskgate_ebpf::abi::Direction;
+use taskgate_model::AddressList;
 use testkit::fixture::{all_gated, frames::*, model::member, on_host_and_in_kernel};
 
 use super::*;

@@ -1,8 +1,8 @@
 //! What a change of the configuration does to connections that are there.
 
 use anyhow::Result;
-use taskgate_model::OnRuleRemoval;
 use taskgate_ebpf::abi::{Direction, LinkId};
+use taskgate_model::OnRuleRemoval;
 use testkit::fixture::{frames::*, model::gated, on_host_and_in_kernel};
 
 use super::*;

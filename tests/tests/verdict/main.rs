@@ -17,11 +17,11 @@ mod uplink;
 
 use std::net::IpAddr;
 
+use taskgate_model::{Eni, Model, Ports, Protocol};
 use testkit::fixture::{
     frames,
     model::{gated, group, model, tcp_to},
 };
-use taskgate_model::{Eni, Model, Ports, Protocol};
 
 const TASK4: &str = "10.9.0.5";
 const TASK6: &str = "2001:db8:9::5";

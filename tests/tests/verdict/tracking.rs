@@ -1,8 +1,8 @@
 //! The life of a connection: what passes as its part, for how long, and what it counts.
 
 use anyhow::Result;
-use taskgate_model::IcmpMatch;
 use taskgate_ebpf::{abi::Direction, host::Left};
+use taskgate_model::IcmpMatch;
 use testkit::fixture::{Sent, frames::*, on_host_and_in_kernel};
 
 use super::*;
