@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
+    os::unix::fs::{OpenOptionsExt as _, symlink},
     path::Path,
     thread,
     time::Duration,
@@ -285,6 +286,14 @@ fn a_namespace_of_the_users_stays() -> Result<()> {
     })
 }
 
+/// Leaves what a run leaves that is killed between making a namespace's file and naming the namespace by it.
+pub(crate) fn placeholder(namespace: &str) -> Result<()> {
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o444);
+    options.open(Namespace::path(namespace))?;
+    Ok(())
+}
+
 #[test]
 fn what_a_killed_run_left_is_replaced() -> Result<()> {
     sandbox(async || {
@@ -299,8 +308,8 @@ fn what_a_killed_run_left_is_replaced() -> Result<()> {
         ensure!(!ip(&format!("link show {}", eni.link().name))?.contains("alias"));
         let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
         ensure!(eni.made_namespace());
-        eni.remove(&netlink).await?;
-        File::create(Namespace::path("a"))?;
+        ip("netns del a")?;
+        placeholder("a")?;
         let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
         ensure!(eni.made_namespace());
         eni.remove(&netlink).await?;
@@ -392,7 +401,7 @@ fn the_hosts_own_namespace_is_no_tasks() -> Result<()> {
         let netlink = Netlink::open()?;
         fs::create_dir_all("/run/netns")?;
         let own = format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid());
-        std::os::unix::fs::symlink(own, Namespace::path("own"))?;
+        symlink(own, Namespace::path("own"))?;
         let all = addresses(1);
         let error = TaskEni::make(&netlink, &spec("own", &all), open).await.unwrap_err();
         ensure!(matches!(error, EniError::OwnNetwork { .. }), "{error}");

@@ -13,14 +13,13 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 use taskgate_net::{
     eni::{EniError, EniSpec, Kept, TaskEni, remove_left_over},
     netlink::Netlink,
-    netns::Namespace,
 };
 use testkit::{
     netns::until,
     sandbox::{ip, ip_batch, sandbox},
 };
 
-use crate::enis::{open, spec};
+use crate::enis::{open, placeholder, spec};
 
 const LIST: &str = "/run/taskgate/test.provisioned";
 
@@ -146,7 +145,7 @@ fn a_run_that_is_killed_anywhere_leaves_nothing_unlisted() -> Result<()> {
                 "listed" => {
                     ip(&format!("link del {link}"))?;
                     ip("netns del web")?;
-                    fs::write(Namespace::path("web"), "")?;
+                    placeholder("web")?;
                 }
                 // Killed before it had its alias.
                 "link" => ip_batch(&format!("link set {link} alias \"\"\n"))?,
