@@ -3,7 +3,7 @@
 use crate::{
     abi::Direction,
     conntrack::{ICMP, ICMPV6, TCP, UDP},
-    packet::{Exchange, Kind, Packet, mapped, request_of},
+    packet::{Exchange, Kind, Packet, link_local, mapped, request_of},
 };
 
 /// A packet's flow.
@@ -128,3 +128,21 @@ pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
 
 #[cfg(test)]
 mod tests;
+
+/// Whether two addresses are the same.
+#[inline(always)]
+pub(crate) const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
+}
+
+/// Whether no router carries on what goes to this address: link-local, or multicast of the link's scope.
+#[inline(always)]
+pub(crate) const fn of_link(address: [u64; 2]) -> bool {
+    link_local(address) || of_link_group(address)
+}
+
+/// Whether an address is multicast of the link's scope (RFC 4291, 2.7).
+#[inline(always)]
+pub(crate) const fn of_link_group(address: [u64; 2]) -> bool {
+    address[0] >> 48 == 0xff02
+}

@@ -1,28 +1,40 @@
 //! The verdict: the one function that the kernel's entry points, the tests and `explain` call.
 //!
-//! A packet of a tracked connection costs one lookup: no policy, no ENI, no event ([`track`]). Everything else is judged
-//! by the ENI of its link ([`admit`], [`neighbour`]), and what is refused ends in [`deny`], at one place.
+//! The steps of a packet with addresses stand in [`Scene::follow`], one after the other, and each in a file of its name:
+//! [`related`], [`lookup`], [`evaluate`], [`commit`]; [`account`] counts, [`deny`] ends what some step refused. Steps know
+//! nothing of each other: what one hands on to the next is a type in [`evaluation`] or [`status`].
+//!
+//! A packet of a tracked connection costs one lookup: no policy, no ENI, no event. ARP and neighbour discovery go their own
+//! way ([`neighbour`]), later fragments follow their first ([`fragment`]).
 
-mod admit;
+mod account;
+mod commit;
 mod deny;
 mod early;
+mod evaluate;
+mod evaluation;
 mod fragment;
 mod link_local;
+mod lookup;
 mod neighbour;
 mod related;
 mod share;
-mod track;
+mod status;
 
 pub use early::{branch, early};
+
+use evaluation::Plan;
 
 use crate::{
     abi::{
         Conn, Denial, Direction, Event, Fragment, LinkLocal, LinkLocalKey, Outcome, Pass, Reason,
-        tables::{Flags, Totals},
+        image::control,
+        tables::{Flags, Totals, denial_tail},
     },
     family::{Family, Keys, V4, V6},
+    flow::Flow,
     packet::{Ethernet, Frame, Kind, Neighbour, Packet, Unparsed, hardware_number, parse, parse_quoted},
-    policy::{Control, EniRow, Image},
+    policy::{Control, EniRow, Image, PeerKey as _},
     tables::{Flows, Tables},
 };
 
@@ -171,6 +183,40 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         }
     }
 
+    /// The walk of a packet with addresses. `parsed`: what it is refused for, if it is.
+    #[inline(always)]
+    fn follow<F: Family>(&mut self, parsed: Result<(), Reason>) -> Result<Pass, Reason>
+    where
+        T: Flows<F::Key>,
+    {
+        let tail = self.tail();
+        let mut related = 0;
+        let plan = if let Err(reason) = parsed {
+            Plan::refused(reason)
+        } else if !F::Peer::V6 && self.speaks_as_router() {
+            // Before any connection could vouch for it.
+            Plan::refused(Reason::SpoofedSource)
+        } else {
+            // 1. Related: an error about a tracked connection.
+            related = self.related::<F>(tail);
+            // 2. Lookup, which accounts for a packet of a connection that decides.
+            match self.find::<F>(tail) {
+                Some(plan) => plan,
+                None => return Ok(Pass::Tracked),
+            }
+        };
+        let plan = Plan(self.tables.blur(plan.0));
+        let related = self.tables.blur(related);
+        // 3. Evaluate: the ENI, its address, what is exempt, the policy.
+        let admission = self.admit::<F>(plan, related)?;
+        // The gate behind keeps what XDP lets through.
+        if D::EARLY {
+            return Ok(Pass::Tracked);
+        }
+        // 4. Commit: an entry, in which the packet is accounted for.
+        self.enter::<F>(plan, admission)
+    }
+
     /// What leaves no record, whether it passes or not: ARP and neighbour discovery, as on AWS, and frames that carry no
     /// addresses. It is counted. `None`: it is IPv6 for the rules, unless it now is refused for what it says.
     #[inline(always)]
@@ -240,5 +286,28 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let flags = Flags::new(state, self.control.window);
         flags.update(state, self.control.window, D::DIRECTION, self.packet.tcp_flags);
         flags
+    }
+
+    /// Tells whoever follows of a flow's first packet.
+    #[inline(always)]
+    fn tell(&mut self, outcome: Outcome, rule: u32) {
+        if self.control.flags & control::FOLLOW == 0 {
+            return;
+        }
+        let packet = self.packet;
+        let flow = Flow::plain(packet, D::DIRECTION);
+        self.work.event = Event {
+            local: flow.local,
+            remote: flow.remote,
+            ports: flow.ports,
+            tail: denial_tail(self.work.eni.slot, packet.protocol, D::DIRECTION, outcome.number()),
+            rule,
+            time: self.now,
+            bytes: packet.bytes,
+            tcp_flags: packet.tcp_flags as u32,
+            generation: self.control.generation,
+            spare: 0,
+        };
+        self.tables.emit(&self.work.event);
     }
 }

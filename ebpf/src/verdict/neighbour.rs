@@ -8,6 +8,7 @@ use crate::{
         image::slot,
         tables::NeighbourKind::{self, Heard, Probed},
     },
+    flow::{of_link, of_link_group, same},
     packet::{Kind, Neighbour, link_local},
     policy::{Image, Rows},
     tables::Tables,
@@ -195,27 +196,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     }
 }
 
-/// Whether two addresses are the same.
-#[inline(always)]
-pub(super) const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
-    (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
-}
-
 /// `::`, or 0.0.0.0 mapped.
 #[inline(always)]
 const fn nobody(address: [u64; 2]) -> bool {
     address[0] == 0 && (address[1] == 0 || address[1] == 0xffff_0000_0000)
-}
-
-/// Whether no router carries on what goes to this address: link-local, or multicast of the link's scope.
-#[inline(always)]
-pub(super) const fn of_link(address: [u64; 2]) -> bool {
-    link_local(address) || of_link_group(address)
-}
-
-#[inline(always)]
-const fn of_link_group(address: [u64; 2]) -> bool {
-    address[0] >> 48 == 0xff02
 }
 
 /// `ff02::1`.

@@ -2,11 +2,11 @@
 //! the packet inside them. AWS documents no such thing (facts: security groups, section 2); without the path MTU messages
 //! a connection over a narrower path hangs, so those are let through unless the setting says otherwise.
 
-use super::{Scene, Way, neighbour::same, track::Standing};
+use super::{Scene, Way, status::Standing};
 use crate::{
     abi::image::control,
     family::Family,
-    flow::Flow,
+    flow::{Flow, same},
     packet::{Kind, Packet},
     policy::PeerKey as _,
     tables::{Flows, Tables},

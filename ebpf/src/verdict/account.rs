@@ -1,0 +1,43 @@
+//! Account: the packet in its connection's entry.
+
+use super::{Scene, Way};
+use crate::{
+    abi::{Conn, Direction},
+    conntrack::{Life, advance},
+    tables::Tables,
+};
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Adds the packet to an entry. `anew`: what that knows then, unless it goes on with what it knows.
+    #[inline(always)]
+    pub(super) fn account(&self, conn: &Conn, tail: u32, anew: Option<Life>) {
+        let packet = self.packet;
+        self.add_totals(conn);
+        conn.seen.set(self.now, tail);
+        let was = Life {
+            state: conn.state(),
+            next: conn.next.get(),
+        };
+        let is = if let Some(life) = anew {
+            life
+        } else {
+            let blur = |number| self.tables.blur(number);
+            advance(was, packet.protocol, D::DIRECTION, packet.segment(), blur)
+        };
+        if anew.is_some() || matches!(D::DIRECTION, Direction::Egress) {
+            conn.next.set(is.next);
+        } else {
+            conn.next.set_ingress(is.next[1]);
+        }
+        conn.flags
+            .update(is.state, self.control.window, D::DIRECTION, packet.tcp_flags);
+    }
+
+    /// Counts the packet in an entry, and does not renew that.
+    #[inline(always)]
+    pub(super) fn add_totals(&self, conn: &Conn) {
+        let totals = &conn.totals[D::DIRECTION.index()];
+        self.tables.add(&totals.packets, self.packet.packets as u64);
+        self.tables.add(&totals.bytes, self.packet.bytes as u64);
+    }
+}

@@ -1,0 +1,167 @@
+//! Commit: the entry of an allowed packet, new or filled anew, within the task's share.
+
+use super::{
+    Scene, Way,
+    evaluation::{Admission, Plan},
+    share::{Accounts, NoRoom},
+};
+use crate::{
+    abi::{
+        Conn, Direction, Outcome, Pass, Reason,
+        image::{Claim, Shared},
+        tables::{Next, Seen, Totals, pair, state},
+    },
+    conntrack::{Life, begin, initiator},
+    family::Family,
+    flow::{Flow, is_dhcp},
+    packet::Exchange,
+    tables::{Flows, Inserted, Tables},
+};
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
+    #[inline(always)]
+    pub(super) fn enter<F: Family>(&mut self, plan: Plan, admission: Admission) -> Result<Pass, Reason>
+    where
+        T: Flows<F::Key>,
+    {
+        let tail = self.tail();
+        let mut refills = plan.0 & Plan::REFILLS != 0;
+        let mut goes_on = plan.0 & Plan::GOES_ON != 0;
+        if admission.dhcp {
+            let flow = Flow::dhcp(self.packet);
+            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
+            refills = true;
+        } else if matches!(D::DIRECTION, Direction::Ingress) && is_dhcp(self.packet, Direction::Ingress) {
+            // It answers nothing that the task asked.
+            let flow = Flow::plain(self.packet, D::DIRECTION);
+            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
+        }
+        let opened = self.tables.blur((plan.opened() | admission.state) as u32) as u16;
+        let packet = self.packet;
+        let segment = packet.segment_in_any_case(|value| self.tables.blur(value));
+        let life = begin(opened, packet.protocol, D::DIRECTION, segment);
+        let life = life.blurred(|number| self.tables.blur(number));
+        let mut refused = None;
+        let mut kept = false;
+        let mut found = None;
+        // Twice at most: an entry can come, or go, between a look and the next step.
+        for _ in 0..2 {
+            if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
+                found = Some(conn);
+                break;
+            }
+            match self.insert::<F>(opened, life, admission) {
+                Ok(Inserted::Exists) => {
+                    refills = true;
+                    goes_on = true;
+                }
+                // A busy table is no fault of the packet's.
+                Ok(inserted) => {
+                    kept = inserted == Inserted::Done;
+                    break;
+                }
+                Err(reason) => {
+                    refused = Some(reason);
+                    break;
+                }
+            }
+        }
+        if let Some(conn) = found {
+            if matches!(D::DIRECTION, Direction::Ingress) && admission.dhcp {
+                // Only the task keeps it open.
+                self.add_totals(&conn);
+            } else {
+                self.readmit(&conn, tail, opened, admission.rule, (!goes_on).then_some(life));
+            }
+            kept = true;
+        }
+        if !kept && let Some(usage) = self.tables.usage(self.work.eni.slot) {
+            let packets = self.packet.packets as u64;
+            if let Some(reason) = refused
+                && admission.state & state::UNTRACKED == 0
+                && !admission.is_error()
+            {
+                self.tables.add(&usage.conns_refused, packets);
+                return Err(reason);
+            }
+            // It needs no entry to pass, only to be recorded.
+            self.tables.add(&usage.flows_lost, packets);
+        }
+        let outcome = self.count(Outcome::Pass(admission.pass));
+        self.tell(outcome, admission.rule);
+        Ok(admission.pass)
+    }
+
+    /// Adds an entry under the key in hand, if its ENI may have one more.
+    #[inline(always)]
+    fn insert<F: Family>(&mut self, opened: u16, life: Life, admission: Admission) -> Result<Inserted, Reason>
+    where
+        T: Flows<F::Key>,
+    {
+        let slot = self.work.eni.slot;
+        let accounts = Accounts::of(slot, Shared::Connections);
+        let share = self.control.share(Shared::Connections);
+        let claim = if admission.is_error() {
+            Claim::Error
+        } else if opened & state::INGRESS != 0 {
+            Claim::Inward
+        } else {
+            Claim::Outward
+        };
+        let charge = match accounts.charge(self.tables, share, self.work.eni.conn_cap, claim) {
+            Ok(charge) => charge,
+            Err(NoRoom::Cap) => return Err(Reason::TaskConnectionsFull),
+            Err(NoRoom::Full) => return Err(Reason::ConnectionsFull),
+        };
+        let opened = opened | charge.state();
+        self.work.conn = Conn {
+            totals: match D::DIRECTION {
+                Direction::Egress => [self.totals(), Totals::default()],
+                Direction::Ingress => [Totals::default(), self.totals()],
+            },
+            seen: Seen::new(self.now, self.tail()),
+            admitted: pair(self.control.epoch(slot), self.control.generation).into(),
+            by: self.by(admission.rule, opened, slot).into(),
+            next: Next::new(life.next),
+            flags: self.flags(life.state),
+        };
+        let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
+        if inserted != Inserted::Done {
+            accounts.take_back(self.tables, charge);
+        }
+        match inserted {
+            Inserted::Full => Err(Reason::ConnectionsFull),
+            inserted => Ok(inserted),
+        }
+    }
+
+    /// What an entry says of who admitted it. Rules name codes, so a request's is part of that; for everything else it
+    /// means nothing.
+    #[inline(always)]
+    fn by(&self, rule: u32, opened: u16, slot: u16) -> u64 {
+        let code = match self.packet.exchange {
+            Exchange::Request => self.packet.destination_port as u8,
+            _ => 0,
+        };
+        Conn::pack_by(rule, opened, code, slot)
+    }
+
+    /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows. Where another CPU
+    /// is just making some entry another slot's, who admits it stays for the next packet to say.
+    #[inline(always)]
+    fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, anew: Option<Life>) {
+        let slot = self.work.eni.slot;
+        let was = conn.state();
+        // A SYN of the side that was opened to takes nothing over from the one that opened it.
+        if anew.is_some() || initiator(was) as u8 == initiator(opened) as u8 {
+            let by = self.by(rule, opened | was & state::POOL, slot);
+            if conn.by().1 == slot || self.move_charge(conn, by) {
+                conn.admitted
+                    .set(pair(self.control.epoch(slot), self.control.generation));
+                conn.by.set(by);
+            }
+        }
+        self.account(conn, tail, anew);
+    }
+}

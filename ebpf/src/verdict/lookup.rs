@@ -1,0 +1,69 @@
+//! Lookup: the connection of a packet, and how it is to be judged if there is none that decides.
+
+use super::{Scene, Way, evaluation::Plan, status::Standing};
+use crate::{
+    abi::{Direction, Reason},
+    family::Family,
+    flow::{Flow, is_dhcp},
+    tables::{Flows, Tables},
+};
+
+impl<T: Tables, D: Way> Scene<'_, T, D> {
+    /// Counts the packet in its connection, if it has one that decides; else says how it is to be judged.
+    #[inline(always)]
+    pub(super) fn find<F: Family>(&mut self, tail: u32) -> Option<Plan>
+    where
+        T: Flows<F::Key>,
+    {
+        let mut flow = Flow::tracked(self.packet, D::DIRECTION);
+        let mut plan = Plan::anew(D::DIRECTION);
+        let mut answers_dhcp = false;
+        // As what it answers, as itself, as the task's DHCP. Counted: before Linux 6.8 the verifier takes only a jump for the
+        // way back of a loop (check_cfg), and without a count the compiler may lay the steps so that there is none.
+        for _ in 0..3 {
+            let key = F::key(&mut self.work.keys);
+            F::set_key(key, flow.local, flow.remote, flow.ports, tail);
+            let standing = match self.tables.conn(key) {
+                Some(conn) => {
+                    let standing = self.standing(&conn, tail, self.packet);
+                    if standing == Standing::Live && !answers_dhcp {
+                        if !D::EARLY {
+                            self.account(&conn, tail, None);
+                        }
+                        return None;
+                    }
+                    standing
+                }
+                None => Standing::Absent,
+            };
+            match standing {
+                // Whether it goes to the task is still to be seen.
+                Standing::Live if answers_dhcp => return Some(plan.answering_dhcp()),
+                _ if answers_dhcp => return Some(plan),
+                Standing::Rejudge(initiator) => return Some(Plan::again(initiator)),
+                // No request that this answers is tracked: the packet stands for itself.
+                Standing::Stale | Standing::Absent | Standing::Live if flow.special => {
+                    flow = Flow::plain(self.packet, D::DIRECTION);
+                }
+                Standing::Closed => return Some(Plan::refused(Reason::ConnectionClosed)),
+                Standing::Stale | Standing::Absent | Standing::Live => {
+                    if standing == Standing::Stale {
+                        plan = plan.refilling();
+                    }
+                    if matches!(D::DIRECTION, Direction::Egress) || !is_dhcp(self.packet, D::DIRECTION) {
+                        return Some(plan);
+                    }
+                    flow = Flow::dhcp(self.packet);
+                    answers_dhcp = true;
+                }
+            }
+        }
+        Some(plan)
+    }
+
+    /// The tail of the packet's key among tracked connections.
+    #[inline(always)]
+    pub(super) fn tail(&self) -> u32 {
+        self.packet.link << 8 | self.packet.protocol as u32
+    }
+}
