@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkId, LinkLocal, LinkLocalKey, NeighbourCache, Outcome,
-        Reason, Usage, image, outcome::OUTCOMES, tables::Word,
+        Conn, Denial, Direction, DropReason, EniUsage, Event, Fragment, Key4, Key6, LinkId, LinkLocal, LinkLocalKey,
+        NeighbourCache, Outcome, image, outcome::OUTCOMES, tables::Word,
     },
     packet::{Checksum, Cut, Ethernet, Frame},
     policy::{Bank, Image},
@@ -42,7 +42,7 @@ pub struct HostTables<'a> {
     image: &'a [AtomicU64],
     v4: Family<Key4>,
     v6: Family<Key6>,
-    usage: Vec<Usage>,
+    usage: Vec<EniUsage>,
     neighbours: Vec<NeighbourCache>,
     link_locals: RefCell<HashMap<LinkLocalKey, Rc<LinkLocal>>>,
     counters: RefCell<HashMap<(u16, Direction, u8), u64>>,
@@ -59,7 +59,7 @@ impl<'a> HostTables<'a> {
             image,
             v4: Family::default(),
             v6: Family::default(),
-            usage: (0..image::SLOTS).map(|_| Usage::default()).collect(),
+            usage: (0..image::SLOTS).map(|_| EniUsage::default()).collect(),
             neighbours: vec![NeighbourCache::default(); image::SLOTS as usize],
             link_locals: RefCell::default(),
             counters: RefCell::default(),
@@ -147,7 +147,7 @@ impl<'a> HostTables<'a> {
         self.v4.fragments.borrow_mut().clear();
         self.v6.fragments.borrow_mut().clear();
         self.counters.borrow_mut().clear();
-        self.usage.fill(Usage::default());
+        self.usage.fill(EniUsage::default());
         self.neighbours.fill(NeighbourCache::default());
         self.link_locals.borrow_mut().clear();
     }
@@ -225,7 +225,7 @@ impl Tables for HostTables<'_> {
         self.now.get()
     }
 
-    fn usage(&self, slot: u16) -> Option<&Usage> {
+    fn usage(&self, slot: u16) -> Option<&EniUsage> {
         self.usage.get(slot as usize)
     }
 
@@ -256,7 +256,7 @@ impl Tables for HostTables<'_> {
             .or_default() += packets;
     }
 
-    fn blur(&self, value: u32) -> u32 {
+    fn opaque(&self, value: u32) -> u32 {
         value
     }
 
@@ -352,13 +352,13 @@ impl Frame for HostFrame<'_> {
         self.left.cut
     }
 
-    fn blur(&self, value: u32) -> u32 {
+    fn opaque(&self, value: u32) -> u32 {
         value
     }
 }
 
 /// Judges one frame as the uplink received it, its VLAN tag beside it: why it is dropped, or `None` where it goes on.
-pub fn early(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<Reason> {
+pub fn early(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<DropReason> {
     verdict::early(tables, frame, *frame, tag, &mut Scratch::default())
 }
 

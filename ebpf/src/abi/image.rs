@@ -314,9 +314,9 @@ pub mod rule {
 
 /// Where a policy lies, as a slot's row names it: bank and offset in 64-byte units. 0: no policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Root(pub u32);
+pub struct PolicyRef(pub u32);
 
-impl Root {
+impl PolicyRef {
     const UNIT_BITS: u32 = 15;
 
     /// The root of what lies at `offset` (a multiple of 64) in `bank`.
@@ -338,7 +338,7 @@ impl Root {
 }
 
 const _: () = {
-    assert!(BANK_BYTES >> 6 == 1 << Root::UNIT_BITS);
+    assert!(BANK_BYTES >> 6 == 1 << PolicyRef::UNIT_BITS);
     assert!(CONTROL_TIMEOUTS + 8 * TIMEOUTS as u32 <= CONTROL_SHARES);
     assert!(CONTROL_SHARES + 8 * Shared::ALL.len() as u32 <= EPOCHS);
     assert!(EPOCHS + 8 * SLOTS <= LINKS);

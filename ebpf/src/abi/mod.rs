@@ -8,9 +8,10 @@ pub mod outcome;
 pub mod sk_buff;
 pub mod tables;
 
-pub use outcome::{Direction, Outcome, Pass, Reason};
+pub use outcome::{Direction, DropReason, Outcome, PassReason};
 pub use tables::{
-    Charge, Charges, Conn, Denial, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage, window,
+    Charge, Charges, Conn, Denial, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
+    window,
 };
 
 /// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
@@ -25,7 +26,7 @@ pub const ABI_HASH: u64 = {
         size_of::<Denial>() as u64,
         size_of::<Key4>() as u64,
         size_of::<Key6>() as u64,
-        size_of::<Usage>() as u64,
+        size_of::<EniUsage>() as u64,
         size_of::<NeighbourCache>() as u64,
         size_of::<LinkLocalKey>() as u64,
         size_of::<LinkLocal>() as u64,
@@ -61,7 +62,7 @@ pub mod map {
     pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
     /// The same of IPv6: [`super::Key6`] → [`super::Fragment`].
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
-    /// Slot → [`super::Usage`]: a mmapable array.
+    /// Slot → [`super::EniUsage`]: a mmapable array.
     pub const USAGE: &str = "USAGE";
     /// Slot → [`super::NeighbourCache`]: a mmapable array.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";

@@ -31,7 +31,7 @@ impl Direction {
 /// Why a packet was dropped. Names and numbers are stable: a new one is added, never renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Reason {
+pub enum DropReason {
     /// No rule of the ENI's groups allows it.
     NoRule = 1,
     /// The task sent with a source that is not its own, or something from outside came with the task's own address.
@@ -60,7 +60,7 @@ pub enum Reason {
     SourceRouted = 18,
 }
 
-impl Reason {
+impl DropReason {
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; 13] = [
         Self::NoRule,
@@ -106,7 +106,7 @@ impl Reason {
 /// Why a packet was let through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Pass {
+pub enum PassReason {
     /// It belongs to a connection that was admitted before. Counted in the connection's entry alone.
     Tracked = 0,
     /// A rule allows it.
@@ -121,7 +121,7 @@ pub enum Pass {
     Host = 17,
 }
 
-impl Pass {
+impl PassReason {
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; 6] = [
         Self::Tracked,
@@ -137,9 +137,9 @@ impl Pass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// Let through.
-    Pass(Pass),
+    Pass(PassReason),
     /// Dropped.
-    Drop(Reason),
+    Drop(DropReason),
 }
 
 /// The length of a slot's counters: more than the highest number of an outcome, and whole cache lines.
@@ -158,12 +158,12 @@ impl Outcome {
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Pass(Pass::Tracked) => "tracked",
-            Self::Pass(Pass::Rule) => "rule",
-            Self::Pass(Pass::Exempt) => "exempt",
-            Self::Pass(Pass::Neighbour) => "neighbour",
-            Self::Pass(Pass::IcmpError) => "icmp-error",
-            Self::Pass(Pass::Host) => "host",
+            Self::Pass(PassReason::Tracked) => "tracked",
+            Self::Pass(PassReason::Rule) => "rule",
+            Self::Pass(PassReason::Exempt) => "exempt",
+            Self::Pass(PassReason::Neighbour) => "neighbour",
+            Self::Pass(PassReason::IcmpError) => "icmp-error",
+            Self::Pass(PassReason::Host) => "host",
             Self::Drop(reason) => reason.name(),
         }
     }

@@ -113,11 +113,11 @@ impl Life {
     /// The same, as numbers that nobody knows: see [`crate::tables::Tables::blur`].
     #[inline(always)]
     #[must_use]
-    pub fn blurred(self, blur: impl Fn(u32) -> u32) -> Self {
+    pub fn opaque(self, opaque: impl Fn(u32) -> u32) -> Self {
         let [egress, ingress] = self.next;
-        let next = blur((egress as u32) << 16 | ingress as u32);
+        let next = opaque((egress as u32) << 16 | ingress as u32);
         Self {
-            state: blur(self.state as u32) as u16,
+            state: opaque(self.state as u32) as u16,
             next: [(next >> 16) as u16, next as u16],
         }
     }
@@ -194,14 +194,14 @@ pub const fn begin(state: u16, protocol: u8, direction: Direction, (segment, is_
     life
 }
 
-/// The life after one more packet. `segment`: of TCP, where it can be read. `blur` as in [`Life::blurred`].
+/// The life after one more packet. `segment`: of TCP, where it can be read. `opaque` as in [`Life::blurred`].
 #[inline(always)]
 pub fn advance(
     old: Life,
     protocol: u8,
     direction: Direction,
     segment: Option<Segment>,
-    blur: impl Fn(u32) -> u32,
+    opaque: impl Fn(u32) -> u32,
 ) -> Life {
     if protocol != TCP {
         return Life {
@@ -211,7 +211,7 @@ pub fn advance(
     }
     let Some(segment) = segment else { return old };
     if turns(old.state, segment) {
-        turn(old, direction, segment, &blur).blurred(blur)
+        turn(old, direction, segment, &opaque).opaque(opaque)
     } else {
         let mut life = old;
         match direction {
@@ -266,7 +266,7 @@ const fn claimed(life: &mut Life, segment: Segment) {
 
 /// What changes more than where the sides go on: the handshake, the end.
 #[inline(always)]
-fn turn(old: Life, direction: Direction, segment: Segment, blur: &impl Fn(u32) -> u32) -> Life {
+fn turn(old: Life, direction: Direction, segment: Segment, opaque: &impl Fn(u32) -> u32) -> Life {
     let is_initiator = direction as u8 == initiator(old.state) as u8;
     let (own, other) = (direction.index(), direction.opposite().index());
     let (fin, reset) = ending(direction);
@@ -274,7 +274,7 @@ fn turn(old: Life, direction: Direction, segment: Segment, blur: &impl Fn(u32) -
     let fits = known && segment.sequence == old.next[own];
     let answers = segment.has(tcp::ACK) && segment.acknowledged == old.next[other];
     // As bits that nobody knows: otherwise a verifier would walk the rest once for each of them.
-    let bits = blur(known as u32 | (fits as u32) << 1 | (answers as u32) << 2);
+    let bits = opaque(known as u32 | (fits as u32) << 1 | (answers as u32) << 2);
     let (known, fits, answers) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
     let mut life = old;
     if segment.has(tcp::RST) {
@@ -293,7 +293,7 @@ fn turn(old: Life, direction: Direction, segment: Segment, blur: &impl Fn(u32) -
             if syn && !(known && segment.end() == old.next[own]) {
                 life.state &= state::ADMISSION;
             }
-            life.state = blur(life.state as u32) as u16;
+            life.state = opaque(life.state as u32) as u16;
             if syn || life.state & state::CONFIRMED == 0 {
                 life.next[own] = segment.end();
                 if segment.has(tcp::ACK) {

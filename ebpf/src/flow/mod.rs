@@ -3,7 +3,7 @@
 use crate::{
     abi::Direction,
     conntrack::{ICMP, ICMPV6, TCP, UDP},
-    packet::{Exchange, Kind, Packet, link_local, mapped, request_of},
+    packet::{IcmpKind, Kind, Packet, link_local, mapped, request_of},
 };
 
 /// A packet's flow.
@@ -39,20 +39,20 @@ impl Flow {
     pub fn tracked(packet: &Packet, direction: Direction) -> Self {
         let plain = Self::plain(packet, direction);
         match packet.exchange {
-            Exchange::Request | Exchange::Reply => {
+            IcmpKind::Request | IcmpKind::Reply => {
                 let asked = match packet.exchange {
-                    Exchange::Request => direction,
+                    IcmpKind::Request => direction,
                     _ => direction.opposite(),
                 };
                 let kind = request_of(packet.kind, (packet.destination_port >> 8) as u8) as u32 & 0x1f;
                 let ports = (packet.source_port as u32) << 16 | EXCHANGE | kind << 1 | asked as u32;
                 Self {
                     ports,
-                    special: matches!(packet.exchange, Exchange::Reply),
+                    special: matches!(packet.exchange, IcmpKind::Reply),
                     ..plain
                 }
             }
-            Exchange::None | Exchange::Error => plain,
+            IcmpKind::None | IcmpKind::Error => plain,
         }
     }
 
@@ -137,7 +137,7 @@ pub(crate) const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
 
 /// Whether no router carries on what goes to this address: link-local, or multicast of the link's scope.
 #[inline(always)]
-pub(crate) const fn of_link(address: [u64; 2]) -> bool {
+pub(crate) const fn is_link_scope(address: [u64; 2]) -> bool {
     link_local(address) || of_link_group(address)
 }
 

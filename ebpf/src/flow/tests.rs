@@ -24,7 +24,7 @@ fn packet(direction: Direction, protocol: u8, local_port: u16, remote_port: u16)
     }
 }
 
-fn icmp(direction: Direction, kind: u8, code: u8, identifier: u16, exchange: Exchange) -> Packet {
+fn icmp(direction: Direction, kind: u8, code: u8, identifier: u16, exchange: IcmpKind) -> Packet {
     Packet {
         source_port: identifier,
         destination_port: u16::from_be_bytes([kind, code]),
@@ -33,7 +33,7 @@ fn icmp(direction: Direction, kind: u8, code: u8, identifier: u16, exchange: Exc
     }
 }
 
-fn icmpv6(direction: Direction, kind: u8, code: u8, identifier: u16, exchange: Exchange) -> Packet {
+fn icmpv6(direction: Direction, kind: u8, code: u8, identifier: u16, exchange: IcmpKind) -> Packet {
     Packet {
         kind: Kind::V6,
         protocol: 58,
@@ -83,7 +83,7 @@ fn other_protocols_go_by_addresses() {
 
 #[test]
 fn an_answer_finds_what_asked_and_nothing_else() {
-    use Exchange::{Reply, Request};
+    use IcmpKind::{Reply, Request};
     for (ask, answer) in [(8, 0), (13, 14), (15, 16), (17, 18)] {
         let asked = icmp(Egress, ask, 0, 77, Request);
         assert!(same((&asked, Egress), (&icmp(Ingress, answer, 0, 77, Reply), Ingress)));
@@ -117,7 +117,7 @@ fn an_answer_finds_what_asked_and_nothing_else() {
 /// No message has the name of one that goes the other way, nor that of a request.
 #[test]
 fn messages_that_stand_for_themselves_are_not_answered() {
-    for exchange in [Exchange::None, Exchange::Error] {
+    for exchange in [IcmpKind::None, IcmpKind::Error] {
         for (kind, code) in (0..=254).flat_map(|kind| [(kind, 0), (kind, 1)]) {
             for message in [icmp, icmpv6] {
                 let (out, back) = (
@@ -127,7 +127,7 @@ fn messages_that_stand_for_themselves_are_not_answered() {
                 assert!(!same((&out, Egress), (&back, Ingress)), "{out:?}");
                 let ask = if out.protocol == 1 { 8 } else { 128 };
                 for asker in [Egress, Ingress] {
-                    let request = message(asker, ask, 0, 0, Exchange::Request);
+                    let request = message(asker, ask, 0, 0, IcmpKind::Request);
                     assert!(!same((&request, asker), (&out, Egress)), "{out:?}");
                     assert!(!same((&request, asker), (&back, Ingress)), "{out:?}");
                 }
@@ -138,7 +138,7 @@ fn messages_that_stand_for_themselves_are_not_answered() {
 
 #[test]
 fn a_reply_that_nobody_asked_for_stands_for_itself() {
-    let reply = icmp(Ingress, 0, 0, 77, Exchange::Reply);
+    let reply = icmp(Ingress, 0, 0, 77, IcmpKind::Reply);
     assert!(Flow::tracked(&reply, Ingress).special);
     let plain = Flow {
         local: TASK,

@@ -11,7 +11,7 @@ use taskgate_ebpf::{
     verdict::branch,
 };
 
-use super::{skb::Behind, tables::Blur};
+use super::{skb::Behind, tables::Opaque};
 
 /// A socket buffer's frame: only its linear part can be read. `SENT`: whether a task sends it, and chooses what is left to
 /// be done to it. What comes to a task the host or another gate has let through.
@@ -25,14 +25,14 @@ pub(super) struct SkbFrame<const SENT: bool> {
     came_by: u32,
     tagged: bool,
     segments: (u32, u32),
-    blur: Blur,
+    opaque: Opaque,
 }
 
 impl<const SENT: bool> SkbFrame<SENT> {
     /// The frame as it lies now. `behind`: what is behind the context, if it is sent. `trunk` gives the trunk's ifindex:
     /// only a tag makes that matter.
     #[inline(always)]
-    pub(super) fn new(ctx: &TcContext, blur: Blur, behind: Behind, trunk: impl FnOnce() -> u32) -> Self {
+    pub(super) fn new(ctx: &TcContext, opaque: Opaque, behind: Behind, trunk: impl FnOnce() -> u32) -> Self {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel hands every program a whole `__sk_buff`, and the verifier rewrites these loads.
         let (length, ifindex, came_by, tag, segments) = unsafe {
@@ -67,7 +67,7 @@ impl<const SENT: bool> SkbFrame<SENT> {
             came_by,
             tagged,
             segments,
-            blur,
+            opaque,
         }
     }
 }
@@ -147,8 +147,8 @@ impl<const SENT: bool> Frame for SkbFrame<SENT> {
     }
 
     #[inline(always)]
-    fn blur(&self, value: u32) -> u32 {
-        self.blur.blur(value)
+    fn opaque(&self, value: u32) -> u32 {
+        self.opaque.opaque(value)
     }
 }
 
@@ -175,7 +175,7 @@ pub(super) struct XdpFrame {
     end: usize,
     length: u32,
     ifindex: u32,
-    blur: Blur,
+    opaque: Opaque,
 }
 
 /// Bytes of a VLAN tag, which stands in front of the ethertype.
@@ -184,7 +184,7 @@ const TAG_BYTES: u32 = 4;
 impl XdpFrame {
     /// The frame and its tag; `None` if it is too short for a header. `FRAGS`: whether it may have several buffers.
     #[inline(always)]
-    pub(super) fn new<const FRAGS: bool>(ctx: &XdpContext, blur: Blur) -> Option<(Self, Option<u16>)> {
+    pub(super) fn new<const FRAGS: bool>(ctx: &XdpContext, opaque: Opaque) -> Option<(Self, Option<u16>)> {
         let (data, end) = (ctx.data(), ctx.data_end());
         let length = if FRAGS {
             // SAFETY: the helper takes the program's own context.
@@ -197,7 +197,7 @@ impl XdpFrame {
             end,
             length: length - skip,
             ifindex: ctx.ingress_ifindex() as u32,
-            blur,
+            opaque,
         };
         let ether_type = u16::from_be_bytes(bytes(data, end, ETHERNET_BYTES - 2)?);
         if ether_type != ETHERTYPE_8021Q {
@@ -267,7 +267,7 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
-    fn blur(&self, value: u32) -> u32 {
-        self.blur.blur(value)
+    fn opaque(&self, value: u32) -> u32 {
+        self.opaque.opaque(value)
     }
 }

@@ -7,13 +7,13 @@ use aya_ebpf::{
 };
 use taskgate_ebpf::{
     abi::{
-        Conn, Denial, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage, image::BANK_BYTES,
-        outcome::OUTCOMES, tables::Word,
+        Conn, Denial, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
+        image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
     },
     verdict::Scratch,
 };
 
-use super::{skb::Span, tables::Blur};
+use super::{skb::Span, tables::Opaque};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
@@ -47,7 +47,7 @@ pub(super) static FRAGMENTS_V4: HashMap<Key4, Fragment, 8192, PREALLOCATED> = Ha
 pub(super) static FRAGMENTS_V6: HashMap<Key6, Fragment, 8192, PREALLOCATED> = HashMap::new();
 
 #[btf_map]
-pub(super) static USAGE: Array<Usage, 8192, MMAPABLE> = Array::new();
+pub(super) static USAGE: Array<EniUsage, 8192, MMAPABLE> = Array::new();
 
 #[btf_map]
 pub(super) static NEIGHBOURS: Array<NeighbourCache, 8192, MMAPABLE> = Array::new();
@@ -63,21 +63,21 @@ pub(super) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 
 /// Where a packet is judged: the stack has 512 bytes, and a value in a map is less work for the verifier.
 #[repr(C)]
-pub(super) struct Desk {
+pub(super) struct PerCpuScratch {
     scratch: Scratch,
-    blur: Word,
+    opaque: Word,
     span: Span,
 }
 
 #[btf_map]
-static DESK: PerCpuArray<Desk, 1> = PerCpuArray::new();
+static DESK: PerCpuArray<PerCpuScratch, 1> = PerCpuArray::new();
 
 /// This CPU's own.
 #[inline(always)]
-pub(super) fn desk() -> Option<(&'static mut Scratch, Blur, &'static mut Span)> {
-    let desk = DESK.get_ptr_mut(0)?;
+pub(super) fn scratch() -> Option<(&'static mut Scratch, Opaque, &'static mut Span)> {
+    let scratch = DESK.get_ptr_mut(0)?;
     // SAFETY: the value lives as long as the map, no other CPU has it, and a program at tc or XDP runs to its end with
     // bottom halves off, so nothing else on this CPU has it either.
-    let Desk { scratch, blur, span } = unsafe { &mut *desk };
-    Some((scratch, Blur(blur), span))
+    let PerCpuScratch { scratch, opaque, span } = unsafe { &mut *scratch };
+    Some((scratch, Opaque(opaque), span))
 }

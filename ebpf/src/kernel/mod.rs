@@ -25,12 +25,12 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use frame::{SkbFrame, SkbHeader, XdpFrame, XdpHeader};
 use skb::Behind;
-use tables::{Blur, Kernel};
+use tables::{Kernel, Opaque};
 use taskgate_ebpf::{
     abi::Outcome,
     packet::Unparsed,
     policy::Control,
-    verdict::{self, FromTask, ToTask, Way},
+    verdict::{self, FromTask, Hook, ToTask},
 };
 
 /// Judges what a task sends: egress rules.
@@ -70,20 +70,20 @@ pub(crate) fn clock(_: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn gate<D: Way, const SENT: bool>(ctx: &TcContext, way: D) -> i32 {
-    let Some((scratch, blur, span)) = maps::desk() else {
+fn gate<D: Hook, const SENT: bool>(ctx: &TcContext, way: D) -> i32 {
+    let Some((scratch, opaque, span)) = maps::scratch() else {
         return TC_ACT_SHOT;
     };
     let behind = if SENT { Behind::of(ctx, span) } else { Behind::NOTHING };
     let mut parsed = Err(Unparsed::Short);
     // Once as the packet is, and once more if headers lay outside its linear part.
     for attempt in 0..2 {
-        parsed = verdict::read(&SkbFrame::<SENT>::new(ctx, blur, behind, || trunk(blur)), scratch);
+        parsed = verdict::read(&SkbFrame::<SENT>::new(ctx, opaque, behind, || trunk(opaque)), scratch);
         if attempt == 1 || !matches!(parsed, Err(Unparsed::Short)) || !frame::pull(ctx) {
             break;
         }
     }
-    let outcome = verdict::decide(&Kernel(blur), way, scratch, parsed);
+    let outcome = verdict::decide(&Kernel(opaque), way, scratch, parsed);
     match outcome {
         Outcome::Pass(_) => TC_ACT_UNSPEC,
         Outcome::Drop(reason) => {
@@ -101,8 +101,8 @@ fn gate<D: Way, const SENT: bool>(ctx: &TcContext, way: D) -> i32 {
 
 /// The trunk's ifindex.
 #[inline(always)]
-fn trunk(blur: Blur) -> u32 {
-    Control::read(&Kernel(blur)).map_or(0, |control| control.trunk())
+fn trunk(opaque: Opaque) -> u32 {
+    Control::read(&Kernel(opaque)).map_or(0, |control| control.trunk())
 }
 
 /// Drops what comes from the wire for a task and is denied.
@@ -122,16 +122,16 @@ pub(crate) fn early_linear(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     // What cannot be looked at here goes on to the gate.
-    let Some((scratch, blur, _)) = maps::desk() else {
+    let Some((scratch, opaque, _)) = maps::scratch() else {
         return XDP_PASS;
     };
-    let Some((frame, tag)) = XdpFrame::new::<FRAGS>(ctx, blur) else {
+    let Some((frame, tag)) = XdpFrame::new::<FRAGS>(ctx, opaque) else {
         return XDP_PASS;
     };
     if frame.is_merged::<FRAGS>(ctx) {
         return XDP_PASS;
     }
-    match verdict::early(&Kernel(blur), &frame, XdpHeader(ctx), tag, scratch) {
+    match verdict::early(&Kernel(opaque), &frame, XdpHeader(ctx), tag, scratch) {
         None => XDP_PASS,
         Some(reason) => {
             debug!(

@@ -5,7 +5,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage,
+        Conn, Denial, Direction, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
         image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
     },
     policy::{Bank, Image},
@@ -18,16 +18,16 @@ use super::maps::{
 };
 
 /// The maps of this program.
-pub(super) struct Kernel(pub(super) Blur);
+pub(super) struct Kernel(pub(super) Opaque);
 
 /// A word of this CPU's that no one reads but who wrote it.
 #[derive(Clone, Copy)]
-pub(super) struct Blur(pub(super) &'static Word);
+pub(super) struct Opaque(pub(super) &'static Word);
 
-impl Blur {
+impl Opaque {
     /// Sends a number through memory that the verifier does not follow.
     #[inline(always)]
-    pub(super) fn blur(self, value: u32) -> u32 {
+    pub(super) fn opaque(self, value: u32) -> u32 {
         let word = self.0.as_ptr();
         // SAFETY: the pointer is that of a live reference to this CPU's own. Volatile, so that the compiler does not follow
         // either.
@@ -131,7 +131,7 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn usage(&self, slot: u16) -> Option<&Usage> {
+    fn usage(&self, slot: u16) -> Option<&EniUsage> {
         USAGE.get(slot as u32)
     }
 
@@ -171,8 +171,8 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn blur(&self, value: u32) -> u32 {
-        self.0.blur(value)
+    fn opaque(&self, value: u32) -> u32 {
+        self.0.opaque(value)
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! ICMP (RFC 792) and ICMPv6 (RFC 4443): the type and code that rules name, and the exchange that tracking follows.
 
-use super::{Exchange, Frame, Kind, PULL_BYTES, Packet, Unparsed, need, neighbour, read};
-use crate::abi::Reason;
+use super::{Frame, IcmpKind, Kind, PULL_BYTES, Packet, Unparsed, need, neighbour, read};
+use crate::abi::DropReason;
 
 /// The type that both RFCs reserve: no message has it, and the keys of tracked requests use it.
 const RESERVED: u8 = 255;
@@ -14,14 +14,14 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
     let message = read::<F, 8>(frame, at)?;
     let (kind, code) = (message[0], message[1]);
     if kind == RESERVED {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     packet.destination_port = u16::from_be_bytes([kind, code]);
     packet.exchange = exchange(packet.kind, kind);
-    if matches!(packet.exchange, Exchange::Request | Exchange::Reply) {
+    if matches!(packet.exchange, IcmpKind::Request | IcmpKind::Reply) {
         packet.source_port = u16::from_be_bytes([message[4], message[5]]);
     }
-    if matches!(packet.exchange, Exchange::Error) {
+    if matches!(packet.exchange, IcmpKind::Error) {
         let end = at + room;
         packet.quoted_at = (at + HEADER) as u16;
         packet.quoted_end = if end < PULL_BYTES { end } else { PULL_BYTES } as u16;
@@ -36,22 +36,22 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
 
 /// What a message of this type is in an exchange.
 #[inline(always)]
-pub(crate) const fn exchange(family: Kind, kind: u8) -> Exchange {
+pub(crate) const fn exchange(family: Kind, kind: u8) -> IcmpKind {
     match family {
         Kind::V4 => match kind {
-            8 | 13 | 15 | 17 => Exchange::Request,
-            0 | 14 | 16 | 18 => Exchange::Reply,
+            8 | 13 | 15 | 17 => IcmpKind::Request,
+            0 | 14 | 16 | 18 => IcmpKind::Reply,
             // A redirect quotes too, but it is no error: it is judged by the rules alone.
-            3 | 11 | 12 => Exchange::Error,
-            _ => Exchange::None,
+            3 | 11 | 12 => IcmpKind::Error,
+            _ => IcmpKind::None,
         },
         Kind::V6 => match kind {
-            128 => Exchange::Request,
-            129 => Exchange::Reply,
-            1..=4 => Exchange::Error,
-            _ => Exchange::None,
+            128 => IcmpKind::Request,
+            129 => IcmpKind::Reply,
+            1..=4 => IcmpKind::Error,
+            _ => IcmpKind::None,
         },
-        Kind::None | Kind::Arp => Exchange::None,
+        Kind::None | Kind::Arp => IcmpKind::None,
     }
 }
 

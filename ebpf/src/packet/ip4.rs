@@ -4,7 +4,7 @@ use super::{
     ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, no_checksum,
     parse_transport, read, same, step,
 };
-use crate::abi::Reason;
+use crate::abi::DropReason;
 
 const MIN_HEADER: u32 = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -16,7 +16,7 @@ const MAX_OPTIONS: u32 = 40;
 pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     let ip = read::<F, 20>(frame, ETHERNET_BYTES)?;
     if ip[0] >> 4 != 4 {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     packet.kind = Kind::V4;
     packet.source = mapped(u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]));
@@ -31,26 +31,26 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
     let length = match said {
         // Told apart here: before 6.8 the verifier does not see that 0 is below the header's length.
-        0 if frame.segments().1 == 0 => return Err(Unparsed::Bad(Reason::Malformed)),
+        0 if frame.segments().1 == 0 => return Err(Unparsed::Bad(DropReason::Malformed)),
         0 => carried,
         said => said,
     };
     if header < MIN_HEADER || length < header || length > carried {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     packet.bytes = length;
     if is_source_routed {
-        return Err(Unparsed::Bad(Reason::SourceRouted));
+        return Err(Unparsed::Bad(DropReason::SourceRouted));
     }
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
     // What is cut up is all of the frame, whatever its header says, and never a fragment.
     if frame.segments().1 != 0 && (length != carried || fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0) {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     if fragment & FRAGMENT_OFFSET != 0 {
         packet.later_fragment = true;
         packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
-        packet.fragment_step = step(
+        packet.reassembly_delta = step(
             ((fragment & FRAGMENT_OFFSET) as u32) * 8,
             length - header,
             fragment & MORE_FRAGMENTS != 0,
@@ -67,10 +67,10 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     if fragment & MORE_FRAGMENTS != 0 {
         // A first fragment carries a multiple of eight bytes (RFC 791, 3.2).
         if room & 7 != 0 {
-            return Err(Unparsed::Bad(Reason::Malformed));
+            return Err(Unparsed::Bad(DropReason::Malformed));
         }
         packet.first_fragment = true;
-        packet.fragment_step = room.cast_signed();
+        packet.reassembly_delta = room.cast_signed();
         packet.fragment_id = u16::from_be_bytes([ip[4], ip[5]]) as u32;
     }
     parse_transport(
@@ -97,9 +97,9 @@ fn has_source_route<F: Frame>(frame: &F, header: u32) -> Result<bool, Unparsed> 
     const WITHIN: u32 = 0x7f;
     const BEYOND: u64 = WITHIN as u64;
     // The last of them, so that what is missing is missed once.
-    read::<F, 4>(frame, frame.blur(ETHERNET_BYTES + header - 4) & WITHIN)?;
-    let end = frame.blur(ETHERNET_BYTES + header) & WITHIN;
-    let mut at = frame.blur(ETHERNET_BYTES + MIN_HEADER) & WITHIN;
+    read::<F, 4>(frame, frame.opaque(ETHERNET_BYTES + header - 4) & WITHIN)?;
+    let end = frame.opaque(ETHERNET_BYTES + header) & WITHIN;
+    let mut at = frame.opaque(ETHERNET_BYTES + MIN_HEADER) & WITHIN;
     let mut routes = 0;
     for _ in 0..MAX_OPTIONS {
         // A last byte has no length behind it.
@@ -113,8 +113,8 @@ fn has_source_route<F: Frame>(frame: &F, header: u32) -> Result<bool, Unparsed> 
         let (pads, ends) = (same(kind, NO_OPERATION), same(kind, 0) | length.wrapping_sub(2) >> 63);
         routes |= same(kind, LOOSE) | same(kind, STRICT);
         let next = (pads * (at as u64 + 1)) | ((1 ^ pads) * ((ends * BEYOND) | ((1 ^ ends) * (at as u64 + length))));
-        at = frame.blur(next as u32) & 0x1ff;
-        routes = frame.blur(routes as u32) as u64;
+        at = frame.opaque(next as u32) & 0x1ff;
+        routes = frame.opaque(routes as u32) as u64;
     }
     Ok(routes != 0)
 }

@@ -4,7 +4,7 @@ use super::{
     ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, halves, is_mapped, no_checksum,
     parse_transport, read, step,
 };
-use crate::abi::Reason;
+use crate::abi::DropReason;
 
 const HEADER: u32 = 40;
 const HOP_BY_HOP: u8 = 0;
@@ -26,7 +26,7 @@ const _: () = assert!(ETHERNET_BYTES + HEADER + WALK * (256 << 3) <= FARTHEST);
 pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     let ip = read::<F, 8>(frame, ETHERNET_BYTES)?;
     if ip[0] >> 4 != 6 {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     let source = read::<F, 16>(frame, ETHERNET_BYTES + 8)?;
     let destination = read::<F, 16>(frame, ETHERNET_BYTES + 24)?;
@@ -44,16 +44,16 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     packet.protocol = ip[6];
     if length > carried {
         packet.bytes = carried;
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     // In the tables these are IPv4's: nobody speaks for an IPv4 address in IPv6, and hosts drop it too (Linux from 5.4).
     if is_mapped(packet.source) || is_mapped(packet.destination) {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     // What is cut up is all of the frame, whatever its header says, and never a fragment.
     let is_cut = frame.segments().1 != 0;
     if is_cut && length != carried {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     let end = ETHERNET_BYTES + length;
     let mut at = ETHERNET_BYTES + HEADER;
@@ -61,7 +61,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let mut walked = 0;
     while is_extension(next) {
         if walked == WALK || (next == HOP_BY_HOP && walked != 0) {
-            return Err(Unparsed::Bad(Reason::Malformed));
+            return Err(Unparsed::Bad(DropReason::Malformed));
         }
         walked += 1;
         let extension = read::<F, 8>(frame, at)?;
@@ -75,7 +75,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                     || fragment & MORE_FRAGMENTS != 0 && carries & 7 != 0
                     || offset + carries + (at - ETHERNET_BYTES - HEADER) > u16::MAX as u32
                 {
-                    return Err(Unparsed::Bad(Reason::Malformed));
+                    return Err(Unparsed::Bad(DropReason::Malformed));
                 }
                 let id = u32::from_be_bytes([extension[4], extension[5], extension[6], extension[7]]);
                 if offset != 0 {
@@ -84,14 +84,14 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                     // Each header speaks anew, and the last one that is read decides.
                     packet.first_fragment = false;
                     packet.fragment_id = id;
-                    packet.fragment_step = step(offset, carries, fragment & MORE_FRAGMENTS != 0);
+                    packet.reassembly_delta = step(offset, carries, fragment & MORE_FRAGMENTS != 0);
                     no_checksum(frame)?;
                     return beyond_header(extension[0], offset);
                 }
                 // One that is first and last at once is no fragment (RFC 6946).
                 packet.first_fragment = fragment & MORE_FRAGMENTS != 0;
                 packet.fragment_id = if packet.first_fragment { id } else { 0 };
-                packet.fragment_step = if packet.first_fragment {
+                packet.reassembly_delta = if packet.first_fragment {
                     carries.cast_signed()
                 } else {
                     0
@@ -99,14 +99,14 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 8
             }
             // What is left of a route lies between here and the destination in the header (RFC 8200, 4.4).
-            ROUTING if extension[3] != 0 => return Err(Unparsed::Bad(Reason::SourceRouted)),
+            ROUTING if extension[3] != 0 => return Err(Unparsed::Bad(DropReason::SourceRouted)),
             _ => (extension[1] as u32 + 1) << 3,
         };
-        next = frame.blur(extension[0] as u32) as u8;
+        next = frame.opaque(extension[0] as u32) as u8;
         packet.protocol = next;
-        at = frame.blur(at + bytes) & FARTHEST;
+        at = frame.opaque(at + bytes) & FARTHEST;
         if at > end {
-            return Err(Unparsed::Bad(Reason::Malformed));
+            return Err(Unparsed::Bad(DropReason::Malformed));
         }
     }
     let header = at - ETHERNET_BYTES - unsent;

@@ -19,7 +19,7 @@ pub use quoted::parse_quoted;
 use core::num::NonZeroU32;
 
 use crate::{
-    abi::{LinkId, Reason},
+    abi::{DropReason, LinkId},
     conntrack::{ICMP, ICMPV6, IGMP, PIM, Segment, TCP, UDP},
 };
 
@@ -43,7 +43,7 @@ pub trait Frame {
     /// How it is cut, if it stands for several; `None` where nobody can tell.
     fn cut(&self) -> Option<Cut>;
     /// As [`crate::tables::Tables::blur`].
-    fn blur(&self, value: u32) -> u32;
+    fn opaque(&self, value: u32) -> u32;
 }
 
 /// The Ethernet header of a frame, for what is asked of it seldom: not on the established path.
@@ -70,7 +70,7 @@ pub enum Kind {
 /// What the transport header of an ICMP message says of its place in an exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exchange {
+pub enum IcmpKind {
     /// Not ICMP, or a message that stands for itself.
     #[default]
     None = 0,
@@ -120,7 +120,7 @@ pub struct Packet {
     /// What it is about.
     pub kind: Kind,
     /// ICMP: its place in an exchange.
-    pub exchange: Exchange,
+    pub exchange: IcmpKind,
     /// ARP and neighbour discovery.
     pub neighbour: Neighbour,
     /// Whether it is a later fragment, whose transport header is elsewhere.
@@ -141,7 +141,7 @@ pub struct Packet {
     pub roomy: bool,
     /// What a fragment brings its datagram nearer to completeness: bytes carried, less those of the whole for the last one,
     /// whose end is the end of all. The sum over all parts is 0, in whatever order they come.
-    pub fragment_step: i32,
+    pub reassembly_delta: i32,
 }
 
 impl Packet {
@@ -162,13 +162,13 @@ impl Packet {
     /// The same, read whether there is one or not, and whether there is. The verifier before Linux 6.8 does not see that what
     /// is read under a condition is used under the same one alone.
     #[inline(always)]
-    pub(crate) fn segment_in_any_case(&self, blur: impl Fn(u32) -> u32) -> (Segment, bool) {
-        let numbers = blur((self.sequence as u32) << 16 | self.acknowledged as u32);
+    pub(crate) fn segment_in_any_case(&self, opaque: impl Fn(u32) -> u32) -> (Segment, bool) {
+        let numbers = opaque((self.sequence as u32) << 16 | self.acknowledged as u32);
         let segment = Segment {
-            flags: blur(self.tcp_flags as u32) as u8,
+            flags: opaque(self.tcp_flags as u32) as u8,
             sequence: (numbers >> 16) as u16,
             acknowledged: numbers as u16,
-            payload: blur(self.payload),
+            payload: opaque(self.payload),
         };
         (segment, !self.later_fragment)
     }
@@ -180,7 +180,7 @@ pub enum Unparsed {
     /// Bytes that the frame has cannot be read now: pull them in and parse once more.
     Short,
     /// It can't be judged. Where [`Packet::kind`] is set its addresses are known.
-    Bad(Reason),
+    Bad(DropReason),
 }
 
 /// Bytes of an Ethernet header.
@@ -211,7 +211,7 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
         ..Packet::default()
     };
     if packet.tagged {
-        return Err(Unparsed::Bad(Reason::UnsupportedEthertype));
+        return Err(Unparsed::Bad(DropReason::UnsupportedEthertype));
     }
     match u16::from_be_bytes(read::<F, 2>(frame, ETHERNET_BYTES - 2)?) {
         ETHERTYPE_IPV4 => ip4::parse(frame, packet),
@@ -219,9 +219,9 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
         ETHERTYPE_ARP => neighbour::parse_arp(frame, packet),
         ETHERTYPE_8021Q | ETHERTYPE_8021AD => {
             packet.tagged = true;
-            Err(Unparsed::Bad(Reason::UnsupportedEthertype))
+            Err(Unparsed::Bad(DropReason::UnsupportedEthertype))
         }
-        _ => Err(Unparsed::Bad(Reason::UnsupportedEthertype)),
+        _ => Err(Unparsed::Bad(DropReason::UnsupportedEthertype)),
     }
 }
 
@@ -229,11 +229,11 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
 #[inline(always)]
 fn read<F: Frame, const N: usize>(frame: &F, at: u32) -> Result<[u8; N], Unparsed> {
     if at > PULL_BYTES - N as u32 {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     match frame.read::<N>(at) {
         Some(bytes) => Ok(bytes),
-        None if at + N as u32 > frame.length() => Err(Unparsed::Bad(Reason::Malformed)),
+        None if at + N as u32 > frame.length() => Err(Unparsed::Bad(DropReason::Malformed)),
         None => Err(Unparsed::Short),
     }
 }
@@ -305,7 +305,7 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
             let tcp = read::<F, 14>(frame, at)?;
             let length = ((tcp[12] >> 4) as u32) << 2;
             if length < 20 {
-                return Err(Unparsed::Bad(Reason::Malformed));
+                return Err(Unparsed::Bad(DropReason::Malformed));
             }
             need(room, length)?;
             packet.source_port = u16::from_be_bytes([tcp[0], tcp[1]]);
@@ -369,7 +369,7 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
 #[inline(always)]
 const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
     if protocol == TCP && offset < 20 {
-        Err(Unparsed::Bad(Reason::Malformed))
+        Err(Unparsed::Bad(DropReason::Malformed))
     } else {
         Ok(())
     }
@@ -389,7 +389,7 @@ const fn step(offset: u32, carries: u32, more: bool) -> i32 {
 #[inline(always)]
 const fn need(room: u32, bytes: u32) -> Result<(), Unparsed> {
     if room < bytes {
-        Err(Unparsed::Bad(Reason::Malformed))
+        Err(Unparsed::Bad(DropReason::Malformed))
     } else {
         Ok(())
     }

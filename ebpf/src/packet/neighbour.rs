@@ -2,7 +2,7 @@
 //! IGMP only routers say in IPv4.
 
 use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, halves, is_mapped, mapped, need, no_checksum, read};
-use crate::abi::Reason;
+use crate::abi::DropReason;
 
 /// What a packet is to its neighbours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
         || arp[5] != ETHERNET_IPV4[5]
         || !request_or_reply
     {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     no_checksum(frame)?;
     packet.kind = Kind::Arp;
@@ -143,7 +143,7 @@ pub(super) fn parse_icmpv6<F: Frame>(
         need(room, 24)?;
         packet.target = halves(read::<F, 16>(frame, at + 8)?);
         if is_mapped(packet.target) {
-            return Err(Unparsed::Bad(Reason::Malformed));
+            return Err(Unparsed::Bad(DropReason::Malformed));
         }
     }
     packet.neighbour = neighbour;
@@ -159,10 +159,10 @@ pub(super) fn parse_icmpv6<F: Frame>(
         }
         _ => return Ok(()),
     };
-    let head = frame.blur(head) & 31;
+    let head = frame.opaque(head) & 31;
     let options = link_layer(frame, at + head, room.saturating_sub(head))?;
     packet.hardware = options.0;
-    packet.roomy = frame.blur(before | behind | options.1 as u32) != 0;
+    packet.roomy = frame.opaque(before | behind | options.1 as u32) != 0;
     Ok(())
 }
 
@@ -190,7 +190,7 @@ fn link_layer<F: Frame>(frame: &F, at: u32, room: u32) -> Result<(u64, bool), Un
     let mut strange = unread;
     for number in 0..OPTIONS {
         if !unread && room >= 8 * (number + 1) {
-            let option = read::<F, 8>(frame, frame.blur(at + 8 * number) & FARTHEST)?;
+            let option = read::<F, 8>(frame, frame.opaque(at + 8 * number) & FARTHEST)?;
             let address = hardware_number([option[2], option[3], option[4], option[5], option[6], option[7]]);
             let names = matches!(option[0], SOURCE | TARGET);
             strange |= option[1] != 1 || !names && option[0] != NONCE;

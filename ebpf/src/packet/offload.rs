@@ -2,7 +2,7 @@
 //! the frame says where, by a virtio-net header (packet sockets, tap devices), so none of it may touch what was judged.
 
 use super::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, Kind, Packet, Unparsed};
-use crate::abi::Reason;
+use crate::abi::DropReason;
 
 /// A checksum of 16 bits that the kernel or a card has yet to fill in (`CHECKSUM_PARTIAL`). The sender chooses its value
 /// by what stands in its place before.
@@ -55,7 +55,7 @@ impl Judged {
     const NONE: Self = Self::whole(u16::MAX);
 }
 
-const REFUSED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::Malformed));
+const REFUSED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::Malformed));
 
 /// Refuses a checksum that would be written over what was judged: it goes into the checksum field of the transport header
 /// at `at`, or behind the header. The kernel's own go nowhere else; those of fragments it fills in before.

@@ -2,12 +2,12 @@
 //! transport header, which is all that a router has to send back.
 
 use super::{
-    Exchange, Frame, Kind, Packet, Unparsed, halves, icmp,
+    Frame, IcmpKind, Kind, Packet, Unparsed, halves, icmp,
     ip6::{FRAGMENT, FRAGMENT_OFFSET},
     mapped, read,
 };
 use crate::{
-    abi::Reason,
+    abi::DropReason,
     conntrack::{ICMP, ICMPV6, TCP, UDP},
 };
 
@@ -49,7 +49,7 @@ fn parse_v4<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
     let header = ((ip[0] & 0xf) as u32) << 2;
     let offset = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff;
     if ip[0] >> 4 != 4 || header < 20 || offset != 0 {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     quoted.source = mapped(u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]));
     quoted.destination = mapped(u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]));
@@ -61,7 +61,7 @@ fn parse_v4<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
 fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
     let ip = read::<F, 8>(frame, at)?;
     if ip[0] >> 4 != 6 {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     quoted.source = halves(read::<F, 16>(frame, at + 8)?);
     quoted.destination = halves(read::<F, 16>(frame, at + 24)?);
@@ -70,7 +70,7 @@ fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
     if ip[6] == FRAGMENT {
         let fragment = read::<F, 8>(frame, at)?;
         if u16::from_be_bytes([fragment[2], fragment[3]]) & FRAGMENT_OFFSET != 0 {
-            return Err(Unparsed::Bad(Reason::Malformed));
+            return Err(Unparsed::Bad(DropReason::Malformed));
         }
         quoted.protocol = fragment[0];
         at += FRAGMENT_BYTES;
@@ -82,14 +82,14 @@ fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
 fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
     // What lies behind the packet's end is no quote.
     if at + QUOTED_BYTES > end {
-        return Err(Unparsed::Bad(Reason::Malformed));
+        return Err(Unparsed::Bad(DropReason::Malformed));
     }
     let head = read::<F, 8>(frame, at)?;
     let (first, second) = (
         u16::from_be_bytes([head[0], head[1]]),
         u16::from_be_bytes([head[2], head[3]]),
     );
-    quoted.exchange = Exchange::None;
+    quoted.exchange = IcmpKind::None;
     match (quoted.protocol, family) {
         (TCP | UDP, _) => {
             quoted.source_port = first;
@@ -97,8 +97,8 @@ fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mu
         }
         (ICMP, Kind::V4) | (ICMPV6, Kind::V6) => {
             quoted.exchange = icmp::exchange(family, head[0]);
-            if !matches!(quoted.exchange, Exchange::Request | Exchange::Reply) {
-                return Err(Unparsed::Bad(Reason::Malformed));
+            if !matches!(quoted.exchange, IcmpKind::Request | IcmpKind::Reply) {
+                return Err(Unparsed::Bad(DropReason::Malformed));
             }
             quoted.source_port = u16::from_be_bytes([head[4], head[5]]);
             quoted.destination_port = first;

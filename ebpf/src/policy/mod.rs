@@ -9,7 +9,7 @@ use crate::abi::image::{
     ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
     CONTROL_SHARES, CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW,
     LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC,
-    PROBES, Probe, ROWS_BANK, Root, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOT_SEGMENTS, SLOTS, Share,
+    PROBES, PolicyRef, Probe, ROWS_BANK, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOT_SEGMENTS, SLOTS, Share,
     Shared, Timeout, address, probe, slot,
 };
 
@@ -76,7 +76,7 @@ impl<B: Bank> Control<B> {
 
     /// The ifindex of the link that was the trunk before; 0 if there is none.
     #[inline(always)]
-    pub fn former(&self) -> u32 {
+    pub fn previous_trunk(&self) -> u32 {
         self.bank.word(CONTROL_FORMER) as u32
     }
 
@@ -261,10 +261,10 @@ impl PeerKey for Peer6 {
 
     #[inline(always)]
     fn find<B: Bank>(self, bank: B, axis: u32, depth: u32) -> u32 {
-        let at = descend(depth, 4, |middle| {
+        let at = lower_bound(depth, 4, |middle| {
             let key = axis.wrapping_add(middle);
             let (hi, lo) = (bank.word(key), bank.word(key.wrapping_add(8)));
-            borrow(self.0[0], hi, borrow(self.0[1], lo, 0))
+            less_than(self.0[0], hi, less_than(self.0[1], lo, 0))
         });
         bank.word(axis.wrapping_add(16 << depth).wrapping_add(at >> 1)) as u32
     }
@@ -273,7 +273,7 @@ impl PeerKey for Peer6 {
 /// Offset of the last of 2^`depth` sorted entries of 2^`size` bytes that is not beyond the key; `beyond` is 1 for those
 /// that are, else 0.
 #[inline(always)]
-fn descend(depth: u32, size: u32, beyond: impl Fn(u32) -> u64) -> u32 {
+fn lower_bound(depth: u32, size: u32, beyond: impl Fn(u32) -> u64) -> u32 {
     let mut at = 0;
     let mut half = 1_u64 << (depth + size);
     for _ in 0..MAX_DEPTH {
@@ -289,7 +289,7 @@ fn descend(depth: u32, size: u32, beyond: impl Fn(u32) -> u64) -> u32 {
 
 /// 1 if `x - y - carry` borrows, else 0.
 #[inline(always)]
-const fn borrow(x: u64, y: u64, carry: u64) -> u64 {
+const fn less_than(x: u64, y: u64, carry: u64) -> u64 {
     let difference = x.wrapping_sub(y).wrapping_sub(carry);
     ((!x & y) | ((!x | y) & difference)) >> 63
 }
@@ -298,13 +298,13 @@ const fn borrow(x: u64, y: u64, carry: u64) -> u64 {
 #[inline(always)]
 fn find_narrow<B: Bank>(bank: B, axis: u32, depth: u32, key: u32) -> u32 {
     let entry = |at: u32| bank.word(axis.wrapping_add(at));
-    let at = descend(depth, 3, |middle| (key as u64).wrapping_sub(entry(middle) >> 32) >> 63);
+    let at = lower_bound(depth, 3, |middle| (key as u64).wrapping_sub(entry(middle) >> 32) >> 63);
     entry(at) as u32
 }
 
 /// A rule that allows: its number and its [`crate::abi::image::rule`] flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowed {
+pub struct RuleMatch {
     /// Its number, never 0.
     pub rule: u32,
     /// Its flags.
@@ -313,9 +313,9 @@ pub struct Allowed {
 
 /// What a policy says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum PolicyResult {
     /// This rule allows it.
-    Allowed(Allowed),
+    Allowed(RuleMatch),
     /// No rule does.
     NoRule,
     /// There is no policy where one should be.
@@ -324,7 +324,7 @@ pub enum Judgement {
 
 /// What a rule is matched against.
 #[derive(Clone, Copy)]
-pub struct Subject<P> {
+pub struct PolicyQuery<P> {
     /// Which port axis: the number of a [`crate::abi::image::Class`].
     pub axis: u32,
     /// The key on it: destination port, ICMP type and code, or protocol number.
@@ -337,30 +337,30 @@ pub struct Subject<P> {
 
 /// Judges by the policy at `roots` (a slot's root word of the packet's direction).
 #[inline(always)]
-pub fn judge<I: Image, P: PeerKey>(image: &I, roots: u64, subject: Subject<P>) -> Judgement {
-    let root = Root(if P::V6 { (roots >> 32) as u32 } else { roots as u32 });
+pub fn classify<I: Image, P: PeerKey>(image: &I, roots: u64, query: PolicyQuery<P>) -> PolicyResult {
+    let root = PolicyRef(if P::V6 { (roots >> 32) as u32 } else { roots as u32 });
     let Some(bank) = image.bank(root.bank()) else {
-        return Judgement::NoPolicy;
+        return PolicyResult::NoPolicy;
     };
     let base = root.offset();
     let first = bank.word(base);
     if root.0 == 0 || first as u32 != POLICY_MAGIC {
-        return Judgement::NoPolicy;
+        return PolicyResult::NoPolicy;
     }
     let axis = |index: u32| -> (u32, u32) {
         let word = bank.word(base + 16 + 8 * index);
         (base.wrapping_add(word as u32), (word >> 32) as u32 & 31)
     };
-    let (ports, depth) = axis(subject.axis & 3);
-    let port_row = base.wrapping_add(find_narrow(bank, ports, depth, subject.port));
+    let (ports, depth) = axis(query.axis & 3);
+    let port_row = base.wrapping_add(find_narrow(bank, ports, depth, query.port));
     let (peers, depth) = axis(4);
-    let peer_row = base.wrapping_add(subject.peer.find(bank, peers, depth));
+    let peer_row = base.wrapping_add(query.peer.find(bank, peers, depth));
     let (groups, depth) = axis(5);
-    let group_row = base.wrapping_add(find_narrow(bank, groups, depth, subject.group_set));
+    let group_row = base.wrapping_add(find_narrow(bank, groups, depth, query.group_set));
     let mut summary = bank.word(port_row) & (bank.word(peer_row) | bank.word(group_row));
     for _ in 0..MAX_ROW_WORDS {
         if summary == 0 {
-            return Judgement::NoRule;
+            return PolicyResult::NoRule;
         }
         let word = lowest_bit(summary);
         let at = 8 + 8 * word;
@@ -372,14 +372,14 @@ pub fn judge<I: Image, P: PeerKey>(image: &I, roots: u64, subject: Subject<P>) -
                 base.wrapping_add(rules)
                     .wrapping_add(8 * (64 * word + lowest_bit(bits))),
             );
-            return Judgement::Allowed(Allowed {
+            return PolicyResult::Allowed(RuleMatch {
                 rule: rule as u32,
                 flags: (rule >> 32) as u32,
             });
         }
         summary &= summary - 1;
     }
-    Judgement::NoRule
+    PolicyResult::NoRule
 }
 
 /// The number of the lowest bit that is set. Written out: a BPF CPU has no such instruction, and a table would be a map.

@@ -36,13 +36,13 @@ proptest! {
     #[test]
     fn borrow_is_that_of_wide_subtraction(x in edge(), y in edge(), carry in 0..2_u64) {
         let wide = u128::from(x) < u128::from(y) + u128::from(carry);
-        prop_assert_eq!(borrow(x, y, carry), u64::from(wide));
+        prop_assert_eq!(less_than(x, y, carry), u64::from(wide));
     }
 
     #[test]
     fn two_borrows_compare_addresses(x in (edge(), edge()), y in (edge(), edge())) {
         let wide = |(hi, lo): (u64, u64)| u128::from(hi) << 64 | u128::from(lo);
-        let less = borrow(x.0, y.0, borrow(x.1, y.1, 0));
+        let less = less_than(x.0, y.0, less_than(x.1, y.1, 0));
         prop_assert_eq!(less, u64::from(wide(x) < wide(y)));
     }
 
@@ -221,13 +221,13 @@ fn a_row_of_the_other_generation_is_not_seen() {
 fn an_image_without_banks_has_nothing() {
     let tables = HostTables::new(&[], 0);
     assert!(Control::read(&tables).is_none());
-    let subject = Subject {
+    let query = PolicyQuery {
         axis: 0,
         port: 443,
         peer: Peer4(1),
         group_set: 0,
     };
-    assert_eq!(judge(&tables, 1 << 15, subject), Judgement::NoPolicy);
+    assert_eq!(classify(&tables, 1 << 15, query), PolicyResult::NoPolicy);
 }
 
 /// A damaged image gives wrong answers, and nothing worse.
@@ -245,7 +245,7 @@ fn damage_is_read_without_panic() {
         let tables = HostTables::new(&image, 0);
         for _ in 0..5000 {
             let mut value = || noise.new_tree(&mut runner).unwrap().current();
-            let root = Root(POLICY_BANK << 15 | value() as u32 & 0xffff);
+            let root = PolicyRef(POLICY_BANK << 15 | value() as u32 & 0xffff);
             let header = [
                 value() << 32 | u64::from(POLICY_MAGIC),
                 value(),
@@ -263,19 +263,19 @@ fn damage_is_read_without_panic() {
             let peer = [value(), value()];
             for axis in 0..4 {
                 let roots = u64::from(root.0) << 32 | u64::from(root.0);
-                let narrow = Subject {
+                let narrow = PolicyQuery {
                     axis,
                     port,
                     peer: Peer4(peer[1] as u32),
                     group_set,
                 };
-                let wide = Subject {
+                let wide = PolicyQuery {
                     axis,
                     port,
                     peer: Peer6(peer),
                     group_set,
                 };
-                let _ = (judge(&tables, roots, narrow), judge(&tables, roots, wide));
+                let _ = (classify(&tables, roots, narrow), classify(&tables, roots, wide));
             }
             set(&image, CONTROL_BANK, CONTROL_GENERATION, value() | 1);
             let rows = Rows::read(&tables, Control::read(&tables).unwrap()).unwrap();

@@ -4,7 +4,7 @@ use core::ops::Deref;
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage,
+        Conn, Denial, Direction, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
         tables::Word,
     },
     policy::{AddressRow, Image},
@@ -28,7 +28,7 @@ const TRIES: u32 = 4;
 
 /// What the kernel's answer to an insert comes to; `None`: it is worth another try.
 #[inline(always)]
-pub const fn answered(answer: Result<(), i32>) -> Option<Inserted> {
+pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted> {
     const EBUSY: i32 = -16;
     const EEXIST: i32 = -17;
     match answer {
@@ -46,7 +46,7 @@ pub const fn answered(answer: Result<(), i32>) -> Option<Inserted> {
 #[inline(always)]
 pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted {
     for _ in 0..TRIES {
-        if let Some(inserted) = answered(attempt()) {
+        if let Some(inserted) = from_errno(attempt()) {
             return inserted;
         }
     }
@@ -82,7 +82,7 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     /// The kernel's clock in ticks, wrapping.
     fn now(&self) -> u32;
     /// What a slot uses.
-    fn usage(&self, slot: u16) -> Option<&Usage>;
+    fn usage(&self, slot: u16) -> Option<&EniUsage>;
     /// What a slot's neighbours said.
     fn neighbours(&self, slot: u16) -> Option<&NeighbourCache>;
     /// A link-local address in the table.
@@ -97,15 +97,15 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64);
     /// Gives `value` back as a number that nobody knows: the verifier then walks what follows once, and not once for each
     /// value that can arrive there.
-    fn blur(&self, value: u32) -> u32;
+    fn opaque(&self, value: u32) -> u32;
     /// [`Tables::blur`] for what a search for an address gave, which otherwise goes on as found and as not found.
     #[inline(always)]
-    fn blur_row(&self, row: AddressRow) -> AddressRow {
-        let low = self.blur((row.flags & 0xffff) << 16 | row.slot as u32);
+    fn opaque_row(&self, row: AddressRow) -> AddressRow {
+        let low = self.opaque((row.flags & 0xffff) << 16 | row.slot as u32);
         AddressRow {
             slot: low as u16,
             flags: low >> 16,
-            group_set: self.blur(row.group_set),
+            group_set: self.opaque(row.group_set),
         }
     }
     /// Tells whoever follows of a flow's first packet.

@@ -29,14 +29,14 @@ fn only_a_busy_bucket_is_worth_another_try() {
         (Err(-1), Inserted::Full),
         (Err(i32::MIN), Inserted::Full),
     ] {
-        assert_eq!(answered(answer), Some(inserted), "{answer:?}");
+        assert_eq!(from_errno(answer), Some(inserted), "{answer:?}");
         for busy in 0..TRIES {
             assert_eq!(insert_after(busy, answer), (inserted, busy + 1), "{answer:?}");
         }
         assert_eq!(insert_after(TRIES, answer), (Inserted::Busy, TRIES), "{answer:?}");
     }
-    assert_eq!(answered(Err(EBUSY)), None);
+    assert_eq!(from_errno(Err(EBUSY)), None);
     for code in i32::from(i16::MIN)..0 {
-        assert_eq!(answered(Err(code)).is_none(), code == EBUSY, "{code}");
+        assert_eq!(from_errno(Err(code)).is_none(), code == EBUSY, "{code}");
     }
 }

@@ -1,13 +1,13 @@
 //! Account: the packet in its connection's entry.
 
-use super::{Scene, Way};
+use super::{Hook, PacketContext};
 use crate::{
     abi::{Conn, Direction},
     conntrack::{Life, advance},
     tables::Tables,
 };
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Adds the packet to an entry. `anew`: what that knows then, unless it goes on with what it knows.
     #[inline(always)]
     pub(super) fn account(&self, conn: &Conn, tail: u32, anew: Option<Life>) {
@@ -21,8 +21,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let is = if let Some(life) = anew {
             life
         } else {
-            let blur = |number| self.tables.blur(number);
-            advance(was, packet.protocol, D::DIRECTION, packet.segment(), blur)
+            let opaque = |number| self.tables.opaque(number);
+            advance(was, packet.protocol, D::DIRECTION, packet.segment(), opaque)
         };
         if anew.is_some() || matches!(D::DIRECTION, Direction::Egress) {
             conn.next.set(is.next);

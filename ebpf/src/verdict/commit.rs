@@ -1,33 +1,37 @@
 //! Commit: the entry of an allowed packet, new or filled anew, within the task's share.
 
 use super::{
-    Scene, Way,
-    evaluation::{Admission, Plan},
+    Hook, PacketContext,
+    evaluation::{Admission, Evaluation},
     share::{Accounts, NoRoom},
 };
 use crate::{
     abi::{
-        Conn, Direction, Outcome, Pass, Reason,
+        Conn, Direction, DropReason, Outcome, PassReason,
         image::{Claim, Shared},
         tables::{Next, Seen, Totals, pair, state},
     },
     conntrack::{Life, begin, initiator},
     family::Family,
     flow::{Flow, is_dhcp},
-    packet::Exchange,
+    packet::IcmpKind,
     tables::{Flows, Inserted, Tables},
 };
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
     #[inline(always)]
-    pub(super) fn enter<F: Family>(&mut self, plan: Plan, admission: Admission) -> Result<Pass, Reason>
+    pub(super) fn ct_commit<F: Family>(
+        &mut self,
+        evaluation: Evaluation,
+        admission: Admission,
+    ) -> Result<PassReason, DropReason>
     where
         T: Flows<F::Key>,
     {
         let tail = self.tail();
-        let mut refills = plan.0 & Plan::REFILLS != 0;
-        let mut goes_on = plan.0 & Plan::GOES_ON != 0;
+        let mut refills = evaluation.0 & Evaluation::REPLACE_ENTRY != 0;
+        let mut goes_on = evaluation.0 & Evaluation::KEEP_STATE != 0;
         if admission.dhcp {
             let flow = Flow::dhcp(self.packet);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
@@ -37,11 +41,11 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             let flow = Flow::plain(self.packet, D::DIRECTION);
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
         }
-        let opened = self.tables.blur((plan.opened() | admission.state) as u32) as u16;
+        let opened = self.tables.opaque((evaluation.opened() | admission.state) as u32) as u16;
         let packet = self.packet;
-        let segment = packet.segment_in_any_case(|value| self.tables.blur(value));
+        let segment = packet.segment_in_any_case(|value| self.tables.opaque(value));
         let life = begin(opened, packet.protocol, D::DIRECTION, segment);
-        let life = life.blurred(|number| self.tables.blur(number));
+        let life = life.opaque(|number| self.tables.opaque(number));
         let mut refused = None;
         let mut kept = false;
         let mut found = None;
@@ -72,7 +76,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 // Only the task keeps it open.
                 self.add_totals(&conn);
             } else {
-                self.readmit(&conn, tail, opened, admission.rule, (!goes_on).then_some(life));
+                self.refresh_entry(&conn, tail, opened, admission.rule, (!goes_on).then_some(life));
             }
             kept = true;
         }
@@ -89,13 +93,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             self.tables.add(&usage.flows_lost, packets);
         }
         let outcome = self.count(Outcome::Pass(admission.pass));
-        self.tell(outcome, admission.rule);
+        self.emit_event(outcome, admission.rule);
         Ok(admission.pass)
     }
 
     /// Adds an entry under the key in hand, if its ENI may have one more.
     #[inline(always)]
-    fn insert<F: Family>(&mut self, opened: u16, life: Life, admission: Admission) -> Result<Inserted, Reason>
+    fn insert<F: Family>(&mut self, opened: u16, life: Life, admission: Admission) -> Result<Inserted, DropReason>
     where
         T: Flows<F::Key>,
     {
@@ -111,8 +115,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         let charge = match accounts.charge(self.tables, share, self.work.eni.conn_cap, claim) {
             Ok(charge) => charge,
-            Err(NoRoom::Cap) => return Err(Reason::TaskConnectionsFull),
-            Err(NoRoom::Full) => return Err(Reason::ConnectionsFull),
+            Err(NoRoom::Cap) => return Err(DropReason::TaskConnectionsFull),
+            Err(NoRoom::Full) => return Err(DropReason::ConnectionsFull),
         };
         let opened = opened | charge.state();
         self.work.conn = Conn {
@@ -128,10 +132,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
         if inserted != Inserted::Done {
-            accounts.take_back(self.tables, charge);
+            accounts.rollback(self.tables, charge);
         }
         match inserted {
-            Inserted::Full => Err(Reason::ConnectionsFull),
+            Inserted::Full => Err(DropReason::ConnectionsFull),
             inserted => Ok(inserted),
         }
     }
@@ -141,7 +145,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     #[inline(always)]
     fn by(&self, rule: u32, opened: u16, slot: u16) -> u64 {
         let code = match self.packet.exchange {
-            Exchange::Request => self.packet.destination_port as u8,
+            IcmpKind::Request => self.packet.destination_port as u8,
             _ => 0,
         };
         Conn::pack_by(rule, opened, code, slot)
@@ -150,7 +154,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows. Where another CPU
     /// is just making some entry another slot's, who admits it stays for the next packet to say.
     #[inline(always)]
-    fn readmit(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, anew: Option<Life>) {
+    fn refresh_entry(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, anew: Option<Life>) {
         let slot = self.work.eni.slot;
         let was = conn.state();
         // A SYN of the side that was opened to takes nothing over from the one that opened it.

@@ -1,9 +1,9 @@
 //! Dropping: a denial is never silent. Record, reason, counter; if its table is full, counter and loss.
 
-use super::{Scene, Way, share::Accounts};
+use super::{Hook, PacketContext, share::Accounts};
 use crate::{
     abi::{
-        Denial, Direction, Outcome, Pass, Reason,
+        Denial, Direction, DropReason, Outcome, PassReason,
         image::{NO_CAP, Shared},
         tables::{Seen, denial_tail},
     },
@@ -15,20 +15,20 @@ use crate::{
     tables::{Flows, Inserted, Tables},
 };
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Drops a packet, counts it and records it for its ENI. A link that no task has is counted under slot 0: there is no
     /// ENI to record it for.
     ///
     /// The reason lies in memory meanwhile: else the verifier would walk all of this once for each.
     #[inline(always)]
-    pub(super) fn deny<F: Family>(&mut self, reason: Reason) -> Outcome
+    pub(super) fn deny<F: Family>(&mut self, reason: DropReason) -> Outcome
     where
         T: Flows<F::Key>,
     {
         self.work.reason = Some(reason);
-        let number = self.tables.blur(reason as u32) as u8;
+        let number = self.tables.opaque(reason as u32) as u8;
         if self.is_hosts(number) {
-            return self.count(Outcome::Pass(Pass::Host));
+            return self.count(Outcome::Pass(PassReason::Host));
         }
         let slot = self.work.eni.slot;
         self.tables
@@ -42,7 +42,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     /// How a packet that was refused ends.
     #[inline(always)]
     fn dropped(&self) -> Outcome {
-        Outcome::Drop(self.work.reason.unwrap_or(Reason::NoPolicy))
+        Outcome::Drop(self.work.reason.unwrap_or(DropReason::NoPolicy))
     }
 
     /// Keeps what was dropped.
@@ -81,7 +81,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             tried = true;
             match self.insert_denial::<F>(tail) {
                 Inserted::Done => {
-                    self.tell(self.dropped(), 0);
+                    self.emit_event(self.dropped(), 0);
                     return;
                 }
                 Inserted::Exists => {}
@@ -101,15 +101,16 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return true;
         }
         let number = number as u64;
-        let is_full = same(number, Reason::ConnectionsFull as u64) | same(number, Reason::TaskConnectionsFull as u64);
-        let not_for_task = same(number, Reason::NotForTask as u64);
+        let is_full =
+            same(number, DropReason::ConnectionsFull as u64) | same(number, DropReason::TaskConnectionsFull as u64);
+        let not_for_task = same(number, DropReason::NotForTask as u64);
         // Sent to the task for somebody else: a route that leads astray.
         let (mac, to) = (self.control.mac_of(self.work.eni.slot), self.work.destination);
         let astray = same(mac, to) & (1 ^ same(mac, 0));
         // What went to several hosts is the task's once a rule has let it in.
         let several = is_group(F::Peer::V6, self.packet.destination);
         let meant = (several * is_full) | ((1 ^ several) * (1 ^ (not_for_task * (1 ^ astray))));
-        self.tables.blur(meant as u32) != 0
+        self.tables.opaque(meant as u32) != 0
     }
 
     #[inline(always)]
@@ -133,7 +134,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             .tables
             .insert_denial(F::key(&mut self.work.keys), &self.work.denial);
         if inserted != Inserted::Done {
-            accounts.take_back(self.tables, charge);
+            accounts.rollback(self.tables, charge);
         }
         inserted
     }

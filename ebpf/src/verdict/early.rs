@@ -2,9 +2,9 @@
 //! the same reason and with the same record. Everything else goes on to the gate untouched and uncounted, and so does
 //! what cannot be judged here: later fragments, and headers beyond the buffer at hand.
 
-use super::{Scratch, Way, decide, read};
+use super::{Hook, Scratch, decide, read};
 use crate::{
-    abi::{Direction, LinkId, Outcome, Reason},
+    abi::{Direction, DropReason, LinkId, Outcome},
     packet::{Ethernet, Frame, Kind, Neighbour, Packet, Unparsed, hardware_number},
     policy::{Control, Image, Rows},
     tables::Tables,
@@ -17,7 +17,7 @@ struct FromWire<E> {
     of_task: u32,
 }
 
-impl<E: Ethernet> Way for FromWire<E> {
+impl<E: Ethernet> Hook for FromWire<E> {
     const DIRECTION: Direction = Direction::Ingress;
     const EARLY: bool = true;
 
@@ -41,7 +41,7 @@ pub fn early<T: Tables, F: Frame, E: Ethernet>(
     header: E,
     tag: Option<u16>,
     scratch: &mut Scratch,
-) -> Option<Reason> {
+) -> Option<DropReason> {
     let control = Control::read(tables)?;
     let parsed = read(frame, scratch);
     if matches!(parsed, Err(Unparsed::Short)) {
@@ -55,11 +55,11 @@ pub fn early<T: Tables, F: Frame, E: Ethernet>(
         _ => return None,
     };
     packet.link = link.get();
-    let way = FromWire {
+    let hook = FromWire {
         header,
-        of_task: tables.blur(tag.is_some() as u32),
+        of_task: tables.opaque(tag.is_some() as u32),
     };
-    match decide(tables, way, scratch, parsed) {
+    match decide(tables, hook, scratch, parsed) {
         Outcome::Pass(_) => None,
         Outcome::Drop(reason) => Some(reason),
     }

@@ -2,65 +2,69 @@
 //! the policy.
 
 use super::{
-    Scene, Way,
-    evaluation::{Admission, Plan},
+    Hook, PacketContext,
+    evaluation::{Admission, Evaluation},
     link_local::Says,
 };
 use crate::{
     abi::{
-        Direction, Pass, Reason,
+        Direction, DropReason, PassReason,
         image::{Class, address, rule, slot},
         tables::{RULE_EXEMPT, state},
     },
     conntrack::{ICMP, ICMPV6, TCP, UDP},
     family::Family,
-    flow::{BROADCAST, Flow, is_dhcp, of_link, same},
-    packet::{self, Exchange, Kind, Packet, is_group, link_local, request_of},
-    policy::{Allowed, Image, Judgement, PeerKey as _, Rows, Subject, judge},
+    flow::{BROADCAST, Flow, is_dhcp, is_link_scope, same},
+    packet::{self, IcmpKind, Kind, Packet, is_group, link_local, request_of},
+    policy::{Image, PeerKey as _, PolicyQuery, PolicyResult, Rows, RuleMatch, classify},
     tables::Tables,
 };
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Looks up the ENI of the packet's link and keeps it.
     #[inline(always)]
-    pub(super) fn find_eni(&mut self) -> Result<Rows<<T as Image>::Bank>, Reason> {
+    pub(super) fn find_eni(&mut self) -> Result<Rows<<T as Image>::Bank>, DropReason> {
         self.work.eni.slot = 0;
-        let rows = Rows::read(self.tables, self.control).ok_or(Reason::UnknownTask)?;
+        let rows = Rows::read(self.tables, self.control).ok_or(DropReason::UnknownTask)?;
         rows.eni_of(self.packet.link, &mut self.work.eni)
-            .ok_or(Reason::UnknownTask)?;
+            .ok_or(DropReason::UnknownTask)?;
         Ok(rows)
     }
 
-    /// Judges a packet by its ENI and the rules that `plan` names. `related`: the rule of the connection that it is an
+    /// Judges a packet by its ENI and the rules that `evaluation` names. `related`: the rule of the connection that it is an
     /// error about, else 0.
     #[inline(always)]
-    pub(super) fn admit<F: Family>(&mut self, plan: Plan, related: u32) -> Result<Admission, Reason> {
-        let judged = plan.judged();
+    pub(super) fn evaluate<F: Family>(
+        &mut self,
+        evaluation: Evaluation,
+        related: u32,
+    ) -> Result<Admission, DropReason> {
+        let judged = evaluation.judged();
         let rows = self.find_eni()?;
-        if let Some(reason) = plan.refusal() {
+        if let Some(reason) = evaluation.refusal() {
             return Err(reason);
         }
         let packet = self.packet;
         let eni = self.work.eni;
         if eni.flags & slot::ISOLATED != 0 {
-            return Err(Reason::Isolated);
+            return Err(DropReason::Isolated);
         }
         let flow = Flow::plain(packet, D::DIRECTION);
         // Both looks before anything is told apart: the verifier walks every probe of each, once for each state it comes in.
-        let owner = self.tables.blur(rows.address(flow.local).slot as u32);
-        let remote = self.tables.blur_row(rows.address(flow.remote));
+        let owner = self.tables.opaque(rows.address(flow.local).slot as u32);
+        let remote = self.tables.opaque_row(rows.address(flow.remote));
         let says = match D::DIRECTION {
             Direction::Egress => Says::Used,
             Direction::Ingress => Says::Meant,
         };
         let own_on_link = F::Peer::V6 && link_local(flow.local) && self.owns(flow.local, says);
-        let own_on_link = self.tables.blur(own_on_link as u32) != 0;
+        let own_on_link = self.tables.opaque(own_on_link as u32) != 0;
         // Link-local addresses mean nothing beyond their link.
-        let stays = own_on_link && (matches!(D::DIRECTION, Direction::Ingress) || of_link(flow.remote));
-        let own = self.tables.blur((owner == eni.slot as u32 || stays) as u32) != 0;
-        let local = self.tables.blur((remote.slot != 0) as u32) as u16 * state::LOCAL;
+        let stays = own_on_link && (matches!(D::DIRECTION, Direction::Ingress) || is_link_scope(flow.remote));
+        let own = self.tables.opaque((owner == eni.slot as u32 || stays) as u32) != 0;
+        let local = self.tables.opaque((remote.slot != 0) as u32) as u16 * state::LOCAL;
         let exempt = Admission {
-            pass: Pass::Exempt,
+            pass: PassReason::Exempt,
             rule: RULE_EXEMPT,
             state: local,
             dhcp: false,
@@ -72,7 +76,9 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     && (own || own_on_link || may_ask_for_address(packet))
             }
             // To a task that has no address yet it goes by broadcast (RFC 2131, 4.1), or to a link-local one.
-            Direction::Ingress => plan.0 & Plan::ANSWERS_DHCP != 0 && (own || same(packet.destination, BROADCAST)),
+            Direction::Ingress => {
+                evaluation.0 & Evaluation::ANSWERS_DHCP != 0 && (own || same(packet.destination, BROADCAST))
+            }
         };
         if is_dhcp {
             return Ok(Admission {
@@ -86,30 +92,30 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if !own {
             if matches!(D::DIRECTION, Direction::Egress) {
                 if checked {
-                    return Err(Reason::SpoofedSource);
+                    return Err(DropReason::SpoofedSource);
                 }
             } else {
-                self.work.destination = self.way.destination();
+                self.work.destination = self.hook.destination();
                 // What the frame's header says makes no address that of many: hosts take for themselves what comes to one of
                 // theirs in a frame for all.
                 several = is_group(F::Peer::V6, packet.destination);
                 let elsewhere = (1 ^ several) * (checked as u64 | self.is_to_another());
-                if self.tables.blur(elsewhere as u32) != 0 {
-                    return Err(Reason::NotForTask);
+                if self.tables.opaque(elsewhere as u32) != 0 {
+                    return Err(DropReason::NotForTask);
                 }
             }
         }
-        let group = self.tables.blur(several as u32 * state::GROUP as u32) as u16;
+        let group = self.tables.opaque(several as u32 * state::GROUP as u32) as u16;
         if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
-            return Err(Reason::SpoofedSource);
+            return Err(DropReason::SpoofedSource);
         }
         // What a task of this host sends to another one comes by its own link.
         if remote.slot != 0 && self.is_from_wire(packet) && self.is_on_device(remote.slot) {
-            return Err(Reason::SpoofedSource);
+            return Err(DropReason::SpoofedSource);
         }
         if related != 0 {
             return Ok(Admission {
-                pass: Pass::IcmpError,
+                pass: PassReason::IcmpError,
                 rule: related,
                 state: local | group,
                 dhcp: false,
@@ -119,32 +125,36 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return Ok(exempt);
         }
         let (class, port) = rule_key(packet, judged as u8 != D::DIRECTION as u8);
-        let axis = self.tables.blur(class as u32);
-        let port = self.tables.blur(port);
-        let subject = Subject {
+        let axis = self.tables.opaque(class as u32);
+        let port = self.tables.opaque(port);
+        let query = PolicyQuery {
             axis,
             port,
             peer: F::peer(flow.remote),
             group_set: remote.group_set,
         };
-        match judge(self.tables, eni.roots[(plan.0 & Plan::INGRESS) as usize], subject) {
-            Judgement::Allowed(Allowed { rule, flags }) => {
+        match classify(
+            self.tables,
+            eni.roots[(evaluation.0 & Evaluation::INGRESS) as usize],
+            query,
+        ) {
+            PolicyResult::Allowed(RuleMatch { rule, flags }) => {
                 let untracked = if axis == Class::Tcp as u32 {
                     flags & rule::UNTRACKED_TCP != 0
                 } else {
                     axis == Class::Udp as u32 && flags & rule::UNTRACKED_UDP != 0
                 };
                 Ok(Admission {
-                    pass: Pass::Rule,
+                    pass: PassReason::Rule,
                     rule,
                     state: local | group | (untracked as u16 * state::UNTRACKED),
                     dhcp: false,
                 })
             }
             // Whom no rule lets hear it is not meant.
-            Judgement::NoRule if group != 0 => Err(Reason::NotForTask),
-            Judgement::NoRule => Err(Reason::NoRule),
-            Judgement::NoPolicy => Err(Reason::NoPolicy),
+            PolicyResult::NoRule if group != 0 => Err(DropReason::NotForTask),
+            PolicyResult::NoRule => Err(DropReason::NoRule),
+            PolicyResult::NoPolicy => Err(DropReason::NoPolicy),
         }
     }
 
@@ -182,7 +192,7 @@ fn rule_key(packet: &Packet, reply: bool) -> (Class, u32) {
         (ICMP, Kind::V4) | (ICMPV6, Kind::V6) => {
             let kind = (packet.destination_port >> 8) as u8;
             match packet.exchange {
-                Exchange::Reply if reply => (Class::Icmp, (request_of(packet.kind, kind) as u32) << 8),
+                IcmpKind::Reply if reply => (Class::Icmp, (request_of(packet.kind, kind) as u32) << 8),
                 _ => (Class::Icmp, packet.destination_port as u32),
             }
         }

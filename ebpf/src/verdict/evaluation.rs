@@ -1,20 +1,20 @@
 //! What the steps hand on: from lookup to evaluation, and from there to commit.
 
 use crate::{
-    abi::{Direction, Pass, Reason},
+    abi::{Direction, DropReason, PassReason},
     conntrack::opened_by,
 };
 
 /// How a packet that no entry lets through is to be judged. Bits in one word, and no enum, because the word is hidden from the
-/// verifier ([`Blur`](crate::tables::Tables::blur)): it then walks what follows once, and not once for each way that led
+/// verifier ([`Opaque`](crate::tables::Tables::blur)): it then walks what follows once, and not once for each way that led
 /// here.
 #[derive(Clone, Copy)]
-pub(super) struct Plan(pub(super) u32);
+pub(super) struct Evaluation(pub(super) u32);
 
-impl Plan {
+impl Evaluation {
     pub(super) const INGRESS: u32 = 1;
-    pub(super) const GOES_ON: u32 = 2;
-    pub(super) const REFILLS: u32 = 4;
+    pub(super) const KEEP_STATE: u32 = 2;
+    pub(super) const REPLACE_ENTRY: u32 = 4;
     pub(super) const ANSWERS_DHCP: u32 = 8;
     /// From here on, the number of a reason.
     const REFUSED: u32 = 8;
@@ -31,36 +31,36 @@ impl Plan {
     /// Its entry, which is there, is filled anew.
     #[inline(always)]
     pub(super) const fn refilling(self) -> Self {
-        Self(self.0 | Self::REFILLS)
+        Self(self.0 | Self::REPLACE_ENTRY)
     }
 
     /// Not at all: it is refused, once it is known for whom.
     #[inline(always)]
-    pub(super) const fn refused(reason: Reason) -> Self {
+    pub(super) const fn refused(reason: DropReason) -> Self {
         Self((reason as u32) << Self::REFUSED)
     }
 
     /// What it is refused for.
     #[inline(always)]
-    pub(super) const fn refusal(self) -> Option<Reason> {
-        const LATE: u32 = Reason::ConnectionClosed as u32;
-        const FRAGMENT: u32 = Reason::FragmentWithoutFirst as u32;
-        const ROUTED: u32 = Reason::SourceRouted as u32;
-        const SPOOFED: u32 = Reason::SpoofedSource as u32;
+    pub(super) const fn refusal(self) -> Option<DropReason> {
+        const LATE: u32 = DropReason::ConnectionClosed as u32;
+        const FRAGMENT: u32 = DropReason::FragmentWithoutFirst as u32;
+        const ROUTED: u32 = DropReason::SourceRouted as u32;
+        const SPOOFED: u32 = DropReason::SpoofedSource as u32;
         match self.0 >> Self::REFUSED {
             0 => None,
-            LATE => Some(Reason::ConnectionClosed),
-            FRAGMENT => Some(Reason::FragmentWithoutFirst),
-            ROUTED => Some(Reason::SourceRouted),
-            SPOOFED => Some(Reason::SpoofedSource),
-            _ => Some(Reason::Malformed),
+            LATE => Some(DropReason::ConnectionClosed),
+            FRAGMENT => Some(DropReason::FragmentWithoutFirst),
+            ROUTED => Some(DropReason::SourceRouted),
+            SPOOFED => Some(DropReason::SpoofedSource),
+            _ => Some(DropReason::Malformed),
         }
     }
 
     /// As part of a connection that `initiator` opened under another generation: its entry stays.
     #[inline(always)]
     pub(super) const fn again(initiator: Direction) -> Self {
-        Self(Self::anew(initiator).0 | Self::REFILLS | Self::GOES_ON)
+        Self(Self::anew(initiator).0 | Self::REPLACE_ENTRY | Self::KEEP_STATE)
     }
 
     /// As an answer to the DHCP that the task itself began, if it goes to the task.
@@ -91,7 +91,7 @@ impl Plan {
 /// Why a packet is let in, and what its entry says of that.
 #[derive(Clone, Copy)]
 pub(super) struct Admission {
-    pub(super) pass: Pass,
+    pub(super) pass: PassReason,
     pub(super) rule: u32,
     /// What it adds to the state of its entry.
     pub(super) state: u16,
@@ -102,6 +102,6 @@ impl Admission {
     /// Whether it is an error about a connection, let through for that connection's sake.
     #[inline(always)]
     pub(super) const fn is_error(self) -> bool {
-        matches!(self.pass, Pass::IcmpError)
+        matches!(self.pass, PassReason::IcmpError)
     }
 }

@@ -4,16 +4,16 @@
 //! come yet, has nothing to borrow. A datagram that is whole is forgotten at once, so that a task's share is as many as are
 //! on their way at a time. Where the host reassembles before it forwards, fragments toward a task come in order.
 
-use super::{Scene, Way, share::Accounts};
+use super::{Hook, PacketContext, share::Accounts};
 use crate::{
     abi::{
-        Charge, Fragment, Reason,
+        Charge, DropReason, Fragment,
         image::{NO_CAP, Shared, Timeout},
         tables::Seen,
     },
     conntrack::idle,
     family::{Family, Keys},
-    packet::{Exchange, Packet},
+    packet::{IcmpKind, Packet},
     policy::{Control, PeerKey as _},
     tables::{Flows, Inserted, Tables},
 };
@@ -41,53 +41,53 @@ const fn timeout<F: Family>() -> Timeout {
 /// Gives a later fragment the ports of its first one.
 ///
 /// # Errors
-/// [`Reason::FragmentWithoutFirst`] if none was let through, or too long ago.
+/// [`DropReason::FragmentWithoutFirst`] if none was let through, or too long ago.
 #[inline(always)]
-pub(super) fn rejoin<T: Tables + Flows<F::Key>, F: Family>(
+pub(super) fn attach_to_first<T: Tables + Flows<F::Key>, F: Family>(
     tables: &T,
     control: &Control<T::Bank>,
     packet: &mut Packet,
     keys: &mut Keys,
-) -> Result<(), Reason> {
+) -> Result<(), DropReason> {
     let (key, tail) = key::<F>(packet, keys);
     let Some(first) = tables.fragment(key) else {
-        return Err(Reason::FragmentWithoutFirst);
+        return Err(DropReason::FragmentWithoutFirst);
     };
     let (last, owner) = first.seen.get();
     if owner != tail || idle(tables.now(), last, control.timeout(timeout::<F>())) {
-        return Err(Reason::FragmentWithoutFirst);
+        return Err(DropReason::FragmentWithoutFirst);
     }
-    lend(&first, packet);
+    apply_l4(&first, packet);
     Ok(())
 }
 
 /// Keeps what a first fragment says.
 #[inline(always)]
-fn borrow(fragment: &Fragment, first: &Packet, slot: u16, charge: Charge) {
+fn save_l4(fragment: &Fragment, first: &Packet, slot: u16, charge: Charge) {
     let ports = (first.source_port as u64) << 48 | (first.destination_port as u64) << 32;
-    let lent = ports | Fragment::charged(charge);
+    let l4 = ports | Fragment::charged(charge);
     fragment
-        .lent
-        .set(lent | (slot as u64) << 16 | (first.exchange as u64) << 8 | first.protocol as u64);
+        .l4
+        .set(l4 | (slot as u64) << 16 | (first.exchange as u64) << 8 | first.protocol as u64);
 }
 
 /// Gives it to a later one.
 #[inline(always)]
-fn lend(fragment: &Fragment, later: &mut Packet) {
-    let lent = fragment.lent.get();
-    later.source_port = (lent >> 48) as u16;
-    later.destination_port = (lent >> 32) as u16;
-    later.exchange = match lent >> 8 & 0x7f {
-        1 => Exchange::Request,
-        2 => Exchange::Reply,
+fn apply_l4(fragment: &Fragment, later: &mut Packet) {
+    let l4 = fragment.l4.get();
+    later.source_port = (l4 >> 48) as u16;
+    later.destination_port = (l4 >> 32) as u16;
+    later.exchange = match l4 >> 8 & 0x7f {
+        1 => IcmpKind::Request,
+        2 => IcmpKind::Reply,
         // It quotes nothing that could be read here, so rules alone decide.
-        3 => Exchange::Error,
-        _ => Exchange::None,
+        3 => IcmpKind::Error,
+        _ => IcmpKind::None,
     };
-    later.protocol = lent as u8;
+    later.protocol = l4 as u8;
 }
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Remembers a first fragment that was let through. Where there is no room, the later ones are dropped, and counted.
     #[inline(always)]
     pub(super) fn remember<F: Family>(&mut self)
@@ -103,8 +103,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             && first.seen.get().1 == tail
         {
             // The identification comes round again. The entry stays its first owner's share.
-            borrow(&first, self.packet, first.slot(), first.charge());
-            first.missing.set(i64::from(self.packet.fragment_step).cast_unsigned());
+            save_l4(&first, self.packet, first.slot(), first.charge());
+            first
+                .missing
+                .set(i64::from(self.packet.reassembly_delta).cast_unsigned());
             first.seen.set(self.now, tail);
             return;
         }
@@ -118,16 +120,16 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         self.work.fragment = Fragment::default();
         self.work.fragment.seen = Seen::new(self.now, tail);
-        borrow(&self.work.fragment, self.packet, slot, charge);
+        save_l4(&self.work.fragment, self.packet, slot, charge);
         self.work
             .fragment
             .missing
-            .set(i64::from(self.packet.fragment_step).cast_unsigned());
+            .set(i64::from(self.packet.reassembly_delta).cast_unsigned());
         let inserted = self
             .tables
             .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment);
         if inserted != Inserted::Done {
-            accounts.take_back(self.tables, charge);
+            accounts.rollback(self.tables, charge);
         }
     }
 
@@ -145,11 +147,11 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             return;
         }
         self.tables
-            .add(&first.missing, i64::from(self.packet.fragment_step).cast_unsigned());
+            .add(&first.missing, i64::from(self.packet.reassembly_delta).cast_unsigned());
         let (slot, charge) = (first.slot(), first.charge());
         // Two CPUs may see it whole, and user space may find it old: whoever removes it counts that.
         if first.missing.get() == 0 && self.tables.remove_fragment(key) {
-            Accounts::of(slot, Shared::Fragments).take_back(self.tables, charge);
+            Accounts::of(slot, Shared::Fragments).rollback(self.tables, charge);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! heard last, unless it proves to be the task itself: it was heard by the link that is gated now. An address that follows
 //! from a hardware address that taskgate knows is the task's in any case.
 
-use super::{Scene, Way};
+use super::{Hook, PacketContext};
 use crate::{
     abi::{
         image::{Timeout, slot},
@@ -33,7 +33,7 @@ pub(super) enum Says {
     Meant,
 }
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Whether a link-local address is the task's own, or becomes that by what the packet says.
     ///
     /// A task that is not source-checked speaks for whom it likes, but for another task of this host.
@@ -120,7 +120,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let packet = self.packet;
         let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
         let about_target = is_unnamed || is_answer && (!checked || !link_local(packet.source));
-        let named = if self.tables.blur(about_target as u32) != 0 {
+        let named = if self.tables.opaque(about_target as u32) != 0 {
             packet.target
         } else {
             packet.source
@@ -142,7 +142,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             Neighbour::Solicitation => packet.source[0] | packet.source[1] == 0,
             _ => false,
         };
-        let named = if self.tables.blur(tells as u32) != 0 {
+        let named = if self.tables.opaque(tells as u32) != 0 {
             packet.target
         } else {
             packet.source

@@ -1,22 +1,22 @@
 //! Lookup: the connection of a packet, and how it is to be judged if there is none that decides.
 
-use super::{Scene, Way, evaluation::Plan, status::Standing};
+use super::{Hook, PacketContext, evaluation::Evaluation, status::CtStatus};
 use crate::{
-    abi::{Direction, Reason},
+    abi::{Direction, DropReason},
     family::Family,
     flow::{Flow, is_dhcp},
     tables::{Flows, Tables},
 };
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Counts the packet in its connection, if it has one that decides; else says how it is to be judged.
     #[inline(always)]
-    pub(super) fn find<F: Family>(&mut self, tail: u32) -> Option<Plan>
+    pub(super) fn ct_lookup<F: Family>(&mut self, tail: u32) -> Option<Evaluation>
     where
         T: Flows<F::Key>,
     {
         let mut flow = Flow::tracked(self.packet, D::DIRECTION);
-        let mut plan = Plan::anew(D::DIRECTION);
+        let mut evaluation = Evaluation::anew(D::DIRECTION);
         let mut answers_dhcp = false;
         // As what it answers, as itself, as the task's DHCP. Counted: before Linux 6.8 the verifier takes only a jump for the
         // way back of a loop (check_cfg), and without a count the compiler may lay the steps so that there is none.
@@ -26,7 +26,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             let standing = match self.tables.conn(key) {
                 Some(conn) => {
                     let standing = self.standing(&conn, tail, self.packet);
-                    if standing == Standing::Live && !answers_dhcp {
+                    if standing == CtStatus::Live && !answers_dhcp {
                         if !D::EARLY {
                             self.account(&conn, tail, None);
                         }
@@ -34,31 +34,31 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                     }
                     standing
                 }
-                None => Standing::Absent,
+                None => CtStatus::Absent,
             };
             match standing {
                 // Whether it goes to the task is still to be seen.
-                Standing::Live if answers_dhcp => return Some(plan.answering_dhcp()),
-                _ if answers_dhcp => return Some(plan),
-                Standing::Rejudge(initiator) => return Some(Plan::again(initiator)),
+                CtStatus::Live if answers_dhcp => return Some(evaluation.answering_dhcp()),
+                _ if answers_dhcp => return Some(evaluation),
+                CtStatus::Rejudge(initiator) => return Some(Evaluation::again(initiator)),
                 // No request that this answers is tracked: the packet stands for itself.
-                Standing::Stale | Standing::Absent | Standing::Live if flow.special => {
+                CtStatus::Stale | CtStatus::Absent | CtStatus::Live if flow.special => {
                     flow = Flow::plain(self.packet, D::DIRECTION);
                 }
-                Standing::Closed => return Some(Plan::refused(Reason::ConnectionClosed)),
-                Standing::Stale | Standing::Absent | Standing::Live => {
-                    if standing == Standing::Stale {
-                        plan = plan.refilling();
+                CtStatus::Closed => return Some(Evaluation::refused(DropReason::ConnectionClosed)),
+                CtStatus::Stale | CtStatus::Absent | CtStatus::Live => {
+                    if standing == CtStatus::Stale {
+                        evaluation = evaluation.refilling();
                     }
                     if matches!(D::DIRECTION, Direction::Egress) || !is_dhcp(self.packet, D::DIRECTION) {
-                        return Some(plan);
+                        return Some(evaluation);
                     }
                     flow = Flow::dhcp(self.packet);
                     answers_dhcp = true;
                 }
             }
         }
-        Some(plan)
+        Some(evaluation)
     }
 
     /// The tail of the packet's key among tracked connections.

@@ -1,6 +1,6 @@
 //! The verdict: the one function that the kernel's entry points, the tests and `explain` call.
 //!
-//! The steps of a packet with addresses stand in [`Scene::follow`], one after the other, and each in a file of its name:
+//! The steps of a packet with addresses stand in [`PacketContext::follow`], one after the other, and each in a file of its name:
 //! [`related`], [`lookup`], [`evaluate`], [`commit`]; [`account`] counts, [`deny`] ends what some step refused. Steps know
 //! nothing of each other: what one hands on to the next is a type in [`evaluation`] or [`status`].
 //!
@@ -23,11 +23,11 @@ mod status;
 
 pub use early::{branch, early};
 
-use evaluation::Plan;
+use evaluation::Evaluation;
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, Event, Fragment, LinkLocal, LinkLocalKey, Outcome, Pass, Reason,
+        Conn, Denial, Direction, DropReason, Event, Fragment, LinkLocal, LinkLocalKey, Outcome, PassReason,
         image::control,
         tables::{Flags, Totals, denial_tail},
     },
@@ -54,10 +54,10 @@ pub struct Scratch {
 struct Work {
     /// The ENI of the packet's link, once it was looked up; slot 0 if there is none.
     eni: EniRow,
-    /// The hardware address that the frame goes to, once it matters: see [`Way::destination`].
+    /// The hardware address that the frame goes to, once it matters: see [`Hook::destination`].
     destination: u64,
     /// What it is refused for, if it is.
-    reason: Option<Reason>,
+    reason: Option<DropReason>,
     keys: Keys,
     conn: Conn,
     denial: Denial,
@@ -67,18 +67,18 @@ struct Work {
 }
 
 /// What one packet is judged with: read once, so that one generation decides.
-struct Scene<'a, T: Tables, D: Way> {
+struct PacketContext<'a, T: Tables, D: Hook> {
     tables: &'a T,
     packet: &'a Packet,
     quoted: &'a Packet,
     work: &'a mut Work,
-    way: D,
+    hook: D,
     control: Control<<T as Image>::Bank>,
     now: u32,
 }
 
 /// The direction of a gate, fixed when it is compiled: the verifier walks half as much.
-pub trait Way {
+pub trait Hook {
     /// It.
     const DIRECTION: Direction;
     /// Whether the gate is still to come: what is not dropped goes on to it, and only it counts and keeps that.
@@ -95,11 +95,11 @@ pub struct FromTask;
 /// What is sent to a task, in a frame with this header.
 pub struct ToTask<E>(pub E);
 
-impl Way for FromTask {
+impl Hook for FromTask {
     const DIRECTION: Direction = Direction::Egress;
 }
 
-impl<E: Ethernet> Way for ToTask<E> {
+impl<E: Ethernet> Hook for ToTask<E> {
     const DIRECTION: Direction = Direction::Ingress;
 
     #[inline(always)]
@@ -122,54 +122,54 @@ pub fn read<F: Frame>(frame: &F, scratch: &mut Scratch) -> Result<(), Unparsed> 
 ///
 /// [`Unparsed::Short`] means that pulling data in did not help: the frame is malformed.
 #[inline(always)]
-pub fn decide<T: Tables, D: Way>(tables: &T, way: D, scratch: &mut Scratch, parsed: Result<(), Unparsed>) -> Outcome {
+pub fn decide<T: Tables, D: Hook>(tables: &T, hook: D, scratch: &mut Scratch, parsed: Result<(), Unparsed>) -> Outcome {
     let Some(control) = Control::read(tables) else {
-        return Outcome::Drop(Reason::NoPolicy);
+        return Outcome::Drop(DropReason::NoPolicy);
     };
     let Scratch { packet, quoted, work } = scratch;
     let parsed = match parsed {
         // The gate knows its first one.
-        Ok(()) if packet.later_fragment && D::EARLY => return Outcome::Pass(Pass::Tracked),
+        Ok(()) if packet.later_fragment && D::EARLY => return Outcome::Pass(PassReason::Tracked),
         Ok(()) if packet.later_fragment => match packet.kind {
-            Kind::V6 => fragment::rejoin::<T, V6>(tables, &control, packet, &mut work.keys),
-            _ => fragment::rejoin::<T, V4>(tables, &control, packet, &mut work.keys),
+            Kind::V6 => fragment::attach_to_first::<T, V6>(tables, &control, packet, &mut work.keys),
+            _ => fragment::attach_to_first::<T, V4>(tables, &control, packet, &mut work.keys),
         },
         Ok(()) => Ok(()),
-        Err(Unparsed::Short) => Err(Reason::Malformed),
+        Err(Unparsed::Short) => Err(DropReason::Malformed),
         Err(Unparsed::Bad(reason)) => Err(reason),
     };
-    let mut scene = Scene::<T, D> {
+    let mut context = PacketContext::<T, D> {
         tables,
         packet,
         quoted,
         work,
-        way,
+        hook,
         control,
         now: tables.now(),
     };
     // Neighbour discovery is IPv6's.
-    let may_be_flowless = match scene.packet.kind {
+    let may_be_flowless = match context.packet.kind {
         Kind::V4 => false,
-        Kind::V6 => parsed.is_ok() && !matches!(scene.packet.neighbour, Neighbour::None),
+        Kind::V6 => parsed.is_ok() && !matches!(context.packet.neighbour, Neighbour::None),
         Kind::Arp | Kind::None => true,
     };
     let mut parsed = parsed;
-    if may_be_flowless && let Some(outcome) = scene.decide_flowless(&mut parsed) {
+    if may_be_flowless && let Some(outcome) = context.decide_flowless(&mut parsed) {
         outcome
-    } else if matches!(scene.packet.kind, Kind::V6) {
-        scene.decide_ip::<V6>(parsed)
+    } else if matches!(context.packet.kind, Kind::V6) {
+        context.decide_ip::<V6>(parsed)
     } else {
-        scene.decide_ip::<V4>(parsed)
+        context.decide_ip::<V4>(parsed)
     }
 }
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     #[inline(always)]
-    fn decide_ip<F: Family>(&mut self, parsed: Result<(), Reason>) -> Outcome
+    fn decide_ip<F: Family>(&mut self, parsed: Result<(), DropReason>) -> Outcome
     where
         T: Flows<F::Key>,
     {
-        match self.follow::<F>(parsed) {
+        match self.process::<F>(parsed) {
             Ok(pass) => {
                 if self.packet.first_fragment && !D::EARLY {
                     self.remember::<F>();
@@ -185,45 +185,45 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// The walk of a packet with addresses. `parsed`: what it is refused for, if it is.
     #[inline(always)]
-    fn follow<F: Family>(&mut self, parsed: Result<(), Reason>) -> Result<Pass, Reason>
+    fn process<F: Family>(&mut self, parsed: Result<(), DropReason>) -> Result<PassReason, DropReason>
     where
         T: Flows<F::Key>,
     {
         let tail = self.tail();
         let mut related = 0;
-        let plan = if let Err(reason) = parsed {
-            Plan::refused(reason)
+        let evaluation = if let Err(reason) = parsed {
+            Evaluation::refused(reason)
         } else if !F::Peer::V6 && self.speaks_as_router() {
             // Before any connection could vouch for it.
-            Plan::refused(Reason::SpoofedSource)
+            Evaluation::refused(DropReason::SpoofedSource)
         } else {
             // 1. Related: an error about a tracked connection.
             related = self.related::<F>(tail);
             // 2. Lookup, which accounts for a packet of a connection that decides.
-            match self.find::<F>(tail) {
-                Some(plan) => plan,
-                None => return Ok(Pass::Tracked),
+            match self.ct_lookup::<F>(tail) {
+                Some(evaluation) => evaluation,
+                None => return Ok(PassReason::Tracked),
             }
         };
-        let plan = Plan(self.tables.blur(plan.0));
-        let related = self.tables.blur(related);
+        let evaluation = Evaluation(self.tables.opaque(evaluation.0));
+        let related = self.tables.opaque(related);
         // 3. Evaluate: the ENI, its address, what is exempt, the policy.
-        let admission = self.admit::<F>(plan, related)?;
+        let admission = self.evaluate::<F>(evaluation, related)?;
         // The gate behind keeps what XDP lets through.
         if D::EARLY {
-            return Ok(Pass::Tracked);
+            return Ok(PassReason::Tracked);
         }
         // 4. Commit: an entry, in which the packet is accounted for.
-        self.enter::<F>(plan, admission)
+        self.ct_commit::<F>(evaluation, admission)
     }
 
     /// What leaves no record, whether it passes or not: ARP and neighbour discovery, as on AWS, and frames that carry no
     /// addresses. It is counted. `None`: it is IPv6 for the rules, unless it now is refused for what it says.
     #[inline(always)]
-    fn decide_flowless(&mut self, parsed: &mut Result<(), Reason>) -> Option<Outcome> {
+    fn decide_flowless(&mut self, parsed: &mut Result<(), DropReason>) -> Option<Outcome> {
         let rows = self.find_eni();
         let for_rules = matches!(self.packet.kind, Kind::V6) && !self.is_between_neighbours();
-        let for_rules = self.tables.blur(for_rules as u32) != 0;
+        let for_rules = self.tables.opaque(for_rules as u32) != 0;
         if for_rules && matches!(D::DIRECTION, Direction::Ingress) {
             return None;
         }
@@ -233,22 +233,22 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         if for_rules {
             // Nobody says how far it goes: a neighbour may have the address that it is sent to.
-            if let Err(Reason::SpoofedSource) = judged {
-                *parsed = Err(Reason::SpoofedSource);
+            if let Err(DropReason::SpoofedSource) = judged {
+                *parsed = Err(DropReason::SpoofedSource);
             }
             return None;
         }
         Some(self.count(match judged {
             Ok(pass) => Outcome::Pass(pass),
-            Err(reason) => self.refuse(reason),
+            Err(reason) => self.drop_or_host(reason),
         }))
     }
 
     /// How a packet ends that was refused and leaves no record.
     #[inline(always)]
-    fn refuse(&self, reason: Reason) -> Outcome {
+    fn drop_or_host(&self, reason: DropReason) -> Outcome {
         if self.is_hosts(reason as u8) {
-            Outcome::Pass(Pass::Host)
+            Outcome::Pass(PassReason::Host)
         } else {
             Outcome::Drop(reason)
         }
@@ -258,8 +258,8 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
     #[inline(always)]
     fn is_hosts(&self, number: u8) -> bool {
         let packet = self.packet;
-        let on_trunk = || packet.link == self.control.trunk() || packet.link == self.control.former();
-        number == Reason::UnknownTask as u8 && !packet.tagged && on_trunk()
+        let on_trunk = || packet.link == self.control.trunk() || packet.link == self.control.previous_trunk();
+        number == DropReason::UnknownTask as u8 && !packet.tagged && on_trunk()
     }
 
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.
@@ -268,7 +268,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if D::EARLY && outcome.passes() {
             return outcome;
         }
-        let number = self.tables.blur(outcome.number() as u32);
+        let number = self.tables.opaque(outcome.number() as u32);
         self.tables
             .count(self.work.eni.slot, D::DIRECTION, number, self.packet.packets as u64);
         outcome
@@ -290,7 +290,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// Tells whoever follows of a flow's first packet.
     #[inline(always)]
-    fn tell(&mut self, outcome: Outcome, rule: u32) {
+    fn emit_event(&mut self, outcome: Outcome, rule: u32) {
         if self.control.flags & control::FOLLOW == 0 {
             return;
         }

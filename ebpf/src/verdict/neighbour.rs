@@ -1,20 +1,20 @@
 //! ARP, neighbour discovery and multicast listener discovery: no rule speaks of them, but a task takes part only with its
 //! own addresses, only on its link, and never as a router. Which link-local addresses are its own says [`super::link_local`].
 
-use super::{Scene, Way};
+use super::{Hook, PacketContext};
 use crate::{
     abi::{
-        Direction, LinkId, Pass, Reason,
+        Direction, DropReason, LinkId, PassReason,
         image::slot,
         tables::NeighbourKind::{self, Heard, Probed},
     },
-    flow::{of_link, of_link_group, same},
+    flow::{is_link_scope, of_link_group, same},
     packet::{Kind, Neighbour, link_local},
     policy::{Image, Rows},
     tables::Tables,
 };
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Whether a task says what only routers say: it would become its neighbours' way out, or end what they listen to.
     #[inline(always)]
     pub(super) fn speaks_as_router(&self) -> bool {
@@ -40,7 +40,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
             _ if matches!(D::DIRECTION, Direction::Ingress) => true,
             // It goes to those who listen, and needs no more room than it has.
             Neighbour::ListenerReport => of_link_group(packet.destination) && !packet.roomy,
-            _ if of_link(packet.destination) || self.speaks_as_router() => true,
+            _ if is_link_scope(packet.destination) || self.speaks_as_router() => true,
             Neighbour::Solicitation | Neighbour::Advertisement => self.knows(packet.destination, Heard),
             _ => false,
         }
@@ -48,9 +48,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// Judges it, by its ENI, which was found. `for_rules`: by what it says alone, since rules say where it may go.
     #[inline(always)]
-    pub(super) fn neighbour(&mut self, rows: &Rows<<T as Image>::Bank>, for_rules: bool) -> Result<Pass, Reason> {
+    pub(super) fn neighbour(
+        &mut self,
+        rows: &Rows<<T as Image>::Bank>,
+        for_rules: bool,
+    ) -> Result<PassReason, DropReason> {
         if self.work.eni.flags & slot::ISOLATED != 0 {
-            return Err(Reason::Isolated);
+            return Err(DropReason::Isolated);
         }
         match D::DIRECTION {
             Direction::Egress => self.may_speak(rows, for_rules)?,
@@ -59,12 +63,12 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if !D::EARLY && !for_rules {
             self.learn();
         }
-        Ok(Pass::Neighbour)
+        Ok(PassReason::Neighbour)
     }
 
     /// Whether a task may say this: for itself, and for nobody else.
     #[inline(always)]
-    fn may_speak(&mut self, rows: &Rows<<T as Image>::Bank>, for_rules: bool) -> Result<(), Reason> {
+    fn may_speak(&mut self, rows: &Rows<<T as Image>::Bank>, for_rules: bool) -> Result<(), DropReason> {
         let packet = self.packet;
         let eni = self.work.eni;
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
@@ -73,16 +77,16 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let of_one_kind = link_local(packet.source) == link_local(packet.target) || !link_local(packet.source);
         let from_elsewhere = is_answer && checked && !same(packet.source, packet.target) && of_one_kind;
         let refused = self.speaks_as_router() || from_elsewhere;
-        if self.tables.blur(refused as u32) != 0 {
-            return Err(Reason::SpoofedSource);
+        if self.tables.opaque(refused as u32) != 0 {
+            return Err(DropReason::SpoofedSource);
         }
         // Without a rule nobody carries letters.
         if packet.roomy && !for_rules {
-            return Err(Reason::Malformed);
+            return Err(DropReason::Malformed);
         }
         // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet, nor need others one who
         // ask for a router or say what they listen to.
-        let is_unnamed = self.tables.blur(nobody(packet.source) as u32) != 0;
+        let is_unnamed = self.tables.opaque(is_unspecified(packet.source) as u32) != 0;
         let is_about_link = matches!(
             packet.neighbour,
             Neighbour::RouterSolicitation | Neighbour::ListenerReport
@@ -90,18 +94,18 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         if is_unnamed && is_about_link {
             return Ok(());
         }
-        let claimed = if self.tables.blur((is_unnamed || is_answer) as u32) != 0 {
+        let claimed = if self.tables.opaque((is_unnamed || is_answer) as u32) != 0 {
             packet.target
         } else {
             packet.source
         };
-        let owner = self.tables.blur(rows.address(claimed).slot as u32) as u16;
+        let owner = self.tables.opaque(rows.address(claimed).slot as u32) as u16;
         // Who forwards for others may answer for them, but for no other task of this host.
         let may_claim = owner == eni.slot || link_local(claimed) || !checked && owner == 0;
         if may_claim && self.is_hardware_own(checked) && self.may_name(is_unnamed, checked) {
             Ok(())
         } else {
-            Err(Reason::SpoofedSource)
+            Err(DropReason::SpoofedSource)
         }
     }
 
@@ -121,10 +125,10 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
     /// Whether a task is to hear this: what is asked of it and answered to it, and what others announce of themselves.
     #[inline(always)]
-    fn may_hear(&mut self, rows: &Rows<<T as Image>::Bank>) -> Result<(), Reason> {
+    fn may_hear(&mut self, rows: &Rows<<T as Image>::Bank>) -> Result<(), DropReason> {
         let packet = self.packet;
         let hears_own = self.hears_own();
-        let hears_own = self.tables.blur((hears_own && !nobody(packet.source)) as u32) != 0;
+        let hears_own = self.tables.opaque((hears_own && !is_unspecified(packet.source)) as u32) != 0;
         let eni = &self.work.eni;
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let (claimed, meant, to_all) = match packet.neighbour {
@@ -137,25 +141,25 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
                 return if !checked || link_local(packet.source) {
                     Ok(())
                 } else {
-                    Err(Reason::NotForTask)
+                    Err(DropReason::NotForTask)
                 };
             }
             Neighbour::RouterSolicitation | Neighbour::RouterRole | Neighbour::None => {
-                return if checked { Err(Reason::NotForTask) } else { Ok(()) };
+                return if checked { Err(DropReason::NotForTask) } else { Ok(()) };
             }
         };
-        if self.tables.blur(rows.address(claimed).slot as u32) as u16 == eni.slot || hears_own {
+        if self.tables.opaque(rows.address(claimed).slot as u32) as u16 == eni.slot || hears_own {
             // The task's own address is nobody else's, unless it has just asked whether it is.
             return if self.knows(claimed, Probed) {
                 Ok(())
             } else {
-                Err(Reason::SpoofedSource)
+                Err(DropReason::SpoofedSource)
             };
         }
         if !checked || to_all || link_local(meant) || rows.address(meant).slot == eni.slot {
             Ok(())
         } else {
-            Err(Reason::NotForTask)
+            Err(DropReason::NotForTask)
         }
     }
 
@@ -175,11 +179,13 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         };
         let epoch = self.control.epoch(slot);
         match D::DIRECTION {
-            Direction::Egress if nobody(packet.source) => cache.keep(packet.target, Probed, packet.link, epoch),
+            Direction::Egress if is_unspecified(packet.source) => cache.keep(packet.target, Probed, packet.link, epoch),
             Direction::Egress if cache.has(packet.source, Probed, packet.link, epoch) => cache.forget(packet.source),
             // ARP goes no further than its link, and nothing goes further to a link-local address.
             Direction::Ingress
-                if !matches!(packet.kind, Kind::Arp) && !nobody(packet.source) && !link_local(packet.source) =>
+                if !matches!(packet.kind, Kind::Arp)
+                    && !is_unspecified(packet.source)
+                    && !link_local(packet.source) =>
             {
                 cache.keep(packet.source, Heard, packet.link, epoch);
             }
@@ -198,7 +204,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
 
 /// `::`, or 0.0.0.0 mapped.
 #[inline(always)]
-const fn nobody(address: [u64; 2]) -> bool {
+const fn is_unspecified(address: [u64; 2]) -> bool {
     address[0] == 0 && (address[1] == 0 || address[1] == 0xffff_0000_0000)
 }
 

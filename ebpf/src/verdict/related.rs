@@ -2,7 +2,7 @@
 //! the packet inside them. AWS documents no such thing (facts: security groups, section 2); without the path MTU messages
 //! a connection over a narrower path hangs, so those are let through unless the setting says otherwise.
 
-use super::{Scene, Way, status::Standing};
+use super::{Hook, PacketContext, status::CtStatus};
 use crate::{
     abi::image::control,
     family::Family,
@@ -12,7 +12,7 @@ use crate::{
     tables::{Flows, Tables},
 };
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// The rule of the tracked connection that the packet is an error about; 0 if it is none, or about none.
     #[inline(always)]
     pub(super) fn related<F: Family>(&mut self, tail: u32) -> u32
@@ -33,7 +33,7 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let key = F::key(&mut self.work.keys);
         F::set_key(key, flow.local, flow.remote, flow.ports, tail);
         match self.tables.conn(key) {
-            Some(conn) if self.standing(&conn, tail, &as_quoted(quoted)) == Standing::Live => conn.by().0,
+            Some(conn) if self.standing(&conn, tail, &as_quoted(quoted)) == CtStatus::Live => conn.by().0,
             _ => 0,
         }
     }

@@ -6,10 +6,10 @@
 //! than it has room for. What does not fit is taken back. At the limit two that come at once may both be turned away. A cap
 //! is only read beforehand: each CPU may exceed it by one.
 
-use super::{Scene, Way};
+use super::{Hook, PacketContext};
 use crate::{
     abi::{
-        Charge, Charges, Conn, Direction, Usage,
+        Charge, Charges, Conn, Direction, EniUsage,
         image::{Claim, Share, Shared},
         tables::Word,
     },
@@ -46,7 +46,7 @@ fn in_use(inserted: &Word, removed: &Word) -> i64 {
 }
 
 #[inline(always)]
-const fn pick(usage: &Usage, table: Shared) -> (&Charges, &Charges) {
+const fn pick(usage: &EniUsage, table: Shared) -> (&Charges, &Charges) {
     match table {
         Shared::Connections => (&usage.conns_inserted, &usage.conns_removed),
         Shared::Denials => (&usage.denials_inserted, &usage.denials_removed),
@@ -65,7 +65,7 @@ impl Accounts {
     #[inline(always)]
     pub(super) fn charge<T: Tables>(self, tables: &T, share: Share, cap: u32, claim: Claim) -> Result<Charge, NoRoom> {
         // By number: what follows is verified once for all charges, and not once for each way that leads to one.
-        match tables.blur(self.try_charge(tables, share, cap, claim)) {
+        match tables.opaque(self.try_charge(tables, share, cap, claim)) {
             CAP => Err(NoRoom::Cap),
             FULL => Err(NoRoom::Full),
             charge => Ok(Charge::new(charge)),
@@ -75,7 +75,7 @@ impl Accounts {
     /// Gives the number of the charge, or of what there is instead.
     #[inline(always)]
     fn try_charge<T: Tables>(self, tables: &T, share: Share, cap: u32, claim: Claim) -> u32 {
-        let claim = tables.blur(claim as u32);
+        let claim = tables.opaque(claim as u32);
         let [floor, pool, cap] = [share.floor, share.pool, cap].map(|of| i64::from(Claim::part(claim, of)));
         let (Some(own), Some(all)) = (tables.usage(self.slot), tables.usage(0)) else {
             return FULL;
@@ -109,7 +109,7 @@ impl Accounts {
 
     /// Takes a charge back, for an entry that is not there.
     #[inline(always)]
-    pub(super) fn take_back<T: Tables>(self, tables: &T, charge: Charge) {
+    pub(super) fn rollback<T: Tables>(self, tables: &T, charge: Charge) {
         if let (Some(own), Some(all)) = (tables.usage(self.slot), tables.usage(0)) {
             tables.add(pick(own, self.table).0.of(charge), u64::MAX);
             // Nothing is taken from the pool where it was not charged: no branch, and this is seldom.
@@ -119,7 +119,7 @@ impl Accounts {
     }
 }
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Who a packet of this gate is for, if it is nothing else.
     #[inline(always)]
     pub(super) const fn claim() -> Claim {

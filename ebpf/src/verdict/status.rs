@@ -1,16 +1,16 @@
 //! What an entry that is there means for a packet.
 
-use super::{Scene, Way};
+use super::{Hook, PacketContext};
 use crate::{
     abi::{Conn, Direction, image::control, tables::state},
     conntrack::{closed, finished, idle, initiator, opens, timeout_of},
-    packet::{Exchange, Packet},
+    packet::{IcmpKind, Packet},
     tables::Tables,
 };
 
 /// What an entry means for a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum CtStatus {
     /// The packet belongs to it and passes.
     Live,
     /// The configuration has changed since: the direction that opened it is judged again.
@@ -23,36 +23,36 @@ pub(super) enum Standing {
     Absent,
 }
 
-impl<T: Tables, D: Way> Scene<'_, T, D> {
+impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// What an entry means for a packet of its key.
     #[inline(always)]
-    pub(super) fn standing(&self, conn: &Conn, tail: u32, packet: &Packet) -> Standing {
+    pub(super) fn standing(&self, conn: &Conn, tail: u32, packet: &Packet) -> CtStatus {
         let (last, owner) = conn.seen.get();
         if owner != tail {
-            return Standing::Absent;
+            return CtStatus::Absent;
         }
         let was = conn.state();
         let timeout = self.control.timeout(timeout_of(packet.protocol, was));
         let (epoch, generation) = conn.admitted();
         let (_, slot) = conn.by();
         if epoch != self.control.epoch(slot) {
-            return Standing::Stale;
+            return CtStatus::Stale;
         }
         if matches!(D::DIRECTION, Direction::Egress) && was & state::GROUP != 0 {
-            return Standing::Stale;
+            return CtStatus::Stale;
         }
         let opening = opens(packet.protocol, packet.tcp_flags);
         if idle(self.now, last, timeout) {
             // An untracked connection is its rule's, closed or not.
             return if finished(was) && was & state::UNTRACKED == 0 && !opening {
-                Standing::Closed
+                CtStatus::Closed
             } else {
-                Standing::Stale
+                CtStatus::Stale
             };
         }
         // An error is let through for the packet that it quotes, or by a rule; that one like it passed says nothing.
-        if opening && closed(was) || matches!(packet.exchange, Exchange::Error) {
-            return Standing::Stale;
+        if opening && closed(was) || matches!(packet.exchange, IcmpKind::Error) {
+            return CtStatus::Stale;
         }
         let changed = generation != self.control.generation;
         // Whoever opens a connection asks the rules that there are now, and the side that was opened to asks its own. What
@@ -60,22 +60,22 @@ impl<T: Tables, D: Way> Scene<'_, T, D> {
         let confirmed = was & state::CONFIRMED != 0;
         if opening && (changed || confirmed && D::DIRECTION as u8 != initiator(was) as u8) {
             return if confirmed {
-                Standing::Rejudge(D::DIRECTION)
+                CtStatus::Rejudge(D::DIRECTION)
             } else {
-                Standing::Stale
+                CtStatus::Stale
             };
         }
         if was & state::LOCAL != 0 && self.is_from_wire(packet) {
-            return Standing::Rejudge(initiator(was));
+            return CtStatus::Rejudge(initiator(was));
         }
         // A request with another code is another question to the rules; what answers it may say what it likes.
-        if matches!(packet.exchange, Exchange::Request) && packet.destination_port as u8 != conn.code() {
-            return Standing::Stale;
+        if matches!(packet.exchange, IcmpKind::Request) && packet.destination_port as u8 != conn.code() {
+            return CtStatus::Stale;
         }
         if changed && (was & state::UNTRACKED != 0 || self.control.flags & control::CUT != 0) {
-            return Standing::Rejudge(initiator(was));
+            return CtStatus::Rejudge(initiator(was));
         }
-        Standing::Live
+        CtStatus::Live
     }
 
     /// Whether a packet toward the task came in by the uplink.

@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use taskgate_ebpf::conntable::{ControlWord, State as Way};
+use taskgate_ebpf::conntable::{ControlWord, State as Hook};
 
 use crate::replay::{Access, Fault, Kept, Next, Place, Replay, daemon, packet, probe};
 
@@ -88,7 +88,7 @@ impl Scenario {
             state.threads.push(thread(None));
         }
         for (way, key) in self.there.iter().enumerate() {
-            state.control[way] = ControlWord(0).claimed(probe(*key).tag).with(Way::Live);
+            state.control[way] = ControlWord(0).claimed(probe(*key).tag).with(Hook::Live);
             state.keys[way] = *key;
             state.totals[way] = 1;
             *state.counted.entry(*key).or_default() += 1;
@@ -193,7 +193,7 @@ impl Scenario {
             Access::CompareAndSwap(way, was, is) => {
                 let there = state.control[way];
                 if there == was {
-                    if self.fault == Fault::ClaimIsNoBarrier && was.is(Way::Empty) {
+                    if self.fault == Fault::ClaimIsNoBarrier && was.is(Hook::Empty) {
                         next.threads[at].buffer.push((Place::Control(way), is.0));
                     } else {
                         next.control[way] = is;
@@ -263,8 +263,8 @@ impl Scenario {
         let mut reported = state.reported.clone();
         for (way, word) in state.control.iter().enumerate() {
             match word.state() {
-                Some(Way::Empty) => {}
-                Some(Way::Live | Way::Dying | Way::Frozen) => {
+                Some(Hook::Empty) => {}
+                Some(Hook::Live | Hook::Dying | Hook::Frozen) => {
                     let key = state.keys[way];
                     let before = self.baseline(state, way, word.version(), key);
                     let sum = reported.entry(key).or_default();
@@ -315,7 +315,7 @@ impl State {
     pub(crate) fn check(&self) -> Result<(), Broken> {
         let mut keys = BTreeSet::new();
         let found = (0..self.control.len())
-            .filter(|way| matches!(self.control[*way].state(), Some(Way::Live | Way::Dying)))
+            .filter(|way| matches!(self.control[*way].state(), Some(Hook::Live | Hook::Dying)))
             .map(|way| self.keys[way]);
         for key in found {
             if !keys.insert(key) {
@@ -326,7 +326,7 @@ impl State {
     }
 
     fn live(&self) -> impl Iterator<Item = usize> {
-        (0..self.control.len()).filter(|way| self.control[*way].is(Way::Live))
+        (0..self.control.len()).filter(|way| self.control[*way].is(Hook::Live))
     }
 
     /// The programs that are in the middle of a packet, as bits.
@@ -340,7 +340,7 @@ impl State {
     fn check_count(&self, at: usize, way: usize) -> Result<(), Broken> {
         let word = self.control[way];
         let key = self.threads[at].packets.as_ref().map(|packets| packets[0]);
-        if !matches!(word.state(), Some(Way::Live | Way::Dying)) {
+        if !matches!(word.state(), Some(Hook::Live | Hook::Dying)) {
             return Err(format!("a packet counts into way {way}, which is {:?}", word.state()));
         }
         if Some(self.keys[way]) != key {

@@ -1,15 +1,15 @@
 //! What the parser is expected to make of a frame.
 
 use taskgate_ebpf::{
-    abi::Reason,
+    abi::DropReason,
     packet::{Kind, Packet, Unparsed, mapped},
 };
 
 use crate::frames::*;
 
-pub(crate) const MALFORMED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::Malformed));
-pub(crate) const SOURCE_ROUTED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::SourceRouted));
-pub(crate) const UNSUPPORTED: Result<(), Unparsed> = Err(Unparsed::Bad(Reason::UnsupportedEthertype));
+pub(crate) const MALFORMED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::Malformed));
+pub(crate) const SOURCE_ROUTED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::SourceRouted));
+pub(crate) const UNSUPPORTED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::UnsupportedEthertype));
 
 /// What a frame that carries no addresses leaves.
 pub(crate) fn nothing() -> Packet {
@@ -61,7 +61,7 @@ fn identification(packet: &Packet) -> u32 {
 pub(crate) fn first(step: i32, packet: Packet) -> Packet {
     Packet {
         first_fragment: true,
-        fragment_step: step,
+        reassembly_delta: step,
         fragment_id: identification(&packet),
         ..packet
     }
@@ -71,7 +71,7 @@ pub(crate) fn first(step: i32, packet: Packet) -> Packet {
 pub(crate) fn later(step: i32, packet: Packet) -> Packet {
     Packet {
         later_fragment: true,
-        fragment_step: step,
+        reassembly_delta: step,
         fragment_id: identification(&packet),
         ..packet
     }

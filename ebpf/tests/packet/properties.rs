@@ -46,7 +46,7 @@ impl Frame for Linear<'_> {
     fn cut(&self) -> Option<Cut> {
         self.whole.cut()
     }
-    fn blur(&self, value: u32) -> u32 {
+    fn opaque(&self, value: u32) -> u32 {
         value
     }
 }

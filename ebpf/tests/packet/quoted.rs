@@ -1,7 +1,7 @@
 //! What an ICMP error quotes, by name.
 
 use etherparse::IpFragOffset;
-use taskgate_ebpf::packet::{Exchange, Kind, PULL_BYTES, Packet, parse_quoted};
+use taskgate_ebpf::packet::{IcmpKind, Kind, PULL_BYTES, Packet, parse_quoted};
 
 use crate::{expected::*, frames::*};
 
@@ -88,12 +88,12 @@ fn quoted_packets() {
         (
             "a request",
             about4(&ping4, 28),
-            exchange(of4(1), Exchange::Request, 0x0800),
+            exchange(of4(1), IcmpKind::Request, 0x0800),
         ),
         (
             "a reply",
             about6(&pong6, 48),
-            exchange(of6(58), Exchange::Reply, 0x8100),
+            exchange(of6(58), IcmpKind::Reply, 0x8100),
         ),
         ("nothing", about4(&tcp4, 0), none()),
         ("half an IP header", about4(&tcp4, 19), none()),

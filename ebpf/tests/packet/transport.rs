@@ -3,7 +3,7 @@
 use etherparse::EtherType;
 use taskgate_ebpf::{
     host::HostFrame,
-    packet::{Exchange, HARDWARE_UNREAD, Kind, Neighbour, Packet, mapped},
+    packet::{HARDWARE_UNREAD, IcmpKind, Kind, Neighbour, Packet, mapped},
 };
 
 use crate::{expected::*, frames::*};
@@ -88,25 +88,25 @@ fn icmp_messages() {
         source_port,
         // Behind Ethernet, the IP header and the message's own eight bytes, where nothing follows.
         quoted_at: match (exchange, packet.kind) {
-            (Exchange::Error, Kind::V4) => 14 + 20 + 8,
-            (Exchange::Error, _) => 14 + 40 + 8,
+            (IcmpKind::Error, Kind::V4) => 14 + 20 + 8,
+            (IcmpKind::Error, _) => 14 + 40 + 8,
             _ => 0,
         },
         quoted_end: match (exchange, packet.kind) {
-            (Exchange::Error, Kind::V4) => 14 + 20 + 8,
-            (Exchange::Error, _) => 14 + 40 + 8,
+            (IcmpKind::Error, Kind::V4) => 14 + 20 + 8,
+            (IcmpKind::Error, _) => 14 + 40 + 8,
             _ => 0,
         },
         ..packet
     };
     for (kind, code) in (0..=255).flat_map(|kind| [(kind, 0), (kind, 3)]) {
         let exchange = match kind {
-            8 | 13 | 15 | 17 => Exchange::Request,
-            0 | 14 | 16 | 18 => Exchange::Reply,
-            3 | 11 | 12 => Exchange::Error,
-            _ => Exchange::None,
+            8 | 13 | 15 | 17 => IcmpKind::Request,
+            0 | 14 | 16 | 18 => IcmpKind::Reply,
+            3 | 11 | 12 => IcmpKind::Error,
+            _ => IcmpKind::None,
         };
-        let asks = matches!(exchange, Exchange::Request | Exchange::Reply);
+        let asks = matches!(exchange, IcmpKind::Request | IcmpKind::Reply);
         let expected = if kind == 255 {
             (MALFORMED, v4(1, 28))
         } else {
@@ -124,12 +124,12 @@ fn icmp_messages() {
 
         // A hop limit of 64: neighbour discovery that came over a router is none.
         let exchange = match kind {
-            128 => Exchange::Request,
-            129 => Exchange::Reply,
-            1..=4 => Exchange::Error,
-            _ => Exchange::None,
+            128 => IcmpKind::Request,
+            129 => IcmpKind::Reply,
+            1..=4 => IcmpKind::Error,
+            _ => IcmpKind::None,
         };
-        let asks = matches!(exchange, Exchange::Request | Exchange::Reply);
+        let asks = matches!(exchange, IcmpKind::Request | IcmpKind::Reply);
         let expected = if kind == 255 {
             (MALFORMED, v6(58, 48))
         } else {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use taskgate_compiler::{Compiled, GroupSets, ImageWriter, RuleBook, Scope, host_image};
+use taskgate_compiler::{CompileOptions, Compiled, GroupSetIds, ImageWriter, RuleIds, host_image};
 use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK};
 use taskgate_model::Model;
 
@@ -56,9 +56,9 @@ fn time(model: &Model, name: String, rounds: u32) -> Result<CompileTime> {
             word.store(0, std::sync::atomic::Ordering::Relaxed);
         }
         let mut writer = ImageWriter::new(&*image)?;
-        let (mut book, mut sets) = (RuleBook::default(), GroupSets::default());
+        let (mut book, mut sets) = (RuleIds::default(), GroupSetIds::default());
         let gate = |eni: &taskgate_model::Eni| eni.binding.is_some().then_some(GATE);
-        let scope = Scope {
+        let scope = CompileOptions {
             gate: &gate,
             exempt: &[],
             dhcp: true,

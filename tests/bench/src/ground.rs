@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result, ensure};
 use taskgate_bpf::{
-    gate::{Gate, Hook},
+    gate::{AttachKind, Gate},
     load::LoadOptions,
     object::Object,
     tables::KernelTables,
@@ -110,7 +110,7 @@ impl Ground {
     }
 
     /// Puts a gate on a link in one of the ways that there are.
-    pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate> {
+    pub fn attach_by(&mut self, link: &Link, hook: AttachKind) -> Result<Gate> {
         Ok(self.object.attach_by(link, hook)?)
     }
 

@@ -51,7 +51,7 @@ pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<(Vec<Path>, Program
 }
 
 /// The program that judges in a direction.
-fn judge(direction: Direction) -> &'static str {
+fn classify(direction: Direction) -> &'static str {
     match direction {
         Egress => FROM_TASK,
         Ingress => TO_TASK,
@@ -100,7 +100,7 @@ fn varied(ground: &Ground, program: &'static str, variation: Variation) -> Resul
 fn open(ground: &Ground, family: Family) -> Result<()> {
     for (direction, flags) in HANDSHAKE {
         let frame = segment(direction, local(WIDE, family), stranger(family), flags);
-        let program = ground.program(judge(direction))?;
+        let program = ground.program(classify(direction))?;
         run(program.as_fd(), &frame, ground::link(WIDE), 1, true)?;
     }
     Ok(())
@@ -118,7 +118,7 @@ fn open_many(ground: &mut Ground, bits: u32) -> Result<()> {
             family: Family::V4,
             direction,
         };
-        let runner = varied(ground, judge(direction), variation)?;
+        let runner = varied(ground, classify(direction), variation)?;
         run(runner.as_fd(), &frame, ground::link(WIDE), 1 << bits, true)?;
     }
     let opened = ground.conns()? - before;
@@ -135,7 +135,7 @@ fn established(ground: &Ground, family: Family, direction: Direction, packets: u
         Family::V4 => 35,
         Family::V6 => 42,
     };
-    let program = judge(direction);
+    let program = classify(direction);
     Ok(Case {
         name: format!("established, {family}, {program}"),
         budget: Some(budget),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use taskgate_compiler::RuleBook;
+use taskgate_compiler::RuleIds;
 use taskgate_ebpf::abi::{
     Direction, Key4, Key6,
     tables::{RULE_EXEMPT, denial_tail, state, window},
@@ -82,7 +82,7 @@ fn bits(entry: &Entry, is_tcp: bool) -> u16 {
 }
 
 /// The first thing in which the tables differ from what the oracle keeps.
-pub(super) fn differs(oracle: &Oracle, book: &RuleBook, state: &State) -> Option<String> {
+pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &State) -> Option<String> {
     if oracle.counters != state.counters {
         let name = |counters: &BTreeMap<(u16, Direction, u8), u64>| -> Vec<String> {
             let lines = counters.iter();

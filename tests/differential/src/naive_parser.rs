@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use taskgate_ebpf::{abi::Reason, host::Left, packet::Checksum};
+use taskgate_ebpf::{abi::DropReason, host::Left, packet::Checksum};
 
 use super::transport::transport;
 
@@ -10,7 +10,7 @@ use super::transport::transport;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     /// It names no addresses that a record could have.
-    Nameless(Reason),
+    Nameless(DropReason),
     /// ARP.
     Arp(Arp),
     /// An IP packet.
@@ -80,7 +80,7 @@ impl Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     /// It cannot be judged.
-    Bad(Reason),
+    Bad(DropReason),
     /// TCP or UDP.
     Ports {
         /// The source port.
@@ -148,7 +148,7 @@ pub(crate) struct Segment {
     pub(crate) payload: u32,
 }
 
-pub(super) const MALFORMED: Body = Body::Bad(Reason::Malformed);
+pub(super) const MALFORMED: Body = Body::Bad(DropReason::Malformed);
 /// What a gate looks at, from the start of the frame.
 pub(super) const REACH: usize = 256;
 
@@ -175,23 +175,23 @@ pub(super) fn is_mapped(address: IpAddr) -> bool {
 /// Reads a frame; segments and what is left to be done as [`testkit::fixture::Sent`] has them.
 pub(crate) fn read(frame: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if frame.len() < 14 {
-        return Reading::Nameless(Reason::Malformed);
+        return Reading::Nameless(DropReason::Malformed);
     }
     let packet = &frame[14..];
     match u16_at(frame, 12) {
         0x0800 => read_v4(packet, segments, left),
         0x86dd => read_v6(packet, segments, left),
         // Nothing in it is summed.
-        0x0806 if left.checksum.is_some() => Reading::Nameless(Reason::Malformed),
+        0x0806 if left.checksum.is_some() => Reading::Nameless(DropReason::Malformed),
         0x0806 => read_arp(packet),
-        _ => Reading::Nameless(Reason::UnsupportedEthertype),
+        _ => Reading::Nameless(DropReason::UnsupportedEthertype),
     }
 }
 
 fn read_arp(packet: &[u8]) -> Reading {
     let expected = [0, 1, 8, 0, 6, 4, 0];
     if packet.len() < 28 || packet[..7] != expected || !(1..=2).contains(&packet[7]) {
-        return Reading::Nameless(Reason::Malformed);
+        return Reading::Nameless(DropReason::Malformed);
     }
     Reading::Arp(Arp {
         hardware: mac_at(packet, 8),
@@ -204,7 +204,7 @@ fn read_arp(packet: &[u8]) -> Reading {
 
 fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if packet.len() < 20 || packet[0] >> 4 != 4 {
-        return Reading::Nameless(Reason::Malformed);
+        return Reading::Nameless(DropReason::Malformed);
     }
     let mut ip = Ip {
         source: v4_at(packet, 12),
@@ -227,7 +227,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     }
     ip.bytes = total as u64;
     if has_source_route(&packet[20..header]) {
-        ip.body = Body::Bad(Reason::SourceRouted);
+        ip.body = Body::Bad(DropReason::SourceRouted);
         return Reading::Ip(ip);
     }
     let payload = total - header;
@@ -242,7 +242,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if offset > 0 {
         // It must not reach into the first one's transport header.
         if offset + payload <= 65535 && !(ip.protocol == 6 && offset < 20) && left.checksum.is_none() {
-            ip.body = Body::Bad(Reason::FragmentWithoutFirst);
+            ip.body = Body::Bad(DropReason::FragmentWithoutFirst);
         }
     } else if !(more && payload % 8 != 0) {
         let headers = transport(&mut ip, packet, header, total);
@@ -266,7 +266,7 @@ fn has_source_route(mut options: &[u8]) -> bool {
 
 fn read_v6(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if packet.len() < 40 || packet[0] >> 4 != 6 {
-        return Reading::Nameless(Reason::Malformed);
+        return Reading::Nameless(DropReason::Malformed);
     }
     let mut ip = Ip {
         source: v6_at(packet, 8),
@@ -304,7 +304,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
 }
 
 /// Follows extension headers to where the transport header begins.
-fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left: Left) -> Result<usize, Reason> {
+fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left: Left) -> Result<usize, DropReason> {
     let mut at = 40;
     for number in 0.. {
         let next = ip.protocol;
@@ -312,17 +312,17 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left:
             break;
         }
         if number == 8 || next == 0 && number > 0 || at + 8 > packet.len() || 14 + at + 8 > REACH {
-            return Err(Reason::Malformed);
+            return Err(DropReason::Malformed);
         }
         let length = match next {
             44 => {
                 let word = u16_at(packet, at + 2);
                 let (offset, more) = (usize::from(word & !7), word & 1 == 1);
                 let Some(carries) = total.checked_sub(at + 8) else {
-                    return Err(Reason::Malformed);
+                    return Err(DropReason::Malformed);
                 };
                 if !fragments_allowed || more && carries % 8 != 0 || offset + carries + at - 40 > 65535 {
-                    return Err(Reason::Malformed);
+                    return Err(DropReason::Malformed);
                 }
                 // Each fragment header speaks anew.
                 let id = u32::from(u16_at(packet, at + 4)) << 16 | u32::from(u16_at(packet, at + 6));
@@ -330,21 +330,21 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left:
                 if offset > 0 {
                     ip.protocol = packet[at];
                     return Err(if ip.protocol == 6 && offset < 20 || left.checksum.is_some() {
-                        Reason::Malformed
+                        DropReason::Malformed
                     } else {
-                        Reason::FragmentWithoutFirst
+                        DropReason::FragmentWithoutFirst
                     });
                 }
                 8
             }
             // Segments left.
-            43 if packet[at + 3] > 0 => return Err(Reason::SourceRouted),
+            43 if packet[at + 3] > 0 => return Err(DropReason::SourceRouted),
             _ => 8 * (usize::from(packet[at + 1]) + 1),
         };
         ip.protocol = packet[at];
         at += length;
         if at > total {
-            return Err(Reason::Malformed);
+            return Err(DropReason::Malformed);
         }
     }
     Ok(at)

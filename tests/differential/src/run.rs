@@ -382,7 +382,7 @@ impl<'a> Stand<'a> {
         self.scene
             .apply(model.clone(), &|eni| by_id.get(eni.id.as_str()).copied().flatten())?;
         self.scene.writer.set_flags(self.world.flags);
-        self.scene.writer.settle(&mut || {});
+        self.scene.writer.synchronize(&mut || {});
         self.world.model = model;
         self.world.gates = gates;
         self.world.shares = any_shares(self.dice.aside(), floor, self.world.room);
@@ -415,7 +415,7 @@ impl<'a> Stand<'a> {
             let slot = self.scene.slot(&eni)?;
             self.world.bind(link, eni, slot);
         }
-        self.scene.writer.settle(&mut || {});
+        self.scene.writer.synchronize(&mut || {});
         self.learn();
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use taskgate_ebpf::{
-    abi::{Direction, LinkId, Outcome, Reason},
+    abi::{Direction, DropReason, LinkId, Outcome},
     host::Left,
 };
 
@@ -62,7 +62,7 @@ impl Stand<'_> {
         let now = host.now()?;
         let reading = read(&thrown.frame, (0, 0), Left::NOTHING);
         let before = self.oracle.clone();
-        let is_piece = matches!(&reading, Reading::Ip(ip) if ip.body == Body::Bad(Reason::FragmentWithoutFirst));
+        let is_piece = matches!(&reading, Reading::Ip(ip) if ip.body == Body::Bad(DropReason::FragmentWithoutFirst));
         let expected = judged_link(&self.world, &reading, uplink)
             .filter(|_| !is_piece)
             .map(|link| {
@@ -75,7 +75,7 @@ impl Stand<'_> {
             })
             .and_then(|outcome| match outcome {
                 // Whether there is room is for the gate to say.
-                Outcome::Pass(_) | Outcome::Drop(Reason::ConnectionsFull | Reason::TaskConnectionsFull) => None,
+                Outcome::Pass(_) | Outcome::Drop(DropReason::ConnectionsFull | DropReason::TaskConnectionsFull) => None,
                 Outcome::Drop(reason) => Some(reason),
             });
         if expected.is_none() {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use differential::{Tally, fuzz};
-use taskgate_ebpf::abi::{Outcome, Pass, Reason};
+use taskgate_ebpf::abi::{DropReason, Outcome, PassReason};
 
 /// A target, and how much of it there is.
 struct Target {
@@ -75,10 +75,10 @@ fn replay(target: Target) -> Result<()> {
 }
 
 /// Every way a packet can end, but for those left out.
-fn outcomes(left_out: &[Reason]) -> Vec<&'static str> {
+fn outcomes(left_out: &[DropReason]) -> Vec<&'static str> {
     // There is no trunk here, and nothing of the host's on it.
-    let passes = Pass::ALL.into_iter().filter(|pass| *pass != Pass::Host);
-    let drops = Reason::ALL.into_iter().filter(|reason| !left_out.contains(reason));
+    let passes = PassReason::ALL.into_iter().filter(|pass| *pass != PassReason::Host);
+    let drops = DropReason::ALL.into_iter().filter(|reason| !left_out.contains(reason));
     passes
         .map(Outcome::Pass)
         .chain(drops.map(Outcome::Drop))
@@ -110,7 +110,7 @@ fn the_parser() -> Result<()> {
 /// would make a connection's last packets late.
 #[test]
 fn a_damaged_image() -> Result<()> {
-    let mut reached = outcomes(&[Reason::ConnectionsFull, Reason::ConnectionClosed]);
+    let mut reached = outcomes(&[DropReason::ConnectionsFull, DropReason::ConnectionClosed]);
     reached.extend([
         "no rows",
         "a link",
@@ -136,6 +136,6 @@ fn the_whole_path() -> Result<()> {
         name: "path",
         body: fuzz::path,
         like: 2,
-        reached: outcomes(&[Reason::NoPolicy]),
+        reached: outcomes(&[DropReason::NoPolicy]),
     })
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray};
-use taskgate_ebpf::abi::{Direction, Outcome, Reason, map, outcome::OUTCOMES};
+use taskgate_ebpf::abi::{Direction, DropReason, Outcome, map, outcome::OUTCOMES};
 
 use crate::{daemon::Daemon, netns::until};
 
@@ -21,7 +21,7 @@ impl Counters {
     }
 
     /// Packets that were dropped for this reason, of all tasks and of none.
-    pub fn dropped(&self, direction: Direction, reason: Reason) -> Result<u64> {
+    pub fn dropped(&self, direction: Direction, reason: DropReason) -> Result<u64> {
         self.ended(direction, Outcome::Drop(reason))
     }
 
@@ -39,7 +39,7 @@ impl Counters {
     }
 
     /// Waits until so many were, and no more.
-    pub fn await_dropped(&self, direction: Direction, reason: Reason, packets: u64) -> Result<()> {
+    pub fn await_dropped(&self, direction: Direction, reason: DropReason, packets: u64) -> Result<()> {
         let what = || format!("{packets} packets dropped for `{}`", reason.name());
         until(&what(), || Ok(self.dropped(direction, reason)? >= packets))
             .with_context(|| format!("{:?} were", self.dropped(direction, reason)))?;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_bpf::sys::{Hash, Plain, Shared, tick_nanoseconds};
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Direction, Fragment, Key4, Key6, Usage,
+    Charge, Charges, Conn, Direction, EniUsage, Fragment, Key4, Key6,
     image::{SLOT_SEGMENTS, SLOTS},
     map,
     outcome::OUTCOMES,
@@ -117,16 +117,22 @@ impl Held {
     pub fn used(&self) -> Used {
         let sum = |offset: usize| -> u64 {
             // Slot 0 has the sums of what the others have in the pools.
-            let words = self.usage.iter().skip(offset / 8).step_by(size_of::<Usage>() / 8);
+            let words = self.usage.iter().skip(offset / 8).step_by(size_of::<EniUsage>() / 8);
             words.skip(1).map(|word| word.load(Relaxed)).sum()
         };
         let both = |offset: usize| sum(offset) + sum(offset + Charges::offset(Charge::POOL));
         let in_use = |inserted, removed| both(inserted) - both(removed);
         Used {
-            conns: in_use(offset_of!(Usage, conns_inserted), offset_of!(Usage, conns_removed)),
-            denials: in_use(offset_of!(Usage, denials_inserted), offset_of!(Usage, denials_removed)),
-            passed_lost: sum(offset_of!(Usage, flows_lost)),
-            denied_lost: sum(offset_of!(Usage, denials_lost)),
+            conns: in_use(
+                offset_of!(EniUsage, conns_inserted),
+                offset_of!(EniUsage, conns_removed),
+            ),
+            denials: in_use(
+                offset_of!(EniUsage, denials_inserted),
+                offset_of!(EniUsage, denials_removed),
+            ),
+            passed_lost: sum(offset_of!(EniUsage, flows_lost)),
+            denied_lost: sum(offset_of!(EniUsage, denials_lost)),
         }
     }
 
@@ -148,11 +154,17 @@ impl Held {
     pub fn pools(&self) -> [u64; 3] {
         let word = |offset: usize| self.usage[(offset + Charges::offset(Charge::POOL)) / 8].load(Relaxed);
         [
-            (offset_of!(Usage, conns_inserted), offset_of!(Usage, conns_removed)),
-            (offset_of!(Usage, denials_inserted), offset_of!(Usage, denials_removed)),
             (
-                offset_of!(Usage, fragments_inserted),
-                offset_of!(Usage, fragments_removed),
+                offset_of!(EniUsage, conns_inserted),
+                offset_of!(EniUsage, conns_removed),
+            ),
+            (
+                offset_of!(EniUsage, denials_inserted),
+                offset_of!(EniUsage, denials_removed),
+            ),
+            (
+                offset_of!(EniUsage, fragments_inserted),
+                offset_of!(EniUsage, fragments_removed),
             ),
         ]
         .map(|(inserted, removed)| word(inserted) - word(removed))

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{SchedClassifier, TcAttachType};
-use taskgate_bpf::gate::Hook;
+use taskgate_bpf::gate::AttachKind;
 
 use crate::netns::{Netns, until};
 
@@ -102,9 +102,12 @@ pub fn tells_verified() -> Result<bool> {
 }
 
 /// What gates can hang on here: TCX is not in kernels before 6.6.
-pub fn hooks() -> Vec<Hook> {
+pub fn hooks() -> Vec<AttachKind> {
     let tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
-    tcx.then_some(Hook::Tcx).into_iter().chain([Hook::Clsact]).collect()
+    tcx.then_some(AttachKind::Tcx)
+        .into_iter()
+        .chain([AttachKind::Clsact])
+        .collect()
 }
 
 /// How many programs are at the tc hooks of a link: where its packets come in, and where they go out.

@@ -6,7 +6,7 @@ use taskgate_ebpf::abi::program;
 use taskgate_net::{
     netlink::Netlink,
     sys::{VlanSwitch, turn_vlan_switch, vlan_switch},
-    tags::Tags,
+    tags::VlanOffload,
 };
 use testkit::{
     netns::until,
@@ -99,20 +99,23 @@ fn tags_are_brought_into_the_frames_and_back() -> Result<()> {
         let trunk = netlink.uplink("trunk").await?;
         let beside = || vlan_switch("far", VlanSwitch::Transmit);
         ensure!(beside()?);
-        let tags = Tags::in_frames(&trunk);
-        ensure!(matches!(tags, Tags::Turned(_)) && !beside()?);
+        let tags = VlanOffload::in_frames(&trunk);
+        ensure!(matches!(tags, VlanOffload::Turned(_)) && !beside()?);
         // What another one turned is not this one's to turn back.
-        let second = Tags::in_frames(&trunk);
-        ensure!(matches!(second, Tags::InFrames));
+        let second = VlanOffload::in_frames(&trunk);
+        ensure!(matches!(second, VlanOffload::InFrames));
         drop(second);
         ensure!(!beside()?);
         ip("link set dev far name other-far")?;
         drop(tags);
         ensure!(vlan_switch("other-far", VlanSwitch::Transmit)?);
-        ensure!(matches!(Tags::in_frames(&netlink.uplink("away").await?), Tags::Unknown));
         ensure!(matches!(
-            Tags::in_frames(&netlink.uplink("plain").await?),
-            Tags::InFrames
+            VlanOffload::in_frames(&netlink.uplink("away").await?),
+            VlanOffload::Unknown
+        ));
+        ensure!(matches!(
+            VlanOffload::in_frames(&netlink.uplink("plain").await?),
+            VlanOffload::InFrames
         ));
         // What cannot be turned stays, and says so.
         let error = turn_vlan_switch("plain", VlanSwitch::Receive, true);

@@ -5,14 +5,14 @@ use std::{fs::File, net::UdpSocket, process::Command, thread, time::Duration};
 use anyhow::{Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use taskgate_bpf::{
-    gate::{GateError, GateProgram, Hook, Place},
+    gate::{AttachKind, GateError, GateProgram, Place},
     load::LoadOptions,
     object::Object,
     other_gates::is_gated,
     sk_buff::Sight,
     tables::KernelTables,
 };
-use taskgate_ebpf::abi::{Direction, Outcome, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason, Outcome};
 use taskgate_net::{
     link::Link,
     netlink::Netlink,
@@ -77,7 +77,11 @@ fn filters(way: &str) -> Result<usize> {
 
 #[test]
 fn tcx_is_used_from_6_6_on() -> Result<()> {
-    let expected = if version()? >= (6, 6) { Hook::Tcx } else { Hook::Clsact };
+    let expected = if version()? >= (6, 6) {
+        AttachKind::Tcx
+    } else {
+        AttachKind::Clsact
+    };
     ensure!(hooks().first() == Some(&expected), "{:?}", hooks());
     let mut object = Object::load(&SMALL)?;
     sandbox(async || {
@@ -164,11 +168,11 @@ fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
     sandbox(async || {
         let link = veth_pair().await?;
         let mut object = Object::load(&SMALL)?;
-        std::mem::forget(object.attach_by(&link, Hook::Clsact)?);
+        std::mem::forget(object.attach_by(&link, AttachKind::Clsact)?);
         drop(object);
         ensure!((filters("ingress")?, filters("egress")?) == (1, 1));
         let mut object = Object::load(&SMALL)?;
-        let gate = object.attach_by(&link, Hook::Clsact)?;
+        let gate = object.attach_by(&link, AttachKind::Clsact)?;
         ensure!((filters("ingress")?, filters("egress")?) == (1, 1));
         gate.detach()?;
         ensure!((filters("ingress")?, filters("egress")?) == (0, 0));
@@ -191,7 +195,7 @@ fn each_instance_has_a_gate_of_its_own_on_a_link() -> Result<()> {
             second.detach()?;
             ensure!(is_gated("host") && !reaches_task()?, "{hook:?}");
             ensure!(!first.is_gone()?, "{hook:?}");
-            if hook == Hook::Clsact {
+            if hook == AttachKind::Clsact {
                 // What a killed run of one instance left is no other's.
                 std::mem::forget(two.attach_by(&link, hook)?);
                 drop(two);
@@ -269,7 +273,7 @@ fn each_way_has_its_own_program() -> Result<()> {
             let tables = KernelTables::new(&object)?;
             let _gate = object.attach_by(&link, hook)?;
             let counts = || -> Result<_> {
-                let unknown = Outcome::Drop(Reason::UnknownTask).number() as usize;
+                let unknown = Outcome::Drop(DropReason::UnknownTask).number() as usize;
                 let of = |direction| tables.counters(0, direction).map(|counts| counts[unknown]);
                 Ok((of(Direction::Egress)?, of(Direction::Ingress)?))
             };
@@ -288,19 +292,19 @@ fn each_way_has_its_own_program() -> Result<()> {
 fn a_gate_tells_a_link_that_moved_from_one_that_went() -> Result<()> {
     let mut object = Object::load(&SMALL)?;
     sandbox(async || {
-        if !hooks().contains(&Hook::Tcx) {
+        if !hooks().contains(&AttachKind::Tcx) {
             return Ok(());
         }
         let link = veth_pair().await?;
         ip("netns add other")?;
-        let gate = object.attach_by(&link, Hook::Tcx)?;
+        let gate = object.attach_by(&link, AttachKind::Tcx)?;
         ensure!(gate.place()? == Place::Here);
         ip("link set host netns other")?;
         ensure!(gate.place()? == Place::Elsewhere && gate.is_gone()?);
         // Its number is another link's by now, here. That one has no gate.
         ip("link add host index 77 type veth peer name more")?;
         ensure!(gate.place()? == Place::Elsewhere && !gate.is_on(77));
-        let second = object.attach_by(&link, Hook::Tcx)?;
+        let second = object.attach_by(&link, AttachKind::Tcx)?;
         ensure!(second.place()? == Place::Here && gate.place()? == Place::Elsewhere);
         gate.set(GateProgram::DropAll)?;
         ip("-n other link del host")?;
@@ -318,7 +322,7 @@ fn a_gate_gets_another_program_and_drops_everything() -> Result<()> {
             let tables = KernelTables::new(&object)?;
             let gate = object.attach_by(&link, hook)?;
             let judged = || -> Result<u64> {
-                let unknown = Outcome::Drop(Reason::UnknownTask).number() as usize;
+                let unknown = Outcome::Drop(DropReason::UnknownTask).number() as usize;
                 Ok(tables.counters(0, Direction::Ingress)?[unknown])
             };
             ensure!(!reaches_task()? && judged()? != 0, "{hook:?}");
@@ -370,7 +374,7 @@ fn a_link_that_lost_its_filters_is_closed_where_it_is() -> Result<()> {
     sandbox(async || {
         let link = veth_pair().await?;
         ip("netns add other")?;
-        let gate = object.attach_by(&link, Hook::Clsact)?;
+        let gate = object.attach_by(&link, AttachKind::Clsact)?;
         let mut watch = LinkWatch::new()?;
         while watch.next(Duration::from_millis(50))?.is_some() {}
         ip("link set host netns other")?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use taskgate_net::{
-    link::{LinkKind, OtherEnd},
+    link::{LinkKind, UplinkPeer},
     netlink::Netlink,
     watch::{LinkEvent, LinkWatch},
 };
@@ -60,9 +60,9 @@ fn an_uplink_is_any_link_with_ethernet_headers() -> Result<()> {
         let netlink = Netlink::open()?;
         let here_b = netlink.link("here-b").await?.ifindex;
         for (name, other_end) in [
-            ("here-a", OtherEnd::Here(here_b)),
-            ("far", OtherEnd::Elsewhere),
-            ("other", OtherEnd::Wire),
+            ("here-a", UplinkPeer::Here(here_b)),
+            ("far", UplinkPeer::Elsewhere),
+            ("other", UplinkPeer::Wire),
         ] {
             let link = netlink.uplink(name).await?;
             ensure!(link.kind == LinkKind::Uplink(other_end) && link.name == name && link.ifindex != 0);

@@ -20,7 +20,7 @@ use taskgate_bpf::{
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Denial, Direction, Fragment, Key4, Key6, Usage,
+    Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6,
     image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK, TIMEOUTS, Timeout},
     program,
     tables::{Seen, denial_tail, state},
@@ -36,7 +36,7 @@ fn a_loaded_program_has_the_sizes_asked_for() -> Result<()> {
     let image = object.image()?;
     ensure!(image.len() == (POLICY_BANK as usize + 1) * BANK_BYTES as usize / 8);
     ensure!(image.iter().all(|word| word.load(Relaxed) == 0));
-    ensure!(object.usage()?.len() == 64 * size_of::<Usage>() / 8);
+    ensure!(object.usage()?.len() == 64 * size_of::<EniUsage>() / 8);
     let tables = KernelTables::new(&object)?;
     ensure!(tables.raw_conns_v4().capacity() == 4096 && tables.raw_conns_v6().capacity() == 4096);
     ensure!(tables.raw_denials_v4().capacity() == 1024 && tables.raw_denials_v6().capacity() == 1024);
@@ -170,7 +170,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 
     // Slot 1 had 1,366 of 4,096 (the one taken in two is not counted) and 4 of 10.
     let usage = object.usage()?;
-    let removed = [1, 2, 3].map(|slot| floor(&usage, slot, offset_of!(Usage, conns_removed)));
+    let removed = [1, 2, 3].map(|slot| floor(&usage, slot, offset_of!(EniUsage, conns_removed)));
     ensure!(removed == [1366 + 4, 1365 + 3, 1364 + 3], "{removed:?}");
     Ok(())
 }
@@ -202,7 +202,7 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     for (key, slot) in [(FlowKey::V4(v4), 5), (FlowKey::V6(v6), 6)] {
         ensure!(tables.take_denial(&key)? == Some(state));
         ensure!(tables.take_denial(&key)?.is_none());
-        ensure!(floor(&object.usage()?, slot, offset_of!(Usage, denials_removed)) == 1);
+        ensure!(floor(&object.usage()?, slot, offset_of!(EniUsage, denials_removed)) == 1);
         // What nobody inserted is not less than nothing.
         ensure!(tables.usage(slot)? == UsageState::default());
     }
@@ -217,7 +217,7 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
 
 /// What was given back to a slot's floor; `removed`: the offset of the table's counts.
 fn floor(usage: &[AtomicU64], slot: u16, removed: usize) -> u64 {
-    let word = usize::from(slot) * size_of::<Usage>() + removed + Charges::offset(Charge::FLOOR);
+    let word = usize::from(slot) * size_of::<EniUsage>() + removed + Charges::offset(Charge::FLOOR);
     usage[word / 8].load(Relaxed)
 }
 
@@ -230,7 +230,7 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     let (floor, pooled) = (Conn::pack_by(0, 0, 0, 7), Conn::pack_by(0, state::POOL, 0, 7));
     let given_back = |removed: usize| -> Vec<u64> {
         let word =
-            |slot: usize, account: usize| usage[(slot * size_of::<Usage>() + removed + account) / 8].load(Relaxed);
+            |slot: usize, account: usize| usage[(slot * size_of::<EniUsage>() + removed + account) / 8].load(Relaxed);
         let (floor, pool) = (Charges::offset(Charge::FLOOR), Charges::offset(Charge::POOL));
         vec![word(7, floor), word(7, pool), word(0, floor), word(0, pool)]
     };
@@ -243,7 +243,7 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     for number in [1, 2] {
         ensure!(tables.take_conn(&FlowKey::V4(key_v4(number)))?.is_some());
     }
-    ensure!(given_back(offset_of!(Usage, conns_removed)) == [1, 1, 0, 1]);
+    ensure!(given_back(offset_of!(EniUsage, conns_removed)) == [1, 1, 0, 1]);
     let denied = |charge: u64| Denial::from([0, 0, 0, charge << 32]);
     let key = |number| Key4 {
         tail: denial_tail(7, 6, Direction::Ingress, 1),
@@ -254,13 +254,13 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     for number in [1, 2] {
         ensure!(tables.take_denial(&FlowKey::V4(key(number)))?.is_some());
     }
-    ensure!(given_back(offset_of!(Usage, denials_removed)) == [1, 1, 0, 1]);
+    ensure!(given_back(offset_of!(EniUsage, denials_removed)) == [1, 1, 0, 1]);
     let first = |pool| Fragment::from([0, 7 << 16 | pool, 1]);
     let (v4, _) = tables.raw_fragments();
     v4.put(&key_v4(1), &first(Fragment::charged(Charge::POOL)))?;
     v4.put(&key_v4(2), &first(0))?;
     tables.forget_fragments(&[0; TIMEOUTS])?;
-    ensure!(given_back(offset_of!(Usage, fragments_removed)) == [1, 1, 0, 1]);
+    ensure!(given_back(offset_of!(EniUsage, fragments_removed)) == [1, 1, 0, 1]);
     Ok(())
 }
 
@@ -271,7 +271,7 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
     let now = tables.now()?;
     let first = |age: u32, slot: u64| Fragment {
         seen: Seen::new(now.wrapping_sub(age), 0),
-        lent: (slot << 16).into(),
+        l4: (slot << 16).into(),
         ..Fragment::default()
     };
     let mut timeouts = [0; TIMEOUTS];
@@ -289,7 +289,7 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
         ensure!(v6.get(&key_v6(number))?.is_some() == kept_v6, "IPv6 {number}");
     }
     let usage = object.usage()?;
-    let removed = [3, 4].map(|slot| floor(&usage, slot, offset_of!(Usage, fragments_removed)));
+    let removed = [3, 4].map(|slot| floor(&usage, slot, offset_of!(EniUsage, fragments_removed)));
     ensure!(removed == [2, 1], "{removed:?}");
     Ok(())
 }

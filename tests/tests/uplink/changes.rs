@@ -1,7 +1,7 @@
 //! An uplink that comes, goes and changes while taskgate runs. What was a branch is never open.
 
 use anyhow::{Result, ensure};
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Capture, Config, Counters, Daemon, Reload, at,
     fixture::frames::{self, flags},
@@ -56,7 +56,7 @@ impl<'p> Probe<'p> {
     }
 
     /// It is dropped once, for this reason.
-    fn drops(&mut self, tags: &[(u16, u16)], port: u16, reason: Reason) -> Result<()> {
+    fn drops(&mut self, tags: &[(u16, u16)], port: u16, reason: DropReason) -> Result<()> {
         let before = self.counters.dropped(Direction::Ingress, reason)?;
         let mark = self.send(tags, port)?;
         self.counters.await_dropped(Direction::Ingress, reason, before + 1)?;
@@ -68,16 +68,16 @@ impl<'p> Probe<'p> {
     fn is_trunk(&mut self) -> Result<()> {
         await_gates(&self.place.lab.host, "trunk")?;
         self.passes(&vlan(101), 80)?;
-        self.drops(&vlan(101), 81, Reason::NoRule)?;
-        self.drops(&vlan(102), 80, Reason::UnknownTask)?;
+        self.drops(&vlan(101), 81, DropReason::NoRule)?;
+        self.drops(&vlan(102), 80, DropReason::UnknownTask)?;
         self.passes(&[], 80)
     }
 
     /// No branch, and only the host's frames go on.
     fn is_former(&mut self) -> Result<()> {
         assert_eq!(gates(&self.place.lab.host, "trunk")?, (1, 1));
-        self.drops(&vlan(101), 80, Reason::UnknownTask)?;
-        self.drops(&vlan(102), 80, Reason::UnknownTask)?;
+        self.drops(&vlan(101), 80, DropReason::UnknownTask)?;
+        self.drops(&vlan(102), 80, DropReason::UnknownTask)?;
         self.passes(&[], 80)
     }
 
@@ -133,7 +133,7 @@ fn a_trunk_moves_to_another_link() -> Result<()> {
     place.wire.ip("link set dev eth1 up")?;
     daemon.apply(&one(place.lab.config()).with("uplink: { device: second, mode: trunk }"))?;
     assert_eq!((gates(host, "second")?, gates(host, "trunk")?), ((1, 1), (1, 1)));
-    probe.drops(&vlan(101), 80, Reason::UnknownTask)?;
+    probe.drops(&vlan(101), 80, DropReason::UnknownTask)?;
     probe.passes(&[], 80)?;
     daemon.await_message("link `trunk` is no longer the trunk: it passes no tagged frame")?;
 
@@ -143,17 +143,17 @@ fn a_trunk_moves_to_another_link() -> Result<()> {
     await_up(&[(host, "second"), (&place.wire, "eth1")])?;
     probe.sender = Sender::on(&place.wire, "eth1")?;
     probe.passes(&vlan(101), 80)?;
-    probe.drops(&vlan(101), 81, Reason::NoRule)?;
+    probe.drops(&vlan(101), 81, DropReason::NoRule)?;
     probe.passes(&[], 80)?;
 
     // It moves once more: of the first one nothing is remembered.
     host.add_veth("third", &place.wire, "eth2")?;
     daemon.apply(&one(place.lab.config()).with("uplink: { device: third, mode: trunk }"))?;
     probe.passes(&[], 80)?;
-    probe.drops(&vlan(101), 80, Reason::UnknownTask)?;
+    probe.drops(&vlan(101), 80, DropReason::UnknownTask)?;
     daemon.await_message("link `trunk` was a trunk before `second` was: it passes nothing")?;
     probe.sender = Sender::on(&place.wire, "eth0")?;
-    probe.drops(&[], 80, Reason::UnknownTask)?;
+    probe.drops(&[], 80, DropReason::UnknownTask)?;
     daemon.stop()?;
     assert_eq!((gates(host, "second")?, gates(host, "trunk")?), ((0, 0), (0, 0)));
     Ok(())
@@ -183,7 +183,7 @@ fn a_trunk_that_is_not_there_is_gated_when_it_comes_and_again_when_it_comes_back
     await_up(&[(&place.lab.host, "renamed"), (&place.wire, "eth0")])?;
     daemon.await_message("uplink `trunk` has another name now")?;
     probe.passes(&vlan(101), 80)?;
-    probe.drops(&vlan(101), 81, Reason::NoRule)?;
+    probe.drops(&vlan(101), 81, DropReason::NoRule)?;
     assert_eq!(gates(&place.lab.host, "renamed")?, (1, 1));
     daemon.stop()?;
     assert_eq!(gates(&place.lab.host, "renamed")?, (0, 0));
@@ -200,13 +200,13 @@ fn a_vlan_goes_from_one_task_to_another() -> Result<()> {
     probe.passes(&vlan(101), 80)?;
     // The task moves to another VLAN.
     daemon.apply(&task("web-1", 102, &["http"]))?;
-    probe.drops(&vlan(101), 80, Reason::UnknownTask)?;
+    probe.drops(&vlan(101), 80, DropReason::UnknownTask)?;
     probe.passes(&vlan(102), 80)?;
     // Another one has its VLAN, and other groups.
     daemon.apply(&task("web-2", 102, &["shut"]))?;
-    probe.drops(&vlan(102), 80, Reason::NoRule)?;
+    probe.drops(&vlan(102), 80, DropReason::NoRule)?;
     daemon.apply(&config)?;
-    probe.drops(&vlan(102), 80, Reason::UnknownTask)?;
+    probe.drops(&vlan(102), 80, DropReason::UnknownTask)?;
     daemon.await_message("task `web-2` is no longer named: VLAN 102 passes nothing")?;
     daemon.stop()?;
     Ok(())
@@ -268,8 +268,8 @@ fn a_connection_of_one_branch_is_none_of_another() -> Result<()> {
     for id in [102, 103] {
         send(id, &packet(flags::ACK, b"of another branch"))?;
     }
-    counters.await_dropped(Direction::Ingress, Reason::NotForTask, 1)?;
-    counters.await_dropped(Direction::Ingress, Reason::UnknownTask, 1)?;
+    counters.await_dropped(Direction::Ingress, DropReason::NotForTask, 1)?;
+    counters.await_dropped(Direction::Ingress, DropReason::UnknownTask, 1)?;
     send(101, &packet(flags::ACK, b"the second one"))?;
     arrivals.await_bytes(b"the second one")?;
     assert_eq!(arrivals.count(b"of another branch")?, 0);

@@ -10,7 +10,7 @@
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;
 use taskgate_bpf::{early::Early, load::LoadOptions, object::Object};
-use taskgate_net::link::{Link, LinkKind, OtherEnd};
+use taskgate_net::link::{Link, LinkKind, UplinkPeer};
 use testkit::{Capture, Config, Daemon, Netns, Topology, kernel::await_gates, netns::await_up, traffic::Sender};
 
 /// Who judges first what comes from the wire.
@@ -55,7 +55,7 @@ pub(crate) fn occupy(host: &Netns, link: &str) -> Result<Occupied> {
         let link = Link {
             name: link.to_owned(),
             ifindex: if_nametoindex(link)?,
-            kind: LinkKind::Uplink(OtherEnd::Wire),
+            kind: LinkKind::Uplink(UplinkPeer::Wire),
         };
         // Its image is empty, so it decides nothing.
         let mut object = Object::load(&LoadOptions {

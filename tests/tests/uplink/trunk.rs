@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::Result;
-use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason, Outcome, PassReason};
 use testkit::{
     Capture, Config, Count, Counters, Daemon, Flow, Ledger, at,
     fixture::frames::{self, flags},
@@ -38,18 +38,18 @@ enum End {
     /// It is dropped, and is in the record of this task, unless it has none; `early` before there is a gate.
     Dropped {
         task: Option<&'static str>,
-        reason: Reason,
+        reason: DropReason,
         early: bool,
     },
 }
 
-const fn denied(task: &'static str, reason: Reason) -> End {
+const fn denied(task: &'static str, reason: DropReason) -> End {
     let task = Some(task);
     let early = true;
     End::Dropped { task, reason, early }
 }
 
-const fn unseen(reason: Reason, early: bool) -> End {
+const fn unseen(reason: DropReason, early: bool) -> End {
     let task = None;
     End::Dropped { task, reason, early }
 }
@@ -62,7 +62,7 @@ struct Books<'p> {
     /// Behind the early verdict and before the gate.
     between: Capture,
     arrivals: Capture,
-    dropped: BTreeMap<Reason, u64>,
+    dropped: BTreeMap<DropReason, u64>,
     expected: Ledger,
     sent: u32,
 }
@@ -172,11 +172,11 @@ impl<'p> Books<'p> {
 
     /// All counters of drops are what was dropped, and all that passed as the host's.
     fn close(&self, host: u64) -> Result<()> {
-        for reason in Reason::ALL {
+        for reason in DropReason::ALL {
             let expected = self.dropped.get(&reason).copied().unwrap_or_default();
             assert_eq!(self.counters.dropped(self.direction(), reason)?, expected, "{reason:?}");
         }
-        let passed = self.counters.ended(self.direction(), Outcome::Pass(Pass::Host))?;
+        let passed = self.counters.ended(self.direction(), Outcome::Pass(PassReason::Host))?;
         assert_eq!(passed, host);
         Ok(())
     }
@@ -195,34 +195,44 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         let web = Flow::tcp(from(40000), to(WEB, 80));
         books.tcp(&vlan(101), web, flags::SYN, End::Arrives(Some("web-1")))?;
         let closed = Flow::tcp(from(40000), to(WEB, 443));
-        books.tcp(&vlan(101), closed, flags::SYN, denied("web-1", Reason::NoRule))?;
+        books.tcp(&vlan(101), closed, flags::SYN, denied("web-1", DropReason::NoRule))?;
         let query = Flow::udp(from(40000), to(DNS, 53));
         books.udp(&vlan(102), query, End::Arrives(Some("dns-1")))?;
         let query = Flow::udp(from(40000), to(WEB, 53));
-        books.udp(&vlan(101), query, denied("web-1", Reason::NoRule))?;
+        books.udp(&vlan(101), query, denied("web-1", DropReason::NoRule))?;
         let web_there = Flow::tcp(from(40000), to(DNS, 80));
-        books.tcp(&vlan(102), web_there, flags::SYN, denied("dns-1", Reason::NoRule))?;
+        books.tcp(&vlan(102), web_there, flags::SYN, denied("dns-1", DropReason::NoRule))?;
         // Priorities and colours are no part of a VLAN's id.
         let other = Flow::tcp(from(40001), to(WEB, 80));
         books.tcp(&vlan(0xf000 + 101), other, flags::SYN, End::Arrives(Some("web-1")))?;
 
         // A connection goes on, on its own branch.
         books.tcp(&vlan(101), web, flags::ACK, End::Arrives(Some("web-1")))?;
-        books.tcp(&vlan(102), web, flags::ACK, denied("dns-1", Reason::NotForTask))?;
+        books.tcp(&vlan(102), web, flags::ACK, denied("dns-1", DropReason::NotForTask))?;
         // What one branch may get is not for another.
-        books.tcp(&vlan(102), other, flags::SYN, denied("dns-1", Reason::NotForTask))?;
+        books.tcp(&vlan(102), other, flags::SYN, denied("dns-1", DropReason::NotForTask))?;
         // Nobody out there has a branch's address.
         let spoofed = Flow::tcp(to(WEB, 40000), to(WEB, 80));
-        books.tcp(&vlan(101), spoofed, flags::SYN, denied("web-1", Reason::SpoofedSource))?;
+        books.tcp(
+            &vlan(101),
+            spoofed,
+            flags::SYN,
+            denied("web-1", DropReason::SpoofedSource),
+        )?;
 
         // A VLAN that is no task's, one within another, and those of providers.
-        books.tcp(&vlan(103), web, flags::SYN, unseen(Reason::UnknownTask, true))?;
-        books.tcp(&vlan(4095), web, flags::SYN, unseen(Reason::UnknownTask, true))?;
+        books.tcp(&vlan(103), web, flags::SYN, unseen(DropReason::UnknownTask, true))?;
+        books.tcp(&vlan(4095), web, flags::SYN, unseen(DropReason::UnknownTask, true))?;
         let twice = [(0x8100, 101), (0x8100, 101)];
-        books.tcp(&twice, web, flags::SYN, unseen(Reason::UnsupportedEthertype, true))?;
+        books.tcp(&twice, web, flags::SYN, unseen(DropReason::UnsupportedEthertype, true))?;
         let provider = [(0x88a8, 7), (0x8100, 101)];
-        books.tcp(&provider, web, flags::SYN, unseen(Reason::UnknownTask, false))?;
-        books.tcp(&[(0x88a8, 101)], web, flags::SYN, unseen(Reason::UnknownTask, false))?;
+        books.tcp(&provider, web, flags::SYN, unseen(DropReason::UnknownTask, false))?;
+        books.tcp(
+            &[(0x88a8, 101)],
+            web,
+            flags::SYN,
+            unseen(DropReason::UnknownTask, false),
+        )?;
         // The host's own.
         books.tcp(&[], web, flags::SYN, End::Arrives(None))?;
         books.tcp(&vlan(0xa000), web, flags::SYN, End::Arrives(None))?;
@@ -231,8 +241,8 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
     // Neighbours ask for a branch's own address in its own VLAN.
     for (id, end) in [
         (101, End::Arrives(None)),
-        (102, unseen(Reason::NotForTask, true)),
-        (103, unseen(Reason::UnknownTask, true)),
+        (102, unseen(DropReason::NotForTask, true)),
+        (103, unseen(DropReason::UnknownTask, true)),
     ] {
         let flow = Flow::plain(ip(PEER[0]), ip(WEB[0]), 0);
         let arp = |mark: &[u8]| [frames::arp(1, flow.source.ip(), flow.destination.ip()), mark.to_vec()].concat();
@@ -268,7 +278,7 @@ fn fragments(books: &mut Books<'_>) -> Result<()> {
     let lost = Flow::udp(at(PEER[0], 40000), at(WEB[0], 53));
     let dropped = End::Dropped {
         task: Some("web-1"),
-        reason: Reason::FragmentWithoutFirst,
+        reason: DropReason::FragmentWithoutFirst,
         early: false,
     };
     let plain = Flow::plain(ip(PEER[0]), ip(WEB[0]), 17);
@@ -308,13 +318,18 @@ fn what_branches_send_is_judged_at_the_trunk() -> Result<()> {
         let https = Flow::tcp(from(WEB, 40000), to(443));
         books.tcp(&vlan(101), https, flags::SYN, End::Arrives(Some("web-1")))?;
         let http = Flow::tcp(from(WEB, 40000), to(80));
-        books.tcp(&vlan(101), http, flags::SYN, denied("web-1", Reason::NoRule))?;
+        books.tcp(&vlan(101), http, flags::SYN, denied("web-1", DropReason::NoRule))?;
         let shut = Flow::tcp(from(DNS, 40000), to(443));
-        books.tcp(&vlan(102), shut, flags::SYN, denied("dns-1", Reason::NoRule))?;
+        books.tcp(&vlan(102), shut, flags::SYN, denied("dns-1", DropReason::NoRule))?;
         // A branch sends as itself.
-        books.tcp(&vlan(101), shut, flags::SYN, denied("web-1", Reason::SpoofedSource))?;
-        books.tcp(&vlan(103), https, flags::SYN, unseen(Reason::UnknownTask, true))?;
-        books.tcp(&[(0x88a8, 101)], https, flags::SYN, unseen(Reason::UnknownTask, true))?;
+        books.tcp(&vlan(101), shut, flags::SYN, denied("web-1", DropReason::SpoofedSource))?;
+        books.tcp(&vlan(103), https, flags::SYN, unseen(DropReason::UnknownTask, true))?;
+        books.tcp(
+            &[(0x88a8, 101)],
+            https,
+            flags::SYN,
+            unseen(DropReason::UnknownTask, true),
+        )?;
         books.tcp(&[], https, flags::SYN, End::Arrives(None))?;
     }
     books.close(2)?;

@@ -1,7 +1,7 @@
 //! Datagrams that are larger than a link: kernels cut them up and put them together again, and gates see the parts.
 
 use anyhow::Result;
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Config, Count, Counters, E2eTest, Flow, Ledger, Netns, Wire, at, ip,
     ledger::protocol::{TCP, UDP},
@@ -105,8 +105,8 @@ fn of_datagrams_to_a_denied_port_no_part_gets_through() -> Result<()> {
             let all = parts(family == 1, &[data.len()]);
             let first = Count::new(1, if family == 1 { 1496 } else { 1500 });
             let later = Flow::plain(flow.source.ip(), flow.destination.ip(), UDP);
-            counters.await_dropped(direction, Reason::NoRule, 1)?;
-            counters.await_dropped(direction, Reason::FragmentWithoutFirst, all.packets - 1)?;
+            counters.await_dropped(direction, DropReason::NoRule, 1)?;
+            counters.await_dropped(direction, DropReason::FragmentWithoutFirst, all.packets - 1)?;
             expected = expected
                 .reject("web-1", flow, first)
                 .reject("web-1", later, all - first);
@@ -159,7 +159,7 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
                 Direction::Egress => &stage.outside,
             };
             inject(from, &later)?;
-            counters.await_dropped(direction, Reason::FragmentWithoutFirst, 1)?;
+            counters.await_dropped(direction, DropReason::FragmentWithoutFirst, 1)?;
             assert_eq!(seen(beyond, Way::In, flow)?, Count::default());
             inject(from, &first)?;
             beyond.await_received(plain, 1)?;
@@ -168,7 +168,7 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
             // Another datagram's first says nothing about this one.
             let [_, other] = cut_in_two(flow, 78, b"of another one");
             inject(from, &other)?;
-            counters.await_dropped(direction, Reason::FragmentWithoutFirst, 2)?;
+            counters.await_dropped(direction, DropReason::FragmentWithoutFirst, 2)?;
             let lost = Count::new(2, (later.len() + other.len()) as u64);
             assert_eq!(both, Count::new(2, (first.len() + later.len()) as u64));
             expected = expected.accept("web-1", flow, both).reject("web-1", plain, lost);

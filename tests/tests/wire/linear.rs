@@ -8,7 +8,7 @@ use nix::{
     sched::{CpuSet, sched_getcpu, sched_setaffinity},
     unistd::Pid,
 };
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Capture, Config, Count, Counters, Flow, Ledger, Netns, Topology, at, ip,
     kernel::await_gates,
@@ -39,7 +39,7 @@ struct Sent {
     frame: Vec<u8>,
     flow: Flow,
     /// Why it is dropped.
-    reason: Option<Reason>,
+    reason: Option<DropReason>,
 }
 
 /// Frames of one direction and family, for flows and datagrams of their own.
@@ -83,7 +83,7 @@ impl Script {
         with_checksum(frame)
     }
 
-    fn add(&mut self, name: &'static str, flow: Flow, reason: Option<Reason>, frame: Vec<u8>) {
+    fn add(&mut self, name: &'static str, flow: Flow, reason: Option<DropReason>, frame: Vec<u8>) {
         self.sent.push(Sent {
             name,
             frame,
@@ -97,18 +97,18 @@ impl Script {
         let to_443 = self.packet(6, &self.tcp(443, "tcp"));
         self.add("tcp", allowed, None, to_443);
         let to_22 = self.packet(6, &self.tcp(22, "another port"));
-        self.add("another port", denied, Some(Reason::NoRule), to_22);
+        self.add("another port", denied, Some(DropReason::NoRule), to_22);
         let datagram = |script: &Self, port, name| udp(20_000 + script.number, port, &script.mark(name));
         let to_53 = self.packet(17, &datagram(self, 53, "udp"));
         self.add("udp", self.flow(UDP, 53), None, to_53);
         let to_54 = self.packet(17, &datagram(self, 54, "another udp port"));
-        self.add("another udp port", self.flow(UDP, 54), Some(Reason::NoRule), to_54);
+        self.add("another udp port", self.flow(UDP, 54), Some(DropReason::NoRule), to_54);
         let cut = self.packet(6, &tcp(1, 443, flags::SYN, b"")[..10]);
-        self.add("cut", self.flow(TCP, 0), Some(Reason::Malformed), cut);
+        self.add("cut", self.flow(TCP, 0), Some(DropReason::Malformed), cut);
         let (protocol, kind) = [(1, 8), (58, 128)][self.family];
         let echo = self.packet(protocol, &icmp(kind, 0, self.number, &self.mark("echo")));
         let flow = Flow::icmp(ip(self.from()), ip(self.to()));
-        self.add("echo", flow, Some(Reason::NoRule), echo);
+        self.add("echo", flow, Some(DropReason::NoRule), echo);
     }
 
     /// Errors about the connection of [`Script::plain`], and about one that there is not.
@@ -118,7 +118,10 @@ impl Script {
             Direction::Ingress => ROUTER[self.family],
         };
         let (protocol, kind, code) = [(1, 3, 4), (58, 2, 0)][self.family];
-        for (name, port, reason) in [("too big", 443, None), ("too big for whom", 444, Some(Reason::NoRule))] {
+        for (name, port, reason) in [
+            ("too big", 443, None),
+            ("too big for whom", 444, Some(DropReason::NoRule)),
+        ] {
             let answer = tcp(port, 20_000 + self.number, flags::ACK, b"");
             let back = super::frames::ip(ip(self.to()), ip(self.from()), 6, &answer);
             let message = [icmp(kind, code, 0, &quoted(&back, 200)), self.mark(name)].concat();
@@ -134,7 +137,7 @@ impl Script {
             (
                 54,
                 ["first of none", "later of none"],
-                [Some(Reason::NoRule), Some(Reason::FragmentWithoutFirst)],
+                [Some(DropReason::NoRule), Some(DropReason::FragmentWithoutFirst)],
             ),
         ] {
             // The datagram's length is that of all its parts.
@@ -148,7 +151,7 @@ impl Script {
                 (names[1], 10, false, &later, reasons[1]),
             ] {
                 let frame = self.fragment(datagram, offset, more, payload);
-                let known = reason != Some(Reason::FragmentWithoutFirst);
+                let known = reason != Some(DropReason::FragmentWithoutFirst);
                 let flow = self.flow(UDP, if known { port } else { 0 });
                 self.add(name, flow, reason, frame);
             }
@@ -172,7 +175,7 @@ impl Script {
     fn options(&mut self) {
         for (name, port, reason) in [
             ("options", 443, None),
-            ("options, another port", 22, Some(Reason::NoRule)),
+            ("options, another port", 22, Some(DropReason::NoRule)),
         ] {
             let frame = ipv4(ip(self.from()), ip(self.to()), 6, &[1; 40], 0, &self.tcp(port, name));
             self.add(name, self.flow(TCP, port), reason, with_checksum(frame));
@@ -184,8 +187,8 @@ impl Script {
         const CHAIN: [u8; 9] = [0, 60, 43, 60, 44, 60, 60, 60, 60];
         for (name, kinds, port, reason) in [
             ("eight headers", 8, 443, None),
-            ("eight headers, another port", 8, 22, Some(Reason::NoRule)),
-            ("nine headers", 9, 443, Some(Reason::Malformed)),
+            ("eight headers, another port", 8, 22, Some(DropReason::NoRule)),
+            ("nine headers", 9, 443, Some(DropReason::Malformed)),
         ] {
             let mut next = TCP;
             let mut payload = self.tcp(port, name);
@@ -197,15 +200,15 @@ impl Script {
                 next = *kind;
             }
             let flow = match reason {
-                Some(Reason::Malformed) => self.flow(60, 0),
+                Some(DropReason::Malformed) => self.flow(60, 0),
                 _ => self.flow(TCP, port),
             };
             self.add(name, flow, reason, self.packet(next, &payload));
         }
         for (name, units, port, reason) in [
             ("a long header", 23, 443, None),
-            ("a long header, another port", 23, 22, Some(Reason::NoRule)),
-            ("a header that is too long", 24, 0, Some(Reason::Malformed)),
+            ("a long header, another port", 23, 22, Some(DropReason::NoRule)),
+            ("a header that is too long", 24, 0, Some(DropReason::Malformed)),
         ] {
             let payload = extension(TCP, units, &self.tcp(port, name));
             self.add(name, self.flow(TCP, port), reason, self.packet(60, &payload));
@@ -281,7 +284,7 @@ fn in_pieces(lab: &Topology, direction: Direction, from: (&Netns, &str), to: (&N
     let sender = Sender::on(from.0, from.1)?;
     let mut ring = Ring::on(from.0, from.1)?;
     let mut expected = Ledger::default();
-    let mut dropped = BTreeMap::<Reason, u64>::new();
+    let mut dropped = BTreeMap::<DropReason, u64>::new();
     let mut scripts = Vec::new();
     for (number, linear) in LINEAR.into_iter().map(Some).chain([None]).enumerate() {
         for family in [0, 1] {

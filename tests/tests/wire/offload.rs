@@ -2,7 +2,7 @@
 //! link to what is outside fills in checksums itself, as one without hardware for that.
 
 use anyhow::{Result, ensure};
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Capture, Config, Counters, E2eTest, Flow, Netns, Topology, at, ip,
     kernel::await_gates,
@@ -123,7 +123,7 @@ fn a_gate_lets_no_packet_out_that_becomes_another() -> Result<()> {
         for (frame, unsummed, _) in &attacks {
             ensure!(sender.send_unsummed(frame, *unsummed)?, "{unsummed:?} is not sent");
         }
-        counters.await_dropped(Direction::Egress, Reason::Malformed, round * attacks.len() as u64)?;
+        counters.await_dropped(Direction::Egress, DropReason::Malformed, round * attacks.len() as u64)?;
         for family in [0, 1] {
             let allowed = Flow::udp(at(TASK[family], 4000), at(PEER[family], 443));
             sender.send(&packet(family, 17, &udp(4000, 443, &[8; 20])))?;
@@ -216,7 +216,7 @@ fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
                 }
             }
             refused += sent.iter().filter(|sent| !sent.passes).count() as u64;
-            counters.await_dropped(Direction::Egress, Reason::Malformed, refused)?;
+            counters.await_dropped(Direction::Egress, DropReason::Malformed, refused)?;
             for sent in sent {
                 if sent.passes {
                     let came = arrived.frame(&sent.mark)?;
@@ -264,7 +264,7 @@ fn what_is_cut_late_is_cut_as_it_was_judged() -> Result<()> {
             refused += 1;
         }
     }
-    counters.await_dropped(Direction::Egress, Reason::Malformed, refused)?;
+    counters.await_dropped(Direction::Egress, DropReason::Malformed, refused)?;
     for family in [0, 1] {
         let flow = Flow::tcp(at(TASK[family], 4000), at(PEER[family], 443));
         assert_eq!(outside.received(flow)?.packets, 3);
@@ -299,7 +299,7 @@ fn a_tunnel_out_of_a_task_carries_what_is_finished_late() -> Result<()> {
             bulk.finish()?;
         }
     }
-    assert_eq!(counters.dropped(Direction::Egress, Reason::Malformed)?, 0);
+    assert_eq!(counters.dropped(Direction::Egress, DropReason::Malformed)?, 0);
     stage.daemon.stop()?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! them one by one.
 
 use anyhow::Result;
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Config, Count, Counters, E2eTest, Flow, Ledger, Netns, Wire, at, ip,
     kernel::await_gates,
@@ -125,7 +125,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
             assert_eq!(received.received(flow)?, datagrams(family == 1));
             // All of them are as denied as one is.
             let denied = sender.send_segments(at(to.1[family], 54), &DATA, SIZE)?;
-            counters.await_dropped(direction, Reason::NoRule, 21)?;
+            counters.await_dropped(direction, DropReason::NoRule, 21)?;
             assert_eq!(received.received(denied)?, Count::default());
             let count = datagrams(family == 1);
             expected = expected.accept("web-1", flow, count).reject("web-1", denied, count);
@@ -165,7 +165,7 @@ fn segments_that_the_kernel_has_not_counted_are_counted() -> Result<()> {
             }
         }
     }
-    counters.await_dropped(Direction::Ingress, Reason::NoRule, 12)?;
+    counters.await_dropped(Direction::Ingress, DropReason::NoRule, 12)?;
     assert_eq!(daemon.stop()?.ledger()?, expected);
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! gate that stops them.
 
 use anyhow::Result;
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Capture, Config, Count, Counters, Flow, Ledger, Netns, Topology, at, ip, kernel::await_gates, netns::await_up,
     traffic::Sender,
@@ -101,13 +101,13 @@ fn tagged(bridged: &Bridged, direction: Direction, from: (&Netns, &str), to: (&N
             let frame = syn(source, destination, mark(name, source).as_bytes());
             sender.send(&with_tags(tags, &frame))?;
             sent += 1;
-            counters.await_dropped(direction, Reason::UnsupportedEthertype, sent)?;
+            counters.await_dropped(direction, DropReason::UnsupportedEthertype, sent)?;
         }
         // What it says of neighbours is no better in a tag.
         let (source, destination) = pairs[0];
         sender.send(&with_tags(tags, &frames::arp(1, ip(source), ip(destination))))?;
         sent += 1;
-        counters.await_dropped(direction, Reason::UnsupportedEthertype, sent)?;
+        counters.await_dropped(direction, DropReason::UnsupportedEthertype, sent)?;
     }
     let mut expected = Ledger::default();
     for (source, destination) in pairs {
@@ -121,7 +121,7 @@ fn tagged(bridged: &Bridged, direction: Direction, from: (&Netns, &str), to: (&N
             assert_eq!(capture.count(mark(name, source).as_bytes())?, 0, "{name}, {source}");
         }
     }
-    assert_eq!(counters.dropped(direction, Reason::UnsupportedEthertype)?, sent);
+    assert_eq!(counters.dropped(direction, DropReason::UnsupportedEthertype)?, sent);
     assert_eq!(daemon.stop()?.ledger()?, expected);
     Ok(())
 }

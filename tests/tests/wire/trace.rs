@@ -6,7 +6,7 @@
 //! ```
 
 use anyhow::Result;
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Config, Count, Counters, E2eTest, Flow, Ledger, at, ip,
     traffic::{Peer, inject},
@@ -88,7 +88,7 @@ fn routers_tell_a_task_how_far_its_packets_came_where_settings_let_them() -> Res
                         stage.wire("web-1")?.await_received(told, number as u64 + 1)?;
                     } else {
                         let so_far = 3 * u64::from(hops - 1) + number as u64 + 1;
-                        counters.await_dropped(Direction::Ingress, Reason::NoRule, so_far)?;
+                        counters.await_dropped(Direction::Ingress, DropReason::NoRule, so_far)?;
                         assert_eq!(stage.wire("web-1")?.received(told)?, Count::default());
                     }
                     let sent = Count::new(1, packet.len() as u64);
@@ -126,7 +126,7 @@ fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
                 if passes {
                     assert_eq!(beyond.await_received(told, 1)?, count);
                 } else {
-                    counters.await_dropped(direction, Reason::NoRule, 1)?;
+                    counters.await_dropped(direction, DropReason::NoRule, 1)?;
                     assert_eq!(beyond.received(told)?, Count::default());
                 }
                 expected = judged(expected, told, passes, count).accept("web-1", flow, sent);

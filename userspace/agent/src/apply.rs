@@ -8,7 +8,7 @@ use std::{
 };
 
 use taskgate_bpf::{load::LoadOptions, object::Object, sys, tables::KernelTables};
-use taskgate_compiler::{CompileError, Compiled, Gate, GroupSets, RuleBook, Scope};
+use taskgate_compiler::{CompileError, CompileOptions, Compiled, Gate, GroupSetIds, RuleIds};
 use taskgate_ebpf::{
     abi::image::{TIMEOUTS, Timeout, control},
     conntrack::default_seconds,
@@ -35,8 +35,8 @@ pub(super) struct Daemon {
     model: Model,
     options: LoadOptions,
     ticks: u32,
-    book: RuleBook,
-    sets: GroupSets,
+    book: RuleIds,
+    sets: GroupSetIds,
     image: Arc<SharedImage>,
     records: Records,
     gates: Gates,
@@ -45,16 +45,16 @@ pub(super) struct Daemon {
 
 /// Compiles a model by itself: for its size, before there is an image.
 pub(super) fn compile_alone(model: &Model) -> Result<Compiled, CompileError> {
-    compile(model, &mut RuleBook::default(), &mut GroupSets::default())
+    compile(model, &mut RuleIds::default(), &mut GroupSetIds::default())
 }
 
-fn compile(model: &Model, book: &mut RuleBook, sets: &mut GroupSets) -> Result<Compiled, CompileError> {
+fn compile(model: &Model, book: &mut RuleIds, sets: &mut GroupSetIds) -> Result<Compiled, CompileError> {
     let gate = sizes::gate(model);
     let exempt = model.exempt();
     let of = |eni: &Eni| -> Option<Gate> { eni.binding.is_some().then_some(gate) };
     Compiled::new(
         model,
-        Scope {
+        CompileOptions {
             gate: &of,
             exempt: &exempt.addresses,
             dhcp: exempt.dhcp,
@@ -84,8 +84,8 @@ impl Daemon {
             model: Model::default(),
             options,
             ticks,
-            book: RuleBook::default(),
-            sets: GroupSets::default(),
+            book: RuleIds::default(),
+            sets: GroupSetIds::default(),
             image,
             records,
             gates,
@@ -149,7 +149,7 @@ impl Daemon {
             .filter_map(|eni| Some((eni, *slots.get(&eni.id)?)))
             .collect();
         let wrong = self.gates.follow(self.model.uplink.as_ref(), &gated).await;
-        self.image.settle();
+        self.image.synchronize();
         self.share(false);
         wrong
     }
@@ -175,7 +175,7 @@ impl Daemon {
     /// Writes the next generation and switches to it. Gives the slots of the gated ENIs.
     fn commit(&self, model: &Model, compiled: &Compiled) -> Result<HashMap<String, u16>, CompileError> {
         // Links may come and go meanwhile; the writer is not kept from them while a grace period is waited for.
-        self.image.settle();
+        self.image.synchronize();
         let mut waited = Ok(());
         let mut grace = || waited = sys::wait_grace_period();
         let mut writer = self.image.writer();
@@ -246,7 +246,7 @@ impl Daemon {
     pub(super) async fn namespaces_changed(&mut self) {
         let enis: Vec<&Eni> = self.model.gated().collect();
         self.gates.namespaces_changed(&enis).await;
-        self.image.settle();
+        self.image.synchronize();
     }
 
     /// How long until the capture window is to be closed.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, io};
 
 use serde::Serialize;
 use taskgate_bpf::tables::KernelTables;
-use taskgate_ebpf::abi::{Direction, Outcome, Pass, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason, Outcome, PassReason};
 use taskgate_tables::{FlowTables as _, Used};
 
 use super::shares::Sharer;
@@ -108,10 +108,10 @@ pub(super) fn counters(
 fn directions(tables: &KernelTables, slot: u16) -> io::Result<Directions> {
     let packets = |direction| -> io::Result<Packets> {
         let counts = tables.counters(slot, direction)?;
-        let outcomes = Pass::ALL
+        let outcomes = PassReason::ALL
             .into_iter()
             .map(Outcome::Pass)
-            .chain(Reason::ALL.into_iter().map(Outcome::Drop));
+            .chain(DropReason::ALL.into_iter().map(Outcome::Drop));
         Ok(outcomes
             .map(|outcome| (outcome.name(), counts[usize::from(outcome.number())]))
             .filter(|(_, packets)| *packets > 0)

@@ -6,7 +6,7 @@ use taskgate_bpf::{gate::GateError, load::LoadError};
 use taskgate_compiler::CompileError;
 use taskgate_config::Problems;
 use taskgate_flowlog::{CollectError, SinkError};
-use taskgate_net::{eni::EniError, link::LinkError, netlink::Refused};
+use taskgate_net::{eni::EniError, link::LinkError, netlink::NetlinkError};
 
 /// Why `taskgate run` ends, or a reload is refused.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ pub enum RunError {
     },
     /// The kernel's network side does not answer.
     #[error(transparent)]
-    Netlink(#[from] Refused),
+    Netlink(#[from] NetlinkError),
     /// Flow records cannot be collected.
     #[error(transparent)]
     Collect(#[from] CollectError),

@@ -6,7 +6,7 @@ use nix::net::if_::if_nameindex;
 use taskgate_model::{Binding, Model, near::near};
 use taskgate_net::{
     link::LinkError,
-    netlink::{Netlink, Refused},
+    netlink::{Netlink, NetlinkError},
     sysctl::NeighbourControl,
 };
 use tokio::time::Instant;
@@ -121,7 +121,7 @@ pub fn count(model: &Model) -> usize {
 
 /// Looks for what a configuration names in the network namespace of the calling thread, which has to be `netlink`'s. It needs
 /// no root.
-pub async fn survey(model: &Model, netlink: &Netlink) -> Result<Vec<HostFinding>, Refused> {
+pub async fn survey(model: &Model, netlink: &Netlink) -> Result<Vec<HostFinding>, NetlinkError> {
     let mut findings = Vec::new();
     for (who, device) in named(model) {
         let looked = match who {

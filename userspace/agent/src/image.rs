@@ -118,14 +118,14 @@ impl SharedImage {
                 return writer.add_link(link, slot);
             }
             drop(writer);
-            self.settle();
+            self.synchronize();
         }
     }
 
     /// Waits until no packet is judged by what is gone: 20 to 180 ms, in which others may use the writer.
-    pub(super) fn settle(&self) {
-        let unsettled = self.writer().unsettled();
-        let Some(changes) = unsettled else { return };
+    pub(super) fn synchronize(&self) {
+        let pending_grace = self.writer().pending_grace();
+        let Some(changes) = pending_grace else { return };
         if let Err(error) = sys::wait_grace_period() {
             warn!("the kernel does not tell when old memory is free: {error}");
         }

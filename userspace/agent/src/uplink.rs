@@ -5,28 +5,28 @@ use taskgate_bpf::{
     object::Object,
 };
 use taskgate_model::UplinkMode;
-use taskgate_net::{link::Link, tags::Tags};
+use taskgate_net::{link::Link, tags::VlanOffload};
 use tracing::{info, warn};
 
 use super::error::chain;
 
 /// What drops early at the uplink that is there.
 #[derive(Debug, Default)]
-pub(super) struct EarlyUplink(Option<Standing>);
+pub(super) struct EarlyUplink(Option<ActiveUplink>);
 
 #[derive(Debug)]
-struct Standing {
+struct ActiveUplink {
     link: Link,
     mode: UplinkMode,
     /// Before the switch that it needs off.
     early: Option<Early>,
-    _tags: Option<Tags>,
+    _tags: Option<VlanOffload>,
 }
 
 impl EarlyUplink {
     /// Has the early verdict on this link, and on no other.
     pub(super) fn follow(&mut self, object: &mut Object, uplink: Option<(Link, UplinkMode)>) {
-        let stays = |standing: &Standing| {
+        let stays = |standing: &ActiveUplink| {
             let same =
                 |(link, mode): &(Link, UplinkMode)| (link.ifindex, *mode) == (standing.link.ifindex, standing.mode);
             let is_there = |early: &Early| early.is_gone().is_ok_and(|gone| !gone);
@@ -38,7 +38,7 @@ impl EarlyUplink {
         self.0 = None;
         if let Some((link, mode)) = uplink {
             let (early, tags) = early(object, &link, mode);
-            self.0 = Some(Standing {
+            self.0 = Some(ActiveUplink {
                 link,
                 mode,
                 early,
@@ -49,7 +49,7 @@ impl EarlyUplink {
 }
 
 /// The early verdict, where it can be had.
-fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, Option<Tags>) {
+fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, Option<VlanOffload>) {
     let name = &link.name;
     let late = |why: &str| {
         warn!(
@@ -59,22 +59,22 @@ fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, 
     };
     let tags = match mode {
         UplinkMode::Routed => None,
-        UplinkMode::Trunk => Some(Tags::in_frames(link)),
+        UplinkMode::Trunk => Some(VlanOffload::in_frames(link)),
     };
     match &tags {
-        Some(Tags::Beside(error)) => {
+        Some(VlanOffload::Beside(error)) => {
             late(&format!(
                 "its VLAN tags are not in its frames, and that cannot be changed: {error}"
             ));
             return (None, None);
         }
-        Some(Tags::Unknown) => info!(
+        Some(VlanOffload::Unknown) => info!(
             link = name,
             "uplink `{name}`: its other end is in another network namespace; what that sends with tags beside its \
              frames (ethtool's `txvlan`) is not dropped early"
         ),
-        Some(Tags::Turned(_)) => info!(link = name, "uplink `{name}`: VLAN offload is off while taskgate runs"),
-        Some(Tags::InFrames) | None => {}
+        Some(VlanOffload::Turned(_)) => info!(link = name, "uplink `{name}`: VLAN offload is off while taskgate runs"),
+        Some(VlanOffload::InFrames) | None => {}
     }
     match object.attach_early(link) {
         Ok(early) => {

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use taskgate_compiler::{
-    CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image, policy_banks,
+    CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds, host_image, policy_banks,
 };
 use taskgate_ebpf::abi::image::{NO_CAP, POLICY_BANK, Share, Shared};
 use taskgate_model::{Eni, Exempt, Model};
@@ -16,7 +16,7 @@ pub struct HostImage {
     /// The image and its writer.
     pub writer: ImageWriter<Vec<AtomicU64>>,
     /// What the rules' numbers stand for.
-    pub book: RuleBook,
+    pub book: RuleIds,
     /// How many different policies there are.
     pub policies: usize,
     /// How much memory they take.
@@ -35,13 +35,13 @@ impl HostImage {
                 isolated: false,
             })
         };
-        let scope = Scope {
+        let scope = CompileOptions {
             gate: &gate,
             exempt: &exempt.addresses,
             dhcp: exempt.dhcp,
         };
-        let mut book = RuleBook::default();
-        let compiled = Compiled::new(model, scope, &mut book, &mut GroupSets::default())?;
+        let mut book = RuleIds::default();
+        let compiled = Compiled::new(model, scope, &mut book, &mut GroupSetIds::default())?;
         let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
         let mut writer = ImageWriter::new(host_image(POLICY_BANK + policy_banks(policy_bytes)))?;
         for table in Shared::ALL {

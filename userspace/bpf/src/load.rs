@@ -9,7 +9,7 @@ use aya::{
 };
 use log::LevelFilter;
 use taskgate_ebpf::abi::{
-    Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache, Usage,
+    Conn, Denial, EniUsage, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
     image::{BANK_BYTES, POLICY_BANK, SLOTS, Shared},
     map,
     outcome::OUTCOMES,
@@ -156,7 +156,7 @@ pub enum LoadError {
 }
 
 /// What a map has to look like.
-pub(super) struct Shape {
+pub(super) struct MapSpec {
     pub(super) name: &'static str,
     kind: MapType,
     key: usize,
@@ -165,7 +165,7 @@ pub(super) struct Shape {
     flags: u32,
 }
 
-impl Shape {
+impl MapSpec {
     const MMAPABLE: u32 = 1 << 10;
 
     pub(super) fn all(options: &LoadOptions) -> [Self; 12] {
@@ -213,7 +213,7 @@ impl Shape {
             array(
                 map::USAGE,
                 MapType::Array,
-                size_of::<Usage>(),
+                size_of::<EniUsage>(),
                 options.slots,
                 Self::MMAPABLE,
             ),

@@ -17,7 +17,7 @@ use taskgate_ebpf::abi::{self, map, sk_buff::GLOBAL as SK_BUFF};
 
 use super::{
     gate::GatePrograms,
-    load::{LoadError, LoadOptions, Shape},
+    load::{LoadError, LoadOptions, MapSpec},
     signals::SignalsHeld,
     sk_buff::{self, Look, Sight, Unseen},
 };
@@ -78,7 +78,7 @@ impl Object {
     }
 
     fn load_with(options: &LoadOptions, look: &Look, unseen: Option<Unseen>) -> Result<Self, LoadError> {
-        let shapes = Shape::all(options);
+        let shapes = MapSpec::all(options);
         let level = options.log_level as usize as u8;
         let mut loader = EbpfLoader::new();
         for shape in &shapes {
@@ -160,7 +160,7 @@ impl Object {
         self.shared(map::IMAGE)
     }
 
-    /// Maps what slots use: the words of a [`taskgate_ebpf::abi::Usage`] for each slot.
+    /// Maps what slots use: the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.
     pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
         self.shared(map::USAGE)
     }

@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Denial, Direction, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, Usage,
+    Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6, LinkLocal, LinkLocalKey,
     image::{CONTROL_WINDOW, TIMEOUTS, Timeout},
     map,
     outcome::OUTCOMES,
@@ -121,7 +121,7 @@ impl KernelTables {
     /// The word at `offset` bytes in a slot's usage.
     fn usage_word(&self, slot: u16, offset: usize) -> io::Result<&AtomicU64> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no slot {slot}"));
-        let at = (usize::from(slot) * size_of::<Usage>() + offset) / size_of::<AtomicU64>();
+        let at = (usize::from(slot) * size_of::<EniUsage>() + offset) / size_of::<AtomicU64>();
         self.usage.get(at).ok_or_else(none)
     }
 }
@@ -146,7 +146,7 @@ impl FlowTables for KernelTables {
         let conn = ConnState::from(&conn);
         self.give_back(
             conn.slot,
-            offset_of!(Usage, conns_removed),
+            offset_of!(EniUsage, conns_removed),
             Charge::of_state(conn.state),
         )?;
         Ok(Some(conn))
@@ -158,7 +158,7 @@ impl FlowTables for KernelTables {
         };
         let (slot, ..) = key.denial_parts();
         let charge = Charge::new(denial.charge.get());
-        self.give_back(slot, offset_of!(Usage, denials_removed), charge)?;
+        self.give_back(slot, offset_of!(EniUsage, denials_removed), charge)?;
         Ok(Some((&denial).into()))
     }
 
@@ -176,7 +176,7 @@ impl FlowTables for KernelTables {
         })?;
         for key in over {
             if let Some(fragment) = self.fragments.take(&key)? {
-                let removed = offset_of!(Usage, fragments_removed);
+                let removed = offset_of!(EniUsage, fragments_removed);
                 self.give_back(fragment.slot(), removed, fragment.charge())?;
             }
         }
@@ -203,16 +203,22 @@ impl FlowTables for KernelTables {
             })
         };
         Ok(UsageState {
-            conns: used(offset_of!(Usage, conns_inserted), offset_of!(Usage, conns_removed))?,
-            denials: used(offset_of!(Usage, denials_inserted), offset_of!(Usage, denials_removed))?,
-            fragments: used(
-                offset_of!(Usage, fragments_inserted),
-                offset_of!(Usage, fragments_removed),
+            conns: used(
+                offset_of!(EniUsage, conns_inserted),
+                offset_of!(EniUsage, conns_removed),
             )?,
-            flows_lost: count(offset_of!(Usage, flows_lost))?,
-            denials_lost: count(offset_of!(Usage, denials_lost))?,
-            conns_refused: count(offset_of!(Usage, conns_refused))?,
-            fragments_lost: count(offset_of!(Usage, fragments_lost))?,
+            denials: used(
+                offset_of!(EniUsage, denials_inserted),
+                offset_of!(EniUsage, denials_removed),
+            )?,
+            fragments: used(
+                offset_of!(EniUsage, fragments_inserted),
+                offset_of!(EniUsage, fragments_removed),
+            )?,
+            flows_lost: count(offset_of!(EniUsage, flows_lost))?,
+            denials_lost: count(offset_of!(EniUsage, denials_lost))?,
+            conns_refused: count(offset_of!(EniUsage, conns_refused))?,
+            fragments_lost: count(offset_of!(EniUsage, fragments_lost))?,
         })
     }
 

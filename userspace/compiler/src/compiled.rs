@@ -7,8 +7,8 @@ use std::sync::Arc;
 use taskgate_ebpf::abi::image::{address, slot};
 use taskgate_model::{Direction, Eni, Family, GroupId, GroupIndex, Model, Peerings};
 
-use super::policy::Ground;
-use super::{CompileError, GroupSets, RuleBook};
+use super::policy::PolicyCompiler;
+use super::{CompileError, GroupSetIds, RuleIds};
 
 /// What the caller decides about an ENI's gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Gate {
 
 /// What is compiled of a model, and what is said beside it.
 #[derive(Clone, Copy)]
-pub struct Scope<'a> {
+pub struct CompileOptions<'a> {
     /// The gate of each ENI that gets a slot, `None` for the others: they are members of their groups all the same.
     pub gate: &'a dyn Fn(&Eni) -> Option<Gate>,
     /// The addresses that tasks may open connections to without a rule.
@@ -93,9 +93,9 @@ impl Compiled {
     /// [`CompileError::AddressConflict`].
     pub fn new(
         model: &Model,
-        scope: Scope<'_>,
-        book: &mut RuleBook,
-        sets: &mut GroupSets,
+        scope: CompileOptions<'_>,
+        book: &mut RuleIds,
+        sets: &mut GroupSetIds,
     ) -> Result<Self, CompileError> {
         let set_of: Vec<u32> = model
             .enis
@@ -105,7 +105,7 @@ impl Compiled {
         let gates: Vec<Option<Gate>> = model.enis.iter().map(scope.gate).collect();
         let owners = Owners::new(model, &set_of, sets)?;
         let overlaps = owners.overlaps(model);
-        let mut policies = Policies::new(ground(model, &set_of, &gates, book, overlaps)?);
+        let mut policies = Policies::new(prepare_rules(model, &set_of, &gates, book, overlaps)?);
 
         let mut slots = Vec::new();
         let mut addresses: BTreeMap<u128, AddressPlan> = BTreeMap::new();
@@ -179,7 +179,7 @@ struct Several {
 impl Owners {
     /// Looks for addresses in several VPCs. Within one, or where one of them has no VPC, they have to have the same groups;
     /// two ENIs that are bound here cannot share an address, whatever their VPCs: it has one row, which names one slot.
-    fn new(model: &Model, set_of: &[u32], sets: &mut GroupSets) -> Result<Self, CompileError> {
+    fn new(model: &Model, set_of: &[u32], sets: &mut GroupSetIds) -> Result<Self, CompileError> {
         let mut first: HashMap<u128, usize> = HashMap::new();
         let mut shared: BTreeMap<u128, Vec<usize>> = BTreeMap::new();
         for (at, eni) in model.enis.iter().enumerate() {
@@ -233,13 +233,13 @@ impl Owners {
 }
 
 /// Numbers the rules of every group that a gated ENI has, and finds the sets that each group is in.
-fn ground<'a>(
+fn prepare_rules<'a>(
     model: &'a Model,
     set_of: &[u32],
     gates: &[Option<Gate>],
-    book: &mut RuleBook,
+    book: &mut RuleIds,
     overlaps: BTreeMap<u32, Vec<&'a Eni>>,
-) -> Result<Ground<'a>, CompileError> {
+) -> Result<PolicyCompiler<'a>, CompileError> {
     let mut gated: BTreeSet<GroupIndex> = BTreeSet::new();
     let mut sets: HashMap<GroupIndex, BTreeSet<u32>> = HashMap::new();
     for (at, eni) in model.enis.iter().enumerate() {
@@ -261,7 +261,7 @@ fn ground<'a>(
     } else {
         Peerings::new(model)
     };
-    Ok(Ground {
+    Ok(PolicyCompiler {
         model,
         numbers,
         sets,
@@ -275,16 +275,16 @@ type Near<'a> = (&'a [GroupIndex], Option<&'a str>, bool);
 
 /// The policies compiled so far, by what decides them and by content.
 struct Policies<'a> {
-    ground: Ground<'a>,
+    prepare_rules: PolicyCompiler<'a>,
     by_gate: HashMap<Near<'a>, [usize; 4]>,
     by_content: HashMap<Arc<[u64]>, usize>,
     blocks: Vec<Arc<[u64]>>,
 }
 
 impl<'a> Policies<'a> {
-    fn new(ground: Ground<'a>) -> Self {
+    fn new(prepare_rules: PolicyCompiler<'a>) -> Self {
         Self {
-            ground,
+            prepare_rules,
             by_gate: HashMap::new(),
             by_content: HashMap::new(),
             blocks: Vec::new(),
@@ -293,7 +293,7 @@ impl<'a> Policies<'a> {
 
     /// The places of the four policies of an ENI.
     fn of(&mut self, eni: &'a Eni) -> Result<[usize; 4], CompileError> {
-        let near = if self.ground.overlaps.is_empty() {
+        let near = if self.prepare_rules.overlaps.is_empty() {
             (eni.groups.as_slice(), None, false)
         } else {
             (eni.groups.as_slice(), eni.vpc.as_deref(), eni.binding.is_some())
@@ -301,10 +301,13 @@ impl<'a> Policies<'a> {
         if let Some(&places) = self.by_gate.get(&near) {
             return Ok(places);
         }
-        let overlaps = self.ground.overlaps_seen_from(eni);
+        let overlaps = self.prepare_rules.overlaps_seen_from(eni);
         let mut places = [0; 4];
         for (place, (direction, family)) in places.iter_mut().zip(ROOTS) {
-            let block: Arc<[u64]> = self.ground.policy(&eni.groups, direction, family, &overlaps)?.into();
+            let block: Arc<[u64]> = self
+                .prepare_rules
+                .policy(&eni.groups, direction, family, &overlaps)?
+                .into();
             *place = *self.by_content.entry(block).or_insert_with_key(|block| {
                 self.blocks.push(Arc::clone(block));
                 self.blocks.len() - 1

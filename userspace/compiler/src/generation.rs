@@ -4,12 +4,13 @@ use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_BANK, CONTROL_GENERATION, LINK_ROW, Root, SLOT_ROW, SLOT_ROW_BYTES, slot,
+    ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_BANK, CONTROL_GENERATION, LINK_ROW, PolicyRef, SLOT_ROW, SLOT_ROW_BYTES,
+    slot,
 };
 
 use super::compiled::{AddressPlan, SlotPlan};
 use super::image::{ImageWriter, address_row, link_key, rows_bank, slot_row, word};
-use super::memory::Words;
+use super::memory::ImageView;
 use super::table::Claim;
 use super::{CompileError, Compiled};
 
@@ -19,13 +20,13 @@ use super::{CompileError, Compiled};
 #[must_use = "the generation is dropped unless it is committed"]
 pub struct Prepared<'a, M: Deref<Target = [AtomicU64]>> {
     writer: &'a mut ImageWriter<M>,
-    made: Made,
+    made: Staged,
 }
 
 /// What a generation in the making took from what lasts.
 #[derive(Debug, Default)]
-struct Made {
-    roots: Vec<Root>,
+struct Staged {
+    roots: Vec<PolicyRef>,
     slots: Vec<u16>,
     members: Vec<Claim>,
 }
@@ -36,7 +37,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         // Where an error ends it, dropping the value undoes what was made.
         let mut prepared = Self {
             writer,
-            made: Made::default(),
+            made: Staged::default(),
         };
         prepared.write_policies(compiled)?;
         prepared.clear_rows();
@@ -86,7 +87,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
     }
 
     fn write_policies(&mut self, compiled: &Compiled) -> Result<(), CompileError> {
-        let words = Words(&self.writer.memory);
+        let words = ImageView(&self.writer.memory);
         let banks = words.banks().unwrap_or(0);
         let placed = self.writer.space.place(&compiled.policies, banks)?;
         for &at in &placed.new {
@@ -158,7 +159,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         if let Some(index) = self.writer.members.index(key) {
             write(self.writer, index);
         } else {
-            let claim = self.writer.members.claim(Words(&self.writer.memory), key)?;
+            let claim = self.writer.members.claim(ImageView(&self.writer.memory), key)?;
             // The row comes before the word that leads to it.
             write(self.writer, claim.index());
             self.writer.members.publish(self.writer.words(), claim);
@@ -173,7 +174,7 @@ impl<M: Deref<Target = [AtomicU64]>> Drop for Prepared<'_, M> {
         let made = std::mem::take(&mut self.made);
         let writer = &mut *self.writer;
         for &claim in made.members.iter().rev() {
-            writer.members.take_back(Words(&writer.memory), claim);
+            writer.members.rollback(ImageView(&writer.memory), claim);
         }
         for slot in made.slots {
             writer.slots.release(slot);

@@ -13,9 +13,9 @@ use taskgate_ebpf::abi::image::{
 use taskgate_ebpf::abi::{ABI_HASH, LinkId};
 use taskgate_ebpf::packet::hardware_number;
 
-use super::memory::Words;
+use super::memory::ImageView;
 use super::slots::Slots;
-use super::space::Space;
+use super::space::PolicyAllocator;
 use super::table::Table;
 use super::{CompileError, Compiled, Prepared};
 
@@ -33,7 +33,7 @@ pub struct ImageWriter<M> {
     pub(super) link_slots: BTreeMap<LinkId, u16>,
     pub(super) members: Table,
     pub(super) slots: Slots,
-    pub(super) space: Space,
+    pub(super) space: PolicyAllocator,
     /// How often something went that packets may still read.
     changes: u64,
     /// Up to which of the changes no packet reads what went.
@@ -55,41 +55,41 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
 
     /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
     pub fn set_trunk(&self, ifindex: u32) {
-        Words(&self.0).publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
+        ImageView(&self.0).publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
     }
 
     /// Names the link with this ifindex the uplink: what comes in by it speaks for no task of this host. 0: none is.
     pub fn set_uplink(&self, ifindex: u32) {
-        Words(&self.0).publish(CONTROL_BANK, CONTROL_UPLINK, ifindex.into());
+        ImageView(&self.0).publish(CONTROL_BANK, CONTROL_UPLINK, ifindex.into());
     }
 
     /// Makes the link with this ifindex the one that was the trunk before: it carries the host's own packets and nothing
     /// else. 0: there is none.
     pub fn set_former_trunk(&self, ifindex: u32) {
-        Words(&self.0).publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
+        ImageView(&self.0).publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
     }
 
     /// Says which bridge a slot's link is a port of, by its ifindex; 0: it is a link by itself. On each link a link-local
     /// address is one neighbour's.
     pub fn set_segment(&self, slot: u16, bridge: u32) {
         let at = SLOT_SEGMENTS + 8 * (u32::from(slot) % SLOTS);
-        Words(&self.0).publish(CONTROL_BANK, at, bridge.into());
+        ImageView(&self.0).publish(CONTROL_BANK, at, bridge.into());
     }
 
     /// Whether a link carries a slot's ENI.
     pub fn is_carried(&self, slot: u16) -> bool {
-        Words(&self.0).get(CONTROL_BANK, slot_link(slot)) != 0
+        ImageView(&self.0).get(CONTROL_BANK, slot_link(slot)) != 0
     }
 
     /// Says how a table is shared, from the next packet on.
     pub fn set_share(&self, table: Shared, share: Share) {
         let at = CONTROL_SHARES + 8 * table as u32;
-        Words(&self.0).publish(CONTROL_BANK, at, word(share.floor, share.pool));
+        ImageView(&self.0).publish(CONTROL_BANK, at, word(share.floor, share.pool));
     }
 
     /// The epoch of a slot.
     pub fn epoch(&self, slot: u16) -> u64 {
-        Words(&self.0).get(CONTROL_BANK, EPOCHS + 8 * u32::from(slot))
+        ImageView(&self.0).get(CONTROL_BANK, EPOCHS + 8 * u32::from(slot))
     }
 }
 
@@ -128,7 +128,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// [`CompileError::NotAnImage`] if the memory is not at least 4 whole banks, [`CompileError::NotEmpty`] if an image
     /// stands in it.
     pub fn new(memory: M) -> Result<Self, CompileError> {
-        let words = Words(&memory);
+        let words = ImageView(&memory);
         if words.banks().is_none_or(|banks| banks <= POLICY_BANK) {
             return Err(CompileError::NotAnImage {
                 bytes: memory.len() * 8,
@@ -145,7 +145,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             link_slots: BTreeMap::new(),
             members: Table::members(),
             slots: Slots::default(),
-            space: Space::default(),
+            space: PolicyAllocator::default(),
             changes: 0,
             settled: 0,
             raised: BTreeMap::new(),
@@ -247,9 +247,9 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         if let Some(index) = self.links.index(key) {
             self.write_link(rows_bank(self.generation), index, link, slot);
         } else {
-            let claim = self.links.claim(Words(&self.memory), key)?;
+            let claim = self.links.claim(ImageView(&self.memory), key)?;
             self.write_link(rows_bank(self.generation), claim.index(), link, slot);
-            self.links.publish(Words(&self.memory), claim);
+            self.links.publish(ImageView(&self.memory), claim);
         }
         let before = self.link_slots.insert(link, slot);
         if let Some(before) = before.filter(|before| *before != slot) {
@@ -268,7 +268,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         };
         if let Some(index) = self.links.index(link_key(link)) {
             self.clear_link(index);
-            self.links.remove(Words(&self.memory), link_key(link));
+            self.links.remove(ImageView(&self.memory), link_key(link));
         }
         self.forget_link(slot, link);
         self.raise(slot);
@@ -276,8 +276,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// Waits, if need be, until no packet reads what is gone, and makes old what packets admitted meanwhile. To be called
     /// soon after a switch or a raised epoch, where waiting does no harm; [`ImageWriter::prepare`] does it otherwise.
-    pub fn settle(&mut self, grace: &mut dyn FnMut()) {
-        if let Some(changes) = self.unsettled() {
+    pub fn synchronize(&mut self, grace: &mut dyn FnMut()) {
+        if let Some(changes) = self.pending_grace() {
             grace();
             self.settle_to(changes);
         }
@@ -285,7 +285,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// What [`ImageWriter::settle_to`] takes once a grace period is over that begins now; `None` if there is nothing to
     /// wait for. So the writer can be used while somebody waits.
-    pub fn unsettled(&self) -> Option<u64> {
+    pub fn pending_grace(&self) -> Option<u64> {
         (self.settled < self.changes).then_some(self.changes)
     }
 
@@ -305,13 +305,13 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
     /// [`CompileError::ProbesExhausted`]: the current generation stands as before.
     pub fn prepare(&mut self, compiled: &Compiled, grace: &mut dyn FnMut()) -> Result<Prepared<'_, M>, CompileError> {
-        self.settle(grace);
+        self.synchronize(grace);
         self.reclaim(compiled);
         Prepared::write(self, compiled)
     }
 
-    pub(super) fn words(&self) -> Words<'_> {
-        Words(&self.memory)
+    pub(super) fn words(&self) -> ImageView<'_> {
+        ImageView(&self.memory)
     }
 
     fn known(&self, slot: u16) -> Result<(), CompileError> {
@@ -379,10 +379,10 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             .map(|(key, _)| key)
             .collect();
         for key in gone {
-            self.members.remove(Words(&self.memory), key);
+            self.members.remove(ImageView(&self.memory), key);
         }
-        self.members.prune(Words(&self.memory));
-        self.links.prune(Words(&self.memory));
+        self.members.prune(ImageView(&self.memory));
+        self.links.prune(ImageView(&self.memory));
 
         let linked: HashSet<u16> = self.link_slots.values().copied().collect();
         let wanted: HashSet<&str> = next.slots.iter().map(|plan| plan.eni.as_str()).collect();

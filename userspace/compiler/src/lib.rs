@@ -2,7 +2,7 @@
 //!
 //! [`Compiled`] is what a model says, as blocks of words and plans of rows, and knows no memory; [`ImageWriter`] brings
 //! it into an image, on the host or mapped from the kernel, one generation after the other. The layout is
-//! [`taskgate_ebpf::abi::image`] and nothing else. [`GroupSets`] and [`RuleBook`] are the two registers whose numbers
+//! [`taskgate_ebpf::abi::image`] and nothing else. [`GroupSetIds`] and [`RuleIds`] are the two registers whose numbers
 //! outlive a generation.
 
 mod axis;
@@ -22,10 +22,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use compiled::{Compiled, Gate, Scope};
+pub use compiled::{CompileOptions, Compiled, Gate};
 pub use error::CompileError;
 pub use generation::Prepared;
 pub use image::{ImageControl, ImageWriter};
 pub use memory::{host_image, policy_banks};
-pub use rulebook::{RuleBook, RuleName};
-pub use sets::GroupSets;
+pub use rulebook::{RuleIds, RuleName};
+pub use sets::GroupSetIds;

@@ -16,9 +16,9 @@ pub fn host_image(banks: u32) -> Vec<AtomicU64> {
 
 /// An image under the hands of its one writer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Words<'a>(pub(super) &'a [AtomicU64]);
+pub(super) struct ImageView<'a>(pub(super) &'a [AtomicU64]);
 
-impl<'a> Words<'a> {
+impl<'a> ImageView<'a> {
     /// How many whole banks there are, if there are only whole ones.
     pub(super) fn banks(self) -> Option<u32> {
         self.0

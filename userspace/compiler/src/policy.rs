@@ -18,10 +18,10 @@ const LAST_PORT: u128 = u16::MAX as u128;
 
 /// What all policies of a model have in common.
 #[derive(Debug)]
-pub(super) struct Ground<'a> {
+pub(super) struct PolicyCompiler<'a> {
     /// The model.
     pub(super) model: &'a Model,
-    /// The numbers of each group's rules, by direction: [`super::RuleBook::number`].
+    /// The numbers of each group's rules, by direction: [`super::RuleIds::number`].
     pub(super) numbers: HashMap<(GroupIndex, Direction), Vec<u32>>,
     /// The sets that some ENI has, by each group in them.
     pub(super) sets: HashMap<GroupIndex, BTreeSet<u32>>,
@@ -40,7 +40,7 @@ struct Numbered<'a> {
     number: u32,
 }
 
-impl Ground<'_> {
+impl PolicyCompiler<'_> {
     /// The policy of `groups`, in their order on the ENI. The block does not depend on where it will lie.
     pub(super) fn policy(
         &self,

@@ -25,7 +25,7 @@ pub struct RuleName {
 /// is another rule with another number, and no number is ever given to a second rule. Numbers run from 1 and never reach
 /// [`RULE_EXEMPT`], which is the highest that entries have room for.
 #[derive(Debug, Default)]
-pub struct RuleBook {
+pub struct RuleIds {
     names: Vec<RuleName>,
     numbers: HashMap<Key, u32>,
 }
@@ -36,17 +36,17 @@ struct Key {
     group: GroupId,
     direction: Direction,
     rule: String,
-    content: Vec<(Protocol, Far)>,
+    content: Vec<(Protocol, PeerKey)>,
 }
 
 /// A peer by what it is called.
 #[derive(Debug, PartialEq, Eq, Hash)]
-enum Far {
+enum PeerKey {
     Net(IpNet),
     Id(String),
 }
 
-impl Far {
+impl PeerKey {
     fn new(model: &Model, peer: &Peer) -> Self {
         match peer {
             Peer::V4(net) => Self::Net(IpNet::V4(*net)),
@@ -58,7 +58,7 @@ impl Far {
     }
 }
 
-impl RuleBook {
+impl RuleIds {
     /// What `number` stands for, also when no configuration has the rule any more.
     pub fn name(&self, number: u32) -> Option<&RuleName> {
         self.names.get((number as usize).checked_sub(1)?)
@@ -99,7 +99,7 @@ impl RuleBook {
             rule: parts[0].id.clone(),
             content: parts
                 .iter()
-                .map(|part| (part.protocol, Far::new(model, &part.peer)))
+                .map(|part| (part.protocol, PeerKey::new(model, &part.peer)))
                 .collect(),
         };
         if let Some(&number) = self.numbers.get(&key) {
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_rule_keeps_its_number_and_another_never_gets_it() {
-        let mut book = RuleBook::default();
+        let mut book = RuleIds::default();
         let mut numbers = |names: &[&str], group, rules: &[Rule]| {
             book.number(&model(names, rules), GroupIndex(group), Direction::Ingress)
                 .unwrap()
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_number_answers_with_the_names() {
-        let mut book = RuleBook::default();
+        let mut book = RuleIds::default();
         let mut model = model(&["a"], &[rule("r/1", 80, any())]);
         book.number(&model, GroupIndex(0), Direction::Ingress).unwrap();
         let expected = RuleName {

@@ -10,7 +10,7 @@ use taskgate_model::GroupId;
 /// An address that stands in several VPCs with different groups has a number of its own: what it is a member of depends on
 /// the gate.
 #[derive(Debug, Default)]
-pub struct GroupSets {
+pub struct GroupSetIds {
     numbers: HashMap<Key, u32>,
 }
 
@@ -24,7 +24,7 @@ enum Key {
 /// What one ENI says of an address that others have too: its VPC, whether it is bound here, and its groups.
 pub(super) type Claim = (Option<String>, bool, Vec<GroupId>);
 
-impl GroupSets {
+impl GroupSetIds {
     /// The number of the set of these groups, whatever their order; 0 if there are none.
     pub fn intern<'a>(&mut self, groups: impl IntoIterator<Item = &'a GroupId>) -> u32 {
         let mut set: Vec<GroupId> = groups.into_iter().cloned().collect();
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn order_and_repetition_do_not_matter_and_numbers_stay() {
         let [a, b]: [GroupId; 2] = ["sg-a".into(), "sg-b".into()];
-        let mut sets = GroupSets::default();
+        let mut sets = GroupSetIds::default();
         assert_eq!(
             [
                 sets.intern([]),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK, Root};
+use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK, PolicyRef};
 
 use super::CompileError;
 
@@ -13,18 +13,18 @@ const UNIT: u32 = 64;
 const BANK_UNITS: u32 = BANK_BYTES / UNIT;
 
 /// The blocks that stand in the policy banks. A block of the current generation never moves; one that no generation
-/// needs any more stays until [`Space::place`] wants its room, and serves again if the same policy comes back.
+/// needs any more stays until [`PolicyAllocator::place`] wants its room, and serves again if the same policy comes back.
 #[derive(Debug, Default)]
-pub(super) struct Space {
-    standing: HashMap<Arc<[u64]>, Root>,
-    current: HashSet<Root>,
+pub(super) struct PolicyAllocator {
+    standing: HashMap<Arc<[u64]>, PolicyRef>,
+    current: HashSet<PolicyRef>,
 }
 
-/// What [`Space::place`] found for a list of policies.
+/// What [`PolicyAllocator::place`] found for a list of policies.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Placed {
     /// Where each one lies, in the order given.
-    pub(super) roots: Vec<Root>,
+    pub(super) roots: Vec<PolicyRef>,
     /// Which of them do not stand there yet.
     pub(super) new: Vec<usize>,
 }
@@ -37,19 +37,19 @@ struct Gap {
     length: u32,
 }
 
-impl Space {
+impl PolicyAllocator {
     /// Finds room for different `blocks` among `banks` banks in all; those that are new are to be written next. Only the
     /// current generation's blocks are kept: no packet may still read any other.
     pub(super) fn place(&mut self, blocks: &[Arc<[u64]>], banks: u32) -> Result<Placed, CompileError> {
-        let known: Vec<Option<Root>> = blocks.iter().map(|block| self.standing.get(block).copied()).collect();
-        let kept: HashSet<Root> = known.iter().flatten().chain(&self.current).copied().collect();
+        let known: Vec<Option<PolicyRef>> = blocks.iter().map(|block| self.standing.get(block).copied()).collect();
+        let kept: HashSet<PolicyRef> = known.iter().flatten().chain(&self.current).copied().collect();
         self.standing.retain(|_, root| kept.contains(root));
 
         let mut new: Vec<usize> = (0..blocks.len()).filter(|&at| known[at].is_none()).collect();
         // Long ones first leave fewer splinters.
         new.sort_by_key(|&at| std::cmp::Reverse(blocks[at].len()));
         let mut gaps = self.gaps(banks);
-        let mut roots: Vec<Root> = known.into_iter().map(Option::unwrap_or_default).collect();
+        let mut roots: Vec<PolicyRef> = known.into_iter().map(Option::unwrap_or_default).collect();
         for &at in &new {
             roots[at] = take(&mut gaps, units(&blocks[at]))?;
         }
@@ -60,13 +60,13 @@ impl Space {
     }
 
     /// From now on these are the blocks that packets read.
-    pub(super) fn commit(&mut self, roots: &[Root]) {
+    pub(super) fn commit(&mut self, roots: &[PolicyRef]) {
         self.current = roots.iter().copied().collect();
     }
 
     /// The gaps between standing blocks, ascending.
     fn gaps(&self, banks: u32) -> Vec<Gap> {
-        let mut standing: Vec<(Root, u32)> = self
+        let mut standing: Vec<(PolicyRef, u32)> = self
             .standing
             .iter()
             .map(|(block, root)| (*root, units(block)))
@@ -102,7 +102,7 @@ fn units(block: &[u64]) -> u32 {
 }
 
 /// Takes `length` units from the first gap that has them.
-fn take(gaps: &mut Vec<Gap>, length: u32) -> Result<Root, CompileError> {
+fn take(gaps: &mut Vec<Gap>, length: u32) -> Result<PolicyRef, CompileError> {
     let Some(at) = gaps.iter().position(|gap| gap.length >= length) else {
         let largest = gaps.iter().map(|gap| gap.length).max().unwrap_or(0);
         return Err(CompileError::PoliciesFull {
@@ -111,7 +111,7 @@ fn take(gaps: &mut Vec<Gap>, length: u32) -> Result<Root, CompileError> {
         });
     };
     let gap = &mut gaps[at];
-    let root = Root::new(gap.bank, gap.start * UNIT);
+    let root = PolicyRef::new(gap.bank, gap.start * UNIT);
     gap.start += length;
     gap.length -= length;
     if gap.length == 0 {
@@ -129,15 +129,15 @@ mod tests {
         vec![mark; units as usize * 8].into()
     }
 
-    fn root(bank: u32, unit: u32) -> Root {
-        Root::new(bank, unit * UNIT)
+    fn root(bank: u32, unit: u32) -> PolicyRef {
+        PolicyRef::new(bank, unit * UNIT)
     }
 
     #[test]
     fn blocks_stay_until_nobody_needs_them_and_their_room_is_wanted() {
-        let mut space = Space::default();
+        let mut space = PolicyAllocator::default();
         let [a, b, c] = [block(2, 1), block(3, 2), block(BANK_UNITS - 4, 3)];
-        let placed = |roots: &[Root], new: &[usize]| Placed {
+        let placed = |roots: &[PolicyRef], new: &[usize]| Placed {
             roots: roots.into(),
             new: new.into(),
         };

@@ -7,7 +7,7 @@ use taskgate_ebpf::abi::image::{
 };
 
 use super::CompileError;
-use super::memory::Words;
+use super::memory::ImageView;
 
 /// One table: each key's word, and the index that it holds. An index stays its key's until the key is removed.
 #[derive(Debug)]
@@ -100,16 +100,16 @@ impl Table {
         (0..PROBES).map(move |step| probe.first.wrapping_add(step.wrapping_mul(probe.stride)) & mask)
     }
 
-    fn word(&self, words: Words<'_>, position: u32) -> u64 {
+    fn word(&self, words: ImageView<'_>, position: u32) -> u64 {
         words.get(CONTROL_BANK, self.offset + 8 * position)
     }
 
-    fn put(&self, words: Words<'_>, position: u32, word: u64) {
+    fn put(&self, words: ImageView<'_>, position: u32, word: u64) {
         words.publish(CONTROL_BANK, self.offset + 8 * position, word);
     }
 
     /// Finds a place and an index for a key that has none. Its row is to be written next, then [`Table::publish`].
-    pub(super) fn claim(&mut self, words: Words<'_>, key: u128) -> Result<Claim, CompileError> {
+    pub(super) fn claim(&mut self, words: ImageView<'_>, key: u128) -> Result<Claim, CompileError> {
         let (position, before) = self
             .path(key)
             .map(|position| (position, self.word(words, position)))
@@ -138,7 +138,7 @@ impl Table {
     }
 
     /// Writes the word of a claim.
-    pub(super) fn publish(&self, words: Words<'_>, claim: Claim) {
+    pub(super) fn publish(&self, words: ImageView<'_>, claim: Claim) {
         let tag = probe((claim.key >> 64) as u64, claim.key as u64).tag;
         self.put(
             words,
@@ -148,14 +148,14 @@ impl Table {
     }
 
     /// Takes the last claim back, published or not: the table is what it was before.
-    pub(super) fn take_back(&mut self, words: Words<'_>, claim: Claim) {
+    pub(super) fn rollback(&mut self, words: ImageView<'_>, claim: Claim) {
         self.put(words, claim.entry.position, claim.before);
         self.entries.remove(&claim.key);
         self.free.push(claim.entry.index);
     }
 
     /// Removes a key whose row is absent. Returns its index.
-    pub(super) fn remove(&mut self, words: Words<'_>, key: u128) -> Option<u32> {
+    pub(super) fn remove(&mut self, words: ImageView<'_>, key: u128) -> Option<u32> {
         let entry = self.entries.remove(&key)?;
         self.put(words, entry.position, TOMBSTONE);
         self.tombstones.insert(entry.position);
@@ -164,7 +164,7 @@ impl Table {
     }
 
     /// Empties the tombstones that no search for a key of the table passes, so that absent keys are found absent soon.
-    pub(super) fn prune(&mut self, words: Words<'_>) {
+    pub(super) fn prune(&mut self, words: ImageView<'_>) {
         let mut tombstones = std::mem::take(&mut self.tombstones);
         tombstones.retain(|&position| self.word(words, position) == TOMBSTONE);
         if tombstones.is_empty() {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     /// The indexes that a search for `key` finds, as the data path searches.
-    fn found(table: &Table, words: Words<'_>, key: u128) -> Vec<u32> {
+    fn found(table: &Table, words: ImageView<'_>, key: u128) -> Vec<u32> {
         let tag = probe((key >> 64) as u64, key as u64).tag;
         table
             .path(key)
@@ -236,7 +236,7 @@ mod tests {
         #[test]
         fn every_key_is_found_and_no_other(steps in proptest::collection::vec(step(), 0..200)) {
             let memory = host_image(1);
-            let words = Words(&memory);
+            let words = ImageView(&memory);
             let mut table = small();
             let mut model: HashMap<u128, u32> = HashMap::new();
             for step in steps {
@@ -248,7 +248,7 @@ mod tests {
                         if matches!(step, Step::Add(_)) {
                             model.insert(key, claim.index());
                         } else {
-                            table.take_back(words, claim);
+                            table.rollback(words, claim);
                         }
                     }
                     Step::Add(_) | Step::AddAndTakeBack(_) => {}
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn a_table_runs_out_of_rows_and_of_words() {
         let memory = host_image(1);
-        let words = Words(&memory);
+        let words = ImageView(&memory);
         let mut table = small();
         let errors: Vec<String> = (0..30)
             .filter_map(|key| {

@@ -6,7 +6,7 @@ use super::json;
 use super::native;
 use super::node::{Node, Value};
 use super::object::{Object, all, items};
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 use super::raw::Collected;
 use super::recognise;
 
@@ -36,7 +36,7 @@ impl<'t> Content<'_, 't> {
     }
 
     /// The whole value as a tree.
-    pub(super) fn node(self, report: &mut Report) -> Node<'t> {
+    pub(super) fn node(self, report: &mut Diagnostics) -> Node<'t> {
         match self {
             Self::Tree(node) => node.clone(),
             Self::Text(text) => text.node(report),
@@ -44,7 +44,12 @@ impl<'t> Content<'_, 't> {
     }
 
     /// One item of a list after the other; an error if it is none.
-    pub(super) fn for_each(self, key: &str, report: &mut Report, mut each: impl FnMut(&Node<'_>, &mut Report)) {
+    pub(super) fn for_each(
+        self,
+        key: &str,
+        report: &mut Diagnostics,
+        mut each: impl FnMut(&Node<'_>, &mut Diagnostics),
+    ) {
         match self {
             Self::Text(text) if text.is_list() => text.for_each(report, each),
             Self::Text(text) => {
@@ -94,7 +99,7 @@ impl<'a, 't> Top<'a, 't> {
 }
 
 /// Reads a file that is JSON.
-pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, report: &mut Report) {
+pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, report: &mut Diagnostics) {
     let Some(parts) = &outline.parts else {
         if outline.root.is_list() {
             return read_list(Content::Text(outline.root), collected, report);
@@ -121,7 +126,7 @@ pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, 
 }
 
 /// Reads a file that is a tree.
-pub(super) fn read_tree(root: &Node<'_>, collected: &mut Collected, report: &mut Report) {
+pub(super) fn read_tree(root: &Node<'_>, collected: &mut Collected, report: &mut Diagnostics) {
     if let Some(top) = Top::of(root) {
         cut(&top, report);
         if top.has(native::HEADER) {
@@ -139,13 +144,13 @@ pub(super) fn read_tree(root: &Node<'_>, collected: &mut Collected, report: &mut
 }
 
 /// A list that goes on elsewhere is refused.
-fn cut(top: &Top<'_, '_>, report: &mut Report) {
+fn cut(top: &Top<'_, '_>, report: &mut Diagnostics) {
     if let Some(spot) = token(top, report) {
         cut_at(spot, report);
     }
 }
 
-fn cut_at(token: Spot, report: &mut Report) {
+fn cut_at(token: Spot, report: &mut Diagnostics) {
     let hint = "print it again without `--max-items` and `--no-paginate`";
     report.error(token, format!("the list is cut: there is a `{CUT}`"), hint);
     report.objects_lost = true;
@@ -153,7 +158,7 @@ fn cut_at(token: Spot, report: &mut Report) {
 }
 
 /// The place of a token that says that more follows.
-fn token(top: &Top<'_, '_>, report: &mut Report) -> Option<Spot> {
+fn token(top: &Top<'_, '_>, report: &mut Diagnostics) -> Option<Spot> {
     let (spot, content) = top.get(CUT)?;
     match &content.node(report).value {
         Value::Null => None,
@@ -163,7 +168,7 @@ fn token(top: &Top<'_, '_>, report: &mut Report) -> Option<Spot> {
 }
 
 /// Reads every key of an object that is known. `true` if there is one.
-fn read_known(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report) -> bool {
+fn read_known(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) -> bool {
     let mut known = false;
     for key in aws::keys() {
         if let Some((_, content)) = top.get(key) {
@@ -176,7 +181,7 @@ fn read_known(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report)
     known
 }
 
-fn read_top(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report) {
+fn read_top(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) {
     let known = read_known(top, collected, report);
     let passed_over = recognise::passed_over(top, report);
     if !known && !passed_over {
@@ -186,7 +191,7 @@ fn read_top(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report) {
     }
 }
 
-fn read_native(root: &Node<'_>, top: &Top<'_, '_>, collected: &mut Collected, report: &mut Report) {
+fn read_native(root: &Node<'_>, top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) {
     read_known(top, collected, report);
     let known = |key: &str| aws::keys().any(|aws| aws == key) || native::KEYS.contains(&key);
     for (key, spot) in top.keys() {
@@ -204,7 +209,7 @@ fn read_native(root: &Node<'_>, top: &Top<'_, '_>, collected: &mut Collected, re
 }
 
 /// Reads a list of pages, as `--output yaml-stream` prints them, or of objects, as `--query 'SecurityGroups[]'` does.
-fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Report) {
+fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) {
     let mut count = 0_usize;
     let mut unknown = 0_usize;
     let mut ecs = false;

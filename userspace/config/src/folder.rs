@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::bounds;
 use super::node::end_of;
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 use super::recognise;
 
 /// The files of a folder that are read, in the order of their names: `*.json`, `*.yaml`, `*.yml`, no dot-files.
-pub(super) fn files(folder: &Path, report: &mut Report) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path, report: &mut Diagnostics) -> Vec<PathBuf> {
     let listed = match list(folder) {
         Ok(listed) => listed,
         Err(error) => {
@@ -149,7 +149,7 @@ fn nothing(listed: &Listed) -> (String, String) {
 }
 
 /// A file's text; `None` with an error on record. Takes its size from `bytes_left`.
-pub(super) fn text(file: Spot, path: &Path, bytes_left: &mut u64, report: &mut Report) -> Option<String> {
+pub(super) fn text(file: Spot, path: &Path, bytes_left: &mut u64, report: &mut Diagnostics) -> Option<String> {
     let bytes = match read(path, bytes_left) {
         Ok(bytes) => bytes,
         Err(error) => {

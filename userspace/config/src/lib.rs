@@ -34,7 +34,7 @@ use std::path::Path;
 pub use problem::{Problem, Problems};
 pub use value::derived_id;
 
-use problem::{Report, Spot};
+use problem::{Diagnostics, Spot};
 use raw::Collected;
 use taskgate_model::Model;
 
@@ -56,7 +56,7 @@ pub struct Loaded {
 ///
 /// Everything that is wrong with the folder, its files and what they say.
 pub fn load(folder: &Path) -> Result<Loaded, Problems> {
-    let mut report = Report::default();
+    let mut report = Diagnostics::default();
     let mut all = Collected::default();
     let mut bytes_left = bounds::FOLDER_BYTES;
     for path in folder::files(folder, &mut report) {
@@ -76,7 +76,7 @@ pub fn load(folder: &Path) -> Result<Loaded, Problems> {
 ///
 /// Everything that is wrong with what they say.
 pub fn read(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
-    let mut report = Report::default();
+    let mut report = Diagnostics::default();
     let mut all = Collected::default();
     for (name, text) in files {
         let file = report.file(*name);
@@ -85,14 +85,14 @@ pub fn read(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
     finish(all, report)
 }
 
-fn finish(all: Collected, mut report: Report) -> Result<Loaded, Problems> {
+fn finish(all: Collected, mut report: Diagnostics) -> Result<Loaded, Problems> {
     let model = resolve::model(all, &mut report);
     let (warnings, files) = report.finish()?;
     Ok(Loaded { model, warnings, files })
 }
 
 /// Reads one file.
-fn read_file(file: Spot, text: &str, collected: &mut Collected, report: &mut Report) {
+fn read_file(file: Spot, text: &str, collected: &mut Collected, report: &mut Diagnostics) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let values = bounds::VALUES - collected.values;
     match json::outline(file, text, values) {
@@ -109,7 +109,7 @@ fn read_file(file: Spot, text: &str, collected: &mut Collected, report: &mut Rep
     }
 }
 
-fn read_yaml(file: Spot, text: &str, values: usize, collected: &mut Collected, report: &mut Report) {
+fn read_yaml(file: Spot, text: &str, values: usize, collected: &mut Collected, report: &mut Diagnostics) {
     if let Some((message, hint)) = recognise::text(text) {
         report.error(file, message, hint);
         report.objects_lost = true;

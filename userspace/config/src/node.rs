@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 
 /// A value and its place. It borrows from the file's text where it can.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ pub(super) fn spot(file: Spot, line: usize, column: usize) -> Spot {
 }
 
 /// Puts every key that a mapping has twice on record.
-pub(super) fn keys_once(entries: &[Entry<'_>], report: &mut Report) {
+pub(super) fn keys_once(entries: &[Entry<'_>], report: &mut Diagnostics) {
     /// Up to here comparing each with each is faster than hashing.
     const FEW: usize = 24;
     let mut twice = |entry: &Entry<'_>| {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::node::{Entry, Node, Value};
-use super::problem::{Fault, Report, Spot};
+use super::problem::{Diagnostic, Diagnostics, Spot};
 
 /// An object of a file.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Object<'n> {
 
 impl<'n> Object<'n> {
     /// The object that `node` is.
-    pub(super) fn of(node: &'n Node<'n>, what: &'static str, report: &mut Report) -> Option<Self> {
+    pub(super) fn of(node: &'n Node<'n>, what: &'static str, report: &mut Diagnostics) -> Option<Self> {
         if let Value::Map(entries) = &node.value {
             return Some(Self {
                 what,
@@ -35,7 +35,7 @@ impl<'n> Object<'n> {
     }
 
     /// The object of an AWS form that `node` is: an empty string counts as absent in it.
-    pub(super) fn of_aws(node: &'n Node<'n>, what: &'static str, report: &mut Report) -> Option<Self> {
+    pub(super) fn of_aws(node: &'n Node<'n>, what: &'static str, report: &mut Diagnostics) -> Option<Self> {
         Some(Self {
             empty_is_absent: true,
             ..Self::of(node, what, report)?
@@ -65,7 +65,7 @@ impl<'n> Object<'n> {
     }
 
     /// Whether the key stands there; an error if not.
-    pub(super) fn required(&self, key: &str, hint: &str, report: &mut Report) -> Option<&'n Node<'n>> {
+    pub(super) fn required(&self, key: &str, hint: &str, report: &mut Diagnostics) -> Option<&'n Node<'n>> {
         let found = self.get(key);
         if found.is_none() {
             report.error(self.spot, format!("{} has no `{key}`", self.what), hint);
@@ -74,12 +74,12 @@ impl<'n> Object<'n> {
     }
 
     /// A single value as it is written.
-    pub(super) fn text(&self, key: &str, report: &mut Report) -> Option<&'n str> {
+    pub(super) fn text(&self, key: &str, report: &mut Diagnostics) -> Option<&'n str> {
         self.get(key).and_then(|node| text(node, key, report))
     }
 
     /// A single value that has to be there.
-    pub(super) fn required_text(&self, key: &str, hint: &str, report: &mut Report) -> Option<&'n str> {
+    pub(super) fn required_text(&self, key: &str, hint: &str, report: &mut Diagnostics) -> Option<&'n str> {
         self.required(key, hint, report)
             .and_then(|node| text(node, key, report))
     }
@@ -88,8 +88,8 @@ impl<'n> Object<'n> {
     pub(super) fn value<T>(
         &self,
         key: &str,
-        report: &mut Report,
-        read: impl FnOnce(&str) -> Result<T, Fault>,
+        report: &mut Diagnostics,
+        read: impl FnOnce(&str) -> Result<T, Diagnostic>,
     ) -> Option<T> {
         let node = self.get(key)?;
         let text = text(node, key, report)?;
@@ -101,15 +101,15 @@ impl<'n> Object<'n> {
         &self,
         key: &str,
         hint: &str,
-        report: &mut Report,
-        read: impl FnOnce(&str) -> Result<T, Fault>,
+        report: &mut Diagnostics,
+        read: impl FnOnce(&str) -> Result<T, Diagnostic>,
     ) -> Option<T> {
         self.required(key, hint, report)?;
         self.value(key, report, read)
     }
 
     /// A whole number in `range`.
-    pub(super) fn number<N>(&self, key: &str, range: RangeInclusive<N>, report: &mut Report) -> Option<N>
+    pub(super) fn number<N>(&self, key: &str, range: RangeInclusive<N>, report: &mut Diagnostics) -> Option<N>
     where
         N: FromStr + PartialOrd + Display,
     {
@@ -117,23 +117,26 @@ impl<'n> Object<'n> {
     }
 
     /// `true` or `false`.
-    pub(super) fn boolean(&self, key: &str, report: &mut Report) -> Option<bool> {
+    pub(super) fn boolean(&self, key: &str, report: &mut Diagnostics) -> Option<bool> {
         self.value(key, report, |text| match text {
             "true" | "True" | "TRUE" => Ok(true),
             "false" | "False" | "FALSE" => Ok(false),
-            other => Err(Fault::new(format!("`{key}` is `{other}`"), "write `true` or `false`")),
+            other => Err(Diagnostic::new(
+                format!("`{key}` is `{other}`"),
+                "write `true` or `false`",
+            )),
         })
     }
 
     /// One of a few words.
-    pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], report: &mut Report) -> Option<T> {
+    pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], report: &mut Diagnostics) -> Option<T> {
         self.value(key, report, |text| {
             words
                 .iter()
                 .find(|(word, _)| *word == text)
                 .map(|(_, value)| *value)
                 .ok_or_else(|| {
-                    Fault::new(
+                    Diagnostic::new(
                         format!("`{key}` is `{text}`"),
                         format!("write {}", either(words.iter().map(|(word, _)| *word))),
                     )
@@ -142,12 +145,12 @@ impl<'n> Object<'n> {
     }
 
     /// A list's items; empty if the key is absent.
-    pub(super) fn items(&self, key: &str, report: &mut Report) -> &'n [Node<'n>] {
+    pub(super) fn items(&self, key: &str, report: &mut Diagnostics) -> &'n [Node<'n>] {
         self.get(key).map_or(&[], |node| items(node, key, report))
     }
 
     /// Refuses every key but `known`.
-    pub(super) fn only(&self, known: &[&str], report: &mut Report) {
+    pub(super) fn only(&self, known: &[&str], report: &mut Diagnostics) {
         for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
             let message = format!("{} has no key `{}`", self.what, entry.key);
             report.error(
@@ -160,7 +163,7 @@ impl<'n> Object<'n> {
 }
 
 /// The items of a list.
-pub(super) fn items<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> &'n [Node<'n>] {
+pub(super) fn items<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics) -> &'n [Node<'n>] {
     if let Value::List(items) = &node.value {
         return items;
     }
@@ -173,7 +176,7 @@ pub(super) fn items<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> &
 }
 
 /// A single value as it is written.
-pub(super) fn text<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> Option<&'n str> {
+pub(super) fn text<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics) -> Option<&'n str> {
     if let Value::Scalar(text) = &node.value {
         return Some(text);
     }
@@ -186,7 +189,7 @@ pub(super) fn text<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> Op
 }
 
 /// A whole number in `range`.
-pub(super) fn number<N>(text: &str, key: &str, range: &RangeInclusive<N>) -> Result<N, Fault>
+pub(super) fn number<N>(text: &str, key: &str, range: &RangeInclusive<N>) -> Result<N, Diagnostic>
 where
     N: FromStr + PartialOrd + Display,
 {
@@ -195,7 +198,7 @@ where
         .filter(|number| range.contains(number))
         .ok_or_else(|| {
             let hint = format!("write a whole number from {} to {}", range.start(), range.end());
-            Fault::new(format!("`{key}` is `{text}`"), hint)
+            Diagnostic::new(format!("`{key}` is `{text}`"), hint)
         })
 }
 

@@ -50,12 +50,12 @@ pub struct Problems {
 
 /// What is wrong with one value, whose place the caller knows.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct Diagnostic {
     message: String,
     hint: String,
 }
 
-impl Fault {
+impl Diagnostic {
     pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             message: printable(message.into()),
@@ -114,12 +114,12 @@ fn escaped(text: &str) -> String {
 /// The problems that are kept, and how many there were.
 #[derive(Debug, Default)]
 struct Found {
-    kept: Vec<(Spot, Fault)>,
+    kept: Vec<(Spot, Diagnostic)>,
     count: usize,
 }
 
 impl Found {
-    fn add(&mut self, spot: Spot, fault: impl FnOnce() -> Fault) {
+    fn add(&mut self, spot: Spot, fault: impl FnOnce() -> Diagnostic) {
         self.count += 1;
         if self.kept.len() < bounds::PROBLEMS {
             self.kept.push((spot, fault()));
@@ -129,7 +129,7 @@ impl Found {
 
 /// Collects problems, so that all are shown at once.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct Diagnostics {
     files: Vec<String>,
     errors: Found,
     warnings: Found,
@@ -142,7 +142,7 @@ pub(super) struct Report {
     rules: usize,
 }
 
-impl Report {
+impl Diagnostics {
     /// Names the next file and returns the spot of the whole of it.
     pub(super) fn file(&mut self, name: impl AsRef<str>) -> Spot {
         let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
@@ -165,11 +165,11 @@ impl Report {
     }
 
     pub(super) fn error(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
-        self.errors.add(spot, || Fault::new(message, hint));
+        self.errors.add(spot, || Diagnostic::new(message, hint));
     }
 
     pub(super) fn warn(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
-        self.warnings.add(spot, || Fault::new(message, hint));
+        self.warnings.add(spot, || Diagnostic::new(message, hint));
     }
 
     /// Counts an object. `false` if it is one too many, with an error on record.
@@ -205,7 +205,7 @@ impl Report {
     }
 
     /// The value, or its fault on record.
-    pub(super) fn take<T>(&mut self, spot: Spot, value: Result<T, Fault>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, spot: Spot, value: Result<T, Diagnostic>) -> Option<T> {
         value.map_err(|fault| self.errors.add(spot, || fault)).ok()
     }
 

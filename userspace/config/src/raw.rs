@@ -36,7 +36,7 @@ pub(super) trait Object {
     /// Where it stands.
     fn spot(&self) -> Spot;
     /// Takes in a copy of itself; whether the two agree.
-    fn absorb(&mut self, copy: Self) -> bool;
+    fn merge(&mut self, copy: Self) -> bool;
 }
 
 /// What it is, its name, and its id.
@@ -92,7 +92,7 @@ impl Object for RawGroup {
         self.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         let partial = self.partial || copy.partial;
         self.partial = partial;
         let heads = (&self.name, &self.vpc, self.dialect) == (&copy.name, &copy.vpc, copy.dialect);
@@ -206,7 +206,7 @@ impl Object for AwsRule {
         self.rule.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         *self == copy
     }
 }
@@ -236,7 +236,7 @@ impl Object for RawPrefixList {
         self.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         let entries = match (&self.entries, &copy.entries) {
             (Some(mine), Some(other)) => same_set(mine, other, |net| *net),
             _ => true,
@@ -290,7 +290,7 @@ impl Object for RawEni {
         self.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         let agree = *self == copy;
         self.partial |= copy.partial;
         agree || self.partial
@@ -322,7 +322,7 @@ impl Object for Network {
         self.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         same_set(&self.cidrs, &copy.cidrs, |net| *net)
     }
 }
@@ -356,7 +356,7 @@ impl Object for RawTask {
         self.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         let agree = *self == copy;
         self.partial |= copy.partial;
         agree || self.partial
@@ -384,7 +384,7 @@ impl Object for RawMember {
         self.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         self.groups == copy.groups
     }
 }
@@ -410,7 +410,7 @@ impl<T: PartialEq> Object for Section<T> {
         self.spot
     }
 
-    fn absorb(&mut self, copy: Self) -> bool {
+    fn merge(&mut self, copy: Self) -> bool {
         self.value == copy.value
     }
 }

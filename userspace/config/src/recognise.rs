@@ -5,7 +5,7 @@ use super::document::Top;
 use super::native;
 use super::node::{Node, Value};
 use super::object::all;
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 
 /// What is wrong, and what would be right.
 type Advice = (String, String);
@@ -280,7 +280,7 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
 }
 
 /// Answers that flow records alone would use: they may stay. `true` if this is one.
-pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Report) -> bool {
+pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Diagnostics) -> bool {
     if let Some((spot, _)) = top.get("FlowLogs") {
         report.warn(
             spot,
@@ -304,7 +304,7 @@ pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Report) -> bool {
     }
 }
 
-pub(super) fn ecs_passed_over(spot: Spot, report: &mut Report) {
+pub(super) fn ecs_passed_over(spot: Spot, report: &mut Diagnostics) {
     report.warn(
         spot,
         "`tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields",

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use taskgate_model::{IcmpMatch, Ports, Protocol, protocol_number};
 
-use super::problem::Fault;
+use super::problem::Diagnostic;
 
 /// The id of a native object that names none: `KIND-` and the first 17 hex digits of SHA-256 over `KIND:NAME`.
 ///
@@ -58,20 +58,20 @@ impl ProtocolName {
 }
 
 /// A protocol's name or IANA number, as AWS writes it: four have names.
-pub(super) fn aws_protocol(text: &str) -> Result<ProtocolName, Fault> {
+pub(super) fn aws_protocol(text: &str) -> Result<ProtocolName, Diagnostic> {
     let named = |number: &u8| matches!(number, 1 | 6 | 17 | 58);
     protocol_by(text, || protocol_number(text).filter(named)).ok_or_else(|| {
         let hint = "write `tcp`, `udp`, `icmp`, `icmpv6`, `-1` or a number from 0 to 255";
-        Fault::new(format!("`{text}` is no protocol"), hint)
+        Diagnostic::new(format!("`{text}` is no protocol"), hint)
     })
 }
 
 /// A protocol's name or IANA number, as the native form has it.
-pub(super) fn protocol(text: &str) -> Result<ProtocolName, Fault> {
+pub(super) fn protocol(text: &str) -> Result<ProtocolName, Diagnostic> {
     protocol_by(text, || protocol_number(text)).ok_or_else(|| {
         let hint =
             "write `tcp`, `udp`, `icmp`, `icmpv6`, another one's name such as `esp`, `all`, or a number from 0 to 255";
-        Fault::new(format!("`{text}` is no protocol"), hint)
+        Diagnostic::new(format!("`{text}` is no protocol"), hint)
     })
 }
 
@@ -89,7 +89,7 @@ fn protocol_by(text: &str, number: impl FnOnce() -> Option<u8>) -> Option<Protoc
 }
 
 /// `443` or `8000-8100`.
-pub(super) fn ports(text: &str) -> Result<Ports, Fault> {
+pub(super) fn ports(text: &str) -> Result<Ports, Diagnostic> {
     let hint = "write a port from 0 to 65535, or a range such as `8000-8100`";
     let port = |end: &str| end.trim().parse::<u16>().ok();
     let ends = match text.split_once('-') {
@@ -97,23 +97,26 @@ pub(super) fn ports(text: &str) -> Result<Ports, Fault> {
         None => (port(text), port(text)),
     };
     let (Some(from), Some(to)) = ends else {
-        return Err(Fault::new(format!("`{text}` is no port and no range of ports"), hint));
+        return Err(Diagnostic::new(
+            format!("`{text}` is no port and no range of ports"),
+            hint,
+        ));
     };
     if from > to {
         let message = format!("the range `{text}` ends before it begins");
-        return Err(Fault::new(message, format!("write `{to}-{from}`")));
+        return Err(Diagnostic::new(message, format!("write `{to}-{from}`")));
     }
     Ok(Ports { from, to })
 }
 
 /// A CIDR, its host bits cleared as AWS clears them; an address alone is the CIDR of one host.
-pub(super) fn cidr(text: &str) -> Result<IpNet, Fault> {
+pub(super) fn cidr(text: &str) -> Result<IpNet, Diagnostic> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
         None => (text, None),
     };
     let Ok(address) = address.parse::<IpAddr>() else {
-        return Err(Fault::new(
+        return Err(Diagnostic::new(
             format!("`{text}` is no address and no CIDR"),
             "write one such as `10.1.2.3`, `10.0.0.0/8` or `2001:db8::/32`",
         ));
@@ -123,11 +126,11 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, Fault> {
         None => longest,
         Some(digits) => digits.parse().ok().filter(|length| *length <= longest).ok_or_else(|| {
             let message = format!("`{text}` has the prefix length `{digits}`");
-            Fault::new(message, format!("{family} prefix lengths go from 0 to {longest}"))
+            Diagnostic::new(message, format!("{family} prefix lengths go from 0 to {longest}"))
         })?,
     };
     IpNet::new(address, length).map(|net| net.trunc()).map_err(|error| {
-        Fault::new(
+        Diagnostic::new(
             format!("`{text}` is no CIDR: {error}"),
             "write one such as `10.0.0.0/8`",
         )
@@ -135,10 +138,10 @@ pub(super) fn cidr(text: &str) -> Result<IpNet, Fault> {
 }
 
 /// An address that an ENI can have.
-pub(super) fn own_address(text: &str) -> Result<IpAddr, Fault> {
+pub(super) fn own_address(text: &str) -> Result<IpAddr, Diagnostic> {
     let address = any_address(text)?;
     let cannot = |why: &str| {
-        Err(Fault::new(
+        Err(Diagnostic::new(
             format!("`{text}` is {why}"),
             "write an address that an ENI can have",
         ))
@@ -155,15 +158,15 @@ pub(super) fn own_address(text: &str) -> Result<IpAddr, Fault> {
 }
 
 /// Any address.
-pub(super) fn any_address(text: &str) -> Result<IpAddr, Fault> {
+pub(super) fn any_address(text: &str) -> Result<IpAddr, Diagnostic> {
     text.parse().ok().ok_or_else(|| {
         let hint = "write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length";
-        Fault::new(format!("`{text}` is no address"), hint)
+        Diagnostic::new(format!("`{text}` is no address"), hint)
     })
 }
 
 /// An id such as `eni-0a1b`; `prefix` is `eni-`.
-pub(super) fn id(text: &str, prefix: &str) -> Result<String, Fault> {
+pub(super) fn id(text: &str, prefix: &str) -> Result<String, Diagnostic> {
     let rest = text.strip_prefix(prefix).unwrap_or_default();
     if !rest.is_empty()
         && rest
@@ -173,34 +176,34 @@ pub(super) fn id(text: &str, prefix: &str) -> Result<String, Fault> {
         return Ok(text.to_owned());
     }
     let hint = format!("write `{prefix}` and lower-case letters or digits, such as `{prefix}0a1b2c3d4e5f60718`");
-    Err(Fault::new(format!("`{text}` is no id"), hint))
+    Err(Diagnostic::new(format!("`{text}` is no id"), hint))
 }
 
 /// A group's or prefix list's name: 1 to 255 characters, and nothing that reads as an id; `prefix` is `sg-` or `pl-`.
-pub(super) fn name(text: &str, prefix: &str) -> Result<String, Fault> {
+pub(super) fn name(text: &str, prefix: &str) -> Result<String, Diagnostic> {
     let name = text.trim();
     let hint = format!("write 1 to 255 characters that do not begin with `{prefix}`");
     if name.is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
-        return Err(Fault::new(
+        return Err(Diagnostic::new(
             "the name is empty, too long, or has control characters",
             hint,
         ));
     }
     if name.to_ascii_lowercase().starts_with(prefix) {
-        return Err(Fault::new(format!("the name `{name}` reads as an id"), hint));
+        return Err(Diagnostic::new(format!("the name `{name}` reads as an id"), hint));
     }
     Ok(name.to_owned())
 }
 
 /// A task's name: nothing that reads as an address or an ENI id, since all three name a task to users.
-pub(super) fn task_name(text: &str) -> Result<String, Fault> {
+pub(super) fn task_name(text: &str) -> Result<String, Diagnostic> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let hint = "write 1 to 64 letters, digits, `-`, `_` and `.`";
     if text.is_empty() || text.len() > 64 || !text.bytes().all(plain) {
-        return Err(Fault::new(format!("`{text}` cannot be a task's name"), hint));
+        return Err(Diagnostic::new(format!("`{text}` cannot be a task's name"), hint));
     }
     if text.to_ascii_lowercase().starts_with("eni-") || text.parse::<IpAddr>().is_ok() {
-        return Err(Fault::new(
+        return Err(Diagnostic::new(
             format!("the name `{text}` reads as an ENI id or an address"),
             hint,
         ));
@@ -209,27 +212,27 @@ pub(super) fn task_name(text: &str) -> Result<String, Fault> {
 }
 
 /// A network link's name, by the kernel's rules.
-pub(super) fn link_name(text: &str) -> Result<String, Fault> {
+pub(super) fn link_name(text: &str) -> Result<String, Diagnostic> {
     let allowed = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
     if matches!(text, "" | "." | "..") || text.len() > 15 || !text.chars().all(allowed) {
         let hint = "a link's name has 1 to 15 bytes, no space, no `/` and no `:`";
-        return Err(Fault::new(format!("`{text}` cannot be a link's name"), hint));
+        return Err(Diagnostic::new(format!("`{text}` cannot be a link's name"), hint));
     }
     Ok(text.to_owned())
 }
 
 /// A network namespace's name: the name of a file in `/run/netns`.
-pub(super) fn namespace_name(text: &str) -> Result<String, Fault> {
+pub(super) fn namespace_name(text: &str) -> Result<String, Diagnostic> {
     let allowed = |c: char| !c.is_control() && c != '/';
     if matches!(text, "" | "." | "..") || text.len() > 255 || !text.chars().all(allowed) {
         let hint = "it is the name of a file in `/run/netns`: 1 to 255 bytes, no `/`";
-        return Err(Fault::new(format!("`{text}` cannot be a namespace's name"), hint));
+        return Err(Diagnostic::new(format!("`{text}` cannot be a namespace's name"), hint));
     }
     Ok(text.to_owned())
 }
 
 /// A MAC address of one station.
-pub(super) fn mac(text: &str) -> Result<[u8; 6], Fault> {
+pub(super) fn mac(text: &str) -> Result<[u8; 6], Diagnostic> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     let read = mac.iter_mut().all(|byte| {
@@ -240,7 +243,7 @@ pub(super) fn mac(text: &str) -> Result<[u8; 6], Fault> {
     });
     if !read || parts.next().is_some() || mac[0] & 1 == 1 || mac == [0; 6] {
         let hint = "write six bytes such as `0a:1b:2c:3d:4e:5f`, no multicast address";
-        return Err(Fault::new(format!("`{text}` is no link's MAC address"), hint));
+        return Err(Diagnostic::new(format!("`{text}` is no link's MAC address"), hint));
     }
     Ok(mac)
 }
@@ -251,11 +254,11 @@ pub(super) fn mac_text(mac: [u8; 6]) -> String {
 }
 
 /// An account: twelve digits.
-pub(super) fn account(text: &str) -> Result<String, Fault> {
+pub(super) fn account(text: &str) -> Result<String, Diagnostic> {
     if is_account(text) {
         return Ok(text.to_owned());
     }
-    Err(Fault::new(
+    Err(Diagnostic::new(
         format!("`{text}` is no account"),
         "write twelve digits, such as `123456789012`",
     ))

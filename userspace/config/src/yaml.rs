@@ -7,10 +7,15 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, options};
 
 use super::bounds;
 use super::node::{self, Entry, Node, Value, spot};
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 
 /// Reads one file of at most `values` values; `None` if it holds no document, with an error on record.
-pub(super) fn parse<'t>(file: Spot, text: &'t str, values: usize, report: &mut Report) -> Option<(Node<'t>, usize)> {
+pub(super) fn parse<'t>(
+    file: Spot,
+    text: &'t str,
+    values: usize,
+    report: &mut Diagnostics,
+) -> Option<(Node<'t>, usize)> {
     let mut tree = Tree {
         file,
         report,
@@ -45,7 +50,7 @@ pub(super) fn parse<'t>(file: Spot, text: &'t str, values: usize, report: &mut R
 /// The tree while it grows.
 struct Tree<'t, 'r> {
     file: Spot,
-    report: &'r mut Report,
+    report: &'r mut Diagnostics,
     open: Vec<Open<'t>>,
     anchors: HashMap<usize, Node<'t>>,
     /// What anchors and aliases stand for, all together.

@@ -7,13 +7,13 @@ use taskgate_tables::{ConnState, Count, DenialState, FlowKey};
 
 /// The part of an entry that is counted, by [`Direction`]: egress, ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reading {
+pub(super) struct Sample {
     pub(super) totals: [Count; 2],
     /// The TCP flags of two windows, see [`window`].
     pub(super) windows: [u32; 2],
 }
 
-impl From<&ConnState> for Reading {
+impl From<&ConnState> for Sample {
     fn from(state: &ConnState) -> Self {
         Self {
             totals: state.totals,
@@ -22,7 +22,7 @@ impl From<&ConnState> for Reading {
     }
 }
 
-impl Reading {
+impl Sample {
     /// A denied flow has one direction.
     pub(super) fn of_denial(state: &DenialState, direction: Direction) -> Self {
         let mut totals = [Count::default(); 2];
@@ -36,7 +36,7 @@ impl Reading {
 
 /// What one direction of an entry adds to a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Share {
+pub(super) struct Delta {
     pub(super) count: Count,
     /// As AWS writes them.
     pub(super) tcp_flags: u8,
@@ -64,7 +64,7 @@ impl Baselines {
     ///
     /// Packets that came after the window's number was raised and before the entry was read are counted into `closing`,
     /// so their flags are too: a SYN always stands where its packet is.
-    pub(super) fn shares(&mut self, key: &FlowKey, reading: &Reading, closing: u32, whole: bool) -> [Option<Share>; 2] {
+    pub(super) fn shares(&mut self, key: &FlowKey, reading: &Sample, closing: u32, whole: bool) -> [Option<Delta>; 2] {
         let first = Baseline {
             totals: [Count::default(); 2],
             read: closing,
@@ -104,12 +104,12 @@ impl Baselines {
                 tcp_flags |= window::tcp_flags(u32::from(seen & !*already), 0, direction);
                 *already |= seen;
             }
-            Some(Share { count, tcp_flags })
+            Some(Delta { count, tcp_flags })
         })
     }
 
     /// Whether everything that an entry holds was told.
-    pub(super) fn all_told(&self, key: &FlowKey, reading: &Reading) -> bool {
+    pub(super) fn all_told(&self, key: &FlowKey, reading: &Sample) -> bool {
         self.0.get(key).map_or([Count::default(); 2], |told| told.totals) == reading.totals
     }
 

@@ -44,14 +44,14 @@ pub(super) fn cut(records: &mut Vec<Record>, most: usize, given_up: &mut GivenUp
         }
         kept += 1;
         if kept > level {
-            give_up(record, given_up);
+            overflow(record, given_up);
         }
         kept <= level
     });
     records.shrink_to(most);
 }
 
-fn give_up(record: &Record, given_up: &mut GivenUp) {
+fn overflow(record: &Record, given_up: &mut GivenUp) {
     let loss = given_up.entry(record.eni.id().to_owned()).or_insert_with(|| Loss {
         eni: Arc::clone(&record.eni),
         passed: 0,

@@ -35,4 +35,4 @@ pub use schedule::{Bounds, LONGEST_WINDOW, aligned};
 pub use sink::{LineSink, Outputs, Sink, SinkError};
 pub use stream::Stream;
 pub use unlogged::Unlogged;
-pub use window::{Loss, Strays, Window};
+pub use window::{Loss, Unattributed, Window};

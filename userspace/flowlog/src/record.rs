@@ -3,12 +3,12 @@
 use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
 use taskgate_ebpf::{
-    abi::{Direction, Reason},
+    abi::{Direction, DropReason},
     conntrack::{TCP, UDP},
 };
 use taskgate_tables::{Count, FlowKey};
 
-use super::{baseline::Share, eni::LoggedEni};
+use super::{baseline::Delta, eni::LoggedEni};
 
 /// What became of the packets of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +38,7 @@ impl Reasons {
     pub const NONE: Self = Self(0);
 
     /// This reason alone.
-    pub const fn only(reason: Reason) -> Self {
+    pub const fn only(reason: DropReason) -> Self {
         Self(1 << reason as u8)
     }
 
@@ -49,8 +49,8 @@ impl Reasons {
     }
 
     /// The reasons in the order of their numbers.
-    pub fn iter(self) -> impl Iterator<Item = Reason> {
-        Reason::ALL
+    pub fn iter(self) -> impl Iterator<Item = DropReason> {
+        DropReason::ALL
             .into_iter()
             .filter(move |reason| self.0 & 1 << *reason as u8 != 0)
     }
@@ -101,7 +101,7 @@ impl Record {
         protocol: u8,
         direction: Direction,
         denied: Option<Reasons>,
-        share: Share,
+        share: Delta,
     ) -> Self {
         let real = key.local();
         // A secondary address and one that is not the ENI's at all look the same in AWS's records: both give way to the
@@ -175,7 +175,7 @@ impl Record {
             .then(self.action.cmp(&other.action))
     }
 
-    fn absorb(&mut self, other: &Self) {
+    fn merge(&mut self, other: &Self) {
         self.count.packets += other.count.packets;
         self.count.bytes += other.count.bytes;
         self.tcp_flags |= other.tcp_flags;
@@ -194,7 +194,7 @@ pub(super) fn coalesce(records: &mut Vec<Record>) {
     records.dedup_by(|next, kept| {
         let same = kept.order(next).is_eq();
         if same {
-            kept.absorb(next);
+            kept.merge(next);
         }
         same
     });

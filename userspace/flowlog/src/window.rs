@@ -17,7 +17,7 @@ pub struct Loss {
 
 /// Entries of slots that belong to no ENI: they leave no record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Strays {
+pub struct Unattributed {
     /// Directions of entries.
     pub flows: u64,
     /// Their packets.
@@ -42,5 +42,5 @@ pub struct Window {
     /// Retired slots that have no entry left: they may be given to other ENIs.
     pub drained: Vec<u16>,
     /// What belongs to no ENI.
-    pub strays: Strays,
+    pub strays: Unattributed,
 }

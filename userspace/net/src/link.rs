@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::LinkGetRequest;
 
-use super::netlink::{Netlink, Refused};
+use super::netlink::{Netlink, NetlinkError};
 
 /// A link that can carry an ENI.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +28,14 @@ pub enum LinkKind {
     /// A VLAN link: the task is on the host's side, the wire beyond.
     Vlan,
     /// The uplink, of whatever kind: the tasks are on the host's side, the wire beyond.
-    Uplink(OtherEnd),
+    Uplink(UplinkPeer),
     /// Any other kind. No gate works there; it can only be closed.
     Other,
 }
 
 /// What is at the other end of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OtherEnd {
+pub enum UplinkPeer {
     /// The wire.
     Wire,
     /// The other end of a veth pair, with this ifindex.
@@ -76,7 +76,7 @@ pub enum LinkError {
     },
     /// The kernel does not tell.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Refused(#[from] NetlinkError),
 }
 
 impl Netlink {
@@ -97,7 +97,7 @@ impl Netlink {
     }
 
     /// What the kernel says of a link; `None` where there is none.
-    pub(super) async fn link_message(&self, name: &str) -> Result<Option<LinkMessage>, Refused> {
+    pub(super) async fn link_message(&self, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
         // A longer name is none; the kernel would call it invalid instead.
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Ok(None);
@@ -106,15 +106,15 @@ impl Netlink {
     }
 
     /// What the kernel says of the link of a number, whatever its name; `name`: that it has in an error.
-    pub(super) async fn link_message_of(&self, ifindex: u32, name: &str) -> Result<Option<LinkMessage>, Refused> {
+    pub(super) async fn link_message_of(&self, ifindex: u32, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
         look_up(self.handle().link().get().match_index(ifindex), name).await
     }
 }
 
-async fn look_up(request: LinkGetRequest, name: &str) -> Result<Option<LinkMessage>, Refused> {
+async fn look_up(request: LinkGetRequest, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
     // All there is, or the rest would come for nobody.
     let messages: Result<Vec<LinkMessage>, _> = request.execute().try_collect().await;
-    match messages.map_err(Refused::of("look up link", name)) {
+    match messages.map_err(NetlinkError::of("look up link", name)) {
         Err(refused) if refused.is(libc::ENODEV) => Ok(None),
         found => Ok(found?.into_iter().next()),
     }
@@ -130,8 +130,8 @@ pub(super) fn parse_uplink(message: &LinkMessage) -> Result<Link, LinkError> {
         Ok(Link {
             kind: LinkKind::Veth { peer_here },
             ..
-        }) => peer_here.map_or(OtherEnd::Elsewhere, OtherEnd::Here),
-        _ => OtherEnd::Wire,
+        }) => peer_here.map_or(UplinkPeer::Elsewhere, UplinkPeer::Here),
+        _ => UplinkPeer::Wire,
     };
     Ok(Link {
         name,

@@ -7,7 +7,7 @@ use rtnetlink::{Error, Handle};
 /// What the kernel refused to do with a link, an address, a route or a namespace.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} `{object}`")]
-pub struct Refused {
+pub struct NetlinkError {
     /// What was to be done.
     pub operation: &'static str,
     /// With what.
@@ -17,8 +17,8 @@ pub struct Refused {
     pub cause: io::Error,
 }
 
-impl Refused {
-    /// What makes a [`Refused`] of a cause.
+impl NetlinkError {
+    /// What makes a [`NetlinkError`] of a cause.
     pub(super) fn of<E: IntoIo>(operation: &'static str, object: impl Into<String>) -> impl FnOnce(E) -> Self {
         let object = object.into();
         move |cause| Self {
@@ -68,8 +68,8 @@ pub struct Netlink {
 
 impl Netlink {
     /// Connects in the network namespace of the calling thread. It needs a tokio runtime around it, of any flavour.
-    pub fn open() -> Result<Self, Refused> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(Refused::of("open", "rtnetlink"))?;
+    pub fn open() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::of("open", "rtnetlink"))?;
         // It ends by itself once the last handle is dropped.
         tokio::spawn(connection);
         Ok(Self { handle })

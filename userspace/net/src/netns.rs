@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::{
-    netlink::{Netlink, Refused},
+    netlink::{Netlink, NetlinkError},
     rtnl::Rtnl,
 };
 use crate::sys;
@@ -47,7 +47,7 @@ pub struct NamespaceId {
 
 impl NamespaceId {
     /// The one of the calling thread.
-    pub fn here() -> Result<Self, Refused> {
+    pub fn here() -> Result<Self, NetlinkError> {
         const PATH: &str = "/proc/thread-self/ns/net";
         let id = || -> io::Result<Self> {
             Ok(Self {
@@ -56,7 +56,7 @@ impl NamespaceId {
                 cookie: sys::netns_cookie(UnixDatagram::unbound()?.as_fd())?,
             })
         };
-        id().map_err(Refused::of("look at network namespace", PATH))
+        id().map_err(NetlinkError::of("look at network namespace", PATH))
     }
 }
 
@@ -74,8 +74,8 @@ impl Namespace {
     }
 
     /// Opens a namespace by name; `None` where there is none.
-    pub fn open(name: &str) -> Result<Option<Self>, Refused> {
-        let refused = || Refused::of("open namespace", name);
+    pub fn open(name: &str) -> Result<Option<Self>, NetlinkError> {
+        let refused = || NetlinkError::of("open namespace", name);
         check(name).map_err(refused())?;
         // Whatever has the name: a pipe, too, is opened at once and turns out to be no namespace.
         let opened = OpenOptions::new()
@@ -91,7 +91,7 @@ impl Namespace {
         };
         // The file without a namespace on it is what is left of an attempt that was killed.
         if fstatfs(&file)
-            .map_err(Refused::of("open namespace", name))?
+            .map_err(NetlinkError::of("open namespace", name))?
             .filesystem_type()
             != NSFS_MAGIC
         {
@@ -103,8 +103,11 @@ impl Namespace {
 
     /// Makes a namespace. Nobody can see it before `prepare` is done with it. Whatever has its name already stays as it is,
     /// and is an error.
-    pub async fn make(name: &str, prepare: impl AsyncFnOnce(&Self) -> Result<(), Refused>) -> Result<Self, Refused> {
-        let refused = || Refused::of("make namespace", name);
+    pub async fn make(
+        name: &str,
+        prepare: impl AsyncFnOnce(&Self) -> Result<(), NetlinkError>,
+    ) -> Result<Self, NetlinkError> {
+        let refused = || NetlinkError::of("make namespace", name);
         check(name).and_then(|()| vacant(name)).map_err(refused())?;
         let file = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -114,10 +117,10 @@ impl Namespace {
         let name = name.to_owned();
         let namespace = Self { name, file };
         prepare(&namespace).await?;
-        share_folder().map_err(Refused::of("share", FOLDER))?;
+        share_folder().map_err(NetlinkError::of("share", FOLDER))?;
         namespace
             .mount()
-            .map_err(Refused::of("make namespace", &namespace.name))?;
+            .map_err(NetlinkError::of("make namespace", &namespace.name))?;
         Ok(namespace)
     }
 
@@ -141,14 +144,14 @@ impl Namespace {
     }
 
     /// Which one it is.
-    pub fn id(&self) -> Result<NamespaceId, Refused> {
+    pub fn id(&self) -> Result<NamespaceId, NetlinkError> {
         self.enter(NamespaceId::here)
-            .map_err(Refused::of("enter namespace", &self.name))?
+            .map_err(NetlinkError::of("enter namespace", &self.name))?
     }
 
     /// Whether its name still leads to it: not after somebody took the name away, or gave it to another one.
-    pub fn is_named(&self) -> Result<bool, Refused> {
-        let refused = || Refused::of("look at namespace", &self.name);
+    pub fn is_named(&self) -> Result<bool, NetlinkError> {
+        let refused = || NetlinkError::of("look at namespace", &self.name);
         let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let own = self.file.metadata().map_err(refused())?;
         match fs::metadata(Self::path(&self.name)) {
@@ -162,7 +165,7 @@ impl Namespace {
 
     /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it. A name that stands
     /// for another one by now stays.
-    pub fn remove(self) -> Result<(), Refused> {
+    pub fn remove(self) -> Result<(), NetlinkError> {
         if !self.is_named()? {
             return Ok(());
         }
@@ -171,11 +174,11 @@ impl Namespace {
             // Somebody else took it away before.
             Err(nix::Error::ENOENT) => return Ok(()),
             Ok(()) | Err(nix::Error::EINVAL) => {}
-            Err(error) => return Err(Refused::of("remove namespace", self.name)(error)),
+            Err(error) => return Err(NetlinkError::of("remove namespace", self.name)(error)),
         }
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Refused::of("remove namespace", self.name)(error))
+                Err(NetlinkError::of("remove namespace", self.name)(error))
             }
             _ => Ok(()),
         }
@@ -192,9 +195,9 @@ impl Namespace {
     }
 
     /// Connects to rtnetlink inside it.
-    pub fn netlink(&self) -> Result<Netlink, Refused> {
+    pub fn netlink(&self) -> Result<Netlink, NetlinkError> {
         let runtime = Handle::current();
-        let refused = Refused::of("enter namespace", &self.name);
+        let refused = NetlinkError::of("enter namespace", &self.name);
         let opened = self.enter(|| {
             let _guard = runtime.enter();
             Netlink::open()

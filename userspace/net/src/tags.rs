@@ -4,13 +4,13 @@ use std::io;
 
 use nix::net::if_::if_indextoname;
 
-use super::link::{Link, LinkKind, OtherEnd};
+use super::link::{Link, LinkKind, UplinkPeer};
 use crate::sys;
 use crate::sys::VlanSwitch;
 
 /// Where a trunk's tags are when the early verdict sees its frames: it finds them only in the frames.
 #[derive(Debug)]
-pub enum Tags {
+pub enum VlanOffload {
     /// In them.
     InFrames,
     /// In them, as long as this lives: the switch that kept them beside is off.
@@ -37,13 +37,13 @@ impl Drop for Turned {
     }
 }
 
-impl Tags {
+impl VlanOffload {
     /// Has a trunk's tags in its frames, where that can be had.
     pub fn in_frames(link: &Link) -> Self {
         let (ifindex, switch) = match link.kind {
-            LinkKind::Uplink(OtherEnd::Elsewhere) => return Self::Unknown,
+            LinkKind::Uplink(UplinkPeer::Elsewhere) => return Self::Unknown,
             // What a veth pair's end receives is what the other end sends.
-            LinkKind::Uplink(OtherEnd::Here(ifindex)) => (ifindex, VlanSwitch::Transmit),
+            LinkKind::Uplink(UplinkPeer::Here(ifindex)) => (ifindex, VlanSwitch::Transmit),
             _ => (link.ifindex, VlanSwitch::Receive),
         };
         Self::turn(ifindex, switch).unwrap_or_else(Self::Beside)

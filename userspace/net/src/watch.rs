@@ -16,7 +16,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 
 use super::{
     link::{Link, LinkError, LinkKind, kind, name, parse, parse_uplink},
-    netlink::Refused,
+    netlink::NetlinkError,
     rtnl::Rtnl,
 };
 
@@ -157,7 +157,7 @@ impl LinkWatch {
     const ROOM: usize = 512 * 1024;
 
     /// Begins to watch the network namespace of the calling thread.
-    pub fn new() -> Result<Self, Refused> {
+    pub fn new() -> Result<Self, NetlinkError> {
         Ok(Self {
             messages: listen()?,
             questions: Rtnl::open().map_err(refused())?,
@@ -169,7 +169,7 @@ impl LinkWatch {
     }
 
     /// The next event of those that have happened; `None` if there is none.
-    pub fn poll(&mut self) -> Result<Option<LinkEvent>, Refused> {
+    pub fn poll(&mut self) -> Result<Option<LinkEvent>, NetlinkError> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
@@ -192,7 +192,7 @@ impl LinkWatch {
     }
 
     /// Waits for the next event until `patience` is over.
-    pub fn next(&mut self, patience: Duration) -> Result<Option<LinkEvent>, Refused> {
+    pub fn next(&mut self, patience: Duration) -> Result<Option<LinkEvent>, NetlinkError> {
         let end = Instant::now() + patience;
         loop {
             if let Some(event) = self.poll()? {
@@ -207,7 +207,7 @@ impl LinkWatch {
     }
 
     /// Waits until there may be an event, until `other` is readable, or until `patience` is over.
-    pub fn wait(&self, other: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> Result<(), Refused> {
+    pub fn wait(&self, other: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> Result<(), NetlinkError> {
         let timeout = patience.map_or(PollTimeout::NONE, |patience| {
             // A part of a millisecond is one.
             PollTimeout::try_from(patience + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
@@ -219,12 +219,12 @@ impl LinkWatch {
             .collect();
         match poll(&mut files, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(error) => Err(Refused::of("watch", "links")(error)),
+            Err(error) => Err(NetlinkError::of("watch", "links")(error)),
         }
     }
 
     /// Reads all links anew, for whoever has to know what is there at this moment.
-    pub fn refresh(&mut self) -> Result<(), Refused> {
+    pub fn refresh(&mut self) -> Result<(), NetlinkError> {
         self.read_all()
     }
 
@@ -245,9 +245,12 @@ impl LinkWatch {
         self.known.contains_key(&ifindex)
     }
 
-    fn read_all(&mut self) -> Result<(), Refused> {
+    fn read_all(&mut self) -> Result<(), NetlinkError> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let messages = self.questions.dump(request).map_err(Refused::of("list", "links"))?;
+        let messages = self
+            .questions
+            .dump(request)
+            .map_err(NetlinkError::of("list", "links"))?;
         self.behind = false;
         self.compare(messages);
         Ok(())
@@ -325,12 +328,12 @@ impl LinkWatch {
     }
 }
 
-fn listen() -> Result<Rtnl, Refused> {
+fn listen() -> Result<Rtnl, NetlinkError> {
     Rtnl::listen_to_links(LinkWatch::ROOM).map_err(refused())
 }
 
-fn refused() -> impl FnOnce(io::Error) -> Refused {
-    Refused::of("watch", "links")
+fn refused() -> impl FnOnce(io::Error) -> NetlinkError {
+    NetlinkError::of("watch", "links")
 }
 
 fn tells_vlans_apart(message: &LinkMessage) -> bool {

@@ -155,7 +155,7 @@ impl Used {
     }
 }
 
-/// What a slot uses and has lost, read once. Fields as in [`taskgate_ebpf::abi::Usage`].
+/// What a slot uses and has lost, read once. Fields as in [`taskgate_ebpf::abi::EniUsage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
     missing_docs,

@@ -10,7 +10,7 @@ pub struct Fragment {
     pub seen: Seen,
     /// From above: source port, destination port, slot of its ENI (16 bits each), [`Charge`] (1 bit), the kind of ICMP
     /// exchange (7 bits), the protocol (8 bits).
-    pub lent: Word,
+    pub l4: Word,
     /// The sum of [`Packet::fragment_step`](crate::packet::Packet::fragment_step) of all parts that passed, as a signed
     /// number: 0 once the datagram is whole.
     pub missing: Word,
@@ -18,10 +18,10 @@ pub struct Fragment {
 
 impl From<[u64; 3]> for Fragment {
     /// From the words of a table's value.
-    fn from([seen, lent, missing]: [u64; 3]) -> Self {
+    fn from([seen, l4, missing]: [u64; 3]) -> Self {
         Self {
             seen: Seen(seen.into()),
-            lent: lent.into(),
+            l4: l4.into(),
             missing: missing.into(),
         }
     }
@@ -31,13 +31,13 @@ impl Fragment {
     /// The slot whose share it is of.
     #[inline(always)]
     pub fn slot(&self) -> u16 {
-        (self.lent.get() >> 16) as u16
+        (self.l4.get() >> 16) as u16
     }
 
     /// Which account of that slot it is charged to.
     #[inline(always)]
     pub fn charge(&self) -> Charge {
-        Charge::new((self.lent.get() >> Self::POOL_BIT) as u32)
+        Charge::new((self.l4.get() >> Self::POOL_BIT) as u32)
     }
 
     /// What [`Fragment::lent`] says of that.

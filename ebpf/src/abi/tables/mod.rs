@@ -25,7 +25,7 @@ pub use fragment::Fragment;
 pub use key::{Key4, Key6, denial_tail, split_denial_tail};
 pub use link_local::{LinkLocal, LinkLocalKey};
 pub use neighbours::{NeighbourCache, NeighbourEntry, NeighbourKind};
-pub use usage::{Charge, Charges, Usage};
+pub use usage::{Charge, Charges, EniUsage};
 
 /// A word of a table that several CPUs write. BPF knows no relaxed loads or stores (LLVM 22 has no instruction for
 /// them): a word is read and written by one instruction each all the same.
@@ -43,7 +43,7 @@ const _: () = {
     assert!(size_of::<Conn>() == 64);
     assert!(size_of::<Denial>() == 32);
     assert!(size_of::<Fragment>() == 24);
-    assert!(size_of::<Usage>() == 128);
+    assert!(size_of::<EniUsage>() == 128);
     assert!(size_of::<NeighbourCache>() == 112);
     assert!(size_of::<LinkLocalKey>() == 16);
     assert!(size_of::<LinkLocal>() == 16);

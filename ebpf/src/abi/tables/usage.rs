@@ -63,7 +63,7 @@ impl Charges {
 /// and given back after it was removed.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
-pub struct Usage {
+pub struct EniUsage {
     /// Connections.
     pub conns_inserted: Charges,
     /// Denied flows.
@@ -87,7 +87,7 @@ pub struct Usage {
     pub fragments_lost: Word,
 }
 
-impl Usage {
+impl EniUsage {
     /// Of slot 0: how many packets are just moving a connection's charge from one slot to another. One at a time may.
     #[inline(always)]
     pub const fn moving(&self) -> &Word {

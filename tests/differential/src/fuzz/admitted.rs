@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use taskgate_ebpf::abi::{Direction, Outcome, Pass};
+use taskgate_ebpf::abi::{Direction, Outcome, PassReason};
 
 use crate::{Body, Reading};
 
@@ -72,7 +72,7 @@ impl Admitted {
         let (Outcome::Pass(pass), Some((flow, answers))) = (outcome, flows(reading, link, direction)) else {
             return;
         };
-        if pass != Pass::Tracked {
+        if pass != PassReason::Tracked {
             self.0.insert(flow);
             return;
         }

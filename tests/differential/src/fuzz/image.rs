@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use taskgate_compiler::host_image;
 use taskgate_ebpf::{
     abi::{
-        LinkId, Outcome, Pass,
-        image::{BANK_BYTES, CONTROL_BANK, CONTROL_GENERATION, Root, SLOT_ROW, SLOT_ROW_BYTES, Timeout, slot},
+        LinkId, Outcome, PassReason,
+        image::{BANK_BYTES, CONTROL_BANK, CONTROL_GENERATION, PolicyRef, SLOT_ROW, SLOT_ROW_BYTES, Timeout, slot},
     },
     host::{HostFrame, HostTables, decide},
-    policy::{AddressRow, Control, EniRow, Judgement, Peer4, Peer6, Rows, Subject, judge},
+    policy::{AddressRow, Control, EniRow, Peer4, Peer6, PolicyQuery, PolicyResult, Rows, classify},
 };
 
 use super::{
@@ -55,7 +55,7 @@ impl Base {
                 scene.bind(link, &eni.id).expect("an ENI with a slot");
                 links.push((link, eni.addresses.clone()));
             }
-            scene.writer.settle(&mut || {});
+            scene.writer.synchronize(&mut || {});
         }
         drop(scene);
         let filled = (0..words.len()).filter(|at| words[*at].load(Relaxed) != 0).collect();
@@ -137,7 +137,7 @@ impl Damage<'_> {
             }
             (4 | 5, _) => self.send(with),
             (6, _) => self.look_up(with),
-            (7, _) => self.judge(with),
+            (7, _) => self.classify(with),
             _ => {}
         }
     }
@@ -181,7 +181,7 @@ impl Damage<'_> {
             0 => a % 18,
             1 => rows + (SLOT_ROW + SLOT_ROW_BYTES * (a as u32 % 16)) as usize / 8 + b % 4,
             2 if !self.base.roots.is_empty() => {
-                let root = Root(self.base.roots[a % self.base.roots.len()]);
+                let root = PolicyRef(self.base.roots[a % self.base.roots.len()]);
                 root.bank() as usize * BANK + root.offset() as usize / 8 + b % 8
             }
             3 => (a << 8 | b) * 61 % self.base.words.len(),
@@ -213,7 +213,7 @@ impl Damage<'_> {
         };
         let outcome = decide(&self.tables, &frame, thrown.direction);
         self.tables.advance(1);
-        if outcome.passes() && outcome != Outcome::Pass(Pass::Tracked) {
+        if outcome.passes() && outcome != Outcome::Pass(PassReason::Tracked) {
             let slots = self.view().slots_of(thrown.link);
             let open = slots.iter().filter_map(|slot| self.view().flags_of(*slot));
             let open = open.into_iter().any(|flags| flags & slot::ISOLATED == 0);
@@ -282,7 +282,7 @@ impl Damage<'_> {
     }
 
     /// What a policy says.
-    fn judge(&mut self, with: &[u8]) {
+    fn classify(&mut self, with: &[u8]) {
         let [whose, axis, port0, port1, set, peer @ ..] = with else {
             return;
         };
@@ -317,31 +317,31 @@ impl Damage<'_> {
         } = question;
         let (root, says) = if v6 {
             let peer = Peer6(halves);
-            let subject = Subject {
+            let subject = PolicyQuery {
                 axis,
                 port,
                 peer,
                 group_set,
             };
-            ((roots >> 32) as u32, judge(&image, roots, subject))
+            ((roots >> 32) as u32, classify(&image, roots, subject))
         } else {
             let peer = Peer4(halves[1] as u32);
-            let subject = Subject {
+            let subject = PolicyQuery {
                 axis,
                 port,
                 peer,
                 group_set,
             };
-            (roots as u32, judge(&image, roots, subject))
+            (roots as u32, classify(&image, roots, subject))
         };
-        if let Some(expected) = self.view().judge(root, &question) {
+        if let Some(expected) = self.view().classify(root, &question) {
             assert_eq!(says, expected, "root {root:#x}, {question:x?}");
             self.saw("judged twice");
         }
         self.saw(match says {
-            Judgement::Allowed(_) => "allowed",
-            Judgement::NoRule => "no rule",
-            Judgement::NoPolicy => "no policy",
+            PolicyResult::Allowed(_) => "allowed",
+            PolicyResult::NoRule => "no rule",
+            PolicyResult::NoPolicy => "no policy",
         });
     }
 }

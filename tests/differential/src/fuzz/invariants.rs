@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use taskgate_compiler::Gate;
 use taskgate_ebpf::abi::{
-    Direction, Outcome, Pass, Reason,
+    Direction, DropReason, Outcome, PassReason,
     tables::{RULE_EXEMPT, state},
 };
 use taskgate_tables::{Count, FlowKey, UsageState};
@@ -103,7 +103,7 @@ impl Entry<'_> {
     /// has it once.
     fn counted_once(&self) {
         let packets = self.packets();
-        let tracked = self.outcome == Outcome::Pass(Pass::Tracked);
+        let tracked = self.outcome == Outcome::Pass(PassReason::Tracked);
         let counted = sum(self.after.counters.values().copied()) - sum(self.before.counters.values().copied());
         assert_eq!(counted, if tracked { 0 } else { packets }, "packets in the counters");
 
@@ -118,7 +118,7 @@ impl Entry<'_> {
         let (lost_flows, lost_denials) = (lost(|usage| usage.flows_lost), lost(|usage| usage.denials_lost));
         let expected = match (self.outcome, self.leaves_record()) {
             (_, false) => [0; 5],
-            (Outcome::Pass(Pass::Rule | Pass::IcmpError), _) if lost_flows > 0 => [0, 0, packets, 0, 0],
+            (Outcome::Pass(PassReason::Rule | PassReason::IcmpError), _) if lost_flows > 0 => [0, 0, packets, 0, 0],
             (Outcome::Pass(_), _) => [packets, 0, 0, 0, 0],
             (Outcome::Drop(_), _) if lost_denials > 0 => [0, 0, 0, 0, packets],
             (Outcome::Drop(_), _) => [0, 0, 0, packets, 0],
@@ -135,7 +135,7 @@ impl Entry<'_> {
         let known = self.after.counters.iter().any(|(which, packets)| {
             which.0 > 0 && self.before.counters.get(which).copied().unwrap_or_default() < *packets
         });
-        let tracked = self.outcome == Outcome::Pass(Pass::Tracked);
+        let tracked = self.outcome == Outcome::Pass(PassReason::Tracked);
         let Reading::Ip(ip) = self.reading else {
             return false;
         };
@@ -143,11 +143,11 @@ impl Entry<'_> {
         let (before, after) = (self.before, self.after);
         let recorded = before.denials != after.denials || before.usage != after.usage;
         let as_neighbour = match self.outcome {
-            Outcome::Pass(pass) => pass == Pass::Neighbour,
+            Outcome::Pass(pass) => pass == PassReason::Neighbour,
             Outcome::Drop(reason) => {
                 // What a bridge floods past the task, and what goes to several hosts, is counted and not held against it.
                 let may_be_others = self.direction == Direction::Ingress
-                    && (reason == Reason::NotForTask || is_of_many(ip.destination));
+                    && (reason == DropReason::NotForTask || is_of_many(ip.destination));
                 let may_be_neighbours = matches!(ip.body, Body::Neighbour { .. }) || ip.router_role;
                 !recorded && (may_be_others || may_be_neighbours)
             }
@@ -191,22 +191,22 @@ impl Entry<'_> {
         assert!(changed.len() <= 1, "one packet, and these changed: {changed:?}");
         let was = changed.first().and_then(|key| self.before.conns.get(key));
         match (pass, self.reading) {
-            (Pass::Tracked, _) => {
+            (PassReason::Tracked, _) => {
                 assert!(was.is_some(), "it is said to be tracked, and was not");
                 assert_eq!(self.before.denials, self.after.denials, "it is tracked, and denied");
             }
             // What an exempt address sends opens nothing: it answers at most.
-            (Pass::Exempt, _) => assert!(
+            (PassReason::Exempt, _) => assert!(
                 self.direction == Direction::Egress
                     || was.is_some_and(|was| was.rule == RULE_EXEMPT || was.state & state::INGRESS == 0),
                 "something from outside passes as exempt"
             ),
-            (Pass::Neighbour, Reading::Arp(_)) | (Pass::Rule, Reading::Ip(_)) => {}
-            (Pass::Neighbour, Reading::Ip(ip)) => {
+            (PassReason::Neighbour, Reading::Arp(_)) | (PassReason::Rule, Reading::Ip(_)) => {}
+            (PassReason::Neighbour, Reading::Ip(ip)) => {
                 assert!(matches!(ip.body, Body::Neighbour { .. }), "{ip:?} is no neighbour's");
                 assert!(changed.is_empty(), "neighbours have no connections");
             }
-            (Pass::IcmpError, Reading::Ip(ip)) => assert!(
+            (PassReason::IcmpError, Reading::Ip(ip)) => assert!(
                 matches!(&ip.body, Body::Icmp { quoted: Some(_), .. }),
                 "{ip:?} is no error about anything"
             ),

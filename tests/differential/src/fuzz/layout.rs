@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use taskgate_ebpf::{
     abi::image::{
         ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, BANK_BYTES, CONTROL_BANK, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-        EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_MAGIC, ROWS_BANK,
-        Root, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, TIMEOUTS, address, slot,
+        EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_MAGIC, PolicyRef,
+        ROWS_BANK, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, TIMEOUTS, address, slot,
     },
-    policy::{Allowed, Bank, Image, Judgement},
+    policy::{Bank, Image, PolicyResult, RuleMatch},
 };
 
 const BANK_WORDS: usize = BANK_BYTES as usize / 8;
@@ -89,10 +89,10 @@ impl Words<'_> {
     }
 
     /// What a policy says; `None` where an axis is in no order, so that any interval is as good as another.
-    pub(super) fn judge(self, root: u32, question: &Question) -> Option<Judgement> {
-        let (bank, base) = (Root(root).bank(), Root(root).offset());
+    pub(super) fn classify(self, root: u32, question: &Question) -> Option<PolicyResult> {
+        let (bank, base) = (PolicyRef(root).bank(), PolicyRef(root).offset());
         if root == 0 || bank >= self.banks() || self.at(bank, base) as u32 != POLICY_MAGIC {
-            return Some(Judgement::NoPolicy);
+            return Some(PolicyResult::NoPolicy);
         }
         let within = |offset: u32| base.wrapping_add(offset);
         let axis = |number: u32| {
@@ -135,9 +135,9 @@ impl Words<'_> {
             .find(|(_, bits)| *bits != 0)
             .map(|(word, bits)| 64 * word + bits.trailing_zeros());
         let rules = self.at(bank, within(8)) as u32;
-        Some(bit.map_or(Judgement::NoRule, |bit| {
+        Some(bit.map_or(PolicyResult::NoRule, |bit| {
             let rule = self.at(bank, within(rules).wrapping_add(8 * bit));
-            Judgement::Allowed(Allowed {
+            PolicyResult::Allowed(RuleMatch {
                 rule: rule as u32,
                 flags: (rule >> 32) as u32,
             })

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use taskgate_ebpf::{
-    abi::{LinkId, Reason},
+    abi::{DropReason, LinkId},
     host::{HostFrame, Left},
     packet::{
-        Checksum, Cut, ETHERNET_BYTES, Exchange, Frame, HARDWARE_UNREAD, Kind, PULL_BYTES, Packet, Unparsed,
+        Checksum, Cut, ETHERNET_BYTES, Frame, HARDWARE_UNREAD, IcmpKind, Kind, PULL_BYTES, Packet, Unparsed,
         hardware_number, parse, parse_quoted,
     },
 };
@@ -69,7 +69,7 @@ impl Frame for Linear<'_> {
         self.frame.cut()
     }
 
-    fn blur(&self, value: u32) -> u32 {
+    fn opaque(&self, value: u32) -> u32 {
         value
     }
 }
@@ -164,7 +164,7 @@ pub fn parser(data: &[u8]) -> Tally {
     if frame.tagged {
         assert_eq!(
             read.result,
-            Err(Unparsed::Bad(Reason::UnsupportedEthertype)),
+            Err(Unparsed::Bad(DropReason::UnsupportedEthertype)),
             "{}",
             told(&())
         );
@@ -215,7 +215,7 @@ fn anything() -> Packet {
         protocol: u8::MAX,
         tcp_flags: u8::MAX,
         kind: Kind::Arp,
-        exchange: Exchange::Error,
+        exchange: IcmpKind::Error,
         neighbour: taskgate_ebpf::packet::Neighbour::ListenerReport,
         later_fragment: true,
         quoted_at: u16::MAX,
@@ -225,7 +225,7 @@ fn anything() -> Packet {
         tagged: true,
         says_router: true,
         roomy: true,
-        fragment_step: i32::MIN,
+        reassembly_delta: i32::MIN,
     }
 }
 
@@ -342,7 +342,7 @@ fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
                 let fragment = (packet.first_fragment || packet.later_fragment).then_some(Part {
                     datagram: packet.fragment_id,
                     is_first: packet.first_fragment,
-                    step: packet.fragment_step.into(),
+                    step: packet.reassembly_delta.into(),
                 });
                 assert_eq!(fragment, ip.fragment, "{}", told(&reading));
                 assert!(
@@ -361,9 +361,9 @@ fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
 
 fn expected(ip: &Ip) -> Result<(), Unparsed> {
     match ip.body {
-        _ if ip.overwritten => Err(Unparsed::Bad(Reason::Malformed)),
+        _ if ip.overwritten => Err(Unparsed::Bad(DropReason::Malformed)),
         // The parser leaves it to whoever knows the first ones.
-        Body::Bad(Reason::FragmentWithoutFirst) => Ok(()),
+        Body::Bad(DropReason::FragmentWithoutFirst) => Ok(()),
         Body::Bad(reason) => Err(Unparsed::Bad(reason)),
         _ => Ok(()),
     }
@@ -398,7 +398,7 @@ fn same_body(packet: &Packet, quoted: Option<&Packet>, body: &Body, router_role:
             identifier,
             quoted: theirs,
         } => {
-            let asks = matches!(packet.exchange, Exchange::Request | Exchange::Reply);
+            let asks = matches!(packet.exchange, IcmpKind::Request | IcmpKind::Reply);
             let named = if asks { *identifier } else { 0 };
             let same_quote = match (quoted, theirs) {
                 (None, None) => true,

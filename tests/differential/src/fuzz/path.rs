@@ -115,7 +115,7 @@ impl<'a> Walk<'a> {
         let follow = self.stand.follow_clock(&mut self.host, &mut None);
         follow.expect("a clock of its own");
         if self.only.as_ref().is_none_or(|links| links.contains(&thrown.link)) {
-            self.judge(&thrown);
+            self.classify(&thrown);
         }
         if self.seen.len() == KEPT {
             self.seen.remove(0);
@@ -130,7 +130,7 @@ impl<'a> Walk<'a> {
         Some((self.seen.iter().rev().nth(back)?.clone(), with))
     }
 
-    fn judge(&mut self, thrown: &GeneratedPacket) {
+    fn classify(&mut self, thrown: &GeneratedPacket) {
         let fragments = self.host.tables.fragments().len();
         let differ = self.stand.past(thrown, &mut self.host, &mut None, true);
         if let Some(what) = differ.expect("nothing that can go wrong") {

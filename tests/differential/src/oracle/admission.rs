@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use taskgate_compiler::oracle;
-use taskgate_ebpf::abi::{Direction, Pass, Reason, image::control};
+use taskgate_ebpf::abi::{Direction, DropReason, PassReason, image::control};
 
 use super::{
     super::naive_parser::{Body, Ip},
@@ -17,7 +17,7 @@ use super::{
 /// Why a packet is let in.
 #[expect(clippy::struct_excessive_bools, reason = "facts about an admission, each by itself")]
 pub(super) struct Admission {
-    pub(super) pass: Pass,
+    pub(super) pass: PassReason,
     pub(super) rule: Option<(String, String)>,
     pub(super) untracked: bool,
     pub(super) dhcp: bool,
@@ -40,11 +40,11 @@ impl Oracle {
         ip: &Ip,
         judged: Direction,
         answers_dhcp: bool,
-    ) -> Result<Admission, Reason> {
+    ) -> Result<Admission, DropReason> {
         let world = case.world;
-        let (eni, gate, slot) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+        let (eni, gate, slot) = world.eni_on(case.link).ok_or(DropReason::UnknownTask)?;
         if gate.isolated {
-            return Err(Reason::Isolated);
+            return Err(DropReason::Isolated);
         }
         let (local, remote) = case.ends(ip);
         // A link-local address that is the task's own is so toward whoever is on the link.
@@ -58,7 +58,7 @@ impl Oracle {
         let own = stays || eni.addresses.contains(&local);
         let exempt = |dhcp| {
             Ok(Admission {
-                pass: Pass::Exempt,
+                pass: PassReason::Exempt,
                 rule: None,
                 untracked: false,
                 dhcp,
@@ -84,25 +84,25 @@ impl Oracle {
             }
         }
         if case.direction == Direction::Egress && eni.source_dest_check && !own {
-            return Err(Reason::SpoofedSource);
+            return Err(DropReason::SpoofedSource);
         }
         let to_group = case.direction == Direction::Ingress && !own && is_of_many(ip.destination);
         if case.direction == Direction::Ingress && !own && !to_group {
             let mac = case.world.macs.get(&slot);
             let another = mac.is_some_and(|mac| case.to.is_some_and(|to| to != *mac));
             if eni.source_dest_check || another {
-                return Err(Reason::NotForTask);
+                return Err(DropReason::NotForTask);
             }
         }
         if case.direction == Direction::Ingress && eni.addresses.contains(&remote) {
-            return Err(Reason::SpoofedSource);
+            return Err(DropReason::SpoofedSource);
         }
         if case.from_wire && world.speaks_here(remote) {
-            return Err(Reason::SpoofedSource);
+            return Err(DropReason::SpoofedSource);
         }
         if let Some(about) = self.related(case, ip) {
             return Ok(Admission {
-                pass: Pass::IcmpError,
+                pass: PassReason::IcmpError,
                 rule: about.rule.clone(),
                 untracked: false,
                 dhcp: false,
@@ -115,9 +115,13 @@ impl Oracle {
         }
         let packet = Case::asked(ip, remote, judged != case.direction);
         let allowed = oracle::judge(&world.model, eni, model_direction(judged), &packet);
-        let allowed = allowed.ok_or(if to_group { Reason::NotForTask } else { Reason::NoRule })?;
+        let allowed = allowed.ok_or(if to_group {
+            DropReason::NotForTask
+        } else {
+            DropReason::NoRule
+        })?;
         Ok(Admission {
-            pass: Pass::Rule,
+            pass: PassReason::Rule,
             rule: Some((world.model.group(allowed.group).id.clone(), allowed.rule.id.clone())),
             untracked: allowed.untracked,
             dhcp: false,

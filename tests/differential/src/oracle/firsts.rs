@@ -140,4 +140,4 @@ impl Firsts {
     }
 }
 
-const LATER: Body = Body::Bad(taskgate_ebpf::abi::Reason::FragmentWithoutFirst);
+const LATER: Body = Body::Bad(taskgate_ebpf::abi::DropReason::FragmentWithoutFirst);

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use taskgate_compiler::Gate;
 use taskgate_ebpf::abi::{
-    Direction, LinkId, Outcome, Pass, Reason,
+    Direction, DropReason, LinkId, Outcome, PassReason,
     image::{NO_CAP, Share, TIMEOUTS, control},
 };
 use taskgate_model::{Eni, Model};
@@ -171,14 +171,14 @@ impl Oracle {
         let judged = match reading {
             Reading::Nameless(reason) => unless_unknown(&case, *reason),
             Reading::Arp(_) => self.kepts.judge(&case, &mut self.link_locals, reading),
-            Reading::Ip(ip) if ip.overwritten => unless_unknown(&case, Reason::Malformed),
+            Reading::Ip(ip) if ip.overwritten => unless_unknown(&case, DropReason::Malformed),
             Reading::Ip(ip) => match ip.body {
                 Body::Bad(reason) => unless_unknown(&case, reason),
                 Body::Neighbour { .. } => self.kepts.judge(&case, &mut self.link_locals, reading),
-                _ if lies => unless_unknown(&case, Reason::SpoofedSource),
+                _ if lies => unless_unknown(&case, DropReason::SpoofedSource),
                 _ if speaks_as_router(&case, ip) => match world.eni_on(link) {
-                    Some((_, gate, _)) if gate.isolated && ip.source.is_ipv6() => Err(Reason::Isolated),
-                    _ => unless_unknown(&case, Reason::SpoofedSource),
+                    Some((_, gate, _)) if gate.isolated && ip.source.is_ipv6() => Err(DropReason::Isolated),
+                    _ => unless_unknown(&case, DropReason::SpoofedSource),
                 },
                 _ => self.follow(&case, ip),
             },
@@ -191,7 +191,7 @@ impl Oracle {
             Reading::Ip(ip) => ip.packets,
             _ => 1,
         };
-        if outcome != Outcome::Pass(Pass::Tracked) {
+        if outcome != Outcome::Pass(PassReason::Tracked) {
             *self.counters.entry((slot, direction, outcome.number())).or_default() += packets;
         }
         if let (Outcome::Pass(_), Reading::Ip(ip)) = (outcome, reading) {
@@ -209,7 +209,7 @@ impl Oracle {
     }
 
     /// Keeps a denied packet.
-    fn record(&mut self, case: &Case<'_>, ip: &Ip, reason: Reason, slot: u16) {
+    fn record(&mut self, case: &Case<'_>, ip: &Ip, reason: DropReason, slot: u16) {
         let (local, remote) = case.ends(ip);
         let ports = match ip.body {
             Body::Ports {
@@ -245,7 +245,7 @@ impl Oracle {
     }
 
     /// Passes what belongs to a connection, and judges the rest.
-    fn follow(&mut self, case: &Case<'_>, ip: &Ip) -> Result<Pass, Reason> {
+    fn follow(&mut self, case: &Case<'_>, ip: &Ip) -> Result<PassReason, DropReason> {
         let (opens, is_error) = match ip.body {
             Body::Ports { flags, .. } => (ip.protocol == 6 && flags & 0b1_0111 == 2, false),
             Body::Icmp { kind, .. } => (false, is_error(ip.source.is_ipv6(), kind)),
@@ -264,7 +264,7 @@ impl Oracle {
                 continue;
             }
             if idle && !opens && entry.tcp.farewells.len() == 2 && !entry.untracked {
-                return unless_unknown(case, Reason::ConnectionClosed);
+                return unless_unknown(case, DropReason::ConnectionClosed);
             }
             if idle || is_error || asks_else || opens && entry.tcp.is_closed() {
                 continue;
@@ -282,7 +282,7 @@ impl Oracle {
                 return self.enter(case, ip, name, judged, true, admission);
             }
             entry.count(case, ip, false);
-            return Ok(Pass::Tracked);
+            return Ok(PassReason::Tracked);
         }
         let answers_dhcp = case.is_dhcp(ip) && case.direction == Direction::Ingress && {
             let asked = self.conns.get(&as_dhcp(&names[0]));
@@ -308,21 +308,21 @@ impl Oracle {
         opener: Direction,
         goes_on: bool,
         admission: Admission,
-    ) -> Result<Pass, Reason> {
+    ) -> Result<PassReason, DropReason> {
         let world = case.world;
-        let (_, gate, slot) = world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+        let (_, gate, slot) = world.eni_on(case.link).ok_or(DropReason::UnknownTask)?;
         let name = if admission.dhcp { as_dhcp(name) } else { name.clone() };
         let mut pooled = self.conns.get(&name).is_some_and(|entry| entry.pooled);
         if !self.conns.contains_key(&name) {
             let of_family = self.conns.keys().filter(|other| other.is_v6() == name.is_v6()).count();
             // Errors leave half of the room to connections, and need no entry to pass.
-            let is_error = admission.pass == Pass::IcmpError;
+            let is_error = admission.pass == PassReason::IcmpError;
             let keeps_free = if is_error { 2 } else { keeps_free(opener) };
             let taken = Taken::by(slot, self.conns.values().map(|entry| (entry.slot, entry.pooled)));
             let refused = match pays(taken, world.shares[0], gate.connections, keeps_free) {
-                Err(Refused::Cap) => Some(Reason::TaskConnectionsFull),
-                Err(Refused::Full) => Some(Reason::ConnectionsFull),
-                Ok(_) if of_family >= world.room => Some(Reason::ConnectionsFull),
+                Err(Refused::Cap) => Some(DropReason::TaskConnectionsFull),
+                Err(Refused::Full) => Some(DropReason::ConnectionsFull),
+                Ok(_) if of_family >= world.room => Some(DropReason::ConnectionsFull),
                 Ok(by_pool) => {
                     pooled = by_pool;
                     None
@@ -398,14 +398,14 @@ pub(crate) fn is_of_many(address: IpAddr) -> bool {
 }
 
 /// Whether the record of a denial is true of the task: it was meant.
-fn is_meant(case: &Case<'_>, ip: &Ip, reason: Reason, slot: u16) -> bool {
+fn is_meant(case: &Case<'_>, ip: &Ip, reason: DropReason, slot: u16) -> bool {
     if case.direction == Direction::Egress {
         return true;
     }
     if is_of_many(ip.destination) {
-        return [Reason::ConnectionsFull, Reason::TaskConnectionsFull].contains(&reason);
+        return [DropReason::ConnectionsFull, DropReason::TaskConnectionsFull].contains(&reason);
     }
-    reason != Reason::NotForTask || case.to.is_some() && case.world.macs.get(&slot) == case.to.as_ref()
+    reason != DropReason::NotForTask || case.to.is_some() && case.world.macs.get(&slot) == case.to.as_ref()
 }
 
 /// Whether it is between neighbours, and not for the rules.
@@ -413,6 +413,6 @@ fn is_neighbours(case: &Case<'_>, ip: &Ip) -> bool {
     matches!(ip.body, Body::Neighbour { .. }) || ip.source.is_ipv6() && speaks_as_router(case, ip)
 }
 
-fn unless_unknown(case: &Case<'_>, reason: Reason) -> Result<Pass, Reason> {
-    Err(case.world.eni_on(case.link).map_or(Reason::UnknownTask, |_| reason))
+fn unless_unknown(case: &Case<'_>, reason: DropReason) -> Result<PassReason, DropReason> {
+    Err(case.world.eni_on(case.link).map_or(DropReason::UnknownTask, |_| reason))
 }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use taskgate_ebpf::abi::{Direction, LinkId, Pass, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason, LinkId, PassReason};
 use taskgate_model::Eni;
 
 use super::{
@@ -136,10 +136,10 @@ impl Kepts {
         case: &Case<'_>,
         link_locals: &mut LinkLocals,
         reading: &Reading,
-    ) -> Result<Pass, Reason> {
-        let (eni, gate, slot) = case.world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+    ) -> Result<PassReason, DropReason> {
+        let (eni, gate, slot) = case.world.eni_on(case.link).ok_or(DropReason::UnknownTask)?;
         if gate.isolated {
-            return Err(Reason::Isolated);
+            return Err(DropReason::Isolated);
         }
         let message = Message::of(reading).expect("it is one");
         match case.direction {
@@ -170,7 +170,7 @@ impl Kepts {
                 }
             }
         }
-        Ok(Pass::Neighbour)
+        Ok(PassReason::Neighbour)
     }
 
     fn may_hear(
@@ -180,7 +180,7 @@ impl Kepts {
         slot: u16,
         message: &Message,
         claims_own: bool,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), DropReason> {
         let own = |address: IpAddr| is_link_local(address) || eni.addresses.contains(&address);
         let all_nodes: IpAddr = "ff02::1".parse().expect("an address");
         let target = message.target.unwrap_or(message.destination);
@@ -199,12 +199,12 @@ impl Kepts {
             && (claims_own || eni.addresses.contains(&claims))
         {
             let has_probed = self.has(case, slot, claims, true);
-            return has_probed.then_some(()).ok_or(Reason::SpoofedSource);
+            return has_probed.then_some(()).ok_or(DropReason::SpoofedSource);
         }
         if is_meant || !eni.source_dest_check {
             Ok(())
         } else {
-            Err(Reason::NotForTask)
+            Err(DropReason::NotForTask)
         }
     }
 
@@ -258,17 +258,17 @@ impl Kepts {
 }
 
 /// Whether a task may say something; whose the link-local address is that it names is known then.
-fn says(case: &Case<'_>, link_locals: &mut LinkLocals, message: &Message) -> Result<(), Reason> {
-    let (eni, _, slot) = case.world.eni_on(case.link).ok_or(Reason::UnknownTask)?;
+fn says(case: &Case<'_>, link_locals: &mut LinkLocals, message: &Message) -> Result<(), DropReason> {
+    let (eni, _, slot) = case.world.eni_on(case.link).ok_or(DropReason::UnknownTask)?;
     may_say(case, eni, slot, message)?;
     match message.names_on_link(eni.source_dest_check) {
-        Some((address, asks)) if !link_locals.is_said(case, slot, address, asks) => Err(Reason::SpoofedSource),
+        Some((address, asks)) if !link_locals.is_said(case, slot, address, asks) => Err(DropReason::SpoofedSource),
         _ => Ok(()),
     }
 }
 
-fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(), Reason> {
-    let spoofed = Err(Reason::SpoofedSource);
+fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(), DropReason> {
+    let spoofed = Err(DropReason::SpoofedSource);
     if [130, 134, 137].contains(&message.kind) {
         return spoofed;
     }
@@ -282,7 +282,7 @@ fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(
         return spoofed;
     }
     if message.roomy {
-        return Err(Reason::Malformed);
+        return Err(DropReason::Malformed);
     }
     let claims = match message.kind {
         0 | 135 if unnamed => target,

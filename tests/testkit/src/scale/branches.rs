@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 
 use super::{DATA, GROUP, OPEN, PACKET, SHUT, address, name, patience};
 use crate::{
@@ -92,7 +92,7 @@ impl Branches {
                 };
             }
         }
-        Counters::of(daemon)?.await_dropped(Direction::Ingress, Reason::NoRule, self.count.into())?;
+        Counters::of(daemon)?.await_dropped(Direction::Ingress, DropReason::NoRule, self.count.into())?;
         self.arrivals.await_count(DATA, self.count.into())?;
         let arrived = self.arrivals.count(DATA)?;
         ensure!(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate_ebpf::abi::{Direction, Reason};
+use taskgate_ebpf::abi::{Direction, DropReason};
 
 use super::{DATA, GROUP, OPEN, PACKET, SHUT, address, name, patience};
 use crate::{
@@ -96,7 +96,7 @@ impl Tasks {
         for number in 0..self.count {
             self.server.send_to(DATA, (address(number), SHUT))?;
         }
-        Counters::of(daemon)?.await_dropped(Direction::Ingress, Reason::NoRule, self.count.into())?;
+        Counters::of(daemon)?.await_dropped(Direction::Ingress, DropReason::NoRule, self.count.into())?;
         let server = SocketAddr::new(OUTSIDE_V4, OPEN);
         for number in 0..self.count {
             let flow = Flow::udp(server, SocketAddr::new(address(number), SHUT));

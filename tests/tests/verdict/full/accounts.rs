@@ -182,7 +182,7 @@ fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
         };
         assert_eq!(used(stage)?, [(0, 1), (2, 1), (0, 0)], "{}", stage.name);
         stage.scene.bind(*Kernel::LINKS.start(), "other")?;
-        stage.scene.writer.settle(&mut || {});
+        stage.scene.writer.synchronize(&mut || {});
         // Twice: what is moved is moved once.
         for _ in 0..2 {
             for port in 1000..1003 {

@@ -3,7 +3,7 @@
 use taskgate_ebpf::abi::LinkId;
 use taskgate_model::{Binding, Eni};
 use taskgate_net::{
-    netlink::Refused,
+    netlink::NetlinkError,
     netns::{Namespace, NamespaceId},
 };
 use tracing::{error, info, warn};
@@ -87,7 +87,7 @@ impl Gates {
     }
 }
 
-fn look(task: &MadeTask, name: &str) -> Result<Name, Refused> {
+fn look(task: &MadeTask, name: &str) -> Result<Name, NetlinkError> {
     if let Some(made) = &task.eni
         && made.namespace().is_named()?
     {

@@ -24,7 +24,7 @@ use taskgate_bpf::{
     sys,
 };
 use taskgate_model::Uplink;
-use taskgate_net::{link::Link, netlink::Refused, watch::LinkWatch};
+use taskgate_net::{link::Link, netlink::NetlinkError, watch::LinkWatch};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     oneshot,
@@ -88,7 +88,7 @@ pub(super) enum Notice {
     /// The link with this ifindex, which taskgate made, is gone.
     MadeLost { eni: String, ifindex: u32, moved: bool },
     /// The kernel tells of links no more.
-    Deaf(Refused),
+    Deaf(NetlinkError),
 }
 
 enum Command {
@@ -217,7 +217,7 @@ impl Guard {
     }
 
     /// Until it is told to end, or the agent is gone.
-    fn hold(&mut self) -> Result<(), Refused> {
+    fn hold(&mut self) -> Result<(), NetlinkError> {
         loop {
             self.links.hear()?;
             match self.commands.try_recv() {
@@ -256,7 +256,7 @@ impl Guard {
         }
     }
 
-    fn command(&mut self, command: Command) -> Result<(), Refused> {
+    fn command(&mut self, command: Command) -> Result<(), NetlinkError> {
         match command {
             Command::Reconcile(desired, reply) => {
                 self.links.desire(desired)?;
@@ -277,7 +277,7 @@ impl Guard {
     }
 
     /// Waits for a link, a command, or what is to be tried again.
-    fn wait(&mut self) -> Result<(), Refused> {
+    fn wait(&mut self) -> Result<(), NetlinkError> {
         let patience = self.links.time_left();
         self.links.watch().wait(Some(self.wake.as_fd()), patience)?;
         // Nothing to read unless it was woken.

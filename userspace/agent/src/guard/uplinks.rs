@@ -18,7 +18,7 @@ pub(super) struct Uplinks {
     control: ImageControl<ImageMemory>,
     /// What the configuration says.
     wanted: Option<Uplink>,
-    standing: Option<Standing>,
+    standing: Option<ActiveUplink>,
     /// Gates of former trunks, closed until their links go. The image names the last one.
     former: Vec<Gate>,
     /// Whether it was said that there is no such link.
@@ -27,7 +27,7 @@ pub(super) struct Uplinks {
 
 /// An uplink whose link is there.
 #[derive(Debug)]
-struct Standing {
+struct ActiveUplink {
     link: Link,
     /// On a trunk.
     gate: Option<Gate>,
@@ -121,7 +121,7 @@ impl Uplinks {
             UplinkMode::Trunk => Some(self.attach(programs, &link)?),
         };
         self.control.set_uplink(ifindex);
-        self.standing = Some(Standing { link, gate });
+        self.standing = Some(ActiveUplink { link, gate });
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl Uplinks {
 
     /// Lets go of an uplink that the configuration no longer names; a trunk's gate stays.
     fn dismiss(&mut self) {
-        let Some(Standing { link, gate }) = self.standing.take() else {
+        let Some(ActiveUplink { link, gate }) = self.standing.take() else {
             return;
         };
         match gate {
@@ -199,7 +199,7 @@ impl Uplinks {
                     None => !is_there,
                 }
         });
-        if let Some(Standing { link, .. }) = gone {
+        if let Some(ActiveUplink { link, .. }) = gone {
             // Another link may get its number.
             self.control.set_trunk(0);
             self.control.set_uplink(0);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Serialize, Serializer};
 use taskgate_compiler::{CompileError, RuleName};
 use taskgate_ebpf::{
-    abi::{self, LinkId, Outcome, Reason, tables::RULE_EXEMPT},
+    abi::{self, DropReason, LinkId, Outcome, tables::RULE_EXEMPT},
     host::{HostFrame, HostTables, decide},
 };
 use taskgate_model::{Direction, Eni, Exempt, Model};
@@ -166,7 +166,7 @@ impl<'a> Explainer<'a> {
         });
         let (gated, link) = places.next()?;
         let (outcome, rule) = gated.judge(&HostFrame::new(bytes, link), direction);
-        let no_rule = matches!(outcome, Outcome::Drop(Reason::NoRule));
+        let no_rule = matches!(outcome, Outcome::Drop(DropReason::NoRule));
         let is_open = no_rule || !outcome.passes() && !eni.gate_known;
         let unknown = is_open.then(|| unknown(self.model, question, direction, eni)).flatten();
         let denied = no_rule && unknown.is_none();

@@ -20,7 +20,7 @@ use crate::sys;
 
 /// How a gate hangs on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
+pub enum AttachKind {
     /// TCX links, before all other programs: kernels from 6.6 on. They go when taskgate is killed.
     Tcx,
     /// Filters of a clsact queueing discipline. They stay when taskgate is killed, and the next gate takes their place.
@@ -199,8 +199,12 @@ struct Attachment {
 }
 
 impl Attachment {
-    fn hook(&self) -> Hook {
-        if self.sides.is_some() { Hook::Tcx } else { Hook::Clsact }
+    fn hook(&self) -> AttachKind {
+        if self.sides.is_some() {
+            AttachKind::Tcx
+        } else {
+            AttachKind::Clsact
+        }
     }
 
     fn place(&self) -> Result<Place, GateError> {
@@ -293,7 +297,7 @@ impl Gate {
     }
 
     /// How it hangs there.
-    pub fn hook(&self) -> Hook {
+    pub fn hook(&self) -> AttachKind {
         self.attachment.hook()
     }
 

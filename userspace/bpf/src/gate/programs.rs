@@ -15,7 +15,7 @@ use taskgate_net::{
     rtnl::Rtnl,
 };
 
-use super::{Attachment, Filters, Gate, GateError, GateProgram, Hook, Place, SIDES, link_id, program_name};
+use super::{AttachKind, Attachment, Filters, Gate, GateError, GateProgram, Place, SIDES, link_id, program_name};
 use crate::{
     load::LoadError,
     object::{self, Object},
@@ -57,7 +57,7 @@ impl Drop for Cover {
 #[derive(Debug)]
 pub struct GatePrograms {
     programs: Arc<Programs>,
-    hook: Hook,
+    hook: AttachKind,
     attached: Mutex<Vec<Weak<Attachment>>>,
     /// What closing a link takes, so that it can be done when no more files can be opened.
     reserve: Mutex<Option<Rtnl>>,
@@ -90,9 +90,9 @@ impl GatePrograms {
         let hook = match sys::tcx_links(1, true) {
             Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
                 tracing::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
-                Hook::Clsact
+                AttachKind::Clsact
             }
-            _ => Hook::Tcx,
+            _ => AttachKind::Tcx,
         };
         Ok(Self {
             programs: Arc::new(Programs {
@@ -114,7 +114,7 @@ impl GatePrograms {
     }
 
     /// How gates hang on links here.
-    pub fn hook(&self) -> Hook {
+    pub fn hook(&self) -> AttachKind {
         self.hook
     }
 
@@ -127,20 +127,20 @@ impl GatePrograms {
     }
 
     /// [`Self::attach`] in one of the two ways.
-    pub fn attach_by(&self, link: &Link, gate: GateProgram, hook: Hook) -> Result<Gate, GateError> {
+    pub fn attach_by(&self, link: &Link, gate: GateProgram, hook: AttachKind) -> Result<Gate, GateError> {
         if gate == GateProgram::Judge {
             link_id(link)?;
         }
         if let Some(attachment) = self.find(link, hook)? {
-            if hook == Hook::Clsact {
+            if hook == AttachKind::Clsact {
                 Self::add_clsact(link)?;
             }
             attachment.set(gate)?;
             return Ok(Gate { attachment });
         }
         let attachment = Arc::new(match hook {
-            Hook::Tcx => self.attach_tcx(link, gate)?,
-            Hook::Clsact => self.attach_filters(link, gate)?,
+            AttachKind::Tcx => self.attach_tcx(link, gate)?,
+            AttachKind::Clsact => self.attach_filters(link, gate)?,
         });
         // What a name stood for when it was looked up may have another one by now.
         if attachment.place()? != Place::Here || if_nametoindex(&*link.name) != Ok(link.ifindex) {
@@ -155,7 +155,7 @@ impl GatePrograms {
 
     /// What hangs on the very link. Filters are told by the link's number only: the number's next owner has none, and gets
     /// them again.
-    fn find(&self, link: &Link, hook: Hook) -> Result<Option<Arc<Attachment>>, GateError> {
+    fn find(&self, link: &Link, hook: AttachKind) -> Result<Option<Arc<Attachment>>, GateError> {
         let candidates: Vec<_> = {
             let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
             attached.retain(|attachment| attachment.strong_count() > 0);
@@ -166,7 +166,7 @@ impl GatePrograms {
             attached.iter().filter_map(Weak::upgrade).filter(same).collect()
         };
         for attachment in candidates {
-            if hook == Hook::Clsact || attachment.place()? == Place::Here {
+            if hook == AttachKind::Clsact || attachment.place()? == Place::Here {
                 return Ok(Some(attachment));
             }
         }
@@ -287,7 +287,7 @@ impl Object {
     }
 
     /// [`GatePrograms::attach_by`] of a gate that judges.
-    pub fn attach_by(&mut self, link: &Link, hook: Hook) -> Result<Gate, GateError> {
+    pub fn attach_by(&mut self, link: &Link, hook: AttachKind) -> Result<Gate, GateError> {
         self.gates.attach_by(link, GateProgram::Judge, hook)
     }
 }

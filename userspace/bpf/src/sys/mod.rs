@@ -28,7 +28,7 @@ use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLoca
 pub use self::{
     attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
     hash::{Cursor, Hash},
-    run::{Packet, Ran, test_run, test_run_early},
+    run::{Packet, TestRunResult, test_run, test_run_early},
     shared::Shared,
 };
 const BPF_MAP_CREATE: c_int = 0;

@@ -21,7 +21,7 @@ pub struct Packet<'a> {
 
 /// What a test run gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ran {
+pub struct TestRunResult {
     /// What the program returned.
     pub returned: u32,
     /// Nanoseconds for one run, the mean of all.
@@ -46,7 +46,7 @@ struct TestRun {
 }
 
 /// Runs a tc program `repeat` times on a packet, outside of any link (BPF_PROG_TEST_RUN).
-pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io::Result<Ran> {
+pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io::Result<TestRunResult> {
     // The kernel's `struct __sk_buff`.
     let mut context = [0_u8; 192];
     for (offset, value) in [
@@ -61,7 +61,7 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io
 }
 
 /// Runs an XDP program likewise, on a frame that a link received: Linux 5.14 on.
-pub fn test_run_early(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<Ran> {
+pub fn test_run_early(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<TestRunResult> {
     // The kernel's `struct xdp_md`.
     let mut context = [0_u8; 24];
     for (offset, value) in [(4, frame.len() as u32), (12, ifindex)] {
@@ -70,7 +70,7 @@ pub fn test_run_early(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repea
     run(program, frame, &context, repeat)
 }
 
-fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<Ran> {
+fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<TestRunResult> {
     let mut attr = TestRun {
         program: number(program),
         data_in_size: frame.len() as u32,
@@ -82,7 +82,7 @@ fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io
     };
     // SAFETY: the kernel reads frame and context up to the sizes given, and writes nothing but `attr`.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
-    Ok(Ran {
+    Ok(TestRunResult {
         returned: attr.returned,
         nanoseconds: attr.duration,
     })

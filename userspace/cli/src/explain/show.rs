@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt::Write as _};
 
 use taskgate_analysis::explain::{End, Explanation, GateVerdict, Question, Verdict, advice, allows, unknown};
 use taskgate_analysis::words;
-use taskgate_ebpf::abi::{Outcome, Pass, Reason};
+use taskgate_ebpf::abi::{DropReason, Outcome, PassReason};
 use taskgate_model::{Direction, Eni, Model};
 
 use crate::output::{BAD, GOOD, UNSURE, count};
@@ -90,11 +90,11 @@ fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
         return format!("{reason}: {}", unknown.why(model, question, gate.direction, eni));
     }
     let is = |outcome: Outcome| reason == outcome.name();
-    if is(Outcome::Pass(Pass::Exempt)) {
+    if is(Outcome::Pass(PassReason::Exempt)) {
         return String::from("without a rule: it is exempt, the platform's own service");
     }
-    if !is(Outcome::Drop(Reason::NoRule)) {
-        let more = if is(Outcome::Drop(Reason::SpoofedSource)) {
+    if !is(Outcome::Drop(DropReason::NoRule)) {
+        let more = if is(Outcome::Drop(DropReason::SpoofedSource)) {
             match gate.direction {
                 Direction::Egress => ": the source is not the task's own address",
                 Direction::Ingress => ": it comes from outside with the task's own address",
@@ -184,7 +184,7 @@ fn remedy(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Vec<Str
         lines.push(String::new());
         lines.push(unknown.remedy(model, question, gate.direction, eni));
     }
-    if gate.reason != Outcome::Drop(Reason::NoRule).name() {
+    if gate.reason != Outcome::Drop(DropReason::NoRule).name() {
         return lines;
     }
     let direction = gate.direction;

@@ -138,8 +138,8 @@ fn nothing_is_overwritten_before_the_grace_period() {
     }
     // Waiting is done once, wherever.
     let mut waited = 0;
-    writer.settle(&mut || waited += 1);
-    writer.settle(&mut || waited += 1);
+    writer.synchronize(&mut || waited += 1);
+    writer.synchronize(&mut || waited += 1);
     drop(writer.prepare(&compiled[0], &mut || waited += 1).unwrap());
     assert_eq!(waited, 1);
 }
@@ -149,7 +149,7 @@ fn what_is_not_committed_leaves_no_trace() {
     let mut host = Host::new(1);
     host.apply(&model(80, &[1, 2])).unwrap();
     host.writer.add_link(LINK, 1).unwrap();
-    host.writer.settle(&mut || ());
+    host.writer.synchronize(&mut || ());
     let before = host.words();
     let next = host.compile(&model(81, &[2, 3, 4]), &[address("192.0.2.1")]).unwrap();
     drop(host.writer.prepare(&next, &mut || ()).unwrap());
@@ -167,7 +167,7 @@ fn what_is_not_committed_leaves_no_trace() {
 fn an_image_without_room_is_refused_and_stands() {
     let mut host = Host::new(1);
     host.apply(&model(80, &[1])).unwrap();
-    host.writer.settle(&mut || ());
+    host.writer.synchronize(&mut || ());
     // Policies of 200 groups with 1,000 ports each: more than a bank.
     let rules = |at: u16| {
         (0..900).map(move |port| {
@@ -197,7 +197,7 @@ fn an_image_without_room_is_refused_and_stands() {
     assert_eq!(host.apply(&model(81, &[1])), Ok(2));
 
     // Too many addresses: the tables are as before.
-    host.writer.settle(&mut || ());
+    host.writer.synchronize(&mut || ());
     let before = host.words();
     let exempt: Vec<IpAddr> = (0..image::ADDRESS_ROWS)
         .map(|at| std::net::Ipv4Addr::from(0x0b00_0000 + at).into())
@@ -251,7 +251,7 @@ fn a_slot_is_given_again_only_when_nothing_tells_of_it() {
     // The ENI goes: its connections are old at once, and again once no packet is under way.
     host.apply(&model(80, &[2])).unwrap();
     assert_eq!((host.reader().link(LINK), host.writer.epoch(1)), (None, 1));
-    host.writer.settle(&mut || ());
+    host.writer.synchronize(&mut || ());
     assert_eq!(host.writer.epoch(1), 2);
 
     // As long as the link names it, the slot is the ENI's.
@@ -291,14 +291,14 @@ fn isolating_an_eni_ends_its_connections() {
                 ..GATE
             })
         };
-        let scope = Scope {
+        let scope = CompileOptions {
             gate: &gate,
             exempt: &[],
             dhcp: false,
         };
         let compiled = Compiled::new(&model, scope, &mut host.book, &mut host.sets).unwrap();
         host.switch(&compiled).unwrap();
-        host.writer.settle(&mut || ());
+        host.writer.synchronize(&mut || ());
         [1, 2].map(|slot| host.writer.epoch(slot))
     };
     assert_eq!(
@@ -329,7 +329,7 @@ fn links_come_and_go_between_generations() {
     assert_eq!([1, 2].map(|slot| host.writer.epoch(slot)), [0, 1]);
     // The row of one that went serves another, once nothing makes its connections old any more.
     assert_eq!([1, 2].map(|slot| host.writer.is_raised(slot)), [false, true]);
-    host.writer.settle(&mut || ());
+    host.writer.synchronize(&mut || ());
     assert_eq!([1, 2].map(|slot| host.writer.is_raised(slot)), [false; 2]);
     let other = LinkId::device(8);
     host.writer.add_link(other, 2).unwrap();

@@ -12,14 +12,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use taskgate_ebpf::abi::image::{self, Class};
 use taskgate_ebpf::abi::{self, LinkId};
 use taskgate_ebpf::host::HostTables;
-use taskgate_ebpf::policy::{AddressRow, Control, EniRow, Judgement, Peer4, Peer6, PeerKey, Rows, Subject, judge};
+use taskgate_ebpf::policy::{
+    AddressRow, Control, EniRow, Peer4, Peer6, PeerKey, PolicyQuery, PolicyResult, Rows, classify,
+};
 use taskgate_model::{
     Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, Location, Model, Peer, Ports, PrefixList, Protocol, Rule,
     SecurityGroup,
 };
 
 use super::oracle::Packet;
-use super::{CompileError, Compiled, Gate, GroupSets, ImageWriter, RuleBook, Scope, host_image};
+use super::{CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds, host_image};
 
 /// An ENI that is gated here.
 pub(super) fn eni(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
@@ -119,8 +121,8 @@ fn gate_bound(eni: &Eni) -> Option<Gate> {
 /// What a host has: an image, and the registers that outlive a generation.
 struct Host {
     writer: ImageWriter<Vec<AtomicU64>>,
-    book: RuleBook,
-    sets: GroupSets,
+    book: RuleIds,
+    sets: GroupSetIds,
     /// How often somebody waited.
     graces: usize,
 }
@@ -130,14 +132,14 @@ impl Host {
     fn new(banks: u32) -> Self {
         Self {
             writer: ImageWriter::new(host_image(image::POLICY_BANK + banks)).unwrap(),
-            book: RuleBook::default(),
-            sets: GroupSets::default(),
+            book: RuleIds::default(),
+            sets: GroupSetIds::default(),
             graces: 0,
         }
     }
 
     fn compile(&mut self, model: &Model, exempt: &[IpAddr]) -> Result<Compiled, CompileError> {
-        let scope = Scope {
+        let scope = CompileOptions {
             gate: &gate_bound,
             exempt,
             dhcp: true,
@@ -204,7 +206,7 @@ impl<'a> Reader<'a> {
         self.rows().eni(slot, &mut eni).map(|()| eni)
     }
 
-    fn judge(&self, slot: u16, direction: Direction, packet: &Packet) -> Answer {
+    fn classify(&self, slot: u16, direction: Direction, packet: &Packet) -> Answer {
         let (class, port) = match (packet.protocol, packet.peer) {
             (6, _) => (Class::Tcp, packet.destination_port),
             (17, _) => (Class::Udp, packet.destination_port),
@@ -237,14 +239,14 @@ impl<'a> Reader<'a> {
             Direction::Egress => abi::Direction::Egress,
             Direction::Ingress => abi::Direction::Ingress,
         };
-        let subject = Subject {
+        let subject = PolicyQuery {
             axis: class as u32,
             port: port.into(),
             peer,
             group_set: self.address(packet.peer).group_set,
         };
-        match judge(&self.tables, eni.roots[direction.index()], subject) {
-            Judgement::Allowed(allowed) => {
+        match classify(&self.tables, eni.roots[direction.index()], subject) {
+            PolicyResult::Allowed(allowed) => {
                 let untracked = match class {
                     Class::Tcp => allowed.flags & image::rule::UNTRACKED_TCP != 0,
                     Class::Udp => allowed.flags & image::rule::UNTRACKED_UDP != 0,
@@ -252,8 +254,8 @@ impl<'a> Reader<'a> {
                 };
                 Some((allowed.rule, untracked))
             }
-            Judgement::NoRule => None,
-            Judgement::NoPolicy => panic!("a gated ENI has four policies"),
+            PolicyResult::NoRule => None,
+            PolicyResult::NoPolicy => panic!("a gated ENI has four policies"),
         }
     }
 }

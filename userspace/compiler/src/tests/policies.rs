@@ -189,7 +189,7 @@ fn the_narrow_rule_comes_first_then_the_group_then_the_file() {
         .into_iter()
         .map(|port| {
             let packet = tcp_packet("198.51.100.7", port);
-            let (number, _) = host.reader().judge(slot, Direction::Ingress, &packet).unwrap();
+            let (number, _) = host.reader().classify(slot, Direction::Ingress, &packet).unwrap();
             host.book.name(number).unwrap().rule.as_str()
         })
         .collect();
@@ -318,7 +318,7 @@ fn an_address_is_one_eni() {
         })
     {
         let mut host = Host::new(1);
-        let scope = Scope {
+        let scope = CompileOptions {
             gate: &gate,
             exempt: &[],
             dhcp: false,
@@ -351,7 +351,7 @@ fn rows_say_what_the_model_and_the_caller_say() {
     };
     let exempt = ["10.0.0.1", "10.0.0.3", "169.254.169.253", "fd00:ec2::253"].map(address);
     for dhcp in [false, true] {
-        let scope = Scope {
+        let scope = CompileOptions {
             gate: &gate,
             exempt: &exempt,
             dhcp,

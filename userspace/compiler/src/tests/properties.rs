@@ -345,7 +345,7 @@ fn expected<'a>(model: &'a Model, direction: Direction, packet: &Packet) -> Opti
 }
 
 /// What the image says of it, its numbers looked up.
-fn found(book: &RuleBook, answer: Answer) -> Option<Named<'_>> {
+fn found(book: &RuleIds, answer: Answer) -> Option<Named<'_>> {
     let (number, untracked) = answer?;
     let name = book.name(number).expect("a number that was given");
     Some((&name.group, name.direction, &name.rule, untracked))
@@ -372,7 +372,7 @@ fn the_image_answers_like_the_oracle() {
             let reader = host.reader();
             let slot = host.writer.slot("eni-own").unwrap();
             for (direction, packet) in packets(&model, seed, 2 * PACKETS) {
-                let found = found(&host.book, reader.judge(slot, direction, &packet));
+                let found = found(&host.book, reader.classify(slot, direction, &packet));
                 prop_assert_eq!(
                     found,
                     expected(&model, direction, &packet),
@@ -417,7 +417,7 @@ fn a_generation_in_the_making_is_not_seen() {
                     .chain(packets(&two, seed, PACKETS / 10))
                     .collect();
                 for (direction, packet) in &mixed {
-                    let found = found(&host.book, reader.judge(slot, *direction, packet));
+                    let found = found(&host.book, reader.classify(slot, *direction, packet));
                     prop_assert_eq!(
                         found,
                         expected(&one, *direction, packet),
@@ -434,7 +434,7 @@ fn a_generation_in_the_making_is_not_seen() {
                     &one
                 };
                 for (direction, packet) in &mixed {
-                    let found = found(&host.book, reader.judge(slot, *direction, packet));
+                    let found = found(&host.book, reader.classify(slot, *direction, packet));
                     prop_assert_eq!(found, expected(now, *direction, packet), "{:?} {:?}", direction, packet);
                 }
                 Ok(())

@@ -53,7 +53,7 @@ fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
         let eni = model.enis.iter().find(|eni| eni.id == gate).unwrap();
         let allowed = |port: &u16| {
             let packet = tcp_packet(peer, *port);
-            let found = reader.judge(slot, Direction::Ingress, &packet).is_some();
+            let found = reader.classify(slot, Direction::Ingress, &packet).is_some();
             assert_eq!(
                 found,
                 oracle::judge(&model, eni, Direction::Ingress, &packet).is_some(),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::{fs, path::Path};
 
-use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_HEADER_BYTES, Root};
+use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_HEADER_BYTES, PolicyRef};
 
 use super::Host;
 
@@ -71,7 +71,7 @@ fn the_architecture_pages_example_is_what_the_compiler_writes() {
     let mut host = Host::new(2);
     host.apply(&loaded.model).expect("the example compiles");
     let slot = host.writer.slot(DB).expect("db is gated");
-    let ingress_v4 = Root(host.reader().slot(slot).expect("its row is there").roots[1] as u32);
+    let ingress_v4 = PolicyRef(host.reader().slot(slot).expect("its row is there").roots[1] as u32);
     let words = host.words();
     let at = |offset: u32| words[((ingress_v4.bank() * BANK_BYTES + ingress_v4.offset() + offset) / 8) as usize];
     let text = described(at);

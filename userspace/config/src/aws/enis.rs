@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use super::super::distinct::Distinct;
 use super::super::object::Object;
-use super::super::problem::Report;
+use super::super::problem::Diagnostics;
 use super::super::raw::{RawEni, Reference};
 use super::super::value;
 use super::{AS_PRINTED, id, word};
 
 /// Reads one ENI.
-pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
+pub(super) fn read(eni: &Object<'_>, report: &mut Diagnostics) -> Option<RawEni> {
     let id = id(eni, "NetworkInterfaceId", report)?;
     let before = report.errors();
     let mut read = RawEni {
@@ -45,9 +45,9 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Report) -> Option<RawEni> {
 }
 
 /// All private addresses, the primary IPv4 address first; public ones and delegated prefixes do not count.
-fn addresses(eni: &Object<'_>, report: &mut Report) -> Vec<IpAddr> {
+fn addresses(eni: &Object<'_>, report: &mut Diagnostics) -> Vec<IpAddr> {
     let mut found = Distinct::default();
-    let mut add = |object: &Object<'_>, key: &str, report: &mut Report| {
+    let mut add = |object: &Object<'_>, key: &str, report: &mut Diagnostics| {
         if let Some(address) = object.value(key, report, value::own_address) {
             found.add(address);
         }

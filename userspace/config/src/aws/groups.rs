@@ -6,13 +6,13 @@ use taskgate_model::{Direction, IcmpMatch, Ports, Protocol};
 
 use super::super::node::Node;
 use super::super::object::{Object, all, text};
-use super::super::problem::{Fault, Report};
+use super::super::problem::{Diagnostic, Diagnostics};
 use super::super::raw::{AwsRule, Dialect, Peering, RawGroup, RawPeer, RawRule};
 use super::super::value::{self, ProtocolName};
 use super::{AS_PRINTED, id, word};
 
 /// Reads one group.
-pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> {
+pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGroup> {
     let id = id(group, "GroupId", report)?;
     let before = report.errors();
     let mut read = RawGroup {
@@ -54,7 +54,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> 
 }
 
 /// Reads one permission: a rule for each of its peers, in the order of the file.
-fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &mut Report) {
+fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &mut Diagnostics) {
     let Some(protocol) = protocol(permission, report) else {
         return;
     };
@@ -88,13 +88,13 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
 }
 
 /// The peering connection that a group is referred to over.
-fn peering(group: &Object<'_>, report: &mut Report) -> Option<Peering> {
+fn peering(group: &Object<'_>, report: &mut Diagnostics) -> Option<Peering> {
     let connection = group.value("VpcPeeringConnectionId", report, word);
     let status = group.value("PeeringStatus", report, word);
     (connection.is_some() || status.is_some()).then_some(Peering { connection, status })
 }
 
-type PeerReader = fn(&Object<'_>, &mut Report) -> Option<RawPeer>;
+type PeerReader = fn(&Object<'_>, &mut Diagnostics) -> Option<RawPeer>;
 
 fn peer_reader(key: &str) -> Option<(&'static str, PeerReader)> {
     Some(match key {
@@ -118,7 +118,7 @@ fn peer_reader(key: &str) -> Option<(&'static str, PeerReader)> {
 const PEERS: [&str; 4] = ["CidrIpv4", "CidrIpv6", "PrefixListId", "ReferencedGroupInfo"];
 
 /// Reads one of `SecurityGroupRules`.
-pub(super) fn read_rule(rule: &Object<'_>, report: &mut Report) -> Option<AwsRule> {
+pub(super) fn read_rule(rule: &Object<'_>, report: &mut Diagnostics) -> Option<AwsRule> {
     let group = id(rule, "GroupId", report);
     let id = rule.required_value("SecurityGroupRuleId", AS_PRINTED, report, word);
     let egress = rule
@@ -150,7 +150,7 @@ pub(super) fn read_rule(rule: &Object<'_>, report: &mut Report) -> Option<AwsRul
     })
 }
 
-fn only_peer(rule: &Object<'_>, report: &mut Report) -> Option<RawPeer> {
+fn only_peer(rule: &Object<'_>, report: &mut Diagnostics) -> Option<RawPeer> {
     let present: Vec<&str> = PEERS.into_iter().filter(|key| rule.get(key).is_some()).collect();
     let [key] = present[..] else {
         let message = if present.is_empty() {
@@ -178,13 +178,13 @@ fn only_peer(rule: &Object<'_>, report: &mut Report) -> Option<RawPeer> {
 }
 
 /// A CIDR of the family that the key names.
-fn cidr(object: &Object<'_>, key: &str, report: &mut Report) -> Option<RawPeer> {
+fn cidr(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<RawPeer> {
     let node = object.required(key, AS_PRINTED, report)?;
     cidr_at(node, key, report).map(RawPeer::Net)
 }
 
 /// A CIDR of the family that the key names: IPv6 if it ends so.
-pub(super) fn cidr_at(node: &Node, key: &str, report: &mut Report) -> Option<IpNet> {
+pub(super) fn cidr_at(node: &Node, key: &str, report: &mut Diagnostics) -> Option<IpNet> {
     let text = text(node, key, report)?;
     let net = report.take(node.spot, value::cidr(text))?;
     let wants_v6 = key.contains("v6");
@@ -201,7 +201,7 @@ pub(super) fn cidr_at(node: &Node, key: &str, report: &mut Report) -> Option<IpN
 }
 
 /// `IpProtocol` with `FromPort` and `ToPort`.
-fn protocol(object: &Object<'_>, report: &mut Report) -> Option<Protocol> {
+fn protocol(object: &Object<'_>, report: &mut Diagnostics) -> Option<Protocol> {
     let node = object.required("IpProtocol", AS_PRINTED, report)?;
     let before = report.errors();
     let name = object.value("IpProtocol", report, value::aws_protocol)?;
@@ -215,7 +215,7 @@ fn protocol(object: &Object<'_>, report: &mut Report) -> Option<Protocol> {
 }
 
 /// What the two port fields mean depends on the protocol: ports, an ICMP type and code, or nothing at all.
-fn with_ports(name: ProtocolName, from: Option<i32>, to: Option<i32>) -> Result<Protocol, Fault> {
+fn with_ports(name: ProtocolName, from: Option<i32>, to: Option<i32>) -> Result<Protocol, Diagnostic> {
     match name {
         ProtocolName::All | ProtocolName::Number(_) => Ok(name.whole()),
         ProtocolName::Tcp => port_range("tcp", from, to).map(Protocol::Tcp),
@@ -226,38 +226,38 @@ fn with_ports(name: ProtocolName, from: Option<i32>, to: Option<i32>) -> Result<
     }
 }
 
-fn port_range(name: &str, from: Option<i32>, to: Option<i32>) -> Result<Ports, Fault> {
+fn port_range(name: &str, from: Option<i32>, to: Option<i32>) -> Result<Ports, Diagnostic> {
     let port = |end: Option<i32>| end.and_then(|port| u16::try_from(port).ok());
     match (port(from), port(to)) {
         (Some(from), Some(to)) if from <= to => Ok(Ports { from, to }),
-        (Some(from), Some(to)) => Err(Fault::new(
+        (Some(from), Some(to)) => Err(Diagnostic::new(
             format!("the ports go from {from} down to {to}"),
             "write the lower one as `FromPort`",
         )),
-        _ => Err(Fault::new(
+        _ => Err(Diagnostic::new(
             format!("a {name} rule has no ports"),
             "write `FromPort` and `ToPort`, 0 and 65535 for every port",
         )),
     }
 }
 
-fn icmp(name: &str, from: Option<i32>, to: Option<i32>) -> Result<IcmpMatch, Fault> {
+fn icmp(name: &str, from: Option<i32>, to: Option<i32>) -> Result<IcmpMatch, Diagnostic> {
     let hint = "write the type as `FromPort` and the code as `ToPort`, each 0 to 255, or -1 for every one";
     let byte = |value: i32| u8::try_from(value).ok();
     match (from, to) {
         (Some(-1), Some(-1)) => Ok(IcmpMatch::All),
-        (Some(-1), Some(code)) => Err(Fault::new(
+        (Some(-1), Some(code)) => Err(Diagnostic::new(
             format!("an {name} rule has code {code} of every type"),
             hint,
         )),
         (Some(kind), Some(code)) => match (byte(kind), byte(code)) {
             (Some(kind), None) if code == -1 => Ok(IcmpMatch::Type(kind)),
             (Some(kind), Some(code)) => Ok(IcmpMatch::TypeCode(kind, code)),
-            _ => Err(Fault::new(
+            _ => Err(Diagnostic::new(
                 format!("an {name} rule has type {kind} and code {code}"),
                 hint,
             )),
         },
-        _ => Err(Fault::new(format!("an {name} rule has no type and code"), hint)),
+        _ => Err(Diagnostic::new(format!("an {name} rule has no type and code"), hint)),
     }
 }

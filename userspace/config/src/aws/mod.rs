@@ -10,7 +10,7 @@ mod ranges;
 use super::document::Content;
 use super::node::{Node, Value};
 use super::object::Object;
-use super::problem::{Fault, Report};
+use super::problem::{Diagnostic, Diagnostics};
 use super::raw::Collected;
 use ranges::Entries;
 
@@ -28,7 +28,7 @@ pub(super) struct Kind {
     pub(super) what: &'static str,
     /// The keys that it is known by where that list stands alone.
     marks: &'static [&'static str],
-    read: fn(&Object<'_>, &mut Collected, &mut Report),
+    read: fn(&Object<'_>, &mut Collected, &mut Diagnostics),
 }
 
 /// All kinds. What an object is by its marks is the first one that fits.
@@ -85,7 +85,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
 
 /// Reads what is under one of the [`keys`]. An object that cannot be read is lost, and what refers to it is then not
 /// complained of.
-pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, report: &mut Report) {
+pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, report: &mut Diagnostics) {
     if let Some(kind) = KINDS.iter().find(|kind| kind.key == key) {
         content.for_each(key, report, |item, report| {
             if !report.another_object(item.spot) {
@@ -112,7 +112,7 @@ pub(super) fn read_bare(
     item: &Node<'_>,
     entries: &mut Option<Entries>,
     all: &mut Collected,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> bool {
     let Value::Map(keys) = &item.value else { return false };
     let has = |key: &str| keys.iter().any(|entry| entry.key == key);
@@ -137,17 +137,17 @@ pub(super) fn read_bare(
 }
 
 /// The object's id, which has to be there; without it the object is lost.
-fn id(object: &Object<'_>, key: &str, report: &mut Report) -> Option<String> {
+fn id(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<String> {
     let id = object.required_value(key, AS_PRINTED, report, word);
     report.objects_lost |= id.is_none();
     id
 }
 
 /// A name or an id as AWS gives it: what is longer, or could steer a terminal, comes from elsewhere.
-fn word(text: &str) -> Result<String, Fault> {
+fn word(text: &str) -> Result<String, Diagnostic> {
     if text.len() <= 255 && !text.contains(char::is_control) {
         return Ok(text.trim().to_owned());
     }
     let message = format!("`{text}` is longer than 255 bytes, or has control characters");
-    Err(Fault::new(message, AS_PRINTED))
+    Err(Diagnostic::new(message, AS_PRINTED))
 }

@@ -7,14 +7,14 @@ use ipnet::IpNet;
 use super::super::distinct::Distinct;
 use super::super::node::Node;
 use super::super::object::{Object, text};
-use super::super::problem::{Report, Spot};
+use super::super::problem::{Diagnostics, Spot};
 use super::super::raw::{Network, RawPrefixList};
 use super::super::value;
 use super::groups::cidr_at;
 use super::{AS_PRINTED, id, word};
 
 /// Reads one list: its head, and of `describe-prefix-lists` its CIDRs too.
-pub(super) fn read_list(list: &Object<'_>, report: &mut Report) -> Option<RawPrefixList> {
+pub(super) fn read_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<RawPrefixList> {
     let id = id(list, "PrefixListId", report)?;
     let before = report.errors();
     let name = list.value("PrefixListName", report, word);
@@ -50,7 +50,7 @@ pub(in super::super) struct Entries {
 
 impl Entries {
     /// None yet. `None` if the file's name does not say whose they are.
-    pub(super) fn begin(spot: Spot, report: &mut Report) -> Option<Self> {
+    pub(super) fn begin(spot: Spot, report: &mut Diagnostics) -> Option<Self> {
         let stem = Path::new(report.file_name(spot))
             .file_stem()
             .map(|stem| stem.to_string_lossy().into_owned());
@@ -69,7 +69,7 @@ impl Entries {
     }
 
     /// Reads one entry.
-    pub(super) fn add(&mut self, item: &Node<'_>, report: &mut Report) {
+    pub(super) fn add(&mut self, item: &Node<'_>, report: &mut Diagnostics) {
         let before = report.errors();
         if let Some(entry) = Object::of_aws(item, "an entry", report)
             && let Some(net) = entry.required_value("Cidr", AS_PRINTED, report, value::cidr)
@@ -118,11 +118,11 @@ pub(super) const SUBNET: Kind = Kind {
 };
 
 /// Reads one VPC or subnet.
-pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Report) -> Option<Network> {
+pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Diagnostics) -> Option<Network> {
     let id = id(network, kind.id, report)?;
     let vpc = network.value("VpcId", report, word);
     let mut cidrs = Distinct::default();
-    let mut add = |object: &Object<'_>, key: &str, report: &mut Report| {
+    let mut add = |object: &Object<'_>, key: &str, report: &mut Diagnostics| {
         if let Some(node) = object.get(key)
             && let Some(net) = cidr_at(node, key, report)
         {
@@ -149,7 +149,7 @@ pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Repor
 }
 
 /// A block that was taken away stays in the list for a while.
-fn in_use(block: &Object<'_>, state: &str, report: &mut Report) -> bool {
+fn in_use(block: &Object<'_>, state: &str, report: &mut Diagnostics) -> bool {
     let state = block
         .get(state)
         .and_then(|node| Object::of_aws(node, "a state", report));

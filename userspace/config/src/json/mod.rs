@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::bounds;
 use super::node::{self, Entry, Node, Value};
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 use scalar::{is_number, unescape};
 
 /// Why [`outline`] has none.
@@ -103,7 +103,7 @@ impl<'t> Text<'t> {
     }
 
     /// Reads it whole.
-    pub(super) fn node(mut self, report: &mut Report) -> Node<'t> {
+    pub(super) fn node(mut self, report: &mut Diagnostics) -> Node<'t> {
         let spot = self.spot();
         self.0.node(report).unwrap_or(Node {
             spot,
@@ -112,7 +112,7 @@ impl<'t> Text<'t> {
     }
 
     /// Reads one item of a list after the other.
-    pub(super) fn for_each(mut self, report: &mut Report, mut each: impl FnMut(&Node<'t>, &mut Report)) {
+    pub(super) fn for_each(mut self, report: &mut Diagnostics, mut each: impl FnMut(&Node<'t>, &mut Diagnostics)) {
         self.0.at += 1;
         let mut first = true;
         while let Some(true) = self.0.next_item(&mut first, b']') {
@@ -249,7 +249,7 @@ impl<'t> Cursor<'t> {
     }
 
     /// Reads a value.
-    fn node(&mut self, report: &mut Report) -> Option<Node<'t>> {
+    fn node(&mut self, report: &mut Diagnostics) -> Option<Node<'t>> {
         let spot = self.spot();
         let value = match self.peek()? {
             b'[' => {

@@ -7,7 +7,7 @@ use super::*;
 
 fn shown(text: &str) -> String {
     match outline(Spot::default(), text, 100) {
-        Ok(outline) => show(&outline.root.node(&mut Report::default())),
+        Ok(outline) => show(&outline.root.node(&mut Diagnostics::default())),
         Err(Unread::NotJson) => String::from("no JSON"),
         Err(Unread::Beyond(spot, message, _)) => format!("{}:{} {message}", spot.line, spot.column),
         Err(Unread::Second(spot)) => format!("{}:{} another", spot.line, spot.column),
@@ -195,7 +195,7 @@ proptest! {
     /// YAML contains JSON: both readers find the same values at the same places.
     #[test]
     fn both_readers_read_json_alike(text in json()) {
-        let mut report = Report::default();
+        let mut report = Diagnostics::default();
         let tree = yaml::parse(Spot::default(), &text, 1_000_000, &mut report);
         if let (Ok(outline), Some((tree, _))) = (outline(Spot::default(), &text, 1_000_000), tree) {
             prop_assert_eq!(show(&outline.root.node(&mut report)), show(&tree), "{}", text);

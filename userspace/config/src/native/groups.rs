@@ -8,17 +8,17 @@ use taskgate_model::{Direction, Family, IcmpMatch, Protocol, misleading_protocol
 use super::super::bounds;
 use super::super::node::{Node, Value};
 use super::super::object::{Object, items};
-use super::super::problem::{Fault, Report, Spot};
+use super::super::problem::{Diagnostic, Diagnostics, Spot};
 use super::super::raw::{Dialect, RawGroup, RawPeer, RawRule, families};
 use super::super::value::{self, ProtocolName};
 use super::{identity, one_or_more};
 
 /// Reads one group.
-pub(super) fn read(group: &Object<'_>, report: &mut Report) -> Option<RawGroup> {
+pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGroup> {
     group.only(&["name", "id", "ingress", "egress"], report);
     let (name, id) = identity(group, "sg", report)?;
     let before = report.errors();
-    let rules = |direction: Direction, report: &mut Report| {
+    let rules = |direction: Direction, report: &mut Diagnostics| {
         let node = group.get(direction.as_str())?;
         let rules = items(node, direction.as_str(), report).iter().enumerate();
         Some(
@@ -71,7 +71,7 @@ fn any(protocol: Protocol) -> impl Iterator<Item = RawPeer> {
 }
 
 /// Reads one entry: a rule for each of its ports and peers, all under the entry's number.
-fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -> Vec<RawRule> {
+fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnostics) -> Vec<RawRule> {
     let Some(object) = Object::of(node, "a rule", report) else {
         return Vec::new();
     };
@@ -157,7 +157,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Report) -
 }
 
 /// Warns of a protocol's name that often means something else.
-fn misleading(node: &Node, report: &mut Report) {
+fn misleading(node: &Node, report: &mut Diagnostics) {
     if let Value::Scalar(name) = &node.value
         && let (Some(meant), Some(number)) = (misleading_protocol(name), protocol_number(name))
     {
@@ -167,7 +167,7 @@ fn misleading(node: &Node, report: &mut Report) {
 }
 
 /// The protocol with each of its ports.
-fn protocols(name: ProtocolName, rule: &Object<'_>, report: &mut Report) -> Vec<Protocol> {
+fn protocols(name: ProtocolName, rule: &Object<'_>, report: &mut Diagnostics) -> Vec<Protocol> {
     let mut refuse = |key: &str, hint: &str| {
         if let Some(entry) = rule.entry(key) {
             let protocol = value::protocol_text(name.whole());
@@ -200,7 +200,11 @@ fn protocols(name: ProtocolName, rule: &Object<'_>, report: &mut Report) -> Vec<
     }
 }
 
-fn ports(rule: &Object<'_>, report: &mut Report, protocol: fn(taskgate_model::Ports) -> Protocol) -> Vec<Protocol> {
+fn ports(
+    rule: &Object<'_>,
+    report: &mut Diagnostics,
+    protocol: fn(taskgate_model::Ports) -> Protocol,
+) -> Vec<Protocol> {
     let Some(node) = rule.get("ports") else {
         return vec![protocol(taskgate_model::Ports::ALL)];
     };
@@ -210,7 +214,7 @@ fn ports(rule: &Object<'_>, report: &mut Report, protocol: fn(taskgate_model::Po
         .collect()
 }
 
-fn icmp(rule: &Object<'_>, report: &mut Report) -> Option<IcmpMatch> {
+fn icmp(rule: &Object<'_>, report: &mut Diagnostics) -> Option<IcmpMatch> {
     let before = report.errors();
     let kind = rule.number("type", 0..=u8::MAX, report);
     let code = rule.number("code", 0..=u8::MAX, report);
@@ -234,23 +238,23 @@ fn icmp(rule: &Object<'_>, report: &mut Report) -> Option<IcmpMatch> {
 }
 
 /// A description, of AWS's length at most.
-fn description(text: &str) -> Result<String, Fault> {
+fn description(text: &str) -> Result<String, Diagnostic> {
     const LONGEST: usize = 255;
     if text.chars().count() <= LONGEST {
         return Ok(text.to_owned());
     }
     let message = format!("the description `{text}` is too long");
-    Err(Fault::new(message, format!("write at most {LONGEST} characters")))
+    Err(Diagnostic::new(message, format!("write at most {LONGEST} characters")))
 }
 
 /// One peer; `None` is `any`.
-fn peer(text: &str) -> Result<Option<RawPeer>, Fault> {
+fn peer(text: &str) -> Result<Option<RawPeer>, Diagnostic> {
     let named = |name: &str, peer: fn(String) -> RawPeer| match name.trim() {
-        "" => Err(Fault::new(
+        "" => Err(Diagnostic::new(
             format!("`{text}` names nothing"),
             "write a name or an id after the colon",
         )),
-        name if name.len() > 1_020 => Err(Fault::new(
+        name if name.len() > 1_020 => Err(Diagnostic::new(
             format!("`{name}` is too long for a name or an id"),
             "write at most 255 characters",
         )),
@@ -271,7 +275,7 @@ fn peer(text: &str) -> Result<Option<RawPeer>, Fault> {
                     return fault;
                 }
                 let hint = "write `any`, `self`, `group:NAME`, `prefix-list:NAME`, an address or a CIDR";
-                Fault::new(format!("`{text}` is no peer"), hint)
+                Diagnostic::new(format!("`{text}` is no peer"), hint)
             })
         }
     }

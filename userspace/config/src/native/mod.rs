@@ -7,7 +7,7 @@ mod tasks;
 use super::distinct::Distinct;
 use super::node::{Node, Value};
 use super::object::{Object, items, text};
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 use super::raw::{Collected, RawPrefixList, Reference, Section};
 use super::value;
 
@@ -28,7 +28,7 @@ pub(super) const KEYS: [&str; 8] = [
 ];
 
 /// Reads the native keys of a file that has the [`HEADER`].
-pub(super) fn read(file: &Object<'_>, all: &mut Collected, report: &mut Report) {
+pub(super) fn read(file: &Object<'_>, all: &mut Collected, report: &mut Diagnostics) {
     match file.required_text(HEADER, "write `taskgate: v1`", report) {
         Some(VERSION) => {}
         Some(other) => {
@@ -85,8 +85,8 @@ fn each(
     file: &Object<'_>,
     key: &str,
     what: &'static str,
-    report: &mut Report,
-    mut read: impl FnMut(&Object<'_>, &mut Report),
+    report: &mut Diagnostics,
+    mut read: impl FnMut(&Object<'_>, &mut Diagnostics),
 ) {
     for item in file.items(key, report) {
         if !report.another_object(item.spot) {
@@ -100,7 +100,7 @@ fn each(
 }
 
 /// The name of a group or prefix list and its id: the one given, or the derived one. `kind` is `sg` or `pl`.
-fn identity(object: &Object<'_>, kind: &str, report: &mut Report) -> Option<(String, String)> {
+fn identity(object: &Object<'_>, kind: &str, report: &mut Diagnostics) -> Option<(String, String)> {
     let prefix = format!("{kind}-");
     let name = object.required_value("name", "give it a name", report, |text| value::name(text, &prefix));
     let given = object.get("id").is_some();
@@ -117,7 +117,7 @@ fn identity(object: &Object<'_>, kind: &str, report: &mut Report) -> Option<(Str
     identity
 }
 
-fn prefix_list(list: &Object<'_>, report: &mut Report) -> Option<RawPrefixList> {
+fn prefix_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<RawPrefixList> {
     list.only(&["name", "id", "entries"], report);
     let (name, id) = identity(list, "pl", report)?;
     let before = report.errors();
@@ -145,13 +145,13 @@ fn prefix_list(list: &Object<'_>, report: &mut Report) -> Option<RawPrefixList> 
 }
 
 /// A list of names or ids: `groups` of a task or member, at least one. `None` if the key is absent.
-fn references(object: &Object<'_>, key: &str, report: &mut Report) -> Option<Vec<Reference>> {
+fn references(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<Vec<Reference>> {
     let node = object.get(key)?;
     let list = items(node, key, report);
     if list.is_empty() && matches!(node.value, Value::List(_)) {
         report.error(node.spot, format!("`{key}` is empty"), "name at least one group");
     }
-    let named = |node: &Node, report: &mut Report| {
+    let named = |node: &Node, report: &mut Diagnostics| {
         let text = text(node, key, report)?;
         Some(Reference {
             text: text.trim().to_owned(),
@@ -162,7 +162,7 @@ fn references(object: &Object<'_>, key: &str, report: &mut Report) -> Option<Vec
 }
 
 /// A value or a list of values, with their places: `from: any` is the same as `from: [any]`.
-fn one_or_more<'n>(node: &'n Node<'n>, key: &str, report: &mut Report) -> Vec<(&'n str, Spot)> {
+fn one_or_more<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics) -> Vec<(&'n str, Spot)> {
     let nodes = match &node.value {
         Value::List(items) => items.as_slice(),
         _ => std::slice::from_ref(node),

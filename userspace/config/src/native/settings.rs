@@ -9,14 +9,14 @@ use taskgate_model::{
 
 use super::super::node::{Node, Value};
 use super::super::object::{Object, items, number, text};
-use super::super::problem::{Fault, Report};
+use super::super::problem::{Diagnostic, Diagnostics};
 use super::super::value;
 
 /// The fewest and most connections a host can be told to track, and denied flows to keep.
 const TOTALS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
 
 /// Reads `settings`.
-pub(super) fn read(node: &Node, report: &mut Report) -> Option<Settings> {
+pub(super) fn read(node: &Node, report: &mut Diagnostics) -> Option<Settings> {
     let object = Object::of(node, "`settings`", report)?;
     object.only(
         &[
@@ -48,7 +48,7 @@ pub(super) fn read(node: &Node, report: &mut Report) -> Option<Settings> {
 }
 
 /// `aws`, `none` or a list of addresses.
-fn address_list(settings: &Object<'_>, key: &str, report: &mut Report) -> AddressList {
+fn address_list(settings: &Object<'_>, key: &str, report: &mut Diagnostics) -> AddressList {
     let Some(node) = settings.get(key) else {
         return AddressList::default();
     };
@@ -85,7 +85,7 @@ fn address_list(settings: &Object<'_>, key: &str, report: &mut Report) -> Addres
 }
 
 /// AWS's ranges: [EC2 API ConnectionTrackingSpecificationRequest].
-fn timeouts(settings: &Object<'_>, report: &mut Report) -> Timeouts {
+fn timeouts(settings: &Object<'_>, report: &mut Diagnostics) -> Timeouts {
     let mut read = Timeouts::default();
     let object = settings
         .get("timeouts")
@@ -102,7 +102,7 @@ fn timeouts(settings: &Object<'_>, report: &mut Report) -> Timeouts {
     read
 }
 
-fn connections(settings: &Object<'_>, report: &mut Report) -> ConnectionLimits {
+fn connections(settings: &Object<'_>, report: &mut Diagnostics) -> ConnectionLimits {
     let mut read = ConnectionLimits::default();
     let object = settings
         .get("connections")
@@ -118,7 +118,7 @@ fn connections(settings: &Object<'_>, report: &mut Report) -> ConnectionLimits {
     read
 }
 
-fn denials(settings: &Object<'_>, report: &mut Report) -> DenialLimits {
+fn denials(settings: &Object<'_>, report: &mut Diagnostics) -> DenialLimits {
     let mut read = DenialLimits::default();
     let object = settings
         .get("denials")
@@ -131,7 +131,7 @@ fn denials(settings: &Object<'_>, report: &mut Report) -> DenialLimits {
     read
 }
 
-fn total_and_floor(object: &Object<'_>, default: (u32, Floor), report: &mut Report) -> (u32, Floor) {
+fn total_and_floor(object: &Object<'_>, default: (u32, Floor), report: &mut Diagnostics) -> (u32, Floor) {
     let total = object.number("total", TOTALS, report).unwrap_or(default.0);
     let floor = up_to(object, "floor", &[("auto", Floor::Auto)], total, Floor::Fixed, report);
     (total, floor.unwrap_or(default.1))
@@ -144,14 +144,14 @@ fn up_to<T: Copy>(
     words: &[(&str, T)],
     most: u32,
     of_number: fn(u32) -> T,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Option<T> {
     object.value(key, report, |text| {
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Ok(*value);
         }
         number(text, key, &(1..=most)).map(of_number).map_err(|_fault| {
-            Fault::new(
+            Diagnostic::new(
                 format!("`{key}` is `{text}`"),
                 format!("write `{}` or a number from 1 to {most}", words[0].0),
             )
@@ -160,7 +160,7 @@ fn up_to<T: Copy>(
 }
 
 /// Reads `flow-logs`; what stands there twice counts once.
-pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Report) {
+pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Diagnostics) {
     let list = items(node, "flow-logs", report);
     if list.is_empty() && matches!(node.value, Value::List(_)) {
         let hint = "name a destination, or leave `flow-logs` out for standard output";
@@ -176,7 +176,7 @@ pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Repo
     }
 }
 
-fn flow_log(object: &Object<'_>, report: &mut Report) -> Option<FlowLog> {
+fn flow_log(object: &Object<'_>, report: &mut Diagnostics) -> Option<FlowLog> {
     object.only(&["destination", "format", "traffic", "interval", "nodata"], report);
     let default = FlowLog::default();
     let traffic = [
@@ -186,7 +186,7 @@ fn flow_log(object: &Object<'_>, report: &mut Report) -> Option<FlowLog> {
     ];
     let built = |key: &str, built: &str, text: &str| {
         let fault = || {
-            Fault::new(
+            Diagnostic::new(
                 format!("the {key} `{text}` is not built yet"),
                 format!("write `{built}`"),
             )
@@ -205,13 +205,13 @@ fn flow_log(object: &Object<'_>, report: &mut Report) -> Option<FlowLog> {
 }
 
 /// Reads `uplink`. Where that fails, tasks that refer to a trunk are not complained of.
-pub(super) fn uplink(node: &Node, report: &mut Report) -> Option<Uplink> {
+pub(super) fn uplink(node: &Node, report: &mut Diagnostics) -> Option<Uplink> {
     let uplink = uplink_of(node, report);
     report.objects_lost |= uplink.is_none();
     uplink
 }
 
-fn uplink_of(node: &Node, report: &mut Report) -> Option<Uplink> {
+fn uplink_of(node: &Node, report: &mut Diagnostics) -> Option<Uplink> {
     let object = Object::of(node, "`uplink`", report)?;
     object.only(&["device", "mode"], report);
     let modes = [("routed", UplinkMode::Routed), ("trunk", UplinkMode::Trunk)];

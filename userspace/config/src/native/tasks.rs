@@ -6,7 +6,7 @@ use taskgate_model::{Binding, EcsFields, Vlan};
 
 use super::super::distinct::Distinct;
 use super::super::object::{Object, all, either, text};
-use super::super::problem::Report;
+use super::super::problem::Diagnostics;
 use super::super::raw::{RawMember, RawTask, Reference};
 use super::super::value;
 use super::references;
@@ -15,7 +15,7 @@ use super::references;
 const BINDINGS: [&str; 3] = ["device", "namespace", "vlan"];
 
 /// Reads one task.
-pub(super) fn read(task: &Object<'_>, report: &mut Report) -> Option<RawTask> {
+pub(super) fn read(task: &Object<'_>, report: &mut Diagnostics) -> Option<RawTask> {
     const KEYS: [&str; 10] = [
         "name",
         "eni",
@@ -55,7 +55,7 @@ pub(super) fn read(task: &Object<'_>, report: &mut Report) -> Option<RawTask> {
     })
 }
 
-fn binding(task: &Object<'_>, report: &mut Report) -> Option<Binding> {
+fn binding(task: &Object<'_>, report: &mut Diagnostics) -> Option<Binding> {
     let present: Vec<&str> = BINDINGS.into_iter().filter(|key| task.get(key).is_some()).collect();
     let [key] = present[..] else {
         let message = if present.is_empty() {
@@ -92,7 +92,7 @@ fn binding(task: &Object<'_>, report: &mut Report) -> Option<Binding> {
 }
 
 /// `addresses`: at least one, none twice. `None` if the key is absent.
-fn addresses(task: &Object<'_>, report: &mut Report) -> Option<Vec<IpAddr>> {
+fn addresses(task: &Object<'_>, report: &mut Diagnostics) -> Option<Vec<IpAddr>> {
     let node = task.get("addresses")?;
     let before = report.errors();
     let mut addresses = Distinct::default();
@@ -115,7 +115,7 @@ fn addresses(task: &Object<'_>, report: &mut Report) -> Option<Vec<IpAddr>> {
     Some(addresses)
 }
 
-fn ecs_fields(object: &Object<'_>, report: &mut Report) -> EcsFields {
+fn ecs_fields(object: &Object<'_>, report: &mut Diagnostics) -> EcsFields {
     let mut fields = EcsFields::default();
     let mut places = [
         ("cluster-name", &mut fields.cluster_name),
@@ -137,7 +137,7 @@ fn ecs_fields(object: &Object<'_>, report: &mut Report) -> EcsFields {
 }
 
 /// Reads one member: an ENI that is elsewhere.
-pub(super) fn read_member(member: &Object<'_>, report: &mut Report) -> Option<RawMember> {
+pub(super) fn read_member(member: &Object<'_>, report: &mut Diagnostics) -> Option<RawMember> {
     member.only(&["address", "groups"], report);
     let address = member.required_value("address", "write its address", report, value::own_address);
     let groups = member.required("groups", "name at least one group", report);

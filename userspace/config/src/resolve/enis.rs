@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use taskgate_model::{Binding, EcsFields, Eni, GroupIndex, SecurityGroup, Uplink, UplinkMode};
 
 use super::super::distinct::Distinct;
-use super::super::problem::{Report, Spot};
+use super::super::problem::{Diagnostics, Spot};
 use super::super::raw::{RawEni, RawMember, RawTask, Reference};
 use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
@@ -42,7 +42,7 @@ pub(super) fn resolve(
     uplink: Option<&Uplink>,
     names: &Names,
     known: &[SecurityGroup],
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> (Vec<Eni>, Vec<Spot>) {
     apart(tasks, report);
     let by_id: HashMap<&str, &RawEni> = elsewhere.enis.iter().map(|eni| (eni.id.as_str(), eni)).collect();
@@ -88,7 +88,7 @@ fn vpc_of(groups: &[GroupIndex], known: &[SecurityGroup]) -> Option<String> {
 }
 
 /// A VLAN id means something on a trunk only, and what faces the wire is no task's.
-fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Report) {
+fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Diagnostics) {
     let trunk = uplink.is_some_and(|uplink| uplink.mode == UplinkMode::Trunk);
     match &task.binding {
         Some(Binding::Vlan(_)) if !trunk && !report.objects_lost => {
@@ -112,7 +112,7 @@ fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Report) {
 }
 
 /// Two tasks cannot share an ENI, a device, a namespace or a VLAN id.
-fn apart(tasks: &[RawTask], report: &mut Report) {
+fn apart(tasks: &[RawTask], report: &mut Diagnostics) {
     let mut seen: HashMap<String, (&str, Spot)> = HashMap::new();
     for task in tasks {
         let eni = task
@@ -140,12 +140,12 @@ fn apart(tasks: &[RawTask], report: &mut Report) {
 }
 
 /// The ENI of a task: what the task says, filled from what AWS says of its ENI.
-fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Report) -> Eni {
+fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Diagnostics) -> Eni {
     let find = |text: &str| names.gated_group(text);
     let groups = task.groups.as_ref().map(|groups| own_groups(groups, find, report));
     let Some(raw) = aws else {
         if !task.partial && !report.objects_lost {
-            wanting(task, report);
+            check_required(task, report);
         }
         return Eni {
             id: task
@@ -184,7 +184,7 @@ fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Repor
 }
 
 /// A task whose ENI no file describes has to say everything itself.
-fn wanting(task: &RawTask, report: &mut Report) {
+fn check_required(task: &RawTask, report: &mut Diagnostics) {
     for (key, present) in [
         ("addresses", task.addresses.is_some()),
         ("groups", task.groups.is_some()),
@@ -210,7 +210,7 @@ fn wanting(task: &RawTask, report: &mut Report) {
 }
 
 /// What a task repeats of its ENI has to agree with AWS.
-fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupIndex])>, report: &mut Report) {
+fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupIndex])>, report: &mut Diagnostics) {
     let mut differ = Vec::new();
     if task
         .addresses
@@ -284,12 +284,12 @@ fn aws_eni(raw: &RawEni) -> Eni {
 }
 
 /// An ENI that is not bound here: the rules of its groups need not be known.
-fn from_aws(raw: &RawEni, names: &Names, report: &mut Report) -> Eni {
+fn from_aws(raw: &RawEni, names: &Names, report: &mut Diagnostics) -> Eni {
     let groups = own_groups(&raw.groups, |text| names.group(text), report);
     Eni { groups, ..aws_eni(raw) }
 }
 
-fn from_member(member: &RawMember, names: &Names, report: &mut Report) -> Eni {
+fn from_member(member: &RawMember, names: &Names, report: &mut Diagnostics) -> Eni {
     Eni {
         id: derived_id("eni", &member.address.to_string()),
         task: None,
@@ -310,7 +310,7 @@ fn from_member(member: &RawMember, names: &Names, report: &mut Report) -> Eni {
 fn own_groups(
     references: &[Reference],
     find: impl Fn(&str) -> Found<GroupIndex>,
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Vec<GroupIndex> {
     let mut groups = Distinct::default();
     for reference in references {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use ipnet::IpNet;
 use taskgate_model::{Direction, Peer, Protocol, Rule, SecurityGroup};
 
-use super::super::problem::{Report, Spot};
+use super::super::problem::{Diagnostics, Spot};
 use super::super::raw::{AwsRule, Dialect, Object as _, Peering, RawEni, RawGroup, RawPeer, RawRule, families};
 use super::super::value::protocol_text;
 use super::ListUse;
@@ -21,7 +21,7 @@ pub(super) fn gather(
     mut groups: Vec<RawGroup>,
     rules: Vec<AwsRule>,
     enis: &[RawEni],
-    report: &mut Report,
+    report: &mut Diagnostics,
 ) -> Vec<RawGroup> {
     let mut order: Vec<String> = Vec::new();
     let mut by_group: HashMap<String, Vec<AwsRule>> = HashMap::new();
@@ -56,7 +56,7 @@ pub(super) fn gather(
 }
 
 /// Groups without their rules would deny everything, and `explain` would say so of gates elsewhere. One error for all.
-fn refuse_heads(groups: &[RawGroup], report: &mut Report) {
+fn refuse_heads(groups: &[RawGroup], report: &mut Diagnostics) {
     let mut heads = groups
         .iter()
         .filter_map(|group| Some((group, group.lacks.filter(|_| !group.partial)?)));
@@ -78,7 +78,7 @@ fn refuse_heads(groups: &[RawGroup], report: &mut Report) {
 
 /// Adds the groups that no file holds and some ENI has: rules that refer to such a group cover its members. One warning
 /// for each.
-fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Report) {
+fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Diagnostics) {
     let mut positions: HashMap<String, Option<usize>> =
         groups.iter().map(|group| (group.id.to_lowercase(), None)).collect();
     // The first ENI of each, the last one, and how many there are.
@@ -132,7 +132,7 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Report
 }
 
 /// Gives the group's rules their ids; a rule without a counterpart on either side is an error.
-fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Report) {
+fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Diagnostics) {
     let whole = !group.partial && !report.rules_lost;
     let hint = "print both again, one right after the other";
     let listed = rules.first().map(|rule| rule.rule.spot);
@@ -214,7 +214,7 @@ pub(super) struct Resolved {
 }
 
 /// Looks up the peer of every rule.
-pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) -> Resolved {
+pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Diagnostics) -> Resolved {
     let mut resolver = Resolver {
         names,
         report,
@@ -256,7 +256,7 @@ pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Report) 
 
 struct Resolver<'r> {
     names: &'r mut Names,
-    report: &'r mut Report,
+    report: &'r mut Diagnostics,
     list_uses: Vec<ListUse>,
     missing: Missing,
     /// The peering connections that are not active, each with the place of its first rule and the number of rules.
@@ -264,7 +264,7 @@ struct Resolver<'r> {
 }
 
 /// One warning for each peering connection that is not active.
-fn warn_unpeered(connections: &BTreeMap<Peering, (Spot, usize)>, report: &mut Report) {
+fn warn_unpeered(connections: &BTreeMap<Peering, (Spot, usize)>, report: &mut Diagnostics) {
     for (Peering { connection, status }, (first, rules)) in connections {
         let connection = connection.as_ref().map_or_else(
             || String::from("the peering connection"),
@@ -298,7 +298,7 @@ impl Missing {
     }
 
     /// One warning for each group.
-    fn warn(self, report: &mut Report) {
+    fn warn(self, report: &mut Diagnostics) {
         if report.objects_lost {
             return;
         }

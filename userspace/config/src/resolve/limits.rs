@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use taskgate_model::{Direction, Family, Model, Peer, PrefixList, Rule, SecurityGroup};
 
-use super::super::problem::{Report, Spot};
+use super::super::problem::{Diagnostics, Spot};
 use super::super::raw::{RawGroup, families};
 
 /// AWS's default quotas, which an account can have raised. [VPC UG quotas]
@@ -39,7 +39,7 @@ fn group_weight(group: &SecurityGroup, direction: Direction, family: Family, lis
 }
 
 /// Warns of groups with more rules than AWS's quota.
-pub(super) fn groups(groups: &[SecurityGroup], raw: &[RawGroup], lists: &[PrefixList], report: &mut Report) {
+pub(super) fn groups(groups: &[SecurityGroup], raw: &[RawGroup], lists: &[PrefixList], report: &mut Diagnostics) {
     for (group, raw) in groups.iter().zip(raw) {
         for (direction, family) in KINDS {
             let rules = group_weight(group, direction, family, lists);
@@ -56,7 +56,7 @@ pub(super) fn groups(groups: &[SecurityGroup], raw: &[RawGroup], lists: &[Prefix
 }
 
 /// Warns of ENIs beyond AWS's quotas and refuses those beyond taskgate's limits. `spots` has the place of each ENI.
-pub(super) fn enis(model: &Model, spots: &[Spot], report: &mut Report) {
+pub(super) fn enis(model: &Model, spots: &[Spot], report: &mut Diagnostics) {
     for (eni, spot) in model.enis.iter().zip(spots) {
         let (name, count) = (eni.display_name(), eni.groups.len());
         if count > MAX_GROUPS {

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use taskgate_model::{Eni, FlowLog, Model, PrefixList, PrefixListIndex};
 
-use super::problem::{Report, Spot};
+use super::problem::{Diagnostics, Spot};
 use super::raw::{AwsRule, Collected, Network, Object, RawPrefixList, Section};
 use names::Names;
 
@@ -21,7 +21,7 @@ use names::Names;
 const NO_ACCOUNT: &str = "000000000000";
 
 /// Builds the model; whatever is wrong goes on record, and the model is then not to be used.
-pub(super) fn model(all: Collected, report: &mut Report) -> Model {
+pub(super) fn model(all: Collected, report: &mut Diagnostics) -> Model {
     let enis = unique(all.enis, report);
     let rules: Vec<AwsRule> = unique(all.rules, report);
     let raw_groups = groups::gather(unique(all.groups, report), rules, &enis, report);
@@ -60,7 +60,7 @@ pub(super) fn model(all: Collected, report: &mut Report) -> Model {
 }
 
 /// One of each object: identical copies are merged, different ones refused with both places.
-fn unique<T: Object>(objects: Vec<T>, report: &mut Report) -> Vec<T> {
+fn unique<T: Object>(objects: Vec<T>, report: &mut Diagnostics) -> Vec<T> {
     let mut positions: HashMap<String, usize> = HashMap::with_capacity(objects.len());
     let mut kept: Vec<T> = Vec::with_capacity(objects.len());
     for object in objects {
@@ -72,7 +72,7 @@ fn unique<T: Object>(objects: Vec<T>, report: &mut Report) -> Vec<T> {
         };
         let (title, spot) = (object.title(), object.spot());
         let first = &mut kept[position];
-        if !first.absorb(object) {
+        if !first.merge(object) {
             let message = format!("{title} differs from the one at {}", report.place(first.spot()));
             report.error(spot, message, "keep one of them");
         }
@@ -81,7 +81,7 @@ fn unique<T: Object>(objects: Vec<T>, report: &mut Report) -> Vec<T> {
 }
 
 /// The value of a section that a configuration has once.
-fn only<T: PartialEq>(sections: Vec<Section<T>>, report: &mut Report) -> Option<T> {
+fn only<T: PartialEq>(sections: Vec<Section<T>>, report: &mut Diagnostics) -> Option<T> {
     unique(sections, report).into_iter().next().map(|section| section.value)
 }
 
@@ -119,7 +119,7 @@ struct ListUse {
 }
 
 /// A list without entries is an error if a gated task uses it, and else a warning: once for each list.
-fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Report) {
+fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Diagnostics) {
     if report.objects_lost {
         return;
     }
@@ -155,7 +155,7 @@ fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Report) {
 
 /// The addresses that AWS keeps in each CIDR of the VPCs of the tasks here, sorted. Where a task's VPC is not known, or
 /// there is no task, those of every VPC. What AWS keeps in one VPC can be an ENI's in another: that is not exempt.
-fn reserved(networks: &[Network], enis: &[Eni], report: &mut Report) -> Vec<IpAddr> {
+fn reserved(networks: &[Network], enis: &[Eni], report: &mut Diagnostics) -> Vec<IpAddr> {
     let address = |net: &IpNet, offset: u8| match net {
         IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from_bits(net.network().to_bits().wrapping_add(offset.into()))),
         IpNet::V6(net) => IpAddr::V6(Ipv6Addr::from_bits(net.network().to_bits().wrapping_add(offset.into()))),

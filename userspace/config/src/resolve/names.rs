@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use taskgate_model::{GroupIndex, PrefixListIndex};
 
-use super::super::problem::Fault;
+use super::super::problem::Diagnostic;
 use super::super::raw::{RawGroup, RawPrefixList};
 
 /// What a name or an id stands for.
@@ -12,9 +12,9 @@ use super::super::raw::{RawGroup, RawPrefixList};
 pub(super) enum Found<T> {
     One(T),
     /// Nobody has it.
-    Unknown(Fault),
+    Unknown(Diagnostic),
     /// Several have it.
-    Ambiguous(Fault),
+    Ambiguous(Diagnostic),
 }
 
 /// All names and ids of one kind.
@@ -66,13 +66,13 @@ impl Table {
                     .map(|position| format!("`{}`", self.ids[*position]))
                     .collect();
                 let message = format!("`{text}` is the name of several {kind}s: {}", ids.join(", "));
-                Found::Ambiguous(Fault::new(message, "write the id"))
+                Found::Ambiguous(Diagnostic::new(message, "write the id"))
             }
-            None if text.starts_with(self.prefix) => Found::Unknown(Fault::new(
+            None if text.starts_with(self.prefix) => Found::Unknown(Diagnostic::new(
                 format!("there is no {kind} `{text}`"),
                 "add the file that holds it, or put the id right",
             )),
-            None => Found::Unknown(Fault::new(
+            None => Found::Unknown(Diagnostic::new(
                 format!("there is no {kind} named `{text}`"),
                 self.known_names(),
             )),
@@ -131,7 +131,7 @@ impl Names {
     /// A group of a gated ENI, whose rules have to be known.
     pub(super) fn gated_group(&self, text: &str) -> Found<GroupIndex> {
         match self.group(text) {
-            Found::One(group) if group.0 >= self.held_groups => Found::Unknown(Fault::new(
+            Found::One(group) if group.0 >= self.held_groups => Found::Unknown(Diagnostic::new(
                 format!("no file holds the rules of security group `{text}`"),
                 "add the output of `aws ec2 describe-security-groups` that holds it",
             )),

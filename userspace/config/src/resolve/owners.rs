@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use taskgate_model::{Eni, GroupIndex, Model, Peer, Peerings, common_groups};
 
-use super::super::problem::{Report, Spot};
+use super::super::problem::{Diagnostics, Spot};
 use super::enis::{Placed, sorted};
 
 /// VPCs in which one address stands at most.
@@ -14,7 +14,7 @@ const MOST_VPCS: usize = 64;
 /// Within one VPC, or where one of them has no VPC, an address belongs to one ENI: where two have it with the same groups,
 /// the gated one keeps it, or the first; with different groups nobody could say whose packet it is. Two gated ENIs never
 /// share one, whatever their VPCs: on this host both would be reached under it.
-pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Report) {
+pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Diagnostics) {
     let mut first: HashMap<IpAddr, usize> = HashMap::new();
     let mut further: HashMap<IpAddr, Vec<usize>> = HashMap::new();
     let mut lost: Vec<(usize, IpAddr)> = Vec::new();
@@ -65,7 +65,7 @@ fn agree(first: &Placed, second: &Placed) -> bool {
     (a.binding.is_none() || b.binding.is_none()) && sorted(&a.groups) == sorted(&b.groups)
 }
 
-fn refuse(address: IpAddr, first: &Placed, second: &Placed, report: &mut Report) {
+fn refuse(address: IpAddr, first: &Placed, second: &Placed, report: &mut Diagnostics) {
     let (a, b) = (&first.eni, &second.eni);
     let place = report.place(first.spot);
     let message = format!(
@@ -91,7 +91,7 @@ fn refuse(address: IpAddr, first: &Placed, second: &Placed, report: &mut Report)
 
 /// Warns where rules of a gated task refer to a group and do not cover an ENI that has it, since other VPCs have its
 /// address too.
-pub(super) fn warn_of_overlaps(model: &Model, spots: &[Spot], report: &mut Report) {
+pub(super) fn warn_of_overlaps(model: &Model, spots: &[Spot], report: &mut Diagnostics) {
     let overlaps = overlaps(model);
     if overlaps.is_empty() || report.errors() > 0 {
         return;

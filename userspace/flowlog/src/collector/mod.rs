@@ -5,7 +5,7 @@ mod error;
 use std::{collections::HashMap, time::Duration};
 
 use taskgate_ebpf::{
-    abi::{Direction, Reason, image::TIMEOUTS},
+    abi::{Direction, DropReason, image::TIMEOUTS},
     conntrack::{idle, timeout_of},
 };
 use taskgate_model::FlowLog;
@@ -13,13 +13,13 @@ use taskgate_tables::{ConnState, DenialState, FlowKey, FlowTables};
 
 pub use self::error::CollectError;
 use super::{
-    baseline::{Baselines, Reading, Share},
+    baseline::{Baselines, Delta, Sample},
     budget::{GivenUp, cut},
     eni::{LoggedEni, Registry},
     record::{Reasons, Record, coalesce},
     schedule::{Bounds, Schedule},
     unlogged::Unlogged,
-    window::{Loss, Strays, Window},
+    window::{Loss, Unattributed, Window},
 };
 
 const CONNS: &str = "tracked connections";
@@ -52,7 +52,7 @@ pub struct Collector {
     most: usize,
     /// Those beyond that.
     given_up: GivenUp,
-    strays: Strays,
+    strays: Unattributed,
 }
 
 /// An entry of either table.
@@ -64,7 +64,7 @@ struct Entry {
     denied: Option<u8>,
     /// It leaves no record.
     unlogged: bool,
-    reading: Reading,
+    reading: Sample,
 }
 
 impl Entry {
@@ -88,7 +88,7 @@ impl Entry {
             denied: Some(reason),
             // A denial is never silent.
             unlogged: false,
-            reading: Reading::of_denial(state, direction),
+            reading: Sample::of_denial(state, direction),
         }
     }
 }
@@ -123,7 +123,7 @@ impl Collector {
             open: Vec::new(),
             most: usize::MAX,
             given_up: GivenUp::new(),
-            strays: Strays::default(),
+            strays: Unattributed::default(),
         })
     }
 
@@ -411,7 +411,7 @@ impl Collector {
         shares.iter().any(Option::is_some)
     }
 
-    fn record(&mut self, entry: &Entry, direction: Direction, share: Share) {
+    fn record(&mut self, entry: &Entry, direction: Direction, share: Delta) {
         if entry.unlogged {
             return;
         }
@@ -422,7 +422,7 @@ impl Collector {
         };
         let denied = entry
             .denied
-            .map(|number| Reason::from_number(number).map_or(Reasons::NONE, Reasons::only));
+            .map(|number| DropReason::from_number(number).map_or(Reasons::NONE, Reasons::only));
         self.open
             .push(Record::new(eni, &entry.key, entry.protocol, direction, denied, share));
         if self.open.len() > self.most {

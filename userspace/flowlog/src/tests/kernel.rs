@@ -7,7 +7,7 @@ use std::{
 };
 
 use taskgate_ebpf::abi::{
-    Direction, Key4, Key6, LinkId, Reason,
+    Direction, DropReason, Key4, Key6, LinkId,
     image::TIMEOUTS,
     tables::{Flags, denial_tail},
     window,
@@ -62,7 +62,7 @@ impl Flow {
         self.key(LinkId::device(100 + u32::from(self.slot)).with_protocol(self.protocol))
     }
 
-    pub(super) fn denial(&self, direction: Direction, reason: Reason) -> FlowKey {
+    pub(super) fn denial(&self, direction: Direction, reason: DropReason) -> FlowKey {
         self.key(denial_tail(self.slot, self.protocol, direction, reason as u8))
     }
 }
@@ -117,7 +117,7 @@ impl State {
     }
 
     /// A packet that is dropped.
-    pub(super) fn deny(&mut self, flow: &Flow, direction: Direction, reason: Reason, bytes: u64, tcp_flags: u8) {
+    pub(super) fn deny(&mut self, flow: &Flow, direction: Direction, reason: DropReason, bytes: u64, tcp_flags: u8) {
         let fresh = DenialState {
             windows: Flags::new(0, self.window).windows(),
             ..DenialState::default()

@@ -3,7 +3,7 @@
 use taskgate_ebpf::{
     abi::{
         Direction::{Egress, Ingress},
-        Reason,
+        DropReason,
     },
     conntrack::{TCP, tcp},
 };
@@ -51,7 +51,7 @@ fn a_flow_log_has_the_action_that_it_asks_for() {
     ] {
         let mut rig = rig(&log(traffic, 60, false));
         rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
-        rig.kernel.state.deny(&query(), Ingress, Reason::NoRule, 70, 0);
+        rig.kernel.state.deny(&query(), Ingress, DropReason::NoRule, 70, 0);
         assert_eq!(rig.minute(), want, "{traffic:?}");
     }
 }
@@ -125,7 +125,7 @@ fn a_long_interval_has_one_record_for_all_its_windows() {
     rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
     let mut windows = vec![rig.close()];
     rig.kernel.state.pass(&query(), Egress, 40, tcp::FIN);
-    rig.kernel.state.deny(&query(), Ingress, Reason::NoRule, 70, 0);
+    rig.kernel.state.deny(&query(), Ingress, DropReason::NoRule, 70, 0);
     lose(&mut rig, WEB, 1, 0);
     windows.extend([rig.close(), rig.close(), rig.close()]);
     let lines: Vec<_> = windows.iter().map(|window| rig.lines(window)).collect();
@@ -166,7 +166,7 @@ fn flow_logs_of_any_intervals_read_the_same_windows() {
     let mut now = BEGIN + 5;
     while now < BEGIN + 180 {
         kernel.state.pass(&query(), Egress, 10, 0);
-        kernel.state.deny(&query(), Ingress, Reason::NoRule, 1, 0);
+        kernel.state.deny(&query(), Ingress, DropReason::NoRule, 1, 0);
         let left = collector.time_left(std::time::Duration::from_secs(now)).as_secs();
         now += left;
         kernel.state.clock += left as u32 * SECOND;
@@ -212,7 +212,9 @@ fn the_line_is_that_of_version_2_to_the_letter() {
     let refused = Flow::new(DB, TCP, ("10.0.1.20", 5432), ("10.0.1.15", 49152));
     rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
     rig.kernel.state.pass(&v6, Ingress, 80, tcp::SYN);
-    rig.kernel.state.deny(&refused, Ingress, Reason::NoRule, 60, tcp::SYN);
+    rig.kernel
+        .state
+        .deny(&refused, Ingress, DropReason::NoRule, 60, tcp::SYN);
     lose(&mut rig, DB, 0, 1);
     let window = rig.close();
     let mut text = rig.stream.push(&window, true).to_vec();

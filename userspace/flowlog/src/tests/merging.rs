@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use taskgate_ebpf::{
     abi::{
         Direction::{self, Egress, Ingress},
-        Reason,
+        DropReason,
         tables::{RULE_EXEMPT, state},
     },
     conntrack::{ICMP, ICMPV6, TCP, UDP, tcp},
@@ -23,19 +23,19 @@ fn address(text: &str) -> IpAddr {
 fn reasons_of_one_flow_make_one_record() {
     let mut rig = Rig::new();
     let flow = Flow::new(WEB, TCP, ("10.0.1.15", 443), ("10.9.9.9", 50000));
-    rig.kernel.state.deny(&flow, Ingress, Reason::NoRule, 60, tcp::SYN);
+    rig.kernel.state.deny(&flow, Ingress, DropReason::NoRule, 60, tcp::SYN);
     rig.kernel
         .state
-        .deny(&flow, Ingress, Reason::ConnectionsFull, 60, tcp::SYN);
+        .deny(&flow, Ingress, DropReason::ConnectionsFull, 60, tcp::SYN);
     rig.kernel
         .state
-        .deny(&flow, Ingress, Reason::ConnectionsFull, 60, tcp::RST);
+        .deny(&flow, Ingress, DropReason::ConnectionsFull, 60, tcp::RST);
     rig.kernel.state.pass(&flow, Ingress, 60, tcp::SYN);
     let window = rig.close();
     let denied = &window.records[1];
     assert_eq!(
         denied.reasons.iter().collect::<Vec<_>>(),
-        [Reason::NoRule, Reason::ConnectionsFull]
+        [DropReason::NoRule, DropReason::ConnectionsFull]
     );
     assert_eq!((denied.tcp_flags, window.records[0].reasons.iter().count()), (6, 0));
     assert_eq!(
@@ -110,7 +110,9 @@ fn the_enis_own_side_is_written_as_its_primary_ipv4_address() {
     for (case, direction, local, remote, written) in cases {
         let mut rig = Rig::new();
         let flow = Flow::new(WEB, UDP, (local, 7), (remote, 9));
-        rig.kernel.state.deny(&flow, direction, Reason::SpoofedSource, 100, 0);
+        rig.kernel
+            .state
+            .deny(&flow, direction, DropReason::SpoofedSource, 100, 0);
         let window = rig.close();
         let record = &window.records[0];
         let ends = [record.tuple.source, record.tuple.destination];
@@ -144,8 +146,8 @@ fn one_tuple_in_both_directions_is_one_record() {
     // The tables give the one that came back first.
     let out = Flow::new(WEB, UDP, ("10.0.1.15", 9), ("10.0.1.15", 7));
     let back = Flow::new(WEB, UDP, ("10.0.1.15", 7), ("10.0.1.15", 9));
-    rig.kernel.state.deny(&out, Egress, Reason::NoRule, 100, 0);
-    rig.kernel.state.deny(&back, Ingress, Reason::SpoofedSource, 100, 0);
+    rig.kernel.state.deny(&out, Egress, DropReason::NoRule, 100, 0);
+    rig.kernel.state.deny(&back, Ingress, DropReason::SpoofedSource, 100, 0);
     let window = rig.close();
     assert_eq!(
         (window.records[0].direction, window.records[0].pkt_source()),
@@ -164,7 +166,7 @@ fn an_eni_without_ipv4_keeps_what_the_packet_says() {
     rig.kernel.state.deny(
         &Flow::new(3, UDP, ("192.0.2.7", 7), ("10.0.1.20", 9)),
         Egress,
-        Reason::NoRule,
+        DropReason::NoRule,
         100,
         0,
     );
@@ -348,7 +350,7 @@ fn unlogged_is_what_the_setting_names_and_no_more() {
                 rig.kernel.state.pass(&flow, Egress, 100, 0);
                 let conn = rig.kernel.state.conn(&flow);
                 (conn.rule, conn.state) = (rule, state);
-                rig.kernel.state.deny(&flow, Ingress, Reason::NoRule, 100, 0);
+                rig.kernel.state.deny(&flow, Ingress, DropReason::NoRule, 100, 0);
                 assert_eq!(rig.close().records.len(), if want { 2 } else { 1 }, "{case}");
                 // What is told to nobody must not be told later either.
                 assert_eq!(rig.close().records.len(), 0, "{case}");
@@ -370,7 +372,7 @@ fn lines_come_in_one_order_whatever_the_order_of_entries() {
         rig.kernel.state.deny(
             &Flow::new(slot, UDP, (local, 5), (remote, port)),
             Egress,
-            Reason::NoRule,
+            DropReason::NoRule,
             1,
             0,
         );

@@ -11,7 +11,7 @@ use proptest::{collection::vec, prelude::*};
 use taskgate_ebpf::{
     abi::{
         Direction::{self, Egress, Ingress},
-        Reason,
+        DropReason,
     },
     conntrack::{ICMP, TCP, UDP, tcp},
 };
@@ -31,7 +31,7 @@ struct Packet {
     peer: u8,
     protocol: u8,
     direction: Direction,
-    denied: Option<Reason>,
+    denied: Option<DropReason>,
     bytes: u64,
     tcp_flags: u8,
 }
@@ -84,7 +84,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         0..3_u8,
         prop_oneof![Just(TCP), Just(UDP), Just(ICMP), Just(47)],
         prop_oneof![Just(Egress), Just(Ingress)],
-        prop_oneof![3 => Just(None), 1 => Just(Some(Reason::NoRule)), 1 => Just(Some(Reason::SpoofedSource))],
+        prop_oneof![3 => Just(None), 1 => Just(Some(DropReason::NoRule)), 1 => Just(Some(DropReason::SpoofedSource))],
         20..1500_u64,
         0..32_u8,
     )

@@ -3,7 +3,7 @@
 use taskgate_ebpf::{
     abi::{
         Direction::{Egress, Ingress},
-        Reason,
+        DropReason,
         tables::state,
     },
     conntrack::{ICMP, TCP, UDP, tcp},
@@ -181,7 +181,7 @@ fn totals_that_fell_are_those_of_a_new_entry() {
 fn a_denied_flow_goes_after_two_windows_without_a_packet() {
     let mut rig = Rig::new();
     let flow = lookup();
-    let deny = |rig: &mut Rig| rig.kernel.state.deny(&flow, Egress, Reason::NoRule, 60, 0);
+    let deny = |rig: &mut Rig| rig.kernel.state.deny(&flow, Egress, DropReason::NoRule, 60, 0);
     deny(&mut rig);
     let mut there = Vec::new();
     for minute in 1..=6 {
@@ -199,13 +199,13 @@ fn a_denied_flow_goes_after_two_windows_without_a_packet() {
 fn a_packet_between_reading_and_removal_of_a_denied_flow_is_told() {
     let mut rig = Rig::new();
     let flow = lookup();
-    rig.kernel.state.deny(&flow, Egress, Reason::NoRule, 60, 0);
+    rig.kernel.state.deny(&flow, Egress, DropReason::NoRule, 60, 0);
     rig.minute();
     rig.minute();
-    let key = flow.denial(Egress, Reason::NoRule);
+    let key = flow.denial(Egress, DropReason::NoRule);
     rig.kernel.between = Box::new(move |state, step| {
         if step == Step::TakeDenial(key) {
-            state.deny(&flow, Egress, Reason::NoRule, 61, 0);
+            state.deny(&flow, Egress, DropReason::NoRule, 61, 0);
         }
         Ok(())
     });
@@ -303,7 +303,7 @@ fn a_retired_slot_drains_and_may_be_another_enis() {
         ..lookup()
     };
     rig.kernel.state.pass(&conn, Egress, 60, tcp::SYN);
-    rig.kernel.state.deny(&conn, Ingress, Reason::NoRule, 70, 0);
+    rig.kernel.state.deny(&conn, Ingress, DropReason::NoRule, 70, 0);
     rig.kernel.state.conn(&conn).state = state::CONFIRMED;
     rig.collector.retire(WEB);
     let window = rig.close();
@@ -374,7 +374,7 @@ fn what_belongs_to_no_task_is_counted_and_goes() {
     let flow = Flow { slot: 9, ..lookup() };
     rig.kernel.state.pass(&flow, Egress, 60, 0);
     rig.kernel.state.pass(&flow, Ingress, 60, 0);
-    rig.kernel.state.deny(&flow, Egress, Reason::NoRule, 60, 0);
+    rig.kernel.state.deny(&flow, Egress, DropReason::NoRule, 60, 0);
     rig.kernel.state.pass(&Flow { slot: DB, ..flow }, Egress, 60, 0);
     let window = rig.close();
     assert_eq!((window.strays.flows, window.strays.packets), (3, 3));

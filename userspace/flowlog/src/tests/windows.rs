@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use taskgate_ebpf::{
     abi::{
         Direction::{Egress, Ingress},
-        Reason,
+        DropReason,
     },
     conntrack::{TCP, UDP, tcp},
 };
@@ -164,7 +164,9 @@ fn both_gates_of_one_host_leave_their_own_records() {
     let mut rig = Rig::new();
     rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
     let refused = Flow::new(DB, TCP, ("10.0.1.20", 5432), ("10.0.1.15", 49152));
-    rig.kernel.state.deny(&refused, Ingress, Reason::NoRule, 60, tcp::SYN);
+    rig.kernel
+        .state
+        .deny(&refused, Ingress, DropReason::NoRule, 60, tcp::SYN);
     assert_eq!(
         rig.minute(),
         [
@@ -315,11 +317,11 @@ fn what_a_reading_misses_or_sees_twice_is_told_once() {
     ] {
         let mut rig = Rig::new();
         let flow = query();
-        let denied = flow.denial(Ingress, Reason::NoRule);
+        let denied = flow.denial(Ingress, DropReason::NoRule);
         let mut told = [Vec::new(), Vec::new()];
         for (minute, flags) in [tcp::SYN, tcp::RST, tcp::ACK].into_iter().enumerate() {
             rig.kernel.state.pass(&flow, Egress, 40, flags);
-            rig.kernel.state.deny(&flow, Ingress, Reason::NoRule, 40, flags);
+            rig.kernel.state.deny(&flow, Ingress, DropReason::NoRule, 40, flags);
             rig.kernel
                 .missed
                 .extend([flow.conn(), denied].into_iter().filter(|_| missed && minute == 0));
@@ -431,7 +433,7 @@ fn a_clock_that_is_set_back_stops_nothing() {
 fn a_failure_loses_nothing() {
     let v4 = query();
     let denied = Flow::new(DB, UDP, ("10.0.1.20", 53), ("10.9.9.9", 4000));
-    let refused = denied.denial(Ingress, Reason::NoRule);
+    let refused = denied.denial(Ingress, DropReason::NoRule);
     let idle = Flow::new(DB, UDP, ("10.0.1.20", 4001), ("10.9.9.9", 53));
     for (fails_at, message) in [
         (Step::SetWindow(9), "cannot begin capture window 9"),
@@ -445,7 +447,7 @@ fn a_failure_loses_nothing() {
         rig.kernel.state.pass(&idle, Egress, 70, 0);
         assert_eq!(rig.minute().len(), 1);
         rig.kernel.state.pass(&v4, Egress, 60, tcp::SYN);
-        rig.kernel.state.deny(&denied, Ingress, Reason::NoRule, 80, 0);
+        rig.kernel.state.deny(&denied, Ingress, DropReason::NoRule, 80, 0);
         rig.kernel.between = Box::new(move |_, step| {
             if step == fails_at {
                 Err(io::Error::other("the map is gone"))

@@ -8,7 +8,7 @@ use super::{
     provisioned::{LinkRecord, NamespaceRecord, Provisioned, Record as _, Removed},
 };
 use crate::{
-    netlink::{Netlink, Refused},
+    netlink::{Netlink, NetlinkError},
     netns::{Namespace, NamespaceId},
 };
 
@@ -78,7 +78,7 @@ pub enum Kept {
     #[error("what an earlier run made stays, open if nothing gates it: {refused}: {}", refused.cause)]
     Refused {
         /// What it refused.
-        refused: Refused,
+        refused: NetlinkError,
     },
 }
 
@@ -124,7 +124,7 @@ pub async fn remove_left_over(netlink: &Netlink, instance: &str, namespaces: &BT
     left
 }
 
-fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Removed, Refused> {
+fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Removed, NetlinkError> {
     let removed = match Namespace::open(&record.namespace)? {
         Some(namespace) if record.is_of(&namespace)? => {
             namespace.remove()?;
@@ -155,7 +155,7 @@ pub(super) fn remove_placeholder(list: &Provisioned, namespace: &str) {
 }
 
 /// Whether this instance made a namespace, in this run or in one that was killed.
-pub(super) fn is_made_by(list: &Provisioned, namespace: &Namespace) -> Result<bool, Refused> {
+pub(super) fn is_made_by(list: &Provisioned, namespace: &Namespace) -> Result<bool, NetlinkError> {
     match list.get::<NamespaceRecord>(namespace.name()) {
         Some(record) => record.is_of(namespace),
         None => Ok(false),

@@ -19,7 +19,7 @@ pub use self::{
 };
 use super::{
     link::{Link, LinkError},
-    netlink::{Netlink, Refused},
+    netlink::{Netlink, NetlinkError},
     netns::{Namespace, NamespaceId},
 };
 
@@ -123,7 +123,7 @@ pub enum EniError {
     Link(#[from] LinkError),
     /// The kernel refused a part of it.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Refused(#[from] NetlinkError),
 }
 
 fn says(alias: Option<&String>) -> String {
@@ -262,7 +262,7 @@ impl TaskEni {
 
     /// Takes the ENI away, and the namespace's name if taskgate made it and it leads there still. Processes in the namespace
     /// stay there, without a network. What has the number of a link that is gone stays. The gate may come off afterwards.
-    pub async fn remove(self, netlink: &Netlink) -> Result<(), Refused> {
+    pub async fn remove(self, netlink: &Netlink) -> Result<(), NetlinkError> {
         let link = self.list.remove_link(netlink, &self.record).await;
         if matches!(link, Ok(Removed::Changed)) {
             tracing::warn!(
@@ -281,15 +281,15 @@ impl TaskEni {
 }
 
 /// What could not be undone stays, and the log says so.
-fn undo(undone: Result<(), Refused>) {
+fn undo(undone: Result<(), NetlinkError>) {
     if let Err(refused) = undone {
         tracing::warn!("{refused}: {}", refused.cause);
     }
 }
 
-async fn delete(netlink: &Netlink, ifindex: u32, name: &str) -> Result<(), Refused> {
+async fn delete(netlink: &Netlink, ifindex: u32, name: &str) -> Result<(), NetlinkError> {
     let deleted = netlink.handle().link().del(ifindex).execute().await;
-    match deleted.map_err(Refused::of("delete link", name)) {
+    match deleted.map_err(NetlinkError::of("delete link", name)) {
         Err(refused) if refused.is(libc::ENODEV) => Ok(()),
         deleted => deleted,
     }
@@ -324,7 +324,7 @@ async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace,
     let made = Namespace::make(spec.namespace, async |namespace| {
         let lo = LinkUnspec::new_with_name("lo").up().build();
         let set = namespace.netlink()?.handle().link().set(lo).execute().await;
-        set.map_err(Refused::of("set up", "lo"))?;
+        set.map_err(NetlinkError::of("set up", "lo"))?;
         list.announce_namespace(namespace)
     });
     Ok((made.await?, Origin::New))

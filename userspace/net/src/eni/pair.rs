@@ -14,7 +14,7 @@ use super::{
 use crate::sys;
 use crate::{
     link::Link,
-    netlink::{Netlink, Refused},
+    netlink::{Netlink, NetlinkError},
     netns::Namespace,
     sysctl::{NeighbourControl, Sysctl},
 };
@@ -91,7 +91,7 @@ async fn add_pair(host: &Netlink, spec: &EniSpec<'_>, namespace: &Namespace) -> 
         .address(host_mac.to_vec())
         .build();
     let added = host.handle().link().add(pair).execute().await;
-    added.map_err(Refused::of("make veth pair", &name))?;
+    added.map_err(NetlinkError::of("make veth pair", &name))?;
     Ok(host.link(&name).await?)
 }
 
@@ -114,7 +114,7 @@ async fn configure(
     }
     if spec.fills_checksums {
         let turned = namespace.enter(|| sys::fill_checksums(INSIDE)).flatten();
-        turned.map_err(Refused::of("turn off checksum offload of", INSIDE))?;
+        turned.map_err(NetlinkError::of("turn off checksum offload of", INSIDE))?;
     }
     Ok(())
 }
@@ -146,7 +146,7 @@ async fn bring_up(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Lin
 
 /// Waits until the kernel's own work has found that both ends are up, some milliseconds at most: before that it drops what
 /// is sent, and nobody would send it again. Its message of that could be lost, so it is asked.
-async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), Refused> {
+async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), NetlinkError> {
     const LONGEST: Duration = Duration::from_secs(1);
     const EVERY: Duration = Duration::from_millis(1);
     let carries = |message: &LinkMessage| message.attributes.contains(&LinkAttribute::OperState(State::Up));

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::{EniSpec, alias, delete, routes::Mac};
 use crate::{
     link,
-    netlink::{Netlink, Refused},
+    netlink::{Netlink, NetlinkError},
     netns::{Namespace, NamespaceId},
 };
 
@@ -133,7 +133,7 @@ impl LinkRecord {
     }
 
     /// What has its number now, or its name while it has no number.
-    async fn look(&self, netlink: &Netlink) -> Result<Option<LinkMessage>, Refused> {
+    async fn look(&self, netlink: &Netlink) -> Result<Option<LinkMessage>, NetlinkError> {
         match self.ifindex {
             Some(ifindex) => netlink.link_message_of(ifindex, &self.link).await,
             None => netlink.link_message(&self.link).await,
@@ -143,15 +143,15 @@ impl LinkRecord {
 
 impl NamespaceRecord {
     /// Whether a namespace is the one.
-    pub(super) fn is_of(&self, namespace: &Namespace) -> Result<bool, Refused> {
+    pub(super) fn is_of(&self, namespace: &Namespace) -> Result<bool, NetlinkError> {
         Ok(self.namespace == namespace.name() && self.netns == namespace.id()?)
     }
 }
 
 impl Provisioned {
-    pub(super) fn of(instance: &str) -> Result<Self, Refused> {
+    pub(super) fn of(instance: &str) -> Result<Self, NetlinkError> {
         const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-        let boot = fs::read_to_string(BOOT).map_err(Refused::of("read", BOOT))?;
+        let boot = fs::read_to_string(BOOT).map_err(NetlinkError::of("read", BOOT))?;
         Ok(Self {
             folder: Path::new(STATE_FOLDER).join(format!("{instance}.provisioned")),
             boot: boot.trim().to_owned(),
@@ -159,7 +159,7 @@ impl Provisioned {
     }
 
     /// Lists the host's end of an ENI that is about to be made in the calling thread's network namespace.
-    pub(super) fn announce_link(&self, spec: &EniSpec<'_>) -> Result<LinkRecord, Refused> {
+    pub(super) fn announce_link(&self, spec: &EniSpec<'_>) -> Result<LinkRecord, NetlinkError> {
         let [mac, _] = spec.macs();
         let record = LinkRecord {
             boot: self.boot.clone(),
@@ -174,7 +174,7 @@ impl Provisioned {
     }
 
     /// Lists a namespace that is about to get its name.
-    pub(super) fn announce_namespace(&self, namespace: &Namespace) -> Result<(), Refused> {
+    pub(super) fn announce_namespace(&self, namespace: &Namespace) -> Result<(), NetlinkError> {
         self.put(&NamespaceRecord {
             boot: self.boot.clone(),
             namespace: namespace.name().to_owned(),
@@ -183,7 +183,7 @@ impl Provisioned {
     }
 
     /// Writes a record, in place of the one that may be there under its name.
-    pub(super) fn put<R: Record>(&self, record: &R) -> Result<(), Refused> {
+    pub(super) fn put<R: Record>(&self, record: &R) -> Result<(), NetlinkError> {
         let path = self.path::<R>(record.name());
         let write = || -> io::Result<()> {
             let mut folders = DirBuilder::new();
@@ -198,7 +198,7 @@ impl Provisioned {
             file.write_all(&text)?;
             fs::rename(&next, &path)
         };
-        write().map_err(Refused::of("write", path.display().to_string()))
+        write().map_err(NetlinkError::of("write", path.display().to_string()))
     }
 
     /// The record under a name; `None` if there is none, or one that says nothing of this boot.
@@ -278,7 +278,7 @@ impl Provisioned {
     }
 
     /// Takes a link away, if it is still the one that was made, and out of the list.
-    pub(super) async fn remove_link(&self, netlink: &Netlink, record: &LinkRecord) -> Result<Removed, Refused> {
+    pub(super) async fn remove_link(&self, netlink: &Netlink, record: &LinkRecord) -> Result<Removed, NetlinkError> {
         let removed = match record.look(netlink).await? {
             Some(message) if record.is_of(NamespaceId::here()?, &message) => {
                 delete(netlink, message.header.index, &record.link).await?;
@@ -293,7 +293,7 @@ impl Provisioned {
     }
 
     /// Takes a namespace's name away, if it still leads there, and out of the list.
-    pub(super) fn remove_namespace(&self, namespace: Namespace) -> Result<(), Refused> {
+    pub(super) fn remove_namespace(&self, namespace: Namespace) -> Result<(), NetlinkError> {
         let name = namespace.name().to_owned();
         namespace.remove()?;
         self.forget::<NamespaceRecord>(&name);

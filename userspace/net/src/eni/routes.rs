@@ -15,7 +15,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use crate::{
     link::Link,
-    netlink::{Netlink, Refused},
+    netlink::{Netlink, NetlinkError},
 };
 
 /// The task's way out, at the host's end of every pair: addresses that mean nothing beyond the link.
@@ -42,7 +42,7 @@ pub(super) fn families(addresses: &[IpAddr]) -> impl Iterator<Item = Family> {
 
 impl Family {
     /// Gives the host's end the task's way out.
-    pub(super) async fn add_gateway(self, host: &Netlink, link: &Link) -> Result<(), Refused> {
+    pub(super) async fn add_gateway(self, host: &Netlink, link: &Link) -> Result<(), NetlinkError> {
         if self.0.is_ipv4() {
             return add_address(host, link, GATEWAY_V4.into(), 32).await;
         }
@@ -56,7 +56,7 @@ impl Family {
     }
 
     /// Leads everything out of the task by its way out, which has this MAC, in place of what led there before.
-    pub(super) async fn put_default(self, task: &Netlink, inside: &Link, mac: Mac) -> Result<(), Refused> {
+    pub(super) async fn put_default(self, task: &Netlink, inside: &Link, mac: Mac) -> Result<(), NetlinkError> {
         let gateway = if self.0.is_ipv4() {
             GATEWAY_V4.into()
         } else {
@@ -81,44 +81,47 @@ impl Family {
             }
         };
         let put = task.handle().route().add(route).replace().execute().await;
-        put.map_err(Refused::of("add route", name))
+        put.map_err(NetlinkError::of("add route", name))
     }
 }
 
 /// Gives the task's end one of the ENI's addresses.
-pub(super) async fn add_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), Refused> {
+pub(super) async fn add_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), NetlinkError> {
     add_address(task, inside, address, length(address)).await
 }
 
 /// Takes one of the ENI's addresses from the task's end. Nothing to do where it is gone.
-pub(super) async fn remove_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), Refused> {
+pub(super) async fn remove_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), NetlinkError> {
     let mut request = task.handle().address().add(inside.ifindex, address, length(address));
     let message = std::mem::take(request.message_mut());
     let removed = task.handle().address().del(message).execute().await;
     let name = format!("{address} on {}", inside.name);
     unless(
         libc::EADDRNOTAVAIL,
-        removed.map_err(Refused::of("remove address", name)),
+        removed.map_err(NetlinkError::of("remove address", name)),
     )
 }
 
 /// Leads one of the ENI's addresses to the task, whose end has this MAC. In the universe's scope, so that the host speaks
 /// to the task as what it is elsewhere, not as its gateway.
-pub(super) async fn add_to_task(host: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), Refused> {
+pub(super) async fn add_to_task(host: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
     put_neighbour(host, link, address, mac).await?;
     let added = host.handle().route().add(to_task(link, address)).execute().await;
-    added.map_err(Refused::of("add route", format!("{address} dev {}", link.name)))
+    added.map_err(NetlinkError::of("add route", format!("{address} dev {}", link.name)))
 }
 
 /// Leads one of the ENI's addresses there no more. Nothing to do where it is not led there.
-pub(super) async fn remove_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<(), Refused> {
+pub(super) async fn remove_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<(), NetlinkError> {
     let message = std::mem::take(host.handle().neighbours().add(link.ifindex, address).message_mut());
     let removed = host.handle().neighbours().del(message).execute().await;
     let name = format!("{address} on {}", link.name);
-    unless(libc::ENOENT, removed.map_err(Refused::of("remove neighbour", name)))?;
+    unless(
+        libc::ENOENT,
+        removed.map_err(NetlinkError::of("remove neighbour", name)),
+    )?;
     let removed = host.handle().route().del(to_task(link, address)).execute().await;
     let name = format!("{address} dev {}", link.name);
-    unless(libc::ESRCH, removed.map_err(Refused::of("remove route", name)))
+    unless(libc::ESRCH, removed.map_err(NetlinkError::of("remove route", name)))
 }
 
 pub(super) async fn set(
@@ -126,9 +129,9 @@ pub(super) async fn set(
     change: LinkMessageBuilder<LinkUnspec>,
     operation: &'static str,
     link: &Link,
-) -> Result<(), Refused> {
+) -> Result<(), NetlinkError> {
     let set = netlink.handle().link().set(change.build()).execute().await;
-    set.map_err(Refused::of(operation, &link.name))
+    set.map_err(NetlinkError::of(operation, &link.name))
 }
 
 fn to_task(link: &Link, address: IpAddr) -> RouteMessage {
@@ -149,7 +152,7 @@ fn length(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8) -> Result<(), Refused> {
+async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8) -> Result<(), NetlinkError> {
     let mut request = netlink.handle().address().add(link.ifindex, address, length);
     let message = request.message_mut();
     let link_local = match address {
@@ -164,14 +167,14 @@ async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8
         message.header.scope = AddressScope::Link;
     }
     let added = request.execute().await;
-    let added = added.map_err(Refused::of(
+    let added = added.map_err(NetlinkError::of(
         "add address",
         format!("{address}/{length} on {}", link.name),
     ));
     added.map_err(|refused| {
         if address.is_ipv6() && refused.is(libc::EACCES) {
             let cause = io::Error::new(io::ErrorKind::PermissionDenied, IPV6_OFF);
-            return Refused { cause, ..refused };
+            return NetlinkError { cause, ..refused };
         }
         refused
     })
@@ -179,15 +182,15 @@ async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8
 
 /// Says who a neighbour is, for good. Nobody has to ask on a link with two ends; and the kernel keeps at most 1,024
 /// neighbours that it asked for, those of all network namespaces together, so that with more tasks some would be cut off.
-async fn put_neighbour(netlink: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), Refused> {
+async fn put_neighbour(netlink: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
     let neighbour = netlink.handle().neighbours().add(link.ifindex, address);
     let neighbour = neighbour.link_layer_address(&mac).state(NeighbourState::Permanent);
     let put = neighbour.replace().execute().await;
-    put.map_err(Refused::of("add neighbour", format!("{address} on {}", link.name)))
+    put.map_err(NetlinkError::of("add neighbour", format!("{address} on {}", link.name)))
 }
 
 /// An error that says what was wanted anyway is none.
-pub(super) fn unless(errno: i32, done: Result<(), Refused>) -> Result<(), Refused> {
+pub(super) fn unless(errno: i32, done: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match done {
         Err(refused) if refused.is(errno) => Ok(()),
         done => done,

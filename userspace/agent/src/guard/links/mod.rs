@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use taskgate_bpf::gate::{Cover, Gate, GateProgram, GatePrograms, Hook, Place};
+use taskgate_bpf::gate::{AttachKind, Cover, Gate, GateProgram, GatePrograms, Place};
 use taskgate_ebpf::abi::LinkId;
 use taskgate_net::{
     link::Link,
-    netlink::Refused,
+    netlink::NetlinkError,
     watch::{LinkEvent, LinkWatch, Moved},
 };
 use tokio::sync::mpsc::UnboundedSender;
@@ -54,7 +54,7 @@ pub(super) struct Links {
     /// When those that wait for the image's writer are looked at again.
     later: Option<Instant>,
     /// Something went that packets may still read.
-    unsettled: bool,
+    pending_grace: bool,
     settling: Arc<AtomicBool>,
 }
 
@@ -111,7 +111,7 @@ impl Links {
             uplink_is_due: false,
             due: VecDeque::new(),
             later: None,
-            unsettled: false,
+            pending_grace: false,
             settling: Arc::default(),
         }
     }
@@ -126,7 +126,7 @@ impl Links {
     }
 
     /// Takes over what is desired from now on: what no longer is, is closed; the rest is due.
-    pub(super) fn desire(&mut self, desired: Desired) -> Result<(), Refused> {
+    pub(super) fn desire(&mut self, desired: Desired) -> Result<(), NetlinkError> {
         // Links whose events are still to come may be named.
         self.watch.refresh()?;
         self.hear()?;
@@ -202,11 +202,11 @@ impl Links {
         if !self.image.unbind(link) {
             self.later = Some(Instant::now() + BUSY);
         }
-        self.unsettled = true;
+        self.pending_grace = true;
     }
 
     /// Closes what came and looks after what went, up to the present.
-    pub(super) fn hear(&mut self) -> Result<(), Refused> {
+    pub(super) fn hear(&mut self) -> Result<(), NetlinkError> {
         while let Some(event) = self.watch.poll()? {
             match event {
                 LinkEvent::Present { name, ifindex } => self.came(&name, ifindex),
@@ -244,7 +244,7 @@ impl Links {
     /// Closes a new link until its gate stands. Where that takes no grace period the gate itself is as fast.
     fn cover(&mut self, name: &str, ifindex: u32) {
         let is_task = self.watch.link(name).is_some_and(|(_, link)| link.closable().is_some());
-        if self.programs.hook() != Hook::Tcx || !is_task {
+        if self.programs.hook() != AttachKind::Tcx || !is_task {
             return;
         }
         match self.programs.cover(ifindex) {
@@ -279,7 +279,7 @@ impl Links {
             self.close_moved(gate, "the uplink");
         }
         if let Some(link) = uplink.filter(|_| self.uplink().is_none()) {
-            if self.uplinks.trunk().is_some() && self.programs.hook() == Hook::Clsact {
+            if self.uplinks.trunk().is_some() && self.programs.hook() == AttachKind::Clsact {
                 moved::close(&self.programs, &link.name, moved);
             }
             self.uplink_is_due = true;
@@ -320,7 +320,7 @@ impl Links {
         let has_moved = place == Place::Elsewhere || moved.is_some();
         if place == Place::Elsewhere {
             self.close_moved(gate, whose.as_deref().unwrap_or("no task"));
-        } else if gate.hook() == Hook::Clsact {
+        } else if gate.hook() == AttachKind::Clsact {
             moved::close(&self.programs, &link, moved);
         }
         self.unbind(LinkId::device(ifindex));
@@ -404,7 +404,7 @@ impl Links {
     }
 
     /// Refuses an uplink that cannot be one, if its link is there.
-    pub(super) fn check_uplink(&mut self, device: &str) -> Result<Result<(), RunError>, Refused> {
+    pub(super) fn check_uplink(&mut self, device: &str) -> Result<Result<(), RunError>, NetlinkError> {
         self.watch.refresh()?;
         self.hear()?;
         let Some((ifindex, known)) = self.watch.link(device) else {

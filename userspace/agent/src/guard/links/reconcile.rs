@@ -72,7 +72,7 @@ impl Links {
         };
         if matches!(state, State::Closed) {
             self.later = Some(Instant::now() + BUSY);
-            self.unsettled = true;
+            self.pending_grace = true;
         }
         task.state = state;
         failed

@@ -58,26 +58,26 @@ impl Links {
         if later && !self.image.catch_up() {
             self.later = Some(now + BUSY);
         }
-        if self.unsettled {
-            self.settle();
+        if self.pending_grace {
+            self.synchronize();
         }
     }
 
     /// Has somebody wait for a grace period, unless somebody does.
-    fn settle(&mut self) {
+    fn synchronize(&mut self) {
         if self.settling.swap(true, Ordering::AcqRel) {
             self.later.get_or_insert_with(|| Instant::now() + BUSY);
             return;
         }
-        self.unsettled = false;
+        self.pending_grace = false;
         let (image, settling) = (Arc::clone(&self.image), Arc::clone(&self.settling));
-        let settle = move || {
-            image.settle();
+        let synchronize = move || {
+            image.synchronize();
             settling.store(false, Ordering::Release);
         };
-        if let Err(error) = thread::Builder::new().name("settle".to_owned()).spawn(settle) {
+        if let Err(error) = thread::Builder::new().name("settle".to_owned()).spawn(synchronize) {
             warn!("no thread waits for a grace period, so this one does: {error}");
-            self.image.settle();
+            self.image.synchronize();
             self.settling.store(false, Ordering::Release);
         }
     }
