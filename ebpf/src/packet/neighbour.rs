@@ -154,7 +154,8 @@ pub(super) fn parse_icmpv6<F: Frame>(
         Neighbour::Solicitation | Neighbour::Advertisement => 24,
         Neighbour::RouterSolicitation => 8,
         Neighbour::ListenerReport => {
-            packet.roomy = (before & !8) | behind != 0 || room > LONGEST_REPORT;
+            let is_exact = listener_report(frame, packet, kind, at, room)?;
+            packet.roomy = frame.opaque((before & !8) | behind | !is_exact as u32) != 0;
             return Ok(());
         }
         _ => return Ok(()),
@@ -168,8 +169,27 @@ pub(super) fn parse_icmpv6<F: Frame>(
 
 /// Bytes of IPv6's own header.
 const IPV6_BYTES: u32 = 40;
-/// A listener report about 16 groups without sources (RFC 3810, 5.2).
-const LONGEST_REPORT: u32 = 8 + 16 * 20;
+
+/// Whether a listener's message has nothing in it but groups, and its one group as target if it is of version 1.
+#[inline(always)]
+fn listener_report<F: Frame>(frame: &F, packet: &mut Packet, kind: u8, at: u32, room: u32) -> Result<bool, Unparsed> {
+    const VERSION_2: u8 = 143;
+    // All bits of an offset within reach: what is known of it may be lost on the way here.
+    const FARTHEST: u32 = 0x7fff;
+    packet.target = [0; 2];
+    if room < 8 {
+        return Ok(false);
+    }
+    if kind == VERSION_2 {
+        // Records without sources, and without what no standard has (RFC 3810, 5.2).
+        let [high, low] = read::<F, 2>(frame, frame.opaque(at + 6) & FARTHEST)?;
+        return Ok(room == 8 + 20 * (high as u32 * 256 + low as u32));
+    }
+    if room == 24 {
+        packet.target = halves(read::<F, 16>(frame, frame.opaque(at + 8) & FARTHEST)?);
+    }
+    Ok(room == 24)
+}
 
 /// The flag of an advertisement whose sender is a router (RFC 4861, 4.4).
 const ROUTER: u8 = 0x80;

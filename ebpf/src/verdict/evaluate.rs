@@ -57,6 +57,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             Direction::Egress => Says::Used,
             Direction::Ingress => Says::Meant,
         };
+        self.work.presumed = false;
         let own_on_link = F::Peer::V6 && link_local(flow.local) && self.owns(flow.local, says);
         let own_on_link = self.tables.opaque(own_on_link as u32) != 0;
         // Link-local addresses mean nothing beyond their link.
@@ -89,13 +90,15 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let mut several = 0;
+        if matches!(D::DIRECTION, Direction::Ingress) {
+            self.work.destination = self.hook.destination();
+        }
         if !own {
             if matches!(D::DIRECTION, Direction::Egress) {
                 if checked {
                     return Err(DropReason::SpoofedSource);
                 }
             } else {
-                self.work.destination = self.hook.destination();
                 // What the frame's header says makes no address that of many: hosts take for themselves what comes to one of
                 // theirs in a frame for all.
                 several = is_group(F::Peer::V6, packet.destination);
@@ -152,7 +155,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 })
             }
             // Whom no rule lets hear it is not meant.
-            PolicyResult::NoRule if group != 0 => Err(DropReason::NotForTask),
+            PolicyResult::NoRule if group != 0 || self.work.presumed => Err(DropReason::NotForTask),
             PolicyResult::NoRule => Err(DropReason::NoRule),
             PolicyResult::NoPolicy => Err(DropReason::NoPolicy),
         }

@@ -1,9 +1,11 @@
 //! Whose a link-local address is. No configuration says so, so the first one that is seen with an address on a link has it,
 //! as in RFC 6620: a task that uses it, or a neighbour that is heard from the other side of a gate.
 //!
-//! A task keeps an address as long as its link and epoch last. A neighbour keeps one for [`Timeout::LinkLocal`] after it was
-//! heard last, unless it proves to be the task itself: it was heard by the link that is gated now. An address that follows
-//! from a hardware address that taskgate knows is the task's in any case.
+//! A task keeps an address as long as its link and epoch last, a neighbour for [`Timeout::LinkLocal`] after it was heard last,
+//! unless it proves to be the task itself: it was heard by the link that is gated now. Either loses it to a task that asked
+//! for it by duplicate address detection (RFC 4862, 5.4) and got no answer for [`ANSWERS`] of that time: an address that is
+//! claimed and not used is nobody's. An address that follows from a hardware address that taskgate knows is the task's in
+//! any case.
 
 use super::{Hook, PacketContext};
 use crate::{
@@ -17,8 +19,11 @@ use crate::{
 };
 
 /// New addresses of a task, and of its neighbours, in the time that a neighbour keeps one: nobody fills the table.
-const FROM_TASK: u32 = 16;
+const FROM_TASK: u32 = 64;
 const TO_TASK: u32 = 1024;
+/// How long an answer may take, as a part of the time that a neighbour keeps an address: 0.6 of 300 seconds. Hosts wait for a
+/// second (RFC 4861, 10), and answer at once.
+const ANSWERS: u32 = 512;
 
 /// What a packet says of a link-local address.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,7 +34,8 @@ pub(super) enum Says {
     Probed,
     /// A neighbour uses it, or is about to.
     Heard,
-    /// It goes there: whose is it? On a link of two ends it is the task's unless it is known to be another's.
+    /// It goes there: whose is it? The task's unless it is known to be another's; on a link that several share that is a guess
+    /// ([`Work::presumed`](super::Work)).
     Meant,
 }
 
@@ -57,35 +63,52 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             segment: bridge.unwrap_or(link),
             spare: 0,
         };
-        let is_meant = says == Says::Meant && bridge.is_none();
+        let is_meant = says == Says::Meant;
+        self.work.presumed = is_meant && bridge.is_some();
         let Some(known) = self.tables.link_local(&self.work.link_local.0) else {
             return is_meant || learns && self.is_new(says, by, epoch);
         };
         let (owner, since) = known.owner();
+        let (heard_by, last) = known.heard();
         if owner == slot && since == epoch {
+            if says == Says::Used && heard_by != 0 {
+                known.defend();
+            }
+            self.work.presumed = false;
             return true;
         }
         let kept = owner != 0 && self.control.epoch(owner) == since && self.control.link_of(owner).is_some();
-        let (heard_by, last) = known.heard();
-        let is_fresh = owner == 0 && !idle(now, last, self.control.timeout(Timeout::LinkLocal));
-        let is_others = is_fresh && heard_by != link;
-        if kept || !learns {
+        let span = self.control.timeout(Timeout::LinkLocal);
+        let is_fresh = !idle(now, last, span);
+        let was_asked = is_fresh && heard_by & LinkLocal::ASKED != 0;
+        let is_others = owner == 0 && is_fresh && !was_asked && heard_by != link;
+        if !learns {
             return is_meant && !kept && !is_others;
         }
+        let asked = was_asked && heard_by == link | LinkLocal::ASKED;
         match says {
-            Says::Used | Says::Probed if is_others => !checked,
+            // A question takes nothing away. Whoever has the address answers, and is heard.
+            Says::Probed => {
+                known.note(link | LinkLocal::ASKED, now);
+                true
+            }
+            Says::Used if asked || kept || is_others => {
+                let is_given = asked && idle(now, last, span / ANSWERS);
+                if is_given {
+                    known.give(slot, epoch);
+                }
+                is_given || is_others && !checked
+            }
             Says::Used => {
                 known.give(slot, epoch);
                 true
             }
-            // Whoever was heard first is who has it. What the task itself only asked for is who answers.
-            Says::Heard if is_others => {
-                known.hear(heard_by, now);
-                false
-            }
+            // A task that has it is not heard of, nor is the question of a task once more at its neighbours' gates.
+            _ if kept || was_asked && heard_by == by | LinkLocal::ASKED => false,
+            // Whoever was heard first is who has it.
             _ => {
-                known.hear(by, now);
-                says == Says::Probed
+                known.hear(if is_others { heard_by } else { by }, now);
+                false
             }
         }
     }

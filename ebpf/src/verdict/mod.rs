@@ -56,6 +56,8 @@ struct Work {
     eni: EniRow,
     /// The hardware address that the frame goes to, once it matters: see [`Hook::destination`].
     destination: u64,
+    /// Whether its destination is the task's for all that is known, on a link that others share.
+    presumed: bool,
     /// What it is refused for, if it is.
     reason: Option<DropReason>,
     keys: Keys,

@@ -9,7 +9,7 @@ use crate::{
         tables::NeighbourKind::{self, Heard, Probed},
     },
     flow::{is_link_scope, of_link_group, same},
-    packet::{Kind, Neighbour, link_local},
+    packet::{Kind, Neighbour, is_group, link_local},
     policy::{Image, Rows},
     tables::Tables,
 };
@@ -38,8 +38,11 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             Neighbour::RouterRole => matches!(D::DIRECTION, Direction::Egress),
             // What comes to the task with its hop limit untouched was sent on the link.
             _ if matches!(D::DIRECTION, Direction::Ingress) => true,
-            // It goes to those who listen, and needs no more room than it has.
-            Neighbour::ListenerReport => of_link_group(packet.destination) && !packet.roomy,
+            // It goes to those who listen, or to the group that it names (RFC 2710, 4), and has no room for more than groups.
+            Neighbour::ListenerReport => {
+                let to_group = is_group(true, packet.destination) == 1 && same(packet.destination, packet.target);
+                (of_link_group(packet.destination) || to_group) && !packet.roomy
+            }
             _ if is_link_scope(packet.destination) || self.speaks_as_router() => true,
             Neighbour::Solicitation | Neighbour::Advertisement => self.knows(packet.destination, Heard),
             _ => false,

@@ -91,14 +91,24 @@ fn icmp(
     let hops = packet[7];
     let bare = packet.len() == total && at == 40;
     match kind {
+        131 | 132 if v6 && hops == 1 && body.len() == 24 && out_of_reach(24) => MALFORMED,
         130..=132 | 143 if v6 && hops == 1 => Body::Neighbour {
             kind,
             code,
-            target: None,
+            // The group of version 1.
+            target: (matches!(kind, 131 | 132) && body.len() == 24).then(|| v6_at(body, 8)),
             hardware: Hardware::None,
             router: false,
-            // One header in front, and so many groups.
-            roomy: kind != 130 && (packet.len() > total || ![40, 48].contains(&at) || body.len() > 328),
+            // One header in front, and groups alone.
+            roomy: kind != 130
+                && (packet.len() > total
+                    || ![40, 48].contains(&at)
+                    || body.len()
+                        != if kind == 143 {
+                            8 + 20 * usize::from(u16_at(body, 6))
+                        } else {
+                            24
+                        }),
         },
         // Those that ask for routers say who asks.
         133 if v6 && hops == 255 && body.len() <= 24 && out_of_reach(body.len()) && body.len().is_multiple_of(8) => {

@@ -57,7 +57,7 @@ fn what_stays_on_the_link_needs_no_rule() -> Result<()> {
         ),
         (
             "tells what it listens to",
-            ipv6(at(TASK6), at("ff02::16"), 58, 1, &icmp(143, 0, 0, b"")),
+            ipv6(at(TASK6), at("ff02::16"), 58, 1, &listener(143, 1, at(ALL_NODES))),
         ),
     ] {
         one(name, &frame, true, &["count task egress neighbour 1"])?;
@@ -106,16 +106,16 @@ fn what_needs_no_rule_has_no_room_for_letters() -> Result<()> {
     Ok(())
 }
 
-/// Longer reports, and those to somebody, are ICMPv6 for the rules.
+/// Reports with more than groups, and those to somebody, are ICMPv6 for the rules.
 #[test]
-fn a_listener_report_without_a_rule_goes_to_the_link_and_is_about_few_groups() -> Result<()> {
-    let report = |to: &str, groups: usize, header: u8| {
-        let message = icmp(143, 0, 0, &vec![0; 20 * groups]);
+fn a_listener_report_without_a_rule_goes_to_the_link_and_is_about_groups_alone() -> Result<()> {
+    let report = |to: &str, groups: u8, header: u8| {
+        let message = listener(143, groups, at(to));
         ipv6(at(TASK6), at(to), 0, 1, &extension(58, header, &message))
     };
     for (name, frame, bytes) in [
-        ("few groups", report("ff02::16", 16, 1), None),
-        ("many groups", report("ff02::16", 17, 1), Some(396)),
+        ("few groups", report("ff02::16", 1, 1), None),
+        ("as many groups as a frame holds", report("ff02::16", 71, 1), None),
         ("a long header", report("ff02::16", 1, 2), Some(84)),
         ("more behind", padded(report("ff02::16", 1, 1), 140), Some(76)),
         ("to somebody", report(HOST_LINK_LOCAL, 1, 1), Some(76)),

@@ -36,17 +36,21 @@ fn message(source: &str, destination: &str, kind: u8, target: &str) -> Vec<u8> {
 }
 
 /// All ways to speak as `address`; the last one is no neighbour discovery.
-fn all_as(address: &str) -> [Vec<u8>; 7] {
-    let listens = extension(58, 1, &icmp(143, 0, 0, &[]));
+fn all_as(address: &str) -> [Vec<u8>; 6] {
+    let listens = extension(58, 1, &listener(143, 0, at(ALL_NODES)));
     [
         message(address, ALL_NODES, 136, address),
         message(address, "ff02::1:ff00:1", 135, GATEWAY),
         message("2001:db8:9::6", ALL_NODES, 136, address),
-        message(NOBODY, "ff02::1:ff00:5", 135, address),
         ipv6(at(address), at(ALL_ROUTERS), 58, 255, &icmp(133, 0, 0, &[])),
         ipv6(at(address), at("ff02::16"), 0, 1, &listens),
         ip(at(address), at(GATEWAY), 17, &udp(40000, 53, b"?")),
     ]
+}
+
+/// Duplicate address detection.
+fn probe(address: &str) -> Vec<u8> {
+    message(NOBODY, "ff02::1:ff00:5", 135, address)
 }
 
 fn refused_to(eni: u32, stage: &mut DataPathTest<'_>, address: &str) -> Result<()> {
@@ -87,7 +91,7 @@ fn tasks_on_other_links_have_their_own_addresses() -> Result<()> {
     on_host_and_in_kernel(|stage| {
         two(stage, 0)?;
         for eni in [0, 1] {
-            for frame in [&all_as(VICTIM)[0], &all_as(VICTIM)[6]] {
+            for frame in [&all_as(VICTIM)[0], &all_as(VICTIM)[5]] {
                 assert!(stage.send(Egress, eni, frame)?, "{eni}, {}", stage.name);
             }
         }
@@ -98,7 +102,7 @@ fn tasks_on_other_links_have_their_own_addresses() -> Result<()> {
 #[test]
 fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
     on_host_and_in_kernel(|stage| {
-        let listens = extension(58, 1, &icmp(143, 0, 0, &[]));
+        let listens = extension(58, 1, &listener(143, 0, at(ALL_NODES)));
         for (what, heard) in [
             ("it asks", message(GATEWAY, "ff02::1:ff00:5", 135, "fe80::77")),
             ("it answers", message(GATEWAY, ALL_NODES, 136, GATEWAY)),
@@ -116,7 +120,7 @@ fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
             two(stage, BRIDGE)?;
             stage.send(Ingress, 0, &heard)?;
             for eni in [0, 1] {
-                for frame in [&all_as(GATEWAY)[0], &all_as(GATEWAY)[3], &all_as(GATEWAY)[6]] {
+                for frame in [&all_as(GATEWAY)[0], &all_as(GATEWAY)[3], &all_as(GATEWAY)[5]] {
                     assert!(!stage.send(Egress, eni, frame)?, "{what}, {eni}, {}", stage.name);
                 }
             }
@@ -162,9 +166,7 @@ fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
     on_host_and_in_kernel(|stage| {
         for defended in [true, false] {
             two(stage, BRIDGE)?;
-            let probe = message(NOBODY, "ff02::1:ff00:5", 135, VICTIM);
-            assert!(stage.send(Egress, 0, &probe)?);
-            assert!(!stage.send(Egress, 1, &probe)?, "two at once, {}", stage.name);
+            assert!(stage.send(Egress, 0, &probe(VICTIM))?);
             if defended {
                 assert!(stage.send(Ingress, 0, &message(VICTIM, ALL_NODES, 136, VICTIM))?);
             }
@@ -173,6 +175,44 @@ fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
             // From then on nobody else says that it has the address.
             assert_eq!(stage.send(Ingress, 0, &uses)?, defended, "{}", stage.name);
         }
+        Ok(())
+    })
+}
+
+/// Who claims an address and does not answer for it loses it to a task that asks for it, and nobody who answers does.
+#[test]
+fn an_address_that_nobody_answers_for_goes_to_who_asks() -> Result<()> {
+    on_host_and_in_kernel(|stage| {
+        let uses = message(VICTIM, ALL_NODES, 136, VICTIM);
+        for claimed in [
+            // What no rule lets out claims too.
+            (Egress, ip(at(VICTIM), at(GATEWAY), 17, &udp(40000, 54, b"?"))),
+            (Egress, uses.clone()),
+            (Ingress, uses.clone()),
+        ] {
+            for answers in [true, false] {
+                two(stage, BRIDGE)?;
+                stage.send(claimed.0, 0, &claimed.1)?;
+                assert!(!stage.send(Egress, 1, &uses)?, "{}", stage.name);
+                assert!(stage.send(Egress, 1, &probe(VICTIM))?, "{}", stage.name);
+                assert!(
+                    !stage.send(Egress, 1, &uses)?,
+                    "before anybody could answer, {}",
+                    stage.name
+                );
+                if answers {
+                    stage.send(claimed.0, 0, &uses)?;
+                }
+                stage.wait(1)?;
+                assert_eq!(stage.send(Egress, 1, &uses)?, !answers, "{}", stage.name);
+            }
+        }
+        // A probe that nothing follows keeps nobody out.
+        two(stage, BRIDGE)?;
+        assert!(stage.send(Egress, 0, &probe(VICTIM))?);
+        assert!(stage.send(Egress, 1, &probe(VICTIM))?);
+        stage.wait(1)?;
+        assert!(stage.send(Egress, 1, &uses)?, "{}", stage.name);
         Ok(())
     })
 }
@@ -186,7 +226,12 @@ fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> 
             frame
         };
         two(stage, BRIDGE)?;
-        assert!(!stage.send(Ingress, 0, &asks(VICTIM))?);
+        // Rules let it in: it may be the task's.
+        assert!(stage.send(Ingress, 0, &asks(VICTIM))?, "{}", stage.name);
+        two(stage, BRIDGE)?;
+        let mut denied = ip(at("fe80::7"), at(VICTIM), 17, &udp(40000, 54, b"?"));
+        denied[5] = 9;
+        assert!(!stage.send(Ingress, 0, &denied)?);
         stage.assert_lines("flooded", &["count task ingress not-for-task 1"]);
         // What follows from its hardware address is the task's before it says anything.
         assert!(stage.send(Ingress, 0, &asks(BY_MAC))?, "{}", stage.name);
@@ -212,18 +257,18 @@ fn a_task_names_few_addresses() -> Result<()> {
             (direction, message(&address, ALL_NODES, 136, &address))
         };
         two(stage, BRIDGE)?;
-        for number in 0..17 {
+        for number in 0..65 {
             let (direction, frame) = named(Egress, number);
             assert_eq!(
                 stage.send(direction, 0, &frame)?,
-                number < 16,
+                number < 64,
                 "{number}, {}",
                 stage.name
             );
         }
         // Those that it has it keeps, and others have their own.
         assert!(stage.send(Egress, 0, &named(Egress, 3).1)?);
-        assert!(stage.send(Egress, 1, &named(Egress, 77).1)?);
+        assert!(stage.send(Egress, 1, &named(Egress, 177).1)?);
         Ok(())
     })
 }

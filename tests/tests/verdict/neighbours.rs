@@ -262,7 +262,7 @@ fn listener_discovery_goes_one_hop() -> Result<()> {
             at("ff02::16"),
             0,
             1,
-            &extension(58, 1, &icmp(kind, 0, 0, &[0; 16])),
+            &extension(58, 1, &listener(kind, 1, at("ff02::16"))),
         )
     };
     check(&[

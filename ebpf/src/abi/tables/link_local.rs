@@ -55,10 +55,27 @@ impl LinkLocal {
         ((owner >> 32) as u16, owner as u32)
     }
 
+    /// Beside the link in [`Self::heard`]: the task there asked whether anybody has the address, and who had it till then has
+    /// not answered.
+    pub const ASKED: u32 = 1 << 31;
+
     /// Gives it to a task.
     #[inline(always)]
     pub fn give(&self, slot: u16, epoch: u32) {
         self.owner.set(pair(slot as u32, epoch));
+        self.heard.set(0);
+    }
+
+    /// Keeps by which link it was heard, or asked for, and when. Whoever has it keeps it.
+    #[inline(always)]
+    pub fn note(&self, by: u32, now: u32) {
+        self.heard.set(pair(by, now));
+    }
+
+    /// Forgets who asked: the one that has it has spoken.
+    #[inline(always)]
+    pub fn defend(&self) {
+        self.heard.set(0);
     }
 
     /// By which link it was heard, and when.

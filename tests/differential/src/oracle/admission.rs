@@ -115,7 +115,10 @@ impl Oracle {
         }
         let packet = Case::asked(ip, remote, judged != case.direction);
         let allowed = oracle::judge(&world.model, eni, model_direction(judged), &packet);
-        let allowed = allowed.ok_or(if to_group {
+        let is_presumed = case.direction == Direction::Ingress
+            && matches!(local, IpAddr::V6(address) if address.is_unicast_link_local()
+                && self.link_locals.is_presumed(case, slot, address));
+        let allowed = allowed.ok_or(if to_group || is_presumed {
             DropReason::NotForTask
         } else {
             DropReason::NoRule

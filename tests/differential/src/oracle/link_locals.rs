@@ -1,4 +1,4 @@
-//! Who has the link-local addresses of a link: whoever was seen with one first.
+//! Who has the link-local addresses of a link: whoever was seen with one first, or asked for it and got no answer.
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
@@ -14,12 +14,16 @@ enum Seen {
     Task(u16, u32),
     /// Somebody else, or a task that only asked: by which link, and when.
     Neighbour(u32, u32),
+    /// Nobody that is known, but a task asked for it.
+    Nobody,
 }
 
 /// All that is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinkLocals {
     seen: BTreeMap<(u32, Ipv6Addr), Seen>,
+    /// The task that asked last for an address that somebody had, and was not answered since: its link, and when.
+    asked: BTreeMap<(u32, Ipv6Addr), (u32, u32)>,
     /// When a task, or its neighbours, began to name new addresses, and how many they have.
     named: BTreeMap<(u16, bool), (u32, u32)>,
 }
@@ -50,8 +54,19 @@ impl LinkLocals {
     pub(super) fn is_meant(&self, case: &Case<'_>, slot: u16, address: Ipv6Addr) -> bool {
         let key = Self::key(case, slot, address);
         let others = self.task(case, key).is_some() || self.neighbour(case, key).is_some_and(|by| by != case.link);
-        let has_two_ends = !case.world.segments.contains_key(&slot);
-        self.is_own(case, slot, address) || is_address(address) && has_two_ends && !others
+        self.is_own(case, slot, address) || is_address(address) && !others
+    }
+
+    /// Whether an address is the task's only as far as anybody knows, where others are on the link.
+    pub(super) fn is_presumed(&self, case: &Case<'_>, slot: u16, address: Ipv6Addr) -> bool {
+        case.world.segments.contains_key(&slot) && !self.is_own(case, slot, address)
+    }
+
+    /// Who asked for it lately.
+    fn asked(&self, case: &Case<'_>, key: (u32, Ipv6Addr)) -> Option<(u32, u32)> {
+        let patience = case.world.timeouts[Timeout::LinkLocal as usize];
+        let asked = self.asked.get(&key).copied();
+        asked.filter(|(_, when)| case.now.wrapping_sub(*when) <= patience)
     }
 
     /// The task that has it now, if one has.
@@ -82,7 +97,7 @@ impl LinkLocals {
         if named.1 == 0 || case.now.wrapping_sub(named.0) > patience {
             *named = (case.now, 0);
         }
-        let has_room = named.1 < if by_neighbours { 1024 } else { 16 };
+        let has_room = named.1 < if by_neighbours { 1024 } else { 64 };
         named.1 += u32::from(has_room);
         has_room
     }
@@ -93,24 +108,46 @@ impl LinkLocals {
         let (eni, ..) = case.world.eni_on(case.link).expect("it was judged by one");
         let key = Self::key(case, slot, address);
         if !is_address(address) || self.is_own(case, slot, address) {
+            if !asks && self.seen.get(&key) == Some(&Seen::Task(slot, case.world.epoch(slot))) {
+                self.asked.remove(&key);
+            }
             return is_address(address);
         }
-        if self.task(case, key).is_some() {
-            return false;
-        }
-        if self.neighbour(case, key).is_some_and(|by| by != case.link) {
-            // Whoever forwards for others speaks for them.
-            return !eni.source_dest_check;
-        }
-        if !self.seen.contains_key(&key) && !self.has_room(case, slot, false) {
-            return false;
-        }
-        let seen = if asks {
-            Seen::Neighbour(case.link, case.now)
-        } else {
-            Seen::Task(slot, case.world.epoch(slot))
+        let own = Seen::Task(slot, case.world.epoch(slot));
+        let Some(seen) = self.seen.get(&key).copied() else {
+            let has_room = self.has_room(case, slot, false);
+            if has_room {
+                let first = if asks {
+                    Seen::Neighbour(case.link, case.now)
+                } else {
+                    own
+                };
+                self.seen.insert(key, first);
+            }
+            return has_room;
         };
-        self.seen.insert(key, seen);
+        if asks {
+            // A gated task that has it keeps it for now.
+            if !matches!(seen, Seen::Task(..)) {
+                self.seen.insert(key, Seen::Nobody);
+            }
+            self.asked.insert(key, (case.link, case.now));
+            return true;
+        }
+        let others = self.neighbour(case, key).is_some_and(|by| by != case.link);
+        let asked = self.asked(case, key).filter(|(by, _)| *by == case.link);
+        if self.task(case, key).is_some() || others || asked.is_some() {
+            let answers = case.world.timeouts[Timeout::LinkLocal as usize] / 512;
+            let is_given = asked.is_some_and(|(_, when)| case.now.wrapping_sub(when) > answers);
+            if is_given {
+                self.seen.insert(key, own);
+                self.asked.remove(&key);
+            }
+            // Whoever forwards for others speaks for them.
+            return is_given || others && !eni.source_dest_check;
+        }
+        self.seen.insert(key, own);
+        self.asked.remove(&key);
         true
     }
 
@@ -124,8 +161,12 @@ impl LinkLocals {
             return;
         }
         let by = if case.from_wire { Uplink::LINK } else { 0 };
+        if self.asked(case, key).is_some_and(|(asked, _)| asked == by) {
+            return;
+        }
         let first = self.neighbour(case, key).filter(|first| *first != case.link);
         self.seen.insert(key, Seen::Neighbour(first.unwrap_or(by), case.now));
+        self.asked.remove(&key);
     }
 
     /// Makes what was heard older.
@@ -134,6 +175,9 @@ impl LinkLocals {
             if let Seen::Neighbour(_, last) = seen {
                 *last = last.wrapping_sub(ticks);
             }
+        }
+        for (_, when) in self.asked.values_mut() {
+            *when = when.wrapping_sub(ticks);
         }
     }
 }

@@ -232,7 +232,17 @@ impl Kepts {
         let Reading::Ip(ip) = reading else {
             return reading.clone();
         };
-        let (IpAddr::V6(to), Body::Neighbour { kind, code, roomy, .. }) = (ip.destination, &ip.body) else {
+        let (
+            IpAddr::V6(to),
+            Body::Neighbour {
+                kind,
+                code,
+                roomy,
+                target,
+                ..
+            },
+        ) = (ip.destination, &ip.body)
+        else {
             return reading.clone();
         };
         let on_link = to.is_unicast_link_local() || to.octets()[..2] == [0xff, 0x02];
@@ -241,7 +251,7 @@ impl Kepts {
         let stays = match kind {
             130 | 134 | 137 => true,
             135 | 136 => on_link || answers,
-            131 | 132 | 143 => to.is_multicast() && on_link && !roomy,
+            131 | 132 | 143 => to.is_multicast() && (on_link || *target == Some(ip.destination)) && !roomy,
             _ => on_link,
         };
         if stays || case.direction == Direction::Ingress {
