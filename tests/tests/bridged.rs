@@ -183,7 +183,7 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
     Ok(())
 }
 
-/// A bridge floods what it knows no end of.
+/// A bridge floods what it knows no end of, and what no rule lets in is nobody's denial.
 #[test]
 fn a_flooded_frame_to_a_link_local_address_of_nobody_accuses_no_task() -> Result<()> {
     const FLOODED: u64 = 20;
@@ -200,7 +200,7 @@ fn a_flooded_frame_to_a_link_local_address_of_nobody_accuses_no_task() -> Result
     await_gates(&lab.host, "tg-victim")?;
     await_gates(&lab.host, "tg-other")?;
     let held = Held::by(&daemon)?;
-    let mut frame = frames::ip(watcher.ip(), ip("fe80::dead"), 17, &frames::udp(40000, 53, b"query"));
+    let mut frame = frames::ip(watcher.ip(), ip("fe80::dead"), 17, &frames::udp(40000, 54, b"query"));
     frame[..6].copy_from_slice(&[2, 0, 0, 0, 0x99, 0x99]);
     frame[6..12].copy_from_slice(&watcher.mac);
     let from_watcher = Sender::on(&watcher.netns, "eth0")?;
