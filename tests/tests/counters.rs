@@ -14,7 +14,6 @@ use nix::{
 use serde_json::{Value, json};
 use testkit::{
     Topology, at,
-    daemon::binary,
     traffic::{Answer, probe},
 };
 
@@ -34,18 +33,8 @@ fn counters_are_one_line_of_json_at_the_end() -> Result<()> {
     fs::write(folder.join("taskgate.yaml"), config.to_string())?;
     let web = lab.device("tg-web-1", &[WEB], true)?;
     let mut process = lab
-        .host
-        .command(binary()?.to_str().context("the binary's path is no text")?)?
-        .args([
-            "run",
-            "--counters=json",
-            "--instance",
-            &lab.instance("main"),
-            "--config",
-        ])
-        .arg(&folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .run_command("main")?
+        .args(["--counters=json"])
         .stderr(Stdio::piped())
         .spawn()?;
     let mut counters = Vec::new();

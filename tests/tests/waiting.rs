@@ -19,7 +19,7 @@ use nix::{
 use serde_json::Value;
 use testkit::{
     Config, Topology, at,
-    daemon::{Daemon, RELOADED, binary},
+    daemon::{Daemon, RELOADED},
     kernel::await_gates,
     netns::until,
     traffic::{Answer, Client, TcpEcho, probe},
@@ -171,15 +171,7 @@ fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
     fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;
     let (unread, mut log) = std::io::pipe()?;
     fill_pipe(&mut log)?;
-    let mut process = lab
-        .host
-        .command(binary()?.to_str().context("the binary's path is no text")?)?
-        .args(["run", "--instance", &lab.instance("main"), "--config"])
-        .arg(&folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()?;
+    let mut process = lab.run_command("main")?.stderr(log).spawn()?;
     for _ in 0..3 {
         let task = lab.device("tg-web", &[WEB], true)?;
         await_gates(&lab.host, "tg-web")?;
@@ -209,19 +201,8 @@ fn the_log_is_json_where_it_is_asked_for() -> Result<()> {
     fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;
     let _task = lab.device("tg-web", &[WEB], true)?;
     let mut process = lab
-        .host
-        .command(binary()?.to_str().context("the binary's path is no text")?)?
-        .args([
-            "run",
-            "--log-format",
-            "json",
-            "--instance",
-            &lab.instance("main"),
-            "--config",
-        ])
-        .arg(&folder)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .run_command("main")?
+        .args(["--log-format", "json"])
         .stderr(Stdio::piped())
         .spawn()?;
     let mut lines = Vec::new();
@@ -246,19 +227,7 @@ fn the_log_is_json_where_it_is_asked_for() -> Result<()> {
     assert_eq!(line("gates are up")?["generation"], 1);
     assert_eq!(line("reload refused")?["level"], "ERROR");
 
-    let answer = lab
-        .host
-        .command(binary()?.to_str().context("the binary's path is no text")?)?
-        .args([
-            "run",
-            "--log-format",
-            "json",
-            "--instance",
-            &lab.instance("main"),
-            "--config",
-        ])
-        .arg(&folder)
-        .output()?;
+    let answer = lab.run_command("main")?.args(["--log-format", "json"]).output()?;
     assert_eq!(answer.status.code(), Some(3));
     let lines: Vec<Value> = String::from_utf8(answer.stderr)?
         .lines()

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use nix::net::if_::if_indextoname;
 
 use crate::{
     config::Config,
-    daemon::{Daemon, Options},
+    daemon::{Daemon, Options, binary},
     names::{self, TempDir},
     netns::{Netns, PATIENCE, await_up},
 };
@@ -130,6 +131,20 @@ impl Topology {
     /// The name of an instance; that of [`Topology::start`] is `main`.
     pub fn instance(&self, name: &str) -> String {
         format!("{}-{name}", self.unique)
+    }
+
+    /// `taskgate run` on the host as the instance `name`, with the configuration in the folder of that name and its records
+    /// thrown away. Tests of the process itself start it so; [`Daemon`] is for all others.
+    pub fn run_command(&self, name: &str) -> Result<Command> {
+        let mut command = self
+            .host
+            .command(binary()?.to_str().context("the binary's path is no text")?)?;
+        command
+            .args(["run", "--instance", &self.instance(name), "--config"])
+            .arg(self.folder().join(name))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Ok(command)
     }
 
     /// A folder of the test's own.
