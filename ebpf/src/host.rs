@@ -13,6 +13,7 @@ use crate::{
         Conn, Denial, Direction, DropReason, EniUsage, Event, Fragment, Key4, Key6, LinkId, LinkLocal, LinkLocalKey,
         NeighbourCache, Outcome, image, outcome::OUTCOMES, tables::Word,
     },
+    conntable::{InsertOutcome, Seed, half_for, hash::Hashed, plain::PlainTable, sweep},
     packet::{Checksum, Cut, Ethernet, Frame},
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
@@ -29,19 +30,124 @@ impl Bank for HostBank<'_> {
     }
 }
 
+/// What the tables are hashed with: nobody has to be kept from guessing it.
+const SEED: Seed = [
+    0x9b05_688c_2b3e_6c1f,
+    0x1f83_d9ab_fb41_bd6b,
+    0x5be0_cd19_137e_2179,
+    0x6a09_e667_f3bc_c908,
+    0xbb67_ae85_84ca_a73b,
+    0x3c6e_f372_fe94_f82b,
+    0xa54f_f53a_5f1d_36f1,
+    0x510e_527f_ade6_82d1,
+    0x428a_2f98_d728_ae22,
+    0x7137_4491_23ef_65cd,
+];
+
+/// A connection table, its values beside it.
+struct FlowTable<V, const WORDS: usize> {
+    ways: PlainTable<WORDS, 0>,
+    values: RefCell<HashMap<u32, Rc<V>>>,
+}
+
+impl<V, const WORDS: usize> FlowTable<V, WORDS> {
+    /// With room for so many entries, and a little more.
+    fn new(entries: u32) -> Self {
+        Self {
+            ways: PlainTable::new(half_for(entries)),
+            values: RefCell::default(),
+        }
+    }
+
+    fn value(&self, way: u32) -> Option<Rc<V>> {
+        self.values.borrow().get(&way).cloned()
+    }
+
+    fn get<K: Kept<WORDS>>(&self, key: &K) -> Option<Rc<V>> {
+        self.value(self.ways.find(key.hash(|at| SEED[at]), &key.words())?)
+    }
+
+    fn add<K: Kept<WORDS>>(&self, key: &K, value: V) -> Inserted<Rc<V>> {
+        match self.ways.insert(key.hash(|at| SEED[at]), &key.words(), &[]) {
+            InsertOutcome::Created(way) => {
+                self.values.borrow_mut().insert(way, Rc::new(value));
+                Inserted::Done
+            }
+            InsertOutcome::Exists(way) => self.value(way).map_or(Inserted::Busy, Inserted::Exists),
+            InsertOutcome::Full => Inserted::Full,
+            InsertOutcome::Busy => Inserted::Busy,
+        }
+    }
+
+    fn all<K: Kept<WORDS> + Hash + Eq>(&self) -> HashMap<K, Rc<V>> {
+        let entries = self.ways.entries();
+        entries
+            .filter_map(|(way, _)| Some((K::of(self.ways.key(way)), self.value(way)?)))
+            .collect()
+    }
+
+    fn clear(&mut self) {
+        for (way, word) in self.ways.entries() {
+            sweep::free(&self.ways, way, word);
+        }
+        self.values.borrow_mut().clear();
+    }
+}
+
+/// A key by its words.
+trait Kept<const WORDS: usize>: Hashed {
+    fn words(&self) -> [u64; WORDS];
+    fn of(words: [u64; WORDS]) -> Self;
+}
+
+impl Kept<2> for Key4 {
+    fn words(&self) -> [u64; 2] {
+        self.to_words()
+    }
+
+    fn of(words: [u64; 2]) -> Self {
+        Self::from_words(words)
+    }
+}
+
+impl Kept<5> for Key6 {
+    fn words(&self) -> [u64; 5] {
+        self.to_words()
+    }
+
+    fn of(words: [u64; 5]) -> Self {
+        Self::from_words(words)
+    }
+}
+
 /// Tables of one family, with room for so many entries.
-#[derive(Default)]
-struct Family<K> {
-    conns: RefCell<HashMap<K, Rc<Conn>>>,
-    denials: RefCell<HashMap<K, Rc<Denial>>>,
+struct Family<K, const WORDS: usize> {
+    conns: FlowTable<Conn, WORDS>,
+    denials: FlowTable<Denial, WORDS>,
     fragments: RefCell<HashMap<K, Rc<Fragment>>>,
+}
+
+impl<K, const WORDS: usize> Family<K, WORDS> {
+    fn new(room: usize) -> Self {
+        Self {
+            conns: FlowTable::new(room as u32),
+            denials: FlowTable::new(room as u32),
+            fragments: RefCell::default(),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.conns.clear();
+        self.denials.clear();
+        self.fragments.borrow_mut().clear();
+    }
 }
 
 /// All tables.
 pub struct HostTables<'a> {
     image: &'a [AtomicU64],
-    v4: Family<Key4>,
-    v6: Family<Key6>,
+    v4: Family<Key4, 2>,
+    v6: Family<Key6, 5>,
     usage: Vec<EniUsage>,
     neighbours: Vec<NeighbourCache>,
     link_locals: RefCell<HashMap<LinkLocalKey, Rc<LinkLocal>>>,
@@ -57,8 +163,8 @@ impl<'a> HostTables<'a> {
     pub fn new(image: &'a [AtomicU64], room: usize) -> Self {
         Self {
             image,
-            v4: Family::default(),
-            v6: Family::default(),
+            v4: Family::new(room),
+            v6: Family::new(room),
             usage: (0..image::SLOTS).map(|_| EniUsage::default()).collect(),
             neighbours: vec![NeighbourCache::default(); image::SLOTS as usize],
             link_locals: RefCell::default(),
@@ -70,17 +176,27 @@ impl<'a> HostTables<'a> {
         }
     }
 
+    /// Has room for the first fragments that belong to so many entries of the other tables, and for no more.
+    pub fn room_for_fragments_of(&mut self, entries: usize) {
+        self.room = entries;
+    }
+
     /// Makes the next inserts of connections and denied flows find their table busy, so many of them.
     pub fn be_busy(&self, inserts: u32) {
         self.busy.set(inserts);
     }
 
-    fn insert<K: Hash + Eq + Copy, V>(&self, table: &RefCell<HashMap<K, Rc<V>>>, key: &K, value: V) -> Inserted {
+    fn add<K: Kept<WORDS>, V, const WORDS: usize>(
+        &self,
+        table: &FlowTable<V, WORDS>,
+        key: &K,
+        value: V,
+    ) -> Inserted<Rc<V>> {
         if let Some(left) = self.busy.get().checked_sub(1) {
             self.busy.set(left);
             return Inserted::Busy;
         }
-        insert(table, key, value, self.room)
+        table.add(key, value)
     }
 
     /// Lets time go by, in ticks.
@@ -109,22 +225,22 @@ impl<'a> HostTables<'a> {
 
     /// Every tracked connection of IPv4.
     pub fn conns_v4(&self) -> HashMap<Key4, Rc<Conn>> {
-        self.v4.conns.borrow().clone()
+        self.v4.conns.all()
     }
 
     /// Every tracked connection of IPv6.
     pub fn conns_v6(&self) -> HashMap<Key6, Rc<Conn>> {
-        self.v6.conns.borrow().clone()
+        self.v6.conns.all()
     }
 
     /// Every denied flow of IPv4.
     pub fn denials_v4(&self) -> HashMap<Key4, Rc<Denial>> {
-        self.v4.denials.borrow().clone()
+        self.v4.denials.all()
     }
 
     /// Every denied flow of IPv6.
     pub fn denials_v6(&self) -> HashMap<Key6, Rc<Denial>> {
-        self.v6.denials.borrow().clone()
+        self.v6.denials.all()
     }
 
     /// Every remembered first fragment, of both families.
@@ -140,12 +256,8 @@ impl<'a> HostTables<'a> {
 
     /// Forgets connections, denied flows, fragments, and what neighbours said.
     pub fn clear(&mut self) {
-        self.v4.conns.borrow_mut().clear();
-        self.v6.conns.borrow_mut().clear();
-        self.v4.denials.borrow_mut().clear();
-        self.v6.denials.borrow_mut().clear();
-        self.v4.fragments.borrow_mut().clear();
-        self.v6.fragments.borrow_mut().clear();
+        self.v4.clear();
+        self.v6.clear();
         self.counters.borrow_mut().clear();
         self.usage.fill(EniUsage::default());
         self.neighbours.fill(NeighbourCache::default());
@@ -153,10 +265,10 @@ impl<'a> HostTables<'a> {
     }
 }
 
-fn insert<K: Hash + Eq + Copy, V>(table: &RefCell<HashMap<K, Rc<V>>>, key: &K, value: V, room: usize) -> Inserted {
+fn insert<K: Hash + Eq + Copy, V>(table: &RefCell<HashMap<K, Rc<V>>>, key: &K, value: V, room: usize) -> Inserted<()> {
     let mut table = table.borrow_mut();
     if table.contains_key(key) {
-        return Inserted::Exists;
+        return Inserted::Exists(());
     }
     if table.len() >= room {
         return Inserted::Full;
@@ -173,26 +285,26 @@ macro_rules! flows {
             type Fragment = Rc<Fragment>;
 
             fn conn(&self, key: &$key) -> Option<Rc<Conn>> {
-                self.$family.conns.borrow().get(key).cloned()
+                self.$family.conns.get(key)
             }
 
-            fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted {
-                self.insert(&self.$family.conns, key, value.clone())
+            fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted<Rc<Conn>> {
+                self.add(&self.$family.conns, key, value.clone())
             }
 
             fn denial(&self, key: &$key) -> Option<Rc<Denial>> {
-                self.$family.denials.borrow().get(key).cloned()
+                self.$family.denials.get(key)
             }
 
-            fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
-                self.insert(&self.$family.denials, key, value.clone())
+            fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted<Rc<Denial>> {
+                self.add(&self.$family.denials, key, value.clone())
             }
 
             fn fragment(&self, key: &$key) -> Option<Rc<Fragment>> {
                 self.$family.fragments.borrow().get(key).cloned()
             }
 
-            fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted {
+            fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted<()> {
                 insert(
                     &self.$family.fragments,
                     key,
@@ -239,11 +351,15 @@ impl Tables for HostTables<'_> {
         self.link_locals.borrow().get(key).cloned()
     }
 
-    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted {
+    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted<()> {
         insert(&self.link_locals, key, value.clone(), usize::MAX)
     }
 
     fn add(&self, count: &Word, more: u64) {
+        count.set(count.get().wrapping_add(more));
+    }
+
+    fn add_packets(&self, count: &Cell<u32>, more: u32) {
         count.set(count.get().wrapping_add(more));
     }
 

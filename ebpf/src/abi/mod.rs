@@ -48,16 +48,38 @@ pub const ABI_HASH: u64 = {
 
 /// The names of the maps, as user space opens them.
 pub mod map {
+    use super::FlowMaps;
+
     /// The image: a mmapable array of banks, see [`super::image`].
     pub const IMAGE: &str = "IMAGE";
     /// Tracked connections, IPv4: [`super::Key4`] → [`super::Conn`].
-    pub const CONNS_V4: &str = "CONNS_V4";
+    pub const CONNS_V4: FlowMaps = FlowMaps {
+        buckets: "CONN_BUCKETS_V4",
+        entries: "CONN_ENTRIES_V4",
+        rests: None,
+        half: "CONN_HALF_V4",
+    };
     /// Tracked connections, IPv6: [`super::Key6`] → [`super::Conn`].
-    pub const CONNS_V6: &str = "CONNS_V6";
+    pub const CONNS_V6: FlowMaps = FlowMaps {
+        buckets: "CONN_BUCKETS_V6",
+        entries: "CONN_ENTRIES_V6",
+        rests: Some("CONN_RESTS_V6"),
+        half: "CONN_HALF_V6",
+    };
     /// Denied flows, IPv4: [`super::Key4`] → [`super::Denial`].
-    pub const DENIALS_V4: &str = "DENIALS_V4";
+    pub const DENIALS_V4: FlowMaps = FlowMaps {
+        buckets: "DENY_BUCKETS_V4",
+        entries: "DENY_ENTRIES_V4",
+        rests: None,
+        half: "DENY_HALF_V4",
+    };
     /// Denied flows, IPv6: [`super::Key6`] → [`super::Denial`].
-    pub const DENIALS_V6: &str = "DENIALS_V6";
+    pub const DENIALS_V6: FlowMaps = FlowMaps {
+        buckets: "DENY_BUCKETS_V6",
+        entries: "DENY_ENTRIES_V6",
+        rests: Some("DENY_RESTS_V6"),
+        half: "DENY_HALF_V6",
+    };
     /// Datagrams whose first fragment was let through, IPv4: [`super::Key4`] → [`super::Fragment`].
     pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
     /// The same of IPv6: [`super::Key6`] → [`super::Fragment`].
@@ -73,6 +95,23 @@ pub mod map {
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
 }
+
+/// The names of the mmapable arrays that make up a [connection table](crate::conntable), and of the constant that says how
+/// large it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowMaps {
+    /// Control words: a cache line of [`WAYS`](crate::conntable::WAYS) for each bucket.
+    pub buckets: &'static str,
+    /// An [`Entry`](tables::Entry) for each way.
+    pub entries: &'static str,
+    /// IPv6: a [`Rest`](tables::Rest) for each way.
+    pub rests: Option<&'static str>,
+    /// The constant in the program: buckets in one half of the table.
+    pub half: &'static str,
+}
+
+/// The constant in the program that all connection tables are hashed with: a [`Seed`](crate::conntable::Seed).
+pub const SEED: &str = "SEED";
 
 /// The names of the programs in the object.
 pub mod program {

@@ -31,7 +31,8 @@ pub enum State {
 
 impl ControlWord {
     const STATE: u64 = 0b111;
-    const VERSION: u64 = 0x00ff_fff8;
+    /// Bits of the version, in place.
+    pub const VERSION: u64 = 0x00ff_fff8;
     const VERSION_ONE: u64 = 0b1000;
     /// Bits of the tag, in place.
     pub const TAG: u64 = !0 << 24;

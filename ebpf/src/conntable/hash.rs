@@ -5,9 +5,30 @@
 //! all bits depend on all, since both halves of the hash and its low 40 bits are used.
 
 use super::ControlWord;
+use crate::abi::{Key4, Key6};
 
 /// Secret words, drawn once for a table and kept with it: without them its entries cannot be found.
 pub type Seed = [u64; 10];
+
+/// A key of a connection table.
+pub trait Hashed {
+    /// Its hash with the secret words that `seed` gives by their number.
+    fn hash(&self, seed: impl Fn(usize) -> u64) -> u64;
+}
+
+impl Hashed for Key4 {
+    #[inline(always)]
+    fn hash(&self, seed: impl Fn(usize) -> u64) -> u64 {
+        hash_two(self.to_words(), seed)
+    }
+}
+
+impl Hashed for Key6 {
+    #[inline(always)]
+    fn hash(&self, seed: impl Fn(usize) -> u64) -> u64 {
+        hash_five(self.to_words(), seed)
+    }
+}
 
 /// Where a key may lie: its two buckets, and its tag in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +50,13 @@ impl Probe {
             second: (((hash & 0xffff_ffff) * half as u64) >> 32) as u32 + half,
             tag: hash << 24 & ControlWord::TAG,
         }
+    }
+
+    /// The first bucket by 0, the second by 1: arithmetic, and no branch.
+    #[inline(always)]
+    pub const fn bucket(self, half: u32) -> u32 {
+        self.first
+            .wrapping_add(self.second.wrapping_sub(self.first).wrapping_mul(half))
     }
 }
 

@@ -15,6 +15,23 @@ pub mod sweep;
 pub use control::{ControlWord, State};
 pub use hash::{Probe, Seed};
 
+/// Ways of a bucket in the kernel's tables: a cache line of control words.
+pub const WAYS: u32 = 8;
+
+/// [`TableMemory::AMPLE`] of those.
+pub const AMPLE: u32 = 3;
+
+/// [`TableMemory::TRIES`] of those.
+pub const TRIES: u32 = 2;
+
+/// Buckets in each half of a table for so many entries: enough that these are 55 % of the ways, where next to no insert finds
+/// both buckets full (docs/connection-table.md).
+pub const fn half_for(entries: u32) -> u32 {
+    const FILL: u64 = 55;
+    let half = (entries as u64 * 100).div_ceil(FILL * 2 * WAYS as u64);
+    if half == 0 { 1 } else { half as u32 }
+}
+
 /// The memory of one table. The number of a way is that of its bucket times [`TableMemory::WAYS`], plus its place there.
 ///
 /// The methods beside the accesses exist for compilers and the verifier, and do nothing elsewhere.
@@ -84,51 +101,108 @@ pub enum InsertOutcome {
 /// Finds an entry. One that user space is about to remove is revived.
 #[inline(always)]
 pub fn find<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Option<u32> {
-    let (way, word) = match first_match::<K, M>(memory, probe.first, probe.tag) {
-        Some(found) => found,
-        None => first_match::<K, M>(memory, probe.second, probe.tag)?,
-    };
-    if !memory.is_key(way, key) {
-        return find_among_equal_tags(memory, probe, key);
+    match find_alone(memory, probe, key) {
+        Found::Entry(way) => Some(way),
+        Found::Another(place) => find_behind(memory, probe, key, place),
+        Found::Nothing => None,
     }
-    if word.is(State::Dying) && !revive::<K, M>(memory, way, word) {
-        return None;
-    }
-    Some(way)
 }
 
-/// The first entry with the tag: the key's own but for one case in 2^40.
+/// What the first entry with a key's tag is.
+enum Found {
+    /// The key's.
+    Entry(u32),
+    /// Another key's, and its place among the ways of both buckets.
+    Another(u32),
+    /// There is none, or it was removed just now.
+    Nothing,
+}
+
+/// [`find`] unless an entry of another key has the same tag.
 #[inline(always)]
-fn first_match<K, M: TableMemory<K>>(memory: &M, number: u32, tag: u64) -> Option<(u32, ControlWord)> {
+fn find_alone<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Found {
+    let mut found = first_match::<K, M>(memory, probe.first, probe.tag, 0);
+    if found.is_none() {
+        found = first_match::<K, M>(memory, probe.second, probe.tag, M::WAYS);
+    }
+    let Some((place, way, word)) = found else {
+        return Found::Nothing;
+    };
+    if !memory.is_key(way, key) {
+        Found::Another(place)
+    } else if word.is(State::Dying) && !revive::<K, M>(memory, way, word) {
+        Found::Nothing
+    } else {
+        Found::Entry(way)
+    }
+}
+
+/// The first entry with the tag, the key's own but for one case in 2^40: its place, if that of the bucket's first way is
+/// `from`, its way and control word.
+#[inline(always)]
+fn first_match<K, M: TableMemory<K>>(memory: &M, number: u32, tag: u64, from: u32) -> Option<(u32, u32, ControlWord)> {
     let bucket = memory.bucket(number)?;
     for way in 0..M::WAYS {
         let word = memory.load(bucket, way);
         if word.is_entry_of(tag) {
-            return Some((memory.opaque(number * M::WAYS + way, word), word));
+            return Some((
+                memory.opaque(from + way, word),
+                memory.opaque(number * M::WAYS + way, word),
+                word,
+            ));
         }
     }
     None
 }
 
-/// [`find`] where an entry of another key has the same tag.
+/// [`find`] where the entry of another key at this place has the same tag: the next one is looked at, and no third. Of that an
+/// insert finds that it is there.
 #[inline(always)]
-fn find_among_equal_tags<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Option<u32> {
-    let mut number = probe.first;
-    for _ in 0..2 {
-        let bucket = memory.bucket(number)?;
-        for way in 0..memory.ways() {
-            let word = memory.load(bucket, way);
-            if word.is_entry_of(probe.tag) {
-                let way = memory.opaque(number * M::WAYS + way, word);
-                if memory.is_key(way, key) {
-                    let lives = word.is(State::Live) || revive::<K, M>(memory, way, word);
-                    return if lives { Some(way) } else { None };
-                }
-            }
-        }
-        number = probe.second;
+fn find_behind<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, place: u32) -> Option<u32> {
+    let mut left = !1 << (place % u64::BITS);
+    let (way, word) = next_with_tag::<K, M>(memory, probe, &mut left)?;
+    if !word.is_entry_of(probe.tag) || !memory.is_key(way, key) {
+        return None;
     }
-    None
+    let lives = word.is(State::Live) || revive::<K, M>(memory, way, word);
+    if lives { Some(way) } else { None }
+}
+
+/// How many ways with one tag are looked at. A third rival of one insert takes three other CPUs in the same microsecond, or
+/// two keys with the tag of a third (once in 2^80): then the insert tries again, and in the end finds its table busy.
+const ROUNDS: u64 = 3;
+
+/// The first way of both buckets with the tag among those that are `left`, as bits, and its control word now; it and what is
+/// in front of it is not left afterwards.
+#[inline(always)]
+fn next_with_tag<K, M: TableMemory<K>>(memory: &M, probe: Probe, left: &mut u64) -> Option<(u32, ControlWord)> {
+    let differs = |word: ControlWord| (word.tag() ^ probe.tag) >> ControlWord::TAG.trailing_zeros();
+    let first = where_zero::<K, M>(memory, probe.first, differs)?;
+    let second = where_zero::<K, M>(memory, probe.second, differs)?;
+    let found = (first | second << M::WAYS) & *left;
+    if found == 0 {
+        return None;
+    }
+    let place = found.trailing_zeros();
+    *left &= !1 << place;
+    let (number, way) = (probe.bucket(place / M::WAYS), place % M::WAYS);
+    let word = memory.load(memory.bucket(number)?, way);
+    Some((memory.opaque(number * M::WAYS + way, word), word))
+}
+
+/// The ways of a bucket for whose control word `number` gives 0, as bits; it gives less than 2^63.
+///
+/// All of them without a branch: that is what a verifier walks fastest. Whoever wants one of them reads its word again.
+#[inline(always)]
+fn where_zero<K, M: TableMemory<K>>(memory: &M, number: u32, of: impl Fn(ControlWord) -> u64) -> Option<u64> {
+    let bucket = memory.bucket(number)?;
+    let mut found = 0;
+    for way in 0..M::WAYS {
+        // The sign of one less is 1 for 0 alone. Hidden, since compilers would make a comparison of it, and that a branch.
+        let number = memory.hide(of(memory.load(bucket, way)));
+        found |= number.wrapping_sub(1) >> 63 << way;
+    }
+    Some(found)
 }
 
 /// Makes an entry live again that user space has marked; `false` if it came too late. The version is in the word, so a
@@ -148,27 +222,31 @@ fn revive<K, M: TableMemory<K>>(memory: &M, way: u32, dying: ControlWord) -> boo
 #[inline(always)]
 pub fn insert<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, fill: impl Fn(u32)) -> InsertOutcome {
     let mut outcome = InsertOutcome::Busy;
-    for _ in 0..M::TRIES {
-        let Some((free, free_word)) = choose_way::<K, M>(memory, probe) else {
+    for _ in 0..memory.hide(M::TRIES as u64) {
+        let Some(free) = choose_way::<K, M>(memory, probe) else {
             outcome = InsertOutcome::Full;
             break;
         };
-        let mine = memory.opaque(free, free_word);
-        let claim = free_word.claimed(probe.tag);
-        if memory.swap(mine, free_word, claim) != free_word {
+        if !free.word.is(State::Empty) {
             continue;
         }
-        match rival(memory, probe, key, mine) {
-            Rival::None => {
-                fill(mine);
-                if memory.swap(mine, claim, claim.with(State::Live)) == claim {
-                    return InsertOutcome::Created(mine);
-                }
-                memory.store(mine, claim.emptied());
+        let mine = memory.opaque(free.way, free.word);
+        let claim = free.word.claimed(probe.tag);
+        if memory.swap(mine, free.word, claim) != free.word {
+            continue;
+        }
+        let rival = rival(memory, probe, key, mine, free.place);
+        if matches!(rival, Rival::None) {
+            fill(mine);
+            if memory.swap(mine, claim, claim.with(State::Live)) == claim {
+                return InsertOutcome::Created(mine);
             }
+        }
+        memory.store(mine, claim.emptied());
+        match rival {
+            Rival::None | Rival::Many => {}
+            // That claim becomes an entry, or ends, sooner than another try would be made in vain.
             Rival::Claim(way, word) => {
-                memory.store(mine, claim.emptied());
-                // That claim becomes an entry, or ends, sooner than another try would be made in vain.
                 if let Some(bucket) = memory.bucket(way / M::WAYS) {
                     for _ in 0..memory.patience() {
                         if memory.load(bucket, way % M::WAYS) != word {
@@ -178,7 +256,6 @@ pub fn insert<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, fill: imp
                 }
             }
             Rival::Entry(way, word) => {
-                memory.store(mine, claim.emptied());
                 if word.is(State::Live) || revive::<K, M>(memory, way, word) {
                     return InsertOutcome::Exists(way);
                 }
@@ -186,112 +263,79 @@ pub fn insert<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, fill: imp
         }
     }
     // Whoever was faster may be done by now.
-    match find(memory, probe, key) {
-        Some(way) => InsertOutcome::Exists(way),
-        None => outcome,
+    match find_alone(memory, probe, key) {
+        Found::Entry(way) => InsertOutcome::Exists(way),
+        Found::Another(_) | Found::Nothing => outcome,
     }
 }
 
-/// The free way that an entry goes into, and its control word; `None` if both buckets are full or not there.
+/// A free way.
+struct Free {
+    /// Its place among those of both buckets.
+    place: u32,
+    way: u32,
+    word: ControlWord,
+}
+
+/// The free way that an entry goes into; `None` if both buckets are full or not there.
 #[inline(always)]
-fn choose_way<K, M: TableMemory<K>>(memory: &M, probe: Probe) -> Option<(u32, ControlWord)> {
-    let first = room::<K, M>(memory, probe.first)?;
-    let second = room::<K, M>(memory, probe.second)?;
-    if first.free | second.free == 0 {
+fn choose_way<K, M: TableMemory<K>>(memory: &M, probe: Probe) -> Option<Free> {
+    let first = where_zero::<K, M>(memory, probe.first, ControlWord::state_bits)?;
+    let second = where_zero::<K, M>(memory, probe.second, ControlWord::state_bits)?;
+    if first | second == 0 {
         return None;
     }
-    // Products of 0 and 1, since compilers and the verifier make two paths of a mask.
-    let scarce = first.free.wrapping_sub(M::AMPLE as u64) >> 63;
-    let emptier = memory.hide(first.free.wrapping_sub(second.free) >> 63 & scarce);
-    let way = first
-        .way
-        .wrapping_add(second.way.wrapping_sub(first.way).wrapping_mul(emptier));
-    let word = first
-        .word
-        .wrapping_add(second.word.wrapping_sub(first.word).wrapping_mul(emptier));
-    Some((way as u32, ControlWord(word)))
-}
-
-/// The free ways of a bucket.
-struct Room {
-    /// How many there are.
-    free: u64,
-    /// The first of them, and its control word; 0 and 0 if there is none.
-    way: u64,
-    word: u64,
-}
-
-#[inline(always)]
-fn room<K, M: TableMemory<K>>(memory: &M, number: u32) -> Option<Room> {
-    let bucket = memory.bucket(number)?;
-    let mut room = Room {
-        free: 0,
-        way: 0,
-        word: 0,
-    };
-    // From the last to the first, so that the first is what stays.
-    for step in 1..=memory.ways() {
-        let way = M::WAYS - step;
-        let word = memory.load(bucket, way);
-        let is_empty = memory.hide(word.state_bits().wrapping_sub(1) >> 63);
-        let number = (number * M::WAYS + way) as u64;
-        room.free += is_empty;
-        room.way = room
-            .way
-            .wrapping_add(number.wrapping_sub(room.way).wrapping_mul(is_empty));
-        room.word = room
-            .word
-            .wrapping_add(word.0.wrapping_sub(room.word).wrapping_mul(is_empty));
-    }
-    Some(room)
+    // As numbers of 0 and 1, since compilers and the verifier make two paths of a comparison.
+    let (free, free_second) = (first.count_ones() as u64, second.count_ones() as u64);
+    let scarce = free.wrapping_sub(M::AMPLE as u64) >> 63;
+    let emptier = memory.hide(free.wrapping_sub(free_second) >> 63 & scarce);
+    let bits = first.wrapping_add(second.wrapping_sub(first).wrapping_mul(emptier));
+    let (number, way) = (probe.bucket(emptier as u32), bits.trailing_zeros() % M::WAYS);
+    Some(Free {
+        place: emptier as u32 * M::WAYS + way,
+        way: number * M::WAYS + way,
+        word: memory.load(memory.bucket(number)?, way),
+    })
 }
 
 /// Who else has an entry of a key, or claims one.
+#[derive(Clone, Copy)]
 enum Rival {
     None,
     /// A claim that goes first, and its control word.
     Claim(u32, ControlWord),
     /// An entry, and its control word.
     Entry(u32, ControlWord),
+    /// More than are looked at.
+    Many,
 }
 
-/// Looks for rivals of the claim `mine`, and kills the claims behind it.
+/// Looks for rivals of the claim `mine`, which has this place among the ways of both buckets, and kills the claims behind it.
 #[inline(always)]
-fn rival<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, mine: u32) -> Rival {
-    let mut number = probe.first;
-    for _ in 0..2 {
-        let Some(bucket) = memory.bucket(number) else {
+fn rival<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, mine: u32, place: u32) -> Rival {
+    let mut left = !(1 << place);
+    for _ in 0..memory.hide(ROUNDS) {
+        let Some((way, mut word)) = next_with_tag::<K, M>(memory, probe, &mut left) else {
             return Rival::None;
         };
-        for way in 0..memory.ways() {
-            let mut word = memory.load(bucket, way);
-            if word.tag() != probe.tag {
+        // A claim's key cannot be read yet: equal tags count as equal keys. Once in 2^40 that is wrong, and one of the two
+        // tries again.
+        if word.tag() == probe.tag && word.is(State::Pending) {
+            if way < mine {
+                return Rival::Claim(way, word);
+            }
+            let now = memory.swap(way, word, word.with(State::Killed));
+            if now == word {
                 continue;
             }
-            let way = memory.opaque(number * M::WAYS + way, word);
-            if way == mine {
-                continue;
-            }
-            // A claim's key cannot be read yet: equal tags count as equal keys. Once in 2^40 that is wrong, and one of the
-            // two tries again.
-            if word.is(State::Pending) {
-                if way < mine {
-                    return Rival::Claim(way, word);
-                }
-                let now = memory.swap(way, word, word.with(State::Killed));
-                if now == word {
-                    continue;
-                }
-                // Published meanwhile, or given up. A newer claim has still to look for rivals, and will see this one.
-                word = now;
-            }
-            if word.is_entry_of(probe.tag) && memory.is_key(way, key) {
-                return Rival::Entry(way, word);
-            }
+            // Published meanwhile, or given up. A newer claim has still to look for rivals, and will see this one.
+            word = now;
         }
-        number = probe.second;
+        if word.is_entry_of(probe.tag) && memory.is_key(way, key) {
+            return Rival::Entry(way, word);
+        }
     }
-    Rival::None
+    Rival::Many
 }
 
 #[cfg(test)]

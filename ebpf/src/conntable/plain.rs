@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use super::{ControlWord, InsertOutcome, Probe, State, TableMemory, find, insert};
 
 /// Ways of a bucket, as in the kernel's tables.
-const WAYS: usize = 8;
+const WAYS: usize = super::WAYS as usize;
 
 /// A table of keys of `K` words and values of `V` words. Threads may use it as programs and user space use the kernel's.
 #[derive(Debug)]
@@ -81,8 +81,8 @@ impl<const K: usize, const V: usize> PlainTable<K, V> {
 impl<const K: usize, const V: usize> TableMemory<[u64; K]> for PlainTable<K, V> {
     type Bucket = u32;
     const WAYS: u32 = WAYS as u32;
-    const AMPLE: u32 = 3;
-    const TRIES: u32 = 4;
+    const AMPLE: u32 = super::AMPLE;
+    const TRIES: u32 = super::TRIES;
 
     fn bucket(&self, number: u32) -> Option<u32> {
         (number < 2 * self.half).then_some(number)

@@ -8,8 +8,11 @@ use aya_ebpf::{
 use taskgate_ebpf::{
     abi::{
         Conn, Denial, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
-        image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
+        image::BANK_BYTES,
+        outcome::OUTCOMES,
+        tables::{Entry, Rest, Word},
     },
+    conntable::WAYS,
     verdict::Scratch,
 };
 
@@ -28,17 +31,43 @@ pub(super) type BankWords = [u64; BANK_BYTES as usize / 8];
 #[btf_map]
 pub(super) static IMAGE: Array<BankWords, 8, MMAPABLE> = Array::new();
 
-#[btf_map]
-pub(super) static CONNS_V4: HashMap<Key4, Conn, 262_144, PREALLOCATED> = HashMap::new();
+/// The control words of a bucket: one cache line.
+pub(super) type Bucket = [u64; WAYS as usize];
+
+/// What a connection table is made of.
+pub(super) type Buckets = Array<Bucket, 1024, MMAPABLE>;
+pub(super) type Entries<V> = Array<Entry<V>, 8192, MMAPABLE>;
+pub(super) type Rests = Array<Rest, 8192, MMAPABLE>;
 
 #[btf_map]
-pub(super) static CONNS_V6: HashMap<Key6, Conn, 262_144, PREALLOCATED> = HashMap::new();
+pub(super) static CONN_BUCKETS_V4: Buckets = Array::new();
 
 #[btf_map]
-pub(super) static DENIALS_V4: HashMap<Key4, Denial, 65_536, PREALLOCATED> = HashMap::new();
+pub(super) static CONN_ENTRIES_V4: Entries<Conn> = Array::new();
 
 #[btf_map]
-pub(super) static DENIALS_V6: HashMap<Key6, Denial, 65_536, PREALLOCATED> = HashMap::new();
+pub(super) static CONN_BUCKETS_V6: Buckets = Array::new();
+
+#[btf_map]
+pub(super) static CONN_ENTRIES_V6: Entries<Conn> = Array::new();
+
+#[btf_map]
+pub(super) static CONN_RESTS_V6: Rests = Array::new();
+
+#[btf_map]
+pub(super) static DENY_BUCKETS_V4: Buckets = Array::new();
+
+#[btf_map]
+pub(super) static DENY_ENTRIES_V4: Entries<Denial> = Array::new();
+
+#[btf_map]
+pub(super) static DENY_BUCKETS_V6: Buckets = Array::new();
+
+#[btf_map]
+pub(super) static DENY_ENTRIES_V6: Entries<Denial> = Array::new();
+
+#[btf_map]
+pub(super) static DENY_RESTS_V6: Rests = Array::new();
 
 #[btf_map]
 pub(super) static FRAGMENTS_V4: HashMap<Key4, Fragment, 8192, PREALLOCATED> = HashMap::new();

@@ -8,6 +8,7 @@
     reason = "the entry points get their context by value"
 )]
 
+mod conntable;
 mod frame;
 mod maps;
 mod skb;

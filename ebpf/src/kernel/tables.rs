@@ -1,6 +1,9 @@
 //! The tables as BPF maps.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    cell::Cell,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf_jiffies64};
 use taskgate_ebpf::{
@@ -12,9 +15,9 @@ use taskgate_ebpf::{
     tables::{Flows, Inserted, Tables, insert_by},
 };
 
-use super::maps::{
-    BankWords, CONNS_V4, CONNS_V6, COUNTERS, DENIALS_V4, DENIALS_V6, EVENTS, FRAGMENTS_V4, FRAGMENTS_V6, IMAGE,
-    LINK_LOCALS, NEIGHBOURS, USAGE,
+use super::{
+    conntable::{CONNS_V4, CONNS_V6, DENIALS_V4, DENIALS_V6},
+    maps::{BankWords, COUNTERS, EVENTS, FRAGMENTS_V4, FRAGMENTS_V6, IMAGE, LINK_LOCALS, NEIGHBOURS, USAGE},
 };
 
 /// The maps of this program.
@@ -70,11 +73,6 @@ fn shared<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K) -> O
     Some(unsafe { &*element })
 }
 
-#[inline(always)]
-fn insert<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K, value: &V) -> Inserted {
-    insert_by(|| map.insert(key, value, BPF_NOEXIST as u64))
-}
-
 macro_rules! flows {
     ($key:ty, $conns:ident, $denials:ident, $fragments:ident) => {
         impl Flows<$key> for Kernel {
@@ -84,22 +82,22 @@ macro_rules! flows {
 
             #[inline(always)]
             fn conn(&self, key: &$key) -> Option<&'static Conn> {
-                shared(&$conns, key)
+                $conns.get(key)
             }
 
             #[inline(always)]
-            fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted {
-                insert(&$conns, key, value)
+            fn insert_conn(&self, key: &$key, value: &Conn) -> Inserted<&'static Conn> {
+                $conns.add(key, value)
             }
 
             #[inline(always)]
             fn denial(&self, key: &$key) -> Option<&'static Denial> {
-                shared(&$denials, key)
+                $denials.get(key)
             }
 
             #[inline(always)]
-            fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted {
-                insert(&$denials, key, value)
+            fn insert_denial(&self, key: &$key, value: &Denial) -> Inserted<&'static Denial> {
+                $denials.add(key, value)
             }
 
             #[inline(always)]
@@ -108,8 +106,8 @@ macro_rules! flows {
             }
 
             #[inline(always)]
-            fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted {
-                insert(&$fragments, key, value)
+            fn insert_fragment(&self, key: &$key, value: &Fragment) -> Inserted<()> {
+                insert_by(|| $fragments.insert(key, value, BPF_NOEXIST as u64))
             }
 
             #[inline(always)]
@@ -150,7 +148,7 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted {
+    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted<()> {
         insert_by(|| LINK_LOCALS.insert(key, value, BPF_NOEXIST as u64))
     }
 
@@ -158,6 +156,12 @@ impl Tables for Kernel {
     fn add(&self, count: &Word, more: u64) {
         // SAFETY: the pointer is to a live, aligned word of a map, which all writers add to by locked adds.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count.as_ptr(), more) };
+    }
+
+    #[inline(always)]
+    fn add_packets(&self, count: &Cell<u32>, more: u32) {
+        // SAFETY: as above.
+        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count.as_ptr(), more) };
     }
 
     #[inline(always)]

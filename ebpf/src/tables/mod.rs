@@ -1,6 +1,6 @@
 //! Where the kernel's state lies: BPF maps in the kernel, plain collections on the host.
 
-use core::ops::Deref;
+use core::{cell::Cell, ops::Deref};
 
 use crate::{
     abi::{
@@ -12,14 +12,14 @@ use crate::{
 
 /// How an insert went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
+pub enum Inserted<E> {
     /// The entry is there.
     Done,
     /// Another CPU was faster: its entry is there.
-    Exists,
+    Exists(E),
     /// There is no room.
     Full,
-    /// The kernel could not say just now, however often it was tried; nothing was added.
+    /// Others were in the way, however often it was tried; nothing was added.
     Busy,
 }
 
@@ -28,12 +28,12 @@ const TRIES: u32 = 4;
 
 /// What the kernel's answer to an insert comes to; `None`: it is worth another try.
 #[inline(always)]
-pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted> {
+pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted<()>> {
     const EBUSY: i32 = -16;
     const EEXIST: i32 = -17;
     match answer {
         Ok(()) => Some(Inserted::Done),
-        Err(EEXIST) => Some(Inserted::Exists),
+        Err(EEXIST) => Some(Inserted::Exists(())),
         // Another program on this CPU holds the lock of the bucket (Linux 5.11 to 6.14, commit 20b6cc34ea74).
         Err(EBUSY) => None,
         // No room (E2BIG), or no lock at all (from 6.15 on: EDEADLK, ETIMEDOUT after a quarter of a second).
@@ -44,7 +44,7 @@ pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted> {
 /// Inserts by `attempt`, which gives the kernel's answer, and again where that was only that it is busy. Where the lock's
 /// holder is what this program interrupted, it stays busy until the program ends.
 #[inline(always)]
-pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted {
+pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted<()> {
     for _ in 0..TRIES {
         if let Some(inserted) = from_errno(attempt()) {
             return inserted;
@@ -62,17 +62,17 @@ pub trait Flows<K> {
     /// Finds a tracked connection.
     fn conn(&self, key: &K) -> Option<Self::Conn>;
     /// Adds one that is not there.
-    fn insert_conn(&self, key: &K, value: &Conn) -> Inserted;
+    fn insert_conn(&self, key: &K, value: &Conn) -> Inserted<Self::Conn>;
     /// Finds a denied flow.
     fn denial(&self, key: &K) -> Option<Self::Denial>;
     /// Adds one that is not there.
-    fn insert_denial(&self, key: &K, value: &Denial) -> Inserted;
+    fn insert_denial(&self, key: &K, value: &Denial) -> Inserted<Self::Denial>;
     /// A remembered first fragment in the table.
     type Fragment: Deref<Target = Fragment>;
     /// Finds a remembered first fragment.
     fn fragment(&self, key: &K) -> Option<Self::Fragment>;
     /// Adds one that is not there.
-    fn insert_fragment(&self, key: &K, value: &Fragment) -> Inserted;
+    fn insert_fragment(&self, key: &K, value: &Fragment) -> Inserted<()>;
     /// Removes one, and says whether it was there.
     fn remove_fragment(&self, key: &K) -> bool;
 }
@@ -90,9 +90,11 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     /// Finds out who has a link-local address.
     fn link_local(&self, key: &LinkLocalKey) -> Option<Self::LinkLocal>;
     /// Adds one that is not there. Others that were not looked up for long may go for it.
-    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted;
+    fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted<()>;
     /// Adds to a count that several CPUs add to.
     fn add(&self, count: &Word, more: u64);
+    /// [`Tables::add`] for a count of packets in half a word.
+    fn add_packets(&self, count: &Cell<u32>, more: u32);
     /// Counts packets by the number of their [`crate::abi::Outcome`].
     fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64);
     /// Gives `value` back as a number that nobody knows: the verifier then walks what follows once, and not once for each

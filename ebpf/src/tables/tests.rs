@@ -8,7 +8,7 @@ const EDEADLK: i32 = -35;
 const ETIMEDOUT: i32 = -110;
 
 /// What an insert comes to that is busy for so many tries and then answers so, and how many tries that took.
-fn insert_after(busy: u32, answer: Result<(), i32>) -> (Inserted, u32) {
+fn insert_after(busy: u32, answer: Result<(), i32>) -> (Inserted<()>, u32) {
     let mut tries = 0;
     let inserted = insert_by(|| {
         tries += 1;
@@ -21,7 +21,7 @@ fn insert_after(busy: u32, answer: Result<(), i32>) -> (Inserted, u32) {
 fn only_a_busy_bucket_is_worth_another_try() {
     for (answer, inserted) in [
         (Ok(()), Inserted::Done),
-        (Err(EEXIST), Inserted::Exists),
+        (Err(EEXIST), Inserted::Exists(())),
         (Err(E2BIG), Inserted::Full),
         (Err(ENOMEM), Inserted::Full),
         (Err(EDEADLK), Inserted::Full),

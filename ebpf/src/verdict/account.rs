@@ -10,10 +10,13 @@ use crate::{
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Adds the packet to an entry. `anew`: what that knows then, unless it goes on with what it knows.
     #[inline(always)]
-    pub(super) fn account(&self, conn: &Conn, tail: u32, anew: Option<Life>) {
+    pub(super) fn account(&self, conn: &Conn, anew: Option<Life>) {
         let packet = self.packet;
         self.add_totals(conn);
-        conn.seen.set(self.now, tail);
+        // A line that is only added to stays with its CPU longer than one that is stored to as well.
+        if conn.last.get() != self.now {
+            conn.last.set(self.now);
+        }
         let was = Life {
             state: conn.state(),
             next: conn.next.get(),
@@ -36,8 +39,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Counts the packet in an entry, and does not renew that.
     #[inline(always)]
     pub(super) fn add_totals(&self, conn: &Conn) {
-        let totals = &conn.totals[D::DIRECTION.index()];
-        self.tables.add(&totals.packets, self.packet.packets as u64);
-        self.tables.add(&totals.bytes, self.packet.bytes as u64);
+        let at = D::DIRECTION.index();
+        self.tables.add_packets(&conn.packets[at], self.packet.packets);
+        self.tables.add(&conn.bytes[at], self.packet.bytes as u64);
     }
 }

@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     abi::{
-        Conn, Direction, DropReason, Outcome, PassReason,
+        Conn, Direction, DropReason, PassReason,
         image::{Claim, Shared},
-        tables::{Next, Seen, Totals, pair, state},
+        tables::{Admitted, Next, RULES, state},
     },
     conntrack::{Life, begin, initiator},
     family::Family,
@@ -17,6 +17,15 @@ use crate::{
     packet::IcmpKind,
     tables::{Flows, Inserted, Tables},
 };
+
+/// What an entry counts for the packet that it begins with.
+#[inline(always)]
+fn by_direction<D: Hook, C: Default>(count: C) -> [C; 2] {
+    match D::DIRECTION {
+        Direction::Egress => [count, C::default()],
+        Direction::Ingress => [C::default(), count],
+    }
+}
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
@@ -29,62 +38,74 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        let tail = self.tail();
+        const RULE: u32 = 8;
+        const ERROR: u8 = PassReason::IcmpError as u8;
+        const EXEMPT: u8 = PassReason::Exempt as u8;
+        const { assert!(RULES <= 1 << (u32::BITS - RULE)) };
         let mut refills = evaluation.0 & Evaluation::REPLACE_ENTRY != 0;
-        let mut goes_on = evaluation.0 & Evaluation::KEEP_STATE != 0;
+        let goes_on = evaluation.0 & Evaluation::KEEP_STATE != 0;
         if admission.dhcp {
-            let flow = Flow::dhcp(self.packet);
+            let (flow, tail) = (Flow::dhcp(self.packet), self.tail());
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
             refills = true;
         } else if matches!(D::DIRECTION, Direction::Ingress) && is_dhcp(self.packet, Direction::Ingress) {
             // It answers nothing that the task asked.
-            let flow = Flow::plain(self.packet, D::DIRECTION);
+            let (flow, tail) = (Flow::plain(self.packet, D::DIRECTION), self.tail());
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
         }
         let opened = self.tables.opaque((evaluation.opened() | admission.state) as u32) as u16;
+        // As numbers that nobody knows, each time that they are asked: else what follows would be verified once for each way
+        // that led here.
+        let facts = self.tables.opaque(
+            refills as u32
+                | (goes_on as u32) << 1
+                | (admission.dhcp as u32) << 2
+                | (admission.is_error() as u32) << 3
+                | ((admission.state & state::UNTRACKED != 0) as u32) << 4,
+        );
+        let by = self.tables.opaque(admission.rule << RULE | admission.pass as u32);
+        let (rule, number) = (by >> RULE, by as u8);
+        let tables = self.tables;
+        let is = |bit: u32| tables.opaque(facts) >> bit & 1 != 0;
         let packet = self.packet;
         let segment = packet.segment_in_any_case(|value| self.tables.opaque(value));
         let life = begin(opened, packet.protocol, D::DIRECTION, segment);
         let life = life.opaque(|number| self.tables.opaque(number));
         let mut refused = None;
         let mut kept = false;
-        let mut found = None;
-        // Twice at most: an entry can come, or go, between a look and the next step.
-        for _ in 0..2 {
-            if refills && let Some(conn) = self.tables.conn(F::key(&mut self.work.keys)) {
-                found = Some(conn);
-                break;
-            }
-            match self.insert::<F>(opened, life, admission) {
-                Ok(Inserted::Exists) => {
-                    refills = true;
-                    goes_on = true;
+        let mut exists = 0;
+        let mut found = if is(0) {
+            self.tables.conn(F::key(&mut self.work.keys))
+        } else {
+            None
+        };
+        if found.is_none() {
+            match self.insert::<F>(opened, life, rule, is(3)) {
+                Ok(Inserted::Done) => kept = true,
+                Ok(Inserted::Exists(conn)) => {
+                    exists = 1;
+                    found = Some(conn);
                 }
                 // A busy table is no fault of the packet's.
-                Ok(inserted) => {
-                    kept = inserted == Inserted::Done;
-                    break;
-                }
-                Err(reason) => {
-                    refused = Some(reason);
-                    break;
-                }
+                Ok(Inserted::Busy | Inserted::Full) => {}
+                Err(reason) => refused = Some(reason),
             }
         }
         if let Some(conn) = found {
-            if matches!(D::DIRECTION, Direction::Ingress) && admission.dhcp {
+            if matches!(D::DIRECTION, Direction::Ingress) && is(2) {
                 // Only the task keeps it open.
                 self.add_totals(&conn);
             } else {
-                self.refresh_entry(&conn, tail, opened, admission.rule, (!goes_on).then_some(life));
+                let goes_on = self.tables.opaque(exists | facts >> 1 & 1) != 0;
+                self.refresh_entry(&conn, opened, rule, (!goes_on).then_some(life));
             }
             kept = true;
         }
         if !kept && let Some(usage) = self.tables.usage(self.work.eni.slot) {
             let packets = self.packet.packets as u64;
             if let Some(reason) = refused
-                && admission.state & state::UNTRACKED == 0
-                && !admission.is_error()
+                && !is(4)
+                && !is(3)
             {
                 self.tables.add(&usage.conns_refused, packets);
                 return Err(reason);
@@ -92,23 +113,38 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             // It needs no entry to pass, only to be recorded.
             self.tables.add(&usage.flows_lost, packets);
         }
-        let outcome = self.count(Outcome::Pass(admission.pass));
-        self.emit_event(outcome, admission.rule);
-        Ok(admission.pass)
+        self.tables.count(
+            self.work.eni.slot,
+            D::DIRECTION,
+            number as u32,
+            self.packet.packets as u64,
+        );
+        self.emit_event(number, rule);
+        Ok(match number {
+            ERROR => PassReason::IcmpError,
+            EXEMPT => PassReason::Exempt,
+            _ => PassReason::Rule,
+        })
     }
 
     /// Adds an entry under the key in hand, if its ENI may have one more.
     #[inline(always)]
-    fn insert<F: Family>(&mut self, opened: u16, life: Life, admission: Admission) -> Result<Inserted, DropReason>
+    fn insert<F: Family>(
+        &mut self,
+        opened: u16,
+        life: Life,
+        rule: u32,
+        is_error: bool,
+    ) -> Result<Inserted<<T as Flows<F::Key>>::Conn>, DropReason>
     where
         T: Flows<F::Key>,
     {
         let slot = self.work.eni.slot;
         let accounts = Accounts::of(slot, Shared::Connections);
         let share = self.control.share(Shared::Connections);
-        let claim = if admission.is_error() {
+        let claim = if is_error {
             Claim::Error
-        } else if opened & state::INGRESS != 0 {
+        } else if self.tables.opaque(opened as u32) as u16 & state::INGRESS != 0 {
             Claim::Inward
         } else {
             Claim::Outward
@@ -119,19 +155,18 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             Err(NoRoom::Full) => return Err(DropReason::ConnectionsFull),
         };
         let opened = opened | charge.state();
+        let (packets, bytes) = (self.packet.packets, self.packet.bytes as u64);
         self.work.conn = Conn {
-            totals: match D::DIRECTION {
-                Direction::Egress => [self.totals(), Totals::default()],
-                Direction::Ingress => [Totals::default(), self.totals()],
-            },
-            seen: Seen::new(self.now, self.tail()),
-            admitted: pair(self.control.epoch(slot), self.control.generation).into(),
-            by: self.by(admission.rule, opened, slot).into(),
+            bytes: by_direction::<D, _>(bytes.into()),
+            packets: by_direction::<D, _>(packets.into()),
+            admitted: self.admitted(slot).into(),
+            by: Conn::pack_by(rule, opened).into(),
+            last: self.now.into(),
             next: Next::new(life.next),
             flags: self.flags(life.state),
         };
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
-        if inserted != Inserted::Done {
+        if !matches!(inserted, Inserted::Done) {
             accounts.rollback(self.tables, charge);
         }
         match inserted {
@@ -140,32 +175,37 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// What an entry says of who admitted it. Rules name codes, so a request's is part of that; for everything else it
-    /// means nothing.
+    /// What an entry says of for whom and when it was admitted. Rules name codes, so a request's is part of that; for
+    /// everything else it means nothing.
     #[inline(always)]
-    fn by(&self, rule: u32, opened: u16, slot: u16) -> u64 {
+    fn admitted(&self, slot: u16) -> u64 {
         let code = match self.packet.exchange {
             IcmpKind::Request => self.packet.destination_port as u8,
             _ => 0,
         };
-        Conn::pack_by(rule, opened, code, slot)
+        let admitted = Admitted {
+            epoch: self.control.epoch(slot),
+            code,
+            generation: self.control.generation as u16,
+            slot,
+        };
+        admitted.pack()
     }
 
     /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows. Where another CPU
     /// is just making some entry another slot's, who admits it stays for the next packet to say.
     #[inline(always)]
-    fn refresh_entry(&self, conn: &Conn, tail: u32, opened: u16, rule: u32, anew: Option<Life>) {
+    fn refresh_entry(&self, conn: &Conn, opened: u16, rule: u32, anew: Option<Life>) {
         let slot = self.work.eni.slot;
         let was = conn.state();
         // A SYN of the side that was opened to takes nothing over from the one that opened it.
         if anew.is_some() || initiator(was) as u8 == initiator(opened) as u8 {
-            let by = self.by(rule, opened | was & state::POOL, slot);
-            if conn.by().1 == slot || self.move_charge(conn, by) {
-                conn.admitted
-                    .set(pair(self.control.epoch(slot), self.control.generation));
-                conn.by.set(by);
+            let admitted = self.admitted(slot);
+            if conn.admitted().slot == slot || self.move_charge(conn, admitted) {
+                conn.admitted.set(admitted);
+                conn.by.set(Conn::pack_by(rule, opened | was & state::POOL));
             }
         }
-        self.account(conn, tail, anew);
+        self.account(conn, anew);
     }
 }

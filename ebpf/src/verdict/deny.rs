@@ -5,7 +5,7 @@ use crate::{
     abi::{
         Denial, Direction, DropReason, Outcome, PassReason,
         image::{NO_CAP, Shared},
-        tables::{Seen, denial_tail},
+        tables::{Totals, denial_tail},
     },
     conntrack::{TCP, UDP},
     family::Family,
@@ -62,35 +62,29 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             0
         };
         F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, ports, tail);
-        let mut tried = false;
-        loop {
-            if let Some(denial) = self.tables.denial(F::key(&mut self.work.keys))
-                && denial.seen.get().1 == tail
-            {
-                self.tables.add(&denial.totals.packets, packet.packets as u64);
-                self.tables.add(&denial.totals.bytes, packet.bytes as u64);
-                denial.seen.set(self.now, tail);
-                denial
-                    .flags
-                    .update(0, self.control.window, D::DIRECTION, packet.tcp_flags);
-                return;
-            }
-            if tried {
-                break;
-            }
-            tried = true;
-            match self.insert_denial::<F>(tail) {
+        let denial = if let Some(denial) = self.tables.denial(F::key(&mut self.work.keys)) {
+            denial
+        } else {
+            match self.insert_denial::<F>() {
                 Inserted::Done => {
-                    self.emit_event(self.dropped(), 0);
+                    self.emit_event(number, 0);
                     return;
                 }
-                Inserted::Exists => {}
-                Inserted::Full | Inserted::Busy => break,
+                Inserted::Exists(denial) => denial,
+                Inserted::Full | Inserted::Busy => {
+                    if let Some(usage) = self.tables.usage(slot) {
+                        self.tables.add(&usage.denials_lost, packet.packets as u64);
+                    }
+                    return;
+                }
             }
-        }
-        if let Some(usage) = self.tables.usage(slot) {
-            self.tables.add(&usage.denials_lost, packet.packets as u64);
-        }
+        };
+        self.tables.add(&denial.totals.packets, packet.packets as u64);
+        self.tables.add(&denial.totals.bytes, packet.bytes as u64);
+        denial.last.set(self.now);
+        denial
+            .flags
+            .update(0, self.control.window, D::DIRECTION, packet.tcp_flags);
     }
 
     /// Whether what is refused was meant for the task, so that its record is true of it. A bridge floods each frame whose
@@ -114,26 +108,23 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     }
 
     #[inline(always)]
-    fn insert_denial<F: Family>(&mut self, tail: u32) -> Inserted
+    fn insert_denial<F: Family>(&mut self) -> Inserted<<T as Flows<F::Key>>::Denial>
     where
         T: Flows<F::Key>,
     {
+        let packet = self.packet;
         let accounts = Accounts::of(self.work.eni.slot, Shared::Denials);
         // Asked before an insert is tried: one that fails costs more than the whole verdict.
         let share = self.control.share(Shared::Denials);
         let Ok(charge) = accounts.charge(self.tables, share, NO_CAP, Self::claim()) else {
             return Inserted::Full;
         };
-        self.work.denial = Denial {
-            totals: self.totals(),
-            seen: Seen::new(self.now, tail),
-            flags: self.flags(0),
-            charge: charge.number().into(),
-        };
+        let totals = Totals::new(packet.packets as u64, packet.bytes as u64);
+        self.work.denial = Denial::new(totals, self.now, self.flags(0), charge.number());
         let inserted = self
             .tables
             .insert_denial(F::key(&mut self.work.keys), &self.work.denial);
-        if inserted != Inserted::Done {
+        if !matches!(inserted, Inserted::Done) {
             accounts.rollback(self.tables, charge);
         }
         inserted

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// How a packet that no entry lets through is to be judged. Bits in one word, and no enum, because the word is hidden from the
-/// verifier ([`Opaque`](crate::tables::Tables::blur)): it then walks what follows once, and not once for each way that led
+/// verifier ([`Opaque`](crate::tables::Tables::opaque)): it then walks what follows once, and not once for each way that led
 /// here.
 #[derive(Clone, Copy)]
 pub(super) struct Evaluation(pub(super) u32);

@@ -128,7 +128,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let inserted = self
             .tables
             .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment);
-        if inserted != Inserted::Done {
+        if !matches!(inserted, Inserted::Done) {
             accounts.rollback(self.tables, charge);
         }
     }

@@ -134,7 +134,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let (key, value) = &self.work.link_local;
         let inserted = self.tables.insert_link_local(key, value);
         // Where another CPU was faster the next packet hears whose it is.
-        !is_heard && inserted != Inserted::Exists
+        !is_heard && inserted != Inserted::Exists(())
     }
 
     /// Whether a task may name the link-local addresses that it names.

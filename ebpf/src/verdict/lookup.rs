@@ -25,10 +25,10 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             F::set_key(key, flow.local, flow.remote, flow.ports, tail);
             let standing = match self.tables.conn(key) {
                 Some(conn) => {
-                    let standing = self.standing(&conn, tail, self.packet);
+                    let standing = self.standing(&conn, self.packet);
                     if standing == CtStatus::Live && !answers_dhcp {
                         if !D::EARLY {
-                            self.account(&conn, tail, None);
+                            self.account(&conn, None);
                         }
                         return None;
                     }

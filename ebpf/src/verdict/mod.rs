@@ -29,7 +29,7 @@ use crate::{
     abi::{
         Conn, Denial, Direction, DropReason, Event, Fragment, LinkLocal, LinkLocalKey, Outcome, PassReason,
         image::control,
-        tables::{Flags, Totals, denial_tail},
+        tables::{Flags, denial_tail},
     },
     family::{Family, Keys, V4, V6},
     flow::Flow,
@@ -276,12 +276,6 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         outcome
     }
 
-    /// What a new entry counts.
-    #[inline(always)]
-    fn totals(&self) -> Totals {
-        Totals::new(self.packet.packets as u64, self.packet.bytes as u64)
-    }
-
     /// A new entry's state and TCP flags.
     #[inline(always)]
     fn flags(&self, state: u16) -> Flags {
@@ -290,9 +284,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         flags
     }
 
-    /// Tells whoever follows of a flow's first packet.
+    /// Tells whoever follows of a flow's first packet. `number`: of how it ended.
     #[inline(always)]
-    fn emit_event(&mut self, outcome: Outcome, rule: u32) {
+    fn emit_event(&mut self, number: u8, rule: u32) {
         if self.control.flags & control::FOLLOW == 0 {
             return;
         }
@@ -302,7 +296,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             local: flow.local,
             remote: flow.remote,
             ports: flow.ports,
-            tail: denial_tail(self.work.eni.slot, packet.protocol, D::DIRECTION, outcome.number()),
+            tail: denial_tail(self.work.eni.slot, packet.protocol, D::DIRECTION, number),
             rule,
             time: self.now,
             bytes: packet.bytes,

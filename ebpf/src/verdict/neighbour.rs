@@ -76,6 +76,16 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let eni = self.work.eni;
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
+        // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet, nor need others one who
+        // ask for a router or say what they listen to.
+        let is_unnamed = self.tables.opaque(is_unspecified(packet.source) as u32) != 0;
+        let claimed = if self.tables.opaque((is_unnamed || is_answer) as u32) != 0 {
+            packet.target
+        } else {
+            packet.source
+        };
+        // Before anything is told apart: the verifier walks every probe of it, once for each state it comes in.
+        let owner = self.tables.opaque(rows.address(claimed).slot as u32) as u16;
         // An answer comes from the address that it is about, or from one that is good for the link alone.
         let of_one_kind = link_local(packet.source) == link_local(packet.target) || !link_local(packet.source);
         let from_elsewhere = is_answer && checked && !same(packet.source, packet.target) && of_one_kind;
@@ -87,9 +97,6 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if packet.roomy && !for_rules {
             return Err(DropReason::Malformed);
         }
-        // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet, nor need others one who
-        // ask for a router or say what they listen to.
-        let is_unnamed = self.tables.opaque(is_unspecified(packet.source) as u32) != 0;
         let is_about_link = matches!(
             packet.neighbour,
             Neighbour::RouterSolicitation | Neighbour::ListenerReport
@@ -97,12 +104,6 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if is_unnamed && is_about_link {
             return Ok(());
         }
-        let claimed = if self.tables.opaque((is_unnamed || is_answer) as u32) != 0 {
-            packet.target
-        } else {
-            packet.source
-        };
-        let owner = self.tables.opaque(rows.address(claimed).slot as u32) as u16;
         // Who forwards for others may answer for them, but for no other task of this host.
         let may_claim = owner == eni.slot || link_local(claimed) || !checked && owner == 0;
         if may_claim && self.is_hardware_own(checked) && self.may_name(is_unnamed, checked) {

@@ -33,7 +33,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let key = F::key(&mut self.work.keys);
         F::set_key(key, flow.local, flow.remote, flow.ports, tail);
         match self.tables.conn(key) {
-            Some(conn) if self.standing(&conn, tail, &as_quoted(quoted)) == CtStatus::Live => conn.by().0,
+            Some(conn) if self.standing(&conn, &as_quoted(quoted)) == CtStatus::Live => conn.rule(),
             _ => 0,
         }
     }

@@ -129,13 +129,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Makes a connection the packet's slot's, and its charge with it, unless another CPU has done so. `by`: what it then says
-    /// of who admitted it. Says whether it is done: not where another CPU is just moving some connection. The account stays
+    /// Makes a connection the packet's slot's, and its charge with it, unless another CPU has done so. `admitted`: what it
+    /// then says of that. Says whether it is done: not where another CPU is just moving some connection. The account stays
     /// of the same kind; a floor may so be overdrawn until entries go.
     #[inline(always)]
-    pub(super) fn move_charge(&self, conn: &Conn, by: u64) -> bool {
+    pub(super) fn move_charge(&self, conn: &Conn, admitted: u64) -> bool {
         let tables = self.tables;
-        let (from, to) = (conn.by().1, self.work.eni.slot);
+        let (from, to) = (conn.admitted().slot, self.work.eni.slot);
         let (Some(first), Some(old), Some(new)) = (tables.usage(0), tables.usage(from), tables.usage(to)) else {
             return false;
         };
@@ -143,11 +143,11 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         // As with a charge: of those that add at once at most one reads that it is alone.
         tables.add(moving, 1);
         let alone = moving.get() == 1;
-        if alone && conn.by().1 == from {
+        if alone && conn.admitted().slot == from {
             let charge = Charge::of_state(conn.state());
             tables.add(old.conns_inserted.of(charge), u64::MAX);
             tables.add(new.conns_inserted.of(charge), 1);
-            conn.by.set(by);
+            conn.admitted.set(admitted);
         }
         tables.add(moving, u64::MAX);
         alone

@@ -19,30 +19,25 @@ pub(super) enum CtStatus {
     Closed,
     /// It counts as absent; if the packet is allowed, the entry is filled anew.
     Stale,
-    /// It is not there, or not this flow's: the element was given to another key meanwhile.
+    /// It is not there.
     Absent,
 }
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// What an entry means for a packet of its key.
     #[inline(always)]
-    pub(super) fn standing(&self, conn: &Conn, tail: u32, packet: &Packet) -> CtStatus {
-        let (last, owner) = conn.seen.get();
-        if owner != tail {
-            return CtStatus::Absent;
-        }
+    pub(super) fn standing(&self, conn: &Conn, packet: &Packet) -> CtStatus {
         let was = conn.state();
         let timeout = self.control.timeout(timeout_of(packet.protocol, was));
-        let (epoch, generation) = conn.admitted();
-        let (_, slot) = conn.by();
-        if epoch != self.control.epoch(slot) {
+        let admitted = conn.admitted();
+        if !admitted.is_of(self.control.epoch(admitted.slot)) {
             return CtStatus::Stale;
         }
         if matches!(D::DIRECTION, Direction::Egress) && was & state::GROUP != 0 {
             return CtStatus::Stale;
         }
         let opening = opens(packet.protocol, packet.tcp_flags);
-        if idle(self.now, last, timeout) {
+        if idle(self.now, conn.last.get(), timeout) {
             // An untracked connection is its rule's, closed or not.
             return if finished(was) && was & state::UNTRACKED == 0 && !opening {
                 CtStatus::Closed
@@ -54,7 +49,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if opening && closed(was) || matches!(packet.exchange, IcmpKind::Error) {
             return CtStatus::Stale;
         }
-        let changed = generation != self.control.generation;
+        let changed = admitted.generation != self.control.generation as u16;
         // Whoever opens a connection asks the rules that there are now, and the side that was opened to asks its own. What
         // is there lives on: anybody can forge a SYN.
         let confirmed = was & state::CONFIRMED != 0;
@@ -69,7 +64,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return CtStatus::Rejudge(initiator(was));
         }
         // A request with another code is another question to the rules; what answers it may say what it likes.
-        if matches!(packet.exchange, IcmpKind::Request) && packet.destination_port as u8 != conn.code() {
+        if matches!(packet.exchange, IcmpKind::Request) && packet.destination_port as u8 != admitted.code {
             return CtStatus::Stale;
         }
         if changed && (was & state::UNTRACKED != 0 || self.control.flags & control::CUT != 0) {

@@ -12,7 +12,7 @@ use taskgate_bpf::{
 use taskgate_ebpf::abi::image::Shared;
 use taskgate_model::Model;
 use taskgate_net::link::Link;
-use taskgate_tables::{FlowKey, FlowTables as _};
+use taskgate_tables::FlowTables as _;
 
 use super::rules::{self, GATE, GATED};
 use testkit::{fixture::Fixture, sandbox::ip_batch};
@@ -117,28 +117,29 @@ impl Ground {
     /// What its tables have counted.
     pub fn counted(&mut self) -> Result<Counted> {
         let mut counted = Counted::default();
-        self.tables.conns(&mut |_, conn| {
+        self.tables.conns(&mut |_, _, conn| {
             counted.tracked += conn.totals.iter().map(|count| count.packets).sum::<u64>();
         })?;
         self.tables
-            .denials(&mut |_, denial| counted.denied += denial.totals.packets)?;
+            .denials(&mut |_, _, denial| counted.denied += denial.totals.packets)?;
         Ok(counted)
     }
 
     /// How many tracked connections there are.
     pub fn conns(&mut self) -> Result<u64> {
         let mut conns = 0;
-        self.tables.conns(&mut |_, _| conns += 1)?;
+        self.tables.conns(&mut |_, _, _| conns += 1)?;
         Ok(conns)
     }
 
     /// Removes all tracked connections, as the daemon does, and says how many there were.
     pub fn forget_conns(&mut self) -> Result<u64> {
-        let mut keys: Vec<FlowKey> = Vec::new();
-        self.tables.conns(&mut |key, _| keys.push(key))?;
-        for key in &keys {
-            ensure!(self.tables.take_conn(key)?.is_some(), "a connection went by itself");
+        let mut ids = Vec::new();
+        self.tables.conns(&mut |id, _, _| ids.push(id))?;
+        self.tables.mark_conns(&ids)?;
+        for id in &ids {
+            ensure!(self.tables.take_conn(*id)?.is_some(), "a connection went by itself");
         }
-        Ok(keys.len() as u64)
+        Ok(ids.len() as u64)
     }
 }

@@ -108,7 +108,7 @@ pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &State) -> Option<
             totals: entry.totals,
             last: entry.last,
             epoch: entry.epoch,
-            generation: entry.generation,
+            generation: entry.generation as u16,
             rule: conn.rule,
             slot: entry.slot,
             state: bits(entry, name.protocol == 6) | if entry.pooled { state::POOL } else { 0 },

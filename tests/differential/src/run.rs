@@ -85,13 +85,18 @@ impl AddAssign for Tally {
 }
 
 impl Episode {
+    /// Entries that the packets of an episode do not come to: which flow a connection table is too full for only the table
+    /// itself can say. What shares say of room is compared.
+    const ENOUGH: usize = 2_000;
+
     /// The oracle and the pure core. `image`: whole banks of memory, whatever stands in it.
     ///
     /// # Errors
     /// A [`Difference`], where the witnesses differ.
     pub fn on_host(self, image: &[AtomicU64]) -> Result<Tally> {
         let room = Rng::new(self.seed).of(&[40, 300, 10_000]);
-        let mut host = Host::new(image, room);
+        let mut host = Host::new(image, Self::ENOUGH);
+        host.tables.room_for_fragments_of(room);
         // Ticks begin anew within the first packets of some episodes.
         host.tables
             .advance(Rng::new(self.seed).of(&[0, u32::MAX - (1 << 20) - 100]));
@@ -105,7 +110,8 @@ impl Episode {
     pub fn with_kernel(self, kernel: &mut Kernel) -> Result<Tally> {
         let image = kernel.image()?;
         let room = Kernel::ROOM as usize;
-        let mut host = Host::new(&image, room);
+        let mut host = Host::new(&image, Self::ENOUGH);
+        host.tables.room_for_fragments_of(room);
         kernel.clear()?;
         Stand::new(Rng::new(self.seed), &image, room, Clock::Kernels)?.run(self, &mut host, Some(kernel))
     }

@@ -8,24 +8,26 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
-use taskgate_bpf::sys::{Hash, Plain, Shared, tick_nanoseconds};
+use taskgate_bpf::{
+    conntable::{MappedTable, TableKey},
+    sys::{Hash, Plain, Shared, tick_nanoseconds},
+};
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Direction, EniUsage, Fragment, Key4, Key6,
+    Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6,
     image::{SLOT_SEGMENTS, SLOTS},
     map,
     outcome::OUTCOMES,
-    tables::Seen,
 };
 
-use crate::{daemon::Daemon, fixture::outcome_name, netns::until};
+use crate::{daemon::Daemon, fixture::outcome_name, kernel::Objects, netns::until};
 
 /// The tables of a running taskgate.
 pub struct Held {
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     usage: Shared<AtomicU64>,
     image: Shared<AtomicU64>,
-    v4: Hash<Key4, Conn>,
-    v6: Hash<Key6, Conn>,
+    v4: MappedTable<Key4, Conn>,
+    v6: MappedTable<Key6, Conn>,
     fragments_v4: Hash<Key4, Fragment>,
     fragments_v6: Hash<Key6, Fragment>,
 }
@@ -43,17 +45,27 @@ pub struct Used {
     pub denied_lost: u64,
 }
 
+/// Maps by name.
+fn maps(objects: &Objects) -> Result<BTreeMap<String, MapData>> {
+    let mut maps = BTreeMap::new();
+    for id in &objects.maps {
+        let map = MapData::from_id(*id)?;
+        let name = map.info()?.name_as_str().context("a map's name is no text")?.to_owned();
+        maps.insert(name, map);
+    }
+    Ok(maps)
+}
+
+/// The tracked connections of one family in the kernel program that a process has loaded.
+pub fn conns_of<K: TableKey>(process: u32, names: FlowMaps) -> Result<MappedTable<K, Conn>> {
+    let maps = maps(&Objects::of_process(process)?)?;
+    MappedTable::open(names, |name| Ok(Shared::new(maps.get(name).context(name)?)?))
+}
+
 impl Held {
     /// Opens the tables of `daemon`, each task of which has a slot of its own.
     pub fn by(daemon: &Daemon) -> Result<Self> {
-        let mut maps = BTreeMap::new();
-        for id in daemon.objects()?.maps {
-            let map = MapData::from_id(id)?;
-            maps.insert(
-                map.info()?.name_as_str().context("a map's name is no text")?.to_owned(),
-                map,
-            );
-        }
+        let mut maps = maps(&daemon.objects()?)?;
         let mut map = |name: &str| {
             maps.remove(name)
                 .with_context(|| format!("taskgate has no map `{name}`"))
@@ -62,8 +74,8 @@ impl Held {
             counters: PerCpuArray::try_from(Map::PerCpuArray(map(map::COUNTERS)?))?,
             usage: Shared::new(&map(map::USAGE)?)?,
             image: Shared::new(&map(map::IMAGE)?)?,
-            v4: Hash::new(map(map::CONNS_V4)?)?,
-            v6: Hash::new(map(map::CONNS_V6)?)?,
+            v4: MappedTable::open(map::CONNS_V4, |name| anyhow::Ok(Shared::new(&map(name)?)?))?,
+            v6: MappedTable::open(map::CONNS_V6, |name| anyhow::Ok(Shared::new(&map(name)?)?))?,
             fragments_v4: Hash::new(map(map::FRAGMENTS_V4)?)?,
             fragments_v6: Hash::new(map(map::FRAGMENTS_V6)?)?,
         })
@@ -140,13 +152,13 @@ impl Held {
     pub fn tcp_states(&self) -> Result<Vec<(u16, [u16; 2])>> {
         const TCP: u32 = 6;
         let mut states = Vec::new();
-        let mut note = |tail: u32, conn: &Conn| {
+        let mut note = |tail: u32, conn: Conn| {
             if tail & 0xff == TCP {
                 states.push((conn.state(), conn.next.get()));
             }
         };
-        self.v4.visit(|key, conn| note(key.tail, conn))?;
-        self.v6.visit(|key, conn| note(key.tail, conn))?;
+        self.v4.visit(|_, _, key, conn| note(key.tail, conn));
+        self.v6.visit(|_, _, key, conn| note(key.tail, conn));
         Ok(states)
     }
 
@@ -175,25 +187,27 @@ impl Held {
     pub fn age(&self, seconds: u32) -> Result<()> {
         let ticks = u64::from(seconds) * 1_000_000_000 / u64::from(tick_nanoseconds()?);
         let ticks = ticks as u32;
-        make_older(&self.v4, ticks, |conn| &conn.seen)?;
-        make_older(&self.v6, ticks, |conn| &conn.seen)?;
-        make_older(&self.fragments_v4, ticks, |first| &first.seen)?;
-        make_older(&self.fragments_v6, ticks, |first| &first.seen)
+        conns_made_older(&self.v4, ticks);
+        conns_made_older(&self.v6, ticks);
+        fragments_made_older(&self.fragments_v4, ticks)?;
+        fragments_made_older(&self.fragments_v6, ticks)
     }
 }
 
-fn make_older<K, V>(table: &Hash<K, V>, ticks: u32, seen: fn(&V) -> &Seen) -> Result<()>
-where
-    K: Plain + Default + Clone,
-    V: Plain + Default,
-{
+/// Makes every connection older, as if none had carried a packet for so long. None must carry one meanwhile.
+pub(crate) fn conns_made_older<K: TableKey>(table: &MappedTable<K, Conn>, ticks: u32) {
+    table.change_each(|conn| conn.last.set(conn.last.get().wrapping_sub(ticks)));
+}
+
+/// Makes every first fragment older, likewise.
+pub(crate) fn fragments_made_older<K: Plain + Default + Clone>(table: &Hash<K, Fragment>, ticks: u32) -> Result<()> {
     let mut keys = Vec::new();
     table.visit(|key, _| keys.push(key.clone()))?;
     for key in keys {
-        if let Some(value) = table.get(&key)? {
-            let (last, tail) = seen(&value).get();
-            seen(&value).set(last.wrapping_sub(ticks), tail);
-            table.put(&key, &value)?;
+        if let Some(first) = table.get(&key)? {
+            let (last, tail) = first.seen.get();
+            first.seen.set(last.wrapping_sub(ticks), tail);
+            table.put(&key, &first)?;
         }
     }
     Ok(())

@@ -21,9 +21,9 @@ use taskgate_bpf::{
 };
 use taskgate_ebpf::abi::{
     Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6,
-    image::{BANK_BYTES, CONTROL_WINDOW, POLICY_BANK, TIMEOUTS, Timeout},
+    image::{BANK_BYTES, CONTROL_GENERATION, CONTROL_WINDOW, POLICY_BANK, TIMEOUTS, Timeout},
     program,
-    tables::{Seen, denial_tail, state},
+    tables::{Admitted, Flags, Seen, Totals, Word, denial_tail, state},
 };
 use taskgate_tables::{ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState};
 use testkit::{kernel::tells_verified, sandbox::sandbox};
@@ -38,8 +38,10 @@ fn a_loaded_program_has_the_sizes_asked_for() -> Result<()> {
     ensure!(image.iter().all(|word| word.load(Relaxed) == 0));
     ensure!(object.usage()?.len() == 64 * size_of::<EniUsage>() / 8);
     let tables = KernelTables::new(&object)?;
-    ensure!(tables.raw_conns_v4().capacity() == 4096 && tables.raw_conns_v6().capacity() == 4096);
-    ensure!(tables.raw_denials_v4().capacity() == 1024 && tables.raw_denials_v6().capacity() == 1024);
+    let (conns, denials) = (tables.raw_conns(), tables.raw_denials());
+    let ways = [conns.0.ways(), conns.1.ways(), denials.0.ways(), denials.1.ways()];
+    // 55 % of them are 4,096 and 1,024, in whole pairs of buckets.
+    ensure!(ways == [7456, 7456, 1872, 1872], "{ways:?}");
 
     let verified: Vec<_> = object.verified_instructions()?;
     let names: Vec<_> = verified.iter().map(|(name, _)| *name).collect();
@@ -96,17 +98,21 @@ fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
 }
 
 fn conn(number: u32) -> Conn {
-    let (packets, bytes) = (number.into(), u64::from(number) << 40);
-    Conn::from([
-        packets,
-        0,
-        0,
-        bytes,
-        0,
-        0,
-        Conn::pack_by(number, 0, 0, 1 + (number % 3) as u16),
-        0,
-    ])
+    Conn {
+        packets: [number.into(), 0.into()],
+        bytes: [0.into(), (u64::from(number) << 40).into()],
+        admitted: admitted_by(1 + (number % 3) as u16),
+        by: Conn::pack_by(number, 0).into(),
+        ..Conn::default()
+    }
+}
+
+fn admitted_by(slot: u16) -> Word {
+    let admitted = Admitted {
+        slot,
+        ..Admitted::default()
+    };
+    admitted.pack().into()
 }
 
 fn key_v4(number: u32) -> Key4 {
@@ -130,48 +136,92 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
     let mut tables = KernelTables::new(&object)?;
     let mut expected = BTreeMap::new();
     for number in 0..4096 {
-        tables.raw_conns_v4().put(&key_v4(number), &conn(number))?;
+        let put = tables.raw_conns().0.put(tables.seed(), &key_v4(number), &conn(number));
+        ensure!(put.is_some(), "no room for {number}");
         expected.insert(FlowKey::V4(key_v4(number)), ConnState::from(&conn(number)));
     }
     for number in 0..10 {
-        tables.raw_conns_v6().put(&key_v6(number), &conn(number))?;
+        let put = tables.raw_conns().1.put(tables.seed(), &key_v6(number), &conn(number));
+        ensure!(put.is_some(), "no room for {number}");
         expected.insert(FlowKey::V6(key_v6(number)), ConnState::from(&conn(number)));
     }
 
     let mut found = BTreeMap::new();
-    tables.conns(&mut |key, conn| assert_eq!(found.insert(key, conn), None))?;
-    ensure!(found == expected);
-    // What kernels without batches do finds the same.
-    let mut found = BTreeMap::new();
-    let mut visit = |key: &Key4, conn: &Conn| assert_eq!(found.insert(FlowKey::V4(*key), conn.into()), None);
-    tables.raw_conns_v4().visit_each(&mut visit)?;
-    found.extend(
-        expected
-            .range(FlowKey::V6(Key6::default())..)
-            .map(|(key, conn)| (*key, *conn)),
-    );
+    let mut ids = BTreeMap::new();
+    tables.conns(&mut |id, key, conn| {
+        assert_eq!(found.insert(key, conn), None);
+        assert_eq!(ids.insert(id, key), None);
+    })?;
     ensure!(found == expected);
 
-    let last = FlowKey::V4(key_v4(4095));
-    ensure!(tables.conn(&last)? == expected.get(&last).copied());
-    ensure!(tables.take_conn(&last)? == expected.remove(&last));
-    ensure!(tables.conn(&last)?.is_none() && tables.take_conn(&last)?.is_none());
-    let in_two = tables
-        .raw_conns_v4()
-        .take_in_two(&key_v4(4094))?
-        .as_ref()
-        .map(ConnState::from);
-    ensure!(in_two == expected.remove(&FlowKey::V4(key_v4(4094))));
-    ensure!(tables.raw_conns_v4().take_in_two(&key_v4(4094))?.is_none());
-    for (key, conn) in &expected {
-        ensure!(tables.conn(key)? == Some(*conn) && tables.take_conn(key)? == Some(*conn));
+    let all: Vec<_> = ids.keys().copied().collect();
+    let (kept, marked) = all.split_at(1);
+    ensure!(tables.take_conn(kept[0])?.is_none(), "it was not marked");
+    tables.mark_conns(marked)?;
+    let whose = |id| -> Result<_> {
+        let key = *ids.get(&id).context("it was read")?;
+        Ok(Some((key, expected[&key])))
+    };
+    // Marked ones are read as all others, and can be kept.
+    let mut read = 0;
+    tables.conns(&mut |_, _, _| read += 1)?;
+    ensure!(read == all.len());
+    let (back, gone) = marked.split_at(1);
+    ensure!(tables.marked_conn(back[0]) == whose(back[0])?);
+    tables.keep_conn(back[0]);
+    ensure!(tables.marked_conn(back[0]).is_none() && tables.take_conn(back[0])?.is_none());
+    for id in gone {
+        ensure!(tables.take_conn(*id)? == whose(*id)?);
+        ensure!(tables.take_conn(*id)?.is_none() && tables.marked_conn(*id).is_none());
     }
-    tables.conns(&mut |key, _| panic!("{key:?} is left"))?;
+    let mut left = Vec::new();
+    tables.conns(&mut |id, _, _| left.push(id))?;
+    ensure!(left == [kept[0], back[0]]);
+    tables.mark_conns(&left)?;
+    for id in left {
+        ensure!(tables.take_conn(id)? == whose(id)?);
+    }
+    tables.conns(&mut |_, key, _| panic!("{key:?} is left"))?;
 
-    // Slot 1 had 1,366 of 4,096 (the one taken in two is not counted) and 4 of 10.
+    // Slot 1 had 1,366 of 4,096 and 4 of 10.
     let usage = object.usage()?;
     let removed = [1, 2, 3].map(|slot| floor(&usage, slot, offset_of!(EniUsage, conns_removed)));
-    ensure!(removed == [1366 + 4, 1365 + 3, 1364 + 3], "{removed:?}");
+    ensure!(removed == [1366 + 4, 1365 + 3, 1365 + 3], "{removed:?}");
+    Ok(())
+}
+
+/// Entries keep the low half of a generation's number, which comes round.
+#[test]
+fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()> {
+    let object = Object::load(&SMALL)?;
+    let mut tables = KernelTables::new(&object)?;
+    object.image()?[CONTROL_GENERATION as usize / 8].store(0x1_0005, Relaxed);
+    for (number, generation) in [(1, 0x0005), (2, 0xfff0), (3, 0x8006), (4, 0x8004), (5, 0x0006)] {
+        let admitted = Admitted {
+            epoch: 9,
+            code: 8,
+            generation,
+            slot: 7,
+        };
+        let conn = Conn {
+            admitted: admitted.pack().into(),
+            ..Conn::default()
+        };
+        tables.raw_conns().0.put(tables.seed(), &key_v4(number), &conn);
+        tables.raw_conns().1.put(tables.seed(), &key_v6(number), &conn);
+    }
+    tables.conns(&mut |_, _, _| {})?;
+    let mut found = BTreeMap::new();
+    tables.conns(&mut |_, key, conn| {
+        found.insert(key, conn);
+    })?;
+    for (number, generation) in [(1, 0x0005), (2, 0xfff0), (3, 0x8006), (4, 0x0004), (5, 0x0004)] {
+        for key in [FlowKey::V4(key_v4(number)), FlowKey::V6(key_v6(number))] {
+            let conn = found[&key];
+            ensure!((conn.epoch, conn.slot) == (9, 7), "{conn:?}");
+            ensure!(conn.generation == generation, "{number}: {conn:?}");
+        }
+    }
     Ok(())
 }
 
@@ -179,7 +229,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 fn denials_are_read_and_taken_whole() -> Result<()> {
     let object = Object::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
-    let denial = Denial::from([3, 180, 0, 0]);
+    let denial = Denial::new(Totals::new(3, 180), 0, Flags::default(), 0);
     let state = DenialState {
         totals: Count { packets: 3, bytes: 180 },
         windows: denial.flags.windows(),
@@ -193,15 +243,18 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
         tail: denial_tail(6, 17, Direction::Egress, 2),
         ..key_v6(1)
     };
-    tables.raw_denials_v4().put(&v4, &denial)?;
-    tables.raw_denials_v6().put(&v6, &denial)?;
+    let (denials, seed) = (tables.raw_denials(), tables.seed());
+    ensure!(denials.0.put(seed, &v4, &denial).is_some() && denials.1.put(seed, &v6, &denial).is_some());
 
     let mut found = BTreeMap::new();
-    tables.denials(&mut |key, denial| assert_eq!(found.insert(key, denial), None))?;
-    ensure!(found == BTreeMap::from([(FlowKey::V4(v4), state), (FlowKey::V6(v6), state)]));
+    tables.denials(&mut |id, key, denial| assert_eq!(found.insert(key, (id, denial)), None))?;
     for (key, slot) in [(FlowKey::V4(v4), 5), (FlowKey::V6(v6), 6)] {
-        ensure!(tables.take_denial(&key)? == Some(state));
-        ensure!(tables.take_denial(&key)?.is_none());
+        let (id, there) = found.remove(&key).context("it was put there")?;
+        ensure!(there == state, "{there:?}");
+        ensure!(tables.take_denial(id)?.is_none(), "it was not marked");
+        tables.mark_denials(&[id])?;
+        ensure!(tables.take_denial(id)? == Some((key, state)));
+        ensure!(tables.take_denial(id)?.is_none());
         ensure!(floor(&object.usage()?, slot, offset_of!(EniUsage, denials_removed)) == 1);
         // What nobody inserted is not less than nothing.
         ensure!(tables.usage(slot)? == UsageState::default());
@@ -227,32 +280,42 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     let object = Object::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let usage = object.usage()?;
-    let (floor, pooled) = (Conn::pack_by(0, 0, 0, 7), Conn::pack_by(0, state::POOL, 0, 7));
+    let of = |state| Conn {
+        admitted: admitted_by(7),
+        by: Conn::pack_by(0, state).into(),
+        ..Conn::default()
+    };
     let given_back = |removed: usize| -> Vec<u64> {
         let word =
             |slot: usize, account: usize| usage[(slot * size_of::<EniUsage>() + removed + account) / 8].load(Relaxed);
         let (floor, pool) = (Charges::offset(Charge::FLOOR), Charges::offset(Charge::POOL));
         vec![word(7, floor), word(7, pool), word(0, floor), word(0, pool)]
     };
-    tables
-        .raw_conns_v4()
-        .put(&key_v4(1), &Conn::from([0, 0, 0, 0, 0, 0, pooled, 0]))?;
-    tables
-        .raw_conns_v4()
-        .put(&key_v4(2), &Conn::from([0, 0, 0, 0, 0, 0, floor, 0]))?;
-    for number in [1, 2] {
-        ensure!(tables.take_conn(&FlowKey::V4(key_v4(number)))?.is_some());
+    for (number, state) in [(1, state::POOL), (2, 0)] {
+        tables.raw_conns().0.put(tables.seed(), &key_v4(number), &of(state));
+    }
+    let mut ids = Vec::new();
+    tables.conns(&mut |id, _, _| ids.push(id))?;
+    tables.mark_conns(&ids)?;
+    ensure!(ids.len() == 2);
+    for id in ids {
+        ensure!(tables.take_conn(id)?.is_some());
     }
     ensure!(given_back(offset_of!(EniUsage, conns_removed)) == [1, 1, 0, 1]);
-    let denied = |charge: u64| Denial::from([0, 0, 0, charge << 32]);
+    let denied = |charge: Charge| Denial::new(Totals::default(), 0, Flags::default(), charge.number());
     let key = |number| Key4 {
         tail: denial_tail(7, 6, Direction::Ingress, 1),
         ..key_v4(number)
     };
-    tables.raw_denials_v4().put(&key(1), &denied(1))?;
-    tables.raw_denials_v4().put(&key(2), &denied(0))?;
-    for number in [1, 2] {
-        ensure!(tables.take_denial(&FlowKey::V4(key(number)))?.is_some());
+    for (number, charge) in [(1, Charge::POOL), (2, Charge::FLOOR)] {
+        tables.raw_denials().0.put(tables.seed(), &key(number), &denied(charge));
+    }
+    let mut ids = Vec::new();
+    tables.denials(&mut |id, _, _| ids.push(id))?;
+    tables.mark_denials(&ids)?;
+    ensure!(ids.len() == 2);
+    for id in ids {
+        ensure!(tables.take_denial(id)?.is_some());
     }
     ensure!(given_back(offset_of!(EniUsage, denials_removed)) == [1, 1, 0, 1]);
     let first = |pool| Fragment::from([0, 7 << 16 | pool, 1]);

@@ -37,7 +37,7 @@ use tracing::{error, info, warn};
 pub use counters::CountersForm;
 pub use error::RunError;
 pub use host::{Found, HostFinding, Who, count as count_links, survey};
-pub use sizes::{room, share};
+pub use sizes::{room, share, table_bytes};
 
 use apply::Daemon;
 use guard::Notice;

@@ -26,6 +26,16 @@ pub(super) fn records(tables: &LoadOptions) -> usize {
     2 * tables.conns as usize + tables.denials as usize
 }
 
+/// Bytes of locked memory that the tables of connections and denied flows take.
+pub fn table_bytes(settings: &Settings) -> usize {
+    let sizes = LoadOptions {
+        conns: settings.connections.total,
+        denials: settings.denials.total,
+        ..LoadOptions::default()
+    };
+    sizes.flow_bytes()
+}
+
 /// The room in a table, and the floor that the settings have for it.
 pub fn room(settings: &Settings, conns: u32, denials: u32, table: Shared) -> (u32, Floor) {
     match table {

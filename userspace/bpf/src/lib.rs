@@ -3,6 +3,7 @@
 //! All the unsafe code for that stands in [`sys`].
 
 mod btf;
+pub mod conntable;
 pub mod early;
 pub mod events;
 pub mod gate;

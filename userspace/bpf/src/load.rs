@@ -8,11 +8,15 @@ use aya::{
     programs::ProgramError,
 };
 use log::LevelFilter;
-use taskgate_ebpf::abi::{
-    Conn, Denial, EniUsage, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
-    image::{BANK_BYTES, POLICY_BANK, SLOTS, Shared},
-    map,
-    outcome::OUTCOMES,
+use taskgate_ebpf::{
+    abi::{
+        Conn, EniUsage, FlowMaps, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
+        image::{BANK_BYTES, POLICY_BANK, SLOTS, Shared},
+        map,
+        outcome::OUTCOMES,
+        tables::{Entry, Rest},
+    },
+    conntable::{WAYS, half_for},
 };
 
 use super::sk_buff::Sight;
@@ -20,8 +24,7 @@ use super::sk_buff::Sight;
 /// How large the tables are, and what the kernel program logs. Sizes are in entries and stand once loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Tracked connections of each family: 1 and up. 80 bytes of locked memory each for IPv4, 104 for IPv6, and a
-    /// little more.
+    /// Tracked connections of each family: 1 and up. 131 bytes of locked memory each for IPv4, 189 for IPv6.
     pub conns: u32,
     /// Denied flows of each family: 1 and up.
     pub denials: u32,
@@ -39,6 +42,27 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
+    /// The connection tables, and the buckets in one half of each.
+    pub(super) const fn flow_tables(&self) -> [(FlowMaps, u32); 4] {
+        let (conns, denials) = (half_for(self.conns), half_for(self.denials));
+        [
+            (map::CONNS_V4, conns),
+            (map::CONNS_V6, conns),
+            (map::DENIALS_V4, denials),
+            (map::DENIALS_V6, denials),
+        ]
+    }
+
+    /// Bytes of locked memory that the connection tables take.
+    pub fn flow_bytes(&self) -> usize {
+        let of = |(maps, half): (FlowMaps, u32)| {
+            let ways = 2 * half as usize * WAYS as usize;
+            let rest = if maps.rests.is_some() { size_of::<Rest>() } else { 0 };
+            ways * (size_of::<u64>() + size_of::<Entry<Conn>>() + rest)
+        };
+        self.flow_tables().into_iter().map(of).sum()
+    }
+
     /// Refuses sizes that cannot work.
     pub(super) fn check(&self) -> Result<(), LoadError> {
         let sizes = [
@@ -94,6 +118,9 @@ pub enum LoadError {
         /// The most that works.
         most: u32,
     },
+    /// The kernel gives no random numbers.
+    #[error("there are no random numbers for the connection tables")]
+    Seed(#[source] io::Error),
     /// The kernel refused the maps, or the object does not make sense.
     #[error("the kernel program's maps cannot be made")]
     Maps(#[source] EbpfError),
@@ -168,7 +195,7 @@ pub(super) struct MapSpec {
 impl MapSpec {
     const MMAPABLE: u32 = 1 << 10;
 
-    pub(super) fn all(options: &LoadOptions) -> [Self; 12] {
+    pub(super) fn all(options: &LoadOptions) -> Vec<Self> {
         let hash = |name, key, value, entries| Self {
             name,
             kind: MapType::Hash,
@@ -186,11 +213,16 @@ impl MapSpec {
             flags,
         };
         let counters = size_of::<[u64; OUTCOMES]>();
-        [
-            hash(map::CONNS_V4, size_of::<Key4>(), size_of::<Conn>(), options.conns),
-            hash(map::CONNS_V6, size_of::<Key6>(), size_of::<Conn>(), options.conns),
-            hash(map::DENIALS_V4, size_of::<Key4>(), size_of::<Denial>(), options.denials),
-            hash(map::DENIALS_V6, size_of::<Key6>(), size_of::<Denial>(), options.denials),
+        let flows = options.flow_tables().into_iter().flat_map(|(maps, half)| {
+            let buckets = 2 * half;
+            let of = |name, value, entries| array(name, MapType::Array, value, entries, Self::MMAPABLE);
+            [
+                Some(of(maps.buckets, 8 * WAYS as usize, buckets)),
+                Some(of(maps.entries, size_of::<Entry<Conn>>(), buckets * WAYS)),
+                maps.rests.map(|rests| of(rests, size_of::<Rest>(), buckets * WAYS)),
+            ]
+        });
+        let others = [
             hash(
                 map::FRAGMENTS_V4,
                 size_of::<Key4>(),
@@ -241,7 +273,8 @@ impl MapSpec {
                 entries: None,
                 flags: 0,
             },
-        ]
+        ];
+        flows.flatten().chain(others).collect()
     }
 
     pub(super) fn check(&self, data: &MapData) -> Result<(), LoadError> {

@@ -13,7 +13,10 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use taskgate_ebpf::abi::{self, map, sk_buff::GLOBAL as SK_BUFF};
+use taskgate_ebpf::{
+    abi::{self, map, sk_buff::GLOBAL as SK_BUFF},
+    conntable::Seed,
+};
 
 use super::{
     gate::GatePrograms,
@@ -34,6 +37,8 @@ const LOG: &str = "AYA_LOGS";
 pub struct Object {
     ebpf: Ebpf,
     options: LoadOptions,
+    /// What its connection tables are hashed with.
+    pub(super) seed: Seed,
     pub(super) gates: Arc<GatePrograms>,
     /// The early verdict's program, once it is loaded.
     early: Option<&'static str>,
@@ -86,7 +91,13 @@ impl Object {
                 loader.map_max_entries(shape.name, entries);
             }
         }
+        let seed = sys::random::<10>().map_err(LoadError::Seed)?;
+        let flow_tables = options.flow_tables();
+        for (maps, half) in &flow_tables {
+            loader.override_global(maps.half, half, true);
+        }
         let mut ebpf = loader
+            .override_global(abi::SEED, &seed[..], true)
             .override_global(aya_log::LEVEL, &level, false)
             .override_global(SK_BUFF, &look.places[..], true)
             .load(&look.link(GATE))
@@ -103,6 +114,7 @@ impl Object {
         Ok(Self {
             ebpf,
             options: *options,
+            seed,
             gates: Arc::new(gates),
             early: None,
             sight: look.sight,
@@ -170,7 +182,7 @@ impl Object {
         self.shared(map::NEIGHBOURS)
     }
 
-    fn shared<T: sys::Atomics>(&self, name: &'static str) -> Result<Shared<T>, LoadError> {
+    pub(super) fn shared<T: sys::Atomics>(&self, name: &'static str) -> Result<Shared<T>, LoadError> {
         Shared::new(data(&self.ebpf, name)?).map_err(|cause| LoadError::Open { map: name, cause })
     }
 

@@ -8,26 +8,34 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6, LinkLocal, LinkLocalKey,
-    image::{CONTROL_WINDOW, TIMEOUTS, Timeout},
-    map,
-    outcome::OUTCOMES,
-    program,
+use taskgate_ebpf::{
+    abi::{
+        Charge, Charges, Conn, Denial, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6, LinkLocal, LinkLocalKey,
+        image::{CONTROL_GENERATION, CONTROL_WINDOW, TIMEOUTS, Timeout},
+        map,
+        outcome::OUTCOMES,
+        program,
+        tables::Admitted,
+    },
+    conntable::Seed,
+    conntrack::idle,
 };
-use taskgate_tables::{ConnState, DenialState, FlowKey, FlowTables, UsageState, Used};
+use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, UsageState, Used};
 
-use taskgate_ebpf::conntrack::idle;
-
-use super::{load::LoadError, object::Object};
-use crate::sys::{self, Hash, Packet, Plain, Shared};
+use super::{
+    conntable::{MappedTable, TableValue},
+    load::LoadError,
+    object::Object,
+};
+use crate::sys::{self, Hash, Packet, Shared};
 
 /// The tables of a loaded kernel program. Any number of these may be open at once; they live on without the
 /// [`Object`].
 pub struct KernelTables {
-    conns: ByFamily<Conn>,
-    denials: ByFamily<Denial>,
-    fragments: ByFamily<Fragment>,
+    conns: FlowsByFamily<Conn>,
+    denials: FlowsByFamily<Denial>,
+    fragments: Fragments,
+    seed: Seed,
     link_locals: Hash<LinkLocalKey, LinkLocal>,
     usage: Shared<AtomicU64>,
     image: Shared<AtomicU64>,
@@ -45,9 +53,10 @@ impl KernelTables {
             cause,
         };
         Ok(Self {
-            conns: ByFamily::new(object, map::CONNS_V4, map::CONNS_V6)?,
-            denials: ByFamily::new(object, map::DENIALS_V4, map::DENIALS_V6)?,
-            fragments: ByFamily::new(object, map::FRAGMENTS_V4, map::FRAGMENTS_V6)?,
+            conns: FlowsByFamily::new(object, map::CONNS_V4, map::CONNS_V6)?,
+            denials: FlowsByFamily::new(object, map::DENIALS_V4, map::DENIALS_V6)?,
+            fragments: Fragments::new(object)?,
+            seed: object.seed,
             link_locals: Hash::new(object.map(map::LINK_LOCALS)?).map_err(|cause| LoadError::Open {
                 map: map::LINK_LOCALS,
                 cause,
@@ -78,24 +87,19 @@ impl KernelTables {
         Ok(sum)
     }
 
-    /// The tracked connections of one family, as they lie in the kernel. For tests and measurements, which fill them.
-    pub fn raw_conns_v4(&self) -> &Hash<Key4, Conn> {
-        &self.conns.v4
+    /// The tables of tracked connections themselves, for tests and measurements, which fill them.
+    pub fn raw_conns(&self) -> (&MappedTable<Key4, Conn>, &MappedTable<Key6, Conn>) {
+        (&self.conns.v4, &self.conns.v6)
     }
 
-    /// As [`Self::raw_conns_v4`].
-    pub fn raw_conns_v6(&self) -> &Hash<Key6, Conn> {
-        &self.conns.v6
+    /// Those of denied flows, likewise.
+    pub fn raw_denials(&self) -> (&MappedTable<Key4, Denial>, &MappedTable<Key6, Denial>) {
+        (&self.denials.v4, &self.denials.v6)
     }
 
-    /// The denied flows of one family, likewise.
-    pub fn raw_denials_v4(&self) -> &Hash<Key4, Denial> {
-        &self.denials.v4
-    }
-
-    /// As [`Self::raw_denials_v4`].
-    pub fn raw_denials_v6(&self) -> &Hash<Key6, Denial> {
-        &self.denials.v6
+    /// What these are hashed with.
+    pub fn seed(&self) -> &Seed {
+        &self.seed
     }
 
     /// The fragments' tables themselves, for tests and tools.
@@ -118,6 +122,21 @@ impl KernelTables {
         Ok(())
     }
 
+    /// Sees to it that a connection of a generation long ago is not taken for one of this generation once their numbers, of
+    /// which an entry has the low half, are alike: it goes on as one of the generation before.
+    fn keep_older(&self, id: FlowId, conn: &Conn) {
+        let now = self.image[CONTROL_GENERATION as usize / 8].load(Relaxed) as u16;
+        let word = conn.admitted.get();
+        let admitted = Admitted::of(word);
+        if now.wrapping_sub(admitted.generation) > u16::MAX / 2 {
+            let older = Admitted {
+                generation: now.wrapping_sub(1),
+                ..admitted
+            };
+            self.conns.set_admitted(id, word, older.pack());
+        }
+    }
+
     /// The word at `offset` bytes in a slot's usage.
     fn usage_word(&self, slot: u16, offset: usize) -> io::Result<&AtomicU64> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no slot {slot}"));
@@ -127,20 +146,35 @@ impl KernelTables {
 }
 
 impl FlowTables for KernelTables {
-    fn conns(&mut self, visit: &mut dyn FnMut(FlowKey, ConnState)) -> io::Result<()> {
-        self.conns.visit(&mut |key, conn| visit(key, conn.into()))
+    fn conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()> {
+        self.conns.visit(&mut |id, key, conn| {
+            self.keep_older(id, &conn);
+            visit(id, key, (&conn).into());
+        });
+        Ok(())
     }
 
-    fn denials(&mut self, visit: &mut dyn FnMut(FlowKey, DenialState)) -> io::Result<()> {
-        self.denials.visit(&mut |key, denial| visit(key, denial.into()))
+    fn denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()> {
+        self.denials
+            .visit(&mut |id, key, denial| visit(id, key, (&denial).into()));
+        Ok(())
     }
 
-    fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
-        Ok(self.conns.get(key)?.as_ref().map(ConnState::from))
+    fn mark_conns(&mut self, ids: &[FlowId]) -> io::Result<()> {
+        self.conns.mark(ids)
     }
 
-    fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
-        let Some(conn) = self.conns.take(key)? else {
+    fn mark_denials(&mut self, ids: &[FlowId]) -> io::Result<()> {
+        self.denials.mark(ids)
+    }
+
+    fn marked_conn(&mut self, id: FlowId) -> Option<(FlowKey, ConnState)> {
+        let (key, conn) = self.conns.marked(id)?;
+        Some((key, (&conn).into()))
+    }
+
+    fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {
+        let Some((key, conn)) = self.conns.take(id) else {
             return Ok(None);
         };
         let conn = ConnState::from(&conn);
@@ -149,17 +183,21 @@ impl FlowTables for KernelTables {
             offset_of!(EniUsage, conns_removed),
             Charge::of_state(conn.state),
         )?;
-        Ok(Some(conn))
+        Ok(Some((key, conn)))
     }
 
-    fn take_denial(&mut self, key: &FlowKey) -> io::Result<Option<DenialState>> {
-        let Some(denial) = self.denials.take(key)? else {
+    fn keep_conn(&mut self, id: FlowId) {
+        self.conns.unmark(id);
+    }
+
+    fn take_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>> {
+        let Some((key, denial)) = self.denials.take(id) else {
             return Ok(None);
         };
         let (slot, ..) = key.denial_parts();
         let charge = Charge::new(denial.charge.get());
         self.give_back(slot, offset_of!(EniUsage, denials_removed), charge)?;
-        Ok(Some((&denial).into()))
+        Ok(Some((key, (&denial).into())))
     }
 
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
@@ -249,44 +287,104 @@ fn rate(tick_nanoseconds: u32) -> u32 {
     RATES.into_iter().min_by_key(off).unwrap_or(RATES[0])
 }
 
-/// A table for each family.
+/// A connection table for each family.
 #[derive(Debug)]
-struct ByFamily<V: Plain> {
-    v4: Hash<Key4, V>,
-    v6: Hash<Key6, V>,
-    names: [&'static str; 2],
+struct FlowsByFamily<V> {
+    v4: MappedTable<Key4, V>,
+    v6: MappedTable<Key6, V>,
 }
 
-impl<V: Plain + Default> ByFamily<V> {
-    fn new(object: &Object, v4: &'static str, v6: &'static str) -> Result<Self, LoadError> {
-        let open = |map| move |cause| LoadError::Open { map, cause };
+impl FlowsByFamily<Conn> {
+    fn set_admitted(&self, id: FlowId, was: u64, is: u64) {
+        if id.is_v6() {
+            self.v6.set_admitted(id, was, is);
+        } else {
+            self.v4.set_admitted(id, was, is);
+        }
+    }
+}
+
+impl<V: TableValue> FlowsByFamily<V> {
+    fn new(object: &Object, v4: FlowMaps, v6: FlowMaps) -> Result<Self, LoadError> {
         Ok(Self {
-            v4: Hash::new(object.map(v4)?).map_err(open(v4))?,
-            v6: Hash::new(object.map(v6)?).map_err(open(v6))?,
-            names: [v4, v6],
+            v4: MappedTable::open(v4, |map| object.shared(map))?,
+            v6: MappedTable::open(v6, |map| object.shared(map))?,
         })
     }
 
-    fn visit(&self, visit: &mut dyn FnMut(FlowKey, &V)) -> io::Result<()> {
-        let [v4, v6] = self.names;
-        let each = |key: &Key4, value: &V| visit(FlowKey::V4(*key), value);
-        self.v4.visit(each).map_err(|error| named("read", v4, &error))?;
-        let each = |key: &Key6, value: &V| visit(FlowKey::V6(*key), value);
-        self.v6.visit(each).map_err(|error| named("read", v6, &error))
+    fn visit(&self, visit: &mut dyn FnMut(FlowId, FlowKey, V)) {
+        self.v4
+            .visit(|way, word, key, value| visit(FlowId::new(false, way, word), FlowKey::V4(key), value));
+        self.v6
+            .visit(|way, word, key, value| visit(FlowId::new(true, way, word), FlowKey::V6(key), value));
     }
 
-    fn get(&self, key: &FlowKey) -> io::Result<Option<V>> {
-        let (found, name) = match key {
-            FlowKey::V4(key) => (self.v4.get(key), self.names[0]),
-            FlowKey::V6(key) => (self.v6.get(key), self.names[1]),
-        };
-        found.map_err(|error| named("read", name, &error))
+    /// One grace period for all.
+    fn mark(&self, ids: &[FlowId]) -> io::Result<()> {
+        for id in ids {
+            if id.is_v6() {
+                self.v6.mark(*id);
+            } else {
+                self.v4.mark(*id);
+            }
+        }
+        sys::wait_grace_period()
     }
 
-    fn take(&self, key: &FlowKey) -> io::Result<Option<V>> {
+    fn marked(&self, id: FlowId) -> Option<(FlowKey, V)> {
+        if id.is_v6() {
+            self.v6.marked(id).map(|(key, value)| (FlowKey::V6(key), value))
+        } else {
+            self.v4.marked(id).map(|(key, value)| (FlowKey::V4(key), value))
+        }
+    }
+
+    fn unmark(&self, id: FlowId) {
+        if id.is_v6() {
+            self.v6.unmark(id);
+        } else {
+            self.v4.unmark(id);
+        }
+    }
+
+    fn take(&self, id: FlowId) -> Option<(FlowKey, V)> {
+        if id.is_v6() {
+            self.v6.take(id).map(|(key, value)| (FlowKey::V6(key), value))
+        } else {
+            self.v4.take(id).map(|(key, value)| (FlowKey::V4(key), value))
+        }
+    }
+}
+
+/// Fragments by family.
+#[derive(Debug)]
+struct Fragments {
+    v4: Hash<Key4, Fragment>,
+    v6: Hash<Key6, Fragment>,
+}
+
+impl Fragments {
+    fn new(object: &Object) -> Result<Self, LoadError> {
+        let open = |map| move |cause| LoadError::Open { map, cause };
+        let (v4, v6) = (map::FRAGMENTS_V4, map::FRAGMENTS_V6);
+        Ok(Self {
+            v4: Hash::new(object.map(v4)?).map_err(open(v4))?,
+            v6: Hash::new(object.map(v6)?).map_err(open(v6))?,
+        })
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(FlowKey, &Fragment)) -> io::Result<()> {
+        let each = |key: &Key4, value: &Fragment| visit(FlowKey::V4(*key), value);
+        let read = |name| move |error| named("read", name, &error);
+        self.v4.visit(each).map_err(read(map::FRAGMENTS_V4))?;
+        let each = |key: &Key6, value: &Fragment| visit(FlowKey::V6(*key), value);
+        self.v6.visit(each).map_err(read(map::FRAGMENTS_V6))
+    }
+
+    fn take(&self, key: &FlowKey) -> io::Result<Option<Fragment>> {
         let (taken, name) = match key {
-            FlowKey::V4(key) => (self.v4.take(key), self.names[0]),
-            FlowKey::V6(key) => (self.v6.take(key), self.names[1]),
+            FlowKey::V4(key) => (self.v4.take(key), map::FRAGMENTS_V4),
+            FlowKey::V6(key) => (self.v6.take(key), map::FRAGMENTS_V6),
         };
         taken.map_err(|error| named("take from", name, &error))
     }

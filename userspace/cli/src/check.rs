@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Serialize;
-use taskgate_agent::{Found, HostFinding, RunError, Who, count_links, room, share, survey};
+use taskgate_agent::{Found, HostFinding, RunError, Who, count_links, room, share, survey, table_bytes};
 use taskgate_analysis::{
     host_image::HostImage,
     lint::{self, Lint},
@@ -39,6 +39,8 @@ struct Summary {
     policies: usize,
     policy_bytes: usize,
     image_bytes: usize,
+    /// Of the tables of connections and denied flows.
+    table_bytes: usize,
     connections: Divided,
     denials: Divided,
 }
@@ -276,6 +278,7 @@ fn summary(model: &Model, host: &HostImage) -> Summary {
         policies: host.policies,
         policy_bytes: host.policy_bytes,
         image_bytes: host.image_bytes(),
+        table_bytes: table_bytes(&model.settings),
         connections: Divided::new(model, Shared::Connections),
         denials: Divided::new(model, Shared::Denials),
     }
@@ -291,6 +294,7 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
         policies,
         policy_bytes,
         image_bytes,
+        table_bytes,
         connections,
         denials,
     } = summary;
@@ -307,6 +311,7 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
         ("gated tasks", gated.to_string()),
         ("policies", format!("{policies} ({})", words::bytes(policy_bytes))),
         ("image", words::bytes(image_bytes)),
+        ("tables", words::bytes(table_bytes)),
         ("connections", connections.to_string()),
         ("denials", denials.to_string()),
     ] {

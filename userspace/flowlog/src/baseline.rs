@@ -1,9 +1,12 @@
 //! What of each entry was told already: totals only grow, and a window's share is what they grew by.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use taskgate_ebpf::abi::{Direction, window};
-use taskgate_tables::{ConnState, Count, DenialState, FlowKey};
+use taskgate_tables::{ConnState, Count, DenialState, FlowId};
 
 /// The part of an entry that is counted, by [`Direction`]: egress, ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub(super) struct Delta {
     pub(super) tcp_flags: u8,
 }
 
-/// 40 bytes, with its key 88: a full table of 262,144 connections takes 44 MiB here.
+/// 40 bytes, with its entry's number 48.
 #[derive(Clone, Copy, Debug)]
 struct Baseline {
     totals: [Count; 2],
@@ -54,9 +57,32 @@ struct Baseline {
     flags: [u8; 2],
 }
 
-/// The baselines of one kind of entry.
+/// The baselines of one kind of entry. By entry and not by flow: a flow that comes back has another entry, whose totals begin
+/// at 0.
 #[derive(Debug, Default)]
-pub(super) struct Baselines(HashMap<FlowKey, Baseline>);
+pub(super) struct Baselines(HashMap<FlowId, Baseline, BuildHasherDefault<InOrder>>);
+
+/// Hashes entries so that neighbours in the kernel's table are neighbours here: a table is read from one end to the other,
+/// and a million of baselines are in no cache.
+#[derive(Debug, Default)]
+struct InOrder(u64);
+
+impl Hasher for InOrder {
+    fn write(&mut self, _: &[u8]) {
+        debug_assert!(false, "entries are hashed by one number");
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        /// 2^64 divided by the golden ratio, odd: spreads what the upper bits are taken from.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        const UPPER: u64 = 0x7f << 57;
+        self.0 = number.wrapping_mul(SPREAD) & UPPER | FlowId::numbered(number).way() as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 impl Baselines {
     /// What an entry adds to the window `closing`, by direction, which from then on is told. `whole`: it won't be read
@@ -64,18 +90,14 @@ impl Baselines {
     ///
     /// Packets that came after the window's number was raised and before the entry was read are counted into `closing`,
     /// so their flags are too: a SYN always stands where its packet is.
-    pub(super) fn shares(&mut self, key: &FlowKey, reading: &Sample, closing: u32, whole: bool) -> [Option<Delta>; 2] {
+    pub(super) fn shares(&mut self, id: FlowId, reading: &Sample, closing: u32, whole: bool) -> [Option<Delta>; 2] {
         let first = Baseline {
             totals: [Count::default(); 2],
             read: closing,
             active: closing,
             flags: [0; 2],
         };
-        let told = self.0.entry(*key).or_insert(first);
-        // Whoever else removes an entry takes what it held with it; the key may come back, and its totals begin at 0.
-        if (0..2).any(|at| fell(told.totals[at], reading.totals[at])) {
-            *told = first;
-        }
+        let told = self.0.entry(id).or_insert(first);
         let running = closing.wrapping_add(1);
         if told.read != closing {
             if told.read.wrapping_add(1) != closing {
@@ -86,9 +108,11 @@ impl Baselines {
         }
         [Direction::Egress, Direction::Ingress].map(|direction| {
             let at = direction.index();
+            // The kernel counts a connection's packets modulo 2^32, more than any window has.
+            let packets = reading.totals[at].packets.wrapping_sub(told.totals[at].packets);
             let count = Count {
-                packets: reading.totals[at].packets - told.totals[at].packets,
-                bytes: reading.totals[at].bytes - told.totals[at].bytes,
+                packets: (packets as u32).into(),
+                bytes: reading.totals[at].bytes.wrapping_sub(told.totals[at].bytes),
             };
             // The kernel adds a packet, then its bytes: bytes that were read without their packet's number having grown
             // are late, and go with the next one.
@@ -109,28 +133,24 @@ impl Baselines {
     }
 
     /// Whether everything that an entry holds was told.
-    pub(super) fn all_told(&self, key: &FlowKey, reading: &Sample) -> bool {
-        self.0.get(key).map_or([Count::default(); 2], |told| told.totals) == reading.totals
+    pub(super) fn all_told(&self, id: FlowId, reading: &Sample) -> bool {
+        self.0.get(&id).map_or([Count::default(); 2], |told| told.totals) == reading.totals
     }
 
     /// How many windows an entry has been silent for when `closing` ends, that one included.
-    pub(super) fn silent_for(&self, key: &FlowKey, closing: u32) -> u32 {
-        self.0.get(key).map_or(0, |told| closing.wrapping_sub(told.active))
+    pub(super) fn silent_for(&self, id: FlowId, closing: u32) -> u32 {
+        self.0.get(&id).map_or(0, |told| closing.wrapping_sub(told.active))
     }
 
-    /// Forgets an entry that was removed: should its key come back, its totals begin at 0.
-    pub(super) fn forget(&mut self, key: &FlowKey) {
-        self.0.remove(key);
+    /// Forgets an entry that was removed.
+    pub(super) fn forget(&mut self, id: FlowId) {
+        self.0.remove(&id);
     }
 
     /// How many entries are known.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
-}
-
-fn fell(old: Count, new: Count) -> bool {
-    new.packets < old.packets || new.bytes < old.bytes
 }
 
 fn parity(number: u32) -> usize {

@@ -5,13 +5,58 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use taskgate_ebpf::abi::{
-    Conn, Denial, Direction, Key4, Key6,
-    image::{Shared, TIMEOUTS},
-    tables::split_denial_tail,
+use taskgate_ebpf::{
+    abi::{
+        Conn, Denial, Direction, Key4, Key6,
+        image::{Shared, TIMEOUTS},
+        tables::{Admitted, split_denial_tail},
+    },
+    conntable::ControlWord,
 };
 
-/// A key of `CONNS_*` or `DENIALS_*`.
+/// One entry in one place of a table. An entry of another flow in that place has another one, and so has the same flow's
+/// next entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(u64);
+
+impl FlowId {
+    const V6: u64 = 1 << 63;
+    const VERSION_BITS: u32 = 21;
+
+    /// Of what has this way of a family's table, with the way's control word.
+    pub const fn new(v6: bool, way: u32, word: ControlWord) -> Self {
+        let version = word.version() >> ControlWord::VERSION.trailing_zeros();
+        let family = if v6 { Self::V6 } else { 0 };
+        Self(family | (way as u64) << Self::VERSION_BITS | version)
+    }
+
+    /// By its number.
+    pub const fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// Whether it is of IPv6.
+    pub const fn is_v6(self) -> bool {
+        self.0 & Self::V6 != 0
+    }
+
+    /// Where it lies.
+    pub const fn way(self) -> u32 {
+        (self.0 >> Self::VERSION_BITS) as u32
+    }
+
+    /// The version in its control word, in place.
+    pub const fn version(self) -> u64 {
+        self.0 << ControlWord::VERSION.trailing_zeros() & ControlWord::VERSION
+    }
+}
+
+/// A key of a connection table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FlowKey {
     /// IPv4.
@@ -90,7 +135,7 @@ pub struct ConnState {
     pub totals: [Count; 2],
     pub last: u32,
     pub epoch: u32,
-    pub generation: u32,
+    pub generation: u16,
     pub rule: u32,
     pub slot: u16,
     pub state: u16,
@@ -98,18 +143,25 @@ pub struct ConnState {
     pub windows: [u32; 2],
 }
 
+impl ConnState {
+    /// Whether it was admitted in this epoch of its slot.
+    pub const fn is_of(&self, epoch: u32) -> bool {
+        self.epoch == epoch & (Admitted::EPOCHS - 1)
+    }
+}
+
 impl From<&Conn> for ConnState {
     fn from(conn: &Conn) -> Self {
         Self {
             totals: [0, 1].map(|at| Count {
-                packets: conn.totals[at].packets.get(),
-                bytes: conn.totals[at].bytes.get(),
+                packets: conn.packets[at].get().into(),
+                bytes: conn.bytes[at].get(),
             }),
-            last: conn.seen.get().0,
-            epoch: conn.admitted().0,
-            generation: conn.admitted().1,
-            rule: conn.by().0,
-            slot: conn.by().1,
+            last: conn.last.get(),
+            epoch: conn.admitted().epoch,
+            generation: conn.admitted().generation,
+            rule: conn.rule(),
+            slot: conn.admitted().slot,
             state: conn.state(),
             next: conn.next.get(),
             windows: conn.flags.windows(),
@@ -133,7 +185,7 @@ impl From<&Denial> for DenialState {
                 packets: denial.totals.packets.get(),
                 bytes: denial.totals.bytes.get(),
             },
-            last: denial.seen.get().0,
+            last: denial.last.get(),
             windows: denial.flags.windows(),
         }
     }
@@ -184,17 +236,23 @@ impl UsageState {
 
 /// The kernel's flow tables. The daemon has one over BPF maps; tests have one over plain collections.
 pub trait FlowTables {
-    /// Visits every tracked connection, in no order. One that is inserted or removed meanwhile may be missed or seen
-    /// twice, never invented.
-    fn conns(&mut self, visit: &mut dyn FnMut(FlowKey, ConnState)) -> io::Result<()>;
+    /// Visits every tracked connection. One that is inserted meanwhile may be missed.
+    fn conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()>;
     /// Visits every denied flow, likewise.
-    fn denials(&mut self, visit: &mut dyn FnMut(FlowKey, DenialState)) -> io::Result<()>;
-    /// One tracked connection as it is now. `None`: it is not there.
-    fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>>;
-    /// Removes a tracked connection, gives its last state and gives back what it was charged. `None`: it is not there.
-    fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>>;
-    /// Removes a denied flow, likewise.
-    fn take_denial(&mut self, key: &FlowKey) -> io::Result<Option<DenialState>>;
+    fn denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()>;
+    /// Begins to remove tracked connections: waits until each packet either has been counted in them or will take the mark
+    /// off again.
+    fn mark_conns(&mut self, ids: &[FlowId]) -> io::Result<()>;
+    /// Begins to remove denied flows, likewise.
+    fn mark_denials(&mut self, ids: &[FlowId]) -> io::Result<()>;
+    /// A tracked connection that is still marked, as it is now.
+    fn marked_conn(&mut self, id: FlowId) -> Option<(FlowKey, ConnState)>;
+    /// Removes a tracked connection that is still marked, gives its last state and gives back what it was charged.
+    fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>>;
+    /// Takes a connection's mark off.
+    fn keep_conn(&mut self, id: FlowId);
+    /// Removes a denied flow that is still marked, likewise.
+    fn take_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>>;
     /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel takes them for absent
     /// already; this makes room in their tasks' shares.
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()>;

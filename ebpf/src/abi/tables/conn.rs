@@ -2,88 +2,134 @@
 
 use core::cell::Cell;
 
-use super::{Flags, Seen, Totals, Word, state};
+use super::{
+    Flags, Word,
+    entry::{halves, word},
+};
 
-/// A tracked connection: 64 bytes, one cache line. What changes together shares a word.
+/// A tracked connection: the 48 bytes in front of its key in an [`Entry`](super::Entry). What changes together shares a word.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Conn {
-    /// By [`crate::abi::Direction`]: egress, ingress.
-    pub totals: [Totals; 2],
-    /// When it last carried a packet, and whose it is.
-    pub seen: Seen,
-    /// The epoch of its slot when it was admitted (upper half), and the generation that admitted it last.
+    /// Packets by [`crate::abi::Direction`], egress and ingress, wrapping: to be read at least once a minute.
+    pub packets: [Cell<u32>; 2],
+    /// IP bytes likewise.
+    pub bytes: [Word; 2],
+    /// Who admitted it, packed by [`Admitted::pack`].
     pub admitted: Word,
-    /// [`Conn::pack_by`]: who admitted it.
-    pub by: Word,
+    /// [`Conn::pack_by`]: the rule that admitted it.
+    pub by: Cell<u32>,
+    /// When it last carried a packet, in ticks of the kernel's jiffies, wrapping.
+    pub last: Cell<u32>,
     /// TCP: where each side goes on.
     pub next: Next,
     /// What becomes of it, and TCP flags by window.
     pub flags: Flags,
 }
 
-impl From<[u64; 8]> for Conn {
-    /// From the words of a table's value.
-    fn from(words: [u64; 8]) -> Self {
-        let [
-            egress_packets,
-            egress_bytes,
-            ingress_packets,
-            ingress_bytes,
-            seen,
-            admitted,
-            by,
-            next_and_flags,
-        ] = words;
-        // As they lie in memory.
-        let [low, high, more, most, rest @ ..] = next_and_flags.to_ne_bytes();
+/// For whom and when a connection was admitted. One word in the table, so that no reader sees the parts of two admissions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// The [`epoch`](Admitted::EPOCHS) of its slot.
+    pub epoch: u32,
+    /// The code of the ICMP request that it was admitted for.
+    pub code: u8,
+    /// The low half of the number of the generation that admitted it last.
+    pub generation: u16,
+    /// The slot of its ENI.
+    pub slot: u16,
+}
+
+impl Admitted {
+    /// Epochs are kept modulo this, 24 bits: long before they come round an entry of an old one is removed.
+    pub const EPOCHS: u32 = 1 << 24;
+
+    /// As one word.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        let Self {
+            epoch,
+            code,
+            generation,
+            slot,
+        } = self;
+        (epoch as u64 & (Self::EPOCHS as u64 - 1)) << 40 | (code as u64) << 32 | (generation as u64) << 16 | slot as u64
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn of(word: u64) -> Self {
         Self {
-            totals: [
-                Totals::new(egress_packets, egress_bytes),
-                Totals::new(ingress_packets, ingress_bytes),
-            ],
-            seen: Seen(seen.into()),
-            admitted: admitted.into(),
-            by: by.into(),
-            next: Next::new([u16::from_ne_bytes([low, high]), u16::from_ne_bytes([more, most])]),
-            flags: Flags(u32::from_ne_bytes(rest).into()),
+            epoch: (word >> 40) as u32,
+            code: (word >> 32) as u8,
+            generation: (word >> 16) as u16,
+            slot: word as u16,
         }
+    }
+
+    /// Whether it is of a slot's epoch.
+    #[inline(always)]
+    pub const fn is_of(self, epoch: u32) -> bool {
+        self.epoch == epoch & (Self::EPOCHS - 1)
     }
 }
 
 impl Conn {
-    /// Epoch and generation.
-    #[inline(always)]
-    pub fn admitted(&self) -> (u32, u32) {
-        let word = self.admitted.get();
-        ((word >> 32) as u32, word as u32)
+    /// From its words as they lie in memory.
+    pub fn from_words(words: [u64; 6]) -> Self {
+        let [packets, egress, ingress, admitted, by_and_last, next_and_flags] = words;
+        let [egress_packets, ingress_packets] = halves(packets);
+        let [by, last] = halves(by_and_last);
+        let [next, flags] = halves(next_and_flags);
+        let [low, high, more, most] = next.to_ne_bytes();
+        Self {
+            packets: [egress_packets.into(), ingress_packets.into()],
+            bytes: [egress.into(), ingress.into()],
+            admitted: admitted.into(),
+            by: by.into(),
+            last: last.into(),
+            next: Next::new([u16::from_ne_bytes([low, high]), u16::from_ne_bytes([more, most])]),
+            flags: Flags(flags.into()),
+        }
     }
 
-    /// Who admits a connection: the number of the rule (24 bits, uppermost; [`RULE_EXEMPT`] for what is never filtered), the
-    /// upper half of its [`state`] (8 bits), the code of an ICMP request (8 bits from bit 16), and the slot of its ENI (16
-    /// bits).
-    #[inline(always)]
-    pub const fn pack_by(rule: u32, state: u16, code: u8, slot: u16) -> u64 {
-        (rule as u64) << 40 | (state as u64 >> 8) << 32 | (code as u64) << 16 | slot as u64
+    /// Its words as they lie in memory.
+    pub fn to_words(&self) -> [u64; 6] {
+        let [egress, ingress] = self.next.get().map(u16::to_ne_bytes);
+        let next = u32::from_ne_bytes([egress[0], egress[1], ingress[0], ingress[1]]);
+        [
+            word(self.packets[0].get(), self.packets[1].get()),
+            self.bytes[0].get(),
+            self.bytes[1].get(),
+            self.admitted.get(),
+            word(self.by.get(), self.last.get()),
+            word(next, self.flags.0.get()),
+        ]
     }
 
-    /// The code of the ICMP request that it was admitted for.
+    /// For whom and when it was admitted.
     #[inline(always)]
-    pub fn code(&self) -> u8 {
-        (self.by.get() >> 16) as u8
+    pub fn admitted(&self) -> Admitted {
+        Admitted::of(self.admitted.get())
     }
 
-    /// The number of the rule, and the slot.
+    /// By what a connection is admitted: the number of the rule (24 bits, uppermost; [`RULE_EXEMPT`] for what is never
+    /// filtered), and the upper half of its [`state`](super::state).
     #[inline(always)]
-    pub fn by(&self) -> (u32, u16) {
-        let word = self.by.get();
-        ((word >> 40) as u32, word as u16)
+    pub const fn pack_by(rule: u32, state: u16) -> u32 {
+        rule << 8 | state as u32 >> 8
     }
 
-    /// Its [`state`].
+    /// The number of the rule.
+    #[inline(always)]
+    pub fn rule(&self) -> u32 {
+        self.by.get() >> 8
+    }
+
+    /// Its [`state`](super::state).
     #[inline(always)]
     pub fn state(&self) -> u16 {
-        (self.by.get() >> 24) as u16 & state::ADMISSION | self.flags.state()
+        (self.by.get() as u16) << 8 | self.flags.state()
     }
 }
 

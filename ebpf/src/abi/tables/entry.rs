@@ -5,6 +5,41 @@ use core::cell::Cell;
 use super::{Word, pair, window};
 use crate::abi::outcome::Direction;
 
+/// An entry of a connection table: 64 bytes, one cache line. The key's words beyond these two lie in an array of their own.
+#[derive(Clone, Debug, Default)]
+#[repr(C)]
+pub struct Entry<V> {
+    /// [`super::Conn`] or [`super::Denial`]. First: a verifier does not let a compiler add an offset to what a lookup gave
+    /// before it is known to be there.
+    pub value: V,
+    /// IPv4: the key. IPv6: the last words of it.
+    pub key: [u64; 2],
+}
+
+/// The first words of an IPv6 key, and nothing: 32 bytes.
+pub type Rest = [u64; 4];
+
+/// The halves of a word, in the order in which they lie in memory.
+#[inline(always)]
+pub(super) const fn halves(word: u64) -> [u32; 2] {
+    let (upper, lower) = ((word >> 32) as u32, word as u32);
+    if cfg!(target_endian = "little") {
+        [lower, upper]
+    } else {
+        [upper, lower]
+    }
+}
+
+/// The word of two halves in the order in which they lie in memory.
+#[inline(always)]
+pub(super) const fn word(first: u32, second: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        pair(second, first)
+    } else {
+        pair(first, second)
+    }
+}
+
 /// Packets and bytes of one direction. Bytes are IP bytes on the wire, without Ethernet.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]

@@ -1,11 +1,12 @@
 //! The keys of flows.
 
+use super::entry::{Rest, halves, word};
 use crate::abi::outcome::Direction;
 
 /// A flow of IPv4: 16 bytes. Seen from the task, so both directions of a connection have one key.
 ///
-/// In `CONNS_V4` the tail is the link and the protocol ([`crate::abi::LinkId::with_protocol`]); in `DENIALS_V4` it is
-/// [`denial_tail`] and the protocol lies in it.
+/// Of a tracked connection the tail is the link and the protocol ([`crate::abi::LinkId::with_protocol`]); of a denied flow
+/// it is [`denial_tail`] and the protocol lies in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Key4 {
@@ -29,6 +30,55 @@ pub struct Key6 {
     pub ports: u32,
     /// As in [`Key4`].
     pub tail: u32,
+}
+
+impl Key4 {
+    /// Its words as they lie in memory.
+    #[inline(always)]
+    pub fn to_words(self) -> [u64; 2] {
+        [self.addresses, word(self.ports, self.tail)]
+    }
+
+    /// From its words as they lie in memory.
+    pub fn from_words([addresses, rest]: [u64; 2]) -> Self {
+        let [ports, tail] = halves(rest);
+        Self { addresses, ports, tail }
+    }
+}
+
+impl Key6 {
+    /// Its words as they lie in memory.
+    #[inline(always)]
+    pub fn to_words(self) -> [u64; 5] {
+        let ([a, b], [c, d]) = (self.local, self.remote);
+        [a, b, c, d, word(self.ports, self.tail)]
+    }
+
+    /// Its words as a table has them: the last ones in the entry, the others in the rest.
+    #[inline(always)]
+    pub fn to_entry(self) -> ([u64; 2], Rest) {
+        let [local, remote] = [self.local, self.remote];
+        (
+            [remote[1], word(self.ports, self.tail)],
+            [local[0], local[1], remote[0], 0],
+        )
+    }
+
+    /// From those.
+    pub fn from_entry(entry: [u64; 2], rest: Rest) -> Self {
+        Self::from_words([rest[0], rest[1], rest[2], entry[0], entry[1]])
+    }
+
+    /// From its words as they lie in memory.
+    pub fn from_words([a, b, c, d, rest]: [u64; 5]) -> Self {
+        let [ports, tail] = halves(rest);
+        Self {
+            local: [a, b],
+            remote: [c, d],
+            ports,
+            tail,
+        }
+    }
 }
 
 /// The tail of a denial's key: slot, protocol, direction, reason.

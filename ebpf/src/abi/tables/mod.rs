@@ -17,9 +17,9 @@ pub mod state;
 mod usage;
 pub mod window;
 
-pub use conn::{Conn, Next, RULE_EXEMPT, RULES};
+pub use conn::{Admitted, Conn, Next, RULE_EXEMPT, RULES};
 pub use denial::Denial;
-pub use entry::{Flags, Seen, Totals};
+pub use entry::{Entry, Flags, Rest, Seen, Totals};
 pub use event::Event;
 pub use fragment::Fragment;
 pub use key::{Key4, Key6, denial_tail, split_denial_tail};
@@ -40,8 +40,9 @@ pub const fn pair(upper: u32, lower: u32) -> u64 {
 const _: () = {
     assert!(size_of::<Key4>() == 16);
     assert!(size_of::<Key6>() == 40);
-    assert!(size_of::<Conn>() == 64);
-    assert!(size_of::<Denial>() == 32);
+    assert!(size_of::<Entry<Conn>>() == 64);
+    assert!(size_of::<Entry<Denial>>() == 64);
+    assert!(size_of::<Rest>() == 32);
     assert!(size_of::<Fragment>() == 24);
     assert!(size_of::<EniUsage>() == 128);
     assert!(size_of::<NeighbourCache>() == 112);

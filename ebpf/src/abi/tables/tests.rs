@@ -1,6 +1,8 @@
+use std::mem::offset_of;
+
 use proptest::{collection::vec, prelude::*};
 
-use super::*;
+use super::{entry::word, *};
 use crate::abi::Direction::{Egress, Ingress};
 
 /// What AWS's `tcp-flags` says of one packet: FIN 1, SYN 2, RST 4, SYN-ACK 18.
@@ -35,6 +37,79 @@ fn number() -> impl Strategy<Value = u32> {
         Just(28_000_000),
         any::<u32>()
     ]
+}
+
+/// The layout is the table's as long as it lives, whatever program comes next.
+#[test]
+fn an_entry_lies_in_memory_byte_by_byte_as_it_always_has() {
+    let bytes = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    let conn = Conn {
+        packets: [0x0403_0201.into(), 0x0807_0605.into()],
+        bytes: [0x1817_1615_1413_1211.into(), 0x2827_2625_2423_2221.into()],
+        admitted: Admitted {
+            epoch: 0x38_3736,
+            code: 0x35,
+            generation: 0x3433,
+            slot: 0x3231,
+        }
+        .pack()
+        .into(),
+        by: Conn::pack_by(0x44_4342, 0x4100).into(),
+        last: 0x4847_4645.into(),
+        next: Next::new([0x5251, 0x5453]),
+        flags: Flags(0x5857_5655.into()),
+    };
+    let expected: Vec<u8> = [
+        0x01..=0x08,
+        0x11..=0x18,
+        0x21..=0x28,
+        0x31..=0x38,
+        0x41..=0x48,
+        0x51..=0x58,
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if cfg!(target_endian = "little") {
+        assert_eq!(bytes(&conn.to_words()), expected);
+        let denial = Denial::new(
+            Totals::new(0x0807_0605_0403_0201, 0x1817_1615_1413_1211),
+            0x2423_2221,
+            Flags(0x2827_2625.into()),
+            0x3433_3231,
+        );
+        let expected: Vec<u8> = [0x01..=0x08, 0x11..=0x18, 0x21..=0x28, 0x31..=0x34]
+            .into_iter()
+            .flatten()
+            .chain([0; 20])
+            .collect();
+        assert_eq!(bytes(&denial.to_words()), expected);
+        let key = Key4 {
+            addresses: 0x0807_0605_0403_0201,
+            ports: 0x0c0b_0a09,
+            tail: 0x100f_0e0d,
+        };
+        assert_eq!(bytes(&key.to_words()), (0x01..=0x10).collect::<Vec<u8>>());
+    }
+    assert_eq!(offset_of!(Entry<Conn>, value), 0);
+    assert_eq!(offset_of!(Entry<Conn>, key), 48);
+    let fields = [
+        offset_of!(Conn, packets),
+        offset_of!(Conn, bytes),
+        offset_of!(Conn, admitted),
+        offset_of!(Conn, by),
+        offset_of!(Conn, last),
+        offset_of!(Conn, next),
+        offset_of!(Conn, flags),
+    ];
+    assert_eq!(fields, [0, 8, 24, 32, 36, 40, 44]);
+    let fields = [
+        offset_of!(Denial, totals),
+        offset_of!(Denial, last),
+        offset_of!(Denial, flags),
+        offset_of!(Denial, charge),
+    ];
+    assert_eq!(fields, [0, 16, 20, 24]);
 }
 
 proptest! {
@@ -77,25 +152,35 @@ proptest! {
     }
 
     #[test]
-    fn what_an_entry_says_of_who_admitted_it(rule in 0..RULES, state in any::<u16>(), code in any::<u8>(), slot in any::<u16>()) {
+    fn what_an_entry_says_of_who_admitted_it(
+        rule in 0..RULES, state in any::<u16>(), epoch in any::<u32>(), code in any::<u8>(), generation in any::<u16>(),
+        slot in any::<u16>(),
+    ) {
+        let admitted = Admitted { epoch, code, generation, slot };
         let conn = Conn {
-            by: Conn::pack_by(rule, state, code, slot).into(),
+            admitted: admitted.pack().into(),
+            by: Conn::pack_by(rule, state).into(),
             flags: Flags::new(state, 0),
             ..Conn::default()
         };
-        prop_assert_eq!((conn.by(), conn.code(), conn.state()), ((rule, slot), code, state));
+        prop_assert_eq!((conn.rule(), conn.state()), (rule, state));
+        prop_assert_eq!(conn.admitted(), Admitted { epoch: epoch % Admitted::EPOCHS, ..admitted });
+        prop_assert!(conn.admitted().is_of(epoch) && !conn.admitted().is_of(epoch.wrapping_add(1)));
     }
 
     #[test]
-    fn an_entry_is_read_as_it_lies_in_memory(words in any::<[u64; 7]>(), next in any::<[u16; 2]>(), flags in any::<u32>()) {
-        let [low, high] = next.map(u16::to_ne_bytes);
-        let [a, b, c, d] = flags.to_ne_bytes();
-        let last = u64::from_ne_bytes([low[0], low[1], high[0], high[1], a, b, c, d]);
-        let conn = Conn::from([words[0], words[1], words[2], words[3], words[4], words[5], words[6], last]);
-        prop_assert_eq!(conn.next.get(), next);
-        prop_assert_eq!(conn.flags.0.get(), flags);
-        let denial = Denial::from([words[0], words[1], words[2], u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])]);
-        prop_assert_eq!(denial.flags.0.get(), flags);
+    fn keys_and_values_are_the_words_that_they_were_made_of(
+        value in any::<[u64; 6]>(), four in any::<[u64; 2]>(), six in any::<[u64; 5]>(),
+    ) {
+        prop_assert_eq!(Conn::from_words(value).to_words(), value);
+        let [packets, bytes, last_and_flags, charge, ..] = value;
+        let charge = charge & word(u32::MAX, 0);
+        prop_assert_eq!(Denial::from_words(value).to_words(), [packets, bytes, last_and_flags, charge, 0, 0]);
+        prop_assert_eq!(Key4::from_words(four).to_words(), four);
+        prop_assert_eq!(Key6::from_words(six).to_words(), six);
+        let (entry, rest) = Key6::from_words(six).to_entry();
+        prop_assert_eq!((entry, rest), ([six[3], six[4]], [six[0], six[1], six[2], 0]));
+        prop_assert_eq!(Key6::from_entry(entry, rest).to_words(), six);
     }
 
     #[test]
@@ -111,7 +196,5 @@ proptest! {
         prop_assert_eq!(seen.get(), (upper, lower));
         seen.set(lower, upper);
         prop_assert_eq!(seen.get(), (lower, upper));
-        let conn = Conn { admitted: pair(upper, lower).into(), ..Conn::default() };
-        prop_assert_eq!(conn.admitted(), (upper, lower));
     }
 }

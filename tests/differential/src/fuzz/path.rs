@@ -17,7 +17,9 @@ use testkit::fixture::{DataPath as _, Host, State};
 
 /// Earlier packets that a later one may be made of.
 const KEPT: usize = 32;
-/// Room in each table.
+/// More entries than packets: which flow a connection table is too full for only the table itself can say.
+const ENOUGH: usize = 2_000;
+/// What first fragments have room for, as many entries of the other tables.
 const ROOMS: [usize; 4] = [4, 40, 300, 10_000];
 
 thread_local! {
@@ -66,7 +68,8 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn new(seed: u64, room: u8, image: &'a [AtomicU64]) -> Self {
         let size = ROOMS[usize::from(room) % ROOMS.len()];
-        let host = Host::new(image, size);
+        let mut host = Host::new(image, ENOUGH);
+        host.tables.room_for_fragments_of(size);
         // Ticks begin anew with the first packets of some.
         if room & 0x80 != 0 {
             host.tables.advance(u32::MAX - (1 << 20) - 100);

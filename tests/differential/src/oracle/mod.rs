@@ -65,7 +65,7 @@ pub(crate) struct World {
     pub(crate) shares: [Share; 3],
     /// Idle time-outs in ticks, by [`Timeout`].
     pub(crate) timeouts: [u32; TIMEOUTS],
-    /// Room in each table.
+    /// First fragments that are remembered: those that belong to so many entries of the other tables.
     pub(crate) room: usize,
 }
 
@@ -220,13 +220,8 @@ impl Oracle {
         let name = (slot, case.direction, local, remote, ip.protocol, ports, reason as u8);
         let taken = Taken::by(slot, self.denials.iter().map(|(name, denial)| (name.0, denial.pooled)));
         let pays = pays(taken, case.world.shares[1], NO_CAP, keeps_free(case.direction));
-        let of_family = self
-            .denials
-            .keys()
-            .filter(|name| name.2.is_ipv6() == local.is_ipv6())
-            .count();
         let is_new = !self.denials.contains_key(&name);
-        if is_new && (pays.is_err() || of_family >= case.world.room) {
+        if is_new && pays.is_err() {
             self.lost.entry(slot).or_default().1 += ip.packets;
             return;
         }
@@ -314,7 +309,6 @@ impl Oracle {
         let name = if admission.dhcp { as_dhcp(name) } else { name.clone() };
         let mut pooled = self.conns.get(&name).is_some_and(|entry| entry.pooled);
         if !self.conns.contains_key(&name) {
-            let of_family = self.conns.keys().filter(|other| other.is_v6() == name.is_v6()).count();
             // Errors leave half of the room to connections, and need no entry to pass.
             let is_error = admission.pass == PassReason::IcmpError;
             let keeps_free = if is_error { 2 } else { keeps_free(opener) };
@@ -322,7 +316,6 @@ impl Oracle {
             let refused = match pays(taken, world.shares[0], gate.connections, keeps_free) {
                 Err(Refused::Cap) => Some(DropReason::TaskConnectionsFull),
                 Err(Refused::Full) => Some(DropReason::ConnectionsFull),
-                Ok(_) if of_family >= world.room => Some(DropReason::ConnectionsFull),
                 Ok(by_pool) => {
                     pooled = by_pool;
                     None

@@ -201,7 +201,7 @@ impl Gated<'_> {
         };
         let outcome = decide(&tables, frame, direction);
         let tracked = tables.conns_v4().into_values().chain(tables.conns_v6().into_values());
-        let mut numbers = tracked.map(|conn| conn.by().0).filter(|number| *number != RULE_EXEMPT);
+        let mut numbers = tracked.map(|conn| conn.rule()).filter(|number| *number != RULE_EXEMPT);
         (outcome, numbers.next().and_then(|number| self.host.book.name(number)))
     }
 }

@@ -23,7 +23,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError};
-use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey};
+use taskgate_ebpf::abi::{Fragment, Key4, Key6, LinkLocal, LinkLocalKey};
 
 pub use self::{
     attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
@@ -56,10 +56,6 @@ pub unsafe trait Plain: Sized {}
 unsafe impl Plain for Key4 {}
 // SAFETY: as above.
 unsafe impl Plain for Key6 {}
-// SAFETY: as above.
-unsafe impl Plain for Conn {}
-// SAFETY: as above.
-unsafe impl Plain for Denial {}
 // SAFETY: as above.
 unsafe impl Plain for Fragment {}
 // SAFETY: as above.
@@ -160,6 +156,12 @@ fn create_array(kind: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd>
 /// Waits until no program runs any more that began before the call: 20 to 180 ms. What it could still read may be used
 /// again afterwards.
 pub fn wait_grace_period() -> io::Result<()> {
+    // SAFETY: it takes a number.
+    if unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) } == 1 {
+        // There membarrier does not wait (kernel/sched/membarrier.c), and programs may be interrupted where the kernel is
+        // preemptible.
+        return wait_grace_period_by_map();
+    }
     // SAFETY: membarrier takes no addresses.
     if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
         return Ok(());
@@ -184,6 +186,19 @@ pub fn wait_grace_period_by_map() -> io::Result<()> {
     };
     // SAFETY: key and value are the four bytes that an array of maps has, and the kernel only reads them.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// So many random words.
+pub(crate) fn random<const WORDS: usize>() -> io::Result<[u64; WORDS]> {
+    let mut words = [0_u64; WORDS];
+    let bytes = size_of_val(&words);
+    // SAFETY: the kernel writes at most as many bytes as the words have, any of which are a word.
+    let written = unsafe { libc::getrandom(words.as_mut_ptr().cast(), bytes, 0) };
+    match usize::try_from(written) {
+        Ok(written) if written == bytes => Ok(words),
+        // Up to 256 bytes it gives all or none (getrandom(2)).
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Nanoseconds of one of the kernel's jiffies: the coarse clock advances with them.

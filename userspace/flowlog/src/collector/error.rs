@@ -2,7 +2,6 @@
 
 use std::io;
 
-use taskgate_tables::FlowKey;
 use thiserror::Error;
 
 /// Why a window could not be closed. Nothing is lost by it: closed again, the window has what the first attempt read.
@@ -27,13 +26,11 @@ pub enum CollectError {
         /// What the map said.
         source: io::Error,
     },
-    /// An entry can't be removed.
-    #[error("cannot remove {key:?} from the {table}")]
+    /// Entries can't be removed.
+    #[error("cannot remove what is over from the {table}")]
     Remove {
         /// Which table.
         table: &'static str,
-        /// Which entry.
-        key: FlowKey,
         /// What the map said.
         source: io::Error,
     },

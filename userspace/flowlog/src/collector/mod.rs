@@ -9,7 +9,7 @@ use taskgate_ebpf::{
     conntrack::{idle, timeout_of},
 };
 use taskgate_model::FlowLog;
-use taskgate_tables::{ConnState, DenialState, FlowKey, FlowTables};
+use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables};
 
 pub use self::error::CollectError;
 use super::{
@@ -25,12 +25,9 @@ use super::{
 const CONNS: &str = "tracked connections";
 const DENIALS: &str = "denied flows";
 
-/// Connections that are removed by one reading of the clock: well under a millisecond's worth.
-const BY_ONE_CLOCK: usize = 256;
-
 /// Reads the kernel's tables, window for window, and removes what is over.
 ///
-/// It is the only one that removes entries. It keeps a baseline for each: 88 bytes, allocated for up to twice as many
+/// It is the only one that removes entries. It keeps a baseline for each: 48 bytes, allocated for up to twice as many
 /// entries as there are.
 #[derive(Debug)]
 pub struct Collector {
@@ -57,6 +54,7 @@ pub struct Collector {
 
 /// An entry of either table.
 struct Entry {
+    id: FlowId,
     key: FlowKey,
     slot: u16,
     protocol: u8,
@@ -67,9 +65,17 @@ struct Entry {
     reading: Sample,
 }
 
+/// What is to be removed.
+#[derive(Default)]
+struct Over {
+    conns: Vec<FlowId>,
+    denials: Vec<FlowId>,
+}
+
 impl Entry {
-    fn conn(key: FlowKey, state: &ConnState, unlogged: &Unlogged) -> Self {
+    fn conn(id: FlowId, key: FlowKey, state: &ConnState, unlogged: &Unlogged) -> Self {
         Self {
+            id,
             key,
             slot: state.slot,
             protocol: key.conn_protocol(),
@@ -79,9 +85,10 @@ impl Entry {
         }
     }
 
-    fn denial(key: FlowKey, state: &DenialState) -> Self {
+    fn denial(id: FlowId, key: FlowKey, state: &DenialState) -> Self {
         let (slot, protocol, direction, reason) = key.denial_parts();
         Self {
+            id,
             key,
             slot,
             protocol,
@@ -144,14 +151,14 @@ impl Collector {
         self.registry.retire(slot);
     }
 
-    /// Takes down what entries hold by now, for the window that runs. To be called once retired slots count no more: an
+    /// Takes down what entries hold by now, for the window that runs, and removes none: that takes a while. To be called once retired slots count no more: an
     /// entry whose flow goes on is its next ENI's then, with all that was not taken down.
     pub fn take_down(
         &mut self,
         tables: &mut dyn FlowTables,
         epoch_of: &dyn Fn(u16) -> u32,
     ) -> Result<(), CollectError> {
-        self.read(tables, false, epoch_of)
+        self.read(tables, false, epoch_of).map(drop)
     }
 
     /// Takes over settings that were reloaded. If the intervals are others, close the window with
@@ -215,11 +222,11 @@ impl Collector {
         let now = tables.now().map_err(CollectError::Clock)?;
         let mut over = Vec::new();
         tables
-            .conns(&mut |key, state| {
-                if (untold || self.conns.all_told(&key, &(&state).into()))
+            .conns(&mut |id, key, state| {
+                if (untold || self.conns.all_told(id, &(&state).into()))
                     && self.conn_is_over(&key, &state, now, epoch_of)
                 {
-                    over.push(key);
+                    over.push(id);
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })?;
@@ -234,13 +241,13 @@ impl Collector {
         let least = tables.ticks_per_second() / 4;
         let mut silent = Vec::new();
         tables
-            .denials(&mut |key, state| {
+            .denials(&mut |id, _, state| {
                 if idle(now, state.last, least) {
-                    silent.push(key);
+                    silent.push(id);
                 }
             })
             .map_err(|source| CollectError::Read { table: DENIALS, source })?;
-        self.take_denials(tables, silent)
+        self.take_denials(tables, &silent)
     }
 
     /// Forgets first fragments whose datagrams have not become whole within a second: the parts of one follow each other
@@ -263,7 +270,9 @@ impl Collector {
         tables
             .set_window(number)
             .map_err(|source| CollectError::SetWindow { number, source })?;
-        self.read(tables, last, epoch_of)?;
+        let over = self.read(tables, last, epoch_of)?;
+        self.take_conns(tables, &over.conns, epoch_of)?;
+        self.take_denials(tables, &over.denials)?;
         let slots = self.registry.slots();
         let mut used = Vec::with_capacity(slots.len());
         for (slot, eni) in slots {
@@ -308,51 +317,48 @@ impl Collector {
         Ok(window)
     }
 
-    /// Reads both tables into the open records, and removes what told nothing new and is over.
+    /// Reads both tables into the open records, and gives what told nothing new and is over.
     fn read(
         &mut self,
         tables: &mut dyn FlowTables,
         whole: bool,
         epoch_of: &dyn Fn(u16) -> u32,
-    ) -> Result<(), CollectError> {
+    ) -> Result<Over, CollectError> {
         let now = tables.now().map_err(CollectError::Clock)?;
-        let mut over = Vec::new();
+        let mut over = Over::default();
         tables
-            .conns(&mut |key, state| {
-                let grew = self.settle(&Entry::conn(key, &state, &self.unlogged), whole);
+            .conns(&mut |id, key, state| {
+                let grew = self.settle(&Entry::conn(id, key, &state, &self.unlogged), whole);
                 if !grew && self.conn_is_over(&key, &state, now, epoch_of) {
-                    over.push(key);
+                    over.conns.push(id);
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })?;
-        self.take_conns(tables, &over, epoch_of)?;
-
-        let mut over = Vec::new();
         tables
-            .denials(&mut |key, state| {
-                let entry = Entry::denial(key, &state);
+            .denials(&mut |id, key, state| {
+                let entry = Entry::denial(id, key, &state);
                 let grew = self.settle(&entry, whole);
-                let silent = self.denials.silent_for(&key, self.number) >= 2;
+                let silent = self.denials.silent_for(id, self.number) >= 2;
                 if !grew && (silent || self.registry.is_retired(entry.slot)) {
-                    over.push(key);
+                    over.denials.push(id);
                 }
             })
             .map_err(|source| CollectError::Read { table: DENIALS, source })?;
-        self.take_denials(tables, over)
+        Ok(over)
     }
 
-    /// Removes denied flows. What came since they were read is recorded too.
-    fn take_denials(&mut self, tables: &mut dyn FlowTables, keys: Vec<FlowKey>) -> Result<(), CollectError> {
-        for key in keys {
-            let taken = tables.take_denial(&key).map_err(|source| CollectError::Remove {
-                table: DENIALS,
-                key,
-                source,
-            })?;
-            if let Some(state) = taken {
-                self.settle(&Entry::denial(key, &state), true);
+    /// Removes denied flows, but for those that a packet has come for since. What came since they were read is recorded too.
+    fn take_denials(&mut self, tables: &mut dyn FlowTables, ids: &[FlowId]) -> Result<(), CollectError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let failed = |source| CollectError::Remove { table: DENIALS, source };
+        tables.mark_denials(ids).map_err(failed)?;
+        for id in ids {
+            if let Some((key, state)) = tables.take_denial(*id).map_err(failed)? {
+                self.settle(&Entry::denial(*id, key, &state), true);
+                self.denials.forget(*id);
             }
-            self.denials.forget(&key);
         }
         Ok(())
     }
@@ -360,36 +366,35 @@ impl Collector {
     /// Whether a connection whose packets were all told can go.
     fn conn_is_over(&self, key: &FlowKey, state: &ConnState, now: u32, epoch_of: &dyn Fn(u16) -> u32) -> bool {
         let timeout = self.timeouts[timeout_of(key.conn_protocol(), state.state) as usize];
-        state.epoch != epoch_of(state.slot) || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
+        !state.is_of(epoch_of(state.slot)) || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
     }
 
-    /// Removes connections that were over when they were read, but for those that a packet has revived since: a look just
-    /// before each leaves it a microsecond, where reading a large table takes seconds. What came in that microsecond is
-    /// recorded too.
+    /// Removes connections that were over when they were read, but for those that a packet has come for since. What came
+    /// since they were read is recorded too.
     fn take_conns(
         &mut self,
         tables: &mut dyn FlowTables,
-        keys: &[FlowKey],
+        ids: &[FlowId],
         epoch_of: &dyn Fn(u16) -> u32,
     ) -> Result<(), CollectError> {
-        for keys in keys.chunks(BY_ONE_CLOCK) {
-            let now = tables.now().map_err(CollectError::Clock)?;
-            for key in keys {
-                let found = tables
-                    .conn(key)
-                    .map_err(|source| CollectError::Read { table: CONNS, source })?;
-                if found.is_some_and(|state| !self.conn_is_over(key, &state, now, epoch_of)) {
-                    continue;
-                }
-                let taken = tables.take_conn(key).map_err(|source| CollectError::Remove {
-                    table: CONNS,
-                    key: *key,
-                    source,
-                })?;
-                if let Some(state) = taken {
-                    self.settle(&Entry::conn(*key, &state, &self.unlogged), true);
-                }
-                self.conns.forget(key);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let failed = |source| CollectError::Remove { table: CONNS, source };
+        tables.mark_conns(ids).map_err(failed)?;
+        let now = tables.now().map_err(CollectError::Clock)?;
+        for id in ids {
+            let Some((key, state)) = tables.marked_conn(*id) else {
+                continue;
+            };
+            // Whoever found it before it was marked may have renewed it since, and has ended by now.
+            if !self.conn_is_over(&key, &state, now, epoch_of) {
+                tables.keep_conn(*id);
+                continue;
+            }
+            if let Some((key, state)) = tables.take_conn(*id).map_err(failed)? {
+                self.settle(&Entry::conn(*id, key, &state, &self.unlogged), true);
+                self.conns.forget(*id);
             }
         }
         Ok(())
@@ -402,7 +407,7 @@ impl Collector {
         } else {
             &mut self.denials
         };
-        let shares = baselines.shares(&entry.key, &entry.reading, self.number, whole);
+        let shares = baselines.shares(entry.id, &entry.reading, self.number, whole);
         for (direction, share) in [Direction::Egress, Direction::Ingress].into_iter().zip(shares) {
             if let Some(share) = share {
                 self.record(entry, direction, share);

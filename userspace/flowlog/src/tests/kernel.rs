@@ -1,7 +1,7 @@
 //! The kernel's tables over plain collections, with a hand between any two steps of user space.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     net::IpAddr,
 };
@@ -12,7 +12,7 @@ use taskgate_ebpf::abi::{
     tables::{Flags, denial_tail},
     window,
 };
-use taskgate_tables::{ConnState, Count, DenialState, FlowKey, FlowTables, UsageState};
+use taskgate_tables::{ConnState, Count, DenialState, FlowId, FlowKey, FlowTables, UsageState};
 
 /// Ticks in a second.
 pub(super) const SECOND: u32 = 1000;
@@ -74,6 +74,8 @@ pub(super) enum Step {
     Now,
     Conn(FlowKey),
     Denial(FlowKey),
+    MarkConns,
+    MarkDenials,
     LookAtConn(FlowKey),
     TakeConn(FlowKey),
     TakeDenial(FlowKey),
@@ -86,6 +88,8 @@ pub(super) enum Step {
 pub(super) struct State {
     pub(super) conns: BTreeMap<FlowKey, ConnState>,
     pub(super) denials: BTreeMap<FlowKey, DenialState>,
+    /// What is to be removed; a packet takes the mark off.
+    pub(super) marked: BTreeSet<FlowKey>,
     pub(super) usage: BTreeMap<u16, UsageState>,
     pub(super) window: u32,
     pub(super) clock: u32,
@@ -104,6 +108,7 @@ impl State {
             windows: Flags::new(0, self.window).windows(),
             ..ConnState::default()
         };
+        self.marked.remove(&flow.conn());
         let conn = self.conns.entry(flow.conn()).or_insert_with(|| {
             self.usage.entry(flow.slot).or_default().conns.floor += 1;
             fresh
@@ -122,6 +127,7 @@ impl State {
             windows: Flags::new(0, self.window).windows(),
             ..DenialState::default()
         };
+        self.marked.remove(&flow.denial(direction, reason));
         let denial = self.denials.entry(flow.denial(direction, reason)).or_insert_with(|| {
             self.usage.entry(flow.slot).or_default().denials.floor += 1;
             fresh
@@ -155,6 +161,10 @@ pub(super) struct Kernel {
     pub(super) twice: HashSet<FlowKey>,
     /// Every step taken.
     pub(super) steps: Vec<Step>,
+    /// The flow of each entry that there ever was, by its number.
+    entries: Vec<FlowKey>,
+    /// The entries that there are.
+    ids: BTreeMap<FlowKey, FlowId>,
 }
 
 impl Kernel {
@@ -165,7 +175,25 @@ impl Kernel {
             missed: HashSet::new(),
             twice: HashSet::new(),
             steps: Vec::new(),
+            entries: Vec::new(),
+            ids: BTreeMap::new(),
         }
+    }
+
+    fn id(&mut self, key: FlowKey) -> FlowId {
+        *self.ids.entry(key).or_insert_with(|| {
+            self.entries.push(key);
+            FlowId::numbered(self.entries.len() as u64 - 1)
+        })
+    }
+
+    fn key(&self, id: FlowId) -> FlowKey {
+        self.entries[id.number() as usize]
+    }
+
+    fn mark(&mut self, ids: &[FlowId]) {
+        let there: Vec<_> = ids.iter().map(|id| self.key(*id)).collect();
+        self.state.marked.extend(there);
     }
 
     /// Keys first, each value when it is its turn: what is inserted meanwhile is missed.
@@ -182,50 +210,75 @@ impl Kernel {
 }
 
 impl FlowTables for Kernel {
-    fn conns(&mut self, visit: &mut dyn FnMut(FlowKey, ConnState)) -> io::Result<()> {
+    fn conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()> {
         let keys = self.reading(self.state.conns.keys());
         for key in keys {
             self.step(Step::Conn(key))?;
-            if let Some(conn) = self.state.conns.get(&key) {
-                visit(key, *conn);
+            if let Some(conn) = self.state.conns.get(&key).copied() {
+                visit(self.id(key), key, conn);
             }
         }
         Ok(())
     }
 
-    fn denials(&mut self, visit: &mut dyn FnMut(FlowKey, DenialState)) -> io::Result<()> {
+    fn denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()> {
         let keys = self.reading(self.state.denials.keys());
         for key in keys {
             self.step(Step::Denial(key))?;
-            if let Some(denial) = self.state.denials.get(&key) {
-                visit(key, *denial);
+            if let Some(denial) = self.state.denials.get(&key).copied() {
+                visit(self.id(key), key, denial);
             }
         }
         Ok(())
     }
 
-    fn conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
-        self.step(Step::LookAtConn(*key))?;
-        Ok(self.state.conns.get(key).copied())
+    fn mark_conns(&mut self, ids: &[FlowId]) -> io::Result<()> {
+        self.step(Step::MarkConns)?;
+        self.mark(ids);
+        Ok(())
     }
 
-    fn take_conn(&mut self, key: &FlowKey) -> io::Result<Option<ConnState>> {
-        self.step(Step::TakeConn(*key))?;
-        let taken = self.state.conns.remove(key);
-        if let Some(conn) = &taken {
-            self.state.usage.entry(conn.slot).or_default().conns.floor -= 1;
-        }
-        Ok(taken)
+    fn mark_denials(&mut self, ids: &[FlowId]) -> io::Result<()> {
+        self.step(Step::MarkDenials)?;
+        self.mark(ids);
+        Ok(())
     }
 
-    fn take_denial(&mut self, key: &FlowKey) -> io::Result<Option<DenialState>> {
-        self.step(Step::TakeDenial(*key))?;
-        let taken = self.state.denials.remove(key);
-        if taken.is_some() {
-            let usage = self.state.usage.entry(State::slot_of_denial(key)).or_default();
-            usage.denials.floor -= 1;
+    fn marked_conn(&mut self, id: FlowId) -> Option<(FlowKey, ConnState)> {
+        let key = self.key(id);
+        self.step(Step::LookAtConn(key)).ok()?;
+        let conn = self.state.conns.get(&key).copied()?;
+        self.state.marked.contains(&key).then_some((key, conn))
+    }
+
+    fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {
+        let key = self.key(id);
+        self.step(Step::TakeConn(key))?;
+        if !self.state.marked.remove(&key) {
+            return Ok(None);
         }
-        Ok(taken)
+        self.ids.remove(&key);
+        let conn = self.state.conns.remove(&key).expect("what is marked is there");
+        self.state.usage.entry(conn.slot).or_default().conns.floor -= 1;
+        Ok(Some((key, conn)))
+    }
+
+    fn keep_conn(&mut self, id: FlowId) {
+        let key = self.key(id);
+        self.state.marked.remove(&key);
+    }
+
+    fn take_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>> {
+        let key = self.key(id);
+        self.step(Step::TakeDenial(key))?;
+        if !self.state.marked.remove(&key) {
+            return Ok(None);
+        }
+        self.ids.remove(&key);
+        let denial = self.state.denials.remove(&key).expect("what is marked is there");
+        let usage = self.state.usage.entry(State::slot_of_denial(&key)).or_default();
+        usage.denials.floor -= 1;
+        Ok(Some((key, denial)))
     }
 
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {

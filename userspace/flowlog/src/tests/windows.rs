@@ -441,6 +441,7 @@ fn a_failure_loses_nothing() {
         (Step::Conn(v4.conn()), "cannot read the tracked connections"),
         (Step::Denial(refused), "cannot read the denied flows"),
         (Step::Usage(DB), "cannot read the table use of slot 2"),
+        (Step::MarkConns, "from the tracked connections"),
         (Step::TakeConn(idle.conn()), "from the tracked connections"),
     ] {
         let mut rig = Rig::new();
