@@ -44,6 +44,17 @@ fn nothing_is_left_behind() -> Result<()> {
     Ok(())
 }
 
+/// Programs that only tests and benchmarks run are none of taskgate's.
+#[test]
+fn only_what_runs_is_loaded() -> Result<()> {
+    let lab = Topology::new()?;
+    let daemon = lab.start(&two(lab.config()))?;
+    let expected = ["clock", "drop_all", "from_task", "to_task"];
+    assert_eq!(daemon.objects()?.program_names()?, expected.map(str::to_owned).into());
+    daemon.stop()?;
+    Ok(())
+}
+
 #[test]
 fn a_device_keeps_its_place_and_loses_its_gate() -> Result<()> {
     let lab = Topology::new()?;

@@ -127,8 +127,6 @@ pub mod program {
     pub const EARLY: &str = "early";
     /// The same for older kernels.
     pub const EARLY_LINEAR: &str = "early_linear";
-    /// Does nothing: what the others are measured against.
-    pub const EMPTY: &str = "empty";
     /// Returns the low 32 bits of the kernel's jiffies: how user space learns their rate.
     pub const CLOCK: &str = "clock";
 }

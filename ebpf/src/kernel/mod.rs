@@ -55,13 +55,6 @@ pub(crate) fn drop_all(_: TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Does nothing: what the others are measured against.
-#[classifier]
-#[inline(always)]
-pub(crate) fn empty(_: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}
-
 /// Returns the low 32 bits of jiffies: user space learns their rate from it.
 #[classifier]
 #[inline(always)]

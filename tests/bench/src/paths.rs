@@ -5,7 +5,7 @@ use std::{net::IpAddr, os::fd::AsFd as _};
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{
     Direction::{self, Egress, Ingress},
-    program::{EMPTY, FROM_TASK, TO_TASK},
+    program::{FROM_TASK, TO_TASK},
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     ground::{self, Counted, Ground},
     measure::{Case, Path, Runner, rounds, run},
     rules::{self, Family, Kind, OPEN_PORT, SETS, THOUSAND, THOUSAND_V6, WIDE},
-    varied::{Order, Variation, Varied},
+    varied::{self, Order, Variation, Varied},
 };
 use testkit::fixture::frames::{self, flags};
 
@@ -91,7 +91,7 @@ fn same(ground: &Ground, program: &'static str) -> Result<Runner> {
     Ok(Runner::Same(ground.program(program)?))
 }
 
-fn varied(ground: &Ground, program: &'static str, variation: Variation) -> Result<Runner> {
+fn varying(ground: &Ground, program: &'static str, variation: Variation) -> Result<Runner> {
     let program = ground.program(program)?;
     Ok(Runner::Varied(Varied::before(program.as_fd(), variation)?))
 }
@@ -118,7 +118,7 @@ fn open_many(ground: &mut Ground, bits: u32) -> Result<()> {
             family: Family::V4,
             direction,
         };
-        let runner = varied(ground, classify(direction), variation)?;
+        let runner = varying(ground, classify(direction), variation)?;
         run(runner.as_fd(), &frame, ground::link(WIDE), 1 << bits, true)?;
     }
     let opened = ground.conns()? - before;
@@ -144,7 +144,7 @@ fn established(ground: &Ground, family: Family, direction: Direction, packets: u
         link: ground::link(WIDE),
         passes: true,
         gate: same(ground, program)?,
-        empty: same(ground, EMPTY)?,
+        empty: Runner::Same(varied::empty()?),
         packets,
     })
 }
@@ -173,7 +173,7 @@ fn denied(ground: &Ground, at: usize, members: u32, packets: u32) -> Result<Case
         link: ground::link(place),
         passes: false,
         gate: same(ground, TO_TASK)?,
-        empty: same(ground, EMPTY)?,
+        empty: Runner::Same(varied::empty()?),
         packets,
     })
 }
@@ -195,8 +195,8 @@ fn denied_in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
         budget: None,
         flat: false,
         frame: frames::ip(remote, local(place, set.family), TCP, &segment),
-        gate: varied(ground, TO_TASK, variation)?,
-        empty: varied(ground, EMPTY, variation)?,
+        gate: varying(ground, TO_TASK, variation)?,
+        empty: Runner::Varied(Varied::before(varied::empty()?.as_fd(), variation)?),
         ..same
     })
 }
@@ -213,8 +213,8 @@ fn in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
         frame: segment(Egress, local(WIDE, Family::V4), stranger(Family::V4), flags::ACK),
         link: ground::link(WIDE),
         passes: true,
-        gate: varied(ground, FROM_TASK, variation)?,
-        empty: varied(ground, EMPTY, variation)?,
+        gate: varying(ground, FROM_TASK, variation)?,
+        empty: Runner::Varied(Varied::before(varied::empty()?.as_fd(), variation)?),
         packets,
         ..established(ground, Family::V4, Egress, packets)?
     })
@@ -236,8 +236,8 @@ fn new(ground: &Ground, at: usize, bits: u32) -> Result<Case> {
         frame: segment(Ingress, local(place, set.family), stranger(set.family), flags::SYN),
         link: ground::link(place),
         passes: true,
-        gate: varied(ground, TO_TASK, variation)?,
-        empty: varied(ground, EMPTY, variation)?,
+        gate: varying(ground, TO_TASK, variation)?,
+        empty: Runner::Varied(Varied::before(varied::empty()?.as_fd(), variation)?),
         packets: 1 << bits,
     })
 }

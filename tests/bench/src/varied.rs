@@ -198,14 +198,24 @@ impl AsFd for Varied {
     }
 }
 
+/// A program that does nothing, of the kind that gates are: the others are measured against it.
+pub fn empty() -> Result<OwnedFd> {
+    const UNSPECIFIED: i32 = -1;
+    returning(PROG_TYPE_SCHED_CLS, UNSPECIFIED)
+}
+
 /// A program that does nothing, of the kind that runs before there is a socket buffer.
 pub fn empty_early() -> Result<OwnedFd> {
     const PASS: i32 = 2;
+    returning(PROG_TYPE_XDP, PASS)
+}
+
+fn returning(kind: u32, value: i32) -> Result<OwnedFd> {
     let instructions = [
-        Instruction::with(op::MOVE, 0, PASS),
+        Instruction::with(op::MOVE, 0, value),
         Instruction::new(op::EXIT, 0, 0, 0, 0),
     ];
-    load(PROG_TYPE_XDP, &instructions).context("the kernel refuses an empty program")
+    load(kind, &instructions).context("the kernel refuses an empty program")
 }
 
 /// Codes of instructions (RFC 9669).

@@ -202,12 +202,12 @@ pub(crate) fn conns_made_older<K: TableKey>(table: &MappedTable<K, Conn>, ticks:
 /// Makes every first fragment older, likewise.
 pub(crate) fn fragments_made_older<K: Plain + Default + Clone>(table: &Hash<K, Fragment>, ticks: u32) -> Result<()> {
     let mut keys = Vec::new();
-    table.visit(|key, _| keys.push(key.clone()))?;
+    table.for_each(|key, _| keys.push(key.clone()))?;
     for key in keys {
         if let Some(first) = table.get(&key)? {
             let (last, tail) = first.seen.get();
             first.seen.set(last.wrapping_sub(ticks), tail);
-            table.put(&key, &first)?;
+            table.update(&key, &first)?;
         }
     }
     Ok(())

@@ -58,6 +58,18 @@ impl Objects {
         })
     }
 
+    /// The names of its programs.
+    pub fn program_names(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for info in aya::programs::loaded_programs() {
+            let info = info?;
+            if self.programs.contains(&info.id()) {
+                names.insert(info.name_as_str().context("a program's name is no text")?.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
     /// Waits until none of them is left: the kernel frees them some time after they are let go.
     pub fn await_gone(&self) -> Result<()> {
         until(&format!("{self} go"), || Ok(self.remaining()? == Self::default()))

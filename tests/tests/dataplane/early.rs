@@ -45,7 +45,7 @@ fn the_program_for_older_kernels_is_taken() -> Result<()> {
     sandbox(async || {
         ip("link add native type veth peer name far")?;
         let mut object = Object::load(&SMALL)?;
-        ensure!(object.load_early_as(program::EARLY_LINEAR)? == program::EARLY_LINEAR);
+        ensure!(object.load_early_linear()? == program::EARLY_LINEAR);
         let early = object.attach_early(&Netlink::open()?.uplink("native").await?)?;
         ensure!(early.program() == program::EARLY_LINEAR && matches!(early.mode(), EarlyMode::Native));
         Ok(())

@@ -136,12 +136,12 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
     let mut tables = KernelTables::new(&object)?;
     let mut expected = BTreeMap::new();
     for number in 0..4096 {
-        let put = tables.raw_conns().0.put(tables.seed(), &key_v4(number), &conn(number));
+        let put = tables.raw_conns().0.put(object.seed(), &key_v4(number), &conn(number));
         ensure!(put.is_some(), "no room for {number}");
         expected.insert(FlowKey::V4(key_v4(number)), ConnState::from(&conn(number)));
     }
     for number in 0..10 {
-        let put = tables.raw_conns().1.put(tables.seed(), &key_v6(number), &conn(number));
+        let put = tables.raw_conns().1.put(object.seed(), &key_v6(number), &conn(number));
         ensure!(put.is_some(), "no room for {number}");
         expected.insert(FlowKey::V6(key_v6(number)), ConnState::from(&conn(number)));
     }
@@ -207,8 +207,8 @@ fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()>
             admitted: admitted.pack().into(),
             ..Conn::default()
         };
-        tables.raw_conns().0.put(tables.seed(), &key_v4(number), &conn);
-        tables.raw_conns().1.put(tables.seed(), &key_v6(number), &conn);
+        tables.raw_conns().0.put(object.seed(), &key_v4(number), &conn);
+        tables.raw_conns().1.put(object.seed(), &key_v6(number), &conn);
     }
     tables.conns(&mut |_, _, _| {})?;
     let mut found = BTreeMap::new();
@@ -243,7 +243,7 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
         tail: denial_tail(6, 17, Direction::Egress, 2),
         ..key_v6(1)
     };
-    let (denials, seed) = (tables.raw_denials(), tables.seed());
+    let (denials, seed) = (tables.raw_denials(), object.seed());
     ensure!(denials.0.put(seed, &v4, &denial).is_some() && denials.1.put(seed, &v6, &denial).is_some());
 
     let mut found = BTreeMap::new();
@@ -292,7 +292,7 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
         vec![word(7, floor), word(7, pool), word(0, floor), word(0, pool)]
     };
     for (number, state) in [(1, state::POOL), (2, 0)] {
-        tables.raw_conns().0.put(tables.seed(), &key_v4(number), &of(state));
+        tables.raw_conns().0.put(object.seed(), &key_v4(number), &of(state));
     }
     let mut ids = Vec::new();
     tables.conns(&mut |id, _, _| ids.push(id))?;
@@ -308,7 +308,7 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
         ..key_v4(number)
     };
     for (number, charge) in [(1, Charge::POOL), (2, Charge::FLOOR)] {
-        tables.raw_denials().0.put(tables.seed(), &key(number), &denied(charge));
+        tables.raw_denials().0.put(object.seed(), &key(number), &denied(charge));
     }
     let mut ids = Vec::new();
     tables.denials(&mut |id, _, _| ids.push(id))?;
@@ -320,8 +320,8 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     ensure!(given_back(offset_of!(EniUsage, denials_removed)) == [1, 1, 0, 1]);
     let first = |pool| Fragment::from([0, 7 << 16 | pool, 1]);
     let (v4, _) = tables.raw_fragments();
-    v4.put(&key_v4(1), &first(Fragment::charged(Charge::POOL)))?;
-    v4.put(&key_v4(2), &first(0))?;
+    v4.update(&key_v4(1), &first(Fragment::charged(Charge::POOL)))?;
+    v4.update(&key_v4(2), &first(0))?;
     tables.forget_fragments(&[0; TIMEOUTS])?;
     ensure!(given_back(offset_of!(EniUsage, fragments_removed)) == [1, 1, 0, 1]);
     Ok(())
@@ -342,8 +342,8 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
     timeouts[Timeout::FragmentV6 as usize] = 6_000_000;
     let (v4, v6) = tables.raw_fragments();
     for (number, age) in [(0, 1_000_000), (1, 4_000_000), (2, 7_000_000)] {
-        v4.put(&key_v4(number), &first(age, 3))?;
-        v6.put(&key_v6(number), &first(age, 4))?;
+        v4.update(&key_v4(number), &first(age, 3))?;
+        v6.update(&key_v6(number), &first(age, 4))?;
     }
     tables.forget_fragments(&timeouts)?;
     let (v4, v6) = tables.raw_fragments();

@@ -15,4 +15,4 @@ pub mod sk_buff;
 pub mod sys;
 pub mod tables;
 #[cfg(feature = "testing")]
-mod test_run;
+mod testing;

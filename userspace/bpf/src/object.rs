@@ -35,13 +35,14 @@ const LOG: &str = "AYA_LOGS";
 /// The loaded kernel program. Gates ([`super::gate`]), its tables and mapped memory live on when it is dropped.
 #[derive(Debug)]
 pub struct Object {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     options: LoadOptions,
     /// What its connection tables are hashed with.
+    #[cfg(feature = "testing")]
     pub(super) seed: Seed,
     pub(super) gates: Arc<GatePrograms>,
     /// The early verdict's program, once it is loaded.
-    early: Option<&'static str>,
+    pub(super) early: Option<&'static str>,
     /// How it sees what is left to be done to a frame.
     sight: Sight,
     /// Why it does not see what is left to be done to a frame, if it does not.
@@ -50,11 +51,10 @@ pub struct Object {
 
 impl Object {
     /// Its programs, but for those of the early verdict, of which one is loaded when it is asked for.
-    pub const PROGRAMS: [&'static str; 5] = [
+    pub const PROGRAMS: [&'static str; 4] = [
         abi::program::FROM_TASK,
         abi::program::TO_TASK,
         abi::program::DROP_ALL,
-        abi::program::EMPTY,
         abi::program::CLOCK,
     ];
 
@@ -91,7 +91,7 @@ impl Object {
                 loader.map_max_entries(shape.name, entries);
             }
         }
-        let seed = sys::random::<10>().map_err(LoadError::Seed)?;
+        let seed: Seed = sys::random().map_err(LoadError::Seed)?;
         let flow_tables = options.flow_tables();
         for (maps, half) in &flow_tables {
             loader.override_global(maps.half, half, true);
@@ -114,6 +114,7 @@ impl Object {
         Ok(Self {
             ebpf,
             options: *options,
+            #[cfg(feature = "testing")]
             seed,
             gates: Arc::new(gates),
             early: None,
@@ -135,7 +136,7 @@ impl Object {
     }
 
     /// [`Self::load_early`] with one of the two programs. The one that was loaded first stays.
-    pub fn load_early_as(&mut self, program: &'static str) -> Result<&'static str, LoadError> {
+    pub(super) fn load_early_as(&mut self, program: &'static str) -> Result<&'static str, LoadError> {
         if let Some(loaded) = self.early {
             return Ok(loaded);
         }
@@ -146,10 +147,6 @@ impl Object {
         verify(|| xdp.load()).map_err(|cause| LoadError::Program { program, cause })?;
         self.early = Some(program);
         Ok(program)
-    }
-
-    fn loaded(&self) -> impl Iterator<Item = &'static str> {
-        Self::PROGRAMS.into_iter().chain(self.early)
     }
 
     /// How gates see what is left to be done to a frame that a task sends.
@@ -173,13 +170,8 @@ impl Object {
     }
 
     /// Maps what slots use: the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.
-    pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
+    pub(super) fn usage_words(&self) -> Result<Shared<AtomicU64>, LoadError> {
         self.shared(map::USAGE)
-    }
-
-    /// Maps what neighbours said: the words of a [`taskgate_ebpf::abi::NeighbourCache`] for each slot.
-    pub fn neighbours(&self) -> Result<Shared<AtomicU64>, LoadError> {
-        self.shared(map::NEIGHBOURS)
     }
 
     pub(super) fn shared<T: sys::Atomics>(&self, name: &'static str) -> Result<Shared<T>, LoadError> {
@@ -194,17 +186,6 @@ impl Object {
     /// A second handle on a program that is loaded.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
         program(&self.ebpf, name)
-    }
-
-    /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
-    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, LoadError> {
-        let of = |name| move |cause| LoadError::Program { program: name, cause };
-        self.loaded()
-            .map(|name| {
-                let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
-                Ok((name, program.info().map_err(of(name))?.verified_instruction_count()))
-            })
-            .collect()
     }
 
     /// What hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be

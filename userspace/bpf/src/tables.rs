@@ -10,14 +10,13 @@ use std::{
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_ebpf::{
     abi::{
-        Charge, Charges, Conn, Denial, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6, LinkLocal, LinkLocalKey,
+        Charge, Charges, Conn, Denial, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6,
         image::{CONTROL_GENERATION, CONTROL_WINDOW, TIMEOUTS, Timeout},
         map,
         outcome::OUTCOMES,
         program,
         tables::Admitted,
     },
-    conntable::Seed,
     conntrack::idle,
 };
 use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, UsageState, Used};
@@ -27,16 +26,14 @@ use super::{
     load::LoadError,
     object::Object,
 };
-use crate::sys::{self, Hash, Packet, Shared};
+use crate::sys::{self, Hash, Shared};
 
 /// The tables of a loaded kernel program. Any number of these may be open at once; they live on without the
 /// [`Object`].
 pub struct KernelTables {
-    conns: FlowsByFamily<Conn>,
-    denials: FlowsByFamily<Denial>,
-    fragments: Fragments,
-    seed: Seed,
-    link_locals: Hash<LinkLocalKey, LinkLocal>,
+    pub(super) conns: FlowsByFamily<Conn>,
+    pub(super) denials: FlowsByFamily<Denial>,
+    pub(super) fragments: Fragments,
     usage: Shared<AtomicU64>,
     image: Shared<AtomicU64>,
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
@@ -56,12 +53,7 @@ impl KernelTables {
             conns: FlowsByFamily::new(object, map::CONNS_V4, map::CONNS_V6)?,
             denials: FlowsByFamily::new(object, map::DENIALS_V4, map::DENIALS_V6)?,
             fragments: Fragments::new(object)?,
-            seed: object.seed,
-            link_locals: Hash::new(object.map(map::LINK_LOCALS)?).map_err(|cause| LoadError::Open {
-                map: map::LINK_LOCALS,
-                cause,
-            })?,
-            usage: object.usage()?,
+            usage: object.usage_words()?,
             image: object.image()?,
             counters: counters.map_err(|cause| LoadError::Map {
                 map: map::COUNTERS,
@@ -85,31 +77,6 @@ impl KernelTables {
             }
         }
         Ok(sum)
-    }
-
-    /// The tables of tracked connections themselves, for tests and measurements, which fill them.
-    pub fn raw_conns(&self) -> (&MappedTable<Key4, Conn>, &MappedTable<Key6, Conn>) {
-        (&self.conns.v4, &self.conns.v6)
-    }
-
-    /// Those of denied flows, likewise.
-    pub fn raw_denials(&self) -> (&MappedTable<Key4, Denial>, &MappedTable<Key6, Denial>) {
-        (&self.denials.v4, &self.denials.v6)
-    }
-
-    /// What these are hashed with.
-    pub fn seed(&self) -> &Seed {
-        &self.seed
-    }
-
-    /// The fragments' tables themselves, for tests and tools.
-    pub fn raw_fragments(&self) -> (&Hash<Key4, Fragment>, &Hash<Key6, Fragment>) {
-        (&self.fragments.v4, &self.fragments.v6)
-    }
-
-    /// Who has link-local addresses, likewise.
-    pub fn raw_link_locals(&self) -> &Hash<LinkLocalKey, LinkLocal> {
-        &self.link_locals
     }
 
     /// Gives a removed entry's charge back; `removed`: the offset of the table's counts in a slot's usage.
@@ -266,13 +233,7 @@ impl FlowTables for KernelTables {
     }
 
     fn now(&mut self) -> io::Result<u32> {
-        let packet = Packet {
-            frame: &[0; 14],
-            ..Packet::default()
-        };
-        let ran = sys::test_run(self.clock.as_fd(), &packet, 1);
-        ran.map(|ran| ran.returned)
-            .map_err(|error| named("run", program::CLOCK, &error))
+        sys::call(self.clock.as_fd()).map_err(|error| named("run", program::CLOCK, &error))
     }
 
     fn ticks_per_second(&self) -> u32 {
@@ -289,9 +250,9 @@ fn rate(tick_nanoseconds: u32) -> u32 {
 
 /// A connection table for each family.
 #[derive(Debug)]
-struct FlowsByFamily<V> {
-    v4: MappedTable<Key4, V>,
-    v6: MappedTable<Key6, V>,
+pub(super) struct FlowsByFamily<V> {
+    pub(super) v4: MappedTable<Key4, V>,
+    pub(super) v6: MappedTable<Key6, V>,
 }
 
 impl FlowsByFamily<Conn> {
@@ -358,9 +319,9 @@ impl<V: TableValue> FlowsByFamily<V> {
 
 /// Fragments by family.
 #[derive(Debug)]
-struct Fragments {
-    v4: Hash<Key4, Fragment>,
-    v6: Hash<Key6, Fragment>,
+pub(super) struct Fragments {
+    pub(super) v4: Hash<Key4, Fragment>,
+    pub(super) v6: Hash<Key6, Fragment>,
 }
 
 impl Fragments {
@@ -376,15 +337,15 @@ impl Fragments {
     fn visit(&self, visit: &mut dyn FnMut(FlowKey, &Fragment)) -> io::Result<()> {
         let each = |key: &Key4, value: &Fragment| visit(FlowKey::V4(*key), value);
         let read = |name| move |error| named("read", name, &error);
-        self.v4.visit(each).map_err(read(map::FRAGMENTS_V4))?;
+        self.v4.for_each(each).map_err(read(map::FRAGMENTS_V4))?;
         let each = |key: &Key6, value: &Fragment| visit(FlowKey::V6(*key), value);
-        self.v6.visit(each).map_err(read(map::FRAGMENTS_V6))
+        self.v6.for_each(each).map_err(read(map::FRAGMENTS_V6))
     }
 
     fn take(&self, key: &FlowKey) -> io::Result<Option<Fragment>> {
         let (taken, name) = match key {
-            FlowKey::V4(key) => (self.v4.take(key), map::FRAGMENTS_V4),
-            FlowKey::V6(key) => (self.v6.take(key), map::FRAGMENTS_V6),
+            FlowKey::V4(key) => (self.v4.lookup_and_delete(key), map::FRAGMENTS_V4),
+            FlowKey::V6(key) => (self.v6.lookup_and_delete(key), map::FRAGMENTS_V6),
         };
         taken.map_err(|error| named("take from", name, &error))
     }

@@ -10,7 +10,7 @@ use taskgate_bpf::sys;
 use taskgate_ebpf::abi::{
     Direction::{self, Egress, Ingress},
     LinkId,
-    program::{EMPTY, FROM_TASK, TO_TASK},
+    program::{FROM_TASK, TO_TASK},
 };
 
 use super::Effort;
@@ -153,19 +153,18 @@ impl Host {
             Egress => FROM_TASK,
             Ingress => TO_TASK,
         };
-        let of = |name| -> Result<Runner> {
-            let program = self.ground.program(name)?;
+        let on_links = |program: OwnedFd| -> Result<Runner> {
             Ok(match self.kind {
                 Kind::Branch => Runner::Varied(Varied::tagging(program.as_fd())?),
                 Kind::Veth => Runner::Same(program),
             })
         };
         Ok(Programs {
-            gate: of(gate)?,
+            gate: on_links(self.ground.program(gate)?)?,
             empty: if path.early {
                 Runner::Same(varied::empty_early()?)
             } else {
-                of(EMPTY)?
+                on_links(varied::empty()?)?
             },
         })
     }

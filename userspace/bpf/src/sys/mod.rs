@@ -13,6 +13,8 @@ mod attach;
 mod hash;
 mod run;
 mod shared;
+#[cfg(feature = "testing")]
+mod test_run;
 
 use std::{
     ffi::{c_int, c_long},
@@ -23,19 +25,23 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError};
-use taskgate_ebpf::abi::{Fragment, Key4, Key6, LinkLocal, LinkLocalKey};
+use taskgate_ebpf::abi::{Fragment, Key4, Key6};
+#[cfg(feature = "testing")]
+use taskgate_ebpf::abi::{LinkLocal, LinkLocalKey};
 
+#[cfg(feature = "testing")]
+pub use self::test_run::{Packet, test_run, test_run_early};
 pub use self::{
     attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
-    hash::{Cursor, Hash},
-    run::{Packet, TestRunResult, test_run, test_run_early},
+    hash::Hash,
+    run::{TestRunResult, call},
     shared::Shared,
 };
+
 const BPF_MAP_CREATE: c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: c_int = 1;
 const BPF_MAP_UPDATE_ELEM: c_int = 2;
 const BPF_MAP_DELETE_ELEM: c_int = 3;
-const BPF_MAP_GET_NEXT_KEY: c_int = 4;
 const BPF_PROG_TEST_RUN: c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: c_int = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: c_int = 21;
@@ -59,8 +65,10 @@ unsafe impl Plain for Key6 {}
 // SAFETY: as above.
 unsafe impl Plain for Fragment {}
 // SAFETY: as above.
+#[cfg(feature = "testing")]
 unsafe impl Plain for LinkLocalKey {}
 // SAFETY: as above.
+#[cfg(feature = "testing")]
 unsafe impl Plain for LinkLocal {}
 // SAFETY: an atomic integer.
 unsafe impl Plain for AtomicU64 {}

@@ -1,25 +1,10 @@
-//! A program run on a packet of our own.
+//! Programs run outside of any link (BPF_PROG_TEST_RUN).
 
 use std::{io, os::fd::BorrowedFd};
 
 use super::{BPF_PROG_TEST_RUN, address, bpf, number};
 
-/// A packet for [`test_run`], with what the kernel lets a test say about it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Packet<'a> {
-    /// The frame, from the Ethernet header on: at least 14 bytes.
-    pub frame: &'a [u8],
-    /// The link that it is on: one that exists here, or 0.
-    pub ifindex: u32,
-    /// The first link that received it, or 0: one that exists here, or not (Linux 5.10 on).
-    pub came_by: u32,
-    /// Segments in a GSO packet, or 0.
-    pub gso_segs: u32,
-    /// Bytes of payload in each segment, or 0.
-    pub gso_size: u32,
-}
-
-/// What a test run gave.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TestRunResult {
     /// What the program returned.
@@ -45,39 +30,21 @@ struct TestRun {
     context_out: u64,
 }
 
-/// Runs a tc program `repeat` times on a packet, outside of any link (BPF_PROG_TEST_RUN).
-pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io::Result<TestRunResult> {
-    // The kernel's `struct __sk_buff`.
-    let mut context = [0_u8; 192];
-    for (offset, value) in [
-        (36, packet.came_by),
-        (40, packet.ifindex),
-        (164, packet.gso_segs),
-        (176, packet.gso_size),
-    ] {
-        context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-    }
-    run(program, packet.frame, &context, repeat)
+/// Runs a tc program that does not look at its packet, and gives its result.
+pub fn call(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // The kernel wants an Ethernet header.
+    run(program, &[0; 14], &[], 1).map(|result| result.returned)
 }
 
-/// Runs an XDP program likewise, on a frame that a link received: Linux 5.14 on.
-pub fn test_run_early(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<TestRunResult> {
-    // The kernel's `struct xdp_md`.
-    let mut context = [0_u8; 24];
-    for (offset, value) in [(4, frame.len() as u32), (12, ifindex)] {
-        context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-    }
-    run(program, frame, &context, repeat)
-}
-
-fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<TestRunResult> {
+/// Runs a program `repeat` times on a frame; `context` is the structure that it sees, as user space may fill it, or empty.
+pub(super) fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<TestRunResult> {
     let mut attr = TestRun {
         program: number(program),
         data_in_size: frame.len() as u32,
         data_in: address(frame),
         repeat,
         context_in_size: context.len() as u32,
-        context_in: address(context),
+        context_in: if context.is_empty() { 0 } else { address(context) },
         ..TestRun::default()
     };
     // SAFETY: the kernel reads frame and context up to the sizes given, and writes nothing but `attr`.

@@ -1,0 +1,91 @@
+//! Only for tests and benchmarks: the loaded programs run on packets, the verifier's counts, and tables that are filled
+//! and emptied by hand. taskgate itself is built without it.
+
+use std::{os::fd::AsFd as _, sync::atomic::AtomicU64};
+
+use taskgate_ebpf::{
+    abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, map, program},
+    conntable::Seed,
+};
+
+use super::{conntable::MappedTable, load::LoadError, object::Object, tables::KernelTables};
+use crate::sys::{self, Hash, Packet, Shared, TestRunResult};
+
+impl Object {
+    /// Runs one of [`Self::PROGRAMS`] on a packet `repeat` times, outside of any link. It counts the packet as usual.
+    pub fn test_run(
+        &self,
+        program: &'static str,
+        packet: &Packet<'_>,
+        repeat: u32,
+    ) -> Result<TestRunResult, LoadError> {
+        let fd = self.program(program)?;
+        sys::test_run(fd.as_fd(), packet, repeat).map_err(|cause| LoadError::Run { program, cause })
+    }
+
+    /// Runs the early verdict on a frame that the link with this ifindex received. It is loaded first, if it was not.
+    pub fn test_run_early(&mut self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<TestRunResult, LoadError> {
+        let program = self.load_early()?;
+        let fd = self.program(program)?;
+        sys::test_run_early(fd.as_fd(), frame, ifindex, repeat).map_err(|cause| LoadError::Run { program, cause })
+    }
+
+    /// Loads the early verdict's program for kernels before 5.18.
+    pub fn load_early_linear(&mut self) -> Result<&'static str, LoadError> {
+        self.load_early_as(program::EARLY_LINEAR)
+    }
+
+    /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
+    pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, LoadError> {
+        let loaded = Self::PROGRAMS.into_iter().chain(self.early);
+        loaded
+            .map(|program| {
+                let missing = LoadError::Missing {
+                    kind: "program",
+                    name: program,
+                };
+                let info = self.ebpf.program(program).ok_or(missing)?.info();
+                let info = info.map_err(|cause| LoadError::Program { program, cause })?;
+                Ok((program, info.verified_instruction_count()))
+            })
+            .collect()
+    }
+
+    /// The seed that its connection tables are hashed with.
+    pub fn seed(&self) -> &Seed {
+        &self.seed
+    }
+
+    /// Maps the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.
+    pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.usage_words()
+    }
+
+    /// Maps the words of a [`taskgate_ebpf::abi::NeighbourCache`] for each slot.
+    pub fn neighbours(&self) -> Result<Shared<AtomicU64>, LoadError> {
+        self.shared(map::NEIGHBOURS)
+    }
+
+    /// The table of link-local addresses. taskgate itself never reads it.
+    pub fn link_locals(&self) -> Result<Hash<LinkLocalKey, LinkLocal>, LoadError> {
+        let map = map::LINK_LOCALS;
+        Hash::new(self.map(map)?).map_err(|cause| LoadError::Open { map, cause })
+    }
+}
+
+impl KernelTables {
+    /// The tables of tracked connections by family.
+    pub fn raw_conns(&self) -> (&MappedTable<Key4, Conn>, &MappedTable<Key6, Conn>) {
+        (&self.conns.v4, &self.conns.v6)
+    }
+
+    /// The tables of denied flows by family.
+    pub fn raw_denials(&self) -> (&MappedTable<Key4, Denial>, &MappedTable<Key6, Denial>) {
+        (&self.denials.v4, &self.denials.v6)
+    }
+
+    /// The tables of first fragments by family.
+    pub fn raw_fragments(&self) -> (&Hash<Key4, Fragment>, &Hash<Key6, Fragment>) {
+        (&self.fragments.v4, &self.fragments.v6)
+    }
+}
