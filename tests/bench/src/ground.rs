@@ -117,8 +117,8 @@ impl Ground {
     /// What its tables have counted.
     pub fn counted(&mut self) -> Result<Counted> {
         let mut counted = Counted::default();
-        self.tables.conns(&mut |_, _, conn| {
-            counted.tracked += conn.totals.iter().map(|count| count.packets).sum::<u64>();
+        self.tables.conns(&mut |conn| {
+            counted.tracked += conn.state.totals.iter().map(|count| count.packets).sum::<u64>();
         })?;
         self.tables
             .denials(&mut |_, _, denial| counted.denied += denial.totals.packets)?;
@@ -128,14 +128,14 @@ impl Ground {
     /// How many tracked connections there are.
     pub fn conns(&mut self) -> Result<u64> {
         let mut conns = 0;
-        self.tables.conns(&mut |_, _, _| conns += 1)?;
+        self.tables.conns(&mut |_| conns += 1)?;
         Ok(conns)
     }
 
     /// Removes all tracked connections, as the daemon does, and says how many there were.
     pub fn forget_conns(&mut self) -> Result<u64> {
         let mut ids = Vec::new();
-        self.tables.conns(&mut |id, _, _| ids.push(id))?;
+        self.tables.conns(&mut |conn| ids.push(conn.id))?;
         self.tables.mark_conns(&ids)?;
         for id in &ids {
             ensure!(self.tables.take_conn(*id)?.is_some(), "a connection went by itself");

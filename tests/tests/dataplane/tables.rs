@@ -21,7 +21,7 @@ use taskgate_bpf::{
 };
 use taskgate_ebpf::abi::{
     Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6,
-    image::{BANK_BYTES, CONTROL_GENERATION, CONTROL_WINDOW, POLICY_BANK, TIMEOUTS, Timeout},
+    image::{BANK_BYTES, CONTROL_GENERATION, CONTROL_WINDOW, EPOCHS, POLICY_BANK, TIMEOUTS, Timeout},
     program,
     tables::{Admitted, Flags, Seen, Totals, Word, denial_tail, state},
 };
@@ -148,9 +148,9 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 
     let mut found = BTreeMap::new();
     let mut ids = BTreeMap::new();
-    tables.conns(&mut |id, key, conn| {
-        assert_eq!(found.insert(key, conn), None);
-        assert_eq!(ids.insert(id, key), None);
+    tables.conns(&mut |conn| {
+        assert_eq!(found.insert(conn.key, conn.state), None);
+        assert_eq!(ids.insert(conn.id, conn.key), None);
     })?;
     ensure!(found == expected);
 
@@ -164,10 +164,11 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
     };
     // Marked ones are read as all others, and can be kept.
     let mut read = 0;
-    tables.conns(&mut |_, _, _| read += 1)?;
+    tables.conns(&mut |_| read += 1)?;
     ensure!(read == all.len());
     let (back, gone) = marked.split_at(1);
-    ensure!(tables.marked_conn(back[0]) == whose(back[0])?);
+    let there = tables.marked_conn(back[0]).map(|conn| (conn.key, conn.state));
+    ensure!(there == whose(back[0])?);
     tables.keep_conn(back[0]);
     ensure!(tables.marked_conn(back[0]).is_none() && tables.take_conn(back[0])?.is_none());
     for id in gone {
@@ -175,13 +176,13 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
         ensure!(tables.take_conn(*id)?.is_none() && tables.marked_conn(*id).is_none());
     }
     let mut left = Vec::new();
-    tables.conns(&mut |id, _, _| left.push(id))?;
+    tables.conns(&mut |conn| left.push(conn.id))?;
     ensure!(left == [kept[0], back[0]]);
     tables.mark_conns(&left)?;
     for id in left {
         ensure!(tables.take_conn(id)? == whose(id)?);
     }
-    tables.conns(&mut |_, key, _| panic!("{key:?} is left"))?;
+    tables.conns(&mut |conn| panic!("{conn:?} is left"))?;
 
     // Slot 1 had 1,366 of 4,096 and 4 of 10.
     let usage = object.usage()?;
@@ -210,10 +211,10 @@ fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()>
         tables.raw_conns().0.put(object.seed(), &key_v4(number), &conn);
         tables.raw_conns().1.put(object.seed(), &key_v6(number), &conn);
     }
-    tables.conns(&mut |_, _, _| {})?;
+    tables.conns(&mut |_| {})?;
     let mut found = BTreeMap::new();
-    tables.conns(&mut |_, key, conn| {
-        found.insert(key, conn);
+    tables.conns(&mut |conn| {
+        found.insert(conn.key, conn.state);
     })?;
     for (number, generation) in [(1, 0x0005), (2, 0xfff0), (3, 0x8006), (4, 0x0004), (5, 0x0004)] {
         for key in [FlowKey::V4(key_v4(number)), FlowKey::V6(key_v6(number))] {
@@ -222,6 +223,38 @@ fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()>
             ensure!(conn.generation == generation, "{number}: {conn:?}");
         }
     }
+    Ok(())
+}
+
+/// An entry has the low bits of the epoch in which it was admitted.
+#[test]
+fn a_connection_of_another_epoch_is_read_as_outdated() -> Result<()> {
+    let object = Object::load(&SMALL)?;
+    let mut tables = KernelTables::new(&object)?;
+    object.image()?[EPOCHS as usize / 8 + 7].store(u64::from(Admitted::EPOCHS) + 9, Relaxed);
+    for (number, slot, epoch) in [(1, 7, 9), (2, 7, 8), (3, 6, 0), (4, 6, 9)] {
+        let admitted = Admitted {
+            epoch,
+            slot,
+            ..Admitted::default()
+        };
+        let conn = Conn {
+            admitted: admitted.pack().into(),
+            ..Conn::default()
+        };
+        tables.raw_conns().0.put(object.seed(), &key_v4(number), &conn);
+    }
+    let mut found = BTreeMap::new();
+    tables.conns(&mut |conn| {
+        found.insert(conn.key, conn.outdated);
+    })?;
+    let expected = [(1, false), (2, true), (3, false), (4, true)];
+    ensure!(
+        found
+            == expected
+                .map(|(number, outdated)| (FlowKey::V4(key_v4(number)), outdated))
+                .into()
+    );
     Ok(())
 }
 
@@ -295,7 +328,7 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
         tables.raw_conns().0.put(object.seed(), &key_v4(number), &of(state));
     }
     let mut ids = Vec::new();
-    tables.conns(&mut |id, _, _| ids.push(id))?;
+    tables.conns(&mut |conn| ids.push(conn.id))?;
     tables.mark_conns(&ids)?;
     ensure!(ids.len() == 2);
     for id in ids {

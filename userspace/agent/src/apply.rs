@@ -78,7 +78,7 @@ impl Daemon {
         let ticks = tables.ticks_per_second();
         let image = Arc::new(SharedImage::new(object.image()?)?);
         let timeouts = timeouts(&model.settings, ticks);
-        let records = Records::begin(tables, image.control(), &model, timeouts, sizes::records(&options))?;
+        let records = Records::begin(tables, &model, timeouts, sizes::records(&options))?;
         let gates = Gates::begin(instance, object, netlink, Arc::clone(&image))?;
         let mut daemon = Self {
             model: Model::default(),
@@ -162,10 +162,10 @@ impl Daemon {
             let sharer = |eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
             self.model.gated().filter_map(sharer).collect()
         };
-        let (tables, control) = self.records.parts();
+        let (tables, control) = (self.records.tables(), self.image.control());
         let updated = self
             .shares
-            .update(&self.model.settings, &self.options, &sharers, all, tables, control);
+            .update(&self.model.settings, &self.options, &sharers, all, tables, &control);
         updated.unwrap_or_else(|error| {
             error!("cannot read what tasks use of the tables, their shares stay as they were: {error}");
             Pressure::default()
@@ -200,8 +200,7 @@ impl Daemon {
             let sharer = |eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
             self.model.gated().filter_map(sharer).collect()
         };
-        let (tables, _) = self.records.parts();
-        let written = counters(generation, &tasks, tables, form)
+        let written = counters(generation, &tasks, self.records.tables(), form)
             .and_then(|counters| io::stderr().lock().write_all(counters.as_bytes()));
         if let Err(error) = written {
             error!("cannot write the counters: {error}");

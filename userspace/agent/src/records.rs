@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use taskgate_bpf::tables::KernelTables;
-use taskgate_compiler::ImageControl;
 use taskgate_ebpf::abi::image::TIMEOUTS;
 use taskgate_flowlog::{Collector, LoggedEni, Outputs, Unlogged};
 use taskgate_model::{FlowLog, Model};
 use tracing::{error, warn};
 
-use super::{RunError, error::chain, image::ImageMemory, shares::Pressure, sizes::SWEEP_EVERY, unix_time};
+use super::{RunError, error::chain, shares::Pressure, sizes::SWEEP_EVERY, unix_time};
 
 /// How long a reader of flow records may take nothing before taskgate ends without it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,7 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the records are made with.
 pub(super) struct Records {
     tables: KernelTables,
-    control: ImageControl<ImageMemory>,
     collector: Collector,
     outputs: Outputs,
     logs: Vec<FlowLog>,
@@ -29,7 +27,6 @@ impl Records {
     /// Begins the first window. `most`: records that are held at most, for the window that runs and for each flow log.
     pub(super) fn begin(
         mut tables: KernelTables,
-        control: ImageControl<ImageMemory>,
         model: &Model,
         timeouts: [u32; TIMEOUTS],
         most: usize,
@@ -47,7 +44,6 @@ impl Records {
         collector.hold_at_most(most);
         Ok(Self {
             tables,
-            control,
             collector,
             outputs: Outputs::open(&model.flow_logs, now, most)?,
             logs: model.flow_logs.clone(),
@@ -76,9 +72,8 @@ impl Records {
         for slot in slots {
             self.collector.retire(*slot);
         }
-        let epoch_of = epochs(&self.control);
         if !slots.is_empty()
-            && let Err(error) = self.collector.take_down(&mut self.tables, &epoch_of)
+            && let Err(error) = self.collector.take_down(&mut self.tables)
         {
             error!(
                 "the last packets of ENIs that are gone may be recorded for those that have their links: {}",
@@ -109,11 +104,10 @@ impl Records {
     /// Gives when the window ended, if it could be closed.
     fn close_as(&mut self, last: bool) -> Option<u64> {
         let now = unix_time().as_secs();
-        let epoch_of = epochs(&self.control);
         let closed = if last {
-            self.collector.close_final(&mut self.tables, now, &epoch_of)
+            self.collector.close_final(&mut self.tables, now)
         } else {
-            self.collector.close_window(&mut self.tables, now, &epoch_of)
+            self.collector.close_window(&mut self.tables, now)
         };
         let window = match closed {
             Ok(window) => window,
@@ -137,9 +131,9 @@ impl Records {
         Some(window.bounds.end)
     }
 
-    /// The kernel's tables, and the image's words beside its writer.
-    pub(super) fn parts(&mut self) -> (&mut KernelTables, &ImageControl<ImageMemory>) {
-        (&mut self.tables, &self.control)
+    /// The kernel's tables.
+    pub(super) fn tables(&mut self) -> &mut KernelTables {
+        &mut self.tables
     }
 
     /// Removes what is over, where the tables are short of room: it counts as absent already, but whatever is new finds no
@@ -164,15 +158,10 @@ impl Records {
     /// Removes connections that are over by now. `untold`: also what no window has told yet; it is told in the one that
     /// runs.
     pub(super) fn sweep(&mut self, untold: bool) {
-        let epoch_of = epochs(&self.control);
-        if let Err(error) = self.collector.sweep(&mut self.tables, untold, &epoch_of) {
+        if let Err(error) = self.collector.sweep(&mut self.tables, untold) {
             error!("idle connections are not removed: {}", chain(&error));
         }
     }
-}
-
-fn epochs(control: &ImageControl<ImageMemory>) -> impl Fn(u16) -> u32 {
-    |slot| control.epoch(slot) as u32
 }
 
 fn unlogged(model: &Model) -> Unlogged {

@@ -11,7 +11,7 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_ebpf::{
     abi::{
         Charge, Charges, Conn, Denial, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6,
-        image::{CONTROL_GENERATION, CONTROL_WINDOW, TIMEOUTS, Timeout},
+        image::{CONTROL_GENERATION, CONTROL_WINDOW, EPOCHS, TIMEOUTS, Timeout},
         map,
         outcome::OUTCOMES,
         program,
@@ -19,7 +19,7 @@ use taskgate_ebpf::{
     },
     conntrack::idle,
 };
-use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, UsageState, Used};
+use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, TrackedConn, UsageState, Used};
 
 use super::{
     conntable::{MappedTable, TableValue},
@@ -104,6 +104,12 @@ impl KernelTables {
         }
     }
 
+    fn tracked(&self, id: FlowId, key: FlowKey, conn: &Conn) -> TrackedConn {
+        let state = ConnState::from(conn);
+        let epoch = self.image[EPOCHS as usize / 8 + usize::from(state.slot)].load(Relaxed);
+        TrackedConn::new(id, key, state, epoch as u32)
+    }
+
     /// The word at `offset` bytes in a slot's usage.
     fn usage_word(&self, slot: u16, offset: usize) -> io::Result<&AtomicU64> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no slot {slot}"));
@@ -113,10 +119,10 @@ impl KernelTables {
 }
 
 impl FlowTables for KernelTables {
-    fn conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()> {
+    fn conns(&mut self, visit: &mut dyn FnMut(&TrackedConn)) -> io::Result<()> {
         self.conns.visit(&mut |id, key, conn| {
             self.keep_older(id, &conn);
-            visit(id, key, (&conn).into());
+            visit(&self.tracked(id, key, &conn));
         });
         Ok(())
     }
@@ -135,9 +141,9 @@ impl FlowTables for KernelTables {
         self.denials.mark(ids)
     }
 
-    fn marked_conn(&mut self, id: FlowId) -> Option<(FlowKey, ConnState)> {
+    fn marked_conn(&mut self, id: FlowId) -> Option<TrackedConn> {
         let (key, conn) = self.conns.marked(id)?;
-        Some((key, (&conn).into()))
+        Some(self.tracked(id, key, &conn))
     }
 
     fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {

@@ -143,13 +143,6 @@ pub struct ConnState {
     pub windows: [u32; 2],
 }
 
-impl ConnState {
-    /// Whether it was admitted in this epoch of its slot.
-    pub const fn is_of(&self, epoch: u32) -> bool {
-        self.epoch == epoch & (Admitted::EPOCHS - 1)
-    }
-}
-
 impl From<&Conn> for ConnState {
     fn from(conn: &Conn) -> Self {
         Self {
@@ -165,6 +158,31 @@ impl From<&Conn> for ConnState {
             state: conn.state(),
             next: conn.next.get(),
             windows: conn.flags.windows(),
+        }
+    }
+}
+
+/// A tracked connection in its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackedConn {
+    /// Its entry.
+    pub id: FlowId,
+    /// Its link and 5-tuple.
+    pub key: FlowKey,
+    /// Its value.
+    pub state: ConnState,
+    /// It was admitted in an earlier epoch of its slot: its next packet is judged anew.
+    pub outdated: bool,
+}
+
+impl TrackedConn {
+    /// An entry whose slot is in this epoch now.
+    pub const fn new(id: FlowId, key: FlowKey, state: ConnState, epoch: u32) -> Self {
+        Self {
+            id,
+            key,
+            state,
+            outdated: state.epoch != epoch & (Admitted::EPOCHS - 1),
         }
     }
 }
@@ -237,21 +255,21 @@ impl UsageState {
 /// The kernel's flow tables. The daemon has one over BPF maps; tests have one over plain collections.
 pub trait FlowTables {
     /// Visits every tracked connection. One that is inserted meanwhile may be missed.
-    fn conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()>;
-    /// Visits every denied flow, likewise.
+    fn conns(&mut self, visit: &mut dyn FnMut(&TrackedConn)) -> io::Result<()>;
+    /// Visits every denied flow. One that is inserted meanwhile may be missed.
     fn denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()>;
     /// Begins to remove tracked connections: waits until each packet either has been counted in them or will take the mark
     /// off again.
     fn mark_conns(&mut self, ids: &[FlowId]) -> io::Result<()>;
-    /// Begins to remove denied flows, likewise.
+    /// Begins to remove denied flows, in the same way.
     fn mark_denials(&mut self, ids: &[FlowId]) -> io::Result<()>;
     /// A tracked connection that is still marked, as it is now.
-    fn marked_conn(&mut self, id: FlowId) -> Option<(FlowKey, ConnState)>;
+    fn marked_conn(&mut self, id: FlowId) -> Option<TrackedConn>;
     /// Removes a tracked connection that is still marked, gives its last state and gives back what it was charged.
     fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>>;
     /// Takes a connection's mark off.
     fn keep_conn(&mut self, id: FlowId);
-    /// Removes a denied flow that is still marked, likewise.
+    /// Removes a denied flow that is still marked, gives its last state and gives back what it was charged.
     fn take_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>>;
     /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel takes them for absent
     /// already; this makes room in their tasks' shares.

@@ -9,7 +9,7 @@ use taskgate_ebpf::{
     conntrack::{idle, timeout_of},
 };
 use taskgate_model::FlowLog;
-use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables};
+use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, TrackedConn};
 
 pub use self::error::CollectError;
 use super::{
@@ -153,12 +153,8 @@ impl Collector {
 
     /// Takes down what entries hold by now, for the window that runs, and removes none: that takes a while. To be called once retired slots count no more: an
     /// entry whose flow goes on is its next ENI's then, with all that was not taken down.
-    pub fn take_down(
-        &mut self,
-        tables: &mut dyn FlowTables,
-        epoch_of: &dyn Fn(u16) -> u32,
-    ) -> Result<(), CollectError> {
-        self.read(tables, false, epoch_of).map(drop)
+    pub fn take_down(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
+        self.read(tables, false).map(drop)
     }
 
     /// Takes over settings that were reloaded. If the intervals are others, close the window with
@@ -182,30 +178,20 @@ impl Collector {
 
     /// Closes the window that has run since the last one was closed, and gives its records.
     ///
-    /// `epoch_of` gives a slot's epoch. Removes what is idle past its time-out, connections of an older epoch and
+    /// Removes what is idle past its time-out, connections of an older epoch and
     /// entries of retired slots, each only if everything that it held was told in an earlier window; denied flows after
     /// two windows without a packet.
-    pub fn close_window(
-        &mut self,
-        tables: &mut dyn FlowTables,
-        now: u64,
-        epoch_of: &dyn Fn(u16) -> u32,
-    ) -> Result<Window, CollectError> {
+    pub fn close_window(&mut self, tables: &mut dyn FlowTables, now: u64) -> Result<Window, CollectError> {
         let (end, next) = self.schedule.close(self.start, now);
-        let closed = self.close(tables, Bounds { start: self.start, end }, next, false, epoch_of);
+        let closed = self.close(tables, Bounds { start: self.start, end }, next, false);
         self.failed = if closed.is_err() { now } else { 0 };
         closed
     }
 
     /// Closes the window before its time: taskgate ends, or the flow logs change. Its `end` is `now`.
-    pub fn close_final(
-        &mut self,
-        tables: &mut dyn FlowTables,
-        now: u64,
-        epoch_of: &dyn Fn(u16) -> u32,
-    ) -> Result<Window, CollectError> {
+    pub fn close_final(&mut self, tables: &mut dyn FlowTables, now: u64) -> Result<Window, CollectError> {
         let end = now.max(self.start);
-        self.close(tables, Bounds { start: self.start, end }, end, true, epoch_of)
+        self.close(tables, Bounds { start: self.start, end }, end, true)
     }
 
     /// Removes what may be removed by now, between two closings: room for new connections. Call it once a window's
@@ -213,24 +199,17 @@ impl Collector {
     ///
     /// `untold`: also what holds something that no window has told yet. It goes into the records of the window that
     /// runs.
-    pub fn sweep(
-        &mut self,
-        tables: &mut dyn FlowTables,
-        untold: bool,
-        epoch_of: &dyn Fn(u16) -> u32,
-    ) -> Result<(), CollectError> {
+    pub fn sweep(&mut self, tables: &mut dyn FlowTables, untold: bool) -> Result<(), CollectError> {
         let now = tables.now().map_err(CollectError::Clock)?;
         let mut over = Vec::new();
         tables
-            .conns(&mut |id, key, state| {
-                if (untold || self.conns.all_told(id, &(&state).into()))
-                    && self.conn_is_over(&key, &state, now, epoch_of)
-                {
-                    over.push(id);
+            .conns(&mut |conn| {
+                if (untold || self.conns.all_told(conn.id, &(&conn.state).into())) && self.conn_is_over(conn, now) {
+                    over.push(conn.id);
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })?;
-        self.take_conns(tables, &over, epoch_of)?;
+        self.take_conns(tables, &over)?;
         tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
     }
 
@@ -264,14 +243,13 @@ impl Collector {
         bounds: Bounds,
         next: u64,
         last: bool,
-        epoch_of: &dyn Fn(u16) -> u32,
     ) -> Result<Window, CollectError> {
         let number = self.number.wrapping_add(1);
         tables
             .set_window(number)
             .map_err(|source| CollectError::SetWindow { number, source })?;
-        let over = self.read(tables, last, epoch_of)?;
-        self.take_conns(tables, &over.conns, epoch_of)?;
+        let over = self.read(tables, last)?;
+        self.take_conns(tables, &over.conns)?;
         self.take_denials(tables, &over.denials)?;
         let slots = self.registry.slots();
         let mut used = Vec::with_capacity(slots.len());
@@ -318,19 +296,15 @@ impl Collector {
     }
 
     /// Reads both tables into the open records, and gives what told nothing new and is over.
-    fn read(
-        &mut self,
-        tables: &mut dyn FlowTables,
-        whole: bool,
-        epoch_of: &dyn Fn(u16) -> u32,
-    ) -> Result<Over, CollectError> {
+    fn read(&mut self, tables: &mut dyn FlowTables, whole: bool) -> Result<Over, CollectError> {
         let now = tables.now().map_err(CollectError::Clock)?;
         let mut over = Over::default();
         tables
-            .conns(&mut |id, key, state| {
-                let grew = self.settle(&Entry::conn(id, key, &state, &self.unlogged), whole);
-                if !grew && self.conn_is_over(&key, &state, now, epoch_of) {
-                    over.conns.push(id);
+            .conns(&mut |conn| {
+                let entry = Entry::conn(conn.id, conn.key, &conn.state, &self.unlogged);
+                let grew = self.settle(&entry, whole);
+                if !grew && self.conn_is_over(conn, now) {
+                    over.conns.push(conn.id);
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })?;
@@ -364,19 +338,15 @@ impl Collector {
     }
 
     /// Whether a connection whose packets were all told can go.
-    fn conn_is_over(&self, key: &FlowKey, state: &ConnState, now: u32, epoch_of: &dyn Fn(u16) -> u32) -> bool {
-        let timeout = self.timeouts[timeout_of(key.conn_protocol(), state.state) as usize];
-        !state.is_of(epoch_of(state.slot)) || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
+    fn conn_is_over(&self, conn: &TrackedConn, now: u32) -> bool {
+        let state = &conn.state;
+        let timeout = self.timeouts[timeout_of(conn.key.conn_protocol(), state.state) as usize];
+        conn.outdated || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
     }
 
     /// Removes connections that were over when they were read, but for those that a packet has come for since. What came
     /// since they were read is recorded too.
-    fn take_conns(
-        &mut self,
-        tables: &mut dyn FlowTables,
-        ids: &[FlowId],
-        epoch_of: &dyn Fn(u16) -> u32,
-    ) -> Result<(), CollectError> {
+    fn take_conns(&mut self, tables: &mut dyn FlowTables, ids: &[FlowId]) -> Result<(), CollectError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -384,11 +354,11 @@ impl Collector {
         tables.mark_conns(ids).map_err(failed)?;
         let now = tables.now().map_err(CollectError::Clock)?;
         for id in ids {
-            let Some((key, state)) = tables.marked_conn(*id) else {
+            let Some(conn) = tables.marked_conn(*id) else {
                 continue;
             };
-            // Whoever found it before it was marked may have renewed it since, and has ended by now.
-            if !self.conn_is_over(&key, &state, now, epoch_of) {
+            // A packet that found it before it was marked may have renewed it since, and has ended by now.
+            if !self.conn_is_over(&conn, now) {
                 tables.keep_conn(*id);
                 continue;
             }

@@ -12,7 +12,7 @@ use taskgate_ebpf::abi::{
     tables::{Flags, denial_tail},
     window,
 };
-use taskgate_tables::{ConnState, Count, DenialState, FlowId, FlowKey, FlowTables, UsageState};
+use taskgate_tables::{ConnState, Count, DenialState, FlowId, FlowKey, FlowTables, TrackedConn, UsageState};
 
 /// Ticks in a second.
 pub(super) const SECOND: u32 = 1000;
@@ -91,6 +91,8 @@ pub(super) struct State {
     /// What is to be removed; a packet takes the mark off.
     pub(super) marked: BTreeSet<FlowKey>,
     pub(super) usage: BTreeMap<u16, UsageState>,
+    /// The epochs of slots that are not in their first one.
+    pub(super) epochs: BTreeMap<u16, u32>,
     pub(super) window: u32,
     pub(super) clock: u32,
 }
@@ -191,6 +193,11 @@ impl Kernel {
         self.entries[id.number() as usize]
     }
 
+    fn tracked(&self, id: FlowId, key: FlowKey, conn: ConnState) -> TrackedConn {
+        let epoch = self.state.epochs.get(&conn.slot).copied().unwrap_or_default();
+        TrackedConn::new(id, key, conn, epoch)
+    }
+
     fn mark(&mut self, ids: &[FlowId]) {
         let there: Vec<_> = ids.iter().map(|id| self.key(*id)).collect();
         self.state.marked.extend(there);
@@ -210,12 +217,13 @@ impl Kernel {
 }
 
 impl FlowTables for Kernel {
-    fn conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()> {
+    fn conns(&mut self, visit: &mut dyn FnMut(&TrackedConn)) -> io::Result<()> {
         let keys = self.reading(self.state.conns.keys());
         for key in keys {
             self.step(Step::Conn(key))?;
             if let Some(conn) = self.state.conns.get(&key).copied() {
-                visit(self.id(key), key, conn);
+                let id = self.id(key);
+                visit(&self.tracked(id, key, conn));
             }
         }
         Ok(())
@@ -244,11 +252,12 @@ impl FlowTables for Kernel {
         Ok(())
     }
 
-    fn marked_conn(&mut self, id: FlowId) -> Option<(FlowKey, ConnState)> {
+    fn marked_conn(&mut self, id: FlowId) -> Option<TrackedConn> {
         let key = self.key(id);
         self.step(Step::LookAtConn(key)).ok()?;
         let conn = self.state.conns.get(&key).copied()?;
-        self.state.marked.contains(&key).then_some((key, conn))
+        let tracked = self.tracked(id, key, conn);
+        self.state.marked.contains(&key).then_some(tracked)
     }
 
     fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {

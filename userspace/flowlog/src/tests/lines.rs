@@ -170,7 +170,7 @@ fn flow_logs_of_any_intervals_read_the_same_windows() {
         let left = collector.time_left(std::time::Duration::from_secs(now)).as_secs();
         now += left;
         kernel.state.clock += left as u32 * SECOND;
-        let window = collector.close_window(&mut kernel, now, &|_| 0).expect("a window");
+        let window = collector.close_window(&mut kernel, now).expect("a window");
         ends.push(window.bounds.end - BEGIN);
         for (stream, lines) in streams.iter_mut().zip(&mut lines) {
             lines.extend(shown(&stream.push(&window, true)));

@@ -70,7 +70,6 @@ struct Rig {
     collector: Collector,
     stream: Stream,
     now: u64,
-    epochs: Vec<u32>,
 }
 
 impl Rig {
@@ -101,7 +100,6 @@ impl Rig {
             collector,
             stream,
             now: BEGIN,
-            epochs: vec![0; 16],
         }
     }
 
@@ -118,23 +116,17 @@ impl Rig {
     }
 
     fn try_close(&mut self) -> Result<Window, super::CollectError> {
-        let epochs = self.epochs.clone();
-        self.collector
-            .close_window(&mut self.kernel, self.now, &|slot| epochs[slot as usize])
+        self.collector.close_window(&mut self.kernel, self.now)
     }
 
     fn close_final(&mut self) -> Window {
-        let epochs = self.epochs.clone();
         self.collector
-            .close_final(&mut self.kernel, self.now, &|slot| epochs[slot as usize])
+            .close_final(&mut self.kernel, self.now)
             .expect("a window")
     }
 
     fn sweep(&mut self, untold: bool) {
-        let epochs = self.epochs.clone();
-        self.collector
-            .sweep(&mut self.kernel, untold, &|slot| epochs[slot as usize])
-            .expect("a sweep");
+        self.collector.sweep(&mut self.kernel, untold).expect("a sweep");
     }
 
     /// The lines of a window, read strictly; times as seconds since [`BEGIN`].

@@ -232,7 +232,7 @@ fn run(events: Vec<Event>) {
                 busy(&mut rig, packets, &played);
                 rig.sweep(untold);
             }
-            Event::Epoch(slot) => rig.epochs[slot as usize] += 1,
+            Event::Epoch(slot) => *rig.kernel.state.epochs.entry(slot).or_default() += 1,
             Event::AllDone => {
                 for conn in rig.kernel.state.conns.values_mut() {
                     conn.state = 0xf0;

@@ -72,7 +72,7 @@ fn a_packet_between_reading_and_removal_is_told_once_and_the_key_may_come_back()
     rig.kernel.state.pass(&flow, Egress, 60, 0);
     assert_eq!(rig.minute(), ["web 10.0.1.15 10.0.1.20 40000 53 17 1 60 0-60 ACCEPT"]);
     // Of an older epoch it is over whatever it carries.
-    rig.epochs[WEB as usize] = 1;
+    rig.kernel.state.epochs.insert(WEB, 1);
     rig.kernel.between = Box::new(move |state, step| {
         if step == Step::MarkConns {
             state.pass(&flow, Egress, 61, 0);
@@ -89,7 +89,7 @@ fn a_packet_between_reading_and_removal_is_told_once_and_the_key_may_come_back()
     );
     assert_eq!((rig.kernel.state.conns.len(), rig.collector.known()), (0, (0, 0)));
     rig.kernel.between = Box::new(|_, _| Ok(()));
-    rig.epochs[WEB as usize] = 0;
+    rig.kernel.state.epochs.insert(WEB, 0);
     // More than it held before: its baseline is that of another entry.
     for _ in 0..5 {
         rig.kernel.state.pass(&flow, Egress, 100, 0);
@@ -241,7 +241,7 @@ fn an_older_epoch_ends_a_connection_after_it_was_told() {
     };
     rig.kernel.state.pass(&flow, Egress, 60, tcp::SYN);
     rig.kernel.state.conn(&flow).state = state::CONFIRMED;
-    rig.epochs[WEB as usize] = 1;
+    rig.kernel.state.epochs.insert(WEB, 1);
     rig.sweep(false);
     assert_eq!(rig.kernel.state.conns.len(), 1, "not told yet");
     assert_eq!(rig.minute(), ["web 10.0.1.15 10.0.1.20 40000 53 6 1 60 0-60 ACCEPT"]);
