@@ -8,7 +8,7 @@ use std::{
 };
 
 use taskgate_bpf::{load::LoadOptions, object::Object, sys, tables::KernelTables};
-use taskgate_compiler::{CompileError, CompileOptions, Compiled, Gate, GroupSetIds, RuleIds};
+use taskgate_compiler::{CompileOptions, Compiled, Gate, GroupSetIds, RuleIds};
 use taskgate_ebpf::{
     abi::image::{TIMEOUTS, Timeout, control},
     conntrack::default_seconds,
@@ -20,8 +20,9 @@ use taskgate_tables::FlowTables as _;
 use tracing::{error, warn};
 
 use super::{
-    CountersForm, RunError,
+    CountersForm,
     counters::counters,
+    error::{AttachError, ConfigurationError, RunError, RunningError, StartError},
     gates::Gates,
     guard::Notice,
     image::SharedImage,
@@ -44,24 +45,20 @@ pub(super) struct Daemon {
 }
 
 /// Compiles a model by itself: for its size, before there is an image.
-pub(super) fn compile_alone(model: &Model) -> Result<Compiled, CompileError> {
+pub(super) fn compile_alone(model: &Model) -> Result<Compiled, ConfigurationError> {
     compile(model, &mut RuleIds::default(), &mut GroupSetIds::default())
 }
 
-fn compile(model: &Model, book: &mut RuleIds, sets: &mut GroupSetIds) -> Result<Compiled, CompileError> {
+fn compile(model: &Model, book: &mut RuleIds, sets: &mut GroupSetIds) -> Result<Compiled, ConfigurationError> {
     let gate = sizes::gate(model);
     let exempt = model.exempt();
     let of = |eni: &Eni| -> Option<Gate> { eni.binding.is_some().then_some(gate) };
-    Compiled::new(
-        model,
-        CompileOptions {
-            gate: &of,
-            exempt: &exempt.addresses,
-            dhcp: exempt.dhcp,
-        },
-        book,
-        sets,
-    )
+    let options = CompileOptions {
+        gate: &of,
+        exempt: &exempt.addresses,
+        dhcp: exempt.dhcp,
+    };
+    Ok(Compiled::new(model, options, book, sets)?)
 }
 
 impl Daemon {
@@ -73,10 +70,11 @@ impl Daemon {
         tables: KernelTables,
         netlink: Netlink,
         model: Model,
-    ) -> Result<(Self, Vec<RunError>), RunError> {
+    ) -> Result<(Self, Vec<AttachError>), RunError> {
         let options = *object.options();
         let ticks = tables.ticks_per_second();
-        let image = Arc::new(SharedImage::new(object.image()?)?);
+        let image =
+            Arc::new(SharedImage::new(object.image().map_err(StartError::from)?).map_err(ConfigurationError::from)?);
         let timeouts = timeouts(&model.settings, ticks);
         let records = Records::begin(tables, &model, timeouts, sizes::records(&options))?;
         let gates = Gates::begin(instance, object, netlink, Arc::clone(&image))?;
@@ -101,7 +99,7 @@ impl Daemon {
         }
     }
 
-    async fn bring_up(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
+    async fn bring_up(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
         // A trunk's branches are closed as soon as can be: no configuration is in force yet.
         let mut wrong = self.gates.follow(model.uplink.as_ref(), &[]).await?;
         wrong.append(&mut self.switch(model).await?);
@@ -110,12 +108,12 @@ impl Daemon {
 
     /// Switches to a configuration. An error leaves everything as it was. Otherwise the configuration is in force, and
     /// what is given tells of the tasks that could not be bound to their links.
-    pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
+    pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
         self.gates.check(&model).await?;
         self.switch(model).await
     }
 
-    async fn switch(&mut self, model: Model) -> Result<Vec<RunError>, RunError> {
+    async fn switch(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
         let compiled = compile(&model, &mut self.book, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
         let slots = self.commit(&model, &compiled)?;
@@ -151,7 +149,7 @@ impl Daemon {
         let wrong = self.gates.follow(self.model.uplink.as_ref(), &gated).await;
         self.image.synchronize();
         self.share(false);
-        wrong
+        Ok(wrong?)
     }
 
     /// Divides the tables among the tasks that are present, or, with `all`, among all that are named. Gives which tables
@@ -173,7 +171,7 @@ impl Daemon {
     }
 
     /// Writes the next generation and switches to it. Gives the slots of the gated ENIs.
-    fn commit(&self, model: &Model, compiled: &Compiled) -> Result<HashMap<String, u16>, CompileError> {
+    fn commit(&self, model: &Model, compiled: &Compiled) -> Result<HashMap<String, u16>, ConfigurationError> {
         // Links may come and go meanwhile; the writer is not kept from them while a grace period is waited for.
         self.image.synchronize();
         let mut waited = Ok(());
@@ -237,7 +235,7 @@ impl Daemon {
     }
 
     /// Follows what the link guard said.
-    pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunError> {
+    pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunningError> {
         self.gates.noticed(notice)
     }
 
@@ -270,7 +268,7 @@ impl Daemon {
     }
 
     /// How many tasks are gated, in words.
-    pub(super) async fn gates_summary(&self) -> Result<String, RunError> {
+    pub(super) async fn gates_summary(&self) -> Result<String, RunningError> {
         self.gates.summary().await
     }
 

@@ -1,4 +1,4 @@
-//! Why `taskgate run` ends, or a reload is refused.
+//! Why `taskgate run` ends, or a reload is refused: an error type for each phase.
 
 use std::{error::Error, fmt, io};
 
@@ -8,18 +8,30 @@ use taskgate_config::Problems;
 use taskgate_flowlog::{CollectError, SinkError};
 use taskgate_net::{eni::EniError, link::LinkError, netlink::NetlinkError};
 
-/// Why `taskgate run` ends, or a reload is refused.
+/// Why `taskgate run` ends, or a reload is refused, by the phase that failed. A reload goes through
+/// [`RunError::Configuration`] and [`RunError::Attach`] again.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration is not valid.
-    #[error("the configuration is not valid\n{0}")]
-    Configuration(#[from] Problems),
-    /// The configuration cannot be compiled, or does not fit.
+    /// Nothing is gated yet.
     #[error(transparent)]
-    Compile(#[from] CompileError),
+    Start(#[from] StartError),
+    /// The configuration is refused; the one in force, if there is one, stays.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    /// A link does not get its gate, or a task its ENI.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// Gates are up, and cannot be held.
+    #[error(transparent)]
+    Running(#[from] RunningError),
+}
+
+/// Why `taskgate run` does not get to its gates.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
     /// Another run holds the instance.
     #[error("taskgate `{instance}` already runs, with pid {pid}: end that one first, or name another `--instance`")]
-    Running {
+    Taken {
         /// The instance.
         instance: String,
         /// The other one's pid, as it wrote it down.
@@ -27,7 +39,7 @@ pub enum RunError {
     },
     /// The instance's lock cannot be held.
     #[error("cannot {operation} `{path}`")]
-    Instance {
+    Lock {
         /// What was tried.
         operation: &'static str,
         /// On which file.
@@ -36,12 +48,50 @@ pub enum RunError {
         #[source]
         cause: io::Error,
     },
-    /// The process cannot be set up.
-    #[error("cannot set up signals and timers")]
-    Runtime(#[source] io::Error),
-    /// The kernel program cannot be loaded.
+    /// The process lacks something that it works with.
+    #[error("cannot set up {object}")]
+    Process {
+        /// What it lacks.
+        object: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel program cannot be loaded, or its maps not opened.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The kernel does not tell of links.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Flow records cannot be collected.
+    #[error(transparent)]
+    Collect(#[from] CollectError),
+    /// Flow records cannot be written.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+}
+
+impl StartError {
+    /// [`StartError::Process`] without this.
+    pub fn without(object: &'static str) -> impl Fn(io::Error) -> Self {
+        move |cause| Self::Process { object, cause }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// It is not valid.
+    #[error("the configuration is not valid\n{0}")]
+    Invalid(#[from] Problems),
+    /// It cannot be compiled, or does not fit.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+}
+
+/// Why a link does not get its gate, or a task its ENI.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
     /// A task's device cannot carry a gate.
     #[error("task `{task}` cannot be gated{left}")]
     Device {
@@ -53,25 +103,7 @@ pub enum RunError {
         #[source]
         cause: LinkError,
     },
-    /// The uplink cannot be used.
-    #[error("uplink `{device}` cannot be used")]
-    Uplink {
-        /// The link.
-        device: String,
-        /// Why not.
-        #[source]
-        cause: LinkError,
-    },
-    /// The trunk's gate does not stand.
-    #[error("trunk `{device}` is not gated")]
-    Trunk {
-        /// The link.
-        device: String,
-        /// Why not.
-        #[source]
-        cause: GateError,
-    },
-    /// A gate does not stand.
+    /// A task's link has no gate.
     #[error("task `{task}` is not gated{left}")]
     Gate {
         /// The task.
@@ -100,24 +132,54 @@ pub enum RunError {
         #[source]
         cause: EniError,
     },
-    /// The thread that gates links is not there.
-    #[error("links cannot be guarded")]
-    Guard(#[source] io::Error),
+    /// The uplink cannot be used.
+    #[error("uplink `{device}` cannot be used")]
+    Uplink {
+        /// The link.
+        device: String,
+        /// Why not.
+        #[source]
+        cause: LinkError,
+    },
+    /// The trunk has no gate.
+    #[error("trunk `{device}` is not gated")]
+    Trunk {
+        /// The link.
+        device: String,
+        /// Why not.
+        #[source]
+        cause: GateError,
+    },
+}
+
+impl AttachError {
+    /// The task that the error is about.
+    pub(super) fn task(&self) -> Option<&str> {
+        match self {
+            Self::Device { task, .. }
+            | Self::Gate { task, .. }
+            | Self::Eni { task, .. }
+            | Self::Addresses { task, .. } => Some(task),
+            Self::Uplink { .. } | Self::Trunk { .. } => None,
+        }
+    }
+}
+
+/// Why a run ends whose gates were up.
+#[derive(Debug, thiserror::Error)]
+pub enum RunningError {
+    /// The thread that gates links is gone.
+    #[error("links are no longer guarded: the thread `link-guard` ended")]
+    Guard,
+    /// The kernel no longer tells of links.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
     /// Some tasks were not gated to the end.
     #[error("not gated to the end, see the errors above: {}", .tasks.join(", "))]
     NotGated {
         /// Their names.
         tasks: Vec<String>,
     },
-    /// The kernel's network side does not answer.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// Flow records cannot be collected.
-    #[error(transparent)]
-    Collect(#[from] CollectError),
-    /// Flow records cannot be written.
-    #[error(transparent)]
-    Sink(#[from] SinkError),
 }
 
 /// What became of a link that cannot be gated.
@@ -147,17 +209,6 @@ impl RunError {
     /// The error with everything that caused it, in one line (the problems of a configuration have one each).
     pub fn chain(&self) -> String {
         chain(self)
-    }
-
-    /// The task that the error is about.
-    pub(super) fn task(&self) -> Option<&str> {
-        match self {
-            Self::Device { task, .. }
-            | Self::Gate { task, .. }
-            | Self::Eni { task, .. }
-            | Self::Addresses { task, .. } => Some(task),
-            _ => None,
-        }
     }
 }
 

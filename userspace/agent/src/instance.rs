@@ -12,7 +12,7 @@ use taskgate_net::eni::STATE_FOLDER;
 
 use sha2::{Digest as _, Sha256};
 
-use super::RunError;
+use super::error::StartError;
 
 /// The number by which the kernel tells an instance's filters from those of others: the same at each start.
 pub(super) fn number(name: &str) -> u16 {
@@ -29,11 +29,11 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Claims it.
-    pub(super) fn claim(name: &str) -> Result<Self, RunError> {
+    pub(super) fn claim(name: &str) -> Result<Self, StartError> {
         let path = Path::new(STATE_FOLDER).join(format!("{name}.lock"));
         let failed = |operation| {
             let path = path.display().to_string();
-            move |cause| RunError::Instance { operation, path, cause }
+            move |cause| StartError::Lock { operation, path, cause }
         };
         DirBuilder::new()
             .recursive(true)
@@ -53,7 +53,7 @@ impl Instance {
                 Err((mut file, nix::Error::EWOULDBLOCK)) => {
                     let mut pid = String::new();
                     file.read_to_string(&mut pid).map_err(failed("read"))?;
-                    return Err(RunError::Running {
+                    return Err(StartError::Taken {
                         instance: name.to_owned(),
                         pid: pid.trim().to_owned(),
                     });

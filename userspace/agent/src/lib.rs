@@ -35,7 +35,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 pub use counters::CountersForm;
-pub use error::RunError;
+pub use error::{AttachError, ConfigurationError, RunError, RunningError, StartError};
 pub use host::{Found, HostFinding, Who, count as count_links, survey};
 pub use sizes::{room, share, table_bytes};
 
@@ -64,13 +64,13 @@ pub struct RunOptions {
 ///
 /// # Errors
 /// Whatever makes any gate impossible, and a kernel that no longer tells of links. A task that cannot be gated is an error
-/// in the log, tried again, and [`RunError::NotGated`] if that is so to the end. A reload that fails is logged and changes
+/// in the log, tried again, and [`RunningError::NotGated`] if that is so to the end. A reload that fails is logged and changes
 /// nothing.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(RunError::Runtime)?;
+        .map_err(StartError::without("timers and sockets"))?;
     runtime.block_on(start(options))
 }
 
@@ -119,7 +119,8 @@ async fn hold(
         log_level: options.log_level,
         instance: instance::number(&options.instance),
         ..LoadOptions::default()
-    })?;
+    })
+    .map_err(StartError::from)?;
     if let Some(unseen) = object.unseen() {
         warn!(
             "gates do not see what is left to be done to a packet once it passed ({}): a task with CAP_NET_RAW can have its \
@@ -129,11 +130,11 @@ async fn hold(
             error::chain(unseen)
         );
     }
-    if let Some(drain) = object.log_drain()? {
+    if let Some(drain) = object.log_drain().map_err(StartError::from)? {
         tokio::spawn(drain);
     }
-    let tables = KernelTables::new(&object)?;
-    let netlink = Netlink::open()?;
+    let tables = KernelTables::new(&object).map_err(StartError::from)?;
+    let netlink = Netlink::open().map_err(StartError::from)?;
     let mut host = HostWatch::new(netlink.clone());
     let mut names = NamespaceWatch::new();
     let begun = Daemon::begin(&options.instance, object, tables, netlink, loaded.model).await?;
@@ -159,10 +160,10 @@ async fn hold(
                         Ok(())
                     }
                     Some(notice) => daemon.noticed(notice),
-                    None => Err(RunError::Guard(std::io::Error::other("it ended"))),
+                    None => Err(RunningError::Guard),
                 };
                 if let Err(error) = followed {
-                    break Err(error);
+                    break Err(error.into());
                 }
             }
             () = names.changed() => daemon.namespaces_changed().await,
@@ -179,7 +180,7 @@ async fn hold(
                 }
                 reading = None;
                 if let Err(error) = reload(loaded, &mut daemon).await {
-                    break Err(error);
+                    break Err(error.into());
                 }
                 host.tell(daemon.model()).await;
                 if !matches!(again, Ok(Again::No)) {
@@ -198,7 +199,7 @@ async fn hold(
     };
     let not_gated = daemon.end(options.counters).await;
     match ended {
-        Ok(()) if !not_gated.is_empty() => Err(RunError::NotGated { tasks: not_gated }),
+        Ok(()) if !not_gated.is_empty() => Err(RunningError::NotGated { tasks: not_gated }.into()),
         ended => ended,
     }
 }
@@ -212,7 +213,7 @@ async fn pending(reading: &mut Option<Reading>) -> Result<Loaded, RunError> {
 }
 
 /// Has the files read; what is being read may be older than that.
-fn ask_to_read(reading: &mut Option<Reading>, options: &RunOptions) -> Result<(), RunError> {
+fn ask_to_read(reading: &mut Option<Reading>, options: &RunOptions) -> Result<(), StartError> {
     match reading {
         Some(reading) => reading.ask_again(),
         None => *reading = Some(Reading::begin(options)?),
@@ -220,20 +221,20 @@ fn ask_to_read(reading: &mut Option<Reading>, options: &RunOptions) -> Result<()
     Ok(())
 }
 
-fn log_refused(asked: Result<(), RunError>) {
+fn log_refused(asked: Result<(), StartError>) {
     if let Err(error) = asked {
         error!("reload refused: {}", error::chain(&error));
     }
 }
 
-fn log_all(errors: &[RunError]) {
+fn log_all(errors: &[AttachError]) {
     for error in errors {
         error!(task = error.task(), "{}", error::chain(error));
     }
 }
 
 /// Applies what was read. An error here is the link guard's end.
-async fn reload(loaded: Result<Loaded, RunError>, daemon: &mut Daemon) -> Result<(), RunError> {
+async fn reload(loaded: Result<Loaded, RunError>, daemon: &mut Daemon) -> Result<(), RunningError> {
     let done = match loaded {
         Ok(loaded) => daemon.apply(loaded.model).await,
         Err(error) => Err(error),
@@ -271,8 +272,8 @@ enum Asked {
 }
 
 impl Signals {
-    fn register() -> Result<Self, RunError> {
-        let on = |kind| signal(kind).map_err(RunError::Runtime);
+    fn register() -> Result<Self, StartError> {
+        let on = |kind| signal(kind).map_err(StartError::without("signals"));
         Ok(Self {
             reload: on(SignalKind::hangup())?,
             counters: on(SignalKind::user_defined1())?,

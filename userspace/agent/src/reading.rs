@@ -6,12 +6,17 @@ use taskgate_config::Loaded;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::{RunError, RunOptions};
+use super::{
+    RunOptions,
+    error::{ConfigurationError, RunError, StartError},
+};
+
+const THREAD: &str = "the thread that reads the configuration";
 
 /// A configuration that is being read. The thread is left alone when nobody waits for it any more.
 #[derive(Debug)]
 pub(super) struct Reading {
-    loaded: oneshot::Receiver<Result<Loaded, RunError>>,
+    loaded: oneshot::Receiver<Result<Loaded, ConfigurationError>>,
     /// Files may have changed since it began.
     is_stale: bool,
     /// It takes the place of one that was stale.
@@ -19,7 +24,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn begin(options: &RunOptions) -> Result<Self, RunError> {
+    pub(super) fn begin(options: &RunOptions) -> Result<Self, StartError> {
         let (done, loaded) = oneshot::channel();
         let options = options.clone();
         let read = move || {
@@ -27,7 +32,7 @@ impl Reading {
             let _told = done.send(load(&options));
         };
         let thread = thread::Builder::new().name("config".to_owned()).spawn(read);
-        thread.map_err(RunError::Runtime)?;
+        thread.map_err(StartError::without(THREAD))?;
         Ok(Self {
             loaded,
             is_stale: false,
@@ -43,12 +48,13 @@ impl Reading {
     /// What was read; to be asked for once. Nothing is lost when the future is dropped before it is ready.
     pub(super) async fn done(&mut self) -> Result<Loaded, RunError> {
         let loaded = (&mut self.loaded).await;
-        loaded.unwrap_or_else(|error| Err(RunError::Runtime(io::Error::other(error))))
+        let lost = |error| StartError::without(THREAD)(io::Error::other(error));
+        Ok(loaded.map_err(lost)??)
     }
 
     /// Begins anew where what was read is stale. Once only, so that what is read comes into
     /// force however often a reload is asked for.
-    pub(super) fn begin_again(&mut self, options: &RunOptions) -> Result<Again, RunError> {
+    pub(super) fn begin_again(&mut self, options: &RunOptions) -> Result<Again, StartError> {
         Ok(match (self.is_stale, self.is_second) {
             (false, _) => Again::No,
             (true, true) => Again::Afterwards,
@@ -74,7 +80,7 @@ pub(super) enum Again {
 }
 
 /// Reads the configuration and logs what deserves a look.
-fn load(options: &RunOptions) -> Result<Loaded, RunError> {
+fn load(options: &RunOptions) -> Result<Loaded, ConfigurationError> {
     let mut loaded = taskgate_config::load(&options.config)?;
     if let Some(interval) = options.interval {
         for log in &mut loaded.model.flow_logs {

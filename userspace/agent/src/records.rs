@@ -8,7 +8,12 @@ use taskgate_flowlog::{Collector, LoggedEni, Outputs, Unlogged};
 use taskgate_model::{FlowLog, Model};
 use tracing::{error, warn};
 
-use super::{RunError, error::chain, shares::Pressure, sizes::SWEEP_EVERY, unix_time};
+use super::{
+    error::{StartError, chain},
+    shares::Pressure,
+    sizes::SWEEP_EVERY,
+    unix_time,
+};
 
 /// How long a reader of flow records may take nothing before taskgate ends without it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +35,7 @@ impl Records {
         model: &Model,
         timeouts: [u32; TIMEOUTS],
         most: usize,
-    ) -> Result<Self, RunError> {
+    ) -> Result<Self, StartError> {
         const FIRST_WINDOW: u32 = 1;
         let now = unix_time().as_secs();
         let mut collector = Collector::begin(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Serialize;
-use taskgate_agent::{Found, HostFinding, RunError, Who, count_links, room, share, survey, table_bytes};
+use taskgate_agent::{Found, HostFinding, StartError, Who, count_links, room, share, survey, table_bytes};
 use taskgate_analysis::{
     host_image::HostImage,
     lint::{self, Lint},
@@ -134,11 +134,13 @@ impl HostReport {
     /// Looks at the host, in the network namespace that this runs in.
     fn new(model: &Model) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let findings = runtime.map_err(RunError::Runtime)?.block_on(async {
-            let netlink = Netlink::open()?;
-            survey(model, &netlink).await
-        });
-        let findings = findings.map_err(RunError::Netlink)?;
+        let findings = runtime
+            .map_err(StartError::without("timers and sockets"))?
+            .block_on(async {
+                let netlink = Netlink::open()?;
+                survey(model, &netlink).await
+            });
+        let findings = findings.map_err(StartError::Netlink)?;
         Ok(Self {
             links: count_links(model),
             findings: findings.into_iter().map(HostNote::from).collect(),

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use taskgate_agent::RunError;
+use taskgate_agent::{ConfigurationError, RunError, RunningError, StartError};
 use taskgate_analysis::explain::QuestionError;
 use taskgate_compiler::CompileError;
 use taskgate_config::Problems;
@@ -57,10 +57,16 @@ impl From<RunError> for Error {
     /// A configuration that the daemon refused is a refused configuration.
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Configuration(problems) => Self::Invalid(problems),
-            RunError::Compile(error) => Self::Compile(error),
+            RunError::Configuration(ConfigurationError::Invalid(problems)) => Self::Invalid(problems),
+            RunError::Configuration(ConfigurationError::Compile(error)) => Self::Compile(error),
             error => Self::Daemon(error),
         }
+    }
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        Self::Daemon(error.into())
     }
 }
 
@@ -71,7 +77,7 @@ impl Error {
             Self::Invalid(_) | Self::Compile(_) => Exit::Invalid,
             Self::Question(QuestionError::NotFound(_)) => Exit::NotFound,
             Self::Question(QuestionError::Senseless(_)) => Exit::Usage,
-            Self::Daemon(RunError::NotGated { .. }) => Exit::Unhealthy,
+            Self::Daemon(RunError::Running(RunningError::NotGated { .. })) => Exit::Unhealthy,
             Self::Daemon(_) | Self::Output(_) => Exit::Failure,
         }
     }

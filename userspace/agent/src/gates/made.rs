@@ -11,7 +11,7 @@ use taskgate_net::{
 use tracing::{error, info, warn};
 
 use super::{Gates, by_id};
-use crate::{RunError, error::chain};
+use crate::error::{AttachError, chain};
 
 /// A task whose ENI taskgate makes.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Gates {
 
     /// Takes away the ENIs that are no longer named, gives those that stay their addresses, and makes those that are not
     /// there.
-    pub(super) async fn follow_made(&mut self, enis: &[(&Eni, u16)], wrong: &mut Vec<RunError>) {
+    pub(super) async fn follow_made(&mut self, enis: &[(&Eni, u16)], wrong: &mut Vec<AttachError>) {
         let named = by_id(enis);
         let stays = |id: &String, task: &MadeTask| {
             named.get(id.as_str()).is_some_and(|(eni, slot)| {
@@ -111,7 +111,7 @@ impl Gates {
 
     /// Makes an ENI, in the namespace `id` if that is known. Where it cannot be made it is not tried again in the same one
     /// before the next reload.
-    pub(super) async fn make(&mut self, eni: &Eni, id: Option<NamespaceId>) -> Result<(), RunError> {
+    pub(super) async fn make(&mut self, eni: &Eni, id: Option<NamespaceId>) -> Result<(), AttachError> {
         let made = self.make_gated(eni).await;
         if let Some(task) = self.made.get_mut(&eni.id) {
             let tried = || {
@@ -124,7 +124,7 @@ impl Gates {
     }
 
     /// Makes an ENI: its link is gated, and the link guard has the gate, before it is up.
-    async fn make_gated(&mut self, eni: &Eni) -> Result<(), RunError> {
+    async fn make_gated(&mut self, eni: &Eni) -> Result<(), AttachError> {
         let Some(task) = self.made.get_mut(&eni.id) else {
             return Ok(());
         };
@@ -149,7 +149,7 @@ impl Gates {
         };
         let (made, gate) = TaskEni::make(&self.netlink, &spec, gate)
             .await
-            .map_err(|cause| RunError::Eni {
+            .map_err(|cause| AttachError::Eni {
                 task: task.name.clone(),
                 cause,
             })?;
@@ -168,7 +168,7 @@ impl Gates {
     }
 
     /// Gives ENIs that taskgate made the addresses that they have now. Gives what went wrong.
-    async fn readdress(&mut self, enis: &[(&Eni, u16)]) -> Vec<RunError> {
+    async fn readdress(&mut self, enis: &[(&Eni, u16)]) -> Vec<AttachError> {
         let mut wrong = Vec::new();
         // An address may move from one to another.
         for withdraws in [true, false] {
@@ -186,7 +186,7 @@ impl Gates {
                 }
                 match done {
                     Ok(warnings) => tell(&mut self.said, &task.name, &warnings),
-                    Err(cause) => wrong.push(RunError::Addresses {
+                    Err(cause) => wrong.push(AttachError::Addresses {
                         task: task.name.clone(),
                         cause,
                     }),

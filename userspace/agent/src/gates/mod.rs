@@ -20,7 +20,7 @@ use taskgate_net::{
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{
-    RunError,
+    error::{AttachError, RunError, RunningError, StartError},
     guard::{Carrier, Desired, DesiredTask, LinkGuard, Notice},
     image::SharedImage,
     opened,
@@ -50,7 +50,7 @@ impl Gates {
         object: Object,
         netlink: Netlink,
         image: Arc<SharedImage>,
-    ) -> Result<Self, RunError> {
+    ) -> Result<Self, StartError> {
         let (guard, notices) = LinkGuard::start(object.gate_programs(), Arc::clone(&image))?;
         Ok(Self {
             instance: instance.to_owned(),
@@ -80,7 +80,7 @@ impl Gates {
         &mut self,
         uplink: Option<&Uplink>,
         enis: &[(&Eni, u16)],
-    ) -> Result<Vec<RunError>, RunError> {
+    ) -> Result<Vec<AttachError>, RunningError> {
         self.uplink_mode = uplink.map(|uplink| uplink.mode);
         self.set_macs(enis);
         let reconciled = self.guard.reconcile(desired(uplink, enis)).await?;
@@ -124,7 +124,7 @@ impl Gates {
     }
 
     /// Follows what the link guard said.
-    pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunError> {
+    pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunningError> {
         match notice {
             Notice::Came(_) => {}
             Notice::Uplink(link) => self.follow_uplink(link),
@@ -135,7 +135,7 @@ impl Gates {
     }
 
     /// How many tasks are gated, in words.
-    pub(super) async fn summary(&self) -> Result<String, RunError> {
+    pub(super) async fn summary(&self) -> Result<String, RunningError> {
         let counts = self.guard.count().await?;
         let tasks = if counts.gated == 1 { "task" } else { "tasks" };
         let failed = counts.failed.len() + self.failed_made().count();

@@ -12,7 +12,6 @@ mod uplinks;
 
 use std::{
     collections::BTreeMap,
-    io,
     os::fd::AsFd as _,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -32,7 +31,10 @@ use tokio::sync::{
 use tracing::{debug, error};
 
 use self::links::Links;
-use super::{RunError, error::chain, image::SharedImage};
+use super::{
+    error::{AttachError, RunError, RunningError, StartError, chain},
+    image::SharedImage,
+};
 
 /// Which links carry what.
 #[derive(Debug, Default)]
@@ -64,7 +66,7 @@ pub(super) enum Carrier {
 #[derive(Debug)]
 pub(super) struct Reconciled {
     /// What could not be gated. It is tried again.
-    pub(super) wrong: Vec<RunError>,
+    pub(super) wrong: Vec<AttachError>,
     /// The uplink's link, if it is there.
     pub(super) uplink: Option<Link>,
 }
@@ -93,7 +95,7 @@ pub(super) enum Notice {
 
 enum Command {
     Reconcile(Desired, oneshot::Sender<Reconciled>),
-    CheckUplink(String, oneshot::Sender<Result<(), RunError>>),
+    CheckUplink(String, oneshot::Sender<Result<(), AttachError>>),
     Adopt(String, Gate),
     Release(String, u32),
     Count(oneshot::Sender<Counts>),
@@ -113,13 +115,14 @@ impl LinkGuard {
     pub(super) fn start(
         programs: Arc<GatePrograms>,
         image: Arc<SharedImage>,
-    ) -> Result<(Self, UnboundedReceiver<Notice>), RunError> {
+    ) -> Result<(Self, UnboundedReceiver<Notice>), StartError> {
+        let without = StartError::without("the thread that guards links");
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let wake = EventFd::from_flags(flags).map_err(|error| RunError::Guard(error.into()))?;
+        let wake = EventFd::from_flags(flags).map_err(|errno| without(errno.into()))?;
         let wake = Arc::new(wake);
         let (commands, receiver) = mpsc::channel();
         let (notices, notified) = unbounded_channel();
-        programs.reserve().map_err(RunError::Guard)?;
+        programs.reserve().map_err(&without)?;
         let links = Links::new(programs, image, LinkWatch::new()?, notices.clone());
         let guard = Guard {
             links,
@@ -133,20 +136,22 @@ impl LinkGuard {
             Self {
                 commands,
                 wake,
-                thread: Some(thread.map_err(RunError::Guard)?),
+                thread: Some(thread.map_err(without)?),
             },
             notified,
         ))
     }
 
     /// Brings about what is desired. Given once each link that is there is gated, or could not be.
-    pub(super) async fn reconcile(&self, desired: Desired) -> Result<Reconciled, RunError> {
+    pub(super) async fn reconcile(&self, desired: Desired) -> Result<Reconciled, RunningError> {
         self.ask(|reply| Command::Reconcile(desired, reply)).await
     }
 
     /// Refuses an uplink that cannot be one, if its link is there.
     pub(super) async fn check_uplink(&self, device: &str) -> Result<(), RunError> {
-        self.ask(|reply| Command::CheckUplink(device.to_owned(), reply)).await?
+        Ok(self
+            .ask(|reply| Command::CheckUplink(device.to_owned(), reply))
+            .await??)
     }
 
     /// Hands over the gate of a link that taskgate made for an ENI.
@@ -159,7 +164,7 @@ impl LinkGuard {
         self.tell(Command::Release(eni.to_owned(), ifindex));
     }
 
-    pub(super) async fn count(&self) -> Result<Counts, RunError> {
+    pub(super) async fn count(&self) -> Result<Counts, RunningError> {
         self.ask(Command::Count).await
     }
 
@@ -179,11 +184,10 @@ impl LinkGuard {
         }
     }
 
-    async fn ask<R>(&self, command: impl FnOnce(oneshot::Sender<R>) -> Command) -> Result<R, RunError> {
+    async fn ask<R>(&self, command: impl FnOnce(oneshot::Sender<R>) -> Command) -> Result<R, RunningError> {
         let (reply, answer) = oneshot::channel();
         self.tell(command(reply));
-        let ended = |_| RunError::Guard(io::Error::other("it ended"));
-        answer.await.map_err(ended)
+        answer.await.map_err(|_dropped| RunningError::Guard)
     }
 
     fn join(&mut self) {
@@ -201,7 +205,7 @@ struct Guard {
     commands: mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
     /// Who waits for what is desired to be brought about, and what went wrong up to now.
-    asked: Option<(oneshot::Sender<Reconciled>, Vec<RunError>)>,
+    asked: Option<(oneshot::Sender<Reconciled>, Vec<AttachError>)>,
 }
 
 impl Guard {

@@ -9,8 +9,8 @@ use taskgate_model::{Uplink, UplinkMode};
 use taskgate_net::{link::Link, watch::LinkWatch};
 use tracing::{info, warn};
 
-use super::{super::RunError, links::place};
-use crate::image::ImageMemory;
+use super::links::place;
+use crate::{error::AttachError, image::ImageMemory};
 
 /// What faces the wire.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Uplinks {
         programs: &GatePrograms,
         watch: &LinkWatch,
         is_task: &dyn Fn(u32) -> bool,
-    ) -> Result<(), RunError> {
+    ) -> Result<(), AttachError> {
         let Some(Uplink { device, mode }) = self.wanted.clone() else {
             return Ok(());
         };
@@ -111,7 +111,7 @@ impl Uplinks {
         }
         let link = match known.uplink() {
             Ok(link) => link,
-            Err(cause) => return Err(RunError::Uplink { device, cause }),
+            Err(cause) => return Err(AttachError::Uplink { device, cause }),
         };
         if is_task(ifindex) {
             return Err(sides(link));
@@ -126,14 +126,14 @@ impl Uplinks {
     }
 
     /// The trunk's gate. The image names the trunk first, so that the host's own frames pass from the gate's first moment.
-    fn attach(&mut self, programs: &GatePrograms, link: &Link) -> Result<Gate, RunError> {
+    fn attach(&mut self, programs: &GatePrograms, link: &Link) -> Result<Gate, AttachError> {
         let attached = link_id(link).and_then(|id| {
             self.control.set_trunk(id.get());
             programs.attach(link, GateProgram::Judge)
         });
         let gate = attached.map_err(|cause| {
             self.control.set_trunk(0);
-            RunError::Trunk {
+            AttachError::Trunk {
                 device: link.name.clone(),
                 cause,
             }
@@ -238,8 +238,8 @@ fn stays(gate: &Gate, away: &mut Vec<Gate>) -> bool {
     }
 }
 
-pub(super) fn sides(link: Link) -> RunError {
-    RunError::Trunk {
+pub(super) fn sides(link: Link) -> AttachError {
+    AttachError::Trunk {
         device: link.name.clone(),
         cause: GateError::Sides {
             link: link.name,

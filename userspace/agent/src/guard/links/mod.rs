@@ -25,7 +25,10 @@ use super::{
     retry::Retry,
     uplinks::{Uplinks, sides},
 };
-use crate::{RunError, error::chain, image::SharedImage};
+use crate::{
+    error::{AttachError, chain},
+    image::SharedImage,
+};
 
 /// How long until a link is bound for which the image's writer was busy.
 const BUSY: Duration = Duration::from_millis(5);
@@ -404,7 +407,7 @@ impl Links {
     }
 
     /// Refuses an uplink that cannot be one, if its link is there.
-    pub(super) fn check_uplink(&mut self, device: &str) -> Result<Result<(), RunError>, NetlinkError> {
+    pub(super) fn check_uplink(&mut self, device: &str) -> Result<Result<(), AttachError>, NetlinkError> {
         self.watch.refresh()?;
         self.hear()?;
         let Some((ifindex, known)) = self.watch.link(device) else {
@@ -413,7 +416,7 @@ impl Links {
         Ok(match known.uplink() {
             Ok(link) if self.here.contains_key(&ifindex) => Err(sides(link)),
             Ok(_) => Ok(()),
-            Err(cause) => Err(RunError::Uplink {
+            Err(cause) => Err(AttachError::Uplink {
                 device: device.to_owned(),
                 cause,
             }),

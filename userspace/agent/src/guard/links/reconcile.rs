@@ -9,15 +9,14 @@ use tracing::{debug, info};
 
 use super::{BUSY, Carrier, DesiredTask, Held, Links, Notice, State};
 use crate::{
-    RunError,
-    error::{LinkLeft, chain},
+    error::{AttachError, LinkLeft, chain},
     guard::retry::Retry,
     image::Binding,
 };
 
 impl Links {
     /// Looks at the next of what is due. Gives what went wrong and was not said before.
-    pub(in crate::guard) fn step(&mut self) -> Option<RunError> {
+    pub(in crate::guard) fn step(&mut self) -> Option<AttachError> {
         if mem::take(&mut self.uplink_is_due) {
             return self.reconcile_uplink();
         }
@@ -25,7 +24,7 @@ impl Links {
         self.reconcile(&eni)
     }
 
-    fn reconcile_uplink(&mut self) -> Option<RunError> {
+    fn reconcile_uplink(&mut self) -> Option<AttachError> {
         let before = self.uplink();
         let is_task = |ifindex| self.here.contains_key(&ifindex);
         let established = self.uplinks.establish(&self.programs, &self.watch, &is_task);
@@ -46,7 +45,7 @@ impl Links {
         }
     }
 
-    fn reconcile(&mut self, eni: &str) -> Option<RunError> {
+    fn reconcile(&mut self, eni: &str) -> Option<AttachError> {
         let task = self.tasks.get(eni)?;
         let said = matches!(task.state, State::Waiting(true));
         let is_bound = matches!(task.state, State::Bound(_));
@@ -78,7 +77,7 @@ impl Links {
         failed
     }
 
-    fn reconcile_branch(&mut self, task: &DesiredTask, vlan: u16) -> Result<State, RunError> {
+    fn reconcile_branch(&mut self, task: &DesiredTask, vlan: u16) -> Result<State, AttachError> {
         match self.image.try_bind(LinkId::branch(vlan), task.slot) {
             Ok(Binding::Done) => {
                 let (trunk, yet) = match self.uplinks.trunk() {
@@ -92,7 +91,7 @@ impl Links {
                 Ok(State::Bound(None))
             }
             Ok(Binding::NotYet) => Ok(State::Closed),
-            Err(cause) => Err(RunError::Gate {
+            Err(cause) => Err(AttachError::Gate {
                 task: task.name.clone(),
                 left: LinkLeft::Closed,
                 cause: GateError::Prepare(cause.into()),
@@ -100,7 +99,13 @@ impl Links {
         }
     }
 
-    fn reconcile_device(&mut self, eni: &str, task: &DesiredTask, device: &str, said: bool) -> Result<State, RunError> {
+    fn reconcile_device(
+        &mut self,
+        eni: &str,
+        task: &DesiredTask,
+        device: &str,
+        said: bool,
+    ) -> Result<State, AttachError> {
         let name = || task.name.clone();
         let Some((ifindex, known)) = self.watch.link(device) else {
             if !said {
@@ -121,7 +126,7 @@ impl Links {
                 if left == LinkLeft::Gone {
                     return Ok(State::Waiting(true));
                 }
-                return Err(RunError::Device {
+                return Err(AttachError::Device {
                     task: name(),
                     left,
                     cause,
@@ -129,7 +134,7 @@ impl Links {
             }
         };
         if self.uplinks.holds(ifindex) {
-            return Err(RunError::Gate {
+            return Err(AttachError::Gate {
                 task: name(),
                 left: LinkLeft::NotTouched,
                 cause: GateError::Sides {
@@ -167,7 +172,7 @@ impl Links {
                 if left == LinkLeft::Gone {
                     return Ok(State::Waiting(true));
                 }
-                Err(RunError::Gate {
+                Err(AttachError::Gate {
                     task: name(),
                     left,
                     cause,
