@@ -363,11 +363,13 @@ pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
     }
 }
 
-/// The time-outs in seconds that no setting changes; the others are AWS's defaults. Half-open and closed TCP and ICMP
-/// are not documented by AWS (facts: security groups, section 2): 60 and 10 seconds as many trackers have them, and 30
-/// as for UDP. Half-closed TCP neither: trackers wait from 2 minutes (Linux, nf_conntrack_tcp_timeout_fin_wait) to 15 (pf,
-/// tcp.closing); 10 leave a server time for what it was asked for before the client had no more to say. Fragments: as long as Linux keeps a datagram in pieces (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time). Link-local
-/// addresses: neighbours that talk are heard every minute (RFC 4861, 10: REACHABLE_TIME).
+/// The default of each time-out, in seconds. SG-TRACK-7 in docs/aws-semantics.md has those that AWS documents. The others:
+///
+/// * Half-open and closed TCP have 60 and 10 seconds, as many trackers, and ICMP 30, as UDP.
+/// * Half-closed TCP: trackers wait from 2 minutes (Linux, nf_conntrack_tcp_timeout_fin_wait) to 15 (pf, tcp.closing); 10
+///   minutes leave a server time to answer a client that has nothing more to send.
+/// * Fragments: as long as Linux keeps an incomplete datagram (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time).
+/// * Link-local addresses: active neighbours are heard every minute (RFC 4861, 10: REACHABLE_TIME).
 pub const fn default_seconds(timeout: Timeout) -> u32 {
     match timeout {
         Timeout::TcpEstablished => 432_000,

@@ -1,6 +1,7 @@
 //! ICMP errors about a tracked connection: let through without a rule as far as `settings.icmp-errors` says, matched by
-//! the packet inside them. AWS documents no such thing (facts: security groups, section 2); without the path MTU messages
-//! a connection over a narrower path hangs, so those are let through unless the setting says otherwise.
+//! the packet inside them. AWS lets them in by rules alone (SG-TRACK-9 in docs/aws-semantics.md);
+//! without the path MTU messages a connection over a narrower path hangs, so those are let through unless the setting says
+//! otherwise.
 
 use super::{Hook, PacketContext, status::CtStatus};
 use crate::{

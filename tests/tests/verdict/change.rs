@@ -9,7 +9,7 @@ use super::*;
 
 const ANY: [(Protocol, &str); 1] = [(Protocol::All, "0.0.0.0/0")];
 
-/// Facts: security groups, section 2 (what happens to live flows when policy changes).
+/// AWS: SG-TRACK-5, SG-TRACK-6
 #[test]
 fn a_tracked_connection_outlives_its_rule_and_an_untracked_one_does_not() -> Result<()> {
     on_host_and_in_kernel(|stage| {

@@ -105,7 +105,8 @@ impl Record {
     ) -> Self {
         let real = key.local();
         // A secondary address and one that is not the ENI's at all look the same in AWS's records: both give way to the
-        // primary. IPv6 has no primary, so it stays (facts: flow logs, section 3).
+        // primary. IPv6 has no primary, so it stays (FL-FLOW-6 and FL-FLOW-7 in
+        // docs/aws-semantics.md).
         let local = match (real, eni.primary_ipv4()) {
             (IpAddr::V4(_), Some(primary)) => primary.into(),
             _ => real,

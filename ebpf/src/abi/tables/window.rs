@@ -31,8 +31,8 @@ pub const fn of(word: u32, window: u32) -> u8 {
     if word >> 8 == window & 0xff { word as u8 } else { 0 }
 }
 
-/// AWS's `tcp-flags` value for `window` and `direction`: FIN 1, SYN 2, RST 4, SYN-ACK 18, ORed (facts: VPC User
-/// Guide, flow log records).
+/// AWS's `tcp-flags` value for `window` and `direction`: FIN 1, SYN 2, RST 4, SYN-ACK 18, ORed (VPC User
+/// Guide, Flow log records).
 pub const fn tcp_flags(word: u32, window: u32, direction: Direction) -> u8 {
     let half = of(word, window) >> (4 * direction as u32) & 0xf;
     (half & (FIN | SYN | RST)) | if half & SYN_ACK == 0 { 0 } else { 18 }

@@ -1,5 +1,5 @@
-//! The naive data path: what design and facts say of a packet, with plain collections and the model itself, and nothing
-//! of the core but its numbers.
+//! The naive data path: judges packets straight from the model, after docs/aws-semantics.md, with plain collections. Of the
+//! core it uses the numbers alone.
 
 mod admission;
 mod entries;
