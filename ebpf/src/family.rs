@@ -1,7 +1,7 @@
 //! What differs between IPv4 and IPv6 once a packet is parsed: the shape of a key, and how a peer is looked up.
 
 use crate::{
-    abi::{Key4, Key6},
+    abi::{Address, Key4, Key6, pair},
     policy::{Peer4, Peer6, PeerKey},
 };
 
@@ -21,10 +21,10 @@ pub trait Family {
     type Peer: PeerKey;
     /// The key in hand.
     fn key(keys: &mut Keys) -> &mut Self::Key;
-    /// Makes it the key of a flow seen from the task; addresses in halves, IPv4 mapped.
-    fn set_key(key: &mut Self::Key, local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32);
+    /// Makes it the key of a flow seen from the task.
+    fn set_key(key: &mut Self::Key, local: Address, remote: Address, ports: u32, tail: u32);
     /// A peer's address.
-    fn peer(address: [u64; 2]) -> Self::Peer;
+    fn peer(address: Address) -> Self::Peer;
 }
 
 /// IPv4.
@@ -43,17 +43,17 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn set_key(key: &mut Key4, local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32) {
+    fn set_key(key: &mut Key4, local: Address, remote: Address, ports: u32, tail: u32) {
         *key = Key4 {
-            addresses: local[1] << 32 | remote[1] & 0xffff_ffff,
+            addresses: pair(local.v4(), remote.v4()),
             ports,
             tail,
         };
     }
 
     #[inline(always)]
-    fn peer(address: [u64; 2]) -> Peer4 {
-        Peer4(address[1] as u32)
+    fn peer(address: Address) -> Peer4 {
+        Peer4(address.v4())
     }
 }
 
@@ -67,17 +67,17 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn set_key(key: &mut Key6, local: [u64; 2], remote: [u64; 2], ports: u32, tail: u32) {
+    fn set_key(key: &mut Key6, local: Address, remote: Address, ports: u32, tail: u32) {
         *key = Key6 {
-            local,
-            remote,
+            local: local.halves(),
+            remote: remote.halves(),
             ports,
             tail,
         };
     }
 
     #[inline(always)]
-    fn peer(address: [u64; 2]) -> Peer6 {
+    fn peer(address: Address) -> Peer6 {
         Peer6(address)
     }
 }

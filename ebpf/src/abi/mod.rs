@@ -3,11 +3,13 @@
 //! Everything is little in scope and fixed in size: no `bool`, `enum` or `Option` lies in a table, every structure has
 //! a size that a `const` assertion checks, every address and port is a number in host order (the parser turns them).
 
+mod address;
 pub mod image;
 pub mod outcome;
 pub mod sk_buff;
 pub mod tables;
 
+pub use address::Address;
 pub use outcome::{Direction, DropReason, Outcome, PassReason};
 pub use tables::{
     Charge, Charges, Conn, Denial, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
@@ -34,7 +36,7 @@ pub const ABI_HASH: u64 = {
         size_of::<Fragment>() as u64,
         image::BANK_BYTES as u64,
         image::SLOTS as u64,
-        image::ADDRESS_WORDS as u64,
+        image::AddressRow::WORDS as u64,
         outcome::OUTCOMES as u64,
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -45,6 +47,18 @@ pub const ABI_HASH: u64 = {
     }
     hash
 };
+
+/// Two numbers of 32 bits in one word.
+#[inline(always)]
+pub const fn pair(upper: u32, lower: u32) -> u64 {
+    (upper as u64) << 32 | lower as u64
+}
+
+/// The numbers in a word, the upper one first.
+#[inline(always)]
+pub const fn unpair(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
 
 /// The names of the maps, as user space opens them.
 pub mod map {

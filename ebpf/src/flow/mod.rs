@@ -1,18 +1,18 @@
 //! The flow that a packet belongs to, seen from the task: both directions of a connection have one name.
 
 use crate::{
-    abi::Direction,
+    abi::{Address, Direction},
     conntrack::{ICMP, ICMPV6, TCP, UDP},
-    packet::{IcmpKind, Kind, Packet, link_local, mapped, request_of},
+    packet::{IcmpKind, Kind, Packet, request_of},
 };
 
 /// A packet's flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// The task's address.
-    pub local: [u64; 2],
+    pub local: Address,
     /// The peer's address.
-    pub remote: [u64; 2],
+    pub remote: Address,
     /// What stands for ports in the key of a tracked connection.
     pub ports: u32,
     /// Whether a connection that a packet of the other kind opened may be meant: see [`Flow::plain`].
@@ -21,11 +21,6 @@ pub struct Flow {
 
 /// Marks the lower half of `ports` as an ICMP exchange: no message has type 255.
 const EXCHANGE: u32 = 0xff00;
-
-/// 255.255.255.255.
-pub(crate) const BROADCAST: [u64; 2] = mapped(u32::MAX);
-/// ff02::1:2.
-const ALL_DHCP_SERVERS: [u64; 2] = [0xff02 << 48, 0x0001_0002];
 
 impl Flow {
     /// The flow as a tracked connection's key names it.
@@ -62,9 +57,13 @@ impl Flow {
     #[inline(always)]
     pub fn dhcp(packet: &Packet) -> Self {
         let (local, remote, (client, server)) = if packet.kind as u8 == Kind::V6 as u8 {
-            ([0xfe80 << 48, 0], ALL_DHCP_SERVERS, (546, 547))
+            (
+                Address::new(Address::LINK_LOCAL_NETWORK, 0),
+                Address::ALL_DHCP_SERVERS,
+                (546, 547),
+            )
         } else {
-            (mapped(0), BROADCAST, (68, 67))
+            (Address::from_v4(0), Address::BROADCAST, (68, 67))
         };
         Self {
             local,
@@ -116,11 +115,12 @@ pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
     }
     match direction {
         Direction::Egress => {
-            let everyone = if v6 { ALL_DHCP_SERVERS } else { BROADCAST };
-            packet.source_port == client
-                && packet.destination_port == server
-                && packet.destination[0] == everyone[0]
-                && packet.destination[1] == everyone[1]
+            let everyone = if v6 {
+                Address::ALL_DHCP_SERVERS
+            } else {
+                Address::BROADCAST
+            };
+            packet.source_port == client && packet.destination_port == server && packet.destination.is(everyone)
         }
         Direction::Ingress => packet.source_port == server && packet.destination_port == client,
     }
@@ -128,21 +128,3 @@ pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
 
 #[cfg(test)]
 mod tests;
-
-/// Whether two addresses are the same.
-#[inline(always)]
-pub(crate) const fn same(a: [u64; 2], b: [u64; 2]) -> bool {
-    (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
-}
-
-/// Whether no router carries on what goes to this address: link-local, or multicast of the link's scope.
-#[inline(always)]
-pub(crate) const fn is_link_scope(address: [u64; 2]) -> bool {
-    link_local(address) || of_link_group(address)
-}
-
-/// Whether an address is multicast of the link's scope (RFC 4291, 2.7).
-#[inline(always)]
-pub(crate) const fn of_link_group(address: [u64; 2]) -> bool {
-    address[0] >> 48 == 0xff02
-}

@@ -1,11 +1,8 @@
 use super::*;
-use crate::{
-    abi::Direction::{Egress, Ingress},
-    packet::mapped,
-};
+use crate::abi::Direction::{Egress, Ingress};
 
-const TASK: [u64; 2] = mapped(0x0a00_0105);
-const PEER: [u64; 2] = mapped(0x0a00_0207);
+const TASK: Address = Address::from_v4(0x0a00_0105);
+const PEER: Address = Address::from_v4(0x0a00_0207);
 
 /// A packet between task and peer; ports are those of task and peer, or identifier, and type and code.
 fn packet(direction: Direction, protocol: u8, local_port: u16, remote_port: u16) -> Packet {
@@ -151,8 +148,8 @@ fn a_reply_that_nobody_asked_for_stands_for_itself() {
 
 #[test]
 fn all_dhcp_of_a_task_has_the_name_of_what_asks_every_server() {
-    let everyone4 = mapped(u32::MAX);
-    let everyone6 = [0xff02 << 48, 0x0001_0002];
+    let everyone4 = Address::from_v4_octets([255; 4]);
+    let everyone6 = Address::new(0xff02 << 48, 0x0001_0002);
     let to = |kind, destination, local, remote| Packet {
         destination,
         kind,
@@ -175,7 +172,12 @@ fn all_dhcp_of_a_task_has_the_name_of_what_asks_every_server() {
             Egress,
             false,
         ),
-        ("solicit of one server", to(Kind::V6, [1, 2], 546, 547), Egress, false),
+        (
+            "solicit of one server",
+            to(Kind::V6, Address::new(1, 2), 546, 547),
+            Egress,
+            false,
+        ),
         ("advertise", from(Kind::V6, 546, 547), Ingress, true),
         ("IPv4 with IPv6's ports", from(Kind::V4, 546, 547), Ingress, false),
         (
@@ -195,8 +197,8 @@ fn all_dhcp_of_a_task_has_the_name_of_what_asks_every_server() {
             0x0044_0043
         };
         let (local, remote) = match packet.kind {
-            Kind::V6 => ([0xfe80 << 48, 0], everyone6),
-            _ => (mapped(0), everyone4),
+            Kind::V6 => (Address::new(0xfe80 << 48, 0), everyone6),
+            _ => (Address::from_v4(0), everyone4),
         };
         let anybody = Flow {
             local,

@@ -1,10 +1,10 @@
 //! IPv4 (RFC 791).
 
 use super::{
-    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, mapped, need, no_checksum,
-    parse_transport, read, same, step,
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, need, no_checksum, parse_transport, read,
+    same, step,
 };
-use crate::abi::DropReason;
+use crate::abi::{Address, DropReason};
 
 const MIN_HEADER: u32 = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
@@ -19,8 +19,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
     packet.kind = Kind::V4;
-    packet.source = mapped(u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]));
-    packet.destination = mapped(u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]));
+    packet.source = Address::from_v4_octets([ip[12], ip[13], ip[14], ip[15]]);
+    packet.destination = Address::from_v4_octets([ip[16], ip[17], ip[18], ip[19]]);
     packet.protocol = ip[9];
     let header = ((ip[0] & 0xf) as u32) << 2;
     let carried = frame.length() - ETHERNET_BYTES;

@@ -1,10 +1,9 @@
 //! IPv6 and its extension headers (RFC 8200).
 
 use super::{
-    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, halves, is_mapped, no_checksum,
-    parse_transport, read, step,
+    ETHERNET_BYTES, Frame, Kind, Packet, Transport, Unparsed, beyond_header, no_checksum, parse_transport, read, step,
 };
-use crate::abi::DropReason;
+use crate::abi::{Address, DropReason};
 
 const HEADER: u32 = 40;
 const HOP_BY_HOP: u8 = 0;
@@ -31,8 +30,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let source = read::<F, 16>(frame, ETHERNET_BYTES + 8)?;
     let destination = read::<F, 16>(frame, ETHERNET_BYTES + 24)?;
     packet.kind = Kind::V6;
-    packet.source = halves(source);
-    packet.destination = halves(destination);
+    packet.source = Address::from_octets(source);
+    packet.destination = Address::from_octets(destination);
     let carried = frame.length() - ETHERNET_BYTES;
     let said = u16::from_be_bytes([ip[4], ip[5]]) as u32;
     // A payload length of 0 is a jumbogram, legal only as a GSO packet that the host will cut up (BIG TCP).
@@ -47,7 +46,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
     // In the tables these are IPv4's: nobody speaks for an IPv4 address in IPv6, and hosts drop it too (Linux from 5.4).
-    if is_mapped(packet.source) || is_mapped(packet.destination) {
+    if packet.source.is_v4() || packet.destination.is_v4() {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
     // What is cut up is all of the frame, whatever its header says, and never a fragment.

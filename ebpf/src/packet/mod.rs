@@ -19,7 +19,7 @@ pub use quoted::parse_quoted;
 use core::num::NonZeroU32;
 
 use crate::{
-    abi::{DropReason, LinkId},
+    abi::{Address, DropReason, LinkId},
     conntrack::{ICMP, ICMPV6, IGMP, PIM, Segment, TCP, UDP},
 };
 
@@ -82,16 +82,16 @@ pub enum IcmpKind {
     Error = 3,
 }
 
-/// A parsed packet. Addresses and ports are numbers in host order, IPv4 addresses mapped (`::ffff:a.b.c.d`).
+/// A parsed packet. Ports are numbers in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Packet {
-    /// Source: upper and lower half.
-    pub source: [u64; 2],
-    /// Destination, likewise.
-    pub destination: [u64; 2],
+    /// The source address.
+    pub source: Address,
+    /// The destination address.
+    pub destination: Address,
     /// ARP and neighbour discovery: the address that is asked for or told of.
-    pub target: [u64; 2],
+    pub target: Address,
     /// ARP and neighbour discovery: the hardware address that it says its sender, or its target, has, as
     /// [`hardware_number`] writes it. 0: none, [`HARDWARE_UNREAD`]: one cannot tell.
     pub hardware: u64,
@@ -238,27 +238,6 @@ fn read<F: Frame, const N: usize>(frame: &F, at: u32) -> Result<[u8; N], Unparse
     }
 }
 
-/// The halves of an IPv6 address.
-#[inline(always)]
-fn halves(b: [u8; 16]) -> [u64; 2] {
-    [
-        u64::from_be_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-        u64::from_be_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
-    ]
-}
-
-/// The halves of an IPv4 address, mapped.
-#[inline(always)]
-pub const fn mapped(address: u32) -> [u64; 2] {
-    [0, 0xffff_0000_0000 | address as u64]
-}
-
-/// Whether an address is an IPv4 address, mapped.
-#[inline(always)]
-const fn is_mapped(address: [u64; 2]) -> bool {
-    address[0] | (address[1] >> 32 ^ 0xffff) == 0
-}
-
 /// 1 if two numbers below 2^63 are the same, else 0: by arithmetic, so that there is no branch for the verifier to walk
 /// both sides of.
 #[inline(always)]
@@ -268,19 +247,13 @@ pub(crate) const fn same(a: u64, b: u64) -> u64 {
 
 /// 1 if an address means several hosts, else 0: multicast of either family (RFC 1112, 4; RFC 4291, 2.7), or all of a link.
 #[inline(always)]
-pub(crate) const fn is_group(v6: bool, address: [u64; 2]) -> u64 {
+pub(crate) const fn is_group(v6: bool, address: Address) -> u64 {
     if v6 {
-        same(address[0] >> 56, 0xff)
+        same(address.halves()[0] >> 56, 0xff)
     } else {
-        let v4 = address[1] & 0xffff_ffff;
+        let v4 = address.v4() as u64;
         same(v4 >> 28, 0xe) | same(v4, 0xffff_ffff)
     }
-}
-
-/// Whether an address is link-local: `fe80::/10`.
-#[inline(always)]
-pub(crate) const fn link_local(address: [u64; 2]) -> bool {
-    address[0] >> 54 == 0xfe80 >> 6
 }
 
 /// Where the transport header is and what surrounds it.

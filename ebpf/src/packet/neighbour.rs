@@ -1,8 +1,8 @@
 //! ARP (RFC 826), neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810), and what of ICMP and
 //! IGMP only routers say in IPv4.
 
-use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, halves, is_mapped, mapped, need, no_checksum, read};
-use crate::abi::DropReason;
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, need, no_checksum, read};
+use crate::abi::{Address, DropReason};
 
 /// What a packet is to its neighbours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,8 +98,8 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
     packet.kind = Kind::Arp;
     packet.neighbour = Neighbour::Arp;
     packet.roomy = frame.length() > SHORTEST_FRAME;
-    packet.source = mapped(u32::from_be_bytes([arp[14], arp[15], arp[16], arp[17]]));
-    packet.destination = mapped(u32::from_be_bytes([arp[24], arp[25], arp[26], arp[27]]));
+    packet.source = Address::from_v4_octets([arp[14], arp[15], arp[16], arp[17]]);
+    packet.destination = Address::from_v4_octets([arp[24], arp[25], arp[26], arp[27]]);
     packet.target = packet.destination;
     packet.hardware = hardware_number([arp[8], arp[9], arp[10], arp[11], arp[12], arp[13]]);
     packet.bytes = 28;
@@ -141,8 +141,8 @@ pub(super) fn parse_icmpv6<F: Frame>(
     }
     if matches!(neighbour, Neighbour::Solicitation | Neighbour::Advertisement) {
         need(room, 24)?;
-        packet.target = halves(read::<F, 16>(frame, at + 8)?);
-        if is_mapped(packet.target) {
+        packet.target = Address::from_octets(read::<F, 16>(frame, at + 8)?);
+        if packet.target.is_v4() {
             return Err(Unparsed::Bad(DropReason::Malformed));
         }
     }
@@ -176,7 +176,7 @@ fn listener_report<F: Frame>(frame: &F, packet: &mut Packet, kind: u8, at: u32, 
     const VERSION_2: u8 = 143;
     // All bits of an offset within reach: what is known of it may be lost on the way here.
     const FARTHEST: u32 = 0x7fff;
-    packet.target = [0; 2];
+    packet.target = Address::default();
     if room < 8 {
         return Ok(false);
     }
@@ -186,7 +186,7 @@ fn listener_report<F: Frame>(frame: &F, packet: &mut Packet, kind: u8, at: u32, 
         return Ok(room == 8 + 20 * (high as u32 * 256 + low as u32));
     }
     if room == 24 {
-        packet.target = halves(read::<F, 16>(frame, frame.opaque(at + 8) & FARTHEST)?);
+        packet.target = Address::from_octets(read::<F, 16>(frame, frame.opaque(at + 8) & FARTHEST)?);
     }
     Ok(room == 24)
 }

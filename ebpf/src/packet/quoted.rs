@@ -2,12 +2,12 @@
 //! transport header, which is all that a router has to send back.
 
 use super::{
-    Frame, IcmpKind, Kind, Packet, Unparsed, halves, icmp,
+    Frame, IcmpKind, Kind, Packet, Unparsed, icmp,
     ip6::{FRAGMENT, FRAGMENT_OFFSET},
-    mapped, read,
+    read,
 };
 use crate::{
-    abi::DropReason,
+    abi::{Address, DropReason},
     conntrack::{ICMP, ICMPV6, TCP, UDP},
 };
 
@@ -51,8 +51,8 @@ fn parse_v4<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
     if ip[0] >> 4 != 4 || header < 20 || offset != 0 {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
-    quoted.source = mapped(u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]));
-    quoted.destination = mapped(u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]));
+    quoted.source = Address::from_v4_octets([ip[12], ip[13], ip[14], ip[15]]);
+    quoted.destination = Address::from_v4_octets([ip[16], ip[17], ip[18], ip[19]]);
     quoted.protocol = ip[9];
     parse_ports(frame, Kind::V4, at + header, end, quoted)
 }
@@ -63,8 +63,8 @@ fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
     if ip[0] >> 4 != 6 {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
-    quoted.source = halves(read::<F, 16>(frame, at + 8)?);
-    quoted.destination = halves(read::<F, 16>(frame, at + 24)?);
+    quoted.source = Address::from_octets(read::<F, 16>(frame, at + 8)?);
+    quoted.destination = Address::from_octets(read::<F, 16>(frame, at + 24)?);
     quoted.protocol = ip[6];
     let mut at = at + V6_HEADER;
     if ip[6] == FRAGMENT {

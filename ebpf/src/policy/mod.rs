@@ -4,19 +4,31 @@
 //! Searches compare by borrow (`(x - v) >> 63`), never by `<` used as a value: LLVM turns that into branches, and each
 //! branch doubles what the verifier walks.
 
-use crate::abi::LinkId;
-use crate::abi::image::{
-    ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
-    CONTROL_SHARES, CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EMPTY, EPOCHS, LINK_ROW,
-    LINK_ROWS, LINK_WORDS, LINKS, MAX_DEPTH, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_HEADER_BYTES, POLICY_MAGIC,
-    PROBES, PolicyRef, Probe, ROWS_BANK, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOT_SEGMENTS, SLOTS, Share,
-    Shared, Timeout, address, probe, slot,
+use crate::abi::{
+    Address, LinkId,
+    image::{
+        ADDRESS_ROWS, AddressRow, AxisEntry, AxisRef, CONTROL_BANK, EMPTY, EPOCHS, ImageWord, IndexWord, LINK_ROWS,
+        LINKS, LinkRow, MAX_DEPTH, MAX_ROW_WORDS, MEMBERS, PROBES, PolicyHeader, PolicyRoots, Probe, Region, RuleMatch,
+        SHARES, SLOT_LINKS, SLOT_MACS, SLOT_ROWS, SLOT_SEGMENTS, Share, Shared, SlotRow, TIMEOUT_TICKS, Timeout,
+        address, probe, rows_bank, slot,
+    },
+    unpair,
 };
 
 /// A bank of the image.
 pub trait Bank: Copy {
     /// The word at `offset` bytes. The offset is masked to the bank and to eight bytes first.
     fn word(self, offset: u32) -> u64;
+
+    /// The words from `offset` on.
+    #[inline(always)]
+    fn words<const N: usize>(self, offset: u32) -> [u64; N] {
+        let mut words = [0; N];
+        for (at, word) in (0..).zip(&mut words) {
+            *word = self.word(offset + 8 * at);
+        }
+        words
+    }
 }
 
 /// The image.
@@ -46,50 +58,46 @@ impl<B: Bank> Control<B> {
         let bank = image.bank(CONTROL_BANK)?;
         Some(Self {
             bank,
-            generation: bank.word(CONTROL_GENERATION) as u32,
-            window: bank.word(CONTROL_WINDOW) as u32,
-            flags: bank.word(CONTROL_FLAGS),
+            generation: bank.word(ImageWord::Generation.offset()) as u32,
+            window: bank.word(ImageWord::Window.offset()) as u32,
+            flags: bank.word(ImageWord::Flags.offset()),
         })
     }
 
     /// The idle time-out in ticks.
     #[inline(always)]
     pub fn timeout(&self, timeout: Timeout) -> u32 {
-        self.bank.word(CONTROL_TIMEOUTS + 8 * timeout as u32) as u32
+        self.bank.word(TIMEOUT_TICKS.at(timeout as u32)) as u32
     }
 
     /// How a table is shared.
     #[inline(always)]
     pub fn share(&self, table: Shared) -> Share {
-        let word = self.bank.word(CONTROL_SHARES + 8 * table as u32);
-        Share {
-            floor: word as u32,
-            pool: (word >> 32) as u32,
-        }
+        Share::from_word(self.bank.word(SHARES.at(table as u32)))
     }
 
     /// The trunk's ifindex; 0 if there is none.
     #[inline(always)]
     pub fn trunk(&self) -> u32 {
-        self.bank.word(CONTROL_TRUNK) as u32
+        self.bank.word(ImageWord::Trunk.offset()) as u32
     }
 
     /// The ifindex of the link that was the trunk before; 0 if there is none.
     #[inline(always)]
     pub fn previous_trunk(&self) -> u32 {
-        self.bank.word(CONTROL_FORMER) as u32
+        self.bank.word(ImageWord::PreviousTrunk.offset()) as u32
     }
 
     /// The uplink's ifindex; 0 if none is named.
     #[inline(always)]
     pub fn uplink(&self) -> u32 {
-        self.bank.word(CONTROL_UPLINK) as u32
+        self.bank.word(ImageWord::Uplink.offset()) as u32
     }
 
     /// The link that carries a slot's ENI.
     #[inline(always)]
     pub fn link_of(&self, slot: u16) -> Option<LinkId> {
-        match self.bank.word(SLOT_LINKS + 8 * (slot as u32 & (SLOTS - 1))) as u32 {
+        match self.bank.word(SLOT_LINKS.at(slot as u32)) as u32 {
             0 => None,
             link => Some(LinkId::from_number(link)),
         }
@@ -98,13 +106,13 @@ impl<B: Bank> Control<B> {
     /// The hardware address of a slot's ENI; 0 if it is not known.
     #[inline(always)]
     pub fn mac_of(&self, slot: u16) -> u64 {
-        self.bank.word(SLOT_MACS + 8 * (slot as u32 & (SLOTS - 1)))
+        self.bank.word(SLOT_MACS.at(slot as u32))
     }
 
     /// The bridge that a slot's link is a port of.
     #[inline(always)]
     pub fn segment_of(&self, slot: u16) -> Option<u32> {
-        match self.bank.word(SLOT_SEGMENTS + 8 * (slot as u32 & (SLOTS - 1))) as u32 {
+        match self.bank.word(SLOT_SEGMENTS.at(slot as u32)) as u32 {
             0 => None,
             bridge => Some(bridge),
         }
@@ -113,21 +121,21 @@ impl<B: Bank> Control<B> {
     /// The epoch of a slot.
     #[inline(always)]
     pub fn epoch(&self, slot: u16) -> u32 {
-        self.bank.word(EPOCHS + 8 * (slot as u32 & (SLOTS - 1))) as u32
+        self.bank.word(EPOCHS.at(slot as u32)) as u32
     }
 
-    /// Follows a key through an open-addressed table of `words` words at `base`: `found` is asked for each index whose
-    /// tag fits.
+    /// Follows a key through an open-addressed table: `found` is asked for each index whose tag fits.
     #[inline(always)]
-    fn search<R>(&self, base: u32, words: u32, probe: Probe, found: impl Fn(u32) -> Option<R>) -> Option<R> {
+    fn search<R>(&self, table: Region, probe: Probe, found: impl Fn(u32) -> Option<R>) -> Option<R> {
         let mut at = probe.first;
         for _ in 0..PROBES {
-            let word = self.bank.word(base + 8 * (at & (words - 1)));
+            let word = self.bank.word(table.at(at));
             if word == EMPTY {
                 return None;
             }
-            if (word >> 32) as u32 == probe.tag {
-                let row = found(word as u32);
+            let IndexWord { tag, index } = IndexWord::from_word(word);
+            if tag == probe.tag {
+                let row = found(index);
                 if row.is_some() {
                     return row;
                 }
@@ -153,21 +161,10 @@ pub struct EniRow {
     pub slot: u16,
     /// [`slot`] flags.
     pub flags: u32,
-    /// Where its policies lie, by direction: IPv4 below, IPv6 above.
-    pub roots: [u64; 2],
+    /// Where its policies lie, by direction.
+    pub roots: [PolicyRoots; 2],
     /// How many connections it may have tracked at most.
     pub conn_cap: u32,
-}
-
-/// An address as its row has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AddressRow {
-    /// The slot of its ENI, if that is gated here; else 0.
-    pub slot: u16,
-    /// [`address`] flags; none if the address is not known.
-    pub flags: u32,
-    /// The set of groups that its ENI has; 0 for none.
-    pub group_set: u32,
 }
 
 impl<B: Bank> Rows<B> {
@@ -179,16 +176,16 @@ impl<B: Bank> Rows<B> {
         }
         Some(Self {
             control,
-            bank: image.bank(ROWS_BANK + (control.generation & 1))?,
+            bank: image.bank(rows_bank(control.generation))?,
         })
     }
 
     /// Puts the ENI that a link carries into `into`, which stays as it is if there is none.
     #[inline(always)]
     pub fn eni_of(&self, link: u32, into: &mut EniRow) -> Option<()> {
-        let slot = self.control.search(LINKS, LINK_WORDS, probe(0, link as u64), |index| {
-            let row = self.bank.word(LINK_ROW + 8 * (index & (LINK_ROWS - 1)));
-            (row as u32 == link).then_some((row >> 32) as u16)
+        let slot = self.control.search(LINKS, probe([0, link as u64]), |index| {
+            let row = LinkRow::from_word(self.bank.word(LINK_ROWS.at(index)));
+            (row.link.get() == link).then_some(row.slot)
         })?;
         self.eni(slot, into)
     }
@@ -196,37 +193,28 @@ impl<B: Bank> Rows<B> {
     /// Puts the ENI in a slot into `into`, likewise.
     #[inline(always)]
     pub fn eni(&self, slot: u16, into: &mut EniRow) -> Option<()> {
-        let at = SLOT_ROW + SLOT_ROW_BYTES * (slot as u32 & (SLOTS - 1));
-        let flags = self.bank.word(at + 16) as u32;
-        if slot == 0 || flags & slot::PRESENT == 0 {
+        let row = SlotRow::from_words(self.bank.words(SLOT_ROWS.at(slot as u32)));
+        if slot == 0 || row.flags & slot::PRESENT == 0 {
             return None;
         }
         *into = EniRow {
             slot,
-            flags,
-            roots: [self.bank.word(at), self.bank.word(at + 8)],
-            conn_cap: self.bank.word(at + 24) as u32,
+            flags: row.flags,
+            roots: row.roots,
+            conn_cap: row.conn_cap,
         };
         Some(())
     }
 
     /// What is known of an address.
     #[inline(always)]
-    pub fn address(&self, halves: [u64; 2]) -> AddressRow {
-        let found = self
-            .control
-            .search(MEMBERS, MEMBER_WORDS, probe(halves[0], halves[1]), |index| {
-                let at = ADDRESS_ROW + ADDRESS_ROW_BYTES * (index & (ADDRESS_ROWS - 1));
-                let row = self.bank.word(at + 16);
-                let flags = (row >> 16) as u32 & 0xffff;
-                // Differences and not comparisons: one branch instead of three.
-                let differs = (self.bank.word(at) ^ halves[0]) | (self.bank.word(at + 8) ^ halves[1]);
-                (differs | (flags & address::PRESENT ^ address::PRESENT) as u64 == 0).then_some(AddressRow {
-                    slot: row as u16,
-                    flags,
-                    group_set: (row >> 32) as u32,
-                })
-            });
+    pub fn address(&self, address: Address) -> AddressRow {
+        let found = self.control.search(MEMBERS, probe(address.halves()), |index| {
+            let (of, row) = AddressRow::from_words(self.bank.words(ADDRESS_ROWS.at(index)));
+            // Differences and not comparisons: one branch instead of three.
+            let absent = row.flags & address::PRESENT ^ address::PRESENT;
+            (of.difference(address) | absent as u64 == 0).then_some(row)
+        });
         found.unwrap_or_default()
     }
 }
@@ -243,9 +231,9 @@ pub trait PeerKey: Copy {
 #[derive(Clone, Copy)]
 pub struct Peer4(pub u32);
 
-/// An IPv6 peer: upper and lower half.
+/// An IPv6 peer.
 #[derive(Clone, Copy)]
-pub struct Peer6(pub [u64; 2]);
+pub struct Peer6(pub Address);
 
 impl PeerKey for Peer4 {
     const V6: bool = false;
@@ -261,10 +249,11 @@ impl PeerKey for Peer6 {
 
     #[inline(always)]
     fn find<B: Bank>(self, bank: B, axis: u32, depth: u32) -> u32 {
+        let [upper, lower] = self.0.halves();
         let at = lower_bound(depth, 4, |middle| {
             let key = axis.wrapping_add(middle);
             let (hi, lo) = (bank.word(key), bank.word(key.wrapping_add(8)));
-            less_than(self.0[0], hi, less_than(self.0[1], lo, 0))
+            less_than(upper, hi, less_than(lower, lo, 0))
         });
         bank.word(axis.wrapping_add(16 << depth).wrapping_add(at >> 1)) as u32
     }
@@ -297,18 +286,11 @@ const fn less_than(x: u64, y: u64, carry: u64) -> u64 {
 /// The row of the interval that holds `key`, on an axis of packed entries.
 #[inline(always)]
 fn find_narrow<B: Bank>(bank: B, axis: u32, depth: u32, key: u32) -> u32 {
-    let entry = |at: u32| bank.word(axis.wrapping_add(at));
-    let at = lower_bound(depth, 3, |middle| (key as u64).wrapping_sub(entry(middle) >> 32) >> 63);
-    entry(at) as u32
-}
-
-/// A rule that allows: its number and its [`crate::abi::image::rule`] flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleMatch {
-    /// Its number, never 0.
-    pub rule: u32,
-    /// Its flags.
-    pub flags: u32,
+    let entry = |at: u32| AxisEntry::from_word(bank.word(axis.wrapping_add(at)));
+    let at = lower_bound(depth, 3, |middle| {
+        (key as u64).wrapping_sub(entry(middle).key as u64) >> 63
+    });
+    entry(at).row
 }
 
 /// What a policy says of a packet.
@@ -335,27 +317,26 @@ pub struct PolicyQuery<P> {
     pub group_set: u32,
 }
 
-/// Judges by the policy at `roots` (a slot's root word of the packet's direction).
+/// Judges by the policy at `roots` (a slot's, of the packet's direction).
 #[inline(always)]
-pub fn classify<I: Image, P: PeerKey>(image: &I, roots: u64, query: PolicyQuery<P>) -> PolicyResult {
-    let root = PolicyRef(if P::V6 { (roots >> 32) as u32 } else { roots as u32 });
+pub fn classify<I: Image, P: PeerKey>(image: &I, roots: PolicyRoots, query: PolicyQuery<P>) -> PolicyResult {
+    let root = if P::V6 { roots.v6 } else { roots.v4 };
     let Some(bank) = image.bank(root.bank()) else {
         return PolicyResult::NoPolicy;
     };
     let base = root.offset();
-    let first = bank.word(base);
-    if root.0 == 0 || first as u32 != POLICY_MAGIC {
+    if root.0 == 0 || !PolicyHeader::begins_with(bank.word(base)) {
         return PolicyResult::NoPolicy;
     }
-    let axis = |index: u32| -> (u32, u32) {
-        let word = bank.word(base + 16 + 8 * index);
-        (base.wrapping_add(word as u32), (word >> 32) as u32 & 31)
+    let axis = |at: u32| {
+        let AxisRef { offset, depth } = AxisRef::from_word(bank.word(base + at));
+        (base.wrapping_add(offset), depth)
     };
-    let (ports, depth) = axis(query.axis & 3);
+    let (ports, depth) = axis(PolicyHeader::port_axis(query.axis));
     let port_row = base.wrapping_add(find_narrow(bank, ports, depth, query.port));
-    let (peers, depth) = axis(4);
+    let (peers, depth) = axis(PolicyHeader::PEERS);
     let peer_row = base.wrapping_add(query.peer.find(bank, peers, depth));
-    let (groups, depth) = axis(5);
+    let (groups, depth) = axis(PolicyHeader::GROUPS);
     let group_row = base.wrapping_add(find_narrow(bank, groups, depth, query.group_set));
     let mut summary = bank.word(port_row) & (bank.word(peer_row) | bank.word(group_row));
     for _ in 0..MAX_ROW_WORDS {
@@ -367,15 +348,11 @@ pub fn classify<I: Image, P: PeerKey>(image: &I, roots: u64, query: PolicyQuery<
         let bits = bank.word(port_row.wrapping_add(at))
             & (bank.word(peer_row.wrapping_add(at)) | bank.word(group_row.wrapping_add(at)));
         if bits != 0 {
-            let rules = bank.word(base + 8) as u32;
-            let rule = bank.word(
-                base.wrapping_add(rules)
-                    .wrapping_add(8 * (64 * word + lowest_bit(bits))),
-            );
-            return PolicyResult::Allowed(RuleMatch {
-                rule: rule as u32,
-                flags: (rule >> 32) as u32,
-            });
+            let (_, rules) = unpair(bank.word(base + PolicyHeader::RULES));
+            let at = base
+                .wrapping_add(rules)
+                .wrapping_add(8 * (64 * word + lowest_bit(bits)));
+            return PolicyResult::Allowed(RuleMatch::from_word(bank.word(at)));
         }
         summary &= summary - 1;
     }
@@ -391,13 +368,6 @@ const fn lowest_bit(value: u64) -> u32 {
     below = (below + (below >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
     (below.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
 }
-
-/// A link's number as a row has it.
-pub const fn link_row(link: LinkId, slot: u16) -> u64 {
-    (slot as u64) << 32 | link.get() as u64
-}
-
-const _: () = assert!(POLICY_HEADER_BYTES == 16 + 8 * 6);
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree as _};
 
 use super::*;
 use crate::{
-    abi::image::{BANK_BYTES, POLICY_BANK, TOMBSTONE},
+    abi::image::{BANK_BYTES, LinkRow, POLICY_BANK, PolicyRef, TOMBSTONE},
     host::HostTables,
 };
 
@@ -16,8 +16,15 @@ fn image(banks: usize) -> Vec<AtomicU64> {
         .collect()
 }
 
-fn set(image: &[AtomicU64], bank: u32, offset: u32, value: u64) {
-    image[bank as usize * BANK_WORDS + offset as usize / 8].store(value, Relaxed);
+fn set(image: &[AtomicU64], bank: u32, offset: u32, words: &[u64]) {
+    let image = &image[bank as usize * BANK_WORDS + offset as usize / 8..];
+    for (there, word) in image.iter().zip(words) {
+        there.store(*word, Relaxed);
+    }
+}
+
+fn set_generation(image: &[AtomicU64], generation: u64) {
+    set(image, CONTROL_BANK, ImageWord::Generation.offset(), &[generation]);
 }
 
 /// Numbers where comparisons go wrong: the ends, the middle, powers of two and their neighbours, anything.
@@ -63,9 +70,9 @@ proptest! {
         let (depth, entries) = padded(&starts);
         let image = image(1);
         let axis = 8 * offset;
-        for (at, (start, row)) in entries.into_iter().enumerate() {
-            set(&image, 0, axis + 8 * at as u32, u64::from(start) << 32 | row as u64);
-        }
+        let entry = |(key, row)| AxisEntry { key, row: row as u32 }.to_word();
+        let entries: Vec<u64> = entries.into_iter().map(entry).collect();
+        set(&image, 0, axis, &entries);
         let tables = HostTables::new(&image, 0);
         let bank = tables.bank(0).unwrap();
         for key in keys.into_iter().chain(starts.iter().copied()).chain([u32::MAX]) {
@@ -88,15 +95,14 @@ proptest! {
         let rows = axis + (16 << depth);
         for (at, ((hi, lo), row)) in entries.into_iter().enumerate() {
             let at = at as u32;
-            set(&image, 0, axis + 16 * at, hi);
-            set(&image, 0, axis + 16 * at + 8, lo);
-            set(&image, 0, rows + 8 * at, row as u64);
+            set(&image, 0, axis + 16 * at, &[hi, lo]);
+            set(&image, 0, rows + 8 * at, &[row as u64]);
         }
         let tables = HostTables::new(&image, 0);
         let bank = tables.bank(0).unwrap();
         for key in keys.into_iter().chain(starts.iter().copied()).chain([(u64::MAX, u64::MAX)]) {
             let expected = starts.partition_point(|start| *start <= key) - 1;
-            let found = Peer6([key.0, key.1]).find(bank, axis, depth);
+            let found = Peer6(Address::new(key.0, key.1)).find(bank, axis, depth);
             prop_assert_eq!(found as usize, expected, "{:x?} in {:x?}", key, starts);
         }
     }
@@ -119,13 +125,12 @@ fn padded<T: Copy>(starts: &[T]) -> (u32, Vec<(T, usize)>) {
 }
 
 /// Puts a word where the search for `key` looks as its number `step`.
-fn put_word(image: &[AtomicU64], base: u32, words: u32, probe: Probe, step: u32, value: u64) {
-    let at = probe.first.wrapping_add(step.wrapping_mul(probe.stride)) & (words - 1);
-    set(image, CONTROL_BANK, base + 8 * at, value);
+fn put_word(image: &[AtomicU64], table: Region, probe: Probe, step: u32, value: u64) {
+    set(image, CONTROL_BANK, table.at(probe.position(step)), &[value]);
 }
 
 fn word(tag: u32, index: u32) -> u64 {
-    u64::from(tag) << 32 | u64::from(index)
+    IndexWord { tag, index }.to_word()
 }
 
 /// Where a link's word lies on its search path, what lies before it, and whether it is found.
@@ -133,7 +138,7 @@ fn word(tag: u32, index: u32) -> u64 {
 fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
     const LINK: u32 = 0x0080_0065;
     const SLOT: u16 = 5;
-    let own = probe(0, LINK.into());
+    let own = probe([0, LINK.into()]);
     let others = word(own.tag ^ 2, 7);
     for (name, step, before, row_link, present, found) in [
         ("at once", 0, EMPTY, LINK, slot::PRESENT, true),
@@ -155,21 +160,23 @@ fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
     ] {
         for generation in [1, 2] {
             let image = image(3);
-            set(&image, CONTROL_BANK, CONTROL_GENERATION, generation);
+            set_generation(&image, generation);
             for step in 0..step {
-                put_word(&image, LINKS, LINK_WORDS, own, step, before);
+                put_word(&image, LINKS, own, step, before);
             }
-            put_word(&image, LINKS, LINK_WORDS, own, step, word(own.tag, 42));
-            let rows = ROWS_BANK + (generation & 1) as u32;
-            set(&image, rows, LINK_ROW + 8 * 42, word(SLOT.into(), row_link));
-            set(&image, rows, LINK_ROW + 8 * 7, word(9, 1));
-            let row = SLOT_ROW + SLOT_ROW_BYTES * u32::from(SLOT);
-            for (at, value) in [word(2, 1), word(4, 3), word(77, present), word(6, 5)]
-                .into_iter()
-                .enumerate()
-            {
-                set(&image, rows, row + 8 * at as u32, value);
+            put_word(&image, LINKS, own, step, word(own.tag, 42));
+            let rows = rows_bank(generation as u32);
+            for (index, link, slot) in [(42, row_link, SLOT), (7, 1, 9)] {
+                let link = LinkId::from_number(link);
+                set(&image, rows, LINK_ROWS.at(index), &[LinkRow { link, slot }.to_word()]);
             }
+            let row = SlotRow {
+                roots: [PolicyRoots::from_word(1 << 32 | 2), PolicyRoots::from_word(3 << 32 | 4)],
+                flags: present,
+                group_set: 77,
+                conn_cap: 5,
+            };
+            set(&image, rows, SLOT_ROWS.at(SLOT.into()), &row.to_words());
             let tables = HostTables::new(&image, 0);
             let control = Control::read(&tables).unwrap();
             let mut eni = EniRow::default();
@@ -177,7 +184,7 @@ fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
             let expected = EniRow {
                 slot: SLOT,
                 flags: present,
-                roots: [word(2, 1), word(4, 3)],
+                roots: row.roots,
                 conn_cap: 5,
             };
             let expected = if found {
@@ -192,27 +199,28 @@ fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
 
 #[test]
 fn a_row_of_the_other_generation_is_not_seen() {
-    let address = [1, 2];
-    let own = probe(1, 2);
+    let address = Address::new(1, 2);
+    let own = probe(address.halves());
     let image = image(3);
-    put_word(&image, MEMBERS, MEMBER_WORDS, own, 0, word(own.tag, 3));
-    let row = ADDRESS_ROW + 3 * ADDRESS_ROW_BYTES;
-    for (offset, value) in [(0, 1), (8, 2), (16, word(9, address::PRESENT << 16 | 4))] {
-        set(&image, ROWS_BANK + 1, row + offset, value);
-    }
+    put_word(&image, MEMBERS, own, 0, word(own.tag, 3));
     let known = AddressRow {
         slot: 4,
         flags: address::PRESENT,
         group_set: 9,
     };
+    set(&image, rows_bank(1), ADDRESS_ROWS.at(3), &known.to_words(address));
     for (generation, expected) in [(1, known), (2, AddressRow::default()), (3, known)] {
-        set(&image, CONTROL_BANK, CONTROL_GENERATION, generation);
+        set_generation(&image, generation);
         let tables = HostTables::new(&image, 0);
         let rows = Rows::read(&tables, Control::read(&tables).unwrap()).unwrap();
         assert_eq!(rows.address(address), expected, "generation {generation}");
-        assert_eq!(rows.address([1, 3]), AddressRow::default(), "another address");
+        assert_eq!(
+            rows.address(Address::new(1, 3)),
+            AddressRow::default(),
+            "another address"
+        );
     }
-    set(&image, CONTROL_BANK, CONTROL_GENERATION, 0);
+    set_generation(&image, 0);
     let tables = HostTables::new(&image, 0);
     assert!(Rows::read(&tables, Control::read(&tables).unwrap()).is_none());
 }
@@ -227,7 +235,10 @@ fn an_image_without_banks_has_nothing() {
         peer: Peer4(1),
         group_set: 0,
     };
-    assert_eq!(classify(&tables, 1 << 15, query), PolicyResult::NoPolicy);
+    assert_eq!(
+        classify(&tables, PolicyRoots::from_word(1 << 15), query),
+        PolicyResult::NoPolicy
+    );
 }
 
 /// A damaged image gives wrong answers, and nothing worse.
@@ -239,34 +250,24 @@ fn damage_is_read_without_panic() {
     for _ in 0..4 {
         for (at, word) in image.iter().enumerate() {
             // A strategy for each word would take minutes.
-            let mixed = probe(at as u64, word.load(Relaxed));
+            let mixed = probe([at as u64, word.load(Relaxed)]);
             word.store(u64::from(mixed.first) << 32 | u64::from(mixed.tag), Relaxed);
         }
         let tables = HostTables::new(&image, 0);
         for _ in 0..5000 {
             let mut value = || noise.new_tree(&mut runner).unwrap().current();
             let root = PolicyRef(POLICY_BANK << 15 | value() as u32 & 0xffff);
-            let header = [
-                value() << 32 | u64::from(POLICY_MAGIC),
-                value(),
-                value(),
-                value(),
-                value(),
-                value(),
-                value(),
-                value(),
-            ];
-            for (at, word) in header.into_iter().enumerate() {
-                set(&image, root.bank().min(4), root.offset() + 8 * at as u32, word);
-            }
+            let mut header = [(); PolicyHeader::WORDS].map(|()| value());
+            header[0] = header[0] << 32 | u64::from(PolicyHeader::MAGIC);
+            set(&image, root.bank().min(4), root.offset(), &header);
             let (port, group_set) = (value() as u32, value() as u32);
-            let peer = [value(), value()];
+            let peer = Address::new(value(), value());
             for axis in 0..4 {
-                let roots = u64::from(root.0) << 32 | u64::from(root.0);
+                let roots = PolicyRoots { v4: root, v6: root };
                 let narrow = PolicyQuery {
                     axis,
                     port,
-                    peer: Peer4(peer[1] as u32),
+                    peer: Peer4(peer.v4()),
                     group_set,
                 };
                 let wide = PolicyQuery {
@@ -277,7 +278,7 @@ fn damage_is_read_without_panic() {
                 };
                 let _ = (classify(&tables, roots, narrow), classify(&tables, roots, wide));
             }
-            set(&image, CONTROL_BANK, CONTROL_GENERATION, value() | 1);
+            set_generation(&image, value() | 1);
             let rows = Rows::read(&tables, Control::read(&tables).unwrap()).unwrap();
             let _ = (rows.address(peer), rows.eni_of(port, &mut EniRow::default()));
         }

@@ -5,9 +5,9 @@ use core::{cell::Cell, ops::Deref};
 use crate::{
     abi::{
         Conn, Denial, Direction, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
-        tables::Word,
+        image::AddressRow, tables::Word,
     },
-    policy::{AddressRow, Image},
+    policy::Image,
 };
 
 /// How an insert went.

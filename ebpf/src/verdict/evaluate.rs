@@ -8,15 +8,15 @@ use super::{
 };
 use crate::{
     abi::{
-        Direction, DropReason, PassReason,
-        image::{Class, address, rule, slot},
+        Address, Direction, DropReason, PassReason,
+        image::{Class, RuleMatch, address, rule, slot},
         tables::{RULE_EXEMPT, state},
     },
     conntrack::{ICMP, ICMPV6, TCP, UDP},
     family::Family,
-    flow::{BROADCAST, Flow, is_dhcp, is_link_scope, same},
-    packet::{self, IcmpKind, Kind, Packet, is_group, link_local, request_of},
-    policy::{Image, PeerKey as _, PolicyQuery, PolicyResult, Rows, RuleMatch, classify},
+    flow::{Flow, is_dhcp},
+    packet::{IcmpKind, Kind, Packet, is_group, request_of, same},
+    policy::{Image, PeerKey as _, PolicyQuery, PolicyResult, Rows, classify},
     tables::Tables,
 };
 
@@ -58,10 +58,10 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             Direction::Ingress => Says::Meant,
         };
         self.work.presumed = false;
-        let own_on_link = F::Peer::V6 && link_local(flow.local) && self.owns(flow.local, says);
+        let own_on_link = F::Peer::V6 && flow.local.is_link_local() && self.owns(flow.local, says);
         let own_on_link = self.tables.opaque(own_on_link as u32) != 0;
         // Link-local addresses mean nothing beyond their link.
-        let stays = own_on_link && (matches!(D::DIRECTION, Direction::Ingress) || is_link_scope(flow.remote));
+        let stays = own_on_link && (matches!(D::DIRECTION, Direction::Ingress) || flow.remote.is_link_scope());
         let own = self.tables.opaque((owner == eni.slot as u32 || stays) as u32) != 0;
         let local = self.tables.opaque((remote.slot != 0) as u32) as u16 * state::LOCAL;
         let exempt = Admission {
@@ -78,7 +78,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             }
             // To a task that has no address yet it goes by broadcast (RFC 2131, 4.1), or to a link-local one.
             Direction::Ingress => {
-                evaluation.0 & Evaluation::ANSWERS_DHCP != 0 && (own || same(packet.destination, BROADCAST))
+                evaluation.0 & Evaluation::ANSWERS_DHCP != 0 && (own || packet.destination.is(Address::BROADCAST))
             }
         };
         if is_dhcp {
@@ -171,14 +171,14 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     #[inline(always)]
     fn is_to_another(&self) -> u64 {
         let (mac, to) = (self.control.mac_of(self.work.eni.slot), self.work.destination);
-        1 ^ (packet::same(mac, 0) | packet::same(to, 0) | packet::same(to, mac))
+        1 ^ (same(mac, 0) | same(to, 0) | same(to, mac))
     }
 }
 
 /// Whether a task that has no address yet may ask for one. In IPv6 it has a link-local one by then.
 #[inline(always)]
 fn may_ask_for_address(packet: &Packet) -> bool {
-    !matches!(packet.kind, Kind::V6) && packet.source[1] as u32 == 0
+    !matches!(packet.kind, Kind::V6) && packet.source.v4() == 0
 }
 
 /// The port axis and the key on it. `reply`: the packet goes against the direction that is judged.

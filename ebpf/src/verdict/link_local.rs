@@ -10,11 +10,12 @@
 use super::{Hook, PacketContext};
 use crate::{
     abi::{
+        Address,
         image::{Timeout, slot},
         tables::{LinkLocal, LinkLocalKey},
     },
     conntrack::idle,
-    packet::{Neighbour, link_local},
+    packet::Neighbour,
     tables::{Inserted, Tables},
 };
 
@@ -44,13 +45,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     ///
     /// A task that is not source-checked speaks for whom it likes, but for another task of this host.
     #[inline(always)]
-    pub(super) fn owns(&mut self, address: [u64; 2], says: Says) -> bool {
+    pub(super) fn owns(&mut self, address: Address, says: Says) -> bool {
         let slot = self.work.eni.slot;
-        let [network, interface] = address;
+        let [network, interface] = address.halves();
         let mac = self.control.mac_of(slot);
         let is_of_mac = mac != 0 && interface == modified_eui64(mac);
-        if network != NETWORK || is_of_mac {
-            return network == NETWORK;
+        if network != Address::LINK_LOCAL_NETWORK || is_of_mac {
+            return network == Address::LINK_LOCAL_NETWORK;
         }
         let (link, now) = (self.packet.link, self.now);
         let epoch = self.control.epoch(slot);
@@ -142,13 +143,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     pub(super) fn may_name(&mut self, is_unnamed: bool, checked: bool) -> bool {
         let packet = self.packet;
         let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
-        let about_target = is_unnamed || is_answer && (!checked || !link_local(packet.source));
+        let about_target = is_unnamed || is_answer && (!checked || !packet.source.is_link_local());
         let named = if self.tables.opaque(about_target as u32) != 0 {
             packet.target
         } else {
             packet.source
         };
-        if !link_local(named) {
+        if !named.is_link_local() {
             return true;
         }
         let says = if is_unnamed { Says::Probed } else { Says::Used };
@@ -160,9 +161,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     pub(super) fn hears_own(&mut self) -> bool {
         let packet = self.packet;
         let tells = match packet.neighbour {
-            Neighbour::Advertisement => link_local(packet.target),
+            Neighbour::Advertisement => packet.target.is_link_local(),
             // Duplicate address detection.
-            Neighbour::Solicitation => packet.source[0] | packet.source[1] == 0,
+            Neighbour::Solicitation => packet.source.is(Address::default()),
             _ => false,
         };
         let named = if self.tables.opaque(tells as u32) != 0 {
@@ -170,12 +171,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         } else {
             packet.source
         };
-        link_local(named) && self.owns(named, Says::Heard)
+        named.is_link_local() && self.owns(named, Says::Heard)
     }
 }
-
-/// `fe80::/64`: the rest of `fe80::/10` has no addresses (RFC 4291, 2.5.6).
-const NETWORK: u64 = 0xfe80 << 48;
 
 /// The interface identifier that follows from a hardware address (RFC 4291, appendix A).
 #[inline(always)]

@@ -4,12 +4,11 @@
 use super::{Hook, PacketContext};
 use crate::{
     abi::{
-        Direction, DropReason, LinkId, PassReason,
+        Address, Direction, DropReason, LinkId, PassReason,
         image::slot,
         tables::NeighbourKind::{self, Heard, Probed},
     },
-    flow::{is_link_scope, of_link_group, same},
-    packet::{Kind, Neighbour, is_group, link_local},
+    packet::{Kind, Neighbour, is_group},
     policy::{Image, Rows},
     tables::Tables,
 };
@@ -40,10 +39,10 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             _ if matches!(D::DIRECTION, Direction::Ingress) => true,
             // It goes to those who listen, or to the group that it names (RFC 2710, 4), and has no room for more than groups.
             Neighbour::ListenerReport => {
-                let to_group = is_group(true, packet.destination) == 1 && same(packet.destination, packet.target);
-                (of_link_group(packet.destination) || to_group) && !packet.roomy
+                let to_group = is_group(true, packet.destination) == 1 && packet.destination.is(packet.target);
+                (packet.destination.is_link_group() || to_group) && !packet.roomy
             }
-            _ if is_link_scope(packet.destination) || self.speaks_as_router() => true,
+            _ if packet.destination.is_link_scope() || self.speaks_as_router() => true,
             Neighbour::Solicitation | Neighbour::Advertisement => self.knows(packet.destination, Heard),
             _ => false,
         }
@@ -78,7 +77,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
         // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet, nor need others one who
         // ask for a router or say what they listen to.
-        let is_unnamed = self.tables.opaque(is_unspecified(packet.source) as u32) != 0;
+        let is_unnamed = self.tables.opaque(packet.source.is_unspecified() as u32) != 0;
         let claimed = if self.tables.opaque((is_unnamed || is_answer) as u32) != 0 {
             packet.target
         } else {
@@ -87,8 +86,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         // Before anything is told apart: the verifier walks every probe of it, once for each state it comes in.
         let owner = self.tables.opaque(rows.address(claimed).slot as u32) as u16;
         // An answer comes from the address that it is about, or from one that is good for the link alone.
-        let of_one_kind = link_local(packet.source) == link_local(packet.target) || !link_local(packet.source);
-        let from_elsewhere = is_answer && checked && !same(packet.source, packet.target) && of_one_kind;
+        let of_one_kind =
+            packet.source.is_link_local() == packet.target.is_link_local() || !packet.source.is_link_local();
+        let from_elsewhere = is_answer && checked && !packet.source.is(packet.target) && of_one_kind;
         let refused = self.speaks_as_router() || from_elsewhere;
         if self.tables.opaque(refused as u32) != 0 {
             return Err(DropReason::SpoofedSource);
@@ -105,7 +105,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return Ok(());
         }
         // Who forwards for others may answer for them, but for no other task of this host.
-        let may_claim = owner == eni.slot || link_local(claimed) || !checked && owner == 0;
+        let may_claim = owner == eni.slot || claimed.is_link_local() || !checked && owner == 0;
         if may_claim && self.is_hardware_own(checked) && self.may_name(is_unnamed, checked) {
             Ok(())
         } else {
@@ -132,17 +132,24 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     fn may_hear(&mut self, rows: &Rows<<T as Image>::Bank>) -> Result<(), DropReason> {
         let packet = self.packet;
         let hears_own = self.hears_own();
-        let hears_own = self.tables.opaque((hears_own && !is_unspecified(packet.source)) as u32) != 0;
+        let hears_own = self
+            .tables
+            .opaque((hears_own && !packet.source.is_unspecified()) as u32)
+            != 0;
         let eni = &self.work.eni;
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let (claimed, meant, to_all) = match packet.neighbour {
-            Neighbour::Arp => (packet.source, packet.target, same(packet.source, packet.target)),
+            Neighbour::Arp => (packet.source, packet.target, packet.source.is(packet.target)),
             Neighbour::Solicitation => (packet.source, packet.target, false),
-            Neighbour::Advertisement => (packet.target, packet.destination, all_nodes(packet.destination)),
+            Neighbour::Advertisement => (
+                packet.target,
+                packet.destination,
+                packet.destination.is(Address::ALL_NODES),
+            ),
             // Routers speak from link-local addresses (RFC 4861, 4.2 and 4.5), queriers and listeners too (RFC 3810,
             // 5.1.14 and 5.2.13); the host's end of a veth pair is a listener as well.
             Neighbour::Router | Neighbour::ListenerQuery | Neighbour::ListenerReport => {
-                return if !checked || link_local(packet.source) {
+                return if !checked || packet.source.is_link_local() {
                     Ok(())
                 } else {
                     Err(DropReason::NotForTask)
@@ -160,7 +167,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 Err(DropReason::SpoofedSource)
             };
         }
-        if !checked || to_all || link_local(meant) || rows.address(meant).slot == eni.slot {
+        if !checked || to_all || meant.is_link_local() || rows.address(meant).slot == eni.slot {
             Ok(())
         } else {
             Err(DropReason::NotForTask)
@@ -183,13 +190,15 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         };
         let epoch = self.control.epoch(slot);
         match D::DIRECTION {
-            Direction::Egress if is_unspecified(packet.source) => cache.keep(packet.target, Probed, packet.link, epoch),
+            Direction::Egress if packet.source.is_unspecified() => {
+                cache.keep(packet.target, Probed, packet.link, epoch);
+            }
             Direction::Egress if cache.has(packet.source, Probed, packet.link, epoch) => cache.forget(packet.source),
             // ARP goes no further than its link, and nothing goes further to a link-local address.
             Direction::Ingress
                 if !matches!(packet.kind, Kind::Arp)
-                    && !is_unspecified(packet.source)
-                    && !link_local(packet.source) =>
+                    && !packet.source.is_unspecified()
+                    && !packet.source.is_link_local() =>
             {
                 cache.keep(packet.source, Heard, packet.link, epoch);
             }
@@ -198,22 +207,10 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     }
 
     #[inline(always)]
-    fn knows(&self, address: [u64; 2], kind: NeighbourKind) -> bool {
+    fn knows(&self, address: Address, kind: NeighbourKind) -> bool {
         let slot = self.work.eni.slot;
         self.tables
             .neighbours(slot)
             .is_some_and(|cache| cache.has(address, kind, self.packet.link, self.control.epoch(slot)))
     }
-}
-
-/// `::`, or 0.0.0.0 mapped.
-#[inline(always)]
-const fn is_unspecified(address: [u64; 2]) -> bool {
-    address[0] == 0 && (address[1] == 0 || address[1] == 0xffff_0000_0000)
-}
-
-/// `ff02::1`.
-#[inline(always)]
-const fn all_nodes(address: [u64; 2]) -> bool {
-    address[0] == 0xff02 << 48 && address[1] == 1
 }

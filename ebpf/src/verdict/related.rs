@@ -7,7 +7,7 @@ use super::{Hook, PacketContext, status::CtStatus};
 use crate::{
     abi::image::control,
     family::Family,
-    flow::{Flow, same},
+    flow::Flow,
     packet::{Kind, Packet},
     policy::PeerKey as _,
     tables::{Flows, Tables},
@@ -26,7 +26,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
         // The quoted packet went the other way, and the error goes to whoever sent it. Who says so, an end or a router on the
         // way, before the task or in it, is for the source-address check to judge.
-        if !same(packet.destination, quoted.source) {
+        if !packet.destination.is(quoted.source) {
             return 0;
         }
         let flow = Flow::tracked(quoted, D::DIRECTION.opposite());

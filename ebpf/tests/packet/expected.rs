@@ -1,8 +1,8 @@
 //! What the parser is expected to make of a frame.
 
 use taskgate_ebpf::{
-    abi::DropReason,
-    packet::{Kind, Packet, Unparsed, mapped},
+    abi::{Address, DropReason},
+    packet::{Kind, Packet, Unparsed},
 };
 
 use crate::frames::*;
@@ -22,8 +22,8 @@ pub(crate) fn nothing() -> Packet {
 
 pub(crate) fn v4(protocol: u8, bytes: u32) -> Packet {
     Packet {
-        source: mapped(u32::from_be_bytes(SOURCE4)),
-        destination: mapped(u32::from_be_bytes(DESTINATION4)),
+        source: Address::from_v4_octets(SOURCE4),
+        destination: Address::from_v4_octets(DESTINATION4),
         bytes,
         protocol,
         kind: Kind::V4,
@@ -33,8 +33,8 @@ pub(crate) fn v4(protocol: u8, bytes: u32) -> Packet {
 
 pub(crate) fn v6(protocol: u8, bytes: u32) -> Packet {
     Packet {
-        source: [0x2001_0db8_0001_0000, 7],
-        destination: [0x2001_0db8_0002_0000, 9],
+        source: Address::from_octets(SOURCE6),
+        destination: Address::from_octets(DESTINATION6),
         bytes,
         protocol,
         kind: Kind::V6,

@@ -5,7 +5,7 @@ use etherparse::{
     TcpHeader,
 };
 use taskgate_ebpf::{
-    abi::LinkId,
+    abi::{Address, LinkId},
     host::HostFrame,
     packet::{Packet, Unparsed, parse},
 };
@@ -27,7 +27,7 @@ pub(crate) fn parsed_as(frame: &HostFrame<'_>) -> (Result<(), Unparsed>, Packet)
         bytes: 0xdead_beef,
         tcp_flags: 0xff,
         later_fragment: true,
-        source: [1; 2],
+        source: Address::new(1, 1),
         ..Packet::default()
     };
     (parse(frame, &mut packet), packet)

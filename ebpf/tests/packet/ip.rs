@@ -2,6 +2,7 @@
 
 use etherparse::{EtherType, IpFragOffset};
 use taskgate_ebpf::{
+    abi::Address,
     host::HostFrame,
     packet::{PULL_BYTES, Packet},
 };
@@ -196,7 +197,7 @@ fn ipv6_headers() {
             mapped_source,
             MALFORMED,
             Packet {
-                source: [0, 0xffff_0000_0007],
+                source: Address::new(0, 0xffff_0000_0007),
                 ..v6(6, 64)
             },
         ),

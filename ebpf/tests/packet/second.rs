@@ -1,15 +1,15 @@
 //! What `etherparse` makes of a frame, against what our parser made of it. The fuzzer's checks include this file too.
 
-use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
-use taskgate_ebpf::packet::{Kind, Packet, mapped};
+use std::net::IpAddr;
 
-fn halves(address: [u8; 16]) -> [u64; 2] {
-    let value = u128::from_be_bytes(address);
-    [(value >> 64) as u64, value as u64]
-}
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use taskgate_ebpf::{
+    abi::Address,
+    packet::{Kind, Packet},
+};
 
 /// Addresses, and what `etherparse` finds behind the extension headers: protocol, ports and flags.
-type Other = (Kind, [u64; 2], [u64; 2], Option<(u8, u16, u16, u8)>);
+type Other = (Kind, Address, Address, Option<(u8, u16, u16, u8)>);
 
 /// What `etherparse` makes of a frame that it can read.
 fn other_reading(bytes: &[u8]) -> Option<Other> {
@@ -18,14 +18,15 @@ fn other_reading(bytes: &[u8]) -> Option<Other> {
         return None;
     }
     let (kind, source, destination) = match sliced.net? {
-        LaxNetSlice::Ipv4(ip) => {
-            let map = |address: [u8; 4]| mapped(u32::from_be_bytes(address));
-            (Kind::V4, map(ip.header().source()), map(ip.header().destination()))
-        }
+        LaxNetSlice::Ipv4(ip) => (
+            Kind::V4,
+            IpAddr::from(ip.header().source()).into(),
+            IpAddr::from(ip.header().destination()).into(),
+        ),
         LaxNetSlice::Ipv6(ip) => (
             Kind::V6,
-            halves(ip.header().source()),
-            halves(ip.header().destination()),
+            IpAddr::from(ip.header().source()).into(),
+            IpAddr::from(ip.header().destination()).into(),
         ),
         LaxNetSlice::Arp(_) => return None,
     };

@@ -2,8 +2,9 @@
 
 use etherparse::EtherType;
 use taskgate_ebpf::{
+    abi::Address,
     host::HostFrame,
-    packet::{HARDWARE_UNREAD, IcmpKind, Kind, Neighbour, Packet, mapped},
+    packet::{HARDWARE_UNREAD, IcmpKind, Kind, Neighbour, Packet},
 };
 
 use crate::{expected::*, frames::*};
@@ -171,8 +172,8 @@ fn neighbour_discovery() {
         target,
         ..v6(58, bytes)
     };
-    let known = [0xfe80 << 48, 0x42];
-    let none = [0, 0];
+    let known = Address::from_octets(TARGET);
+    let none = Address::default();
     // What a router says is known as such whatever its hop limit is.
     let of_afar = |kind: u8| match kind {
         130 | 134 | 137 => Neighbour::RouterRole,
@@ -303,9 +304,9 @@ fn arp() {
         ethernet(EtherType::ARP, &bytes)
     };
     let found = Packet {
-        source: mapped(u32::from_be_bytes(SOURCE4)),
-        destination: mapped(u32::from_be_bytes(DESTINATION4)),
-        target: mapped(u32::from_be_bytes(DESTINATION4)),
+        source: Address::from_v4_octets(SOURCE4),
+        destination: Address::from_v4_octets(DESTINATION4),
+        target: Address::from_v4_octets(DESTINATION4),
         hardware: 0x0200_0000_0001,
         bytes: 28,
         kind: Kind::Arp,

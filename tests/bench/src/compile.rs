@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use taskgate_compiler::{CompileOptions, Compiled, GroupSetIds, ImageWriter, RuleIds, host_image};
+use taskgate_compiler::{CompileOptions, Compiled, GroupSetIds, ImageWriter, RuleIds};
 use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK};
 use taskgate_model::Model;
+use taskgate_tables::image::host_image;
 
 use super::{
     rules::{self, GATE, THOUSAND},

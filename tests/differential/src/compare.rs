@@ -1,39 +1,16 @@
 //! What the oracle keeps, against what the tables hold.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use taskgate_compiler::RuleIds;
 use taskgate_ebpf::abi::{
-    Direction, Key4, Key6,
+    Direction, LinkId,
     tables::{RULE_EXEMPT, denial_tail, state, window},
 };
 use taskgate_tables::{ConnState, FlowKey, UsageState, Used};
 
 use super::oracle::{Entry, Name, Oracle, What};
 use testkit::fixture::{State, outcome_name};
-
-fn key((local, remote): (IpAddr, IpAddr), ports: u32, tail: u32) -> FlowKey {
-    let halves = |address: IpAddr| match address {
-        IpAddr::V4(address) => [0, u64::from(u32::from(address))],
-        IpAddr::V6(address) => [(u128::from(address) >> 64) as u64, u128::from(address) as u64],
-    };
-    let v6 = local.is_ipv6();
-    let (local, remote) = (halves(local), halves(remote));
-    if v6 {
-        FlowKey::V6(Key6 {
-            local,
-            remote,
-            ports,
-            tail,
-        })
-    } else {
-        FlowKey::V4(Key4 {
-            addresses: local[1] << 32 | remote[1],
-            ports,
-            tail,
-        })
-    }
-}
 
 /// The key that the tables' documentation gives a name.
 fn conn_key(name: &Name) -> FlowKey {
@@ -44,7 +21,13 @@ fn conn_key(name: &Name) -> FlowKey {
         What::Message(direction, kind, code) => word(direction as u16, u16::from(kind) << 8 | u16::from(code)),
         What::Pair => 0,
     };
-    key(name.addresses, ports, name.link << 8 | u32::from(name.protocol))
+    let (local, remote) = name.addresses;
+    FlowKey::new(
+        local,
+        remote,
+        ports,
+        LinkId::from_number(name.link).with_protocol(name.protocol),
+    )
 }
 
 /// The flags of the last window that had a packet, and of the one before.
@@ -133,7 +116,7 @@ pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &State) -> Option<
         let (slot, direction, local, remote, protocol, ports, reason) = *denied;
         let ports = u32::from(ports.0) << 16 | u32::from(ports.1);
         let tail = denial_tail(slot, protocol, direction, reason);
-        let Some(found) = state.denials.get(&key((local, remote), ports, tail)) else {
+        let Some(found) = state.denials.get(&FlowKey::new(local, remote, ports, tail)) else {
             return Some(format!("no denial {denied:?} {denial:?}"));
         };
         let same = found.totals == denial.totals && found.last == denial.last;

@@ -191,7 +191,7 @@ impl<'a> Stand<'a> {
             dice,
         };
         for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
-            stand.scene.writer.set_timeout(timeout, ticks.into());
+            stand.scene.writer.control().set_timeout(timeout, ticks);
         }
         let first = stand.dice.of(&[0, 29_000_000, 65_534]);
         stand.set_window(first);
@@ -354,7 +354,7 @@ impl<'a> Stand<'a> {
     fn set_flags(&mut self) {
         let errors = [0, control::ICMP_PMTU, control::ICMP_PMTU | control::ICMP_ALL];
         self.world.flags = self.dice.of(&errors) | self.dice.of(&[0, 0, control::CUT]);
-        self.scene.writer.set_flags(self.world.flags);
+        self.scene.writer.control().set_flags(self.world.flags);
     }
 
     fn set_window(&mut self, window: u32) {
@@ -387,13 +387,13 @@ impl<'a> Stand<'a> {
             .collect();
         self.scene
             .apply(model.clone(), &|eni| by_id.get(eni.id.as_str()).copied().flatten())?;
-        self.scene.writer.set_flags(self.world.flags);
+        self.scene.writer.control().set_flags(self.world.flags);
         self.scene.writer.synchronize(&mut || {});
         self.world.model = model;
         self.world.gates = gates;
         self.world.shares = any_shares(self.dice.aside(), floor, self.world.room);
         for (table, share) in Shared::ALL.into_iter().zip(self.world.shares) {
-            self.scene.writer.set_share(table, share);
+            self.scene.writer.control().set_share(table, share);
         }
         self.world.generation = self.scene.writer.generation() as u32;
         // An ENI's first link; further ones come and go in `move_link`.
@@ -436,7 +436,7 @@ impl<'a> Stand<'a> {
                 Some(frames::TASK_MAC),
                 Some(frames::TASK_MAC),
             ]);
-            self.scene.writer.set_mac(slot, mac);
+            self.scene.writer.control().set_mac(slot, mac);
             self.world.macs.remove(&slot);
             self.world.macs.extend(mac.map(|mac| (slot, mac)));
             let bridge = self.dice.of(&[None, None, Some(BRIDGE)]);
@@ -445,7 +445,7 @@ impl<'a> Stand<'a> {
             self.world.segments.extend(bridge.map(|bridge| (slot, bridge)));
         }
         for slot in 0..=self.scene.highest {
-            self.world.epochs[usize::from(slot)] = self.scene.writer.epoch(slot) as u32;
+            self.world.epochs[usize::from(slot)] = self.scene.writer.control().epoch(slot);
         }
         let addresses = |eni: Option<&String>| -> Vec<IpAddr> {
             let eni = eni.and_then(|id| self.world.model.enis.iter().find(|eni| eni.id == *id));

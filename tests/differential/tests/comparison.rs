@@ -5,7 +5,7 @@ use std::{thread, time::Instant};
 
 use anyhow::{Context as _, Error, Result, ensure};
 use differential::{Difference, Episode, Tally};
-use taskgate_compiler::host_image;
+use taskgate_tables::image::host_image;
 use testkit::{fixture::Kernel, sandbox::sandbox};
 
 /// Packets in an episode.

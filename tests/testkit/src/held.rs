@@ -13,11 +13,10 @@ use taskgate_bpf::{
     sys::{Hash, Plain, Shared, tick_nanoseconds},
 };
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6,
-    image::{SLOT_SEGMENTS, SLOTS},
-    map,
-    outcome::OUTCOMES,
+    Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6, image::SLOTS, map, outcome::OUTCOMES,
 };
+
+use taskgate_tables::image::ImageControl;
 
 use crate::{daemon::Daemon, fixture::outcome_name, kernel::Objects, netns::until};
 
@@ -25,7 +24,7 @@ use crate::{daemon::Daemon, fixture::outcome_name, kernel::Objects, netns::until
 pub struct Held {
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     usage: Shared<AtomicU64>,
-    image: Shared<AtomicU64>,
+    image: ImageControl<Shared<AtomicU64>>,
     v4: MappedTable<Key4, Conn>,
     v6: MappedTable<Key6, Conn>,
     fragments_v4: Hash<Key4, Fragment>,
@@ -73,7 +72,7 @@ impl Held {
         Ok(Self {
             counters: PerCpuArray::try_from(Map::PerCpuArray(map(map::COUNTERS)?))?,
             usage: Shared::new(&map(map::USAGE)?)?,
-            image: Shared::new(&map(map::IMAGE)?)?,
+            image: ImageControl::new(Shared::new(&map(map::IMAGE)?)?),
             v4: MappedTable::open(map::CONNS_V4, |name| anyhow::Ok(Shared::new(&map(name)?)?))?,
             v6: MappedTable::open(map::CONNS_V6, |name| anyhow::Ok(Shared::new(&map(name)?)?))?,
             fragments_v4: Hash::new(map(map::FRAGMENTS_V4)?)?,
@@ -113,16 +112,8 @@ impl Held {
     }
 
     /// The bridges that tasks' links are ports of, for the tasks that have one.
-    pub fn segments(&self) -> Vec<u64> {
-        let words = self
-            .image
-            .iter()
-            .skip((SLOT_SEGMENTS / 8) as usize)
-            .take(SLOTS as usize);
-        words
-            .map(|word| word.load(Relaxed))
-            .filter(|bridge| *bridge != 0)
-            .collect()
+    pub fn segments(&self) -> Vec<u32> {
+        self.image.segments().collect()
     }
 
     /// What is used of the tables, and what was lost.

@@ -21,11 +21,14 @@ use taskgate_bpf::{
 };
 use taskgate_ebpf::abi::{
     Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6,
-    image::{BANK_BYTES, CONTROL_GENERATION, CONTROL_WINDOW, EPOCHS, POLICY_BANK, TIMEOUTS, Timeout},
+    image::{BANK_BYTES, CONTROL_BANK, EPOCHS, ImageWord, POLICY_BANK, TIMEOUTS, Timeout},
     program,
     tables::{Admitted, Flags, Seen, Totals, Word, denial_tail, state},
 };
-use taskgate_tables::{ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState};
+use taskgate_tables::{
+    ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState,
+    image::{ImageControl, ImageView},
+};
 use testkit::{kernel::tells_verified, sandbox::sandbox};
 
 use crate::SMALL;
@@ -196,7 +199,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()> {
     let object = Object::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
-    object.image()?[CONTROL_GENERATION as usize / 8].store(0x1_0005, Relaxed);
+    ImageControl::new(object.image()?).set_generation(0x1_0005);
     for (number, generation) in [(1, 0x0005), (2, 0xfff0), (3, 0x8006), (4, 0x8004), (5, 0x0006)] {
         let admitted = Admitted {
             epoch: 9,
@@ -231,7 +234,8 @@ fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()>
 fn a_connection_of_another_epoch_is_read_as_outdated() -> Result<()> {
     let object = Object::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
-    object.image()?[EPOCHS as usize / 8 + 7].store(u64::from(Admitted::EPOCHS) + 9, Relaxed);
+    let words = object.image()?;
+    ImageView(&words).publish(CONTROL_BANK, EPOCHS.at(7), u64::from(Admitted::EPOCHS) + 9);
     for (number, slot, epoch) in [(1, 7, 9), (2, 7, 8), (3, 6, 0), (4, 6, 9)] {
         let admitted = Admitted {
             epoch,
@@ -297,7 +301,8 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     let image = Object::load(&SMALL)?;
     let mut tables = KernelTables::new(&image)?;
     tables.set_window(0x0102_0304)?;
-    ensure!(image.image()?[CONTROL_WINDOW as usize / 8].load(Relaxed) == 0x0102_0304);
+    let words = image.image()?;
+    ensure!(ImageView(&words).get(CONTROL_BANK, ImageWord::Window.offset()) == 0x0102_0304);
     Ok(())
 }
 

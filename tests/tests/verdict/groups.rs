@@ -142,7 +142,7 @@ fn a_frame_for_another_is_dropped_and_counted_and_not_recorded() -> Result<()> {
             model.enis[0].source_dest_check = checks;
             stage.set(model)?;
             let slot = stage.scene.slot("task")?;
-            stage.scene.writer.set_mac(slot, mac);
+            stage.scene.writer.control().set_mac(slot, mac);
             assert_eq!(stage.ingress(&frame)?, passes, "{what}, {}", stage.name);
             let lines = stage.lines()?;
             let count = String::from("count task ingress not-for-task 1");

@@ -456,7 +456,7 @@ fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
                 stage.set(with_rules(&[], &[]))?;
                 stage.scene.bind(link.get(), "task")?;
                 let slot = stage.scene.slot("task")?;
-                stage.scene.writer.set_mac(slot, mac);
+                stage.scene.writer.control().set_mac(slot, mac);
                 let sent = Sent {
                     frame: &frame,
                     link: link.get(),

@@ -123,10 +123,11 @@ impl Daemon {
         }
         {
             let writer = self.image.writer();
+            let control = writer.control();
             for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
-                writer.set_timeout(timeout, u64::from(ticks));
+                control.set_timeout(timeout, ticks);
             }
-            writer.set_flags(control_flags(&model.settings));
+            control.set_flags(control_flags(&model.settings));
         }
         for (key, total, room) in [
             ("connections", model.settings.connections.total, self.options.conns),

@@ -10,8 +10,9 @@ use std::{
 };
 
 use taskgate_bpf::sys::{self, Shared};
-use taskgate_compiler::{CompileError, ImageControl, ImageWriter};
+use taskgate_compiler::{CompileError, ImageWriter};
 use taskgate_ebpf::abi::LinkId;
+use taskgate_tables::image::ImageControl;
 use tracing::warn;
 
 /// The image, mapped.

@@ -7,10 +7,9 @@ use std::{
 };
 
 use taskgate_bpf::load::LoadOptions;
-use taskgate_compiler::ImageControl;
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 use taskgate_model::{Eni, Settings};
-use taskgate_tables::{FlowTables, UsageState};
+use taskgate_tables::{FlowTables, UsageState, image::ImageControl};
 use tracing::{info, warn};
 
 use super::{
@@ -84,7 +83,7 @@ impl Shares {
     ) -> io::Result<Pressure> {
         let present: HashMap<u16, &str> = sharers
             .iter()
-            .filter(|sharer| all || image.is_carried(sharer.slot))
+            .filter(|sharer| all || image.link(sharer.slot).is_some())
             .map(|sharer| (sharer.slot, sharer.name))
             .collect();
         let tasks = u32::try_from(present.len()).unwrap_or(u32::MAX);

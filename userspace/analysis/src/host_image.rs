@@ -3,10 +3,11 @@
 use std::sync::atomic::AtomicU64;
 
 use taskgate_compiler::{
-    CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds, host_image, policy_banks,
+    CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds, policy_banks,
 };
 use taskgate_ebpf::abi::image::{NO_CAP, POLICY_BANK, Share, Shared};
 use taskgate_model::{Eni, Exempt, Model};
+use taskgate_tables::image::host_image;
 
 /// Entries in each table for one ENI: an answer takes one packet through each gate.
 const ROOM: u32 = 16;
@@ -45,7 +46,7 @@ impl HostImage {
         let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
         let mut writer = ImageWriter::new(host_image(POLICY_BANK + policy_banks(policy_bytes)))?;
         for table in Shared::ALL {
-            writer.set_share(table, Share { floor: ROOM, pool: 0 });
+            writer.control().set_share(table, Share { floor: ROOM, pool: 0 });
         }
         // Nobody reads the image yet.
         writer.prepare(&compiled, &mut || {})?.commit();

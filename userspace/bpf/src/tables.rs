@@ -11,7 +11,7 @@ use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_ebpf::{
     abi::{
         Charge, Charges, Conn, Denial, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6,
-        image::{CONTROL_GENERATION, CONTROL_WINDOW, EPOCHS, TIMEOUTS, Timeout},
+        image::{TIMEOUTS, Timeout},
         map,
         outcome::OUTCOMES,
         program,
@@ -19,7 +19,9 @@ use taskgate_ebpf::{
     },
     conntrack::idle,
 };
-use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, TrackedConn, UsageState, Used};
+use taskgate_tables::{
+    ConnState, DenialState, FlowId, FlowKey, FlowTables, TrackedConn, UsageState, Used, image::ImageControl,
+};
 
 use super::{
     conntable::{MappedTable, TableValue},
@@ -35,7 +37,7 @@ pub struct KernelTables {
     pub(super) denials: FlowsByFamily<Denial>,
     pub(super) fragments: Fragments,
     usage: Shared<AtomicU64>,
-    image: Shared<AtomicU64>,
+    image: ImageControl<Shared<AtomicU64>>,
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     clock: OwnedFd,
     ticks_per_second: u32,
@@ -54,7 +56,7 @@ impl KernelTables {
             denials: FlowsByFamily::new(object, map::DENIALS_V4, map::DENIALS_V6)?,
             fragments: Fragments::new(object)?,
             usage: object.usage_words()?,
-            image: object.image()?,
+            image: ImageControl::new(object.image()?),
             counters: counters.map_err(|cause| LoadError::Map {
                 map: map::COUNTERS,
                 cause,
@@ -92,7 +94,7 @@ impl KernelTables {
     /// Sees to it that a connection of a generation long ago is not taken for one of this generation once their numbers, of
     /// which an entry has the low half, are alike: it goes on as one of the generation before.
     fn keep_older(&self, id: FlowId, conn: &Conn) {
-        let now = self.image[CONTROL_GENERATION as usize / 8].load(Relaxed) as u16;
+        let now = self.image.generation() as u16;
         let word = conn.admitted.get();
         let admitted = Admitted::of(word);
         if now.wrapping_sub(admitted.generation) > u16::MAX / 2 {
@@ -106,8 +108,7 @@ impl KernelTables {
 
     fn tracked(&self, id: FlowId, key: FlowKey, conn: &Conn) -> TrackedConn {
         let state = ConnState::from(conn);
-        let epoch = self.image[EPOCHS as usize / 8 + usize::from(state.slot)].load(Relaxed);
-        TrackedConn::new(id, key, state, epoch as u32)
+        TrackedConn::new(id, key, state, self.image.epoch(state.slot))
     }
 
     /// The word at `offset` bytes in a slot's usage.
@@ -234,7 +235,7 @@ impl FlowTables for KernelTables {
     }
 
     fn set_window(&mut self, window: u32) -> io::Result<()> {
-        self.image[CONTROL_WINDOW as usize / 8].store(window.into(), Relaxed);
+        self.image.set_window(window);
         Ok(())
     }
 

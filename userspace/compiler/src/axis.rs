@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use taskgate_ebpf::abi::{Address, image::AxisEntry};
+
 /// The keys from `first` to `last`, both included, are covered by the rule with this bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -131,15 +133,18 @@ impl Axis {
 
     /// Appends the axis to `out` with keys of 32 bits; `row` gives the offset of a row by its number.
     pub(super) fn write_narrow(&self, out: &mut Vec<u64>, row: impl Fn(u32) -> u32) {
-        out.extend(
-            self.padded()
-                .map(|(key, number)| (key as u64) << 32 | u64::from(row(number))),
-        );
+        out.extend(self.padded().map(|(key, number)| {
+            AxisEntry {
+                key: key as u32,
+                row: row(number),
+            }
+            .to_word()
+        }));
     }
 
     /// Appends the axis to `out` with keys of 128 bits.
     pub(super) fn write_wide(&self, out: &mut Vec<u64>, row: impl Fn(u32) -> u32) {
-        out.extend(self.padded().flat_map(|(key, _)| [(key >> 64) as u64, key as u64]));
+        out.extend(self.padded().flat_map(|(key, _)| Address::from_bits(key).halves()));
         out.extend(self.padded().map(|(_, number)| u64::from(row(number))));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use taskgate_ebpf::abi::Address;
 use taskgate_ebpf::abi::image::{address, slot};
 use taskgate_model::{Direction, Eni, Family, GroupId, GroupIndex, Model, Peerings};
 
@@ -78,10 +79,7 @@ pub(super) const ROOTS: [(Direction, Family); 4] = [
 
 /// An address as the image has it: IPv6, IPv4 mapped (`::ffff:a.b.c.d`).
 pub(super) fn key_of(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
-        IpAddr::V6(address) => address.into(),
-    }
+    Address::from(address).to_bits()
 }
 
 impl Compiled {

@@ -3,14 +3,13 @@
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
+use taskgate_ebpf::abi::Address;
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_BANK, CONTROL_GENERATION, LINK_ROW, PolicyRef, SLOT_ROW, SLOT_ROW_BYTES,
-    slot,
+    ADDRESS_ROWS, AddressRow, LINK_ROWS, PolicyRef, PolicyRoots, Region, SLOT_ROWS, SlotRow, slot,
 };
 
 use super::compiled::{AddressPlan, SlotPlan};
-use super::image::{ImageWriter, address_row, link_key, rows_bank, slot_row, word};
-use super::memory::ImageView;
+use super::image::{ImageWriter, bank_of, link_key};
 use super::table::Claim;
 use super::{CompileError, Compiled};
 
@@ -44,7 +43,8 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         let slots = prepared.write_slots(compiled)?;
         for (&link, &slot) in &prepared.writer.link_slots {
             if let Some(index) = prepared.writer.links.index(link_key(link)) {
-                prepared.writer.write_link(prepared.bank(), index, link, slot);
+                let next = prepared.writer.generation + 1;
+                prepared.writer.write_link(next, index, link, slot);
             }
         }
         for (&key, plan) in &compiled.addresses {
@@ -67,9 +67,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         let writer = &mut *self.writer;
         let before = writer.generation;
         writer.generation = before + 1;
-        writer
-            .words()
-            .publish(CONTROL_BANK, CONTROL_GENERATION, writer.generation);
+        writer.control.set_generation(writer.generation);
         writer.space.commit(&made.roots);
         writer.change();
         for slot in 1..=writer.slots.highest() {
@@ -83,18 +81,16 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
     }
 
     fn bank(&self) -> u32 {
-        rows_bank(self.writer.generation + 1)
+        bank_of(self.writer.generation + 1)
     }
 
     fn write_policies(&mut self, compiled: &Compiled) -> Result<(), CompileError> {
-        let words = ImageView(&self.writer.memory);
-        let banks = words.banks().unwrap_or(0);
+        let view = self.writer.control.view();
+        let banks = view.banks().unwrap_or(0);
         let placed = self.writer.space.place(&compiled.policies, banks)?;
         for &at in &placed.new {
             let (block, root) = (&compiled.policies[at], placed.roots[at]);
-            for (offset, &value) in (root.offset()..).step_by(8).zip(block.iter()) {
-                words.set(root.bank(), offset, value);
-            }
+            view.set(root.bank(), root.offset(), block);
         }
         self.made.roots = placed.roots;
         Ok(())
@@ -102,15 +98,13 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
 
     /// Makes every row of the bank absent.
     fn clear_rows(&self) {
-        let writer = &*self.writer;
-        let clear = |from: u32, bytes: u32| {
-            for offset in (from..from + bytes).step_by(8) {
-                writer.words().set(self.bank(), offset, 0);
-            }
+        let clear = |rows: Region, used: u32| {
+            let words = vec![0; (rows.stride / 8 * used) as usize];
+            self.writer.view().set(self.bank(), rows.offset, &words);
         };
-        clear(LINK_ROW, 8 * writer.links.used());
-        clear(SLOT_ROW, SLOT_ROW_BYTES * (u32::from(writer.slots.highest()) + 1));
-        clear(ADDRESS_ROW, ADDRESS_ROW_BYTES * writer.members.used());
+        clear(LINK_ROWS, self.writer.links.used());
+        clear(SLOT_ROWS, u32::from(self.writer.slots.highest()) + 1);
+        clear(ADDRESS_ROWS, self.writer.members.used());
     }
 
     /// Writes the rows of slots. Returns the slots in the order of the plans.
@@ -131,38 +125,34 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
     }
 
     fn write_slot(&self, slot: u16, plan: &SlotPlan) {
-        let roots = plan.policies.map(|policy| self.made.roots[policy].0);
-        let row = [
-            word(roots[0], roots[1]),
-            word(roots[2], roots[3]),
-            word(plan.flags, plan.set),
-            word(plan.gate.connections, 0),
-        ];
-        for (offset, value) in (slot_row(slot)..).step_by(8).zip(row) {
-            self.writer.words().set(self.bank(), offset, value);
-        }
+        let [egress_v4, egress_v6, ingress_v4, ingress_v6] = plan.policies.map(|policy| self.made.roots[policy]);
+        let roots = |v4, v6| PolicyRoots { v4, v6 };
+        let row = SlotRow {
+            roots: [roots(egress_v4, egress_v6), roots(ingress_v4, ingress_v6)],
+            flags: plan.flags,
+            group_set: plan.set,
+            conn_cap: plan.gate.connections,
+        };
+        let view = self.writer.view();
+        view.set(self.bank(), SLOT_ROWS.at(slot.into()), &row.to_words());
     }
 
     fn write_address(&mut self, key: u128, plan: AddressPlan, slots: &[u16]) -> Result<(), CompileError> {
         let bank = self.bank();
-        let slot = plan.slot.map_or(0, |place| slots[place]);
-        let row = [
-            (key >> 64) as u64,
-            key as u64,
-            word(u32::from(slot) | plan.flags << 16, plan.set),
-        ];
-        let write = |writer: &ImageWriter<M>, index| {
-            for (offset, value) in (address_row(index)..).step_by(8).zip(row) {
-                writer.words().set(bank, offset, value);
-            }
+        let row = AddressRow {
+            slot: plan.slot.map_or(0, |place| slots[place]),
+            flags: plan.flags,
+            group_set: plan.set,
         };
+        let row = row.to_words(Address::from_bits(key));
+        let write = |writer: &ImageWriter<M>, index| writer.view().set(bank, ADDRESS_ROWS.at(index), &row);
         if let Some(index) = self.writer.members.index(key) {
             write(self.writer, index);
         } else {
-            let claim = self.writer.members.claim(ImageView(&self.writer.memory), key)?;
+            let claim = self.writer.members.claim(self.writer.control.view(), key)?;
             // The row comes before the word that leads to it.
             write(self.writer, claim.index());
-            self.writer.members.publish(self.writer.words(), claim);
+            self.writer.members.publish(self.writer.view(), claim);
             self.made.members.push(claim);
         }
         Ok(())
@@ -174,7 +164,7 @@ impl<M: Deref<Target = [AtomicU64]>> Drop for Prepared<'_, M> {
         let made = std::mem::take(&mut self.made);
         let writer = &mut *self.writer;
         for &claim in made.members.iter().rev() {
-            writer.members.rollback(ImageView(&writer.memory), claim);
+            writer.members.rollback(writer.control.view(), claim);
         }
         for slot in made.slots {
             writer.slots.release(slot);

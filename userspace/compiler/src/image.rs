@@ -4,16 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
+use taskgate_ebpf::abi::LinkId;
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROW, ADDRESS_ROW_BYTES, CONTROL_ABI, CONTROL_BANK, CONTROL_FLAGS, CONTROL_FORMER, CONTROL_GENERATION,
-    CONTROL_SHARES, CONTROL_TIMEOUTS, CONTROL_TRUNK, CONTROL_UPLINK, CONTROL_WINDOW, EPOCHS, LINK_ROW, POLICY_BANK,
-    ROWS_BANK, SLOT_LINKS, SLOT_MACS, SLOT_ROW, SLOT_ROW_BYTES, SLOT_SEGMENTS, SLOTS, Share, Shared, Timeout, address,
-    slot,
+    ADDRESS_ROWS, AddressRow, LINK_ROWS, LinkRow, POLICY_BANK, SLOT_ROWS, SlotRow, address, rows_bank, slot,
 };
-use taskgate_ebpf::abi::{ABI_HASH, LinkId};
-use taskgate_ebpf::packet::hardware_number;
+use taskgate_tables::image::{ImageControl, ImageView};
 
-use super::memory::ImageView;
 use super::slots::Slots;
 use super::space::PolicyAllocator;
 use super::table::Table;
@@ -26,7 +22,7 @@ use super::{CompileError, Compiled, Prepared};
 /// returns once no packet reads what it began to read before.
 #[derive(Debug)]
 pub struct ImageWriter<M> {
-    pub(super) memory: M,
+    pub(super) control: ImageControl<M>,
     pub(super) generation: u64,
     pub(super) links: Table,
     /// The slot that each link carries.
@@ -43,82 +39,14 @@ pub struct ImageWriter<M> {
     raised: BTreeMap<u16, u64>,
 }
 
-/// The words of an image that are no generation's: whoever has this may use it while the writer is busy.
-#[derive(Clone, Debug)]
-pub struct ImageControl<M>(M);
-
-impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
-    /// Those of an image that has a writer.
-    pub fn new(image: M) -> Self {
-        Self(image)
-    }
-
-    /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
-    pub fn set_trunk(&self, ifindex: u32) {
-        ImageView(&self.0).publish(CONTROL_BANK, CONTROL_TRUNK, ifindex.into());
-    }
-
-    /// Names the link with this ifindex the uplink: what comes in by it speaks for no task of this host. 0: none is.
-    pub fn set_uplink(&self, ifindex: u32) {
-        ImageView(&self.0).publish(CONTROL_BANK, CONTROL_UPLINK, ifindex.into());
-    }
-
-    /// Makes the link with this ifindex the one that was the trunk before: it carries the host's own packets and nothing
-    /// else. 0: there is none.
-    pub fn set_former_trunk(&self, ifindex: u32) {
-        ImageView(&self.0).publish(CONTROL_BANK, CONTROL_FORMER, ifindex.into());
-    }
-
-    /// Says which bridge a slot's link is a port of, by its ifindex; 0: it is a link by itself. On each link a link-local
-    /// address is one neighbour's.
-    pub fn set_segment(&self, slot: u16, bridge: u32) {
-        let at = SLOT_SEGMENTS + 8 * (u32::from(slot) % SLOTS);
-        ImageView(&self.0).publish(CONTROL_BANK, at, bridge.into());
-    }
-
-    /// Whether a link carries a slot's ENI.
-    pub fn is_carried(&self, slot: u16) -> bool {
-        ImageView(&self.0).get(CONTROL_BANK, slot_link(slot)) != 0
-    }
-
-    /// Says how a table is shared, from the next packet on.
-    pub fn set_share(&self, table: Shared, share: Share) {
-        let at = CONTROL_SHARES + 8 * table as u32;
-        ImageView(&self.0).publish(CONTROL_BANK, at, word(share.floor, share.pool));
-    }
-
-    /// The epoch of a slot.
-    pub fn epoch(&self, slot: u16) -> u64 {
-        ImageView(&self.0).get(CONTROL_BANK, EPOCHS + 8 * u32::from(slot))
-    }
-}
-
 /// The bank of a generation's rows.
-pub(super) fn rows_bank(generation: u64) -> u32 {
-    ROWS_BANK + (generation & 1) as u32
-}
-
-/// Two halves as one word.
-pub(super) fn word(lower: u32, upper: u32) -> u64 {
-    u64::from(upper) << 32 | u64::from(lower)
+pub(super) fn bank_of(generation: u64) -> u32 {
+    rows_bank(generation as u32)
 }
 
 /// The key of a link in its table.
 pub(super) fn link_key(link: LinkId) -> u128 {
     link.get().into()
-}
-
-pub(super) fn slot_row(slot: u16) -> u32 {
-    SLOT_ROW + SLOT_ROW_BYTES * u32::from(slot)
-}
-
-/// Where a slot's link is named.
-fn slot_link(slot: u16) -> u32 {
-    SLOT_LINKS + 8 * u32::from(slot)
-}
-
-pub(super) fn address_row(index: u32) -> u32 {
-    ADDRESS_ROW + ADDRESS_ROW_BYTES * index
 }
 
 impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
@@ -128,18 +56,18 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// [`CompileError::NotAnImage`] if the memory is not at least 4 whole banks, [`CompileError::NotEmpty`] if an image
     /// stands in it.
     pub fn new(memory: M) -> Result<Self, CompileError> {
-        let words = ImageView(&memory);
-        if words.banks().is_none_or(|banks| banks <= POLICY_BANK) {
+        if ImageView(&memory).banks().is_none_or(|banks| banks <= POLICY_BANK) {
             return Err(CompileError::NotAnImage {
                 bytes: memory.len() * 8,
             });
         }
-        if [CONTROL_ABI, CONTROL_GENERATION].map(|offset| words.get(CONTROL_BANK, offset)) != [0, 0] {
+        let control = ImageControl::new(memory);
+        if !control.is_empty() {
             return Err(CompileError::NotEmpty);
         }
-        words.publish(CONTROL_BANK, CONTROL_ABI, ABI_HASH);
+        control.begin();
         Ok(Self {
-            memory,
+            control,
             generation: 0,
             links: Table::links(),
             link_slots: BTreeMap::new(),
@@ -154,7 +82,12 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// The image.
     pub fn memory(&self) -> &[AtomicU64] {
-        &self.memory
+        self.view().0
+    }
+
+    /// The control words, which are no generation's.
+    pub fn control(&self) -> &ImageControl<M> {
+        &self.control
     }
 
     /// The current generation; 0 before the first one.
@@ -170,49 +103,6 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// The ENI of a slot, likewise.
     pub fn eni(&self, slot: u16) -> Option<&str> {
         self.slots.eni(slot)
-    }
-
-    /// Sets the [`taskgate_ebpf::abi::image::control`] flags.
-    pub fn set_flags(&self, flags: u64) {
-        self.words().publish(CONTROL_BANK, CONTROL_FLAGS, flags);
-    }
-
-    /// Sets the number of the capture window.
-    pub fn set_window(&self, window: u64) {
-        self.words().publish(CONTROL_BANK, CONTROL_WINDOW, window);
-    }
-
-    /// The words that are no generation's.
-    pub fn control(&self) -> ImageControl<&[AtomicU64]> {
-        ImageControl(&self.memory)
-    }
-
-    /// Says which hardware address a slot's ENI has and keeps, from now on; `None`: that is not known. To be called before
-    /// its link is bound.
-    pub fn set_mac(&self, slot: u16, mac: Option<[u8; 6]>) {
-        let number = mac.map_or(0, hardware_number);
-        self.words()
-            .publish(CONTROL_BANK, SLOT_MACS + 8 * (u32::from(slot) % SLOTS), number);
-    }
-
-    /// Sets an idle time-out, in ticks of the kernel's jiffies.
-    pub fn set_timeout(&self, timeout: Timeout, ticks: u64) {
-        self.words()
-            .publish(CONTROL_BANK, CONTROL_TIMEOUTS + 8 * timeout as u32, ticks);
-    }
-
-    /// Says how a table is shared, from the next packet on.
-    pub fn set_share(&self, table: Shared, share: Share) {
-        self.words().publish(
-            CONTROL_BANK,
-            CONTROL_SHARES + 8 * table as u32,
-            word(share.floor, share.pool),
-        );
-    }
-
-    /// The epoch of a slot.
-    pub fn epoch(&self, slot: u16) -> u64 {
-        self.control().epoch(slot)
     }
 
     /// Makes every tracked connection of a slot old: its next packet is judged anew.
@@ -245,18 +135,18 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.known(slot)?;
         let key = link_key(link);
         if let Some(index) = self.links.index(key) {
-            self.write_link(rows_bank(self.generation), index, link, slot);
+            self.write_link(self.generation, index, link, slot);
         } else {
-            let claim = self.links.claim(ImageView(&self.memory), key)?;
-            self.write_link(rows_bank(self.generation), claim.index(), link, slot);
-            self.links.publish(ImageView(&self.memory), claim);
+            let claim = self.links.claim(self.control.view(), key)?;
+            self.write_link(self.generation, claim.index(), link, slot);
+            self.links.publish(self.control.view(), claim);
         }
         let before = self.link_slots.insert(link, slot);
         if let Some(before) = before.filter(|before| *before != slot) {
             self.forget_link(before, link);
             self.raise(before);
         }
-        self.words().publish(CONTROL_BANK, slot_link(slot), link.get().into());
+        self.control.set_link(slot, Some(link));
         Ok(())
     }
 
@@ -267,8 +157,9 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             return;
         };
         if let Some(index) = self.links.index(link_key(link)) {
-            self.clear_link(index);
-            self.links.remove(ImageView(&self.memory), link_key(link));
+            let row = LINK_ROWS.at(index);
+            self.view().publish(bank_of(self.generation), row, 0);
+            self.links.remove(self.control.view(), link_key(link));
         }
         self.forget_link(slot, link);
         self.raise(slot);
@@ -294,7 +185,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         let over = |_: &u16, change: &mut u64| *change <= changes;
         let slots: Vec<u16> = self.raised.extract_if(.., over).map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.bump(slot);
+            self.control.raise_epoch(slot);
         }
         self.settled = self.settled.max(changes);
     }
@@ -310,8 +201,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         Prepared::write(self, compiled)
     }
 
-    pub(super) fn words(&self) -> ImageView<'_> {
-        ImageView(&self.memory)
+    pub(super) fn view(&self) -> ImageView<'_> {
+        self.control.view()
     }
 
     fn known(&self, slot: u16) -> Result<(), CompileError> {
@@ -323,7 +214,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// Raises an epoch while packets may still admit by what they read before.
     pub(super) fn raise(&mut self, slot: u16) {
-        self.bump(slot);
+        self.control.raise_epoch(slot);
         self.change();
         self.raised.insert(slot, self.changes);
     }
@@ -333,39 +224,28 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.changes += 1;
     }
 
-    fn bump(&self, slot: u16) {
-        let epoch = self.epoch(slot).wrapping_add(1);
-        self.words().publish(CONTROL_BANK, EPOCHS + 8 * u32::from(slot), epoch);
-    }
-
-    pub(super) fn write_link(&self, bank: u32, index: u32, link: LinkId, slot: u16) {
-        self.words()
-            .publish(bank, LINK_ROW + 8 * index, word(link.get(), slot.into()));
+    pub(super) fn write_link(&self, generation: u64, index: u32, link: LinkId, slot: u16) {
+        let row = LinkRow { link, slot }.to_word();
+        self.view().publish(bank_of(generation), LINK_ROWS.at(index), row);
     }
 
     /// A slot's ENI is carried by this link no more.
     fn forget_link(&self, slot: u16, link: LinkId) {
-        let (words, at) = (self.words(), slot_link(slot));
-        if words.get(CONTROL_BANK, at) == u64::from(link.get()) {
-            words.publish(CONTROL_BANK, at, 0);
+        if self.control.link(slot) == Some(link) {
+            self.control.set_link(slot, None);
         }
-    }
-
-    /// Makes a link's row absent in the current generation.
-    fn clear_link(&self, index: u32) {
-        self.words()
-            .publish(rows_bank(self.generation), LINK_ROW + 8 * index, 0);
     }
 
     /// Flags of a slot's row in a generation.
     pub(super) fn slot_flags(&self, generation: u64, slot: u16) -> u32 {
-        self.words().get(rows_bank(generation), slot_row(slot) + 16) as u32
+        let row = self.view().words(bank_of(generation), SLOT_ROWS.at(slot.into()));
+        SlotRow::from_words(row).flags
     }
 
     /// Flags of an address's row in the current generation.
     fn address_flags(&self, index: u32) -> u32 {
-        let row = self.words().get(rows_bank(self.generation), address_row(index) + 16);
-        (row >> 16) as u32 & 0xffff
+        let row = self.view().words(bank_of(self.generation), ADDRESS_ROWS.at(index));
+        AddressRow::from_words(row).1.flags
     }
 
     /// Frees what neither the current generation nor the next one names. Packets read no older one any more.
@@ -379,10 +259,10 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             .map(|(key, _)| key)
             .collect();
         for key in gone {
-            self.members.remove(ImageView(&self.memory), key);
+            self.members.remove(self.control.view(), key);
         }
-        self.members.prune(ImageView(&self.memory));
-        self.links.prune(ImageView(&self.memory));
+        self.members.prune(self.control.view());
+        self.links.prune(self.control.view());
 
         let linked: HashSet<u16> = self.link_slots.values().copied().collect();
         let wanted: HashSet<&str> = next.slots.iter().map(|plan| plan.eni.as_str()).collect();

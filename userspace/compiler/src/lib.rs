@@ -10,7 +10,6 @@ mod compiled;
 mod error;
 mod generation;
 mod image;
-mod memory;
 #[cfg(any(test, feature = "testing"))]
 pub mod oracle;
 mod policy;
@@ -25,7 +24,7 @@ mod tests;
 pub use compiled::{CompileOptions, Compiled, Gate};
 pub use error::CompileError;
 pub use generation::Prepared;
-pub use image::{ImageControl, ImageWriter};
-pub use memory::{host_image, policy_banks};
+pub use image::ImageWriter;
 pub use rulebook::{RuleIds, RuleName};
 pub use sets::GroupSetIds;
+pub use space::policy_banks;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use taskgate_ebpf::abi::image::{self, BANK_BYTES, Class, MAX_DEPTH, MAX_RULES, POLICY_HEADER_BYTES, POLICY_MAGIC};
+use taskgate_ebpf::abi::image::{self, AxisRef, BANK_BYTES, Class, MAX_DEPTH, MAX_RULES, PolicyHeader, RuleMatch};
 use taskgate_model::{
     Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Peerings, Ports, Protocol, Rule, common_groups,
 };
@@ -74,7 +74,11 @@ impl PolicyCompiler<'_> {
         let untracked = self.untracked(groups, direction, family);
         let rules: Vec<u64> = rules
             .iter()
-            .map(|numbered| u64::from(untracked.of(numbered.rule)) << 32 | u64::from(numbered.number))
+            .map(|numbered| RuleMatch {
+                rule: numbered.number,
+                flags: untracked.of(numbered.rule),
+            })
+            .map(RuleMatch::to_word)
             .collect();
         lay_out(&rules, &ports, &peers, &sets, &rows, family).map_err(|bytes| CompileError::PolicyTooLarge {
             groups: self.names(groups),
@@ -270,7 +274,7 @@ fn lay_out(
     let narrow_axes = ports.iter().chain([sets]).chain((!wide).then_some(peers));
     let axis_words: usize =
         narrow_axes.map(|axis| 1 << axis.depth()).sum::<usize>() + if wide { 3 << peers.depth() } else { 0 };
-    let rows_at = POLICY_HEADER_BYTES as usize + 8 * (rules.len() + axis_words);
+    let rows_at = PolicyHeader::BYTES as usize + 8 * (rules.len() + axis_words);
     let bytes = rows_at + 8 * rows.words().len();
     let deepest = ports.iter().chain([sets, peers]).map(Axis::depth).max();
     if bytes > BANK_BYTES as usize || deepest > Some(MAX_DEPTH) {
@@ -278,26 +282,29 @@ fn lay_out(
     }
 
     let row = |number: u32| rows_at as u32 + number * rows.row_bytes();
-    let mut header = Vec::with_capacity(POLICY_HEADER_BYTES as usize / 8);
-    let mut body: Vec<u64> = Vec::with_capacity(bytes / 8 - POLICY_HEADER_BYTES as usize / 8);
-    let place = |body: &[u64]| u64::from(POLICY_HEADER_BYTES) + body.len() as u64 * 8;
-
-    header.push((rows.bitmap_words() as u64) << 32 | u64::from(POLICY_MAGIC));
-    header.push((rules.len() as u64) << 32 | place(&body));
-    body.extend_from_slice(rules);
-    for axis in ports {
-        header.push(u64::from(axis.depth()) << 32 | place(&body));
-        axis.write_narrow(&mut body, row);
-    }
-    header.push(u64::from(peers.depth()) << 32 | place(&body));
-    if wide {
-        peers.write_wide(&mut body, row);
-    } else {
-        peers.write_narrow(&mut body, row);
-    }
-    header.push(u64::from(sets.depth()) << 32 | place(&body));
-    sets.write_narrow(&mut body, row);
-    body.extend_from_slice(rows.words());
-    header.append(&mut body);
-    Ok(header)
+    let mut block = Vec::with_capacity(bytes / 8);
+    block.resize(PolicyHeader::WORDS, 0);
+    let offset = |block: &[u64]| block.len() as u32 * 8;
+    let mut header = PolicyHeader {
+        bitmap_words: rows.bitmap_words() as u32,
+        rule_count: rules.len() as u32,
+        rules: offset(&block),
+        ..PolicyHeader::default()
+    };
+    block.extend_from_slice(rules);
+    let mut write = |axis: &Axis, wide: bool| {
+        let (offset, depth) = (offset(&block), axis.depth());
+        if wide {
+            axis.write_wide(&mut block, row);
+        } else {
+            axis.write_narrow(&mut block, row);
+        }
+        AxisRef { offset, depth }
+    };
+    header.ports = ports.each_ref().map(|axis| write(axis, false));
+    header.peers = write(peers, wide);
+    header.groups = write(sets, false);
+    block.extend_from_slice(rows.words());
+    block[..PolicyHeader::WORDS].copy_from_slice(&header.to_words());
+    Ok(block)
 }

@@ -96,6 +96,13 @@ impl PolicyAllocator {
     }
 }
 
+/// Banks for policies that take `bytes`: the generation in force and the next one stand side by side, and a policy never
+/// crosses into another bank.
+pub fn policy_banks(bytes: usize) -> u32 {
+    let banks = bytes.div_ceil(BANK_BYTES as usize / 2) as u32;
+    2 * banks + 2
+}
+
 /// Units that a block takes.
 fn units(block: &[u64]) -> u32 {
     (block.len() as u32 * 8).div_ceil(UNIT)

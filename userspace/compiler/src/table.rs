@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use taskgate_ebpf::abi::Address;
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROWS, CONTROL_BANK, EMPTY, LINK_ROWS, LINK_WORDS, LINKS, MEMBER_WORDS, MEMBERS, PROBES, TOMBSTONE, probe,
+    ADDRESS_ROWS, CONTROL_BANK, EMPTY, IndexWord, LINK_ROWS, LINKS, MEMBERS, PROBES, Probe, Region, TOMBSTONE, probe,
 };
+use taskgate_tables::image::ImageView;
 
 use super::CompileError;
-use super::memory::ImageView;
 
 /// One table: each key's word, and the index that it holds. An index stays its key's until the key is removed.
 #[derive(Debug)]
@@ -15,10 +16,8 @@ pub(super) struct Table {
     name: &'static str,
     /// How a message writes a key.
     show: fn(u128) -> String,
-    /// Offset of the words in the control bank.
-    offset: u32,
-    /// How many words there are: a power of two.
-    words: u32,
+    /// Its words in the control bank.
+    words: Region,
     /// How many rows there are.
     rows: u32,
     entries: HashMap<u128, Entry>,
@@ -56,19 +55,18 @@ impl Claim {
 impl Table {
     /// The empty table of links.
     pub(super) fn links() -> Self {
-        Self::new("links", |key| format!("link {key}"), LINKS, LINK_WORDS, LINK_ROWS)
+        Self::new("links", |key| format!("link {key}"), LINKS, LINK_ROWS.count)
     }
 
     /// The empty table of addresses.
     pub(super) fn members() -> Self {
-        Self::new("members", show_address, MEMBERS, MEMBER_WORDS, ADDRESS_ROWS)
+        Self::new("members", show_address, MEMBERS, ADDRESS_ROWS.count)
     }
 
-    fn new(name: &'static str, show: fn(u128) -> String, offset: u32, words: u32, rows: u32) -> Self {
+    fn new(name: &'static str, show: fn(u128) -> String, words: Region, rows: u32) -> Self {
         Self {
             name,
             show,
-            offset,
             words,
             rows,
             entries: HashMap::new(),
@@ -95,17 +93,17 @@ impl Table {
 
     /// The offsets of the words that a search for `key` looks at, in its order.
     fn path(&self, key: u128) -> impl Iterator<Item = u32> + use<> {
-        let probe = probe((key >> 64) as u64, key as u64);
-        let mask = self.words - 1;
-        (0..PROBES).map(move |step| probe.first.wrapping_add(step.wrapping_mul(probe.stride)) & mask)
+        let probe = probe_of(key);
+        let mask = self.words.count - 1;
+        (0..PROBES).map(move |step| probe.position(step) & mask)
     }
 
     fn word(&self, words: ImageView<'_>, position: u32) -> u64 {
-        words.get(CONTROL_BANK, self.offset + 8 * position)
+        words.get(CONTROL_BANK, self.words.at(position))
     }
 
     fn put(&self, words: ImageView<'_>, position: u32, word: u64) {
-        words.publish(CONTROL_BANK, self.offset + 8 * position, word);
+        words.publish(CONTROL_BANK, self.words.at(position), word);
     }
 
     /// Finds a place and an index for a key that has none. Its row is to be written next, then [`Table::publish`].
@@ -139,12 +137,11 @@ impl Table {
 
     /// Writes the word of a claim.
     pub(super) fn publish(&self, words: ImageView<'_>, claim: Claim) {
-        let tag = probe((claim.key >> 64) as u64, claim.key as u64).tag;
-        self.put(
-            words,
-            claim.entry.position,
-            u64::from(tag) << 32 | u64::from(claim.entry.index),
-        );
+        let word = IndexWord {
+            tag: probe_of(claim.key).tag,
+            index: claim.entry.index,
+        };
+        self.put(words, claim.entry.position, word.to_word());
     }
 
     /// Takes the last claim back, published or not: the table is what it was before.
@@ -183,6 +180,11 @@ impl Table {
     }
 }
 
+/// The search for a key: an address, or a link's number.
+fn probe_of(key: u128) -> Probe {
+    probe(Address::from_bits(key).halves())
+}
+
 /// An address as users write it.
 fn show_address(key: u128) -> String {
     std::net::Ipv6Addr::from(key).to_canonical().to_string()
@@ -193,24 +195,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::host_image;
+    use taskgate_tables::image::host_image;
 
-    const WORDS: u32 = 32;
+    const WORDS: Region = Region { count: 32, ..LINKS };
 
     /// A table so small that every search meets other keys.
     fn small() -> Table {
-        Table::new("small", |key| key.to_string(), LINKS, WORDS, 24)
+        Table::new("small", |key| key.to_string(), WORDS, 24)
     }
 
     /// The indexes that a search for `key` finds, as the data path searches.
     fn found(table: &Table, words: ImageView<'_>, key: u128) -> Vec<u32> {
-        let tag = probe((key >> 64) as u64, key as u64).tag;
         table
             .path(key)
             .map(|position| table.word(words, position))
             .take_while(|word| *word != EMPTY)
-            .filter(|word| word >> 32 == u64::from(tag))
-            .map(|word| word as u32)
+            .map(IndexWord::from_word)
+            .filter(|word| word.tag == probe_of(key).tag)
+            .map(|word| word.index)
             .collect()
     }
 
@@ -268,7 +270,7 @@ mod tests {
                 table.remove(words, key);
             }
             table.prune(words);
-            prop_assert!((0..WORDS).all(|position| table.word(words, position) == EMPTY));
+            prop_assert!((0..WORDS.count).all(|position| table.word(words, position) == EMPTY));
         }
     }
 
@@ -292,7 +294,7 @@ mod tests {
         assert_eq!(errors.len(), 6);
         assert_eq!(errors[0], "cannot add 24 to `small`: all 24 rows are taken");
 
-        let mut table = Table::new("small", |key| key.to_string(), MEMBERS, 4, 24);
+        let mut table = Table::new("small", |key| key.to_string(), Region { count: 4, ..MEMBERS }, 24);
         let errors: Vec<String> = (0..5)
             .filter_map(|key| table.claim(words, key).map(|claim| table.publish(words, claim)).err())
             .map(|error| error.to_string())

@@ -1,4 +1,7 @@
-//! What the kernel's tables say of flows, as plain numbers; and the seam behind which they lie.
+//! What the kernel and user space share, as user space has it: flows as plain numbers, the seam behind which their tables
+//! lie, and the image's words.
+
+pub mod image;
 
 use std::{
     io,
@@ -7,11 +10,13 @@ use std::{
 
 use taskgate_ebpf::{
     abi::{
-        Conn, Denial, Direction, Key4, Key6,
+        Address, Conn, Denial, Direction, Key4, Key6,
         image::{Shared, TIMEOUTS},
         tables::{Admitted, split_denial_tail},
+        unpair,
     },
     conntable::ControlWord,
+    family::{Family, V4, V6},
 };
 
 /// One entry in one place of a table. An entry of another flow in that place has another one, and so has the same flow's
@@ -66,19 +71,33 @@ pub enum FlowKey {
 }
 
 impl FlowKey {
+    /// The key of a flow of the family of `local`; `ports` and `tail` as in [`Key4`].
+    pub fn new(local: IpAddr, remote: IpAddr, ports: u32, tail: u32) -> Self {
+        fn key<F: Family<Key: Default>>(local: IpAddr, remote: IpAddr, ports: u32, tail: u32) -> F::Key {
+            let mut key = F::Key::default();
+            F::set_key(&mut key, local.into(), remote.into(), ports, tail);
+            key
+        }
+        if local.is_ipv4() {
+            Self::V4(key::<V4>(local, remote, ports, tail))
+        } else {
+            Self::V6(key::<V6>(local, remote, ports, tail))
+        }
+    }
+
     /// The task's own address.
     pub fn local(&self) -> IpAddr {
         match self {
-            Self::V4(key) => Ipv4Addr::from_bits((key.addresses >> 32) as u32).into(),
-            Self::V6(key) => v6(key.local),
+            Self::V4(key) => Ipv4Addr::from_bits(unpair(key.addresses).0).into(),
+            Self::V6(key) => Ipv6Addr::from(Address::from(key.local)).into(),
         }
     }
 
     /// The peer's address.
     pub fn remote(&self) -> IpAddr {
         match self {
-            Self::V4(key) => Ipv4Addr::from_bits(key.addresses as u32).into(),
-            Self::V6(key) => v6(key.remote),
+            Self::V4(key) => Ipv4Addr::from_bits(unpair(key.addresses).1).into(),
+            Self::V6(key) => Ipv6Addr::from(Address::from(key.remote)).into(),
         }
     }
 
@@ -112,10 +131,6 @@ impl FlowKey {
     pub fn denial_parts(&self) -> (u16, u8, Direction, u8) {
         split_denial_tail(self.tail())
     }
-}
-
-fn v6(halves: [u64; 2]) -> IpAddr {
-    Ipv6Addr::from_bits((halves[0] as u128) << 64 | halves[1] as u128).into()
 }
 
 /// Packets and IP bytes.

@@ -1,13 +1,16 @@
 //! What is told of a flow's first packet.
 
-/// The first packet of a flow, for whoever follows: 64 bytes.
+use super::entry::{halves, word};
+use crate::abi::Address;
+
+/// The first packet of a flow, for those who follow: 64 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
-    /// The task's address: upper and lower half; IPv4 is mapped (`::ffff:a.b.c.d`).
-    pub local: [u64; 2],
-    /// The peer's address, likewise.
-    pub remote: [u64; 2],
+    /// The task's address.
+    pub local: Address,
+    /// The peer's address.
+    pub remote: Address,
     /// As in [`super::Key4`].
     pub ports: u32,
     /// [`super::denial_tail`], with the outcome's number in place of the reason.
@@ -24,4 +27,42 @@ pub struct Event {
     pub generation: u32,
     /// Not used yet.
     pub spare: u32,
+}
+
+impl Event {
+    /// From its words as they lie in memory.
+    pub fn from_words(words: [u64; 8]) -> Self {
+        let [a, b, c, d, flow, when, packet, judged] = words;
+        let [ports, tail] = halves(flow);
+        let [rule, time] = halves(when);
+        let [bytes, tcp_flags] = halves(packet);
+        let [generation, spare] = halves(judged);
+        Self {
+            local: Address::new(a, b),
+            remote: Address::new(c, d),
+            ports,
+            tail,
+            rule,
+            time,
+            bytes,
+            tcp_flags,
+            generation,
+            spare,
+        }
+    }
+
+    /// Its words as they lie in memory.
+    pub fn to_words(&self) -> [u64; 8] {
+        let ([a, b], [c, d]) = (self.local.halves(), self.remote.halves());
+        [
+            a,
+            b,
+            c,
+            d,
+            word(self.ports, self.tail),
+            word(self.rule, self.time),
+            word(self.bytes, self.tcp_flags),
+            word(self.generation, self.spare),
+        ]
+    }
 }

@@ -27,15 +27,11 @@ pub use link_local::{LinkLocal, LinkLocalKey};
 pub use neighbours::{NeighbourCache, NeighbourEntry, NeighbourKind};
 pub use usage::{Charge, Charges, EniUsage};
 
+use super::pair;
+
 /// A word of a table that several CPUs write. BPF knows no relaxed loads or stores (LLVM 22 has no instruction for
 /// them): a word is read and written by one instruction each all the same.
 pub type Word = Cell<u64>;
-
-/// Two numbers of 32 bits in one word, the first above.
-#[inline(always)]
-pub const fn pair(upper: u32, lower: u32) -> u64 {
-    (upper as u64) << 32 | lower as u64
-}
 
 const _: () = {
     assert!(size_of::<Key4>() == 16);

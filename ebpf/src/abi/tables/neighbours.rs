@@ -1,7 +1,7 @@
 //! What is kept of neighbour discovery.
 
 use super::{Word, pair};
-use crate::conntrack::idle;
+use crate::{abi::Address, conntrack::idle};
 
 /// What a task's neighbours said, and what it asked about itself: 112 bytes for each slot. Each address has one place, by
 /// its lowest bits; who comes last has it.
@@ -36,32 +36,33 @@ pub enum NeighbourKind {
 
 impl NeighbourCache {
     #[inline(always)]
-    fn place(&self, address: [u64; 2]) -> &NeighbourEntry {
-        &self.entries[(address[1] & 3) as usize]
+    fn place(&self, address: Address) -> &NeighbourEntry {
+        &self.entries[(address.halves()[1] & 3) as usize]
     }
 
     /// Whether an address is kept as this kind, of this link and epoch.
     #[inline(always)]
-    pub fn has(&self, address: [u64; 2], kind: NeighbourKind, link: u32, epoch: u32) -> bool {
+    pub fn has(&self, address: Address, kind: NeighbourKind, link: u32, epoch: u32) -> bool {
         let NeighbourEntry { address: kept, whose } = self.place(address);
-        let differs = (kept[0].get() ^ address[0]) | (kept[1].get() ^ address[1]);
-        differs | (whose.get() ^ Self::whose(kind, link, epoch)) == 0
+        let kept = Address::new(kept[0].get(), kept[1].get());
+        kept.difference(address) | (whose.get() ^ Self::whose(kind, link, epoch)) == 0
     }
 
     /// Keeps it.
     #[inline(always)]
-    pub fn keep(&self, address: [u64; 2], kind: NeighbourKind, link: u32, epoch: u32) {
+    pub fn keep(&self, address: Address, kind: NeighbourKind, link: u32, epoch: u32) {
         if !self.has(address, kind, link, epoch) {
             let place = self.place(address);
-            place.address[0].set(address[0]);
-            place.address[1].set(address[1]);
+            let [upper, lower] = address.halves();
+            place.address[0].set(upper);
+            place.address[1].set(lower);
             place.whose.set(Self::whose(kind, link, epoch));
         }
     }
 
     /// Forgets whatever has its place.
     #[inline(always)]
-    pub fn forget(&self, address: [u64; 2]) {
+    pub fn forget(&self, address: Address) {
         self.place(address).whose.set(0);
     }
 

@@ -2,14 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use taskgate_compiler::host_image;
 use taskgate_ebpf::{
     abi::{
-        LinkId, Outcome, PassReason,
-        image::{BANK_BYTES, CONTROL_BANK, CONTROL_GENERATION, PolicyRef, SLOT_ROW, SLOT_ROW_BYTES, Timeout, slot},
+        Address, LinkId, Outcome, PassReason,
+        image::{AddressRow, BANK_BYTES, PolicyRef, PolicyRoots, SLOT_ROWS, Timeout, rows_bank, slot},
     },
     host::{HostFrame, HostTables, decide},
-    policy::{AddressRow, Control, EniRow, Peer4, Peer6, PolicyQuery, PolicyResult, Rows, classify},
+    policy::{Control, EniRow, Peer4, Peer6, PolicyQuery, PolicyResult, Rows, classify},
 };
 
 use super::{
@@ -18,6 +17,7 @@ use super::{
     vary,
 };
 use crate::{Generator, Rng, Tally, any_model};
+use taskgate_tables::image::host_image;
 use testkit::fixture::{Fixture, Kernel, Uplink};
 
 /// Configurations, by the seeds of their last two generations.
@@ -29,7 +29,7 @@ const ROOM: usize = 300;
 struct Base {
     words: Vec<AtomicU64>,
     filled: Vec<usize>,
-    roots: Vec<u32>,
+    roots: Vec<PolicyRef>,
     links: Vec<(u32, Vec<std::net::IpAddr>)>,
 }
 
@@ -62,8 +62,8 @@ impl Base {
         let view = Words(&words);
         let roots = (1..16)
             .flat_map(|slot| view.roots_of(slot))
-            .flat_map(|both| [both as u32, (both >> 32) as u32])
-            .filter(|root| *root != 0)
+            .flat_map(|roots| [roots.v4, roots.v6])
+            .filter(|root| root.0 != 0)
             .collect();
         Self {
             words,
@@ -175,13 +175,12 @@ impl Damage<'_> {
     fn change(&mut self, place: u8, number: [u8; 2], how: u8, value: &[u8]) {
         const BANK: usize = BANK_BYTES as usize / 8;
         let [a, b] = number.map(usize::from);
-        let generation = self.view().at(CONTROL_BANK, CONTROL_GENERATION) as usize;
-        let rows = (1 + generation % 2) * BANK;
+        let rows = rows_bank(self.view().generation()) as usize * BANK;
         let at = match place % 8 {
             0 => a % 18,
-            1 => rows + (SLOT_ROW + SLOT_ROW_BYTES * (a as u32 % 16)) as usize / 8 + b % 4,
+            1 => rows + SLOT_ROWS.at(a as u32 % 16) as usize / 8 + b % 4,
             2 if !self.base.roots.is_empty() => {
-                let root = PolicyRef(self.base.roots[a % self.base.roots.len()]);
+                let root = self.base.roots[a % self.base.roots.len()];
                 root.bank() as usize * BANK + root.offset() as usize / 8 + b % 8
             }
             3 => (a << 8 | b) * 61 % self.base.words.len(),
@@ -237,7 +236,7 @@ impl Damage<'_> {
         }
         control.epoch(number as u16);
         let Some(rows) = Rows::read(&image, control) else {
-            assert_eq!(self.view().at(CONTROL_BANK, CONTROL_GENERATION) as u32, 0);
+            assert_eq!(self.view().generation(), 0);
             return self.saw("no rows");
         };
         let mut eni = EniRow::default();
@@ -264,7 +263,6 @@ impl Damage<'_> {
         let known = row != AddressRow::default();
         if known {
             let said = self.view().rows_of(address);
-            let row = (row.slot, row.flags, row.group_set);
             assert!(said.contains(&row), "{address:x?}: {row:?}, its rows say {said:?}");
         }
         self.saw(if found.is_some() { "a link" } else { "no link" });
@@ -272,12 +270,12 @@ impl Damage<'_> {
     }
 
     /// One of the ENIs' addresses, or any.
-    fn address(&self, number: u64) -> [u64; 2] {
+    fn address(&self, number: u64) -> Address {
         let known = self.base.links.iter().flat_map(|(_, addresses)| addresses);
-        let known: Vec<[u64; 2]> = known.map(|address| super::halves(*address)).collect();
+        let known: Vec<Address> = known.map(|address| Address::from(*address)).collect();
         match known.get(number as usize % (known.len() + 1)) {
             Some(known) => *known,
-            None => [number, number.rotate_left(32)],
+            None => Address::new(number, number.rotate_left(32)),
         }
     }
 
@@ -287,23 +285,19 @@ impl Damage<'_> {
             return;
         };
         let v6 = axis & 0x80 != 0;
-        let halves = match peer {
+        let far = match peer {
             [number] => self.address((*number).into()),
-            _ => [word_of(peer), word_of(peer.get(8..).unwrap_or_default())],
+            _ => Address::new(word_of(peer), word_of(peer.get(8..).unwrap_or_default())),
         };
         let roots = if whose & 0x80 == 0 {
             self.view().roots_of(u16::from(whose & 0xf))[usize::from(whose >> 4 & 1)]
         } else {
-            word_of(peer)
+            PolicyRoots::from_word(word_of(peer))
         };
         let question = Question {
             axis: u32::from(axis & 7),
             port: u16::from_le_bytes([*port0, *port1]).into(),
-            peer: if v6 {
-                u128::from(halves[0]) << 64 | u128::from(halves[1])
-            } else {
-                u128::from(halves[1] as u32)
-            },
+            peer: if v6 { far.to_bits() } else { far.v4().into() },
             v6,
             group_set: (*set).into(),
         };
@@ -316,26 +310,26 @@ impl Damage<'_> {
             axis, port, group_set, ..
         } = question;
         let (root, says) = if v6 {
-            let peer = Peer6(halves);
+            let peer = Peer6(far);
             let subject = PolicyQuery {
                 axis,
                 port,
                 peer,
                 group_set,
             };
-            ((roots >> 32) as u32, classify(&image, roots, subject))
+            (roots.v6, classify(&image, roots, subject))
         } else {
-            let peer = Peer4(halves[1] as u32);
+            let peer = Peer4(far.v4());
             let subject = PolicyQuery {
                 axis,
                 port,
                 peer,
                 group_set,
             };
-            (roots as u32, classify(&image, roots, subject))
+            (roots.v4, classify(&image, roots, subject))
         };
         if let Some(expected) = self.view().classify(root, &question) {
-            assert_eq!(says, expected, "root {root:#x}, {question:x?}");
+            assert_eq!(says, expected, "{root:x?}, {question:x?}");
             self.saw("judged twice");
         }
         self.saw(match says {

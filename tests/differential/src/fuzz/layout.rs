@@ -4,12 +4,15 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use taskgate_ebpf::{
-    abi::image::{
-        ADDRESS_ROW, ADDRESS_ROW_BYTES, ADDRESS_ROWS, BANK_BYTES, CONTROL_BANK, CONTROL_GENERATION, CONTROL_TIMEOUTS,
-        EPOCHS, LINK_ROW, LINK_ROWS, LINK_WORDS, LINKS, MAX_ROW_WORDS, MEMBER_WORDS, MEMBERS, POLICY_MAGIC, PolicyRef,
-        ROWS_BANK, SLOT_ROW, SLOT_ROW_BYTES, SLOTS, TIMEOUTS, address, slot,
+    abi::{
+        Address,
+        image::{
+            ADDRESS_ROWS, AddressRow, AxisEntry, AxisRef, BANK_BYTES, CONTROL_BANK, CONTROL_WORDS, EPOCHS, ImageWord,
+            LINK_ROWS, LINKS, LinkRow, MAX_ROW_WORDS, MEMBERS, PolicyHeader, PolicyRef, PolicyRoots, Region, RuleMatch,
+            SLOT_ROWS, SlotRow, TIMEOUT_TICKS, address, rows_bank, slot,
+        },
     },
-    policy::{Bank, Image, PolicyResult, RuleMatch},
+    policy::{Bank, Image, PolicyResult},
 };
 
 const BANK_WORDS: usize = BANK_BYTES as usize / 8;
@@ -42,10 +45,19 @@ impl Words<'_> {
         (self.0.len() / BANK_WORDS) as u32
     }
 
+    fn words<const N: usize>(self, bank: u32, offset: u32) -> [u64; N] {
+        std::array::from_fn(|word| self.at(bank, offset + 8 * word as u32))
+    }
+
+    /// The number of the generation.
+    pub(super) fn generation(self) -> u32 {
+        self.at(CONTROL_BANK, ImageWord::Generation.offset()) as u32
+    }
+
     /// The bank of rows, if anything is configured.
     fn rows(self) -> Option<u32> {
-        let generation = self.at(CONTROL_BANK, CONTROL_GENERATION) as u32;
-        (generation != 0).then_some(ROWS_BANK + generation % 2)
+        let generation = self.generation();
+        (generation != 0).then_some(rows_bank(generation))
     }
 
     /// The slots that rows name for a link.
@@ -53,57 +65,55 @@ impl Words<'_> {
         let Some(rows) = self.rows() else {
             return Vec::new();
         };
-        let words = (0..LINK_ROWS).map(|row| self.at(rows, LINK_ROW + 8 * row));
-        words
-            .filter(|word| *word as u32 == link)
-            .map(|word| (word >> 32) as u16)
-            .collect()
+        let rows = (0..LINK_ROWS.count).map(|row| LinkRow::from_word(self.at(rows, LINK_ROWS.at(row))));
+        rows.filter(|row| row.link.get() == link).map(|row| row.slot).collect()
+    }
+
+    fn slot_row(self, slot: u16) -> Option<SlotRow> {
+        Some(SlotRow::from_words(self.words(self.rows()?, SLOT_ROWS.at(slot.into()))))
     }
 
     /// The flags of a slot's row, if it is filled.
     pub(super) fn flags_of(self, slot: u16) -> Option<u32> {
-        let row = SLOT_ROW + SLOT_ROW_BYTES * (u32::from(slot) % SLOTS);
-        let flags = self.at(self.rows()?, row + 16) as u32;
+        let flags = self.slot_row(slot)?.flags;
         (slot != 0 && flags & slot::PRESENT != 0).then_some(flags)
     }
 
     /// The roots of a slot's row, by direction.
-    pub(super) fn roots_of(self, slot: u16) -> [u64; 2] {
-        let row = SLOT_ROW + SLOT_ROW_BYTES * (u32::from(slot) % SLOTS);
-        self.rows()
-            .map_or([0; 2], |rows| [self.at(rows, row), self.at(rows, row + 8)])
+    pub(super) fn roots_of(self, slot: u16) -> [PolicyRoots; 2] {
+        self.slot_row(slot).unwrap_or_default().roots
     }
 
-    /// What the filled rows of an address say: slot, flags, group set.
-    pub(super) fn rows_of(self, halves: [u64; 2]) -> Vec<(u16, u32, u32)> {
+    /// What the filled rows of an address say.
+    pub(super) fn rows_of(self, address: Address) -> Vec<AddressRow> {
         let Some(rows) = self.rows() else {
             return Vec::new();
         };
-        (0..ADDRESS_ROWS)
-            .map(|row| ADDRESS_ROW + ADDRESS_ROW_BYTES * row)
-            .filter(|row| [self.at(rows, *row), self.at(rows, row + 8)] == halves)
-            .map(|row| self.at(rows, row + 16))
-            .map(|word| (word as u16, (word >> 16) as u32 & 0xffff, (word >> 32) as u32))
-            .filter(|(_, flags, _)| flags & address::PRESENT != 0)
+        (0..ADDRESS_ROWS.count)
+            .map(|row| AddressRow::from_words(self.words(rows, ADDRESS_ROWS.at(row))))
+            .filter(|(of, row)| *of == address && row.flags & address::PRESENT != 0)
+            .map(|(_, row)| row)
             .collect()
     }
 
     /// What a policy says; `None` where an axis is in no order, so that any interval is as good as another.
-    pub(super) fn classify(self, root: u32, question: &Question) -> Option<PolicyResult> {
-        let (bank, base) = (PolicyRef(root).bank(), PolicyRef(root).offset());
-        if root == 0 || bank >= self.banks() || self.at(bank, base) as u32 != POLICY_MAGIC {
+    pub(super) fn classify(self, root: PolicyRef, question: &Question) -> Option<PolicyResult> {
+        let (bank, base) = (root.bank(), root.offset());
+        if root.0 == 0 || bank >= self.banks() {
             return Some(PolicyResult::NoPolicy);
         }
+        let Some(header) = PolicyHeader::from_words(self.words(bank, base)) else {
+            return Some(PolicyResult::NoPolicy);
+        };
         let within = |offset: u32| base.wrapping_add(offset);
-        let axis = |number: u32| {
-            let word = self.at(bank, within(16 + 8 * number));
-            (within(word as u32), (word >> 32) as u32 % 32)
+        let narrow = |AxisRef { offset, depth }: AxisRef, key: u32| -> Option<u32> {
+            let at = within(offset);
+            let entries =
+                intervals(depth)?.map(|entry| AxisEntry::from_word(self.at(bank, at.wrapping_add(8 * entry))));
+            interval(entries.map(|entry| (u128::from(entry.key), entry.row)), key.into())
         };
-        let narrow = |(at, depth): (u32, u32), key: u32| -> Option<u32> {
-            let entries = intervals(depth)?.map(|entry| self.at(bank, at.wrapping_add(8 * entry)));
-            interval(entries.map(|entry| (u128::from(entry >> 32), entry as u32)), key.into())
-        };
-        let wide = |(at, depth): (u32, u32), key: u128| -> Option<u32> {
+        let wide = |AxisRef { offset, depth }: AxisRef, key: u128| -> Option<u32> {
+            let at = within(offset);
             let rows = at.wrapping_add(16 << depth);
             let entries = intervals(depth)?.map(|entry| {
                 let place = at.wrapping_add(16 * entry);
@@ -114,14 +124,14 @@ impl Words<'_> {
             interval(entries, key)
         };
         let peer = if question.v6 {
-            wide(axis(4), question.peer)?
+            wide(header.peers, question.peer)?
         } else {
-            narrow(axis(4), question.peer as u32)?
+            narrow(header.peers, question.peer as u32)?
         };
         let rows = [
-            narrow(axis(question.axis % 4), question.port)?,
+            narrow(header.ports[question.axis as usize % 4], question.port)?,
             peer,
-            narrow(axis(5), question.group_set)?,
+            narrow(header.groups, question.group_set)?,
         ];
         // The summary first, then the words that it names.
         let both = |offset: u32| {
@@ -134,13 +144,9 @@ impl Words<'_> {
             .map(|word| (word, both(8 + 8 * word)))
             .find(|(_, bits)| *bits != 0)
             .map(|(word, bits)| 64 * word + bits.trailing_zeros());
-        let rules = self.at(bank, within(8)) as u32;
         Some(bit.map_or(PolicyResult::NoRule, |bit| {
-            let rule = self.at(bank, within(rules).wrapping_add(8 * bit));
-            PolicyResult::Allowed(RuleMatch {
-                rule: rule as u32,
-                flags: (rule >> 32) as u32,
-            })
+            let rule = self.at(bank, within(header.rules).wrapping_add(8 * bit));
+            PolicyResult::Allowed(RuleMatch::from_word(rule))
         }))
     }
 }
@@ -194,23 +200,12 @@ pub(super) struct WatchedBank<'a> {
 
 /// Whether something lies at an offset of a bank of control words and tables, or of rows.
 fn in_tables(bank: u32, offset: u32) -> bool {
-    let parts: &[(u32, u32)] = if bank == CONTROL_BANK {
-        &[
-            (0, CONTROL_TIMEOUTS + 8 * TIMEOUTS as u32),
-            (EPOCHS, 8 * SLOTS),
-            (LINKS, 8 * LINK_WORDS),
-            (MEMBERS, 8 * MEMBER_WORDS),
-        ]
+    let parts: &[Region] = if bank == CONTROL_BANK {
+        &[CONTROL_WORDS, TIMEOUT_TICKS, EPOCHS, LINKS, MEMBERS]
     } else {
-        &[
-            (LINK_ROW, 8 * LINK_ROWS),
-            (SLOT_ROW, SLOT_ROW_BYTES * SLOTS),
-            (ADDRESS_ROW, ADDRESS_ROW_BYTES * ADDRESS_ROWS),
-        ]
+        &[LINK_ROWS, SLOT_ROWS, ADDRESS_ROWS]
     };
-    parts
-        .iter()
-        .any(|(start, length)| (*start..start + length).contains(&offset))
+    parts.iter().any(|part| part.contains(offset))
 }
 
 impl Bank for WatchedBank<'_> {

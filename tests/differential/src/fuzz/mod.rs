@@ -11,10 +11,6 @@ mod path;
 mod steps;
 mod vary;
 
-use std::net::IpAddr;
-
-use taskgate_ebpf::packet::mapped;
-
 pub use self::{image::image, parser::parser, path::path};
 use crate::Rng;
 
@@ -39,12 +35,4 @@ pub fn like(input: &[u8], seed: u64) -> Vec<u8> {
         }
     }
     other
-}
-
-/// An address as the data path has it: upper and lower half, IPv4 mapped.
-fn halves(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(address) => mapped(address.into()),
-        IpAddr::V6(address) => [(u128::from(address) >> 64) as u64, u128::from(address) as u64],
-    }
 }

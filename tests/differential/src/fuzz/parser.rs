@@ -3,7 +3,7 @@
 use std::fmt;
 
 use taskgate_ebpf::{
-    abi::{DropReason, LinkId},
+    abi::{Address, DropReason, LinkId},
     host::{HostFrame, Left},
     packet::{
         Checksum, Cut, ETHERNET_BYTES, Frame, HARDWARE_UNREAD, IcmpKind, Kind, PULL_BYTES, Packet, Unparsed,
@@ -11,7 +11,6 @@ use taskgate_ebpf::{
     },
 };
 
-use super::halves;
 use crate::{Body, Hardware, Ip, Part, Reading, Tally, read as naive_read};
 
 // Not a copy: the parser's own tests ask the same of the other parser.
@@ -199,9 +198,9 @@ fn typed(how: u8, rest: &[u8]) -> Vec<u8> {
 /// A packet whose every field is something.
 fn anything() -> Packet {
     Packet {
-        source: [u64::MAX; 2],
-        destination: [u64::MAX; 2],
-        target: [u64::MAX; 2],
+        source: Address::from_bits(u128::MAX),
+        destination: Address::from_bits(u128::MAX),
+        target: Address::from_bits(u128::MAX),
         hardware: u64::MAX,
         bytes: u32::MAX,
         packets: 0,
@@ -322,13 +321,18 @@ fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
         }
         Reading::Arp(arp) => {
             assert_eq!((*result, packet.kind), (Ok(()), Kind::Arp), "{}", told(&reading));
-            assert_eq!(ends, [arp.sender, arp.target].map(halves), "{}", told(&reading));
+            assert_eq!(ends, [arp.sender, arp.target].map(Address::from), "{}", told(&reading));
             assert_eq!(packet.roomy, arp.roomy, "{}", told(&reading));
         }
         Reading::Ip(ip) => {
             let kind = if ip.source.is_ipv4() { Kind::V4 } else { Kind::V6 };
             assert_eq!(packet.kind, kind, "{}", told(&reading));
-            assert_eq!(ends, [ip.source, ip.destination].map(halves), "{}", told(&reading));
+            assert_eq!(
+                ends,
+                [ip.source, ip.destination].map(Address::from),
+                "{}",
+                told(&reading)
+            );
             assert_eq!(packet.protocol, ip.protocol, "{}", told(&reading));
             let counted = (u64::from(packet.packets), u64::from(packet.bytes));
             assert_eq!(
@@ -403,7 +407,7 @@ fn same_body(packet: &Packet, quoted: Option<&Packet>, body: &Body, router_role:
             let same_quote = match (quoted, theirs) {
                 (None, None) => true,
                 (Some(ours), Some(theirs)) => {
-                    [ours.source, ours.destination] == [theirs.source, theirs.destination].map(halves)
+                    [ours.source, ours.destination] == [theirs.source, theirs.destination].map(Address::from)
                         && ours.protocol == theirs.protocol
                         && same_body(ours, None, &theirs.body, false)
                 }
@@ -430,7 +434,7 @@ fn same_body(packet: &Packet, quoted: Option<&Packet>, body: &Body, router_role:
             router,
             roomy,
         } => {
-            let target = target.map_or([0; 2], halves);
+            let target = target.map(Address::from).unwrap_or_default();
             ports.1 == u16::from_be_bytes([*kind, *code])
                 && !no_neighbour
                 && packet.target == target

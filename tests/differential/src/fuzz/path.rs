@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeSet, sync::atomic::AtomicU64};
 
-use taskgate_compiler::host_image;
 use taskgate_ebpf::{abi::Outcome, host::Left};
 
 use super::{
@@ -13,6 +12,7 @@ use super::{
     vary,
 };
 use crate::{Clock, GeneratedPacket, Rng, Stand, Tally, read};
+use taskgate_tables::image::host_image;
 use testkit::fixture::{DataPath as _, Host, State};
 
 /// Earlier packets that a later one may be made of.

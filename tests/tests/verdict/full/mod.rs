@@ -4,11 +4,12 @@ mod accounts;
 mod fragments;
 
 use anyhow::Result;
-use taskgate_compiler::{Gate, host_image};
+use taskgate_compiler::Gate;
 use taskgate_ebpf::{
     abi::{Direction, image::Shared},
     host::Left,
 };
+use taskgate_tables::image::host_image;
 use testkit::fixture::{
     DataPath as _, DataPathTest, Fixture, Host, Kernel, Sent, all_gated, frames::*, model::gated, on_host_and_in_kernel,
 };

@@ -109,7 +109,7 @@ impl Gates {
         };
         let writer = self.image.writer();
         for (eni, slot) in enis {
-            writer.set_mac(*slot, mac_of(eni));
+            writer.control().set_mac(*slot, mac_of(eni));
         }
     }
 

@@ -4,9 +4,9 @@
 //! names it as the former one, so that the host's own frames, which have no tag, go on.
 
 use taskgate_bpf::gate::{Gate, GateError, GateProgram, GatePrograms, Place, link_id};
-use taskgate_compiler::ImageControl;
 use taskgate_model::{Uplink, UplinkMode};
 use taskgate_net::{link::Link, watch::LinkWatch};
+use taskgate_tables::image::ImageControl;
 use tracing::{info, warn};
 
 use super::links::place;
@@ -168,10 +168,10 @@ impl Uplinks {
     /// Has the image name the link that was the trunk last. One that was it before passes nothing.
     fn name_former(&self) {
         let Some((last, before)) = self.former.split_last() else {
-            self.control.set_former_trunk(0);
+            self.control.set_previous_trunk(0);
             return;
         };
-        self.control.set_former_trunk(last.link().ifindex);
+        self.control.set_previous_trunk(last.link().ifindex);
         for gate in before {
             warn!(
                 link = gate.link().name,

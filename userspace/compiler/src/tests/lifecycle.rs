@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use taskgate_ebpf::abi::image::{
-    BANK_BYTES, CONTROL_ABI, CONTROL_FLAGS, CONTROL_GENERATION, CONTROL_TIMEOUTS, CONTROL_WINDOW, EMPTY, LINK_WORDS,
-    LINKS, MEMBER_WORDS, MEMBERS, ROWS_BANK, TOMBSTONE, Timeout,
+    BANK_BYTES, EMPTY, ImageWord, LINKS, MEMBERS, Region, TIMEOUT_TICKS, TOMBSTONE, Timeout, rows_bank,
 };
 
 use super::*;
@@ -27,8 +26,8 @@ fn bank(words: &[u64], bank: u32) -> &[u64] {
 }
 
 /// How many words of a table hold something, and how many are tombstones.
-fn table(words: &[u64], offset: u32, count: u32) -> (usize, usize) {
-    let table = &words[offset as usize / 8..][..count as usize];
+fn table(words: &[u64], table: Region) -> (usize, usize) {
+    let table = &words[table.offset as usize / 8..table.end() as usize / 8];
     let tombstones = table.iter().filter(|word| **word == TOMBSTONE).count();
     (
         table.iter().filter(|word| **word != EMPTY).count() - tombstones,
@@ -37,11 +36,11 @@ fn table(words: &[u64], offset: u32, count: u32) -> (usize, usize) {
 }
 
 fn members(host: &Host) -> (usize, usize) {
-    table(&host.words(), MEMBERS, MEMBER_WORDS)
+    table(&host.words(), MEMBERS)
 }
 
 fn links(host: &Host) -> (usize, usize) {
-    table(&host.words(), LINKS, LINK_WORDS)
+    table(&host.words(), LINKS)
 }
 
 const LINK: LinkId = LinkId::device(7);
@@ -61,16 +60,16 @@ fn an_image_begins_empty_and_whole() {
         "cannot start an image in memory that holds one already; begin with an empty one"
     );
 
-    host.writer.set_flags(5);
-    host.writer.set_window(6);
-    host.writer.set_timeout(Timeout::TcpEstablished, 7);
-    host.writer.set_timeout(Timeout::Other, 8);
+    host.writer.control().set_flags(5);
+    host.writer.control().set_window(6);
+    host.writer.control().set_timeout(Timeout::TcpEstablished, 7);
+    host.writer.control().set_timeout(Timeout::Other, 8);
     let expected = [
-        (CONTROL_ABI, abi::ABI_HASH),
-        (CONTROL_WINDOW, 6),
-        (CONTROL_FLAGS, 5),
-        (CONTROL_TIMEOUTS, 7),
-        (CONTROL_TIMEOUTS + 48, 8),
+        (ImageWord::Abi.offset(), abi::ABI_HASH),
+        (ImageWord::Window.offset(), 6),
+        (ImageWord::Flags.offset(), 5),
+        (TIMEOUT_TICKS.at(0), 7),
+        (TIMEOUT_TICKS.at(6), 8),
     ];
     let words: Vec<(u32, u64)> = (0..)
         .step_by(8)
@@ -101,8 +100,8 @@ fn slots_addresses_and_equal_policies_stay_where_they_are() {
     assert_eq!(host.apply(&model(81, &[3, 2])), Ok(3));
     let after = host.reader().slot(2).unwrap();
     assert_eq!(after.roots[0], before.roots[0]);
-    assert_ne!(after.roots[1] as u32, before.roots[1] as u32);
-    assert_eq!(after.roots[1] >> 32, before.roots[1] >> 32);
+    assert_ne!(after.roots[1].v4, before.roots[1].v4);
+    assert_eq!(after.roots[1].v6, before.roots[1].v6);
 }
 
 #[test]
@@ -127,8 +126,8 @@ fn nothing_is_overwritten_before_the_grace_period() {
             })
             .unwrap();
         assert_eq!(waited, 1);
-        let generation = bank(&before, 0)[CONTROL_GENERATION as usize / 8];
-        let current = ROWS_BANK + (generation & 1) as u32;
+        let generation = bank(&before, 0)[ImageWord::Generation.offset() as usize / 8];
+        let current = rows_bank(generation as u32);
         let now = words();
         assert!(
             bank(&now, current) == bank(&before, current),
@@ -199,7 +198,7 @@ fn an_image_without_room_is_refused_and_stands() {
     // Too many addresses: the tables are as before.
     host.writer.synchronize(&mut || ());
     let before = host.words();
-    let exempt: Vec<IpAddr> = (0..image::ADDRESS_ROWS)
+    let exempt: Vec<IpAddr> = (0..image::ADDRESS_ROWS.count)
         .map(|at| std::net::Ipv4Addr::from(0x0b00_0000 + at).into())
         .collect();
     let full = host.compile(&model(82, &[1]), &exempt).unwrap();
@@ -216,7 +215,7 @@ fn an_image_without_room_is_refused_and_stands() {
     // One less fits.
     let full = host.compile(&model(82, &[1]), &exempt[1..]).unwrap();
     assert_eq!(host.switch(&full), Ok(3));
-    assert_eq!(members(&host).0, image::ADDRESS_ROWS as usize);
+    assert_eq!(members(&host).0, image::ADDRESS_ROWS.count as usize);
 }
 
 #[test]
@@ -246,13 +245,16 @@ fn a_slot_is_given_again_only_when_nothing_tells_of_it() {
     let mut host = Host::new(1);
     host.apply(&model(80, &[1])).unwrap();
     host.writer.add_link(LINK, 1).unwrap();
-    assert_eq!((host.reader().link(LINK).unwrap().slot, host.writer.epoch(1)), (1, 0));
+    assert_eq!(
+        (host.reader().link(LINK).unwrap().slot, host.writer.control().epoch(1)),
+        (1, 0)
+    );
 
     // The ENI goes: its connections are old at once, and again once no packet is under way.
     host.apply(&model(80, &[2])).unwrap();
-    assert_eq!((host.reader().link(LINK), host.writer.epoch(1)), (None, 1));
+    assert_eq!((host.reader().link(LINK), host.writer.control().epoch(1)), (None, 1));
     host.writer.synchronize(&mut || ());
-    assert_eq!(host.writer.epoch(1), 2);
+    assert_eq!(host.writer.control().epoch(1), 2);
 
     // As long as the link names it, the slot is the ENI's.
     host.apply(&model(80, &[2])).unwrap();
@@ -262,10 +264,13 @@ fn a_slot_is_given_again_only_when_nothing_tells_of_it() {
         (Some(1), Some("eni-1"))
     );
     host.writer.remove_link(LINK);
-    assert_eq!((host.writer.slot("eni-1"), host.writer.epoch(1)), (Some(1), 3));
+    assert_eq!(
+        (host.writer.slot("eni-1"), host.writer.control().epoch(1)),
+        (Some(1), 3)
+    );
     host.apply(&model(80, &[2])).unwrap();
     assert_eq!((host.writer.slot("eni-1"), host.writer.eni(1)), (None, None));
-    assert_eq!(host.writer.epoch(1), 4);
+    assert_eq!(host.writer.control().epoch(1), 4);
     assert_eq!(
         [
             host.writer.add_link(LINK, 1),
@@ -299,7 +304,7 @@ fn isolating_an_eni_ends_its_connections() {
         let compiled = Compiled::new(&model, scope, &mut host.book, &mut host.sets).unwrap();
         host.switch(&compiled).unwrap();
         host.writer.synchronize(&mut || ());
-        [1, 2].map(|slot| host.writer.epoch(slot))
+        [1, 2].map(|slot| host.writer.control().epoch(slot))
     };
     assert_eq!(
         [false, true, true, false].map(&mut switch),
@@ -326,7 +331,7 @@ fn links_come_and_go_between_generations() {
     host.writer.remove_link(branch);
     host.writer.remove_link(branch);
     assert_eq!((slots(&host), links(&host)), ([Some(1), None], (1, 1)));
-    assert_eq!([1, 2].map(|slot| host.writer.epoch(slot)), [0, 1]);
+    assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [0, 1]);
     // The row of one that went serves another, once nothing makes its connections old any more.
     assert_eq!([1, 2].map(|slot| host.writer.is_raised(slot)), [false, true]);
     host.writer.synchronize(&mut || ());
@@ -340,7 +345,7 @@ fn links_come_and_go_between_generations() {
     // Another slot on the same link.
     host.writer.add_link(LINK, 2).unwrap();
     assert_eq!(slots(&host), [Some(2), None]);
-    assert_eq!([1, 2].map(|slot| host.writer.epoch(slot)), [1, 2]);
+    assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [1, 2]);
     host.apply(&model(80, &[1, 2])).unwrap();
     assert_eq!((slots(&host), links(&host)), ([Some(2), None], (2, 0)));
 }
@@ -352,7 +357,7 @@ fn links_may_come_before_the_first_generation_is_read() {
     let prepared = host.writer.prepare(&compiled, &mut || ()).unwrap();
     assert_eq!(prepared.slot("eni-1"), Some(1));
     let _ = prepared.commit();
-    for at in 0..image::LINK_ROWS {
+    for at in 0..image::LINK_ROWS.count {
         host.writer.add_link(LinkId::device(at + 1), 1).unwrap();
     }
     let error = host.writer.add_link(LinkId::branch(1), 1).unwrap_err();
@@ -360,6 +365,6 @@ fn links_may_come_before_the_first_generation_is_read() {
         error.to_string(),
         "cannot add link 8388609 to `links`: all 8192 rows are taken"
     );
-    assert!((1..=image::LINK_ROWS).all(|at| host.reader().link(LinkId::device(at)).is_some()));
+    assert!((1..=image::LINK_ROWS.count).all(|at| host.reader().link(LinkId::device(at)).is_some()));
     assert_eq!(host.reader().link(LinkId::branch(1)), None);
 }

@@ -9,19 +9,19 @@ mod worked;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use taskgate_ebpf::abi::image::{self, Class};
-use taskgate_ebpf::abi::{self, LinkId};
+use taskgate_ebpf::abi::image::{self, AddressRow, Class};
+use taskgate_ebpf::abi::{self, Address, LinkId};
 use taskgate_ebpf::host::HostTables;
-use taskgate_ebpf::policy::{
-    AddressRow, Control, EniRow, Peer4, Peer6, PeerKey, PolicyQuery, PolicyResult, Rows, classify,
-};
+use taskgate_ebpf::policy::{Control, EniRow, Peer4, Peer6, PeerKey, PolicyQuery, PolicyResult, Rows, classify};
 use taskgate_model::{
     Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, Location, Model, Peer, Ports, PrefixList, Protocol, Rule,
     SecurityGroup,
 };
 
+use taskgate_tables::image::host_image;
+
 use super::oracle::Packet;
-use super::{CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds, host_image};
+use super::{CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds};
 
 /// An ENI that is gated here.
 pub(super) fn eni(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
@@ -192,8 +192,7 @@ impl<'a> Reader<'a> {
     }
 
     fn address(&self, address: IpAddr) -> AddressRow {
-        let key = super::compiled::key_of(address);
-        self.rows().address([(key >> 64) as u64, key as u64])
+        self.rows().address(address.into())
     }
 
     fn link(&self, link: LinkId) -> Option<EniRow> {
@@ -217,11 +216,7 @@ impl<'a> Reader<'a> {
         };
         match packet.peer {
             IpAddr::V4(peer) => self.judge_as(slot, direction, packet, class, port, Peer4(peer.into())),
-            IpAddr::V6(peer) => {
-                let peer = u128::from(peer);
-                let peer = Peer6([(peer >> 64) as u64, peer as u64]);
-                self.judge_as(slot, direction, packet, class, port, peer)
-            }
+            peer @ IpAddr::V6(_) => self.judge_as(slot, direction, packet, class, port, Peer6(peer.into())),
         }
     }
 

@@ -3,20 +3,25 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use taskgate_ebpf::abi::image::{AxisEntry, AxisRef, PolicyHeader, RuleMatch};
 use taskgate_model::{IcmpMatch, PrefixListIndex};
 
 use super::*;
 
 /// A policy as text: rules, then each axis with the rules that cover each interval.
 fn dump(block: &[u64], wide: bool) -> String {
-    let halves = |word: u64| (word as u32, (word >> 32) as u32);
     let at = |offset: u32| block[offset as usize / 8];
     let mut out = String::new();
-    let (magic, words) = halves(block[0]);
-    assert_eq!(magic, image::POLICY_MAGIC);
-    let (rules, count) = halves(block[1]);
+    let header = block
+        .first_chunk()
+        .and_then(|words| PolicyHeader::from_words(*words))
+        .unwrap();
+    let words = header.bitmap_words;
     writeln!(out, "{} bytes, {words} words in a bitmap", block.len() * 8).unwrap();
-    let rules: Vec<(u32, u32)> = (0..count).map(|rule| halves(at(rules + 8 * rule))).collect();
+    let rules: Vec<(u32, u32)> = (0..header.rule_count)
+        .map(|rule| RuleMatch::from_word(at(header.rules + 8 * rule)))
+        .map(|RuleMatch { rule, flags }| (rule, flags))
+        .collect();
     writeln!(out, "rules {rules:?}").unwrap();
     let row = |offset: u32| {
         let bits: Vec<u32> = (0..64 * words)
@@ -28,21 +33,26 @@ fn dump(block: &[u64], wide: bool) -> String {
         }
         format!("{bits:?}@{offset}")
     };
-    for (name, header) in ["tcp", "udp", "icmp", "other", "peers", "sets"]
-        .into_iter()
-        .zip(&block[2..8])
-    {
-        let (offset, depth) = halves(*header);
+    let [tcp, udp, icmp, other] = header.ports;
+    for (name, axis) in [
+        ("tcp", tcp),
+        ("udp", udp),
+        ("icmp", icmp),
+        ("other", other),
+        ("peers", header.peers),
+        ("sets", header.groups),
+    ] {
+        let AxisRef { offset, depth } = axis;
         write!(out, "{name}").unwrap();
         for entry in 0..1 << depth {
             let (key, row_at) = if wide && name == "peers" {
-                let key = u128::from(at(offset + 16 * entry)) << 64 | u128::from(at(offset + 16 * entry + 8));
-                (key, at(offset + (16 << depth) + 8 * entry))
+                let key = Address::new(at(offset + 16 * entry), at(offset + 16 * entry + 8));
+                (key.to_bits(), at(offset + (16 << depth) + 8 * entry) as u32)
             } else {
-                let (row, key) = halves(at(offset + 8 * entry));
-                (key.into(), row.into())
+                let entry = AxisEntry::from_word(at(offset + 8 * entry));
+                (entry.key.into(), entry.row)
             };
-            write!(out, " {key:x}:{}", row(row_at as u32)).unwrap();
+            write!(out, " {key:x}:{}", row(row_at)).unwrap();
         }
         out.push('\n');
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::{fs, path::Path};
 
-use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_HEADER_BYTES, PolicyRef};
+use taskgate_ebpf::abi::image::{AxisEntry, BANK_BYTES, PolicyHeader};
 
 use super::Host;
 
@@ -20,40 +20,33 @@ fn described(word: impl Fn(u32) -> u64) -> String {
         writeln!(text, "{at:#05x}  {:016x}  {what}", word(at)).expect("a string grows");
     };
     line(0, "words in a bitmap, and the magic number");
-    let (rules, rules_at) = ((word(8) >> 32) as u32, word(8) as u32);
-    line(8, "rules, and where their words are");
-    let mut axes = Vec::new();
-    for (index, name) in [
-        "TCP port",
-        "UDP port",
-        "ICMP type and code",
-        "other protocol",
-        "peer",
-        "group set",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let at = 16 + 8 * index as u32;
-        line(at, &format!("{name} axis: its depth, and where its entries are"));
-        axes.push((name, word(at) as u32, 1 << (word(at) >> 32)));
+    let header = PolicyHeader::from_words(std::array::from_fn(|at| word(8 * at as u32))).expect("a policy");
+    line(PolicyHeader::RULES, "rules, and where their words are");
+    let names = ["TCP port", "UDP port", "ICMP type and code", "other protocol"];
+    let ports = names
+        .into_iter()
+        .zip((0..).map(PolicyHeader::port_axis).zip(header.ports));
+    let others = [
+        ("peer", (PolicyHeader::PEERS, header.peers)),
+        ("group set", (PolicyHeader::GROUPS, header.groups)),
+    ];
+    let axes: Vec<_> = ports.chain(others).collect();
+    for (name, (at, _)) in &axes {
+        line(*at, &format!("{name} axis: its depth, and where its entries are"));
     }
-    assert_eq!(POLICY_HEADER_BYTES, 16 + 8 * axes.len() as u32);
-    for rule in 0..rules {
+    for rule in 0..header.rule_count {
         line(
-            rules_at + 8 * rule,
+            header.rules + 8 * rule,
             &format!("bit {rule}: flags and number of the rule"),
         );
     }
     let mut rows = Vec::new();
-    for (name, at, entries) in axes {
-        for entry in 0..entries {
-            let at = at + 8 * entry;
-            line(
-                at,
-                &format!("{name} from {} on: row at {:#x}", word(at) >> 32, word(at) as u32),
-            );
-            rows.push(word(at) as u32);
+    for (name, (_, axis)) in axes {
+        for entry in 0..1 << axis.depth {
+            let at = axis.offset + 8 * entry;
+            let AxisEntry { key, row } = AxisEntry::from_word(word(at));
+            line(at, &format!("{name} from {key} on: row at {row:#x}"));
+            rows.push(row);
         }
     }
     rows.sort_unstable();
@@ -71,7 +64,7 @@ fn the_architecture_pages_example_is_what_the_compiler_writes() {
     let mut host = Host::new(2);
     host.apply(&loaded.model).expect("the example compiles");
     let slot = host.writer.slot(DB).expect("db is gated");
-    let ingress_v4 = PolicyRef(host.reader().slot(slot).expect("its row is there").roots[1] as u32);
+    let ingress_v4 = host.reader().slot(slot).expect("its row is there").roots[1].v4;
     let words = host.words();
     let at = |offset: u32| words[((ingress_v4.bank() * BANK_BYTES + ingress_v4.offset() + offset) / 8) as usize];
     let text = described(at);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use taskgate_ebpf::abi::{
-    Direction, DropReason, Key4, Key6, LinkId,
+    Direction, DropReason, LinkId,
     image::TIMEOUTS,
     tables::{Flags, denial_tail},
     window,
@@ -39,23 +39,7 @@ impl Flow {
 
     fn key(&self, tail: u32) -> FlowKey {
         let ports = u32::from(self.local.1) << 16 | u32::from(self.remote.1);
-        match (self.local.0, self.remote.0) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                let addresses = u64::from(local.to_bits()) << 32 | u64::from(remote.to_bits());
-                FlowKey::V4(Key4 { addresses, ports, tail })
-            }
-            (IpAddr::V6(local), IpAddr::V6(remote)) => {
-                let halves = |address: u128| [(address >> 64) as u64, address as u64];
-                let (local, remote) = (halves(local.to_bits()), halves(remote.to_bits()));
-                FlowKey::V6(Key6 {
-                    local,
-                    remote,
-                    ports,
-                    tail,
-                })
-            }
-            _ => panic!("one flow has one family"),
-        }
+        FlowKey::new(self.local.0, self.remote.0, ports, tail)
     }
 
     pub(super) fn conn(&self) -> FlowKey {

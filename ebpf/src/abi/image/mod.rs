@@ -1,0 +1,350 @@
+//! The image: everything that user space tells the kernel, in one array of banks of 2 MiB, mapped by both.
+//!
+//! | bank | holds |
+//! |---|---|
+//! | 0 | control words, epochs and links by slot, the open-addressed tables `links` and `members` |
+//! | 1, 2 | rows: what the configuration says of a link, a slot or an address, one bank for each parity of the generation |
+//! | 3… | policies |
+//!
+//! All of it is read in words of 8 bytes at offsets that are masked first, so a damaged image can give a wrong answer,
+//! never an unsafe load. One store of [`ImageWord::Generation`] switches the whole configuration.
+//!
+//! **Tables.** A word of `links` or `members` is an [`IndexWord`], [`EMPTY`] or [`TOMBSTONE`], and does not depend on the
+//! configuration; what the configuration says of the index is its row, which names its own key again: a row that names
+//! another key counts as absent. Position and stride come from [`probe`]; a search ends at an empty word or after
+//! [`PROBES`] words.
+//!
+//! **Policies.** See [`PolicyHeader`].
+
+mod policy;
+mod rows;
+
+pub use policy::{
+    AxisEntry, AxisRef, Class, MAX_DEPTH, MAX_ROW_WORDS, MAX_RULES, PolicyHeader, PolicyRef, PolicyRoots, RuleMatch,
+    rule,
+};
+pub use rows::{AddressRow, LinkRow, SlotRow, address, slot};
+
+use super::{pair, unpair};
+
+/// Bytes in a bank.
+pub const BANK_BYTES: u32 = 2 << 20;
+/// The bank of control words and tables.
+pub const CONTROL_BANK: u32 = 0;
+/// The first bank of policies.
+pub const POLICY_BANK: u32 = 3;
+
+/// The bank of a generation's rows, by its parity.
+#[inline(always)]
+pub const fn rows_bank(generation: u32) -> u32 {
+    1 + (generation & 1)
+}
+
+/// Entries of one size that lie one after the other in a bank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Where the first one begins, in bytes from the bank's start.
+    pub offset: u32,
+    /// Bytes from one to the next.
+    pub stride: u32,
+    /// How many there are: a power of two.
+    pub count: u32,
+}
+
+impl Region {
+    const fn new(offset: u32, words: u32, count: u32) -> Self {
+        assert!(count.is_power_of_two());
+        Self {
+            offset,
+            stride: 8 * words,
+            count,
+        }
+    }
+
+    /// Offset of an entry. The index is taken modulo the count, so that none leads outside.
+    #[inline(always)]
+    pub const fn at(self, index: u32) -> u32 {
+        self.offset + self.stride * (index & (self.count - 1))
+    }
+
+    /// Offset of what follows the first `count` entries.
+    pub const fn end_of(self, count: u32) -> u32 {
+        self.offset + self.stride * count
+    }
+
+    /// Offset of what follows the last entry.
+    pub const fn end(self) -> u32 {
+        self.end_of(self.count)
+    }
+
+    /// Whether an offset lies in it.
+    pub const fn contains(self, offset: u32) -> bool {
+        offset >= self.offset && offset < self.end()
+    }
+}
+
+/// In the bank of control words: a word for each [`ImageWord`].
+pub const CONTROL_WORDS: Region = Region::new(0, 1, 8);
+/// Likewise: the idle time-outs in ticks, a word for each [`Timeout`].
+pub const TIMEOUT_TICKS: Region = Region::new(64, 1, 16);
+/// Likewise: the [`Share`] of each [`Shared`] table.
+pub const SHARES: Region = Region::new(192, 1, 4);
+/// Likewise: the epochs, a word for each slot.
+pub const EPOCHS: Region = Region::new(64 << 10, 1, SLOTS);
+/// Likewise: the [`IndexWord`]s of `links`.
+pub const LINKS: Region = Region::new(128 << 10, 1, 16_384);
+/// Likewise: the [`super::LinkId`] that carries each slot's ENI, or 0.
+pub const SLOT_LINKS: Region = Region::new(256 << 10, 1, SLOTS);
+/// Likewise: the hardware address that each slot's ENI has and keeps, as [`crate::packet::hardware_number`] writes it, or 0.
+pub const SLOT_MACS: Region = Region::new(320 << 10, 1, SLOTS);
+/// Likewise: the ifindex of the bridge that each slot's link is a port of, or 0.
+pub const SLOT_SEGMENTS: Region = Region::new(384 << 10, 1, SLOTS);
+/// Likewise: the [`IndexWord`]s of `members`.
+pub const MEMBERS: Region = Region::new(1 << 20, 1, 131_072);
+
+/// In a bank of rows: a [`LinkRow`] for each index in `links`.
+pub const LINK_ROWS: Region = Region::new(0, 1, 8192);
+/// Likewise: a [`SlotRow`] for each slot.
+pub const SLOT_ROWS: Region = Region::new(256 << 10, SlotRow::WORDS as u32, SLOTS);
+/// Likewise: an [`AddressRow`] for each index in `members`.
+pub const ADDRESS_ROWS: Region = Region::new(512 << 10, AddressRow::WORDS as u32, 65_536);
+
+/// The control words of which there is one each, in the order in which they lie in [`CONTROL_WORDS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ImageWord {
+    /// [`super::ABI_HASH`].
+    Abi = 0,
+    /// The generation, 1 and up; its lowest bit names the bank of rows. 0: nothing is configured.
+    Generation = 1,
+    /// The number of the capture window.
+    Window = 2,
+    /// The [`control`] flags.
+    Flags = 3,
+    /// The trunk's ifindex: tags name branches on that link and on no other. 0: there is no trunk.
+    Trunk = 4,
+    /// The ifindex of the previous trunk, which is held closed: tagged frames are dropped there, untagged ones belong to the
+    /// host. 0: there is none.
+    PreviousTrunk = 5,
+    /// The ifindex of the uplink, by which the wire's packets come in; 0: none is named.
+    Uplink = 6,
+}
+
+impl ImageWord {
+    /// Its offset in the bank of control words.
+    #[inline(always)]
+    pub const fn offset(self) -> u32 {
+        CONTROL_WORDS.at(self as u32)
+    }
+}
+
+/// The tables that tasks share, in the order of their control words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Shared {
+    /// Tracked connections.
+    Connections = 0,
+    /// Denied flows.
+    Denials = 1,
+    /// First fragments that are remembered.
+    Fragments = 2,
+}
+
+impl Shared {
+    /// All of them, in the order of their control words.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::Denials, Self::Fragments];
+
+    /// First fragments that are remembered, by the room for denied flows: an eighth.
+    pub const fn fragments(denials: u32) -> u32 {
+        if denials < 8 { 1 } else { denials / 8 }
+    }
+}
+
+/// How a table is shared: entries of both families together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// What each slot may have for certain.
+    pub floor: u32,
+    /// What all slots may have beyond that, together.
+    pub pool: u32,
+}
+
+impl Share {
+    /// As a control word.
+    pub const fn to_word(self) -> u64 {
+        pair(self.pool, self.floor)
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        let (pool, floor) = unpair(word);
+        Self { floor, pool }
+    }
+}
+
+/// Who an entry is for, and so what it leaves of floor, pool and cap to others. An entry of the task's own making may have
+/// all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Claim {
+    /// An ICMP error about a connection, which anybody on the way may send: half is left to connections.
+    Error = 1,
+    /// Opened or sent from outside: a quarter is left to what the task itself opens, what is never filtered included.
+    Inward = 2,
+    /// Opened or sent by the task.
+    Outward = 31,
+}
+
+impl Claim {
+    /// What may be taken of so much, by the claim's number.
+    #[inline(always)]
+    pub const fn part(claim: u32, of: u32) -> u32 {
+        of - (of >> (claim & 31))
+    }
+}
+
+/// The cap of a task that has none.
+pub const NO_CAP: u32 = u32::MAX;
+
+/// Bits of the control flags.
+pub mod control {
+    /// Somebody follows: the first packet of each flow is put on the ring.
+    pub const FOLLOW: u64 = 1 << 0;
+    /// `on-rule-removal: cut`: tracked connections too are judged anew after a change.
+    pub const CUT: u64 = 1 << 1;
+    /// `icmp-errors: pmtu` or `all`.
+    pub const ICMP_PMTU: u64 = 1 << 2;
+    /// `icmp-errors: all`.
+    pub const ICMP_ALL: u64 = 1 << 3;
+}
+
+/// The idle time-outs, in the order of their control words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Timeout {
+    /// Established TCP.
+    TcpEstablished = 0,
+    /// TCP whose handshake is not complete.
+    TcpHalfOpen = 1,
+    /// TCP after both sides' FIN, or a RST.
+    TcpClosed = 2,
+    /// UDP before a second exchange.
+    Udp = 3,
+    /// UDP from the second exchange on.
+    UdpStream = 4,
+    /// ICMP and ICMPv6.
+    Icmp = 5,
+    /// Every other protocol.
+    Other = 6,
+    /// The first fragment of an IPv4 datagram.
+    FragmentV4 = 7,
+    /// The first fragment of an IPv6 packet.
+    FragmentV6 = 8,
+    /// TCP after one side's FIN.
+    TcpHalfClosed = 9,
+    /// A link-local address of a neighbour, since it was heard last.
+    LinkLocal = 10,
+}
+
+impl Timeout {
+    /// All of them, in the order of their control words.
+    pub const ALL: [Self; TIMEOUTS] = [
+        Self::TcpEstablished,
+        Self::TcpHalfOpen,
+        Self::TcpClosed,
+        Self::Udp,
+        Self::UdpStream,
+        Self::Icmp,
+        Self::Other,
+        Self::FragmentV4,
+        Self::FragmentV6,
+        Self::TcpHalfClosed,
+        Self::LinkLocal,
+    ];
+}
+
+/// How many time-outs there are.
+pub const TIMEOUTS: usize = 11;
+
+/// Slots: an ENI's number in the tables, 1 to 8,191. Slot 0 is no ENI.
+pub const SLOTS: u32 = 8192;
+
+/// A word of `links` or `members`: the key's tag above, the index of its row below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexWord {
+    /// [`Probe::tag`] of the key.
+    pub tag: u32,
+    /// The index of its row.
+    pub index: u32,
+}
+
+impl IndexWord {
+    /// As a word of the table.
+    pub const fn to_word(self) -> u64 {
+        pair(self.tag, self.index)
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        let (tag, index) = unpair(word);
+        Self { tag, index }
+    }
+}
+
+/// A word of `links` or `members` that ends a search.
+pub const EMPTY: u64 = 0;
+/// A word that held something once: a search goes on. No tag is 0.
+pub const TOMBSTONE: u64 = 1;
+/// How many words a search looks at.
+pub const PROBES: u32 = 24;
+
+/// Where a key's search begins, how far each step goes, and the tag its word has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Number of the first word, before masking.
+    pub first: u32,
+    /// Words between one step and the next: odd, so that a search meets every word of a table.
+    pub stride: u32,
+    /// The word's upper half: never 0.
+    pub tag: u32,
+}
+
+impl Probe {
+    /// Number of the word that a search looks at after so many steps, before masking.
+    pub const fn position(self, step: u32) -> u32 {
+        self.first.wrapping_add(step.wrapping_mul(self.stride))
+    }
+}
+
+/// The search for a key: the halves of an address, or 0 and a link.
+#[inline(always)]
+pub const fn probe([upper, lower]: [u64; 2]) -> Probe {
+    // Two rounds of multiply and fold: every bit of the key reaches the bits that are used. The keys come from the
+    // configuration, so nobody who sends packets chooses them.
+    let mixed = (upper ^ upper >> 29)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(27)
+        ^ lower;
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    Probe {
+        first: (mixed >> 40) as u32,
+        stride: (mixed >> 20) as u32 | 1,
+        tag: mixed as u32 | 1,
+    }
+}
+
+const _: () = {
+    assert!(CONTROL_WORDS.end() <= TIMEOUT_TICKS.offset && TIMEOUTS <= TIMEOUT_TICKS.count as usize);
+    assert!(TIMEOUT_TICKS.end() <= SHARES.offset && Shared::ALL.len() <= SHARES.count as usize);
+    assert!(SHARES.end() <= EPOCHS.offset && EPOCHS.end() <= LINKS.offset && LINKS.end() <= SLOT_LINKS.offset);
+    assert!(SLOT_LINKS.end() <= SLOT_MACS.offset && SLOT_MACS.end() <= SLOT_SEGMENTS.offset);
+    assert!(SLOT_SEGMENTS.end() <= MEMBERS.offset && MEMBERS.end() <= BANK_BYTES);
+    assert!(LINK_ROWS.end() <= SLOT_ROWS.offset && SLOT_ROWS.end() <= ADDRESS_ROWS.offset);
+    assert!(ADDRESS_ROWS.end() <= BANK_BYTES);
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! The words of an image, and the one way to write them.
+
+use std::{
+    ops::Deref,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use taskgate_ebpf::{
+    abi::{
+        ABI_HASH, LinkId,
+        image::{
+            BANK_BYTES, CONTROL_BANK, EPOCHS, ImageWord, SHARES, SLOT_LINKS, SLOT_MACS, SLOT_SEGMENTS, SLOTS, Share,
+            Shared, TIMEOUT_TICKS, Timeout,
+        },
+    },
+    packet::hardware_number,
+};
+
+/// Words in a bank.
+const BANK_WORDS: usize = BANK_BYTES as usize / 8;
+
+/// An empty image of `banks` banks on the host: for tests, and to judge without a kernel.
+pub fn host_image(banks: u32) -> Vec<AtomicU64> {
+    std::iter::repeat_with(AtomicU64::default)
+        .take(banks as usize * BANK_WORDS)
+        .collect()
+}
+
+/// The words of an image, by bank and offset in bytes. A word that is not there panics.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageView<'a>(pub &'a [AtomicU64]);
+
+impl<'a> ImageView<'a> {
+    /// How many whole banks there are, if there are only whole ones.
+    pub fn banks(self) -> Option<u32> {
+        self.0
+            .len()
+            .is_multiple_of(BANK_WORDS)
+            .then_some((self.0.len() / BANK_WORDS) as u32)
+    }
+
+    fn word(self, bank: u32, offset: u32) -> &'a AtomicU64 {
+        &self.0[bank as usize * BANK_WORDS + offset as usize / 8]
+    }
+
+    /// The word at `offset`.
+    pub fn get(self, bank: u32, offset: u32) -> u64 {
+        self.word(bank, offset).load(Ordering::Relaxed)
+    }
+
+    /// The words from `offset` on.
+    pub fn words<const N: usize>(self, bank: u32, offset: u32) -> [u64; N] {
+        std::array::from_fn(|at| self.get(bank, offset + 8 * at as u32))
+    }
+
+    /// Stores words from `offset` on; who sees them before what follows does not matter.
+    pub fn set(self, bank: u32, offset: u32, words: &[u64]) {
+        for (offset, &value) in (offset..).step_by(8).zip(words) {
+            self.word(bank, offset).store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Stores one word after everything that was stored before it.
+    pub fn publish(self, bank: u32, offset: u32, value: u64) {
+        self.word(bank, offset).store(value, Ordering::Release);
+    }
+}
+
+/// The control words of an image, which belong to no generation. Several threads may use them at a time, each word by one.
+#[derive(Clone, Debug)]
+pub struct ImageControl<M>(M);
+
+impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
+    /// Those of an image of whole banks.
+    pub fn new(image: M) -> Self {
+        Self(image)
+    }
+
+    /// The image.
+    pub fn view(&self) -> ImageView<'_> {
+        ImageView(&self.0)
+    }
+
+    fn get(&self, offset: u32) -> u64 {
+        self.view().get(CONTROL_BANK, offset)
+    }
+
+    fn set(&self, offset: u32, value: u64) {
+        self.view().publish(CONTROL_BANK, offset, value);
+    }
+
+    /// Whether nobody has written an image here yet.
+    pub fn is_empty(&self) -> bool {
+        self.get(ImageWord::Abi.offset()) == 0 && self.generation() == 0
+    }
+
+    /// Says which layout the image has: the one of this build.
+    pub fn begin(&self) {
+        self.set(ImageWord::Abi.offset(), ABI_HASH);
+    }
+
+    /// The generation in force; 0: none.
+    pub fn generation(&self) -> u64 {
+        self.get(ImageWord::Generation.offset())
+    }
+
+    /// Switches to a generation.
+    pub fn set_generation(&self, generation: u64) {
+        self.set(ImageWord::Generation.offset(), generation);
+    }
+
+    /// Sets the number of the capture window: what the kernel sees from now on belongs to it.
+    pub fn set_window(&self, window: u32) {
+        self.set(ImageWord::Window.offset(), window.into());
+    }
+
+    /// Sets the [`taskgate_ebpf::abi::image::control`] flags.
+    pub fn set_flags(&self, flags: u64) {
+        self.set(ImageWord::Flags.offset(), flags);
+    }
+
+    /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
+    pub fn set_trunk(&self, ifindex: u32) {
+        self.set(ImageWord::Trunk.offset(), ifindex.into());
+    }
+
+    /// Makes the link with this ifindex the previous trunk: it carries the host's own packets and nothing else. 0: there is
+    /// none.
+    pub fn set_previous_trunk(&self, ifindex: u32) {
+        self.set(ImageWord::PreviousTrunk.offset(), ifindex.into());
+    }
+
+    /// Names the link with this ifindex the uplink: what comes in by it speaks for no task of this host. 0: none is.
+    pub fn set_uplink(&self, ifindex: u32) {
+        self.set(ImageWord::Uplink.offset(), ifindex.into());
+    }
+
+    /// Sets an idle time-out, in ticks of the kernel's jiffies.
+    pub fn set_timeout(&self, timeout: Timeout, ticks: u32) {
+        self.set(TIMEOUT_TICKS.at(timeout as u32), ticks.into());
+    }
+
+    /// Says how a table is shared, from the next packet on.
+    pub fn set_share(&self, table: Shared, share: Share) {
+        self.set(SHARES.at(table as u32), share.to_word());
+    }
+
+    /// The epoch of a slot.
+    pub fn epoch(&self, slot: u16) -> u32 {
+        self.get(EPOCHS.at(slot.into())) as u32
+    }
+
+    /// Raises the epoch of a slot: its tracked connections so far no longer count.
+    pub fn raise_epoch(&self, slot: u16) {
+        let at = EPOCHS.at(slot.into());
+        self.set(at, self.get(at).wrapping_add(1));
+    }
+
+    /// The link that carries a slot's ENI.
+    pub fn link(&self, slot: u16) -> Option<LinkId> {
+        match self.get(SLOT_LINKS.at(slot.into())) as u32 {
+            0 => None,
+            link => Some(LinkId::from_number(link)),
+        }
+    }
+
+    /// Says which link carries a slot's ENI.
+    pub fn set_link(&self, slot: u16, link: Option<LinkId>) {
+        self.set(SLOT_LINKS.at(slot.into()), link.map_or(0, LinkId::get).into());
+    }
+
+    /// Says which hardware address a slot's ENI has and keeps, from now on; `None`: that is not known. To be called before
+    /// its link is bound.
+    pub fn set_mac(&self, slot: u16, mac: Option<[u8; 6]>) {
+        self.set(SLOT_MACS.at(slot.into()), mac.map_or(0, hardware_number));
+    }
+
+    /// Says which bridge a slot's link is a port of, by its ifindex; 0: it is a link by itself. On each link a link-local
+    /// address is one neighbour's.
+    pub fn set_segment(&self, slot: u16, bridge: u32) {
+        self.set(SLOT_SEGMENTS.at(slot.into()), bridge.into());
+    }
+
+    /// The bridges that slots' links are ports of, for the slots that have one.
+    pub fn segments(&self) -> impl Iterator<Item = u32> {
+        let bridges = (0..SLOTS).map(|slot| self.get(SLOT_SEGMENTS.at(slot)) as u32);
+        bridges.filter(|bridge| *bridge != 0)
+    }
+}
