@@ -1,4 +1,4 @@
-//! What the files say, object by object, before references are followed and copies are compared.
+//! The content of the files, object by object, before references are followed and copies are compared.
 
 use std::net::IpAddr;
 
@@ -27,24 +27,28 @@ pub(super) struct Collected {
     pub(super) values: usize,
 }
 
-/// Something that can stand in several files, and then has to be the same.
+/// Something that may be in several files, and then has to be the same.
 pub(super) trait Object {
-    /// What it is called in messages, with its name.
+    /// Its kind and name in messages.
     fn title(&self) -> String;
-    /// What makes it the same object as another.
-    fn key(&self) -> String;
-    /// Where it stands.
-    fn spot(&self) -> Spot;
+    /// Its key, equal for copies of one object, and its place.
+    fn key(&self) -> (String, Spot);
     /// Takes in a copy of itself; whether the two agree.
     fn merge(&mut self, copy: Self) -> bool;
 }
 
-/// What it is, its name, and its id.
+/// Notes that a copy could not be read wholly. Whether two copies agree: one that could not agrees with all.
+fn agree_as_read(agree: bool, partial: &mut bool, copy_partial: bool) -> bool {
+    *partial |= copy_partial;
+    agree || *partial
+}
+
+/// Its kind, name and id.
 fn titled(what: &str, id: &str, name: Option<&str>) -> String {
     name.map_or_else(|| format!("{what} `{id}`"), |name| format!("{what} `{name}` ({id})"))
 }
 
-/// A name or an id, and where it stands.
+/// A name or an id, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
     pub(super) text: String,
@@ -84,12 +88,8 @@ impl Object for RawGroup {
         titled("security group", &self.id, self.name.as_deref())
     }
 
-    fn key(&self) -> String {
-        self.id.clone()
-    }
-
-    fn spot(&self) -> Spot {
-        self.spot
+    fn key(&self) -> (String, Spot) {
+        (self.id.clone(), self.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -152,7 +152,7 @@ pub(super) struct RawRule {
 pub(super) struct Peering {
     /// `pcx-…`, if it is named.
     pub(super) connection: Option<String>,
-    /// `active` and others, if it is told.
+    /// `active` and others, if it is known.
     pub(super) status: Option<String>,
 }
 
@@ -198,12 +198,8 @@ impl Object for AwsRule {
         format!("security group rule `{}`", self.id)
     }
 
-    fn key(&self) -> String {
-        self.id.clone()
-    }
-
-    fn spot(&self) -> Spot {
-        self.rule.spot
+    fn key(&self) -> (String, Spot) {
+        (self.id.clone(), self.rule.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -228,12 +224,8 @@ impl Object for RawPrefixList {
         titled("prefix list", &self.id, self.name.as_deref())
     }
 
-    fn key(&self) -> String {
-        self.id.clone()
-    }
-
-    fn spot(&self) -> Spot {
-        self.spot
+    fn key(&self) -> (String, Spot) {
+        (self.id.clone(), self.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -244,11 +236,10 @@ impl Object for RawPrefixList {
         let agree = agree(self.name.as_ref(), copy.name.as_ref())
             && agree(self.max_entries.as_ref(), copy.max_entries.as_ref())
             && entries;
-        self.partial |= copy.partial;
         self.name = self.name.take().or(copy.name);
         self.max_entries = self.max_entries.or(copy.max_entries);
         self.entries = self.entries.take().or(copy.entries);
-        agree || self.partial
+        agree_as_read(agree, &mut self.partial, copy.partial)
     }
 }
 
@@ -270,7 +261,7 @@ pub(super) struct RawEni {
     /// The names that this ENI gives its groups, in the order of `groups`.
     pub(super) group_names: Vec<Option<String>>,
     pub(super) source_dest_check: bool,
-    /// `None` where it is not told, or is no link's.
+    /// `None` where it is unknown, or is no link's.
     pub(super) mac: Option<[u8; 6]>,
     pub(super) spot: Spot,
     /// Something in it could not be read, so it is not compared with others.
@@ -282,18 +273,12 @@ impl Object for RawEni {
         format!("ENI `{}`", self.id)
     }
 
-    fn key(&self) -> String {
-        self.id.clone()
-    }
-
-    fn spot(&self) -> Spot {
-        self.spot
+    fn key(&self) -> (String, Spot) {
+        (self.id.clone(), self.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
-        let agree = *self == copy;
-        self.partial |= copy.partial;
-        agree || self.partial
+        agree_as_read(*self == copy, &mut self.partial, copy.partial)
     }
 }
 
@@ -314,12 +299,8 @@ impl Object for Network {
         format!("{} `{}`", if self.reserved == 2 { "VPC" } else { "subnet" }, self.id)
     }
 
-    fn key(&self) -> String {
-        self.id.clone()
-    }
-
-    fn spot(&self) -> Spot {
-        self.spot
+    fn key(&self) -> (String, Spot) {
+        (self.id.clone(), self.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -348,18 +329,12 @@ impl Object for RawTask {
         format!("task `{}`", self.name)
     }
 
-    fn key(&self) -> String {
-        self.name.to_ascii_lowercase()
-    }
-
-    fn spot(&self) -> Spot {
-        self.spot
+    fn key(&self) -> (String, Spot) {
+        (self.name.to_ascii_lowercase(), self.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
-        let agree = *self == copy;
-        self.partial |= copy.partial;
-        agree || self.partial
+        agree_as_read(*self == copy, &mut self.partial, copy.partial)
     }
 }
 
@@ -376,12 +351,8 @@ impl Object for RawMember {
         format!("member `{}`", self.address)
     }
 
-    fn key(&self) -> String {
-        self.address.to_string()
-    }
-
-    fn spot(&self) -> Spot {
-        self.spot
+    fn key(&self) -> (String, Spot) {
+        (self.address.to_string(), self.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -402,12 +373,8 @@ impl<T: PartialEq> Object for Section<T> {
         format!("`{}`", self.key)
     }
 
-    fn key(&self) -> String {
-        self.key.to_owned()
-    }
-
-    fn spot(&self) -> Spot {
-        self.spot
+    fn key(&self) -> (String, Spot) {
+        (self.key.to_owned(), self.spot)
     }
 
     fn merge(&mut self, copy: Self) -> bool {

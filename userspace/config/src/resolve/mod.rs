@@ -64,16 +64,17 @@ fn unique<T: Object>(objects: Vec<T>, report: &mut Diagnostics) -> Vec<T> {
     let mut positions: HashMap<String, usize> = HashMap::with_capacity(objects.len());
     let mut kept: Vec<T> = Vec::with_capacity(objects.len());
     for object in objects {
-        let key = object.key();
+        let (key, spot) = object.key();
         let Some(&position) = positions.get(&key) else {
             positions.insert(key, kept.len());
             kept.push(object);
             continue;
         };
-        let (title, spot) = (object.title(), object.spot());
+        let title = object.title();
         let first = &mut kept[position];
         if !first.merge(object) {
-            let message = format!("{title} differs from the one at {}", report.place(first.spot()));
+            let (_, first) = first.key();
+            let message = format!("{title} differs from the one at {}", report.place(first));
             report.error(spot, message, "keep one of them");
         }
     }

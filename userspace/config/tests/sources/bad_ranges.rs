@@ -1,72 +1,53 @@
 //! AWS ENIs, prefix lists and networks that are refused.
 
-use crate::support::refused;
+use crate::support::{refused, refused_in};
+
+/// Two groups, and interfaces.
+const INTERFACES: &str = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
+ "NetworkInterfaces": [
+@]}"#;
 
 #[test]
 fn enis_prefix_lists_and_networks() {
+    refused_in(
+        "e.json",
+        INTERFACES,
+        &[
+            (
+                "an ENI without an id",
+                r#"{"PrivateIpAddress": "10.0.0.1"}"#,
+                "e.json:3:1: a network interface has no `NetworkInterfaceId`; keep the AWS CLI's output as it was printed",
+            ),
+            (
+                "a bad address",
+                r#"{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1.1"}"#,
+                "e.json:3:53: `10.0.0.1.1` is no address; write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length",
+            ),
+            (
+                "a bad IPv6 address",
+                r#"{"NetworkInterfaceId": "eni-1", "Ipv6Addresses": [{"Ipv6Address": "2001:db8::/64"}]}"#,
+                "e.json:3:67: `2001:db8::/64` is no address; write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length",
+            ),
+            (
+                "a group without an id",
+                r#"{"NetworkInterfaceId": "eni-1", "Groups": [{"GroupName": "web"}]}"#,
+                "e.json:3:44: a group has no `GroupId`; keep the AWS CLI's output as it was printed",
+            ),
+            (
+                "an ENI twice",
+                r#"{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1"},
+{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.2"}"#,
+                "e.json:4:1: ENI `eni-1` differs from the one at e.json:3:1; keep one of them",
+            ),
+            (
+                "an address of two ENIs with different groups",
+                r#"{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]},
+{"NetworkInterfaceId": "eni-2", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-2"}]}"#,
+                "e.json:4:1: address `10.0.0.1` of `eni-2` is also that of `eni-1` at e.json:3:1, with different groups; an address belongs to one ENI of a VPC: take it away from the other",
+            ),
+        ],
+    );
     refused(&[
-        (
-            "an ENI without an id",
-            &[(
-                "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
- "NetworkInterfaces": [
-{"PrivateIpAddress": "10.0.0.1"}]}"#,
-            )],
-            "e.json:3:1: a network interface has no `NetworkInterfaceId`; keep the AWS CLI's output as it was printed",
-        ),
-        (
-            "a bad address",
-            &[(
-                "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
- "NetworkInterfaces": [
-{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1.1"}]}"#,
-            )],
-            "e.json:3:53: `10.0.0.1.1` is no address; write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length",
-        ),
-        (
-            "a bad IPv6 address",
-            &[(
-                "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
- "NetworkInterfaces": [
-{"NetworkInterfaceId": "eni-1", "Ipv6Addresses": [{"Ipv6Address": "2001:db8::/64"}]}]}"#,
-            )],
-            "e.json:3:67: `2001:db8::/64` is no address; write one such as `10.0.1.15` or `2001:db8::15`, without a prefix length",
-        ),
-        (
-            "a group without an id",
-            &[(
-                "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
- "NetworkInterfaces": [
-{"NetworkInterfaceId": "eni-1", "Groups": [{"GroupName": "web"}]}]}"#,
-            )],
-            "e.json:3:44: a group has no `GroupId`; keep the AWS CLI's output as it was printed",
-        ),
-        (
-            "an ENI twice",
-            &[(
-                "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
- "NetworkInterfaces": [
-{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1"},
-{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.2"}]}"#,
-            )],
-            "e.json:4:1: ENI `eni-1` differs from the one at e.json:3:1; keep one of them",
-        ),
-        (
-            "an address of two ENIs with different groups",
-            &[(
-                "e.json",
-                r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}, {"GroupId": "sg-2", "GroupName": "db", "IpPermissions": [], "IpPermissionsEgress": []}],
- "NetworkInterfaces": [
-{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-1"}]},
-{"NetworkInterfaceId": "eni-2", "PrivateIpAddress": "10.0.0.1", "Groups": [{"GroupId": "sg-2"}]}]}"#,
-            )],
-            "e.json:4:1: address `10.0.0.1` of `eni-2` is also that of `eni-1` at e.json:3:1, with different groups; an address belongs to one ENI of a VPC: take it away from the other",
-        ),
         (
             "a list without an id",
             &[("l.json", r#"{"PrefixLists": [{"PrefixListName": "corp"}]}"#)],

@@ -102,3 +102,22 @@ pub(crate) fn refused(cases: &[Case<'_>]) {
     }
     assert!(wrong.is_empty(), "{wrong}");
 }
+
+/// The native form, in [`refused_in`].
+pub(crate) const V1: &str = "taskgate: v1\n@";
+
+/// [`refused`] for one file: what the input is, the text in place of `@` in `template`, and the whole of what the user is
+/// told.
+pub(crate) fn refused_in(file: &str, template: &str, cases: &[(&str, &str, &str)]) {
+    let texts: Vec<_> = cases
+        .iter()
+        .map(|(_, text, _)| [(file, template.replace('@', text))])
+        .collect();
+    let files: Vec<_> = texts.iter().map(|[(file, text)]| [(*file, text.as_str())]).collect();
+    let cases: Vec<_> = cases
+        .iter()
+        .zip(&files)
+        .map(|((what, _, expected), files)| (*what, &files[..], *expected))
+        .collect();
+    refused(&cases);
+}
