@@ -474,8 +474,8 @@ impl Frame for HostFrame<'_> {
 }
 
 /// Judges one frame as the uplink received it, its VLAN tag beside it: why it is dropped, or `None` where it goes on.
-pub fn early(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<DropReason> {
-    verdict::early(tables, frame, *frame, tag, &mut Scratch::default())
+pub fn prefilter(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<DropReason> {
+    verdict::prefilter(tables, frame, *frame, tag, &mut Scratch::default())
 }
 
 /// Judges one frame at a gate: what the kernel's entry points do, on the host.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use testkit::{
     Count, E2eTest, Flow, OUTSIDE_V4, Topology, at, ip,
     ledger::Action,
-    traffic::{Answer, Peer, TcpEcho, inject, probe, probe_for, udp_packet},
+    traffic::{Answer, TcpEcho, UdpPeer, inject, probe, probe_for, udp_packet},
 };
 
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -32,8 +32,8 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
     let mut expected = stage.passed()?;
     // As itself it may, and so learns where its way out is.
     for (own, outside) in TASK.into_iter().zip(["10.99.0.2", "fd99::2"]) {
-        let server = Peer::bind(&stage.lab.outside, &at(outside, 53).to_string())?;
-        let flow = Peer::bind(task, &at(own, 0).to_string())?.converse(&server, 1)?;
+        let server = UdpPeer::bind(&stage.lab.outside, &at(outside, 53).to_string())?;
+        let flow = UdpPeer::bind(task, &at(own, 0).to_string())?.converse(&server, 1)?;
         let header = if own.contains(':') { 40 } else { 20 };
         expected = expected.accept("task-1", flow, Count::new(1, header + 15)).accept(
             "task-1",
@@ -45,7 +45,7 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
     for (number, source) in ["10.66.0.1", OTHER[0], "fd66::1", OTHER[1]].into_iter().enumerate() {
         let v6 = source.contains(':');
         let outside = if v6 { "fd99::2" } else { "10.99.0.2" };
-        let spoofed = Peer::bind(task, &at(source, 4000).to_string())?;
+        let spoofed = UdpPeer::bind(task, &at(source, 4000).to_string())?;
         let flow = spoofed.send(at(outside, 53), b"me?")?;
         // IPv4 records name the ENI's primary address, whatever the packet said.
         let recorded = if v6 {
@@ -67,8 +67,8 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
 fn nobody_reaches_a_task_as_the_task_itself() -> Result<()> {
     let stage = E2eTest::start(|config| config.group("open", OPEN).task("task-1", &TASK, &["open"]))?;
     let servers = [
-        Peer::bind(stage.task("task-1")?, "10.88.0.10:53")?,
-        Peer::bind(stage.task("task-1")?, "[fd88::10]:53")?,
+        UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:53")?,
+        UdpPeer::bind(stage.task("task-1")?, "[fd88::10]:53")?,
     ];
     for server in &servers {
         let own = std::net::SocketAddr::new(server.address().ip(), 4000);
@@ -107,9 +107,9 @@ fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
             .ip(&format!("route add {behind}/32 via {own} dev {link} onlink"))?;
         stage.task(task)?.ip(&format!("address add {behind}/32 dev lo"))?;
     }
-    let client = Peer::bind(&stage.lab.outside, "10.99.0.2:0")?;
-    let behind_end = Peer::bind(stage.task("end-1")?, "10.66.1.1:53")?;
-    let behind_nat = Peer::bind(stage.task("nat-1")?, "10.66.2.1:53")?;
+    let client = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
+    let behind_end = UdpPeer::bind(stage.task("end-1")?, "10.66.1.1:53")?;
+    let behind_nat = UdpPeer::bind(stage.task("nat-1")?, "10.66.2.1:53")?;
     client.converse(&behind_nat, 1)?;
     client.send(behind_end.address(), b"request")?;
     // The rules still count.
@@ -145,15 +145,15 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
         config.group("closed", "egress: []").task("task-1", &TASK, &["closed"])
     })?;
     let task = stage.task("task-1")?;
-    let udp = Peer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
-    let udp6 = Peer::bind(&stage.lab.outside, "[fd00:ec2::253]:53")?;
-    Peer::bind(task, "10.88.0.10:0")?.converse(&udp, 2)?;
-    Peer::bind(task, "[fd88::10]:0")?.converse(&udp6, 2)?;
+    let udp = UdpPeer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
+    let udp6 = UdpPeer::bind(&stage.lab.outside, "[fd00:ec2::253]:53")?;
+    UdpPeer::bind(task, "10.88.0.10:0")?.converse(&udp, 2)?;
+    UdpPeer::bind(task, "[fd88::10]:0")?.converse(&udp6, 2)?;
     // By TCP as well.
     let _echo = TcpEcho::start(&stage.lab.outside, 53)?;
     assert_eq!(probe_for(task, at(RESOLVER, 53), Answer::Open)?, Answer::Open);
     // What comes from there unasked is not exempt, and no denial goes without a record.
-    let server = Peer::bind(task, "10.88.0.10:7000")?;
+    let server = UdpPeer::bind(task, "10.88.0.10:7000")?;
     let unasked = udp.send(server.address(), b"unasked")?;
     assert_eq!(
         probe(task, at("10.99.0.2", 53))?,
@@ -181,9 +181,9 @@ fn what_is_exempt_is_recorded_where_the_settings_say_so() -> Result<()> {
             .task("task-1", &TASK, &["closed"])
             .with("settings: { unlogged: none }")
     })?;
-    let resolver = Peer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
-    let server = Peer::bind(stage.task("task-1")?, "10.88.0.10:7000")?;
-    Peer::bind(stage.task("task-1")?, "10.88.0.10:0")?.converse(&resolver, 2)?;
+    let resolver = UdpPeer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
+    let server = UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:7000")?;
+    UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:0")?.converse(&resolver, 2)?;
     resolver.send(server.address(), b"unasked")?;
     stage.await_denials("task-1", 1)?;
     assert!(server.is_silent()?);
@@ -202,9 +202,9 @@ fn a_dns_server_of_ones_own_needs_a_rule_and_is_recorded() -> Result<()> {
             .task("task-1", &["10.88.0.10"], &["closed"])
             .task("task-2", &["10.88.0.20"], &["dns"])
     })?;
-    let server = Peer::bind(&stage.lab.outside, "10.99.0.2:53")?;
-    Peer::bind(stage.task("task-2")?, "10.88.0.20:0")?.converse(&server, 1)?;
-    let denied = Peer::bind(stage.task("task-1")?, "10.88.0.10:0")?.send(server.address(), b"request")?;
+    let server = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:53")?;
+    UdpPeer::bind(stage.task("task-2")?, "10.88.0.20:0")?.converse(&server, 1)?;
+    let denied = UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:0")?.send(server.address(), b"request")?;
     stage.await_denials("task-1", 1)?;
     assert!(server.is_silent()?);
     let expected = stage.passed()?.rejected("task-1", denied);
@@ -220,8 +220,8 @@ fn without_exemptions_the_resolver_is_an_address_like_any_other() -> Result<()> 
             .task("task-1", &["10.88.0.10"], &["closed"])
             .with("settings: { exempt: none, unlogged: none }")
     })?;
-    let resolver = Peer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
-    let client = Peer::bind(stage.task("task-1")?, "10.88.0.10:0")?;
+    let resolver = UdpPeer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
+    let client = UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:0")?;
     let denied = client.send(resolver.address(), b"request")?;
     stage.await_denials("task-1", 1)?;
     assert!(resolver.is_silent()?);

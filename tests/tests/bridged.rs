@@ -10,7 +10,7 @@ use testkit::{
     ip,
     kernel::await_gates,
     netns::{await_up, until},
-    traffic::{Peer, Sender},
+    traffic::{Sender, UdpPeer},
 };
 
 const ALL_NODES: &str = "ff02::1";
@@ -76,7 +76,7 @@ impl Neighbour {
     }
 
     fn asks(&self, port: u16, whom: &Self) -> Result<()> {
-        let client = Peer::bind(&self.netns, &self.on_link(self.address, port))?;
+        let client = UdpPeer::bind(&self.netns, &self.on_link(self.address, port))?;
         client.send(self.on_link(whom.address, 53).parse()?, b"query")?;
         Ok(())
     }
@@ -138,11 +138,11 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
         Ok(segments.len() == 2 && segments[0] == segments[1])
     })?;
     // Who is there speaks: the watcher to the victim and back, the gateway to both.
-    let server = Peer::bind(&watcher.netns, &watcher.on_link(watcher.address, 53))?;
+    let server = UdpPeer::bind(&watcher.netns, &watcher.on_link(watcher.address, 53))?;
     victim.asks(40000, &watcher)?;
     server.expect(b"query")?;
-    let gateway = Peer::bind(&lab.host, &format!("[{GATEWAY}%{}]:53", index(&lab.host, "bridge")?))?;
-    let client = Peer::bind(&victim.netns, &victim.on_link(victim.address, 40003))?;
+    let gateway = UdpPeer::bind(&lab.host, &format!("[{GATEWAY}%{}]:53", index(&lab.host, "bridge")?))?;
+    let client = UdpPeer::bind(&victim.netns, &victim.on_link(victim.address, 40003))?;
     client.send(victim.on_link(GATEWAY.parse()?, 53).parse()?, b"hello")?;
     gateway.expect(b"hello")?;
     until("the watcher knows the victim", || {

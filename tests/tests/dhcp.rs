@@ -12,8 +12,8 @@ use testkit::{
     netns::until,
     record::Record,
     traffic::{
-        Peer,
-        dhcp::{Client, Server},
+        UdpPeer,
+        dhcp::{DhcpClient, Server},
     },
 };
 
@@ -60,7 +60,7 @@ fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
         let lab = Topology::new()?;
         let (task, daemon, _server) = unaddressed(&lab, "")?;
         let held = Held::by(&daemon)?;
-        let client = Client::start(&task, lab.folder(), broadcast)?;
+        let client = DhcpClient::start(&task, lab.folder(), broadcast)?;
         client.await_event(0, &format!("bound {TASK} by {SERVER}"))?;
         assert!(
             task.output("ip", &["address", "show", "dev", "eth0"])?
@@ -70,7 +70,7 @@ fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
         assert_eq!(held.counted(Ingress, "no-rule")?, [0; 0]);
         // It may do nothing else: not even ask that port of the server from another one.
         task.ip(&format!("route add {SERVER}/32 dev eth0"))?;
-        let socket = Peer::bind(&task, &at(&TASK.to_string(), 0).to_string())?;
+        let socket = UdpPeer::bind(&task, &at(&TASK.to_string(), 0).to_string())?;
         let denied = socket.send(at(SERVER, 67), b"not DHCP's port")?;
         daemon.await_ledger(|ledger| ledger.get("task-1", denied, Action::Reject).packets == 1)?;
         drop(client);
@@ -100,7 +100,7 @@ fn a_lease_is_renewed_where_the_server_is_the_router() -> Result<()> {
         }
         let (task, daemon, _server) = unaddressed(&lab, "")?;
         let held = Held::by(&daemon)?;
-        let client = Client::start(&task, lab.folder(), false)?;
+        let client = DhcpClient::start(&task, lab.folder(), false)?;
         client.await_event(0, &format!("bound {TASK} by {SERVER}"))?;
         task.ip(&format!("route add {SERVER}/32 dev eth0"))?;
         let start = client.events();
@@ -125,7 +125,7 @@ fn without_exemptions_dhcp_is_denied_and_recorded() -> Result<()> {
     let lab = Topology::new()?;
     let (task, mut daemon, _server) = unaddressed(&lab, "settings: { exempt: none, unlogged: none }")?;
     let held = Held::by(&daemon)?;
-    let client = Client::start(&task, lab.folder(), false)?;
+    let client = DhcpClient::start(&task, lab.folder(), false)?;
     until("the client has asked twice", || {
         Ok(held
             .counted(Egress, "spoofed-source")?
@@ -189,9 +189,9 @@ fn dhcpv6_goes_by_link_local_addresses() -> Result<()> {
         )?;
         let held = Held::by(&daemon)?;
         let own = link_local(&task, "eth0")?;
-        let server = Peer::bind(&lab.host, "[::]:547")?;
+        let server = UdpPeer::bind(&lab.host, "[::]:547")?;
         server.join("ff02::1:2".parse()?, link_index(&lab.host, DEVICE)?)?;
-        let client = Peer::bind(&task, &format!("[{own}%{}]:546", link_index(&task, "eth0")?))?;
+        let client = UdpPeer::bind(&task, &format!("[{own}%{}]:546", link_index(&task, "eth0")?))?;
         let seen_by_host: SocketAddr = format!("[{own}%{}]:546", link_index(&lab.host, DEVICE)?).parse()?;
         let servers = format!("[ff02::1:2%{}]:547", link_index(&task, "eth0")?).parse()?;
         if exempt {
@@ -199,7 +199,7 @@ fn dhcpv6_goes_by_link_local_addresses() -> Result<()> {
             assert_eq!(server.expect(b"solicit")?, seen_by_host);
             server.send(seen_by_host, b"advertise")?;
             client.expect(b"advertise")?;
-            let other = Peer::bind(&lab.host, "[::]:5470")?;
+            let other = UdpPeer::bind(&lab.host, "[::]:5470")?;
             other.send(seen_by_host, b"from no server's port")?;
             until("the other port is denied", || {
                 Ok(held.counted(Ingress, "no-rule")? == [1])

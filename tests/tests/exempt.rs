@@ -7,7 +7,7 @@ use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
     Action, E2eTest, Flow, Held, Topology, at, ip,
     ledger::Count,
-    traffic::{Client, Flood, Peer, Pinger, TcpEcho, echo_packet, inject, syn_packet, udp_packet},
+    traffic::{Client, Flood, Pinger, TcpEcho, UdpPeer, echo_packet, inject, syn_packet, udp_packet},
 };
 
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -67,7 +67,7 @@ fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
     })?;
     let held = Held::by(&stage.daemon)?;
     let _tcp = TcpEcho::start(stage.task("task-1")?, 80)?;
-    let udp = Peer::bind(stage.task("task-1")?, "[::]:7000")?;
+    let udp = UdpPeer::bind(stage.task("task-1")?, "[::]:7000")?;
     let mut expected = testkit::Ledger::default();
     let mut sent = 0;
     // Before the task has asked the service anything, and after it has.
@@ -109,8 +109,8 @@ fn ask(stage: &E2eTest, service: &str) -> Result<()> {
     let mut client = Client::connect(task, at(service, 80))?;
     client.echo(100)?;
     client.finish()?;
-    let server = Peer::bind(&stage.lab.outside, &at(service, 123).to_string())?;
-    Peer::bind(task, &at(own, 0).to_string())?.converse(&server, 2)?;
+    let server = UdpPeer::bind(&stage.lab.outside, &at(service, 123).to_string())?;
+    UdpPeer::bind(task, &at(own, 0).to_string())?.converse(&server, 2)?;
     Pinger::new(task, ip(own), ip(service))?.echo()
 }
 

@@ -8,7 +8,7 @@ use testkit::{
     fixture::frames::flags,
     ledger::Flow,
     netns::until,
-    traffic::{Client, Peer, TcpEcho, inject, segment_packet, udp_packet},
+    traffic::{Client, TcpEcho, UdpPeer, inject, segment_packet, udp_packet},
 };
 
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -175,7 +175,7 @@ fn nobody_hides_behind_what_leaves_no_record() -> Result<()> {
             .task("task-1", &TASK, &["all"])
     })?;
     let (task, outside) = (stage.task("task-1")?, &stage.lab.outside);
-    let listens = Peer::bind(task, &at(TASK[0], 9999).to_string())?;
+    let listens = UdpPeer::bind(task, &at(TASK[0], 9999).to_string())?;
     for service in ["169.254.169.254", "169.254.169.253", "169.254.169.123"] {
         let flow = Flow::udp(at(service, 53), listens.address());
         inject(outside, &udp_packet(flow, b"hidden")?)?;
@@ -186,8 +186,8 @@ fn nobody_hides_behind_what_leaves_no_record() -> Result<()> {
     }
     for (here, there) in [(68, 67), (67, 68), (546, 547)] {
         let family = usize::from(here == 546);
-        let asks = Peer::bind(task, &at(TASK[family], here).to_string())?;
-        let answers = Peer::bind(outside, &at(OUTSIDE[family], there).to_string())?;
+        let asks = UdpPeer::bind(task, &at(TASK[family], here).to_string())?;
+        let answers = UdpPeer::bind(outside, &at(OUTSIDE[family], there).to_string())?;
         let flow = asks.converse(&answers, 2)?;
         stage.daemon.await_ledger(|ledger| {
             [flow, flow.back()]

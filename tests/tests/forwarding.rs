@@ -4,7 +4,7 @@ use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
     Action, Count, E2eTest, Flow, Held, Ledger, Netns, at, ip,
-    traffic::{Client, Peer, Pinger, TcpEcho, try_connect},
+    traffic::{Client, Pinger, TcpEcho, UdpPeer, try_connect},
 };
 
 const ROUTER: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -63,8 +63,8 @@ fn without_the_check_a_task_forwards_what_its_rules_allow() -> Result<()> {
         client.echo(100_000)?;
         client.finish()?;
         Pinger::new(&inner, ip(own), ip(outside))?.echo()?;
-        let server = Peer::bind(&inner, &at(own, 53).to_string())?;
-        Peer::bind(&stage.lab.outside, &at(outside, 0).to_string())?.converse(&server, 2)?;
+        let server = UdpPeer::bind(&inner, &at(own, 53).to_string())?;
+        UdpPeer::bind(&stage.lab.outside, &at(outside, 0).to_string())?.converse(&server, 2)?;
         // The rules count for whoever it speaks for.
         assert!(try_connect(&inner, at(outside, 8))?.is_none());
         denied += 1;
@@ -111,8 +111,8 @@ fn with_the_check_it_forwards_nothing() -> Result<()> {
         // As itself the router may.
         Client::connect(stage.task("router-1")?, at(outside, 7))?.finish()?;
         assert!(try_connect(&inner, at(outside, 7))?.is_none());
-        let server = Peer::bind(&inner, &at(own, 53).to_string())?;
-        Peer::bind(&stage.lab.outside, &at(outside, 0).to_string())?.send(server.address(), b"request")?;
+        let server = UdpPeer::bind(&inner, &at(own, 53).to_string())?;
+        UdpPeer::bind(&stage.lab.outside, &at(outside, 0).to_string())?.send(server.address(), b"request")?;
     }
     stage.await_denials("router-1", 4)?;
     assert_eq!(held.counted(Egress, "spoofed-source")?, [2]);

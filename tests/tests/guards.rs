@@ -7,7 +7,7 @@ use testkit::{
     Count, Flow, Netns, OUTSIDE_V4, OUTSIDE_V6, Topology, Wire,
     kernel::gates,
     ledger::Action,
-    traffic::{Client, Peer, Pinger, TcpEcho, inject, try_connect, udp_packet},
+    traffic::{Client, Pinger, TcpEcho, UdpPeer, inject, try_connect, udp_packet},
 };
 
 const TASK_V4: &str = "10.88.0.10";
@@ -75,8 +75,8 @@ fn udp_and_icmp_of_both_families_are_counted() -> Result<()> {
         (TASK_V4, OUTSIDE_V4, 20, "0.0.0.0:0"),
         (TASK_V6, OUTSIDE_V6, 40, "[::]:0"),
     ] {
-        let server = Peer::bind(&it.task, &std::net::SocketAddr::new(address(task)?, 53).to_string())?;
-        let client = Peer::bind(&it.lab.outside, any)?;
+        let server = UdpPeer::bind(&it.task, &std::net::SocketAddr::new(address(task)?, 53).to_string())?;
+        let client = UdpPeer::bind(&it.lab.outside, any)?;
         client.converse(&server, 3)?;
         let flow = Flow::udp((outside, client.address().port()).into(), server.address());
         assert_eq!(it.wire.received(flow)?, Count::new(3, 3 * (header + 8 + 7)));
@@ -132,8 +132,8 @@ fn packets_of_any_source_can_be_sent() -> Result<()> {
 #[test]
 fn wires_make_a_ledger() -> Result<()> {
     let it = ungated()?;
-    let server = Peer::bind(&it.task, "10.88.0.10:53")?;
-    let client = Peer::bind(&it.lab.outside, "10.99.0.2:0")?;
+    let server = UdpPeer::bind(&it.task, "10.88.0.10:53")?;
+    let client = UdpPeer::bind(&it.lab.outside, "10.99.0.2:0")?;
     let flow = client.converse(&server, 1)?;
     let ledger = testkit::Ledger::of_wires(&[("task", &it.wire)])?;
     assert_eq!(ledger.get("task", flow, Action::Accept), Count::new(1, 35));

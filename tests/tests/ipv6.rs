@@ -6,7 +6,7 @@ use testkit::{
     kernel::await_gates,
     ledger::Action,
     netns::until,
-    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, probe_for, try_connect},
+    traffic::{Answer, Client, Pinger, TcpEcho, UdpPeer, probe, probe_for, try_connect},
 };
 
 const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
@@ -74,10 +74,10 @@ fn each_family_needs_rules_of_its_own() -> Result<()> {
     let mut expected = stage.denied_in(&[("outside", "four-1"), ("outside", "six-1")])?;
     for (task, addresses, denied) in [("four-1", WEB, 1), ("six-1", DB, 0)] {
         let outside = ["10.99.0.2", "fd99::2"];
-        let server = Peer::bind(&stage.lab.outside, &at(outside[1 - denied], 53).to_string())?;
-        let from = Peer::bind(stage.task(task)?, &at(addresses[1 - denied], 0).to_string())?;
+        let server = UdpPeer::bind(&stage.lab.outside, &at(outside[1 - denied], 53).to_string())?;
+        let from = UdpPeer::bind(stage.task(task)?, &at(addresses[1 - denied], 0).to_string())?;
         let passed = from.converse(&server, 1)?;
-        let from = Peer::bind(stage.task(task)?, &at(addresses[denied], 0).to_string())?;
+        let from = UdpPeer::bind(stage.task(task)?, &at(addresses[denied], 0).to_string())?;
         let flow = from.send(at(outside[denied], 53), b"request")?;
         let header = |v6: bool| if v6 { 40 } else { 20 };
         let (allowed, dropped) = (header(denied == 0), header(denied == 1));

@@ -1,10 +1,11 @@
 //! From start to end: gates before traffic, and nothing left behind.
 
-use anyhow::{Context as _, Result};
+use std::process::Stdio;
+
+use anyhow::Result;
 use nix::sys::signal::Signal;
 use testkit::{
     Config, E2eTest, Ledger, Netns, Topology, Wire, at,
-    daemon::binary,
     kernel::{await_gates, gates},
     ledger::Action,
     names,
@@ -237,13 +238,7 @@ fn an_instance_runs_once() -> Result<()> {
     let lab = Topology::new()?;
     let config = two(lab.config());
     let daemon = lab.start(&config)?;
-    let binary = binary()?;
-    let output = lab
-        .host
-        .command(binary.to_str().context("the path is no text")?)?
-        .args(["run", "--instance", &lab.instance("main"), "--config"])
-        .arg(lab.folder().join("main"))
-        .output()?;
+    let output = lab.run_command("main")?.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&format!("pid {}", daemon.pid()?)), "{said}");
@@ -264,13 +259,7 @@ fn a_bad_configuration_never_starts_and_touches_nothing() -> Result<()> {
     std::fs::create_dir(&folder)?;
     let bad = two(lab.config()).to_string().replace("ports: 80", "ports: eighty");
     std::fs::write(folder.join("taskgate.yaml"), bad)?;
-    let binary = binary()?;
-    let output = lab
-        .host
-        .command(binary.to_str().context("the path is no text")?)?
-        .args(["run", "--instance", &lab.instance("bad"), "--config"])
-        .arg(&folder)
-        .output()?;
+    let output = lab.run_command("bad")?.stdout(Stdio::piped()).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("taskgate.yaml:3:") && said.contains("eighty"), "{said}");

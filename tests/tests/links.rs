@@ -8,7 +8,7 @@ use testkit::{
     Action, Config, E2eTest, Topology, Wire, at,
     kernel::await_gates,
     netns::await_up,
-    traffic::{Answer, Client, Peer, TcpEcho, probe},
+    traffic::{Answer, Client, TcpEcho, UdpPeer, probe},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -200,8 +200,8 @@ fn a_link_that_another_eni_gets_leaves_each_its_own_records() -> Result<()> {
     // Both are in the same window.
     let mut daemon = lab.start_with(&of("first"), Some(600))?;
     let (client, server) = (
-        Peer::bind(&lab.outside, "10.99.0.2:0")?,
-        Peer::bind(&task, &format!("{WEB}:53"))?,
+        UdpPeer::bind(&lab.outside, "10.99.0.2:0")?,
+        UdpPeer::bind(&task, &format!("{WEB}:53"))?,
     );
     let flow = client.converse(&server, 3)?;
     let counted = |wire: &Wire| anyhow::Ok((wire.received(flow)?, wire.sent(flow.back())?));

@@ -10,7 +10,7 @@ use testkit::{
     kernel::{await_gates, gates},
     ledger::Action,
     netns::await_up,
-    traffic::{Answer, Client, Peer, TcpEcho, probe},
+    traffic::{Answer, Client, TcpEcho, UdpPeer, probe},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -97,10 +97,10 @@ impl Moved {
     /// Whether datagrams pass between the task, by this address, and the link's end, either way.
     fn passes(&self, address: &str) -> Result<[bool; 2]> {
         let ends = (
-            Peer::bind(&self.task, &format!("{address}:9"))?,
-            Peer::bind(&self.elsewhere, &format!("{ELSEWHERE}:9"))?,
+            UdpPeer::bind(&self.task, &format!("{address}:9"))?,
+            UdpPeer::bind(&self.elsewhere, &format!("{ELSEWHERE}:9"))?,
         );
-        let passes = |from: &Peer, to: &Peer| -> Result<bool> {
+        let passes = |from: &UdpPeer, to: &UdpPeer| -> Result<bool> {
             from.send(to.address(), b"moved")?;
             thread::sleep(SOON);
             Ok(!to.is_silent()?)

@@ -10,8 +10,8 @@ use testkit::{
     ip,
     kernel::await_gates,
     netns::until,
-    record::Seen,
-    traffic::{Peer, Pinger, Sender},
+    record::RecordedFlow,
+    traffic::{Pinger, Sender, UdpPeer},
 };
 
 const ALL_NODES: &str = "ff02::1";
@@ -203,9 +203,9 @@ fn a_task_asks_a_resolver_on_its_link_from_its_link_local_address() -> Result<()
     let (lab, daemon, task) = closed("egress: [{ protocol: udp, ports: 53, to: ['fe80::/10'] }]")?;
     let (host_index, _) = link_local(&lab.host, "tg-task")?;
     let (index, own) = link_local(&task, "eth0")?;
-    let [dns, other] = [53, 54].map(|port| Peer::bind(&lab.host, &format!("[fe80::1%{host_index}]:{port}")));
+    let [dns, other] = [53, 54].map(|port| UdpPeer::bind(&lab.host, &format!("[fe80::1%{host_index}]:{port}")));
     let (dns, other) = (dns?, other?);
-    let client = Peer::bind(&task, &format!("[{own}%{index}]:0"))?;
+    let client = UdpPeer::bind(&task, &format!("[{own}%{index}]:0"))?;
     let gateway = |port| -> Result<SocketAddr> { Ok(format!("[fe80::1%{index}]:{port}").parse()?) };
     client.send(gateway(54)?, b"query")?;
     client.send(gateway(53)?, b"query")?;
@@ -220,7 +220,7 @@ fn a_task_asks_a_resolver_on_its_link_from_its_link_local_address() -> Result<()
         (flow(53).back(), Action::Accept, 54),
         (flow(54), Action::Reject, 53),
     ] {
-        let seen = Seen {
+        let seen = RecordedFlow {
             tuple: flow,
             count: Count::new(1, bytes),
             action,

@@ -5,7 +5,7 @@ use testkit::{
     Flow, Topology, at, ip,
     ledger::Action,
     netns::Netns,
-    traffic::{Answer, Client, Peer, TcpEcho, inject, probe, udp_packet},
+    traffic::{Answer, Client, TcpEcho, UdpPeer, inject, probe, udp_packet},
 };
 
 /// A task whose interface taskgate makes.
@@ -78,11 +78,11 @@ fn nobody_on_the_wire_speaks_as_the_host_over_ipv4() -> Result<()> {
         .task("made-1", &MADE, &["checked"]);
     let daemon = lab.start(&config)?;
     let made = lab.task("made-1")?;
-    let server = Peer::bind(&made, &at(MADE[0], 8080).to_string())?;
+    let server = UdpPeer::bind(&made, &at(MADE[0], 8080).to_string())?;
     let spoofed = Flow::udp(at(HOST[0], 4000), server.address());
     inject(&lab.outside, &udp_packet(spoofed, b"healthy?")?)?;
     // What the host itself sends comes after it on the same way, and is the first that is heard.
-    Peer::bind(&lab.host, &at(HOST[0], 4001).to_string())?.converse(&server, 1)?;
+    UdpPeer::bind(&lab.host, &at(HOST[0], 4001).to_string())?.converse(&server, 1)?;
     assert!(server.is_silent()?);
     let passed = daemon.stop()?.ledger()?;
     assert_eq!(passed.get("made-1", spoofed, Action::Accept).packets, 0);

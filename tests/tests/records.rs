@@ -13,7 +13,7 @@ use testkit::{
     e2e::flow_to,
     ledger::Action,
     record::{Record, Status},
-    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe},
+    traffic::{Answer, Client, Pinger, TcpEcho, UdpPeer, probe},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -192,12 +192,12 @@ fn the_primary_address_stands_for_secondary_ones_of_ipv4_only() -> Result<()> {
     })?;
     let task = stage.task("dns-1")?;
     let clients = [
-        Peer::bind(&stage.lab.outside, "10.99.0.2:0")?,
-        Peer::bind(&stage.lab.outside, "[fd99::2]:0")?,
+        UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?,
+        UdpPeer::bind(&stage.lab.outside, "[fd99::2]:0")?,
     ];
     let mut expected = stage.passed()?;
     for address in [WEB, SECOND, V6[0], V6[1]] {
-        let server = Peer::bind(task, &at(address, 53).to_string())?;
+        let server = UdpPeer::bind(task, &at(address, 53).to_string())?;
         let client = &clients[usize::from(server.address().is_ipv6())];
         client.converse(&server, 1)?;
         let stands = if address == SECOND { WEB } else { address };

@@ -7,7 +7,7 @@ use testkit::{
     ip,
     kernel::gates,
     ledger::Action,
-    traffic::{Answer, Client, Peer, Pinger, TcpEcho, probe, probe_for, try_connect},
+    traffic::{Answer, Client, Pinger, TcpEcho, UdpPeer, probe, probe_for, try_connect},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -126,8 +126,8 @@ fn the_same_connection_lives_on_where_it_is_tracked() -> Result<()> {
 fn icmp_is_tracked_even_where_rules_are_wide_open() -> Result<()> {
     let open = "ingress: [{ protocol: all, from: any }]";
     let mut stage = E2eTest::start(|config| config.group("open", open).task("web-1", &[WEB], &["open"]))?;
-    let server = Peer::bind(stage.task("web-1")?, "10.88.0.10:53")?;
-    let client = Peer::bind(&stage.lab.outside, "10.99.0.2:0")?;
+    let server = UdpPeer::bind(stage.task("web-1")?, "10.88.0.10:53")?;
+    let client = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
     let mut live = Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(WEB))?;
     client.converse(&server, 2)?;
     live.echo()?;

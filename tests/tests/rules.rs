@@ -4,7 +4,7 @@ use anyhow::Result;
 use testkit::{
     Config, Count, E2eTest, Flow, OUTSIDE_V4, at, ip,
     ledger::Action,
-    traffic::{Answer, Client, DENIED, Peer, Pinger, TcpEcho, inject, probe, probe_for, try_connect},
+    traffic::{Answer, Client, DENIED, Pinger, TcpEcho, UdpPeer, inject, probe, probe_for, try_connect},
 };
 
 const WEB: &str = "10.88.0.10";
@@ -176,10 +176,10 @@ fn udp_passes_by_rule_and_back_by_state_and_no_further() -> Result<()> {
             )
             .task("dns-1", &[WEB], &["dns"])
     })?;
-    let server = Peer::bind(stage.task("dns-1")?, "10.88.0.10:53")?;
-    let other = Peer::bind(stage.task("dns-1")?, "10.88.0.10:54")?;
-    let client = Peer::bind(&stage.lab.outside, "10.99.0.2:0")?;
-    let stranger = Peer::bind(&stage.lab.outside, "10.99.0.2:0")?;
+    let server = UdpPeer::bind(stage.task("dns-1")?, "10.88.0.10:53")?;
+    let other = UdpPeer::bind(stage.task("dns-1")?, "10.88.0.10:54")?;
+    let client = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
+    let stranger = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
     let flow = client.converse(&server, 3)?;
     // Another port of the server is not allowed, nor is what the server begins, be it from the very port that answers.
     let denied_in = client.send(other.address(), b"no such rule")?;
@@ -314,8 +314,8 @@ fn a_group_that_says_nothing_of_egress_lets_everything_out_and_nothing_in() -> R
     assert_eq!(probe_for(task, at("10.99.0.2", 81), Answer::Refused)?, Answer::Refused);
     let mut pinger = Pinger::new(task, ip(WEB), OUTSIDE_V4)?;
     pinger.echo()?;
-    let server = Peer::bind(&stage.lab.outside, "10.99.0.2:53")?;
-    Peer::bind(task, "10.88.0.10:0")?.converse(&server, 1)?;
+    let server = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:53")?;
+    UdpPeer::bind(task, "10.88.0.10:0")?.converse(&server, 1)?;
     assert!(try_connect(&stage.lab.outside, at(WEB, 81))?.is_none());
     let mut back = Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(WEB))?;
     assert!(!back.echoes()?, "within {DENIED:?}");

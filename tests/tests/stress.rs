@@ -23,7 +23,7 @@ use nix::{
 };
 use taskgate_bpf::{
     conntable::{MappedTable, TableKey},
-    sys::{Packet, test_run, wait_grace_period},
+    sys::{TestPacket, test_run, wait_grace_period},
 };
 use taskgate_ebpf::{
     abi::{Conn, Direction, FlowMaps, Key4, Key6, image, map},
@@ -258,10 +258,10 @@ fn packets(program: BorrowedFd<'_>, frames: &[Vec<u8>], seed: u64, stop: &Atomic
         let number = random.next() as usize;
         let few = if number & 1 << 32 == 0 { 1 } else { 15 };
         let at = (began.elapsed().as_millis() as usize / 50 * 16 + (number & few)) % frames.len();
-        let packet = Packet {
+        let packet = TestPacket {
             frame: &frames[at],
             ifindex: *Kernel::LINKS.start(),
-            ..Packet::default()
+            ..TestPacket::default()
         };
         let repeat = 1 + (number >> 40 & 3) as u32;
         let ran = test_run(program, &packet, repeat)?;

@@ -5,7 +5,7 @@ use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
     Action, Config, E2eTest, Held, Reload, at,
     netns::until,
-    traffic::{Client, Peer, TcpEcho},
+    traffic::{Client, TcpEcho, UdpPeer},
 };
 
 const TASK: &str = "10.88.0.10";
@@ -36,8 +36,8 @@ fn a_time_out_that_is_reloaded_holds_for_connections_that_are_there() -> Result<
         // Nothing is removed meanwhile: the kernel alone decides.
         let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, before))?;
         let held = Held::by(&stage.daemon)?;
-        let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
-        let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+        let server = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
+        let client = UdpPeer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
         client.converse(&server, exchanges)?;
         stage.reload(|config| with_timeouts(config, after))?;
         held.age(idle)?;
@@ -100,8 +100,8 @@ fn an_established_connection_lives_for_its_time_out_and_no_longer() -> Result<()
 fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Result<()> {
     let stage = E2eTest::start(|config| with_timeouts(config, "udp: 60"))?;
     let held = Held::by(&stage.daemon)?;
-    let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
-    let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+    let server = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
+    let client = UdpPeer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
     client.converse(&server, 1)?;
     for (bad, hint) in [
         ("tcp-established: 59", "from 60 to 432000"),
@@ -135,8 +135,8 @@ fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Resul
 fn what_is_over_stays_over_when_the_time_out_is_raised() -> Result<()> {
     let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, "udp: 30"))?;
     let held = Held::by(&stage.daemon)?;
-    let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
-    let client = Peer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+    let server = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
+    let client = UdpPeer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
     client.converse(&server, 1)?;
     held.age(45)?;
     stage.reload(|config| with_timeouts(config, "udp: 60"))?;

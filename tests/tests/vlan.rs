@@ -10,7 +10,7 @@ use testkit::{
     kernel::{await_gates, gates},
     ledger::Flow,
     netns::await_up,
-    traffic::{Answer, Client, Peer, TcpEcho, probe},
+    traffic::{Answer, Client, TcpEcho, UdpPeer, probe},
 };
 
 const LINK: &str = "wire.101";
@@ -45,7 +45,7 @@ fn gated(lab: &Topology) -> Result<Daemon> {
 
 /// One datagram that no rule allows, and what a record has to say of it.
 fn datagram(from: &Netns, source: &str, to: &str) -> Result<(Flow, Count)> {
-    let flow = Peer::bind(from, &at(source, 0).to_string())?.send(at(to, 53), b"request")?;
+    let flow = UdpPeer::bind(from, &at(source, 0).to_string())?.send(at(to, 53), b"request")?;
     let headers = if ip(to).is_ipv4() { 28 } else { 48 };
     Ok((flow, Count::new(1, headers + 7)))
 }

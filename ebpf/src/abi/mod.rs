@@ -138,9 +138,9 @@ pub mod program {
     pub const DROP_ALL: &str = "drop_all";
     /// Drops what comes from the wire for a task and is denied, before there is a socket buffer; for kernels from 5.18 on,
     /// which hand it frames of several buffers too.
-    pub const EARLY: &str = "early";
+    pub const PREFILTER: &str = "prefilter";
     /// The same for older kernels.
-    pub const EARLY_LINEAR: &str = "early_linear";
+    pub const PREFILTER_LINEAR: &str = "prefilter_linear";
     /// Returns the low 32 bits of the kernel's jiffies: how user space learns their rate.
     pub const CLOCK: &str = "clock";
 }

@@ -102,14 +102,14 @@ fn trunk(opaque: Opaque) -> u32 {
 /// Drops what comes from the wire for a task and is denied.
 #[xdp(frags)]
 #[inline(always)]
-pub(crate) fn early(ctx: XdpContext) -> u32 {
+pub(crate) fn prefilter(ctx: XdpContext) -> u32 {
     uplink::<true>(&ctx)
 }
 
 /// The same for kernels without frames of several buffers.
 #[xdp]
 #[inline(always)]
-pub(crate) fn early_linear(ctx: XdpContext) -> u32 {
+pub(crate) fn prefilter_linear(ctx: XdpContext) -> u32 {
     uplink::<false>(&ctx)
 }
 
@@ -125,7 +125,7 @@ fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     if frame.is_merged::<FRAGS>(ctx) {
         return XDP_PASS;
     }
-    match verdict::early(&Kernel(opaque), &frame, XdpHeader(ctx), tag, scratch) {
+    match verdict::prefilter(&Kernel(opaque), &frame, XdpHeader(ctx), tag, scratch) {
         None => XDP_PASS,
         Some(reason) => {
             debug!(

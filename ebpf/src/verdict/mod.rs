@@ -10,18 +10,18 @@
 mod account;
 mod commit;
 mod deny;
-mod early;
 mod evaluate;
 mod evaluation;
 mod fragment;
 mod link_local;
 mod lookup;
 mod neighbour;
+mod prefilter;
 mod related;
 mod share;
 mod status;
 
-pub use early::{branch, early};
+pub use prefilter::{branch, prefilter};
 
 use evaluation::Evaluation;
 

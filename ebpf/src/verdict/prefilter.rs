@@ -1,4 +1,4 @@
-//! The early verdict: what a gate would drop of what comes from the wire is dropped before there is a socket buffer, for
+//! The prefilter: what a gate would drop of what comes from the wire is dropped before there is a socket buffer, for
 //! the same reason and with the same record. Everything else goes on to the gate untouched and uncounted, and so does
 //! what cannot be judged here: later fragments, and headers beyond the buffer at hand.
 
@@ -35,7 +35,7 @@ impl<E: Ethernet> Hook for FromWire<E> {
 /// taken off in front of it; on the trunk it names the branch, elsewhere the frame is no task's. `header`: what stands in
 /// front of that.
 #[inline(always)]
-pub fn early<T: Tables, F: Frame, E: Ethernet>(
+pub fn prefilter<T: Tables, F: Frame, E: Ethernet>(
     tables: &T,
     frame: &F,
     header: E,

@@ -9,7 +9,7 @@ use taskgate_model::Model;
 use taskgate_tables::image::host_image;
 
 use super::{
-    rules::{self, GATE, THOUSAND},
+    rules::{self, NO_LIMITS, THOUSAND},
     spread::Spread,
 };
 
@@ -58,7 +58,7 @@ fn time(model: &Model, name: String, rounds: u32) -> Result<CompileTime> {
         }
         let mut writer = ImageWriter::new(&*image)?;
         let (mut book, mut sets) = (RuleIds::default(), GroupSetIds::default());
-        let gate = |eni: &taskgate_model::Eni| eni.binding.is_some().then_some(GATE);
+        let gate = |eni: &taskgate_model::Eni| eni.binding.is_some().then_some(NO_LIMITS);
         let scope = CompileOptions {
             gate: &gate,
             exempt: &[],

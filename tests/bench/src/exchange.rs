@@ -15,14 +15,14 @@ use testkit::netns::{Netns, PATIENCE};
 
 /// What goes over a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ExchangeKind {
     /// As much as it takes, one way.
     Bulk,
     /// A byte there and a byte back, over and over.
     Transactions,
 }
 
-impl Kind {
+impl ExchangeKind {
     /// In what its rate is told.
     pub const fn unit(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ExchangeKind {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         to.write_str(match self {
             Self::Bulk => "throughput",
@@ -50,14 +50,14 @@ const CHUNK: u32 = 128 << 10;
 /// An open connection, both ends of it.
 #[derive(Debug)]
 pub struct Exchange {
-    kind: Kind,
+    kind: ExchangeKind,
     client: TcpStream,
     server: TcpStream,
 }
 
 impl Exchange {
     /// Connects a socket in one namespace to one in another, at this address of it.
-    pub fn open(kind: Kind, client: &Netns, server: &Netns, address: IpAddr, port: u16) -> Result<Self> {
+    pub fn open(kind: ExchangeKind, client: &Netns, server: &Netns, address: IpAddr, port: u16) -> Result<Self> {
         let at = SocketAddr::new(address, port);
         let listener = server
             .bind(|| TcpListener::bind(at))
@@ -75,11 +75,11 @@ impl Exchange {
     }
 
     /// What goes over it.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ExchangeKind {
         self.kind
     }
 
-    /// Sends for so long and gives the rate, in [`Kind::unit`]. All that was sent has arrived when this returns.
+    /// Sends for so long and gives the rate, in [`ExchangeKind::unit`]. All that was sent has arrived when this returns.
     pub fn slice(&self, time: Duration) -> Result<f64> {
         let began = Instant::now();
         let count = thread::scope(|scope| {
@@ -90,8 +90,8 @@ impl Exchange {
         })?;
         let rate = f64::from(count) / began.elapsed().as_secs_f64();
         Ok(match self.kind {
-            Kind::Bulk => rate * f64::from(CHUNK) * 8.0 / 1e6,
-            Kind::Transactions => rate,
+            ExchangeKind::Bulk => rate * f64::from(CHUNK) * 8.0 / 1e6,
+            ExchangeKind::Transactions => rate,
         })
     }
 
@@ -102,8 +102,8 @@ impl Exchange {
         let mut count = 0;
         while began.elapsed() < time {
             match self.kind {
-                Kind::Bulk => client.write_all(&chunk)?,
-                Kind::Transactions => {
+                ExchangeKind::Bulk => client.write_all(&chunk)?,
+                ExchangeKind::Transactions => {
                     client.write_all(&[MORE])?;
                     client.read_exact(&mut [0])?;
                 }
@@ -123,7 +123,7 @@ impl Exchange {
             match buffer[..length].last() {
                 None => anyhow::bail!("the client is gone"),
                 Some(&LAST) => return Ok(()),
-                Some(_) if self.kind == Kind::Transactions => server.write_all(&buffer[..length])?,
+                Some(_) if self.kind == ExchangeKind::Transactions => server.write_all(&buffer[..length])?,
                 Some(_) => (),
             }
         }

@@ -4,7 +4,7 @@
 pub mod compile;
 pub mod density;
 pub mod exchange;
-pub mod ground;
+pub mod loaded;
 pub mod machine;
 pub mod measure;
 pub mod paths;
@@ -27,7 +27,7 @@ use machine::Machine;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effort {
+pub struct PathEffort {
     /// Rounds over all paths, after one that does not count.
     pub rounds: u32,
     /// Packets in each round on each path that takes the same packet over and over.
@@ -42,7 +42,7 @@ pub struct Effort {
     pub slice: Duration,
 }
 
-impl Effort {
+impl PathEffort {
     /// What figures are quoted from: some minutes.
     pub const FULL: Self = Self {
         rounds: 15,
@@ -65,11 +65,11 @@ impl Effort {
 
 /// Measures everything, on the thread of the caller and one CPU. To be called in a sandbox. `say` gets a line for each
 /// step.
-pub fn run(effort: Effort, say: &dyn Fn(&str)) -> Result<Report> {
+pub fn run(effort: PathEffort, say: &dyn Fn(&str)) -> Result<Report> {
     let machine = Machine::pinned()?;
     say("compiling rule sets");
     let compiled = compile::measure(effort.rounds)?;
-    ground::make_links()?;
+    loaded::make_links()?;
     let (paths, programs) = paths::measure(effort, say)?;
     let traffic = veth::measure(effort, say)?;
     Ok(Report {

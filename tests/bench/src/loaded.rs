@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use taskgate_bpf::{
     gate::{AttachKind, Gate},
     load::LoadOptions,
-    object::Object,
+    object::BpfObject,
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::image::Shared;
@@ -14,12 +14,12 @@ use taskgate_model::Model;
 use taskgate_net::link::Link;
 use taskgate_tables::FlowTables as _;
 
-use super::rules::{self, GATE, GATED};
+use super::rules::{self, GATED, NO_LIMITS};
 use testkit::{fixture::Fixture, sandbox::ip_batch};
 
 /// The loaded program, its tables empty, and its image filled.
-pub struct Ground {
-    object: Object,
+pub struct LoadedFixture {
+    object: BpfObject,
     tables: KernelTables,
 }
 
@@ -57,7 +57,7 @@ pub fn make_links() -> Result<()> {
     ip_batch(&lines.collect::<Vec<_>>().join("\n"))
 }
 
-impl Ground {
+impl LoadedFixture {
     /// Loads the program, as the daemon does but for the room for connections, and configures a host with so many
     /// members of the group that rules refer to.
     pub fn load(conns: u32, members: u32) -> Result<Self> {
@@ -72,12 +72,12 @@ impl Ground {
             conns,
             ..LoadOptions::default()
         };
-        let object = Object::load(&options).context("cannot load the kernel program: run this as root")?;
+        let object = BpfObject::load(&options).context("cannot load the kernel program: run this as root")?;
         let tables = KernelTables::new(&object)?;
         let image = object.image()?;
         let mut scene = Fixture::new(&image)?;
         // The scene has cleared all words, and its writer begins with an empty image.
-        scene.apply(model, &|eni| eni.binding.is_some().then_some(GATE))?;
+        scene.apply(model, &|eni| eni.binding.is_some().then_some(NO_LIMITS))?;
         for table in Shared::ALL {
             scene.share(table, u32::MAX, 0);
         }
@@ -90,13 +90,13 @@ impl Ground {
     }
 
     /// The loaded program.
-    pub fn object(&self) -> &Object {
+    pub fn object(&self) -> &BpfObject {
         &self.object
     }
 
-    /// Loads the early verdict beside it, and gives its program.
-    pub fn load_early(&mut self) -> Result<&'static str> {
-        Ok(self.object.load_early()?)
+    /// Loads the prefilter beside it, and gives its program.
+    pub fn load_prefilter(&mut self) -> Result<&'static str> {
+        Ok(self.object.load_prefilter()?)
     }
 
     /// One of its programs.

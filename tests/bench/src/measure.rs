@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate_bpf::sys::{self, Packet};
+use taskgate_bpf::sys::{self, TestPacket};
 
 use super::{spread::Spread, varied::Varied};
 
@@ -78,10 +78,10 @@ const SHOT: u32 = 2;
 
 /// Runs a program on a frame so many times; gives nanoseconds for each. It is an error if it does not end as expected.
 pub fn run(program: BorrowedFd<'_>, frame: &[u8], link: u32, packets: u32, passes: bool) -> Result<u32> {
-    let packet = Packet {
+    let packet = TestPacket {
         frame,
         ifindex: link,
-        ..Packet::default()
+        ..TestPacket::default()
     };
     let ran = sys::test_run(program, &packet, packets).context("cannot run a program on a packet")?;
     let expected = if passes { PASS } else { SHOT };

@@ -8,11 +8,13 @@ use taskgate_ebpf::abi::{
     program::{FROM_TASK, TO_TASK},
 };
 
+use taskgate_model::Family;
+
 use super::{
-    Effort,
-    ground::{self, Counted, Ground},
+    PathEffort,
+    loaded::{self, Counted, LoadedFixture},
     measure::{Case, Path, Runner, rounds, run},
-    rules::{self, Family, Kind, OPEN_PORT, SETS, THOUSAND, THOUSAND_V6, WIDE},
+    rules::{self, OPEN_PORT, RuleKind, SETS, THOUSAND, THOUSAND_V6, WIDE},
     varied::{self, Order, Variation, Varied},
 };
 use testkit::fixture::frames::{self, flags};
@@ -28,17 +30,17 @@ const TCP: u8 = 6;
 /// Programs by name, with the number of instructions that the verifier went through.
 pub type Programs = Vec<(&'static str, Option<u32>)>;
 
-/// Measures all paths, after [`ground::make_links`] in the same sandbox.
-pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<(Vec<Path>, Programs)> {
+/// Measures all paths, after [`loaded::make_links`] in the same sandbox.
+pub fn measure(effort: PathEffort, say: &dyn Fn(&str)) -> Result<(Vec<Path>, Programs)> {
     say("loading the kernel program");
-    let mut ground = Ground::load(ROOM, MEMBERS)?;
-    ground.load_early()?;
-    let programs = ground.object().verified_instructions()?;
+    let mut fixture = LoadedFixture::load(ROOM, MEMBERS)?;
+    fixture.load_prefilter()?;
+    let programs = fixture.object().verified_instructions()?;
     say("established and denied");
-    let (established, denied) = steady(&mut ground, effort)?;
+    let (established, denied) = steady(&mut fixture, effort)?;
     say("new connections");
-    let opening = opening(&mut ground, effort)?;
-    drop(ground);
+    let opening = opening(&mut fixture, effort)?;
+    drop(fixture);
 
     let mut paths = established;
     for bits in effort.random_bits {
@@ -87,28 +89,28 @@ fn segment(direction: Direction, local: IpAddr, remote: IpAddr, flags: u8) -> Ve
 /// The packets that open a connection from outside.
 const HANDSHAKE: [(Direction, u8); 3] = [(Ingress, flags::SYN), (Egress, flags::SYN_ACK), (Ingress, flags::ACK)];
 
-fn same(ground: &Ground, program: &'static str) -> Result<Runner> {
-    Ok(Runner::Same(ground.program(program)?))
+fn same(fixture: &LoadedFixture, program: &'static str) -> Result<Runner> {
+    Ok(Runner::Same(fixture.program(program)?))
 }
 
-fn varying(ground: &Ground, program: &'static str, variation: Variation) -> Result<Runner> {
-    let program = ground.program(program)?;
+fn varying(fixture: &LoadedFixture, program: &'static str, variation: Variation) -> Result<Runner> {
+    let program = fixture.program(program)?;
     Ok(Runner::Varied(Varied::before(program.as_fd(), variation)?))
 }
 
 /// Opens a connection of the ENI at [`WIDE`].
-fn open(ground: &Ground, family: Family) -> Result<()> {
+fn open(fixture: &LoadedFixture, family: Family) -> Result<()> {
     for (direction, flags) in HANDSHAKE {
         let frame = segment(direction, local(WIDE, family), stranger(family), flags);
-        let program = ground.program(classify(direction))?;
-        run(program.as_fd(), &frame, ground::link(WIDE), 1, true)?;
+        let program = fixture.program(classify(direction))?;
+        run(program.as_fd(), &frame, loaded::link(WIDE), 1, true)?;
     }
     Ok(())
 }
 
 /// Opens as many as 2 to the power of `bits`, over IPv4.
-fn open_many(ground: &mut Ground, bits: u32) -> Result<()> {
-    let before = ground.conns()?;
+fn open_many(fixture: &mut LoadedFixture, bits: u32) -> Result<()> {
+    let before = fixture.conns()?;
     for (direction, flags) in HANDSHAKE {
         let frame = segment(direction, local(WIDE, Family::V4), stranger(Family::V4), flags);
         // Not in the order in which they are met later: entries made one after the other lie side by side.
@@ -118,10 +120,10 @@ fn open_many(ground: &mut Ground, bits: u32) -> Result<()> {
             family: Family::V4,
             direction,
         };
-        let runner = varying(ground, classify(direction), variation)?;
-        run(runner.as_fd(), &frame, ground::link(WIDE), 1 << bits, true)?;
+        let runner = varying(fixture, classify(direction), variation)?;
+        run(runner.as_fd(), &frame, loaded::link(WIDE), 1 << bits, true)?;
     }
-    let opened = ground.conns()? - before;
+    let opened = fixture.conns()? - before;
     ensure!(
         opened == 1 << bits,
         "{opened} connections were opened, not {}",
@@ -130,7 +132,7 @@ fn open_many(ground: &mut Ground, bits: u32) -> Result<()> {
     Ok(())
 }
 
-fn established(ground: &Ground, family: Family, direction: Direction, packets: u32) -> Result<Case> {
+fn established(fixture: &LoadedFixture, family: Family, direction: Direction, packets: u32) -> Result<Case> {
     let budget = match family {
         Family::V4 => 35,
         Family::V6 => 42,
@@ -141,16 +143,16 @@ fn established(ground: &Ground, family: Family, direction: Direction, packets: u
         budget: Some(budget),
         flat: false,
         frame: segment(direction, local(WIDE, family), stranger(family), flags::ACK),
-        link: ground::link(WIDE),
+        link: loaded::link(WIDE),
         passes: true,
-        gate: same(ground, program)?,
+        gate: same(fixture, program)?,
         empty: Runner::Same(varied::empty()?),
         packets,
     })
 }
 
 /// A packet from a member that the rules of a set deny. `members`: how many there are.
-fn denied(ground: &Ground, at: usize, members: u32, packets: u32) -> Result<Case> {
+fn denied(fixture: &LoadedFixture, at: usize, members: u32, packets: u32) -> Result<Case> {
     let (set, place) = (SETS[at], at + 1);
     let (v4, v6) = rules::member_addresses(MEMBER % members);
     let family = set.family;
@@ -160,8 +162,8 @@ fn denied(ground: &Ground, at: usize, members: u32, packets: u32) -> Result<Case
     };
     let rules = if set.rules == 1 { "rule" } else { "rules" };
     let kind = match set.kind {
-        Kind::Plain => "",
-        Kind::NearMiss => " that all nearly match",
+        RuleKind::Plain => "",
+        RuleKind::NearMiss => " that all nearly match",
     };
     let members = if members == 1 { ", 1 member" } else { "" };
     let segment = frames::tcp(40_001, set.denied_port(), flags::SYN, &[]);
@@ -170,16 +172,16 @@ fn denied(ground: &Ground, at: usize, members: u32, packets: u32) -> Result<Case
         budget: Some(90),
         flat: family == Family::V4,
         frame: frames::ip(remote, local(place, family), TCP, &segment),
-        link: ground::link(place),
+        link: loaded::link(place),
         passes: false,
-        gate: same(ground, TO_TASK)?,
+        gate: same(fixture, TO_TASK)?,
         empty: Runner::Same(varied::empty()?),
         packets,
     })
 }
 
 /// Packets that 1,000 rules deny, from peers in the networks that some of the rules name.
-fn denied_in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
+fn denied_in_turn(fixture: &LoadedFixture, bits: u32, packets: u32) -> Result<Case> {
     let (set, place) = (SETS[THOUSAND], THOUSAND + 1);
     let variation = Variation {
         bits,
@@ -187,7 +189,7 @@ fn denied_in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
         family: set.family,
         direction: Ingress,
     };
-    let same = denied(ground, THOUSAND, MEMBERS, packets)?;
+    let same = denied(fixture, THOUSAND, MEMBERS, packets)?;
     let segment = frames::tcp(40_001, set.denied_port(), flags::SYN, &[]);
     let remote: IpAddr = [172, 16, 0, 1].into();
     Ok(Case {
@@ -195,14 +197,14 @@ fn denied_in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
         budget: None,
         flat: false,
         frame: frames::ip(remote, local(place, set.family), TCP, &segment),
-        gate: varying(ground, TO_TASK, variation)?,
+        gate: varying(fixture, TO_TASK, variation)?,
         empty: Runner::Varied(Varied::before(varied::empty()?.as_fd(), variation)?),
         ..same
     })
 }
 
 /// Packets on many connections of IPv4 from the task, in an order without a pattern.
-fn in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
+fn in_turn(fixture: &LoadedFixture, bits: u32, packets: u32) -> Result<Case> {
     let variation = Variation {
         bits,
         order: Order::Random,
@@ -211,17 +213,17 @@ fn in_turn(ground: &Ground, bits: u32, packets: u32) -> Result<Case> {
     };
     Ok(Case {
         frame: segment(Egress, local(WIDE, Family::V4), stranger(Family::V4), flags::ACK),
-        link: ground::link(WIDE),
+        link: loaded::link(WIDE),
         passes: true,
-        gate: varying(ground, FROM_TASK, variation)?,
+        gate: varying(fixture, FROM_TASK, variation)?,
         empty: Runner::Varied(Varied::before(varied::empty()?.as_fd(), variation)?),
         packets,
-        ..established(ground, Family::V4, Egress, packets)?
+        ..established(fixture, Family::V4, Egress, packets)?
     })
 }
 
 /// New connections from strangers, which the last rule of a set allows.
-fn new(ground: &Ground, at: usize, bits: u32) -> Result<Case> {
+fn new(fixture: &LoadedFixture, at: usize, bits: u32) -> Result<Case> {
     let (set, place) = (SETS[at], at + 1);
     let variation = Variation {
         bits,
@@ -234,18 +236,18 @@ fn new(ground: &Ground, at: usize, bits: u32) -> Result<Case> {
         budget: Some(620),
         flat: false,
         frame: segment(Ingress, local(place, set.family), stranger(set.family), flags::SYN),
-        link: ground::link(place),
+        link: loaded::link(place),
         passes: true,
-        gate: varying(ground, TO_TASK, variation)?,
+        gate: varying(fixture, TO_TASK, variation)?,
         empty: Runner::Varied(Varied::before(varied::empty()?.as_fd(), variation)?),
         packets: 1 << bits,
     })
 }
 
-fn total(grounds: &mut [&mut Ground]) -> Result<Counted> {
+fn total(grounds: &mut [&mut LoadedFixture]) -> Result<Counted> {
     let mut total = Counted::default();
-    for ground in grounds {
-        let Counted { tracked, denied } = ground.counted()?;
+    for fixture in grounds {
+        let Counted { tracked, denied } = fixture.counted()?;
         total.tracked += tracked;
         total.denied += denied;
     }
@@ -253,7 +255,7 @@ fn total(grounds: &mut [&mut Ground]) -> Result<Counted> {
 }
 
 /// Measures cases and makes sure that the tables counted each of their packets as what it is said to be.
-fn counted(grounds: &mut [&mut Ground], cases: &[Case], effort: Effort) -> Result<Vec<Path>> {
+fn counted(grounds: &mut [&mut LoadedFixture], cases: &[Case], effort: PathEffort) -> Result<Vec<Path>> {
     let before = total(grounds)?;
     let paths = rounds(cases, effort.rounds, &mut |_| Ok(()))?;
     let after = total(grounds)?;
@@ -272,44 +274,44 @@ fn counted(grounds: &mut [&mut Ground], cases: &[Case], effort: Effort) -> Resul
 
 /// What takes the same packet over and over, and what shows how far the other way of measuring is from that: established
 /// connections, and what is denied and recorded.
-fn steady(ground: &mut Ground, effort: Effort) -> Result<(Vec<Path>, Vec<Path>)> {
+fn steady(fixture: &mut LoadedFixture, effort: PathEffort) -> Result<(Vec<Path>, Vec<Path>)> {
     const FEW: u32 = 2;
     const SOME: u32 = 10;
-    let mut bare = Ground::load(ROOM, 1)?;
+    let mut bare = LoadedFixture::load(ROOM, 1)?;
     let mut cases = Vec::new();
     for family in [Family::V4, Family::V6] {
-        open(ground, family)?;
+        open(fixture, family)?;
         for direction in [Egress, Ingress] {
-            cases.push(established(ground, family, direction, effort.packets)?);
+            cases.push(established(fixture, family, direction, effort.packets)?);
         }
     }
-    open_many(ground, FEW)?;
+    open_many(fixture, FEW)?;
     cases.push(Case {
         name: format!(
             "established, IPv4, {FROM_TASK}, {} connections in random order",
             1 << FEW
         ),
         budget: None,
-        ..in_turn(ground, FEW, effort.packets)?
+        ..in_turn(fixture, FEW, effort.packets)?
     });
     let denials = cases.len();
     for at in 0..SETS.len() {
-        cases.push(denied(ground, at, MEMBERS, effort.packets)?);
+        cases.push(denied(fixture, at, MEMBERS, effort.packets)?);
     }
     cases.push(denied(&bare, THOUSAND, 1, effort.packets)?);
-    cases.push(denied_in_turn(ground, SOME, effort.packets)?);
-    let mut established = counted(&mut [ground, &mut bare], &cases, effort)?;
+    cases.push(denied_in_turn(fixture, SOME, effort.packets)?);
+    let mut established = counted(&mut [fixture, &mut bare], &cases, effort)?;
     let denied = established.split_off(denials);
     Ok((established, denied))
 }
 
 /// What opens a connection with each packet; the table is emptied after each round.
-fn opening(ground: &mut Ground, effort: Effort) -> Result<Vec<Path>> {
-    ground.forget_conns()?;
-    let cases = [THOUSAND, THOUSAND_V6].map(|at| new(ground, at, effort.new_bits));
+fn opening(fixture: &mut LoadedFixture, effort: PathEffort) -> Result<Vec<Path>> {
+    fixture.forget_conns()?;
+    let cases = [THOUSAND, THOUSAND_V6].map(|at| new(fixture, at, effort.new_bits));
     let cases = cases.into_iter().collect::<Result<Vec<_>>>()?;
     rounds(&cases, effort.rounds, &mut |case| {
-        let opened = ground.forget_conns()?;
+        let opened = fixture.forget_conns()?;
         ensure!(
             opened == u64::from(case.packets),
             "{} packets opened {opened} connections",
@@ -320,9 +322,9 @@ fn opening(ground: &mut Ground, effort: Effort) -> Result<Vec<Path>> {
 }
 
 /// Established connections in random order, in a table twice as large as there are connections.
-fn random(bits: u32, effort: Effort) -> Result<Vec<Path>> {
-    let mut ground = Ground::load(2 << bits, MEMBERS)?;
-    open_many(&mut ground, bits)?;
+fn random(bits: u32, effort: PathEffort) -> Result<Vec<Path>> {
+    let mut fixture = LoadedFixture::load(2 << bits, MEMBERS)?;
+    open_many(&mut fixture, bits)?;
     let budget = match bits {
         17 => Some(350),
         20 => Some(460),
@@ -334,7 +336,7 @@ fn random(bits: u32, effort: Effort) -> Result<Vec<Path>> {
             1 << bits
         ),
         budget,
-        ..in_turn(&ground, bits, 1 << bits)?
+        ..in_turn(&fixture, bits, 1 << bits)?
     };
-    counted(&mut [&mut ground], &[case], effort)
+    counted(&mut [&mut fixture], &[case], effort)
 }

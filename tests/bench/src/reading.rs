@@ -19,7 +19,7 @@ use serde_json::{
 
 /// How large the account is, and how often it is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
+pub struct ReadingEffort {
     /// Security groups.
     pub groups: usize,
     /// Rules in each of them.
@@ -30,7 +30,7 @@ pub struct Effort {
     pub rounds: u32,
 }
 
-impl Effort {
+impl ReadingEffort {
     /// What figures are quoted from.
     pub const FULL: Self = Self {
         groups: 2_500,
@@ -54,14 +54,14 @@ const TASKS: usize = 50;
 ///
 /// # Errors
 /// The folder cannot be written, or `taskgate check` refuses it.
-pub fn run(effort: Effort) -> Result<String> {
+pub fn run(effort: ReadingEffort) -> Result<String> {
     let folder = env::temp_dir().join(format!("taskgate-bench-reading-{}", std::process::id()));
     let measured = measure(effort, &folder);
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     measured
 }
 
-fn measure(effort: Effort, folder: &Path) -> Result<String> {
+fn measure(effort: ReadingEffort, folder: &Path) -> Result<String> {
     let binary: PathBuf = env::var_os("TASKGATE_BIN")
         .context("TASKGATE_BIN does not name the program to measure")?
         .into();
@@ -101,7 +101,7 @@ fn measure(effort: Effort, folder: &Path) -> Result<String> {
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn write(effort: Effort, folder: &Path) -> Result<u64> {
+pub fn write(effort: ReadingEffort, folder: &Path) -> Result<u64> {
     fs::create_dir_all(folder)?;
     let groups = (0..effort.groups).map(|number| group(number, effort));
     let enis = (0..effort.enis).map(|number| eni(number, effort));
@@ -142,7 +142,7 @@ fn id(kind: &str, number: usize) -> String {
 }
 
 /// A group: a port to a permission, with up to four peers, one of each kind and one more.
-fn group(number: usize, effort: Effort) -> Value {
+fn group(number: usize, effort: ReadingEffort) -> Value {
     const PEERS: usize = 4;
     let rules = effort.rules - 1;
     let permission = |first: usize| {
@@ -180,7 +180,7 @@ fn group(number: usize, effort: Effort) -> Value {
 }
 
 /// An interface with two groups and three addresses.
-fn eni(number: usize, effort: Effort) -> Value {
+fn eni(number: usize, effort: ReadingEffort) -> Value {
     let (high, low) = (number / 250, number % 250 + 1);
     let groups = [number, number * 7 + 1].map(|group| {
         let group = group % effort.groups;

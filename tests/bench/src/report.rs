@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{
-    Effort,
+    PathEffort,
     compile::{self, CompileTime},
     machine::Machine,
     measure::Path,
     paths::Programs,
     spread::{Spread, excess},
     table::table,
-    veth::{LEAST_SHARE, Traffic},
+    veth::{LEAST_SHARE, VethTraffic},
 };
 
 /// The most instructions that the verifier may go through for one program.
@@ -24,13 +24,13 @@ const MOST_EXCESS: f64 = 0.15;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// How long it was measured.
-    pub effort: Effort,
+    pub effort: PathEffort,
     /// Where.
     pub machine: Machine,
     /// The paths.
     pub paths: Vec<Path>,
     /// Traffic over veth.
-    pub traffic: Vec<Traffic>,
+    pub traffic: Vec<VethTraffic>,
     /// The programs, with the number of instructions that the verifier went through.
     pub programs: Programs,
     /// Compile times.
@@ -94,7 +94,7 @@ impl Report {
             self.machine.text(),
             self.effort.rounds
         );
-        if self.effort == Effort::QUICK {
+        if self.effort == PathEffort::QUICK {
             text += "quick:   these figures are not to be quoted\n";
         }
         let _infallible = write!(text, "\n{}", table(heading, &paths));
@@ -203,7 +203,7 @@ impl Report {
         json!({
             "machine": self.machine.json(),
             "rounds": self.effort.rounds,
-            "quick": self.effort == Effort::QUICK,
+            "quick": self.effort == PathEffort::QUICK,
             "paths": paths.collect::<Vec<_>>(),
             "denied_ipv4_excess": { "value": self.unevenness(), "budget": MOST_EXCESS },
             "veth_rounds": self.effort.veth_rounds,
@@ -240,8 +240,8 @@ mod tests {
         }
     }
 
-    fn traffic(name: &str, share: f64) -> Traffic {
-        Traffic {
+    fn traffic(name: &str, share: f64) -> VethTraffic {
+        VethTraffic {
             name: name.into(),
             unit: "Mbit/s",
             without: spread(1000.0),
@@ -252,7 +252,7 @@ mod tests {
 
     fn report() -> Report {
         Report {
-            effort: Effort::QUICK,
+            effort: PathEffort::QUICK,
             machine: Machine {
                 cpu: "a CPU".into(),
                 cpus: 2,

@@ -1,35 +1,14 @@
 //! The rule sets and the model that are measured with.
 
-use std::{
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use taskgate_compiler::Gate;
-use taskgate_model::{Eni, Model, Protocol, SecurityGroup};
+use taskgate_compiler::EniLimits;
+use taskgate_model::{Eni, Family, Model, Protocol, SecurityGroup};
 use testkit::fixture::model::{gated, group, member, model, tcp_to};
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
-}
 
 /// How a set's rules lie to the packet that they deny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RuleKind {
     /// As in a real set: each rule has a port and a peer of its own.
     Plain,
     /// Every other rule has the packet's port and every other its peer, none both: the verdict has to look at every word
@@ -44,22 +23,22 @@ pub struct Set {
     pub family: Family,
     /// How many: 1 to 1,000.
     pub rules: u16,
-    /// See [`Kind`].
-    pub kind: Kind,
+    /// See [`RuleKind`].
+    pub kind: RuleKind,
 }
 
 /// The ENI with [`WIDE`] rules comes first, then one for each of these, in this order.
 pub const SETS: [Set; 6] = {
-    const fn set(family: Family, rules: u16, kind: Kind) -> Set {
+    const fn set(family: Family, rules: u16, kind: RuleKind) -> Set {
         Set { family, rules, kind }
     }
     [
-        set(Family::V4, 1, Kind::Plain),
-        set(Family::V4, 10, Kind::Plain),
-        set(Family::V4, 100, Kind::Plain),
-        set(Family::V4, 1000, Kind::Plain),
-        set(Family::V4, 1000, Kind::NearMiss),
-        set(Family::V6, 1000, Kind::Plain),
+        set(Family::V4, 1, RuleKind::Plain),
+        set(Family::V4, 10, RuleKind::Plain),
+        set(Family::V4, 100, RuleKind::Plain),
+        set(Family::V4, 1000, RuleKind::Plain),
+        set(Family::V4, 1000, RuleKind::NearMiss),
+        set(Family::V6, 1000, RuleKind::Plain),
     ]
 };
 
@@ -75,7 +54,7 @@ pub const GATED: usize = 1 + SETS.len();
 pub const OPEN_PORT: u16 = 443;
 
 /// The gate of every gated ENI: nothing is refused for want of room.
-pub const GATE: Gate = Gate {
+pub const NO_LIMITS: EniLimits = EniLimits {
     connections: u32::MAX,
     isolated: false,
 };
@@ -127,13 +106,15 @@ impl Set {
     fn rule(self, number: u16) -> (Protocol, String) {
         let port = 20_000 + number;
         match (self.kind, number) {
-            (Kind::Plain, _) => match number % 3 {
+            (RuleKind::Plain, _) => match number % 3 {
                 0 => (tcp_to(port, port), self.network(number)),
                 1 => (tcp_to(port, port), MEMBERS.to_owned()),
                 _ => (tcp_to(port, port + 50), self.network(number)),
             },
-            (Kind::NearMiss, _) if number.is_multiple_of(2) => (tcp_to(1000, 30_000 + number), self.network(number)),
-            (Kind::NearMiss, _) => (tcp_to(40_000 + number, 40_000 + number), MEMBERS.to_owned()),
+            (RuleKind::NearMiss, _) if number.is_multiple_of(2) => {
+                (tcp_to(1000, 30_000 + number), self.network(number))
+            }
+            (RuleKind::NearMiss, _) => (tcp_to(40_000 + number, 40_000 + number), MEMBERS.to_owned()),
         }
     }
 

@@ -3,19 +3,14 @@
 //! A test run repeats one packet, and one test run for each packet would measure the way into the kernel. So a program of
 //! a few instructions goes before the one that is measured: it writes another peer into the packet and jumps on. The
 //! same goes before the empty program, so that its cost is in both figures and in no difference.
-#![expect(unsafe_code, reason = "bpf(2) for a program of a few instructions")]
 
-use std::{
-    ffi::{c_int, c_long},
-    io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
-    ptr,
-};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
+use taskgate_bpf::sys::{self, ProgramKind};
 use taskgate_ebpf::abi::Direction;
 
-use super::rules::Family;
+use taskgate_model::Family;
 
 /// Which peers are written into packets: 2 to the power of `bits` different ones, 2 to 20, each once before the first
 /// comes again.
@@ -138,7 +133,7 @@ impl Varied {
     /// Before `program`, of the kind that classifies at tc.
     pub fn before(program: BorrowedFd<'_>, variation: Variation) -> Result<Self> {
         ensure!((2..=20).contains(&variation.bits), "{} bits", variation.bits);
-        let count = array(MAP_TYPE_ARRAY, 8).context("cannot make a counter for packets")?;
+        let count = sys::counter().context("cannot make a counter for packets")?;
         Self::chain(program, |next| variation.instructions(count.as_fd(), next))
     }
 
@@ -149,11 +144,10 @@ impl Varied {
     }
 
     fn chain(program: BorrowedFd<'_>, instructions: impl FnOnce(BorrowedFd<'_>) -> Vec<Instruction>) -> Result<Self> {
-        let next = array(MAP_TYPE_PROG_ARRAY, 4).context("cannot make an array of programs")?;
-        set_first(next.as_fd(), program).context("cannot put a program behind another one")?;
+        let next = sys::program_array(program).context("cannot put a program behind another one")?;
         let instructions = instructions(next.as_fd());
-        let program =
-            load(PROG_TYPE_SCHED_CLS, &instructions).context("the kernel refuses the program that varies packets")?;
+        let program = load(ProgramKind::Classifier, &instructions)
+            .context("the kernel refuses the program that varies packets")?;
         Ok(Self { program, _next: next })
     }
 }
@@ -201,16 +195,16 @@ impl AsFd for Varied {
 /// A program that does nothing, of the kind that gates are: the others are measured against it.
 pub fn empty() -> Result<OwnedFd> {
     const UNSPECIFIED: i32 = -1;
-    returning(PROG_TYPE_SCHED_CLS, UNSPECIFIED)
+    returning(ProgramKind::Classifier, UNSPECIFIED)
 }
 
 /// A program that does nothing, of the kind that runs before there is a socket buffer.
-pub fn empty_early() -> Result<OwnedFd> {
+pub fn empty_xdp() -> Result<OwnedFd> {
     const PASS: i32 = 2;
-    returning(PROG_TYPE_XDP, PASS)
+    returning(ProgramKind::Xdp, PASS)
 }
 
-fn returning(kind: u32, value: i32) -> Result<OwnedFd> {
+fn returning(kind: ProgramKind, value: i32) -> Result<OwnedFd> {
     let instructions = [
         Instruction::with(op::MOVE, 0, value),
         Instruction::new(op::EXIT, 0, 0, 0, 0),
@@ -218,7 +212,7 @@ fn returning(kind: u32, value: i32) -> Result<OwnedFd> {
     load(kind, &instructions).context("the kernel refuses an empty program")
 }
 
-/// Codes of instructions (RFC 9669).
+/// Codes of instructions.
 mod op {
     pub(super) const ADD: u8 = 0x07;
     pub(super) const OR: u8 = 0x47;
@@ -242,8 +236,12 @@ mod op {
     pub(super) const EXIT: u8 = 0x95;
 }
 
-/// An instruction, as the kernel has it.
-#[repr(C)]
+fn load(kind: ProgramKind, instructions: &[Instruction]) -> std::io::Result<OwnedFd> {
+    let bytes: Vec<_> = instructions.iter().map(|instruction| instruction.bytes()).collect();
+    sys::load_instructions(kind, &bytes)
+}
+
+/// An instruction (RFC 9669).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Instruction {
     code: u8,
@@ -270,6 +268,13 @@ impl Instruction {
         }
     }
 
+    fn bytes(self) -> [u8; 8] {
+        let mut bytes = [self.code, self.registers, 0, 0, 0, 0, 0, 0];
+        bytes[2..4].copy_from_slice(&self.offset.to_ne_bytes());
+        bytes[4..].copy_from_slice(&self.immediate.to_ne_bytes());
+        bytes
+    }
+
     const fn with(code: u8, destination: u8, immediate: i32) -> Self {
         Self::new(code, destination, 0, 0, immediate)
     }
@@ -285,110 +290,4 @@ impl Instruction {
             Self::new(0, 0, 0, 0, 0),
         ]
     }
-}
-
-const MAP_CREATE: c_int = 0;
-const MAP_UPDATE_ELEM: c_int = 2;
-const PROG_LOAD: c_int = 5;
-const MAP_TYPE_ARRAY: u32 = 2;
-const MAP_TYPE_PROG_ARRAY: u32 = 3;
-const PROG_TYPE_SCHED_CLS: u32 = 3;
-const PROG_TYPE_XDP: u32 = 6;
-
-/// bpf(2).
-///
-/// # Safety
-/// `attr` is laid out as the kernel's `union bpf_attr` for `command`, and the addresses in it are of memory that the
-/// kernel may read.
-unsafe fn bpf<A>(command: c_int, attr: &A) -> io::Result<c_long> {
-    // SAFETY: `attr` is valid for its own size; the rest is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attr), size_of::<A>()) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
-fn number(file: BorrowedFd<'_>) -> u32 {
-    file.as_raw_fd().cast_unsigned()
-}
-
-fn address<T: ?Sized>(of: &T) -> u64 {
-    ptr::from_ref(of).addr() as u64
-}
-
-/// An array with one value of so many bytes.
-fn array(kind: u32, bytes: u32) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Create {
-        kind: u32,
-        key_size: u32,
-        value_size: u32,
-        entries: u32,
-        flags: u32,
-    }
-    let attr = Create {
-        kind,
-        key_size: 4,
-        value_size: bytes,
-        entries: 1,
-        flags: 0,
-    };
-    // SAFETY: no addresses in it.
-    let map = unsafe { bpf(MAP_CREATE, &attr) }?;
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(map as c_int) })
-}
-
-/// Puts a program into an array of programs.
-fn set_first(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    #[repr(C)]
-    struct Element {
-        map: u32,
-        pad: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
-    }
-    let (key, value) = (0_u32, number(program));
-    let attr = Element {
-        map: number(array),
-        pad: 0,
-        key: address(&key),
-        value: address(&value),
-        flags: 0,
-    };
-    // SAFETY: key and value are the four bytes that an array of programs has, and the kernel only reads them.
-    unsafe { bpf(MAP_UPDATE_ELEM, &attr) }.map(drop)
-}
-
-fn load(kind: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        instructions: u32,
-        first: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-        kernel_version: u32,
-        flags: u32,
-    }
-    let attr = Load {
-        kind,
-        instructions: instructions.len() as u32,
-        first: address(instructions),
-        license: address(c"GPL"),
-        log_level: 0,
-        log_size: 0,
-        log: 0,
-        kernel_version: 0,
-        flags: 0,
-    };
-    // SAFETY: the kernel only reads the instructions, as many as it is told, and the licence up to its zero byte.
-    let program = unsafe { bpf(PROG_LOAD, &attr) }?;
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(program as c_int) })
 }

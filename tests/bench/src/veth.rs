@@ -8,14 +8,15 @@ use std::{fs, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use taskgate_bpf::gate::Gate;
+use taskgate_model::Family;
 use taskgate_net::link::{Link, LinkKind};
 
 use super::{
-    Effort,
-    exchange::{Exchange, Kind},
-    ground::{self, Ground},
+    PathEffort,
+    exchange::{Exchange, ExchangeKind},
+    loaded::{self, LoadedFixture},
     paths::{MEMBERS, ROOM, local},
-    rules::{self, Family, OPEN_PORT, THOUSAND, THOUSAND_V6, WIDE},
+    rules::{self, OPEN_PORT, THOUSAND, THOUSAND_V6, WIDE},
     spread::Spread,
 };
 use testkit::{
@@ -33,9 +34,9 @@ const SERVERS: [(Family, usize); 2] = [(Family::V4, 1 + THOUSAND), (Family::V6, 
 /// The tasks whose links are gated.
 const TASKS: [usize; 3] = [CLIENT, SERVERS[0].1, SERVERS[1].1];
 
-/// Traffic without and with gates.
+/// VethTraffic without and with gates.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Traffic {
+pub struct VethTraffic {
     /// What users read.
     pub name: String,
     /// What the rates are in.
@@ -48,25 +49,25 @@ pub struct Traffic {
     pub share: Spread,
 }
 
-impl Traffic {
+impl VethTraffic {
     /// Whether it keeps its budget.
     pub fn met(&self) -> bool {
         self.share.median >= LEAST_SHARE
     }
 }
 
-/// Measures all traffic, after [`ground::make_links`] in the same sandbox. It takes the links' other ends away.
-pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<Vec<Traffic>> {
+/// Measures all traffic, after [`loaded::make_links`] in the same sandbox. It takes the links' other ends away.
+pub fn measure(effort: PathEffort, say: &dyn Fn(&str)) -> Result<Vec<VethTraffic>> {
     say("traffic over veth");
     forward()?;
-    let mut ground = Ground::load(ROOM, MEMBERS)?;
+    let mut fixture = LoadedFixture::load(ROOM, MEMBERS)?;
     let client = task(CLIENT)?;
     let servers: Vec<Netns> = SERVERS.iter().map(|(_, place)| task(*place)).collect::<Result<_>>()?;
 
-    let mut gates = Some(attach(&mut ground)?);
+    let mut gates = Some(attach(&mut fixture)?);
     let mut exchanges = Vec::new();
     for ((family, place), server) in SERVERS.into_iter().zip(&servers) {
-        for kind in [Kind::Bulk, Kind::Transactions] {
+        for kind in [ExchangeKind::Bulk, ExchangeKind::Transactions] {
             let exchange = Exchange::open(kind, &client, server, local(place, family), OPEN_PORT)?;
             exchanges.push((family, exchange));
         }
@@ -79,22 +80,22 @@ pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<Vec<Traffic>> {
         let gated_first = round % 2 == 0;
         for gated in [gated_first, !gated_first] {
             match (gated, gates.take()) {
-                (true, None) => gates = Some(attach(&mut ground)?),
+                (true, None) => gates = Some(attach(&mut fixture)?),
                 (true, standing) => gates = standing,
                 (false, standing) => standing.into_iter().flatten().try_for_each(Gate::detach)?,
             }
-            let before = ground.counted()?;
+            let before = fixture.counted()?;
             for ((_, exchange), both) in exchanges.iter().zip(&mut both) {
                 both[usize::from(gated)] = exchange.slice(effort.slice)?;
             }
-            let tracked = ground.counted()?.tracked - before.tracked;
+            let tracked = fixture.counted()?.tracked - before.tracked;
             ensure!(
                 (tracked > 0) == gated,
                 "gates have tracked {tracked} packets, {}",
                 if gated { "with gates" } else { "without any" }
             );
             // One for each end.
-            let (conns, expected) = (ground.conns()?, 2 * exchanges.len() as u64);
+            let (conns, expected) = (fixture.conns()?, 2 * exchanges.len() as u64);
             ensure!(conns == expected, "{conns} connections are tracked, not {expected}");
         }
         // The first one fills caches and lets sockets find their windows.
@@ -106,7 +107,7 @@ pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<Vec<Traffic>> {
     let traffic = exchanges.iter().zip(&rates).map(|((family, exchange), rates)| {
         let spread = |of: fn(&[f64; 2]) -> f64| Spread::of(rates.iter().map(of)).context("no rounds");
         let (kind, unit) = (exchange.kind(), exchange.kind().unit());
-        Ok(Traffic {
+        Ok(VethTraffic {
             name: format!("{kind}, {family}, {unit}"),
             unit,
             without: spread(|[without, _]| *without)?,
@@ -118,12 +119,12 @@ pub fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<Vec<Traffic>> {
 }
 
 /// Puts a gate on the link of each task.
-fn attach(ground: &mut Ground) -> Result<Vec<Gate>> {
+fn attach(fixture: &mut LoadedFixture) -> Result<Vec<Gate>> {
     let gates = TASKS.map(|place| {
-        let ifindex = ground::link(place);
+        let ifindex = loaded::link(place);
         let kind = LinkKind::Veth { peer_here: None };
-        let name = ground::name(ifindex);
-        ground.attach(&Link { name, ifindex, kind })
+        let name = loaded::name(ifindex);
+        fixture.attach(&Link { name, ifindex, kind })
     });
     gates.into_iter().collect()
 }
@@ -143,7 +144,7 @@ fn task(place: usize) -> Result<Netns> {
     const HERE: &str = "02:00:00:00:00:01";
     const THERE: &str = "02:00:00:00:00:02";
     let netns = Netns::new(&rules::eni(place))?;
-    let (link, other) = (ground::name(ground::link(place)), ground::name(ground::other(place)));
+    let (link, other) = (loaded::name(loaded::link(place)), loaded::name(loaded::other(place)));
     let addresses = [Family::V4, Family::V6].map(|family| local(place, family));
     let mut lines = vec![
         format!("link set {other} netns {}", netns.path()),

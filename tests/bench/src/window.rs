@@ -33,9 +33,9 @@ const LONGEST: Duration = Duration::from_secs(3);
 
 /// How often to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effort(pub u32);
+pub struct WindowEffort(pub u32);
 
-impl Effort {
+impl WindowEffort {
     /// What figures are quoted from: some minutes.
     pub const FULL: Self = Self(31);
     /// Enough to see that everything works.
@@ -51,7 +51,7 @@ enum Load {
 }
 
 /// Measures, and gives a table.
-pub fn run(effort: Effort) -> Result<String> {
+pub fn run(effort: WindowEffort) -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read `{path}`"));
     let (kernel, load) = (read("/proc/sys/kernel/osrelease")?, read("/proc/loadavg")?);
     let load: Vec<&str> = load.split_whitespace().take(3).collect();
@@ -81,7 +81,7 @@ pub fn run(effort: Effort) -> Result<String> {
     Ok(text)
 }
 
-fn measure(load: Load, effort: Effort) -> Result<[Spread; 2]> {
+fn measure(load: Load, effort: WindowEffort) -> Result<[Spread; 2]> {
     let lab = Topology::new()?;
     let config = lab
         .config()

@@ -10,7 +10,7 @@ use taskgate_ebpf::abi::{
 use taskgate_tables::{ConnState, FlowKey, UsageState, Used};
 
 use super::oracle::{Entry, Name, Oracle, What};
-use testkit::fixture::{State, outcome_name};
+use testkit::fixture::{TableState, outcome_name};
 
 /// The key that the tables' documentation gives a name.
 fn conn_key(name: &Name) -> FlowKey {
@@ -65,7 +65,7 @@ fn bits(entry: &Entry, is_tcp: bool) -> u16 {
 }
 
 /// The first thing in which the tables differ from what the oracle keeps.
-pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &State) -> Option<String> {
+pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &TableState) -> Option<String> {
     if oracle.counters != state.counters {
         let name = |counters: &BTreeMap<(u16, Direction, u8), u64>| -> Vec<String> {
             let lines = counters.iter();
@@ -134,7 +134,7 @@ pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &State) -> Option<
     usage_differs(oracle, state)
 }
 
-fn usage_differs(oracle: &Oracle, state: &State) -> Option<String> {
+fn usage_differs(oracle: &Oracle, state: &TableState) -> Option<String> {
     let mut expected: BTreeMap<u16, UsageState> = BTreeMap::new();
     let mut charge = |of: fn(&mut UsageState) -> &mut Used, (slot, pooled): (u16, bool)| {
         if pooled {
@@ -167,7 +167,7 @@ fn usage_differs(oracle: &Oracle, state: &State) -> Option<String> {
 }
 
 /// The first thing in which the kernel's tables differ from the host's, whose clock may be a moment behind.
-pub(super) fn kernel_differs(kernel: &State, host: &State, moment: u32) -> Option<String> {
+pub(super) fn kernel_differs(kernel: &TableState, host: &TableState, moment: u32) -> Option<String> {
     let close = |kernel: u32, host: u32| kernel.wrapping_sub(host) <= moment;
     for (key, conn) in &host.conns {
         let expected = kernel.conns.get(key);
@@ -194,8 +194,8 @@ pub(super) fn kernel_differs(kernel: &State, host: &State, moment: u32) -> Optio
             return Some(format!("{key:?}: {expected:?} in the kernel, {denial:?} on the host"));
         }
     }
-    let sizes = |state: &State| (state.conns.len(), state.denials.len());
-    let rest = |state: &State| (state.counters.clone(), state.usage.clone());
+    let sizes = |state: &TableState| (state.conns.len(), state.denials.len());
+    let rest = |state: &TableState| (state.counters.clone(), state.usage.clone());
     (sizes(kernel) != sizes(host) || rest(kernel) != rest(host)).then(|| {
         format!(
             "{:?} {:?} in the kernel, {:?} {:?} on the host",

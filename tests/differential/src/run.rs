@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use taskgate_compiler::Gate;
+use taskgate_compiler::EniLimits;
 use taskgate_ebpf::{
     abi::{
         Direction, LinkId, Outcome,
@@ -257,7 +257,7 @@ impl<'a> Stand<'a> {
     }
 
     /// The gate that a link has, and the slot of its ENI.
-    pub(crate) fn gate_on(&self, link: u32) -> Option<(Gate, u16)> {
+    pub(crate) fn gate_on(&self, link: u32) -> Option<(EniLimits, u16)> {
         self.world.eni_on(link).map(|(_, gate, slot)| (gate, slot))
     }
 
@@ -317,7 +317,7 @@ impl<'a> Stand<'a> {
             5 => {
                 let slots: Vec<u16> = self.known().values().copied().collect();
                 if !slots.is_empty() {
-                    self.scene.writer.raise_epoch(self.dice.of(&slots))?;
+                    self.scene.writer.bump_epoch(self.dice.of(&slots))?;
                 }
                 self.learn();
             }
@@ -379,7 +379,7 @@ impl<'a> Stand<'a> {
     /// Switches to another configuration.
     fn configure(&mut self) -> Result<()> {
         let (model, gates, floor) = any_model(&mut self.dice);
-        let by_id: BTreeMap<&str, Option<Gate>> = model
+        let by_id: BTreeMap<&str, Option<EniLimits>> = model
             .enis
             .iter()
             .zip(&gates)

@@ -1,4 +1,4 @@
-//! The early verdict beside the gate's: it drops what the gate would drop, and leaves everything else as it was.
+//! The prefilter beside the gate's: it drops what the gate would drop, and leaves everything else as it was.
 
 use anyhow::Result;
 use taskgate_ebpf::{
@@ -84,7 +84,7 @@ impl Stand<'_> {
             // Only the gate hears neighbours.
             self.oracle.link_locals = before.link_locals;
         }
-        let found = host.refused_early(&thrown.frame, uplink);
+        let found = host.prefiltered(&thrown.frame, uplink);
         if found != expected {
             return Ok(Met::Difference(format!(
                 "at {uplink:?}: {found:?}, oracle: {expected:?}"

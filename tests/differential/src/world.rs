@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use taskgate_compiler::Gate;
+use taskgate_compiler::EniLimits;
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 use taskgate_model::{
     AddressList, Dialect, Direction, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports, PrefixList,
@@ -41,7 +41,7 @@ const MEMBERS: usize = 3;
 const MANY: u32 = 1000;
 
 /// A model, the gates of its ENIs, and a floor.
-pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<Gate>>, u32) {
+pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) {
     let mut groups: Vec<SecurityGroup> = (0..GROUPS).map(|number| any_group(number, dice)).collect();
     let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
     // Addresses may move from one ENI to another.
@@ -149,13 +149,13 @@ pub(crate) fn any_shares(mut dice: Rng, floor: u32, room: usize) -> [Share; 3] {
     })
 }
 
-fn any_gate(dice: &mut Rng) -> Option<(Gate, u32)> {
+fn any_gate(dice: &mut Rng) -> Option<(EniLimits, u32)> {
     if dice.one_in(30) {
         return None;
     }
     let connections = dice.of(&[0, 3, 12, 12, NO_CAP, NO_CAP, NO_CAP, NO_CAP]);
     let floor = dice.of(&[0, 3, 12, MANY, MANY, MANY]);
-    let gate = Gate {
+    let gate = EniLimits {
         connections,
         isolated: dice.one_in(30),
     };

@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "printing is all that it does")]
 
 use anyhow::{Context as _, Result, ensure};
-use taskgate_bpf::{load::LoadOptions, object::Object};
+use taskgate_bpf::{load::LoadOptions, object::BpfObject};
 use taskgate_net::netlink::Netlink;
 use testkit::sandbox::{ip, sandbox};
 
@@ -11,9 +11,9 @@ use testkit::sandbox::{ip, sandbox};
 const BUDGET: u32 = 250_000;
 
 fn main() -> Result<()> {
-    let mut object = Object::load(&LoadOptions::default()).context("the kernel program does not load")?;
-    let early = object.load_early().context("the early verdict does not load")?;
-    println!("vm: the early verdict is `{early}`");
+    let mut object = BpfObject::load(&LoadOptions::default()).context("the kernel program does not load")?;
+    let early = object.load_prefilter().context("the prefilter does not load")?;
+    println!("vm: the prefilter is `{early}`");
     println!("vm: gates see what is left to be done to a frame: {:?}", object.sight());
     let mut over = Vec::new();
     for (program, instructions) in object.verified_instructions()? {

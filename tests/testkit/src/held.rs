@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use taskgate_bpf::{
     conntable::{MappedTable, TableKey},
-    sys::{Hash, Plain, Shared, tick_nanoseconds},
+    sys::{BpfHashMap, MmapArray, Pod, tick_nanoseconds},
 };
 use taskgate_ebpf::abi::{
     Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6, image::SLOTS, map, outcome::OUTCOMES,
@@ -23,17 +23,17 @@ use crate::{daemon::Daemon, fixture::outcome_name, kernel::Objects, netns::until
 /// The tables of a running taskgate.
 pub struct Held {
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
-    usage: Shared<AtomicU64>,
-    image: ImageControl<Shared<AtomicU64>>,
+    usage: MmapArray<AtomicU64>,
+    image: ImageControl<MmapArray<AtomicU64>>,
     v4: MappedTable<Key4, Conn>,
     v6: MappedTable<Key6, Conn>,
-    fragments_v4: Hash<Key4, Fragment>,
-    fragments_v6: Hash<Key6, Fragment>,
+    fragments_v4: BpfHashMap<Key4, Fragment>,
+    fragments_v6: BpfHashMap<Key6, Fragment>,
 }
 
 /// What the tasks use of the tables, and what found no room, all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
+pub struct TableUse {
     /// Tracked connections.
     pub conns: u64,
     /// Denied flows.
@@ -58,7 +58,7 @@ fn maps(objects: &Objects) -> Result<BTreeMap<String, MapData>> {
 /// The tracked connections of one family in the kernel program that a process has loaded.
 pub fn conns_of<K: TableKey>(process: u32, names: FlowMaps) -> Result<MappedTable<K, Conn>> {
     let maps = maps(&Objects::of_process(process)?)?;
-    MappedTable::open(names, |name| Ok(Shared::new(maps.get(name).context(name)?)?))
+    MappedTable::open(names, |name| Ok(MmapArray::new(maps.get(name).context(name)?)?))
 }
 
 impl Held {
@@ -71,12 +71,12 @@ impl Held {
         };
         Ok(Self {
             counters: PerCpuArray::try_from(Map::PerCpuArray(map(map::COUNTERS)?))?,
-            usage: Shared::new(&map(map::USAGE)?)?,
-            image: ImageControl::new(Shared::new(&map(map::IMAGE)?)?),
-            v4: MappedTable::open(map::CONNS_V4, |name| anyhow::Ok(Shared::new(&map(name)?)?))?,
-            v6: MappedTable::open(map::CONNS_V6, |name| anyhow::Ok(Shared::new(&map(name)?)?))?,
-            fragments_v4: Hash::new(map(map::FRAGMENTS_V4)?)?,
-            fragments_v6: Hash::new(map(map::FRAGMENTS_V6)?)?,
+            usage: MmapArray::new(&map(map::USAGE)?)?,
+            image: ImageControl::new(MmapArray::new(&map(map::IMAGE)?)?),
+            v4: MappedTable::open(map::CONNS_V4, |name| anyhow::Ok(MmapArray::new(&map(name)?)?))?,
+            v6: MappedTable::open(map::CONNS_V6, |name| anyhow::Ok(MmapArray::new(&map(name)?)?))?,
+            fragments_v4: BpfHashMap::new(map(map::FRAGMENTS_V4)?)?,
+            fragments_v6: BpfHashMap::new(map(map::FRAGMENTS_V6)?)?,
         })
     }
 
@@ -117,7 +117,7 @@ impl Held {
     }
 
     /// What is used of the tables, and what was lost.
-    pub fn used(&self) -> Used {
+    pub fn used(&self) -> TableUse {
         let sum = |offset: usize| -> u64 {
             // Slot 0 has the sums of what the others have in the pools.
             let words = self.usage.iter().skip(offset / 8).step_by(size_of::<EniUsage>() / 8);
@@ -125,7 +125,7 @@ impl Held {
         };
         let both = |offset: usize| sum(offset) + sum(offset + Charges::offset(Charge::POOL));
         let in_use = |inserted, removed| both(inserted) - both(removed);
-        Used {
+        TableUse {
             conns: in_use(
                 offset_of!(EniUsage, conns_inserted),
                 offset_of!(EniUsage, conns_removed),
@@ -191,7 +191,10 @@ pub(crate) fn conns_made_older<K: TableKey>(table: &MappedTable<K, Conn>, ticks:
 }
 
 /// Makes every first fragment older, likewise.
-pub(crate) fn fragments_made_older<K: Plain + Default + Clone>(table: &Hash<K, Fragment>, ticks: u32) -> Result<()> {
+pub(crate) fn fragments_made_older<K: Pod + Default + Clone>(
+    table: &BpfHashMap<K, Fragment>,
+    ticks: u32,
+) -> Result<()> {
     let mut keys = Vec::new();
     table.for_each(|key, _| keys.push(key.clone()))?;
     for key in keys {

@@ -23,7 +23,7 @@ const LOCKS: &str = "/run/taskgate";
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     static SWEEP: Once = Once::new();
-    SWEEP.call_once(remove_left_over);
+    SWEEP.call_once(remove_orphans);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{PREFIX}{}-{number}", process::id())
 }
@@ -94,7 +94,7 @@ pub fn remove_namespace(name: &str) -> Result<()> {
 }
 
 /// A test that was killed could not clean up. What it left is known by its pid.
-fn remove_left_over() {
+fn remove_orphans() {
     for folder in [Path::new(NAMESPACES), Path::new(LOCKS), &std::env::temp_dir()] {
         for name in list(folder).unwrap_or_default() {
             let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());

@@ -18,7 +18,7 @@ pub struct Record {
     /// The ENI's id.
     pub eni: String,
     /// What was seen; none in NODATA and SKIPDATA.
-    pub flow: Option<Seen>,
+    pub flow: Option<RecordedFlow>,
     /// When the window began, in Unix seconds.
     pub start: u64,
     /// When it ended.
@@ -29,7 +29,7 @@ pub struct Record {
 
 /// A record's flow and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct RecordedFlow {
     /// The 5-tuple.
     pub tuple: Flow,
     /// Packets and bytes.
@@ -138,7 +138,7 @@ fn parse(line: &str) -> Result<Record> {
             has_ports || source.port() == 0 && destination.port() == 0,
             "protocol {protocol} has no ports"
         );
-        Some(Seen { tuple, count, action })
+        Some(RecordedFlow { tuple, count, action })
     } else {
         let dashes = [
             source,
@@ -187,7 +187,7 @@ mod tests {
         let expected = Record {
             account: "111122223333".into(),
             eni: "eni-0123456789abcdef0".into(),
-            flow: Some(Seen {
+            flow: Some(RecordedFlow {
                 tuple: Flow::tcp("10.0.1.5:49152".parse()?, "10.0.1.20:443".parse()?),
                 count: Count::new(12, 3480),
                 action: Action::Accept,

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use taskgate_net::{
-    eni::{EniError, EniSpec, EniWarning, TaskEni, remove_left_over},
+    eni::{EniError, EniSpec, EniWarning, TaskEni, remove_orphans},
     link::{Link, LinkKind},
     netlink::Netlink,
     netns::Namespace,
@@ -323,7 +323,7 @@ fn what_a_killed_run_left_is_replaced() -> Result<()> {
 fn what_no_task_needs_any_more_goes() -> Result<()> {
     sandbox(async || {
         let netlink = Netlink::open()?;
-        let left = remove_left_over(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &[].into()).await;
         ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ip("netns add own")?;
         let (old, kept, own, other) = (addresses(1), addresses(2), addresses(3), addresses(4));
@@ -339,7 +339,7 @@ fn what_no_task_needs_any_more_goes() -> Result<()> {
         for spec in &all {
             TaskEni::make(&netlink, spec, open).await?;
         }
-        let left = remove_left_over(&netlink, "test", &["kept"].into()).await;
+        let left = remove_orphans(&netlink, "test", &["kept"].into()).await;
         let links = all[..3].iter().map(EniSpec::link_name);
         let expected: BTreeSet<_> = links.chain(["old".to_owned()]).collect();
         ensure!(left.kept.is_empty(), "{left:?}");

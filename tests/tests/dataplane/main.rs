@@ -1,9 +1,9 @@
 //! The dataplane against the running kernel. Needs root; each test has namespaces of its own.
 
-mod early;
 mod enis;
 mod gates;
 mod links;
+mod prefilter;
 mod provisioned;
 mod sysctls;
 mod tables;

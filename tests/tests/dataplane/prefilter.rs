@@ -1,7 +1,7 @@
-//! The early verdict: attached, taken off, and gone with its link.
+//! The prefilter: attached, taken off, and gone with its link.
 
 use anyhow::{Result, ensure};
-use taskgate_bpf::{early::EarlyMode, object::Object};
+use taskgate_bpf::{object::BpfObject, prefilter::PrefilterMode};
 use taskgate_ebpf::abi::program;
 use taskgate_net::{
     netlink::Netlink,
@@ -20,15 +20,15 @@ const BUDGET: u32 = 250_000;
 
 #[test]
 fn it_is_loaded_when_it_is_asked_for() -> Result<()> {
-    let mut object = Object::load(&SMALL)?;
-    let names = |object: &Object| -> Result<Vec<_>> {
+    let mut object = BpfObject::load(&SMALL)?;
+    let names = |object: &BpfObject| -> Result<Vec<_>> {
         let verified = object.verified_instructions()?;
         Ok(verified.into_iter().map(|(name, _)| name).collect())
     };
-    ensure!(names(&object)? == Object::PROGRAMS);
-    let early = object.load_early()?;
-    ensure!([program::EARLY, program::EARLY_LINEAR].contains(&early));
-    ensure!(object.load_early()? == early);
+    ensure!(names(&object)? == BpfObject::PROGRAMS);
+    let early = object.load_prefilter()?;
+    ensure!([program::PREFILTER, program::PREFILTER_LINEAR].contains(&early));
+    ensure!(object.load_prefilter()? == early);
     ensure!(names(&object)?.last() == Some(&early));
     let verified = object.verified_instructions()?;
     let (_, instructions) = verified[verified.len() - 1];
@@ -44,10 +44,10 @@ fn it_is_loaded_when_it_is_asked_for() -> Result<()> {
 fn the_program_for_older_kernels_is_taken() -> Result<()> {
     sandbox(async || {
         ip("link add native type veth peer name far")?;
-        let mut object = Object::load(&SMALL)?;
-        ensure!(object.load_early_linear()? == program::EARLY_LINEAR);
-        let early = object.attach_early(&Netlink::open()?.uplink("native").await?)?;
-        ensure!(early.program() == program::EARLY_LINEAR && matches!(early.mode(), EarlyMode::Native));
+        let mut object = BpfObject::load(&SMALL)?;
+        ensure!(object.load_prefilter_linear()? == program::PREFILTER_LINEAR);
+        let early = object.attach_prefilter(&Netlink::open()?.uplink("native").await?)?;
+        ensure!(early.program() == program::PREFILTER_LINEAR && matches!(early.mode(), PrefilterMode::Native));
         Ok(())
     })
 }
@@ -58,19 +58,19 @@ fn it_is_native_where_the_driver_takes_it_and_generic_elsewhere() -> Result<()> 
         ip("link add native type veth peer name far")?;
         ip("link add generic type dummy").or_else(|_| ip("link add generic type bridge"))?;
         let netlink = Netlink::open()?;
-        let mut object = Object::load(&SMALL)?;
+        let mut object = BpfObject::load(&SMALL)?;
         for (name, native) in [("native", true), ("generic", false)] {
             let link = netlink.uplink(name).await?;
             let shown = || Ok::<_, anyhow::Error>(ip(&format!("-d link show dev {name}"))?.contains("xdp"));
-            let early = object.attach_early(&link)?;
+            let early = object.attach_prefilter(&link)?;
             ensure!(
-                matches!(early.mode(), EarlyMode::Native) == native,
+                matches!(early.mode(), PrefilterMode::Native) == native,
                 "{:?}",
                 early.mode()
             );
             ensure!(early.link() == &link && !early.is_gone()? && shown()?);
             // There is place for one.
-            let error = object.attach_early(&link).unwrap_err().to_string();
+            let error = object.attach_prefilter(&link).unwrap_err().to_string();
             let program = early.program();
             ensure!(
                 error.starts_with(&format!(
@@ -80,7 +80,7 @@ fn it_is_native_where_the_driver_takes_it_and_generic_elsewhere() -> Result<()> 
             );
             drop(early);
             ensure!(!shown()?);
-            let early = object.attach_early(&link)?;
+            let early = object.attach_prefilter(&link)?;
             ip(&format!("link delete {name}"))?;
             until("it goes with its link", || Ok(early.is_gone()?))?;
         }
@@ -100,7 +100,7 @@ fn tags_are_brought_into_the_frames_and_back() -> Result<()> {
         let beside = || vlan_switch("far", VlanSwitch::Transmit);
         ensure!(beside()?);
         let tags = VlanOffload::in_frames(&trunk);
-        ensure!(matches!(tags, VlanOffload::Turned(_)) && !beside()?);
+        ensure!(matches!(tags, VlanOffload::TurnedOff(_)) && !beside()?);
         // What another one turned is not this one's to turn back.
         let second = VlanOffload::in_frames(&trunk);
         ensure!(matches!(second, VlanOffload::InFrames));

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use taskgate_net::{
-    eni::{EniError, EniSpec, Kept, TaskEni, remove_left_over},
+    eni::{EniError, EniSpec, Kept, TaskEni, remove_orphans},
     netlink::Netlink,
 };
 use testkit::{
@@ -70,7 +70,7 @@ fn what_others_say_is_taskgates_stays_theirs() -> Result<()> {
         ip_batch("link set mine alias \"taskgate test old\"\n")?;
         let before = (links()?, namespaces()?);
 
-        let left = remove_left_over(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &[].into()).await;
         ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ensure!((links()?, namespaces()?) == before);
         // An ENI in it does not make the namespace taskgate's.
@@ -106,7 +106,7 @@ fn the_next_link_of_a_number_and_the_next_namespace_of_a_name_stay() -> Result<(
             if killed {
                 let made = eni.link().name.clone();
                 drop(eni);
-                let left = remove_left_over(&netlink, "test", &[].into()).await;
+                let left = remove_orphans(&netlink, "test", &[].into()).await;
                 ensure!(left.removed.is_empty(), "{left:?}");
                 match &*left.kept {
                     [Kept::Changed { link }] => ensure!(alike && *link == made),
@@ -120,7 +120,7 @@ fn the_next_link_of_a_number_and_the_next_namespace_of_a_name_stay() -> Result<(
             ensure!(Path::new(LIST).exists() == alike);
             ip("link del other")?;
             ip("netns del web")?;
-            let left = remove_left_over(&netlink, "test", &[].into()).await;
+            let left = remove_orphans(&netlink, "test", &[].into()).await;
             ensure!(left.removed.is_empty() && left.kept.is_empty() && !Path::new(LIST).exists());
         }
         Ok(())
@@ -152,7 +152,7 @@ fn a_run_that_is_killed_anywhere_leaves_nothing_unlisted() -> Result<()> {
                 _ => {}
             }
             fs::write(Path::new(LIST).join("next"), "{\"boot\":")?;
-            let left = remove_left_over(&netlink, "test", &[].into()).await;
+            let left = remove_orphans(&netlink, "test", &[].into()).await;
             ensure!(left.kept.is_empty(), "{step}: {left:?}");
             ensure!(left.removed.is_empty() == (step == "listed"), "{step}: {left:?}");
             ensure!(links()? == before && namespaces()?.is_empty(), "{step}: {:?}", links()?);
@@ -215,7 +215,7 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
         ];
         for (why, damage) in damages {
             damage()?;
-            let left = remove_left_over(&netlink, "test", &["web"].into()).await;
+            let left = remove_orphans(&netlink, "test", &["web"].into()).await;
             ensure!(left.removed.is_empty(), "{why}: {left:?}");
             let said: Vec<_> = left.kept.iter().map(ToString::to_string).collect();
             ensure!(
@@ -231,7 +231,7 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
             fs::write(&path, &good)?;
         }
         fs::set_permissions(LIST, fs::Permissions::from_mode(0o777))?;
-        let left = remove_left_over(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &[].into()).await;
         ensure!(
             matches!(&*left.kept, [Kept::Damaged { path, .. }] if path == Path::new(LIST)),
             "{left:?}"
@@ -248,7 +248,7 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
         ensure!((links()?, namespaces()?) == before);
 
         fs::set_permissions(LIST, fs::Permissions::from_mode(0o700))?;
-        let left = remove_left_over(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &[].into()).await;
         ensure!(
             left.kept.is_empty() && left.removed == [link, "web".to_owned()],
             "{left:?}"
@@ -279,7 +279,7 @@ fn another_boots_list_says_nothing_and_another_network_stays() -> Result<()> {
             &format!("\"inode\":{}", inode.context("no inode")?),
             "\"inode\":1",
         )?;
-        let left = remove_left_over(&netlink, "test", &["web"].into()).await;
+        let left = remove_orphans(&netlink, "test", &["web"].into()).await;
         ensure!(left.removed.is_empty());
         ensure!(
             matches!(&*left.kept, [Kept::Elsewhere { link: named }] if *named == link),
@@ -291,7 +291,7 @@ fn another_boots_list_says_nothing_and_another_network_stays() -> Result<()> {
         for kind in ["link-", "namespace-"] {
             edit(&record(kind)?, boot.trim(), "00000000-0000-0000-0000-000000000000")?;
         }
-        let left = remove_left_over(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &[].into()).await;
         ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ensure!((links()?, namespaces()?) == before && !Path::new(LIST).exists());
         Ok(())

@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use taskgate_bpf::{
     load::LoadOptions,
-    object::Object,
-    sys::{self, Packet},
+    object::BpfObject,
+    sys::{self, TestPacket},
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
@@ -26,7 +26,7 @@ use taskgate_ebpf::abi::{
     tables::{Admitted, Flags, Seen, Totals, Word, denial_tail, state},
 };
 use taskgate_tables::{
-    ConnState, Count, DenialState, FlowKey, FlowTables as _, UsageState,
+    ConnState, DenialState, FlowCount, FlowKey, FlowTables as _, UsageState,
     image::{ImageControl, ImageView},
 };
 use testkit::{kernel::tells_verified, sandbox::sandbox};
@@ -35,7 +35,7 @@ use crate::SMALL;
 
 #[test]
 fn a_loaded_program_has_the_sizes_asked_for() -> Result<()> {
-    let object = Object::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let image = object.image()?;
     ensure!(image.len() == (POLICY_BANK as usize + 1) * BANK_BYTES as usize / 8);
     ensure!(image.iter().all(|word| word.load(Relaxed) == 0));
@@ -48,7 +48,7 @@ fn a_loaded_program_has_the_sizes_asked_for() -> Result<()> {
 
     let verified: Vec<_> = object.verified_instructions()?;
     let names: Vec<_> = verified.iter().map(|(name, _)| *name).collect();
-    ensure!(names == Object::PROGRAMS);
+    ensure!(names == BpfObject::PROGRAMS);
     let told = tells_verified()?;
     ensure!(
         verified
@@ -82,13 +82,13 @@ fn sizes_out_of_range_are_refused() {
         ),
     ];
     for (options, message) in cases {
-        assert_eq!(Object::load(&options).unwrap_err().to_string(), message);
+        assert_eq!(BpfObject::load(&options).unwrap_err().to_string(), message);
     }
 }
 
 #[test]
 fn the_clock_goes_at_the_rate_it_says() -> Result<()> {
-    let mut tables = KernelTables::new(&Object::load(&SMALL)?)?;
+    let mut tables = KernelTables::new(&BpfObject::load(&SMALL)?)?;
     let (began, first) = (Instant::now(), tables.now()?);
     thread::sleep(Duration::from_millis(300));
     let ticks = f64::from(tables.now()?.wrapping_sub(first));
@@ -135,7 +135,7 @@ fn key_v6(number: u32) -> Key6 {
 
 #[test]
 fn connections_are_read_and_taken_whole() -> Result<()> {
-    let object = Object::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let mut expected = BTreeMap::new();
     for number in 0..4096 {
@@ -197,7 +197,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 /// Entries keep the low half of a generation's number, which comes round.
 #[test]
 fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()> {
-    let object = Object::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     ImageControl::new(object.image()?).set_generation(0x1_0005);
     for (number, generation) in [(1, 0x0005), (2, 0xfff0), (3, 0x8006), (4, 0x8004), (5, 0x0006)] {
@@ -232,7 +232,7 @@ fn a_connection_of_long_ago_never_becomes_one_of_this_generation() -> Result<()>
 /// An entry has the low bits of the epoch in which it was admitted.
 #[test]
 fn a_connection_of_another_epoch_is_read_as_outdated() -> Result<()> {
-    let object = Object::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let words = object.image()?;
     ImageView(&words).publish(CONTROL_BANK, EPOCHS.at(7), u64::from(Admitted::EPOCHS) + 9);
@@ -264,11 +264,11 @@ fn a_connection_of_another_epoch_is_read_as_outdated() -> Result<()> {
 
 #[test]
 fn denials_are_read_and_taken_whole() -> Result<()> {
-    let object = Object::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let denial = Denial::new(Totals::new(3, 180), 0, Flags::default(), 0);
     let state = DenialState {
-        totals: Count { packets: 3, bytes: 180 },
+        totals: FlowCount { packets: 3, bytes: 180 },
         windows: denial.flags.windows(),
         ..DenialState::default()
     };
@@ -298,7 +298,7 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     }
     ensure!(tables.usage(64).unwrap_err().to_string() == "there is no slot 64");
 
-    let image = Object::load(&SMALL)?;
+    let image = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&image)?;
     tables.set_window(0x0102_0304)?;
     let words = image.image()?;
@@ -315,7 +315,7 @@ fn floor(usage: &[AtomicU64], slot: u16, removed: usize) -> u64 {
 /// What was charged to the pool is given back to it, for its slot and for all.
 #[test]
 fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
-    let object = Object::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let usage = object.usage()?;
     let of = |state| Conn {
@@ -367,7 +367,7 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
 
 #[test]
 fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
-    let object = Object::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let now = tables.now()?;
     let first = |age: u32, slot: u64| Fragment {
@@ -422,9 +422,9 @@ impl log::Log for Captured {
 #[test]
 fn the_log_is_drained_where_it_is_on_and_costs_nothing_where_it_is_off() -> Result<()> {
     sandbox(async || {
-        let mut silent = Object::load(&SMALL)?;
+        let mut silent = BpfObject::load(&SMALL)?;
         ensure!(silent.log_drain()?.is_none());
-        let mut object = Object::load(&LoadOptions {
+        let mut object = BpfObject::load(&LoadOptions {
             log_level: log::LevelFilter::Debug,
             ..SMALL
         })?;
@@ -447,9 +447,9 @@ fn the_log_is_drained_where_it_is_on_and_costs_nothing_where_it_is_off() -> Resu
         let drain = object.log_drain()?.context("the log is on")?;
         let ran = object.test_run(
             program::FROM_TASK,
-            &Packet {
+            &TestPacket {
                 frame: &[0; 60],
-                ..Packet::default()
+                ..TestPacket::default()
             },
             1,
         )?;

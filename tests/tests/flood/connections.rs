@@ -4,10 +4,10 @@ use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
     Action, Config, E2eTest, Held, at,
-    held::Used,
+    held::TableUse,
     ip,
     netns::until,
-    traffic::{Client, Flood, Peer, TcpEcho, inject, udp_packet},
+    traffic::{Client, Flood, TcpEcho, UdpPeer, inject, udp_packet},
 };
 
 use super::{CLIENT, CLOSED, ECHO, FIRST, LOUD, OUTSIDE, QUIET, SINK, beside, connects, lacks, sums_are_whole};
@@ -110,7 +110,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     live.abort()?;
     // What was charged is given back to the last one.
     held.age(432_001)?;
-    until("nothing is in use", || Ok(held.used() == Used::default()))?;
+    until("nothing is in use", || Ok(held.used() == TableUse::default()))?;
     assert_eq!(held.pools(), [0; 3]);
     stage.daemon.stop()?;
     Ok(())
@@ -172,7 +172,7 @@ fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
     }
     let resolver = at("169.254.169.253", 53);
     let exempt = udp_packet(
-        Peer::bind(quiet, &at(QUIET, 0).to_string())?.flow_to(resolver),
+        UdpPeer::bind(quiet, &at(QUIET, 0).to_string())?.flow_to(resolver),
         b"query",
     )?;
     inject(quiet, &exempt)?;
@@ -194,14 +194,14 @@ fn tasks_that_come_and_go_leave_nothing_charged() -> Result<()> {
         assert!(connects(&quiet)?);
         // More than its floor: of both accounts.
         Flood::syn(&quiet, ip(QUIET), at(OUTSIDE, CLOSED))?.send(FIRST, 400)?;
-        let stranger = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?;
+        let stranger = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?;
         stranger.send(at(QUIET, SINK), b"unasked")?;
         until("both tables are in use", || {
             Ok(held.used().conns >= 400 && held.used().denials > 0)
         })?;
         stage.reload(|config| config.without_task("quiet-1"))?;
         until("nothing is in use", || {
-            let Used { conns, denials, .. } = held.used();
+            let TableUse { conns, denials, .. } = held.used();
             Ok((conns, denials) == (0, 0))
         })?;
         assert_eq!(held.pools(), [0; 3], "round {round}");
@@ -225,7 +225,7 @@ fn an_untracked_flood_passes_and_what_found_no_room_is_told() -> Result<()> {
     })?;
     let held = Held::by(&stage.daemon)?;
     let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-    let sink = Peer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
+    let sink = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
     let quiet = stage.task("quiet-1")?;
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
     let flood = Flood::udp(stage.task("loud-1")?, ip(LOUD), at(OUTSIDE, SINK))?;

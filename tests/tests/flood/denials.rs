@@ -6,7 +6,7 @@ use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
     Action, Config, E2eTest, Held, OUTSIDE_V4, OUTSIDE_V6, at, ip,
     netns::until,
-    traffic::{Client, Flood, Peer, TcpEcho},
+    traffic::{Client, Flood, TcpEcho, UdpPeer},
 };
 
 use super::{CLIENT, DENIALS, ECHO, FIRST, LOUD, MOST_DENIALS, OUTSIDE, QUIET, SINK, beside, lacks, sums_are_whole};
@@ -44,7 +44,7 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
         held.await_counted(direction, "no-rule", &[1])?;
         beside(quiet, &mut live, || flood.send(FIRST + 1, FLOWS - 1))?;
         // The other task's are still recorded.
-        let stranger = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?;
+        let stranger = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?;
         stranger.send(at(QUIET, SINK), b"unasked")?;
         live.abort()?;
         until("the last packet is counted", || {
@@ -113,7 +113,7 @@ fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     let lost = held.used().denied_lost;
     assert!((1..=u64::from(FLOWS) - MOST_FROM_OUTSIDE).contains(&lost), "{lost}");
     until("there is room again", || Ok(held.used().denials < DENIALS / 2))?;
-    let late = Peer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?.send(at(LOUD, SINK), b"late")?;
+    let late = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?.send(at(LOUD, SINK), b"late")?;
     held.await_counted(Ingress, "no-rule", &[u64::from(FLOWS) + 1])?;
     stage
         .daemon

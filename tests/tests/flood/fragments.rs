@@ -7,7 +7,7 @@ use taskgate_ebpf::abi::Direction::Egress;
 use testkit::{
     E2eTest, Held, at,
     netns::until,
-    traffic::{Peer, inject, udp_packet},
+    traffic::{UdpPeer, inject, udp_packet},
 };
 
 use super::{CLIENT, LOUD, MOST_DENIALS, OUTSIDE, QUIET, SINK};
@@ -28,9 +28,9 @@ fn a_flood_of_fragments_is_over_in_seconds() -> Result<()> {
             .with("settings: { denials: { total: 1024 } }")
     })?;
     let held = Held::by(&stage.daemon)?;
-    let server = Peer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
+    let server = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
     let [loud, quiet] = [("loud-1", LOUD), ("quiet-1", QUIET)]
-        .map(|(task, own)| Peer::bind(stage.task(task)?, &at(own, 0).to_string()));
+        .map(|(task, own)| UdpPeer::bind(stage.task(task)?, &at(own, 0).to_string()));
     let (loud, quiet) = (loud?, quiet?);
     loud.send(server.address(), &LARGE)?;
     server.expect(&LARGE)?;

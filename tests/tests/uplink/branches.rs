@@ -10,7 +10,7 @@ use testkit::{
     Config, Count, Ledger, Netns, Topology, Wire, at, ip,
     kernel::{await_gates, gates},
     netns::await_up,
-    traffic::{Answer, Client, Peer, TcpEcho, probe},
+    traffic::{Answer, Client, TcpEcho, UdpPeer, probe},
     wire::Way,
 };
 
@@ -79,7 +79,7 @@ fn real_traffic(in_frames: bool) -> Result<()> {
             task,
         });
     }
-    // Behind the early verdict and before the gate.
+    // Behind the prefilter and before the gate.
     let between = Wire::tap(&lab.host, "trunk")?;
     let daemon = lab.start(&config)?;
     await_gates(&lab.host, "trunk")?;
@@ -98,7 +98,7 @@ fn real_traffic(in_frames: bool) -> Result<()> {
             client.finish()?;
             assert_eq!(probe(&wire, at(own, 443))?, Answer::Silence);
             let headers = if ip(own).is_ipv4() { 28 } else { 48 };
-            let kept_in = Peer::bind(&branch.task, &at(own, 0).to_string())?.send(at(other, 53), b"request")?;
+            let kept_in = UdpPeer::bind(&branch.task, &at(own, 0).to_string())?.send(at(other, 53), b"request")?;
             let passed_by = branch.outside.received(kept_in)?;
             assert_eq!(passed_by, Count::default());
             expected = expected.reject(branch.name, kept_in, Count::new(1, headers + 7));

@@ -9,7 +9,7 @@
 
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;
-use taskgate_bpf::{early::Early, load::LoadOptions, object::Object};
+use taskgate_bpf::{load::LoadOptions, object::BpfObject, prefilter::XdpPrefilter};
 use taskgate_net::link::{Link, LinkKind, UplinkPeer};
 use testkit::{Capture, Config, Daemon, Netns, Topology, kernel::await_gates, netns::await_up, traffic::Sender};
 
@@ -46,10 +46,10 @@ impl Judge {
 /// What the uplink itself has.
 pub(crate) const ONE_QUEUE: &str = "numtxqueues 1 numrxqueues 1";
 
-/// A program in the place of the early verdict, which passes everything.
-pub(crate) struct Occupied(#[expect(dead_code, reason = "it comes off when it is dropped")] Early);
+/// A program in the place of the prefilter, which passes everything.
+pub(crate) struct Occupied(#[expect(dead_code, reason = "it comes off when it is dropped")] XdpPrefilter);
 
-/// Puts another program in the place of the early verdict.
+/// Puts another program in the place of the prefilter.
 pub(crate) fn occupy(host: &Netns, link: &str) -> Result<Occupied> {
     host.run(|| {
         let link = Link {
@@ -58,13 +58,13 @@ pub(crate) fn occupy(host: &Netns, link: &str) -> Result<Occupied> {
             kind: LinkKind::Uplink(UplinkPeer::Wire),
         };
         // Its image is empty, so it decides nothing.
-        let mut object = Object::load(&LoadOptions {
+        let mut object = BpfObject::load(&LoadOptions {
             conns: 1,
             denials: 1,
             policy_banks: 1,
             ..LoadOptions::default()
         })?;
-        Ok(Occupied(object.attach_early(&link)?))
+        Ok(Occupied(object.attach_prefilter(&link)?))
     })
 }
 

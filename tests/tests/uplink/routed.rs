@@ -8,7 +8,7 @@ use testkit::{
     Action, Capture, Config, Count, E2eTest, Flow, Held, Ledger, OUTSIDE_V4, OUTSIDE_V6, Topology, at,
     fixture::frames,
     ledger::protocol,
-    traffic::{Answer, Client, Peer, Pinger, Segments, Sender, TcpEcho, inject, probe, segment_packet, try_connect},
+    traffic::{Answer, Client, Pinger, Segments, Sender, TcpEcho, UdpPeer, inject, probe, segment_packet, try_connect},
 };
 
 use super::place::{Judge, ONE_QUEUE, occupy};
@@ -82,7 +82,7 @@ fn lab(judge: Judge) -> Result<Topology> {
 fn traffic(judge: Judge) -> Result<()> {
     let lab = lab(judge)?;
     let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "wire")).transpose()?;
-    // Behind the early verdict.
+    // Behind the prefilter.
     let between = Capture::tap(&lab.host, "wire")?;
     let stage = E2eTest::in_lab(lab, two)?;
     stage.daemon.await_message(judge.said())?;
@@ -107,8 +107,8 @@ fn traffic(judge: Judge) -> Result<()> {
         client.echo(1000)?;
         client.finish()?;
         // A datagram in many parts.
-        let resolver = Peer::bind(web, &at(WEB[family], 53).to_string())?;
-        let asks = Peer::bind(outside, &at(&outside_address.to_string(), 0).to_string())?;
+        let resolver = UdpPeer::bind(web, &at(WEB[family], 53).to_string())?;
+        let asks = UdpPeer::bind(outside, &at(&outside_address.to_string(), 0).to_string())?;
         parts.push(asks.send(resolver.address(), &[7; 8000])?);
         resolver.expect(&[7; 8000])?;
 
@@ -171,7 +171,7 @@ fn an_uplink_on_which_the_gates_alone_judge() -> Result<()> {
     traffic(Judge::Gate)
 }
 
-/// A connection that is tracked goes on through the early verdict when its rule goes, and ends where the settings say so.
+/// A connection that is tracked goes on through the prefilter when its rule goes, and ends where the settings say so.
 fn rules_that_change(judge: Judge) -> Result<()> {
     let mut stage = E2eTest::in_lab(lab(judge)?, two)?;
     stage.daemon.await_message(judge.said())?;
@@ -267,8 +267,8 @@ fn jumbo_frames_are_judged_by_the_driver_and_arrive_whole() -> Result<()> {
         stage.task(link)?.ip("link set eth0 mtu 9000")?;
     }
     for (family, outside_address) in [(0, OUTSIDE_V4), (1, OUTSIDE_V6)] {
-        let resolver = Peer::bind(web, &at(WEB[family], 53).to_string())?;
-        let asks = Peer::bind(outside, &at(&outside_address.to_string(), 0).to_string())?;
+        let resolver = UdpPeer::bind(web, &at(WEB[family], 53).to_string())?;
+        let asks = UdpPeer::bind(outside, &at(&outside_address.to_string(), 0).to_string())?;
         asks.send(resolver.address(), &JUMBO)?;
         resolver.expect(&JUMBO)?;
         let denied = asks.send(at(DB[family], 53), &JUMBO)?;

@@ -59,7 +59,7 @@ struct Books<'p> {
     place: &'p Place,
     side: Side,
     counters: Counters,
-    /// Behind the early verdict and before the gate.
+    /// Behind the prefilter and before the gate.
     between: Capture,
     arrivals: Capture,
     dropped: BTreeMap<DropReason, u64>,
@@ -274,7 +274,7 @@ fn fragments(books: &mut Books<'_>) -> Result<()> {
     books.send(&vlan(102), flow, part(flow, more, true), end)?;
     books.send(&vlan(102), flow, part(flow, more + 20, false), end)?;
     books.send(&vlan(102), flow, part(flow, 40, false), end)?;
-    // The early verdict keeps nothing, so the gate says it.
+    // The prefilter keeps nothing, so the gate says it.
     let lost = Flow::udp(at(PEER[0], 40000), at(WEB[0], 53));
     let dropped = End::Dropped {
         task: Some("web-1"),

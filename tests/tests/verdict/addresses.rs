@@ -243,7 +243,7 @@ fn a_link_that_is_nobodys_and_a_task_that_is_isolated_pass_nothing() -> Result<(
 
         stage.set_with(open(), &|eni| {
             let gate = all_gated(eni)?;
-            Some(taskgate_compiler::Gate { isolated: true, ..gate })
+            Some(taskgate_compiler::EniLimits { isolated: true, ..gate })
         })?;
         assert!(!stage.egress(&from_to(TASK4, METADATA))?);
         assert!(!stage.egress(&arp(1, at(TASK4), at("10.9.0.1")))?);

@@ -189,7 +189,7 @@ fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<
             assert!(!stage.egress(&message(STRANGER6, NEIGHBOUR, ADVERTISEMENT, STRANGER6, 8))?);
             // A link that was bound anew has other neighbours.
             let slot = stage.scene.slot("task")?;
-            stage.scene.writer.raise_epoch(slot)?;
+            stage.scene.writer.bump_epoch(slot)?;
             assert!(!stage.egress(&message(TASK6, NEIGHBOUR, ADVERTISEMENT, TASK6, 8))?);
         }
         Ok(())

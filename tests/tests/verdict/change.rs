@@ -93,7 +93,7 @@ fn a_raised_epoch_makes_connections_old_and_their_totals_stay() -> Result<()> {
         assert!(stage.ingress(&in4(flags::SYN))?);
         assert!(stage.egress(&out4(flags::SYN_ACK))?);
         let slot = stage.scene.slot("task")?;
-        stage.scene.writer.raise_epoch(slot)?;
+        stage.scene.writer.bump_epoch(slot)?;
         assert!(!stage.egress(&out4(flags::ACK))?);
         assert!(stage.ingress(&in4(flags::ACK))?, "by its rule");
         assert!(stage.egress(&out4(flags::ACK))?);

@@ -1,7 +1,7 @@
 //! ICMP errors about connections: what they quote decides, as far as the settings go.
 
 use anyhow::Result;
-use taskgate_compiler::Gate;
+use taskgate_compiler::EniLimits;
 use taskgate_model::IcmpErrors;
 use testkit::fixture::{DataPathTest, frames::*, on_host_and_in_kernel};
 
@@ -198,7 +198,7 @@ fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
         let mut model = web();
         model.settings.icmp_errors = IcmpErrors::Pmtu;
         stage.set_with(model, &|_| {
-            Some(Gate {
+            Some(EniLimits {
                 connections: 16,
                 isolated: false,
             })

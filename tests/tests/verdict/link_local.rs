@@ -153,7 +153,7 @@ fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
         assert!(stage.send(Egress, 1, &heard)?, "{}", stage.name);
         // What it was before has no addresses any more.
         let slot = stage.scene.slot("other")?;
-        stage.scene.writer.raise_epoch(slot)?;
+        stage.scene.writer.bump_epoch(slot)?;
         assert!(stage.send(Egress, 0, &heard)?, "{}", stage.name);
         assert!(!stage.send(Egress, 1, &heard)?, "{}", stage.name);
         Ok(())

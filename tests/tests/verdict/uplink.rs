@@ -1,4 +1,4 @@
-//! The early verdict at the uplink: what is denied is dropped there and recorded once, what is not goes on without a trace.
+//! The prefilter at the uplink: what is denied is dropped there and recorded once, what is not goes on without a trace.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, LinkId, image::Shared};
@@ -146,7 +146,7 @@ fn a_branch_that_nobody_has_is_nobodys() -> Result<()> {
 fn a_full_table_is_the_gates_affair() -> Result<()> {
     on_host_and_in_kernel(|stage| {
         let gate = |_: &_| {
-            Some(taskgate_compiler::Gate {
+            Some(taskgate_compiler::EniLimits {
                 connections: 1,
                 isolated: false,
             })

@@ -5,7 +5,7 @@ use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Config, Count, Counters, E2eTest, Flow, Ledger, Netns, Wire, at, ip,
     ledger::protocol::{TCP, UDP},
-    traffic::{Bulk, Peer, Pinger, inject},
+    traffic::{Bulk, Pinger, UdpPeer, inject},
     wire::Way,
 };
 
@@ -50,7 +50,7 @@ fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Resu
         let stage = E2eTest::start(two)?;
         let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
         let any =
-            |netns: &Netns, addresses: [&str; 2], port| Peer::bind(netns, &at(addresses[family], port).to_string());
+            |netns: &Netns, addresses: [&str; 2], port| UdpPeer::bind(netns, &at(addresses[family], port).to_string());
         let mut expected = Ledger::default();
         // From outside to a task, from a task to outside, and from one to another through both their gates.
         for (from, to, tasks) in [
@@ -99,7 +99,7 @@ fn of_datagrams_to_a_denied_port_no_part_gets_through() -> Result<()> {
             (outside, OUTSIDE, WEB, Direction::Ingress),
             (web, WEB, OUTSIDE, Direction::Egress),
         ] {
-            let sender = Peer::bind(from, &at(addresses[family], 0).to_string())?;
+            let sender = UdpPeer::bind(from, &at(addresses[family], 0).to_string())?;
             let data = [0; 8000];
             let flow = sender.send(at(to[family], 54), &data)?;
             let all = parts(family == 1, &[data.len()]);
@@ -237,8 +237,8 @@ fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
     for family in [0, 1] {
         let stage = E2eTest::start(two)?;
         let web = stage.task("web-1")?;
-        let from = Peer::bind(&stage.lab.outside, &at(OUTSIDE[family], 0).to_string())?;
-        let to = Peer::bind(web, &at(WEB[family], 53).to_string())?;
+        let from = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE[family], 0).to_string())?;
+        let to = UdpPeer::bind(web, &at(WEB[family], 53).to_string())?;
         let data = [1; 2000];
         for _ in 0..MANY {
             from.send(to.address(), &data)?;

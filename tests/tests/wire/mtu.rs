@@ -13,7 +13,7 @@ use testkit::{
     kernel::await_gates,
     ledger::protocol,
     netns::{await_up, until},
-    traffic::{Bulk, Peer},
+    traffic::{Bulk, UdpPeer},
     wire::Way,
 };
 
@@ -103,8 +103,8 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
                 config.group("dns", rules).task("web-1", &TASK, &["dns"])
             })?;
             let local = TASK[usize::from(ip(address).is_ipv6())];
-            let sender = Peer::bind(stage.task("web-1")?, &at(local, 0).to_string())?;
-            let receiver = Peer::bind(&server, &at(address, 53).to_string())?;
+            let sender = UdpPeer::bind(stage.task("web-1")?, &at(local, 0).to_string())?;
+            let receiver = UdpPeer::bind(&server, &at(address, 53).to_string())?;
             let data = vec![7; size];
             let flow = sender.send(receiver.address(), &data)?;
             receiver.expect(&data)?;

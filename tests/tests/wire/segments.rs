@@ -7,7 +7,7 @@ use testkit::{
     Config, Count, Counters, E2eTest, Flow, Ledger, Netns, Wire, at, ip,
     kernel::await_gates,
     offload::{Offload, turn},
-    traffic::{Bulk, Peer, Segments, Sender},
+    traffic::{Bulk, Segments, Sender, UdpPeer},
     wire::Way,
 };
 
@@ -109,7 +109,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
             ((outside, OUTSIDE), (task, WEB), Direction::Ingress),
         ] {
             let bind = |(netns, addresses): (&Netns, [&str; 2]), port| {
-                Peer::bind(netns, &at(addresses[family], port).to_string())
+                UdpPeer::bind(netns, &at(addresses[family], port).to_string())
             };
             let (sender, receiver) = (bind(from, 0)?, bind(to, 53)?);
             let flow = sender.send_segments(receiver.address(), &DATA, SIZE)?;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
     Config, Count, Counters, E2eTest, Flow, Ledger, at, ip,
-    traffic::{Peer, inject},
+    traffic::{UdpPeer, inject},
 };
 
 use super::{frames, mtu::routed};
@@ -114,7 +114,7 @@ fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
                 (task, TASK, at(SERVER[family], 33_434), Direction::Ingress),
                 (&server, SERVER, at(TASK[family], 53), Direction::Egress),
             ] {
-                let peer = Peer::bind(from, &at(addresses[family], 0).to_string())?;
+                let peer = UdpPeer::bind(from, &at(addresses[family], 0).to_string())?;
                 let flow = peer.send(to, b"anybody?")?;
                 let told = Flow::icmp(flow.destination.ip(), flow.source.ip());
                 let sent = Count::new(1, [36, 56][family]);

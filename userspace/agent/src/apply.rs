@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use taskgate_bpf::{load::LoadOptions, object::Object, sys, tables::KernelTables};
-use taskgate_compiler::{CompileOptions, Compiled, Gate, GroupSetIds, RuleIds};
+use taskgate_bpf::{load::LoadOptions, object::BpfObject, sys, tables::KernelTables};
+use taskgate_compiler::{CompileOptions, Compiled, EniLimits, GroupSetIds, RuleIds};
 use taskgate_ebpf::{
     abi::image::{TIMEOUTS, Timeout, control},
     conntrack::default_seconds,
@@ -36,7 +36,7 @@ pub(super) struct Daemon {
     model: Model,
     options: LoadOptions,
     ticks: u32,
-    book: RuleIds,
+    rule_ids: RuleIds,
     sets: GroupSetIds,
     image: Arc<SharedImage>,
     records: Records,
@@ -49,16 +49,16 @@ pub(super) fn compile_alone(model: &Model) -> Result<Compiled, ConfigurationErro
     compile(model, &mut RuleIds::default(), &mut GroupSetIds::default())
 }
 
-fn compile(model: &Model, book: &mut RuleIds, sets: &mut GroupSetIds) -> Result<Compiled, ConfigurationError> {
+fn compile(model: &Model, rule_ids: &mut RuleIds, sets: &mut GroupSetIds) -> Result<Compiled, ConfigurationError> {
     let gate = sizes::gate(model);
     let exempt = model.exempt();
-    let of = |eni: &Eni| -> Option<Gate> { eni.binding.is_some().then_some(gate) };
+    let of = |eni: &Eni| -> Option<EniLimits> { eni.binding.is_some().then_some(gate) };
     let options = CompileOptions {
         gate: &of,
         exempt: &exempt.addresses,
         dhcp: exempt.dhcp,
     };
-    Ok(Compiled::new(model, options, book, sets)?)
+    Ok(Compiled::new(model, options, rule_ids, sets)?)
 }
 
 impl Daemon {
@@ -66,7 +66,7 @@ impl Daemon {
     /// be gated, which is tried again. Where it fails, what was made is taken away again.
     pub(super) async fn begin(
         instance: &str,
-        object: Object,
+        object: BpfObject,
         tables: KernelTables,
         netlink: Netlink,
         model: Model,
@@ -82,7 +82,7 @@ impl Daemon {
             model: Model::default(),
             options,
             ticks,
-            book: RuleIds::default(),
+            rule_ids: RuleIds::default(),
             sets: GroupSetIds::default(),
             image,
             records,
@@ -101,7 +101,7 @@ impl Daemon {
 
     async fn bring_up(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
         // A trunk's branches are closed as soon as can be: no configuration is in force yet.
-        let mut wrong = self.gates.follow(model.uplink.as_ref(), &[]).await?;
+        let mut wrong = self.gates.reconcile(model.uplink.as_ref(), &[]).await?;
         wrong.append(&mut self.switch(model).await?);
         Ok(wrong)
     }
@@ -114,12 +114,12 @@ impl Daemon {
     }
 
     async fn switch(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
-        let compiled = compile(&model, &mut self.book, &mut self.sets)?;
+        let compiled = compile(&model, &mut self.rule_ids, &mut self.sets)?;
         let timeouts = timeouts(&model.settings, self.ticks);
         let slots = self.commit(&model, &compiled)?;
         // What is over by the time-outs in force must not live again by longer ones.
         if model.settings.timeouts != self.model.settings.timeouts {
-            self.records.sweep(true);
+            self.records.gc(true);
         }
         {
             let writer = self.image.writer();
@@ -147,7 +147,7 @@ impl Daemon {
             .gated()
             .filter_map(|eni| Some((eni, *slots.get(&eni.id)?)))
             .collect();
-        let wrong = self.gates.follow(self.model.uplink.as_ref(), &gated).await;
+        let wrong = self.gates.reconcile(self.model.uplink.as_ref(), &gated).await;
         self.image.synchronize();
         self.share(false);
         Ok(wrong?)
@@ -258,9 +258,9 @@ impl Daemon {
     }
 
     /// Removes early what is over where there is much of it.
-    pub(super) fn make_room(&mut self) {
+    pub(super) fn gc_if_full(&mut self) {
         let pressure = self.share(false);
-        self.records.make_room(pressure);
+        self.records.gc_if_full(pressure);
     }
 
     /// The generation in force.

@@ -1,4 +1,4 @@
-//! What the kernel counted, by task and reason: on SIGUSR1, and at the end where that was asked for.
+//! The kernel's counters, by task and reason: on SIGUSR1, and at the end where that was asked for.
 
 use std::{collections::BTreeMap, fmt::Write as _, io};
 
@@ -40,7 +40,7 @@ struct TaskCounters<'a> {
     connections: InUse,
     denials: InUse,
     fragments: InUse,
-    /// Packets that stand in no record for want of room.
+    /// Packets that are in no record for want of room.
     unrecorded: Unrecorded,
 }
 

@@ -40,7 +40,7 @@ pub enum StartError {
     /// The instance's lock cannot be held.
     #[error("cannot {operation} `{path}`")]
     Lock {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// On which file.
         path: String,
@@ -51,7 +51,7 @@ pub enum StartError {
     /// The process lacks something that it works with.
     #[error("cannot set up {object}")]
     Process {
-        /// What it lacks.
+        /// The missing thing.
         object: &'static str,
         /// Why.
         #[source]
@@ -97,7 +97,7 @@ pub enum AttachError {
     Device {
         /// The task.
         task: String,
-        /// What became of its link.
+        /// The state of its link.
         left: LinkLeft,
         /// Why not.
         #[source]
@@ -108,7 +108,7 @@ pub enum AttachError {
     Gate {
         /// The task.
         task: String,
-        /// What became of its link.
+        /// The state of its link.
         left: LinkLeft,
         /// Why not.
         #[source]
@@ -182,7 +182,7 @@ pub enum RunningError {
     },
 }
 
-/// What became of a link that cannot be gated.
+/// The state of a link that cannot be gated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkLeft {
     /// It passes nothing.

@@ -1,4 +1,4 @@
-//! What a configuration names and this host does not have, or has in a way that deserves a look.
+//! Links that a configuration names and this host does not have, or has with settings that deserve a look.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -145,7 +145,7 @@ pub async fn survey(model: &Model, netlink: &Netlink) -> Result<Vec<HostFinding>
     Ok(findings)
 }
 
-/// What the host heeds on a link that a task is at the other end of.
+/// The messages that the host heeds on a link to a task.
 fn heeded(device: &str) -> Option<Vec<NeighbourControl>> {
     let controls = NeighbourControl::ALL.into_iter();
     let heeded: Vec<_> = controls.filter(|control| control.is_heeded(device)).collect();
@@ -176,7 +176,7 @@ fn offer(model: &Model, findings: &mut [HostFinding]) {
 pub(super) struct HostWatch {
     netlink: Netlink,
     due: Instant,
-    /// What was said of links, by their names. It is no news later.
+    /// The warnings about links that were given, by name. They are given once.
     told: BTreeSet<(String, Vec<NeighbourControl>)>,
 }
 
@@ -189,7 +189,7 @@ impl HostWatch {
         }
     }
 
-    /// When it is to be told again.
+    /// When absent links are to be named again.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
@@ -201,7 +201,7 @@ impl HostWatch {
         }
     }
 
-    /// What is to be told each time; says itself what is told once.
+    /// The warning that is repeated; gives the others itself.
     async fn look(&mut self, model: &Model) -> Option<String> {
         self.due = Instant::now() + AGAIN;
         let findings = match survey(model, &self.netlink).await {

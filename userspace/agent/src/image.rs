@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicU64},
 };
 
-use taskgate_bpf::sys::{self, Shared};
+use taskgate_bpf::sys::{self, MmapArray};
 use taskgate_compiler::{CompileError, ImageWriter};
 use taskgate_ebpf::abi::LinkId;
 use taskgate_tables::image::ImageControl;
@@ -17,7 +17,7 @@ use tracing::warn;
 
 /// The image, mapped.
 #[derive(Clone, Debug)]
-pub(super) struct ImageMemory(Arc<Shared<AtomicU64>>);
+pub(super) struct ImageMemory(Arc<MmapArray<AtomicU64>>);
 
 impl Deref for ImageMemory {
     type Target = [AtomicU64];
@@ -48,7 +48,7 @@ pub(super) struct SharedImage {
 
 impl SharedImage {
     /// Takes charge of an empty image.
-    pub(super) fn new(memory: Shared<AtomicU64>) -> Result<Self, CompileError> {
+    pub(super) fn new(memory: MmapArray<AtomicU64>) -> Result<Self, CompileError> {
         let memory = ImageMemory(Arc::new(memory));
         Ok(Self {
             writer: Mutex::new(ImageWriter::new(memory.clone())?),
@@ -57,7 +57,7 @@ impl SharedImage {
         })
     }
 
-    /// What can be read and set while the writer is busy.
+    /// The words that can be read and set while the writer is busy.
     pub(super) fn control(&self) -> ImageControl<ImageMemory> {
         ImageControl::new(self.memory.clone())
     }
@@ -104,7 +104,7 @@ impl SharedImage {
     /// Binds a link to a slot, if that can be done without waiting. A slot that has just lost another link is settled
     /// first: what that one's last packets admit is made old then, and would be so with the connections of the new link.
     pub(super) fn try_bind(&self, link: LinkId, slot: u16) -> Result<Binding, CompileError> {
-        let Some(mut writer) = self.try_writer().filter(|writer| !writer.is_raised(slot)) else {
+        let Some(mut writer) = self.try_writer().filter(|writer| !writer.is_pending(slot)) else {
             return Ok(Binding::NotYet);
         };
         writer.add_link(link, slot)?;
@@ -115,7 +115,7 @@ impl SharedImage {
     pub(super) fn bind(&self, link: LinkId, slot: u16) -> Result<(), CompileError> {
         loop {
             let mut writer = self.writer();
-            if !writer.is_raised(slot) {
+            if !writer.is_pending(slot) {
                 return writer.add_link(link, slot);
             }
             drop(writer);

@@ -82,7 +82,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // Still locked: whoever opens it meanwhile notices that it is another file.
+        // Still locked: another process that opens it meanwhile notices that it is another file.
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("cannot remove `{}`: {error}", self.path.display());
         }

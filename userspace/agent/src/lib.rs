@@ -23,7 +23,7 @@ mod uplink;
 use std::{path::PathBuf, time::Duration};
 
 use log::LevelFilter;
-use taskgate_bpf::{load::LoadOptions, object::Object, sys, tables::KernelTables};
+use taskgate_bpf::{load::LoadOptions, object::BpfObject, sys, tables::KernelTables};
 use taskgate_compiler::policy_banks;
 use taskgate_config::Loaded;
 use taskgate_net::{namespace_watch::NamespaceWatch, netlink::Netlink};
@@ -86,10 +86,10 @@ async fn start(options: &RunOptions) -> Result<(), RunError> {
                 Again::Now => {}
                 again => break (loaded?, again),
             },
-            asked = signals.next() => match asked {
-                Asked::Reload => reading.ask_again(),
-                Asked::Counters => info!("SIGUSR1: nothing is gated yet"),
-                Asked::End(name) => {
+            request = signals.next() => match request {
+                Request::Reload => reading.ask_again(),
+                Request::Counters => info!("SIGUSR1: nothing is gated yet"),
+                Request::End(name) => {
                     info!("{name}: ending before anything was gated");
                     return Ok(());
                 }
@@ -101,18 +101,18 @@ async fn start(options: &RunOptions) -> Result<(), RunError> {
         Again::Afterwards => Some(Reading::begin(options)?),
         Again::No | Again::Now => None,
     };
-    Box::pin(hold(options, loaded, reading, signals)).await
+    Box::pin(run_loop(options, loaded, reading, signals)).await
 }
 
 /// Holds the gates of what was loaded. `reading`: the configuration that comes after it, if one was asked for.
-async fn hold(
+async fn run_loop(
     options: &RunOptions,
     loaded: Loaded,
     mut reading: Option<Reading>,
     mut signals: Signals,
 ) -> Result<(), RunError> {
     let compiled = apply::compile_alone(&loaded.model)?;
-    let mut object = Object::load(&LoadOptions {
+    let mut object = BpfObject::load(&LoadOptions {
         conns: loaded.model.settings.connections.total,
         denials: loaded.model.settings.denials.total,
         policy_banks: policy_banks(compiled.policy_bytes()),
@@ -170,7 +170,7 @@ async fn hold(
             () = sleep_until(host.due()) => host.tell(daemon.model()).await,
             () = sleep_until(window_ends) => daemon.close_window(),
             () = sleep_until(room) => {
-                daemon.make_room();
+                daemon.gc_if_full();
                 room = Instant::now() + sizes::ROOM_EVERY;
             }
             loaded = pending(&mut reading) => {
@@ -187,10 +187,10 @@ async fn hold(
                     log_refused(ask_to_read(&mut reading, options));
                 }
             }
-            asked = signals.next() => match asked {
-                Asked::Reload => log_refused(ask_to_read(&mut reading, options)),
-                Asked::Counters => daemon.write_counters(options.counters.unwrap_or_default()),
-                Asked::End(name) => {
+            request = signals.next() => match request {
+                Request::Reload => log_refused(ask_to_read(&mut reading, options)),
+                Request::Counters => daemon.write_counters(options.counters.unwrap_or_default()),
+                Request::End(name) => {
                     info!("{name}: ending");
                     break Ok(());
                 }
@@ -265,7 +265,7 @@ struct Signals {
     terminate: Signal,
 }
 
-enum Asked {
+enum Request {
     Reload,
     Counters,
     End(&'static str),
@@ -282,12 +282,12 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> Request {
         tokio::select! {
-            Some(()) = self.reload.recv() => Asked::Reload,
-            Some(()) = self.counters.recv() => Asked::Counters,
-            Some(()) = self.interrupt.recv() => Asked::End("SIGINT"),
-            Some(()) = self.terminate.recv() => Asked::End("SIGTERM"),
+            Some(()) = self.reload.recv() => Request::Reload,
+            Some(()) = self.counters.recv() => Request::Counters,
+            Some(()) = self.interrupt.recv() => Request::End("SIGINT"),
+            Some(()) = self.terminate.recv() => Request::End("SIGTERM"),
         }
     }
 }

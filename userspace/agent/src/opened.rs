@@ -1,10 +1,10 @@
-//! What is open once the gates are off.
+//! The links that are open once the gates are off.
 
 use taskgate_bpf::other_gates::is_gated;
 use tracing::{info, warn};
 
 /// Says of each link that has lost its gate whether anything is filtered there still.
-pub(super) fn tell(links: &[String]) {
+pub(super) fn log(links: &[String]) {
     let (still, open): (Vec<_>, Vec<_>) = links.iter().partition(|link| is_gated(link));
     let listed = |links: &[&String]| {
         let names: Vec<_> = links.iter().map(|link| format!("`{link}`")).collect();

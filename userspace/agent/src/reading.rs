@@ -1,4 +1,4 @@
-//! Reading a configuration, on a thread of its own, so that signals are heard meanwhile.
+//! Reading a configuration, on a separate thread, so that signals are handled meanwhile.
 
 use std::{io, thread};
 
@@ -40,12 +40,12 @@ impl Reading {
         })
     }
 
-    /// A reload was asked for: what is being read may be older than that.
+    /// A reload was asked for: the files that are being read may be older than that.
     pub(super) fn ask_again(&mut self) {
         self.is_stale = true;
     }
 
-    /// What was read; to be asked for once. Nothing is lost when the future is dropped before it is ready.
+    /// The configuration that was read; to be called once. Nothing is lost when the future is dropped before it is ready.
     pub(super) async fn done(&mut self) -> Result<Loaded, RunError> {
         let loaded = (&mut self.loaded).await;
         let lost = |error| StartError::without(THREAD)(io::Error::other(error));

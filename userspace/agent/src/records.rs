@@ -11,21 +11,21 @@ use tracing::{error, warn};
 use super::{
     error::{StartError, chain},
     shares::Pressure,
-    sizes::SWEEP_EVERY,
+    sizes::GC_EVERY,
     unix_time,
 };
 
 /// How long a reader of flow records may take nothing before taskgate ends without it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the records are made with.
+/// Collecting and writing flow records.
 pub(super) struct Records {
     tables: KernelTables,
     collector: Collector,
     outputs: Outputs,
     logs: Vec<FlowLog>,
     /// When connections were removed for want of room last.
-    swept: Instant,
+    collected: Instant,
 }
 
 impl Records {
@@ -52,7 +52,7 @@ impl Records {
             collector,
             outputs: Outputs::open(&model.flow_logs, now, most)?,
             logs: model.flow_logs.clone(),
-            swept: Instant::now(),
+            collected: Instant::now(),
         })
     }
 
@@ -78,7 +78,7 @@ impl Records {
             self.collector.retire(*slot);
         }
         if !slots.is_empty()
-            && let Err(error) = self.collector.take_down(&mut self.tables)
+            && let Err(error) = self.collector.snapshot(&mut self.tables)
         {
             error!(
                 "the last packets of ENIs that are gone may be recorded for those that have their links: {}",
@@ -92,10 +92,10 @@ impl Records {
         self.collector.time_left(unix_time())
     }
 
-    /// Closes the window and writes its records. What fails is logged: the gates stand whatever becomes of the records.
+    /// Closes the window and writes its records. Failures are logged: the gates do not depend on the records.
     pub(super) fn close(&mut self) {
         self.close_as(false);
-        self.sweep(false);
+        self.gc(false);
     }
 
     /// Closes the window before its time, and waits until its reader has what was written.
@@ -124,10 +124,10 @@ impl Records {
                 return None;
             }
         };
-        if window.strays.flows != 0 {
+        if window.unattributed.flows != 0 {
             warn!(
                 "{} packets in {} flows belong to no known ENI and leave no record",
-                window.strays.packets, window.strays.flows
+                window.unattributed.packets, window.unattributed.flows
             );
         }
         if let Err(error) = self.outputs.write(&window) {
@@ -143,10 +143,10 @@ impl Records {
 
     /// Removes what is over, where the tables are short of room: it counts as absent already, but whatever is new finds no
     /// room beside it.
-    pub(super) fn make_room(&mut self, pressure: Pressure) {
-        if pressure.conns && self.swept.elapsed() >= SWEEP_EVERY {
-            self.sweep(true);
-            self.swept = Instant::now();
+    pub(super) fn gc_if_full(&mut self, pressure: Pressure) {
+        if pressure.conns && self.collected.elapsed() >= GC_EVERY {
+            self.gc(true);
+            self.collected = Instant::now();
         }
         if pressure.denials
             && let Err(error) = self.collector.free_denials(&mut self.tables)
@@ -160,10 +160,10 @@ impl Records {
         }
     }
 
-    /// Removes connections that are over by now. `untold`: also what no window has told yet; it is told in the one that
+    /// Removes connections that are over by now. `unreported`: also what no window has reported yet; it is reported in the one that
     /// runs.
-    pub(super) fn sweep(&mut self, untold: bool) {
-        if let Err(error) = self.collector.sweep(&mut self.tables, untold) {
+    pub(super) fn gc(&mut self, unreported: bool) {
+        if let Err(error) = self.collector.gc(&mut self.tables, unreported) {
             error!("idle connections are not removed: {}", chain(&error));
         }
     }

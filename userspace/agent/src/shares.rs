@@ -62,7 +62,7 @@ pub(super) struct Shares {
     tasks: u32,
     /// The highest slot that any task has had.
     highest: u16,
-    /// What the slots were refused, by table, when it was looked at last.
+    /// The refusals of each slot at the last look, by table.
     refused: HashMap<u16, [u64; 3]>,
     /// When a slot was refused room in a table last.
     told: HashMap<(u16, usize), Instant>,
@@ -173,7 +173,7 @@ fn is_short(used: &[(u16, UsageState)], table: Shared, share: Share, cap: u32) -
     })
 }
 
-/// What is said of a task that met a limit.
+/// The message about a task that met a limit.
 fn limit_text(name: &str, table: Shared, packets: u64, share: Share, cap: u32, usage: &UsageState) -> String {
     let Share { floor, pool } = share;
     let capped = table == Shared::Connections && usage.conns.total() >= u64::from(cap) / 4 * 3;

@@ -1,20 +1,20 @@
-//! How large things are: what the configuration leaves to taskgate.
+//! Sizes that the configuration leaves to taskgate.
 
 use std::time::Duration;
 
 use taskgate_bpf::load::LoadOptions;
-use taskgate_compiler::Gate;
+use taskgate_compiler::EniLimits;
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 use taskgate_model::{Floor, Model, Settings};
 
 /// How often it is looked at whether tables are short of room, and what tasks were refused.
 pub(super) const ROOM_EVERY: Duration = Duration::from_millis(500);
 /// How often connections that are over are removed at most where room for them is short: a large table takes a while.
-pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(2);
+pub(super) const GC_EVERY: Duration = Duration::from_secs(2);
 
 /// The gate of each task.
-pub(super) fn gate(model: &Model) -> Gate {
-    Gate {
+pub(super) fn gate(model: &Model) -> EniLimits {
+    EniLimits {
         connections: model.settings.connections.per_task.unwrap_or(NO_CAP),
         isolated: false,
     }

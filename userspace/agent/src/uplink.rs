@@ -1,8 +1,8 @@
-//! The uplink's early verdict. Without it nothing is open: the gates behind it judge the same.
+//! The uplink's prefilter. Without it nothing is open: the gates behind it judge the same.
 
 use taskgate_bpf::{
-    early::{Early, EarlyMode},
-    object::Object,
+    object::BpfObject,
+    prefilter::{PrefilterMode, XdpPrefilter},
 };
 use taskgate_model::UplinkMode;
 use taskgate_net::{link::Link, tags::VlanOffload};
@@ -10,46 +10,45 @@ use tracing::{info, warn};
 
 use super::error::chain;
 
-/// What drops early at the uplink that is there.
+/// The prefilter of the uplink, while its link is there.
 #[derive(Debug, Default)]
-pub(super) struct EarlyUplink(Option<ActiveUplink>);
+pub(super) struct PrefilteredUplink(Option<Prefiltered>);
 
 #[derive(Debug)]
-struct ActiveUplink {
+struct Prefiltered {
     link: Link,
     mode: UplinkMode,
     /// Before the switch that it needs off.
-    early: Option<Early>,
+    prefilter: Option<XdpPrefilter>,
     _tags: Option<VlanOffload>,
 }
 
-impl EarlyUplink {
-    /// Has the early verdict on this link, and on no other.
-    pub(super) fn follow(&mut self, object: &mut Object, uplink: Option<(Link, UplinkMode)>) {
-        let stays = |standing: &ActiveUplink| {
-            let same =
-                |(link, mode): &(Link, UplinkMode)| (link.ifindex, *mode) == (standing.link.ifindex, standing.mode);
-            let is_there = |early: &Early| early.is_gone().is_ok_and(|gone| !gone);
-            uplink.as_ref().is_some_and(same) && standing.early.as_ref().is_none_or(is_there)
+impl PrefilteredUplink {
+    /// Has the prefilter on this link, and on no other.
+    pub(super) fn reconcile(&mut self, object: &mut BpfObject, uplink: Option<(Link, UplinkMode)>) {
+        let stays = |active: &Prefiltered| {
+            let same = |(link, mode): &(Link, UplinkMode)| (link.ifindex, *mode) == (active.link.ifindex, active.mode);
+            let is_there = |prefilter: &XdpPrefilter| prefilter.is_gone().is_ok_and(|gone| !gone);
+            uplink.as_ref().is_some_and(same) && active.prefilter.as_ref().is_none_or(is_there)
         };
         if self.0.as_ref().is_some_and(stays) {
             return;
         }
         self.0 = None;
         if let Some((link, mode)) = uplink {
-            let (early, tags) = early(object, &link, mode);
-            self.0 = Some(ActiveUplink {
+            let (prefilter, tags) = attach(object, &link, mode);
+            self.0 = Some(Prefiltered {
                 link,
                 mode,
-                early,
+                prefilter,
                 _tags: tags,
             });
         }
     }
 }
 
-/// The early verdict, where it can be had.
-fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, Option<VlanOffload>) {
+/// The prefilter, where it can be had.
+fn attach(object: &mut BpfObject, link: &Link, mode: UplinkMode) -> (Option<XdpPrefilter>, Option<VlanOffload>) {
     let name = &link.name;
     let late = |why: &str| {
         warn!(
@@ -73,23 +72,25 @@ fn early(object: &mut Object, link: &Link, mode: UplinkMode) -> (Option<Early>, 
             "uplink `{name}`: its other end is in another network namespace; what that sends with tags beside its \
              frames (ethtool's `txvlan`) is not dropped early"
         ),
-        Some(VlanOffload::Turned(_)) => info!(link = name, "uplink `{name}`: VLAN offload is off while taskgate runs"),
+        Some(VlanOffload::TurnedOff(_)) => {
+            info!(link = name, "uplink `{name}`: VLAN offload is off while taskgate runs");
+        }
         Some(VlanOffload::InFrames) | None => {}
     }
-    match object.attach_early(link) {
-        Ok(early) => {
-            match early.mode() {
-                EarlyMode::Native => info!(
+    match object.attach_prefilter(link) {
+        Ok(prefilter) => {
+            match prefilter.mode() {
+                PrefilterMode::Native => info!(
                     link = name,
                     "uplink `{name}`: what is denied is dropped early, by its driver (XDP)"
                 ),
-                EarlyMode::Generic(error) => info!(
+                PrefilterMode::Generic(error) => info!(
                     link = name,
                     "uplink `{name}`: what is denied is dropped early, by the kernel (generic XDP): its driver does \
                      not ({error})"
                 ),
             }
-            (Some(early), tags)
+            (Some(prefilter), tags)
         }
         Err(error) => {
             late(&chain(&error));

@@ -1,4 +1,4 @@
-//! Rules in words.
+//! Rules and their parts as text.
 
 use std::net::IpAddr;
 
@@ -6,20 +6,12 @@ use taskgate_model::{
     Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixListIndex, Protocol, Rule, protocol_text,
 };
 
-/// `IPv4`, `IPv6`.
-pub fn family(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    }
-}
-
 /// The family of an address.
 pub fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-/// What a rule says of protocol and ports: `tcp port 443`, `icmp type 8`, `all traffic`.
+/// A rule's protocol and ports: `tcp port 443`, `icmp type 8`, `all traffic`.
 pub fn protocol(protocol: Protocol) -> String {
     match protocol {
         Protocol::All => String::from("all traffic"),

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use taskgate_compiler::{
-    CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds, policy_banks,
+    CompileError, CompileOptions, Compiled, EniLimits, GroupSetIds, ImageWriter, RuleIds, policy_banks,
 };
 use taskgate_ebpf::abi::image::{NO_CAP, POLICY_BANK, Share, Shared};
 use taskgate_model::{Eni, Exempt, Model};
@@ -16,8 +16,8 @@ const ROOM: u32 = 16;
 pub struct HostImage {
     /// The image and its writer.
     pub writer: ImageWriter<Vec<AtomicU64>>,
-    /// What the rules' numbers stand for.
-    pub book: RuleIds,
+    /// The rules by number.
+    pub rule_ids: RuleIds,
     /// How many different policies there are.
     pub policies: usize,
     /// How much memory they take.
@@ -31,7 +31,7 @@ impl HostImage {
     /// The configuration does not fit into an image.
     pub fn new(model: &Model, gated: &dyn Fn(&Eni) -> bool, exempt: &Exempt) -> Result<Self, CompileError> {
         let gate = |eni: &Eni| {
-            gated(eni).then_some(Gate {
+            gated(eni).then_some(EniLimits {
                 connections: NO_CAP,
                 isolated: false,
             })
@@ -41,8 +41,8 @@ impl HostImage {
             exempt: &exempt.addresses,
             dhcp: exempt.dhcp,
         };
-        let mut book = RuleIds::default();
-        let compiled = Compiled::new(model, scope, &mut book, &mut GroupSetIds::default())?;
+        let mut rule_ids = RuleIds::default();
+        let compiled = Compiled::new(model, scope, &mut rule_ids, &mut GroupSetIds::default())?;
         let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
         let mut writer = ImageWriter::new(host_image(POLICY_BANK + policy_banks(policy_bytes)))?;
         for table in Shared::ALL {
@@ -52,7 +52,7 @@ impl HostImage {
         writer.prepare(&compiled, &mut || {})?.commit();
         Ok(Self {
             writer,
-            book,
+            rule_ids,
             policies,
             policy_bytes,
         })

@@ -18,7 +18,7 @@ use taskgate_ebpf::{
 
 use taskgate_tables::FlowId;
 
-use crate::sys::Shared;
+use crate::sys::MmapArray;
 
 /// Words of an entry.
 const ENTRY: usize = 8;
@@ -85,9 +85,9 @@ impl TableValue for Denial {
 
 /// A connection table. One process at a time removes from it; any may read.
 pub struct MappedTable<K, V> {
-    buckets: Shared<AtomicU64>,
-    entries: Shared<AtomicU64>,
-    rests: Option<Shared<AtomicU64>>,
+    buckets: MmapArray<AtomicU64>,
+    entries: MmapArray<AtomicU64>,
+    rests: Option<MmapArray<AtomicU64>>,
     types: PhantomData<fn() -> (K, V)>,
 }
 
@@ -103,7 +103,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
     /// Opens one by the maps of these names.
     pub fn open<E>(
         maps: FlowMaps,
-        mut map: impl FnMut(&'static str) -> Result<Shared<AtomicU64>, E>,
+        mut map: impl FnMut(&'static str) -> Result<MmapArray<AtomicU64>, E>,
     ) -> Result<Self, E> {
         Ok(Self {
             buckets: map(maps.buckets)?,

@@ -10,7 +10,7 @@ use taskgate_ebpf::abi::{Event, map};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{load::LoadError, object::Object};
+use super::{load::LoadError, object::BpfObject};
 
 /// The ring's reading end. It is one ring: of two readers each event reaches one.
 pub struct Events {
@@ -20,7 +20,7 @@ pub struct Events {
 
 impl Events {
     /// Opens the ring of a loaded program, on the tokio runtime around the call.
-    pub fn new(object: &Object) -> Result<Self, LoadError> {
+    pub fn new(object: &BpfObject) -> Result<Self, LoadError> {
         let ring = RingBuf::try_from(Map::RingBuf(object.map(map::EVENTS)?));
         let ring = ring.map_err(|cause| LoadError::Map {
             map: map::EVENTS,

@@ -1,15 +1,15 @@
 //! The kernel's side of a running taskgate: the program is loaded, attached to links, and its maps are read.
 //!
-//! All the unsafe code for that stands in [`sys`].
+//! All the unsafe code for that is in [`sys`].
 
 mod btf;
 pub mod conntable;
-pub mod early;
 pub mod events;
 pub mod gate;
 pub mod load;
 pub mod object;
 pub mod other_gates;
+pub mod prefilter;
 mod signals;
 pub mod sk_buff;
 pub mod sys;

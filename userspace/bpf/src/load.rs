@@ -1,4 +1,4 @@
-//! What the kernel program is loaded with, and what its maps have to look like.
+//! Load options of the kernel program, and the expected shapes of its maps.
 
 use std::io;
 
@@ -21,7 +21,7 @@ use taskgate_ebpf::{
 
 use super::sk_buff::Sight;
 
-/// How large the tables are, and what the kernel program logs. Sizes are in entries and stand once loaded.
+/// Sizes of the tables, in entries, and the kernel program's log level. They are fixed once loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Tracked connections of each family: 1 and up. 131 bytes of locked memory each for IPv4, 189 for IPv6.
@@ -32,7 +32,7 @@ pub struct LoadOptions {
     pub slots: u32,
     /// Banks for policies, of 2 MiB each: 1 to 4,096.
     pub policy_banks: u32,
-    /// What the kernel program logs. What is off is not even in the program that the kernel runs.
+    /// The kernel program's log level. Code of levels that are off is removed at load.
     pub log_level: LevelFilter,
     /// Tells the clsact filters of this taskgate from those of others that gate the same links.
     pub instance: u16,
@@ -109,9 +109,9 @@ pub enum LoadError {
     /// A size is out of range.
     #[error("the kernel program cannot be loaded with {value} {what}: {least} to {most} will do")]
     Size {
-        /// What it counts.
+        /// The unit.
         what: &'static str,
-        /// What was asked for.
+        /// The requested size.
         value: u32,
         /// The least that works.
         least: u32,
@@ -137,11 +137,11 @@ pub enum LoadError {
     Shape {
         /// The map.
         map: &'static str,
-        /// What differs.
+        /// The attribute that differs.
         what: &'static str,
-        /// What the kernel has.
+        /// The kernel's value.
         found: u32,
-        /// What this build expects.
+        /// The expected value.
         expected: u32,
     },
     /// The kernel does not tell about a map.
@@ -182,7 +182,7 @@ pub enum LoadError {
     },
 }
 
-/// What a map has to look like.
+/// The expected shape of a map.
 pub(super) struct MapSpec {
     pub(super) name: &'static str,
     kind: MapType,

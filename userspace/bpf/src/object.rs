@@ -24,9 +24,9 @@ use super::{
     signals::SignalsHeld,
     sk_buff::{self, Look, Sight, Unseen},
 };
-use crate::sys::{self, Shared};
+use crate::sys::{self, MmapArray};
 
-/// The kernel program as it was built; empty where the build was told to leave it out.
+/// The kernel program as it was built; empty in a build without it (`AYA_BUILD_SKIP`).
 static GATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taskgate-gate"));
 
 /// The ring that aya-log's messages come on.
@@ -34,23 +34,23 @@ const LOG: &str = "AYA_LOGS";
 
 /// The loaded kernel program. Gates ([`super::gate`]), its tables and mapped memory live on when it is dropped.
 #[derive(Debug)]
-pub struct Object {
+pub struct BpfObject {
     pub(super) ebpf: Ebpf,
     options: LoadOptions,
-    /// What its connection tables are hashed with.
+    /// The seed of its connection tables.
     #[cfg(feature = "testing")]
     pub(super) seed: Seed,
     pub(super) gates: Arc<GatePrograms>,
-    /// The early verdict's program, once it is loaded.
-    pub(super) early: Option<&'static str>,
+    /// The prefilter's program, once it is loaded.
+    pub(super) prefilter: Option<&'static str>,
     /// How it sees what is left to be done to a frame.
     sight: Sight,
     /// Why it does not see what is left to be done to a frame, if it does not.
     unseen: Option<Unseen>,
 }
 
-impl Object {
-    /// Its programs, but for those of the early verdict, of which one is loaded when it is asked for.
+impl BpfObject {
+    /// Its programs, but for those of the prefilter, of which one is loaded when it is asked for.
     pub const PROGRAMS: [&'static str; 4] = [
         abi::program::FROM_TASK,
         abi::program::TO_TASK,
@@ -58,7 +58,7 @@ impl Object {
         abi::program::CLOCK,
     ];
 
-    /// Loads a kernel program of its own: fresh maps, all programs verified, nothing attached, the image empty. It may block
+    /// Loads a new kernel program: fresh maps, all programs verified, nothing attached, the image empty. It may block
     /// for a second.
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
         if GATE.is_empty() {
@@ -117,27 +117,27 @@ impl Object {
             #[cfg(feature = "testing")]
             seed,
             gates: Arc::new(gates),
-            early: None,
+            prefilter: None,
             sight: look.sight,
             unseen,
         })
     }
 
-    /// Has the early verdict verified, unless it was, and gives its program: that for frames of several buffers (Linux
+    /// Has the prefilter verified, unless it was, and gives its program: that for frames of several buffers (Linux
     /// 5.18), or the one for older kernels.
-    pub fn load_early(&mut self) -> Result<&'static str, LoadError> {
-        match self.load_early_as(abi::program::EARLY) {
+    pub fn load_prefilter(&mut self) -> Result<&'static str, LoadError> {
+        match self.load_prefilter_as(abi::program::PREFILTER) {
             Err(error) => {
                 tracing::debug!("{error}, which may be too old for it");
-                self.load_early_as(abi::program::EARLY_LINEAR)
+                self.load_prefilter_as(abi::program::PREFILTER_LINEAR)
             }
             loaded => loaded,
         }
     }
 
-    /// [`Self::load_early`] with one of the two programs. The one that was loaded first stays.
-    pub(super) fn load_early_as(&mut self, program: &'static str) -> Result<&'static str, LoadError> {
-        if let Some(loaded) = self.early {
+    /// [`Self::load_prefilter`] with one of the two programs. The one that was loaded first stays.
+    pub(super) fn load_prefilter_as(&mut self, program: &'static str) -> Result<&'static str, LoadError> {
+        if let Some(loaded) = self.prefilter {
             return Ok(loaded);
         }
         let _held = SignalsHeld::new();
@@ -145,7 +145,7 @@ impl Object {
             return Err(missing("program", program));
         };
         verify(|| xdp.load()).map_err(|cause| LoadError::Program { program, cause })?;
-        self.early = Some(program);
+        self.prefilter = Some(program);
         Ok(program)
     }
 
@@ -159,23 +159,23 @@ impl Object {
         self.unseen.as_ref()
     }
 
-    /// What it was loaded with.
+    /// Its load options.
     pub fn options(&self) -> &LoadOptions {
         &self.options
     }
 
     /// Maps the image: words of 8 bytes, bank after bank, as [`taskgate_ebpf::abi::image`] lays them out.
-    pub fn image(&self) -> Result<Shared<AtomicU64>, LoadError> {
+    pub fn image(&self) -> Result<MmapArray<AtomicU64>, LoadError> {
         self.shared(map::IMAGE)
     }
 
     /// Maps what slots use: the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.
-    pub(super) fn usage_words(&self) -> Result<Shared<AtomicU64>, LoadError> {
+    pub(super) fn usage_words(&self) -> Result<MmapArray<AtomicU64>, LoadError> {
         self.shared(map::USAGE)
     }
 
-    pub(super) fn shared<T: sys::Atomics>(&self, name: &'static str) -> Result<Shared<T>, LoadError> {
-        Shared::new(data(&self.ebpf, name)?).map_err(|cause| LoadError::Open { map: name, cause })
+    pub(super) fn shared<T: sys::Atomics>(&self, name: &'static str) -> Result<MmapArray<T>, LoadError> {
+        MmapArray::new(data(&self.ebpf, name)?).map_err(|cause| LoadError::Open { map: name, cause })
     }
 
     /// A second handle on one of the maps.
@@ -188,7 +188,7 @@ impl Object {
         program(&self.ebpf, name)
     }
 
-    /// What hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
+    /// A future that hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
     /// asked for once, on a tokio runtime.
     pub fn log_drain(&mut self) -> Result<Option<impl Future<Output = ()> + Send + 'static>, LoadError> {
         if self.options.log_level == LevelFilter::Off || self.ebpf.map(LOG).is_none() {

@@ -1,4 +1,4 @@
-//! The uplink's early verdict: a program that drops what is denied before there is a socket buffer (XDP).
+//! The uplink's prefilter: a program that drops what is denied before there is a socket buffer (XDP).
 
 use std::{
     io,
@@ -7,12 +7,12 @@ use std::{
 
 use taskgate_net::link::Link;
 
-use super::{load::LoadError, object::Object};
+use super::{load::LoadError, object::BpfObject};
 use crate::sys;
 
 /// Who runs the program.
 #[derive(Debug)]
-pub enum EarlyMode {
+pub enum PrefilterMode {
     /// The link's driver, before there is a socket buffer.
     Native,
     /// The kernel, where the driver does not for this reason: the socket buffer is there already.
@@ -21,7 +21,7 @@ pub enum EarlyMode {
 
 /// Why nothing is dropped early.
 #[derive(Debug, thiserror::Error)]
-pub enum EarlyError {
+pub enum PrefilterError {
     /// The program cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -32,35 +32,35 @@ pub enum EarlyError {
         program: &'static str,
         /// The link.
         link: String,
-        /// What the driver said.
+        /// The driver's error.
         native: io::Error,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
 }
 
-/// An early verdict that stands. It comes off when this is dropped.
+/// An attached prefilter. It is detached when this is dropped.
 #[derive(Debug)]
-pub struct Early {
+pub struct XdpPrefilter {
     link: Link,
-    mode: EarlyMode,
+    mode: PrefilterMode,
     program: &'static str,
     attached: OwnedFd,
 }
 
-impl Early {
+impl XdpPrefilter {
     /// The link, as it was when the program was attached.
     pub fn link(&self) -> &Link {
         &self.link
     }
 
     /// Who runs the program.
-    pub fn mode(&self) -> &EarlyMode {
+    pub fn mode(&self) -> &PrefilterMode {
         &self.mode
     }
 
-    /// Which program: [`taskgate_ebpf::abi::program::EARLY`], or that for older kernels.
+    /// Which program: [`taskgate_ebpf::abi::program::PREFILTER`], or that for older kernels.
     pub fn program(&self) -> &'static str {
         self.program
     }
@@ -71,7 +71,7 @@ impl Early {
     }
 }
 
-impl Drop for Early {
+impl Drop for XdpPrefilter {
     fn drop(&mut self) {
         // Closing it is not enough while a child that is about to be another program still has it.
         if let Err(error) = sys::detach(self.attached.as_fd()) {
@@ -80,22 +80,22 @@ impl Drop for Early {
     }
 }
 
-impl Object {
-    /// Attaches the early verdict to a link: natively where the driver takes it, else generically. It is loaded first, if
+impl BpfObject {
+    /// Attaches the prefilter to a link: natively where the driver takes it, else generically. It is loaded first, if
     /// it was not. No other program can be in its place.
     ///
     /// # Errors
-    /// [`EarlyError::Load`] if the kernel refuses the program, [`EarlyError::Attach`] with why neither way works.
-    pub fn attach_early(&mut self, link: &Link) -> Result<Early, EarlyError> {
-        let program = self.load_early()?;
+    /// [`PrefilterError::Load`] if the kernel refuses the program, [`PrefilterError::Attach`] with why neither way works.
+    pub fn attach_prefilter(&mut self, link: &Link) -> Result<XdpPrefilter, PrefilterError> {
+        let program = self.load_prefilter()?;
         let fd = self.program(program)?;
         let attach = |native| sys::attach_xdp(fd.as_fd(), link.ifindex, native);
         let (mode, attached) = match attach(true) {
-            Ok(attached) => (EarlyMode::Native, attached),
+            Ok(attached) => (PrefilterMode::Native, attached),
             Err(native) => match attach(false) {
-                Ok(attached) => (EarlyMode::Generic(native), attached),
+                Ok(attached) => (PrefilterMode::Generic(native), attached),
                 Err(cause) => {
-                    return Err(EarlyError::Attach {
+                    return Err(PrefilterError::Attach {
                         program,
                         link: link.name.clone(),
                         native,
@@ -104,7 +104,7 @@ impl Object {
                 }
             },
         };
-        Ok(Early {
+        Ok(XdpPrefilter {
             link: link.clone(),
             mode,
             program,

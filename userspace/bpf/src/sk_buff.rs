@@ -11,7 +11,7 @@ use super::btf::Btf;
 
 /// Where the kernel describes its types: with `CONFIG_DEBUG_INFO_BTF`, Linux 5.4 on.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
-/// What the kernel keeps from root, if it was told to keep anything.
+/// Whether lockdown keeps kernel memory from root.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// The kernel's function that casts a program's context (Linux 6.2).
 const CAST_FUNCTION: &str = "bpf_cast_to_kern_ctx";
@@ -36,7 +36,7 @@ pub enum Unseen {
     /// It has a socket buffer of another shape.
     #[error("the kernel's socket buffer has no `{field}` where the program could read it")]
     Field {
-        /// What was looked for.
+        /// The missing name.
         field: &'static str,
     },
     /// Lockdown in confidentiality mode.
@@ -45,7 +45,7 @@ pub enum Unseen {
     /// The verifier refused the program that looks there, and took the one that does not.
     #[error("the kernel refuses programs that look there")]
     Refused,
-    /// The program was told not to look.
+    /// Looking is off by an option.
     #[error("it was told not to look")]
     Off,
 }
@@ -82,7 +82,7 @@ impl Look {
         let mark = instruction(0, CAST_MARK);
         let new = self.cast.map_or(LOAD_ZERO, |number| instruction(OF_KERNEL, number));
         let mut object = Cow::Borrowed(object);
-        // Instructions stand at multiples of their size in an ELF file.
+        // Instructions are aligned to their size in an ELF file.
         for at in (0..object.len().saturating_sub(7)).step_by(8) {
             if object[at..at + 8] == mark {
                 object.to_mut()[at..at + 8].copy_from_slice(&new);
@@ -179,7 +179,7 @@ mod tests {
 
     use super::{Look, Sight, looks};
 
-    /// The two stand in one word since they are there (Linux 2.6.22).
+    /// Both have always been in one word (since Linux 2.6.22).
     #[test]
     fn the_running_kernels_fields_are_found() {
         let found = looks(Sight::Cast).expect("this kernel describes its types");

@@ -26,18 +26,18 @@ use taskgate_tables::{
 use super::{
     conntable::{MappedTable, TableValue},
     load::LoadError,
-    object::Object,
+    object::BpfObject,
 };
-use crate::sys::{self, Hash, Shared};
+use crate::sys::{self, BpfHashMap, MmapArray};
 
 /// The tables of a loaded kernel program. Any number of these may be open at once; they live on without the
-/// [`Object`].
+/// [`BpfObject`].
 pub struct KernelTables {
     pub(super) conns: FlowsByFamily<Conn>,
     pub(super) denials: FlowsByFamily<Denial>,
     pub(super) fragments: Fragments,
-    usage: Shared<AtomicU64>,
-    image: ImageControl<Shared<AtomicU64>>,
+    usage: MmapArray<AtomicU64>,
+    image: ImageControl<MmapArray<AtomicU64>>,
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     clock: OwnedFd,
     ticks_per_second: u32,
@@ -45,7 +45,7 @@ pub struct KernelTables {
 
 impl KernelTables {
     /// Opens the tables of a loaded program.
-    pub fn new(object: &Object) -> Result<Self, LoadError> {
+    pub fn new(object: &BpfObject) -> Result<Self, LoadError> {
         let counters = PerCpuArray::try_from(Map::PerCpuArray(object.map(map::COUNTERS)?));
         let clock = |cause| LoadError::Run {
             program: program::CLOCK,
@@ -273,7 +273,7 @@ impl FlowsByFamily<Conn> {
 }
 
 impl<V: TableValue> FlowsByFamily<V> {
-    fn new(object: &Object, v4: FlowMaps, v6: FlowMaps) -> Result<Self, LoadError> {
+    fn new(object: &BpfObject, v4: FlowMaps, v6: FlowMaps) -> Result<Self, LoadError> {
         Ok(Self {
             v4: MappedTable::open(v4, |map| object.shared(map))?,
             v6: MappedTable::open(v6, |map| object.shared(map))?,
@@ -327,17 +327,17 @@ impl<V: TableValue> FlowsByFamily<V> {
 /// Fragments by family.
 #[derive(Debug)]
 pub(super) struct Fragments {
-    pub(super) v4: Hash<Key4, Fragment>,
-    pub(super) v6: Hash<Key6, Fragment>,
+    pub(super) v4: BpfHashMap<Key4, Fragment>,
+    pub(super) v6: BpfHashMap<Key6, Fragment>,
 }
 
 impl Fragments {
-    fn new(object: &Object) -> Result<Self, LoadError> {
+    fn new(object: &BpfObject) -> Result<Self, LoadError> {
         let open = |map| move |cause| LoadError::Open { map, cause };
         let (v4, v6) = (map::FRAGMENTS_V4, map::FRAGMENTS_V6);
         Ok(Self {
-            v4: Hash::new(object.map(v4)?).map_err(open(v4))?,
-            v6: Hash::new(object.map(v6)?).map_err(open(v6))?,
+            v4: BpfHashMap::new(object.map(v4)?).map_err(open(v4))?,
+            v6: BpfHashMap::new(object.map(v6)?).map_err(open(v6))?,
         })
     }
 

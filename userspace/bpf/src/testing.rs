@@ -8,36 +8,36 @@ use taskgate_ebpf::{
     conntable::Seed,
 };
 
-use super::{conntable::MappedTable, load::LoadError, object::Object, tables::KernelTables};
-use crate::sys::{self, Hash, Packet, Shared, TestRunResult};
+use super::{conntable::MappedTable, load::LoadError, object::BpfObject, tables::KernelTables};
+use crate::sys::{self, BpfHashMap, MmapArray, TestPacket, TestRunResult};
 
-impl Object {
+impl BpfObject {
     /// Runs one of [`Self::PROGRAMS`] on a packet `repeat` times, outside of any link. It counts the packet as usual.
     pub fn test_run(
         &self,
         program: &'static str,
-        packet: &Packet<'_>,
+        packet: &TestPacket<'_>,
         repeat: u32,
     ) -> Result<TestRunResult, LoadError> {
         let fd = self.program(program)?;
         sys::test_run(fd.as_fd(), packet, repeat).map_err(|cause| LoadError::Run { program, cause })
     }
 
-    /// Runs the early verdict on a frame that the link with this ifindex received. It is loaded first, if it was not.
-    pub fn test_run_early(&mut self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<TestRunResult, LoadError> {
-        let program = self.load_early()?;
+    /// Runs the prefilter on a frame that the link with this ifindex received. It is loaded first, if it was not.
+    pub fn test_run_prefilter(&mut self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<TestRunResult, LoadError> {
+        let program = self.load_prefilter()?;
         let fd = self.program(program)?;
-        sys::test_run_early(fd.as_fd(), frame, ifindex, repeat).map_err(|cause| LoadError::Run { program, cause })
+        sys::test_run_prefilter(fd.as_fd(), frame, ifindex, repeat).map_err(|cause| LoadError::Run { program, cause })
     }
 
-    /// Loads the early verdict's program for kernels before 5.18.
-    pub fn load_early_linear(&mut self) -> Result<&'static str, LoadError> {
-        self.load_early_as(program::EARLY_LINEAR)
+    /// Loads the prefilter's program for kernels before 5.18.
+    pub fn load_prefilter_linear(&mut self) -> Result<&'static str, LoadError> {
+        self.load_prefilter_as(program::PREFILTER_LINEAR)
     }
 
     /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
     pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, LoadError> {
-        let loaded = Self::PROGRAMS.into_iter().chain(self.early);
+        let loaded = Self::PROGRAMS.into_iter().chain(self.prefilter);
         loaded
             .map(|program| {
                 let missing = LoadError::Missing {
@@ -57,19 +57,19 @@ impl Object {
     }
 
     /// Maps the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.
-    pub fn usage(&self) -> Result<Shared<AtomicU64>, LoadError> {
+    pub fn usage(&self) -> Result<MmapArray<AtomicU64>, LoadError> {
         self.usage_words()
     }
 
     /// Maps the words of a [`taskgate_ebpf::abi::NeighbourCache`] for each slot.
-    pub fn neighbours(&self) -> Result<Shared<AtomicU64>, LoadError> {
+    pub fn neighbours(&self) -> Result<MmapArray<AtomicU64>, LoadError> {
         self.shared(map::NEIGHBOURS)
     }
 
     /// The table of link-local addresses. taskgate itself never reads it.
-    pub fn link_locals(&self) -> Result<Hash<LinkLocalKey, LinkLocal>, LoadError> {
+    pub fn link_locals(&self) -> Result<BpfHashMap<LinkLocalKey, LinkLocal>, LoadError> {
         let map = map::LINK_LOCALS;
-        Hash::new(self.map(map)?).map_err(|cause| LoadError::Open { map, cause })
+        BpfHashMap::new(self.map(map)?).map_err(|cause| LoadError::Open { map, cause })
     }
 }
 
@@ -85,7 +85,7 @@ impl KernelTables {
     }
 
     /// The tables of first fragments by family.
-    pub fn raw_fragments(&self) -> (&Hash<Key4, Fragment>, &Hash<Key6, Fragment>) {
+    pub fn raw_fragments(&self) -> (&BpfHashMap<Key4, Fragment>, &BpfHashMap<Key6, Fragment>) {
         (&self.fragments.v4, &self.fragments.v6)
     }
 }

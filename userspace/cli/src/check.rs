@@ -9,9 +9,9 @@ use std::{
 use serde::Serialize;
 use taskgate_agent::{Found, HostFinding, StartError, Who, count_links, room, share, survey, table_bytes};
 use taskgate_analysis::{
+    display,
     host_image::HostImage,
     lint::{self, Lint},
-    words,
 };
 use taskgate_compiler::CompileError;
 use taskgate_config::{Loaded, Problem, Problems};
@@ -25,7 +25,7 @@ use super::{
     output,
 };
 
-/// What a configuration amounts to.
+/// The sizes of a configuration.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Summary {
@@ -89,7 +89,7 @@ struct Document {
     host: Option<HostReport>,
 }
 
-/// What this host has of the links that the configuration names.
+/// The links of this host that the configuration names.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct HostReport {
@@ -210,19 +210,19 @@ pub(super) fn run(folder: &Path, question: &Check) -> Result<Exit, Error> {
     let mut exit = Exit::Ok;
     if let Some(host) = host {
         for HostNote { message, hint, .. } in &host.findings {
-            output::say(format_args!("warning: {message}; {hint}"));
+            output::stderr_line(format_args!("warning: {message}; {hint}"));
         }
         let here = host.links - host.count("absent");
         writeln!(text, "  {:<13} {here} of {}", "links here", host.links).ok();
         exit = host.exit();
     }
-    output::data(&text)?;
+    output::stdout(&text)?;
     Ok(exit)
 }
 
 struct Checked {
     summary: Summary,
-    /// What the sources warn of, then what the lints found.
+    /// The warnings of the sources, then those of the lints.
     warnings: Vec<Problem>,
     /// If it was asked for.
     host: Option<HostReport>,
@@ -311,9 +311,9 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
         ("prefix lists", prefix_lists.to_string()),
         ("ENIs", enis.to_string()),
         ("gated tasks", gated.to_string()),
-        ("policies", format!("{policies} ({})", words::bytes(policy_bytes))),
-        ("image", words::bytes(image_bytes)),
-        ("tables", words::bytes(table_bytes)),
+        ("policies", format!("{policies} ({})", display::bytes(policy_bytes))),
+        ("image", display::bytes(image_bytes)),
+        ("tables", display::bytes(table_bytes)),
         ("connections", connections.to_string()),
         ("denials", denials.to_string()),
     ] {

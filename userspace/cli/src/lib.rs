@@ -88,9 +88,9 @@ fn show(error: &Error) {
         Error::Invalid(problems) => {
             output::problems(output::Severity::Warning, &problems.warnings);
             output::problems(output::Severity::Error, &problems.errors);
-            output::say(format_args!("{}", refusal(problems)));
+            output::stderr_line(format_args!("{}", refusal(problems)));
         }
-        error => output::say(format_args!("error: {error}")),
+        error => output::stderr_line(format_args!("error: {error}")),
     }
 }
 

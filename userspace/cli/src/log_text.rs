@@ -1,5 +1,5 @@
 //! The log's lines for people: `[2026-06-10T12:00:00.000000Z INFO  taskgate_agent] the message`. The fields of an event
-//! are for machines and stand in the JSON lines only: the message names what it is about.
+//! are for machines and are in the JSON lines only: the message names what it is about.
 
 use std::fmt::{self, Debug};
 
@@ -78,7 +78,7 @@ impl Visit for Message<'_> {
     }
 }
 
-/// The line that stands where lines are missing.
+/// The line in place of missing lines.
 pub(super) fn missing(lines: u64, format: LogFormat) -> String {
     let message = format!("{lines} lines of the log are missing here: nobody read it");
     match format {

@@ -16,7 +16,7 @@ use super::error::Error;
 ///
 /// # Errors
 /// [`Error::Output`].
-pub(super) fn data(text: &str) -> Result<(), Error> {
+pub(super) fn stdout(text: &str) -> Result<(), Error> {
     write(io::stdout().lock(), text)
 }
 
@@ -42,11 +42,11 @@ fn write(mut out: impl Write, text: &str) -> Result<(), Error> {
 pub(super) fn json(document: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(document).map_err(io::Error::from)?;
     text.push('\n');
-    data(&text)
+    stdout(&text)
 }
 
 /// Writes a line to standard error. If that fails there is nobody left to tell.
-pub(super) fn say(line: fmt::Arguments<'_>) {
+pub(super) fn stderr_line(line: fmt::Arguments<'_>) {
     writeln!(io::stderr(), "{line}").ok();
 }
 
@@ -72,9 +72,9 @@ pub(super) fn problems(severity: Severity, problems: &[Problem]) {
             hint,
         } = problem;
         if *line == 0 {
-            say(format_args!("{file}: {word}: {message}; {hint}"));
+            stderr_line(format_args!("{file}: {word}: {message}; {hint}"));
         } else {
-            say(format_args!("{file}:{line}:{column}: {word}: {message}; {hint}"));
+            stderr_line(format_args!("{file}:{line}:{column}: {word}: {message}; {hint}"));
         }
     }
 }

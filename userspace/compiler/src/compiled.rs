@@ -11,9 +11,9 @@ use taskgate_model::{Direction, Eni, Family, GroupId, GroupIndex, Model, Peering
 use super::policy::PolicyCompiler;
 use super::{CompileError, GroupSetIds, RuleIds};
 
-/// What the caller decides about an ENI's gate.
+/// The caller's limits for an ENI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gate {
+pub struct EniLimits {
     /// How many connections of it are tracked at most; [`NO_CAP`](taskgate_ebpf::abi::image::NO_CAP): as many as there is
     /// room for.
     pub connections: u32,
@@ -21,11 +21,11 @@ pub struct Gate {
     pub isolated: bool,
 }
 
-/// What is compiled of a model, and what is said beside it.
+/// Options of a compilation that are not in the model.
 #[derive(Clone, Copy)]
 pub struct CompileOptions<'a> {
     /// The gate of each ENI that gets a slot, `None` for the others: they are members of their groups all the same.
-    pub gate: &'a dyn Fn(&Eni) -> Option<Gate>,
+    pub gate: &'a dyn Fn(&Eni) -> Option<EniLimits>,
     /// The addresses that tasks may open connections to without a rule.
     pub exempt: &'a [IpAddr],
     /// Whether tasks may talk DHCP without a rule.
@@ -37,13 +37,13 @@ pub struct CompileOptions<'a> {
 pub struct Compiled {
     /// The policies' blocks, each once.
     pub(super) policies: Vec<Arc<[u64]>>,
-    /// What the slots' rows will say, in the order of the model.
+    /// The slots' rows, in the order of the model.
     pub(super) slots: Vec<SlotPlan>,
-    /// What the addresses' rows will say, by address (IPv4 mapped).
+    /// The addresses' rows, by address (IPv4 mapped).
     pub(super) addresses: BTreeMap<u128, AddressPlan>,
 }
 
-/// What the row of a slot will say.
+/// The content of a slot's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SlotPlan {
     /// The ENI's id.
@@ -55,10 +55,10 @@ pub(super) struct SlotPlan {
     /// The ENI's group set.
     pub(super) set: u32,
     /// The limits.
-    pub(super) gate: Gate,
+    pub(super) gate: EniLimits,
 }
 
-/// What the row of an address will say.
+/// The content of an address's row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AddressPlan {
     /// The place of the gated ENI that has it in [`Compiled::slots`].
@@ -92,7 +92,7 @@ impl Compiled {
     pub fn new(
         model: &Model,
         scope: CompileOptions<'_>,
-        book: &mut RuleIds,
+        rule_ids: &mut RuleIds,
         sets: &mut GroupSetIds,
     ) -> Result<Self, CompileError> {
         let set_of: Vec<u32> = model
@@ -100,10 +100,10 @@ impl Compiled {
             .iter()
             .map(|eni| sets.intern(eni.groups.iter().map(|&group| &model.group(group).id)))
             .collect();
-        let gates: Vec<Option<Gate>> = model.enis.iter().map(scope.gate).collect();
+        let gates: Vec<Option<EniLimits>> = model.enis.iter().map(scope.gate).collect();
         let owners = Owners::new(model, &set_of, sets)?;
         let overlaps = owners.overlaps(model);
-        let mut policies = Policies::new(prepare_rules(model, &set_of, &gates, book, overlaps)?);
+        let mut policies = Policies::new(prepare_rules(model, &set_of, &gates, rule_ids, overlaps)?);
 
         let mut slots = Vec::new();
         let mut addresses: BTreeMap<u128, AddressPlan> = BTreeMap::new();
@@ -149,7 +149,7 @@ impl Compiled {
     }
 }
 
-fn slot_flags(eni: &Eni, gate: Gate, dhcp: bool) -> u32 {
+fn slot_flags(eni: &Eni, gate: EniLimits, dhcp: bool) -> u32 {
     slot::PRESENT
         | if eni.source_dest_check {
             slot::SOURCE_DEST_CHECK
@@ -220,7 +220,7 @@ impl Owners {
         })
     }
 
-    /// The ENIs behind each set of an address that stands in several VPCs.
+    /// The ENIs behind each set of an address of several VPCs.
     fn overlaps<'a>(&self, model: &'a Model) -> BTreeMap<u32, Vec<&'a Eni>> {
         let enis = |several: &Several| several.enis.iter().map(|&at| &model.enis[at]).collect();
         self.several
@@ -234,8 +234,8 @@ impl Owners {
 fn prepare_rules<'a>(
     model: &'a Model,
     set_of: &[u32],
-    gates: &[Option<Gate>],
-    book: &mut RuleIds,
+    gates: &[Option<EniLimits>],
+    rule_ids: &mut RuleIds,
     overlaps: BTreeMap<u32, Vec<&'a Eni>>,
 ) -> Result<PolicyCompiler<'a>, CompileError> {
     let mut gated: BTreeSet<GroupIndex> = BTreeSet::new();
@@ -251,7 +251,7 @@ fn prepare_rules<'a>(
     let mut numbers = HashMap::new();
     for group in gated {
         for direction in [Direction::Egress, Direction::Ingress] {
-            numbers.insert((group, direction), book.number(model, group, direction)?);
+            numbers.insert((group, direction), rule_ids.number(model, group, direction)?);
         }
     }
     let peerings = if overlaps.is_empty() {
@@ -268,7 +268,7 @@ fn prepare_rules<'a>(
     })
 }
 
-/// What decides an ENI's policies: its groups, and who is near to it where VPCs overlap.
+/// The key of an ENI's policies: its groups, and its near ENIs where VPCs overlap.
 type Near<'a> = (&'a [GroupIndex], Option<&'a str>, bool);
 
 /// The policies compiled so far, by what decides them and by content.

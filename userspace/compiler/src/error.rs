@@ -1,4 +1,4 @@
-//! What can go wrong between a model and the image.
+//! Errors between a model and the image.
 
 use std::net::IpAddr;
 

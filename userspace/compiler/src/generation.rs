@@ -13,7 +13,7 @@ use super::image::{ImageWriter, bank_of, link_key};
 use super::table::Claim;
 use super::{CompileError, Compiled};
 
-/// A generation that stands in the image and that no packet reads yet. [`Prepared::commit`] switches to it; dropped, it
+/// A generation that is written in the image and that no packet reads yet. [`Prepared::commit`] switches to it; dropped, it
 /// leaves no trace.
 #[derive(Debug)]
 #[must_use = "the generation is dropped unless it is committed"]
@@ -22,7 +22,7 @@ pub struct Prepared<'a, M: Deref<Target = [AtomicU64]>> {
     made: Staged,
 }
 
-/// What a generation in the making took from what lasts.
+/// The parts that a generation in the making took from the lasting state.
 #[derive(Debug, Default)]
 struct Staged {
     roots: Vec<PolicyRef>,
@@ -74,7 +74,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
             let [before, now] = [before, before + 1].map(|generation| writer.slot_flags(generation, slot));
             let closed = now & slot::PRESENT == 0 || now & !before & slot::ISOLATED != 0;
             if before & slot::PRESENT != 0 && closed {
-                writer.raise(slot);
+                writer.bump(slot);
             }
         }
         writer.generation

@@ -10,15 +10,15 @@ use taskgate_ebpf::abi::image::{
 };
 use taskgate_tables::image::{ImageControl, ImageView};
 
+use super::policy_allocator::PolicyAllocator;
 use super::slots::Slots;
-use super::space::PolicyAllocator;
 use super::table::Table;
 use super::{CompileError, Compiled, Prepared};
 
 /// Brings compiled models into an image, generation after generation, and keeps what lasts longer than one: slots, the
 /// tables' words, where policies lie. It must be the only one that writes to its memory.
 ///
-/// What a packet may still read is written again only after a grace period, which the caller gives as a function that
+/// Words that a packet may still read are written again only after a grace period, which the caller gives as a function that
 /// returns once no packet reads what it began to read before.
 #[derive(Debug)]
 pub struct ImageWriter<M> {
@@ -36,7 +36,7 @@ pub struct ImageWriter<M> {
     settled: u64,
     /// Slots whose epoch was raised while packets may still admit under an older generation, with the last change that
     /// did so.
-    raised: BTreeMap<u16, u64>,
+    pending: BTreeMap<u16, u64>,
 }
 
 /// The bank of a generation's rows.
@@ -76,7 +76,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             space: PolicyAllocator::default(),
             changes: 0,
             settled: 0,
-            raised: BTreeMap::new(),
+            pending: BTreeMap::new(),
         })
     }
 
@@ -100,32 +100,32 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.slots.get(eni)
     }
 
-    /// The ENI of a slot, likewise.
+    /// The ENI of a slot in the current generation.
     pub fn eni(&self, slot: u16) -> Option<&str> {
         self.slots.eni(slot)
     }
 
     /// Makes every tracked connection of a slot old: its next packet is judged anew.
     ///
-    /// A packet that began before may still admit by what it read; [`ImageWriter::settle`] makes that old too.
+    /// A packet that began before may still admit by what it read; [`ImageWriter::synchronize`] makes that old too.
     ///
     /// # Errors
     /// [`CompileError::UnknownSlot`].
-    pub fn raise_epoch(&mut self, slot: u16) -> Result<(), CompileError> {
+    pub fn bump_epoch(&mut self, slot: u16) -> Result<(), CompileError> {
         self.known(slot)?;
-        self.raise(slot);
+        self.bump(slot);
         Ok(())
     }
 
-    /// Whether [`ImageWriter::settle`] will make the tracked connections of a slot old.
-    pub fn is_raised(&self, slot: u16) -> bool {
-        self.raised.contains_key(&slot)
+    /// Whether [`ImageWriter::synchronize`] will make the tracked connections of a slot old.
+    pub fn is_pending(&self, slot: u16) -> bool {
+        self.pending.contains_key(&slot)
     }
 
     /// Binds a link to a slot from now on, in the current generation and those that follow. A link that carried another
     /// slot leaves that one's tracked connections old.
     ///
-    /// A slot whose epoch was raised is to be settled first ([`ImageWriter::is_raised`]): otherwise what comes over the
+    /// A slot whose epoch was raised is to be settled first ([`ImageWriter::is_pending`]): otherwise what comes over the
     /// new link until then is made old with the rest.
     ///
     /// # Errors
@@ -144,13 +144,13 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         let before = self.link_slots.insert(link, slot);
         if let Some(before) = before.filter(|before| *before != slot) {
             self.forget_link(before, link);
-            self.raise(before);
+            self.bump(before);
         }
         self.control.set_link(slot, Some(link));
         Ok(())
     }
 
-    /// Unbinds a link: what comes over it is no task's. The slot's tracked connections are old, so that whoever gets
+    /// Unbinds a link: its packets are no task's from then on. The slot's tracked connections are old, so that whoever gets
     /// the link's number next does not inherit them.
     pub fn remove_link(&mut self, link: LinkId) {
         let Some(slot) = self.link_slots.remove(&link) else {
@@ -162,7 +162,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             self.links.remove(self.control.view(), link_key(link));
         }
         self.forget_link(slot, link);
-        self.raise(slot);
+        self.bump(slot);
     }
 
     /// Waits, if need be, until no packet reads what is gone, and makes old what packets admitted meanwhile. To be called
@@ -174,27 +174,27 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         }
     }
 
-    /// What [`ImageWriter::settle_to`] takes once a grace period is over that begins now; `None` if there is nothing to
+    /// The argument of [`ImageWriter::settle_to`] once a grace period is over that begins now; `None` if there is nothing to
     /// wait for. So the writer can be used while somebody waits.
     pub fn pending_grace(&self) -> Option<u64> {
         (self.settled < self.changes).then_some(self.changes)
     }
 
-    /// Says that a grace period is over that began after [`ImageWriter::unsettled`] gave `changes`.
+    /// Says that a grace period is over that began after [`ImageWriter::pending_grace`] gave `changes`.
     pub fn settle_to(&mut self, changes: u64) {
         let over = |_: &u16, change: &mut u64| *change <= changes;
-        let slots: Vec<u16> = self.raised.extract_if(.., over).map(|(slot, _)| slot).collect();
+        let slots: Vec<u16> = self.pending.extract_if(.., over).map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.control.raise_epoch(slot);
+            self.control.bump_epoch(slot);
         }
         self.settled = self.settled.max(changes);
     }
 
-    /// Writes the next generation beside the current one.
+    /// Writes the next generation next to the current one.
     ///
     /// # Errors
     /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
-    /// [`CompileError::ProbesExhausted`]: the current generation stands as before.
+    /// [`CompileError::ProbesExhausted`]: the current generation stays in force.
     pub fn prepare(&mut self, compiled: &Compiled, grace: &mut dyn FnMut()) -> Result<Prepared<'_, M>, CompileError> {
         self.synchronize(grace);
         self.reclaim(compiled);
@@ -213,10 +213,10 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     }
 
     /// Raises an epoch while packets may still admit by what they read before.
-    pub(super) fn raise(&mut self, slot: u16) {
-        self.control.raise_epoch(slot);
+    pub(super) fn bump(&mut self, slot: u16) {
+        self.control.bump_epoch(slot);
         self.change();
-        self.raised.insert(slot, self.changes);
+        self.pending.insert(slot, self.changes);
     }
 
     /// Something goes that packets may still read.

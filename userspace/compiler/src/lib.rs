@@ -13,18 +13,18 @@ mod image;
 #[cfg(any(test, feature = "testing"))]
 pub mod oracle;
 mod policy;
-mod rulebook;
+mod policy_allocator;
+mod rule_ids;
 mod sets;
 mod slots;
-mod space;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use compiled::{CompileOptions, Compiled, Gate};
+pub use compiled::{CompileOptions, Compiled, EniLimits};
 pub use error::CompileError;
 pub use generation::Prepared;
 pub use image::ImageWriter;
-pub use rulebook::{RuleIds, RuleName};
+pub use policy_allocator::policy_banks;
+pub use rule_ids::{RuleIds, RuleName};
 pub use sets::GroupSetIds;
-pub use space::policy_banks;

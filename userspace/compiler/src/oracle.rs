@@ -1,4 +1,4 @@
-//! The naive oracle: what a rule set says of a packet, straight from the model.
+//! The naive oracle: judges a packet straight from the model.
 //!
 //! For tests only. It shares nothing with the compiler but the model, so that a mistake in one is not a mistake in both:
 //! each rule is asked in turn, in the order that decides, whether it allows the packet.
@@ -9,7 +9,7 @@ use taskgate_model::{Direction, Eni, Family, GroupIndex, Model, Peer, Protocol, 
 
 /// The first packet of a flow, as rules see it. Its family is the peer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
+pub struct OraclePacket {
     /// The far address: the source for ingress, the destination for egress.
     pub peer: IpAddr,
     /// The protocol: IPv4's field, or what the IPv6 header chain ends with.
@@ -24,7 +24,7 @@ pub struct Packet {
     pub icmp_code: u8,
 }
 
-impl Packet {
+impl OraclePacket {
     /// Its family.
     pub fn family(&self) -> Family {
         if self.peer.is_ipv4() { Family::V4 } else { Family::V6 }
@@ -44,7 +44,7 @@ pub struct Allowed<'a> {
 
 /// The rule of the ENI's groups that allows `packet` in `direction`: narrow before open to any, then the order of the
 /// groups on the ENI, then the order in the file.
-pub fn judge<'a>(model: &'a Model, eni: &Eni, direction: Direction, packet: &Packet) -> Option<Allowed<'a>> {
+pub fn judge<'a>(model: &'a Model, eni: &Eni, direction: Direction, packet: &OraclePacket) -> Option<Allowed<'a>> {
     for open in [false, true] {
         for &group in &eni.groups {
             for rule in model.group(group).rules(direction) {
@@ -59,7 +59,7 @@ pub fn judge<'a>(model: &'a Model, eni: &Eni, direction: Direction, packet: &Pac
 }
 
 /// Whether a rule allows a packet.
-fn allows(model: &Model, gate: &Eni, rule: &Rule, packet: &Packet) -> bool {
+fn allows(model: &Model, gate: &Eni, rule: &Rule, packet: &OraclePacket) -> bool {
     let v4 = packet.family() == Family::V4;
     let protocol = match rule.protocol {
         Protocol::All => true,
@@ -127,7 +127,7 @@ fn share_a_rule(model: &Model, one: &Eni, other: &Eni) -> bool {
 
 /// Whether what a rule that is open to any admits is untracked: TCP or UDP, and a rule of the opposite direction lets
 /// every port of it back to any address of the family.
-fn untracked(model: &Model, eni: &Eni, direction: Direction, packet: &Packet) -> bool {
+fn untracked(model: &Model, eni: &Eni, direction: Direction, packet: &OraclePacket) -> bool {
     let v4 = packet.family() == Family::V4;
     eni.groups
         .iter()
@@ -198,7 +198,7 @@ mod tests {
                 ..Model::default()
             };
             let eni = crate::tests::eni("eni-a", &["10.0.0.1"], &[0]);
-            let packet = Packet {
+            let packet = OraclePacket {
                 peer: "203.0.113.1".parse().unwrap(),
                 protocol,
                 source_port: 40000,

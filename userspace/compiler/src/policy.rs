@@ -16,7 +16,7 @@ const CLASSES: [Class; 4] = [Class::Tcp, Class::Udp, Class::Icmp, Class::Other];
 /// The last key of a port axis: a port, or a type and code. On [`Class::Other`] what lies above 255 is never asked for.
 const LAST_PORT: u128 = u16::MAX as u128;
 
-/// What all policies of a model have in common.
+/// The common parts of all policies of a model.
 #[derive(Debug)]
 pub(super) struct PolicyCompiler<'a> {
     /// The model.
@@ -25,7 +25,7 @@ pub(super) struct PolicyCompiler<'a> {
     pub(super) numbers: HashMap<(GroupIndex, Direction), Vec<u32>>,
     /// The sets that some ENI has, by each group in them.
     pub(super) sets: HashMap<GroupIndex, BTreeSet<u32>>,
-    /// The ENIs behind each set of an address that stands in several VPCs.
+    /// The ENIs behind each set of an address of several VPCs.
     pub(super) overlaps: BTreeMap<u32, Vec<&'a Eni>>,
     /// Which VPCs are peered.
     pub(super) peerings: Peerings<'a>,
@@ -200,7 +200,7 @@ impl Untracked {
     }
 }
 
-/// What `each` adds for every rule, as spans of the rule's bit.
+/// The spans that `each` adds for every rule, with the rule's bit.
 fn spans(rules: &[Numbered<'_>], each: impl Fn(&Rule, &mut dyn FnMut(u128, u128))) -> Vec<Span> {
     let mut spans = Vec::with_capacity(rules.len());
     for (bit, numbered) in rules.iter().enumerate() {
@@ -215,7 +215,7 @@ fn spans(rules: &[Numbered<'_>], each: impl Fn(&Rule, &mut dyn FnMut(u128, u128)
     spans
 }
 
-/// What a protocol covers of one port axis. ICMP of the other family never gets here.
+/// The part of one port axis that a protocol covers. ICMP of the other family never gets here.
 fn port_spans(protocol: Protocol, class: Class, add: &mut dyn FnMut(u128, u128)) {
     match (protocol, class) {
         (Protocol::All, _) => add(0, LAST_PORT),

@@ -1,4 +1,4 @@
-//! Where policies lie in the policy banks.
+//! Places of policies in the policy banks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ const UNIT: u32 = 64;
 /// Units in a bank.
 const BANK_UNITS: u32 = BANK_BYTES / UNIT;
 
-/// The blocks that stand in the policy banks. A block of the current generation never moves; one that no generation
+/// The blocks in the policy banks. A block of the current generation never moves; one that no generation
 /// needs any more stays until [`PolicyAllocator::place`] wants its room, and serves again if the same policy comes back.
 #[derive(Debug, Default)]
 pub(super) struct PolicyAllocator {
@@ -20,12 +20,12 @@ pub(super) struct PolicyAllocator {
     current: HashSet<PolicyRef>,
 }
 
-/// What [`PolicyAllocator::place`] found for a list of policies.
+/// The result of [`PolicyAllocator::place`] for a list of policies.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Placed {
-    /// Where each one lies, in the order given.
+    /// Their places, in the order given.
     pub(super) roots: Vec<PolicyRef>,
-    /// Which of them do not stand there yet.
+    /// The positions of those that are not written yet.
     pub(super) new: Vec<usize>,
 }
 
@@ -152,7 +152,7 @@ mod tests {
         let first = space.place(&[a.clone(), b.clone()], 4).unwrap();
         assert_eq!(first, placed(&[root(3, 3), root(3, 0)], &[1, 0]));
         space.commit(&first.roots);
-        // `a` stands already; no room for `c` beside both.
+        // `a` is there already; no room for `c` next to both.
         assert_eq!(
             space.place(&[a.clone(), c.clone()], 4),
             Err(CompileError::PoliciesFull {
@@ -163,12 +163,12 @@ mod tests {
         // In another bank there is.
         let second = space.place(&[a.clone(), c.clone()], 5).unwrap();
         assert_eq!(second, placed(&[root(3, 3), root(4, 0)], &[1]));
-        // Never committed, it stands all the same.
+        // Never committed, it is there all the same.
         assert_eq!(
             space.place(std::slice::from_ref(&c), 5).unwrap(),
             placed(&[root(4, 0)], &[])
         );
-        // `b` is not needed from here on, but still stands when it comes back.
+        // `b` is not needed from here on, but is still there when it comes back.
         space.commit(&[root(3, 3)]);
         assert_eq!(
             space.place(std::slice::from_ref(&b), 4).unwrap(),

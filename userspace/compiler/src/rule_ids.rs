@@ -1,4 +1,4 @@
-//! Rule numbers: what tracked connections and policies name a rule by.
+//! Rule numbers, by which tracked connections and policies name a rule.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use taskgate_model::{Direction, GroupId, GroupIndex, Model, Peer, Protocol, Rule
 
 use super::CompileError;
 
-/// What a rule's number stands for.
+/// The rule behind a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleName {
     /// The group's id.
@@ -59,7 +59,7 @@ impl PeerKey {
 }
 
 impl RuleIds {
-    /// What `number` stands for, also when no configuration has the rule any more.
+    /// The rule behind `number`, also when no configuration has it any more.
     pub fn name(&self, number: u32) -> Option<&RuleName> {
         self.names.get((number as usize).checked_sub(1)?)
     }
@@ -84,7 +84,7 @@ impl RuleIds {
         Ok(rules.iter().map(|rule| numbers[rule.id.as_str()]).collect())
     }
 
-    /// The number of the rule that stands in the model as `parts`: at least one, all with the same id.
+    /// The number of the rule whose parts in the model are `parts`: at least one, all with the same id.
     fn number_one(
         &mut self,
         model: &Model,
@@ -164,9 +164,10 @@ mod tests {
 
     #[test]
     fn a_rule_keeps_its_number_and_another_never_gets_it() {
-        let mut book = RuleIds::default();
+        let mut rule_ids = RuleIds::default();
         let mut numbers = |names: &[&str], group, rules: &[Rule]| {
-            book.number(&model(names, rules), GroupIndex(group), Direction::Ingress)
+            rule_ids
+                .number(&model(names, rules), GroupIndex(group), Direction::Ingress)
                 .unwrap()
         };
         // Parts of one rule share the number.
@@ -178,7 +179,7 @@ mod tests {
         // A part less is another rule; and the first one comes back under its number.
         assert_eq!(numbers(&["a"], 0, &first[1..]), [5, 2]);
         assert_eq!(numbers(&["a"], 0, &first), [1, 1, 2]);
-        // A reference is the group that it names, wherever that stands in the model, and whether it is known or not.
+        // A reference is the group that it names, wherever that is in the model, and whether it is known or not.
         let to = |peer| vec![rule("r/3", 1, peer)];
         assert_eq!(numbers(&["a", "b"], 0, &to(Peer::Group(GroupIndex(1)))), [6]);
         assert_eq!(numbers(&["a", "c", "b"], 0, &to(Peer::Group(GroupIndex(2)))), [6]);
@@ -188,9 +189,9 @@ mod tests {
 
     #[test]
     fn a_number_answers_with_the_names() {
-        let mut book = RuleIds::default();
+        let mut rule_ids = RuleIds::default();
         let mut model = model(&["a"], &[rule("r/1", 80, any())]);
-        book.number(&model, GroupIndex(0), Direction::Ingress).unwrap();
+        rule_ids.number(&model, GroupIndex(0), Direction::Ingress).unwrap();
         let expected = RuleName {
             group: "sg-a".into(),
             group_name: "a".into(),
@@ -198,13 +199,18 @@ mod tests {
             rule: "r/1".into(),
         };
         assert_eq!(
-            [book.name(0), book.name(1), book.name(2), book.name(RULE_EXEMPT)],
+            [
+                rule_ids.name(0),
+                rule_ids.name(1),
+                rule_ids.name(2),
+                rule_ids.name(RULE_EXEMPT)
+            ],
             [None, Some(&expected), None, None]
         );
         // The description is no part of the rule, and a group may change its name.
         model.groups[0].name = "alpha".into();
         model.groups[0].ingress[0].description = "new".into();
-        assert_eq!(book.number(&model, GroupIndex(0), Direction::Ingress).unwrap(), [1]);
-        assert_eq!(book.name(1).unwrap().group_name, "alpha");
+        assert_eq!(rule_ids.number(&model, GroupIndex(0), Direction::Ingress).unwrap(), [1]);
+        assert_eq!(rule_ids.name(1).unwrap().group_name, "alpha");
     }
 }

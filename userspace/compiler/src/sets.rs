@@ -1,4 +1,4 @@
-//! Group sets: what the policies' group axis is keyed by.
+//! Group sets, the keys of the policies' group axis.
 
 use std::collections::HashMap;
 
@@ -7,21 +7,21 @@ use taskgate_model::GroupId;
 /// The sets of groups that some ENI has or had, each under a number from 1. 0 is the empty set. A set keeps its number
 /// for the life of the register, so policies and rows of successive generations agree.
 ///
-/// An address that stands in several VPCs with different groups has a number of its own: what it is a member of depends on
+/// An address of several VPCs with different groups has a separate number: what it is a member of depends on
 /// the gate.
 #[derive(Debug, Default)]
 pub struct GroupSetIds {
     numbers: HashMap<Key, u32>,
 }
 
-/// What has one number.
+/// The content behind one number.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
     Groups(Vec<GroupId>),
     Overlap(Vec<Claim>),
 }
 
-/// What one ENI says of an address that others have too: its VPC, whether it is bound here, and its groups.
+/// One ENI's part of an address that others have too: its VPC, whether it is bound here, and its groups.
 pub(super) type Claim = (Option<String>, bool, Vec<GroupId>);
 
 impl GroupSetIds {

@@ -6,7 +6,7 @@ use taskgate_ebpf::abi::image::SLOTS;
 
 use super::CompileError;
 
-/// The numbers of ENIs. A number that was freed comes back as late as possible, so that what is still told by it has
+/// The numbers of ENIs. A number that was freed comes back as late as possible, so that records that still use it have
 /// time to be read.
 #[derive(Debug, Default)]
 pub(super) struct Slots {

@@ -1,4 +1,4 @@
-//! The words of `links` and `members`: who stands where in an open-addressed table.
+//! The words of `links` and `members`: two open-addressed tables.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -25,7 +25,7 @@ pub(super) struct Table {
     free: Vec<u32>,
     /// One more than the highest index ever used.
     used: u32,
-    /// Where tombstones may stand.
+    /// Positions that may have tombstones.
     tombstones: BTreeSet<u32>,
 }
 
@@ -41,7 +41,7 @@ struct Entry {
 pub(super) struct Claim {
     key: u128,
     entry: Entry,
-    /// What stands in its place.
+    /// The word in its place.
     before: u64,
 }
 

@@ -15,13 +15,13 @@ pub(super) const YAML_VALUES: usize = 4_000_000;
 pub(super) const DEPTH: usize = 64;
 /// Keys of the object that a file is.
 pub(super) const TOP_KEYS: usize = 1_000;
-/// Values that a file's anchors and aliases stand for.
+/// Values after expanding a file's anchors and aliases.
 pub(super) const ALIASED_VALUES: usize = 100_000;
-/// Bytes of text that a file's anchors and aliases stand for.
+/// Bytes of text after expanding a file's anchors and aliases.
 pub(super) const ALIASED_BYTES: usize = 16 << 20;
 /// Groups, interfaces, prefix lists, tasks and the like, all together.
 pub(super) const OBJECTS: usize = 200_000;
-/// Rules that one entry of a native group stands for, one for each of its ports and peers.
+/// Rules of one entry of a native group, one for each of its ports and peers.
 pub(super) const RULES_OF_ENTRY: usize = 10_000;
 /// Rules of all groups.
 pub(super) const RULES: usize = 500_000;

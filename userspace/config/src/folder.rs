@@ -48,7 +48,7 @@ pub(super) fn files(folder: &Path, report: &mut Diagnostics) -> Vec<PathBuf> {
     listed.read
 }
 
-/// The files beside those that are read that were perhaps meant to be.
+/// Files that are not read and perhaps were meant to be.
 fn not_read(listed: &Listed) -> Option<String> {
     let some = !listed.near.is_empty() && !listed.read.is_empty();
     some.then(|| some_of(&listed.near))
@@ -65,7 +65,7 @@ fn some_of(names: &[String]) -> String {
     }
 }
 
-/// What is in a folder.
+/// The content of a folder.
 #[derive(Debug, Default)]
 struct Listed {
     read: Vec<PathBuf>,
@@ -116,7 +116,7 @@ fn near(name: &str, end: &str) -> bool {
     ends.contains(&&*end) || name.ends_with('~')
 }
 
-/// What to say of a folder in which nothing is read.
+/// The message about a folder in which nothing is read.
 fn nothing(listed: &Listed) -> (String, String) {
     let what = "the folder holds no `.json`, `.yaml` or `.yml` file";
     if let Some(state) = listed

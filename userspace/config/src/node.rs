@@ -1,6 +1,6 @@
 //! A value of a file, JSON or YAML, and its place.
 //!
-//! Scalars stay text: what a value means is decided by the key it stands under, and so `012345678901`, `8000-8100` or
+//! Scalars stay text: the key decides the meaning of a value, and so `012345678901`, `8000-8100` or
 //! `0a:00:00:00:00:01` never become a number, an octal or a time.
 
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ pub(super) struct Node<'t> {
     pub(super) value: Value<'t>,
 }
 
-/// What a value is.
+/// The kind of a value.
 #[derive(Clone, Debug)]
 pub(super) enum Value<'t> {
     /// Nothing, or a plain `null`.

@@ -1,4 +1,4 @@
-//! Reading an object's keys: what is missing, of the wrong kind, or unknown goes on record.
+//! Reading an object's keys: missing, mistyped and unknown ones are reported.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use super::problem::{Diagnostic, Diagnostics, Spot};
 /// An object of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Object<'n> {
-    /// What it is, with its article, in messages: `a group`.
+    /// Its name in messages, with an article: `a group`.
     what: &'static str,
     pub(super) spot: Spot,
     pub(super) entries: &'n [Entry<'n>],
@@ -59,12 +59,12 @@ impl<'n> Object<'n> {
         self.entry(key).map(|entry| &entry.value)
     }
 
-    /// Whether the key stands there, `null` too.
+    /// Whether the key is there, `null` included.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
-    /// Whether the key stands there; an error if not.
+    /// Whether the key is there; an error if not.
     pub(super) fn required(&self, key: &str, hint: &str, report: &mut Diagnostics) -> Option<&'n Node<'n>> {
         let found = self.get(key);
         if found.is_none() {

@@ -1,4 +1,4 @@
-//! What a file that cannot be read seems to be, and what to do then.
+//! Guesses at files that cannot be read, with a remedy.
 
 use super::aws;
 use super::document::Top;
@@ -7,7 +7,7 @@ use super::node::{Node, Value};
 use super::object::all;
 use super::problem::{Diagnostics, Spot};
 
-/// What is wrong, and what would be right.
+/// The problem, and the remedy.
 type Advice = (String, String);
 
 fn advice(message: impl Into<String>, hint: impl Into<String>) -> Advice {

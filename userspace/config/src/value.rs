@@ -1,4 +1,4 @@
-//! What single values mean, the same in every form: protocols, ports, addresses, CIDRs, ids and names.
+//! Meanings of single values, the same in every form: protocols, ports, addresses, CIDRs, ids and names.
 
 use std::net::IpAddr;
 

@@ -53,7 +53,7 @@ struct Tree<'t, 'r> {
     report: &'r mut Diagnostics,
     open: Vec<Open<'t>>,
     anchors: HashMap<usize, Node<'t>>,
-    /// What anchors and aliases stand for, all together.
+    /// The size of all expanded anchors and aliases.
     copied: Size,
     values: usize,
     most: usize,
@@ -75,7 +75,7 @@ enum OpenKind<'t> {
     },
 }
 
-/// What a copy of a value takes.
+/// The size of a copy of a value.
 #[derive(Clone, Copy, Debug, Default)]
 struct Size {
     values: usize,
@@ -172,7 +172,7 @@ impl<'t> Tree<'t, '_> {
         None
     }
 
-    /// Counts what an anchor or an alias stands for.
+    /// Counts the expansion of an anchor or an alias.
     fn copy(&mut self, size: Size, spot: Spot) -> Option<()> {
         self.copied.add(size);
         let message = if self.copied.values > bounds::ALIASED_VALUES {

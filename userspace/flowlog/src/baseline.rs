@@ -1,4 +1,4 @@
-//! What of each entry was told already: totals only grow, and a window's share is what they grew by.
+//! How much of each entry was already reported. Totals only grow: a window's delta is the counter minus this baseline.
 
 use std::{
     collections::HashMap,
@@ -6,12 +6,12 @@ use std::{
 };
 
 use taskgate_ebpf::abi::{Direction, window};
-use taskgate_tables::{ConnState, Count, DenialState, FlowId};
+use taskgate_tables::{ConnState, DenialState, FlowCount, FlowId};
 
 /// The part of an entry that is counted, by [`Direction`]: egress, ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sample {
-    pub(super) totals: [Count; 2],
+    pub(super) totals: [FlowCount; 2],
     /// The TCP flags of two windows, see [`window`].
     pub(super) windows: [u32; 2],
 }
@@ -28,7 +28,7 @@ impl From<&ConnState> for Sample {
 impl Sample {
     /// A denied flow has one direction.
     pub(super) fn of_denial(state: &DenialState, direction: Direction) -> Self {
-        let mut totals = [Count::default(); 2];
+        let mut totals = [FlowCount::default(); 2];
         totals[direction.index()] = state.totals;
         Self {
             totals,
@@ -37,10 +37,10 @@ impl Sample {
     }
 }
 
-/// What one direction of an entry adds to a window.
+/// The delta of one direction of an entry in a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delta {
-    pub(super) count: Count,
+    pub(super) count: FlowCount,
     /// As AWS writes them.
     pub(super) tcp_flags: u8,
 }
@@ -48,12 +48,12 @@ pub(super) struct Delta {
 /// 40 bytes, with its entry's number 48.
 #[derive(Clone, Copy, Debug)]
 struct Baseline {
-    totals: [Count; 2],
+    totals: [FlowCount; 2],
     /// The window for which it was read last.
     read: u32,
     /// The last window to which it added something; the first one that saw it, if none.
     active: u32,
-    /// The TCP flags told of two windows, by parity, as the kernel keeps them.
+    /// The TCP flags reported of two windows, by parity, as the kernel keeps them.
     flags: [u8; 2],
 }
 
@@ -85,46 +85,46 @@ impl Hasher for InOrder {
 }
 
 impl Baselines {
-    /// What an entry adds to the window `closing`, by direction, which from then on is told. `whole`: it won't be read
-    /// again.
+    /// The delta of an entry for the window `closing`, by direction, which counts as reported from then on. `whole`: the
+    /// entry is not read again.
     ///
     /// Packets that came after the window's number was raised and before the entry was read are counted into `closing`,
-    /// so their flags are too: a SYN always stands where its packet is.
-    pub(super) fn shares(&mut self, id: FlowId, reading: &Sample, closing: u32, whole: bool) -> [Option<Delta>; 2] {
+    /// so their flags are too: a SYN is always in its packet's window.
+    pub(super) fn deltas(&mut self, id: FlowId, sample: &Sample, closing: u32, whole: bool) -> [Option<Delta>; 2] {
         let first = Baseline {
-            totals: [Count::default(); 2],
+            totals: [FlowCount::default(); 2],
             read: closing,
             active: closing,
             flags: [0; 2],
         };
-        let told = self.0.entry(id).or_insert(first);
+        let baseline = self.0.entry(id).or_insert(first);
         let running = closing.wrapping_add(1);
-        if told.read != closing {
-            if told.read.wrapping_add(1) != closing {
-                told.flags[parity(closing)] = 0;
+        if baseline.read != closing {
+            if baseline.read.wrapping_add(1) != closing {
+                baseline.flags[parity(closing)] = 0;
             }
-            told.flags[parity(running)] = 0;
-            told.read = closing;
+            baseline.flags[parity(running)] = 0;
+            baseline.read = closing;
         }
         [Direction::Egress, Direction::Ingress].map(|direction| {
             let at = direction.index();
             // The kernel counts a connection's packets modulo 2^32, more than any window has.
-            let packets = reading.totals[at].packets.wrapping_sub(told.totals[at].packets);
-            let count = Count {
+            let packets = sample.totals[at].packets.wrapping_sub(baseline.totals[at].packets);
+            let count = FlowCount {
                 packets: (packets as u32).into(),
-                bytes: reading.totals[at].bytes.wrapping_sub(told.totals[at].bytes),
+                bytes: sample.totals[at].bytes.wrapping_sub(baseline.totals[at].bytes),
             };
             // The kernel adds a packet, then its bytes: bytes that were read without their packet's number having grown
             // are late, and go with the next one.
             if count.packets == 0 && !(whole && count.bytes != 0) {
                 return None;
             }
-            told.totals[at] = reading.totals[at];
-            told.active = closing;
+            baseline.totals[at] = sample.totals[at];
+            baseline.active = closing;
             let mut tcp_flags = 0;
             for number in [closing, running] {
-                let seen = window::of(reading.windows[parity(number)], number) & 0xf << (4 * at);
-                let already = &mut told.flags[parity(number)];
+                let seen = window::of(sample.windows[parity(number)], number) & 0xf << (4 * at);
+                let already = &mut baseline.flags[parity(number)];
                 tcp_flags |= window::tcp_flags(u32::from(seen & !*already), 0, direction);
                 *already |= seen;
             }
@@ -132,14 +132,19 @@ impl Baselines {
         })
     }
 
-    /// Whether everything that an entry holds was told.
-    pub(super) fn all_told(&self, id: FlowId, reading: &Sample) -> bool {
-        self.0.get(&id).map_or([Count::default(); 2], |told| told.totals) == reading.totals
+    /// Whether everything that an entry holds was baseline.
+    pub(super) fn all_reported(&self, id: FlowId, sample: &Sample) -> bool {
+        self.0
+            .get(&id)
+            .map_or([FlowCount::default(); 2], |baseline| baseline.totals)
+            == sample.totals
     }
 
-    /// How many windows an entry has been silent for when `closing` ends, that one included.
+    /// How many windows an entry has been silent for when `closing` ends, including `closing`.
     pub(super) fn silent_for(&self, id: FlowId, closing: u32) -> u32 {
-        self.0.get(&id).map_or(0, |told| closing.wrapping_sub(told.active))
+        self.0
+            .get(&id)
+            .map_or(0, |baseline| closing.wrapping_sub(baseline.active))
     }
 
     /// Forgets an entry that was removed.

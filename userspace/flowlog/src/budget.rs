@@ -1,29 +1,29 @@
-//! How many records are held at most. Beyond that the ENIs that have most of them lose some, and are told to lack them:
-//! what one task causes costs no other one its records.
+//! The limit of held records. Beyond it the ENIs with most records lose some, and get SKIPDATA: a task's flows cost no other
+//! task its records.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     eni::LoggedEni,
-    record::{Action, Record, coalesce},
+    record::{FlowRecord, RecordAction, coalesce},
     window::Loss,
 };
 
-/// What was given up, by the ENI's id.
-pub(super) type GivenUp = BTreeMap<String, Loss>;
+/// The records that were given up, by the ENI's id.
+pub(super) type Overflow = BTreeMap<String, Loss>;
 
 /// Makes one of records that are one, then gives up what is beyond `most` records.
 ///
 /// An ENI keeps all of its records unless it has more than its even share of the room; what smaller ones leave of theirs
 /// goes to the larger ones.
-pub(super) fn cut(records: &mut Vec<Record>, most: usize, given_up: &mut GivenUp) {
+pub(super) fn cut(records: &mut Vec<FlowRecord>, most: usize, overflow: &mut Overflow) {
     coalesce(records);
     if records.len() <= most {
         return;
     }
     let mut sizes: Vec<usize> = records
         .chunk_by(|a, b| a.eni.id() == b.eni.id())
-        .map(<[Record]>::len)
+        .map(<[FlowRecord]>::len)
         .collect();
     sizes.sort_unstable();
     let (mut room, mut left, mut level) = (most, sizes.len(), usize::MAX);
@@ -44,21 +44,21 @@ pub(super) fn cut(records: &mut Vec<Record>, most: usize, given_up: &mut GivenUp
         }
         kept += 1;
         if kept > level {
-            overflow(record, given_up);
+            add(record, overflow);
         }
         kept <= level
     });
     records.shrink_to(most);
 }
 
-fn overflow(record: &Record, given_up: &mut GivenUp) {
-    let loss = given_up.entry(record.eni.id().to_owned()).or_insert_with(|| Loss {
+fn add(record: &FlowRecord, overflow: &mut Overflow) {
+    let loss = overflow.entry(record.eni.id().to_owned()).or_insert_with(|| Loss {
         eni: Arc::clone(&record.eni),
         passed: 0,
         denied: 0,
     });
     match record.action {
-        Action::Accept => loss.passed += record.count.packets,
-        Action::Reject => loss.denied += record.count.packets,
+        RecordAction::Accept => loss.passed += record.count.packets,
+        RecordAction::Reject => loss.denied += record.count.packets,
     }
 }

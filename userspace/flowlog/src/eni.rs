@@ -32,7 +32,7 @@ impl LoggedEni {
         &self.account
     }
 
-    /// The address that stands for all of its IPv4 addresses.
+    /// The address that represents all of its IPv4 addresses.
     pub fn primary_ipv4(&self) -> Option<Ipv4Addr> {
         self.primary_ipv4
     }

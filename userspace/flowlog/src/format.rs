@@ -4,18 +4,18 @@ use std::fmt::Write as _;
 
 use bytes::BytesMut;
 
-use super::{eni::LoggedEni, record::Record, schedule::Bounds};
+use super::{eni::LoggedEni, record::FlowRecord, schedule::Bounds};
 
 /// `log-status` of a line that is no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
+pub enum LogStatus {
     /// Something that the window should have is missing.
     SkipData,
     /// The ENI had no traffic.
     NoData,
 }
 
-impl Status {
+impl LogStatus {
     /// The word in `log-status`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -35,9 +35,9 @@ pub(super) const LINE_BYTES: usize = 128;
 ///
 /// use bytes::BytesMut;
 /// use taskgate_ebpf::abi::Direction;
-/// use taskgate_flowlog::{Action, Bounds, LoggedEni, Reasons, Record, Tuple, write_flow};
+/// use taskgate_flowlog::{RecordAction, Bounds, LoggedEni, Reasons, FlowRecord, Tuple, write_flow};
 /// use taskgate_model::{EcsFields, Eni};
-/// use taskgate_tables::Count;
+/// use taskgate_tables::FlowCount;
 ///
 /// let local = IpAddr::from([10, 0, 1, 5]);
 /// let eni = Eni {
@@ -54,7 +54,7 @@ pub(super) const LINE_BYTES: usize = 128;
 ///     subnet: None,
 ///     ecs: EcsFields::default(),
 /// };
-/// let record = Record {
+/// let record = FlowRecord {
 ///     eni: Arc::new(LoggedEni::new(eni, "111122223333")),
 ///     tuple: Tuple {
 ///         source: local,
@@ -63,10 +63,10 @@ pub(super) const LINE_BYTES: usize = 128;
 ///         destination_port: 443,
 ///         protocol: 6,
 ///     },
-///     action: Action::Accept,
+///     action: RecordAction::Accept,
 ///     direction: Direction::Egress,
 ///     local: Some(local),
-///     count: Count { packets: 12, bytes: 3480 },
+///     count: FlowCount { packets: 12, bytes: 3480 },
 ///     tcp_flags: 3,
 ///     reasons: Reasons::NONE,
 /// };
@@ -77,7 +77,7 @@ pub(super) const LINE_BYTES: usize = 128;
 ///     "2 111122223333 eni-0123456789abcdef0 10.0.1.5 10.0.1.20 49152 443 6 12 3480 1767225600 1767225660 ACCEPT OK\n"
 /// );
 /// ```
-pub fn write_flow(lines: &mut BytesMut, record: &Record, bounds: Bounds) {
+pub fn write_flow(lines: &mut BytesMut, record: &FlowRecord, bounds: Bounds) {
     let tuple = &record.tuple;
     append(
         lines,
@@ -103,7 +103,7 @@ pub fn write_flow(lines: &mut BytesMut, record: &Record, bounds: Bounds) {
 ///
 /// ```
 /// # use bytes::BytesMut;
-/// # use taskgate_flowlog::{Bounds, LoggedEni, Status, write_status};
+/// # use taskgate_flowlog::{Bounds, LoggedEni, LogStatus, write_status};
 /// # use taskgate_model::{EcsFields, Eni};
 /// # let eni = Eni {
 /// #     id: "eni-0123456789abcdef0".to_owned(),
@@ -121,10 +121,10 @@ pub fn write_flow(lines: &mut BytesMut, record: &Record, bounds: Bounds) {
 /// # };
 /// # let eni = LoggedEni::new(eni, "000000000000");
 /// let mut lines = BytesMut::new();
-/// write_status(&mut lines, &eni, Status::NoData, Bounds { start: 1_767_225_660, end: 1_767_225_720 });
+/// write_status(&mut lines, &eni, LogStatus::NoData, Bounds { start: 1_767_225_660, end: 1_767_225_720 });
 /// assert_eq!(lines, "2 111122223333 eni-0123456789abcdef0 - - - - - - - 1767225660 1767225720 - NODATA\n");
 /// ```
-pub fn write_status(lines: &mut BytesMut, eni: &LoggedEni, status: Status, bounds: Bounds) {
+pub fn write_status(lines: &mut BytesMut, eni: &LoggedEni, status: LogStatus, bounds: Bounds) {
     append(
         lines,
         format_args!(

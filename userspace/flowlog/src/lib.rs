@@ -28,9 +28,9 @@ mod window;
 
 pub use collector::{CollectError, Collector};
 pub use eni::LoggedEni;
-pub use format::{Status, write_flow, write_status};
+pub use format::{LogStatus, write_flow, write_status};
 pub use queue::Queue;
-pub use record::{Action, Reasons, Record, Tuple};
+pub use record::{FlowRecord, Reasons, RecordAction, Tuple};
 pub use schedule::{Bounds, LONGEST_WINDOW, aligned};
 pub use sink::{LineSink, Outputs, Sink, SinkError};
 pub use stream::Stream;

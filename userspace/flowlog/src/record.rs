@@ -6,20 +6,20 @@ use taskgate_ebpf::{
     abi::{Direction, DropReason},
     conntrack::{TCP, UDP},
 };
-use taskgate_tables::{Count, FlowKey};
+use taskgate_tables::{FlowCount, FlowKey};
 
 use super::{baseline::Delta, eni::LoggedEni};
 
-/// What became of the packets of a record.
+/// The fate of a record's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Action {
+pub enum RecordAction {
     /// They were let through.
     Accept,
     /// They were dropped.
     Reject,
 }
 
-impl Action {
+impl RecordAction {
     /// The word in `action`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,7 +34,7 @@ impl Action {
 pub struct Reasons(u32);
 
 impl Reasons {
-    /// No reason: what passed, and what a newer kernel program dropped for a reason that this build does not know.
+    /// No reason: passed packets, and packets that a newer kernel program dropped for a reason that this build does not know.
     pub const NONE: Self = Self(0);
 
     /// This reason alone.
@@ -72,28 +72,28 @@ pub struct Tuple {
     pub protocol: u8,
 }
 
-/// One record of one window; the window's bounds are beside it, the same for all.
+/// One record of one window. The window has the bounds, the same for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct FlowRecord {
     /// The ENI at which it was counted.
     pub eni: Arc<LoggedEni>,
     /// The flow.
     pub tuple: Tuple,
     /// Passed or dropped.
-    pub action: Action,
+    pub action: RecordAction,
     /// Seen from the ENI.
     pub direction: Direction,
     /// The address of the ENI's own side as the packets have it; `None` if flows that differ in it fell together.
     pub local: Option<IpAddr>,
     /// Packets on the wire and their IP bytes.
-    pub count: Count,
+    pub count: FlowCount,
     /// `tcp-flags`: FIN 1, SYN 2, RST 4, SYN-ACK 18, ORed.
     pub tcp_flags: u8,
     /// Why they were dropped.
     pub reasons: Reasons,
 }
 
-impl Record {
+impl FlowRecord {
     /// The record of one direction of one entry.
     pub(super) fn new(
         eni: &Arc<LoggedEni>,
@@ -101,7 +101,7 @@ impl Record {
         protocol: u8,
         direction: Direction,
         denied: Option<Reasons>,
-        share: Delta,
+        delta: Delta,
     ) -> Self {
         let real = key.local();
         // A secondary address and one that is not the ENI's at all look the same in AWS's records: both give way to the
@@ -137,14 +137,14 @@ impl Record {
             eni: Arc::clone(eni),
             tuple,
             action: if denied.is_some() {
-                Action::Reject
+                RecordAction::Reject
             } else {
-                Action::Accept
+                RecordAction::Accept
             },
             direction,
             local: Some(real),
-            count: share.count,
-            tcp_flags: share.tcp_flags,
+            count: delta.count,
+            tcp_flags: delta.tcp_flags,
             reasons: denied.unwrap_or(Reasons::NONE),
         }
     }
@@ -188,7 +188,7 @@ impl Record {
 }
 
 /// Puts records in order and makes one of those that are one.
-pub(super) fn coalesce(records: &mut Vec<Record>) {
+pub(super) fn coalesce(records: &mut Vec<FlowRecord>) {
     // The stable sort finds runs that are in order already, so adding one window to another costs one pass. Only a
     // forged source makes one tuple of both directions; which one is named must not depend on the order of entries.
     records.sort_by(|a, b| a.order(b).then(a.direction.cmp(&b.direction)));

@@ -27,7 +27,7 @@ pub enum SinkError {
     Write {
         /// The sink's name.
         sink: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The sink can't be opened.
@@ -35,7 +35,7 @@ pub enum SinkError {
     Open {
         /// The sink's name.
         sink: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// taskgate ends, and the reader does not read.
@@ -54,14 +54,14 @@ pub trait Sink: Send {
     fn write(&mut self, lines: &[u8]) -> Result<(), SinkError>;
 }
 
-/// Lines over a byte stream. Nothing is buffered: what was written is with the reader, or with the system.
+/// Lines over a byte stream. Nothing is buffered: written lines are with the reader, or with the system.
 pub struct LineSink<W> {
     name: &'static str,
     to: W,
 }
 
 impl LineSink<File> {
-    /// Standard output, by a descriptor of its own: past the line buffer of [`io::Stdout`], which would cut a window in
+    /// Standard output, by a separate descriptor: past the line buffer of [`io::Stdout`], which would cut a window in
     /// pieces.
     pub fn stdout() -> Result<Self, SinkError> {
         let name = "standard output";
@@ -90,7 +90,7 @@ impl<W: Write + Send> Sink for LineSink<W> {
                 Ok(0) => return Err(SinkError::Closed { sink }),
                 Ok(written) => lines = &lines[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Whoever shares our standard output may have made it non-blocking; giving up would lose records.
+                // Another process that shares our standard output may have made it non-blocking; giving up would lose records.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)),
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(SinkError::Closed { sink }),
                 Err(source) => return Err(SinkError::Write { sink, source }),

@@ -6,10 +6,10 @@ use bytes::BytesMut;
 use taskgate_model::{FlowLog, Traffic};
 
 use super::{
-    budget::{GivenUp, cut},
+    budget::{Overflow, cut},
     eni::LoggedEni,
-    format::{LINE_BYTES, Status, write_flow, write_status},
-    record::{Action, Record, coalesce},
+    format::{LINE_BYTES, LogStatus, write_flow, write_status},
+    record::{FlowRecord, RecordAction, coalesce},
     schedule::{Bounds, aligned},
     window::{Loss, Window},
 };
@@ -22,7 +22,7 @@ pub struct Stream {
     nodata: bool,
     start: u64,
     /// Records of the windows since `start`, in the order of lines.
-    records: Vec<Record>,
+    records: Vec<FlowRecord>,
     /// How many of them are held at most.
     most: usize,
     /// By id, the ENIs that are not silent: `true` if something is missing.
@@ -56,10 +56,10 @@ impl Stream {
             self.start = aligned(window.bounds.start, self.interval);
         }
         for records in window.records.chunk_by(|a, b| Arc::ptr_eq(&a.eni, &b.eni)) {
-            self.hear(&records[0].eni, false);
+            self.mark_active(&records[0].eni, false);
         }
         for loss in &window.losses {
-            self.hear(&loss.eni, concerns(self.traffic, loss));
+            self.mark_active(&loss.eni, concerns(self.traffic, loss));
         }
         let end = if window.last {
             window.bounds.end
@@ -76,10 +76,10 @@ impl Stream {
         }
         self.records.extend(wanted.cloned());
         if !ends {
-            let mut given_up = GivenUp::new();
-            cut(&mut self.records, self.most, &mut given_up);
-            for loss in given_up.values() {
-                self.hear(&loss.eni, true);
+            let mut overflow = Overflow::new();
+            cut(&mut self.records, self.most, &mut overflow);
+            for loss in overflow.values() {
+                self.mark_active(&loss.eni, true);
             }
             return BytesMut::new();
         }
@@ -89,19 +89,24 @@ impl Stream {
     }
 
     /// Ends the flow log's window.
-    fn lines<'a>(&mut self, records: impl Iterator<Item = &'a Record>, bounds: Bounds, window: &Window) -> BytesMut {
+    fn lines<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a FlowRecord>,
+        bounds: Bounds,
+        window: &Window,
+    ) -> BytesMut {
         self.start = bounds.end;
         let heard = std::mem::take(&mut self.heard);
         let lacking = heard
             .values()
             .filter(|(_, lacks)| *lacks)
-            .map(|(eni, _)| (eni, Status::SkipData));
+            .map(|(eni, _)| (eni, LogStatus::SkipData));
         let silent = window
             .active
             .iter()
             // Nobody is silent in no time at all, as the last window may be.
             .filter(|eni| self.nodata && bounds.start < bounds.end && !heard.contains_key(eni.id()));
-        let mut statuses: Vec<_> = lacking.chain(silent.map(|eni| (eni, Status::NoData))).collect();
+        let mut statuses: Vec<_> = lacking.chain(silent.map(|eni| (eni, LogStatus::NoData))).collect();
         statuses.sort_by(|(a, _), (b, _)| a.id().cmp(b.id()));
 
         let mut lines = BytesMut::with_capacity(LINE_BYTES * (window.records.len() + statuses.len()));
@@ -118,7 +123,7 @@ impl Stream {
         lines
     }
 
-    fn hear(&mut self, eni: &Arc<LoggedEni>, lacks: bool) {
+    fn mark_active(&mut self, eni: &Arc<LoggedEni>, lacks: bool) {
         if let Some((_, lacked)) = self.heard.get_mut(eni.id()) {
             *lacked |= lacks;
         } else {
@@ -127,14 +132,14 @@ impl Stream {
     }
 }
 
-fn wants(traffic: Traffic, action: Action) -> bool {
+fn wants(traffic: Traffic, action: RecordAction) -> bool {
     match traffic {
         Traffic::All => true,
-        Traffic::Accept => action == Action::Accept,
-        Traffic::Reject => action == Action::Reject,
+        Traffic::Accept => action == RecordAction::Accept,
+        Traffic::Reject => action == RecordAction::Reject,
     }
 }
 
 fn concerns(traffic: Traffic, loss: &Loss) -> bool {
-    wants(traffic, Action::Accept) && loss.passed != 0 || wants(traffic, Action::Reject) && loss.denied != 0
+    wants(traffic, RecordAction::Accept) && loss.passed != 0 || wants(traffic, RecordAction::Reject) && loss.denied != 0
 }

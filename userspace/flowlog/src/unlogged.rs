@@ -1,4 +1,4 @@
-//! What leaves no record (`settings.unlogged`).
+//! Traffic without flow records (`settings.unlogged`).
 //!
 //! An address proves nothing: anybody can write one of the list on a packet, and any two peers can use the ports of DHCP.
 //! So only what was let through without a rule, because the task itself began it, goes unrecorded.

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{eni::LoggedEni, record::Record, schedule::Bounds};
+use super::{eni::LoggedEni, record::FlowRecord, schedule::Bounds};
 
-/// What an ENI's records of a window lack, in packets.
+/// The packets that an ENI's records of a window lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// The ENI.
     pub eni: Arc<LoggedEni>,
-    /// Packets that passed and stand in no record.
+    /// Packets that passed and are in no record.
     pub passed: u64,
-    /// Packets that were dropped and stand in no record.
+    /// Packets that were dropped and are in no record.
     pub denied: u64,
 }
 
@@ -34,13 +34,13 @@ pub struct Window {
     /// Whether it ended before its time, because taskgate ends or the flow logs change.
     pub last: bool,
     /// Its records, in the order of lines, no two alike.
-    pub records: Vec<Record>,
-    /// What they lack, in the order of slots.
+    pub records: Vec<FlowRecord>,
+    /// The packets that they lack, in the order of slots.
     pub losses: Vec<Loss>,
     /// The ENIs that have had traffic up to now, in the order of their ids.
     pub active: Vec<Arc<LoggedEni>>,
     /// Retired slots that have no entry left: they may be given to other ENIs.
     pub drained: Vec<u16>,
-    /// What belongs to no ENI.
-    pub strays: Unattributed,
+    /// Flows that belong to no ENI.
+    pub unattributed: Unattributed,
 }

@@ -44,13 +44,13 @@ impl Eni {
         })
     }
 
-    /// What users call it: the task's name, or the ENI's id.
+    /// Its name in messages: the task's name, or the ENI's id.
     pub fn display_name(&self) -> &str {
         self.task.as_deref().unwrap_or(&self.id)
     }
 }
 
-/// What carries an ENI on this host.
+/// The carrier of an ENI on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Binding {
     /// The host's end of the task's veth pair, or a VLAN link on the host, by name.
@@ -70,7 +70,7 @@ pub struct Vlan {
     pub mac: [u8; 6],
 }
 
-/// What flow records say of the task behind an ENI. Empty where unknown.
+/// The fields of flow records about the task behind an ENI. Empty where unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EcsFields {
     /// `ecs-cluster-name`.

@@ -1,4 +1,4 @@
-//! The platform's own services: what needs no rule, and what leaves no record.
+//! The platform's own services: traffic that needs no rule, and traffic that leaves no record.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -38,19 +38,19 @@ const SERVICES: [(IpAddr, bool); 9] = [
 ];
 
 impl Model {
-    /// What a task may open without a rule: `settings.exempt`, AWS's list completed by [`Model::reserved`].
+    /// The destinations that a task may use without a rule: `settings.exempt`, AWS's list completed by [`Model::reserved`].
     pub fn exempt(&self) -> Exempt {
         self.services(&self.settings.exempt, |_| true)
     }
 
-    /// What a gate elsewhere may let through without a rule: which of it is in no file, as `settings.exempt` is of this host.
+    /// The traffic that a gate elsewhere may let through without a rule: which of it is in no file, as `settings.exempt` is of this host.
     pub fn perhaps_exempt(&self) -> Exempt {
         let Exempt { mut addresses, dhcp } = self.services(&AddressList::Aws, |_| true);
         addresses.append(&mut self.exempt().addresses);
         Exempt { addresses, dhcp }
     }
 
-    /// What leaves no flow record: `settings.unlogged`, AWS's list completed by [`Model::reserved`].
+    /// The traffic without flow records: `settings.unlogged`, AWS's list completed by [`Model::reserved`].
     pub fn unlogged(&self) -> Exempt {
         self.services(&self.settings.unlogged, |unlogged| unlogged)
     }

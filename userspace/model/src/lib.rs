@@ -41,7 +41,7 @@ pub struct Model {
     pub enis: Vec<Eni>,
     /// The link that faces the wire, if one is named.
     pub uplink: Option<Uplink>,
-    /// What holds for the whole host.
+    /// The settings of the host.
     pub settings: Settings,
     /// Where flow records go; never empty.
     pub flow_logs: Vec<FlowLog>,

@@ -1,15 +1,15 @@
 //! Whose groups an address has, as the rules of one gate see it.
 //!
-//! VPCs may overlap: the same address can stand in several of them, each time with other groups. AWS resolves a reference
+//! VPCs may overlap: several of them can have the same address, each time with other groups. AWS resolves a reference
 //! to a group within the VPC of the rule and those peered with it, and no two of these overlap. Here:
 //!
 //! 1. Among the ENIs with the address those of the gate's own VPC count; if there are none, those of VPCs that are peered
 //!    with it; if there are none of those either, all.
-//! 2. What is delivered on this host goes to the ENI that is bound here, whatever the VPC: it counts as well.
+//! 2. Packets delivered on this host go to the ENI that is bound here, whatever the VPC: it counts as well.
 //! 3. Where several count, the address has the groups that all of them have: a rule never covers an address that may be
 //!    someone else's.
 //!
-//! An ENI without a VPC stands in every VPC. A gate without a VPC has no nearer ENIs than others.
+//! An ENI without a VPC counts in every VPC. A gate without a VPC has no nearer ENIs than others.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

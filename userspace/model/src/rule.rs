@@ -48,7 +48,17 @@ pub enum Family {
     V6,
 }
 
-/// What a rule says about protocol and ports.
+impl fmt::Display for Family {
+    /// `IPv4`, `IPv6`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A rule's protocol and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// `-1`: every protocol, every port.
@@ -117,7 +127,7 @@ impl IcmpMatch {
     }
 }
 
-/// One rule: one protocol and port range, one peer. What a file merges into one permission is several rules here.
+/// One rule: one protocol and port range, one peer. A permission of a file may be several rules here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Its name in messages and verdicts: the `sgr-` id, or `GROUP/ingress/N`, N counted from 1 in the order of the

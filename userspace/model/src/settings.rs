@@ -1,4 +1,4 @@
-//! What holds for the whole host: settings, the uplink, and where flow records go.
+//! Host-wide configuration: settings, the uplink, and the destinations of flow records.
 
 use std::net::IpAddr;
 
@@ -7,11 +7,11 @@ use std::net::IpAddr;
 pub struct Settings {
     /// ICMP errors about a tracked connection that need no rule.
     pub icmp_errors: IcmpErrors,
-    /// What becomes of a tracked connection that no rule allows any more.
+    /// The treatment of a tracked connection that no rule allows any more.
     pub on_rule_removal: OnRuleRemoval,
-    /// What a task itself may open without a rule.
+    /// The destinations that a task may use without a rule.
     pub exempt: AddressList,
-    /// What leaves no flow record.
+    /// The traffic without flow records.
     pub unlogged: AddressList,
     /// Idle time-outs.
     pub timeouts: Timeouts,
@@ -116,7 +116,7 @@ impl Default for DenialLimits {
     }
 }
 
-/// `floor`: what is guaranteed to each task that is present.
+/// `floor`: the guaranteed share of each task that is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Floor {
     /// A quarter of the total, divided among them.
@@ -141,7 +141,7 @@ impl Floor {
 pub struct Uplink {
     /// The link that faces the wire.
     pub device: String,
-    /// How ENIs are told apart on it.
+    /// How its frames name their ENIs.
     pub mode: UplinkMode,
 }
 
@@ -190,8 +190,8 @@ pub enum Destination {
 pub enum Traffic {
     /// Both.
     All,
-    /// What passed.
+    /// Passed traffic.
     Accept,
-    /// What was denied.
+    /// Denied traffic.
     Reject,
 }

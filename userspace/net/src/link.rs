@@ -1,4 +1,4 @@
-//! Links of this host: what carries a task's ENI.
+//! Links of this host, which carry tasks' ENIs.
 
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
@@ -13,7 +13,7 @@ pub struct Link {
     pub name: String,
     /// Its number, which does not.
     pub ifindex: u32,
-    /// What it is.
+    /// Its kind.
     pub kind: LinkKind,
 }
 
@@ -33,7 +33,7 @@ pub enum LinkKind {
     Other,
 }
 
-/// What is at the other end of an uplink.
+/// The other end of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UplinkPeer {
     /// The wire.
@@ -96,7 +96,7 @@ impl Netlink {
         }
     }
 
-    /// What the kernel says of a link; `None` where there is none.
+    /// The kernel's message about a link; `None` where there is none.
     pub(super) async fn link_message(&self, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
         // A longer name is none; the kernel would call it invalid instead.
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
@@ -105,7 +105,7 @@ impl Netlink {
         look_up(self.handle().link().get().match_name(name.to_owned()), name).await
     }
 
-    /// What the kernel says of the link of a number, whatever its name; `name`: that it has in an error.
+    /// The kernel's message about the link with a number; `name` is its name in errors.
     pub(super) async fn link_message_of(&self, ifindex: u32, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
         look_up(self.handle().link().get().match_index(ifindex), name).await
     }
@@ -168,7 +168,7 @@ pub(super) fn parse(message: &LinkMessage) -> Result<Link, LinkError> {
     })
 }
 
-/// What kind of link it is; physical ones have none.
+/// The kind of link; physical ones have none.
 pub(super) fn kind(message: &LinkMessage) -> Option<&InfoKind> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {

@@ -1,4 +1,4 @@
-//! Names of network namespaces as they come, go, and get to stand for another namespace.
+//! Names of network namespaces as they come, go, and get to mean another namespace.
 //!
 //! A name is a file in /run/netns with a namespace mounted on it, or a symbolic link to one. A mount tells nobody who watches
 //! the folder, and a symbolic link is no mount: both are watched.
@@ -20,16 +20,16 @@ use tokio::{
 use super::netns::FOLDER;
 use crate::sys;
 
-/// What comes in a row is told of once: a container's start is some dozens of mounts.
+/// Events in a row are reported once: a container's start is some dozens of mounts.
 const TOGETHER: Duration = Duration::from_millis(20);
 /// How often to look where the kernel does not tell.
 const UNTOLD: Duration = Duration::from_secs(5);
 
-/// Tells that names may have changed. Which ones, whoever asks has to see for himself.
+/// Reports that names may have changed, not which ones.
 pub struct NamespaceWatch {
     folder: Option<Folder>,
     mounts: Option<AsyncFd<OwnedFd>>,
-    /// When what the kernel told of is passed on.
+    /// When the events so far are passed on.
     due: Option<Instant>,
     /// When to look where the kernel does not tell.
     look: Instant,
@@ -69,7 +69,7 @@ fn mounts() -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 impl NamespaceWatch {
-    /// Begins to watch, on the tokio runtime around the call. What cannot be watched is looked at every few seconds.
+    /// Begins to watch, on the tokio runtime around the call. Without a watch it reports a change every few seconds.
     pub fn new() -> Self {
         let or_look = |error: io::Error| {
             tracing::warn!(

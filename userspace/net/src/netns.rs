@@ -35,7 +35,7 @@ use crate::sys;
 /// Where names of network namespaces are, as everywhere on Linux.
 pub(super) const FOLDER: &str = "/run/netns";
 
-/// A network namespace, told from every other one that this kernel has had since it was started.
+/// A network namespace, distinct from every other one since the kernel's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NamespaceId {
@@ -131,7 +131,7 @@ impl Namespace {
         options
             .read(true)
             .write(true)
-            // What is there is another's, a link that leads nowhere too.
+            // Whatever is there belongs to somebody else, a dangling link too.
             .create_new(true)
             .mode(0o444)
             .open(&path)?;
@@ -163,7 +163,7 @@ impl Namespace {
         }
     }
 
-    /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it. A name that stands
+    /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it. A name that means
     /// for another one by now stays.
     pub fn remove(self) -> Result<(), NetlinkError> {
         if !self.is_named()? {
@@ -189,7 +189,7 @@ impl Namespace {
         &self.name
     }
 
-    /// The namespace itself, for whoever wants to enter it or move a link there.
+    /// The namespace itself, to enter it or to move a link there.
     pub fn file(&self) -> &File {
         &self.file
     }

@@ -1,4 +1,4 @@
-//! A trunk's VLAN tags: in its frames, or beside them.
+//! A trunk's VLAN tags: in its frames, or in the socket buffer's metadata.
 
 use std::io;
 
@@ -8,27 +8,27 @@ use super::link::{Link, LinkKind, UplinkPeer};
 use crate::sys;
 use crate::sys::VlanSwitch;
 
-/// Where a trunk's tags are when the early verdict sees its frames: it finds them only in the frames.
+/// Where a trunk's tags are when the prefilter sees its frames: it finds them only in the frames.
 #[derive(Debug)]
 pub enum VlanOffload {
     /// In them.
     InFrames,
-    /// In them, as long as this lives: the switch that kept them beside is off.
-    Turned(Turned),
+    /// In them, as long as this lives: VLAN offload is off.
+    TurnedOff(VlanOffloadGuard),
     /// Nobody here can tell: the other end of the veth pair is in another network namespace.
     Unknown,
-    /// Beside them, and the link does not let that be changed.
+    /// In the metadata, and the link does not let that be changed.
     Beside(io::Error),
 }
 
 /// A switch that was turned off, and is turned on again when this is dropped.
 #[derive(Debug)]
-pub struct Turned {
+pub struct VlanOffloadGuard {
     ifindex: u32,
     switch: VlanSwitch,
 }
 
-impl Drop for Turned {
+impl Drop for VlanOffloadGuard {
     fn drop(&mut self) {
         let turned = name(self.ifindex).and_then(|name| sys::turn_vlan_switch(&name, self.switch, true));
         if let Err(error) = turned {
@@ -42,7 +42,7 @@ impl VlanOffload {
     pub fn in_frames(link: &Link) -> Self {
         let (ifindex, switch) = match link.kind {
             LinkKind::Uplink(UplinkPeer::Elsewhere) => return Self::Unknown,
-            // What a veth pair's end receives is what the other end sends.
+            // An end of a veth pair receives frames as the other end sends them.
             LinkKind::Uplink(UplinkPeer::Here(ifindex)) => (ifindex, VlanSwitch::Transmit),
             _ => (link.ifindex, VlanSwitch::Receive),
         };
@@ -60,7 +60,7 @@ impl VlanOffload {
             return Ok(Self::InFrames);
         }
         sys::turn_vlan_switch(&name, switch, false)?;
-        Ok(Self::Turned(Turned { ifindex, switch }))
+        Ok(Self::TurnedOff(VlanOffloadGuard { ifindex, switch }))
     }
 }
 

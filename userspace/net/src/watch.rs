@@ -59,7 +59,7 @@ pub struct Moved {
 #[derive(Debug)]
 pub struct KnownLink {
     name: String,
-    /// What was said of it that matters here: a message has some kilobytes.
+    /// The parts of its message that matter here: a whole one has some kilobytes.
     message: LinkMessage,
     /// The bridge, or any other link, that it is part of.
     controller: Option<u32>,
@@ -134,13 +134,13 @@ impl KnownLink {
 }
 
 /// The links of a network namespace as they come and go, those that are there first. Nothing is missed for good: where
-/// the kernel had to drop messages, all links are read again, and all of them told of again. One of them may have gone
+/// the kernel had to drop messages, all links are read again, and events for all of them are given again. One of them may have gone
 /// meanwhile, and another have come to its name and number.
 ///
 /// It needs no runtime: the thread that watches waits for nothing else.
 #[derive(Debug)]
 pub struct LinkWatch {
-    /// What the kernel says.
+    /// The kernel's messages.
     messages: Rtnl,
     /// For reading all links. Not the socket that the messages come on, where an answer would be one among them.
     questions: Rtnl,
@@ -148,7 +148,7 @@ pub struct LinkWatch {
     /// The numbers of those that are known.
     names: HashMap<String, u32>,
     events: VecDeque<LinkEvent>,
-    /// What is known may be behind what is there.
+    /// The known links may be outdated.
     behind: bool,
 }
 
@@ -223,7 +223,7 @@ impl LinkWatch {
         }
     }
 
-    /// Reads all links anew, for whoever has to know what is there at this moment.
+    /// Reads all links anew, for callers that need the present state.
     pub fn refresh(&mut self) -> Result<(), NetlinkError> {
         self.read_all()
     }
@@ -258,7 +258,7 @@ impl LinkWatch {
 
     fn hear(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
         match message {
-            // A bridge tells of its ports, and says that one went when it only left the bridge.
+            // A bridge sends messages about its ports, also one of removal for a port that only left the bridge.
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message),
             ) if message.header.interface_family == AddressFamily::Bridge => {}

@@ -151,7 +151,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
     }
 
     /// Raises the epoch of a slot: its tracked connections so far no longer count.
-    pub fn raise_epoch(&self, slot: u16) {
+    pub fn bump_epoch(&self, slot: u16) {
         let at = EPOCHS.at(slot.into());
         self.set(at, self.get(at).wrapping_add(1));
     }

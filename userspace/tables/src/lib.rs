@@ -1,5 +1,5 @@
-//! What the kernel and user space share, as user space has it: flows as plain numbers, the seam behind which their tables
-//! lie, and the image's words.
+//! The shared memory of kernel and user space, as user space has it: flows as plain numbers, the trait for reading and
+//! removing them, and the image's words.
 
 pub mod image;
 
@@ -135,7 +135,7 @@ impl FlowKey {
 
 /// Packets and IP bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct FlowCount {
     /// Packets on the wire.
     pub packets: u64,
     /// IP bytes.
@@ -147,7 +147,7 @@ pub struct Count {
 #[expect(missing_docs, reason = "the fields are those of `Conn`, documented there")]
 pub struct ConnState {
     /// By [`Direction`]: egress, ingress.
-    pub totals: [Count; 2],
+    pub totals: [FlowCount; 2],
     pub last: u32,
     pub epoch: u32,
     pub generation: u16,
@@ -161,7 +161,7 @@ pub struct ConnState {
 impl From<&Conn> for ConnState {
     fn from(conn: &Conn) -> Self {
         Self {
-            totals: [0, 1].map(|at| Count {
+            totals: [0, 1].map(|at| FlowCount {
                 packets: conn.packets[at].get().into(),
                 bytes: conn.bytes[at].get(),
             }),
@@ -206,7 +206,7 @@ impl TrackedConn {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of `Denial`, documented there")]
 pub struct DenialState {
-    pub totals: Count,
+    pub totals: FlowCount,
     pub last: u32,
     pub windows: [u32; 2],
 }
@@ -214,7 +214,7 @@ pub struct DenialState {
 impl From<&Denial> for DenialState {
     fn from(denial: &Denial) -> Self {
         Self {
-            totals: Count {
+            totals: FlowCount {
                 packets: denial.totals.packets.get(),
                 bytes: denial.totals.bytes.get(),
             },
@@ -240,7 +240,7 @@ impl Used {
     }
 }
 
-/// What a slot uses and has lost, read once. Fields as in [`taskgate_ebpf::abi::EniUsage`].
+/// A slot's usage and losses, read once. Fields as in [`taskgate_ebpf::abi::EniUsage`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
     missing_docs,
@@ -257,7 +257,7 @@ pub struct UsageState {
 }
 
 impl UsageState {
-    /// What the slot has in a table.
+    /// The slot's entries in a table.
     pub const fn of(&self, table: Shared) -> Used {
         match table {
             Shared::Connections => self.conns,
@@ -289,9 +289,9 @@ pub trait FlowTables {
     /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel takes them for absent
     /// already; this makes room in their tasks' shares.
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()>;
-    /// What a slot uses and has lost; of slot 0: what all slots have in the pools.
+    /// A slot's usage and losses; of slot 0: the entries of all slots in the pools.
     fn usage(&mut self, slot: u16) -> io::Result<UsageState>;
-    /// Puts `window` in the place of the capture window's number: what the kernel sees from now on belongs to it.
+    /// Sets the capture window's number: packets from now on belong to it.
     fn set_window(&mut self, window: u32) -> io::Result<()>;
     /// The kernel's clock now, in the ticks of [`ConnState::last`], wrapping.
     fn now(&mut self) -> io::Result<u32>;

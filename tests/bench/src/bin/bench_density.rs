@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bench::density::{self, Effort};
+use bench::density::{self, DensityEffort};
 use clap::Parser;
 
 /// Measures many tasks on this machine
@@ -16,9 +16,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let effort = if Args::parse().quick {
-        Effort::QUICK
+        DensityEffort::QUICK
     } else {
-        Effort::FULL
+        DensityEffort::FULL
     };
     bench::ended(density::run(effort, &|step| eprintln!("bench: {step}")))
 }

@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use bench::{Effort, Report};
+use bench::{PathEffort, Report};
 use clap::Parser;
 use testkit::sandbox::sandbox;
 
@@ -19,7 +19,7 @@ struct Args {
     quick: bool,
 }
 
-fn measured(effort: Effort) -> Result<Report> {
+fn measured(effort: PathEffort) -> Result<Report> {
     let mut report = None;
     sandbox(|| async {
         report = Some(bench::run(effort, &|step| eprintln!("bench: {step}"))?);
@@ -29,7 +29,11 @@ fn measured(effort: Effort) -> Result<Report> {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
-    let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    let effort = if args.quick {
+        PathEffort::QUICK
+    } else {
+        PathEffort::FULL
+    };
     let report = measured(effort)?;
     print!("{}", report.text());
     if let Some(file) = &args.json {

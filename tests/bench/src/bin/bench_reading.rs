@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use bench::reading::{self, Effort};
+use bench::reading::{self, ReadingEffort};
 use clap::Parser;
 
 /// Measures the reading of a large account
@@ -18,7 +18,11 @@ struct Args {
 }
 
 fn run(args: &Args) -> Result<String> {
-    let effort = if args.quick { Effort::QUICK } else { Effort::FULL };
+    let effort = if args.quick {
+        ReadingEffort::QUICK
+    } else {
+        ReadingEffort::FULL
+    };
     match &args.write {
         Some(folder) => Ok(format!("{} bytes\n", reading::write(effort, folder)?)),
         None => reading::run(effort),

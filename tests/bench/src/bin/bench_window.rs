@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bench::window::{self, Effort};
+use bench::window::{self, WindowEffort};
 use clap::Parser;
 
 /// Measures what passes a link that comes before its gate stands
@@ -15,9 +15,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let effort = if Args::parse().quick {
-        Effort::QUICK
+        WindowEffort::QUICK
     } else {
-        Effort::FULL
+        WindowEffort::FULL
     };
     bench::ended(window::run(effort))
 }

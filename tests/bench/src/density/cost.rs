@@ -13,9 +13,9 @@ use taskgate_ebpf::abi::{
     program::{FROM_TASK, TO_TASK},
 };
 
-use super::Effort;
+use super::DensityEffort;
 use crate::{
-    ground::{self, Counted, Ground},
+    loaded::{self, Counted, LoadedFixture},
     measure::{self, Runner},
     paths::ROOM,
     spread::Spread,
@@ -57,7 +57,7 @@ enum Kind {
 
 /// The links of tasks, by name and ifindex.
 pub(super) fn links() -> impl Iterator<Item = (String, u32)> {
-    (0..u32::from(MOST_TASKS)).map(|number| (ground::name(FIRST + number), FIRST + number))
+    (0..u32::from(MOST_TASKS)).map(|number| (loaded::name(FIRST + number), FIRST + number))
 }
 
 /// Makes the trunk and the links of all tasks, two of them with each pair.
@@ -65,7 +65,7 @@ fn make_links() -> Result<()> {
     let pair = |[(name, index), (other, other_index)]: [(String, u32); 2]| {
         format!("link add {name} index {index} type veth peer name {other} index {other_index}")
     };
-    let mut lines = vec![pair([TRUNK, TRUNK + 1].map(|index| (ground::name(index), index)))];
+    let mut lines = vec![pair([TRUNK, TRUNK + 1].map(|index| (loaded::name(index), index)))];
     let mut links = links();
     while let (Some(one), Some(other)) = (links.next(), links.next()) {
         lines.push(pair([one, other]));
@@ -77,8 +77,8 @@ fn make_links() -> Result<()> {
 struct Host {
     kind: Kind,
     count: u16,
-    ground: Ground,
-    early: OwnedFd,
+    fixture: LoadedFixture,
+    prefilter: OwnedFd,
 }
 
 impl Host {
@@ -93,14 +93,14 @@ impl Host {
         };
         let links: Vec<_> = (0..count).map(|number| (link(number), id(number))).collect();
         let trunk = if kind == Kind::Branch { TRUNK } else { 0 };
-        let mut ground = Ground::of(ROOM, model, &links, trunk)?;
-        let early = ground.load_early()?;
-        let early = ground.program(early)?;
+        let mut fixture = LoadedFixture::of(ROOM, model, &links, trunk)?;
+        let prefilter = fixture.load_prefilter()?;
+        let prefilter = fixture.program(prefilter)?;
         Ok(Self {
             kind,
             count,
-            ground,
-            early,
+            fixture,
+            prefilter,
         })
     }
 
@@ -134,15 +134,15 @@ impl Host {
             return measure::run(program.as_fd(), &frame, link, packets, passes);
         }
         let program = if gate {
-            self.early.as_fd()
+            self.prefilter.as_fd()
         } else {
             programs.empty.as_fd()
         };
-        let ran = sys::test_run_early(program, &frame, TRUNK, packets)?;
+        let ran = sys::test_run_prefilter(program, &frame, TRUNK, packets)?;
         let expected = if passes { XDP_PASS } else { XDP_DROP };
         ensure!(
             ran.returned == expected,
-            "the early verdict is {}, not {expected}",
+            "the prefilter is {}, not {expected}",
             ran.returned
         );
         Ok(ran.nanoseconds)
@@ -160,9 +160,9 @@ impl Host {
             })
         };
         Ok(Programs {
-            gate: on_links(self.ground.program(gate)?)?,
+            gate: on_links(self.fixture.program(gate)?)?,
             empty: if path.early {
-                Runner::Same(varied::empty_early()?)
+                Runner::Same(varied::empty_xdp()?)
             } else {
                 on_links(varied::empty()?)?
             },
@@ -171,7 +171,7 @@ impl Host {
 
     /// Has nothing tracked but a connection of each task where the path is that of such ones.
     fn prepare(&mut self, path: &Path) -> Result<()> {
-        self.ground.forget_conns()?;
+        self.fixture.forget_conns()?;
         if path.opened {
             let first = Path {
                 direction: Ingress,
@@ -191,7 +191,7 @@ impl Host {
     fn round(&mut self, path: &Path, packets: u32) -> Result<[f64; 2]> {
         self.prepare(path)?;
         let programs = self.programs(path)?;
-        let before = self.ground.counted()?;
+        let before = self.fixture.counted()?;
         let mut again = f64::NAN;
         let mut judged = 0;
         if !path.is_new() {
@@ -210,8 +210,8 @@ impl Host {
             }
         }
         judged += u64::from(MOST_BRANCHES);
-        let after = self.ground.counted()?;
-        // The early verdict leaves what passes to the gate.
+        let after = self.fixture.counted()?;
+        // The prefilter leaves what passes to the gate.
         let expected = match (path.passes, path.early) {
             (true, true) => before,
             (true, false) => Counted {
@@ -295,7 +295,7 @@ const PATHS: [Path; 6] = [
 ];
 
 /// Measures all paths with one task and with many, branches and veth links, round after round.
-pub(super) fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<String> {
+pub(super) fn measure(effort: DensityEffort, say: &dyn Fn(&str)) -> Result<String> {
     make_links()?;
     let mut text = String::new();
     for (kind, most, what) in [

@@ -7,23 +7,23 @@ use taskgate_bpf::gate::Gate;
 use taskgate_model::Model;
 use taskgate_net::link::{Link, LinkKind};
 
-use super::{Effort, cost};
-use crate::{ground::Ground, spread::Spread, table::table};
+use super::{DensityEffort, cost};
+use crate::{loaded::LoadedFixture, spread::Spread, table::table};
 use testkit::kernel;
 
 /// Measures all ways that this kernel has, after [`cost::measure`] has made links in the same sandbox.
-pub(super) fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<String> {
+pub(super) fn measure(effort: DensityEffort, say: &dyn Fn(&str)) -> Result<String> {
     let mut rows = Vec::new();
     for hook in kernel::hooks() {
         say(&format!("gates on {hook:?}"));
-        let mut ground = Ground::of(1, Model::default(), &[], 0)?;
+        let mut fixture = LoadedFixture::of(1, Model::default(), &[], 0)?;
         let links = cost::links().take(effort.links.into());
         let mut gates: Vec<Gate> = Vec::new();
         let mut up = Vec::new();
         for (name, ifindex) in links {
             let kind = LinkKind::Veth { peer_here: None };
             let began = Instant::now();
-            gates.push(ground.attach_by(&Link { name, ifindex, kind }, hook)?);
+            gates.push(fixture.attach_by(&Link { name, ifindex, kind }, hook)?);
             up.push(began.elapsed().as_secs_f64() * 1e3);
         }
         let mut off = Vec::new();

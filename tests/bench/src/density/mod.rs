@@ -16,7 +16,7 @@ use testkit::{
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effort {
+pub struct DensityEffort {
     /// Rounds over all paths, after one that does not count.
     pub rounds: u32,
     /// Packets in each round that are the same one over and over.
@@ -29,7 +29,7 @@ pub struct Effort {
     pub links: u16,
 }
 
-impl Effort {
+impl DensityEffort {
     /// What figures are quoted from: some five minutes.
     pub const FULL: Self = Self {
         rounds: 15,
@@ -49,7 +49,7 @@ impl Effort {
 }
 
 /// Measures everything and gives it as tables. `say` gets a line for each step.
-pub fn run(effort: Effort, say: &(dyn Fn(&str) + Sync)) -> Result<String> {
+pub fn run(effort: DensityEffort, say: &(dyn Fn(&str) + Sync)) -> Result<String> {
     let mut text = String::new();
     sandbox(|| async {
         let machine = Machine::pinned()?;
@@ -59,7 +59,7 @@ pub fn run(effort: Effort, say: &(dyn Fn(&str) + Sync)) -> Result<String> {
             text,
             "rounds:  {rounds}, medians of them; net is the difference to the empty program of the same round"
         );
-        if effort == Effort::QUICK {
+        if effort == DensityEffort::QUICK {
             text += "quick:   these figures are not to be quoted\n";
         }
         text += &cost::measure(effort, say)?;

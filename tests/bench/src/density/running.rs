@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use taskgate_bpf::sys::lift_open_files_limit;
 
-use super::Effort;
+use super::DensityEffort;
 use crate::table::table;
 use testkit::{
     Config, Daemon, Ledger,
@@ -154,7 +154,7 @@ fn with_branches(count: u16) -> Result<Running> {
 }
 
 /// Measures one and many of both.
-pub(super) fn measure(effort: Effort, say: &dyn Fn(&str)) -> Result<String> {
+pub(super) fn measure(effort: DensityEffort, say: &dyn Fn(&str)) -> Result<String> {
     lift_open_files_limit();
     let mut all = Vec::new();
     for count in [1, effort.tasks] {

@@ -3,25 +3,25 @@
 
 use std::collections::BTreeMap;
 
-use taskgate_compiler::Gate;
+use taskgate_compiler::EniLimits;
 use taskgate_ebpf::abi::{
     Direction, DropReason, Outcome, PassReason,
     tables::{RULE_EXEMPT, state},
 };
-use taskgate_tables::{Count, FlowKey, UsageState};
+use taskgate_tables::{FlowCount, FlowKey, UsageState};
 
 use crate::{Body, Reading, is_of_many};
-use testkit::fixture::State;
+use testkit::fixture::TableState;
 
 /// One packet, how it ended, and all state before and after it.
 pub(super) struct Entry<'a> {
     pub(super) reading: &'a Reading,
     /// The gate that it met, and the slot of its ENI, if its link has one.
-    pub(super) gate: Option<(Gate, u16)>,
+    pub(super) gate: Option<(EniLimits, u16)>,
     pub(super) direction: Direction,
     pub(super) outcome: Outcome,
-    pub(super) before: &'a State,
-    pub(super) after: &'a State,
+    pub(super) before: &'a TableState,
+    pub(super) after: &'a TableState,
     /// How many datagrams' first fragments are remembered, before and after.
     pub(super) fragments: (usize, usize),
 }
@@ -75,7 +75,7 @@ impl Entry<'_> {
 
     /// Nobody removes what records are made of here, so every entry stays and every count only grows.
     fn nothing_shrinks(&self) {
-        let grew = |before: Count, after: Count| before.packets <= after.packets && before.bytes <= after.bytes;
+        let grew = |before: FlowCount, after: FlowCount| before.packets <= after.packets && before.bytes <= after.bytes;
         for (key, before) in &self.before.conns {
             let after = self.after.conns.get(key).expect("a connection stays");
             let grew = (0..2).all(|way| grew(before.totals[way], after.totals[way]));
@@ -108,9 +108,9 @@ impl Entry<'_> {
         assert_eq!(counted, if tracked { 0 } else { packets }, "packets in the counters");
 
         let way = self.direction.index();
-        let conns = |state: &State, way: usize| sum(state.conns.values().map(|conn| conn.totals[way].packets));
+        let conns = |state: &TableState, way: usize| sum(state.conns.values().map(|conn| conn.totals[way].packets));
         let [same, other] = [way, 1 - way].map(|way| conns(self.after, way) - conns(self.before, way));
-        let denied = |state: &State| sum(state.denials.values().map(|denial| denial.totals.packets));
+        let denied = |state: &TableState| sum(state.denials.values().map(|denial| denial.totals.packets));
         let denied = denied(self.after) - denied(self.before);
         let lost = |of: fn(&UsageState) -> u64| {
             sum(self.after.usage.values().map(of)) - sum(self.before.usage.values().map(of))

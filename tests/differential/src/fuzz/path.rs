@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{Clock, GeneratedPacket, Rng, Stand, Tally, read};
 use taskgate_tables::image::host_image;
-use testkit::fixture::{DataPath as _, Host, State};
+use testkit::fixture::{DataPath as _, Host, TableState};
 
 /// Earlier packets that a later one may be made of.
 const KEPT: usize = 32;
@@ -57,7 +57,7 @@ struct Walk<'a> {
     stand: Stand<'a>,
     host: Host<'a>,
     seen: Vec<GeneratedPacket>,
-    state: State,
+    state: TableState,
     admitted: Admitted,
     ended: Vec<Ended>,
     tally: Tally,
@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
             stand: Stand::new(Rng::new(seed), image, size, Clock::Own).expect("a world"),
             host,
             seen: Vec::new(),
-            state: State::default(),
+            state: TableState::default(),
             admitted: Admitted::default(),
             ended: Vec::new(),
             tally: Tally::default(),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use taskgate_ebpf::abi::{Direction, image::Timeout};
-use taskgate_tables::Count;
+use taskgate_tables::FlowCount;
 
 use super::{
     super::naive_parser::{Body, Ip},
@@ -17,7 +17,7 @@ use super::{
 #[expect(clippy::struct_excessive_bools, reason = "facts about a connection, each by itself")]
 pub(crate) struct Entry {
     /// Packets and bytes by direction.
-    pub(crate) totals: [Count; 2],
+    pub(crate) totals: [FlowCount; 2],
     /// When the last one came.
     pub(crate) last: u32,
     /// The slot that it counts for, and that slot's epoch when it was admitted.
@@ -56,7 +56,7 @@ pub(crate) type Denied = (u16, Direction, IpAddr, IpAddr, u8, (u16, u16), u8);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Denial {
     /// What was dropped.
-    pub(crate) totals: Count,
+    pub(crate) totals: FlowCount,
     /// Whether the pool pays for it, and not its slot's floor.
     pub(crate) pooled: bool,
     /// When the last one came.

@@ -12,13 +12,13 @@ mod tcp;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use taskgate_compiler::Gate;
+use taskgate_compiler::EniLimits;
 use taskgate_ebpf::abi::{
     Direction, DropReason, LinkId, Outcome, PassReason,
     image::{NO_CAP, Share, TIMEOUTS, control},
 };
 use taskgate_model::{Eni, Model};
-use taskgate_tables::Count;
+use taskgate_tables::FlowCount;
 
 use self::{
     admission::Admission,
@@ -42,7 +42,7 @@ pub(crate) struct World {
     /// The configuration.
     pub(crate) model: Model,
     /// The gate of each ENI, in the model's order.
-    pub(crate) gates: Vec<Option<Gate>>,
+    pub(crate) gates: Vec<Option<EniLimits>>,
     /// The ENI that each link carries, by its id.
     pub(crate) links: BTreeMap<u32, String>,
     /// The link that carries each slot's ENI, as it was bound last.
@@ -92,7 +92,7 @@ pub(crate) struct Oracle {
 
 impl World {
     /// The ENI that a link carries, its gate, and its slot.
-    pub(crate) fn eni_on(&self, link: u32) -> Option<(&Eni, Gate, u16)> {
+    pub(crate) fn eni_on(&self, link: u32) -> Option<(&Eni, EniLimits, u16)> {
         if self.generation == 0 {
             return None;
         }
@@ -334,7 +334,7 @@ impl Oracle {
             }
         }
         let new = Entry {
-            totals: [Count::default(); 2],
+            totals: [FlowCount::default(); 2],
             last: case.now,
             slot,
             epoch: world.epoch(slot),

@@ -161,8 +161,8 @@ impl Case<'_> {
     }
 
     /// What the rules are asked; `reply`: by those of the other direction, as if the packet's opener had sent it.
-    pub(super) fn asked(ip: &Ip, peer: IpAddr, reply: bool) -> oracle::Packet {
-        let mut packet = oracle::Packet {
+    pub(super) fn asked(ip: &Ip, peer: IpAddr, reply: bool) -> oracle::OraclePacket {
+        let mut packet = oracle::OraclePacket {
             peer,
             protocol: ip.protocol,
             source_port: 0,

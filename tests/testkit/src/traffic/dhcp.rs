@@ -66,12 +66,12 @@ impl Server {
 
 /// A client.
 #[derive(Debug)]
-pub struct Client {
+pub struct DhcpClient {
     running: Running,
     events: Lines,
 }
 
-impl Client {
+impl DhcpClient {
     /// Asks on `eth0` of a task that has no address, every second until somebody answers. What it is given it puts on
     /// the link. `broadcast`: it wants answers by broadcast.
     pub fn start(netns: &Netns, folder: &Path, broadcast: bool) -> Result<Self> {

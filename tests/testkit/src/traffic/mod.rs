@@ -17,7 +17,7 @@ pub use frames::{Ring, Segments, Sender, Unsummed};
 pub use icmp::Pinger;
 pub use raw::{echo_packet, inject, segment_packet, syn_packet, udp_packet};
 pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};
-pub use udp::Peer;
+pub use udp::UdpPeer;
 
 /// How long something that is denied is waited for. Long for a packet on a veth pair, and shorter than the second
 /// after which a SYN is sent again. That it was denied is for the records to say: a slow machine cannot make a test

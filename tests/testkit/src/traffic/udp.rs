@@ -13,12 +13,12 @@ use crate::{ledger::Flow, netns::Netns};
 
 /// One end of UDP conversations.
 #[derive(Debug)]
-pub struct Peer {
+pub struct UdpPeer {
     socket: UdpSocket,
     address: SocketAddr,
 }
 
-impl Peer {
+impl UdpPeer {
     /// Binds to an address in `netns`; port 0 is any.
     pub fn bind(netns: &Netns, address: &str) -> Result<Self> {
         let address: SocketAddr = address.parse()?;

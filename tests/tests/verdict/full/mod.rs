@@ -4,7 +4,7 @@ mod accounts;
 mod fragments;
 
 use anyhow::Result;
-use taskgate_compiler::Gate;
+use taskgate_compiler::EniLimits;
 use taskgate_ebpf::{
     abi::{Direction, image::Shared},
     host::Left,
@@ -25,7 +25,7 @@ fn two(stage: &mut DataPathTest<'_>, connections: u32, denials: u32, tracked: bo
     let mut model = with_rules(&[(tcp_to(443, 443), peer)], &[(Protocol::All, "0.0.0.0/0")]);
     model.enis.push(gated("other", &[OTHER4], &[0]));
     stage.set_with(model, &|_| {
-        Some(Gate {
+        Some(EniLimits {
             connections,
             isolated: false,
         })

@@ -1,16 +1,16 @@
 //! The agent's side of the gates: it tells the link guard which links carry what, makes the ENIs that taskgate makes, and
-//! has the early verdict follow the uplink.
+//! has the prefilter follow the uplink.
 
-mod made;
 mod namespaces;
+mod provisioned;
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use made::MadeTask;
-use taskgate_bpf::object::Object;
+use provisioned::ProvisionedTask;
+use taskgate_bpf::object::BpfObject;
 use taskgate_model::{Binding, Eni, Model, Uplink, UplinkMode};
 use taskgate_net::{
     eni::{EniSpec, EniWarning},
@@ -24,30 +24,30 @@ use super::{
     guard::{Carrier, Desired, DesiredTask, LinkGuard, Notice},
     image::SharedImage,
     opened,
-    uplink::EarlyUplink,
+    uplink::PrefilteredUplink,
 };
 
 /// The gates of this host.
 pub(super) struct Gates {
     instance: String,
-    object: Object,
+    object: BpfObject,
     netlink: Netlink,
     image: Arc<SharedImage>,
     guard: LinkGuard,
     notices: UnboundedReceiver<Notice>,
     uplink_mode: Option<UplinkMode>,
-    early: EarlyUplink,
+    prefilter: PrefilteredUplink,
     /// The tasks whose ENIs taskgate makes, by ENI.
-    made: BTreeMap<String, MadeTask>,
-    /// What was said about the host.
-    said: Vec<EniWarning>,
+    provisioned: BTreeMap<String, ProvisionedTask>,
+    /// The warnings about the host that were given.
+    warned: Vec<EniWarning>,
 }
 
 impl Gates {
     /// Starts the link guard.
     pub(super) fn begin(
         instance: &str,
-        object: Object,
+        object: BpfObject,
         netlink: Netlink,
         image: Arc<SharedImage>,
     ) -> Result<Self, StartError> {
@@ -60,9 +60,9 @@ impl Gates {
             guard,
             notices,
             uplink_mode: None,
-            early: EarlyUplink::default(),
-            made: BTreeMap::new(),
-            said: Vec::new(),
+            prefilter: PrefilteredUplink::default(),
+            provisioned: BTreeMap::new(),
+            warned: Vec::new(),
         })
     }
 
@@ -76,7 +76,7 @@ impl Gates {
 
     /// Gates the uplink and the tasks of a configuration that was just switched to, and closes the gates of those that it
     /// no longer names. `enis`: the gated ones with their slots. All are tried; gives what went wrong.
-    pub(super) async fn follow(
+    pub(super) async fn reconcile(
         &mut self,
         uplink: Option<&Uplink>,
         enis: &[(&Eni, u16)],
@@ -84,9 +84,9 @@ impl Gates {
         self.uplink_mode = uplink.map(|uplink| uplink.mode);
         self.set_macs(enis);
         let reconciled = self.guard.reconcile(desired(uplink, enis)).await?;
-        self.follow_uplink(reconciled.uplink);
+        self.reconcile_uplink(reconciled.uplink);
         let mut wrong = reconciled.wrong;
-        self.follow_made(enis, &mut wrong).await;
+        self.reconcile_provisioned(enis, &mut wrong).await;
         Ok(wrong)
     }
 
@@ -113,12 +113,12 @@ impl Gates {
         }
     }
 
-    fn follow_uplink(&mut self, link: Option<Link>) {
+    fn reconcile_uplink(&mut self, link: Option<Link>) {
         let uplink = link.zip(self.uplink_mode);
-        self.early.follow(&mut self.object, uplink);
+        self.prefilter.reconcile(&mut self.object, uplink);
     }
 
-    /// What the link guard has to say next. Nothing is lost when the future is dropped before it is ready.
+    /// The link guard's next notice. Nothing is lost when the future is dropped before it is ready.
     pub(super) async fn notice(&mut self) -> Option<Notice> {
         self.notices.recv().await
     }
@@ -127,8 +127,8 @@ impl Gates {
     pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunningError> {
         match notice {
             Notice::Came(_) => {}
-            Notice::Uplink(link) => self.follow_uplink(link),
-            Notice::MadeLost { eni, ifindex, moved } => self.lose(&eni, ifindex, moved),
+            Notice::Uplink(link) => self.reconcile_uplink(link),
+            Notice::ProvisionedLost { eni, ifindex, moved } => self.link_lost(&eni, ifindex, moved),
             Notice::Deaf(refused) => return Err(refused.into()),
         }
         Ok(())
@@ -138,7 +138,7 @@ impl Gates {
     pub(super) async fn summary(&self) -> Result<String, RunningError> {
         let counts = self.guard.count().await?;
         let tasks = if counts.gated == 1 { "task" } else { "tasks" };
-        let failed = counts.failed.len() + self.failed_made().count();
+        let failed = counts.failed.len() + self.failed_provisioned().count();
         let waiting = counts.tasks.saturating_sub(counts.gated + failed);
         let mut parts = vec![format!("{} {tasks} gated", counts.gated)];
         if waiting != 0 {
@@ -153,16 +153,16 @@ impl Gates {
     /// Takes away what taskgate made and takes every gate off. Gives the names of the tasks that were not gated then,
     /// because of an error.
     pub(super) async fn end(&mut self) -> Vec<String> {
-        let mut failed: Vec<String> = self.failed_made().map(str::to_owned).collect();
+        let mut failed: Vec<String> = self.failed_provisioned().map(str::to_owned).collect();
         if let Ok(counts) = self.guard.count().await {
             failed.extend(counts.failed);
         }
-        self.early.follow(&mut self.object, None);
-        for task in std::mem::take(&mut self.made).into_values() {
+        self.prefilter.reconcile(&mut self.object, None);
+        for task in std::mem::take(&mut self.provisioned).into_values() {
             self.unmake(&task.name, task.eni, task.gate).await;
         }
         let opened = self.guard.end().await;
-        opened::tell(&opened);
+        opened::log(&opened);
         failed
     }
 }
@@ -173,7 +173,7 @@ fn desired(uplink: Option<&Uplink>, enis: &[(&Eni, u16)]) -> Desired {
             Binding::Device(device) => Carrier::Device(device.clone()),
             // The VLAN id alone names a branch.
             Binding::Vlan(vlan) => Carrier::Branch(vlan.id),
-            Binding::Namespace(_) => Carrier::Made,
+            Binding::Namespace(_) => Carrier::Provisioned,
         };
         let task = DesiredTask {
             name: eni.display_name().to_owned(),

@@ -1,4 +1,4 @@
-//! Names of namespaces that came to stand for other ones: a task's ENI follows the name.
+//! Names of namespaces that came to mean other ones: a task's ENI follows the name.
 
 use taskgate_ebpf::abi::LinkId;
 use taskgate_model::{Binding, Eni};
@@ -10,11 +10,11 @@ use tracing::{error, info, warn};
 
 use super::{
     Gates,
-    made::{Failed, MadeTask},
+    provisioned::{Failed, ProvisionedTask},
 };
 use crate::error::chain;
 
-/// What has become of the namespace that a task's ENI leads to.
+/// The state of the namespace that a task's ENI leads to.
 enum Name {
     /// The name leads there, or nobody can tell where.
     Same,
@@ -37,12 +37,12 @@ impl Gates {
         }
     }
 
-    /// Takes an ENI away whose namespace's name leads to another one by now. Gives that one: there it is to be made.
+    /// Takes an ENI away whose namespace's name leads to another one by now. Gives the other namespace, in which the ENI is to be made.
     pub(super) async fn release_renamed(&mut self, eni: &Eni) -> Option<NamespaceId> {
         let Some(Binding::Namespace(name)) = &eni.binding else {
             return None;
         };
-        let task = self.made.get_mut(&eni.id)?;
+        let task = self.provisioned.get_mut(&eni.id)?;
         let found = look(task, name).unwrap_or_else(|refused| {
             warn!(task = task.name, "task `{}`: {}", task.name, chain(&refused));
             Name::Same
@@ -87,7 +87,7 @@ impl Gates {
     }
 }
 
-fn look(task: &MadeTask, name: &str) -> Result<Name, NetlinkError> {
+fn look(task: &ProvisionedTask, name: &str) -> Result<Name, NetlinkError> {
     if let Some(made) = &task.eni
         && made.namespace().is_named()?
     {

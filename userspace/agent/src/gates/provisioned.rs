@@ -1,10 +1,10 @@
-//! The ENIs that taskgate makes: what a killed run left of them, their making, their addresses, and their end. None of it
+//! The ENIs that taskgate makes: leftovers of a killed run, their making, their addresses, and their end. None of it
 //! holds up the link guard, which has each gate before its link is up.
 
 use taskgate_bpf::gate::{Gate, GateError, GateProgram, link_id};
 use taskgate_model::{Binding, Eni};
 use taskgate_net::{
-    eni::{EniSpec, EniWarning, TaskEni, remove_left_over},
+    eni::{EniSpec, EniWarning, TaskEni, remove_orphans},
     link::Link,
     netns::{Namespace, NamespaceId},
 };
@@ -15,7 +15,7 @@ use crate::error::{AttachError, chain};
 
 /// A task whose ENI taskgate makes.
 #[derive(Debug)]
-pub(super) struct MadeTask {
+pub(super) struct ProvisionedTask {
     pub(super) name: String,
     namespace: String,
     slot: u16,
@@ -25,7 +25,7 @@ pub(super) struct MadeTask {
     pub(super) gate: Option<Gate>,
     /// Whether it could not be made, and in which namespace.
     pub(super) failed: Failed,
-    /// Whether it was said that its namespace has lost its name.
+    /// Whether it was warned that its namespace has lost its name.
     pub(super) nameless: bool,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Failed {
 
 impl Gates {
     /// Takes away the links that a killed run made and left, which have no gate any more; the namespaces that the
-    /// configuration names stay, with whoever is in them.
+    /// configuration names stay, with their processes.
     pub(crate) async fn clear<'a>(&self, enis: impl Iterator<Item = &'a Eni>) {
         let namespaces = enis
             .filter_map(|eni| match &eni.binding {
@@ -47,7 +47,7 @@ impl Gates {
                 _ => None,
             })
             .collect();
-        let left = remove_left_over(&self.netlink, &self.instance, &namespaces).await;
+        let left = remove_orphans(&self.netlink, &self.instance, &namespaces).await;
         if !left.removed.is_empty() {
             warn!(
                 "an earlier run was killed; what it left ungated is taken away: {}",
@@ -61,16 +61,16 @@ impl Gates {
 
     /// Takes away the ENIs that are no longer named, gives those that stay their addresses, and makes those that are not
     /// there.
-    pub(super) async fn follow_made(&mut self, enis: &[(&Eni, u16)], wrong: &mut Vec<AttachError>) {
+    pub(super) async fn reconcile_provisioned(&mut self, enis: &[(&Eni, u16)], wrong: &mut Vec<AttachError>) {
         let named = by_id(enis);
-        let stays = |id: &String, task: &MadeTask| {
+        let stays = |id: &String, task: &ProvisionedTask| {
             named.get(id.as_str()).is_some_and(|(eni, slot)| {
                 matches!(&eni.binding, Some(Binding::Namespace(namespace)) if *namespace == task.namespace)
                     && *slot == task.slot
             })
         };
-        let gone: Vec<MadeTask> = self
-            .made
+        let gone: Vec<ProvisionedTask> = self
+            .provisioned
             .extract_if(.., |id, task| !stays(id, task))
             .map(|(_, task)| task)
             .collect();
@@ -82,7 +82,7 @@ impl Gates {
             }
         }
         for (eni, _) in enis {
-            if let Some(task) = self.made.get_mut(&eni.id) {
+            if let Some(task) = self.provisioned.get_mut(&eni.id) {
                 task.nameless = false;
                 task.failed = Failed::No;
             }
@@ -93,15 +93,18 @@ impl Gates {
             let Some(Binding::Namespace(namespace)) = &eni.binding else {
                 continue;
             };
-            let task = self.made.entry(eni.id.clone()).or_insert_with(|| MadeTask {
-                name: String::new(),
-                namespace: namespace.clone(),
-                slot: *slot,
-                eni: None,
-                gate: None,
-                failed: Failed::No,
-                nameless: false,
-            });
+            let task = self
+                .provisioned
+                .entry(eni.id.clone())
+                .or_insert_with(|| ProvisionedTask {
+                    name: String::new(),
+                    namespace: namespace.clone(),
+                    slot: *slot,
+                    eni: None,
+                    gate: None,
+                    failed: Failed::No,
+                    nameless: false,
+                });
             eni.display_name().clone_into(&mut task.name);
             if task.gate.is_none() {
                 wrong.extend(self.make(eni, None).await.err());
@@ -113,7 +116,7 @@ impl Gates {
     /// before the next reload.
     pub(super) async fn make(&mut self, eni: &Eni, id: Option<NamespaceId>) -> Result<(), AttachError> {
         let made = self.make_gated(eni).await;
-        if let Some(task) = self.made.get_mut(&eni.id) {
+        if let Some(task) = self.provisioned.get_mut(&eni.id) {
             let tried = || {
                 let named = Namespace::open(&task.namespace).ok().flatten();
                 id.or_else(|| named?.id().ok())
@@ -125,7 +128,7 @@ impl Gates {
 
     /// Makes an ENI: its link is gated, and the link guard has the gate, before it is up.
     async fn make_gated(&mut self, eni: &Eni) -> Result<(), AttachError> {
-        let Some(task) = self.made.get_mut(&eni.id) else {
+        let Some(task) = self.provisioned.get_mut(&eni.id) else {
             return Ok(());
         };
         let spec = EniSpec {
@@ -153,7 +156,7 @@ impl Gates {
                 task: task.name.clone(),
                 cause,
             })?;
-        tell(&mut self.said, &task.name, made.warnings());
+        warn_of(&mut self.warned, &task.name, made.warnings());
         info!(
             task = task.name,
             link = made.link().name,
@@ -173,7 +176,7 @@ impl Gates {
         // An address may move from one to another.
         for withdraws in [true, false] {
             for (eni, _) in enis {
-                let task = self.made.get_mut(&eni.id).filter(|task| task.gate.is_some());
+                let task = self.provisioned.get_mut(&eni.id).filter(|task| task.gate.is_some());
                 let Some(task) = task else { continue };
                 let Some(made) = &mut task.eni else { continue };
                 let done = if withdraws {
@@ -185,7 +188,7 @@ impl Gates {
                     task.failed = Failed::In(None);
                 }
                 match done {
-                    Ok(warnings) => tell(&mut self.said, &task.name, &warnings),
+                    Ok(warnings) => warn_of(&mut self.warned, &task.name, &warnings),
                     Err(cause) => wrong.push(AttachError::Addresses {
                         task: task.name.clone(),
                         cause,
@@ -197,9 +200,9 @@ impl Gates {
     }
 
     /// The link of an ENI is gone that taskgate made.
-    pub(super) fn lose(&mut self, eni: &str, ifindex: u32, moved: bool) {
-        let has = |task: &&mut MadeTask| task.gate.as_ref().is_some_and(|gate| gate.link().ifindex == ifindex);
-        let Some(task) = self.made.get_mut(eni).filter(has) else {
+    pub(super) fn link_lost(&mut self, eni: &str, ifindex: u32, moved: bool) {
+        let has = |task: &&mut ProvisionedTask| task.gate.as_ref().is_some_and(|gate| gate.link().ifindex == ifindex);
+        let Some(task) = self.provisioned.get_mut(eni).filter(has) else {
             return;
         };
         let Some(gate) = task.gate.take() else { return };
@@ -235,20 +238,20 @@ impl Gates {
     }
 
     /// The names of the tasks whose ENIs could not be made.
-    pub(super) fn failed_made(&self) -> impl Iterator<Item = &str> {
-        let failed = self.made.values().filter(|task| task.failed != Failed::No);
+    pub(super) fn failed_provisioned(&self) -> impl Iterator<Item = &str> {
+        let failed = self.provisioned.values().filter(|task| task.failed != Failed::No);
         failed.map(|task| task.name.as_str())
     }
 }
 
-/// Logs what limits a task's ENI. What the host lacks it lacks for every task: that is said once.
-fn tell(said: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarning]) {
+/// Logs the limits of a task's ENI. Those of the host hold for every task: they are logged once.
+fn warn_of(warned: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarning]) {
     for warning in warnings {
         match warning {
-            EniWarning::ForwardingOff { .. } if said.contains(warning) => {}
+            EniWarning::ForwardingOff { .. } if warned.contains(warning) => {}
             EniWarning::ForwardingOff { .. } => {
                 warn!("{warning}");
-                said.push(warning.clone());
+                warned.push(warning.clone());
             }
             EniWarning::Setting { .. } | EniWarning::Trusting { .. } => warn!(task, "task `{task}`: {warning}"),
         }

@@ -51,7 +51,7 @@ pub(super) struct DesiredTask {
     pub(super) carrier: Carrier,
 }
 
-/// What carries a task's ENI.
+/// The carrier of a task's ENI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Carrier {
     /// The link of this name.
@@ -59,19 +59,19 @@ pub(super) enum Carrier {
     /// A branch of the trunk.
     Branch(u16),
     /// The link that taskgate makes, and hands over with its gate ([`LinkGuard::adopt`]).
-    Made,
+    Provisioned,
 }
 
 /// How what is desired was brought about.
 #[derive(Debug)]
 pub(super) struct Reconciled {
-    /// What could not be gated. It is tried again.
+    /// The links that could not be gated. They are tried again.
     pub(super) wrong: Vec<AttachError>,
     /// The uplink's link, if it is there.
     pub(super) uplink: Option<Link>,
 }
 
-/// How things stand.
+/// Numbers of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) gated: usize,
@@ -80,7 +80,7 @@ pub(super) struct Counts {
     pub(super) failed: Vec<String>,
 }
 
-/// What the agent has to hear of.
+/// News for the agent.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// A link came that carries a task.
@@ -88,7 +88,7 @@ pub(super) enum Notice {
     /// The uplink's link, or that it has none.
     Uplink(Option<Link>),
     /// The link with this ifindex, which taskgate made, is gone.
-    MadeLost { eni: String, ifindex: u32, moved: bool },
+    ProvisionedLost { eni: String, ifindex: u32, moved: bool },
     /// The kernel tells of links no more.
     Deaf(NetlinkError),
 }
@@ -204,7 +204,7 @@ struct Guard {
     links: Links,
     commands: mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
-    /// Who waits for what is desired to be brought about, and what went wrong up to now.
+    /// The reply to [`Command::Reconcile`], once all is brought about, and the errors up to now.
     asked: Option<(oneshot::Sender<Reconciled>, Vec<AttachError>)>,
 }
 
@@ -214,19 +214,19 @@ impl Guard {
         if let Err(error) = sys::prefer_thread() {
             debug!("the link guard is scheduled as any other thread: {error}");
         }
-        if let Err(refused) = self.hold() {
+        if let Err(refused) = self.run_loop() {
             // Without an agent there is nobody left to tell.
             let _told = notices.send(Notice::Deaf(refused));
         }
     }
 
-    /// Until it is told to end, or the agent is gone.
-    fn hold(&mut self) -> Result<(), NetlinkError> {
+    /// Runs until [`Command::End`], or until the agent is gone.
+    fn run_loop(&mut self) -> Result<(), NetlinkError> {
         loop {
             self.links.hear()?;
             match self.commands.try_recv() {
                 Ok(Command::End(reply)) => {
-                    // Whoever asked may be gone.
+                    // The other end may be gone.
                     let _told = reply.send(self.links.end());
                     return Ok(());
                 }

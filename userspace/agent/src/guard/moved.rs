@@ -9,7 +9,7 @@ use taskgate_bpf::gate::GatePrograms;
 use taskgate_net::watch::Moved;
 use tracing::error;
 
-/// Closes a link that lost its filters, on a thread of its own: the search takes a while.
+/// Closes a link that lost its filters, on a separate thread: the search takes a while.
 pub(super) fn close(programs: &Arc<GatePrograms>, link: &str, moved: Option<Moved>) {
     let (programs, link) = (Arc::clone(programs), link.to_owned());
     let run = move || {

@@ -1,4 +1,4 @@
-//! What failed is tried again until it stands.
+//! Failed operations are tried again until they succeed.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 pub(super) struct Retry {
     at: Instant,
     delay: Duration,
-    /// What it failed with, which is said once.
+    /// The error, which is logged once.
     said: String,
 }
 

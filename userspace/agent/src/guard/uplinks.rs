@@ -1,7 +1,7 @@
 //! The uplink's link and the trunk's gate.
 //!
 //! The gate of a trunk that the configuration no longer names stays, so that what were branches is not open. The image
-//! names it as the former one, so that the host's own frames, which have no tag, go on.
+//! names it as the previous trunk, so that the host's own frames, which have no tag, go on.
 
 use taskgate_bpf::gate::{Gate, GateError, GateProgram, GatePrograms, Place, link_id};
 use taskgate_model::{Uplink, UplinkMode};
@@ -12,15 +12,15 @@ use tracing::{info, warn};
 use super::links::place;
 use crate::{error::AttachError, image::ImageMemory};
 
-/// What faces the wire.
+/// The links that face the wire.
 #[derive(Debug)]
 pub(super) struct Uplinks {
     control: ImageControl<ImageMemory>,
-    /// What the configuration says.
+    /// The configured uplink.
     wanted: Option<Uplink>,
-    standing: Option<ActiveUplink>,
-    /// Gates of former trunks, closed until their links go. The image names the last one.
-    former: Vec<Gate>,
+    active: Option<ActiveUplink>,
+    /// Gates of previous trunks, closed until their links go. The image names the last one.
+    previous: Vec<Gate>,
     /// Whether it was said that there is no such link.
     awaited: bool,
 }
@@ -38,15 +38,15 @@ impl Uplinks {
         Self {
             control,
             wanted: None,
-            standing: None,
-            former: Vec::new(),
+            active: None,
+            previous: Vec::new(),
             awaited: false,
         }
     }
 
-    /// Whether a trunk's gate stands.
+    /// Whether a trunk is gated.
     pub(super) fn has_trunk(&self) -> bool {
-        self.standing.as_ref().is_some_and(|standing| standing.gate.is_some())
+        self.active.as_ref().is_some_and(|active| active.gate.is_some())
     }
 
     /// The device of the trunk that the configuration names.
@@ -59,15 +59,15 @@ impl Uplinks {
 
     /// The uplink's link, if it is there.
     pub(super) fn link(&self) -> Option<&Link> {
-        self.standing.as_ref().map(|standing| &standing.link)
+        self.active.as_ref().map(|active| &active.link)
     }
 
     /// Whether a link has, or had, a trunk's gate.
     pub(super) fn holds(&self, ifindex: u32) -> bool {
-        let current = self.standing.as_ref().and_then(|standing| standing.gate.as_ref());
+        let current = self.active.as_ref().and_then(|active| active.gate.as_ref());
         current
             .into_iter()
-            .chain(&self.former)
+            .chain(&self.previous)
             .any(|gate| gate.link().ifindex == ifindex)
     }
 
@@ -79,13 +79,13 @@ impl Uplinks {
     /// Takes over what a configuration says.
     pub(super) fn desire(&mut self, uplink: Option<Uplink>) {
         if self.wanted != uplink {
-            self.dismiss();
+            self.release();
             self.wanted = uplink;
             self.awaited = false;
         }
     }
 
-    /// Brings up what is wanted and does not stand, if its link is there. `is_task`: whether a link has a task's gate.
+    /// Brings up the configured uplink, if it is not up and its link is there. `is_task`: whether a link has a task's gate.
     pub(super) fn establish(
         &mut self,
         programs: &GatePrograms,
@@ -96,18 +96,18 @@ impl Uplinks {
             return Ok(());
         };
         let Some((ifindex, known)) = watch.link(&device) else {
-            if self.standing.is_none() && !self.awaited {
+            if self.active.is_none() && !self.awaited {
                 info!(link = device, "the uplink is gated as soon as link `{device}` is there");
                 self.awaited = true;
             }
             return Ok(());
         };
-        if let Some(standing) = &self.standing {
-            if standing.link.ifindex == ifindex {
+        if let Some(active) = &self.active {
+            if active.link.ifindex == ifindex {
                 return Ok(());
             }
             // Another link has its name now.
-            self.dismiss();
+            self.release();
         }
         let link = match known.uplink() {
             Ok(link) => link,
@@ -121,7 +121,7 @@ impl Uplinks {
             UplinkMode::Trunk => Some(self.attach(programs, &link)?),
         };
         self.control.set_uplink(ifindex);
-        self.standing = Some(ActiveUplink { link, gate });
+        self.active = Some(ActiveUplink { link, gate });
         Ok(())
     }
 
@@ -138,15 +138,15 @@ impl Uplinks {
                 cause,
             }
         })?;
-        self.former.retain(|gate| gate.link().ifindex != link.ifindex);
-        self.name_former();
+        self.previous.retain(|gate| gate.link().ifindex != link.ifindex);
+        self.name_previous();
         info!(link = link.name, "trunk `{}` is gated", link.name);
         Ok(gate)
     }
 
     /// Lets go of an uplink that the configuration no longer names; a trunk's gate stays.
-    fn dismiss(&mut self) {
-        let Some(ActiveUplink { link, gate }) = self.standing.take() else {
+    fn release(&mut self) {
+        let Some(ActiveUplink { link, gate }) = self.active.take() else {
             return;
         };
         match gate {
@@ -157,17 +157,17 @@ impl Uplinks {
                     "link `{}` is no longer the trunk: it passes no tagged frame until it goes, or taskgate is started anew",
                     link.name
                 );
-                self.former.push(gate);
+                self.previous.push(gate);
             }
         }
-        self.name_former();
+        self.name_previous();
         self.control.set_trunk(0);
         self.control.set_uplink(0);
     }
 
     /// Has the image name the link that was the trunk last. One that was it before passes nothing.
-    fn name_former(&self) {
-        let Some((last, before)) = self.former.split_last() else {
+    fn name_previous(&self) {
+        let Some((last, before)) = self.previous.split_last() else {
             self.control.set_previous_trunk(0);
             return;
         };
@@ -186,15 +186,15 @@ impl Uplinks {
     /// gates of those that moved away.
     pub(super) fn check(&mut self, ifindex: u32, is_there: bool) -> Vec<Gate> {
         let mut away = Vec::new();
-        let before = self.former.len();
-        self.former
+        let before = self.previous.len();
+        self.previous
             .retain(|gate| gate.link().ifindex != ifindex || stays(gate, &mut away));
-        if self.former.len() != before {
-            self.name_former();
+        if self.previous.len() != before {
+            self.name_previous();
         }
-        let gone = self.standing.take_if(|standing| {
-            standing.link.ifindex == ifindex
-                && match &standing.gate {
+        let gone = self.active.take_if(|active| {
+            active.link.ifindex == ifindex
+                && match &active.gate {
                     Some(gate) => !stays(gate, &mut away),
                     None => !is_there,
                 }
@@ -221,8 +221,8 @@ impl Uplinks {
     /// Gives the gates that are left to be taken off.
     pub(super) fn end(&mut self) -> Vec<Gate> {
         self.wanted = None;
-        let gate = self.standing.take().and_then(|standing| standing.gate);
-        self.former.drain(..).chain(gate).collect()
+        let gate = self.active.take().and_then(|active| active.gate);
+        self.previous.drain(..).chain(gate).collect()
     }
 }
 

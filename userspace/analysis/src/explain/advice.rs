@@ -16,17 +16,17 @@ use super::{
     nearest::Nearest,
     question::{End, Question},
 };
-use crate::words;
+use crate::display;
 
 /// A rule to add.
 pub struct Advice {
     /// The group to add it to, as users name it.
     pub group: String,
-    /// What it allows, in words.
+    /// The traffic that it allows, as text.
     pub says: String,
-    /// What to write or to run. `None` where an id could not be written into a command.
+    /// The text to write or the command to run. `None` where an id could not be written into a command.
     pub how: Option<String>,
-    /// What else is to be done.
+    /// The remaining steps.
     pub then: &'static str,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum Far {
     Address(IpAddr),
 }
 
-/// What to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` where no rule would do.
+/// The rule to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` where no rule would do.
 pub fn advice(
     model: &Model,
     question: &Question<'_>,
@@ -73,7 +73,7 @@ pub fn advice(
         }
     };
     Some(Advice {
-        group: format!("`{}`", words::group_name(model, group)),
+        group: format!("`{}`", display::group_name(model, group)),
         says: format!("{} {word} {}", question.message, in_words(model, far)),
         how,
         then: match dialect {
@@ -83,7 +83,7 @@ pub fn advice(
     })
 }
 
-/// What the rule could name, the best first.
+/// The peers that the rule could name, the best first.
 fn candidates(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Vec<Far> {
     let groups = end.eni.map_or(&[][..], |eni| &eni.groups);
     let named = groups.iter().filter(|named| may_name(model, group, **named));
@@ -162,8 +162,8 @@ fn in_list(model: &Model, list: PrefixListIndex, address: IpAddr) -> bool {
 
 fn in_words(model: &Model, far: Far) -> String {
     match far {
-        Far::Group(group) => format!("group `{}`", words::group_name(model, group)),
-        Far::List(list) => format!("prefix list `{}`", words::list_name(model, list)),
+        Far::Group(group) => format!("group `{}`", display::group_name(model, group)),
+        Far::List(list) => format!("prefix list `{}`", display::list_name(model, list)),
         Far::Address(address) => host_cidr(address),
     }
 }
@@ -177,8 +177,8 @@ pub(super) fn host_cidr(address: IpAddr) -> String {
 /// The far side as the native form has it.
 fn native(model: &Model, far: Far) -> String {
     let text = match far {
-        Far::Group(group) => format!("group:{}", words::group_name(model, group)),
-        Far::List(list) => format!("prefix-list:{}", words::list_name(model, list)),
+        Far::Group(group) => format!("group:{}", display::group_name(model, group)),
+        Far::List(list) => format!("prefix-list:{}", display::list_name(model, list)),
         Far::Address(address) => address.to_string(),
     };
     let name = text.split_once(':').map_or(&*text, |(_, name)| name);

@@ -10,7 +10,7 @@ use super::{
     advice::{Far, host_cidr},
     frame::Message,
 };
-use crate::words::plain_id;
+use crate::display::plain_id;
 
 /// The command that adds one rule to a group, ready for a shell. `owner`: the account of the far side's group, where it is
 /// another one. `None` where an id is none that AWS gives: a file could make a command of it that does something else.

@@ -8,7 +8,7 @@ use std::{
 use etherparse::{IpNumber, PacketBuilder};
 use taskgate_model::protocol_text;
 
-/// What the packet carries.
+/// The packet's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// A TCP SYN.
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// What the parser of the same library makes of a frame: the addresses, and the transport header as [`Message`] has it.
+    /// A frame, read by the same library: the addresses, and the transport header as [`Message`] has it.
     fn read(bytes: &[u8]) -> (IpAddr, IpAddr, Message) {
         let packet = SlicedPacket::from_ethernet(bytes).unwrap();
         let (source, destination, number): (IpAddr, IpAddr, _) = match packet.net.unwrap() {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::host_image::HostImage;
 
-/// What a gate, or all of them, say.
+/// The verdict of a gate, or of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
@@ -41,7 +41,7 @@ pub struct Explanation {
     pub gates: Vec<GateVerdict>,
 }
 
-/// What one gate says.
+/// The verdict of one gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct GateVerdict {
@@ -158,7 +158,7 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// What an ENI's gate says; `None` for one that has none in here.
+    /// The verdict of an ENI's gate; `None` if it has none here.
     fn gate(&self, question: &Question<'_>, direction: Direction, eni: &Eni, bytes: &[u8]) -> Option<GateVerdict> {
         let mut places = self.hosts.iter().filter_map(|gated| {
             let at = gated.enis.iter().position(|gated| gated.id == eni.id)?;
@@ -202,7 +202,10 @@ impl Gated<'_> {
         let outcome = decide(&tables, frame, direction);
         let tracked = tables.conns_v4().into_values().chain(tables.conns_v6().into_values());
         let mut numbers = tracked.map(|conn| conn.rule()).filter(|number| *number != RULE_EXEMPT);
-        (outcome, numbers.next().and_then(|number| self.host.book.name(number)))
+        (
+            outcome,
+            numbers.next().and_then(|number| self.host.rule_ids.name(number)),
+        )
     }
 }
 

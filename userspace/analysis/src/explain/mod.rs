@@ -1,4 +1,4 @@
-//! What the gates on the way from one task to another say of a packet, and which rule decides.
+//! The verdicts of the gates on the way from one task to another, and the rules that decide.
 //!
 //! The question becomes a real frame ([`frame`]) and is put to the very code that runs in the kernel, over an image that
 //! is compiled on the host ([`gates`]). Why a rule did not match is worked out from the model ([`nearest`]).

@@ -8,7 +8,7 @@ use taskgate_model::{
 };
 
 use super::question::QuestionError;
-use crate::words;
+use crate::display;
 
 /// Who `text` names.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ fn not_found(model: &Model, text: &str) -> String {
             .flat_map(|eni| eni.task.as_deref().into_iter().chain([&*eni.id])),
     );
     if !near.is_empty() {
-        return format!("{nobody}; did you mean {}?", words::either(&near));
+        return format!("{nobody}; did you mean {}?", display::either(&near));
     }
     let names: Vec<&str> = model.enis.iter().map(Eni::display_name).collect();
     if names.is_empty() {

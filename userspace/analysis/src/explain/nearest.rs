@@ -9,7 +9,7 @@ use taskgate_model::{
 };
 
 use super::{frame::Message, question::Question};
-use crate::words;
+use crate::display;
 
 /// The rule that missed by least.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,9 +23,9 @@ pub struct Nearest {
     pub rule: String,
     /// The field that it missed by; the first of them if there are several.
     pub field: Field,
-    /// What missed, in words.
+    /// The mismatches, as text.
     pub message: String,
-    /// What the rule allows, in words.
+    /// The traffic that the rule allows, as text.
     #[serde(skip)]
     pub allows: String,
     #[serde(skip)]
@@ -58,7 +58,7 @@ struct Miss {
     message: String,
 }
 
-/// What a miss weighs where bits cannot be counted: another protocol of the same kind, another one altogether.
+/// The weight of a mismatch where bits cannot be counted: another protocol of the same kind, another one altogether.
 const SIMILAR_PROTOCOL: u32 = 8;
 const OTHER_PROTOCOL: u32 = 32;
 /// An ICMP type has no order: another one is as far as another eight bits.
@@ -94,7 +94,7 @@ pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Directi
                 rule: rule.id.clone(),
                 field: misses[0].field,
                 message: messages.join(", and "),
-                allows: words::rule(model, direction, rule),
+                allows: display::rule(model, direction, rule),
                 at,
                 peer: rule.peer.clone(),
             }
@@ -115,7 +115,7 @@ pub(super) fn of_family(model: &Model, rule: &Rule, family: Family) -> bool {
         }
 }
 
-/// Whether a rule allows the packet, whoever the peer is.
+/// Whether a rule allows the packet from some peer.
 pub(super) fn allows_message(message: Message, rule: &Rule) -> bool {
     transport(rule.protocol, message).is_empty()
 }
@@ -237,9 +237,9 @@ fn peer(model: &Model, gate: &Eni, peer: &Peer, far: IpAddr) -> Option<Miss> {
         field: Field::Peer,
         bits,
         message: if unknown {
-            format!("peer {far} is in no file, so not in {}", words::peer(model, peer))
+            format!("peer {far} is in no file, so not in {}", display::peer(model, peer))
         } else {
-            format!("peer {far} not in {}", words::peer(model, peer))
+            format!("peer {far} not in {}", display::peer(model, peer))
         },
     })
 }

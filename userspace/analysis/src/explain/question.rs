@@ -8,14 +8,14 @@ use super::{
     frame::Message,
     names::{Who, find, settle},
 };
-use crate::words;
+use crate::display;
 
 /// A question as it is put: in names, and with only the parts that matter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     /// Who sends: a task's name, an ENI's id, or an address.
     pub from: String,
-    /// To whom, likewise.
+    /// The receiver, in the same form.
     pub to: String,
     /// The IP protocol's number.
     pub protocol: u8,
@@ -37,7 +37,7 @@ pub enum QuestionError {
     /// Something that was named is not there: what, and what is there instead.
     #[error("{0}")]
     NotFound(String),
-    /// What was asked makes no sense: what, and what would.
+    /// The question makes no sense: the problem, and the remedy.
     #[error("{0}")]
     Senseless(String),
 }
@@ -52,7 +52,7 @@ pub struct End<'a> {
 }
 
 impl End<'_> {
-    /// What users call it.
+    /// Its name in messages.
     pub fn name(&self) -> String {
         self.eni
             .map_or_else(|| self.address.to_string(), |eni| eni.display_name().to_owned())
@@ -92,10 +92,7 @@ impl<'a> Question<'a> {
             }),
         };
         let (Some(from), Some(to)) = (end(from), end(to)) else {
-            return Err(QuestionError::Senseless(format!(
-                "there are no two {} addresses",
-                words::family(family)
-            )));
+            return Err(QuestionError::Senseless(format!("there are no two {family} addresses")));
         };
         if from.eni.is_none() && to.eni.is_none() && is_group(to.address) {
             return Err(QuestionError::NotFound(format!(
@@ -115,10 +112,10 @@ impl<'a> Question<'a> {
 
     /// The family of both addresses.
     pub fn family(&self) -> Family {
-        words::family_of(self.from.address)
+        display::family_of(self.from.address)
     }
 
-    /// What the verdict does not say by itself.
+    /// Remarks that the verdict does not include.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Message::Other(number) = self.message
@@ -183,13 +180,13 @@ fn first_of(eni: &Eni, family: Family) -> Option<IpAddr> {
     eni.addresses
         .iter()
         .copied()
-        .find(|address| words::family_of(*address) == family)
+        .find(|address| display::family_of(*address) == family)
 }
 
 /// The family that both ends have, that the protocol goes over and that was asked for; IPv4 where both would do.
 fn family(asked: &Asked, from: Who<'_>, to: Who<'_>) -> Result<Family, QuestionError> {
     let has = |who: Who<'_>, family: Family| match who {
-        Who::Address(address, _) => words::family_of(address) == family,
+        Who::Address(address, _) => display::family_of(address) == family,
         Who::Eni(eni) => first_of(eni, family).is_some(),
     };
     let common = |family: Family| has(from, family) && has(to, family);
@@ -222,7 +219,7 @@ fn family(asked: &Asked, from: Who<'_>, to: Who<'_>) -> Result<Family, QuestionE
     {
         return Err(QuestionError::Senseless(format!(
             "`{flag}` does not go with `--protocol {protocol}`, which is {}'s; {}",
-            words::family(bound),
+            bound,
             other_icmp(protocol),
         )));
     }
@@ -236,8 +233,7 @@ fn family(asked: &Asked, from: Who<'_>, to: Who<'_>) -> Result<Family, QuestionE
                 None => "leave it out",
             };
             return Err(QuestionError::Senseless(format!(
-                "`{name}` has no {} address, which `{because}` needs; {hint}",
-                words::family(family),
+                "`{name}` has no {family} address, which `{because}` needs; {hint}"
             )));
         }
     }
@@ -251,7 +247,7 @@ fn other_icmp(protocol: &str) -> &'static str {
     }
 }
 
-/// What the packet carries.
+/// The packet's payload.
 fn message(asked: &Asked, family: Family) -> Result<Message, QuestionError> {
     let usage = |text: String| Err(QuestionError::Senseless(text));
     let protocol = asked.protocol;

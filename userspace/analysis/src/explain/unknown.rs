@@ -1,4 +1,4 @@
-//! What the files do not say of a gate at which no known rule allows the packet: a denial would be a guess.
+//! Information that the files lack about a gate at which no known rule allows the packet: a denial would be a guess.
 //!
 //! A gate on this host goes by the files alone, so that the groups and lists of a task here are known, and an address that
 //! no file has is no member of a group. At the gates of other ENIs, AWS knows more.
@@ -12,9 +12,9 @@ use super::{
     nearest::{allows_message, far, of_family},
     question::{End, Question},
 };
-use crate::words;
+use crate::display;
 
-/// What would have to be known.
+/// A missing piece of information.
 pub enum Unknown<'a> {
     /// Whether it has a gate.
     Gate,
@@ -42,7 +42,7 @@ pub enum Unknown<'a> {
     },
 }
 
-/// What has to be known of an ENI's gate before one can say that it denies the packet. `None` if all of it is known.
+/// The information about an ENI's gate without which nobody can say that it denies the packet. `None` if nothing is missing.
 pub fn unknown<'a>(model: &'a Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Option<Unknown<'a>> {
     if !eni.gate_known {
         return Some(Unknown::Gate);
@@ -134,8 +134,8 @@ impl Unknown<'_> {
             format!(
                 "rule `{}` of group `{}` allows {}",
                 rule.id,
-                words::group_name(model, group),
-                words::rule(model, direction, rule)
+                display::group_name(model, group),
+                display::rule(model, direction, rule)
             )
         };
         match self {
@@ -151,14 +151,14 @@ impl Unknown<'_> {
                     .groups
                     .iter()
                     .filter(known)
-                    .map(|&group| words::group_name(model, group))
+                    .map(|&group| display::group_name(model, group))
                     .collect();
                 let others = match others.as_slice() {
                     [] => String::new(),
-                    some => format!(", and no {direction} rule of {} allows it", words::all(some)),
+                    some => format!(", and no {direction} rule of {} allows it", display::all(some)),
                 };
-                let names: Vec<&str> = groups.iter().map(|&group| words::group_name(model, group)).collect();
-                format!("the rules of {} are in no file{others}", words::all(&names))
+                let names: Vec<&str> = groups.iter().map(|&group| display::group_name(model, group)).collect();
+                format!("the rules of {} are in no file{others}", display::all(&names))
             }
             Self::PrefixList { group, rule, .. } => {
                 format!("{}, whose entries are in no file", allows(*group, rule))
@@ -171,10 +171,10 @@ impl Unknown<'_> {
         }
     }
 
-    /// What to put into the configuration so that it can be said.
+    /// The addition to the configuration that supplies it.
     pub fn remedy(&self, model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> String {
         let with = |option: &str, ids: &[&str]| {
-            let plain: Vec<&str> = ids.iter().filter_map(|id| words::plain_id(id)).collect();
+            let plain: Vec<&str> = ids.iter().filter_map(|id| display::plain_id(id)).collect();
             if plain.is_empty() {
                 String::new()
             } else {

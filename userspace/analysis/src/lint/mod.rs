@@ -8,20 +8,20 @@ use std::collections::{BTreeSet, HashSet};
 
 use taskgate_model::{Dialect, Direction, GroupIndex, Location, Model, Peer};
 
-use super::words;
+use super::display;
 
 /// A thing that deserves a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lint {
-    /// What it is.
+    /// The finding.
     pub message: String,
-    /// What would be better.
+    /// The suggestion.
     pub hint: String,
     /// The rule that it is about. `None` if it is about none alone.
     pub location: Option<Location>,
 }
 
-/// Both directions, in the order in which they are told.
+/// Both directions, in the order of messages.
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// Everything that deserves a look, kind by kind, in the order of the groups and rules.
@@ -53,7 +53,7 @@ fn without_members(model: &Model, used: &BTreeSet<GroupIndex>, lints: &mut Vec<L
                     message: format!(
                         "{} refers to group `{}`, which no known ENI has: it matches nothing",
                         rule_of(model, group, direction, &rule.id),
-                        words::group_name(model, peer),
+                        display::group_name(model, peer),
                     ),
                     hint: String::from(match model.group(peer).dialect {
                         Dialect::Native => "give the group to a task, or name its addresses under `members`",
@@ -68,5 +68,8 @@ fn without_members(model: &Model, used: &BTreeSet<GroupIndex>, lints: &mut Vec<L
 
 /// A rule in a message.
 fn rule_of(model: &Model, group: GroupIndex, direction: Direction, id: &str) -> String {
-    format!("{direction} rule `{id}` of group `{}`", words::group_name(model, group))
+    format!(
+        "{direction} rule `{id}` of group `{}`",
+        display::group_name(model, group)
+    )
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use taskgate_model::{Direction, Eni, GroupIndex, IcmpMatch, Model, Peer, Protocol, Rule};
 
 use super::{Lint, rule_of};
-use crate::words;
+use crate::display;
 
 /// How many pairs of rules are compared at most: a configuration beyond it would make `check` slow.
 const BUDGET: usize = 50_000_000;
@@ -85,16 +85,16 @@ fn apart<'a>(near: &[&'a Eni], far: &[&'a Eni]) -> Option<(&'a Eni, &'a Eni)> {
 
 fn one_sided(model: &Model, group: GroupIndex, direction: Direction, rule: &Rule, pair: (&Eni, &Eni)) -> Lint {
     let (near, far) = (pair.0.display_name(), pair.1.display_name());
-    let what = words::protocol(rule.protocol);
+    let what = display::protocol(rule.protocol);
     let location = Some(rule.location);
     let rule = rule_of(model, group, direction, &rule.id);
     let groups: Vec<&str> = pair
         .1
         .groups
         .iter()
-        .map(|&group| words::group_name(model, group))
+        .map(|&group| display::group_name(model, group))
         .collect();
-    let groups = words::either(&groups);
+    let groups = display::either(&groups);
     let (message, hint) = match direction {
         Direction::Egress => (
             format!("{rule} lets `{near}` send {what} to `{far}`, but no ingress rule of `{far}` accepts it"),

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use taskgate_model::{Dialect, Direction, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule};
 
 use super::{Lint, rule_of};
-use crate::words::plain_id;
+use crate::display::plain_id;
 
 /// Looks at the rules of one group in one direction. Rules decide in this order: the narrow ones before those that are
 /// open to any, then as in the file.
@@ -20,7 +20,7 @@ pub(super) fn find(model: &Model, group: GroupIndex, direction: Direction, lints
             continue;
         }
         let parts = order.iter().enumerate().filter(|(_, rule)| rule.id == id);
-        // Rules whose peer is unknown are told of when they are read.
+        // Reading warns of rules whose peer is unknown.
         let before: Option<Vec<&Rule>> = parts
             .map(|(at, part)| {
                 let covers = |other: &&&Rule| other.id != id && covers(model, other, part);
@@ -56,7 +56,7 @@ fn removal(model: &Model, group: GroupIndex, direction: Direction, rule: &str) -
     }
 }
 
-/// Whether one rule allows all that another allows, whoever the members of groups are.
+/// Whether one rule allows all that another allows, for any members of groups.
 fn covers(model: &Model, wide: &Rule, narrow: &Rule) -> bool {
     covers_protocol(wide.protocol, narrow.protocol) && covers_peer(model, &wide.peer, &narrow.peer)
 }

@@ -27,7 +27,7 @@ pub enum AttachKind {
     Clsact,
 }
 
-/// What a gate does with packets.
+/// The program of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateProgram {
     /// Judges them by the policy of the link's task.
@@ -53,7 +53,7 @@ const PRIORITY: u16 = 1;
 const GATE_HANDLE: u32 = 0x7467;
 const COVER_HANDLE: u32 = 0x7468;
 
-/// Both sides of a link: what it receives, and what is sent over it.
+/// Both sides of a link: receiving, and sending.
 const SIDES: [bool; 2] = [true, false];
 
 /// The filters of one instance.
@@ -124,7 +124,7 @@ pub enum GateError {
         /// Whose gate it would get.
         wants: &'static str,
     },
-    /// The name stands for another link now.
+    /// The name means another link now.
     #[error("link `{link}` was replaced by another one of that name: look it up again")]
     Replaced {
         /// The link.
@@ -139,7 +139,7 @@ pub enum GateError {
         #[source]
         cause: io::Error,
     },
-    /// The program of a gate that stands cannot be replaced.
+    /// The program of an attached gate cannot be replaced.
     #[error("the gate of link `{link}` cannot get another program")]
     Update {
         /// The link.
@@ -159,7 +159,7 @@ pub enum GateError {
     },
 }
 
-/// What the tables call a link.
+/// The number of a link in the tables.
 ///
 /// # Errors
 /// [`GateError::Ifindex`] if they have no name for it.
@@ -175,7 +175,7 @@ pub fn link_id(link: &Link) -> Result<LinkId, GateError> {
 
 /// The program of a gate for one side of a link, and its name.
 fn program_name(link: &Link, gate: GateProgram, ingress: bool) -> &'static str {
-    // A veth's host end receives what the task sends; what faces the wire sends it there.
+    // A veth's host end receives the task's packets; a link to the wire sends them.
     match (gate, ingress == link.faces_task()) {
         (GateProgram::DropAll, _) => program::DROP_ALL,
         (GateProgram::Judge, true) => program::FROM_TASK,
@@ -183,13 +183,13 @@ fn program_name(link: &Link, gate: GateProgram, ingress: bool) -> &'static str {
     }
 }
 
-/// A gate that stands. It may have several owners, and comes off when the last one drops it.
+/// An attached gate. It may have several owners, and comes off when the last one drops it.
 #[derive(Clone, Debug)]
 pub struct Gate {
     attachment: Arc<Attachment>,
 }
 
-/// What hangs on a link. It comes off when this is dropped.
+/// The programs on a link. They are detached when this is dropped.
 #[derive(Debug)]
 struct Attachment {
     link: Link,
@@ -301,7 +301,7 @@ impl Gate {
         self.attachment.hook()
     }
 
-    /// Where its link is now. What a gate hangs on is told by the attached link itself: its number may be another one's,
+    /// Where its link is now. A gate's link is identified by the BPF link itself: its number may be another one's,
     /// here or in another namespace.
     pub fn place(&self) -> Result<Place, GateError> {
         self.attachment.place()

@@ -18,12 +18,12 @@ use taskgate_net::{
 use super::{AttachKind, Attachment, Filters, Gate, GateError, GateProgram, Place, SIDES, link_id, program_name};
 use crate::{
     load::LoadError,
-    object::{self, Object},
+    object::{self, BpfObject},
     sys,
 };
 
 /// A link that passes nothing while its gate is being put up: with TCX the kernel waits for a grace period on each side,
-/// a filter stands within a millisecond. It opens what is behind it when it is dropped.
+/// a filter is attached within a millisecond. It is lifted when this is dropped.
 #[derive(Debug)]
 pub struct Cover {
     filters: Filters,
@@ -32,7 +32,7 @@ pub struct Cover {
 }
 
 impl Cover {
-    /// Has this one stand for another of the same link, which is not to lift the filters of both.
+    /// Takes over from another cover of the same link, which then lifts nothing.
     pub fn take_over(&mut self, other: Self) {
         self.made_clsact |= other.made_clsact;
         std::mem::forget(other);
@@ -59,7 +59,7 @@ pub struct GatePrograms {
     programs: Arc<Programs>,
     hook: AttachKind,
     attached: Mutex<Vec<Weak<Attachment>>>,
-    /// What closing a link takes, so that it can be done when no more files can be opened.
+    /// The resources to close a link, so that it works when no more files can be opened.
     reserve: Mutex<Option<Rtnl>>,
 }
 
@@ -83,7 +83,7 @@ impl Programs {
 
 impl GatePrograms {
     pub(crate) fn of(ebpf: &Ebpf, instance: u16) -> Result<Self, LoadError> {
-        // The one that drops all stands for any other.
+        // `drop_all` represents all programs.
         let names = [program::DROP_ALL, program::FROM_TASK, program::TO_TASK];
         let [first, second, third] = names.map(|name| object::program(ebpf, name).map(|program| (name, program)));
         // `lo` has this number everywhere, and older kernels do not know what is asked.
@@ -142,7 +142,7 @@ impl GatePrograms {
             AttachKind::Tcx => self.attach_tcx(link, gate)?,
             AttachKind::Clsact => self.attach_filters(link, gate)?,
         });
-        // What a name stood for when it was looked up may have another one by now.
+        // The link may have another name by now.
         if attachment.place()? != Place::Here || if_nametoindex(&*link.name) != Ok(link.ifindex) {
             return Err(GateError::Replaced {
                 link: link.name.clone(),
@@ -153,7 +153,7 @@ impl GatePrograms {
         Ok(Gate { attachment })
     }
 
-    /// What hangs on the very link. Filters are told by the link's number only: the number's next owner has none, and gets
+    /// The programs on this very link. Filters are identified by the link's number only: the number's next owner has none, and gets
     /// them again.
     fn find(&self, link: &Link, hook: AttachKind) -> Result<Option<Arc<Attachment>>, GateError> {
         let candidates: Vec<_> = {
@@ -191,7 +191,7 @@ impl GatePrograms {
             programs: Arc::clone(&self.programs),
             sides: Some(sides),
         };
-        // Filters outlive a taskgate that was killed; what it hung there would drop or count once more.
+        // Filters outlive a killed taskgate, and would drop or count packets once more.
         let filters = self.programs.filters();
         for (ingress, filter) in SIDES.into_iter().flat_map(|ingress| {
             let own = [
@@ -275,8 +275,8 @@ fn attach_error(link: &Link, program: &'static str, cause: io::Error) -> GateErr
     }
 }
 
-impl Object {
-    /// What puts gates on links.
+impl BpfObject {
+    /// The programs of gates, to be attached to links.
     pub fn gate_programs(&self) -> Arc<GatePrograms> {
         Arc::clone(&self.gates)
     }

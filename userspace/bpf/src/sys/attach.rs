@@ -20,7 +20,7 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
-/// What the kernel says of a TCX or XDP link.
+/// The kernel's information about a TCX or XDP link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
     /// The BPF link's id: no two of them ever share one.
@@ -156,7 +156,7 @@ pub fn tcx_links(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
     Ok(links[..(attr.count as usize).min(ROOM)].to_vec())
 }
 
-/// Takes a BPF link off what it hangs on, whoever else still has it open.
+/// Detaches a BPF link, also while others have it open.
 pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut link = number(link);
     // SAFETY: a file's number is all that the call takes, and there is no address in it.

@@ -5,7 +5,7 @@ use std::{ffi::c_int, io, marker::PhantomData, os::fd::AsFd as _};
 use aya::maps::{MapData, MapType};
 
 use super::{
-    BPF_MAP_DELETE_ELEM, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_MAP_LOOKUP_BATCH, BPF_MAP_LOOKUP_ELEM, Element, Plain,
+    BPF_MAP_DELETE_ELEM, BPF_MAP_LOOKUP_AND_DELETE_ELEM, BPF_MAP_LOOKUP_BATCH, BPF_MAP_LOOKUP_ELEM, Element, Pod,
     address, address_mut, bpf, is_unknown, number,
 };
 
@@ -24,7 +24,7 @@ struct Batch {
 
 /// A hash table of the kernel's. Another CPU may change it at any time.
 #[derive(Debug)]
-pub struct Hash<K: Plain, V: Plain> {
+pub struct BpfHashMap<K: Pod, V: Pod> {
     map: MapData,
     entries: u32,
     types: PhantomData<fn() -> (K, V)>,
@@ -34,7 +34,7 @@ pub struct Hash<K: Plain, V: Plain> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor(Option<u32>);
 
-impl<K: Plain + Default + Clone, V: Plain + Default> Hash<K, V> {
+impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
     /// Takes a hash table whose keys are `K`s and whose values are `V`s.
     pub fn new(map: MapData) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;

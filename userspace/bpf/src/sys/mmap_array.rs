@@ -9,18 +9,18 @@ use super::Atomics;
 
 /// An array of the kernel's that is mapped into this process, as long as this value lives.
 #[derive(Debug)]
-pub struct Shared<T: Atomics> {
+pub struct MmapArray<T: Atomics> {
     first: NonNull<T>,
     len: usize,
     bytes: NonZeroUsize,
 }
 
 // SAFETY: it owns its mapping alone, and atomics may be used from everywhere.
-unsafe impl<T: Atomics + Send> Send for Shared<T> {}
+unsafe impl<T: Atomics + Send> Send for MmapArray<T> {}
 // SAFETY: as above.
-unsafe impl<T: Atomics> Sync for Shared<T> {}
+unsafe impl<T: Atomics> Sync for MmapArray<T> {}
 
-impl<T: Atomics> Shared<T> {
+impl<T: Atomics> MmapArray<T> {
     const MMAPABLE: u32 = 1 << 10;
 
     /// Maps all of `map`: an array with BPF_F_MMAPABLE whose values are whole `T`s.
@@ -44,7 +44,7 @@ impl<T: Atomics> Shared<T> {
     }
 }
 
-impl<T: Atomics> Deref for Shared<T> {
+impl<T: Atomics> Deref for MmapArray<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -54,7 +54,7 @@ impl<T: Atomics> Deref for Shared<T> {
     }
 }
 
-impl<T: Atomics> Drop for Shared<T> {
+impl<T: Atomics> Drop for MmapArray<T> {
     fn drop(&mut self) {
         // SAFETY: made by `mmap` with this length, and nobody can still borrow it.
         let unmapped = unsafe { munmap(self.first.cast(), self.bytes.get()) };

@@ -3,16 +3,18 @@
 //! grace period, a link's switches.
 //!
 //! Everything here is safe to call: what a map's keys and values are is compared with the Rust types once, when a
-//! [`Shared`] or a [`Hash`] is made of it.
+//! [`MmapArray`] or a [`BpfHashMap`] is made of it.
 #![expect(
     unsafe_code,
     reason = "system calls and memory shared with the kernel: nowhere else in user space"
 )]
 
+#[cfg(feature = "testing")]
+mod assemble;
 mod attach;
 mod hash;
+mod mmap_array;
 mod run;
-mod shared;
 #[cfg(feature = "testing")]
 mod test_run;
 
@@ -30,12 +32,15 @@ use taskgate_ebpf::abi::{Fragment, Key4, Key6};
 use taskgate_ebpf::abi::{LinkLocal, LinkLocalKey};
 
 #[cfg(feature = "testing")]
-pub use self::test_run::{Packet, test_run, test_run_early};
+pub use self::{
+    assemble::{ProgramKind, counter, load_instructions, program_array},
+    test_run::{TestPacket, test_run, test_run_prefilter},
+};
 pub use self::{
     attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
-    hash::Hash,
+    hash::BpfHashMap,
+    mmap_array::MmapArray,
     run::{TestRunResult, call},
-    shared::Shared,
 };
 
 const BPF_MAP_CREATE: c_int = 0;
@@ -56,28 +61,28 @@ const ENOTSUPP: i32 = 524;
 ///
 /// # Safety
 /// Every pattern of bytes is a value of the type, and it has no padding.
-pub unsafe trait Plain: Sized {}
+pub unsafe trait Pod: Sized {}
 
 // SAFETY: integers and cells of them alone; the assertions on sizes in the `abi` module leave no room for padding.
-unsafe impl Plain for Key4 {}
+unsafe impl Pod for Key4 {}
 // SAFETY: as above.
-unsafe impl Plain for Key6 {}
+unsafe impl Pod for Key6 {}
 // SAFETY: as above.
-unsafe impl Plain for Fragment {}
-// SAFETY: as above.
-#[cfg(feature = "testing")]
-unsafe impl Plain for LinkLocalKey {}
+unsafe impl Pod for Fragment {}
 // SAFETY: as above.
 #[cfg(feature = "testing")]
-unsafe impl Plain for LinkLocal {}
+unsafe impl Pod for LinkLocalKey {}
+// SAFETY: as above.
+#[cfg(feature = "testing")]
+unsafe impl Pod for LinkLocal {}
 // SAFETY: an atomic integer.
-unsafe impl Plain for AtomicU64 {}
+unsafe impl Pod for AtomicU64 {}
 
 /// A type that may lie in memory which the kernel writes at the same time.
 ///
 /// # Safety
 /// It consists of atomics alone.
-pub unsafe trait Atomics: Plain + Sync {}
+pub unsafe trait Atomics: Pod + Sync {}
 
 // SAFETY: it is one.
 unsafe impl Atomics for AtomicU64 {}
@@ -146,11 +151,12 @@ struct Create {
     inner: u32,
 }
 
-fn create_array(kind: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+/// An array with one value of so many bytes.
+fn create_array(kind: u32, value_size: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     let mut attr = Create {
         kind,
         key_size: 4,
-        value_size: 4,
+        value_size,
         entries: 1,
         flags: 0,
         inner: inner.map_or(0, number),
@@ -161,7 +167,7 @@ fn create_array(kind: u32, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd>
     Ok(unsafe { OwnedFd::from_raw_fd(map as c_int) })
 }
 
-/// Waits until no program runs any more that began before the call: 20 to 180 ms. What it could still read may be used
+/// Waits until no program runs any more that began before the call: 20 to 180 ms. Memory that it could still read may be used
 /// again afterwards.
 pub fn wait_grace_period() -> io::Result<()> {
     // SAFETY: it takes a number.
@@ -183,16 +189,21 @@ pub fn wait_grace_period() -> io::Result<()> {
 /// [`wait_grace_period`] where membarrier is refused, as with nohz_full: the kernel waits itself once an array of maps
 /// was updated.
 pub fn wait_grace_period_by_map() -> io::Result<()> {
-    let inner = create_array(BPF_MAP_TYPE_ARRAY, None)?;
-    let outer = create_array(BPF_MAP_TYPE_ARRAY_OF_MAPS, Some(inner.as_fd()))?;
-    let (key, value) = (0_u32, number(inner.as_fd()));
+    let inner = create_array(BPF_MAP_TYPE_ARRAY, 4, None)?;
+    let outer = create_array(BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, Some(inner.as_fd()))?;
+    set_first(outer.as_fd(), inner.as_fd())
+}
+
+/// Puts a file into the first place of an array of such files.
+fn set_first(array: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
+    let (key, value) = (0_u32, number(file));
     let mut attr = Element {
-        map: number(outer.as_fd()),
+        map: number(array),
         key: address(&key),
         value: address(&value),
         ..Element::default()
     };
-    // SAFETY: key and value are the four bytes that an array of maps has, and the kernel only reads them.
+    // SAFETY: key and value are the four bytes that an array of files has, and the kernel only reads them.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 

@@ -6,7 +6,7 @@ use super::run::{TestRunResult, run};
 
 /// A packet for [`test_run`], with what the kernel lets a test say about it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Packet<'a> {
+pub struct TestPacket<'a> {
     /// The frame, from the Ethernet header on: at least 14 bytes.
     pub frame: &'a [u8],
     /// The link that it is on: one that exists here, or 0.
@@ -20,7 +20,7 @@ pub struct Packet<'a> {
 }
 
 /// Runs a tc program `repeat` times on a packet, outside of any link.
-pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io::Result<TestRunResult> {
+pub fn test_run(program: BorrowedFd<'_>, packet: &TestPacket<'_>, repeat: u32) -> io::Result<TestRunResult> {
     // The kernel's `struct __sk_buff`.
     let mut context = [0_u8; 192];
     for (offset, value) in [
@@ -35,7 +35,12 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &Packet<'_>, repeat: u32) -> io
 }
 
 /// Runs an XDP program on a frame that a link received: Linux 5.14 on.
-pub fn test_run_early(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<TestRunResult> {
+pub fn test_run_prefilter(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    ifindex: u32,
+    repeat: u32,
+) -> io::Result<TestRunResult> {
     // The kernel's `struct xdp_md`.
     let mut context = [0_u8; 24];
     for (offset, value) in [(4, frame.len() as u32), (12, ifindex)] {

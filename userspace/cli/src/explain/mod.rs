@@ -24,13 +24,13 @@ pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
     // As many as `check` counts.
     let warnings = loaded.warnings.len() + lint::lints(model).len();
     if warnings > 0 {
-        output::say(format_args!(
+        output::stderr_line(format_args!(
             "note: the configuration has {}, which `taskgate check` shows",
             output::count(warnings, "warning"),
         ));
     }
     for note in question.notes() {
-        output::say(format_args!("note: {note}"));
+        output::stderr_line(format_args!("note: {note}"));
     }
     match args.output {
         Output::Json => output::json(&explanation)?,

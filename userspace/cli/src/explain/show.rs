@@ -2,8 +2,8 @@
 
 use std::{collections::HashSet, fmt::Write as _};
 
+use taskgate_analysis::display;
 use taskgate_analysis::explain::{End, Explanation, GateVerdict, Question, Verdict, advice, allows, unknown};
-use taskgate_analysis::words;
 use taskgate_ebpf::abi::{DropReason, Outcome, PassReason};
 use taskgate_model::{Direction, Eni, Model};
 
@@ -118,10 +118,10 @@ fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
                 .map(move |rule| (group, &rule.id))
         })
         .collect();
-    let groups = words::groups_of(model, eni);
+    let groups = display::groups_of(model, eni);
     let direction = gate.direction;
     if gate.nearest.is_none() && !rules.is_empty() {
-        let family = words::family(question.family());
+        let family = question.family();
         return format!("{reason}: no {direction} rule of {groups} is for {family}");
     }
     match rules.len() {
@@ -134,7 +134,7 @@ fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     }
 }
 
-/// What the deciding rule says, of a rule with several ports or peers the part that fits.
+/// The deciding rule; of a rule with several ports or peers the part that fits.
 fn allowing(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     let group = model.groups.iter().find(|group| Some(&group.id) == gate.group.as_ref());
     let rules = group.map(|group| group.rules(gate.direction)).unwrap_or_default();
@@ -142,7 +142,7 @@ fn allowing(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Strin
         .iter()
         .filter(|rule| Some(&rule.id) == gate.rule.as_ref() && allows(model, question, gate.direction, rule));
     parts.next().map_or_else(String::new, |rule| {
-        format!(": {}", words::rule(model, gate.direction, rule))
+        format!(": {}", display::rule(model, gate.direction, rule))
     })
 }
 
@@ -174,7 +174,7 @@ fn conclusion(question: &Question<'_>, explanation: &Explanation) -> String {
     format!("{}: {says}", paint(explanation.verdict))
 }
 
-/// What to do about a denial for want of a rule, or about what is not known.
+/// The advice after a denial for want of a rule, or after an unknown verdict.
 fn remedy(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Vec<String> {
     let mut lines = Vec::new();
     if gate.verdict == Verdict::Unknown

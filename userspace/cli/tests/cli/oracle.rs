@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proptest::{prelude::*, sample::select};
 use taskgate_analysis::explain::{End, Explainer, Explanation, GateVerdict, Message, Question, Verdict};
-use taskgate_compiler::oracle::{Packet, judge};
+use taskgate_compiler::oracle::{OraclePacket, judge};
 use taskgate_model::{
     AddressList, Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports,
     PrefixList, PrefixListIndex, Protocol, Rule, SecurityGroup, Settings,
@@ -282,7 +282,7 @@ fn expected(model: &Model, question: &Question<'_>, direction: Direction, eni: &
     if direction == Direction::Egress && here && model.exempt().addresses.contains(&far) {
         return vec![(Verdict::Accept, "exempt", None, None)];
     }
-    let mut packet = Packet {
+    let mut packet = OraclePacket {
         peer: far,
         protocol: question.message.protocol(),
         source_port: 0,

@@ -274,7 +274,7 @@ fn a_slot_is_given_again_only_when_nothing_tells_of_it() {
     assert_eq!(
         [
             host.writer.add_link(LINK, 1),
-            host.writer.raise_epoch(1),
+            host.writer.bump_epoch(1),
             host.writer.add_link(LINK, 0)
         ],
         [1, 1, 0].map(|slot| Err(CompileError::UnknownSlot { slot }))
@@ -291,9 +291,9 @@ fn isolating_an_eni_ends_its_connections() {
     let model = model(80, &[1, 2]);
     let mut switch = |isolated: bool| {
         let gate = |eni: &Eni| {
-            Some(Gate {
+            Some(EniLimits {
                 isolated: isolated && eni.id == "eni-1",
-                ..GATE
+                ..NO_LIMITS
             })
         };
         let scope = CompileOptions {
@@ -301,7 +301,7 @@ fn isolating_an_eni_ends_its_connections() {
             exempt: &[],
             dhcp: false,
         };
-        let compiled = Compiled::new(&model, scope, &mut host.book, &mut host.sets).unwrap();
+        let compiled = Compiled::new(&model, scope, &mut host.rule_ids, &mut host.sets).unwrap();
         host.switch(&compiled).unwrap();
         host.writer.synchronize(&mut || ());
         [1, 2].map(|slot| host.writer.control().epoch(slot))
@@ -333,9 +333,9 @@ fn links_come_and_go_between_generations() {
     assert_eq!((slots(&host), links(&host)), ([Some(1), None], (1, 1)));
     assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [0, 1]);
     // The row of one that went serves another, once nothing makes its connections old any more.
-    assert_eq!([1, 2].map(|slot| host.writer.is_raised(slot)), [false, true]);
+    assert_eq!([1, 2].map(|slot| host.writer.is_pending(slot)), [false, true]);
     host.writer.synchronize(&mut || ());
-    assert_eq!([1, 2].map(|slot| host.writer.is_raised(slot)), [false; 2]);
+    assert_eq!([1, 2].map(|slot| host.writer.is_pending(slot)), [false; 2]);
     let other = LinkId::device(8);
     host.writer.add_link(other, 2).unwrap();
     assert_eq!(

@@ -20,8 +20,8 @@ use taskgate_model::{
 
 use taskgate_tables::image::host_image;
 
-use super::oracle::Packet;
-use super::{CompileError, CompileOptions, Compiled, Gate, GroupSetIds, ImageWriter, RuleIds};
+use super::oracle::OraclePacket;
+use super::{CompileError, CompileOptions, Compiled, EniLimits, GroupSetIds, ImageWriter, RuleIds};
 
 /// An ENI that is gated here.
 pub(super) fn eni(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
@@ -97,8 +97,8 @@ fn address(text: &str) -> IpAddr {
 }
 
 /// A packet with every field at rest: TCP from 40000 to `port`.
-fn tcp_packet(peer: &str, port: u16) -> Packet {
-    Packet {
+fn tcp_packet(peer: &str, port: u16) -> OraclePacket {
+    OraclePacket {
         peer: address(peer),
         protocol: 6,
         source_port: 40_000,
@@ -109,19 +109,19 @@ fn tcp_packet(peer: &str, port: u16) -> Packet {
 }
 
 /// What an ENI bound to this host is gated with.
-const GATE: Gate = Gate {
+const NO_LIMITS: EniLimits = EniLimits {
     connections: 1024,
     isolated: false,
 };
 
-fn gate_bound(eni: &Eni) -> Option<Gate> {
-    eni.binding.is_some().then_some(GATE)
+fn gate_bound(eni: &Eni) -> Option<EniLimits> {
+    eni.binding.is_some().then_some(NO_LIMITS)
 }
 
 /// What a host has: an image, and the registers that outlive a generation.
 struct Host {
     writer: ImageWriter<Vec<AtomicU64>>,
-    book: RuleIds,
+    rule_ids: RuleIds,
     sets: GroupSetIds,
     /// How often somebody waited.
     graces: usize,
@@ -132,7 +132,7 @@ impl Host {
     fn new(banks: u32) -> Self {
         Self {
             writer: ImageWriter::new(host_image(image::POLICY_BANK + banks)).unwrap(),
-            book: RuleIds::default(),
+            rule_ids: RuleIds::default(),
             sets: GroupSetIds::default(),
             graces: 0,
         }
@@ -144,7 +144,7 @@ impl Host {
             exempt,
             dhcp: true,
         };
-        Compiled::new(model, scope, &mut self.book, &mut self.sets)
+        Compiled::new(model, scope, &mut self.rule_ids, &mut self.sets)
     }
 
     /// Compiles and switches.
@@ -205,7 +205,7 @@ impl<'a> Reader<'a> {
         self.rows().eni(slot, &mut eni).map(|()| eni)
     }
 
-    fn classify(&self, slot: u16, direction: Direction, packet: &Packet) -> Answer {
+    fn classify(&self, slot: u16, direction: Direction, packet: &OraclePacket) -> Answer {
         let (class, port) = match (packet.protocol, packet.peer) {
             (6, _) => (Class::Tcp, packet.destination_port),
             (17, _) => (Class::Udp, packet.destination_port),
@@ -224,7 +224,7 @@ impl<'a> Reader<'a> {
         &self,
         slot: u16,
         direction: Direction,
-        packet: &Packet,
+        packet: &OraclePacket,
         class: Class,
         port: u16,
         peer: impl PeerKey,

@@ -200,7 +200,7 @@ fn the_narrow_rule_comes_first_then_the_group_then_the_file() {
         .map(|port| {
             let packet = tcp_packet("198.51.100.7", port);
             let (number, _) = host.reader().classify(slot, Direction::Ingress, &packet).unwrap();
-            host.book.name(number).unwrap().rule.as_str()
+            host.rule_ids.name(number).unwrap().rule.as_str()
         })
         .collect();
     assert_eq!(named, ["b-1", "a-1", "a-2", "b-1", "a-open"]);
@@ -312,20 +312,21 @@ fn an_address_is_one_eni() {
         );
     }
     // The same groups: the one that is bound to this host counts, wherever it stands, and also where others have slots.
-    for (model, gate) in [gate_bound, |_: &Eni| Some(GATE)]
-        .into_iter()
-        .flat_map(|gate: fn(&Eni) -> Option<Gate>| {
-            [
-                (
-                    twice(member("eni-1", &["10.0.0.1"], &[0]), eni("eni-2", &["10.0.0.1"], &[0])),
-                    gate,
-                ),
-                (
-                    twice(eni("eni-2", &["10.0.0.1"], &[0]), member("eni-1", &["10.0.0.1"], &[0])),
-                    gate,
-                ),
-            ]
-        })
+    for (model, gate) in
+        [gate_bound, |_: &Eni| Some(NO_LIMITS)]
+            .into_iter()
+            .flat_map(|gate: fn(&Eni) -> Option<EniLimits>| {
+                [
+                    (
+                        twice(member("eni-1", &["10.0.0.1"], &[0]), eni("eni-2", &["10.0.0.1"], &[0])),
+                        gate,
+                    ),
+                    (
+                        twice(eni("eni-2", &["10.0.0.1"], &[0]), member("eni-1", &["10.0.0.1"], &[0])),
+                        gate,
+                    ),
+                ]
+            })
     {
         let mut host = Host::new(1);
         let scope = CompileOptions {
@@ -333,7 +334,7 @@ fn an_address_is_one_eni() {
             exempt: &[],
             dhcp: false,
         };
-        let compiled = Compiled::new(&model, scope, &mut host.book, &mut host.sets).unwrap();
+        let compiled = Compiled::new(&model, scope, &mut host.rule_ids, &mut host.sets).unwrap();
         host.switch(&compiled).unwrap();
         assert_eq!(
             host.reader().address(address("10.0.0.1")).slot,
@@ -352,8 +353,8 @@ fn rows_say_what_the_model_and_the_caller_say() {
     });
     model.enis.push(member("eni-c", &["10.0.0.3"], &[0]));
     let gate = |eni: &Eni| match eni.id.as_str() {
-        "eni-a" => Some(GATE),
-        "eni-b" => Some(Gate {
+        "eni-a" => Some(NO_LIMITS),
+        "eni-b" => Some(EniLimits {
             connections: 7,
             isolated: true,
         }),
@@ -366,7 +367,7 @@ fn rows_say_what_the_model_and_the_caller_say() {
             exempt: &exempt,
             dhcp,
         };
-        let compiled = Compiled::new(&model, scope, &mut host.book, &mut host.sets).unwrap();
+        let compiled = Compiled::new(&model, scope, &mut host.rule_ids, &mut host.sets).unwrap();
         host.switch(&compiled).unwrap();
         let reader = host.reader();
         let flags = image::slot::PRESENT | if dhcp { image::slot::EXEMPT_DHCP } else { 0 };

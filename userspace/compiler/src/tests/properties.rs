@@ -301,7 +301,7 @@ impl Edges {
         around_address(&mut self.peers, net.broadcast());
     }
 
-    fn packet(&self, choices: &mut Choices) -> Packet {
+    fn packet(&self, choices: &mut Choices) -> OraclePacket {
         let peer = choices.pick(&self.peers);
         // Half of them of the protocols that have axes of their own.
         let protocol = match choices.next() % 8 {
@@ -311,7 +311,7 @@ impl Edges {
             3 => 58,
             _ => choices.pick(&self.protocols),
         };
-        Packet {
+        OraclePacket {
             peer,
             protocol,
             source_port: choices.pick(&self.ports),
@@ -323,7 +323,7 @@ impl Edges {
 }
 
 /// `count` packets, in turn inward and outward.
-fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, Packet)> {
+fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, OraclePacket)> {
     let edges = Edges::of(model);
     let mut choices = Choices(seed);
     [Direction::Ingress, Direction::Egress]
@@ -338,16 +338,16 @@ fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, Packet)> {
 type Named<'a> = (&'a str, Direction, &'a str, bool);
 
 /// What the oracle says of a packet at the gate of the model's first ENI.
-fn expected<'a>(model: &'a Model, direction: Direction, packet: &Packet) -> Option<Named<'a>> {
+fn expected<'a>(model: &'a Model, direction: Direction, packet: &OraclePacket) -> Option<Named<'a>> {
     let allowed = oracle::judge(model, &model.enis[0], direction, packet)?;
     let group = model.group(allowed.group);
     Some((&group.id, direction, &allowed.rule.id, allowed.untracked))
 }
 
 /// What the image says of it, its numbers looked up.
-fn found(book: &RuleIds, answer: Answer) -> Option<Named<'_>> {
+fn found(rule_ids: &RuleIds, answer: Answer) -> Option<Named<'_>> {
     let (number, untracked) = answer?;
-    let name = book.name(number).expect("a number that was given");
+    let name = rule_ids.name(number).expect("a number that was given");
     Some((&name.group, name.direction, &name.rule, untracked))
 }
 
@@ -372,7 +372,7 @@ fn the_image_answers_like_the_oracle() {
             let reader = host.reader();
             let slot = host.writer.slot("eni-own").unwrap();
             for (direction, packet) in packets(&model, seed, 2 * PACKETS) {
-                let found = found(&host.book, reader.classify(slot, direction, &packet));
+                let found = found(&host.rule_ids, reader.classify(slot, direction, &packet));
                 prop_assert_eq!(
                     found,
                     expected(&model, direction, &packet),
@@ -412,12 +412,12 @@ fn a_generation_in_the_making_is_not_seen() {
                 let reader = Reader::new(&memory);
                 let slot = writer.slot("eni-own").unwrap();
                 let prepared = writer.prepare(&compiled[1], &mut || ()).map_err(fail)?;
-                let mixed: Vec<(Direction, Packet)> = packets(&one, seed, PACKETS / 10)
+                let mixed: Vec<(Direction, OraclePacket)> = packets(&one, seed, PACKETS / 10)
                     .into_iter()
                     .chain(packets(&two, seed, PACKETS / 10))
                     .collect();
                 for (direction, packet) in &mixed {
-                    let found = found(&host.book, reader.classify(slot, *direction, packet));
+                    let found = found(&host.rule_ids, reader.classify(slot, *direction, packet));
                     prop_assert_eq!(
                         found,
                         expected(&one, *direction, packet),
@@ -434,7 +434,7 @@ fn a_generation_in_the_making_is_not_seen() {
                     &one
                 };
                 for (direction, packet) in &mixed {
-                    let found = found(&host.book, reader.classify(slot, *direction, packet));
+                    let found = found(&host.rule_ids, reader.classify(slot, *direction, packet));
                     prop_assert_eq!(found, expected(now, *direction, packet), "{:?} {:?}", direction, packet);
                 }
                 Ok(())

@@ -39,7 +39,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGr
         }
     }
     read.partial = report.errors() > before;
-    // Not even `null` stands there, which some tools write for an empty list.
+    // There is not even `null`, which some tools write for an empty list.
     read.lacks = match ["IpPermissions", "IpPermissionsEgress"].map(|key| group.has(key)) {
         [true, true] => None,
         [false, true] => Some("`IpPermissions`"),
@@ -214,7 +214,7 @@ fn protocol(object: &Object<'_>, report: &mut Diagnostics) -> Option<Protocol> {
     report.take(spot, with_ports(name, from, to))
 }
 
-/// What the two port fields mean depends on the protocol: ports, an ICMP type and code, or nothing at all.
+/// The meaning of the two port fields depends on the protocol: ports, an ICMP type and code, or nothing at all.
 fn with_ports(name: ProtocolName, from: Option<i32>, to: Option<i32>) -> Result<Protocol, Diagnostic> {
     match name {
         ProtocolName::All | ProtocolName::Number(_) => Ok(name.whole()),

@@ -1,4 +1,4 @@
-//! The AWS forms: what the AWS CLI prints, as it prints it.
+//! The AWS forms: the output of the AWS CLI, unchanged.
 //!
 //! Keys that taskgate has no use for are ignored: AWS adds new ones at any time. `null` and the empty string, which other
 //! tools write where the AWS CLI writes nothing, count as absent.
@@ -14,7 +14,7 @@ use super::problem::{Diagnostic, Diagnostics};
 use super::raw::Collected;
 use ranges::Entries;
 
-/// What is right when the CLI's output has been edited.
+/// The remedy when the CLI's output has been edited.
 const AS_PRINTED: &str = "keep the AWS CLI's output as it was printed";
 
 /// The key of a prefix list's entries, which do not say which list they belong to: the file's name does.
@@ -26,12 +26,12 @@ pub(super) struct Kind {
     pub(super) key: &'static str,
     /// What it is, with its article, in messages.
     pub(super) what: &'static str,
-    /// The keys that it is known by where that list stands alone.
+    /// The keys that identify it in a bare list.
     marks: &'static [&'static str],
     read: fn(&Object<'_>, &mut Collected, &mut Diagnostics),
 }
 
-/// All kinds. What an object is by its marks is the first one that fits.
+/// All kinds. An object is of the first one whose marks fit.
 const KINDS: [Kind; 6] = [
     Kind {
         key: "SecurityGroups",
@@ -107,7 +107,7 @@ pub(super) fn bare_kind(has: impl Fn(&str) -> bool) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.marks.iter().all(|mark| has(mark)))
 }
 
-/// Reads an object of a list that stands alone; `false` if it is none that is known.
+/// Reads an object of a bare list; `false` if its kind is unknown.
 pub(super) fn read_bare(
     item: &Node<'_>,
     entries: &mut Option<Entries>,
@@ -143,7 +143,7 @@ fn id(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<String
     id
 }
 
-/// A name or an id as AWS gives it: what is longer, or could steer a terminal, comes from elsewhere.
+/// A name or an id as AWS gives it: longer ones, and those that could steer a terminal, are not AWS's.
 fn word(text: &str) -> Result<String, Diagnostic> {
     if text.len() <= 255 && !text.contains(char::is_control) {
         return Ok(text.trim().to_owned());

@@ -39,7 +39,7 @@ pub(super) fn read_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<R
     })
 }
 
-/// The entries of a prefix list, which stands only in the file's name.
+/// The entries of a prefix list, which only the file's name identifies.
 #[derive(Debug)]
 pub(in super::super) struct Entries {
     id: String,
@@ -92,7 +92,7 @@ impl Entries {
     }
 }
 
-/// What tells a VPC from a subnet.
+/// The difference between VPCs and subnets.
 pub(super) struct Kind {
     id: &'static str,
     /// Lists of further CIDRs: the list's key, the CIDR's key, and the key of its state.

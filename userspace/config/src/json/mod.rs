@@ -23,7 +23,7 @@ pub(super) enum Unread {
     Second(Spot),
 }
 
-/// What stands at the top of a text that is JSON throughout.
+/// The top level of a text that is JSON throughout.
 #[derive(Debug)]
 pub(super) struct Outline<'t> {
     /// The whole value.
@@ -97,7 +97,7 @@ impl<'t> Text<'t> {
         self.0.peek() == Some(b'[')
     }
 
-    /// Where it stands.
+    /// Its place.
     pub(super) fn spot(self) -> Spot {
         self.0.spot()
     }

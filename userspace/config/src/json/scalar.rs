@@ -34,7 +34,7 @@ pub(super) fn is_number(word: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// What a string with escapes says; `None` for an escape that JSON does not have, or half a surrogate pair.
+/// The text of a string with escapes; `None` for an escape that JSON does not have, or half a surrogate pair.
 pub(super) fn unescape(text: &str) -> Option<String> {
     let mut said = String::with_capacity(text.len());
     let mut rest = text;

@@ -179,7 +179,7 @@ fn damaged() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What serde_json takes is JSON, and nothing else is.
+    /// Exactly the texts that serde_json takes are JSON.
     #[test]
     fn json_is_what_serde_json_takes(text in damaged()) {
         // One of them does not look into strings, the other refuses numbers that are out of range.

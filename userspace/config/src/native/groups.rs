@@ -44,7 +44,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGr
     })
 }
 
-/// What a group without `egress` may send: everything, as a new group on AWS.
+/// The egress rule of a group without `egress`: everything, as in a new group on AWS.
 fn all_to_any(spot: Spot) -> Vec<RawRule> {
     let protocol = Protocol::All;
     any(protocol)
@@ -115,7 +115,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnosti
         return Vec::new();
     };
     let mut rules = Vec::new();
-    // Each peer is read once, whatever the number of ports: its fault is told once.
+    // Each peer is read once, whatever the number of ports: its error is reported once.
     let peers: Vec<(Option<RawPeer>, Spot)> = peers
         .into_iter()
         .filter_map(|(text, spot)| report.take(spot, peer(text)).map(|peer| (peer, spot)))

@@ -15,7 +15,7 @@ use super::value;
 pub(super) const HEADER: &str = "taskgate";
 const VERSION: &str = "v1";
 
-/// The top-level keys beside [`HEADER`].
+/// The top-level keys, [`HEADER`] excepted.
 pub(super) const KEYS: [&str; 8] = [
     "account",
     "groups",

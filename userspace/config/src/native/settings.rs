@@ -12,7 +12,7 @@ use super::super::object::{Object, items, number, text};
 use super::super::problem::{Diagnostic, Diagnostics};
 use super::super::value;
 
-/// The fewest and most connections a host can be told to track, and denied flows to keep.
+/// The fewest and most tracked connections, and denied flows, that can be configured.
 const TOTALS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
 
 /// Reads `settings`.
@@ -159,7 +159,7 @@ fn up_to<T: Copy>(
     })
 }
 
-/// Reads `flow-logs`; what stands there twice counts once.
+/// Reads `flow-logs`; duplicates count once.
 pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Diagnostics) {
     let list = items(node, "flow-logs", report);
     if list.is_empty() && matches!(node.value, Value::List(_)) {

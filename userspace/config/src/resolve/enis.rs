@@ -11,7 +11,7 @@ use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
 use super::owners;
 
-/// What is not a task of this host.
+/// ENIs and members that are no task of this host.
 pub(super) struct Elsewhere {
     pub(super) enis: Vec<RawEni>,
     pub(super) members: Vec<RawMember>,
@@ -139,7 +139,7 @@ fn apart(tasks: &[RawTask], report: &mut Diagnostics) {
     }
 }
 
-/// The ENI of a task: what the task says, filled from what AWS says of its ENI.
+/// The ENI of a task: the task's fields, completed by AWS's ENI.
 fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Diagnostics) -> Eni {
     let find = |text: &str| names.gated_group(text);
     let groups = task.groups.as_ref().map(|groups| own_groups(groups, find, report));
@@ -209,7 +209,7 @@ fn check_required(task: &RawTask, report: &mut Diagnostics) {
     }
 }
 
-/// What a task repeats of its ENI has to agree with AWS.
+/// Fields that a task repeats of its ENI have to agree with AWS.
 fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupIndex])>, report: &mut Diagnostics) {
     let mut differ = Vec::new();
     if task

@@ -11,7 +11,7 @@ const QUOTA_GROUPS: usize = 5;
 const QUOTA_RULES: usize = 60;
 const QUOTA_PRODUCT: usize = 1_000;
 
-/// What one ENI can have here.
+/// Limits of one ENI.
 const MAX_GROUPS: usize = 16;
 const MAX_RULES: usize = 1_024;
 
@@ -103,8 +103,8 @@ pub(super) fn enis(model: &Model, spots: &[Spot], report: &mut Diagnostics) {
     }
 }
 
-/// What AWS's own prefix lists weigh, by the end of their names, whatever the Region and family.
-/// [VPC UG AWS-managed prefix lists]; `secretsmanager` stands for its external secrets.
+/// The weights of AWS's own prefix lists, by the end of their names, whatever the Region and family.
+/// [VPC UG AWS-managed prefix lists]; `secretsmanager` means its external secrets.
 const AWS_LISTS: [(&str, usize); 9] = [
     ("cloudfront.origin-facing", 55),
     ("route53-healthchecks", 25),
@@ -117,7 +117,7 @@ const AWS_LISTS: [(&str, usize); 9] = [
     ("dynamodb", 1),
 ];
 
-/// What every name of AWS's own lists begins with.
+/// The common prefix of the names of AWS's own lists.
 const AWS_NAME: &str = "com.amazonaws.";
 
 /// Which families a rule can match.
@@ -130,7 +130,7 @@ fn rule_families(rule: &Rule) -> Vec<Family> {
     }
 }
 
-/// What a rule counts for in one family: a CIDR or a group 1, a prefix list its size.
+/// The weight of a rule in one family: a CIDR or a group 1, a prefix list its size.
 fn weight(rule: &Rule, family: Family, lists: &[PrefixList]) -> usize {
     if !rule_families(rule).contains(&family) {
         return 0;

@@ -7,7 +7,7 @@ use taskgate_model::{GroupIndex, PrefixListIndex};
 use super::super::problem::Diagnostic;
 use super::super::raw::{RawGroup, RawPrefixList};
 
-/// What a name or an id stands for.
+/// The target of a name or an id.
 #[derive(Debug)]
 pub(super) enum Found<T> {
     One(T),
@@ -22,11 +22,11 @@ pub(super) enum Found<T> {
 struct Table {
     /// `security group`, for messages.
     kind: &'static str,
-    /// What every id begins with.
+    /// The common prefix of ids.
     prefix: &'static str,
     ids: Vec<String>,
     names: Vec<String>,
-    /// Positions by id and by name, in lower case. An id is asked first: what is an id never means another's name.
+    /// Positions by id and by name, in lower case. Ids are looked up first: an id never means another's name.
     by_id: HashMap<String, Vec<usize>>,
     by_name: HashMap<String, Vec<usize>>,
 }

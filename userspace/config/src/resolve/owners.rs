@@ -8,7 +8,7 @@ use taskgate_model::{Eni, GroupIndex, Model, Peer, Peerings, common_groups};
 use super::super::problem::{Diagnostics, Spot};
 use super::enis::{Placed, sorted};
 
-/// VPCs in which one address stands at most.
+/// The most VPCs that can have one address.
 const MOST_VPCS: usize = 64;
 
 /// Within one VPC, or where one of them has no VPC, an address belongs to one ENI: where two have it with the same groups,
@@ -39,7 +39,7 @@ pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Diagnostics) {
                 continue;
             }
             owners.retain(meant);
-            // Where several are comparable, the one that differs is told of.
+            // Where several are comparable, the one that differs is reported.
             let differs = owners.iter().find(|owner| !agree(owner, second));
             match differs.or(owners.first()) {
                 Some(owner) if agree(owner, second) => lost.push((position, *address)),

@@ -7,7 +7,7 @@ use taskgate_model::{Direction, Protocol};
 use super::super::raw::{AwsRule, RawGroup, RawPeer, RawRule};
 use super::groups::DIRECTIONS;
 
-/// What of a rule's peering connection is compared: the id, and whether its status is other than active.
+/// The parts of a rule's peering connection that are compared: the id, and whether its status is other than active.
 type Over = (Option<String>, Option<bool>);
 
 /// Which rules are compared, and by what.

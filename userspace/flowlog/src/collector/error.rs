@@ -1,4 +1,4 @@
-//! What keeps a window open.
+//! Errors that keep a window open.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub enum CollectError {
     SetWindow {
         /// The new window's number.
         number: u32,
-        /// What the map said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The kernel's clock can't be read.
@@ -23,7 +23,7 @@ pub enum CollectError {
     Read {
         /// Which.
         table: &'static str,
-        /// What the map said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// Entries can't be removed.
@@ -31,7 +31,7 @@ pub enum CollectError {
     Remove {
         /// Which table.
         table: &'static str,
-        /// What the map said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// Old fragments stay, and take the room of new ones.
@@ -42,7 +42,7 @@ pub enum CollectError {
     Usage {
         /// Which slot.
         slot: u16,
-        /// What the map said.
+        /// The kernel's error.
         source: io::Error,
     },
 }

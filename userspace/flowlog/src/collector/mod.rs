@@ -14,9 +14,9 @@ use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, Track
 pub use self::error::CollectError;
 use super::{
     baseline::{Baselines, Delta, Sample},
-    budget::{GivenUp, cut},
+    budget::{Overflow, cut},
     eni::{LoggedEni, Registry},
-    record::{Reasons, Record, coalesce},
+    record::{FlowRecord, Reasons, coalesce},
     schedule::{Bounds, Schedule},
     unlogged::Unlogged,
     window::{Loss, Unattributed, Window},
@@ -37,19 +37,19 @@ pub struct Collector {
     schedule: Schedule,
     conns: Baselines,
     denials: Baselines,
-    /// By slot: passed and denied packets whose loss was told.
+    /// By slot: passed and denied packets whose loss was reported.
     losses: HashMap<u16, (u64, u64)>,
     number: u32,
     start: u64,
     /// When closing the window failed last.
     failed: u64,
     /// Records of the window that is not closed yet.
-    open: Vec<Record>,
+    open: Vec<FlowRecord>,
     /// How many of them there may be.
     most: usize,
     /// Those beyond that.
-    given_up: GivenUp,
-    strays: Unattributed,
+    overflow: Overflow,
+    unattributed: Unattributed,
 }
 
 /// An entry of either table.
@@ -62,10 +62,10 @@ struct Entry {
     denied: Option<u8>,
     /// It leaves no record.
     unlogged: bool,
-    reading: Sample,
+    sample: Sample,
 }
 
-/// What is to be removed.
+/// Entries to be removed.
 #[derive(Default)]
 struct Over {
     conns: Vec<FlowId>,
@@ -81,7 +81,7 @@ impl Entry {
             protocol: key.conn_protocol(),
             denied: None,
             unlogged: unlogged.covers(&key, state),
-            reading: state.into(),
+            sample: state.into(),
         }
     }
 
@@ -95,7 +95,7 @@ impl Entry {
             denied: Some(reason),
             // A denial is never silent.
             unlogged: false,
-            reading: Sample::of_denial(state, direction),
+            sample: Sample::of_denial(state, direction),
         }
     }
 }
@@ -129,8 +129,8 @@ impl Collector {
             failed: 0,
             open: Vec::new(),
             most: usize::MAX,
-            given_up: GivenUp::new(),
-            strays: Unattributed::default(),
+            overflow: Overflow::new(),
+            unattributed: Unattributed::default(),
         })
     }
 
@@ -145,7 +145,7 @@ impl Collector {
         self.registry.set(slot, eni);
     }
 
-    /// Says that the configuration no longer names a slot's ENI. What its entries still hold is recorded, then they are
+    /// Says that the configuration no longer names a slot's ENI. The rest of its entries' counts is recorded, then they are
     /// removed, and a window names the slot among its [`Window::drained`].
     pub fn retire(&mut self, slot: u16) {
         self.registry.retire(slot);
@@ -153,7 +153,7 @@ impl Collector {
 
     /// Takes down what entries hold by now, for the window that runs, and removes none: that takes a while. To be called once retired slots count no more: an
     /// entry whose flow goes on is its next ENI's then, with all that was not taken down.
-    pub fn take_down(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
+    pub fn snapshot(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         self.read(tables, false).map(drop)
     }
 
@@ -179,7 +179,7 @@ impl Collector {
     /// Closes the window that has run since the last one was closed, and gives its records.
     ///
     /// Removes what is idle past its time-out, connections of an older epoch and
-    /// entries of retired slots, each only if everything that it held was told in an earlier window; denied flows after
+    /// entries of retired slots, each only if everything that it held was reported in an earlier window; denied flows after
     /// two windows without a packet.
     pub fn close_window(&mut self, tables: &mut dyn FlowTables, now: u64) -> Result<Window, CollectError> {
         let (end, next) = self.schedule.close(self.start, now);
@@ -197,14 +197,16 @@ impl Collector {
     /// Removes what may be removed by now, between two closings: room for new connections. Call it once a window's
     /// records are written, and every few seconds where the tables are nearly full.
     ///
-    /// `untold`: also what holds something that no window has told yet. It goes into the records of the window that
+    /// `unreported`: also what holds something that no window has reported yet. It goes into the records of the window that
     /// runs.
-    pub fn sweep(&mut self, tables: &mut dyn FlowTables, untold: bool) -> Result<(), CollectError> {
+    pub fn gc(&mut self, tables: &mut dyn FlowTables, unreported: bool) -> Result<(), CollectError> {
         let now = tables.now().map_err(CollectError::Clock)?;
         let mut over = Vec::new();
         tables
             .conns(&mut |conn| {
-                if (untold || self.conns.all_told(conn.id, &(&conn.state).into())) && self.conn_is_over(conn, now) {
+                if (unreported || self.conns.all_reported(conn.id, &(&conn.state).into()))
+                    && self.conn_is_over(conn, now)
+                {
                     over.push(conn.id);
                 }
             })
@@ -214,7 +216,7 @@ impl Collector {
     }
 
     /// Removes denied flows that have been silent for a quarter of a second, between two closings: room for new ones. What
-    /// no window has told yet goes into the records of the one that runs.
+    /// no window has reported yet goes into the records of the one that runs.
     pub fn free_denials(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         let now = tables.now().map_err(CollectError::Clock)?;
         let least = tables.ticks_per_second() / 4;
@@ -264,10 +266,10 @@ impl Collector {
         let mut losses = Vec::new();
         let mut drained = Vec::new();
         for (slot, eni, usage) in used {
-            let told = self.losses.entry(slot).or_default();
-            let passed = usage.flows_lost.saturating_sub(told.0);
-            let denied = usage.denials_lost.saturating_sub(told.1);
-            *told = (usage.flows_lost, usage.denials_lost);
+            let reported = self.losses.entry(slot).or_default();
+            let passed = usage.flows_lost.saturating_sub(reported.0);
+            let denied = usage.denials_lost.saturating_sub(reported.1);
+            *reported = (usage.flows_lost, usage.denials_lost);
             if passed != 0 || denied != 0 {
                 losses.push(Loss { eni, passed, denied });
             }
@@ -278,8 +280,8 @@ impl Collector {
         }
         let mut records = std::mem::take(&mut self.open);
         coalesce(&mut records);
-        add_losses(&mut losses, std::mem::take(&mut self.given_up));
-        let strays = std::mem::take(&mut self.strays);
+        add_losses(&mut losses, std::mem::take(&mut self.overflow));
+        let unattributed = std::mem::take(&mut self.unattributed);
         let window = Window {
             number: self.number,
             bounds,
@@ -288,21 +290,21 @@ impl Collector {
             losses,
             active: self.registry.active(),
             drained,
-            strays,
+            unattributed,
         };
         self.number = number;
         self.start = next;
         Ok(window)
     }
 
-    /// Reads both tables into the open records, and gives what told nothing new and is over.
+    /// Reads both tables into the open records, and gives the entries without anything new that are over.
     fn read(&mut self, tables: &mut dyn FlowTables, whole: bool) -> Result<Over, CollectError> {
         let now = tables.now().map_err(CollectError::Clock)?;
         let mut over = Over::default();
         tables
             .conns(&mut |conn| {
                 let entry = Entry::conn(conn.id, conn.key, &conn.state, &self.unlogged);
-                let grew = self.settle(&entry, whole);
+                let grew = self.report(&entry, whole);
                 if !grew && self.conn_is_over(conn, now) {
                     over.conns.push(conn.id);
                 }
@@ -311,7 +313,7 @@ impl Collector {
         tables
             .denials(&mut |id, key, state| {
                 let entry = Entry::denial(id, key, &state);
-                let grew = self.settle(&entry, whole);
+                let grew = self.report(&entry, whole);
                 let silent = self.denials.silent_for(id, self.number) >= 2;
                 if !grew && (silent || self.registry.is_retired(entry.slot)) {
                     over.denials.push(id);
@@ -321,7 +323,7 @@ impl Collector {
         Ok(over)
     }
 
-    /// Removes denied flows, but for those that a packet has come for since. What came since they were read is recorded too.
+    /// Removes denied flows, but for those that a packet has come for since. Packets that came since they were read are recorded too.
     fn take_denials(&mut self, tables: &mut dyn FlowTables, ids: &[FlowId]) -> Result<(), CollectError> {
         if ids.is_empty() {
             return Ok(());
@@ -330,14 +332,14 @@ impl Collector {
         tables.mark_denials(ids).map_err(failed)?;
         for id in ids {
             if let Some((key, state)) = tables.take_denial(*id).map_err(failed)? {
-                self.settle(&Entry::denial(*id, key, &state), true);
+                self.report(&Entry::denial(*id, key, &state), true);
                 self.denials.forget(*id);
             }
         }
         Ok(())
     }
 
-    /// Whether a connection whose packets were all told can go.
+    /// Whether a connection whose packets were all reported can go.
     fn conn_is_over(&self, conn: &TrackedConn, now: u32) -> bool {
         let state = &conn.state;
         let timeout = self.timeouts[timeout_of(conn.key.conn_protocol(), state.state) as usize];
@@ -363,7 +365,7 @@ impl Collector {
                 continue;
             }
             if let Some((key, state)) = tables.take_conn(*id).map_err(failed)? {
-                self.settle(&Entry::conn(*id, key, &state, &self.unlogged), true);
+                self.report(&Entry::conn(*id, key, &state, &self.unlogged), true);
                 self.conns.forget(*id);
             }
         }
@@ -371,45 +373,51 @@ impl Collector {
     }
 
     /// Records what an entry holds beyond its baseline, and says whether there was anything.
-    fn settle(&mut self, entry: &Entry, whole: bool) -> bool {
+    fn report(&mut self, entry: &Entry, whole: bool) -> bool {
         let baselines = if entry.denied.is_none() {
             &mut self.conns
         } else {
             &mut self.denials
         };
-        let shares = baselines.shares(entry.id, &entry.reading, self.number, whole);
-        for (direction, share) in [Direction::Egress, Direction::Ingress].into_iter().zip(shares) {
-            if let Some(share) = share {
-                self.record(entry, direction, share);
+        let deltas = baselines.deltas(entry.id, &entry.sample, self.number, whole);
+        for (direction, delta) in [Direction::Egress, Direction::Ingress].into_iter().zip(deltas) {
+            if let Some(delta) = delta {
+                self.record(entry, direction, delta);
             }
         }
-        shares.iter().any(Option::is_some)
+        deltas.iter().any(Option::is_some)
     }
 
-    fn record(&mut self, entry: &Entry, direction: Direction, share: Delta) {
+    fn record(&mut self, entry: &Entry, direction: Direction, delta: Delta) {
         if entry.unlogged {
             return;
         }
         let Some(eni) = self.registry.touch(entry.slot) else {
-            self.strays.flows += 1;
-            self.strays.packets += share.count.packets;
+            self.unattributed.flows += 1;
+            self.unattributed.packets += delta.count.packets;
             return;
         };
         let denied = entry
             .denied
             .map(|number| DropReason::from_number(number).map_or(Reasons::NONE, Reasons::only));
-        self.open
-            .push(Record::new(eni, &entry.key, entry.protocol, direction, denied, share));
+        self.open.push(FlowRecord::new(
+            eni,
+            &entry.key,
+            entry.protocol,
+            direction,
+            denied,
+            delta,
+        ));
         if self.open.len() > self.most {
             // Half of it, so that it is not done again at once.
-            cut(&mut self.open, self.most / 2, &mut self.given_up);
+            cut(&mut self.open, self.most / 2, &mut self.overflow);
         }
     }
 }
 
 /// Adds what was given up to what found no room in the kernel's tables.
-fn add_losses(losses: &mut Vec<Loss>, given_up: GivenUp) {
-    for (id, more) in given_up {
+fn add_losses(losses: &mut Vec<Loss>, overflow: Overflow) {
+    for (id, more) in overflow {
         match losses.iter_mut().find(|loss| loss.eni.id() == id) {
             Some(loss) => {
                 loss.passed += more.passed;

@@ -12,7 +12,7 @@ use taskgate_ebpf::abi::{
     tables::{Flags, denial_tail},
     window,
 };
-use taskgate_tables::{ConnState, Count, DenialState, FlowId, FlowKey, FlowTables, TrackedConn, UsageState};
+use taskgate_tables::{ConnState, DenialState, FlowCount, FlowId, FlowKey, FlowTables, TrackedConn, UsageState};
 
 /// Ticks in a second.
 pub(super) const SECOND: u32 = 1000;
@@ -300,6 +300,6 @@ impl FlowTables for Kernel {
 }
 
 /// A count.
-pub(super) fn count(packets: u64, bytes: u64) -> Count {
-    Count { packets, bytes }
+pub(super) fn count(packets: u64, bytes: u64) -> FlowCount {
+    FlowCount { packets, bytes }
 }

@@ -125,8 +125,8 @@ impl Rig {
             .expect("a window")
     }
 
-    fn sweep(&mut self, untold: bool) {
-        self.collector.sweep(&mut self.kernel, untold).expect("a sweep");
+    fn gc(&mut self, unreported: bool) {
+        self.collector.gc(&mut self.kernel, unreported).expect("a collection");
     }
 
     /// The lines of a window, read strictly; times as seconds since [`BEGIN`].

@@ -109,7 +109,7 @@ fn event() -> impl Strategy<Value = Event> {
         10 => (1..40_u32).prop_map(Event::Wait),
         8 => Just(Event::Close),
         8 => busy().prop_map(Event::BusyClose),
-        6 => (any::<bool>(), busy()).prop_map(|(untold, packets)| Event::Sweep(untold, packets)),
+        6 => (any::<bool>(), busy()).prop_map(|(unreported, packets)| Event::Sweep(unreported, packets)),
         2 => prop_oneof![Just(WEB), Just(DB)].prop_map(Event::Epoch),
         4 => Just(Event::AllDone),
     ]
@@ -228,9 +228,9 @@ fn run(events: Vec<Event>) {
                 let window = rig.try_close().expect("a window");
                 tell(&mut told, &mut rig, &window);
             }
-            Event::Sweep(untold, packets) => {
+            Event::Sweep(unreported, packets) => {
                 busy(&mut rig, packets, &played);
-                rig.sweep(untold);
+                rig.gc(unreported);
             }
             Event::Epoch(slot) => *rig.kernel.state.epochs.entry(slot).or_default() += 1,
             Event::AllDone => {

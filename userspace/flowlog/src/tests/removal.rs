@@ -159,7 +159,7 @@ fn a_connection_that_a_packet_revives_before_its_removal_stays() {
             Ok(())
         });
         if sweeps {
-            rig.sweep(!told);
+            rig.gc(!told);
         } else {
             rig.close();
         }
@@ -190,7 +190,7 @@ fn a_reading_may_take_longer_than_the_time_outs() {
         }
         Ok(())
     });
-    rig.sweep(true);
+    rig.gc(true);
     assert_eq!(rig.kernel.state.conns.len(), 1);
 }
 
@@ -242,11 +242,11 @@ fn an_older_epoch_ends_a_connection_after_it_was_told() {
     rig.kernel.state.pass(&flow, Egress, 60, tcp::SYN);
     rig.kernel.state.conn(&flow).state = state::CONFIRMED;
     rig.kernel.state.epochs.insert(WEB, 1);
-    rig.sweep(false);
+    rig.gc(false);
     assert_eq!(rig.kernel.state.conns.len(), 1, "not told yet");
     assert_eq!(rig.minute(), ["web 10.0.1.15 10.0.1.20 40000 53 6 1 60 0-60 ACCEPT"]);
     assert_eq!(rig.kernel.state.conns.len(), 1, "told just now");
-    rig.sweep(false);
+    rig.gc(false);
     assert_eq!(rig.kernel.state.conns.len(), 0);
 }
 
@@ -254,7 +254,7 @@ fn an_older_epoch_ends_a_connection_after_it_was_told() {
 #[test]
 fn a_sweep_forgets_old_fragments() {
     let mut rig = Rig::new();
-    rig.sweep(false);
+    rig.gc(false);
     assert_eq!(rig.kernel.steps.last(), Some(&Step::ForgetFragments(super::timeouts())));
 }
 
@@ -273,7 +273,7 @@ fn a_sweep_takes_what_was_told_and_is_idle_and_loses_nothing() {
         }
         Ok(())
     });
-    rig.sweep(false);
+    rig.gc(false);
     assert_eq!(
         rig.kernel.state.conns.keys().copied().collect::<Vec<_>>(),
         [live.conn()]
@@ -293,7 +293,7 @@ fn where_room_is_wanted_what_is_over_goes_before_it_is_told_and_is_told_then() {
     rig.kernel.state.pass(&over, Egress, 60, 0);
     rig.wait(40);
     rig.kernel.state.pass(&live, Egress, 70, 0);
-    rig.sweep(true);
+    rig.gc(true);
     assert_eq!(
         rig.kernel.state.conns.keys().copied().collect::<Vec<_>>(),
         [live.conn()]
@@ -393,7 +393,7 @@ fn what_belongs_to_no_task_is_counted_and_goes() {
     rig.kernel.state.deny(&flow, Egress, DropReason::NoRule, 60, 0);
     rig.kernel.state.pass(&Flow { slot: DB, ..flow }, Egress, 60, 0);
     let window = rig.close();
-    assert_eq!((window.strays.flows, window.strays.packets), (3, 3));
+    assert_eq!((window.unattributed.flows, window.unattributed.packets), (3, 3));
     assert_eq!(
         rig.lines(&window),
         ["db 10.0.1.20 10.0.1.20 40000 53 17 1 60 0-60 ACCEPT"]

@@ -131,7 +131,7 @@ fn a_window_holds_so_many_records_and_no_more() {
                 let conn = rig.kernel.state.conn(&one_of_many(WEB, port));
                 conn.last = conn.last.wrapping_sub(600 * SECOND);
             }
-            rig.sweep(true);
+            rig.gc(true);
         }
     }
     let window = rig.close();

@@ -1,6 +1,6 @@
 //! ENIs that taskgate makes: a namespace, a veth pair, addresses and routes, with the gate up before the links are.
 
-mod left_over;
+mod orphans;
 mod pair;
 mod provisioned;
 mod readdress;
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::provisioned::{LinkRecord, Provisioned, Removed};
 pub use self::{
-    left_over::{Kept, LeftOver, remove_left_over},
+    orphans::{Kept, LeftOver, remove_orphans},
     provisioned::STATE_FOLDER,
 };
 use super::{
@@ -23,7 +23,7 @@ use super::{
     netns::{Namespace, NamespaceId},
 };
 
-/// What an ENI is made from.
+/// The specification of an ENI to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct EniSpec<'a> {
     /// The taskgate instance that makes it.
@@ -74,7 +74,7 @@ impl EniSpec<'_> {
             .into()
     }
 
-    /// What the host's end says of itself, for whoever looks at it.
+    /// The alias of the host's end, for people who list links.
     fn alias(&self) -> String {
         // The kernel takes 255 bytes.
         let alias = format!("taskgate {} {}", self.instance, self.task);
@@ -106,7 +106,7 @@ pub enum EniError {
         link: String,
         /// The task that needs the name.
         task: String,
-        /// What the link says of itself.
+        /// The link's alias.
         alias: Option<String>,
     },
     /// The gate could not be put up.
@@ -130,7 +130,7 @@ fn says(alias: Option<&String>) -> String {
     alias.map_or_else(String::new, |alias| format!(" (it says `{alias}`)"))
 }
 
-/// What limits an ENI that was made, and what the user can do about it.
+/// A limit of an ENI that was made, and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EniWarning {
     /// The host does not forward packets of a family.
@@ -201,7 +201,7 @@ impl TaskEni {
     /// stands the links go up and the routes in. The host's end and the routes to it lie in the network namespace of the
     /// calling thread, which has to be `netlink`'s too.
     ///
-    /// What an earlier run of this instance left of the same ENI is replaced. Where anything fails, all of it is undone.
+    /// An ENI that an earlier run of this instance left is replaced. Where anything fails, all of it is undone.
     pub async fn make<G, E>(
         netlink: &Netlink,
         spec: &EniSpec<'_>,
@@ -211,7 +211,7 @@ impl TaskEni {
         E: Error + Send + Sync + 'static,
     {
         let list = Provisioned::of(spec.instance)?;
-        left_over::replace(netlink, &list, spec).await?;
+        orphans::replace(netlink, &list, spec).await?;
         let (namespace, origin) = namespace(&list, spec).await?;
         let made_namespace = origin != Origin::Foreign;
         let built = pair::build(netlink, &list, spec, &namespace, gate).await;
@@ -255,13 +255,13 @@ impl TaskEni {
         self.made_namespace
     }
 
-    /// What limits it.
+    /// Its limits.
     pub fn warnings(&self) -> &[EniWarning] {
         &self.warnings
     }
 
     /// Takes the ENI away, and the namespace's name if taskgate made it and it leads there still. Processes in the namespace
-    /// stay there, without a network. What has the number of a link that is gone stays. The gate may come off afterwards.
+    /// stay there, without a network. A link that has got the number of one that is gone stays. The gate may come off afterwards.
     pub async fn remove(self, netlink: &Netlink) -> Result<(), NetlinkError> {
         let link = self.list.remove_link(netlink, &self.record).await;
         if matches!(link, Ok(Removed::Changed)) {
@@ -280,7 +280,7 @@ impl TaskEni {
     }
 }
 
-/// What could not be undone stays, and the log says so.
+/// Parts that cannot be undone stay, and the log says so.
 fn undo(undone: Result<(), NetlinkError>) {
     if let Err(refused) = undone {
         tracing::warn!("{refused}: {}", refused.cause);
@@ -313,14 +313,14 @@ async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace,
             let namespace = spec.namespace.to_owned();
             return Err(EniError::OwnNetwork { namespace });
         }
-        let origin = if left_over::is_made_by(list, &namespace)? {
+        let origin = if orphans::is_made_by(list, &namespace)? {
             Origin::Earlier
         } else {
             Origin::Foreign
         };
         return Ok((namespace, origin));
     }
-    left_over::remove_placeholder(list, spec.namespace);
+    orphans::remove_placeholder(list, spec.namespace);
     let made = Namespace::make(spec.namespace, async |namespace| {
         let lo = LinkUnspec::new_with_name("lo").up().build();
         let set = namespace.netlink()?.handle().link().set(lo).execute().await;

@@ -33,16 +33,16 @@ pub(super) async fn replace(netlink: &Netlink, list: &Provisioned, spec: &EniSpe
     }
 }
 
-/// What became of what earlier runs left.
+/// The result of removing what earlier runs left.
 #[derive(Debug, Default)]
 pub struct LeftOver {
     /// The names of the links and namespaces that went.
     pub removed: Vec<String>,
-    /// What stays, and why.
+    /// Things that stay, and why.
     pub kept: Vec<Kept>,
 }
 
-/// What an earlier run may have left and this one leaves alone.
+/// A thing that an earlier run may have left, and that stays.
 #[derive(Debug, thiserror::Error)]
 pub enum Kept {
     /// A part of the list cannot be used.
@@ -53,7 +53,7 @@ pub enum Kept {
     Damaged {
         /// The file, or the whole folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         cause: std::io::Error,
     },
     /// A link lies in another network namespace than this run.
@@ -77,15 +77,15 @@ pub enum Kept {
     /// The kernel refused.
     #[error("what an earlier run made stays, open if nothing gates it: {refused}: {}", refused.cause)]
     Refused {
-        /// What it refused.
+        /// The refused operation.
         refused: NetlinkError,
     },
 }
 
-/// Takes away what earlier runs of `instance` made and left. The namespaces in `namespaces` stay, with whoever is in them,
+/// Takes away what earlier runs of `instance` made and left. The namespaces in `namespaces` stay, with their processes,
 /// and go with the ENI that [`super::TaskEni::make`] leads there. To be called before the first ENI is made, from the network
 /// namespace of `netlink`.
-pub async fn remove_left_over(netlink: &Netlink, instance: &str, namespaces: &BTreeSet<&str>) -> LeftOver {
+pub async fn remove_orphans(netlink: &Netlink, instance: &str, namespaces: &BTreeSet<&str>) -> LeftOver {
     let mut left = LeftOver::default();
     let begun = Provisioned::of(instance).and_then(|list| Ok((list, NamespaceId::here()?)));
     let (list, here) = match begun {

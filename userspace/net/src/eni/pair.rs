@@ -72,7 +72,7 @@ where
             warnings.append(&mut self::warnings(spec.addresses, &link));
             Ok((link, record, warnings, gate))
         }
-        // The gate is dropped after the link: what is up is gated to its end.
+        // The gate is dropped after the link, so that the link is gated to its end.
         Err(error) => failed(error).await,
     }
 }

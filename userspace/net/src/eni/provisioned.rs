@@ -1,5 +1,5 @@
 //! The list of what an instance has made and not taken away yet: a folder in /run with a file for each link and each
-//! namespace. Whoever looks at a link or a namespace could have been told anything by it; only the list says whose it is.
+//! namespace. A link or a namespace can claim anything; only the list says whose it is.
 //!
 //! A thing is listed before it is made, so that a run that is killed leaves nothing unlisted, and is looked at again before
 //! it is taken away. A file is replaced as a whole: a reader meets the old one or the new one. It need not outlive a reboot,
@@ -60,7 +60,7 @@ pub(super) struct NamespaceRecord {
     netns: NamespaceId,
 }
 
-/// What is in the list, or why a part of it cannot be used.
+/// An entry of the list, or the reason why a part of it cannot be used.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     pub(super) links: Vec<LinkRecord>,
@@ -68,7 +68,7 @@ pub(super) struct Listed {
     pub(super) damaged: Vec<(PathBuf, io::Error)>,
 }
 
-/// What a file of the list is named by, and lists.
+/// The subject of a file of the list, by which the file is named.
 pub(super) trait Record: Serialize + DeserializeOwned {
     const PREFIX: &str;
 
@@ -132,7 +132,7 @@ impl LinkRecord {
         self.netns == netns
     }
 
-    /// What has its number now, or its name while it has no number.
+    /// The link with its number, or with its name while it has no number.
     async fn look(&self, netlink: &Netlink) -> Result<Option<LinkMessage>, NetlinkError> {
         match self.ifindex {
             Some(ifindex) => netlink.link_message_of(ifindex, &self.link).await,
@@ -207,7 +207,7 @@ impl Provisioned {
         (record.name() == name && record.boot() == self.boot).then_some(record)
     }
 
-    /// Takes a record out of the list. What cannot be removed is listed for longer than it is there, which harms nobody.
+    /// Takes a record out of the list. A file that cannot be removed is listed for too long, which harms nobody.
     pub(super) fn forget<R: Record>(&self, name: &str) {
         let path = self.path::<R>(name);
         match fs::remove_file(&path) {
@@ -220,7 +220,7 @@ impl Provisioned {
         fs::remove_dir(&self.folder).ok();
     }
 
-    /// Reads the list. What an earlier boot listed is taken out.
+    /// Reads the list. Entries of an earlier boot are removed.
     pub(super) fn read(&self) -> Listed {
         let mut listed = Listed::default();
         let names = || -> io::Result<Vec<String>> {
@@ -239,7 +239,7 @@ impl Provisioned {
         names.sort();
         for name in names {
             if name == NEXT {
-                // Killed in the middle of writing it: what it would have listed was not begun.
+                // Killed while writing it: the thing to be listed was not begun.
                 fs::remove_file(self.folder.join(NEXT)).ok();
             } else if name.starts_with(LinkRecord::PREFIX) {
                 let record = self.listed(&name, &mut listed.damaged);
@@ -315,11 +315,11 @@ pub(super) enum Removed {
     Now,
     /// It is gone, or something else has its number or name.
     WasGone,
-    /// What is there is like it and has not all that it was made with: it stays.
+    /// The link that is there resembles it, but not wholly: it stays.
     Changed,
 }
 
-/// What is being written.
+/// A file that is being written.
 const NEXT: &str = "next";
 
 /// Reads a record that only this host's administrator can have written.
@@ -340,7 +340,7 @@ fn read<R: Record>(path: &Path) -> io::Result<R> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// What others can write is no list of ours.
+/// A file that others can write is not taken for a list.
 fn check_owner(metadata: &fs::Metadata, what: &str) -> io::Result<()> {
     let own = nix::unistd::geteuid().as_raw();
     if metadata.file_type().is_symlink() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {

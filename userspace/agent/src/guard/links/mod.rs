@@ -1,4 +1,4 @@
-//! What is desired of links, compared with what is there.
+//! The desired state of links, compared with the links that are there.
 
 mod reconcile;
 mod timing;
@@ -47,7 +47,7 @@ pub(super) struct Links {
     here: BTreeMap<u32, Held>,
     /// Gates of links that were moved to another namespace: they drop everything there.
     away: Vec<Gate>,
-    /// Links that are closed until their gates stand, by ifindex.
+    /// Links that are closed until their gates are up, by ifindex.
     covers: HashMap<u32, Cover>,
     uplinks: Uplinks,
     uplink_retry: Option<Retry>,
@@ -67,7 +67,7 @@ struct Task {
 }
 
 enum State {
-    /// There is no link yet; whether that was said.
+    /// There is no link yet; whether that was announced.
     Waiting(bool),
     /// It is bound; to the link with this ifindex, if it is none of the trunk's.
     Bound(Option<u32>),
@@ -128,7 +128,7 @@ impl Links {
         self.uplinks.link().cloned()
     }
 
-    /// Takes over what is desired from now on: what no longer is, is closed; the rest is due.
+    /// Takes over the desired state: tasks that are no longer in it are closed, the others are due.
     pub(super) fn desire(&mut self, desired: Desired) -> Result<(), NetlinkError> {
         // Links whose events are still to come may be named.
         self.watch.refresh()?;
@@ -141,9 +141,9 @@ impl Links {
         };
         let gone: Vec<(String, Task)> = self.tasks.extract_if(.., |eni, task| !stays(eni, task)).collect();
         for (eni, task) in gone {
-            self.dismiss(&eni, &task);
+            self.release_task(&eni, &task);
         }
-        // What the trunk carries is closed before it is bound.
+        // The trunk's branches are closed before they are bound.
         self.uplinks.desire(desired.uplink);
         self.uplink_is_due = true;
         self.devices.clear();
@@ -164,7 +164,7 @@ impl Links {
     }
 
     /// A task that is no longer named: its link stays closed.
-    fn dismiss(&mut self, eni: &str, task: &Task) {
+    fn release_task(&mut self, eni: &str, task: &Task) {
         let DesiredTask { name, carrier, .. } = &task.desired;
         let held = self.here.iter().find(|(_, held)| held.eni.as_deref() == Some(eni));
         let ifindex = held.map(|(ifindex, _)| *ifindex);
@@ -182,7 +182,7 @@ impl Links {
                 }
             }
             // The agent takes the link away. Where it cannot, the link stays closed.
-            Carrier::Made => {
+            Carrier::Provisioned => {
                 if let Some(held) = ifindex.and_then(|ifindex| self.here.get_mut(&ifindex)) {
                     held.eni = None;
                 }
@@ -244,7 +244,7 @@ impl Links {
         self.tell(Notice::Came(name.to_owned()));
     }
 
-    /// Closes a new link until its gate stands. Where that takes no grace period the gate itself is as fast.
+    /// Closes a new link until its gate is up. Where that takes no grace period the gate itself is as fast.
     fn cover(&mut self, name: &str, ifindex: u32) {
         let is_task = self.watch.link(name).is_some_and(|(_, link)| link.closable().is_some());
         if self.programs.hook() != AttachKind::Tcx || !is_task {
@@ -294,7 +294,7 @@ impl Links {
         let place = place(&held.gate);
         let task = held.eni.as_ref().and_then(|eni| self.tasks.get_mut(eni));
         if place == Place::Here {
-            // What taskgate made is its task's under any name.
+            // A link that taskgate made is its task's under any name.
             if let Some(task) = task
                 && let Carrier::Device(device) = &task.desired.carrier
                 && device != name
@@ -311,7 +311,9 @@ impl Links {
             }
             return;
         }
-        let is_made = task.as_ref().is_some_and(|task| task.desired.carrier == Carrier::Made);
+        let is_made = task
+            .as_ref()
+            .is_some_and(|task| task.desired.carrier == Carrier::Provisioned);
         let whose = task.as_ref().map(|task| format!("task `{}`", task.desired.name));
         if let Some(task) = task {
             task.state = State::Waiting(true);
@@ -328,7 +330,7 @@ impl Links {
         }
         self.unbind(LinkId::device(ifindex));
         match (eni, whose) {
-            (Some(eni), _) if is_made => self.tell(Notice::MadeLost {
+            (Some(eni), _) if is_made => self.tell(Notice::ProvisionedLost {
                 eni,
                 ifindex,
                 moved: has_moved,
@@ -451,7 +453,7 @@ impl Links {
         let mut opened = Vec::new();
         for gate in gates {
             let link = gate.link().name.clone();
-            // What taskgate made is gone with its link.
+            // An ENI that taskgate made is gone with its link.
             if place(&gate) == Place::Gone {
                 continue;
             }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl Links {
-    /// Looks at the next of what is due. Gives what went wrong and was not said before.
+    /// Reconciles the next link or task that is due. Gives an error that was not reported before.
     pub(in crate::guard) fn step(&mut self) -> Option<AttachError> {
         if mem::take(&mut self.uplink_is_due) {
             return self.reconcile_uplink();
@@ -47,15 +47,15 @@ impl Links {
 
     fn reconcile(&mut self, eni: &str) -> Option<AttachError> {
         let task = self.tasks.get(eni)?;
-        let said = matches!(task.state, State::Waiting(true));
+        let announced = matches!(task.state, State::Waiting(true));
         let is_bound = matches!(task.state, State::Bound(_));
         let desired = task.desired.clone();
         let reconciled = match &desired.carrier {
-            Carrier::Device(device) => self.reconcile_device(eni, &desired, device, said),
+            Carrier::Device(device) => self.reconcile_device(eni, &desired, device, announced),
             Carrier::Branch(_) if is_bound => return None,
             Carrier::Branch(vlan) => self.reconcile_branch(&desired, *vlan),
             // It comes with its gate.
-            Carrier::Made => return None,
+            Carrier::Provisioned => return None,
         };
         let task = self.tasks.get_mut(eni)?;
         let (state, failed) = match reconciled {
@@ -104,11 +104,11 @@ impl Links {
         eni: &str,
         task: &DesiredTask,
         device: &str,
-        said: bool,
+        announced: bool,
     ) -> Result<State, AttachError> {
         let name = || task.name.clone();
         let Some((ifindex, known)) = self.watch.link(device) else {
-            if !said {
+            if !announced {
                 info!(
                     task = task.name,
                     link = device,
@@ -184,7 +184,7 @@ impl Links {
     /// Binds a link to its task's slot, then gates it. Where it has to wait for the first it is closed.
     fn gate(&mut self, eni: &str, task: &DesiredTask, link: &Link) -> Result<Binding, GateError> {
         let id = link_id(link)?;
-        // Before anything is said there.
+        // Before any packet passes there.
         self.set_segment(task.slot, link.ifindex);
         let binding = self
             .image

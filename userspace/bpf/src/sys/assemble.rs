@@ -1,0 +1,65 @@
+//! Programs of a few instructions and the maps that they use, for benchmarks alone.
+
+use std::{
+    ffi::c_int,
+    io,
+    os::fd::{BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use super::{BPF_MAP_TYPE_ARRAY, address, bpf, create_array, set_first};
+
+const BPF_PROG_LOAD: c_int = 5;
+const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+
+/// Where a program runs; the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ProgramKind {
+    /// At tc, as gates do.
+    Classifier = 3,
+    /// Before there is a socket buffer.
+    Xdp = 6,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    instructions: u32,
+    first: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// Loads a program from its instructions, each in the bytes that the kernel has for it.
+pub fn load_instructions(kind: ProgramKind, instructions: &[[u8; 8]]) -> io::Result<OwnedFd> {
+    // The kernel reads words.
+    let words: Vec<u64> = instructions.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
+    let mut attr = Load {
+        kind: kind as u32,
+        instructions: words.len() as u32,
+        first: address(&words[..]),
+        license: address(c"GPL"),
+        ..Load::default()
+    };
+    // SAFETY: the kernel only reads the instructions, as many as it is told, and the licence up to its zero byte.
+    let program = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(program as c_int) })
+}
+
+/// An array of one number of 8 bytes.
+pub fn counter() -> io::Result<OwnedFd> {
+    create_array(BPF_MAP_TYPE_ARRAY, 8, None)
+}
+
+/// An array for tail calls, with one program. The kernel empties it once nobody has it open.
+pub fn program_array(first: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let array = create_array(BPF_MAP_TYPE_PROG_ARRAY, 4, None)?;
+    set_first(std::os::fd::AsFd::as_fd(&array), first)?;
+    Ok(array)
+}
