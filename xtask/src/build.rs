@@ -29,7 +29,7 @@ pub(crate) struct Artifact {
     pub(crate) profile: Profile,
 }
 
-/// What it was made of.
+/// The target that it was made of.
 #[derive(Deserialize)]
 pub(crate) struct Target {
     pub(crate) name: String,

@@ -43,7 +43,7 @@ impl Target {
         }
     }
 
-    /// The longest input, in bytes: what a frame can make a difference with, or a few dozen steps.
+    /// The longest input, in bytes: a frame as far as it matters, or a few dozen steps.
     fn most(self) -> u32 {
         match self {
             Self::Parser => 600,
@@ -53,7 +53,7 @@ impl Target {
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Found {
     executions: u64,
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let builds = folder("build");
     build.args(["build", "--fuzz-dir", "tests/fuzz", "--sanitizer", "none"]);
     build.args(["--target", &triple, "--target-dir"]).arg(&builds);
-    // What is fuzzed runs without the kernel, and without `unsafe` a sanitizer would find nothing.
+    // The fuzzed code runs without the kernel, and without `unsafe` a sanitizer would find nothing.
     build.current_dir(workspace::root()).env("AYA_BUILD_SKIP", "1");
     if let Some(target) = args.target {
         build.arg(target.name());
@@ -178,7 +178,7 @@ fn executions(words: &str) -> u64 {
     count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
 }
 
-/// What the target said when it broke.
+/// The target's last words.
 fn said(words: &str) -> String {
     let lines = words.lines().skip_while(|line| !line.contains("panicked at"));
     let lines = lines.take_while(|line| !line.starts_with("stack backtrace") && !line.starts_with("=="));

@@ -1,4 +1,4 @@
-//! `cargo xtask`: what the project does to itself, one file for each command.
+//! `cargo xtask`: the project's own commands, one file for each.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,

@@ -11,7 +11,7 @@ pub(crate) const BPF_LINKER: &str = "0.13.0";
 /// `cargo-fuzz` from crates.io, which [`NIGHTLY`] builds for; `libfuzzer-sys` is pinned in `tests/fuzz/Cargo.toml`.
 pub(crate) const CARGO_FUZZ: &str = "0.13.2";
 
-/// What `cargo xtask lint` runs, from crates.io: the crate, its version, the program.
+/// The programs that `cargo xtask lint` runs, from crates.io: the crate, its version, the program.
 pub(crate) const CHECKERS: [(&str, &str, &str); 3] = [
     ("cargo-deny", "0.20.2", "cargo-deny"),
     // 1.12 and later want rustc 1.98.
@@ -49,7 +49,7 @@ pub(crate) const PROGRAMS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// What `cargo xtask vm` needs beyond that and QEMU, and nothing else does.
+/// The further packages that `cargo xtask vm` alone needs, QEMU excepted.
 pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 3] = [
     ("strip", "binutils", "`cargo xtask vm` makes programs small with it"),
     ("xz", "xz-utils", "`cargo xtask vm` unpacks kernel modules with it"),

@@ -1,4 +1,4 @@
-//! What comes in on a link, byte for byte: for frames that have no flow, or hide it.
+//! Incoming frames of a link, byte for byte: for frames that have no flow, or hide it.
 
 use std::{
     cell::RefCell,
@@ -16,7 +16,7 @@ use crate::{
     packet_socket::{listen, missed},
 };
 
-/// The frames that a link received. A VLAN tag that the kernel keeps beside a frame is not among its bytes.
+/// The frames that a link received. A VLAN tag that the kernel keeps outside of a frame is not among its bytes.
 #[derive(Debug)]
 pub struct Capture {
     socket: OwnedFd,

@@ -1,4 +1,4 @@
-//! How packets ended, as the kernel counts them, told or not: ARP and frames that carry no addresses leave no record.
+//! How packets ended, as the kernel counts them, recorded or not: ARP and frames that carry no addresses leave no record.
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray};
@@ -25,7 +25,7 @@ impl Counters {
         self.ended(direction, Outcome::Drop(reason))
     }
 
-    /// Packets that ended so, of all tasks and of none. What belongs to a tracked connection is not counted here.
+    /// Packets that ended so, of all tasks and of none. Packets of tracked connections are not counted here.
     pub fn ended(&self, direction: Direction, outcome: Outcome) -> Result<u64> {
         let mut sum = 0;
         for slot in 0..self.0.len() / 2 {

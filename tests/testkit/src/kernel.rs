@@ -1,4 +1,4 @@
-//! What there is in the kernel: gates on links, and what a process holds.
+//! The kernel's state: gates on links, and the objects that a process holds.
 
 use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
@@ -20,7 +20,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// What a process has open.
+    /// The objects that a process has open.
     pub fn of_process(pid: u32) -> Result<Self> {
         let folder = Path::new("/proc").join(pid.to_string()).join("fdinfo");
         let mut objects = Self::default();
@@ -84,7 +84,7 @@ impl fmt::Display for Objects {
 }
 
 fn ids(found: impl Iterator<Item = Result<u32>>) -> Result<BTreeSet<u32>> {
-    // What is freed while the list is read is not in it (ENOENT), nor a link that somebody is just making (EAGAIN).
+    // Objects that are freed while the list is read are not in it (ENOENT), nor a link in the making (EAGAIN).
     found
         .filter(|id| !matches!(id, Err(error) if is_fleeting(error)))
         .collect()
@@ -113,7 +113,7 @@ pub fn tells_verified() -> Result<bool> {
     Ok(version()? >= (5, 16))
 }
 
-/// What gates can hang on here: TCX is not in kernels before 6.6.
+/// The kinds of attachment that this kernel has: TCX is not in kernels before 6.6.
 pub fn hooks() -> Vec<AttachKind> {
     let tcx = SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok();
     tcx.then_some(AttachKind::Tcx)

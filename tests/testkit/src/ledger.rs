@@ -1,4 +1,4 @@
-//! What passed and what was denied, summed: said by flow records on one side, counted on wires on the other.
+//! Sums of passed and denied traffic: said by flow records on one side, counted on wires on the other.
 
 use std::{
     collections::BTreeMap,
@@ -163,7 +163,7 @@ impl fmt::Debug for Count {
     }
 }
 
-/// What became of packets.
+/// The fate of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
     /// They passed.

@@ -1,4 +1,4 @@
-//! What the integration tests share: a host of its own for each test, the real `taskgate` on it, and real traffic.
+//! The common ground of the integration tests: a separate host for each test, the real `taskgate` on it, and real traffic.
 //!
 //! ```text
 //!   outside ──veth── host ──gate── task      (made by taskgate: `namespace:`)
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`Topology`] makes the two network namespaces on the left and names for the rest, [`Daemon`] is a running `taskgate run`
-//! in the one that stands for the host, [`E2eTest`] is both with their tasks, [`traffic`] opens sockets in any of them,
+//! in the host's namespace, [`E2eTest`] is both with their tasks, [`traffic`] opens sockets in any of them,
 //! [`Wire`] counts what passes a link, and a [`Ledger`] holds what flow records say and what they ought to say. All of
 //! it goes when a test ends, however it ends. Tests of taskgate's parts have a [`sandbox`]; a [`fixture`] is a packet's.
 //!

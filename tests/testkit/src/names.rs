@@ -93,7 +93,7 @@ pub fn remove_namespace(name: &str) -> Result<()> {
     remove_path(&file)
 }
 
-/// A test that was killed could not clean up. What it left is known by its pid.
+/// A test that was killed could not clean up. Its leftovers are known by its pid.
 fn remove_orphans() {
     for folder in [Path::new(NAMESPACES), Path::new(LOCKS), &std::env::temp_dir()] {
         for name in list(folder).unwrap_or_default() {

@@ -65,7 +65,7 @@ impl Netns {
         Ok(Self { label, file })
     }
 
-    /// What it is called in messages.
+    /// Its name in messages.
     pub fn label(&self) -> &str {
         &self.label
     }
@@ -75,7 +75,7 @@ impl Netns {
         format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
     }
 
-    /// Runs `inside` in it, on a thread of its own. Sockets that are opened there stay there and can be used from any
+    /// Runs `inside` in it, on a separate thread. Sockets that are opened there stay there and can be used from any
     /// thread.
     pub fn run<R: Send>(&self, inside: impl FnOnce() -> Result<R> + Send) -> Result<R> {
         on_thread(|| {
@@ -136,7 +136,7 @@ impl Netns {
         Ok(())
     }
 
-    /// What `program` prints in it.
+    /// The output of `program` in it.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let output = self
             .command(program)?

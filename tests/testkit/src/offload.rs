@@ -1,4 +1,4 @@
-//! What a link leaves to whoever comes after it: `ethtool`'s switches, as far as tests turn them.
+//! Offloads of links: `ethtool`'s switches, as far as tests turn them.
 #![expect(unsafe_code, reason = "an ioctl that nix does not have")]
 
 use std::{io, os::fd::AsRawFd as _};

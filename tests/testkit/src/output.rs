@@ -1,4 +1,4 @@
-//! What a running program prints, line for line, to be waited for.
+//! The output of a running program, line for line, to be waited for.
 
 use std::{
     io::{ErrorKind, Read},
@@ -26,7 +26,7 @@ struct State {
 }
 
 impl Lines {
-    /// Reads `from` to its end, on a thread of its own. Lines that were written at once are there at once.
+    /// Reads `from` to its end, on a separate thread. Lines that were written at once are there at once.
     pub fn of(mut from: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let shared = Arc::clone(&lines.0);

@@ -17,7 +17,7 @@ pub struct Record {
     pub account: String,
     /// The ENI's id.
     pub eni: String,
-    /// What was seen; none in NODATA and SKIPDATA.
+    /// The flow; none in NODATA and SKIPDATA.
     pub flow: Option<RecordedFlow>,
     /// When the window began, in Unix seconds.
     pub start: u64,

@@ -1,4 +1,4 @@
-//! A place of its own for each test: a network namespace, and a mount namespace with an empty /run.
+//! A sandbox for each test: a network namespace, and a mount namespace with an empty /run.
 
 use std::{
     io::Write as _,

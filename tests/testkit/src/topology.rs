@@ -35,7 +35,7 @@ const DAD: &str = "net.ipv6.conf.default.accept_dad";
 pub struct Topology {
     /// The host.
     pub host: Netns,
-    /// What is outside.
+    /// The namespace outside of the host.
     pub outside: Netns,
     unique: String,
     folder: TempDir,
@@ -90,7 +90,7 @@ impl Topology {
         self.start_as("main", config, interval)
     }
 
-    /// Starts the taskgate of an instance beside others, with a folder of its own.
+    /// Starts taskgate as one of several instances, with a separate folder.
     pub fn start_as(&self, name: &str, config: &Config, interval: Option<u32>) -> Result<Daemon> {
         self.launch(name, config, interval, PATIENCE)
     }

@@ -63,17 +63,17 @@ impl Wire {
         Ok(seen.iter().map(|(key, count)| (*key, *count)).collect())
     }
 
-    /// What was sent in a flow.
+    /// The packets sent in a flow.
     pub fn sent(&self, flow: Flow) -> Result<Count> {
         self.count(Way::Out, flow)
     }
 
-    /// What was received in a flow.
+    /// The packets received in a flow.
     pub fn received(&self, flow: Flow) -> Result<Count> {
         self.count(Way::In, flow)
     }
 
-    /// How many frames of a flow stood for several packets each.
+    /// How many frames of a flow were several packets each.
     pub fn together(&self, way: Way, flow: Flow) -> Result<u64> {
         self.read()?;
         Ok(self.together.borrow().get(&(way, flow)).copied().unwrap_or_default())
@@ -109,7 +109,7 @@ impl Wire {
         loop {
             let (length, from) = match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
                 Err(Errno::EAGAIN) => break,
-                // The link may go down or away: what came before is counted.
+                // The link may go down or away: earlier packets are counted.
                 Err(Errno::EINTR | Errno::ENETDOWN) => continue,
                 received => received.context("cannot read frames")?,
             };

@@ -1,4 +1,4 @@
-//! What cargo resolves: licences, sources and duplicates by cargo-deny, known holes by it too where their list can be had,
+//! Dependencies: licences, sources and duplicates by cargo-deny, known holes by it too where their list can be had,
 //! and dependencies that nothing uses by cargo-shear.
 
 use anyhow::Result;

@@ -45,7 +45,7 @@ fn clippy() -> Result<()> {
     command
         .args(["--target", target, "-Z", "build-std=core", "--target-dir"])
         .arg(workspace::root().join("target/lint"));
-    // cargo told its own compiler to whoever it runs.
+    // cargo sets its own compiler for its children.
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS"] {
         command.env_remove(name);
     }

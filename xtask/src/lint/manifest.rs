@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use crate::exec;
 
-/// The keys of `[package]` that every member inherits. A licence of its own is let through with its reason in a comment
+/// The keys of `[package]` that every member inherits. A different licence is let through with its reason in a comment
 /// above.
 const INHERITED: [&str; 6] = ["version", "edition", "rust-version", "license", "repository", "publish"];
 
@@ -40,7 +40,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// What a member's manifest says itself and should inherit.
+/// The keys that a member's manifest sets and should inherit.
 fn faults(manifest: &str) -> Result<Vec<String>> {
     let tables: Table = manifest.parse().context("cannot read it")?;
     let package = tables.get("package");
@@ -68,7 +68,7 @@ fn inherits(table: Option<&Value>, key: &str) -> bool {
     value.and_then(Value::as_bool) == Some(true)
 }
 
-/// Whether a comment stands above a key.
+/// Whether there is a comment above a key.
 fn has_reason(manifest: &str, key: &str) -> bool {
     let pairs = manifest.lines().zip(manifest.lines().skip(1));
     pairs

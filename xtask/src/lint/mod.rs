@@ -98,7 +98,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 }
 
 fn format() -> Result<()> {
-    // What libFuzzer starts is a workspace of its own, which needs its compiler.
+    // libFuzzer's targets are a separate workspace, which needs its compiler.
     for arguments in [&["--all"][..], &["--manifest-path", "tests/fuzz/Cargo.toml"]] {
         exec::loud(exec::cargo().arg("fmt").args(arguments).args(["--", "--check"]))?;
     }

@@ -1,4 +1,4 @@
-//! A public type's name stands for one thing in the whole workspace.
+//! A public type's name means one thing in the whole workspace.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +32,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with names, each in the files that define it, where `allowed` may stand in several.
+/// The faults of names, given the files that define each; those in `allowed` may be in several.
 fn faults(places: &BTreeMap<String, BTreeSet<String>>, allowed: &[&str]) -> Vec<String> {
     let is_twice = |name: &str| places.get(name).is_some_and(|files| files.len() > 1);
     let twice = places
@@ -43,7 +43,7 @@ fn faults(places: &BTreeMap<String, BTreeSet<String>>, allowed: &[&str]) -> Vec<
         format!("`{name}` is public in {}", files.join(", "))
     });
     let needless = allowed.iter().filter(|name| !is_twice(name));
-    let needless = needless.map(|name| format!("`{name}` stands once now: take it out of the list in this check"));
+    let needless = needless.map(|name| format!("`{name}` is unique now: take it out of the list in this check"));
     twice.chain(needless).collect()
 }
 
@@ -82,8 +82,8 @@ mod tests {
             faults(&places, &["A", "C", "D"]),
             [
                 "`B` is public in a.rs, c.rs",
-                "`C` stands once now: take it out of the list in this check",
-                "`D` stands once now: take it out of the list in this check",
+                "`C` is unique now: take it out of the list in this check",
+                "`D` is unique now: take it out of the list in this check",
             ]
         );
     }

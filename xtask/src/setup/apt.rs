@@ -15,7 +15,7 @@ pub(super) fn here() -> bool {
 }
 
 /// Installs packages, each with the reason it is wanted for, unless they are there. Where that is not allowed, the command
-/// is left for root: whoever needs the packages then finds them missing.
+/// is left for root: a later step that needs the packages then finds them missing.
 pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = wanted
         .iter()
@@ -59,7 +59,7 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
         );
     }
     say(&format!("apt-get install {}", names.join(" ")));
-    // What would remove a package of the user's is refused, and apt says which.
+    // An installation that would remove a package is refused, and apt names it.
     let mut command = apt_get();
     command
         .args(["install", "--yes", "--no-install-recommends", "--no-remove"])

@@ -53,7 +53,7 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
         .arg(workspace::tools().join("build"));
     command.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_PROFILE_DEV_STRIP", "symbols")]);
     let built = crates::run(&mut command);
-    // What was compiled on the way serves nobody any more.
+    // The intermediate files are of no further use.
     let swept = workspace::remove(&workspace::tools().join("build"));
     built.and(swept)?;
     machine.changed = true;

@@ -1,7 +1,7 @@
 //! A compiler that has a `core` for BPF: the pinned nightly with its library's sources, or else Debian's compiler for the
 //! web with a `core` ready-made.
 //!
-//! Which of them it is stands in `target/tools/bpf-toolchain`, for `userspace/bpf/build.rs`: a toolchain's name, or a folder
+//! The choice is in `target/tools/bpf-toolchain`, for `userspace/bpf/build.rs`: a toolchain's name, or a folder
 //! with `bin/rustc` and `bin/cargo`.
 
 use std::{env, fs, os::unix::fs::symlink, path::Path, process::Command};
@@ -21,7 +21,7 @@ fn debian_folder() -> std::path::PathBuf {
     workspace::tools().join("debian-rust")
 }
 
-/// What the last setup chose, in words for a person.
+/// The choice of the last setup, as text.
 pub(super) fn chosen() -> Result<String> {
     let file = choice_file();
     let choice = fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;

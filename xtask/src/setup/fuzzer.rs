@@ -29,7 +29,7 @@ pub(super) fn ensure() -> Result<Command> {
     }
     let mut command = Command::new("rustup");
     command.args(["run", pins::NIGHTLY]).arg(path());
-    // cargo told its own compiler to whoever it runs.
+    // cargo sets its own compiler for its children.
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_TARGET_DIR"] {
         command.env_remove(name);
     }

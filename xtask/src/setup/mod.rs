@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: what building and testing takes, installed when it is missing and left alone when it is not.
+//! `cargo xtask setup`: installs the missing tools for building and testing, and leaves the others alone.
 
 use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
@@ -35,13 +35,13 @@ fn say(line: &str) {
     eprintln!("setup: {line}");
 }
 
-/// What this run may do to the machine, and what it had to leave to somebody else.
+/// What this run may change on the machine, and the steps that it left to somebody else.
 struct Machine {
     /// System packages need no question.
     consent: bool,
     /// Commands for root, in order.
     for_root: Vec<String>,
-    /// What is missing and no command of ours brings.
+    /// The missing things that no command here can install.
     by_hand: Vec<String>,
     /// Whether anything had to be done.
     changed: bool,

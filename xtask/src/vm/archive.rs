@@ -1,4 +1,4 @@
-//! Debian's archive, asked with an apt configuration of our own: other suites than the machine's, nothing installed, the
+//! Debian's archive, read with a separate apt configuration: other suites than the machine's, nothing installed, the
 //! machine's lists untouched, no root.
 
 use std::{

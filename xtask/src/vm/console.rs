@@ -18,14 +18,14 @@ use crate::{exec, setup::emulator, test::Tally};
 /// The guest's memory, in MiB: the archive is unpacked into it.
 const MEMORY: &str = "3072";
 
-/// What became of a guest.
+/// The result of a guest.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Report {
     /// The sum of all test programs that said one.
     pub(super) sum: Tally,
     /// What the guest's own words were, without `vm: `, that are not about a program's course.
     pub(super) said: Vec<String>,
-    /// What went wrong, beyond tests that failed.
+    /// Faults other than failed tests.
     pub(super) wrong: Vec<String>,
     /// Seconds of each program.
     pub(super) seconds: BTreeMap<String, u64>,

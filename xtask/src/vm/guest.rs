@@ -1,4 +1,4 @@
-//! What goes into a guest, and what it is made to run.
+//! The content of a guest, and the programs that it runs.
 
 use std::{fs, path::PathBuf};
 
@@ -28,13 +28,13 @@ pub(super) const ELSEWHERE: [(&str, &str); 4] = [
     ),
     ("semantics", "it compares documents with tests"),
 ];
-/// What tests and the first process run.
+/// Programs that tests and the first process run.
 const PROGRAMS: [&str; 3] = ["ip", "tc", "prlimit"];
 /// The program of the test crate that prints verified instructions.
 const VERIFIED: &str = "verified";
 const INIT: &str = include_str!("init.sh");
 
-/// What all guests run, built once.
+/// The programs of all guests, built once.
 pub(super) struct Load {
     taskgate: Option<PathBuf>,
     verified: PathBuf,
@@ -59,7 +59,7 @@ impl Load {
         })
     }
 
-    /// What only tells the verified instructions of the kernel program.
+    /// The program that prints the kernel program's verified instructions.
     pub(super) fn verified_alone() -> Result<Self> {
         let verified = build::binary(test::KERNEL, VERIFIED)?;
         Ok(Self {

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use super::{archive, say};
 use crate::workspace;
 
-/// What `--kernel` takes.
+/// The values of `--kernel`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Choice {
     /// Debian 11's
@@ -38,7 +38,7 @@ pub(super) enum Choice {
 /// A kernel of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernel {
-    /// What it is called here, and the folder that it has.
+    /// Its name here, and its folder's.
     pub(super) name: &'static str,
     /// How its packages' versions begin.
     version: &'static str,
@@ -57,7 +57,7 @@ const UNFOUND: &str = "without TCX (6.6) a link loses its filters when it moves,
 /// A test that cannot run on some kernel, and why.
 type Without = (&'static str, &'static str);
 
-/// What no kernel without TCX can run.
+/// Tests that need TCX.
 const WITHOUT_TCX: &[Without] = &[
     ("a_link_that_taskgate_made_passes_nothing_where_it_was_moved", UNFOUND),
     (
@@ -73,7 +73,7 @@ const WITHOUT_TCX: &[Without] = &[
         UNFOUND,
     ),
 ];
-/// What 6.1 cannot run beside that: datagrams that are sent together, counted with a packet socket.
+/// Further tests that 6.1 cannot run: datagrams that are sent together, counted with a packet socket.
 const WITHOUT_6_1: &[Without] = &[
     ("datagrams_that_are_sent_together_are_counted_one_by_one", UNREADABLE),
     ("an_uplink_on_which_the_kernel_drops_early", UNREADABLE),
@@ -151,7 +151,7 @@ const KERNELS: [(Choice, Kernel); 5] = [
     ),
 ];
 
-/// The kernels that these stand for, each once, the oldest first.
+/// The kernels that these name, each once, the oldest first.
 pub(super) fn chosen(choices: &[Choice]) -> impl Iterator<Item = Kernel> {
     KERNELS
         .into_iter()
@@ -162,7 +162,7 @@ pub(super) fn chosen(choices: &[Choice]) -> impl Iterator<Item = Kernel> {
 /// A kernel that is unpacked.
 #[derive(Debug)]
 pub(super) struct Image {
-    /// What `uname -r` will say.
+    /// Its release, as `uname -r` prints it.
     pub(super) release: String,
     /// The kernel itself.
     pub(super) file: PathBuf,
@@ -233,7 +233,7 @@ impl Kernel {
     }
 }
 
-/// What `dpkg` unpacked: the kernel is in /boot, or from 7.2 on beside its modules.
+/// The unpacked kernel: in /boot, or from 7.2 on next to its modules.
 fn unpacked(root: &Path) -> Result<Image> {
     for folder in ["lib/modules", "usr/lib/modules"] {
         let Ok(entries) = fs::read_dir(root.join(folder)) else {

@@ -136,7 +136,7 @@ pub(crate) fn print_verified() -> Result<()> {
     Ok(())
 }
 
-/// What is said of a kernel at the end, and what counts.
+/// The last line about a kernel, and its result.
 fn told(kernel: &Kernel, report: Report, took: Duration) -> (String, Tally) {
     let name = kernel.name;
     let Report {

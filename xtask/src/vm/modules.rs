@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::kernels::Image;
 
-/// What the gates hang on, and what tests make: links of all kinds.
+/// Modules for gates, and for the kinds of links that tests make.
 const WANTED: [&str; 9] = [
     "veth",
     "sch_ingress",
@@ -24,7 +24,7 @@ const WANTED: [&str; 9] = [
     "vxlan",
 ];
 
-/// What a kernel has of them.
+/// A kernel's modules.
 pub(super) struct Modules {
     /// Their names and contents, each after what it depends on.
     pub(super) ordered: Vec<(String, Vec<u8>)>,
@@ -54,7 +54,7 @@ pub(super) fn of(image: &Image) -> Result<Modules> {
     Ok(modules)
 }
 
-/// Adds a module and before it what it depends on. What has no file is built in, or the guest will say so.
+/// Adds a module after its dependencies. A module without a file is built in, or the guest says that it is missing.
 fn add(name: &str, files: &BTreeMap<String, PathBuf>, ordered: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     let Some(file) = files.get(name) else {
         return Ok(());
@@ -109,7 +109,7 @@ fn content(file: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// What a module says that it needs.
+/// A module's dependencies.
 fn depends(module: &[u8]) -> Vec<String> {
     const FIELD: &[u8] = b"\0depends=";
     let Some(at) = module.windows(FIELD.len()).position(|bytes| bytes == FIELD) else {

@@ -1,4 +1,4 @@
-//! Many tasks on one host, each with traffic of its own, and what the records have to say of it.
+//! Many tasks on one host, each with its own traffic, and the expected records.
 
 mod branches;
 mod tasks;
@@ -22,7 +22,7 @@ const OPEN: u16 = 53;
 /// A port that nobody may reach.
 const SHUT: u16 = 80;
 
-/// What one end sends to the other.
+/// The traffic from one end to the other.
 const DATA: &[u8] = b"32 bytes that nobody has to read";
 
 /// The bytes of the packet that carries [`DATA`] over UDP and IPv4.

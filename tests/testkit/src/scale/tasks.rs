@@ -106,7 +106,7 @@ impl Tasks {
         Ok(())
     }
 
-    /// What the records have to say.
+    /// The expected records.
     pub fn expected(&self) -> Ledger {
         let server = SocketAddr::new(OUTSIDE_V4, OPEN);
         let count = Count::new(self.rounds, self.rounds * PACKET);

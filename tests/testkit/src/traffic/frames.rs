@@ -25,14 +25,14 @@ use crate::{
 #[derive(Debug)]
 pub struct Sender(OwnedFd);
 
-/// What the segments of a frame are that the kernel has yet to cut.
+/// The kind of segments that the kernel has yet to cut a frame into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segments {
     /// TCP over IPv4.
     Tcp4 = 1,
     /// TCP over IPv6.
     Tcp6 = 4,
-    /// UDP, each with a header of its own (Linux 6.2 on).
+    /// UDP, each with its own header (Linux 6.2 on).
     Udp = 5,
 }
 
@@ -57,7 +57,7 @@ impl Sender {
         self.send_as(&[0; OFFLOAD], frame)
     }
 
-    /// Sends a frame as one that stands for several, each with so many bytes of its payload.
+    /// Sends a frame to be cut into several, each with so many bytes of its payload.
     pub fn send_segments(&self, frame: &[u8], kind: Segments, size: u16) -> Result<()> {
         self.send_as(&segments(kind, size), frame)
     }

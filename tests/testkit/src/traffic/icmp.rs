@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6: requests by the letter, answers by the kernel of whoever is asked.
+//! ICMP and ICMPv6: requests by the letter, answers by the kernel of the other end.
 
 use std::{
     io::IoSliceMut,

@@ -27,7 +27,7 @@ pub struct TcpEcho {
     acceptor: Option<JoinHandle<Vec<JoinHandle<()>>>>,
 }
 
-/// A connection to it, and whether its end is our own affair and not to be told.
+/// A connection to it, and whether its end is expected and not reported.
 type Open = (TcpStream, Arc<AtomicBool>);
 
 impl TcpEcho {
@@ -86,7 +86,7 @@ impl TcpEcho {
 
 impl Drop for TcpEcho {
     fn drop(&mut self) {
-        // Wakes whoever waits in accept.
+        // Wakes a thread that waits in accept.
         shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).ok();
         let servers = self.acceptor.take().map(JoinHandle::join);
         if let Err(error) = self.abort() {
@@ -197,7 +197,7 @@ impl Client {
     }
 }
 
-/// What a SYN got.
+/// The answer to a SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Somebody listens.
@@ -224,7 +224,7 @@ pub fn probe_for(netns: &Netns, to: SocketAddr, expected: Answer) -> Result<Answ
     })
 }
 
-/// Ends a connection at once, whoever else holds it, with a reset where the other side has to know.
+/// Ends a connection at once, even if other processes hold it, with a reset where the other side has to know.
 fn reset(stream: &TcpStream) -> Result<()> {
     let nobody = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
