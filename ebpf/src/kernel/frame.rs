@@ -11,7 +11,7 @@ use taskgate_ebpf::{
     verdict::branch,
 };
 
-use super::{skb::Behind, tables::Opaque};
+use super::{opaque::Opaque, skb::Behind};
 
 /// A socket buffer's frame: only its linear part can be read. `SENT`: whether a task sends it, and chooses what is left to
 /// be done to it. What comes to a task the host or another gate has let through.

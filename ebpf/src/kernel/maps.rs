@@ -16,7 +16,7 @@ use taskgate_ebpf::{
     verdict::Scratch,
 };
 
-use super::{skb::Span, tables::Opaque};
+use super::{opaque::Opaque, skb::Span};
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 

@@ -11,6 +11,7 @@
 mod conntable;
 mod frame;
 mod maps;
+mod opaque;
 mod skb;
 mod tables;
 
@@ -25,8 +26,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use frame::{SkbFrame, SkbHeader, XdpFrame, XdpHeader};
+use opaque::Opaque;
 use skb::Behind;
-use tables::{Kernel, Opaque};
+use tables::Kernel;
 use taskgate_ebpf::{
     abi::Outcome,
     packet::Unparsed,

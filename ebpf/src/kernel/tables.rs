@@ -18,28 +18,11 @@ use taskgate_ebpf::{
 use super::{
     conntable::{CONNS_V4, CONNS_V6, DENIALS_V4, DENIALS_V6},
     maps::{BankWords, COUNTERS, EVENTS, FRAGMENTS_V4, FRAGMENTS_V6, IMAGE, LINK_LOCALS, NEIGHBOURS, USAGE},
+    opaque::Opaque,
 };
 
 /// The maps of this program.
 pub(super) struct Kernel(pub(super) Opaque);
-
-/// A word of this CPU's that no one reads but who wrote it.
-#[derive(Clone, Copy)]
-pub(super) struct Opaque(pub(super) &'static Word);
-
-impl Opaque {
-    /// Sends a number through memory that the verifier does not follow.
-    #[inline(always)]
-    pub(super) fn opaque(self, value: u32) -> u32 {
-        let word = self.0.as_ptr();
-        // SAFETY: the pointer is that of a live reference to this CPU's own. Volatile, so that the compiler does not follow
-        // either.
-        unsafe {
-            word.write_volatile(value as u64);
-            word.read_volatile() as u32
-        }
-    }
-}
 
 /// One bank of the image.
 #[derive(Clone, Copy)]

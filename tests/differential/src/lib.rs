@@ -10,9 +10,6 @@ mod naive_parser;
 mod oracle;
 mod rng;
 mod run;
-mod talk;
-mod transport;
-mod uplink;
 mod world;
 
 pub use generator::GeneratedPacket;

@@ -19,6 +19,7 @@ pub mod counters;
 pub mod daemon;
 pub mod e2e;
 pub mod fixture;
+pub mod flow;
 pub mod held;
 pub mod kernel;
 pub mod ledger;

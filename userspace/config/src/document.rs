@@ -2,101 +2,17 @@
 //! something else, and then what it seems to be and what to do.
 
 use super::aws;
+use super::content::{Content, Top};
 use super::json;
 use super::native;
 use super::node::{Node, Value};
-use super::object::{Object, all, items};
+use super::object::{Object, all};
 use super::problem::{Diagnostics, Spot};
 use super::raw::Collected;
 use super::recognise;
 
 /// The key that the AWS CLI leaves in a list that goes on elsewhere.
 const CUT: &str = "NextToken";
-
-/// A value: part of a tree, or of a JSON text and not read yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Content<'a, 't> {
-    Tree(&'a Node<'t>),
-    Text(json::Text<'t>),
-}
-
-impl<'t> Content<'_, 't> {
-    pub(super) fn spot(self) -> Spot {
-        match self {
-            Self::Tree(node) => node.spot,
-            Self::Text(text) => text.spot(),
-        }
-    }
-
-    fn is_null(self) -> bool {
-        match self {
-            Self::Tree(node) => matches!(node.value, Value::Null),
-            Self::Text(text) => text.is_null(),
-        }
-    }
-
-    /// The whole value as a tree.
-    pub(super) fn node(self, report: &mut Diagnostics) -> Node<'t> {
-        match self {
-            Self::Tree(node) => node.clone(),
-            Self::Text(text) => text.node(report),
-        }
-    }
-
-    /// One item of a list after the other; an error if it is none.
-    pub(super) fn for_each(
-        self,
-        key: &str,
-        report: &mut Diagnostics,
-        mut each: impl FnMut(&Node<'_>, &mut Diagnostics),
-    ) {
-        match self {
-            Self::Text(text) if text.is_list() => text.for_each(report, each),
-            Self::Text(text) => {
-                items(&text.node(report), key, report);
-            }
-            Self::Tree(node) => {
-                for item in items(node, key, report) {
-                    each(item, report);
-                }
-            }
-        }
-    }
-}
-
-/// The object that a file, or a page of it, is.
-#[derive(Debug)]
-pub(super) struct Top<'a, 't> {
-    pub(super) spot: Spot,
-    entries: Vec<(&'a str, Spot, Content<'a, 't>)>,
-}
-
-impl<'a, 't> Top<'a, 't> {
-    fn of(node: &'a Node<'t>) -> Option<Self> {
-        let Value::Map(entries) = &node.value else { return None };
-        let entries = entries.iter();
-        Some(Self {
-            spot: node.spot,
-            entries: entries
-                .map(|entry| (&*entry.key, entry.spot, Content::Tree(&entry.value)))
-                .collect(),
-        })
-    }
-
-    /// The key's place and value; `null` counts too.
-    pub(super) fn get(&self, key: &str) -> Option<(Spot, Content<'a, 't>)> {
-        let found = self.entries.iter().find(|(name, _, _)| *name == key);
-        found.map(|(_, spot, content)| (*spot, *content))
-    }
-
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.get(key).is_some()
-    }
-
-    pub(super) fn keys(&self) -> impl Iterator<Item = (&'a str, Spot)> {
-        self.entries.iter().map(|(key, spot, _)| (*key, *spot))
-    }
-}
 
 /// Reads a file that is JSON.
 pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, report: &mut Diagnostics) {

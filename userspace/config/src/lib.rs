@@ -15,6 +15,7 @@
 
 mod aws;
 mod bounds;
+mod content;
 mod distinct;
 mod document;
 mod folder;

@@ -1,7 +1,7 @@
 //! Guesses at files that cannot be read, with a remedy.
 
 use super::aws;
-use super::document::Top;
+use super::content::Top;
 use super::native;
 use super::node::{Node, Value};
 use super::object::all;

@@ -6,6 +6,8 @@
 
 mod eni;
 mod exempt;
+mod family;
+mod group;
 mod location;
 mod members;
 pub mod near;
@@ -16,11 +18,13 @@ mod settings;
 
 pub use eni::{Binding, EcsFields, Eni, Vlan};
 pub use exempt::Exempt;
+pub use family::Family;
+pub use group::{Dialect, GroupId, SecurityGroup};
 pub use location::Location;
 pub use members::{Peerings, common_groups};
-pub use peer::{Dialect, GroupId, GroupIndex, Peer, PrefixList, PrefixListIndex, SecurityGroup};
+pub use peer::{GroupIndex, Peer, PrefixList, PrefixListIndex};
 pub use protocol_names::{misleading_protocol, protocol_name, protocol_number, protocol_text};
-pub use rule::{Direction, Family, IcmpMatch, Ports, Protocol, Rule};
+pub use rule::{Direction, IcmpMatch, Ports, Protocol, Rule};
 pub use settings::{
     AddressList, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, OnRuleRemoval, Settings,
     Timeouts, Traffic, Uplink, UplinkMode,

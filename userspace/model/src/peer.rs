@@ -1,9 +1,8 @@
-//! Groups, prefix lists, and the far side that a rule names.
+//! The far side that a rule names, and prefix lists.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::location::Location;
-use super::rule::{Direction, Family, Rule};
+use super::family::Family;
 
 /// A group's position in [`super::Model::groups`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,9 +11,6 @@ pub struct GroupIndex(pub usize);
 /// A prefix list's position in [`super::Model::prefix_lists`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefixListIndex(pub usize);
-
-/// A group's id as AWS writes it, `sg-…`.
-pub type GroupId = String;
 
 /// The far side that a rule allows: the source for ingress, the destination for egress.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,47 +34,6 @@ impl Peer {
             Self::V4(net) => net.prefix_len() == 0,
             Self::V6(net) => net.prefix_len() == 0,
             Self::PrefixList(_) | Self::Group(_) | Self::Missing(_) => false,
-        }
-    }
-}
-
-/// The form that an object is written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// As the AWS CLI prints it: changed at AWS and printed again. A group or prefix list that is not known is stale.
-    Aws,
-    /// taskgate's own form: changed in the file. A name that nobody knows is an error.
-    Native,
-}
-
-/// A security group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecurityGroup {
-    /// `sg-…`.
-    pub id: GroupId,
-    /// Its name; unique names are not promised across VPCs.
-    pub name: String,
-    /// The VPC, if the source names one.
-    pub vpc: Option<String>,
-    /// Whether the configuration holds its rules. `false` for a group that only an ENI names: its members are known,
-    /// what it lets through is not. A gated ENI has no such group.
-    pub rules_known: bool,
-    /// The form that it is written in.
-    pub dialect: Dialect,
-    /// Where it is written.
-    pub location: Location,
-    /// Ingress rules in the order of the file.
-    pub ingress: Vec<Rule>,
-    /// Egress rules in the order of the file.
-    pub egress: Vec<Rule>,
-}
-
-impl SecurityGroup {
-    /// The rules of one direction, in the order of the file.
-    pub fn rules(&self, direction: Direction) -> &[Rule] {
-        match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::family::Family;
 use super::location::Location;
 use super::peer::Peer;
 
@@ -15,6 +16,9 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// Both of them.
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
     /// The other way.
     #[must_use]
     pub fn opposite(self) -> Self {
@@ -36,25 +40,6 @@ impl Direction {
 impl fmt::Display for Direction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl fmt::Display for Family {
-    /// `IPv4`, `IPv6`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
     }
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::{exec, setup};
 
+mod circles;
 mod dependencies;
 mod kernel;
 mod manifest;
@@ -21,7 +22,7 @@ struct Check {
     fix: &'static str,
 }
 
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     Check {
         name: "rustfmt",
         find: format,
@@ -46,6 +47,11 @@ const CHECKS: [Check; 10] = [
         name: "file length",
         find: source::check,
         fix: "split the file by subject",
+    },
+    Check {
+        name: "circles",
+        find: circles::check,
+        fix: "move what both need into the file that knows less, or into one of its own",
     },
     Check {
         name: "names of types",

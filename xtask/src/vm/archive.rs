@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{kernels, say};
+use super::{folder, say};
 use crate::{exec, pins, setup::apt, workspace};
 
 /// Who signs all suites.
@@ -24,7 +24,7 @@ pub(super) struct Apt {
 
 /// Makes an apt that looks at these suites, and gives it to `then`; what it needed goes afterwards.
 pub(super) fn with_suites<T>(name: &str, suites: &[&str], then: impl FnOnce(&Apt) -> Result<T>) -> Result<T> {
-    let folder = kernels::folder().join("apt").join(name);
+    let folder = folder().join("apt").join(name);
     let apt = Apt { folder };
     apt.prepare(suites)?;
     say(&format!("looking at Debian's {}", suites.join(", ")));

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{
     archive,
     initramfs::Initramfs,
-    kernels::{self, Image, Kernel},
+    kernels::{Image, Kernel},
     modules, say,
 };
 use crate::{
@@ -78,7 +78,7 @@ impl Load {
 
     /// Packs it with a kernel's modules, and returns the file.
     pub(super) fn pack(&self, kernel: &Kernel, image: &Image) -> Result<PathBuf> {
-        let folder = &kernels::folder().join(kernel.name);
+        let folder = &super::folder().join(kernel.name);
         let modules = modules::of(image)?;
         for name in &modules.lacking {
             say(&format!("kernel {} has no module `{name}`", image.release));
@@ -144,7 +144,7 @@ fn test_programs() -> Result<(Vec<(String, PathBuf)>, PathBuf)> {
 
 /// Debian's statically linked busybox, unpacked and not installed.
 fn busybox() -> Result<PathBuf> {
-    let root = kernels::folder().join("busybox/root");
+    let root = super::folder().join("busybox/root");
     let places = ["bin/busybox", "usr/bin/busybox"].map(|place| root.join(place));
     let there = || places.iter().find(|place| place.is_file()).cloned();
     if there().is_none() {

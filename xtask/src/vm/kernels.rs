@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
-use super::{archive, say};
-use crate::workspace;
+use super::{archive, folder, say};
 
 /// The values of `--kernel`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -168,11 +167,6 @@ pub(super) struct Image {
     pub(super) file: PathBuf,
     /// The folder of its modules.
     pub(super) modules: PathBuf,
-}
-
-/// Where all of this command's files are.
-pub(super) fn folder() -> PathBuf {
-    workspace::root().join("target/vm")
 }
 
 impl Kernel {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, iter,
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -11,6 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     setup,
     test::{Tally, summary},
+    workspace,
 };
 
 mod archive;
@@ -23,6 +25,11 @@ mod modules;
 use console::{GuestRun, Report};
 use guest::{ELSEWHERE, Load};
 use kernels::{Choice, Image, Kernel};
+
+/// Where all of this command's files are.
+fn folder() -> PathBuf {
+    workspace::root().join("target/vm")
+}
 
 /// Run the kernel and integration tests on Debian's kernels, in QEMU without hardware's help
 #[derive(clap::Args)]

@@ -5,9 +5,19 @@
 
 use std::{sync::Arc, thread};
 
-use taskgate_bpf::gate::GatePrograms;
+use taskgate_bpf::gate::{Gate, GatePrograms, Place};
 use taskgate_net::watch::Moved;
-use tracing::error;
+use tracing::{error, warn};
+
+use crate::error::chain;
+
+/// Where a gate's link is; where nobody can tell it is taken to be here.
+pub(super) fn place(gate: &Gate) -> Place {
+    gate.place().unwrap_or_else(|error| {
+        warn!("{}", chain(&error));
+        Place::Here
+    })
+}
 
 /// Closes a link that lost its filters, on a separate thread: the search takes a while.
 pub(super) fn close(programs: &Arc<GatePrograms>, link: &str, moved: Option<Moved>) {

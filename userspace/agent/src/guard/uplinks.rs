@@ -9,7 +9,7 @@ use taskgate_net::{link::Link, watch::LinkWatch};
 use taskgate_tables::image::ImageControl;
 use tracing::{info, warn};
 
-use super::links::place;
+use super::moved::place;
 use crate::{error::AttachError, image::ImageMemory};
 
 /// The links that face the wire.

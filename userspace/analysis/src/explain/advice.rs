@@ -10,6 +10,7 @@ use taskgate_model::{
 };
 
 use super::{
+    advised_peer::{AdvisedPeer, host_cidr},
     aws_command::aws_command,
     frame::Message,
     gates::{Explainer, Verdict},
@@ -28,17 +29,6 @@ pub struct Advice {
     pub how: Option<String>,
     /// The remaining steps.
     pub then: &'static str,
-}
-
-/// The far side of the rule.
-#[derive(Clone, Copy)]
-pub(super) enum Far {
-    /// A group that the far ENI has.
-    Group(GroupIndex),
-    /// A prefix list that holds the far address.
-    List(PrefixListIndex),
-    /// The far address alone.
-    Address(IpAddr),
 }
 
 /// The rule to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` where no rule would do.
@@ -84,16 +74,16 @@ pub fn advice(
 }
 
 /// The peers that the rule could name, the best first.
-fn candidates(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Vec<Far> {
+fn candidates(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Vec<AdvisedPeer> {
     let groups = end.eni.map_or(&[][..], |eni| &eni.groups);
     let named = groups.iter().filter(|named| may_name(model, group, **named));
     // The nearest rule missed by something else, if the address is in its list.
     let list = match nearest.map(|nearest| &nearest.peer) {
-        Some(Peer::PrefixList(list)) if in_list(model, *list, end.address) => Some(Far::List(*list)),
+        Some(Peer::PrefixList(list)) if in_list(model, *list, end.address) => Some(AdvisedPeer::List(*list)),
         _ => None,
     };
-    let named = named.copied().map(Far::Group);
-    named.chain(list).chain([Far::Address(end.address)]).collect()
+    let named = named.copied().map(AdvisedPeer::Group);
+    named.chain(list).chain([AdvisedPeer::Address(end.address)]).collect()
 }
 
 /// Whether the gate lets the packet through once the rule is there. A rule that names a group does not where the address is
@@ -104,7 +94,7 @@ fn lets_through(
     direction: Direction,
     eni: &Eni,
     group: GroupIndex,
-    far: Far,
+    far: AdvisedPeer,
 ) -> bool {
     let mut advised = model.clone();
     let Some(changed) = advised.groups.get_mut(group.0) else {
@@ -118,10 +108,10 @@ fn lets_through(
         id: String::from("advised"),
         protocol: rule_protocol(question.message),
         peer: match far {
-            Far::Group(group) => Peer::Group(group),
-            Far::List(list) => Peer::PrefixList(list),
-            Far::Address(IpAddr::V4(address)) => Peer::V4(address.into()),
-            Far::Address(IpAddr::V6(address)) => Peer::V6(address.into()),
+            AdvisedPeer::Group(group) => Peer::Group(group),
+            AdvisedPeer::List(list) => Peer::PrefixList(list),
+            AdvisedPeer::Address(IpAddr::V4(address)) => Peer::V4(address.into()),
+            AdvisedPeer::Address(IpAddr::V6(address)) => Peer::V6(address.into()),
         },
         description: String::new(),
         location: Location::default(),
@@ -160,26 +150,20 @@ fn in_list(model: &Model, list: PrefixListIndex, address: IpAddr) -> bool {
     entries.any(|entry| entry.contains(&address))
 }
 
-fn in_words(model: &Model, far: Far) -> String {
+fn in_words(model: &Model, far: AdvisedPeer) -> String {
     match far {
-        Far::Group(group) => format!("group `{}`", display::group_name(model, group)),
-        Far::List(list) => format!("prefix list `{}`", display::list_name(model, list)),
-        Far::Address(address) => host_cidr(address),
+        AdvisedPeer::Group(group) => format!("group `{}`", display::group_name(model, group)),
+        AdvisedPeer::List(list) => format!("prefix list `{}`", display::list_name(model, list)),
+        AdvisedPeer::Address(address) => host_cidr(address),
     }
 }
 
-/// The CIDR of one address.
-pub(super) fn host_cidr(address: IpAddr) -> String {
-    let length = if address.is_ipv4() { 32 } else { 128 };
-    format!("{address}/{length}")
-}
-
 /// The far side as the native form has it.
-fn native(model: &Model, far: Far) -> String {
+fn native(model: &Model, far: AdvisedPeer) -> String {
     let text = match far {
-        Far::Group(group) => format!("group:{}", display::group_name(model, group)),
-        Far::List(list) => format!("prefix-list:{}", display::list_name(model, list)),
-        Far::Address(address) => address.to_string(),
+        AdvisedPeer::Group(group) => format!("group:{}", display::group_name(model, group)),
+        AdvisedPeer::List(list) => format!("prefix-list:{}", display::list_name(model, list)),
+        AdvisedPeer::Address(address) => address.to_string(),
     };
     let name = text.split_once(':').map_or(&*text, |(_, name)| name);
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

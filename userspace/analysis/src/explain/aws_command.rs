@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use taskgate_model::{Direction, GroupIndex, Model};
 
 use super::{
-    advice::{Far, host_cidr},
+    advised_peer::{AdvisedPeer, host_cidr},
     frame::Message,
 };
 use crate::display::plain_id;
@@ -19,22 +19,22 @@ pub(super) fn aws_command(
     group: GroupIndex,
     direction: Direction,
     message: Message,
-    far: Far,
+    far: AdvisedPeer,
     owner: Option<&str>,
 ) -> Option<String> {
     let group = plain_id(&model.group(group).id)?;
     let far = match far {
-        Far::Group(named) => {
+        AdvisedPeer::Group(named) => {
             let id = plain_id(&model.group(named).id)?;
             let owner = owner.map_or_else(String::new, |owner| format!(",UserId={owner}"));
             format!("UserIdGroupPairs=[{{GroupId={id}{owner}}}]")
         }
-        Far::List(list) => format!(
+        AdvisedPeer::List(list) => format!(
             "PrefixListIds=[{{PrefixListId={}}}]",
             plain_id(&model.prefix_list(list).id)?
         ),
-        Far::Address(address @ IpAddr::V4(_)) => format!("IpRanges=[{{CidrIp={}}}]", host_cidr(address)),
-        Far::Address(address @ IpAddr::V6(_)) => format!("Ipv6Ranges=[{{CidrIpv6={}}}]", host_cidr(address)),
+        AdvisedPeer::Address(address @ IpAddr::V4(_)) => format!("IpRanges=[{{CidrIp={}}}]", host_cidr(address)),
+        AdvisedPeer::Address(address @ IpAddr::V6(_)) => format!("Ipv6Ranges=[{{CidrIpv6={}}}]", host_cidr(address)),
     };
     Some(format!(
         "aws ec2 authorize-security-group-{direction} --group-id {group} --ip-permissions '{},{far}'",

@@ -4,7 +4,9 @@
 //! is compiled on the host ([`gates`]). Why a rule did not match is worked out from the model ([`nearest`]).
 
 mod advice;
+mod advised_peer;
 mod aws_command;
+mod error;
 mod frame;
 mod gates;
 mod names;
@@ -13,8 +15,9 @@ mod question;
 mod unknown;
 
 pub use advice::{Advice, advice};
+pub use error::QuestionError;
 pub use frame::Message;
 pub use gates::{Explainer, Explanation, GateVerdict, Verdict};
 pub use nearest::{Field, Nearest, allows};
-pub use question::{Asked, End, Question, QuestionError};
+pub use question::{Asked, End, Question};
 pub use unknown::{Unknown, unknown};

@@ -7,7 +7,7 @@ use taskgate_model::{
     near::{OFFERED, near},
 };
 
-use super::question::QuestionError;
+use super::error::QuestionError;
 use crate::display;
 
 /// Who `text` names.

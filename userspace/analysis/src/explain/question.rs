@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use taskgate_model::{Eni, Family, Model, misleading_protocol, protocol_name, protocol_text};
 
 use super::{
+    error::QuestionError,
     frame::Message,
     names::{Who, find, settle},
 };
@@ -29,17 +30,6 @@ pub struct Asked {
     pub code: Option<u8>,
     /// Whose addresses; IPv4's if it is left out and both ends have one.
     pub family: Option<Family>,
-}
-
-/// Why there is no answer to a question.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QuestionError {
-    /// Something that was named is not there: what, and what is there instead.
-    #[error("{0}")]
-    NotFound(String),
-    /// The question makes no sense: the problem, and the remedy.
-    #[error("{0}")]
-    Senseless(String),
 }
 
 /// One end of the way.

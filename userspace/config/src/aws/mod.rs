@@ -7,7 +7,7 @@ mod enis;
 mod groups;
 mod ranges;
 
-use super::document::Content;
+use super::content::Content;
 use super::node::{Node, Value};
 use super::object::Object;
 use super::problem::{Diagnostic, Diagnostics};

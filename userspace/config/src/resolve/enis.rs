@@ -10,29 +10,12 @@ use super::super::raw::{RawEni, RawMember, RawTask, Reference};
 use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
 use super::owners;
+use super::placed::{Placed, sorted};
 
 /// ENIs and members that are no task of this host.
 pub(super) struct Elsewhere {
     pub(super) enis: Vec<RawEni>,
     pub(super) members: Vec<RawMember>,
-}
-
-/// An ENI on its way into the model.
-pub(super) struct Placed {
-    pub(super) eni: Eni,
-    pub(super) spot: Spot,
-    /// It is a native `members` entry: nothing but an address.
-    pub(super) member: bool,
-}
-
-impl Placed {
-    pub(super) fn title(&self) -> String {
-        match &self.eni.task {
-            Some(task) => format!("task `{task}`"),
-            None if self.member => String::from("a member"),
-            None => format!("`{}`", self.eni.id),
-        }
-    }
 }
 
 /// All ENIs, those bound to this host first and in the order of their names, and the place of each.
@@ -256,13 +239,6 @@ fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupInd
             report.error(task.spot, message, "a gated ENI has at least one");
         }
     }
-}
-
-pub(super) fn sorted<T: Clone + Ord>(items: &[T]) -> Vec<T> {
-    let mut items = items.to_vec();
-    items.sort();
-    items.dedup();
-    items
 }
 
 /// An ENI as AWS describes it, without its groups.

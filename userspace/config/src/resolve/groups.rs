@@ -13,8 +13,6 @@ use super::ListUse;
 use super::names::{Found, Names};
 use super::pairing::pair;
 
-pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
-
 /// All groups: those with a head, their rules joined with their ids; those that are only known by their rules; and those
 /// that are only known by the ENIs that have them.
 pub(super) fn gather(
@@ -148,7 +146,7 @@ fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Diagnostics) {
     let Some(listed) = listed.filter(|_| whole) else {
         return;
     };
-    for direction in DIRECTIONS {
+    for direction in Direction::BOTH {
         for own in group.rules_mut(direction).iter().filter(|own| own.id.is_none()) {
             let message = format!(
                 "the rule {} is not among the `SecurityGroupRules` of its group at {}",

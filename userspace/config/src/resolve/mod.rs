@@ -6,6 +6,7 @@ mod limits;
 mod names;
 mod owners;
 mod pairing;
+mod placed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

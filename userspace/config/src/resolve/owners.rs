@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use taskgate_model::{Eni, GroupIndex, Model, Peer, Peerings, common_groups};
 
 use super::super::problem::{Diagnostics, Spot};
-use super::enis::{Placed, sorted};
+use super::placed::{Placed, sorted};
 
 /// The most VPCs that can have one address.
 const MOST_VPCS: usize = 64;

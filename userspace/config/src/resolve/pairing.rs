@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use taskgate_model::{Direction, Protocol};
 
 use super::super::raw::{AwsRule, RawGroup, RawPeer, RawRule};
-use super::groups::DIRECTIONS;
 
 /// The parts of a rule's peering connection that are compared: the id, and whether its status is other than active.
 type Over = (Option<String>, Option<bool>);
@@ -66,7 +65,7 @@ pub(super) fn pair(group: &mut RawGroup, mut rules: Vec<AwsRule>) -> Vec<AwsRule
             break;
         }
         let mut positions: HashMap<Key, Vec<usize>> = HashMap::new();
-        for direction in DIRECTIONS {
+        for direction in Direction::BOTH {
             for (position, own) in group.rules_mut(direction).iter().enumerate().rev() {
                 if own.id.is_none()
                     && let Some(over) = own_view.of(own)

@@ -21,7 +21,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Carrier, Counts, Desired, DesiredTask, Notice, moved,
+    Carrier, Counts, Desired, DesiredTask, Notice,
+    moved::{self, place},
     retry::Retry,
     uplinks::{Uplinks, sides},
 };
@@ -82,14 +83,6 @@ struct Held {
     gate: Gate,
     /// Without an ENI it passes nothing.
     eni: Option<String>,
-}
-
-/// Where a gate's link is; where nobody can tell it is taken to be here.
-pub(super) fn place(gate: &Gate) -> Place {
-    gate.place().unwrap_or_else(|error| {
-        warn!("{}", chain(&error));
-        Place::Here
-    })
 }
 
 impl Links {

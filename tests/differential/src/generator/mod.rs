@@ -4,12 +4,14 @@ use std::{fmt, net::IpAddr};
 
 use taskgate_ebpf::{abi::Direction, host::Left};
 
+mod talk;
+
 use super::{
     encapsulate::{damage, left_over, wrapped},
     naive_parser::read,
     rng::Rng,
-    talk::{Talk, answered, farewell, numbers},
 };
+use talk::{Talk, answered, farewell, numbers};
 use testkit::fixture::frames;
 
 /// A frame on a link.

@@ -1,6 +1,6 @@
 //! Reads what IP carries, the naive way: ports, messages and the addresses in their options, and the packets in errors.
 
-use super::naive_parser::{Body, Hardware, Ip, MALFORMED, REACH, Segment, is_mapped, mac_at, u16_at, v4_at, v6_at};
+use super::{Body, Hardware, Ip, MALFORMED, REACH, Segment, is_mapped, mac_at, u16_at, v4_at, v6_at};
 
 /// Reads the transport header, and gives the bytes that each segment has again.
 pub(super) fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> usize {

@@ -7,11 +7,13 @@ use taskgate_ebpf::{
 };
 
 use super::{
-    compare::differs,
-    generator::GeneratedPacket,
-    naive_parser::{Body, Reading, read},
-    oracle::World,
-    run::Stand,
+    super::{
+        compare::differs,
+        generator::GeneratedPacket,
+        naive_parser::{Body, Reading, read},
+        oracle::World,
+    },
+    Stand,
 };
 use testkit::fixture::{DataPath as _, Host, Kernel, Uplink};
 

@@ -19,16 +19,18 @@ use taskgate_ebpf::{
     host::Left,
 };
 
+mod uplink;
+
 use super::{
     compare::{differs, kernel_differs},
     generator::{GeneratedPacket, Generator},
     naive_parser::read,
     oracle::{Oracle, World},
     rng::Rng,
-    uplink::Met,
     world::{any_model, any_shares},
 };
 use testkit::fixture::{DataPath as _, Fixture, Host, Kernel, SECOND, Sent, Uplink, frames};
+use uplink::Met;
 
 /// What happens between packets, and with what clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use taskgate_ebpf::{abi::DropReason, host::Left, packet::Checksum};
 
-use super::transport::transport;
+mod transport;
+
+use transport::transport;
 
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]

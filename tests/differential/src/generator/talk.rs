@@ -4,10 +4,7 @@ use std::net::IpAddr;
 
 use taskgate_ebpf::{abi::Direction, host::Left};
 
-use super::{
-    generator::{GeneratedPacket, Generator},
-    rng::Rng,
-};
+use super::{super::rng::Rng, GeneratedPacket, Generator};
 use testkit::fixture::frames;
 
 const PORTS: [u16; 12] = [22, 53, 67, 68, 80, 443, 546, 547, 40000, 40001, 0, 65535];
