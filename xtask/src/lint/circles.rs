@@ -330,10 +330,3 @@ mod tests {
         Ok(())
     }
 }
-#[cfg(test)]
-mod tmp {
-    #[test]
-    fn now() {
-        super::check().unwrap();
-    }
-}
