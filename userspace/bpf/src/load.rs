@@ -1,9 +1,12 @@
 //! Load options of the kernel program, and the expected shapes of its maps.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
-    EbpfError,
+    Ebpf, EbpfError,
     maps::{MapData, MapError, MapType},
     programs::ProgramError,
 };
@@ -302,4 +305,17 @@ impl MapSpec {
             }),
         }
     }
+}
+
+pub(super) fn missing(kind: &'static str, name: &'static str) -> LoadError {
+    LoadError::Missing { kind, name }
+}
+
+/// A second handle on a program that is loaded.
+pub(super) fn program(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let program = ebpf.program(name).ok_or_else(|| missing("program", name))?;
+    let of = |cause| LoadError::Program { program: name, cause };
+    let fd = program.fd().map_err(of)?.as_fd();
+    fd.try_clone_to_owned()
+        .map_err(|cause| LoadError::Run { program: name, cause })
 }

@@ -20,7 +20,7 @@ use taskgate_ebpf::{
 
 use super::{
     gate::GatePrograms,
-    load::{LoadError, LoadOptions, MapSpec},
+    load::{LoadError, LoadOptions, MapSpec, missing, program},
     signals::SignalsHeld,
     sk_buff::{self, Look, Sight, Unseen},
 };
@@ -183,6 +183,11 @@ impl BpfObject {
         sys::share(data(&self.ebpf, name)?).map_err(|cause| LoadError::Map { map: name, cause })
     }
 
+    /// The programs of gates, to be attached to links.
+    pub fn gate_programs(&self) -> Arc<GatePrograms> {
+        Arc::clone(&self.gates)
+    }
+
     /// A second handle on a program that is loaded.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
         program(&self.ebpf, name)
@@ -227,10 +232,6 @@ fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Prog
     }
 }
 
-fn missing(kind: &'static str, name: &'static str) -> LoadError {
-    LoadError::Missing { kind, name }
-}
-
 fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
     match ebpf.map(name) {
         Some(
@@ -238,15 +239,6 @@ fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError
         ) => Ok(data),
         _ => Err(missing("map", name)),
     }
-}
-
-/// A second handle on a program that is loaded.
-pub(super) fn program(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
-    let program = ebpf.program(name).ok_or_else(|| missing("program", name))?;
-    let of = |cause| LoadError::Program { program: name, cause };
-    let fd = program.fd().map_err(of)?.as_fd();
-    fd.try_clone_to_owned()
-        .map_err(|cause| LoadError::Run { program: name, cause })
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, LoadError> {

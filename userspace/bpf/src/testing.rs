@@ -7,11 +7,28 @@ use taskgate_ebpf::{
     abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, map, program},
     conntable::Seed,
 };
+use taskgate_net::link::Link;
 
-use super::{conntable::MappedTable, load::LoadError, object::BpfObject, tables::KernelTables};
+use super::{
+    conntable::MappedTable,
+    gate::{AttachKind, Gate, GateError, GateProgram},
+    load::LoadError,
+    object::BpfObject,
+    tables::KernelTables,
+};
 use crate::sys::{self, BpfHashMap, MmapArray, TestPacket, TestRunResult};
 
 impl BpfObject {
+    /// [`GatePrograms::attach`](crate::gate::GatePrograms::attach) of a gate that judges.
+    pub fn attach(&self, link: &Link) -> Result<Gate, GateError> {
+        self.gates.attach(link, GateProgram::Judge)
+    }
+
+    /// [`GatePrograms::attach_by`](crate::gate::GatePrograms::attach_by) of a gate that judges.
+    pub fn attach_by(&self, link: &Link, hook: AttachKind) -> Result<Gate, GateError> {
+        self.gates.attach_by(link, GateProgram::Judge, hook)
+    }
+
     /// Runs one of [`Self::PROGRAMS`] on a packet `repeat` times, outside of any link. It counts the packet as usual.
     pub fn test_run(
         &self,

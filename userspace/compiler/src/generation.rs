@@ -30,9 +30,22 @@ struct Staged {
     members: Vec<Claim>,
 }
 
+impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
+    /// Writes the next generation next to the current one.
+    ///
+    /// # Errors
+    /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
+    /// [`CompileError::ProbesExhausted`]: the current generation stays in force.
+    pub fn prepare(&mut self, compiled: &Compiled, grace: &mut dyn FnMut()) -> Result<Prepared<'_, M>, CompileError> {
+        self.synchronize(grace);
+        self.reclaim(compiled);
+        Prepared::write(self, compiled)
+    }
+}
+
 impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
     /// Writes everything that the next generation is. Packets read nothing but the current one.
-    pub(super) fn write(writer: &'a mut ImageWriter<M>, compiled: &Compiled) -> Result<Self, CompileError> {
+    fn write(writer: &'a mut ImageWriter<M>, compiled: &Compiled) -> Result<Self, CompileError> {
         // Where an error ends it, dropping the value undoes what was made.
         let mut prepared = Self {
             writer,

@@ -13,7 +13,7 @@ use taskgate_tables::image::{ImageControl, ImageView};
 use super::policy_allocator::PolicyAllocator;
 use super::slots::Slots;
 use super::table::Table;
-use super::{CompileError, Compiled, Prepared};
+use super::{CompileError, Compiled};
 
 /// Brings compiled models into an image, generation after generation, and keeps what lasts longer than one: slots, the
 /// tables' words, where policies lie. It must be the only one that writes to its memory.
@@ -190,17 +190,6 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.settled = self.settled.max(changes);
     }
 
-    /// Writes the next generation next to the current one.
-    ///
-    /// # Errors
-    /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
-    /// [`CompileError::ProbesExhausted`]: the current generation stays in force.
-    pub fn prepare(&mut self, compiled: &Compiled, grace: &mut dyn FnMut()) -> Result<Prepared<'_, M>, CompileError> {
-        self.synchronize(grace);
-        self.reclaim(compiled);
-        Prepared::write(self, compiled)
-    }
-
     pub(super) fn view(&self) -> ImageView<'_> {
         self.control.view()
     }
@@ -249,7 +238,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     }
 
     /// Frees what neither the current generation nor the next one names. Packets read no older one any more.
-    fn reclaim(&mut self, next: &Compiled) {
+    pub(super) fn reclaim(&mut self, next: &Compiled) {
         let gone: Vec<u128> = self
             .members
             .iter()

@@ -80,20 +80,20 @@ impl Modules {
     fn read(root: &Path) -> Result<Self> {
         let mut modules = Self::default();
         let folder = root.parent().context("a file lies in a folder")?;
-        modules.add(root, folder, Names::new())?;
+        modules.add(root, folder, &[])?;
         Ok(modules)
     }
 
     /// Adds a file and, from `folder`, those of the modules that it declares.
-    fn add(&mut self, file: &Path, folder: &Path, place: Names) -> Result<()> {
+    fn add(&mut self, file: &Path, folder: &Path, place: &[String]) -> Result<()> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         let syntax = syn::parse_file(&text).with_context(|| format!("cannot parse `{}`", file.display()))?;
         let mut reader = Reader::default();
         reader.visit_file(&syntax);
-        self.by_place.insert(place.clone(), self.all.len());
+        self.by_place.insert(place.to_vec(), self.all.len());
         self.all.push(Module {
             file: file.to_owned(),
-            place: place.clone(),
+            place: place.to_vec(),
             ..reader.module
         });
         for name in reader.declared {
@@ -101,8 +101,8 @@ impl Modules {
             let child = if alone.exists() { alone } else { with_files };
             // Some are declared for one target alone.
             if child.exists() {
-                let place = place.iter().cloned().chain([name.clone()]).collect();
-                self.add(&child, &folder.join(&name), place)?;
+                let place: Names = place.iter().cloned().chain([name.clone()]).collect();
+                self.add(&child, &folder.join(&name), &place)?;
             }
         }
         Ok(())
@@ -265,12 +265,12 @@ impl Reader {
             UseTree::Rename(rename) => (rename.ident.to_string(), rename.rename.to_string()),
         };
         let mut path = before.clone();
-        let alias = match (name.as_str(), path.last()) {
-            ("self", Some(last)) => last.clone(),
-            _ => {
-                path.push(name);
-                alias
-            }
+        // `self` in a list is what the list is of.
+        let alias = if let ("self", Some(last)) = (name.as_str(), path.last()) {
+            last.clone()
+        } else {
+            path.push(name);
+            alias
         };
         if !handed_on {
             self.module.named.insert(path.clone());

@@ -8,7 +8,7 @@ use std::{
 
 use aya::Ebpf;
 use nix::net::if_::if_nametoindex;
-use taskgate_ebpf::abi::program;
+use taskgate_ebpf::abi;
 use taskgate_net::{
     filter,
     link::{Link, LinkKind},
@@ -17,8 +17,7 @@ use taskgate_net::{
 
 use super::{AttachKind, Attachment, Filters, Gate, GateError, GateProgram, Place, SIDES, link_id, program_name};
 use crate::{
-    load::LoadError,
-    object::{self, BpfObject},
+    load::{LoadError, program},
     sys,
 };
 
@@ -84,8 +83,8 @@ impl Programs {
 impl GatePrograms {
     pub(crate) fn of(ebpf: &Ebpf, instance: u16) -> Result<Self, LoadError> {
         // `drop_all` represents all programs.
-        let names = [program::DROP_ALL, program::FROM_TASK, program::TO_TASK];
-        let [first, second, third] = names.map(|name| object::program(ebpf, name).map(|program| (name, program)));
+        let names = [abi::program::DROP_ALL, abi::program::FROM_TASK, abi::program::TO_TASK];
+        let [first, second, third] = names.map(|name| program(ebpf, name).map(|program| (name, program)));
         // `lo` has this number everywhere, and older kernels do not know what is asked.
         let hook = match sys::tcx_links(1, true) {
             Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
@@ -257,7 +256,7 @@ impl GatePrograms {
             made_clsact,
         };
         for ingress in SIDES {
-            let program = program::DROP_ALL;
+            let program = abi::program::DROP_ALL;
             filters
                 .cover(ifindex, ingress)
                 .put(rtnl, self.programs.get(program), program)?;
@@ -272,22 +271,5 @@ fn attach_error(link: &Link, program: &'static str, cause: io::Error) -> GateErr
         // The number is nobody's, and the name is another link's.
         Ok(_) if cause.raw_os_error() == Some(libc::ENODEV) => GateError::Replaced { link },
         _ => GateError::Attach { program, link, cause },
-    }
-}
-
-impl BpfObject {
-    /// The programs of gates, to be attached to links.
-    pub fn gate_programs(&self) -> Arc<GatePrograms> {
-        Arc::clone(&self.gates)
-    }
-
-    /// [`GatePrograms::attach`] of a gate that judges.
-    pub fn attach(&mut self, link: &Link) -> Result<Gate, GateError> {
-        self.gates.attach(link, GateProgram::Judge)
-    }
-
-    /// [`GatePrograms::attach_by`] of a gate that judges.
-    pub fn attach_by(&mut self, link: &Link, hook: AttachKind) -> Result<Gate, GateError> {
-        self.gates.attach_by(link, GateProgram::Judge, hook)
     }
 }
