@@ -83,7 +83,7 @@ fn tcx_is_used_from_6_6_on() -> Result<()> {
         AttachKind::Clsact
     };
     ensure!(hooks().first() == Some(&expected), "{:?}", hooks());
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     sandbox(async || {
         ensure!(object.attach(&veth_pair().await?)?.hook() == expected);
         Ok(())
@@ -92,7 +92,7 @@ fn tcx_is_used_from_6_6_on() -> Result<()> {
 
 #[test]
 fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
@@ -120,7 +120,7 @@ fn a_gate_stands_until_it_is_taken_off_or_its_link_goes() -> Result<()> {
 
 #[test]
 fn a_link_that_has_a_gate_keeps_it_for_the_next_owner() -> Result<()> {
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
@@ -142,7 +142,7 @@ fn a_link_that_has_a_gate_keeps_it_for_the_next_owner() -> Result<()> {
 
 #[test]
 fn a_link_that_took_the_number_of_another_has_no_gate_before_it_gets_one() -> Result<()> {
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
@@ -167,11 +167,11 @@ fn a_link_that_took_the_number_of_another_has_no_gate_before_it_gets_one() -> Re
 fn what_a_killed_run_left_on_a_link_is_replaced() -> Result<()> {
     sandbox(async || {
         let link = veth_pair().await?;
-        let mut object = BpfObject::load(&SMALL)?;
+        let object = BpfObject::load(&SMALL)?;
         std::mem::forget(object.attach_by(&link, AttachKind::Clsact)?);
         drop(object);
         ensure!((filters("ingress")?, filters("egress")?) == (1, 1));
-        let mut object = BpfObject::load(&SMALL)?;
+        let object = BpfObject::load(&SMALL)?;
         let gate = object.attach_by(&link, AttachKind::Clsact)?;
         ensure!((filters("ingress")?, filters("egress")?) == (1, 1));
         gate.detach()?;
@@ -187,7 +187,7 @@ fn each_instance_has_a_gate_of_its_own_on_a_link() -> Result<()> {
         sandbox(async || {
             let link = veth_pair().await?;
             let instance = |instance| BpfObject::load(&LoadOptions { instance, ..SMALL });
-            let (mut one, mut two) = (instance(1)?, instance(2)?);
+            let (one, two) = (instance(1)?, instance(2)?);
             ensure!(!is_gated("host"));
             let first = one.attach_by(&link, hook)?;
             let second = two.attach_by(&link, hook)?;
@@ -214,7 +214,7 @@ fn each_instance_has_a_gate_of_its_own_on_a_link() -> Result<()> {
 
 #[test]
 fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
@@ -237,7 +237,7 @@ fn a_gate_never_stands_on_another_link_of_the_same_name() -> Result<()> {
 
 #[test]
 fn a_link_that_the_tables_cannot_name_gets_no_gate() -> Result<()> {
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     sandbox(async || {
         ip("link add last index 8388607 type veth peer name a")?;
         ip("link add beyond index 8388608 type veth peer name b")?;
@@ -269,7 +269,7 @@ fn each_way_has_its_own_program() -> Result<()> {
                     Ok(ip(&format!("{namespace}-oneline link show {device}"))?.contains("state UP"))
                 })?;
             }
-            let mut object = BpfObject::load(&SMALL)?;
+            let object = BpfObject::load(&SMALL)?;
             let tables = KernelTables::new(&object)?;
             let _gate = object.attach_by(&link, hook)?;
             let counts = || -> Result<_> {
@@ -290,7 +290,7 @@ fn each_way_has_its_own_program() -> Result<()> {
 
 #[test]
 fn a_gate_tells_a_link_that_moved_from_one_that_went() -> Result<()> {
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     sandbox(async || {
         if !hooks().contains(&AttachKind::Tcx) {
             return Ok(());
@@ -318,7 +318,7 @@ fn a_gate_gets_another_program_and_drops_everything() -> Result<()> {
     for hook in hooks() {
         sandbox(async || {
             let link = veth_pair().await?;
-            let mut object = BpfObject::load(&SMALL)?;
+            let object = BpfObject::load(&SMALL)?;
             let tables = KernelTables::new(&object)?;
             let gate = object.attach_by(&link, hook)?;
             let judged = || -> Result<u64> {
@@ -369,7 +369,7 @@ fn qdisc(link: &str) -> Result<String> {
 /// Filters go with the move, so that the link is open where it is now.
 #[test]
 fn a_link_that_lost_its_filters_is_closed_where_it_is() -> Result<()> {
-    let mut object = BpfObject::load(&SMALL)?;
+    let object = BpfObject::load(&SMALL)?;
     let programs = object.gate_programs();
     sandbox(async || {
         let link = veth_pair().await?;
