@@ -104,7 +104,7 @@ pub mod map {
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
     /// Who has a link's link-local addresses, the latest of them: [`super::LinkLocalKey`] → [`super::LinkLocal`].
     pub const LINK_LOCALS: &str = "LINK_LOCALS";
-    /// `slot * 2 + direction` → packets by [`super::Outcome`] number, for each CPU.
+    /// [`outcome::counters_index`](super::outcome::counters_index) → packets by [`super::Outcome`] number, for each CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "EVENTS";
@@ -184,6 +184,12 @@ impl LinkId {
     #[inline(always)]
     pub const fn get(self) -> u32 {
         self.0
+    }
+
+    /// Link and protocol of a connection's key, by the last word of it.
+    #[inline(always)]
+    pub const fn split_protocol(tail: u32) -> (Self, u8) {
+        (Self(tail >> 8), tail as u8)
     }
 
     /// The last word of a connection's key: link above, protocol below.

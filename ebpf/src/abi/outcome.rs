@@ -145,6 +145,12 @@ pub enum Outcome {
 /// The length of a slot's counters: more than the highest number of an outcome, and whole cache lines.
 pub const OUTCOMES: usize = 24;
 
+/// The index of a slot's counters in one direction.
+#[inline(always)]
+pub const fn counters_index(slot: u16, direction: Direction) -> u32 {
+    (slot as u32) << 1 | direction as u32
+}
+
 impl Outcome {
     /// Its number: the index of its counter.
     #[inline(always)]

@@ -9,7 +9,9 @@ use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::HashMap, helpers::generated::bpf
 use taskgate_ebpf::{
     abi::{
         Conn, Denial, Direction, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
-        image::BANK_BYTES, outcome::OUTCOMES, tables::Word,
+        image::BANK_BYTES,
+        outcome::{OUTCOMES, counters_index},
+        tables::Word,
     },
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables, insert_by},
@@ -149,7 +151,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64) {
-        let Some(counters) = COUNTERS.get_ptr_mut((slot as u32) << 1 | direction as u32) else {
+        let Some(counters) = COUNTERS.get_ptr_mut(counters_index(slot, direction)) else {
             return;
         };
         let at = (outcome as usize).min(OUTCOMES - 1);

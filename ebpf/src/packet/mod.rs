@@ -82,6 +82,19 @@ pub enum IcmpKind {
     Error = 3,
 }
 
+impl IcmpKind {
+    /// By its number; any other one is none.
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Request,
+            2 => Self::Reply,
+            3 => Self::Error,
+            _ => Self::None,
+        }
+    }
+}
+
 /// A parsed packet. Ports are numbers in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

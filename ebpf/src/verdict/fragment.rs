@@ -7,9 +7,9 @@
 use super::{Hook, PacketContext, share::Accounts};
 use crate::{
     abi::{
-        Charge, DropReason, Fragment,
+        Charge, DropReason, Fragment, LinkId,
         image::{NO_CAP, Shared, Timeout},
-        tables::Seen,
+        tables::{FragmentL4, Seen},
     },
     conntrack::idle,
     family::{Family, Keys},
@@ -23,7 +23,7 @@ use crate::{
 #[inline(always)]
 fn key<'k, F: Family>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, u32) {
     let protocol = if F::Peer::V6 { 0 } else { packet.protocol };
-    let tail = packet.link << 8 | protocol as u32;
+    let tail = LinkId::from_number(packet.link).with_protocol(protocol);
     let key = F::key(keys);
     F::set_key(key, packet.source, packet.destination, packet.fragment_id, tail);
     (key, tail)
@@ -57,34 +57,31 @@ pub(super) fn attach_to_first<T: Tables + Flows<F::Key>, F: Family>(
     if owner != tail || idle(tables.now(), last, control.timeout(timeout::<F>())) {
         return Err(DropReason::FragmentWithoutFirst);
     }
-    apply_l4(&first, packet);
+    apply_l4(first.l4(), packet);
     Ok(())
 }
 
-/// Keeps what a first fragment says.
+/// What later fragments need of a first one.
 #[inline(always)]
-fn save_l4(fragment: &Fragment, first: &Packet, slot: u16, charge: Charge) {
-    let ports = (first.source_port as u64) << 48 | (first.destination_port as u64) << 32;
-    let l4 = ports | Fragment::charged(charge);
-    fragment
-        .l4
-        .set(l4 | (slot as u64) << 16 | (first.exchange as u64) << 8 | first.protocol as u64);
+const fn l4(first: &Packet, slot: u16, charge: Charge) -> FragmentL4 {
+    FragmentL4 {
+        source_port: first.source_port,
+        destination_port: first.destination_port,
+        slot,
+        charge,
+        exchange: first.exchange as u8,
+        protocol: first.protocol,
+    }
 }
 
 /// Gives it to a later one.
 #[inline(always)]
-fn apply_l4(fragment: &Fragment, later: &mut Packet) {
-    let l4 = fragment.l4.get();
-    later.source_port = (l4 >> 48) as u16;
-    later.destination_port = (l4 >> 32) as u16;
-    later.exchange = match l4 >> 8 & 0x7f {
-        1 => IcmpKind::Request,
-        2 => IcmpKind::Reply,
-        // It quotes nothing that could be read here, so rules alone decide.
-        3 => IcmpKind::Error,
-        _ => IcmpKind::None,
-    };
-    later.protocol = l4 as u8;
+fn apply_l4(l4: FragmentL4, later: &mut Packet) {
+    later.source_port = l4.source_port;
+    later.destination_port = l4.destination_port;
+    // An error quotes nothing that could be read here, so rules alone decide.
+    later.exchange = IcmpKind::from_number(l4.exchange);
+    later.protocol = l4.protocol;
 }
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
@@ -103,10 +100,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             && first.seen.get().1 == tail
         {
             // The identification comes round again. The entry stays its first owner's share.
-            save_l4(&first, self.packet, first.slot(), first.charge());
-            first
-                .missing
-                .set(i64::from(self.packet.reassembly_delta).cast_unsigned());
+            let FragmentL4 { slot, charge, .. } = first.l4();
+            first.begin(l4(self.packet, slot, charge), self.packet.reassembly_delta);
             first.seen.set(self.now, tail);
             return;
         }
@@ -118,13 +113,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             }
             return;
         };
-        self.work.fragment = Fragment::default();
-        self.work.fragment.seen = Seen::new(self.now, tail);
-        save_l4(&self.work.fragment, self.packet, slot, charge);
-        self.work
-            .fragment
-            .missing
-            .set(i64::from(self.packet.reassembly_delta).cast_unsigned());
+        let l4 = l4(self.packet, slot, charge);
+        self.work.fragment = Fragment::new(Seen::new(self.now, tail), l4, self.packet.reassembly_delta);
         let inserted = self
             .tables
             .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment);
@@ -147,8 +137,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return;
         }
         self.tables
-            .add(&first.missing, i64::from(self.packet.reassembly_delta).cast_unsigned());
-        let (slot, charge) = (first.slot(), first.charge());
+            .add(&first.missing, Fragment::delta(self.packet.reassembly_delta));
+        let FragmentL4 { slot, charge, .. } = first.l4();
         // Two CPUs may see it whole, and user space may find it old: whoever removes it counts that.
         if first.missing.get() == 0 && self.tables.remove_fragment(key) {
             Accounts::of(slot, Shared::Fragments).rollback(self.tables, charge);

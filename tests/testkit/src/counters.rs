@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray};
-use taskgate_ebpf::abi::{Direction, DropReason, Outcome, map, outcome::OUTCOMES};
+use taskgate_ebpf::abi::{
+    Direction, DropReason, Outcome, map,
+    outcome::{OUTCOMES, counters_index},
+};
 
 use crate::{daemon::Daemon, netns::until};
 
@@ -28,8 +31,8 @@ impl Counters {
     /// Packets that ended so, of all tasks and of none. Packets of tracked connections are not counted here.
     pub fn ended(&self, direction: Direction, outcome: Outcome) -> Result<u64> {
         let mut sum = 0;
-        for slot in 0..self.0.len() / 2 {
-            let of_cpus = self.0.get(&(slot << 1 | direction as u32), 0)?;
+        for slot in 0..(self.0.len() / 2) as u16 {
+            let of_cpus = self.0.get(&counters_index(slot, direction), 0)?;
             sum += of_cpus
                 .iter()
                 .map(|counters| counters[usize::from(outcome.number())])

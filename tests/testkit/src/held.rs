@@ -12,10 +12,15 @@ use taskgate_bpf::{
     conntable::{MappedTable, TableKey},
     sys::{BpfHashMap, MmapArray, Pod, tick_nanoseconds},
 };
-use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6, image::SLOTS, map, outcome::OUTCOMES,
+use taskgate_ebpf::{
+    abi::{
+        Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6, LinkId,
+        image::SLOTS,
+        map,
+        outcome::{OUTCOMES, counters_index},
+    },
+    conntrack::TCP,
 };
-
 use taskgate_tables::image::ImageControl;
 
 use crate::{daemon::Daemon, fixture::outcome_name, kernel::Objects, netns::until};
@@ -83,9 +88,9 @@ impl Held {
     /// The packets of each task that ended so, for the tasks that have any, the most first.
     pub fn counted(&self, direction: Direction, outcome: &str) -> Result<Vec<u64>> {
         let mut counted = Vec::new();
-        for slot in 1..SLOTS {
+        for slot in 1..SLOTS as u16 {
             let mut sum = 0;
-            for cpu in self.counters.get(&(slot * 2 + direction as u32), 0)?.iter() {
+            for cpu in self.counters.get(&counters_index(slot, direction), 0)?.iter() {
                 let numbered = (0..).zip(cpu);
                 sum += numbered
                     .filter(|(number, _)| outcome_name(*number) == outcome)
@@ -141,10 +146,9 @@ impl Held {
 
     /// The state of every tracked TCP connection, and where its sides go on.
     pub fn tcp_states(&self) -> Result<Vec<(u16, [u16; 2])>> {
-        const TCP: u32 = 6;
         let mut states = Vec::new();
         let mut note = |tail: u32, conn: Conn| {
-            if tail & 0xff == TCP {
+            if LinkId::split_protocol(tail).1 == TCP {
                 states.push((conn.state(), conn.next.get()));
             }
         };

@@ -20,10 +20,10 @@ use taskgate_bpf::{
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6,
+    Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6, LinkId,
     image::{BANK_BYTES, CONTROL_BANK, EPOCHS, ImageWord, POLICY_BANK, TIMEOUTS, Timeout},
     program,
-    tables::{Admitted, Flags, Seen, Totals, Word, denial_tail, state},
+    tables::{Admitted, Flags, FragmentL4, Seen, Totals, Word, denial_tail, state},
 };
 use taskgate_tables::{
     ConnState, DenialState, FlowCount, FlowKey, FlowTables as _, UsageState,
@@ -122,7 +122,7 @@ fn key_v4(number: u32) -> Key4 {
     Key4 {
         addresses: 0x0a00_0001_0a00_0000 | u64::from(number),
         ports: number * 65_536 + 443,
-        tail: 7 << 8 | 6,
+        tail: LinkId::device(7).with_protocol(6),
     }
 }
 
@@ -356,13 +356,22 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
         ensure!(tables.take_denial(id)?.is_some());
     }
     ensure!(given_back(offset_of!(EniUsage, denials_removed)) == [1, 1, 0, 1]);
-    let first = |pool| Fragment::from([0, 7 << 16 | pool, 1]);
+    let first = |charge| Fragment::new(Seen::default(), l4(7, charge), 1);
     let (v4, _) = tables.raw_fragments();
-    v4.update(&key_v4(1), &first(Fragment::charged(Charge::POOL)))?;
-    v4.update(&key_v4(2), &first(0))?;
+    v4.update(&key_v4(1), &first(Charge::POOL))?;
+    v4.update(&key_v4(2), &first(Charge::FLOOR))?;
     tables.forget_fragments(&[0; TIMEOUTS])?;
     ensure!(given_back(offset_of!(EniUsage, fragments_removed)) == [1, 1, 0, 1]);
     Ok(())
+}
+
+/// What a first fragment of a slot says.
+fn l4(slot: u16, charge: Charge) -> FragmentL4 {
+    FragmentL4 {
+        slot,
+        charge,
+        ..FragmentL4::of(0)
+    }
 }
 
 #[test]
@@ -370,11 +379,7 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
     let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let now = tables.now()?;
-    let first = |age: u32, slot: u64| Fragment {
-        seen: Seen::new(now.wrapping_sub(age), 0),
-        l4: (slot << 16).into(),
-        ..Fragment::default()
-    };
+    let first = |age: u32, slot| Fragment::new(Seen::new(now.wrapping_sub(age), 0), l4(slot, Charge::FLOOR), 0);
     let mut timeouts = [0; TIMEOUTS];
     timeouts[Timeout::FragmentV4 as usize] = 3_000_000;
     timeouts[Timeout::FragmentV6 as usize] = 6_000_000;

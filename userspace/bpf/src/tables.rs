@@ -13,9 +13,9 @@ use taskgate_ebpf::{
         Charge, Charges, Conn, Denial, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6,
         image::{TIMEOUTS, Timeout},
         map,
-        outcome::OUTCOMES,
+        outcome::{OUTCOMES, counters_index},
         program,
-        tables::Admitted,
+        tables::{Admitted, FragmentL4},
     },
     conntrack::idle,
 };
@@ -69,7 +69,7 @@ impl KernelTables {
     /// Packets of a slot in one direction by outcome number, over all CPUs. Tracked ones are counted in their entries
     /// instead.
     pub fn counters(&self, slot: u16, direction: Direction) -> io::Result<[u64; OUTCOMES]> {
-        let index = u32::from(slot) * 2 + direction as u32;
+        let index = counters_index(slot, direction);
         let of_cpus = self.counters.get(&index, 0).map_err(io::Error::other);
         let of_cpus = of_cpus.map_err(|error| named("read", map::COUNTERS, &error))?;
         let mut sum = [0; OUTCOMES];
@@ -189,7 +189,8 @@ impl FlowTables for KernelTables {
         for key in over {
             if let Some(fragment) = self.fragments.take(&key)? {
                 let removed = offset_of!(EniUsage, fragments_removed);
-                self.give_back(fragment.slot(), removed, fragment.charge())?;
+                let FragmentL4 { slot, charge, .. } = fragment.l4();
+                self.give_back(slot, removed, charge)?;
             }
         }
         Ok(())

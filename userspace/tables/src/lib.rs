@@ -10,7 +10,7 @@ use std::{
 
 use taskgate_ebpf::{
     abi::{
-        Address, Conn, Denial, Direction, Key4, Key6,
+        Address, Conn, Denial, Direction, Key4, Key6, LinkId,
         image::{Shared, TIMEOUTS},
         tables::{Admitted, split_denial_tail},
         unpair,
@@ -119,12 +119,7 @@ impl FlowKey {
 
     /// The protocol of a tracked connection's key.
     pub fn conn_protocol(&self) -> u8 {
-        self.tail() as u8
-    }
-
-    /// The link of a tracked connection's key, as [`taskgate_ebpf::abi::LinkId`] numbers it.
-    pub fn conn_link(&self) -> u32 {
-        self.tail() >> 8
+        LinkId::split_protocol(self.tail()).1
     }
 
     /// Slot, protocol, direction and reason number of a denied flow's key.

@@ -1,50 +1,104 @@
 //! Datagrams that come in fragments.
 
+use core::cell::Cell;
+
 use super::{Charge, Seen, Word};
 
-/// What later fragments borrow from the first one of their datagram: 24 bytes.
+/// The first fragment of a datagram, as later ones need it: 24 bytes.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Fragment {
     /// When it was let through, and the tail of its own key.
     pub seen: Seen,
-    /// From above: source port, destination port, slot of its ENI (16 bits each), [`Charge`] (1 bit), the kind of ICMP
-    /// exchange (7 bits), the protocol (8 bits).
-    pub l4: Word,
-    /// The sum of [`Packet::fragment_step`](crate::packet::Packet::fragment_step) of all parts that passed, as a signed
+    /// Its [`FragmentL4`], packed.
+    l4: Word,
+    /// The sum of [`Packet::reassembly_delta`](crate::packet::Packet::reassembly_delta) of all parts that passed, as a signed
     /// number: 0 once the datagram is whole.
     pub missing: Word,
 }
 
-impl From<[u64; 3]> for Fragment {
-    /// From the words of a table's value.
-    fn from([seen, l4, missing]: [u64; 3]) -> Self {
+/// What later fragments take from the first one, and whose share it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentL4 {
+    /// Its source port, as the parser has it.
+    pub source_port: u16,
+    /// Its destination port, likewise.
+    pub destination_port: u16,
+    /// The slot of its ENI.
+    pub slot: u16,
+    /// Which account of that slot it is charged to.
+    pub charge: Charge,
+    /// The number of its [`IcmpKind`](crate::packet::IcmpKind), 7 bits.
+    pub exchange: u8,
+    /// Its protocol.
+    pub protocol: u8,
+}
+
+impl FragmentL4 {
+    /// As one word, from above: ports, slot, charge (1 bit), exchange (7 bits), protocol.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        let ports = (self.source_port as u64) << 48 | (self.destination_port as u64) << 32;
+        let charge = (self.charge.number() as u64) << 15;
+        let exchange = (self.exchange as u64 & 0x7f) << 8;
+        ports | (self.slot as u64) << 16 | charge | exchange | self.protocol as u64
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn of(word: u64) -> Self {
+        Self {
+            source_port: (word >> 48) as u16,
+            destination_port: (word >> 32) as u16,
+            slot: (word >> 16) as u16,
+            charge: Charge::new((word >> 15) as u32),
+            exchange: (word >> 8) as u8 & 0x7f,
+            protocol: word as u8,
+        }
+    }
+}
+
+impl Fragment {
+    /// A first fragment, which carries so much of its datagram.
+    #[inline(always)]
+    pub const fn new(seen: Seen, l4: FragmentL4, carries: i32) -> Self {
+        Self {
+            seen,
+            l4: Cell::new(l4.pack()),
+            missing: Cell::new(Self::delta(carries)),
+        }
+    }
+
+    /// What it says of the transport header.
+    #[inline(always)]
+    pub fn l4(&self) -> FragmentL4 {
+        FragmentL4::of(self.l4.get())
+    }
+
+    /// Begins another datagram in its place.
+    #[inline(always)]
+    pub fn begin(&self, l4: FragmentL4, carries: i32) {
+        self.l4.set(l4.pack());
+        self.missing.set(Self::delta(carries));
+    }
+
+    /// What a part adds to [`Self::missing`].
+    #[inline(always)]
+    pub const fn delta(reassembly_delta: i32) -> u64 {
+        (reassembly_delta as i64).cast_unsigned()
+    }
+
+    /// From its words.
+    pub fn from_words([seen, l4, missing]: [u64; 3]) -> Self {
         Self {
             seen: Seen(seen.into()),
             l4: l4.into(),
             missing: missing.into(),
         }
     }
-}
 
-impl Fragment {
-    /// The slot whose share it is of.
-    #[inline(always)]
-    pub fn slot(&self) -> u16 {
-        (self.l4.get() >> 16) as u16
+    /// Its words.
+    pub fn to_words(&self) -> [u64; 3] {
+        [self.seen.0.get(), self.l4.get(), self.missing.get()]
     }
-
-    /// Which account of that slot it is charged to.
-    #[inline(always)]
-    pub fn charge(&self) -> Charge {
-        Charge::new((self.l4.get() >> Self::POOL_BIT) as u32)
-    }
-
-    /// What [`Fragment::lent`] says of that.
-    #[inline(always)]
-    pub const fn charged(charge: Charge) -> u64 {
-        (charge.number() as u64) << Self::POOL_BIT
-    }
-
-    const POOL_BIT: u32 = 15;
 }

@@ -1,6 +1,9 @@
 //! Who has the link-local addresses of each link.
 
+use core::cell::Cell;
+
 use super::{Word, pair};
+use crate::abi::unpair;
 
 /// A link-local address on a link: 16 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,34 +28,38 @@ pub struct LinkLocal {
     heard: Word,
 }
 
-impl From<[u64; 2]> for LinkLocal {
-    /// From the words of a table's value.
-    fn from([owner, heard]: [u64; 2]) -> Self {
+impl LinkLocal {
+    /// From its words.
+    #[inline(always)]
+    pub const fn from_words([owner, heard]: [u64; 2]) -> Self {
         Self {
-            owner: owner.into(),
-            heard: heard.into(),
+            owner: Cell::new(owner),
+            heard: Cell::new(heard),
         }
     }
-}
 
-impl LinkLocal {
+    /// Its words.
+    pub fn to_words(&self) -> [u64; 2] {
+        [self.owner.get(), self.heard.get()]
+    }
+
     /// Somebody's that is not gated, heard by a link.
     #[inline(always)]
     pub fn of_neighbour(by: u32, now: u32) -> Self {
-        Self::from([0, pair(by, now)])
+        Self::from_words([0, pair(by, now)])
     }
 
     /// A task's.
     #[inline(always)]
     pub fn of_task(slot: u16, epoch: u32) -> Self {
-        Self::from([pair(slot as u32, epoch), 0])
+        Self::from_words([pair(slot as u32, epoch), 0])
     }
 
     /// The task that has it: slot and epoch. Slot 0: none.
     #[inline(always)]
     pub fn owner(&self) -> (u16, u32) {
-        let owner = self.owner.get();
-        ((owner >> 32) as u16, owner as u32)
+        let (slot, epoch) = unpair(self.owner.get());
+        (slot as u16, epoch)
     }
 
     /// Beside the link in [`Self::heard`]: the task there asked whether anybody has the address, and who had it till then has
@@ -81,8 +88,7 @@ impl LinkLocal {
     /// By which link it was heard, and when.
     #[inline(always)]
     pub fn heard(&self) -> (u32, u32) {
-        let heard = self.heard.get();
-        ((heard >> 32) as u32, heard as u32)
+        unpair(self.heard.get())
     }
 
     /// Keeps that it was heard, of somebody that is not gated.

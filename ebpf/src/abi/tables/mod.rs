@@ -21,7 +21,7 @@ pub use conn::{Admitted, Conn, Next, RULE_EXEMPT, RULES};
 pub use denial::Denial;
 pub use entry::{Entry, Flags, Rest, Seen, Totals};
 pub use event::Event;
-pub use fragment::Fragment;
+pub use fragment::{Fragment, FragmentL4};
 pub use key::{Key4, Key6, denial_tail, split_denial_tail};
 pub use link_local::{LinkLocal, LinkLocalKey};
 pub use neighbours::{NeighbourCache, NeighbourEntry, NeighbourKind};

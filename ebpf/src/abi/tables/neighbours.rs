@@ -1,7 +1,10 @@
 //! What is kept of neighbour discovery.
 
 use super::{Word, pair};
-use crate::{abi::Address, conntrack::idle};
+use crate::{
+    abi::{Address, unpair},
+    conntrack::idle,
+};
 
 /// What a task's neighbours said, and what it asked about itself: 112 bytes for each slot. Each address has one place, by
 /// its lowest bits; who comes last has it.
@@ -70,7 +73,7 @@ impl NeighbourCache {
     #[inline(always)]
     pub fn may_name_one_more(&self, is_neighbour: bool, most: u32, now: u32, span: u32) -> bool {
         let named = &self.named[is_neighbour as usize];
-        let (since, count) = ((named.get() >> 32) as u32, named.get() as u32);
+        let (since, count) = unpair(named.get());
         let is_over = count == 0 || idle(now, since, span);
         if !is_over && count >= most {
             return false;

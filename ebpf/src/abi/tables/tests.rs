@@ -3,7 +3,12 @@ use std::mem::offset_of;
 use proptest::{collection::vec, prelude::*};
 
 use super::{entry::word, *};
-use crate::abi::Direction::{Egress, Ingress};
+use crate::abi::{
+    Address,
+    Direction::{Egress, Ingress},
+    LinkId,
+    outcome::counters_index,
+};
 
 /// What AWS's `tcp-flags` says of one packet: FIN 1, SYN 2, RST 4, SYN-ACK 18.
 fn of_packet(flags: u8) -> u8 {
@@ -112,6 +117,81 @@ fn an_entry_lies_in_memory_byte_by_byte_as_it_always_has() {
     assert_eq!(fields, [0, 16, 20, 24]);
 }
 
+/// The layouts of what is not in connection tables, byte by byte.
+#[test]
+fn fragments_link_locals_and_events_lie_in_memory_as_they_always_have() {
+    let l4 = FragmentL4 {
+        source_port: 0x4847,
+        destination_port: 0x4645,
+        slot: 0x4443,
+        charge: Charge::POOL,
+        exchange: 0x42,
+        protocol: 0x41,
+    };
+    let fragment = Fragment::new(Seen::new(0x3837_3635, 0x3433_3231), l4, -2);
+    assert_eq!(
+        fragment.to_words(),
+        [0x3837_3635_3433_3231, 0x4847_4645_4443_c241, u64::MAX - 1]
+    );
+    assert_eq!(
+        LinkLocal::of_task(0x0102, 0x0304_0506).to_words(),
+        [0x0102_0304_0506, 0]
+    );
+    assert_eq!(
+        LinkLocal::of_neighbour(0x0102_0304, 0x0506_0708).to_words(),
+        [0, 0x0102_0304_0506_0708]
+    );
+    let event = Event {
+        local: Address::new(1, 2),
+        remote: Address::new(3, 4),
+        ports: 5,
+        tail: 6,
+        rule: 7,
+        time: 8,
+        bytes: 9,
+        tcp_flags: 10,
+        generation: 11,
+        spare: 12,
+    };
+    if cfg!(target_endian = "little") {
+        let halves = [0x6_0000_0005, 0x8_0000_0007, 0xa_0000_0009, 0xc_0000_000b];
+        assert_eq!(event.to_words(), [&[1, 2, 3, 4][..], &halves].concat()[..]);
+    }
+    let offsets = [
+        offset_of!(Event, local),
+        offset_of!(Event, remote),
+        offset_of!(Event, ports),
+        offset_of!(Event, tail),
+        offset_of!(Event, rule),
+        offset_of!(Event, time),
+        offset_of!(Event, bytes),
+        offset_of!(Event, tcp_flags),
+        offset_of!(Event, generation),
+        offset_of!(Event, spare),
+    ];
+    assert_eq!(offsets, [0, 16, 32, 36, 40, 44, 48, 52, 56, 60]);
+    let offsets = [offset_of!(LinkLocalKey, interface), offset_of!(LinkLocalKey, segment)];
+    assert_eq!(offsets, [0, 8]);
+    let usage = [
+        offset_of!(EniUsage, conns_inserted),
+        offset_of!(EniUsage, denials_inserted),
+        offset_of!(EniUsage, fragments_inserted),
+        offset_of!(EniUsage, flows_lost),
+        offset_of!(EniUsage, denials_lost),
+        offset_of!(EniUsage, conns_removed),
+        offset_of!(EniUsage, denials_removed),
+        offset_of!(EniUsage, fragments_removed),
+        offset_of!(EniUsage, conns_refused),
+        offset_of!(EniUsage, fragments_lost),
+    ];
+    assert_eq!(usage, [0, 16, 32, 48, 56, 64, 80, 96, 112, 120]);
+    assert_eq!([Charge::FLOOR, Charge::POOL].map(Charges::offset), [0, 8]);
+    assert_eq!(
+        [(0, Egress), (0, Ingress), (7, Ingress)].map(|(slot, way)| counters_index(slot, way)),
+        [0, 1, 15]
+    );
+}
+
 proptest! {
     #[test]
     fn a_new_entry_has_no_flags_in_any_window(state in any::<u8>(), number in number()) {
@@ -170,8 +250,13 @@ proptest! {
 
     #[test]
     fn keys_and_values_are_the_words_that_they_were_made_of(
-        value in any::<[u64; 6]>(), four in any::<[u64; 2]>(), six in any::<[u64; 5]>(),
+        value in any::<[u64; 6]>(), four in any::<[u64; 2]>(), six in any::<[u64; 5]>(), eight in any::<[u64; 8]>(),
     ) {
+        let [a, b, c, ..] = value;
+        prop_assert_eq!(Fragment::from_words([a, b, c]).to_words(), [a, b, c]);
+        prop_assert_eq!(FragmentL4::of(a).pack(), a);
+        prop_assert_eq!(LinkLocal::from_words([a, b]).to_words(), [a, b]);
+        prop_assert_eq!(Event::from_words(eight).to_words(), eight);
         prop_assert_eq!(Conn::from_words(value).to_words(), value);
         let [packets, bytes, last_and_flags, charge, ..] = value;
         let charge = charge & word(u32::MAX, 0);
@@ -188,6 +273,39 @@ proptest! {
         let direction = if ingress { Ingress } else { Egress };
         let tail = denial_tail(slot, protocol, direction, reason);
         prop_assert_eq!(split_denial_tail(tail), (slot, protocol, direction, reason));
+    }
+
+    #[test]
+    fn a_connections_tail_comes_apart_again(link in 0..1_u32 << 24, protocol in any::<u8>()) {
+        let link = LinkId::from_number(link);
+        prop_assert_eq!(LinkId::split_protocol(link.with_protocol(protocol)), (link, protocol));
+    }
+
+    /// A place is one address's, of one kind, link and epoch, until another address comes or it is forgotten.
+    #[test]
+    fn a_neighbour_is_kept_as_it_came(
+        address in any::<[u64; 2]>(), other in any::<[u64; 2]>(), probed in any::<bool>(), link in 1..1_u32 << 24,
+        epoch in any::<u32>(),
+    ) {
+        let (kind, wrong) = if probed {
+            (NeighbourKind::Probed, NeighbourKind::Heard)
+        } else {
+            (NeighbourKind::Heard, NeighbourKind::Probed)
+        };
+        let (address, other) = (Address::from(address), Address::from(other));
+        let cache = NeighbourCache::default();
+        prop_assert!(!cache.has(address, kind, link, epoch));
+        cache.keep(address, kind, link, epoch);
+        let has = [
+            cache.has(address, kind, link, epoch),
+            cache.has(other, kind, link, epoch),
+            cache.has(address, wrong, link, epoch),
+            cache.has(address, kind, link ^ 1, epoch),
+            cache.has(address, kind, link, epoch ^ 1),
+        ];
+        prop_assert_eq!(has, [true, other == address, false, false, false]);
+        cache.forget(address);
+        prop_assert!(!cache.has(address, kind, link, epoch));
     }
 
     #[test]
