@@ -1,4 +1,8 @@
-//! The tables as plain collections: what tests, fuzzing, benchmarks and `explain` judge with.
+//! The tables as plain collections, over which tests, fuzzing, benchmarks and `explain` judge.
+
+mod frame;
+#[cfg(any(feature = "testing", test))]
+mod testing;
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,15 +14,16 @@ use std::{
 
 use crate::{
     abi::{
-        Conn, Denial, Direction, DropReason, EniUsage, Event, Fragment, Key4, Key6, LinkId, LinkLocal, LinkLocalKey,
+        Conn, Denial, Direction, DropReason, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey,
         NeighbourCache, Outcome, image, outcome::OUTCOMES, tables::Word,
     },
-    conntable::{InsertOutcome, Seed, half_for, hash::Hashed, plain::PlainTable, sweep},
-    packet::{Checksum, Cut, Ethernet, Frame},
+    conntable::{InsertOutcome, Seed, half_for, hash::Hashed, plain::PlainTable},
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
     verdict::{self, FromTask, Scratch, ToTask},
 };
+
+pub use frame::{HostFrame, Left};
 
 /// A bank of an image in memory.
 #[derive(Clone, Copy)]
@@ -44,7 +49,7 @@ const SEED: Seed = [
     0x7137_4491_23ef_65cd,
 ];
 
-/// A connection table, its values beside it.
+/// A connection table, and its values by way.
 struct FlowTable<V, const WORDS: usize> {
     ways: PlainTable<WORDS, 0>,
     values: RefCell<HashMap<u32, Rc<V>>>,
@@ -84,13 +89,6 @@ impl<V, const WORDS: usize> FlowTable<V, WORDS> {
         entries
             .filter_map(|(way, _)| Some((K::of(self.ways.key(way)), self.value(way)?)))
             .collect()
-    }
-
-    fn clear(&mut self) {
-        for (way, word) in self.ways.entries() {
-            sweep::free(&self.ways, way, word);
-        }
-        self.values.borrow_mut().clear();
     }
 }
 
@@ -135,12 +133,6 @@ impl<K, const WORDS: usize> Family<K, WORDS> {
             fragments: RefCell::default(),
         }
     }
-
-    fn clear(&mut self) {
-        self.conns.clear();
-        self.denials.clear();
-        self.fragments.borrow_mut().clear();
-    }
 }
 
 /// All tables.
@@ -152,7 +144,6 @@ pub struct HostTables<'a> {
     neighbours: Vec<NeighbourCache>,
     link_locals: RefCell<HashMap<LinkLocalKey, Rc<LinkLocal>>>,
     counters: RefCell<HashMap<(u16, Direction, u8), u64>>,
-    events: RefCell<Vec<Event>>,
     now: Cell<u32>,
     room: usize,
     busy: Cell<u32>,
@@ -169,21 +160,10 @@ impl<'a> HostTables<'a> {
             neighbours: vec![NeighbourCache::default(); image::SLOTS as usize],
             link_locals: RefCell::default(),
             counters: RefCell::default(),
-            events: RefCell::default(),
             now: Cell::new(1 << 20),
             room,
             busy: Cell::new(0),
         }
-    }
-
-    /// Has room for the first fragments that belong to so many entries of the other tables, and for no more.
-    pub fn room_for_fragments_of(&mut self, entries: usize) {
-        self.room = entries;
-    }
-
-    /// Makes the next inserts of connections and denied flows find their table busy, so many of them.
-    pub fn be_busy(&self, inserts: u32) {
-        self.busy.set(inserts);
     }
 
     fn add<K: Kept<WORDS>, V, const WORDS: usize>(
@@ -199,30 +179,6 @@ impl<'a> HostTables<'a> {
         table.add(key, value)
     }
 
-    /// Lets time go by, in ticks.
-    pub fn advance(&self, ticks: u32) {
-        self.now.set(self.now.get().wrapping_add(ticks));
-    }
-
-    /// How many packets of a slot ended so.
-    pub fn counter(&self, slot: u16, direction: Direction, outcome: Outcome) -> u64 {
-        self.counters
-            .borrow()
-            .get(&(slot, direction, outcome.number()))
-            .copied()
-            .unwrap_or(0)
-    }
-
-    /// Every counter that is not zero: slot, direction, the outcome's number → packets.
-    pub fn counters(&self) -> HashMap<(u16, Direction, u8), u64> {
-        self.counters.borrow().clone()
-    }
-
-    /// The events since they were taken last.
-    pub fn take_events(&self) -> Vec<Event> {
-        self.events.take()
-    }
-
     /// Every tracked connection of IPv4.
     pub fn conns_v4(&self) -> HashMap<Key4, Rc<Conn>> {
         self.v4.conns.all()
@@ -231,37 +187,6 @@ impl<'a> HostTables<'a> {
     /// Every tracked connection of IPv6.
     pub fn conns_v6(&self) -> HashMap<Key6, Rc<Conn>> {
         self.v6.conns.all()
-    }
-
-    /// Every denied flow of IPv4.
-    pub fn denials_v4(&self) -> HashMap<Key4, Rc<Denial>> {
-        self.v4.denials.all()
-    }
-
-    /// Every denied flow of IPv6.
-    pub fn denials_v6(&self) -> HashMap<Key6, Rc<Denial>> {
-        self.v6.denials.all()
-    }
-
-    /// Every remembered first fragment, of both families.
-    pub fn fragments(&self) -> Vec<Rc<Fragment>> {
-        let (v4, v6) = (self.v4.fragments.borrow(), self.v6.fragments.borrow());
-        v4.values().chain(v6.values()).cloned().collect()
-    }
-
-    /// Everybody that is known to have a link-local address.
-    pub fn link_locals(&self) -> HashMap<LinkLocalKey, Rc<LinkLocal>> {
-        self.link_locals.borrow().clone()
-    }
-
-    /// Forgets connections, denied flows, fragments, and what neighbours said.
-    pub fn clear(&mut self) {
-        self.v4.clear();
-        self.v6.clear();
-        self.counters.borrow_mut().clear();
-        self.usage.fill(EniUsage::default());
-        self.neighbours.fill(NeighbourCache::default());
-        self.link_locals.borrow_mut().clear();
     }
 }
 
@@ -376,104 +301,10 @@ impl Tables for HostTables<'_> {
         value
     }
 
-    fn emit(&self, event: &Event) {
-        self.events.borrow_mut().push(*event);
-    }
+    fn emit(&self, _: &Event) {}
 }
 
-/// What is left to be done to a frame once it was judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// See [`Frame::checksum`].
-    pub checksum: Option<Checksum>,
-    /// See [`Frame::cut`].
-    pub cut: Option<Cut>,
-}
-
-impl Left {
-    /// Nothing.
-    pub const NOTHING: Self = Self {
-        checksum: None,
-        cut: None,
-    };
-}
-
-/// A frame in memory.
-#[derive(Clone, Copy, Debug)]
-pub struct HostFrame<'a> {
-    /// Its bytes, all of them in reach.
-    pub bytes: &'a [u8],
-    /// What carries it.
-    pub link: LinkId,
-    /// The first link of the host that received it, see [`Frame::came_by`].
-    pub came_by: u32,
-    /// Whether a VLAN tag lies beside it.
-    pub tagged: bool,
-    /// Segments and their size, see [`Frame::segments`].
-    pub segments: (u32, u32),
-    /// What is left to be done to it.
-    pub left: Left,
-}
-
-impl<'a> HostFrame<'a> {
-    /// An untagged frame that stands for itself.
-    pub fn new(bytes: &'a [u8], link: LinkId) -> Self {
-        Self {
-            bytes,
-            link,
-            came_by: 0,
-            tagged: false,
-            segments: (0, 0),
-            left: Left::NOTHING,
-        }
-    }
-}
-
-impl Ethernet for HostFrame<'_> {
-    fn destination(&self) -> Option<[u8; 6]> {
-        self.bytes.first_chunk().copied()
-    }
-}
-
-impl Frame for HostFrame<'_> {
-    fn length(&self) -> u32 {
-        self.bytes.len() as u32
-    }
-
-    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        self.bytes.get(at as usize..)?.first_chunk::<N>().copied()
-    }
-
-    fn link(&self) -> LinkId {
-        self.link
-    }
-
-    fn came_by(&self) -> u32 {
-        self.came_by
-    }
-
-    fn tagged(&self) -> bool {
-        self.tagged
-    }
-
-    fn segments(&self) -> (u32, u32) {
-        self.segments
-    }
-
-    fn checksum(&self) -> Option<Checksum> {
-        self.left.checksum
-    }
-
-    fn cut(&self) -> Option<Cut> {
-        self.left.cut
-    }
-
-    fn opaque(&self, value: u32) -> u32 {
-        value
-    }
-}
-
-/// Judges one frame as the uplink received it, its VLAN tag beside it: why it is dropped, or `None` where it goes on.
+/// Judges one frame as the uplink received it, with its VLAN tag: the reason for dropping it, or `None` where it goes on.
 pub fn prefilter(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<DropReason> {
     verdict::prefilter(tables, frame, *frame, tag, &mut Scratch::default())
 }
