@@ -17,22 +17,22 @@ const RESOLVER: &str = "169.254.169.253";
 /// AWS: SG-CHECK-1, FL-ACTION-4, FL-FLOW-6, FL-FLOW-7
 #[test]
 fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("open", OPEN)
             .task("task-1", &TASK, &["open"])
             .task("other-1", &OTHER, &["open"])
     })?;
-    let task = stage.task("task-1")?;
+    let task = test.task("task-1")?;
     // From here on it claims to be others as well.
     task.ip("address add 10.66.0.1/32 dev eth0
          address add 10.88.0.20/32 dev eth0
          address add fd66::1/128 dev eth0 nodad
          address add fd88::20/128 dev eth0 nodad")?;
-    let mut expected = stage.passed()?;
+    let mut expected = test.passed()?;
     // As itself it may, and so learns where its way out is.
     for (own, outside) in TASK.into_iter().zip(["10.99.0.2", "fd99::2"]) {
-        let server = UdpPeer::bind(&stage.lab.outside, &at(outside, 53).to_string())?;
+        let server = UdpPeer::bind(&test.topology.outside, &at(outside, 53).to_string())?;
         let flow = UdpPeer::bind(task, &at(own, 0).to_string())?.converse(&server, 1)?;
         let header = if own.contains(':') { 40 } else { 20 };
         expected = expected.accept("task-1", flow, Count::new(1, header + 15)).accept(
@@ -55,40 +55,40 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
         };
         let header = if v6 { 40 } else { 20 };
         expected = expected.reject("task-1", recorded, Count::new(1, header + 8 + 3));
-        stage.await_denials("task-1", number as u64 + 1)?;
-        assert_eq!(stage.outside.received(flow)?, Count::default());
+        test.await_denials("task-1", number as u64 + 1)?;
+        assert_eq!(test.outside.received(flow)?, Count::default());
     }
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-CHECK-1, FL-ACTION-4
 #[test]
 fn nobody_reaches_a_task_as_the_task_itself() -> Result<()> {
-    let stage = E2eTest::start(|config| config.group("open", OPEN).task("task-1", &TASK, &["open"]))?;
+    let test = E2eTest::start(|config| config.group("open", OPEN).task("task-1", &TASK, &["open"]))?;
     let servers = [
-        UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:53")?,
-        UdpPeer::bind(stage.task("task-1")?, "[fd88::10]:53")?,
+        UdpPeer::bind(test.task("task-1")?, "10.88.0.10:53")?,
+        UdpPeer::bind(test.task("task-1")?, "[fd88::10]:53")?,
     ];
     for server in &servers {
         let own = std::net::SocketAddr::new(server.address().ip(), 4000);
         let flow = Flow::udp(own, server.address());
-        inject(&stage.lab.outside, &udp_packet(flow, b"yourself")?)?;
+        inject(&test.topology.outside, &udp_packet(flow, b"yourself")?)?;
     }
-    stage.await_denials("task-1", 2)?;
+    test.await_denials("task-1", 2)?;
     for server in &servers {
         assert!(server.is_silent()?);
     }
-    let expected = stage.denied_in(&[("outside", "task-1")])?;
+    let expected = test.denied_in(&[("outside", "task-1")])?;
     assert_eq!(expected.total("task-1", Action::Reject), Count::new(2, 36 + 56));
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-CHECK-1, SG-CHECK-2, FL-ACTION-4
 #[test]
 fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("open", OPEN)
             .group("dns", "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []")
@@ -100,22 +100,21 @@ fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
         ("end-1", "10.88.0.10", "10.66.1.1"),
         ("nat-1", "10.88.0.20", "10.66.2.1"),
     ] {
-        let link = stage.lab.host_link(task)?;
-        stage
-            .lab
+        let link = test.topology.host_link(task)?;
+        test.topology
             .host
             .ip(&format!("route add {behind}/32 via {own} dev {link} onlink"))?;
-        stage.task(task)?.ip(&format!("address add {behind}/32 dev lo"))?;
+        test.task(task)?.ip(&format!("address add {behind}/32 dev lo"))?;
     }
-    let client = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
-    let behind_end = UdpPeer::bind(stage.task("end-1")?, "10.66.1.1:53")?;
-    let behind_nat = UdpPeer::bind(stage.task("nat-1")?, "10.66.2.1:53")?;
+    let client = UdpPeer::bind(&test.topology.outside, "10.99.0.2:0")?;
+    let behind_end = UdpPeer::bind(test.task("end-1")?, "10.66.1.1:53")?;
+    let behind_nat = UdpPeer::bind(test.task("nat-1")?, "10.66.2.1:53")?;
     client.converse(&behind_nat, 1)?;
     client.send(behind_end.address(), b"request")?;
     // The rules still count.
     client.send(at("10.66.2.1", 54), b"request")?;
-    stage.await_denials("end-1", 1)?;
-    stage.await_denials("nat-1", 1)?;
+    test.await_denials("end-1", 1)?;
+    test.await_denials("nat-1", 1)?;
     assert!(behind_end.is_silent()?);
     let from = client.address();
     let nat = Flow::udp(from, at("10.88.0.20", 53));
@@ -124,33 +123,33 @@ fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
         .reject("nat-1", Flow::udp(from, at("10.88.0.20", 54)), Count::new(1, 35))
         .accept("nat-1", nat, Count::new(1, 35))
         .accept("nat-1", nat.back(), Count::new(1, 36));
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
-/// A lab in which what is outside plays the resolver.
+/// A topology in which what is outside plays the resolver.
 fn with_resolver() -> Result<Topology> {
-    let lab = Topology::new()?;
-    lab.outside.ip("address add 169.254.169.253/32 dev lo
+    let topology = Topology::new()?;
+    topology.outside.ip("address add 169.254.169.253/32 dev lo
          address add fd00:ec2::253/128 dev lo nodad")?;
-    lab.host.ip("route add 169.254.169.253/32 via 10.99.0.2
+    topology.host.ip("route add 169.254.169.253/32 via 10.99.0.2
          route add fd00:ec2::253/128 via fd99::2")?;
-    Ok(lab)
+    Ok(topology)
 }
 
 /// AWS: SG-EXEMPT-1, FL-SILENT-1
 #[test]
 fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
-    let stage = E2eTest::in_lab(with_resolver()?, |config| {
+    let test = E2eTest::in_topology(with_resolver()?, |config| {
         config.group("closed", "egress: []").task("task-1", &TASK, &["closed"])
     })?;
-    let task = stage.task("task-1")?;
-    let udp = UdpPeer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
-    let udp6 = UdpPeer::bind(&stage.lab.outside, "[fd00:ec2::253]:53")?;
+    let task = test.task("task-1")?;
+    let udp = UdpPeer::bind(&test.topology.outside, &at(RESOLVER, 53).to_string())?;
+    let udp6 = UdpPeer::bind(&test.topology.outside, "[fd00:ec2::253]:53")?;
     UdpPeer::bind(task, "10.88.0.10:0")?.converse(&udp, 2)?;
     UdpPeer::bind(task, "[fd88::10]:0")?.converse(&udp6, 2)?;
     // By TCP as well.
-    let _echo = TcpEcho::start(&stage.lab.outside, 53)?;
+    let _echo = TcpEcho::start(&test.topology.outside, 53)?;
     assert_eq!(probe_for(task, at(RESOLVER, 53), Answer::Open)?, Answer::Open);
     // What comes from there unasked is not exempt, and no denial goes without a record.
     let server = UdpPeer::bind(task, "10.88.0.10:7000")?;
@@ -160,74 +159,74 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
         Answer::Silence,
         "the same host under its own name"
     );
-    let own_name = testkit::e2e::flow_to(stage.wire("task-1")?, at("10.99.0.2", 53))?;
-    let sent = stage.wire("task-1")?.sent(own_name)?;
-    stage.await_denials("task-1", sent.packets + 1)?;
+    let own_name = testkit::e2e::flow_to(test.wire("task-1")?, at("10.99.0.2", 53))?;
+    let sent = test.wire("task-1")?.sent(own_name)?;
+    test.await_denials("task-1", sent.packets + 1)?;
     assert!(server.is_silent()?);
     let expected =
         testkit::Ledger::default()
             .reject("task-1", own_name, sent)
             .reject("task-1", unasked, Count::new(1, 35));
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-EXEMPT-1
 #[test]
 fn what_is_exempt_is_recorded_where_the_settings_say_so() -> Result<()> {
-    let stage = E2eTest::in_lab(with_resolver()?, |config| {
+    let test = E2eTest::in_topology(with_resolver()?, |config| {
         config
             .group("closed", "egress: []")
             .task("task-1", &TASK, &["closed"])
             .with("settings: { unlogged: none }")
     })?;
-    let resolver = UdpPeer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
-    let server = UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:7000")?;
-    UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:0")?.converse(&resolver, 2)?;
+    let resolver = UdpPeer::bind(&test.topology.outside, &at(RESOLVER, 53).to_string())?;
+    let server = UdpPeer::bind(test.task("task-1")?, "10.88.0.10:7000")?;
+    UdpPeer::bind(test.task("task-1")?, "10.88.0.10:0")?.converse(&resolver, 2)?;
     resolver.send(server.address(), b"unasked")?;
-    stage.await_denials("task-1", 1)?;
+    test.await_denials("task-1", 1)?;
     assert!(server.is_silent()?);
-    let expected = stage.denied_in(&[("outside", "task-1")])?;
-    stage.finish(&expected)?;
+    let expected = test.denied_in(&[("outside", "task-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-EXEMPT-2, FL-SILENT-1
 #[test]
 fn a_dns_server_of_ones_own_needs_a_rule_and_is_recorded() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("closed", "egress: []")
             .group("dns", "egress: [{ protocol: udp, ports: 53, to: [10.99.0.2] }]")
             .task("task-1", &["10.88.0.10"], &["closed"])
             .task("task-2", &["10.88.0.20"], &["dns"])
     })?;
-    let server = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:53")?;
-    UdpPeer::bind(stage.task("task-2")?, "10.88.0.20:0")?.converse(&server, 1)?;
-    let denied = UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:0")?.send(server.address(), b"request")?;
-    stage.await_denials("task-1", 1)?;
+    let server = UdpPeer::bind(&test.topology.outside, "10.99.0.2:53")?;
+    UdpPeer::bind(test.task("task-2")?, "10.88.0.20:0")?.converse(&server, 1)?;
+    let denied = UdpPeer::bind(test.task("task-1")?, "10.88.0.10:0")?.send(server.address(), b"request")?;
+    test.await_denials("task-1", 1)?;
     assert!(server.is_silent()?);
-    let expected = stage.passed()?.rejected("task-1", denied);
-    stage.finish(&expected)?;
+    let expected = test.passed()?.rejected("task-1", denied);
+    test.finish(&expected)?;
     Ok(())
 }
 
 #[test]
 fn without_exemptions_the_resolver_is_an_address_like_any_other() -> Result<()> {
-    let stage = E2eTest::in_lab(with_resolver()?, |config| {
+    let test = E2eTest::in_topology(with_resolver()?, |config| {
         config
             .group("closed", "egress: []")
             .task("task-1", &["10.88.0.10"], &["closed"])
             .with("settings: { exempt: none, unlogged: none }")
     })?;
-    let resolver = UdpPeer::bind(&stage.lab.outside, &at(RESOLVER, 53).to_string())?;
-    let client = UdpPeer::bind(stage.task("task-1")?, "10.88.0.10:0")?;
+    let resolver = UdpPeer::bind(&test.topology.outside, &at(RESOLVER, 53).to_string())?;
+    let client = UdpPeer::bind(test.task("task-1")?, "10.88.0.10:0")?;
     let denied = client.send(resolver.address(), b"request")?;
-    stage.await_denials("task-1", 1)?;
+    test.await_denials("task-1", 1)?;
     assert!(resolver.is_silent()?);
-    let expected = stage.passed()?.rejected("task-1", denied);
+    let expected = test.passed()?.rejected("task-1", denied);
     assert_eq!(denied, Flow::udp(client.address(), (ip(RESOLVER), 53).into()));
     assert_ne!(denied.destination.ip(), OUTSIDE_V4);
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }

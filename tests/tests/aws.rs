@@ -52,8 +52,8 @@ const PL_CORP: &str = "pl-0123456789abcdef0";
 /// AWS: SG-PEER-1, SG-PEER-2, SG-PEER-3, SG-PEER-7
 #[test]
 fn what_the_aws_cli_prints_is_enforced_as_it_is() -> Result<()> {
-    let lab = Topology::new()?;
-    let folder = lab.folder().join("main");
+    let topology = Topology::new()?;
+    let folder = topology.folder().join("main");
     fs::create_dir(&folder)?;
     let to_db = permission(
         "tcp",
@@ -116,26 +116,26 @@ fn what_the_aws_cli_prints_is_enforced_as_it_is() -> Result<()> {
     ] {
         fs::write(folder.join(file), content.to_string())?;
     }
-    let config = lab.config().bind("web-1").bind("db-1");
-    let daemon = lab.start(&config)?;
-    let (web, db) = (lab.task("web-1")?, lab.task("db-1")?);
+    let config = topology.config().bind("web-1").bind("db-1");
+    let daemon = topology.start(&config)?;
+    let (web, db) = (topology.task("web-1")?, topology.task("db-1")?);
     let wires = [
         Wire::tap(&web, "eth0")?,
         Wire::tap(&db, "eth0")?,
-        Wire::tap(&lab.outside, "eth0")?,
+        Wire::tap(&topology.outside, "eth0")?,
     ];
     let _echo = TcpEcho::start(&db, 5432)?;
     Client::connect(&web, at(DB, 5432))?.finish()?;
     let denied_in = [(DB, 23), (DB, 5432), (WEB, 443)];
     for (to, port) in [(WEB, 8000), (WEB, 8080), (DB, 22)] {
         assert_eq!(
-            probe_for(&lab.outside, at(to, port), Answer::Refused)?,
+            probe_for(&topology.outside, at(to, port), Answer::Refused)?,
             Answer::Refused,
             "{to}:{port}"
         );
     }
     for (to, port) in denied_in {
-        assert_eq!(probe(&lab.outside, at(to, port))?, Answer::Silence, "{to}:{port}");
+        assert_eq!(probe(&topology.outside, at(to, port))?, Answer::Silence, "{to}:{port}");
     }
     assert_eq!(probe(&web, at(DB, 22))?, Answer::Silence, "no egress rule");
     let mut expected = Ledger::of_wires(&[("web-1", &wires[0]), ("db-1", &wires[1])])?

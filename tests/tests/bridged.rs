@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use anyhow::{Context as _, Result, ensure};
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, Held, Netns, Topology,
+    Action, Config, MapDump, Netns, Topology,
     fixture::frames,
     ip,
     kernel::await_gates,
@@ -34,22 +34,22 @@ fn index(netns: &Netns, link: &str) -> Result<u32> {
 
 impl Neighbour {
     /// Makes its link; `joins`: on the bridge at once.
-    fn new(lab: &Topology, name: &str, last: u8, joins: bool) -> Result<Self> {
+    fn new(topology: &Topology, name: &str, last: u8, joins: bool) -> Result<Self> {
         let netns = Netns::new(name)?;
         let mac = [2, 0, 0, 0, 0x88, last];
         let path = netns.path();
         let device = format!("tg-{name}");
-        lab.host.ip(&format!(
+        topology.host.ip(&format!(
             "link add name {device} type veth peer name eth0 address 02:00:00:00:88:{last:02x} netns {path}
              link set {device} up"
         ))?;
         if joins {
-            lab.host.ip(&format!("link set {device} master bridge"))?;
+            topology.host.ip(&format!("link set {device} master bridge"))?;
         }
         // Without a probe, as many runtimes have it.
         netns.set("net.ipv6.conf.eth0.accept_dad", "0")?;
         netns.ip("link set eth0 up")?;
-        await_up(&[(&lab.host, &device), (&netns, "eth0")])?;
+        await_up(&[(&topology.host, &device), (&netns, "eth0")])?;
         let index = index(&netns, "eth0")?;
         let address = Ipv6Addr::from([0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 0x8800 | u16::from(last)]);
         Ok(Self {
@@ -105,14 +105,15 @@ fn announces(address: IpAddr, mac: [u8; 6], to: IpAddr, to_mac: [u8; 6]) -> Vec<
     frame
 }
 
-fn bridge(lab: &Topology) -> Result<()> {
-    lab.host.ip("link add bridge type bridge
+fn bridge(topology: &Topology) -> Result<()> {
+    topology.host.ip("link add bridge type bridge
          link set bridge up
          address add fe80::1/64 dev bridge nodad")
 }
 
-fn config(lab: &Topology) -> Config {
-    lab.config()
+fn config(topology: &Topology) -> Config {
+    topology
+        .config()
         .group("talks", RULES)
         .device_task("victim-1", "tg-victim", &["fd88::10"], &["talks"])
         .device_task("other-1", "tg-other", &["fd88::20"], &["talks"])
@@ -120,19 +121,19 @@ fn config(lab: &Topology) -> Config {
 
 #[test]
 fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
-    let lab = Topology::new()?;
-    bridge(&lab)?;
+    let topology = Topology::new()?;
+    bridge(&topology)?;
     let (victim, watcher) = (
-        Neighbour::new(&lab, "victim", 0x10, true)?,
-        Neighbour::new(&lab, "watcher", 0x30, true)?,
+        Neighbour::new(&topology, "victim", 0x10, true)?,
+        Neighbour::new(&topology, "watcher", 0x30, true)?,
     );
     // It comes to the bridge once it is gated.
-    let other = Neighbour::new(&lab, "other", 0x20, false)?;
-    let daemon = lab.start(&config(&lab))?;
-    await_gates(&lab.host, "tg-victim")?;
-    await_gates(&lab.host, "tg-other")?;
-    let held = Held::by(&daemon)?;
-    lab.host.ip("link set tg-other master bridge")?;
+    let other = Neighbour::new(&topology, "other", 0x20, false)?;
+    let daemon = topology.start(&config(&topology))?;
+    await_gates(&topology.host, "tg-victim")?;
+    await_gates(&topology.host, "tg-other")?;
+    let held = MapDump::of(&daemon)?;
+    topology.host.ip("link set tg-other master bridge")?;
     until("both are known to be on the bridge", || {
         let segments = held.segments();
         Ok(segments.len() == 2 && segments[0] == segments[1])
@@ -141,7 +142,10 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
     let server = UdpPeer::bind(&watcher.netns, &watcher.on_link(watcher.address, 53))?;
     victim.asks(40000, &watcher)?;
     server.expect(b"query")?;
-    let gateway = UdpPeer::bind(&lab.host, &format!("[{GATEWAY}%{}]:53", index(&lab.host, "bridge")?))?;
+    let gateway = UdpPeer::bind(
+        &topology.host,
+        &format!("[{GATEWAY}%{}]:53", index(&topology.host, "bridge")?),
+    )?;
     let client = UdpPeer::bind(&victim.netns, &victim.on_link(victim.address, 40003))?;
     client.send(victim.on_link(GATEWAY.parse()?, 53).parse()?, b"hello")?;
     gateway.expect(b"hello")?;
@@ -175,8 +179,8 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
     daemon.stop()?;
 
     // A gate that comes to links on which everybody has spoken long ago cuts nobody off.
-    let daemon = lab.start(&config(&lab))?;
-    await_gates(&lab.host, "tg-victim")?;
+    let daemon = topology.start(&config(&topology))?;
+    await_gates(&topology.host, "tg-victim")?;
     victim.asks(40002, &watcher)?;
     server.expect(b"query")?;
     daemon.stop()?;
@@ -187,19 +191,19 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
 #[test]
 fn a_flooded_frame_to_a_link_local_address_of_nobody_accuses_no_task() -> Result<()> {
     const FLOODED: u64 = 20;
-    let lab = Topology::new()?;
-    bridge(&lab)?;
+    let topology = Topology::new()?;
+    bridge(&topology)?;
     let [_victim, _other, watcher] = [("victim", 0x10), ("other", 0x20), ("watcher", 0x30)]
-        .map(|(name, last)| Neighbour::new(&lab, name, last, true))
+        .map(|(name, last)| Neighbour::new(&topology, name, last, true))
         .into_iter()
         .collect::<Result<Vec<_>>>()?
         .try_into()
         .ok()
         .context("three neighbours")?;
-    let daemon = lab.start(&config(&lab))?;
-    await_gates(&lab.host, "tg-victim")?;
-    await_gates(&lab.host, "tg-other")?;
-    let held = Held::by(&daemon)?;
+    let daemon = topology.start(&config(&topology))?;
+    await_gates(&topology.host, "tg-victim")?;
+    await_gates(&topology.host, "tg-other")?;
+    let held = MapDump::of(&daemon)?;
     let mut frame = frames::ip(watcher.ip(), ip("fe80::dead"), 17, &frames::udp(40000, 54, b"query"));
     frame[..6].copy_from_slice(&[2, 0, 0, 0, 0x99, 0x99]);
     frame[6..12].copy_from_slice(&watcher.mac);

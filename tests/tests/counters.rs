@@ -23,16 +23,16 @@ const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: 
 /// `--counters=json`: one line at the end, for programs.
 #[test]
 fn counters_are_one_line_of_json_at_the_end() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab
+    let topology = Topology::new()?;
+    let config = topology
         .config()
         .group("http", HTTP)
         .device_task("web-1", "tg-web-1", &[WEB], &["http"]);
-    let folder = lab.folder().join("main");
+    let folder = topology.folder().join("main");
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("taskgate.yaml"), config.to_string())?;
-    let web = lab.device("tg-web-1", &[WEB], true)?;
-    let mut process = lab
+    let web = topology.device("tg-web-1", &[WEB], true)?;
+    let mut process = topology
         .run_command("main")?
         .args(["--counters=json"])
         .stderr(Stdio::piped())
@@ -41,7 +41,7 @@ fn counters_are_one_line_of_json_at_the_end() -> Result<()> {
     for line in BufReader::new(process.stderr.take().context("it has no standard error")?).lines() {
         let line = line?;
         if line.contains("gates are up") {
-            assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+            assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
             kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
         } else if line.starts_with('{') {
             counters.push(serde_json::from_str::<Value>(&line)?);

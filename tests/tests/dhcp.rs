@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, Daemon, Flow, Held, Netns, Topology, at,
+    Action, Config, Daemon, Flow, MapDump, Netns, Topology, at,
     netns::until,
     record::Record,
     traffic::{
@@ -22,16 +22,17 @@ const TASK: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 10);
 const SERVER: &str = "10.88.0.1";
 
 /// A task whose groups allow nothing and that has no address yet, on a link on which a DHCP server listens.
-fn unaddressed(lab: &Topology, settings: &str) -> Result<(Netns, Daemon, Server)> {
-    let task = lab.device(DEVICE, &[], true)?;
-    lab.host.ip(&format!("address add {SERVER}/24 dev {DEVICE}"))?;
-    let daemon = lab.start(&config(lab, settings))?;
-    let server = Server::start(&lab.host, lab.folder(), DEVICE, SERVER, TASK)?;
+fn unaddressed(topology: &Topology, settings: &str) -> Result<(Netns, Daemon, Server)> {
+    let task = topology.device(DEVICE, &[], true)?;
+    topology.host.ip(&format!("address add {SERVER}/24 dev {DEVICE}"))?;
+    let daemon = topology.start(&config(topology, settings))?;
+    let server = Server::start(&topology.host, topology.folder(), DEVICE, SERVER, TASK)?;
     Ok((task, daemon, server))
 }
 
-fn config(lab: &Topology, settings: &str) -> Config {
-    lab.config()
+fn config(topology: &Topology, settings: &str) -> Config {
+    topology
+        .config()
         .group("closed", "egress: []")
         .device_task("task-1", DEVICE, &[&TASK.to_string()], &["closed"])
         .with(settings)
@@ -57,10 +58,10 @@ fn dhcp_records(records: &[Record]) -> Vec<(Flow, Action, u64)> {
 #[test]
 fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
     for broadcast in [false, true] {
-        let lab = Topology::new()?;
-        let (task, daemon, _server) = unaddressed(&lab, "")?;
-        let held = Held::by(&daemon)?;
-        let client = DhcpClient::start(&task, lab.folder(), broadcast)?;
+        let topology = Topology::new()?;
+        let (task, daemon, _server) = unaddressed(&topology, "")?;
+        let held = MapDump::of(&daemon)?;
+        let client = DhcpClient::start(&task, topology.folder(), broadcast)?;
         client.await_event(0, &format!("bound {TASK} by {SERVER}"))?;
         assert!(
             task.output("ip", &["address", "show", "dev", "eth0"])?
@@ -87,9 +88,9 @@ fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
 #[test]
 fn a_lease_is_renewed_where_the_server_is_the_router() -> Result<()> {
     for router in [false, true] {
-        let lab = Topology::new()?;
+        let topology = Topology::new()?;
         if router {
-            let folder = lab.folder().join("main");
+            let folder = topology.folder().join("main");
             fs::create_dir_all(&folder)?;
             let subnets = serde_json::json!({ "Subnets": [{
                 "SubnetId": "subnet-0123456789abcdef0", "VpcId": "vpc-0123456789abcdef0",
@@ -98,9 +99,9 @@ fn a_lease_is_renewed_where_the_server_is_the_router() -> Result<()> {
             }] });
             fs::write(folder.join("subnets.json"), subnets.to_string())?;
         }
-        let (task, daemon, _server) = unaddressed(&lab, "")?;
-        let held = Held::by(&daemon)?;
-        let client = DhcpClient::start(&task, lab.folder(), false)?;
+        let (task, daemon, _server) = unaddressed(&topology, "")?;
+        let held = MapDump::of(&daemon)?;
+        let client = DhcpClient::start(&task, topology.folder(), false)?;
         client.await_event(0, &format!("bound {TASK} by {SERVER}"))?;
         task.ip(&format!("route add {SERVER}/32 dev eth0"))?;
         let start = client.events();
@@ -122,10 +123,10 @@ fn a_lease_is_renewed_where_the_server_is_the_router() -> Result<()> {
 
 #[test]
 fn without_exemptions_dhcp_is_denied_and_recorded() -> Result<()> {
-    let lab = Topology::new()?;
-    let (task, mut daemon, _server) = unaddressed(&lab, "settings: { exempt: none, unlogged: none }")?;
-    let held = Held::by(&daemon)?;
-    let client = DhcpClient::start(&task, lab.folder(), false)?;
+    let topology = Topology::new()?;
+    let (task, mut daemon, _server) = unaddressed(&topology, "settings: { exempt: none, unlogged: none }")?;
+    let held = MapDump::of(&daemon)?;
+    let client = DhcpClient::start(&task, topology.folder(), false)?;
     until("the client has asked twice", || {
         Ok(held
             .counted(Egress, "spoofed-source")?
@@ -134,7 +135,7 @@ fn without_exemptions_dhcp_is_denied_and_recorded() -> Result<()> {
     })?;
     assert_eq!(client.events(), 1, "it has only said that it begins");
     // Once DHCP is exempt, the same client has its address.
-    daemon.apply(&config(&lab, "settings: { exempt: aws, unlogged: none }"))?;
+    daemon.apply(&config(&topology, "settings: { exempt: aws, unlogged: none }"))?;
     client.await_event(0, &format!("bound {TASK} by {SERVER}"))?;
     drop(client);
     let denied: u64 = held.counted(Egress, "spoofed-source")?.iter().sum();
@@ -174,32 +175,32 @@ fn link_index(netns: &Netns, link: &str) -> Result<u32> {
 #[test]
 fn dhcpv6_goes_by_link_local_addresses() -> Result<()> {
     for exempt in [true, false] {
-        let lab = Topology::new()?;
-        let task = lab.device(DEVICE, &["fd88::10"], true)?;
+        let topology = Topology::new()?;
+        let task = topology.device(DEVICE, &["fd88::10"], true)?;
         let settings = if exempt {
             ""
         } else {
             "settings: { exempt: none, unlogged: none }"
         };
-        let config = lab.config().group("closed", "egress: []");
-        let daemon = lab.start(
+        let config = topology.config().group("closed", "egress: []");
+        let daemon = topology.start(
             &config
                 .device_task("task-1", DEVICE, &["fd88::10"], &["closed"])
                 .with(settings),
         )?;
-        let held = Held::by(&daemon)?;
+        let held = MapDump::of(&daemon)?;
         let own = link_local(&task, "eth0")?;
-        let server = UdpPeer::bind(&lab.host, "[::]:547")?;
-        server.join("ff02::1:2".parse()?, link_index(&lab.host, DEVICE)?)?;
+        let server = UdpPeer::bind(&topology.host, "[::]:547")?;
+        server.join("ff02::1:2".parse()?, link_index(&topology.host, DEVICE)?)?;
         let client = UdpPeer::bind(&task, &format!("[{own}%{}]:546", link_index(&task, "eth0")?))?;
-        let seen_by_host: SocketAddr = format!("[{own}%{}]:546", link_index(&lab.host, DEVICE)?).parse()?;
+        let seen_by_host: SocketAddr = format!("[{own}%{}]:546", link_index(&topology.host, DEVICE)?).parse()?;
         let servers = format!("[ff02::1:2%{}]:547", link_index(&task, "eth0")?).parse()?;
         if exempt {
             client.send(servers, b"solicit")?;
             assert_eq!(server.expect(b"solicit")?, seen_by_host);
             server.send(seen_by_host, b"advertise")?;
             client.expect(b"advertise")?;
-            let other = UdpPeer::bind(&lab.host, "[::]:5470")?;
+            let other = UdpPeer::bind(&topology.host, "[::]:5470")?;
             other.send(seen_by_host, b"from no server's port")?;
             until("the other port is denied", || {
                 Ok(held.counted(Ingress, "no-rule")? == [1])

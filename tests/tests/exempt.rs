@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
-    Action, E2eTest, Flow, Held, Topology, at, ip,
+    Action, E2eTest, Flow, MapDump, Topology, at, ip,
     ledger::Count,
     traffic::{Client, Flood, Pinger, TcpEcho, UdpPeer, echo_packet, inject, syn_packet, udp_packet},
 };
@@ -22,20 +22,21 @@ const EXEMPT: [&str; 7] = [
     "fd00:ec2::123",
 ];
 
-/// A lab in which what is outside has all of them.
+/// A topology in which what is outside has all of them.
 fn with_services() -> Result<Topology> {
-    let lab = Topology::new()?;
+    let topology = Topology::new()?;
     for address in EXEMPT {
         let (length, nodad, via) = if address.contains(':') {
             (128, " nodad", "fd99::2")
         } else {
             (32, "", "10.99.0.2")
         };
-        lab.outside
+        topology
+            .outside
             .ip(&format!("address add {address}/{length} dev lo{nodad}"))?;
-        lab.host.ip(&format!("route add {address}/{length} via {via}"))?;
+        topology.host.ip(&format!("route add {address}/{length} via {via}"))?;
     }
-    Ok(lab)
+    Ok(topology)
 }
 
 fn task_of(service: &str) -> &'static str {
@@ -62,34 +63,34 @@ fn unasked(service: &str) -> Result<Vec<(Vec<u8>, Flow, u64)>> {
 /// AWS: SG-EXEMPT-1
 #[test]
 fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
-    let stage = E2eTest::in_lab(with_services()?, |config| {
+    let test = E2eTest::in_topology(with_services()?, |config| {
         config.group("closed", "egress: []").task("task-1", &TASK, &["closed"])
     })?;
-    let held = Held::by(&stage.daemon)?;
-    let _tcp = TcpEcho::start(stage.task("task-1")?, 80)?;
-    let udp = UdpPeer::bind(stage.task("task-1")?, "[::]:7000")?;
+    let held = MapDump::of(&test.daemon)?;
+    let _tcp = TcpEcho::start(test.task("task-1")?, 80)?;
+    let udp = UdpPeer::bind(test.task("task-1")?, "[::]:7000")?;
     let mut expected = testkit::Ledger::default();
     let mut sent = 0;
     // Before the task has asked the service anything, and after it has.
     for asked in [false, true] {
         for service in EXEMPT {
             if asked {
-                ask(&stage, service)?;
+                ask(&test, service)?;
             }
             for (packet, flow, bytes) in unasked(service)? {
-                inject(&stage.lab.outside, &packet)?;
+                inject(&test.topology.outside, &packet)?;
                 sent += 1;
                 let count = Count::new(1, header(flow.source.ip()) + bytes);
                 expected = expected.reject("task-1", flow, count);
             }
         }
     }
-    stage.await_denials("task-1", sent)?;
+    test.await_denials("task-1", sent)?;
     assert_eq!(held.counted(Ingress, "no-rule")?, [sent]);
     assert!(udp.is_silent()?);
     // A denial is recorded, also where the peer's traffic leaves no record otherwise; what passed to 169.254.170.2 is,
     // since AWS's list says nothing of it.
-    let stopped = stage.daemon.stop()?;
+    let stopped = test.daemon.stop()?;
     let recorded = stopped.ledger()?;
     assert_eq!(recorded.clone().only(Action::Reject), expected);
     let accepted = recorded.only(Action::Accept);
@@ -102,14 +103,14 @@ fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
 }
 
 /// What the task itself opens is answered, by TCP, UDP and ICMP.
-fn ask(stage: &E2eTest, service: &str) -> Result<()> {
-    let task = stage.task("task-1")?;
+fn ask(test: &E2eTest, service: &str) -> Result<()> {
+    let task = test.task("task-1")?;
     let own = task_of(service);
-    let _echo = TcpEcho::start(&stage.lab.outside, 80)?;
+    let _echo = TcpEcho::start(&test.topology.outside, 80)?;
     let mut client = Client::connect(task, at(service, 80))?;
     client.echo(100)?;
     client.finish()?;
-    let server = UdpPeer::bind(&stage.lab.outside, &at(service, 123).to_string())?;
+    let server = UdpPeer::bind(&test.topology.outside, &at(service, 123).to_string())?;
     UdpPeer::bind(task, &at(own, 0).to_string())?.converse(&server, 2)?;
     Pinger::new(task, ip(own), ip(service))?.echo()
 }
@@ -118,15 +119,15 @@ fn ask(stage: &E2eTest, service: &str) -> Result<()> {
 #[test]
 fn nor_by_the_thousand() -> Result<()> {
     const PACKETS: u16 = 2000;
-    let stage = E2eTest::in_lab(with_services()?, |config| {
+    let test = E2eTest::in_topology(with_services()?, |config| {
         config.group("closed", "egress: []").task("task-1", &TASK, &["closed"])
     })?;
     for service in ["169.254.169.254", "fd00:ec2::254"] {
-        ask(&stage, service)?;
-        Flood::syn(&stage.lab.outside, ip(service), at(task_of(service), 80))?.send(20_000, PACKETS)?;
+        ask(&test, service)?;
+        Flood::syn(&test.topology.outside, ip(service), at(task_of(service), 80))?.send(20_000, PACKETS)?;
     }
-    stage.await_denials("task-1", 2 * u64::from(PACKETS))?;
-    let rejected = stage.daemon.stop()?.ledger()?.only(Action::Reject);
+    test.await_denials("task-1", 2 * u64::from(PACKETS))?;
+    let rejected = test.daemon.stop()?.ledger()?.only(Action::Reject);
     let expected = Count::new(2 * u64::from(PACKETS), u64::from(PACKETS) * (40 + 60));
     assert_eq!(rejected.total("task-1", Action::Reject), expected);
     Ok(())

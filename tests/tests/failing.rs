@@ -18,28 +18,29 @@ const OTHER: &str = "10.88.0.20";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
 /// A task that works, on a device, and one in a namespace.
-fn good(lab: &Topology) -> Config {
-    lab.config()
+fn good(topology: &Topology) -> Config {
+    topology
+        .config()
         .group("http", HTTP)
         .device_task("good", "tg-good", &[GOOD], &["http"])
         .task("made", &[MADE], &["http"])
 }
 
 /// Both work as they should.
-fn are_gated(lab: &Topology, device: &Netns) -> Result<()> {
-    let made = lab.task("made")?;
+fn are_gated(topology: &Topology, device: &Netns) -> Result<()> {
+    let made = topology.task("made")?;
     let _echo = (TcpEcho::start(device, 80)?, TcpEcho::start(&made, 80)?);
     for (task, address) in [(device, GOOD), (&made, MADE)] {
-        Client::connect(&lab.outside, at(address, 80))?.finish()?;
-        assert_eq!(probe(&lab.outside, at(address, 81))?, Answer::Silence);
+        Client::connect(&topology.outside, at(address, 80))?.finish()?;
+        assert_eq!(probe(&topology.outside, at(address, 81))?, Answer::Silence);
         assert_eq!(probe(task, at("10.99.0.2", 80))?, Answer::Silence);
     }
     Ok(())
 }
 
 /// Everything that can go wrong with one task, each with its own task, and what is said of it.
-fn bad(lab: &Topology, config: Config) -> Result<(Config, Vec<(&'static str, &'static str)>)> {
-    let host = &lab.host;
+fn bad(topology: &Topology, config: Config) -> Result<(Config, Vec<(&'static str, &'static str)>)> {
+    let host = &topology.host;
     let namespace = |task: &str| -> Result<(String, Netns)> {
         let name = config.namespace(task);
         host.output("ip", &["netns", "add", &name])?;
@@ -99,74 +100,74 @@ fn are_told(daemon: &Daemon, said: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-fn are_closed(lab: &Topology) -> Result<()> {
+fn are_closed(topology: &Topology) -> Result<()> {
     for device in ["tg-macvlan", "tg-beyond"] {
-        assert_eq!(gates(&lab.host, device)?, (1, 1), "{device}");
+        assert_eq!(gates(&topology.host, device)?, (1, 1), "{device}");
     }
     // Others may live behind it.
-    assert_eq!(gates(&lab.host, "tg-bridge")?, (0, 0));
+    assert_eq!(gates(&topology.host, "tg-bridge")?, (0, 0));
     // Nothing was left in the namespaces.
-    let occupied = Netns::named(&lab.config().namespace("occupied"))?;
+    let occupied = Netns::named(&topology.config().namespace("occupied"))?;
     assert_eq!(occupied.links()?, ["eth0", "left", "lo"]);
-    let without_v6 = Netns::named(&lab.config().namespace("without-v6"))?;
+    let without_v6 = Netns::named(&topology.config().namespace("without-v6"))?;
     assert_eq!(without_v6.links()?, ["lo"]);
     Ok(())
 }
 
 /// Takes the directory away that no namespace can be named by.
-fn mend_namespace(lab: &Topology) -> Result<()> {
+fn mend_namespace(topology: &Topology) -> Result<()> {
     Ok(fs::remove_dir(names::namespace_file(
-        &lab.config().namespace("no-namespace"),
+        &topology.config().namespace("no-namespace"),
     ))?)
 }
 
 #[test]
 fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
-    let lab = Topology::new()?;
-    let device = lab.device("tg-good", &[GOOD], true)?;
-    let (config, said) = bad(&lab, good(&lab))?;
-    let mut daemon = lab.start(&config)?;
+    let topology = Topology::new()?;
+    let device = topology.device("tg-good", &[GOOD], true)?;
+    let (config, said) = bad(&topology, good(&topology))?;
+    let mut daemon = topology.start(&config)?;
     daemon.await_message("gates are up: 2 tasks gated, 6 not gated because of an error")?;
     are_told(&daemon, &said)?;
-    are_gated(&lab, &device)?;
-    are_closed(&lab)?;
+    are_gated(&topology, &device)?;
+    are_closed(&topology)?;
     // And not again because other namespaces came.
     are_told(&daemon, &said)?;
 
     // What is mended works from the next reload on.
     let occupied = Netns::named(&config.namespace("occupied"))?;
     occupied.ip("link delete eth0")?;
-    mend_namespace(&lab)?;
+    mend_namespace(&topology)?;
     daemon.apply(&config)?;
     daemon.await_message("4 tasks gated, 4 not gated because of an error")?;
-    lab.task("occupied")?;
-    are_gated(&lab, &device)?;
+    topology.task("occupied")?;
+    are_gated(&topology, &device)?;
     let stopped = daemon.stop_unhealthy()?;
     let last = stopped.messages.last().context("it says nothing")?;
     for task in ["without-v6", "macvlan", "bridge", "beyond"] {
         ensure!(last.contains(task), "{last}");
     }
     ensure!(!last.contains("occupied") && !last.contains("made"), "{last}");
-    assert_eq!(gates(&lab.host, "tg-macvlan")?, (0, 0));
+    assert_eq!(gates(&topology.host, "tg-macvlan")?, (0, 0));
     Ok(())
 }
 
 /// Branches have no link of their own to fail: their trunk does.
 #[test]
 fn a_trunk_that_cannot_be_gated_fails_its_branches() -> Result<()> {
-    let lab = Topology::new()?;
-    let folder = lab.folder().join("main");
+    let topology = Topology::new()?;
+    let folder = topology.folder().join("main");
     fs::create_dir_all(&folder)?;
     let text = "taskgate: v1\nuplink: { device: lo, mode: trunk }\ngroups: [{ name: g }]\ntasks:\n\
                 - { name: branch, vlan: 5, mac: '02:00:00:00:00:01', addresses: [10.88.1.1], groups: [g] }\n";
     fs::write(folder.join("taskgate.yaml"), text)?;
-    let instance = lab.instance("main");
+    let instance = topology.instance("main");
     let options = Options {
         instance: &instance,
         interval: None,
         patience: PATIENCE,
     };
-    let daemon = Daemon::start_in(&lab.host, &folder, BTreeMap::new(), options)?;
+    let daemon = Daemon::start_in(&topology.host, &folder, BTreeMap::new(), options)?;
     daemon.await_message("gates are up: 0 tasks gated, 1 not gated because of an error")?;
     let stopped = daemon.stop_unhealthy()?;
     let last = stopped.messages.last().context("it says nothing")?;
@@ -176,42 +177,42 @@ fn a_trunk_that_cannot_be_gated_fails_its_branches() -> Result<()> {
 
 #[test]
 fn at_a_reload_the_rest_of_it_is_in_force() -> Result<()> {
-    let lab = Topology::new()?;
-    let device = lab.device("tg-good", &[GOOD], true)?;
-    let other = lab.device("tg-other", &[OTHER], true)?;
-    let mut daemon = lab.start(&good(&lab))?;
-    let (config, said) = bad(&lab, good(&lab))?;
+    let topology = Topology::new()?;
+    let device = topology.device("tg-good", &[GOOD], true)?;
+    let other = topology.device("tg-other", &[OTHER], true)?;
+    let mut daemon = topology.start(&good(&topology))?;
+    let (config, said) = bad(&topology, good(&topology))?;
     let config = config.device_task("other", "tg-other", &[OTHER], &["http"]);
     daemon.apply(&config)?;
     daemon.await_message("reloaded, but not wholly: generation 2, 3 tasks gated, 6 not gated")?;
     are_told(&daemon, &said)?;
-    are_gated(&lab, &device)?;
-    are_closed(&lab)?;
+    are_gated(&topology, &device)?;
+    are_closed(&topology)?;
     let _echo = TcpEcho::start(&other, 80)?;
-    Client::connect(&lab.outside, at(OTHER, 80))?.finish()?;
+    Client::connect(&topology.outside, at(OTHER, 80))?.finish()?;
 
     // A configuration without them is wholly in force.
-    daemon.apply(&good(&lab))?;
+    daemon.apply(&good(&topology))?;
     daemon.stop()?;
-    mend_namespace(&lab)
+    mend_namespace(&topology)
 }
 
 #[test]
 fn a_link_that_comes_and_cannot_be_gated_is_told_of_and_its_successor_gated() -> Result<()> {
-    let lab = Topology::new()?;
-    let device = lab.device("tg-good", &[GOOD], true)?;
-    let config = good(&lab).device_task("other", "tg-other", &[OTHER], &["http"]);
-    let daemon = lab.start(&config)?;
-    lab.host.ip("link add tg-other link wire type macvlan")?;
+    let topology = Topology::new()?;
+    let device = topology.device("tg-good", &[GOOD], true)?;
+    let config = good(&topology).device_task("other", "tg-other", &[OTHER], &["http"]);
+    let daemon = topology.start(&config)?;
+    topology.host.ip("link add tg-other link wire type macvlan")?;
     daemon.await_message("task `other` cannot be gated, and passes nothing: link `tg-other` is of kind `macvlan`")?;
-    assert_eq!(gates(&lab.host, "tg-other")?, (1, 1));
-    are_gated(&lab, &device)?;
-    lab.host.ip("link delete tg-other")?;
-    let other = lab.device("tg-other", &[OTHER], true)?;
-    await_gates(&lab.host, "tg-other")?;
+    assert_eq!(gates(&topology.host, "tg-other")?, (1, 1));
+    are_gated(&topology, &device)?;
+    topology.host.ip("link delete tg-other")?;
+    let other = topology.device("tg-other", &[OTHER], true)?;
+    await_gates(&topology.host, "tg-other")?;
     let _echo = TcpEcho::start(&other, 80)?;
-    Client::connect(&lab.outside, at(OTHER, 80))?.finish()?;
-    assert_eq!(probe(&lab.outside, at(OTHER, 81))?, Answer::Silence);
+    Client::connect(&topology.outside, at(OTHER, 80))?.finish()?;
+    assert_eq!(probe(&topology.outside, at(OTHER, 81))?, Answer::Silence);
     daemon.stop()?;
     Ok(())
 }
@@ -219,12 +220,12 @@ fn a_link_that_comes_and_cannot_be_gated_is_told_of_and_its_successor_gated() ->
 /// The kernel refuses for a while: no event tells when it would no longer.
 #[test]
 fn a_gate_that_the_kernel_refuses_is_tried_again_until_it_stands() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab
+    let topology = Topology::new()?;
+    let config = topology
         .config()
         .group("http", HTTP)
         .device_task("other", "tg-other", &[OTHER], &["http"]);
-    let daemon = lab.start(&config)?;
+    let daemon = topology.start(&config)?;
     let pid = daemon.pid()?.to_string();
     let limit = |files: &str| -> Result<()> {
         let limited = Command::new("prlimit").args(["--pid", &pid, files]).status()?;
@@ -233,18 +234,17 @@ fn a_gate_that_the_kernel_refuses_is_tried_again_until_it_stands() -> Result<()>
     };
     // Those that are open stay so.
     limit("--nofile=3:")?;
-    let other = lab.device("tg-other", &[OTHER], true)?;
+    let other = topology.device("tg-other", &[OTHER], true)?;
     daemon.await_message("task `other` is not gated, and passes nothing")?;
-    assert_eq!(probe(&lab.outside, at(OTHER, 80))?, Answer::Silence);
+    assert_eq!(probe(&topology.outside, at(OTHER, 80))?, Answer::Silence);
     assert_eq!(probe(&other, at("10.99.0.2", 80))?, Answer::Silence);
     limit("--nofile=1024:")?;
     daemon.await_message("task `other` is gated on link `tg-other`")?;
     let _echo = TcpEcho::start(&other, 80)?;
-    until(
-        "it is bound",
-        || Ok(probe(&lab.outside, at(OTHER, 80))? == Answer::Open),
-    )?;
-    assert_eq!(probe(&lab.outside, at(OTHER, 81))?, Answer::Silence);
+    until("it is bound", || {
+        Ok(probe(&topology.outside, at(OTHER, 80))? == Answer::Open)
+    })?;
+    assert_eq!(probe(&topology.outside, at(OTHER, 81))?, Answer::Silence);
     daemon.stop()?;
     Ok(())
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, tables::state};
 use testkit::{
-    Action, Capture, Config, E2eTest, Held, at,
+    Action, Capture, Config, E2eTest, MapDump, at,
     fixture::frames::flags,
     ledger::Flow,
     netns::until,
@@ -29,7 +29,7 @@ fn server(config: Config) -> Config {
 }
 
 /// Waits until the one TCP connection is in a state that satisfies `enough`.
-fn await_state(held: &Held, what: &str, enough: impl Fn(u16) -> bool) -> Result<()> {
+fn await_state(held: &MapDump, what: &str, enough: impl Fn(u16) -> bool) -> Result<()> {
     until(what, || {
         let states = held.tcp_states()?;
         ensure!(states.len() <= 1, "{} connections", states.len());
@@ -42,11 +42,11 @@ fn await_state(held: &Held, what: &str, enough: impl Fn(u16) -> bool) -> Result<
 #[test]
 fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Result<()> {
     for (family, bytes) in [(0, 100), (0, 1_000_000), (1, 100)] {
-        let stage = E2eTest::start_with(Some(600), client)?;
-        let held = Held::by(&stage.daemon)?;
-        let outside = &stage.lab.outside;
+        let test = E2eTest::start_with(Some(600), client)?;
+        let held = MapDump::of(&test.daemon)?;
+        let outside = &test.topology.outside;
         let echo = TcpEcho::start(outside, 7)?;
-        let mut live = Client::connect(stage.task("task-1")?, at(OUTSIDE[family], 7))?;
+        let mut live = Client::connect(test.task("task-1")?, at(OUTSIDE[family], 7))?;
         live.echo(bytes)?;
         for closes in [flags::RST, flags::RST | flags::ACK, flags::FIN | flags::ACK] {
             let known = held.tcp_states()?;
@@ -71,8 +71,8 @@ fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Re
         inject(outside, &segment_packet(flow.back(), flags::ACK, 1, 1)?)?;
         held.await_counted(Direction::Ingress, "no-rule", &[1])?;
         drop(live);
-        let expected = stage.denied_in(&[("outside", "task-1")])?;
-        stage.finish(&expected)?;
+        let expected = test.denied_in(&[("outside", "task-1")])?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -81,18 +81,18 @@ fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Re
 #[test]
 fn real_stacks_close_what_they_close() -> Result<()> {
     for server in OUTSIDE {
-        let stage = E2eTest::start_with(Some(600), client)?;
-        let held = Held::by(&stage.daemon)?;
-        let _echo = TcpEcho::start(&stage.lab.outside, 7)?;
-        let mut live = Client::connect(stage.task("task-1")?, at(server, 7))?;
+        let test = E2eTest::start_with(Some(600), client)?;
+        let held = MapDump::of(&test.daemon)?;
+        let _echo = TcpEcho::start(&test.topology.outside, 7)?;
+        let mut live = Client::connect(test.task("task-1")?, at(server, 7))?;
         await_state(&held, "hands are shaken", |state| state & state::CONFIRMED != 0)?;
         live.echo(300_000)?;
         live.finish()?;
         await_state(&held, "both have sent a FIN", |state| {
             state & (state::FIN_EGRESS | state::FIN_INGRESS) == state::FIN_EGRESS | state::FIN_INGRESS
         })?;
-        let expected = stage.passed()?;
-        stage.finish(&expected)?;
+        let expected = test.passed()?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -100,18 +100,18 @@ fn real_stacks_close_what_they_close() -> Result<()> {
 /// A server whose client says nothing speaks first, days later.
 #[test]
 fn a_silent_connection_is_there_when_its_server_speaks() -> Result<()> {
-    let stage = E2eTest::start_with(Some(600), client)?;
-    let held = Held::by(&stage.daemon)?;
-    let echo = TcpEcho::start(&stage.lab.outside, 7)?;
-    let mut live = Client::connect(stage.task("task-1")?, at(OUTSIDE[0], 7))?;
+    let test = E2eTest::start_with(Some(600), client)?;
+    let held = MapDump::of(&test.daemon)?;
+    let echo = TcpEcho::start(&test.topology.outside, 7)?;
+    let mut live = Client::connect(test.task("task-1")?, at(OUTSIDE[0], 7))?;
     await_state(&held, "hands are shaken", |state| state & state::CONFIRMED != 0)?;
     until("it is accepted", || Ok(echo.accepted() == 1))?;
     held.age(431_990)?;
     echo.say(b"server first")?;
     live.expect(b"server first")?;
     live.finish()?;
-    let expected = stage.passed()?;
-    stage.finish(&expected)?;
+    let expected = test.passed()?;
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -121,10 +121,10 @@ fn a_silent_connection_is_there_when_its_server_speaks() -> Result<()> {
 fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
     const PEERS: u16 = 40;
     const NOBODY: &str = "10.99.0.77";
-    let stage = E2eTest::start_with(Some(600), server)?;
-    let held = Held::by(&stage.daemon)?;
-    let (host, outside) = (&stage.lab.host, &stage.lab.outside);
-    let _echo = TcpEcho::start(stage.task("task-1")?, 80)?;
+    let test = E2eTest::start_with(Some(600), server)?;
+    let held = MapDump::of(&test.daemon)?;
+    let (host, outside) = (&test.topology.host, &test.topology.outside);
+    let _echo = TcpEcho::start(test.task("task-1")?, 80)?;
     // What is sent to nobody goes there all the same, and is not answered.
     let shown = outside.output("ip", &["-o", "link", "show", "dev", "eth0"])?;
     let mac = shown
@@ -166,7 +166,7 @@ fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
 /// on DHCP's ports, is recorded like anything else.
 #[test]
 fn nobody_hides_behind_what_leaves_no_record() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group(
                 "all",
@@ -174,14 +174,13 @@ fn nobody_hides_behind_what_leaves_no_record() -> Result<()> {
             )
             .task("task-1", &TASK, &["all"])
     })?;
-    let (task, outside) = (stage.task("task-1")?, &stage.lab.outside);
+    let (task, outside) = (test.task("task-1")?, &test.topology.outside);
     let listens = UdpPeer::bind(task, &at(TASK[0], 9999).to_string())?;
     for service in ["169.254.169.254", "169.254.169.253", "169.254.169.123"] {
         let flow = Flow::udp(at(service, 53), listens.address());
         inject(outside, &udp_packet(flow, b"hidden")?)?;
         listens.expect(b"hidden")?;
-        stage
-            .daemon
+        test.daemon
             .await_ledger(|ledger| ledger.get("task-1", flow, Action::Accept).packets == 1)?;
     }
     for (here, there) in [(68, 67), (67, 68), (546, 547)] {
@@ -189,7 +188,7 @@ fn nobody_hides_behind_what_leaves_no_record() -> Result<()> {
         let asks = UdpPeer::bind(task, &at(TASK[family], here).to_string())?;
         let answers = UdpPeer::bind(outside, &at(OUTSIDE[family], there).to_string())?;
         let flow = asks.converse(&answers, 2)?;
-        stage.daemon.await_ledger(|ledger| {
+        test.daemon.await_ledger(|ledger| {
             [flow, flow.back()]
                 .into_iter()
                 .all(|flow| ledger.get("task-1", flow, Action::Accept).packets == 2)

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Count, E2eTest, Flow, Held, Ledger, Netns, at, ip,
+    Action, Count, E2eTest, Flow, Ledger, MapDump, Netns, at, ip,
     traffic::{Client, Pinger, TcpEcho, UdpPeer, try_connect},
 };
 
@@ -13,8 +13,8 @@ const BEHIND: [&str; 2] = ["10.66.0.2", "fd66::2"];
 const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
 
 /// A host behind a task that is a router, with routes both ways.
-fn behind(stage: &E2eTest) -> Result<Netns> {
-    let router = stage.task("router-1")?;
+fn behind(test: &E2eTest) -> Result<Netns> {
+    let router = test.task("router-1")?;
     router.set("net.ipv4.ip_forward", "1")?;
     router.set("net.ipv6.conf.all.forwarding", "1")?;
     let inner = Netns::new("inner")?;
@@ -28,8 +28,8 @@ fn behind(stage: &E2eTest) -> Result<Netns> {
          link set eth0 up
          route add default via 10.66.0.1
          route add ::/0 via fd66::1")?;
-    let link = stage.lab.host_link("router-1")?;
-    stage.lab.host.ip(&format!(
+    let link = test.topology.host_link("router-1")?;
+    test.topology.host.ip(&format!(
         "route add 10.66.0.0/24 via {} dev {link} onlink
          route add fd66::/64 via {} dev {link} onlink",
         ROUTER[0], ROUTER[1]
@@ -53,10 +53,10 @@ fn start(check: bool) -> Result<E2eTest> {
 /// AWS: SG-CHECK-2, FL-FLOW-6, FL-FLOW-7
 #[test]
 fn without_the_check_a_task_forwards_what_its_rules_allow() -> Result<()> {
-    let stage = start(false)?;
-    let held = Held::by(&stage.daemon)?;
-    let inner = behind(&stage)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, 7)?;
+    let test = start(false)?;
+    let held = MapDump::of(&test.daemon)?;
+    let inner = behind(&test)?;
+    let _echo = TcpEcho::start(&test.topology.outside, 7)?;
     let mut denied = 0;
     for (own, outside) in BEHIND.into_iter().zip(OUTSIDE) {
         let mut client = Client::connect(&inner, at(outside, 7))?;
@@ -64,11 +64,11 @@ fn without_the_check_a_task_forwards_what_its_rules_allow() -> Result<()> {
         client.finish()?;
         Pinger::new(&inner, ip(own), ip(outside))?.echo()?;
         let server = UdpPeer::bind(&inner, &at(own, 53).to_string())?;
-        UdpPeer::bind(&stage.lab.outside, &at(outside, 0).to_string())?.converse(&server, 2)?;
+        UdpPeer::bind(&test.topology.outside, &at(outside, 0).to_string())?.converse(&server, 2)?;
         // The rules count for whoever it speaks for.
         assert!(try_connect(&inner, at(outside, 8))?.is_none());
         denied += 1;
-        stage.await_denials("router-1", denied)?;
+        test.await_denials("router-1", denied)?;
     }
     assert_eq!(held.counted(Egress, "no-rule")?, [2]);
     assert_eq!(held.counted(Egress, "spoofed-source")?, [0; 0]);
@@ -89,35 +89,35 @@ fn without_the_check_a_task_forwards_what_its_rules_allow() -> Result<()> {
             ..flow
         }
     };
-    for ((_, flow), count) in stage.wire("router-1")?.flows()? {
+    for ((_, flow), count) in test.wire("router-1")?.flows()? {
         expected = if flow.destination.port() == 8 {
             expected.reject("router-1", primary(flow), count)
         } else {
             expected.accept("router-1", primary(flow), count)
         };
     }
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-CHECK-1, FL-ACTION-4
 #[test]
 fn with_the_check_it_forwards_nothing() -> Result<()> {
-    let stage = start(true)?;
-    let held = Held::by(&stage.daemon)?;
-    let inner = behind(&stage)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, 7)?;
+    let test = start(true)?;
+    let held = MapDump::of(&test.daemon)?;
+    let inner = behind(&test)?;
+    let _echo = TcpEcho::start(&test.topology.outside, 7)?;
     for (own, outside) in BEHIND.into_iter().zip(OUTSIDE) {
         // As itself the router may.
-        Client::connect(stage.task("router-1")?, at(outside, 7))?.finish()?;
+        Client::connect(test.task("router-1")?, at(outside, 7))?.finish()?;
         assert!(try_connect(&inner, at(outside, 7))?.is_none());
         let server = UdpPeer::bind(&inner, &at(own, 53).to_string())?;
-        UdpPeer::bind(&stage.lab.outside, &at(outside, 0).to_string())?.send(server.address(), b"request")?;
+        UdpPeer::bind(&test.topology.outside, &at(outside, 0).to_string())?.send(server.address(), b"request")?;
     }
-    stage.await_denials("router-1", 4)?;
+    test.await_denials("router-1", 4)?;
     assert_eq!(held.counted(Egress, "spoofed-source")?, [2]);
     assert_eq!(held.counted(Ingress, "not-for-task")?, [2]);
-    let recorded = stage.daemon.stop()?.ledger()?;
+    let recorded = test.daemon.stop()?.ledger()?;
     assert_eq!(
         recorded.total("router-1", Action::Reject),
         Count::new(4, 60 + 80 + (20 + 8 + 7) + (40 + 8 + 7))

@@ -14,19 +14,19 @@ const TASK_V4: &str = "10.88.0.10";
 const TASK_V6: &str = "fd88::10";
 
 struct Ungated {
-    lab: Topology,
+    topology: Topology,
     task: Netns,
     wire: Wire,
     outside: Wire,
 }
 
 fn ungated() -> Result<Ungated> {
-    let lab = Topology::new()?;
-    let task = lab.device("tg-task", &[TASK_V4, TASK_V6], true)?;
+    let topology = Topology::new()?;
+    let task = topology.device("tg-task", &[TASK_V4, TASK_V6], true)?;
     let wire = Wire::tap(&task, "eth0")?;
-    let outside = Wire::tap(&lab.outside, "eth0")?;
+    let outside = Wire::tap(&topology.outside, "eth0")?;
     Ok(Ungated {
-        lab,
+        topology,
         task,
         wire,
         outside,
@@ -42,7 +42,7 @@ fn tcp_is_counted_segment_by_segment() -> Result<()> {
     let it = ungated()?;
     let _echo = TcpEcho::start(&it.task, 80)?;
     for to in [TASK_V4, TASK_V6] {
-        let mut client = Client::connect(&it.lab.outside, (address(to)?, 80).into())?;
+        let mut client = Client::connect(&it.topology.outside, (address(to)?, 80).into())?;
         client.echo(200_000)?;
         let flow = client.finish()?;
         let headers = if flow.source.is_ipv4() { 20 } else { 40 };
@@ -76,13 +76,13 @@ fn udp_and_icmp_of_both_families_are_counted() -> Result<()> {
         (TASK_V6, OUTSIDE_V6, 40, "[::]:0"),
     ] {
         let server = UdpPeer::bind(&it.task, &std::net::SocketAddr::new(address(task)?, 53).to_string())?;
-        let client = UdpPeer::bind(&it.lab.outside, any)?;
+        let client = UdpPeer::bind(&it.topology.outside, any)?;
         client.converse(&server, 3)?;
         let flow = Flow::udp((outside, client.address().port()).into(), server.address());
         assert_eq!(it.wire.received(flow)?, Count::new(3, 3 * (header + 8 + 7)));
         assert_eq!(it.wire.sent(flow.back())?, Count::new(3, 3 * (header + 8 + 8)));
 
-        let mut pinger = Pinger::new(&it.lab.outside, outside, address(task)?)?;
+        let mut pinger = Pinger::new(&it.topology.outside, outside, address(task)?)?;
         pinger.echo()?;
         assert!(pinger.echoes()?);
         for flow in [pinger.flow(), pinger.flow().back()] {
@@ -97,7 +97,7 @@ fn udp_and_icmp_of_both_families_are_counted() -> Result<()> {
 fn silence_is_told_from_refusal_and_costs_one_packet() -> Result<()> {
     let it = ungated()?;
     // Packets to an address that the other side keeps silent about.
-    it.lab.outside.ip("address add 10.99.0.3/24 dev eth0
+    it.topology.outside.ip("address add 10.99.0.3/24 dev eth0
          route add blackhole 10.88.0.10/32")?;
     let to = (address("10.99.0.3")?, 80).into();
     assert!(try_connect(&it.task, to)?.is_none());
@@ -108,8 +108,8 @@ fn silence_is_told_from_refusal_and_costs_one_packet() -> Result<()> {
         .find(|((_, flow), _)| flow.destination == to)
         .context("nothing was sent")?;
     assert_eq!(sent, Count::new(1, 60));
-    it.lab.outside.ip("route delete blackhole 10.88.0.10/32")?;
-    let refused = try_connect(&it.lab.outside, (address(TASK_V4)?, 81).into());
+    it.topology.outside.ip("route delete blackhole 10.88.0.10/32")?;
+    let refused = try_connect(&it.topology.outside, (address(TASK_V4)?, 81).into());
     assert!(format!("{:#}", refused.unwrap_err()).contains("refused"));
     Ok(())
 }
@@ -122,7 +122,7 @@ fn packets_of_any_source_can_be_sent() -> Result<()> {
         ("[2001:db8::7]:4000", "[fd88::10]:9"),
     ] {
         let flow = Flow::udp(source.parse()?, task.parse()?);
-        inject(&it.lab.outside, &udp_packet(flow, b"anything")?)?;
+        inject(&it.topology.outside, &udp_packet(flow, b"anything")?)?;
         let header = if flow.source.is_ipv4() { 20 } else { 40 };
         assert_eq!(it.wire.await_received(flow, 1)?, Count::new(1, header + 8 + 8));
     }
@@ -133,7 +133,7 @@ fn packets_of_any_source_can_be_sent() -> Result<()> {
 fn wires_make_a_ledger() -> Result<()> {
     let it = ungated()?;
     let server = UdpPeer::bind(&it.task, "10.88.0.10:53")?;
-    let client = UdpPeer::bind(&it.lab.outside, "10.99.0.2:0")?;
+    let client = UdpPeer::bind(&it.topology.outside, "10.99.0.2:0")?;
     let flow = client.converse(&server, 1)?;
     let ledger = testkit::Ledger::of_wires(&[("task", &it.wire)])?;
     assert_eq!(ledger.get("task", flow, Action::Accept), Count::new(1, 35));
@@ -144,6 +144,6 @@ fn wires_make_a_ledger() -> Result<()> {
 #[test]
 fn a_link_of_nobody_has_no_gates() -> Result<()> {
     let it = ungated()?;
-    assert_eq!(gates(&it.lab.host, "tg-task")?, (0, 0));
+    assert_eq!(gates(&it.topology.host, "tg-task")?, (0, 0));
     Ok(())
 }

@@ -9,12 +9,12 @@ const DB: &str = "10.88.0.20";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
 /// What `taskgate check --host` says on the host: its exit status, standard output and standard error.
-fn check(lab: &Topology, config: &Config, more: &[&str]) -> Result<(Option<i32>, String, String)> {
-    let folder = lab.folder().join("checked");
+fn check(topology: &Topology, config: &Config, more: &[&str]) -> Result<(Option<i32>, String, String)> {
+    let folder = topology.folder().join("checked");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("taskgate.yaml"), config.to_string())?;
     let binary = binary()?;
-    let output = lab
+    let output = topology
         .host
         .command(binary.to_str().context("the path is no text")?)?
         .args(["check", "--host", "--config"])
@@ -27,25 +27,26 @@ fn check(lab: &Topology, config: &Config, more: &[&str]) -> Result<(Option<i32>,
 
 #[test]
 fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
-    let lab = Topology::new()?;
+    let topology = Topology::new()?;
     let web = |device| {
-        lab.config()
+        topology
+            .config()
             .group("http", HTTP)
             .device_task("web-1", device, &[WEB], &["http"])
             .task("db-1", &[DB], &["http"])
     };
-    let _task = lab.device("tg-web-1", &[WEB], true)?;
+    let _task = topology.device("tg-web-1", &[WEB], true)?;
 
-    // The lab forwards, so that a host's defaults heed nothing.
-    let (exit, out, err) = check(&lab, &web("tg-web-1"), &[])?;
+    // The topology forwards, so that a host's defaults heed nothing.
+    let (exit, out, err) = check(&topology, &web("tg-web-1"), &[])?;
     assert_eq!((exit, &*err), (Some(0), ""));
     assert!(out.contains("  links here    1 of 1\n"), "{out}");
 
-    let (exit, out, err) = check(&lab, &web("tg-wbe-1"), &[])?;
+    let (exit, out, err) = check(&topology, &web("tg-wbe-1"), &[])?;
     let expected = "warning: task `web-1`: this host has no link `tg-wbe-1`; did you mean `tg-web-1`?\n";
     assert_eq!((exit, &*err), (Some(5), expected));
     assert!(out.contains("  links here    0 of 1\n"), "{out}");
-    let (exit, out, err) = check(&lab, &web("elsewhere"), &["-o", "json"])?;
+    let (exit, out, err) = check(&topology, &web("elsewhere"), &["-o", "json"])?;
     assert_eq!((exit, &*err), (Some(5), ""));
     let document: Value = serde_json::from_str(&out)?;
     let expected = json!({ "links": 1, "findings": [{
@@ -58,9 +59,9 @@ fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
     assert_eq!((&document["valid"], &document["host"]), (&json!(true), &expected));
 
     // What can never be gated weighs more than what is not there yet.
-    lab.host.ip("link add bridge type bridge")?;
+    topology.host.ip("link add bridge type bridge")?;
     let config = web("bridge").with("uplink: { device: eth9, mode: routed }");
-    let (exit, out, err) = check(&lab, &config, &[])?;
+    let (exit, out, err) = check(&topology, &config, &[])?;
     let lines: Vec<_> = err.lines().collect();
     assert_eq!((exit, lines.len()), (Some(1), 2), "{err}");
     assert!(
@@ -75,25 +76,25 @@ fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
 
     // Without being asked it needs no host.
     let mut plain = std::process::Command::new(binary()?);
-    plain.args(["check", "--config"]).arg(lab.folder().join("checked"));
+    plain.args(["check", "--config"]).arg(topology.folder().join("checked"));
     assert_eq!(plain.output()?.status.code(), Some(0));
     Ok(())
 }
 
 #[test]
 fn a_host_that_heeds_its_tasks_is_told_of() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab
+    let topology = Topology::new()?;
+    let config = topology
         .config()
         .group("http", HTTP)
         .device_task("web-1", "tg-web-1", &[WEB], &["http"]);
-    let _task = lab.device("tg-web-1", &[WEB], true)?;
-    lab.host.set("net.ipv6.conf.tg-web-1.accept_ra", "2")?;
+    let _task = topology.device("tg-web-1", &[WEB], true)?;
+    topology.host.set("net.ipv6.conf.tg-web-1.accept_ra", "2")?;
     let expected = "on link `tg-web-1` this host heeds router advertisements; the gate lets none in from the task, and this \
                     turns them off as well: `sysctl -w net.ipv6.conf.tg-web-1.accept_ra=0`";
-    let (exit, _, err) = check(&lab, &config, &[])?;
+    let (exit, _, err) = check(&topology, &config, &[])?;
     assert_eq!((exit, err), (Some(0), format!("warning: task `web-1`: {expected}\n")));
-    let mut daemon = lab.start(&config)?;
+    let mut daemon = topology.start(&config)?;
     daemon.await_message(expected)?;
     daemon.apply(&config)?;
     let said = daemon.messages();
@@ -104,14 +105,14 @@ fn a_host_that_heeds_its_tasks_is_told_of() -> Result<()> {
 
 #[test]
 fn links_that_are_not_there_are_told_of_until_they_are() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab
+    let topology = Topology::new()?;
+    let config = topology
         .config()
         .group("http", HTTP)
         .device_task("web-1", "tg-wbe-1", &[WEB], &["http"])
         .device_task("db-1", "tg-database", &[DB], &["http"]);
-    let web = lab.device("tg-web-1", &[WEB], true)?;
-    let mut daemon = lab.start(&config)?;
+    let web = topology.device("tg-web-1", &[WEB], true)?;
+    let mut daemon = topology.start(&config)?;
     let warned = "WARN  taskgate_agent::host] this host has no link `tg-database` (task `db-1`), `tg-wbe-1` (task `web-1`, there is \
                   `tg-web-1`): nothing is gated there until it has";
     daemon.await_message(warned)?;
@@ -122,9 +123,9 @@ fn links_that_are_not_there_are_told_of_until_they_are() -> Result<()> {
     daemon.apply(&config)?;
     assert!(count(&daemon.messages(), warned) >= 2, "{:?}", daemon.messages());
 
-    let db = lab.device("tg-database", &[DB], true)?;
-    await_gates(&lab.host, "tg-database")?;
-    let right = lab
+    let db = topology.device("tg-database", &[DB], true)?;
+    await_gates(&topology.host, "tg-database")?;
+    let right = topology
         .config()
         .group("http", HTTP)
         .device_task("web-1", "tg-web-1", &[WEB], &["http"])

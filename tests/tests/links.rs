@@ -24,12 +24,12 @@ fn one(config: Config) -> Config {
 
 #[test]
 fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab.config().group("http", HTTP);
-    let daemon = lab.start(&config.device_task("web-1", "tg-same", &[WEB], &["http"]))?;
-    let first = lab.device("tg-same", &[WEB], true)?;
-    await_gates(&lab.host, "tg-same")?;
-    let ifindex = lab.host.run(|| Ok(if_nametoindex("tg-same")?))?;
+    let topology = Topology::new()?;
+    let config = topology.config().group("http", HTTP);
+    let daemon = topology.start(&config.device_task("web-1", "tg-same", &[WEB], &["http"]))?;
+    let first = topology.device("tg-same", &[WEB], true)?;
+    await_gates(&topology.host, "tg-same")?;
+    let ifindex = topology.host.run(|| Ok(if_nametoindex("tg-same")?))?;
 
     // More messages than a socket has room for: those of the change are lost.
     daemon.signal(Signal::SIGSTOP)?;
@@ -37,16 +37,16 @@ fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> 
     for number in 0..2000 {
         writeln!(batch, "link set lo alias {number}")?;
     }
-    lab.host.ip(&batch)?;
-    lab.host.ip("link delete tg-same")?;
+    topology.host.ip(&batch)?;
+    topology.host.ip("link delete tg-same")?;
     drop(first);
-    let task = lab.numbered_device("tg-same", Some(ifindex), &[WEB], true)?;
+    let task = topology.numbered_device("tg-same", Some(ifindex), &[WEB], true)?;
     daemon.signal(Signal::SIGCONT)?;
-    await_gates(&lab.host, "tg-same")?;
+    await_gates(&topology.host, "tg-same")?;
 
     let _echo = TcpEcho::start(&task, 80)?;
-    Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
-    assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+    Client::connect(&topology.outside, at(WEB, 80))?.finish()?;
+    assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
     assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
     daemon.stop()?;
     Ok(())
@@ -55,17 +55,17 @@ fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> 
 /// Putting up a gate takes up to a tenth of a second, in which the link may go: that is no error, and nothing is open.
 #[test]
 fn a_link_that_goes_while_it_is_gated_is_no_error() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab.config().group("http", HTTP);
-    let daemon = lab.start(&config.device_task("web-1", "tg-brief", &[WEB], &["http"]))?;
+    let topology = Topology::new()?;
+    let config = topology.config().group("http", HTTP);
+    let daemon = topology.start(&config.device_task("web-1", "tg-brief", &[WEB], &["http"]))?;
     for round in 0..20 {
-        lab.host.ip("link add tg-brief type veth peer name brief
+        topology.host.ip("link add tg-brief type veth peer name brief
                      link set tg-brief up")?;
         thread::sleep(Duration::from_millis(5 * round));
-        lab.host.ip("link delete tg-brief")?;
+        topology.host.ip("link delete tg-brief")?;
     }
-    let _last = lab.device("tg-brief", &[WEB], true)?;
-    await_gates(&lab.host, "tg-brief")?;
+    let _last = topology.device("tg-brief", &[WEB], true)?;
+    await_gates(&topology.host, "tg-brief")?;
     let stopped = daemon.stop()?;
     let wrong: Vec<_> = stopped.messages.iter().filter(|line| line.contains("ERROR")).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
@@ -74,17 +74,17 @@ fn a_link_that_goes_while_it_is_gated_is_no_error() -> Result<()> {
 
 #[test]
 fn what_taskgate_made_is_its_tasks_under_any_name() -> Result<()> {
-    let stage = E2eTest::start(one)?;
-    let made: Vec<_> = stage
-        .lab
+    let test = E2eTest::start(one)?;
+    let made: Vec<_> = test
+        .topology
         .host
         .links()?
         .into_iter()
         .filter(|link| link.starts_with("tg-"))
         .collect();
-    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
-    let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
-    let host = &stage.lab.host;
+    let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
+    let mut live = Client::connect(&test.topology.outside, at(WEB, 80))?;
+    let host = &test.topology.host;
     // Before 6.2 only a link that is down can get another name, and its routes go with that.
     if host.ip(&format!("link set {} name renamed", made[0])).is_err() {
         host.ip(&format!(
@@ -98,63 +98,63 @@ fn what_taskgate_made_is_its_tasks_under_any_name() -> Result<()> {
     }
     live.echo(100)?;
     live.finish()?;
-    Client::connect(&stage.lab.outside, at(WEB, 80))?.finish()?;
-    let E2eTest { daemon, lab, .. } = stage;
+    Client::connect(&test.topology.outside, at(WEB, 80))?.finish()?;
+    let E2eTest { daemon, topology, .. } = test;
     daemon.stop()?;
-    assert_eq!(lab.namespaces()?, [""; 0]);
-    assert!(!lab.host.links()?.contains(&String::from("renamed")));
+    assert_eq!(topology.namespaces()?, [""; 0]);
+    assert!(!topology.host.links()?.contains(&String::from("renamed")));
     Ok(())
 }
 
 #[test]
 fn of_what_was_taken_away_nothing_stays_and_a_reload_makes_it_again() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = one(lab.config());
-    let before = lab.host.links()?;
+    let topology = Topology::new()?;
+    let config = one(topology.config());
+    let before = topology.host.links()?;
     for again in [false, true] {
-        let mut daemon = lab.start(&config)?;
-        let made: Vec<_> = lab
+        let mut daemon = topology.start(&config)?;
+        let made: Vec<_> = topology
             .host
             .links()?
             .into_iter()
             .filter(|link| link.starts_with("tg-"))
             .collect();
-        lab.host.ip(&format!("link delete {}", made[0]))?;
+        topology.host.ip(&format!("link delete {}", made[0]))?;
         daemon.await_message("was taken away")?;
         if again {
             daemon.apply(&config)?;
-            let task = lab.task("web-1")?;
+            let task = topology.task("web-1")?;
             let _echo = TcpEcho::start(&task, 80)?;
-            Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
+            Client::connect(&topology.outside, at(WEB, 80))?.finish()?;
         }
         daemon.stop()?;
-        assert_eq!(lab.namespaces()?, [""; 0], "made again: {again}");
-        assert_eq!(lab.host.links()?, before);
+        assert_eq!(topology.namespaces()?, [""; 0], "made again: {again}");
+        assert_eq!(topology.host.links()?, before);
     }
     Ok(())
 }
 
 #[test]
 fn an_eni_gets_its_addresses_while_its_task_runs() -> Result<()> {
-    let mut stage = E2eTest::start(one)?;
-    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
-    let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
+    let mut test = E2eTest::start(one)?;
+    let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
+    let mut live = Client::connect(&test.topology.outside, at(WEB, 80))?;
     live.echo(100)?;
-    stage.reload(|config| config.task("web-1", &[WEB, SECOND, V6], &["http"]))?;
+    test.reload(|config| config.task("web-1", &[WEB, SECOND, V6], &["http"]))?;
     live.echo(100)?;
     for address in [WEB, SECOND, V6] {
-        Client::connect(&stage.lab.outside, at(address, 80))?.finish()?;
+        Client::connect(&test.topology.outside, at(address, 80))?.finish()?;
     }
     live.finish()?;
 
     // Another primary address, and the first one gone.
-    stage.reload(|config| config.task("web-1", &[SECOND], &["open"]).group("open", OPEN))?;
-    Client::connect(&stage.lab.outside, at(SECOND, 80))?.finish()?;
-    let _outside = TcpEcho::start(&stage.lab.outside, 80)?;
-    let client = Client::connect(stage.task("web-1")?, at("10.99.0.2", 80))?;
+    test.reload(|config| config.task("web-1", &[SECOND], &["open"]).group("open", OPEN))?;
+    Client::connect(&test.topology.outside, at(SECOND, 80))?.finish()?;
+    let _outside = TcpEcho::start(&test.topology.outside, 80)?;
+    let client = Client::connect(test.task("web-1")?, at("10.99.0.2", 80))?;
     assert_eq!(client.flow().source.ip(), testkit::ip(SECOND));
     client.finish()?;
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
@@ -165,7 +165,7 @@ fn addresses_move_between_enis_with_what_they_may() -> Result<()> {
             .task("web-1", &[web], &["web"])
             .task("other-1", &[other], &["other"])
     };
-    let mut stage = E2eTest::start(|config| {
+    let mut test = E2eTest::start(|config| {
         let config = config
             .group("web", "")
             .group("other", "")
@@ -176,31 +176,31 @@ fn addresses_move_between_enis_with_what_they_may() -> Result<()> {
             .task("db-1", &[DB], &["db"]);
         members(config, WEB, SECOND)
     })?;
-    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
+    let _echo = TcpEcho::start(test.task("db-1")?, 5432)?;
     for (web, other) in [(WEB, SECOND), (SECOND, WEB), (WEB, SECOND)] {
-        stage.reload(|config| members(config, web, other))?;
-        let client = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
+        test.reload(|config| members(config, web, other))?;
+        let client = Client::connect(test.task("web-1")?, at(DB, 5432))?;
         assert_eq!(client.flow().source.ip(), testkit::ip(web));
         client.finish()?;
-        assert_eq!(probe(stage.task("other-1")?, at(DB, 5432))?, Answer::Silence);
+        assert_eq!(probe(test.task("other-1")?, at(DB, 5432))?, Answer::Silence);
     }
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
 #[test]
 fn a_link_that_another_eni_gets_leaves_each_its_own_records() -> Result<()> {
-    let lab = Topology::new()?;
-    let task = lab.device("tg-handed", &[WEB], true)?;
+    let topology = Topology::new()?;
+    let task = topology.device("tg-handed", &[WEB], true)?;
     let wire = Wire::tap(&task, "eth0")?;
-    let config = lab
+    let config = topology
         .config()
         .group("dns", "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []");
     let of = |name| config.clone().device_task(name, "tg-handed", &[WEB], &["dns"]);
     // Both are in the same window.
-    let mut daemon = lab.start_with(&of("first"), Some(600))?;
+    let mut daemon = topology.start_with(&of("first"), Some(600))?;
     let (client, server) = (
-        UdpPeer::bind(&lab.outside, "10.99.0.2:0")?,
+        UdpPeer::bind(&topology.outside, "10.99.0.2:0")?,
         UdpPeer::bind(&task, &format!("{WEB}:53"))?,
     );
     let flow = client.converse(&server, 3)?;

@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use anyhow::{Context as _, Result, ensure};
 use taskgate_ebpf::abi::Direction::Egress;
 use testkit::{
-    Action, Config, E2eTest, Held, at, ip,
+    Action, Config, E2eTest, MapDump, at, ip,
     ledger::Ledger,
     netns::until,
     record::Status,
@@ -36,21 +36,21 @@ fn connections_that_come_and_go_take_no_more_memory_than_there_is() -> Result<()
     const ROUNDS: u16 = 10;
     const FLOWS: u16 = 12_000;
     const ROOM: u64 = 20 << 20;
-    let stage = E2eTest::start_with(Some(600), |config| {
+    let test = E2eTest::start_with(Some(600), |config| {
         config
             .group("client", "egress: [{ protocol: all, to: [10.99.0.0/24] }]")
             .task("loud-1", &[LOUD], &["client"])
             .task("quiet-1", &[QUIET], &["client"])
             .with("settings: { connections: { total: 16384 }, denials: { total: 1024 } }")
     })?;
-    let held = Held::by(&stage.daemon)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-    let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
+    let held = MapDump::of(&test.daemon)?;
+    let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
+    let (loud, quiet) = (test.task("loud-1")?, test.task("quiet-1")?);
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
     live.echo(100)?;
     let flow = live.flow();
 
-    let pid = stage.daemon.pid()?;
+    let pid = test.daemon.pid()?;
     let limit = data_bytes(pid)? + ROOM;
     let limited = Command::new("prlimit")
         .args(["--pid", &pid.to_string(), &format!("--data={limit}:{limit}")])
@@ -69,8 +69,8 @@ fn connections_that_come_and_go_take_no_more_memory_than_there_is() -> Result<()
     assert!(data_bytes(pid)? <= limit);
 
     // What the flood sends is too much for a tap.
-    let expected = Ledger::of_wires(&[("quiet-1", stage.wire("quiet-1")?)])?;
-    let stopped = stage.daemon.stop()?;
+    let expected = Ledger::of_wires(&[("quiet-1", test.wire("quiet-1")?)])?;
+    let stopped = test.daemon.stop()?;
     let recorded = stopped.ledger()?;
     assert_eq!(
         recorded.get("quiet-1", flow, Action::Accept),

@@ -30,29 +30,30 @@ enum Number {
 
 /// A task's link in another namespace, and who is at its ends.
 struct Moved {
-    lab: Topology,
+    topology: Topology,
     task: Netns,
     elsewhere: Netns,
     ifindex: u32,
 }
 
 impl Moved {
-    fn config(lab: &Topology) -> Config {
-        lab.config()
+    fn config(topology: &Topology) -> Config {
+        topology
+            .config()
             .group("all", ALL)
             .device_task("web-1", "tg-task", &[WEB], &["all"])
     }
 
     fn prepare(number: Number) -> Result<Self> {
-        let lab = Topology::new()?;
-        let task = lab.device("tg-task", &[WEB], true)?;
-        let ifindex = lab.host.run(|| Ok(if_nametoindex("tg-task")?))?;
+        let topology = Topology::new()?;
+        let task = topology.device("tg-task", &[WEB], true)?;
+        let ifindex = topology.host.run(|| Ok(if_nametoindex("tg-task")?))?;
         let elsewhere = Netns::new("elsewhere")?;
         if number == Number::Taken {
             elsewhere.ip(&format!("link add taken index {ifindex} type bridge"))?;
         }
         Ok(Self {
-            lab,
+            topology,
             task,
             elsewhere,
             ifindex,
@@ -60,7 +61,7 @@ impl Moved {
     }
 
     fn go(&self) -> Result<()> {
-        self.lab
+        self.topology
             .host
             .ip(&format!("link set tg-task netns {}", self.elsewhere.path()))
     }
@@ -111,9 +112,9 @@ impl Moved {
 
 fn passes_nothing_under_any_identity(number: Number) -> Result<()> {
     let moved = Moved::prepare(number)?;
-    let lab = &moved.lab;
-    let config = Moved::config(lab).device_task("victim", "tg-victim", &[VICTIM], &["all"]);
-    let daemon = lab.start_with(&config, Some(600))?;
+    let topology = &moved.topology;
+    let config = Moved::config(topology).device_task("victim", "tg-victim", &[VICTIM], &["all"]);
+    let daemon = topology.start_with(&config, Some(600))?;
     moved.go()?;
     daemon.await_message("was moved")?;
     moved.settle()?;
@@ -122,10 +123,10 @@ fn passes_nothing_under_any_identity(number: Number) -> Result<()> {
     assert_eq!(moved.passes(WEB)?, [false; 2]);
 
     // Another task's link has its number, and the moved one says it is that task.
-    let victim = lab.numbered_device("tg-victim", Some(moved.ifindex), &[VICTIM], true)?;
-    await_gates(&lab.host, "tg-victim")?;
+    let victim = topology.numbered_device("tg-victim", Some(moved.ifindex), &[VICTIM], true)?;
+    await_gates(&topology.host, "tg-victim")?;
     let _echo = TcpEcho::start(&victim, 80)?;
-    Client::connect(&lab.outside, at(VICTIM, 80))?.finish()?;
+    Client::connect(&topology.outside, at(VICTIM, 80))?.finish()?;
     moved.task.ip(&format!("address add {VICTIM}/32 dev eth0"))?;
     for address in [WEB, VICTIM] {
         assert_eq!(moved.passes(address)?, [false; 2], "as {address}");
@@ -163,47 +164,48 @@ fn a_moved_link_that_gets_another_number_passes_nothing_under_any_identity() -> 
 fn a_moved_link_that_comes_back_is_gated_again() -> Result<()> {
     for number in [Number::Kept, Number::Taken] {
         let moved = Moved::prepare(number)?;
-        let lab = &moved.lab;
-        let config = lab
+        let topology = &moved.topology;
+        let config = topology
             .config()
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []")
             .device_task("web-1", "tg-task", &[WEB], &["http"]);
-        let daemon = lab.start(&config)?;
+        let daemon = topology.start(&config)?;
         moved.go()?;
         daemon.await_message("was moved")?;
-        let home = lab.host.path();
+        let home = topology.host.path();
         moved.elsewhere.ip(&format!("link set tg-task netns {home}"))?;
-        await_gates(&lab.host, "tg-task")?;
-        lab.host.ip(&format!(
+        await_gates(&topology.host, "tg-task")?;
+        topology.host.ip(&format!(
             "address add 169.254.1.1/32 dev tg-task
              link set tg-task up
              route add {WEB}/32 dev tg-task"
         ))?;
-        await_up(&[(&lab.host, "tg-task"), (&moved.task, "eth0")])?;
+        await_up(&[(&topology.host, "tg-task"), (&moved.task, "eth0")])?;
         moved.task.ip("route replace default via 169.254.1.1 dev eth0 onlink")?;
         let _echo = TcpEcho::start(&moved.task, 80)?;
-        Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
-        assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+        Client::connect(&topology.outside, at(WEB, 80))?.finish()?;
+        assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
         assert_eq!(probe(&moved.task, at("10.99.0.2", 80))?, Answer::Silence);
         daemon.stop()?;
-        assert_eq!(gates(&lab.host, "tg-task")?, (0, 0));
+        assert_eq!(gates(&topology.host, "tg-task")?, (0, 0));
     }
     Ok(())
 }
 
 #[test]
 fn a_link_that_taskgate_made_passes_nothing_where_it_was_moved() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab.config().group("all", ALL).task("web-1", &[WEB], &["all"]);
-    let daemon = lab.start(&config)?;
-    let (task, link) = (lab.task("web-1")?, lab.host_link("web-1")?);
+    let topology = Topology::new()?;
+    let config = topology.config().group("all", ALL).task("web-1", &[WEB], &["all"]);
+    let daemon = topology.start(&config)?;
+    let (task, link) = (topology.task("web-1")?, topology.host_link("web-1")?);
     let elsewhere = Netns::new("elsewhere")?;
-    lab.host
+    topology
+        .host
         .ip(&format!("link set {link} name tg-task netns {}", elsewhere.path()))?;
     daemon.await_message("which taskgate made, was moved to another network namespace")?;
     let moved = Moved {
         ifindex: 0,
-        lab,
+        topology,
         task,
         elsewhere,
     };
@@ -215,18 +217,18 @@ fn a_link_that_taskgate_made_passes_nothing_where_it_was_moved() -> Result<()> {
 
 #[test]
 fn a_trunk_that_was_moved_passes_nothing_and_another_one_takes_its_place() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab
+    let topology = Topology::new()?;
+    let config = topology
         .config()
         .group("all", ALL)
         .vlan_task("web-1", 101, &[WEB], &["all"])
         .with("uplink: { device: tg-task, mode: trunk }");
-    let task = lab.device("tg-task", &[WEB], true)?;
-    let daemon = lab.start(&config)?;
+    let task = topology.device("tg-task", &[WEB], true)?;
+    let daemon = topology.start(&config)?;
     let elsewhere = Netns::new("elsewhere")?;
     let moved = Moved {
-        ifindex: lab.host.run(|| Ok(if_nametoindex("tg-task")?))?,
-        lab,
+        ifindex: topology.host.run(|| Ok(if_nametoindex("tg-task")?))?,
+        topology,
         task,
         elsewhere,
     };
@@ -236,9 +238,9 @@ fn a_trunk_that_was_moved_passes_nothing_and_another_one_takes_its_place() -> Re
     // Frames without a tag, which a trunk's gate lets through as the host's own.
     assert_eq!(moved.passes(WEB)?, [false; 2]);
     let _next = moved
-        .lab
+        .topology
         .numbered_device("tg-task", Some(moved.ifindex), &[VICTIM], true)?;
-    await_gates(&moved.lab.host, "tg-task")?;
+    await_gates(&moved.topology.host, "tg-task")?;
     assert_eq!(moved.passes(WEB)?, [false; 2]);
     daemon.stop()?;
     Ok(())

@@ -15,34 +15,34 @@ use testkit::{
 const WEB: &str = "10.88.0.10";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
-fn config(lab: &Topology) -> Config {
-    lab.config().group("http", HTTP).task("web-1", &[WEB], &["http"])
+fn config(topology: &Topology) -> Config {
+    topology.config().group("http", HTTP).task("web-1", &[WEB], &["http"])
 }
 
 /// Waits until a namespace has the task's ENI, and sees that it is its gate that answers.
-fn await_eni(lab: &Topology, task: &Netns) -> Result<()> {
+fn await_eni(topology: &Topology, task: &Netns) -> Result<()> {
     until("the namespace gets its ENI", || Ok(task.links()? == ["eth0", "lo"]))?;
     let _echo = TcpEcho::start(task, 80)?;
     until("the host leads there", || {
-        Ok(Client::connect(&lab.outside, at(WEB, 80)).is_ok())
+        Ok(Client::connect(&topology.outside, at(WEB, 80)).is_ok())
     })?;
-    Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
-    assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+    Client::connect(&topology.outside, at(WEB, 80))?.finish()?;
+    assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
     assert_eq!(probe(task, at("10.99.0.2", 80))?, Answer::Silence);
-    let made: Vec<_> = made(lab)?;
+    let made: Vec<_> = made(topology)?;
     assert_eq!(made.len(), 1, "{made:?}");
-    assert_eq!(gates(&lab.host, &made[0])?, (1, 1));
+    assert_eq!(gates(&topology.host, &made[0])?, (1, 1));
     Ok(())
 }
 
-fn made(lab: &Topology) -> Result<Vec<String>> {
-    let mut links = lab.host.links()?;
+fn made(topology: &Topology) -> Result<Vec<String>> {
+    let mut links = topology.host.links()?;
     links.retain(|link| link.starts_with("tg-"));
     Ok(links)
 }
 
-fn netns(lab: &Topology, command: &str, name: &str) -> Result<()> {
-    lab.host.output("ip", &["netns", command, name]).map(drop)
+fn netns(topology: &Topology, command: &str, name: &str) -> Result<()> {
+    topology.host.output("ip", &["netns", command, name]).map(drop)
 }
 
 fn said(daemon: &Daemon, what: &str) -> usize {
@@ -52,19 +52,19 @@ fn said(daemon: &Daemon, what: &str) -> usize {
 #[test]
 fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
     for (users, alive) in [(true, false), (true, true), (false, false), (false, true)] {
-        let lab = Topology::new()?;
-        let name = config(&lab).namespace("web-1");
+        let topology = Topology::new()?;
+        let name = config(&topology).namespace("web-1");
         if users {
-            netns(&lab, "add", &name)?;
+            netns(&topology, "add", &name)?;
         }
-        let daemon = lab.start(&config(&lab))?;
+        let daemon = topology.start(&config(&topology))?;
         for _ in 0..2 {
             // As a process of the old one would keep it.
             let old = Netns::named(&name)?;
             let old = alive.then_some(old);
-            netns(&lab, "del", &name)?;
-            netns(&lab, "add", &name)?;
-            await_eni(&lab, &Netns::named(&name)?)?;
+            netns(&topology, "del", &name)?;
+            netns(&topology, "add", &name)?;
+            await_eni(&topology, &Netns::named(&name)?)?;
             if let Some(old) = old {
                 assert_eq!(old.links()?, ["lo"], "users': {users}");
             }
@@ -72,11 +72,11 @@ fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
         daemon.stop()?;
         // It was somebody else who made the one that is there now.
         assert_eq!(
-            lab.namespaces()?,
+            topology.namespaces()?,
             std::slice::from_ref(&name),
             "users': {users}, alive: {alive}"
         );
-        assert_eq!(made(&lab)?, [""; 0]);
+        assert_eq!(made(&topology)?, [""; 0]);
         names::remove_namespace(&name)?;
     }
     Ok(())
@@ -84,34 +84,34 @@ fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
 
 #[test]
 fn a_link_whose_namespace_goes_and_comes_unseen_is_made_again_by_a_reload() -> Result<()> {
-    let lab = Topology::new()?;
-    let name = config(&lab).namespace("web-1");
-    let mut daemon = lab.start(&config(&lab))?;
+    let topology = Topology::new()?;
+    let name = config(&topology).namespace("web-1");
+    let mut daemon = topology.start(&config(&topology))?;
     daemon.signal(Signal::SIGSTOP)?;
-    netns(&lab, "del", &name)?;
-    netns(&lab, "add", &name)?;
+    netns(&topology, "del", &name)?;
+    netns(&topology, "add", &name)?;
     daemon.signal(Signal::SIGCONT)?;
-    daemon.apply(&config(&lab))?;
-    await_eni(&lab, &Netns::named(&name)?)?;
+    daemon.apply(&config(&topology))?;
+    await_eni(&topology, &Netns::named(&name)?)?;
     daemon.stop()?;
     names::remove_namespace(&name)
 }
 
 #[test]
 fn whoever_is_in_a_namespace_that_lost_its_name_keeps_the_eni_until_another_has_the_name() -> Result<()> {
-    let lab = Topology::new()?;
-    let name = config(&lab).namespace("web-1");
-    let mut daemon = lab.start(&config(&lab))?;
-    let old = lab.task("web-1")?;
+    let topology = Topology::new()?;
+    let name = config(&topology).namespace("web-1");
+    let mut daemon = topology.start(&config(&topology))?;
+    let old = topology.task("web-1")?;
     let warned = format!("task `web-1`: namespace `{name}` has lost its name");
-    netns(&lab, "del", &name)?;
+    netns(&topology, "del", &name)?;
     daemon.await_message(&warned)?;
-    await_eni(&lab, &old)?;
-    daemon.apply(&config(&lab))?;
-    await_eni(&lab, &old)?;
+    await_eni(&topology, &old)?;
+    daemon.apply(&config(&topology))?;
+    await_eni(&topology, &old)?;
     assert_eq!(said(&daemon, &warned), 2, "{:?}", daemon.messages());
-    netns(&lab, "add", &name)?;
-    await_eni(&lab, &Netns::named(&name)?)?;
+    netns(&topology, "add", &name)?;
+    await_eni(&topology, &Netns::named(&name)?)?;
     assert_eq!(old.links()?, ["lo"]);
     daemon.stop()?;
     names::remove_namespace(&name)
@@ -119,17 +119,17 @@ fn whoever_is_in_a_namespace_that_lost_its_name_keeps_the_eni_until_another_has_
 
 #[test]
 fn a_name_that_is_a_symbolic_link_is_followed() -> Result<()> {
-    let lab = Topology::new()?;
-    let name = config(&lab).namespace("web-1");
+    let topology = Topology::new()?;
+    let name = config(&topology).namespace("web-1");
     let containers = [Netns::new("first")?, Netns::new("second")?];
     let path = names::namespace_file(&name);
     symlink(containers[0].path(), &path)?;
-    let daemon = lab.start(&config(&lab))?;
-    await_eni(&lab, &containers[0])?;
+    let daemon = topology.start(&config(&topology))?;
+    await_eni(&topology, &containers[0])?;
     let next = path.with_extension("next");
     symlink(containers[1].path(), &next)?;
     std::fs::rename(&next, &path)?;
-    await_eni(&lab, &containers[1])?;
+    await_eni(&topology, &containers[1])?;
     assert_eq!(containers[0].links()?, ["lo"]);
     daemon.stop()?;
     assert!(path.is_symlink());
@@ -138,12 +138,12 @@ fn a_name_that_is_a_symbolic_link_is_followed() -> Result<()> {
 
 #[test]
 fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
-    let lab = Topology::new()?;
-    let name = config(&lab).namespace("web-1");
-    let daemon = lab.start(&config(&lab))?;
+    let topology = Topology::new()?;
+    let name = config(&topology).namespace("web-1");
+    let daemon = topology.start(&config(&topology))?;
     let containers = [Netns::new("occupied")?, Netns::new("free")?];
     containers[0].ip("link add eth0 type bridge")?;
-    netns(&lab, "del", &name)?;
+    netns(&topology, "del", &name)?;
     let path = names::namespace_file(&name);
     let error = format!("namespace `{name}` already has an `eth0`");
     symlink(containers[0].path(), &path)?;
@@ -151,12 +151,12 @@ fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
     // Said once, whatever else happens to other names.
     let other = format!("{name}-other");
     for _ in 0..3 {
-        netns(&lab, "add", &other)?;
-        netns(&lab, "del", &other)?;
+        netns(&topology, "add", &other)?;
+        netns(&topology, "del", &other)?;
     }
     std::fs::remove_file(&path)?;
     symlink(containers[1].path(), &path)?;
-    await_eni(&lab, &containers[1])?;
+    await_eni(&topology, &containers[1])?;
     assert_eq!(said(&daemon, &error), 1, "{:?}", daemon.messages());
     daemon.stop()?;
     Ok(std::fs::remove_file(&path)?)
@@ -165,21 +165,21 @@ fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
 /// Whatever keeps an ENI from being made again, whoever is in the namespace stays in it, and gets the ENI in the end.
 #[test]
 fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
-    let lab = Topology::new()?;
-    let name = config(&lab).namespace("web-1");
-    let mut daemon = lab.start(&config(&lab))?;
-    let task = lab.task("web-1")?;
+    let topology = Topology::new()?;
+    let name = config(&topology).namespace("web-1");
+    let mut daemon = topology.start(&config(&topology))?;
+    let task = topology.task("web-1")?;
     let inode = || -> Result<u64> { Ok(std::fs::metadata(names::namespace_file(&name))?.ino()) };
     let before = inode()?;
     task.ip("link delete eth0\nlink add eth0 type bridge")?;
-    until("the host's end is gone", || Ok(made(&lab)?.is_empty()))?;
-    daemon.apply(&config(&lab))?;
+    until("the host's end is gone", || Ok(made(&topology)?.is_empty()))?;
+    daemon.apply(&config(&topology))?;
     assert_eq!(said(&daemon, "already has an `eth0`"), 1, "{:?}", daemon.messages());
     assert_eq!(inode()?, before, "the name leads elsewhere");
     task.ip("link delete eth0")?;
-    daemon.apply(&config(&lab))?;
+    daemon.apply(&config(&topology))?;
     assert_eq!(inode()?, before, "the name leads elsewhere");
-    await_eni(&lab, &task)?;
+    await_eni(&topology, &task)?;
     daemon.stop()?;
     Ok(())
 }
@@ -187,8 +187,8 @@ fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
 /// Neither what is in such a file nor the file itself is taskgate's.
 #[test]
 fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = config(&lab)
+    let topology = Topology::new()?;
+    let config = config(&topology)
         .task("empty", &["10.88.0.11"], &["http"])
         .task("dangling", &["10.88.0.12"], &["http"])
         .task("socket", &["10.88.0.13"], &["http"])
@@ -208,7 +208,7 @@ fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
         Ok((inodes?, std::fs::read_to_string(full)?, std::fs::read_to_string(empty)?))
     };
     let before = left()?;
-    let mut daemon = lab.start(&config)?;
+    let mut daemon = topology.start(&config)?;
     let ordinary = "is an ordinary file, with no network namespace on it: take it away, or name another";
     for (task, what) in [
         ("web-1", ordinary),
@@ -224,7 +224,7 @@ fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
         // Once for each.
         assert_eq!(said.iter().filter(told).count(), 1, "{task}: {said:?}");
     }
-    assert_eq!(lab.task("good")?.links()?, ["eth0", "lo"]);
+    assert_eq!(topology.task("good")?.links()?, ["eth0", "lo"]);
     assert_eq!(left()?, before);
     daemon.apply(&config)?;
     daemon.stop_unhealthy()?;
@@ -238,15 +238,15 @@ fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
 /// A pipe is no namespace, and nobody waits for its other end.
 #[test]
 fn a_pipe_with_a_tasks_name_fails_that_task_alone() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = config(&lab).task("web-2", &["10.88.0.11"], &["http"]);
+    let topology = Topology::new()?;
+    let config = config(&topology).task("web-2", &["10.88.0.11"], &["http"]);
     let path = names::namespace_file(&config.namespace("web-1"));
     std::fs::create_dir_all("/run/netns")?;
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
     // `ip` opens whatever is in that folder, and would wait for the other end.
     let _other_end = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
-    let daemon = lab.start(&config)?;
-    let other = lab.task("web-2")?;
+    let daemon = topology.start(&config)?;
+    let other = topology.task("web-2")?;
     assert_eq!(other.links()?, ["eth0", "lo"]);
     daemon.signal(Signal::SIGTERM)?;
     daemon.stop_by(Signal::SIGTERM).map(drop).or_else(|error| {

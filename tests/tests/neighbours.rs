@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, Count, Daemon, E2eTest, Flow, Held, Netns, Topology, at,
+    Action, Config, Count, Daemon, E2eTest, Flow, MapDump, Netns, Topology, at,
     fixture::frames,
     ip,
     kernel::await_gates,
@@ -79,65 +79,69 @@ fn router_advertisement(source: &str, destination: &str) -> Vec<u8> {
 
 /// A task on a link of somebody else's making, and nothing that it may send but what `rules` say.
 fn closed(rules: &str) -> Result<(Topology, Daemon, Netns)> {
-    let lab = Topology::new()?;
-    let config: Config =
-        lab.config()
-            .group("closed", rules)
-            .device_task("task-1", "tg-task", &["10.88.0.10", "fd88::10"], &["closed"]);
-    let daemon = lab.start(&config)?;
-    let task = lab.device("tg-task", &["10.88.0.10", "fd88::10"], true)?;
-    await_gates(&lab.host, "tg-task")?;
-    Ok((lab, daemon, task))
+    let topology = Topology::new()?;
+    let config: Config = topology.config().group("closed", rules).device_task(
+        "task-1",
+        "tg-task",
+        &["10.88.0.10", "fd88::10"],
+        &["closed"],
+    );
+    let daemon = topology.start(&config)?;
+    let task = topology.device("tg-task", &["10.88.0.10", "fd88::10"], true)?;
+    await_gates(&topology.host, "tg-task")?;
+    Ok((topology, daemon, task))
 }
 
 /// Not even one that may speak for others, with every rule open, to a host that would heed it.
 #[test]
 fn a_task_does_not_become_the_hosts_default_router() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("open", "ingress: [{ protocol: all, from: any }]")
             .task("router-1", &["10.88.0.10", "fd88::10"], &["open"])
             .amend("router-1", "source-dest-check: false")
     })?;
-    let held = Held::by(&stage.daemon)?;
-    let (lab, task) = (&stage.lab, stage.task("router-1")?);
-    let link = lab.host_link("router-1")?;
+    let held = MapDump::of(&test.daemon)?;
+    let (topology, task) = (&test.topology, test.task("router-1")?);
+    let link = topology.host_link("router-1")?;
     for link in ["wire", &link] {
-        lab.host.set(&format!("net.ipv6.conf.{link}.accept_ra"), "2")?;
+        topology.host.set(&format!("net.ipv6.conf.{link}.accept_ra"), "2")?;
     }
     let from_task = Sender::on(task, "eth0")?;
-    let host = mac(&lab.host, &link)?;
+    let host = mac(&topology.host, &link)?;
     from_task.send(&toward(ALL_NODES_MAC, router_advertisement("fe80::9", ALL_NODES)))?;
     from_task.send(&toward(host, router_advertisement("fe80::9", "fe80::1")))?;
     from_task.send(&toward(host, router_advertisement("fe80::9", "fd99::1")))?;
     held.await_counted(Egress, "spoofed-source", &[3])?;
     // Such a message from elsewhere does what it is for.
-    let outside = Sender::on(&lab.outside, "eth0")?;
-    let defaults = || lab.host.output("ip", &["-6", "route", "show", "default"]);
+    let outside = Sender::on(&topology.outside, "eth0")?;
+    let defaults = || topology.host.output("ip", &["-6", "route", "show", "default"]);
     until("the host has a default router", || {
         outside.send(&toward(ALL_NODES_MAC, router_advertisement("fe80::99", ALL_NODES)))?;
         Ok(defaults()?.contains("fe80::99"))
     })?;
     assert!(!defaults()?.contains("fe80::9 "), "{}", defaults()?);
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
 /// A host with a global address on the link asks under it and is answered; nobody beyond the link is told anything.
 #[test]
 fn a_closed_task_answers_its_neighbours_and_tells_nobody_else() -> Result<()> {
-    let (lab, daemon, task) = closed("ingress: [{ protocol: icmpv6, type: 128, from: any }], egress: []")?;
-    lab.host.ip("address add fd88::1/64 dev tg-task nodad")?;
+    let (topology, daemon, task) = closed("ingress: [{ protocol: icmpv6, type: 128, from: any }], egress: []")?;
+    topology.host.ip("address add fd88::1/64 dev tg-task nodad")?;
     let from_task = Sender::on(&task, "eth0")?;
-    let host = mac(&lab.host, "tg-task")?;
+    let host = mac(&topology.host, "tg-task")?;
     let letter = |to: &str| toward(host, advertisement("fd88::10", to, "fd88::10", NEW_MAC));
     // Before the host spoke from there it is anybody.
     from_task.send(&letter("fd88::1"))?;
     from_task.send(&letter("fd99::2"))?;
-    Pinger::new(&lab.host, ip("fd88::1"), ip("fd88::10"))?.echo()?;
-    let known = lab.host.output("ip", &["-6", "neighbour", "show", "dev", "tg-task"])?;
+    Pinger::new(&topology.host, ip("fd88::1"), ip("fd88::10"))?.echo()?;
+    let known = topology
+        .host
+        .output("ip", &["-6", "neighbour", "show", "dev", "tg-task"])?;
     assert!(known.contains("fd88::10 lladdr"), "{known}");
-    let held = Held::by(&daemon)?;
+    let held = MapDump::of(&daemon)?;
     from_task.send(&letter("fd99::2"))?;
     held.await_counted(Egress, "no-rule", &[3])?;
     let recorded = daemon.stop()?.ledger()?;
@@ -153,13 +157,13 @@ fn a_closed_task_answers_its_neighbours_and_tells_nobody_else() -> Result<()> {
 /// A gateway that moves to other hardware says so to all, and a gated task follows at once.
 #[test]
 fn a_gateway_that_announces_its_new_hardware_is_heard() -> Result<()> {
-    let (lab, daemon, task) = closed("egress: []")?;
+    let (topology, daemon, task) = closed("egress: []")?;
     let old = "02:00:00:00:00:66";
     task.ip(&format!(
         "neighbour replace 169.254.1.1 lladdr {old} dev eth0 nud stale
          neighbour replace fd88::1 lladdr {old} dev eth0 nud stale"
     ))?;
-    let from_host = Sender::on(&lab.host, "tg-task")?;
+    let from_host = Sender::on(&topology.host, "tg-task")?;
     let mut arp = toward(BROADCAST_MAC, frames::arp(1, ip("169.254.1.1"), ip("169.254.1.1")));
     arp[22..28].copy_from_slice(&NEW_MAC);
     let announced = [
@@ -177,7 +181,7 @@ fn a_gateway_that_announces_its_new_hardware_is_heard() -> Result<()> {
         })?;
     }
     // The task's own addresses are not announced to it by others.
-    let held = Held::by(&daemon)?;
+    let held = MapDump::of(&daemon)?;
     let own = toward(BROADCAST_MAC, frames::arp(2, ip("10.88.0.10"), ip("10.88.0.10")));
     from_host.send(&own)?;
     from_host.send(&toward(
@@ -200,10 +204,10 @@ fn link_local(netns: &Netns, link: &str) -> Result<(u32, Ipv6Addr)> {
 /// A resolver at the link-local address of the gateway, as routers announce it.
 #[test]
 fn a_task_asks_a_resolver_on_its_link_from_its_link_local_address() -> Result<()> {
-    let (lab, daemon, task) = closed("egress: [{ protocol: udp, ports: 53, to: ['fe80::/10'] }]")?;
-    let (host_index, _) = link_local(&lab.host, "tg-task")?;
+    let (topology, daemon, task) = closed("egress: [{ protocol: udp, ports: 53, to: ['fe80::/10'] }]")?;
+    let (host_index, _) = link_local(&topology.host, "tg-task")?;
     let (index, own) = link_local(&task, "eth0")?;
-    let [dns, other] = [53, 54].map(|port| UdpPeer::bind(&lab.host, &format!("[fe80::1%{host_index}]:{port}")));
+    let [dns, other] = [53, 54].map(|port| UdpPeer::bind(&topology.host, &format!("[fe80::1%{host_index}]:{port}")));
     let (dns, other) = (dns?, other?);
     let client = UdpPeer::bind(&task, &format!("[{own}%{index}]:0"))?;
     let gateway = |port| -> Result<SocketAddr> { Ok(format!("[fe80::1%{index}]:{port}").parse()?) };

@@ -30,10 +30,10 @@ fn source(host: &Netns, task: &str) -> Result<String> {
 
 #[test]
 fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
-    let lab = Topology::new()?;
-    let device = lab.device("tgprobe0", &DEVICE, true)?;
+    let topology = Topology::new()?;
+    let device = topology.device("tgprobe0", &DEVICE, true)?;
     let entries = [HOST[0], HOST[1], LINK];
-    let config = lab
+    let config = topology
         .config()
         .prefix_list("host", &entries)
         .group("checked", CHECKED)
@@ -41,21 +41,21 @@ fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
         .task("made-1", &MADE, &["checked"])
         .task("closed-1", &["10.88.0.30"], &["closed"])
         .device_task("device-1", "tgprobe0", &DEVICE, &["checked"]);
-    let daemon = lab.start(&config)?;
-    let (made, closed) = (lab.task("made-1")?, lab.task("closed-1")?);
+    let daemon = topology.start(&config)?;
+    let (made, closed) = (topology.task("made-1")?, topology.task("closed-1")?);
     for (task, addresses, expected) in [(&made, MADE, HOST), (&device, DEVICE, [LINK, HOST[1]])] {
         let _server = TcpEcho::start(task, 8080)?;
         for (address, expected) in addresses.into_iter().zip(expected) {
-            assert_eq!(source(&lab.host, address)?, expected, "{address}");
-            let mut client = Client::connect(&lab.host, at(address, 8080))?;
+            assert_eq!(source(&topology.host, address)?, expected, "{address}");
+            let mut client = Client::connect(&topology.host, at(address, 8080))?;
             client.echo(100)?;
             assert_eq!(client.finish()?.source.ip(), ip(expected));
-            assert_eq!(probe(&lab.host, at(address, 8081))?, Answer::Silence);
+            assert_eq!(probe(&topology.host, at(address, 8081))?, Answer::Silence);
         }
     }
     // The host is no exception where no rule is.
     let _server = TcpEcho::start(&closed, 8080)?;
-    assert_eq!(probe(&lab.host, at("10.88.0.30", 8080))?, Answer::Silence);
+    assert_eq!(probe(&topology.host, at("10.88.0.30", 8080))?, Answer::Silence);
     let denied = daemon.stop()?.ledger()?;
     for task in ["made-1", "device-1", "closed-1"] {
         assert!(denied.total(task, Action::Reject).packets > 0, "{task}");
@@ -67,8 +67,8 @@ fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
 /// says it comes from the host. It does over IPv6, which docs/security.md says.
 #[test]
 fn nobody_on_the_wire_speaks_as_the_host_over_ipv4() -> Result<()> {
-    let lab = Topology::new()?;
-    let config = lab
+    let topology = Topology::new()?;
+    let config = topology
         .config()
         .prefix_list("host", &HOST)
         .group(
@@ -76,13 +76,13 @@ fn nobody_on_the_wire_speaks_as_the_host_over_ipv4() -> Result<()> {
             "ingress: [{ protocol: udp, ports: 8080, from: prefix-list:host }], egress: []",
         )
         .task("made-1", &MADE, &["checked"]);
-    let daemon = lab.start(&config)?;
-    let made = lab.task("made-1")?;
+    let daemon = topology.start(&config)?;
+    let made = topology.task("made-1")?;
     let server = UdpPeer::bind(&made, &at(MADE[0], 8080).to_string())?;
     let spoofed = Flow::udp(at(HOST[0], 4000), server.address());
-    inject(&lab.outside, &udp_packet(spoofed, b"healthy?")?)?;
+    inject(&topology.outside, &udp_packet(spoofed, b"healthy?")?)?;
     // What the host itself sends comes after it on the same way, and is the first that is heard.
-    UdpPeer::bind(&lab.host, &at(HOST[0], 4001).to_string())?.converse(&server, 1)?;
+    UdpPeer::bind(&topology.host, &at(HOST[0], 4001).to_string())?.converse(&server, 1)?;
     assert!(server.is_silent()?);
     let passed = daemon.stop()?.ledger()?;
     assert_eq!(passed.get("made-1", spoofed, Action::Accept).packets, 0);

@@ -37,15 +37,15 @@ fn now() -> Result<u64> {
 /// AWS: FL-ACTION-1, FL-FLOW-3, FL-LINE-1, ECS-TASK-2
 #[test]
 fn a_denial_on_one_host_leaves_accept_at_the_sender_and_reject_at_the_receiver() -> Result<()> {
-    let stage = E2eTest::start(pair)?;
+    let test = E2eTest::start(pair)?;
     let begun = now()?;
-    assert_eq!(probe(stage.task("web-1")?, at(DB, 5433))?, Answer::Silence);
-    let flow = flow_to(stage.wire("web-1")?, at(DB, 5433))?;
-    let sent = stage.wire("web-1")?.sent(flow)?;
+    assert_eq!(probe(test.task("web-1")?, at(DB, 5433))?, Answer::Silence);
+    let flow = flow_to(test.wire("web-1")?, at(DB, 5433))?;
+    let sent = test.wire("web-1")?.sent(flow)?;
     // A SYN of Linux has 60 bytes: 20 of IPv4, 20 of TCP, 20 of options.
     assert_eq!(sent.bytes, 60 * sent.packets);
-    let expected = stage.denied_in(&[("web-1", "db-1")])?;
-    let stopped = stage.finish(&expected)?;
+    let expected = test.denied_in(&[("web-1", "db-1")])?;
+    let stopped = test.finish(&expected)?;
     for (task, action) in [("web-1", Action::Accept), ("db-1", Action::Reject)] {
         let about = |record: &&Record| record.flow.as_ref().is_some_and(|seen| seen.tuple == flow);
         let [record] = stopped.records_of(task).filter(about).collect::<Vec<_>>()[..] else {
@@ -64,7 +64,7 @@ fn a_denial_on_one_host_leaves_accept_at_the_sender_and_reject_at_the_receiver()
 /// AWS: FL-FLOW-1, FL-FLOW-3, FL-FLOW-5, FL-WINDOW-1
 #[test]
 fn many_connections_over_many_windows_add_up_to_what_was_on_the_wire() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group(
                 "http",
@@ -73,9 +73,9 @@ fn many_connections_over_many_windows_add_up_to_what_was_on_the_wire() -> Result
             .task("web-1", &[WEB, "fd88::10"], &["http"])
             .task("web-2", &[DB], &["http"])
     })?;
-    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
-    let _other = TcpEcho::start(stage.task("web-2")?, 80)?;
-    let (task, outside) = (stage.task("web-2")?, &stage.lab.outside);
+    let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
+    let _other = TcpEcho::start(test.task("web-2")?, 80)?;
+    let (task, outside) = (test.task("web-2")?, &test.topology.outside);
     thread::scope(|scope| {
         let clients: Vec<_> = (0..8)
             .map(|number| {
@@ -98,12 +98,11 @@ fn many_connections_over_many_windows_add_up_to_what_was_on_the_wire() -> Result
             .try_for_each(|client| client.join().expect("no panic in there").map(drop))
     })?;
     // At least one window ends while nothing happens, and one begins.
-    stage
-        .daemon
+    test.daemon
         .await_ledger(|ledger| ledger.total("web-1", Action::Accept).packets > 1000)?;
     Client::connect(outside, at(WEB, 80))?.finish()?;
-    let expected = stage.passed()?;
-    let stopped = stage.finish(&expected)?;
+    let expected = test.passed()?;
+    let stopped = test.finish(&expected)?;
     assert_windows(&stopped.records, 1)?;
     Ok(())
 }
@@ -134,17 +133,17 @@ fn assert_windows(records: &[Record], interval: u64) -> Result<()> {
 #[test]
 fn the_last_records_come_with_the_end() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let lab = Topology::new()?;
-        let config = lab
+        let topology = Topology::new()?;
+        let config = topology
             .config()
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }]")
             .task("web-1", &[WEB], &["http"]);
         // The longest interval there is: nothing is due before the end.
-        let daemon = lab.start_with(&config, Some(600))?;
-        let task = lab.task("web-1")?;
+        let daemon = topology.start_with(&config, Some(600))?;
+        let task = topology.task("web-1")?;
         let wire = Wire::tap(&task, "eth0")?;
         let _echo = TcpEcho::start(&task, 80)?;
-        let mut client = Client::connect(&lab.outside, at(WEB, 80))?;
+        let mut client = Client::connect(&topology.outside, at(WEB, 80))?;
         client.echo(5000)?;
         client.finish()?;
         let expected = testkit::Ledger::of_wires(&[("web-1", &wire)])?;
@@ -160,23 +159,23 @@ fn the_last_records_come_with_the_end() -> Result<()> {
 /// AWS: FL-FLOW-4
 #[test]
 fn all_icmp_between_two_addresses_is_one_record_each_way() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("ping", "ingress: [{ protocol: icmp, from: any }]")
             .task("web-1", &[WEB], &["ping"])
     })?;
     for _ in 0..3 {
-        let mut pinger = Pinger::new(&stage.lab.outside, OUTSIDE_V4, WEB.parse()?)?;
+        let mut pinger = Pinger::new(&test.topology.outside, OUTSIDE_V4, WEB.parse()?)?;
         pinger.echo()?;
         pinger.request(13, 0)?;
         assert!(pinger.answered(14, testkit::traffic::PATIENCE)?);
     }
-    let expected = stage.passed()?;
+    let expected = test.passed()?;
     let flow = testkit::Flow::icmp(OUTSIDE_V4, WEB.parse()?);
     // Timestamps are answered with 20 bytes of IPv4 and 20 of ICMP, whatever followed in the question.
     let counts = [flow, flow.back()].map(|flow| expected.get("web-1", flow, Action::Accept));
     assert_eq!(counts, [Count::new(6, 6 * 84), Count::new(6, 3 * 84 + 3 * 40)]);
-    let stopped = stage.finish(&expected)?;
+    let stopped = test.finish(&expected)?;
     assert_windows(&stopped.records, 1)
 }
 
@@ -185,17 +184,17 @@ fn all_icmp_between_two_addresses_is_one_record_each_way() -> Result<()> {
 fn the_primary_address_stands_for_secondary_ones_of_ipv4_only() -> Result<()> {
     const SECOND: &str = "10.88.0.11";
     const V6: [&str; 2] = ["fd88::10", "fd88::11"];
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("dns", "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []")
             .task("dns-1", &[WEB, SECOND, V6[0], V6[1]], &["dns"])
     })?;
-    let task = stage.task("dns-1")?;
+    let task = test.task("dns-1")?;
     let clients = [
-        UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?,
-        UdpPeer::bind(&stage.lab.outside, "[fd99::2]:0")?,
+        UdpPeer::bind(&test.topology.outside, "10.99.0.2:0")?,
+        UdpPeer::bind(&test.topology.outside, "[fd99::2]:0")?,
     ];
-    let mut expected = stage.passed()?;
+    let mut expected = test.passed()?;
     for address in [WEB, SECOND, V6[0], V6[1]] {
         let server = UdpPeer::bind(task, &at(address, 53).to_string())?;
         let client = &clients[usize::from(server.address().is_ipv6())];
@@ -209,17 +208,17 @@ fn the_primary_address_stands_for_secondary_ones_of_ipv4_only() -> Result<()> {
             Count::new(1, header + 16),
         );
     }
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: FL-LINE-2, FL-WINDOW-2
 #[test]
 fn silent_windows_are_told_of_where_asked_and_only_after_there_was_traffic() -> Result<()> {
-    let stage =
+    let test =
         E2eTest::start(|config| pair(config).with("flow-logs: [{ destination: stdout, interval: 1, nodata: true }]"))?;
-    Client::connect_refused(stage.task("web-1")?, at(DB, 5432))?;
-    let daemon = &stage.daemon;
+    Client::connect_refused(test.task("web-1")?, at(DB, 5432))?;
+    let daemon = &test.daemon;
     let silent = |task: &str| -> Result<usize> {
         let eni = Config::eni(task);
         let records = daemon.records()?;
@@ -231,8 +230,8 @@ fn silent_windows_are_told_of_where_asked_and_only_after_there_was_traffic() -> 
     testkit::netns::until("both ENIs are silent for two windows", || {
         Ok(silent("web-1")? >= 2 && silent("db-1")? >= 2)
     })?;
-    let expected = stage.passed()?;
-    let stopped = stage.finish(&expected)?;
+    let expected = test.passed()?;
+    let stopped = test.finish(&expected)?;
     for task in ["web-1", "db-1"] {
         let records: Vec<_> = stopped.records_of(task).collect();
         assert_eq!(records[0].status, Status::Ok, "traffic comes first: {:?}", records[0]);
@@ -247,15 +246,15 @@ fn silent_windows_are_told_of_where_asked_and_only_after_there_was_traffic() -> 
 #[test]
 fn a_flow_log_tells_only_of_the_traffic_that_it_is_for() -> Result<()> {
     for (traffic, action) in [("ACCEPT", Action::Accept), ("REJECT", Action::Reject)] {
-        let stage = E2eTest::start(|config| {
+        let test = E2eTest::start(|config| {
             let logs = format!("flow-logs: [{{ destination: stdout, traffic: {traffic} }}]");
             pair(config).with(&logs)
         })?;
-        Client::connect_refused(stage.task("web-1")?, at(DB, 5432))?;
-        assert_eq!(probe(stage.task("web-1")?, at(DB, 5433))?, Answer::Silence);
-        let expected = stage.denied_in(&[("web-1", "db-1")])?.only(action);
+        Client::connect_refused(test.task("web-1")?, at(DB, 5432))?;
+        assert_eq!(probe(test.task("web-1")?, at(DB, 5433))?, Answer::Silence);
+        let expected = test.denied_in(&[("web-1", "db-1")])?.only(action);
         assert!(!expected.is_empty());
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }

@@ -29,38 +29,38 @@ fn shop(config: Config) -> Config {
 /// AWS: SG-PEER-5, SG-RULE-6, SG-TRACK-5
 #[test]
 fn members_join_and_leave_a_group_that_a_rule_names() -> Result<()> {
-    let mut stage = E2eTest::start(shop)?;
-    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
-    assert!(try_connect(stage.task("worker-1")?, at(DB, 5432))?.is_none());
+    let mut test = E2eTest::start(shop)?;
+    let _echo = TcpEcho::start(test.task("db-1")?, 5432)?;
+    assert!(try_connect(test.task("worker-1")?, at(DB, 5432))?.is_none());
 
-    stage.reload(|config| config.task("worker-1", &[WORKER], &["worker", "web"]))?;
-    let mut live = Client::connect(stage.task("worker-1")?, at(DB, 5432))?;
+    test.reload(|config| config.task("worker-1", &[WORKER], &["worker", "web"]))?;
+    let mut live = Client::connect(test.task("worker-1")?, at(DB, 5432))?;
     live.echo(1000)?;
 
-    stage.reload(|config| config.task("worker-1", &[WORKER], &["worker"]))?;
-    assert!(try_connect(stage.task("worker-1")?, at(DB, 5432))?.is_none());
+    test.reload(|config| config.task("worker-1", &[WORKER], &["worker"]))?;
+    assert!(try_connect(test.task("worker-1")?, at(DB, 5432))?.is_none());
     // It was tracked, so it lives on without a rule.
     live.echo(1000)?;
     live.finish()?;
     // Who stayed in the group noticed nothing.
-    Client::connect(stage.task("web-1")?, at(DB, 5432))?.finish()?;
-    let expected = stage.denied_in(&[("worker-1", "db-1")])?;
-    stage.finish(&expected)?;
+    Client::connect(test.task("web-1")?, at(DB, 5432))?.finish()?;
+    let expected = test.denied_in(&[("worker-1", "db-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-PEER-3, SG-PEER-5
 #[test]
 fn a_member_elsewhere_counts_like_one_here() -> Result<()> {
-    let mut stage = E2eTest::start(|config| shop(config).member("10.99.0.2", &["web"]))?;
+    let mut test = E2eTest::start(|config| shop(config).member("10.99.0.2", &["web"]))?;
     assert_eq!(
-        probe_for(&stage.lab.outside, at(DB, 5432), Answer::Refused)?,
+        probe_for(&test.topology.outside, at(DB, 5432), Answer::Refused)?,
         Answer::Refused
     );
-    stage.reload(|config| config.member("10.99.0.2", &["worker"]))?;
-    assert_eq!(probe(&stage.lab.outside, at(DB, 5432))?, Answer::Silence);
-    let expected = stage.denied_in(&[("outside", "db-1")])?;
-    stage.finish(&expected)?;
+    test.reload(|config| config.member("10.99.0.2", &["worker"]))?;
+    assert_eq!(probe(&test.topology.outside, at(DB, 5432))?, Answer::Silence);
+    let expected = test.denied_in(&[("outside", "db-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -68,25 +68,25 @@ fn a_member_elsewhere_counts_like_one_here() -> Result<()> {
 #[test]
 fn an_untracked_connection_ends_with_its_rule() -> Result<()> {
     let open = "ingress: [{ protocol: tcp, ports: 80, from: any }]";
-    let mut stage = E2eTest::start(|config| config.group("http", open).task("web-1", &[WEB], &["http"]))?;
-    let echo = TcpEcho::start(stage.task("web-1")?, 80)?;
-    let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
+    let mut test = E2eTest::start(|config| config.group("http", open).task("web-1", &[WEB], &["http"]))?;
+    let echo = TcpEcho::start(test.task("web-1")?, 80)?;
+    let mut live = Client::connect(&test.topology.outside, at(WEB, 80))?;
     live.echo(1000)?;
 
-    stage.reload(|config| config.group("http", ""))?;
+    test.reload(|config| config.group("http", ""))?;
     assert!(!live.echoes()?, "each packet of an untracked connection needs a rule");
-    assert!(try_connect(&stage.lab.outside, at(WEB, 80))?.is_none());
+    assert!(try_connect(&test.topology.outside, at(WEB, 80))?.is_none());
     let flow = live.abort()?;
     echo.abort()?;
-    let lost = stage.not_let_in("outside", "web-1")?;
+    let lost = test.not_let_in("outside", "web-1")?;
     let cut = lost.iter().find(|(of, _)| *of == flow).map(|(_, count)| count.packets);
     assert!(cut.unwrap_or_default() > 0, "{lost:?}");
     // What the server may have sent since belongs to the same connection.
-    let answered = stage.outside.received(flow.back())?;
-    let expected = stage
+    let answered = test.outside.received(flow.back())?;
+    let expected = test
         .denied_in(&[("outside", "web-1")])?
         .cut("web-1", flow.back(), answered);
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -107,16 +107,16 @@ fn the_same_connection_lives_on_where_it_is_tracked() -> Result<()> {
             "ingress: [{ protocol: tcp, ports: 80, from: any }, { protocol: tcp, ports: 80, from: [10.99.0.2] }]",
         ),
     ] {
-        let mut stage = E2eTest::start(|config| config.group("http", rules).task("web-1", &[WEB], &["http"]))?;
-        let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
-        let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
+        let mut test = E2eTest::start(|config| config.group("http", rules).task("web-1", &[WEB], &["http"]))?;
+        let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
+        let mut live = Client::connect(&test.topology.outside, at(WEB, 80))?;
         live.echo(1000)?;
-        stage.reload(|config| config.group("http", "egress: []"))?;
+        test.reload(|config| config.group("http", "egress: []"))?;
         live.echo(1000)?;
         live.finish()?;
-        assert!(try_connect(&stage.lab.outside, at(WEB, 80))?.is_none(), "{case}");
-        let expected = stage.denied_in(&[("outside", "web-1")])?;
-        stage.finish(&expected)?;
+        assert!(try_connect(&test.topology.outside, at(WEB, 80))?.is_none(), "{case}");
+        let expected = test.denied_in(&[("outside", "web-1")])?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -125,53 +125,51 @@ fn the_same_connection_lives_on_where_it_is_tracked() -> Result<()> {
 #[test]
 fn icmp_is_tracked_even_where_rules_are_wide_open() -> Result<()> {
     let open = "ingress: [{ protocol: all, from: any }]";
-    let mut stage = E2eTest::start(|config| config.group("open", open).task("web-1", &[WEB], &["open"]))?;
-    let server = UdpPeer::bind(stage.task("web-1")?, "10.88.0.10:53")?;
-    let client = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
-    let mut live = Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(WEB))?;
+    let mut test = E2eTest::start(|config| config.group("open", open).task("web-1", &[WEB], &["open"]))?;
+    let server = UdpPeer::bind(test.task("web-1")?, "10.88.0.10:53")?;
+    let client = UdpPeer::bind(&test.topology.outside, "10.99.0.2:0")?;
+    let mut live = Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(WEB))?;
     client.converse(&server, 2)?;
     live.echo()?;
 
-    stage.reload(|config| config.group("open", ""))?;
+    test.reload(|config| config.group("open", ""))?;
     // The same exchange goes on, a new one is denied, and so is UDP, which was untracked.
     live.echo()?;
-    assert!(!Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(WEB))?.echoes()?);
+    assert!(!Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(WEB))?.echoes()?);
     client.send(server.address(), b"request")?;
-    stage.await_denials("web-1", 2)?;
+    test.await_denials("web-1", 2)?;
     assert!(server.is_silent()?);
-    let expected = stage.denied_in(&[("outside", "web-1")])?;
+    let expected = test.denied_in(&[("outside", "web-1")])?;
     assert_eq!(expected.total("web-1", Action::Reject), Count::new(2, 84 + 35));
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// `on-rule-removal: cut` is no fact of AWS's.
 #[test]
 fn a_tracked_connection_is_cut_where_the_settings_say_so() -> Result<()> {
-    let mut stage = E2eTest::start(|config| shop(config).with("settings: { on-rule-removal: cut }"))?;
-    let echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
-    let mut cut = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
+    let mut test = E2eTest::start(|config| shop(config).with("settings: { on-rule-removal: cut }"))?;
+    let echo = TcpEcho::start(test.task("db-1")?, 5432)?;
+    let mut cut = Client::connect(test.task("web-1")?, at(DB, 5432))?;
     cut.echo(1000)?;
-    stage.reload(|config| config.group("web", "").task("worker-1", &[WORKER], &["web"]))?;
+    test.reload(|config| config.group("web", "").task("worker-1", &[WORKER], &["web"]))?;
     cut.echo(1000)?;
-    stage.reload(|config| config.group("db", "egress: []"))?;
+    test.reload(|config| config.group("db", "egress: []"))?;
     assert!(!cut.echoes()?);
     let flow = cut.abort()?;
     echo.abort()?;
     // db's answer to what it got last may be sent again, since web's acknowledgement is not let in: it is cut as well.
-    let answered = stage.wire("web-1")?.received(flow.back())?;
-    let expected = stage
-        .denied_in(&[("web-1", "db-1")])?
-        .cut("db-1", flow.back(), answered);
+    let answered = test.wire("web-1")?.received(flow.back())?;
+    let expected = test.denied_in(&[("web-1", "db-1")])?.cut("db-1", flow.back(), answered);
     assert_ne!(expected.get("db-1", flow, Action::Reject), Count::default());
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-PEER-2
 #[test]
 fn a_prefix_list_means_its_entries_of_now() -> Result<()> {
-    let mut stage = E2eTest::start(|config| {
+    let mut test = E2eTest::start(|config| {
         config
             .prefix_list("corp", &["10.77.0.0/16", "10.99.0.0/24"])
             .group(
@@ -180,26 +178,26 @@ fn a_prefix_list_means_its_entries_of_now() -> Result<()> {
             )
             .task("web-1", &[WEB], &["http"])
     })?;
-    let _echo = TcpEcho::start(stage.task("web-1")?, 80)?;
-    let mut live = Client::connect(&stage.lab.outside, at(WEB, 80))?;
+    let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
+    let mut live = Client::connect(&test.topology.outside, at(WEB, 80))?;
     live.echo(100)?;
-    stage.reload(|config| config.prefix_list("corp", &["10.77.0.0/16"]))?;
-    assert!(try_connect(&stage.lab.outside, at(WEB, 80))?.is_none());
+    test.reload(|config| config.prefix_list("corp", &["10.77.0.0/16"]))?;
+    assert!(try_connect(&test.topology.outside, at(WEB, 80))?.is_none());
     live.echo(100)?;
     live.finish()?;
-    stage.reload(|config| config.prefix_list("corp", &["10.77.0.0/16", "10.99.0.2/32"]))?;
-    Client::connect(&stage.lab.outside, at(WEB, 80))?.finish()?;
-    let expected = stage.denied_in(&[("outside", "web-1")])?;
-    stage.finish(&expected)?;
+    test.reload(|config| config.prefix_list("corp", &["10.77.0.0/16", "10.99.0.2/32"]))?;
+    Client::connect(&test.topology.outside, at(WEB, 80))?.finish()?;
+    let expected = test.denied_in(&[("outside", "web-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 #[test]
 fn a_bad_configuration_changes_nothing_and_says_what_is_wrong_and_where() -> Result<()> {
-    let mut stage = E2eTest::start(shop)?;
-    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
-    let mut live = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
-    let good = stage.config.to_string();
+    let mut test = E2eTest::start(shop)?;
+    let _echo = TcpEcho::start(test.task("db-1")?, 5432)?;
+    let mut live = Client::connect(test.task("web-1")?, at(DB, 5432))?;
+    let good = test.config.to_string();
     for (bad, words) in [
         (
             good.replace("from: [\"group:web\"]", "")
@@ -218,7 +216,7 @@ fn a_bad_configuration_changes_nothing_and_says_what_is_wrong_and_where() -> Res
         (good.replace("10.88.0.30", "10.88.0.20"), &["10.88.0.20"]),
     ] {
         assert_ne!(bad, good);
-        let Reload::Refused(why) = stage.daemon.reload_text(&bad)? else {
+        let Reload::Refused(why) = test.daemon.reload_text(&bad)? else {
             panic!("this was taken:\n{bad}");
         };
         for word in words {
@@ -226,81 +224,81 @@ fn a_bad_configuration_changes_nothing_and_says_what_is_wrong_and_where() -> Res
         }
         // The old one is in force, to the letter.
         live.echo(100)?;
-        Client::connect(stage.task("web-1")?, at(DB, 5432))?.finish()?;
-        assert_eq!(probe(stage.task("worker-1")?, at(DB, 5432))?, Answer::Silence);
+        Client::connect(test.task("web-1")?, at(DB, 5432))?.finish()?;
+        assert_eq!(probe(test.task("worker-1")?, at(DB, 5432))?, Answer::Silence);
     }
     live.finish()?;
     // And the next good one is taken.
-    stage.reload(|config| config.group("db", "ingress: [{ protocol: tcp, ports: 5432, from: any }]"))?;
-    Client::connect(stage.task("worker-1")?, at(DB, 5432))?.finish()?;
-    let expected = stage.denied_in(&[("worker-1", "db-1")])?;
-    stage.finish(&expected)?;
+    test.reload(|config| config.group("db", "ingress: [{ protocol: tcp, ports: 5432, from: any }]"))?;
+    Client::connect(test.task("worker-1")?, at(DB, 5432))?.finish()?;
+    let expected = test.denied_in(&[("worker-1", "db-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 #[test]
 fn a_task_is_added_while_others_go_on() -> Result<()> {
-    let mut stage = E2eTest::start(shop)?;
-    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
-    let mut live = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
+    let mut test = E2eTest::start(shop)?;
+    let _echo = TcpEcho::start(test.task("db-1")?, 5432)?;
+    let mut live = Client::connect(test.task("web-1")?, at(DB, 5432))?;
     live.echo(100)?;
-    stage.reload(|config| config.task("web-2", &["10.88.0.11"], &["web"]))?;
-    let mut new = Client::connect(stage.task("web-2")?, at(DB, 5432))?;
+    test.reload(|config| config.task("web-2", &["10.88.0.11"], &["web"]))?;
+    let mut new = Client::connect(test.task("web-2")?, at(DB, 5432))?;
     new.echo(100)?;
     live.echo(100)?;
     new.finish()?;
     live.finish()?;
-    let expected = stage.passed()?;
-    stage.finish(&expected)?;
+    let expected = test.passed()?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 #[test]
 fn a_task_that_taskgate_made_goes_when_it_is_named_no_more() -> Result<()> {
-    let mut stage = E2eTest::start(shop)?;
-    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
-    Client::connect(stage.task("web-1")?, at(DB, 5432))?.finish()?;
-    let (links, namespaces) = (stage.lab.host.links()?.len(), stage.lab.namespaces()?.len());
-    let expected = stage.passed()?;
-    stage.reload(|config| config.without_task("worker-1"))?;
-    assert_eq!(stage.lab.host.links()?.len(), links - 1);
-    assert_eq!(stage.lab.namespaces()?.len(), namespaces - 1);
-    stage.finish(&expected)?;
+    let mut test = E2eTest::start(shop)?;
+    let _echo = TcpEcho::start(test.task("db-1")?, 5432)?;
+    Client::connect(test.task("web-1")?, at(DB, 5432))?.finish()?;
+    let (links, namespaces) = (test.topology.host.links()?.len(), test.topology.namespaces()?.len());
+    let expected = test.passed()?;
+    test.reload(|config| config.without_task("worker-1"))?;
+    assert_eq!(test.topology.host.links()?.len(), links - 1);
+    assert_eq!(test.topology.namespaces()?.len(), namespaces - 1);
+    test.finish(&expected)?;
     Ok(())
 }
 
 #[test]
 fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
-    let mut stage = E2eTest::start(shop)?;
-    let old = stage.lab.device("tg-old", &["10.88.0.40"], true)?;
-    stage.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
+    let mut test = E2eTest::start(shop)?;
+    let old = test.topology.device("tg-old", &["10.88.0.40"], true)?;
+    test.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
     let wire = testkit::Wire::tap(&old, "eth0")?;
-    let echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
+    let echo = TcpEcho::start(test.task("db-1")?, 5432)?;
     let mut live = Client::connect(&old, at(DB, 5432))?;
     live.echo(100)?;
 
-    stage.reload(|config| config.without_task("old-1"))?;
-    assert_eq!(gates(&stage.lab.host, "tg-old")?, (1, 1), "the gate stays");
+    test.reload(|config| config.without_task("old-1"))?;
+    assert_eq!(gates(&test.topology.host, "tg-old")?, (1, 1), "the gate stays");
     // Neither what is new nor what was tracked gets through, in either direction.
     let (reached, came) = (
-        stage.wire("db-1")?.received(live.flow())?,
+        test.wire("db-1")?.received(live.flow())?,
         wire.received(live.flow().back())?,
     );
     assert!(!live.echoes()?);
     assert!(try_connect(&old, at(DB, 5432))?.is_none());
-    assert!(try_connect(&stage.lab.outside, at("10.88.0.40", 80))?.is_none());
-    assert_eq!(stage.wire("db-1")?.received(live.flow())?, reached);
+    assert!(try_connect(&test.topology.outside, at("10.88.0.40", 80))?.is_none());
+    assert_eq!(test.wire("db-1")?.received(live.flow())?, reached);
     assert_eq!(wire.received(live.flow().back())?, came);
-    assert!(flow_to(&stage.outside, at("10.88.0.40", 80)).is_ok(), "it was asked");
+    assert!(flow_to(&test.outside, at("10.88.0.40", 80)).is_ok(), "it was asked");
 
     let dead = live.abort()?;
     echo.abort()?;
 
     // Named again, it is a task like any other.
-    stage.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
+    test.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
     let again = testkit::Wire::tap(&old, "eth0")?;
     let flow = Client::connect(&old, at(DB, 5432))?.finish()?;
-    let stopped = stage.daemon.stop()?;
+    let stopped = test.daemon.stop()?;
     let recorded = stopped.ledger()?;
     for (flow, count) in [(flow, again.sent(flow)?), (flow.back(), again.received(flow.back())?)] {
         assert_eq!(recorded.get("old-1", flow, Action::Accept), count);

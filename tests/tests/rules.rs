@@ -28,12 +28,12 @@ fn shop(config: Config) -> Config {
 /// AWS: SG-RULE-1, SG-PEER-3, SG-TRACK-1, FL-ACTION-3, ECS-TASK-2
 #[test]
 fn what_both_groups_allow_passes_and_replies_need_no_rule() -> Result<()> {
-    let stage = E2eTest::start(shop)?;
-    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
-    let mut client = Client::connect(stage.task("web-1")?, at(DB, 5432))?;
+    let test = E2eTest::start(shop)?;
+    let _echo = TcpEcho::start(test.task("db-1")?, 5432)?;
+    let mut client = Client::connect(test.task("web-1")?, at(DB, 5432))?;
     client.echo(10_000)?;
     let flow = client.finish()?;
-    let expected = stage.passed()?;
+    let expected = test.passed()?;
     for (task, flow) in [
         ("web-1", flow),
         ("web-1", flow.back()),
@@ -46,39 +46,39 @@ fn what_both_groups_allow_passes_and_replies_need_no_rule() -> Result<()> {
             "{task} {flow:?}"
         );
     }
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-RULE-1, SG-RULE-4, SG-RULE-7, FL-ACTION-1, FL-ACTION-2, ECS-TASK-2
 #[test]
 fn what_one_of_both_groups_does_not_allow_is_dropped_there() -> Result<()> {
-    let stage = E2eTest::start(shop)?;
-    let _echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
-    let _other = TcpEcho::start(stage.task("web-1")?, 80)?;
+    let test = E2eTest::start(shop)?;
+    let _echo = TcpEcho::start(test.task("db-1")?, 5432)?;
+    let _other = TcpEcho::start(test.task("web-1")?, 80)?;
     // The receiver's group does not name worker.
-    assert_eq!(probe(stage.task("worker-1")?, at(DB, 5432))?, Answer::Silence);
+    assert_eq!(probe(test.task("worker-1")?, at(DB, 5432))?, Answer::Silence);
     // web's egress knows this port of db's only.
-    assert_eq!(probe(stage.task("web-1")?, at(DB, 5433))?, Answer::Silence);
+    assert_eq!(probe(test.task("web-1")?, at(DB, 5433))?, Answer::Silence);
     // db opens nothing.
-    assert_eq!(probe(stage.task("db-1")?, at(WORKER, 80))?, Answer::Silence);
+    assert_eq!(probe(test.task("db-1")?, at(WORKER, 80))?, Answer::Silence);
     let refused_out = [("web-1", at(DB, 5433)), ("db-1", at(WORKER, 80))];
-    let mut expected = stage.passed()?;
+    let mut expected = test.passed()?;
     for (task, to) in refused_out {
-        let flow = testkit::e2e::flow_to(stage.wire(task)?, to)?;
+        let flow = testkit::e2e::flow_to(test.wire(task)?, to)?;
         expected = expected.rejected(task, flow);
     }
-    for (flow, count) in stage.not_let_in("worker-1", "db-1")? {
+    for (flow, count) in test.not_let_in("worker-1", "db-1")? {
         expected = expected.reject("db-1", flow, count);
     }
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-RULE-3, SG-PROTO-1
 #[test]
 fn ports_and_peers_are_met_to_the_number() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group(
                 "server",
@@ -103,20 +103,20 @@ fn ports_and_peers_are_met_to_the_number() -> Result<()> {
     ];
     for (port, answer) in cases {
         assert_eq!(
-            probe_for(&stage.lab.outside, at(WEB, port), answer)?,
+            probe_for(&test.topology.outside, at(WEB, port), answer)?,
             answer,
             "port {port}"
         );
     }
-    let expected = stage.denied_in(&[("outside", "server-1")])?;
-    stage.finish(&expected)?;
+    let expected = test.denied_in(&[("outside", "server-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-RULE-1, SG-PEER-4
 #[test]
 fn groups_add_up_and_sharing_one_allows_nothing() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }]")
             .group("mesh", "ingress: [{ protocol: tcp, ports: 7000, from: self }]")
@@ -134,41 +134,41 @@ fn groups_add_up_and_sharing_one_allows_nothing() -> Result<()> {
         ("c-1", WEB, 7000, Answer::Silence),
     ] {
         assert_eq!(
-            probe_for(stage.task(from)?, at(to, port), answer)?,
+            probe_for(test.task(from)?, at(to, port), answer)?,
             answer,
             "{from} to {to}:{port}"
         );
     }
-    let expected = stage.denied_in(&[("b-1", "a-1"), ("a-1", "b-1"), ("c-1", "a-1")])?;
-    stage.finish(&expected)?;
+    let expected = test.denied_in(&[("b-1", "a-1"), ("a-1", "b-1"), ("c-1", "a-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: ECS-TASK-1
 #[test]
 fn two_tasks_listen_on_one_port() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }]")
             .task("a-1", &[WEB], &["http"])
             .task("b-1", &[DB], &["http"])
     })?;
-    let _a = TcpEcho::start(stage.task("a-1")?, 80)?;
-    let _b = TcpEcho::start(stage.task("b-1")?, 80)?;
+    let _a = TcpEcho::start(test.task("a-1")?, 80)?;
+    let _b = TcpEcho::start(test.task("b-1")?, 80)?;
     for address in [WEB, DB] {
-        let mut client = Client::connect(&stage.lab.outside, at(address, 80))?;
+        let mut client = Client::connect(&test.topology.outside, at(address, 80))?;
         client.echo(100)?;
         client.finish()?;
     }
-    let expected = stage.passed()?;
-    stage.finish(&expected)?;
+    let expected = test.passed()?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-TRACK-1, SG-RULE-4, FL-FLOW-1, FL-FLOW-2
 #[test]
 fn udp_passes_by_rule_and_back_by_state_and_no_further() -> Result<()> {
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group(
                 "dns",
@@ -176,24 +176,24 @@ fn udp_passes_by_rule_and_back_by_state_and_no_further() -> Result<()> {
             )
             .task("dns-1", &[WEB], &["dns"])
     })?;
-    let server = UdpPeer::bind(stage.task("dns-1")?, "10.88.0.10:53")?;
-    let other = UdpPeer::bind(stage.task("dns-1")?, "10.88.0.10:54")?;
-    let client = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
-    let stranger = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:0")?;
+    let server = UdpPeer::bind(test.task("dns-1")?, "10.88.0.10:53")?;
+    let other = UdpPeer::bind(test.task("dns-1")?, "10.88.0.10:54")?;
+    let client = UdpPeer::bind(&test.topology.outside, "10.99.0.2:0")?;
+    let stranger = UdpPeer::bind(&test.topology.outside, "10.99.0.2:0")?;
     let flow = client.converse(&server, 3)?;
     // Another port of the server is not allowed, nor is what the server begins, be it from the very port that answers.
     let denied_in = client.send(other.address(), b"no such rule")?;
     let denied_out = server.send(stranger.address(), b"nobody asked")?;
-    stage.await_denials("dns-1", 2)?;
+    test.await_denials("dns-1", 2)?;
     assert!(other.is_silent()? && stranger.is_silent()?);
     // The first connection is none the worse for it.
     client.converse(&server, 1)?;
-    let expected = stage
+    let expected = test
         .passed()?
         .rejected("dns-1", denied_out)
         .reject("dns-1", denied_in, Count::new(1, 20 + 8 + 12));
     assert_eq!(expected.get("dns-1", flow, Action::Accept), Count::new(4, 4 * 35));
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -227,7 +227,7 @@ fn icmp_is_met_by_type_and_code() -> Result<()> {
         ("v6", "10.88.1.6", "{ protocol: icmpv6, from: any }", [false; 3]),
         ("tcp", "10.88.1.7", "{ protocol: tcp, from: any }", [false; 3]),
     ];
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         groups.iter().fold(config, |config, (name, address, rule, _)| {
             config.group(name, &format!("ingress: [{rule}], egress: []")).task(
                 &format!("{name}-1"),
@@ -239,23 +239,23 @@ fn icmp_is_met_by_type_and_code() -> Result<()> {
     for (_, address, ..) in groups {
         for (kind, code) in [ECHO, OTHER_CODE, TIMESTAMP] {
             // Each has an identifier of its own: what was let in once is tracked under it.
-            Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(address))?.request(kind, code)?;
+            Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(address))?.request(kind, code)?;
         }
     }
     for (name, address, _, passes) in groups {
         let passed = passes.iter().filter(|passes| **passes).count() as u64;
         let (task, flow) = (format!("{name}-1"), Flow::icmp(OUTSIDE_V4, ip(address)));
-        stage.wire(&task)?.await_received(flow, passed)?;
-        stage.await_denials(&task, 3 - passed)?;
+        test.wire(&task)?.await_received(flow, passed)?;
+        test.await_denials(&task, 3 - passed)?;
         // A task without egress rules answers what it was asked.
         if passes[0] {
-            Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(address))?.echo()?;
+            Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(address))?.echo()?;
         }
     }
     let pairs = groups.map(|(name, ..)| format!("{name}-1"));
     let pairs: Vec<_> = pairs.iter().map(|task| ("outside", task.as_str())).collect();
-    let expected = stage.denied_in(&pairs)?;
-    stage.finish(&expected)?;
+    let expected = test.denied_in(&pairs)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -274,7 +274,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
         packet.extend([7; 8]);
         Ok((Flow::plain(from.into(), to.into(), protocol), packet))
     };
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group(
                 "tunnel",
@@ -287,39 +287,39 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
         inject(from, &packet)?;
         Ok(flow)
     };
-    let task = stage.task("tunnel-1")?;
+    let task = test.task("tunnel-1")?;
     // What the task begins is denied, what answers is not.
     let out = send(task, WEB, "10.99.0.2", ALLOWED)?;
-    stage.await_denials("tunnel-1", 1)?;
-    let inward = send(&stage.lab.outside, "10.99.0.2", WEB, ALLOWED)?;
-    stage.wire("tunnel-1")?.await_received(inward, 1)?;
+    test.await_denials("tunnel-1", 1)?;
+    let inward = send(&test.topology.outside, "10.99.0.2", WEB, ALLOWED)?;
+    test.wire("tunnel-1")?.await_received(inward, 1)?;
     send(task, WEB, "10.99.0.2", ALLOWED)?;
-    stage.outside.await_received(out, 1)?;
-    send(&stage.lab.outside, "10.99.0.2", WEB, DENIED_NUMBER)?;
+    test.outside.await_received(out, 1)?;
+    send(&test.topology.outside, "10.99.0.2", WEB, DENIED_NUMBER)?;
     // Both sides' kernels also say by ICMP that nobody speaks the protocol, which no rule allows either.
-    stage.await_denials("tunnel-1", 4)?;
-    let expected = stage
+    test.await_denials("tunnel-1", 4)?;
+    let expected = test
         .denied_in(&[("outside", "tunnel-1")])?
         .cut("tunnel-1", out, Count::new(1, 28))
         .rejected("tunnel-1", Flow::icmp(ip(WEB), OUTSIDE_V4));
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// AWS: SG-RULE-4
 #[test]
 fn a_group_that_says_nothing_of_egress_lets_everything_out_and_nothing_in() -> Result<()> {
-    let stage = E2eTest::start(|config| config.group("new", "").task("new-1", &[WEB], &["new"]))?;
-    let task = stage.task("new-1")?;
+    let test = E2eTest::start(|config| config.group("new", "").task("new-1", &[WEB], &["new"]))?;
+    let task = test.task("new-1")?;
     assert_eq!(probe_for(task, at("10.99.0.2", 81), Answer::Refused)?, Answer::Refused);
     let mut pinger = Pinger::new(task, ip(WEB), OUTSIDE_V4)?;
     pinger.echo()?;
-    let server = UdpPeer::bind(&stage.lab.outside, "10.99.0.2:53")?;
+    let server = UdpPeer::bind(&test.topology.outside, "10.99.0.2:53")?;
     UdpPeer::bind(task, "10.88.0.10:0")?.converse(&server, 1)?;
-    assert!(try_connect(&stage.lab.outside, at(WEB, 81))?.is_none());
-    let mut back = Pinger::new(&stage.lab.outside, OUTSIDE_V4, ip(WEB))?;
+    assert!(try_connect(&test.topology.outside, at(WEB, 81))?.is_none());
+    let mut back = Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(WEB))?;
     assert!(!back.echoes()?, "within {DENIED:?}");
-    let expected = stage.denied_in(&[("outside", "new-1")])?;
-    stage.finish(&expected)?;
+    let expected = test.denied_in(&[("outside", "new-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }

@@ -36,7 +36,7 @@ use testkit::{
         frames::{ip, udp},
         model::{gated, group, model},
     },
-    held::conns_of,
+    map_dump::conns_of,
     sandbox::sandbox,
 };
 
@@ -289,12 +289,12 @@ fn stress(time: Duration, folder: &Path) -> Result<()> {
     let mut turn = Kernel::turn()?;
     let kernel = turn.as_mut().context("no kernel program")?;
     let image = kernel.image()?;
-    let mut scene = Fixture::new(&image)?;
+    let mut fixture = Fixture::new(&image)?;
     let everywhere = [(Protocol::All, "0.0.0.0/0"), (Protocol::All, "::/0")];
     let groups = vec![group("web", &[], &everywhere)];
-    scene.apply(model(groups, vec![gated("task", &TASK, &[0])]), &all_gated)?;
-    scene.bind(*Kernel::LINKS.start(), "task")?;
-    scene.share(image::Shared::Connections, u32::MAX, 0);
+    fixture.apply(model(groups, vec![gated("task", &TASK, &[0])]), &all_gated)?;
+    fixture.bind(*Kernel::LINKS.start(), "task")?;
+    fixture.share(image::Shared::Connections, u32::MAX, 0);
 
     let at = |text: &str| text.parse().context("an address");
     let mut frames = Vec::new();
@@ -377,7 +377,7 @@ fn stress(time: Duration, folder: &Path) -> Result<()> {
     {
         ensure!(!word.is(State::Pending) && !word.is(State::Killed), "{word:?} is left");
     }
-    let usage = kernel.state(scene.highest)?.usage;
+    let usage = kernel.state(fixture.highest)?.usage;
     let lost: u64 = usage.values().map(|usage| usage.flows_lost).sum();
     let refused: u64 = usage.values().map(|usage| usage.conns_refused).sum();
     let packets: u64 = sent.iter().sum();

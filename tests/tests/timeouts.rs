@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
-    Action, Config, E2eTest, Held, Reload, at,
+    Action, Config, E2eTest, MapDump, Reload, at,
     netns::until,
     traffic::{Client, TcpEcho, UdpPeer},
 };
@@ -34,12 +34,12 @@ fn a_time_out_that_is_reloaded_holds_for_connections_that_are_there() -> Result<
     ] {
         let case = format!("{before} to {after}");
         // Nothing is removed meanwhile: the kernel alone decides.
-        let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, before))?;
-        let held = Held::by(&stage.daemon)?;
-        let server = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
-        let client = UdpPeer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+        let mut test = E2eTest::start_with(Some(600), |config| with_timeouts(config, before))?;
+        let held = MapDump::of(&test.daemon)?;
+        let server = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE, 53).to_string())?;
+        let client = UdpPeer::bind(test.task("task-1")?, &at(TASK, 0).to_string())?;
         client.converse(&server, exchanges)?;
-        stage.reload(|config| with_timeouts(config, after))?;
+        test.reload(|config| with_timeouts(config, after))?;
         held.age(idle)?;
         let late = server.send(client.address(), b"late")?;
         if passes {
@@ -48,13 +48,13 @@ fn a_time_out_that_is_reloaded_holds_for_connections_that_are_there() -> Result<
         let denied = vec![1; usize::from(!passes)];
         held.await_counted(Ingress, "no-rule", &denied).context(case.clone())?;
         assert!(client.is_silent()?, "{case}");
-        let expected = stage.denied_in(&[("outside", "task-1")])?;
+        let expected = test.denied_in(&[("outside", "task-1")])?;
         assert_eq!(
             expected.get("task-1", late, Action::Reject).packets,
             u64::from(!passes),
             "{case}"
         );
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -66,12 +66,12 @@ fn an_established_connection_lives_for_its_time_out_and_no_longer() -> Result<()
         ("tcp-established: 432000", "tcp-established: 60", 62, false),
         ("tcp-established: 60", "tcp-established: 432000", 431_990, true),
     ] {
-        let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, before))?;
-        let held = Held::by(&stage.daemon)?;
-        let echo = TcpEcho::start(&stage.lab.outside, 7)?;
-        let mut live = Client::connect(stage.task("task-1")?, at(OUTSIDE, 7))?;
+        let mut test = E2eTest::start_with(Some(600), |config| with_timeouts(config, before))?;
+        let held = MapDump::of(&test.daemon)?;
+        let echo = TcpEcho::start(&test.topology.outside, 7)?;
+        let mut live = Client::connect(test.task("task-1")?, at(OUTSIDE, 7))?;
         live.echo(100)?;
-        stage.reload(|config| with_timeouts(config, after))?;
+        test.reload(|config| with_timeouts(config, after))?;
         held.age(idle)?;
         // What comes from outside finds the connection, or nothing that lets it in.
         echo.say(b"server first")?;
@@ -89,19 +89,19 @@ fn an_established_connection_lives_for_its_time_out_and_no_longer() -> Result<()
         let flow = live.flow();
         live.abort()?;
         echo.abort()?;
-        let expected = stage.denied_in(&[("outside", "task-1")])?;
+        let expected = test.denied_in(&[("outside", "task-1")])?;
         assert_eq!(expected.get("task-1", flow.back(), Action::Reject).packets == 0, passes);
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
 
 #[test]
 fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Result<()> {
-    let stage = E2eTest::start(|config| with_timeouts(config, "udp: 60"))?;
-    let held = Held::by(&stage.daemon)?;
-    let server = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
-    let client = UdpPeer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+    let test = E2eTest::start(|config| with_timeouts(config, "udp: 60"))?;
+    let held = MapDump::of(&test.daemon)?;
+    let server = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE, 53).to_string())?;
+    let client = UdpPeer::bind(test.task("task-1")?, &at(TASK, 0).to_string())?;
     client.converse(&server, 1)?;
     for (bad, hint) in [
         ("tcp-established: 59", "from 60 to 432000"),
@@ -113,8 +113,8 @@ fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Resul
         ("udp: -1", "from 30 to 60"),
         ("udp: 30s", "from 30 to 60"),
     ] {
-        let text = with_timeouts(stage.config.clone(), bad).to_string();
-        let Reload::Refused(why) = stage.daemon.reload_text(&text)? else {
+        let text = with_timeouts(test.config.clone(), bad).to_string();
+        let Reload::Refused(why) = test.daemon.reload_text(&text)? else {
             panic!("`{bad}` was taken");
         };
         let (key, value) = bad.split_once(": ").unwrap_or_default();
@@ -125,25 +125,25 @@ fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Resul
     held.age(45)?;
     server.send(client.address(), b"in time")?;
     client.expect(b"in time")?;
-    let expected = stage.passed()?;
-    stage.finish(&expected)?;
+    let expected = test.passed()?;
+    test.finish(&expected)?;
     Ok(())
 }
 
 /// Not even where nothing has removed it yet.
 #[test]
 fn what_is_over_stays_over_when_the_time_out_is_raised() -> Result<()> {
-    let mut stage = E2eTest::start_with(Some(600), |config| with_timeouts(config, "udp: 30"))?;
-    let held = Held::by(&stage.daemon)?;
-    let server = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 53).to_string())?;
-    let client = UdpPeer::bind(stage.task("task-1")?, &at(TASK, 0).to_string())?;
+    let mut test = E2eTest::start_with(Some(600), |config| with_timeouts(config, "udp: 30"))?;
+    let held = MapDump::of(&test.daemon)?;
+    let server = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE, 53).to_string())?;
+    let client = UdpPeer::bind(test.task("task-1")?, &at(TASK, 0).to_string())?;
     client.converse(&server, 1)?;
     held.age(45)?;
-    stage.reload(|config| with_timeouts(config, "udp: 60"))?;
+    test.reload(|config| with_timeouts(config, "udp: 60"))?;
     server.send(client.address(), b"late")?;
     held.await_counted(Ingress, "no-rule", &[1])?;
     assert!(client.is_silent()?);
-    let expected = stage.denied_in(&[("outside", "task-1")])?;
-    stage.finish(&expected)?;
+    let expected = test.denied_in(&[("outside", "task-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }

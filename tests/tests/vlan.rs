@@ -20,8 +20,8 @@ const RULES: &str =
 const FAMILIES: [(&str, &str); 2] = [("10.88.0.10", "10.88.0.1"), ("fd88::10", "fd88::1")];
 
 /// VLAN 101 on both ends of the host's wire; the task's addresses are the host's own there.
-fn tagged(lab: &Topology) -> Result<()> {
-    let sides = [(&lab.host, "wire", 0), (&lab.outside, "eth0", 1)];
+fn tagged(topology: &Topology) -> Result<()> {
+    let sides = [(&topology.host, "wire", 0), (&topology.outside, "eth0", 1)];
     for (netns, link, side) in sides {
         let addresses = FAMILIES.map(|family| [family.0, family.1][side]);
         netns.ip(&format!(
@@ -32,14 +32,14 @@ fn tagged(lab: &Topology) -> Result<()> {
             addresses[0], addresses[1]
         ))?;
     }
-    await_up(&[(&lab.host, LINK), (&lab.outside, "eth0.101")])
+    await_up(&[(&topology.host, LINK), (&topology.outside, "eth0.101")])
 }
 
-fn gated(lab: &Topology) -> Result<Daemon> {
+fn gated(topology: &Topology) -> Result<Daemon> {
     let addresses = FAMILIES.map(|(task, _)| task);
-    let config = lab.config().group("web", RULES);
-    let daemon = lab.start(&config.device_task("branch", LINK, &addresses, &["web"]))?;
-    await_gates(&lab.host, LINK)?;
+    let config = topology.config().group("web", RULES);
+    let daemon = topology.start(&config.device_task("branch", LINK, &addresses, &["web"]))?;
+    await_gates(&topology.host, LINK)?;
     Ok(daemon)
 }
 
@@ -53,34 +53,34 @@ fn datagram(from: &Netns, source: &str, to: &str) -> Result<(Flow, Count)> {
 #[test]
 #[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
 fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result<()> {
-    let lab = Topology::new()?;
-    tagged(&lab)?;
-    let outside = Wire::tap(&lab.outside, "eth0.101")?;
-    let daemon = gated(&lab)?;
+    let topology = Topology::new()?;
+    tagged(&topology)?;
+    let outside = Wire::tap(&topology.outside, "eth0.101")?;
+    let daemon = gated(&topology)?;
     let (_inside, _outside) = (
-        [80, 443].map(|port| TcpEcho::start(&lab.host, port)),
-        [80, 443].map(|port| TcpEcho::start(&lab.outside, port)),
+        [80, 443].map(|port| TcpEcho::start(&topology.host, port)),
+        [80, 443].map(|port| TcpEcho::start(&topology.outside, port)),
     );
     let mut denied = Ledger::default();
     for (task, other) in FAMILIES {
-        let mut client = Client::connect(&lab.outside, at(task, 80))?;
+        let mut client = Client::connect(&topology.outside, at(task, 80))?;
         // More than the link takes at once: segments that nobody has cut yet.
         client.echo(200_000)?;
         client.finish()?;
-        let mut client = Client::connect(&lab.host, at(other, 443))?;
+        let mut client = Client::connect(&topology.host, at(other, 443))?;
         client.echo(1000)?;
         client.finish()?;
-        assert_eq!(probe(&lab.outside, at(task, 443))?, Answer::Silence);
-        assert_eq!(probe(&lab.host, at(other, 80))?, Answer::Silence);
+        assert_eq!(probe(&topology.outside, at(task, 443))?, Answer::Silence);
+        assert_eq!(probe(&topology.host, at(other, 80))?, Answer::Silence);
 
-        let (flow, count) = datagram(&lab.host, task, other)?;
+        let (flow, count) = datagram(&topology.host, task, other)?;
         denied = denied.reject("branch", flow, count);
         // Such a datagram is on the wire, and stays outside of the task.
-        let (flow, _) = datagram(&lab.outside, other, task)?;
+        let (flow, _) = datagram(&topology.outside, other, task)?;
         assert_eq!(outside.sent(flow)?.packets, 1);
     }
     // What the host sends there is the task's, and the task sends as itself: a record has its primary address.
-    let (mut flow, count) = datagram(&lab.host, "10.99.0.1", "10.88.0.1")?;
+    let (mut flow, count) = datagram(&topology.host, "10.99.0.1", "10.88.0.1")?;
     flow.source.set_ip(ip("10.88.0.10"));
     denied = denied.reject("branch", flow, count);
 
@@ -108,31 +108,31 @@ fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result
     assert_eq!(tries(&recorded), [1, 1], "{recorded:?}");
     let rest = recorded.without(|flow| FAMILIES.iter().any(|(_, other)| flow.destination == at(other, 80)));
     assert_eq!(rest, expected);
-    assert_eq!(gates(&lab.host, LINK)?, (0, 0));
+    assert_eq!(gates(&topology.host, LINK)?, (0, 0));
     Ok(())
 }
 
 #[test]
 #[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
 fn a_vlan_has_a_gate_and_the_wire_below_it_has_none() -> Result<()> {
-    let lab = Topology::new()?;
-    tagged(&lab)?;
-    let daemon = gated(&lab)?;
-    assert_eq!(gates(&lab.host, LINK)?, (1, 1));
-    assert_eq!(gates(&lab.host, "wire")?, (0, 0));
-    let _echo = TcpEcho::start(&lab.host, 81)?;
-    Client::connect(&lab.outside, at("10.99.0.1", 81))?.finish()?;
-    assert_eq!(probe(&lab.outside, at("10.88.0.10", 81))?, Answer::Silence);
+    let topology = Topology::new()?;
+    tagged(&topology)?;
+    let daemon = gated(&topology)?;
+    assert_eq!(gates(&topology.host, LINK)?, (1, 1));
+    assert_eq!(gates(&topology.host, "wire")?, (0, 0));
+    let _echo = TcpEcho::start(&topology.host, 81)?;
+    Client::connect(&topology.outside, at("10.99.0.1", 81))?.finish()?;
+    assert_eq!(probe(&topology.outside, at("10.88.0.10", 81))?, Answer::Silence);
     // A gate goes with its link, and one of that name that comes later gets its own.
-    lab.host.ip(&format!("link delete {LINK}"))?;
-    lab.host.ip(&format!(
+    topology.host.ip(&format!("link delete {LINK}"))?;
+    topology.host.ip(&format!(
         "link add link wire name {LINK} type vlan id 101
          address add 10.88.0.10/24 dev {LINK}
          link set {LINK} up"
     ))?;
-    await_gates(&lab.host, LINK)?;
-    await_up(&[(&lab.host, LINK)])?;
-    assert_eq!(probe(&lab.outside, at("10.88.0.10", 81))?, Answer::Silence);
+    await_gates(&topology.host, LINK)?;
+    await_up(&[(&topology.host, LINK)])?;
+    assert_eq!(probe(&topology.outside, at("10.88.0.10", 81))?, Answer::Silence);
     daemon.stop()?;
     Ok(())
 }

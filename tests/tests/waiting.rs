@@ -57,16 +57,17 @@ fn read_by(pid: u32) -> Result<u64> {
     Ok(bytes.context("the kernel does not count what is read")?.parse()?)
 }
 
-fn one(lab: &Topology) -> Config {
-    lab.config()
+fn one(topology: &Topology) -> Config {
+    topology
+        .config()
         .group("http", HTTP)
         .device_task("web-1", "tg-web", &[WEB], &["http"])
 }
 
 /// A taskgate in the middle of its first reading.
-fn reading(lab: &Topology) -> Result<Daemon> {
-    let bytes = fill(&lab.folder().join("main"))?;
-    let daemon = lab.begin(&one(lab), Some(1))?;
+fn reading(topology: &Topology) -> Result<Daemon> {
+    let bytes = fill(&topology.folder().join("main"))?;
+    let daemon = topology.begin(&one(topology), Some(1))?;
     let pid = daemon.pid()?;
     until("half of the files are read", || Ok(read_by(pid)? > bytes / 2))?;
     Ok(daemon)
@@ -74,9 +75,9 @@ fn reading(lab: &Topology) -> Result<Daemon> {
 
 #[test]
 fn a_reload_that_is_asked_for_while_the_first_configuration_is_read_does_not_end_it() -> Result<()> {
-    let lab = Topology::new()?;
-    let _task = lab.device("tg-web", &[WEB], true)?;
-    let daemon = reading(&lab)?;
+    let topology = Topology::new()?;
+    let _task = topology.device("tg-web", &[WEB], true)?;
+    let daemon = reading(&topology)?;
     daemon.signal(Signal::SIGHUP)?;
     daemon.await_message("gates are up: 1 task gated")?;
     daemon.stop()?;
@@ -86,9 +87,9 @@ fn a_reload_that_is_asked_for_while_the_first_configuration_is_read_does_not_end
 /// The verifier gives up when a signal is pending, and each SIGHUP asks for the files to be read again.
 #[test]
 fn a_storm_of_signals_ends_neither_the_start_nor_a_reload() -> Result<()> {
-    let lab = Topology::new()?;
-    let _task = lab.device("tg-web", &[WEB], true)?;
-    let daemon = lab.begin(&one(&lab), Some(1))?;
+    let topology = Topology::new()?;
+    let _task = topology.device("tg-web", &[WEB], true)?;
+    let daemon = topology.begin(&one(&topology), Some(1))?;
     let pid = daemon.pid()?;
     // Until it has them registered, some of these signals end a process.
     until("it hears signals", || hears(pid, Signal::SIGTERM))?;
@@ -125,8 +126,8 @@ fn hears(pid: u32, signal: Signal) -> Result<bool> {
 #[test]
 fn it_ends_in_order_while_the_first_configuration_is_read() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let lab = Topology::new()?;
-        let daemon = reading(&lab)?;
+        let topology = Topology::new()?;
+        let daemon = reading(&topology)?;
         let stopped = daemon.stop_by(signal)?;
         let said = stopped.messages.join("\n");
         ensure!(said.contains("ending before anything was gated"), "{said}");
@@ -136,25 +137,27 @@ fn it_ends_in_order_while_the_first_configuration_is_read() -> Result<()> {
 
 #[test]
 fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
-    let lab = Topology::new()?;
-    let daemon = lab.start(&one(&lab))?;
+    let topology = Topology::new()?;
+    let daemon = topology.start(&one(&topology))?;
     let pid = daemon.pid()?;
     // Once as it is, and once more: the number of a link that went is another's then.
     for round in 1..=2 {
-        let bytes = fill(&lab.folder().join("main"))?;
+        let bytes = fill(&topology.folder().join("main"))?;
         let before = read_by(pid)?;
         daemon.signal(Signal::SIGHUP)?;
         until("the reload reads", || Ok(read_by(pid)? > before + bytes / 20))?;
-        let task = lab.device("tg-web", &[WEB], true)?;
-        await_gates(&lab.host, "tg-web")?;
+        let task = topology.device("tg-web", &[WEB], true)?;
+        await_gates(&topology.host, "tg-web")?;
         let reloaded = daemon.messages().iter().filter(|line| line.contains(RELOADED)).count();
         ensure!(reloaded < round, "the reload was over before the link was gated");
         let _echo = TcpEcho::start(&task, 80)?;
-        until("it is bound", || Ok(probe(&lab.outside, at(WEB, 80))? == Answer::Open))?;
-        Client::connect(&lab.outside, at(WEB, 80))?.finish()?;
-        assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
+        until("it is bound", || {
+            Ok(probe(&topology.outside, at(WEB, 80))? == Answer::Open)
+        })?;
+        Client::connect(&topology.outside, at(WEB, 80))?.finish()?;
+        assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
         daemon.await_message(&format!("reloaded: generation {}", round + 1))?;
-        lab.host.ip("link delete tg-web")?;
+        topology.host.ip("link delete tg-web")?;
         // The kernel tells of it before the next round.
         thread::sleep(Duration::from_millis(100));
     }
@@ -165,20 +168,22 @@ fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
 /// A full pipe on standard error, as a pager or a log shipper that has stopped reading leaves it.
 #[test]
 fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
-    let lab = Topology::new()?;
-    let folder = lab.folder().join("main");
+    let topology = Topology::new()?;
+    let folder = topology.folder().join("main");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;
+    fs::write(folder.join("taskgate.yaml"), one(&topology).to_string())?;
     let (unread, mut log) = std::io::pipe()?;
     fill_pipe(&mut log)?;
-    let mut process = lab.run_command("main")?.stderr(log).spawn()?;
+    let mut process = topology.run_command("main")?.stderr(log).spawn()?;
     for _ in 0..3 {
-        let task = lab.device("tg-web", &[WEB], true)?;
-        await_gates(&lab.host, "tg-web")?;
+        let task = topology.device("tg-web", &[WEB], true)?;
+        await_gates(&topology.host, "tg-web")?;
         let _echo = TcpEcho::start(&task, 80)?;
-        until("it is bound", || Ok(probe(&lab.outside, at(WEB, 80))? == Answer::Open))?;
-        assert_eq!(probe(&lab.outside, at(WEB, 81))?, Answer::Silence);
-        lab.host.ip("link delete tg-web")?;
+        until("it is bound", || {
+            Ok(probe(&topology.outside, at(WEB, 80))? == Answer::Open)
+        })?;
+        assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
+        topology.host.ip("link delete tg-web")?;
         thread::sleep(Duration::from_millis(100));
     }
     kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
@@ -195,12 +200,12 @@ fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
 /// A machine's log: an object in each line, from the start to the end, and what a message is about in fields.
 #[test]
 fn the_log_is_json_where_it_is_asked_for() -> Result<()> {
-    let lab = Topology::new()?;
-    let folder = lab.folder().join("main");
+    let topology = Topology::new()?;
+    let folder = topology.folder().join("main");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("taskgate.yaml"), one(&lab).to_string())?;
-    let _task = lab.device("tg-web", &[WEB], true)?;
-    let mut process = lab
+    fs::write(folder.join("taskgate.yaml"), one(&topology).to_string())?;
+    let _task = topology.device("tg-web", &[WEB], true)?;
+    let mut process = topology
         .run_command("main")?
         .args(["--log-format", "json"])
         .stderr(Stdio::piped())
@@ -227,7 +232,7 @@ fn the_log_is_json_where_it_is_asked_for() -> Result<()> {
     assert_eq!(line("gates are up")?["generation"], 1);
     assert_eq!(line("reload refused")?["level"], "ERROR");
 
-    let answer = lab.run_command("main")?.args(["--log-format", "json"]).output()?;
+    let answer = topology.run_command("main")?.args(["--log-format", "json"]).output()?;
     assert_eq!(answer.status.code(), Some(3));
     let lines: Vec<Value> = String::from_utf8(answer.stderr)?
         .lines()

@@ -57,7 +57,7 @@ fn time(model: &Model, name: String, rounds: u32) -> Result<CompileTime> {
             word.store(0, std::sync::atomic::Ordering::Relaxed);
         }
         let mut writer = ImageWriter::new(&*image)?;
-        let (mut book, mut sets) = (RuleIds::default(), GroupSetIds::default());
+        let (mut rule_ids, mut sets) = (RuleIds::default(), GroupSetIds::default());
         let gate = |eni: &taskgate_model::Eni| eni.binding.is_some().then_some(NO_LIMITS);
         let scope = CompileOptions {
             gate: &gate,
@@ -65,7 +65,7 @@ fn time(model: &Model, name: String, rounds: u32) -> Result<CompileTime> {
             dhcp: true,
         };
         let began = Instant::now();
-        let compiled = Compiled::new(model, scope, &mut book, &mut sets)?;
+        let compiled = Compiled::new(model, scope, &mut rule_ids, &mut sets)?;
         let compile = began.elapsed();
         let began = Instant::now();
         writer.prepare(&compiled, &mut || {})?.commit();

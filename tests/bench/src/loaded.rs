@@ -75,17 +75,17 @@ impl LoadedFixture {
         let object = BpfObject::load(&options).context("cannot load the kernel program: run this as root")?;
         let tables = KernelTables::new(&object)?;
         let image = object.image()?;
-        let mut scene = Fixture::new(&image)?;
-        // The scene has cleared all words, and its writer begins with an empty image.
-        scene.apply(model, &|eni| eni.binding.is_some().then_some(NO_LIMITS))?;
+        let mut fixture = Fixture::new(&image)?;
+        // The fixture has cleared all words, and its writer begins with an empty image.
+        fixture.apply(model, &|eni| eni.binding.is_some().then_some(NO_LIMITS))?;
         for table in Shared::ALL {
-            scene.share(table, u32::MAX, 0);
+            fixture.share(table, u32::MAX, 0);
         }
         for (link, eni) in links {
-            scene.bind(*link, eni)?;
+            fixture.bind(*link, eni)?;
         }
-        scene.writer.control().set_trunk(trunk);
-        scene.set_window(1);
+        fixture.writer.control().set_trunk(trunk);
+        fixture.set_window(1);
         Ok(Self { object, tables })
     }
 

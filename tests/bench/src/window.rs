@@ -82,15 +82,15 @@ pub fn run(effort: WindowEffort) -> Result<String> {
 }
 
 fn measure(load: Load, effort: WindowEffort) -> Result<[Spread; 2]> {
-    let lab = Topology::new()?;
-    let config = lab
+    let topology = Topology::new()?;
+    let config = topology
         .config()
         .group("closed", "egress: []")
         .group("open", "")
         .device_task("task", "tg-task", &[TASK], &["closed"])
         .device_task("busy", "tg-busy", &[BUSY], &["open"]);
-    let busy = lab.device("tg-busy", &[BUSY], true)?;
-    let daemon = lab.start_with(&config, Some(600))?;
+    let busy = topology.device("tg-busy", &[BUSY], true)?;
+    let daemon = topology.start_with(&config, Some(600))?;
     if load == Load::Reload {
         let entries: Vec<String> = (0..ENTRIES)
             .map(|entry| {
@@ -98,10 +98,10 @@ fn measure(load: Load, effort: WindowEffort) -> Result<[Spread; 2]> {
                 format!(r#"{{"Cidr":"11.{high}.{middle}.{low}/32"}}"#)
             })
             .collect();
-        let list = lab.folder().join("main/pl-0123456789abcdef0.json");
+        let list = topology.folder().join("main/pl-0123456789abcdef0.json");
         fs::write(list, format!(r#"{{"Entries":[{}]}}"#, entries.join(",")))?;
     }
-    let collector = lab.outside.bind(|| UdpSocket::bind(COLLECTOR))?;
+    let collector = topology.outside.bind(|| UdpSocket::bind(COLLECTOR))?;
     collector.set_read_timeout(Some(Duration::from_millis(400)))?;
     let task = Netns::new("task")?;
     let ended = AtomicBool::new(false);
@@ -112,7 +112,7 @@ fn measure(load: Load, effort: WindowEffort) -> Result<[Spread; 2]> {
             if load == Load::Reload {
                 daemon.signal(Signal::SIGHUP)?;
             }
-            round(&lab, &task, &collector)
+            round(&topology, &task, &collector)
         });
         let rounds: Result<Vec<(f64, f64)>> = rounds.collect();
         ended.store(true, Ordering::Relaxed);
@@ -141,9 +141,9 @@ fn send(from: &Netns, to: &str, pause: Duration, ended: &AtomicBool) -> Result<(
 }
 
 /// Makes a link that passes everything, gives it the task's name, and counts what arrives from then on, and for how long.
-fn round(lab: &Topology, task: &Netns, collector: &UdpSocket) -> Result<(f64, f64)> {
+fn round(topology: &Topology, task: &Netns, collector: &UdpSocket) -> Result<(f64, f64)> {
     let path = task.path();
-    lab.host.ip(&format!(
+    topology.host.ip(&format!(
         "link add tg-new type veth peer name eth0 netns {path}
          address add 169.254.1.1/32 dev tg-new
          link set tg-new up
@@ -155,7 +155,7 @@ fn round(lab: &Topology, task: &Netns, collector: &UdpSocket) -> Result<(f64, f6
          route add default via 169.254.1.1 dev eth0 onlink"
     ))?;
     until("the new link passes", || Ok(collector.recv(&mut [0; 8]).is_ok()))?;
-    let mut ip = lab
+    let mut ip = topology
         .host
         .command("ip")?
         .args(["-batch", "-"])
@@ -176,6 +176,6 @@ fn round(lab: &Topology, task: &Netns, collector: &UdpSocket) -> Result<(f64, f6
     }
     drop(commands);
     ip.wait()?;
-    lab.host.ip("link delete tg-task")?;
+    topology.host.ip("link delete tg-task")?;
     Ok((passed, (last - begun).as_secs_f64() * 1e3))
 }

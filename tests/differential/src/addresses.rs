@@ -52,22 +52,22 @@ const LINK_LOCALS: [&str; 6] = [
 
 impl Generator {
     /// A link: seldom one that no task has.
-    pub(super) fn any_link(&self, dice: &mut Rng) -> u32 {
+    pub(super) fn any_link(&self, rng: &mut Rng) -> u32 {
         let bound: Vec<u32> = self
             .links
             .iter()
             .filter(|(_, own)| !own.is_empty())
             .map(|(link, _)| *link)
             .collect();
-        if bound.is_empty() || dice.one_in(30) {
-            let at = dice.below(self.links.len());
+        if bound.is_empty() || rng.one_in(30) {
+            let at = rng.below(self.links.len());
             self.links[at].0
         } else {
-            dice.of(&bound)
+            rng.of(&bound)
         }
     }
 
-    pub(super) fn local(&self, link: u32, v6: bool, dice: &mut Rng) -> IpAddr {
+    pub(super) fn local(&self, link: u32, v6: bool, rng: &mut Rng) -> IpAddr {
         let own = self
             .links
             .iter()
@@ -79,9 +79,9 @@ impl Generator {
             .copied()
             .filter(|own| own.is_ipv6() == v6)
             .collect();
-        if v6 && dice.one_in(8) {
-            dice.of(&LINK_LOCALS).parse().expect("an address")
-        } else if dice.one_in(16) {
+        if v6 && rng.one_in(8) {
+            rng.of(&LINK_LOCALS).parse().expect("an address")
+        } else if rng.one_in(16) {
             let all = [
                 "224.0.0.1",
                 "224.0.0.251",
@@ -91,26 +91,26 @@ impl Generator {
                 "ff05::2",
             ];
             let all: Vec<IpAddr> = all.iter().map(|text| text.parse().expect("an address")).collect();
-            dice.of(&all
+            rng.of(&all
                 .into_iter()
                 .filter(|group: &IpAddr| group.is_ipv6() == v6)
                 .collect::<Vec<_>>())
-        } else if own.is_empty() || dice.one_in(24) {
-            self.anybody(v6, dice)
+        } else if own.is_empty() || rng.one_in(24) {
+            self.anybody(v6, rng)
         } else {
-            dice.of(&own)
+            rng.of(&own)
         }
     }
 
     /// A stranger, an ENI of this host, or an address that is no host's.
-    pub(super) fn anybody(&self, v6: bool, dice: &mut Rng) -> IpAddr {
-        let named: &[&str] = if dice.one_in(10) { &ODD } else { &STRANGERS };
+    pub(super) fn anybody(&self, v6: bool, rng: &mut Rng) -> IpAddr {
+        let named: &[&str] = if rng.one_in(10) { &ODD } else { &STRANGERS };
         let named = named.iter().map(|text| text.parse().expect("an address"));
         let enis = self.links.iter().flat_map(|(_, own)| own.iter().copied());
         let all: Vec<IpAddr> = named
             .chain(enis)
             .filter(|address: &IpAddr| address.is_ipv6() == v6)
             .collect();
-        dice.of(&all)
+        rng.of(&all)
     }
 }

@@ -65,7 +65,7 @@ fn bits(entry: &Entry, is_tcp: bool) -> u16 {
 }
 
 /// The first thing in which the tables differ from what the oracle keeps.
-pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &TableState) -> Option<String> {
+pub(super) fn differs(oracle: &Oracle, rule_ids: &RuleIds, state: &TableState) -> Option<String> {
     if oracle.counters != state.counters {
         let name = |counters: &BTreeMap<(u16, Direction, u8), u64>| -> Vec<String> {
             let lines = counters.iter();
@@ -84,7 +84,7 @@ pub(super) fn differs(oracle: &Oracle, book: &RuleIds, state: &TableState) -> Op
             return Some(format!("no entry {name:?} {entry:?}"));
         };
         let rule = (conn.rule != RULE_EXEMPT).then(|| {
-            let rule = book.name(conn.rule);
+            let rule = rule_ids.name(conn.rule);
             rule.map_or_else(Default::default, |rule| (rule.group.clone(), rule.rule.clone()))
         });
         let expected = ConnState {

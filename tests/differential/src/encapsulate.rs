@@ -17,67 +17,67 @@ pub(super) fn wrapped(
     destination: IpAddr,
     protocol: u8,
     payload: Vec<u8>,
-    dice: &mut Rng,
+    rng: &mut Rng,
 ) -> (Vec<u8>, bool) {
     let mut frame = if v6 {
-        let headers = match dice.below(14) {
-            0 => dice.below(10),
-            1 | 2 => dice.below(3),
+        let headers = match rng.below(14) {
+            0 => rng.below(10),
+            1 | 2 => rng.below(3),
             _ => 0,
         };
         let (next, payload) =
-            (0..headers).fold((protocol, payload), |(next, payload), _| extended(next, &payload, dice));
+            (0..headers).fold((protocol, payload), |(next, payload), _| extended(next, &payload, rng));
         frames::ipv6(source, destination, next, 64, &payload)
     } else {
-        let options = if dice.one_in(6) { 4 * dice.below(11) } else { 0 };
-        let options = if dice.one_in(4) {
-            routed(options, dice)
+        let options = if rng.one_in(6) { 4 * rng.below(11) } else { 0 };
+        let options = if rng.one_in(4) {
+            routed(options, rng)
         } else {
-            dice.bytes(options)
+            rng.bytes(options)
         };
-        let fragment = if dice.one_in(20) { dice.any() as u16 & 0x3fff } else { 0 };
-        let fragment = if dice.one_in(3) { fragment & 0x2000 } else { fragment };
+        let fragment = if rng.one_in(20) { rng.any() as u16 & 0x3fff } else { 0 };
+        let fragment = if rng.one_in(3) { fragment & 0x2000 } else { fragment };
         frames::ipv4(source, destination, protocol, &options, fragment, &payload)
     };
-    let jumbo = dice.one_in(40);
+    let jumbo = rng.one_in(40);
     if jumbo {
         let at = if v6 { 18 } else { 16 };
         frame[at..at + 2].fill(0);
     }
-    if dice.one_in(6) {
-        let padding = dice.below(30);
-        let padding = dice.bytes(padding);
+    if rng.one_in(6) {
+        let padding = rng.below(30);
+        let padding = rng.bytes(padding);
         frame.extend(padding);
     }
     (frame, jumbo)
 }
 
 /// Options, one of which may be a source route, or look like one.
-fn routed(length: usize, dice: &mut Rng) -> Vec<u8> {
-    let mut options = match dice.below(3) {
+fn routed(length: usize, rng: &mut Rng) -> Vec<u8> {
+    let mut options = match rng.below(3) {
         // A time stamp with room for what would read as a route.
         0 => vec![68, 6, 5, 0],
-        _ => vec![1; dice.below(length + 1)],
+        _ => vec![1; rng.below(length + 1)],
     };
-    options.extend([dice.of(&[131, 137, 0, 130]), 3, 4]);
+    options.extend([rng.of(&[131, 137, 0, 130]), 3, 4]);
     options.resize(length, 0);
     options
 }
 
-fn extended(next: u8, payload: &[u8], dice: &mut Rng) -> (u8, Vec<u8>) {
-    let most = if dice.one_in(6) { 30 } else { 3 };
-    let units = 1 + dice.below(most) as u8;
-    match dice.below(6) {
+fn extended(next: u8, payload: &[u8], rng: &mut Rng) -> (u8, Vec<u8>) {
+    let most = if rng.one_in(6) { 30 } else { 3 };
+    let units = 1 + rng.below(most) as u8;
+    match rng.below(6) {
         0 => (0, frames::extension(next, units, payload)),
         1 => {
             let mut routing = frames::extension(next, units, payload);
-            routing[3] = if dice.one_in(4) { dice.any() as u8 } else { 0 };
+            routing[3] = if rng.one_in(4) { rng.any() as u8 } else { 0 };
             (43, routing)
         }
         2 => (51, frames::authentication(next, units, payload)),
         3 => {
-            let (offset, more) = match dice.below(4) {
-                0 => (dice.below(8192) as u16, dice.one_in(2)),
+            let (offset, more) = match rng.below(4) {
+                0 => (rng.below(8192) as u16, rng.one_in(2)),
                 1 => (0, true),
                 _ => (0, false),
             };
@@ -88,51 +88,51 @@ fn extended(next: u8, payload: &[u8], dice: &mut Rng) -> (u8, Vec<u8>) {
 }
 
 /// Changes bytes where headers are, and cuts off the end.
-pub(super) fn damage(frame: &mut Vec<u8>, dice: &mut Rng) {
-    for _ in 0..dice.below(4) {
+pub(super) fn damage(frame: &mut Vec<u8>, rng: &mut Rng) {
+    for _ in 0..rng.below(4) {
         let reach = frame.len().min(100);
         if reach > 12 {
-            let at = 12 + dice.below(reach - 12);
-            let by = dice.of(&[1, 0xff, 0x80, dice.clone().any() as u8]);
+            let at = 12 + rng.below(reach - 12);
+            let by = rng.of(&[1, 0xff, 0x80, rng.clone().any() as u8]);
             frame[at] ^= by;
         }
     }
-    if dice.one_in(3) {
-        let keep = dice.below(frame.len() + 1);
+    if rng.one_in(3) {
+        let keep = rng.below(frame.len() + 1);
         // No link carries less, and the kernel takes no less for a test.
         frame.truncate(keep.max(14));
     }
 }
 
 /// What the kernel is asked to do to a frame afterwards: as its own would be, or somewhere else.
-pub(super) fn left_over(frame: &[u8], segments: (u32, u32), dice: &mut Rng) -> Left {
+pub(super) fn left_over(frame: &[u8], segments: (u32, u32), rng: &mut Rng) -> Left {
     let (ether_type, header) = match frame.get(12..15) {
         Some([0x08, 0x00, first]) => (0x0800, 4 * i32::from(first & 15)),
         Some([0x86, 0xdd, _]) => (0x86dd, 40),
         _ => (0x0806, 0),
     };
     let transport = 14 + header;
-    let anywhere = |dice: &mut Rng| i32::from(dice.any() as u8) - 80;
-    let checksum = dice.one_in(8).then(|| Checksum {
-        start: match dice.below(5) {
-            0 => anywhere(dice),
-            1 => transport + i32::from(dice.any() as u8 % 12),
+    let anywhere = |rng: &mut Rng| i32::from(rng.any() as u8) - 80;
+    let checksum = rng.one_in(8).then(|| Checksum {
+        start: match rng.below(5) {
+            0 => anywhere(rng),
+            1 => transport + i32::from(rng.any() as u8 % 12),
             _ => transport,
         },
-        offset: match dice.below(6) {
-            0 => dice.below(60) as u16,
-            1 => dice.any() as u16,
-            _ => dice.of(&[16, 16, 6, 6, 2, 0]),
+        offset: match rng.below(6) {
+            0 => rng.below(60) as u16,
+            1 => rng.any() as u16,
+            _ => rng.of(&[16, 16, 6, 6, 2, 0]),
         },
     });
-    let cut = (segments.1 > 0 && dice.one_in(2)).then(|| Cut {
-        ether_type: if dice.one_in(8) {
-            dice.of(&[0x0800, 0x86dd])
+    let cut = (segments.1 > 0 && rng.one_in(2)).then(|| Cut {
+        ether_type: if rng.one_in(8) {
+            rng.of(&[0x0800, 0x86dd])
         } else {
             ether_type
         },
-        header: dice.of(&[14, 14, 14, 14, 18]),
-        inner: dice.of(&[Cut::NO_INNER, Cut::NO_INNER, transport, transport + 7, transport + 8]),
+        header: rng.of(&[14, 14, 14, 14, 18]),
+        inner: rng.of(&[Cut::NO_INNER, Cut::NO_INNER, transport, transport + 7, transport + 8]),
     });
     Left { checksum, cut }
 }

@@ -41,11 +41,11 @@ const MEMBERS: usize = 3;
 const MANY: u32 = 1000;
 
 /// A model, the gates of its ENIs, and a floor.
-pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) {
-    let mut groups: Vec<SecurityGroup> = (0..GROUPS).map(|number| any_group(number, dice)).collect();
-    let prefix_lists = (0..LISTS).map(|number| any_list(number, dice)).collect();
+pub(crate) fn any_model(rng: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) {
+    let mut groups: Vec<SecurityGroup> = (0..GROUPS).map(|number| any_group(number, rng)).collect();
+    let prefix_lists = (0..LISTS).map(|number| any_list(number, rng)).collect();
     // Addresses may move from one ENI to another.
-    let turn = if dice.one_in(4) { dice.below(GATED) } else { 0 };
+    let turn = if rng.one_in(4) { rng.below(GATED) } else { 0 };
     let mut enis: Vec<Eni> = Vec::new();
     for number in 0..GATED {
         let last = 10 + (number + turn) % GATED;
@@ -54,21 +54,21 @@ pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) 
             format!("2001:db8::{last}"),
             format!("10.0.0.{}", last + 10),
         ];
-        let count = 1 + dice.below(3);
+        let count = 1 + rng.below(3);
         let addresses: Vec<&str> = addresses.iter().take(count).map(String::as_str).collect();
-        let mut eni = gated(&format!("eni-{number}"), &addresses, &any_groups(dice));
-        eni.source_dest_check = !dice.one_in(6);
+        let mut eni = gated(&format!("eni-{number}"), &addresses, &any_groups(rng));
+        eni.source_dest_check = !rng.one_in(6);
         // Sometimes one is gone.
-        if !dice.one_in(10) {
+        if !rng.one_in(10) {
             enis.push(eni);
         }
     }
     for number in 1..=MEMBERS {
         let addresses = [format!("10.0.1.{number}"), format!("2001:db8::10{number}")];
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        enis.push(member(&format!("member-{number}"), &addresses, &any_groups(dice)));
+        enis.push(member(&format!("member-{number}"), &addresses, &any_groups(rng)));
     }
-    let mut aside = dice.aside();
+    let mut aside = rng.aside();
     if aside.one_in(3) {
         several_vpcs(&mut groups, &mut enis, &mut aside);
     }
@@ -76,7 +76,7 @@ pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) 
     let gates = enis
         .iter()
         .map(|eni| {
-            let (gate, other) = eni.binding.as_ref().and_then(|_| any_gate(dice))?;
+            let (gate, other) = eni.binding.as_ref().and_then(|_| any_gate(rng))?;
             floor = other;
             Some(gate)
         })
@@ -88,7 +88,7 @@ pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) 
         reserved: vec![IpAddr::from([10, 0, 0, 2])],
         ..Model::default()
     };
-    model.settings.exempt = match dice.below(4) {
+    model.settings.exempt = match rng.below(4) {
         0 => AddressList::None,
         1 => AddressList::List(vec![IpAddr::from([203, 0, 113, 1])]),
         _ => AddressList::Aws,
@@ -97,14 +97,14 @@ pub(crate) fn any_model(dice: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) 
 }
 
 /// Deals everything out to VPCs, and adds members that have addresses of others in other VPCs.
-fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Rng) {
+fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, rng: &mut Rng) {
     let vpcs = groups.iter_mut().map(|group| &mut group.vpc);
     for vpc in vpcs.chain(enis.iter_mut().map(|eni| &mut eni.vpc)) {
-        let one = dice.of(&[None, Some("vpc-0"), Some("vpc-1"), Some("vpc-2")]);
+        let one = rng.of(&[None, Some("vpc-0"), Some("vpc-1"), Some("vpc-2")]);
         *vpc = one.map(str::to_owned);
     }
     for (number, vpc) in (0..).zip(["vpc-0", "vpc-1", "vpc-2", "vpc-1"]) {
-        let like = dice.below(enis.len());
+        let like = rng.below(enis.len());
         let of_other_vpc = |address: &IpAddr| {
             let mut holders = enis.iter().filter(|eni| eni.addresses.contains(address));
             holders.all(|eni| eni.vpc.as_deref().is_some_and(|own| own != vpc))
@@ -113,7 +113,7 @@ fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Rn
         if addresses.is_empty() {
             continue;
         }
-        let mut eni = member(&format!("overlap-{number}"), &[], &any_groups(dice));
+        let mut eni = member(&format!("overlap-{number}"), &[], &any_groups(rng));
         (eni.addresses, eni.vpc) = (addresses, Some(vpc.to_owned()));
         enis.push(eni);
     }
@@ -121,10 +121,10 @@ fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, dice: &mut Rn
 
 /// How tables with room for so many are shared. Where no table can be full, no pool can be used up: what others do is then
 /// nothing to a task.
-pub(crate) fn any_shares(mut dice: Rng, floor: u32, room: usize) -> [Share; 3] {
+pub(crate) fn any_shares(mut rng: Rng, floor: u32, room: usize) -> [Share; 3] {
     const ENDLESS: u32 = 1 << 20;
     // Connections have to live long enough to be closed, too.
-    if !dice.one_in(3) {
+    if !rng.one_in(3) {
         let endless = Share {
             floor: ENDLESS,
             pool: 0,
@@ -138,35 +138,35 @@ pub(crate) fn any_shares(mut dice: Rng, floor: u32, room: usize) -> [Share; 3] {
     };
     Shared::ALL.map(|table| {
         let floor = match table {
-            Shared::Connections => dice.of(&[0, 2, 4, 12, MANY]),
+            Shared::Connections => rng.of(&[0, 2, 4, 12, MANY]),
             Shared::Denials => floor,
             Shared::Fragments => Shared::fragments(floor),
         };
         Share {
             floor,
-            pool: dice.of(&pools),
+            pool: rng.of(&pools),
         }
     })
 }
 
-fn any_gate(dice: &mut Rng) -> Option<(EniLimits, u32)> {
-    if dice.one_in(30) {
+fn any_gate(rng: &mut Rng) -> Option<(EniLimits, u32)> {
+    if rng.one_in(30) {
         return None;
     }
-    let connections = dice.of(&[0, 3, 12, 12, NO_CAP, NO_CAP, NO_CAP, NO_CAP]);
-    let floor = dice.of(&[0, 3, 12, MANY, MANY, MANY]);
+    let connections = rng.of(&[0, 3, 12, 12, NO_CAP, NO_CAP, NO_CAP, NO_CAP]);
+    let floor = rng.of(&[0, 3, 12, MANY, MANY, MANY]);
     let gate = EniLimits {
         connections,
-        isolated: dice.one_in(30),
+        isolated: rng.one_in(30),
     };
     Some((gate, floor))
 }
 
-fn any_groups(dice: &mut Rng) -> Vec<usize> {
-    let first = dice.below(GROUPS);
+fn any_groups(rng: &mut Rng) -> Vec<usize> {
+    let first = rng.below(GROUPS);
     let mut groups = vec![first];
-    if dice.one_in(2) {
-        let other = dice.below(GROUPS);
+    if rng.one_in(2) {
+        let other = rng.below(GROUPS);
         if other != first {
             groups.push(other);
         }
@@ -174,9 +174,9 @@ fn any_groups(dice: &mut Rng) -> Vec<usize> {
     groups
 }
 
-fn any_list(number: usize, dice: &mut Rng) -> PrefixList {
-    let count = dice.below(5);
-    let entries = (0..count).map(|_| dice.of(&NETS).parse().expect("a CIDR")).collect();
+fn any_list(number: usize, rng: &mut Rng) -> PrefixList {
+    let count = rng.below(5);
+    let entries = (0..count).map(|_| rng.of(&NETS).parse().expect("a CIDR")).collect();
     PrefixList {
         id: format!("pl-{number}"),
         name: None,
@@ -185,22 +185,22 @@ fn any_list(number: usize, dice: &mut Rng) -> PrefixList {
     }
 }
 
-fn any_group(number: usize, dice: &mut Rng) -> SecurityGroup {
+fn any_group(number: usize, rng: &mut Rng) -> SecurityGroup {
     let mut rules = |direction: Direction| {
         // Now and then more than one word of a bitmap.
-        let count = if dice.one_in(12) {
-            60 + dice.below(80)
+        let count = if rng.one_in(12) {
+            60 + rng.below(80)
         } else {
-            dice.below(7)
+            rng.below(7)
         };
-        let mut rules: Vec<Rule> = (0..count).map(|at| any_rule(number, direction, at, dice)).collect();
+        let mut rules: Vec<Rule> = (0..count).map(|at| any_rule(number, direction, at, rng)).collect();
         // What most groups have: everything out, much in.
         for net in ["0.0.0.0/0", "::/0"] {
-            if dice.one_in(2) {
+            if rng.one_in(2) {
                 rules.push(Rule {
                     protocol: Protocol::All,
                     peer: peer(net),
-                    ..any_rule(number, direction, rules.len(), dice)
+                    ..any_rule(number, direction, rules.len(), rng)
                 });
             }
         }
@@ -218,47 +218,47 @@ fn any_group(number: usize, dice: &mut Rng) -> SecurityGroup {
     }
 }
 
-fn any_rule(group: usize, direction: Direction, at: usize, dice: &mut Rng) -> Rule {
+fn any_rule(group: usize, direction: Direction, at: usize, rng: &mut Rng) -> Rule {
     Rule {
         id: format!("group-{group}/{direction}/{at}"),
-        protocol: any_protocol(dice),
-        peer: match dice.below(10) {
-            0 | 1 => Peer::Group(GroupIndex(dice.below(GROUPS))),
-            2 => Peer::PrefixList(PrefixListIndex(dice.below(LISTS))),
+        protocol: any_protocol(rng),
+        peer: match rng.below(10) {
+            0 | 1 => Peer::Group(GroupIndex(rng.below(GROUPS))),
+            2 => Peer::PrefixList(PrefixListIndex(rng.below(LISTS))),
             3 => Peer::Missing("sg-gone".into()),
-            _ => peer(dice.of(&NETS)),
+            _ => peer(rng.of(&NETS)),
         },
         description: String::new(),
         location: Location::default(),
     }
 }
 
-fn any_ports(dice: &mut Rng) -> Ports {
-    if dice.one_in(4) {
+fn any_ports(rng: &mut Rng) -> Ports {
+    if rng.one_in(4) {
         return Ports::ALL;
     }
-    let (one, other) = (dice.of(&EDGES), dice.of(&EDGES));
+    let (one, other) = (rng.of(&EDGES), rng.of(&EDGES));
     Ports {
         from: one.min(other),
         to: one.max(other),
     }
 }
 
-fn any_icmp(kinds: &[u8], dice: &mut Rng) -> IcmpMatch {
-    match dice.below(3) {
+fn any_icmp(kinds: &[u8], rng: &mut Rng) -> IcmpMatch {
+    match rng.below(3) {
         0 => IcmpMatch::All,
-        1 => IcmpMatch::Type(dice.of(kinds)),
-        _ => IcmpMatch::TypeCode(dice.of(kinds), dice.below(2) as u8),
+        1 => IcmpMatch::Type(rng.of(kinds)),
+        _ => IcmpMatch::TypeCode(rng.of(kinds), rng.below(2) as u8),
     }
 }
 
-fn any_protocol(dice: &mut Rng) -> Protocol {
-    match dice.below(12) {
-        0..4 => Protocol::Tcp(any_ports(dice)),
-        4..7 => Protocol::Udp(any_ports(dice)),
-        7 => Protocol::Icmp(any_icmp(&[8, 0, 3, 13, 9], dice)),
-        8 => Protocol::Icmpv6(any_icmp(&[128, 129, 1, 2, 200], dice)),
-        9 => Protocol::Number(dice.of(&[0, 2, 47, 50, 132])),
+fn any_protocol(rng: &mut Rng) -> Protocol {
+    match rng.below(12) {
+        0..4 => Protocol::Tcp(any_ports(rng)),
+        4..7 => Protocol::Udp(any_ports(rng)),
+        7 => Protocol::Icmp(any_icmp(&[8, 0, 3, 13, 9], rng)),
+        8 => Protocol::Icmpv6(any_icmp(&[128, 129, 1, 2, 200], rng)),
+        9 => Protocol::Number(rng.of(&[0, 2, 47, 50, 132])),
         _ => Protocol::All,
     }
 }

@@ -1,4 +1,4 @@
-//! The usual stage: taskgate runs on a lab's host, made an ENI for each of its tasks, and every wire is listened on.
+//! The usual test: taskgate runs on a topology's host, made an ENI for each of its tasks, and every wire is listened on.
 
 use std::{
     collections::BTreeMap,
@@ -19,26 +19,26 @@ use crate::{
 /// A running taskgate, its tasks, and what crosses their links.
 #[derive(Debug)]
 pub struct E2eTest {
-    /// taskgate. Before the lab, so that it ends before what it runs in.
+    /// taskgate. Before the topology, so that it ends before what it runs in.
     pub daemon: Daemon,
     /// The configuration in force.
     pub config: Config,
     /// What crosses the link of what is outside.
     pub outside: Wire,
     /// The host and what is outside.
-    pub lab: Topology,
+    pub topology: Topology,
     tasks: BTreeMap<String, (Netns, Wire)>,
 }
 
 impl E2eTest {
     /// Starts taskgate with a configuration whose tasks all are in namespaces.
     pub fn start(configure: impl FnOnce(Config) -> Config) -> Result<Self> {
-        Self::in_lab(Topology::new()?, configure)
+        Self::in_topology(Topology::new()?, configure)
     }
 
-    /// As [`E2eTest::start`], in a lab that is prepared.
-    pub fn in_lab(lab: Topology, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
-        Self::set(lab, Some(1), configure)
+    /// As [`E2eTest::start`], in a topology that is prepared.
+    pub fn in_topology(topology: Topology, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        Self::set(topology, Some(1), configure)
     }
 
     /// As [`E2eTest::start`], with records every `interval` seconds, or as the configuration has it.
@@ -46,19 +46,19 @@ impl E2eTest {
         Self::set(Topology::new()?, interval, configure)
     }
 
-    fn set(lab: Topology, interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
-        let config = configure(lab.config());
-        let outside = Wire::tap(&lab.outside, "eth0")?;
-        let daemon = lab.start_with(&config, interval)?;
-        let mut stage = Self {
+    fn set(topology: Topology, interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
+        let config = configure(topology.config());
+        let outside = Wire::tap(&topology.outside, "eth0")?;
+        let daemon = topology.start_with(&config, interval)?;
+        let mut test = Self {
             daemon,
             config,
             outside,
-            lab,
+            topology,
             tasks: BTreeMap::new(),
         };
-        stage.meet_tasks()?;
-        Ok(stage)
+        test.meet_tasks()?;
+        Ok(test)
     }
 
     /// Reloads the configuration, which has to be taken.
@@ -72,7 +72,7 @@ impl E2eTest {
     fn meet_tasks(&mut self) -> Result<()> {
         for task in self.config.made_tasks() {
             if !self.tasks.contains_key(task) {
-                let netns = self.lab.task(task)?;
+                let netns = self.topology.task(task)?;
                 let wire = Wire::tap(&netns, "eth0")?;
                 self.tasks.insert(task.to_owned(), (netns, wire));
             }

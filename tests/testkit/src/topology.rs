@@ -45,7 +45,7 @@ impl Topology {
     /// Makes both.
     pub fn new() -> Result<Self> {
         let unique = names::unique();
-        let lab = Self {
+        let topology = Self {
             host: Netns::new("host")?,
             outside: Netns::new("outside")?,
             folder: TempDir::new(&unique)?,
@@ -58,21 +58,21 @@ impl Topology {
             ("net.ipv4.conf.all.rp_filter", "0"),
             ("net.ipv4.conf.default.rp_filter", "0"),
         ] {
-            lab.host.set(sysctl, value)?;
+            topology.host.set(sysctl, value)?;
         }
-        for netns in [&lab.host, &lab.outside] {
+        for netns in [&topology.host, &topology.outside] {
             netns.set(DAD, "0")?;
         }
-        lab.host.add_veth("wire", &lab.outside, "eth0")?;
-        lab.host.ip("address add 10.99.0.1/24 dev wire
+        topology.host.add_veth("wire", &topology.outside, "eth0")?;
+        topology.host.ip("address add 10.99.0.1/24 dev wire
              address add fd99::1/64 dev wire nodad
              link set wire up")?;
-        lab.outside.ip("address add 10.99.0.2/24 dev eth0
+        topology.outside.ip("address add 10.99.0.2/24 dev eth0
              address add fd99::2/64 dev eth0 nodad
              link set eth0 up
              route add default via 10.99.0.1
              route add ::/0 via fd99::1")?;
-        Ok(lab)
+        Ok(topology)
     }
 
     /// An empty configuration, whose namespaces have names that are this test's alone.

@@ -3,9 +3,8 @@
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, E2eTest, Held, at,
-    held::TableUse,
-    ip,
+    Action, Config, E2eTest, MapDump, at, ip,
+    map_dump::TableUse,
     netns::until,
     traffic::{Client, Flood, TcpEcho, UdpPeer, inject, udp_packet},
 };
@@ -25,10 +24,10 @@ fn two_clients(config: Config, connections: &str) -> Config {
 fn a_task_that_floods_fills_its_own_share_of_connections() -> Result<()> {
     const SHARE: u64 = 256;
     const FLOWS: u16 = 4000;
-    let stage = E2eTest::start(|config| two_clients(config, "{ total: 4096, per-task: 256 }"))?;
-    let held = Held::by(&stage.daemon)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-    let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
+    let test = E2eTest::start(|config| two_clients(config, "{ total: 4096, per-task: 256 }"))?;
+    let held = MapDump::of(&test.daemon)?;
+    let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
+    let (loud, quiet) = (test.task("loud-1")?, test.task("quiet-1")?);
     let mut old = Client::connect(loud, at(OUTSIDE, ECHO))?;
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
     old.echo(100)?;
@@ -60,10 +59,10 @@ fn a_task_that_floods_fills_its_own_share_of_connections() -> Result<()> {
     old.abort()?;
     live.abort()?;
 
-    let expected = stage.kept_in(&["loud-1"])?;
+    let expected = test.kept_in(&["loud-1"])?;
     assert_eq!(expected.total("loud-1", Action::Reject).packets, denied + tries - 1);
     assert_eq!(expected.total("quiet-1", Action::Reject).packets, 0);
-    let stopped = stage.finish(&expected)?;
+    let stopped = test.finish(&expected)?;
     assert!(!lacks(&stopped.records, "loud-1") && !lacks(&stopped.records, "quiet-1"));
     Ok(())
 }
@@ -75,10 +74,10 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     // A quarter, divided.
     const FLOOR: u64 = TOTAL / 4 / 2;
     const FLOWS: u16 = 1500;
-    let stage = E2eTest::start(|config| two_clients(config, "{ total: 1024 }"))?;
-    let held = Held::by(&stage.daemon)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-    let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
+    let test = E2eTest::start(|config| two_clients(config, "{ total: 1024 }"))?;
+    let held = MapDump::of(&test.daemon)?;
+    let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
+    let (loud, quiet) = (test.task("loud-1")?, test.task("quiet-1")?);
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
     live.echo(100)?;
     Flood::syn(loud, ip(LOUD), at(OUTSIDE, CLOSED))?.send(FIRST, FLOWS)?;
@@ -95,8 +94,8 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     assert_eq!(held.counted(Egress, "task-connections-full")?, [0; 0]);
     for task in ["loud-1", "quiet-1"] {
         let limit = format!("task `{task}` is at its limit of tracked connections");
-        stage.daemon.await_message(&limit)?;
-        let messages = stage.daemon.messages();
+        test.daemon.await_message(&limit)?;
+        let messages = test.daemon.messages();
         let told = messages.iter().filter(|message| message.contains(&limit)).count();
         assert_eq!(told, 1, "{messages:?}");
     }
@@ -112,7 +111,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     held.age(432_001)?;
     until("nothing is in use", || Ok(held.used() == TableUse::default()))?;
     assert_eq!(held.pools(), [0; 3]);
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
@@ -120,7 +119,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
 #[test]
 fn a_busy_task_has_what_two_hundred_absent_ones_do_not_use() -> Result<()> {
     const FLOWS: u16 = 20_000;
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         (0..200)
             .fold(config, |config, number| {
                 let (name, device) = (format!("absent-{number}"), format!("tg-no-{number}"));
@@ -130,14 +129,14 @@ fn a_busy_task_has_what_two_hundred_absent_ones_do_not_use() -> Result<()> {
             .group("client", CLIENT)
             .task("loud-1", &[LOUD], &["client"])
     })?;
-    let held = Held::by(&stage.daemon)?;
-    stage.daemon.await_message("tasks present: 1;")?;
-    let flood = Flood::syn(stage.task("loud-1")?, ip(LOUD), at(OUTSIDE, CLOSED))?;
+    let held = MapDump::of(&test.daemon)?;
+    test.daemon.await_message("tasks present: 1;")?;
+    let flood = Flood::syn(test.task("loud-1")?, ip(LOUD), at(OUTSIDE, CLOSED))?;
     flood.send(FIRST, FLOWS)?;
     held.await_counted(Egress, "rule", &[FLOWS.into()])?;
     assert_eq!(held.counted(Egress, "connections-full")?, [0; 0]);
     assert_eq!(held.counted(Egress, "task-connections-full")?, [0; 0]);
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
@@ -147,7 +146,7 @@ fn a_busy_task_has_what_two_hundred_absent_ones_do_not_use() -> Result<()> {
 fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
     const TOTAL: u64 = 1024;
     const FLOWS: u16 = 3000;
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         config
             .group(
                 "server",
@@ -156,11 +155,11 @@ fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
             .task("quiet-1", &[QUIET], &["server"])
             .with("settings: { connections: { total: 1024 } }")
     })?;
-    let held = Held::by(&stage.daemon)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-    let quiet = stage.task("quiet-1")?;
+    let held = MapDump::of(&test.daemon)?;
+    let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
+    let quiet = test.task("quiet-1")?;
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
-    let flood = Flood::syn(&stage.lab.outside, ip(OUTSIDE), at(QUIET, SINK))?;
+    let flood = Flood::syn(&test.topology.outside, ip(OUTSIDE), at(QUIET, SINK))?;
     flood.send(FIRST, 1)?;
     held.await_counted(Ingress, "rule", &[1])?;
     flood.send(FIRST + 1, FLOWS - 1)?;
@@ -178,36 +177,36 @@ fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
     inject(quiet, &exempt)?;
     held.await_counted(Egress, "exempt", &[1])?;
     assert_eq!(held.counted(Egress, "connections-full")?, [0; 0]);
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
 /// Every entry is given back to who was charged for it, however often tasks come and go.
 #[test]
 fn tasks_that_come_and_go_leave_nothing_charged() -> Result<()> {
-    let mut stage = E2eTest::start(|config| two_clients(config, "{ total: 1024 }"))?;
-    let held = Held::by(&stage.daemon)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
+    let mut test = E2eTest::start(|config| two_clients(config, "{ total: 1024 }"))?;
+    let held = MapDump::of(&test.daemon)?;
+    let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
     for round in 0..3_u16 {
         // Its namespace is another one each time.
-        let quiet = stage.lab.task("quiet-1")?;
+        let quiet = test.topology.task("quiet-1")?;
         assert!(connects(&quiet)?);
         // More than its floor: of both accounts.
         Flood::syn(&quiet, ip(QUIET), at(OUTSIDE, CLOSED))?.send(FIRST, 400)?;
-        let stranger = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?;
+        let stranger = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE, 0).to_string())?;
         stranger.send(at(QUIET, SINK), b"unasked")?;
         until("both tables are in use", || {
             Ok(held.used().conns >= 400 && held.used().denials > 0)
         })?;
-        stage.reload(|config| config.without_task("quiet-1"))?;
+        test.reload(|config| config.without_task("quiet-1"))?;
         until("nothing is in use", || {
             let TableUse { conns, denials, .. } = held.used();
             Ok((conns, denials) == (0, 0))
         })?;
         assert_eq!(held.pools(), [0; 3], "round {round}");
-        stage.reload(|config| config.task("quiet-1", &[QUIET], &["client"]))?;
+        test.reload(|config| config.task("quiet-1", &[QUIET], &["client"]))?;
     }
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
@@ -218,17 +217,17 @@ fn tasks_that_come_and_go_leave_nothing_charged() -> Result<()> {
 fn an_untracked_flood_passes_and_what_found_no_room_is_told() -> Result<()> {
     const SHARE: u64 = 256;
     const FLOWS: u16 = 1000;
-    let stage = E2eTest::start(|config| {
+    let test = E2eTest::start(|config| {
         two_clients(config, "{ total: 4096, per-task: 256 }")
             .group("open", "ingress: [{ protocol: all, from: any }]")
             .task("loud-1", &[LOUD], &["open"])
     })?;
-    let held = Held::by(&stage.daemon)?;
-    let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-    let sink = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, SINK).to_string())?;
-    let quiet = stage.task("quiet-1")?;
+    let held = MapDump::of(&test.daemon)?;
+    let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
+    let sink = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE, SINK).to_string())?;
+    let quiet = test.task("quiet-1")?;
     let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
-    let flood = Flood::udp(stage.task("loud-1")?, ip(LOUD), at(OUTSIDE, SINK))?;
+    let flood = Flood::udp(test.task("loud-1")?, ip(LOUD), at(OUTSIDE, SINK))?;
     flood.send(FIRST, 1)?;
     sink.expect(b"data")?;
     // Each flow twice.
@@ -244,7 +243,7 @@ fn an_untracked_flood_passes_and_what_found_no_room_is_told() -> Result<()> {
     })?;
     let used = held.used();
     assert_eq!((used.passed_lost, used.denied_lost), (lost, 0));
-    let (wires, outside) = (stage.passed()?, stage.outside.flows()?.len());
+    let (wires, outside) = (test.passed()?, test.outside.flows()?.len());
     assert!(outside >= usize::from(FLOWS), "{outside} flows arrived");
-    sums_are_whole(stage, &wires, lost)
+    sums_are_whole(test, &wires, lost)
 }

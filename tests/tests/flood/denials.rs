@@ -4,7 +4,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use taskgate_ebpf::abi::Direction::{Egress, Ingress};
 use testkit::{
-    Action, Config, E2eTest, Held, OUTSIDE_V4, OUTSIDE_V6, at, ip,
+    Action, Config, E2eTest, MapDump, OUTSIDE_V4, OUTSIDE_V6, at, ip,
     netns::until,
     traffic::{Client, Flood, TcpEcho, UdpPeer},
 };
@@ -29,13 +29,16 @@ fn closed_and_quiet(config: Config) -> Config {
 fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
     const FLOWS: u16 = 1500;
     for inward in [false, true] {
-        let stage = E2eTest::start(closed_and_quiet)?;
-        let held = Held::by(&stage.daemon)?;
-        let _echo = TcpEcho::start(&stage.lab.outside, ECHO)?;
-        let (loud, quiet) = (stage.task("loud-1")?, stage.task("quiet-1")?);
+        let test = E2eTest::start(closed_and_quiet)?;
+        let held = MapDump::of(&test.daemon)?;
+        let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
+        let (loud, quiet) = (test.task("loud-1")?, test.task("quiet-1")?);
         let mut live = Client::connect(quiet, at(OUTSIDE, ECHO))?;
         let (flood, direction) = if inward {
-            (Flood::udp(&stage.lab.outside, OUTSIDE_V6, at(LOUD6, SINK))?, Ingress)
+            (
+                Flood::udp(&test.topology.outside, OUTSIDE_V6, at(LOUD6, SINK))?,
+                Ingress,
+            )
         } else {
             (Flood::udp(loud, ip(LOUD), at(OUTSIDE, SINK))?, Egress)
         };
@@ -44,7 +47,7 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
         held.await_counted(direction, "no-rule", &[1])?;
         beside(quiet, &mut live, || flood.send(FIRST + 1, FLOWS - 1))?;
         // The other task's are still recorded.
-        let stranger = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?;
+        let stranger = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE, 0).to_string())?;
         stranger.send(at(QUIET, SINK), b"unasked")?;
         live.abort()?;
         until("the last packet is counted", || {
@@ -62,15 +65,14 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
         assert_eq!(used.passed_lost, 0);
         assert!(used.denials <= DENIALS);
         let expected = if inward {
-            stage.denied_in(&[("outside", "loud-1"), ("outside", "quiet-1")])?
+            test.denied_in(&[("outside", "loud-1"), ("outside", "quiet-1")])?
         } else {
-            stage
-                .kept_in(&["loud-1"])?
-                .and(stage.denied_in(&[("outside", "quiet-1")])?.only(Action::Reject))
+            test.kept_in(&["loud-1"])?
+                .and(test.denied_in(&[("outside", "quiet-1")])?.only(Action::Reject))
         };
         assert_eq!(expected.total("loud-1", Action::Reject).packets, u64::from(FLOWS));
         assert_eq!(expected.total("quiet-1", Action::Reject).packets, 1);
-        sums_are_whole(stage, &expected, lost)?;
+        sums_are_whole(test, &expected, lost)?;
     }
     Ok(())
 }
@@ -79,22 +81,22 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
 #[test]
 fn counters_are_told_on_a_signal() -> Result<()> {
     const FLOWS: u16 = 1500;
-    let stage = E2eTest::start(closed_and_quiet)?;
-    let held = Held::by(&stage.daemon)?;
-    let flood = Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    let test = E2eTest::start(closed_and_quiet)?;
+    let held = MapDump::of(&test.daemon)?;
+    let flood = Flood::udp(&test.topology.outside, OUTSIDE_V4, at(LOUD, SINK))?;
     flood.send(FIRST, 1)?;
     held.await_counted(Ingress, "no-rule", &[1])?;
     flood.send(FIRST + 1, FLOWS - 1)?;
     held.await_counted(Ingress, "no-rule", &[FLOWS.into()])?;
     let lost = held.used().denied_lost;
     assert!(lost > 0);
-    stage.daemon.signal(Signal::SIGUSR1)?;
-    stage.daemon.await_message(&format!("unrecorded 0+{lost}"))?;
-    let messages = stage.daemon.messages();
+    test.daemon.signal(Signal::SIGUSR1)?;
+    test.daemon.await_message(&format!("unrecorded 0+{lost}"))?;
+    let messages = test.daemon.messages();
     let told = messages.iter().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let expected = ["loud-1", "ingress", "no-rule", "1500"];
     assert!(told.into_iter().any(|words| words == expected), "{messages:?}");
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }
 
@@ -103,9 +105,9 @@ fn counters_are_told_on_a_signal() -> Result<()> {
 #[test]
 fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     const FLOWS: u16 = 1500;
-    let stage = E2eTest::start_with(Some(600), closed_and_quiet)?;
-    let held = Held::by(&stage.daemon)?;
-    let flood = Flood::udp(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    let test = E2eTest::start_with(Some(600), closed_and_quiet)?;
+    let held = MapDump::of(&test.daemon)?;
+    let flood = Flood::udp(&test.topology.outside, OUTSIDE_V4, at(LOUD, SINK))?;
     flood.send(FIRST, 1)?;
     held.await_counted(Ingress, "no-rule", &[1])?;
     flood.send(FIRST + 1, FLOWS - 1)?;
@@ -113,13 +115,12 @@ fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     let lost = held.used().denied_lost;
     assert!((1..=u64::from(FLOWS) - MOST_FROM_OUTSIDE).contains(&lost), "{lost}");
     until("there is room again", || Ok(held.used().denials < DENIALS / 2))?;
-    let late = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE, 0).to_string())?.send(at(LOUD, SINK), b"late")?;
+    let late = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE, 0).to_string())?.send(at(LOUD, SINK), b"late")?;
     held.await_counted(Ingress, "no-rule", &[u64::from(FLOWS) + 1])?;
-    stage
-        .daemon
+    test.daemon
         .await_message("task `loud-1` is at its limit of denied flows")?;
-    let expected = stage.denied_in(&[("outside", "loud-1")])?;
-    let stopped = stage.daemon.stop()?;
+    let expected = test.denied_in(&[("outside", "loud-1")])?;
+    let stopped = test.daemon.stop()?;
     let recorded = stopped.ledger()?;
     assert_eq!(recorded.get("loud-1", late, Action::Reject).packets, 1);
     let told = recorded.total("loud-1", Action::Reject).packets;

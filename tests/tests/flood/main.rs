@@ -86,8 +86,8 @@ fn lacks(records: &[Record], task: &str) -> bool {
 }
 
 /// Ends taskgate. The records of `loud-1` lack so many packets, and say so; those of `quiet-1` lack none.
-fn sums_are_whole(stage: E2eTest, expected: &Ledger, lost: u64) -> Result<()> {
-    let stopped = stage.daemon.stop()?;
+fn sums_are_whole(test: E2eTest, expected: &Ledger, lost: u64) -> Result<()> {
+    let stopped = test.daemon.stop()?;
     let recorded = stopped.ledger()?;
     let packets =
         |ledger: &Ledger, task: &str| [Action::Accept, Action::Reject].map(|action| ledger.total(task, action).packets);

@@ -4,7 +4,7 @@ use std::{thread::sleep, time::Duration};
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::Ingress;
-use testkit::{Action, E2eTest, Held, OUTSIDE_V4, at, traffic::Flood};
+use testkit::{Action, E2eTest, MapDump, OUTSIDE_V4, at, traffic::Flood};
 
 use super::{FIRST, LOUD, SINK, lacks};
 
@@ -13,14 +13,14 @@ use super::{FIRST, LOUD, SINK, lacks};
 fn a_scan_of_many_times_the_room_leaves_its_records() -> Result<()> {
     const PORTS: u16 = 8000;
     const AT_ONCE: u16 = 100;
-    let stage = E2eTest::start_with(Some(600), |config| {
+    let test = E2eTest::start_with(Some(600), |config| {
         config
             .group("closed", "egress: []")
             .task("loud-1", &[LOUD], &["closed"])
             .with("settings: { denials: { total: 4096 } }")
     })?;
-    let held = Held::by(&stage.daemon)?;
-    let scan = Flood::syn(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    let held = MapDump::of(&test.daemon)?;
+    let scan = Flood::syn(&test.topology.outside, OUTSIDE_V4, at(LOUD, SINK))?;
     scan.send(FIRST, 1)?;
     held.await_counted(Ingress, "no-rule", &[1])?;
     for first in (1..PORTS).step_by(AT_ONCE.into()) {
@@ -29,14 +29,14 @@ fn a_scan_of_many_times_the_room_leaves_its_records() -> Result<()> {
     }
     held.await_counted(Ingress, "no-rule", &[PORTS.into()])?;
     assert_eq!(held.used().denied_lost, 0);
-    is_recorded_whole(stage, PORTS)
+    is_recorded_whole(test, PORTS)
 }
 
 /// nmap's thousand ports, where five hundred tasks are configured.
 #[test]
 fn a_scan_leaves_its_records_beside_hundreds_of_tasks() -> Result<()> {
     const PORTS: u16 = 1000;
-    let stage = E2eTest::start_with(Some(600), |config| {
+    let test = E2eTest::start_with(Some(600), |config| {
         (0..500)
             .fold(config, |config, number| {
                 let (name, device) = (format!("absent-{number}"), format!("tg-no-{number}"));
@@ -46,18 +46,18 @@ fn a_scan_leaves_its_records_beside_hundreds_of_tasks() -> Result<()> {
             .group("closed", "egress: []")
             .task("loud-1", &[LOUD], &["closed"])
     })?;
-    let held = Held::by(&stage.daemon)?;
-    let scan = Flood::syn(&stage.lab.outside, OUTSIDE_V4, at(LOUD, SINK))?;
+    let held = MapDump::of(&test.daemon)?;
+    let scan = Flood::syn(&test.topology.outside, OUTSIDE_V4, at(LOUD, SINK))?;
     scan.send(FIRST, 1)?;
     held.await_counted(Ingress, "no-rule", &[1])?;
     scan.send(FIRST + 1, PORTS - 1)?;
     held.await_counted(Ingress, "no-rule", &[PORTS.into()])?;
-    is_recorded_whole(stage, PORTS)
+    is_recorded_whole(test, PORTS)
 }
 
 /// Ends it, and sees that there is a record of each port.
-fn is_recorded_whole(stage: E2eTest, ports: u16) -> Result<()> {
-    let stopped = stage.daemon.stop()?;
+fn is_recorded_whole(test: E2eTest, ports: u16) -> Result<()> {
+    let stopped = test.daemon.stop()?;
     assert_eq!(
         stopped.ledger()?.total("loud-1", Action::Reject).packets,
         u64::from(ports)

@@ -48,14 +48,14 @@ struct Branch {
 
 /// `in_frames`: whether the other end of the trunk puts the tags into its frames, where they can be dropped early.
 fn real_traffic(in_frames: bool) -> Result<()> {
-    let lab = Topology::new()?;
+    let topology = Topology::new()?;
     let wire = Netns::new("wire")?;
-    lab.host.add_veth("trunk", &wire, "eth0")?;
-    lab.host.ip("link set dev trunk up")?;
+    topology.host.add_veth("trunk", &wire, "eth0")?;
+    topology.host.ip("link set dev trunk up")?;
     wire.ip("link set dev eth0 up")?;
     wire.run(|| Ok(turn_vlan_switch("eth0", VlanSwitch::Transmit, !in_frames)?))?;
-    await_up(&[(&lab.host, "trunk"), (&wire, "eth0")])?;
-    let mut config = lab
+    await_up(&[(&topology.host, "trunk"), (&wire, "eth0")])?;
+    let mut config = topology
         .config()
         .group("web", RULES)
         .with("uplink: { device: trunk, mode: trunk }");
@@ -64,7 +64,7 @@ fn real_traffic(in_frames: bool) -> Result<()> {
         let task = Netns::new(name)?;
         let (own, other) = (addresses(number, 10), addresses(number, 1));
         let far = format!("far{vlan}");
-        vlan_link(&lab.host, "trunk", vlan, &task, "eth0", &own)?;
+        vlan_link(&topology.host, "trunk", vlan, &task, "eth0", &own)?;
         // What the branch says on its link has to name the hardware address that the configuration gives it.
         let mac = Config::vlan_mac_text(vlan);
         task.ip(&format!("link set dev eth0 address {mac}"))?;
@@ -80,9 +80,9 @@ fn real_traffic(in_frames: bool) -> Result<()> {
         });
     }
     // Behind the prefilter and before the gate.
-    let between = Wire::tap(&lab.host, "trunk")?;
-    let daemon = lab.start(&config)?;
-    await_gates(&lab.host, "trunk")?;
+    let between = Wire::tap(&topology.host, "trunk")?;
+    let daemon = topology.start(&config)?;
+    await_gates(&topology.host, "trunk")?;
     daemon.await_message("dropped early, by its driver (XDP)")?;
     let _outside = [80, 443].map(|port| TcpEcho::start(&wire, port));
     let mut expected = Ledger::default();
@@ -121,7 +121,7 @@ fn real_traffic(in_frames: bool) -> Result<()> {
         }
     }
     assert_eq!(stopped.ledger()?, expected);
-    assert_eq!(gates(&lab.host, "trunk")?, (0, 0));
+    assert_eq!(gates(&topology.host, "trunk")?, (0, 0));
     Ok(())
 }
 

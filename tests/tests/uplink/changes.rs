@@ -66,7 +66,7 @@ impl<'p> Probe<'p> {
 
     /// The branch is judged, the host's frames go on, and nothing else passes.
     fn is_trunk(&mut self) -> Result<()> {
-        await_gates(&self.place.lab.host, "trunk")?;
+        await_gates(&self.place.topology.host, "trunk")?;
         self.passes(&vlan(101), 80)?;
         self.drops(&vlan(101), 81, DropReason::NoRule)?;
         self.drops(&vlan(102), 80, DropReason::UnknownTask)?;
@@ -75,29 +75,32 @@ impl<'p> Probe<'p> {
 
     /// No branch, and only the host's frames go on.
     fn is_former(&mut self) -> Result<()> {
-        assert_eq!(gates(&self.place.lab.host, "trunk")?, (1, 1));
+        assert_eq!(gates(&self.place.topology.host, "trunk")?, (1, 1));
         self.drops(&vlan(101), 80, DropReason::UnknownTask)?;
         self.drops(&vlan(102), 80, DropReason::UnknownTask)?;
         self.passes(&[], 80)
     }
 
     fn is_open(&mut self) -> Result<()> {
-        assert_eq!(gates(&self.place.lab.host, "trunk")?, (0, 0));
+        assert_eq!(gates(&self.place.topology.host, "trunk")?, (0, 0));
         self.passes(&vlan(101), 81)?;
         self.passes(&vlan(102), 80)
     }
 }
 
 fn has_xdp(place: &Place) -> Result<bool> {
-    let shown = place.lab.host.output("ip", &["-d", "link", "show", "dev", "trunk"])?;
+    let shown = place
+        .topology
+        .host
+        .output("ip", &["-d", "link", "show", "dev", "trunk"])?;
     Ok(shown.contains("xdp"))
 }
 
 #[test]
 fn what_branches_were_stays_closed_when_the_uplink_changes() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Elsewhere)?;
-    let empty = place.lab.config().group("http", HTTP);
-    let mut daemon = place.lab.start(&empty)?;
+    let empty = place.topology.config().group("http", HTTP);
+    let mut daemon = place.topology.start(&empty)?;
     let mut probe = Probe::new(&place, &daemon)?;
     probe.is_open()?;
     let routed = empty.clone().with("uplink: { device: trunk, mode: routed }");
@@ -124,14 +127,14 @@ fn what_branches_were_stays_closed_when_the_uplink_changes() -> Result<()> {
 #[test]
 fn a_trunk_moves_to_another_link() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Elsewhere)?;
-    let host = &place.lab.host;
+    let host = &place.topology.host;
     let mut daemon = place.start(&one(place.config()))?;
     let mut probe = Probe::new(&place, &daemon)?;
     probe.is_trunk()?;
     host.add_veth("second", &place.wire, "eth1")?;
     host.ip("link set dev second up")?;
     place.wire.ip("link set dev eth1 up")?;
-    daemon.apply(&one(place.lab.config()).with("uplink: { device: second, mode: trunk }"))?;
+    daemon.apply(&one(place.topology.config()).with("uplink: { device: second, mode: trunk }"))?;
     assert_eq!((gates(host, "second")?, gates(host, "trunk")?), ((1, 1), (1, 1)));
     probe.drops(&vlan(101), 80, DropReason::UnknownTask)?;
     probe.passes(&[], 80)?;
@@ -148,7 +151,7 @@ fn a_trunk_moves_to_another_link() -> Result<()> {
 
     // It moves once more: of the first one nothing is remembered.
     host.add_veth("third", &place.wire, "eth2")?;
-    daemon.apply(&one(place.lab.config()).with("uplink: { device: third, mode: trunk }"))?;
+    daemon.apply(&one(place.topology.config()).with("uplink: { device: third, mode: trunk }"))?;
     probe.passes(&[], 80)?;
     probe.drops(&vlan(101), 80, DropReason::UnknownTask)?;
     daemon.await_message("link `trunk` was a trunk before `second` was: it passes nothing")?;
@@ -163,7 +166,7 @@ fn a_trunk_moves_to_another_link() -> Result<()> {
 fn a_trunk_that_is_not_there_is_gated_when_it_comes_and_again_when_it_comes_back() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Elsewhere)?;
     place.unplug()?;
-    let daemon = place.lab.start(&one(place.config()))?;
+    let daemon = place.topology.start(&one(place.config()))?;
     daemon.await_message("the uplink is gated as soon as link `trunk` is there")?;
     daemon.await_message("0 tasks gated, 1 without a link yet")?;
     for _ in 0..2 {
@@ -177,16 +180,16 @@ fn a_trunk_that_is_not_there_is_gated_when_it_comes_and_again_when_it_comes_back
     let mut probe = Probe::new(&place, &daemon)?;
     probe.is_trunk()?;
     // Before Linux 6.2 only one that is down gets another name.
-    place.lab.host.ip("link set dev trunk down
+    place.topology.host.ip("link set dev trunk down
          link set dev trunk name renamed
          link set dev renamed up")?;
-    await_up(&[(&place.lab.host, "renamed"), (&place.wire, "eth0")])?;
+    await_up(&[(&place.topology.host, "renamed"), (&place.wire, "eth0")])?;
     daemon.await_message("uplink `trunk` has another name now")?;
     probe.passes(&vlan(101), 80)?;
     probe.drops(&vlan(101), 81, DropReason::NoRule)?;
-    assert_eq!(gates(&place.lab.host, "renamed")?, (1, 1));
+    assert_eq!(gates(&place.topology.host, "renamed")?, (1, 1));
     daemon.stop()?;
-    assert_eq!(gates(&place.lab.host, "renamed")?, (0, 0));
+    assert_eq!(gates(&place.topology.host, "renamed")?, (0, 0));
     Ok(())
 }
 
@@ -215,11 +218,11 @@ fn a_vlan_goes_from_one_task_to_another() -> Result<()> {
 #[test]
 fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Elsewhere)?;
-    place.lab.host.add_veth("tg-task", &place.inside, "task")?;
-    let config = place.lab.config().group("http", HTTP);
+    place.topology.host.add_veth("tg-task", &place.inside, "task")?;
+    let config = place.topology.config().group("http", HTTP);
     let with_task = config.clone().device_task("web-1", "tg-task", &[WEB], &["http"]);
-    let mut daemon = place.lab.start(&with_task)?;
-    await_gates(&place.lab.host, "tg-task")?;
+    let mut daemon = place.topology.start(&with_task)?;
+    await_gates(&place.topology.host, "tg-task")?;
     let uplink = |device: &str| {
         config
             .clone()

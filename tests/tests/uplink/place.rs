@@ -79,7 +79,7 @@ pub(crate) enum Far {
 
 /// The host and both of its sides.
 pub(crate) struct Place {
-    pub(crate) lab: Topology,
+    pub(crate) topology: Topology,
     pub(crate) wire: Netns,
     pub(crate) inside: Netns,
     pub(crate) judge: Judge,
@@ -88,14 +88,14 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new(judge: Judge, far: Far) -> Result<Self> {
-        let lab = Topology::new()?;
+        let topology = Topology::new()?;
         let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
         // No frames but those of the test.
-        for netns in [&wire, &inside, &lab.host] {
+        for netns in [&wire, &inside, &topology.host] {
             netns.set("net.ipv6.conf.default.disable_ipv6", "1")?;
         }
         let queues = judge.queues();
-        let host = &lab.host;
+        let host = &topology.host;
         host.add_veth("port", &inside, "eth0")?;
         host.ip("link add name behind type bridge mcast_snooping 0
              link set dev port master behind
@@ -122,9 +122,11 @@ impl Place {
                 await_up(&[(host, "trunk"), (&wire, "eth0")])?;
             }
         }
-        let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "trunk")).transpose()?;
+        let occupied = (judge == Judge::Gate)
+            .then(|| occupy(&topology.host, "trunk"))
+            .transpose()?;
         Ok(Self {
-            lab,
+            topology,
             wire,
             inside,
             judge,
@@ -134,22 +136,22 @@ impl Place {
 
     /// Takes the trunk away.
     pub(crate) fn unplug(&self) -> Result<()> {
-        self.lab.host.ip("link delete trunk")
+        self.topology.host.ip("link delete trunk")
     }
 
     /// Makes the trunk, which leads straight to the wire, anew.
     pub(crate) fn plug(&self) -> Result<()> {
-        plug(&self.lab.host, &self.wire, self.judge.queues())
+        plug(&self.topology.host, &self.wire, self.judge.queues())
     }
 
     /// A configuration with the trunk in it, and nothing else.
     pub(crate) fn config(&self) -> Config {
-        self.lab.config().with("uplink: { device: trunk, mode: trunk }")
+        self.topology.config().with("uplink: { device: trunk, mode: trunk }")
     }
 
     pub(crate) fn start(&self, config: &Config) -> Result<Daemon> {
-        let daemon = self.lab.start(config)?;
-        await_gates(&self.lab.host, "trunk")?;
+        let daemon = self.topology.start(config)?;
+        await_gates(&self.topology.host, "trunk")?;
         daemon.await_message(self.judge.said())?;
         Ok(daemon)
     }

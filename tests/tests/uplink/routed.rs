@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, ensure};
 use taskgate_ebpf::abi::Direction::Ingress;
 use testkit::{
-    Action, Capture, Config, Count, E2eTest, Flow, Held, Ledger, OUTSIDE_V4, OUTSIDE_V6, Topology, at,
+    Action, Capture, Config, Count, E2eTest, Flow, Ledger, MapDump, OUTSIDE_V4, OUTSIDE_V6, Topology, at,
     fixture::frames,
     ledger::protocol,
     traffic::{Answer, Client, Pinger, Segments, Sender, TcpEcho, UdpPeer, inject, probe, segment_packet, try_connect},
@@ -29,8 +29,8 @@ fn two(config: Config) -> Config {
 }
 
 /// The MAC address of the host's wire.
-fn mac(lab: &Topology) -> Result<Vec<u8>> {
-    let shown = lab.host.output("ip", &["-o", "link", "show", "dev", "wire"])?;
+fn mac(topology: &Topology) -> Result<Vec<u8>> {
+    let shown = topology.host.output("ip", &["-o", "link", "show", "dev", "wire"])?;
     let after = shown
         .split_once("link/ether ")
         .and_then(|(_, rest)| rest.split_whitespace().next());
@@ -58,42 +58,44 @@ fn headers(flow: Flow) -> Vec<u8> {
 /// Where segments go that only a socket buffer says the number of.
 const UNCUT: u16 = 54;
 
-/// A lab whose wire has the queues for a judge.
-fn lab(judge: Judge) -> Result<Topology> {
-    let lab = Topology::new()?;
-    let (path, queues) = (lab.outside.path(), judge.queues());
-    lab.host.ip(&format!(
+/// A topology whose wire has the queues for a judge.
+fn topology(judge: Judge) -> Result<Topology> {
+    let topology = Topology::new()?;
+    let (path, queues) = (topology.outside.path(), judge.queues());
+    topology.host.ip(&format!(
         "link delete wire
          link add name wire {ONE_QUEUE} type veth peer name eth0 netns {path} {queues}
          address add 10.99.0.1/24 dev wire
          address add fd99::1/64 dev wire nodad
          link set wire up"
     ))?;
-    lab.outside.ip("address add 10.99.0.2/24 dev eth0
+    topology.outside.ip("address add 10.99.0.2/24 dev eth0
          address add fd99::2/64 dev eth0 nodad
          link set eth0 up
          route add default via 10.99.0.1
          route add ::/0 via fd99::1")?;
-    testkit::netns::await_up(&[(&lab.host, "wire"), (&lab.outside, "eth0")])?;
-    Ok(lab)
+    testkit::netns::await_up(&[(&topology.host, "wire"), (&topology.outside, "eth0")])?;
+    Ok(topology)
 }
 
 /// Real sockets of both families, what is allowed and what is not, and later fragments.
 fn traffic(judge: Judge) -> Result<()> {
-    let lab = lab(judge)?;
-    let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "wire")).transpose()?;
+    let topology = topology(judge)?;
+    let occupied = (judge == Judge::Gate)
+        .then(|| occupy(&topology.host, "wire"))
+        .transpose()?;
     // Behind the prefilter.
-    let between = Capture::tap(&lab.host, "wire")?;
-    let stage = E2eTest::in_lab(lab, two)?;
-    stage.daemon.await_message(judge.said())?;
-    let (web, db, outside) = (stage.task("web-1")?, stage.task("db-1")?, &stage.lab.outside);
+    let between = Capture::tap(&topology.host, "wire")?;
+    let test = E2eTest::in_topology(topology, two)?;
+    test.daemon.await_message(judge.said())?;
+    let (web, db, outside) = (test.task("web-1")?, test.task("db-1")?, &test.topology.outside);
     let _servers = [
         TcpEcho::start(web, 80)?,
         TcpEcho::start(web, 81)?,
         TcpEcho::start(db, 5432)?,
         TcpEcho::start(outside, 443)?,
     ];
-    let mac = mac(&stage.lab)?;
+    let mac = mac(&test.topology)?;
     let mut parts = Vec::new();
     for (family, outside_address) in [(0, OUTSIDE_V4), (1, OUTSIDE_V6)] {
         // In, out, and from one task to another: more than a link takes at once.
@@ -128,10 +130,10 @@ fn traffic(judge: Judge) -> Result<()> {
         Client::connect_refused(outside, at(["10.99.0.1", "fd99::1"][family], 80))?;
     }
     // Of each family two SYNs and an echo request, a datagram and those four.
-    stage.await_denials("web-1", 4)?;
-    stage.await_denials("db-1", 12)?;
+    test.await_denials("web-1", 4)?;
+    test.await_denials("db-1", 12)?;
 
-    let mut expected = stage.denied_in(&[("outside", "web-1"), ("outside", "db-1")])?;
+    let mut expected = test.denied_in(&[("outside", "web-1"), ("outside", "db-1")])?;
     for flow in parts {
         // On the wire most of them have no ports.
         let bare = Flow::plain(flow.source.ip(), flow.destination.ip(), flow.protocol);
@@ -140,7 +142,7 @@ fn traffic(judge: Judge) -> Result<()> {
     }
     for task in ["web-1", "db-1"] {
         for flow in expected.flows(task, Action::Reject) {
-            let sent = stage.outside.sent(flow)?;
+            let sent = test.outside.sent(flow)?;
             let passed_by = match judge {
                 Judge::Gate => sent.packets as usize,
                 // A driver gets them cut apart.
@@ -151,7 +153,7 @@ fn traffic(judge: Judge) -> Result<()> {
             assert_eq!(expected.get(task, flow, Action::Reject), sent);
         }
     }
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     drop(occupied);
     Ok(())
 }
@@ -173,28 +175,28 @@ fn an_uplink_on_which_the_gates_alone_judge() -> Result<()> {
 
 /// A connection that is tracked goes on through the prefilter when its rule goes, and ends where the settings say so.
 fn rules_that_change(judge: Judge) -> Result<()> {
-    let mut stage = E2eTest::in_lab(lab(judge)?, two)?;
-    stage.daemon.await_message(judge.said())?;
-    let echo = TcpEcho::start(stage.task("db-1")?, 5432)?;
+    let mut test = E2eTest::in_topology(topology(judge)?, two)?;
+    test.daemon.await_message(judge.said())?;
+    let echo = TcpEcho::start(test.task("db-1")?, 5432)?;
     let to = at(DB[0], 5432);
-    assert!(try_connect(&stage.lab.outside, to)?.is_none());
+    assert!(try_connect(&test.topology.outside, to)?.is_none());
     let open = "ingress: [{ protocol: tcp, ports: 5432, from: [10.99.0.0/24] }], egress: []";
-    stage.reload(|config| config.group("db", open))?;
-    let mut live = Client::connect(&stage.lab.outside, to)?;
+    test.reload(|config| config.group("db", open))?;
+    let mut live = Client::connect(&test.topology.outside, to)?;
     live.echo(1000)?;
-    stage.reload(|config| config.group("db", DB_RULES))?;
+    test.reload(|config| config.group("db", DB_RULES))?;
     live.echo(100_000)?;
-    assert!(try_connect(&stage.lab.outside, to)?.is_none());
-    stage.reload(|config| config.with("settings: { on-rule-removal: cut }"))?;
+    assert!(try_connect(&test.topology.outside, to)?.is_none());
+    test.reload(|config| config.with("settings: { on-rule-removal: cut }"))?;
     assert!(!live.echoes()?);
     let flow = live.abort()?;
     echo.abort()?;
-    let answered = stage.outside.received(flow.back())?;
-    let expected = stage
+    let answered = test.outside.received(flow.back())?;
+    let expected = test
         .denied_in(&[("outside", "db-1")])?
         .cut("db-1", flow.back(), answered);
     assert_ne!(expected.get("db-1", flow, Action::Reject), Count::default());
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -210,13 +212,15 @@ fn connections_live_on_and_end_over_an_uplink_with_generic_xdp() -> Result<()> {
 
 /// What comes in with a local task's address is not that task's, neither as something new nor as part of what is there.
 fn the_wire_speaks_as_a_task(judge: Judge) -> Result<()> {
-    let lab = lab(judge)?;
-    let occupied = (judge == Judge::Gate).then(|| occupy(&lab.host, "wire")).transpose()?;
-    let stage = E2eTest::in_lab(lab, two)?;
-    stage.daemon.await_message(judge.said())?;
-    let held = Held::by(&stage.daemon)?;
-    let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
-    let _server = TcpEcho::start(stage.task("db-1")?, 5432)?;
+    let topology = topology(judge)?;
+    let occupied = (judge == Judge::Gate)
+        .then(|| occupy(&topology.host, "wire"))
+        .transpose()?;
+    let test = E2eTest::in_topology(topology, two)?;
+    test.daemon.await_message(judge.said())?;
+    let held = MapDump::of(&test.daemon)?;
+    let (web, outside) = (test.task("web-1")?, &test.topology.outside);
+    let _server = TcpEcho::start(test.task("db-1")?, 5432)?;
     for family in 0..2 {
         let to = at(DB[family], 5432);
         let mut live = Client::connect(web, to)?;
@@ -228,7 +232,7 @@ fn the_wire_speaks_as_a_task(judge: Judge) -> Result<()> {
         live.echo(1000)?;
         let live = live.finish()?;
         let recorded = |ledger: &Ledger| [new, live].map(|flow| ledger.get("db-1", flow, Action::Reject).packets);
-        stage.daemon.await_ledger(|ledger| recorded(ledger) == [1, 1])?;
+        test.daemon.await_ledger(|ledger| recorded(ledger) == [1, 1])?;
     }
     drop(occupied);
     Ok(())
@@ -254,17 +258,17 @@ fn the_wire_does_not_speak_as_a_task_past_the_gates_alone() -> Result<()> {
 #[test]
 fn jumbo_frames_are_judged_by_the_driver_and_arrive_whole() -> Result<()> {
     const JUMBO: [u8; 8000] = [7; 8000];
-    let lab = lab(Judge::Native)?;
-    lab.host.ip("link set wire mtu 9000")?;
-    lab.outside.ip("link set eth0 mtu 9000")?;
-    let between = Capture::tap(&lab.host, "wire")?;
-    let stage = E2eTest::in_lab(lab, two)?;
-    stage.daemon.await_message(Judge::Native.said())?;
-    let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
+    let topology = topology(Judge::Native)?;
+    topology.host.ip("link set wire mtu 9000")?;
+    topology.outside.ip("link set eth0 mtu 9000")?;
+    let between = Capture::tap(&topology.host, "wire")?;
+    let test = E2eTest::in_topology(topology, two)?;
+    test.daemon.await_message(Judge::Native.said())?;
+    let (web, outside) = (test.task("web-1")?, &test.topology.outside);
     for link in ["web-1", "db-1"] {
-        let host_link = stage.lab.host_link(link)?;
-        stage.lab.host.ip(&format!("link set {host_link} mtu 9000"))?;
-        stage.task(link)?.ip("link set eth0 mtu 9000")?;
+        let host_link = test.topology.host_link(link)?;
+        test.topology.host.ip(&format!("link set {host_link} mtu 9000"))?;
+        test.task(link)?.ip("link set eth0 mtu 9000")?;
     }
     for (family, outside_address) in [(0, OUTSIDE_V4), (1, OUTSIDE_V6)] {
         let resolver = UdpPeer::bind(web, &at(WEB[family], 53).to_string())?;
@@ -272,11 +276,11 @@ fn jumbo_frames_are_judged_by_the_driver_and_arrive_whole() -> Result<()> {
         asks.send(resolver.address(), &JUMBO)?;
         resolver.expect(&JUMBO)?;
         let denied = asks.send(at(DB[family], 53), &JUMBO)?;
-        stage.await_denials("db-1", family as u64 + 1)?;
-        assert_eq!(stage.outside.sent(denied)?.packets, 1);
+        test.await_denials("db-1", family as u64 + 1)?;
+        assert_eq!(test.outside.sent(denied)?.packets, 1);
         assert_eq!(between.count(&headers(denied))?, 0, "{denied:?}");
     }
-    let expected = stage.denied_in(&[("outside", "db-1"), ("outside", "web-1")])?;
-    stage.finish(&expected)?;
+    let expected = test.denied_in(&[("outside", "db-1"), ("outside", "web-1")])?;
+    test.finish(&expected)?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::{
 #[test]
 fn the_other_end_of_a_trunk_puts_tags_into_its_frames_while_taskgate_runs() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Here)?;
-    let host = &place.lab.host;
+    let host = &place.topology.host;
     let beside = || host.run(|| Ok(vlan_switch("far", VlanSwitch::Transmit)?));
     for was in [true, false] {
         host.run(|| Ok(turn_vlan_switch("far", VlanSwitch::Transmit, was)?))?;
@@ -20,7 +20,7 @@ fn the_other_end_of_a_trunk_puts_tags_into_its_frames_while_taskgate_runs() -> R
         // A reload that changes nothing of the uplink, and one that takes it away.
         daemon.apply(&branches(place.config()))?;
         assert!(!beside()?);
-        daemon.apply(&place.lab.config())?;
+        daemon.apply(&place.topology.config())?;
         assert_eq!(beside()?, was);
         daemon.apply(&branches(place.config()))?;
         assert!(!beside()?);
@@ -35,7 +35,12 @@ fn the_other_end_of_a_trunk_puts_tags_into_its_frames_while_taskgate_runs() -> R
 fn a_trunk_without_early_verdict_keeps_its_switches() -> Result<()> {
     let place = Place::new(Judge::Gate, Far::Here)?;
     let daemon = place.start(&branches(place.config()))?;
-    let beside = || place.lab.host.run(|| Ok(vlan_switch("far", VlanSwitch::Transmit)?));
+    let beside = || {
+        place
+            .topology
+            .host
+            .run(|| Ok(vlan_switch("far", VlanSwitch::Transmit)?))
+    };
     assert!(beside()?);
     daemon.stop()?;
     assert!(beside()?);

@@ -74,7 +74,7 @@ impl<'p> Books<'p> {
             place,
             side,
             counters: Counters::of(daemon)?,
-            between: Capture::tap(&place.lab.host, "trunk")?,
+            between: Capture::tap(&place.topology.host, "trunk")?,
             arrivals: place.capture(other)?,
             dropped: BTreeMap::new(),
             expected: Ledger::default(),

@@ -21,13 +21,13 @@ fn from_to(source: &str, destination: &str) -> Vec<u8> {
 
 #[test]
 fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for checks in [true, false] {
             let mut model = open();
             model.enis[0].source_dest_check = checks;
             // An address that is somebody else's, on this host or not.
             model.enis.push(member("other", &["10.9.0.6"], &[0]));
-            stage.set(model)?;
+            test.set(model)?;
             for (source, destination, own) in [
                 (TASK4, STRANGER4, true),
                 (TASK6, STRANGER6, true),
@@ -37,18 +37,18 @@ fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
                 ("0.0.0.0", STRANGER4, false),
             ] {
                 let out = from_to(source, destination);
-                assert_eq!(stage.egress(&out)?, own || !checks, "from {source}, {}", stage.name);
+                assert_eq!(test.egress(&out)?, own || !checks, "from {source}, {}", test.name);
                 let toward = ip(at(destination), at(source), 6, &tcp(80, 443, flags::SYN, b""));
-                assert_eq!(stage.ingress(&toward)?, own || !checks, "to {source}, {}", stage.name);
+                assert_eq!(test.ingress(&toward)?, own || !checks, "to {source}, {}", test.name);
             }
             // From outside with the task's own address, whatever is checked.
-            assert!(!stage.ingress(&from_to(TASK4, TASK4))?);
-            assert!(!stage.ingress(&from_to(TASK6, TASK6))?);
+            assert!(!test.ingress(&from_to(TASK4, TASK4))?);
+            assert!(!test.ingress(&from_to(TASK6, TASK6))?);
         }
-        stage.set(open())?;
-        assert!(!stage.egress(&from_to("10.9.0.99", STRANGER4))?);
-        assert!(!stage.ingress(&from_to(STRANGER4, "10.9.0.99"))?);
-        stage.assert_lines(
+        test.set(open())?;
+        assert!(!test.egress(&from_to("10.9.0.99", STRANGER4))?);
+        assert!(!test.ingress(&from_to(STRANGER4, "10.9.0.99"))?);
+        test.assert_lines(
             "reasons",
             &[
                 "count task egress spoofed-source 1",
@@ -65,14 +65,14 @@ fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
 #[test]
 fn a_link_local_address_is_the_tasks_on_its_link() -> Result<()> {
     const OWN: &str = "fe80::5";
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let rules = [
             (udp_to(53), "fe80::/10"),
             (udp_to(5353), "ff02::fb/128"),
             (Protocol::Number(112), "ff02::12/128"),
             (Protocol::Number(89), "::/0"),
         ];
-        stage.set(with_rules(&[(tcp_to(80, 80), "fe80::/10")], &rules))?;
+        test.set(with_rules(&[(tcp_to(80, 80), "fe80::/10")], &rules))?;
         for (what, destination, protocol, payload, passes) in [
             ("DNS", "fe80::1", 17, udp(40000, 53, b"?"), true),
             ("what no rule allows", "fe80::1", 17, udp(40000, 54, b"?"), false),
@@ -83,13 +83,13 @@ fn a_link_local_address_is_the_tasks_on_its_link() -> Result<()> {
             ("to all of the site", "ff05::2", 89, vec![3; 16], false),
         ] {
             let frame = ip(at(OWN), at(destination), protocol, &payload);
-            assert_eq!(stage.egress(&frame)?, passes, "{what}, {}", stage.name);
+            assert_eq!(test.egress(&frame)?, passes, "{what}, {}", test.name);
         }
         // Answered, and asked.
-        assert!(stage.ingress(&ip(at("fe80::1"), at(OWN), 17, &udp(53, 40000, b"!")))?);
-        assert!(stage.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 80, flags::SYN, b"")))?);
-        assert!(!stage.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 81, flags::SYN, b"")))?);
-        let lines = stage.lines()?;
+        assert!(test.ingress(&ip(at("fe80::1"), at(OWN), 17, &udp(53, 40000, b"!")))?);
+        assert!(test.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 80, flags::SYN, b"")))?);
+        assert!(!test.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 81, flags::SYN, b"")))?);
+        let lines = test.lines()?;
         let denied: Vec<&str> = lines
             .iter()
             .filter(|line| line.starts_with("denied"))
@@ -104,7 +104,7 @@ fn a_link_local_address_is_the_tasks_on_its_link() -> Result<()> {
                 "denied task ingress tcp [fe80::5]:81 [fe80::1]:40000 no-rule, 1 packets 60 bytes flags 2",
             ],
             "{}",
-            stage.name
+            test.name
         );
         Ok(())
     })
@@ -112,12 +112,12 @@ fn a_link_local_address_is_the_tasks_on_its_link() -> Result<()> {
 
 #[test]
 fn what_a_task_opens_to_the_platform_needs_no_rule() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(with_rules(&[], &[]))?;
-        assert!(stage.egress(&from_to(TASK4, METADATA))?);
-        assert!(stage.ingress(&ip(at(METADATA), at(TASK4), 6, &tcp(80, 40000, flags::SYN_ACK, b"")))?);
-        assert!(stage.egress(&from_to(TASK6, METADATA6))?);
-        stage.assert_lines(
+    on_host_and_in_kernel(|test| {
+        test.set(with_rules(&[], &[]))?;
+        assert!(test.egress(&from_to(TASK4, METADATA))?);
+        assert!(test.ingress(&ip(at(METADATA), at(TASK4), 6, &tcp(80, 40000, flags::SYN_ACK, b"")))?);
+        assert!(test.egress(&from_to(TASK6, METADATA6))?);
+        test.assert_lines(
             "exempt",
             &[
                 "conn task tcp 10.9.0.5:40000 169.254.169.254:80 by exempt, egress 1 packets 40 bytes flags 2, ingress 1 packets 40 bytes flags 18: replied",
@@ -127,27 +127,27 @@ fn what_a_task_opens_to_the_platform_needs_no_rule() -> Result<()> {
         );
         let mut none = with_rules(&[], &[]);
         none.settings.exempt = AddressList::None;
-        stage.set(none)?;
-        assert!(!stage.egress(&from_to(TASK4, METADATA))?);
+        test.set(none)?;
+        assert!(!test.egress(&from_to(TASK4, METADATA))?);
         let mut listed = with_rules(&[], &[]);
         listed.settings.exempt = AddressList::List(vec![at(STRANGER4)]);
-        stage.set(listed)?;
-        assert!(!stage.egress(&from_to(TASK4, METADATA))?);
-        assert!(stage.egress(&from_to(TASK4, STRANGER4))?);
+        test.set(listed)?;
+        assert!(!test.egress(&from_to(TASK4, METADATA))?);
+        assert!(test.egress(&from_to(TASK4, STRANGER4))?);
         Ok(())
     })
 }
 
 #[test]
 fn an_exempt_address_as_a_source_from_outside_opens_nothing() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(with_rules(&[], &[]))?;
-        assert!(!stage.ingress(&from_to(METADATA, TASK4))?);
-        assert!(!stage.ingress(&from_to(METADATA6, TASK6))?);
+    on_host_and_in_kernel(|test| {
+        test.set(with_rules(&[], &[]))?;
+        assert!(!test.ingress(&from_to(METADATA, TASK4))?);
+        assert!(!test.ingress(&from_to(METADATA6, TASK6))?);
         // Nor in IPv6 with IPv4's address, nor by a task that is not who it says.
-        assert!(!stage.egress(&from_to(TASK6, "::ffff:169.254.169.254"))?);
-        assert!(!stage.egress(&from_to("10.9.0.99", METADATA))?);
-        stage.assert_lines(
+        assert!(!test.egress(&from_to(TASK6, "::ffff:169.254.169.254"))?);
+        assert!(!test.egress(&from_to("10.9.0.99", METADATA))?);
+        test.assert_lines(
             "denied",
             &[
                 "count task egress malformed 1",
@@ -165,41 +165,41 @@ fn an_exempt_address_as_a_source_from_outside_opens_nothing() -> Result<()> {
 
 #[test]
 fn dhcp_that_the_task_begins_is_answered_from_anywhere() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let ask = |source: &str| ip(at(source), at("255.255.255.255"), 17, &udp(68, 67, b"discover"));
         let offer = |to: &str| ip(at("10.9.0.1"), at(to), 17, &udp(67, 68, b"offer"));
-        stage.set(with_rules(&[], &[]))?;
-        assert!(!stage.ingress(&offer(TASK4))?, "before the task asks");
-        assert!(stage.egress(&ask("0.0.0.0"))?);
-        assert!(stage.ingress(&offer(TASK4))?);
-        assert!(stage.ingress(&offer("255.255.255.255"))?);
-        assert!(!stage.ingress(&offer("10.9.0.44"))?, "to somebody else");
-        assert!(stage.egress(&ask(TASK4))?, "as itself");
-        assert!(!stage.egress(&ask("10.9.0.44"))?, "as somebody else");
+        test.set(with_rules(&[], &[]))?;
+        assert!(!test.ingress(&offer(TASK4))?, "before the task asks");
+        assert!(test.egress(&ask("0.0.0.0"))?);
+        assert!(test.ingress(&offer(TASK4))?);
+        assert!(test.ingress(&offer("255.255.255.255"))?);
+        assert!(!test.ingress(&offer("10.9.0.44"))?, "to somebody else");
+        assert!(test.egress(&ask(TASK4))?, "as itself");
+        assert!(!test.egress(&ask("10.9.0.44"))?, "as somebody else");
         assert!(
-            !stage.egress(&ip(at("0.0.0.0"), at("0.0.0.0"), 17, &udp(68, 67, b"")))?,
+            !test.egress(&ip(at("0.0.0.0"), at("0.0.0.0"), 17, &udp(68, 67, b"")))?,
             "to nobody"
         );
         assert!(
-            !stage.egress(&ip(at("0.0.0.0"), at("10.9.0.1"), 17, &udp(68, 67, b"")))?,
+            !test.egress(&ip(at("0.0.0.0"), at("10.9.0.1"), 17, &udp(68, 67, b"")))?,
             "to one server"
         );
         assert!(
-            !stage.ingress(&ip(at("10.9.0.1"), at("10.9.0.44"), 17, &udp(67, 69, b"")))?,
+            !test.ingress(&ip(at("10.9.0.1"), at("10.9.0.44"), 17, &udp(67, 69, b"")))?,
             "another port"
         );
         let solicit = ip(at("fe80::5"), at("ff02::1:2"), 17, &udp(546, 547, b"solicit"));
-        assert!(stage.egress(&solicit)?);
-        assert!(stage.ingress(&ip(at("fe80::1"), at("fe80::5"), 17, &udp(547, 546, b"advertise")))?);
+        assert!(test.egress(&solicit)?);
+        assert!(test.ingress(&ip(at("fe80::1"), at("fe80::5"), 17, &udp(547, 546, b"advertise")))?);
         // Whoever answers, however often, keeps nothing open.
         for _ in 0..3 {
-            stage.wait(14)?;
-            let passes = [stage.ingress(&offer(TASK4))?, stage.ingress(&offer("255.255.255.255"))?];
+            test.wait(14)?;
+            let passes = [test.ingress(&offer(TASK4))?, test.ingress(&offer("255.255.255.255"))?];
             assert_eq!(passes[0], passes[1]);
         }
-        assert!(!stage.ingress(&offer(TASK4))?, "too late");
-        assert!(!stage.ingress(&ip(at("fe80::1"), at("fe80::5"), 17, &udp(547, 546, b"advertise")))?);
-        stage.assert_lines(
+        assert!(!test.ingress(&offer(TASK4))?, "too late");
+        assert!(!test.ingress(&ip(at("fe80::1"), at("fe80::5"), 17, &udp(547, 546, b"advertise")))?);
+        test.assert_lines(
             "DHCP",
             &[
                 "conn task udp 0.0.0.0:68 255.255.255.255:67 by exempt, egress 2 packets 72 bytes, ingress 6 packets 198 bytes:",
@@ -220,20 +220,20 @@ fn dhcp_that_the_task_begins_is_answered_from_anywhere() -> Result<()> {
         );
         let mut none = with_rules(&[], &[]);
         none.settings.exempt = AddressList::None;
-        stage.set(none)?;
-        assert!(!stage.egress(&ask("0.0.0.0"))?);
+        test.set(none)?;
+        assert!(!test.egress(&ask("0.0.0.0"))?);
         Ok(())
     })
 }
 
 #[test]
 fn a_link_that_is_nobodys_and_a_task_that_is_isolated_pass_nothing() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(open())?;
-        assert!(!stage.send(Direction::Egress, 3, &from_to(TASK4, STRANGER4))?);
-        assert!(!stage.send(Direction::Ingress, 3, &from_to(STRANGER4, TASK4))?);
-        assert!(!stage.send(Direction::Egress, 3, &arp(1, at(TASK4), at("10.9.0.1")))?);
-        stage.assert_lines(
+    on_host_and_in_kernel(|test| {
+        test.set(open())?;
+        assert!(!test.send(Direction::Egress, 3, &from_to(TASK4, STRANGER4))?);
+        assert!(!test.send(Direction::Ingress, 3, &from_to(STRANGER4, TASK4))?);
+        assert!(!test.send(Direction::Egress, 3, &arp(1, at(TASK4), at("10.9.0.1")))?);
+        test.assert_lines(
             "nobody's",
             &[
                 "count nobody egress unknown-task 2",
@@ -241,14 +241,14 @@ fn a_link_that_is_nobodys_and_a_task_that_is_isolated_pass_nothing() -> Result<(
             ],
         );
 
-        stage.set_with(open(), &|eni| {
+        test.set_with(open(), &|eni| {
             let gate = all_gated(eni)?;
             Some(taskgate_compiler::EniLimits { isolated: true, ..gate })
         })?;
-        assert!(!stage.egress(&from_to(TASK4, METADATA))?);
-        assert!(!stage.egress(&arp(1, at(TASK4), at("10.9.0.1")))?);
-        assert!(!stage.ingress(&from_to(STRANGER4, TASK4))?);
-        stage.assert_lines(
+        assert!(!test.egress(&from_to(TASK4, METADATA))?);
+        assert!(!test.egress(&arp(1, at(TASK4), at("10.9.0.1")))?);
+        assert!(!test.ingress(&from_to(STRANGER4, TASK4))?);
+        test.assert_lines(
             "isolated",
             &[
                 "count task egress isolated 2",

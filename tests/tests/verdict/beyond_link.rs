@@ -30,10 +30,10 @@ fn padded(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
 
 /// Sends one from the task, and asserts the verdict and all that it leaves.
 fn one(name: &str, frame: &[u8], passes: bool, left: &[&str]) -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(web())?;
-        assert_eq!(stage.egress(frame)?, passes, "{name}, {}", stage.name);
-        stage.assert_lines(name, left);
+    on_host_and_in_kernel(|test| {
+        test.set(web())?;
+        assert_eq!(test.egress(frame)?, passes, "{name}, {}", test.name);
+        test.assert_lines(name, left);
         Ok(())
     })
 }
@@ -164,7 +164,7 @@ fn what_a_router_would_carry_on_needs_a_rule() -> Result<()> {
 #[test]
 fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<()> {
     const NEIGHBOUR: &str = "2001:db8:9::77";
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let asked = message(NEIGHBOUR, "ff02::1:ff00:5", SOLICITATION, TASK6, 8);
         let answered = message(NEIGHBOUR, TASK6, ADVERTISEMENT, NEIGHBOUR, 8);
         let mut from_afar = asked.clone();
@@ -176,21 +176,21 @@ fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<
             ("over a router", from_afar, false),
             ("asked another", not_for_task, false),
         ] {
-            stage.set(web())?;
-            stage.ingress(&heard)?;
+            test.set(web())?;
+            test.ingress(&heard)?;
             for spoken in [
                 message(TASK6, NEIGHBOUR, ADVERTISEMENT, TASK6, 8),
                 message(TASK6, NEIGHBOUR, SOLICITATION, NEIGHBOUR, 8),
             ] {
-                assert_eq!(stage.egress(&spoken)?, passes, "{what}, {}", stage.name);
+                assert_eq!(test.egress(&spoken)?, passes, "{what}, {}", test.name);
             }
             // For that one alone, and as itself.
-            assert!(!stage.egress(&message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8))?);
-            assert!(!stage.egress(&message(STRANGER6, NEIGHBOUR, ADVERTISEMENT, STRANGER6, 8))?);
+            assert!(!test.egress(&message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8))?);
+            assert!(!test.egress(&message(STRANGER6, NEIGHBOUR, ADVERTISEMENT, STRANGER6, 8))?);
             // A link that was bound anew has other neighbours.
-            let slot = stage.scene.slot("task")?;
-            stage.scene.writer.bump_epoch(slot)?;
-            assert!(!stage.egress(&message(TASK6, NEIGHBOUR, ADVERTISEMENT, TASK6, 8))?);
+            let slot = test.fixture.slot("task")?;
+            test.fixture.writer.bump_epoch(slot)?;
+            assert!(!test.egress(&message(TASK6, NEIGHBOUR, ADVERTISEMENT, TASK6, 8))?);
         }
         Ok(())
     })
@@ -205,12 +205,12 @@ fn nobody_speaks_for_another_where_a_rule_lets_it() -> Result<()> {
         ("another", STRANGER6, TASK6, false),
         ("the gateway", HOST_LINK_LOCAL, TASK6, false),
     ] {
-        on_host_and_in_kernel(|stage| {
-            stage.set(with_rules(&[], &any))?;
+        on_host_and_in_kernel(|test| {
+            test.set(with_rules(&[], &any))?;
             let tells = message(source, PEER6, ADVERTISEMENT, about, 8);
-            assert_eq!(stage.egress(&tells)?, passes, "{what}, {}", stage.name);
+            assert_eq!(test.egress(&tells)?, passes, "{what}, {}", test.name);
             let count = String::from("count task egress spoofed-source 1");
-            assert_eq!(stage.lines()?.contains(&count), !passes, "{what}, {}", stage.name);
+            assert_eq!(test.lines()?.contains(&count), !passes, "{what}, {}", test.name);
             Ok(())
         })?;
     }

@@ -11,12 +11,12 @@ const ROUTER4: &str = "198.51.100.1";
 const ROUTER6: &str = "2001:db8:ffff::1";
 
 /// A connection of each family from the peer to the task, and one settings.
-fn connected(stage: &mut DataPathTest<'_>, errors: IcmpErrors) -> Result<()> {
+fn connected(test: &mut DataPathTest<'_>, errors: IcmpErrors) -> Result<()> {
     let mut model = web();
     model.settings.icmp_errors = errors;
-    stage.set(model)?;
-    assert!(stage.ingress(&in4(flags::SYN))?);
-    assert!(stage.ingress(&ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b"")))?);
+    test.set(model)?;
+    assert!(test.ingress(&in4(flags::SYN))?);
+    assert!(test.ingress(&ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b"")))?);
     Ok(())
 }
 
@@ -37,31 +37,31 @@ fn out6() -> Vec<u8> {
 
 #[test]
 fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for (errors, pmtu, others) in [
             (IcmpErrors::Pmtu, true, false),
             (IcmpErrors::All, true, true),
             (IcmpErrors::None, false, false),
         ] {
             for (message, is_pmtu) in [((3, 4), true), ((3, 3), false), ((11, 0), false), ((12, 0), false)] {
-                connected(stage, errors)?;
+                connected(test, errors)?;
                 let passes = if is_pmtu { pmtu } else { others };
                 let error = about(ROUTER4, TASK4, message, &out4(flags::ACK), 28);
-                assert_eq!(stage.ingress(&error)?, passes, "{errors:?} {message:?}, {}", stage.name);
+                assert_eq!(test.ingress(&error)?, passes, "{errors:?} {message:?}, {}", test.name);
             }
             for (message, is_pmtu) in [((2, 0), true), ((1, 4), false), ((3, 0), false), ((4, 1), false)] {
-                connected(stage, errors)?;
+                connected(test, errors)?;
                 let passes = if is_pmtu { pmtu } else { others };
                 let error = about(ROUTER6, TASK6, message, &out6(), 48);
                 assert_eq!(
-                    stage.ingress(&error)?,
+                    test.ingress(&error)?,
                     passes,
                     "{errors:?} {message:?} IPv6, {}",
-                    stage.name
+                    test.name
                 );
             }
             // A redirect is no error.
-            assert!(!stage.ingress(&about(ROUTER4, TASK4, (5, 1), &out4(flags::ACK), 28))?);
+            assert!(!test.ingress(&about(ROUTER4, TASK4, (5, 1), &out4(flags::ACK), 28))?);
         }
         Ok(())
     })
@@ -73,7 +73,7 @@ fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
 #[test]
 fn without_the_settings_a_rule_decides() -> Result<()> {
     use taskgate_model::IcmpMatch;
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let web = [(tcp_to(443, 443), "10.0.1.0/24"), (tcp_to(443, 443), "2001:db8:1::/48")];
         let ruled = [
             (Protocol::Icmp(IcmpMatch::TypeCode(3, 4)), "198.51.100.0/24"),
@@ -82,9 +82,9 @@ fn without_the_settings_a_rule_decides() -> Result<()> {
         for (rules, passes) in [(web.to_vec(), false), ([web, ruled].concat(), true)] {
             let mut model = with_rules(&rules, &[]);
             model.settings.icmp_errors = IcmpErrors::None;
-            stage.set(model)?;
-            assert!(stage.ingress(&in4(flags::SYN))?);
-            assert!(stage.ingress(&ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b"")))?);
+            test.set(model)?;
+            assert!(test.ingress(&in4(flags::SYN))?);
+            assert!(test.ingress(&ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b"")))?);
             for (name, error, ruled) in [
                 ("needed", about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 28), true),
                 ("too big", about(ROUTER6, TASK6, (2, 0), &out6(), 48), true),
@@ -100,7 +100,7 @@ fn without_the_settings_a_rule_decides() -> Result<()> {
                 ),
                 ("another type", about(ROUTER6, TASK6, (1, 4), &out6(), 48), false),
             ] {
-                assert_eq!(stage.ingress(&error)?, passes && ruled, "{name}, {}", stage.name);
+                assert_eq!(test.ingress(&error)?, passes && ruled, "{name}, {}", test.name);
             }
         }
         Ok(())
@@ -109,7 +109,7 @@ fn without_the_settings_a_rule_decides() -> Result<()> {
 
 #[test]
 fn an_error_is_about_a_live_connection_or_about_nothing() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let wrong_port = ip(at(TASK4), at(PEER4), 6, &tcp(443, 40001, flags::ACK, b""));
         let wrong_way = in4(flags::ACK);
         let rows = [
@@ -147,13 +147,13 @@ fn an_error_is_about_a_live_connection_or_about_nothing() -> Result<()> {
             ),
         ];
         for (name, error, passes) in rows {
-            connected(stage, IcmpErrors::Pmtu)?;
-            assert_eq!(stage.ingress(&error)?, passes, "{name}, {}", stage.name);
+            connected(test, IcmpErrors::Pmtu)?;
+            assert_eq!(test.ingress(&error)?, passes, "{name}, {}", test.name);
         }
-        connected(stage, IcmpErrors::Pmtu)?;
-        stage.wait(61)?;
+        connected(test, IcmpErrors::Pmtu)?;
+        test.wait(61)?;
         assert!(
-            !stage.ingress(&about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 28))?,
+            !test.ingress(&about(ROUTER4, TASK4, (3, 4), &out4(flags::ACK), 28))?,
             "it is idle"
         );
         Ok(())
@@ -163,7 +163,7 @@ fn an_error_is_about_a_live_connection_or_about_nothing() -> Result<()> {
 /// What the task says of packets that it got: to whoever sent them, and as itself.
 #[test]
 fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let rows = [
             ("to the peer", about(TASK4, PEER4, (3, 4), &in4(flags::ACK), 28), true),
             (
@@ -183,8 +183,8 @@ fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
             ),
         ];
         for (name, error, passes) in rows {
-            connected(stage, IcmpErrors::Pmtu)?;
-            assert_eq!(stage.egress(&error)?, passes, "{name}, {}", stage.name);
+            connected(test, IcmpErrors::Pmtu)?;
+            assert_eq!(test.egress(&error)?, passes, "{name}, {}", test.name);
         }
         Ok(())
     })
@@ -194,26 +194,26 @@ fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
 /// all the same.
 #[test]
 fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let mut model = web();
         model.settings.icmp_errors = IcmpErrors::Pmtu;
-        stage.set_with(model, &|_| {
+        test.set_with(model, &|_| {
             Some(EniLimits {
                 connections: 16,
                 isolated: false,
             })
         })?;
-        assert!(stage.ingress(&in4(flags::SYN))?);
+        assert!(test.ingress(&in4(flags::SYN))?);
         for router in 0..20 {
             let error = about(&format!("198.51.100.{router}"), TASK4, (3, 4), &out4(flags::ACK), 28);
-            assert!(stage.ingress(&error)?, "{router}, {}", stage.name);
+            assert!(test.ingress(&error)?, "{router}, {}", test.name);
         }
         for port in 1000..1006 {
             let syn = ip(at(PEER4), at(TASK4), 6, &tcp(port, 443, flags::SYN, b""));
-            assert_eq!(stage.ingress(&syn)?, port < 1004, "{port}, {}", stage.name);
+            assert_eq!(test.ingress(&syn)?, port < 1004, "{port}, {}", test.name);
         }
-        let state = stage.path.state(stage.scene.highest)?;
-        let mut lines = state.lines(&stage.scene);
+        let state = test.path.state(test.fixture.highest)?;
+        let mut lines = state.lines(&test.fixture);
         lines.retain(|line| line.starts_with("count") || line.starts_with("lost"));
         let expected = [
             "count task ingress icmp-error 20",
@@ -221,7 +221,7 @@ fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
             "count task ingress task-connections-full 2",
             "lost task flows 13 denials 0",
         ];
-        assert_eq!(lines, expected, "{}", stage.name);
+        assert_eq!(lines, expected, "{}", test.name);
         Ok(())
     })
 }
@@ -229,15 +229,15 @@ fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
 /// All DHCP of a task has one entry: quoting it must not let the task speak to anybody as anybody.
 #[test]
 fn dhcp_vouches_for_no_error() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for errors in [IcmpErrors::Pmtu, IcmpErrors::All] {
-            connected(stage, errors)?;
+            connected(test, errors)?;
             let ask = ip(at("0.0.0.0"), at("255.255.255.255"), 17, &udp(68, 67, b"discover"));
-            assert!(stage.egress(&ask)?);
+            assert!(test.egress(&ask)?);
             for source in [TASK4, "10.9.0.99"] {
                 let invented = ip(at(STRANGER4), at(source), 17, &udp(67, 68, b"offer"));
                 let error = about(source, STRANGER4, (3, 4), &invented, 28);
-                assert!(!stage.egress(&error)?, "{errors:?} as {source}, {}", stage.name);
+                assert!(!test.egress(&error)?, "{errors:?} as {source}, {}", test.name);
             }
         }
         Ok(())
@@ -249,24 +249,20 @@ fn dhcp_vouches_for_no_error() -> Result<()> {
 #[test]
 fn an_error_about_a_protocol_without_ports_is_about_its_ends() -> Result<()> {
     use taskgate_model::Protocol;
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let rules = [
             (Protocol::Number(50), "10.0.1.0/24"),
             (Protocol::Number(50), "2001:db8:1::/48"),
         ];
         for (router, task, peer, kind) in [(ROUTER4, TASK4, PEER4, (3, 4)), (ROUTER6, TASK6, PEER6, (2, 0))] {
-            stage.set(with_rules(&rules, &[]))?;
+            test.set(with_rules(&rules, &[]))?;
             let out = ip(at(task), at(peer), 50, &[1; 32]);
             let error = about(router, task, kind, &out, 56);
-            assert!(!stage.ingress(&error)?, "nothing is tracked, {}", stage.name);
-            assert!(stage.ingress(&ip(at(peer), at(task), 50, &[1; 32]))?);
-            assert!(stage.ingress(&error)?, "{}", stage.name);
+            assert!(!test.ingress(&error)?, "nothing is tracked, {}", test.name);
+            assert!(test.ingress(&ip(at(peer), at(task), 50, &[1; 32]))?);
+            assert!(test.ingress(&error)?, "{}", test.name);
             let other = ip(at(task), at(peer), 47, &[1; 32]);
-            assert!(
-                !stage.ingress(&about(router, task, kind, &other, 56))?,
-                "{}",
-                stage.name
-            );
+            assert!(!test.ingress(&about(router, task, kind, &other, 56))?, "{}", test.name);
         }
         Ok(())
     })
@@ -275,16 +271,16 @@ fn an_error_about_a_protocol_without_ports_is_about_its_ends() -> Result<()> {
 /// A datagram that was cut up already can still be too large: its first part says whose it is.
 #[test]
 fn an_error_about_a_first_fragment_is_about_its_connection() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        connected(stage, IcmpErrors::Pmtu)?;
+    on_host_and_in_kernel(|test| {
+        connected(test, IcmpErrors::Pmtu)?;
         let part = |offset, more| {
             let segment = tcp(443, 40000, flags::ACK, &[0; 12]);
             ip(at(TASK6), at(PEER6), 44, &fragment(6, offset, more, &segment))
         };
-        assert!(stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 200))?);
-        assert!(stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, false), 56))?);
-        assert!(!stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 55))?);
-        assert!(!stage.ingress(&about(ROUTER6, TASK6, (2, 0), &part(4, true), 200))?);
+        assert!(test.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 200))?);
+        assert!(test.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, false), 56))?);
+        assert!(!test.ingress(&about(ROUTER6, TASK6, (2, 0), &part(0, true), 55))?);
+        assert!(!test.ingress(&about(ROUTER6, TASK6, (2, 0), &part(4, true), 200))?);
         Ok(())
     })
 }

@@ -29,12 +29,12 @@ fn hears() -> Model {
 
 #[test]
 fn a_rule_for_the_protocol_and_port_admits_multicast_and_broadcast_of_its_peer() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let mut admitted = 0;
         for checks in [true, false] {
             let mut model = hears();
             model.enis[0].source_dest_check = checks;
-            stage.set(model)?;
+            test.set(model)?;
             for (what, frame, passes) in [
                 ("multicast", mdns(SPEAKER4, "224.0.0.251", 5353), true),
                 ("broadcast", mdns(SPEAKER4, "255.255.255.255", 5353), true),
@@ -54,11 +54,11 @@ fn a_rule_for_the_protocol_and_port_admits_multicast_and_broadcast_of_its_peer()
                 ("another peer", mdns(STRANGER4, "224.0.0.251", 5353), false),
                 ("another peer", mdns(STRANGER6, "ff02::fb", 5353), false),
             ] {
-                assert_eq!(stage.ingress(&frame)?, passes, "{what}, {checks}, {}", stage.name);
+                assert_eq!(test.ingress(&frame)?, passes, "{what}, {checks}, {}", test.name);
                 admitted += u32::from(passes);
             }
             // Who is not meant is not accused.
-            let lines = stage.lines()?;
+            let lines = test.lines()?;
             assert!(
                 lines.contains(&String::from("count task ingress not-for-task 6")),
                 "{lines:?}"
@@ -72,19 +72,19 @@ fn a_rule_for_the_protocol_and_port_admits_multicast_and_broadcast_of_its_peer()
 
 #[test]
 fn nobody_answers_from_an_address_of_many() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for (source, group) in [
             (SPEAKER4, "224.0.0.251"),
             (SPEAKER4, "255.255.255.255"),
             (SPEAKER6, "ff02::fb"),
         ] {
-            stage.set(hears())?;
+            test.set(hears())?;
             let frame = mdns(source, group, 5353);
-            assert!(stage.ingress(&toward(BROADCAST_MAC, frame))?, "{group}, {}", stage.name);
+            assert!(test.ingress(&toward(BROADCAST_MAC, frame))?, "{group}, {}", test.name);
             // The ports of the connection that was admitted, the other way round.
-            assert!(!stage.egress(&mdns(group, source, 5353))?, "{group}, {}", stage.name);
+            assert!(!test.egress(&mdns(group, source, 5353))?, "{group}, {}", test.name);
             let count = String::from("count task egress spoofed-source 1");
-            assert!(stage.lines()?.contains(&count), "{group}, {}", stage.name);
+            assert!(test.lines()?.contains(&count), "{group}, {}", test.name);
         }
         Ok(())
     })
@@ -94,7 +94,7 @@ fn nobody_answers_from_an_address_of_many() -> Result<()> {
 /// sent somebody else's packets on purpose is.
 #[test]
 fn a_frame_for_another_is_dropped_and_counted_and_not_recorded() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for (what, checks, mac, frame, passes, recorded) in [
             (
                 "flooded",
@@ -140,22 +140,22 @@ fn a_frame_for_another_is_dropped_and_counted_and_not_recorded() -> Result<()> {
         ] {
             let mut model = hears();
             model.enis[0].source_dest_check = checks;
-            stage.set(model)?;
-            let slot = stage.scene.slot("task")?;
-            stage.scene.writer.control().set_mac(slot, mac);
-            assert_eq!(stage.ingress(&frame)?, passes, "{what}, {}", stage.name);
-            let lines = stage.lines()?;
+            test.set(model)?;
+            let slot = test.fixture.slot("task")?;
+            test.fixture.writer.control().set_mac(slot, mac);
+            assert_eq!(test.ingress(&frame)?, passes, "{what}, {}", test.name);
+            let lines = test.lines()?;
             let count = String::from("count task ingress not-for-task 1");
-            assert_eq!(lines.contains(&count), !passes, "{what}, {}: {lines:?}", stage.name);
+            assert_eq!(lines.contains(&count), !passes, "{what}, {}: {lines:?}", test.name);
             let denied = lines.iter().any(|line| line.starts_with("denied"));
-            assert_eq!(denied, recorded, "{what}, {}: {lines:?}", stage.name);
+            assert_eq!(denied, recorded, "{what}, {}: {lines:?}", test.name);
         }
         // What is for the task itself is recorded whatever the frame's header says.
-        stage.set(hears())?;
-        assert!(!stage.ingress(&toward(OTHERS_MAC, mdns(SPEAKER4, TASK4, 53)))?);
-        assert!(!stage.ingress(&toward(BROADCAST_MAC, mdns(SPEAKER4, TASK4, 53)))?);
+        test.set(hears())?;
+        assert!(!test.ingress(&toward(OTHERS_MAC, mdns(SPEAKER4, TASK4, 53)))?);
+        assert!(!test.ingress(&toward(BROADCAST_MAC, mdns(SPEAKER4, TASK4, 53)))?);
         let denied = "denied task ingress udp 10.9.0.5:53 10.0.1.7:5353 no-rule, 2 packets 58 bytes";
-        assert!(stage.lines()?.contains(&denied.to_owned()), "{:?}", stage.lines()?);
+        assert!(test.lines()?.contains(&denied.to_owned()), "{:?}", test.lines()?);
         Ok(())
     })
 }

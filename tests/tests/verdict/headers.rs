@@ -42,21 +42,21 @@ fn routed(source: &str, destination: &str, segment: &[u8]) -> Vec<Vec<u8>> {
 /// A rule for the first hop is none for where the packet ends, and no reply may choose its way either.
 #[test]
 fn a_packet_that_names_its_way_is_dropped_both_ways() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let any = [(Protocol::All, "0.0.0.0/0"), (Protocol::All, "::/0")];
-        stage.set(with_rules(&any, &any))?;
+        test.set(with_rules(&any, &any))?;
         for (task, peer) in [(TASK4, PEER4), (TASK6, PEER6)] {
             let syn = tcp(40000, 443, flags::SYN, b"");
             // Of a connection that is there as well.
-            assert!(stage.egress(&ip(at(task), at(peer), 6, &syn))?);
+            assert!(test.egress(&ip(at(task), at(peer), 6, &syn))?);
             for frame in routed(task, peer, &syn) {
-                assert!(!stage.egress(&frame)?, "{}: {frame:02x?}", stage.name);
+                assert!(!test.egress(&frame)?, "{}: {frame:02x?}", test.name);
             }
             for frame in routed(peer, task, &tcp(443, 40000, flags::SYN_ACK, b"")) {
-                assert!(!stage.ingress(&frame)?, "{}: {frame:02x?}", stage.name);
+                assert!(!test.ingress(&frame)?, "{}: {frame:02x?}", test.name);
             }
         }
-        stage.assert_lines(
+        test.assert_lines(
             "routed",
             &[
                 "conn task tcp 10.9.0.5:40000 10.0.1.7:443 by web/egress/1, egress 1 packets 40 bytes flags 2, ingress 0 packets 0 bytes: untracked",
@@ -76,10 +76,10 @@ fn a_packet_that_names_its_way_is_dropped_both_ways() -> Result<()> {
 
 #[test]
 fn a_route_that_is_used_up_is_none_in_ipv6_and_other_options_are_none() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(web())?;
+    on_host_and_in_kernel(|test| {
+        test.set(web())?;
         let syn = tcp(40000, 443, flags::SYN, b"");
-        assert!(stage.ingress(&ipv6(at(PEER6), at(TASK6), 43, 64, &routing(6, 0, 0, &syn)))?);
+        assert!(test.ingress(&ipv6(at(PEER6), at(TASK6), 43, 64, &routing(6, 0, 0, &syn)))?);
         // A record of the route, router alert, a time stamp whose bytes read as a route.
         for options in [
             &[7, 7, 4, 0, 0, 0, 0, 0][..],
@@ -87,7 +87,7 @@ fn a_route_that_is_used_up_is_none_in_ipv6_and_other_options_are_none() -> Resul
             &[68, 8, 5, 0, 131, 3, 4, 0],
         ] {
             let frame = ipv4(at(PEER4), at(TASK4), 6, options, 0, &syn);
-            assert!(stage.ingress(&frame)?, "{options:?}, {}", stage.name);
+            assert!(test.ingress(&frame)?, "{options:?}, {}", test.name);
         }
         Ok(())
     })
@@ -96,7 +96,7 @@ fn a_route_that_is_used_up_is_none_in_ipv6_and_other_options_are_none() -> Resul
 /// An authentication header is the protocol that rules speak of, whatever is in it, and tracked by that.
 #[test]
 fn authentication_is_protocol_51_in_both_families() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let inner = tcp(40000, 443, flags::SYN, b"");
         let toward =
             |header: &[u8]| [(PEER4, TASK4), (PEER6, TASK6)].map(|(peer, task)| ip(at(peer), at(task), 51, header));
@@ -106,27 +106,27 @@ fn authentication_is_protocol_51_in_both_families() -> Result<()> {
             (tcp_to(443, 443), false),
             (Protocol::All, true),
         ] {
-            stage.set(with_rules(
+            test.set(with_rules(
                 &[(protocol, "10.0.1.0/24"), (protocol, "2001:db8:1::/48")],
                 &[],
             ))?;
             for frame in &frames {
                 assert_eq!(
-                    stage.ingress(frame)?,
+                    test.ingress(frame)?,
                     passes,
                     "{protocol:?}, {}: {frame:02x?}",
-                    stage.name
+                    test.name
                 );
             }
         }
-        stage.set(with_rules(&[(Protocol::Number(51), "2001:db8:1::/48")], &[]))?;
-        assert!(stage.ingress(&frames[1])?);
-        assert!(stage.send(
+        test.set(with_rules(&[(Protocol::Number(51), "2001:db8:1::/48")], &[]))?;
+        assert!(test.ingress(&frames[1])?);
+        assert!(test.send(
             Direction::Egress,
             0,
             &ip(at(TASK6), at(PEER6), 51, &authentication(59, 3, b""))
         )?);
-        stage.assert_lines(
+        test.assert_lines(
             "tracked",
             &[
                 "conn task 51 2001:db8:9::5 2001:db8:1::7 by web/ingress/1, egress 1 packets 60 bytes, ingress 1 packets 80 bytes: ingress replied",

@@ -17,16 +17,19 @@ const OTHER: &str = "fe80::6";
 const BRIDGE: u32 = 900;
 
 /// Two tasks, which may say everything over UDP.
-fn two(stage: &mut DataPathTest<'_>, bridge: u32) -> Result<()> {
+fn two(test: &mut DataPathTest<'_>, bridge: u32) -> Result<()> {
     let any = [(udp_to(53), "::/0")];
     let enis = vec![task(), gated("other", &["10.9.0.6", "2001:db8:9::6"], &[0])];
-    stage.set(model(vec![group("web", &any, &any)], enis))?;
-    join(stage, bridge)
+    test.set(model(vec![group("web", &any, &any)], enis))?;
+    join(test, bridge)
 }
 
-fn join(stage: &DataPathTest<'_>, bridge: u32) -> Result<()> {
+fn join(test: &DataPathTest<'_>, bridge: u32) -> Result<()> {
     for eni in ["task", "other"] {
-        stage.scene.writer.control().set_segment(stage.scene.slot(eni)?, bridge);
+        test.fixture
+            .writer
+            .control()
+            .set_segment(test.fixture.slot(eni)?, bridge);
     }
     Ok(())
 }
@@ -53,11 +56,11 @@ fn probe(address: &str) -> Vec<u8> {
     message(NOBODY, "ff02::1:ff00:5", 135, address)
 }
 
-fn refused_to(eni: u32, stage: &mut DataPathTest<'_>, address: &str) -> Result<()> {
+fn refused_to(eni: u32, test: &mut DataPathTest<'_>, address: &str) -> Result<()> {
     for frame in all_as(address) {
-        assert!(!stage.send(Egress, eni, &frame)?, "{}: {frame:02x?}", stage.name);
+        assert!(!test.send(Egress, eni, &frame)?, "{}: {frame:02x?}", test.name);
     }
-    let lines = stage.lines()?;
+    let lines = test.lines()?;
     let spoofed = |line: &&String| line.contains("spoofed-source");
     let recorded = lines.iter().filter(|line| line.starts_with("denied")).filter(spoofed);
     assert_eq!(recorded.count(), 1, "only what needs a rule is recorded: {lines:?}");
@@ -66,21 +69,21 @@ fn refused_to(eni: u32, stage: &mut DataPathTest<'_>, address: &str) -> Result<(
 
 #[test]
 fn nobody_speaks_as_another_task_of_its_link() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for (number, first) in all_as(VICTIM).iter().enumerate() {
             // An answer comes from an address of its own, and is refused to the victim too.
             if number == 2 {
                 continue;
             }
-            two(stage, BRIDGE)?;
-            assert!(stage.send(Egress, 0, first)?, "{number}, {}", stage.name);
-            refused_to(1, stage, VICTIM)?;
+            two(test, BRIDGE)?;
+            assert!(test.send(Egress, 0, first)?, "{number}, {}", test.name);
+            refused_to(1, test, VICTIM)?;
             for (number, own) in all_as(OTHER).iter().enumerate().filter(|(number, _)| *number != 2) {
-                assert!(stage.send(Egress, 1, own)?, "{number}, {}", stage.name);
+                assert!(test.send(Egress, 1, own)?, "{number}, {}", test.name);
             }
             // Nor does it say one of its addresses from another.
-            assert!(!stage.send(Egress, 1, &message(OTHER, ALL_NODES, 136, VICTIM))?);
-            assert!(stage.send(Egress, 1, &message(OTHER, ALL_NODES, 136, "2001:db8:9::6"))?);
+            assert!(!test.send(Egress, 1, &message(OTHER, ALL_NODES, 136, VICTIM))?);
+            assert!(test.send(Egress, 1, &message(OTHER, ALL_NODES, 136, "2001:db8:9::6"))?);
         }
         Ok(())
     })
@@ -88,11 +91,11 @@ fn nobody_speaks_as_another_task_of_its_link() -> Result<()> {
 
 #[test]
 fn tasks_on_other_links_have_their_own_addresses() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        two(stage, 0)?;
+    on_host_and_in_kernel(|test| {
+        two(test, 0)?;
         for eni in [0, 1] {
             for frame in [&all_as(VICTIM)[0], &all_as(VICTIM)[5]] {
-                assert!(stage.send(Egress, eni, frame)?, "{eni}, {}", stage.name);
+                assert!(test.send(Egress, eni, frame)?, "{eni}, {}", test.name);
             }
         }
         Ok(())
@@ -101,7 +104,7 @@ fn tasks_on_other_links_have_their_own_addresses() -> Result<()> {
 
 #[test]
 fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let listens = extension(58, 1, &listener(143, 0, at(ALL_NODES)));
         for (what, heard) in [
             ("it asks", message(GATEWAY, "ff02::1:ff00:5", 135, "fe80::77")),
@@ -117,17 +120,17 @@ fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
             ),
             ("it listens", ipv6(at(GATEWAY), at("ff02::16"), 0, 1, &listens)),
         ] {
-            two(stage, BRIDGE)?;
-            stage.send(Ingress, 0, &heard)?;
+            two(test, BRIDGE)?;
+            test.send(Ingress, 0, &heard)?;
             for eni in [0, 1] {
                 for frame in [&all_as(GATEWAY)[0], &all_as(GATEWAY)[3], &all_as(GATEWAY)[5]] {
-                    assert!(!stage.send(Egress, eni, frame)?, "{what}, {eni}, {}", stage.name);
+                    assert!(!test.send(Egress, eni, frame)?, "{what}, {eni}, {}", test.name);
                 }
             }
             // Nobody has it any more.
-            stage.wait(301)?;
-            assert!(stage.send(Egress, 1, &all_as(GATEWAY)[0])?, "{what}, {}", stage.name);
-            assert!(!stage.send(Egress, 0, &all_as(GATEWAY)[0])?, "{what}, {}", stage.name);
+            test.wait(301)?;
+            assert!(test.send(Egress, 1, &all_as(GATEWAY)[0])?, "{what}, {}", test.name);
+            assert!(!test.send(Egress, 0, &all_as(GATEWAY)[0])?, "{what}, {}", test.name);
         }
         Ok(())
     })
@@ -136,8 +139,8 @@ fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
 /// A task that lives already when its link is gated, or gated anew, keeps what it has.
 #[test]
 fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        two(stage, BRIDGE)?;
+    on_host_and_in_kernel(|test| {
+        two(test, BRIDGE)?;
         let heard = message(OTHER, ALL_NODES, 136, OTHER);
         let came_by = *Kernel::LINKS.start() + 1;
         let sent = Sent {
@@ -148,14 +151,14 @@ fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
             segments: (0, 0),
             left: taskgate_ebpf::host::Left::NOTHING,
         };
-        assert!(stage.path.judge(&sent)?);
-        assert!(!stage.send(Egress, 0, &heard)?, "{}", stage.name);
-        assert!(stage.send(Egress, 1, &heard)?, "{}", stage.name);
+        assert!(test.path.judge(&sent)?);
+        assert!(!test.send(Egress, 0, &heard)?, "{}", test.name);
+        assert!(test.send(Egress, 1, &heard)?, "{}", test.name);
         // What it was before has no addresses any more.
-        let slot = stage.scene.slot("other")?;
-        stage.scene.writer.bump_epoch(slot)?;
-        assert!(stage.send(Egress, 0, &heard)?, "{}", stage.name);
-        assert!(!stage.send(Egress, 1, &heard)?, "{}", stage.name);
+        let slot = test.fixture.slot("other")?;
+        test.fixture.writer.bump_epoch(slot)?;
+        assert!(test.send(Egress, 0, &heard)?, "{}", test.name);
+        assert!(!test.send(Egress, 1, &heard)?, "{}", test.name);
         Ok(())
     })
 }
@@ -163,17 +166,17 @@ fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
 /// Duplicate address detection claims nothing: whoever answers has the address.
 #[test]
 fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for defended in [true, false] {
-            two(stage, BRIDGE)?;
-            assert!(stage.send(Egress, 0, &probe(VICTIM))?);
+            two(test, BRIDGE)?;
+            assert!(test.send(Egress, 0, &probe(VICTIM))?);
             if defended {
-                assert!(stage.send(Ingress, 0, &message(VICTIM, ALL_NODES, 136, VICTIM))?);
+                assert!(test.send(Ingress, 0, &message(VICTIM, ALL_NODES, 136, VICTIM))?);
             }
             let uses = message(VICTIM, ALL_NODES, 136, VICTIM);
-            assert_eq!(stage.send(Egress, 0, &uses)?, !defended, "{}", stage.name);
+            assert_eq!(test.send(Egress, 0, &uses)?, !defended, "{}", test.name);
             // From then on nobody else says that it has the address.
-            assert_eq!(stage.send(Ingress, 0, &uses)?, defended, "{}", stage.name);
+            assert_eq!(test.send(Ingress, 0, &uses)?, defended, "{}", test.name);
         }
         Ok(())
     })
@@ -182,7 +185,7 @@ fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
 /// Who claims an address and does not answer for it loses it to a task that asks for it, and nobody who answers does.
 #[test]
 fn an_address_that_nobody_answers_for_goes_to_who_asks() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let uses = message(VICTIM, ALL_NODES, 136, VICTIM);
         for claimed in [
             // What no rule lets out claims too.
@@ -191,59 +194,59 @@ fn an_address_that_nobody_answers_for_goes_to_who_asks() -> Result<()> {
             (Ingress, uses.clone()),
         ] {
             for answers in [true, false] {
-                two(stage, BRIDGE)?;
-                stage.send(claimed.0, 0, &claimed.1)?;
-                assert!(!stage.send(Egress, 1, &uses)?, "{}", stage.name);
-                assert!(stage.send(Egress, 1, &probe(VICTIM))?, "{}", stage.name);
+                two(test, BRIDGE)?;
+                test.send(claimed.0, 0, &claimed.1)?;
+                assert!(!test.send(Egress, 1, &uses)?, "{}", test.name);
+                assert!(test.send(Egress, 1, &probe(VICTIM))?, "{}", test.name);
                 assert!(
-                    !stage.send(Egress, 1, &uses)?,
+                    !test.send(Egress, 1, &uses)?,
                     "before anybody could answer, {}",
-                    stage.name
+                    test.name
                 );
                 if answers {
-                    stage.send(claimed.0, 0, &uses)?;
+                    test.send(claimed.0, 0, &uses)?;
                 }
-                stage.wait(1)?;
-                assert_eq!(stage.send(Egress, 1, &uses)?, !answers, "{}", stage.name);
+                test.wait(1)?;
+                assert_eq!(test.send(Egress, 1, &uses)?, !answers, "{}", test.name);
             }
         }
         // A probe that nothing follows keeps nobody out.
-        two(stage, BRIDGE)?;
-        assert!(stage.send(Egress, 0, &probe(VICTIM))?);
-        assert!(stage.send(Egress, 1, &probe(VICTIM))?);
-        stage.wait(1)?;
-        assert!(stage.send(Egress, 1, &uses)?, "{}", stage.name);
+        two(test, BRIDGE)?;
+        assert!(test.send(Egress, 0, &probe(VICTIM))?);
+        assert!(test.send(Egress, 1, &probe(VICTIM))?);
+        test.wait(1)?;
+        assert!(test.send(Egress, 1, &uses)?, "{}", test.name);
         Ok(())
     })
 }
 
 #[test]
 fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let asks = |to: &str| {
             let mut frame = ip(at("fe80::7"), at(to), 17, &udp(40000, 53, b"?"));
             frame[5] = 9;
             frame
         };
-        two(stage, BRIDGE)?;
+        two(test, BRIDGE)?;
         // Rules let it in: it may be the task's.
-        assert!(stage.send(Ingress, 0, &asks(VICTIM))?, "{}", stage.name);
-        two(stage, BRIDGE)?;
+        assert!(test.send(Ingress, 0, &asks(VICTIM))?, "{}", test.name);
+        two(test, BRIDGE)?;
         let mut denied = ip(at("fe80::7"), at(VICTIM), 17, &udp(40000, 54, b"?"));
         denied[5] = 9;
-        assert!(!stage.send(Ingress, 0, &denied)?);
-        stage.assert_lines("flooded", &["count task ingress not-for-task 1"]);
+        assert!(!test.send(Ingress, 0, &denied)?);
+        test.assert_lines("flooded", &["count task ingress not-for-task 1"]);
         // What follows from its hardware address is the task's before it says anything.
-        assert!(stage.send(Ingress, 0, &asks(BY_MAC))?, "{}", stage.name);
+        assert!(test.send(Ingress, 0, &asks(BY_MAC))?, "{}", test.name);
         // Nobody floods a link of two ends: a task there need not have spoken.
-        two(stage, 0)?;
-        assert!(stage.send(Ingress, 0, &asks(VICTIM))?, "{}", stage.name);
-        stage.send(Ingress, 0, &message(OTHER, ALL_NODES, 136, OTHER))?;
-        assert!(!stage.send(Ingress, 0, &asks(OTHER))?, "{}", stage.name);
-        two(stage, BRIDGE)?;
-        assert!(stage.send(Egress, 0, &all_as(VICTIM)[1])?);
-        assert!(stage.send(Ingress, 0, &asks(VICTIM))?, "{}", stage.name);
-        assert!(!stage.send(Ingress, 1, &asks(VICTIM))?, "{}", stage.name);
+        two(test, 0)?;
+        assert!(test.send(Ingress, 0, &asks(VICTIM))?, "{}", test.name);
+        test.send(Ingress, 0, &message(OTHER, ALL_NODES, 136, OTHER))?;
+        assert!(!test.send(Ingress, 0, &asks(OTHER))?, "{}", test.name);
+        two(test, BRIDGE)?;
+        assert!(test.send(Egress, 0, &all_as(VICTIM)[1])?);
+        assert!(test.send(Ingress, 0, &asks(VICTIM))?, "{}", test.name);
+        assert!(!test.send(Ingress, 1, &asks(VICTIM))?, "{}", test.name);
         Ok(())
     })
 }
@@ -251,24 +254,19 @@ fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> 
 /// A task names so many new addresses in five minutes and no more, and takes no room that others need.
 #[test]
 fn a_task_names_few_addresses() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let named = |direction: Direction, number: u32| {
             let address = format!("fe80::1:{number:x}");
             (direction, message(&address, ALL_NODES, 136, &address))
         };
-        two(stage, BRIDGE)?;
+        two(test, BRIDGE)?;
         for number in 0..65 {
             let (direction, frame) = named(Egress, number);
-            assert_eq!(
-                stage.send(direction, 0, &frame)?,
-                number < 64,
-                "{number}, {}",
-                stage.name
-            );
+            assert_eq!(test.send(direction, 0, &frame)?, number < 64, "{number}, {}", test.name);
         }
         // Those that it has it keeps, and others have their own.
-        assert!(stage.send(Egress, 0, &named(Egress, 3).1)?);
-        assert!(stage.send(Egress, 1, &named(Egress, 177).1)?);
+        assert!(test.send(Egress, 0, &named(Egress, 3).1)?);
+        assert!(test.send(Egress, 1, &named(Egress, 177).1)?);
         Ok(())
     })
 }

@@ -19,13 +19,13 @@ const ALL_ROUTERS: &str = "ff02::2";
 type Row = (&'static str, Direction, Vec<u8>, &'static str);
 
 fn check(rows: &[Row]) -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for (name, direction, frame, outcome) in rows {
-            stage.set(with_rules(&[], &[]))?;
-            let passes = stage.send(*direction, 0, frame)?;
+            test.set(with_rules(&[], &[]))?;
+            let passes = test.send(*direction, 0, frame)?;
             let way = if *direction == Egress { "egress" } else { "ingress" };
-            assert_eq!(passes, *outcome == "neighbour", "{name}, {}", stage.name);
-            stage.assert_lines(name, &[&format!("count task {way} {outcome} 1")]);
+            assert_eq!(passes, *outcome == "neighbour", "{name}, {}", test.name);
+            test.assert_lines(name, &[&format!("count task {way} {outcome} 1")]);
         }
         Ok(())
     })
@@ -285,12 +285,12 @@ fn listener_discovery_goes_one_hop() -> Result<()> {
 /// A message of neighbour discovery that came over a router is none: the rules decide, and it is recorded.
 #[test]
 fn what_came_over_a_router_is_judged_by_the_rules() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(with_rules(&[], &[]))?;
+    on_host_and_in_kernel(|test| {
+        test.set(with_rules(&[], &[]))?;
         let mut far = neighbour(at(STRANGER6), at(TASK6), 135, at(TASK6));
         far[21] = 254;
-        assert!(!stage.ingress(&far)?);
-        stage.assert_lines(
+        assert!(!test.ingress(&far)?);
+        test.assert_lines(
             "from afar",
             &[
                 "count task ingress no-rule 1",
@@ -304,11 +304,11 @@ fn what_came_over_a_router_is_judged_by_the_rules() -> Result<()> {
 /// In the tables that address is IPv4's.
 #[test]
 fn neighbour_discovery_about_an_ipv4_address_is_malformed() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(with_rules(&[], &[]))?;
+    on_host_and_in_kernel(|test| {
+        test.set(with_rules(&[], &[]))?;
         let mapped = format!("::ffff:{TASK4}");
-        assert!(!stage.ingress(&neighbour(at(GATEWAY6), at(TASK6), 135, at(&mapped)))?);
-        stage.assert_lines(
+        assert!(!test.ingress(&neighbour(at(GATEWAY6), at(TASK6), 135, at(&mapped)))?);
+        test.assert_lines(
             "mapped",
             &[
                 "count task ingress malformed 1",
@@ -322,8 +322,8 @@ fn neighbour_discovery_about_an_ipv4_address_is_malformed() -> Result<()> {
 /// Whoever asks whether its own address is taken hears that it is, until it uses the address.
 #[test]
 fn a_task_that_probes_its_address_hears_who_has_it() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(with_rules(&[], &[]))?;
+    on_host_and_in_kernel(|test| {
+        test.set(with_rules(&[], &[]))?;
         let taken6 = neighbour(at(TASK6), at(ALL_NODES), 136, at(TASK6));
         let taken4 = arp(2, at(TASK4), at("0.0.0.0"));
         for (what, probe, taken, uses) in [
@@ -340,11 +340,11 @@ fn a_task_that_probes_its_address_hears_who_has_it() -> Result<()> {
                 arp(1, at(TASK4), at(TASK4)),
             ),
         ] {
-            assert!(!stage.ingress(&taken)?, "{what}, before it asks, {}", stage.name);
-            assert!(stage.egress(&probe)?);
-            assert!(stage.ingress(&taken)?, "{what}, {}", stage.name);
-            assert!(stage.egress(&uses)?);
-            assert!(!stage.ingress(&taken)?, "{what}, in use, {}", stage.name);
+            assert!(!test.ingress(&taken)?, "{what}, before it asks, {}", test.name);
+            assert!(test.egress(&probe)?);
+            assert!(test.ingress(&taken)?, "{what}, {}", test.name);
+            assert!(test.egress(&uses)?);
+            assert!(!test.ingress(&taken)?, "{what}, in use, {}", test.name);
         }
         Ok(())
     })
@@ -356,21 +356,21 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
     /// PIM of version 2.
     const JOIN: [u8; 4] = [0x23, 0, 0, 0];
     const HELLO: [u8; 4] = [0x20, 0, 0, 0];
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let any = [(Protocol::All, "0.0.0.0/0"), (Protocol::All, "::/0")];
         for checks in [true, false] {
             let mut model = with_rules(&any, &any);
             model.enis[0].source_dest_check = checks;
             model.enis.push(gated("other", &["10.9.0.6"], &[0]));
-            stage.set(model)?;
+            test.set(model)?;
             let v6 = |to: &str, kind, hops| ipv6(at("fe80::5"), at(to), 58, hops, &icmp(kind, 0, 0, &[0; 16]));
             let v4 = |to: &str, protocol, payload: &[u8]| ip(at(TASK4), at(to), protocol, payload);
             let query = [0x11, 0, 0, 0, 224, 0, 0, 1];
             // What a rule let through vouches for nothing.
-            assert!(stage.egress(&v4("224.0.0.1", 2, &[0x16, 0, 0, 0, 224, 0, 0, 1]))?);
-            assert!(stage.egress(&v4("224.0.0.13", 103, &JOIN))?);
+            assert!(test.egress(&v4("224.0.0.1", 2, &[0x16, 0, 0, 0, 224, 0, 0, 1]))?);
+            assert!(test.egress(&v4("224.0.0.13", 103, &JOIN))?);
             let pim6 = |message: &[u8]| ipv6(at("fe80::5"), at("ff02::d"), 103, 1, message);
-            assert!(stage.egress(&pim6(&JOIN))?);
+            assert!(test.egress(&pim6(&JOIN))?);
             let frames = [
                 v6(ALL_NODES, 134, 255),
                 v6(GATEWAY6, 134, 255),
@@ -398,20 +398,20 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
                 arp(2, at("10.9.0.6"), at("10.9.0.1")),
             ];
             for frame in &frames {
-                assert!(!stage.egress(frame)?, "{checks}, {}: {frame:02x?}", stage.name);
+                assert!(!test.egress(frame)?, "{checks}, {}: {frame:02x?}", test.name);
             }
             let count = format!("count task egress spoofed-source {}", frames.len());
-            assert!(stage.lines()?.contains(&count), "{:?}", stage.lines()?);
+            assert!(test.lines()?.contains(&count), "{:?}", test.lines()?);
             // A task may hear them, where a rule says so.
             let hello = ip(at(PEER4), at("224.0.0.13"), 103, &HELLO);
-            assert!(stage.ingress(&hello)?, "{}", stage.name);
+            assert!(test.ingress(&hello)?, "{}", test.name);
             let found = ipv6(at(GATEWAY6), at("ff02::6a"), 58, 1, &icmp(151, 0, 0, &[]));
-            assert!(stage.ingress(&found)?, "{}", stage.name);
+            assert!(test.ingress(&found)?, "{}", test.name);
             assert_eq!(
-                stage.egress(&arp(2, at("10.9.0.77"), at("10.9.0.1")))?,
+                test.egress(&arp(2, at("10.9.0.77"), at("10.9.0.1")))?,
                 !checks,
                 "{}",
-                stage.name
+                test.name
             );
         }
         Ok(())
@@ -424,8 +424,8 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
 fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
     const OWN: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 1];
     const OTHER: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 9];
-    on_host_and_in_kernel(|stage| {
-        if stage.name != "on the host" {
+    on_host_and_in_kernel(|test| {
+        if test.name != "on the host" {
             return Ok(());
         }
         let answer = |options: &[u8], flags: u8| {
@@ -453,10 +453,10 @@ fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
                 (None, LinkId::branch(101), true),
                 (Some(OWN_MAC), LinkId::device(101), true),
             ] {
-                stage.set(with_rules(&[], &[]))?;
-                stage.scene.bind(link.get(), "task")?;
-                let slot = stage.scene.slot("task")?;
-                stage.scene.writer.control().set_mac(slot, mac);
+                test.set(with_rules(&[], &[]))?;
+                test.fixture.bind(link.get(), "task")?;
+                let slot = test.fixture.slot("task")?;
+                test.fixture.writer.control().set_mac(slot, mac);
                 let sent = Sent {
                     frame: &frame,
                     link: link.get(),
@@ -465,7 +465,7 @@ fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
                     segments: (0, 0),
                     left: taskgate_ebpf::host::Left::NOTHING,
                 };
-                assert_eq!(stage.path.judge(&sent)?, passes, "{what} on {link:?}, {mac:?}");
+                assert_eq!(test.path.judge(&sent)?, passes, "{what} on {link:?}, {mac:?}");
             }
         }
         Ok(())

@@ -7,10 +7,10 @@ use super::*;
 
 /// Sends one packet toward the task, and asserts the verdict and all that it leaves.
 fn one(name: &str, frame: &[u8], passes: bool, left: &[&str]) -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(web())?;
-        assert_eq!(stage.ingress(frame)?, passes, "{name}, {}", stage.name);
-        stage.assert_lines(name, left);
+    on_host_and_in_kernel(|test| {
+        test.set(web())?;
+        assert_eq!(test.ingress(frame)?, passes, "{name}, {}", test.name);
+        test.assert_lines(name, left);
         Ok(())
     })
 }
@@ -88,8 +88,8 @@ fn a_later_fragment_of_a_datagram_that_was_not_seen() -> Result<()> {
 
 #[test]
 fn a_later_fragment_of_an_allowed_datagram_after_its_first_and_before() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(web())?;
+    on_host_and_in_kernel(|test| {
+        test.set(web())?;
         let first = ipv4(
             at(PEER4),
             at(TASK4),
@@ -100,15 +100,15 @@ fn a_later_fragment_of_an_allowed_datagram_after_its_first_and_before() -> Resul
         );
         // Eight bytes in between do not come, so that the datagram is not whole.
         let later = ipv4(at(PEER4), at(TASK4), 6, &[], 5, b"443");
-        assert!(!stage.ingress(&later)?, "before its first");
-        assert!(stage.ingress(&first)?);
-        assert!(stage.ingress(&later)?, "after its first");
+        assert!(!test.ingress(&later)?, "before its first");
+        assert!(test.ingress(&first)?);
+        assert!(test.ingress(&later)?, "after its first");
         // Another datagram between the same two, and the same one seen from elsewhere.
         let mut other = later.clone();
         other[18..20].copy_from_slice(&[0x12, 0x35]);
-        assert!(!stage.ingress(&other)?, "of another datagram");
-        assert!(!stage.egress(&later)?, "sent by the task in the peer's name");
-        stage.assert_lines(
+        assert!(!test.ingress(&other)?, "of another datagram");
+        assert!(!test.egress(&later)?, "sent by the task in the peer's name");
+        test.assert_lines(
             "fragments",
             &[
                 "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 2 packets 75 bytes flags 2: ingress",
@@ -125,15 +125,15 @@ fn a_later_fragment_of_an_allowed_datagram_after_its_first_and_before() -> Resul
 
 #[test]
 fn ipv6_fragments_follow_their_first_and_none_reaches_into_its_header() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(web())?;
+    on_host_and_in_kernel(|test| {
+        test.set(web())?;
         let first = toward6(44, &fragment(6, 0, true, &tcp(40000, 443, flags::SYN, &[0; 12])));
         let later = toward6(44, &fragment(6, 4, false, b"443"));
         let overlapping = toward6(44, &fragment(6, 2, true, &[0; 8]));
-        assert!(!stage.ingress(&later)?, "before its first");
-        assert!(stage.ingress(&first)?);
-        assert!(stage.ingress(&later)?, "after its first");
-        assert!(!stage.ingress(&overlapping)?, "RFC 3128");
+        assert!(!test.ingress(&later)?, "before its first");
+        assert!(test.ingress(&first)?);
+        assert!(test.ingress(&later)?, "after its first");
+        assert!(!test.ingress(&overlapping)?, "RFC 3128");
         Ok(())
     })
 }
@@ -266,14 +266,14 @@ fn too_big(quoted_packet: &[u8], v6: bool) -> Vec<u8> {
 
 #[test]
 fn packet_too_big_about_a_tracked_connection() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        stage.set(web())?;
-        assert!(stage.ingress(&toward4(6, &syn(443)))?);
-        assert!(stage.ingress(&toward6(6, &syn(443)))?);
+    on_host_and_in_kernel(|test| {
+        test.set(web())?;
+        assert!(test.ingress(&toward4(6, &syn(443)))?);
+        assert!(test.ingress(&toward6(6, &syn(443)))?);
         let answer = tcp(443, 40000, flags::SYN_ACK, b"");
-        assert!(stage.ingress(&too_big(&ip(at(TASK4), at(PEER4), 6, &answer), false))?);
-        assert!(stage.ingress(&too_big(&ip(at(TASK6), at(PEER6), 6, &answer), true))?);
-        stage.assert_lines(
+        assert!(test.ingress(&too_big(&ip(at(TASK4), at(PEER4), 6, &answer), false))?);
+        assert!(test.ingress(&too_big(&ip(at(TASK6), at(PEER6), 6, &answer), true))?);
+        test.assert_lines(
             "errors",
             &[
                 "conn task icmp 10.9.0.5 203.0.113.9 1:0304 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 56 bytes: ingress",

@@ -88,14 +88,14 @@ fn everything_tracked() -> Vec<(Protocol, &'static str)> {
 }
 
 /// Makes an entry of this kind.
-fn begin(stage: &mut DataPathTest<'_>, name: &str, sent: &[Vec<u8>]) -> Result<()> {
+fn begin(test: &mut DataPathTest<'_>, name: &str, sent: &[Vec<u8>]) -> Result<()> {
     for (number, frame) in sent.iter().enumerate() {
         let passes = if number % 2 == 0 {
-            stage.ingress(frame)?
+            test.ingress(frame)?
         } else {
-            stage.egress(frame)?
+            test.egress(frame)?
         };
-        assert!(passes, "{name}, packet {number}, {}", stage.name);
+        assert!(passes, "{name}, packet {number}, {}", test.name);
     }
     Ok(())
 }
@@ -105,7 +105,7 @@ fn begin(stage: &mut DataPathTest<'_>, name: &str, sent: &[Vec<u8>]) -> Result<(
 /// AWS: SG-TRACK-7
 #[test]
 fn a_connection_lives_for_its_time_out_and_is_judged_anew_after_it() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let all = [
             Timeouts::default(),
             Timeouts {
@@ -122,33 +122,33 @@ fn a_connection_lives_for_its_time_out_and_is_judged_anew_after_it() -> Result<(
         for timeouts in all {
             for (name, sent, answer, timeout) in kinds() {
                 let seconds = timeout(timeouts);
-                let name = &format!("{name}, {timeouts:?}, {}", stage.name);
+                let name = &format!("{name}, {timeouts:?}, {}", test.name);
                 let configured = |rules: &[(Protocol, &str)]| {
                     let mut model = with_rules(rules, &[]);
                     model.settings.timeouts = timeouts;
                     model
                 };
                 for ruled in [true, false] {
-                    stage.set(configured(&everything_tracked()))?;
-                    begin(stage, name, &sent)?;
+                    test.set(configured(&everything_tracked()))?;
+                    begin(test, name, &sent)?;
                     if !ruled {
-                        stage.change(configured(&[]))?;
+                        test.change(configured(&[]))?;
                     }
                     // A second for what really goes by. Each packet gives it all of the time again.
                     for _ in 0..2 {
-                        stage.wait(seconds - 2)?;
-                        assert!(stage.egress(&answer)?, "{name}");
+                        test.wait(seconds - 2)?;
+                        assert!(test.egress(&answer)?, "{name}");
                     }
                     // That answer may have made it another kind's.
-                    stage.set(configured(&everything_tracked()))?;
-                    begin(stage, name, &sent)?;
+                    test.set(configured(&everything_tracked()))?;
+                    begin(test, name, &sent)?;
                     if !ruled {
-                        stage.change(configured(&[]))?;
+                        test.change(configured(&[]))?;
                     }
-                    stage.wait(seconds + 1)?;
-                    assert!(!stage.egress(&answer)?, "{name}");
-                    assert_eq!(stage.ingress(&sent[0])?, ruled, "{name}: what opened it");
-                    assert_eq!(stage.egress(&answer)?, ruled, "{name}: and its answer");
+                    test.wait(seconds + 1)?;
+                    assert!(!test.egress(&answer)?, "{name}");
+                    assert_eq!(test.ingress(&sent[0])?, ruled, "{name}: what opened it");
+                    assert_eq!(test.egress(&answer)?, ruled, "{name}: and its answer");
                 }
             }
         }
@@ -159,7 +159,7 @@ fn a_connection_lives_for_its_time_out_and_is_judged_anew_after_it() -> Result<(
 /// Where a time-out is raised or lowered, entries that are there have the new one.
 #[test]
 fn a_changed_time_out_holds_for_what_is_there() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let stream = [udp_in(), udp_out(), udp_in(), udp_out()];
         for (before, after, idle, passes) in [(180, 60, 61, false), (60, 180, 120, true), (180, 90, 88, true)] {
             let configured = |udp_stream| {
@@ -170,15 +170,15 @@ fn a_changed_time_out_holds_for_what_is_there() -> Result<()> {
                 };
                 model
             };
-            stage.set(configured(before))?;
-            begin(stage, "a stream", &stream)?;
-            stage.change(configured(after))?;
-            stage.wait(idle)?;
+            test.set(configured(before))?;
+            begin(test, "a stream", &stream)?;
+            test.change(configured(after))?;
+            test.wait(idle)?;
             assert_eq!(
-                stage.egress(&udp_out())?,
+                test.egress(&udp_out())?,
                 passes,
                 "{before} to {after} after {idle}, {}",
-                stage.name
+                test.name
             );
         }
         Ok(())

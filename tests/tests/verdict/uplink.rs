@@ -11,16 +11,16 @@ const BRANCH: Uplink = Uplink::Trunk { tag: 0x6000 | VLAN };
 const OTHER4: &str = "10.9.0.6";
 
 /// The task of [`web`] and another one with its rules, each on a link.
-fn two(stage: &mut DataPathTest<'_>) -> Result<()> {
+fn two(test: &mut DataPathTest<'_>) -> Result<()> {
     let mut model = web();
     model.enis.push(gated("other", &[OTHER4], &[0]));
-    stage.set(model)
+    test.set(model)
 }
 
 /// The same, and the first is a branch as well.
-fn with_branch(stage: &mut DataPathTest<'_>) -> Result<()> {
-    two(stage)?;
-    stage.scene.bind(LinkId::branch(VLAN).get(), "task")
+fn with_branch(test: &mut DataPathTest<'_>) -> Result<()> {
+    two(test)?;
+    test.fixture.bind(LinkId::branch(VLAN).get(), "task")
 }
 
 fn to(destination: &str, port: u16, flags: u8) -> Vec<u8> {
@@ -29,29 +29,29 @@ fn to(destination: &str, port: u16, flags: u8) -> Vec<u8> {
 
 #[test]
 fn what_no_rule_allows_is_dropped_with_its_record_and_the_rest_leaves_no_trace() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        with_branch(stage)?;
+    on_host_and_in_kernel(|test| {
+        with_branch(test)?;
         for uplink in [BRANCH, Uplink::Routed] {
             assert!(
-                !stage.early(uplink, &to(TASK4, 22, flags::SYN))?,
+                !test.prefilter(uplink, &to(TASK4, 22, flags::SYN))?,
                 "{uplink:?} {}",
-                stage.name
+                test.name
             );
             assert!(
-                stage.early(uplink, &to(TASK4, 443, flags::SYN))?,
+                test.prefilter(uplink, &to(TASK4, 443, flags::SYN))?,
                 "{uplink:?} {}",
-                stage.name
+                test.name
             );
             let other_family = ip(at(PEER6), at(TASK6), 6, &tcp(40000, 22, flags::SYN, b""));
-            assert!(!stage.early(uplink, &other_family)?);
+            assert!(!test.prefilter(uplink, &other_family)?);
             let own_source = ip(at(TASK4), at(TASK4), 6, &tcp(40000, 443, flags::SYN, b""));
-            assert!(!stage.early(uplink, &own_source)?);
+            assert!(!test.prefilter(uplink, &own_source)?);
         }
         // To somebody else: on a branch it is not for its task, otherwise it is the other task's.
-        assert!(!stage.early(BRANCH, &to(OTHER4, 443, flags::SYN))?);
-        assert!(stage.early(Uplink::Routed, &to(OTHER4, 443, flags::SYN))?);
-        assert!(!stage.early(Uplink::Routed, &to(OTHER4, 22, flags::SYN))?);
-        stage.assert_lines(
+        assert!(!test.prefilter(BRANCH, &to(OTHER4, 443, flags::SYN))?);
+        assert!(test.prefilter(Uplink::Routed, &to(OTHER4, 443, flags::SYN))?);
+        assert!(!test.prefilter(Uplink::Routed, &to(OTHER4, 22, flags::SYN))?);
+        test.assert_lines(
             "each once",
             &[
                 "count other ingress no-rule 1",
@@ -71,26 +71,26 @@ fn what_no_rule_allows_is_dropped_with_its_record_and_the_rest_leaves_no_trace()
 
 #[test]
 fn connections_are_the_gates_and_so_is_what_cannot_be_judged_yet() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        two(stage)?;
+    on_host_and_in_kernel(|test| {
+        two(test)?;
         // What the task asked for comes back, and a connection lives on without its rule.
         let asks = ip(at(TASK4), at(STRANGER4), 6, &tcp(50000, 80, flags::SYN, b""));
         let answer = ip(at(STRANGER4), at(TASK4), 6, &tcp(80, 50000, flags::SYN_ACK, b""));
-        stage.change(with_rules(
+        test.change(with_rules(
             &[(tcp_to(443, 443), "10.0.1.0/24")],
             &[(Protocol::All, "0.0.0.0/0")],
         ))?;
-        assert!(!stage.early(Uplink::Routed, &answer)?);
-        assert!(stage.egress(&asks)?);
-        assert!(stage.ingress(&to(TASK4, 443, flags::SYN))?);
-        stage.change(with_rules(&[], &[]))?;
+        assert!(!test.prefilter(Uplink::Routed, &answer)?);
+        assert!(test.egress(&asks)?);
+        assert!(test.ingress(&to(TASK4, 443, flags::SYN))?);
+        test.change(with_rules(&[], &[]))?;
         assert!(
-            stage.early(Uplink::Routed, &to(TASK4, 443, flags::ACK))?,
+            test.prefilter(Uplink::Routed, &to(TASK4, 443, flags::ACK))?,
             "{}",
-            stage.name
+            test.name
         );
-        assert!(stage.early(Uplink::Routed, &answer)?, "{}", stage.name);
-        let before = stage.lines()?;
+        assert!(test.prefilter(Uplink::Routed, &answer)?, "{}", test.name);
+        let before = test.lines()?;
         let later = ipv4(at(PEER4), at(TASK4), 6, &[], 100, &[0; 40]);
         for (what, uplink, frame) in [
             ("a later fragment", Uplink::Routed, later.clone()),
@@ -114,8 +114,8 @@ fn connections_are_the_gates_and_so_is_what_cannot_be_judged_yet() -> Result<()>
                 tagged(VLAN, &to(TASK4, 22, flags::SYN)),
             ),
         ] {
-            assert!(stage.early(uplink, &frame)?, "{what}, {}", stage.name);
-            assert_eq!(stage.lines()?, before, "{what}, {}", stage.name);
+            assert!(test.prefilter(uplink, &frame)?, "{what}, {}", test.name);
+            assert_eq!(test.lines()?, before, "{what}, {}", test.name);
         }
         Ok(())
     })
@@ -123,14 +123,14 @@ fn connections_are_the_gates_and_so_is_what_cannot_be_judged_yet() -> Result<()>
 
 #[test]
 fn a_branch_that_nobody_has_is_nobodys() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        with_branch(stage)?;
+    on_host_and_in_kernel(|test| {
+        with_branch(test)?;
         let allowed = to(TASK4, 443, flags::SYN);
-        assert!(!stage.early(Uplink::Trunk { tag: VLAN + 1 }, &allowed)?);
-        assert!(!stage.early(BRANCH, &tagged(VLAN, &allowed))?, "a tag inside a tag");
-        stage.scene.writer.remove_link(LinkId::branch(VLAN));
-        assert!(!stage.early(BRANCH, &allowed)?);
-        stage.assert_lines(
+        assert!(!test.prefilter(Uplink::Trunk { tag: VLAN + 1 }, &allowed)?);
+        assert!(!test.prefilter(BRANCH, &tagged(VLAN, &allowed))?, "a tag inside a tag");
+        test.fixture.writer.remove_link(LinkId::branch(VLAN));
+        assert!(!test.prefilter(BRANCH, &allowed)?);
+        test.assert_lines(
             "under no task's name",
             &[
                 "count nobody ingress unknown-task 2",
@@ -144,24 +144,24 @@ fn a_branch_that_nobody_has_is_nobodys() -> Result<()> {
 /// Whether there is room is for the gate to say: it has its reason and counter.
 #[test]
 fn a_full_table_is_the_gates_affair() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let gate = |_: &_| {
             Some(taskgate_compiler::EniLimits {
                 connections: 1,
                 isolated: false,
             })
         };
-        stage.set_with(web(), &gate)?;
-        stage.scene.share(Shared::Denials, 1, 0);
-        assert!(stage.ingress(&to(TASK4, 443, flags::SYN))?);
+        test.set_with(web(), &gate)?;
+        test.fixture.share(Shared::Denials, 1, 0);
+        assert!(test.ingress(&to(TASK4, 443, flags::SYN))?);
         let second = ip(at(PEER4), at(TASK4), 6, &tcp(40001, 443, flags::SYN, b""));
-        assert!(stage.early(Uplink::Routed, &second)?);
-        assert!(!stage.send(Direction::Ingress, 0, &second)?);
+        assert!(test.prefilter(Uplink::Routed, &second)?);
+        assert!(!test.send(Direction::Ingress, 0, &second)?);
         assert!(
-            !stage.early(Uplink::Routed, &to(TASK4, 22, flags::SYN))?,
+            !test.prefilter(Uplink::Routed, &to(TASK4, 22, flags::SYN))?,
             "dropped all the same"
         );
-        stage.assert_lines(
+        test.assert_lines(
             "no room for its record",
             &[
                 "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 40 bytes flags 2: ingress",
@@ -180,22 +180,22 @@ fn a_full_table_is_the_gates_affair() -> Result<()> {
 /// comes from whoever sends past the host's VLAN links, under any number that he likes.
 #[test]
 fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        with_branch(stage)?;
+    on_host_and_in_kernel(|test| {
+        with_branch(test)?;
         let trunk = 7;
-        stage.scene.writer.control().set_trunk(Kernel::LINKS.start() + trunk);
+        test.fixture.writer.control().set_trunk(Kernel::LINKS.start() + trunk);
         for way in [Direction::Egress, Direction::Ingress] {
             let syn = to(TASK4, 443, flags::SYN);
-            let whole = stage.send(way, trunk, &syn)?;
-            let cut = stage.send(way, trunk, &syn[..40])?;
-            let asks = stage.send(way, trunk, &arp(1, at(PEER4), at(TASK4)))?;
-            let other = stage.send(way, trunk, &ethernet(0x88cc, &[0; 60]))?;
-            assert_eq!([whole, cut, asks, other], [true; 4], "{way:?}, {}", stage.name);
-            assert!(!stage.send(way, trunk, &tagged(VLAN, &syn))?, "{way:?}, {}", stage.name);
-            assert!(!stage.send(way, trunk, &tagged(0, &syn))?, "{way:?}, {}", stage.name);
-            assert!(!stage.send(way, trunk - 1, &syn)?, "another link");
+            let whole = test.send(way, trunk, &syn)?;
+            let cut = test.send(way, trunk, &syn[..40])?;
+            let asks = test.send(way, trunk, &arp(1, at(PEER4), at(TASK4)))?;
+            let other = test.send(way, trunk, &ethernet(0x88cc, &[0; 60]))?;
+            assert_eq!([whole, cut, asks, other], [true; 4], "{way:?}, {}", test.name);
+            assert!(!test.send(way, trunk, &tagged(VLAN, &syn))?, "{way:?}, {}", test.name);
+            assert!(!test.send(way, trunk, &tagged(0, &syn))?, "{way:?}, {}", test.name);
+            assert!(!test.send(way, trunk - 1, &syn)?, "another link");
         }
-        stage.assert_lines(
+        test.assert_lines(
             "and nobody's record",
             &[
                 "count nobody egress host 4",
@@ -211,33 +211,33 @@ fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
 /// Between two tasks of this host everything goes by their links.
 #[test]
 fn the_wire_does_not_speak_as_a_task_of_this_host() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         // Whoever is in the group may do everything.
         let mut model = with_rules(&[(Protocol::All, "group:0")], &[]);
         model.enis.push(gated("other", &[OTHER4, "2001:db8:9::6"], &[0]));
         model
             .enis
             .push(testkit::fixture::model::member("elsewhere", &[PEER4], &[0]));
-        stage.set(model.clone())?;
+        test.set(model.clone())?;
         let from = |source: &str, flags| ip(at(source), at(TASK4), 6, &tcp(40000, 443, flags, b""));
         let syn = from(OTHER4, flags::SYN);
         let syn6 = ip(at("2001:db8:9::6"), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b""));
         for frame in [&syn, &syn6] {
-            assert!(!stage.early(Uplink::Routed, frame)?, "{}", stage.name);
-            assert!(!stage.from_wire(frame)?, "{}", stage.name);
-            assert!(stage.ingress(frame)?, "by its own link, {}", stage.name);
+            assert!(!test.prefilter(Uplink::Routed, frame)?, "{}", test.name);
+            assert!(!test.from_wire(frame)?, "{}", test.name);
+            assert!(test.ingress(frame)?, "by its own link, {}", test.name);
         }
         // Nor as part of what is there.
-        assert!(stage.egress(&ip(at(TASK4), at(OTHER4), 6, &tcp(443, 40000, flags::SYN_ACK, b"")))?);
+        assert!(test.egress(&ip(at(TASK4), at(OTHER4), 6, &tcp(443, 40000, flags::SYN_ACK, b"")))?);
         let ack = from(OTHER4, flags::ACK);
-        assert!(!stage.early(Uplink::Routed, &ack)?, "{}", stage.name);
-        assert!(!stage.from_wire(&ack)?, "{}", stage.name);
-        assert!(stage.ingress(&ack)?, "{}", stage.name);
+        assert!(!test.prefilter(Uplink::Routed, &ack)?, "{}", test.name);
+        assert!(!test.from_wire(&ack)?, "{}", test.name);
+        assert!(test.ingress(&ack)?, "{}", test.name);
         // An ENI that is elsewhere speaks by the wire.
-        assert!(stage.early(Uplink::Routed, &from(PEER4, flags::SYN))?);
-        assert!(stage.from_wire(&from(PEER4, flags::SYN))?);
-        assert!(stage.from_wire(&from(PEER4, flags::ACK))?);
-        stage.assert_lines(
+        assert!(test.prefilter(Uplink::Routed, &from(PEER4, flags::SYN))?);
+        assert!(test.from_wire(&from(PEER4, flags::SYN))?);
+        assert!(test.from_wire(&from(PEER4, flags::ACK))?);
+        test.assert_lines(
             "each has its record",
             &[
                 "conn task tcp 10.9.0.5:443 10.0.1.7:40000 by web/ingress/1, egress 0 packets 0 bytes, ingress 2 packets 80 bytes flags 2: ingress",
@@ -250,15 +250,14 @@ fn the_wire_does_not_speak_as_a_task_of_this_host() -> Result<()> {
             ],
         );
         // A task whose link is gone may be anywhere, and branches of the trunk meet on the wire.
-        stage
-            .scene
+        test.fixture
             .writer
             .remove_link(LinkId::device(Kernel::LINKS.start() + 1));
-        assert!(stage.from_wire(&syn)?, "{}", stage.name);
-        assert!(stage.from_wire(&ack)?, "{}", stage.name);
-        stage.set(model)?;
-        stage.scene.bind(LinkId::branch(VLAN).get(), "other")?;
-        assert!(stage.from_wire(&syn)?, "{}", stage.name);
+        assert!(test.from_wire(&syn)?, "{}", test.name);
+        assert!(test.from_wire(&ack)?, "{}", test.name);
+        test.set(model)?;
+        test.fixture.bind(LinkId::branch(VLAN).get(), "other")?;
+        assert!(test.from_wire(&syn)?, "{}", test.name);
         Ok(())
     })
 }

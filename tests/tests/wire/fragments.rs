@@ -47,8 +47,8 @@ fn seen(wire: &Wire, way: Way, flow: Flow) -> Result<Count> {
 #[test]
 fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Result<()> {
     for family in [0, 1] {
-        let stage = E2eTest::start(two)?;
-        let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        let test = E2eTest::start(two)?;
+        let (web, outside) = (test.task("web-1")?, &test.topology.outside);
         let any =
             |netns: &Netns, addresses: [&str; 2], port| UdpPeer::bind(netns, &at(addresses[family], port).to_string());
         let mut expected = Ledger::default();
@@ -56,11 +56,11 @@ fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Resu
         for (from, to, tasks) in [
             (any(outside, OUTSIDE, 0)?, any(web, WEB, 53)?, &["web-1"][..]),
             (any(web, WEB, 0)?, any(outside, OUTSIDE, 53)?, &["web-1"]),
-            (any(web, WEB, 0)?, any(stage.task("db-1")?, DB, 53)?, &["web-1", "db-1"]),
+            (any(web, WEB, 0)?, any(test.task("db-1")?, DB, 53)?, &["web-1", "db-1"]),
         ] {
             let (flow, count) = (from.flow_to(to.address()), parts(family == 1, &SIZES));
             let crossed = |task: &str| {
-                let (ways, wire) = ([Way::Out, Way::In], stage.wire(task)?);
+                let (ways, wire) = ([Way::Out, Way::In], test.wire(task)?);
                 let both = ways.map(|way| anyhow::Ok(seen(wire, way, flow)? + seen(wire, way, flow.back())?));
                 let [out, in_] = both;
                 anyhow::Ok([out?, in_?])
@@ -82,7 +82,7 @@ fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Resu
                 expected = expected.accept(task, flow, count).accept(task, flow.back(), count);
             }
         }
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -91,9 +91,9 @@ fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Resu
 #[test]
 fn of_datagrams_to_a_denied_port_no_part_gets_through() -> Result<()> {
     for family in [0, 1] {
-        let stage = E2eTest::start(two)?;
-        let counters = Counters::of(&stage.daemon)?;
-        let (web, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        let test = E2eTest::start(two)?;
+        let counters = Counters::of(&test.daemon)?;
+        let (web, outside) = (test.task("web-1")?, &test.topology.outside);
         let mut expected = Ledger::default();
         for (from, addresses, to, direction) in [
             (outside, OUTSIDE, WEB, Direction::Ingress),
@@ -111,12 +111,12 @@ fn of_datagrams_to_a_denied_port_no_part_gets_through() -> Result<()> {
                 .reject("web-1", flow, first)
                 .reject("web-1", later, all - first);
             let beyond = match direction {
-                Direction::Ingress => stage.wire("web-1")?,
-                Direction::Egress => &stage.outside,
+                Direction::Ingress => test.wire("web-1")?,
+                Direction::Egress => &test.outside,
             };
             assert_eq!(seen(beyond, Way::In, flow)?, Count::default());
         }
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -143,20 +143,20 @@ fn cut_in_two(flow: Flow, number: u16, later: &[u8]) -> [Vec<u8>; 2] {
 #[test]
 fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
     for family in [0, 1] {
-        let stage = E2eTest::start(two)?;
-        let counters = Counters::of(&stage.daemon)?;
-        let web = stage.task("web-1")?;
+        let test = E2eTest::start(two)?;
+        let counters = Counters::of(&test.daemon)?;
+        let web = test.task("web-1")?;
         let mut expected = Ledger::default();
         for (from, addresses, to, direction) in [
-            (&stage.lab.outside, OUTSIDE, WEB, Direction::Ingress),
+            (&test.topology.outside, OUTSIDE, WEB, Direction::Ingress),
             (web, WEB, OUTSIDE, Direction::Egress),
         ] {
             let flow = Flow::udp(at(addresses[family], 20_000), at(to[family], 53));
             let plain = Flow::plain(flow.source.ip(), flow.destination.ip(), UDP);
             let [first, later] = cut_in_two(flow, 77, b"a later part");
             let beyond = match direction {
-                Direction::Ingress => stage.wire("web-1")?,
-                Direction::Egress => &stage.outside,
+                Direction::Ingress => test.wire("web-1")?,
+                Direction::Egress => &test.outside,
             };
             inject(from, &later)?;
             counters.await_dropped(direction, DropReason::FragmentWithoutFirst, 1)?;
@@ -175,7 +175,7 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
             assert_eq!(seen(beyond, Way::In, flow)?, both);
         }
         // The task may say that it gave up waiting, or that nobody listens: no rule lets it.
-        let recorded = stage.daemon.stop()?.ledger()?;
+        let recorded = test.daemon.stop()?.ledger()?;
         assert_eq!(recorded.of(|flow| flow.protocol == UDP), expected);
     }
     Ok(())
@@ -185,14 +185,14 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
 #[test]
 fn large_pings_and_their_answers_get_through_by_the_rule_for_small_ones() -> Result<()> {
     for family in [0, 1] {
-        let stage = E2eTest::start(|config| {
+        let test = E2eTest::start(|config| {
             let rules = "ingress: [{ protocol: icmp, type: 8, from: any }, { protocol: icmpv6, type: 128, from: any }], \
                          egress: []";
             config.group("ping", rules).task("web-1", &WEB, &["ping"])
         })?;
         let mut expected = Ledger::default();
         for payload in [1474, 8000, 60_000] {
-            let pinger = Pinger::new(&stage.lab.outside, ip(OUTSIDE[family]), ip(WEB[family]))?;
+            let pinger = Pinger::new(&test.topology.outside, ip(OUTSIDE[family]), ip(WEB[family]))?;
             let mut pinger = pinger.with_payload(payload);
             pinger.echo()?;
             let (flow, count) = (pinger.flow(), parts(family == 1, &[payload]));
@@ -200,7 +200,7 @@ fn large_pings_and_their_answers_get_through_by_the_rule_for_small_ones() -> Res
                 .accept("web-1", flow, count)
                 .accept("web-1", flow.back(), count);
         }
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -209,24 +209,24 @@ fn large_pings_and_their_answers_get_through_by_the_rule_for_small_ones() -> Res
 /// parts.
 #[test]
 fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
-    let (lab, server) = routed()?;
+    let (topology, server) = routed()?;
     server.set("net.ipv4.ip_no_pmtu_disc", "1")?;
-    lab.outside.ip("link set dev eth0 mtu 1300")?;
-    let stage = E2eTest::in_lab(lab, |config| {
+    topology.outside.ip("link set dev eth0 mtu 1300")?;
+    let test = E2eTest::in_topology(topology, |config| {
         let rules = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
         config.group("in", rules).task("web-1", &WEB, &["in"])
     })?;
-    let bulk = Bulk::start(&server, stage.task("web-1")?, at(WEB[0], 5001))?;
+    let bulk = Bulk::start(&server, test.task("web-1")?, at(WEB[0], 5001))?;
     let flow = bulk.flow();
     bulk.await_more(4 << 20)?;
     bulk.finish()?;
-    let wire = stage.wire("web-1")?;
+    let wire = test.wire("web-1")?;
     let cut = wire.received(Flow::plain(flow.source.ip(), flow.destination.ip(), TCP))?;
     assert!(cut.packets > 2000, "{cut:?}");
     let expected = Ledger::default()
         .accept("web-1", flow, cut + wire.received(flow)?)
         .accept("web-1", flow.back(), wire.sent(flow.back())?);
-    stage.finish(&expected)?;
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -235,9 +235,9 @@ fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
 fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
     const MANY: usize = 10_000;
     for family in [0, 1] {
-        let stage = E2eTest::start(two)?;
-        let web = stage.task("web-1")?;
-        let from = UdpPeer::bind(&stage.lab.outside, &at(OUTSIDE[family], 0).to_string())?;
+        let test = E2eTest::start(two)?;
+        let web = test.task("web-1")?;
+        let from = UdpPeer::bind(&test.topology.outside, &at(OUTSIDE[family], 0).to_string())?;
         let to = UdpPeer::bind(web, &at(WEB[family], 53).to_string())?;
         let data = [1; 2000];
         for _ in 0..MANY {
@@ -249,7 +249,7 @@ fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
             from.flow_to(to.address()),
             parts(family == 1, &vec![data.len(); MANY]),
         );
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }

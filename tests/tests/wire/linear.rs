@@ -234,31 +234,32 @@ fn script(direction: Direction, family: usize, number: u16) -> Script {
     script
 }
 
-/// A lab in which nothing but a test's frames is on the links: the host knows everybody's address, and both ends have
+/// A topology in which nothing but a test's frames is on the links: the host knows everybody's address, and both ends have
 /// none, so that they answer to nothing.
-pub(super) fn lab() -> Result<(Topology, Netns)> {
+pub(super) fn topology() -> Result<(Topology, Netns)> {
     const HERE: &str = "02:00:00:00:00:02";
     const THERE: &str = "02:00:00:00:00:03";
-    let lab = Topology::new()?;
-    let task = lab.device(DEVICE, &TASK, true)?;
+    let topology = Topology::new()?;
+    let task = topology.device(DEVICE, &TASK, true)?;
     for (netns, link, address) in [
-        (&lab.host, "wire", HERE),
-        (&lab.host, DEVICE, HERE),
-        (&lab.outside, "eth0", THERE),
+        (&topology.host, "wire", HERE),
+        (&topology.host, DEVICE, HERE),
+        (&topology.outside, "eth0", THERE),
         (&task, "eth0", THERE),
     ] {
         netns.ip(&format!("link set dev {link} address {address}"))?;
     }
     for (link, addresses) in [("wire", PEER), (DEVICE, TASK)] {
         for address in addresses {
-            lab.host
+            topology
+                .host
                 .ip(&format!("neigh replace {address} lladdr {THERE} dev {link}"))?;
         }
     }
-    for netns in [&lab.outside, &task] {
+    for netns in [&topology.outside, &task] {
         netns.ip("address flush dev eth0")?;
     }
-    Ok((lab, task))
+    Ok((topology, task))
 }
 
 /// Frames are in order only on one CPU.
@@ -268,17 +269,18 @@ fn stay_on_this_cpu() -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
 }
 
-pub(super) fn config(lab: &Topology) -> Config {
-    lab.config()
+pub(super) fn config(topology: &Topology) -> Config {
+    topology
+        .config()
         .group("few", RULES)
         .device_task("web-1", DEVICE, &TASK, &["few"])
 }
 
 /// Sends the script in one piece and in every two, from one end to the other.
-fn in_pieces(lab: &Topology, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
+fn in_pieces(topology: &Topology, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
     stay_on_this_cpu()?;
-    let daemon = lab.start(&config(lab))?;
-    await_gates(&lab.host, DEVICE)?;
+    let daemon = topology.start(&config(topology))?;
+    await_gates(&topology.host, DEVICE)?;
     let counters = Counters::of(&daemon)?;
     let capture = Capture::tap(to.0, to.1)?;
     let sender = Sender::on(from.0, from.1)?;
@@ -334,19 +336,29 @@ fn in_pieces(lab: &Topology, direction: Direction, from: (&Netns, &str), to: (&N
 
 #[test]
 fn what_a_task_sends_is_judged_wherever_its_bytes_lie() -> Result<()> {
-    let (lab, task) = lab()?;
-    in_pieces(&lab, Direction::Egress, (&task, "eth0"), (&lab.outside, "eth0"))
+    let (topology, task) = topology()?;
+    in_pieces(
+        &topology,
+        Direction::Egress,
+        (&task, "eth0"),
+        (&topology.outside, "eth0"),
+    )
 }
 
 #[test]
 fn what_the_host_sends_to_a_task_is_judged_wherever_its_bytes_lie() -> Result<()> {
-    let (lab, task) = lab()?;
-    in_pieces(&lab, Direction::Ingress, (&lab.host, DEVICE), (&task, "eth0"))
+    let (topology, task) = topology()?;
+    in_pieces(&topology, Direction::Ingress, (&topology.host, DEVICE), (&task, "eth0"))
 }
 
 /// The host that forwards has read the IP header by then, and no more.
 #[test]
 fn what_the_host_forwards_to_a_task_is_judged_wherever_its_bytes_lie() -> Result<()> {
-    let (lab, task) = lab()?;
-    in_pieces(&lab, Direction::Ingress, (&lab.outside, "eth0"), (&task, "eth0"))
+    let (topology, task) = topology()?;
+    in_pieces(
+        &topology,
+        Direction::Ingress,
+        (&topology.outside, "eth0"),
+        (&task, "eth0"),
+    )
 }

@@ -28,20 +28,20 @@ const NARROW: &str = "mtu 1300";
 const OUT: &str = "ingress: [], egress: [{ protocol: tcp, ports: 5001, to: any }]";
 const IN: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }], egress: []";
 
-/// A lab whose outside is a router, with a server behind it.
+/// A topology whose outside is a router, with a server behind it.
 pub(super) fn routed() -> Result<(Topology, Netns)> {
-    let lab = Topology::new()?;
+    let topology = Topology::new()?;
     let server = Netns::new("server")?;
-    lab.outside.add_veth("far", &server, "eth0")?;
+    topology.outside.add_veth("far", &server, "eth0")?;
     for (sysctl, value) in [
         ("net.ipv4.ip_forward", "1"),
         ("net.ipv6.conf.all.forwarding", "1"),
         // As many errors as there are packets that are too big.
         ("net.ipv4.icmp_ratelimit", "0"),
     ] {
-        lab.outside.set(sysctl, value)?;
+        topology.outside.set(sysctl, value)?;
     }
-    lab.outside.ip("address add 10.77.0.1/24 dev far
+    topology.outside.ip("address add 10.77.0.1/24 dev far
          address add fd77::1/64 dev far nodad
          link set dev far up")?;
     server.ip("address add 10.77.0.2/24 dev eth0
@@ -49,10 +49,10 @@ pub(super) fn routed() -> Result<(Topology, Netns)> {
          link set dev eth0 up
          route add default via 10.77.0.1
          route add ::/0 via fd77::1")?;
-    lab.host.ip("route add 10.77.0.0/24 via 10.99.0.2
+    topology.host.ip("route add 10.77.0.0/24 via 10.99.0.2
          route add fd77::/64 via fd99::2")?;
-    await_up(&[(&lab.outside, "far"), (&server, "eth0")])?;
-    Ok((lab, server))
+    await_up(&[(&topology.outside, "far"), (&server, "eth0")])?;
+    Ok((topology, server))
 }
 
 fn one(config: Config) -> Config {
@@ -74,19 +74,19 @@ const SEGMENTS: [&str; 2] = ["gso_max_segs 1", "gso_max_segs 40"];
 fn a_narrower_path_from_a_task_does_not_stop_its_connection() -> Result<()> {
     for segments in SEGMENTS {
         for address in SERVER {
-            let (lab, server) = routed()?;
-            let stage = E2eTest::in_lab(lab, one)?;
-            let task = stage.task("web-1")?;
+            let (topology, server) = routed()?;
+            let test = E2eTest::in_topology(topology, one)?;
+            let task = test.task("web-1")?;
             task.ip(&format!("link set dev eth0 {segments}"))?;
             let bulk = Bulk::start(task, &server, at(address, PORT))?;
             bulk.await_more(PART)?;
-            stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
+            test.topology.outside.ip(&format!("link set dev far {NARROW}"))?;
             bulk.await_more(PART)?;
             bulk.finish()?;
-            let told = errors(stage.wire("web-1")?, Way::In)?;
-            let expected = stage.passed()?;
+            let told = errors(test.wire("web-1")?, Way::In)?;
+            let expected = test.passed()?;
             assert!(expected.get("web-1", told, Action::Accept).packets > 0);
-            stage.finish(&expected)?;
+            test.finish(&expected)?;
         }
     }
     Ok(())
@@ -97,24 +97,24 @@ fn a_narrower_path_from_a_task_does_not_stop_its_connection() -> Result<()> {
 fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
     for address in SERVER {
         for size in [1400, 4000] {
-            let (lab, server) = routed()?;
-            let stage = E2eTest::in_lab(lab, |config| {
+            let (topology, server) = routed()?;
+            let test = E2eTest::in_topology(topology, |config| {
                 let rules = "ingress: [], egress: [{ protocol: udp, ports: 53, to: any }]";
                 config.group("dns", rules).task("web-1", &TASK, &["dns"])
             })?;
             let local = TASK[usize::from(ip(address).is_ipv6())];
-            let sender = UdpPeer::bind(stage.task("web-1")?, &at(local, 0).to_string())?;
+            let sender = UdpPeer::bind(test.task("web-1")?, &at(local, 0).to_string())?;
             let receiver = UdpPeer::bind(&server, &at(address, 53).to_string())?;
             let data = vec![7; size];
             let flow = sender.send(receiver.address(), &data)?;
             receiver.expect(&data)?;
-            stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
+            test.topology.outside.ip(&format!("link set dev far {NARROW}"))?;
             until(&format!("{size} bytes get to {address}"), || {
                 // What the last error said is told to whoever sends next, as is that the datagram is too large now.
                 sender.send(receiver.address(), &data).ok();
                 Ok(!receiver.is_silent()?)
             })?;
-            let wire = stage.wire("web-1")?;
+            let wire = test.wire("web-1")?;
             // Parts have no ports: all there is from the task to the server is this flow.
             let sent = wire.flows()?.into_iter().filter(|((way, _), _)| *way == Way::Out);
             let mut expected = Ledger::default().accept("web-1", flow, sent.map(|(_, count)| count).sum());
@@ -123,12 +123,12 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
             if size < 1500 || flow.source.is_ipv6() {
                 let told = errors(wire, Way::In)?;
                 let passed = wire.received(told)?;
-                let denied = stage.outside.sent(told)? - passed;
+                let denied = test.outside.sent(told)? - passed;
                 assert_eq!(denied == Count::default(), size < 1500);
-                stage.await_denials("web-1", denied.packets)?;
+                test.await_denials("web-1", denied.packets)?;
                 expected = expected.accept("web-1", told, passed).reject("web-1", told, denied);
             }
-            stage.finish(&expected)?;
+            test.finish(&expected)?;
         }
     }
     Ok(())
@@ -138,31 +138,31 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
 #[test]
 fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() -> Result<()> {
     for address in SERVER {
-        let (lab, server) = routed()?;
-        let mut stage = E2eTest::in_lab(lab, |config| one(config).with("settings: { icmp-errors: none }"))?;
+        let (topology, server) = routed()?;
+        let mut test = E2eTest::in_topology(topology, |config| one(config).with("settings: { icmp-errors: none }"))?;
         // Else the kernel would find out by itself, after a while.
-        stage.task("web-1")?.set("net.ipv4.tcp_mtu_probing", "0")?;
-        let bulk = Bulk::start(stage.task("web-1")?, &server, at(address, PORT))?;
+        test.task("web-1")?.set("net.ipv4.tcp_mtu_probing", "0")?;
+        let bulk = Bulk::start(test.task("web-1")?, &server, at(address, PORT))?;
         bulk.await_more(PART)?;
-        stage.lab.outside.ip(&format!("link set dev far {NARROW}"))?;
-        let rejected = |stage: &E2eTest| {
-            let ledger = stage.daemon.await_ledger(|_| true)?;
+        test.topology.outside.ip(&format!("link set dev far {NARROW}"))?;
+        let rejected = |test: &E2eTest| {
+            let ledger = test.daemon.await_ledger(|_| true)?;
             anyhow::Ok(ledger.total("web-1", Action::Reject).packets)
         };
-        stage.await_denials("web-1", 1)?;
+        test.await_denials("web-1", 1)?;
         // What was on its way has arrived by now.
-        let (before, told) = (bulk.received(), rejected(&stage)?);
-        stage.await_denials("web-1", told + 2)?;
+        let (before, told) = (bulk.received(), rejected(&test)?);
+        test.await_denials("web-1", told + 2)?;
         assert_eq!(bulk.received(), before, "nothing gets through");
-        stage.daemon.apply(&one(stage.lab.config()))?;
+        test.daemon.apply(&one(test.topology.config()))?;
         bulk.await_more(PART)?;
         bulk.finish()?;
-        let told = errors(&stage.outside, Way::Out)?;
-        let expected = stage.denied_in(&[("outside", "web-1")])?;
+        let told = errors(&test.outside, Way::Out)?;
+        let expected = test.denied_in(&[("outside", "web-1")])?;
         for action in [Action::Accept, Action::Reject] {
             assert!(expected.get("web-1", told, action).packets > 0, "{action:?}");
         }
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -171,17 +171,17 @@ fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() ->
 #[test]
 fn a_narrower_link_of_a_task_stops_no_connection_from_another() -> Result<()> {
     for address in OTHER {
-        let stage = E2eTest::start(|config| one(config).group("in", IN).task("db-1", &OTHER, &["in"]))?;
-        let bulk = Bulk::start(stage.task("web-1")?, stage.task("db-1")?, at(address, PORT))?;
+        let test = E2eTest::start(|config| one(config).group("in", IN).task("db-1", &OTHER, &["in"]))?;
+        let bulk = Bulk::start(test.task("web-1")?, test.task("db-1")?, at(address, PORT))?;
         bulk.await_more(PART)?;
-        let link = stage.lab.host_link("db-1")?;
-        stage.lab.host.ip(&format!("link set dev {link} {NARROW}"))?;
+        let link = test.topology.host_link("db-1")?;
+        test.topology.host.ip(&format!("link set dev {link} {NARROW}"))?;
         bulk.await_more(PART)?;
         bulk.finish()?;
-        let told = errors(stage.wire("web-1")?, Way::In)?;
-        let expected = stage.passed()?;
+        let told = errors(test.wire("web-1")?, Way::In)?;
+        let expected = test.passed()?;
         assert!(expected.get("web-1", told, Action::Accept).packets > 0);
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -191,20 +191,20 @@ fn a_narrower_link_of_a_task_stops_no_connection_from_another() -> Result<()> {
 fn a_narrower_path_to_a_task_does_not_stop_its_connection() -> Result<()> {
     for narrow_at_host in [false, true] {
         for address in TASK {
-            let (lab, server) = routed()?;
-            let stage = E2eTest::in_lab(lab, |config| config.group("in", IN).task("web-1", &TASK, &["in"]))?;
-            let bulk = Bulk::start(&server, stage.task("web-1")?, at(address, PORT))?;
+            let (topology, server) = routed()?;
+            let test = E2eTest::in_topology(topology, |config| config.group("in", IN).task("web-1", &TASK, &["in"]))?;
+            let bulk = Bulk::start(&server, test.task("web-1")?, at(address, PORT))?;
             bulk.await_more(PART)?;
-            let link = stage.lab.host_link("web-1")?;
+            let link = test.topology.host_link("web-1")?;
             if narrow_at_host {
-                stage.lab.host.ip(&format!("link set dev {link} {NARROW}"))?;
+                test.topology.host.ip(&format!("link set dev {link} {NARROW}"))?;
             } else {
-                stage.lab.outside.ip(&format!("link set dev eth0 {NARROW}"))?;
+                test.topology.outside.ip(&format!("link set dev eth0 {NARROW}"))?;
             }
             bulk.await_more(PART)?;
             bulk.finish()?;
-            let expected = stage.passed()?;
-            stage.finish(&expected)?;
+            let expected = test.passed()?;
+            test.finish(&expected)?;
         }
     }
     Ok(())
@@ -214,8 +214,8 @@ fn a_narrower_path_to_a_task_does_not_stop_its_connection() -> Result<()> {
 #[test]
 fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Result<()> {
     for (number, address) in INNER.into_iter().enumerate() {
-        let (lab, server) = routed()?;
-        let task = lab.device("tg-router", &TASK, true)?;
+        let (topology, server) = routed()?;
+        let task = topology.device("tg-router", &TASK, true)?;
         let inner = Netns::new("inner")?;
         task.add_veth("behind", &inner, "eth0")?;
         task.set("net.ipv4.ip_forward", "1")?;
@@ -228,17 +228,19 @@ fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Res
              link set dev eth0 up
              route add default via 10.66.0.1
              route add ::/0 via fd66::1")?;
-        lab.host.ip("route add 10.66.0.0/24 via 10.88.0.10 dev tg-router onlink
+        topology
+            .host
+            .ip("route add 10.66.0.0/24 via 10.88.0.10 dev tg-router onlink
              route add fd66::/64 via fd88::10 dev tg-router onlink")?;
         await_up(&[(&task, "behind"), (&inner, "eth0")])?;
         let wire = Wire::tap(&task, "eth0")?;
-        let config = lab
+        let config = topology
             .config()
             .group("in", IN)
             .device_task("web-1", "tg-router", &TASK, &["in"])
             .amend("web-1", "source-dest-check: false");
-        let daemon = lab.start(&config)?;
-        await_gates(&lab.host, "tg-router")?;
+        let daemon = topology.start(&config)?;
+        await_gates(&topology.host, "tg-router")?;
         let bulk = Bulk::start(&server, &inner, at(address, PORT))?;
         bulk.await_more(PART)?;
         task.ip(&format!("link set dev behind {NARROW}"))?;

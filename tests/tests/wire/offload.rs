@@ -23,14 +23,15 @@ const ETHERNET: u16 = 14;
 /// Bytes of an IP header without options, by family.
 const HEADER: [u16; 2] = [20, 40];
 
-fn lab() -> Result<(Topology, Netns)> {
-    let (lab, task) = linear::lab()?;
-    turn(&lab.host, "wire", Offload::TransmitChecksum, false)?;
-    Ok((lab, task))
+fn topology() -> Result<(Topology, Netns)> {
+    let (topology, task) = linear::topology()?;
+    turn(&topology.host, "wire", Offload::TransmitChecksum, false)?;
+    Ok((topology, task))
 }
 
-fn config(lab: &Topology) -> Config {
-    lab.config()
+fn config(topology: &Topology) -> Config {
+    topology
+        .config()
         .group("few", RULES)
         .device_task("web-1", DEVICE, &TASK, &["few"])
 }
@@ -99,8 +100,8 @@ fn attacks() -> Vec<(Vec<u8>, Unsummed, Flow)> {
 /// Without a gate each of them works, so what follows is a test of the gate and not of the kernel.
 #[test]
 fn a_checksum_that_is_filled_in_late_makes_another_packet() -> Result<()> {
-    let (lab, task) = lab()?;
-    let outside = Wire::tap(&lab.outside, "eth0")?;
+    let (topology, task) = topology()?;
+    let outside = Wire::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
     for (frame, unsummed, flow) in attacks() {
         ensure!(sender.send_unsummed(&frame, unsummed)?, "{unsummed:?} is not sent");
@@ -111,11 +112,11 @@ fn a_checksum_that_is_filled_in_late_makes_another_packet() -> Result<()> {
 
 #[test]
 fn a_gate_lets_no_packet_out_that_becomes_another() -> Result<()> {
-    let (lab, task) = lab()?;
-    let daemon = lab.start(&config(&lab))?;
-    await_gates(&lab.host, DEVICE)?;
+    let (topology, task) = topology()?;
+    let daemon = topology.start(&config(&topology))?;
+    await_gates(&topology.host, DEVICE)?;
     let counters = Counters::of(&daemon)?;
-    let outside = Wire::tap(&lab.outside, "eth0")?;
+    let outside = Wire::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
     let attacks = attacks();
     // Twice: as what opens a flow, and as a part of one that is tracked.
@@ -180,11 +181,11 @@ struct Sent {
 /// Every place from the Ethernet header to behind the transport header, by several ways to name it.
 #[test]
 fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
-    let (lab, task) = lab()?;
-    let daemon = lab.start(&config(&lab))?;
-    await_gates(&lab.host, DEVICE)?;
+    let (topology, task) = topology()?;
+    let daemon = topology.start(&config(&topology))?;
+    await_gates(&topology.host, DEVICE)?;
     let counters = Counters::of(&daemon)?;
-    let arrived = Capture::tap(&lab.outside, "eth0")?;
+    let arrived = Capture::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
     let mut refused = 0;
     for family in [0, 1] {
@@ -236,13 +237,13 @@ fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
 /// Packets that stand for several carry such a checksum too, and lie about no length.
 #[test]
 fn what_is_cut_late_is_cut_as_it_was_judged() -> Result<()> {
-    let (lab, task) = lab()?;
-    let daemon = lab.start(&config(&lab))?;
-    await_gates(&lab.host, DEVICE)?;
+    let (topology, task) = topology()?;
+    let daemon = topology.start(&config(&topology))?;
+    await_gates(&topology.host, DEVICE)?;
     let counters = Counters::of(&daemon)?;
-    let outside = Wire::tap(&lab.outside, "eth0")?;
+    let outside = Wire::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
-    turn(&lab.host, "wire", Offload::TcpSegmentation, false)?;
+    turn(&topology.host, "wire", Offload::TcpSegmentation, false)?;
     let mut refused = 0;
     for (family, kind) in [Segments::Tcp4, Segments::Tcp6].into_iter().enumerate() {
         let transport = ETHERNET + HEADER[family];
@@ -279,10 +280,10 @@ fn a_tunnel_out_of_a_task_carries_what_is_finished_late() -> Result<()> {
     const TUNNEL: &str = "ingress: [{ protocol: udp, ports: 4789, from: any }], \
                           egress: [{ protocol: udp, ports: 4789, to: any }]";
     const MUCH: u64 = 4 << 20;
-    let stage = E2eTest::start(|config| config.group("tunnel", TUNNEL).task("web-1", &TASK, &["tunnel"]))?;
-    turn(&stage.lab.host, "wire", Offload::TransmitChecksum, false)?;
-    let counters = Counters::of(&stage.daemon)?;
-    let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
+    let test = E2eTest::start(|config| config.group("tunnel", TUNNEL).task("web-1", &TASK, &["tunnel"]))?;
+    turn(&test.topology.host, "wire", Offload::TransmitChecksum, false)?;
+    let counters = Counters::of(&test.daemon)?;
+    let (task, outside) = (test.task("web-1")?, &test.topology.outside);
     for family in [0, 1] {
         for (netns, there, own) in [(task, PEER, 1), (outside, TASK, 2)] {
             netns.ip(&format!(
@@ -300,6 +301,6 @@ fn a_tunnel_out_of_a_task_carries_what_is_finished_late() -> Result<()> {
         }
     }
     assert_eq!(counters.dropped(Direction::Egress, DropReason::Malformed)?, 0);
-    stage.daemon.stop()?;
+    test.daemon.stop()?;
     Ok(())
 }

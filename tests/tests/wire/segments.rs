@@ -29,24 +29,24 @@ fn one(config: Config) -> Config {
 /// What a TCP connection from a task is to the gate, which sees segments together, and to what is outside, which sees
 /// them one by one. `link`: what the task's link may send.
 fn tcp_from_a_task(family: usize, link: &str) -> Result<()> {
-    let stage = E2eTest::start(one)?;
-    let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
-    stage.lab.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
+    let test = E2eTest::start(one)?;
+    let (task, outside) = (test.task("web-1")?, &test.topology.outside);
+    test.topology.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
     task.ip(&format!("link set dev eth0 {link}"))?;
     // Linux takes its hop-by-hop header for a part of what it will send, and that must fit.
-    for (netns, link) in [(&stage.lab.host, "wire"), (outside, "eth0")] {
+    for (netns, link) in [(&test.topology.host, "wire"), (outside, "eth0")] {
         netns.ip(&format!("link set dev {link} mtu 2000"))?;
     }
     let bulk = Bulk::rush(task, outside, at(OUTSIDE[family], 5001))?;
     bulk.await_more(MUCH)?;
     let flow = bulk.flow();
     bulk.finish()?;
-    assert!(stage.wire("web-1")?.together(Way::Out, flow)? > 0);
-    assert_eq!(stage.outside.together(Way::In, flow)?, 0);
+    assert!(test.wire("web-1")?.together(Way::Out, flow)? > 0);
+    assert_eq!(test.outside.together(Way::In, flow)?, 0);
     let expected = Ledger::default()
-        .accept("web-1", flow, stage.outside.received(flow)?)
-        .accept("web-1", flow.back(), stage.outside.sent(flow.back())?);
-    stage.finish(&expected)?;
+        .accept("web-1", flow, test.outside.received(flow)?)
+        .accept("web-1", flow.back(), test.outside.sent(flow.back())?);
+    test.finish(&expected)?;
     Ok(())
 }
 
@@ -67,20 +67,20 @@ fn tcp_that_is_larger_than_any_packet_is_counted_as_it_leaves_the_host() -> Resu
 #[test]
 fn tcp_that_the_host_puts_together_is_counted_as_it_came() -> Result<()> {
     for family in [0, 1] {
-        let stage = E2eTest::start(one)?;
-        let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        let test = E2eTest::start(one)?;
+        let (task, outside) = (test.task("web-1")?, &test.topology.outside);
         turn(outside, "eth0", Offload::TcpSegmentation, false)?;
-        turn(&stage.lab.host, "wire", Offload::GenericReceive, true)?;
+        turn(&test.topology.host, "wire", Offload::GenericReceive, true)?;
         let bulk = Bulk::rush(outside, task, at(WEB[family], 5001))?;
         bulk.await_more(MUCH)?;
         let flow = bulk.flow();
         bulk.finish()?;
-        assert_eq!(stage.outside.together(Way::Out, flow)?, 0);
-        assert!(stage.wire("web-1")?.together(Way::In, flow)? > 0);
+        assert_eq!(test.outside.together(Way::Out, flow)?, 0);
+        assert!(test.wire("web-1")?.together(Way::In, flow)? > 0);
         let expected = Ledger::default()
-            .accept("web-1", flow, stage.outside.sent(flow)?)
-            .accept("web-1", flow.back(), stage.outside.received(flow.back())?);
-        stage.finish(&expected)?;
+            .accept("web-1", flow, test.outside.sent(flow)?)
+            .accept("web-1", flow.back(), test.outside.received(flow.back())?);
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -98,11 +98,11 @@ fn datagrams(v6: bool) -> Count {
 #[test]
 fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
     for family in [0, 1] {
-        let stage = E2eTest::start(one)?;
-        let counters = Counters::of(&stage.daemon)?;
-        let (task, outside) = (stage.task("web-1")?, &stage.lab.outside);
+        let test = E2eTest::start(one)?;
+        let counters = Counters::of(&test.daemon)?;
+        let (task, outside) = (test.task("web-1")?, &test.topology.outside);
         // What leaves the host is cut before, what comes to it is not.
-        stage.lab.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
+        test.topology.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
         let mut expected = Ledger::default();
         for (from, to, direction) in [
             ((task, WEB), (outside, OUTSIDE), Direction::Egress),
@@ -117,8 +117,8 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
                 receiver.expect(datagram)?;
             }
             let (sent, received): (&Wire, &Wire) = match direction {
-                Direction::Egress => (stage.wire("web-1")?, &stage.outside),
-                Direction::Ingress => (&stage.outside, stage.wire("web-1")?),
+                Direction::Egress => (test.wire("web-1")?, &test.outside),
+                Direction::Ingress => (&test.outside, test.wire("web-1")?),
             };
             assert_eq!(sent.together(Way::Out, flow)?, 1);
             assert_eq!(received.together(Way::In, flow)?, direction as u64);
@@ -130,7 +130,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
             let count = datagrams(family == 1);
             expected = expected.accept("web-1", flow, count).reject("web-1", denied, count);
         }
-        stage.finish(&expected)?;
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -138,12 +138,12 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
 /// What a packet socket sends toward a task the kernel has not counted yet when the gate sees it.
 #[test]
 fn segments_that_the_kernel_has_not_counted_are_counted() -> Result<()> {
-    let (lab, task) = linear::lab()?;
-    let daemon = lab.start(&linear::config(&lab))?;
-    await_gates(&lab.host, linear::DEVICE)?;
+    let (topology, task) = linear::topology()?;
+    let daemon = topology.start(&linear::config(&topology))?;
+    await_gates(&topology.host, linear::DEVICE)?;
     let counters = Counters::of(&daemon)?;
     let wire = Wire::tap(&task, "eth0")?;
-    let sender = Sender::on(&lab.host, linear::DEVICE)?;
+    let sender = Sender::on(&topology.host, linear::DEVICE)?;
     let mut expected = Ledger::default();
     for (family, kind) in [Segments::Tcp4, Segments::Tcp6].into_iter().enumerate() {
         let headers = [40, 60][family];

@@ -19,29 +19,29 @@ const HTTPS: &str = "ingress: [{ protocol: tcp, ports: 443, from: any }], \
 
 /// A task and a peer on the two ports of a bridge.
 struct Bridged {
-    lab: Topology,
+    topology: Topology,
     task: Netns,
     peer: Netns,
 }
 
 impl Bridged {
     fn new() -> Result<Self> {
-        let lab = Topology::new()?;
-        let task = lab.device("tg-tagged", &[TASK, TASK6], true)?;
+        let topology = Topology::new()?;
+        let task = topology.device("tg-tagged", &[TASK, TASK6], true)?;
         let peer = Netns::new("peer")?;
-        lab.host.add_veth("port", &peer, "eth0")?;
-        lab.host.ip("link add name bridge type bridge mcast_snooping 0
+        topology.host.add_veth("port", &peer, "eth0")?;
+        topology.host.ip("link add name bridge type bridge mcast_snooping 0
              link set dev tg-tagged master bridge
              link set dev port master bridge
              link set dev port up
              link set dev bridge up")?;
         peer.ip("link set dev eth0 up")?;
-        await_up(&[(&lab.host, "port"), (&peer, "eth0")])?;
-        Ok(Self { lab, task, peer })
+        await_up(&[(&topology.host, "port"), (&peer, "eth0")])?;
+        Ok(Self { topology, task, peer })
     }
 
     fn config(&self) -> Config {
-        self.lab
+        self.topology
             .config()
             .group("https", HTTPS)
             .device_task("web-1", "tg-tagged", &[TASK, TASK6], &["https"])
@@ -86,8 +86,8 @@ const TAGS: [(&str, &[(u16, u16)]); 12] = [
 /// Sends every frame from `from` in every dress. None arrives, each is counted, and none leaves a record; the same frame
 /// as it is arrives.
 fn tagged(bridged: &Bridged, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
-    let daemon = bridged.lab.start(&bridged.config())?;
-    await_gates(&bridged.lab.host, "tg-tagged")?;
+    let daemon = bridged.topology.start(&bridged.config())?;
+    await_gates(&bridged.topology.host, "tg-tagged")?;
     let counters = Counters::of(&daemon)?;
     let (sender, capture) = (Sender::on(from.0, from.1)?, Capture::tap(to.0, to.1)?);
     let pairs = match direction {
@@ -146,7 +146,7 @@ fn a_task_gets_no_tagged_frames_from_a_bridge() -> Result<()> {
 #[test]
 fn a_task_gets_no_tagged_frames_from_the_host() -> Result<()> {
     let bridged = Bridged::new()?;
-    let (task, host) = ((&bridged.task, "eth0"), (&bridged.lab.host, "tg-tagged"));
+    let (task, host) = ((&bridged.task, "eth0"), (&bridged.topology.host, "tg-tagged"));
     tagged(&bridged, Direction::Ingress, host, task)
 }
 

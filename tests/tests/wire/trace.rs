@@ -25,19 +25,19 @@ const RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], \
                      egress: [{ protocol: udp, ports: 33434-33534, to: any }, { protocol: tcp, ports: 80, to: any }, \
                      { protocol: icmp, type: 8, to: any }, { protocol: icmpv6, type: 128, to: any }]";
 
-fn stage(errors: &str) -> Result<(E2eTest, testkit::Netns)> {
-    let (lab, server) = routed()?;
-    for netns in [&lab.host, &lab.outside, &server] {
+fn test(errors: &str) -> Result<(E2eTest, testkit::Netns)> {
+    let (topology, server) = routed()?;
+    for netns in [&topology.host, &topology.outside, &server] {
         netns.set("net.ipv4.icmp_ratelimit", "0")?;
         netns.set("net.ipv6.icmp.ratelimit", "0")?;
     }
-    let stage = E2eTest::in_lab(lab, |config: Config| {
+    let test = E2eTest::in_topology(topology, |config: Config| {
         config
             .group("probes", RULES)
             .task("web-1", &TASK, &["probes"])
             .with(&format!("settings: {{ icmp-errors: {errors} }}"))
     })?;
-    Ok((stage, server))
+    Ok((test, server))
 }
 
 /// The packets of three ways of finding a route, with so many hops to live.
@@ -77,25 +77,25 @@ fn judged(ledger: Ledger, flow: Flow, passes: bool, count: Count) -> Ledger {
 fn routers_tell_a_task_how_far_its_packets_came_where_settings_let_them() -> Result<()> {
     for (errors, passes) in SETTINGS {
         for family in [0, 1] {
-            let (stage, _server) = stage(errors)?;
-            let counters = Counters::of(&stage.daemon)?;
+            let (test, _server) = test(errors)?;
+            let counters = Counters::of(&test.daemon)?;
             let mut expected = Ledger::default();
             for (hops, router) in (1..).zip(ROUTERS[family]) {
                 let told = Flow::icmp(ip(router), ip(TASK[family]));
                 for (number, (flow, packet)) in probes(family, hops).into_iter().enumerate() {
-                    inject(stage.task("web-1")?, &packet)?;
+                    inject(test.task("web-1")?, &packet)?;
                     if passes {
-                        stage.wire("web-1")?.await_received(told, number as u64 + 1)?;
+                        test.wire("web-1")?.await_received(told, number as u64 + 1)?;
                     } else {
                         let so_far = 3 * u64::from(hops - 1) + number as u64 + 1;
                         counters.await_dropped(Direction::Ingress, DropReason::NoRule, so_far)?;
-                        assert_eq!(stage.wire("web-1")?.received(told)?, Count::default());
+                        assert_eq!(test.wire("web-1")?.received(told)?, Count::default());
                     }
                     let sent = Count::new(1, packet.len() as u64);
                     expected = judged(expected, told, passes, about(family, &packet)).accept("web-1", flow, sent);
                 }
             }
-            stage.finish(&expected)?;
+            test.finish(&expected)?;
         }
     }
     Ok(())
@@ -106,9 +106,9 @@ fn routers_tell_a_task_how_far_its_packets_came_where_settings_let_them() -> Res
 fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
     for (errors, passes) in SETTINGS {
         for family in [0, 1] {
-            let (stage, server) = stage(errors)?;
-            let counters = Counters::of(&stage.daemon)?;
-            let task = stage.task("web-1")?;
+            let (test, server) = test(errors)?;
+            let counters = Counters::of(&test.daemon)?;
+            let task = test.task("web-1")?;
             let mut expected = Ledger::default();
             for (from, addresses, to, direction) in [
                 (task, TASK, at(SERVER[family], 33_434), Direction::Ingress),
@@ -120,8 +120,8 @@ fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
                 let sent = Count::new(1, [36, 56][family]);
                 let count = Count::new(1, sent.bytes + [28, 48][family]);
                 let beyond = match direction {
-                    Direction::Ingress => stage.wire("web-1")?,
-                    Direction::Egress => &stage.outside,
+                    Direction::Ingress => test.wire("web-1")?,
+                    Direction::Egress => &test.outside,
                 };
                 if passes {
                     assert_eq!(beyond.await_received(told, 1)?, count);
@@ -131,7 +131,7 @@ fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
                 }
                 expected = judged(expected, told, passes, count).accept("web-1", flow, sent);
             }
-            stage.finish(&expected)?;
+            test.finish(&expected)?;
         }
     }
     Ok(())

@@ -40,7 +40,7 @@ thread_local! {
 impl Base {
     fn new(seeds: [u64; 2]) -> Self {
         let words = host_image(BANKS);
-        let mut scene = Fixture::new(&words).expect("an image for a writer");
+        let mut fixture = Fixture::new(&words).expect("an image for a writer");
         let mut links = Vec::new();
         for seed in seeds {
             let (model, gates, _) = any_model(&mut Rng::new(seed));
@@ -48,16 +48,16 @@ impl Base {
                 let at = model.enis.iter().position(|eni| eni.id == id);
                 at.and_then(|at| gates[at])
             };
-            let applied = scene.apply(model.clone(), &|eni| gate_of(&eni.id));
+            let applied = fixture.apply(model.clone(), &|eni| gate_of(&eni.id));
             applied.expect("a model that fits");
             links.clear();
             for (link, eni) in Kernel::LINKS.zip(model.enis.iter().filter(|eni| gate_of(&eni.id).is_some())) {
-                scene.bind(link, &eni.id).expect("an ENI with a slot");
+                fixture.bind(link, &eni.id).expect("an ENI with a slot");
                 links.push((link, eni.addresses.clone()));
             }
-            scene.writer.synchronize(&mut || {});
+            fixture.writer.synchronize(&mut || {});
         }
-        drop(scene);
+        drop(fixture);
         let filled = (0..words.len()).filter(|at| words[*at].load(Relaxed) != 0).collect();
         let view = Words(&words);
         let roots = (1..16)

@@ -16,20 +16,20 @@ use crate::Rng;
 
 /// An input like another one, by a seed: a few of its bytes are others, or gone, or there twice.
 pub fn like(input: &[u8], seed: u64) -> Vec<u8> {
-    let mut dice = Rng::new(seed);
+    let mut rng = Rng::new(seed);
     let mut other = input.to_vec();
-    for _ in 0..=dice.below(3) {
+    for _ in 0..=rng.below(3) {
         if other.is_empty() {
             break;
         }
-        let at = dice.below(other.len());
-        match dice.below(8) {
+        let at = rng.below(other.len());
+        match rng.below(8) {
             0 => other.truncate(at),
             1 => drop(other.remove(at)),
             2 => other.insert(at, other[at]),
-            3 => other[at] ^= 1 << dice.below(8),
-            4 => other[at] = dice.any() as u8,
-            5 => other[at] = dice.of(&[0, 1, 0x7f, 0x80, 0xff]),
+            3 => other[at] ^= 1 << rng.below(8),
+            4 => other[at] = rng.any() as u8,
+            5 => other[at] = rng.of(&[0, 1, 0x7f, 0x80, 0xff]),
             6 => other[at] = other[at].wrapping_add(1),
             _ => other[at] = other[at].wrapping_sub(1),
         }

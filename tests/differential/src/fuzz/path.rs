@@ -94,9 +94,9 @@ impl<'a> Walk<'a> {
     }
 
     fn take(&mut self, Step { what, with }: Step<'_>) {
-        self.stand.dice = Rng::loaded(with);
+        self.stand.rng = Rng::loaded(with);
         let thrown = match what % 16 {
-            0..6 => Some(self.stand.generator.throw(&mut self.stand.dice)),
+            0..6 => Some(self.stand.generator.throw(&mut self.stand.rng)),
             6 => raw(with),
             7..9 => self.earlier(with).map(|(earlier, with)| vary::edited(&earlier, with)),
             9..11 => self.earlier(with).map(|(earlier, with)| vary::answered(&earlier, with)),
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
                 let happened = self.stand.happen(&mut self.host, &mut None);
                 happened.expect("nothing that can go wrong");
                 // Time goes by in entries too.
-                self.state = self.host.state(self.stand.scene.highest).expect("plain collections");
+                self.state = self.host.state(self.stand.fixture.highest).expect("plain collections");
                 None
             }
         };
@@ -140,7 +140,7 @@ impl<'a> Walk<'a> {
             panic!("{thrown}\n{what}");
         }
         let outcome = self.host.last.expect("it was judged");
-        let after = self.host.state(self.stand.scene.highest).expect("plain collections");
+        let after = self.host.state(self.stand.fixture.highest).expect("plain collections");
         let reading = read(&thrown.frame, thrown.segments, thrown.left);
         let gate = self.stand.gate_on(thrown.link);
         let entry = Entry {

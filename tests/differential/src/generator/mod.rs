@@ -74,92 +74,92 @@ impl Generator {
     }
 
     /// The next packet.
-    pub(crate) fn throw(&mut self, dice: &mut Rng) -> GeneratedPacket {
+    pub(crate) fn throw(&mut self, rng: &mut Rng) -> GeneratedPacket {
         if let Some(next) = self.next.pop() {
             return next;
         }
-        let mut thrown = match dice.below(32) {
-            0 => self.arp(dice),
-            1 | 2 => self.neighbour(dice),
-            3 => self.dhcp(dice),
+        let mut thrown = match rng.below(32) {
+            0 => self.arp(rng),
+            1 | 2 => self.neighbour(rng),
+            3 => self.dhcp(rng),
             4 => GeneratedPacket {
                 frame: {
-                    let length = dice.below(120);
-                    let noise = dice.bytes(length);
-                    let kind = dice.of(&[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x0600]);
+                    let length = rng.below(120);
+                    let noise = rng.bytes(length);
+                    let kind = rng.of(&[0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x0600]);
                     frames::ethernet(kind, &noise)
                 },
-                link: self.any_link(dice),
-                direction: any_direction(dice),
+                link: self.any_link(rng),
+                direction: any_direction(rng),
                 segments: (0, 0),
                 from_wire: false,
                 left: Left::NOTHING,
             },
-            5 | 6 => self.error(dice),
-            _ => self.talk(dice),
+            5 | 6 => self.error(rng),
+            _ => self.talk(rng),
         };
-        if dice.one_in(8) && thrown.frame.len() >= 6 {
-            let to = dice.of(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1], frames::OWN_MAC, [2, 0, 0, 0, 0, 9]]);
+        if rng.one_in(8) && thrown.frame.len() >= 6 {
+            let to = rng.of(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1], frames::OWN_MAC, [2, 0, 0, 0, 0, 9]]);
             thrown.frame[..6].copy_from_slice(&to);
         }
-        if dice.one_in(16) {
-            damage(&mut thrown.frame, dice);
+        if rng.one_in(16) {
+            damage(&mut thrown.frame, rng);
         }
-        thrown.from_wire = thrown.direction == Direction::Ingress && dice.one_in(6);
-        thrown.left = left_over(&thrown.frame, thrown.segments, dice);
+        thrown.from_wire = thrown.direction == Direction::Ingress && rng.one_in(6);
+        thrown.left = left_over(&thrown.frame, thrown.segments, rng);
         thrown
     }
 
-    fn talk(&mut self, dice: &mut Rng) -> GeneratedPacket {
-        let direction = any_direction(dice);
-        let at = if self.talks.len() < 4 || dice.one_in(5) {
-            let talk = self.new_talk(direction, dice);
+    fn talk(&mut self, rng: &mut Rng) -> GeneratedPacket {
+        let direction = any_direction(rng);
+        let at = if self.talks.len() < 4 || rng.one_in(5) {
+            let talk = self.new_talk(direction, rng);
             if self.talks.len() < 12 {
                 self.talks.push(talk);
                 self.talks.len() - 1
             } else {
-                let at = dice.below(self.talks.len());
+                let at = rng.below(self.talks.len());
                 self.talks[at] = talk;
                 at
             }
         } else {
-            dice.below(self.talks.len())
+            rng.below(self.talks.len())
         };
         let talk = &mut self.talks[at];
         let v6 = talk.local.is_ipv6();
         let ((source, destination), (from, to)) = talk.ends(direction);
-        let length = if dice.one_in(8) { 0 } else { dice.below(40) };
-        let body = dice.bytes(length);
+        let length = if rng.one_in(8) { 0 } else { rng.below(40) };
+        let body = rng.bytes(length);
         let payload = match talk.protocol {
             6 => {
-                let flags = if dice.one_in(12) {
-                    dice.any() as u8
+                let flags = if rng.one_in(12) {
+                    rng.any() as u8
                 } else {
-                    dice.of(&FLAGS)
+                    rng.of(&FLAGS)
                 };
-                let at = numbers(talk, direction, flags, length, dice);
+                let at = numbers(talk, direction, flags, length, rng);
                 frames::tcp_at(from, to, flags, at, &body)
             }
             17 => frames::udp(from, to, &body),
             1 | 58 => {
                 let (asks, asker) = talk.asks;
-                let code = if dice.one_in(4) { dice.below(3) as u8 } else { 0 };
+                let code = if rng.one_in(4) { rng.below(3) as u8 } else { 0 };
                 frames::icmp(answered(asks, direction == asker), code, talk.ports.0, &body)
             }
-            2 if !dice.one_in(3) => {
-                let kind = dice.of(&[0x11, 0x11, 0x13, 0x16, 0x22, 0x30, 0x32]);
+            2 if !rng.one_in(3) => {
+                let kind = rng.of(&[0x11, 0x11, 0x13, 0x16, 0x22, 0x30, 0x32]);
                 [&[kind, 0, 0, 0, 224, 0, 0, 1][..], &body].concat()
             }
-            103 if !dice.one_in(3) => [&[dice.of(&[0x20, 0x20, 0x23]), 0, 0, 0][..], &body].concat(),
+            103 if !rng.one_in(3) => [&[rng.of(&[0x20, 0x20, 0x23]), 0, 0, 0][..], &body].concat(),
             _ => body,
         };
-        let (frame, jumbo) = wrapped(v6, source, destination, talk.protocol, payload, dice);
-        let segments = if dice.one_in(8) || jumbo {
-            (dice.below(4) as u32, 1 + dice.below(60) as u32)
+        let (frame, jumbo) = wrapped(v6, source, destination, talk.protocol, payload, rng);
+        let segments = if rng.one_in(8) || jumbo {
+            (rng.below(4) as u32, 1 + rng.below(60) as u32)
         } else {
             (0, 0)
         };
-        if talk.protocol == 6 && dice.one_in(12) {
+        if talk.protocol == 6 && rng.one_in(12) {
             let first = farewell(talk, direction);
             self.next = vec![farewell(talk, direction.opposite()), first];
         }
@@ -174,12 +174,12 @@ impl Generator {
     }
 
     /// An ICMP error about a packet as it goes on somewhere: from the peer, or from a router.
-    fn error(&mut self, dice: &mut Rng) -> GeneratedPacket {
-        let about = self.talk(dice);
+    fn error(&mut self, rng: &mut Rng) -> GeneratedPacket {
+        let about = self.talk(rng);
         let v6 = about.frame[12..14] == [0x86, 0xdd];
-        let length = if dice.one_in(3) { dice.below(80) } else { 48 };
+        let length = if rng.one_in(3) { rng.below(80) } else { 48 };
         let quoted = frames::quoted(&about.frame, length);
-        let direction = if dice.one_in(8) {
+        let direction = if rng.one_in(8) {
             about.direction
         } else {
             about.direction.opposite()
@@ -196,23 +196,19 @@ impl Generator {
         let Some((source, destination)) = addresses(&about.frame) else {
             return about;
         };
-        let speaks = if dice.one_in(3) {
-            self.anybody(v6, dice)
+        let speaks = if rng.one_in(3) {
+            self.anybody(v6, rng)
         } else {
             destination
         };
-        let hears = if dice.one_in(12) {
-            self.anybody(v6, dice)
-        } else {
-            source
-        };
+        let hears = if rng.one_in(12) { self.anybody(v6, rng) } else { source };
         let (kind, code) = if v6 {
-            dice.of(&[(2, 0), (2, 0), (2, 1), (1, 4), (3, 0), (4, 0), (137, 0)])
+            rng.of(&[(2, 0), (2, 0), (2, 1), (1, 4), (3, 0), (4, 0), (137, 0)])
         } else {
-            dice.of(&[(3, 4), (3, 4), (3, 3), (11, 0), (12, 0), (5, 1), (4, 0)])
+            rng.of(&[(3, 4), (3, 4), (3, 3), (11, 0), (12, 0), (5, 1), (4, 0)])
         };
         let message = frames::icmp(kind, code, 0, &quoted);
-        let (frame, _) = wrapped(v6, speaks, hears, if v6 { 58 } else { 1 }, message, dice);
+        let (frame, _) = wrapped(v6, speaks, hears, if v6 { 58 } else { 1 }, message, rng);
         GeneratedPacket {
             frame,
             link: about.link,
@@ -223,68 +219,68 @@ impl Generator {
         }
     }
 
-    fn arp(&self, dice: &mut Rng) -> GeneratedPacket {
-        let link = self.any_link(dice);
-        let (sender, target) = (self.local(link, false, dice), self.local(link, false, dice));
-        let sender = if dice.one_in(4) {
-            self.anybody(false, dice)
+    fn arp(&self, rng: &mut Rng) -> GeneratedPacket {
+        let link = self.any_link(rng);
+        let (sender, target) = (self.local(link, false, rng), self.local(link, false, rng));
+        let sender = if rng.one_in(4) {
+            self.anybody(false, rng)
         } else {
             sender
         };
-        let target = if dice.one_in(4) {
-            self.anybody(false, dice)
+        let target = if rng.one_in(4) {
+            self.anybody(false, rng)
         } else {
             target
         };
-        let mut frame = frames::arp(1 + dice.below(2) as u8, sender, target);
-        if dice.one_in(4) {
-            let padding = dice.of(&[4, 18, 18, 19, 60]);
+        let mut frame = frames::arp(1 + rng.below(2) as u8, sender, target);
+        if rng.one_in(4) {
+            let padding = rng.of(&[4, 18, 18, 19, 60]);
             frame.resize(frame.len() + padding, 0);
         }
         GeneratedPacket {
             frame,
             link,
-            direction: any_direction(dice),
+            direction: any_direction(rng),
             segments: (0, 0),
             from_wire: false,
             left: Left::NOTHING,
         }
     }
 
-    fn neighbour(&mut self, dice: &mut Rng) -> GeneratedPacket {
-        let link = self.any_link(dice);
+    fn neighbour(&mut self, rng: &mut Rng) -> GeneratedPacket {
+        let link = self.any_link(rng);
         let mut address = || {
-            if dice.one_in(2) {
-                self.anybody(true, dice)
+            if rng.one_in(2) {
+                self.anybody(true, rng)
             } else {
-                self.local(link, true, dice)
+                self.local(link, true, rng)
             }
         };
         let (source, destination, target) = (address(), address(), address());
-        let kind = dice.of(&NEIGHBOUR_KINDS);
+        let kind = rng.of(&NEIGHBOUR_KINDS);
         let mut frame = frames::neighbour(source, destination, kind, target);
         if kind < 133 || kind == 143 {
             frame[21] = 1;
         }
-        if dice.one_in(5) {
-            frame[21] = dice.of(&[0, 1, 2, 64, 254, 255]);
+        if rng.one_in(5) {
+            frame[21] = rng.of(&[0, 1, 2, 64, 254, 255]);
         }
-        if kind == 136 && dice.one_in(4) {
+        if kind == 136 && rng.one_in(4) {
             frame[58] |= 0x80;
         }
-        if dice.one_in(3) {
+        if rng.one_in(3) {
             // Options, in units of eight bytes: as many as belong there, and more.
             let mut options = Vec::new();
-            for _ in 0..=dice.below(3) {
-                let mac = dice.of(&[frames::OWN_MAC, frames::OWN_MAC, [2, 0, 0, 0, 0, 9], [0; 6]]);
-                options.extend([dice.of(&[1, 2, 2, 14]), dice.of(&[1, 1, 1, 1, 1, 0, 2])]);
+            for _ in 0..=rng.below(3) {
+                let mac = rng.of(&[frames::OWN_MAC, frames::OWN_MAC, [2, 0, 0, 0, 0, 9], [0; 6]]);
+                options.extend([rng.of(&[1, 2, 2, 14]), rng.of(&[1, 1, 1, 1, 1, 0, 2])]);
                 options.extend(mac);
             }
-            options.extend(dice.of(&[&[][..], &[], &[], &[1, 1, 0]]));
+            options.extend(rng.of(&[&[][..], &[], &[], &[1, 1, 0]]));
             frame[19] += options.len() as u8;
             frame.extend(options);
         }
-        let (direction, next) = self.asked_first(link, kind, source, dice);
+        let (direction, next) = self.asked_first(link, kind, source, rng);
         self.next.extend(next);
         GeneratedPacket {
             frame,
@@ -297,12 +293,12 @@ impl Generator {
     }
 
     /// Which way a message goes. Where it asks the task, the task may answer next, or ask back.
-    fn asked_first(&self, link: u32, kind: u8, source: IpAddr, dice: &mut Rng) -> (Direction, Option<GeneratedPacket>) {
-        if kind != 135 || dice.one_in(3) {
-            return (any_direction(dice), None);
+    fn asked_first(&self, link: u32, kind: u8, source: IpAddr, rng: &mut Rng) -> (Direction, Option<GeneratedPacket>) {
+        if kind != 135 || rng.one_in(3) {
+            return (any_direction(rng), None);
         }
-        let local = self.local(link, true, dice);
-        let answer = if dice.one_in(2) {
+        let local = self.local(link, true, rng);
+        let answer = if rng.one_in(2) {
             frames::neighbour(local, source, 136, local)
         } else {
             frames::neighbour(local, source, 135, source)
@@ -318,24 +314,24 @@ impl Generator {
         (Direction::Ingress, Some(answer))
     }
 
-    fn dhcp(&self, dice: &mut Rng) -> GeneratedPacket {
-        let v6 = dice.one_in(2);
-        let link = self.any_link(dice);
+    fn dhcp(&self, rng: &mut Rng) -> GeneratedPacket {
+        let v6 = rng.one_in(2);
+        let link = self.any_link(rng);
         let (client, server) = if v6 { (546, 547) } else { (68, 67) };
         let everyone: IpAddr = if v6 { "ff02::1:2" } else { "255.255.255.255" }
             .parse()
             .expect("an address");
         let nobody: IpAddr = if v6 { "fe80::1" } else { "0.0.0.0" }.parse().expect("an address");
-        let local = if dice.one_in(2) {
+        let local = if rng.one_in(2) {
             nobody
         } else {
-            self.local(link, v6, dice)
+            self.local(link, v6, rng)
         };
-        let remote = self.anybody(v6, dice);
-        let direction = any_direction(dice);
+        let remote = self.anybody(v6, rng);
+        let direction = any_direction(rng);
         let frame = match direction {
             Direction::Egress => {
-                let to = if dice.one_in(4) { remote } else { everyone };
+                let to = if rng.one_in(4) { remote } else { everyone };
                 frames::ip(local, to, 17, &frames::udp(client, server, b"discover"))
             }
             Direction::Ingress => frames::ip(remote, local, 17, &frames::udp(server, client, b"offer")),
@@ -351,6 +347,6 @@ impl Generator {
     }
 }
 
-fn any_direction(dice: &mut Rng) -> Direction {
-    dice.of(&[Direction::Egress, Direction::Ingress])
+fn any_direction(rng: &mut Rng) -> Direction {
+    rng.of(&[Direction::Egress, Direction::Ingress])
 }

@@ -37,29 +37,29 @@ impl Talk {
 }
 
 impl Generator {
-    pub(super) fn new_talk(&self, opener: Direction, dice: &mut Rng) -> Talk {
-        let v6 = dice.one_in(2);
-        let link = self.any_link(dice);
-        let protocol = if dice.one_in(40) {
-            dice.any() as u8
+    pub(super) fn new_talk(&self, opener: Direction, rng: &mut Rng) -> Talk {
+        let v6 = rng.one_in(2);
+        let link = self.any_link(rng);
+        let protocol = if rng.one_in(40) {
+            rng.any() as u8
         } else {
-            dice.of(&PROTOCOLS)
+            rng.of(&PROTOCOLS)
         };
         // Mostly each family's own.
         let protocol = match (protocol, v6) {
-            (1, true) if !dice.one_in(6) => 58,
-            (58, false) if !dice.one_in(6) => 1,
+            (1, true) if !rng.one_in(6) => 58,
+            (58, false) if !rng.one_in(6) => 1,
             (other, _) => other,
         };
         let kinds = if v6 { &ICMPV6_KINDS[..] } else { &ICMP_KINDS };
         Talk {
             link,
-            local: self.local(link, v6, dice),
-            remote: self.anybody(v6, dice),
+            local: self.local(link, v6, rng),
+            remote: self.anybody(v6, rng),
             protocol,
-            ports: (dice.of(&PORTS), dice.of(&PORTS)),
-            asks: (dice.of(kinds), opener),
-            next: [dice.any() as u32, dice.any() as u32],
+            ports: (rng.of(&PORTS), rng.of(&PORTS)),
+            asks: (rng.of(kinds), opener),
+            next: [rng.any() as u32, rng.any() as u32],
         }
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> GeneratedPacket
 
 /// The sequence number of a talk's next segment and what it acknowledges: mostly those that are next, else some that were
 /// sent before, are lost on the way, or forged.
-pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, dice: &mut Rng) -> (u32, u32) {
+pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, rng: &mut Rng) -> (u32, u32) {
     const OFF: [u32; 10] = [
         1,
         40,
@@ -95,18 +95,18 @@ pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload:
         0x8001_u32.wrapping_neg(),
     ];
     let (own, other) = (direction.index(), direction.opposite().index());
-    if flags & 0b1_0111 == 2 && dice.one_in(3) {
-        talk.next[own] = dice.any() as u32;
+    if flags & 0b1_0111 == 2 && rng.one_in(3) {
+        talk.next[own] = rng.any() as u32;
     }
     let acknowledged = talk.next[other];
-    let acknowledged = if dice.one_in(10) {
-        acknowledged.wrapping_add(dice.of(&OFF))
+    let acknowledged = if rng.one_in(10) {
+        acknowledged.wrapping_add(rng.of(&OFF))
     } else {
         acknowledged
     };
     let sequence = talk.next[own];
-    if dice.one_in(6) {
-        return (sequence.wrapping_add(dice.of(&OFF)), acknowledged);
+    if rng.one_in(6) {
+        return (sequence.wrapping_add(rng.of(&OFF)), acknowledged);
     }
     let extent = payload as u32 + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
     if flags & 4 == 0 {

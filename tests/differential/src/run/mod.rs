@@ -148,9 +148,9 @@ fn branches() -> impl Iterator<Item = u32> {
 /// Everything around the witnesses.
 pub(crate) struct Stand<'a> {
     /// What decides what happens next.
-    pub(crate) dice: Rng,
+    pub(crate) rng: Rng,
     /// The configuration in its image.
-    pub(crate) scene: Fixture<'a>,
+    pub(crate) fixture: Fixture<'a>,
     pub(super) world: World,
     clock: Clock,
     /// What makes packets.
@@ -160,17 +160,17 @@ pub(crate) struct Stand<'a> {
 
 impl<'a> Stand<'a> {
     /// A stand over whole banks of memory, whatever stands in them, with room for so many entries in each table.
-    pub(crate) fn new(mut dice: Rng, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
-        let scene = Fixture::new(image)?;
+    pub(crate) fn new(mut rng: Rng, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
+        let fixture = Fixture::new(image)?;
         let timeouts = match clock {
-            Clock::Own => [0; TIMEOUTS].map(|_| 1 + dice.below(400) as u32),
+            Clock::Own => [0; TIMEOUTS].map(|_| 1 + rng.below(400) as u32),
             Clock::Kernels => [
                 20_500, 2_500, 500, 1_500, 3_500, 1_500, 5_500, 1_500, 2_500, 4_500, 2_500,
             ]
             .map(|seconds| seconds * SECOND),
         };
         let mut stand = Self {
-            scene,
+            fixture,
             clock,
             generator: Generator::new(Vec::new()),
             oracle: Oracle::default(),
@@ -190,17 +190,17 @@ impl<'a> Stand<'a> {
                 timeouts,
                 room,
             },
-            dice,
+            rng,
         };
         for (timeout, ticks) in Timeout::ALL.into_iter().zip(timeouts) {
-            stand.scene.writer.control().set_timeout(timeout, ticks);
+            stand.fixture.writer.control().set_timeout(timeout, ticks);
         }
-        let first = stand.dice.of(&[0, 29_000_000, 65_534]);
+        let first = stand.rng.of(&[0, 29_000_000, 65_534]);
         stand.set_window(first);
         stand.set_flags();
-        stand.scene.set_uplink(Uplink::Routed);
+        stand.fixture.set_uplink(Uplink::Routed);
         // Sometimes packets come before anything is configured.
-        if stand.dice.one_in(10) {
+        if stand.rng.one_in(10) {
             stand.learn();
         } else {
             stand.configure()?;
@@ -211,17 +211,17 @@ impl<'a> Stand<'a> {
     fn run(mut self, episode: Episode, host: &mut Host<'_>, mut kernel: Option<&mut Kernel>) -> Result<Tally> {
         let mut tally = Tally::default();
         for packet in 0..episode.packets {
-            if self.dice.one_in(25) {
+            if self.rng.one_in(25) {
                 self.happen(host, &mut kernel)?;
             }
             self.follow_clock(host, &mut kernel)?;
-            let mut thrown = self.generator.throw(&mut self.dice);
+            let mut thrown = self.generator.throw(&mut self.rng);
             if self.clock == Clock::Kernels {
                 testable(&mut thrown.frame);
                 // Nobody can say that to the kernel for a test.
                 thrown.left = Left::NOTHING;
             }
-            let at_uplink = thrown.direction == Direction::Ingress && self.dice.one_in(8);
+            let at_uplink = thrown.direction == Direction::Ingress && self.rng.one_in(8);
             let met = if at_uplink {
                 self.past_uplink(&thrown, host, &mut kernel)?
             } else {
@@ -298,9 +298,9 @@ impl<'a> Stand<'a> {
         if !closely {
             return Ok(None);
         }
-        let highest = self.scene.highest;
+        let highest = self.fixture.highest;
         let state = host.state(highest)?;
-        let mut what = differs(&self.oracle, &self.scene.book, &state);
+        let mut what = differs(&self.oracle, &self.fixture.rule_ids, &state);
         if let (None, Some(kernel)) = (&what, kernel) {
             what = kernel_differs(&kernel.state(highest)?, &state, SECOND);
         }
@@ -309,25 +309,25 @@ impl<'a> Stand<'a> {
 
     /// Something happens around the packets.
     pub(crate) fn happen(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
-        match self.dice.below(10) {
+        match self.rng.below(10) {
             0 | 1 => self.configure()?,
             2 | 3 => {
-                let window = self.world.window + 1 + u32::from(self.dice.one_in(4));
+                let window = self.world.window + 1 + u32::from(self.rng.one_in(4));
                 self.set_window(window);
             }
             4 => self.set_flags(),
             5 => {
                 let slots: Vec<u16> = self.known().values().copied().collect();
                 if !slots.is_empty() {
-                    self.scene.writer.bump_epoch(self.dice.of(&slots))?;
+                    self.fixture.writer.bump_epoch(self.rng.of(&slots))?;
                 }
                 self.learn();
             }
             6 => self.move_link()?,
             _ => {
                 let ticks = match self.clock {
-                    Clock::Own => 1 + self.dice.below(200) as u32,
-                    Clock::Kernels => self.dice.of(&[1_000, 2_000, 5_000, 20_000]) * SECOND,
+                    Clock::Own => 1 + self.rng.below(200) as u32,
+                    Clock::Kernels => self.rng.of(&[1_000, 2_000, 5_000, 20_000]) * SECOND,
                 };
                 host.age(ticks)?;
                 if let Some(kernel) = kernel {
@@ -347,7 +347,7 @@ impl<'a> Stand<'a> {
     pub(crate) fn follow_clock(&mut self, host: &mut Host<'_>, kernel: &mut Option<&mut Kernel>) -> Result<()> {
         let ticks = match kernel {
             Some(kernel) => kernel.now()?.wrapping_sub(host.now()?),
-            None => self.dice.below(4) as u32,
+            None => self.rng.below(4) as u32,
         };
         host.tables.advance(ticks);
         Ok(())
@@ -355,13 +355,13 @@ impl<'a> Stand<'a> {
 
     fn set_flags(&mut self) {
         let errors = [0, control::ICMP_PMTU, control::ICMP_PMTU | control::ICMP_ALL];
-        self.world.flags = self.dice.of(&errors) | self.dice.of(&[0, 0, control::CUT]);
-        self.scene.writer.control().set_flags(self.world.flags);
+        self.world.flags = self.rng.of(&errors) | self.rng.of(&[0, 0, control::CUT]);
+        self.fixture.writer.control().set_flags(self.world.flags);
     }
 
     fn set_window(&mut self, window: u32) {
         self.world.window = window;
-        self.scene.set_window(window);
+        self.fixture.set_window(window);
     }
 
     /// The slots that links can be bound to.
@@ -374,34 +374,34 @@ impl<'a> Stand<'a> {
             .collect();
         names
             .into_iter()
-            .filter_map(|eni| Some((eni.clone(), self.scene.writer.slot(eni)?)))
+            .filter_map(|eni| Some((eni.clone(), self.fixture.writer.slot(eni)?)))
             .collect()
     }
 
     /// Switches to another configuration.
     fn configure(&mut self) -> Result<()> {
-        let (model, gates, floor) = any_model(&mut self.dice);
+        let (model, gates, floor) = any_model(&mut self.rng);
         let by_id: BTreeMap<&str, Option<EniLimits>> = model
             .enis
             .iter()
             .zip(&gates)
             .map(|(eni, gate)| (eni.id.as_str(), *gate))
             .collect();
-        self.scene
+        self.fixture
             .apply(model.clone(), &|eni| by_id.get(eni.id.as_str()).copied().flatten())?;
-        self.scene.writer.control().set_flags(self.world.flags);
-        self.scene.writer.synchronize(&mut || {});
+        self.fixture.writer.control().set_flags(self.world.flags);
+        self.fixture.writer.synchronize(&mut || {});
         self.world.model = model;
         self.world.gates = gates;
-        self.world.shares = any_shares(self.dice.aside(), floor, self.world.room);
+        self.world.shares = any_shares(self.rng.aside(), floor, self.world.room);
         for (table, share) in Shared::ALL.into_iter().zip(self.world.shares) {
-            self.scene.writer.control().set_share(table, share);
+            self.fixture.writer.control().set_share(table, share);
         }
-        self.world.generation = self.scene.writer.generation() as u32;
+        self.world.generation = self.fixture.writer.generation() as u32;
         // An ENI's first link; further ones come and go in `move_link`.
         for (link, (eni, slot)) in Kernel::LINKS.zip(self.known()) {
             if !self.world.links.values().any(|linked| *linked == eni) && !self.world.links.contains_key(&link) {
-                self.scene.bind(link, &eni)?;
+                self.fixture.bind(link, &eni)?;
                 self.world.bind(link, eni, slot);
             }
         }
@@ -412,18 +412,18 @@ impl<'a> Stand<'a> {
     /// Binds a link to another ENI, or to none.
     fn move_link(&mut self) -> Result<()> {
         let links: Vec<u32> = Kernel::LINKS.chain(branches()).collect();
-        let link = self.dice.of(&links);
+        let link = self.rng.of(&links);
         let enis: Vec<String> = self.known().into_keys().collect();
-        if enis.is_empty() || self.dice.one_in(3) {
-            self.scene.writer.remove_link(LinkId::from_number(link));
+        if enis.is_empty() || self.rng.one_in(3) {
+            self.fixture.writer.remove_link(LinkId::from_number(link));
             self.world.unbind(link);
         } else {
-            let eni = self.dice.of(&enis);
-            self.scene.bind(link, &eni).context("a known ENI has a slot")?;
-            let slot = self.scene.slot(&eni)?;
+            let eni = self.rng.of(&enis);
+            self.fixture.bind(link, &eni).context("a known ENI has a slot")?;
+            let slot = self.fixture.slot(&eni)?;
             self.world.bind(link, eni, slot);
         }
-        self.scene.writer.synchronize(&mut || {});
+        self.fixture.writer.synchronize(&mut || {});
         self.learn();
         Ok(())
     }
@@ -431,23 +431,23 @@ impl<'a> Stand<'a> {
     /// Lets oracle and generator know what changed, and says which hardware addresses are known.
     fn learn(&mut self) {
         self.world.slots.extend(self.known());
-        for slot in 1..=self.scene.highest {
-            let mac = self.dice.of(&[
+        for slot in 1..=self.fixture.highest {
+            let mac = self.rng.of(&[
                 None,
                 Some(frames::OWN_MAC),
                 Some(frames::TASK_MAC),
                 Some(frames::TASK_MAC),
             ]);
-            self.scene.writer.control().set_mac(slot, mac);
+            self.fixture.writer.control().set_mac(slot, mac);
             self.world.macs.remove(&slot);
             self.world.macs.extend(mac.map(|mac| (slot, mac)));
-            let bridge = self.dice.of(&[None, None, Some(BRIDGE)]);
-            self.scene.writer.control().set_segment(slot, bridge.unwrap_or(0));
+            let bridge = self.rng.of(&[None, None, Some(BRIDGE)]);
+            self.fixture.writer.control().set_segment(slot, bridge.unwrap_or(0));
             self.world.segments.remove(&slot);
             self.world.segments.extend(bridge.map(|bridge| (slot, bridge)));
         }
-        for slot in 0..=self.scene.highest {
-            self.world.epochs[usize::from(slot)] = self.scene.writer.control().epoch(slot);
+        for slot in 0..=self.fixture.highest {
+            self.world.epochs[usize::from(slot)] = self.fixture.writer.control().epoch(slot);
         }
         let addresses = |eni: Option<&String>| -> Vec<IpAddr> {
             let eni = eni.and_then(|id| self.world.model.enis.iter().find(|eni| eni.id == *id));

@@ -46,21 +46,21 @@ impl Stand<'_> {
         host: &mut Host<'_>,
         kernel: &mut Option<&mut Kernel>,
     ) -> Result<Met> {
-        let uplink = if self.dice.one_in(2) {
+        let uplink = if self.rng.one_in(2) {
             Uplink::Routed
         } else {
             // Now and then a tag that carries a priority alone.
-            let vlan = if self.dice.one_in(12) {
+            let vlan = if self.rng.one_in(12) {
                 0
             } else {
                 thrown.link as u16 & 0xfff
             };
-            let priority = self.dice.below(8) as u16;
+            let priority = self.rng.below(8) as u16;
             Uplink::Trunk {
                 tag: priority << 13 | vlan,
             }
         };
-        self.scene.set_uplink(uplink);
+        self.fixture.set_uplink(uplink);
         let now = host.now()?;
         let reading = read(&thrown.frame, (0, 0), Left::NOTHING);
         let before = self.oracle.clone();
@@ -93,17 +93,17 @@ impl Stand<'_> {
             )));
         }
         if let Some(kernel) = kernel
-            && kernel.early(&thrown.frame, uplink)? != expected.is_none()
+            && kernel.prefilter(&thrown.frame, uplink)? != expected.is_none()
         {
             return Ok(Met::Difference(format!(
                 "at {uplink:?} the kernel does not: {expected:?}"
             )));
         }
-        let state = host.state(self.scene.highest)?;
-        if let Some(what) = differs(&self.oracle, &self.scene.book, &state) {
+        let state = host.state(self.fixture.highest)?;
+        if let Some(what) = differs(&self.oracle, &self.fixture.rule_ids, &state) {
             return Ok(Met::Difference(format!("after {uplink:?}: {what}")));
         }
-        self.scene.set_uplink(Uplink::Routed);
+        self.fixture.set_uplink(Uplink::Routed);
         Ok(expected.map_or(Met::GoesOn, |_| Met::Dropped))
     }
 }

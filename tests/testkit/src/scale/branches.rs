@@ -18,7 +18,7 @@ const UDP: u8 = 17;
 
 /// A host whose trunk leads to `wire`, and by a bridge to `inside`, where the tasks would be.
 pub struct Branches {
-    lab: Topology,
+    topology: Topology,
     count: u16,
     sender: Sender,
     arrivals: Capture,
@@ -29,9 +29,9 @@ pub struct Branches {
 impl Branches {
     /// So many, VLAN ids from 1 on.
     pub fn new(count: u16) -> Result<Self> {
-        let lab = Topology::new()?;
+        let topology = Topology::new()?;
         let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
-        let host = &lab.host;
+        let host = &topology.host;
         // No frames but those that are sent here.
         for netns in [&wire, &inside, host] {
             netns.set("net.ipv6.conf.default.disable_ipv6", "1")?;
@@ -51,7 +51,7 @@ impl Branches {
         Ok(Self {
             sender: Sender::on(&wire, "eth0")?,
             arrivals: Capture::tap(&inside, "eth0")?,
-            lab,
+            topology,
             count,
             _wire: wire,
             _inside: inside,
@@ -61,7 +61,7 @@ impl Branches {
     /// The trunk, and all of them with one group.
     pub fn config(&self) -> Config {
         let rules = format!("ingress: [{{ protocol: udp, ports: {OPEN}, from: any }}], egress: []");
-        let config = self.lab.config().with("uplink: { device: trunk, mode: trunk }");
+        let config = self.topology.config().with("uplink: { device: trunk, mode: trunk }");
         let config = config.group(GROUP, &rules);
         (0..self.count).fold(config, |config, number| {
             config.vlan_task(&name(number), number + 1, &[&address(number).to_string()], &[GROUP])
@@ -70,7 +70,7 @@ impl Branches {
 
     /// Starts taskgate and waits until all are gated.
     pub fn start(&self, config: &Config) -> Result<Daemon> {
-        self.lab.start_patiently(config, patience(self.count / 10))
+        self.topology.start_patiently(config, patience(self.count / 10))
     }
 
     /// Sends two frames from the wire to each, one of which arrives. Gives what the records have to say.

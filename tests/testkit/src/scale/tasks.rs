@@ -19,7 +19,7 @@ const ASKS_FROM: u16 = 40_000;
 
 /// A host with many tasks, and a server outside.
 pub struct Tasks {
-    lab: Topology,
+    topology: Topology,
     count: u16,
     server: UdpSocket,
     /// The socket of each task, once it has asked.
@@ -31,11 +31,11 @@ pub struct Tasks {
 impl Tasks {
     /// So many; none of them runs yet.
     pub fn new(count: u16) -> Result<Self> {
-        let lab = Topology::new()?;
-        let server = lab.outside.bind(|| UdpSocket::bind((OUTSIDE_V4, OPEN)))?;
+        let topology = Topology::new()?;
+        let server = topology.outside.bind(|| UdpSocket::bind((OUTSIDE_V4, OPEN)))?;
         server.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
-            lab,
+            topology,
             count,
             server,
             clients: Vec::new(),
@@ -51,7 +51,7 @@ impl Tasks {
             "ingress: [{{ protocol: udp, ports: {OPEN}, from: 10.99.0.0/16 }}], \
              egress: [{{ protocol: udp, ports: {port}, to: 10.99.0.0/16 }}]"
         );
-        let config = self.lab.config().group(GROUP, &rules);
+        let config = self.topology.config().group(GROUP, &rules);
         // As long as can be: the connections are to last until the last task has used its own.
         let config = config.with("settings: { timeouts: { udp: 60 } }");
         (0..self.count).fold(config, |config, number| {
@@ -61,7 +61,7 @@ impl Tasks {
 
     /// Starts taskgate and waits until all are gated.
     pub fn start(&self, config: &Config) -> Result<Daemon> {
-        self.lab.start_patiently(config, patience(self.count))
+        self.topology.start_patiently(config, patience(self.count))
     }
 
     /// Each task asks the server, which answers; the first time each does so from a new socket.
@@ -70,7 +70,7 @@ impl Tasks {
         for number in 0..self.count {
             let from = SocketAddr::new(address(number), ASKS_FROM);
             if self.clients.len() == usize::from(number) {
-                let netns = Netns::named(&self.lab.config().namespace(&name(number)))?;
+                let netns = Netns::named(&self.topology.config().namespace(&name(number)))?;
                 let client = netns.bind(|| UdpSocket::bind(from))?;
                 client.set_read_timeout(Some(PATIENCE))?;
                 self.clients.push(client);
@@ -120,8 +120,8 @@ impl Tasks {
     /// Waits until nothing that taskgate made is left.
     pub fn await_gone(&self) -> Result<()> {
         until("what taskgate made goes", || {
-            let links = self.lab.host.links()?;
-            Ok(self.lab.namespaces()?.is_empty() && links.iter().all(|link| !link.starts_with("tg-")))
+            let links = self.topology.host.links()?;
+            Ok(self.topology.namespaces()?.is_empty() && links.iter().all(|link| !link.starts_with("tg-")))
         })
     }
 }

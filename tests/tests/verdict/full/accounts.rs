@@ -27,40 +27,40 @@ use super::{super::*, OTHER4, sums, syn_from};
 /// AWS: SG-TRACK-8
 #[test]
 fn a_task_has_its_floor_and_what_is_left_of_the_pool() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let mut model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[(Protocol::All, "10.0.0.0/8")]);
         model.enis.push(gated("other", &[OTHER4], &[0]));
-        stage.set(model)?;
-        stage.scene.share(Shared::Connections, 4, 8);
+        test.set(model)?;
+        test.fixture.share(Shared::Connections, 4, 8);
         let syn_out = |port: u16, from: &str| ip(at(from), at(PEER4), 6, &tcp(port, 80, flags::SYN, b""));
         // From outside: three of the floor's four, and six of the pool's eight.
         for port in 1000..1012 {
             assert_eq!(
-                stage.ingress(&syn_from(port, TASK4, 443))?,
+                test.ingress(&syn_from(port, TASK4, 443))?,
                 port < 1009,
                 "{port}, {}",
-                stage.name
+                test.name
             );
         }
         // Its own: the floor's last one, and two of the pool.
         for port in 2000..2005 {
             assert_eq!(
-                stage.egress(&syn_out(port, TASK4))?,
+                test.egress(&syn_out(port, TASK4))?,
                 port < 2003,
                 "{port}, {}",
-                stage.name
+                test.name
             );
         }
         // What is never filtered needs an entry too, for its answer.
         let resolver = ip(at(TASK4), at("169.254.169.253"), 17, &udp(40000, 53, b""));
-        assert!(!stage.egress(&resolver)?, "all is taken");
+        assert!(!test.egress(&resolver)?, "all is taken");
         // The pool is empty; another task has its floor.
         for port in 2000..2006 {
             assert_eq!(
-                stage.send(Direction::Egress, 1, &syn_out(port, OTHER4))?,
+                test.send(Direction::Egress, 1, &syn_out(port, OTHER4))?,
                 port < 2004,
                 "{port}, {}",
-                stage.name
+                test.name
             );
         }
         let expected = [
@@ -72,24 +72,24 @@ fn a_task_has_its_floor_and_what_is_left_of_the_pool() -> Result<()> {
             "count task ingress rule 9",
         ];
         assert_eq!(
-            sums(stage)?,
+            sums(test)?,
             (expected.map(String::from).to_vec(), 16, 8),
             "{}",
-            stage.name
+            test.name
         );
-        let usage = stage.path.state(stage.scene.highest)?.usage;
+        let usage = test.path.state(test.fixture.highest)?.usage;
         let used = |floor, pool| Used { floor, pool };
         assert_eq!(
             [0, 1, 2].map(|slot| usage[&slot].conns),
             [used(0, 8), used(4, 8), used(4, 0)],
             "{}",
-            stage.name
+            test.name
         );
-        assert_eq!([1, 2].map(|slot| usage[&slot].conns_refused), [6, 2], "{}", stage.name);
+        assert_eq!([1, 2].map(|slot| usage[&slot].conns_refused), [6, 2], "{}", test.name);
         // An entry counts as absent when it is idle, and its charge is its own until it is removed.
-        stage.wait(61)?;
-        assert!(stage.ingress(&syn_from(1000, TASK4, 443))?);
-        assert!(!stage.ingress(&syn_from(1011, TASK4, 443))?);
+        test.wait(61)?;
+        assert!(test.ingress(&syn_from(1000, TASK4, 443))?);
+        assert!(!test.ingress(&syn_from(1011, TASK4, 443))?);
         Ok(())
     })
 }
@@ -97,18 +97,18 @@ fn a_task_has_its_floor_and_what_is_left_of_the_pool() -> Result<()> {
 /// The same for denied flows and first fragments, which the task's own have a quarter of, too.
 #[test]
 fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let mut model = with_rules(&[], &[(udp_to(53, 53), "10.0.0.0/8")]);
         model.enis.push(gated("other", &[OTHER4], &[0]));
-        stage.set(model)?;
-        stage.scene.share(Shared::Denials, 4, 4);
+        test.set(model)?;
+        test.fixture.share(Shared::Denials, 4, 4);
         let stray = |port: u16, from: &str| ip(at(from), at(PEER4), 6, &tcp(port, 80, flags::SYN, b""));
         for port in 1000..1010 {
-            assert!(!stage.ingress(&syn_from(port, TASK4, 22))?);
+            assert!(!test.ingress(&syn_from(port, TASK4, 22))?);
         }
         for port in 1000..1005 {
-            assert!(!stage.egress(&stray(port, TASK4))?);
-            assert!(!stage.send(Direction::Egress, 1, &stray(port, OTHER4))?);
+            assert!(!test.egress(&stray(port, TASK4))?);
+            assert!(!test.send(Direction::Egress, 1, &stray(port, OTHER4))?);
         }
         let expected = [
             "count other egress no-rule 5",
@@ -119,13 +119,13 @@ fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
             "lost task flows 0 denials 7",
         ];
         assert_eq!(
-            sums(stage)?,
+            sums(test)?,
             (expected.map(String::from).to_vec(), 0, 12),
             "{}",
-            stage.name
+            test.name
         );
 
-        stage.scene.share(Shared::Fragments, 4, 4);
+        test.fixture.share(Shared::Fragments, 4, 4);
         let piece = |number: u8, from: &str, offset: u16| {
             let more = if offset == 0 { MORE_FRAGMENTS } else { 0 };
             let mut frame = ipv4(at(from), at(PEER4), 17, &[], offset | more, &udp(40000, 53, &[0; 16]));
@@ -133,25 +133,25 @@ fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
             frame
         };
         for number in 0..10 {
-            assert!(stage.egress(&piece(number, TASK4, 0))?);
-            assert!(stage.send(Direction::Egress, 1, &piece(number, OTHER4, 0))?);
+            assert!(test.egress(&piece(number, TASK4, 0))?);
+            assert!(test.send(Direction::Egress, 1, &piece(number, OTHER4, 0))?);
         }
         for number in 0..10 {
             assert_eq!(
-                stage.egress(&piece(number, TASK4, 3))?,
+                test.egress(&piece(number, TASK4, 3))?,
                 number < 6,
                 "{number}, {}",
-                stage.name
+                test.name
             );
             assert_eq!(
-                stage.send(Direction::Egress, 1, &piece(number, OTHER4, 3))?,
+                test.send(Direction::Egress, 1, &piece(number, OTHER4, 3))?,
                 number < 6,
                 "{number}, {}",
-                stage.name
+                test.name
             );
         }
-        let usage = stage.path.state(stage.scene.highest)?.usage;
-        assert_eq!([1, 2].map(|slot| usage[&slot].fragments_lost), [4, 4], "{}", stage.name);
+        let usage = test.path.state(test.fixture.highest)?.usage;
+        assert_eq!([1, 2].map(|slot| usage[&slot].fragments_lost), [4, 4], "{}", test.name);
         Ok(())
     })
 }
@@ -159,19 +159,19 @@ fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
 /// Its charge goes with a connection that becomes another ENI's, to the account of the same kind.
 #[test]
 fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let mut model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
         // Whoever has the link has the address in hand: neither is asked for its own.
         model.enis[0].source_dest_check = false;
         model.enis.push(gated("other", &[OTHER4], &[0]));
         model.enis[1].source_dest_check = false;
-        stage.set(model)?;
-        stage.scene.share(Shared::Connections, 2, 4);
+        test.set(model)?;
+        test.fixture.share(Shared::Connections, 2, 4);
         for port in 1000..1003 {
-            assert!(stage.ingress(&syn_from(port, TASK4, 443))?);
+            assert!(test.ingress(&syn_from(port, TASK4, 443))?);
         }
-        let used = |stage: &mut DataPathTest<'_>| -> Result<Vec<(u64, u64)>> {
-            let usage = stage.path.state(stage.scene.highest)?.usage;
+        let used = |test: &mut DataPathTest<'_>| -> Result<Vec<(u64, u64)>> {
+            let usage = test.path.state(test.fixture.highest)?.usage;
             Ok([0, 1, 2]
                 .map(|slot| {
                     usage
@@ -180,16 +180,16 @@ fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
                 })
                 .to_vec())
         };
-        assert_eq!(used(stage)?, [(0, 1), (2, 1), (0, 0)], "{}", stage.name);
-        stage.scene.bind(*Kernel::LINKS.start(), "other")?;
-        stage.scene.writer.synchronize(&mut || {});
+        assert_eq!(used(test)?, [(0, 1), (2, 1), (0, 0)], "{}", test.name);
+        test.fixture.bind(*Kernel::LINKS.start(), "other")?;
+        test.fixture.writer.synchronize(&mut || {});
         // Twice: what is moved is moved once.
         for _ in 0..2 {
             for port in 1000..1003 {
-                assert!(stage.ingress(&syn_from(port, TASK4, 443))?, "{port}, {}", stage.name);
+                assert!(test.ingress(&syn_from(port, TASK4, 443))?, "{port}, {}", test.name);
             }
         }
-        assert_eq!(used(stage)?, [(0, 1), (0, 0), (2, 1)], "{}", stage.name);
+        assert_eq!(used(test)?, [(0, 1), (0, 0), (2, 1)], "{}", test.name);
         Ok(())
     })
 }
@@ -205,10 +205,10 @@ fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
         for round in 0..ROUNDS {
             kernel.clear()?;
             let image = kernel.image()?;
-            let mut scene = Fixture::new(&image)?;
-            scene.apply(with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]), &all_gated)?;
-            scene.bind(*Kernel::LINKS.start(), "task")?;
-            scene.share(Shared::Connections, 80, 40);
+            let mut fixture = Fixture::new(&image)?;
+            fixture.apply(with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]), &all_gated)?;
+            fixture.bind(*Kernel::LINKS.start(), "task")?;
+            fixture.share(Shared::Connections, 80, 40);
             // Of what comes from outside: 60 and 30.
             let judge = kernel.program(Direction::Ingress)?;
             thread::scope(|scope| {
@@ -231,7 +231,7 @@ fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
                     .into_iter()
                     .try_for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
             })?;
-            let state = kernel.state(scene.highest)?;
+            let state = kernel.state(fixture.highest)?;
             let used = state.usage[&1].conns;
             assert_eq!(state.conns.len() as u64, used.total(), "round {round}");
             assert!(used.floor <= 60 && used.pool <= 30, "{used:?}, round {round}");

@@ -14,11 +14,11 @@ use super::{super::*, OTHER4, OTHER6, sums};
 /// for the next one.
 #[test]
 fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         for (peer, own) in [("10.0.1.7", TASK4), ("2001:db8:1::7", TASK6)] {
             let rules = [(udp_to(53, 53), "10.0.0.0/8"), (udp_to(53, 53), "2001:db8::/32")];
-            stage.set(with_rules(&rules, &[]))?;
-            stage.scene.share(Shared::Fragments, 1, 0);
+            test.set(with_rules(&rules, &[]))?;
+            test.fixture.share(Shared::Fragments, 1, 0);
             let datagram = udp(40000, 53, &[0; 16]);
             let parts: [(u16, bool, &[u8]); 4] = [
                 (0, true, &datagram),
@@ -30,7 +30,7 @@ fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
                 .into_iter()
                 .enumerate()
             {
-                let name = format!("{order:?}, {own}, {}", stage.name);
+                let name = format!("{order:?}, {own}, {}", test.name);
                 let frame = |part: usize| {
                     let (offset, more, payload) = parts[part];
                     let mut frame = if at(own).is_ipv6() {
@@ -44,9 +44,9 @@ fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
                     frame
                 };
                 for part in order {
-                    assert!(stage.ingress(&frame(part))?, "part {part} of {name}");
+                    assert!(test.ingress(&frame(part))?, "part {part} of {name}");
                 }
-                assert!(!stage.ingress(&frame(2))?, "one more of {name}");
+                assert!(!test.ingress(&frame(2))?, "one more of {name}");
             }
         }
         Ok(())
@@ -56,15 +56,15 @@ fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
 /// A first fragment passes all the same: only what follows it has nothing to follow.
 #[test]
 fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
+    on_host_and_in_kernel(|test| {
         let peers4 = ["10.0.1.7", "10.0.1.8", "10.0.1.9"];
         let peers6 = ["2001:db8:1::7", "2001:db8:1::8", "2001:db8:1::9"];
         for (peers, own, others) in [(peers4, TASK4, OTHER4), (peers6, TASK6, OTHER6)] {
             let rules = [(udp_to(53, 53), "10.0.0.0/8"), (udp_to(53, 53), "2001:db8::/32")];
             let mut model = with_rules(&rules, &[]);
             model.enis.push(gated("other", &[OTHER4, OTHER6], &[0]));
-            stage.set(model)?;
-            stage.scene.share(Shared::Fragments, 2, 0);
+            test.set(model)?;
+            test.fixture.share(Shared::Fragments, 2, 0);
             let datagram = udp(40000, 53, &[0; 16]);
             let piece = |from: &str, to: &str, offset: u16, more: bool, payload: &[u8]| {
                 let (from, to) = (at(from), at(to));
@@ -75,19 +75,19 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
                 ipv4(from, to, 17, &[], offset | more, payload)
             };
             for (number, peer) in peers.into_iter().enumerate() {
-                let name = format!("{peer}, {}", stage.name);
-                assert!(stage.ingress(&piece(peer, own, 0, true, &datagram))?, "{name}");
+                let name = format!("{peer}, {}", test.name);
+                assert!(test.ingress(&piece(peer, own, 0, true, &datagram))?, "{name}");
                 assert_eq!(
-                    stage.ingress(&piece(peer, own, 3, true, b"not all."))?,
+                    test.ingress(&piece(peer, own, 3, true, b"not all."))?,
                     number < 2,
                     "{name}"
                 );
                 assert!(
-                    stage.send(Direction::Ingress, 1, &piece(peer, others, 0, true, &datagram))?,
+                    test.send(Direction::Ingress, 1, &piece(peer, others, 0, true, &datagram))?,
                     "{name}"
                 );
                 assert_eq!(
-                    stage.send(Direction::Ingress, 1, &piece(peer, others, 3, true, b"not all."))?,
+                    test.send(Direction::Ingress, 1, &piece(peer, others, 3, true, b"not all."))?,
                     number < 2,
                     "the other task's share, {name}"
                 );
@@ -99,10 +99,10 @@ fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
                 "count task ingress rule 3",
             ];
             assert_eq!(
-                sums(stage)?,
+                sums(test)?,
                 (expected.map(String::from).to_vec(), 6, 2),
                 "{}",
-                stage.name
+                test.name
             );
         }
         Ok(())

@@ -20,18 +20,18 @@ const OTHER4: &str = "10.9.0.6";
 const OTHER6: &str = "2001:db8:9::6";
 
 /// Two tasks that let the world in to 443, with so many connections and denied flows for each.
-fn two(stage: &mut DataPathTest<'_>, connections: u32, denials: u32, tracked: bool) -> Result<()> {
+fn two(test: &mut DataPathTest<'_>, connections: u32, denials: u32, tracked: bool) -> Result<()> {
     let peer = if tracked { "10.0.0.0/8" } else { "0.0.0.0/0" };
     let mut model = with_rules(&[(tcp_to(443, 443), peer)], &[(Protocol::All, "0.0.0.0/0")]);
     model.enis.push(gated("other", &[OTHER4], &[0]));
-    stage.set_with(model, &|_| {
+    test.set_with(model, &|_| {
         Some(EniLimits {
             connections,
             isolated: false,
         })
     })?;
-    stage.scene.share(Shared::Connections, connections, 0);
-    stage.scene.share(Shared::Denials, denials, 0);
+    test.fixture.share(Shared::Connections, connections, 0);
+    test.fixture.share(Shared::Denials, denials, 0);
     Ok(())
 }
 
@@ -40,9 +40,9 @@ fn syn_from(port: u16, to: &str, to_port: u16) -> Vec<u8> {
 }
 
 /// The counters, what was lost, and how many entries there are.
-fn sums(stage: &mut DataPathTest<'_>) -> Result<(Vec<String>, usize, usize)> {
-    let state = stage.path.state(stage.scene.highest)?;
-    let lines = state.lines(&stage.scene);
+fn sums(test: &mut DataPathTest<'_>) -> Result<(Vec<String>, usize, usize)> {
+    let state = test.path.state(test.fixture.highest)?;
+    let lines = state.lines(&test.fixture);
     let sums = lines
         .into_iter()
         .filter(|line| line.starts_with("count") || line.starts_with("lost"));
@@ -52,38 +52,33 @@ fn sums(stage: &mut DataPathTest<'_>) -> Result<(Vec<String>, usize, usize)> {
 /// AWS: SG-TRACK-8
 #[test]
 fn a_task_over_its_limit_is_denied_and_others_are_not() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        two(stage, 3, 100, true)?;
+    on_host_and_in_kernel(|test| {
+        two(test, 3, 100, true)?;
         for port in 1000..1010 {
-            assert_eq!(
-                stage.ingress(&syn_from(port, TASK4, 443))?,
-                port < 1003,
-                "{}",
-                stage.name
-            );
+            assert_eq!(test.ingress(&syn_from(port, TASK4, 443))?, port < 1003, "{}", test.name);
         }
         for port in 1000..1003 {
             let answer = ip(at(TASK4), at(PEER4), 6, &tcp(443, port, flags::SYN_ACK, b""));
-            assert!(stage.egress(&answer)?, "old ones live on");
+            assert!(test.egress(&answer)?, "old ones live on");
             assert!(
-                stage.send(Direction::Ingress, 1, &syn_from(port, OTHER4, 443))?,
+                test.send(Direction::Ingress, 1, &syn_from(port, OTHER4, 443))?,
                 "another task's share"
             );
         }
         // An idle one makes room for itself alone.
-        stage.wait(61)?;
-        assert!(!stage.ingress(&syn_from(1009, TASK4, 443))?);
-        assert!(stage.ingress(&syn_from(1000, TASK4, 443))?);
+        test.wait(61)?;
+        assert!(!test.ingress(&syn_from(1009, TASK4, 443))?);
+        assert!(test.ingress(&syn_from(1000, TASK4, 443))?);
         let expected = [
             "count other ingress rule 3",
             "count task ingress rule 4",
             "count task ingress task-connections-full 8",
         ];
         assert_eq!(
-            sums(stage)?,
+            sums(test)?,
             (expected.map(String::from).to_vec(), 6, 7),
             "{}",
-            stage.name
+            test.name
         );
         Ok(())
     })
@@ -91,18 +86,18 @@ fn a_task_over_its_limit_is_denied_and_others_are_not() -> Result<()> {
 
 #[test]
 fn an_untracked_flow_without_room_passes_and_is_counted_as_lost() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        two(stage, 2, 100, false)?;
+    on_host_and_in_kernel(|test| {
+        two(test, 2, 100, false)?;
         for port in 1000..1005 {
-            assert!(stage.ingress(&syn_from(port, TASK4, 443))?);
-            assert!(stage.ingress(&syn_from(port, TASK4, 443))?);
+            assert!(test.ingress(&syn_from(port, TASK4, 443))?);
+            assert!(test.ingress(&syn_from(port, TASK4, 443))?);
         }
         let expected = ["count task ingress rule 8", "lost task flows 6 denials 0"];
         assert_eq!(
-            sums(stage)?,
+            sums(test)?,
             (expected.map(String::from).to_vec(), 2, 0),
             "{}",
-            stage.name
+            test.name
         );
         Ok(())
     })
@@ -110,14 +105,14 @@ fn an_untracked_flow_without_room_passes_and_is_counted_as_lost() -> Result<()> 
 
 #[test]
 fn denied_flows_beyond_the_limit_are_counted_as_lost() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        two(stage, 100, 2, true)?;
+    on_host_and_in_kernel(|test| {
+        two(test, 100, 2, true)?;
         for port in 1000..1005 {
-            assert!(!stage.ingress(&syn_from(port, TASK4, 22))?);
+            assert!(!test.ingress(&syn_from(port, TASK4, 22))?);
         }
-        assert!(!stage.ingress(&syn_from(1000, TASK4, 22))?, "one that has its record");
+        assert!(!test.ingress(&syn_from(1000, TASK4, 22))?, "one that has its record");
         assert!(
-            !stage.send(Direction::Ingress, 1, &syn_from(1000, OTHER4, 22))?,
+            !test.send(Direction::Ingress, 1, &syn_from(1000, OTHER4, 22))?,
             "another task's share"
         );
         let expected = [
@@ -126,10 +121,10 @@ fn denied_flows_beyond_the_limit_are_counted_as_lost() -> Result<()> {
             "lost task flows 0 denials 3",
         ];
         assert_eq!(
-            sums(stage)?,
+            sums(test)?,
             (expected.map(String::from).to_vec(), 0, 3),
             "{}",
-            stage.name
+            test.name
         );
         Ok(())
     })
@@ -139,31 +134,31 @@ fn denied_flows_beyond_the_limit_are_counted_as_lost() -> Result<()> {
 /// AWS: SG-TRACK-8
 #[test]
 fn the_hosts_table_is_full() -> Result<()> {
-    on_host_and_in_kernel(|stage| {
-        two(stage, 10_000, 10_000, true)?;
+    on_host_and_in_kernel(|test| {
+        two(test, 10_000, 10_000, true)?;
         let packets = 3 * Kernel::ROOM as u16;
         let mut passed = Vec::new();
         for port in 1000..1000 + packets {
-            if stage.ingress(&syn_from(port, TASK4, 443))? {
+            if test.ingress(&syn_from(port, TASK4, 443))? {
                 passed.push(port);
             }
         }
         for port in &passed {
             assert!(
-                stage.egress(&ip(at(TASK4), at(PEER4), 6, &tcp(443, *port, flags::SYN_ACK, b"")))?,
+                test.egress(&ip(at(TASK4), at(PEER4), 6, &tcp(443, *port, flags::SYN_ACK, b"")))?,
                 "{}: what was admitted is found in a full table",
-                stage.name
+                test.name
             );
         }
         for port in 1000..1000 + packets {
-            assert!(!stage.ingress(&syn_from(port, TASK4, 22))?);
+            assert!(!test.ingress(&syn_from(port, TASK4, 22))?);
         }
-        let (found, conns, denials) = sums(stage)?;
+        let (found, conns, denials) = sums(test)?;
         let room = Kernel::ROOM as usize;
         let ways = room * 2;
-        assert_eq!(conns, passed.len(), "{}", stage.name);
+        assert_eq!(conns, passed.len(), "{}", test.name);
         for entries in [conns, denials] {
-            assert!((room..ways).contains(&entries), "{}: {entries} entries", stage.name);
+            assert!((room..ways).contains(&entries), "{}: {entries} entries", test.name);
         }
         let packets = usize::from(packets);
         let (refused, lost) = (packets - conns, packets - denials);
@@ -173,7 +168,7 @@ fn the_hosts_table_is_full() -> Result<()> {
             format!("count task ingress rule {conns}"),
             format!("lost task flows 0 denials {}", lost + refused),
         ];
-        assert_eq!(found, expected, "{}", stage.name);
+        assert_eq!(found, expected, "{}", test.name);
         Ok(())
     })
 }
@@ -183,9 +178,9 @@ fn the_hosts_table_is_full() -> Result<()> {
 fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
     let image = host_image(5);
     let model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
-    let mut scene = Fixture::new(&image)?;
-    scene.apply(model, &all_gated)?;
-    scene.bind(101, "task")?;
+    let mut fixture = Fixture::new(&image)?;
+    fixture.apply(model, &all_gated)?;
+    fixture.bind(101, "task")?;
     let mut host = Host::new(&image, 100);
     let send = |host: &mut Host<'_>, frame: &[u8]| {
         host.judge(&Sent {
@@ -204,7 +199,7 @@ fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
         assert!(!send(&mut host, &syn_from(1000, TASK4, 22))?, "packet {number}");
     }
     assert_eq!(
-        host.state(scene.highest)?.lines(&scene),
+        host.state(fixture.highest)?.lines(&fixture),
         [
             "conn task tcp 10.9.0.5:443 10.0.1.7:1000 by web/ingress/1, egress 0 packets 0 bytes, ingress 1 packets 40 bytes flags 2: ingress",
             "count task ingress no-rule 3",

@@ -26,7 +26,7 @@ use taskgate_tables::image::ImageControl;
 use crate::{daemon::Daemon, fixture::outcome_name, kernel::Objects, netns::until};
 
 /// The tables of a running taskgate.
-pub struct Held {
+pub struct MapDump {
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     usage: MmapArray<AtomicU64>,
     image: ImageControl<MmapArray<AtomicU64>>,
@@ -66,9 +66,9 @@ pub fn conns_of<K: TableKey>(process: u32, names: FlowMaps) -> Result<MappedTabl
     MappedTable::open(names, |name| Ok(MmapArray::new(maps.get(name).context(name)?)?))
 }
 
-impl Held {
+impl MapDump {
     /// Opens the tables of `daemon`, each task of which has a slot of its own.
-    pub fn by(daemon: &Daemon) -> Result<Self> {
+    pub fn of(daemon: &Daemon) -> Result<Self> {
         let mut maps = maps(&daemon.objects()?)?;
         let mut map = |name: &str| {
             maps.remove(name)
