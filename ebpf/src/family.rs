@@ -1,4 +1,4 @@
-//! What differs between IPv4 and IPv6 once a packet is parsed: the shape of a key, and how a peer is looked up.
+//! The differences between IPv4 and IPv6 once a packet is parsed: the shape of a key, and how a peer is looked up.
 
 use crate::{
     abi::{Address, Key4, Key6, pair},

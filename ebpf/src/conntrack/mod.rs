@@ -87,7 +87,7 @@ pub const fn initiator(state: u16) -> Direction {
     }
 }
 
-/// What an entry knows of a connection: its state, and where each side goes on.
+/// A connection in an entry: its state, and the next sequence number of each side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Life {
     /// [`state`] bits.
@@ -96,14 +96,14 @@ pub struct Life {
     pub next: [u16; 2],
 }
 
-/// What a TCP segment says, numbers by their low 16 bits.
+/// A TCP segment; numbers by their low 16 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// TCP flags.
     pub flags: u8,
     /// Its sequence number.
     pub sequence: u16,
-    /// What it acknowledges, if it has ACK.
+    /// Its acknowledgement number, if it has ACK.
     pub acknowledged: u16,
     /// Bytes of payload, of all segments together if it is a GSO packet.
     pub payload: u32,
@@ -129,7 +129,7 @@ impl Segment {
         self.flags & flags != 0
     }
 
-    /// What it takes of its sender's sequence numbers: SYN and FIN count as a byte each (RFC 9293, 3.4).
+    /// The sequence numbers that it takes: SYN and FIN count as a byte each (RFC 9293, 3.4).
     #[inline(always)]
     const fn length(self) -> u32 {
         self.payload + (self.flags >> 1 & 1) as u32 + (self.flags & tcp::FIN) as u32

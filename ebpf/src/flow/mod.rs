@@ -13,7 +13,7 @@ pub struct Flow {
     pub local: Address,
     /// The peer's address.
     pub remote: Address,
-    /// What stands for ports in the key of a tracked connection.
+    /// The ports in the key of a tracked connection, or their substitute.
     pub ports: u32,
     /// Whether a connection that a packet of the other kind opened may be meant: see [`Flow::plain`].
     pub special: bool,

@@ -5,7 +5,7 @@ use crate::{
     packet::{Checksum, Cut, Ethernet, Frame},
 };
 
-/// What is left to be done to a frame once it was judged.
+/// The work that is left on a frame after the verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// See [`Frame::checksum`].
@@ -27,20 +27,20 @@ impl Left {
 pub struct HostFrame<'a> {
     /// Its bytes, all of them in reach.
     pub bytes: &'a [u8],
-    /// What carries it.
+    /// The link that carries it.
     pub link: LinkId,
     /// The first link of the host that received it, see [`Frame::came_by`].
     pub came_by: u32,
-    /// Whether a VLAN tag lies beside it.
+    /// Whether the metadata has a VLAN tag.
     pub tagged: bool,
     /// Segments and their size, see [`Frame::segments`].
     pub segments: (u32, u32),
-    /// What is left to be done to it.
+    /// The work that is left on it.
     pub left: Left,
 }
 
 impl<'a> HostFrame<'a> {
-    /// An untagged frame that stands for itself.
+    /// An untagged frame that is one packet.
     pub fn new(bytes: &'a [u8], link: LinkId) -> Self {
         Self {
             bytes,

@@ -35,7 +35,7 @@ impl Bank for HostBank<'_> {
     }
 }
 
-/// What the tables are hashed with: nobody has to be kept from guessing it.
+/// The seed of the tables: here it need not be secret.
 const SEED: Seed = [
     0x9b05_688c_2b3e_6c1f,
     0x1f83_d9ab_fb41_bd6b,
@@ -309,7 +309,7 @@ pub fn prefilter(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16
     verdict::prefilter(tables, frame, *frame, tag, &mut Scratch::default())
 }
 
-/// Judges one frame at a gate: what the kernel's entry points do, on the host.
+/// Judges one frame at a gate, as the kernel's entry points do.
 pub fn decide(tables: &HostTables<'_>, frame: &HostFrame<'_>, direction: Direction) -> Outcome {
     let mut scratch = Scratch::default();
     let parsed = verdict::read(frame, &mut scratch);

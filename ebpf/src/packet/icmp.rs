@@ -34,7 +34,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
     Ok(())
 }
 
-/// What a message of this type is in an exchange.
+/// The place of a message of this type in an exchange.
 #[inline(always)]
 pub(crate) const fn exchange(family: Kind, kind: u8) -> IcmpKind {
     match family {

@@ -26,11 +26,11 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let carried = frame.length() - ETHERNET_BYTES;
     let said = u16::from_be_bytes([ip[2], ip[3]]) as u32;
     packet.bytes = carried;
-    // Before anything is told apart: the verifier walks the options once.
+    // Before any branch: the verifier walks the options once.
     let is_source_routed = header > MIN_HEADER && has_source_route(frame, header)?;
     // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
     let length = match said {
-        // Told apart here: before 6.8 the verifier does not see that 0 is below the header's length.
+        // A branch here: before 6.8 the verifier does not see that 0 is below the header's length.
         0 if frame.segments().1 == 0 => return Err(Unparsed::Bad(DropReason::Malformed)),
         0 => carried,
         said => said,

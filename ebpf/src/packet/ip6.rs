@@ -11,7 +11,7 @@ const ROUTING: u8 = 43;
 pub(super) const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 const MORE_FRAGMENTS: u16 = 1;
-/// In bytes, as it stands in the header.
+/// In bytes, as in the header.
 pub(super) const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// A hop-by-hop header with nothing but the length of a jumbogram (RFC 2675).
 const JUMBO_OPTION: u32 = 8;
@@ -97,7 +97,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 };
                 8
             }
-            // What is left of a route lies between here and the destination in the header (RFC 8200, 4.4).
+            // The rest of a route is between here and the destination in the header (RFC 8200, 4.4).
             ROUTING if extension[3] != 0 => return Err(Unparsed::Bad(DropReason::SourceRouted)),
             _ => (extension[1] as u32 + 1) << 3,
         };

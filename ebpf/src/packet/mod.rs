@@ -29,18 +29,18 @@ pub trait Frame {
     fn length(&self) -> u32;
     /// `N` bytes from `at`, or `None` where they cannot be read now.
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
-    /// What carries it.
+    /// The link that carries it.
     fn link(&self) -> LinkId;
     /// The first link of this host that received it, by its ifindex; 0 where there is none.
     fn came_by(&self) -> u32;
     /// Whether the frame has a VLAN tag that names no branch.
     fn tagged(&self) -> bool;
-    /// Segments and bytes of payload in each, if it is a GSO or GRO packet that stands for several on the wire; a size of
-    /// 0 if it stands for itself. The number of segments may be 0 where the kernel has not counted them.
+    /// Segments and bytes of payload in each, if it is a GSO or GRO packet, which is several on the wire; a size of
+    /// 0 if it is one packet. The number of segments may be 0 where the kernel has not counted them.
     fn segments(&self) -> (u32, u32);
     /// The checksum that is yet to be filled in; `None` if there is none, and where nobody can tell.
     fn checksum(&self) -> Option<Checksum>;
-    /// How it is cut, if it stands for several; `None` where nobody can tell.
+    /// How a GSO packet is cut; `None` where that is unknown.
     fn cut(&self) -> Option<Cut>;
     /// As [`crate::tables::Tables::blur`].
     fn opaque(&self, value: u32) -> u32;
@@ -52,7 +52,7 @@ pub trait Ethernet {
     fn destination(&self) -> Option<[u8; 6]>;
 }
 
-/// What a packet is about.
+/// The kind of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -67,11 +67,11 @@ pub enum Kind {
     Arp = 3,
 }
 
-/// What the transport header of an ICMP message says of its place in an exchange.
+/// The place of an ICMP message in an exchange, by its transport header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum IcmpKind {
-    /// Not ICMP, or a message that stands for itself.
+    /// Not ICMP, or a message outside of any exchange.
     #[default]
     None = 0,
     /// Asks, under an identifier.
@@ -103,7 +103,7 @@ pub struct Packet {
     pub source: Address,
     /// The destination address.
     pub destination: Address,
-    /// ARP and neighbour discovery: the address that is asked for or told of.
+    /// ARP and neighbour discovery: the address that is asked for or announced.
     pub target: Address,
     /// ARP and neighbour discovery: the hardware address that it says its sender, or its target, has, as
     /// [`hardware_number`] writes it. 0: none, [`HARDWARE_UNREAD`]: one cannot tell.
@@ -112,7 +112,7 @@ pub struct Packet {
     pub bytes: u32,
     /// Packets on the wire.
     pub packets: u32,
-    /// What carried it.
+    /// The link that carried it.
     pub link: u32,
     /// The first link of this host that received it, by its ifindex; 0 if it was sent here, or nobody knows.
     pub came_by: u32,
@@ -120,7 +120,7 @@ pub struct Packet {
     pub payload: u32,
     /// TCP: the sequence number, its low 16 bits.
     pub sequence: u16,
-    /// TCP: what it acknowledges, likewise.
+    /// TCP: its acknowledgement number, low 16 bits.
     pub acknowledged: u16,
     /// TCP and UDP: the source port. ICMP: the identifier of a request or reply, else 0.
     pub source_port: u16,
@@ -130,7 +130,7 @@ pub struct Packet {
     pub protocol: u8,
     /// TCP flags.
     pub tcp_flags: u8,
-    /// What it is about.
+    /// Its kind.
     pub kind: Kind,
     /// ICMP: its place in an exchange.
     pub exchange: IcmpKind,
@@ -152,13 +152,13 @@ pub struct Packet {
     pub says_router: bool,
     /// ARP, neighbour discovery, listener reports: whether it has room for more than hosts say.
     pub roomy: bool,
-    /// What a fragment brings its datagram nearer to completeness: bytes carried, less those of the whole for the last one,
-    /// whose end is the end of all. The sum over all parts is 0, in whatever order they come.
+    /// This fragment's share of the reassembly counter: its payload length, minus the datagram's length for the last
+    /// fragment. All shares sum to zero, in any order.
     pub reassembly_delta: i32,
 }
 
 impl Packet {
-    /// What it says as a TCP segment; a later fragment says nothing.
+    /// Its TCP segment; `None` for a later fragment.
     #[inline(always)]
     pub(crate) const fn segment(&self) -> Option<Segment> {
         if self.later_fragment {
@@ -201,7 +201,7 @@ pub const ETHERNET_BYTES: u32 = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// A VLAN tag (IEEE 802.1Q): what names a branch of the trunk.
+/// A VLAN tag (IEEE 802.1Q), which names a branch of the trunk.
 pub const ETHERTYPE_8021Q: u16 = 0x8100;
 /// A provider's tag (IEEE 802.1ad), around another one.
 const ETHERTYPE_8021AD: u16 = 0x88a8;

@@ -4,7 +4,7 @@
 use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, need, no_checksum, read};
 use crate::abi::{Address, DropReason};
 
-/// What a packet is to its neighbours.
+/// The kind of a neighbour message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Neighbour {
@@ -53,7 +53,7 @@ pub(super) const fn mark_icmp(packet: &mut Packet, kind: u8) {
 #[inline(always)]
 pub(super) fn mark_igmp<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
     const QUERY: u8 = 0x11;
-    // The shortest messages, of router discovery, have four bytes. What has fewer is none, and a rule may pass it on.
+    // The shortest messages, of router discovery, have four bytes. A shorter one is none, and needs a rule.
     if room < 4 {
         return Ok(());
     }
@@ -174,7 +174,7 @@ const IPV6_BYTES: u32 = 40;
 #[inline(always)]
 fn listener_report<F: Frame>(frame: &F, packet: &mut Packet, kind: u8, at: u32, room: u32) -> Result<bool, Unparsed> {
     const VERSION_2: u8 = 143;
-    // All bits of an offset within reach: what is known of it may be lost on the way here.
+    // All bits of an offset within reach: the verifier may have lost its range on the way here.
     const FARTHEST: u32 = 0x7fff;
     packet.target = Address::default();
     if room < 8 {

@@ -1,11 +1,11 @@
-//! What is left to be done to a frame once it was judged: a checksum to be filled in, segments to be cut. Whoever sends
-//! the frame says where, by a virtio-net header (packet sockets, tap devices), so none of it may touch what was judged.
+//! Work on a frame after the verdict: a checksum to be filled in, segments to be cut. The sender of the frame says where,
+//! by a virtio-net header (packet sockets, tap devices), so none of it may touch the fields that were judged.
 
 use super::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, Kind, Packet, Unparsed};
 use crate::abi::DropReason;
 
 /// A checksum of 16 bits that the kernel or a card has yet to fill in (`CHECKSUM_PARTIAL`). The sender chooses its value
-/// by what stands in its place before.
+/// by the bytes in its place before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checksum {
     /// Where summing begins, in bytes from the frame's first one. It may lie before that.
@@ -14,14 +14,14 @@ pub struct Checksum {
     pub offset: u16,
 }
 
-/// How a frame that stands for several packets is cut: what the headers in it are taken for that each gets again.
+/// How a GSO frame is cut: the kernel's idea of the headers that each packet gets again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The ethertype that it is cut by, whatever stands in the frame.
+    /// The ethertype that it is cut by, which may differ from the frame's.
     pub ether_type: u16,
     /// Where its IP header is taken to begin, in bytes from the frame's first one: [`Self::HEADER`], if nobody lies.
     pub header: i32,
-    /// Where the packet in it begins if that is what is cut, likewise; else [`Self::NO_INNER`].
+    /// Where the inner packet begins, in the same unit, if that is cut; else [`Self::NO_INNER`].
     pub inner: i32,
 }
 
@@ -32,12 +32,12 @@ impl Cut {
     pub const NO_INNER: i32 = i32::MAX;
 }
 
-/// What of a transport header was judged, as far as it matters here.
+/// The judged part of a transport header.
 #[derive(Clone, Copy)]
 pub(super) struct Judged {
-    /// Where in it its checksum stands; 0 if it has none that is known.
+    /// The offset of its checksum; 0 if it has none that is known.
     field: u16,
-    /// Bytes of it that must stay: what lies behind them is a tunnel's, and no business of the gate's.
+    /// Bytes of it that must stay: those behind them are a tunnel's, and not judged.
     bytes: i32,
 }
 

@@ -13,7 +13,7 @@ use crate::{
 
 const V6_HEADER: u32 = 40;
 const FRAGMENT_BYTES: u32 = 8;
-/// What is quoted of a transport header, at least.
+/// The least that is quoted of a transport header.
 const QUOTED_BYTES: u32 = 8;
 
 /// Reads what `error` quotes into `quoted`, whose kind stays [`Kind::None`] where nothing that could be tracked is
@@ -80,7 +80,7 @@ fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
 
 #[inline(always)]
 fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
-    // What lies behind the packet's end is no quote.
+    // Bytes behind the packet's end are no quote.
     if at + QUOTED_BYTES > end {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }

@@ -146,7 +146,7 @@ impl<B: Bank> Control<B> {
     }
 }
 
-/// What the configuration says, in one generation.
+/// The configuration's rows in one generation.
 #[derive(Clone, Copy)]
 pub struct Rows<B> {
     control: Control<B>,
@@ -206,7 +206,7 @@ impl<B: Bank> Rows<B> {
         Some(())
     }
 
-    /// What is known of an address.
+    /// An address's owner and groups.
     #[inline(always)]
     pub fn address(&self, address: Address) -> AddressRow {
         let found = self.control.search(MEMBERS, probe(address.halves()), |index| {
@@ -293,7 +293,7 @@ fn find_narrow<B: Bank>(bank: B, axis: u32, depth: u32, key: u32) -> u32 {
     entry(at).row
 }
 
-/// What a policy says of a packet.
+/// A policy's answer about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyResult {
     /// This rule allows it.
@@ -304,7 +304,7 @@ pub enum PolicyResult {
     NoPolicy,
 }
 
-/// What a rule is matched against.
+/// The keys that rules are matched against.
 #[derive(Clone, Copy)]
 pub struct PolicyQuery<P> {
     /// Which port axis: the number of a [`crate::abi::image::Class`].

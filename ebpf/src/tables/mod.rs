@@ -26,7 +26,7 @@ pub enum Inserted<E> {
 /// How often an insert is tried.
 const TRIES: u32 = 4;
 
-/// What the kernel's answer to an insert comes to; `None`: it is worth another try.
+/// The result of an insert by the kernel's error; `None`: it is worth another try.
 #[inline(always)]
 pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted<()>> {
     const EBUSY: i32 = -16;
@@ -81,9 +81,9 @@ pub trait Flows<K> {
 pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     /// The kernel's clock in ticks, wrapping.
     fn now(&self) -> u32;
-    /// What a slot uses.
+    /// A slot's usage.
     fn usage(&self, slot: u16) -> Option<&EniUsage>;
-    /// What a slot's neighbours said.
+    /// A slot's neighbour cache.
     fn neighbours(&self, slot: u16) -> Option<&NeighbourCache>;
     /// A link-local address in the table.
     type LinkLocal: Deref<Target = LinkLocal>;
@@ -110,7 +110,7 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
             group_set: self.opaque(row.group_set),
         }
     }
-    /// Tells whoever follows of a flow's first packet.
+    /// Emits the event of a flow's first packet.
     fn emit(&self, event: &Event);
 }
 

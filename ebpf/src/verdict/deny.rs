@@ -101,7 +101,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         // Sent to the task for somebody else: a route that leads astray.
         let (mac, to) = (self.control.mac_of(self.work.eni.slot), self.work.destination);
         let astray = same(mac, to) & (1 ^ same(mac, 0));
-        // What went to several hosts is the task's once a rule has let it in.
+        // A packet to several hosts is the task's once a rule has let it in.
         let several = is_group(F::Peer::V6, self.packet.destination);
         let meant = (several * is_full) | ((1 ^ several) * (1 ^ (not_for_task * (1 ^ astray))));
         self.tables.opaque(meant as u32) != 0

@@ -50,7 +50,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return Err(DropReason::Isolated);
         }
         let flow = Flow::plain(packet, D::DIRECTION);
-        // Both looks before anything is told apart: the verifier walks every probe of each, once for each state it comes in.
+        // Both lookups before any branch: the verifier walks every probe of each, once for each state it comes in.
         let owner = self.tables.opaque(rows.address(flow.local).slot as u32);
         let remote = self.tables.opaque_row(rows.address(flow.remote));
         let says = match D::DIRECTION {
@@ -112,7 +112,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
             return Err(DropReason::SpoofedSource);
         }
-        // What a task of this host sends to another one comes by its own link.
+        // A task's packets to another task of this host come by its own link.
         if remote.slot != 0 && self.is_from_wire(packet) && self.is_on_device(remote.slot) {
             return Err(DropReason::SpoofedSource);
         }

@@ -26,7 +26,7 @@ const TO_TASK: u32 = 1024;
 /// second (RFC 4861, 10), and answer at once.
 const ANSWERS: u32 = 512;
 
-/// What a packet says of a link-local address.
+/// A packet's statement about a link-local address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Says {
     /// The task uses it.
@@ -88,7 +88,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
         let asked = was_asked && heard_by == link | LinkLocal::ASKED;
         match says {
-            // A question takes nothing away. Whoever has the address answers, and is heard.
+            // A question takes nothing away. The owner of the address answers, and is heard.
             Says::Probed => {
                 known.note(link | LinkLocal::ASKED, now);
                 true
@@ -106,7 +106,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             }
             // A task that has it is not heard of, nor is the question of a task once more at its neighbours' gates.
             _ if kept || was_asked && heard_by == by | LinkLocal::ASKED => false,
-            // Whoever was heard first is who has it.
+            // The first to be heard has it.
             _ => {
                 known.hear(if is_others { heard_by } else { by }, now);
                 false

@@ -1,8 +1,8 @@
 //! The verdict: the one function that the kernel's entry points, the tests and `explain` call.
 //!
-//! The steps of a packet with addresses stand in [`PacketContext::follow`], one after the other, and each in a file of its name:
+//! [`PacketContext::process`] lists the steps of a packet with addresses, each of which is a file of its name:
 //! [`related`], [`lookup`], [`evaluate`], [`commit`]; [`account`] counts, [`deny`] ends what some step refused. Steps know
-//! nothing of each other: what one hands on to the next is a type in [`evaluation`] or [`status`].
+//! nothing of each other: the results that one hands on to the next are types in [`evaluation`] or [`status`].
 //!
 //! A packet of a tracked connection costs one lookup: no policy, no ENI, no event. ARP and neighbour discovery go their own
 //! way ([`neighbour`]), later fragments follow their first ([`fragment`]).
@@ -38,7 +38,7 @@ use crate::{
     tables::{Flows, Tables},
 };
 
-/// What a verdict writes down while it is made. It lies outside the stack: a BPF program has 512 bytes of that.
+/// Scratch memory of a verdict. It is not on the stack, of which a BPF program has 512 bytes.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Scratch {
@@ -58,7 +58,7 @@ struct Work {
     destination: u64,
     /// Whether its destination is the task's for all that is known, on a link that others share.
     presumed: bool,
-    /// What it is refused for, if it is.
+    /// The reason of a refusal, if it is refused.
     reason: Option<DropReason>,
     keys: Keys,
     conn: Conn,
@@ -68,7 +68,7 @@ struct Work {
     event: Event,
 }
 
-/// What one packet is judged with: read once, so that one generation decides.
+/// The context of a packet's verdict: read once, so that one generation decides.
 struct PacketContext<'a, T: Tables, D: Hook> {
     tables: &'a T,
     packet: &'a Packet,
@@ -91,10 +91,10 @@ pub trait Hook {
     }
 }
 
-/// What a task sends.
+/// Packets that a task sends.
 pub struct FromTask;
 
-/// What is sent to a task, in a frame with this header.
+/// Packets that are sent to a task, in a frame with this header.
 pub struct ToTask<E>(pub E);
 
 impl Hook for FromTask {
@@ -185,7 +185,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// The walk of a packet with addresses. `parsed`: what it is refused for, if it is.
+    /// The walk of a packet with addresses. `parsed`: the reason if it is refused already.
     #[inline(always)]
     fn process<F: Family>(&mut self, parsed: Result<(), DropReason>) -> Result<PassReason, DropReason>
     where
@@ -284,7 +284,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         flags
     }
 
-    /// Tells whoever follows of a flow's first packet. `number`: of how it ended.
+    /// Emits the event of a flow's first packet. `number`: of how it ended.
     #[inline(always)]
     fn emit_event(&mut self, number: u8, rule: u32) {
         if self.control.flags & control::FOLLOW == 0 {

@@ -35,7 +35,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         match packet.neighbour {
             Neighbour::None => false,
             Neighbour::RouterRole => matches!(D::DIRECTION, Direction::Egress),
-            // What comes to the task with its hop limit untouched was sent on the link.
+            // A packet that comes to the task with its hop limit untouched was sent on the link.
             _ if matches!(D::DIRECTION, Direction::Ingress) => true,
             // It goes to those who listen, or to the group that it names (RFC 2710, 4), and has no room for more than groups.
             Neighbour::ListenerReport => {
@@ -83,7 +83,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         } else {
             packet.source
         };
-        // Before anything is told apart: the verifier walks every probe of it, once for each state it comes in.
+        // Before any branch: the verifier walks every probe of it, once for each state it comes in.
         let owner = self.tables.opaque(rows.address(claimed).slot as u32) as u16;
         // An answer comes from the address that it is about, or from one that is good for the link alone.
         let of_one_kind =
@@ -127,7 +127,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         (packet.hardware == mac || left_out) && !(packet.says_router && checked)
     }
 
-    /// Whether a task is to hear this: what is asked of it and answered to it, and what others announce of themselves.
+    /// Whether a task is to hear this: questions and answers to it, and announcements of others about themselves.
     #[inline(always)]
     fn may_hear(&mut self, rows: &Rows<<T as Image>::Bank>) -> Result<(), DropReason> {
         let packet = self.packet;

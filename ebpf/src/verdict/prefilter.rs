@@ -1,6 +1,6 @@
-//! The prefilter: what a gate would drop of what comes from the wire is dropped before there is a socket buffer, for
+//! The prefilter: packets from the wire that a gate would drop are dropped before there is a socket buffer, for
 //! the same reason and with the same record. Everything else goes on to the gate untouched and uncounted, and so does
-//! what cannot be judged here: later fragments, and headers beyond the buffer at hand.
+//! packets that cannot be judged here: later fragments, and headers beyond the buffer at hand.
 
 use super::{Hook, Scratch, decide, read};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     tables::Tables,
 };
 
-/// What the wire sends to a task.
+/// Packets from the wire to a task.
 struct FromWire<E> {
     header: E,
     /// Whether it is the task's, 0 if not: on a routed uplink it is the host's.
@@ -74,7 +74,7 @@ pub const fn branch(tag: u16) -> Option<LinkId> {
     }
 }
 
-/// The link of the task that a packet is sent to. What hosts say to each other on the uplink's own link is not for tasks.
+/// The link of the task that a packet is sent to. Messages between hosts on the uplink's own link are not for tasks.
 #[inline(always)]
 fn routed<T: Tables>(tables: &T, control: Control<<T as Image>::Bank>, packet: &Packet) -> Option<LinkId> {
     let is_neighbours = match packet.kind {

@@ -55,7 +55,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     }
 }
 
-/// What of a quoted packet says how its connection stands: nothing but its protocol. It opens and closes nothing.
+/// The part of a quoted packet that counts for its connection's state: only its protocol. It opens and closes nothing.
 #[inline(always)]
 fn as_quoted(quoted: &Packet) -> Packet {
     Packet {

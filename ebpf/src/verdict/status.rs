@@ -1,4 +1,4 @@
-//! What an entry that is there means for a packet.
+//! The status of an entry for a packet.
 
 use super::{Hook, PacketContext};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     tables::Tables,
 };
 
-/// What an entry means for a packet.
+/// The status of an entry for a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum CtStatus {
     /// The packet belongs to it and passes.
@@ -24,7 +24,7 @@ pub(super) enum CtStatus {
 }
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// What an entry means for a packet of its key.
+    /// The status of an entry for a packet of its key.
     #[inline(always)]
     pub(super) fn standing(&self, conn: &Conn, packet: &Packet) -> CtStatus {
         let was = conn.state();

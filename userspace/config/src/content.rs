@@ -3,7 +3,7 @@
 use super::json;
 use super::node::{Node, Value};
 use super::object::items;
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 
 /// A value: part of a tree, or of a JSON text and not read yet.
 #[derive(Clone, Copy, Debug)]
@@ -13,10 +13,10 @@ pub(super) enum Content<'a, 't> {
 }
 
 impl<'t> Content<'_, 't> {
-    pub(super) fn spot(self) -> Spot {
+    pub(super) fn location(self) -> Location {
         match self {
-            Self::Tree(node) => node.spot,
-            Self::Text(text) => text.spot(),
+            Self::Tree(node) => node.location,
+            Self::Text(text) => text.location(),
         }
     }
 
@@ -59,8 +59,8 @@ impl<'t> Content<'_, 't> {
 /// The object that a file, or a page of it, is.
 #[derive(Debug)]
 pub(super) struct Top<'a, 't> {
-    pub(super) spot: Spot,
-    pub(super) entries: Vec<(&'a str, Spot, Content<'a, 't>)>,
+    pub(super) location: Location,
+    pub(super) entries: Vec<(&'a str, Location, Content<'a, 't>)>,
 }
 
 impl<'a, 't> Top<'a, 't> {
@@ -68,24 +68,24 @@ impl<'a, 't> Top<'a, 't> {
         let Value::Map(entries) = &node.value else { return None };
         let entries = entries.iter();
         Some(Self {
-            spot: node.spot,
+            location: node.location,
             entries: entries
-                .map(|entry| (&*entry.key, entry.spot, Content::Tree(&entry.value)))
+                .map(|entry| (&*entry.key, entry.location, Content::Tree(&entry.value)))
                 .collect(),
         })
     }
 
     /// The key's place and value; `null` counts too.
-    pub(super) fn get(&self, key: &str) -> Option<(Spot, Content<'a, 't>)> {
+    pub(super) fn get(&self, key: &str) -> Option<(Location, Content<'a, 't>)> {
         let found = self.entries.iter().find(|(name, _, _)| *name == key);
-        found.map(|(_, spot, content)| (*spot, *content))
+        found.map(|(_, location, content)| (*location, *content))
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = (&'a str, Spot)> {
-        self.entries.iter().map(|(key, spot, _)| (*key, *spot))
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&'a str, Location)> {
+        self.entries.iter().map(|(key, location, _)| (*key, *location))
     }
 }

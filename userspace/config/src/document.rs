@@ -7,7 +7,7 @@ use super::json;
 use super::native;
 use super::node::{Node, Value};
 use super::object::{Object, all};
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 use super::raw::Collected;
 use super::recognise;
 
@@ -32,9 +32,9 @@ pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, 
     }
     let entries = parts.iter();
     let top = Top {
-        spot: outline.root.spot(),
+        location: outline.root.location(),
         entries: entries
-            .map(|(key, spot, value)| (&**key, *spot, Content::Text(*value)))
+            .map(|(key, location, value)| (&**key, *location, Content::Text(*value)))
             .collect(),
     };
     cut(&top, report);
@@ -54,19 +54,19 @@ pub(super) fn read_tree(root: &Node<'_>, collected: &mut Collected, report: &mut
         read_list(Content::Tree(root), collected, report);
     } else {
         let (message, hint) = recognise::value(root);
-        report.error(root.spot, message, hint);
+        report.error(root.location, message, hint);
         report.objects_lost = true;
     }
 }
 
 /// A list that goes on elsewhere is refused.
 fn cut(top: &Top<'_, '_>, report: &mut Diagnostics) {
-    if let Some(spot) = token(top, report) {
-        cut_at(spot, report);
+    if let Some(location) = token(top, report) {
+        cut_at(location, report);
     }
 }
 
-fn cut_at(token: Spot, report: &mut Diagnostics) {
+fn cut_at(token: Location, report: &mut Diagnostics) {
     let hint = "print it again without `--max-items` and `--no-paginate`";
     report.error(token, format!("the list is cut: there is a `{CUT}`"), hint);
     report.objects_lost = true;
@@ -74,12 +74,12 @@ fn cut_at(token: Spot, report: &mut Diagnostics) {
 }
 
 /// The place of a token that says that more follows.
-fn token(top: &Top<'_, '_>, report: &mut Diagnostics) -> Option<Spot> {
-    let (spot, content) = top.get(CUT)?;
+fn token(top: &Top<'_, '_>, report: &mut Diagnostics) -> Option<Location> {
+    let (location, content) = top.get(CUT)?;
     match &content.node(report).value {
         Value::Null => None,
         Value::Scalar(token) if token.is_empty() => None,
-        _ => Some(spot),
+        _ => Some(location),
     }
 }
 
@@ -101,8 +101,8 @@ fn read_top(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnosti
     let known = read_known(top, collected, report);
     let passed_over = recognise::passed_over(top, report);
     if !known && !passed_over {
-        let (spot, message, hint) = recognise::object(top);
-        report.error(spot, message, hint);
+        let (location, message, hint) = recognise::object(top);
+        report.error(location, message, hint);
         report.objects_lost = true;
     }
 }
@@ -110,13 +110,13 @@ fn read_top(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnosti
 fn read_native(root: &Node<'_>, top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) {
     read_known(top, collected, report);
     let known = |key: &str| aws::keys().any(|aws| aws == key) || native::KEYS.contains(&key);
-    for (key, spot) in top.keys() {
+    for (key, location) in top.keys() {
         if !known(key) && key != native::HEADER && key != CUT {
             let hint = format!(
                 "its keys are {}, and those of the AWS CLI",
                 all(native::KEYS.into_iter())
             );
-            report.error(spot, format!("the native form has no key `{key}`"), hint);
+            report.error(location, format!("the native form has no key `{key}`"), hint);
         }
     }
     if let Some(file) = Object::of(root, "the file", report) {
@@ -140,27 +140,27 @@ fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Diag
             read_known(&top, collected, report);
         } else if recognise::is_ecs_task(item) {
             if !std::mem::replace(&mut ecs, true) {
-                recognise::ecs_passed_over(item.spot, report);
+                recognise::ecs_passed_over(item.location, report);
             }
         } else if !aws::read_bare(item, &mut entries, collected, report) {
             unknown += 1;
             // The first one says it all.
             if unknown == 1 {
                 let (message, hint) = recognise::item(item);
-                report.error(item.spot, message, hint);
+                report.error(item.location, message, hint);
                 report.objects_lost = true;
                 report.rules_lost = true;
             }
         }
     });
-    if let Some(spot) = token_of_last {
-        cut_at(spot, report);
+    if let Some(location) = token_of_last {
+        cut_at(location, report);
     }
     if let Some(entries) = entries {
         collected.prefix_lists.push(entries.finish());
     }
     if count == 0 {
         let hint = "it may stay, or be taken away";
-        report.warn(list.spot(), "the list is empty, so the file says nothing", hint);
+        report.warn(list.location(), "the list is empty, so the file says nothing", hint);
     }
 }

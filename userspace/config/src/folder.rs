@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::bounds;
 use super::node::end_of;
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 use super::recognise;
 
 /// The files of a folder that are read, in the order of their names: `*.json`, `*.yaml`, `*.yml`, no dot-files.
@@ -15,7 +15,7 @@ pub(super) fn files(folder: &Path, report: &mut Diagnostics) -> Vec<PathBuf> {
     let listed = match list(folder) {
         Ok(listed) => listed,
         Err(error) => {
-            let spot = report.file(folder.display().to_string());
+            let location = report.file(folder.display().to_string());
             let (message, hint) = match error.kind() {
                 io::ErrorKind::NotADirectory => (
                     String::from("this is a file, and a configuration is a folder"),
@@ -26,24 +26,28 @@ pub(super) fn files(folder: &Path, report: &mut Diagnostics) -> Vec<PathBuf> {
                     String::from("name another one with `--config`"),
                 ),
             };
-            report.error(spot, message, hint);
+            report.error(location, message, hint);
             return Vec::new();
         }
     };
     if listed.read.is_empty() {
-        let spot = report.file(folder.display().to_string());
+        let location = report.file(folder.display().to_string());
         let (message, hint) = nothing(&listed);
-        report.error(spot, message, hint);
+        report.error(location, message, hint);
     } else if listed.read.len() > bounds::FILES {
-        let spot = report.file(folder.display().to_string());
+        let location = report.file(folder.display().to_string());
         let message = format!("the folder holds {} files to read", listed.read.len());
-        report.error(spot, message, format!("at most {} are read", bounds::FILES));
+        report.error(location, message, format!("at most {} are read", bounds::FILES));
         return Vec::new();
     }
     if let Some(files) = not_read(&listed) {
-        let spot = report.file(folder.display().to_string());
+        let location = report.file(folder.display().to_string());
         let hint = "name those that belong to the configuration `….json` or `….yaml`";
-        report.warn(spot, format!("not read, for the ends of their names: {files}"), hint);
+        report.warn(
+            location,
+            format!("not read, for the ends of their names: {files}"),
+            hint,
+        );
     }
     listed.read
 }
@@ -149,7 +153,7 @@ fn nothing(listed: &Listed) -> (String, String) {
 }
 
 /// A file's text; `None` with an error on record. Takes its size from `bytes_left`.
-pub(super) fn text(file: Spot, path: &Path, bytes_left: &mut u64, report: &mut Diagnostics) -> Option<String> {
+pub(super) fn text(file: Location, path: &Path, bytes_left: &mut u64, report: &mut Diagnostics) -> Option<String> {
     let bytes = match read(path, bytes_left) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -166,8 +170,8 @@ pub(super) fn text(file: Spot, path: &Path, bytes_left: &mut u64, report: &mut D
         Ok(text) => Some(text),
         Err(error) => {
             let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
-            let spot = end_of(file, &valid);
-            report.error(spot, "what stands here is not UTF-8", "save the file as UTF-8");
+            let location = end_of(file, &valid);
+            report.error(location, "what stands here is not UTF-8", "save the file as UTF-8");
             None
         }
     }

@@ -35,7 +35,7 @@ use std::path::Path;
 pub use problem::{Problem, Problems};
 pub use value::derived_id;
 
-use problem::{Diagnostics, Spot};
+use problem::{Diagnostics, Location};
 use raw::Collected;
 use taskgate_model::Model;
 
@@ -93,7 +93,7 @@ fn finish(all: Collected, mut report: Diagnostics) -> Result<Loaded, Problems> {
 }
 
 /// Reads one file.
-fn read_file(file: Spot, text: &str, collected: &mut Collected, report: &mut Diagnostics) {
+fn read_file(file: Location, text: &str, collected: &mut Collected, report: &mut Diagnostics) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let values = bounds::VALUES - collected.values;
     match json::outline(file, text, values) {
@@ -102,15 +102,15 @@ fn read_file(file: Spot, text: &str, collected: &mut Collected, report: &mut Dia
             document::read_json(&outline, collected, report);
         }
         Err(json::Unread::NotJson) => read_yaml(file, text, values, collected, report),
-        Err(json::Unread::Second(spot)) => report.second_document(spot),
-        Err(json::Unread::Beyond(spot, message, hint)) => {
-            report.error(spot, message, hint);
+        Err(json::Unread::Second(location)) => report.second_document(location),
+        Err(json::Unread::Beyond(location, message, hint)) => {
+            report.error(location, message, hint);
             report.objects_lost = true;
         }
     }
 }
 
-fn read_yaml(file: Spot, text: &str, values: usize, collected: &mut Collected, report: &mut Diagnostics) {
+fn read_yaml(file: Location, text: &str, values: usize, collected: &mut Collected, report: &mut Diagnostics) {
     if let Some((message, hint)) = recognise::text(text) {
         report.error(file, message, hint);
         report.objects_lost = true;

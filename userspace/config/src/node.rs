@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 
 /// A value and its place. It borrows from the file's text where it can.
 #[derive(Clone, Debug)]
 pub(super) struct Node<'t> {
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     pub(super) value: Value<'t>,
 }
 
@@ -32,7 +32,7 @@ pub(super) enum Value<'t> {
 #[derive(Clone, Debug)]
 pub(super) struct Entry<'t> {
     pub(super) key: Cow<'t, str>,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     pub(super) value: Node<'t>,
 }
 
@@ -58,15 +58,15 @@ impl Node<'_> {
 }
 
 /// The place after all of `text`.
-pub(super) fn end_of(file: Spot, text: &str) -> Spot {
+pub(super) fn end_of(file: Location, text: &str) -> Location {
     let last = text.rsplit('\n').next().unwrap_or_default();
-    spot(file, text.matches('\n').count() + 1, last.chars().count())
+    location(file, text.matches('\n').count() + 1, last.chars().count())
 }
 
 /// A place in `file`: the line from 1, the column from 0.
-pub(super) fn spot(file: Spot, line: usize, column: usize) -> Spot {
+pub(super) fn location(file: Location, line: usize, column: usize) -> Location {
     let whole = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Spot {
+    Location {
         file: file.file,
         line: whole(line),
         column: whole(column).saturating_add(1),
@@ -79,7 +79,7 @@ pub(super) fn keys_once(entries: &[Entry<'_>], report: &mut Diagnostics) {
     const FEW: usize = 24;
     let mut twice = |entry: &Entry<'_>| {
         let message = format!("the key `{}` stands twice", entry.key);
-        report.error(entry.spot, message, "keep one of them");
+        report.error(entry.location, message, "keep one of them");
     };
     if entries.len() <= FEW {
         for (at, entry) in entries.iter().enumerate() {

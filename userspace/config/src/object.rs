@@ -5,14 +5,14 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::node::{Entry, Node, Value};
-use super::problem::{Diagnostic, Diagnostics, Spot};
+use super::problem::{Diagnostic, Diagnostics, Location};
 
 /// An object of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Object<'n> {
     /// Its name in messages, with an article: `a group`.
     what: &'static str,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     pub(super) entries: &'n [Entry<'n>],
     /// Whether an empty string counts as absent, as in the AWS forms.
     empty_is_absent: bool,
@@ -24,13 +24,13 @@ impl<'n> Object<'n> {
         if let Value::Map(entries) = &node.value {
             return Some(Self {
                 what,
-                spot: node.spot,
+                location: node.location,
                 entries,
                 empty_is_absent: false,
             });
         }
         let message = format!("{what} should be an object and is {}", node.kind());
-        report.error(node.spot, message, "write keys and values");
+        report.error(node.location, message, "write keys and values");
         None
     }
 
@@ -68,7 +68,7 @@ impl<'n> Object<'n> {
     pub(super) fn required(&self, key: &str, hint: &str, report: &mut Diagnostics) -> Option<&'n Node<'n>> {
         let found = self.get(key);
         if found.is_none() {
-            report.error(self.spot, format!("{} has no `{key}`", self.what), hint);
+            report.error(self.location, format!("{} has no `{key}`", self.what), hint);
         }
         found
     }
@@ -93,7 +93,7 @@ impl<'n> Object<'n> {
     ) -> Option<T> {
         let node = self.get(key)?;
         let text = text(node, key, report)?;
-        report.take(node.spot, read(text))
+        report.take(node.location, read(text))
     }
 
     /// A single value that has to be there, read by `read`.
@@ -154,7 +154,7 @@ impl<'n> Object<'n> {
         for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
             let message = format!("{} has no key `{}`", self.what, entry.key);
             report.error(
-                entry.spot,
+                entry.location,
                 message,
                 format!("its keys are {}", all(known.iter().copied())),
             );
@@ -168,7 +168,7 @@ pub(super) fn items<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics)
         return items;
     }
     report.error(
-        node.spot,
+        node.location,
         format!("`{key}` should be a list and is {}", node.kind()),
         "write `[…]` around it",
     );
@@ -181,7 +181,7 @@ pub(super) fn text<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics) 
         return Some(text);
     }
     report.error(
-        node.spot,
+        node.location,
         format!("`{key}` should be a single value and is {}", node.kind()),
         "write one value",
     );

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::bounds;
 
-pub(super) use taskgate_model::Location as Spot;
+pub(super) use taskgate_model::Location;
 
 /// One thing that is wrong, or that deserves a warning, at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,15 +114,15 @@ fn escaped(text: &str) -> String {
 /// The problems that are kept, and how many there were.
 #[derive(Debug, Default)]
 struct Found {
-    kept: Vec<(Spot, Diagnostic)>,
+    kept: Vec<(Location, Diagnostic)>,
     count: usize,
 }
 
 impl Found {
-    fn add(&mut self, spot: Spot, fault: impl FnOnce() -> Diagnostic) {
+    fn add(&mut self, location: Location, fault: impl FnOnce() -> Diagnostic) {
         self.count += 1;
         if self.kept.len() < bounds::PROBLEMS {
-            self.kept.push((spot, fault()));
+            self.kept.push((location, fault()));
         }
     }
 }
@@ -143,54 +143,54 @@ pub(super) struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Names the next file and returns the spot of the whole of it.
-    pub(super) fn file(&mut self, name: impl AsRef<str>) -> Spot {
+    /// Names the next file and returns the location of the whole of it.
+    pub(super) fn file(&mut self, name: impl AsRef<str>) -> Location {
         let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         self.files.push(escaped(name.as_ref()));
-        Spot {
+        Location {
             file,
             line: 0,
             column: 0,
         }
     }
 
-    /// The name of the file that `spot` lies in.
-    pub(super) fn file_name(&self, spot: Spot) -> &str {
-        self.files.get(spot.file as usize).map_or("", String::as_str)
+    /// The name of the file that `location` lies in.
+    pub(super) fn file_name(&self, location: Location) -> &str {
+        self.files.get(location.file as usize).map_or("", String::as_str)
     }
 
     /// `FILE:LINE:COLUMN`, for a message about another place.
-    pub(super) fn place(&self, spot: Spot) -> String {
-        format!("{}:{}:{}", self.file_name(spot), spot.line, spot.column)
+    pub(super) fn place(&self, location: Location) -> String {
+        format!("{}:{}:{}", self.file_name(location), location.line, location.column)
     }
 
-    pub(super) fn error(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
-        self.errors.add(spot, || Diagnostic::new(message, hint));
+    pub(super) fn error(&mut self, location: Location, message: impl Into<String>, hint: impl Into<String>) {
+        self.errors.add(location, || Diagnostic::new(message, hint));
     }
 
-    pub(super) fn warn(&mut self, spot: Spot, message: impl Into<String>, hint: impl Into<String>) {
-        self.warnings.add(spot, || Diagnostic::new(message, hint));
+    pub(super) fn warn(&mut self, location: Location, message: impl Into<String>, hint: impl Into<String>) {
+        self.warnings.add(location, || Diagnostic::new(message, hint));
     }
 
     /// Counts an object. `false` if it is one too many, with an error on record.
-    pub(super) fn another_object(&mut self, spot: Spot) -> bool {
+    pub(super) fn another_object(&mut self, location: Location) -> bool {
         self.objects = self.objects.saturating_add(1);
         let first = self.objects == bounds::OBJECTS + 1;
-        self.within(spot, "objects", bounds::OBJECTS, self.objects, first)
+        self.within(location, "objects", bounds::OBJECTS, self.objects, first)
     }
 
     /// Counts rules of a group. `false` if they are too many, with an error on record.
-    pub(super) fn more_rules(&mut self, spot: Spot, rules: usize) -> bool {
+    pub(super) fn more_rules(&mut self, location: Location, rules: usize) -> bool {
         let before = self.rules;
         self.rules = self.rules.saturating_add(rules);
-        self.within(spot, "rules", bounds::RULES, self.rules, before <= bounds::RULES)
+        self.within(location, "rules", bounds::RULES, self.rules, before <= bounds::RULES)
     }
 
     /// Whether there are no more than `most`; an error if this is the first time that there are.
-    fn within(&mut self, spot: Spot, what: &str, most: usize, count: usize, first: bool) -> bool {
+    fn within(&mut self, location: Location, what: &str, most: usize, count: usize, first: bool) -> bool {
         if count > most && first {
             let message = format!("the configuration has more than {most} {what}");
-            self.error(spot, message, "leave out what no task here needs");
+            self.error(location, message, "leave out what no task here needs");
             self.objects_lost = true;
             self.rules_lost = true;
         }
@@ -198,15 +198,15 @@ impl Diagnostics {
     }
 
     /// A file is one document.
-    pub(super) fn second_document(&mut self, spot: Spot) {
+    pub(super) fn second_document(&mut self, location: Location) {
         let hint = "put each document into a file of its own";
-        self.error(spot, "a second document begins here", hint);
+        self.error(location, "a second document begins here", hint);
         self.objects_lost = true;
     }
 
     /// The value, or its fault on record.
-    pub(super) fn take<T>(&mut self, spot: Spot, value: Result<T, Diagnostic>) -> Option<T> {
-        value.map_err(|fault| self.errors.add(spot, || fault)).ok()
+    pub(super) fn take<T>(&mut self, location: Location, value: Result<T, Diagnostic>) -> Option<T> {
+        value.map_err(|fault| self.errors.add(location, || fault)).ok()
     }
 
     /// How many errors there are so far: unchanged after reading an object means that it was read whole.
@@ -229,13 +229,13 @@ impl Diagnostics {
 fn in_order(files: &[String], found: Found) -> Vec<Problem> {
     let Found { mut kept, count } = found;
     let more = count - kept.len();
-    kept.sort_by_key(|(spot, _)| (spot.file, spot.line, spot.column));
+    kept.sort_by_key(|(location, _)| (location.file, location.line, location.column));
     let mut problems: Vec<Problem> = kept
         .into_iter()
-        .map(|(spot, fault)| Problem {
-            file: files.get(spot.file as usize).cloned().unwrap_or_default(),
-            line: spot.line,
-            column: spot.column,
+        .map(|(location, fault)| Problem {
+            file: files.get(location.file as usize).cloned().unwrap_or_default(),
+            line: location.line,
+            column: location.column,
             message: fault.message,
             hint: fault.hint,
         })

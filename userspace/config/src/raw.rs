@@ -7,7 +7,7 @@ use taskgate_model::{Binding, Direction, EcsFields, Family, FlowLog, Protocol, S
 
 pub(super) use taskgate_model::Dialect;
 
-use super::problem::Spot;
+use super::problem::Location;
 
 /// Everything that was read.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(super) trait Object {
     /// Its kind and name in messages.
     fn title(&self) -> String;
     /// Its key, equal for copies of one object, and its place.
-    fn key(&self) -> (String, Spot);
+    fn key(&self) -> (String, Location);
     /// Takes in a copy of itself; whether the two agree.
     fn merge(&mut self, copy: Self) -> bool;
 }
@@ -52,7 +52,7 @@ fn titled(what: &str, id: &str, name: Option<&str>) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
     pub(super) text: String,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
 }
 
 /// A group, its rules' references not followed yet.
@@ -69,7 +69,7 @@ pub(super) struct RawGroup {
     pub(super) lacks: Option<&'static str>,
     pub(super) ingress: Vec<RawRule>,
     pub(super) egress: Vec<RawRule>,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     /// Something in it could not be read, so it is not compared with others.
     pub(super) partial: bool,
 }
@@ -88,8 +88,8 @@ impl Object for RawGroup {
         titled("security group", &self.id, self.name.as_deref())
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.id.clone(), self.spot)
+    fn key(&self) -> (String, Location) {
+        (self.id.clone(), self.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -144,7 +144,7 @@ pub(super) struct RawRule {
     /// The peering connection over which its group is referred to.
     pub(super) peering: Option<Peering>,
     pub(super) description: String,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
 }
 
 /// A peering connection of two VPCs, and its status.
@@ -198,8 +198,8 @@ impl Object for AwsRule {
         format!("security group rule `{}`", self.id)
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.id.clone(), self.rule.spot)
+    fn key(&self) -> (String, Location) {
+        (self.id.clone(), self.rule.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -214,7 +214,7 @@ pub(super) struct RawPrefixList {
     pub(super) name: Option<String>,
     pub(super) max_entries: Option<u32>,
     pub(super) entries: Option<Vec<IpNet>>,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     /// Something in it could not be read, so it is not compared with others.
     pub(super) partial: bool,
 }
@@ -224,8 +224,8 @@ impl Object for RawPrefixList {
         titled("prefix list", &self.id, self.name.as_deref())
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.id.clone(), self.spot)
+    fn key(&self) -> (String, Location) {
+        (self.id.clone(), self.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -263,7 +263,7 @@ pub(super) struct RawEni {
     pub(super) source_dest_check: bool,
     /// `None` where it is unknown, or is no link's.
     pub(super) mac: Option<[u8; 6]>,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     /// Something in it could not be read, so it is not compared with others.
     pub(super) partial: bool,
 }
@@ -273,8 +273,8 @@ impl Object for RawEni {
         format!("ENI `{}`", self.id)
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.id.clone(), self.spot)
+    fn key(&self) -> (String, Location) {
+        (self.id.clone(), self.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -291,7 +291,7 @@ pub(super) struct Network {
     pub(super) cidrs: Vec<IpNet>,
     /// 2 in a VPC (the resolver), 1 in a subnet (the router).
     pub(super) reserved: u8,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
 }
 
 impl Object for Network {
@@ -299,8 +299,8 @@ impl Object for Network {
         format!("{} `{}`", if self.reserved == 2 { "VPC" } else { "subnet" }, self.id)
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.id.clone(), self.spot)
+    fn key(&self) -> (String, Location) {
+        (self.id.clone(), self.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -319,7 +319,7 @@ pub(super) struct RawTask {
     pub(super) groups: Option<Vec<Reference>>,
     pub(super) source_dest_check: Option<bool>,
     pub(super) ecs: EcsFields,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     /// Something in it could not be read, so it is not compared with others.
     pub(super) partial: bool,
 }
@@ -329,8 +329,8 @@ impl Object for RawTask {
         format!("task `{}`", self.name)
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.name.to_ascii_lowercase(), self.spot)
+    fn key(&self) -> (String, Location) {
+        (self.name.to_ascii_lowercase(), self.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -343,7 +343,7 @@ impl Object for RawTask {
 pub(super) struct RawMember {
     pub(super) address: IpAddr,
     pub(super) groups: Vec<Reference>,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
 }
 
 impl Object for RawMember {
@@ -351,8 +351,8 @@ impl Object for RawMember {
         format!("member `{}`", self.address)
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.address.to_string(), self.spot)
+    fn key(&self) -> (String, Location) {
+        (self.address.to_string(), self.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {
@@ -365,7 +365,7 @@ impl Object for RawMember {
 pub(super) struct Section<T> {
     pub(super) key: &'static str,
     pub(super) value: T,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
 }
 
 impl<T: PartialEq> Object for Section<T> {
@@ -373,8 +373,8 @@ impl<T: PartialEq> Object for Section<T> {
         format!("`{}`", self.key)
     }
 
-    fn key(&self) -> (String, Spot) {
-        (self.key.to_owned(), self.spot)
+    fn key(&self) -> (String, Location) {
+        (self.key.to_owned(), self.location)
     }
 
     fn merge(&mut self, copy: Self) -> bool {

@@ -5,7 +5,7 @@ use super::content::Top;
 use super::native;
 use super::node::{Node, Value};
 use super::object::all;
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 
 /// The problem, and the remedy.
 type Advice = (String, String);
@@ -200,9 +200,9 @@ const OTHER_OUTPUT: [(&str, &str); 22] = [
 ];
 
 /// An object of which no key is read.
-pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
-    let at = |key: &str| top.get(key).map_or(top.spot, |(spot, _)| spot);
-    let refuse = |spot: Spot, message: String, hint: &str| (spot, message, hint.to_owned());
+pub(super) fn object(top: &Top<'_, '_>) -> (Location, String, String) {
+    let at = |key: &str| top.get(key).map_or(top.location, |(location, _)| location);
+    let refuse = |location: Location, message: String, hint: &str| (location, message, hint.to_owned());
     let not_built = |key: &str, what: &str| refuse(at(key), format!("reading {what} is not built yet"), TAKE_OUT);
     if top.has("terraform_version") && (top.has("values") || top.has("planned_values")) {
         return not_built("terraform_version", "the output of `terraform show -json`");
@@ -232,14 +232,14 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
         "output",
         "locals",
     ];
-    if let Some((_, spot)) = top
+    if let Some((_, location)) = top
         .keys()
         .next()
         .filter(|_| top.keys().all(|(key, _)| key == "//" || blocks.contains(&key)))
     {
         let message =
             String::from("the file is Terraform's language as JSON (`.tf.json`), which taskgate does not read");
-        return refuse(spot, message, APPLY);
+        return refuse(location, message, APPLY);
     }
     if top.has("services") && !top.has("taskgate") {
         return refuse(
@@ -257,15 +257,15 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
             "write `{{\"{}\": [` before it and `]}}` after it, or print it without `--query` or with `{}[]`",
             kind.key, kind.key
         );
-        return (top.spot, message, hint);
+        return (top.location, message, hint);
     }
     if top.has("taskArn") {
         let hint = "write `{\"tasks\": [` before it and `]}` after it";
-        return refuse(top.spot, String::from("the file is an ECS task alone"), hint);
+        return refuse(top.location, String::from("the file is an ECS task alone"), hint);
     }
-    if let Some((key, spot)) = top.keys().find(|(key, _)| native::KEYS.contains(key)) {
+    if let Some((key, location)) = top.keys().find(|(key, _)| native::KEYS.contains(key)) {
         let message = format!("`{key}` belongs to the native form, and `taskgate` is missing");
-        return refuse(spot, message, "write `taskgate: v1` at the top");
+        return refuse(location, message, "write `taskgate: v1` at the top");
     }
     if let Some((key, command)) = OTHER_OUTPUT.into_iter().find(|(key, _)| top.has(key)) {
         let message = format!("the file is the output of `aws {command}`, which taskgate does not read");
@@ -273,7 +273,7 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
     }
     let known = aws::keys().chain([native::HEADER]);
     (
-        top.spot,
+        top.location,
         String::from("the file has no key that taskgate knows"),
         format!("known are {}", all(known)),
     )
@@ -281,15 +281,15 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Spot, String, String) {
 
 /// Answers that flow records alone would use: they may stay. `true` if this is one.
 pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Diagnostics) -> bool {
-    if let Some((spot, _)) = top.get("FlowLogs") {
+    if let Some((location, _)) = top.get("FlowLogs") {
         report.warn(
-            spot,
+            location,
             "`FlowLogs`, the output of `aws ec2 describe-flow-logs`, is not read yet, so records go where the native `flow-logs` says",
             "it may stay: nothing else depends on it",
         );
         return true;
     }
-    let Some((spot, tasks)) = top.get("tasks") else {
+    let Some((location, tasks)) = top.get("tasks") else {
         return false;
     };
     let native = top.keys().any(|(key, _)| key != "tasks" && native::KEYS.contains(&key));
@@ -297,16 +297,16 @@ pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Diagnostics) -> bool {
         Value::Null => !native,
         Value::List(tasks) if tasks.is_empty() => !native,
         Value::List(tasks) if tasks.iter().any(is_ecs_task) => {
-            ecs_passed_over(spot, report);
+            ecs_passed_over(location, report);
             true
         }
         _ => false,
     }
 }
 
-pub(super) fn ecs_passed_over(spot: Spot, report: &mut Diagnostics) {
+pub(super) fn ecs_passed_over(location: Location, report: &mut Diagnostics) {
     report.warn(
-        spot,
+        location,
         "`tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields",
         "it may stay: nothing else depends on it",
     );

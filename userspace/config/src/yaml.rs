@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, options};
 
 use super::bounds;
-use super::node::{self, Entry, Node, Value, spot};
-use super::problem::{Diagnostics, Spot};
+use super::node::{self, Entry, Node, Value, location};
+use super::problem::{Diagnostics, Location};
 
 /// Reads one file of at most `values` values; `None` if it holds no document, with an error on record.
 pub(super) fn parse<'t>(
-    file: Spot,
+    file: Location,
     text: &'t str,
     values: usize,
     report: &mut Diagnostics,
@@ -49,7 +49,7 @@ pub(super) fn parse<'t>(
 
 /// The tree while it grows.
 struct Tree<'t, 'r> {
-    file: Spot,
+    file: Location,
     report: &'r mut Diagnostics,
     open: Vec<Open<'t>>,
     anchors: HashMap<usize, Node<'t>>,
@@ -62,7 +62,7 @@ struct Tree<'t, 'r> {
 
 /// A list or mapping that has not ended yet.
 struct Open<'t> {
-    spot: Spot,
+    location: Location,
     anchor: usize,
     kind: OpenKind<'t>,
 }
@@ -71,7 +71,7 @@ enum OpenKind<'t> {
     List(Vec<Node<'t>>),
     Map {
         entries: Vec<Entry<'t>>,
-        key: Option<(Cow<'t, str>, Spot)>,
+        key: Option<(Cow<'t, str>, Location)>,
     },
 }
 
@@ -107,43 +107,46 @@ impl Size {
 
 impl<'t> Tree<'t, '_> {
     fn unreadable(&mut self, error: &ScanError) {
-        let spot = spot(self.file, error.marker().line(), error.marker().col());
-        self.report
-            .error(spot, format!("not readable: {}", error.info()), "write JSON or YAML");
+        let location = location(self.file, error.marker().line(), error.marker().col());
+        self.report.error(
+            location,
+            format!("not readable: {}", error.info()),
+            "write JSON or YAML",
+        );
     }
 
     /// Takes one event; `None` ends the reading, with an error on record.
     fn take(&mut self, event: Event<'t>, span: Span) -> Option<()> {
-        let spot = spot(self.file, span.start.line(), span.start.col());
+        let location = location(self.file, span.start.line(), span.start.col());
         match event {
             Event::DocumentStart(..) if self.root.is_some() => {
-                self.report.second_document(spot);
+                self.report.second_document(location);
                 None
             }
             Event::Scalar(text, style, anchor, _) => {
-                self.count(spot)?;
+                self.count(location)?;
                 let plain_null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let value = if plain_null { Value::Null } else { Value::Scalar(text) };
-                self.place(Node { spot, value }, anchor)
+                self.place(Node { location, value }, anchor)
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
                     let message = "the alias stands for something that holds it";
-                    self.report.error(spot, message, "write the value out");
+                    self.report.error(location, message, "write the value out");
                     return None;
                 };
                 let size = Size::of(node);
-                self.copy(size, spot)?;
+                self.copy(size, location)?;
                 let node = self.anchors.get(&anchor).cloned()?;
                 self.place(node, 0)
             }
-            Event::SequenceStart(_, anchor, _) => self.begin(spot, anchor, OpenKind::List(Vec::new())),
+            Event::SequenceStart(_, anchor, _) => self.begin(location, anchor, OpenKind::List(Vec::new())),
             Event::MappingStart(_, anchor, _) => {
                 let (entries, key) = (Vec::new(), None);
-                self.begin(spot, anchor, OpenKind::Map { entries, key })
+                self.begin(location, anchor, OpenKind::Map { entries, key })
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                let Open { spot, anchor, kind } = self.open.pop()?;
+                let Open { location, anchor, kind } = self.open.pop()?;
                 let value = match kind {
                     OpenKind::List(items) => Value::List(items),
                     OpenKind::Map { entries, .. } => {
@@ -151,21 +154,21 @@ impl<'t> Tree<'t, '_> {
                         Value::Map(entries)
                     }
                 };
-                self.place(Node { spot, value }, anchor)
+                self.place(Node { location, value }, anchor)
             }
             _ => Some(()),
         }
     }
 
     /// Counts a value of the file.
-    fn count(&mut self, spot: Spot) -> Option<()> {
+    fn count(&mut self, location: Location) -> Option<()> {
         self.values += 1;
         if self.values <= self.most {
             return Some(());
         }
         let message = "the configuration has more values than taskgate reads";
         self.report.error(
-            spot,
+            location,
             message,
             "print it with `--output json`, which takes less memory, or less of it",
         );
@@ -173,7 +176,7 @@ impl<'t> Tree<'t, '_> {
     }
 
     /// Counts the expansion of an anchor or an alias.
-    fn copy(&mut self, size: Size, spot: Spot) -> Option<()> {
+    fn copy(&mut self, size: Size, location: Location) -> Option<()> {
         self.copied.add(size);
         let message = if self.copied.values > bounds::ALIASED_VALUES {
             format!("the aliases stand for more than {} values", bounds::ALIASED_VALUES)
@@ -182,25 +185,25 @@ impl<'t> Tree<'t, '_> {
         } else {
             return Some(());
         };
-        self.report.error(spot, message, "write the values out");
+        self.report.error(location, message, "write the values out");
         None
     }
 
-    fn begin(&mut self, spot: Spot, anchor: usize, kind: OpenKind<'t>) -> Option<()> {
-        self.count(spot)?;
+    fn begin(&mut self, location: Location, anchor: usize, kind: OpenKind<'t>) -> Option<()> {
+        self.count(location)?;
         if self.open.len() >= bounds::DEPTH {
             let message = format!("lists and objects are nested more than {} deep", bounds::DEPTH);
-            self.report.error(spot, message, "no configuration is");
+            self.report.error(location, message, "no configuration is");
             return None;
         }
-        self.open.push(Open { spot, anchor, kind });
+        self.open.push(Open { location, anchor, kind });
         Some(())
     }
 
     /// Puts a finished value where it belongs.
     fn place(&mut self, node: Node<'t>, anchor: usize) -> Option<()> {
         if anchor != 0 {
-            self.copy(Size::of(&node), node.spot)?;
+            self.copy(Size::of(&node), node.location)?;
             self.anchors.insert(anchor, node.clone());
         }
         let Some(open) = self.open.last_mut() else {
@@ -210,21 +213,28 @@ impl<'t> Tree<'t, '_> {
         match &mut open.kind {
             OpenKind::List(items) => items.push(node),
             OpenKind::Map { entries, key } => {
-                if let Some((key, spot)) = key.take() {
-                    entries.push(Entry { key, spot, value: node });
+                if let Some((key, location)) = key.take() {
+                    entries.push(Entry {
+                        key,
+                        location,
+                        value: node,
+                    });
                     return Some(());
                 }
-                let spot = node.spot;
+                let location = node.location;
                 let text = match node.value {
                     Value::Scalar(text) => text,
                     Value::Null => Cow::Borrowed("null"),
                     Value::List(_) | Value::Map(_) => {
-                        self.report
-                            .error(spot, "a key is a list or an object", "write a plain word as the key");
+                        self.report.error(
+                            location,
+                            "a key is a list or an object",
+                            "write a plain word as the key",
+                        );
                         return None;
                     }
                 };
-                *key = Some((text, spot));
+                *key = Some((text, location));
             }
         }
         Some(())

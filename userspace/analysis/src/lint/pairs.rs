@@ -55,7 +55,9 @@ fn follow(
                     let halves = rules(model, far_groups, direction.opposite());
                     *budget = budget.checked_sub(halves.len() + 1)?;
                     // A task does not meet its own gate.
-                    let Some((one, other)) = apart(near, far) else { continue };
+                    let Some((one, other)) = distinct_pair(near, far) else {
+                        continue;
+                    };
                     let met = halves.iter().any(|half| {
                         overlap(rule.protocol, half.protocol) && may_be(model, &half.peer, near_groups, near)
                     });
@@ -77,7 +79,7 @@ fn rules<'a>(model: &'a Model, groups: &[GroupIndex], direction: Direction) -> V
 }
 
 /// Two different ENIs, one of each kind.
-fn apart<'a>(near: &[&'a Eni], far: &[&'a Eni]) -> Option<(&'a Eni, &'a Eni)> {
+fn distinct_pair<'a>(near: &[&'a Eni], far: &[&'a Eni]) -> Option<(&'a Eni, &'a Eni)> {
     let one = *near.first()?;
     let other = far.iter().find(|eni| eni.id != one.id)?;
     Some((one, other))

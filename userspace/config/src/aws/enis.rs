@@ -27,7 +27,7 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Diagnostics) -> Option<RawEni>
         group_names: Vec::new(),
         source_dest_check: eni.boolean("SourceDestCheck", report).unwrap_or(true),
         mac: eni.text("MacAddress", report).and_then(|mac| value::mac(mac).ok()),
-        spot: eni.spot,
+        location: eni.location,
         partial: false,
     };
     for node in eni.items("Groups", report) {
@@ -37,7 +37,10 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Diagnostics) -> Option<RawEni>
         let Some(text) = group.required_value("GroupId", AS_PRINTED, report, word) else {
             continue;
         };
-        read.groups.push(Reference { text, spot: group.spot });
+        read.groups.push(Reference {
+            text,
+            location: group.location,
+        });
         read.group_names.push(group.value("GroupName", report, word));
     }
     read.partial = report.errors() > before;

@@ -24,7 +24,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGr
         lacks: None,
         ingress: Vec::new(),
         egress: Vec::new(),
-        spot: group.spot,
+        location: group.location,
         partial: false,
     };
     for (direction, key) in [
@@ -69,7 +69,7 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
             let Some(peer) = read(&object, report) else {
                 continue;
             };
-            if !report.more_rules(object.spot, 1) {
+            if !report.more_rules(object.location, 1) {
                 return;
             }
             let description = object.text("Description", report).unwrap_or_default().to_owned();
@@ -81,7 +81,7 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
                 peer,
                 peering: peering(&object, report),
                 description,
-                spot: object.spot,
+                location: object.location,
             });
         }
     }
@@ -131,7 +131,7 @@ pub(super) fn read_rule(rule: &Object<'_>, report: &mut Diagnostics) -> Option<A
     let peering = group_info.and_then(|group| peering(&group, report));
     let description = rule.text("Description", report).unwrap_or_default().to_owned();
     let (id, direction) = (id?, if egress? { Direction::Egress } else { Direction::Ingress });
-    let (protocol, peer, spot) = (protocol?, peer?, rule.spot);
+    let (protocol, peer, location) = (protocol?, peer?, rule.location);
     // The number is of no use: the id names the rule.
     let rule = RawRule {
         id: Some(id.clone()),
@@ -140,7 +140,7 @@ pub(super) fn read_rule(rule: &Object<'_>, report: &mut Diagnostics) -> Option<A
         peer,
         peering,
         description,
-        spot,
+        location,
     };
     Some(AwsRule {
         id,
@@ -159,7 +159,7 @@ fn only_peer(rule: &Object<'_>, report: &mut Diagnostics) -> Option<RawPeer> {
             format!("the rule has several peers: {}", all(present.into_iter()))
         };
         report.error(
-            rule.spot,
+            rule.location,
             message,
             format!("a rule has exactly one of {}", all(PEERS.into_iter())),
         );
@@ -186,14 +186,14 @@ fn cidr(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<RawP
 /// A CIDR of the family that the key names: IPv6 if it ends so.
 pub(super) fn cidr_at(node: &Node, key: &str, report: &mut Diagnostics) -> Option<IpNet> {
     let text = text(node, key, report)?;
-    let net = report.take(node.spot, value::cidr(text))?;
+    let net = report.take(node.location, value::cidr(text))?;
     let wants_v6 = key.contains("v6");
     if matches!(net, IpNet::V6(_)) == wants_v6 {
         return Some(net);
     }
     let message = format!("`{key}` is `{text}`");
     report.error(
-        node.spot,
+        node.location,
         message,
         format!("an {} CIDR belongs there", if wants_v6 { "IPv6" } else { "IPv4" }),
     );
@@ -210,8 +210,8 @@ fn protocol(object: &Object<'_>, report: &mut Diagnostics) -> Option<Protocol> {
     if report.errors() > before {
         return None;
     }
-    let spot = object.get("FromPort").map_or(node.spot, |port| port.spot);
-    report.take(spot, with_ports(name, from, to))
+    let location = object.get("FromPort").map_or(node.location, |port| port.location);
+    report.take(location, with_ports(name, from, to))
 }
 
 /// The meaning of the two port fields depends on the protocol: ports, an ICMP type and code, or nothing at all.

@@ -88,7 +88,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
 pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, report: &mut Diagnostics) {
     if let Some(kind) = KINDS.iter().find(|kind| kind.key == key) {
         content.for_each(key, report, |item, report| {
-            if !report.another_object(item.spot) {
+            if !report.another_object(item.location) {
                 return;
             }
             match Object::of_aws(item, kind.what, report) {
@@ -96,7 +96,7 @@ pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, rep
                 None => report.objects_lost = true,
             }
         });
-    } else if let Some(mut entries) = Entries::begin(content.spot(), report) {
+    } else if let Some(mut entries) = Entries::begin(content.location(), report) {
         content.for_each(key, report, |item, report| entries.add(item, report));
         all.prefix_lists.push(entries.finish());
     }
@@ -117,7 +117,7 @@ pub(super) fn read_bare(
     let Value::Map(keys) = &item.value else { return false };
     let has = |key: &str| keys.iter().any(|entry| entry.key == key);
     if let Some(kind) = bare_kind(has) {
-        if report.another_object(item.spot)
+        if report.another_object(item.location)
             && let Some(object) = Object::of_aws(item, kind.what, report)
         {
             (kind.read)(&object, all, report);
@@ -128,7 +128,7 @@ pub(super) fn read_bare(
         return false;
     }
     if entries.is_none() {
-        *entries = Entries::begin(item.spot, report);
+        *entries = Entries::begin(item.location, report);
     }
     if let Some(entries) = entries {
         entries.add(item, report);

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::super::distinct::Distinct;
 use super::super::node::Node;
 use super::super::object::{Object, text};
-use super::super::problem::{Diagnostics, Spot};
+use super::super::problem::{Diagnostics, Location};
 use super::super::raw::{Network, RawPrefixList};
 use super::super::value;
 use super::groups::cidr_at;
@@ -23,7 +23,7 @@ pub(super) fn read_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<R
         let mut cidrs = Distinct::default();
         for node in list.items("Cidrs", report).iter().filter(|node| !node.is_absent()) {
             let net = text(node, "Cidrs", report).map(value::cidr);
-            if let Some(net) = net.and_then(|net| report.take(node.spot, net)) {
+            if let Some(net) = net.and_then(|net| report.take(node.location, net)) {
                 cidrs.add(net);
             }
         }
@@ -34,7 +34,7 @@ pub(super) fn read_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<R
         name,
         max_entries,
         entries,
-        spot: list.spot,
+        location: list.location,
         partial: report.errors() > before,
     })
 }
@@ -44,26 +44,26 @@ pub(super) fn read_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<R
 pub(in super::super) struct Entries {
     id: String,
     cidrs: Distinct<IpNet>,
-    spot: Spot,
+    location: Location,
     partial: bool,
 }
 
 impl Entries {
     /// None yet. `None` if the file's name does not say whose they are.
-    pub(super) fn begin(spot: Spot, report: &mut Diagnostics) -> Option<Self> {
-        let stem = Path::new(report.file_name(spot))
+    pub(super) fn begin(location: Location, report: &mut Diagnostics) -> Option<Self> {
+        let stem = Path::new(report.file_name(location))
             .file_stem()
             .map(|stem| stem.to_string_lossy().into_owned());
         let Ok(id) = value::id(&stem.unwrap_or_default(), "pl-") else {
             let hint = "name the file after the list: `pl-….json`";
-            report.error(spot, "`Entries` does not say which prefix list it belongs to", hint);
+            report.error(location, "`Entries` does not say which prefix list it belongs to", hint);
             report.objects_lost = true;
             return None;
         };
         Some(Self {
             id,
             cidrs: Distinct::default(),
-            spot,
+            location,
             partial: false,
         })
     }
@@ -86,7 +86,7 @@ impl Entries {
             name: None,
             max_entries: None,
             entries: Some(self.cidrs.into_items()),
-            spot: self.spot,
+            location: self.location,
             partial: self.partial,
         }
     }
@@ -144,7 +144,7 @@ pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Diagn
         vpc,
         cidrs: cidrs.into_items(),
         reserved: kind.reserved,
-        spot: network.spot,
+        location: network.location,
     })
 }
 

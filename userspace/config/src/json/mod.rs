@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::bounds;
 use super::node::{self, Entry, Node, Value};
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 use scalar::{is_number, unescape};
 
 /// Why [`outline`] has none.
@@ -18,9 +18,9 @@ pub(super) enum Unread {
     /// It is no JSON; it may be YAML.
     NotJson,
     /// It goes beyond a bound: where, what, and what to do.
-    Beyond(Spot, String, &'static str),
+    Beyond(Location, String, &'static str),
     /// After the value another one begins here.
-    Second(Spot),
+    Second(Location),
 }
 
 /// The top level of a text that is JSON throughout.
@@ -29,7 +29,7 @@ pub(super) struct Outline<'t> {
     /// The whole value.
     pub(super) root: Text<'t>,
     /// Its keys with their places and values, if it is an object.
-    pub(super) parts: Option<Vec<(Cow<'t, str>, Spot, Text<'t>)>>,
+    pub(super) parts: Option<Vec<(Cow<'t, str>, Location, Text<'t>)>>,
     /// How many values there are in all.
     pub(super) values: usize,
 }
@@ -39,7 +39,7 @@ pub(super) struct Outline<'t> {
 pub(super) struct Text<'t>(Cursor<'t>);
 
 /// Looks over a whole text. At most `values` values are allowed in it.
-pub(super) fn outline(file: Spot, text: &str, values: usize) -> Result<Outline<'_>, Unread> {
+pub(super) fn outline(file: Location, text: &str, values: usize) -> Result<Outline<'_>, Unread> {
     let mut skim = Skim {
         cursor: Cursor {
             text,
@@ -61,13 +61,13 @@ pub(super) fn outline(file: Spot, text: &str, values: usize) -> Result<Outline<'
         skim.cursor.at += 1;
         let mut first = true;
         while skim.cursor.next_item(&mut first, b'}').ok_or(Unread::NotJson)? {
-            let spot = skim.cursor.spot();
+            let location = skim.cursor.location();
             let key = skim.cursor.key().ok_or(Unread::NotJson)?;
             if found.len() == bounds::TOP_KEYS {
                 let message = format!("the object has more than {} keys", bounds::TOP_KEYS);
-                return Err(Unread::Beyond(spot, message, "no configuration has so many"));
+                return Err(Unread::Beyond(location, message, "no configuration has so many"));
             }
-            found.push((key, spot, Text(skim.cursor)));
+            found.push((key, location, Text(skim.cursor)));
             skim.value(1)?;
         }
         parts = Some(found);
@@ -81,7 +81,7 @@ pub(super) fn outline(file: Spot, text: &str, values: usize) -> Result<Outline<'
             parts,
             values: skim.values,
         }),
-        Some(b'{' | b'[') => Err(Unread::Second(skim.cursor.spot())),
+        Some(b'{' | b'[') => Err(Unread::Second(skim.cursor.location())),
         Some(_) => Err(Unread::NotJson),
     }
 }
@@ -98,15 +98,15 @@ impl<'t> Text<'t> {
     }
 
     /// Its place.
-    pub(super) fn spot(self) -> Spot {
-        self.0.spot()
+    pub(super) fn location(self) -> Location {
+        self.0.location()
     }
 
     /// Reads it whole.
     pub(super) fn node(mut self, report: &mut Diagnostics) -> Node<'t> {
-        let spot = self.spot();
+        let location = self.location();
         self.0.node(report).unwrap_or(Node {
-            spot,
+            location,
             value: Value::Null,
         })
     }
@@ -136,7 +136,7 @@ impl Skim<'_> {
         if self.values > self.most {
             let message = String::from("the configuration has more values than taskgate reads");
             let hint = "print less of it: `--filters Name=vpc-id,Values=…`";
-            return Err(Unread::Beyond(at.spot(), message, hint));
+            return Err(Unread::Beyond(at.location(), message, hint));
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Skim<'_> {
         };
         if depth >= bounds::DEPTH {
             let message = format!("lists and objects are nested more than {} deep", bounds::DEPTH);
-            return Err(Unread::Beyond(begin.spot(), message, "no configuration is"));
+            return Err(Unread::Beyond(begin.location(), message, "no configuration is"));
         }
         *at += 1;
         let close = if open == Some(b'{') { b'}' } else { b']' };
@@ -184,9 +184,9 @@ impl<'t> Cursor<'t> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    fn spot(&self) -> Spot {
+    fn location(&self) -> Location {
         let column = self.at - self.line_start - self.continued + 1;
-        Spot {
+        Location {
             file: self.file,
             line: self.line,
             column: u32::try_from(column).unwrap_or(u32::MAX),
@@ -250,7 +250,7 @@ impl<'t> Cursor<'t> {
 
     /// Reads a value.
     fn node(&mut self, report: &mut Diagnostics) -> Option<Node<'t>> {
-        let spot = self.spot();
+        let location = self.location();
         let value = match self.peek()? {
             b'[' => {
                 self.at += 1;
@@ -264,10 +264,10 @@ impl<'t> Cursor<'t> {
                 self.at += 1;
                 let (mut entries, mut first) = (Vec::new(), true);
                 while self.next_item(&mut first, b'}')? {
-                    let spot = self.spot();
+                    let location = self.location();
                     let key = self.key()?;
                     let value = self.node(report)?;
-                    entries.push(Entry { key, spot, value });
+                    entries.push(Entry { key, location, value });
                 }
                 node::keys_once(&entries, report);
                 Value::Map(entries)
@@ -282,7 +282,7 @@ impl<'t> Cursor<'t> {
                 }
             }
         };
-        Some(Node { spot, value })
+        Some(Node { location, value })
     }
 
     fn pass_scalar(&mut self) -> Option<()> {

@@ -6,22 +6,22 @@ use super::super::yaml;
 use super::*;
 
 fn shown(text: &str) -> String {
-    match outline(Spot::default(), text, 100) {
+    match outline(Location::default(), text, 100) {
         Ok(outline) => show(&outline.root.node(&mut Diagnostics::default())),
         Err(Unread::NotJson) => String::from("no JSON"),
-        Err(Unread::Beyond(spot, message, _)) => format!("{}:{} {message}", spot.line, spot.column),
-        Err(Unread::Second(spot)) => format!("{}:{} another", spot.line, spot.column),
+        Err(Unread::Beyond(location, message, _)) => format!("{}:{} {message}", location.line, location.column),
+        Err(Unread::Second(location)) => format!("{}:{} another", location.line, location.column),
     }
 }
 
 fn show(node: &Node<'_>) -> String {
-    let (line, column) = (node.spot.line, node.spot.column);
+    let (line, column) = (node.location.line, node.location.column);
     let value = match &node.value {
         Value::Null => String::from("null"),
         Value::Scalar(text) => format!("{text:?}"),
         Value::List(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
         Value::Map(entries) => {
-            let entry = |entry: &Entry<'_>| format!("{}:{}={}", entry.key, entry.spot.column, show(&entry.value));
+            let entry = |entry: &Entry<'_>| format!("{}:{}={}", entry.key, entry.location.column, show(&entry.value));
             format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(" "))
         }
     };
@@ -99,7 +99,7 @@ fn what_is_beyond_the_bounds_is_said() {
         "1:200 the configuration has more values than taskgate reads"
     );
     let keys: Vec<String> = (0..=1_000).map(|key| format!("\"{key}\":1")).collect();
-    let outline = outline(Spot::default(), &format!("{{{}}}", keys.join(",")), 10_000).map(|_| ());
+    let outline = outline(Location::default(), &format!("{{{}}}", keys.join(",")), 10_000).map(|_| ());
     assert!(matches!(outline, Err(Unread::Beyond(..))), "{outline:?}");
 }
 
@@ -185,7 +185,7 @@ proptest! {
         // One of them does not look into strings, the other refuses numbers that are out of range.
         let form = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
         let value = serde_json::from_str::<serde_json::Value>(&text).is_ok();
-        match outline(Spot::default(), &text, 1_000_000) {
+        match outline(Location::default(), &text, 1_000_000) {
             Ok(_) => prop_assert!(form, "{text}"),
             Err(Unread::NotJson | Unread::Second(_)) => prop_assert!(!value, "{text}"),
             Err(Unread::Beyond(..)) => {}
@@ -196,8 +196,8 @@ proptest! {
     #[test]
     fn both_readers_read_json_alike(text in json()) {
         let mut report = Diagnostics::default();
-        let tree = yaml::parse(Spot::default(), &text, 1_000_000, &mut report);
-        if let (Ok(outline), Some((tree, _))) = (outline(Spot::default(), &text, 1_000_000), tree) {
+        let tree = yaml::parse(Location::default(), &text, 1_000_000, &mut report);
+        if let (Ok(outline), Some((tree, _))) = (outline(Location::default(), &text, 1_000_000), tree) {
             prop_assert_eq!(show(&outline.root.node(&mut report)), show(&tree), "{}", text);
         }
     }

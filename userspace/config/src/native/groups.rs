@@ -8,7 +8,7 @@ use taskgate_model::{Direction, Family, IcmpMatch, Protocol, misleading_protocol
 use super::super::bounds;
 use super::super::node::{Node, Value};
 use super::super::object::{Object, items};
-use super::super::problem::{Diagnostic, Diagnostics, Spot};
+use super::super::problem::{Diagnostic, Diagnostics, Location};
 use super::super::raw::{Dialect, RawGroup, RawPeer, RawRule, families};
 use super::super::value::{self, ProtocolName};
 use super::{identity, one_or_more};
@@ -28,7 +28,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGr
         )
     };
     let ingress = rules(Direction::Ingress, report).unwrap_or_default();
-    let egress = rules(Direction::Egress, report).unwrap_or_else(|| all_to_any(group.spot));
+    let egress = rules(Direction::Egress, report).unwrap_or_else(|| all_to_any(group.location));
     let partial = report.errors() > before;
     Some(RawGroup {
         id,
@@ -39,13 +39,13 @@ pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGr
         lacks: None,
         ingress,
         egress,
-        spot: group.spot,
+        location: group.location,
         partial,
     })
 }
 
 /// The egress rule of a group without `egress`: everything, as in a new group on AWS.
-fn all_to_any(spot: Spot) -> Vec<RawRule> {
+fn all_to_any(location: Location) -> Vec<RawRule> {
     let protocol = Protocol::All;
     any(protocol)
         .map(|peer| RawRule {
@@ -55,7 +55,7 @@ fn all_to_any(spot: Spot) -> Vec<RawRule> {
             peer,
             peering: None,
             description: String::new(),
-            spot,
+            location,
         })
         .collect()
 }
@@ -81,7 +81,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnosti
     };
     if let Some(entry) = object.entry(wrong) {
         report.error(
-            entry.spot,
+            entry.location,
             format!("an {direction} rule has no `{wrong}`"),
             format!("write `{key}`"),
         );
@@ -116,25 +116,25 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnosti
     };
     let mut rules = Vec::new();
     // Each peer is read once, whatever the number of ports: its error is reported once.
-    let peers: Vec<(Option<RawPeer>, Spot)> = peers
+    let peers: Vec<(Option<RawPeer>, Location)> = peers
         .into_iter()
-        .filter_map(|(text, spot)| report.take(spot, peer(text)).map(|peer| (peer, spot)))
+        .filter_map(|(text, location)| report.take(location, peer(text)).map(|peer| (peer, location)))
         .collect();
     let stands_for = protocols.len().saturating_mul(peers.len());
     if stands_for > bounds::RULES_OF_ENTRY {
         let message = format!("the rule stands for {stands_for}, one for each of its ports and peers");
         report.error(
-            object.spot,
+            object.location,
             message,
             format!("at most {} are read", bounds::RULES_OF_ENTRY),
         );
         return Vec::new();
     }
-    if !report.more_rules(object.spot, stands_for) {
+    if !report.more_rules(object.location, stands_for) {
         return Vec::new();
     }
     for protocol in protocols {
-        for (peer, spot) in &peers {
+        for (peer, location) in &peers {
             let expanded: Vec<RawPeer> = match peer {
                 Some(peer) => vec![peer.clone()],
                 None => any(protocol).collect(),
@@ -148,7 +148,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnosti
                     peer,
                     peering: None,
                     description,
-                    spot: *spot,
+                    location: *location,
                 }
             }));
         }
@@ -162,7 +162,7 @@ fn misleading(node: &Node, report: &mut Diagnostics) {
         && let (Some(meant), Some(number)) = (misleading_protocol(name), protocol_number(name))
     {
         let hint = format!("{meant}; if protocol {number} is meant, write the number");
-        report.warn(node.spot, format!("`{name}` is protocol {number}"), hint);
+        report.warn(node.location, format!("`{name}` is protocol {number}"), hint);
     }
 }
 
@@ -171,7 +171,7 @@ fn protocols(name: ProtocolName, rule: &Object<'_>, report: &mut Diagnostics) ->
     let mut refuse = |key: &str, hint: &str| {
         if let Some(entry) = rule.entry(key) {
             let protocol = value::protocol_text(name.whole());
-            report.error(entry.spot, format!("`{key}` does not go with `{protocol}`"), hint);
+            report.error(entry.location, format!("`{key}` does not go with `{protocol}`"), hint);
         }
     };
     if !name.has_ports() {
@@ -210,7 +210,7 @@ fn ports(
     };
     let ranges = one_or_more(node, "ports", report).into_iter();
     ranges
-        .filter_map(|(text, spot)| report.take(spot, value::ports(text)).map(protocol))
+        .filter_map(|(text, location)| report.take(location, value::ports(text)).map(protocol))
         .collect()
 }
 
@@ -226,9 +226,9 @@ fn icmp(rule: &Object<'_>, report: &mut Diagnostics) -> Option<IcmpMatch> {
         (Some(kind), None) => Some(IcmpMatch::Type(kind)),
         (Some(kind), Some(code)) => Some(IcmpMatch::TypeCode(kind, code)),
         (None, Some(_)) => {
-            let spot = rule.get("code").map_or(rule.spot, |node| node.spot);
+            let location = rule.get("code").map_or(rule.location, |node| node.location);
             report.error(
-                spot,
+                location,
                 "`code` stands without `type`",
                 "write the type, or leave the code out",
             );

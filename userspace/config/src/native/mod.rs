@@ -7,7 +7,7 @@ mod tasks;
 use super::distinct::Distinct;
 use super::node::{Node, Value};
 use super::object::{Object, items, text};
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 use super::raw::{Collected, RawPrefixList, Reference, Section};
 use super::value;
 
@@ -32,9 +32,9 @@ pub(super) fn read(file: &Object<'_>, all: &mut Collected, report: &mut Diagnost
     match file.required_text(HEADER, "write `taskgate: v1`", report) {
         Some(VERSION) => {}
         Some(other) => {
-            let spot = file.get(HEADER).map_or(file.spot, |node| node.spot);
+            let location = file.get(HEADER).map_or(file.location, |node| node.location);
             let message = format!("the native form `{other}` is not known");
-            report.error(spot, message, format!("write `{HEADER}: {VERSION}`"));
+            report.error(location, message, format!("write `{HEADER}: {VERSION}`"));
             report.objects_lost = true;
             return;
         }
@@ -76,7 +76,7 @@ fn section<T>(key: &'static str, value: T, file: &Object<'_>) -> Section<T> {
     Section {
         key,
         value,
-        spot: file.entry(key).map_or(file.spot, |entry| entry.spot),
+        location: file.entry(key).map_or(file.location, |entry| entry.location),
     }
 }
 
@@ -89,7 +89,7 @@ fn each(
     mut read: impl FnMut(&Object<'_>, &mut Diagnostics),
 ) {
     for item in file.items(key, report) {
-        if !report.another_object(item.spot) {
+        if !report.another_object(item.location) {
             return;
         }
         match Object::of(item, what, report) {
@@ -128,7 +128,7 @@ fn prefix_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<RawPrefixL
     {
         for node in list.items("entries", report) {
             let net = text(node, "entries", report).map(value::cidr);
-            if let Some(net) = net.and_then(|net| report.take(node.spot, net)) {
+            if let Some(net) = net.and_then(|net| report.take(node.location, net)) {
                 entries.add(net);
             }
         }
@@ -139,7 +139,7 @@ fn prefix_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<RawPrefixL
         name: Some(name),
         max_entries: None,
         entries: Some(entries.into_items()),
-        spot: list.spot,
+        location: list.location,
         partial,
     })
 }
@@ -149,33 +149,33 @@ fn references(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Optio
     let node = object.get(key)?;
     let list = items(node, key, report);
     if list.is_empty() && matches!(node.value, Value::List(_)) {
-        report.error(node.spot, format!("`{key}` is empty"), "name at least one group");
+        report.error(node.location, format!("`{key}` is empty"), "name at least one group");
     }
     let named = |node: &Node, report: &mut Diagnostics| {
         let text = text(node, key, report)?;
         Some(Reference {
             text: text.trim().to_owned(),
-            spot: node.spot,
+            location: node.location,
         })
     };
     Some(list.iter().filter_map(|node| named(node, report)).collect())
 }
 
 /// A value or a list of values, with their places: `from: any` is the same as `from: [any]`.
-fn one_or_more<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics) -> Vec<(&'n str, Spot)> {
+fn one_or_more<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics) -> Vec<(&'n str, Location)> {
     let nodes = match &node.value {
         Value::List(items) => items.as_slice(),
         _ => std::slice::from_ref(node),
     };
     if nodes.is_empty() {
         report.error(
-            node.spot,
+            node.location,
             format!("`{key}` is empty"),
             "write at least one, or take the rule away",
         );
     }
     nodes
         .iter()
-        .filter_map(|node| text(node, key, report).map(|text| (text, node.spot)))
+        .filter_map(|node| text(node, key, report).map(|text| (text, node.location)))
         .collect()
 }

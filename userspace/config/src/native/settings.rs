@@ -58,16 +58,16 @@ fn address_list(settings: &Object<'_>, key: &str, report: &mut Diagnostics) -> A
         Value::List(items) => {
             let texts = items
                 .iter()
-                .filter_map(|item| text(item, key, report).map(|text| (text, item.spot)));
+                .filter_map(|item| text(item, key, report).map(|text| (text, item.location)));
             let texts: Vec<_> = texts.collect();
             texts
                 .into_iter()
-                .filter_map(|(text, spot)| report.take(spot, value::any_address(text)))
+                .filter_map(|(text, location)| report.take(location, value::any_address(text)))
                 .collect()
         }
         Value::Scalar(word) => {
             report.error(
-                node.spot,
+                node.location,
                 format!("`{key}` is `{word}`"),
                 "write `aws`, `none` or a list of addresses",
             );
@@ -75,7 +75,7 @@ fn address_list(settings: &Object<'_>, key: &str, report: &mut Diagnostics) -> A
         }
         Value::Null | Value::Map(_) => {
             let message = format!("`{key}` is {}", node.kind());
-            report.error(node.spot, message, "write `aws`, `none` or a list of addresses");
+            report.error(node.location, message, "write `aws`, `none` or a list of addresses");
             return AddressList::None;
         }
     };
@@ -164,7 +164,7 @@ pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Diag
     let list = items(node, "flow-logs", report);
     if list.is_empty() && matches!(node.value, Value::List(_)) {
         let hint = "name a destination, or leave `flow-logs` out for standard output";
-        report.error(node.spot, "`flow-logs` is empty", hint);
+        report.error(node.location, "`flow-logs` is empty", hint);
     }
     for item in list {
         let log = Object::of(item, "a flow log", report).and_then(|object| flow_log(&object, report));

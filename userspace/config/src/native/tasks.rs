@@ -34,7 +34,10 @@ pub(super) fn read(task: &Object<'_>, report: &mut Diagnostics) -> Option<RawTas
     let binding = binding(task, report);
     let eni = task.get("eni").and_then(|node| {
         let text = task.value("eni", report, |text| value::id(text, "eni-"))?;
-        Some(Reference { text, spot: node.spot })
+        Some(Reference {
+            text,
+            location: node.location,
+        })
     });
     let addresses = addresses(task, report);
     let groups = references(task, "groups", report);
@@ -50,7 +53,7 @@ pub(super) fn read(task: &Object<'_>, report: &mut Diagnostics) -> Option<RawTas
         groups,
         source_dest_check,
         ecs,
-        spot: task.spot,
+        location: task.location,
         partial,
     })
 }
@@ -64,7 +67,7 @@ fn binding(task: &Object<'_>, report: &mut Diagnostics) -> Option<Binding> {
             format!("the task is bound by {}", all(present.into_iter()))
         };
         report.error(
-            task.spot,
+            task.location,
             message,
             format!("give it exactly one of {}", either(BINDINGS.into_iter())),
         );
@@ -74,7 +77,7 @@ fn binding(task: &Object<'_>, report: &mut Diagnostics) -> Option<Binding> {
         && let Some(entry) = task.entry("mac")
     {
         report.error(
-            entry.spot,
+            entry.location,
             format!("`mac` does not go with `{key}`"),
             "leave it out: only a `vlan` task has one",
         );
@@ -100,17 +103,17 @@ fn addresses(task: &Object<'_>, report: &mut Diagnostics) -> Option<Vec<IpAddr>>
         let Some(text) = text(item, "addresses", report) else {
             continue;
         };
-        let Some(address) = report.take(item.spot, value::own_address(text)) else {
+        let Some(address) = report.take(item.location, value::own_address(text)) else {
             continue;
         };
         if !addresses.add(address) {
             let message = format!("the address `{address}` stands twice");
-            report.error(item.spot, message, "keep one of them");
+            report.error(item.location, message, "keep one of them");
         }
     }
     let addresses = addresses.into_items();
     if addresses.is_empty() && report.errors() == before {
-        report.error(node.spot, "`addresses` is empty", "write at least one address");
+        report.error(node.location, "`addresses` is empty", "write at least one address");
     }
     Some(addresses)
 }
@@ -145,6 +148,6 @@ pub(super) fn read_member(member: &Object<'_>, report: &mut Diagnostics) -> Opti
     Some(RawMember {
         address: address?,
         groups: groups?,
-        spot: member.spot,
+        location: member.location,
     })
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use taskgate_model::{Binding, EcsFields, Eni, GroupIndex, SecurityGroup, Uplink, UplinkMode};
 
 use super::super::distinct::Distinct;
-use super::super::problem::{Diagnostics, Spot};
+use super::super::problem::{Diagnostics, Location};
 use super::super::raw::{RawEni, RawMember, RawTask, Reference};
 use super::super::value::{self, derived_id};
 use super::names::{Found, Names};
@@ -26,8 +26,8 @@ pub(super) fn resolve(
     names: &Names,
     known: &[SecurityGroup],
     report: &mut Diagnostics,
-) -> (Vec<Eni>, Vec<Spot>) {
-    apart(tasks, report);
+) -> (Vec<Eni>, Vec<Location>) {
+    check_unique(tasks, report);
     let by_id: HashMap<&str, &RawEni> = elsewhere.enis.iter().map(|eni| (eni.id.as_str(), eni)).collect();
     let mut placed: Vec<Placed> = Vec::new();
     for task in tasks {
@@ -35,7 +35,7 @@ pub(super) fn resolve(
         let aws = task.eni.as_ref().and_then(|eni| by_id.get(eni.text.as_str()).copied());
         placed.push(Placed {
             eni: gated(task, aws, names, report),
-            spot: task.spot,
+            location: task.location,
             member: false,
         });
     }
@@ -45,14 +45,14 @@ pub(super) fn resolve(
     for raw in elsewhere.enis.iter().filter(|eni| !taken.contains(&eni.id)) {
         placed.push(Placed {
             eni: from_aws(raw, names, report),
-            spot: raw.spot,
+            location: raw.location,
             member: false,
         });
     }
     for member in &elsewhere.members {
         placed.push(Placed {
             eni: from_member(member, names, report),
-            spot: member.spot,
+            location: member.location,
             member: true,
         });
     }
@@ -60,7 +60,7 @@ pub(super) fn resolve(
         eni.vpc = vpc_of(&eni.groups, known);
     }
     owners::settle(&mut placed, report);
-    placed.into_iter().map(|placed| (placed.eni, placed.spot)).unzip()
+    placed.into_iter().map(|placed| (placed.eni, placed.location)).unzip()
 }
 
 /// The VPC of an ENI that names none: that of its groups, if they are all of one.
@@ -77,7 +77,7 @@ fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Diagnosti
         Some(Binding::Vlan(_)) if !trunk && !report.objects_lost => {
             let message = format!("task `{}` has a `vlan`, and there is no trunk uplink", task.name);
             report.error(
-                task.spot,
+                task.location,
                 message,
                 "bind it by `device` or `namespace`, or add `uplink` with `mode: trunk`",
             );
@@ -85,7 +85,7 @@ fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Diagnosti
         Some(Binding::Device(device)) if uplink.is_some_and(|uplink| uplink.device == *device) => {
             let message = format!("device `{device}` of task `{}` is also the uplink", task.name);
             report.error(
-                task.spot,
+                task.location,
                 message,
                 "name the host's end of the task's own link, or give it a `vlan` on a trunk",
             );
@@ -95,8 +95,8 @@ fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Diagnosti
 }
 
 /// Two tasks cannot share an ENI, a device, a namespace or a VLAN id.
-fn apart(tasks: &[RawTask], report: &mut Diagnostics) {
-    let mut seen: HashMap<String, (&str, Spot)> = HashMap::new();
+fn check_unique(tasks: &[RawTask], report: &mut Diagnostics) {
+    let mut seen: HashMap<String, (&str, Location)> = HashMap::new();
     for task in tasks {
         let eni = task
             .eni
@@ -108,15 +108,15 @@ fn apart(tasks: &[RawTask], report: &mut Diagnostics) {
             Binding::Vlan(vlan) => format!("VLAN `{}`", vlan.id),
         });
         for what in [Some(format!("ENI `{eni}`")), binding].into_iter().flatten() {
-            if let Some((other, spot)) = seen.get(&what) {
+            if let Some((other, location)) = seen.get(&what) {
                 let message = format!(
                     "{what} of task `{}` is also that of task `{other}` at {}",
                     task.name,
-                    report.place(*spot)
+                    report.place(*location)
                 );
-                report.error(task.spot, message, "give each task its own");
+                report.error(task.location, message, "give each task its own");
             } else {
-                seen.insert(what, (&task.name, task.spot));
+                seen.insert(what, (&task.name, task.location));
             }
         }
     }
@@ -188,7 +188,7 @@ fn check_required(task: &RawTask, report: &mut Diagnostics) {
                 String::from("write them, or add the output of `aws ec2 describe-network-interfaces`"),
             ),
         };
-        report.error(task.spot, message, hint);
+        report.error(task.location, message, hint);
     }
 }
 
@@ -215,18 +215,22 @@ fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupInd
             "`mac` of task `{}` differs from that of `{}` at {}, which is `{}`",
             task.name,
             raw.id,
-            report.place(raw.spot),
+            report.place(raw.location),
             value::mac_text(mac)
         );
-        report.error(task.spot, message, "write that one, or the `eni` that the task has");
+        report.error(task.location, message, "write that one, or the `eni` that the task has");
     }
     for key in differ {
-        let place = report.place(raw.spot);
+        let place = report.place(raw.location);
         let message = format!(
             "`{key}` of task `{}` differs from that of `{}` at {place}",
             task.name, raw.id
         );
-        report.error(task.spot, message, "leave it out of the task: it is taken from there");
+        report.error(
+            task.location,
+            message,
+            "leave it out of the task: it is taken from there",
+        );
     }
     for (what, none) in [("address", raw.addresses.is_empty()), ("group", raw.groups.is_empty())] {
         if none {
@@ -234,9 +238,9 @@ fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupInd
                 "`{}` of task `{}` has no {what} at {}",
                 raw.id,
                 task.name,
-                report.place(raw.spot)
+                report.place(raw.location)
             );
-            report.error(task.spot, message, "a gated ENI has at least one");
+            report.error(task.location, message, "a gated ENI has at least one");
         }
     }
 }
@@ -296,7 +300,7 @@ fn own_groups(
             }
             Found::Unknown(_) if report.objects_lost => {}
             Found::Unknown(fault) | Found::Ambiguous(fault) => {
-                report.take::<()>(reference.spot, Err(fault));
+                report.take::<()>(reference.location, Err(fault));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use ipnet::IpNet;
 use taskgate_model::{Direction, Peer, Protocol, Rule, SecurityGroup};
 
-use super::super::problem::{Diagnostics, Spot};
+use super::super::problem::{Diagnostics, Location};
 use super::super::raw::{AwsRule, Dialect, Object as _, Peering, RawEni, RawGroup, RawPeer, RawRule, families};
 use super::super::value::protocol_text;
 use super::ListUse;
@@ -71,7 +71,7 @@ fn refuse_heads(groups: &[RawGroup], report: &mut Diagnostics) {
         first.title()
     );
     let hint = "print it without `--query`, or add the output of `aws ec2 describe-security-group-rules`";
-    report.error(first.spot, message, hint);
+    report.error(first.location, message, hint);
 }
 
 /// Adds the groups that no file holds and some ENI has: rules that refer to such a group cover its members. One warning
@@ -105,7 +105,7 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Diagno
                         lacks: None,
                         ingress: Vec::new(),
                         egress: Vec::new(),
-                        spot: reference.spot,
+                        location: reference.location,
                         partial: false,
                     });
                 }
@@ -125,7 +125,7 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Diagno
             group.title(),
         );
         let hint = "add the output of `aws ec2 describe-security-groups` that holds it";
-        report.warn(group.spot, message, hint);
+        report.warn(group.location, message, hint);
     }
 }
 
@@ -133,14 +133,14 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Diagno
 fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Diagnostics) {
     let whole = !group.partial && !report.rules_lost;
     let hint = "print both again, one right after the other";
-    let listed = rules.first().map(|rule| rule.rule.spot);
+    let listed = rules.first().map(|rule| rule.rule.location);
     let unpaired = pair(group, rules);
     if whole {
         for rule in unpaired {
             let what = rule_text(rule.direction, &rule.rule);
-            let place = report.place(group.spot);
+            let place = report.place(group.location);
             let message = format!("rule `{}` ({what}) is not in group `{}` at {place}", rule.id, group.id);
-            report.error(rule.rule.spot, message, hint);
+            report.error(rule.rule.location, message, hint);
         }
     }
     let Some(listed) = listed.filter(|_| whole) else {
@@ -153,7 +153,7 @@ fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Diagnostics) {
                 rule_text(direction, own),
                 report.place(listed),
             );
-            report.error(own.spot, message, hint);
+            report.error(own.location, message, hint);
         }
     }
 }
@@ -173,7 +173,7 @@ fn rule_text(direction: Direction, rule: &RawRule) -> String {
 
 /// A group of which only the rules are known.
 fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
-    let spot = rules.first().map(|rule| rule.rule.spot).unwrap_or_default();
+    let location = rules.first().map(|rule| rule.rule.location).unwrap_or_default();
     let (ingress, egress) = (Vec::new(), Vec::new());
     let mut group = RawGroup {
         id,
@@ -184,7 +184,7 @@ fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
         lacks: None,
         ingress,
         egress,
-        spot,
+        location,
         partial: false,
     };
     for rule in rules {
@@ -238,7 +238,7 @@ pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Diagnost
                 vpc: group.vpc.clone(),
                 rules_known: group.rules_known,
                 dialect: group.dialect,
-                location: group.spot,
+                location: group.location,
                 ingress,
                 egress,
             }
@@ -258,11 +258,11 @@ struct Resolver<'r> {
     list_uses: Vec<ListUse>,
     missing: Missing,
     /// The peering connections that are not active, each with the place of its first rule and the number of rules.
-    unpeered: BTreeMap<Peering, (Spot, usize)>,
+    unpeered: BTreeMap<Peering, (Location, usize)>,
 }
 
 /// One warning for each peering connection that is not active.
-fn warn_unpeered(connections: &BTreeMap<Peering, (Spot, usize)>, report: &mut Diagnostics) {
+fn warn_unpeered(connections: &BTreeMap<Peering, (Location, usize)>, report: &mut Diagnostics) {
     for (Peering { connection, status }, (first, rules)) in connections {
         let connection = connection.as_ref().map_or_else(
             || String::from("the peering connection"),
@@ -283,11 +283,11 @@ fn warn_unpeered(connections: &BTreeMap<Peering, (Spot, usize)>, report: &mut Di
 #[derive(Default)]
 struct Missing {
     positions: HashMap<String, usize>,
-    groups: Vec<(String, Spot, usize)>,
+    groups: Vec<(String, Location, usize)>,
 }
 
 impl Missing {
-    fn add(&mut self, group: &str, rule: Spot) {
+    fn add(&mut self, group: &str, rule: Location) {
         let position = *self.positions.entry(group.to_lowercase()).or_insert(self.groups.len());
         match self.groups.get_mut(position) {
             Some((_, _, rules)) => *rules += 1,
@@ -345,7 +345,7 @@ impl Resolver<'_> {
             protocol: rule.protocol,
             peer,
             description: rule.description.clone(),
-            location: rule.spot,
+            location: rule.location,
         })
     }
 
@@ -356,13 +356,13 @@ impl Resolver<'_> {
         };
         let message = format!("the {direction} rule for `{net}` matches nothing: `{protocol}` is {family} only");
         self.report
-            .warn(rule.spot, message, format!("write `{right}`, or another CIDR"));
+            .warn(rule.location, message, format!("write `{right}`, or another CIDR"));
     }
 
     /// A group in a VPC that is not peered any more, or not yet.
     fn unpeered(&mut self, text: &str, rule: &RawRule) -> Peer {
         if let Some(peering) = &rule.peering {
-            let entry = self.unpeered.entry(peering.clone()).or_insert((rule.spot, 0));
+            let entry = self.unpeered.entry(peering.clone()).or_insert((rule.location, 0));
             entry.1 += 1;
         }
         Peer::Missing(text.to_owned())
@@ -372,16 +372,16 @@ impl Resolver<'_> {
         match (self.names.group(text), dialect) {
             (Found::One(index), _) => Some(Peer::Group(index)),
             (Found::Unknown(_) | Found::Ambiguous(_), Dialect::Aws) => {
-                self.missing.add(text, rule.spot);
+                self.missing.add(text, rule.location);
                 Some(Peer::Missing(text.to_owned()))
             }
             (Found::Unknown(fault), Dialect::Native) => {
                 if !self.report.objects_lost {
-                    self.report.take::<()>(rule.spot, Err(fault));
+                    self.report.take::<()>(rule.location, Err(fault));
                 }
                 None
             }
-            (Found::Ambiguous(fault), Dialect::Native) => self.report.take(rule.spot, Err(fault)),
+            (Found::Ambiguous(fault), Dialect::Native) => self.report.take(rule.location, Err(fault)),
         }
     }
 
@@ -391,16 +391,16 @@ impl Resolver<'_> {
             (Found::Unknown(_) | Found::Ambiguous(_), Dialect::Aws) => self.names.add_list(text),
             (Found::Unknown(fault), Dialect::Native) => {
                 if !self.report.objects_lost {
-                    self.report.take::<()>(rule.spot, Err(fault));
+                    self.report.take::<()>(rule.location, Err(fault));
                 }
                 return None;
             }
-            (Found::Ambiguous(fault), Dialect::Native) => return self.report.take(rule.spot, Err(fault)),
+            (Found::Ambiguous(fault), Dialect::Native) => return self.report.take(rule.location, Err(fault)),
         };
         self.list_uses.push(ListUse {
             group,
             list,
-            spot: rule.spot,
+            location: rule.location,
         });
         Some(Peer::PrefixList(list))
     }

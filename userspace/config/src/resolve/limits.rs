@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use taskgate_model::{Direction, Family, Model, Peer, PrefixList, Rule, SecurityGroup};
 
-use super::super::problem::{Diagnostics, Spot};
+use super::super::problem::{Diagnostics, Location};
 use super::super::raw::{RawGroup, families};
 
 /// AWS's default quotas, which an account can have raised. [VPC UG quotas]
@@ -49,24 +49,24 @@ pub(super) fn groups(groups: &[SecurityGroup], raw: &[RawGroup], lists: &[Prefix
                     group.name,
                     family_text(family),
                 );
-                report.warn(raw.spot, message, format!("AWS's default quota is {QUOTA_RULES}"));
+                report.warn(raw.location, message, format!("AWS's default quota is {QUOTA_RULES}"));
             }
         }
     }
 }
 
-/// Warns of ENIs beyond AWS's quotas and refuses those beyond taskgate's limits. `spots` has the place of each ENI.
-pub(super) fn enis(model: &Model, spots: &[Spot], report: &mut Diagnostics) {
-    for (eni, spot) in model.enis.iter().zip(spots) {
+/// Warns of ENIs beyond AWS's quotas and refuses those beyond taskgate's limits. `locations` has the place of each ENI.
+pub(super) fn enis(model: &Model, locations: &[Location], report: &mut Diagnostics) {
+    for (eni, location) in model.enis.iter().zip(locations) {
         let (name, count) = (eni.display_name(), eni.groups.len());
         if count > MAX_GROUPS {
             let message = format!("`{name}` has {count} groups");
-            report.error(*spot, message, format!("an ENI has at most {MAX_GROUPS}"));
+            report.error(*location, message, format!("an ENI has at most {MAX_GROUPS}"));
             continue;
         }
         if count > QUOTA_GROUPS {
             let hint = format!("AWS's default quota is {QUOTA_GROUPS}");
-            report.warn(*spot, format!("`{name}` has {count} groups"), hint);
+            report.warn(*location, format!("`{name}` has {count} groups"), hint);
         }
         for (direction, family) in KINDS {
             let groups = || eni.groups.iter().map(|group| model.group(*group));
@@ -78,7 +78,7 @@ pub(super) fn enis(model: &Model, spots: &[Spot], report: &mut Diagnostics) {
             if rules > MAX_RULES {
                 let message = format!("`{name}` has {rules} {direction} rules for {family_name} in its groups");
                 report.error(
-                    *spot,
+                    *location,
                     message,
                     format!("an ENI has at most {MAX_RULES} by direction and family"),
                 );
@@ -94,7 +94,7 @@ pub(super) fn enis(model: &Model, spots: &[Spot], report: &mut Diagnostics) {
                     product / count,
                 );
                 report.warn(
-                    *spot,
+                    *location,
                     message,
                     format!("AWS's quota for rules times groups is {QUOTA_PRODUCT}"),
                 );

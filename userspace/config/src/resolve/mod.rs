@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use taskgate_model::{Eni, FlowLog, Model, PrefixList, PrefixListIndex};
 
-use super::problem::{Diagnostics, Spot};
+use super::problem::{Diagnostics, Location};
 use super::raw::{AwsRule, Collected, Network, Object, RawPrefixList, Section};
 use names::Names;
 
@@ -37,7 +37,7 @@ pub(super) fn model(all: Collected, report: &mut Diagnostics) -> Model {
     };
     let uplink = only(all.uplinks, report);
     let tasks = unique(all.tasks, report);
-    let (enis, spots) = enis::resolve(&tasks, &elsewhere, uplink.as_ref(), &names, &resolved.groups, report);
+    let (enis, locations) = enis::resolve(&tasks, &elsewhere, uplink.as_ref(), &names, &resolved.groups, report);
     let reserved = reserved(&unique(all.networks, report), &enis, report);
     let flow_logs = if all.flow_logs.is_empty() {
         vec![FlowLog::default()]
@@ -54,8 +54,8 @@ pub(super) fn model(all: Collected, report: &mut Diagnostics) -> Model {
         flow_logs,
         reserved,
     };
-    limits::enis(&model, &spots, report);
-    owners::warn_of_overlaps(&model, &spots, report);
+    limits::enis(&model, &locations, report);
+    owners::warn_of_overlaps(&model, &locations, report);
     needed_lists(&model, &resolved.list_uses, report);
     model
 }
@@ -65,7 +65,7 @@ fn unique<T: Object>(objects: Vec<T>, report: &mut Diagnostics) -> Vec<T> {
     let mut positions: HashMap<String, usize> = HashMap::with_capacity(objects.len());
     let mut kept: Vec<T> = Vec::with_capacity(objects.len());
     for object in objects {
-        let (key, spot) = object.key();
+        let (key, location) = object.key();
         let Some(&position) = positions.get(&key) else {
             positions.insert(key, kept.len());
             kept.push(object);
@@ -76,7 +76,7 @@ fn unique<T: Object>(objects: Vec<T>, report: &mut Diagnostics) -> Vec<T> {
         if !first.merge(object) {
             let (_, first) = first.key();
             let message = format!("{title} differs from the one at {}", report.place(first));
-            report.error(spot, message, "keep one of them");
+            report.error(location, message, "keep one of them");
         }
     }
     kept
@@ -117,7 +117,7 @@ fn prefix_lists(raw: Vec<RawPrefixList>, names: &Names) -> Vec<PrefixList> {
 struct ListUse {
     group: usize,
     list: PrefixListIndex,
-    spot: Spot,
+    location: Location,
 }
 
 /// A list without entries is an error if a gated task uses it, and else a warning: once for each list.
@@ -136,21 +136,21 @@ fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Diagnostics) {
             let user = model
                 .gated()
                 .find(|eni| eni.groups.iter().any(|group| group.0 == rule.group))?;
-            Some((rule.spot, user))
+            Some((rule.location, user))
         });
         let id = &list.id;
         let hint = format!(
             "save the output of `aws ec2 get-managed-prefix-list-entries --prefix-list-id {id}` as `{id}.json`"
         );
-        if let Some((spot, eni)) = gated {
+        if let Some((location, eni)) = gated {
             let message = format!(
                 "the entries of prefix list `{id}` are not known, and task `{}` uses it",
                 eni.display_name()
             );
-            report.error(spot, message, hint);
+            report.error(location, message, hint);
         } else if let Some(rule) = uses().next() {
             let message = format!("the entries of prefix list `{id}` are not known: whom the rule allows is not known");
-            report.warn(rule.spot, message, hint);
+            report.warn(rule.location, message, hint);
         }
     }
 }
@@ -187,7 +187,7 @@ fn reserved(networks: &[Network], enis: &[Eni], report: &mut Diagnostics) -> Vec
                     eni.display_name()
                 );
                 report.warn(
-                    network.spot,
+                    network.location,
                     message,
                     "right where VPCs overlap; else put the address of the ENI right",
                 );

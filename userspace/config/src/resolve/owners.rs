@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use taskgate_model::{Eni, GroupIndex, Model, Peer, Peerings, common_groups};
 
-use super::super::problem::{Diagnostics, Spot};
+use super::super::problem::{Diagnostics, Location};
 use super::placed::{Placed, sorted};
 
 /// The most VPCs that can have one address.
@@ -35,7 +35,7 @@ pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Diagnostics) {
                 .collect::<Vec<_>>();
             if owners.len() == MOST_VPCS {
                 let message = format!("address `{address}` stands in more than {MOST_VPCS} VPCs");
-                report.error(second.spot, message, "leave out the VPCs that no task here needs");
+                report.error(second.location, message, "leave out the VPCs that no task here needs");
                 continue;
             }
             owners.retain(meant);
@@ -67,14 +67,14 @@ fn agree(first: &Placed, second: &Placed) -> bool {
 
 fn refuse(address: IpAddr, first: &Placed, second: &Placed, report: &mut Diagnostics) {
     let (a, b) = (&first.eni, &second.eni);
-    let place = report.place(first.spot);
+    let place = report.place(first.location);
     let message = format!(
         "address `{address}` of {} is also that of {} at {place}",
         second.title(),
         first.title()
     );
     if a.binding.is_some() && b.binding.is_some() {
-        report.error(second.spot, message, "give each gated task addresses of its own");
+        report.error(second.location, message, "give each gated task addresses of its own");
         return;
     }
     let hint = match (&a.task, &b.vpc) {
@@ -86,19 +86,24 @@ fn refuse(address: IpAddr, first: &Placed, second: &Placed, report: &mut Diagnos
         (Some(task), _) if !second.member => format!("if task `{task}` is that ENI, write `eni: {}` in the task", b.id),
         _ => String::from("an address belongs to one ENI of a VPC: take it away from the other"),
     };
-    report.error(second.spot, format!("{message}, with different groups"), hint);
+    report.error(second.location, format!("{message}, with different groups"), hint);
 }
 
 /// Warns where rules of a gated task refer to a group and do not cover an ENI that has it, since other VPCs have its
 /// address too.
-pub(super) fn warn_of_overlaps(model: &Model, spots: &[Spot], report: &mut Diagnostics) {
+pub(super) fn warn_of_overlaps(model: &Model, locations: &[Location], report: &mut Diagnostics) {
     let overlaps = overlaps(model);
     if overlaps.is_empty() || report.errors() > 0 {
         return;
     }
     let peerings = Peerings::new(model);
     let mut told: HashSet<(&[GroupIndex], Option<&str>)> = HashSet::new();
-    for (gate, spot) in model.enis.iter().zip(spots).filter(|(eni, _)| eni.binding.is_some()) {
+    for (gate, location) in model
+        .enis
+        .iter()
+        .zip(locations)
+        .filter(|(eni, _)| eni.binding.is_some())
+    {
         if !told.insert((&gate.groups, gate.vpc.as_deref())) {
             continue;
         }
@@ -134,7 +139,7 @@ pub(super) fn warn_of_overlaps(model: &Model, spots: &[Spot], report: &mut Diagn
             names.join(" and "),
         );
         let hint = "leave out the interfaces of the VPC that the task does not talk to";
-        report.warn(*spot, message, hint);
+        report.warn(*location, message, hint);
     }
 }
 

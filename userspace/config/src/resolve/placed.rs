@@ -2,12 +2,12 @@
 
 use taskgate_model::Eni;
 
-use super::super::problem::Spot;
+use super::super::problem::Location;
 
 /// An ENI on its way into the model.
 pub(super) struct Placed {
     pub(super) eni: Eni,
-    pub(super) spot: Spot,
+    pub(super) location: Location,
     /// It is a native `members` entry: nothing but an address.
     pub(super) member: bool,
 }
