@@ -1,4 +1,4 @@
-//! Three witnesses of the same packets: a naive oracle that reads the model, the pure core on plain collections, and the
+//! Three implementations on the same packets: a naive oracle that reads the model, the pure core on plain collections, and the
 //! loaded program. Verdicts, counters, connections and denied flows must be the same.
 
 mod addresses;

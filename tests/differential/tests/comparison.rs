@@ -1,4 +1,4 @@
-//! Three witnesses of the same packets. A seed that showed a difference comes back as a test of its own, with the packet
+//! Three implementations on the same packets. A seed that showed a difference becomes a separate test, with the packet
 //! that it was about.
 
 use std::{thread, time::Instant};

@@ -67,6 +67,19 @@ fn errors(wire: &Wire, way: Way) -> Result<Flow> {
     found.next().map(|(_, flow)| *flow).context("there were no errors")
 }
 
+/// Makes the path of `web-1` narrower in the middle of a connection: that goes on, and `web-1` has an error about it.
+fn goes_on_when(test: E2eTest, bulk: Bulk, narrower: impl FnOnce(&E2eTest) -> Result<()>) -> Result<()> {
+    bulk.await_more(PART)?;
+    narrower(&test)?;
+    bulk.await_more(PART)?;
+    bulk.finish()?;
+    let error = errors(test.wire("web-1")?, Way::In)?;
+    let expected = test.passed()?;
+    assert!(expected.get("web-1", error, Action::Accept).packets > 0);
+    test.finish(&expected)?;
+    Ok(())
+}
+
 /// `gso_max_segs` of the sender's link: 1 has it send what is on the wire, more lets it send what stands for several.
 const SEGMENTS: [&str; 2] = ["gso_max_segs 1", "gso_max_segs 40"];
 
@@ -79,14 +92,9 @@ fn a_narrower_path_from_a_task_does_not_stop_its_connection() -> Result<()> {
             let task = test.task("web-1")?;
             task.ip(&format!("link set dev eth0 {segments}"))?;
             let bulk = Bulk::start(task, &server, at(address, PORT))?;
-            bulk.await_more(PART)?;
-            test.topology.outside.ip(&format!("link set dev far {NARROW}"))?;
-            bulk.await_more(PART)?;
-            bulk.finish()?;
-            let told = errors(test.wire("web-1")?, Way::In)?;
-            let expected = test.passed()?;
-            assert!(expected.get("web-1", told, Action::Accept).packets > 0);
-            test.finish(&expected)?;
+            goes_on_when(test, bulk, |test| {
+                test.topology.outside.ip(&format!("link set dev far {NARROW}"))
+            })?;
         }
     }
     Ok(())
@@ -173,15 +181,10 @@ fn a_narrower_link_of_a_task_stops_no_connection_from_another() -> Result<()> {
     for address in OTHER {
         let test = E2eTest::start(|config| one(config).group("in", IN).task("db-1", &OTHER, &["in"]))?;
         let bulk = Bulk::start(test.task("web-1")?, test.task("db-1")?, at(address, PORT))?;
-        bulk.await_more(PART)?;
-        let link = test.topology.host_link("db-1")?;
-        test.topology.host.ip(&format!("link set dev {link} {NARROW}"))?;
-        bulk.await_more(PART)?;
-        bulk.finish()?;
-        let told = errors(test.wire("web-1")?, Way::In)?;
-        let expected = test.passed()?;
-        assert!(expected.get("web-1", told, Action::Accept).packets > 0);
-        test.finish(&expected)?;
+        goes_on_when(test, bulk, |test| {
+            let link = test.topology.host_link("db-1")?;
+            test.topology.host.ip(&format!("link set dev {link} {NARROW}"))
+        })?;
     }
     Ok(())
 }

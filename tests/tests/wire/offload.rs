@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
-    Capture, Config, Counters, E2eTest, Flow, Netns, Topology, at, ip,
+    Capture, Counters, Daemon, E2eTest, Flow, Netns, Topology, at, ip,
     kernel::await_gates,
     offload::{Offload, turn},
     traffic::{Bulk, Segments, Sender, Unsummed},
@@ -29,11 +29,14 @@ fn topology() -> Result<(Topology, Netns)> {
     Ok((topology, task))
 }
 
-fn config(topology: &Topology) -> Config {
-    topology
-        .config()
-        .group("few", RULES)
-        .device_task("web-1", DEVICE, &TASK, &["few"])
+/// The same with a gate, which is up.
+fn gated() -> Result<(Topology, Netns, Daemon, Counters)> {
+    let (topology, task) = topology()?;
+    let config = topology.config().group("few", RULES);
+    let daemon = topology.start(&config.device_task("web-1", DEVICE, &TASK, &["few"]))?;
+    await_gates(&topology.host, DEVICE)?;
+    let counters = Counters::of(&daemon)?;
+    Ok((topology, task, daemon, counters))
 }
 
 fn packet(family: usize, protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -112,10 +115,7 @@ fn a_checksum_that_is_filled_in_late_makes_another_packet() -> Result<()> {
 
 #[test]
 fn a_gate_lets_no_packet_out_that_becomes_another() -> Result<()> {
-    let (topology, task) = topology()?;
-    let daemon = topology.start(&config(&topology))?;
-    await_gates(&topology.host, DEVICE)?;
-    let counters = Counters::of(&daemon)?;
+    let (topology, task, daemon, counters) = gated()?;
     let outside = Wire::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
     let attacks = attacks();
@@ -181,10 +181,7 @@ struct Sent {
 /// Every place from the Ethernet header to behind the transport header, by several ways to name it.
 #[test]
 fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
-    let (topology, task) = topology()?;
-    let daemon = topology.start(&config(&topology))?;
-    await_gates(&topology.host, DEVICE)?;
-    let counters = Counters::of(&daemon)?;
+    let (topology, task, daemon, counters) = gated()?;
     let arrived = Capture::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
     let mut refused = 0;
@@ -237,10 +234,7 @@ fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
 /// Packets that stand for several carry such a checksum too, and lie about no length.
 #[test]
 fn what_is_cut_late_is_cut_as_it_was_judged() -> Result<()> {
-    let (topology, task) = topology()?;
-    let daemon = topology.start(&config(&topology))?;
-    await_gates(&topology.host, DEVICE)?;
-    let counters = Counters::of(&daemon)?;
+    let (topology, task, daemon, counters) = gated()?;
     let outside = Wire::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
     turn(&topology.host, "wire", Offload::TcpSegmentation, false)?;

@@ -52,7 +52,7 @@ pub fn path(data: &[u8]) -> Tally {
     })
 }
 
-/// The witnesses, and what they have seen.
+/// The oracle and the core, with their state.
 struct Walk<'a> {
     stand: Stand<'a>,
     host: Host<'a>,

@@ -1,4 +1,4 @@
-//! One run of a seed's packets past the witnesses.
+//! One run of a seed's packets past the three implementations.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +52,7 @@ pub struct Episode {
     pub check_every: usize,
 }
 
-/// Where witnesses differed.
+/// Where implementations differed.
 #[derive(Debug)]
 pub struct Difference {
     /// The episode's seed.
@@ -67,7 +67,7 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "witnesses differ: seed {}, packet {}", self.seed, self.packet)?;
+        writeln!(f, "implementations differ: seed {}, packet {}", self.seed, self.packet)?;
         write!(f, "{}\n{}", self.thrown, self.what)
     }
 }
@@ -94,7 +94,7 @@ impl Episode {
     /// The oracle and the pure core. `image`: whole banks of memory, whatever stands in it.
     ///
     /// # Errors
-    /// A [`Difference`], where the witnesses differ.
+    /// A [`Difference`], where the implementations differ.
     pub fn on_host(self, image: &[AtomicU64]) -> Result<Tally> {
         let room = Rng::new(self.seed).of(&[40, 300, 10_000]);
         let mut host = Host::new(image, Self::ENOUGH);
@@ -145,7 +145,7 @@ fn branches() -> impl Iterator<Item = u32> {
     (101..=104).map(|vlan| LinkId::branch(vlan).get())
 }
 
-/// Everything around the witnesses.
+/// Everything around the implementations.
 pub(crate) struct Stand<'a> {
     /// What decides what happens next.
     pub(crate) rng: Rng,
@@ -263,7 +263,7 @@ impl<'a> Stand<'a> {
         self.world.eni_on(link).map(|(_, gate, slot)| (gate, slot))
     }
 
-    /// One packet past all witnesses: what they differ in.
+    /// One packet past all implementations: their difference.
     pub(crate) fn past(
         &mut self,
         thrown: &GeneratedPacket,

@@ -23,7 +23,7 @@ pub(super) enum Met {
     Dropped,
     /// It goes on.
     GoesOn,
-    /// The witnesses differ.
+    /// The verdicts differ.
     Difference(String),
 }
 
