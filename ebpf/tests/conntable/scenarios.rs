@@ -176,9 +176,9 @@ fn a_full_table_under_a_killed_daemon_holds() {
 fn large_scenarios_hold() {
     // Minutes: `cargo xtask test --long`.
     if env::var_os("TASKGATE_TEST_LONG").is_none() {
-        let scenario = large().swap_remove(0);
-        let walked = walk(&scenario);
-        assert!(walked.states > 500_000, "{walked:?}");
+        let walked = walk(&freed_meanwhile());
+        println!("{walked:?}");
+        assert!(walked.states > 100_000, "{walked:?}");
         return;
     }
     for scenario in large() {

@@ -260,6 +260,7 @@ impl Daemon {
     /// Removes early what is over where there is much of it.
     pub(super) fn gc_if_full(&mut self) {
         let pressure = self.share(false);
+        self.records.read_large();
         self.records.gc_if_full(pressure);
     }
 

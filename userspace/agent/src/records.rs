@@ -11,7 +11,7 @@ use tracing::{error, warn};
 use super::{
     error::{StartError, chain},
     shares::Pressure,
-    sizes::GC_EVERY,
+    sizes::{GC_EVERY, LARGE_EVERY},
     unix_time,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Records {
     logs: Vec<FlowLog>,
     /// When connections were removed for want of room last.
     collected: Instant,
+    /// When connections that have carried much were looked for last.
+    looked: Instant,
 }
 
 impl Records {
@@ -53,6 +55,7 @@ impl Records {
             outputs: Outputs::open(&model.flow_logs, now, most)?,
             logs: model.flow_logs.clone(),
             collected: Instant::now(),
+            looked: Instant::now(),
         })
     }
 
@@ -139,6 +142,17 @@ impl Records {
     /// The kernel's tables.
     pub(super) fn tables(&mut self) -> &mut KernelTables {
         &mut self.tables
+    }
+
+    /// Reads connections that have carried much, once in a while.
+    pub(super) fn read_large(&mut self) {
+        if self.looked.elapsed() < LARGE_EVERY {
+            return;
+        }
+        if let Err(error) = self.collector.read_large(&mut self.tables) {
+            error!("connections that carry much are not read: {}", chain(&error));
+        }
+        self.looked = Instant::now();
     }
 
     /// Removes what is over, where the tables are short of room: it counts as absent already, but whatever is new finds no

@@ -12,6 +12,9 @@ pub(super) const ROOM_EVERY: Duration = Duration::from_millis(500);
 /// How often connections that are over are removed at most where room for them is short: a large table takes a while.
 pub(super) const GC_EVERY: Duration = Duration::from_secs(2);
 
+/// How often connections are looked for that have carried so much that their packet counters may come round.
+pub(super) const LARGE_EVERY: Duration = Duration::from_secs(5);
+
 /// The gate of each task.
 pub(super) fn gate(model: &Model) -> EniLimits {
     EniLimits {

@@ -14,6 +14,8 @@ pub(super) struct Sample {
     pub(super) totals: [FlowCount; 2],
     /// The TCP flags of two windows, see [`window`].
     pub(super) windows: [u32; 2],
+    /// Whether packets are counted modulo 2^32, as the kernel does for connections.
+    pub(super) wraps: bool,
 }
 
 impl From<&ConnState> for Sample {
@@ -21,6 +23,7 @@ impl From<&ConnState> for Sample {
         Self {
             totals: state.totals,
             windows: state.windows,
+            wraps: true,
         }
     }
 }
@@ -33,6 +36,7 @@ impl Sample {
         Self {
             totals,
             windows: state.windows,
+            wraps: false,
         }
     }
 }
@@ -43,7 +47,20 @@ pub(super) struct Delta {
     pub(super) count: FlowCount,
     /// As AWS writes them.
     pub(super) tcp_flags: u8,
+    /// Whether it may be 2^32 packets more, or a multiple of that.
+    pub(super) at_least: bool,
 }
+
+/// The least bytes of 2^32 packets: IPv4 headers alone. A connection that has carried so many since it was read may have as
+/// many packets more than its counter says.
+const WRAP_BYTES: u64 = 20 << 32;
+
+/// The bytes since its baseline from which on a connection is read between two windows too, so that few ever come near
+/// [`WRAP_BYTES`].
+const LARGE_BYTES: u64 = WRAP_BYTES / 8;
+
+/// The longest IP packet: IPv6's header and 64 KiB.
+const LONGEST_PACKET: u64 = 40 + 0xffff;
 
 /// 40 bytes, with its entry's number 48.
 #[derive(Clone, Copy, Debug)]
@@ -108,12 +125,15 @@ impl Baselines {
         }
         [Direction::Egress, Direction::Ingress].map(|direction| {
             let at = direction.index();
-            // The kernel counts a connection's packets modulo 2^32, more than any window has.
-            let packets = sample.totals[at].packets.wrapping_sub(baseline.totals[at].packets);
-            let count = FlowCount {
-                packets: (packets as u32).into(),
-                bytes: sample.totals[at].bytes.wrapping_sub(baseline.totals[at].bytes),
+            let grown = sample.totals[at].packets.wrapping_sub(baseline.totals[at].packets);
+            let bytes = sample.totals[at].bytes.wrapping_sub(baseline.totals[at].bytes);
+            let at_least = sample.wraps && bytes >= WRAP_BYTES;
+            let packets = match (sample.wraps, grown as u32) {
+                (true, 0) if at_least => bytes.div_ceil(LONGEST_PACKET),
+                (true, grown) => grown.into(),
+                (false, _) => grown,
             };
+            let count = FlowCount { packets, bytes };
             // The kernel adds a packet, then its bytes: bytes that were read without their packet's number having grown
             // are late, and go with the next one.
             if count.packets == 0 && !(whole && count.bytes != 0) {
@@ -128,7 +148,11 @@ impl Baselines {
                 tcp_flags |= window::tcp_flags(u32::from(seen & !*already), 0, direction);
                 *already |= seen;
             }
-            Some(Delta { count, tcp_flags })
+            Some(Delta {
+                count,
+                tcp_flags,
+                at_least,
+            })
         })
     }
 
@@ -138,6 +162,22 @@ impl Baselines {
             .get(&id)
             .map_or([FlowCount::default(); 2], |baseline| baseline.totals)
             == sample.totals
+    }
+
+    /// Whether an entry has carried so much since it was read last that it has to be read before its window ends.
+    pub(super) fn is_large(&self, id: FlowId, sample: &Sample) -> bool {
+        let large = |bytes: u64| bytes >= LARGE_BYTES;
+        let bytes = sample.totals.map(|count| count.bytes);
+        bytes.into_iter().any(large) && {
+            let reported = self
+                .0
+                .get(&id)
+                .map_or([FlowCount::default(); 2], |baseline| baseline.totals);
+            bytes
+                .into_iter()
+                .zip(reported)
+                .any(|(bytes, reported)| large(bytes.wrapping_sub(reported.bytes)))
+        }
     }
 
     /// How many windows an entry has been silent for when `closing` ends, including `closing`.

@@ -9,7 +9,7 @@ use super::{
     window::Loss,
 };
 
-/// The records that were given up, by the ENI's id.
+/// What records lack that were given up, or whose packets cannot be told, by the ENI's id.
 pub(super) type Overflow = BTreeMap<String, Loss>;
 
 /// Makes one of records that are one, then gives up what is beyond `most` records.
@@ -51,12 +51,17 @@ pub(super) fn cut(records: &mut Vec<FlowRecord>, most: usize, overflow: &mut Ove
     records.shrink_to(most);
 }
 
-fn add(record: &FlowRecord, overflow: &mut Overflow) {
-    let loss = overflow.entry(record.eni.id().to_owned()).or_insert_with(|| Loss {
-        eni: Arc::clone(&record.eni),
+/// The loss of an ENI.
+pub(super) fn loss_of<'a>(overflow: &'a mut Overflow, eni: &Arc<LoggedEni>) -> &'a mut Loss {
+    overflow.entry(eni.id().to_owned()).or_insert_with(|| Loss {
+        eni: Arc::clone(eni),
         passed: 0,
         denied: 0,
-    });
+    })
+}
+
+fn add(record: &FlowRecord, overflow: &mut Overflow) {
+    let loss = loss_of(overflow, &record.eni);
     match record.action {
         RecordAction::Accept => loss.passed += record.count.packets,
         RecordAction::Reject => loss.denied += record.count.packets,

@@ -11,7 +11,7 @@ use super::{
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Conn {
-    /// Packets by [`crate::abi::Direction`], egress and ingress, wrapping: to be read at least once a minute.
+    /// Packets by [`crate::abi::Direction`], egress and ingress, wrapping.
     pub packets: [Cell<u32>; 2],
     /// IP bytes likewise.
     pub bytes: [Word; 2],

@@ -14,7 +14,7 @@ use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, Track
 pub use self::error::CollectError;
 use super::{
     baseline::{Baselines, Delta, Sample},
-    budget::{Overflow, cut},
+    budget::{Overflow, cut, loss_of},
     eni::{LoggedEni, Registry},
     record::{FlowRecord, Reasons, coalesce},
     schedule::{Bounds, Schedule},
@@ -215,6 +215,19 @@ impl Collector {
         tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
     }
 
+    /// Takes down what connections hold that have carried so much since they were read that their packet counters may come
+    /// round before the window ends. To be called every few seconds.
+    pub fn read_large(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
+        tables
+            .conns(&mut |conn| {
+                let entry = Entry::conn(conn.id, conn.key, &conn.state, &self.unlogged);
+                if self.conns.is_large(conn.id, &entry.sample) {
+                    self.report(&entry, false);
+                }
+            })
+            .map_err(|source| CollectError::Read { table: CONNS, source })
+    }
+
     /// Removes denied flows that have been silent for a quarter of a second, between two closings: room for new ones. What
     /// no window has reported yet goes into the records of the one that runs.
     pub fn free_denials(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
@@ -397,6 +410,9 @@ impl Collector {
             self.unattributed.packets += delta.count.packets;
             return;
         };
+        if delta.at_least {
+            loss_of(&mut self.overflow, &eni).passed += 1 << 32;
+        }
         let denied = entry
             .denied
             .map(|number| DropReason::from_number(number).map_or(Reasons::NONE, Reasons::only));
