@@ -411,7 +411,7 @@ impl Collector {
             return;
         };
         if delta.at_least {
-            loss_of(&mut self.overflow, &eni).passed += 1 << 32;
+            loss_of(&mut self.overflow, eni).passed += 1 << 32;
         }
         let denied = entry
             .denied
