@@ -1,4 +1,4 @@
-//! What strangers on the wire can do with packets of their own making: they close no connection, make none that lasts, and
+//! Forged packets of strangers on the wire: they close no connection, make none that lasts, and
 //! leave a record.
 
 use anyhow::{Result, ensure};
@@ -21,7 +21,7 @@ fn client(config: Config) -> Config {
         .task("task-1", &TASK, &["client"])
 }
 
-/// A task that serves whoever comes.
+/// A task that serves everybody.
 fn server(config: Config) -> Config {
     config
         .group("server", "ingress: [{ protocol: all, from: any }], egress: []")
@@ -37,7 +37,7 @@ fn await_state(held: &MapDump, what: &str, enough: impl Fn(u16) -> bool) -> Resu
     })
 }
 
-/// A RST or FIN that whoever sees nothing of the connection makes up: ends ignore it, and so does the gate. One that comes
+/// A RST or FIN that is made up without seeing the connection: ends ignore it, and so does the gate. One that comes
 /// from the server's own stack closes.
 #[test]
 fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Result<()> {
@@ -125,7 +125,7 @@ fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
     let held = MapDump::of(&test.daemon)?;
     let (host, outside) = (&test.topology.host, &test.topology.outside);
     let _echo = TcpEcho::start(test.task("task-1")?, 80)?;
-    // What is sent to nobody goes there all the same, and is not answered.
+    // Packets to nobody are sent all the same, and not answered.
     let shown = outside.output("ip", &["-o", "link", "show", "dev", "eth0"])?;
     let mac = shown
         .split_once("link/ether ")

@@ -1,4 +1,4 @@
-//! Branches with VLAN links of their own, each in its task's namespace, and real traffic: the trunk's gate judges it where
+//! Branches with separate VLAN links, each in its task's namespace, and real traffic: the trunk's gate judges it where
 //! no gate is near the task.
 //!
 //! Not every kernel can make such links: `cargo xtask vm` runs this on those that can, elsewhere it is counted as

@@ -1,4 +1,4 @@
-//! An uplink that comes, goes and changes while taskgate runs. What was a branch is never open.
+//! An uplink that comes, goes and changes while taskgate runs. A former branch is never open.
 
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, DropReason};
@@ -241,7 +241,7 @@ fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
     )?;
     daemon.apply(&uplink("trunk"))?;
     let on_trunk = config.clone().device_task("web-1", "trunk", &[WEB], &["http"]);
-    // What goes wrong for one task is that task's alone.
+    // A failure for one task is that task's alone.
     daemon.apply(&on_trunk)?;
     daemon.await_message("task `web-1` is not gated: link `trunk` has the gate of a trunk")?;
     let stopped = daemon.stop_unhealthy()?;

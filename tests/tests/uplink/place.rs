@@ -25,7 +25,7 @@ pub(crate) enum Judge {
 }
 
 impl Judge {
-    /// What taskgate says of it.
+    /// taskgate's message about it.
     pub(crate) fn said(self) -> &'static str {
         match self {
             Self::Native => "dropped early, by its driver (XDP)",
@@ -43,7 +43,7 @@ impl Judge {
     }
 }
 
-/// What the uplink itself has.
+/// The queues of the uplink itself.
 pub(crate) const ONE_QUEUE: &str = "numtxqueues 1 numrxqueues 1";
 
 /// A program in the place of the prefilter, which passes everything.
@@ -203,7 +203,7 @@ impl Side {
     /// A frame that goes from this side to the other, with these tags in it, the outermost first.
     pub(crate) fn sends(self, tags: &[(u16, u16)], frame: &[u8]) -> Vec<u8> {
         let other = if self == Self::Wire { Self::Inside } else { Self::Wire };
-        // A branch has a hardware address of its own.
+        // A branch has a separate hardware address.
         let destination = match (other, tags.first()) {
             (Self::Inside, Some((_, control))) if control & 0xfff != 0 => Config::vlan_mac(control & 0xfff),
             _ => other.mac(),

@@ -40,7 +40,7 @@ fn mac(topology: &Topology) -> Result<Vec<u8>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// What only the packets of this flow hold, from the source address on.
+/// The bytes that only packets of this flow hold, from the source address on.
 fn headers(flow: Flow) -> Vec<u8> {
     let octets = |address: IpAddr| match address {
         IpAddr::V4(address) => address.octets().to_vec(),
@@ -210,7 +210,7 @@ fn connections_live_on_and_end_over_an_uplink_with_generic_xdp() -> Result<()> {
     rules_that_change(Judge::Generic)
 }
 
-/// What comes in with a local task's address is not that task's, neither as something new nor as part of what is there.
+/// A packet from the wire with a local task's address is not that task's, neither as a new connection nor as part of one.
 fn the_wire_speaks_as_a_task(judge: Judge) -> Result<()> {
     let topology = topology(judge)?;
     let occupied = (judge == Judge::Gate)

@@ -1,4 +1,4 @@
-//! XDP finds a VLAN tag only in the frame. Where a link would keep it beside, taskgate has that changed while it runs.
+//! XDP finds a VLAN tag only in the frame. Where a link would put it into the metadata, taskgate has that changed while it runs.
 
 use anyhow::Result;
 use taskgate_net::sys::{VlanSwitch, turn_vlan_switch, vlan_switch};

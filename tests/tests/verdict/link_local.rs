@@ -1,4 +1,4 @@
-//! Link-local addresses: whoever is seen with one first has it, on its link.
+//! Link-local addresses belong to the first that is seen with them, on each link.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction::{self, Egress, Ingress};
@@ -71,7 +71,7 @@ fn refused_to(eni: u32, test: &mut DataPathTest<'_>, address: &str) -> Result<()
 fn nobody_speaks_as_another_task_of_its_link() -> Result<()> {
     on_host_and_in_kernel(|test| {
         for (number, first) in all_as(VICTIM).iter().enumerate() {
-            // An answer comes from an address of its own, and is refused to the victim too.
+            // An answer comes from the attacker's own address, and is refused to the victim too.
             if number == 2 {
                 continue;
             }
@@ -154,7 +154,7 @@ fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
         assert!(test.path.judge(&sent)?);
         assert!(!test.send(Egress, 0, &heard)?, "{}", test.name);
         assert!(test.send(Egress, 1, &heard)?, "{}", test.name);
-        // What it was before has no addresses any more.
+        // The former link has no addresses any more.
         let slot = test.fixture.slot("other")?;
         test.fixture.writer.bump_epoch(slot)?;
         assert!(test.send(Egress, 0, &heard)?, "{}", test.name);
@@ -163,7 +163,7 @@ fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
     })
 }
 
-/// Duplicate address detection claims nothing: whoever answers has the address.
+/// Duplicate address detection claims nothing: the one that answers has the address.
 #[test]
 fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -188,7 +188,7 @@ fn an_address_that_nobody_answers_for_goes_to_who_asks() -> Result<()> {
     on_host_and_in_kernel(|test| {
         let uses = message(VICTIM, ALL_NODES, 136, VICTIM);
         for claimed in [
-            // What no rule lets out claims too.
+            // Packets that no rule lets out claim too.
             (Egress, ip(at(VICTIM), at(GATEWAY), 17, &udp(40000, 54, b"?"))),
             (Egress, uses.clone()),
             (Ingress, uses.clone()),
@@ -236,7 +236,7 @@ fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> 
         denied[5] = 9;
         assert!(!test.send(Ingress, 0, &denied)?);
         test.assert_lines("flooded", &["count task ingress not-for-task 1"]);
-        // What follows from its hardware address is the task's before it says anything.
+        // The address that follows from its hardware address is the task's before it says anything.
         assert!(test.send(Ingress, 0, &asks(BY_MAC))?, "{}", test.name);
         // Nobody floods a link of two ends: a task there need not have spoken.
         two(test, 0)?;

@@ -15,7 +15,7 @@ const NOBODY6: &str = "::";
 const ALL_NODES: &str = "ff02::1";
 const ALL_ROUTERS: &str = "ff02::2";
 
-/// What a gate does with a frame, and the reason or kind that it counts under.
+/// A gate's verdict on a frame, and the reason or kind that it counts under.
 type Row = (&'static str, Direction, Vec<u8>, &'static str);
 
 fn check(rows: &[Row]) -> Result<()> {
@@ -319,7 +319,7 @@ fn neighbour_discovery_about_an_ipv4_address_is_malformed() -> Result<()> {
     })
 }
 
-/// Whoever asks whether its own address is taken hears that it is, until it uses the address.
+/// A task that asks whether its own address is taken hears that it is, until it uses the address.
 #[test]
 fn a_task_that_probes_its_address_hears_who_has_it() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -366,7 +366,7 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
             let v6 = |to: &str, kind, hops| ipv6(at("fe80::5"), at(to), 58, hops, &icmp(kind, 0, 0, &[0; 16]));
             let v4 = |to: &str, protocol, payload: &[u8]| ip(at(TASK4), at(to), protocol, payload);
             let query = [0x11, 0, 0, 0, 224, 0, 0, 1];
-            // What a rule let through vouches for nothing.
+            // A packet that a rule let through proves nothing.
             assert!(test.egress(&v4("224.0.0.1", 2, &[0x16, 0, 0, 0, 224, 0, 0, 1]))?);
             assert!(test.egress(&v4("224.0.0.13", 103, &JOIN))?);
             let pim6 = |message: &[u8]| ipv6(at("fe80::5"), at("ff02::d"), 103, 1, message);

@@ -25,9 +25,9 @@ fn two(config: Config) -> Config {
         .task("db-1", &DB, &["dns"])
 }
 
-/// What the parts of datagrams with these payloads amount to on links of 1500 bytes.
+/// The sums of the parts of datagrams with these payloads on links of 1500 bytes.
 fn parts(v6: bool, payloads: &[usize]) -> Count {
-    // Each part has a header of its own, and carries a multiple of eight bytes.
+    // Each part has a header, and carries a multiple of eight bytes.
     let (header, room) = if v6 { (48, 1448) } else { (20, 1480) };
     let of_one = |payload: &usize| {
         let data = payload + 8;
@@ -230,7 +230,7 @@ fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
     Ok(())
 }
 
-/// More than a task's share of remembered datagrams: what is whole is remembered no more.
+/// More than a task's share of remembered datagrams: complete ones are remembered no more.
 #[test]
 fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
     const MANY: usize = 10_000;

@@ -42,7 +42,7 @@ struct Sent {
     reason: Option<DropReason>,
 }
 
-/// Frames of one direction and family, for flows and datagrams of their own.
+/// Frames of one direction and family, for separate flows and datagrams.
 struct Script {
     direction: Direction,
     family: usize,
@@ -69,7 +69,7 @@ impl Script {
         }
     }
 
-    /// What is in the data of a frame of this name, and in no other.
+    /// The mark in the data of a frame of this name, and in no other.
     fn mark(&self, name: &str) -> Vec<u8> {
         format!("{}.{}.{name}", self.family, self.number).into_bytes()
     }

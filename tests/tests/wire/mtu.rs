@@ -22,7 +22,7 @@ const OTHER: [&str; 2] = ["10.88.0.20", "fd88::20"];
 const SERVER: [&str; 2] = ["10.77.0.2", "fd77::2"];
 const INNER: [&str; 2] = ["10.66.0.2", "fd66::2"];
 const PORT: u16 = 5001;
-/// What connections need to get going, and once more after the change.
+/// The bytes that connections send first, and once more after the change.
 const PART: u64 = 100_000;
 const NARROW: &str = "mtu 1300";
 const OUT: &str = "ingress: [], egress: [{ protocol: tcp, ports: 5001, to: any }]";
@@ -80,7 +80,7 @@ fn goes_on_when(test: E2eTest, bulk: Bulk, narrower: impl FnOnce(&E2eTest) -> Re
     Ok(())
 }
 
-/// `gso_max_segs` of the sender's link: 1 has it send what is on the wire, more lets it send what stands for several.
+/// `gso_max_segs` of the sender's link: with 1 it sends packets as on the wire, with more it may send GSO packets.
 const SEGMENTS: [&str; 2] = ["gso_max_segs 1", "gso_max_segs 40"];
 
 #[test]
@@ -142,7 +142,7 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
     Ok(())
 }
 
-/// It is the error that decides. Without it the connection stands still, and goes on as soon as errors get through.
+/// The error decides: without it the connection stalls, and goes on as soon as errors get through.
 #[test]
 fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() -> Result<()> {
     for address in SERVER {
@@ -158,7 +158,7 @@ fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() ->
             anyhow::Ok(ledger.total("web-1", Action::Reject).packets)
         };
         test.await_denials("web-1", 1)?;
-        // What was on its way has arrived by now.
+        // Packets that were on their way have arrived by now.
         let (before, told) = (bulk.received(), rejected(&test)?);
         test.await_denials("web-1", told + 2)?;
         assert_eq!(bulk.received(), before, "nothing gets through");
@@ -189,7 +189,7 @@ fn a_narrower_link_of_a_task_stops_no_connection_from_another() -> Result<()> {
     Ok(())
 }
 
-/// The error goes to the server and meets no gate. What comes after it is small enough.
+/// The error goes to the server and meets no gate. Later packets are small enough.
 #[test]
 fn a_narrower_path_to_a_task_does_not_stop_its_connection() -> Result<()> {
     for narrow_at_host in [false, true] {

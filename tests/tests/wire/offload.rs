@@ -1,4 +1,4 @@
-//! What a task asks the kernel to do to its packets once they were judged: nothing of it changes what was judged. The
+//! Work that a task asks the kernel to do on its packets after the verdict: it changes nothing that was judged. The
 //! link to what is outside fills in checksums itself, as one without hardware for that.
 
 use anyhow::{Result, ensure};
@@ -74,7 +74,7 @@ fn attacks() -> Vec<(Vec<u8>, Unsummed, Flow)> {
     for family in [0, 1] {
         let transport = ETHERNET + HEADER[family];
         let plain = packet(family, 17, &udp(4000, 443, &[7; 20]));
-        // What stands in the place is summed too: the last word makes up for it.
+        // The bytes in its place are summed too: the last word makes up for them.
         let port = Unsummed {
             start: transport + 2,
             offset: 0,
@@ -157,7 +157,7 @@ fn payloads(family: usize) -> Vec<Payload> {
     ]
 }
 
-/// What of a frame was judged, and must be so when it comes: without hops, and the sum that was written.
+/// The judged part of a frame, which must be the same when it comes: without hops, and the sum that was written.
 fn judged_part(family: usize, frame: &[u8], place: u16) -> Vec<u8> {
     let mut part = frame[..usize::from(ETHERNET + HEADER[family] + 8)].to_vec();
     let changes: &[usize] = [&[22, 24, 25][..], &[21]][family];
@@ -231,7 +231,7 @@ fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
     Ok(())
 }
 
-/// Packets that stand for several carry such a checksum too, and lie about no length.
+/// GSO packets carry such a checksum too, and lie about no length.
 #[test]
 fn what_is_cut_late_is_cut_as_it_was_judged() -> Result<()> {
     let (topology, task, daemon, counters) = gated()?;

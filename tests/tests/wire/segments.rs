@@ -1,4 +1,4 @@
-//! What kernels send together and cut late, or put together early: counted as the packets on the wire, by whoever sees
+//! Packets that kernels send together and cut late, or put together early: counted as the packets on the wire, wherever one sees
 //! them one by one.
 
 use anyhow::Result;
@@ -19,7 +19,7 @@ const RULES: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }, { prot
                      egress: [{ protocol: tcp, ports: 5001, to: any }, { protocol: udp, ports: 53, to: any }]";
 /// Enough for TCP to have found out how much it may send together.
 const MUCH: u64 = 8 << 20;
-/// Such a link is given nothing that stands for several packets: it is cut before.
+/// Such a link is given no GSO packets: they are cut before.
 const ONE_BY_ONE: &str = "gso_max_segs 1";
 
 fn one(config: Config) -> Config {
@@ -101,7 +101,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
         let test = E2eTest::start(one)?;
         let counters = Counters::of(&test.daemon)?;
         let (task, outside) = (test.task("web-1")?, &test.topology.outside);
-        // What leaves the host is cut before, what comes to it is not.
+        // Packets that leave the host are cut before, those that come to it are not.
         test.topology.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
         let mut expected = Ledger::default();
         for (from, to, direction) in [
@@ -135,7 +135,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
     Ok(())
 }
 
-/// What a packet socket sends toward a task the kernel has not counted yet when the gate sees it.
+/// The segments of a packet socket's frame toward a task are not counted yet when the gate sees it.
 #[test]
 fn segments_that_the_kernel_has_not_counted_are_counted() -> Result<()> {
     let (topology, task) = linear::topology()?;

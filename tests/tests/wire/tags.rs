@@ -1,4 +1,4 @@
-//! VLAN tags on links that are no trunks, in the frame and beside it. A bridge would carry every one of them: it is the
+//! VLAN tags on links that are no trunks, in the frame and in the metadata. A bridge would carry every one of them: it is the
 //! gate that stops them.
 
 use anyhow::Result;
@@ -126,7 +126,7 @@ fn tagged(bridged: &Bridged, direction: Direction, from: (&Netns, &str), to: (&N
     Ok(())
 }
 
-/// The outer tag lies beside the frame, as everywhere where it was received: the kernel took it out of the data.
+/// The outer tag is in the metadata, as wherever a frame was received: the kernel took it out of the data.
 #[test]
 fn a_task_sends_no_tagged_frames() -> Result<()> {
     let bridged = Bridged::new()?;
@@ -134,7 +134,7 @@ fn a_task_sends_no_tagged_frames() -> Result<()> {
     tagged(&bridged, Direction::Egress, task, peer)
 }
 
-/// Likewise: the bridge received it, and sends it on with the tag beside it.
+/// The bridge received it, and sends it on with the tag in the metadata.
 #[test]
 fn a_task_gets_no_tagged_frames_from_a_bridge() -> Result<()> {
     let bridged = Bridged::new()?;

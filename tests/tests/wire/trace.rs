@@ -60,7 +60,7 @@ fn probes(family: usize, hops: u8) -> [(Flow, Vec<u8>); 3] {
     })
 }
 
-/// An error about a packet quotes all of it, if it is small, after an IP header and eight bytes of its own.
+/// An error about a packet quotes all of it, if it is small, after an IP header and eight bytes of ICMP.
 fn about(family: usize, packet: &[u8]) -> Count {
     Count::new(1, packet.len() as u64 + [28, 48][family])
 }

@@ -8,7 +8,7 @@ mod transport;
 
 use transport::transport;
 
-/// What a frame says.
+/// The content of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
     /// It names no addresses that a record could have.
@@ -45,7 +45,7 @@ pub(crate) struct Ip {
     pub(crate) packets: u64,
     /// IP bytes on the wire.
     pub(crate) bytes: u64,
-    /// What it carries.
+    /// Its payload.
     pub(crate) body: Body,
     /// Whose part it is, if it is one of several fragments.
     pub(crate) fragment: Option<Part>,
@@ -78,7 +78,7 @@ impl Part {
     }
 }
 
-/// What an IP packet carries.
+/// The payload of an IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     /// It cannot be judged.
@@ -91,7 +91,7 @@ pub(crate) enum Body {
         destination: u16,
         /// TCP flags; 0 for UDP.
         flags: u8,
-        /// What it says as a TCP segment.
+        /// Its TCP segment.
         segment: Option<Segment>,
     },
     /// ICMP over IPv4, ICMPv6 over IPv6.
@@ -100,9 +100,9 @@ pub(crate) enum Body {
         kind: u8,
         /// Its code.
         code: u8,
-        /// What lies where requests and replies have their identifier.
+        /// The bytes where requests and replies have their identifier.
         identifier: u16,
-        /// What it quotes, if it is an error.
+        /// The quoted packet, if it is an error.
         quoted: Option<Box<Ip>>,
     },
     /// Neighbour discovery or listener discovery by somebody on the link.
@@ -144,14 +144,14 @@ pub(crate) struct Segment {
     pub(crate) flags: u8,
     /// Where it begins.
     pub(crate) sequence: u16,
-    /// What it acknowledges.
+    /// Its acknowledgement number.
     pub(crate) acknowledged: u16,
     /// Bytes of data.
     pub(crate) payload: u32,
 }
 
 pub(super) const MALFORMED: Body = Body::Bad(DropReason::Malformed);
-/// What a gate looks at, from the start of the frame.
+/// The bytes that a gate looks at, from the start of the frame.
 pub(super) const REACH: usize = 256;
 
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -287,7 +287,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if total > packet.len() {
         return Reading::Ip(ip);
     }
-    // The length of a jumbogram stands in a header that no segment has.
+    // The length of a jumbogram is in a header that no segment has.
     let unsent = if jumbo && packet[6] == 0 { 8 } else { 0 };
     ip.bytes = total as u64;
     if is_mapped(ip.source) || is_mapped(ip.destination) || segments.1 > 0 && total < packet.len() {
@@ -376,7 +376,7 @@ fn overwrites(ip: &Ip, at: usize, ether_type: u16, segments: (u32, u32), left: L
     left.checksum.is_some_and(sums_elsewhere) || cut_elsewhere
 }
 
-/// Counts the packets that a GSO packet stands for, and their bytes.
+/// Counts the packets of a GSO packet, and their bytes.
 fn count(ip: &mut Ip, total: usize, headers: usize, (segments, size): (u32, u32)) {
     if matches!(ip.body, Body::Bad(_)) || ip.overwritten || size == 0 {
         return;

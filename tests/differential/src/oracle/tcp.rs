@@ -1,4 +1,4 @@
-//! What a TCP connection is known to be: what the task says is so, what comes in its peer's name has to fit.
+//! The known state of a TCP connection: the task's segments are believed, those in its peer's name have to fit.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use taskgate_ebpf::abi::Direction;
 
 use super::super::naive_parser::Segment;
 
-/// What is known of a TCP connection. Positions are sequence numbers, of which 16 bits are kept.
+/// The known state of a TCP connection. Positions are sequence numbers, of which 16 bits are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tcp {
     /// Where each side goes on, as far as anybody said.
@@ -49,7 +49,7 @@ impl Tcp {
         self.farewells.len() == 2 || !self.broken.is_empty()
     }
 
-    /// The first segment that is seen. What it acknowledges is all that is known of the other side.
+    /// The first segment that is seen. Its acknowledgement is all that is known of the other side.
     pub(super) fn first(segment: Option<&Segment>, sender: Direction, opener: Direction) -> Self {
         let mut tcp = Self::default();
         let Some(segment) = segment else {
@@ -137,7 +137,7 @@ impl Tcp {
         if segment.flags & ACK != 0 {
             let theirs = advanced(self.places.get(&peer), segment.acknowledged, 0);
             let before = self.places.insert(peer, theirs);
-            // Whoever sends more has not said farewell.
+            // A side that sends more has not ended.
             if !at_its_word && before != Some(theirs) {
                 self.farewells.retain(|side| *side != peer);
             }

@@ -1,4 +1,4 @@
-//! Floors and the common pool: what is charged to whom.
+//! Floors and the common pool: charges to the right account.
 
 use std::{os::fd::AsFd as _, panic::resume_unwind, thread};
 
@@ -51,7 +51,7 @@ fn a_task_has_its_floor_and_what_is_left_of_the_pool() -> Result<()> {
                 test.name
             );
         }
-        // What is never filtered needs an entry too, for its answer.
+        // Exempt traffic needs an entry too, for its answer.
         let resolver = ip(at(TASK4), at("169.254.169.253"), 17, &udp(40000, 53, b""));
         assert!(!test.egress(&resolver)?, "all is taken");
         // The pool is empty; another task has its floor.
@@ -114,7 +114,7 @@ fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
             "count other egress no-rule 5",
             "count task egress no-rule 5",
             "count task ingress no-rule 10",
-            // Six from outside and two of its own have a record.
+            // Six from outside and two from the task have a record.
             "lost other flows 0 denials 1",
             "lost task flows 0 denials 7",
         ];
@@ -183,7 +183,7 @@ fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
         assert_eq!(used(test)?, [(0, 1), (2, 1), (0, 0)], "{}", test.name);
         test.fixture.bind(*Kernel::LINKS.start(), "other")?;
         test.fixture.writer.synchronize(&mut || {});
-        // Twice: what is moved is moved once.
+        // Twice: an account is moved once.
         for _ in 0..2 {
             for port in 1000..1003 {
                 assert!(test.ingress(&syn_from(port, TASK4, 443))?, "{port}, {}", test.name);
@@ -216,7 +216,7 @@ fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
                     .map(|part| {
                         let judge = judge.as_fd();
                         scope.spawn(move || {
-                            // Each on a CPU of its own, where there are two.
+                            // Each on a separate CPU, where there are two.
                             let mut cpu = CpuSet::new();
                             cpu.set(part.into())?;
                             sched_setaffinity(Pid::from_raw(0), &cpu).ok();
