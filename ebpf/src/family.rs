@@ -13,8 +13,8 @@ pub struct Keys {
     v6: Key6,
 }
 
-/// A family of addresses.
-pub trait Family {
+/// A version of IP.
+pub trait IpVersion {
     /// The key of its tables.
     type Key;
     /// A peer's address in its policies.
@@ -33,7 +33,7 @@ pub enum V4 {}
 /// IPv6.
 pub enum V6 {}
 
-impl Family for V4 {
+impl IpVersion for V4 {
     type Key = Key4;
     type Peer = Peer4;
 
@@ -57,7 +57,7 @@ impl Family for V4 {
     }
 }
 
-impl Family for V6 {
+impl IpVersion for V6 {
     type Key = Key6;
     type Peer = Peer6;
 

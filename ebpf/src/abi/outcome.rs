@@ -1,6 +1,8 @@
 //! Every way a packet can end: one number, one counter, one name.
 
-/// Which way a packet goes, seen from the ENI. The numbers are those of the tables.
+use core::fmt;
+
+/// Which way a packet goes, seen from the ENI, as AWS says it. The numbers are those of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Direction {
@@ -21,10 +23,27 @@ impl Direction {
         }
     }
 
+    /// Both of them, in the order in which a group lists its rules.
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// The word that users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
     /// Its number in tables.
     #[inline(always)]
     pub const fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

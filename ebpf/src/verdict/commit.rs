@@ -12,7 +12,7 @@ use crate::{
         tables::{Admitted, Next, RULES, state},
     },
     conntrack::{Life, begin, initiator},
-    family::Family,
+    family::IpVersion,
     flow::{Flow, is_dhcp},
     packet::IcmpKind,
     tables::{Flows, Inserted, Tables},
@@ -30,7 +30,7 @@ fn by_direction<D: Hook, C: Default>(count: C) -> [C; 2] {
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
     #[inline(always)]
-    pub(super) fn ct_commit<F: Family>(
+    pub(super) fn ct_commit<F: IpVersion>(
         &mut self,
         evaluation: Evaluation,
         admission: Admission,
@@ -129,7 +129,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
 
     /// Adds an entry under the key in hand, if its ENI may have one more.
     #[inline(always)]
-    fn insert<F: Family>(
+    fn insert<F: IpVersion>(
         &mut self,
         opened: u16,
         life: Life,

@@ -8,7 +8,7 @@ use crate::{
         tables::{Totals, denial_tail},
     },
     conntrack::{TCP, UDP},
-    family::Family,
+    family::IpVersion,
     flow::Flow,
     packet::{is_group, same},
     policy::PeerKey as _,
@@ -21,7 +21,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     ///
     /// The reason lies in memory meanwhile: else the verifier would walk all of this once for each.
     #[inline(always)]
-    pub(super) fn deny<F: Family>(&mut self, reason: DropReason) -> Outcome
+    pub(super) fn deny<F: IpVersion>(&mut self, reason: DropReason) -> Outcome
     where
         T: Flows<F::Key>,
     {
@@ -47,7 +47,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
 
     /// Keeps what was dropped.
     #[inline(always)]
-    fn record<F: Family>(&mut self, number: u8)
+    fn record<F: IpVersion>(&mut self, number: u8)
     where
         T: Flows<F::Key>,
     {
@@ -90,7 +90,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Whether what is refused was meant for the task, so that its record is true of it. A bridge floods each frame whose
     /// end it does not know, and what goes to several hosts, past many who have nothing to do with it.
     #[inline(always)]
-    fn is_meant<F: Family>(&self, number: u8) -> bool {
+    fn is_meant<F: IpVersion>(&self, number: u8) -> bool {
         if matches!(D::DIRECTION, Direction::Egress) {
             return true;
         }
@@ -108,7 +108,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     }
 
     #[inline(always)]
-    fn insert_denial<F: Family>(&mut self) -> Inserted<<T as Flows<F::Key>>::Denial>
+    fn insert_denial<F: IpVersion>(&mut self) -> Inserted<<T as Flows<F::Key>>::Denial>
     where
         T: Flows<F::Key>,
     {

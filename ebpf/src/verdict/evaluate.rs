@@ -13,7 +13,7 @@ use crate::{
         tables::{RULE_EXEMPT, state},
     },
     conntrack::{ICMP, ICMPV6, TCP, UDP},
-    family::Family,
+    family::IpVersion,
     flow::{Flow, is_dhcp},
     packet::{IcmpKind, Kind, Packet, is_group, request_of, same},
     policy::{Image, PeerKey as _, PolicyQuery, PolicyResult, Rows, classify},
@@ -34,7 +34,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Judges a packet by its ENI and the rules that `evaluation` names. `related`: the rule of the connection that it is an
     /// error about, else 0.
     #[inline(always)]
-    pub(super) fn evaluate<F: Family>(
+    pub(super) fn evaluate<F: IpVersion>(
         &mut self,
         evaluation: Evaluation,
         related: u32,

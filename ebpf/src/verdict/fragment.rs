@@ -12,7 +12,7 @@ use crate::{
         tables::{FragmentL4, Seen},
     },
     conntrack::idle,
-    family::{Family, Keys},
+    family::{IpVersion, Keys},
     packet::{IcmpKind, Packet},
     policy::{Control, PeerKey as _},
     tables::{Flows, Inserted, Tables},
@@ -21,7 +21,7 @@ use crate::{
 /// Makes the key of a packet's datagram the one in hand, and gives its tail: source, destination and identification, with
 /// the protocol for IPv4 (RFC 791, 3.2) and without it for IPv6 (RFC 8200, 4.5).
 #[inline(always)]
-fn key<'k, F: Family>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, u32) {
+fn key<'k, F: IpVersion>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, u32) {
     let protocol = if F::Peer::V6 { 0 } else { packet.protocol };
     let tail = LinkId::from_number(packet.link).with_protocol(protocol);
     let key = F::key(keys);
@@ -30,7 +30,7 @@ fn key<'k, F: Family>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, u
 }
 
 #[inline(always)]
-const fn timeout<F: Family>() -> Timeout {
+const fn timeout<F: IpVersion>() -> Timeout {
     if F::Peer::V6 {
         Timeout::FragmentV6
     } else {
@@ -43,7 +43,7 @@ const fn timeout<F: Family>() -> Timeout {
 /// # Errors
 /// [`DropReason::FragmentWithoutFirst`] if none was let through, or too long ago.
 #[inline(always)]
-pub(super) fn attach_to_first<T: Tables + Flows<F::Key>, F: Family>(
+pub(super) fn attach_to_first<T: Tables + Flows<F::Key>, F: IpVersion>(
     tables: &T,
     control: &Control<T::Bank>,
     packet: &mut Packet,
@@ -87,7 +87,7 @@ fn apply_l4(l4: FragmentL4, later: &mut Packet) {
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Remembers a first fragment that was let through. Where there is no room, the later ones are dropped, and counted.
     #[inline(always)]
-    pub(super) fn remember<F: Family>(&mut self)
+    pub(super) fn remember<F: IpVersion>(&mut self)
     where
         T: Flows<F::Key>,
     {
@@ -125,7 +125,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
 
     /// Counts a later fragment that was let through, and forgets its datagram if it was the one that was missing.
     #[inline(always)]
-    pub(super) fn forget_whole<F: Family>(&mut self)
+    pub(super) fn forget_whole<F: IpVersion>(&mut self)
     where
         T: Flows<F::Key>,
     {

@@ -3,7 +3,7 @@
 use super::{Hook, PacketContext, evaluation::Evaluation, status::CtStatus};
 use crate::{
     abi::{Direction, DropReason},
-    family::Family,
+    family::IpVersion,
     flow::{Flow, is_dhcp},
     tables::{Flows, Tables},
 };
@@ -11,7 +11,7 @@ use crate::{
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Counts the packet in its connection, if it has one that decides; else says how it is to be judged.
     #[inline(always)]
-    pub(super) fn ct_lookup<F: Family>(&mut self, tail: u32) -> Option<Evaluation>
+    pub(super) fn ct_lookup<F: IpVersion>(&mut self, tail: u32) -> Option<Evaluation>
     where
         T: Flows<F::Key>,
     {

@@ -31,7 +31,7 @@ use crate::{
         image::control,
         tables::{Flags, denial_tail},
     },
-    family::{Family, Keys, V4, V6},
+    family::{IpVersion, Keys, V4, V6},
     flow::Flow,
     packet::{Ethernet, Frame, Kind, Neighbour, Packet, Unparsed, hardware_number, parse, parse_quoted},
     policy::{Control, EniRow, Image, PeerKey as _},
@@ -167,7 +167,7 @@ pub fn decide<T: Tables, D: Hook>(tables: &T, hook: D, scratch: &mut Scratch, pa
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     #[inline(always)]
-    fn decide_ip<F: Family>(&mut self, parsed: Result<(), DropReason>) -> Outcome
+    fn decide_ip<F: IpVersion>(&mut self, parsed: Result<(), DropReason>) -> Outcome
     where
         T: Flows<F::Key>,
     {
@@ -187,7 +187,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
 
     /// The walk of a packet with addresses. `parsed`: the reason if it is refused already.
     #[inline(always)]
-    fn process<F: Family>(&mut self, parsed: Result<(), DropReason>) -> Result<PassReason, DropReason>
+    fn process<F: IpVersion>(&mut self, parsed: Result<(), DropReason>) -> Result<PassReason, DropReason>
     where
         T: Flows<F::Key>,
     {

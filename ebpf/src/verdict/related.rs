@@ -6,7 +6,7 @@
 use super::{Hook, PacketContext, status::CtStatus};
 use crate::{
     abi::image::control,
-    family::Family,
+    family::IpVersion,
     flow::Flow,
     packet::{Kind, Packet},
     policy::PeerKey as _,
@@ -16,7 +16,7 @@ use crate::{
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// The rule of the tracked connection that the packet is an error about; 0 if it is none, or about none.
     #[inline(always)]
-    pub(super) fn related<F: Family>(&mut self, tail: u32) -> u32
+    pub(super) fn related<F: IpVersion>(&mut self, tail: u32) -> u32
     where
         T: Flows<F::Key>,
     {
@@ -41,7 +41,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
 
     /// Whether the settings let errors of this type through.
     #[inline(always)]
-    fn wanted<F: Family>(&self) -> bool {
+    fn wanted<F: IpVersion>(&self) -> bool {
         const FRAGMENTATION_NEEDED: u16 = 0x0304;
         const PACKET_TOO_BIG: u16 = 2;
         let message = self.packet.destination_port;

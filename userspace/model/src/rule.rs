@@ -1,47 +1,10 @@
 //! One rule of a security group: it allows what matches it, and nothing is ever denied by a rule.
 
-use std::fmt;
+pub use taskgate_ebpf::abi::Direction;
 
 use super::family::Family;
 use super::location::Location;
 use super::peer::Peer;
-
-/// Which way a packet goes, seen from the ENI, as AWS says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// Toward the task.
-    Ingress,
-    /// From the task.
-    Egress,
-}
-
-impl Direction {
-    /// Both of them.
-    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
-
-    /// The other way.
-    #[must_use]
-    pub fn opposite(self) -> Self {
-        match self {
-            Self::Ingress => Self::Egress,
-            Self::Egress => Self::Ingress,
-        }
-    }
-
-    /// The word that users see.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A rule's protocol and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -16,7 +16,7 @@ use taskgate_ebpf::{
         unpair,
     },
     conntable::ControlWord,
-    family::{Family, V4, V6},
+    family::{IpVersion, V4, V6},
 };
 
 /// One entry in one place of a table. An entry of another flow in that place has another one, and so has the same flow's
@@ -73,7 +73,7 @@ pub enum FlowKey {
 impl FlowKey {
     /// The key of a flow of the family of `local`; `ports` and `tail` as in [`Key4`].
     pub fn new(local: IpAddr, remote: IpAddr, ports: u32, tail: u32) -> Self {
-        fn key<F: Family<Key: Default>>(local: IpAddr, remote: IpAddr, ports: u32, tail: u32) -> F::Key {
+        fn key<F: IpVersion<Key: Default>>(local: IpAddr, remote: IpAddr, ports: u32, tail: u32) -> F::Key {
             let mut key = F::Key::default();
             F::set_key(&mut key, local.into(), remote.into(), ports, tail);
             key

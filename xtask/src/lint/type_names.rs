@@ -11,9 +11,9 @@ use super::source;
 use crate::workspace;
 
 /// Names with several meanings, each of which reads well where it is used: the configuration's side and the packet's
-/// (`Direction`, `Family`, `Uplink`), a test's view of a flow (`Flow`), and the probing of two kinds of tables
+/// (`Uplink`), a test's view of a flow (`Flow`), and the probing of two kinds of tables
 /// (`Probe`). None comes in.
-const TWICE: [&str; 5] = ["Direction", "Family", "Flow", "Probe", "Uplink"];
+const TWICE: [&str; 3] = ["Flow", "Probe", "Uplink"];
 
 pub(super) fn check() -> Result<()> {
     let root = workspace::root();

@@ -25,13 +25,6 @@ pub(super) struct Admission {
     pub(super) to_group: bool,
 }
 
-fn model_direction(direction: Direction) -> taskgate_model::Direction {
-    match direction {
-        Direction::Egress => taskgate_model::Direction::Egress,
-        Direction::Ingress => taskgate_model::Direction::Ingress,
-    }
-}
-
 impl Oracle {
     /// Judges a packet by the rules of a direction.
     pub(super) fn admit(
@@ -114,7 +107,7 @@ impl Oracle {
             return exempt(false);
         }
         let packet = Case::asked(ip, remote, judged != case.direction);
-        let allowed = oracle::judge(&world.model, eni, model_direction(judged), &packet);
+        let allowed = oracle::judge(&world.model, eni, judged, &packet);
         let is_presumed = case.direction == Direction::Ingress
             && matches!(local, IpAddr::V6(address) if address.is_unicast_link_local()
                 && self.link_locals.is_presumed(case, slot, address));

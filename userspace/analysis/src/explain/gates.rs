@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Serialize, Serializer};
 use taskgate_compiler::{CompileError, RuleName};
 use taskgate_ebpf::{
-    abi::{self, DropReason, LinkId, Outcome, tables::RULE_EXEMPT},
+    abi::{DropReason, LinkId, Outcome, tables::RULE_EXEMPT},
     host::{HostFrame, HostTables, decide},
 };
 use taskgate_model::{Direction, Eni, Exempt, Model};
@@ -195,10 +195,6 @@ impl Gated<'_> {
     fn judge(&self, frame: &HostFrame<'_>, direction: Direction) -> (Outcome, Option<&RuleName>) {
         const ROOM: usize = 1;
         let tables = HostTables::new(self.host.writer.memory(), ROOM);
-        let direction = match direction {
-            Direction::Egress => abi::Direction::Egress,
-            Direction::Ingress => abi::Direction::Ingress,
-        };
         let outcome = decide(&tables, frame, direction);
         let tracked = tables.conns_v4().into_values().chain(tables.conns_v6().into_values());
         let mut numbers = tracked.map(|conn| conn.rule()).filter(|number| *number != RULE_EXEMPT);

@@ -230,10 +230,6 @@ impl<'a> Reader<'a> {
         peer: impl PeerKey,
     ) -> Answer {
         let eni = self.slot(slot).expect("the slot is present");
-        let direction = match direction {
-            Direction::Egress => abi::Direction::Egress,
-            Direction::Ingress => abi::Direction::Ingress,
-        };
         let subject = PolicyQuery {
             axis: class as u32,
             port: port.into(),
