@@ -8,6 +8,7 @@ pub mod loaded;
 pub mod machine;
 pub mod measure;
 pub mod paths;
+pub mod process;
 pub mod reading;
 pub mod report;
 pub mod rules;

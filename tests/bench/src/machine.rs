@@ -7,16 +7,17 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 /// The machine, as a reader of figures wants to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// The CPU's name.
     pub cpu: String,
     /// How many of them.
     pub cpus: usize,
     /// The one that was measured on.
+    #[serde(rename = "measured_on")]
     pub on: usize,
     /// The kernel's release and build.
     pub kernel: String,
@@ -65,18 +66,6 @@ impl Machine {
              kernel:  {kernel}\n\
              load:    {load} when it began\n"
         )
-    }
-
-    /// As JSON.
-    pub fn json(&self) -> Value {
-        let Self {
-            cpu,
-            cpus,
-            on,
-            kernel,
-            load,
-        } = self;
-        json!({ "cpu": cpu, "cpus": cpus, "measured_on": on, "kernel": kernel, "load": load })
     }
 }
 

@@ -161,14 +161,13 @@ impl Report {
 
     /// As JSON.
     pub fn json(&self) -> Value {
-        let spread = |Spread { median, least, most }: Spread| json!({ "median": median, "min": least, "max": most });
         let paths = self.paths.iter().map(|path| {
             json!({
                 "path": path.name,
                 "packets_per_round": path.packets,
-                "net_ns": spread(path.net),
-                "with_gate_ns": spread(path.gross),
-                "empty_ns": spread(path.empty),
+                "net_ns": path.net,
+                "with_gate_ns": path.gross,
+                "empty_ns": path.empty,
                 "budget_ns": path.budget,
                 "met": path.met(),
             })
@@ -177,9 +176,9 @@ impl Report {
             json!({
                 "traffic": traffic.name,
                 "unit": traffic.unit,
-                "no_program": spread(traffic.without),
-                "with_gates": spread(traffic.with),
-                "percent": spread(traffic.share),
+                "no_program": traffic.without,
+                "with_gates": traffic.with,
+                "percent": traffic.share,
                 "budget_percent": LEAST_SHARE,
                 "met": traffic.met(),
             })
@@ -195,13 +194,13 @@ impl Report {
         let compiled = self.compiled.iter().map(|time| {
             json!({
                 "rules": time.name,
-                "compile_us": spread(time.compile),
-                "write_us": spread(time.write),
+                "compile_us": time.compile,
+                "write_us": time.write,
                 "policy_bytes": time.policy_bytes,
             })
         });
         json!({
-            "machine": self.machine.json(),
+            "machine": self.machine,
             "rounds": self.effort.rounds,
             "quick": self.effort == PathEffort::QUICK,
             "paths": paths.collect::<Vec<_>>(),

@@ -1,13 +1,17 @@
 //! Several measurements as three numbers.
 
+use serde::{Deserialize, Serialize};
+
 /// The median, the least and the most of some measurements, in their unit.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The middle one; of an even number, the mean of the two in the middle.
     pub median: f64,
     /// The least.
+    #[serde(rename = "min")]
     pub least: f64,
     /// The most.
+    #[serde(rename = "max")]
     pub most: f64,
 }
 

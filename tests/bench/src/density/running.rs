@@ -1,25 +1,16 @@
 //! A running taskgate with one task and with as many as there can be: time, memory, and whether its records are complete.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::ErrorKind,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use taskgate_bpf::sys::lift_open_files_limit;
 
 use super::DensityEffort;
-use crate::table::table;
+use crate::{process::Process, table::table};
 use testkit::{
     Config, Daemon, Ledger,
     scale::{Branches, Tasks},
 };
-
-/// The unit of times in /proc, whatever the kernel's own rate is.
-const TICK: Duration = Duration::from_millis(10);
 
 /// What was measured of one.
 #[derive(Clone, Debug, Default)]
@@ -30,67 +21,6 @@ struct Running {
     end: Duration,
     process: Process,
     records: usize,
-}
-
-/// What a process takes, once all is gated.
-#[derive(Clone, Debug, Default)]
-struct Process {
-    /// User and system time.
-    cpu: Duration,
-    /// KiB.
-    resident: u64,
-    /// KiB.
-    peak: u64,
-    /// KiB of its maps in the kernel.
-    maps: u64,
-    files: u64,
-}
-
-impl Process {
-    fn of(daemon: &Daemon) -> Result<Self> {
-        let folder = Path::new("/proc").join(daemon.pid()?.to_string());
-        let status = fs::read_to_string(folder.join("status"))?;
-        let kib = |key: &str| -> Result<u64> {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(key))
-                .context("no such line")?;
-            Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?)
-        };
-        let stat = fs::read_to_string(folder.join("stat"))?;
-        // After the name, which is in brackets, from the third field on.
-        let (_, fields) = stat.rsplit_once(')').context("no name")?;
-        let ticks: u32 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(str::parse::<u32>)
-            .sum::<Result<_, _>>()?;
-
-        let (mut files, mut maps) = (0, BTreeMap::new());
-        for entry in fs::read_dir(folder.join("fdinfo"))? {
-            let text = match fs::read_to_string(entry?.path()) {
-                // It was closed meanwhile.
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                text => text?,
-            };
-            files += 1;
-            let number = |key: &str| -> Option<u64> {
-                let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-                line.trim_start_matches(':').trim().parse().ok()
-            };
-            if let (Some(id), Some(bytes)) = (number("map_id"), number("memlock")) {
-                maps.insert(id, bytes);
-            }
-        }
-        Ok(Self {
-            cpu: ticks * TICK,
-            resident: kib("VmRSS")?,
-            peak: kib("VmHWM")?,
-            maps: maps.values().sum::<u64>() / 1024,
-            files,
-        })
-    }
 }
 
 fn timed<R>(what: impl FnOnce() -> Result<R>) -> Result<(Duration, R)> {
