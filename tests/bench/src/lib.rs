@@ -1,6 +1,7 @@
 //! The data path, measured: what `cargo xtask bench path` runs. docs/performance.md says how it is done and why.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
+pub mod compare;
 pub mod compile;
 pub mod density;
 pub mod exchange;
@@ -8,6 +9,7 @@ pub mod loaded;
 pub mod machine;
 pub mod measure;
 pub mod paths;
+pub mod peers;
 pub mod process;
 pub mod reading;
 pub mod report;

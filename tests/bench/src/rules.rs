@@ -67,6 +67,17 @@ pub fn eni(place: usize) -> String {
     format!("eni-{place}")
 }
 
+/// A network for each number below 4,096, in CIDR notation.
+pub fn network(family: Family, number: u16) -> String {
+    match family {
+        Family::V4 => {
+            let [high, low] = number.to_be_bytes();
+            format!("172.{}.{low}.0/24", 16 + high)
+        }
+        Family::V6 => format!("fd00:172:{number:x}::/64"),
+    }
+}
+
 /// Addresses of the gated ENI at this place.
 pub fn addresses(place: usize) -> (Ipv4Addr, Ipv6Addr) {
     let host = 1 + place as u16;
@@ -93,26 +104,16 @@ impl Set {
         20_000 + self.rules / 2 / MULTIPLE * MULTIPLE
     }
 
-    fn network(self, number: u16) -> String {
-        match self.family {
-            Family::V4 => {
-                let [high, low] = number.to_be_bytes();
-                format!("172.{}.{low}.0/24", 16 + high)
-            }
-            Family::V6 => format!("fd00:172:{number:x}::/64"),
-        }
-    }
-
     fn rule(self, number: u16) -> (Protocol, String) {
         let port = 20_000 + number;
         match (self.kind, number) {
             (RuleKind::Plain, _) => match number % 3 {
-                0 => (tcp_to(port, port), self.network(number)),
+                0 => (tcp_to(port, port), network(self.family, number)),
                 1 => (tcp_to(port, port), MEMBERS.to_owned()),
-                _ => (tcp_to(port, port + 50), self.network(number)),
+                _ => (tcp_to(port, port + 50), network(self.family, number)),
             },
             (RuleKind::NearMiss, _) if number.is_multiple_of(2) => {
-                (tcp_to(1000, 30_000 + number), self.network(number))
+                (tcp_to(1000, 30_000 + number), network(self.family, number))
             }
             (RuleKind::NearMiss, _) => (tcp_to(40_000 + number, 40_000 + number), MEMBERS.to_owned()),
         }
