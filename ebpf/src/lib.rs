@@ -17,3 +17,4 @@ pub mod packet;
 pub mod policy;
 pub mod tables;
 pub mod verdict;
+pub mod wire;

@@ -35,32 +35,10 @@
 //! 16 bits tell a segment that is sent again from a new one within 32 KiB. Beyond that a side may be taken for up to 32 KiB
 //! of what it sends for another place; a RST in that time closes nothing, and the entry ends by its time-out.
 
-use crate::abi::{Direction, image::Timeout, tables::state};
-
-/// TCP.
-pub const TCP: u8 = 6;
-/// UDP.
-pub const UDP: u8 = 17;
-/// ICMP, over IPv4.
-pub const ICMP: u8 = 1;
-/// IGMP, over IPv4.
-pub const IGMP: u8 = 2;
-/// Protocol Independent Multicast.
-pub const PIM: u8 = 103;
-/// ICMP for IPv6.
-pub const ICMPV6: u8 = 58;
-
-/// TCP header flags (RFC 9293, 3.1).
-pub mod tcp {
-    /// No more data from the sender.
-    pub const FIN: u8 = 1;
-    /// Synchronize sequence numbers.
-    pub const SYN: u8 = 2;
-    /// Reset the connection.
-    pub const RST: u8 = 4;
-    /// The acknowledgement number counts.
-    pub const ACK: u8 = 16;
-}
+use crate::{
+    abi::{Direction, image::Timeout, tables::state},
+    wire::{ICMP, ICMPV6, TCP, UDP, tcp},
+};
 
 /// Whether a TCP packet with these flags opens a connection.
 #[inline(always)]
@@ -110,7 +88,7 @@ pub struct Segment {
 }
 
 impl Life {
-    /// The same, as numbers that nobody knows: see [`crate::tables::Tables::blur`].
+    /// The same, as numbers that nobody knows: see [`crate::tables::Tables::opaque`].
     #[inline(always)]
     #[must_use]
     pub fn opaque(self, opaque: impl Fn(u32) -> u32) -> Self {
@@ -194,7 +172,7 @@ pub const fn begin(state: u16, protocol: u8, direction: Direction, (segment, is_
     life
 }
 
-/// The life after one more packet. `segment`: of TCP, where it can be read. `opaque` as in [`Life::blurred`].
+/// The life after one more packet. `segment`: of TCP, where it can be read. `opaque` as in [`Life::opaque`].
 #[inline(always)]
 pub fn advance(
     old: Life,

@@ -2,8 +2,8 @@
 
 use crate::{
     abi::{Address, Direction},
-    conntrack::{ICMP, ICMPV6, TCP, UDP},
     packet::{IcmpKind, Kind, Packet, request_of},
+    wire::{ICMP, ICMPV6, TCP, UDP, dhcp},
 };
 
 /// A packet's flow.
@@ -60,15 +60,15 @@ impl Flow {
             (
                 Address::new(Address::LINK_LOCAL_NETWORK, 0),
                 Address::ALL_DHCP_SERVERS,
-                (546, 547),
+                (dhcp::CLIENT_V6, dhcp::SERVER_V6),
             )
         } else {
-            (Address::from_v4(0), Address::BROADCAST, (68, 67))
+            (Address::from_v4(0), Address::BROADCAST, (dhcp::CLIENT, dhcp::SERVER))
         };
         Self {
             local,
             remote,
-            ports: client << 16 | server,
+            ports: (client as u32) << 16 | server as u32,
             special: false,
         }
     }
@@ -109,7 +109,11 @@ impl Flow {
 #[inline(always)]
 pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
     let v6 = packet.kind as u8 == Kind::V6 as u8;
-    let (client, server) = if v6 { (546, 547) } else { (68, 67) };
+    let (client, server) = if v6 {
+        (dhcp::CLIENT_V6, dhcp::SERVER_V6)
+    } else {
+        (dhcp::CLIENT, dhcp::SERVER)
+    };
     if packet.protocol != UDP {
         return false;
     }

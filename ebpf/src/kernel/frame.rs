@@ -7,8 +7,9 @@ use aya_ebpf::{
 };
 use taskgate_ebpf::{
     abi::LinkId,
-    packet::{Checksum, Cut, ETHERNET_BYTES, ETHERTYPE_8021Q, Ethernet, Frame, PULL_BYTES},
+    packet::{Checksum, Cut, ETHERNET_BYTES, Ethernet, Frame, PULL_BYTES},
     verdict::branch,
+    wire::ether_type,
 };
 
 use super::{opaque::Opaque, skb::Behind};
@@ -51,7 +52,7 @@ impl<const SENT: bool> SkbFrame<SENT> {
         };
         let (link, tagged) = match tag {
             None => (LinkId::device(ifindex), false),
-            Some((tci, protocol)) if protocol == ETHERTYPE_8021Q.to_be() as u32 && trunk() == ifindex => {
+            Some((tci, protocol)) if protocol == ether_type::VLAN.to_be() as u32 && trunk() == ifindex => {
                 // Without a number it is the host's, as without a tag.
                 (branch(tci as u16).unwrap_or(LinkId::device(ifindex)), false)
             }
@@ -200,7 +201,7 @@ impl XdpFrame {
             opaque,
         };
         let ether_type = u16::from_be_bytes(bytes(data, end, ETHERNET_BYTES - 2)?);
-        if ether_type != ETHERTYPE_8021Q {
+        if ether_type != ether_type::VLAN {
             return Some((frame(0), None));
         }
         let tag = u16::from_be_bytes(bytes(data, end, ETHERNET_BYTES)?);

@@ -1,10 +1,11 @@
 //! ICMP (RFC 792) and ICMPv6 (RFC 4443): the type and code that rules name, and the exchange that tracking follows.
 
 use super::{Frame, IcmpKind, Kind, PULL_BYTES, Packet, Unparsed, need, neighbour, read};
-use crate::abi::DropReason;
+use crate::{
+    abi::DropReason,
+    wire::{icmp, icmpv6},
+};
 
-/// The type that both RFCs reserve: no message has it, and the keys of tracked requests use it.
-const RESERVED: u8 = 255;
 /// Bytes of an ICMP header.
 const HEADER: u32 = 8;
 
@@ -13,7 +14,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
     need(room, HEADER)?;
     let message = read::<F, 8>(frame, at)?;
     let (kind, code) = (message[0], message[1]);
-    if kind == RESERVED {
+    if kind == icmp::RESERVED {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
     packet.destination_port = u16::from_be_bytes([kind, code]);
@@ -39,16 +40,18 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
 pub(crate) const fn exchange(family: Kind, kind: u8) -> IcmpKind {
     match family {
         Kind::V4 => match kind {
-            8 | 13 | 15 | 17 => IcmpKind::Request,
-            0 | 14 | 16 | 18 => IcmpKind::Reply,
+            icmp::ECHO | icmp::TIMESTAMP | icmp::INFORMATION_REQUEST | icmp::ADDRESS_MASK_REQUEST => IcmpKind::Request,
+            icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY | icmp::INFORMATION_REPLY | icmp::ADDRESS_MASK_REPLY => {
+                IcmpKind::Reply
+            }
             // A redirect quotes too, but it is no error: it is judged by the rules alone.
-            3 | 11 | 12 => IcmpKind::Error,
+            icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => IcmpKind::Error,
             _ => IcmpKind::None,
         },
         Kind::V6 => match kind {
-            128 => IcmpKind::Request,
-            129 => IcmpKind::Reply,
-            1..=4 => IcmpKind::Error,
+            icmpv6::ECHO_REQUEST => IcmpKind::Request,
+            icmpv6::ECHO_REPLY => IcmpKind::Reply,
+            icmpv6::UNREACHABLE..=icmpv6::PARAMETER_PROBLEM => IcmpKind::Error,
             _ => IcmpKind::None,
         },
         Kind::None | Kind::Arp => IcmpKind::None,
@@ -60,15 +63,15 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> IcmpKind {
 pub(crate) const fn request_of(family: Kind, kind: u8) -> u8 {
     match family {
         Kind::V4 => match kind {
-            0 => 8,
-            14 => 13,
-            16 => 15,
-            18 => 17,
+            icmp::ECHO_REPLY => icmp::ECHO,
+            icmp::TIMESTAMP_REPLY => icmp::TIMESTAMP,
+            icmp::INFORMATION_REPLY => icmp::INFORMATION_REQUEST,
+            icmp::ADDRESS_MASK_REPLY => icmp::ADDRESS_MASK_REQUEST,
             other => other,
         },
         Kind::V6 | Kind::None | Kind::Arp => {
-            if kind == 129 {
-                128
+            if kind == icmpv6::ECHO_REPLY {
+                icmpv6::ECHO_REQUEST
             } else {
                 kind
             }

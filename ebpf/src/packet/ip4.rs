@@ -87,7 +87,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
 /// Whether the options have a source route (RFC 791, 3.1), loose or strict, used up or not. Every part of a datagram has
 /// it. Where an option says a length that cannot be, no host reads on.
 ///
-/// Offsets are blurred and what an option says is arithmetic, so that the verifier walks one way through the loop.
+/// Offsets are made opaque and an option is read by arithmetic, so that the verifier walks one way through the loop.
 #[inline(always)]
 fn has_source_route<F: Frame>(frame: &F, header: u32) -> Result<bool, Unparsed> {
     const NO_OPERATION: u64 = 1;

@@ -20,7 +20,8 @@ use core::num::NonZeroU32;
 
 use crate::{
     abi::{Address, DropReason, LinkId},
-    conntrack::{ICMP, ICMPV6, IGMP, PIM, Segment, TCP, UDP},
+    conntrack::Segment,
+    wire::{ICMP, ICMPV6, IGMP, PIM, TCP, UDP, ether_type},
 };
 
 /// A frame on a link, and what the kernel knows about it.
@@ -42,7 +43,7 @@ pub trait Frame {
     fn checksum(&self) -> Option<Checksum>;
     /// How a GSO packet is cut; `None` where that is unknown.
     fn cut(&self) -> Option<Cut>;
-    /// As [`crate::tables::Tables::blur`].
+    /// As [`crate::tables::Tables::opaque`].
     fn opaque(&self, value: u32) -> u32;
 }
 
@@ -198,13 +199,6 @@ pub enum Unparsed {
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_BYTES: u32 = 14;
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// A VLAN tag (IEEE 802.1Q), which names a branch of the trunk.
-pub const ETHERTYPE_8021Q: u16 = 0x8100;
-/// A provider's tag (IEEE 802.1ad), around another one.
-const ETHERTYPE_8021AD: u16 = 0x88a8;
 
 /// The bytes that [`parse`] may look at: enough for IPv6 with extension headers, and few enough to be pulled in. A packet
 /// whose headers go on beyond them is malformed, wherever its bytes lie.
@@ -227,10 +221,10 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
         return Err(Unparsed::Bad(DropReason::UnsupportedEthertype));
     }
     match u16::from_be_bytes(read::<F, 2>(frame, ETHERNET_BYTES - 2)?) {
-        ETHERTYPE_IPV4 => ip4::parse(frame, packet),
-        ETHERTYPE_IPV6 => ip6::parse(frame, packet),
-        ETHERTYPE_ARP => neighbour::parse_arp(frame, packet),
-        ETHERTYPE_8021Q | ETHERTYPE_8021AD => {
+        ether_type::IPV4 => ip4::parse(frame, packet),
+        ether_type::IPV6 => ip6::parse(frame, packet),
+        ether_type::ARP => neighbour::parse_arp(frame, packet),
+        ether_type::VLAN | ether_type::PROVIDER_VLAN => {
             packet.tagged = true;
             Err(Unparsed::Bad(DropReason::UnsupportedEthertype))
         }
@@ -361,7 +355,7 @@ const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
     }
 }
 
-/// [`Packet::fragment_step`] of a part at an offset: the last one's end is its offset and what it carries.
+/// [`Packet::reassembly_delta`] of a part at an offset: the last one's end is its offset and what it carries.
 #[inline(always)]
 const fn step(offset: u32, carries: u32, more: bool) -> i32 {
     if more {

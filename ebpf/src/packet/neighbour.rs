@@ -2,7 +2,10 @@
 //! IGMP only routers say in IPv4.
 
 use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, need, no_checksum, read};
-use crate::abi::{Address, DropReason};
+use crate::{
+    abi::{Address, DropReason},
+    wire::{icmp, icmpv6, igmp},
+};
 
 /// The kind of a neighbour message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub const fn hardware_number(mac: [u8; 6]) -> u64 {
 /// Marks what only routers say in IPv4: ICMP redirects (RFC 792) and router advertisements (RFC 1256).
 #[inline(always)]
 pub(super) const fn mark_icmp(packet: &mut Packet, kind: u8) {
-    if matches!(kind, 5 | 9) {
+    if matches!(kind, icmp::REDIRECT | icmp::ROUTER_ADVERTISEMENT) {
         packet.neighbour = Neighbour::Router;
     }
 }
@@ -52,14 +55,15 @@ pub(super) const fn mark_icmp(packet: &mut Packet, kind: u8) {
 /// 3228), multicast router discovery (RFC 4286).
 #[inline(always)]
 pub(super) fn mark_igmp<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
-    const QUERY: u8 = 0x11;
     // The shortest messages, of router discovery, have four bytes. A shorter one is none, and needs a rule.
     if room < 4 {
         return Ok(());
     }
     packet.neighbour = match read::<F, 2>(frame, at)?[0] {
-        QUERY if room >= 8 => Neighbour::ListenerQuery,
-        0x13 | 0x14 | 0x30..=0x32 => Neighbour::RouterRole,
+        igmp::MEMBERSHIP_QUERY if room >= 8 => Neighbour::ListenerQuery,
+        igmp::DVMRP | igmp::PIM_V1 | igmp::MULTICAST_ROUTER_ADVERTISEMENT..=igmp::MULTICAST_ROUTER_TERMINATION => {
+            Neighbour::RouterRole
+        }
         _ => Neighbour::None,
     };
     Ok(())
@@ -82,8 +86,10 @@ const SHORTEST_FRAME: u32 = 60;
 pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     // Hardware Ethernet, protocol IPv4, lengths 6 and 4, request or reply: anything else has no business here.
     const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    const REQUEST: u8 = 1;
+    const REPLY: u8 = 2;
     let arp = read::<F, 28>(frame, ETHERNET_BYTES)?;
-    let request_or_reply = arp[6] == 0 && (arp[7] == 1 || arp[7] == 2);
+    let request_or_reply = arp[6] == 0 && (arp[7] == REQUEST || arp[7] == REPLY);
     if arp[0] != ETHERNET_IPV4[0]
         || arp[1] != ETHERNET_IPV4[1]
         || arp[2] != ETHERNET_IPV4[2]
@@ -117,13 +123,13 @@ pub(super) fn parse_icmpv6<F: Frame>(
     room: u32,
 ) -> Result<(), Unparsed> {
     let neighbour = match kind {
-        151..=153 => Neighbour::RouterRole,
-        130 => Neighbour::ListenerQuery,
-        131 | 132 | 143 => Neighbour::ListenerReport,
-        133 => Neighbour::RouterSolicitation,
-        134 | 137 => Neighbour::Router,
-        135 => Neighbour::Solicitation,
-        136 => Neighbour::Advertisement,
+        icmpv6::MULTICAST_ROUTER_ADVERTISEMENT..=icmpv6::MULTICAST_ROUTER_TERMINATION => Neighbour::RouterRole,
+        icmpv6::LISTENER_QUERY => Neighbour::ListenerQuery,
+        icmpv6::LISTENER_REPORT | icmpv6::LISTENER_DONE | icmpv6::LISTENER_REPORT_V2 => Neighbour::ListenerReport,
+        icmpv6::ROUTER_SOLICITATION => Neighbour::RouterSolicitation,
+        icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => Neighbour::Router,
+        icmpv6::NEIGHBOR_SOLICITATION => Neighbour::Solicitation,
+        icmpv6::NEIGHBOR_ADVERTISEMENT => Neighbour::Advertisement,
         _ => return Ok(()),
     };
     let hop_limit = read::<F, 1>(frame, ETHERNET_BYTES + 7)?[0];
@@ -173,14 +179,13 @@ const IPV6_BYTES: u32 = 40;
 /// Whether a listener's message has nothing in it but groups, and its one group as target if it is of version 1.
 #[inline(always)]
 fn listener_report<F: Frame>(frame: &F, packet: &mut Packet, kind: u8, at: u32, room: u32) -> Result<bool, Unparsed> {
-    const VERSION_2: u8 = 143;
     // All bits of an offset within reach: the verifier may have lost its range on the way here.
     const FARTHEST: u32 = 0x7fff;
     packet.target = Address::default();
     if room < 8 {
         return Ok(false);
     }
-    if kind == VERSION_2 {
+    if kind == icmpv6::LISTENER_REPORT_V2 {
         // Records without sources, and without what no standard has (RFC 3810, 5.2).
         let [high, low] = read::<F, 2>(frame, frame.opaque(at + 6) & FARTHEST)?;
         return Ok(room == 8 + 20 * (high as u32 * 256 + low as u32));

@@ -1,8 +1,8 @@
 //! Work on a frame after the verdict: a checksum to be filled in, segments to be cut. The sender of the frame says where,
 //! by a virtio-net header (packet sockets, tap devices), so none of it may touch the fields that were judged.
 
-use super::{ETHERNET_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, Kind, Packet, Unparsed};
-use crate::abi::DropReason;
+use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed};
+use crate::{abi::DropReason, wire::ether_type};
 
 /// A checksum of 16 bits that the kernel or a card has yet to fill in (`CHECKSUM_PARTIAL`). The sender chooses its value
 /// by the bytes in its place before.
@@ -92,9 +92,9 @@ pub(super) fn cut_is_honest<F: Frame>(frame: &F, packet: &Packet, at: u32, judge
         return Ok(());
     };
     let found = if packet.kind as u8 == Kind::V6 as u8 {
-        ETHERTYPE_IPV6
+        ether_type::IPV6
     } else {
-        ETHERTYPE_IPV4
+        ether_type::IPV4
     };
     let within = inner != Cut::NO_INNER && inner - at.cast_signed() < judged.bytes;
     if ether_type != found || header != Cut::HEADER || within {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     abi::{Address, DropReason},
-    conntrack::{ICMP, ICMPV6, TCP, UDP},
+    wire::{ICMP, ICMPV6, TCP, UDP},
 };
 
 const V6_HEADER: u32 = 40;

@@ -100,7 +100,7 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     /// Gives `value` back as a number that nobody knows: the verifier then walks what follows once, and not once for each
     /// value that can arrive there.
     fn opaque(&self, value: u32) -> u32;
-    /// [`Tables::blur`] for what a search for an address gave, which otherwise goes on as found and as not found.
+    /// [`Tables::opaque`] for what a search for an address gave, which otherwise goes on as found and as not found.
     #[inline(always)]
     fn opaque_row(&self, row: AddressRow) -> AddressRow {
         let low = self.opaque((row.flags & 0xffff) << 16 | row.slot as u32);

@@ -7,12 +7,12 @@ use crate::{
         image::{NO_CAP, Shared},
         tables::{Totals, denial_tail},
     },
-    conntrack::{TCP, UDP},
     family::IpVersion,
     flow::Flow,
     packet::{is_group, same},
     policy::PeerKey as _,
     tables::{Flows, Inserted, Tables},
+    wire::{TCP, UDP},
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {

@@ -12,12 +12,12 @@ use crate::{
         image::{Class, RuleMatch, address, rule, slot},
         tables::{RULE_EXEMPT, state},
     },
-    conntrack::{ICMP, ICMPV6, TCP, UDP},
     family::IpVersion,
     flow::{Flow, is_dhcp},
     packet::{IcmpKind, Kind, Packet, is_group, request_of, same},
     policy::{Image, PeerKey as _, PolicyQuery, PolicyResult, Rows, classify},
     tables::Tables,
+    wire::{ICMP, ICMPV6, TCP, UDP},
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {

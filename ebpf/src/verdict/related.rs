@@ -11,6 +11,7 @@ use crate::{
     packet::{Kind, Packet},
     policy::PeerKey as _,
     tables::{Flows, Tables},
+    wire::{icmp, icmpv6},
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
@@ -42,11 +43,10 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Whether the settings let errors of this type through.
     #[inline(always)]
     fn wanted<F: IpVersion>(&self) -> bool {
-        const FRAGMENTATION_NEEDED: u16 = 0x0304;
-        const PACKET_TOO_BIG: u16 = 2;
+        const FRAGMENTATION_NEEDED: u16 = u16::from_be_bytes([icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED]);
         let message = self.packet.destination_port;
         let pmtu = if F::Peer::V6 {
-            message >> 8 == PACKET_TOO_BIG
+            message >> 8 == icmpv6::PACKET_TOO_BIG as u16
         } else {
             message == FRAGMENTATION_NEEDED
         };

@@ -19,7 +19,7 @@ use taskgate_ebpf::{
         map,
         outcome::{OUTCOMES, counters_index},
     },
-    conntrack::TCP,
+    wire::TCP,
 };
 use taskgate_tables::image::ImageControl;
 

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
 use taskgate_ebpf::{
     abi::{Direction, DropReason},
-    conntrack::{TCP, UDP},
+    wire::{TCP, UDP},
 };
 use taskgate_tables::{FlowCount, FlowKey};
 

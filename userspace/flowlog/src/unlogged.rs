@@ -6,8 +6,11 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use taskgate_ebpf::{
-    abi::tables::{RULE_EXEMPT, state},
-    conntrack::UDP,
+    abi::{
+        Address,
+        tables::{RULE_EXEMPT, state},
+    },
+    wire::{UDP, dhcp},
 };
 use taskgate_model::Exempt;
 use taskgate_tables::{ConnState, FlowKey};
@@ -41,8 +44,8 @@ impl Unlogged {
 /// of them.
 fn is_dhcp(key: &FlowKey) -> bool {
     let (servers, ports) = match key {
-        FlowKey::V4(_) => (IpAddr::from([255; 4]), (68, 67)),
-        FlowKey::V6(_) => (IpAddr::from([0xff02, 0, 0, 0, 0, 0, 1, 2]), (546, 547)),
+        FlowKey::V4(_) => (Address::BROADCAST, (dhcp::CLIENT, dhcp::SERVER)),
+        FlowKey::V6(_) => (Address::ALL_DHCP_SERVERS, (dhcp::CLIENT_V6, dhcp::SERVER_V6)),
     };
-    key.conn_protocol() == UDP && key.remote() == servers && key.ports() == ports
+    key.conn_protocol() == UDP && Address::from(key.remote()) == servers && key.ports() == ports
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use etherparse::{IpNumber, PacketBuilder};
+use taskgate_ebpf::wire;
 use taskgate_model::protocol_text;
 
 /// The packet's payload.
@@ -47,10 +48,10 @@ impl Message {
     /// The protocol's IANA number.
     pub fn protocol(self) -> u8 {
         match self {
-            Self::Tcp { .. } => 6,
-            Self::Udp { .. } => 17,
-            Self::Icmp { .. } => 1,
-            Self::Icmpv6 { .. } => 58,
+            Self::Tcp { .. } => wire::TCP,
+            Self::Udp { .. } => wire::UDP,
+            Self::Icmp { .. } => wire::ICMP,
+            Self::Icmpv6 { .. } => wire::ICMPV6,
             Self::Other(number) => number,
         }
     }

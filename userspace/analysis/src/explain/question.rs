@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use taskgate_ebpf::wire::{ICMP, ICMPV6, TCP, UDP, icmp, icmpv6};
 use taskgate_model::{Eni, Family, Model, misleading_protocol, protocol_name, protocol_text};
 
 use super::{
@@ -200,8 +201,8 @@ fn family(asked: &Asked, from: Who<'_>, to: Who<'_>) -> Result<Family, QuestionE
         Family::V6 => (family, "-6"),
     });
     let bound = match asked.protocol {
-        1 => Some((Family::V4, "icmp")),
-        58 => Some((Family::V6, "icmpv6")),
+        ICMP => Some((Family::V4, "icmp")),
+        ICMPV6 => Some((Family::V6, "icmpv6")),
         _ => None,
     };
     if let (Some((chosen, flag)), Some((bound, protocol))) = (chosen, bound)
@@ -241,7 +242,7 @@ fn other_icmp(protocol: &str) -> &'static str {
 fn message(asked: &Asked, family: Family) -> Result<Message, QuestionError> {
     let usage = |text: String| Err(QuestionError::Senseless(text));
     let protocol = asked.protocol;
-    let (ports, icmp) = (matches!(protocol, 6 | 17), matches!(protocol, 1 | 58));
+    let (ports, icmp) = (matches!(protocol, TCP | UDP), matches!(protocol, ICMP | ICMPV6));
     let given = [
         ("--port", asked.port.is_some(), ports),
         ("--source-port", asked.source_port.is_some(), ports),
@@ -261,16 +262,19 @@ fn message(asked: &Asked, family: Family) -> Result<Message, QuestionError> {
     let source = asked.source_port.unwrap_or(SOURCE_PORT);
     let code = asked.code.unwrap_or(0);
     Ok(match (protocol, asked.port) {
-        (6, Some(port)) => Message::Tcp { source, port },
-        (17, Some(port)) => Message::Udp { source, port },
-        (6 | 17, None) => return usage(String::from("the destination port is missing; write `--port`")),
-        (1, _) => Message::Icmp {
-            kind: asked.kind.unwrap_or(8),
+        (TCP, Some(port)) => Message::Tcp { source, port },
+        (UDP, Some(port)) => Message::Udp { source, port },
+        (TCP | UDP, None) => return usage(String::from("the destination port is missing; write `--port`")),
+        (ICMP, _) => Message::Icmp {
+            kind: asked.kind.unwrap_or(icmp::ECHO),
             code,
         },
-        (58, _) => {
-            let kind = asked.kind.unwrap_or(128);
-            if matches!(kind, 130..=137 | 143) {
+        (ICMPV6, _) => {
+            let kind = asked.kind.unwrap_or(icmpv6::ECHO_REQUEST);
+            if matches!(
+                kind,
+                icmpv6::LISTENER_QUERY..=icmpv6::REDIRECT | icmpv6::LISTENER_REPORT_V2
+            ) {
                 return usage(format!(
                     "ICMPv6 type {kind} is neighbour or listener discovery, of which no rule speaks: a task takes part \
                      in it with its own addresses"

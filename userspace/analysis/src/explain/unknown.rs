@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use taskgate_ebpf::wire::dhcp;
 use taskgate_model::{Direction, Eni, Exempt, GroupIndex, Model, Peer, PrefixListIndex, Rule};
 
 use super::{
@@ -85,7 +86,13 @@ fn may_be_exempt(model: &Model, question: &Question<'_>) -> bool {
     let Exempt { addresses, dhcp } = model.perhaps_exempt();
     let is_dhcp = matches!(
         question.message,
-        Message::Udp { source: 68, port: 67 } | Message::Udp { source: 546, port: 547 }
+        Message::Udp {
+            source: dhcp::CLIENT,
+            port: dhcp::SERVER
+        } | Message::Udp {
+            source: dhcp::CLIENT_V6,
+            port: dhcp::SERVER_V6
+        }
     );
     addresses.contains(&question.to.address) || dhcp && is_dhcp
 }

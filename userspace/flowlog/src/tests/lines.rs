@@ -5,7 +5,7 @@ use taskgate_ebpf::{
         Direction::{Egress, Ingress},
         DropReason,
     },
-    conntrack::{TCP, tcp},
+    wire::{TCP, tcp},
 };
 use taskgate_model::{FlowLog, Traffic};
 use taskgate_tables::UsageState;

@@ -8,7 +8,7 @@ use taskgate_ebpf::{
         DropReason,
         tables::{RULE_EXEMPT, state},
     },
-    conntrack::{ICMP, ICMPV6, TCP, UDP, tcp},
+    wire::{ICMP, ICMPV6, TCP, UDP, tcp},
 };
 use taskgate_model::{AddressList, FlowLog, Model, Settings};
 

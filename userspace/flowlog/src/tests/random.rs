@@ -13,7 +13,7 @@ use taskgate_ebpf::{
         Direction::{self, Egress, Ingress},
         DropReason,
     },
-    conntrack::{ICMP, TCP, UDP, tcp},
+    wire::{ICMP, TCP, UDP, tcp},
 };
 
 use super::{

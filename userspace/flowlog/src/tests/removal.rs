@@ -6,7 +6,7 @@ use taskgate_ebpf::{
         DropReason,
         tables::state,
     },
-    conntrack::{ICMP, TCP, UDP, tcp},
+    wire::{ICMP, TCP, UDP, tcp},
 };
 use taskgate_model::FlowLog;
 use taskgate_tables::UsageState;

@@ -7,7 +7,7 @@ use taskgate_ebpf::{
         Direction::{Egress, Ingress},
         DropReason,
     },
-    conntrack::{TCP, UDP, tcp},
+    wire::{TCP, UDP, tcp},
 };
 use taskgate_model::FlowLog;
 
