@@ -1,11 +1,20 @@
 //! What fails for one task keeps that task closed, and no other.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use testkit::{
     Config, Netns, Topology, at,
-    daemon::{Daemon, Options},
+    daemon::{Daemon, Options, binary},
     kernel::{await_gates, gates},
     names,
     netns::{PATIENCE, until},
@@ -246,5 +255,49 @@ fn a_gate_that_the_kernel_refuses_is_tried_again_until_it_stands() -> Result<()>
     })?;
     assert_eq!(probe(&topology.outside, at(OTHER, 81))?, Answer::Silence);
     daemon.stop()?;
+    Ok(())
+}
+
+/// Some links will stay closed: at the start that is known already.
+#[test]
+fn too_few_open_files_for_the_tasks_are_told_of_at_the_start() -> Result<()> {
+    const FILES: u64 = 100;
+    let topology = Topology::new()?;
+    let config = (0..40).fold(topology.config().group("http", HTTP), |config, number| {
+        let (name, device) = (format!("absent-{number}"), format!("tg-no-{number}"));
+        config.device_task(&name, &device, &[&format!("10.88.1.{number}")], &["http"])
+    });
+    let folder = topology.folder().join("main");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("taskgate.yaml"), config.to_string())?;
+    let log_with = |limit: u64| -> Result<String> {
+        let mut process = topology
+            .host
+            .command("prlimit")?
+            .arg(format!("--nofile={limit}:{limit}"))
+            .arg(binary()?)
+            .args(["run", "--instance", &topology.instance("main"), "--config"])
+            .arg(&folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut log = String::new();
+        let mut lines = BufReader::new(process.stderr.take().context("it has no standard error")?);
+        while lines.read_line(&mut log)? > 0 {
+            if log.contains("gates are up") && log.ends_with('\n') {
+                kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
+                break;
+            }
+        }
+        lines.read_to_string(&mut log)?;
+        ensure!(process.wait()?.success(), "{log}");
+        Ok(log)
+    };
+    let told = "may have 100 files open and takes up to 144 for 40 tasks: links for which there is none are closed";
+    let few = log_with(FILES)?;
+    ensure!(few.contains(told), "{few}");
+    let enough = log_with(144)?;
+    ensure!(!enough.contains("files open"), "{enough}");
     Ok(())
 }

@@ -4,9 +4,10 @@
 //! Not every kernel can make such links: `cargo xtask vm` runs these tests on those that can, elsewhere they are counted
 //! as ignored.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
-    Action, Count, Daemon, Ledger, Netns, Topology, Wire, at, ip,
+    Action, Config, Count, Counters, Daemon, Ledger, Netns, Topology, Wire, at, ip,
     kernel::{await_gates, gates},
     ledger::Flow,
     netns::await_up,
@@ -133,6 +134,100 @@ fn a_vlan_has_a_gate_and_the_wire_below_it_has_none() -> Result<()> {
     await_gates(&topology.host, LINK)?;
     await_up(&[(&topology.host, LINK)])?;
     assert_eq!(probe(&topology.outside, at("10.88.0.10", 81))?, Answer::Silence);
+    daemon.stop()?;
+    Ok(())
+}
+
+/// The rule of the host's own that `docs/uplink.md` has, for the link and addresses of these tests.
+fn documented_rule() -> Result<String> {
+    let page = include_str!("../../docs/uplink.md");
+    let (_, rest) = page
+        .split_once("```text\ntable inet taskgate_vlan")
+        .context("the page has no such rule")?;
+    let (rule, _) = rest.split_once("```").context("the rule has no end")?;
+    let rule = rule.replace("eth1.101", LINK);
+    let [v4, v6] = FAMILIES.map(|(task, _)| task);
+    Ok(format!(
+        "table inet taskgate_vlan{}",
+        rule.replace("10.0.1.10", v4).replace("2001:db8:1::10", v6)
+    ))
+}
+
+/// Whether the task's address is reached at a port that no rule allows, by family: beside the VLAN's tag, and by another
+/// link of the host.
+fn beside(topology: &Topology, other: &Netns) -> Result<[[Answer; 2]; 2]> {
+    let mut answers = [[Answer::Silence; 2]; 2];
+    for (number, (task, _)) in FAMILIES.into_iter().enumerate() {
+        let (length, host) = if ip(task).is_ipv4() {
+            (32, "10.99.0.1")
+        } else {
+            (128, "fd99::1")
+        };
+        let route = format!("{task}/{length} via {host} dev eth0");
+        topology.outside.ip(&format!("route add {route}"))?;
+        answers[number] = [probe(&topology.outside, at(task, 81))?, probe(other, at(task, 81))?];
+        topology.outside.ip(&format!("route delete {route}"))?;
+    }
+    Ok(answers)
+}
+
+/// What the task's rules allow passes by its VLAN, and the host reaches itself.
+fn allowed_passes(topology: &Topology) -> Result<()> {
+    let _echo = TcpEcho::start(&topology.host, 80)?;
+    for (task, _) in FAMILIES {
+        Client::connect(&topology.outside, at(task, 80))?.finish()?;
+        assert_eq!(probe(&topology.outside, at(task, 81))?, Answer::Silence, "{task}");
+        Client::connect(&topology.host, at(task, 81))?.finish()?;
+    }
+    Client::connect(&topology.outside, at("10.99.0.1", 81))?.finish()?;
+    Ok(())
+}
+
+/// Linux takes packets for any of its addresses by any of its links. What closes that for a VLAN link on the host is a rule
+/// of the host's own.
+#[test]
+#[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
+fn beside_its_vlan_a_task_on_the_host_is_reached_until_a_rule_of_nftables_closes_that() -> Result<()> {
+    let topology = Topology::new()?;
+    tagged(&topology)?;
+    let other = topology.device("other", &["10.77.0.1", "fd77::1"], true)?;
+    let daemon = gated(&topology)?;
+    let _echo = TcpEcho::start(&topology.host, 81)?;
+    assert_eq!(beside(&topology, &other)?, [[Answer::Open; 2]; 2]);
+    topology.host.output("nft", &[&documented_rule()?])?;
+    assert_eq!(beside(&topology, &other)?, [[Answer::Silence; 2]; 2]);
+    allowed_passes(&topology)?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// On a trunk the gate itself drops what comes for a branch without its tag. Other links it does not see.
+#[test]
+#[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
+fn beside_its_vlan_a_branch_of_the_trunk_is_reached_by_other_links_alone() -> Result<()> {
+    let topology = Topology::new()?;
+    tagged(&topology)?;
+    let other = topology.device("other", &["10.77.0.1", "fd77::1"], true)?;
+    // What ARP may say of the branch. A host that forwards would say that the branch is a router, which is refused.
+    let mac = Config::vlan_mac_text(101);
+    topology.host.ip(&format!("link set {LINK} address {mac}"))?;
+    topology
+        .outside
+        .ip(&format!("neigh add {} lladdr {mac} dev eth0.101", FAMILIES[1].0))?;
+    let config = topology.config().with("uplink: { device: wire, mode: trunk }");
+    let addresses = FAMILIES.map(|(task, _)| task);
+    let daemon = topology.start(
+        &config
+            .group("web", RULES)
+            .vlan_task("branch", 101, &addresses, &["web"]),
+    )?;
+    await_gates(&topology.host, "wire")?;
+    let _echo = TcpEcho::start(&topology.host, 81)?;
+    assert_eq!(beside(&topology, &other)?, [[Answer::Silence, Answer::Open]; 2]);
+    assert!(Counters::of(&daemon)?.dropped(Direction::Ingress, DropReason::NotForTask)? >= 2);
+    topology.host.output("nft", &[&documented_rule()?])?;
+    assert_eq!(beside(&topology, &other)?, [[Answer::Silence; 2]; 2]);
+    allowed_passes(&topology)?;
     daemon.stop()?;
     Ok(())
 }

@@ -165,34 +165,46 @@ fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
     Ok(())
 }
 
-/// A full pipe on standard error, as a pager or a log shipper that has stopped reading leaves it.
+/// A full pipe on standard error, as a pager or a log shipper that has stopped reading leaves it: for the log, counters, and
+/// the error at the end.
 #[test]
-fn a_log_that_nobody_reads_holds_nothing_up() -> Result<()> {
+fn a_standard_error_that_nobody_reads_holds_nothing_up() -> Result<()> {
     let topology = Topology::new()?;
+    // It is never gated, which the end tells.
+    topology.host.ip("link add tg-bridge type bridge")?;
+    let config = one(&topology).device_task("bridge", "tg-bridge", &["10.88.0.20"], &["http"]);
     let folder = topology.folder().join("main");
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("taskgate.yaml"), one(&topology).to_string())?;
+    fs::write(folder.join("taskgate.yaml"), config.to_string())?;
     let (unread, mut log) = std::io::pipe()?;
     fill_pipe(&mut log)?;
-    let mut process = topology.run_command("main")?.stderr(log).spawn()?;
-    for _ in 0..3 {
+    let mut process = topology.run_command("main")?.arg("--counters").stderr(log).spawn()?;
+    let pid = Pid::from_raw(i32::try_from(process.id())?);
+    for port in [80, 81, 82] {
         let task = topology.device("tg-web", &[WEB], true)?;
         await_gates(&topology.host, "tg-web")?;
-        let _echo = TcpEcho::start(&task, 80)?;
-        until("it is bound", || {
-            Ok(probe(&topology.outside, at(WEB, 80))? == Answer::Open)
+        let _echo = TcpEcho::start(&task, port)?;
+        until("the rules of this round are in force", || {
+            Ok(probe(&topology.outside, at(WEB, port))? == Answer::Open)
         })?;
-        assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
+        assert_eq!(probe(&topology.outside, at(WEB, 79))?, Answer::Silence);
         topology.host.ip("link delete tg-web")?;
         thread::sleep(Duration::from_millis(100));
+        for _ in 0..10 {
+            kill(pid, Signal::SIGUSR1)?;
+            thread::sleep(Duration::from_millis(10));
+        }
+        let next = config.to_string().replace("ports: 80", &format!("ports: {}", port + 1));
+        fs::write(folder.join("taskgate.yaml"), next)?;
+        kill(pid, Signal::SIGHUP)?;
     }
-    kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
+    kill(pid, Signal::SIGTERM)?;
     let mut status = None;
     until("it ends without a reader", || {
         status = process.try_wait()?;
         Ok(status.is_some())
     })?;
-    assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    assert_eq!(status.and_then(|status| status.code()), Some(6));
     drop(unread);
     Ok(())
 }

@@ -50,10 +50,15 @@ pub(crate) const PROGRAMS: [(&str, &str, &str); 4] = [
 ];
 
 /// The further packages that `cargo xtask vm` alone needs, QEMU excepted.
-pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 3] = [
+pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 4] = [
     ("strip", "binutils", "`cargo xtask vm` makes programs small with it"),
     ("xz", "xz-utils", "`cargo xtask vm` unpacks kernel modules with it"),
     ("dpkg", "dpkg", "`cargo xtask vm` unpacks Debian's kernels with it"),
+    (
+        "nft",
+        "nftables",
+        "tests of VLAN links close a host's other links with it",
+    ),
 ];
 
 /// How long one download or build of `setup` may take before it counts as failed.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     abi::{
-        Address, Direction, DropReason, PassReason,
+        Address, Direction, DropReason, LinkId, PassReason,
         image::{Class, RuleMatch, address, rule, slot},
         tables::{RULE_EXEMPT, state},
     },
@@ -31,6 +31,29 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         Ok(rows)
     }
 
+    /// Why a packet is refused whose link no task has. `owner`: whose address it goes to. What comes by the trunk without a tag
+    /// is the host's, but not if it goes to a branch: a host that has the branch's VLAN link would take it for that address
+    /// all the same, past the branch's gate.
+    #[inline(always)]
+    fn unknown(&self, owner: u16) -> DropReason {
+        let comes = matches!(D::DIRECTION, Direction::Ingress);
+        let on_trunk = comes && self.is_hosts(DropReason::UnknownTask as u8);
+        if on_trunk && self.control.link_of(owner).is_some_and(LinkId::is_branch) {
+            DropReason::NotForTask
+        } else {
+            DropReason::UnknownTask
+        }
+    }
+
+    /// The address at the task's end.
+    #[inline(always)]
+    fn local(&self) -> Address {
+        match D::DIRECTION {
+            Direction::Egress => self.packet.source,
+            Direction::Ingress => self.packet.destination,
+        }
+    }
+
     /// Judges a packet by its ENI and the rules that `evaluation` names. `related`: the rule of the connection that it is an
     /// error about, else 0.
     #[inline(always)]
@@ -40,7 +63,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         related: u32,
     ) -> Result<Admission, DropReason> {
         let judged = evaluation.judged();
-        let rows = self.find_eni()?;
+        let local = self.local();
+        // Both lookups before any branch: the verifier walks every probe of each, once for each state it comes in.
+        let owner = Rows::read(self.tables, self.control).map_or(0, |rows| rows.address(local).slot);
+        let owner = self.tables.opaque(owner as u32);
+        let Ok(rows) = self.find_eni() else {
+            return Err(self.unknown(owner as u16));
+        };
         if let Some(reason) = evaluation.refusal() {
             return Err(reason);
         }
@@ -50,8 +79,6 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return Err(DropReason::Isolated);
         }
         let flow = Flow::plain(packet, D::DIRECTION);
-        // Both lookups before any branch: the verifier walks every probe of each, once for each state it comes in.
-        let owner = self.tables.opaque(rows.address(flow.local).slot as u32);
         let remote = self.tables.opaque_row(rows.address(flow.remote));
         let says = match D::DIRECTION {
             Direction::Egress => Says::Used,

@@ -35,7 +35,7 @@ fn told(seed: u64, mut run: impl FnMut(Episode) -> Result<Tally>) -> Result<Tall
 
 /// An outcome that never comes is none that was compared.
 fn saw_everything(tally: &Tally, episodes: u64) -> Result<()> {
-    const OUTCOMES: [&str; 18] = [
+    const OUTCOMES: [&str; 19] = [
         "tracked",
         "rule",
         "exempt",
@@ -53,6 +53,7 @@ fn saw_everything(tally: &Tally, episodes: u64) -> Result<()> {
         "unsupported-ethertype",
         "connection-closed",
         "source-routed",
+        "host",
         "dropped early",
     ];
     for outcome in OUTCOMES {

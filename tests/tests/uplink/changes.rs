@@ -15,6 +15,8 @@ use super::place::{Far, Judge, Place, Side, vlan};
 
 const WEB: &str = "10.88.1.10";
 const PEER: &str = "10.99.0.9";
+/// No task's.
+const HOST: &str = "10.99.0.1";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
 fn one(config: Config) -> Config {
@@ -45,7 +47,8 @@ impl<'p> Probe<'p> {
         self.sent += 1;
         let mark = format!("frame {:05} of this test", self.sent).into_bytes();
         let tcp = frames::tcp(40000 + self.sent, port, flags::SYN, &mark);
-        let frame = frames::with_checksum(frames::ip(ip(PEER), ip(WEB), 6, &tcp));
+        let to = if tags.is_empty() { HOST } else { WEB };
+        let frame = frames::with_checksum(frames::ip(ip(PEER), ip(to), 6, &tcp));
         self.sender.send(&Side::Wire.sends(tags, &frame))?;
         Ok(mark)
     }

@@ -17,6 +17,8 @@ use super::place::{Far, Judge, Place, Side, vlan};
 const WEB: [&str; 2] = ["10.88.1.10", "fd88:1::10"];
 const DNS: [&str; 2] = ["10.88.2.10", "fd88:2::10"];
 const PEER: [&str; 2] = ["10.99.0.9", "fd99::9"];
+/// No task's.
+const HOST: [&str; 2] = ["10.99.0.1", "fd99::1"];
 const WEB_RULES: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], \
                          egress: [{ protocol: tcp, ports: 443, to: any }]";
 const DNS_RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []";
@@ -233,9 +235,15 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
             flags::SYN,
             unseen(DropReason::UnknownTask, false),
         )?;
-        // The host's own.
-        books.tcp(&[], web, flags::SYN, End::Arrives(None))?;
-        books.tcp(&vlan(0xa000), web, flags::SYN, End::Arrives(None))?;
+        // The host's own, but for a branch's address.
+        let hosts = Flow::tcp(from(40000), to(HOST, 80));
+        books.tcp(&[], hosts, flags::SYN, End::Arrives(None))?;
+        books.tcp(&vlan(0xa000), hosts, flags::SYN, End::Arrives(None))?;
+        books.tcp(&vlan(0xa000), web, flags::SYN, unseen(DropReason::NotForTask, false))?;
+        // Behind generic XDP some kernels (6.18) hand the gate what has no tag without its Ethernet header.
+        if judge != Judge::Generic {
+            books.tcp(&[], web, flags::SYN, unseen(DropReason::NotForTask, false))?;
+        }
     }
     fragments(&mut books)?;
     // Neighbours ask for a branch's own address in its own VLAN.

@@ -185,7 +185,7 @@ fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
         let trunk = 7;
         test.fixture.writer.control().set_trunk(Kernel::LINKS.start() + trunk);
         for way in [Direction::Egress, Direction::Ingress] {
-            let syn = to(TASK4, 443, flags::SYN);
+            let syn = to(STRANGER4, 443, flags::SYN);
             let whole = test.send(way, trunk, &syn)?;
             let cut = test.send(way, trunk, &syn[..40])?;
             let asks = test.send(way, trunk, &arp(1, at(PEER4), at(TASK4)))?;
@@ -202,6 +202,40 @@ fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
                 "count nobody egress unknown-task 3",
                 "count nobody ingress host 4",
                 "count nobody ingress unknown-task 3",
+            ],
+        );
+        Ok(())
+    })
+}
+
+/// The host would take it for the branch's address, if it has the branch's VLAN link, past the branch's gate.
+#[test]
+fn a_frame_without_a_tag_on_the_trunk_reaches_no_branch() -> Result<()> {
+    on_host_and_in_kernel(|test| {
+        with_branch(test)?;
+        let trunk = 7;
+        test.fixture.writer.control().set_trunk(Kernel::LINKS.start() + trunk);
+        let six = ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b""));
+        for frame in [&to(TASK4, 443, flags::SYN), &six] {
+            assert!(!test.send(Direction::Ingress, trunk, frame)?, "{}", test.name);
+            // Others may be the branch's way to the wire and back.
+            assert!(test.send(Direction::Egress, trunk, frame)?, "{}", test.name);
+        }
+        // A task on a link of its own is behind its own gate.
+        assert!(test.send(Direction::Ingress, trunk, &to(OTHER4, 443, flags::SYN))?);
+        // Nor on what was the trunk.
+        test.fixture.writer.control().set_trunk(Uplink::LINK);
+        test.fixture
+            .writer
+            .control()
+            .set_previous_trunk(Kernel::LINKS.start() + trunk);
+        assert!(!test.send(Direction::Ingress, trunk, &to(TASK4, 443, flags::SYN))?);
+        test.assert_lines(
+            "and nobody's record",
+            &[
+                "count nobody egress host 2",
+                "count nobody ingress host 1",
+                "count nobody ingress not-for-task 3",
             ],
         );
         Ok(())

@@ -1,11 +1,6 @@
 //! Switching to a configuration: compiled and written beside the one in force, then one store.
 
-use std::{
-    collections::HashMap,
-    io::{self, Write as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io::Write, sync::Arc, time::Duration};
 
 use taskgate_bpf::{load::LoadOptions, object::BpfObject, sys, tables::KernelTables};
 use taskgate_compiler::{CompileOptions, Compiled, EniLimits, GroupSetIds, RuleIds};
@@ -137,6 +132,9 @@ impl Daemon {
                 warn!("`{key}.total` is {total} from the next start on; the tables have room for {room}");
             }
         }
+        if let Some(few) = sizes::too_few_files(&model, sys::open_files_limit()) {
+            warn!("{few}");
+        }
         self.bind_records(&model, &slots);
         self.records.reconfigure(&model, timeouts);
         self.model = model;
@@ -191,8 +189,8 @@ impl Daemon {
         Ok(slots)
     }
 
-    /// Writes to standard error what the kernel counted.
-    pub(super) fn write_counters(&mut self, form: CountersForm) {
+    /// Writes what the kernel counted.
+    pub(super) fn write_counters(&mut self, form: CountersForm, to: &mut dyn Write) {
         let generation = self.generation();
         let tasks: Vec<Sharer<'_>> = {
             let writer = self.image.writer();
@@ -200,7 +198,7 @@ impl Daemon {
             self.model.gated().filter_map(sharer).collect()
         };
         let written = counters(generation, &tasks, self.records.tables(), form)
-            .and_then(|counters| io::stderr().lock().write_all(counters.as_bytes()));
+            .and_then(|counters| to.write_all(counters.as_bytes()));
         if let Err(error) = written {
             error!("cannot write the counters: {error}");
         }
@@ -276,11 +274,11 @@ impl Daemon {
 
     /// Takes the gates off and writes the last records, in that order: what the gates counted to the last is in them. Gives
     /// the names of the tasks that were not gated because of an error. `counters`: how these are written, if they are.
-    pub(super) async fn end(mut self, counters: Option<CountersForm>) -> Vec<String> {
+    pub(super) async fn end(mut self, counters: Option<CountersForm>, to: &mut dyn Write) -> Vec<String> {
         let failed = self.gates.end().await;
         self.records.close_final();
         if let Some(form) = counters {
-            self.write_counters(form);
+            self.write_counters(form, to);
         }
         failed
     }

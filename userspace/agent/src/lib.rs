@@ -20,7 +20,7 @@ mod shares;
 mod sizes;
 mod uplink;
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use log::LevelFilter;
 use taskgate_bpf::{load::LoadOptions, object::BpfObject, sys, tables::KernelTables};
@@ -54,27 +54,28 @@ pub struct RunOptions {
     pub instance: String,
     /// The flow logs' interval in seconds, in place of the configured one.
     pub interval: Option<u32>,
-    /// How counters are written to standard error at the end; `None`: not at all. On SIGUSR1 they always are.
+    /// How counters are written at the end; `None`: not at all. On SIGUSR1 they always are.
     pub counters: Option<CountersForm>,
     /// How much the log tells; the kernel program's messages are there from `debug` on.
     pub log_level: LevelFilter,
 }
 
-/// Holds the gates until SIGINT or SIGTERM.
+/// Holds the gates until SIGINT or SIGTERM. `counters`: where counters are written, each time with one call; it holds
+/// nothing up.
 ///
 /// # Errors
 /// Whatever makes any gate impossible, and a kernel that no longer tells of links. A task that cannot be gated is an error
 /// in the log, tried again, and [`RunningError::NotGated`] if that is so to the end. A reload that fails is logged and changes
 /// nothing.
-pub fn run(options: &RunOptions) -> Result<(), RunError> {
+pub fn run(options: &RunOptions, counters: &mut dyn Write) -> Result<(), RunError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(StartError::without("timers and sockets"))?;
-    runtime.block_on(start(options))
+    runtime.block_on(start(options, counters))
 }
 
-async fn start(options: &RunOptions) -> Result<(), RunError> {
+async fn start(options: &RunOptions, counters: &mut dyn Write) -> Result<(), RunError> {
     // Before anything takes its time: from here on no signal ends the process but as it says here.
     let mut signals = Signals::register()?;
     // Every socket and file from here on counts.
@@ -101,12 +102,13 @@ async fn start(options: &RunOptions) -> Result<(), RunError> {
         Again::Afterwards => Some(Reading::begin(options)?),
         Again::No | Again::Now => None,
     };
-    Box::pin(run_loop(options, loaded, reading, signals)).await
+    Box::pin(run_loop(options, counters, loaded, reading, signals)).await
 }
 
 /// Holds the gates of what was loaded. `reading`: the configuration that comes after it, if one was asked for.
 async fn run_loop(
     options: &RunOptions,
+    counters: &mut dyn Write,
     loaded: Loaded,
     mut reading: Option<Reading>,
     mut signals: Signals,
@@ -189,7 +191,7 @@ async fn run_loop(
             }
             request = signals.next() => match request {
                 Request::Reload => log_refused(ask_to_read(&mut reading, options)),
-                Request::Counters => daemon.write_counters(options.counters.unwrap_or_default()),
+                Request::Counters => daemon.write_counters(options.counters.unwrap_or_default(), counters),
                 Request::End(name) => {
                     info!("{name}: ending");
                     break Ok(());
@@ -197,7 +199,7 @@ async fn run_loop(
             },
         }
     };
-    let not_gated = daemon.end(options.counters).await;
+    let not_gated = daemon.end(options.counters, counters).await;
     match ended {
         Ok(()) if !not_gated.is_empty() => Err(RunningError::NotGated { tasks: not_gated }.into()),
         ended => ended,

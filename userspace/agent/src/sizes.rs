@@ -5,7 +5,7 @@ use std::time::Duration;
 use taskgate_bpf::load::LoadOptions;
 use taskgate_compiler::EniLimits;
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
-use taskgate_model::{Floor, Model, Settings};
+use taskgate_model::{Binding, Floor, Model, Settings};
 
 /// How often it is looked at whether tables are short of room, and what tasks were refused.
 pub(super) const ROOM_EVERY: Duration = Duration::from_millis(500);
@@ -27,6 +27,32 @@ pub(super) fn gate(model: &Model) -> EniLimits {
 /// within a window of minutes could be any number.
 pub(super) fn records(tables: &LoadOptions) -> usize {
     2 * tables.conns as usize + tables.denials as usize
+}
+
+/// Why some links may stay closed with so many open files as this process may have; `None` if these are enough, or nobody
+/// knows how many it may have.
+pub(super) fn too_few_files(model: &Model, limit: Option<u64>) -> Option<String> {
+    /// Those of the kernel program, netlink, what is read, and some more.
+    const BESIDE: u64 = 64;
+    let (mut tasks, mut files) = (0_u64, BESIDE);
+    for binding in model.gated().filter_map(|eni| eni.binding.as_ref()) {
+        let of_task = match binding {
+            // Both sides of the gate.
+            Binding::Device(_) => 2,
+            // And the namespace.
+            Binding::Namespace(_) => 3,
+            // The trunk's gate is theirs too.
+            Binding::Vlan(_) => continue,
+        };
+        tasks += 1;
+        files += of_task;
+    }
+    let limit = limit.filter(|limit| *limit < files)?;
+    Some(format!(
+        "this process may have {limit} files open and takes up to {files} for {tasks} tasks: links for which there is none are \
+         closed and pass nothing; raise the hard limit (`LimitNOFILE={files}` in the unit of systemd, `ulimit -Hn {files}` in \
+         a shell) and start it again"
+    ))
 }
 
 /// Bytes of locked memory that the tables of connections and denied flows take.
@@ -68,11 +94,39 @@ pub fn share((total, floor): (u32, Floor), tasks: u32, overdrawn: u32) -> Share 
 mod tests {
     use super::*;
 
+    #[test]
+    fn open_files_that_do_not_suffice_are_told_of() {
+        let task = |number: u8| match number {
+            0..3 => format!("device: d{number}"),
+            3 => String::from("namespace: n3"),
+            _ => format!("vlan: {number}, mac: '02:00:00:00:00:0{number}'"),
+        };
+        let tasks: Vec<String> = (0..6)
+            .map(|number| {
+                let place = task(number);
+                format!("- {{ name: t{number}, {place}, addresses: [10.0.0.{number}], groups: [g] }}\n")
+            })
+            .collect();
+        let text = format!(
+            "taskgate: v1\nuplink: {{ device: t, mode: trunk }}\ngroups: [{{ name: g }}]\ntasks:\n{}",
+            tasks.concat()
+        );
+        let model = taskgate_config::read(&[("t.yaml", &text)]).unwrap().model;
+        let enough = 64 + 3 * 2 + 3;
+        assert_eq!(too_few_files(&model, Some(enough)), None);
+        assert_eq!(too_few_files(&model, None), None);
+        let told = too_few_files(&model, Some(enough - 1)).unwrap();
+        assert!(
+            told.starts_with("this process may have 72 files open and takes up to 73 for 4 tasks: "),
+            "{told}"
+        );
+    }
+
     /// Not for one number of tasks do floors and pool come to more than there is.
     #[test]
     fn floors_and_pool_are_the_whole_table() {
         let settings = Settings::default();
-        for tasks in [1, 2, 3, 200, 256, 257, 1000, 8191] {
+        for tasks in [0, 1, 2, 3, 200, 256, 257, 1000, 8191] {
             for table in Shared::ALL {
                 let (total, floor) = room(&settings, 262_144, 65_536, table);
                 let auto = share((total, floor), tasks, 0);

@@ -14,7 +14,7 @@ use taskgate_analysis::{
     lint::{self, Lint},
 };
 use taskgate_compiler::CompileError;
-use taskgate_config::{Loaded, Problem, Problems};
+use taskgate_config::{Loaded, Problem, Problems, count_problems};
 use taskgate_ebpf::abi::image::{Share, Shared};
 use taskgate_model::{Direction, Location, Model};
 use taskgate_net::netlink::Netlink;
@@ -54,6 +54,8 @@ struct Divided {
     floor: u32,
     /// For all together.
     pool: u32,
+    #[serde(skip)]
+    tasks: u32,
 }
 
 impl Divided {
@@ -66,13 +68,22 @@ impl Divided {
             total: room.0,
             floor,
             pool,
+            tasks,
         }
     }
 }
 
 impl fmt::Display for Divided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { total, floor, pool } = self;
+        let Self {
+            total,
+            floor,
+            pool,
+            tasks,
+        } = self;
+        if *tasks == 0 {
+            return write!(f, "{total}, no task is gated");
+        }
         write!(f, "{total}: {floor} for each task, {pool} in common")
     }
 }
@@ -206,7 +217,7 @@ pub(super) fn run(folder: &Path, question: &Check) -> Result<Exit, Error> {
         host,
     } = checked?;
     output::problems(output::Severity::Warning, &warnings);
-    let mut text = text(folder, summary, warnings.len());
+    let mut text = text(folder, summary, count_problems(&warnings));
     let mut exit = Exit::Ok;
     if let Some(host) = host {
         for HostNote { message, hint, .. } in &host.findings {
@@ -261,6 +272,7 @@ fn problem(lint: Lint, folder: &Path, files: &[String]) -> Problem {
         column,
         message,
         hint,
+        stands_for: 1,
     }
 }
 

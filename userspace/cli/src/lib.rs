@@ -8,13 +8,15 @@ mod log_queue;
 mod log_text;
 mod output;
 
+use std::io::Write as _;
+
 pub use args::Cli;
 pub use error::{Error, Exit};
 
 use args::{Command, LogFormat};
 use log_queue::LogQueue;
 use taskgate_agent::{CountersForm, RunOptions};
-use taskgate_config::{Problem, Problems};
+use taskgate_config::{Problem, Problems, count_problems};
 use tracing::{error, level_filters::LevelFilter, warn};
 use tracing_log::AsLog as _;
 
@@ -27,27 +29,34 @@ pub fn run(cli: Cli) -> Exit {
     };
     let log = LogQueue::start(level, format);
     let done = match cli.command {
-        Command::Run(run) => taskgate_agent::run(&RunOptions {
-            config: cli.global.config,
-            instance: cli.global.instance,
-            interval: run.interval,
-            counters: run.counters.map(|form| match form {
-                args::Output::Text => CountersForm::Text,
-                args::Output::Json => CountersForm::Json,
-            }),
-            log_level: level.as_log(),
-        })
-        .map(|()| Exit::Ok)
-        .map_err(Error::from),
+        Command::Run(run) => {
+            let options = RunOptions {
+                config: cli.global.config,
+                instance: cli.global.instance,
+                interval: run.interval,
+                counters: run.counters.map(|form| match form {
+                    args::Output::Text => CountersForm::Text,
+                    args::Output::Json => CountersForm::Json,
+                }),
+                log_level: level.as_log(),
+            };
+            let done = taskgate_agent::run(&options, &mut log.input());
+            done.map(|()| Exit::Ok).map_err(Error::from)
+        }
         Command::Check(check) => check::run(&cli.global.config, &check),
         Command::Explain(explain) => explain::run(&cli.global.config, &explain),
     };
-    if let (Err(error), LogFormat::Json) = (&done, format) {
-        log_error(error);
+    match (&done, format) {
+        (Err(error), LogFormat::Json) => log_error(error),
+        // A daemon ends where nobody reads, too.
+        (Err(error @ Error::Daemon(_)), LogFormat::Text) => {
+            log.input().write_all(format!("error: {error}\n").as_bytes()).ok();
+        }
+        _ => {}
     }
     log.finish();
     done.unwrap_or_else(|error| {
-        if format == LogFormat::Text {
+        if format == LogFormat::Text && !matches!(error, Error::Daemon(_)) {
             show(&error);
         }
         error.exit()
@@ -65,6 +74,7 @@ fn log_error(error: &Error) {
         column,
         message,
         hint,
+        ..
     } in &problems.warnings
     {
         warn!(file, line, column, hint, "{message}");
@@ -75,6 +85,7 @@ fn log_error(error: &Error) {
         column,
         message,
         hint,
+        ..
     } in &problems.errors
     {
         error!(file, line, column, hint, "{message}");
@@ -97,7 +108,7 @@ fn show(error: &Error) {
 fn refusal(problems: &Problems) -> String {
     format!(
         "the configuration is refused: {}, {}",
-        output::count(problems.errors.len(), "error"),
-        output::count(problems.warnings.len(), "warning"),
+        output::count(count_problems(&problems.errors), "error"),
+        output::count(count_problems(&problems.warnings), "warning"),
     )
 }

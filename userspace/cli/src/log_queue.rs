@@ -1,11 +1,11 @@
-//! The log's way to standard error: a bounded queue and a thread of its own, so that nobody waits for a reader who has
-//! stopped. What finds no room is dropped, and said once there is room again.
+//! The way of log and counters to standard error: a bounded queue and a thread of its own, so that nobody waits for a reader
+//! who has stopped. What finds no room is dropped, and said once there is room again.
 
 use std::{
     io::{self, Write},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
     time::Duration,
@@ -20,15 +20,17 @@ use super::{
     output::has_colours,
 };
 
-/// Lines that wait at most.
+/// Messages that wait at most.
 const ROOM: usize = 4096;
+/// Bytes that wait at most, but for a single message, which may be longer.
+const BYTES: usize = 4 << 20;
 /// How long the end waits for a reader.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The log. [`LogQueue::finish`] waits until it is written.
-pub(super) struct LogQueue(Arc<Waiting>);
+pub(super) struct LogQueue(Arc<Input>);
 
-/// How many lines are on their way, and how many were dropped since the last one that was not.
+/// How much is on its way, and how many messages were dropped since the last one that was not.
 #[derive(Default)]
 struct Waiting {
     counts: Mutex<Counts>,
@@ -37,28 +39,30 @@ struct Waiting {
 
 #[derive(Default)]
 struct Counts {
-    waiting: usize,
+    messages: usize,
+    bytes: usize,
     dropped: u64,
 }
 
-/// The end that the logger writes to: each call is a line.
-struct Input {
-    lines: SyncSender<Vec<u8>>,
+/// The end that is written to: each call is a message, which is written whole or not at all.
+pub(super) struct Input {
+    messages: SyncSender<Vec<u8>>,
     waiting: Arc<Waiting>,
 }
 
 impl LogQueue {
     /// Starts it as the program's logger, for what is said through the `log` crate as well.
     pub(super) fn start(level: LevelFilter, format: LogFormat) -> Self {
-        let (sender, lines) = sync_channel(ROOM);
+        let (sender, messages) = sync_channel(ROOM);
         let waiting = Arc::<Waiting>::default();
         let writer = Arc::clone(&waiting);
-        thread::spawn(move || write_all(&lines, &writer, format));
+        thread::spawn(move || write_all(&messages, &writer, format));
         let input = Arc::new(Input {
-            lines: sender,
-            waiting: Arc::clone(&waiting),
+            messages: sender,
+            waiting,
         });
-        let subscriber = SubscriberBuilder::default().with_max_level(level).with_writer(input);
+        let log = Arc::clone(&input);
+        let subscriber = SubscriberBuilder::default().with_max_level(level).with_writer(log);
         match format {
             LogFormat::Text => subscriber.event_format(Text::new(has_colours(&io::stderr()))).init(),
             LogFormat::Json => {
@@ -66,16 +70,22 @@ impl LogQueue {
                 subscriber.with_current_span(false).with_span_list(false).init();
             }
         }
-        Self(waiting)
+        Self(input)
+    }
+
+    /// Where else than to the log itself messages go: each call of `write_all` is one.
+    pub(super) fn input(&self) -> &Input {
+        &self.0
     }
 
     /// Waits until all is written, and no longer than a moment for somebody who does not read.
     pub(super) fn finish(self) {
-        let counts = self.0.lock();
+        let waiting = &self.0.waiting;
+        let counts = waiting.lock();
         drop(
-            self.0
+            waiting
                 .changed
-                .wait_timeout_while(counts, PATIENCE, |counts| counts.waiting > 0),
+                .wait_timeout_while(counts, PATIENCE, |counts| counts.messages > 0),
         );
     }
 }
@@ -87,13 +97,17 @@ impl Waiting {
 }
 
 impl Write for &Input {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         let mut counts = self.waiting.lock();
-        match self.lines.try_send(line.to_vec()) {
-            Ok(()) => counts.waiting += 1,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => counts.dropped += 1,
+        let has_room = counts.messages == 0 || counts.bytes + message.len() <= BYTES;
+        let sent = has_room && self.messages.try_send(message.to_vec()).is_ok();
+        if sent {
+            counts.messages += 1;
+            counts.bytes += message.len();
+        } else {
+            counts.dropped += 1;
         }
-        Ok(line.len())
+        Ok(message.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -101,12 +115,13 @@ impl Write for &Input {
     }
 }
 
-/// Writes lines until the program ends. If that fails there is nobody left to tell.
-fn write_all(lines: &Receiver<Vec<u8>>, waiting: &Waiting, format: LogFormat) {
-    while let Ok(line) = lines.recv() {
-        io::stderr().write_all(&line).ok();
+/// Writes messages until the program ends. If that fails there is nobody left to tell.
+fn write_all(messages: &Receiver<Vec<u8>>, waiting: &Waiting, format: LogFormat) {
+    while let Ok(message) = messages.recv() {
+        io::stderr().write_all(&message).ok();
         let mut counts = waiting.lock();
-        counts.waiting -= 1;
+        counts.messages -= 1;
+        counts.bytes -= message.len();
         let dropped = std::mem::take(&mut counts.dropped);
         drop(counts);
         if dropped > 0 {

@@ -70,6 +70,7 @@ pub(super) fn problems(severity: Severity, problems: &[Problem]) {
             column,
             message,
             hint,
+            ..
         } = problem;
         if *line == 0 {
             stderr_line(format_args!("{file}: {word}: {message}; {hint}"));

@@ -32,7 +32,7 @@ mod yaml;
 
 use std::path::Path;
 
-pub use problem::{Problem, Problems};
+pub use problem::{Problem, Problems, count_problems};
 pub use value::derived_id;
 
 use problem::{Diagnostics, Location};

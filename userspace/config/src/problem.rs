@@ -19,6 +19,13 @@ pub struct Problem {
     pub message: String,
     /// What would be right.
     pub hint: String,
+    /// How many problems it is: 1, or of very many those that are not shown.
+    pub stands_for: usize,
+}
+
+/// How many problems there are, those that are not shown included.
+pub fn count_problems(problems: &[Problem]) -> usize {
+    problems.iter().map(|problem| problem.stands_for).sum()
 }
 
 impl fmt::Display for Problem {
@@ -29,6 +36,7 @@ impl fmt::Display for Problem {
             column,
             message,
             hint,
+            ..
         } = self;
         if *line == 0 {
             write!(f, "{file}: {message}; {hint}")
@@ -238,6 +246,7 @@ fn in_order(files: &[String], found: Found) -> Vec<Problem> {
             column: location.column,
             message: fault.message,
             hint: fault.hint,
+            stands_for: 1,
         })
         .collect();
     problems.dedup();
@@ -248,6 +257,7 @@ fn in_order(files: &[String], found: Found) -> Vec<Problem> {
             column: 0,
             message: format!("{more} more are not shown"),
             hint: String::from("mend these first"),
+            stands_for: more,
         });
     }
     problems

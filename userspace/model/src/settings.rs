@@ -126,13 +126,14 @@ pub enum Floor {
 }
 
 impl Floor {
-    /// The floor of each of so many present tasks.
+    /// The floor of each of so many present tasks; 0 where there is none.
     pub fn of(self, total: u32, tasks: u32) -> u32 {
         match self {
-            Self::Auto => total / 4 / tasks.max(1),
+            Self::Auto => (total / 4).checked_div(tasks),
             // More than there is cannot be guaranteed.
-            Self::Fixed(floor) => floor.min(total / tasks.max(1)),
+            Self::Fixed(floor) => total.checked_div(tasks).map(|most| floor.min(most)),
         }
+        .unwrap_or(0)
     }
 }
 

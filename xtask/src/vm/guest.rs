@@ -29,7 +29,7 @@ pub(super) const ELSEWHERE: [(&str, &str); 4] = [
     ("semantics", "it compares documents with tests"),
 ];
 /// Programs that tests and the first process run.
-const PROGRAMS: [&str; 3] = ["ip", "tc", "prlimit"];
+const PROGRAMS: [&str; 4] = ["ip", "tc", "prlimit", "nft"];
 /// The program of the test crate that prints verified instructions.
 const VERIFIED: &str = "verified";
 const INIT: &str = include_str!("init.sh");

@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::kernels::Image;
 
-/// Modules for gates, and for the kinds of links that tests make.
-const WANTED: [&str; 9] = [
+/// Modules for gates, and for what tests make: kinds of links, a host's firewall, authentication headers.
+const WANTED: [&str; 13] = [
     "veth",
     "sch_ingress",
     "cls_bpf",
@@ -22,6 +22,10 @@ const WANTED: [&str; 9] = [
     "tun",
     "macvlan",
     "vxlan",
+    "nf_tables",
+    "xfrm_user",
+    "ah4",
+    "ah6",
 ];
 
 /// A kernel's modules.

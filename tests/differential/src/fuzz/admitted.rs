@@ -72,6 +72,9 @@ impl Admitted {
         let (Outcome::Pass(pass), Some((flow, answers))) = (outcome, flows(reading, link, direction)) else {
             return;
         };
+        if pass == PassReason::Host {
+            return;
+        }
         if pass != PassReason::Tracked {
             self.0.insert(flow);
             return;

@@ -146,6 +146,7 @@ impl<'a> Walk<'a> {
         let entry = Entry {
             reading: &reading,
             gate,
+            on_trunk: self.stand.is_trunk(thrown.link),
             direction: thrown.direction,
             outcome,
             before: &self.state,

@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) gates: Vec<Option<EniLimits>>,
     /// The ENI that each link carries, by its id.
     pub(crate) links: BTreeMap<u32, String>,
+    /// The link that is the trunk, or 0.
+    pub(crate) trunk: u32,
     /// The link that carries each slot's ENI, as it was bound last.
     pub(crate) carriers: BTreeMap<u16, u32>,
     /// The slots of ENIs.
@@ -153,7 +155,7 @@ impl Oracle {
         reading: &Reading,
         link: u32,
         direction: Direction,
-        (to, from_wire): (Option<[u8; 6]>, bool),
+        (to, from_wire, tagged): (Option<[u8; 6]>, bool, bool),
         now: u32,
     ) -> Outcome {
         let case = Case {
@@ -185,6 +187,7 @@ impl Oracle {
         };
         let outcome = match judged {
             Ok(pass) => Outcome::Pass(pass),
+            Err(DropReason::UnknownTask) if link == world.trunk && !tagged => beside_branches(&case, reading),
             Err(reason) => Outcome::Drop(reason),
         };
         let packets = match reading {
@@ -194,7 +197,9 @@ impl Oracle {
         if outcome != Outcome::Pass(PassReason::Tracked) {
             *self.counters.entry((slot, direction, outcome.number())).or_default() += packets;
         }
-        if let (Outcome::Pass(_), Reading::Ip(ip)) = (outcome, reading) {
+        if let (Outcome::Pass(_), Reading::Ip(ip)) = (outcome, reading)
+            && outcome != Outcome::Pass(PassReason::Host)
+        {
             self.firsts.remember(&case, ip);
         }
         // Neighbour discovery leaves no record, as ARP.
@@ -404,6 +409,23 @@ fn is_meant(case: &Case<'_>, ip: &Ip, reason: DropReason, slot: u16) -> bool {
 /// Whether it is between neighbours, and not for the rules.
 fn is_neighbours(case: &Case<'_>, ip: &Ip) -> bool {
     matches!(ip.body, Body::Neighbour { .. }) || ip.source.is_ipv6() && speaks_as_router(case, ip)
+}
+
+/// How a frame without a tag ends on the trunk: it is the host's, unless it comes in for a branch.
+fn beside_branches(case: &Case<'_>, reading: &Reading) -> Outcome {
+    match reading {
+        Reading::Ip(ip)
+            if case.direction == Direction::Ingress
+                && !matches!(ip.body, Body::Neighbour { .. })
+                && case
+                    .world
+                    .link_to(ip.destination)
+                    .is_some_and(|link| link >= LinkId::DEVICES) =>
+        {
+            Outcome::Drop(DropReason::NotForTask)
+        }
+        _ => Outcome::Pass(PassReason::Host),
+    }
 }
 
 fn unless_unknown(case: &Case<'_>, reason: DropReason) -> Result<PassReason, DropReason> {

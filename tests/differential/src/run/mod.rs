@@ -178,6 +178,7 @@ impl<'a> Stand<'a> {
                 model: taskgate_model::Model::default(),
                 gates: Vec::new(),
                 links: BTreeMap::new(),
+                trunk: 0,
                 carriers: BTreeMap::new(),
                 slots: BTreeMap::new(),
                 macs: BTreeMap::new(),
@@ -258,6 +259,11 @@ impl<'a> Stand<'a> {
         bridge.copied().unwrap_or(link)
     }
 
+    /// Whether a link is the trunk.
+    pub(crate) fn is_trunk(&self, link: u32) -> bool {
+        link == self.world.trunk
+    }
+
     /// The gate that a link has, and the slot of its ENI.
     pub(crate) fn gate_on(&self, link: u32) -> Option<(EniLimits, u16)> {
         self.world.eni_on(link).map(|(_, gate, slot)| (gate, slot))
@@ -282,7 +288,8 @@ impl<'a> Stand<'a> {
         let now = host.now()?;
         let reading = read(sent.frame, sent.segments, sent.left);
         let to = sent.frame.first_chunk().copied();
-        let how = (to, thrown.from_wire);
+        let tagged = matches!(sent.frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]));
+        let how = (to, thrown.from_wire, tagged);
         let expected = self
             .oracle
             .judge(&self.world, &reading, sent.link, sent.direction, how, now);
@@ -428,8 +435,11 @@ impl<'a> Stand<'a> {
         Ok(())
     }
 
-    /// Lets oracle and generator know what changed, and says which hardware addresses are known.
+    /// Lets oracle and generator know what changed, and says which hardware addresses are known and which link is the trunk.
     fn learn(&mut self) {
+        let links: Vec<u32> = [0; 4].into_iter().chain(Kernel::LINKS).collect();
+        self.world.trunk = self.rng.aside().of(&links);
+        self.fixture.writer.control().set_trunk(self.world.trunk);
         self.world.slots.extend(self.known());
         for slot in 1..=self.fixture.highest {
             let mac = self.rng.of(&[

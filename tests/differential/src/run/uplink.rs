@@ -72,8 +72,9 @@ impl Stand<'_> {
                     Uplink::Trunk { .. } => thrown.frame.first_chunk().copied(),
                     Uplink::Routed => None,
                 };
+                let how = (to, true, false);
                 self.oracle
-                    .judge(&self.world, &reading, link, Direction::Ingress, (to, true), now)
+                    .judge(&self.world, &reading, link, Direction::Ingress, how, now)
             })
             .and_then(|outcome| match outcome {
                 // Whether there is room is for the gate to say.
@@ -104,6 +105,7 @@ impl Stand<'_> {
             return Ok(Met::Difference(format!("after {uplink:?}: {what}")));
         }
         self.fixture.set_uplink(Uplink::Routed);
+        self.fixture.writer.control().set_trunk(self.world.trunk);
         Ok(expected.map_or(Met::GoesOn, |_| Met::Dropped))
     }
 }

@@ -73,18 +73,49 @@ impl Branches {
         self.topology.start_patiently(config, patience(self.count / 10))
     }
 
-    /// Sends two frames from the wire to each, one of which arrives. Gives what the records have to say.
-    pub fn send(&self, daemon: &Daemon) -> Result<Ledger> {
+    /// Sends a packet from the wire to a branch.
+    fn send_packet(&self, number: u16, packet: Vec<u8>) -> Result<()> {
         const BEHIND_TAG: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
         const FROM: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+        let frame = frames::tagged(number + 1, &frames::with_checksum(packet));
+        self.sender.send(&[&BEHIND_TAG, &FROM, &frame[12..]].concat())
+    }
+
+    /// Scans so many ports of so many of them, none of which is open. Gives what the records have to say.
+    pub fn scan(&self, daemon: &Daemon, tasks: u16, ports: u16) -> Result<Ledger> {
+        const TCP: u8 = 6;
+        const FIRST: u16 = 1000;
+        /// What a link's queue bears.
+        const AT_ONCE: u64 = 250;
+        let counters = Counters::of(daemon)?;
+        let mut expected = Ledger::default();
+        let from = SocketAddr::new(PEER, PEER_PORT);
+        let mut sent = 0;
+        for number in 0..tasks {
+            for port in FIRST..FIRST + ports {
+                let to = SocketAddr::new(address(number), port);
+                let syn = frames::tcp(PEER_PORT, port, frames::flags::SYN, &[]);
+                self.send_packet(number, frames::ip(PEER, to.ip(), TCP, &syn))?;
+                expected = expected.reject(&name(number), Flow::tcp(from, to), Count::new(1, 40));
+                sent += 1;
+                if sent % AT_ONCE == 0 {
+                    counters.await_dropped(Direction::Ingress, DropReason::NoRule, sent)?;
+                }
+            }
+        }
+        counters.await_dropped(Direction::Ingress, DropReason::NoRule, sent)?;
+        Ok(expected)
+    }
+
+    /// Sends two frames from the wire to each, one of which arrives. Gives what the records have to say.
+    pub fn send(&self, daemon: &Daemon) -> Result<Ledger> {
         let mut expected = Ledger::default();
         let from = SocketAddr::new(PEER, PEER_PORT);
         for number in 0..self.count {
             for port in [OPEN, SHUT] {
                 let to = SocketAddr::new(address(number), port);
                 let packet = frames::ip(PEER, to.ip(), UDP, &frames::udp(PEER_PORT, port, DATA));
-                let frame = frames::tagged(number + 1, &frames::with_checksum(packet));
-                self.sender.send(&[&BEHIND_TAG, &FROM, &frame[12..]].concat())?;
+                self.send_packet(number, packet)?;
                 let (flow, count, task) = (Flow::udp(from, to), Count::new(1, PACKET), name(number));
                 expected = match port {
                     OPEN => expected.accept(&task, flow, count),

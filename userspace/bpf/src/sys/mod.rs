@@ -263,16 +263,32 @@ pub fn prefer_thread() -> io::Result<()> {
 /// Lifts the soft limit on open files to the hard one: a task takes three of them, and login shells and service managers
 /// give 1,024. Where that is refused, opening tells.
 pub fn lift_open_files_limit() {
+    let lifted = open_files().and_then(|mut limit| {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the kernel only reads `limit`.
+        match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    });
+    if let Err(error) = lifted {
+        tracing::debug!("cannot lift the limit on open files: {error}");
+    }
+}
+
+/// How many files this process may have open; `None` where the kernel does not say it.
+pub fn open_files_limit() -> Option<u64> {
+    open_files().ok().map(|limit| limit.rlim_cur)
+}
+
+fn open_files() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: the C library writes `limit` alone.
-    let mut refused = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0;
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: the kernel only reads `limit`.
-    refused = refused || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0;
-    if refused {
-        tracing::debug!("cannot lift the limit on open files: {}", io::Error::last_os_error());
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
+        0 => Ok(limit),
+        _ => Err(io::Error::last_os_error()),
     }
 }

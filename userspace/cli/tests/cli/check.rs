@@ -144,6 +144,55 @@ fn every_error_is_shown_at_once() {
     insta::assert_snapshot!(folder.transcript(&["check", "check -o json"]));
 }
 
+/// A thousand are shown, and all are counted.
+#[test]
+fn problems_that_are_not_shown_are_counted() {
+    const MANY: usize = 1500;
+    let rule = "  - { protocol: nonsense, from: any }\n";
+    let errors = format!("taskgate: v1\ngroups:\n- name: web\n  ingress:\n{}", rule.repeat(MANY));
+    let answer = Folder::new(&[("a.yaml", &errors)]).run("check");
+    let lines: Vec<&str> = answer.err.lines().collect();
+    let [shown @ .., more, sum] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert_eq!((answer.exit, shown.len()), (Some(3), 1000));
+    assert_eq!(*more, "conf/a.yaml: error: 500 more are not shown; mend these first");
+    assert_eq!(*sum, "the configuration is refused: 1500 errors, 0 warnings");
+
+    let enis: Vec<String> = (0..MANY)
+        .map(|number| {
+            let (high, low) = (number / 250, number % 250);
+            format!(
+                r#"{{"NetworkInterfaceId": "eni-{number}", "PrivateIpAddress": "10.0.{high}.{low}",
+                    "Groups": [{{"GroupId": "sg-far{number}"}}]}}"#
+            )
+        })
+        .collect();
+    let enis = format!(r#"{{"NetworkInterfaces": [{}]}}"#, enis.join(",\n"));
+    let answer = Folder::new(&[("enis.json", &enis)]).run("check");
+    assert!(answer.out.contains("is valid, with 1500 warnings\n"), "{}", answer.out);
+}
+
+#[test]
+fn tables_are_divided_among_tasks_if_there_are_any() {
+    let folder = Folder::new(&[(
+        "t.yaml",
+        "taskgate: v1\ngroups:\n- { name: web, ingress: [], egress: [] }\n",
+    )]);
+    let answer = folder.run("check");
+    for line in [
+        "connections   262144, no task is gated",
+        "denials       65536, no task is gated",
+    ] {
+        assert!(answer.out.contains(line), "{}", answer.out);
+    }
+    let document = folder.run("check -o json").out;
+    assert!(
+        document.contains("\"total\": 65536,\n      \"floor\": 0,\n      \"pool\": 65536\n"),
+        "{document}"
+    );
+}
+
 #[test]
 fn a_folder_that_is_not_there_is_an_error() {
     let folder = Folder::new(&[]);
