@@ -197,7 +197,7 @@ impl Daemon {
             let sharer = |eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
             self.model.gated().filter_map(sharer).collect()
         };
-        let written = counters(generation, &tasks, self.records.tables(), form)
+        let written = counters(generation, &tasks, &mut self.records, form)
             .and_then(|counters| to.write_all(counters.as_bytes()));
         if let Err(error) = written {
             error!("cannot write the counters: {error}");

@@ -7,7 +7,7 @@ use taskgate_bpf::tables::KernelTables;
 use taskgate_ebpf::abi::{Direction, DropReason, Outcome, PassReason};
 use taskgate_tables::{FlowTables as _, Used};
 
-use super::shares::Sharer;
+use super::{counters_base::CountersBase, records::Records, shares::Sharer};
 
 /// How counters are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ struct TaskCounters<'a> {
     connections: InUse,
     denials: InUse,
     fragments: InUse,
-    /// Packets that are in no record for want of room.
+    /// Packets that are in no record: for want of room in the kernel, or among the records that are held.
     unrecorded: Unrecorded,
 }
 
@@ -73,25 +73,28 @@ impl From<Used> for InUse {
 pub(super) fn counters(
     generation: u64,
     tasks: &[Sharer<'_>],
-    tables: &mut KernelTables,
+    records: &mut Records,
     form: CountersForm,
 ) -> io::Result<String> {
     let mut counters = Counters {
         generation,
         tasks: Vec::with_capacity(tasks.len()),
-        no_task: directions(tables, 0)?,
+        no_task: directions(records.tables(), 0, &CountersBase::NONE)?,
     };
     for task in tasks {
-        let usage = tables.usage(task.slot())?;
+        let slot = task.slot();
+        let usage = records.tables().usage(slot)?;
+        let given_up = records.given_up(slot);
+        let (tables, base) = records.tables_and_base(slot);
         counters.tasks.push(TaskCounters {
             task: task.name(),
-            packets: directions(tables, task.slot())?,
+            packets: directions(tables, slot, base)?,
             connections: usage.conns.into(),
             denials: usage.denials.into(),
             fragments: usage.fragments.into(),
             unrecorded: Unrecorded {
-                passed: usage.flows_lost,
-                denied: usage.denials_lost,
+                passed: usage.flows_lost.saturating_sub(base.passed) + given_up.0,
+                denied: usage.denials_lost.saturating_sub(base.denied) + given_up.1,
             },
         });
     }
@@ -105,15 +108,17 @@ pub(super) fn counters(
     }
 }
 
-fn directions(tables: &KernelTables, slot: u16) -> io::Result<Directions> {
+fn directions(tables: &KernelTables, slot: u16, base: &CountersBase) -> io::Result<Directions> {
     let packets = |direction| -> io::Result<Packets> {
         let counts = tables.counters(slot, direction)?;
         let outcomes = PassReason::ALL
             .into_iter()
             .map(Outcome::Pass)
             .chain(DropReason::ALL.into_iter().map(Outcome::Drop));
+        let base = &base.packets[direction.index()];
+        let since = |number: usize| counts[number].saturating_sub(base[number]);
         Ok(outcomes
-            .map(|outcome| (outcome.name(), counts[usize::from(outcome.number())]))
+            .map(|outcome| (outcome.name(), since(outcome.number().into())))
             .filter(|(_, packets)| *packets > 0)
             .collect())
     };

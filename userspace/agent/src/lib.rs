@@ -7,6 +7,7 @@
 
 mod apply;
 mod counters;
+mod counters_base;
 mod error;
 mod gates;
 mod guard;

@@ -1,6 +1,9 @@
 //! Capture windows: closed in time, written, and what is over removed.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use taskgate_bpf::tables::KernelTables;
 use taskgate_ebpf::abi::image::TIMEOUTS;
@@ -9,6 +12,7 @@ use taskgate_model::{FlowLog, Model};
 use tracing::{error, warn};
 
 use super::{
+    counters_base::CountersBase,
     error::{StartError, chain},
     shares::Pressure,
     sizes::{GC_EVERY, LARGE_EVERY},
@@ -22,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Records {
     tables: KernelTables,
     collector: Collector,
+    /// What slots had counted before their ENIs got them.
+    bases: HashMap<u16, CountersBase>,
     outputs: Outputs,
     logs: Vec<FlowLog>,
     /// When connections were removed for want of room last.
@@ -52,6 +58,7 @@ impl Records {
         Ok(Self {
             tables,
             collector,
+            bases: HashMap::new(),
             outputs: Outputs::open(&model.flow_logs, now, most)?,
             logs: model.flow_logs.clone(),
             collected: Instant::now(),
@@ -72,6 +79,17 @@ impl Records {
 
     /// Says whose a slot is.
     pub(super) fn bind(&mut self, slot: u16, eni: LoggedEni) {
+        if self.collector.eni_of(slot) != Some(eni.id()) {
+            match CountersBase::read(&mut self.tables, slot) {
+                Ok(base) => {
+                    self.bases.insert(slot, base);
+                }
+                Err(error) => error!(
+                    "the counters of `{}` begin with those of an earlier task: {error}",
+                    eni.id()
+                ),
+            }
+        }
         self.collector.bind(slot, eni);
     }
 
@@ -137,6 +155,16 @@ impl Records {
             error!("flow records are lost: {}", chain(&error));
         }
         Some(window.bounds.end)
+    }
+
+    /// The packets of a slot's ENI, passed and denied, whose records were given up.
+    pub(super) fn given_up(&self, slot: u16) -> (u64, u64) {
+        self.collector.given_up(slot)
+    }
+
+    /// The kernel's tables, and what a slot had counted there before its ENI got it.
+    pub(super) fn tables_and_base(&mut self, slot: u16) -> (&mut KernelTables, &CountersBase) {
+        (&mut self.tables, self.bases.get(&slot).unwrap_or(&CountersBase::NONE))
     }
 
     /// The kernel's tables.

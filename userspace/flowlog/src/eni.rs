@@ -99,6 +99,11 @@ impl Registry {
         Some(&slot.eni)
     }
 
+    /// The slot's ENI.
+    pub(super) fn eni(&self, slot: u16) -> Option<&Arc<LoggedEni>> {
+        self.slots.get(&slot).map(|slot| &slot.eni)
+    }
+
     /// Every slot in rising order, with its ENI.
     pub(super) fn slots(&self) -> Vec<(u16, Arc<LoggedEni>)> {
         let mut all: Vec<_> = self

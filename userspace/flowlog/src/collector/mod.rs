@@ -47,6 +47,8 @@ pub struct Collector {
     open: Vec<FlowRecord>,
     /// How many of them there may be.
     most: usize,
+    /// What earlier windows lack of an ENI's records, passed and denied: by its id, what was given up alone.
+    given_up: HashMap<String, (u64, u64)>,
     /// Those beyond that.
     overflow: Overflow,
     unattributed: Unattributed,
@@ -129,6 +131,7 @@ impl Collector {
             failed: 0,
             open: Vec::new(),
             most: usize::MAX,
+            given_up: HashMap::new(),
             overflow: Overflow::new(),
             unattributed: Unattributed::default(),
         })
@@ -143,6 +146,19 @@ impl Collector {
     /// Says whose a slot is. Before it is another ENI's it must have been retired and drained.
     pub fn bind(&mut self, slot: u16, eni: LoggedEni) {
         self.registry.set(slot, eni);
+    }
+
+    /// The ENI of a slot, by its id.
+    pub fn eni_of(&self, slot: u16) -> Option<&str> {
+        self.registry.eni(slot).map(|eni| eni.id())
+    }
+
+    /// The packets of a slot's ENI, passed and denied, whose records were given up, because there were more than are held.
+    pub fn given_up(&self, slot: u16) -> (u64, u64) {
+        let Some(id) = self.eni_of(slot) else { return (0, 0) };
+        let (passed, denied) = self.given_up.get(id).copied().unwrap_or_default();
+        let running = self.overflow.get(id).map_or((0, 0), |loss| (loss.passed, loss.denied));
+        (passed + running.0, denied + running.1)
     }
 
     /// Says that the configuration no longer names a slot's ENI. The rest of its entries' counts is recorded, then they are
@@ -279,6 +295,7 @@ impl Collector {
         let mut losses = Vec::new();
         let mut drained = Vec::new();
         for (slot, eni, usage) in used {
+            let eni_id = eni.id().to_owned();
             let reported = self.losses.entry(slot).or_default();
             let passed = usage.flows_lost.saturating_sub(reported.0);
             let denied = usage.denials_lost.saturating_sub(reported.1);
@@ -288,8 +305,14 @@ impl Collector {
             }
             if self.registry.is_retired(slot) && usage.conns.total() == 0 && usage.denials.total() == 0 {
                 self.registry.remove(slot);
+                self.given_up.remove(eni_id.as_str());
                 drained.push(slot);
             }
+        }
+        for (id, loss) in &self.overflow {
+            let given_up = self.given_up.entry(id.clone()).or_default();
+            given_up.0 += loss.passed;
+            given_up.1 += loss.denied;
         }
         let mut records = std::mem::take(&mut self.open);
         coalesce(&mut records);

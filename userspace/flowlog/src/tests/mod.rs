@@ -8,6 +8,7 @@ mod reader;
 mod removal;
 mod sinks;
 mod windows;
+mod wraps;
 
 use bytes::BytesMut;
 use taskgate_ebpf::{
