@@ -69,7 +69,7 @@ fn authenticate(stage: &E2eTest) -> Result<()> {
             for ((from, to), direction) in [(task, peer), (peer, task)].into_iter().zip(directions) {
                 netns.ip(&format!(
                     "xfrm state add src {from} dst {to} proto ah spi 0x100 mode transport auth hmac(sha256) {KEY}
-                     xfrm policy add src {from} dst {to} proto udp dir {direction} tmpl src {from} dst {to} proto ah mode transport"
+                     xfrm policy add src {from} dst {to} proto 17 dir {direction} tmpl src {from} dst {to} proto ah mode transport"
                 ))?;
             }
         }
