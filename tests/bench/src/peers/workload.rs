@@ -161,11 +161,15 @@ impl Datagrams {
             }
             Ok([sender, receiver])
         };
-        Ok(Self {
+        let datagrams = Self {
             open: pair(OPEN_PORT)?,
             shut: pair(SHUT_PORT)?,
             silent: client.bind(|| UdpSocket::bind(from))?,
-        })
+        };
+        // Without an answer a flow stays new to netfilter, and each datagram would meet all rules.
+        datagrams.pass_batch(1)?;
+        datagrams.answer()?;
+        Ok(datagrams)
     }
 
     /// Sends to the allowed port and waits for what was sent.
@@ -214,14 +218,19 @@ impl Datagrams {
         came(&self.shut[1])
     }
 
-    /// Whether the client is reached by what it did not ask for.
-    pub(super) fn client_is_reached(&self) -> Result<bool> {
+    /// Sends a datagram back from the allowed port.
+    fn answer(&self) -> Result<()> {
         let [asker, asked] = &self.open;
-        asked.send_to(&DATA, self.silent.local_addr()?)?;
-        // An answer goes the same way after it.
-        self.pass_batch(1)?;
         asked.send_to(&DATA, asker.local_addr()?)?;
         asker.recv(&mut [0; 64]).context("an answer did not arrive")?;
+        Ok(())
+    }
+
+    /// Whether the client is reached by what it did not ask for.
+    pub(super) fn client_is_reached(&self) -> Result<bool> {
+        self.open[1].send_to(&DATA, self.silent.local_addr()?)?;
+        // An answer goes the same way after it.
+        self.answer()?;
         came(&self.silent)
     }
 }
