@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 
 use super::PATIENCE;
 use crate::{
@@ -38,6 +39,9 @@ pub struct Bulk {
     reader: Option<JoinHandle<Result<()>>>,
 }
 
+/// Bytes that a rush has on its way; the kernel doubles them, and packets take nearly twice their bytes.
+const RUSH_BUFFER: usize = 64 << 10;
+
 impl Bulk {
     /// Connects from `sender` to `to`, an address of `receiver`'s, and sends, but not so fast that nobody could count it.
     pub fn start(sender: &Netns, receiver: &Netns, to: SocketAddr) -> Result<Self> {
@@ -54,8 +58,11 @@ impl Bulk {
             .bind(|| TcpListener::bind(to))
             .with_context(|| format!("cannot listen on {to}"))?;
         let stream = sender.run(|| TcpStream::connect_timeout(&to, PATIENCE).context("cannot connect"))?;
-        if let Some(pace) = pace {
-            slow_down(&stream, pace)?;
+        match pace {
+            Some(pace) => slow_down(&stream, pace)?,
+            // Less on its way than a veth's ring holds (256 packets, `VETH_RING_SIZE`): behind a slow processor the rest would be lost
+            // between the wire and the gate.
+            None => setsockopt(&stream, SndBuf, &RUSH_BUFFER).context("cannot set a buffer's size")?,
         }
         let flow = Flow::tcp(stream.local_addr()?, to);
         let (accepted, _) = listener.accept()?;
