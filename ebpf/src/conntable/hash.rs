@@ -95,20 +95,7 @@ const fn finish(sum: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    const SEED: Seed = [
-        0x9b05_688c_2b3e_6c1f,
-        0x1f83_d9ab_fb41_bd6b,
-        0x5be0_cd19_137e_2179,
-        0x6a09_e667_f3bc_c908,
-        0xbb67_ae85_84ca_a73b,
-        0x3c6e_f372_fe94_f82b,
-        0xa54f_f53a_5f1d_36f1,
-        0x510e_527f_ade6_82d1,
-        0x428a_2f98_d728_ae22,
-        0x7137_4491_23ef_65cd,
-    ];
+    use super::{super::plain::SEED, *};
 
     #[test]
     fn a_probe_lies_in_its_halves_whatever_their_number() {

@@ -17,7 +17,11 @@ use crate::{
         Conn, Denial, Direction, DropReason, EniUsage, Event, Fragment, Key4, Key6, LinkLocal, LinkLocalKey,
         NeighbourCache, Outcome, image, outcome::OUTCOMES, tables::Word,
     },
-    conntable::{InsertOutcome, Seed, half_for, hash::Hashed, plain::PlainTable},
+    conntable::{
+        InsertOutcome, half_for,
+        hash::Hashed,
+        plain::{PlainTable, SEED},
+    },
     policy::{Bank, Image},
     tables::{Flows, Inserted, Tables},
     verdict::{self, FromTask, Scratch, ToTask},
@@ -34,20 +38,6 @@ impl Bank for HostBank<'_> {
         self.0[((offset & (image::BANK_BYTES - 8)) / 8) as usize].load(Acquire)
     }
 }
-
-/// The seed of the tables: here it need not be secret.
-const SEED: Seed = [
-    0x9b05_688c_2b3e_6c1f,
-    0x1f83_d9ab_fb41_bd6b,
-    0x5be0_cd19_137e_2179,
-    0x6a09_e667_f3bc_c908,
-    0xbb67_ae85_84ca_a73b,
-    0x3c6e_f372_fe94_f82b,
-    0xa54f_f53a_5f1d_36f1,
-    0x510e_527f_ade6_82d1,
-    0x428a_2f98_d728_ae22,
-    0x7137_4491_23ef_65cd,
-];
 
 /// A connection table, and its values by way.
 struct FlowTable<V, const WORDS: usize> {

@@ -154,11 +154,7 @@ impl Daemon {
     /// Divides the tables among the tasks that are present, or, with `all`, among all that are named. Gives which tables
     /// are short of room.
     fn share(&mut self, all: bool) -> Pressure {
-        let sharers: Vec<Sharer<'_>> = {
-            let writer = self.image.writer();
-            let sharer = |eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
-            self.model.gated().filter_map(sharer).collect()
-        };
+        let sharers = sharers(&self.model, &self.image);
         let (tables, control) = (self.records.tables(), self.image.control());
         let updated = self
             .shares
@@ -192,11 +188,7 @@ impl Daemon {
     /// Writes what the kernel counted.
     pub(super) fn write_counters(&mut self, form: CountersForm, to: &mut dyn Write) {
         let generation = self.generation();
-        let tasks: Vec<Sharer<'_>> = {
-            let writer = self.image.writer();
-            let sharer = |eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
-            self.model.gated().filter_map(sharer).collect()
-        };
+        let tasks = sharers(&self.model, &self.image);
         let written = counters(generation, &tasks, &mut self.records, form)
             .and_then(|counters| to.write_all(counters.as_bytes()));
         if let Err(error) = written {
@@ -282,6 +274,13 @@ impl Daemon {
         }
         failed
     }
+}
+
+/// The gated tasks that have a slot.
+fn sharers<'a>(model: &'a Model, image: &SharedImage) -> Vec<Sharer<'a>> {
+    let writer = image.writer();
+    let sharer = |eni: &'a Eni| Some(Sharer::new(eni, writer.slot(&eni.id)?));
+    model.gated().filter_map(sharer).collect()
 }
 
 /// The idle time-outs in ticks.

@@ -1,7 +1,10 @@
 //! Capture windows: closed in time, written, and what is over removed.
 
 use std::{
-    collections::HashMap,
+    collections::{
+        HashMap,
+        hash_map::Entry::{Occupied, Vacant},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Records {
     tables: KernelTables,
     collector: Collector,
-    /// What slots had counted before their ENIs got them.
-    bases: HashMap<u16, CountersBase>,
+    /// What slots had counted before their ENIs got them: nothing, of those that had no other one.
+    bases: HashMap<u16, Option<Box<CountersBase>>>,
     outputs: Outputs,
     logs: Vec<FlowLog>,
     /// When connections were removed for want of room last.
@@ -79,16 +82,22 @@ impl Records {
 
     /// Says whose a slot is.
     pub(super) fn bind(&mut self, slot: u16, eni: LoggedEni) {
-        if self.collector.eni_of(slot) != Some(eni.id()) {
-            match CountersBase::read(&mut self.tables, slot) {
-                Ok(base) => {
-                    self.bases.insert(slot, base);
-                }
-                Err(error) => error!(
-                    "the counters of `{}` begin with those of an earlier task: {error}",
-                    eni.id()
-                ),
+        match self.bases.entry(slot) {
+            Vacant(unused) => {
+                unused.insert(None);
             }
+            Occupied(mut base) if self.collector.eni_of(slot) != Some(eni.id()) => {
+                match CountersBase::read(&mut self.tables, slot) {
+                    Ok(read) => {
+                        base.insert(Some(Box::new(read)));
+                    }
+                    Err(error) => error!(
+                        "the counters of `{}` begin with those of an earlier task: {error}",
+                        eni.id()
+                    ),
+                }
+            }
+            Occupied(_) => {}
         }
         self.collector.bind(slot, eni);
     }
@@ -164,7 +173,8 @@ impl Records {
 
     /// The kernel's tables, and what a slot had counted there before its ENI got it.
     pub(super) fn tables_and_base(&mut self, slot: u16) -> (&mut KernelTables, &CountersBase) {
-        (&mut self.tables, self.bases.get(&slot).unwrap_or(&CountersBase::NONE))
+        let base = self.bases.get(&slot).and_then(Option::as_deref);
+        (&mut self.tables, base.unwrap_or(&CountersBase::NONE))
     }
 
     /// The kernel's tables.

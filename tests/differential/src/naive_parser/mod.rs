@@ -55,6 +55,23 @@ pub(crate) struct Ip {
     pub(crate) router_role: bool,
 }
 
+impl Ip {
+    /// A packet of so many bytes, of which only the first header is read.
+    fn unread(source: IpAddr, destination: IpAddr, protocol: u8, bytes: usize) -> Self {
+        Self {
+            source,
+            destination,
+            protocol,
+            packets: 1,
+            bytes: bytes as u64,
+            body: MALFORMED,
+            fragment: None,
+            overwritten: false,
+            router_role: false,
+        }
+    }
+}
+
 /// A fragment of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -208,17 +225,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if packet.len() < 20 || packet[0] >> 4 != 4 {
         return Reading::Nameless(DropReason::Malformed);
     }
-    let mut ip = Ip {
-        source: v4_at(packet, 12),
-        destination: v4_at(packet, 16),
-        protocol: packet[9],
-        packets: 1,
-        bytes: packet.len() as u64,
-        body: MALFORMED,
-        fragment: None,
-        overwritten: false,
-        router_role: false,
-    };
+    let mut ip = Ip::unread(v4_at(packet, 12), v4_at(packet, 16), packet[9], packet.len());
     let header = usize::from(packet[0] & 15) * 4;
     let mut total = usize::from(u16_at(packet, 2));
     if total == 0 && segments.1 > 0 {
@@ -270,17 +277,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if packet.len() < 40 || packet[0] >> 4 != 6 {
         return Reading::Nameless(DropReason::Malformed);
     }
-    let mut ip = Ip {
-        source: v6_at(packet, 8),
-        destination: v6_at(packet, 24),
-        protocol: packet[6],
-        packets: 1,
-        bytes: packet.len() as u64,
-        body: MALFORMED,
-        fragment: None,
-        overwritten: false,
-        router_role: false,
-    };
+    let mut ip = Ip::unread(v6_at(packet, 8), v6_at(packet, 24), packet[6], packet.len());
     let said = usize::from(u16_at(packet, 4));
     let jumbo = said == 0 && segments.1 > 0;
     let total = if jumbo { packet.len() } else { 40 + said };

@@ -236,9 +236,8 @@ impl Collector {
     pub fn read_large(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         tables
             .conns(&mut |conn| {
-                let entry = Entry::conn(conn.id, conn.key, &conn.state, &self.unlogged);
-                if self.conns.is_large(conn.id, &entry.sample) {
-                    self.report(&entry, false);
+                if self.conns.is_large(conn.id, &(&conn.state).into()) {
+                    self.report(&Entry::conn(conn.id, conn.key, &conn.state, &self.unlogged), false);
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })
@@ -292,27 +291,26 @@ impl Collector {
         }
 
         // Nothing fails from here on, so what is taken out of `self` reaches the caller.
-        let mut losses = Vec::new();
-        let mut drained = Vec::new();
-        for (slot, eni, usage) in used {
-            let eni_id = eni.id().to_owned();
-            let reported = self.losses.entry(slot).or_default();
-            let passed = usage.flows_lost.saturating_sub(reported.0);
-            let denied = usage.denials_lost.saturating_sub(reported.1);
-            *reported = (usage.flows_lost, usage.denials_lost);
-            if passed != 0 || denied != 0 {
-                losses.push(Loss { eni, passed, denied });
-            }
-            if self.registry.is_retired(slot) && usage.conns.total() == 0 && usage.denials.total() == 0 {
-                self.registry.remove(slot);
-                self.given_up.remove(eni_id.as_str());
-                drained.push(slot);
-            }
-        }
         for (id, loss) in &self.overflow {
             let given_up = self.given_up.entry(id.clone()).or_default();
             given_up.0 += loss.passed;
             given_up.1 += loss.denied;
+        }
+        let mut losses = Vec::new();
+        let mut drained = Vec::new();
+        for (slot, eni, usage) in used {
+            let reported = self.losses.entry(slot).or_default();
+            let passed = usage.flows_lost.saturating_sub(reported.0);
+            let denied = usage.denials_lost.saturating_sub(reported.1);
+            *reported = (usage.flows_lost, usage.denials_lost);
+            if self.registry.is_retired(slot) && usage.conns.total() == 0 && usage.denials.total() == 0 {
+                self.registry.remove(slot);
+                self.given_up.remove(eni.id());
+                drained.push(slot);
+            }
+            if passed != 0 || denied != 0 {
+                losses.push(Loss { eni, passed, denied });
+            }
         }
         let mut records = std::mem::take(&mut self.open);
         coalesce(&mut records);
