@@ -1,4 +1,4 @@
-//! What bpf-linker is told beyond what `aya-build` tells it.
+//! Arguments for bpf-linker that `aya-build` does not pass.
 #![allow(
     clippy::print_stdout,
     reason = "a build script talks to cargo on its standard output"

@@ -1,7 +1,7 @@
 //! The differences between IPv4 and IPv6 once a packet is parsed: the shape of a key, and how a peer is looked up.
 
 use crate::{
-    abi::{Address, Key4, Key6, pair},
+    abi::{Address, Key4, Key6, pair, tables::KeyTag},
     policy::{Peer4, Peer6, PeerKey},
 };
 
@@ -22,7 +22,7 @@ pub trait IpVersion {
     /// The key in hand.
     fn key(keys: &mut Keys) -> &mut Self::Key;
     /// Makes it the key of a flow seen from the task.
-    fn set_key(key: &mut Self::Key, local: Address, remote: Address, ports: u32, tail: u32);
+    fn set_key(key: &mut Self::Key, local: Address, remote: Address, ports: u32, tag: KeyTag);
     /// A peer's address.
     fn peer(address: Address) -> Self::Peer;
 }
@@ -43,11 +43,11 @@ impl IpVersion for V4 {
     }
 
     #[inline(always)]
-    fn set_key(key: &mut Key4, local: Address, remote: Address, ports: u32, tail: u32) {
+    fn set_key(key: &mut Key4, local: Address, remote: Address, ports: u32, tag: KeyTag) {
         *key = Key4 {
             addresses: pair(local.v4(), remote.v4()),
             ports,
-            tail,
+            tag,
         };
     }
 
@@ -67,12 +67,12 @@ impl IpVersion for V6 {
     }
 
     #[inline(always)]
-    fn set_key(key: &mut Key6, local: Address, remote: Address, ports: u32, tail: u32) {
+    fn set_key(key: &mut Key6, local: Address, remote: Address, ports: u32, tag: KeyTag) {
         *key = Key6 {
-            local: local.halves(),
-            remote: remote.halves(),
+            local,
+            remote,
             ports,
-            tail,
+            tag,
         };
     }
 

@@ -1,8 +1,8 @@
 //! taskgate's data path, as pure code: the kernel, the tests, the benchmarks and `explain` run the very same.
 //!
-//! A frame at a gate goes [`packet::parse`] → [`verdict::decide`], and that is all the kernel's entry points call. What
-//! they read through is two traits: [`packet::Frame`] for the packet, [`tables::Tables`] for the state. [`abi`] is what
-//! user space shares. docs/architecture.md lists the steps of a packet and where a change goes.
+//! A frame at a gate goes [`packet::parse`] → [`verdict::decide`]; the kernel's entry points call nothing else. They
+//! read through two traits: [`packet::Frame`] for the packet, [`tables::Tables`] for the state. [`abi`] is what user
+//! space shares. docs/architecture.md lists the steps of a packet and where a change goes.
 #![cfg_attr(not(any(feature = "host", test)), no_std)]
 #![forbid(unsafe_code)]
 

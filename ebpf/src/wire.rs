@@ -100,10 +100,10 @@ pub mod igmp {
 pub mod dhcp {
     /// The client's (RFC 2131, 4.1).
     pub const CLIENT: u16 = 68;
-    /// The server's, likewise.
+    /// The server's (RFC 2131, 4.1).
     pub const SERVER: u16 = 67;
     /// The client's in IPv6 (RFC 8415, 7.2).
     pub const CLIENT_V6: u16 = 546;
-    /// The server's in IPv6, likewise.
+    /// The server's in IPv6 (RFC 8415, 7.2).
     pub const SERVER_V6: u16 = 547;
 }

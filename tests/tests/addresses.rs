@@ -151,7 +151,7 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
     // By TCP as well.
     let _echo = TcpEcho::start(&test.topology.outside, 53)?;
     assert_eq!(probe_for(task, at(RESOLVER, 53), Answer::Open)?, Answer::Open);
-    // What comes from there unasked is not exempt, and no denial goes without a record.
+    // Unsolicited packets from there are not exempt, and each denial has a record.
     let server = UdpPeer::bind(task, "10.88.0.10:7000")?;
     let unasked = udp.send(server.address(), b"unasked")?;
     assert_eq!(

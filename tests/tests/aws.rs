@@ -1,4 +1,5 @@
-//! What the AWS CLI prints, enforced: groups, rules, ENIs and prefix lists as they are, and one native file that binds.
+//! Output of the AWS CLI, enforced: groups, rules, ENIs and prefix lists unchanged, and one native file that binds
+//! tasks.
 
 use std::fs;
 

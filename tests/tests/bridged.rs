@@ -69,7 +69,7 @@ impl Neighbour {
         format!("[{of}%{}]:{port}", self.index)
     }
 
-    /// What it knows of a neighbour's hardware address.
+    /// Its neighbour entry for an address.
     fn knows(&self, address: &str) -> Result<String> {
         self.netns
             .output("ip", &["-6", "neighbour", "show", address, "dev", "eth0"])

@@ -1,4 +1,4 @@
-//! What the kernel counted, as programs read it.
+//! The kernel's counters in machine-readable form.
 
 use std::{
     fs,

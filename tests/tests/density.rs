@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use taskgate_bpf::sys::lift_open_files_limit;
+use testkit::record::join_runs;
 use testkit::scale::{Branches, MOST_BRANCHES, MOST_TASKS, Tasks};
 
 /// As many as take seconds, or `most`.
@@ -24,6 +25,24 @@ fn many_tasks_have_traffic_and_a_reload_cuts_nothing() -> Result<()> {
     daemon.apply(&tasks.config(false))?;
     tasks.ask()?;
     assert_eq!(daemon.stop()?.ledger()?, tasks.expected());
+    tasks.await_gone()
+}
+
+/// Each has a connection that lives by its entry alone when the next taskgate takes over.
+#[test]
+fn many_tasks_are_taken_over_with_their_connections() -> Result<()> {
+    lift_open_files_limit();
+    let mut tasks = Tasks::new(size(60, MOST_TASKS))?;
+    let daemon = tasks.start(&tasks.config(true))?;
+    tasks.ask()?;
+    let killed = daemon.kill_now()?;
+    tasks.ask()?;
+    let daemon = tasks.start(&tasks.config(false))?;
+    tasks.ask()?;
+    tasks.intrude(&daemon)?;
+    let mut stopped = daemon.stop()?;
+    stopped.records = join_runs([killed.records, stopped.records]);
+    assert_eq!(stopped.ledger()?, tasks.expected());
     tasks.await_gone()
 }
 

@@ -38,7 +38,7 @@ fn config(topology: &Topology, settings: &str) -> Config {
         .with(settings)
 }
 
-/// What the records say of DHCP. It is chatter for ledgers.
+/// The records of DHCP, which ledgers leave out.
 fn dhcp_records(records: &[Record]) -> Vec<(Flow, Action, u64)> {
     let seen = records.iter().filter_map(|record| record.flow.as_ref());
     let mut told: Vec<_> = seen
@@ -141,7 +141,7 @@ fn without_exemptions_dhcp_is_denied_and_recorded() -> Result<()> {
     let denied: u64 = held.counted(Egress, "spoofed-source")?.iter().sum();
     let stopped = daemon.stop()?;
     let told = dhcp_records(&stopped.records);
-    // The primary address stands for the one that it had not.
+    // Records have the primary address in place of the unspecified one.
     let asked = Flow::udp(at(&TASK.to_string(), 68), at("255.255.255.255", 67));
     let rejected: Vec<_> = told.iter().filter(|(_, action, _)| *action == Action::Reject).collect();
     assert_eq!(rejected, [&(asked, Action::Reject, denied)]);

@@ -11,7 +11,7 @@ use testkit::{
 };
 
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
-/// Every address of AWS's list but the resolver, which has tests of its own.
+/// Every address of AWS's list but the resolver, which has separate tests.
 const EXEMPT: [&str; 7] = [
     "169.254.169.254",
     "169.254.169.123",
@@ -102,7 +102,7 @@ fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
     Ok(())
 }
 
-/// What the task itself opens is answered, by TCP, UDP and ICMP.
+/// Flows that the task opens are answered, by TCP, UDP and ICMP.
 fn ask(test: &E2eTest, service: &str) -> Result<()> {
     let task = test.task("task-1")?;
     let own = task_of(service);

@@ -1,4 +1,4 @@
-//! What fails for one task keeps that task closed, and no other.
+//! A failure for one task keeps that task closed, and no other.
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +18,7 @@ use testkit::{
     kernel::{await_gates, gates},
     names,
     netns::{PATIENCE, until},
+    steps::HeldUp,
     traffic::{Answer, Client, TcpEcho, probe},
 };
 
@@ -143,7 +144,7 @@ fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
     // And not again because other namespaces came.
     are_told(&daemon, &said)?;
 
-    // What is mended works from the next reload on.
+    // After the repair it works from the next reload on.
     let occupied = Netns::named(&config.namespace("occupied"))?;
     occupied.ip("link delete eth0")?;
     mend_namespace(&topology)?;
@@ -161,7 +162,7 @@ fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
     Ok(())
 }
 
-/// Branches have no link of their own to fail: their trunk does.
+/// Branches have no network device that could fail: their trunk has.
 #[test]
 fn a_trunk_that_cannot_be_gated_fails_its_branches() -> Result<()> {
     let topology = Topology::new()?;
@@ -175,6 +176,9 @@ fn a_trunk_that_cannot_be_gated_fails_its_branches() -> Result<()> {
         instance: &instance,
         interval: None,
         patience: PATIENCE,
+        watch: false,
+        drop_connections: false,
+        held_up: HeldUp::Never,
     };
     let daemon = Daemon::start_in(&topology.host, &folder, BTreeMap::new(), options)?;
     daemon.await_message("gates are up: 0 tasks gated, 1 not gated because of an error")?;

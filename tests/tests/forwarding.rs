@@ -38,7 +38,7 @@ fn behind(test: &E2eTest) -> Result<Netns> {
 }
 
 fn start(check: bool) -> Result<E2eTest> {
-    // Out to port 7 alone, in from one network alone: whoever the router speaks for.
+    // Out to port 7 only, in from one network only, for any host behind the router.
     let rules = "egress: [{ protocol: tcp, ports: 7, to: [10.99.0.0/24, \"fd99::/64\"] }, \
                  { protocol: icmp, type: 8, to: [10.99.0.0/24] }, { protocol: icmpv6, type: 128, to: [\"fd99::/64\"] }], \
                  ingress: [{ protocol: udp, ports: 53, from: [10.99.0.0/24, \"fd99::/64\"] }]";
@@ -65,7 +65,7 @@ fn without_the_check_a_task_forwards_what_its_rules_allow() -> Result<()> {
         Pinger::new(&inner, ip(own), ip(outside))?.echo()?;
         let server = UdpPeer::bind(&inner, &at(own, 53).to_string())?;
         UdpPeer::bind(&test.topology.outside, &at(outside, 0).to_string())?.converse(&server, 2)?;
-        // The rules count for whoever it speaks for.
+        // The rules apply to hosts behind it.
         assert!(try_connect(&inner, at(outside, 8))?.is_none());
         denied += 1;
         test.await_denials("router-1", denied)?;

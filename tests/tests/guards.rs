@@ -60,8 +60,8 @@ fn tcp_is_counted_segment_by_segment() -> Result<()> {
             // 1,448 or 1,428 bytes of data fit into a segment with time stamps.
             assert!(count.packets >= 200_000 / 1_448, "{count:?}");
             let data = count.bytes - count.packets * (headers + 32);
-            // A SYN has eight bytes of options more. The stream itself stands in the count whole, and once but for a
-            // segment that a busy machine was late to acknowledge.
+            // A SYN has eight bytes of options more. The count has the whole stream, once but for segments that a busy
+            // machine was late to acknowledge.
             assert!((200_008..202_000).contains(&data), "{flow:?}: {count:?}");
         }
     }

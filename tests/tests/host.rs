@@ -1,4 +1,4 @@
-//! What a configuration names and the host does not have: said before a start, at a start, and after.
+//! Links and namespaces that the host lacks: reported before the start, at the start, and later.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ const WEB: &str = "10.88.0.10";
 const DB: &str = "10.88.0.20";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
-/// What `taskgate check --host` says on the host: its exit status, standard output and standard error.
+/// `taskgate check --host` on the host: exit status, standard output and standard error.
 fn check(topology: &Topology, config: &Config, more: &[&str]) -> Result<(Option<i32>, String, String)> {
     let folder = topology.folder().join("checked");
     std::fs::create_dir_all(&folder)?;
@@ -58,7 +58,7 @@ fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
     }] });
     assert_eq!((&document["valid"], &document["host"]), (&json!(true), &expected));
 
-    // What can never be gated weighs more than what is not there yet.
+    // A link that can never be gated weighs more than a missing one.
     topology.host.ip("link add bridge type bridge")?;
     let config = web("bridge").with("uplink: { device: eth9, mode: routed }");
     let (exit, out, err) = check(&topology, &config, &[])?;

@@ -120,8 +120,7 @@ fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
     Ok(())
 }
 
-/// What a task's neighbours are to it, and it to them, is no rule's business: not even a group that allows nothing at
-/// all keeps it from finding them.
+/// Rules do not concern neighbour discovery: even a task whose groups allow nothing finds its neighbours.
 /// AWS: SG-EXEMPT-3
 #[test]
 fn neighbours_are_found_and_addresses_are_tried_through_a_closed_gate() -> Result<()> {

@@ -39,7 +39,7 @@ fn nothing_is_left_behind() -> Result<()> {
         assert_eq!(topology.host.links()?, before, "{signal}");
         assert_eq!(topology.namespaces()?, [""; 0]);
         objects.await_gone()?;
-        let said = stopped.messages.join("\n");
+        let said = stopped.cleaned;
         assert!(said.contains("gates are off"), "{said}");
     }
     Ok(())
@@ -57,21 +57,31 @@ fn only_what_runs_is_loaded() -> Result<()> {
 }
 
 #[test]
-fn a_device_keeps_its_place_and_loses_its_gate() -> Result<()> {
+fn a_gate_stands_until_it_is_taken_off() -> Result<()> {
     let topology = Topology::new()?;
     let task = topology.device("tg-task", &[WEB], true)?;
     let config = topology
         .config()
         .group("closed", "egress: []")
         .device_task("web-1", "tg-task", &[WEB], &["closed"]);
-    assert_eq!(probe_for(&task, at("10.99.0.2", 80), Answer::Refused)?, Answer::Refused);
-    let daemon = topology.start(&config)?;
-    assert_eq!(gates(&topology.host, "tg-task")?, (1, 1));
-    assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
-    daemon.stop()?;
-    // Until gates are pinned this is how it is, and taskgate says so when it begins and when it ends.
+    let outside = at("10.99.0.2", 80);
+    assert_eq!(probe_for(&task, outside, Answer::Refused)?, Answer::Refused);
+    for _ in 0..2 {
+        let daemon = topology.start(&config)?;
+        assert_eq!(gates(&topology.host, "tg-task")?, (1, 1));
+        assert_eq!(probe(&task, outside)?, Answer::Silence);
+        let said = daemon.leave()?.messages.join("\n");
+        assert!(said.contains("gates go on judging and counting"), "{said}");
+        assert_eq!(gates(&topology.host, "tg-task")?, (1, 1));
+        assert_eq!(probe(&task, outside)?, Answer::Silence);
+    }
+    let said = topology.start(&config)?.stop()?.cleaned;
+    assert!(
+        said.contains("gates are off: nothing is filtered any more on `tg-task`"),
+        "{said}"
+    );
     assert_eq!(gates(&topology.host, "tg-task")?, (0, 0));
-    assert_eq!(probe_for(&task, at("10.99.0.2", 80), Answer::Refused)?, Answer::Refused);
+    assert_eq!(probe_for(&task, outside, Answer::Refused)?, Answer::Refused);
     Ok(())
 }
 
@@ -156,7 +166,10 @@ fn what_others_name_after_taskgate_outlives_its_runs() -> Result<()> {
     let db_1 = config.namespace("db-1");
     let daemon = topology.start(&config.without_task("web-1"))?;
     let said = daemon.messages().join("\n");
-    assert!(said.contains("what it left ungated is taken away"), "{said}");
+    assert!(
+        said.contains("what an earlier run made and no task takes over is taken away"),
+        "{said}"
+    );
     let mut expected = [theirs.clone(), db_1];
     expected.sort();
     assert_eq!(topology.namespaces()?, expected);
@@ -188,7 +201,7 @@ fn two_instances_stand_side_by_side() -> Result<()> {
     let denied_out = testkit::e2e::flow_to(&wires[0], at(DB, 80))?;
     let at_web = Ledger::of_wires(&[("web-1", &wires[0])])?.rejected("web-1", denied_out);
     assert_eq!(one.stop()?.ledger()?, at_web);
-    // One is gone, the other stands.
+    // One gate is gone, the other is up.
     assert_eq!(probe(&topology.outside, at(DB, 80))?, Answer::Silence);
     let mut at_db = Ledger::of_wires(&[("db-1", &wires[1])])?;
     let outside = two.await_ledger(|ledger| ledger.total("db-1", Action::Reject).packets >= 2)?;
@@ -216,7 +229,7 @@ fn of_two_instances_on_one_link_the_last_one_opens_it() -> Result<()> {
     let both = device("web-1", "tg-both", &[WEB]).device_task("db-1", "tg-alone", &[DB], &["closed"]);
     let two = topology.start_as("two", &both, Some(1))?;
     assert_eq!(gates(&topology.host, "tg-both")?, (2, 2));
-    let said = two.stop()?.messages.join("\n");
+    let said = two.stop()?.cleaned;
     assert!(
         said.contains("gates are off on `tg-both`, which another taskgate still filters")
             && said.contains("nothing is filtered any more on `tg-alone`"),
@@ -227,7 +240,7 @@ fn of_two_instances_on_one_link_the_last_one_opens_it() -> Result<()> {
         probe_for(&alone, at("10.99.0.2", 80), Answer::Refused)?,
         Answer::Refused
     );
-    let said = one.stop()?.messages.join("\n");
+    let said = one.stop()?.cleaned;
     assert!(said.contains("nothing is filtered any more on `tg-both`"), "{said}");
     assert_eq!(probe_for(&task, at("10.99.0.2", 80), Answer::Refused)?, Answer::Refused);
     Ok(())

@@ -1,5 +1,5 @@
-//! Links that move to another network namespace: only one that is destroyed loses its gate, and one that moved passes
-//! nothing, whoever has its number.
+//! Links that move to another network namespace: only a destroyed link loses its gate, and a moved one passes nothing,
+//! even if another link has its number.
 
 use std::{thread, time::Duration};
 

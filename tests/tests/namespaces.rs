@@ -162,7 +162,7 @@ fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
     Ok(std::fs::remove_file(&path)?)
 }
 
-/// Whatever keeps an ENI from being made again, whoever is in the namespace stays in it, and gets the ENI in the end.
+/// Whatever keeps an ENI from being made again, processes in the namespace stay in it, and get the ENI in the end.
 #[test]
 fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
     let topology = Topology::new()?;

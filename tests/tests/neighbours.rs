@@ -70,7 +70,7 @@ fn router_advertisement(source: &str, destination: &str) -> Vec<u8> {
     let mut frame = icmpv6(ip(source), ip(destination), 134, 0, &[0; 8]);
     let lifetime = 1800_u16.to_be_bytes();
     let checksum = u16::from_be_bytes([frame[56], frame[57]]);
-    // What is added to the message is taken from the sum's complement.
+    // The checksum is reduced by the value added to the message.
     let (less, borrows) = checksum.overflowing_sub(u16::from_be_bytes(lifetime));
     frame[56..58].copy_from_slice(&less.wrapping_sub(u16::from(borrows)).to_be_bytes());
     frame[60..62].copy_from_slice(&lifetime);
@@ -125,7 +125,7 @@ fn a_task_does_not_become_the_hosts_default_router() -> Result<()> {
     Ok(())
 }
 
-/// A host with a global address on the link asks under it and is answered; nobody beyond the link is told anything.
+/// A host with a global address on the link asks under it and is answered; hosts beyond the link get no answer.
 #[test]
 fn a_closed_task_answers_its_neighbours_and_tells_nobody_else() -> Result<()> {
     let (topology, daemon, task) = closed("ingress: [{ protocol: icmpv6, type: 128, from: any }], egress: []")?;

@@ -14,10 +14,10 @@ const MADE: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const DEVICE: [&str; 2] = ["10.88.0.20", "fd88::20"];
 /// The host's own addresses.
 const HOST: [&str; 2] = ["10.99.0.1", "fd99::1"];
-/// The host's end of the device has an address of its own.
+/// The host's end of the device has a separate address.
 const LINK: &str = "169.254.1.1";
 
-/// What the README has for the host's health checks.
+/// README's rule for the host's health checks.
 const CHECKED: &str = "ingress: [{ protocol: tcp, ports: 8080, from: prefix-list:host }], egress: []";
 
 /// The address that the host sends from to a task, by the command that the README names.
@@ -63,8 +63,8 @@ fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
     Ok(())
 }
 
-/// A rule for the host's address is no rule for whoever claims it on the wire: the kernel takes no IPv4 packet from a link that
-/// says it comes from the host. It does over IPv6, which docs/security.md says.
+/// A rule for the host's address does not admit hosts that claim it on the wire: the kernel takes no IPv4 packet from a
+/// link that says it comes from the host. It does over IPv6, which docs/security.md says.
 #[test]
 fn nobody_on_the_wire_speaks_as_the_host_over_ipv4() -> Result<()> {
     let topology = Topology::new()?;
@@ -81,7 +81,7 @@ fn nobody_on_the_wire_speaks_as_the_host_over_ipv4() -> Result<()> {
     let server = UdpPeer::bind(&made, &at(MADE[0], 8080).to_string())?;
     let spoofed = Flow::udp(at(HOST[0], 4000), server.address());
     inject(&topology.outside, &udp_packet(spoofed, b"healthy?")?)?;
-    // What the host itself sends comes after it on the same way, and is the first that is heard.
+    // The host's own packet follows on the same way, and is the first to arrive.
     UdpPeer::bind(&topology.host, &at(HOST[0], 4001).to_string())?.converse(&server, 1)?;
     assert!(server.is_silent()?);
     let passed = daemon.stop()?.ledger()?;

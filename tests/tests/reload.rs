@@ -1,4 +1,4 @@
-//! What a reload changes, what it leaves alone, and what becomes of live connections.
+//! Reloads: their effects, on live connections too, and what they leave unchanged.
 
 use anyhow::Result;
 use testkit::{
@@ -81,7 +81,7 @@ fn an_untracked_connection_ends_with_its_rule() -> Result<()> {
     let lost = test.not_let_in("outside", "web-1")?;
     let cut = lost.iter().find(|(of, _)| *of == flow).map(|(_, count)| count.packets);
     assert!(cut.unwrap_or_default() > 0, "{lost:?}");
-    // What the server may have sent since belongs to the same connection.
+    // Later packets of the server belong to the same connection.
     let answered = test.outside.received(flow.back())?;
     let expected = test
         .denied_in(&[("outside", "web-1")])?

@@ -1,4 +1,4 @@
-//! What rules let through, over IPv4: ports, protocols, ICMP, group references, replies.
+//! Rules over IPv4: ports, protocols, ICMP, group references, replies.
 
 use anyhow::Result;
 use testkit::{
@@ -238,7 +238,7 @@ fn icmp_is_met_by_type_and_code() -> Result<()> {
     })?;
     for (_, address, ..) in groups {
         for (kind, code) in [ECHO, OTHER_CODE, TIMESTAMP] {
-            // Each has an identifier of its own: what was let in once is tracked under it.
+            // Each has a different identifier: an admitted one is tracked under it.
             Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(address))?.request(kind, code)?;
         }
     }
@@ -288,7 +288,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
         Ok(flow)
     };
     let task = test.task("tunnel-1")?;
-    // What the task begins is denied, what answers is not.
+    // Packets that the task begins are denied, its answers are not.
     let out = send(task, WEB, "10.99.0.2", ALLOWED)?;
     test.await_denials("tunnel-1", 1)?;
     let inward = send(&test.topology.outside, "10.99.0.2", WEB, ALLOWED)?;

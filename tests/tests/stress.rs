@@ -1,5 +1,5 @@
-//! The connection table under packets on two CPUs while whoever reports and removes is killed again and again: each packet
-//! stands in exactly one report. Half a minute, and minutes with `cargo xtask test --long`.
+//! The connection table under packets on two CPUs while the reporting process is killed again and again: each packet is
+//! in exactly one report. Half a minute, and minutes with `cargo xtask test --long`.
 
 use std::{
     cell::Cell,
@@ -27,7 +27,7 @@ use taskgate_bpf::{
 };
 use taskgate_ebpf::{
     abi::{Conn, Direction, FlowMaps, Key4, Key6, image, map},
-    conntable::{ControlWord, State, sweep},
+    conntable::{ControlWord, State, Version, gc},
 };
 use taskgate_model::Protocol;
 use testkit::{
@@ -37,37 +37,26 @@ use testkit::{
         model::{gated, group, model},
     },
     map_dump::conns_of,
+    random::Random,
     sandbox::sandbox,
 };
 
-/// Names the folder of the journals to whoever reports.
+/// The environment variable with the folder of the journals, for the reporting process.
 const FOLDER: &str = "TASKGATE_TEST_COLLECTOR";
 /// Flows of each family.
 const FLOWS: u16 = 128;
 const TASK: [&str; 2] = ["10.9.0.5", "2001:db8:9::5"];
 const PEER: [&str; 2] = ["10.0.1.7", "2001:db8:1::7"];
 
-/// Numbers without a pattern (Marsaglia, "Xorshift RNGs", 2003).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
 /// Packets and bytes.
 type Count = (u64, u64);
 
-/// What was reported of a table, and up to where: written down before anything is given back.
+/// Reported totals of a table: written down before a way is given back.
 struct Journal<K> {
     file: PathBuf,
     table: MappedTable<K, Conn>,
     /// By way and version.
-    told: HashMap<(u32, u64), Count>,
+    told: HashMap<(u32, Version), Count>,
     reported: BTreeMap<K, Count>,
     /// Entries that were removed, and marks that packets took off.
     removed: u64,
@@ -93,7 +82,9 @@ impl<K: TableKey + Ord> Journal<K> {
                 .collect::<Result<Vec<u64>, _>>()?;
             match (&line[..1], &numbers[..]) {
                 ("t", [way, version, packets, bytes]) => {
-                    journal.told.insert((*way as u32, *version), (*packets, *bytes));
+                    journal
+                        .told
+                        .insert((*way as u32, Version::from_number(*version)), (*packets, *bytes));
                 }
                 ("r", [entry, entry_end, rest @ .., packets, bytes]) => {
                     let key = K::of([*entry, *entry_end], rest.try_into()?);
@@ -109,7 +100,7 @@ impl<K: TableKey + Ord> Journal<K> {
     fn save(&self) -> Result<()> {
         let mut text = format!("n {} {}\n", self.removed, self.revived);
         for ((way, version), (packets, bytes)) in &self.told {
-            writeln!(text, "t {way} {version} {packets} {bytes}")?;
+            writeln!(text, "t {way} {} {packets} {bytes}", version.number())?;
         }
         for (key, (packets, bytes)) in &self.reported {
             let (entry, rest) = key.parts();
@@ -157,19 +148,18 @@ impl<K: TableKey + Ord> Journal<K> {
         self.removed += frozen.len() as u64;
         self.save()?;
         for (way, word) in frozen {
-            sweep::free::<K, _>(&self.table, way, word);
+            gc::free::<K, _>(&self.table, way, word);
         }
         Ok(())
     }
 
     fn mark(&self, random: &mut Random) -> Vec<(u32, ControlWord)> {
-        let half = random.next() & 1 == 0;
+        let half = random.number() & 1 == 0;
         let mut marked = Vec::new();
         for way in 0..self.table.ways() {
             let word = self.table.control(way);
             // Dying: marked by one that was killed.
-            if word.is(State::Dying) || (half || random.next() & 1 == 0) && sweep::mark::<K, _>(&self.table, way, word)
-            {
+            if word.is(State::Dying) || (half || random.number() & 1 == 0) && gc::mark::<K, _>(&self.table, way, word) {
                 marked.push((way, word.with(State::Dying)));
             }
         }
@@ -180,21 +170,21 @@ impl<K: TableKey + Ord> Journal<K> {
         for (way, word) in marked {
             let told = self.told.get(&(way, word.version())).copied().unwrap_or_default();
             if self.totals(way).1 == told {
-                if sweep::remove::<K, _>(&self.table, way, word) {
+                if gc::remove::<K, _>(&self.table, way, word) {
                     self.removed += 1;
                 } else {
                     self.revived += 1;
                 }
-            } else if random.next().is_multiple_of(4) {
-                sweep::unmark::<K, _>(&self.table, way, word);
-            } else if !sweep::freeze::<K, _>(&self.table, way, word) {
+            } else if random.number().is_multiple_of(4) {
+                gc::unmark::<K, _>(&self.table, way, word);
+            } else if !gc::freeze::<K, _>(&self.table, way, word) {
                 self.revived += 1;
             }
         }
     }
 }
 
-/// What is started and killed by the test below; a test of its own it is not.
+/// The process that the test below starts and kills; not a test by itself.
 #[test]
 fn collector() -> Result<()> {
     let Some(folder) = env::var_os(FOLDER).map(PathBuf::from) else {
@@ -203,7 +193,7 @@ fn collector() -> Result<()> {
     let test = getppid().as_raw().cast_unsigned();
     let mut v4 = Journal::<Key4>::open(&folder, map::CONNS_V4, test)?;
     let mut v6 = Journal::<Key6>::open(&folder, map::CONNS_V6, test)?;
-    let mut random = Random(u64::from(id()) << 32 | 1);
+    let mut random = Random::new(u64::from(id()) << 32 | 1);
     loop {
         v4.close_window()?;
         v6.close_window()?;
@@ -251,11 +241,11 @@ impl Drop for Collector {
 fn packets(program: BorrowedFd<'_>, frames: &[Vec<u8>], seed: u64, stop: &AtomicBool) -> Result<Vec<u64>> {
     const PASS: u32 = u32::MAX;
     let mut sent = vec![0; frames.len()];
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let began = Instant::now();
     while !stop.load(Relaxed) {
         // One of 16 or of 2, and others after some milliseconds: those before fall silent and come again.
-        let number = random.next() as usize;
+        let number = random.number() as usize;
         let few = if number & 1 << 32 == 0 { 1 } else { 15 };
         let at = (began.elapsed().as_millis() as usize / 50 * 16 + (number & few)) % frames.len();
         let packet = TestPacket {
@@ -315,23 +305,23 @@ fn stress(time: Duration, folder: &Path) -> Result<()> {
         let threads = [0_usize, 1].map(|cpu| {
             let (program, frames, stop) = (program.as_fd(), &frames, &stop);
             scope.spawn(move || {
-                // Each on a CPU of its own, where there are two.
+                // Each on a separate CPU, if there are two.
                 let mut set = CpuSet::new();
                 set.set(cpu)?;
                 sched_setaffinity(Pid::from_raw(0), &set).ok();
                 packets(program, frames, 0x9e37_79b9 + cpu as u64, stop)
             })
         });
-        let mut random = Random(u64::from(id()) << 1 | 1);
+        let mut random = Random::new(u64::from(id()) << 1 | 1);
         let end = Instant::now() + time;
         let mut lived = Ok(());
         while lived.is_ok() && Instant::now() < end {
-            let most = if random.next().is_multiple_of(8) {
+            let most = if random.number().is_multiple_of(8) {
                 2_000_000
             } else {
                 400_000
             };
-            let life = Duration::from_micros(2_000 + random.next() % most);
+            let life = Duration::from_micros(2_000 + random.number() % most);
             lived = Collector::start(folder).and_then(|collector| collector.live(life));
             kills += 1;
         }

@@ -73,7 +73,7 @@ fn an_established_connection_lives_for_its_time_out_and_no_longer() -> Result<()
         live.echo(100)?;
         test.reload(|config| with_timeouts(config, after))?;
         held.age(idle)?;
-        // What comes from outside finds the connection, or nothing that lets it in.
+        // Packets from outside need the connection: no rule lets them in.
         echo.say(b"server first")?;
         if passes {
             live.expect(b"server first")?;

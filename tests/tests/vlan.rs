@@ -80,7 +80,7 @@ fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result
         let (flow, _) = datagram(&topology.outside, other, task)?;
         assert_eq!(outside.sent(flow)?.packets, 1);
     }
-    // What the host sends there is the task's, and the task sends as itself: a record has its primary address.
+    // Packets of the host there count for the task under its own address: records have its primary address.
     let (mut flow, count) = datagram(&topology.host, "10.99.0.1", "10.88.0.1")?;
     flow.source.set_ip(ip("10.88.0.10"));
     denied = denied.reject("branch", flow, count);
@@ -153,8 +153,8 @@ fn documented_rule() -> Result<String> {
     ))
 }
 
-/// Whether the task's address is reached at a port that no rule allows, by family: beside the VLAN's tag, and by another
-/// link of the host.
+/// Whether the task's address is reached at a port that no rule allows, by family: without the VLAN's tag, and by
+/// another link of the host.
 fn beside(topology: &Topology, other: &Netns) -> Result<[[Answer; 2]; 2]> {
     let mut answers = [[Answer::Silence; 2]; 2];
     for (number, (task, _)) in FAMILIES.into_iter().enumerate() {
@@ -171,7 +171,7 @@ fn beside(topology: &Topology, other: &Netns) -> Result<[[Answer; 2]; 2]> {
     Ok(answers)
 }
 
-/// What the task's rules allow passes by its VLAN, and the host reaches itself.
+/// Allowed packets pass by the task's VLAN, and the host reaches itself.
 fn allowed_passes(topology: &Topology) -> Result<()> {
     let _echo = TcpEcho::start(&topology.host, 80)?;
     for (task, _) in FAMILIES {
@@ -183,8 +183,8 @@ fn allowed_passes(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-/// Linux takes packets for any of its addresses by any of its links. What closes that for a VLAN link on the host is a rule
-/// of the host's own.
+/// Linux takes packets for any of its addresses by any of its links. For a VLAN link on the host, a rule on the host
+/// closes that.
 #[test]
 #[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
 fn beside_its_vlan_a_task_on_the_host_is_reached_until_a_rule_of_nftables_closes_that() -> Result<()> {
@@ -208,7 +208,7 @@ fn beside_its_vlan_a_branch_of_the_trunk_is_reached_by_other_links_alone() -> Re
     let topology = Topology::new()?;
     tagged(&topology)?;
     let other = topology.device("other", &["10.77.0.1", "fd77::1"], true)?;
-    // What ARP may say of the branch. A host that forwards would say that the branch is a router, which is refused.
+    // The branch's permitted ARP messages. A forwarding host would announce the branch as a router, which is refused.
     let mac = Config::vlan_mac_text(101);
     topology.host.ip(&format!("link set {LINK} address {mac}"))?;
     topology

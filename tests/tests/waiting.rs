@@ -27,7 +27,7 @@ use testkit::{
 
 const WEB: &str = "10.88.0.10";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
-/// Prefix lists beside the configuration: so many files with so many entries each take seconds.
+/// Prefix lists next to the configuration: this many files and entries take seconds to read.
 const FILES: u32 = 40;
 const ENTRIES: u32 = 50_000;
 

@@ -23,11 +23,12 @@ enum What {
     Peers(PeersArgs),
     Compare(CompareArgs),
     Density(DensityArgs),
+    Control(ControlArgs),
     Reading(ReadingArgs),
     Window(WindowArgs),
 }
 
-/// What passes a link that comes before its gate stands: while nothing else happens, while another task floods, and while a
+/// Packets that pass a new link before its gate is attached: on an idle host, while another task floods, and while a
 /// reload reads a large prefix list
 #[derive(clap::Args)]
 struct WindowArgs {
@@ -48,7 +49,7 @@ struct PathArgs {
     quick: bool,
 }
 
-/// taskgate beside what a user would take instead: no filter, nftables with linear rules, with sets, with a flowtable, and
+/// taskgate compared with the alternatives: no filter, nftables with linear rules, with sets, with a flowtable, and
 /// iptables with ipset, at 1, 100 and 1,000 rules; docs/performance.md says how it is measured
 #[derive(clap::Args)]
 struct PeersArgs {
@@ -64,7 +65,7 @@ struct PeersArgs {
     /// Take seconds: few and short rounds, whose figures are not to be quoted
     #[arg(long)]
     quick: bool,
-    /// Measure nothing, and print what each filter is given for so many rules, 1 to 1,000; needs no root
+    /// Measure nothing, and print each filter's rule set for this many rules, 1 to 1,000; needs no root
     #[arg(long, value_name = "RULES", exclusive = true)]
     show: Option<u16>,
 }
@@ -78,8 +79,16 @@ struct CompareArgs {
     b: PathBuf,
 }
 
-/// 4,094 branches on a trunk and 2,000 tasks on veth links beside one of each: nanoseconds for a packet, and how long a
-/// running taskgate takes to start, reload and end, and in how much memory
+/// A running taskgate with one task, 500, 2,000 and 4,094 branches: how long it takes to start, to be taken over by the next one,
+/// to reload and to end, its memory, and how long a task that is added, isolated or removed by hand takes
+#[derive(clap::Args)]
+struct ControlArgs {
+    /// Take half a minute: fewer tasks and rounds, whose figures are not to be quoted
+    #[arg(long)]
+    quick: bool,
+}
+
+/// 4,094 branches on a trunk and 2,000 tasks on veth links, compared with one of each: nanoseconds for a packet
 #[derive(clap::Args)]
 struct DensityArgs {
     /// Take half a minute: fewer tasks and rounds, whose figures are not to be quoted
@@ -107,16 +116,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         What::Path(args) => path(args),
         What::Peers(args) => peers(args),
         What::Compare(CompareArgs { a, b }) => {
-            let mut command = program("bench_compare")?;
+            let mut command = program("compare")?;
             command.arg(a).arg(b);
             measured(command)
         }
-        What::Density(args) => measured(quick(by_taskgate("bench_density")?, args.quick)),
+        What::Density(args) => measured(quick(program("density")?, args.quick)),
+        What::Control(args) => measured(quick(by_taskgate("control")?, args.quick)),
         What::Reading(args) => {
-            let command = quick(by_taskgate("bench_reading")?, args.quick);
+            let command = quick(by_taskgate("reading")?, args.quick);
             measured(file(command, "--write", args.write.as_ref()))
         }
-        What::Window(args) => measured(quick(by_taskgate("bench_window")?, args.quick)),
+        What::Window(args) => measured(quick(by_taskgate("window")?, args.quick)),
     }
 }
 
@@ -125,20 +135,22 @@ impl What {
         match self {
             Self::Reading(_) | Self::Compare(_) => false,
             Self::Peers(args) => args.from.is_none() && args.show.is_none(),
-            Self::Path(_) | Self::Density(_) | Self::Window(_) => true,
+            Self::Path(_) | Self::Density(_) | Self::Control(_) | Self::Window(_) => true,
         }
     }
 }
 
-/// A program of the benchmarks, built.
-fn program(name: &str) -> Result<Command> {
-    Ok(Command::new(build::binary("taskgate-bench", name)?))
+/// The benchmarks' program, built, for this one of them.
+fn program(benchmark: &str) -> Result<Command> {
+    let mut command = Command::new(build::binary("taskgate-bench", "measure")?);
+    command.arg(benchmark);
+    Ok(command)
 }
 
 /// One that starts taskgate.
-fn by_taskgate(name: &str) -> Result<Command> {
+fn by_taskgate(benchmark: &str) -> Result<Command> {
     let taskgate = build::binary("taskgate", "taskgate")?;
-    let mut command = program(name)?;
+    let mut command = program(benchmark)?;
     command.env("TASKGATE_BIN", taskgate);
     Ok(command)
 }
@@ -166,9 +178,9 @@ fn measured(mut command: Command) -> Result<ExitCode> {
 
 fn peers(args: &PeersArgs) -> Result<ExitCode> {
     let command = if args.from.is_some() || args.show.is_some() {
-        program("bench_peers")?
+        program("peers")?
     } else {
-        by_taskgate("bench_peers")?
+        by_taskgate("peers")?
     };
     let mut command = quick(command, args.quick);
     for (option, path) in [("--json", &args.json), ("--plot", &args.plot), ("--from", &args.from)] {
@@ -181,7 +193,7 @@ fn peers(args: &PeersArgs) -> Result<ExitCode> {
 }
 
 fn path(args: &PathArgs) -> Result<ExitCode> {
-    let command = quick(program("bench_path")?, args.quick);
+    let command = quick(program("path")?, args.quick);
     let done = measured(file(command, "--json", args.json.as_ref()))?;
     if done == ExitCode::SUCCESS {
         vm::print_verified()?;

@@ -24,6 +24,8 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 /// A program that cargo made.
 #[derive(Deserialize)]
 pub(crate) struct Artifact {
+    /// The manifest of its package.
+    pub(crate) manifest_path: PathBuf,
     pub(crate) executable: PathBuf,
     pub(crate) target: Target,
     pub(crate) profile: Profile,

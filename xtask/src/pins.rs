@@ -1,4 +1,5 @@
-//! Every version that `setup` installs, in one place. What cargo resolves is pinned in the workspace manifest instead.
+//! Every version that `setup` installs, in one place. Versions that cargo resolves are pinned in the workspace
+//! manifest.
 
 use std::time::Duration;
 

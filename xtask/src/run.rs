@@ -9,7 +9,7 @@ use crate::{build, exec};
 /// Build taskgate and run it as root
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What `taskgate` gets
+    /// Arguments for `taskgate`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<OsString>,
 }

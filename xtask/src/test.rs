@@ -14,7 +14,7 @@ use crate::{build, exec, setup};
 /// The crate whose tests start taskgate.
 pub(crate) const KERNEL: &str = "taskgate-tests";
 /// The crates whose tests load programs and make network namespaces.
-pub(crate) const PRIVILEGED: [&str; 4] = [KERNEL, "taskgate-differential", "taskgate-testkit", "taskgate-bench"];
+const PRIVILEGED: [&str; 4] = [KERNEL, "taskgate-differential", "taskgate-testkit", "taskgate-bench"];
 
 /// Set up, then run all tests
 #[derive(clap::Args)]
@@ -66,15 +66,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     say("building the release binary that the tests start");
     let binary = build::release()?;
 
-    say("unit, property and doc tests");
-    let mut sum = counted(cargo_test(args, &binary).arg("--workspace").args(each("--exclude")))?;
-    let mut not_run = 0;
-    if exec::is_root() && !args.unprivileged {
-        say("kernel and integration tests");
-        sum += counted(cargo_test(args, &binary).args(each("--package")))?;
+    // One run of cargo for all: another choice of packages would compile what they share once more.
+    let mut all = cargo_test(args, &binary);
+    all.arg("--workspace");
+    let (mut sum, not_run) = if exec::is_root() && !args.unprivileged {
+        say("all tests");
+        (counted(&mut all)?, 0)
     } else {
-        not_run = listed(cargo_test(args, &binary).args(each("--package")).args(["--", "--list"]))?;
-    }
+        say("unit, property and doc tests");
+        let sum = counted(all.args(each("--exclude")))?;
+        let listing = listed(cargo_test(args, &binary).args(each("--package")).args(["--", "--list"]))?;
+        (sum, listing)
+    };
 
     if not_run > 0 {
         let Tally { passed, failed, .. } = sum;
@@ -96,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// All of [`PRIVILEGED`], each behind a word.
-pub(crate) fn each(word: &str) -> impl Iterator<Item = &str> {
+fn each(word: &str) -> impl Iterator<Item = &str> {
     PRIVILEGED.into_iter().flat_map(move |package| [word, package])
 }
 

@@ -1,7 +1,7 @@
-//! What the kernel program and user space share: names, layouts, numbers. Nothing else may assume any of it.
+//! The interface of kernel program and user space: names, layouts, numbers. Nothing else may depend on them.
 //!
-//! Everything is little in scope and fixed in size: no `bool`, `enum` or `Option` lies in a table, every structure has
-//! a size that a `const` assertion checks, every address and port is a number in host order (the parser turns them).
+//! All sizes are fixed: tables hold no `bool`, `enum` or `Option`, a `const` assertion checks each structure's size,
+//! and addresses and ports are numbers in host order (the parser converts them).
 
 mod address;
 pub mod image;
@@ -16,29 +16,28 @@ pub use tables::{
     window,
 };
 
-/// Raised whenever a layout below changes its meaning; with the sizes it makes up [`ABI_HASH`].
-pub const ABI_VERSION: u32 = 4;
+/// Raised whenever a layout of the [`tables`] that a process goes on with changes its meaning; with the sizes it makes up
+/// [`TABLE_LAYOUT`].
+pub const TABLE_VERSION: u32 = 5;
 
-/// What the image's first word holds: two programs with different layouts never agree on it (FNV-1a over version and
-/// sizes).
-pub const ABI_HASH: u64 = {
-    let parts = [
-        ABI_VERSION as u64,
-        size_of::<Conn>() as u64,
-        size_of::<Denial>() as u64,
-        size_of::<Key4>() as u64,
-        size_of::<Key6>() as u64,
-        size_of::<EniUsage>() as u64,
-        size_of::<NeighbourCache>() as u64,
-        size_of::<LinkLocalKey>() as u64,
-        size_of::<LinkLocal>() as u64,
-        size_of::<Event>() as u64,
-        size_of::<Fragment>() as u64,
-        image::BANK_BYTES as u64,
-        image::SLOTS as u64,
-        image::AddressRow::WORDS as u64,
-        outcome::OUTCOMES as u64,
-    ];
+/// Differs between programs whose tables differ. One that finds other tables cannot go on with them.
+pub const TABLE_LAYOUT: u64 = layout(&[
+    TABLE_VERSION as u64,
+    size_of::<Conn>() as u64,
+    size_of::<Denial>() as u64,
+    size_of::<Key4>() as u64,
+    size_of::<Key6>() as u64,
+    size_of::<EniUsage>() as u64,
+    size_of::<NeighbourCache>() as u64,
+    size_of::<LinkLocalKey>() as u64,
+    size_of::<LinkLocal>() as u64,
+    size_of::<Fragment>() as u64,
+    image::SLOTS as u64,
+    outcome::OUTCOMES as u64,
+]);
+
+/// A number for a layout: FNV-1a over versions, sizes and places.
+const fn layout(parts: &[u64]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut at = 0;
     while at < parts.len() {
@@ -46,7 +45,7 @@ pub const ABI_HASH: u64 = {
         at += 1;
     }
     hash
-};
+}
 
 /// Two numbers of 32 bits in one word.
 #[inline(always)]
@@ -145,7 +144,7 @@ pub mod program {
     pub const CLOCK: &str = "clock";
 }
 
-/// What carries an ENI on this host, as the tables name it: 24 bits. A plain link is its ifindex (below 2^23); a branch
+/// The link of an ENI on this host, as the tables name it: 24 bits. A plain link is its ifindex (below 2^23); a branch
 /// of the trunk is its VLAN id with bit 23 set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(u32);
@@ -156,7 +155,7 @@ impl LinkId {
     /// Ifindexes that have a number: those below this one. A gate on any other link would take it for another.
     pub const DEVICES: u32 = Self::BRANCH;
 
-    /// A link of its own: the veth's end on the host, or a VLAN link.
+    /// A network device: the veth's end on the host, or a VLAN link.
     #[inline(always)]
     pub const fn device(ifindex: u32) -> Self {
         Self(ifindex & (Self::BRANCH - 1))
@@ -184,17 +183,5 @@ impl LinkId {
     #[inline(always)]
     pub const fn get(self) -> u32 {
         self.0
-    }
-
-    /// Link and protocol of a connection's key, by the last word of it.
-    #[inline(always)]
-    pub const fn split_protocol(tail: u32) -> (Self, u8) {
-        (Self(tail >> 8), tail as u8)
-    }
-
-    /// The last word of a connection's key: link above, protocol below.
-    #[inline(always)]
-    pub const fn with_protocol(self, protocol: u8) -> u32 {
-        self.0 << 8 | protocol as u32
     }
 }

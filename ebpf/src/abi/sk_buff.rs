@@ -22,14 +22,14 @@ pub const CSUM_START: usize = 4;
 pub const CSUM_OFFSET: usize = 5;
 /// Of `mac_header`: where the Ethernet header begins, from the head.
 pub const MAC_HEADER: usize = 6;
-/// Of `network_header`: where the IP header begins, likewise.
+/// Of `network_header`: the IP header's offset from `head`.
 pub const NETWORK_HEADER: usize = 7;
-/// Of `inner_mac_header`: where the Ethernet header of the packet in the packet begins, likewise.
+/// Of `inner_mac_header`: the inner packet's Ethernet header, from `head`.
 pub const INNER_MAC_HEADER: usize = 8;
-/// Of `inner_network_header`: where its IP header begins, likewise.
+/// Of `inner_network_header`: the inner packet's IP header, from `head`.
 pub const INNER_NETWORK_HEADER: usize = 9;
 
-/// The program copies [`SPAN`] bytes and looks there. The fields stand so close together in every kernel so far.
+/// The program copies [`SPAN`] bytes and reads the fields there. In every kernel so far they are that close together.
 pub const COPIED: u32 = 1;
 /// The program casts its context and looks at the structure itself, which costs next to nothing (Linux 6.2).
 pub const CAST: u32 = 2;

@@ -11,7 +11,54 @@
 #[repr(transparent)]
 pub struct ControlWord(pub u64);
 
-/// What a way holds. The numbers are those in memory.
+/// Part of a key's hash, 40 bits. Equal tags are equal keys but for one case in 2^40.
+///
+/// In place, as a control word has it: a comparison needs no shift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct HashTag(u64);
+
+impl HashTag {
+    const LOWEST_BIT: u32 = 24;
+    const MASK: u64 = !0 << Self::LOWEST_BIT;
+
+    /// The low 40 bits of a hash.
+    #[inline(always)]
+    pub const fn of_hash(hash: u64) -> Self {
+        Self(hash << Self::LOWEST_BIT)
+    }
+
+    /// 0 if two tags are the same, else a number below 2^40.
+    #[inline(always)]
+    pub const fn difference(self, other: Self) -> u64 {
+        (self.0 ^ other.0) >> Self::LOWEST_BIT
+    }
+}
+
+/// Which of the entries that a way has had: rises by one with each claim, modulo 2^21. Only good to tell occupancies of one
+/// way apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Version(u64);
+
+impl Version {
+    /// So many bits it has.
+    pub const BITS: u32 = 21;
+    const LOWEST_BIT: u32 = 3;
+    const MASK: u64 = ((1 << Self::BITS) - 1) << Self::LOWEST_BIT;
+
+    /// By its number; only the low [`Self::BITS`] count.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number << Self::LOWEST_BIT & Self::MASK)
+    }
+
+    /// Its number, below 2^21.
+    pub const fn number(self) -> u64 {
+        self.0 >> Self::LOWEST_BIT
+    }
+}
+
+/// The state of a way. The numbers are those in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum State {
@@ -31,13 +78,9 @@ pub enum State {
 
 impl ControlWord {
     const STATE: u64 = 0b111;
-    /// Bits of the version, in place.
-    pub const VERSION: u64 = 0x00ff_fff8;
-    const VERSION_ONE: u64 = 0b1000;
-    /// Bits of the tag, in place.
-    pub const TAG: u64 = !0 << 24;
-    /// What [`State::Live`] and [`State::Dying`] of one tag have in common, and nothing else has.
-    const FOUND: u64 = Self::TAG | 0b110;
+    const VERSION_ONE: u64 = Version::from_number(1).0;
+    /// The bits in which [`State::Live`] and [`State::Dying`] of one tag are equal, and no other word is.
+    const FOUND: u64 = HashTag::MASK | 0b110;
 
     /// The state; `None` for a number that no state has.
     #[inline(always)]
@@ -65,22 +108,22 @@ impl ControlWord {
         self.0 & Self::STATE
     }
 
-    /// The tag, in place.
+    /// The tag.
     #[inline(always)]
-    pub const fn tag(self) -> u64 {
-        self.0 & Self::TAG
+    pub const fn tag(self) -> HashTag {
+        HashTag(self.0 & HashTag::MASK)
     }
 
-    /// The version, in place: only good to tell occupancies of one way apart.
+    /// The version.
     #[inline(always)]
-    pub const fn version(self) -> u64 {
-        self.0 & Self::VERSION
+    pub const fn version(self) -> Version {
+        Version(self.0 & Version::MASK)
     }
 
-    /// Whether it is an entry whose key has this tag (in place). One AND and one comparison.
+    /// Whether it is an entry whose key has this tag. One AND and one comparison.
     #[inline(always)]
-    pub const fn is_entry_of(self, tag: u64) -> bool {
-        self.0 & Self::FOUND == tag | State::Live as u64
+    pub const fn is_entry_of(self, tag: HashTag) -> bool {
+        self.0 & Self::FOUND == tag.0 | State::Live as u64
     }
 
     /// The same occupancy in another state.
@@ -94,14 +137,14 @@ impl ControlWord {
     #[inline(always)]
     #[must_use]
     pub const fn emptied(self) -> Self {
-        Self(self.0 & Self::VERSION)
+        Self(self.0 & Version::MASK)
     }
 
-    /// The claim of the next entry in this way, with a tag in place.
+    /// The claim of the next entry in this way, with this tag.
     #[inline(always)]
     #[must_use]
-    pub const fn claimed(self, tag: u64) -> Self {
-        Self(tag | self.0.wrapping_add(Self::VERSION_ONE) & Self::VERSION | State::Pending as u64)
+    pub const fn claimed(self, tag: HashTag) -> Self {
+        Self(tag.0 | self.0.wrapping_add(Self::VERSION_ONE) & Version::MASK | State::Pending as u64)
     }
 }
 
@@ -109,7 +152,7 @@ impl ControlWord {
 mod tests {
     use super::*;
 
-    const TAG: u64 = 0xabcd_ef01_2300_0000;
+    const TAG: HashTag = HashTag(0xabcd_ef01_2300_0000);
     const ALL: [State; 6] = [
         State::Empty,
         State::Pending,
@@ -127,7 +170,7 @@ mod tests {
             let word = claim.with(state);
             assert_eq!(
                 (word.tag(), word.version(), word.state()),
-                (TAG, 0x08_0000, Some(state))
+                (TAG, Version(0x08_0000), Some(state))
             );
             assert!(word.is(state) && ALL.iter().filter(|other| word.is(**other)).count() == 1);
             assert_eq!(word.emptied().0, 0x08_0000);
@@ -142,13 +185,29 @@ mod tests {
             let word = ControlWord(0).claimed(TAG).with(state);
             let is_entry = matches!(state, State::Live | State::Dying);
             assert_eq!(word.is_entry_of(TAG), is_entry, "{state:?}");
-            assert!(!word.is_entry_of(TAG ^ 1 << 24) && !word.is_entry_of(TAG ^ 1 << 63));
+            for bit in [24, 63] {
+                assert!(!word.is_entry_of(HashTag(TAG.0 ^ 1 << bit)));
+            }
         }
     }
 
     #[test]
     fn a_version_comes_round_without_touching_the_tag() {
-        let last = ControlWord(ControlWord::VERSION);
-        assert_eq!(last.claimed(TAG).0, TAG | State::Pending as u64);
+        let last = ControlWord(Version::MASK);
+        assert_eq!(last.claimed(TAG).0, TAG.0 | State::Pending as u64);
+    }
+
+    #[test]
+    fn tags_and_versions_are_the_numbers_that_they_were_made_of() {
+        let tag = HashTag::of_hash(0x1234_56ab_cdef_0123);
+        assert_eq!(tag, HashTag(0xabcd_ef01_2300_0000));
+        assert_eq!(tag.difference(tag), 0);
+        assert_eq!(tag.difference(HashTag::of_hash(0xab_cdef_0122)), 1);
+        assert_eq!(tag.difference(HashTag::of_hash(0x2b_cdef_0123)), 1 << 39);
+        for number in [0, 1, 0x1f_ffff] {
+            let version = Version::from_number(number);
+            assert_eq!((version.0, version.number()), (number << 3, number));
+        }
+        assert_eq!(Version::from_number(1 << 21), Version::from_number(0));
     }
 }

@@ -4,7 +4,7 @@
 //! secret constants: a sender who does not know them cannot choose flows that fall into one bucket. A finishing mix makes
 //! all bits depend on all, since both halves of the hash and its low 40 bits are used.
 
-use super::ControlWord;
+use super::HashTag;
 use crate::abi::{Key4, Key6};
 
 /// Secret words, drawn once for a table and kept with it: without them its entries cannot be found.
@@ -30,15 +30,15 @@ impl Hashed for Key6 {
     }
 }
 
-/// Where a key may lie: its two buckets, and its tag in place.
+/// Where a key may lie: its two buckets, and its tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// A bucket of the first half of the table.
     pub first: u32,
     /// A bucket of the second half.
     pub second: u32,
-    /// As in a [`ControlWord`].
-    pub tag: u64,
+    /// Part of the hash, kept in the control word.
+    pub tag: HashTag,
 }
 
 impl Probe {
@@ -48,7 +48,7 @@ impl Probe {
         Self {
             first: (((hash >> 32) * half as u64) >> 32) as u32,
             second: (((hash & 0xffff_ffff) * half as u64) >> 32) as u32 + half,
-            tag: hash << 24 & ControlWord::TAG,
+            tag: HashTag::of_hash(hash),
         }
     }
 
@@ -103,7 +103,7 @@ mod tests {
             for hash in [0, 1, u64::MAX, 0x8000_0000_7fff_ffff, 0x1234_5678_9abc_def0] {
                 let Probe { first, second, tag } = Probe::new(hash, half);
                 assert!(first < half && (half..2 * half).contains(&second), "{hash:x} of {half}");
-                assert_eq!(tag, (hash & 0xff_ffff_ffff) << 24);
+                assert_eq!(tag, HashTag::of_hash(hash & 0xff_ffff_ffff));
             }
         }
     }

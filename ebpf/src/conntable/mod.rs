@@ -3,16 +3,16 @@
 //!
 //! Each key has two buckets, one in each half of the table ("d-left" hashing), with [`TableMemory::WAYS`] ways each. A way
 //! is a [`ControlWord`] and an entry; the control word alone says what the entry is. Programs [`find`], [`insert`] and
-//! revive; user space removes by [`sweep`]. docs/connection-table.md has the protocol, why it is right, and how that is
+//! revive; user space removes by [`gc`]. docs/connection-table.md has the protocol, why it is right, and how that is
 //! checked: every interleaving of small scenarios is walked by a test that runs this very code.
 
 mod control;
+pub mod gc;
 pub mod hash;
 #[cfg(any(feature = "host", test))]
 pub mod plain;
-pub mod sweep;
 
-pub use control::{ControlWord, State};
+pub use control::{ControlWord, HashTag, State, Version};
 pub use hash::{Probe, Seed};
 
 /// Ways of a bucket in the kernel's tables: a cache line of control words.
@@ -34,7 +34,7 @@ pub const fn half_for(entries: u32) -> u32 {
 
 /// The memory of one table. The number of a way is that of its bucket times [`TableMemory::WAYS`], plus its place there.
 ///
-/// The methods beside the accesses exist for compilers and the verifier, and do nothing elsewhere.
+/// The methods that access no memory exist for compilers and the verifier, and do nothing elsewhere.
 pub trait TableMemory<K> {
     /// A bucket's control words.
     type Bucket: Copy;
@@ -108,7 +108,7 @@ pub fn find<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Option<u
     }
 }
 
-/// What the first entry with a key's tag is.
+/// The first entry with a key's tag.
 enum Found {
     /// The key's.
     Entry(u32),
@@ -140,7 +140,12 @@ fn find_alone<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Found 
 /// The first entry with the tag, the key's own but for one case in 2^40: its place, if that of the bucket's first way is
 /// `from`, its way and control word.
 #[inline(always)]
-fn first_match<K, M: TableMemory<K>>(memory: &M, number: u32, tag: u64, from: u32) -> Option<(u32, u32, ControlWord)> {
+fn first_match<K, M: TableMemory<K>>(
+    memory: &M,
+    number: u32,
+    tag: HashTag,
+    from: u32,
+) -> Option<(u32, u32, ControlWord)> {
     let bucket = memory.bucket(number)?;
     for way in 0..M::WAYS {
         let word = memory.load(bucket, way);
@@ -176,7 +181,7 @@ const ROUNDS: u64 = 3;
 /// in front of it is not left afterwards.
 #[inline(always)]
 fn next_with_tag<K, M: TableMemory<K>>(memory: &M, probe: Probe, left: &mut u64) -> Option<(u32, ControlWord)> {
-    let differs = |word: ControlWord| (word.tag() ^ probe.tag) >> ControlWord::TAG.trailing_zeros();
+    let differs = |word: ControlWord| word.tag().difference(probe.tag);
     let first = where_zero::<K, M>(memory, probe.first, differs)?;
     let second = where_zero::<K, M>(memory, probe.second, differs)?;
     let found = (first | second << M::WAYS) & *left;

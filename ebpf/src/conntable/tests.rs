@@ -8,9 +8,9 @@ use proptest::prelude::*;
 
 use super::{
     ControlWord, InsertOutcome, State, TableMemory as _,
+    gc::{free, freeze, mark, remove, unmark},
     hash::hash_two,
     plain::PlainTable,
-    sweep::{free, freeze, mark, remove, unmark},
 };
 
 type Table = PlainTable<2, 1>;
@@ -31,7 +31,7 @@ fn find(table: &Table, number: u64) -> Option<u32> {
     table.find(hash(number), &key(number))
 }
 
-/// Every entry's key and value; a key that stands twice fails.
+/// Every entry's key and value; fails if a key has two entries.
 fn contents(table: &Table) -> BTreeMap<u64, u64> {
     let mut found = BTreeMap::new();
     for (way, _) in table.entries() {
@@ -65,7 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..200)
 }
 
-/// What a key's entry is in the model.
+/// A key's entry in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     value: u64,
@@ -152,7 +152,8 @@ fn a_version_names_one_occupancy() {
     }
 }
 
-/// Two of them, and an insert knows a third; a fourth, once in 2^120, finds no place. Nothing stands twice or is mixed up.
+/// A lookup finds two keys of one tag, an insert also a third; a fourth (once in 2^120) finds no place. No key has two
+/// entries, none is mistaken for another.
 #[test]
 fn keys_of_one_tag_are_told_apart() {
     let table = Table::new(4);

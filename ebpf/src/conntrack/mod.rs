@@ -224,7 +224,7 @@ const fn exchange(old: u16, direction: Direction) -> u16 {
     }
 }
 
-/// What the task says of both sides while they talk.
+/// The sequence numbers of both sides after a segment from the task.
 #[inline(always)]
 const fn heard(life: &mut Life, segment: Segment) {
     let [own, peer] = life.next;
@@ -234,7 +234,7 @@ const fn heard(life: &mut Life, segment: Segment) {
     }
 }
 
-/// What is said to come from the peer.
+/// A segment that claims to come from the peer.
 #[inline(always)]
 const fn claimed(life: &mut Life, segment: Segment) {
     if segment.sequence == life.next[1] {
@@ -242,7 +242,7 @@ const fn claimed(life: &mut Life, segment: Segment) {
     }
 }
 
-/// What changes more than where the sides go on: the handshake, the end.
+/// Segments that change more than sequence numbers: the handshake, the end.
 #[inline(always)]
 fn turn(old: Life, direction: Direction, segment: Segment, opaque: &impl Fn(u32) -> u32) -> Life {
     let is_initiator = direction as u8 == initiator(old.state) as u8;

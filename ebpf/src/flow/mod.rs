@@ -2,8 +2,8 @@
 
 use crate::{
     abi::{Address, Direction},
-    packet::{IcmpKind, Kind, Packet, request_of},
-    wire::{ICMP, ICMPV6, TCP, UDP, dhcp},
+    packet::{IcmpKind, Kind, Packet, exchange, request_of},
+    wire::{ICMP, ICMPV6, TCP, UDP, dhcp, icmpv6},
 };
 
 /// A packet's flow.
@@ -101,6 +101,33 @@ impl Flow {
             ports,
             special: false,
         }
+    }
+}
+
+/// The ICMP messages that a tracked connection began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrackedIcmp {
+    /// Requests of this type; their code is in the entry ([`Admitted::code`](crate::abi::tables::Admitted)).
+    Request(u8),
+    /// Errors, each of which is judged by itself.
+    Error,
+    /// Other messages, which nothing answers, by type and code.
+    Other(u8, u8),
+}
+
+/// The ICMP messages of a connection whose key has these ports: the inverse of [`Flow::tracked`].
+pub const fn tracked_icmp(family: Kind, ports: u32) -> TrackedIcmp {
+    let [kind, code] = (ports as u16).to_be_bytes();
+    if ports & EXCHANGE == EXCHANGE {
+        let low = code >> 1 & 0x1f;
+        return TrackedIcmp::Request(match family {
+            Kind::V6 => icmpv6::ECHO_REQUEST & !0x1f | low,
+            _ => low,
+        });
+    }
+    match exchange(family, kind) {
+        IcmpKind::Error => TrackedIcmp::Error,
+        _ => TrackedIcmp::Other(kind, code),
     }
 }
 

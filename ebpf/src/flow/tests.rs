@@ -216,3 +216,27 @@ fn all_dhcp_of_a_task_has_the_name_of_what_asks_every_server() {
         }
     }
 }
+
+#[test]
+fn a_key_tells_which_icmp_messages_it_is_of() {
+    use TrackedIcmp::{Error, Other, Request};
+    let cases = [
+        (icmp(Egress, 8, 3, 700, IcmpKind::Request), Request(8)),
+        (icmp(Ingress, 13, 0, 1, IcmpKind::Request), Request(13)),
+        (icmp(Egress, 0, 0, 700, IcmpKind::Reply), Request(8)),
+        (icmp(Egress, 18, 0, 700, IcmpKind::Reply), Request(17)),
+        (icmpv6(Ingress, 128, 0, 0xffff, IcmpKind::Request), Request(128)),
+        (icmpv6(Egress, 129, 0, 9, IcmpKind::Reply), Request(128)),
+        (icmp(Ingress, 3, 4, 0, IcmpKind::Error), Error),
+        (icmpv6(Egress, 2, 0, 0, IcmpKind::Error), Error),
+        (icmp(Egress, 5, 1, 0, IcmpKind::None), Other(5, 1)),
+        (icmp(Ingress, 5, 1, 0, IcmpKind::None), Other(5, 1)),
+        (icmpv6(Egress, 200, 7, 0, IcmpKind::None), Other(200, 7)),
+        (icmpv6(Ingress, 254, 255, 0, IcmpKind::None), Other(254, 255)),
+    ];
+    for (packet, expected) in cases {
+        let direction = if packet.source == TASK { Egress } else { Ingress };
+        let ports = Flow::tracked(&packet, direction).ports;
+        assert_eq!(tracked_icmp(packet.kind, ports), expected, "{packet:?}");
+    }
+}

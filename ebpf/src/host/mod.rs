@@ -1,5 +1,6 @@
 //! The tables as plain collections, over which tests, fuzzing, benchmarks and `explain` judge.
 
+mod alone;
 mod frame;
 #[cfg(any(feature = "testing", test))]
 mod testing;
@@ -27,6 +28,7 @@ use crate::{
     verdict::{self, FromTask, Scratch, ToTask},
 };
 
+pub use alone::{AloneVerdict, decide_alone};
 pub use frame::{HostFrame, Left};
 
 /// A bank of an image in memory.
@@ -66,7 +68,7 @@ impl<V, const WORDS: usize> FlowTable<V, WORDS> {
         match self.ways.insert(key.hash(|at| SEED[at]), &key.words(), &[]) {
             InsertOutcome::Created(way) => {
                 self.values.borrow_mut().insert(way, Rc::new(value));
-                Inserted::Done
+                Inserted::Created
             }
             InsertOutcome::Exists(way) => self.value(way).map_or(Inserted::Busy, Inserted::Exists),
             InsertOutcome::Full => Inserted::Full,
@@ -189,7 +191,7 @@ fn insert<K: Hash + Eq + Copy, V>(table: &RefCell<HashMap<K, Rc<V>>>, key: &K, v
         return Inserted::Full;
     }
     table.insert(*key, Rc::new(value));
-    Inserted::Done
+    Inserted::Created
 }
 
 macro_rules! flows {

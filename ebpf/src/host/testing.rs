@@ -5,7 +5,7 @@ use std::{collections::HashMap, rc::Rc};
 use super::{Family, FlowTable, HostTables};
 use crate::{
     abi::{Denial, Direction, EniUsage, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache},
-    conntable::sweep,
+    conntable::gc,
 };
 
 impl HostTables<'_> {
@@ -72,7 +72,7 @@ impl<K, const WORDS: usize> Family<K, WORDS> {
 impl<V, const WORDS: usize> FlowTable<V, WORDS> {
     fn clear(&mut self) {
         for (way, word) in self.ways.entries() {
-            sweep::free(&self.ways, way, word);
+            gc::free(&self.ways, way, word);
         }
         self.values.borrow_mut().clear();
     }

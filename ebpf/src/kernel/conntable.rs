@@ -1,6 +1,7 @@
 //! The connection tables as BPF arrays: the only place that reads and writes them.
 //!
-//! What is read depends on the control word that named it (see [`TableMemory::opaque`]), and each access is one instruction.
+//! Each read depends on the control word that named the way (see [`TableMemory::opaque`]), and each access is one
+//! instruction.
 
 use core::{
     arch::asm,
@@ -18,7 +19,7 @@ use super::maps::{
     DENY_BUCKETS_V4, DENY_BUCKETS_V6, DENY_ENTRIES_V4, DENY_ENTRIES_V6, DENY_RESTS_V6, Entries, Rests,
 };
 
-/// What the tables are hashed with; user space sets it.
+/// The hash's secret constants; user space sets them.
 // SAFETY: nothing else has this name.
 #[unsafe(no_mangle)]
 static SEED: Seed = [0; 10];
@@ -26,8 +27,8 @@ static SEED: Seed = [0; 10];
 /// A secret word: a constant for the verifier, and none for the compiler.
 #[inline(always)]
 fn seed(at: usize) -> u64 {
-    // SAFETY: a word of the array, which nobody writes while the program is there. Volatile, so that what stands in the
-    // object is not taken for what user space puts there.
+    // SAFETY: a word of the array, which nobody writes while the program is loaded. Volatile, so that the compiler does
+    // not use the object's value in place of user space's.
     unsafe { (&raw const SEED).cast::<u64>().add(at % SEED.len()).read_volatile() }
 }
 
@@ -167,7 +168,7 @@ impl<V> FlowTable<V> {
             }
         };
         match insert(self, self.probe(key), key, fill) {
-            InsertOutcome::Created(_) => Inserted::Done,
+            InsertOutcome::Created(_) => Inserted::Created,
             InsertOutcome::Exists(way) => match self.value(way) {
                 Some(value) => Inserted::Exists(value),
                 None => Inserted::Busy,

@@ -14,8 +14,8 @@ use taskgate_ebpf::{
 
 use super::{opaque::Opaque, skb::Behind};
 
-/// A socket buffer's frame: only its linear part can be read. `SENT`: whether a task sends it, and chooses what is left to
-/// be done to it. What comes to a task the host or another gate has let through.
+/// A socket buffer's frame: only its linear part can be read. `SENT`: whether a task sends it, and so controls its
+/// pending offloads. Frames to a task have passed the host or another gate.
 pub(super) struct SkbFrame<const SENT: bool> {
     skb: *const __sk_buff,
     behind: Behind,
@@ -83,7 +83,7 @@ impl Ethernet for SkbHeader<'_> {
     }
 }
 
-/// The same of a driver's buffer; a VLAN tag stands behind the addresses.
+/// The same of a driver's buffer, where a VLAN tag follows the addresses.
 pub(super) struct XdpHeader<'a>(pub(super) &'a XdpContext);
 
 impl Ethernet for XdpHeader<'_> {
@@ -156,7 +156,7 @@ impl<const SENT: bool> Frame for SkbFrame<SENT> {
 /// `N` bytes of the packet between `data` and `end`.
 #[inline(always)]
 fn bytes<const N: usize>(data: usize, end: usize, at: u32) -> Option<[u8; N]> {
-    /// What the verifier lets a packet pointer move by, with room to spare.
+    /// The verifier's limit for offsets of a packet pointer, with room to spare.
     const REACH: usize = 0x4000;
     let at = at as usize;
     if at > REACH {
@@ -179,7 +179,7 @@ pub(super) struct XdpFrame {
     opaque: Opaque,
 }
 
-/// Bytes of a VLAN tag, which stands in front of the ethertype.
+/// Bytes of a VLAN tag, which precedes the ethertype.
 const TAG_BYTES: u32 = 4;
 
 impl XdpFrame {
@@ -212,7 +212,7 @@ impl XdpFrame {
     /// them apart, and only a socket buffer says how many.
     #[inline(always)]
     pub(super) fn is_merged<const FRAGS: bool>(&self, ctx: &XdpContext) -> bool {
-        // What every link carries, so that the helper is seldom called. Programs for older kernels do without it (5.12).
+        // Every link carries this much, so the helper is seldom called. Programs for kernels before 5.12 do without it.
         const ORDINARY: u32 = 1500;
         let mut packet = self.length.wrapping_sub(ETHERNET_BYTES);
         if packet <= ORDINARY || !FRAGS {

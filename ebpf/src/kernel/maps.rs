@@ -34,7 +34,7 @@ pub(super) static IMAGE: Array<BankWords, 8, MMAPABLE> = Array::new();
 /// The control words of a bucket: one cache line.
 pub(super) type Bucket = [u64; WAYS as usize];
 
-/// What a connection table is made of.
+/// The arrays of a connection table.
 pub(super) type Buckets = Array<Bucket, 1024, MMAPABLE>;
 pub(super) type Entries<V> = Array<Entry<V>, 8192, MMAPABLE>;
 pub(super) type Rests = Array<Rest, 8192, MMAPABLE>;

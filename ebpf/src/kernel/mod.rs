@@ -117,7 +117,7 @@ pub(crate) fn prefilter_linear(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
-    // What cannot be looked at here goes on to the gate.
+    // Without scratch memory the gate decides.
     let Some((scratch, opaque, _)) = maps::scratch() else {
         return XDP_PASS;
     };
@@ -145,7 +145,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// What the kernel reads to allow GPL-only helpers: the kernel program is offered under GPL-2.0 too.
+/// The licence, which the kernel reads to allow GPL-only helpers: the kernel program is offered under GPL-2.0 too.
 // SAFETY: nothing else has this name or section.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

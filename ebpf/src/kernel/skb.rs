@@ -18,8 +18,8 @@ static SK_BUFF: [u32; WORDS] = [0; WORDS];
 #[inline(always)]
 fn place<const WORD: usize>() -> u32 {
     const { assert!(WORD < WORDS) };
-    // SAFETY: the word lies within the array, and nobody writes it while the program is there. Volatile, so that what
-    // stands in the object is not taken for what user space puts there.
+    // SAFETY: the word lies within the array, and nobody writes it while the program is loaded. Volatile, so that the
+    // compiler does not use the object's value in place of user space's.
     unsafe { (&raw const SK_BUFF).cast::<u32>().add(WORD).read_volatile() }
 }
 
@@ -41,7 +41,7 @@ impl Behind {
     /// Nobody looks.
     pub(super) const NOTHING: Self = Self(core::ptr::null());
 
-    /// What is behind the context.
+    /// The socket buffer behind the context.
     #[inline(always)]
     pub(super) fn of(ctx: &TcContext, span: &mut Span) -> Self {
         if place::<{ sk_buff::HOW }>() == sk_buff::CAST {
@@ -62,7 +62,7 @@ impl Behind {
             // its socket buffer's address.
             let refused = unsafe { bpf_probe_read_kernel(span.0.as_mut_ptr().cast(), SPAN as u32, from.cast()) } != 0;
             if refused {
-                // What cannot be looked at is taken for the worst: a checksum to be filled in before the frame.
+                // If the copy fails, assume the worst: a checksum to be filled in before the frame.
                 span.0 = [0xff; SPAN];
             }
         }

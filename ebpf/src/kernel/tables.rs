@@ -49,12 +49,12 @@ impl Image for Kernel {
     }
 }
 
-/// What a hash map's element may be seen as while others write it.
+/// A hash map's element as a shared reference, although others write it.
 #[inline(always)]
 fn shared<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K) -> Option<&'static V> {
     let element = map.get_ptr(key)?;
     // SAFETY: elements of a preallocated map are never unmapped while a program runs. They may be given to another key
-    // meanwhile, which is why every field is a cell and entries name their own key's tail.
+    // meanwhile, which is why every field is a cell and entries name their own key's tag.
     Some(unsafe { &*element })
 }
 

@@ -43,7 +43,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         return Err(Unparsed::Bad(DropReason::SourceRouted));
     }
     let fragment = u16::from_be_bytes([ip[6], ip[7]]);
-    // What is cut up is all of the frame, whatever its header says, and never a fragment.
+    // Segmentation cuts the whole frame, whatever its header says, and never a fragment.
     if frame.segments().1 != 0 && (length != carried || fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0) {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }

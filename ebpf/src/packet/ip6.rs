@@ -49,7 +49,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     if packet.source.is_v4() || packet.destination.is_v4() {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
-    // What is cut up is all of the frame, whatever its header says, and never a fragment.
+    // Segmentation cuts the whole frame, whatever its header says, and never a fragment.
     let is_cut = frame.segments().1 != 0;
     if is_cut && length != carried {
         return Err(Unparsed::Bad(DropReason::Malformed));

@@ -10,7 +10,7 @@ mod neighbour;
 mod offload;
 mod quoted;
 
-pub(crate) use icmp::request_of;
+pub(crate) use icmp::{exchange, request_of};
 pub use neighbour::{HARDWARE_UNREAD, Neighbour, hardware_number};
 pub use offload::{Checksum, Cut};
 use offload::{Judged, checksum_is_own, cut_is_honest, no_checksum};

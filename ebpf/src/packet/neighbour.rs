@@ -28,9 +28,9 @@ pub enum Neighbour {
     ListenerQuery = 6,
     /// Multicast listener report or done.
     ListenerReport = 7,
-    /// What else makes neighbours, or a bridge that snoops, take its sender for a router, of either family: multicast router
-    /// discovery, PIM's hello, DVMRP, and messages 5 and 6 whose hop limit shows that hosts drop them. Toward a task rules
-    /// speak of it.
+    /// Other messages by which neighbours, or a snooping bridge, take the sender for a router, in either family:
+    /// multicast router discovery, PIM's hello, DVMRP, and messages 5 and 6 whose hop limit makes hosts drop them.
+    /// Toward a task the rules decide.
     RouterRole = 8,
 }
 

@@ -8,9 +8,9 @@ use crate::abi::{
     Address, LinkId,
     image::{
         ADDRESS_ROWS, AddressRow, AxisEntry, AxisRef, CONTROL_BANK, EMPTY, EPOCHS, ImageWord, IndexWord, LINK_ROWS,
-        LINKS, LinkRow, MAX_DEPTH, MAX_ROW_WORDS, MEMBERS, PROBES, PolicyHeader, PolicyRoots, Probe, Region, RuleMatch,
-        SHARES, SLOT_LINKS, SLOT_MACS, SLOT_ROWS, SLOT_SEGMENTS, Share, Shared, SlotRow, TIMEOUT_TICKS, Timeout,
-        address, probe, rows_bank, slot,
+        LINKS, LinkRow, MAX_DEPTH, MAX_ROW_WORDS, MEMBERS, MemberBanks, PROBES, PolicyHeader, PolicyRoots, Probe,
+        Region, RuleMatch, SHARES, SLOT_LINKS, SLOT_MACS, SLOT_ROWS, SLOT_SEGMENTS, Share, Shared, SlotRow,
+        TIMEOUT_TICKS, Timeout, address, probe, rows_bank, slot,
     },
     unpair,
 };
@@ -124,26 +124,32 @@ impl<B: Bank> Control<B> {
         self.bank.word(EPOCHS.at(slot as u32)) as u32
     }
 
-    /// Follows a key through an open-addressed table: `found` is asked for each index whose tag fits.
+    /// The banks of `members`.
     #[inline(always)]
-    fn search<R>(&self, table: Region, probe: Probe, found: impl Fn(u32) -> Option<R>) -> Option<R> {
-        let mut at = probe.first;
-        for _ in 0..PROBES {
-            let word = self.bank.word(table.at(at));
-            if word == EMPTY {
-                return None;
-            }
-            let IndexWord { tag, index } = IndexWord::from_word(word);
-            if tag == probe.tag {
-                let row = found(index);
-                if row.is_some() {
-                    return row;
-                }
-            }
-            at = at.wrapping_add(probe.stride);
-        }
-        None
+    fn member_banks(&self) -> MemberBanks {
+        MemberBanks::from_word(self.bank.word(ImageWord::MemberBanks.offset()))
     }
+}
+
+/// Follows a key through an open-addressed table in a bank: `found` is asked for each index whose tag fits.
+#[inline(always)]
+fn search<B: Bank, R>(bank: B, table: Region, probe: Probe, found: impl Fn(u32) -> Option<R>) -> Option<R> {
+    let mut at = probe.first;
+    for _ in 0..PROBES {
+        let word = bank.word(table.at(at));
+        if word == EMPTY {
+            return None;
+        }
+        let IndexWord { tag, index } = IndexWord::from_word(word);
+        if tag == probe.tag {
+            let row = found(index);
+            if row.is_some() {
+                return row;
+            }
+        }
+        at = at.wrapping_add(probe.stride);
+    }
+    None
 }
 
 /// The configuration's rows in one generation.
@@ -183,14 +189,14 @@ impl<B: Bank> Rows<B> {
     /// Puts the ENI that a link carries into `into`, which stays as it is if there is none.
     #[inline(always)]
     pub fn eni_of(&self, link: u32, into: &mut EniRow) -> Option<()> {
-        let slot = self.control.search(LINKS, probe([0, link as u64]), |index| {
+        let slot = search(self.control.bank, LINKS, probe([0, link as u64]), |index| {
             let row = LinkRow::from_word(self.bank.word(LINK_ROWS.at(index)));
             (row.link.get() == link).then_some(row.slot)
         })?;
         self.eni(slot, into)
     }
 
-    /// Puts the ENI in a slot into `into`, likewise.
+    /// Puts the ENI in a slot into `into`; `None` if there is none.
     #[inline(always)]
     pub fn eni(&self, slot: u16, into: &mut EniRow) -> Option<()> {
         let row = SlotRow::from_words(self.bank.words(SLOT_ROWS.at(slot as u32)));
@@ -208,9 +214,15 @@ impl<B: Bank> Rows<B> {
 
     /// An address's owner and groups.
     #[inline(always)]
-    pub fn address(&self, address: Address) -> AddressRow {
-        let found = self.control.search(MEMBERS, probe(address.halves()), |index| {
-            let (of, row) = AddressRow::from_words(self.bank.words(ADDRESS_ROWS.at(index)));
+    pub fn address<I: Image<Bank = B>>(&self, image: &I, address: Address) -> AddressRow {
+        let banks = self.control.member_banks();
+        let probe = probe(address.halves());
+        let banks = [banks.words_of(probe), banks.rows_of(probe, self.control.generation)];
+        let [Some(words), Some(rows)] = banks.map(|bank| image.bank(bank)) else {
+            return AddressRow::default();
+        };
+        let found = search(words, MEMBERS, probe, |index| {
+            let (of, row) = AddressRow::from_words(rows.words(ADDRESS_ROWS.at(index)));
             // Differences and not comparisons: one branch instead of three.
             let absent = row.flags & address::PRESENT ^ address::PRESENT;
             (of.difference(address) | absent as u64 == 0).then_some(row)

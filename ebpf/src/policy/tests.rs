@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree as _};
 
 use super::*;
 use crate::{
-    abi::image::{BANK_BYTES, LinkRow, POLICY_BANK, PolicyRef, TOMBSTONE},
+    abi::image::{BANK_BYTES, LinkRow, MEMBER_BANK, POLICY_BANK, PolicyRef, TOMBSTONE},
     host::HostTables,
 };
 
@@ -125,8 +125,8 @@ fn padded<T: Copy>(starts: &[T]) -> (u32, Vec<(T, usize)>) {
 }
 
 /// Puts a word where the search for `key` looks as its number `step`.
-fn put_word(image: &[AtomicU64], table: Region, probe: Probe, step: u32, value: u64) {
-    set(image, CONTROL_BANK, table.at(probe.position(step)), &[value]);
+fn put_word(image: &[AtomicU64], bank: u32, table: Region, probe: Probe, step: u32, value: u64) {
+    set(image, bank, table.at(probe.position(step)), &[value]);
 }
 
 fn word(tag: u32, index: u32) -> u64 {
@@ -162,13 +162,13 @@ fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
             let image = image(3);
             set_generation(&image, generation);
             for step in 0..step {
-                put_word(&image, LINKS, own, step, before);
+                put_word(&image, CONTROL_BANK, LINKS, own, step, before);
             }
-            put_word(&image, LINKS, own, step, word(own.tag, 42));
-            let rows = rows_bank(generation as u32);
+            put_word(&image, CONTROL_BANK, LINKS, own, step, word(own.tag, 42));
             for (index, link, slot) in [(42, row_link, SLOT), (7, 1, 9)] {
                 let link = LinkId::from_number(link);
-                set(&image, rows, LINK_ROWS.at(index), &[LinkRow { link, slot }.to_word()]);
+                let row = LinkRow { link, slot }.to_word();
+                set(&image, rows_bank(generation as u32), LINK_ROWS.at(index), &[row]);
             }
             let row = SlotRow {
                 roots: [PolicyRoots::from_word(1 << 32 | 2), PolicyRoots::from_word(3 << 32 | 4)],
@@ -176,7 +176,8 @@ fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
                 group_set: 77,
                 conn_cap: 5,
             };
-            set(&image, rows, SLOT_ROWS.at(SLOT.into()), &row.to_words());
+            let at = SLOT_ROWS.at(SLOT.into());
+            set(&image, rows_bank(generation as u32), at, &row.to_words());
             let tables = HostTables::new(&image, 0);
             let control = Control::read(&tables).unwrap();
             let mut eni = EniRow::default();
@@ -201,21 +202,21 @@ fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
 fn a_row_of_the_other_generation_is_not_seen() {
     let address = Address::new(1, 2);
     let own = probe(address.halves());
-    let image = image(3);
-    put_word(&image, MEMBERS, own, 0, word(own.tag, 3));
+    let image = image(5);
+    put_word(&image, MEMBER_BANK, MEMBERS, own, 0, word(own.tag, 3));
     let known = AddressRow {
         slot: 4,
         flags: address::PRESENT,
         group_set: 9,
     };
-    set(&image, rows_bank(1), ADDRESS_ROWS.at(3), &known.to_words(address));
+    set(&image, MEMBER_BANK + 1, ADDRESS_ROWS.at(3), &known.to_words(address));
     for (generation, expected) in [(1, known), (2, AddressRow::default()), (3, known)] {
         set_generation(&image, generation);
         let tables = HostTables::new(&image, 0);
         let rows = Rows::read(&tables, Control::read(&tables).unwrap()).unwrap();
-        assert_eq!(rows.address(address), expected, "generation {generation}");
+        assert_eq!(rows.address(&tables, address), expected, "generation {generation}");
         assert_eq!(
-            rows.address(Address::new(1, 3)),
+            rows.address(&tables, Address::new(1, 3)),
             AddressRow::default(),
             "another address"
         );
@@ -244,7 +245,7 @@ fn an_image_without_banks_has_nothing() {
 /// A damaged image gives wrong answers, and nothing worse.
 #[test]
 fn damage_is_read_without_panic() {
-    let image = image(5);
+    let image = image(7);
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let noise = prop_oneof![any::<u64>(), edge(), any::<u32>().prop_map(u64::from)];
     for _ in 0..4 {
@@ -259,7 +260,7 @@ fn damage_is_read_without_panic() {
             let root = PolicyRef(POLICY_BANK << 15 | value() as u32 & 0xffff);
             let mut header = [(); PolicyHeader::WORDS].map(|()| value());
             header[0] = header[0] << 32 | u64::from(PolicyHeader::MAGIC);
-            set(&image, root.bank().min(4), root.offset(), &header);
+            set(&image, root.bank().min(6), root.offset(), &header);
             let (port, group_set) = (value() as u32, value() as u32);
             let peer = Address::new(value(), value());
             for axis in 0..4 {
@@ -280,7 +281,7 @@ fn damage_is_read_without_panic() {
             }
             set_generation(&image, value() | 1);
             let rows = Rows::read(&tables, Control::read(&tables).unwrap()).unwrap();
-            let _ = (rows.address(peer), rows.eni_of(port, &mut EniRow::default()));
+            let _ = (rows.address(&tables, peer), rows.eni_of(port, &mut EniRow::default()));
         }
     }
 }

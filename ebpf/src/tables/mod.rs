@@ -13,8 +13,8 @@ use crate::{
 /// How an insert went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted<E> {
-    /// The entry is there.
-    Done,
+    /// A new entry.
+    Created,
     /// Another CPU was faster: its entry is there.
     Exists(E),
     /// There is no room.
@@ -32,7 +32,7 @@ pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted<()>> {
     const EBUSY: i32 = -16;
     const EEXIST: i32 = -17;
     match answer {
-        Ok(()) => Some(Inserted::Done),
+        Ok(()) => Some(Inserted::Created),
         Err(EEXIST) => Some(Inserted::Exists(())),
         // Another program on this CPU holds the lock of the bucket (Linux 5.11 to 6.14, commit 20b6cc34ea74).
         Err(EBUSY) => None,

@@ -7,7 +7,7 @@ const ENOMEM: i32 = -12;
 const EDEADLK: i32 = -35;
 const ETIMEDOUT: i32 = -110;
 
-/// What an insert comes to that is busy for so many tries and then answers so, and how many tries that took.
+/// The result of an insert that is busy for `busy` tries and then answers, and how many tries it took.
 fn insert_after(busy: u32, answer: Result<(), i32>) -> (Inserted<()>, u32) {
     let mut tries = 0;
     let inserted = insert_by(|| {
@@ -20,7 +20,7 @@ fn insert_after(busy: u32, answer: Result<(), i32>) -> (Inserted<()>, u32) {
 #[test]
 fn only_a_busy_bucket_is_worth_another_try() {
     for (answer, inserted) in [
-        (Ok(()), Inserted::Done),
+        (Ok(()), Inserted::Created),
         (Err(EEXIST), Inserted::Exists(())),
         (Err(E2BIG), Inserted::Full),
         (Err(ENOMEM), Inserted::Full),

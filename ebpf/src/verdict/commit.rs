@@ -18,7 +18,7 @@ use crate::{
     tables::{Flows, Inserted, Tables},
 };
 
-/// What an entry counts for the packet that it begins with.
+/// A new entry's counts after its first packet.
 #[inline(always)]
 fn by_direction<D: Hook, C: Default>(count: C) -> [C; 2] {
     match D::DIRECTION {
@@ -45,13 +45,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let mut refills = evaluation.0 & Evaluation::REPLACE_ENTRY != 0;
         let goes_on = evaluation.0 & Evaluation::KEEP_STATE != 0;
         if admission.dhcp {
-            let (flow, tail) = (Flow::dhcp(self.packet), self.tail());
-            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
+            let (flow, tag) = (Flow::dhcp(self.packet), self.tag());
+            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tag);
             refills = true;
         } else if matches!(D::DIRECTION, Direction::Ingress) && is_dhcp(self.packet, Direction::Ingress) {
             // It answers nothing that the task asked.
-            let (flow, tail) = (Flow::plain(self.packet, D::DIRECTION), self.tail());
-            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tail);
+            let (flow, tag) = (Flow::plain(self.packet, D::DIRECTION), self.tag());
+            F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tag);
         }
         let opened = self.tables.opaque((evaluation.opened() | admission.state) as u32) as u16;
         // As numbers that nobody knows, each time that they are asked: else what follows would be verified once for each way
@@ -81,7 +81,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         };
         if found.is_none() {
             match self.insert::<F>(opened, life, rule, is(3)) {
-                Ok(Inserted::Done) => kept = true,
+                Ok(Inserted::Created) => kept = true,
                 Ok(Inserted::Exists(conn)) => {
                     exists = 1;
                     found = Some(conn);
@@ -166,7 +166,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             flags: self.flags(life.state),
         };
         let inserted = self.tables.insert_conn(F::key(&mut self.work.keys), &self.work.conn);
-        if !matches!(inserted, Inserted::Done) {
+        if !matches!(inserted, Inserted::Created) {
             accounts.rollback(self.tables, charge);
         }
         match inserted {
@@ -175,8 +175,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// What an entry says of for whom and when it was admitted. Rules name codes, so a request's is part of that; for
-    /// everything else it means nothing.
+    /// The word of an entry that says for whom and when it was admitted. Rules name ICMP codes, so a request's code is
+    /// part of it; for other packets it is 0.
     #[inline(always)]
     fn admitted(&self, slot: u16) -> u64 {
         let code = match self.packet.exchange {

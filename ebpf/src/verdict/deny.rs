@@ -5,7 +5,7 @@ use crate::{
     abi::{
         Denial, Direction, DropReason, Outcome, PassReason,
         image::{NO_CAP, Shared},
-        tables::{Totals, denial_tail},
+        tables::{KeyTag, Totals},
     },
     family::IpVersion,
     flow::Flow,
@@ -54,19 +54,19 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let slot = self.work.eni.slot;
         let packet = self.packet;
         let flow = Flow::plain(packet, D::DIRECTION);
-        let tail = denial_tail(slot, packet.protocol, D::DIRECTION, number);
+        let tag = KeyTag::of_denial(slot, packet.protocol, D::DIRECTION, number);
         // Records name no ports for other protocols, so neither do their keys.
         let ports = if matches!(packet.protocol, TCP | UDP) {
             flow.ports
         } else {
             0
         };
-        F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, ports, tail);
+        F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, ports, tag);
         let denial = if let Some(denial) = self.tables.denial(F::key(&mut self.work.keys)) {
             denial
         } else {
             match self.insert_denial::<F>() {
-                Inserted::Done => {
+                Inserted::Created => {
                     self.emit_event(number, 0);
                     return;
                 }
@@ -124,7 +124,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let inserted = self
             .tables
             .insert_denial(F::key(&mut self.work.keys), &self.work.denial);
-        if !matches!(inserted, Inserted::Done) {
+        if !matches!(inserted, Inserted::Created) {
             accounts.rollback(self.tables, charge);
         }
         inserted

@@ -31,9 +31,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         Ok(rows)
     }
 
-    /// Why a packet is refused whose link no task has. `owner`: whose address it goes to. What comes by the trunk without a tag
-    /// is the host's, but not if it goes to a branch: a host that has the branch's VLAN link would take it for that address
-    /// all the same, past the branch's gate.
+    /// The reason to refuse a packet on a link without a task. `owner`: the ENI of its destination. Untagged packets on
+    /// the trunk are the host's, unless they go to a branch: a host that has the branch's VLAN link would take it for
+    /// that address all the same, past the branch's gate.
     #[inline(always)]
     fn unknown(&self, owner: u16) -> DropReason {
         let comes = matches!(D::DIRECTION, Direction::Ingress);
@@ -65,7 +65,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let judged = evaluation.judged();
         let local = self.local();
         // Both lookups before any branch: the verifier walks every probe of each, once for each state it comes in.
-        let owner = Rows::read(self.tables, self.control).map_or(0, |rows| rows.address(local).slot);
+        let owner = Rows::read(self.tables, self.control).map_or(0, |rows| rows.address(self.tables, local).slot);
         let owner = self.tables.opaque(owner as u32);
         let Ok(rows) = self.find_eni() else {
             return Err(self.unknown(owner as u16));
@@ -79,7 +79,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return Err(DropReason::Isolated);
         }
         let flow = Flow::plain(packet, D::DIRECTION);
-        let remote = self.tables.opaque_row(rows.address(flow.remote));
+        let remote = self.tables.opaque_row(rows.address(self.tables, flow.remote));
         let says = match D::DIRECTION {
             Direction::Egress => Says::Used,
             Direction::Ingress => Says::Meant,
@@ -126,8 +126,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                     return Err(DropReason::SpoofedSource);
                 }
             } else {
-                // What the frame's header says makes no address that of many: hosts take for themselves what comes to one of
-                // theirs in a frame for all.
+                // The address decides, not the frame's header: hosts accept packets to their unicast address in a
+                // broadcast frame.
                 several = is_group(F::Peer::V6, packet.destination);
                 let elsewhere = (1 ^ several) * (checked as u64 | self.is_to_another());
                 if self.tables.opaque(elsewhere as u32) != 0 {
@@ -188,7 +188,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Whether a slot's ENI is on a link of its own. Branches of the trunk talk to each other by the wire.
+    /// Whether a slot's ENI has a device. Branches of the trunk talk to each other by the wire.
     #[inline(always)]
     fn is_on_device(&self, slot: u16) -> bool {
         self.control.link_of(slot).is_some_and(|link| !link.is_branch())

@@ -1,4 +1,4 @@
-//! What the steps hand on: from lookup to evaluation, and from there to commit.
+//! The results that steps pass on: from lookup to evaluation, and from there to commit.
 
 use crate::{
     abi::{Direction, DropReason, PassReason},
@@ -40,7 +40,7 @@ impl Evaluation {
         Self((reason as u32) << Self::REFUSED)
     }
 
-    /// What it is refused for.
+    /// The reason to refuse it.
     #[inline(always)]
     pub(super) const fn refusal(self) -> Option<DropReason> {
         const LATE: u32 = DropReason::ConnectionClosed as u32;
@@ -93,7 +93,7 @@ impl Evaluation {
 pub(super) struct Admission {
     pub(super) pass: PassReason,
     pub(super) rule: u32,
-    /// What it adds to the state of its entry.
+    /// Bits for the state of its entry.
     pub(super) state: u16,
     pub(super) dhcp: bool,
 }

@@ -9,7 +9,7 @@ use crate::{
     abi::{
         Charge, DropReason, Fragment, LinkId,
         image::{NO_CAP, Shared, Timeout},
-        tables::{FragmentL4, Seen},
+        tables::{FragmentL4, KeyTag, Seen},
     },
     conntrack::idle,
     family::{IpVersion, Keys},
@@ -18,15 +18,15 @@ use crate::{
     tables::{Flows, Inserted, Tables},
 };
 
-/// Makes the key of a packet's datagram the one in hand, and gives its tail: source, destination and identification, with
+/// Makes the key of a packet's datagram the one in hand, and gives its tag: source, destination and identification, with
 /// the protocol for IPv4 (RFC 791, 3.2) and without it for IPv6 (RFC 8200, 4.5).
 #[inline(always)]
-fn key<'k, F: IpVersion>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, u32) {
+fn key<'k, F: IpVersion>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, KeyTag) {
     let protocol = if F::Peer::V6 { 0 } else { packet.protocol };
-    let tail = LinkId::from_number(packet.link).with_protocol(protocol);
+    let tag = KeyTag::of_conn(LinkId::from_number(packet.link), protocol);
     let key = F::key(keys);
-    F::set_key(key, packet.source, packet.destination, packet.fragment_id, tail);
-    (key, tail)
+    F::set_key(key, packet.source, packet.destination, packet.fragment_id, tag);
+    (key, tag)
 }
 
 #[inline(always)]
@@ -49,19 +49,19 @@ pub(super) fn attach_to_first<T: Tables + Flows<F::Key>, F: IpVersion>(
     packet: &mut Packet,
     keys: &mut Keys,
 ) -> Result<(), DropReason> {
-    let (key, tail) = key::<F>(packet, keys);
+    let (key, tag) = key::<F>(packet, keys);
     let Some(first) = tables.fragment(key) else {
         return Err(DropReason::FragmentWithoutFirst);
     };
     let (last, owner) = first.seen.get();
-    if owner != tail || idle(tables.now(), last, control.timeout(timeout::<F>())) {
+    if owner != tag || idle(tables.now(), last, control.timeout(timeout::<F>())) {
         return Err(DropReason::FragmentWithoutFirst);
     }
     apply_l4(first.l4(), packet);
     Ok(())
 }
 
-/// What later fragments need of a first one.
+/// The values of a first fragment that later ones need.
 #[inline(always)]
 const fn l4(first: &Packet, slot: u16, charge: Charge) -> FragmentL4 {
     FragmentL4 {
@@ -95,14 +95,14 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return;
         }
         let slot = self.work.eni.slot;
-        let (key, tail) = key::<F>(self.packet, &mut self.work.keys);
+        let (key, tag) = key::<F>(self.packet, &mut self.work.keys);
         if let Some(first) = self.tables.fragment(key)
-            && first.seen.get().1 == tail
+            && first.seen.get().1 == tag
         {
             // The identification comes round again. The entry stays its first owner's share.
             let FragmentL4 { slot, charge, .. } = first.l4();
             first.begin(l4(self.packet, slot, charge), self.packet.reassembly_delta);
-            first.seen.set(self.now, tail);
+            first.seen.set(self.now, tag);
             return;
         }
         let accounts = Accounts::of(slot, Shared::Fragments);
@@ -114,11 +114,11 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return;
         };
         let l4 = l4(self.packet, slot, charge);
-        self.work.fragment = Fragment::new(Seen::new(self.now, tail), l4, self.packet.reassembly_delta);
+        self.work.fragment = Fragment::new(Seen::new(self.now, tag), l4, self.packet.reassembly_delta);
         let inserted = self
             .tables
             .insert_fragment(F::key(&mut self.work.keys), &self.work.fragment);
-        if !matches!(inserted, Inserted::Done) {
+        if !matches!(inserted, Inserted::Created) {
             accounts.rollback(self.tables, charge);
         }
     }
@@ -129,17 +129,17 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        let (key, tail) = key::<F>(self.packet, &mut self.work.keys);
+        let (key, tag) = key::<F>(self.packet, &mut self.work.keys);
         let Some(first) = self.tables.fragment(key) else {
             return;
         };
-        if first.seen.get().1 != tail {
+        if first.seen.get().1 != tag {
             return;
         }
         self.tables
             .add(&first.missing, Fragment::delta(self.packet.reassembly_delta));
         let FragmentL4 { slot, charge, .. } = first.l4();
-        // Two CPUs may see it whole, and user space may find it old: whoever removes it counts that.
+        // Two CPUs may see it whole, and user space may find it old: the one that removes it counts the removal.
         if first.missing.get() == 0 && self.tables.remove_fragment(key) {
             Accounts::of(slot, Shared::Fragments).rollback(self.tables, charge);
         }

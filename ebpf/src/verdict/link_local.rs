@@ -57,7 +57,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let epoch = self.control.epoch(slot);
         let checked = self.work.eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let bridge = self.control.segment_of(slot);
-        let learns = !D::EARLY && says != Says::Meant;
+        let learns = !D::IS_PREFILTER && says != Says::Meant;
         let by = if says == Says::Heard { self.packet.came_by } else { link };
         self.work.link_local.0 = LinkLocalKey {
             interface,
@@ -108,7 +108,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             _ if kept || was_asked && heard_by == by | LinkLocal::ASKED => false,
             // The first to be heard has it.
             _ => {
-                known.hear(if is_others { heard_by } else { by }, now);
+                known.set_heard(if is_others { heard_by } else { by }, now);
                 false
             }
         }

@@ -2,7 +2,7 @@
 
 use super::{Hook, PacketContext, evaluation::Evaluation, status::CtStatus};
 use crate::{
-    abi::{Direction, DropReason},
+    abi::{Direction, DropReason, LinkId, tables::KeyTag},
     family::IpVersion,
     flow::{Flow, is_dhcp},
     tables::{Flows, Tables},
@@ -11,7 +11,7 @@ use crate::{
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Counts the packet in its connection, if it has one that decides; else says how it is to be judged.
     #[inline(always)]
-    pub(super) fn ct_lookup<F: IpVersion>(&mut self, tail: u32) -> Option<Evaluation>
+    pub(super) fn ct_lookup<F: IpVersion>(&mut self, tag: KeyTag) -> Option<Evaluation>
     where
         T: Flows<F::Key>,
     {
@@ -22,32 +22,32 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         // way back of a loop (check_cfg), and without a count the compiler may lay the steps so that there is none.
         for _ in 0..3 {
             let key = F::key(&mut self.work.keys);
-            F::set_key(key, flow.local, flow.remote, flow.ports, tail);
-            let standing = match self.tables.conn(key) {
+            F::set_key(key, flow.local, flow.remote, flow.ports, tag);
+            let status = match self.tables.conn(key) {
                 Some(conn) => {
-                    let standing = self.standing(&conn, self.packet);
-                    if standing == CtStatus::Live && !answers_dhcp {
-                        if !D::EARLY {
+                    let status = self.ct_status(&conn, self.packet);
+                    if status == CtStatus::Established && !answers_dhcp {
+                        if !D::IS_PREFILTER {
                             self.account(&conn, None);
                         }
                         return None;
                     }
-                    standing
+                    status
                 }
-                None => CtStatus::Absent,
+                None => CtStatus::Miss,
             };
-            match standing {
+            match status {
                 // Whether it goes to the task is still to be seen.
-                CtStatus::Live if answers_dhcp => return Some(evaluation.answering_dhcp()),
+                CtStatus::Established if answers_dhcp => return Some(evaluation.answering_dhcp()),
                 _ if answers_dhcp => return Some(evaluation),
-                CtStatus::Rejudge(initiator) => return Some(Evaluation::again(initiator)),
-                // No request that this answers is tracked: the packet stands for itself.
-                CtStatus::Stale | CtStatus::Absent | CtStatus::Live if flow.special => {
+                CtStatus::Reevaluate(initiator) => return Some(Evaluation::again(initiator)),
+                // No tracked request has this answer: judge the packet by its own addresses.
+                CtStatus::Expired | CtStatus::Miss | CtStatus::Established if flow.special => {
                     flow = Flow::plain(self.packet, D::DIRECTION);
                 }
                 CtStatus::Closed => return Some(Evaluation::refused(DropReason::ConnectionClosed)),
-                CtStatus::Stale | CtStatus::Absent | CtStatus::Live => {
-                    if standing == CtStatus::Stale {
+                CtStatus::Expired | CtStatus::Miss | CtStatus::Established => {
+                    if status == CtStatus::Expired {
                         evaluation = evaluation.refilling();
                     }
                     if matches!(D::DIRECTION, Direction::Egress) || !is_dhcp(self.packet, D::DIRECTION) {
@@ -61,9 +61,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         Some(evaluation)
     }
 
-    /// The tail of the packet's key among tracked connections.
+    /// The tag of the packet's key among tracked connections.
     #[inline(always)]
-    pub(super) fn tail(&self) -> u32 {
-        self.packet.link << 8 | self.packet.protocol as u32
+    pub(super) fn tag(&self) -> KeyTag {
+        KeyTag::of_conn(LinkId::from_number(self.packet.link), self.packet.protocol)
     }
 }

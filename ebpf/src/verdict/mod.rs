@@ -1,8 +1,8 @@
 //! The verdict: the one function that the kernel's entry points, the tests and `explain` call.
 //!
 //! [`PacketContext::process`] lists the steps of a packet with addresses, each of which is a file of its name:
-//! [`related`], [`lookup`], [`evaluate`], [`commit`]; [`account`] counts, [`deny`] ends what some step refused. Steps know
-//! nothing of each other: the results that one hands on to the next are types in [`evaluation`] or [`status`].
+//! [`related`], [`lookup`], [`evaluate`], [`commit`]; [`account`] counts, [`deny`] ends what some step refused. Steps
+//! know nothing of each other: the results that they pass on are types in [`evaluation`] or [`status`].
 //!
 //! A packet of a tracked connection costs one lookup: no policy, no ENI, no event. ARP and neighbour discovery go their own
 //! way ([`neighbour`]), later fragments follow their first ([`fragment`]).
@@ -29,7 +29,7 @@ use crate::{
     abi::{
         Conn, Denial, Direction, DropReason, Event, Fragment, LinkLocal, LinkLocalKey, Outcome, PassReason,
         image::control,
-        tables::{Flags, denial_tail},
+        tables::{Flags, KeyTag},
     },
     family::{IpVersion, Keys, V4, V6},
     flow::Flow,
@@ -81,10 +81,10 @@ struct PacketContext<'a, T: Tables, D: Hook> {
 
 /// The direction of a gate, fixed when it is compiled: the verifier walks half as much.
 pub trait Hook {
-    /// It.
+    /// The direction of its packets.
     const DIRECTION: Direction;
     /// Whether the gate is still to come: what is not dropped goes on to it, and only it counts and keeps that.
-    const EARLY: bool = false;
+    const IS_PREFILTER: bool = false;
     /// The hardware address that the frame goes to, as [`hardware_number`] writes it; 0 where that says nothing of a task.
     fn destination(&self) -> u64 {
         0
@@ -131,7 +131,7 @@ pub fn decide<T: Tables, D: Hook>(tables: &T, hook: D, scratch: &mut Scratch, pa
     let Scratch { packet, quoted, work } = scratch;
     let parsed = match parsed {
         // The gate knows its first one.
-        Ok(()) if packet.later_fragment && D::EARLY => return Outcome::Pass(PassReason::Tracked),
+        Ok(()) if packet.later_fragment && D::IS_PREFILTER => return Outcome::Pass(PassReason::Tracked),
         Ok(()) if packet.later_fragment => match packet.kind {
             Kind::V6 => fragment::attach_to_first::<T, V6>(tables, &control, packet, &mut work.keys),
             _ => fragment::attach_to_first::<T, V4>(tables, &control, packet, &mut work.keys),
@@ -173,10 +173,10 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     {
         match self.process::<F>(parsed) {
             Ok(pass) => {
-                if self.packet.first_fragment && !D::EARLY {
+                if self.packet.first_fragment && !D::IS_PREFILTER {
                     self.remember::<F>();
                 }
-                if self.packet.later_fragment && !D::EARLY {
+                if self.packet.later_fragment && !D::IS_PREFILTER {
                     self.forget_whole::<F>();
                 }
                 Outcome::Pass(pass)
@@ -191,7 +191,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     where
         T: Flows<F::Key>,
     {
-        let tail = self.tail();
+        let tag = self.tag();
         let mut related = 0;
         let evaluation = if let Err(reason) = parsed {
             Evaluation::refused(reason)
@@ -200,9 +200,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             Evaluation::refused(DropReason::SpoofedSource)
         } else {
             // 1. Related: an error about a tracked connection.
-            related = self.related::<F>(tail);
+            related = self.related::<F>(tag);
             // 2. Lookup, which accounts for a packet of a connection that decides.
-            match self.ct_lookup::<F>(tail) {
+            match self.ct_lookup::<F>(tag) {
                 Some(evaluation) => evaluation,
                 None => return Ok(PassReason::Tracked),
             }
@@ -212,15 +212,15 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         // 3. Evaluate: the ENI, its address, what is exempt, the policy.
         let admission = self.evaluate::<F>(evaluation, related)?;
         // The gate behind keeps what XDP lets through.
-        if D::EARLY {
+        if D::IS_PREFILTER {
             return Ok(PassReason::Tracked);
         }
         // 4. Commit: an entry, in which the packet is accounted for.
         self.ct_commit::<F>(evaluation, admission)
     }
 
-    /// What leaves no record, whether it passes or not: ARP and neighbour discovery, as on AWS, and frames that carry no
-    /// addresses. It is counted. `None`: it is IPv6 for the rules, unless it now is refused for what it says.
+    /// Packets that leave no record, passed or dropped: ARP and neighbour discovery, as on AWS, and frames without
+    /// addresses. They are counted. `None`: the packet is IPv6 for the rules, unless it is refused for its content.
     #[inline(always)]
     fn decide_flowless(&mut self, parsed: &mut Result<(), DropReason>) -> Option<Outcome> {
         let rows = self.find_eni();
@@ -267,7 +267,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// Counts the packet for its ENI, or for slot 0 if no task has its link.
     #[inline(always)]
     fn count(&self, outcome: Outcome) -> Outcome {
-        if D::EARLY && outcome.passes() {
+        if D::IS_PREFILTER && outcome.passes() {
             return outcome;
         }
         let number = self.tables.opaque(outcome.number() as u32);
@@ -296,7 +296,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             local: flow.local,
             remote: flow.remote,
             ports: flow.ports,
-            tail: denial_tail(self.work.eni.slot, packet.protocol, D::DIRECTION, number),
+            tag: KeyTag::of_denial(self.work.eni.slot, packet.protocol, D::DIRECTION, number),
             rule,
             time: self.now,
             bytes: packet.bytes,

@@ -62,7 +62,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             Direction::Egress => self.may_speak(rows, for_rules)?,
             Direction::Ingress => self.may_hear(rows)?,
         }
-        if !D::EARLY && !for_rules {
+        if !D::IS_PREFILTER && !for_rules {
             self.learn();
         }
         Ok(PassReason::Neighbour)
@@ -84,7 +84,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             packet.source
         };
         // Before any branch: the verifier walks every probe of it, once for each state it comes in.
-        let owner = self.tables.opaque(rows.address(claimed).slot as u32) as u16;
+        let owner = self.tables.opaque(rows.address(self.tables, claimed).slot as u32) as u16;
         // An answer comes from the address that it is about, or from one that is good for the link alone.
         let of_one_kind =
             packet.source.is_link_local() == packet.target.is_link_local() || !packet.source.is_link_local();
@@ -159,7 +159,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 return if checked { Err(DropReason::NotForTask) } else { Ok(()) };
             }
         };
-        if self.tables.opaque(rows.address(claimed).slot as u32) as u16 == eni.slot || hears_own {
+        if self.tables.opaque(rows.address(self.tables, claimed).slot as u32) as u16 == eni.slot || hears_own {
             // The task's own address is nobody else's, unless it has just asked whether it is.
             return if self.knows(claimed, Probed) {
                 Ok(())
@@ -167,7 +167,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 Err(DropReason::SpoofedSource)
             };
         }
-        if !checked || to_all || meant.is_link_local() || rows.address(meant).slot == eni.slot {
+        if !checked || to_all || meant.is_link_local() || rows.address(self.tables, meant).slot == eni.slot {
             Ok(())
         } else {
             Err(DropReason::NotForTask)

@@ -19,7 +19,7 @@ struct FromWire<E> {
 
 impl<E: Ethernet> Hook for FromWire<E> {
     const DIRECTION: Direction = Direction::Ingress;
-    const EARLY: bool = true;
+    const IS_PREFILTER: bool = true;
 
     #[inline(always)]
     fn destination(&self) -> u64 {
@@ -31,9 +31,9 @@ impl<E: Ethernet> Hook for FromWire<E> {
     }
 }
 
-/// Judges a frame that the uplink received: why it is dropped, or `None` where it goes on. `tag`: the VLAN tag that was
-/// taken off in front of it; on the trunk it names the branch, elsewhere the frame is no task's. `header`: what stands in
-/// front of that.
+/// Judges a frame that the uplink received: the reason to drop it, or `None` to let it go on. `tag`: the VLAN tag that
+/// was taken off; on the trunk it names the branch, elsewhere the frame is no task's. `header`: the bytes before the
+/// tag.
 #[inline(always)]
 pub fn prefilter<T: Tables, F: Frame, E: Ethernet>(
     tables: &T,
@@ -85,5 +85,5 @@ fn routed<T: Tables>(tables: &T, control: Control<<T as Image>::Bank>, packet: &
     if is_neighbours {
         return None;
     }
-    control.link_of(Rows::read(tables, control)?.address(packet.destination).slot)
+    control.link_of(Rows::read(tables, control)?.address(tables, packet.destination).slot)
 }

@@ -5,7 +5,7 @@
 
 use super::{Hook, PacketContext, status::CtStatus};
 use crate::{
-    abi::image::control,
+    abi::{image::control, tables::KeyTag},
     family::IpVersion,
     flow::Flow,
     packet::{Kind, Packet},
@@ -17,7 +17,7 @@ use crate::{
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     /// The rule of the tracked connection that the packet is an error about; 0 if it is none, or about none.
     #[inline(always)]
-    pub(super) fn related<F: IpVersion>(&mut self, tail: u32) -> u32
+    pub(super) fn related<F: IpVersion>(&mut self, tag: KeyTag) -> u32
     where
         T: Flows<F::Key>,
     {
@@ -25,17 +25,17 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if packet.quoted_at == 0 || matches!(quoted.kind, Kind::None) || !self.wanted::<F>() {
             return 0;
         }
-        // The quoted packet went the other way, and the error goes to whoever sent it. Who says so, an end or a router on the
-        // way, before the task or in it, is for the source-address check to judge.
+        // The quoted packet went the other way, and the error goes to its sender. The source-address check judges who
+        // sent the error: an end or a router on the way, in front of the task or in it.
         if !packet.destination.is(quoted.source) {
             return 0;
         }
         let flow = Flow::tracked(quoted, D::DIRECTION.opposite());
-        let tail = tail & !0xff | quoted.protocol as u32;
+        let tag = tag.with_protocol(quoted.protocol);
         let key = F::key(&mut self.work.keys);
-        F::set_key(key, flow.local, flow.remote, flow.ports, tail);
+        F::set_key(key, flow.local, flow.remote, flow.ports, tag);
         match self.tables.conn(key) {
-            Some(conn) if self.standing(&conn, &as_quoted(quoted)) == CtStatus::Live => conn.rule(),
+            Some(conn) if self.ct_status(&conn, &as_quoted(quoted)) == CtStatus::Established => conn.rule(),
             _ => 0,
         }
     }

@@ -1,10 +1,10 @@
-//! Shares: what an ENI may use of the tables that all tasks have in common.
+//! Shares: an ENI's part of the tables that all tasks use.
 //!
 //! Each entry is charged to one of two accounts: the floor of its ENI's slot, which no one else can use, while that has
-//! room; else the pool that all slots have in common. A charge is made before the entry is inserted, by adding first and
-//! reading then: of several CPUs that add at once the last one to read sees them all, so no account ever has more entries
-//! than it has room for. What does not fit is taken back. At the limit two that come at once may both be turned away. A cap
-//! is only read beforehand: each CPU may exceed it by one.
+//! room; else the pool that all slots have in common. A charge is made before the entry is inserted, by adding first
+//! and reading then: of several CPUs that add at once the last one to read sees them all, so no account ever has more
+//! entries than it has room for. A charge that does not fit is taken back. At the limit two at once may both be
+//! refused. A cap is only read beforehand: each CPU may exceed it by one.
 
 use super::{Hook, PacketContext};
 use crate::{
@@ -38,7 +38,7 @@ pub(super) struct Accounts {
     table: Shared,
 }
 
-/// What is in use. An entry may be inserted and removed between two reads: in this order that looks like more in use.
+/// Entries in use. One may be inserted and removed between the two reads: in this order that reads as more in use.
 #[inline(always)]
 fn in_use(inserted: &Word, removed: &Word) -> i64 {
     let removed = removed.get();

@@ -7,7 +7,7 @@ use std::{
 
 use crate::model::{Broken, Scenario, State};
 
-/// What was walked.
+/// The size of a walk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Walked {
     pub(crate) states: usize,

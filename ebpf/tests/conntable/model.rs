@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use taskgate_ebpf::conntable::{ControlWord, State as Hook};
+use taskgate_ebpf::conntable::{ControlWord, State as Occupancy, Version};
 
 use crate::replay::{Access, Fault, Kept, Next, Place, Replay, daemon, packet, probe};
 
@@ -41,7 +41,7 @@ struct Thread {
     buffer: Vec<(Place, u64)>,
 }
 
-/// What was reported of each occupancy: its baseline.
+/// The reported total of each occupancy: its baseline.
 type Baselines = BTreeMap<(usize, u64), u64>;
 
 /// A state of the model.
@@ -88,7 +88,7 @@ impl Scenario {
             state.threads.push(thread(None));
         }
         for (way, key) in self.there.iter().enumerate() {
-            state.control[way] = ControlWord(0).claimed(probe(*key).tag).with(Hook::Live);
+            state.control[way] = ControlWord(0).claimed(probe(*key).tag).with(Occupancy::Live);
             state.keys[way] = *key;
             state.totals[way] = 1;
             *state.counted.entry(*key).or_default() += 1;
@@ -193,7 +193,7 @@ impl Scenario {
             Access::CompareAndSwap(way, was, is) => {
                 let there = state.control[way];
                 if there == was {
-                    if self.fault == Fault::ClaimIsNoBarrier && was.is(Hook::Empty) {
+                    if self.fault == Fault::ClaimIsNoBarrier && was.is(Occupancy::Empty) {
                         next.threads[at].buffer.push((Place::Control(way), is.0));
                     } else {
                         next.control[way] = is;
@@ -246,25 +246,25 @@ impl Scenario {
         Ok(Done::With(result))
     }
 
-    fn baseline_id(&self, way: usize, version: u64, key: u64) -> (usize, u64) {
+    fn baseline_id(&self, way: usize, version: Version, key: u64) -> (usize, u64) {
         match self.fault {
             Fault::BaselineByKey => (usize::MAX, key),
-            _ => (way, version),
+            _ => (way, version.number()),
         }
     }
 
-    fn baseline(&self, state: &State, way: usize, version: u64, key: u64) -> u64 {
+    fn baseline(&self, state: &State, way: usize, version: Version, key: u64) -> u64 {
         let id = self.baseline_id(way, version, key);
         state.baselines.get(&id).copied().unwrap_or_default()
     }
 
-    /// What must hold once everybody has ended.
+    /// Invariants after all threads have ended.
     pub(crate) fn check_end(&self, state: &State) -> Result<(), Broken> {
         let mut reported = state.reported.clone();
         for (way, word) in state.control.iter().enumerate() {
             match word.state() {
-                Some(Hook::Empty) => {}
-                Some(Hook::Live | Hook::Dying | Hook::Frozen) => {
+                Some(Occupancy::Empty) => {}
+                Some(Occupancy::Live | Occupancy::Dying | Occupancy::Frozen) => {
                     let key = state.keys[way];
                     let before = self.baseline(state, way, word.version(), key);
                     let sum = reported.entry(key).or_default();
@@ -311,11 +311,11 @@ impl State {
             .all(|thread| thread.done && thread.buffer.is_empty())
     }
 
-    /// What must hold always.
+    /// Invariants of every state.
     pub(crate) fn check(&self) -> Result<(), Broken> {
         let mut keys = BTreeSet::new();
         let found = (0..self.control.len())
-            .filter(|way| matches!(self.control[*way].state(), Some(Hook::Live | Hook::Dying)))
+            .filter(|way| matches!(self.control[*way].state(), Some(Occupancy::Live | Occupancy::Dying)))
             .map(|way| self.keys[way]);
         for key in found {
             if !keys.insert(key) {
@@ -326,7 +326,7 @@ impl State {
     }
 
     fn live(&self) -> impl Iterator<Item = usize> {
-        (0..self.control.len()).filter(|way| self.control[*way].is(Hook::Live))
+        (0..self.control.len()).filter(|way| self.control[*way].is(Occupancy::Live))
     }
 
     /// The programs that are in the middle of a packet, as bits.
@@ -340,7 +340,7 @@ impl State {
     fn check_count(&self, at: usize, way: usize) -> Result<(), Broken> {
         let word = self.control[way];
         let key = self.threads[at].packets.as_ref().map(|packets| packets[0]);
-        if !matches!(word.state(), Some(Hook::Live | Hook::Dying)) {
+        if !matches!(word.state(), Some(Occupancy::Live | Occupancy::Dying)) {
             return Err(format!("a packet counts into way {way}, which is {:?}", word.state()));
         }
         if Some(self.keys[way]) != key {
@@ -352,7 +352,7 @@ impl State {
         Ok(())
     }
 
-    /// What a thread reads: its own latest store, if that is not visible yet.
+    /// A thread's view of a word: its own latest store, if that is not visible yet.
     fn read(&self, at: usize, place: Place) -> u64 {
         let own = self.threads[at].buffer.iter().rev().find(|(to, _)| *to == place);
         own.map_or_else(

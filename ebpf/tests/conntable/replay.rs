@@ -4,7 +4,9 @@
 
 use std::{cell::Cell, panic::resume_unwind};
 
-use taskgate_ebpf::conntable::{ControlWord, InsertOutcome, Probe, State, TableMemory, find, insert, sweep};
+use taskgate_ebpf::conntable::{
+    ControlWord, HashTag, InsertOutcome, Probe, State, TableMemory, Version, find, gc, insert,
+};
 
 /// One access to shared memory, or a call whose result others have a part in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,11 +21,11 @@ pub(crate) enum Access {
     /// A grace period, from its begin to its end.
     Grace,
     /// Reads the baseline of a way's occupancy.
-    Baseline(usize, u64),
+    Baseline(usize, Version),
     /// Reports that the entry of a way, of this version and key, has this total, and makes that its baseline.
     Report {
         way: usize,
-        version: u64,
+        version: Version,
         key: u64,
         total: u64,
     },
@@ -37,7 +39,7 @@ pub(crate) enum Place {
     Total(usize),
 }
 
-/// What is left out or done wrong, so that the checker can be seen to find it.
+/// Deliberate faults, which the checker has to find.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     #[default]
@@ -155,7 +157,7 @@ pub(crate) const fn probe(key: u64) -> Probe {
     Probe {
         first,
         second,
-        tag: tag << 24,
+        tag: HashTag::of_hash(tag),
     }
 }
 
@@ -166,7 +168,7 @@ pub(crate) enum Kept {
     NoRoom,
 }
 
-/// What a program does with a packet of `key`. `looks_first`: as the data path does; without, two inserts of one key meet
+/// A program's run for a packet of `key`. `looks_first`: as the data path does; without, two inserts of one key meet
 /// more often.
 pub(crate) fn packet<const WAYS: usize>(memory: &Replay<'_, WAYS>, key: u64, looks_first: bool) -> Kept {
     let count = |way: u32| {
@@ -187,8 +189,8 @@ pub(crate) fn packet<const WAYS: usize>(memory: &Replay<'_, WAYS>, key: u64, loo
     }
 }
 
-/// What the daemon does in each round: close a window, then remove what is over, which in the model is everything.
-/// `freezes`: also what has packets that were not reported yet.
+/// The daemon's rounds: close a window, then remove expired entries, which in the model are all. `freezes`: also those
+/// with unreported packets.
 pub(crate) fn daemon<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault, rounds: usize, freezes: bool) {
     for _ in 0..rounds {
         close_window(memory, fault);
@@ -204,7 +206,7 @@ fn close_window<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault) {
         }
         let is_frozen = word.is(State::Frozen);
         if is_frozen && fault == Fault::FreeBeforeReport {
-            sweep::free::<u64, _>(memory, way as u32, word);
+            gc::free::<u64, _>(memory, way as u32, word);
         }
         let key = memory.access(Access::Load(Place::Key(way)));
         let total = memory.access(Access::Load(Place::Total(way)));
@@ -215,7 +217,7 @@ fn close_window<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault) {
             total,
         });
         if is_frozen && fault != Fault::FreeBeforeReport {
-            sweep::free::<u64, _>(memory, way as u32, word);
+            gc::free::<u64, _>(memory, way as u32, word);
         }
     }
 }
@@ -225,7 +227,7 @@ fn remove_all<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault, freeze
     for way in 0..2 * WAYS {
         let word = memory.control(way);
         // Dying: marked by a daemon that was killed.
-        if word.is(State::Dying) || sweep::mark::<u64, _>(memory, way as u32, word) {
+        if word.is(State::Dying) || gc::mark::<u64, _>(memory, way as u32, word) {
             marked.push((way, word.with(State::Dying)));
         }
     }
@@ -240,11 +242,11 @@ fn remove_all<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault, freeze
         let baseline = memory.access(Access::Baseline(way, word.version()));
         let way = way as u32;
         if total == baseline {
-            sweep::remove::<u64, _>(memory, way, word);
+            gc::remove::<u64, _>(memory, way, word);
         } else if freezes {
-            sweep::freeze::<u64, _>(memory, way, word);
+            gc::freeze::<u64, _>(memory, way, word);
         } else {
-            sweep::unmark::<u64, _>(memory, way, word);
+            gc::unmark::<u64, _>(memory, way, word);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the parser is expected to make of a frame.
+//! Expected results of the parser.
 
 use taskgate_ebpf::{
     abi::{Address, DropReason},
@@ -11,7 +11,7 @@ pub(crate) const MALFORMED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason:
 pub(crate) const SOURCE_ROUTED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::SourceRouted));
 pub(crate) const UNSUPPORTED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::UnsupportedEthertype));
 
-/// What a frame that carries no addresses leaves.
+/// The packet of a frame without addresses.
 pub(crate) fn nothing() -> Packet {
     Packet {
         packets: 1,

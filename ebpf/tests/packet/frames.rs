@@ -16,13 +16,13 @@ pub(crate) const DESTINATION4: [u8; 4] = [192, 0, 2, 9];
 pub(crate) const SOURCE6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
 pub(crate) const DESTINATION6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 
-/// Parses a frame that stands for itself.
+/// Parses a frame of one packet.
 pub(crate) fn parsed(bytes: &[u8]) -> (Result<(), Unparsed>, Packet) {
     parsed_as(&HostFrame::new(bytes, LINK))
 }
 
 pub(crate) fn parsed_as(frame: &HostFrame<'_>) -> (Result<(), Unparsed>, Packet) {
-    // What stood there before must not matter.
+    // Earlier values must not matter.
     let mut packet = Packet {
         bytes: 0xdead_beef,
         tcp_flags: 0xff,

@@ -1,4 +1,4 @@
-//! What is left to be done to a frame may not touch what was judged.
+//! Pending offloads must not touch the bytes that were judged.
 
 use etherparse::EtherType;
 use taskgate_ebpf::{

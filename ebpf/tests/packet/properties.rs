@@ -1,4 +1,4 @@
-//! What holds for the parser whatever it is given, and that `etherparse` reads the same.
+//! Properties of the parser for any input, and agreement with `etherparse`.
 
 use etherparse::EtherType;
 use proptest::{collection::vec, prelude::*};
@@ -152,7 +152,7 @@ proptest! {
         let (result, packet) = parsed_as(&HostFrame { segments, ..HostFrame::new(&frame, LINK) });
         prop_assert_ne!(result, Err(Unparsed::Short), "all bytes are in reach");
         prop_assert_ne!(packet.packets, 0);
-        // A packet that is said to be a GSO packet may say no length of its own.
+        // A GSO packet's header may have no length.
         if result.is_ok() && segments.1 == 0 {
             agrees(&frame, &packet)?;
         }

@@ -1,16 +1,16 @@
-//! What an ICMP error quotes, by name.
+//! Packets quoted by ICMP errors, by name.
 
 use etherparse::IpFragOffset;
 use taskgate_ebpf::packet::{IcmpKind, Kind, PULL_BYTES, Packet, parse_quoted};
 
 use crate::{expected::*, frames::*};
 
-/// What stands where nothing is quoted.
+/// The value if nothing is quoted.
 fn none() -> Packet {
     Packet::default()
 }
 
-/// What is quoted by an error whose IP packet is `frame`: what is told of it.
+/// The quoted packet of an error with the IP packet `frame`.
 fn quoted(frame: &[u8]) -> Packet {
     let (result, error) = parsed(frame);
     assert_eq!(result, Ok(()), "{frame:02x?}");

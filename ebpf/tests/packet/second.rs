@@ -1,4 +1,4 @@
-//! What `etherparse` makes of a frame, against what our parser made of it. The fuzzer's checks include this file too.
+//! Comparison of our parser with `etherparse`. The fuzzer's checks include this file too.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use taskgate_ebpf::{
 /// Addresses, and what `etherparse` finds behind the extension headers: protocol, ports and flags.
 type Other = (Kind, Address, Address, Option<(u8, u16, u16, u8)>);
 
-/// What `etherparse` makes of a frame that it can read.
+/// `etherparse`'s reading of a frame, if it can read it.
 fn other_reading(bytes: &[u8]) -> Option<Other> {
     let sliced = LaxSlicedPacket::from_ethernet(bytes).ok()?;
     if !sliced.link_exts.is_empty() {
@@ -49,7 +49,7 @@ pub(crate) fn disagrees(bytes: &[u8], packet: &Packet) -> Option<String> {
     if ours != (kind, source, destination) {
         return Some(format!("{ours:?}, etherparse: {:?}", (kind, source, destination)));
     }
-    // We take an authentication header for a protocol of its own, in both families.
+    // We take an authentication header for the transport protocol, in both families.
     if packet.protocol == 51 {
         return None;
     }

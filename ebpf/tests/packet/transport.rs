@@ -1,4 +1,4 @@
-//! TCP, UDP, ICMP, neighbours, and packets that stand for several, by name.
+//! TCP, UDP, ICMP, neighbour discovery and GSO packets, by name.
 
 use etherparse::EtherType;
 use taskgate_ebpf::{
@@ -174,7 +174,7 @@ fn neighbour_discovery() {
     };
     let known = Address::from_octets(TARGET);
     let none = Address::default();
-    // What a router says is known as such whatever its hop limit is.
+    // Messages of routers are recognised with any hop limit.
     let of_afar = |kind: u8| match kind {
         130 | 134 | 137 => Neighbour::RouterRole,
         _ => Neighbour::None,

@@ -16,13 +16,12 @@ use super::{
 /// A model, compiled over and over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompileTime {
-    /// What users read.
+    /// The row's name.
     pub name: String,
     /// Microseconds from model to policies and rows.
     pub compile: Spread,
     /// Microseconds from there into an empty image.
     pub write: Spread,
-    /// Bytes of the policies.
     pub policy_bytes: usize,
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use testkit::netns::{Netns, PATIENCE};
 
-/// What goes over a connection.
+/// Kinds of exchanges over a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeKind {
     /// As much as it takes, one way.
@@ -23,7 +23,7 @@ pub enum ExchangeKind {
 }
 
 impl ExchangeKind {
-    /// In what its rate is told.
+    /// The unit of its rate.
     pub const fn unit(self) -> &'static str {
         match self {
             Self::Bulk => "Mbit/s",
@@ -44,7 +44,7 @@ impl fmt::Display for ExchangeKind {
 /// The last byte of a slice, and what all others are.
 const LAST: u8 = 1;
 const MORE: u8 = 0;
-/// What is written at once, in bytes.
+/// Bytes of one write.
 const CHUNK: u32 = 128 << 10;
 
 /// An open connection, both ends of it.
@@ -67,14 +67,13 @@ impl Exchange {
         let (server, _) = listener.accept()?;
         for end in [&client, &server] {
             end.set_nodelay(true)?;
-            // An exchange that stands still is an error and does not last for ever.
+            // A stalled exchange is an error.
             end.set_read_timeout(Some(PATIENCE))?;
             end.set_write_timeout(Some(PATIENCE))?;
         }
         Ok(Self { kind, client, server })
     }
 
-    /// What goes over it.
     pub fn kind(&self) -> ExchangeKind {
         self.kind
     }
@@ -114,7 +113,6 @@ impl Exchange {
         Ok(count)
     }
 
-    /// The server's part.
     fn serve(&self) -> Result<()> {
         let mut server = &self.server;
         let mut buffer = vec![0; CHUNK as usize];

@@ -1,8 +1,10 @@
 //! The data path, measured: what `cargo xtask bench path` runs. docs/performance.md says how it is done and why.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
+#![expect(clippy::print_stderr, reason = "a failure in `drop` has no caller")]
+#![expect(missing_docs, reason = "for tests alone: names that say all need no words")]
 
 pub mod compare;
 pub mod compile;
+pub mod control;
 pub mod density;
 pub mod exchange;
 pub mod loaded;
@@ -10,7 +12,6 @@ pub mod machine;
 pub mod measure;
 pub mod paths;
 pub mod peers;
-pub mod process;
 pub mod reading;
 pub mod report;
 pub mod rules;
@@ -20,7 +21,7 @@ pub mod varied;
 pub mod veth;
 pub mod window;
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -28,7 +29,6 @@ pub use report::{MOST_INSTRUCTIONS, Report};
 
 use machine::Machine;
 
-/// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathEffort {
     /// Rounds over all paths, after one that does not count.
@@ -46,7 +46,7 @@ pub struct PathEffort {
 }
 
 impl PathEffort {
-    /// What figures are quoted from: some minutes.
+    /// For published figures: some minutes.
     pub const FULL: Self = Self {
         rounds: 15,
         packets: 500_000,
@@ -83,18 +83,4 @@ pub fn run(effort: PathEffort, say: &dyn Fn(&str)) -> Result<Report> {
         programs,
         compiled,
     })
-}
-
-/// How a program that measures ends: with its text on standard output, or an error on the other.
-pub fn ended(measured: Result<String>) -> ExitCode {
-    match measured {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
 }

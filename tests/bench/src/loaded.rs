@@ -89,17 +89,15 @@ impl LoadedFixture {
         Ok(Self { object, tables })
     }
 
-    /// The loaded program.
     pub fn object(&self) -> &BpfObject {
         &self.object
     }
 
-    /// Loads the prefilter beside it, and gives its program.
+    /// Loads the prefilter too, and gives its program's name.
     pub fn load_prefilter(&mut self) -> Result<&'static str> {
         Ok(self.object.load_prefilter()?)
     }
 
-    /// One of its programs.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd> {
         Ok(self.object.program(name)?)
     }
@@ -114,7 +112,6 @@ impl LoadedFixture {
         Ok(self.object.attach_by(link, hook)?)
     }
 
-    /// What its tables have counted.
     pub fn counted(&mut self) -> Result<Counted> {
         let mut counted = Counted::default();
         self.tables.conns(&mut |conn| {
@@ -138,7 +135,8 @@ impl LoadedFixture {
         self.tables.conns(&mut |conn| ids.push(conn.id))?;
         self.tables.mark_conns(&ids)?;
         for id in &ids {
-            ensure!(self.tables.take_conn(*id)?.is_some(), "a connection went by itself");
+            ensure!(self.tables.freeze_conn(*id)?.is_some(), "a connection went by itself");
+            self.tables.free_conn(*id)?;
         }
         Ok(ids.len() as u64)
     }

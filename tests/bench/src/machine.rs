@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 pub struct Machine {
     /// The CPU's name.
     pub cpu: String,
-    /// How many of them.
     pub cpus: usize,
     /// The one that was measured on.
     #[serde(rename = "measured_on")]
@@ -38,17 +37,14 @@ impl Machine {
         one.set(on)?;
         sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("cannot stay on CPU {on}"))?;
 
-        let cpu = read("/proc/cpuinfo")?;
-        let cpu = value_of(&cpu, "model name").unwrap_or("of unknown make").to_owned();
         let release = read("/proc/sys/kernel/osrelease")?;
         let build = read("/proc/sys/kernel/version")?;
-        let load = read("/proc/loadavg")?;
         Ok(Self {
-            cpu,
+            cpu: cpu()?,
             cpus,
             on,
             kernel: format!("{release} {build} {}", std::env::consts::ARCH),
-            load: load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+            load: load()?,
         })
     }
 
@@ -67,6 +63,27 @@ impl Machine {
              load:    {load} when it began\n"
         )
     }
+}
+
+/// The machine as lines to read, where several processes are measured, on whatever CPUs they get.
+pub fn unpinned() -> Result<String> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let (cpu, kernel, load) = (cpu()?, read("/proc/sys/kernel/osrelease")?, load()?);
+    Ok(format!(
+        "machine: {cpu}, {cpus} CPUs\n\
+         kernel:  {kernel}\n\
+         load:    {load} when it began\n"
+    ))
+}
+
+fn cpu() -> Result<String> {
+    let cpu = read("/proc/cpuinfo")?;
+    Ok(value_of(&cpu, "model name").unwrap_or("of unknown make").to_owned())
+}
+
+fn load() -> Result<String> {
+    let load = read("/proc/loadavg")?;
+    Ok(load.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
 }
 
 fn read(file: &str) -> Result<String> {

@@ -1,4 +1,4 @@
-//! Rounds over paths, each beside the empty program.
+//! Rounds over paths, each compared with the empty program.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -7,7 +7,7 @@ use taskgate_bpf::sys::{self, TestPacket};
 
 use super::{spread::Spread, varied::Varied};
 
-/// What runs on packets.
+/// The program that runs on packets.
 pub enum Runner {
     /// A program, on the same packet over and over.
     Same(OwnedFd),
@@ -26,19 +26,15 @@ impl AsFd for Runner {
 
 /// A path to measure.
 pub struct Case {
-    /// What users read.
+    /// The row's name.
     pub name: String,
     /// Nanoseconds that it may take, net.
     pub budget: Option<u32>,
     /// Whether it is among the denials that should all take the same time.
     pub flat: bool,
-    /// The packet.
     pub frame: Vec<u8>,
-    /// The link that it is on.
     pub link: u32,
-    /// Whether it goes on.
     pub passes: bool,
-    /// The program that is measured.
     pub gate: Runner,
     /// The empty one, which is run in the same way.
     pub empty: Runner,
@@ -49,17 +45,11 @@ pub struct Case {
 /// A path, measured: nanoseconds for one packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Path {
-    /// As in [`Case`].
     pub name: String,
-    /// As in [`Case`].
     pub budget: Option<u32>,
-    /// As in [`Case`].
     pub flat: bool,
-    /// As in [`Case`].
     pub packets: u32,
-    /// With the gate, all of it.
     pub gross: Spread,
-    /// With the empty program.
     pub empty: Spread,
     /// The difference, round by round.
     pub net: Spread,
@@ -72,7 +62,7 @@ impl Path {
     }
 }
 
-/// What tc programs return for a packet that goes on, and for one that is dropped.
+/// Return values of tc programs for passed and dropped packets.
 const PASS: u32 = u32::MAX;
 const SHOT: u32 = 2;
 

@@ -23,7 +23,6 @@ use testkit::fixture::frames::{self, flags};
 pub const ROOM: u32 = 262_144;
 /// Members of the group that rules refer to, where nothing else is said.
 pub const MEMBERS: u32 = 10_000;
-/// One of them.
 const MEMBER: u32 = 5_000;
 const TCP: u8 = 6;
 
@@ -114,12 +113,7 @@ fn open_many(fixture: &mut LoadedFixture, bits: u32) -> Result<()> {
     for (direction, flags) in HANDSHAKE {
         let frame = segment(direction, local(WIDE, Family::V4), stranger(Family::V4), flags);
         // Not in the order in which they are met later: entries made one after the other lie side by side.
-        let variation = Variation {
-            bits,
-            order: Order::Rising,
-            family: Family::V4,
-            direction,
-        };
+        let variation = Variation::new(bits, Order::Rising, Family::V4, direction);
         let runner = varying(fixture, classify(direction), variation)?;
         run(runner.as_fd(), &frame, loaded::link(WIDE), 1 << bits, true)?;
     }
@@ -183,12 +177,7 @@ fn denied(fixture: &LoadedFixture, at: usize, members: u32, packets: u32) -> Res
 /// Packets that 1,000 rules deny, from peers in the networks that some of the rules name.
 fn denied_in_turn(fixture: &LoadedFixture, bits: u32, packets: u32) -> Result<Case> {
     let (set, place) = (SETS[THOUSAND], THOUSAND + 1);
-    let variation = Variation {
-        bits,
-        order: Order::Random,
-        family: set.family,
-        direction: Ingress,
-    };
+    let variation = Variation::new(bits, Order::Random, set.family, Ingress);
     let same = denied(fixture, THOUSAND, MEMBERS, packets)?;
     let segment = frames::tcp(40_001, set.denied_port(), flags::SYN, &[]);
     let remote: IpAddr = [172, 16, 0, 1].into();
@@ -205,12 +194,7 @@ fn denied_in_turn(fixture: &LoadedFixture, bits: u32, packets: u32) -> Result<Ca
 
 /// Packets on many connections of IPv4 from the task, in an order without a pattern.
 fn in_turn(fixture: &LoadedFixture, bits: u32, packets: u32) -> Result<Case> {
-    let variation = Variation {
-        bits,
-        order: Order::Random,
-        family: Family::V4,
-        direction: Egress,
-    };
+    let variation = Variation::new(bits, Order::Random, Family::V4, Egress);
     Ok(Case {
         frame: segment(Egress, local(WIDE, Family::V4), stranger(Family::V4), flags::ACK),
         link: loaded::link(WIDE),
@@ -225,12 +209,7 @@ fn in_turn(fixture: &LoadedFixture, bits: u32, packets: u32) -> Result<Case> {
 /// New connections from strangers, which the last rule of a set allows.
 fn new(fixture: &LoadedFixture, at: usize, bits: u32) -> Result<Case> {
     let (set, place) = (SETS[at], at + 1);
-    let variation = Variation {
-        bits,
-        order: Order::Random,
-        family: set.family,
-        direction: Ingress,
-    };
+    let variation = Variation::new(bits, Order::Random, set.family, Ingress);
     Ok(Case {
         name: format!("new, allowed, {}, {} rules", set.family, set.rules),
         budget: Some(620),
@@ -272,8 +251,8 @@ fn counted(grounds: &mut [&mut LoadedFixture], cases: &[Case], effort: PathEffor
     Ok(paths)
 }
 
-/// What takes the same packet over and over, and what shows how far the other way of measuring is from that: established
-/// connections, and what is denied and recorded.
+/// Paths that take the same packet repeatedly (established connections, recorded denials), and paths that show how far
+/// the other way of measuring is from that.
 fn steady(fixture: &mut LoadedFixture, effort: PathEffort) -> Result<(Vec<Path>, Vec<Path>)> {
     const FEW: u32 = 2;
     const SOME: u32 = 10;
@@ -305,7 +284,7 @@ fn steady(fixture: &mut LoadedFixture, effort: PathEffort) -> Result<(Vec<Path>,
     Ok((established, denied))
 }
 
-/// What opens a connection with each packet; the table is emptied after each round.
+/// Paths that open a connection with each packet; the table is emptied after each round.
 fn opening(fixture: &mut LoadedFixture, effort: PathEffort) -> Result<Vec<Path>> {
     fixture.forget_conns()?;
     let cases = [THOUSAND, THOUSAND_V6].map(|at| new(fixture, at, effort.new_bits));

@@ -1,5 +1,5 @@
-//! Reading a large account: how long `taskgate check` takes over a folder as the AWS CLI would leave it, and in how much
-//! memory. What `cargo xtask bench reading` runs.
+//! Reading a large account: time and memory of `taskgate check` on a folder with output of the AWS CLI. `cargo xtask
+//! bench reading` runs this.
 
 use std::{
     env, fs,
@@ -22,7 +22,6 @@ use serde_json::{
 pub struct ReadingEffort {
     /// Security groups.
     pub groups: usize,
-    /// Rules in each of them.
     pub rules: usize,
     /// Network interfaces.
     pub enis: usize,
@@ -31,7 +30,7 @@ pub struct ReadingEffort {
 }
 
 impl ReadingEffort {
-    /// What figures are quoted from.
+    /// For published figures.
     pub const FULL: Self = Self {
         groups: 2_500,
         rules: 31,

@@ -1,4 +1,4 @@
-//! What was measured, to read and as JSON.
+//! The figures, as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -20,20 +20,15 @@ pub const MOST_INSTRUCTIONS: u32 = 250_000;
 /// By how much the slowest denial may be above the fastest.
 const MOST_EXCESS: f64 = 0.15;
 
-/// Everything that was measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// How long it was measured.
     pub effort: PathEffort,
-    /// Where.
     pub machine: Machine,
-    /// The paths.
     pub paths: Vec<Path>,
     /// Traffic over veth.
     pub traffic: Vec<VethTraffic>,
     /// The programs, with the number of instructions that the verifier went through.
     pub programs: Programs,
-    /// Compile times.
     pub compiled: Vec<CompileTime>,
 }
 
@@ -55,7 +50,7 @@ impl Report {
         excess(self.paths.iter().filter(|path| path.flat).map(|path| path.net.median))
     }
 
-    /// Programs that took the verifier more than [`MOST_INSTRUCTIONS`]: a build that must not stand.
+    /// Programs that took the verifier more than [`MOST_INSTRUCTIONS`]: a build that must be refused.
     pub fn too_long(&self) -> impl Iterator<Item = &'static str> {
         let too_long = |(name, verified): &(&'static str, Option<u32>)| {
             verified
@@ -65,7 +60,6 @@ impl Report {
         self.programs.iter().filter_map(too_long)
     }
 
-    /// As tables.
     pub fn text(&self) -> String {
         let paths: Vec<_> = self
             .paths
@@ -159,7 +153,6 @@ impl Report {
         text
     }
 
-    /// As JSON.
     pub fn json(&self) -> Value {
         let paths = self.paths.iter().map(|path| {
             json!({
@@ -308,7 +301,7 @@ clock                  not told  250000
 
 microseconds, model to image  compile  write  policy bytes
 1,000 rules                       900     80          4096
-the whole image: 23068672 bytes
+the whole image: 27262976 bytes
 ";
         assert_eq!(report().text(), expected);
     }

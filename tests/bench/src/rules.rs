@@ -9,7 +9,7 @@ use testkit::fixture::model::{gated, group, member, model, tcp_to};
 /// How a set's rules lie to the packet that they deny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleKind {
-    /// As in a real set: each rule has a port and a peer of its own.
+    /// As in a real set: each rule has a different port and peer.
     Plain,
     /// Every other rule has the packet's port and every other its peer, none both: the verdict has to look at every word
     /// of the bitmaps.
@@ -23,7 +23,6 @@ pub struct Set {
     pub family: Family,
     /// How many: 1 to 1,000.
     pub rules: u16,
-    /// See [`RuleKind`].
     pub kind: RuleKind,
 }
 

@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Spread {
     /// The middle one; of an even number, the mean of the two in the middle.
     pub median: f64,
-    /// The least.
     #[serde(rename = "min")]
     pub least: f64,
-    /// The most.
     #[serde(rename = "max")]
     pub most: f64,
 }

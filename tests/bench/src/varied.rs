@@ -16,9 +16,7 @@ use taskgate_model::Family;
 /// comes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variation {
-    /// See the structure.
     pub bits: u32,
-    /// Their order.
     pub order: Order,
     /// The packet's family.
     pub family: Family,
@@ -36,6 +34,15 @@ pub enum Order {
 }
 
 impl Variation {
+    pub const fn new(bits: u32, order: Order, family: Family, direction: Direction) -> Self {
+        Self {
+            bits,
+            order,
+            family,
+            direction,
+        }
+    }
+
     /// Where the low 16 bits of the peer's address lie in the frame, and its port.
     const fn peer(self) -> (i16, i16) {
         match (self.family, self.direction) {
@@ -46,7 +53,7 @@ impl Variation {
         }
     }
 
-    /// What is done to a packet before the jump to the program in `next`; `count` holds how many there were.
+    /// Changes to a packet before the jump to the program in `next`; `count` holds the number of packets.
     fn instructions(self, count: BorrowedFd<'_>, next: BorrowedFd<'_>) -> Vec<Instruction> {
         const DATA: i16 = 76;
         const DATA_END: i16 = 80;
@@ -118,7 +125,7 @@ impl Variation {
     }
 }
 
-/// What a [`Varied`] returns if what comes after it did not run.
+/// Return value of a [`Varied`] whose next program did not run.
 const NOT_RUN: i32 = 77;
 
 /// A program that varies packets before another one gets them.
@@ -137,8 +144,8 @@ impl Varied {
         Self::chain(program, |next| variation.instructions(count.as_fd(), next))
     }
 
-    /// Before `program`, likewise: puts the VLAN tag that stands in a frame's source address beside the frame, where
-    /// drivers and veth links have it. A test run cannot.
+    /// Runs before `program`: moves a VLAN tag from a frame's source address into metadata, where drivers and veth
+    /// links have it. A test run cannot.
     pub fn tagging(program: BorrowedFd<'_>) -> Result<Self> {
         Self::chain(program, tag_instructions)
     }

@@ -1,4 +1,4 @@
-//! What gates leave of the traffic over veth pairs.
+//! Throughput over veth pairs with gates, compared with none.
 //!
 //! ```text
 //!   client ──gate── this namespace ──gate── a server for each family, with 1,000 rules
@@ -24,7 +24,7 @@ use testkit::{
     sandbox::ip_batch,
 };
 
-/// What gates must leave, in per cent of what there is without any.
+/// The least throughput with gates, in per cent of that without.
 pub const LEAST_SHARE: f64 = 97.0;
 
 /// The place of the task that connects.
@@ -37,9 +37,9 @@ const TASKS: [usize; 3] = [CLIENT, SERVERS[0].1, SERVERS[1].1];
 /// VethTraffic without and with gates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VethTraffic {
-    /// What users read.
+    /// The row's name.
     pub name: String,
-    /// What the rates are in.
+    /// The unit of the rates.
     pub unit: &'static str,
     /// The rate without any program on the links.
     pub without: Spread,

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 
-use super::spread::Spread;
+use super::{machine::unpinned, spread::Spread};
 use testkit::{
     netns::{Netns, until},
     topology::Topology,
@@ -28,21 +28,20 @@ const COLLECTOR: &str = "10.99.0.2:9";
 const ABYSS: &str = "10.99.0.2:10";
 /// How many entries the prefix list has that a reload reads.
 const ENTRIES: u32 = 150_000;
-/// By then a gate stands, or the figures show that it does not.
+/// By then the gate is attached, or the figures show that it is not.
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// How often to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowEffort(pub u32);
 
 impl WindowEffort {
-    /// What figures are quoted from: some minutes.
+    /// For published figures: some minutes.
     pub const FULL: Self = Self(31);
     /// Enough to see that everything works.
     pub const QUICK: Self = Self(3);
 }
 
-/// What else the machine does.
+/// The machine's other load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Load {
     Idle,
@@ -50,16 +49,8 @@ enum Load {
     Reload,
 }
 
-/// Measures, and gives a table.
 pub fn run(effort: WindowEffort) -> Result<String> {
-    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read `{path}`"));
-    let (kernel, load) = (read("/proc/sys/kernel/osrelease")?, read("/proc/loadavg")?);
-    let load: Vec<&str> = load.split_whitespace().take(3).collect();
-    let mut text = format!(
-        "kernel:  {}\nload:    {} when it began\n",
-        kernel.trim(),
-        load.join(" ")
-    );
+    let mut text = unpinned()?;
     writeln!(text, "rounds:  {}, medians of them\n", effort.0)?;
     writeln!(
         text,

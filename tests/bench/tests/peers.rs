@@ -1,4 +1,4 @@
-//! taskgate beside its peers, in as little time as can be, and what `compare` reads of it.
+//! A short run of `bench peers`, and `compare` on its output.
 
 use std::{fs, time::Duration};
 

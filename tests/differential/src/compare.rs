@@ -1,11 +1,11 @@
-//! What the oracle keeps, against what the tables hold.
+//! The oracle's state, compared with the tables.
 
 use std::collections::BTreeMap;
 
 use taskgate_compiler::RuleIds;
 use taskgate_ebpf::abi::{
     Direction, LinkId,
-    tables::{RULE_EXEMPT, denial_tail, state, window},
+    tables::{KeyTag, RULE_EXEMPT, state, window},
 };
 use taskgate_tables::{ConnState, FlowKey, UsageState, Used};
 
@@ -26,7 +26,7 @@ fn conn_key(name: &Name) -> FlowKey {
         local,
         remote,
         ports,
-        LinkId::from_number(name.link).with_protocol(name.protocol),
+        KeyTag::of_conn(LinkId::from_number(name.link), name.protocol),
     )
 }
 
@@ -94,6 +94,7 @@ pub(super) fn differs(oracle: &Oracle, rule_ids: &RuleIds, state: &TableState) -
             generation: entry.generation as u16,
             rule: conn.rule,
             slot: entry.slot,
+            code: conn.code,
             state: bits(entry, name.protocol == 6) | if entry.pooled { state::POOL } else { 0 },
             next: [Direction::Egress, Direction::Ingress].map(|side| {
                 let unknown = conn.next[side.index()];
@@ -115,8 +116,8 @@ pub(super) fn differs(oracle: &Oracle, rule_ids: &RuleIds, state: &TableState) -
     for (denied, denial) in &oracle.denials {
         let (slot, direction, local, remote, protocol, ports, reason) = *denied;
         let ports = u32::from(ports.0) << 16 | u32::from(ports.1);
-        let tail = denial_tail(slot, protocol, direction, reason);
-        let Some(found) = state.denials.get(&FlowKey::new(local, remote, ports, tail)) else {
+        let tag = KeyTag::of_denial(slot, protocol, direction, reason);
+        let Some(found) = state.denials.get(&FlowKey::new(local, remote, ports, tag)) else {
             return Some(format!("no denial {denied:?} {denial:?}"));
         };
         let same = found.totals == denial.totals && found.last == denial.last;

@@ -1,4 +1,4 @@
-//! What packets wear: options, extension headers, fragments, padding, and the damage of the way.
+//! Encapsulation of packets: options, extension headers, fragments, padding, and damage.
 
 use std::net::IpAddr;
 
@@ -104,7 +104,7 @@ pub(super) fn damage(frame: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
-/// What the kernel is asked to do to a frame afterwards: as its own would be, or somewhere else.
+/// A frame's pending offloads: as the kernel would set them, or elsewhere in the frame.
 pub(super) fn left_over(frame: &[u8], segments: (u32, u32), rng: &mut Rng) -> Left {
     let (ether_type, header) = match frame.get(12..15) {
         Some([0x08, 0x00, first]) => (0x0800, 4 * i32::from(first & 15)),

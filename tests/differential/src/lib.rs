@@ -1,8 +1,10 @@
 //! Three implementations on the same packets: a naive oracle that reads the model, the pure core on plain collections, and the
 //! loaded program. Verdicts, counters, connections and denied flows must be the same.
+#![expect(missing_docs, reason = "for tests alone: names that say all need no words")]
 
 mod addresses;
 mod compare;
+pub mod diff;
 mod encapsulate;
 pub mod fuzz;
 mod generator;

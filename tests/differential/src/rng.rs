@@ -6,7 +6,7 @@ use std::vec;
 #[derive(Clone, Debug)]
 pub(crate) struct Rng {
     state: u64,
-    /// What is thrown before chance comes to it.
+    /// Chosen values, used before random ones.
     chosen: vec::IntoIter<u8>,
 }
 
@@ -70,7 +70,6 @@ impl Rng {
         choices[self.below(choices.len())].clone()
     }
 
-    /// Bytes.
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.number(1) as u8).collect()
     }

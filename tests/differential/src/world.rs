@@ -194,7 +194,7 @@ fn any_group(number: usize, rng: &mut Rng) -> SecurityGroup {
             rng.below(7)
         };
         let mut rules: Vec<Rule> = (0..count).map(|at| any_rule(number, direction, at, rng)).collect();
-        // What most groups have: everything out, much in.
+        // As most groups: everything out, much in.
         for net in ["0.0.0.0/0", "::/0"] {
             if rng.one_in(2) {
                 rules.push(Rule {

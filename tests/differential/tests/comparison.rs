@@ -72,7 +72,7 @@ fn the_pure_core_does_what_the_oracle_says() -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let began = Instant::now();
     let some = |first: u64| {
-        let image = host_image(5);
+        let image = host_image(7);
         let mut sum = Tally::default();
         for seed in (first..episodes).step_by(threads as usize) {
             sum += told(seed, |episode| episode.on_host(&image))?;

@@ -1,4 +1,4 @@
-//! What the fuzzer found to reach something, and what it broke once, replayed. `cargo xtask fuzz` looks for more.
+//! Replay of the fuzzer's corpus and of past findings. `cargo xtask fuzz` looks for more.
 
 use std::{
     collections::BTreeSet,

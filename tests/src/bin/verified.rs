@@ -7,7 +7,7 @@ use taskgate_bpf::{load::LoadOptions, object::BpfObject};
 use taskgate_net::netlink::Netlink;
 use testkit::sandbox::{ip, sandbox};
 
-/// What a program may cost the verifier (docs/performance.md).
+/// The most verified instructions of a program (docs/performance.md).
 const BUDGET: u32 = 250_000;
 
 fn main() -> Result<()> {

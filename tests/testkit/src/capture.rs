@@ -1,19 +1,12 @@
 //! Incoming frames of a link, byte for byte: for frames that have no flow, or hide it.
 
-use std::{
-    cell::RefCell,
-    os::fd::{AsRawFd as _, OwnedFd},
-};
+use std::{cell::RefCell, os::fd::OwnedFd};
 
-use anyhow::{Context as _, Result, ensure};
-use nix::{
-    errno::Errno,
-    sys::socket::{LinkAddr, recvfrom},
-};
+use anyhow::{Context as _, Result};
 
 use crate::{
     netns::{Netns, until},
-    packet_socket::{listen, missed},
+    packet_socket::{drain, listen},
 };
 
 /// The frames that a link received. A VLAN tag that the kernel keeps outside of a frame is not among its bytes.
@@ -66,19 +59,10 @@ impl Capture {
     }
 
     fn read(&self) -> Result<()> {
-        let mut frame = [0; LONGEST];
-        loop {
-            let (length, from) = match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::EINTR | Errno::ENETDOWN) => continue,
-                received => received.context("cannot read frames")?,
-            };
-            if from.map(|from| from.pkttype()) != Some(libc::PACKET_OUTGOING) {
-                self.frames.borrow_mut().push(frame[..length].to_vec());
+        drain::<LONGEST>(&self.socket, |frame, outgoing| {
+            if !outgoing {
+                self.frames.borrow_mut().push(frame.to_vec());
             }
-        }
-        let missed = missed(&self.socket)?;
-        ensure!(missed == 0, "{missed} frames were missed");
-        Ok(())
+        })
     }
 }

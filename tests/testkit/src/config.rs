@@ -7,8 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-/// A configuration. What is given twice under one name is replaced, so that a test reloads a small change of what it
-/// started with.
+/// A configuration. A second item of one name replaces the first, so that a test can reload a small change.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     namespaces: String,
@@ -35,7 +34,7 @@ impl Config {
         }
     }
 
-    /// A group. `rules` is what stands in it beside its name, such as `ingress: [{ protocol: tcp, from: any }], egress: []`.
+    /// A group. `rules`: its keys after the name, such as `ingress: [{ protocol: tcp, from: any }], egress: []`.
     #[must_use]
     pub fn group(mut self, name: &str, rules: &str) -> Self {
         let separator = if rules.is_empty() { "" } else { ", " };
@@ -44,7 +43,6 @@ impl Config {
         self
     }
 
-    /// A prefix list.
     #[must_use]
     pub fn prefix_list(mut self, name: &str, entries: &[&str]) -> Self {
         let list = format!("name: {name}, entries: {}", list(entries));
@@ -55,7 +53,13 @@ impl Config {
     /// A task whose ENI taskgate makes, in the namespace [`Config::namespace`].
     #[must_use]
     pub fn task(self, name: &str, addresses: &[&str], groups: &[&str]) -> Self {
-        let namespace = self.namespace(name);
+        self.task_in(name, name, addresses, groups)
+    }
+
+    /// A task whose ENI taskgate makes, in the namespace of another one.
+    #[must_use]
+    pub fn task_in(self, name: &str, whose: &str, addresses: &[&str], groups: &[&str]) -> Self {
+        let namespace = self.namespace(whose);
         self.bound_task(name, &format!("namespace: {namespace}"), addresses, groups, true)
     }
 
@@ -122,7 +126,6 @@ impl Config {
         self
     }
 
-    /// Without a task that was in it.
     #[must_use]
     pub fn without_task(mut self, name: &str) -> Self {
         self.tasks.remove(name);
@@ -137,7 +140,7 @@ impl Config {
         self
     }
 
-    /// Top-level keys beside these, in YAML.
+    /// Further top-level keys, in YAML.
     #[must_use]
     pub fn with(mut self, yaml: &str) -> Self {
         self.extra.push_str(yaml);

@@ -5,9 +5,9 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::Read,
-    os::unix::process::CommandExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -27,21 +27,25 @@ use crate::{
     netns::{Netns, PATIENCE},
     output::Lines,
     record::Record,
+    steps::{HeldUp, Steps},
 };
 
 /// The configuration's file in its folder.
-const FILE: &str = "taskgate.yaml";
-/// What it says once every gate that can be up is up.
+pub const FILE: &str = "taskgate.yaml";
+/// The message once every gate that can be up is up.
 const READY: &str = "gates are up";
-/// What it says once a reload is in force.
+/// The message once a reload is in force.
 pub const RELOADED: &str = "reloaded";
-/// And once it was refused.
-const REFUSED: &str = "reload refused";
+/// The message once a reload was refused.
+pub const REFUSED: &str = "reload refused";
 
 /// A running taskgate. It is killed when this is dropped before it was stopped.
 #[derive(Debug)]
 pub struct Daemon {
     process: Option<Child>,
+    steps: Option<Steps>,
+    /// Takes away what it leaves standing.
+    cleanup: Command,
     file: PathBuf,
     records: Lines,
     messages: Lines,
@@ -54,17 +58,19 @@ pub struct Daemon {
 pub enum Reload {
     /// The new configuration is in force.
     Done,
-    /// The old one stands; these are the messages.
+    /// The old one stays in force; these are the messages.
     Refused(String),
 }
 
-/// What is left of a taskgate that ended.
+/// The output of a taskgate that ended.
 #[derive(Debug)]
 pub struct Stopped {
     /// Every record that it wrote.
     pub records: Vec<Record>,
-    /// What it said on stderr.
+    /// Its stderr.
     pub messages: Vec<String>,
+    /// What `taskgate cleanup` said after it, if it was asked for.
+    pub cleaned: String,
     /// How it ended.
     pub status: ExitStatus,
     tasks: BTreeMap<String, String>,
@@ -73,12 +79,16 @@ pub struct Stopped {
 /// How one is started.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// `--instance`.
     pub instance: &'a str,
     /// `--interval`; none leaves it to the configuration.
     pub interval: Option<u32>,
     /// How long its start, a reload and its end may take each.
     pub patience: Duration,
+    /// `--watch`.
+    pub watch: bool,
+    /// `--drop-connections`.
+    pub drop_connections: bool,
+    pub held_up: HeldUp<'a>,
 }
 
 impl Daemon {
@@ -99,12 +109,18 @@ impl Daemon {
     }
 
     fn ready(mut self, options: Options<'_>) -> Result<Self> {
-        let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
-        if let Err(error) = self.messages.wait(0, options.patience, ready) {
+        if let Err(error) = self.await_ready(options.patience) {
             self.kill();
-            return Err(error.context("taskgate's gates did not come up"));
+            return Err(error);
         }
         Ok(self)
+    }
+
+    /// Waits until its gates are up.
+    pub fn await_ready(&self, patience: Duration) -> Result<()> {
+        let ready = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(READY)).then_some(()));
+        let waited = self.messages.wait(0, patience, ready);
+        waited.context("taskgate's gates did not come up")
     }
 
     /// Starts one in `host` with `config` as a file of the folder `folder`, and does not wait.
@@ -114,11 +130,19 @@ impl Daemon {
     }
 
     fn begin_in(host: &Netns, folder: &Path, tasks: BTreeMap<String, String>, options: Options<'_>) -> Result<Self> {
-        let mut command = host.command(binary()?.to_str().context("the binary's path is no text")?)?;
+        let binary = binary()?;
+        let binary = binary.to_str().context("the binary's path is no text")?;
+        let mut command = host.command(binary)?;
         command.arg("run").arg("--config").arg(folder);
         command.args(["--instance", options.instance]);
         if let Some(interval) = options.interval {
             command.args(["--interval", &interval.to_string()]);
+        }
+        if options.watch {
+            command.arg("--watch");
+        }
+        if options.drop_connections {
+            command.arg("--drop-connections");
         }
         command
             .env_remove("TASKGATE_CONFIG")
@@ -126,15 +150,23 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         // SAFETY: between fork and exec only prctl is called, a plain system call. Killed with its test, taskgate shall
-        // still take away what it made.
+        // still end.
         unsafe {
             command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGTERM)?));
         }
+        if !matches!(options.held_up, HeldUp::Never) {
+            Steps::hold_up(&mut command);
+        }
         let mut process = command.spawn().context("cannot start taskgate")?;
+        let steps = Steps::of(process.id(), options.held_up);
+        let mut cleanup = host.command(binary)?;
+        cleanup.args(["cleanup", "--yes", "--instance", options.instance]);
         Ok(Self {
+            cleanup,
             records: lines(process.stdout.take())?,
             messages: lines(process.stderr.take())?,
             process: Some(process),
+            steps: steps?,
             file: folder.join(FILE),
             tasks,
             patience: options.patience,
@@ -146,6 +178,16 @@ impl Daemon {
         Ok(self.process.as_ref().context("it runs no more")?.id())
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.process.as_mut().context("it was waited for")?.try_wait()?)
+    }
+
+    /// Its steps, if it waits at each.
+    pub fn steps(&self) -> Result<&Steps> {
+        self.steps.as_ref().context("it waits at no step")
+    }
+
     /// Replaces its configuration and sends SIGHUP, then waits for what it says of that.
     pub fn reload(&mut self, config: &Config) -> Result<Reload> {
         self.tasks.append(&mut tasks_of(config));
@@ -154,12 +196,8 @@ impl Daemon {
 
     /// As [`Daemon::reload`], with any text.
     pub fn reload_text(&self, text: &str) -> Result<Reload> {
-        // What reads the folder must never meet half a file.
-        let next = self.file.with_extension("next");
-        fs::write(&next, text)?;
-        fs::rename(&next, &self.file)?;
         let start = self.messages.len();
-        self.signal(Signal::SIGHUP)?;
+        self.begin_reload(text)?;
         let answer = |lines: &[String]| {
             Ok(lines.iter().find_map(|line| {
                 if line.contains(REFUSED) {
@@ -178,6 +216,15 @@ impl Daemon {
         } else {
             Ok(Reload::Refused(self.messages.from(start).join("\n")))
         }
+    }
+
+    /// Replaces its configuration by any text and sends SIGHUP, and does not wait.
+    pub fn begin_reload(&self, text: &str) -> Result<()> {
+        // A reader of the folder must never see half a file.
+        let next = self.file.with_extension("next");
+        fs::write(&next, text)?;
+        fs::rename(&next, &self.file)?;
+        self.signal(Signal::SIGHUP)
     }
 
     /// Reloads what has to be taken.
@@ -207,7 +254,7 @@ impl Daemon {
             .unwrap_or_else(|_| self.records.from(0))
     }
 
-    /// What it has said up to now.
+    /// Its messages so far.
     pub fn messages(&self) -> Vec<String> {
         self.messages.from(0)
     }
@@ -231,17 +278,34 @@ impl Daemon {
         Objects::of_process(self.pid()?)
     }
 
-    /// Ends it in order with SIGTERM.
+    /// Ends it in order with SIGTERM, and takes away what it leaves standing.
     pub fn stop(self) -> Result<Stopped> {
         self.stop_by(Signal::SIGTERM)
     }
 
-    /// Ends it in order with a signal of choice, and fails unless it says that all went well.
+    /// [`Self::stop`] with a signal of choice. Fails unless all went well.
     pub fn stop_by(mut self, signal: Signal) -> Result<Stopped> {
+        let stopped = self.end(signal, 0)?;
+        self.clean_up(stopped)
+    }
+
+    /// [`Self::stop`], which fails unless it says by its exit code that some tasks were not gated.
+    pub fn stop_unhealthy(mut self) -> Result<Stopped> {
+        const UNHEALTHY: i32 = 6;
+        let stopped = self.end(Signal::SIGTERM, UNHEALTHY)?;
+        self.clean_up(stopped)
+    }
+
+    /// Ends it in order with SIGTERM: its gates stand on. Fails unless all went well.
+    pub fn leave(mut self) -> Result<Stopped> {
+        self.end(Signal::SIGTERM, 0)
+    }
+
+    fn end(&mut self, signal: Signal, code: i32) -> Result<Stopped> {
         self.signal(signal)?;
         let stopped = self.wait()?;
         ensure!(
-            stopped.status.success(),
+            stopped.status.code() == Some(code),
             "taskgate ended with {}:\n{}",
             stopped.status,
             stopped.messages.join("\n")
@@ -249,35 +313,62 @@ impl Daemon {
         Ok(stopped)
     }
 
-    /// Ends it in order, and fails unless it says by its exit code that some tasks were not gated.
-    pub fn stop_unhealthy(mut self) -> Result<Stopped> {
-        const UNHEALTHY: i32 = 6;
-        self.signal(Signal::SIGTERM)?;
-        let stopped = self.wait()?;
-        ensure!(
-            stopped.status.code() == Some(UNHEALTHY),
-            "taskgate ended with {}:\n{}",
-            stopped.status,
-            stopped.messages.join("\n")
-        );
+    /// `taskgate cleanup`, with what it says.
+    fn clean_up(&mut self, mut stopped: Stopped) -> Result<Stopped> {
+        let output = self.cleanup.output().context("cannot run `taskgate cleanup`")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`taskgate cleanup` failed: {said}");
+        stopped.cleaned = said.into_owned();
         Ok(stopped)
+    }
+
+    /// [`Self::stop`] of one whose records are not all in the default format: gives their lines.
+    pub fn stop_with_lines(mut self) -> Result<Vec<String>> {
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait_status()?;
+        ensure!(
+            status.success(),
+            "taskgate ended with {status}:\n{}",
+            self.messages().join("\n")
+        );
+        let output = self.cleanup.output().context("cannot run `taskgate cleanup`")?;
+        ensure!(output.status.success(), "`taskgate cleanup` failed");
+        Ok(self.records.from(0))
+    }
+
+    /// Waits until it has ended, whatever ended it.
+    pub fn await_end(&self) -> Result<()> {
+        for lines in [&self.records, &self.messages] {
+            lines.wait_end(self.patience).context("taskgate does not end")?;
+        }
+        Ok(())
     }
 
     /// Kills it with SIGKILL: it can take nothing away.
     pub fn kill_now(mut self) -> Result<Stopped> {
-        self.signal(Signal::SIGKILL)?;
+        if self.ended()?.is_none() {
+            self.signal(Signal::SIGKILL)?;
+        }
         self.wait()
     }
 
-    fn wait(&mut self) -> Result<Stopped> {
-        for lines in [&self.records, &self.messages] {
-            lines.wait_end(self.patience).context("taskgate does not end")?;
-        }
+    fn wait_status(&mut self) -> Result<ExitStatus> {
+        self.await_end()?;
         let status = self.process.as_mut().context("it runs no more")?.wait()?;
         self.process = None;
+        Ok(status)
+    }
+
+    fn wait(&mut self) -> Result<Stopped> {
+        let status = self.wait_status()?;
+        if status.signal().is_some() {
+            // Killed while it wrote a record, which the next process writes again.
+            self.records.drop_cut();
+        }
         Ok(Stopped {
             records: self.records()?,
             messages: self.messages(),
+            cleaned: String::new(),
             status,
             tasks: std::mem::take(&mut self.tasks),
         })
@@ -306,10 +397,14 @@ impl Drop for Daemon {
 impl Stopped {
     /// The sums of all its records.
     pub fn ledger(&self) -> Result<Ledger> {
-        Ledger::of_records(&self.records, &self.tasks)
+        self.ledger_of(&self.records)
     }
 
-    /// The records of a task.
+    /// The sums of records that it wrote elsewhere.
+    pub fn ledger_of(&self, records: &[Record]) -> Result<Ledger> {
+        Ledger::of_records(records, &self.tasks)
+    }
+
     pub fn records_of(&self, task: &str) -> impl Iterator<Item = &Record> {
         let eni = Config::eni(task);
         self.records.iter().filter(move |record| record.eni == eni)

@@ -6,12 +6,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
 
 use crate::{
     config::Config,
+    control::ControlSocket,
     daemon::{Daemon, Stopped},
     ledger::{Action, Count, Flow, Ledger},
     netns::Netns,
+    record::{Record, join_runs},
     topology::Topology,
     wire::{Way, Wire},
 };
@@ -23,10 +26,13 @@ pub struct E2eTest {
     pub daemon: Daemon,
     /// The configuration in force.
     pub config: Config,
-    /// What crosses the link of what is outside.
+    /// The outside's link.
     pub outside: Wire,
     /// The host and what is outside.
     pub topology: Topology,
+    interval: Option<u32>,
+    /// The records of the processes that went before.
+    earlier: Vec<Vec<Record>>,
     tasks: BTreeMap<String, (Netns, Wire)>,
 }
 
@@ -55,6 +61,8 @@ impl E2eTest {
             config,
             outside,
             topology,
+            interval,
+            earlier: Vec::new(),
             tasks: BTreeMap::new(),
         };
         test.meet_tasks()?;
@@ -66,6 +74,33 @@ impl E2eTest {
         self.config = change(self.config.clone());
         self.daemon.apply(&self.config)?;
         self.meet_tasks()
+    }
+
+    /// Kills taskgate. Until [`E2eTest::restart`] none runs.
+    pub fn kill(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGKILL)?;
+        self.daemon.await_end()
+    }
+
+    /// Ends taskgate in order: its gates stand on. Until [`E2eTest::restart`] none runs.
+    pub fn leave(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGTERM)?;
+        self.daemon.await_end()
+    }
+
+    /// Starts taskgate after it was killed or ended, with a configuration that may be another.
+    pub fn restart(&mut self, change: impl FnOnce(Config) -> Config) -> Result<()> {
+        self.config = change(self.config.clone());
+        let next = self.topology.start_with(&self.config, self.interval)?;
+        self.succeed(next)?;
+        self.meet_tasks()
+    }
+
+    /// Goes on with another process, which was started after the one before was killed or ended.
+    pub fn succeed(&mut self, next: Daemon) -> Result<()> {
+        let killed = std::mem::replace(&mut self.daemon, next).kill_now()?;
+        self.earlier.push(killed.records);
+        Ok(())
     }
 
     /// Opens the namespaces of tasks that are new.
@@ -80,6 +115,11 @@ impl E2eTest {
         Ok(())
     }
 
+    /// taskgate's control socket.
+    pub fn control(&self) -> ControlSocket {
+        ControlSocket::of(&self.topology.instance("main"))
+    }
+
     /// A task's namespace.
     pub fn task(&self, task: &str) -> Result<&Netns> {
         Ok(&self.tasks.get(task).with_context(|| format!("no task `{task}`"))?.0)
@@ -90,7 +130,7 @@ impl E2eTest {
         Ok(&self.tasks.get(task).with_context(|| format!("no task `{task}`"))?.1)
     }
 
-    /// What the records have to say if nothing was denied.
+    /// The expected records if nothing was denied.
     pub fn passed(&self) -> Result<Ledger> {
         let wires: Vec<_> = self
             .tasks
@@ -100,8 +140,8 @@ impl E2eTest {
         Ledger::of_wires(&wires)
     }
 
-    /// What `sender` put on its way to `receiver`'s addresses and `receiver`'s gate did not let in. That of the sender
-    /// has to have let it out. `outside` is a sender, too.
+    /// Packets from `sender` to `receiver`'s addresses that `receiver`'s gate did not let in. The sender's gate must
+    /// have passed them. `outside` is a sender, too.
     pub fn not_let_in(&self, sender: &str, receiver: &str) -> Result<Vec<(Flow, Count)>> {
         let from = if sender == "outside" {
             &self.outside
@@ -120,8 +160,7 @@ impl E2eTest {
         Ok(missing)
     }
 
-    /// What the records have to say if the gates of these receivers kept out what did not arrive, and nothing else was
-    /// denied.
+    /// The expected records if the gates of these receivers denied what did not arrive, and nothing else was denied.
     pub fn denied_in(&self, pairs: &[(&str, &str)]) -> Result<Ledger> {
         let mut ledger = self.passed()?;
         for (sender, receiver) in pairs {
@@ -132,10 +171,19 @@ impl E2eTest {
         Ok(ledger)
     }
 
-    /// What the records have to say if the gates of these tasks kept in what they sent outside and did not arrive there,
-    /// and nothing else was denied.
+    /// The expected records if the gates of these tasks denied what they sent outside and did not arrive there, and
+    /// nothing else was denied.
     pub fn kept_in(&self, senders: &[&str]) -> Result<Ledger> {
-        let mut ledger = self.passed()?;
+        self.keep_in(self.passed()?, senders)
+    }
+
+    /// What the records have to say if a task's gate kept out and in what did not arrive, to and from outside, and nothing
+    /// else was denied.
+    pub fn denied_at(&self, task: &str) -> Result<Ledger> {
+        self.keep_in(self.denied_in(&[("outside", task)])?, &[task])
+    }
+
+    fn keep_in(&self, mut ledger: Ledger, senders: &[&str]) -> Result<Ledger> {
         let arrived = self.outside.flows()?;
         for sender in senders {
             for (way, flow) in self.wire(sender)?.flows()?.into_keys() {
@@ -162,9 +210,11 @@ impl E2eTest {
         Ok(())
     }
 
-    /// Ends taskgate and compares the sums of all its records with what they have to be.
-    pub fn finish(self, expected: &Ledger) -> Result<Stopped> {
-        let stopped = self.daemon.stop()?;
+    /// Ends taskgate and compares the sums of all records, also of the processes before, with what they have to be.
+    pub fn finish(mut self, expected: &Ledger) -> Result<Stopped> {
+        let mut stopped = self.daemon.stop()?;
+        self.earlier.push(std::mem::take(&mut stopped.records));
+        stopped.records = join_runs(self.earlier);
         let recorded = stopped.ledger()?;
         ensure!(
             recorded == *expected,
@@ -194,7 +244,6 @@ pub fn ip(text: &str) -> IpAddr {
         .unwrap_or_else(|error| panic!("`{text}` is no address: {error}"))
 }
 
-/// An address and a port.
 pub fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(address), port)
 }

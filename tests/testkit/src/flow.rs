@@ -19,16 +19,13 @@ pub mod protocol {
 /// A 5-tuple as records have it: in the direction of the packets, ports 0 for what has none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
-    /// Where the packets come from.
     pub source: SocketAddr,
-    /// Where they go.
     pub destination: SocketAddr,
     /// The IANA number.
     pub protocol: u8,
 }
 
 impl Flow {
-    /// TCP from `source` to `destination`.
     pub fn tcp(source: SocketAddr, destination: SocketAddr) -> Self {
         Self {
             source,
@@ -37,7 +34,6 @@ impl Flow {
         }
     }
 
-    /// UDP from `source` to `destination`.
     pub fn udp(source: SocketAddr, destination: SocketAddr) -> Self {
         Self {
             source,
@@ -65,7 +61,6 @@ impl Flow {
         Self::plain(source, destination, protocol)
     }
 
-    /// The other way.
     #[must_use]
     pub fn back(self) -> Self {
         Self {
@@ -75,8 +70,8 @@ impl Flow {
         }
     }
 
-    /// What kernels send one another without being asked: multicast, and what comes from or goes to a link-local
-    /// address of IPv6 or none at all. When and how often is their business, so it is in no sum.
+    /// Unsolicited traffic of kernels: multicast, and packets from or to a link-local or unspecified IPv6 address. Its
+    /// timing varies, so sums leave it out.
     pub fn is_chatter(&self) -> bool {
         [self.source.ip(), self.destination.ip()]
             .into_iter()
@@ -107,7 +102,6 @@ impl fmt::Debug for Flow {
 pub struct Count {
     /// Packets on the wire.
     pub packets: u64,
-    /// Bytes.
     pub bytes: u64,
 }
 
@@ -161,8 +155,6 @@ impl fmt::Debug for Count {
 /// The fate of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
-    /// They passed.
     Accept,
-    /// They were dropped.
     Reject,
 }

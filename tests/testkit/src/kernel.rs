@@ -1,21 +1,22 @@
 //! The kernel's state: gates on links, and the objects that a process holds.
 
-use std::{collections::BTreeSet, fmt, fs, io, path::Path};
+use std::{collections::BTreeSet, fmt, fs, io, os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{SchedClassifier, TcAttachType};
-use taskgate_bpf::gate::AttachKind;
+use nix::net::if_::if_nametoindex;
+use taskgate_bpf::{gate::AttachKind, sys};
 
-use crate::netns::{Netns, until};
+use crate::{
+    netns::{Netns, until},
+    pins,
+};
 
 /// Programs, maps and links, by their ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
-    /// Programs.
     pub programs: BTreeSet<u32>,
-    /// Maps.
     pub maps: BTreeSet<u32>,
-    /// Links.
     pub links: BTreeSet<u32>,
 }
 
@@ -58,7 +59,6 @@ impl Objects {
         })
     }
 
-    /// The names of its programs.
     pub fn program_names(&self) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
         for info in aya::programs::loaded_programs() {
@@ -125,16 +125,41 @@ pub fn hooks() -> Vec<AttachKind> {
 /// How many programs are at the tc hooks of a link: where its packets come in, and where they go out.
 pub fn gates(netns: &Netns, link: &str) -> Result<(usize, usize)> {
     netns.run(|| {
-        let at = |hook, filter| match SchedClassifier::query_tcx(link, hook) {
-            Ok((_, programs)) => Ok(programs.len()),
-            // A kernel before 6.6 knows only filters. In this thread's namespace.
-            Err(_) => filters(link, filter),
+        // A kernel before 6.6 knows only filters. In this thread's namespace.
+        let at = |hook, filter| -> Result<usize> {
+            let tcx = SchedClassifier::query_tcx(link, hook).map_or(0, |(_, programs)| programs.len());
+            Ok(tcx + filters(link, filter)?)
         };
         Ok((
             at(TcAttachType::Ingress, "ingress")?,
             at(TcAttachType::Egress, "egress")?,
         ))
     })
+}
+
+/// Takes sides of an instance's gate off a link, as root on the host can; `true`: that on which the link receives.
+pub fn take_off(netns: &Netns, instance: &str, link: &str, sides: &[bool]) -> Result<()> {
+    let links = pins::folder(instance).join("links");
+    netns.run(|| {
+        let ifindex = if_nametoindex(link)?;
+        for ingress in sides {
+            // A kernel before 6.6 knows only filters.
+            for id in sys::tcx_links(ifindex, *ingress).unwrap_or_default() {
+                sys::detach(sys::pinned(&links.join(id.to_string()))?.as_fd())?;
+            }
+        }
+        Ok(())
+    })?;
+    for ingress in sides {
+        let hook = if *ingress { "ingress" } else { "egress" };
+        // Nothing to do where nothing is.
+        netns.run(|| {
+            let mut command = std::process::Command::new("tc");
+            command.args(["filter", "del", "dev", link, hook]).output()?;
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn filters(link: &str, hook: &str) -> Result<usize> {

@@ -30,8 +30,8 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// What the records of tasks have to say if all that crossed their links was let through. Each wire is the task's
-    /// own end of its ENI.
+    /// The expected records of tasks if all that crossed their links was allowed. Each wire is the task's end of its
+    /// ENI.
     pub fn of_wires(wires: &[(&str, &Wire)]) -> Result<Self> {
         let mut ledger = Self::default();
         for (task, wire) in wires {
@@ -90,7 +90,6 @@ impl Ledger {
         self
     }
 
-    /// Both sums together.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         for ((task, flow, action), count) in other.0 {
@@ -99,7 +98,6 @@ impl Ledger {
         self
     }
 
-    /// One sum.
     pub fn get(&self, task: &str, flow: Flow, action: Action) -> Count {
         self.0
             .get(&(task.to_owned(), flow, action))
@@ -116,7 +114,6 @@ impl Ledger {
             .sum()
     }
 
-    /// The flows of a task with one action.
     pub fn flows(&self, task: &str, action: Action) -> impl Iterator<Item = Flow> {
         self.0
             .keys()
@@ -124,7 +121,6 @@ impl Ledger {
             .map(|(_, flow, _)| *flow)
     }
 
-    /// Without some flows.
     #[must_use]
     pub fn without(mut self, mut left_out: impl FnMut(Flow) -> bool) -> Self {
         self.0.retain(|(_, flow, _), _| !left_out(*flow));

@@ -1,4 +1,4 @@
-//! What a running taskgate holds in the kernel, read beside it: what no flow record says.
+//! The tables of a running taskgate, read from the kernel: facts that no flow record has.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,11 @@ use taskgate_bpf::{
 };
 use taskgate_ebpf::{
     abi::{
-        Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6, LinkId,
+        Charge, Charges, Conn, Direction, EniUsage, FlowMaps, Fragment, Key4, Key6,
         image::SLOTS,
         map,
         outcome::{OUTCOMES, counters_index},
+        tables::KeyTag,
     },
     wire::TCP,
 };
@@ -36,7 +37,7 @@ pub struct MapDump {
     fragments_v6: BpfHashMap<Key6, Fragment>,
 }
 
-/// What the tasks use of the tables, and what found no room, all together.
+/// All tasks' use of the tables, and losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableUse {
     /// Tracked connections.
@@ -67,7 +68,7 @@ pub fn conns_of<K: TableKey>(process: u32, names: FlowMaps) -> Result<MappedTabl
 }
 
 impl MapDump {
-    /// Opens the tables of `daemon`, each task of which has a slot of its own.
+    /// Opens the tables of `daemon`, each task of which has a separate slot.
     pub fn of(daemon: &Daemon) -> Result<Self> {
         let mut maps = maps(&daemon.objects()?)?;
         let mut map = |name: &str| {
@@ -121,7 +122,7 @@ impl MapDump {
         self.image.segments().collect()
     }
 
-    /// What is used of the tables, and what was lost.
+    /// The use of the tables, and losses.
     pub fn used(&self) -> TableUse {
         let sum = |offset: usize| -> u64 {
             // Slot 0 has the sums of what the others have in the pools.
@@ -147,17 +148,17 @@ impl MapDump {
     /// The state of every tracked TCP connection, and where its sides go on.
     pub fn tcp_states(&self) -> Result<Vec<(u16, [u16; 2])>> {
         let mut states = Vec::new();
-        let mut note = |tail: u32, conn: Conn| {
-            if LinkId::split_protocol(tail).1 == TCP {
+        let mut note = |tag: KeyTag, conn: Conn| {
+            if tag.split_conn().1 == TCP {
                 states.push((conn.state(), conn.next.get()));
             }
         };
-        self.v4.visit(|_, _, key, conn| note(key.tail, conn));
-        self.v6.visit(|_, _, key, conn| note(key.tail, conn));
+        self.v4.visit(|_, _, key, conn| note(key.tag, conn));
+        self.v6.visit(|_, _, key, conn| note(key.tag, conn));
         Ok(states)
     }
 
-    /// What all tasks have in the common pools: of connections, denied flows and first fragments.
+    /// All tasks' use of the common pools: connections, denied flows and first fragments.
     pub fn pools(&self) -> [u64; 3] {
         let word = |offset: usize| self.usage[(offset + Charges::offset(Charge::POOL)) / 8].load(Relaxed);
         [
@@ -194,7 +195,7 @@ pub(crate) fn conns_made_older<K: TableKey>(table: &MappedTable<K, Conn>, ticks:
     table.change_each(|conn| conn.last.set(conn.last.get().wrapping_sub(ticks)));
 }
 
-/// Makes every first fragment older, likewise.
+/// Makes every first fragment older by `ticks`.
 pub(crate) fn fragments_made_older<K: Pod + Default + Clone>(
     table: &BpfHashMap<K, Fragment>,
     ticks: u32,
@@ -203,8 +204,8 @@ pub(crate) fn fragments_made_older<K: Pod + Default + Clone>(
     table.for_each(|key, _| keys.push(key.clone()))?;
     for key in keys {
         if let Some(first) = table.get(&key)? {
-            let (last, tail) = first.seen.get();
-            first.seen.set(last.wrapping_sub(ticks), tail);
+            let (last, tag) = first.seen.get();
+            first.seen.set(last.wrapping_sub(ticks), tag);
             table.update(&key, &first)?;
         }
     }

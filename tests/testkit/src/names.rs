@@ -12,18 +12,25 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, umount2};
+use taskgate_bpf::sys::lift_open_files_limit;
+
+use crate::pins::PINS;
 
 const PREFIX: &str = "tgt-";
 /// Where named network namespaces are.
 const NAMESPACES: &str = "/run/netns";
-/// Where taskgate's instances have their locks.
-const LOCKS: &str = "/run/taskgate";
+/// Where taskgate's instances keep what outlives them.
+const STATE: [&str; 2] = ["/run/taskgate", PINS];
 
 /// `tgt-PID-N`: no other test of this or any other process has it now.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     static SWEEP: Once = Once::new();
-    SWEEP.call_once(remove_orphans);
+    SWEEP.call_once(|| {
+        remove_orphans();
+        // Tests run side by side, each with sockets and namespaces.
+        lift_open_files_limit();
+    });
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{PREFIX}{}-{number}", process::id())
 }
@@ -40,15 +47,17 @@ pub fn namespaces(unique: &str) -> Result<Vec<String>> {
     Ok(names.into_iter().filter(|name| name.starts_with(&prefix)).collect())
 }
 
-/// Removes what belongs to `unique` and outlives a taskgate that was killed: its namespaces' names and its locks.
+/// Removes what belongs to `unique` and outlives a taskgate that was killed: its namespaces' names, its state and its pins.
 pub fn remove_all(unique: &str) -> Result<()> {
     for name in namespaces(unique)? {
         remove_namespace(&name)?;
     }
     let prefix = format!("{unique}-");
-    for name in list(Path::new(LOCKS)).context("cannot list taskgate's locks")? {
-        if name.starts_with(&prefix) {
-            remove_path(&Path::new(LOCKS).join(name))?;
+    for folder in STATE.map(Path::new) {
+        for name in list(folder).context("cannot list what taskgate left")? {
+            if name.starts_with(&prefix) {
+                remove_path(&folder.join(name))?;
+            }
         }
     }
     Ok(())
@@ -95,7 +104,8 @@ pub fn remove_namespace(name: &str) -> Result<()> {
 
 /// A test that was killed could not clean up. Its leftovers are known by its pid.
 fn remove_orphans() {
-    for folder in [Path::new(NAMESPACES), Path::new(LOCKS), &std::env::temp_dir()] {
+    let [state, pins] = STATE.map(Path::new);
+    for folder in [Path::new(NAMESPACES), state, pins, &std::env::temp_dir()] {
         for name in list(folder).unwrap_or_default() {
             let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
             let Some(pid) = pid.filter(|pid| pid.parse::<u32>().is_ok()) else {
@@ -128,7 +138,6 @@ impl TempDir {
         Ok(Self(path))
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -65,6 +65,11 @@ impl Netns {
         Ok(Self { label, file })
     }
 
+    pub fn try_clone(&self) -> Result<Self> {
+        let (label, file) = (self.label.clone(), self.file.try_clone()?);
+        Ok(Self { label, file })
+    }
+
     /// Its name in messages.
     pub fn label(&self) -> &str {
         &self.label
@@ -136,7 +141,6 @@ impl Netns {
         Ok(())
     }
 
-    /// The output of `program` in it.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let output = self
             .command(program)?

@@ -23,6 +23,8 @@ struct Shared {
 struct State {
     lines: Vec<String>,
     ended: bool,
+    /// The last line has no end.
+    cut: bool,
 }
 
 impl Lines {
@@ -40,6 +42,7 @@ impl Lines {
                 };
                 pending.extend_from_slice(&buffer[..length]);
                 let ended = length == 0;
+                let cut = ended && !pending.is_empty();
                 let complete = match pending.iter().rposition(|byte| *byte == b'\n') {
                     _ if ended => pending.len(),
                     Some(last) => last + 1,
@@ -50,6 +53,7 @@ impl Lines {
                 let mut state = shared.lock();
                 state.lines.extend(text.lines().map(str::to_owned));
                 state.ended = ended;
+                state.cut = cut;
                 drop(state);
                 shared.changed.notify_all();
                 if ended {
@@ -70,7 +74,6 @@ impl Lines {
         self.len() == 0
     }
 
-    /// All of them from `start` on.
     pub fn from(&self, start: usize) -> Vec<String> {
         self.0.lock().lines.get(start..).unwrap_or_default().to_vec()
     }
@@ -106,7 +109,14 @@ impl Lines {
         }
     }
 
-    /// Waits for the end of it.
+    /// Drops the last line if it has no end.
+    pub fn drop_cut(&self) {
+        let mut state = self.0.lock();
+        if std::mem::take(&mut state.cut) {
+            state.lines.pop();
+        }
+    }
+
     pub fn wait_end(&self, patience: Duration) -> Result<()> {
         let (state, waited) = self
             .0
@@ -141,6 +151,9 @@ mod tests {
         assert_eq!(third, "three");
         lines.wait_end(SHORT)?;
         assert_eq!(lines.from(1), ["two", "three"]);
+        lines.drop_cut();
+        lines.drop_cut();
+        assert_eq!(lines.from(1), ["two"]);
         Ok(())
     }
 

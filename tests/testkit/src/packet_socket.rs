@@ -6,10 +6,13 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
-use anyhow::{Context as _, Result};
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, setsockopt, socket,
-    sockopt::RcvBufForce,
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recvfrom, setsockopt,
+        socket, sockopt::RcvBufForce,
+    },
 };
 
 /// Puts a `virtio_net_hdr` of [`OFFLOAD`] bytes before each frame, read or written.
@@ -88,8 +91,26 @@ pub(crate) fn set<T: Copy>(socket: &OwnedFd, option: libc::c_int, value: &T) -> 
     }
 }
 
+/// Reads the frames that are there; `outgoing`: sent by this end of the link. Fails if there was no room for some.
+pub(crate) fn drain<const LONGEST: usize>(socket: &OwnedFd, mut each: impl FnMut(&[u8], bool)) -> Result<()> {
+    let mut frame = [0; LONGEST];
+    loop {
+        let (length, from) = match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame) {
+            Err(Errno::EAGAIN) => break,
+            // The link may go down or away: earlier frames count.
+            Err(Errno::EINTR | Errno::ENETDOWN) => continue,
+            received => received.context("cannot read frames")?,
+        };
+        let outgoing = from.map(|from| from.pkttype()) == Some(libc::PACKET_OUTGOING);
+        each(&frame[..length.min(LONGEST)], outgoing);
+    }
+    let missed = missed(socket)?;
+    ensure!(missed == 0, "{missed} frames were missed");
+    Ok(())
+}
+
 /// How many frames found no room since this was asked last.
-pub(crate) fn missed(socket: &OwnedFd) -> io::Result<u32> {
+fn missed(socket: &OwnedFd) -> io::Result<u32> {
     let mut stats = libc::tpacket_stats {
         tp_packets: 0,
         tp_drops: 0,

@@ -30,7 +30,6 @@ pub struct Record {
 /// A record's flow and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedFlow {
-    /// The 5-tuple.
     pub tuple: Flow,
     /// Packets and bytes.
     pub count: Count,
@@ -41,7 +40,6 @@ pub struct RecordedFlow {
 /// `log-status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// A flow.
     Ok,
     /// Nothing happened.
     NoData,
@@ -55,6 +53,26 @@ impl FromStr for Record {
     fn from_str(line: &str) -> Result<Self> {
         parse(line).with_context(|| format!("this is no flow record: `{line}`"))
     }
+}
+
+/// The records of processes that followed one another, each of which but the last was killed. A process that is killed before
+/// it could note that it has written a window, or while it writes it, has the next one write that window again.
+pub fn join_runs(runs: impl IntoIterator<Item = Vec<Record>>) -> Vec<Record> {
+    let window = |record: &Record| (record.start, record.end);
+    let mut joined: Vec<Record> = Vec::new();
+    for run in runs {
+        let again = joined
+            .last()
+            .map(window)
+            .filter(|last| run.first().map(window) == Some(*last));
+        let written: Vec<_> = joined
+            .iter()
+            .filter(|record| again == Some(window(record)))
+            .cloned()
+            .collect();
+        joined.extend(run.into_iter().filter(|record| !written.contains(record)));
+    }
+    joined
 }
 
 fn parse(line: &str) -> Result<Record> {
@@ -180,6 +198,22 @@ mod tests {
 
     const GOOD: &str =
         "2 111122223333 eni-0123456789abcdef0 10.0.1.5 10.0.1.20 49152 443 6 12 3480 1767225600 1767225658 ACCEPT OK";
+
+    #[test]
+    fn a_window_that_is_written_again_counts_once() -> Result<()> {
+        let record = |port: u16, start: u64| -> Result<Record> {
+            let line = GOOD.replace("49152", &port.to_string());
+            let line = line.replace("1767225600 1767225658", &format!("{start} {}", start + 1));
+            line.parse()
+        };
+        let first = vec![record(1, 10)?, record(1, 11)?, record(2, 11)?];
+        // All of the window, of which the killed one had written a part.
+        let second = vec![record(1, 11)?, record(2, 11)?, record(3, 11)?, record(1, 12)?];
+        let third = vec![record(1, 13)?];
+        let joined = join_runs([first.clone(), second.clone(), Vec::new(), third.clone()]);
+        assert_eq!(joined, [&first[..], &second[2..], &third[..]].concat());
+        Ok(())
+    }
 
     #[test]
     fn good_lines_are_read() -> Result<()> {

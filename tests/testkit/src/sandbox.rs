@@ -1,4 +1,4 @@
-//! A sandbox for each test: a network namespace, and a mount namespace with an empty /run.
+//! A sandbox for each test: a network namespace, and a mount namespace with an empty /run and an empty bpffs.
 
 use std::{
     io::Write as _,
@@ -40,7 +40,15 @@ fn enter() -> Result<()> {
     // Nothing that is mounted from here on may reach the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+    for (filesystem, place) in [("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")] {
+        mount(
+            Some(filesystem),
+            place,
+            Some(filesystem),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
+    }
     Ok(())
 }
 

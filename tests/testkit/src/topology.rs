@@ -1,6 +1,7 @@
 //! A test's own host, what is outside of it, and its tasks.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
@@ -16,11 +17,11 @@ use crate::{
     daemon::{Daemon, Options, binary},
     names::{self, TempDir},
     netns::{Netns, PATIENCE, await_up},
+    steps::HeldUp,
 };
 
 /// The address of what is outside.
 pub const OUTSIDE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
-/// Likewise.
 pub const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2));
 
 /// Whether a new link's addresses are tried before they are used (RFC 4862, 5.4). That takes a second or two, in which
@@ -33,7 +34,6 @@ const DAD: &str = "net.ipv6.conf.default.accept_dad";
 /// * `outside` has `eth0` with 10.99.0.2 and fd99::2, and its way to everything is `host`.
 #[derive(Debug)]
 pub struct Topology {
-    /// The host.
     pub host: Netns,
     /// The namespace outside of the host.
     pub outside: Netns,
@@ -42,7 +42,6 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Makes both.
     pub fn new() -> Result<Self> {
         let unique = names::unique();
         let topology = Self {
@@ -106,6 +105,44 @@ impl Topology {
         self.launch_by("main", config, interval, PATIENCE, Daemon::begin)
     }
 
+    /// Starts taskgate with its [`Steps`](crate::steps::Steps) held up, and does not wait for its gates.
+    pub fn begin_held_up(&self, config: &Config, held_up: HeldUp<'_>) -> Result<Daemon> {
+        self.launch_by("main", config, Some(1), PATIENCE, |host, folder, config, options| {
+            Daemon::begin(host, folder, config, Options { held_up, ..options })
+        })
+    }
+
+    /// Starts taskgate with `--watch`; for the rest as [`Topology::start`].
+    pub fn start_watching(&self, config: &Config) -> Result<Daemon> {
+        self.launch_by("main", config, Some(1), PATIENCE, |host, folder, config, options| {
+            Daemon::start(host, folder, config, Options { watch: true, ..options })
+        })
+    }
+
+    /// Starts taskgate with `--watch` over a folder as it is.
+    pub fn watch(&self, folder: &Path) -> Result<Daemon> {
+        let options = Options {
+            instance: &self.instance("main"),
+            interval: Some(1),
+            patience: PATIENCE,
+            watch: true,
+            drop_connections: false,
+            held_up: HeldUp::Never,
+        };
+        Daemon::start_in(&self.host, folder, BTreeMap::new(), options)
+    }
+
+    /// Starts taskgate with `--drop-connections`; for the rest as [`Topology::start`].
+    pub fn start_dropping(&self, config: &Config) -> Result<Daemon> {
+        self.launch_by("main", config, Some(1), PATIENCE, |host, folder, config, options| {
+            let options = Options {
+                drop_connections: true,
+                ..options
+            };
+            Daemon::start(host, folder, config, options)
+        })
+    }
+
     fn launch(&self, name: &str, config: &Config, interval: Option<u32>, patience: Duration) -> Result<Daemon> {
         self.launch_by(name, config, interval, patience, Daemon::start)
     }
@@ -124,6 +161,9 @@ impl Topology {
             instance: &instance,
             interval,
             patience,
+            watch: false,
+            drop_connections: false,
+            held_up: HeldUp::Never,
         };
         launch(&self.host, &folder, config, options)
     }
@@ -165,6 +205,7 @@ impl Topology {
     }
 
     /// The host's end of the ENI that taskgate made for a task.
+    #[expect(clippy::disallowed_methods, reason = "the link is there")]
     pub fn host_link(&self, task: &str) -> Result<String> {
         let inside = self.task(task)?.output("ip", &["-o", "link", "show", "dev", "eth0"])?;
         let other_end = inside.split_once("eth0@if").and_then(|(_, rest)| rest.split_once(':'));

@@ -4,30 +4,24 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     net::SocketAddr,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{LinkAddr, recvfrom},
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
     ledger::{Count, Flow, protocol},
     netns::{Netns, PATIENCE},
-    packet_socket::{OFFLOAD, PACKET_VNET_HDR, listen, missed, set},
+    packet_socket::{OFFLOAD, PACKET_VNET_HDR, drain, listen, set},
 };
 
 /// Seen from the namespace that the link is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
-    /// Sent.
     Out,
-    /// Received.
     In,
 }
 
@@ -105,19 +99,9 @@ impl Wire {
     fn read(&self) -> Result<()> {
         let mut seen = self.seen.borrow_mut();
         let mut together = self.together.borrow_mut();
-        let mut frame = [0; SNAP];
-        loop {
-            let (length, from) = match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut frame) {
-                Err(Errno::EAGAIN) => break,
-                // The link may go down or away: earlier packets are counted.
-                Err(Errno::EINTR | Errno::ENETDOWN) => continue,
-                received => received.context("cannot read frames")?,
-            };
-            let way = match from.map(|from| from.pkttype()) {
-                Some(libc::PACKET_OUTGOING) => Way::Out,
-                _ => Way::In,
-            };
-            if let Some((flow, count)) = measure(&frame[..length.min(SNAP)])
+        drain::<SNAP>(&self.socket, |frame, outgoing| {
+            let way = if outgoing { Way::Out } else { Way::In };
+            if let Some((flow, count)) = measure(frame)
                 && !flow.is_chatter()
             {
                 *seen.entry((way, flow)).or_default() += count;
@@ -125,10 +109,7 @@ impl Wire {
                     *together.entry((way, flow)).or_default() += 1;
                 }
             }
-        }
-        let missed = missed(&self.socket)?;
-        ensure!(missed == 0, "{missed} frames were missed");
-        Ok(())
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use taskgate_net::{
-    eni::{EniError, EniSpec, EniWarning, TaskEni, remove_orphans},
+    eni::{EniError, EniSpec, EniWarning, InUse, TaskEni, remove_orphans},
     link::{Link, LinkKind},
     netlink::Netlink,
     netns::Namespace,
@@ -27,7 +27,7 @@ use testkit::{
     traffic::{Sender, Unsummed},
 };
 
-fn addresses(number: u8) -> [IpAddr; 3] {
+pub(crate) fn addresses(number: u8) -> [IpAddr; 3] {
     [
         [10, 0, 1, number].into(),
         [10, 0, 2, number].into(),
@@ -45,7 +45,7 @@ pub(crate) fn spec<'a>(task: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
     }
 }
 
-/// A gate that stands open.
+/// An open gate.
 #[expect(clippy::unnecessary_wraps, reason = "what a gate's maker looks like")]
 pub(crate) fn open(_: &Link) -> io::Result<()> {
     Ok(())
@@ -323,7 +323,7 @@ fn what_a_killed_run_left_is_replaced() -> Result<()> {
 fn what_no_task_needs_any_more_goes() -> Result<()> {
     sandbox(async || {
         let netlink = Netlink::open()?;
-        let left = remove_orphans(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &InUse::default()).await;
         ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ip("netns add own")?;
         let (old, kept, own, other) = (addresses(1), addresses(2), addresses(3), addresses(4));
@@ -339,14 +339,20 @@ fn what_no_task_needs_any_more_goes() -> Result<()> {
         for spec in &all {
             TaskEni::make(&netlink, spec, open).await?;
         }
-        let left = remove_orphans(&netlink, "test", &["kept"].into()).await;
-        let links = all[..3].iter().map(EniSpec::link_name);
+        let in_use = InUse {
+            links: [all[2].link_name()].into(),
+            namespaces: ["kept"].into(),
+        };
+        let left = remove_orphans(&netlink, "test", &in_use).await;
+        let links = all[..2].iter().map(EniSpec::link_name);
         let expected: BTreeSet<_> = links.chain(["old".to_owned()]).collect();
         ensure!(left.kept.is_empty(), "{left:?}");
         ensure!(left.removed.into_iter().collect::<BTreeSet<_>>() == expected);
         ensure!(namespaces()? == ["own", "kept", "other"].map(str::to_owned).into());
-        ensure!(ip("-n own -o link")?.lines().count() == 1);
-        ensure!(ip("-o link")?.lines().count() == 2);
+        ensure!(ip("-n own -o link")?.lines().count() == 2);
+        ensure!(ip("-o link")?.lines().count() == 3);
+        let (eni, ()) = TaskEni::make(&netlink, &all[2], open).await?;
+        eni.remove(&netlink).await?;
 
         // The one that stayed goes with the ENI that is made there, though another task has it now.
         let late = EniSpec {
@@ -441,7 +447,7 @@ fn a_task_whose_end_fills_in_checksums_sends_what_it_will_be() -> Result<()> {
             let sender = Sender::on(&Netns::named("fills")?, "eth0")?;
             let datagram = frames::udp(4000, 443, b"data");
             let mut frame = frames::ip(all[0], [192, 0, 2, 1].into(), 17, &datagram);
-            // What is summed is the destination's port and whatever follows: the complement of the port that is wanted.
+            // The sum covers the destination port and all that follows: the complement of the wanted port.
             let start = 14 + 20 + 2;
             frame.truncate(start + 2);
             frame.extend((!22_u16 - 443).to_be_bytes());

@@ -66,7 +66,7 @@ fn reaches_task() -> Result<bool> {
     Ok(socket.recv(&mut [0; 8]).is_ok())
 }
 
-/// What `tc` and the like would show: how many filters hang on the link.
+/// The number of filters on the link, as `tc` shows them.
 fn filters(way: &str) -> Result<usize> {
     let output = Command::new("tc")
         .args(["filter", "show", "dev", "host", way])
@@ -196,7 +196,7 @@ fn each_instance_has_a_gate_of_its_own_on_a_link() -> Result<()> {
             ensure!(is_gated("host") && !reaches_task()?, "{hook:?}");
             ensure!(!first.is_gone()?, "{hook:?}");
             if hook == AttachKind::Clsact {
-                // What a killed run of one instance left is no other's.
+                // Filters left by a killed run belong to its instance only.
                 std::mem::forget(two.attach_by(&link, hook)?);
                 drop(two);
                 first.detach()?;
@@ -308,7 +308,10 @@ fn a_gate_tells_a_link_that_moved_from_one_that_went() -> Result<()> {
         ensure!(second.place()? == Place::Here && gate.place()? == Place::Elsewhere);
         gate.set(GateProgram::DropAll)?;
         ip("-n other link del host")?;
-        ensure!(gate.place()? == Place::Gone && second.place()? == Place::Here);
+        // The link that has the number now has nothing of the first gate.
+        ensure!(gate.place()? == Place::Bare && second.place()? == Place::Here);
+        ip("link del host")?;
+        ensure!(gate.place()? == Place::Gone && second.place()? == Place::Gone);
         Ok(())
     })
 }
@@ -405,7 +408,7 @@ fn a_link_that_lost_its_filters_is_closed_where_it_is() -> Result<()> {
     })
 }
 
-/// What a kernel lets the program see it sees; older and stricter ones let it see less, and it loads all the same.
+/// The program sees what the kernel permits; older and stricter kernels permit less, and it still loads.
 #[test]
 fn a_program_loads_however_little_it_may_see() -> Result<()> {
     let mut before = None;

@@ -1,4 +1,4 @@
-//! Links told apart, and watched as they come and go.
+//! Identification of links, and events as they come and go.
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
@@ -105,22 +105,24 @@ fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
         let present = |name: &str, ifindex| LinkEvent::Present {
             name: name.to_owned(),
             ifindex,
+            unseen: false,
         };
-        let gone = |name: &str, ifindex| LinkEvent::Gone {
+        let gone = |name: &str, ifindex, renamed| LinkEvent::Gone {
             name: name.to_owned(),
             ifindex,
             moved: None,
+            renamed,
         };
         let mut seen = Vec::new();
         for _ in 0..6 {
             seen.push(next(&mut watch)?);
         }
-        let of_second = [present("second", second.ifindex), gone("second", second.ifindex)];
+        let of_second = [present("second", second.ifindex), gone("second", second.ifindex, false)];
         let of_peer = [
             present("second-peer", peer.ifindex),
-            gone("second-peer", peer.ifindex),
+            gone("second-peer", peer.ifindex, true),
             present("renamed", peer.ifindex),
-            gone("renamed", peer.ifindex),
+            gone("renamed", peer.ifindex, false),
         ];
         let of = |names: &[&str]| -> Vec<_> {
             let named = |event: &&LinkEvent| match event {
@@ -180,7 +182,7 @@ fn a_watch_that_was_overrun_reads_all_links_again() -> Result<()> {
                 break;
             }
         }
-        // What is gone went before, or was never seen.
+        // Its end was reported before, or it was never seen.
         let more = watch.next(Duration::from_millis(200))?;
         ensure!(more.is_none(), "{more:?}");
         Ok(())

@@ -1,5 +1,6 @@
-//! The dataplane against the running kernel. Needs root; each test has namespaces of its own.
+//! The dataplane against the running kernel. Needs root; each test has separate namespaces.
 
+mod adopted;
 mod enis;
 mod gates;
 mod links;
@@ -15,6 +16,7 @@ const SMALL: LoadOptions = LoadOptions {
     conns: 4096,
     denials: 1024,
     slots: 64,
+    member_banks: 2,
     policy_banks: 1,
     log_level: log::LevelFilter::Off,
     instance: 0,

@@ -15,7 +15,7 @@ use testkit::{
 
 use crate::SMALL;
 
-/// What a program may cost the verifier (docs/performance.md).
+/// The most verified instructions of a program (docs/performance.md).
 const BUDGET: u32 = 250_000;
 
 #[test]
@@ -101,7 +101,7 @@ fn tags_are_brought_into_the_frames_and_back() -> Result<()> {
         ensure!(beside()?);
         let tags = VlanOffload::in_frames(&trunk);
         ensure!(matches!(tags, VlanOffload::TurnedOff(_)) && !beside()?);
-        // What another one turned is not this one's to turn back.
+        // A switch turned by another guard is not turned back.
         let second = VlanOffload::in_frames(&trunk);
         ensure!(matches!(second, VlanOffload::InFrames));
         drop(second);
@@ -117,7 +117,7 @@ fn tags_are_brought_into_the_frames_and_back() -> Result<()> {
             VlanOffload::in_frames(&netlink.uplink("plain").await?),
             VlanOffload::InFrames
         ));
-        // What cannot be turned stays, and says so.
+        // A switch that cannot be turned stays, with an error.
         let error = turn_vlan_switch("plain", VlanSwitch::Receive, true);
         ensure!(error.is_err() && !vlan_switch("plain", VlanSwitch::Receive)?);
         ensure!(vlan_switch("none", VlanSwitch::Receive).is_err());

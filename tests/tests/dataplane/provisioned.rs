@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use taskgate_net::{
-    eni::{EniError, EniSpec, Kept, TaskEni, remove_orphans},
+    eni::{EniError, EniSpec, InUse, Kept, TaskEni, remove_orphans},
     netlink::Netlink,
 };
 use testkit::{
@@ -21,9 +21,9 @@ use testkit::{
 
 use crate::enis::{open, placeholder, spec};
 
-const LIST: &str = "/run/taskgate/test.provisioned";
+pub(crate) const LIST: &str = "/run/taskgate/test.provisioned";
 
-fn links() -> Result<BTreeSet<String>> {
+pub(crate) fn links() -> Result<BTreeSet<String>> {
     let shown = ip("-o -br link")?;
     let names = shown.lines().filter_map(|line| line.split([' ', '@']).next());
     Ok(names.map(str::to_owned).collect())
@@ -38,8 +38,16 @@ fn namespaces() -> Result<BTreeSet<String>> {
     }
 }
 
+/// The namespace of `web` stays.
+fn keeping_web() -> InUse<'static> {
+    InUse {
+        namespaces: ["web"].into(),
+        ..InUse::default()
+    }
+}
+
 /// The file that lists a link, or a namespace.
-fn record(kind: &str) -> Result<PathBuf> {
+pub(crate) fn record(kind: &str) -> Result<PathBuf> {
     let mut found = fs::read_dir(LIST)?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<_>>>()?;
@@ -52,7 +60,7 @@ fn record(kind: &str) -> Result<PathBuf> {
 }
 
 /// Changes one value of a record.
-fn edit(path: &Path, from: &str, to: &str) -> Result<()> {
+pub(crate) fn edit(path: &Path, from: &str, to: &str) -> Result<()> {
     let text = fs::read_to_string(path)?;
     ensure!(text.matches(from).count() == 1, "`{from}` in {text}");
     Ok(fs::write(path, text.replace(from, to))?)
@@ -70,7 +78,7 @@ fn what_others_say_is_taskgates_stays_theirs() -> Result<()> {
         ip_batch("link set mine alias \"taskgate test old\"\n")?;
         let before = (links()?, namespaces()?);
 
-        let left = remove_orphans(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &InUse::default()).await;
         ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ensure!((links()?, namespaces()?) == before);
         // An ENI in it does not make the namespace taskgate's.
@@ -106,7 +114,7 @@ fn the_next_link_of_a_number_and_the_next_namespace_of_a_name_stay() -> Result<(
             if killed {
                 let made = eni.link().name.clone();
                 drop(eni);
-                let left = remove_orphans(&netlink, "test", &[].into()).await;
+                let left = remove_orphans(&netlink, "test", &InUse::default()).await;
                 ensure!(left.removed.is_empty(), "{left:?}");
                 match &*left.kept {
                     [Kept::Changed { link }] => ensure!(alike && *link == made),
@@ -116,11 +124,11 @@ fn the_next_link_of_a_number_and_the_next_namespace_of_a_name_stay() -> Result<(
                 eni.remove(&netlink).await?;
             }
             ensure!((links()?, namespaces()?) == before, "killed: {killed}, alike: {alike}");
-            // What may be taskgate's is not forgotten, and goes out of the list with the link.
+            // A link that may be taskgate's stays in the list until it is gone.
             ensure!(Path::new(LIST).exists() == alike);
             ip("link del other")?;
             ip("netns del web")?;
-            let left = remove_orphans(&netlink, "test", &[].into()).await;
+            let left = remove_orphans(&netlink, "test", &InUse::default()).await;
             ensure!(left.removed.is_empty() && left.kept.is_empty() && !Path::new(LIST).exists());
         }
         Ok(())
@@ -152,7 +160,7 @@ fn a_run_that_is_killed_anywhere_leaves_nothing_unlisted() -> Result<()> {
                 _ => {}
             }
             fs::write(Path::new(LIST).join("next"), "{\"boot\":")?;
-            let left = remove_orphans(&netlink, "test", &[].into()).await;
+            let left = remove_orphans(&netlink, "test", &InUse::default()).await;
             ensure!(left.kept.is_empty(), "{step}: {left:?}");
             ensure!(left.removed.is_empty() == (step == "listed"), "{step}: {left:?}");
             ensure!(links()? == before && namespaces()?.is_empty(), "{step}: {:?}", links()?);
@@ -162,7 +170,7 @@ fn a_run_that_is_killed_anywhere_leaves_nothing_unlisted() -> Result<()> {
     })
 }
 
-/// What a run says of a damage, and the damage.
+/// A run's message about a damage, and the damage.
 type Damage<'a> = (&'a str, Box<dyn Fn() -> Result<()> + 'a>);
 
 #[test]
@@ -215,7 +223,7 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
         ];
         for (why, damage) in damages {
             damage()?;
-            let left = remove_orphans(&netlink, "test", &["web"].into()).await;
+            let left = remove_orphans(&netlink, "test", &keeping_web()).await;
             ensure!(left.removed.is_empty(), "{why}: {left:?}");
             let said: Vec<_> = left.kept.iter().map(ToString::to_string).collect();
             ensure!(
@@ -223,7 +231,8 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
                 "{why}: {said:?}"
             );
             ensure!((links()?, namespaces()?) == before, "{why}");
-            // Nor is the link taken for its own when the task's ENI is made.
+            // Nor is the link taken over, or taken for its own when the task's ENI is made.
+            ensure!(TaskEni::adopt(&netlink, &spec("web", &all)).await?.is_none(), "{why}");
             let error = TaskEni::make(&netlink, &spec("web", &all), open).await.unwrap_err();
             ensure!(matches!(error, EniError::Foreign { .. }), "{why}: {error}");
             ensure!((links()?, namespaces()?) == before, "{why}");
@@ -231,7 +240,7 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
             fs::write(&path, &good)?;
         }
         fs::set_permissions(LIST, fs::Permissions::from_mode(0o777))?;
-        let left = remove_orphans(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &InUse::default()).await;
         ensure!(
             matches!(&*left.kept, [Kept::Damaged { path, .. }] if path == Path::new(LIST)),
             "{left:?}"
@@ -248,7 +257,7 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
         ensure!((links()?, namespaces()?) == before);
 
         fs::set_permissions(LIST, fs::Permissions::from_mode(0o700))?;
-        let left = remove_orphans(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &InUse::default()).await;
         ensure!(
             left.kept.is_empty() && left.removed == [link, "web".to_owned()],
             "{left:?}"
@@ -279,7 +288,7 @@ fn another_boots_list_says_nothing_and_another_network_stays() -> Result<()> {
             &format!("\"inode\":{}", inode.context("no inode")?),
             "\"inode\":1",
         )?;
-        let left = remove_orphans(&netlink, "test", &["web"].into()).await;
+        let left = remove_orphans(&netlink, "test", &keeping_web()).await;
         ensure!(left.removed.is_empty());
         ensure!(
             matches!(&*left.kept, [Kept::Elsewhere { link: named }] if *named == link),
@@ -291,7 +300,7 @@ fn another_boots_list_says_nothing_and_another_network_stays() -> Result<()> {
         for kind in ["link-", "namespace-"] {
             edit(&record(kind)?, boot.trim(), "00000000-0000-0000-0000-000000000000")?;
         }
-        let left = remove_orphans(&netlink, "test", &[].into()).await;
+        let left = remove_orphans(&netlink, "test", &InUse::default()).await;
         ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ensure!((links()?, namespaces()?) == before && !Path::new(LIST).exists());
         Ok(())

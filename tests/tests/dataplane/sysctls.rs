@@ -1,4 +1,4 @@
-//! What a host's settings let its neighbours do, as taskgate reads them and as the kernel takes them.
+//! Settings of a host that concern its neighbours, as taskgate reads them and as the kernel applies them.
 
 use std::fs;
 

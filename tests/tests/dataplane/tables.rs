@@ -20,10 +20,10 @@ use taskgate_bpf::{
     tables::KernelTables,
 };
 use taskgate_ebpf::abi::{
-    Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6, LinkId,
+    Address, Charge, Charges, Conn, Denial, Direction, EniUsage, Fragment, Key4, Key6, LinkId,
     image::{BANK_BYTES, CONTROL_BANK, EPOCHS, ImageWord, POLICY_BANK, TIMEOUTS, Timeout},
     program,
-    tables::{Admitted, Flags, FragmentL4, Seen, Totals, Word, denial_tail, state},
+    tables::{Admitted, Flags, FragmentL4, KeyTag, Seen, Totals, Word, state},
 };
 use taskgate_tables::{
     ConnState, DenialState, FlowCount, FlowKey, FlowTables as _, UsageState,
@@ -122,13 +122,13 @@ fn key_v4(number: u32) -> Key4 {
     Key4 {
         addresses: 0x0a00_0001_0a00_0000 | u64::from(number),
         ports: number * 65_536 + 443,
-        tail: LinkId::device(7).with_protocol(6),
+        tag: KeyTag::of_conn(LinkId::device(7), 6),
     }
 }
 
 fn key_v6(number: u32) -> Key6 {
     Key6 {
-        local: [0xfd00 << 48, number.into()],
+        local: Address::new(0xfd00 << 48, number.into()),
         ..Key6::default()
     }
 }
@@ -159,7 +159,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
 
     let all: Vec<_> = ids.keys().copied().collect();
     let (kept, marked) = all.split_at(1);
-    ensure!(tables.take_conn(kept[0])?.is_none(), "it was not marked");
+    ensure!(tables.freeze_conn(kept[0])?.is_none(), "it was not marked");
     tables.mark_conns(marked)?;
     let whose = |id| -> Result<_> {
         let key = *ids.get(&id).context("it was read")?;
@@ -173,17 +173,28 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
     let there = tables.marked_conn(back[0]).map(|conn| (conn.key, conn.state));
     ensure!(there == whose(back[0])?);
     tables.keep_conn(back[0]);
-    ensure!(tables.marked_conn(back[0]).is_none() && tables.take_conn(back[0])?.is_none());
+    ensure!(tables.marked_conn(back[0]).is_none() && tables.freeze_conn(back[0])?.is_none());
     for id in gone {
-        ensure!(tables.take_conn(*id)? == whose(*id)?);
-        ensure!(tables.take_conn(*id)?.is_none() && tables.marked_conn(*id).is_none());
+        ensure!(tables.freeze_conn(*id)? == whose(*id)?);
+        ensure!(tables.freeze_conn(*id)?.is_none() && tables.marked_conn(*id).is_none());
     }
+    // What is frozen is out of reach, and there until it is freed.
+    let mut frozen = BTreeMap::new();
+    tables.frozen_conns(&mut |id, key, state| assert_eq!(frozen.insert(id, (key, state)), None))?;
+    ensure!(frozen.len() == gone.len());
+    for id in gone {
+        ensure!(frozen.remove(id) == whose(*id)?);
+        tables.free_conn(*id)?;
+        tables.free_conn(*id)?;
+    }
+    tables.frozen_conns(&mut |_, key, _| panic!("{key:?} is frozen"))?;
     let mut left = Vec::new();
     tables.conns(&mut |conn| left.push(conn.id))?;
     ensure!(left == [kept[0], back[0]]);
     tables.mark_conns(&left)?;
     for id in left {
-        ensure!(tables.take_conn(id)? == whose(id)?);
+        ensure!(tables.freeze_conn(id)? == whose(id)?);
+        tables.free_conn(id)?;
     }
     tables.conns(&mut |conn| panic!("{conn:?} is left"))?;
 
@@ -273,11 +284,11 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
         ..DenialState::default()
     };
     let v4 = Key4 {
-        tail: denial_tail(5, 6, Direction::Ingress, 1),
+        tag: KeyTag::of_denial(5, 6, Direction::Ingress, 1),
         ..key_v4(1)
     };
     let v6 = Key6 {
-        tail: denial_tail(6, 17, Direction::Egress, 2),
+        tag: KeyTag::of_denial(6, 17, Direction::Egress, 2),
         ..key_v6(1)
     };
     let (denials, seed) = (tables.raw_denials(), object.seed());
@@ -288,12 +299,18 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     for (key, slot) in [(FlowKey::V4(v4), 5), (FlowKey::V6(v6), 6)] {
         let (id, there) = found.remove(&key).context("it was put there")?;
         ensure!(there == state, "{there:?}");
-        ensure!(tables.take_denial(id)?.is_none(), "it was not marked");
+        ensure!(tables.freeze_denial(id)?.is_none(), "it was not marked");
         tables.mark_denials(&[id])?;
-        ensure!(tables.take_denial(id)? == Some((key, state)));
-        ensure!(tables.take_denial(id)?.is_none());
+        ensure!(tables.freeze_denial(id)? == Some((key, state)));
+        ensure!(tables.freeze_denial(id)?.is_none());
+        let mut frozen = Vec::new();
+        tables.frozen_denials(&mut |id, key, state| frozen.push((id, key, state)))?;
+        ensure!(frozen == [(id, key, state)]);
+        tables.free_denial(id)?;
+        tables.free_denial(id)?;
+        tables.frozen_denials(&mut |_, key, _| panic!("{key:?} is frozen"))?;
         ensure!(floor(&object.usage()?, slot, offset_of!(EniUsage, denials_removed)) == 1);
-        // What nobody inserted is not less than nothing.
+        // Removals without inserts are not negative.
         ensure!(tables.usage(slot)? == UsageState::default());
     }
     ensure!(tables.usage(64).unwrap_err().to_string() == "there is no slot 64");
@@ -306,13 +323,13 @@ fn denials_are_read_and_taken_whole() -> Result<()> {
     Ok(())
 }
 
-/// What was given back to a slot's floor; `removed`: the offset of the table's counts.
+/// Entries given back to a slot's floor; `removed`: the offset of the table's counts.
 fn floor(usage: &[AtomicU64], slot: u16, removed: usize) -> u64 {
     let word = usize::from(slot) * size_of::<EniUsage>() + removed + Charges::offset(Charge::FLOOR);
     usage[word / 8].load(Relaxed)
 }
 
-/// What was charged to the pool is given back to it, for its slot and for all.
+/// Charges to the pool are given back to it, for the slot and for all.
 #[test]
 fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     let object = BpfObject::load(&SMALL)?;
@@ -337,12 +354,13 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     tables.mark_conns(&ids)?;
     ensure!(ids.len() == 2);
     for id in ids {
-        ensure!(tables.take_conn(id)?.is_some());
+        ensure!(tables.freeze_conn(id)?.is_some());
+        tables.free_conn(id)?;
     }
     ensure!(given_back(offset_of!(EniUsage, conns_removed)) == [1, 1, 0, 1]);
     let denied = |charge: Charge| Denial::new(Totals::default(), 0, Flags::default(), charge.number());
     let key = |number| Key4 {
-        tail: denial_tail(7, 6, Direction::Ingress, 1),
+        tag: KeyTag::of_denial(7, 6, Direction::Ingress, 1),
         ..key_v4(number)
     };
     for (number, charge) in [(1, Charge::POOL), (2, Charge::FLOOR)] {
@@ -353,7 +371,8 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     tables.mark_denials(&ids)?;
     ensure!(ids.len() == 2);
     for id in ids {
-        ensure!(tables.take_denial(id)?.is_some());
+        ensure!(tables.freeze_denial(id)?.is_some());
+        tables.free_denial(id)?;
     }
     ensure!(given_back(offset_of!(EniUsage, denials_removed)) == [1, 1, 0, 1]);
     let first = |charge| Fragment::new(Seen::default(), l4(7, charge), 1);
@@ -365,7 +384,7 @@ fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     Ok(())
 }
 
-/// What a first fragment of a slot says.
+/// A first fragment's values for a slot.
 fn l4(slot: u16, charge: Charge) -> FragmentL4 {
     FragmentL4 {
         slot,
@@ -379,7 +398,13 @@ fn fragments_are_forgotten_when_their_family_says_so() -> Result<()> {
     let object = BpfObject::load(&SMALL)?;
     let mut tables = KernelTables::new(&object)?;
     let now = tables.now()?;
-    let first = |age: u32, slot| Fragment::new(Seen::new(now.wrapping_sub(age), 0), l4(slot, Charge::FLOOR), 0);
+    let first = |age: u32, slot| {
+        Fragment::new(
+            Seen::new(now.wrapping_sub(age), KeyTag::default()),
+            l4(slot, Charge::FLOOR),
+            0,
+        )
+    };
     let mut timeouts = [0; TIMEOUTS];
     timeouts[Timeout::FragmentV4 as usize] = 3_000_000;
     timeouts[Timeout::FragmentV6 as usize] = 6_000_000;

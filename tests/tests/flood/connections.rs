@@ -107,7 +107,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     })?;
     live.echo(1000)?;
     live.abort()?;
-    // What was charged is given back to the last one.
+    // All charges are given back.
     held.age(432_001)?;
     until("nothing is in use", || Ok(held.used() == TableUse::default()))?;
     assert_eq!(held.pools(), [0; 3]);

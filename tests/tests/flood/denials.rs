@@ -13,7 +13,7 @@ use super::{CLIENT, DENIALS, ECHO, FIRST, LOUD, MOST_DENIALS, OUTSIDE, QUIET, SI
 
 const LOUD6: &str = "fd88::10";
 
-/// What comes from outside leaves a quarter of floor and pool.
+/// Denials from outside leave a quarter of floor and pool.
 const MOST_FROM_OUTSIDE: u64 = MOST_DENIALS / 4 * 3;
 
 fn closed_and_quiet(config: Config) -> Config {
@@ -100,8 +100,8 @@ fn counters_are_told_on_a_signal() -> Result<()> {
     Ok(())
 }
 
-/// What is silent makes room at once where room is short: the next denial is recorded again after seconds and not after
-/// two windows, which are twenty minutes here.
+/// Silent entries make room at once when room is short: the next denial is recorded after seconds and not after two
+/// windows, which are twenty minutes here.
 #[test]
 fn after_a_flood_of_denials_there_are_records_again() -> Result<()> {
     const FLOWS: u16 = 1500;

@@ -1,5 +1,4 @@
-//! Floods: a task spends its own floor of the tables and the common pool, and nobody else's floor; what found no room is
-//! told.
+//! Floods: a task uses up its floor of the tables and the common pool, but no other task's floor; losses are reported.
 
 mod connections;
 mod denials;
@@ -24,7 +23,7 @@ const LOUD: &str = "10.88.0.10";
 const QUIET: &str = "10.88.0.20";
 const OUTSIDE: &str = "10.99.0.2";
 
-/// What begins here is tracked: its rule is not open to any.
+/// Connections from here are tracked: their rule is not open to any.
 const CLIENT: &str = "egress: [{ protocol: all, to: [10.99.0.0/24] }]";
 
 /// Where floods go: a UDP port at which datagrams end, and a TCP port that resets.
@@ -38,7 +37,7 @@ const FIRST: u16 = 10_000;
 const DENIALS: u64 = 1024;
 const MOST_DENIALS: u64 = DENIALS - DENIALS / 4 / 2;
 
-/// How many connections a task opens beside a flood at most: less than its own share, which closed ones take up for some
+/// The most connections that a task opens during a flood: less than its share, part of which closed ones use for some
 /// seconds.
 const MOST_OPENED: usize = 200;
 

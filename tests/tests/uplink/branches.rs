@@ -65,7 +65,7 @@ fn real_traffic(in_frames: bool) -> Result<()> {
         let (own, other) = (addresses(number, 10), addresses(number, 1));
         let far = format!("far{vlan}");
         vlan_link(&topology.host, "trunk", vlan, &task, "eth0", &own)?;
-        // What the branch says on its link has to name the hardware address that the configuration gives it.
+        // The branch's messages on its link must have the hardware address of the configuration.
         let mac = Config::vlan_mac_text(vlan);
         task.ip(&format!("link set dev eth0 address {mac}"))?;
         vlan_link(&wire, "eth0", vlan, &wire, &far, &other)?;

@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, DropReason};
 use testkit::{
-    Capture, Config, Counters, Daemon, Reload, at,
+    Capture, Config, ControlSocket, Counters, Daemon, Reload, at,
     fixture::frames::{self, flags},
     ip,
-    kernel::{await_gates, gates},
-    netns::await_up,
+    kernel::{await_gates, gates, hooks, take_off},
+    netns::{await_up, until},
     traffic::Sender,
 };
 
@@ -120,9 +120,8 @@ fn what_branches_were_stays_closed_when_the_uplink_changes() -> Result<()> {
     }
     daemon.apply(&one(place.config()))?;
     probe.is_trunk()?;
-    let stopped = daemon.stop()?;
-    let last = stopped.messages.last().cloned().unwrap_or_default();
-    assert!(last.contains("nothing is filtered any more on `trunk`"), "{last}");
+    let cleaned = daemon.stop()?.cleaned;
+    assert!(cleaned.contains("nothing is filtered any more on `trunk`"), "{cleaned}");
     assert!(!has_xdp(&place)?);
     probe.is_open()
 }
@@ -253,6 +252,52 @@ fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
         last.contains("not gated to the end, see the errors above: web-1"),
         "{last}"
     );
+    Ok(())
+}
+
+/// Also that of a link which was the trunk before, and while a reload meets it.
+#[test]
+fn a_trunks_gate_that_was_taken_off_stands_again() -> Result<()> {
+    for attach in ["tcx", "clsact"] {
+        let place = Place::new(Judge::Gate, Far::Elsewhere)?;
+        let (host, instance) = (&place.topology.host, place.topology.instance("main"));
+        let settings = format!(
+            "settings: {{ attach: {} }}",
+            if hooks().len() == 2 { attach } else { "auto" }
+        );
+        let config = one(place.config()).with(&settings);
+        let mut daemon = place.start(&config)?;
+        let mut probe = Probe::new(&place, &daemon)?;
+        let control = ControlSocket::of(&instance);
+        let is_whole = || {
+            let status = control.get("/v1/status")?.ok()?;
+            let told = status["drift"].as_array().is_some_and(|drift| !drift.is_empty());
+            Ok(told && status["healthy"] == true && gates(host, "trunk")? == (1, 1))
+        };
+        for sides in [&[true][..], &[false], &[true, false]] {
+            for reloads in [false, true] {
+                take_off(host, &instance, "trunk", sides)?;
+                if reloads {
+                    daemon.apply(&config)?;
+                }
+                until("it is whole again", is_whole)?;
+                probe.is_trunk()?;
+            }
+        }
+        let mut said = daemon.messages();
+        // Another program of this place keeps XDP off.
+        said.retain(|line| !line.contains("dropped early"));
+        let wrong = ["is gone", "File exists", "no longer the trunk"];
+        ensure!(
+            !said.iter().any(|line| wrong.iter().any(|wrong| line.contains(wrong))),
+            "{said:#?}"
+        );
+        daemon.apply(&place.topology.config().with(&settings))?;
+        take_off(host, &instance, "trunk", &[true, false])?;
+        until("the former trunk is whole again", is_whole)?;
+        probe.is_former()?;
+        daemon.stop()?;
+    }
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 //!   wire: eth0 ── [outer ── bridge ── far] ── trunk ── bridge ── port ── eth0: inside
 //! ```
 //!
-//! What is in brackets is on the host, too, or is left out: then `trunk` leads straight to `wire`. `inside` is where the
-//! tasks would be, and gets and sends what a trunk carries for them.
+//! The part in brackets is on the host, too, or is left out: then `trunk` is connected to `wire`. `inside` is in the
+//! tasks' place: it gets and sends the trunk's frames for them.
 
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;

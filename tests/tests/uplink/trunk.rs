@@ -1,5 +1,5 @@
-//! A trunk: the VLAN id names the branch. Every frame that comes from the wire is dropped once, counted once, and leaves
-//! the same record, whoever judges it.
+//! A trunk: the VLAN id names the branch. Every frame that comes from the wire is dropped once, counted once, and
+//! leaves the same record, at the gate or at the prefilter.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -23,7 +23,7 @@ const WEB_RULES: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], \
                          egress: [{ protocol: tcp, ports: 443, to: any }]";
 const DNS_RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], egress: []";
 
-/// Two branches with addresses and groups of their own.
+/// Two branches with different addresses and groups.
 pub(crate) fn branches(config: Config) -> Config {
     config
         .group("web", WEB_RULES)
@@ -91,7 +91,7 @@ impl<'p> Books<'p> {
         }
     }
 
-    /// Sends a packet of a flow with a mark of its own in it, and waits for its end.
+    /// Sends a packet of a flow with a unique mark, and waits for its end.
     fn send(&mut self, tags: &[(u16, u16)], flow: Flow, packet: impl Fn(&[u8]) -> Vec<u8>, end: End) -> Result<()> {
         self.sent += 1;
         let mark = format!("frame {:05} of this test", self.sent);
@@ -211,7 +211,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         // A connection goes on, on its own branch.
         books.tcp(&vlan(101), web, flags::ACK, End::Arrives(Some("web-1")))?;
         books.tcp(&vlan(102), web, flags::ACK, denied("dns-1", DropReason::NotForTask))?;
-        // What one branch may get is not for another.
+        // One branch's rules do not admit packets to another.
         books.tcp(&vlan(102), other, flags::SYN, denied("dns-1", DropReason::NotForTask))?;
         // Nobody out there has a branch's address.
         let spoofed = Flow::tcp(to(WEB, 40000), to(WEB, 80));
@@ -308,13 +308,13 @@ fn a_trunk_on_which_the_gate_alone_judges() -> Result<()> {
     from_the_wire(Judge::Gate, Far::Elsewhere)
 }
 
-/// The bridge before it hands it frames with the tag beside them, until taskgate has that changed.
+/// The bridge in front passes frames with the tag in metadata, until taskgate changes that.
 #[test]
 fn a_trunk_whose_tags_would_be_beside_its_frames() -> Result<()> {
     from_the_wire(Judge::Native, Far::Here)
 }
 
-/// What branches send is judged at the trunk, too.
+/// Packets from branches are judged at the trunk, too.
 #[test]
 fn what_branches_send_is_judged_at_the_trunk() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Elsewhere)?;

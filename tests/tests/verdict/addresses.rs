@@ -61,7 +61,7 @@ fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
     })
 }
 
-/// A task's link-local addresses are its own toward whoever is on its link, by the rules; beyond it they mean nothing.
+/// A task may use its link-local addresses toward hosts on its link, by the rules, and nowhere else.
 #[test]
 fn a_link_local_address_is_the_tasks_on_its_link() -> Result<()> {
     const OWN: &str = "fe80::5";

@@ -160,7 +160,7 @@ fn what_a_router_would_carry_on_needs_a_rule() -> Result<()> {
     Ok(())
 }
 
-/// Neighbours with global addresses ask and are answered under them: whoever spoke on the link may be spoken to there.
+/// Neighbours with global addresses ask and are answered under them: a task may answer hosts that spoke on the link.
 #[test]
 fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<()> {
     const NEIGHBOUR: &str = "2001:db8:9::77";
@@ -184,7 +184,7 @@ fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<
             ] {
                 assert_eq!(test.egress(&spoken)?, passes, "{what}, {}", test.name);
             }
-            // For that one alone, and as itself.
+            // To that neighbour only, and from the task's own address.
             assert!(!test.egress(&message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8))?);
             assert!(!test.egress(&message(STRANGER6, NEIGHBOUR, ADVERTISEMENT, STRANGER6, 8))?);
             // A link that was bound anew has other neighbours.

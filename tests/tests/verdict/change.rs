@@ -1,4 +1,4 @@
-//! What a change of the configuration does to connections that are there.
+//! Effects of a configuration change on existing connections.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, LinkId};

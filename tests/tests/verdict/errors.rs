@@ -67,7 +67,7 @@ fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
     })
 }
 
-/// What `icmp-errors: none` leaves is AWS's documented reading.
+/// `icmp-errors: none` is AWS's documented behaviour.
 ///
 /// AWS: SG-TRACK-9
 #[test]
@@ -160,7 +160,7 @@ fn an_error_is_about_a_live_connection_or_about_nothing() -> Result<()> {
     })
 }
 
-/// What the task says of packets that it got: to whoever sent them, and as itself.
+/// Errors of the task about packets that it got: only to their sender, and from its own address.
 #[test]
 fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
     on_host_and_in_kernel(|test| {

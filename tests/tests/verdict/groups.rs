@@ -1,5 +1,5 @@
-//! What goes to several hosts reaches a task that a rule lets hear it; what is for others leaves no record of it, whatever
-//! the frame around it says.
+//! Packets to several hosts reach a task if a rule allows them; packets for others leave no record, whatever the
+//! frame's header.
 
 use anyhow::Result;
 use testkit::fixture::{frames::*, on_host_and_in_kernel};
@@ -150,7 +150,7 @@ fn a_frame_for_another_is_dropped_and_counted_and_not_recorded() -> Result<()> {
             let denied = lines.iter().any(|line| line.starts_with("denied"));
             assert_eq!(denied, recorded, "{what}, {}: {lines:?}", test.name);
         }
-        // What is for the task itself is recorded whatever the frame's header says.
+        // Packets to the task itself are recorded, whatever the frame's header.
         test.set(hears())?;
         assert!(!test.ingress(&toward(OTHERS_MAC, mdns(SPEAKER4, TASK4, 53)))?);
         assert!(!test.ingress(&toward(BROADCAST_MAC, mdns(SPEAKER4, TASK4, 53)))?);

@@ -418,8 +418,8 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
     })
 }
 
-/// What a branch says of its hardware address goes to neighbours that this host does not see. A tag beside a frame is
-/// nothing that the kernel can be told in a test: live tests show the same there.
+/// A branch announces its hardware address to neighbours that this host does not see. A test run cannot have a tag in
+/// metadata: live tests show the same for the kernel.
 #[test]
 fn a_branch_says_the_hardware_address_that_it_has() -> Result<()> {
     const OWN: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 1];

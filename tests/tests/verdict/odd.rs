@@ -253,7 +253,7 @@ fn an_802_1q_tagged_frame_on_a_link_that_is_no_trunk() -> Result<()> {
     one("twice", &twice, false, &["count task ingress unsupported-ethertype 1"])
 }
 
-/// What a router says of a packet from the task that was too big.
+/// A router's error about a packet from the task that was too big.
 fn too_big(quoted_packet: &[u8], v6: bool) -> Vec<u8> {
     if v6 {
         let message = icmp(2, 0, 0, &quoted(quoted_packet, 200));

@@ -167,7 +167,7 @@ fn sides_are_followed_through_large_packets_and_losses() -> Result<()> {
     })
 }
 
-/// What a scanner or a flood sends, and what the task's stack makes of that.
+/// Packets of scanners and floods, and the answers of the task's stack.
 #[test]
 fn syns_and_guesses_make_no_established_connection() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -234,7 +234,7 @@ fn a_syn_on_a_live_connection_is_judged_by_the_rules_of_today() -> Result<()> {
         }
         test.wait(100_000)?;
         assert!(test.egress(&own(flags::ACK, 1, 1, b"push"))?, "{}", test.name);
-        // Another rule allows it: the connection is that one's now, and as established as it was.
+        // Another rule allows it: the connection is now that rule's, and stays established.
         let all = with_rules(&[(Protocol::All, "10.0.0.0/8")], &[]);
         test.change(all)?;
         assert!(test.ingress(&peer(flags::SYN, 900, 0, b""))?);

@@ -15,8 +15,8 @@ fn udp_out() -> Vec<u8> {
     ip(at(TASK4), at(PEER4), 17, &udp(53, 5353, b""))
 }
 
-/// What is sent in turn to make an entry of each kind, the first one in; what the task answers; and which of the
-/// time-outs then holds.
+/// For each kind of entry: the packets that make it, the first one inbound; the task's answer; and the time-out that
+/// then holds.
 type Kind = (&'static str, Vec<Vec<u8>>, Vec<u8>, fn(Timeouts) -> u32);
 
 fn kinds() -> Vec<Kind> {

@@ -66,7 +66,7 @@ fn a_syn_on_a_closed_pair_is_judged_anew_and_other_late_packets_are_not() -> Res
     })
 }
 
-/// What comes once a connection is closed: in the words of flow logs, REJECT.
+/// Packets after a connection is closed: REJECT in flow logs.
 ///
 /// AWS: FL-ACTION-5
 #[test]

@@ -73,7 +73,7 @@ fn what_no_rule_allows_is_dropped_with_its_record_and_the_rest_leaves_no_trace()
 fn connections_are_the_gates_and_so_is_what_cannot_be_judged_yet() -> Result<()> {
     on_host_and_in_kernel(|test| {
         two(test)?;
-        // What the task asked for comes back, and a connection lives on without its rule.
+        // Answers to the task pass, and a connection lives on without its rule.
         let asks = ip(at(TASK4), at(STRANGER4), 6, &tcp(50000, 80, flags::SYN, b""));
         let answer = ip(at(STRANGER4), at(TASK4), 6, &tcp(80, 50000, flags::SYN_ACK, b""));
         test.change(with_rules(
@@ -176,8 +176,8 @@ fn a_full_table_is_the_gates_affair() -> Result<()> {
     })
 }
 
-/// On the trunk itself only a tag beside the frame names a branch, and a frame without one is the host's. One in the data
-/// comes from whoever sends past the host's VLAN links, under any number that he likes.
+/// On the trunk itself only a tag in metadata names a branch, and a frame without one is the host's. A tag in the data
+/// comes from a sender that bypasses the host's VLAN links, with any number.
 #[test]
 fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -221,7 +221,7 @@ fn a_frame_without_a_tag_on_the_trunk_reaches_no_branch() -> Result<()> {
             // Others may be the branch's way to the wire and back.
             assert!(test.send(Direction::Egress, trunk, frame)?, "{}", test.name);
         }
-        // A task on a link of its own is behind its own gate.
+        // A task on a network device is behind its own gate.
         assert!(test.send(Direction::Ingress, trunk, &to(OTHER4, 443, flags::SYN))?);
         // Nor on what was the trunk.
         test.fixture.writer.control().set_trunk(Uplink::LINK);

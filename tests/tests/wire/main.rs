@@ -1,5 +1,6 @@
-//! What only live links make: tags beside frames, frames in pieces, fragments and segments of a kernel's own, routers'
-//! errors, checksums that are filled in late. The real taskgate judges them, and its records and counters say how.
+//! Traffic that needs live links: tags in metadata, non-linear frames, fragments and segments made by the kernel,
+//! routers' errors, checksums that are filled in late. The real taskgate judges it; its records and counters are
+//! compared.
 
 mod fragments;
 mod linear;

@@ -118,7 +118,7 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
             receiver.expect(&data)?;
             test.topology.outside.ip(&format!("link set dev far {NARROW}"))?;
             until(&format!("{size} bytes get to {address}"), || {
-                // What the last error said is told to whoever sends next, as is that the datagram is too large now.
+                // The next send returns the last error, or that the datagram is too large now.
                 sender.send(receiver.address(), &data).ok();
                 Ok(!receiver.is_silent()?)
             })?;
@@ -251,7 +251,7 @@ fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Res
         bulk.finish()?;
         let told = errors(&wire, Way::Out)?;
         assert_eq!(told.destination, at(SERVER[number], 0));
-        // In records of IPv4 a task's primary address stands for those behind it.
+        // In records of IPv4 a task's primary address replaces those behind it.
         let recorded = |end: SocketAddr| {
             if end.ip() == ip(INNER[0]) {
                 at(TASK[0], end.port())

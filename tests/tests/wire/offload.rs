@@ -43,7 +43,7 @@ fn packet(family: usize, protocol: u8, payload: &[u8]) -> Vec<u8> {
     with_checksum(frames::ip(ip(TASK[family]), ip(PEER[family]), protocol, payload))
 }
 
-/// The sum that stands for some words, as a checksum that is filled in.
+/// The checksum of some words, as it is filled in.
 fn sum(words: &[u8]) -> u16 {
     let sum: u64 = words
         .chunks(2)

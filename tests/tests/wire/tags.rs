@@ -103,7 +103,7 @@ fn tagged(bridged: &Bridged, direction: Direction, from: (&Netns, &str), to: (&N
             sent += 1;
             counters.await_dropped(direction, DropReason::UnsupportedEthertype, sent)?;
         }
-        // What it says of neighbours is no better in a tag.
+        // Neighbour discovery in a tagged frame is dropped too.
         let (source, destination) = pairs[0];
         sender.send(&with_tags(tags, &frames::arp(1, ip(source), ip(destination))))?;
         sent += 1;
@@ -150,7 +150,7 @@ fn a_task_gets_no_tagged_frames_from_the_host() -> Result<()> {
     tagged(&bridged, Direction::Ingress, host, task)
 }
 
-/// What the other tests show means something: without gates all of these arrive.
+/// The control: without gates all of these frames arrive.
 #[test]
 fn without_a_gate_a_bridge_carries_every_tagged_frame() -> Result<()> {
     let bridged = Bridged::new()?;

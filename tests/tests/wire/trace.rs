@@ -76,27 +76,27 @@ fn judged(ledger: Ledger, flow: Flow, passes: bool, count: Count) -> Ledger {
 #[test]
 fn routers_tell_a_task_how_far_its_packets_came_where_settings_let_them() -> Result<()> {
     for (errors, passes) in SETTINGS {
+        let (test, _server) = test(errors)?;
+        let counters = Counters::of(&test.daemon)?;
+        let (mut expected, mut told_so_far) = (Ledger::default(), 0);
         for family in [0, 1] {
-            let (test, _server) = test(errors)?;
-            let counters = Counters::of(&test.daemon)?;
-            let mut expected = Ledger::default();
             for (hops, router) in (1..).zip(ROUTERS[family]) {
                 let told = Flow::icmp(ip(router), ip(TASK[family]));
                 for (number, (flow, packet)) in probes(family, hops).into_iter().enumerate() {
                     inject(test.task("web-1")?, &packet)?;
+                    told_so_far += 1;
                     if passes {
                         test.wire("web-1")?.await_received(told, number as u64 + 1)?;
                     } else {
-                        let so_far = 3 * u64::from(hops - 1) + number as u64 + 1;
-                        counters.await_dropped(Direction::Ingress, DropReason::NoRule, so_far)?;
+                        counters.await_dropped(Direction::Ingress, DropReason::NoRule, told_so_far)?;
                         assert_eq!(test.wire("web-1")?.received(told)?, Count::default());
                     }
                     let sent = Count::new(1, packet.len() as u64);
                     expected = judged(expected, told, passes, about(family, &packet)).accept("web-1", flow, sent);
                 }
             }
-            test.finish(&expected)?;
         }
+        test.finish(&expected)?;
     }
     Ok(())
 }
@@ -105,11 +105,11 @@ fn routers_tell_a_task_how_far_its_packets_came_where_settings_let_them() -> Res
 #[test]
 fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
     for (errors, passes) in SETTINGS {
+        let (test, server) = test(errors)?;
+        let counters = Counters::of(&test.daemon)?;
+        let task = test.task("web-1")?;
+        let mut expected = Ledger::default();
         for family in [0, 1] {
-            let (test, server) = test(errors)?;
-            let counters = Counters::of(&test.daemon)?;
-            let task = test.task("web-1")?;
-            let mut expected = Ledger::default();
             for (from, addresses, to, direction) in [
                 (task, TASK, at(SERVER[family], 33_434), Direction::Ingress),
                 (&server, SERVER, at(TASK[family], 53), Direction::Egress),
@@ -126,13 +126,13 @@ fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
                 if passes {
                     assert_eq!(beyond.await_received(told, 1)?, count);
                 } else {
-                    counters.await_dropped(direction, DropReason::NoRule, 1)?;
+                    counters.await_dropped(direction, DropReason::NoRule, family as u64 + 1)?;
                     assert_eq!(beyond.received(told)?, Count::default());
                 }
                 expected = judged(expected, told, passes, count).accept("web-1", flow, sent);
             }
-            test.finish(&expected)?;
         }
+        test.finish(&expected)?;
     }
     Ok(())
 }

@@ -1,8 +1,15 @@
 //! Switching to a configuration: compiled and written beside the one in force, then one store.
 
-use std::{collections::HashMap, io::Write, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use taskgate_bpf::{load::LoadOptions, object::BpfObject, sys, tables::KernelTables};
+use taskgate_api::{Losses, TableFill, TableFills};
+use taskgate_bpf::{load::LoadOptions, object::BpfObject, reader::ConnReader, sys, tables::KernelTables};
 use taskgate_compiler::{CompileOptions, Compiled, EniLimits, GroupSetIds, RuleIds};
 use taskgate_ebpf::{
     abi::image::{TIMEOUTS, Timeout, control},
@@ -16,38 +23,57 @@ use tracing::{error, warn};
 
 use super::{
     CountersForm,
-    counters::counters,
+    counters::{counters, unrecorded},
     error::{AttachError, ConfigurationError, RunError, RunningError, StartError},
     gates::Gates,
-    guard::Notice,
+    guard::{Counts, Notice},
     image::SharedImage,
+    journal,
+    live::LiveView,
+    reading::Source,
     records::Records,
     shares::{Pressure, Sharer, Shares},
     sizes,
+    state::{State, StateFile},
+    takeover::Takeover,
+    tasks::Tasks,
 };
 
 /// A running taskgate.
 pub(super) struct Daemon {
-    model: Model,
+    pub(super) tasks: Tasks,
+    model: Arc<Model>,
     options: LoadOptions,
     ticks: u32,
-    rule_ids: RuleIds,
+    pub(super) rule_ids: RuleIds,
     sets: GroupSetIds,
-    image: Arc<SharedImage>,
+    pub(super) image: Arc<SharedImage>,
     records: Records,
-    gates: Gates,
+    reader: Arc<ConnReader>,
+    pub(super) gates: Gates,
     shares: Shares,
+    pub(super) file: StateFile,
+    pub(super) state: State,
 }
 
 /// Compiles a model by itself: for its size, before there is an image.
 pub(super) fn compile_alone(model: &Model) -> Result<Compiled, ConfigurationError> {
-    compile(model, &mut RuleIds::default(), &mut GroupSetIds::default())
+    compile(model, &mut RuleIds::default(), &mut GroupSetIds::default(), &|_| false)
 }
 
-fn compile(model: &Model, rule_ids: &mut RuleIds, sets: &mut GroupSetIds) -> Result<Compiled, ConfigurationError> {
+/// `isolated`: the ENIs that pass nothing.
+fn compile(
+    model: &Model,
+    rule_ids: &mut RuleIds,
+    sets: &mut GroupSetIds,
+    isolated: &dyn Fn(&Eni) -> bool,
+) -> Result<Compiled, ConfigurationError> {
     let gate = sizes::gate(model);
     let exempt = model.exempt();
-    let of = |eni: &Eni| -> Option<EniLimits> { eni.binding.is_some().then_some(gate) };
+    let of = |eni: &Eni| -> Option<EniLimits> {
+        let isolated = isolated(eni);
+        eni.binding.is_some().then_some(EniLimits { isolated, ..gate })
+    };
     let options = CompileOptions {
         gate: &of,
         exempt: &exempt.addresses,
@@ -58,58 +84,122 @@ fn compile(model: &Model, rule_ids: &mut RuleIds, sets: &mut GroupSetIds) -> Res
 
 impl Daemon {
     /// Brings the first configuration into force, and the gates up. Gives what went wrong beside: the tasks that could not
-    /// be gated, which is tried again. Where it fails, what was made is taken away again.
+    /// be gated, which is tried again.
     pub(super) async fn begin(
         instance: &str,
         object: BpfObject,
         tables: KernelTables,
         netlink: Netlink,
-        model: Model,
+        (tasks, model): (Tasks, Model),
+        (file, takeover): (StateFile, Option<Takeover>),
     ) -> Result<(Self, Vec<AttachError>), RunError> {
         let options = *object.options();
         let ticks = tables.ticks_per_second();
-        let image =
-            Arc::new(SharedImage::new(object.image().map_err(StartError::from)?).map_err(ConfigurationError::from)?);
+        let reader = ConnReader::new(&object, tables.ages()).map_err(StartError::from)?;
+        let reader = Arc::new(reader);
+        let memory = object.image().map_err(StartError::from)?;
+        let image = Arc::new(
+            SharedImage::new(memory, options.member_banks, takeover.as_ref()).map_err(ConfigurationError::from)?,
+        );
+        let model = Arc::new(model);
         let timeouts = timeouts(&model.settings, ticks);
-        let records = Records::begin(tables, &model, timeouts, sizes::records(&options))?;
-        let gates = Gates::begin(instance, object, netlink, Arc::clone(&image))?;
+        let window = takeover
+            .as_ref()
+            .map_or(1, |takeover| takeover.window().wrapping_add(1));
+        let state = match &takeover {
+            Some(takeover) => takeover.state.clone(),
+            None => State::of(&object, file.boot()),
+        };
+        let rule_ids = state.rule_ids();
+        let journal = journal::open(instance, object.seed())?;
+        let records = Records::begin(
+            instance,
+            tables,
+            (&model, timeouts),
+            sizes::records(&options),
+            window,
+            journal,
+            (&rule_ids, state.generation),
+        )?;
+        file.write(&state).map_err(StartError::from)?;
+        let trunks = takeover.as_ref().map(Takeover::trunks);
+        let gates = Gates::begin(instance, object, netlink, Arc::clone(&image), trunks)?;
         let mut daemon = Self {
-            model: Model::default(),
+            tasks,
+            model: Arc::default(),
+            reader,
             options,
             ticks,
-            rule_ids: RuleIds::default(),
+            rule_ids,
             sets: GroupSetIds::default(),
             image,
             records,
             gates,
             shares: Shares::default(),
+            file,
+            state,
         };
-        daemon.gates.clear(model.gated()).await;
-        match daemon.bring_up(model).await {
-            Ok(wrong) => Ok((daemon, wrong)),
-            Err(error) => {
-                daemon.gates.end().await;
-                Err(error)
-            }
-        }
+        let wrong = match takeover {
+            Some(_) => daemon.take_over(model).await?,
+            None => daemon.bring_up(model).await?,
+        };
+        Ok((daemon, wrong))
     }
 
-    async fn bring_up(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
+    /// What the next process would not find: names in bpffs, and the state.
+    pub(super) fn lost_names(&self) -> io::Result<Vec<PathBuf>> {
+        let mut lost = self.gates.lost_names()?;
+        if !self.file.path().exists() {
+            lost.push(self.file.path().to_owned());
+        }
+        Ok(lost)
+    }
+
+    /// Has the gates of links put right, and what the next process goes on with.
+    pub(super) fn repair(&self, ifindexes: Vec<u32>) -> Result<(), StartError> {
+        let repaired = self.gates.repair(ifindexes);
+        if !self.file.path().exists() {
+            self.file.write(&self.state)?;
+        }
+        repaired
+    }
+
+    async fn bring_up(&mut self, model: Arc<Model>) -> Result<Vec<AttachError>, RunError> {
         // A trunk's branches are closed as soon as can be: no configuration is in force yet.
-        let mut wrong = self.gates.reconcile(model.uplink.as_ref(), &[]).await?;
+        let mut wrong = self.gates.close_trunk(model.uplink.as_ref()).await?;
         wrong.append(&mut self.switch(model).await?);
+        self.gates.close_inherited();
         Ok(wrong)
     }
 
-    /// Switches to a configuration. An error leaves everything as it was. Otherwise the configuration is in force, and
-    /// what is given tells of the tasks that could not be bound to their links.
-    pub(super) async fn apply(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
-        self.gates.check(&model).await?;
-        self.switch(model).await
+    /// Has the gates of an earlier process judge by a configuration. Until a gate does, it judges as it did.
+    async fn take_over(&mut self, model: Arc<Model>) -> Result<Vec<AttachError>, RunError> {
+        // One that was isolated when the process ended may have connections still.
+        let passes = model.gated().filter(|eni| !self.tasks.is_isolated(eni.display_name()));
+        let wanted: HashSet<&str> = passes.map(|eni| eni.id.as_str()).collect();
+        {
+            let mut writer = self.image.writer();
+            for (slot, eni) in writer.slots() {
+                if !wanted.contains(eni.as_str()) {
+                    writer.bump_epoch(slot).map_err(ConfigurationError::from)?;
+                }
+            }
+        }
+        let wrong = self.switch(model).await?;
+        self.gates.close_inherited();
+        Ok(wrong)
     }
 
-    async fn switch(&mut self, model: Model) -> Result<Vec<AttachError>, RunError> {
-        let compiled = compile(&model, &mut self.rule_ids, &mut self.sets)?;
+    /// Switches to a model. An error leaves everything as it was. Otherwise the model is in force, and what is given tells of
+    /// the tasks that could not be bound to their links.
+    pub(super) async fn switch(&mut self, model: impl Into<Arc<Model>>) -> Result<Vec<AttachError>, RunError> {
+        let model = model.into();
+        self.gates.check_hook(model.settings.attach)?;
+        if let Some(slots) = self.change_one(&model)? {
+            return self.follow_one(model, &slots).await;
+        }
+        let isolated = |eni: &Eni| self.tasks.is_isolated(eni.display_name());
+        let compiled = compile(&model, &mut self.rule_ids, &mut self.sets, &isolated)?;
         let timeouts = timeouts(&model.settings, self.ticks);
         let slots = self.commit(&model, &compiled)?;
         // What is over by the time-outs in force must not live again by longer ones.
@@ -129,7 +219,10 @@ impl Daemon {
             ("denials", model.settings.denials.total, self.options.denials),
         ] {
             if total != room {
-                warn!("`{key}.total` is {total} from the next start on; the tables have room for {room}");
+                warn!(
+                    "the tables have room for {room}: `{key}.total` is {total} once `taskgate cleanup` has taken them away and \
+                     taskgate is started anew"
+                );
             }
         }
         if let Some(few) = sizes::too_few_files(&model, sys::open_files_limit()) {
@@ -137,7 +230,20 @@ impl Daemon {
         }
         self.bind_records(&model, &slots);
         self.records.reconfigure(&model, timeouts);
+        let wrong = self.follow(model, &slots).await;
+        self.image.synchronize();
+        self.share(false);
+        Ok(wrong?)
+    }
+
+    /// Has the gates follow a model that the image has. `slots`: those of the gated ENIs.
+    pub(super) async fn follow(
+        &mut self,
+        model: Arc<Model>,
+        slots: &HashMap<String, u16>,
+    ) -> Result<Vec<AttachError>, RunningError> {
         self.model = model;
+        self.records.set_peers(&self.model);
         // What comes over a link at once has its share.
         self.share(true);
         let gated: Vec<(&Eni, u16)> = self
@@ -145,15 +251,12 @@ impl Daemon {
             .gated()
             .filter_map(|eni| Some((eni, *slots.get(&eni.id)?)))
             .collect();
-        let wrong = self.gates.reconcile(self.model.uplink.as_ref(), &gated).await;
-        self.image.synchronize();
-        self.share(false);
-        Ok(wrong?)
+        self.gates.reconcile(&self.model, &gated).await
     }
 
     /// Divides the tables among the tasks that are present, or, with `all`, among all that are named. Gives which tables
     /// are short of room.
-    fn share(&mut self, all: bool) -> Pressure {
+    pub(super) fn share(&mut self, all: bool) -> Pressure {
         let sharers = sharers(&self.model, &self.image);
         let (tables, control) = (self.records.tables(), self.image.control());
         let updated = self
@@ -166,7 +269,7 @@ impl Daemon {
     }
 
     /// Writes the next generation and switches to it. Gives the slots of the gated ENIs.
-    fn commit(&self, model: &Model, compiled: &Compiled) -> Result<HashMap<String, u16>, ConfigurationError> {
+    fn commit(&mut self, model: &Model, compiled: &Compiled) -> Result<HashMap<String, u16>, ConfigurationError> {
         // Links may come and go meanwhile; the writer is not kept from them while a grace period is waited for.
         self.image.synchronize();
         let mut waited = Ok(());
@@ -177,6 +280,10 @@ impl Daemon {
             .gated()
             .filter_map(|eni| Some((eni.id.clone(), prepared.slot(&eni.id)?)))
             .collect();
+        // Before any entry has one of the new numbers.
+        self.state
+            .update(prepared.generation(), prepared.slots(), &self.rule_ids);
+        self.file.write(&self.state)?;
         prepared.commit();
         drop(writer);
         if let Err(error) = waited {
@@ -197,21 +304,24 @@ impl Daemon {
     }
 
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
-    fn bind_records(&mut self, model: &Model, slots: &HashMap<String, u16>) {
-        let gone = |eni: &Eni| !slots.contains_key(&eni.id);
-        let writer = self.image.writer();
-        let retired: Vec<u16> = self
-            .model
-            .gated()
-            .filter(|eni| gone(eni))
-            .filter_map(|eni| writer.slot(&eni.id))
-            .collect();
-        drop(writer);
-        self.records.retire(&retired);
-        for eni in model.gated() {
-            if let Some(slot) = slots.get(&eni.id) {
-                self.records.bind(*slot, LoggedEni::new(eni.clone(), &model.account));
-            }
+    pub(super) fn bind_records(&mut self, model: &Model, slots: &HashMap<String, u16>) {
+        let slot = |eni: &Eni| Some((*slots.get(&eni.id)?, LoggedEni::new(eni.clone(), &model.account)));
+        let generation = self.generation();
+        self.records.set_rules(&self.rule_ids, generation);
+        self.records.bind(model.gated().filter_map(slot).collect());
+    }
+
+    /// What whoever asks can look at on its own. `source`: the folder that is followed.
+    pub(super) fn live(&self, source: Source) -> LiveView {
+        LiveView {
+            source,
+            model: Arc::clone(&self.model),
+            fitting: self.tasks.fitting(),
+            slots: self.image.writer().slots(),
+            rules: self.rule_ids.rules().iter().map(|rule| rule.name.clone()).collect(),
+            timeouts: timeouts(&self.model.settings, self.ticks),
+            image: self.image.memory(),
+            reader: Arc::clone(&self.reader),
         }
     }
 
@@ -252,6 +362,12 @@ impl Daemon {
         let pressure = self.share(false);
         self.records.read_large();
         self.records.gc_if_full(pressure);
+        self.records.tell_troubles();
+    }
+
+    /// Has the files of flow logs opened anew.
+    pub(super) fn reopen_records(&self) {
+        self.records.reopen();
     }
 
     /// The generation in force.
@@ -259,13 +375,52 @@ impl Daemon {
         self.image.writer().generation()
     }
 
-    /// How many tasks are gated, in words.
-    pub(super) async fn gates_summary(&self) -> Result<String, RunningError> {
-        self.gates.summary().await
+    /// The gates.
+    pub(super) fn gates(&self) -> &Gates {
+        &self.gates
     }
 
-    /// Takes the gates off and writes the last records, in that order: what the gates counted to the last is in them. Gives
-    /// the names of the tasks that were not gated because of an error. `counters`: how these are written, if they are.
+    /// Each gated task's ENI, slot, and use of the tables.
+    pub(super) fn usage(&mut self) -> io::Result<Vec<TaskUsage>> {
+        let cap = self.model.settings.connections.per_task;
+        let slots: Vec<(String, u16)> = {
+            let writer = self.image.writer();
+            let slot = |eni: &Eni| Some((eni.id.clone(), writer.slot(&eni.id)?));
+            self.model.gated().filter_map(slot).collect()
+        };
+        let mut all = Vec::with_capacity(slots.len());
+        for (eni, slot) in slots {
+            let usage = self.records.tables().usage(slot)?;
+            all.push(TaskUsage {
+                eni,
+                slot,
+                fills: self.shares.fills(&usage, cap),
+                losses: unrecorded(&mut self.records, slot, &usage),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Use of the tables by all, and how much room they have.
+    pub(super) fn table_fills(&self, tasks: &[TaskUsage]) -> TableFills {
+        let sum = |of: fn(&TableFills) -> &TableFill, limit: u32| TableFill {
+            used: tasks.iter().map(|task| of(&task.fills).used).sum(),
+            limit: limit.into(),
+            refused: tasks.iter().map(|task| of(&task.fills).refused).sum(),
+        };
+        TableFills {
+            connections: sum(|fills| &fills.connections, self.options.conns),
+            denials: sum(|fills| &fills.denials, self.options.denials),
+        }
+    }
+
+    /// How many tasks are gated.
+    pub(super) async fn counts(&self) -> Result<Counts, RunningError> {
+        self.gates.counts().await
+    }
+
+    /// Ends, and writes the records up to now: the gates go on judging and counting. Gives the names of the tasks that were
+    /// not gated because of an error. `counters`: how these are written, if they are.
     pub(super) async fn end(mut self, counters: Option<CountersForm>, to: &mut dyn Write) -> Vec<String> {
         let failed = self.gates.end().await;
         self.records.close_final();
@@ -274,6 +429,15 @@ impl Daemon {
         }
         failed
     }
+}
+
+/// What a task uses of the tables.
+#[derive(Clone, Debug)]
+pub(super) struct TaskUsage {
+    pub(super) eni: String,
+    pub(super) slot: u16,
+    pub(super) fills: TableFills,
+    pub(super) losses: Losses,
 }
 
 /// The gated tasks that have a slot.

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, fmt::Write as _, io};
 
 use serde::Serialize;
+use taskgate_api::Losses;
 use taskgate_bpf::tables::KernelTables;
 use taskgate_ebpf::abi::{Direction, DropReason, Outcome, PassReason};
-use taskgate_tables::{FlowTables as _, Used};
+use taskgate_tables::{FlowTables as _, UsageState, Used};
 
 use super::{counters_base::CountersBase, records::Records, shares::Sharer};
 
@@ -84,7 +85,7 @@ pub(super) fn counters(
     for task in tasks {
         let slot = task.slot();
         let usage = records.tables().usage(slot)?;
-        let given_up = records.given_up(slot);
+        let Losses { passed, denied } = unrecorded(records, slot, &usage);
         let (tables, base) = records.tables_and_base(slot);
         counters.tasks.push(TaskCounters {
             task: task.name(),
@@ -92,10 +93,7 @@ pub(super) fn counters(
             connections: usage.conns.into(),
             denials: usage.denials.into(),
             fragments: usage.fragments.into(),
-            unrecorded: Unrecorded {
-                passed: usage.flows_lost.saturating_sub(base.passed) + given_up.0,
-                denied: usage.denials_lost.saturating_sub(base.denied) + given_up.1,
-            },
+            unrecorded: Unrecorded { passed, denied },
         });
     }
     match form {
@@ -105,6 +103,16 @@ pub(super) fn counters(
             line.push('\n');
             Ok(line)
         }
+    }
+}
+
+/// The packets of a slot's ENI that are in no record: for want of room in the kernel, or among the records that are held.
+pub(super) fn unrecorded(records: &mut Records, slot: u16, usage: &UsageState) -> Losses {
+    let given_up = records.given_up(slot);
+    let (_, base) = records.tables_and_base(slot);
+    Losses {
+        passed: usage.flows_lost.saturating_sub(base.passed) + given_up.0,
+        denied: usage.denials_lost.saturating_sub(base.denied) + given_up.1,
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::{error::Error, fmt, io};
 
-use taskgate_bpf::{gate::GateError, load::LoadError};
+use taskgate_bpf::{gate::GateError, load::LoadError, pins::PinError};
 use taskgate_compiler::CompileError;
 use taskgate_config::Problems;
-use taskgate_flowlog::{CollectError, SinkError};
+use taskgate_flowlog::RecordError;
 use taskgate_net::{eni::EniError, link::LinkError, netlink::NetlinkError};
+
+use super::state::StateError;
 
 /// Why `taskgate run` ends, or a reload is refused, by the phase that failed. A reload goes through
 /// [`RunError::Configuration`] and [`RunError::Attach`] again.
@@ -48,6 +50,28 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
+    /// Gates of an earlier run stand, and this taskgate cannot go on with their connections.
+    #[error(
+        "an earlier run left gates that go on judging, and their tracked connections cannot be taken over: {why}. Start the \
+         taskgate that made them, or this one with `--drop-connections`: the gates stay, connections that no rule allows by \
+         itself are cut"
+    )]
+    Left {
+        /// Why not.
+        why: String,
+    },
+    /// Not everything could be taken away.
+    #[error("{things} things could not be taken away, see the errors above")]
+    Kept {
+        /// How many.
+        things: usize,
+    },
+    /// What an earlier run left cannot be read, or that of this one not be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What outlives the process cannot be kept.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The process lacks something that it works with.
     #[error("cannot set up {object}")]
     Process {
@@ -63,12 +87,9 @@ pub enum StartError {
     /// The kernel does not tell of links.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// Flow records cannot be collected.
+    /// Flow records cannot be collected or written.
     #[error(transparent)]
-    Collect(#[from] CollectError),
-    /// Flow records cannot be written.
-    #[error(transparent)]
-    Sink(#[from] SinkError),
+    Records(#[from] RecordError),
 }
 
 impl StartError {
@@ -87,6 +108,23 @@ pub enum ConfigurationError {
     /// It cannot be compiled, or does not fit.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// What the next process would need cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its files cannot be opened with the rights of who named them.
+    #[error("cannot read `{folder}` with the rights of who named it")]
+    Rights {
+        /// Their folder.
+        folder: String,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel is too old for how gates are to hang.
+    #[error(
+        "`settings.attach` is `tcx`, which Linux has from 6.6 on, and this kernel has not: write `auto` or `clsact`"
+    )]
+    Tcx,
 }
 
 /// Why a link does not get its gate, or a task its ENI.

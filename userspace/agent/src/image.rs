@@ -4,9 +4,9 @@
 //! Nobody waits for a grace period while holding the writer, and the link guard never waits for the writer at all.
 
 use std::{
+    collections::BTreeMap,
     mem,
-    ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicU64},
+    sync::{Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicU64},
 };
 
 use taskgate_bpf::sys::{self, MmapArray};
@@ -15,17 +15,10 @@ use taskgate_ebpf::abi::LinkId;
 use taskgate_tables::image::ImageControl;
 use tracing::warn;
 
+use super::takeover::Takeover;
+
 /// The image, mapped.
-#[derive(Clone, Debug)]
-pub(super) struct ImageMemory(Arc<MmapArray<AtomicU64>>);
-
-impl Deref for ImageMemory {
-    type Target = [AtomicU64];
-
-    fn deref(&self) -> &[AtomicU64] {
-        &self.0
-    }
-}
+pub(super) type ImageMemory = MmapArray<AtomicU64>;
 
 pub(super) type Writer = ImageWriter<ImageMemory>;
 
@@ -44,17 +37,36 @@ pub(super) struct SharedImage {
     writer: Mutex<Writer>,
     /// Links that are gone while the writer is busy. They are unbound before anything else is done with it.
     removals: Mutex<Vec<LinkId>>,
+    /// The links of slots in an earlier process, of which neither the link nor the slot was bound since.
+    carried: Mutex<BTreeMap<u16, LinkId>>,
 }
 
 impl SharedImage {
-    /// Takes charge of an empty image.
-    pub(super) fn new(memory: MmapArray<AtomicU64>) -> Result<Self, CompileError> {
-        let memory = ImageMemory(Arc::new(memory));
+    /// Takes charge of an empty image with so many banks of `members`, in place of those that an earlier process had.
+    pub(super) fn new(
+        memory: MmapArray<AtomicU64>,
+        member_banks: u32,
+        takeover: Option<&Takeover>,
+    ) -> Result<Self, CompileError> {
+        let writer = match takeover {
+            None => ImageWriter::with_members(memory.clone(), member_banks)?,
+            Some(takeover) => {
+                let (generation, slots) = (takeover.generation(), &takeover.state.enis);
+                let epoch = |slot| takeover.epoch(slot);
+                ImageWriter::resume(memory.clone(), member_banks, generation, slots, epoch)?
+            }
+        };
         Ok(Self {
-            writer: Mutex::new(ImageWriter::new(memory.clone())?),
+            writer: Mutex::new(writer),
             memory,
             removals: Mutex::default(),
+            carried: Mutex::new(takeover.map(Takeover::links).unwrap_or_default()),
         })
+    }
+
+    /// The image.
+    pub(super) fn memory(&self) -> ImageMemory {
+        self.memory.clone()
     }
 
     /// The words that can be read and set while the writer is busy.
@@ -103,19 +115,34 @@ impl SharedImage {
 
     /// Binds a link to a slot, if that can be done without waiting. A slot that has just lost another link is settled
     /// first: what that one's last packets admit is made old then, and would be so with the connections of the new link.
-    pub(super) fn try_bind(&self, link: LinkId, slot: u16) -> Result<Binding, CompileError> {
+    /// `gated`: whether the link is the one that an earlier process gated.
+    pub(super) fn try_bind(&self, link: LinkId, slot: u16, gated: bool) -> Result<Binding, CompileError> {
         let Some(mut writer) = self.try_writer().filter(|writer| !writer.is_pending(slot)) else {
             return Ok(Binding::NotYet);
         };
+        self.disown(&writer, link, slot, gated);
         writer.add_link(link, slot)?;
         Ok(Binding::Done)
     }
 
-    /// Binds a link to a slot, and waits for what that takes.
-    pub(super) fn bind(&self, link: LinkId, slot: u16) -> Result<(), CompileError> {
+    /// Makes the tracked connections old that an earlier process had on another link of the slot, or for another slot of the
+    /// link. No gate judges by this image yet that could have admitted any of them.
+    fn disown(&self, writer: &Writer, link: LinkId, slot: u16, gated: bool) {
+        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_meant = |of: &u16, had: &mut LinkId| *of == slot || *had == link;
+        for (of, had) in carried.extract_if(.., is_meant) {
+            if !(gated && of == slot && had == link) {
+                writer.control().bump_epoch(of);
+            }
+        }
+    }
+
+    /// Binds a link to a slot as [`Self::try_bind`] does, and waits for what that takes.
+    pub(super) fn bind(&self, link: LinkId, slot: u16, gated: bool) -> Result<(), CompileError> {
         loop {
             let mut writer = self.writer();
             if !writer.is_pending(slot) {
+                self.disown(&writer, link, slot, gated);
                 return writer.add_link(link, slot);
             }
             drop(writer);

@@ -6,27 +6,40 @@
 //! signals are heard meanwhile. Nothing of it is on a packet's way.
 
 mod apply;
+mod cleanup;
+mod config_watch;
+mod control;
 mod counters;
 mod counters_base;
+mod drift;
 mod error;
 mod gates;
 mod guard;
 mod host;
 mod image;
 mod instance;
+mod journal;
+mod left;
+mod live;
 mod opened;
 mod reading;
 mod records;
+mod refusal;
+mod reloads;
 mod shares;
 mod sizes;
+mod state;
+mod status;
+mod takeover;
+mod task_changes;
+mod tasks;
 mod uplink;
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use log::LevelFilter;
-use taskgate_bpf::{load::LoadOptions, object::BpfObject, sys, tables::KernelTables};
-use taskgate_compiler::policy_banks;
-use taskgate_config::Loaded;
+use taskgate_bpf::{gate::any_stands, load::LoadOptions, object::BpfObject, pins::Pins, sys, tables::KernelTables};
+use taskgate_compiler::ImageSize;
 use taskgate_net::{namespace_watch::NamespaceWatch, netlink::Netlink};
 use tokio::{
     runtime,
@@ -35,24 +48,37 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub use cleanup::cleanup;
 pub use counters::CountersForm;
 pub use error::{AttachError, ConfigurationError, RunError, RunningError, StartError};
 pub use host::{Found, HostFinding, Who, count as count_links, survey};
+pub use left::left_standing;
 pub use sizes::{room, share, table_bytes};
 
 use apply::Daemon;
+use config_watch::ConfigWatch;
+use control::{Call, Control};
+use drift::Drift;
 use guard::Notice;
 use host::HostWatch;
 use instance::Instance;
-use reading::{Again, Reading};
+use reading::{Again, Reading, Source};
+use reloads::{Due, Reloads};
+use state::StateFile;
+use takeover::Takeover;
+use tasks::{Configuration, Tasks};
 
 /// What `taskgate run` is told.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// The folder with the configuration.
     pub config: PathBuf,
+    /// Whether the folder is read again when its files change.
+    pub watch: bool,
     /// Which of several on one host.
     pub instance: String,
+    /// Whether tracked connections of an earlier run may be given up where they cannot be taken over.
+    pub drop_connections: bool,
     /// The flow logs' interval in seconds, in place of the configured one.
     pub interval: Option<u32>,
     /// How counters are written at the end; `None`: not at all. On SIGUSR1 they always are.
@@ -79,14 +105,23 @@ pub fn run(options: &RunOptions, counters: &mut dyn Write) -> Result<(), RunErro
 async fn start(options: &RunOptions, counters: &mut dyn Write) -> Result<(), RunError> {
     // Before anything takes its time: from here on no signal ends the process but as it says here.
     let mut signals = Signals::register()?;
+    if options.watch {
+        signals.watch =
+            ConfigWatch::over(&options.config).map_err(StartError::without("the watch over the configuration"))?;
+    }
     // Every socket and file from here on counts.
     sys::lift_open_files_limit();
-    let mut reading = Reading::begin(options)?;
+    let source = Source {
+        config: options.config.clone(),
+        interval: options.interval,
+        rights: None,
+    };
+    let mut reading = Reading::begin(source.clone())?;
     let (loaded, again) = loop {
         tokio::select! {
-            loaded = reading.done() => match reading.begin_again(options)? {
+            loaded = reading.done() => match reading.begin_again()? {
                 Again::Now => {}
-                again => break (loaded?, again),
+                again => break (loaded?.0, again),
             },
             request = signals.next() => match request {
                 Request::Reload => reading.ask_again(),
@@ -98,32 +133,51 @@ async fn start(options: &RunOptions, counters: &mut dyn Write) -> Result<(), Run
             },
         }
     };
-    let _instance = Instance::claim(&options.instance)?;
+    let mut instance = Instance::claim(&options.instance)?;
     let reading = match again {
-        Again::Afterwards => Some(Reading::begin(options)?),
+        Again::Afterwards => Some(Reading::begin(source.clone())?),
         Again::No | Again::Now => None,
     };
-    Box::pin(run_loop(options, counters, loaded, reading, signals)).await
+    let reloads = Reloads::new(source, reading);
+    Box::pin(run_loop(options, counters, loaded, reloads, signals, &mut instance)).await
 }
 
-/// Holds the gates of what was loaded. `reading`: the configuration that comes after it, if one was asked for.
+/// Holds the gates of what was loaded. `reloads`: what comes after it.
 async fn run_loop(
     options: &RunOptions,
     counters: &mut dyn Write,
-    loaded: Loaded,
-    mut reading: Option<Reading>,
+    loaded: Configuration,
+    mut reloads: Reloads,
     mut signals: Signals,
+    instance: &mut Instance,
 ) -> Result<(), RunError> {
-    let compiled = apply::compile_alone(&loaded.model)?;
-    let mut object = BpfObject::load(&LoadOptions {
-        conns: loaded.model.settings.connections.total,
-        denials: loaded.model.settings.denials.total,
-        policy_banks: policy_banks(compiled.policy_bytes()),
+    let began = Instant::now();
+    let (tasks, model) = Tasks::open(&options.instance, loaded)?;
+    let compiled = apply::compile_alone(&model)?;
+    let image = ImageSize::of(&compiled).map_err(ConfigurationError::from)?;
+    drop(compiled);
+    let pins = Pins::of(&options.instance).map_err(StartError::from)?;
+    let file = StateFile::of(&options.instance).map_err(StartError::from)?;
+    let number = instance::number(&options.instance);
+    let gates = any_stands(&pins, number).map_err(StartError::from)?;
+    let takeover = Takeover::find(&file, &pins, gates, options.drop_connections)?;
+    let fresh = LoadOptions {
+        conns: model.settings.connections.total,
+        denials: model.settings.denials.total,
+        member_banks: image.member_banks,
+        policy_banks: image.policy_banks,
         log_level: options.log_level,
-        instance: instance::number(&options.instance),
+        instance: number,
         ..LoadOptions::default()
-    })
-    .map_err(StartError::from)?;
+    };
+    let (sizes, seed) = if let Some(takeover) = &takeover {
+        (takeover.state.sizes(fresh), Some(&takeover.state.seed))
+    } else {
+        // It speaks of nothing that is there.
+        file.remove().map_err(StartError::from)?;
+        (fresh, None)
+    };
+    let mut object = BpfObject::load_pinned(&sizes, &pins, seed).map_err(StartError::from)?;
     if let Some(unseen) = object.unseen() {
         warn!(
             "gates do not see what is left to be done to a packet once it passed ({}): a task with CAP_NET_RAW can have its \
@@ -140,18 +194,30 @@ async fn run_loop(
     let netlink = Netlink::open().map_err(StartError::from)?;
     let mut host = HostWatch::new(netlink.clone());
     let mut names = NamespaceWatch::new();
-    let begun = Daemon::begin(&options.instance, object, tables, netlink, loaded.model).await?;
-    let (mut daemon, wrong) = begun;
+    let left = (file, takeover);
+    let begun = Daemon::begin(&options.instance, object, tables, netlink, (tasks, model), left).await;
+    let (mut daemon, wrong) = match begun {
+        // Nothing stood before.
+        Err(error) if !gates => {
+            cleanup::take_away(&options.instance).await?;
+            return Err(error);
+        }
+        begun => begun?,
+    };
+    if let Err(error) = pins.release_old_images() {
+        warn!("{}", error::chain(&error));
+    }
     log_all(&wrong);
+    let mut control = Control::start(&options.instance)?;
     info!(
         generation = daemon.generation(),
         "gates are up: {}",
-        daemon.gates_summary().await?
+        daemon.counts().await?
     );
-    warn!("when this taskgate ends its gates come off: what it gates is then open, what it made is taken away");
 
     host.tell(daemon.model()).await;
 
+    let mut drift = Drift::new();
     let mut room = Instant::now() + sizes::ROOM_EVERY;
     let ended = loop {
         let window_ends = Instant::now() + daemon.window_left();
@@ -176,22 +242,51 @@ async fn run_loop(
                 daemon.gc_if_full();
                 room = Instant::now() + sizes::ROOM_EVERY;
             }
-            loaded = pending(&mut reading) => {
-                let again = reading.as_mut().map_or(Ok(Again::No), |reading| reading.begin_again(options));
-                if matches!(again, Ok(Again::Now)) {
-                    continue;
-                }
-                reading = None;
-                if let Err(error) = reload(loaded, &mut daemon).await {
+            () = sleep_until(drift.due()) => {
+                instance.hold();
+                if let Err(error) = drift.look(&daemon).await {
                     break Err(error.into());
                 }
-                host.tell(daemon.model()).await;
-                if !matches!(again, Ok(Again::No)) {
-                    log_refused(ask_to_read(&mut reading, options));
-                }
             }
+            seen = drift.seen() => match seen {
+                Ok(seen) => {
+                    drift.note(&seen, &daemon);
+                    for answer in drift.take_waiting() {
+                        // A client may be gone.
+                        let _told = answer.send(status::status(options, &mut daemon, &reloads, (&drift, &seen), began));
+                    }
+                }
+                Err(error) => error!("the kernel was not looked at: {error}"),
+            },
+            due = reloads.next() => {
+                if let Err(error) = reload(due, &mut reloads, &mut daemon).await {
+                    break Err(error.into());
+                }
+                if let Err(error) = signals.watch.follow(reloads.followed()) {
+                    warn!("`{}` is not watched: {error}", reloads.followed().display());
+                }
+                drift.look_soon();
+                host.tell(daemon.model()).await;
+            }
+            call = control.next() => match call {
+                Call::Status(answer) => drift.ask(answer),
+                Call::Live(answer) => {
+                    // A client may be gone.
+                    let _told = answer.send(daemon.live(reloads.source().clone()));
+                }
+                Call::Apply(folder, answer) => reloads.ask(folder, answer),
+                Call::Task(call) => {
+                    if let Err(error) = task_changes::answer(&mut daemon, call).await {
+                        break Err(error.into());
+                    }
+                }
+            },
             request = signals.next() => match request {
-                Request::Reload => log_refused(ask_to_read(&mut reading, options)),
+                Request::Reload => {
+                    // Whether or not the configuration is accepted.
+                    daemon.reopen_records();
+                    reloads.ask_first();
+                }
                 Request::Counters => daemon.write_counters(options.counters.unwrap_or_default(), counters),
                 Request::End(name) => {
                     info!("{name}: ending");
@@ -201,32 +296,13 @@ async fn run_loop(
         }
     };
     let not_gated = daemon.end(options.counters, counters).await;
+    info!(
+        "gates go on judging and counting: `taskgate run` goes on with them, `taskgate cleanup --yes` takes them off and what \
+         was made away"
+    );
     match ended {
         Ok(()) if !not_gated.is_empty() => Err(RunningError::NotGated { tasks: not_gated }.into()),
         ended => ended,
-    }
-}
-
-/// What is read, if something is.
-async fn pending(reading: &mut Option<Reading>) -> Result<Loaded, RunError> {
-    match reading {
-        Some(reading) => reading.done().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Has the files read; what is being read may be older than that.
-fn ask_to_read(reading: &mut Option<Reading>, options: &RunOptions) -> Result<(), StartError> {
-    match reading {
-        Some(reading) => reading.ask_again(),
-        None => *reading = Some(Reading::begin(options)?),
-    }
-    Ok(())
-}
-
-fn log_refused(asked: Result<(), StartError>) {
-    if let Err(error) = asked {
-        error!("reload refused: {}", error::chain(&error));
     }
 }
 
@@ -236,27 +312,33 @@ fn log_all(errors: &[AttachError]) {
     }
 }
 
-/// Applies what was read. An error here is the link guard's end.
-async fn reload(loaded: Result<Loaded, RunError>, daemon: &mut Daemon) -> Result<(), RunningError> {
+/// Applies what was read, and tells who waits for it. An error here is the link guard's end.
+async fn reload(due: Due, reloads: &mut Reloads, daemon: &mut Daemon) -> Result<(), RunningError> {
+    let Due { loaded, ticket } = due;
     let done = match loaded {
-        Ok(loaded) => daemon.apply(loaded.model).await,
+        Ok((loaded, warnings)) => daemon.apply(loaded).await.map(|wrong| (wrong, warnings)),
         Err(error) => Err(error),
     };
     match done {
-        Ok(wrong) => {
+        Ok((wrong, warnings)) => {
             log_all(&wrong);
             let but = if wrong.is_empty() { "" } else { ", but not wholly" };
+            let counts = daemon.counts().await?;
             info!(
                 generation = daemon.generation(),
-                "reloaded{but}: generation {}, {}",
-                daemon.generation(),
-                daemon.gates_summary().await?
+                "reloaded{but}: generation {}, {counts}",
+                daemon.generation()
             );
+            let applied = status::applied(daemon.generation(), &counts, &wrong, &warnings);
+            reloads.done(ticket, Ok(applied));
         }
-        Err(error) => error!(
-            "reload refused, the configuration in force stays: {}",
-            error::chain(&error)
-        ),
+        Err(error) => {
+            error!(
+                "reload refused, the configuration in force stays: {}",
+                error::chain(&error)
+            );
+            reloads.done(ticket, Err(&error));
+        }
     }
     Ok(())
 }
@@ -266,6 +348,8 @@ struct Signals {
     counters: Signal,
     interrupt: Signal,
     terminate: Signal,
+    /// It asks for what SIGHUP does.
+    watch: ConfigWatch,
 }
 
 enum Request {
@@ -282,6 +366,7 @@ impl Signals {
             counters: on(SignalKind::user_defined1())?,
             interrupt: on(SignalKind::interrupt())?,
             terminate: on(SignalKind::terminate())?,
+            watch: ConfigWatch::default(),
         })
     }
 
@@ -291,6 +376,7 @@ impl Signals {
             Some(()) = self.counters.recv() => Request::Counters,
             Some(()) = self.interrupt.recv() => Request::End("SIGINT"),
             Some(()) = self.terminate.recv() => Request::End("SIGTERM"),
+            () = self.watch.settled() => Request::Reload,
         }
     }
 }

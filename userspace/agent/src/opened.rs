@@ -1,11 +1,17 @@
 //! The links that are open once the gates are off.
 
-use taskgate_bpf::other_gates::is_gated;
+use taskgate_bpf::{gate::TakenOff, other_gates::is_gated};
 use tracing::{info, warn};
 
 /// Says of each link that has lost its gate whether anything is filtered there still.
-pub(super) fn log(links: &[String]) {
-    let (still, open): (Vec<_>, Vec<_>) = links.iter().partition(|link| is_gated(link));
+pub(super) fn log(
+    TakenOff {
+        here,
+        elsewhere,
+        failed,
+    }: &TakenOff,
+) {
+    let (still, open): (Vec<_>, Vec<_>) = here.iter().partition(|link| is_gated(link));
     let listed = |links: &[&String]| {
         let names: Vec<_> = links.iter().map(|link| format!("`{link}`")).collect();
         names.join(", ")
@@ -19,7 +25,10 @@ pub(super) fn log(links: &[String]) {
     if !open.is_empty() {
         warn!("gates are off: nothing is filtered any more on {}", listed(&open));
     }
-    if links.is_empty() {
+    if *elsewhere != 0 {
+        warn!("gates are off: nothing is filtered any more on {elsewhere} links in other network namespaces");
+    }
+    if here.is_empty() && *elsewhere == 0 && failed.is_empty() {
         info!("gates are off: what taskgate made is taken away");
     }
 }

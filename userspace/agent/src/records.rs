@@ -5,13 +5,17 @@ use std::{
         HashMap,
         hash_map::Entry::{Occupied, Vacant},
     },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use taskgate_bpf::tables::KernelTables;
+use taskgate_compiler::RuleIds;
 use taskgate_ebpf::abi::image::TIMEOUTS;
-use taskgate_flowlog::{Collector, LoggedEni, Outputs, Unlogged};
-use taskgate_model::{FlowLog, Model};
+use taskgate_flowlog::{
+    Journal, LoggedEni, RecordError, RecordNames, RecordSettings, Recorder, RecorderStart, RuleText, Unlogged,
+};
+use taskgate_model::Model;
 use tracing::{error, warn};
 
 use super::{
@@ -28,11 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Collecting and writing flow records.
 pub(super) struct Records {
     tables: KernelTables,
-    collector: Collector,
+    recorder: Recorder,
     /// What slots had counted before their ENIs got them: nothing, of those that had no other one.
     bases: HashMap<u16, Option<Box<CountersBase>>>,
-    outputs: Outputs,
-    logs: Vec<FlowLog>,
     /// When connections were removed for want of room last.
     collected: Instant,
     /// When connections that have carried much were looked for last.
@@ -40,30 +42,29 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Begins the first window. `most`: records that are held at most, for the window that runs and for each flow log.
+    /// Begins where the journal ends, if it is of these tables; else anew, with window number `window`. `most`: records that are held at most, for
+    /// the window that runs and for each flow log. `rules`, with the last generation: those that entries name.
     pub(super) fn begin(
+        instance: &str,
         mut tables: KernelTables,
-        model: &Model,
-        timeouts: [u32; TIMEOUTS],
+        (model, timeouts): (&Arc<Model>, [u32; TIMEOUTS]),
         most: usize,
+        window: u32,
+        journal: Journal,
+        (rules, generation): (&RuleIds, u64),
     ) -> Result<Self, StartError> {
-        const FIRST_WINDOW: u32 = 1;
         let now = unix_time().as_secs();
-        let mut collector = Collector::begin(
-            &mut tables,
-            FIRST_WINDOW,
-            now,
-            &model.flow_logs,
-            unlogged(model),
-            timeouts,
-        )?;
-        collector.hold_at_most(most);
+        let start = RecorderStart { now, window, most };
+        let mut names = RecordNames::default();
+        names.set_rules(texts(rules), generation);
+        names.set_peers(model);
+        let (recorder, errors) =
+            Recorder::begin(&mut tables, instance, journal, start, settings(model, timeouts), names)?;
+        log(errors);
         Ok(Self {
             tables,
-            collector,
+            recorder,
             bases: HashMap::new(),
-            outputs: Outputs::open(&model.flow_logs, now, most)?,
-            logs: model.flow_logs.clone(),
             collected: Instant::now(),
             looked: Instant::now(),
         })
@@ -71,55 +72,49 @@ impl Records {
 
     /// Takes over what a new configuration says of records.
     pub(super) fn reconfigure(&mut self, model: &Model, timeouts: [u32; TIMEOUTS]) {
-        if self.logs != model.flow_logs {
-            // Where the window could not be closed, what it holds comes with the first one of the new logs.
-            let end = self.close_as(true).unwrap_or_else(|| unix_time().as_secs());
-            self.outputs.replace(&model.flow_logs, end);
-            self.logs.clone_from(&model.flow_logs);
-        }
-        self.collector.reconfigure(&self.logs, unlogged(model), timeouts);
+        let now = unix_time().as_secs();
+        log(self
+            .recorder
+            .reconfigure(&mut self.tables, now, settings(model, timeouts)));
     }
 
-    /// Says whose a slot is.
-    pub(super) fn bind(&mut self, slot: u16, eni: LoggedEni) {
-        match self.bases.entry(slot) {
-            Vacant(unused) => {
-                unused.insert(None);
-            }
-            Occupied(mut base) if self.collector.eni_of(slot) != Some(eni.id()) => {
-                match CountersBase::read(&mut self.tables, slot) {
-                    Ok(read) => {
-                        base.insert(Some(Box::new(read)));
-                    }
-                    Err(error) => error!(
-                        "the counters of `{}` begin with those of an earlier task: {error}",
-                        eni.id()
-                    ),
+    /// Says which rules and which generation are in force. To be followed by [`Records::bind`].
+    pub(super) fn set_rules(&mut self, rules: &RuleIds, generation: u64) {
+        self.recorder.names().set_rules(texts(rules), generation);
+    }
+
+    /// Says whose addresses are whose, once the flow logs are those of the same configuration.
+    pub(super) fn set_peers(&mut self, model: &Arc<Model>) {
+        self.recorder.names().set_peers(model);
+    }
+
+    /// Says whose the slots are, all of them. ENIs that are not named any more are gone, and pass nothing.
+    pub(super) fn bind(&mut self, enis: HashMap<u16, LoggedEni>) {
+        for (slot, eni) in &enis {
+            match self.bases.entry(*slot) {
+                Vacant(unused) => {
+                    unused.insert(None);
                 }
+                Occupied(mut base) if self.recorder.eni_of(*slot) != Some(eni.id()) => {
+                    match CountersBase::read(&mut self.tables, *slot) {
+                        Ok(read) => {
+                            base.insert(Some(Box::new(read)));
+                        }
+                        Err(error) => error!(
+                            "the counters of `{}` begin with those of an earlier task: {error}",
+                            eni.id()
+                        ),
+                    }
+                }
+                Occupied(_) => {}
             }
-            Occupied(_) => {}
         }
-        self.collector.bind(slot, eni);
-    }
-
-    /// Says that the ENIs of slots are gone, and pass nothing any more.
-    pub(super) fn retire(&mut self, slots: &[u16]) {
-        for slot in slots {
-            self.collector.retire(*slot);
-        }
-        if !slots.is_empty()
-            && let Err(error) = self.collector.snapshot(&mut self.tables)
-        {
-            error!(
-                "the last packets of ENIs that are gone may be recorded for those that have their links: {}",
-                chain(&error)
-            );
-        }
+        log(self.recorder.bind(&mut self.tables, enis));
     }
 
     /// How long until the window is to be closed.
     pub(super) fn left(&self) -> Duration {
-        self.collector.time_left(unix_time())
+        self.recorder.time_left(unix_time())
     }
 
     /// Closes the window and writes its records. Failures are logged: the gates do not depend on the records.
@@ -128,47 +123,51 @@ impl Records {
         self.gc(false);
     }
 
-    /// Closes the window before its time, and waits until its reader has what was written.
+    /// Closes the window before its time, and waits until every destination has what was written.
     pub(super) fn close_final(&mut self) {
         self.close_as(true);
-        if let Err(error) = self.outputs.finish(PATIENCE) {
+        for error in self.recorder.finish(PATIENCE) {
             error!("{}", chain(&error));
         }
     }
 
-    /// Gives when the window ended, if it could be closed.
-    fn close_as(&mut self, last: bool) -> Option<u64> {
+    /// Has the files of flow logs opened anew.
+    pub(super) fn reopen(&self) {
+        self.recorder.reopen();
+    }
+
+    /// Says what went wrong with destinations.
+    pub(super) fn tell_troubles(&mut self) {
+        log(self.recorder.troubles());
+    }
+
+    fn close_as(&mut self, last: bool) {
         let now = unix_time().as_secs();
         let closed = if last {
-            self.collector.close_final(&mut self.tables, now)
+            self.recorder.close_final(&mut self.tables, now)
         } else {
-            self.collector.close_window(&mut self.tables, now)
+            self.recorder.close_window(&mut self.tables, now)
         };
-        let window = match closed {
-            Ok(window) => window,
-            Err(error) => {
-                error!(
-                    "a capture window is not closed, its records come with the next one: {}",
-                    chain(&error)
-                );
-                return None;
+        match closed {
+            Ok(window) => {
+                if window.unattributed.flows != 0 {
+                    warn!(
+                        "{} packets in {} flows belong to no known ENI and leave no record",
+                        window.unattributed.packets, window.unattributed.flows
+                    );
+                }
+                log(window.errors);
             }
-        };
-        if window.unattributed.flows != 0 {
-            warn!(
-                "{} packets in {} flows belong to no known ENI and leave no record",
-                window.unattributed.packets, window.unattributed.flows
-            );
+            Err(error) => error!(
+                "a capture window is not closed, its records come with the next one: {}",
+                chain(&error)
+            ),
         }
-        if let Err(error) = self.outputs.write(&window) {
-            error!("flow records are lost: {}", chain(&error));
-        }
-        Some(window.bounds.end)
     }
 
     /// The packets of a slot's ENI, passed and denied, whose records were given up.
     pub(super) fn given_up(&self, slot: u16) -> (u64, u64) {
-        self.collector.given_up(slot)
+        self.recorder.given_up(slot)
     }
 
     /// The kernel's tables, and what a slot had counted there before its ENI got it.
@@ -187,7 +186,7 @@ impl Records {
         if self.looked.elapsed() < LARGE_EVERY {
             return;
         }
-        if let Err(error) = self.collector.read_large(&mut self.tables) {
+        if let Err(error) = self.recorder.read_large(&mut self.tables) {
             error!("connections that carry much are not read: {}", chain(&error));
         }
         self.looked = Instant::now();
@@ -200,13 +199,11 @@ impl Records {
             self.gc(true);
             self.collected = Instant::now();
         }
-        if pressure.denials
-            && let Err(error) = self.collector.free_denials(&mut self.tables)
-        {
-            error!("denied flows are not freed: {}", chain(&error));
+        if pressure.denials {
+            log(self.recorder.free_denials(&mut self.tables));
         }
         if pressure.fragments
-            && let Err(error) = self.collector.free_fragments(&mut self.tables)
+            && let Err(error) = self.recorder.free_fragments(&mut self.tables)
         {
             error!("fragments are not forgotten: {}", chain(&error));
         }
@@ -215,12 +212,28 @@ impl Records {
     /// Removes connections that are over by now. `unreported`: also what no window has reported yet; it is reported in the one that
     /// runs.
     pub(super) fn gc(&mut self, unreported: bool) {
-        if let Err(error) = self.collector.gc(&mut self.tables, unreported) {
-            error!("idle connections are not removed: {}", chain(&error));
-        }
+        log(self.recorder.gc(&mut self.tables, unreported));
     }
 }
 
-fn unlogged(model: &Model) -> Unlogged {
-    Unlogged::new(model.unlogged())
+fn texts(rules: &RuleIds) -> impl Iterator<Item = RuleText<'_>> {
+    rules.rules().iter().map(|rule| RuleText {
+        group: &rule.name.group,
+        group_name: &rule.name.group_name,
+        rule: &rule.name.rule,
+    })
+}
+
+fn settings(model: &Model, timeouts: [u32; TIMEOUTS]) -> RecordSettings {
+    RecordSettings {
+        logs: model.flow_logs.clone(),
+        unlogged: Unlogged::new(model.unlogged()),
+        timeouts,
+    }
+}
+
+fn log(errors: Vec<RecordError>) {
+    for error in errors {
+        error!("{}", chain(&error));
+    }
 }

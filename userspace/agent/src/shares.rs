@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use taskgate_api::{TableFill, TableFills};
 use taskgate_bpf::load::LoadOptions;
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 use taskgate_model::{Eni, Settings};
@@ -131,6 +132,23 @@ impl Shares {
             denials,
             fragments,
         })
+    }
+
+    /// What a task uses, and may use by the shares in force and its cap of connections.
+    pub(super) fn fills(&self, usage: &UsageState, cap: Option<u32>) -> TableFills {
+        let fill = |table: Shared, cap: Option<u32>, refused| {
+            let Share { floor, pool } = self.in_force[table as usize];
+            let most = u64::from(floor) + u64::from(pool);
+            TableFill {
+                used: usage.of(table).total(),
+                limit: cap.map_or(most, |cap| most.min(cap.into())),
+                refused,
+            }
+        };
+        TableFills {
+            connections: fill(Shared::Connections, cap, usage.conns_refused),
+            denials: fill(Shared::Denials, None, usage.denials_lost),
+        }
     }
 
     /// Says once which tasks found no room.

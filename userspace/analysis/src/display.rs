@@ -3,12 +3,18 @@
 use std::net::IpAddr;
 
 use taskgate_model::{
-    Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixListIndex, Protocol, Rule, protocol_text,
+    Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, PrefixListIndex, Protocol, Rule, protocol_name,
+    protocol_text,
 };
 
 /// The family of an address.
 pub fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// A packet's protocol in one word: its name, or its number where it has none.
+pub fn protocol_word(number: u8) -> String {
+    protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
 
 /// A rule's protocol and ports: `tcp port 443`, `icmp type 8`, `all traffic`.

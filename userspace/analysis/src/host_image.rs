@@ -3,9 +3,9 @@
 use std::sync::atomic::AtomicU64;
 
 use taskgate_compiler::{
-    CompileError, CompileOptions, Compiled, EniLimits, GroupSetIds, ImageWriter, RuleIds, policy_banks,
+    CompileError, CompileOptions, Compiled, EniLimits, GroupSetIds, ImageSize, ImageWriter, RuleIds,
 };
-use taskgate_ebpf::abi::image::{NO_CAP, POLICY_BANK, Share, Shared};
+use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 use taskgate_model::{Eni, Exempt, Model};
 use taskgate_tables::image::host_image;
 
@@ -44,7 +44,8 @@ impl HostImage {
         let mut rule_ids = RuleIds::default();
         let compiled = Compiled::new(model, scope, &mut rule_ids, &mut GroupSetIds::default())?;
         let (policies, policy_bytes) = (compiled.policies(), compiled.policy_bytes());
-        let mut writer = ImageWriter::new(host_image(POLICY_BANK + policy_banks(policy_bytes)))?;
+        let size = ImageSize::of(&compiled)?;
+        let mut writer = ImageWriter::with_members(host_image(size.banks()), size.member_banks)?;
         for table in Shared::ALL {
             writer.control().set_share(table, Share { floor: ROOM, pool: 0 });
         }

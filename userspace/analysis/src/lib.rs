@@ -1,7 +1,8 @@
-//! What a configuration means, worked out without a kernel: what its gates say of a packet, and what about its rules deserves
-//! a look.
+//! Analysis of a configuration without a kernel: its gates' verdict on a packet, and warnings about its rules.
 
+pub mod diff;
 pub mod display;
 pub mod explain;
+mod frame;
 pub mod host_image;
 pub mod lint;

@@ -5,15 +5,15 @@ use std::{
     fmt::{self, Debug},
     marker::PhantomData,
     mem::offset_of,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
+#[cfg(feature = "testing")]
+use taskgate_ebpf::conntable::{InsertOutcome, Probe, Seed, find, insert};
 use taskgate_ebpf::{
     abi::{Conn, Denial, FlowMaps, Key4, Key6},
-    conntable::{
-        AMPLE, ControlWord, InsertOutcome, Probe, Seed, State, TRIES, TableMemory, WAYS, find, hash::Hashed, insert,
-        sweep,
-    },
+    conntable::{AMPLE, ControlWord, State, TRIES, TableMemory, WAYS, gc, hash::Hashed},
 };
 
 use taskgate_tables::FlowId;
@@ -153,23 +153,15 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         V::of(words)
     }
 
-    fn write(&self, way: u32, key: &K, value: &V) {
-        let (first, rest) = key.parts();
-        let words = value.words().into_iter().chain(first);
-        for (there, word) in self.entry(way).iter().zip(words) {
-            there.store(word, SeqCst);
-        }
-        if let Some(rests) = &self.rests {
-            for (there, word) in rests[way as usize * REST..].iter().zip(rest) {
-                there.store(word, SeqCst);
-            }
-        }
-    }
-
     /// Visits every entry with its way and control word, in the order of ways. One that comes or goes meanwhile may be
     /// missed.
-    pub fn visit(&self, mut visit: impl FnMut(u32, ControlWord, K, V)) {
-        for way in 0..self.ways() {
+    pub fn visit(&self, visit: impl FnMut(u32, ControlWord, K, V)) {
+        self.visit_some(0..self.ways(), visit);
+    }
+
+    /// [`Self::visit`] of some ways; those that there are not are none.
+    pub(super) fn visit_some(&self, ways: Range<u32>, mut visit: impl FnMut(u32, ControlWord, K, V)) {
+        for way in ways.start..ways.end.min(self.ways()) {
             let word = self.control(way);
             if !word.is(State::Live) && !word.is(State::Dying) {
                 continue;
@@ -186,7 +178,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
     pub(super) fn mark(&self, id: FlowId) {
         let word = self.control(id.way());
         if word.version() == id.version() {
-            sweep::mark::<K, Self>(self, id.way(), word);
+            gc::mark::<K, Self>(self, id.way(), word);
         }
     }
 
@@ -199,25 +191,59 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
     /// Takes the mark off.
     pub(super) fn unmark(&self, id: FlowId) {
         if let Some(word) = self.dying(id) {
-            sweep::unmark::<K, Self>(self, id.way(), word);
+            gc::unmark::<K, Self>(self, id.way(), word);
         }
     }
 
-    /// Removes an entry that is still marked, after a grace period. What it held is final: who wants to count in it takes the
-    /// mark off first.
-    pub(super) fn take(&self, id: FlowId) -> Option<(K, V)> {
+    /// Takes an entry that is still marked out of programs' reach, after a grace period. What it holds is final: who wants to
+    /// count in it takes the mark off first.
+    pub(super) fn freeze(&self, id: FlowId) -> Option<(K, V)> {
         let word = self.dying(id)?;
+        gc::freeze::<K, Self>(self, id.way(), word).then(|| self.entry_at(id.way()))
+    }
+
+    /// Gives a frozen entry's way back, and what it held.
+    pub(super) fn free(&self, id: FlowId) -> Option<(K, V)> {
+        let word = self.control(id.way());
+        if word.version() != id.version() || !word.is(State::Frozen) {
+            return None;
+        }
         let held = self.entry_at(id.way());
-        sweep::remove::<K, Self>(self, id.way(), word).then_some(held)
+        gc::free::<K, Self>(self, id.way(), word);
+        Some(held)
+    }
+
+    /// Visits every frozen entry with its way and control word.
+    pub(super) fn visit_frozen(&self, mut visit: impl FnMut(u32, ControlWord, K, V)) {
+        for way in 0..self.ways() {
+            let word = self.control(way);
+            if word.is(State::Frozen) {
+                let (key, value) = self.entry_at(way);
+                visit(way, word, key, value);
+            }
+        }
     }
 
     fn dying(&self, id: FlowId) -> Option<ControlWord> {
         let word = self.control(id.way());
         (word.version() == id.version() && word.is(State::Dying)).then_some(word)
     }
+}
 
+impl<K> MappedTable<K, Conn> {
+    /// Says otherwise of a connection's admission, unless a program has just done so.
+    pub(super) fn set_admitted(&self, id: FlowId, was: u64, is: u64) {
+        const ADMITTED: usize = offset_of!(Conn, admitted) / size_of::<u64>();
+        let word = &self.entries[id.way() as usize * ENTRY + ADMITTED];
+        let _changed = word.compare_exchange(was, is, SeqCst, SeqCst);
+    }
+}
+
+/// Entries of chosen content, which only programs make otherwise.
+#[cfg(feature = "testing")]
+impl<K: TableKey, V: TableValue> MappedTable<K, V> {
     /// Puts a value in place of a key's, or a new entry; what programs count in it meanwhile may be lost. `None`: there is no
-    /// room. For tests and measurements.
+    /// room.
     pub fn put(&self, seed: &Seed, key: &K, value: &V) -> Option<u32> {
         match insert(self, self.probe(seed, key), key, |way| self.write(way, key, value)) {
             InsertOutcome::Created(way) => Some(way),
@@ -229,12 +255,12 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         }
     }
 
-    /// The value of a key. For tests and measurements.
+    /// The value of a key.
     pub fn get(&self, seed: &Seed, key: &K) -> Option<V> {
         Some(self.value(find(self, self.probe(seed, key), key)?))
     }
 
-    /// Puts another value in place of each one; what programs count in them meanwhile may be lost. For tests.
+    /// Puts another value in place of each one; what programs count in them meanwhile may be lost.
     pub fn change_each(&self, mut change: impl FnMut(&V)) {
         self.visit(|way, _, key, value| {
             change(&value);
@@ -242,11 +268,11 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         });
     }
 
-    /// Removes every entry, while no program runs. For tests and measurements. Gives how many there were.
+    /// Removes every entry, while no program runs. Gives how many there were.
     pub fn clear(&self) -> u64 {
         let mut entries = 0;
         self.visit(|way, word, _, _| {
-            sweep::free::<K, Self>(self, way, word);
+            gc::free::<K, Self>(self, way, word);
             entries += 1;
         });
         entries
@@ -256,14 +282,18 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         let half = self.ways() / WAYS / 2;
         Probe::new(key.hash(|at| seed[at]), half)
     }
-}
 
-impl<K> MappedTable<K, Conn> {
-    /// Says otherwise of a connection's admission, unless a program has just done so.
-    pub(super) fn set_admitted(&self, id: FlowId, was: u64, is: u64) {
-        const ADMITTED: usize = offset_of!(Conn, admitted) / size_of::<u64>();
-        let word = &self.entries[id.way() as usize * ENTRY + ADMITTED];
-        let _changed = word.compare_exchange(was, is, SeqCst, SeqCst);
+    fn write(&self, way: u32, key: &K, value: &V) {
+        let (first, rest) = key.parts();
+        let words = value.words().into_iter().chain(first);
+        for (there, word) in self.entry(way).iter().zip(words) {
+            there.store(word, SeqCst);
+        }
+        if let Some(rests) = &self.rests {
+            for (there, word) in rests[way as usize * REST..].iter().zip(rest) {
+                there.store(word, SeqCst);
+            }
+        }
     }
 }
 

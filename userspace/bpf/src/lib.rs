@@ -2,14 +2,18 @@
 //!
 //! All the unsafe code for that is in [`sys`].
 
+pub mod ages;
 mod btf;
 pub mod conntable;
 pub mod events;
 pub mod gate;
+mod kept_maps;
 pub mod load;
 pub mod object;
 pub mod other_gates;
+pub mod pins;
 pub mod prefilter;
+pub mod reader;
 mod signals;
 pub mod sk_buff;
 pub mod sys;

@@ -14,7 +14,7 @@ use log::LevelFilter;
 use taskgate_ebpf::{
     abi::{
         Conn, EniUsage, FlowMaps, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, NeighbourCache,
-        image::{BANK_BYTES, POLICY_BANK, SLOTS, Shared},
+        image::{BANK_BYTES, LEAST_MEMBER_BANKS, MOST_MEMBER_BANKS, SLOTS, Shared, policy_bank},
         map,
         outcome::OUTCOMES,
         tables::{Entry, Rest},
@@ -22,7 +22,7 @@ use taskgate_ebpf::{
     conntable::{WAYS, half_for},
 };
 
-use super::sk_buff::Sight;
+use super::{pins::PinError, sk_buff::Sight};
 
 /// Sizes of the tables, in entries, and the kernel program's log level. They are fixed once loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct LoadOptions {
     pub denials: u32,
     /// Slots, slot 0 included: 2 to [`SLOTS`].
     pub slots: u32,
+    /// Banks of addresses of members, of 2 MiB each: a power of two, [`LEAST_MEMBER_BANKS`] to [`MOST_MEMBER_BANKS`].
+    pub member_banks: u32,
     /// Banks for policies, of 2 MiB each: 1 to 4,096.
     pub policy_banks: u32,
     /// The kernel program's log level. Code of levels that are off is removed at load.
@@ -72,6 +74,12 @@ impl LoadOptions {
             ("tracked connections", self.conns, 1, 1 << 26),
             ("denied flows", self.denials, 1, 1 << 26),
             ("slots", self.slots, 2, SLOTS),
+            (
+                "banks of members",
+                self.member_banks,
+                LEAST_MEMBER_BANKS,
+                MOST_MEMBER_BANKS,
+            ),
             ("banks of policies", self.policy_banks, 1, 4096),
         ];
         match sizes
@@ -95,6 +103,7 @@ impl Default for LoadOptions {
             conns: 262_144,
             denials: 65_536,
             slots: SLOTS,
+            member_banks: LEAST_MEMBER_BANKS,
             policy_banks: 8,
             log_level: LevelFilter::Off,
             instance: 0,
@@ -121,11 +130,16 @@ pub enum LoadError {
         /// The most that works.
         most: u32,
     },
+    /// What outlives the process cannot be kept.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The kernel gives no random numbers.
     #[error("there are no random numbers for the connection tables")]
     Seed(#[source] io::Error),
     /// The kernel refused the maps, or the object does not make sense.
-    #[error("the kernel program's maps cannot be made")]
+    #[error(
+        "the kernel program's maps cannot be made: `taskgate check` says how much memory they take by `connections.total` and `denials.total`"
+    )]
     Maps(#[source] EbpfError),
     /// A map or program is not in the object.
     #[error("the kernel program has no {kind} `{name}`: it is of another version than this taskgate")]
@@ -198,6 +212,11 @@ pub(super) struct MapSpec {
 impl MapSpec {
     const MMAPABLE: u32 = 1 << 10;
 
+    /// Whether a process goes on with the one that an earlier process had: all but what is written anew by each.
+    pub(super) fn is_carried(&self) -> bool {
+        ![map::IMAGE, map::EVENTS].contains(&self.name)
+    }
+
     pub(super) fn all(options: &LoadOptions) -> Vec<Self> {
         let hash = |name, key, value, entries| Self {
             name,
@@ -242,7 +261,7 @@ impl MapSpec {
                 map::IMAGE,
                 MapType::Array,
                 BANK_BYTES as usize,
-                POLICY_BANK + options.policy_banks,
+                policy_bank(options.member_banks) + options.policy_banks,
                 Self::MMAPABLE,
             ),
             array(

@@ -1,9 +1,10 @@
 //! The kernel program: loaded, its maps compared with what this build expects, its programs verified.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd as _, OwnedFd},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
 };
 
 use aya::{
@@ -21,6 +22,7 @@ use taskgate_ebpf::{
 use super::{
     gate::GatePrograms,
     load::{LoadError, LoadOptions, MapSpec, missing, program},
+    pins::{self, Pins},
     signals::SignalsHeld,
     sk_buff::{self, Look, Sight, Unseen},
 };
@@ -36,13 +38,15 @@ const LOG: &str = "AYA_LOGS";
 #[derive(Debug)]
 pub struct BpfObject {
     pub(super) ebpf: Ebpf,
+    /// What is mapped of its maps, by name.
+    mapped: Mutex<BTreeMap<&'static str, MmapArray<AtomicU64>>>,
     options: LoadOptions,
-    /// The seed of its connection tables.
-    #[cfg(feature = "testing")]
-    pub(super) seed: Seed,
+    seed: Seed,
     pub(super) gates: Arc<GatePrograms>,
     /// The prefilter's program, once it is loaded.
     pub(super) prefilter: Option<&'static str>,
+    /// Where its maps have their names and which image is its own, if it outlives the process.
+    pub(super) kept: Option<(Pins, u32)>,
     /// How it sees what is left to be done to a frame.
     sight: Sight,
     /// Why it does not see what is left to be done to a frame, if it does not.
@@ -59,8 +63,47 @@ impl BpfObject {
     ];
 
     /// Loads a new kernel program: fresh maps, all programs verified, nothing attached, the image empty. It may block
-    /// for a second.
+    /// for a second. With the process it is gone, but for clsact filters.
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
+        Self::load_by(options, None, &new_seed()?)
+    }
+
+    /// [`Self::load`] of what outlives the process: the gates, the image and the tables. `carried`: the seed of the tables
+    /// that an earlier process had, which have the same sizes and are gone on with; `None`: there are none.
+    ///
+    /// # Errors
+    /// As of [`Self::load`]; [`LoadError::Shape`] if a table is not what this build expects: what stands goes on standing.
+    pub fn load_pinned(options: &LoadOptions, pins: &Pins, carried: Option<&Seed>) -> Result<Self, LoadError> {
+        let image = pins.image_numbers()?.last().map_or(1, |last| last.saturating_add(1));
+        let seed = if let Some(seed) = carried {
+            // The loader would take whatever has the name, and make what has none.
+            Self::check_carried(options, pins)?;
+            *seed
+        } else {
+            pins.release_maps()?;
+            new_seed()?
+        };
+        let loaded = Self::load_by(options, Some((pins, image)), &seed);
+        if loaded.is_err() {
+            match carried {
+                Some(_) => pins::remove(&pins.image(image))?,
+                None => pins.release_maps()?,
+            }
+        }
+        loaded
+    }
+
+    /// Whether the tables that an earlier process had, with these sizes, can be gone on with.
+    ///
+    /// # Errors
+    /// One that is missing, cannot be opened, or is not what this build expects.
+    pub fn check_carried(options: &LoadOptions, pins: &Pins) -> Result<(), LoadError> {
+        let all = MapSpec::all(options);
+        let mut carried = all.iter().filter(|shape| shape.is_carried());
+        carried.try_for_each(|shape| shape.check(&pins.open_map(shape.name)?))
+    }
+
+    fn load_by(options: &LoadOptions, pins: Option<(&Pins, u32)>, seed: &Seed) -> Result<Self, LoadError> {
         if GATE.is_empty() {
             return Err(LoadError::NotBuilt);
         }
@@ -72,17 +115,23 @@ impl BpfObject {
             Err(unseen) => (Vec::new(), unseen),
         };
         for look in looks {
-            match Self::load_with(options, &look, None) {
+            match Self::load_with(options, pins, seed, &look, None) {
                 Err(LoadError::Program { program, cause }) if program == abi::program::FROM_TASK => {
                     tracing::debug!("`{program}` is to look at socket buffers otherwise, or not at all: {cause}");
                 }
                 loaded => return loaded,
             }
         }
-        Self::load_with(options, &Look::NOT, Some(unseen))
+        Self::load_with(options, pins, seed, &Look::NOT, Some(unseen))
     }
 
-    fn load_with(options: &LoadOptions, look: &Look, unseen: Option<Unseen>) -> Result<Self, LoadError> {
+    fn load_with(
+        options: &LoadOptions,
+        pins: Option<(&Pins, u32)>,
+        seed: &Seed,
+        look: &Look,
+        unseen: Option<Unseen>,
+    ) -> Result<Self, LoadError> {
         let shapes = MapSpec::all(options);
         let level = options.log_level as usize as u8;
         let mut loader = EbpfLoader::new();
@@ -90,8 +139,14 @@ impl BpfObject {
             if let Some(entries) = shape.entries {
                 loader.map_max_entries(shape.name, entries);
             }
+            if let Some((pins, image)) = pins {
+                match shape.name {
+                    map::IMAGE => loader.map_pin_path(shape.name, pins.image(image)),
+                    name if shape.is_carried() => loader.map_pin_path(name, pins.map(name)),
+                    _ => &mut loader,
+                };
+            }
         }
-        let seed: Seed = sys::random().map_err(LoadError::Seed)?;
         let flow_tables = options.flow_tables();
         for (maps, half) in &flow_tables {
             loader.override_global(maps.half, half, true);
@@ -110,17 +165,23 @@ impl BpfObject {
             let program = classifier(&mut ebpf, name)?;
             verify(|| program.load()).map_err(of)?;
         }
-        let gates = GatePrograms::of(&ebpf, options.instance)?;
+        let gates = GatePrograms::of(&ebpf, options.instance, pins.map(|(pins, _)| pins.clone()))?;
         Ok(Self {
             ebpf,
+            mapped: Mutex::default(),
             options: *options,
-            #[cfg(feature = "testing")]
-            seed,
+            seed: *seed,
             gates: Arc::new(gates),
             prefilter: None,
+            kept: pins.map(|(pins, image)| (pins.clone(), image)),
             sight: look.sight,
             unseen,
         })
+    }
+
+    /// The seed that its connection tables are hashed with.
+    pub fn seed(&self) -> &Seed {
+        &self.seed
     }
 
     /// Has the prefilter verified, unless it was, and gives its program: that for frames of several buffers (Linux
@@ -166,12 +227,23 @@ impl BpfObject {
 
     /// Maps the image: words of 8 bytes, bank after bank, as [`taskgate_ebpf::abi::image`] lays them out.
     pub fn image(&self) -> Result<MmapArray<AtomicU64>, LoadError> {
-        self.shared(map::IMAGE)
+        self.words(map::IMAGE)
     }
 
     /// Maps what slots use: the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.
     pub(super) fn usage_words(&self) -> Result<MmapArray<AtomicU64>, LoadError> {
-        self.shared(map::USAGE)
+        self.words(map::USAGE)
+    }
+
+    /// Maps the words of 8 bytes of an array, once for all who ask.
+    pub(super) fn words(&self, name: &'static str) -> Result<MmapArray<AtomicU64>, LoadError> {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(words) = mapped.get(name) {
+            return Ok(words.clone());
+        }
+        let words = self.shared(name)?;
+        mapped.insert(name, MmapArray::clone(&words));
+        Ok(words)
     }
 
     pub(super) fn shared<T: sys::Atomics>(&self, name: &'static str) -> Result<MmapArray<T>, LoadError> {
@@ -232,7 +304,11 @@ fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Prog
     }
 }
 
-fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+fn new_seed() -> Result<Seed, LoadError> {
+    sys::random().map_err(LoadError::Seed)
+}
+
+pub(super) fn data<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
     match ebpf.map(name) {
         Some(
             Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data),

@@ -4,7 +4,10 @@ use std::{
     io,
     mem::offset_of,
     os::fd::{AsFd as _, OwnedFd},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use aya::maps::{Map, MapData, PerCpuArray};
@@ -24,6 +27,7 @@ use taskgate_tables::{
 };
 
 use super::{
+    ages::Ages,
     conntable::{MappedTable, TableValue},
     load::LoadError,
     object::BpfObject,
@@ -41,6 +45,7 @@ pub struct KernelTables {
     counters: PerCpuArray<MapData, [u64; OUTCOMES]>,
     clock: OwnedFd,
     ticks_per_second: u32,
+    ages: Arc<Ages>,
 }
 
 impl KernelTables {
@@ -51,8 +56,10 @@ impl KernelTables {
             program: program::CLOCK,
             cause,
         };
+        let conns = FlowsByFamily::<Conn>::new(object, map::CONNS_V4, map::CONNS_V6)?;
         Ok(Self {
-            conns: FlowsByFamily::new(object, map::CONNS_V4, map::CONNS_V6)?,
+            ages: Arc::new(Ages::new(conns.v4.ways(), conns.v6.ways())),
+            conns,
             denials: FlowsByFamily::new(object, map::DENIALS_V4, map::DENIALS_V6)?,
             fragments: Fragments::new(object)?,
             usage: object.usage_words()?,
@@ -64,6 +71,11 @@ impl KernelTables {
             clock: object.program(program::CLOCK)?,
             ticks_per_second: rate(sys::tick_nanoseconds().map_err(clock)?),
         })
+    }
+
+    /// Since when connections are known: since [`FlowTables::conns`] visited them first.
+    pub fn ages(&self) -> Arc<Ages> {
+        Arc::clone(&self.ages)
     }
 
     /// Packets of a slot in one direction by outcome number, over all CPUs. Tracked ones are counted in their entries
@@ -121,7 +133,9 @@ impl KernelTables {
 
 impl FlowTables for KernelTables {
     fn conns(&mut self, visit: &mut dyn FnMut(&TrackedConn)) -> io::Result<()> {
+        let see = self.ages.see();
         self.conns.visit(&mut |id, key, conn| {
+            see(id);
             self.keep_older(id, &conn);
             visit(&self.tracked(id, key, &conn));
         });
@@ -147,31 +161,46 @@ impl FlowTables for KernelTables {
         Some(self.tracked(id, key, &conn))
     }
 
-    fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {
-        let Some((key, conn)) = self.conns.take(id) else {
-            return Ok(None);
+    fn freeze_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {
+        Ok(self.conns.freeze(id).map(|(key, conn)| (key, (&conn).into())))
+    }
+
+    fn free_conn(&mut self, id: FlowId) -> io::Result<()> {
+        let Some((_, conn)) = self.conns.free(id) else {
+            return Ok(());
         };
         let conn = ConnState::from(&conn);
-        self.give_back(
-            conn.slot,
-            offset_of!(EniUsage, conns_removed),
-            Charge::of_state(conn.state),
-        )?;
-        Ok(Some((key, conn)))
+        let charge = Charge::of_state(conn.state);
+        self.give_back(conn.slot, offset_of!(EniUsage, conns_removed), charge)
     }
 
     fn keep_conn(&mut self, id: FlowId) {
         self.conns.unmark(id);
     }
 
-    fn take_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>> {
-        let Some((key, denial)) = self.denials.take(id) else {
-            return Ok(None);
+    fn freeze_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>> {
+        Ok(self.denials.freeze(id).map(|(key, denial)| (key, (&denial).into())))
+    }
+
+    fn free_denial(&mut self, id: FlowId) -> io::Result<()> {
+        let Some((key, denial)) = self.denials.free(id) else {
+            return Ok(());
         };
         let (slot, ..) = key.denial_parts();
         let charge = Charge::new(denial.charge.get());
-        self.give_back(slot, offset_of!(EniUsage, denials_removed), charge)?;
-        Ok(Some((key, (&denial).into())))
+        self.give_back(slot, offset_of!(EniUsage, denials_removed), charge)
+    }
+
+    fn frozen_conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()> {
+        self.conns
+            .visit_frozen(&mut |id, key, conn: Conn| visit(id, key, (&conn).into()));
+        Ok(())
+    }
+
+    fn frozen_denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()> {
+        self.denials
+            .visit_frozen(&mut |id, key, denial: Denial| visit(id, key, (&denial).into()));
+        Ok(())
     }
 
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
@@ -250,7 +279,7 @@ impl FlowTables for KernelTables {
 }
 
 /// The rate of the kernel's jiffies, by the length of one.
-fn rate(tick_nanoseconds: u32) -> u32 {
+pub(super) fn rate(tick_nanoseconds: u32) -> u32 {
     const RATES: [u32; 4] = [100, 250, 300, 1000];
     let off = |rate: &u32| (1_000_000_000 / rate).abs_diff(tick_nanoseconds);
     RATES.into_iter().min_by_key(off).unwrap_or(RATES[0])
@@ -276,8 +305,8 @@ impl FlowsByFamily<Conn> {
 impl<V: TableValue> FlowsByFamily<V> {
     fn new(object: &BpfObject, v4: FlowMaps, v6: FlowMaps) -> Result<Self, LoadError> {
         Ok(Self {
-            v4: MappedTable::open(v4, |map| object.shared(map))?,
-            v6: MappedTable::open(v6, |map| object.shared(map))?,
+            v4: MappedTable::open(v4, |map| object.words(map))?,
+            v6: MappedTable::open(v6, |map| object.words(map))?,
         })
     }
 
@@ -316,12 +345,27 @@ impl<V: TableValue> FlowsByFamily<V> {
         }
     }
 
-    fn take(&self, id: FlowId) -> Option<(FlowKey, V)> {
+    fn freeze(&self, id: FlowId) -> Option<(FlowKey, V)> {
         if id.is_v6() {
-            self.v6.take(id).map(|(key, value)| (FlowKey::V6(key), value))
+            self.v6.freeze(id).map(|(key, value)| (FlowKey::V6(key), value))
         } else {
-            self.v4.take(id).map(|(key, value)| (FlowKey::V4(key), value))
+            self.v4.freeze(id).map(|(key, value)| (FlowKey::V4(key), value))
         }
+    }
+
+    fn free(&self, id: FlowId) -> Option<(FlowKey, V)> {
+        if id.is_v6() {
+            self.v6.free(id).map(|(key, value)| (FlowKey::V6(key), value))
+        } else {
+            self.v4.free(id).map(|(key, value)| (FlowKey::V4(key), value))
+        }
+    }
+
+    fn visit_frozen(&self, visit: &mut dyn FnMut(FlowId, FlowKey, V)) {
+        self.v4
+            .visit_frozen(|way, word, key, value| visit(FlowId::new(false, way, word), FlowKey::V4(key), value));
+        self.v6
+            .visit_frozen(|way, word, key, value| visit(FlowId::new(true, way, word), FlowKey::V6(key), value));
     }
 }
 
@@ -359,7 +403,7 @@ impl Fragments {
     }
 }
 
-fn named(operation: &str, object: &str, error: &io::Error) -> io::Error {
+pub(super) fn named(operation: &str, object: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {operation} `{object}`: {error}"))
 }
 

@@ -3,10 +3,7 @@
 
 use std::{os::fd::AsFd as _, sync::atomic::AtomicU64};
 
-use taskgate_ebpf::{
-    abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, map, program},
-    conntable::Seed,
-};
+use taskgate_ebpf::abi::{Conn, Denial, Fragment, Key4, Key6, LinkLocal, LinkLocalKey, map, program};
 use taskgate_net::link::Link;
 
 use super::{
@@ -66,11 +63,6 @@ impl BpfObject {
                 Ok((program, info.verified_instruction_count()))
             })
             .collect()
-    }
-
-    /// The seed that its connection tables are hashed with.
-    pub fn seed(&self) -> &Seed {
-        &self.seed
     }
 
     /// Maps the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.

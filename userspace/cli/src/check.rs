@@ -84,6 +84,12 @@ impl fmt::Display for Divided {
         if *tasks == 0 {
             return write!(f, "{total}, no task is gated");
         }
+        if *floor == 0 {
+            return write!(
+                f,
+                "{total}: too few for a floor for each of {tasks} tasks, {pool} in common"
+            );
+        }
         write!(f, "{total}: {floor} for each task, {pool} in common")
     }
 }

@@ -7,6 +7,8 @@ use taskgate_analysis::explain::QuestionError;
 use taskgate_compiler::CompileError;
 use taskgate_config::Problems;
 
+use super::client::ClientError;
+
 /// The exit statuses. They are kept: people script against them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -19,6 +21,8 @@ pub enum Exit {
     Usage = 2,
     /// The configuration is invalid.
     Invalid = 3,
+    /// There is neither a daemon nor a gate.
+    NotRunning = 4,
     /// Something that was named is not there.
     NotFound = 5,
     /// Something of what was asked for is not in order.
@@ -45,6 +49,9 @@ pub enum Error {
     /// The question has no answer.
     #[error(transparent)]
     Question(#[from] QuestionError),
+    /// A running taskgate does not do it.
+    #[error(transparent)]
+    ControlClient(#[from] ClientError),
     /// The daemon ended with an error.
     #[error("{}", .0.chain())]
     Daemon(RunError),
@@ -77,8 +84,16 @@ impl Error {
             Self::Invalid(_) | Self::Compile(_) => Exit::Invalid,
             Self::Question(QuestionError::NotFound(_)) => Exit::NotFound,
             Self::Question(QuestionError::Senseless(_)) => Exit::Usage,
-            Self::Daemon(RunError::Running(RunningError::NotGated { .. })) => Exit::Unhealthy,
-            Self::Daemon(_) | Self::Output(_) => Exit::Failure,
+            Self::Daemon(RunError::Running(RunningError::NotGated { .. }))
+            | Self::ControlClient(ClientError::Silent { .. }) => Exit::Unhealthy,
+            Self::ControlClient(ClientError::NotRunning { .. }) => Exit::NotRunning,
+            Self::ControlClient(ClientError::Refused(problem)) => match problem.status {
+                404 => Exit::NotFound,
+                422 => Exit::Invalid,
+                400 => Exit::Usage,
+                _ => Exit::Failure,
+            },
+            Self::ControlClient(_) | Self::Daemon(_) | Self::Output(_) => Exit::Failure,
         }
     }
 }

@@ -2,18 +2,25 @@
 
 pub mod args;
 mod check;
+pub mod client;
+mod connections;
+mod control;
+mod diff;
 mod error;
 pub mod explain;
 mod log_queue;
 mod log_text;
 mod output;
+mod status;
+mod task;
 
 use std::io::Write as _;
 
 pub use args::Cli;
 pub use error::{Error, Exit};
 
-use args::{Command, LogFormat};
+use args::{Command, LogFormat, TaskCommand};
+use client::{ClientError, ControlClient};
 use log_queue::LogQueue;
 use taskgate_agent::{CountersForm, RunOptions};
 use taskgate_config::{Problem, Problems, count_problems};
@@ -25,14 +32,18 @@ pub fn run(cli: Cli) -> Exit {
     let level = LevelFilter::from(cli.global.log_level);
     let format = match &cli.command {
         Command::Run(run) => run.log_format,
-        Command::Check(_) | Command::Explain(_) => LogFormat::Text,
+        _ => LogFormat::Text,
     };
     let log = LogQueue::start(level, format);
+    let folder = cli.global.folder().to_owned();
+    let client = ControlClient::new(&cli.global.instance);
     let done = match cli.command {
         Command::Run(run) => {
             let options = RunOptions {
-                config: cli.global.config,
+                config: folder,
+                watch: run.watch,
                 instance: cli.global.instance,
+                drop_connections: run.drop_connections,
                 interval: run.interval,
                 counters: run.counters.map(|form| match form {
                     args::Output::Text => CountersForm::Text,
@@ -43,12 +54,34 @@ pub fn run(cli: Cli) -> Exit {
             let done = taskgate_agent::run(&options, &mut log.input());
             done.map(|()| Exit::Ok).map_err(Error::from)
         }
-        Command::Check(check) => check::run(&cli.global.config, &check),
-        Command::Explain(explain) => explain::run(&cli.global.config, &explain),
+        // The command line does not parse without its `--yes`.
+        Command::Cleanup(_) => {
+            let done = taskgate_agent::cleanup(&cli.global.instance);
+            done.map(|()| Exit::Ok).map_err(Error::from)
+        }
+        Command::Check(check) => check::run(&folder, &check),
+        Command::Explain(explain) => explain::run(&folder, &explain),
+        Command::Status(form) => status::run(&client, &cli.global.instance, form.output),
+        Command::Apply(apply) if apply.dry_run => {
+            diff::run(&client, cli.global.config.as_deref(), apply.form.output, false)
+        }
+        Command::Apply(apply) => control::apply(&client, cli.global.config.as_deref(), apply.form.output),
+        Command::Diff(args) => {
+            let folder = cli.global.config.as_deref();
+            diff::run(&client, folder, args.form.output, args.fail_on_change)
+        }
+        Command::Connections(args) => connections::run(&client, &args),
+        Command::Task(command) => match command {
+            TaskCommand::List(form) => status::tasks(&client, form.output),
+            TaskCommand::Add(add) => task::add(&client, add),
+            TaskCommand::Remove(remove) => task::remove(&client, &remove),
+            TaskCommand::Isolate(isolate) => task::isolate(&client, &isolate),
+        },
+        Command::Reload(form) => control::apply(&client, None, form.output),
     };
     match (&done, format) {
         (Err(error), LogFormat::Json) => log_error(error),
-        // A daemon ends where nobody reads, too.
+        // A daemon also ends when its output has no reader.
         (Err(error @ Error::Daemon(_)), LogFormat::Text) => {
             log.input().write_all(format!("error: {error}\n").as_bytes()).ok();
         }
@@ -100,6 +133,12 @@ fn show(error: &Error) {
             output::problems(output::Severity::Warning, &problems.warnings);
             output::problems(output::Severity::Error, &problems.errors);
             output::stderr_line(format_args!("{}", refusal(problems)));
+        }
+        Error::ControlClient(ClientError::Refused(problem)) if !problem.errors.is_empty() => {
+            for error in &problem.errors {
+                output::problem(output::Severity::Error, error);
+            }
+            output::stderr_line(format_args!("{}: {}", problem.title, problem.detail));
         }
         error => output::stderr_line(format_args!("error: {error}")),
     }

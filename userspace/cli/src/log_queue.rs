@@ -1,5 +1,5 @@
-//! The way of log and counters to standard error: a bounded queue and a thread of its own, so that nobody waits for a reader
-//! who has stopped. What finds no room is dropped, and said once there is room again.
+//! Log and counters go to standard error through a bounded queue and a separate thread, so that a stopped reader blocks
+//! nothing. Messages without room are dropped; their number is logged once there is room again.
 
 use std::{
     io::{self, Write},
@@ -78,7 +78,7 @@ impl LogQueue {
         &self.0
     }
 
-    /// Waits until all is written, and no longer than a moment for somebody who does not read.
+    /// Waits until all is written, but only a moment if the reader has stopped.
     pub(super) fn finish(self) {
         let waiting = &self.0.waiting;
         let counts = waiting.lock();
@@ -115,7 +115,7 @@ impl Write for &Input {
     }
 }
 
-/// Writes messages until the program ends. If that fails there is nobody left to tell.
+/// Writes messages until the program ends. A failure cannot be reported anywhere.
 fn write_all(messages: &Receiver<Vec<u8>>, waiting: &Waiting, format: LogFormat) {
     while let Ok(message) = messages.recv() {
         io::stderr().write_all(&message).ok();

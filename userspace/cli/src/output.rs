@@ -8,6 +8,7 @@ use std::{
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use taskgate_api::ProblemAt;
 use taskgate_config::Problem;
 
 use super::error::Error;
@@ -20,12 +21,23 @@ pub(super) fn stdout(text: &str) -> Result<(), Error> {
     write(io::stdout().lock(), text)
 }
 
-/// Writes data that has colours for a terminal, and for nobody else.
+/// Writes data, with colours only for a terminal.
 ///
 /// # Errors
 /// [`Error::Output`].
 pub(super) fn styled(text: &str) -> Result<(), Error> {
     write(AutoStream::auto(io::stdout().lock()), text)
+}
+
+/// Writes some of the data; says whether anybody reads on.
+///
+/// # Errors
+/// [`Error::Output`].
+pub(super) fn piece(text: &str) -> Result<bool, Error> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => Ok(written.map(|()| true)?),
+    }
 }
 
 fn write(mut out: impl Write, text: &str) -> Result<(), Error> {
@@ -45,7 +57,7 @@ pub(super) fn json(document: &impl Serialize) -> Result<(), Error> {
     stdout(&text)
 }
 
-/// Writes a line to standard error. If that fails there is nobody left to tell.
+/// Writes a line to standard error. A failure cannot be reported anywhere.
 pub(super) fn stderr_line(line: fmt::Arguments<'_>) {
     writeln!(io::stderr(), "{line}").ok();
 }
@@ -59,24 +71,40 @@ pub(super) enum Severity {
 
 /// Shows problems of the configuration, one in a line, in the form that editors can follow.
 pub(super) fn problems(severity: Severity, problems: &[Problem]) {
+    for Problem {
+        file,
+        line,
+        column,
+        message,
+        hint,
+        ..
+    } in problems
+    {
+        show(severity, (file, *line, *column), message, hint);
+    }
+}
+
+/// [`problems`] of one that a running taskgate found.
+pub(super) fn problem(severity: Severity, problem: &ProblemAt) {
+    let ProblemAt {
+        file,
+        line,
+        column,
+        message,
+        hint,
+    } = problem;
+    show(severity, (file, *line, *column), message, hint);
+}
+
+fn show(severity: Severity, (file, line, column): (&str, u32, u32), message: &str, hint: &str) {
     let word = match severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
     };
-    for problem in problems {
-        let Problem {
-            file,
-            line,
-            column,
-            message,
-            hint,
-            ..
-        } = problem;
-        if *line == 0 {
-            stderr_line(format_args!("{file}: {word}: {message}; {hint}"));
-        } else {
-            stderr_line(format_args!("{file}:{line}:{column}: {word}: {message}; {hint}"));
-        }
+    if line == 0 {
+        stderr_line(format_args!("{file}: {word}: {message}; {hint}"));
+    } else {
+        stderr_line(format_args!("{file}:{line}:{column}: {word}: {message}; {hint}"));
     }
 }
 

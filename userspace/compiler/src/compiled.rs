@@ -138,6 +138,11 @@ impl Compiled {
         })
     }
 
+    /// How many addresses have a row: those of ENIs, and the exempt ones.
+    pub fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
     /// How many different policies there are.
     pub fn policies(&self) -> usize {
         self.policies.len()
@@ -149,7 +154,7 @@ impl Compiled {
     }
 }
 
-fn slot_flags(eni: &Eni, gate: EniLimits, dhcp: bool) -> u32 {
+pub(super) fn slot_flags(eni: &Eni, gate: EniLimits, dhcp: bool) -> u32 {
     slot::PRESENT
         | if eni.source_dest_check {
             slot::SOURCE_DEST_CHECK

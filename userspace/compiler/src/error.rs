@@ -57,10 +57,12 @@ pub enum CompileError {
         second: String,
     },
     /// The memory handed in is no image.
-    #[error("cannot use {bytes} bytes as an image: it takes at least 4 whole banks of {BANK_BYTES}")]
+    #[error("cannot use {bytes} bytes as an image: it takes at least {banks} whole banks of {BANK_BYTES}")]
     NotAnImage {
         /// How long it is.
         bytes: usize,
+        /// How many banks it takes at least.
+        banks: u32,
     },
     /// The memory handed in was written before.
     #[error("cannot start an image in memory that holds one already; begin with an empty one")]
@@ -75,6 +77,28 @@ pub enum CompileError {
         /// The longest gap.
         largest: u32,
     },
+    /// There are more addresses than the largest image has rows for.
+    #[error(
+        "cannot compile {addresses} addresses of group members and exempt hosts: an image has room for {most} at most; \
+         remove some, or name networks in prefix lists"
+    )]
+    TooManyMembers {
+        /// How many there are.
+        addresses: usize,
+        /// How many an image can have.
+        most: usize,
+    },
+    /// There are more addresses than this image has rows for.
+    #[error(
+        "cannot bring {addresses} addresses of group members and exempt hosts into an image with room for {room}: restart \
+         taskgate, which takes its gates and connections over with a larger one"
+    )]
+    MembersFull {
+        /// How many there are.
+        addresses: usize,
+        /// How many there is room for.
+        room: u32,
+    },
     /// Every slot is taken.
     #[error("cannot give `{eni}` a slot: all {} are taken; remove tasks", taskgate_ebpf::abi::image::SLOTS - 1)]
     SlotsFull {
@@ -82,7 +106,10 @@ pub enum CompileError {
         eni: String,
     },
     /// A table has no row left.
-    #[error("cannot add {key} to `{table}`: all {rows} rows are taken")]
+    #[error(
+        "cannot add {key} to `{table}`: all {rows} rows are taken, those included that the configuration in force leaves; \
+         restart taskgate, which takes its gates and connections over with a new image"
+    )]
     RowsFull {
         /// `links` or `members`.
         table: &'static str,

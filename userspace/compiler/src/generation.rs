@@ -1,15 +1,16 @@
 //! A generation in the making.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::Address;
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROWS, AddressRow, LINK_ROWS, PolicyRef, PolicyRoots, Region, SLOT_ROWS, SlotRow, slot,
+    ADDRESS_ROWS, AddressRow, LINK_ROWS, PolicyRef, PolicyRoots, Region, SLOT_ROWS, SlotRow, member_room, slot,
 };
 
 use super::compiled::{AddressPlan, SlotPlan};
-use super::image::{ImageWriter, bank_of, link_key};
+use super::image::{ImageWriter, address_row_at, bank_of, link_key};
 use super::table::Claim;
 use super::{CompileError, Compiled};
 
@@ -34,9 +35,13 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// Writes the next generation next to the current one.
     ///
     /// # Errors
-    /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::RowsFull`],
-    /// [`CompileError::ProbesExhausted`]: the current generation stays in force.
+    /// [`CompileError::PoliciesFull`], [`CompileError::SlotsFull`], [`CompileError::MembersFull`],
+    /// [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`]: the current generation stays in force.
     pub fn prepare(&mut self, compiled: &Compiled, grace: &mut dyn FnMut()) -> Result<Prepared<'_, M>, CompileError> {
+        let (addresses, room) = (compiled.addresses(), member_room(self.member_banks));
+        if addresses > room as usize {
+            return Err(CompileError::MembersFull { addresses, room });
+        }
         self.synchronize(grace);
         self.reclaim(compiled);
         Prepared::write(self, compiled)
@@ -71,6 +76,16 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         self.writer.slots.get(eni)
     }
 
+    /// The slots of all ENIs that will have one.
+    pub fn slots(&self) -> BTreeMap<u16, String> {
+        self.writer.slots()
+    }
+
+    /// The number that it will have.
+    pub fn generation(&self) -> u64 {
+        self.writer.generation + 1
+    }
+
     /// Switches to the generation, for all packets that begin from now on. Tracked connections of ENIs that are not in
     /// it any more, or are isolated now, are old.
     ///
@@ -93,10 +108,6 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         writer.generation
     }
 
-    fn bank(&self) -> u32 {
-        bank_of(self.writer.generation + 1)
-    }
-
     fn write_policies(&mut self, compiled: &Compiled) -> Result<(), CompileError> {
         let view = self.writer.control.view();
         let banks = view.banks().unwrap_or(0);
@@ -109,15 +120,23 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         Ok(())
     }
 
-    /// Makes every row of the bank absent.
+    /// Makes every row of the generation absent.
     fn clear_rows(&self) {
-        let clear = |rows: Region, used: u32| {
+        let next = self.generation();
+        let rows = bank_of(next);
+        let clear = |bank: u32, rows: Region, used: u32| {
             let words = vec![0; (rows.stride / 8 * used) as usize];
-            self.writer.view().set(self.bank(), rows.offset, &words);
+            self.writer.view().set(bank, rows.offset, &words);
         };
-        clear(LINK_ROWS, self.writer.links.used());
-        clear(SLOT_ROWS, u32::from(self.writer.slots.highest()) + 1);
-        clear(ADDRESS_ROWS, self.writer.members.used());
+        for (_, used) in self.writer.links.used() {
+            clear(rows, LINK_ROWS, used);
+        }
+        let slots = u32::from(self.writer.slots.highest()) + 1;
+        clear(rows, SLOT_ROWS, slots);
+        for (first, used) in self.writer.members.used() {
+            let (bank, _) = address_row_at(next, first);
+            clear(bank, ADDRESS_ROWS, used);
+        }
     }
 
     /// Writes the rows of slots. Returns the slots in the order of the plans.
@@ -147,18 +166,22 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
             conn_cap: plan.gate.connections,
         };
         let view = self.writer.view();
-        view.set(self.bank(), SLOT_ROWS.at(slot.into()), &row.to_words());
+        let bank = bank_of(self.generation());
+        view.set(bank, SLOT_ROWS.at(slot.into()), &row.to_words());
     }
 
     fn write_address(&mut self, key: u128, plan: AddressPlan, slots: &[u16]) -> Result<(), CompileError> {
-        let bank = self.bank();
+        let next = self.generation();
         let row = AddressRow {
             slot: plan.slot.map_or(0, |place| slots[place]),
             flags: plan.flags,
             group_set: plan.set,
         };
         let row = row.to_words(Address::from_bits(key));
-        let write = |writer: &ImageWriter<M>, index| writer.view().set(bank, ADDRESS_ROWS.at(index), &row);
+        let write = |writer: &ImageWriter<M>, index| {
+            let (bank, at) = address_row_at(next, index);
+            writer.view().set(bank, at, &row);
+        };
         if let Some(index) = self.writer.members.index(key) {
             write(self.writer, index);
         } else {
@@ -176,8 +199,12 @@ impl<M: Deref<Target = [AtomicU64]>> Drop for Prepared<'_, M> {
     fn drop(&mut self) {
         let made = std::mem::take(&mut self.made);
         let writer = &mut *self.writer;
+        if !made.members.is_empty() {
+            // Packets may have followed their words.
+            writer.change();
+        }
         for &claim in made.members.iter().rev() {
-            writer.members.rollback(writer.control.view(), claim);
+            writer.members.rollback(writer.control.view(), claim, writer.changes);
         }
         for slot in made.slots {
             writer.slots.release(slot);

@@ -1,12 +1,13 @@
 //! The one writer of an image.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
 
 use taskgate_ebpf::abi::LinkId;
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROWS, AddressRow, LINK_ROWS, LinkRow, POLICY_BANK, SLOT_ROWS, SlotRow, address, rows_bank, slot,
+    ADDRESS_ROWS, AddressRow, LEAST_MEMBER_BANKS, LINK_ROWS, LinkRow, MEMBER_BANK, MOST_MEMBER_BANKS, SLOT_ROWS, SLOTS,
+    SlotRow, address, policy_bank, rows_bank, slot,
 };
 use taskgate_tables::image::{ImageControl, ImageView};
 
@@ -23,6 +24,7 @@ use super::{CompileError, Compiled};
 #[derive(Debug)]
 pub struct ImageWriter<M> {
     pub(super) control: ImageControl<M>,
+    pub(super) member_banks: u32,
     pub(super) generation: u64,
     pub(super) links: Table,
     /// The slot that each link carries.
@@ -31,17 +33,30 @@ pub struct ImageWriter<M> {
     pub(super) slots: Slots,
     pub(super) space: PolicyAllocator,
     /// How often something went that packets may still read.
-    changes: u64,
+    pub(super) changes: u64,
     /// Up to which of the changes no packet reads what went.
     settled: u64,
     /// Slots whose epoch was raised while packets may still admit under an older generation, with the last change that
     /// did so.
     pending: BTreeMap<u16, u64>,
+    /// Slots of ENIs that left the generation in force, see [`Self::remove_eni`].
+    pub(super) left: BTreeSet<u16>,
 }
 
-/// The bank of a generation's rows.
+/// The bank of a generation's rows of links and slots.
 pub(super) fn bank_of(generation: u64) -> u32 {
     rows_bank(generation as u32)
+}
+
+/// The bank and the offset of a slot's row in a generation.
+pub(super) fn slot_row_at(generation: u64, slot: u16) -> (u32, u32) {
+    (bank_of(generation), SLOT_ROWS.at(slot.into()))
+}
+
+/// The bank and the offset of an address's row in a generation.
+pub(super) fn address_row_at(generation: u64, index: u32) -> (u32, u32) {
+    let bank = MEMBER_BANK + 2 * (index / ADDRESS_ROWS.count) + (generation & 1) as u32;
+    (bank, ADDRESS_ROWS.at(index))
 }
 
 /// The key of a link in its table.
@@ -53,31 +68,72 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
     /// Takes charge of an empty image: all words 0. It says nothing yet, so everything is denied.
     ///
     /// # Errors
-    /// [`CompileError::NotAnImage`] if the memory is not at least 4 whole banks, [`CompileError::NotEmpty`] if an image
-    /// stands in it.
+    /// As of [`Self::with_members`], of the fewest banks.
     pub fn new(memory: M) -> Result<Self, CompileError> {
-        if ImageView(&memory).banks().is_none_or(|banks| banks <= POLICY_BANK) {
+        Self::with_members(memory, LEAST_MEMBER_BANKS)
+    }
+
+    /// [`Self::new`] with so many banks of `members`: a power of two that an image can have.
+    ///
+    /// # Errors
+    /// [`CompileError::NotAnImage`] if the memory is not whole banks, these and at least one for policies;
+    /// [`CompileError::NotEmpty`] if it holds an image.
+    pub fn with_members(memory: M, member_banks: u32) -> Result<Self, CompileError> {
+        let fits = member_banks.is_power_of_two() && (LEAST_MEMBER_BANKS..=MOST_MEMBER_BANKS).contains(&member_banks);
+        let policies = policy_bank(member_banks);
+        if !fits || ImageView(&memory).banks().is_none_or(|banks| banks <= policies) {
             return Err(CompileError::NotAnImage {
                 bytes: memory.len() * 8,
+                banks: policies + 1,
             });
         }
         let control = ImageControl::new(memory);
         if !control.is_empty() {
             return Err(CompileError::NotEmpty);
         }
-        control.begin();
+        control.begin(member_banks);
         Ok(Self {
             control,
+            member_banks,
             generation: 0,
             links: Table::links(),
             link_slots: BTreeMap::new(),
-            members: Table::members(),
+            members: Table::members(member_banks),
             slots: Slots::default(),
-            space: PolicyAllocator::default(),
+            space: PolicyAllocator::new(policies),
             changes: 0,
             settled: 0,
             pending: BTreeMap::new(),
+            left: BTreeSet::new(),
         })
+    }
+
+    /// Takes charge of an empty image in place of those that an earlier process had: the slots that entries of the tables
+    /// name are their ENIs' still, with the epochs that count, and generations go on behind `generation`. Until the first one
+    /// is committed everything is denied.
+    ///
+    /// # Errors
+    /// As of [`Self::with_members`]; [`CompileError::UnknownSlot`] if the slots make no sense.
+    pub fn resume(
+        memory: M,
+        member_banks: u32,
+        generation: u64,
+        slots: &BTreeMap<u16, String>,
+        epoch: impl Fn(u16) -> u32,
+    ) -> Result<Self, CompileError> {
+        let mut writer = Self::with_members(memory, member_banks)?;
+        writer.slots = Slots::of(slots)?;
+        writer.generation = generation;
+        // Those of slots that are free now too: they may be given again.
+        for slot in 1..SLOTS as u16 {
+            writer.control.set_epoch(slot, epoch(slot));
+        }
+        Ok(writer)
+    }
+
+    /// The slots of all ENIs that have one.
+    pub fn slots(&self) -> BTreeMap<u16, String> {
+        self.slots.iter().map(|(slot, eni)| (slot, eni.to_owned())).collect()
     }
 
     /// The image.
@@ -105,7 +161,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.slots.eni(slot)
     }
 
-    /// Makes every tracked connection of a slot old: its next packet is judged anew.
+    /// Makes every tracked connection of a slot old: its next packet is judged by the rules.
     ///
     /// A packet that began before may still admit by what it read; [`ImageWriter::synchronize`] makes that old too.
     ///
@@ -117,16 +173,39 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         Ok(())
     }
 
+    /// Has an ENI pass nothing from now on, or judges it by its rules again, in the current generation. When it is isolated its
+    /// tracked connections become old; what comes after is the caller's, see [`super::EniLimits`].
+    ///
+    /// # Errors
+    /// [`CompileError::UnknownSlot`].
+    pub fn isolate(&mut self, slot: u16, isolated: bool) -> Result<(), CompileError> {
+        self.known(slot)?;
+        let before = self.slot_row(slot);
+        let flags = if isolated {
+            before.flags | slot::ISOLATED
+        } else {
+            before.flags & !slot::ISOLATED
+        };
+        if before.flags & slot::PRESENT == 0 || before.flags == flags {
+            return Ok(());
+        }
+        self.set_slot_flags(slot, flags);
+        if isolated {
+            self.bump(slot);
+        }
+        Ok(())
+    }
+
     /// Whether [`ImageWriter::synchronize`] will make the tracked connections of a slot old.
     pub fn is_pending(&self, slot: u16) -> bool {
         self.pending.contains_key(&slot)
     }
 
-    /// Binds a link to a slot from now on, in the current generation and those that follow. A link that carried another
-    /// slot leaves that one's tracked connections old.
+    /// Binds a link to a slot from now on, in the current generation and those that follow. If the link carried another
+    /// slot, that slot's tracked connections become old.
     ///
-    /// A slot whose epoch was raised is to be settled first ([`ImageWriter::is_pending`]): otherwise what comes over the
-    /// new link until then is made old with the rest.
+    /// Synchronize a slot whose epoch was raised first ([`ImageWriter::is_pending`]): otherwise connections that come
+    /// over the new link until then become old too.
     ///
     /// # Errors
     /// [`CompileError::UnknownSlot`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`]: the link is as it
@@ -150,8 +229,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         Ok(())
     }
 
-    /// Unbinds a link: its packets are no task's from then on. The slot's tracked connections are old, so that whoever gets
-    /// the link's number next does not inherit them.
+    /// Unbinds a link: its packets are no task's from then on. The slot's tracked connections are old, so that the next
+    /// link with this number does not inherit them.
     pub fn remove_link(&mut self, link: LinkId) {
         let Some(slot) = self.link_slots.remove(&link) else {
             return;
@@ -159,14 +238,16 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         if let Some(index) = self.links.index(link_key(link)) {
             let row = LINK_ROWS.at(index);
             self.view().publish(bank_of(self.generation), row, 0);
-            self.links.remove(self.control.view(), link_key(link));
+            // Its row is one word, which names the link: it serves another one at once.
+            self.links.remove(self.control.view(), link_key(link), 0);
+            self.links.settle_to(0);
         }
         self.forget_link(slot, link);
         self.bump(slot);
     }
 
-    /// Waits, if need be, until no packet reads what is gone, and makes old what packets admitted meanwhile. To be called
-    /// soon after a switch or a raised epoch, where waiting does no harm; [`ImageWriter::prepare`] does it otherwise.
+    /// Waits, if needed, until no packet reads the previous state, and makes connections admitted until then old. Call
+    /// it soon after a switch or a raised epoch, where waiting does no harm; else [`ImageWriter::prepare`] does it.
     pub fn synchronize(&mut self, grace: &mut dyn FnMut()) {
         if let Some(changes) = self.pending_grace() {
             grace();
@@ -174,8 +255,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         }
     }
 
-    /// The argument of [`ImageWriter::settle_to`] once a grace period is over that begins now; `None` if there is nothing to
-    /// wait for. So the writer can be used while somebody waits.
+    /// The argument of [`ImageWriter::settle_to`] after a grace period that begins now; `None` if there is nothing to
+    /// wait for. So the writer can be used during the wait.
     pub fn pending_grace(&self) -> Option<u64> {
         (self.settled < self.changes).then_some(self.changes)
     }
@@ -188,6 +269,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             self.control.bump_epoch(slot);
         }
         self.settled = self.settled.max(changes);
+        self.members.settle_to(self.settled);
+        self.release_left();
     }
 
     pub(super) fn view(&self) -> ImageView<'_> {
@@ -225,16 +308,31 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         }
     }
 
+    /// A slot's row in the current generation.
+    pub(super) fn slot_row(&self, slot: u16) -> SlotRow {
+        let (bank, row) = slot_row_at(self.generation, slot);
+        SlotRow::from_words(self.view().words(bank, row))
+    }
+
+    /// Gives a slot's row in the current generation other flags. They lie in one word with the group set, so that a packet
+    /// reads the old ones or the new ones.
+    pub(super) fn set_slot_flags(&self, slot: u16, flags: u32) {
+        let (bank, row) = slot_row_at(self.generation, slot);
+        let before = SlotRow::from_words(self.view().words(bank, row));
+        let [_, _, set_and_flags, _] = SlotRow { flags, ..before }.to_words();
+        self.view().publish(bank, row + 2 * 8, set_and_flags);
+    }
+
     /// Flags of a slot's row in a generation.
     pub(super) fn slot_flags(&self, generation: u64, slot: u16) -> u32 {
         let row = self.view().words(bank_of(generation), SLOT_ROWS.at(slot.into()));
         SlotRow::from_words(row).flags
     }
 
-    /// Flags of an address's row in the current generation.
-    fn address_flags(&self, index: u32) -> u32 {
-        let row = self.view().words(bank_of(self.generation), ADDRESS_ROWS.at(index));
-        AddressRow::from_words(row).1.flags
+    /// An address's row in the current generation.
+    pub(super) fn address_row(&self, index: u32) -> AddressRow {
+        let (bank, row) = address_row_at(self.generation, index);
+        AddressRow::from_words(self.view().words(bank, row)).1
     }
 
     /// Frees what neither the current generation nor the next one names. Packets read no older one any more.
@@ -243,12 +341,15 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             .members
             .iter()
             .filter(|(key, index)| {
-                !next.addresses.contains_key(key) && self.address_flags(*index) & address::PRESENT == 0
+                !next.addresses.contains_key(key) && self.address_row(*index).flags & address::PRESENT == 0
             })
             .map(|(key, _)| key)
             .collect();
+        if !gone.is_empty() {
+            self.change();
+        }
         for key in gone {
-            self.members.remove(self.control.view(), key);
+            self.members.remove(self.control.view(), key, self.changes);
         }
         self.members.prune(self.control.view());
         self.links.prune(self.control.view());

@@ -10,6 +10,8 @@ mod compiled;
 mod error;
 mod generation;
 mod image;
+mod image_size;
+mod live;
 #[cfg(any(test, feature = "testing"))]
 pub mod oracle;
 mod policy;
@@ -25,6 +27,7 @@ pub use compiled::{CompileOptions, Compiled, EniLimits};
 pub use error::CompileError;
 pub use generation::Prepared;
 pub use image::ImageWriter;
-pub use policy_allocator::policy_banks;
-pub use rule_ids::{RuleIds, RuleName};
+pub use image_size::ImageSize;
+pub use live::{LiveChange, StagedEni};
+pub use rule_ids::{NumberedRule, RuleIds, RuleName};
 pub use sets::GroupSetIds;

@@ -33,7 +33,7 @@ impl OraclePacket {
 
 /// The rule that allows a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowed<'a> {
+pub struct MatchedRule<'a> {
     /// The rule's group.
     pub group: GroupIndex,
     /// The rule.
@@ -44,13 +44,18 @@ pub struct Allowed<'a> {
 
 /// The rule of the ENI's groups that allows `packet` in `direction`: narrow before open to any, then the order of the
 /// groups on the ENI, then the order in the file.
-pub fn judge<'a>(model: &'a Model, eni: &Eni, direction: Direction, packet: &OraclePacket) -> Option<Allowed<'a>> {
+pub fn classify<'a>(
+    model: &'a Model,
+    eni: &Eni,
+    direction: Direction,
+    packet: &OraclePacket,
+) -> Option<MatchedRule<'a>> {
     for open in [false, true] {
         for &group in &eni.groups {
             for rule in model.group(group).rules(direction) {
                 if rule.peer.is_any() == open && allows(model, eni, rule, packet) {
                     let untracked = open && untracked(model, eni, direction, packet);
-                    return Some(Allowed { group, rule, untracked });
+                    return Some(MatchedRule { group, rule, untracked });
                 }
             }
         }
@@ -90,10 +95,9 @@ fn is_peer(model: &Model, gate: &Eni, peer: &Peer, address: IpAddr) -> bool {
     }
 }
 
-/// Whether a gate has to take an address for a member of a group. Of those who have the address, some would not be reached,
-/// or heard, under it from the gate: whoever is of the gate's VPC keeps off all others, and whoever is of a VPC that shares
-/// a rule with it keeps off strangers. On one host the one that is bound is always heard. All who are left must have the
-/// group.
+/// Whether a gate has to take an address for a member of a group. Some ENIs with the address cannot be reached from the
+/// gate, nor reach it: an ENI of the gate's VPC excludes all others, and one of a VPC that shares a rule with it
+/// excludes those of other VPCs. An ENI bound to this host always counts. All that remain must have the group.
 fn is_member(model: &Model, gate: &Eni, group: GroupIndex, address: IpAddr) -> bool {
     let holders: Vec<&Eni> = model
         .enis
@@ -206,7 +210,7 @@ mod tests {
                 icmp_type: 8,
                 icmp_code: 0,
             };
-            let allowed = judge(&model, &eni, Direction::Ingress, &packet);
+            let allowed = classify(&model, &eni, Direction::Ingress, &packet);
             assert_eq!(
                 allowed.map(|allowed| allowed.untracked),
                 expected,

@@ -31,7 +31,7 @@ pub(super) struct PolicyCompiler<'a> {
     pub(super) peerings: Peerings<'a>,
 }
 
-/// The sets of addresses in several VPCs that one gate counts to each group.
+/// The sets of addresses in several VPCs that one gate takes for members of each group.
 pub(super) type SeenSets = HashMap<GroupIndex, Vec<u32>>;
 
 /// A rule that can match something of the policy's family, and its number.

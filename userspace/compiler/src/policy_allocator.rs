@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use taskgate_ebpf::abi::image::{BANK_BYTES, POLICY_BANK, PolicyRef};
+use taskgate_ebpf::abi::image::{BANK_BYTES, PolicyRef};
 
 use super::CompileError;
 
@@ -14,8 +14,10 @@ const BANK_UNITS: u32 = BANK_BYTES / UNIT;
 
 /// The blocks in the policy banks. A block of the current generation never moves; one that no generation
 /// needs any more stays until [`PolicyAllocator::place`] wants its room, and serves again if the same policy comes back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PolicyAllocator {
+    /// The first bank of policies.
+    first: u32,
     standing: HashMap<Arc<[u64]>, PolicyRef>,
     current: HashSet<PolicyRef>,
 }
@@ -38,6 +40,15 @@ struct Gap {
 }
 
 impl PolicyAllocator {
+    /// That of an image whose policies begin with this bank.
+    pub(super) fn new(first: u32) -> Self {
+        Self {
+            first,
+            standing: HashMap::new(),
+            current: HashSet::new(),
+        }
+    }
+
     /// Finds room for different `blocks` among `banks` banks in all; those that are new are to be written next. Only the
     /// current generation's blocks are kept: no packet may still read any other.
     pub(super) fn place(&mut self, blocks: &[Arc<[u64]>], banks: u32) -> Result<Placed, CompileError> {
@@ -74,7 +85,7 @@ impl PolicyAllocator {
         standing.sort_unstable();
         let mut standing = standing.into_iter().peekable();
         let mut gaps = Vec::new();
-        for bank in POLICY_BANK..banks {
+        for bank in self.first..banks {
             let mut start = 0;
             let mut gap = |start: u32, end: u32| {
                 if start < end {
@@ -94,13 +105,6 @@ impl PolicyAllocator {
         }
         gaps
     }
-}
-
-/// Banks for policies that take `bytes`: the generation in force and the next one stand side by side, and a policy never
-/// crosses into another bank.
-pub fn policy_banks(bytes: usize) -> u32 {
-    let banks = bytes.div_ceil(BANK_BYTES as usize / 2) as u32;
-    2 * banks + 2
 }
 
 /// Units that a block takes.
@@ -142,7 +146,7 @@ mod tests {
 
     #[test]
     fn blocks_stay_until_nobody_needs_them_and_their_room_is_wanted() {
-        let mut space = PolicyAllocator::default();
+        let mut space = PolicyAllocator::new(3);
         let [a, b, c] = [block(2, 1), block(3, 2), block(BANK_UNITS - 4, 3)];
         let placed = |roots: &[PolicyRef], new: &[usize]| Placed {
             roots: roots.into(),

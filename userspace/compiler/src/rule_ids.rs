@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use ipnet::IpNet;
 use taskgate_ebpf::abi::tables::RULE_EXEMPT;
-use taskgate_model::{Direction, GroupId, GroupIndex, Model, Peer, Protocol, Rule};
+use taskgate_model::{Direction, GroupId, GroupIndex, IcmpMatch, Model, Peer, Protocol, Rule};
 
 use super::CompileError;
 
@@ -26,42 +25,63 @@ pub struct RuleName {
 /// [`RULE_EXEMPT`], which is the highest that entries have room for.
 #[derive(Debug, Default)]
 pub struct RuleIds {
-    names: Vec<RuleName>,
-    numbers: HashMap<Key, u32>,
+    rules: Vec<NumberedRule>,
+    /// By [`NumberedRule::content`].
+    numbers: HashMap<String, u32>,
 }
 
-/// A rule as configurations may repeat it: by ids, never by positions in a model.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Key {
-    group: GroupId,
-    direction: Direction,
-    rule: String,
-    content: Vec<(Protocol, PeerKey)>,
+/// A rule that has a number, as a process may leave it to the next one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumberedRule {
+    /// How people call it.
+    pub name: RuleName,
+    /// What makes it this rule: by ids, never by positions in a model.
+    pub content: String,
 }
 
-/// A peer by what it is called.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum PeerKey {
-    Net(IpNet),
-    Id(String),
+/// A part of a rule's content, as [`NumberedRule::content`] has it.
+fn part(model: &Model, rule: &Rule) -> String {
+    let protocol = match rule.protocol {
+        Protocol::All => String::from("all"),
+        Protocol::Tcp(ports) => format!("tcp {}-{}", ports.from, ports.to),
+        Protocol::Udp(ports) => format!("udp {}-{}", ports.from, ports.to),
+        Protocol::Icmp(message) => format!("icmp {}", icmp(message)),
+        Protocol::Icmpv6(message) => format!("icmpv6 {}", icmp(message)),
+        Protocol::Number(number) => format!("protocol {number}"),
+    };
+    let peer = match &rule.peer {
+        Peer::V4(net) => net.to_string(),
+        Peer::V6(net) => net.to_string(),
+        Peer::PrefixList(list) => format!("{:?}", model.prefix_list(*list).id),
+        Peer::Group(group) => format!("{:?}", model.group(*group).id),
+        Peer::Missing(id) => format!("{id:?}"),
+    };
+    format!("{protocol} {peer}")
 }
 
-impl PeerKey {
-    fn new(model: &Model, peer: &Peer) -> Self {
-        match peer {
-            Peer::V4(net) => Self::Net(IpNet::V4(*net)),
-            Peer::V6(net) => Self::Net(IpNet::V6(*net)),
-            Peer::PrefixList(list) => Self::Id(model.prefix_list(*list).id.clone()),
-            Peer::Group(group) => Self::Id(model.group(*group).id.clone()),
-            Peer::Missing(id) => Self::Id(id.clone()),
-        }
+fn icmp(message: IcmpMatch) -> String {
+    match message {
+        IcmpMatch::All => String::from("all"),
+        IcmpMatch::Type(kind) => kind.to_string(),
+        IcmpMatch::TypeCode(kind, code) => format!("{kind}/{code}"),
     }
 }
 
 impl RuleIds {
+    /// Those that an earlier process gave, in the order of their numbers.
+    pub fn of(rules: Vec<NumberedRule>) -> Self {
+        let numbers = rules.iter().map(|rule| rule.content.clone()).zip(1..).collect();
+        Self { rules, numbers }
+    }
+
+    /// All rules that have a number, in the order of their numbers.
+    pub fn rules(&self) -> &[NumberedRule] {
+        &self.rules
+    }
+
     /// The rule behind `number`, also when no configuration has it any more.
     pub fn name(&self, number: u32) -> Option<&RuleName> {
-        self.names.get((number as usize).checked_sub(1)?)
+        Some(&self.rules.get((number as usize).checked_sub(1)?)?.name)
     }
 
     /// The numbers of a group's rules in one direction, in the order of the file. Rules with the same id share one.
@@ -84,42 +104,38 @@ impl RuleIds {
         Ok(rules.iter().map(|rule| numbers[rule.id.as_str()]).collect())
     }
 
-    /// The number of the rule whose parts in the model are `parts`: at least one, all with the same id.
+    /// The number of the rule whose parts in the model are `parts_of`: at least one, all with the same id.
     fn number_one(
         &mut self,
         model: &Model,
         group: GroupIndex,
         direction: Direction,
-        parts: &[&Rule],
+        parts_of: &[&Rule],
     ) -> Result<u32, CompileError> {
         let group = model.group(group);
-        let key = Key {
-            group: group.id.clone(),
-            direction,
-            rule: parts[0].id.clone(),
-            content: parts
-                .iter()
-                .map(|part| (part.protocol, PeerKey::new(model, &part.peer)))
-                .collect(),
-        };
-        if let Some(&number) = self.numbers.get(&key) {
-            self.names[number as usize - 1].group_name.clone_from(&group.name);
+        let parts: Vec<String> = parts_of.iter().map(|rule| part(model, rule)).collect();
+        let rule = &parts_of[0].id;
+        let content = format!("{:?} {direction} {rule:?}: {}", group.id, parts.join(", "));
+        if let Some(&number) = self.numbers.get(&content) {
+            let name = &mut self.rules[number as usize - 1].name;
+            name.group_name.clone_from(&group.name);
             return Ok(number);
         }
-        let number = u32::try_from(self.names.len() + 1)
+        let number = u32::try_from(self.rules.len() + 1)
             .ok()
             .filter(|number| *number < RULE_EXEMPT)
             .ok_or_else(|| CompileError::RuleNumbersExhausted {
                 group: group.id.clone(),
                 direction,
             })?;
-        self.names.push(RuleName {
+        let name = RuleName {
             group: group.id.clone(),
             group_name: group.name.clone(),
             direction,
-            rule: key.rule.clone(),
-        });
-        self.numbers.insert(key, number);
+            rule: rule.clone(),
+        };
+        self.numbers.insert(content.clone(), number);
+        self.rules.push(NumberedRule { name, content });
         Ok(number)
     }
 }
@@ -185,6 +201,29 @@ mod tests {
         assert_eq!(numbers(&["a", "c", "b"], 0, &to(Peer::Group(GroupIndex(2)))), [6]);
         assert_eq!(numbers(&["a", "c", "b"], 0, &to(Peer::Group(GroupIndex(1)))), [7]);
         assert_eq!(numbers(&["a"], 0, &to(Peer::Missing("sg-b".into()))), [6]);
+    }
+
+    #[test]
+    fn a_later_process_goes_on_with_the_numbers_of_an_earlier_one() {
+        let rules = [rule("r/1", 80, any()), rule("r/2", 22, any())];
+        let model = model(&["a"], &rules);
+        let mut before = RuleIds::default();
+        let given = before.number(&model, GroupIndex(0), Direction::Ingress).unwrap();
+        let mut after = RuleIds::of(before.rules().to_vec());
+        assert_eq!(after.number(&model, GroupIndex(0), Direction::Ingress).unwrap(), given);
+        assert_eq!(
+            after.number(&model, GroupIndex(0), Direction::Egress).unwrap(),
+            [] as [u32; 0]
+        );
+        assert_eq!(after.name(2), before.name(2));
+        let contents: Vec<&str> = after.rules().iter().map(|rule| rule.content.as_str()).collect();
+        assert_eq!(
+            contents,
+            [
+                r#""sg-a" ingress "r/1": tcp 80-80 0.0.0.0/0"#,
+                r#""sg-a" ingress "r/2": tcp 22-22 0.0.0.0/0"#
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Slots: which ENI has which number.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use taskgate_ebpf::abi::image::SLOTS;
 
@@ -17,6 +17,32 @@ pub(super) struct Slots {
 }
 
 impl Slots {
+    /// Those that an earlier process gave; a number below the highest that no ENI has is free.
+    ///
+    /// # Errors
+    /// [`CompileError::UnknownSlot`]: a number that there is not, or that of an ENI that has another one.
+    pub(super) fn of(given: &BTreeMap<u16, String>) -> Result<Self, CompileError> {
+        let highest = given.last_key_value().map_or(0, |(slot, _)| *slot);
+        let unfit = given.iter().find(|(slot, _)| **slot == 0 || u32::from(**slot) >= SLOTS);
+        if let Some((slot, _)) = unfit {
+            return Err(CompileError::UnknownSlot { slot: *slot });
+        }
+        let mut slots = Self::default();
+        for slot in 1..=highest {
+            let eni = given.get(&slot).cloned();
+            match &eni {
+                Some(eni) => {
+                    if slots.numbers.insert(eni.clone(), slot).is_some() {
+                        return Err(CompileError::UnknownSlot { slot });
+                    }
+                }
+                None => slots.freed.push_back(slot),
+            }
+            slots.names.push(eni);
+        }
+        Ok(slots)
+    }
+
     /// The ENI's slot.
     pub(super) fn get(&self, eni: &str) -> Option<u16> {
         self.numbers.get(eni).copied()

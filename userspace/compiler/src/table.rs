@@ -1,10 +1,11 @@
 //! The words of `links` and `members`: two open-addressed tables.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use taskgate_ebpf::abi::Address;
 use taskgate_ebpf::abi::image::{
-    ADDRESS_ROWS, CONTROL_BANK, EMPTY, IndexWord, LINK_ROWS, LINKS, MEMBERS, PROBES, Probe, Region, TOMBSTONE, probe,
+    ADDRESS_ROWS, CONTROL_BANK, EMPTY, IndexWord, LINK_ROWS, LINKS, MEMBER_BANK, MEMBERS, MemberBanks, PROBES, Probe,
+    Region, TOMBSTONE, probe,
 };
 use taskgate_tables::image::ImageView;
 
@@ -16,21 +17,44 @@ pub(super) struct Table {
     name: &'static str,
     /// How a message writes a key.
     show: fn(u128) -> String,
-    /// Its words in the control bank.
+    /// Its words in each of its banks.
     words: Region,
-    /// How many rows there are.
+    /// The first of its banks.
+    first: u32,
+    /// In which of them the search for a key goes on.
+    bank_of: BankOf,
+    /// How many rows there are in each part.
     rows: u32,
+    /// The rows of each bank or pair of banks.
+    parts: Vec<Part>,
     entries: HashMap<u128, Entry>,
-    /// Indexes that were used and are free.
-    free: Vec<u32>,
-    /// One more than the highest index ever used.
-    used: u32,
     /// Positions that may have tombstones.
     tombstones: BTreeSet<u32>,
 }
 
+/// The rows of one bank, or of a pair of them.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    /// Indexes that were used and are free.
+    free: Vec<u32>,
+    /// Those that packets may still have found, each with the change after which none has.
+    resting: VecDeque<(u64, u32)>,
+    /// How many of its indexes were ever used: the first ones.
+    used: u32,
+}
+
+/// The bank of a key.
+#[derive(Clone, Copy, Debug)]
+enum BankOf {
+    /// There is only one.
+    First,
+    /// One of those of `members`.
+    Members(MemberBanks),
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    /// The number of its word, over all banks.
     position: u32,
     index: u32,
 }
@@ -55,23 +79,37 @@ impl Claim {
 impl Table {
     /// The empty table of links.
     pub(super) fn links() -> Self {
-        Self::new("links", |key| format!("link {key}"), LINKS, LINK_ROWS.count)
+        let rows = LINK_ROWS.count;
+        let place = (CONTROL_BANK, BankOf::First);
+        Self::new("links", |key| format!("link {key}"), LINKS, place, rows)
     }
 
-    /// The empty table of addresses.
-    pub(super) fn members() -> Self {
-        Self::new("members", show_address, MEMBERS, ADDRESS_ROWS.count)
+    /// The empty table of addresses, in so many banks.
+    pub(super) fn members(banks: u32) -> Self {
+        let place = (MEMBER_BANK, BankOf::Members(MemberBanks::of(banks)));
+        Self::new("members", show_address, MEMBERS, place, ADDRESS_ROWS.count)
     }
 
-    fn new(name: &'static str, show: fn(u128) -> String, words: Region, rows: u32) -> Self {
+    fn new(
+        name: &'static str,
+        show: fn(u128) -> String,
+        words: Region,
+        (first, bank_of): (u32, BankOf),
+        rows: u32,
+    ) -> Self {
+        let parts = match bank_of {
+            BankOf::First => 1,
+            BankOf::Members(banks) => banks.count() / 2,
+        };
         Self {
             name,
             show,
             words,
+            first,
+            bank_of,
             rows,
+            parts: vec![Part::default(); parts as usize],
             entries: HashMap::new(),
-            free: Vec::new(),
-            used: 0,
             tombstones: BTreeSet::new(),
         }
     }
@@ -86,28 +124,55 @@ impl Table {
         self.entries.iter().map(|(key, entry)| (*key, entry.index))
     }
 
-    /// One more than the highest index ever used.
-    pub(super) fn used(&self) -> u32 {
-        self.used
+    /// The indexes that were ever used: the first one of each part, and how many from there.
+    pub(super) fn used(&self) -> impl Iterator<Item = (u32, u32)> {
+        let firsts = (0..).step_by(self.rows as usize);
+        firsts.zip(&self.parts).map(|(first, part)| (first, part.used))
     }
 
-    /// The offsets of the words that a search for `key` looks at, in its order.
+    /// The part that has a key's row.
+    fn part_of(&self, key: u128) -> u32 {
+        match self.bank_of {
+            BankOf::First => 0,
+            BankOf::Members(banks) => (banks.rows_of(probe_of(key), 0) - MEMBER_BANK) / 2,
+        }
+    }
+
+    /// The positions of the words that a search for `key` looks at, in its order: all in one bank.
     fn path(&self, key: u128) -> impl Iterator<Item = u32> + use<> {
         let probe = probe_of(key);
-        let mask = self.words.count - 1;
-        (0..PROBES).map(move |step| probe.position(step) & mask)
+        let bank = match self.bank_of {
+            BankOf::First => 0,
+            BankOf::Members(banks) => banks.words_of(probe) - MEMBER_BANK,
+        };
+        let count = self.words.count;
+        (0..PROBES).map(move |step| bank * count + (probe.position(step) & (count - 1)))
+    }
+
+    fn bank(&self, position: u32) -> u32 {
+        self.first + position / self.words.count
     }
 
     fn word(&self, words: ImageView<'_>, position: u32) -> u64 {
-        words.get(CONTROL_BANK, self.words.at(position))
+        words.get(self.bank(position), self.words.at(position))
     }
 
     fn put(&self, words: ImageView<'_>, position: u32, word: u64) {
-        words.publish(CONTROL_BANK, self.words.at(position), word);
+        words.publish(self.bank(position), self.words.at(position), word);
     }
 
-    /// Finds a place and an index for a key that has none. Its row is to be written next, then [`Table::publish`].
+    /// Finds a place and an index for a new key whose row no packet reads yet: that of the next generation. Write it next, then
+    /// call [`Table::publish`].
     pub(super) fn claim(&mut self, words: ImageView<'_>, key: u128) -> Result<Claim, CompileError> {
+        self.claim_index(words, key, true)
+    }
+
+    /// [`Table::claim`] for a row of the generation in force: no packet has found its index for another key.
+    pub(super) fn claim_live(&mut self, words: ImageView<'_>, key: u128) -> Result<Claim, CompileError> {
+        self.claim_index(words, key, false)
+    }
+
+    fn claim_index(&mut self, words: ImageView<'_>, key: u128, resting: bool) -> Result<Claim, CompileError> {
         let (position, before) = self
             .path(key)
             .map(|position| (position, self.word(words, position)))
@@ -116,12 +181,15 @@ impl Table {
                 table: self.name,
                 key: (self.show)(key),
             })?;
-        let index = match self.free.pop() {
+        let number = self.part_of(key);
+        let part = &mut self.parts[number as usize];
+        let index = match part.free.pop() {
             Some(index) => index,
-            None if self.used < self.rows => {
-                self.used += 1;
-                self.used - 1
+            None if part.used < self.rows => {
+                part.used += 1;
+                number * self.rows + part.used - 1
             }
+            None if resting && !part.resting.is_empty() => part.resting.pop_front().map_or(0, |(_, index)| index),
             None => {
                 return Err(CompileError::RowsFull {
                     table: self.name,
@@ -144,20 +212,44 @@ impl Table {
         self.put(words, claim.entry.position, word.to_word());
     }
 
-    /// Takes the last claim back, published or not: the table is what it was before.
-    pub(super) fn rollback(&mut self, words: ImageView<'_>, claim: Claim) {
+    /// Takes the last claim back, published or not: the table is what it was before. Packets may have found its index until
+    /// `change` is settled.
+    pub(super) fn rollback(&mut self, words: ImageView<'_>, claim: Claim, change: u64) {
         self.put(words, claim.entry.position, claim.before);
         self.entries.remove(&claim.key);
-        self.free.push(claim.entry.index);
+        self.rest(claim.entry.index, change);
     }
 
-    /// Removes a key whose row is absent. Returns its index.
-    pub(super) fn remove(&mut self, words: ImageView<'_>, key: u128) -> Option<u32> {
+    /// Packets may have found an index until `change` is settled.
+    fn rest(&mut self, index: u32, change: u64) {
+        let part = &mut self.parts[(index / self.rows) as usize];
+        part.resting.push_back((change, index));
+    }
+
+    /// Removes a key whose row is absent. Packets may have found its index until `change` is settled. Returns it.
+    pub(super) fn remove(&mut self, words: ImageView<'_>, key: u128, change: u64) -> Option<u32> {
         let entry = self.entries.remove(&key)?;
         self.put(words, entry.position, TOMBSTONE);
         self.tombstones.insert(entry.position);
-        self.free.push(entry.index);
+        self.rest(entry.index, change);
         Some(entry.index)
+    }
+
+    /// No packet reads any more what it could read before this change.
+    pub(super) fn settle_to(&mut self, changes: u64) {
+        for Part { free, resting, .. } in &mut self.parts {
+            while let Some((_, index)) = resting.pop_front_if(|(change, _)| *change <= changes) {
+                free.push(index);
+            }
+        }
+    }
+
+    /// Prunes once so many words are tombstones that searches for absent keys take long.
+    pub(super) fn prune_if_many(&mut self, words: ImageView<'_>) {
+        const MANY: usize = 1024;
+        if self.tombstones.len() > MANY.max(self.entries.len() / 16) {
+            self.prune(words);
+        }
     }
 
     /// Empties the tombstones that no search for a key of the table passes, so that absent keys are found absent soon.
@@ -201,7 +293,14 @@ mod tests {
 
     /// A table so small that every search meets other keys.
     fn small() -> Table {
-        Table::new("small", |key| key.to_string(), WORDS, 24)
+        Table::new("small", |key| key.to_string(), WORDS, (CONTROL_BANK, BankOf::First), 24)
+    }
+
+    /// The same over the banks of `members`.
+    fn small_in_banks(banks: u32) -> Table {
+        let words = Region { count: 32, ..MEMBERS };
+        let place = (MEMBER_BANK, BankOf::Members(MemberBanks::of(banks)));
+        Table::new("small", |key| key.to_string(), words, place, 24)
     }
 
     /// The indexes that a search for `key` finds, as the data path searches.
@@ -236,10 +335,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_key_is_found_and_no_other(steps in proptest::collection::vec(step(), 0..200)) {
-            let memory = host_image(1);
+        fn every_key_is_found_and_no_other(steps in proptest::collection::vec(step(), 0..200), in_banks in any::<bool>()) {
+            let memory = host_image(7);
             let words = ImageView(&memory);
-            let mut table = small();
+            let mut table = if in_banks { small_in_banks(4) } else { small() };
             let mut model: HashMap<u128, u32> = HashMap::new();
             for step in steps {
                 match step {
@@ -250,11 +349,15 @@ mod tests {
                         if matches!(step, Step::Add(_)) {
                             model.insert(key, claim.index());
                         } else {
-                            table.rollback(words, claim);
+                            table.rollback(words, claim, 1);
+                            table.settle_to(1);
                         }
                     }
                     Step::Add(_) | Step::AddAndTakeBack(_) => {}
-                    Step::Remove(key) => prop_assert_eq!(table.remove(words, key), model.remove(&key)),
+                    Step::Remove(key) => {
+                        prop_assert_eq!(table.remove(words, key, 1), model.remove(&key));
+                        table.settle_to(1);
+                    }
                     Step::Prune => table.prune(words),
                 }
                 for key in 1..40 {
@@ -267,10 +370,10 @@ mod tests {
                 prop_assert_eq!(indexes.len(), model.len());
             }
             for key in 1..40 {
-                table.remove(words, key);
+                table.remove(words, key, 1);
             }
             table.prune(words);
-            prop_assert!((0..WORDS.count).all(|position| table.word(words, position) == EMPTY));
+            prop_assert!(memory.iter().all(|word| word.load(std::sync::atomic::Ordering::Relaxed) == EMPTY));
         }
     }
 
@@ -292,9 +395,19 @@ mod tests {
             })
             .collect();
         assert_eq!(errors.len(), 6);
-        assert_eq!(errors[0], "cannot add 24 to `small`: all 24 rows are taken");
+        assert_eq!(
+            errors[0],
+            "cannot add 24 to `small`: all 24 rows are taken, those included that the configuration in force leaves; \
+             restart taskgate, which takes its gates and connections over with a new image"
+        );
 
-        let mut table = Table::new("small", |key| key.to_string(), Region { count: 4, ..MEMBERS }, 24);
+        let mut table = Table::new(
+            "small",
+            |key| key.to_string(),
+            Region { count: 4, ..MEMBERS },
+            (CONTROL_BANK, BankOf::First),
+            24,
+        );
         let errors: Vec<String> = (0..5)
             .filter_map(|key| table.claim(words, key).map(|claim| table.publish(words, claim)).err())
             .map(|error| error.to_string())

@@ -1,5 +1,5 @@
-//! How much the reader takes in: an account with 100,000 interfaces is within these bounds, and what is in a file cannot
-//! make the reader take more memory, or much more time, than a large account.
+//! How much the reader takes in: an account with 100,000 interfaces, and a million members, are within these bounds, and what is
+//! in a file cannot make the reader take more memory, or much more time, than they do.
 
 /// Bytes in one file.
 pub(super) const FILE_BYTES: u64 = 256 << 20;
@@ -20,7 +20,7 @@ pub(super) const ALIASED_VALUES: usize = 100_000;
 /// Bytes of text after expanding a file's anchors and aliases.
 pub(super) const ALIASED_BYTES: usize = 16 << 20;
 /// Groups, interfaces, prefix lists, tasks and the like, all together.
-pub(super) const OBJECTS: usize = 200_000;
+pub(super) const OBJECTS: usize = 2_000_000;
 /// Rules of one entry of a native group, one for each of its ports and peers.
 pub(super) const RULES_OF_ENTRY: usize = 10_000;
 /// Rules of all groups.

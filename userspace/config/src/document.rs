@@ -1,5 +1,5 @@
-//! What a file is: output of the AWS CLI, one answer, a list of pages or a bare list of objects; the native form; or
-//! something else, and then what it seems to be and what to do.
+//! Recognition of a file: output of the AWS CLI (one answer, a list of pages or a bare list of objects), the native
+//! form, or another format, which is named with the remedy.
 
 use super::aws;
 use super::content::{Content, Top};
@@ -97,10 +97,22 @@ fn read_known(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnos
     known
 }
 
+/// Reads the tasks of ECS. `true` if that is what the object has.
+fn read_ecs_tasks(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) -> bool {
+    if !recognise::has_ecs_tasks(top, report) {
+        return false;
+    }
+    if let Some((_, content)) = top.get("tasks").filter(|(_, content)| !content.is_null()) {
+        aws::read_ecs_tasks(content, collected, report);
+    }
+    true
+}
+
 fn read_top(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) {
     let known = read_known(top, collected, report);
+    let ecs = read_ecs_tasks(top, collected, report);
     let passed_over = recognise::passed_over(top, report);
-    if !known && !passed_over {
+    if !known && !ecs && !passed_over {
         let (location, message, hint) = recognise::object(top);
         report.error(location, message, hint);
         report.objects_lost = true;
@@ -128,7 +140,6 @@ fn read_native(root: &Node<'_>, top: &Top<'_, '_>, collected: &mut Collected, re
 fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) {
     let mut count = 0_usize;
     let mut unknown = 0_usize;
-    let mut ecs = false;
     // Every page but the last one has a token.
     let mut token_of_last = None;
     let mut entries = None;
@@ -138,10 +149,10 @@ fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Diag
         if let Some(top) = Top::of(item).filter(|top| aws::keys().any(|key| top.has(key))) {
             token_of_last = token(&top, report);
             read_known(&top, collected, report);
+        } else if let Some(page) = Top::of(item).filter(|page| recognise::has_ecs_tasks(page, report)) {
+            read_ecs_tasks(&page, collected, report);
         } else if recognise::is_ecs_task(item) {
-            if !std::mem::replace(&mut ecs, true) {
-                recognise::ecs_passed_over(item.location, report);
-            }
+            aws::read_ecs_task(item, collected, report);
         } else if !aws::read_bare(item, &mut entries, collected, report) {
             unknown += 1;
             // The first one says it all.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions, metadata, read_dir};
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::bounds;
@@ -179,7 +179,7 @@ pub(super) fn text(file: Location, path: &Path, bytes_left: &mut u64, report: &m
 
 /// Reads a regular file, as much as it says that it has: a file of /proc says 0, and some of those never end.
 fn read(path: &Path, bytes_left: &mut u64) -> io::Result<Vec<u8>> {
-    // Opening a device can do something, so the look comes first; what is opened is looked at again.
+    // Opening a device can have effects, so the type is checked before; it is checked again on the opened file.
     regular(&metadata(path)?)?;
     let file: File = OpenOptions::new()
         .read(true)
@@ -202,7 +202,12 @@ fn read(path: &Path, bytes_left: &mut u64) -> io::Result<Vec<u8>> {
         io::Error::other(format!("the folder's files have more than {most} MiB together"))
     })?;
     let mut bytes = Vec::with_capacity(size as usize);
-    file.take(size).read_to_end(&mut bytes)?;
+    (&file).take(size).read_to_end(&mut bytes)?;
+    // The beginning of one text and the end of another may make a configuration that nobody wrote.
+    let changed = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    if changed(&file.metadata()?) != changed(&metadata) {
+        return Err(io::Error::other("it was written while it was read"));
+    }
     Ok(bytes)
 }
 

@@ -11,7 +11,7 @@
 //!
 //! Within one VPC, or where a VPC is not known, an address belongs to one ENI: two ENIs with one address and different
 //! groups are refused; where the groups are the same, the gated one keeps the address, or the one read first. VPCs may
-//! overlap. Two gated ENIs with one address are refused always.
+//! overlap. Two gated ENIs with one address are always refused.
 
 mod aws;
 mod bounds;
@@ -27,12 +27,14 @@ mod problem;
 mod raw;
 mod recognise;
 mod resolve;
+mod sources;
 mod value;
 mod yaml;
 
 use std::path::Path;
 
 pub use problem::{Problem, Problems, count_problems};
+pub use sources::Sources;
 pub use value::derived_id;
 
 use problem::{Diagnostics, Location};
@@ -42,9 +44,9 @@ use taskgate_model::Model;
 /// A configuration that can be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// What it says.
+    /// The model.
     pub model: Model,
-    /// What deserves a look, in the order of files and lines.
+    /// Warnings, in the order of files and lines.
     pub warnings: Vec<Problem>,
     /// The files that were read, by their names as the reader knows them, in the order of reading.
     pub files: Vec<String>,
@@ -57,18 +59,7 @@ pub struct Loaded {
 ///
 /// Everything that is wrong with the folder, its files and what they say.
 pub fn load(folder: &Path) -> Result<Loaded, Problems> {
-    let mut report = Diagnostics::default();
-    let mut all = Collected::default();
-    let mut bytes_left = bounds::FOLDER_BYTES;
-    for path in folder::files(folder, &mut report) {
-        let file = report.file(path.display().to_string());
-        if let Some(text) = folder::text(file, &path, &mut bytes_left, &mut report) {
-            read_file(file, &text, &mut all, &mut report);
-        } else {
-            report.objects_lost = true;
-        }
-    }
-    finish(all, report)
+    Sources::open(folder).resolve()
 }
 
 /// Reads files that are already in memory, in the order given: each a name, as it is shown in messages, and its text.
@@ -77,19 +68,7 @@ pub fn load(folder: &Path) -> Result<Loaded, Problems> {
 ///
 /// Everything that is wrong with what they say.
 pub fn read(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
-    let mut report = Diagnostics::default();
-    let mut all = Collected::default();
-    for (name, text) in files {
-        let file = report.file(*name);
-        read_file(file, text, &mut all, &mut report);
-    }
-    finish(all, report)
-}
-
-fn finish(all: Collected, mut report: Diagnostics) -> Result<Loaded, Problems> {
-    let model = resolve::model(all, &mut report);
-    let (warnings, files) = report.finish()?;
-    Ok(Loaded { model, warnings, files })
+    Sources::of(files).resolve()
 }
 
 /// Reads one file.

@@ -1,4 +1,4 @@
-//! What is wrong in a configuration, where, and what would be right.
+//! Problems of a configuration: message, place and remedy.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ pub struct Problem {
     pub line: u32,
     /// The column in characters, from 1; 0 if the problem is the whole file.
     pub column: u32,
-    /// What is wrong.
+    /// The problem.
     pub message: String,
-    /// What would be right.
+    /// The remedy.
     pub hint: String,
     /// How many problems it is: 1, or of very many those that are not shown.
     pub stands_for: usize,
@@ -50,14 +50,14 @@ impl fmt::Display for Problem {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Problems {
-    /// What has to be put right.
+    /// Errors: the configuration is refused.
     pub errors: Vec<Problem>,
-    /// What was found beside it and would not have kept the configuration from loading.
+    /// Warnings, which alone would not have refused it.
     pub warnings: Vec<Problem>,
 }
 
-/// What is wrong with one value, whose place the caller knows.
-#[derive(Debug)]
+/// The problem of one value, whose place the caller knows.
+#[derive(Clone, Debug)]
 pub(super) struct Diagnostic {
     message: String,
     hint: String,
@@ -120,7 +120,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// The problems that are kept, and how many there were.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Found {
     kept: Vec<(Location, Diagnostic)>,
     count: usize,
@@ -136,9 +136,11 @@ impl Found {
 }
 
 /// Collects problems, so that all are shown at once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Diagnostics {
     files: Vec<String>,
+    /// How many of them are files: what comes after them is named, and has no lines.
+    on_disk: Option<usize>,
     errors: Found,
     warnings: Found,
     /// Something that others may refer to could not be read: "unknown" would be a follow-up error.
@@ -162,6 +164,16 @@ impl Diagnostics {
         }
     }
 
+    /// What is named from here on is no file: messages give no lines of it.
+    pub(super) fn end_files(&mut self) {
+        self.on_disk.get_or_insert(self.files.len());
+    }
+
+    /// Whether `location` lies in a file.
+    pub(super) fn is_in_file(&self, location: Location) -> bool {
+        self.on_disk.is_none_or(|files| (location.file as usize) < files)
+    }
+
     /// The name of the file that `location` lies in.
     pub(super) fn file_name(&self, location: Location) -> &str {
         self.files.get(location.file as usize).map_or("", String::as_str)
@@ -169,6 +181,9 @@ impl Diagnostics {
 
     /// `FILE:LINE:COLUMN`, for a message about another place.
     pub(super) fn place(&self, location: Location) -> String {
+        if !self.is_in_file(location) {
+            return self.file_name(location).to_owned();
+        }
         format!("{}:{}:{}", self.file_name(location), location.line, location.column)
     }
 
@@ -223,7 +238,17 @@ impl Diagnostics {
     }
 
     /// The warnings and the files' names, or everything that is wrong if there is an error.
-    pub(super) fn finish(self) -> Result<(Vec<Problem>, Vec<String>), Problems> {
+    pub(super) fn finish(mut self) -> Result<(Vec<Problem>, Vec<String>), Problems> {
+        if let Some(files) = self.on_disk {
+            let without_lines = |found: &mut Found| {
+                let beside = |location: &&mut Location| location.file as usize >= files;
+                for location in found.kept.iter_mut().map(|(location, _)| location).filter(beside) {
+                    (location.line, location.column) = (0, 0);
+                }
+            };
+            without_lines(&mut self.errors);
+            without_lines(&mut self.warnings);
+        }
         let errors = in_order(&self.files, self.errors);
         let warnings = in_order(&self.files, self.warnings);
         if errors.is_empty() {

@@ -10,21 +10,29 @@ pub(super) use taskgate_model::Dialect;
 use super::problem::Location;
 
 /// Everything that was read.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Collected {
     pub(super) groups: Vec<RawGroup>,
     pub(super) rules: Vec<AwsRule>,
     pub(super) enis: Vec<RawEni>,
     pub(super) prefix_lists: Vec<RawPrefixList>,
     pub(super) networks: Vec<Network>,
+    pub(super) ecs_tasks: Vec<EcsTask>,
     pub(super) tasks: Vec<RawTask>,
     pub(super) members: Vec<RawMember>,
     pub(super) accounts: Vec<Section<String>>,
     pub(super) settings: Vec<Section<Settings>>,
     pub(super) uplinks: Vec<Section<Uplink>>,
-    pub(super) flow_logs: Vec<FlowLog>,
+    pub(super) flow_logs: Vec<RawFlowLog>,
     /// How many values the files held.
     pub(super) values: usize,
+}
+
+/// A flow log. The account of one that names none is the configuration's.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RawFlowLog {
+    pub(super) log: FlowLog,
+    pub(super) location: Location,
 }
 
 /// Something that may be in several files, and then has to be the same.
@@ -254,6 +262,7 @@ pub(super) struct RawEni {
     pub(super) account: Option<String>,
     pub(super) vpc: Option<String>,
     pub(super) subnet: Option<String>,
+    pub(super) zone: Zone,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) groups: Vec<Reference>,
     /// Whether there is a list of groups.
@@ -282,6 +291,14 @@ impl Object for RawEni {
     }
 }
 
+/// Where an ENI or a subnet is, as far as its file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Zone {
+    /// The id of its availability zone; `None` also in a sublocation.
+    pub(super) az_id: Option<String>,
+    pub(super) region: Option<String>,
+}
+
 /// One of `Vpcs` or `Subnets`: its CIDRs, and which address of each AWS keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Network {
@@ -289,6 +306,7 @@ pub(super) struct Network {
     /// The VPC that it is, or is in.
     pub(super) vpc: Option<String>,
     pub(super) cidrs: Vec<IpNet>,
+    pub(super) zone: Zone,
     /// 2 in a VPC (the resolver), 1 in a subnet (the router).
     pub(super) reserved: u8,
     pub(super) location: Location,
@@ -305,6 +323,32 @@ impl Object for Network {
 
     fn merge(&mut self, copy: Self) -> bool {
         same_set(&self.cidrs, &copy.cidrs, |net| *net)
+    }
+}
+
+/// One of the `tasks` of ECS that has an ENI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EcsTask {
+    pub(super) arn: String,
+    pub(super) eni: String,
+    pub(super) fields: EcsFields,
+    pub(super) location: Location,
+    /// Something in it could not be read, so it is not compared with others.
+    pub(super) partial: bool,
+}
+
+impl Object for EcsTask {
+    fn title(&self) -> String {
+        format!("ECS task `{}`", self.arn)
+    }
+
+    fn key(&self) -> (String, Location) {
+        (self.arn.clone(), self.location)
+    }
+
+    fn merge(&mut self, copy: Self) -> bool {
+        let agree = (&self.eni, &self.fields) == (&copy.eni, &copy.fields);
+        agree_as_read(agree, &mut self.partial, copy.partial)
     }
 }
 

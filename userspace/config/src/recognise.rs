@@ -279,37 +279,31 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Location, String, String) {
     )
 }
 
-/// Answers that flow records alone would use: they may stay. `true` if this is one.
+/// What is not read, and may stay: flow records alone would use it. `true` if this is one.
 pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Diagnostics) -> bool {
-    if let Some((location, _)) = top.get("FlowLogs") {
-        report.warn(
-            location,
-            "`FlowLogs`, the output of `aws ec2 describe-flow-logs`, is not read yet, so records go where the native `flow-logs` says",
-            "it may stay: nothing else depends on it",
-        );
-        return true;
-    }
-    let Some((location, tasks)) = top.get("tasks") else {
+    let Some((location, _)) = top.get("FlowLogs") else {
+        return false;
+    };
+    report.warn(
+        location,
+        "`FlowLogs`, the output of `aws ec2 describe-flow-logs`, is not read yet, so records go where the native `flow-logs` says",
+        "it may stay: nothing else depends on it",
+    );
+    true
+}
+
+/// Whether `tasks` is the output of `aws ecs describe-tasks`, and not that of the native form.
+pub(super) fn has_ecs_tasks(top: &Top<'_, '_>, report: &mut Diagnostics) -> bool {
+    let Some((_, tasks)) = top.get("tasks") else {
         return false;
     };
     let native = top.keys().any(|(key, _)| key != "tasks" && native::KEYS.contains(&key));
     match &tasks.node(report).value {
         Value::Null => !native,
         Value::List(tasks) if tasks.is_empty() => !native,
-        Value::List(tasks) if tasks.iter().any(is_ecs_task) => {
-            ecs_passed_over(location, report);
-            true
-        }
+        Value::List(tasks) => tasks.iter().any(is_ecs_task),
         _ => false,
     }
-}
-
-pub(super) fn ecs_passed_over(location: Location, report: &mut Diagnostics) {
-    report.warn(
-        location,
-        "`tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields",
-        "it may stay: nothing else depends on it",
-    );
 }
 
 pub(super) fn is_ecs_task(node: &Node<'_>) -> bool {

@@ -10,7 +10,7 @@ use super::problem::Diagnostic;
 
 /// The id of a native object that names none: `KIND-` and the first 17 hex digits of SHA-256 over `KIND:NAME`.
 ///
-/// `kind` is `sg`, `pl` or `eni`. The same name has the same id on every host.
+/// `kind` is `sg`, `pl`, `eni`, or `fl` for a flow log, whose name is its URL. The same name has the same id on every host.
 pub fn derived_id(kind: &str, name: &str) -> String {
     const DIGITS: usize = 17;
     let digest = Sha256::digest(format!("{kind}:{name}"));
@@ -20,6 +20,12 @@ pub fn derived_id(kind: &str, name: &str) -> String {
         .filter_map(|nibble| char::from_digit(nibble.into(), 16))
         .collect();
     format!("{kind}-{hex}")
+}
+
+/// The region in an ARN: `eu-west-1` in `arn:aws:ecs:eu-west-1:111122223333:task/prod/0123`.
+pub(super) fn region_of_arn(arn: &str) -> Option<String> {
+    let region = arn.strip_prefix("arn:")?.split(':').nth(2)?;
+    (!region.is_empty()).then(|| region.to_owned())
 }
 
 /// A protocol by name or number, before its ports are known.

@@ -5,11 +5,12 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
+use serde::{Deserialize, Serialize};
 use taskgate_ebpf::abi::{Direction, window};
 use taskgate_tables::{ConnState, DenialState, FlowCount, FlowId};
 
 /// The part of an entry that is counted, by [`Direction`]: egress, ingress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sample {
     pub(super) totals: [FlowCount; 2],
     /// The TCP flags of two windows, see [`window`].
@@ -62,8 +63,8 @@ const LARGE_BYTES: u64 = WRAP_BYTES / 8;
 /// The longest IP packet: IPv6's header and 64 KiB.
 const LONGEST_PACKET: u64 = 40 + 0xffff;
 
-/// 40 bytes, with its entry's number 48.
-#[derive(Clone, Copy, Debug)]
+/// 48 bytes, with its entry's number 56.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Baseline {
     totals: [FlowCount; 2],
     /// The window for which it was read last.
@@ -72,12 +73,20 @@ struct Baseline {
     active: u32,
     /// The TCP flags reported of two windows, by parity, as the kernel keeps them.
     flags: [u8; 2],
+    /// When its totals changed last, see [`Baselines::saves`].
+    #[serde(skip)]
+    changed: u32,
 }
 
 /// The baselines of one kind of entry. By entry and not by flow: a flow that comes back has another entry, whose totals begin
 /// at 0.
-#[derive(Debug, Default)]
-pub(super) struct Baselines(HashMap<FlowId, Baseline, BuildHasherDefault<InOrder>>);
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Baselines {
+    entries: HashMap<FlowId, Baseline, BuildHasherDefault<InOrder>>,
+    /// How many journals have them: those that changed since the last one are not in it.
+    #[serde(skip)]
+    saves: u32,
+}
 
 /// Hashes entries so that neighbours in the kernel's table are neighbours here: a table is read from one end to the other,
 /// and a million of baselines are in no cache.
@@ -113,8 +122,9 @@ impl Baselines {
             read: closing,
             active: closing,
             flags: [0; 2],
+            changed: self.saves,
         };
-        let baseline = self.0.entry(id).or_insert(first);
+        let baseline = self.entries.entry(id).or_insert(first);
         let running = closing.wrapping_add(1);
         if baseline.read != closing {
             if baseline.read.wrapping_add(1) != closing {
@@ -141,6 +151,7 @@ impl Baselines {
             }
             baseline.totals[at] = sample.totals[at];
             baseline.active = closing;
+            baseline.changed = self.saves;
             let mut tcp_flags = 0;
             for number in [closing, running] {
                 let seen = window::of(sample.windows[parity(number)], number) & 0xf << (4 * at);
@@ -158,7 +169,7 @@ impl Baselines {
 
     /// Whether everything that an entry holds was baseline.
     pub(super) fn all_reported(&self, id: FlowId, sample: &Sample) -> bool {
-        self.0
+        self.entries
             .get(&id)
             .map_or([FlowCount::default(); 2], |baseline| baseline.totals)
             == sample.totals
@@ -170,7 +181,7 @@ impl Baselines {
         let bytes = sample.totals.map(|count| count.bytes);
         bytes.into_iter().any(large) && {
             let reported = self
-                .0
+                .entries
                 .get(&id)
                 .map_or([FlowCount::default(); 2], |baseline| baseline.totals);
             bytes
@@ -182,19 +193,36 @@ impl Baselines {
 
     /// How many windows an entry has been silent for when `closing` ends, including `closing`.
     pub(super) fn silent_for(&self, id: FlowId, closing: u32) -> u32 {
-        self.0
+        self.entries
             .get(&id)
             .map_or(0, |baseline| closing.wrapping_sub(baseline.active))
     }
 
     /// Forgets an entry that was removed.
     pub(super) fn forget(&mut self, id: FlowId) {
-        self.0.remove(&id);
+        self.entries.remove(&id);
+    }
+
+    /// Forgets all entries that were not read for this window.
+    pub(super) fn forget_unread(&mut self, closing: u32) {
+        self.entries.retain(|_, baseline| baseline.read == closing);
+    }
+
+    /// Says that a journal has all of them.
+    pub(super) fn saved(&mut self) {
+        self.saves = self.saves.wrapping_add(1);
+    }
+
+    /// Whether the journal has what was reported of an entry.
+    pub(super) fn is_saved(&self, id: FlowId) -> bool {
+        self.entries
+            .get(&id)
+            .is_none_or(|baseline| baseline.changed != self.saves)
     }
 
     /// How many entries are known.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 }
 

@@ -2,21 +2,59 @@
 
 use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 
-use taskgate_model::Eni;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use taskgate_model::{EcsFields, Eni, RecordField};
+
+use super::label::Label;
 
 /// An ENI as flow records name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedEni {
     eni: Eni,
-    account: String,
     primary_ipv4: Option<Ipv4Addr>,
+    account: Label,
+    id: Label,
+    /// The other fields that it has a value for, few as they are.
+    labels: Vec<(RecordField, Label)>,
 }
 
 impl LoggedEni {
     /// The ENI, with `account` (twelve digits) where it names no owner of its own.
     pub fn new(eni: Eni, account: &str) -> Self {
+        let EcsFields {
+            cluster_name,
+            cluster_arn,
+            service_name,
+            task_arn,
+            task_id,
+            task_definition_arn,
+            container_instance_arn,
+            container_instance_id,
+            container_id,
+            second_container_id,
+        } = &eni.ecs;
+        let fields = [
+            (RecordField::TaskgateTask, &eni.task),
+            (RecordField::VpcId, &eni.vpc),
+            (RecordField::SubnetId, &eni.subnet),
+            (RecordField::Region, &eni.region),
+            (RecordField::AzId, &eni.az_id),
+            (RecordField::EcsClusterName, cluster_name),
+            (RecordField::EcsClusterArn, cluster_arn),
+            (RecordField::EcsServiceName, service_name),
+            (RecordField::EcsTaskArn, task_arn),
+            (RecordField::EcsTaskId, task_id),
+            (RecordField::EcsTaskDefinitionArn, task_definition_arn),
+            (RecordField::EcsContainerInstanceArn, container_instance_arn),
+            (RecordField::EcsContainerInstanceId, container_instance_id),
+            (RecordField::EcsContainerId, container_id),
+            (RecordField::EcsSecondContainerId, second_container_id),
+        ];
+        let label = |(field, text): (RecordField, &Option<String>)| Some((field, Label::new(text.as_deref()?)));
         Self {
-            account: eni.account.clone().unwrap_or_else(|| account.to_owned()),
+            labels: fields.into_iter().filter_map(label).collect(),
+            account: Label::new(eni.account.as_deref().unwrap_or(account)),
+            id: Label::new(&eni.id),
             primary_ipv4: eni.primary_ipv4(),
             eni,
         }
@@ -29,7 +67,21 @@ impl LoggedEni {
 
     /// `account-id`: twelve digits.
     pub fn account(&self) -> &str {
+        self.account.raw()
+    }
+
+    pub(super) const fn id_label(&self) -> &Label {
+        &self.id
+    }
+
+    pub(super) const fn account_label(&self) -> &Label {
         &self.account
+    }
+
+    /// The value of another field that is the ENI's.
+    pub(super) fn label(&self, field: RecordField) -> Option<&Label> {
+        let found = self.labels.iter().find(|(of, _)| *of == field);
+        found.map(|(_, label)| label)
     }
 
     /// The address that represents all of its IPv4 addresses.
@@ -40,6 +92,20 @@ impl LoggedEni {
     /// All that the configuration says of it.
     pub fn eni(&self) -> &Eni {
         &self.eni
+    }
+}
+
+/// The ENI and its account: the rest is made of them.
+impl Serialize for LoggedEni {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.eni, self.account()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for LoggedEni {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (eni, account) = <(Eni, String)>::deserialize(deserializer)?;
+        Ok(Self::new(eni, &account))
     }
 }
 
@@ -85,6 +151,24 @@ impl Registry {
     /// Whether the slot was retired and still has entries, as far as is known.
     pub(super) fn is_retired(&self, slot: u16) -> bool {
         self.slots.get(&slot).is_some_and(|slot| slot.retired)
+    }
+
+    /// The slots that are not retired, with their ENIs' ids.
+    pub(super) fn current(&self) -> impl Iterator<Item = (u16, &str)> {
+        let current = self.slots.iter().filter(|(_, slot)| !slot.retired);
+        current.map(|(number, slot)| (*number, slot.eni.id()))
+    }
+
+    /// Every slot with its ENI, whether that has had traffic, and whether it is retired: for the journal.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u16, &Arc<LoggedEni>, bool, bool)> {
+        self.slots
+            .iter()
+            .map(|(number, slot)| (*number, &slot.eni, slot.active, slot.retired))
+    }
+
+    /// Puts a slot back as [`Registry::all`] gave it.
+    pub(super) fn restore(&mut self, number: u16, eni: Arc<LoggedEni>, active: bool, retired: bool) {
+        self.slots.insert(number, Slot { eni, active, retired });
     }
 
     /// Forgets a slot that has no entry left.

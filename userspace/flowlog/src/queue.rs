@@ -1,4 +1,4 @@
-//! Between a window's lines and a reader that may be slow: a thread that writes, so that nobody else has to wait.
+//! Between a window's lines and a sink that may be slow or broken: a thread that writes, so that nobody else has to wait.
 
 use std::{
     collections::VecDeque,
@@ -7,19 +7,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Buf as _;
+use tracing::info;
 
-use super::sink::{Sink, SinkError};
+use super::{
+    fault::{Fault, point},
+    journal::Confirmation,
+    sink::{Batch, Mark, NamedSink, NextWrite, PreparedWrite, Sink, SinkError},
+};
 
 /// Bytes of lines that may wait for their reader before flow logs hold their windows back.
 const ROOM: usize = 16 << 20;
-/// Written at once: how fine it is seen whether a reader still reads.
-const PIECE: usize = 64 << 10;
+/// How long nothing is tried once something failed: at first, and doubled up to at most.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// How often a sink is asked that does not want to write yet.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Lines on their way to a sink.
 #[derive(Debug)]
 pub struct Queue {
-    name: &'static str,
+    name: String,
     shared: Arc<Shared>,
 }
 
@@ -29,37 +36,102 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is said by somebody else")]
 struct State {
-    waiting: VecDeque<Bytes>,
-    /// Bytes that are not written yet.
+    /// Everything that is not written yet.
+    waiting: VecDeque<Batch>,
+    /// Its bytes.
     bytes: usize,
-    /// Bytes that were.
-    written: u64,
+    /// Bytes that were written or given up, over all processes that wrote.
+    position: u64,
+    /// What is confirmed with it.
+    mark: Mark,
+    /// When something was written last.
+    progress: Option<Instant>,
+    /// Nothing comes for now: whoever waits for more to write should not.
+    ending: bool,
     /// Nothing comes any more.
     closed: bool,
+    /// The sink is to open its file anew.
+    reopen: bool,
+    /// What takes the sink's place.
+    replacement: Option<Box<dyn Sink>>,
+    /// Counts what ends a pause after a failure.
+    calls: u64,
+    /// It failed since it last wrote.
+    failing: bool,
+    /// A failure that nobody was told of.
     failed: Option<SinkError>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = formatter.debug_struct("State");
+        shown.field("bytes", &self.bytes).field("position", &self.position);
+        shown.field("failed", &self.failed).finish_non_exhaustive()
+    }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Says something that ends every pause.
+    fn call(&self, say: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        say(&mut state);
+        state.calls += 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, most: Option<Duration>) -> MutexGuard<'a, State> {
+        match most {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(most) => {
+                let waited = self.changed.wait_timeout(state, most);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
 }
 
 impl Queue {
-    /// A queue for `sink`, which messages call `name`, with its thread.
+    /// A queue for a sink, with its thread.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn new(name: &'static str, mut sink: Box<dyn Sink>) -> Result<Self, SinkError> {
+    pub fn new(name: &str, sink: Box<dyn Sink>) -> Result<Self, SinkError> {
+        let (queue, writer) = Self::from((name.to_owned(), sink), (0, Mark::default()), None);
+        writer.start()?;
+        Ok(queue)
+    }
+
+    /// A queue whose lines begin where something was confirmed, and its writer, which says what it has written.
+    pub(super) fn from(
+        (name, sink): NamedSink,
+        (position, mark): (u64, Mark),
+        confirmation: Option<Confirmation>,
+    ) -> (Self, Writer) {
         let shared = Arc::new(Shared::default());
-        let thread_shared = Arc::clone(&shared);
-        thread::Builder::new()
-            .name(String::from("flow-records"))
-            .spawn(move || write_all(&thread_shared, &mut *sink))
-            .map_err(|source| SinkError::Open { sink: name, source })?;
-        Ok(Self { name, shared })
+        let mut state = shared.lock();
+        (state.position, state.mark) = (position, mark);
+        drop(state);
+        let writer = Writer {
+            name: name.clone(),
+            shared: Arc::clone(&shared),
+            sink,
+            confirmation,
+            ready: mark.inode == 0,
+        };
+        (Self { name, shared }, writer)
+    }
+
+    /// What messages call the sink.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether there is room for more lines.
@@ -67,76 +139,238 @@ impl Queue {
         self.shared.lock().bytes < ROOM
     }
 
-    /// Adds whole lines, and gives what became of earlier ones if they could not be written. Never waits.
-    pub fn push(&self, lines: BytesMut) -> Result<(), SinkError> {
-        let mut state = self.shared.lock();
-        if !lines.is_empty() {
-            state.bytes += lines.len();
-            state.waiting.push_back(lines.freeze());
+    /// Adds whole lines. Never waits.
+    pub fn push(&self, batch: Batch) {
+        if !batch.lines.is_empty() {
+            let mut state = self.shared.lock();
+            state.bytes += batch.lines.len();
+            state.waiting.push_back(batch);
+            drop(state);
             self.shared.changed.notify_all();
         }
-        state.failed.take().map_or(Ok(()), Err)
+    }
+
+    /// What went wrong since the last time, if anything did: the same trouble once.
+    pub fn trouble(&self) -> Option<SinkError> {
+        self.shared.lock().failed.take()
+    }
+
+    /// What is not written yet, and how far lines are written.
+    pub(super) fn waiting(&self) -> (u64, Vec<Batch>) {
+        let state = self.shared.lock();
+        (state.position, state.waiting.iter().cloned().collect())
+    }
+
+    /// The bytes that are not written yet.
+    pub(super) fn bytes(&self) -> usize {
+        self.shared.lock().bytes
+    }
+
+    /// Has the sink open its file anew.
+    pub(super) fn reopen(&self) {
+        self.shared.call(|state| state.reopen = true);
+    }
+
+    /// Puts another sink in the place of this one, which goes on where it is.
+    pub(super) fn replace(&self, sink: Box<dyn Sink>) {
+        self.shared.call(|state| state.replacement = Some(sink));
+    }
+
+    /// Whether to write at once what may wait for more.
+    pub(super) fn set_ending(&self, ending: bool) {
+        self.shared.call(|state| state.ending = ending);
     }
 
     /// Waits until all lines are written, as long as their reader takes some of them every `patience`.
     ///
     /// # Errors
-    /// They could not be written, or [`SinkError::Stuck`].
+    /// Some are lost, [`SinkError::Stuck`] or [`SinkError::Left`].
     pub fn finish(&self, patience: Duration) -> Result<(), SinkError> {
+        self.finish_from(Instant::now(), patience)
+    }
+
+    /// The same, with patience from `begun` on.
+    pub(super) fn finish_from(&self, begun: Instant, patience: Duration) -> Result<(), SinkError> {
         let mut state = self.shared.lock();
-        let (mut written, mut since) = (state.written, Instant::now());
         while state.bytes != 0 {
-            if state.written != written {
-                (written, since) = (state.written, Instant::now());
-            }
+            let since = state.progress.map_or(begun, |progress| progress.max(begun));
             let left = patience.saturating_sub(since.elapsed());
             if left.is_zero() {
-                return Err(SinkError::Stuck {
-                    sink: self.name,
-                    bytes: state.bytes,
+                let (sink, bytes) = (self.name.clone(), state.bytes);
+                return Err(if state.failing {
+                    SinkError::Left { sink, bytes }
+                } else {
+                    SinkError::Stuck { sink, bytes }
                 });
             }
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.wait(state, Some(left));
         }
-        state.failed.take().map_or(Ok(()), Err)
+        // What was tried again until it worked is no failure.
+        state.failed.take().filter(|error| !error.passes()).map_or(Ok(()), Err)
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.changed.notify_all();
+        self.shared.call(|state| state.closed = true);
     }
 }
 
-/// The thread: writes until the queue is dropped and empty.
-fn write_all(shared: &Shared, sink: &mut dyn Sink) {
-    let mut state = shared.lock();
-    loop {
-        let Some(mut lines) = state.waiting.pop_front() else {
-            if state.closed {
+/// What writes a queue's lines.
+pub(super) struct Writer {
+    name: String,
+    shared: Arc<Shared>,
+    sink: Box<dyn Sink>,
+    confirmation: Option<Confirmation>,
+    /// It may be made ready before there are lines: nothing of theirs was written that was not confirmed.
+    ready: bool,
+}
+
+/// How an attempt to write went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    Written,
+    /// There is nothing to be written, or not yet.
+    Nothing,
+    Failed,
+}
+
+impl Writer {
+    /// Starts the thread that writes until the queue is dropped, and empty or failing.
+    pub(super) fn start(mut self) -> Result<(), SinkError> {
+        let sink = self.name.clone();
+        let thread = thread::Builder::new().name(String::from("flow-records"));
+        let started = thread.spawn(move || self.run());
+        started.map(drop).map_err(|source| SinkError::Open { sink, source })
+    }
+
+    fn run(&mut self) {
+        let mut pause = BACKOFF[0];
+        loop {
+            let (calls, bytes) = {
+                let state = self.shared.lock();
+                (state.calls, state.bytes)
+            };
+            let attempt = self.write_piece();
+            let mut state = self.shared.lock();
+            if state.closed && (state.bytes == 0 || attempt == Attempt::Failed) {
                 return;
             }
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            continue;
-        };
-        while !lines.is_empty() {
-            let piece = lines.split_to(lines.len().min(PIECE));
-            drop(state);
-            let written = sink.write(&piece);
-            state = shared.lock();
-            state.bytes -= piece.len();
-            match written {
-                Ok(()) => state.written += piece.len() as u64,
-                Err(error) => {
-                    // The rest of a window whose beginning is lost would begin in the middle of a line.
-                    state.bytes -= lines.len();
-                    lines.clear();
-                    state.failed = Some(error);
+            match attempt {
+                Attempt::Written => pause = BACKOFF[0],
+                Attempt::Nothing => {
+                    let most = (state.bytes != 0).then_some(ASK_AGAIN);
+                    if (state.calls, state.bytes) == (calls, bytes) {
+                        drop(self.shared.wait(state, most));
+                    }
+                }
+                Attempt::Failed => {
+                    let until = Instant::now() + pause;
+                    pause = (2 * pause).min(BACKOFF[1]);
+                    while state.calls == calls {
+                        let left = until.saturating_duration_since(Instant::now());
+                        if left.is_zero() {
+                            break;
+                        }
+                        state = self.shared.wait(state, Some(left));
+                    }
                 }
             }
-            shared.changed.notify_all();
         }
+    }
+
+    /// Writes the next lines, if there are any.
+    pub(super) fn write_piece(&mut self) -> Attempt {
+        let mut state = self.shared.lock();
+        if let Some(sink) = state.replacement.take() {
+            self.sink = sink;
+        }
+        if std::mem::take(&mut state.reopen) {
+            self.sink.reopen();
+        }
+        let batches: Vec<Batch> = state.waiting.iter().take(self.sink.batches()).cloned().collect();
+        let next = NextWrite {
+            batches: &batches,
+            bytes: state.bytes,
+            position: state.position,
+            mark: state.mark,
+            ending: state.ending || state.closed,
+        };
+        drop(state);
+        if batches.is_empty() && !self.ready {
+            return Attempt::Nothing;
+        }
+        let PreparedWrite { written, mark } = match self.sink.prepare(&next) {
+            Ok(prepared) => prepared,
+            Err(error) => return self.failed(error),
+        };
+        self.ready = true;
+        if written != 0 || mark != next.mark {
+            self.advance(written, mark);
+        }
+        if written != 0 {
+            return Attempt::Written;
+        }
+        if batches.is_empty() {
+            return Attempt::Nothing;
+        }
+        match self.sink.write(&NextWrite { mark, ..next }) {
+            Ok(0) => Attempt::Nothing,
+            Ok(written) => {
+                point(Fault::LinesTaken);
+                let length = mark.length + if mark.inode == 0 { 0 } else { written as u64 };
+                self.advance(written, Mark { length, ..mark });
+                self.shared.lock().progress = Some(Instant::now());
+                Attempt::Written
+            }
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Notes that so many bytes are done, and where the next ones will lie.
+    fn advance(&mut self, mut done: usize, mark: Mark) {
+        let mut state = self.shared.lock();
+        state.bytes -= done;
+        state.position += done as u64;
+        state.mark = mark;
+        let recovered = done != 0 && std::mem::take(&mut state.failing);
+        while done != 0
+            && let Some(batch) = state.waiting.front_mut()
+        {
+            let part = done.min(batch.lines.len());
+            batch.lines.advance(part);
+            done -= part;
+            if batch.lines.is_empty() {
+                state.waiting.pop_front();
+            }
+        }
+        if let Some(confirmation) = &self.confirmation {
+            confirmation.confirm(state.position, mark);
+        }
+        drop(state);
+        point(Fault::Confirmed);
+        self.shared.changed.notify_all();
+        if recovered {
+            info!("flow records are written to {} again", self.name);
+        }
+    }
+
+    fn failed(&mut self, error: SinkError) -> Attempt {
+        let mut state = self.shared.lock();
+        if error.passes() {
+            if !std::mem::replace(&mut state.failing, true) {
+                state.failed = Some(error);
+            }
+            drop(state);
+            self.shared.changed.notify_all();
+            return Attempt::Failed;
+        }
+        // The rest of a window whose beginning is lost would begin in the middle of a line.
+        let lost = state.waiting.front().map_or(0, |batch| batch.lines.len());
+        let mark = state.mark;
+        state.failed = Some(error);
+        drop(state);
+        self.advance(lost, mark);
+        Attempt::Written
     }
 }

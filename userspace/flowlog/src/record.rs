@@ -2,16 +2,17 @@
 
 use std::{cmp::Ordering, net::IpAddr, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use taskgate_ebpf::{
     abi::{Direction, DropReason},
     wire::{TCP, UDP},
 };
 use taskgate_tables::{FlowCount, FlowKey};
 
-use super::{baseline::Delta, eni::LoggedEni};
+use super::{attribution::Attribution, baseline::Delta, eni::LoggedEni};
 
 /// The fate of a record's packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RecordAction {
     /// They were let through.
     Accept,
@@ -30,7 +31,7 @@ impl RecordAction {
 }
 
 /// The reasons for which the packets of a record were dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reasons(u32);
 
 impl Reasons {
@@ -58,7 +59,7 @@ impl Reasons {
 
 /// The 5-tuple as AWS writes it: in the direction of the packets, the ENI's own IPv4 addresses replaced by its primary
 /// one, ports 0 where a protocol has none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Tuple {
     /// `srcaddr`.
     pub source: IpAddr,
@@ -91,10 +92,12 @@ pub struct FlowRecord {
     pub tcp_flags: u8,
     /// Why they were dropped.
     pub reasons: Reasons,
+    /// What taskgate knows beside.
+    pub attribution: Attribution,
 }
 
 impl FlowRecord {
-    /// The record of one direction of one entry.
+    /// The record of one direction of one entry, attributed to nothing yet.
     pub(super) fn new(
         eni: &Arc<LoggedEni>,
         key: &FlowKey,
@@ -146,6 +149,7 @@ impl FlowRecord {
             count: delta.count,
             tcp_flags: delta.tcp_flags,
             reasons: denied.unwrap_or(Reasons::NONE),
+            attribution: Attribution::default(),
         }
     }
 
@@ -181,6 +185,7 @@ impl FlowRecord {
         self.count.bytes += other.count.bytes;
         self.tcp_flags |= other.tcp_flags;
         self.reasons = self.reasons.and(other.reasons);
+        self.attribution.merge(&other.attribution);
         if (self.direction, self.local) != (other.direction, other.local) {
             self.local = None;
         }

@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
 use taskgate_model::{FlowLog, Traffic};
 
 use super::{
     budget::{Overflow, cut},
     eni::LoggedEni,
-    format::{LINE_BYTES, LogStatus, write_flow, write_status},
+    format::{LogStatus, RecordWriter},
     record::{FlowRecord, RecordAction, coalesce},
+    saved::{EniNumbers, NumberedEnis, RecordsToSave, SavedRecord},
     schedule::{Bounds, aligned},
     window::{Loss, Window},
 };
@@ -17,7 +19,10 @@ use super::{
 /// The lines of one flow log. Several read the same windows, each with its own filter and interval.
 #[derive(Debug)]
 pub struct Stream {
+    writer: RecordWriter,
     traffic: Traffic,
+    /// The tasks that it is about, in lower case; empty: all.
+    tasks: Vec<String>,
     interval: u32,
     nodata: bool,
     start: u64,
@@ -27,6 +32,17 @@ pub struct Stream {
     most: usize,
     /// By id, the ENIs that are not silent: `true` if something is missing.
     heard: BTreeMap<String, (Arc<LoggedEni>, bool)>,
+    /// Packets whose records were given up since somebody asked.
+    lost: u64,
+}
+
+/// A flow log's window that goes on, as the journal has it: written with its records borrowed, read with its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StreamState<R = Vec<SavedRecord>> {
+    start: u64,
+    records: R,
+    /// The numbers of ENIs that are not silent, and whether something of theirs is missing.
+    heard: Vec<(u32, bool)>,
 }
 
 impl Stream {
@@ -34,14 +50,58 @@ impl Stream {
     /// window ended when flow logs change. It holds so many records at most.
     pub fn new(log: &FlowLog, start: u64, most: usize) -> Self {
         Self {
+            writer: RecordWriter::new(&log.format),
             traffic: log.traffic,
+            tasks: log.tasks.clone(),
             interval: log.interval.max(1),
             nodata: log.nodata,
             start,
             records: Vec::new(),
             most,
             heard: BTreeMap::new(),
+            lost: 0,
         }
+    }
+
+    /// Where its window begins: the end of the last one.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The packets whose records were given up for want of room since this was called last.
+    pub(super) fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Whether it is about an ENI.
+    fn is_about(&self, eni: &LoggedEni) -> bool {
+        let named = |task: &String| self.tasks.contains(&task.to_lowercase());
+        self.tasks.is_empty() || eni.eni().task.as_ref().is_some_and(named)
+    }
+
+    /// What has to outlive the process.
+    pub(super) fn state<'a>(&'a self, enis: &'a EniNumbers) -> StreamState<RecordsToSave<'a>> {
+        let heard = self.heard.values();
+        StreamState {
+            start: self.start,
+            records: RecordsToSave {
+                records: &self.records,
+                enis,
+            },
+            heard: heard.map(|(eni, lacks)| (enis.of(eni), *lacks)).collect(),
+        }
+    }
+
+    /// Goes on with the window of the flow log as it was.
+    pub(super) fn resume(log: &FlowLog, saved: StreamState, most: usize, enis: &NumberedEnis) -> Self {
+        let mut stream = Self::new(log, saved.start, most);
+        stream.records = enis.records(saved.records);
+        for (number, lacks) in saved.heard {
+            if let Some(eni) = enis.get(number) {
+                stream.mark_active(&eni, lacks);
+            }
+        }
+        stream
     }
 
     /// Takes in a capture window, and gives the lines of the flow log's own window if that ends with it: whole lines,
@@ -56,10 +116,14 @@ impl Stream {
             self.start = aligned(window.bounds.start, self.interval);
         }
         for records in window.records.chunk_by(|a, b| Arc::ptr_eq(&a.eni, &b.eni)) {
-            self.mark_active(&records[0].eni, false);
+            if self.is_about(&records[0].eni) {
+                self.mark_active(&records[0].eni, false);
+            }
         }
         for loss in &window.losses {
-            self.mark_active(&loss.eni, concerns(self.traffic, loss));
+            if self.is_about(&loss.eni) {
+                self.mark_active(&loss.eni, concerns(self.traffic, loss));
+            }
         }
         let end = if window.last {
             window.bounds.end
@@ -70,7 +134,12 @@ impl Stream {
         let bounds = Bounds { start: self.start, end };
 
         let traffic = self.traffic;
-        let wanted = window.records.iter().filter(|record| wants(traffic, record.action));
+        let by_eni = window.records.chunk_by(|a, b| Arc::ptr_eq(&a.eni, &b.eni));
+        let chosen: Vec<_> = by_eni.filter(|records| self.is_about(&records[0].eni)).collect();
+        let wanted = chosen
+            .into_iter()
+            .flatten()
+            .filter(|record| wants(traffic, record.action));
         if ends && self.records.is_empty() {
             return self.lines(wanted, bounds, window);
         }
@@ -79,6 +148,7 @@ impl Stream {
             let mut overflow = Overflow::new();
             cut(&mut self.records, self.most, &mut overflow);
             for loss in overflow.values() {
+                self.lost += loss.passed + loss.denied;
                 self.mark_active(&loss.eni, true);
             }
             return BytesMut::new();
@@ -105,20 +175,23 @@ impl Stream {
             .active
             .iter()
             // Nobody is silent in no time at all, as the last window may be.
-            .filter(|eni| self.nodata && bounds.start < bounds.end && !heard.contains_key(eni.id()));
+            .filter(|eni| self.nodata && bounds.start < bounds.end && !heard.contains_key(eni.id()))
+            .filter(|eni| self.is_about(eni));
         let mut statuses: Vec<_> = lacking.chain(silent.map(|eni| (eni, LogStatus::NoData))).collect();
         statuses.sort_by(|(a, _), (b, _)| a.id().cmp(b.id()));
 
-        let mut lines = BytesMut::with_capacity(LINE_BYTES * (window.records.len() + statuses.len()));
+        let writer = &self.writer;
+        let most = records.size_hint().1.unwrap_or_default();
+        let mut lines = BytesMut::with_capacity(writer.line_bytes() * (most + statuses.len()));
         let mut statuses = statuses.into_iter().peekable();
         for record in records {
             while let Some((eni, status)) = statuses.next_if(|(eni, _)| eni.id() < record.eni.id()) {
-                write_status(&mut lines, eni, status, bounds);
+                writer.write_status(&mut lines, eni, status, bounds);
             }
-            write_flow(&mut lines, record, bounds);
+            writer.write_flow(&mut lines, record, bounds);
         }
         for (eni, status) in statuses {
-            write_status(&mut lines, eni, status, bounds);
+            writer.write_status(&mut lines, eni, status, bounds);
         }
         lines
     }

@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use serde::{Deserialize, Serialize};
+
 use super::peer::GroupIndex;
 
 /// An ENI: a member of its groups with all its addresses, and gated here if it has a [`Binding`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Eni {
     /// `eni-…`. A native `members` entry, which has no id, gets one derived from its address.
     pub id: String,
@@ -27,10 +29,14 @@ pub struct Eni {
     pub binding: Option<Binding>,
     /// Whether it must be the source or destination of what it sends and receives.
     pub source_dest_check: bool,
-    /// The VPC, subnet and zone for flow records, where a source names them.
+    /// Its VPC, where a source names it.
     pub vpc: Option<String>,
-    /// See [`Eni::vpc`].
+    /// Its subnet, where a source names it.
     pub subnet: Option<String>,
+    /// The id of its availability zone, as `euw1-az1`; `None` also in what AWS calls a sublocation.
+    pub az_id: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
     /// The ECS fields of flow records.
     pub ecs: EcsFields,
 }
@@ -51,7 +57,7 @@ impl Eni {
 }
 
 /// The carrier of an ENI on this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Binding {
     /// The host's end of the task's veth pair, or a VLAN link on the host, by name.
     Device(String),
@@ -62,7 +68,7 @@ pub enum Binding {
 }
 
 /// A branch ENI on a trunk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vlan {
     /// The 802.1Q VLAN id, 1 to 4094.
     pub id: u16,
@@ -70,8 +76,8 @@ pub struct Vlan {
     pub mac: [u8; 6],
 }
 
-/// The fields of flow records about the task behind an ENI. Empty where unknown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The fields of flow records about the task behind an ENI. `None` where unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EcsFields {
     /// `ecs-cluster-name`.
     pub cluster_name: Option<String>,
@@ -93,4 +99,36 @@ pub struct EcsFields {
     pub container_id: Option<String>,
     /// `ecs-second-container-id`.
     pub second_container_id: Option<String>,
+}
+
+impl EcsFields {
+    /// All of them, each with its name behind `ecs-`.
+    pub fn fields_mut(&mut self) -> [(&'static str, &mut Option<String>); 10] {
+        [
+            ("cluster-name", &mut self.cluster_name),
+            ("cluster-arn", &mut self.cluster_arn),
+            ("service-name", &mut self.service_name),
+            ("task-arn", &mut self.task_arn),
+            ("task-id", &mut self.task_id),
+            ("task-definition-arn", &mut self.task_definition_arn),
+            ("container-instance-arn", &mut self.container_instance_arn),
+            ("container-instance-id", &mut self.container_instance_id),
+            ("container-id", &mut self.container_id),
+            ("second-container-id", &mut self.second_container_id),
+        ]
+    }
+
+    /// With the names and ids that ARNs end with, where only the ARN is given.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        fn last(arn: Option<&String>) -> Option<String> {
+            let (_, last) = arn?.rsplit_once('/')?;
+            (!last.is_empty()).then(|| last.to_owned())
+        }
+        self.cluster_name = self.cluster_name.or_else(|| last(self.cluster_arn.as_ref()));
+        self.task_id = self.task_id.or_else(|| last(self.task_arn.as_ref()));
+        let instance = self.container_instance_arn.as_ref();
+        self.container_instance_id = self.container_instance_id.or_else(|| last(instance));
+        self
+    }
 }

@@ -11,7 +11,7 @@ pub type GroupId = String;
 pub enum Dialect {
     /// As the AWS CLI prints it: changed at AWS and printed again. A group or prefix list that is not known is stale.
     Aws,
-    /// taskgate's own form: changed in the file. A name that nobody knows is an error.
+    /// taskgate's own form: changed in the file. An unknown name is an error.
     Native,
 }
 

@@ -13,6 +13,8 @@ mod members;
 pub mod near;
 mod peer;
 mod protocol_names;
+mod record_field;
+mod record_format;
 mod rule;
 mod settings;
 
@@ -24,10 +26,12 @@ pub use location::Location;
 pub use members::{Peerings, common_groups};
 pub use peer::{GroupIndex, Peer, PrefixList, PrefixListIndex};
 pub use protocol_names::{misleading_protocol, protocol_name, protocol_number, protocol_text};
+pub use record_field::RecordField;
+pub use record_format::{FormatError, RecordFormat};
 pub use rule::{Direction, IcmpMatch, Ports, Protocol, Rule};
 pub use settings::{
-    AddressList, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, OnRuleRemoval, Settings,
-    Timeouts, Traffic, Uplink, UplinkMode,
+    AddressList, Attach, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, LogFile, LogFolder,
+    OnRuleRemoval, Rotate, Settings, Timeouts, Traffic, Uplink, UplinkMode,
 };
 
 use std::net::IpAddr;
@@ -49,8 +53,8 @@ pub struct Model {
     pub settings: Settings,
     /// Where flow records go; never empty.
     pub flow_logs: Vec<FlowLog>,
-    /// Addresses of the VPCs and subnets in the configuration that AWS keeps for itself: base+2 of each VPC CIDR
-    /// (the resolver) and base+1 of each subnet (the router). Sorted, no duplicates.
+    /// Addresses of the VPCs and subnets in the configuration that AWS reserves: base+2 of each VPC CIDR (the resolver)
+    /// and base+1 of each subnet (the router). Sorted, no duplicates.
     pub reserved: Vec<IpAddr>,
 }
 

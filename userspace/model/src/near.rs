@@ -1,4 +1,4 @@
-//! Names that were mistyped: which ones there are that somebody may have meant.
+//! Mistyped names: the existing names that may be meant.
 
 use strsim::osa_distance;
 

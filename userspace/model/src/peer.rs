@@ -1,11 +1,12 @@
 //! The far side that a rule names, and prefix lists.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 use super::family::Family;
 
 /// A group's position in [`super::Model::groups`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupIndex(pub usize);
 
 /// A prefix list's position in [`super::Model::prefix_lists`].
@@ -45,7 +46,7 @@ pub struct PrefixList {
     pub id: String,
     /// Its name, if known.
     pub name: Option<String>,
-    /// What AWS counts against the rule quota: its maximum size; unknown for AWS's own lists.
+    /// Its maximum size, which AWS counts against the rule quota; unknown for AWS's own lists.
     pub max_entries: Option<u32>,
     /// Its CIDRs, host bits cleared, in the order of the file. `None`: the list is known, its entries are not.
     pub entries: Option<Vec<IpNet>>,

@@ -154,7 +154,7 @@ const NAMES: &[(u8, &[&str])] = &[
 const BEFORE_PROTOCOL: &str =
     "in IPv6 it is a header that a packet of any protocol can have, and rules see the protocol behind it";
 
-/// Names that mean something else to many people than to IANA: what is usually meant, and how to write that.
+/// Names that many people use differently from IANA: the usual meaning, and how to write it.
 const MISLEADING: [(&str, &str); 11] = [
     (
         "ipip",

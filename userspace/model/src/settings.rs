@@ -1,6 +1,10 @@
 //! Host-wide configuration: settings, the uplink, and the destinations of flow records.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::record_format::RecordFormat;
 
 /// `settings` of the native form.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub struct Settings {
     pub connections: ConnectionLimits,
     /// How many denied flows are recorded.
     pub denials: DenialLimits,
+    /// How gates hang on links.
+    pub attach: Attach,
 }
 
 /// `icmp-errors`.
@@ -41,6 +47,18 @@ pub enum OnRuleRemoval {
     Keep,
     /// A tracked connection that no rule allows any more is cut.
     Cut,
+}
+
+/// `attach`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// TCX where the kernel has it, but filters of clsact where many links come up at once.
+    #[default]
+    Auto,
+    /// TCX, which takes Linux 6.6.
+    Tcx,
+    /// Filters of clsact.
+    Clsact,
 }
 
 /// `exempt` and `unlogged`: AWS's own list, nothing, or addresses.
@@ -126,7 +144,7 @@ pub enum Floor {
 }
 
 impl Floor {
-    /// The floor of each of so many present tasks; 0 where there is none.
+    /// The floor of each of `tasks` present tasks; 0 if there is none.
     pub fn of(self, total: u32, tasks: u32) -> u32 {
         match self {
             Self::Auto => (total / 4).checked_div(tasks),
@@ -156,12 +174,16 @@ pub enum UplinkMode {
 }
 
 /// One entry of `flow-logs`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowLog {
     /// Where its records go.
     pub destination: Destination,
+    /// What a record says.
+    pub format: RecordFormat,
     /// Which records.
     pub traffic: Traffic,
+    /// The tasks whose records these are, by name in lower case; empty: all.
+    pub tasks: Vec<String>,
     /// Aggregation interval in seconds: 1 to 600.
     pub interval: u32,
     /// Whether a silent window leaves a NODATA record.
@@ -172,7 +194,9 @@ impl Default for FlowLog {
     fn default() -> Self {
         Self {
             destination: Destination::Stdout,
+            format: RecordFormat::Default,
             traffic: Traffic::All,
+            tasks: Vec::new(),
             interval: 60,
             nodata: false,
         }
@@ -180,14 +204,55 @@ impl Default for FlowLog {
 }
 
 /// `flow-logs[].destination`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Destination {
     /// Standard output.
     Stdout,
+    /// A file that is appended to.
+    File(LogFile),
+    /// A folder with files as AWS delivers them to S3.
+    Folder(LogFolder),
+}
+
+/// `destination: file`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFile {
+    /// Absolute.
+    pub path: PathBuf,
+    /// When another one is begun; `None`: never by taskgate.
+    pub rotate: Option<Rotate>,
+}
+
+/// `rotate`: at least one of size and age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotate {
+    /// The bytes that a file has at most, unless a single line is longer.
+    pub size: Option<u64>,
+    /// The seconds after which a file is not added to any more.
+    pub age: Option<u64>,
+    /// How many earlier files are kept, at least 1.
+    pub keep: u32,
+}
+
+/// `destination: s3` with the URL of a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFolder {
+    /// The folder in which `AWSLogs` is: absolute.
+    pub path: PathBuf,
+    /// The flow log's id, `fl-…`.
+    pub id: String,
+    /// Twelve digits.
+    pub account: String,
+    /// The region in names of folders and files.
+    pub region: String,
+    /// Whether folders are named as Hive has it: `year=2026`.
+    pub hive_partitions: bool,
+    /// Whether each hour has its folder.
+    pub hourly_partitions: bool,
 }
 
 /// `flow-logs[].traffic`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Traffic {
     /// Both.
     All,

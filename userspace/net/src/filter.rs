@@ -83,28 +83,74 @@ impl FilterPlace {
     }
 }
 
-/// The names of the BPF filters of a link, under whatever handles.
-pub fn names(ifindex: u32, ingress: bool) -> io::Result<Vec<String>> {
+/// A BPF filter, as the kernel tells of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundFilter {
+    /// Its priority.
+    pub priority: u16,
+    /// Its handle.
+    pub handle: u32,
+    /// The name that whoever put it gave it.
+    pub name: String,
+    /// The id of its program.
+    pub program: u32,
+}
+
+impl FoundFilter {
+    /// Whether it has this place on its side of its link.
+    pub fn is_at(&self, place: FilterPlace) -> bool {
+        (self.priority, self.handle) == (place.priority, place.handle)
+    }
+}
+
+/// The BPF filters of a link, in the order in which they run.
+pub fn filters(ifindex: u32, ingress: bool) -> io::Result<Vec<FoundFilter>> {
     let mut message = TcMessage::default();
     message.header.index = ifindex.cast_signed();
     message.header.parent = if ingress { INGRESS } else { EGRESS }.into();
     let found = Rtnl::open()?.dump(RouteNetlinkMessage::GetTrafficFilter(message))?;
-    let mut names = Vec::new();
+    let mut filters = Vec::new();
     for filter in found {
         let RouteNetlinkMessage::NewTrafficFilter(filter) = filter else {
             continue;
         };
+        let mut seen = FoundFilter {
+            priority: (filter.header.info >> 16) as u16,
+            handle: filter.header.handle.into(),
+            ..FoundFilter::default()
+        };
+        let mut is_bpf = false;
         for attribute in filter.attributes {
             let TcAttribute::Options(options) = attribute else {
                 continue;
             };
-            names.extend(options.into_iter().filter_map(|option| match option {
-                TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name),
-                _ => None,
-            }));
+            for option in options {
+                match option {
+                    TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
+                        seen.name = name;
+                        is_bpf = true;
+                    }
+                    TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => {
+                        seen.program = id;
+                        is_bpf = true;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if is_bpf {
+            filters.push(seen);
         }
     }
-    Ok(names)
+    Ok(filters)
+}
+
+/// The names of the BPF filters of a link, under whatever handles.
+pub fn names(ifindex: u32, ingress: bool) -> io::Result<Vec<String>> {
+    Ok(filters(ifindex, ingress)?
+        .into_iter()
+        .map(|filter| filter.name)
+        .collect())
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {

@@ -1,7 +1,10 @@
 //! Links of this host, which carry tasks' ENIs.
 
+use std::io;
+
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use nix::{errno::Errno, net::if_::if_indextoname};
 use rtnetlink::LinkGetRequest;
 
 use super::netlink::{Netlink, NetlinkError};
@@ -42,6 +45,17 @@ pub enum UplinkPeer {
     Here(u32),
     /// The other end of a veth pair, in another network namespace.
     Elsewhere,
+}
+
+/// The name of the link of this network namespace that has a number; ENXIO where none has it.
+#[expect(clippy::disallowed_methods, reason = "what is wrong with it is made up for here")]
+pub fn name_of(ifindex: u32) -> io::Result<String> {
+    let name = if_indextoname(ifindex)?.into_string().map_err(io::Error::other)?;
+    // nix 0.31 takes the null pointer that stands for an error for a name, which is empty then.
+    if name.is_empty() {
+        return Err(Errno::ENXIO.into());
+    }
+    Ok(name)
 }
 
 impl Link {

@@ -68,6 +68,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// The name that a path gives a namespace, if it leads right to one of the names here.
+    pub fn name_of(path: &Path) -> Option<String> {
+        let folder = fs::canonicalize(path.parent()?).ok()?;
+        let here = fs::canonicalize(FOLDER).ok()?;
+        let name = path.file_name()?.to_str()?;
+        (folder == here).then(|| name.to_owned())
+    }
+
     /// The file that names a namespace.
     pub fn path(name: &str) -> PathBuf {
         Path::new(FOLDER).join(name)
@@ -121,6 +129,44 @@ impl Namespace {
         namespace
             .mount()
             .map_err(NetlinkError::of("make namespace", &namespace.name))?;
+        Ok(namespace)
+    }
+
+    /// The namespace behind a file, such as `/proc/PID/ns/net`, by the name that it has or is to get here.
+    fn of_file(path: &Path, name: &str) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        // A pipe is not waited for.
+        let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC {
+            let why = "it is no network namespace";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let name = name.to_owned();
+        Ok(Self { name, file })
+    }
+
+    /// Gives the namespace behind a file a name here, as `ip netns attach` does; `announce` is called before. One that has
+    /// the name already keeps it; another one's name stays as it is, and is an error.
+    pub(super) fn attach(
+        name: &str,
+        path: &Path,
+        announce: impl FnOnce(&Self) -> Result<(), NetlinkError>,
+    ) -> Result<Self, NetlinkError> {
+        let refused = || NetlinkError::of("name namespace", path.display().to_string());
+        let namespace = Self::of_file(path, name).map_err(refused())?;
+        // Refused where it is a namespace of another kind.
+        namespace.id()?;
+        if let Some(there) = Self::open(name)? {
+            if namespace.is_named()? {
+                return Ok(there);
+            }
+            let why = format!("`{}` names another one", Self::path(name).display());
+            return Err(refused()(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+        }
+        check(name).and_then(|()| vacant(name)).map_err(refused())?;
+        announce(&namespace)?;
+        share_folder().map_err(NetlinkError::of("share", FOLDER))?;
+        namespace.mount().map_err(refused())?;
         Ok(namespace)
     }
 

@@ -2,9 +2,7 @@
 
 use std::io;
 
-use nix::net::if_::if_indextoname;
-
-use super::link::{Link, LinkKind, UplinkPeer};
+use super::link::{Link, LinkKind, UplinkPeer, name_of};
 use crate::sys;
 use crate::sys::VlanSwitch;
 
@@ -30,7 +28,7 @@ pub struct VlanOffloadGuard {
 
 impl Drop for VlanOffloadGuard {
     fn drop(&mut self) {
-        let turned = name(self.ifindex).and_then(|name| sys::turn_vlan_switch(&name, self.switch, true));
+        let turned = name_of(self.ifindex).and_then(|name| sys::turn_vlan_switch(&name, self.switch, true));
         if let Err(error) = turned {
             tracing::debug!("a VLAN switch stays off, its link may be gone: {error}");
         }
@@ -50,7 +48,7 @@ impl VlanOffload {
     }
 
     fn turn(ifindex: u32, switch: VlanSwitch) -> io::Result<Self> {
-        let name = name(ifindex)?;
+        let name = name_of(ifindex)?;
         let beside = match sys::vlan_switch(&name, switch) {
             // A driver without switches leaves frames as they are.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => false,
@@ -62,9 +60,4 @@ impl VlanOffload {
         sys::turn_vlan_switch(&name, switch, false)?;
         Ok(Self::TurnedOff(VlanOffloadGuard { ifindex, switch }))
     }
-}
-
-fn name(ifindex: u32) -> io::Result<String> {
-    let name = if_indextoname(ifindex)?;
-    name.into_string().map_err(io::Error::other)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    io,
+    io, mem,
     os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -29,6 +29,8 @@ pub enum LinkEvent {
         name: String,
         /// Its number.
         ifindex: u32,
+        /// Whether it may be another one than the link of this name and number before: messages were lost meanwhile.
+        unseen: bool,
     },
     /// There is no such link any more.
     Gone {
@@ -38,6 +40,8 @@ pub enum LinkEvent {
         ifindex: u32,
         /// Where it moved to, if the kernel said so.
         moved: Option<Moved>,
+        /// Whether it is still there, under another name.
+        renamed: bool,
     },
     /// A link became the port of a bridge, or is none any more; or a bridge tells VLANs apart from now on, or no more.
     Attached {
@@ -180,7 +184,7 @@ impl LinkWatch {
             }
             match self.messages.waiting() {
                 Ok(messages) if messages.is_empty() => return Ok(None),
-                Ok(messages) => messages.into_iter().for_each(|message| self.hear(message)),
+                Ok(messages) => messages.into_iter().for_each(|message| self.handle(message)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     // The messages that are kept are the oldest ones: they would undo what is read now.
                     self.messages = listen()?;
@@ -251,12 +255,12 @@ impl LinkWatch {
             .questions
             .dump(request)
             .map_err(NetlinkError::of("list", "links"))?;
-        self.behind = false;
-        self.compare(messages);
+        let lost = mem::take(&mut self.behind);
+        self.compare(messages, lost);
         Ok(())
     }
 
-    fn hear(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
+    fn handle(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
         match message {
             // A bridge sends messages about its ports, also one of removal for a port that only left the bridge.
             NetlinkPayload::InnerMessage(
@@ -275,7 +279,8 @@ impl LinkWatch {
         }
     }
 
-    fn compare(&mut self, messages: Vec<RouteNetlinkMessage>) {
+    /// `lost`: whether messages were.
+    fn compare(&mut self, messages: Vec<RouteNetlinkMessage>, lost: bool) {
         let links = messages.into_iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewLink(message) => Some((message.header.index, KnownLink::of(&message)?)),
             _ => None,
@@ -290,8 +295,12 @@ impl LinkWatch {
             let name = link.name.clone();
             if self.known.get(&ifindex).is_some_and(|known| known.name == name) {
                 self.renew(ifindex, link);
-                self.events.push_back(LinkEvent::Present { name, ifindex });
+                let unseen = lost;
+                self.events.push_back(LinkEvent::Present { name, ifindex, unseen });
             } else {
+                if lost {
+                    self.gone(ifindex, None);
+                }
                 self.present(ifindex, link);
             }
         }
@@ -302,11 +311,12 @@ impl LinkWatch {
             self.renew(ifindex, link);
             return;
         }
-        self.gone(ifindex, None);
+        self.forget(ifindex, None, true);
         let name = link.name.clone();
         self.names.insert(name.clone(), ifindex);
         self.known.insert(ifindex, link);
-        self.events.push_back(LinkEvent::Present { name, ifindex });
+        let unseen = false;
+        self.events.push_back(LinkEvent::Present { name, ifindex, unseen });
     }
 
     fn renew(&mut self, ifindex: u32, link: KnownLink) {
@@ -318,12 +328,21 @@ impl LinkWatch {
     }
 
     fn gone(&mut self, ifindex: u32, moved: Option<Moved>) {
+        self.forget(ifindex, moved, false);
+    }
+
+    fn forget(&mut self, ifindex: u32, moved: Option<Moved>, renamed: bool) {
         if let Some(KnownLink { name, .. }) = self.known.remove(&ifindex) {
             // Another link may have the name already.
             if self.names.get(&name) == Some(&ifindex) {
                 self.names.remove(&name);
             }
-            self.events.push_back(LinkEvent::Gone { name, ifindex, moved });
+            self.events.push_back(LinkEvent::Gone {
+                name,
+                ifindex,
+                moved,
+                renamed,
+            });
         }
     }
 }

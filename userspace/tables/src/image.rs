@@ -7,10 +7,10 @@ use std::{
 
 use taskgate_ebpf::{
     abi::{
-        ABI_HASH, LinkId,
+        LinkId,
         image::{
-            BANK_BYTES, CONTROL_BANK, EPOCHS, ImageWord, SHARES, SLOT_LINKS, SLOT_MACS, SLOT_SEGMENTS, SLOTS, Share,
-            Shared, TIMEOUT_TICKS, Timeout,
+            BANK_BYTES, CONTROL_BANK, EPOCHS, IMAGE_LAYOUT, ImageWord, MemberBanks, SHARES, SLOT_LINKS, SLOT_MACS,
+            SLOT_SEGMENTS, SLOTS, Share, Shared, TIMEOUT_TICKS, Timeout,
         },
     },
     packet::hardware_number,
@@ -89,14 +89,16 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         self.view().publish(CONTROL_BANK, offset, value);
     }
 
-    /// Whether nobody has written an image here yet.
+    /// Whether no image was written here yet.
     pub fn is_empty(&self) -> bool {
-        self.get(ImageWord::Abi.offset()) == 0 && self.generation() == 0
+        self.layout() == 0 && self.generation() == 0
     }
 
-    /// Says which layout the image has: the one of this build.
-    pub fn begin(&self) {
-        self.set(ImageWord::Abi.offset(), ABI_HASH);
+    /// Says which layout the image has: the one of this build, with so many banks of `members`.
+    pub fn begin(&self, member_banks: u32) {
+        let members = MemberBanks::of(member_banks);
+        self.set(ImageWord::MemberBanks.offset(), members.to_word());
+        self.set(ImageWord::Layout.offset(), IMAGE_LAYOUT);
     }
 
     /// The generation in force; 0: none.
@@ -107,6 +109,21 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
     /// Switches to a generation.
     pub fn set_generation(&self, generation: u64) {
         self.set(ImageWord::Generation.offset(), generation);
+    }
+
+    /// The layout that it says it has; 0: none yet.
+    pub fn layout(&self) -> u64 {
+        self.get(ImageWord::Layout.offset())
+    }
+
+    /// The number of the capture window.
+    pub fn window(&self) -> u32 {
+        self.get(ImageWord::Window.offset()) as u32
+    }
+
+    /// The ifindexes of the trunk and of the previous one; 0: there is none.
+    pub fn trunks(&self) -> [u32; 2] {
+        [ImageWord::Trunk, ImageWord::PreviousTrunk].map(|word| self.get(word.offset()) as u32)
     }
 
     /// Sets the number of the capture window: what the kernel sees from now on belongs to it.
@@ -130,7 +147,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         self.set(ImageWord::PreviousTrunk.offset(), ifindex.into());
     }
 
-    /// Names the link with this ifindex the uplink: what comes in by it speaks for no task of this host. 0: none is.
+    /// Names the link with this ifindex the uplink: packets from it speak for no task of this host. 0: there is no
+    /// uplink.
     pub fn set_uplink(&self, ifindex: u32) {
         self.set(ImageWord::Uplink.offset(), ifindex.into());
     }
@@ -148,6 +166,11 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
     /// The epoch of a slot.
     pub fn epoch(&self, slot: u16) -> u32 {
         self.get(EPOCHS.at(slot.into())) as u32
+    }
+
+    /// Sets the epoch of a slot, in an image that no packet is judged by yet.
+    pub fn set_epoch(&self, slot: u16, epoch: u32) {
+        self.set(EPOCHS.at(slot.into()), epoch.into());
     }
 
     /// Raises the epoch of a slot: its tracked connections so far no longer count.

@@ -6,33 +6,33 @@ pub mod image;
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
+use serde::{Deserialize, Serialize};
 use taskgate_ebpf::{
     abi::{
-        Address, Conn, Denial, Direction, Key4, Key6, LinkId,
+        Conn, Denial, Direction, Key4, Key6, LinkId,
         image::{Shared, TIMEOUTS},
-        tables::{Admitted, split_denial_tail},
+        tables::{Admitted, KeyTag},
         unpair,
     },
-    conntable::ControlWord,
+    conntable::{ControlWord, Version},
     family::{IpVersion, V4, V6},
 };
 
 /// One entry in one place of a table. An entry of another flow in that place has another one, and so has the same flow's
 /// next entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowId(u64);
 
 impl FlowId {
     const V6: u64 = 1 << 63;
-    const VERSION_BITS: u32 = 21;
 
     /// Of what has this way of a family's table, with the way's control word.
     pub const fn new(v6: bool, way: u32, word: ControlWord) -> Self {
-        let version = word.version() >> ControlWord::VERSION.trailing_zeros();
         let family = if v6 { Self::V6 } else { 0 };
-        Self(family | (way as u64) << Self::VERSION_BITS | version)
+        Self(family | (way as u64) << Version::BITS | word.version().number())
     }
 
     /// By its number.
@@ -52,12 +52,12 @@ impl FlowId {
 
     /// Where it lies.
     pub const fn way(self) -> u32 {
-        (self.0 >> Self::VERSION_BITS) as u32
+        (self.0 >> Version::BITS) as u32
     }
 
-    /// The version in its control word, in place.
-    pub const fn version(self) -> u64 {
-        self.0 << ControlWord::VERSION.trailing_zeros() & ControlWord::VERSION
+    /// The version in its control word.
+    pub const fn version(self) -> Version {
+        Version::from_number(self.0)
     }
 }
 
@@ -71,17 +71,17 @@ pub enum FlowKey {
 }
 
 impl FlowKey {
-    /// The key of a flow of the family of `local`; `ports` and `tail` as in [`Key4`].
-    pub fn new(local: IpAddr, remote: IpAddr, ports: u32, tail: u32) -> Self {
-        fn key<F: IpVersion<Key: Default>>(local: IpAddr, remote: IpAddr, ports: u32, tail: u32) -> F::Key {
+    /// The key of a flow of the family of `local`; `ports` and `tag` as in [`Key4`].
+    pub fn new(local: IpAddr, remote: IpAddr, ports: u32, tag: KeyTag) -> Self {
+        fn key<F: IpVersion<Key: Default>>(local: IpAddr, remote: IpAddr, ports: u32, tag: KeyTag) -> F::Key {
             let mut key = F::Key::default();
-            F::set_key(&mut key, local.into(), remote.into(), ports, tail);
+            F::set_key(&mut key, local.into(), remote.into(), ports, tag);
             key
         }
         if local.is_ipv4() {
-            Self::V4(key::<V4>(local, remote, ports, tail))
+            Self::V4(key::<V4>(local, remote, ports, tag))
         } else {
-            Self::V6(key::<V6>(local, remote, ports, tail))
+            Self::V6(key::<V6>(local, remote, ports, tag))
         }
     }
 
@@ -89,7 +89,7 @@ impl FlowKey {
     pub fn local(&self) -> IpAddr {
         match self {
             Self::V4(key) => Ipv4Addr::from_bits(unpair(key.addresses).0).into(),
-            Self::V6(key) => Ipv6Addr::from(Address::from(key.local)).into(),
+            Self::V6(key) => Ipv6Addr::from(key.local).into(),
         }
     }
 
@@ -97,7 +97,7 @@ impl FlowKey {
     pub fn remote(&self) -> IpAddr {
         match self {
             Self::V4(key) => Ipv4Addr::from_bits(unpair(key.addresses).1).into(),
-            Self::V6(key) => Ipv6Addr::from(Address::from(key.remote)).into(),
+            Self::V6(key) => Ipv6Addr::from(key.remote).into(),
         }
     }
 
@@ -110,26 +110,31 @@ impl FlowKey {
         ((ports >> 16) as u16, ports as u16)
     }
 
-    fn tail(&self) -> u32 {
+    fn tag(&self) -> KeyTag {
         match self {
-            Self::V4(key) => key.tail,
-            Self::V6(key) => key.tail,
+            Self::V4(key) => key.tag,
+            Self::V6(key) => key.tag,
         }
+    }
+
+    /// The link of a tracked connection's key.
+    pub fn conn_link(&self) -> LinkId {
+        self.tag().split_conn().0
     }
 
     /// The protocol of a tracked connection's key.
     pub fn conn_protocol(&self) -> u8 {
-        LinkId::split_protocol(self.tail()).1
+        self.tag().split_conn().1
     }
 
     /// Slot, protocol, direction and reason number of a denied flow's key.
     pub fn denial_parts(&self) -> (u16, u8, Direction, u8) {
-        split_denial_tail(self.tail())
+        self.tag().split_denial()
     }
 }
 
 /// Packets and IP bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowCount {
     /// Packets on the wire.
     pub packets: u64,
@@ -148,6 +153,7 @@ pub struct ConnState {
     pub generation: u16,
     pub rule: u32,
     pub slot: u16,
+    pub code: u8,
     pub state: u16,
     pub next: [u16; 2],
     pub windows: [u32; 2],
@@ -165,6 +171,7 @@ impl From<&Conn> for ConnState {
             generation: conn.admitted().generation,
             rule: conn.rule(),
             slot: conn.admitted().slot,
+            code: conn.admitted().code,
             state: conn.state(),
             next: conn.next.get(),
             windows: conn.flags.windows(),
@@ -181,7 +188,7 @@ pub struct TrackedConn {
     pub key: FlowKey,
     /// Its value.
     pub state: ConnState,
-    /// It was admitted in an earlier epoch of its slot: its next packet is judged anew.
+    /// It was admitted in an earlier epoch of its slot: its next packet is judged by the rules.
     pub outdated: bool,
 }
 
@@ -264,9 +271,9 @@ impl UsageState {
 
 /// The kernel's flow tables. The daemon has one over BPF maps; tests have one over plain collections.
 pub trait FlowTables {
-    /// Visits every tracked connection. One that is inserted meanwhile may be missed.
+    /// Visits every tracked connection. Those inserted during the visit may be missed.
     fn conns(&mut self, visit: &mut dyn FnMut(&TrackedConn)) -> io::Result<()>;
-    /// Visits every denied flow. One that is inserted meanwhile may be missed.
+    /// Visits every denied flow. Those inserted during the visit may be missed.
     fn denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()>;
     /// Begins to remove tracked connections: waits until each packet either has been counted in them or will take the mark
     /// off again.
@@ -275,12 +282,20 @@ pub trait FlowTables {
     fn mark_denials(&mut self, ids: &[FlowId]) -> io::Result<()>;
     /// A tracked connection that is still marked, as it is now.
     fn marked_conn(&mut self, id: FlowId) -> Option<TrackedConn>;
-    /// Removes a tracked connection that is still marked, gives its last state and gives back what it was charged.
-    fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>>;
+    /// Takes a tracked connection that is still marked out of the kernel's reach, and gives its last state. It keeps its place.
+    fn freeze_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>>;
+    /// Removes a frozen connection, and gives back what it was charged. One that is gone already is none.
+    fn free_conn(&mut self, id: FlowId) -> io::Result<()>;
     /// Takes a connection's mark off.
     fn keep_conn(&mut self, id: FlowId);
-    /// Removes a denied flow that is still marked, gives its last state and gives back what it was charged.
-    fn take_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>>;
+    /// Takes a denied flow that is still marked out of the kernel's reach, and gives its last state. It keeps its place.
+    fn freeze_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>>;
+    /// Removes a frozen denied flow, and gives back what it was charged. One that is gone already is none.
+    fn free_denial(&mut self, id: FlowId) -> io::Result<()>;
+    /// Visits the frozen connections: those that a process was about to remove when it was killed.
+    fn frozen_conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()>;
+    /// Visits the frozen denied flows, as [`FlowTables::frozen_conns`] does connections.
+    fn frozen_denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()>;
     /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel takes them for absent
     /// already; this makes room in their tasks' shares.
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()>;
@@ -290,6 +305,11 @@ pub trait FlowTables {
     fn set_window(&mut self, window: u32) -> io::Result<()>;
     /// The kernel's clock now, in the ticks of [`ConnState::last`], wrapping.
     fn now(&mut self) -> io::Result<u32>;
+    /// The time of day now, in milliseconds since the Unix epoch.
+    fn unix_millis(&mut self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since.as_millis() as u64
+    }
     /// Ticks in a second: one of 100, 250, 300, 1000.
     fn ticks_per_second(&self) -> u32;
 }

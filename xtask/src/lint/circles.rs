@@ -47,7 +47,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// A path as it stands in a file, by its parts.
+/// A path as written in a file, by its parts.
 type Names = Vec<String>;
 
 /// A file, as a module of its crate.
@@ -56,12 +56,12 @@ struct Module {
     file: PathBuf,
     /// From the crate's root.
     place: Names,
-    /// What it defines.
+    /// Its definitions.
     items: BTreeSet<String>,
-    /// What it imports, by the name that it has here.
+    /// Its imports, by their local names.
     imports: BTreeMap<String, Names>,
     globs: Vec<Names>,
-    /// What it names: in the code, and in imports that it does not hand on.
+    /// Paths that it names, in the code and in imports that it does not re-export.
     named: BTreeSet<Names>,
 }
 
@@ -144,7 +144,7 @@ impl Modules {
         }
     }
 
-    /// What each module takes from others that are neither below nor above it.
+    /// Each module's uses of modules that are neither below nor above it.
     fn ties(&self) -> Vec<Tie> {
         let mut ties = BTreeMap::<(usize, usize), BTreeSet<String>>::new();
         for (from, module) in self.all.iter().enumerate() {
@@ -189,7 +189,7 @@ impl Modules {
 #[derive(Default)]
 struct Reader {
     module: Module,
-    /// Modules that lie in files of their own.
+    /// Modules in separate files.
     declared: Names,
 }
 

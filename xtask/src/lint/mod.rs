@@ -15,7 +15,7 @@ mod type_names;
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
-/// One check: its name, what it does, and how to fix what it finds.
+/// One check: its name, its function, and the remedy for its findings.
 struct Check {
     name: &'static str,
     find: fn() -> Result<()>,

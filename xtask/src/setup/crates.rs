@@ -16,8 +16,8 @@ pub(super) fn is_version(program: &Path, name: &str, version: &str) -> bool {
     exec::stdout(Command::new(program).arg("--version")).is_ok_and(|words| words.trim() == expected)
 }
 
-/// Where a program is that this version of a crate brought, and that starts: built here, or by whoever has it for all
-/// checkouts. Not every program knows its version, so cargo's list tells.
+/// The path of a program that this version of a crate installed, and that starts: built here, or installed for all
+/// checkouts. Not every program knows its version, so cargo's list decides.
 pub(super) fn installed(program: &str, name: &str, version: &str) -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));

@@ -35,7 +35,7 @@ fn say(line: &str) {
     eprintln!("setup: {line}");
 }
 
-/// What this run may change on the machine, and the steps that it left to somebody else.
+/// The changes that this run may make to the machine, and the steps that it left to the user.
 struct Machine {
     /// System packages need no question.
     consent: bool,
@@ -60,7 +60,7 @@ impl Machine {
         }
     }
 
-    /// Whether system packages may be installed: by root, and asked for where somebody can answer.
+    /// Whether system packages may be installed: by root, after a question if there is a terminal.
     fn may_install(&mut self, packages: &[&str]) -> Result<bool> {
         if !exec::is_root() {
             return Ok(false);

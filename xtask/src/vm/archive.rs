@@ -22,7 +22,7 @@ pub(super) struct Apt {
     folder: PathBuf,
 }
 
-/// Makes an apt that looks at these suites, and gives it to `then`; what it needed goes afterwards.
+/// Makes an apt with these suites, passes it to `then`, and removes its files afterwards.
 pub(super) fn with_suites<T>(name: &str, suites: &[&str], then: impl FnOnce(&Apt) -> Result<T>) -> Result<T> {
     let folder = folder().join("apt").join(name);
     let apt = Apt { folder };

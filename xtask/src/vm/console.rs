@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
+    mem,
     path::Path,
     process::{Child, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -23,7 +24,7 @@ const MEMORY: &str = "3072";
 pub(super) struct Report {
     /// The sum of all test programs that said one.
     pub(super) sum: Tally,
-    /// What the guest's own words were, without `vm: `, that are not about a program's course.
+    /// The guest's messages, without `vm: `, that are not about a test program.
     pub(super) said: Vec<String>,
     /// Faults other than failed tests.
     pub(super) wrong: Vec<String>,
@@ -126,6 +127,8 @@ struct Reader {
     current: Option<String>,
     began: Option<Instant>,
     of_current: Option<Tally>,
+    /// Of a program whose failed tests run again: what passed the first time.
+    passed_at_once: Tally,
     /// The last word was heard.
     ended: bool,
 }
@@ -142,12 +145,9 @@ impl Reader {
             self.current = Some(program.to_owned());
             self.began = Some(Instant::now());
             self.of_current = None;
-        } else if let Some(program) = words.strip_prefix("again ") {
-            let first = self.of_current.take();
-            let failed = first.map_or_else(|| String::from("it broke off"), |sum| format!("{} failed", sum.failed));
-            self.report
-                .said
-                .push(format!("`{program}` was run twice: at first {failed}"));
+            self.passed_at_once = Tally::default();
+        } else if let Some(again) = words.strip_prefix("again ") {
+            self.again(again);
         } else if let Some(status) = words.strip_prefix("status ") {
             self.status(status);
         } else if let Some(wrong) = words.strip_prefix("wrong: ") {
@@ -159,11 +159,25 @@ impl Reader {
         }
     }
 
+    /// A program is run a second time: its failed tests, whose names follow its own, or all of it.
+    fn again(&mut self, words: &str) {
+        let first = self.of_current.take();
+        let said = match (words.split_once(' '), first) {
+            (Some((program, tests)), Some(sum)) => {
+                self.passed_at_once = Tally { failed: 0, ..sum };
+                format!("`{program}`: run twice: {tests}")
+            }
+            _ => format!("`{words}`: run twice, it broke off at first"),
+        };
+        self.report.said.push(said);
+    }
+
     fn status(&mut self, words: &str) {
         let (program, status) = words.split_once(' ').unwrap_or((words, "unknown"));
         let sum = self.of_current.take();
         let is_test = self.current.take().is_some();
         self.report.sum += sum.unwrap_or_default();
+        self.report.sum += mem::take(&mut self.passed_at_once);
         let failures = sum.is_some_and(|sum| sum.failed > 0);
         if is_test && sum.is_none() {
             let wrong = format!("`{program}` ended with status {status} and no sum of its tests");
@@ -208,6 +222,9 @@ mod tests {
     }
 
     const GOOD: &str = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+    const ONE_GOOD: &str = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1s";
+    const ONE_BAD: &str =
+        "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out; finished in 1s";
     const BAD: &str = "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
 
     #[test]
@@ -231,20 +248,36 @@ mod tests {
         let again = report(&[
             "vm: program one",
             BAD,
-            "vm: again one",
-            GOOD,
+            "vm: again one a::b",
+            ONE_GOOD,
             "vm: status one 0",
             "vm: program two",
             BAD,
-            "vm: again two",
-            BAD,
+            "vm: again two a::b",
+            ONE_BAD,
             "vm: status two 101",
             "vm: end",
         ]);
         assert_eq!((again.sum.passed, again.sum.failed), (5, 1));
-        let twice = ["one", "two"].map(|name| format!("`{name}` was run twice: at first 1 failed"));
-        assert_eq!(again.said, twice);
+        assert_eq!(
+            again.said,
+            ["one", "two"].map(|name| format!("`{name}`: run twice: a::b"))
+        );
         assert_eq!(again.wrong, [""; 0]);
+
+        let whole = report(&[
+            "vm: program one",
+            "vm: again one",
+            GOOD,
+            "vm: status one 0",
+            "vm: program two",
+            GOOD,
+            "vm: status two 0",
+            "vm: end",
+        ]);
+        assert_eq!((whole.sum.passed, whole.sum.failed), (6, 0));
+        assert_eq!(whole.said, ["`one`: run twice, it broke off at first"]);
+        assert_eq!(whole.wrong, [""; 0]);
 
         let table: [(&[&str], &[&str]); 4] = [
             (

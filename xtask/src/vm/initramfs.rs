@@ -81,7 +81,8 @@ impl Initramfs {
     }
 
     fn header(&mut self, number: u32, mode: u32, name: &str, size: u32) {
-        // Number, mode, user, group, links, time, size, device and device it stands for by two each, name's length, sum.
+        // Number, mode, user, group, links, time, size, device and represented device (two fields each), name's length,
+        // sum.
         let fields = [number, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name.len() as u32 + 1, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {

@@ -2,9 +2,10 @@
 //!
 //! | bank | holds |
 //! |---|---|
-//! | 0 | control words, epochs and links by slot, the open-addressed tables `links` and `members` |
-//! | 1, 2 | rows: what the configuration says of a link, a slot or an address, one bank for each parity of the generation |
-//! | 3… | policies |
+//! | 0 | control words, epochs and links by slot, the open-addressed table `links` |
+//! | 1, 2 | rows: what the configuration says of a link or a slot, one bank for each parity of the generation |
+//! | 3… | the open-addressed table `members`, and its rows: what the configuration says of an address. Pairs of banks, one of a pair for each parity; as many as the image was made with ([`ImageWord::MemberBanks`]) |
+//! | then | policies |
 //!
 //! All of it is read in words of 8 bytes at offsets that are masked first, so a damaged image can give a wrong answer,
 //! never an unsafe load. One store of [`ImageWord::Generation`] switches the whole configuration.
@@ -12,7 +13,8 @@
 //! **Tables.** A word of `links` or `members` is an [`IndexWord`], [`EMPTY`] or [`TOMBSTONE`], and does not depend on the
 //! configuration; what the configuration says of the index is its row, which names its own key again: a row that names
 //! another key counts as absent. Position and stride come from [`probe`]; a search ends at an empty word or after
-//! [`PROBES`] words.
+//! [`PROBES`] words. A key of `members` chooses its bank too, and its row lies in the same pair of banks: so a search costs the same
+//! however many there are.
 //!
 //! **Policies.** See [`PolicyHeader`].
 
@@ -25,19 +27,41 @@ pub use policy::{
 };
 pub use rows::{AddressRow, LinkRow, SlotRow, address, slot};
 
-use super::{pair, unpair};
+use super::{layout, pair, unpair};
 
 /// Bytes in a bank.
 pub const BANK_BYTES: u32 = 2 << 20;
-/// The bank of control words and tables.
+/// The bank of control words, and of what is kept by slot.
 pub const CONTROL_BANK: u32 = 0;
-/// The first bank of policies.
-pub const POLICY_BANK: u32 = 3;
+/// The first bank of `members`.
+pub const MEMBER_BANK: u32 = 3;
+/// The first bank of policies of an image with the fewest banks of `members`.
+pub const POLICY_BANK: u32 = policy_bank(LEAST_MEMBER_BANKS);
+/// Banks of `members` of the smallest image: a pair.
+pub const LEAST_MEMBER_BANKS: u32 = 2;
+/// Banks of `members` of the largest image.
+pub const MOST_MEMBER_BANKS: u32 = 256;
 
-/// The bank of a generation's rows, by its parity.
+/// The bank of a generation's rows of links and slots, by its parity.
 #[inline(always)]
 pub const fn rows_bank(generation: u32) -> u32 {
     1 + (generation & 1)
+}
+
+/// The first bank of policies, behind so many banks of `members`.
+pub const fn policy_bank(member_banks: u32) -> u32 {
+    MEMBER_BANK + member_banks
+}
+
+/// How many addresses find room in so many banks of `members`. Which pair a key belongs to is chance: where there are several,
+/// a sixteenth of the rows is left to that.
+pub const fn member_room(member_banks: u32) -> u32 {
+    let rows = member_banks / 2 * ADDRESS_ROWS.count;
+    if member_banks == LEAST_MEMBER_BANKS {
+        rows
+    } else {
+        rows / 16 * 15
+    }
 }
 
 /// Entries of one size that lie one after the other in a bank.
@@ -99,22 +123,107 @@ pub const SLOT_LINKS: Region = Region::new(256 << 10, 1, SLOTS);
 pub const SLOT_MACS: Region = Region::new(320 << 10, 1, SLOTS);
 /// Likewise: the ifindex of the bridge that each slot's link is a port of, or 0.
 pub const SLOT_SEGMENTS: Region = Region::new(384 << 10, 1, SLOTS);
-/// Likewise: the [`IndexWord`]s of `members`.
-pub const MEMBERS: Region = Region::new(1 << 20, 1, 131_072);
 
 /// In a bank of rows: a [`LinkRow`] for each index in `links`.
 pub const LINK_ROWS: Region = Region::new(0, 1, 8192);
 /// Likewise: a [`SlotRow`] for each slot.
 pub const SLOT_ROWS: Region = Region::new(256 << 10, SlotRow::WORDS as u32, SLOTS);
-/// Likewise: an [`AddressRow`] for each index in `members`.
+
+/// In each bank of `members`: the [`IndexWord`]s of the keys that belong there.
+pub const MEMBERS: Region = Region::new(0, 1, 65_536);
+/// Likewise: an [`AddressRow`] for each index of its pair of banks, of generations of one parity.
 pub const ADDRESS_ROWS: Region = Region::new(512 << 10, AddressRow::WORDS as u32, 65_536);
+
+/// The banks of `members`: as many as the image was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberBanks(u32);
+
+impl MemberBanks {
+    /// So many: a power of two from [`LEAST_MEMBER_BANKS`] to [`MOST_MEMBER_BANKS`].
+    pub const fn of(banks: u32) -> Self {
+        Self(banks - 1)
+    }
+
+    /// How many.
+    pub const fn count(self) -> u32 {
+        self.0 + 1
+    }
+
+    /// The word that says so.
+    pub const fn to_word(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word as u32 & (MOST_MEMBER_BANKS - 1))
+    }
+
+    /// The bank of a key's word.
+    #[inline(always)]
+    pub const fn words_of(self, probe: Probe) -> u32 {
+        MEMBER_BANK + (probe.first >> 16 & self.0)
+    }
+
+    /// The bank of its row in a generation: of the same pair.
+    #[inline(always)]
+    pub const fn rows_of(self, probe: Probe, generation: u32) -> u32 {
+        MEMBER_BANK + (probe.first >> 16 & self.0 & !1 | generation & 1)
+    }
+}
+
+/// Raised whenever a word of the image changes its meaning, but for those of [`CARRIED_VERSION`].
+pub const IMAGE_VERSION: u32 = 5;
+/// Raised whenever a word changes its meaning that the next process reads in the images of earlier ones: generation, window
+/// and trunks, epochs and links of slots.
+pub const CARRIED_VERSION: u32 = 1;
+
+/// The image's first word. Each process makes its own image, so a process takes over from one whose images differ, as long as
+/// it can read what it carries over from them: the upper half of the word says so ([`is_readable`]), the lower one is of the rest.
+pub const IMAGE_LAYOUT: u64 = {
+    let carried = layout(&[
+        CARRIED_VERSION as u64,
+        BANK_BYTES as u64,
+        CONTROL_BANK as u64,
+        ImageWord::Generation.offset() as u64,
+        ImageWord::Window.offset() as u64,
+        ImageWord::Trunk.offset() as u64,
+        ImageWord::PreviousTrunk.offset() as u64,
+        EPOCHS.offset as u64,
+        SLOT_LINKS.offset as u64,
+        SLOTS as u64,
+    ]);
+    let rest = layout(&[
+        IMAGE_VERSION as u64,
+        LINKS.offset as u64,
+        SLOT_MACS.offset as u64,
+        SLOT_SEGMENTS.offset as u64,
+        LINK_ROWS.offset as u64,
+        SLOT_ROWS.offset as u64,
+        SlotRow::WORDS as u64,
+        MEMBER_BANK as u64,
+        ADDRESS_ROWS.offset as u64,
+        AddressRow::WORDS as u64,
+        POLICY_BANK as u64,
+    ]);
+    pair(
+        (carried >> 32) as u32 ^ carried as u32,
+        (rest >> 32) as u32 ^ rest as u32,
+    )
+};
+
+/// Whether what is carried over from an image lies where this build reads it, by the image's first word.
+pub const fn is_readable(first_word: u64) -> bool {
+    first_word >> 32 == IMAGE_LAYOUT >> 32
+}
 
 /// The control words of which there is one each, in the order in which they lie in [`CONTROL_WORDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ImageWord {
-    /// [`super::ABI_HASH`].
-    Abi = 0,
+    /// [`IMAGE_LAYOUT`].
+    Layout = 0,
     /// The generation, 1 and up; its lowest bit names the bank of rows. 0: nothing is configured.
     Generation = 1,
     /// The number of the capture window.
@@ -128,6 +237,8 @@ pub enum ImageWord {
     PreviousTrunk = 5,
     /// The ifindex of the uplink, by which the wire's packets come in; 0: none is named.
     Uplink = 6,
+    /// The [`MemberBanks`].
+    MemberBanks = 7,
 }
 
 impl ImageWord {
@@ -163,9 +274,9 @@ impl Shared {
 /// How a table is shared: entries of both families together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// What each slot may have for certain.
+    /// Guaranteed to each slot.
     pub floor: u32,
-    /// What all slots may have beyond that, together.
+    /// Shared by all slots beyond their floors.
     pub pool: u32,
 }
 
@@ -197,7 +308,7 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// What may be taken of so much, by the claim's number.
+    /// The part of `of` entries that a claim may use, by the claim's number.
     #[inline(always)]
     pub const fn part(claim: u32, of: u32) -> u32 {
         of - (of >> (claim & 31))
@@ -303,7 +414,7 @@ pub const PROBES: u32 = 24;
 /// Where a key's search begins, how far each step goes, and the tag its word has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Number of the first word, before masking.
+    /// Number of the first word, before masking: 24 bits.
     pub first: u32,
     /// Words between one step and the next: odd, so that a search meets every word of a table.
     pub stride: u32,
@@ -341,9 +452,10 @@ const _: () = {
     assert!(TIMEOUT_TICKS.end() <= SHARES.offset && Shared::ALL.len() <= SHARES.count as usize);
     assert!(SHARES.end() <= EPOCHS.offset && EPOCHS.end() <= LINKS.offset && LINKS.end() <= SLOT_LINKS.offset);
     assert!(SLOT_LINKS.end() <= SLOT_MACS.offset && SLOT_MACS.end() <= SLOT_SEGMENTS.offset);
-    assert!(SLOT_SEGMENTS.end() <= MEMBERS.offset && MEMBERS.end() <= BANK_BYTES);
-    assert!(LINK_ROWS.end() <= SLOT_ROWS.offset && SLOT_ROWS.end() <= ADDRESS_ROWS.offset);
-    assert!(ADDRESS_ROWS.end() <= BANK_BYTES);
+    assert!(SLOT_SEGMENTS.end() <= BANK_BYTES);
+    assert!(LINK_ROWS.end() <= SLOT_ROWS.offset && SLOT_ROWS.end() <= BANK_BYTES);
+    assert!(MEMBERS.end() <= ADDRESS_ROWS.offset && ADDRESS_ROWS.end() <= BANK_BYTES && MEMBERS.count == 1 << 16);
+    assert!(MOST_MEMBER_BANKS.is_power_of_two() && MOST_MEMBER_BANKS << 16 <= 1 << 24);
 };
 
 #[cfg(test)]

@@ -198,9 +198,9 @@ impl RuleMatch {
 
 /// Flags of a rule.
 pub mod rule {
-    /// What it allows over TCP is untracked.
+    /// TCP that the rule allows is untracked.
     pub const UNTRACKED_TCP: u32 = 1 << 0;
-    /// What it allows over UDP is untracked.
+    /// UDP that the rule allows is untracked.
     pub const UNTRACKED_UDP: u32 = 1 << 1;
 }
 

@@ -88,7 +88,6 @@ fn every_part_lies_where_it_always_has() {
         SLOT_LINKS,
         SLOT_MACS,
         SLOT_SEGMENTS,
-        MEMBERS,
     ]
     .map(|region| (region.offset, region.stride, region.count));
     let expected = [
@@ -100,22 +99,31 @@ fn every_part_lies_where_it_always_has() {
         (0x4_0000, 8, 8192),
         (0x5_0000, 8, 8192),
         (0x6_0000, 8, 8192),
-        (0x10_0000, 8, 131_072),
     ];
     assert_eq!(offsets, expected);
-    let rows = [LINK_ROWS, SLOT_ROWS, ADDRESS_ROWS].map(|region| (region.offset, region.stride, region.count));
-    assert_eq!(rows, [(0, 8, 8192), (0x4_0000, 32, 8192), (0x8_0000, 24, 65_536)]);
+    let rows = [LINK_ROWS, SLOT_ROWS, MEMBERS, ADDRESS_ROWS].map(|region| (region.offset, region.stride, region.count));
+    assert_eq!(
+        rows,
+        [
+            (0, 8, 8192),
+            (0x4_0000, 32, 8192),
+            (0, 8, 65_536),
+            (0x8_0000, 24, 65_536)
+        ]
+    );
     let words = [
-        ImageWord::Abi,
+        ImageWord::Layout,
         ImageWord::Generation,
         ImageWord::Window,
         ImageWord::Flags,
         ImageWord::Trunk,
         ImageWord::PreviousTrunk,
         ImageWord::Uplink,
+        ImageWord::MemberBanks,
     ];
-    assert_eq!(words.map(ImageWord::offset), [0, 8, 16, 24, 32, 40, 48]);
+    assert_eq!(words.map(ImageWord::offset), [0, 8, 16, 24, 32, 40, 48, 56]);
     assert_eq!([1, 2, 3].map(rows_bank), [2, 1, 2]);
+    assert_eq!((POLICY_BANK, member_room(2), member_room(32)), (5, 65_536, 983_040));
 }
 
 proptest! {
@@ -126,6 +134,22 @@ proptest! {
             let at = region.at(index);
             prop_assert!(region.contains(at) && (at - region.offset) % region.stride == 0);
             prop_assert_eq!(at, region.end_of(index % region.count));
+        }
+    }
+
+    /// No key leads out of the banks of `members`, whatever the word says.
+    #[test]
+    fn members_stay_within_their_banks(word in any::<u64>(), doubled in 1..=8_u32, key in any::<[u64; 2]>()) {
+        let damaged = MemberBanks::from_word(word);
+        let limit = MEMBER_BANK..policy_bank(MOST_MEMBER_BANKS);
+        prop_assert!(limit.contains(&damaged.words_of(probe(key))) && limit.contains(&damaged.rows_of(probe(key), word as u32)));
+        let banks = MemberBanks::of(1 << doubled);
+        prop_assert_eq!((MemberBanks::from_word(banks.to_word()), banks.count()), (banks, 1 << doubled));
+        let words = banks.words_of(probe(key));
+        prop_assert!((MEMBER_BANK..policy_bank(1 << doubled)).contains(&words));
+        for generation in [4, 5] {
+            let rows = banks.rows_of(probe(key), generation);
+            prop_assert_eq!(rows, words - (words - MEMBER_BANK) % 2 + generation % 2);
         }
     }
 

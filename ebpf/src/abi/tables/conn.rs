@@ -7,13 +7,14 @@ use super::{
     entry::{halves, word},
 };
 
-/// A tracked connection: the 48 bytes in front of its key in an [`Entry`](super::Entry). What changes together shares a word.
+/// A tracked connection: the 48 bytes in front of its key in an [`Entry`](super::Entry). Fields that change together
+/// share a word.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Conn {
     /// Packets by [`crate::abi::Direction`], egress and ingress, wrapping.
     pub packets: [Cell<u32>; 2],
-    /// IP bytes likewise.
+    /// IP bytes, by direction.
     pub bytes: [Word; 2],
     /// Who admitted it, packed by [`Admitted::pack`].
     pub admitted: Word,
@@ -23,7 +24,7 @@ pub struct Conn {
     pub last: Cell<u32>,
     /// TCP: where each side goes on.
     pub next: Next,
-    /// What becomes of it, and TCP flags by window.
+    /// The lower half of its state, and TCP flags by window.
     pub flags: Flags,
 }
 

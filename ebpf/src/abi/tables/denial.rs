@@ -11,7 +11,7 @@ use super::{
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Denial {
-    /// What was dropped.
+    /// Dropped packets and bytes.
     pub totals: Totals,
     /// As in [`super::Conn`].
     pub last: Cell<u32>,

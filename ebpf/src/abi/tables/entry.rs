@@ -1,11 +1,11 @@
-//! What entries of several tables have in common.
+//! Parts that entries of several tables share.
 
 use core::cell::Cell;
 
-use super::{Word, pair, window};
+use super::{KeyTag, Word, pair, window};
 use crate::abi::outcome::Direction;
 
-/// An entry of a connection table: 64 bytes, one cache line. The key's words beyond these two lie in an array of their own.
+/// An entry of a connection table: 64 bytes, one cache line. Key words beyond these two are in a separate array.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Entry<V> {
@@ -61,30 +61,30 @@ impl Totals {
     }
 }
 
-/// When an entry last carried a packet, in ticks of the kernel's jiffies, wrapping (upper half), and the tail of its own
+/// When an entry last carried a packet, in ticks of the kernel's jiffies, wrapping (upper half), and the tag of its own
 /// key: a packet that still holds an element which user space removed and the kernel gave to another key sees it there.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
 pub struct Seen(pub(super) Word);
 
 impl Seen {
-    /// For the entry of a key with this tail.
+    /// For the entry of a key with this tag.
     #[inline(always)]
-    pub const fn new(last: u32, tail: u32) -> Self {
-        Self(Cell::new(pair(last, tail)))
+    pub const fn new(last: u32, tag: KeyTag) -> Self {
+        Self(Cell::new(pair(last, tag.number())))
     }
 
-    /// The time, and the tail.
+    /// The time, and the tag.
     #[inline(always)]
-    pub fn get(&self) -> (u32, u32) {
+    pub fn get(&self) -> (u32, KeyTag) {
         let word = self.0.get();
-        ((word >> 32) as u32, word as u32)
+        ((word >> 32) as u32, KeyTag::from_number(word as u32))
     }
 
     /// Sets both.
     #[inline(always)]
-    pub fn set(&self, last: u32, tail: u32) {
-        self.0.set(pair(last, tail));
+    pub fn set(&self, last: u32, tag: KeyTag) {
+        self.0.set(pair(last, tag.number()));
     }
 }
 

@@ -1,6 +1,9 @@
-//! What is told of a flow's first packet.
+//! The event of a flow's first packet.
 
-use super::entry::{halves, word};
+use super::{
+    KeyTag,
+    entry::{halves, word},
+};
 use crate::abi::Address;
 
 /// The first packet of a flow, for those who follow: 64 bytes.
@@ -13,8 +16,8 @@ pub struct Event {
     pub remote: Address,
     /// As in [`super::Key4`].
     pub ports: u32,
-    /// [`super::denial_tail`], with the outcome's number in place of the reason.
-    pub tail: u32,
+    /// As of a denied flow, with the outcome's number in place of the reason.
+    pub tag: KeyTag,
     /// The rule that allowed it, or 0.
     pub rule: u32,
     /// When, in ticks.
@@ -33,7 +36,7 @@ impl Event {
     /// From its words as they lie in memory.
     pub fn from_words(words: [u64; 8]) -> Self {
         let [a, b, c, d, flow, when, packet, judged] = words;
-        let [ports, tail] = halves(flow);
+        let [ports, tag] = halves(flow);
         let [rule, time] = halves(when);
         let [bytes, tcp_flags] = halves(packet);
         let [generation, spare] = halves(judged);
@@ -41,7 +44,7 @@ impl Event {
             local: Address::new(a, b),
             remote: Address::new(c, d),
             ports,
-            tail,
+            tag: KeyTag::from_number(tag),
             rule,
             time,
             bytes,
@@ -59,7 +62,7 @@ impl Event {
             b,
             c,
             d,
-            word(self.ports, self.tail),
+            word(self.ports, self.tag.number()),
             word(self.rule, self.time),
             word(self.bytes, self.tcp_flags),
             word(self.generation, self.spare),

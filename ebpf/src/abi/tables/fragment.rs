@@ -8,7 +8,7 @@ use super::{Charge, Seen, Word};
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Fragment {
-    /// When it was let through, and the tail of its own key.
+    /// When it was let through, and the tag of its own key.
     pub seen: Seen,
     /// Its [`FragmentL4`], packed.
     l4: Word,
@@ -17,12 +17,12 @@ pub struct Fragment {
     pub missing: Word,
 }
 
-/// What later fragments take from the first one, and whose share it is of.
+/// The transport header's values that later fragments take from the first one, and the account it is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentL4 {
     /// Its source port, as the parser has it.
     pub source_port: u16,
-    /// Its destination port, likewise.
+    /// Its destination port, as the parser has it.
     pub destination_port: u16,
     /// The slot of its ENI.
     pub slot: u16,
@@ -69,7 +69,7 @@ impl Fragment {
         }
     }
 
-    /// What it says of the transport header.
+    /// Its values of the transport header.
     #[inline(always)]
     pub fn l4(&self) -> FragmentL4 {
         FragmentL4::of(self.l4.get())
@@ -82,7 +82,7 @@ impl Fragment {
         self.missing.set(Self::delta(carries));
     }
 
-    /// What a part adds to [`Self::missing`].
+    /// A part's share of [`Self::missing`].
     #[inline(always)]
     pub const fn delta(reassembly_delta: i32) -> u64 {
         (reassembly_delta as i64).cast_unsigned()

@@ -93,7 +93,7 @@ impl LinkLocal {
 
     /// Keeps that it was heard, of somebody that is not gated.
     #[inline(always)]
-    pub fn hear(&self, by: u32, now: u32) {
+    pub fn set_heard(&self, by: u32, now: u32) {
         self.heard.set(pair(by, now));
         self.owner.set(0);
     }

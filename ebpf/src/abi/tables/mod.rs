@@ -1,7 +1,7 @@
-//! What the kernel tells user space: keys and values of its tables.
+//! Keys and values of the kernel's tables, which user space reads.
 //!
-//! Totals only grow and nobody resets them. Counts are added to by locked
-//! adds, everything else is plain stores, where a race costs a flag or a few milliseconds of a time, never a count.
+//! Totals only grow and are never reset. Counts are changed by locked adds; all else by plain stores, where a race
+//! costs a flag or some milliseconds of a time, never a count.
 
 use core::cell::Cell;
 
@@ -14,6 +14,7 @@ mod key;
 mod link_local;
 mod neighbours;
 pub mod state;
+mod tag;
 mod usage;
 pub mod window;
 
@@ -22,9 +23,10 @@ pub use denial::Denial;
 pub use entry::{Entry, Flags, Rest, Seen, Totals};
 pub use event::Event;
 pub use fragment::{Fragment, FragmentL4};
-pub use key::{Key4, Key6, denial_tail, split_denial_tail};
+pub use key::{Key4, Key6};
 pub use link_local::{LinkLocal, LinkLocalKey};
 pub use neighbours::{NeighbourCache, NeighbourEntry, NeighbourKind};
+pub use tag::KeyTag;
 pub use usage::{Charge, Charges, EniUsage};
 
 use super::pair;

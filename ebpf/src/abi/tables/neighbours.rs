@@ -1,4 +1,4 @@
-//! What is kept of neighbour discovery.
+//! State of neighbour discovery.
 
 use super::{Word, pair};
 use crate::{
@@ -6,8 +6,8 @@ use crate::{
     conntrack::idle,
 };
 
-/// What a task's neighbours said, and what it asked about itself: 112 bytes for each slot. Each address has one place, by
-/// its lowest bits; who comes last has it.
+/// Addresses that a task's neighbours used, and those that it probed: 112 bytes for each slot. An address has one
+/// place, by its lowest bits; the latest one has it.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct NeighbourCache {
@@ -27,7 +27,7 @@ pub struct NeighbourEntry {
     whose: Word,
 }
 
-/// What is kept of an address.
+/// Kinds of entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum NeighbourKind {
@@ -81,6 +81,44 @@ impl NeighbourCache {
         named.set(if is_over { pair(now, 1) } else { pair(since, count + 1) });
         true
     }
+
+    /// From its words as they lie in memory.
+    #[cfg(test)]
+    pub(super) fn from_words(words: [u64; 14]) -> Self {
+        let (entries, named) = words.split_at(12);
+        let mut cache = Self::default();
+        for (entry, words) in cache.entries.iter_mut().zip(entries.chunks_exact(3)) {
+            *entry = NeighbourEntry {
+                address: [words[0].into(), words[1].into()],
+                whose: words[2].into(),
+            };
+        }
+        cache.named = [named[0].into(), named[1].into()];
+        cache
+    }
+
+    /// Its words as they lie in memory.
+    #[cfg(test)]
+    pub(super) fn to_words(&self) -> [u64; 14] {
+        let Self { entries, named } = self;
+        let entries = entries
+            .iter()
+            .flat_map(|NeighbourEntry { address, whose }| address.iter().chain([whose]));
+        let mut words = [0; 14];
+        for (word, kept) in words.iter_mut().zip(entries.chain(named)) {
+            *word = kept.get();
+        }
+        words
+    }
+
+    /// Where its parts lie, in bytes: an entry's address and owner, the second entry, and the counts of names.
+    #[cfg(test)]
+    pub(super) const OFFSETS: [usize; 4] = [
+        core::mem::offset_of!(NeighbourEntry, address),
+        core::mem::offset_of!(NeighbourEntry, whose),
+        core::mem::offset_of!(Self, entries) + size_of::<NeighbourEntry>(),
+        core::mem::offset_of!(Self, named),
+    ];
 
     #[inline(always)]
     const fn whose(kind: NeighbourKind, link: u32, epoch: u32) -> u64 {

@@ -1,6 +1,6 @@
 //! Bits of a tracked connection's state: what packets change below, what its admission says above.
 
-/// A packet came back. TCP: one that can only come from whoever was asked.
+/// A packet came back. TCP: one that only the side that was asked can send.
 pub const REPLIED: u16 = 1 << 0;
 /// The initiator went on after a reply. TCP: an established connection.
 pub const CONFIRMED: u16 = 1 << 1;
@@ -28,5 +28,21 @@ pub const GROUP: u16 = 1 << 11;
 /// It is charged to the common pool, see [`super::Charge`]. Never changes while the entry lives.
 pub const POOL: u16 = 1 << POOL_BIT;
 pub(super) const POOL_BIT: u32 = 15;
-/// What its admission says.
+/// Bits that the admission sets.
 pub const ADMISSION: u16 = 0xff00;
+
+/// The names of all bits, as users see them; those that the admission sets first.
+pub const NAMES: [(u16, &str); 12] = [
+    (INGRESS, "ingress"),
+    (UNTRACKED, "untracked"),
+    (REPLIED, "replied"),
+    (CONFIRMED, "confirmed"),
+    (ANSWERED, "answered"),
+    (FIN_EGRESS, "fin-egress"),
+    (FIN_INGRESS, "fin-ingress"),
+    (RESET_EGRESS, "reset-egress"),
+    (RESET_INGRESS, "reset-ingress"),
+    (LOCAL, "local"),
+    (GROUP, "group"),
+    (POOL, "pool"),
+];

@@ -10,7 +10,7 @@ use crate::abi::{
     outcome::counters_index,
 };
 
-/// What AWS's `tcp-flags` says of one packet: FIN 1, SYN 2, RST 4, SYN-ACK 18.
+/// AWS's `tcp-flags` of one packet: FIN 1, SYN 2, RST 4, SYN-ACK 18.
 fn of_packet(flags: u8) -> u8 {
     let (fin, syn, rst, ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
     u8::from(fin)
@@ -92,9 +92,16 @@ fn an_entry_lies_in_memory_byte_by_byte_as_it_always_has() {
         let key = Key4 {
             addresses: 0x0807_0605_0403_0201,
             ports: 0x0c0b_0a09,
-            tail: 0x100f_0e0d,
+            tag: KeyTag::from_number(0x100f_0e0d),
         };
         assert_eq!(bytes(&key.to_words()), (0x01..=0x10).collect::<Vec<u8>>());
+        let key = Key6 {
+            local: Address::new(0x0807_0605_0403_0201, 0x100f_0e0d_0c0b_0a09),
+            remote: Address::new(0x1817_1615_1413_1211, 0x201f_1e1d_1c1b_1a19),
+            ports: 0x2423_2221,
+            tag: KeyTag::from_number(0x2827_2625),
+        };
+        assert_eq!(bytes(&key.to_words()), (0x01..=0x28).collect::<Vec<u8>>());
     }
     assert_eq!(offset_of!(Entry<Conn>, value), 0);
     assert_eq!(offset_of!(Entry<Conn>, key), 48);
@@ -128,7 +135,7 @@ fn fragments_link_locals_and_events_lie_in_memory_as_they_always_have() {
         exchange: 0x42,
         protocol: 0x41,
     };
-    let fragment = Fragment::new(Seen::new(0x3837_3635, 0x3433_3231), l4, -2);
+    let fragment = Fragment::new(Seen::new(0x3837_3635, KeyTag::from_number(0x3433_3231)), l4, -2);
     assert_eq!(
         fragment.to_words(),
         [0x3837_3635_3433_3231, 0x4847_4645_4443_c241, u64::MAX - 1]
@@ -145,7 +152,7 @@ fn fragments_link_locals_and_events_lie_in_memory_as_they_always_have() {
         local: Address::new(1, 2),
         remote: Address::new(3, 4),
         ports: 5,
-        tail: 6,
+        tag: KeyTag::from_number(6),
         rule: 7,
         time: 8,
         bytes: 9,
@@ -161,7 +168,7 @@ fn fragments_link_locals_and_events_lie_in_memory_as_they_always_have() {
         offset_of!(Event, local),
         offset_of!(Event, remote),
         offset_of!(Event, ports),
-        offset_of!(Event, tail),
+        offset_of!(Event, tag),
         offset_of!(Event, rule),
         offset_of!(Event, time),
         offset_of!(Event, bytes),
@@ -172,7 +179,16 @@ fn fragments_link_locals_and_events_lie_in_memory_as_they_always_have() {
     assert_eq!(offsets, [0, 16, 32, 36, 40, 44, 48, 52, 56, 60]);
     let offsets = [offset_of!(LinkLocalKey, interface), offset_of!(LinkLocalKey, segment)];
     assert_eq!(offsets, [0, 8]);
-    let usage = [
+    assert_eq!(
+        [(0, Egress), (0, Ingress), (7, Ingress)].map(|(slot, way)| counters_index(slot, way)),
+        [0, 1, 15]
+    );
+}
+
+/// The arrays indexed by slot, word by word.
+#[test]
+fn usage_and_neighbours_lie_in_memory_as_they_always_have() {
+    let offsets = [
         offset_of!(EniUsage, conns_inserted),
         offset_of!(EniUsage, denials_inserted),
         offset_of!(EniUsage, fragments_inserted),
@@ -184,11 +200,52 @@ fn fragments_link_locals_and_events_lie_in_memory_as_they_always_have() {
         offset_of!(EniUsage, conns_refused),
         offset_of!(EniUsage, fragments_lost),
     ];
-    assert_eq!(usage, [0, 16, 32, 48, 56, 64, 80, 96, 112, 120]);
+    assert_eq!(offsets, [0, 16, 32, 48, 56, 64, 80, 96, 112, 120]);
     assert_eq!([Charge::FLOOR, Charge::POOL].map(Charges::offset), [0, 8]);
+    let usage = EniUsage::default();
+    let charges = [
+        &usage.conns_inserted,
+        &usage.denials_inserted,
+        &usage.fragments_inserted,
+        &usage.conns_removed,
+        &usage.denials_removed,
+        &usage.fragments_removed,
+    ];
+    for (charges, first) in charges.into_iter().zip([1, 3, 5, 9, 11, 13]) {
+        charges.of(Charge::FLOOR).set(first);
+        charges.of(Charge::POOL).set(first + 1);
+    }
+    usage.flows_lost.set(7);
+    usage.denials_lost.set(8);
+    usage.conns_refused.set(15);
+    usage.fragments_lost.set(16);
+    assert_eq!(usage.to_words(), std::array::from_fn(|at| at as u64 + 1));
+    assert_eq!(usage.moving().get(), 1);
+
+    assert_eq!(NeighbourCache::OFFSETS, [0, 16, 24, 96]);
+    let cache = NeighbourCache::default();
+    cache.keep(
+        Address::new(0xfe80 << 48, 5),
+        NeighbourKind::Heard,
+        0x0a_0b0c,
+        0x0102_0304,
+    );
+    cache.keep(
+        Address::new(0xfe80 << 48, 7),
+        NeighbourKind::Probed,
+        0x0d_0e0f,
+        0x0506_0708,
+    );
+    assert!(cache.may_name_one_more(false, 2, 0x1112_1314, 9) && cache.may_name_one_more(true, 2, 0x2122_2324, 9));
+    assert!(cache.may_name_one_more(true, 2, 0x2122_2325, 9));
+    let (heard, probed) = (0x000a_0b0c_0102_0304, 0x010d_0e0f_0506_0708);
     assert_eq!(
-        [(0, Egress), (0, Ingress), (7, Ingress)].map(|(slot, way)| counters_index(slot, way)),
-        [0, 1, 15]
+        cache.to_words(),
+        [[0; 3], [0xfe80 << 48, 5, heard], [0; 3], [0xfe80 << 48, 7, probed],]
+            .concat()
+            .into_iter()
+            .chain([0x1112_1314_0000_0001, 0x2122_2324_0000_0002])
+            .collect::<Vec<u64>>()[..]
     );
 }
 
@@ -269,16 +326,26 @@ proptest! {
     }
 
     #[test]
-    fn a_denials_tail_comes_apart_again(slot in any::<u16>(), protocol in any::<u8>(), ingress in any::<bool>(), reason in 0..128_u8) {
-        let direction = if ingress { Ingress } else { Egress };
-        let tail = denial_tail(slot, protocol, direction, reason);
-        prop_assert_eq!(split_denial_tail(tail), (slot, protocol, direction, reason));
+    fn usage_and_neighbours_are_the_words_that_they_were_made_of(
+        usage in any::<[u64; 16]>(), neighbours in any::<[u64; 14]>(),
+    ) {
+        prop_assert_eq!(EniUsage::from_words(usage).to_words(), usage);
+        prop_assert_eq!(NeighbourCache::from_words(neighbours).to_words(), neighbours);
     }
 
     #[test]
-    fn a_connections_tail_comes_apart_again(link in 0..1_u32 << 24, protocol in any::<u8>()) {
+    fn a_denials_tag_comes_apart_again(slot in any::<u16>(), protocol in any::<u8>(), ingress in any::<bool>(), reason in 0..128_u8) {
+        let direction = if ingress { Ingress } else { Egress };
+        let tag = KeyTag::of_denial(slot, protocol, direction, reason);
+        prop_assert_eq!(tag.split_denial(), (slot, protocol, direction, reason));
+    }
+
+    #[test]
+    fn a_connections_tag_comes_apart_again(link in 0..1_u32 << 24, protocol in any::<u8>()) {
         let link = LinkId::from_number(link);
-        prop_assert_eq!(LinkId::split_protocol(link.with_protocol(protocol)), (link, protocol));
+        let tag = KeyTag::of_conn(link, protocol);
+        prop_assert_eq!(tag.split_conn(), (link, protocol));
+        prop_assert_eq!(tag.with_protocol(!protocol), KeyTag::of_conn(link, !protocol));
     }
 
     /// A place is one address's, of one kind, link and epoch, until another address comes or it is forgotten.
@@ -310,9 +377,10 @@ proptest! {
 
     #[test]
     fn two_numbers_in_one_word(upper in any::<u32>(), lower in any::<u32>()) {
-        let seen = Seen::new(upper, lower);
-        prop_assert_eq!(seen.get(), (upper, lower));
-        seen.set(lower, upper);
-        prop_assert_eq!(seen.get(), (lower, upper));
+        let tag = KeyTag::from_number;
+        let seen = Seen::new(upper, tag(lower));
+        prop_assert_eq!(seen.get(), (upper, tag(lower)));
+        seen.set(lower, tag(upper));
+        prop_assert_eq!(seen.get(), (lower, tag(upper)));
     }
 }

@@ -1,4 +1,4 @@
-//! What slots use of the shared tables, and the accounts that it is charged to.
+//! The slots' use of the shared tables, and the accounts that entries are charged to.
 
 use super::{Word, state};
 
@@ -31,7 +31,7 @@ impl Charge {
         self.0
     }
 
-    /// What the state of a connection says of it.
+    /// Its bit in the state of a connection.
     #[inline(always)]
     pub const fn state(self) -> u16 {
         (self.0 as u16) << state::POOL_BIT
@@ -58,9 +58,9 @@ impl Charges {
     }
 }
 
-/// What a slot uses of the shared tables: 128 bytes. The kernel writes the first line and the last two words, user space
-/// the rest, so no word has two writers: what is in use is `inserted - removed`. An entry is charged before it is inserted,
-/// and given back after it was removed.
+/// A slot's use of the shared tables: 128 bytes. The kernel writes the first line and the last two words, user space
+/// the rest, so no word has two writers; `inserted - removed` is in use. An entry is charged before it is inserted, and
+/// given back after it was removed.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct EniUsage {
@@ -93,5 +93,52 @@ impl EniUsage {
     pub const fn moving(&self) -> &Word {
         // No floor is slot 0's.
         self.conns_inserted.of(Charge::FLOOR)
+    }
+}
+
+#[cfg(test)]
+impl EniUsage {
+    /// From its words as they lie in memory.
+    pub(super) fn from_words(words: [u64; 16]) -> Self {
+        let charges = |at: usize| Charges([words[at].into(), words[at + 1].into()]);
+        Self {
+            conns_inserted: charges(0),
+            denials_inserted: charges(2),
+            fragments_inserted: charges(4),
+            flows_lost: words[6].into(),
+            denials_lost: words[7].into(),
+            conns_removed: charges(8),
+            denials_removed: charges(10),
+            fragments_removed: charges(12),
+            conns_refused: words[14].into(),
+            fragments_lost: words[15].into(),
+        }
+    }
+
+    /// Its words as they lie in memory.
+    pub(super) fn to_words(&self) -> [u64; 16] {
+        let Self {
+            conns_inserted: Charges(conns_in),
+            denials_inserted: Charges(denials_in),
+            fragments_inserted: Charges(fragments_in),
+            flows_lost,
+            denials_lost,
+            conns_removed: Charges(conns_out),
+            denials_removed: Charges(denials_out),
+            fragments_removed: Charges(fragments_out),
+            conns_refused,
+            fragments_lost,
+        } = self;
+        let words = [conns_in, denials_in, fragments_in]
+            .into_iter()
+            .flatten()
+            .chain([flows_lost, denials_lost])
+            .chain([conns_out, denials_out, fragments_out].into_iter().flatten())
+            .chain([conns_refused, fragments_lost]);
+        let mut there = [0; 16];
+        for (there, word) in there.iter_mut().zip(words) {
+            *there = word.get();
+        }
+        there
     }
 }

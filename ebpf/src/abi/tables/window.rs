@@ -1,5 +1,5 @@
-//! What an entry keeps of a window: the low 8 bits of the window's number above, below it four bits of TCP flags for each
-//! direction. The window's first packet begins it.
+//! An entry's word for a window: the low 8 bits of the window's number above, below it four bits of TCP flags for each
+//! direction. The window's first packet resets it.
 
 use crate::abi::outcome::Direction;
 
@@ -20,7 +20,7 @@ pub const fn of_tcp(flags: u8) -> u8 {
     (flags & (FIN | RST)) | syn_ack | (syn & !(syn_ack >> 2))
 }
 
-/// What a packet with these TCP flags adds to its window.
+/// The bits that a packet with these TCP flags sets in its window.
 #[inline(always)]
 pub const fn seen(direction: Direction, tcp_flags: u8) -> u32 {
     (of_tcp(tcp_flags) as u32 & 0xf) << (4 * direction as u32)

@@ -1,4 +1,4 @@
-//! What a packet costs with one task and with as many as there can be.
+//! The cost of a packet with one task and with the most tasks.
 
 use std::{
     net::IpAddr,
@@ -38,7 +38,7 @@ const FIRST: u32 = 1001;
 const OPEN: u16 = 53;
 const SHUT: u16 = 80;
 const UDP: u8 = 17;
-/// What XDP programs return.
+/// Return value of XDP programs.
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const PEER: [u8; 4] = [10, 99, 0, 9];
@@ -48,7 +48,7 @@ const PEER_PORT: u16 = 1024;
 /// numbers of them that are measured.
 const STRIDE: u32 = 1583;
 
-/// What carries the tasks.
+/// The links of the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Branch,
@@ -114,7 +114,7 @@ impl Host {
         let vlan = number + 1;
         match self.kind {
             Kind::Branch if path.early => frames::tagged(vlan, &frame),
-            // A program before the gate puts it beside the frame.
+            // A program before the gate moves the tag into metadata.
             Kind::Branch => [&frame[..6], &vlan.to_be_bytes(), &frame[8..]].concat(),
             Kind::Veth => frame,
         }
@@ -204,7 +204,7 @@ impl Host {
         for (gate, sum) in [false, true].into_iter().zip(&mut sums) {
             for call in 0..MOST_BRANCHES {
                 let number = (u32::from(call) * STRIDE % u32::from(self.count)) as u16;
-                // What is new comes from a port that nothing came from.
+                // New flows have a new source port.
                 let port = if path.is_new() { PEER_PORT + call } else { PEER_PORT };
                 *sum += f64::from(self.run(path, &programs, gate, (number, port), 1)?);
             }

@@ -2,7 +2,6 @@
 
 mod cost;
 mod hooks;
-mod running;
 
 use std::fmt::Write as _;
 
@@ -14,7 +13,6 @@ use testkit::{
     scale::{MOST_BRANCHES, MOST_TASKS},
 };
 
-/// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DensityEffort {
     /// Rounds over all paths, after one that does not count.
@@ -30,7 +28,7 @@ pub struct DensityEffort {
 }
 
 impl DensityEffort {
-    /// What figures are quoted from: some five minutes.
+    /// For published figures: some two minutes.
     pub const FULL: Self = Self {
         rounds: 15,
         packets: 500_000,
@@ -66,6 +64,5 @@ pub fn run(effort: DensityEffort, say: &(dyn Fn(&str) + Sync)) -> Result<String>
         text += &hooks::measure(effort, say)?;
         Ok(())
     })?;
-    text += &running::measure(effort, say)?;
     Ok(text)
 }

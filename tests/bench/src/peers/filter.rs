@@ -25,7 +25,6 @@ pub enum PacketFilter {
     NftFlowtable,
     /// iptables-legacy, with an ipset of (network, port) for each task.
     Ipset,
-    /// taskgate.
     Taskgate,
 }
 
@@ -50,7 +49,7 @@ impl PacketFilter {
         Self::Taskgate,
     ];
 
-    /// What is run on the host for it, in order; for taskgate see [`configure`].
+    /// The commands run on the host for it, in order; for taskgate see [`configure`].
     fn tools(self, rules: u16) -> Vec<Tool> {
         let nft = |input| Tool {
             program: "nft",

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use taskgate_model::Family;
-use testkit::{Action, Daemon, Netns, Topology, ledger::protocol, netns::PATIENCE};
+use testkit::{Action, Daemon, Netns, Process, Topology, ledger::protocol, netns::PATIENCE};
 
 use super::{
     conntrack,
@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     exchange::{Exchange, ExchangeKind},
-    process::Process,
     rules::OPEN_PORT,
 };
 
@@ -45,7 +44,6 @@ pub(super) struct FilteredHost {
     denied: [u64; 4],
 }
 
-/// The place of a task in [`AskedTask::ALL`].
 fn place(task: AskedTask) -> Result<usize> {
     let place = AskedTask::ALL.into_iter().position(|other| other == task);
     place.context("no such task")

@@ -1,5 +1,5 @@
-//! taskgate beside what a user would take instead: what `cargo xtask bench peers` runs. docs/performance.md says how it is
-//! done.
+//! taskgate compared with its alternatives. `cargo xtask bench peers` runs this; docs/performance.md describes the
+//! method.
 
 mod conntrack;
 pub mod filter;
@@ -21,7 +21,6 @@ use self::{
 };
 use crate::{machine::Machine, spread::Spread};
 
-/// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeersEffort {
     /// How often all hosts are made anew: each time they lie elsewhere in caches and tables.
@@ -35,7 +34,7 @@ pub struct PeersEffort {
 }
 
 impl PeersEffort {
-    /// What figures are quoted from: some minutes.
+    /// For published figures: some minutes.
     pub const FULL: Self = Self {
         builds: 3,
         rounds: 4,

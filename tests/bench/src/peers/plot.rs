@@ -13,7 +13,7 @@ use crate::spread::Spread;
 
 /// Lengths are in pixels.
 const PANEL: (f64, f64) = (440.0, 190.0);
-/// What the bars of a panel have of it.
+/// The part of a panel that its bars use.
 const FIELD: (f64, f64) = (370.0, 110.0);
 /// Where they begin in it.
 const ORIGIN: (f64, f64) = (60.0, 140.0);

@@ -1,4 +1,4 @@
-//! What was measured of all filters, to read and as JSON.
+//! The figures of all filters, as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,6 @@ const SHARE: usize = 1 + PacketFilter::ALL.len();
 /// Everything that was measured; its JSON is this, field for field.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeersReport {
-    /// Where.
     pub machine: Machine,
     /// Whether the figures are not to be quoted.
     pub quick: bool,
@@ -31,7 +30,6 @@ pub struct PeersReport {
     pub rounds: u32,
     /// How long a workload lasted in each round.
     pub slice_ms: u64,
-    /// The rates.
     pub peers: Vec<Rate>,
     /// Filters that are missing in them.
     pub not_measured: Vec<NotMeasured>,
@@ -50,9 +48,7 @@ pub struct Rate {
     pub traffic: String,
     /// The family's name.
     pub family: String,
-    /// The unit.
     pub unit: String,
-    /// The rate.
     pub rate: Spread,
 }
 
@@ -61,7 +57,6 @@ pub struct Rate {
 pub struct NotMeasured {
     /// The filter's name.
     pub filter: String,
-    /// Why not.
     pub why: String,
 }
 
@@ -98,7 +93,6 @@ impl PeersReport {
             .collect()
     }
 
-    /// As tables.
     pub fn text(&self) -> String {
         let Self {
             builds,

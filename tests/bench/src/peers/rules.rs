@@ -15,12 +15,10 @@ pub const SHUT_PORT: u16 = 9;
 /// The host's end of the link of the task that asks.
 pub const CLIENT_DEVICE: &str = "tg-client";
 
-/// What an asked task serves.
+/// The service of an asked task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
 }
 
@@ -36,9 +34,7 @@ impl fmt::Display for Transport {
 /// A task that is asked by one protocol over one family, and has rules for those alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AskedTask {
-    /// Its protocol.
     pub protocol: Transport,
-    /// Its family.
     pub family: Family,
 }
 
@@ -82,12 +78,10 @@ impl AskedTask {
         Self::new(Transport::Udp, Family::V6),
     ];
 
-    /// The one of this protocol and family.
     pub const fn new(protocol: Transport, family: Family) -> Self {
         Self { protocol, family }
     }
 
-    /// Its address.
     pub fn address(self) -> IpAddr {
         let protocol = match self.protocol {
             Transport::Tcp => 10,
@@ -123,7 +117,7 @@ impl AskedTask {
     }
 }
 
-/// What its rules are called in each filter: `tcp4`.
+/// The name of its rules in each filter: `tcp4`.
 impl fmt::Display for AskedTask {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let family = match self.family {

@@ -1,5 +1,5 @@
-//! What is done over and over in a slice, and counted. Connections and datagrams have both of their ends on one thread, so
-//! that nothing but packets is in the way between them.
+//! The repeated and counted operations of a slice. Both ends of connections and datagrams are on one thread, so that
+//! nothing but packets is between them.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use testkit::netns::{Netns, PATIENCE};
 use super::rules::{SHUT_PORT, Transport};
 use crate::{exchange, rules::OPEN_PORT};
 
-/// What is counted.
+/// Counted operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
     /// Bytes on one TCP connection.
@@ -31,7 +31,6 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Throughput,
         Self::Transactions,
@@ -85,7 +84,6 @@ pub const SERIES: [(Workload, Family); 10] = {
 
 /// Datagrams that are sent before one is received: as many as any socket has room for.
 const BATCH: u32 = 32;
-/// The data of a datagram.
 const DATA: [u8; 32] = *b"a datagram of thirty-two letters";
 
 /// Calls `once` until the time is over, and gives what it counted, for each second.
@@ -147,7 +145,6 @@ pub(super) struct Datagrams {
 }
 
 impl Datagrams {
-    /// Opens sockets at `from` in the client and at `to` in the server.
     pub(super) fn open(client: &Netns, from: SocketAddr, server: &Netns, to: SocketAddr) -> Result<Self> {
         let pair = |port| -> Result<[UdpSocket; 2]> {
             let at = SocketAddr::new(to.ip(), port);
@@ -213,7 +210,7 @@ impl Datagrams {
 
     /// Whether something came to the port that is not allowed, after what was sent there before now.
     fn denied_arrives(&self) -> Result<bool> {
-        // What is sent later on the same way arrives later.
+        // Packets of one direction arrive in order.
         self.pass_batch(1)?;
         came(&self.shut[1])
     }

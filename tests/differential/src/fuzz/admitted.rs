@@ -1,5 +1,5 @@
-//! What was let in by a rule, or needed none, so far: nothing else may pass as part of a connection. The flows are those
-//! of the packets themselves, with nothing of how the tables name them.
+//! Flows admitted so far, by a rule or without needing one: nothing else may pass as part of a connection. Flows are
+//! named by the packets themselves, independently of the tables' keys.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -7,7 +7,7 @@ use taskgate_ebpf::abi::{Direction, Outcome, PassReason};
 
 use crate::{Body, Reading};
 
-/// What tells flows between two addresses apart; nothing is known of it for a later fragment.
+/// The part that distinguishes flows between two addresses; unknown for a later fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Unknown,
@@ -80,7 +80,7 @@ impl Admitted {
             return;
         }
         let (link, local, remote, _, what) = flow;
-        // What a fragment is of is in its first one, and what let a fragment in may have let in what it is of.
+        // Only a first fragment shows its flow, and an admitted fragment may be of any flow between the addresses.
         let known = if what == What::Unknown {
             let begin = self.0.iter().any(|(l, a, b, ..)| (*l, *a, *b) == (link, local, remote));
             begin || self.0.iter().any(|known| is_dhcp(*known))

@@ -1,4 +1,4 @@
-//! What others do is nothing to a task: its packets end as they would if nobody else had sent any.
+//! Independence of tasks: a task's packets end as they would without the packets of others.
 
 use std::collections::BTreeSet;
 

@@ -22,7 +22,7 @@ use testkit::fixture::{Fixture, Kernel, Uplink};
 
 /// Configurations, by the seeds of their last two generations.
 const BASES: [[u64; 2]; 4] = [[1, 2], [6, 3], [4, 5], [9, 12]];
-const BANKS: u32 = 4;
+const BANKS: u32 = 6;
 const ROOM: usize = 300;
 
 /// A whole image, and where in it there is something.
@@ -103,7 +103,7 @@ pub fn image(data: &[u8]) -> Tally {
 /// An image that is whole again when this goes.
 struct Damage<'a> {
     base: &'a Base,
-    /// What stood where something was changed.
+    /// The previous values of changed words.
     was: Vec<(usize, u64)>,
     tables: HostTables<'a>,
     generator: Generator,
@@ -225,7 +225,7 @@ impl Damage<'_> {
         self.saw(outcome.name());
     }
 
-    /// What rows say of a slot, a link and an address.
+    /// Looks up a slot, a link and an address in the rows.
     fn look_up(&mut self, with: &[u8]) {
         let [which, number @ ..] = with else { return };
         let number = word_of(number);
@@ -259,7 +259,7 @@ impl Damage<'_> {
         assert_eq!(by_slot.is_some(), self.view().flags_of(slot).is_some(), "slot {slot}");
 
         let address = self.address(number);
-        let row = rows.address(address);
+        let row = rows.address(&image, address);
         let known = row != AddressRow::default();
         if known {
             let said = self.view().rows_of(address);
@@ -279,7 +279,7 @@ impl Damage<'_> {
         }
     }
 
-    /// What a policy says.
+    /// Asks a policy.
     fn classify(&mut self, with: &[u8]) {
         let [whose, axis, port0, port1, set, peer @ ..] = with else {
             return;

@@ -45,7 +45,7 @@ impl Entry<'_> {
         }
     }
 
-    /// What slots are said to use is what lies in the tables.
+    /// The slots' usage equals the entries in the tables.
     fn usage_is_what_is_there(&self) {
         let mut used: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
         for conn in self.after.conns.values() {
@@ -141,13 +141,14 @@ impl Entry<'_> {
         let Reading::Ip(ip) = self.reading else {
             return false;
         };
-        // What goes beyond the link is ICMPv6 like any other, and so is its record; the rest has none.
+        // Neighbour discovery beyond the link is ordinary ICMPv6 and has a record; the rest has none.
         let (before, after) = (self.before, self.after);
         let recorded = before.denials != after.denials || before.usage != after.usage;
         let as_neighbour = match self.outcome {
             Outcome::Pass(pass) => pass == PassReason::Neighbour,
             Outcome::Drop(reason) => {
-                // What a bridge floods past the task, and what goes to several hosts, is counted and not held against it.
+                // Frames that a bridge floods past the task, and packets to several hosts, are counted without a
+                // record.
                 let may_be_others = self.direction == Direction::Ingress
                     && (reason == DropReason::NotForTask || is_of_many(ip.destination));
                 let may_be_neighbours = matches!(ip.body, Body::Neighbour { .. }) || ip.router_role;
@@ -157,7 +158,7 @@ impl Entry<'_> {
         (known || tracked) && !as_neighbour
     }
 
-    /// What is dropped opens nothing, prolongs nothing, closes nothing.
+    /// A dropped packet opens, prolongs and closes nothing.
     fn a_drop_leaves_no_state(&self) {
         if let Outcome::Drop(_) = self.outcome {
             assert_eq!(
@@ -171,7 +172,7 @@ impl Entry<'_> {
         }
     }
 
-    /// What must be so before a packet passes, whatever the rules say.
+    /// Conditions for every packet that passes, whatever the rules.
     fn a_pass_has_a_reason(&self) {
         let Outcome::Pass(pass) = self.outcome else {
             return;
@@ -199,7 +200,7 @@ impl Entry<'_> {
                 assert!(was.is_some(), "it is said to be tracked, and was not");
                 assert_eq!(self.before.denials, self.after.denials, "it is tracked, and denied");
             }
-            // What an exempt address sends opens nothing: it answers at most.
+            // Packets from an exempt address open nothing; they may answer.
             (PassReason::Exempt, _) => assert!(
                 self.direction == Direction::Egress
                     || was.is_some_and(|was| was.rule == RULE_EXEMPT || was.state & state::INGRESS == 0),

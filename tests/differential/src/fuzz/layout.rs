@@ -8,8 +8,8 @@ use taskgate_ebpf::{
         Address,
         image::{
             ADDRESS_ROWS, AddressRow, AxisEntry, AxisRef, BANK_BYTES, CONTROL_BANK, CONTROL_WORDS, EPOCHS, ImageWord,
-            LINK_ROWS, LINKS, LinkRow, MAX_ROW_WORDS, MEMBERS, PolicyHeader, PolicyRef, PolicyRoots, Region, RuleMatch,
-            SLOT_ROWS, SlotRow, TIMEOUT_TICKS, address, rows_bank, slot,
+            LINK_ROWS, LINKS, LinkRow, MAX_ROW_WORDS, MEMBER_BANK, MEMBERS, MOST_MEMBER_BANKS, PolicyHeader, PolicyRef,
+            PolicyRoots, Region, RuleMatch, SLOT_ROWS, SlotRow, TIMEOUT_TICKS, address, rows_bank, slot,
         },
     },
     policy::{Bank, Image, PolicyResult},
@@ -23,7 +23,7 @@ const DEEPEST: u32 = 10;
 #[derive(Clone, Copy)]
 pub(super) struct Words<'a>(pub(super) &'a [AtomicU64]);
 
-/// What a packet asks a policy.
+/// A packet's query to a policy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question {
     pub(super) axis: u32,
@@ -84,19 +84,25 @@ impl Words<'_> {
         self.slot_row(slot).unwrap_or_default().roots
     }
 
-    /// What the filled rows of an address say.
+    /// The filled rows of an address.
     pub(super) fn rows_of(self, address: Address) -> Vec<AddressRow> {
-        let Some(rows) = self.rows() else {
+        let generation = self.generation();
+        if generation == 0 {
             return Vec::new();
-        };
-        (0..ADDRESS_ROWS.count)
-            .map(|row| AddressRow::from_words(self.words(rows, ADDRESS_ROWS.at(row))))
+        }
+        // Damage may say an odd number; the last one's pair is whole all the same.
+        let members = 1 + self.at(CONTROL_BANK, ImageWord::MemberBanks.offset()) as u32 % MOST_MEMBER_BANKS;
+        let banks = MEMBER_BANK..self.banks().min(MEMBER_BANK + members.next_multiple_of(2));
+        banks
+            .filter(|bank| (bank - MEMBER_BANK) % 2 == generation % 2)
+            .flat_map(|bank| (0..ADDRESS_ROWS.count).map(move |row| (bank, row)))
+            .map(|(bank, row)| AddressRow::from_words(self.words(bank, ADDRESS_ROWS.at(row))))
             .filter(|(of, row)| *of == address && row.flags & address::PRESENT != 0)
             .map(|(_, row)| row)
             .collect()
     }
 
-    /// What a policy says; `None` where an axis is in no order, so that any interval is as good as another.
+    /// A policy's result; `None` if an axis is not sorted, so that no interval is right.
     pub(super) fn classify(self, root: PolicyRef, question: &Question) -> Option<PolicyResult> {
         let (bank, base) = (root.bank(), root.offset());
         if root.0 == 0 || bank >= self.banks() {
@@ -156,7 +162,7 @@ fn intervals(depth: u32) -> Option<std::ops::Range<u32>> {
     (depth <= DEEPEST).then_some(0..1 << depth)
 }
 
-/// What belongs to the last key that is not beyond `key`, if the keys are in order from 0 on.
+/// The value of the last key up to `key`, if the keys are sorted from 0.
 fn interval(entries: impl Iterator<Item = (u128, u32)>, key: u128) -> Option<u32> {
     let mut last = (0, None);
     let mut before = 0;
@@ -179,7 +185,7 @@ pub(super) enum Reach {
     Masked,
     /// In the bank: what the compiler made needs no mask.
     Bank,
-    /// Where tables and rows lie: every index in them has a mask of its own.
+    /// Where tables and rows lie: every index in them is masked.
     Tables,
 }
 
@@ -190,7 +196,6 @@ pub(super) struct Watched<'a> {
     pub(super) reach: Reach,
 }
 
-/// One bank of it.
 #[derive(Clone, Copy)]
 pub(super) struct WatchedBank<'a> {
     words: &'a [AtomicU64],
@@ -198,12 +203,12 @@ pub(super) struct WatchedBank<'a> {
     reach: Reach,
 }
 
-/// Whether something lies at an offset of a bank of control words and tables, or of rows.
+/// Whether something lies at an offset of the bank of control words, of one of rows, or of one of members.
 fn in_tables(bank: u32, offset: u32) -> bool {
-    let parts: &[Region] = if bank == CONTROL_BANK {
-        &[CONTROL_WORDS, TIMEOUT_TICKS, EPOCHS, LINKS, MEMBERS]
-    } else {
-        &[LINK_ROWS, SLOT_ROWS, ADDRESS_ROWS]
+    let parts: &[Region] = match bank {
+        CONTROL_BANK => &[CONTROL_WORDS, TIMEOUT_TICKS, EPOCHS, LINKS],
+        1 | 2 => &[LINK_ROWS, SLOT_ROWS],
+        _ => &[MEMBERS, ADDRESS_ROWS],
     };
     parts.iter().any(|part| part.contains(offset))
 }

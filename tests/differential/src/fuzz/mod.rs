@@ -1,5 +1,5 @@
-//! What the fuzzer tries to break, as functions of the bytes that it comes up with. They panic where something is wrong, so
-//! that the fuzzer (`cargo xtask fuzz`) and the tests, which replay what it found, call the very same.
+//! The fuzz targets as functions of bytes. They panic on a violation; the fuzzer (`cargo xtask fuzz`) and the tests
+//! that replay its findings call the same functions.
 
 mod admitted;
 mod alone;

@@ -78,7 +78,7 @@ impl Frame for Linear<'_> {
 struct Read {
     result: Result<(), Unparsed>,
     packet: Packet,
-    /// What it quotes, if that is anything.
+    /// The packet that it quotes, if any.
     quoted: Option<Packet>,
 }
 
@@ -112,9 +112,9 @@ impl Read {
     }
 }
 
-/// The first byte says whether the frame has a VLAN tag beside it, whether it is a GSO packet or has a checksum that is yet
-/// to be filled in, and gives it a type if it is to have one; then bytes that are linear, segments and their size, two bytes each; the rest is the frame. Gives what
-/// it was taken for.
+/// The first byte says whether the frame has a VLAN tag in metadata, whether it is a GSO packet or has a checksum that
+/// is yet to be filled in, and gives it a type if it is to have one; then bytes that are linear, segments and their
+/// size, two bytes each; the rest is the frame. Gives what it was taken for.
 ///
 /// # Panics
 /// Where something is read that is not there, depends on what does not matter, or differs from what two other parsers
@@ -228,7 +228,7 @@ fn anything() -> Packet {
     }
 }
 
-/// Nothing is longer than the frame, and what stands for itself is one packet.
+/// Nothing is longer than the frame, and a frame without segments is one packet.
 fn lengths_are_the_frames(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
     let Read { packet, .. } = read;
     let length = frame.length();
@@ -366,7 +366,7 @@ fn others_read_the_same(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
 fn expected(ip: &Ip) -> Result<(), Unparsed> {
     match ip.body {
         _ if ip.overwritten => Err(Unparsed::Bad(DropReason::Malformed)),
-        // The parser leaves it to whoever knows the first ones.
+        // The parser does not know first fragments.
         Body::Bad(DropReason::FragmentWithoutFirst) => Ok(()),
         Body::Bad(reason) => Err(Unparsed::Bad(reason)),
         _ => Ok(()),

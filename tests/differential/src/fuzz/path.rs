@@ -19,11 +19,11 @@ use testkit::fixture::{DataPath as _, Host, TableState};
 const KEPT: usize = 32;
 /// More entries than packets: which flow a connection table is too full for only the table itself can say.
 const ENOUGH: usize = 2_000;
-/// What first fragments have room for, as many entries of the other tables.
+/// Room for first fragments, in entries of the other tables.
 const ROOMS: [usize; 4] = [4, 40, 300, 10_000];
 
 thread_local! {
-    static IMAGE: Vec<AtomicU64> = host_image(5);
+    static IMAGE: Vec<AtomicU64> = host_image(7);
 }
 
 /// Three bytes choose the first configuration, one how much room there is; the rest is what happens: packets, their

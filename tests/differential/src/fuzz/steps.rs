@@ -3,9 +3,8 @@
 /// One step: what is to be done, and with what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step<'a> {
-    /// What, modulo whatever there is to be done.
+    /// The action, modulo the number of actions.
     pub(super) what: u8,
-    /// With what.
     pub(super) with: &'a [u8],
 }
 

@@ -8,7 +8,6 @@ use testkit::fixture::{Kernel, frames};
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
-/// One of the links.
 pub(super) fn link(number: u8) -> u32 {
     let count = u32::from(number & 0x7f) % Kernel::LINKS.count() as u32;
     Kernel::LINKS.start() + count
@@ -70,8 +69,8 @@ fn swap(bytes: &mut [u8], length: usize) {
     one.swap_with_slice(&mut other[..length]);
 }
 
-/// What the other side would send: addresses, ports and direction the other way round, an echo reply for a request. The
-/// first byte: TCP flags.
+/// The other side's answer: addresses, ports and direction swapped, an echo reply for a request. The first byte: TCP
+/// flags.
 pub(super) fn answered(earlier: &GeneratedPacket, with: &[u8]) -> GeneratedPacket {
     let mut thrown = earlier.clone();
     thrown.direction = thrown.direction.opposite();

@@ -14,20 +14,15 @@ use super::{
 use talk::{Talk, answered, farewell, numbers};
 use testkit::fixture::frames;
 
-/// A frame on a link.
 #[derive(Clone, Debug)]
 pub struct GeneratedPacket {
-    /// Its bytes.
     pub frame: Vec<u8>,
-    /// The link's ifindex.
     pub link: u32,
-    /// The gate that it meets.
     pub direction: Direction,
     /// Segments, and bytes in each.
     pub segments: (u32, u32),
     /// Whether it came in by the uplink.
     pub from_wire: bool,
-    /// What is left to be done to it.
     pub left: Left,
 }
 
@@ -51,12 +46,26 @@ impl fmt::Display for GeneratedPacket {
     }
 }
 
-/// What packets are made of.
+impl GeneratedPacket {
+    /// One packet that a gate meets.
+    fn new(frame: Vec<u8>, link: u32, direction: Direction) -> Self {
+        Self {
+            frame,
+            link,
+            direction,
+            segments: (0, 0),
+            from_wire: false,
+            left: Left::NOTHING,
+        }
+    }
+}
+
+/// A generator of packets.
 pub(crate) struct Generator {
     /// The links, with the addresses of the ENI on each.
     pub(crate) links: Vec<(u32, Vec<IpAddr>)>,
     talks: Vec<Talk>,
-    /// What comes next, last first.
+    /// Packets to come, last first.
     next: Vec<GeneratedPacket>,
 }
 
@@ -164,12 +173,8 @@ impl Generator {
             self.next = vec![farewell(talk, direction.opposite()), first];
         }
         GeneratedPacket {
-            frame,
-            link: talk.link,
-            direction,
             segments,
-            from_wire: false,
-            left: Left::NOTHING,
+            ..GeneratedPacket::new(frame, talk.link, direction)
         }
     }
 
@@ -209,14 +214,7 @@ impl Generator {
         };
         let message = frames::icmp(kind, code, 0, &quoted);
         let (frame, _) = wrapped(v6, speaks, hears, if v6 { 58 } else { 1 }, message, rng);
-        GeneratedPacket {
-            frame,
-            link: about.link,
-            direction,
-            segments: (0, 0),
-            from_wire: false,
-            left: Left::NOTHING,
-        }
+        GeneratedPacket::new(frame, about.link, direction)
     }
 
     fn arp(&self, rng: &mut Rng) -> GeneratedPacket {
@@ -237,14 +235,7 @@ impl Generator {
             let padding = rng.of(&[4, 18, 18, 19, 60]);
             frame.resize(frame.len() + padding, 0);
         }
-        GeneratedPacket {
-            frame,
-            link,
-            direction: any_direction(rng),
-            segments: (0, 0),
-            from_wire: false,
-            left: Left::NOTHING,
-        }
+        GeneratedPacket::new(frame, link, any_direction(rng))
     }
 
     fn neighbour(&mut self, rng: &mut Rng) -> GeneratedPacket {
@@ -282,14 +273,7 @@ impl Generator {
         }
         let (direction, next) = self.asked_first(link, kind, source, rng);
         self.next.extend(next);
-        GeneratedPacket {
-            frame,
-            link,
-            direction,
-            segments: (0, 0),
-            from_wire: false,
-            left: Left::NOTHING,
-        }
+        GeneratedPacket::new(frame, link, direction)
     }
 
     /// Which way a message goes. Where it asks the task, the task may answer next, or ask back.
@@ -303,14 +287,7 @@ impl Generator {
         } else {
             frames::neighbour(local, source, 135, source)
         };
-        let answer = GeneratedPacket {
-            frame: answer,
-            link,
-            direction: Direction::Egress,
-            segments: (0, 0),
-            from_wire: false,
-            left: Left::NOTHING,
-        };
+        let answer = GeneratedPacket::new(answer, link, Direction::Egress);
         (Direction::Ingress, Some(answer))
     }
 
@@ -336,14 +313,7 @@ impl Generator {
             }
             Direction::Ingress => frames::ip(remote, local, 17, &frames::udp(server, client, b"offer")),
         };
-        GeneratedPacket {
-            frame,
-            link,
-            direction,
-            segments: (0, 0),
-            from_wire: false,
-            left: Left::NOTHING,
-        }
+        GeneratedPacket::new(frame, link, direction)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use taskgate_ebpf::{abi::Direction, host::Left};
+use taskgate_ebpf::abi::Direction;
 
 use super::{super::rng::Rng, GeneratedPacket, Generator};
 use testkit::fixture::frames;
@@ -69,14 +69,11 @@ pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> GeneratedPacket
     let ((source, destination), (from, to)) = talk.ends(direction);
     let at = (talk.next[direction.index()], talk.next[direction.opposite().index()]);
     talk.next[direction.index()] = at.0.wrapping_add(1);
-    GeneratedPacket {
-        frame: frames::ip(source, destination, 6, &frames::tcp_at(from, to, 0x11, at, b"")),
-        link: talk.link,
+    GeneratedPacket::new(
+        frames::ip(source, destination, 6, &frames::tcp_at(from, to, 0x11, at, b"")),
+        talk.link,
         direction,
-        segments: (0, 0),
-        from_wire: false,
-        left: Left::NOTHING,
-    }
+    )
 }
 
 /// The sequence number of a talk's next segment and what it acknowledges: mostly those that are next, else some that were
@@ -115,7 +112,7 @@ pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload:
     (sequence, acknowledged)
 }
 
-/// The ICMP type that whoever asks, or whoever is asked, sends.
+/// The ICMP type that the asking or the asked side sends.
 pub(super) fn answered(asks: u8, by_asker: bool) -> u8 {
     match (asks, by_asker) {
         (8, false) => 0,

@@ -13,7 +13,6 @@ use transport::transport;
 pub(crate) enum Reading {
     /// It names no addresses that a record could have.
     Nameless(DropReason),
-    /// ARP.
     Arp(Arp),
     /// An IP packet.
     Ip(Ip),
@@ -35,9 +34,7 @@ pub(crate) struct Arp {
 /// An IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ip {
-    /// Its source.
     pub(crate) source: IpAddr,
-    /// Its destination.
     pub(crate) destination: IpAddr,
     /// The protocol of its transport header, as far as that was reached.
     pub(crate) protocol: u8,
@@ -77,7 +74,6 @@ impl Ip {
 pub(crate) struct Part {
     /// The datagram's identification.
     pub(crate) datagram: u32,
-    /// Whether it is the first.
     pub(crate) is_first: bool,
     /// Bytes carried; for the last one, less those of the whole datagram.
     pub(crate) step: i64,
@@ -115,7 +111,6 @@ pub(crate) enum Body {
     Icmp {
         /// Its type.
         kind: u8,
-        /// Its code.
         code: u8,
         /// The bytes where requests and replies have their identifier.
         identifier: u16,
@@ -126,7 +121,6 @@ pub(crate) enum Body {
     Neighbour {
         /// The ICMPv6 type.
         kind: u8,
-        /// Its code.
         code: u8,
         /// The address that it is about, where it has one.
         target: Option<IpAddr>,
@@ -146,7 +140,6 @@ pub(crate) enum Body {
 /// The link-layer address that options give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hardware {
-    /// None.
     None,
     /// This one.
     Is([u8; 6]),
@@ -157,7 +150,6 @@ pub(crate) enum Hardware {
 /// A TCP segment, sequence numbers by their lower halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// Its flags.
     pub(crate) flags: u8,
     /// Where it begins.
     pub(crate) sequence: u16,

@@ -1,4 +1,4 @@
-//! What no connection lets through: addresses, errors about connections, and the rules.
+//! Packets without a connection: addresses, errors about connections, and the rules.
 
 use std::net::IpAddr;
 
@@ -40,7 +40,7 @@ impl Oracle {
             return Err(DropReason::Isolated);
         }
         let (local, remote) = case.ends(ip);
-        // A link-local address that is the task's own is so toward whoever is on the link.
+        // A link-local address of the task is valid only toward hosts on the link.
         let own_on_link = match (local, case.direction) {
             (IpAddr::V6(address), _) if !address.is_unicast_link_local() => false,
             (IpAddr::V6(address), Direction::Egress) => self.link_locals.is_said(case, slot, address, false),
@@ -59,7 +59,7 @@ impl Oracle {
                 to_group: false,
             })
         };
-        // What comes before the task has an address goes to all, or to an address that it has from nobody.
+        // DHCP before the task has an address goes to all, or to the offered address.
         let to_whoever_asked = match local {
             IpAddr::V4(address) => address.is_broadcast(),
             IpAddr::V6(_) => false,
@@ -107,7 +107,7 @@ impl Oracle {
             return exempt(false);
         }
         let packet = Case::asked(ip, remote, judged != case.direction);
-        let allowed = oracle::judge(&world.model, eni, judged, &packet);
+        let allowed = oracle::classify(&world.model, eni, judged, &packet);
         let is_presumed = case.direction == Direction::Ingress
             && matches!(local, IpAddr::V6(address) if address.is_unicast_link_local()
                 && self.link_locals.is_presumed(case, slot, address));
@@ -147,7 +147,8 @@ impl Oracle {
         if world.flags & wants == 0 {
             return None;
         }
-        // It goes to whoever sent what it quotes. Anybody may speak to the task; as whom the task speaks is judged elsewhere.
+        // It goes to the sender of the quoted packet. Any host may send errors to the task; the source check covers the
+        // task's own errors.
         if ip.destination != quoted.source {
             return None;
         }

@@ -1,4 +1,4 @@
-//! What is kept of connections and of denied flows.
+//! Entries of connections and denied flows.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -41,7 +41,6 @@ pub(crate) struct Entry {
     /// All but TCP: how often the word has passed to the other side, as far as that counts: a reply, the opener's next
     /// packet, the reply to that.
     pub(crate) turns: u8,
-    /// TCP.
     pub(crate) tcp: Tcp,
     /// Whether its peer is an ENI that is gated here.
     pub(crate) local: bool,
@@ -52,10 +51,10 @@ pub(crate) struct Entry {
 /// A denied flow: slot, direction, addresses, protocol, ports, reason.
 pub(crate) type Denied = (u16, Direction, IpAddr, IpAddr, u8, (u16, u16), u8);
 
-/// What is kept of a denied flow.
+/// The entry of a denied flow.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Denial {
-    /// What was dropped.
+    /// Dropped packets and bytes.
     pub(crate) totals: FlowCount,
     /// Whether the pool pays for it, and not its slot's floor.
     pub(crate) pooled: bool,
@@ -112,7 +111,7 @@ impl Entry {
     }
 }
 
-/// What flow records say of a packet's TCP flags.
+/// A packet's TCP flags as flow records show them.
 pub(super) fn record_flags(flags: u8) -> u8 {
     let syn = match (flags & 2 != 0, flags & 16 != 0) {
         (true, true) => 18,

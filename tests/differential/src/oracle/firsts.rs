@@ -13,7 +13,7 @@ use super::{
 /// A datagram: link, source, destination, identification; for IPv4 the protocol too.
 type Datagram = (u32, IpAddr, IpAddr, u32, Option<u8>);
 
-/// What a first fragment said.
+/// The values of a first fragment.
 #[derive(Clone, Debug)]
 struct First {
     protocol: u8,

@@ -1,4 +1,5 @@
-//! Who has the link-local addresses of a link: whoever was seen with one first, or asked for it and got no answer.
+//! The owners of a link's link-local addresses: the first one seen with an address, or one that asked for it and got no
+//! answer.
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 

@@ -37,7 +37,7 @@ pub(super) use self::{
     names::{Name, What},
 };
 
-/// What the world is to the naive data path.
+/// The world of the naive data path.
 pub(crate) struct World {
     /// The configuration.
     pub(crate) model: Model,
@@ -82,7 +82,7 @@ pub(crate) struct Oracle {
     pub(crate) counters: BTreeMap<(u16, Direction, u8), u64>,
     /// First fragments that were let through.
     pub(crate) firsts: Firsts,
-    /// What tasks probed, and who spoke to them.
+    /// Addresses that tasks probed, and neighbours that they heard.
     pub(crate) kepts: Kepts,
     /// Who has link-local addresses.
     pub(crate) link_locals: LinkLocals,
@@ -113,7 +113,6 @@ impl World {
         self.carriers.get(self.slots.get(&eni.id)?).copied()
     }
 
-    /// Binds a link to an ENI and its slot.
     pub(crate) fn bind(&mut self, link: u32, eni: String, slot: u16) {
         self.unbind(link);
         self.carriers.insert(slot, link);
@@ -136,8 +135,8 @@ impl World {
         enis.any(|(eni, gate)| gate.is_some() && eni.addresses.contains(&address))
     }
 
-    /// Whether the address is that of a task on a link of its own, by which all that it sends comes in. What branches of
-    /// the trunk send to each other goes over the wire.
+    /// Whether the address is that of a task on a network device, by which all its packets come in. Branches of the
+    /// trunk talk to each other over the wire.
     fn speaks_here(&self, address: IpAddr) -> bool {
         self.link_to(address).is_some_and(|link| link < LinkId::DEVICES)
     }
@@ -271,7 +270,7 @@ impl Oracle {
             }
             let changed = entry.generation != case.world.generation;
             let cut = changed && (entry.untracked || case.world.flags & control::CUT != 0);
-            // Whoever opens asks the rules of today, and whoever was opened to has opened nothing yet.
+            // An opening packet is judged by the present rules, and the other side has opened nothing yet.
             let asks = opens && (changed || entry.tcp.established && entry.opener != case.direction);
             if asks && !entry.tcp.established {
                 continue;

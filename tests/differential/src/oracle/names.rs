@@ -13,18 +13,16 @@ use super::{
 /// The name of a tracked connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name {
-    /// The link.
     pub(crate) link: u32,
     /// The task's address and the peer's. For DHCP those of a task that has no address yet and of all servers, as the
     /// answer comes from others and goes to others.
     pub(crate) addresses: (IpAddr, IpAddr),
-    /// The protocol.
     pub(crate) protocol: u8,
-    /// What else tells it from others.
+    /// Ports, ICMP type or identification.
     pub(crate) what: What,
 }
 
-/// What tells connections between the same addresses apart.
+/// The part that distinguishes connections between the same addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum What {
     /// The task's port and the peer's.
@@ -33,7 +31,6 @@ pub(crate) enum What {
     Asked(u16, u8, Direction),
     /// Any other ICMP message: which way it goes, type and code.
     Message(Direction, u8, u8),
-    /// Nothing.
     Pair,
 }
 
@@ -103,7 +100,7 @@ pub(super) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// What belongs to the source and what to the destination, as the task's and the peer's.
+    /// The source's and the destination's values, as the task's and the peer's.
     pub(super) fn of_ends<T>(&self, source: T, destination: T) -> (T, T) {
         match self.direction {
             Direction::Egress => (source, destination),
@@ -160,7 +157,7 @@ impl Case<'_> {
         }
     }
 
-    /// What the rules are asked; `reply`: by those of the other direction, as if the packet's opener had sent it.
+    /// The query to the rules; `reply`: to those of the other direction, as if the opener had sent it.
     pub(super) fn asked(ip: &Ip, peer: IpAddr, reply: bool) -> oracle::OraclePacket {
         let mut packet = oracle::OraclePacket {
             peer,

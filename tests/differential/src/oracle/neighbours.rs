@@ -14,7 +14,7 @@ use super::{
     names::Case,
 };
 
-/// What one message says, whichever protocol it is of.
+/// The content of one message, of either protocol.
 struct Message {
     /// 0 for ARP, else the ICMPv6 type.
     kind: u8,
@@ -87,7 +87,7 @@ impl Message {
     }
 }
 
-/// What is kept of an address.
+/// Kinds of entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kept {
     address: IpAddr,
@@ -226,8 +226,8 @@ impl Kepts {
         })
     }
 
-    /// What a task sends as neighbour discovery to an address that routers carry on to is ICMPv6 like any other, unless
-    /// the task was spoken to from there. What only routers say is refused wherever it goes.
+    /// Neighbour discovery from a task to a routable address is ordinary ICMPv6, unless the task heard from that
+    /// address. Messages of routers are always refused.
     pub(super) fn as_sent(&self, case: &Case<'_>, reading: &Reading) -> Reading {
         let Reading::Ip(ip) = reading else {
             return reading.clone();

@@ -2,19 +2,18 @@
 
 use taskgate_ebpf::abi::{Direction, image::Share};
 
-/// What there is of a table already: whose each entry is, and whether the pool pays for it.
+/// The entries of a table: by their owner, and by the account.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Taken {
     /// By the slot's floor.
     floor: usize,
     /// By the pool for the slot.
     own: usize,
-    /// By the pool for all.
     pool: usize,
 }
 
 impl Taken {
-    /// For one more entry of a slot, beside all that are there.
+    /// For one more entry of a slot.
     pub(super) fn by(slot: u16, entries: impl Iterator<Item = (u16, bool)>) -> Self {
         let mut taken = Self::default();
         for (owner, pooled) in entries {
@@ -33,8 +32,7 @@ pub(super) enum Refused {
     Full,
 }
 
-/// Whether the pool pays for one more entry. `keeps_free`: the part that whoever wants it leaves to others, as one part of
-/// so many; 0: none.
+/// Whether the pool pays for one more entry. `keeps_free`: the claim leaves one part of this many free; 0: none.
 pub(super) fn pays(taken: Taken, share: Share, cap: u32, keeps_free: usize) -> Result<bool, Refused> {
     let most = |of: u32| of as usize - (of as usize).checked_div(keeps_free).unwrap_or(0);
     if taken.floor + taken.own >= most(cap) {
@@ -48,7 +46,7 @@ pub(super) fn pays(taken: Taken, share: Share, cap: u32, keeps_free: usize) -> R
     }
 }
 
-/// What is begun from outside leaves every fourth place to what the task itself begins.
+/// Connections from outside leave a quarter to those that the task opens.
 pub(super) fn keeps_free(begun: Direction) -> usize {
     match begun {
         Direction::Egress => 0,

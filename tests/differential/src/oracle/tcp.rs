@@ -103,8 +103,7 @@ impl Tcp {
             self.is_said_of_peer(segment, opener, exactly)
         };
         if believed {
-            // Whoever acknowledges what it was sent has received it; whoever answers with more than an answer has a
-            // connection.
+            // An exact acknowledgement shows receipt; data beyond the first answer shows a connection.
             let proves = if sender == opener { exactly } else { extent(segment) > 0 };
             if self.answered && proves && segment.flags & SYN == 0 {
                 self.established = true;
@@ -120,7 +119,7 @@ impl Tcp {
         let (task, peer) = (Direction::Egress, Direction::Ingress);
         let syn = segment.flags & SYN != 0;
         if syn && self.places.get(&task) != Some(&end(segment)) {
-            // What was known of whoever did not open it is forgotten, and all that happened.
+            // The state of the other side, and all flags, are reset.
             self.places.remove(&opener.opposite());
             *self = Self {
                 places: std::mem::take(&mut self.places),

@@ -32,7 +32,7 @@ use super::{
 use testkit::fixture::{DataPath as _, Fixture, Host, Kernel, SECOND, Sent, Uplink, frames};
 use uplink::Met;
 
-/// What happens between packets, and with what clock.
+/// The source of the clock, and of the steps between packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clock {
     /// The host's own: time-outs of few ticks, met exactly.
@@ -44,9 +44,7 @@ pub(crate) enum Clock {
 /// Packets by a seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Episode {
-    /// The seed.
     pub seed: u64,
-    /// How many packets.
     pub packets: usize,
     /// All state is compared after so many of them, and at the end.
     pub check_every: usize,
@@ -59,9 +57,8 @@ pub struct Difference {
     pub seed: u64,
     /// The packet's number, from 0.
     pub packet: usize,
-    /// The packet.
     pub thrown: GeneratedPacket,
-    /// What differed.
+    /// The difference.
     pub what: String,
 }
 
@@ -87,11 +84,11 @@ impl AddAssign for Tally {
 }
 
 impl Episode {
-    /// Entries that the packets of an episode do not come to: which flow a connection table is too full for only the table
-    /// itself can say. What shares say of room is compared.
+    /// More entries than an episode fills: only the table itself could say which flow it has no room for. Shares are
+    /// compared.
     const ENOUGH: usize = 2_000;
 
-    /// The oracle and the pure core. `image`: whole banks of memory, whatever stands in it.
+    /// The oracle and the pure core. `image`: whole banks of memory, with any content.
     ///
     /// # Errors
     /// A [`Difference`], where the implementations differ.
@@ -147,19 +144,19 @@ fn branches() -> impl Iterator<Item = u32> {
 
 /// Everything around the implementations.
 pub(crate) struct Stand<'a> {
-    /// What decides what happens next.
+    /// Decides the next step.
     pub(crate) rng: Rng,
     /// The configuration in its image.
     pub(crate) fixture: Fixture<'a>,
     pub(super) world: World,
     clock: Clock,
-    /// What makes packets.
+    /// Makes packets.
     pub(crate) generator: Generator,
     pub(super) oracle: Oracle,
 }
 
 impl<'a> Stand<'a> {
-    /// A stand over whole banks of memory, whatever stands in them, with room for so many entries in each table.
+    /// A run over whole banks of memory, with any content, and room for `room` entries in each table.
     pub(crate) fn new(mut rng: Rng, image: &'a [AtomicU64], room: usize, clock: Clock) -> Result<Self> {
         let fixture = Fixture::new(image)?;
         let timeouts = match clock {
@@ -252,14 +249,13 @@ impl<'a> Stand<'a> {
         Ok(tally)
     }
 
-    /// What a link is a part of, as far as neighbours hear each other.
+    /// The segment of a link, in which neighbours hear each other.
     pub(crate) fn segment_on(&self, link: u32) -> u32 {
         let slot = self.world.eni_on(link).map(|(_, _, slot)| slot);
         let bridge = slot.and_then(|slot| self.world.segments.get(&slot));
         bridge.copied().unwrap_or(link)
     }
 
-    /// Whether a link is the trunk.
     pub(crate) fn is_trunk(&self, link: u32) -> bool {
         link == self.world.trunk
     }
@@ -463,7 +459,7 @@ impl<'a> Stand<'a> {
             let eni = eni.and_then(|id| self.world.model.enis.iter().find(|eni| eni.id == *id));
             eni.map_or_else(Vec::new, |eni| eni.addresses.clone())
         };
-        // Nobody can say to the kernel that a frame has a tag beside it.
+        // A test run cannot give the kernel a tag in metadata.
         let tagged = branches().filter(|_| self.clock == Clock::Own);
         let links = Kernel::LINKS
             .chain(tagged)

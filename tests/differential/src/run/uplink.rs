@@ -1,4 +1,4 @@
-//! The prefilter beside the gate's: it drops what the gate would drop, and leaves everything else as it was.
+//! The prefilter compared with the gate: it drops what the gate would drop, and changes nothing else.
 
 use anyhow::Result;
 use taskgate_ebpf::{
@@ -17,11 +17,10 @@ use super::{
 };
 use testkit::fixture::{DataPath as _, Host, Kernel, Uplink};
 
-/// What a frame met at the uplink.
+/// A frame's result at the uplink.
 pub(super) enum Met {
     /// It was dropped there, as the gate would have.
     Dropped,
-    /// It goes on.
     GoesOn,
     /// The verdicts differ.
     Difference(String),

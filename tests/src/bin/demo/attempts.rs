@@ -1,4 +1,4 @@
-//! What is tried, and what happens.
+//! Attempts and their outcomes.
 
 use std::{
     fmt,
@@ -23,15 +23,15 @@ pub(super) struct Attempt {
     pub(super) from: &'static str,
     /// To whom.
     pub(super) to: &'static str,
-    /// What.
+    /// The traffic.
     pub(super) what: What,
     /// Whether the example's rules allow it.
     pub(super) passes: bool,
-    /// What it shows.
+    /// The point that it demonstrates.
     pub(super) shows: &'static str,
 }
 
-/// What is sent.
+/// Kinds of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// A TCP connection to this port.

@@ -17,7 +17,6 @@ use testkit::{
 pub(super) struct Line {
     /// As it was printed.
     pub(super) text: String,
-    /// What it says.
     pub(super) record: Record,
 }
 
@@ -115,7 +114,7 @@ impl Expected {
     }
 }
 
-/// What became of a record's flow.
+/// A record's action.
 pub(super) fn action(record: &Record) -> Option<Action> {
     record.flow.as_ref().map(|seen| seen.action)
 }

@@ -1,6 +1,6 @@
 //! Which rule decides: `taskgate explain` is asked, the same code that runs in the kernel.
 
-use std::{path::Path, process::Command};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -11,11 +11,11 @@ use super::{
 };
 
 /// Who is asked.
-pub(super) struct Explainer<'a> {
+pub(super) struct Explainer {
     /// The `taskgate` binary.
-    pub(super) binary: &'a Path,
+    pub(super) binary: PathBuf,
     /// The folder with the configuration.
-    pub(super) config: &'a Path,
+    pub(super) config: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -23,13 +23,12 @@ struct Answer {
     gates: Vec<Gate>,
 }
 
-/// What one gate says.
+/// One gate's answer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Gate {
     /// The ENI's id.
     pub(super) eni: String,
-    /// The task.
     pub(super) task: String,
     /// `egress` or `ingress`.
     pub(super) direction: String,
@@ -48,9 +47,8 @@ pub(super) struct Gate {
 /// A rule that nearly allowed it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(super) struct Nearest {
-    /// The rule.
     pub(super) rule: String,
-    /// What it missed by.
+    /// The reason why it did not match.
     pub(super) message: String,
 }
 
@@ -61,11 +59,11 @@ impl Gate {
     }
 }
 
-impl Explainer<'_> {
+impl Explainer {
     /// The gates on a way, in the order in which a packet meets them.
     pub(super) fn gates(&self, what: What, way: &Way<'_>) -> Result<Vec<Gate>> {
-        let mut command = Command::new(self.binary);
-        command.args(["explain", "-o", "json", "--config"]).arg(self.config);
+        let mut command = Command::new(&self.binary);
+        command.args(["explain", "-o", "json", "--config"]).arg(&self.config);
         let name = |(host, address): (&Host, std::net::IpAddr)| {
             host.eni
                 .as_ref()

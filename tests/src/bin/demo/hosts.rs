@@ -14,9 +14,7 @@ use serde::Deserialize;
 use super::topology::CLIENT;
 use testkit::netns::Netns;
 
-/// One of them.
 pub(super) struct Host {
-    /// What it is called.
     pub(super) name: String,
     /// Its addresses: IPv4, IPv6.
     pub(super) addresses: [IpAddr; 2],
@@ -26,13 +24,12 @@ pub(super) struct Host {
     pub(super) netns: Netns,
 }
 
-/// All of them.
 pub(super) struct Hosts(Vec<Host>);
 
 /// The client's name. It is no task: `taskgate explain` knows it by its address.
 pub(super) const OUTSIDE: &str = "client";
 
-/// What is of interest in `aws ec2 describe-network-interfaces`.
+/// The relevant fields of `aws ec2 describe-network-interfaces`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Document {
@@ -61,8 +58,8 @@ struct Tag {
 }
 
 impl Hosts {
-    /// The tasks of a configuration whose gates stand, and the client. Each ENI of the example has its task's name as its
-    /// only tag, and its namespace is named after it.
+    /// The tasks of a configuration whose gates are up, and the client. Each ENI of the example has its task's name as
+    /// its only tag, and its namespace is named after it.
     pub(super) fn new(config: &Path, client: Netns) -> Result<Self> {
         let path = config.join("describe-network-interfaces.json");
         let mut hosts = tasks(&path).with_context(|| format!("cannot use `{}`", path.display()))?;
@@ -75,7 +72,6 @@ impl Hosts {
         Ok(Self(hosts))
     }
 
-    /// One of them, by name.
     pub(super) fn get(&self, name: &str) -> Result<&Host> {
         let found = self.0.iter().find(|host| host.name == name);
         found.with_context(|| format!("the example has no task `{name}`"))
@@ -86,7 +82,6 @@ impl Hosts {
         self.0.iter().find(|host| host.eni.as_deref() == Some(eni))
     }
 
-    /// All of them.
     pub(super) fn all(&self) -> &[Host] {
         &self.0
     }

@@ -8,6 +8,7 @@ mod attempts;
 mod expected;
 mod explain;
 mod hosts;
+mod outage;
 mod show;
 mod topology;
 
@@ -25,11 +26,13 @@ use attempts::{Attempt, Happened, PLAN, Way};
 use expected::{Expected, Line};
 use explain::{Explainer, Gate};
 use hosts::Hosts;
+use outage::Kept;
 use show::Show;
 use testkit::{
     daemon::{self, Daemon, Options},
     netns::{Netns, PATIENCE},
     sandbox::sandbox,
+    steps::HeldUp,
 };
 
 /// The flow logs' interval, in seconds.
@@ -83,61 +86,115 @@ fn on_a_host() -> Result<Vec<String>> {
         instance: "demo",
         interval: Some(INTERVAL),
         patience: PATIENCE,
+        watch: false,
+        drop_connections: false,
+        held_up: HeldUp::Never,
     };
     let daemon = Daemon::start_in(&host, &config(), BTreeMap::new(), options)?;
-    let wrong = traffic(&daemon, client)?;
-    daemon.stop()?;
+    let demo = Demo::new(client)?;
+    let mut kept = Kept::open(&demo.hosts)?;
+    for (name, port) in [("web", 443), ("db", 5432), ("worker", 443)] {
+        demo.hosts.get(name)?.serve(port)?;
+    }
+    kept.ask()?;
+    let mut wrong = demo.traffic(&daemon)?;
+
+    say("killing taskgate");
+    let mut records = daemon.kill_now()?.records;
+    demo.show.killed();
+    kept.ask()?;
+    for attempt in &PLAN[..2] {
+        let (happened, ways, gates) = demo.make(attempt)?;
+        wrong.extend(judge_all(attempt, &ways, &gates, &happened));
+        demo.show.without_taskgate(attempt, &happened);
+    }
+    say("starting `taskgate run` again");
+    let daemon = Daemon::start_in(&host, &config(), BTreeMap::new(), options)?;
+    kept.ask()?;
+    let kept = kept.close()?;
+    let answered = kept.answered;
+    records.extend(daemon.stop()?.records);
+    let [recorded, crossed] = kept.sum(&records)?;
+    demo.show.taken_over(answered, recorded, crossed);
+    if recorded != crossed {
+        wrong.push(format!(
+            "records of both runs have {recorded:?} packets of the connection that was open all the time, and {crossed:?} crossed web's interface"
+        ));
+    }
     topology::check_nothing_left(&host)?;
     Ok(wrong)
 }
 
-/// Makes all attempts and shows them with their records.
-fn traffic(daemon: &Daemon, client: Netns) -> Result<Vec<String>> {
-    let config = config();
-    let hosts = Hosts::new(&config, client)?;
-    let binary = daemon::binary()?;
-    let explainer = Explainer {
-        binary: &binary,
-        config: &config,
-    };
-    let show = Show::stdout();
-    for (name, port) in [("web", 443), ("db", 5432), ("worker", 443)] {
-        hosts.get(name)?.serve(port)?;
-    }
-    wait_for_a_window();
-
-    show.opening(&hosts);
-    let mut wrong = Vec::new();
-    let mut expected = Vec::new();
-    for (number, attempt) in PLAN.iter().enumerate() {
-        let ways = attempt.ways(&hosts)?;
-        let [v4, v6] = ways.each_ref().map(|way| explainer.gates(attempt.what, way));
-        let gates = [v4?, v6?];
-        let happened = attempts::make(attempt, &ways);
-        for ((way, gates), happened) in ways.iter().zip(&gates).zip(&happened) {
-            wrong.extend(judge(attempt, way, gates, happened));
-            expected.extend(Expected::of(number, attempt.what, way, gates));
-        }
-        show.attempt(number + 1, attempt, &happened, &gates);
-    }
-
-    say("waiting for the capture window to end");
-    let all_there = |lines: &[String]| {
-        let lines = Line::all(lines).unwrap_or_default();
-        expected.iter().all(|one| one.is_met(&lines))
-    };
-    let lines = daemon.await_lines(Duration::from_secs(2 * u64::from(INTERVAL)), all_there);
-    let lines = Line::all(&lines).context("taskgate printed something else than flow records")?;
-    show.records(&hosts, &lines, &expected);
-    let missing = expected.iter().filter(|one| !one.is_met(&lines));
-    wrong.extend(missing.map(|one| format!("there is no flow record for {one}")));
-    let contradicts = |line: &&Line| expected.iter().any(|one| one.is_contradicted(&line.record));
-    let contradicting = lines.iter().filter(contradicts);
-    wrong.extend(contradicting.map(|line| format!("a flow record says the contrary of the gate: {}", line.text)));
-    Ok(wrong)
+/// Who takes part, and how it is shown.
+struct Demo {
+    hosts: Hosts,
+    explainer: Explainer,
+    show: Show,
 }
 
-/// What is wrong with how an attempt went.
+/// How an attempt went, on which ways, and what each gate says of it; over IPv4 and over IPv6.
+type Made<'a> = ([Happened; 2], [Way<'a>; 2], [Vec<Gate>; 2]);
+
+impl Demo {
+    fn new(client: Netns) -> Result<Self> {
+        let config = config();
+        Ok(Self {
+            hosts: Hosts::new(&config, client)?,
+            explainer: Explainer {
+                binary: daemon::binary()?,
+                config,
+            },
+            show: Show::stdout(),
+        })
+    }
+
+    fn make(&self, attempt: &Attempt) -> Result<Made<'_>> {
+        let ways = attempt.ways(&self.hosts)?;
+        let [v4, v6] = ways.each_ref().map(|way| self.explainer.gates(attempt.what, way));
+        let gates = [v4?, v6?];
+        Ok((attempts::make(attempt, &ways), ways, gates))
+    }
+
+    /// Makes all attempts and shows them with their records. Gives what was wrong.
+    fn traffic(&self, daemon: &Daemon) -> Result<Vec<String>> {
+        wait_for_a_window();
+        self.show.opening(&self.hosts);
+        let mut wrong = Vec::new();
+        let mut expected = Vec::new();
+        for (number, attempt) in PLAN.iter().enumerate() {
+            let (happened, ways, gates) = self.make(attempt)?;
+            wrong.extend(judge_all(attempt, &ways, &gates, &happened));
+            for (way, gates) in ways.iter().zip(&gates) {
+                expected.extend(Expected::of(number, attempt.what, way, gates));
+            }
+            self.show.attempt(number + 1, attempt, &happened, &gates);
+        }
+
+        say("waiting for the capture window to end");
+        let all_there = |lines: &[String]| {
+            let lines = Line::all(lines).unwrap_or_default();
+            expected.iter().all(|one| one.is_met(&lines))
+        };
+        let lines = daemon.await_lines(Duration::from_secs(2 * u64::from(INTERVAL)), all_there);
+        let lines = Line::all(&lines).context("taskgate printed something else than flow records")?;
+        self.show.records(&self.hosts, &lines, &expected);
+        let missing = expected.iter().filter(|one| !one.is_met(&lines));
+        wrong.extend(missing.map(|one| format!("there is no flow record for {one}")));
+        let contradicts = |line: &&Line| expected.iter().any(|one| one.is_contradicted(&line.record));
+        let contradicting = lines.iter().filter(contradicts);
+        wrong.extend(contradicting.map(|line| format!("a flow record says the contrary of the gate: {}", line.text)));
+        Ok(wrong)
+    }
+}
+
+/// What is wrong with how an attempt went over both families.
+fn judge_all(attempt: &Attempt, ways: &[Way<'_>; 2], gates: &[Vec<Gate>; 2], happened: &[Happened; 2]) -> Vec<String> {
+    let each = ways.iter().zip(gates).zip(happened);
+    each.filter_map(|((way, gates), happened)| judge(attempt, way, gates, happened))
+        .collect()
+}
+
+/// The deviation of an attempt from its expectation.
 fn judge(attempt: &Attempt, way: &Way<'_>, gates: &[Gate], happened: &Happened) -> Option<String> {
     let passes = match happened {
         Happened::Answered(_) => Some(true),

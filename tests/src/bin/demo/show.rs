@@ -1,4 +1,4 @@
-//! What the demo prints on standard output.
+//! The demo's standard output.
 
 use std::{env, io, io::IsTerminal as _, time::Duration};
 
@@ -84,6 +84,29 @@ impl Show {
         }
     }
 
+    /// That nobody is there to judge but the gates.
+    pub(super) fn killed(&self) {
+        println!(
+            "\n{}: its gates stand, and no process runs",
+            self.bold("taskgate is killed")
+        );
+    }
+
+    /// How an attempt went meanwhile.
+    pub(super) fn without_taskgate(&self, attempt: &Attempt, happened: &[Happened; 2]) {
+        println!("   {} {}", self.bold(&attempt.to_string()), said(happened));
+    }
+
+    /// That the next run took over; `recorded` and `crossed`: packets from web and to it.
+    pub(super) fn taken_over(&self, answered: usize, recorded: [u64; 2], crossed: [u64; 2]) {
+        println!("{}, and takes over", self.bold("taskgate is started again"));
+        println!("   a connection from web to db, open all the time: {answered} of {answered} requests answered");
+        println!(
+            "   its packets in the records of both runs: {} and {} back; across web's interface: {} and {} back",
+            recorded[0], recorded[1], crossed[0], crossed[1]
+        );
+    }
+
     fn verdict(&self, verdict: &str) -> String {
         self.paint(if verdict == "ACCEPT" { "1;32" } else { "1;31" }, verdict)
     }
@@ -113,7 +136,7 @@ fn why(v4: &Gate, v6: &Gate) -> String {
     }
 }
 
-/// What happened over both families, in one clause.
+/// The outcome over both families, in one clause.
 fn said(happened: &[Happened; 2]) -> String {
     match happened {
         [Happened::Answered(v4), Happened::Answered(v6)] => {

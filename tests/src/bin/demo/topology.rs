@@ -4,13 +4,16 @@ use std::{fs, path::Path};
 
 use anyhow::{Result, bail};
 
-use testkit::netns::{Netns, await_up};
+use testkit::{
+    netns::{Netns, await_up},
+    pins::PINS,
+};
 
 /// The client's addresses.
 pub(super) const CLIENT: [&str; 2] = ["198.51.100.7", "2001:db8:ffff::7"];
 
-/// Where taskgate keeps namespaces and its own files.
-const KEPT: [&str; 2] = ["/run/netns", "/run/taskgate"];
+/// Where taskgate keeps namespaces, its own files, and what outlives it.
+const KEPT: [&str; 3] = ["/run/netns", "/run/taskgate", PINS];
 
 /// Makes the namespace of the calling thread a host that forwards, and a client on a link to it.
 pub(super) fn host_and_client() -> Result<(Netns, Netns)> {

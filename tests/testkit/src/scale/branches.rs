@@ -85,7 +85,7 @@ impl Branches {
     pub fn scan(&self, daemon: &Daemon, tasks: u16, ports: u16) -> Result<Ledger> {
         const TCP: u8 = 6;
         const FIRST: u16 = 1000;
-        /// What a link's queue bears.
+        /// The capacity of a link's queue, in packets.
         const AT_ONCE: u64 = 250;
         let counters = Counters::of(daemon)?;
         let mut expected = Ledger::default();

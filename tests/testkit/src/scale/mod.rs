@@ -17,7 +17,7 @@ pub const MOST_BRANCHES: u16 = 4094;
 pub const MOST_TASKS: u16 = 2000;
 
 /// The group of every task: only what this port takes is let in or out.
-const GROUP: &str = "query";
+pub const GROUP: &str = "query";
 const OPEN: u16 = 53;
 /// A port that nobody may reach.
 const SHUT: u16 = 80;
@@ -33,7 +33,7 @@ fn name(number: u16) -> String {
     format!("task-{number}")
 }
 
-/// The address of a task, likewise.
+/// The address of a task by its number.
 pub fn address(number: u16) -> IpAddr {
     let [high, low] = [number / 250, number % 250].map(|part| part as u8 + 1);
     IpAddr::V4(Ipv4Addr::new(10, 88, high, low))

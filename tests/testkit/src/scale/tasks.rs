@@ -46,6 +46,11 @@ impl Tasks {
 
     /// All of them with one group. `asks`: whether they may still ask the server.
     pub fn config(&self, asks: bool) -> Config {
+        self.config_with(asks, "")
+    }
+
+    /// [`Tasks::config`] with more `settings`, each followed by a comma.
+    pub fn config_with(&self, asks: bool, settings: &str) -> Config {
         let port = if asks { OPEN } else { SHUT };
         let rules = format!(
             "ingress: [{{ protocol: udp, ports: {OPEN}, from: 10.99.0.0/16 }}], \
@@ -53,10 +58,15 @@ impl Tasks {
         );
         let config = self.topology.config().group(GROUP, &rules);
         // As long as can be: the connections are to last until the last task has used its own.
-        let config = config.with("settings: { timeouts: { udp: 60 } }");
+        let config = config.with(&format!("settings: {{ {settings} timeouts: {{ udp: 60 }} }}"));
         (0..self.count).fold(config, |config, number| {
             config.task(&name(number), &[&address(number).to_string()], &[GROUP])
         })
+    }
+
+    /// The name of the instance.
+    pub fn instance(&self) -> String {
+        self.topology.instance("main")
     }
 
     /// Starts taskgate and waits until all are gated.

@@ -64,7 +64,6 @@ impl Server {
     }
 }
 
-/// A client.
 #[derive(Debug)]
 pub struct DhcpClient {
     running: Running,
@@ -72,8 +71,8 @@ pub struct DhcpClient {
 }
 
 impl DhcpClient {
-    /// Asks on `eth0` of a task that has no address, every second until somebody answers. What it is given it puts on
-    /// the link. `broadcast`: it wants answers by broadcast.
+    /// Asks on `eth0` of a task without an address, every second until a server answers, and puts the address on the
+    /// link. `broadcast`: it wants answers by broadcast.
     pub fn start(netns: &Netns, folder: &Path, broadcast: bool) -> Result<Self> {
         let script = folder.join("udhcpc.sh");
         let text = "#!/bin/sh\n[ -z \"$ip\" ] || ip address replace \"$ip/32\" dev \"$interface\" || exit 1\n\
@@ -97,7 +96,6 @@ impl DhcpClient {
         self.events.wait(start, PATIENCE, said)
     }
 
-    /// How many things have happened.
     pub fn events(&self) -> usize {
         self.events.len()
     }

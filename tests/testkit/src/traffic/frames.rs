@@ -52,7 +52,6 @@ impl Sender {
         Ok(Self(socket.with_context(|| format!("cannot send frames on `{link}`"))?))
     }
 
-    /// Sends a frame.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
         self.send_as(&[0; OFFLOAD], frame)
     }

@@ -11,7 +11,6 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 
 use crate::{ledger::Flow, netns::Netns};
 
-/// The IP header of a packet of this flow.
 fn header(flow: Flow) -> Result<PacketBuilderStep<IpHeaders>> {
     match (flow.source.ip(), flow.destination.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => Ok(PacketBuilder::ipv4(from.octets(), to.octets(), 64)),

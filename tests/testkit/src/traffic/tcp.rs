@@ -197,14 +197,12 @@ impl Client {
     }
 }
 
-/// The answer to a SYN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Somebody listens.
     Open,
     /// Nobody listens, and the other side says so: it was asked.
     Refused,
-    /// Nothing.
     Silence,
 }
 

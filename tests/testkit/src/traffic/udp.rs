@@ -35,17 +35,14 @@ impl UdpPeer {
         joined.with_context(|| format!("cannot join {group}"))
     }
 
-    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The flow from it to another.
     pub fn flow_to(&self, to: SocketAddr) -> Flow {
         Flow::udp(self.address, to)
     }
 
-    /// Sends a datagram.
     pub fn send(&self, to: SocketAddr, data: &[u8]) -> Result<Flow> {
         let sent = self.socket.send_to(data, to);
         sent.with_context(|| format!("cannot send from {} to {to}", self.address))?;

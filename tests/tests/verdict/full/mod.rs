@@ -176,7 +176,7 @@ fn the_hosts_table_is_full() -> Result<()> {
 /// Which an insert finds where other CPUs claim the same ways in each of its tries.
 #[test]
 fn a_busy_table_drops_nothing_that_is_allowed() -> Result<()> {
-    let image = host_image(5);
+    let image = host_image(7);
     let model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
     let mut fixture = Fixture::new(&image)?;
     fixture.apply(model, &all_gated)?;

@@ -1,10 +1,12 @@
-//! The ENIs that taskgate makes: leftovers of a killed run, their making, their addresses, and their end. None of it
-//! holds up the link guard, which has each gate before its link is up.
+//! The ENIs that taskgate makes: their making, their addresses, and their end. None of it holds up the link guard, which
+//! has each gate before its link is up.
+
+use std::{mem, net::IpAddr};
 
 use taskgate_bpf::gate::{Gate, GateError, GateProgram, link_id};
 use taskgate_model::{Binding, Eni};
 use taskgate_net::{
-    eni::{EniSpec, EniWarning, TaskEni, remove_orphans},
+    eni::{EniError, EniSpec, EniWarning, TaskEni},
     link::Link,
     netns::{Namespace, NamespaceId},
 };
@@ -17,8 +19,8 @@ use crate::error::{AttachError, chain};
 #[derive(Debug)]
 pub(super) struct ProvisionedTask {
     pub(super) name: String,
-    namespace: String,
-    slot: u16,
+    pub(super) namespace: String,
+    pub(super) slot: u16,
     /// The ENI, once it is made.
     pub(super) eni: Option<TaskEni>,
     /// The gate of its link, while that is there.
@@ -38,29 +40,8 @@ pub(super) enum Failed {
 }
 
 impl Gates {
-    /// Takes away the links that a killed run made and left, which have no gate any more; the namespaces that the
-    /// configuration names stay, with their processes.
-    pub(crate) async fn clear<'a>(&self, enis: impl Iterator<Item = &'a Eni>) {
-        let namespaces = enis
-            .filter_map(|eni| match &eni.binding {
-                Some(Binding::Namespace(namespace)) => Some(namespace.as_str()),
-                _ => None,
-            })
-            .collect();
-        let left = remove_orphans(&self.netlink, &self.instance, &namespaces).await;
-        if !left.removed.is_empty() {
-            warn!(
-                "an earlier run was killed; what it left ungated is taken away: {}",
-                left.removed.join(", ")
-            );
-        }
-        for kept in left.kept {
-            error!("{kept}");
-        }
-    }
-
     /// Takes away the ENIs that are no longer named, gives those that stay their addresses, and makes those that are not
-    /// there.
+    /// there. The first time those of earlier runs are taken over.
     pub(super) async fn reconcile_provisioned(&mut self, enis: &[(&Eni, u16)], wrong: &mut Vec<AttachError>) {
         let named = by_id(enis);
         let stays = |id: &String, task: &ProvisionedTask| {
@@ -88,7 +69,6 @@ impl Gates {
             }
             self.release_renamed(eni).await;
         }
-        wrong.append(&mut self.readdress(enis).await);
         for (eni, slot) in enis {
             let Some(Binding::Namespace(namespace)) = &eni.binding else {
                 continue;
@@ -106,7 +86,14 @@ impl Gates {
                     nameless: false,
                 });
             eni.display_name().clone_into(&mut task.name);
-            if task.gate.is_none() {
+        }
+        if mem::take(&mut self.inherits) {
+            self.inherit(enis, wrong).await;
+        }
+        wrong.append(&mut self.readdress(enis).await);
+        for (eni, _) in enis {
+            let is_missing = |task: &ProvisionedTask| task.gate.is_none() && task.failed == Failed::No;
+            if self.provisioned.get(&eni.id).is_some_and(is_missing) {
                 wrong.extend(self.make(eni, None).await.err());
             }
         }
@@ -116,58 +103,80 @@ impl Gates {
     /// before the next reload.
     pub(super) async fn make(&mut self, eni: &Eni, id: Option<NamespaceId>) -> Result<(), AttachError> {
         let made = self.make_gated(eni).await;
-        if let Some(task) = self.provisioned.get_mut(&eni.id) {
-            let tried = || {
-                let named = Namespace::open(&task.namespace).ok().flatten();
-                id.or_else(|| named?.id().ok())
-            };
-            task.failed = if made.is_ok() { Failed::No } else { Failed::In(tried()) };
-        }
+        self.note_failure(&eni.id, made.is_err(), id);
         made
     }
 
-    /// Makes an ENI: its link is gated, and the link guard has the gate, before it is up.
+    /// Remembers whether an ENI could be had, and in which namespace it was tried: in `id`, if that is known.
+    pub(super) fn note_failure(&mut self, eni: &str, failed: bool, id: Option<NamespaceId>) {
+        let Some(task) = self.provisioned.get_mut(eni) else {
+            return;
+        };
+        let tried = || {
+            let named = Namespace::open(&task.namespace).ok().flatten();
+            id.or_else(|| named?.id().ok())
+        };
+        task.failed = if failed { Failed::In(tried()) } else { Failed::No };
+    }
+
+    /// Takes over or makes an ENI: a made one's link is gated, and the link guard has the gate, before it is up.
     async fn make_gated(&mut self, eni: &Eni) -> Result<(), AttachError> {
-        let Some(task) = self.provisioned.get_mut(&eni.id) else {
+        if self.adopt(eni).await? {
+            return Ok(());
+        }
+        let Some(task) = self.provisioned.get(&eni.id) else {
             return Ok(());
         };
-        let spec = EniSpec {
+        let spec = self.spec(&task.name, &task.namespace, &eni.addresses);
+        let gate = |link: &Link| self.gate_provisioned(&eni.id, task.slot, link);
+        let made = TaskEni::make(&self.netlink, &spec, gate).await;
+        let (made, gate) = made.map_err(no_eni(&task.name))?;
+        self.hold(eni, made, gate, "made for");
+        Ok(())
+    }
+
+    /// The ENI of a task, as taskgate makes it.
+    pub(super) fn spec<'a>(&'a self, task: &'a str, namespace: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
+        EniSpec {
             instance: &self.instance,
-            task: &task.name,
-            namespace: &task.namespace,
-            addresses: &eni.addresses,
+            task,
+            namespace,
+            addresses,
             fills_checksums: self.object.unseen().is_some(),
+        }
+    }
+
+    /// Gates the link of an ENI that taskgate made, and hands the gate to the link guard.
+    pub(super) fn gate_provisioned(&self, eni: &str, slot: u16, link: &Link) -> Result<Gate, GateError> {
+        let (id, programs) = (link_id(link)?, self.object.gate_programs());
+        let gated = programs.is_inherited(link)?;
+        self.image
+            .bind(id, slot, gated)
+            .map_err(|cause| GateError::Prepare(cause.into()))?;
+        let attached = programs.attach(link, GateProgram::Judge);
+        let gate = attached.inspect_err(|_| {
+            self.image.unbind(id);
+        })?;
+        self.guard.adopt(eni, gate.clone());
+        Ok(gate)
+    }
+
+    /// Holds an ENI that is gated. `whence`: what taskgate did about its namespace.
+    pub(super) fn hold(&mut self, eni: &Eni, made: TaskEni, gate: Gate, whence: &str) {
+        let Some(task) = self.provisioned.get_mut(&eni.id) else {
+            return;
         };
-        let programs = self.object.gate_programs();
-        let (image, guard, slot) = (&self.image, &self.guard, task.slot);
-        let gate = |link: &Link| -> Result<Gate, GateError> {
-            let id = link_id(link)?;
-            image.bind(id, slot).map_err(|cause| GateError::Prepare(cause.into()))?;
-            let attached = programs.attach(link, GateProgram::Judge);
-            let gate = attached.inspect_err(|_| {
-                image.unbind(id);
-            })?;
-            guard.adopt(&eni.id, gate.clone());
-            Ok(gate)
-        };
-        let (made, gate) = TaskEni::make(&self.netlink, &spec, gate)
-            .await
-            .map_err(|cause| AttachError::Eni {
-                task: task.name.clone(),
-                cause,
-            })?;
         warn_of(&mut self.warned, &task.name, made.warnings());
         info!(
             task = task.name,
             link = made.link().name,
-            "task `{}` is gated on link `{}`, made for namespace `{}`",
+            "task `{}` is gated on link `{}`, {whence} namespace `{}`",
             task.name,
             made.link().name,
             task.namespace
         );
         task.gate = Some(gate);
         task.eni = Some(made);
-        Ok(())
     }
 
     /// Gives ENIs that taskgate made the addresses that they have now. Gives what went wrong.
@@ -241,6 +250,15 @@ impl Gates {
     pub(super) fn failed_provisioned(&self) -> impl Iterator<Item = &str> {
         let failed = self.provisioned.values().filter(|task| task.failed != Failed::No);
         failed.map(|task| task.name.as_str())
+    }
+}
+
+/// What makes an [`AttachError`] of the reason why a task has no ENI.
+pub(super) fn no_eni(task: &str) -> impl Fn(EniError) -> AttachError {
+    let task = task.to_owned();
+    move |cause| AttachError::Eni {
+        task: task.clone(),
+        cause,
     }
 }
 

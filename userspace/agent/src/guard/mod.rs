@@ -7,11 +7,13 @@
 
 mod links;
 mod moved;
+mod observed;
 mod retry;
 mod uplinks;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     os::fd::AsFd as _,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -31,6 +33,7 @@ use tokio::sync::{
 use tracing::{debug, error};
 
 use self::links::Links;
+pub(super) use self::observed::ObservedTask;
 use super::{
     error::{AttachError, RunError, RunningError, StartError, chain},
     image::SharedImage,
@@ -71,6 +74,13 @@ pub(super) struct Reconciled {
     pub(super) uplink: Option<Link>,
 }
 
+/// A task's link, as the link guard has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TaskLink {
+    pub(crate) name: String,
+    pub(crate) ifindex: u32,
+}
+
 /// Numbers of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -93,16 +103,34 @@ pub(super) enum Notice {
     Deaf(NetlinkError),
 }
 
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tasks = if self.gated == 1 { "task" } else { "tasks" };
+        write!(f, "{} {tasks} gated", self.gated)?;
+        match self.tasks.saturating_sub(self.gated + self.failed.len()) {
+            0 => {}
+            waiting => write!(f, ", {waiting} without a link yet")?,
+        }
+        match self.failed.len() {
+            0 => Ok(()),
+            failed => write!(f, ", {failed} not gated because of an error"),
+        }
+    }
+}
+
 enum Command {
     Reconcile(Desired, oneshot::Sender<Reconciled>),
     CheckUplink(String, oneshot::Sender<Result<(), AttachError>>),
     Adopt(String, Gate),
     Release(String, u32),
     Count(oneshot::Sender<Counts>),
-    End(oneshot::Sender<Vec<String>>),
+    Look(String, oneshot::Sender<Option<TaskLink>>),
+    Observe(oneshot::Sender<Vec<ObservedTask>>),
+    Repair(Vec<u32>),
+    End,
 }
 
-/// The agent's end of the link guard. The gates come off when the thread ends.
+/// The agent's end of the link guard. The gates stay when the thread ends.
 #[derive(Debug)]
 pub(super) struct LinkGuard {
     commands: mpsc::Sender<Command>,
@@ -111,10 +139,12 @@ pub(super) struct LinkGuard {
 }
 
 impl LinkGuard {
-    /// Starts the thread, in the network namespace of this one, and gives what will tell of links.
+    /// Starts the thread, in the network namespace of this one, and gives what will tell of links. `inherited_trunks`: the
+    /// links that were trunks of an earlier process whose gates stand.
     pub(super) fn start(
         programs: Arc<GatePrograms>,
         image: Arc<SharedImage>,
+        inherited_trunks: Option<Vec<u32>>,
     ) -> Result<(Self, UnboundedReceiver<Notice>), StartError> {
         let without = StartError::without("the thread that guards links");
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -123,7 +153,7 @@ impl LinkGuard {
         let (commands, receiver) = mpsc::channel();
         let (notices, notified) = unbounded_channel();
         programs.reserve().map_err(&without)?;
-        let links = Links::new(programs, image, LinkWatch::new()?, notices.clone());
+        let links = Links::new(programs, image, LinkWatch::new()?, notices.clone(), inherited_trunks);
         let guard = Guard {
             links,
             commands: receiver,
@@ -168,11 +198,25 @@ impl LinkGuard {
         self.ask(Command::Count).await
     }
 
-    /// Takes every gate off. Gives the names of the links that are open now.
-    pub(super) async fn end(&mut self) -> Vec<String> {
-        let opened = self.ask(Command::End).await;
+    /// The link that an ENI is gated on, if it is.
+    pub(super) async fn task_link(&self, eni: &str) -> Result<Option<TaskLink>, RunningError> {
+        self.ask(|reply| Command::Look(eni.to_owned(), reply)).await
+    }
+
+    /// What it holds for each task, and for links that are no task's any more.
+    pub(super) async fn observe(&self) -> Result<Vec<ObservedTask>, RunningError> {
+        self.ask(Command::Observe).await
+    }
+
+    /// Has the gates of links put right.
+    pub(super) fn repair(&self, ifindexes: Vec<u32>) {
+        self.tell(Command::Repair(ifindexes));
+    }
+
+    /// Ends the thread. What it closed until a gate stands is closed until the next run.
+    pub(super) fn end(&mut self) {
+        self.tell(Command::End);
         self.join();
-        opened.unwrap_or_default()
     }
 
     fn tell(&self, command: Command) {
@@ -223,18 +267,13 @@ impl Guard {
     /// Runs until [`Command::End`], or until the agent is gone.
     fn run_loop(&mut self) -> Result<(), NetlinkError> {
         loop {
-            self.links.hear()?;
+            self.links.process_events()?;
             match self.commands.try_recv() {
-                Ok(Command::End(reply)) => {
-                    // The other end may be gone.
-                    let _told = reply.send(self.links.end());
-                    return Ok(());
-                }
+                Ok(Command::End) | Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
                 Ok(command) => {
                     self.command(command)?;
                     continue;
                 }
-                Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
                 Err(mpsc::TryRecvError::Empty) => {}
             }
             // One at a time: a link that comes meanwhile is closed before the next one's gate is waited for.
@@ -274,8 +313,19 @@ impl Guard {
             Command::Count(reply) => {
                 let _told = reply.send(self.links.count());
             }
+            Command::Look(eni, reply) => {
+                let _told = reply.send(self.links.task_link(&eni));
+            }
+            Command::Observe(reply) => {
+                let _told = reply.send(self.links.observe());
+            }
+            Command::Repair(ifindexes) => {
+                for ifindex in ifindexes {
+                    self.links.repair(ifindex);
+                }
+            }
             // Taken where the loop ends.
-            Command::End(_) => {}
+            Command::End => {}
         }
         Ok(())
     }

@@ -19,6 +19,16 @@ pub(super) fn place(gate: &Gate) -> Place {
     })
 }
 
+/// Whether a gate of a link that has this number is left as it is: the link is here. `same`: a link that has its number is the one
+/// that was gated.
+pub(super) fn stays(place: Place, same: bool) -> bool {
+    match place {
+        Place::Here => true,
+        Place::Bare => same,
+        Place::Elsewhere | Place::Gone => false,
+    }
+}
+
 /// Closes a link that lost its filters, on a separate thread: the search takes a while.
 pub(super) fn close(programs: &Arc<GatePrograms>, link: &str, moved: Option<Moved>) {
     let (programs, link) = (Arc::clone(programs), link.to_owned());

@@ -3,14 +3,20 @@
 //! The gate of a trunk that the configuration no longer names stays, so that what were branches is not open. The image
 //! names it as the previous trunk, so that the host's own frames, which have no tag, go on.
 
-use taskgate_bpf::gate::{Gate, GateError, GateProgram, GatePrograms, Place, link_id};
+use taskgate_bpf::gate::{AttachKind, Gate, GateError, GateProgram, GatePrograms, Place, link_id};
 use taskgate_model::{Uplink, UplinkMode};
-use taskgate_net::{link::Link, watch::LinkWatch};
+use taskgate_net::{
+    link::{Link, name_of},
+    watch::LinkWatch,
+};
 use taskgate_tables::image::ImageControl;
 use tracing::{info, warn};
 
-use super::moved::place;
-use crate::{error::AttachError, image::ImageMemory};
+use super::moved::{self, place};
+use crate::{
+    error::{AttachError, chain},
+    image::ImageMemory,
+};
 
 /// The links that face the wire.
 #[derive(Debug)]
@@ -49,6 +55,21 @@ impl Uplinks {
         self.active.as_ref().is_some_and(|active| active.gate.is_some())
     }
 
+    /// The trunk's gate.
+    pub(super) fn trunk_gate(&self) -> Option<&Gate> {
+        self.active.as_ref()?.gate.as_ref()
+    }
+
+    /// The gates of the trunk and of links that were it.
+    pub(super) fn gates(&self) -> impl Iterator<Item = &Gate> {
+        self.trunk_gate().into_iter().chain(&self.previous)
+    }
+
+    /// How the trunk's gate hangs.
+    pub(super) fn trunk_hook(&self) -> Option<AttachKind> {
+        Some(self.active.as_ref()?.gate.as_ref()?.hook())
+    }
+
     /// The device of the trunk that the configuration names.
     pub(super) fn trunk(&self) -> Option<&str> {
         let wanted = self.wanted.as_ref();
@@ -64,11 +85,7 @@ impl Uplinks {
 
     /// Whether a link has, or had, a trunk's gate.
     pub(super) fn holds(&self, ifindex: u32) -> bool {
-        let current = self.active.as_ref().and_then(|active| active.gate.as_ref());
-        current
-            .into_iter()
-            .chain(&self.previous)
-            .any(|gate| gate.link().ifindex == ifindex)
+        self.gates().any(|gate| gate.link().ifindex == ifindex)
     }
 
     /// Whether this is the name of the link that is wanted.
@@ -125,6 +142,26 @@ impl Uplinks {
         Ok(())
     }
 
+    /// Keeps the gates of links that were trunks of an earlier process and are none now: they carry the host's own frames.
+    pub(super) fn inherit(&mut self, programs: &GatePrograms, watch: &LinkWatch, trunks: Vec<u32>) {
+        for ifindex in trunks {
+            if ifindex == 0 || self.holds(ifindex) {
+                continue;
+            }
+            let name = name_of(ifindex);
+            let found = name.ok().and_then(|name| watch.link(&name));
+            let Some(Ok(link)) = found.map(|(_, known)| known.uplink()) else {
+                continue;
+            };
+            self.control.set_previous_trunk(ifindex);
+            match programs.attach(&link, GateProgram::Judge) {
+                Ok(gate) => self.previous.insert(0, gate),
+                Err(error) => warn!(link = link.name, "{}", chain(&error)),
+            }
+        }
+        self.name_previous();
+    }
+
     /// The trunk's gate. The image names the trunk first, so that the host's own frames pass from the gate's first moment.
     fn attach(&mut self, programs: &GatePrograms, link: &Link) -> Result<Gate, AttachError> {
         let attached = link_id(link).and_then(|id| {
@@ -154,7 +191,7 @@ impl Uplinks {
             Some(gate) => {
                 warn!(
                     link = link.name,
-                    "link `{}` is no longer the trunk: it passes no tagged frame until it goes, or taskgate is started anew",
+                    "link `{}` is no longer the trunk: it passes no tagged frame until it goes, or `taskgate cleanup` takes its gate off",
                     link.name
                 );
                 self.previous.push(gate);
@@ -175,27 +212,27 @@ impl Uplinks {
         for gate in before {
             warn!(
                 link = gate.link().name,
-                "link `{}` was a trunk before `{}` was: it passes nothing until it goes, or taskgate is started anew",
+                "link `{}` was a trunk before `{}` was: it passes nothing until it goes, or `taskgate cleanup` takes its gate off",
                 gate.link().name,
                 last.link().name
             );
         }
     }
 
-    /// Looks whether a link that is or was the uplink is still here; `is_there`: whether any link has its number. Gives the
-    /// gates of those that moved away.
-    pub(super) fn check(&mut self, ifindex: u32, is_there: bool) -> Vec<Gate> {
+    /// Looks whether a link that is or was the uplink is still here; `is_there`: whether any link has its number; `same`: it is
+    /// that link then. Gives the gates of those that moved away.
+    pub(super) fn check(&mut self, ifindex: u32, is_there: bool, same: bool) -> Vec<Gate> {
         let mut away = Vec::new();
         let before = self.previous.len();
         self.previous
-            .retain(|gate| gate.link().ifindex != ifindex || stays(gate, &mut away));
+            .retain(|gate| gate.link().ifindex != ifindex || stays(gate, same, &mut away));
         if self.previous.len() != before {
             self.name_previous();
         }
         let gone = self.active.take_if(|active| {
             active.link.ifindex == ifindex
                 && match &active.gate {
-                    Some(gate) => !stays(gate, &mut away),
+                    Some(gate) => !stays(gate, same, &mut away),
                     None => !is_there,
                 }
         });
@@ -217,25 +254,15 @@ impl Uplinks {
             );
         }
     }
-
-    /// Gives the gates that are left to be taken off.
-    pub(super) fn end(&mut self) -> Vec<Gate> {
-        self.wanted = None;
-        let gate = self.active.take().and_then(|active| active.gate);
-        self.previous.drain(..).chain(gate).collect()
-    }
 }
 
 /// Whether a gate's link is here; one that moved away is closed at once.
-fn stays(gate: &Gate, away: &mut Vec<Gate>) -> bool {
-    match place(gate) {
-        Place::Here => true,
-        Place::Gone => false,
-        Place::Elsewhere => {
-            away.push(gate.clone());
-            false
-        }
+fn stays(gate: &Gate, same: bool, away: &mut Vec<Gate>) -> bool {
+    let place = place(gate);
+    if place == Place::Elsewhere {
+        away.push(gate.clone());
     }
+    moved::stays(place, same)
 }
 
 pub(super) fn sides(link: Link) -> AttachError {

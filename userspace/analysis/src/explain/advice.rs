@@ -1,6 +1,6 @@
 //! The rule that would allow a packet that no rule allows, in the form that its group is written in: no wider than the
-//! packet asks for, except that a far side which has a group or stands in a list that the group's rules use is named by
-//! that, which outlives its address.
+//! packet needs, except that a far side with a group, or in a list that the group's rules use, is named by the group or
+//! list, which outlives its address.
 
 use std::net::IpAddr;
 
@@ -12,12 +12,12 @@ use taskgate_model::{
 use super::{
     advised_peer::{AdvisedPeer, host_cidr},
     aws_command::aws_command,
-    frame::Message,
     gates::{Explainer, Verdict},
     nearest::Nearest,
     question::{End, Question},
 };
 use crate::display;
+use crate::frame::Message;
 
 /// A rule to add.
 pub struct Advice {

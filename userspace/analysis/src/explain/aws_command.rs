@@ -6,11 +6,9 @@ use std::net::IpAddr;
 
 use taskgate_model::{Direction, GroupIndex, Model};
 
-use super::{
-    advised_peer::{AdvisedPeer, host_cidr},
-    frame::Message,
-};
+use super::advised_peer::{AdvisedPeer, host_cidr};
 use crate::display::plain_id;
+use crate::frame::Message;
 
 /// The command that adds one rule to a group, ready for a shell. `owner`: the account of the far side's group, where it is
 /// another one. `None` where an id is none that AWS gives: a file could make a command of it that does something else.

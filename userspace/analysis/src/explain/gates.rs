@@ -6,17 +6,16 @@ use serde::{Serialize, Serializer};
 use taskgate_compiler::{CompileError, RuleName};
 use taskgate_ebpf::{
     abi::{DropReason, LinkId, Outcome, tables::RULE_EXEMPT},
-    host::{HostFrame, HostTables, decide},
+    host::{AloneVerdict, HostFrame, decide_alone},
 };
 use taskgate_model::{Direction, Eni, Exempt, Model};
 
 use super::{
-    frame::frame,
     nearest::{Nearest, nearest},
     question::Question,
     unknown::unknown,
 };
-use crate::host_image::HostImage;
+use crate::{frame::frame, host_image::HostImage};
 
 /// The verdict of a gate, or of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -193,15 +192,9 @@ impl<'a> Explainer<'a> {
 impl Gated<'_> {
     /// Judges a frame where nothing is tracked yet: how it ends, and the rule that allows it.
     fn judge(&self, frame: &HostFrame<'_>, direction: Direction) -> (Outcome, Option<&RuleName>) {
-        const ROOM: usize = 1;
-        let tables = HostTables::new(self.host.writer.memory(), ROOM);
-        let outcome = decide(&tables, frame, direction);
-        let tracked = tables.conns_v4().into_values().chain(tables.conns_v6().into_values());
-        let mut numbers = tracked.map(|conn| conn.rule()).filter(|number| *number != RULE_EXEMPT);
-        (
-            outcome,
-            numbers.next().and_then(|number| self.host.rule_ids.name(number)),
-        )
+        let AloneVerdict { outcome, conn } = decide_alone(self.host.writer.memory(), frame, direction);
+        let number = conn.map(|conn| conn.rule()).filter(|number| *number != RULE_EXEMPT);
+        (outcome, number.and_then(|number| self.host.rule_ids.name(number)))
     }
 }
 

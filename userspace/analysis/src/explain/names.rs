@@ -42,10 +42,9 @@ pub(super) fn find<'a>(model: &'a Model, text: &str) -> Result<Who<'a>, Question
         .ok_or_else(|| QuestionError::NotFound(not_found(model, text)))
 }
 
-/// Of the ENIs of several VPCs that have an address, the one that the other end means by it.
+/// Of the ENIs in several VPCs with one address, the one that the other end reaches under it.
 ///
-/// # Errors
-/// [`QuestionError::Senseless`] if that cannot be said.
+/// # Errors [`QuestionError::Senseless`] if that is undecidable.
 pub(super) fn settle<'a>(model: &'a Model, this: Who<'a>, other: Who<'a>) -> Result<Who<'a>, QuestionError> {
     let Who::Address(address, None) = this else {
         return Ok(this);

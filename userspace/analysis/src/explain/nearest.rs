@@ -8,8 +8,9 @@ use taskgate_model::{
     Direction, Eni, Family, GroupIndex, IcmpMatch, Model, Peer, Ports, Protocol, Rule, protocol_name, protocol_text,
 };
 
-use super::{frame::Message, question::Question};
+use super::question::Question;
 use crate::display;
+use crate::frame::Message;
 
 /// The rule that missed by least.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

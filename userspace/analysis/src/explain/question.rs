@@ -7,10 +7,10 @@ use taskgate_model::{Eni, Family, Model, misleading_protocol, protocol_name, pro
 
 use super::{
     error::QuestionError,
-    frame::Message,
     names::{Who, find, settle},
 };
 use crate::display;
+use crate::frame::Message;
 
 /// A question as it is put: in names, and with only the parts that matter.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +57,7 @@ pub struct Question<'a> {
     pub from: End<'a>,
     /// To whom.
     pub to: End<'a>,
-    /// What.
+    /// Protocol, ports or ICMP type.
     pub message: Message,
 }
 
@@ -65,10 +65,10 @@ pub struct Question<'a> {
 const SOURCE_PORT: u16 = 49152;
 
 impl<'a> Question<'a> {
-    /// Finds who is meant and makes a packet of it.
+    /// Resolves the names and builds the packet.
     ///
-    /// # Errors
-    /// [`QuestionError::NotFound`] if it names nobody, [`QuestionError::Senseless`] if no such packet can be.
+    /// # Errors [`QuestionError::NotFound`] if a name is unknown, [`QuestionError::Senseless`] if no such packet can
+    /// exist.
     pub fn new(model: &'a Model, asked: &Asked) -> Result<Self, QuestionError> {
         let [from, to] = [find(model, &asked.from), find(model, &asked.to)];
         let (from, to) = (from?, to?);

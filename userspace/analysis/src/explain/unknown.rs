@@ -9,11 +9,11 @@ use taskgate_ebpf::wire::dhcp;
 use taskgate_model::{Direction, Eni, Exempt, GroupIndex, Model, Peer, PrefixListIndex, Rule};
 
 use super::{
-    frame::Message,
     nearest::{allows_message, far, of_family},
     question::{End, Question},
 };
 use crate::display;
+use crate::frame::Message;
 
 /// A missing piece of information.
 pub enum Unknown<'a> {
@@ -43,7 +43,7 @@ pub enum Unknown<'a> {
     },
 }
 
-/// The information about an ENI's gate without which nobody can say that it denies the packet. `None` if nothing is missing.
+/// The missing information about an ENI's gate without which a denial is not certain. `None` if nothing is missing.
 pub fn unknown<'a>(model: &'a Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Option<Unknown<'a>> {
     if !eni.gate_known {
         return Some(Unknown::Gate);
@@ -104,8 +104,8 @@ fn far_end<'a>(question: &Question<'a>, direction: Direction) -> End<'a> {
     }
 }
 
-/// Whether the address may be that of an ENI whose groups no file has. On the Internet nobody has groups; an IPv6 address
-/// does not show whether it is there or in a VPC.
+/// Whether the address may be that of an ENI whose groups no file has. Internet addresses have no groups; an IPv6
+/// address does not show whether it is on the Internet or in a VPC.
 fn may_have_groups(end: End<'_>) -> bool {
     match (end.eni, end.address) {
         (Some(eni), _) => !eni.groups_known,

@@ -1,5 +1,5 @@
-//! What deserves a look in a valid configuration, and what only a compiler knows of: rules that match nobody, rules that
-//! never decide, and halves of a pair. Only the groups of gated tasks count.
+//! Warnings about a valid configuration that need the compiler: rules that match nobody, rules that never decide, and
+//! half-configured pairs. Only the groups of gated tasks count.
 
 mod pairs;
 mod shadow;

@@ -1,29 +1,35 @@
 //! Gates: the kernel program on both sides of a link.
 
 mod elsewhere;
+mod inherited;
+mod inspection;
 mod programs;
+mod removal;
+mod side;
 
-use std::{
-    error::Error,
-    io,
-    os::fd::{AsFd as _, OwnedFd},
-    sync::Arc,
-};
+use std::{error::Error, io, mem, sync::Arc};
 
 use taskgate_ebpf::abi::{LinkId, program};
-use taskgate_net::{filter::FilterPlace, link::Link, rtnl::Rtnl};
+use taskgate_net::{
+    filter::FilterPlace,
+    link::{Link, name_of},
+    rtnl::Rtnl,
+};
 
-use self::programs::Programs;
-pub use self::programs::{Cover, GatePrograms};
-use super::load::LoadError;
-use crate::sys;
+pub use self::{
+    inspection::{GateFault, Inspection},
+    programs::{Cover, GatePrograms},
+    removal::{TakenOff, any_stands, take_off_all},
+};
+use self::{programs::Programs, side::Side};
+use super::{load::LoadError, pins::PinError};
 
 /// How a gate hangs on its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachKind {
-    /// TCX links, before all other programs: kernels from 6.6 on. They go when taskgate is killed.
+    /// TCX links, before all other programs: kernels from 6.6 on. Their names in bpffs keep them when taskgate is gone.
     Tcx,
-    /// Filters of a clsact queueing discipline. They stay when taskgate is killed, and the next gate takes their place.
+    /// Filters of a clsact queueing discipline. They stay when taskgate is gone, and the next gate takes their place.
     Clsact,
 }
 
@@ -39,11 +45,14 @@ pub enum GateProgram {
 /// Where the link of a gate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In this network namespace, with the gate on it.
+    /// In this network namespace, with the gate on it, if only on one side: somebody may have taken the other one off.
     Here,
     /// In another network namespace; its gate is with it. Only TCX tells that.
     Elsewhere,
-    /// The link is destroyed; or somebody took its gate off, which a move to another namespace does to clsact filters.
+    /// A link of its number is in this network namespace, without anything of the gate: somebody took it off, or this is another
+    /// link, which whoever watches links can tell.
+    Bare,
+    /// No link of its number is in this network namespace: it is destroyed, or was moved away, which takes clsact filters off.
     Gone,
 }
 
@@ -73,6 +82,31 @@ impl Filters {
         self.at(ifindex, ingress, COVER_HANDLE)
     }
 
+    /// Takes a gate's filters away.
+    fn clear_gate(self, ifindex: u32) -> io::Result<()> {
+        SIDES
+            .into_iter()
+            .try_for_each(|ingress| self.gate(ifindex, ingress).clear())
+    }
+
+    /// Takes away those of a [`Cover`] that a killed process left.
+    fn clear_cover(self, ifindex: u32) -> io::Result<()> {
+        clear_taken(SIDES.map(|ingress| self.cover(ifindex, ingress))).map(drop)
+    }
+
+    /// Takes away all that are there. Gives whether any was.
+    fn clear(self, ifindex: u32) -> io::Result<bool> {
+        let of_gate = clear_taken(SIDES.map(|ingress| self.gate(ifindex, ingress)))?;
+        let of_cover = clear_taken(SIDES.map(|ingress| self.cover(ifindex, ingress)))?;
+        Ok(of_gate || of_cover)
+    }
+
+    /// Whether a gate's filters are there, if only on one side.
+    fn stand(self, ifindex: u32) -> io::Result<bool> {
+        let [received, sent] = SIDES.map(|ingress| self.gate(ifindex, ingress).is_taken());
+        Ok(received? || sent?)
+    }
+
     fn at(self, ifindex: u32, ingress: bool, handle: u32) -> FilterPlace {
         FilterPlace {
             ifindex,
@@ -83,12 +117,27 @@ impl Filters {
     }
 }
 
+/// Takes away those of these filters that are there. Gives whether any was.
+fn clear_taken(filters: [FilterPlace; 2]) -> io::Result<bool> {
+    let mut any = false;
+    for filter in filters {
+        if filter.is_taken()? {
+            filter.clear()?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
 /// Why a link is not gated.
 #[derive(Debug, thiserror::Error)]
 pub enum GateError {
     /// The kernel program is not complete.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The gate would not outlive the process.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// Something that must be done before the gate is up was refused.
     #[error(transparent)]
     Prepare(Box<dyn Error + Send + Sync>),
@@ -183,27 +232,37 @@ fn program_name(link: &Link, gate: GateProgram, ingress: bool) -> &'static str {
     }
 }
 
-/// An attached gate. It may have several owners, and comes off when the last one drops it.
+/// An attached gate. It may have several owners. It stays when they are gone if its programs outlive the process
+/// ([`GatePrograms`]); otherwise it comes off when the last one drops it.
 #[derive(Clone, Debug)]
 pub struct Gate {
     attachment: Arc<Attachment>,
 }
 
-/// The programs on a link. They are detached when this is dropped.
+/// The programs on a link.
 #[derive(Debug)]
 struct Attachment {
     link: Link,
     programs: Arc<Programs>,
-    /// The TCX links of the sides; `None` where filters hang there.
-    sides: Option<[OwnedFd; 2]>,
+    hold: Hold,
+}
+
+/// What holds the programs on a link.
+#[derive(Debug)]
+enum Hold {
+    /// The TCX links of the sides.
+    Tcx([Side; 2]),
+    /// Filters, which the kernel knows by their place.
+    Filters,
+    /// Nothing any more.
+    Released,
 }
 
 impl Attachment {
     fn hook(&self) -> AttachKind {
-        if self.sides.is_some() {
-            AttachKind::Tcx
-        } else {
-            AttachKind::Clsact
+        match self.hold {
+            Hold::Tcx(_) => AttachKind::Tcx,
+            Hold::Filters | Hold::Released => AttachKind::Clsact,
         }
     }
 
@@ -212,53 +271,42 @@ impl Attachment {
             link: self.link.name.clone(),
             cause,
         };
-        let Some(sides) = &self.sides else {
-            // The number may be another link's by now: one without our filters.
-            for ingress in SIDES {
-                if !self
-                    .programs
-                    .filters()
-                    .gate(self.link.ifindex, ingress)
-                    .is_taken()
-                    .map_err(look)?
-                {
-                    return Ok(Place::Gone);
+        match &self.hold {
+            Hold::Tcx(sides) => {
+                for side in sides {
+                    match side.place(self.link.ifindex).map_err(look)? {
+                        place @ (Place::Here | Place::Elsewhere) => return Ok(place),
+                        Place::Bare | Place::Gone => {}
+                    }
                 }
             }
-            return Ok(Place::Here);
-        };
-        for (side, ingress) in sides.iter().zip(SIDES) {
-            let attached = sys::attached(side.as_fd()).map_err(look)?;
-            if attached.ifindex == 0 {
-                return Ok(Place::Gone);
-            }
-            // In another namespace the number may be the same, and here it may be another link's.
-            let here = match sys::tcx_links(attached.ifindex, ingress) {
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
-                here => here.map_err(look)?,
-            };
-            if attached.ifindex != self.link.ifindex || !here.contains(&attached.id) {
-                return Ok(Place::Elsewhere);
-            }
+            Hold::Filters if self.programs.filters().stand(self.link.ifindex).map_err(look)? => return Ok(Place::Here),
+            Hold::Filters | Hold::Released => {}
         }
-        Ok(Place::Here)
+        Ok(if name_of(self.link.ifindex).is_ok() {
+            Place::Bare
+        } else {
+            Place::Gone
+        })
     }
 
     fn is_on(&self, ifindex: u32) -> bool {
-        self.sides.as_ref().is_some_and(|[received, _]| {
-            let attached = sys::attached(received.as_fd());
-            let here = sys::tcx_links(ifindex, true);
-            matches!((attached, here), (Ok(attached), Ok(here)) if here.contains(&attached.id))
-        })
+        match &self.hold {
+            Hold::Tcx(sides) => {
+                let is_here = |side: &Side| side.place(ifindex).is_ok_and(|place| place == Place::Here);
+                sides.iter().any(is_here)
+            }
+            Hold::Filters | Hold::Released => false,
+        }
     }
 
     fn set(&self, gate: GateProgram) -> Result<(), GateError> {
         for (at, ingress) in SIDES.into_iter().enumerate() {
             let name = program_name(&self.link, gate, ingress);
             let program = self.programs.get(name);
-            let updated = match &self.sides {
-                Some(sides) => sys::update(sides[at].as_fd(), program),
-                None => Rtnl::open().and_then(|mut rtnl| {
+            let updated = match &self.hold {
+                Hold::Tcx(sides) => sides[at].set(program),
+                Hold::Filters | Hold::Released => Rtnl::open().and_then(|mut rtnl| {
                     let filter = self.programs.filters().gate(self.link.ifindex, ingress);
                     filter.put(&mut rtnl, program, name)
                 }),
@@ -271,22 +319,41 @@ impl Attachment {
         Ok(())
     }
 
+    /// Nothing of it stays where it is not whole.
+    fn unless_failed(&mut self, whole: Result<(), GateError>) -> Result<(), GateError> {
+        if whole.is_err() {
+            self.take_off_or_log();
+        }
+        whole
+    }
+
+    fn take_off_or_log(&mut self) {
+        if let Err(error) = self.take_off() {
+            tracing::debug!("a program cannot be taken off its link, which may be gone: {error}");
+        }
+    }
+
     fn take_off(&mut self) -> io::Result<()> {
-        match self.sides.take() {
-            // Closing is not enough while a child that is about to be another program still has them.
-            Some(sides) => sides.iter().try_for_each(|side| sys::detach(side.as_fd())),
-            None => SIDES
-                .into_iter()
-                .try_for_each(|ingress| self.programs.filters().gate(self.link.ifindex, ingress).clear()),
+        match mem::replace(&mut self.hold, Hold::Released) {
+            Hold::Tcx(sides) => sides.iter().try_for_each(Side::take_off),
+            Hold::Filters => self.programs.filters().clear_gate(self.link.ifindex),
+            Hold::Released => Ok(()),
         }
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        if let Err(error) = self.take_off() {
-            tracing::debug!("a program cannot be taken off its link, which may be gone: {error}");
+        if self.programs.outlive() {
+            // Its name would keep a BPF link whose network link is gone.
+            if let Hold::Tcx(sides) = &self.hold {
+                for side in sides {
+                    side.forget_if_gone();
+                }
+            }
+            return;
         }
+        self.take_off_or_log();
     }
 }
 
@@ -327,7 +394,7 @@ impl Gate {
         let Some(mut attachment) = Arc::into_inner(self.attachment) else {
             return Ok(());
         };
-        if attachment.place()? == Place::Gone {
+        if matches!(attachment.place()?, Place::Bare | Place::Gone) {
             return Ok(());
         }
         attachment.take_off().map_err(|cause| GateError::Detach {

@@ -3,7 +3,10 @@
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aya::Ebpf;
@@ -15,9 +18,13 @@ use taskgate_net::{
     rtnl::Rtnl,
 };
 
-use super::{AttachKind, Attachment, Filters, Gate, GateError, GateProgram, Place, SIDES, link_id, program_name};
+use super::{
+    AttachKind, Attachment, Filters, Gate, GateError, GateProgram, Hold, Place, SIDES, link_id, program_name,
+    side::Side,
+};
 use crate::{
     load::{LoadError, program},
+    pins::Pins,
     sys,
 };
 
@@ -55,9 +62,12 @@ impl Drop for Cover {
 /// The programs of gates, loaded, and what hangs on links of them. Threads may share it.
 #[derive(Debug)]
 pub struct GatePrograms {
-    programs: Arc<Programs>,
-    hook: AttachKind,
-    attached: Mutex<Vec<Weak<Attachment>>>,
+    pub(super) programs: Arc<Programs>,
+    has_tcx: bool,
+    prefers_filters: AtomicBool,
+    pub(super) attached: Mutex<Vec<Weak<Attachment>>>,
+    /// What an earlier process attached and no gate of this one has yet.
+    pub(super) inherited: Mutex<Vec<Side>>,
     /// The resources to close a link, so that it works when no more files can be opened.
     reserve: Mutex<Option<Rtnl>>,
 }
@@ -66,6 +76,8 @@ pub struct GatePrograms {
 pub(super) struct Programs {
     filters: Filters,
     all: [(&'static str, OwnedFd); 3],
+    /// Where gates have their names, if they outlive the process.
+    pins: Option<Pins>,
 }
 
 impl Programs {
@@ -75,31 +87,48 @@ impl Programs {
         found.1.as_fd()
     }
 
+    /// Their ids.
+    pub(super) fn ids(&self) -> io::Result<Vec<u32>> {
+        self.all.iter().map(|(_, file)| sys::program_id(file.as_fd())).collect()
+    }
+
     pub(super) fn filters(&self) -> Filters {
         self.filters
+    }
+
+    pub(super) fn pins(&self) -> Option<&Pins> {
+        self.pins.as_ref()
+    }
+
+    /// Whether gates outlive the process.
+    pub(super) fn outlive(&self) -> bool {
+        self.pins.is_some()
     }
 }
 
 impl GatePrograms {
-    pub(crate) fn of(ebpf: &Ebpf, instance: u16) -> Result<Self, LoadError> {
+    pub(crate) fn of(ebpf: &Ebpf, instance: u16, pins: Option<Pins>) -> Result<Self, LoadError> {
         // `drop_all` represents all programs.
         let names = [abi::program::DROP_ALL, abi::program::FROM_TASK, abi::program::TO_TASK];
         let [first, second, third] = names.map(|name| program(ebpf, name).map(|program| (name, program)));
         // `lo` has this number everywhere, and older kernels do not know what is asked.
-        let hook = match sys::tcx_links(1, true) {
+        let has_tcx = match sys::tcx_links(1, true) {
             Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
                 tracing::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
-                AttachKind::Clsact
+                false
             }
-            _ => AttachKind::Tcx,
+            _ => true,
         };
         Ok(Self {
             programs: Arc::new(Programs {
                 filters: Filters { instance },
                 all: [first?, second?, third?],
+                pins,
             }),
-            hook,
+            has_tcx,
+            prefers_filters: AtomicBool::new(false),
             attached: Mutex::default(),
+            inherited: Mutex::default(),
             reserve: Mutex::default(),
         })
     }
@@ -112,17 +141,43 @@ impl GatePrograms {
         Ok(())
     }
 
-    /// How gates hang on links here.
+    /// Whether this kernel has TCX.
+    pub fn has_tcx(&self) -> bool {
+        self.has_tcx
+    }
+
+    /// Says how gates hang that are put up from now on, where the kernel has TCX; those that stand stay as they are.
+    pub fn prefer(&self, hook: AttachKind) {
+        self.prefers_filters
+            .store(hook == AttachKind::Clsact, Ordering::Relaxed);
+    }
+
+    /// How gates hang that are put up now.
     pub fn hook(&self) -> AttachKind {
-        self.hook
+        if self.has_tcx && !self.prefers_filters.load(Ordering::Relaxed) {
+            AttachKind::Tcx
+        } else {
+            AttachKind::Clsact
+        }
+    }
+
+    /// How the gate of this process or of an earlier one hangs that stands on a link, if one does.
+    fn standing(&self, link: &Link) -> Result<Option<AttachKind>, GateError> {
+        if self.has_tcx && (self.find(link, AttachKind::Tcx)?.is_some() || self.has_inherited_side(link)?) {
+            return Ok(Some(AttachKind::Tcx));
+        }
+        let has_filters = self.find(link, AttachKind::Clsact)?.is_some() || self.has_filters(link)?;
+        Ok(has_filters.then_some(AttachKind::Clsact))
     }
 
     /// Puts a gate on a link of this network namespace: once this returns, both sides have the program. Nothing stays
-    /// attached where it fails. A link that has a gate of these keeps it, now with one more owner and this program: it is
-    /// never open between two of them. With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel lets only
-    /// one such call in at a time, so threads do not make it faster.
+    /// attached where it fails. A link that has a gate of these keeps it, now with one more owner and this program, and so
+    /// does one that has a gate of an earlier process ([`Self::inherit`]): it is never open between two of them, and hangs as
+    /// it did. With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel lets only one such call in at a time, so
+    /// threads do not make it faster.
     pub fn attach(&self, link: &Link, gate: GateProgram) -> Result<Gate, GateError> {
-        self.attach_by(link, gate, self.hook)
+        let hook = self.standing(link)?.unwrap_or_else(|| self.hook());
+        self.attach_by(link, gate, hook)
     }
 
     /// [`Self::attach`] in one of the two ways.
@@ -131,22 +186,16 @@ impl GatePrograms {
             link_id(link)?;
         }
         if let Some(attachment) = self.find(link, hook)? {
-            if hook == AttachKind::Clsact {
-                Self::add_clsact(link)?;
-            }
-            attachment.set(gate)?;
+            attachment.repair(gate)?;
             return Ok(Gate { attachment });
         }
-        let attachment = Arc::new(match hook {
+        let (attachment, claimed) = match hook {
             AttachKind::Tcx => self.attach_tcx(link, gate)?,
-            AttachKind::Clsact => self.attach_filters(link, gate)?,
-        });
-        // The link may have another name by now.
-        if attachment.place()? != Place::Here || if_nametoindex(&*link.name) != Ok(link.ifindex) {
-            return Err(GateError::Replaced {
-                link: link.name.clone(),
-            });
-        }
+            AttachKind::Clsact => (self.attach_filters(link, gate)?, false),
+        };
+        // One that is behind another.
+        self.shed(link.ifindex, claimed);
+        let attachment = Arc::new(attachment);
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         attached.push(Arc::downgrade(&attachment));
         Ok(Gate { attachment })
@@ -172,62 +221,121 @@ impl GatePrograms {
         Ok(None)
     }
 
-    fn attach_tcx(&self, link: &Link, gate: GateProgram) -> Result<Attachment, GateError> {
-        let attach = |ingress| {
-            let program = program_name(link, gate, ingress);
-            sys::attach_tcx(self.programs.get(program), link.ifindex, ingress)
-                .map_err(|cause| attach_error(link, program, cause))
+    /// Goes on with what an earlier process attached, if only on one side, and attaches what is missing. Gives whether there was
+    /// anything to go on with.
+    fn attach_tcx(&self, link: &Link, gate: GateProgram) -> Result<(Attachment, bool), GateError> {
+        let claimed = self.claim(link.ifindex).map_err(|cause| GateError::Look {
+            link: link.name.clone(),
+            cause,
+        })?;
+        let is_claimed = claimed.iter().any(Option::is_some);
+        let sides = match self.attach_missing(link, gate, &claimed) {
+            Ok(attached) => whole(claimed, attached),
+            Err(error) => {
+                // It stands on.
+                self.leave(claimed);
+                return Err(error);
+            }
         };
-        // Toward the task first: until the other side is gated too, what the task sends gets no answer.
-        let sides = if link.faces_task() {
-            let outgoing = attach(false)?;
-            [attach(true)?, outgoing]
+        let Some(sides) = sides else {
+            return Err(replaced(link));
+        };
+        let mut attachment = self.attachment(link, Hold::Tcx(sides));
+        let done = attachment.set(gate).and_then(|()| self.clear_filters(link));
+        if is_claimed {
+            done?;
         } else {
-            [attach(true)?, attach(false)?]
-        };
-        let attachment = Attachment {
+            attachment.unless_failed(done)?;
+        }
+        Ok((attachment, is_claimed))
+    }
+
+    /// Attaches the sides of a link that are not among those that are claimed, and gives them their names. Nothing stays attached
+    /// where it fails.
+    fn attach_missing(
+        &self,
+        link: &Link,
+        gate: GateProgram,
+        claimed: &[Option<Side>; 2],
+    ) -> Result<[Option<Side>; 2], GateError> {
+        let mut attached = [None, None];
+        // Toward the task first: until the other side is gated too, what the task sends gets no answer.
+        let order = if link.faces_task() { [1, 0] } else { [0, 1] };
+        for at in order {
+            if claimed[at].is_none() {
+                let program = program_name(link, gate, SIDES[at]);
+                let side = Side::attach(self.programs.get(program), link.ifindex, SIDES[at]);
+                attached[at] = Some(side.map_err(|cause| attach_error(link, program, cause))?);
+            }
+        }
+        Self::check_link(link, attached.iter().flatten())?;
+        if let Some(pins) = self.programs.pins() {
+            // Killed between the two, the next process goes on with the one that has its name.
+            for side in attached.iter().flatten() {
+                side.keep(pins).inspect_err(|_| take_off(attached.iter().flatten()))?;
+            }
+        }
+        Ok(attached)
+    }
+
+    fn attachment(&self, link: &Link, hold: Hold) -> Attachment {
+        Attachment {
             link: link.clone(),
             programs: Arc::clone(&self.programs),
-            sides: Some(sides),
-        };
-        // Filters outlive a killed taskgate, and would drop or count packets once more.
-        let filters = self.programs.filters();
-        for (ingress, filter) in SIDES.into_iter().flat_map(|ingress| {
-            let own = [
-                filters.gate(link.ifindex, ingress),
-                filters.cover(link.ifindex, ingress),
-            ];
-            own.map(|filter| (ingress, filter))
-        }) {
-            let cleared = filter
-                .is_taken()
-                .and_then(|taken| if taken { filter.clear() } else { Ok(()) });
-            cleared.map_err(|cause| attach_error(link, program_name(link, gate, ingress), cause))?;
+            hold,
         }
-        Ok(attachment)
+    }
+
+    /// Whether programs got onto the link that was meant: it may have another name by now.
+    fn check_link<'a>(link: &Link, sides: impl IntoIterator<Item = &'a Side>) -> Result<(), GateError> {
+        let look = |cause| GateError::Look {
+            link: link.name.clone(),
+            cause,
+        };
+        for side in sides {
+            if side.place(link.ifindex).map_err(look)? != Place::Here {
+                return Err(replaced(link));
+            }
+        }
+        if if_nametoindex(&*link.name) == Ok(link.ifindex) {
+            Ok(())
+        } else {
+            Err(replaced(link))
+        }
+    }
+
+    /// Takes filters away that a killed process left: they would drop or count packets once more.
+    fn clear_filters(&self, link: &Link) -> Result<(), GateError> {
+        let cleared = self.programs.filters().clear(link.ifindex);
+        cleared.map(drop).map_err(|cause| attach_error(link, "clsact", cause))
     }
 
     fn attach_filters(&self, link: &Link, gate: GateProgram) -> Result<Attachment, GateError> {
         Self::add_clsact(link)?;
-        let mut rtnl = Rtnl::open().map_err(|cause| attach_error(link, "clsact", cause))?;
-        let attachment = Attachment {
-            link: link.clone(),
-            programs: Arc::clone(&self.programs),
-            sides: None,
-        };
-        for ingress in SIDES {
+        let filters = self.programs.filters();
+        let put = |rtnl: &mut Rtnl, ingress| {
             let program = program_name(link, gate, ingress);
-            // One that is there under our handle is what a killed run left: it is replaced, so that the link is never open.
-            self.programs
-                .filters()
+            // One that is there under our handle is what an earlier process left: it is replaced, so that the link is never open.
+            filters
                 .gate(link.ifindex, ingress)
-                .put(&mut rtnl, self.programs.get(program), program)
-                .map_err(|cause| attach_error(link, program, cause))?;
-        }
+                .put(rtnl, self.programs.get(program), program)
+                .map_err(|cause| attach_error(link, program, cause))
+        };
+        let mut rtnl = Rtnl::open().map_err(|cause| attach_error(link, "clsact", cause))?;
+        let mut attachment = self.attachment(link, Hold::Filters);
+        let attached = SIDES
+            .into_iter()
+            .try_for_each(|ingress| put(&mut rtnl, ingress))
+            .and_then(|()| Self::check_link(link, &[]))
+            .and_then(|()| {
+                let cleared = filters.clear_cover(link.ifindex);
+                cleared.map_err(|cause| attach_error(link, "clsact", cause))
+            });
+        attachment.unless_failed(attached)?;
         Ok(attachment)
     }
 
-    fn add_clsact(link: &Link) -> Result<(), GateError> {
+    pub(super) fn add_clsact(link: &Link) -> Result<(), GateError> {
         match Rtnl::open().and_then(|mut rtnl| filter::add_clsact(&mut rtnl, link.ifindex)) {
             Ok(_) => Ok(()),
             Err(cause) => Err(attach_error(link, "clsact", cause)),
@@ -262,6 +370,28 @@ impl GatePrograms {
                 .put(rtnl, self.programs.get(program), program)?;
         }
         Ok(cover)
+    }
+}
+
+/// Both sides of a gate, of those that were there and those that were not.
+fn whole(one: [Option<Side>; 2], other: [Option<Side>; 2]) -> Option<[Side; 2]> {
+    let [first, second] = one;
+    let [third, fourth] = other;
+    Some([first.or(third)?, second.or(fourth)?])
+}
+
+/// Takes sides off that are no gate.
+fn take_off<'a>(sides: impl Iterator<Item = &'a Side>) {
+    for side in sides {
+        if let Err(error) = side.take_off() {
+            tracing::debug!("a program cannot be taken off its link, which may be gone: {error}");
+        }
+    }
+}
+
+fn replaced(link: &Link) -> GateError {
+    GateError::Replaced {
+        link: link.name.clone(),
     }
 }
 

@@ -25,8 +25,12 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 pub struct Attached {
     /// The BPF link's id: no two of them ever share one.
     pub id: u32,
+    /// The id of the program that it has.
+    pub program: u32,
     /// The ifindex of the network link, in the namespace where that is now; 0 once it is gone.
     pub ifindex: u32,
+    /// Of a TCX link: whether it is on the side that receives.
+    pub ingress: bool,
 }
 
 /// Looks at a TCX or XDP link.
@@ -52,7 +56,9 @@ pub fn attached(link: BorrowedFd<'_>) -> io::Result<Attached> {
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(Attached {
         id: info.id,
+        program: info.program,
         ifindex: info.ifindex,
+        ingress: info.attach_type == BPF_TCX_INGRESS,
     })
 }
 
@@ -126,6 +132,20 @@ pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
 /// The ids of the BPF links on one side of a link of this network namespace, in the order in which they run; 0 for
 /// programs without one. The first 64, which are more than the kernel takes.
 pub fn tcx_links(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
+    Ok(tcx_programs(ifindex, ingress)?.iter().map(|entry| entry.link).collect())
+}
+
+/// A program on one side of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcxEntry {
+    /// Its BPF link's id; 0 if it has none.
+    pub link: u32,
+    /// Its own id.
+    pub program: u32,
+}
+
+/// [`tcx_links`] with the programs.
+pub fn tcx_programs(ifindex: u32, ingress: bool) -> io::Result<Vec<TcxEntry>> {
     const ROOM: usize = 64;
     #[repr(C)]
     #[derive(Default)]
@@ -153,7 +173,8 @@ pub fn tcx_links(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
     };
     // SAFETY: the kernel writes at most `count` numbers to each of the two arrays, which have room for as many.
     unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
-    Ok(links[..(attr.count as usize).min(ROOM)].to_vec())
+    let found = links.into_iter().zip(programs).take(attr.count as usize);
+    Ok(found.map(|(link, program)| TcxEntry { link, program }).collect())
 }
 
 /// Detaches a BPF link, also while others have it open.

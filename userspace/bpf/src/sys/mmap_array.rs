@@ -1,24 +1,34 @@
 //! Memory that user space shares with a program.
 
-use std::{io, num::NonZeroUsize, ops::Deref, ptr::NonNull, slice};
+use std::{io, num::NonZeroUsize, ops::Deref, ptr::NonNull, slice, sync::Arc};
 
 use aya::maps::{MapData, MapType};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Atomics;
 
-/// An array of the kernel's that is mapped into this process, as long as this value lives.
+/// An array of the kernel's that is mapped into this process, as long as this value or a clone of it lives. Clones share one
+/// mapping.
 #[derive(Debug)]
-pub struct MmapArray<T: Atomics> {
+pub struct MmapArray<T: Atomics>(Arc<Mapping<T>>);
+
+impl<T: Atomics> Clone for MmapArray<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Mapping<T: Atomics> {
     first: NonNull<T>,
     len: usize,
     bytes: NonZeroUsize,
 }
 
 // SAFETY: it owns its mapping alone, and atomics may be used from everywhere.
-unsafe impl<T: Atomics + Send> Send for MmapArray<T> {}
+unsafe impl<T: Atomics + Send> Send for Mapping<T> {}
 // SAFETY: as above.
-unsafe impl<T: Atomics> Sync for MmapArray<T> {}
+unsafe impl<T: Atomics> Sync for Mapping<T> {}
 
 impl<T: Atomics> MmapArray<T> {
     const MMAPABLE: u32 = 1 << 10;
@@ -36,11 +46,11 @@ impl<T: Atomics> MmapArray<T> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh mapping at an address that the kernel chooses, so it touches nobody's memory.
         let first = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, map.fd(), 0) }?;
-        Ok(Self {
+        Ok(Self(Arc::new(Mapping {
             first: first.cast(),
             len: bytes.get() / size_of::<T>(),
             bytes,
-        })
+        })))
     }
 }
 
@@ -50,11 +60,11 @@ impl<T: Atomics> Deref for MmapArray<T> {
     fn deref(&self) -> &[T] {
         // SAFETY: the mapping has `len` values and is aligned to a page; an array never shrinks, and what the kernel
         // writes into it are atomics.
-        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(self.0.first.as_ptr(), self.0.len) }
     }
 }
 
-impl<T: Atomics> Drop for MmapArray<T> {
+impl<T: Atomics> Drop for Mapping<T> {
     fn drop(&mut self) {
         // SAFETY: made by `mmap` with this length, and nobody can still borrow it.
         let unmapped = unsafe { munmap(self.first.cast(), self.bytes.get()) };

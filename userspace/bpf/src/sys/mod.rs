@@ -13,7 +13,9 @@
 mod assemble;
 mod attach;
 mod hash;
+mod info;
 mod mmap_array;
+mod pin;
 mod run;
 #[cfg(feature = "testing")]
 mod test_run;
@@ -31,14 +33,17 @@ use taskgate_ebpf::abi::{Fragment, Key4, Key6};
 #[cfg(feature = "testing")]
 use taskgate_ebpf::abi::{LinkLocal, LinkLocalKey};
 
+pub(crate) use self::pin::pin;
+pub use self::pin::pinned;
 #[cfg(feature = "testing")]
 pub use self::{
     assemble::{ProgramKind, counter, load_instructions, program_array},
     test_run::{TestPacket, test_run, test_run_prefilter},
 };
 pub use self::{
-    attach::{Attached, attach_tcx, attach_xdp, attached, detach, tcx_links, update},
+    attach::{Attached, TcxEntry, attach_tcx, attach_xdp, attached, detach, tcx_links, tcx_programs, update},
     hash::BpfHashMap,
+    info::{ProgramInfo, map_id, program_id, program_info},
     mmap_array::MmapArray,
     run::{TestRunResult, call},
 };

@@ -9,7 +9,7 @@ use super::support::{Answer, Folder};
 
 /// Names that are easy to write wrongly in YAML.
 const NAMES: [&str; 6] = ["web", "db-1", "front, end", "a: b", "it's \"quoted\" #1", "größe]"];
-/// The id of the group of the AWS kind beside them, by position, and its ENIs' VPC and account.
+/// The id of the AWS group next to them, by position, and its ENIs' VPC and account.
 const AWS: [(&str, &str, &str); 3] = [
     ("sg-0a1", "vpc-1", "111111111111"),
     ("sg-0a2", "vpc-2", "222222222222"),
@@ -175,7 +175,7 @@ fn question() -> impl Strategy<Value = String> {
         .prop_map(|(from, to, what)| format!("explain --from {from} --to {to} --protocol {what}"))
 }
 
-/// What the answer advises: the group, the direction (0 is ingress) and what to write or run.
+/// The answer's advice: the group, the direction (0 is ingress) and the rule or command.
 fn advised(answer: &str) -> Vec<(String, usize, String)> {
     let mut found = Vec::new();
     let mut lines = answer.lines();

@@ -26,6 +26,24 @@ fn a_good_configuration_is_summed_up() {
     insta::assert_snapshot!(folder.transcript(&["check", "check -o json"]));
 }
 
+/// A floor of nothing is said, and not shown as a number among others.
+#[test]
+fn more_tasks_than_entries_to_guarantee_are_said() {
+    let task = |task| {
+        let (third, fourth) = (task / 250, task % 250 + 1);
+        format!("- {{ name: t{task}, namespace: t{task}, addresses: [10.9.{third}.{fourth}], groups: [web] }}\n")
+    };
+    let tasks = (0..300).map(task).collect::<Vec<String>>().concat();
+    let text =
+        format!("taskgate: v1\nsettings: {{ connections: {{ total: 1024 }} }}\ngroups:\n- name: web\ntasks:\n{tasks}");
+    let folder = Folder::new(&[("t.yaml", &text)]);
+    let said = folder.transcript(&["check"]);
+    assert!(
+        said.contains("1024: too few for a floor for each of 300 tasks, "),
+        "{said}"
+    );
+}
+
 #[test]
 fn what_deserves_a_look_is_a_warning() {
     let folder = Folder::new(&[

@@ -29,7 +29,7 @@ members:
 - { address: 10.0.7.9, groups: [db] }
 ";
 
-/// What is elsewhere, as the AWS CLI prints it.
+/// ENIs on other hosts, as the AWS CLI prints them.
 const AWS: &str = r#"{
   "SecurityGroups": [{"GroupId": "sg-0a", "GroupName": "cache", "IpPermissions": [
     {"IpProtocol": "tcp", "FromPort": 6379, "ToPort": 6379, "IpRanges": [{"CidrIp": "10.0.1.0/28"}]}],
@@ -114,7 +114,7 @@ fn advice_has_the_form_of_the_source() {
     ]));
 }
 
-/// A denial is told only where all that could allow the packet is in the files.
+/// A denial is reported only if everything that could allow the packet is in the files.
 #[test]
 fn what_the_files_do_not_say() {
     let aws = r#"{
@@ -294,7 +294,7 @@ fn an_address_in_several_vpcs_is_that_of_the_other_ends_vpc() {
     );
 }
 
-/// A rule that names a group does not cover an address that may be somebody else's: the advice is one that works.
+/// A rule that names a group does not cover an address that may be another ENI's: the advice must work.
 #[test]
 fn advice_holds_where_an_address_is_in_several_vpcs() {
     let group = |letter: char| {
@@ -336,7 +336,7 @@ fn advice_holds_where_an_address_is_in_several_vpcs() {
         obeyed.contains("egress  t (") && obeyed.contains("here): ACCEPT by rule `g/egress/1`"),
         "{obeyed}"
     );
-    // Each gate knows its own address, whoever else has it.
+    // Each gate knows its own address, even if other ENIs have it too.
     let same = ask("", "eni-b", "eni-c");
     assert!(
         same.contains("egress  eni-b (not gated here): ACCEPT by rule `b/egress/1`"),

@@ -1,4 +1,4 @@
-//! What holds for every command.
+//! Tests that hold for every command.
 
 use std::{io, process::Stdio};
 
@@ -12,7 +12,9 @@ fn usage_errors_exit_with_2() {
     let folder = Folder::new(&[("t.yaml", CONFIG)]);
     for arguments in [
         "",
-        "status",
+        "nonsense",
+        "connections --port 99999",
+        "diff now",
         "check --now",
         "check --output xml",
         "check --log-level loud",
@@ -62,7 +64,7 @@ fn the_folder_comes_from_the_option_before_the_environment() {
     );
 }
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn closed() -> Stdio {
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
@@ -79,7 +81,7 @@ fn nobody_reading_is_no_failure() {
         ("check --config nowhere", 3),
         (explain, 0),
         ("--help", 0),
-        ("status", 2),
+        ("nonsense", 2),
     ] {
         let status = folder
             .command(arguments)
@@ -91,7 +93,7 @@ fn nobody_reading_is_no_failure() {
     }
 }
 
-/// What README shows of `check` and `explain` on the examples is what they say.
+/// README shows the actual output of `check` and `explain` on the examples.
 #[test]
 fn the_readme_shows_what_is_said() {
     let readme = include_str!("../../../../README.md");

@@ -31,7 +31,7 @@ fn check(folder: &Folder) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// What `check` says of one file.
+/// The output of `check` for one file.
 fn told(name: &str, text: &str) -> String {
     let folder = Folder::new(&[(name, text)]);
     let (exit, said) = check(&folder);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proptest::{prelude::*, sample::select};
 use taskgate_analysis::explain::{End, Explainer, Explanation, GateVerdict, Message, Question, Verdict};
-use taskgate_compiler::oracle::{OraclePacket, judge};
+use taskgate_compiler::oracle::{OraclePacket, classify};
 use taskgate_model::{
     AddressList, Binding, Dialect, Direction, EcsFields, Eni, GroupIndex, IcmpMatch, Location, Model, Peer, Ports,
     PrefixList, PrefixListIndex, Protocol, Rule, SecurityGroup, Settings,
@@ -128,6 +128,8 @@ prop_compose! {
                 source_dest_check: first % 2 == 0,
                 vpc: None,
                 subnet: None,
+                az_id: None,
+                region: None,
                 ecs: EcsFields::default(),
             }
         };
@@ -178,8 +180,8 @@ fn end(model: &Model, at: usize, family: usize) -> End<'_> {
     }
 }
 
-/// Configurations that say what `model` leaves open, and so much that it could be no more: with the reason for which an
-/// answer that differs there is unknown here, and the ENI in it.
+/// Configurations that complete `model` in every way that matters, each with the reason why a differing answer is
+/// unknown in `model`, and its ENI.
 fn completions(model: &Model, eni: &Eni, far: IpAddr) -> Vec<(&'static str, Model, Eni)> {
     let everything = |group: &mut SecurityGroup| {
         for direction in [&mut group.ingress, &mut group.egress] {
@@ -258,14 +260,14 @@ fn completions(model: &Model, eni: &Eni, far: IpAddr) -> Vec<(&'static str, Mode
     found
 }
 
-/// What a gate must say: verdict, reason, group and rule.
+/// A gate's expected answer: verdict, reason, group and rule.
 type Said = (Verdict, &'static str, Option<String>, Option<String>);
 
 fn said(gate: &GateVerdict) -> Said {
     (gate.verdict, gate.reason, gate.group.clone(), gate.rule.clone())
 }
 
-/// What a gate may say: several reasons why something is unknown can hold at once.
+/// A gate's possible answers: several reasons for `unknown` can hold at once.
 fn expected(model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Vec<Said> {
     let far = match direction {
         Direction::Egress => question.to.address,
@@ -299,11 +301,11 @@ fn expected(model: &Model, question: &Question<'_>, direction: Direction, eni: &
         }
         Message::Other(_) => {}
     }
-    if let Some(allowed) = judge(model, eni, direction, &packet) {
+    if let Some(allowed) = classify(model, eni, direction, &packet) {
         let group = model.group(allowed.group).id.clone();
         return vec![(Verdict::Accept, "rule", Some(group), Some(allowed.rule.id.clone()))];
     }
-    // What the gate's own host exempts is in no file; AWS's services are not among any addresses of ENIs.
+    // The exemptions of the gate's host are in no file; AWS's services are not addresses of ENIs.
     let settings = Settings::default();
     let services = Model {
         settings,
@@ -315,7 +317,7 @@ fn expected(model: &Model, question: &Question<'_>, direction: Direction, eni: &
     let exempt = exempt.then_some((Verdict::Unknown, "exempt-unknown", None, None));
     let open: Vec<Said> = completions(model, eni, far)
         .into_iter()
-        .filter(|(_, model, eni)| judge(model, eni, direction, &packet).is_some())
+        .filter(|(_, model, eni)| classify(model, eni, direction, &packet).is_some())
         .map(|(reason, ..)| (Verdict::Unknown, reason, None, None))
         .chain(exempt)
         .collect();
@@ -326,7 +328,7 @@ fn expected(model: &Model, question: &Question<'_>, direction: Direction, eni: &
     }
 }
 
-/// [`expected`], but that nobody knows of a gate at all: only what a gate would let through is known to pass.
+/// As [`expected`], if it is unknown whether there is a gate: only packets that a gate would allow are known to pass.
 fn expected_of_any(model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Vec<Said> {
     let said = expected(model, question, direction, eni);
     if eni.gate_known || said.iter().all(|(verdict, ..)| *verdict == Verdict::Accept) {

@@ -11,7 +11,7 @@ use std::{
 /// The name of the configuration's folder: messages name files by it.
 const CONFIG: &str = "conf";
 
-/// A folder of its own with a configuration in it; gone when it is dropped.
+/// A temporary folder with a configuration; removed when dropped.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -27,7 +27,7 @@ impl Folder {
         Self(folder)
     }
 
-    /// The binary, about to run beside the configuration, with nothing of taskgate's in its environment.
+    /// A command of the binary in the configuration's folder, without taskgate's environment variables.
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_taskgate"));
         command.current_dir(&self.0);
@@ -45,7 +45,7 @@ impl Folder {
         command
     }
 
-    /// Runs the binary on the configuration. What it says, and how it exits.
+    /// Runs the binary on the configuration; returns its output and exit code.
     pub(crate) fn run(&self, arguments: &str) -> Answer {
         let output = self.command(arguments).env("TASKGATE_CONFIG", CONFIG).output().unwrap();
         Answer {

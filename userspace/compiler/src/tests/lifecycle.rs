@@ -1,9 +1,10 @@
-//! One generation after the other: what stays, what goes, what waits, what a failure leaves.
+//! Successive generations: what they keep, remove and defer, and the state after a failure.
 
 use std::rc::Rc;
 
 use taskgate_ebpf::abi::image::{
-    BANK_BYTES, EMPTY, ImageWord, LINKS, MEMBERS, Region, TIMEOUT_TICKS, TOMBSTONE, Timeout, rows_bank,
+    ADDRESS_ROWS, BANK_BYTES, EMPTY, ImageWord, LEAST_MEMBER_BANKS, LINK_ROWS, LINKS, MEMBER_BANK, MEMBERS, Region,
+    SLOT_ROWS, TIMEOUT_TICKS, TOMBSTONE, Timeout, member_room, rows_bank,
 };
 
 use super::*;
@@ -25,6 +26,20 @@ fn bank(words: &[u64], bank: u32) -> &[u64] {
     &words[(bank * BANK_BYTES / 8) as usize..][..BANK_BYTES as usize / 8]
 }
 
+/// What packets may read under a generation: all but the rows of the other parity, and policies.
+fn readable(words: &[u64], generation: u64) -> Vec<u64> {
+    let mut words = words[..(image::POLICY_BANK * BANK_BYTES / 8) as usize].to_vec();
+    let mut forget = |bank: u32, rows: Region| {
+        let first = (bank * BANK_BYTES + rows.offset) as usize / 8;
+        words[first..first + (rows.stride * rows.count) as usize / 8].fill(0);
+    };
+    let other = generation as u32 + 1;
+    forget(rows_bank(other), LINK_ROWS);
+    forget(rows_bank(other), SLOT_ROWS);
+    forget(MEMBER_BANK + other % 2, ADDRESS_ROWS);
+    words
+}
+
 /// How many words of a table hold something, and how many are tombstones.
 fn table(words: &[u64], table: Region) -> (usize, usize) {
     let table = &words[table.offset as usize / 8..table.end() as usize / 8];
@@ -36,7 +51,9 @@ fn table(words: &[u64], table: Region) -> (usize, usize) {
 }
 
 fn members(host: &Host) -> (usize, usize) {
-    table(&host.words(), MEMBERS)
+    let words = host.words();
+    let banks = [MEMBER_BANK, MEMBER_BANK + 1].map(|number| table(bank(&words, number), MEMBERS));
+    (banks[0].0 + banks[1].0, banks[0].1 + banks[1].1)
 }
 
 fn links(host: &Host) -> (usize, usize) {
@@ -48,11 +65,11 @@ const LINK: LinkId = LinkId::device(7);
 #[test]
 fn an_image_begins_empty_and_whole() {
     let error = |memory: Vec<AtomicU64>| ImageWriter::new(memory).unwrap_err().to_string();
-    let not_an_image = "cannot use 6291456 bytes as an image: it takes at least 4 whole banks of 2097152";
-    assert_eq!(error(host_image(3)), not_an_image);
-    let mut odd = host_image(5);
+    let not_an_image = "cannot use 10485760 bytes as an image: it takes at least 6 whole banks of 2097152";
+    assert_eq!(error(host_image(5)), not_an_image);
+    let mut odd = host_image(7);
     odd.pop();
-    assert_eq!(error(odd), not_an_image.replace("6291456", "10485752"));
+    assert_eq!(error(odd), not_an_image.replace("10485760", "14680056"));
     let host = Host::new(1);
     let used: Vec<AtomicU64> = host.words().into_iter().map(AtomicU64::new).collect();
     assert_eq!(
@@ -65,9 +82,10 @@ fn an_image_begins_empty_and_whole() {
     host.writer.control().set_timeout(Timeout::TcpEstablished, 7);
     host.writer.control().set_timeout(Timeout::Other, 8);
     let expected = [
-        (ImageWord::Abi.offset(), abi::ABI_HASH),
+        (ImageWord::Layout.offset(), image::IMAGE_LAYOUT),
         (ImageWord::Window.offset(), 6),
         (ImageWord::Flags.offset(), 5),
+        (ImageWord::MemberBanks.offset(), 1),
         (TIMEOUT_TICKS.at(0), 7),
         (TIMEOUT_TICKS.at(6), 8),
     ];
@@ -106,7 +124,7 @@ fn slots_addresses_and_equal_policies_stay_where_they_are() {
 
 #[test]
 fn nothing_is_overwritten_before_the_grace_period() {
-    let memory: Rc<[AtomicU64]> = host_image(4).into();
+    let memory: Rc<[AtomicU64]> = host_image(6).into();
     let words = || -> Vec<u64> { memory.iter().map(|word| word.load(Ordering::Relaxed)).collect() };
     let mut host = Host::new(1);
     let mut writer = ImageWriter::new(Rc::clone(&memory)).unwrap();
@@ -127,12 +145,17 @@ fn nothing_is_overwritten_before_the_grace_period() {
             .unwrap();
         assert_eq!(waited, 1);
         let generation = bank(&before, 0)[ImageWord::Generation.offset() as usize / 8];
-        let current = rows_bank(generation as u32);
-        let now = words();
-        assert!(
-            bank(&now, current) == bank(&before, current),
-            "the current rows changed"
-        );
+        let rows = |words: &[u64]| {
+            let parity = generation as u32;
+            let current = rows_bank(parity);
+            [
+                (current, LINK_ROWS),
+                (current, SLOT_ROWS),
+                (MEMBER_BANK + parity % 2, ADDRESS_ROWS),
+            ]
+            .map(|(number, rows)| bank(words, number)[rows.offset as usize / 8..rows.end() as usize / 8].to_vec())
+        };
+        assert!(rows(&words()) == rows(&before), "the current rows changed");
         assert_eq!(prepared.commit(), generation + 1);
     }
     // Waiting is done once, wherever.
@@ -153,8 +176,10 @@ fn what_is_not_committed_leaves_no_trace() {
     let next = host.compile(&model(81, &[2, 3, 4]), &[address("192.0.2.1")]).unwrap();
     drop(host.writer.prepare(&next, &mut || ()).unwrap());
     let after = host.words();
-    assert!(bank(&after, 0) == bank(&before, 0), "control words or tables changed");
-    assert!(bank(&after, 2) == bank(&before, 2), "the current rows changed");
+    assert!(
+        readable(&after, 1) == readable(&before, 1),
+        "something that packets read changed"
+    );
     assert_eq!(["eni-3", "eni-4"].map(|eni| host.writer.slot(eni)), [None; 2]);
     assert_eq!(host.reader().link(LINK).unwrap().slot, 1);
     // And the next attempt goes through.
@@ -198,24 +223,22 @@ fn an_image_without_room_is_refused_and_stands() {
     // Too many addresses: the tables are as before.
     host.writer.synchronize(&mut || ());
     let before = host.words();
-    let exempt: Vec<IpAddr> = (0..image::ADDRESS_ROWS.count)
+    let exempt: Vec<IpAddr> = (0..member_room(LEAST_MEMBER_BANKS))
         .map(|at| std::net::Ipv4Addr::from(0x0b00_0000 + at).into())
         .collect();
     let full = host.compile(&model(82, &[1]), &exempt).unwrap();
     let error = host.writer.prepare(&full, &mut || ()).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            CompileError::RowsFull { table: "members", .. } | CompileError::ProbesExhausted { .. }
-        ),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        "cannot bring 65537 addresses of group members and exempt hosts into an image with room for 65536: restart taskgate, \
+         which takes its gates and connections over with a larger one"
     );
     let after = host.words();
-    assert!(bank(&after, 0) == bank(&before, 0) && bank(&after, 1) == bank(&before, 1));
+    assert!(readable(&after, 2) == readable(&before, 2));
     // One less fits.
     let full = host.compile(&model(82, &[1]), &exempt[1..]).unwrap();
     assert_eq!(host.switch(&full), Ok(3));
-    assert_eq!(members(&host).0, image::ADDRESS_ROWS.count as usize);
+    assert_eq!(members(&host).0, member_room(LEAST_MEMBER_BANKS) as usize);
 }
 
 #[test]
@@ -327,7 +350,7 @@ fn links_come_and_go_between_generations() {
         assert_eq!(host.apply(&model(80, &[1, 2])), Ok(generation));
         assert_eq!(slots(&host), [Some(1), Some(2)]);
     }
-    // Removed twice is removed once; what it carried is old.
+    // A second removal changes nothing; the link's connections are old.
     host.writer.remove_link(branch);
     host.writer.remove_link(branch);
     assert_eq!((slots(&host), links(&host)), ([Some(1), None], (1, 1)));
@@ -357,14 +380,42 @@ fn links_may_come_before_the_first_generation_is_read() {
     let prepared = host.writer.prepare(&compiled, &mut || ()).unwrap();
     assert_eq!(prepared.slot("eni-1"), Some(1));
     let _ = prepared.commit();
-    for at in 0..image::LINK_ROWS.count {
+    for at in 0..LINK_ROWS.count {
         host.writer.add_link(LinkId::device(at + 1), 1).unwrap();
     }
     let error = host.writer.add_link(LinkId::branch(1), 1).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot add link 8388609 to `links`: all 8192 rows are taken"
+        "cannot add link 8388609 to `links`: all 8192 rows are taken, those included that the configuration in force leaves; \
+         restart taskgate, which takes its gates and connections over with a new image"
     );
-    assert!((1..=image::LINK_ROWS.count).all(|at| host.reader().link(LinkId::device(at)).is_some()));
+    assert!((1..=LINK_ROWS.count).all(|at| host.reader().link(LinkId::device(at)).is_some()));
     assert_eq!(host.reader().link(LinkId::branch(1)), None);
+}
+
+/// In the generation in force, as in one that is switched to.
+#[test]
+fn isolating_an_eni_in_force_changes_its_flags_alone() {
+    let mut host = Host::new(1);
+    host.apply(&model(80, &[1, 2])).unwrap();
+    host.writer.synchronize(&mut || ());
+    let before = host.words();
+    let rows = |host: &Host| [1, 2].map(|slot| host.reader().slot(slot).unwrap());
+    let [one, two] = rows(&host);
+    host.writer.isolate(1, true).unwrap();
+    let isolated = EniRow {
+        flags: one.flags | image::slot::ISOLATED,
+        ..one
+    };
+    assert_eq!(rows(&host), [isolated, two]);
+    assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [1, 0]);
+    // Whoever asks again ends nothing again; what a packet under way admits is old, too.
+    host.writer.isolate(1, true).unwrap();
+    host.writer.synchronize(&mut || ());
+    assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [2, 0]);
+    host.writer.isolate(1, false).unwrap();
+    assert_eq!(rows(&host), [one, two]);
+    let changed = before.iter().zip(host.words()).filter(|(before, now)| **before != *now);
+    assert_eq!(changed.count(), 1, "more than the epoch is another one");
+    assert_eq!(host.writer.isolate(3, true), Err(CompileError::UnknownSlot { slot: 3 }));
 }

@@ -1,6 +1,8 @@
-//! What the compiler's tests share: models in few words, an image on the host, and the data path's own reader.
+//! Helpers of the compiler's tests: short models, an image on the host, and the data path's reader.
 
+mod hammer;
 mod lifecycle;
+mod live;
 mod policies;
 mod properties;
 mod vpcs;
@@ -9,8 +11,8 @@ mod worked;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use taskgate_ebpf::abi::image::{self, AddressRow, Class};
-use taskgate_ebpf::abi::{self, Address, LinkId};
+use taskgate_ebpf::abi::image::{self, AddressRow, Class, PolicyRoots};
+use taskgate_ebpf::abi::{Address, LinkId};
 use taskgate_ebpf::host::HostTables;
 use taskgate_ebpf::policy::{Control, EniRow, Peer4, Peer6, PeerKey, PolicyQuery, PolicyResult, Rows, classify};
 use taskgate_model::{
@@ -37,6 +39,8 @@ pub(super) fn eni(id: &str, addresses: &[&str], groups: &[usize]) -> Eni {
         source_dest_check: true,
         vpc: None,
         subnet: None,
+        az_id: None,
+        region: None,
         ecs: EcsFields::default(),
     }
 }
@@ -108,7 +112,7 @@ fn tcp_packet(peer: &str, port: u16) -> OraclePacket {
     }
 }
 
-/// What an ENI bound to this host is gated with.
+/// The limits of an ENI bound to this host.
 const NO_LIMITS: EniLimits = EniLimits {
     connections: 1024,
     isolated: false,
@@ -118,12 +122,12 @@ fn gate_bound(eni: &Eni) -> Option<EniLimits> {
     eni.binding.is_some().then_some(NO_LIMITS)
 }
 
-/// What a host has: an image, and the registers that outlive a generation.
+/// A host: an image, and the registers that outlive a generation.
 struct Host {
     writer: ImageWriter<Vec<AtomicU64>>,
     rule_ids: RuleIds,
     sets: GroupSetIds,
-    /// How often somebody waited.
+    /// The number of waits for a grace period.
     graces: usize,
 }
 
@@ -177,7 +181,7 @@ struct Reader<'a> {
     tables: HostTables<'a>,
 }
 
-/// What the image says of a packet: the number of the rule, and whether the flow is untracked.
+/// The image's answer for a packet: the rule's number, and whether the flow is untracked.
 type Answer = Option<(u32, bool)>;
 
 impl<'a> Reader<'a> {
@@ -187,12 +191,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn rows(&self) -> Rows<impl taskgate_ebpf::policy::Bank + 'a> {
+    fn rows(&self) -> Rows<<HostTables<'a> as taskgate_ebpf::policy::Image>::Bank> {
         Rows::read(&self.tables, Control::read(&self.tables).unwrap()).unwrap()
     }
 
     fn address(&self, address: IpAddr) -> AddressRow {
-        self.rows().address(address.into())
+        self.rows().address(&self.tables, address.into())
     }
 
     fn link(&self, link: LinkId) -> Option<EniRow> {

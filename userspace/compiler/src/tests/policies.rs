@@ -144,8 +144,8 @@ fn equal_groups_share_their_policies() {
     };
     let compiled = Host::new(1).compile(&model, &[]).unwrap();
     let places: Vec<[usize; 4]> = compiled.slots.iter().map(|slot| slot.policies).collect();
-    // Nothing goes out, and no rule is for IPv6: the empty policy of each family stands once. The order decides only
-    // which of two rules is named, but then they differ.
+    // No egress, and no rule for IPv6: the empty policy of each family exists once. The order decides only which of two
+    // rules is named, but then they differ.
     assert_eq!(places, [[0, 1, 2, 1], [0, 1, 2, 1], [0, 1, 3, 1], [0, 1, 4, 1]]);
     assert_eq!(compiled.policies(), 5);
     let sets: Vec<u32> = compiled.slots.iter().map(|slot| slot.set).collect();
@@ -206,7 +206,7 @@ fn the_narrow_rule_comes_first_then_the_group_then_the_file() {
     assert_eq!(named, ["b-1", "a-1", "a-2", "b-1", "a-open"]);
 }
 
-/// `count` rules with ports and peers of their own, every tenth one open, and a prefix list for every seventh.
+/// `count` rules with different ports and peers, every tenth one open, and a prefix list for every seventh.
 fn many(count: usize) -> Model {
     let rules = (0..count)
         .map(|at| {
@@ -249,7 +249,7 @@ fn rules_up_to_the_limit_and_not_beyond() {
         error.to_string(),
         "cannot compile the ingress rules of `big` for IPv4: 1025 rules, at most 1024; remove rules or groups"
     );
-    // What can never match in a family takes no bit there.
+    // Rules that cannot match in a family have no bit there.
     let mut model = many(1024);
     model.groups[0].ingress.extend([
         rule("v6", tcp(1, 1), net("::/0")),
@@ -311,7 +311,7 @@ fn an_address_is_one_eni() {
             "cannot tell whose address 10.0.0.1 is: both `eni-1` and `eni-2` have it; give each its own"
         );
     }
-    // The same groups: the one that is bound to this host counts, wherever it stands, and also where others have slots.
+    // The same groups: the ENI bound to this host counts, wherever it comes in the list, and also if others have slots.
     for (model, gate) in
         [gate_bound, |_: &Eni| Some(NO_LIMITS)]
             .into_iter()

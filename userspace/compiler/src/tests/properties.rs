@@ -134,7 +134,7 @@ fn eni_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
 }
 
 /// A whole configuration whose first ENI is gated and has groups; each rule's id names its place.
-fn model() -> impl Strategy<Value = Model> {
+pub(super) fn model() -> impl Strategy<Value = Model> {
     let groups = vec((rules(), rules()), GROUPS);
     let lists = vec(prefix_list(), LISTS);
     let own = Just((0..GROUPS).collect::<Vec<_>>()).prop_shuffle();
@@ -175,7 +175,7 @@ fn model() -> impl Strategy<Value = Model> {
             ..Model::default()
         };
         for (at, (mut addresses, groups)) in enis.into_iter().enumerate() {
-            // In several VPCs addresses may stand twice, never within one.
+            // Addresses may repeat across VPCs, never within one.
             let vpc = vpcs.then(|| format!("vpc-{}", at % VPCS));
             addresses.sort();
             addresses.dedup();
@@ -196,17 +196,17 @@ fn model() -> impl Strategy<Value = Model> {
 }
 
 /// A stream of choices (SplitMix64, Steele, Lea and Flood, OOPSLA 2014): shrinking a rule set keeps its packets alike.
-struct Choices(u64);
+pub(super) struct Choices(pub(super) u64);
 
 impl Choices {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ mixed >> 31
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.next() as usize % from.len()]
     }
 }
@@ -303,7 +303,7 @@ impl Edges {
 
     fn packet(&self, choices: &mut Choices) -> OraclePacket {
         let peer = choices.pick(&self.peers);
-        // Half of them of the protocols that have axes of their own.
+        // Half of them of the protocols that have an axis.
         let protocol = match choices.next() % 8 {
             0 | 1 => 6,
             2 => 17,
@@ -323,7 +323,7 @@ impl Edges {
 }
 
 /// `count` packets, in turn inward and outward.
-fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, OraclePacket)> {
+pub(super) fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, OraclePacket)> {
     let edges = Edges::of(model);
     let mut choices = Choices(seed);
     [Direction::Ingress, Direction::Egress]
@@ -335,24 +335,24 @@ fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, OraclePack
 }
 
 /// A rule as both sides can name it, and whether what it admits is untracked.
-type Named<'a> = (&'a str, Direction, &'a str, bool);
+pub(super) type Named<'a> = (&'a str, Direction, &'a str, bool);
 
-/// What the oracle says of a packet at the gate of the model's first ENI.
+/// The oracle's answer for a packet at the gate of the model's first ENI.
 fn expected<'a>(model: &'a Model, direction: Direction, packet: &OraclePacket) -> Option<Named<'a>> {
-    let allowed = oracle::judge(model, &model.enis[0], direction, packet)?;
+    let allowed = oracle::classify(model, &model.enis[0], direction, packet)?;
     let group = model.group(allowed.group);
     Some((&group.id, direction, &allowed.rule.id, allowed.untracked))
 }
 
-/// What the image says of it, its numbers looked up.
-fn found(rule_ids: &RuleIds, answer: Answer) -> Option<Named<'_>> {
+/// The image's answer, its numbers resolved.
+pub(super) fn found(rule_ids: &RuleIds, answer: Answer) -> Option<Named<'_>> {
     let (number, untracked) = answer?;
     let name = rule_ids.name(number).expect("a number that was given");
     Some((&name.group, name.direction, &name.rule, untracked))
 }
 
 /// How many cases are tried.
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let config = Config::default();
     match std::env::var_os("TASKGATE_TEST_LONG") {
         Some(_) => Config { cases: 5000, ..config },
@@ -393,7 +393,7 @@ fn the_image_answers_like_the_oracle() {
 
 #[test]
 fn a_generation_in_the_making_is_not_seen() {
-    let memory: Rc<[AtomicU64]> = host_image(4).into();
+    let memory: Rc<[AtomicU64]> = host_image(6).into();
     let host = RefCell::new((Host::new(1), ImageWriter::new(Rc::clone(&memory)).unwrap()));
     let config = config();
     // Each case is several rule sets and switches.

@@ -1,4 +1,4 @@
-//! Addresses that stand in several VPCs.
+//! Addresses that exist in several VPCs.
 
 use super::*;
 use crate::oracle;
@@ -56,7 +56,7 @@ fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
             let found = reader.classify(slot, Direction::Ingress, &packet).is_some();
             assert_eq!(
                 found,
-                oracle::judge(&model, eni, Direction::Ingress, &packet).is_some(),
+                oracle::classify(&model, eni, Direction::Ingress, &packet).is_some(),
                 "{gate} {peer} {port}"
             );
             found
@@ -67,11 +67,11 @@ fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
         // Its own VPC's member, and no other's.
         ("gate-a", "10.0.0.1", &[0][..]),
         ("gate-b", "10.0.0.1", &[1]),
-        // VPCs b and c are peered with a: what is in both of them may be either.
+        // VPCs b and c are peered with a: an address in both may be either's.
         ("gate-a", "10.0.0.2", &[]),
         ("gate-a", "10.0.0.3", &[0]),
         ("gate-b", "10.0.0.2", &[1]),
-        // Without a VPC nobody is nearer; and from d only a is.
+        // Without a VPC no ENI is nearer; from d only a's is.
         ("gate-free", "10.0.0.1", &[]),
         ("gate-free", "10.0.0.3", &[0]),
         ("gate-d", "10.0.0.1", &[0]),
@@ -79,7 +79,7 @@ fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
         // On this host the address is gate-a's.
         ("gate-a", "10.0.9.1", &[0]),
         ("gate-b", "10.0.9.1", &[]),
-        // An address that stands once has its groups for everyone.
+        // An address that exists once has the same groups for every gate.
         ("gate-a", "10.0.0.4", &[2]),
         ("gate-free", "10.0.0.4", &[2]),
     ] {

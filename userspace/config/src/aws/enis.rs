@@ -7,6 +7,7 @@ use super::super::object::Object;
 use super::super::problem::Diagnostics;
 use super::super::raw::{RawEni, Reference};
 use super::super::value;
+use super::zones::zone;
 use super::{AS_PRINTED, id, word};
 
 /// Reads one ENI.
@@ -21,6 +22,7 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Diagnostics) -> Option<RawEni>
             .map(str::to_owned),
         vpc: eni.value("VpcId", report, word),
         subnet: eni.value("SubnetId", report, word),
+        zone: zone(eni, report),
         addresses: addresses(eni, report),
         groups: Vec::new(),
         groups_known: eni.get("Groups").is_some(),

@@ -3,9 +3,11 @@
 //! Keys that taskgate has no use for are ignored: AWS adds new ones at any time. `null` and the empty string, which other
 //! tools write where the AWS CLI writes nothing, count as absent.
 
+mod ecs;
 mod enis;
 mod groups;
 mod ranges;
+mod zones;
 
 use super::content::Content;
 use super::node::{Node, Value};
@@ -24,7 +26,7 @@ const ENTRIES: &str = "Entries";
 pub(super) struct Kind {
     /// The top-level key of the list that it is in.
     pub(super) key: &'static str,
-    /// What it is, with its article, in messages.
+    /// Its name in messages, with the article.
     pub(super) what: &'static str,
     /// The keys that identify it in a bare list.
     marks: &'static [&'static str],
@@ -99,6 +101,20 @@ pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, rep
     } else if let Some(mut entries) = Entries::begin(content.location(), report) {
         content.for_each(key, report, |item, report| entries.add(item, report));
         all.prefix_lists.push(entries.finish());
+    }
+}
+
+/// Reads what `aws ecs describe-tasks` prints under `tasks`.
+pub(super) fn read_ecs_tasks(content: Content<'_, '_>, all: &mut Collected, report: &mut Diagnostics) {
+    content.for_each("tasks", report, |item, report| read_ecs_task(item, all, report));
+}
+
+/// Reads one of these tasks. One that has no ENI of its own leaves nothing.
+pub(super) fn read_ecs_task(item: &Node<'_>, all: &mut Collected, report: &mut Diagnostics) {
+    if report.another_object(item.location)
+        && let Some(task) = Object::of_aws(item, "an ECS task", report)
+    {
+        all.ecs_tasks.extend(ecs::read(&task, report));
     }
 }
 

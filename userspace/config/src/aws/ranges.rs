@@ -1,4 +1,4 @@
-//! Ranges of addresses: `PrefixLists` and `Entries`, and what AWS keeps for itself in `Vpcs` and `Subnets`.
+//! Ranges of addresses: `PrefixLists` and `Entries`, and the addresses that AWS reserves in `Vpcs` and `Subnets`.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use super::super::problem::{Diagnostics, Location};
 use super::super::raw::{Network, RawPrefixList};
 use super::super::value;
 use super::groups::cidr_at;
+use super::zones::zone;
 use super::{AS_PRINTED, id, word};
 
 /// Reads one list: its head, and of `describe-prefix-lists` its CIDRs too.
@@ -143,6 +144,7 @@ pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Diagn
         id,
         vpc,
         cidrs: cidrs.into_items(),
+        zone: zone(network, report),
         reserved: kind.reserved,
         location: network.location,
     })

@@ -1,5 +1,5 @@
-//! JSON, read in place: a look over the whole text, which says whether it is JSON at all and what stands at its top, and
-//! then one value after the other, so that of a large list no more than one item is in memory as a tree.
+//! JSON, read in place: a first pass over the whole text checks the syntax and finds the top-level keys; then values
+//! are read one by one, so that no more than one item of a large list is in memory as a tree.
 
 mod scalar;
 #[cfg(test)]

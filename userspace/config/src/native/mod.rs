@@ -1,5 +1,6 @@
 //! The native form, `taskgate: v1`. A key that it does not know is an error.
 
+mod flow_logs;
 mod groups;
 mod settings;
 mod tasks;
@@ -67,7 +68,7 @@ pub(super) fn read(file: &Object<'_>, all: &mut Collected, report: &mut Diagnost
             .extend(settings::read(node, report).map(|settings| section("settings", settings, file)));
     }
     if let Some(node) = file.get("flow-logs") {
-        settings::flow_logs(node, &mut all.flow_logs, report);
+        flow_logs::read(node, &mut all.flow_logs, report);
     }
 }
 

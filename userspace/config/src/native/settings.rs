@@ -1,14 +1,14 @@
-//! The native `settings`, `flow-logs` and `uplink`.
+//! The native `settings` and `uplink`.
 
 use std::net::IpAddr;
 
 use taskgate_model::{
-    AddressList, ConnectionLimits, DenialLimits, Destination, Floor, FlowLog, IcmpErrors, OnRuleRemoval, Settings,
-    Timeouts, Traffic, Uplink, UplinkMode,
+    AddressList, Attach, ConnectionLimits, DenialLimits, Floor, IcmpErrors, OnRuleRemoval, Settings, Timeouts, Uplink,
+    UplinkMode,
 };
 
 use super::super::node::{Node, Value};
-use super::super::object::{Object, items, number, text};
+use super::super::object::{Object, number, text};
 use super::super::problem::{Diagnostic, Diagnostics};
 use super::super::value;
 
@@ -27,6 +27,7 @@ pub(super) fn read(node: &Node, report: &mut Diagnostics) -> Option<Settings> {
             "timeouts",
             "connections",
             "denials",
+            "attach",
         ],
         report,
     );
@@ -35,6 +36,7 @@ pub(super) fn read(node: &Node, report: &mut Diagnostics) -> Option<Settings> {
         ("all", IcmpErrors::All),
         ("none", IcmpErrors::None),
     ];
+    let attach = [("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)];
     let removal = [("keep", OnRuleRemoval::Keep), ("cut", OnRuleRemoval::Cut)];
     Some(Settings {
         icmp_errors: object.word("icmp-errors", &icmp_errors, report).unwrap_or_default(),
@@ -44,6 +46,7 @@ pub(super) fn read(node: &Node, report: &mut Diagnostics) -> Option<Settings> {
         timeouts: timeouts(&object, report),
         connections: connections(&object, report),
         denials: denials(&object, report),
+        attach: object.word("attach", &attach, report).unwrap_or_default(),
     })
 }
 
@@ -156,51 +159,6 @@ fn up_to<T: Copy>(
                 format!("write `{}` or a number from 1 to {most}", words[0].0),
             )
         })
-    })
-}
-
-/// Reads `flow-logs`; duplicates count once.
-pub(super) fn flow_logs(node: &Node, found: &mut Vec<FlowLog>, report: &mut Diagnostics) {
-    let list = items(node, "flow-logs", report);
-    if list.is_empty() && matches!(node.value, Value::List(_)) {
-        let hint = "name a destination, or leave `flow-logs` out for standard output";
-        report.error(node.location, "`flow-logs` is empty", hint);
-    }
-    for item in list {
-        let log = Object::of(item, "a flow log", report).and_then(|object| flow_log(&object, report));
-        if let Some(log) = log
-            && !found.contains(&log)
-        {
-            found.push(log);
-        }
-    }
-}
-
-fn flow_log(object: &Object<'_>, report: &mut Diagnostics) -> Option<FlowLog> {
-    object.only(&["destination", "format", "traffic", "interval", "nodata"], report);
-    let default = FlowLog::default();
-    let traffic = [
-        ("ALL", Traffic::All),
-        ("ACCEPT", Traffic::Accept),
-        ("REJECT", Traffic::Reject),
-    ];
-    let built = |key: &str, built: &str, text: &str| {
-        let fault = || {
-            Diagnostic::new(
-                format!("the {key} `{text}` is not built yet"),
-                format!("write `{built}`"),
-            )
-        };
-        if text == built { Ok(()) } else { Err(fault()) }
-    };
-    object.required("destination", "write `destination: stdout`", report)?;
-    object.value("destination", report, |text| built("destination", "stdout", text))?;
-    object.value("format", report, |text| built("format", "default", text));
-    Some(FlowLog {
-        destination: Destination::Stdout,
-        traffic: object.word("traffic", &traffic, report).unwrap_or(default.traffic),
-        interval: object.number("interval", 1..=600, report).unwrap_or(default.interval),
-        nodata: object.boolean("nodata", report).unwrap_or(default.nodata),
     })
 }
 

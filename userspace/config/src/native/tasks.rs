@@ -120,18 +120,7 @@ fn addresses(task: &Object<'_>, report: &mut Diagnostics) -> Option<Vec<IpAddr>>
 
 fn ecs_fields(object: &Object<'_>, report: &mut Diagnostics) -> EcsFields {
     let mut fields = EcsFields::default();
-    let mut places = [
-        ("cluster-name", &mut fields.cluster_name),
-        ("cluster-arn", &mut fields.cluster_arn),
-        ("service-name", &mut fields.service_name),
-        ("task-arn", &mut fields.task_arn),
-        ("task-id", &mut fields.task_id),
-        ("task-definition-arn", &mut fields.task_definition_arn),
-        ("container-instance-arn", &mut fields.container_instance_arn),
-        ("container-instance-id", &mut fields.container_instance_id),
-        ("container-id", &mut fields.container_id),
-        ("second-container-id", &mut fields.second_container_id),
-    ];
+    let mut places = fields.fields_mut();
     object.only(&places.each_ref().map(|(key, _)| *key), report);
     for (key, place) in &mut places {
         **place = object.text(key, report).map(str::to_owned);

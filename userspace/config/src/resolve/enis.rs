@@ -6,16 +6,19 @@ use taskgate_model::{Binding, EcsFields, Eni, GroupIndex, SecurityGroup, Uplink,
 
 use super::super::distinct::Distinct;
 use super::super::problem::{Diagnostics, Location};
-use super::super::raw::{RawEni, RawMember, RawTask, Reference};
+use super::super::raw::{EcsTask, Network, RawEni, RawMember, RawTask, Reference};
 use super::super::value::{self, derived_id};
+use super::described;
 use super::names::{Found, Names};
 use super::owners;
 use super::placed::{Placed, sorted};
 
-/// ENIs and members that are no task of this host.
+/// ENIs and members that are no task of this host, and what is known of ENIs beside.
 pub(super) struct Elsewhere {
     pub(super) enis: Vec<RawEni>,
     pub(super) members: Vec<RawMember>,
+    pub(super) networks: Vec<Network>,
+    pub(super) ecs_tasks: Vec<EcsTask>,
 }
 
 /// All ENIs, those bound to this host first and in the order of their names, and the place of each.
@@ -59,6 +62,7 @@ pub(super) fn resolve(
     for Placed { eni, .. } in placed.iter_mut().filter(|placed| placed.eni.vpc.is_none()) {
         eni.vpc = vpc_of(&eni.groups, known);
     }
+    described::describe(&mut placed, &elsewhere.networks, &elsewhere.ecs_tasks, report);
     owners::settle(&mut placed, report);
     placed.into_iter().map(|placed| (placed.eni, placed.location)).unzip()
 }
@@ -145,6 +149,8 @@ fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Diagn
             source_dest_check: task.source_dest_check.unwrap_or(true),
             vpc: None,
             subnet: None,
+            az_id: None,
+            region: None,
             ecs: task.ecs.clone(),
         };
     };
@@ -259,6 +265,8 @@ fn aws_eni(raw: &RawEni) -> Eni {
         source_dest_check: raw.source_dest_check,
         vpc: raw.vpc.clone(),
         subnet: raw.subnet.clone(),
+        az_id: raw.zone.az_id.clone(),
+        region: raw.zone.region.clone(),
         ecs: EcsFields::default(),
     }
 }
@@ -282,6 +290,8 @@ fn from_member(member: &RawMember, names: &Names, report: &mut Diagnostics) -> E
         source_dest_check: true,
         vpc: None,
         subnet: None,
+        az_id: None,
+        region: None,
         ecs: EcsFields::default(),
     }
 }

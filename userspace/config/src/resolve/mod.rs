@@ -1,6 +1,8 @@
 //! From what the files say to a [`Model`]: copies are compared, references followed, limits held.
 
+mod described;
 mod enis;
+mod flow_logs;
 mod groups;
 mod limits;
 mod names;
@@ -12,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use taskgate_model::{Eni, FlowLog, Model, PrefixList, PrefixListIndex};
+use taskgate_model::{Eni, Model, PrefixList, PrefixListIndex};
 
 use super::problem::{Diagnostics, Location};
 use super::raw::{AwsRule, Collected, Network, Object, RawPrefixList, Section};
@@ -34,18 +36,17 @@ pub(super) fn model(all: Collected, report: &mut Diagnostics) -> Model {
     let elsewhere = enis::Elsewhere {
         enis,
         members: unique(all.members, report),
+        networks: unique(all.networks, report),
+        ecs_tasks: unique(all.ecs_tasks, report),
     };
     let uplink = only(all.uplinks, report);
     let tasks = unique(all.tasks, report);
     let (enis, locations) = enis::resolve(&tasks, &elsewhere, uplink.as_ref(), &names, &resolved.groups, report);
-    let reserved = reserved(&unique(all.networks, report), &enis, report);
-    let flow_logs = if all.flow_logs.is_empty() {
-        vec![FlowLog::default()]
-    } else {
-        all.flow_logs
-    };
+    let reserved = reserved(&elsewhere.networks, &enis, report);
+    let account = only(all.accounts, report).unwrap_or_else(|| NO_ACCOUNT.to_owned());
+    let flow_logs = flow_logs::resolve(all.flow_logs, &account, &enis, report);
     let model = Model {
-        account: only(all.accounts, report).unwrap_or_else(|| NO_ACCOUNT.to_owned()),
+        account,
         groups: resolved.groups,
         prefix_lists: lists,
         enis,
@@ -155,8 +156,8 @@ fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Diagnostics) {
     }
 }
 
-/// The addresses that AWS keeps in each CIDR of the VPCs of the tasks here, sorted. Where a task's VPC is not known, or
-/// there is no task, those of every VPC. What AWS keeps in one VPC can be an ENI's in another: that is not exempt.
+/// The addresses that AWS reserves in each CIDR of the tasks' VPCs, sorted; those of every VPC if a task's VPC is not
+/// known, or there is no task. An address reserved in one VPC can be an ENI's in another: it is not exempt there.
 fn reserved(networks: &[Network], enis: &[Eni], report: &mut Diagnostics) -> Vec<IpAddr> {
     let address = |net: &IpNet, offset: u8| match net {
         IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from_bits(net.network().to_bits().wrapping_add(offset.into()))),

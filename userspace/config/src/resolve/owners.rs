@@ -11,9 +11,9 @@ use super::placed::{Placed, sorted};
 /// The most VPCs that can have one address.
 const MOST_VPCS: usize = 64;
 
-/// Within one VPC, or where one of them has no VPC, an address belongs to one ENI: where two have it with the same groups,
-/// the gated one keeps it, or the first; with different groups nobody could say whose packet it is. Two gated ENIs never
-/// share one, whatever their VPCs: on this host both would be reached under it.
+/// Within one VPC, or where one of them has no VPC, an address belongs to one ENI: where two have it with the same
+/// groups, the gated one keeps it, or the first; with different groups a packet's owner would be undecidable. Two gated
+/// ENIs never share one, whatever their VPCs: on this host both would be reached under it.
 pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Diagnostics) {
     let mut first: HashMap<IpAddr, usize> = HashMap::new();
     let mut further: HashMap<IpAddr, Vec<usize>> = HashMap::new();

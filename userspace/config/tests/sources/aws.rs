@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use taskgate_config::{Loaded, derived_id, load, read};
-use taskgate_model::{GroupIndex, IcmpMatch, Peer, Ports, Protocol, Rule};
+use taskgate_model::{EcsFields, GroupIndex, IcmpMatch, Peer, Ports, Protocol, Rule};
 
 use crate::support::{lines, shown};
 
@@ -220,15 +220,108 @@ fn json_is_read_with_tabs_escapes_and_in_one_line() {
     );
 }
 
+/// Groups, an ENI in a subnet, and the task that has it.
+fn ecs_files(task: &str) -> Vec<(&'static str, String)> {
+    let group = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}]}"#;
+    let eni = r#"{"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1", "PrivateIpAddress": "10.0.1.5", "SubnetId": "subnet-1",
+        "VpcId": "vpc-1", "AvailabilityZone": "eu-west-1a", "Groups": [{"GroupId": "sg-1", "GroupName": "web"}]}]}"#;
+    let subnet = r#"{"Subnets": [{"SubnetId": "subnet-1", "VpcId": "vpc-1", "CidrBlock": "10.0.1.0/24", "AvailabilityZone": "eu-west-1a",
+        "AvailabilityZoneId": "euw1-az2", "SubnetArn": "arn:aws:ec2:eu-west-1:123456789012:subnet/subnet-1"}]}"#;
+    let ecs = r#"{"tasks": [
+        {"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/prod/0123", "clusterArn": "arn:aws:ecs:eu-west-1:123456789012:cluster/prod",
+         "containerInstanceArn": "arn:aws:ecs:eu-west-1:123456789012:container-instance/prod/4567", "group": "service:shop",
+         "taskDefinitionArn": "arn:aws:ecs:eu-west-1:123456789012:task-definition/shop:7", "lastStatus": "RUNNING",
+         "attachments": [{"type": "ElasticNetworkInterface", "status": "ATTACHED", "details": [
+            {"name": "subnetId", "value": "subnet-1"}, {"name": "networkInterfaceId", "value": "eni-1"}]}],
+         "containers": [{"name": "a", "runtimeId": "c1"}, {"name": "b"}, {"name": "c", "runtimeId": "c3"}]},
+        {"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/prod/bridge", "attachments": [], "group": "family:shop"}
+        ], "failures": []}"#;
+    vec![
+        ("ecs.json", ecs.to_owned()),
+        ("eni.json", eni.to_owned()),
+        ("groups.json", group.to_owned()),
+        ("subnets.json", subnet.to_owned()),
+        (
+            "tasks.yaml",
+            format!("taskgate: v1\ntasks: [{{ name: web-1, eni: eni-1, device: v0{task} }}]\n"),
+        ),
+    ]
+}
+
+fn read_all(files: &[(&'static str, String)]) -> Result<Loaded, String> {
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    read(&files).map_err(|problems| problems.to_string())
+}
+
 #[test]
-fn ecs_tasks_may_stand_in_the_folder() {
-    let ecs = r#"{"tasks": [{"taskArn": "arn:aws:ecs:eu-west-1:123456789012:task/c/1"}], "failures": []}"#;
-    let groups = r#"{"SecurityGroups": [{"GroupId": "sg-1", "GroupName": "web", "IpPermissions": [], "IpPermissionsEgress": []}]}"#;
-    let alone = read(&[("groups.json", groups)]).expect("a group");
-    let loaded = read(&[("ecs.json", ecs), ("groups.json", groups)]).expect("a group, and tasks that are passed over");
-    assert_eq!(loaded.model, alone.model);
+fn the_ecs_task_and_the_zone_of_an_eni_are_known() {
+    // The native task may repeat what is right.
+    let loaded = read_all(&ecs_files(", ecs: { service-name: shop }")).expect("a task");
+    assert_eq!(lines(&loaded.warnings), "");
+    let eni = &loaded.model.enis[0];
     assert_eq!(
-        lines(&loaded.warnings),
-        "ecs.json:1:2: `tasks`, the output of `aws ecs describe-tasks`, is not read yet, so no flow record has ECS fields; it may stay: nothing else depends on it"
+        (
+            eni.region.as_deref(),
+            eni.az_id.as_deref(),
+            eni.vpc.as_deref(),
+            eni.subnet.as_deref()
+        ),
+        (Some("eu-west-1"), Some("euw1-az2"), Some("vpc-1"), Some("subnet-1"))
+    );
+    let text = |text: &str| Some(text.to_owned());
+    let expected = EcsFields {
+        cluster_name: text("prod"),
+        cluster_arn: text("arn:aws:ecs:eu-west-1:123456789012:cluster/prod"),
+        service_name: text("shop"),
+        task_arn: text("arn:aws:ecs:eu-west-1:123456789012:task/prod/0123"),
+        task_id: text("0123"),
+        task_definition_arn: text("arn:aws:ecs:eu-west-1:123456789012:task-definition/shop:7"),
+        container_instance_arn: text("arn:aws:ecs:eu-west-1:123456789012:container-instance/prod/4567"),
+        container_instance_id: text("4567"),
+        container_id: text("c1"),
+        second_container_id: text("c3"),
+    };
+    assert_eq!(eni.ecs, expected);
+    // Bare objects, and pages as `--output yaml-stream` prints them.
+    let mut files = ecs_files("");
+    files[0].1 = files[0]
+        .1
+        .replace("{\"tasks\": [", "[")
+        .replace("], \"failures\": []}", "]");
+    assert_eq!(read_all(&files).expect("a bare list").model, loaded.model);
+    files[0].1 = format!("[{}]", ecs_files("")[0].1);
+    assert_eq!(read_all(&files).expect("a list of pages").model, loaded.model);
+}
+
+#[test]
+fn what_a_task_repeats_of_its_ecs_task_has_to_agree() {
+    assert_eq!(
+        read_all(&ecs_files(", ecs: { cluster-name: test }")).expect_err("another cluster"),
+        "tasks.yaml:2:9: `ecs.cluster-name` of `web-1` is `test`, and `prod` in ECS task \
+         `arn:aws:ecs:eu-west-1:123456789012:task/prod/0123` at ecs.json:2:9; leave it out: it is taken from there"
+    );
+    let mut files = ecs_files("");
+    files[0].1 = files[0].1.replace(
+        "\"attachments\": [], ",
+        "\"attachments\": [{\"details\": [{\"name\": \"networkInterfaceId\", \"value\": \"eni-1\"}]}], ",
+    );
+    let told = read_all(&files).expect_err("an ENI of two tasks");
+    assert!(
+        told.contains("ENI `eni-1` of ECS task `arn:aws:ecs:eu-west-1:123456789012:task/prod/bridge` is also that of"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_eni_in_a_sublocation_has_no_availability_zone() {
+    let mut files = ecs_files("");
+    files[3].1 = files[3].1.replace("euw1-az2", "euw1-lhr1-az1");
+    let loaded = read_all(&files).expect("a local zone");
+    assert_eq!(
+        (
+            loaded.model.enis[0].az_id.as_deref(),
+            loaded.model.enis[0].region.as_deref()
+        ),
+        (None, Some("eu-west-1"))
     );
 }

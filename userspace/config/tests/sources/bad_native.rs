@@ -89,12 +89,12 @@ fn settings_and_flow_logs() {
             (
                 "an unknown setting",
                 "settings: { timeout: 5 }\n",
-                "t.yaml:2:13: `settings` has no key `timeout`; its keys are `icmp-errors`, `on-rule-removal`, `exempt`, `unlogged`, `timeouts`, `connections` and `denials`",
+                "t.yaml:2:13: `settings` has no key `timeout`; its keys are `icmp-errors`, `on-rule-removal`, `exempt`, `unlogged`, `timeouts`, `connections`, `denials` and `attach`",
             ),
             (
                 "a bad word",
-                "settings: { icmp-errors: some, on-rule-removal: drop }\n",
-                "t.yaml:2:26: `icmp-errors` is `some`; write `pmtu`, `all` or `none`\nt.yaml:2:49: `on-rule-removal` is `drop`; write `keep` or `cut`",
+                "settings: { icmp-errors: some, on-rule-removal: drop, attach: xdp }\n",
+                "t.yaml:2:26: `icmp-errors` is `some`; write `pmtu`, `all` or `none`\nt.yaml:2:49: `on-rule-removal` is `drop`; write `keep` or `cut`\nt.yaml:2:63: `attach` is `xdp`; write `auto`, `tcx` or `clsact`",
             ),
             (
                 "a bad address list",
@@ -127,19 +127,59 @@ fn settings_and_flow_logs() {
                 "t.yaml:3:38: `floor` is `4096`; write `auto` or a number from 1 to 2048\nt.yaml:4:21: `total` is `12`; write a whole number from 1024 to 16777216\nt.yaml:4:32: `floor` is `none`; write `auto` or a number from 1 to 65536\nt.yaml:4:38: `denials` has no key `per-task`; its keys are `total` and `floor`",
             ),
             (
-                "a destination that is not built",
-                "flow-logs: [{ destination: file }]\n",
-                "t.yaml:2:28: the destination `file` is not built yet; write `stdout`",
+                "a destination that is not built, and one that is none",
+                "flow-logs:\n  - { destination: otlp, url: 'http://127.0.0.1:4318' }\n  - { destination: syslog }\n",
+                "t.yaml:3:20: the destination `otlp` is not built yet; write `stdout`, `file` or `s3`\nt.yaml:4:20: `syslog` is no destination; write `stdout`, `file` or `s3`",
             ),
             (
-                "a format that is not built",
-                "flow-logs: [{ destination: stdout, format: '${srcaddr}' }]\n",
-                "t.yaml:2:44: the format `${srcaddr}` is not built yet; write `default`",
+                "files without a place",
+                "flow-logs:\n  - { destination: file }\n  - { destination: file, path: flows.log }\n  - { destination: file, path: /var/log/../flows.log }\n  - { destination: file, path: / }\n",
+                "t.yaml:3:5: a flow log has no `path`; write the file's whole path, such as `/var/log/taskgate/flows.log`\nt.yaml:4:32: `flows.log` is no whole path; write the file's whole path, such as `/var/log/taskgate/flows.log`\nt.yaml:5:32: `/var/log/../flows.log` has `..` or control characters in it; write the file's whole path, such as `/var/log/taskgate/flows.log`\nt.yaml:6:32: `/` names no file or folder; write the file's whole path, such as `/var/log/taskgate/flows.log`",
+            ),
+            (
+                "keys of another destination",
+                "flow-logs:\n  - { destination: stdout, path: /a }\n  - { destination: file, path: /a, region: local }\n",
+                "t.yaml:3:28: a flow log has no key `path`; its keys are `destination`, `format`, `traffic`, `tasks`, `interval` and `nodata`\nt.yaml:4:36: a flow log has no key `region`; its keys are `destination`, `format`, `traffic`, `tasks`, `interval`, `nodata`, `path` and `rotate`",
+            ),
+            (
+                "rotation",
+                "flow-logs:\n  - { destination: file, path: /a, rotate: { keep: 3 } }\n  - { destination: file, path: /b, rotate: { size: 100MB, age: 1y, keep: 0 } }\n  - { destination: file, path: /c, rotate: { size: 1KiB, age: 10s } }\n",
+                "t.yaml:3:44: `rotate` has neither `size` nor `age`; write `size`, `age` or both, such as `{ size: 100MiB, age: 1d, keep: 7 }`\nt.yaml:4:52: `size` is `100MB`; write one such as `100MiB`, from 4KiB to 1024GiB, with KiB, MiB or GiB\nt.yaml:4:64: `age` is `1y`; write one such as `1d`, from 1m to 3650d, with s, m, h or d\nt.yaml:4:74: `keep` is `0`; write a whole number from 1 to 1000\nt.yaml:5:52: `size` is `1KiB`; write one such as `100MiB`, from 4KiB to 1024GiB, with KiB, MiB or GiB\nt.yaml:5:63: `age` is `10s`; write one such as `1d`, from 1m to 3650d, with s, m, h or d",
+            ),
+            (
+                "folders",
+                "flow-logs:\n  - { destination: s3 }\n  - { destination: s3, url: 's3://bucket/a', endpoint: 'http://a', file-format: parquet }\n  - { destination: s3, url: /var/log, region: EU }\n  - { destination: s3, url: 'file://host/a' }\n",
+                "t.yaml:3:5: a flow log has no `url`; write `file:///` and the folder's whole path, such as `file:///var/log/taskgate`\nt.yaml:4:29: `s3://bucket/a` is a bucket, which is not built yet; write `file:///` and the folder's whole path, such as `file:///var/log/taskgate`\nt.yaml:4:56: buckets, and with them `endpoint`, are not built yet; leave `endpoint` out, and write `url: file:///…`: a folder\nt.yaml:4:81: the file-format `parquet` is not built yet; write `plain-text`\nt.yaml:5:29: `/var/log` is no folder's URL; write `file:///` and the folder's whole path, such as `file:///var/log/taskgate`\nt.yaml:6:29: `host/a` is no whole path; write `file:///` and the folder's whole path, such as `file:///var/log/taskgate`",
+            ),
+            (
+                "two that write to one place",
+                "flow-logs:\n  - { destination: file, path: /a/flows.log, rotate: { age: 1d } }\n  - { destination: file, path: //a/./flows.log, traffic: REJECT }\n  - { destination: file, path: /a/flows.log.1 }\n  - { destination: s3, url: 'file:///a' }\n  - { destination: s3, url: 'file:///a', interval: 10 }\n",
+                "t.yaml:4:5: `/a/flows.log` is written by the flow log at t.yaml:3:5 too; give each its own path\nt.yaml:5:5: `/a/flows.log.1` is written by the flow log at t.yaml:3:5 too; give each its own path\nt.yaml:7:5: `/a` is written by the flow log at t.yaml:6:5 too; give each its own path",
+            ),
+            (
+                "tasks of a flow log",
+                "flow-logs:\n  - { destination: stdout, tasks: [] }\n  - { destination: stdout, tasks: ['a b'] }\n",
+                "t.yaml:3:35: `tasks` is empty; name tasks, or leave it out for all of them\nt.yaml:4:36: `a b` cannot be a task's name; write 1 to 64 letters, digits, `-`, `_` and `.`",
+            ),
+            (
+                "a format with a field that does not exist",
+                "flow-logs: [{ destination: stdout, format: '${dstaddr} ${srcadr}' }]\n",
+                "t.yaml:2:44: flow records have no field `srcadr`, at character 12 of the format; write `${srcaddr}`",
+            ),
+            (
+                "a format with a field twice",
+                "flow-logs: [{ destination: stdout, format: '${dstaddr} ${dstaddr}' }]\n",
+                "t.yaml:2:44: `dstaddr` is twice in the format, again at character 12; keep one of them",
+            ),
+            (
+                "a format with literal text",
+                "flow-logs: [{ destination: stdout, format: '${dstaddr} srcaddr' }]\n",
+                "t.yaml:2:44: `srcaddr` at character 12 of the format is no `${field}`; write `${srcaddr}`",
             ),
             (
                 "no destination",
                 "flow-logs: [{ traffic: ALL }]\n",
-                "t.yaml:2:13: a flow log has no `destination`; write `destination: stdout`",
+                "t.yaml:2:13: a flow log has no `destination`; write `stdout`, `file` or `s3`",
             ),
             (
                 "a flow log's values",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use taskgate_config::load;
 
-/// A folder of its own for one test, gone afterwards.
+/// A temporary folder for one test.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
@@ -19,7 +19,7 @@ impl Folder {
         fs::write(self.0.join(name), bytes).expect("a file");
     }
 
-    /// What a user is told, without the folder's own name.
+    /// The messages to the user, without the folder's name.
     pub(crate) fn told(&self) -> String {
         let folder = self.0.display().to_string();
         match load(&self.0) {
@@ -123,7 +123,7 @@ fn what_cannot_be_read_is_refused_by_name() {
         b"taskgate: v1\ngroups: [{name: web, ingress: [{protocol: all, from: group:db}]}]\n",
     );
     folder.file("d.yaml", b"taskgate: v1\nmembers: [{address: 1, groups: [web]}]\n");
-    // Nobody writes to it: whoever opened it would wait for ever.
+    // It has no writer: opening it would block for ever.
     nix::unistd::mkfifo(&folder.0.join("e.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     assert_eq!(
         folder.told(),

@@ -1,4 +1,4 @@
-//! What the AWS CLI and other tools print, in whatever form: read, or refused with what it is and what to do.
+//! Output of the AWS CLI and other tools in any form: read, or refused with its format and the remedy.
 
 use taskgate_config::{Loaded, load, read};
 use taskgate_model::{GroupIndex, Peer};
@@ -13,7 +13,7 @@ fn read_one(name: &str, text: &str) -> Loaded {
     }
 }
 
-/// What is in a model, counted.
+/// The numbers of items in a model.
 fn counted(loaded: &Loaded) -> String {
     let model = &loaded.model;
     let entries = model.prefix_lists.iter().flat_map(|list| list.entries.iter().flatten());

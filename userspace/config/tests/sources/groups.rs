@@ -1,4 +1,4 @@
-//! Groups that stand in several files: their rules, the rules' ids, and the peering connections that rules go over.
+//! Groups that appear in several files: their rules, the rules' ids, and the peering connections that rules go over.
 
 use taskgate_config::read;
 use taskgate_model::{GroupIndex, Peer};
@@ -75,7 +75,7 @@ fn rules_over_a_peering_that_is_not_active_match_nothing() {
     assert_eq!(loaded.model.groups[0].ingress[0].peer, missing);
 }
 
-/// AWS keeps the rule of a connection that was deleted beside that of the new one.
+/// AWS keeps the rule of a deleted connection next to the new connection's.
 #[test]
 fn rules_of_one_group_over_two_connections_keep_their_ids() {
     let pair = |connection: &str, status: &str| {
@@ -167,7 +167,7 @@ fn groups_without_their_rules_are_refused_or_take_them_from_the_list() {
         let problems = read(&[("g.json", &head(more))]).expect_err("refused");
         let told = format!("g.json:1:21: security group `web` (sg-1) has no {lacks}: {hint}");
         assert_eq!(problems.to_string(), told);
-        // Its rules may stand elsewhere.
+        // Its rules may be in other files.
         let rules = format!(r#"{{"SecurityGroupRules": [{RULE}]}}"#);
         let loaded = read(&[("g.json", &head(more)), ("r.json", &rules)]).expect("whole");
         assert_eq!(loaded.model.groups[0].ingress[0].id, "sgr-1");

@@ -1,4 +1,4 @@
-//! Reading configurations: what the forms mean, and what a user is told who got one wrong.
+//! Reading configurations: the meaning of the forms, and the messages for wrong ones.
 
 mod aws;
 mod bad_aws;
@@ -7,6 +7,7 @@ mod bad_native;
 mod bad_ranges;
 mod bad_rules;
 mod bad_tasks;
+mod beside;
 mod folder;
 mod forms;
 mod groups;

@@ -56,10 +56,14 @@ settings:
   timeouts: { tcp-established: 350, udp: 60, udp-stream: 60 }
   connections: { total: 65536, floor: 128, per-task: 4096 }
   denials: { total: 8192, floor: 16 }
+  attach: clsact
 flow-logs:
   - { destination: stdout, format: default, traffic: REJECT, interval: 1, nodata: true }
   - { destination: stdout }
   - { destination: stdout, interval: 60 }
+  - { destination: file, path: /var/log/taskgate/flows.log, rotate: { size: 100MiB, age: 1d, keep: 30 }, tasks: [WEB-1, web-1, later] }
+  - { destination: file, path: /var/log/taskgate/denied.log, traffic: REJECT }
+  - { destination: s3, url: "file:///srv/records", file-format: plain-text, hive-partitions: true, hourly-partitions: true, region: eu-west-1 }
 "#;
 
 #[test]
@@ -197,7 +201,7 @@ fn an_address_belongs_to_one_eni() {
     assert_eq!(addresses, [("a", 1), ("eni-1", 1)]);
 }
 
-/// Groups `g0`, `g1` and so on with so many rules each, and a task that has them all.
+/// Groups `g0`, `g1` and so on with `rules` rules each, and a task with all groups.
 fn crowded(groups: usize, rules: usize) -> String {
     let names: Vec<String> = (0..groups).map(|n| format!("g{n}")).collect();
     let rule = |port| format!("{{protocol: tcp, ports: {port}, from: 10.0.0.0/8}}");

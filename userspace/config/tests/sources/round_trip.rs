@@ -132,7 +132,7 @@ fn yaml(value: &Value, indent: usize) -> String {
     }
 }
 
-/// Whether a string can stand without quotes.
+/// Whether a string needs no quotes.
 fn plain(word: &str) -> bool {
     let harmless = word
         .bytes()

@@ -85,7 +85,7 @@ pub(crate) fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// One kind of bad input: what it is, its files, and the whole of what the user is told.
+/// One kind of bad input: its description, its files, and the complete message.
 pub(crate) type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
 
 /// Runs a table, and shows every row that differs.
@@ -106,8 +106,7 @@ pub(crate) fn refused(cases: &[Case<'_>]) {
 /// The native form, in [`refused_in`].
 pub(crate) const V1: &str = "taskgate: v1\n@";
 
-/// [`refused`] for one file: what the input is, the text in place of `@` in `template`, and the whole of what the user is
-/// told.
+/// [`refused`] for one file: description, the text in place of `@` in `template`, and the complete message.
 pub(crate) fn refused_in(file: &str, template: &str, cases: &[(&str, &str, &str)]) {
     let texts: Vec<_> = cases
         .iter()

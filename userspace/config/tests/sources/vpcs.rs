@@ -116,7 +116,7 @@ fn what_may_be_someone_elses_is_told() {
         TASK,
     );
     assert_eq!(lines(&found.warnings), "");
-    // Tasks of two VPCs on one host: under the address of one of them nobody else is reached.
+    // Tasks of two VPCs on one host: the address of one of them reaches no other ENI.
     let found = load(
         &groups("ab", &refers('a')),
         &enis(&[

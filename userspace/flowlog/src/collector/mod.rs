@@ -1,21 +1,30 @@
 //! From the kernel's tables to the records of one capture window.
 
+mod clock;
+mod entry;
 mod error;
+mod removal;
+mod state;
 
 use std::{collections::HashMap, time::Duration};
 
-use taskgate_ebpf::{
-    abi::{Direction, DropReason, image::TIMEOUTS},
-    conntrack::{idle, timeout_of},
-};
+use taskgate_ebpf::abi::{Direction, DropReason, image::TIMEOUTS};
 use taskgate_model::FlowLog;
-use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, TrackedConn};
+use taskgate_tables::FlowTables;
 
 pub use self::error::CollectError;
+pub(crate) use self::state::{CollectorState, Note};
+use self::{
+    clock::TickClock,
+    entry::{Entry, LastState},
+    removal::{Frozen, Over},
+};
 use super::{
-    baseline::{Baselines, Delta, Sample},
+    attribution::Attribution,
+    baseline::{Baselines, Delta},
     budget::{Overflow, cut, loss_of},
     eni::{LoggedEni, Registry},
+    names::RecordNames,
     record::{FlowRecord, Reasons, coalesce},
     schedule::{Bounds, Schedule},
     unlogged::Unlogged,
@@ -27,11 +36,14 @@ const DENIALS: &str = "denied flows";
 
 /// Reads the kernel's tables, window for window, and removes what is over.
 ///
-/// It is the only one that removes entries. It keeps a baseline for each: 48 bytes, allocated for up to twice as many
-/// entries as there are.
+/// It is the only one that removes entries. It keeps a baseline for each: 56 bytes, allocated for up to twice as many
+/// entries as there are. An entry is removed in two steps: what it holds is reported and the kernel no longer finds it, then
+/// [`Collector::free`] gives its place away. Between the two its last state can be written down.
 #[derive(Debug)]
 pub struct Collector {
     registry: Registry,
+    names: RecordNames,
+    clock: TickClock,
     unlogged: Unlogged,
     timeouts: [u32; TIMEOUTS],
     schedule: Schedule,
@@ -52,54 +64,14 @@ pub struct Collector {
     /// Those beyond that.
     overflow: Overflow,
     unattributed: Unattributed,
-}
-
-/// An entry of either table.
-struct Entry {
-    id: FlowId,
-    key: FlowKey,
-    slot: u16,
-    protocol: u8,
-    /// The number of the reason.
-    denied: Option<u8>,
-    /// It leaves no record.
-    unlogged: bool,
-    sample: Sample,
-}
-
-/// Entries to be removed.
-#[derive(Default)]
-struct Over {
-    conns: Vec<FlowId>,
-    denials: Vec<FlowId>,
-}
-
-impl Entry {
-    fn conn(id: FlowId, key: FlowKey, state: &ConnState, unlogged: &Unlogged) -> Self {
-        Self {
-            id,
-            key,
-            slot: state.slot,
-            protocol: key.conn_protocol(),
-            denied: None,
-            unlogged: unlogged.covers(&key, state),
-            sample: state.into(),
-        }
-    }
-
-    fn denial(id: FlowId, key: FlowKey, state: &DenialState) -> Self {
-        let (slot, protocol, direction, reason) = key.denial_parts();
-        Self {
-            id,
-            key,
-            slot,
-            protocol,
-            denied: Some(reason),
-            // A denial is never silent.
-            unlogged: false,
-            sample: Sample::of_denial(state, direction),
-        }
-    }
+    /// Entries that were reported to the last packet and are not freed yet.
+    frozen: Frozen,
+    /// What the journal does not have of them, and new ENIs of slots.
+    notes: Vec<Note>,
+    /// By slot, the least that an ENI's records lack, passed and denied, because there was no journal.
+    unknown: HashMap<u16, (u64, u64)>,
+    /// Entries are known that may be gone: nothing was read since these were taken over.
+    resumed: bool,
 }
 
 impl Collector {
@@ -120,6 +92,8 @@ impl Collector {
         let schedule = Schedule::new(logs);
         Ok(Self {
             registry: Registry::default(),
+            names: RecordNames::default(),
+            clock: TickClock::default(),
             unlogged,
             timeouts,
             start: schedule.at_or_before(now),
@@ -134,10 +108,19 @@ impl Collector {
             given_up: HashMap::new(),
             overflow: Overflow::new(),
             unattributed: Unattributed::default(),
+            frozen: Frozen::default(),
+            notes: Vec::new(),
+            unknown: HashMap::new(),
+            resumed: false,
         })
     }
 
-    /// Holds so many records of the window that runs, and no more: about 100 bytes each. Beyond that the ENIs with most
+    /// What records name.
+    pub fn names(&mut self) -> &mut RecordNames {
+        &mut self.names
+    }
+
+    /// Holds so many records of the window that runs, and no more: about 140 bytes each. Beyond that the ENIs with most
     /// records lose some.
     pub fn hold_at_most(&mut self, records: usize) {
         self.most = records;
@@ -145,7 +128,20 @@ impl Collector {
 
     /// Says whose a slot is. Before it is another ENI's it must have been retired and drained.
     pub fn bind(&mut self, slot: u16, eni: LoggedEni) {
+        if self.registry.eni(slot).is_none_or(|old| **old != eni) {
+            self.notes.push(Note::Bound(slot, Box::new(eni.clone())));
+        }
         self.registry.set(slot, eni);
+        if let (Some((passed, denied)), Some(eni)) = (self.unknown.remove(&slot), self.registry.eni(slot)) {
+            let loss = loss_of(&mut self.overflow, eni);
+            loss.passed += passed;
+            loss.denied += denied;
+        }
+    }
+
+    /// The slots of ENIs that the configuration names, with the ENIs' ids.
+    pub fn bound(&self) -> impl Iterator<Item = (u16, &str)> {
+        self.registry.current()
     }
 
     /// The ENI of a slot, by its id.
@@ -192,7 +188,8 @@ impl Collector {
         (self.conns.len(), self.denials.len())
     }
 
-    /// Closes the window that has run since the last one was closed, and gives its records.
+    /// Closes the window that has run since the last one was closed, and gives its records. To be followed by
+    /// [`Collector::free`].
     ///
     /// Removes what is idle past its time-out, connections of an older epoch and
     /// entries of retired slots, each only if everything that it held was reported in an earlier window; denied flows after
@@ -210,27 +207,6 @@ impl Collector {
         self.close(tables, Bounds { start: self.start, end }, end, true)
     }
 
-    /// Removes what may be removed by now, between two closings: room for new connections. Call it once a window's
-    /// records are written, and every few seconds where the tables are nearly full.
-    ///
-    /// `unreported`: also what holds something that no window has reported yet. It goes into the records of the window that
-    /// runs.
-    pub fn gc(&mut self, tables: &mut dyn FlowTables, unreported: bool) -> Result<(), CollectError> {
-        let now = tables.now().map_err(CollectError::Clock)?;
-        let mut over = Vec::new();
-        tables
-            .conns(&mut |conn| {
-                if (unreported || self.conns.all_reported(conn.id, &(&conn.state).into()))
-                    && self.conn_is_over(conn, now)
-                {
-                    over.push(conn.id);
-                }
-            })
-            .map_err(|source| CollectError::Read { table: CONNS, source })?;
-        self.take_conns(tables, &over)?;
-        tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
-    }
-
     /// Takes down what connections hold that have carried so much since they were read that their packet counters may come
     /// round before the window ends. To be called every few seconds.
     pub fn read_large(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
@@ -241,30 +217,6 @@ impl Collector {
                 }
             })
             .map_err(|source| CollectError::Read { table: CONNS, source })
-    }
-
-    /// Removes denied flows that have been silent for a quarter of a second, between two closings: room for new ones. What
-    /// no window has reported yet goes into the records of the one that runs.
-    pub fn free_denials(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
-        let now = tables.now().map_err(CollectError::Clock)?;
-        let least = tables.ticks_per_second() / 4;
-        let mut silent = Vec::new();
-        tables
-            .denials(&mut |id, _, state| {
-                if idle(now, state.last, least) {
-                    silent.push(id);
-                }
-            })
-            .map_err(|source| CollectError::Read { table: DENIALS, source })?;
-        self.take_denials(tables, &silent)
-    }
-
-    /// Forgets first fragments whose datagrams have not become whole within a second: the parts of one follow each other
-    /// in milliseconds.
-    pub fn free_fragments(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
-        let second = tables.ticks_per_second();
-        let timeouts = self.timeouts.map(|timeout| timeout.min(second));
-        tables.forget_fragments(&timeouts).map_err(CollectError::Fragments)
     }
 
     fn close(
@@ -279,8 +231,8 @@ impl Collector {
             .set_window(number)
             .map_err(|source| CollectError::SetWindow { number, source })?;
         let over = self.read(tables, last)?;
-        self.take_conns(tables, &over.conns)?;
-        self.take_denials(tables, &over.denials)?;
+        self.freeze_conns(tables, &over.conns)?;
+        self.freeze_denials(tables, &over.denials)?;
         let slots = self.registry.slots();
         let mut used = Vec::with_capacity(slots.len());
         for (slot, eni) in slots {
@@ -288,6 +240,12 @@ impl Collector {
                 .usage(slot)
                 .map_err(|source| CollectError::Usage { slot, source })?;
             used.push((slot, eni, usage));
+        }
+
+        let frozen = self.frozen.by_slot();
+        if std::mem::take(&mut self.resumed) {
+            self.conns.forget_unread(self.number);
+            self.denials.forget_unread(self.number);
         }
 
         // Nothing fails from here on, so what is taken out of `self` reaches the caller.
@@ -303,7 +261,8 @@ impl Collector {
             let passed = usage.flows_lost.saturating_sub(reported.0);
             let denied = usage.denials_lost.saturating_sub(reported.1);
             *reported = (usage.flows_lost, usage.denials_lost);
-            if self.registry.is_retired(slot) && usage.conns.total() == 0 && usage.denials.total() == 0 {
+            let left = usage.conns.total() + usage.denials.total();
+            if self.registry.is_retired(slot) && left <= frozen.get(&slot).copied().unwrap_or_default() {
                 self.registry.remove(slot);
                 self.given_up.remove(eni.id());
                 drained.push(slot);
@@ -333,7 +292,7 @@ impl Collector {
 
     /// Reads both tables into the open records, and gives the entries without anything new that are over.
     fn read(&mut self, tables: &mut dyn FlowTables, whole: bool) -> Result<Over, CollectError> {
-        let now = tables.now().map_err(CollectError::Clock)?;
+        let now = self.clock.read(tables)?;
         let mut over = Over::default();
         tables
             .conns(&mut |conn| {
@@ -355,55 +314,6 @@ impl Collector {
             })
             .map_err(|source| CollectError::Read { table: DENIALS, source })?;
         Ok(over)
-    }
-
-    /// Removes denied flows, but for those that a packet has come for since. Packets that came since they were read are recorded too.
-    fn take_denials(&mut self, tables: &mut dyn FlowTables, ids: &[FlowId]) -> Result<(), CollectError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let failed = |source| CollectError::Remove { table: DENIALS, source };
-        tables.mark_denials(ids).map_err(failed)?;
-        for id in ids {
-            if let Some((key, state)) = tables.take_denial(*id).map_err(failed)? {
-                self.report(&Entry::denial(*id, key, &state), true);
-                self.denials.forget(*id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a connection whose packets were all reported can go.
-    fn conn_is_over(&self, conn: &TrackedConn, now: u32) -> bool {
-        let state = &conn.state;
-        let timeout = self.timeouts[timeout_of(conn.key.conn_protocol(), state.state) as usize];
-        conn.outdated || self.registry.is_retired(state.slot) || idle(now, state.last, timeout)
-    }
-
-    /// Removes connections that were over when they were read, but for those that a packet has come for since. What came
-    /// since they were read is recorded too.
-    fn take_conns(&mut self, tables: &mut dyn FlowTables, ids: &[FlowId]) -> Result<(), CollectError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let failed = |source| CollectError::Remove { table: CONNS, source };
-        tables.mark_conns(ids).map_err(failed)?;
-        let now = tables.now().map_err(CollectError::Clock)?;
-        for id in ids {
-            let Some(conn) = tables.marked_conn(*id) else {
-                continue;
-            };
-            // A packet that found it before it was marked may have renewed it since, and has ended by now.
-            if !self.conn_is_over(&conn, now) {
-                tables.keep_conn(*id);
-                continue;
-            }
-            if let Some((key, state)) = tables.take_conn(*id).map_err(failed)? {
-                self.report(&Entry::conn(*id, key, &state, &self.unlogged), true);
-                self.conns.forget(*id);
-            }
-        }
-        Ok(())
     }
 
     /// Records what an entry holds beyond its baseline, and says whether there was anything.
@@ -437,18 +347,23 @@ impl Collector {
         let denied = entry
             .denied
             .map(|number| DropReason::from_number(number).map_or(Reasons::NONE, Reasons::only));
-        self.open.push(FlowRecord::new(
-            eni,
-            &entry.key,
-            entry.protocol,
-            direction,
-            denied,
-            delta,
-        ));
+        let mut record = FlowRecord::new(eni, &entry.key, entry.protocol, direction, denied, delta);
+        record.attribution = attribution(&mut self.names, &self.clock, eni, entry);
+        self.open.push(record);
         if self.open.len() > self.most {
             // Half of it, so that it is not done again at once.
             cut(&mut self.open, self.most / 2, &mut self.overflow);
         }
+    }
+}
+
+fn attribution(names: &mut RecordNames, clock: &TickClock, eni: &LoggedEni, entry: &Entry) -> Attribution {
+    let admitted = entry.admitted;
+    Attribution {
+        rule: admitted.and_then(|(rule, _)| names.rules().get(rule)),
+        generation: admitted.map_or(0, |(_, generation)| names.generation(generation)),
+        peer: names.peer(entry.key.remote(), eni.eni().vpc.as_deref()),
+        last: clock.millis(entry.last),
     }
 }
 

@@ -9,10 +9,15 @@ use std::{
 use taskgate_ebpf::abi::{
     Direction, DropReason, LinkId,
     image::TIMEOUTS,
-    tables::{Flags, denial_tail},
+    tables::{Flags, KeyTag},
     window,
 };
 use taskgate_tables::{ConnState, DenialState, FlowCount, FlowId, FlowKey, FlowTables, TrackedConn, UsageState};
+
+use crate::fault;
+
+/// A Unix time at which a minute begins: tick 0.
+pub(super) const BEGIN: u64 = 1_767_225_600;
 
 /// Ticks in a second.
 pub(super) const SECOND: u32 = 1000;
@@ -37,17 +42,20 @@ impl Flow {
         }
     }
 
-    fn key(&self, tail: u32) -> FlowKey {
+    fn key(&self, tag: KeyTag) -> FlowKey {
         let ports = u32::from(self.local.1) << 16 | u32::from(self.remote.1);
-        FlowKey::new(self.local.0, self.remote.0, ports, tail)
+        FlowKey::new(self.local.0, self.remote.0, ports, tag)
     }
 
     pub(super) fn conn(&self) -> FlowKey {
-        self.key(LinkId::device(100 + u32::from(self.slot)).with_protocol(self.protocol))
+        self.key(KeyTag::of_conn(
+            LinkId::device(100 + u32::from(self.slot)),
+            self.protocol,
+        ))
     }
 
     pub(super) fn denial(&self, direction: Direction, reason: DropReason) -> FlowKey {
-        self.key(denial_tail(self.slot, self.protocol, direction, reason as u8))
+        self.key(KeyTag::of_denial(self.slot, self.protocol, direction, reason as u8))
     }
 }
 
@@ -61,8 +69,12 @@ pub(super) enum Step {
     MarkConns,
     MarkDenials,
     LookAtConn(FlowKey),
-    TakeConn(FlowKey),
-    TakeDenial(FlowKey),
+    FreezeConn(FlowKey),
+    FreezeDenial(FlowKey),
+    FreeConn(FlowId),
+    FreeDenial(FlowId),
+    FrozenConns,
+    FrozenDenials,
     Usage(u16),
     ForgetFragments([u32; TIMEOUTS]),
 }
@@ -74,6 +86,9 @@ pub(super) struct State {
     pub(super) denials: BTreeMap<FlowKey, DenialState>,
     /// What is to be removed; a packet takes the mark off.
     pub(super) marked: BTreeSet<FlowKey>,
+    /// What user space has taken out, by its entry's number.
+    pub(super) frozen_conns: BTreeMap<u64, (FlowKey, ConnState)>,
+    pub(super) frozen_denials: BTreeMap<u64, (FlowKey, DenialState)>,
     pub(super) usage: BTreeMap<u16, UsageState>,
     /// The epochs of slots that are not in their first one.
     pub(super) epochs: BTreeMap<u16, u32>,
@@ -195,6 +210,7 @@ impl Kernel {
     }
 
     fn step(&mut self, step: Step) -> io::Result<()> {
+        fault::step();
         self.steps.push(step);
         (self.between)(&mut self.state, step)
     }
@@ -244,16 +260,24 @@ impl FlowTables for Kernel {
         self.state.marked.contains(&key).then_some(tracked)
     }
 
-    fn take_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {
+    fn freeze_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>> {
         let key = self.key(id);
-        self.step(Step::TakeConn(key))?;
+        self.step(Step::FreezeConn(key))?;
         if !self.state.marked.remove(&key) {
             return Ok(None);
         }
         self.ids.remove(&key);
         let conn = self.state.conns.remove(&key).expect("what is marked is there");
-        self.state.usage.entry(conn.slot).or_default().conns.floor -= 1;
+        self.state.frozen_conns.insert(id.number(), (key, conn));
         Ok(Some((key, conn)))
+    }
+
+    fn free_conn(&mut self, id: FlowId) -> io::Result<()> {
+        self.step(Step::FreeConn(id))?;
+        if let Some((_, conn)) = self.state.frozen_conns.remove(&id.number()) {
+            self.state.usage.entry(conn.slot).or_default().conns.floor -= 1;
+        }
+        Ok(())
     }
 
     fn keep_conn(&mut self, id: FlowId) {
@@ -261,17 +285,41 @@ impl FlowTables for Kernel {
         self.state.marked.remove(&key);
     }
 
-    fn take_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>> {
+    fn freeze_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>> {
         let key = self.key(id);
-        self.step(Step::TakeDenial(key))?;
+        self.step(Step::FreezeDenial(key))?;
         if !self.state.marked.remove(&key) {
             return Ok(None);
         }
         self.ids.remove(&key);
         let denial = self.state.denials.remove(&key).expect("what is marked is there");
-        let usage = self.state.usage.entry(State::slot_of_denial(&key)).or_default();
-        usage.denials.floor -= 1;
+        self.state.frozen_denials.insert(id.number(), (key, denial));
         Ok(Some((key, denial)))
+    }
+
+    fn free_denial(&mut self, id: FlowId) -> io::Result<()> {
+        self.step(Step::FreeDenial(id))?;
+        if let Some((key, _)) = self.state.frozen_denials.remove(&id.number()) {
+            let usage = self.state.usage.entry(State::slot_of_denial(&key)).or_default();
+            usage.denials.floor -= 1;
+        }
+        Ok(())
+    }
+
+    fn frozen_conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()> {
+        self.step(Step::FrozenConns)?;
+        for (number, (key, conn)) in &self.state.frozen_conns {
+            visit(FlowId::numbered(*number), *key, *conn);
+        }
+        Ok(())
+    }
+
+    fn frozen_denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()> {
+        self.step(Step::FrozenDenials)?;
+        for (number, (key, denial)) in &self.state.frozen_denials {
+            visit(FlowId::numbered(*number), *key, *denial);
+        }
+        Ok(())
     }
 
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()> {
@@ -292,6 +340,10 @@ impl FlowTables for Kernel {
     fn now(&mut self) -> io::Result<u32> {
         self.step(Step::Now)?;
         Ok(self.state.clock)
+    }
+
+    fn unix_millis(&mut self) -> u64 {
+        BEGIN * 1000 + u64::from(self.state.clock)
     }
 
     fn ticks_per_second(&self) -> u32 {

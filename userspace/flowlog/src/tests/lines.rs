@@ -5,9 +5,9 @@ use taskgate_ebpf::{
         Direction::{Egress, Ingress},
         DropReason,
     },
-    wire::{TCP, tcp},
+    wire::{TCP, UDP, tcp},
 };
-use taskgate_model::{FlowLog, Traffic};
+use taskgate_model::{Eni, FlowLog, Traffic};
 use taskgate_tables::UsageState;
 
 use super::{
@@ -232,4 +232,24 @@ fn the_line_is_that_of_version_2_to_the_letter() {
 "
     );
     assert_eq!(reader::read(&text).len(), 6);
+}
+
+#[test]
+fn a_flow_log_may_be_about_some_tasks_alone() {
+    let log = FlowLog {
+        tasks: vec![String::from("web-1")],
+        nodata: true,
+        ..FlowLog::default()
+    };
+    let mut rig = Rig::with(&log, Unlogged::default());
+    let named = Eni {
+        task: Some(String::from("Web-1")),
+        ..web()
+    };
+    rig.collector.bind(WEB, LoggedEni::new(named, "111122223333"));
+    rig.kernel.state.pass(&query(), Egress, 60, tcp::SYN);
+    let other = Flow::new(DB, UDP, ("10.0.1.20", 53), ("10.9.0.1", 5000));
+    rig.kernel.state.pass(&other, Egress, 70, 0);
+    assert_eq!(rig.minute(), ["web 10.0.1.15 10.0.1.20 49152 5432 6 1 60 0-60 ACCEPT"]);
+    assert_eq!(rig.minute(), ["web 60-120 NODATA"]);
 }

@@ -1,6 +1,13 @@
 //! From tables to lines, over a kernel that the tests play.
 
+mod file;
+mod files;
+mod folder;
+mod formats;
+mod journals;
 mod kernel;
+mod killed;
+mod kills;
 mod lines;
 mod merging;
 mod random;
@@ -17,11 +24,8 @@ use taskgate_ebpf::{
 };
 use taskgate_model::{EcsFields, Eni, FlowLog, Model};
 
-use self::kernel::{Kernel, SECOND};
+use self::kernel::{BEGIN, Kernel, SECOND};
 use super::{Collector, LoggedEni, Stream, Unlogged, Window, aligned};
-
-/// A Unix time at which a minute begins.
-const BEGIN: u64 = 1_767_225_600;
 
 /// Records that a flow log holds at most.
 const HELD_MOST: usize = 8;
@@ -46,6 +50,8 @@ fn eni(id: &str, addresses: &[&str]) -> Eni {
         source_dest_check: true,
         vpc: None,
         subnet: None,
+        az_id: None,
+        region: None,
         ecs: EcsFields::default(),
     }
 }
@@ -117,17 +123,24 @@ impl Rig {
     }
 
     fn try_close(&mut self) -> Result<Window, super::CollectError> {
-        self.collector.close_window(&mut self.kernel, self.now)
+        let window = self.collector.close_window(&mut self.kernel, self.now)?;
+        self.free();
+        Ok(window)
+    }
+
+    fn free(&mut self) {
+        self.collector.free(&mut self.kernel).expect("places are freed");
     }
 
     fn close_final(&mut self) -> Window {
-        self.collector
-            .close_final(&mut self.kernel, self.now)
-            .expect("a window")
+        let window = self.collector.close_final(&mut self.kernel, self.now);
+        self.free();
+        window.expect("a window")
     }
 
     fn gc(&mut self, unreported: bool) {
         self.collector.gc(&mut self.kernel, unreported).expect("a collection");
+        self.free();
     }
 
     /// The lines of a window, read strictly; times as seconds since [`BEGIN`].

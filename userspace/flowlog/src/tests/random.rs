@@ -25,15 +25,15 @@ use crate::Window;
 
 /// A packet at a gate.
 #[derive(Clone, Copy, Debug)]
-struct Packet {
-    slot: u16,
-    own: u8,
-    peer: u8,
-    protocol: u8,
-    direction: Direction,
-    denied: Option<DropReason>,
-    bytes: u64,
-    tcp_flags: u8,
+pub(super) struct Packet {
+    pub(super) slot: u16,
+    pub(super) own: u8,
+    pub(super) peer: u8,
+    pub(super) protocol: u8,
+    pub(super) direction: Direction,
+    pub(super) denied: Option<DropReason>,
+    pub(super) bytes: u64,
+    pub(super) tcp_flags: u8,
 }
 
 /// What happens next.
@@ -69,7 +69,7 @@ impl Packet {
         )
     }
 
-    fn play(&self, state: &mut State) {
+    pub(super) fn play(&self, state: &mut State) {
         match self.denied {
             Some(reason) => state.deny(&self.flow(), self.direction, reason, self.bytes, self.tcp_flags),
             None => state.pass(&self.flow(), self.direction, self.bytes, self.tcp_flags),
@@ -77,7 +77,7 @@ impl Packet {
     }
 }
 
-fn packet() -> impl Strategy<Value = Packet> {
+pub(super) fn packet() -> impl Strategy<Value = Packet> {
     (
         prop_oneof![Just(WEB), Just(DB)],
         0..4_u8,
@@ -116,7 +116,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// ENI, source, destination, ports, protocol, action.
-type Name = (String, IpAddr, IpAddr, u16, u16, u8, String);
+pub(super) type Name = (String, IpAddr, IpAddr, u16, u16, u8, String);
 
 /// Packets, bytes and `tcp-flags` of each flow.
 type Sums = BTreeMap<Name, (u64, u64, u8)>;
@@ -126,39 +126,45 @@ fn add(sums: &mut Sums, name: Name, packets: u64, bytes: u64, tcp_flags: u8) {
     *sum = (sum.0 + packets, sum.1 + bytes, sum.2 | tcp_flags);
 }
 
-/// What was counted, as AWS names it, without any of the code under test.
-fn counted(packets: &[Packet]) -> Sums {
-    let mut sums = Sums::new();
-    for packet in packets {
-        let flow = packet.flow();
-        let (id, primary) = match packet.slot {
-            WEB => ("eni-00000000000000web", "10.0.1.15"),
-            _ => ("eni-000000000000000db", "10.0.1.20"),
-        };
+impl Packet {
+    /// What AWS calls its flow at an ENI with this id and primary address, without any of the code under test.
+    pub(super) fn name(&self, (id, primary): (&str, &str)) -> Name {
+        let flow = self.flow();
         let own = if flow.local.0.is_ipv4() {
             primary.parse().expect("an address")
         } else {
             flow.local.0
         };
-        let ports = if matches!(packet.protocol, TCP | UDP) {
+        let ports = if matches!(self.protocol, TCP | UDP) {
             (flow.local.1, flow.remote.1)
         } else {
             (0, 0)
         };
-        let (source, destination, from, to) = match packet.direction {
+        let (source, destination, from, to) = match self.direction {
             Egress => (own, flow.remote.0, ports.0, ports.1),
             Ingress => (flow.remote.0, own, ports.1, ports.0),
         };
-        let action = if packet.denied.is_some() { "REJECT" } else { "ACCEPT" };
-        let name = (
+        let action = if self.denied.is_some() { "REJECT" } else { "ACCEPT" };
+        (
             id.to_owned(),
             source,
             destination,
             from,
             to,
-            packet.protocol,
+            self.protocol,
             action.to_owned(),
-        );
+        )
+    }
+}
+
+/// What was counted.
+fn counted(packets: &[Packet]) -> Sums {
+    let mut sums = Sums::new();
+    for packet in packets {
+        let name = packet.name(match packet.slot {
+            WEB => ("eni-00000000000000web", "10.0.1.15"),
+            _ => ("eni-000000000000000db", "10.0.1.20"),
+        });
         let syn_ack = tcp::SYN | tcp::ACK;
         let mut flags = packet.tcp_flags & (tcp::FIN | tcp::SYN | tcp::RST);
         if packet.tcp_flags & syn_ack == syn_ack {

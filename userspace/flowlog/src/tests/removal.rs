@@ -111,10 +111,10 @@ fn a_packet_just_before_its_removal_keeps_an_entry() {
     rig.kernel.state.pass(&flow, Egress, 60, 0);
     rig.minute();
     rig.kernel.between = Box::new(move |state, step| {
-        if step == Step::TakeConn(flow.conn()) {
+        if step == Step::FreezeConn(flow.conn()) {
             state.pass(&flow, Egress, 61, 0);
         }
-        if step == Step::TakeDenial(denied) {
+        if step == Step::FreezeDenial(denied) {
             state.deny(&flow, Egress, DropReason::NoRule, 62, 0);
         }
         Ok(())
@@ -168,7 +168,7 @@ fn a_connection_that_a_packet_revives_before_its_removal_stays() {
         assert_eq!(rig.kernel.state.usage[&WEB].conns.total(), 1, "{case}");
         let totals = rig.kernel.state.conn(&flow).totals;
         assert_eq!(totals, [count(2, 121), count(0, 0)], "{case}");
-        assert!(!rig.kernel.steps.contains(&Step::TakeConn(flow.conn())), "{case}");
+        assert!(!rig.kernel.steps.contains(&Step::FreezeConn(flow.conn())), "{case}");
     }
 }
 

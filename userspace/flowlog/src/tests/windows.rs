@@ -453,7 +453,7 @@ fn a_failure_loses_nothing() {
         (Step::Denial(refused), "cannot read the denied flows"),
         (Step::Usage(DB), "cannot read the table use of slot 2"),
         (Step::MarkConns, "from the tracked connections"),
-        (Step::TakeConn(idle.conn()), "from the tracked connections"),
+        (Step::FreezeConn(idle.conn()), "from the tracked connections"),
     ] {
         let mut rig = Rig::new();
         rig.kernel.state.pass(&idle, Egress, 70, 0);

@@ -1,5 +1,7 @@
 //! ENIs that taskgate makes: a namespace, a veth pair, addresses and routes, with the gate up before the links are.
 
+mod adopt;
+mod attached;
 mod orphans;
 mod pair;
 mod provisioned;
@@ -14,7 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 use self::provisioned::{LinkRecord, Provisioned, Removed};
 pub use self::{
-    orphans::{Kept, LeftOver, remove_orphans},
+    attached::{attach_namespace, detach_namespace},
+    orphans::{InUse, Kept, LeftOver, remove_orphans},
     provisioned::STATE_FOLDER,
 };
 use super::{
@@ -191,8 +194,10 @@ pub struct TaskEni {
     made_namespace: bool,
     /// The addresses that it has.
     addresses: Vec<IpAddr>,
-    /// Some were withdrawn, and none assigned since.
-    withdrawn: bool,
+    /// Those that only one of its ends has: of an ENI that was taken over.
+    partial: Vec<IpAddr>,
+    /// What goes with the addresses may be missing: some were withdrawn, or not all there, and none assigned since.
+    unsettled: bool,
     warnings: Vec<EniWarning>,
 }
 
@@ -225,7 +230,8 @@ impl TaskEni {
                     namespace,
                     made_namespace,
                     addresses: spec.addresses.to_vec(),
-                    withdrawn: false,
+                    partial: Vec::new(),
+                    unsettled: false,
                     warnings,
                 },
                 gate,
@@ -309,11 +315,12 @@ enum Origin {
 /// The namespace of an ENI, made if it is missing.
 async fn namespace(list: &Provisioned, spec: &EniSpec<'_>) -> Result<(Namespace, Origin), EniError> {
     if let Some(namespace) = Namespace::open(spec.namespace)? {
-        if namespace.id()? == NamespaceId::here()? {
+        let id = namespace.id()?;
+        if id == NamespaceId::here()? {
             let namespace = spec.namespace.to_owned();
             return Err(EniError::OwnNetwork { namespace });
         }
-        let origin = if orphans::is_made_by(list, &namespace)? {
+        let origin = if orphans::is_made_by(list, spec.namespace, id) {
             Origin::Earlier
         } else {
             Origin::Foreign

@@ -1,5 +1,5 @@
-//! What a killed run left behind. Its gates may have gone with it, so what it made must not stay. What it made is what the
-//! list says, and nothing that a link or a namespace says of itself.
+//! What earlier runs left that no task has any more. It is what the list says, and nothing that a link or a namespace says
+//! of itself.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
@@ -12,25 +12,31 @@ use crate::{
     netns::{Namespace, NamespaceId},
 };
 
-/// Clears the name of an ENI's host end, if what has it is ours.
+/// Takes away the link that an earlier run made for an ENI, whatever name it has by now. Another one that has the name of the
+/// ENI's host end is an error.
 pub(super) async fn replace(netlink: &Netlink, list: &Provisioned, spec: &EniSpec<'_>) -> Result<(), EniError> {
     let name = spec.link_name();
-    let Some(message) = netlink.link_message(&name).await? else {
-        return Ok(());
-    };
-    let record: Option<LinkRecord> = list.get(&name);
     let here = NamespaceId::here()?;
-    match record.filter(|record| record.is_of(here, &message)) {
-        Some(record) => {
-            list.remove_link(netlink, &record).await?;
-            Ok(())
-        }
-        None => Err(EniError::Foreign {
+    if let Some(record) = list.get(&name).filter(|record: &LinkRecord| record.is_in(here)) {
+        list.remove_link(netlink, &record).await?;
+    }
+    match netlink.link_message(&name).await? {
+        None => Ok(()),
+        Some(message) => Err(EniError::Foreign {
             link: name,
             task: spec.task.to_owned(),
             alias: alias(&message).map(str::to_owned),
         }),
     }
+}
+
+/// The part of what earlier runs made that stays.
+#[derive(Debug, Default)]
+pub struct InUse<'a> {
+    /// Host ends, by the names that they were made with.
+    pub links: BTreeSet<String>,
+    /// Namespaces, by name: they stay with their processes, and go with the ENI that [`super::TaskEni::make`] leads there.
+    pub namespaces: BTreeSet<&'a str>,
 }
 
 /// The result of removing what earlier runs left.
@@ -82,10 +88,9 @@ pub enum Kept {
     },
 }
 
-/// Takes away what earlier runs of `instance` made and left. The namespaces in `namespaces` stay, with their processes,
-/// and go with the ENI that [`super::TaskEni::make`] leads there. To be called before the first ENI is made, from the network
-/// namespace of `netlink`.
-pub async fn remove_orphans(netlink: &Netlink, instance: &str, namespaces: &BTreeSet<&str>) -> LeftOver {
+/// Takes away what earlier runs of `instance` made and left, but for what is in use. To be called before the first ENI is
+/// made, from the network namespace of `netlink`.
+pub async fn remove_orphans(netlink: &Netlink, instance: &str, in_use: &InUse<'_>) -> LeftOver {
     let mut left = LeftOver::default();
     let begun = Provisioned::of(instance).and_then(|list| Ok((list, NamespaceId::here()?)));
     let (list, here) = match begun {
@@ -100,6 +105,9 @@ pub async fn remove_orphans(netlink: &Netlink, instance: &str, namespaces: &BTre
     left.kept
         .extend(damaged.map(|(path, cause)| Kept::Damaged { path, cause }));
     for record in listed.links {
+        if in_use.links.contains(&record.link) {
+            continue;
+        }
         if !record.is_in(here) {
             left.kept.push(Kept::Elsewhere { link: record.link });
             continue;
@@ -112,7 +120,7 @@ pub async fn remove_orphans(netlink: &Netlink, instance: &str, namespaces: &BTre
         }
     }
     for record in listed.namespaces {
-        if namespaces.contains(&*record.namespace) {
+        if in_use.namespaces.contains(&*record.namespace) {
             continue;
         }
         match remove_namespace(&list, &record) {
@@ -126,7 +134,7 @@ pub async fn remove_orphans(netlink: &Netlink, instance: &str, namespaces: &BTre
 
 fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Removed, NetlinkError> {
     let removed = match Namespace::open(&record.namespace)? {
-        Some(namespace) if record.is_of(&namespace)? => {
+        Some(namespace) if record.is_of(namespace.id()?) => {
             namespace.remove()?;
             Removed::Now
         }
@@ -154,10 +162,7 @@ pub(super) fn remove_placeholder(list: &Provisioned, namespace: &str) {
     }
 }
 
-/// Whether this instance made a namespace, in this run or in one that was killed.
-pub(super) fn is_made_by(list: &Provisioned, namespace: &Namespace) -> Result<bool, NetlinkError> {
-    match list.get::<NamespaceRecord>(namespace.name()) {
-        Some(record) => record.is_of(namespace),
-        None => Ok(false),
-    }
+/// Whether this instance made the namespace `id` of that name, in this run or in one before.
+pub(super) fn is_made_by(list: &Provisioned, name: &str, id: NamespaceId) -> bool {
+    list.get::<NamespaceRecord>(name).is_some_and(|record| record.is_of(id))
 }

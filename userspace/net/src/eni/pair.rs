@@ -8,19 +8,19 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     EniError, EniSpec, EniWarning,
-    provisioned::{LinkRecord, Provisioned},
+    provisioned::{Complete, LinkRecord, Provisioned},
     routes, undo,
 };
-use crate::sys;
 use crate::{
     link::Link,
     netlink::{Netlink, NetlinkError},
     netns::Namespace,
+    sys,
     sysctl::{NeighbourControl, Sysctl},
 };
 
 /// The ENI's name inside the namespace.
-const INSIDE: &str = "eth0";
+pub(super) const INSIDE: &str = "eth0";
 
 /// Makes all of an ENI but its namespace. Nothing of it stays where that fails.
 pub(super) async fn build<G, E>(
@@ -67,8 +67,19 @@ where
             return failed(EniError::Gate { task, cause }).await;
         }
     };
-    match bring_up(host, &task, spec, &link).await {
-        Ok(()) => {
+    let complete = async {
+        bring_up(host, &task, spec, &link).await?;
+        let mut record = record.clone();
+        record.complete = Some(Complete {
+            task: namespace.id()?,
+            addresses: spec.addresses.to_vec(),
+            changing: false,
+        });
+        list.put(&record)?;
+        Ok(record)
+    };
+    match complete.await {
+        Ok(record) => {
             warnings.append(&mut self::warnings(spec.addresses, &link));
             Ok((link, record, warnings, gate))
         }
@@ -112,11 +123,16 @@ async fn configure(
     for address in spec.addresses {
         routes::add_own_address(task, &inside, *address).await?;
     }
-    if spec.fills_checksums {
-        let turned = namespace.enter(|| sys::fill_checksums(INSIDE)).flatten();
-        turned.map_err(NetlinkError::of("turn off checksum offload of", INSIDE))?;
+    fill_checksums(spec, namespace)
+}
+
+/// Has the task's end fill in checksums, if that is wanted.
+pub(super) fn fill_checksums(spec: &EniSpec<'_>, namespace: &Namespace) -> Result<(), EniError> {
+    if !spec.fills_checksums {
+        return Ok(());
     }
-    Ok(())
+    let turned = namespace.enter(|| sys::fill_checksums(INSIDE)).flatten();
+    Ok(turned.map_err(NetlinkError::of("turn off checksum offload of", INSIDE))?)
 }
 
 /// The task's end.
@@ -159,7 +175,7 @@ async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), NetlinkErro
 
 /// Takes from the task what could change the host's own addresses and routes, before the link is up. `send_redirects` only
 /// counts where it is off for `all` too; nobody on such a link has another router to be sent to.
-fn distrust(link: &Link) -> Vec<EniWarning> {
+pub(super) fn distrust(link: &Link) -> Vec<EniWarning> {
     let own = NeighbourControl::ALL.map(|control| control.sysctl(&link.name));
     let sends = Sysctl::of_link("ipv4", &link.name, "send_redirects");
     let off = |sysctl: Sysctl| match sysctl.set(0) {

@@ -8,6 +8,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Write as _},
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -49,6 +50,21 @@ pub(super) struct LinkRecord {
     mac: Mac,
     /// The alias that it gets once it is made.
     alias: String,
+    /// The ENI that it is the host's end of, once that is complete.
+    #[serde(default)]
+    pub(super) complete: Option<Complete>,
+}
+
+/// A complete ENI: what it takes to know it again, and to give it other addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct Complete {
+    /// The network namespace of the task.
+    pub(super) task: NamespaceId,
+    /// Every address that it has been given and not lost: while they change, the old and the new ones.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Its addresses are being changed: some may be missing, or there in part.
+    pub(super) changing: bool,
 }
 
 /// A named network namespace.
@@ -121,10 +137,14 @@ impl LinkRecord {
             }
     }
 
+    /// Whether a link has the Ethernet address that it was made with.
+    pub(super) fn has_mac(&self, message: &LinkMessage) -> bool {
+        message.attributes.contains(&LinkAttribute::Address(self.mac.to_vec()))
+    }
+
     /// Whether a link has the address and the name that it was made with.
     fn likeness(&self, message: &LinkMessage) -> [bool; 2] {
-        let has_mac = message.attributes.contains(&LinkAttribute::Address(self.mac.to_vec()));
-        [has_mac, link::name(message) == Some(&self.link)]
+        [self.has_mac(message), link::name(message) == Some(&self.link)]
     }
 
     /// Whether it lies in a network namespace.
@@ -133,7 +153,7 @@ impl LinkRecord {
     }
 
     /// The link with its number, or with its name while it has no number.
-    async fn look(&self, netlink: &Netlink) -> Result<Option<LinkMessage>, NetlinkError> {
+    pub(super) async fn look(&self, netlink: &Netlink) -> Result<Option<LinkMessage>, NetlinkError> {
         match self.ifindex {
             Some(ifindex) => netlink.link_message_of(ifindex, &self.link).await,
             None => netlink.link_message(&self.link).await,
@@ -142,19 +162,17 @@ impl LinkRecord {
 }
 
 impl NamespaceRecord {
-    /// Whether a namespace is the one.
-    pub(super) fn is_of(&self, namespace: &Namespace) -> Result<bool, NetlinkError> {
-        Ok(self.namespace == namespace.name() && self.netns == namespace.id()?)
+    /// Whether a namespace is the one, to which its name leads.
+    pub(super) fn is_of(&self, id: NamespaceId) -> bool {
+        self.netns == id
     }
 }
 
 impl Provisioned {
     pub(super) fn of(instance: &str) -> Result<Self, NetlinkError> {
-        const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-        let boot = fs::read_to_string(BOOT).map_err(NetlinkError::of("read", BOOT))?;
         Ok(Self {
             folder: Path::new(STATE_FOLDER).join(format!("{instance}.provisioned")),
-            boot: boot.trim().to_owned(),
+            boot: crate::boot_id().map_err(NetlinkError::of("read", crate::BOOT_ID))?,
         })
     }
 
@@ -168,6 +186,7 @@ impl Provisioned {
             ifindex: None,
             mac,
             alias: spec.alias(),
+            complete: None,
         };
         self.put(&record)?;
         Ok(record)

@@ -1,26 +1,29 @@
-//! An ENI that gets other addresses while its task runs: in place, since whoever is in the namespace stays there.
+//! An ENI that gets other addresses while its task runs: in place, since whoever is in the namespace stays there. The list
+//! has every address that it may have meanwhile, so that the next run finds them if this one is killed.
 
 use std::net::IpAddr;
 
 use super::{EniError, EniWarning, TaskEni, pair, routes};
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, NetlinkError};
 
 impl TaskEni {
     /// Takes away the addresses that are not among `addresses`. Where they move between ENIs, all withdraw theirs before
     /// any [`TaskEni::assign`]s them.
     pub async fn withdraw(&mut self, netlink: &Netlink, addresses: &[IpAddr]) -> Result<(), EniError> {
-        if self.addresses.iter().all(|address| addresses.contains(address)) {
+        let mut unwanted = self.all();
+        unwanted.retain(|address| !addresses.contains(address));
+        if unwanted.is_empty() {
             return Ok(());
         }
         let task = self.namespace.netlink()?;
         let inside = pair::inside(&task).await?;
-        while let Some(at) = self.addresses.iter().position(|address| !addresses.contains(address)) {
-            let address = self.addresses[at];
-            // With an address go the routes that prefer it.
-            self.withdrawn = true;
+        // With an address go the routes that prefer it.
+        self.list_changing(self.all())?;
+        for address in unwanted {
             routes::remove_to_task(netlink, &self.link, address).await?;
             routes::remove_own_address(&task, &inside, address).await?;
-            self.addresses.remove(at);
+            self.addresses.retain(|has| *has != address);
+            self.partial.retain(|has| *has != address);
         }
         Ok(())
     }
@@ -28,29 +31,57 @@ impl TaskEni {
     /// Gives it those of `addresses` that it does not have, and has the task send from the first of each family. Gives
     /// what limits it.
     pub async fn assign(&mut self, netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<EniWarning>, EniError> {
-        if self.addresses == addresses && !self.withdrawn {
+        if self.addresses == addresses && !self.unsettled {
             return Ok(Vec::new());
         }
         let task = self.namespace.netlink()?;
         let inside = pair::inside(&task).await?;
         let [host_mac, task_mac] = self.macs;
+        let mut listed = self.all();
+        listed.extend(addresses.iter().filter(|address| !self.addresses.contains(address)));
+        self.list_changing(listed)?;
         for family in routes::families(addresses) {
             // It stays when a family goes, and may be there already.
             routes::unless(libc::EEXIST, family.add_gateway(netlink, &self.link).await)?;
         }
         for address in addresses {
-            if !self.addresses.contains(address) {
-                let added = routes::add_own_address(&task, &inside, *address).await;
-                routes::unless(libc::EEXIST, added)?;
-                routes::add_to_task(netlink, &self.link, *address, task_mac).await?;
-                self.addresses.push(*address);
+            if self.addresses.contains(address) {
+                continue;
             }
+            if self.partial.contains(address) {
+                routes::remove_to_task(netlink, &self.link, *address).await?;
+            }
+            let added = routes::add_own_address(&task, &inside, *address).await;
+            routes::unless(libc::EEXIST, added)?;
+            routes::add_to_task(netlink, &self.link, *address, task_mac).await?;
+            self.addresses.push(*address);
+            self.partial.retain(|has| has != address);
         }
         for family in routes::families(addresses) {
             family.put_default(&task, &inside, host_mac).await?;
         }
         self.addresses = addresses.to_vec();
-        self.withdrawn = false;
+        self.put_record(self.addresses.clone(), false)?;
+        self.unsettled = false;
         Ok(pair::warnings(addresses, &self.link))
+    }
+
+    /// The addresses of which it has anything.
+    fn all(&self) -> Vec<IpAddr> {
+        self.addresses.iter().chain(&self.partial).copied().collect()
+    }
+
+    /// Lists the addresses that it may have from now on, until they are settled.
+    fn list_changing(&mut self, addresses: Vec<IpAddr>) -> Result<(), NetlinkError> {
+        self.unsettled = true;
+        self.put_record(addresses, true)
+    }
+
+    fn put_record(&mut self, addresses: Vec<IpAddr>, changing: bool) -> Result<(), NetlinkError> {
+        if let Some(complete) = &mut self.record.complete {
+            complete.addresses = addresses;
+            complete.changing = changing;
+        }
+        self.list.put(&self.record)
     }
 }

@@ -5,11 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use futures_util::TryStreamExt as _;
 use netlink_packet_route::{
-    address::{AddressAttribute, AddressFlags, AddressScope},
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
     neighbour::NeighbourState,
-    route::RouteMessage,
+    route::{RouteAttribute, RouteFlags, RouteMessage},
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
@@ -90,6 +91,27 @@ pub(super) async fn add_own_address(task: &Netlink, inside: &Link, address: IpAd
     add_address(task, inside, address, length(address)).await
 }
 
+/// Those of the ENI's addresses that the task's end has.
+pub(super) async fn own_addresses(
+    task: &Netlink,
+    inside: &Link,
+    addresses: &[IpAddr],
+) -> Result<Vec<IpAddr>, NetlinkError> {
+    let request = task.handle().address().get().set_link_index_filter(inside.ifindex);
+    let found: Result<Vec<AddressMessage>, _> = request.execute().try_collect().await;
+    let found = found.map_err(NetlinkError::of("list addresses of", &inside.name))?;
+    let has = |address: IpAddr| {
+        found.iter().any(|message| {
+            let itself = |attribute: &AddressAttribute| match attribute {
+                AddressAttribute::Address(of) | AddressAttribute::Local(of) => *of == address,
+                _ => false,
+            };
+            message.header.prefix_len == length(address) && message.attributes.iter().any(itself)
+        })
+    };
+    Ok(addresses.iter().copied().filter(|address| has(*address)).collect())
+}
+
 /// Takes one of the ENI's addresses from the task's end. Nothing to do where it is gone.
 pub(super) async fn remove_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), NetlinkError> {
     let mut request = task.handle().address().add(inside.ifindex, address, length(address));
@@ -108,6 +130,29 @@ pub(super) async fn add_to_task(host: &Netlink, link: &Link, address: IpAddr, ma
     put_neighbour(host, link, address, mac).await?;
     let added = host.handle().route().add(to_task(link, address)).execute().await;
     added.map_err(NetlinkError::of("add route", format!("{address} dev {}", link.name)))
+}
+
+/// Whether one of the ENI's addresses is led to the task.
+pub(super) async fn is_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<bool, NetlinkError> {
+    let mut wanted = to_task(link, address);
+    // The route itself, and not what a packet would make of it.
+    wanted.header.flags = RouteFlags::FibMatch;
+    let found: Result<Vec<RouteMessage>, _> = host.handle().route().get(wanted).execute().try_collect().await;
+    let name = format!("{address} dev {}", link.name);
+    match found.map_err(NetlinkError::of("look up route", name)) {
+        Ok(found) => Ok(found.iter().any(|route| {
+            route.header.destination_prefix_length == length(address)
+                && route.attributes.contains(&RouteAttribute::Oif(link.ifindex))
+        })),
+        Err(refused)
+            if [libc::ENETUNREACH, libc::EHOSTUNREACH]
+                .iter()
+                .any(|errno| refused.is(*errno)) =>
+        {
+            Ok(false)
+        }
+        Err(refused) => Err(refused),
+    }
 }
 
 /// Leads one of the ENI's addresses there no more. Nothing to do where it is not led there.

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "system calls and the C library's structures")]
 
 mod ethtool;
+mod rights;
 
 use std::{
     io,
@@ -11,6 +12,8 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use ethtool::{VlanSwitch, fill_checksums, turn_vlan_switch, vlan_switch};
+
+pub(crate) use rights::{peer_groups, take_rights};
 
 /// The number that the kernel gave a socket's network namespace, which no other gets until the host is started anew; `None`
 /// before Linux 5.14, which keeps it to itself.

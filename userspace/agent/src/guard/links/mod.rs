@@ -1,11 +1,11 @@
 //! The desired state of links, compared with the links that are there.
 
 mod reconcile;
+mod repair;
 mod timing;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    mem,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Carrier, Counts, Desired, DesiredTask, Notice,
+    Carrier, Counts, Desired, DesiredTask, Notice, TaskLink,
     moved::{self, place},
     retry::Retry,
     uplinks::{Uplinks, sides},
@@ -53,6 +53,8 @@ pub(super) struct Links {
     uplinks: Uplinks,
     uplink_retry: Option<Retry>,
     uplink_is_due: bool,
+    /// The trunks that an earlier process had, until its gates are taken over.
+    inherited_trunks: Option<Vec<u32>>,
     /// ENIs to be looked at. Those whose link has just come are first.
     due: VecDeque<String>,
     /// When those that wait for the image's writer are looked at again.
@@ -91,8 +93,10 @@ impl Links {
         image: Arc<SharedImage>,
         watch: LinkWatch,
         notices: UnboundedSender<Notice>,
+        inherited_trunks: Option<Vec<u32>>,
     ) -> Self {
         Self {
+            inherited_trunks,
             uplinks: Uplinks::new(image.control()),
             programs,
             image,
@@ -125,7 +129,7 @@ impl Links {
     pub(super) fn desire(&mut self, desired: Desired) -> Result<(), NetlinkError> {
         // Links whose events are still to come may be named.
         self.watch.refresh()?;
-        self.hear()?;
+        self.process_events()?;
         let stays = |eni: &String, task: &mut Task| {
             desired
                 .tasks
@@ -186,7 +190,7 @@ impl Links {
                     warn!(
                         task = name,
                         link = held.gate.link().name,
-                        "task `{name}` is no longer named: link `{}` passes nothing until it goes",
+                        "task `{name}` is no longer named: link `{}` passes nothing until it goes, or another task names it",
                         held.gate.link().name
                     );
                 }
@@ -202,11 +206,16 @@ impl Links {
     }
 
     /// Closes what came and looks after what went, up to the present.
-    pub(super) fn hear(&mut self) -> Result<(), NetlinkError> {
+    pub(super) fn process_events(&mut self) -> Result<(), NetlinkError> {
         while let Some(event) = self.watch.poll()? {
             match event {
-                LinkEvent::Present { name, ifindex } => self.came(&name, ifindex),
-                LinkEvent::Gone { name, ifindex, moved } => self.went(&name, ifindex, moved),
+                LinkEvent::Present { name, ifindex, unseen } => self.came(&name, ifindex, unseen),
+                LinkEvent::Gone {
+                    name,
+                    ifindex,
+                    moved,
+                    renamed,
+                } => self.went(&name, ifindex, moved, renamed),
                 LinkEvent::Attached { ifindex } if self.here.contains_key(&ifindex) => self.follow_segment(ifindex),
                 // A bridge may have become another kind of bridge.
                 LinkEvent::Attached { .. } => {
@@ -220,9 +229,9 @@ impl Links {
         Ok(())
     }
 
-    fn came(&mut self, name: &str, ifindex: u32) {
+    fn came(&mut self, name: &str, ifindex: u32, unseen: bool) {
         // Where messages were lost another link may have come to its name and number unseen.
-        self.check(name, ifindex, None);
+        self.check(name, ifindex, None, !unseen);
         if self.uplinks.wants(name) {
             self.uplink_is_due = true;
         }
@@ -259,23 +268,26 @@ impl Links {
         self.covers.insert(ifindex, cover);
     }
 
-    fn went(&mut self, name: &str, ifindex: u32, moved: Option<Moved>) {
-        self.check("", ifindex, moved);
+    fn went(&mut self, name: &str, ifindex: u32, moved: Option<Moved>, renamed: bool) {
+        self.check("", ifindex, moved, renamed);
         self.uplinks.lost_name(ifindex, name);
         if !self.watch.has(ifindex) {
             self.covers.remove(&ifindex);
         }
-        self.away.retain(|gate| place(gate) != Place::Gone);
+        self.away
+            .retain(|gate| !matches!(place(gate), Place::Bare | Place::Gone));
     }
 
-    /// Looks whether the gate of a link that has this name now still is on it.
-    fn check(&mut self, name: &str, ifindex: u32, moved: Option<Moved>) {
+    /// Looks whether the link with this number, which has this name now, is the one that was gated. `same`: it is, if one has its
+    /// number; then a gate that is not on it was taken off, and is put right as such.
+    fn check(&mut self, name: &str, ifindex: u32, moved: Option<Moved>, same: bool) {
         let uplink = self.uplink();
-        for gate in self.uplinks.check(ifindex, self.watch.has(ifindex)) {
+        let trunk_has_filters = self.uplinks.trunk_hook() == Some(AttachKind::Clsact);
+        for gate in self.uplinks.check(ifindex, self.watch.has(ifindex), same) {
             self.close_moved(gate, "the uplink");
         }
         if let Some(link) = uplink.filter(|_| self.uplink().is_none()) {
-            if self.uplinks.trunk().is_some() && self.programs.hook() == AttachKind::Clsact {
+            if trunk_has_filters {
                 moved::close(&self.programs, &link.name, moved);
             }
             self.uplink_is_due = true;
@@ -286,7 +298,7 @@ impl Links {
         };
         let place = place(&held.gate);
         let task = held.eni.as_ref().and_then(|eni| self.tasks.get_mut(eni));
-        if place == Place::Here {
+        if moved::stays(place, same) {
             // A link that taskgate made is its task's under any name.
             if let Some(task) = task
                 && let Carrier::Device(device) = &task.desired.carrier
@@ -345,7 +357,7 @@ impl Links {
                 self.away.push(gate);
             }
             // It went meanwhile.
-            Err(_) if place(&gate) == Place::Gone => {}
+            Err(_) if matches!(place(&gate), Place::Bare | Place::Gone) => {}
             Err(error) => {
                 error!(
                     link,
@@ -385,7 +397,7 @@ impl Links {
         self.here.insert(ifindex, Held { gate, eni });
         self.follow_segment(ifindex);
         // It may have gone before it was handed over.
-        self.check(&name, ifindex, None);
+        self.check(&name, ifindex, None, true);
     }
 
     /// Closes a link that taskgate made and takes away.
@@ -404,7 +416,7 @@ impl Links {
     /// Refuses an uplink that cannot be one, if its link is there.
     pub(super) fn check_uplink(&mut self, device: &str) -> Result<Result<(), AttachError>, NetlinkError> {
         self.watch.refresh()?;
-        self.hear()?;
+        self.process_events()?;
         let Some((ifindex, known)) = self.watch.link(device) else {
             return Ok(Ok(()));
         };
@@ -416,6 +428,15 @@ impl Links {
                 cause,
             }),
         })
+    }
+
+    /// The link that an ENI is gated on, if it is and is no branch.
+    pub(super) fn task_link(&self, eni: &str) -> Option<TaskLink> {
+        let State::Bound(Some(ifindex)) = self.tasks.get(eni)?.state else {
+            return None;
+        };
+        let name = self.here.get(&ifindex)?.gate.link().name.clone();
+        Some(TaskLink { name, ifindex })
     }
 
     pub(super) fn count(&self) -> Counts {
@@ -436,25 +457,5 @@ impl Links {
             tasks: self.tasks.len(),
             failed: failed.map(|task| task.desired.name.clone()).collect(),
         }
-    }
-
-    /// Takes every gate off. Gives the names of the links that are open now.
-    pub(super) fn end(&mut self) -> Vec<String> {
-        let here = mem::take(&mut self.here).into_values().map(|held| held.gate);
-        let gates: Vec<Gate> = here.chain(self.uplinks.end()).chain(self.away.drain(..)).collect();
-        self.covers.clear();
-        let mut opened = Vec::new();
-        for gate in gates {
-            let link = gate.link().name.clone();
-            // An ENI that taskgate made is gone with its link.
-            if place(&gate) == Place::Gone {
-                continue;
-            }
-            match gate.detach() {
-                Ok(()) => opened.push(link),
-                Err(error) => warn!(link, "the gate of link `{link}` may still stand: {}", chain(&error)),
-            }
-        }
-        opened
     }
 }

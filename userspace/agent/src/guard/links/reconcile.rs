@@ -5,7 +5,7 @@ use std::{mem, time::Instant};
 use taskgate_bpf::gate::{Gate, GateError, GateProgram, link_id};
 use taskgate_ebpf::abi::LinkId;
 use taskgate_net::link::Link;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{BUSY, Carrier, DesiredTask, Held, Links, Notice, State};
 use crate::{
@@ -17,7 +17,9 @@ use crate::{
 impl Links {
     /// Reconciles the next link or task that is due. Gives an error that was not reported before.
     pub(in crate::guard) fn step(&mut self) -> Option<AttachError> {
-        if mem::take(&mut self.uplink_is_due) {
+        // An earlier process's gate of the trunk goes on until the branches are bound in this one's image.
+        let goes_on = self.inherited_trunks.is_some() && !self.due.is_empty();
+        if !goes_on && mem::take(&mut self.uplink_is_due) {
             return self.reconcile_uplink();
         }
         let eni = self.due.pop_front()?;
@@ -28,6 +30,9 @@ impl Links {
         let before = self.uplink();
         let is_task = |ifindex| self.here.contains_key(&ifindex);
         let established = self.uplinks.establish(&self.programs, &self.watch, &is_task);
+        if let Some(trunks) = self.inherited_trunks.take() {
+            self.uplinks.inherit(&self.programs, &self.watch, trunks);
+        }
         let after = self.uplink();
         if after != before {
             self.tell(Notice::Uplink(after));
@@ -78,7 +83,7 @@ impl Links {
     }
 
     fn reconcile_branch(&mut self, task: &DesiredTask, vlan: u16) -> Result<State, AttachError> {
-        match self.image.try_bind(LinkId::branch(vlan), task.slot) {
+        match self.image.try_bind(LinkId::branch(vlan), task.slot, true) {
             Ok(Binding::Done) => {
                 let (trunk, yet) = match self.uplinks.trunk() {
                     Some(trunk) if self.uplinks.has_trunk() => (trunk, "is gated"),
@@ -144,7 +149,7 @@ impl Links {
                 },
             });
         }
-        self.check(device, ifindex, None);
+        self.check(device, ifindex, None, true);
         if let Some(Held { eni: Some(owner), .. }) = self.here.get(&ifindex)
             && owner == eni
             && self
@@ -186,12 +191,15 @@ impl Links {
         let id = link_id(link)?;
         // Before any packet passes there.
         self.set_segment(task.slot, link.ifindex);
+        let gated = self.programs.is_inherited(link)?;
         let binding = self
             .image
-            .try_bind(id, task.slot)
+            .try_bind(id, task.slot, gated)
             .map_err(|cause| GateError::Prepare(cause.into()))?;
         let program = match binding {
             Binding::Done => GateProgram::Judge,
+            // It is not open meanwhile.
+            Binding::NotYet if gated => return Ok(binding),
             Binding::NotYet => GateProgram::DropAll,
         };
         match self.put_up(link, program) {
@@ -211,14 +219,23 @@ impl Links {
     fn put_up(&mut self, link: &Link, program: GateProgram) -> Result<Gate, GateError> {
         let gate = match self.here.get(&link.ifindex) {
             Some(held) => {
-                held.gate.set(program)?;
+                held.gate.repair(program)?;
                 held.gate.clone()
             }
             None => self.programs.attach(link, program)?,
         };
         self.covers.remove(&link.ifindex);
         // One that was moved away and came back has its old gate behind the new one.
-        self.away.retain(|gate| !gate.is_on(link.ifindex));
+        for behind in self.away.extract_if(.., |gate| gate.is_on(link.ifindex)) {
+            if let Err(error) = behind.detach() {
+                warn!(
+                    link = link.name,
+                    "link `{}` passes nothing: {}",
+                    link.name,
+                    chain(&error)
+                );
+            }
+        }
         Ok(gate)
     }
 

@@ -1,0 +1,19 @@
+//! The control socket: what it answers, and what it withstands.
+
+mod apply;
+mod configurations;
+mod file;
+mod generated;
+mod hostile;
+mod rights;
+mod silent;
+mod status;
+
+use testkit::Config;
+
+const WEB: &str = "10.88.0.10";
+const SERVER: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
+
+fn server(config: Config) -> Config {
+    config.group("server", SERVER).task("web-1", &[WEB], &["server"])
+}

@@ -1,0 +1,77 @@
+//! Configurations that a slip of the hand, a bad tool or somebody who means harm changed: each is refused with what is wrong and
+//! where, or means something that can be compiled. None makes the reader or the compiler panic.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use taskgate_analysis::host_image::HostImage;
+use taskgate_config::{Problem, Sources};
+use testkit::{mutation::mutated, random::Random};
+
+const TEXTS: u32 = 10_000;
+const SEED: u64 = 0x7461_736b_6761_7465;
+
+/// The examples' files, folder by folder.
+fn folders() -> Result<Vec<Vec<(String, String)>>> {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut folders = Vec::new();
+    for folder in ["native", "trunk", "aws"] {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(examples.join(folder))? {
+            let path = entry?.path();
+            let name = path
+                .file_name()
+                .context("a file without a name")?
+                .to_string_lossy()
+                .into_owned();
+            files.push((name, fs::read_to_string(&path)?));
+        }
+        files.sort();
+        folders.push(files);
+    }
+    Ok(folders)
+}
+
+/// Whether a problem has a place in one of these files: a line that is there, or the whole file.
+fn is_located(problem: &Problem, files: &[(&str, &str)]) -> bool {
+    let Some((_, text)) = files.iter().find(|(name, _)| *name == problem.file) else {
+        return false;
+    };
+    // The reader's lines end as YAML's do.
+    let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
+    !problem.message.is_empty() && problem.line as usize <= lines && (problem.line == 0) == (problem.column == 0)
+}
+
+#[test]
+fn each_is_refused_with_a_place_or_compiles() -> Result<()> {
+    let folders = folders()?;
+    let mut random = Random::new(SEED);
+    let (mut refused, mut compiled) = (0, 0);
+    for number in 0..TEXTS {
+        let mut files = random.pick(&folders).clone();
+        let which = random.index(files.len());
+        files[which].1 = mutated(&files[which].1, &mut random);
+        let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (&**name, &**text)).collect();
+        let told = || format!("text {number}, `{}`:\n{}", files[which].0, files[which].1);
+        match Sources::of(&files).resolve() {
+            Err(problems) => {
+                refused += 1;
+                ensure!(!problems.errors.is_empty(), "nothing is wrong with {}", told());
+                let lost = problems.errors.iter().find(|problem| !is_located(problem, &files));
+                ensure!(lost.is_none(), "{lost:?} is nowhere in {}", told());
+            }
+            Ok(loaded) => {
+                compiled += 1;
+                let model = loaded.model;
+                let image = HostImage::new(&model, &|eni| eni.binding.is_some(), &model.exempt());
+                image.map(drop).with_context(told)?;
+            }
+        }
+    }
+    // Neither is the rule without an exception, or the texts show little.
+    ensure!(
+        refused > TEXTS / 5 && compiled > TEXTS / 20,
+        "{refused} refused, {compiled} compiled"
+    );
+    Ok(())
+}
