@@ -1,7 +1,7 @@
 //! Configurations that a slip of the hand, a bad tool or somebody who means harm changed: each is refused with what is wrong and
 //! where, or means something that can be compiled. None makes the reader or the compiler panic.
 
-use std::{fs, path::Path};
+use std::{fs, panic::resume_unwind, path::Path, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use taskgate_analysis::host_image::HostImage;
@@ -9,6 +9,8 @@ use taskgate_config::{Problem, Sources};
 use testkit::{mutation::mutated, random::Random};
 
 const TEXTS: u32 = 10_000;
+/// They are read by so many threads.
+const PARTS: u32 = 4;
 const SEED: u64 = 0x7461_736b_6761_7465;
 
 /// The examples' files, folder by folder.
@@ -42,17 +44,21 @@ fn is_located(problem: &Problem, files: &[(&str, &str)]) -> bool {
     !problem.message.is_empty() && problem.line as usize <= lines && (problem.line == 0) == (problem.column == 0)
 }
 
-#[test]
-fn each_is_refused_with_a_place_or_compiles() -> Result<()> {
-    let folders = folders()?;
-    let mut random = Random::new(SEED);
+/// Reads and compiles a part of the texts. Gives how many were refused and how many compiled.
+fn read(folders: &[Vec<(String, String)>], seed: u64) -> Result<(u32, u32)> {
+    let mut random = Random::new(seed);
     let (mut refused, mut compiled) = (0, 0);
-    for number in 0..TEXTS {
-        let mut files = random.pick(&folders).clone();
+    for number in 0..TEXTS / PARTS {
+        let mut files = random.pick(folders).clone();
         let which = random.index(files.len());
         files[which].1 = mutated(&files[which].1, &mut random);
         let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (&**name, &**text)).collect();
-        let told = || format!("text {number}, `{}`:\n{}", files[which].0, files[which].1);
+        let told = || {
+            format!(
+                "text {number} of seed {seed:#x}, `{}`:\n{}",
+                files[which].0, files[which].1
+            )
+        };
         match Sources::of(&files).resolve() {
             Err(problems) => {
                 refused += 1;
@@ -68,6 +74,23 @@ fn each_is_refused_with_a_place_or_compiles() -> Result<()> {
             }
         }
     }
+    Ok((refused, compiled))
+}
+
+#[test]
+fn each_is_refused_with_a_place_or_compiles() -> Result<()> {
+    let folders = &folders()?;
+    let (mut refused, mut compiled) = (0, 0);
+    thread::scope(|scope| -> Result<()> {
+        let start = |part| scope.spawn(move || read(folders, SEED + u64::from(part)));
+        let parts: Vec<_> = (0..PARTS).map(start).collect();
+        for part in parts {
+            let of_part = part.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            refused += of_part.0;
+            compiled += of_part.1;
+        }
+        Ok(())
+    })?;
     // Neither is the rule without an exception, or the texts show little.
     ensure!(
         refused > TEXTS / 5 && compiled > TEXTS / 20,

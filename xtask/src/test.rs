@@ -1,10 +1,13 @@
 //! `cargo xtask test`: set-up, the release binary, all tests, one sum at the end.
 
 use std::{
+    env,
     io::{self, BufRead, BufReader, Write},
+    num::NonZero,
     ops::AddAssign,
     path::Path,
     process::{Command, ExitCode, Stdio},
+    thread,
 };
 
 use anyhow::{Context as _, Result};
@@ -28,6 +31,9 @@ pub(crate) struct Args {
     #[arg(long)]
     unprivileged: bool,
 }
+
+/// How many tests of a program run side by side. Those that start taskgate wait for it a third of the time.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// How many tests came to which end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,6 +135,10 @@ fn cargo_test(args: &Args, binary: &Path) -> Command {
         .args(["test", "--no-fail-fast"])
         .args(&args.filter)
         .env("TASKGATE_BIN", binary);
+    if env::var_os(THREADS).is_none() {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        command.env(THREADS, (processors + processors / 2).to_string());
+    }
     if args.long {
         command.env("TASKGATE_TEST_LONG", "1");
     }

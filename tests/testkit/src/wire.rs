@@ -1,16 +1,21 @@
 //! Counting what really crosses a link: a packet socket on it, read by code that shares nothing with taskgate's.
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
+    mem,
     net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 
 use crate::{
     ledger::{Count, Flow, protocol},
@@ -27,11 +32,24 @@ pub enum Way {
 
 /// A link that is listened on. On a task's end of its ENI that is all that the task sends, whatever its gate does with
 /// it, and all that its gate lets in.
+///
+/// A thread reads it all the time: what a test waits for takes as long as the machine is slow, and a socket holds only
+/// so much.
 #[derive(Debug)]
-pub struct Wire {
+pub struct Wire(Arc<Tap>);
+
+#[derive(Debug)]
+struct Tap {
     socket: OwnedFd,
-    seen: RefCell<BTreeMap<(Way, Flow), Count>>,
-    together: RefCell<BTreeMap<(Way, Flow), u64>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    flows: BTreeMap<(Way, Flow), Count>,
+    together: BTreeMap<(Way, Flow), u64>,
+    /// The thread's error, for the next who asks.
+    fault: Option<anyhow::Error>,
 }
 
 /// More than any headers.
@@ -43,18 +61,25 @@ impl Wire {
         let socket = netns
             .run(|| listen(link, |socket| Ok(set(socket, PACKET_VNET_HDR, &1_i32)?)))
             .with_context(|| format!("cannot listen on `{link}`"))?;
-        Ok(Self {
+        let tap = Arc::new(Tap {
             socket,
-            seen: RefCell::default(),
-            together: RefCell::default(),
-        })
+            seen: Mutex::default(),
+        });
+        let reader = Arc::downgrade(&tap);
+        thread::Builder::new().name("wire".to_owned()).spawn(move || {
+            while let Some(tap) = reader.upgrade() {
+                if let Err(error) = tap.wait().and_then(|()| tap.read().map(drop)) {
+                    tap.seen().fault = Some(error);
+                    return;
+                }
+            }
+        })?;
+        Ok(Self(tap))
     }
 
     /// All flows up to now but chatter, neighbour discovery and ARP.
     pub fn flows(&self) -> Result<BTreeMap<(Way, Flow), Count>> {
-        self.read()?;
-        let seen = self.seen.borrow();
-        Ok(seen.iter().map(|(key, count)| (*key, *count)).collect())
+        Ok(self.0.read()?.flows.clone())
     }
 
     /// The packets sent in a flow.
@@ -69,8 +94,7 @@ impl Wire {
 
     /// How many frames of a flow were several packets each.
     pub fn together(&self, way: Way, flow: Flow) -> Result<u64> {
-        self.read()?;
-        Ok(self.together.borrow().get(&(way, flow)).copied().unwrap_or_default())
+        Ok(self.0.read()?.together.get(&(way, flow)).copied().unwrap_or_default())
     }
 
     /// Waits until this many packets of a flow were received.
@@ -86,30 +110,48 @@ impl Wire {
                 "waited {PATIENCE:?} for {packets} packets of {flow:?}, of which {} came",
                 count.packets
             );
-            let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            poll(&mut ready, PollTimeout::from(100_u8))?;
+            self.0.wait()?;
         }
     }
 
     fn count(&self, way: Way, flow: Flow) -> Result<Count> {
-        self.read()?;
-        Ok(self.seen.borrow().get(&(way, flow)).copied().unwrap_or_default())
+        Ok(self.0.read()?.flows.get(&(way, flow)).copied().unwrap_or_default())
+    }
+}
+
+impl Tap {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> Result<()> {
-        let mut seen = self.seen.borrow_mut();
-        let mut together = self.together.borrow_mut();
+    /// Waits until there is a frame, for a tenth of a second.
+    fn wait(&self) -> Result<()> {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::from(100_u8)) {
+            Err(Errno::EINTR) => Ok(()),
+            polled => Ok(polled.map(drop)?),
+        }
+    }
+
+    /// All up to now.
+    fn read(&self) -> Result<MutexGuard<'_, Seen>> {
+        let mut guard = self.seen();
+        let Seen { flows, together, fault } = &mut *guard;
+        if let Some(fault) = mem::take(fault) {
+            return Err(fault);
+        }
         drain::<SNAP>(&self.socket, |frame, outgoing| {
             let way = if outgoing { Way::Out } else { Way::In };
             if let Some((flow, count)) = measure(frame)
                 && !flow.is_chatter()
             {
-                *seen.entry((way, flow)).or_default() += count;
+                *flows.entry((way, flow)).or_default() += count;
                 if count.packets > 1 {
                     *together.entry((way, flow)).or_default() += 1;
                 }
             }
-        })
+        })?;
+        Ok(guard)
     }
 }
 

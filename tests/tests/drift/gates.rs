@@ -13,11 +13,15 @@ use crate::{CLOSED, Gated, Made, WEB, cases};
 /// Which sides lose their gate; `true`: that on which the link receives.
 const SIDES: [&[bool]; 3] = [&[true], &[false], &[true, false]];
 
+/// With `TASKGATE_TEST_LONG=1` in all cases; else each kind of attachment and of links with some sides.
 fn for_all(act: impl Fn(Gated, &[bool]) -> Result<()>) -> Result<()> {
-    for (attach, made) in cases() {
-        for sides in SIDES {
-            let case = || format!("{attach:?}, {made:?}, {sides:?}");
-            act(Gated::start(attach, made).with_context(case)?, sides).with_context(case)?;
+    let all = std::env::var_os("TASKGATE_TEST_LONG").is_some();
+    for (number, (attach, made)) in cases().enumerate() {
+        for (at, sides) in SIDES.iter().enumerate() {
+            if all || (number + at) % 2 == 0 {
+                let case = || format!("{attach:?}, {made:?}, {sides:?}");
+                act(Gated::start(attach, made).with_context(case)?, sides).with_context(case)?;
+            }
         }
     }
     Ok(())

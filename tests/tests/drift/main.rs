@@ -3,6 +3,7 @@
 
 mod gates;
 mod names;
+mod uplink;
 
 use anyhow::{Result, ensure};
 use nix::net::if_::if_nametoindex;

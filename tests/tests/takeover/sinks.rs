@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use flate2::read::GzDecoder;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use testkit::{
     E2eTest, at,
     ledger::Action,
@@ -151,12 +152,27 @@ fn a_folder_that_is_missing_is_told_once_and_what_waited_comes_once_it_is_there(
     let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
     Client::connect(&test.topology.outside, at(WEB, 80))?.finish()?;
     test.daemon.await_message("there is no folder")?;
+    let late = folder.path().join("nowhere/flows.log");
+    let destination = || -> Result<(Value, Value)> {
+        let status: Value = test.control().get("/v1/status")?.ok()?;
+        let of_late = format!("`{}`", late.display());
+        let all = status["destinations"].as_array().context("no destinations")?;
+        let found = all.iter().find(|one| one["destination"] == of_late.as_str());
+        Ok((status["healthy"].clone(), found.context("it is not told of")?.clone()))
+    };
+    let (healthy, missing) = destination()?;
+    assert_eq!(healthy, false);
+    let why = missing["failure"].as_str().context("no reason")?;
+    assert!(why.starts_with("there is no folder"), "{why}");
     test.daemon
         .await_ledger(|ledger| ledger.total("web-1", Action::Accept).packets != 0)?;
     fs::create_dir(folder.path().join("nowhere"))?;
-    let late = folder.path().join("nowhere/flows.log");
     until("what waited is written", || {
         Ok(late.metadata().is_ok_and(|file| file.len() != 0))
+    })?;
+    until("it is told that it is written", || {
+        let (healthy, late) = destination()?;
+        Ok(healthy == true && late["failure"].is_null() && late["records"].as_u64() > Some(0))
     })?;
     let expected = test.passed()?;
     let stopped = test.finish(&expected)?;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use taskgate_api::{Losses, TableFill, TableFills};
+use taskgate_api::{DestinationStatus, Losses, TableFill, TableFills};
 use taskgate_bpf::{load::LoadOptions, object::BpfObject, reader::ConnReader, sys, tables::KernelTables};
 use taskgate_compiler::{CompileOptions, Compiled, EniLimits, GroupSetIds, RuleIds};
 use taskgate_ebpf::{
@@ -156,7 +156,7 @@ impl Daemon {
     }
 
     /// Has the gates of links put right, and what the next process goes on with.
-    pub(super) fn repair(&self, ifindexes: Vec<u32>) -> Result<(), StartError> {
+    pub(super) fn repair(&mut self, ifindexes: Vec<u32>) -> Result<(), StartError> {
         let repaired = self.gates.repair(ifindexes);
         if !self.file.path().exists() {
             self.file.write(&self.state)?;
@@ -378,6 +378,11 @@ impl Daemon {
     /// The gates.
     pub(super) fn gates(&self) -> &Gates {
         &self.gates
+    }
+
+    /// How the destinations of flow records fare.
+    pub(super) fn destinations(&self) -> Vec<DestinationStatus> {
+        self.records.destinations()
     }
 
     /// Each gated task's ENI, slot, and use of the tables.

@@ -44,6 +44,8 @@ pub(crate) struct SeenTask {
 pub(crate) struct Seen {
     pub(crate) tasks: Vec<SeenTask>,
     lost_names: io::Result<Vec<PathBuf>>,
+    /// The uplink that lost its prefilter.
+    lost_prefilter: io::Result<Option<String>>,
 }
 
 /// What tells one deviation from another.
@@ -108,6 +110,7 @@ impl Drift {
         self.served.append(&mut self.waiting);
         let observed = daemon.gates().observe().await?;
         let lost_names = daemon.lost_names();
+        let lost_prefilter = daemon.gates().lost_prefilter();
         self.looking = Some(spawn_blocking(move || {
             let inspect = |held: ObservedTask| SeenTask {
                 inspection: held.gate.as_ref().and_then(|gate| gate.inspect().transpose()),
@@ -116,6 +119,7 @@ impl Drift {
             Seen {
                 tasks: observed.into_iter().map(inspect).collect(),
                 lost_names,
+                lost_prefilter,
             }
         }));
         Ok(())
@@ -132,7 +136,7 @@ impl Drift {
     }
 
     /// Takes note of what is not as it should be, and has it put right.
-    pub(crate) fn note(&mut self, seen: &Seen, daemon: &Daemon) {
+    pub(crate) fn note(&mut self, seen: &Seen, daemon: &mut Daemon) {
         let now = unix_time().as_secs();
         let mut repairs = Vec::new();
         let mut found = BTreeMap::new();
@@ -165,10 +169,20 @@ impl Drift {
             }
             Err(error) => {
                 let message = format!("what the next taskgate goes on with cannot be looked at: {error}");
-                found.insert(
-                    (DeviationKind::Unknown, String::new(), true),
-                    deviation(DeviationKind::Unknown, message, now),
-                );
+                let kind = DeviationKind::Unknown;
+                found.insert((kind, String::new(), true), deviation(kind, message, now));
+            }
+        }
+        match &seen.lost_prefilter {
+            Ok(Some(uplink)) => {
+                lost = true;
+                found.extend([of_prefilter(uplink, now)]);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let message = format!("the prefilter of the uplink cannot be looked at: {error}");
+                let kind = DeviationKind::Unknown;
+                found.insert((kind, String::new(), false), deviation(kind, message, now));
             }
         }
         let is_new = self.compare(found, now);
@@ -295,6 +309,17 @@ fn of_gate(task: &SeenTask, fault: &GateFault, now: u64) -> (Key, Deviation) {
         ),
     };
     of_link(kind, task, link, ingress, message, now)
+}
+
+fn of_prefilter(uplink: &str, now: u64) -> (Key, Deviation) {
+    let message =
+        format!("uplink `{uplink}` has no prefilter: what is denied is dropped by the gates behind it, later");
+    let kind = DeviationKind::PrefilterMissing;
+    let deviation = Deviation {
+        link: Some(uplink.to_owned()),
+        ..deviation(kind, message, now)
+    };
+    ((kind, uplink.to_owned(), true), deviation)
 }
 
 fn of_name(path: &str, now: u64) -> (Key, Deviation) {

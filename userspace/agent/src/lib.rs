@@ -250,7 +250,7 @@ async fn run_loop(
             }
             seen = drift.seen() => match seen {
                 Ok(seen) => {
-                    drift.note(&seen, &daemon);
+                    drift.note(&seen, &mut daemon);
                     for answer in drift.take_waiting() {
                         // A client may be gone.
                         let _told = answer.send(status::status(options, &mut daemon, &reloads, (&drift, &seen), began));

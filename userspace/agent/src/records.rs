@@ -9,11 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use taskgate_api::DestinationStatus;
 use taskgate_bpf::tables::KernelTables;
 use taskgate_compiler::RuleIds;
 use taskgate_ebpf::abi::image::TIMEOUTS;
 use taskgate_flowlog::{
-    Journal, LoggedEni, RecordError, RecordNames, RecordSettings, Recorder, RecorderStart, RuleText, Unlogged,
+    DestinationState, Journal, LoggedEni, RecordError, RecordNames, RecordSettings, Recorder, RecorderStart, RuleText,
+    Unlogged,
 };
 use taskgate_model::Model;
 use tracing::{error, warn};
@@ -134,6 +136,19 @@ impl Records {
     /// Has the files of flow logs opened anew.
     pub(super) fn reopen(&self) {
         self.recorder.reopen();
+    }
+
+    /// How the destinations of flow records fare.
+    pub(super) fn destinations(&self) -> Vec<DestinationStatus> {
+        let status = |state: DestinationState| DestinationStatus {
+            destination: state.name,
+            records: state.records,
+            waiting: state.waiting,
+            dropped: state.dropped,
+            lost: state.lost,
+            failure: state.failure,
+        };
+        self.recorder.destinations().into_iter().map(status).collect()
     }
 
     /// Says what went wrong with destinations.

@@ -46,8 +46,10 @@ pub(super) fn status(
     }));
     let last_apply = reloads.last();
     let is_refused = last_apply.result == ApplyOutcome::Refused;
+    let destinations = daemon.destinations();
+    let are_written = destinations.iter().all(|destination| destination.failure.is_none());
     DaemonStatus {
-        healthy: drift.is_none() && not_gated.is_empty() && !is_refused,
+        healthy: drift.is_none() && not_gated.is_empty() && !is_refused && are_written,
         instance: options.instance.clone(),
         running: true,
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -62,6 +64,7 @@ pub(super) fn status(
             passed: sum.passed + task.losses.passed,
             denied: sum.denied + task.losses.denied,
         }),
+        destinations,
         tasks,
         drift: drift.deviations(),
         not_gated,

@@ -1,11 +1,16 @@
 //! The uplink's prefilter. Without it nothing is open: the gates behind it judge the same.
 
+use std::io;
+
 use taskgate_bpf::{
     object::BpfObject,
     prefilter::{PrefilterMode, XdpPrefilter},
 };
 use taskgate_model::UplinkMode;
-use taskgate_net::{link::Link, tags::VlanOffload};
+use taskgate_net::{
+    link::{Link, name_of},
+    tags::VlanOffload,
+};
 use tracing::{info, warn};
 
 use super::error::chain;
@@ -44,6 +49,26 @@ impl PrefilteredUplink {
                 _tags: tags,
             });
         }
+    }
+
+    /// The link that lost its prefilter and is still there.
+    pub(super) fn lost(&self) -> io::Result<Option<String>> {
+        let Some(Prefiltered {
+            link,
+            prefilter: Some(prefilter),
+            ..
+        }) = &self.0
+        else {
+            return Ok(None);
+        };
+        let lost = prefilter.is_gone()? && name_of(link.ifindex).is_ok();
+        Ok(lost.then(|| link.name.clone()))
+    }
+
+    /// Attaches one again that was taken off.
+    pub(super) fn restore(&mut self, object: &mut BpfObject) {
+        let uplink = self.0.as_ref().map(|active| (active.link.clone(), active.mode));
+        self.reconcile(object, uplink);
     }
 }
 

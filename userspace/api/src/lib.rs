@@ -16,8 +16,8 @@ pub use diff::{
 };
 pub use problem::{PROBLEM_JSON, ProblemAt, ProblemDetails};
 pub use status::{
-    ApplyOutcome, DaemonStatus, Deviation, DeviationKind, GateSide, LastApply, Losses, TableFill, TableFills,
-    TaskState, TaskStatus,
+    ApplyOutcome, DaemonStatus, DestinationStatus, Deviation, DeviationKind, GateSide, LastApply, Losses, TableFill,
+    TableFills, TaskState, TaskStatus,
 };
 pub use tasks::{AddTask, IsolateTask, Task};
 

@@ -9,7 +9,8 @@ use super::{NotGated, ProblemAt};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DaemonStatus {
-    /// Whether nothing is off: no deviation, every task that has a link gated, the last apply not refused.
+    /// Whether nothing is off: no deviation, every task that has a link gated, the last apply not refused, every destination of flow
+    /// records written to.
     pub healthy: bool,
     /// The instance's name.
     pub instance: String,
@@ -39,6 +40,9 @@ pub struct DaemonStatus {
     pub tables: TableFills,
     /// Packets that are in no record, of all tasks.
     pub losses: Losses,
+    /// The destinations of flow records.
+    #[serde(default)]
+    pub destinations: Vec<DestinationStatus>,
     /// Where the kernel holds something else than it should, as of the last look.
     pub drift: Vec<Deviation>,
     /// Tasks that are not gated because of an error.
@@ -147,6 +151,25 @@ pub struct Losses {
     pub denied: u64,
 }
 
+/// How a destination of flow records fares. What it counts, it counts from the daemon's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DestinationStatus {
+    /// What messages call it.
+    pub destination: String,
+    /// Records that were written.
+    pub records: u64,
+    /// Bytes of records that wait to be written.
+    pub waiting: u64,
+    /// Records that were given up, since their reader is gone.
+    pub dropped: u64,
+    /// Packets that are in no record here, since too many records waited: SKIPDATA says whose.
+    pub lost: u64,
+    /// Why nothing can be written now. It is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
 /// Something in the kernel that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -180,6 +203,8 @@ pub enum DeviationKind {
     ProgramBefore,
     /// A name in bpffs is missing or another's: what has it would not outlive the daemon.
     PinMissing,
+    /// The uplink has no prefilter: what is denied is dropped by the gates behind it.
+    PrefilterMissing,
     /// What the kernel holds could not be looked at.
     Unknown,
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use taskgate_agent::left_standing;
-use taskgate_api::{ApplyOutcome, DaemonStatus, Deviation, TableFill, TaskState, TaskStatus};
+use taskgate_api::{ApplyOutcome, DaemonStatus, DestinationStatus, Deviation, TableFill, TaskState, TaskStatus};
 
 use super::{
     args::Output,
@@ -90,6 +90,9 @@ fn text(status: &DaemonStatus) -> String {
         status.losses.passed,
         status.losses.denied
     ));
+    for destination in &status.destinations {
+        line(records(destination));
+    }
     if let Some(last) = status
         .last_apply
         .as_ref()
@@ -114,6 +117,26 @@ fn text(status: &DaemonStatus) -> String {
         line(drift(deviation));
     }
     text + "\n" + &table(&status.tasks)
+}
+
+fn records(destination: &DestinationStatus) -> String {
+    let DestinationStatus {
+        destination: name,
+        records,
+        waiting,
+        dropped,
+        lost,
+        failure,
+    } = destination;
+    let mut text = format!("flow records to {name}: {records} written, {waiting} bytes wait");
+    if *dropped != 0 || *lost != 0 {
+        let lost = format!("; {BAD}lost{BAD:#}: {dropped} records, and those of {lost} packets");
+        text.push_str(&lost);
+    }
+    if let Some(failure) = failure {
+        text.push_str(&format!("; {BAD}not written{BAD:#}: {failure}"));
+    }
+    text
 }
 
 fn drift(deviation: &Deviation) -> String {

@@ -43,7 +43,7 @@ pub use format::{LogStatus, RecordWriter};
 pub use journal::{Journal, JournalError, Refusal};
 pub use label::Label;
 pub use names::{RecordNames, RuleText};
-pub use queue::Queue;
+pub use queue::{DestinationState, Queue};
 pub use record::{FlowRecord, Reasons, RecordAction, Tuple};
 pub use recorder::{ClosedWindow, RecordError, RecordSettings, Recorder, RecorderStart};
 pub use schedule::{Bounds, LONGEST_WINDOW, aligned};

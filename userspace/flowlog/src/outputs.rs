@@ -7,7 +7,7 @@ use taskgate_model::{Destination, FlowLog};
 
 use super::{
     journal::{Journal, Place},
-    queue::{Queue, Writer},
+    queue::{DestinationState, Queue, Writer},
     saved::{EniNumbers, NumberedEnis, RecordsToSave, SavedRecord},
     schedule::aligned,
     sink::{self, Batch, NamedSink, SinkError},
@@ -70,6 +70,8 @@ struct Output {
     lines: Vec<Batch>,
     /// No flow log has it any more.
     leaving: bool,
+    /// Packets whose records were given up for want of room.
+    lost: u64,
 }
 
 /// What the journal has of flow logs: written with records borrowed, read with its own.
@@ -232,6 +234,7 @@ impl Outputs {
             writer: Some(writer),
             lines: Vec::new(),
             leaving: false,
+            lost: 0,
         }))
     }
 
@@ -284,10 +287,11 @@ impl Outputs {
         let mut troubles: Vec<_> = self.open.iter().filter_map(|output| output.queue.trouble()).collect();
         for (stream, key) in &mut self.streams {
             let packets = stream.take_lost();
-            let output = self.open.iter().find(|output| output.key == *key);
+            let output = self.open.iter_mut().find(|output| output.key == *key);
             if packets != 0
                 && let Some(output) = output
             {
+                output.lost += packets;
                 let sink = output.queue.name().to_owned();
                 troubles.push(SinkError::Lost { sink, packets });
             }
@@ -305,6 +309,15 @@ impl Outputs {
             }
         }
         troubles
+    }
+
+    /// How the destinations fare.
+    pub(super) fn destinations(&self) -> Vec<DestinationState> {
+        let state = |output: &Output| DestinationState {
+            lost: output.lost,
+            ..output.queue.destination()
+        };
+        self.open.iter().map(state).collect()
     }
 
     /// Has files opened anew.

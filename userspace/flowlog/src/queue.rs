@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Buf as _;
 use tracing::info;
 
 use super::{
@@ -63,6 +62,28 @@ struct State {
     failing: bool,
     /// A failure that nobody was told of.
     failed: Option<SinkError>,
+    /// What the last failure was, while it fails.
+    failure: Option<String>,
+    /// Lines that were written, and that were given up.
+    records: u64,
+    dropped: u64,
+}
+
+/// How a destination of flow records fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DestinationState {
+    /// What messages call it.
+    pub name: String,
+    /// Records that were written since the process began.
+    pub records: u64,
+    /// Bytes of records that are not written yet.
+    pub waiting: u64,
+    /// Records that were given up, since its reader is gone.
+    pub dropped: u64,
+    /// Packets that are in no record here, since too many records waited: SKIPDATA says whose.
+    pub lost: u64,
+    /// Why nothing can be written now.
+    pub failure: Option<String>,
 }
 
 impl std::fmt::Debug for State {
@@ -159,6 +180,19 @@ impl Queue {
     pub(super) fn waiting(&self) -> (u64, Vec<Batch>) {
         let state = self.shared.lock();
         (state.position, state.waiting.iter().cloned().collect())
+    }
+
+    /// How the sink fares.
+    pub(super) fn destination(&self) -> DestinationState {
+        let state = self.shared.lock();
+        DestinationState {
+            name: self.name.clone(),
+            records: state.records,
+            dropped: state.dropped,
+            waiting: state.bytes as u64,
+            lost: 0,
+            failure: state.failure.clone(),
+        }
     }
 
     /// The bytes that are not written yet.
@@ -306,7 +340,7 @@ impl Writer {
         };
         self.ready = true;
         if written != 0 || mark != next.mark {
-            self.advance(written, mark);
+            self.advance(written, mark, |state| &mut state.records);
         }
         if written != 0 {
             return Attempt::Written;
@@ -319,7 +353,7 @@ impl Writer {
             Ok(written) => {
                 point(Fault::LinesTaken);
                 let length = mark.length + if mark.inode == 0 { 0 } else { written as u64 };
-                self.advance(written, Mark { length, ..mark });
+                self.advance(written, Mark { length, ..mark }, |state| &mut state.records);
                 self.shared.lock().progress = Some(Instant::now());
                 Attempt::Written
             }
@@ -327,23 +361,30 @@ impl Writer {
         }
     }
 
-    /// Notes that so many bytes are done, and where the next ones will lie.
-    fn advance(&mut self, mut done: usize, mark: Mark) {
+    /// Notes that so many bytes are done, and where the next ones will lie. The lines that end in them are added to a counter.
+    fn advance(&mut self, mut done: usize, mark: Mark, counter: impl Fn(&mut State) -> &mut u64) {
         let mut state = self.shared.lock();
         state.bytes -= done;
         state.position += done as u64;
         state.mark = mark;
         let recovered = done != 0 && std::mem::take(&mut state.failing);
+        if recovered {
+            state.failure = None;
+        }
+        let mut lines = 0;
         while done != 0
             && let Some(batch) = state.waiting.front_mut()
         {
-            let part = done.min(batch.lines.len());
-            batch.lines.advance(part);
+            let part = batch.lines.split_to(done.min(batch.lines.len()));
+            let ends = part.iter().filter(|byte| **byte == b'\n').count();
+            let part = part.len();
+            lines += ends as u64;
             done -= part;
             if batch.lines.is_empty() {
                 state.waiting.pop_front();
             }
         }
+        *counter(&mut state) += lines;
         if let Some(confirmation) = &self.confirmation {
             confirmation.confirm(state.position, mark);
         }
@@ -357,6 +398,7 @@ impl Writer {
 
     fn failed(&mut self, error: SinkError) -> Attempt {
         let mut state = self.shared.lock();
+        state.failure = Some(error.chain());
         if error.passes() {
             if !std::mem::replace(&mut state.failing, true) {
                 state.failed = Some(error);
@@ -370,7 +412,7 @@ impl Writer {
         let mark = state.mark;
         state.failed = Some(error);
         drop(state);
-        self.advance(lost, mark);
+        self.advance(lost, mark, |state| &mut state.dropped);
         Attempt::Written
     }
 }

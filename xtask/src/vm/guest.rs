@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The programs of the test crate that no guest runs, and why.
-pub(super) const ELSEWHERE: [(&str, &str); 10] = [
+pub(super) const ELSEWHERE: [(&str, &str); 12] = [
     (
         "control",
         "the socket is the same on every kernel, and taskgate starts dozens of times",
@@ -37,11 +37,32 @@ pub(super) const ELSEWHERE: [(&str, &str); 10] = [
     ),
     ("live", "what is compared and listed is the same on every kernel"),
     ("mutated", "it runs no kernel program"),
+    (
+        "probes",
+        "what is denied is the same on every kernel: the other programs' denials are those of real traffic too",
+    ),
+    (
+        "reload",
+        "what a reload changes is the same on every kernel: `instant` and `takeover` are run",
+    ),
     ("semantics", "it compares documents with tests"),
     ("watch", "it waits for files"),
 ];
 /// Tests that no guest runs, and why.
-pub(super) const TESTS_ELSEWHERE: [(&str, &str); 9] = [
+pub(super) const TESTS_ELSEWHERE: [(&str, &str); 12] = [
+    (
+        "changed::",
+        "what a configuration changes while nobody runs is the same on every kernel, and taskgate starts a dozen times",
+    ),
+    ("sinks::", "files and folders are the same on every kernel"),
+    (
+        "tables_of_another_layout_are_given_up_only_if_asked",
+        "what is refused is the same on every kernel, and taskgate starts a dozen times",
+    ),
+    (
+        "without_the_journal_records_begin_anew_and_say_so",
+        "the journal is the same on every kernel",
+    ),
     (
         "the_pure_core_does_what_the_oracle_says",
         "it runs no kernel program: the same on every kernel",
@@ -58,10 +79,6 @@ pub(super) const TESTS_ELSEWHERE: [(&str, &str); 9] = [
         "kills_at_every_step",
         "it starts taskgate dozens of times under traffic, of which an emulated processor misses frames: the other kills of \
          `takeover` are run",
-    ),
-    (
-        "files_and_folders_have_each_packet_once_when_it_is_killed_under_traffic",
-        "it starts taskgate again and again under traffic, for minutes on an emulated processor",
     ),
     (
         "a_kill_at_any_time_leaves_nothing_half_made",

@@ -199,15 +199,21 @@ impl Gates {
         Ok(observed)
     }
 
-    /// Has the gates of links put right, and the names in bpffs of what outlives the process.
-    pub(super) fn repair(&self, ifindexes: Vec<u32>) -> Result<(), StartError> {
+    /// Has the gates of links put right, the uplink's prefilter, and the names in bpffs of what outlives the process.
+    pub(super) fn repair(&mut self, ifindexes: Vec<u32>) -> Result<(), StartError> {
         self.guard.repair(ifindexes);
+        self.prefilter.restore(&mut self.object);
         Ok(self.object.restore_names()?)
     }
 
     /// The names in bpffs that are missing, or lead to something else.
     pub(super) fn lost_names(&self) -> io::Result<Vec<PathBuf>> {
         self.object.lost_names()
+    }
+
+    /// The uplink, if its prefilter was taken off.
+    pub(super) fn lost_prefilter(&self) -> io::Result<Option<String>> {
+        self.prefilter.lost()
     }
 
     /// How gates hang that are put up now.

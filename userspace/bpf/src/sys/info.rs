@@ -72,6 +72,18 @@ pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
 
 /// The program that has an id.
 pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
+    info(by_id(BPF_PROG_GET_FD_BY_ID, id)?.as_fd())
+}
+
+/// The link that has an id.
+#[cfg(feature = "testing")]
+pub fn link_by_id(id: u32) -> io::Result<OwnedFd> {
+    const BPF_LINK_GET_FD_BY_ID: c_int = 30;
+    by_id(BPF_LINK_GET_FD_BY_ID, id)
+}
+
+/// Opens what has an id.
+fn by_id(command: c_int, id: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct ById {
         id: u32,
@@ -80,10 +92,9 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     }
     let mut attr = ById { id, next: 0, flags: 0 };
     // SAFETY: no addresses in it.
-    let program = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
+    let opened = unsafe { bpf(command, &mut attr) }?;
     // SAFETY: the kernel has just opened it for us.
-    let program = unsafe { OwnedFd::from_raw_fd(program as c_int) };
-    info(program.as_fd())
+    Ok(unsafe { OwnedFd::from_raw_fd(opened as c_int) })
 }
 
 /// The id of an open map.

@@ -38,6 +38,7 @@ pub use self::pin::pinned;
 #[cfg(feature = "testing")]
 pub use self::{
     assemble::{ProgramKind, counter, load_instructions, program_array},
+    info::link_by_id,
     test_run::{TestPacket, test_run, test_run_prefilter},
 };
 pub use self::{

@@ -40,6 +40,7 @@ use super::{
     journal::{Journal, Read},
     names::RecordNames,
     outputs::{Outputs, OutputsState, Sinks},
+    queue::DestinationState,
     saved::{EniNumbers, NumberedEnis, SavedEnis},
     sink::SinkError,
     unlogged::Unlogged,
@@ -344,6 +345,11 @@ impl Recorder {
     /// Has the files of flow logs opened anew, as whoever moves them away asks for.
     pub fn reopen(&self) {
         self.outputs.reopen();
+    }
+
+    /// How the destinations fare.
+    pub fn destinations(&self) -> Vec<DestinationState> {
+        self.outputs.destinations()
     }
 
     /// What went wrong with destinations since this was called last: the same trouble once.

@@ -1,6 +1,8 @@
 //! Why lines did not reach their reader.
 
 use std::{
+    error::Error as _,
+    fmt::Write as _,
     io,
     path::{Path, PathBuf},
 };
@@ -106,6 +108,18 @@ impl SinkError {
             path,
             source,
         }
+    }
+
+    /// It with its causes.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            // Writing to a string cannot fail.
+            write!(text, ": {cause}").ok();
+            source = cause.source();
+        }
+        text
     }
 
     /// Whether records wait and are tried again.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::files::{batch, next};
 use crate::{
-    LineSink, Mark, NextWrite, Queue, Sink, SinkError,
+    DestinationState, LineSink, Mark, NextWrite, Queue, Sink, SinkError,
     sink::{is_cut, whole_lines},
 };
 
@@ -219,10 +219,21 @@ fn what_fails_for_now_is_told_once_each_time_and_written_then() {
         let error = queue.trouble().expect("it failed");
         assert_eq!(error.to_string(), "cannot write flow records to a test");
         assert!(queue.trouble().is_none());
+        let failing = queue.destination();
+        assert_eq!(failing.waiting, 4);
+        assert!(
+            failing
+                .failure
+                .is_some_and(|why| why.starts_with("cannot write flow records to a test: ")),
+            "with its cause"
+        );
         tell.send(Ok(())).expect("it listens");
         queue.finish(LONG).expect("written");
+        assert_eq!(queue.destination().failure, None);
         assert_eq!(takes.recv().as_deref(), Ok(lines.as_bytes()));
     }
+    let DestinationState { records, dropped, .. } = queue.destination();
+    assert_eq!((records, dropped), (2, 0));
 }
 
 #[test]
