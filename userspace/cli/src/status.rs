@@ -130,11 +130,15 @@ fn records(destination: &DestinationStatus) -> String {
     } = destination;
     let mut text = format!("flow records to {name}: {records} written, {waiting} bytes wait");
     if *dropped != 0 || *lost != 0 {
-        let lost = format!("; {BAD}lost{BAD:#}: {dropped} records, and those of {lost} packets");
-        text.push_str(&lost);
+        write!(
+            text,
+            "; {BAD}lost{BAD:#}: {dropped} records, and those of {lost} packets"
+        )
+        .ok();
     }
     if let Some(failure) = failure {
-        text.push_str(&format!("; {BAD}not written{BAD:#}: {failure}"));
+        // Writing to a string cannot fail.
+        write!(text, "; {BAD}not written{BAD:#}: {failure}").ok();
     }
     text
 }

@@ -376,7 +376,7 @@ impl Writer {
             && let Some(batch) = state.waiting.front_mut()
         {
             let part = batch.lines.split_to(done.min(batch.lines.len()));
-            let ends = part.iter().filter(|byte| **byte == b'\n').count();
+            let ends = part.split(|byte| *byte == b'\n').count() - 1;
             let part = part.len();
             lines += ends as u64;
             done -= part;

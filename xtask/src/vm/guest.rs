@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The programs of the test crate that no guest runs, and why.
-pub(super) const ELSEWHERE: [(&str, &str); 12] = [
+pub(super) const ELSEWHERE: [(&str, &str); 11] = [
     (
         "control",
         "the socket is the same on every kernel, and taskgate starts dozens of times",
@@ -37,10 +37,6 @@ pub(super) const ELSEWHERE: [(&str, &str); 12] = [
     ),
     ("live", "what is compared and listed is the same on every kernel"),
     ("mutated", "it runs no kernel program"),
-    (
-        "probes",
-        "what is denied is the same on every kernel: the other programs' denials are those of real traffic too",
-    ),
     (
         "reload",
         "what a reload changes is the same on every kernel: `instant` and `takeover` are run",
