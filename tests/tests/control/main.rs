@@ -5,6 +5,8 @@ mod configurations;
 mod file;
 mod generated;
 mod hostile;
+mod metrics;
+mod prometheus;
 mod rights;
 mod silent;
 mod status;

@@ -118,22 +118,47 @@ pub(super) fn unrecorded(records: &mut Records, slot: u16, usage: &UsageState) -
 
 fn directions(tables: &KernelTables, slot: u16, base: &CountersBase) -> io::Result<Directions> {
     let packets = |direction| -> io::Result<Packets> {
-        let counts = tables.counters(slot, direction)?;
-        let outcomes = PassReason::ALL
-            .into_iter()
-            .map(Outcome::Pass)
-            .chain(DropReason::ALL.into_iter().map(Outcome::Drop));
-        let base = &base.packets[direction.index()];
-        let since = |number: usize| counts[number].saturating_sub(base[number]);
-        Ok(outcomes
-            .map(|outcome| (outcome.name(), since(outcome.number().into())))
-            .filter(|(_, packets)| *packets > 0)
-            .collect())
+        let outcomes = outcomes(tables, slot, base, direction)?;
+        Ok(outcomes.map(|(outcome, packets)| (outcome.name(), packets)).collect())
     };
     Ok(Directions {
         egress: packets(Direction::Egress)?,
         ingress: packets(Direction::Ingress)?,
     })
+}
+
+/// A slot's packets in a direction by how they ended, since its ENI got it; no outcome that none had.
+fn outcomes(
+    tables: &KernelTables,
+    slot: u16,
+    base: &CountersBase,
+    direction: Direction,
+) -> io::Result<impl Iterator<Item = (Outcome, u64)>> {
+    let counts = tables.counters(slot, direction)?;
+    let outcomes = PassReason::ALL
+        .into_iter()
+        .map(Outcome::Pass)
+        .chain(DropReason::ALL.into_iter().map(Outcome::Drop));
+    let base = base.packets[direction.index()];
+    Ok(outcomes.filter_map(move |outcome| {
+        let number = usize::from(outcome.number());
+        let packets = counts[number].saturating_sub(base[number]);
+        (packets != 0).then_some((outcome, packets))
+    }))
+}
+
+/// The packets of a task that were dropped: direction, reason, how many.
+pub(super) fn dropped(records: &mut Records, slot: u16) -> io::Result<Vec<(Direction, DropReason, u64)>> {
+    let (tables, base) = records.tables_and_base(slot);
+    let mut dropped = Vec::new();
+    for direction in Direction::BOTH {
+        for (outcome, packets) in outcomes(tables, slot, base, direction)? {
+            if let Outcome::Drop(reason) = outcome {
+                dropped.push((direction, reason, packets));
+            }
+        }
+    }
+    Ok(dropped)
 }
 
 fn text(counters: &Counters<'_>) -> String {

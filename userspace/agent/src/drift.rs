@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, io, mem, path::PathBuf, time::Duration};
 
-use taskgate_api::{DaemonStatus, Deviation, DeviationKind};
+use taskgate_api::{Deviation, DeviationKind};
 use taskgate_bpf::gate::{GateFault, Inspection};
 use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::{
     apply::Daemon,
-    control::Answer,
+    control::StatusCall,
     error::{RunningError, chain},
     guard::ObservedTask,
     unix_time,
@@ -58,8 +58,8 @@ pub(crate) struct Drift {
     looked: Instant,
     looking: Option<JoinHandle<Seen>>,
     /// Who asked since the kernel began to be looked at, and who before.
-    waiting: Vec<Answer<DaemonStatus>>,
-    served: Vec<Answer<DaemonStatus>>,
+    waiting: Vec<StatusCall>,
+    served: Vec<StatusCall>,
     found: BTreeMap<Key, Deviation>,
     /// What was put right.
     past: Vec<Deviation>,
@@ -84,13 +84,13 @@ impl Drift {
     }
 
     /// Somebody asks for the status: the kernel is looked at now, or once more if it is being looked at.
-    pub(crate) fn ask(&mut self, answer: Answer<DaemonStatus>) {
-        self.waiting.push(answer);
+    pub(crate) fn ask(&mut self, call: StatusCall) {
+        self.waiting.push(call);
         self.look_soon();
     }
 
     /// Who waits for what was seen.
-    pub(crate) fn take_waiting(&mut self) -> Vec<Answer<DaemonStatus>> {
+    pub(crate) fn take_waiting(&mut self) -> Vec<StatusCall> {
         mem::take(&mut self.served)
     }
 

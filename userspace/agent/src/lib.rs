@@ -21,6 +21,7 @@ mod instance;
 mod journal;
 mod left;
 mod live;
+mod metrics;
 mod opened;
 mod reading;
 mod records;
@@ -57,7 +58,7 @@ pub use sizes::{room, share, table_bytes};
 
 use apply::Daemon;
 use config_watch::ConfigWatch;
-use control::{Call, Control};
+use control::{Call, Control, StatusCall};
 use drift::Drift;
 use guard::Notice;
 use host::HostWatch;
@@ -209,6 +210,7 @@ async fn run_loop(
     }
     log_all(&wrong);
     let mut control = Control::start(&options.instance)?;
+    control.serve_metrics(daemon.model().metrics);
     info!(
         generation = daemon.generation(),
         "gates are up: {}",
@@ -251,9 +253,13 @@ async fn run_loop(
             seen = drift.seen() => match seen {
                 Ok(seen) => {
                     drift.note(&seen, &mut daemon);
-                    for answer in drift.take_waiting() {
+                    for call in drift.take_waiting() {
+                        let status = status::status(options, &mut daemon, &reloads, (&drift, &seen), began);
                         // A client may be gone.
-                        let _told = answer.send(status::status(options, &mut daemon, &reloads, (&drift, &seen), began));
+                        match call {
+                            StatusCall::Status(answer) => drop(answer.send(status)),
+                            StatusCall::Metrics(answer) => drop(answer.send(daemon.sample(status, reloads.counts()))),
+                        }
                     }
                 }
                 Err(error) => error!("the kernel was not looked at: {error}"),
@@ -266,10 +272,11 @@ async fn run_loop(
                     warn!("`{}` is not watched: {error}", reloads.followed().display());
                 }
                 drift.look_soon();
+                control.serve_metrics(daemon.model().metrics);
                 host.tell(daemon.model()).await;
             }
             call = control.next() => match call {
-                Call::Status(answer) => drift.ask(answer),
+                Call::Status(call) => drift.ask(call),
                 Call::Live(answer) => {
                     // A client may be gone.
                     let _told = answer.send(daemon.live(reloads.source().clone()));

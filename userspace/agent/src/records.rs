@@ -15,7 +15,7 @@ use taskgate_compiler::RuleIds;
 use taskgate_ebpf::abi::image::TIMEOUTS;
 use taskgate_flowlog::{
     DestinationState, Journal, LoggedEni, RecordError, RecordNames, RecordSettings, Recorder, RecorderStart, RuleText,
-    Unlogged,
+    Totals, Unlogged,
 };
 use taskgate_model::Model;
 use tracing::{error, warn};
@@ -149,6 +149,11 @@ impl Records {
             failure: state.failure,
         };
         self.recorder.destinations().into_iter().map(status).collect()
+    }
+
+    /// What the records add up to.
+    pub(super) fn totals(&self) -> &Totals {
+        self.recorder.totals()
     }
 
     /// Says what went wrong with destinations.

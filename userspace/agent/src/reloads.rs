@@ -4,7 +4,7 @@
 //! Clients wait in turn, as many as the socket has places for; those that are gone before their folder is read wait no more.
 //! What the host's administrator asks for without a client comes next, however many of them wait.
 
-use std::{collections::VecDeque, mem, path::Path};
+use std::{collections::VecDeque, mem, path::Path, time::Instant};
 
 use taskgate_api::{Applied, ApplyOutcome, LastApply, ProblemDetails};
 use tracing::error;
@@ -12,6 +12,7 @@ use tracing::error;
 use super::{
     control::{Answer, ApplyAnswer},
     error::{RunError, StartError, chain},
+    metrics::ApplyCounts,
     reading::{Again, Folder, Loaded, Reading, Source},
     refusal::refusal,
     unix_time,
@@ -30,6 +31,7 @@ pub(super) struct Reloads {
     /// What comes then, in turn.
     queue: VecDeque<Queued>,
     last: LastApply,
+    counts: ApplyCounts,
 }
 
 /// A configuration that is to be read.
@@ -51,6 +53,8 @@ pub(super) struct Due {
 pub(super) struct Ticket {
     source: Source,
     waiting: Waiting,
+    /// When its files were read.
+    read: Instant,
 }
 
 impl Reloads {
@@ -59,6 +63,7 @@ impl Reloads {
         let last = LastApply {
             at: unix_time().as_secs(),
             result: ApplyOutcome::Applied,
+            took: None,
             config: followed.config.display().to_string(),
             detail: None,
             errors: Vec::new(),
@@ -69,6 +74,7 @@ impl Reloads {
             later: Vec::new(),
             queue: VecDeque::new(),
             last,
+            counts: ApplyCounts { applied: 1, refused: 0 },
         }
     }
 
@@ -85,6 +91,11 @@ impl Reloads {
     /// How the last one went.
     pub(super) fn last(&self) -> LastApply {
         self.last.clone()
+    }
+
+    /// How many there were.
+    pub(super) fn counts(&self) -> ApplyCounts {
+        self.counts
     }
 
     /// A client asks for the configuration in a folder, or in the one that is followed.
@@ -175,14 +186,18 @@ impl Reloads {
             }
             return Due {
                 loaded,
-                ticket: Ticket { source, waiting },
+                ticket: Ticket {
+                    source,
+                    waiting,
+                    read: Instant::now(),
+                },
             };
         }
     }
 
     /// Tells how that went. `done`: what is in force now, or why nothing is changed.
     pub(super) fn done(&mut self, ticket: Ticket, done: Result<Applied, &RunError>) {
-        let Ticket { source, waiting } = ticket;
+        let Ticket { source, waiting, read } = ticket;
         let config = source.config.display().to_string();
         let answer = done.map_err(refusal);
         self.last = LastApply {
@@ -192,6 +207,7 @@ impl Reloads {
             } else {
                 ApplyOutcome::Refused
             },
+            took: Some(read.elapsed().as_millis() as u64),
             config: config.clone(),
             detail: answer.as_ref().err().map(|problem| problem.detail.clone()),
             errors: answer
@@ -202,6 +218,9 @@ impl Reloads {
         };
         if answer.is_ok() {
             self.followed = source;
+            self.counts.applied += 1;
+        } else {
+            self.counts.refused += 1;
         }
         for waits in waiting {
             let answer = answer.clone().map(|applied| Applied {

@@ -217,6 +217,9 @@ pub struct LastApply {
     pub at: u64,
     /// How it went.
     pub result: ApplyOutcome,
+    /// How long it took once its files were read, in milliseconds; absent of the one that taskgate began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took: Option<u64>,
     /// Its folder.
     pub config: String,
     /// Why it was refused.

@@ -38,9 +38,19 @@ impl<'a> LiveChange<'a> {
                 uplink,
                 settings,
                 flow_logs,
+                metrics,
                 reserved,
             } = model;
-            (account, groups, prefix_lists, uplink, settings, flow_logs, reserved)
+            (
+                account,
+                groups,
+                prefix_lists,
+                uplink,
+                settings,
+                flow_logs,
+                metrics,
+                reserved,
+            )
         };
         if same(before) != same(after) {
             return None;

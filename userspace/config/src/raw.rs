@@ -1,6 +1,6 @@
 //! The content of the files, object by object, before references are followed and copies are compared.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use taskgate_model::{Binding, Direction, EcsFields, Family, FlowLog, Protocol, Settings, Uplink};
@@ -24,6 +24,7 @@ pub(super) struct Collected {
     pub(super) settings: Vec<Section<Settings>>,
     pub(super) uplinks: Vec<Section<Uplink>>,
     pub(super) flow_logs: Vec<RawFlowLog>,
+    pub(super) metrics: Vec<Section<SocketAddr>>,
     /// How many values the files held.
     pub(super) values: usize,
 }

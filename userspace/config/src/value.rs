@@ -1,6 +1,6 @@
 //! Meanings of single values, the same in every form: protocols, ports, addresses, CIDRs, ids and names.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
@@ -225,6 +225,19 @@ pub(super) fn link_name(text: &str) -> Result<String, Diagnostic> {
         return Err(Diagnostic::new(format!("`{text}` cannot be a link's name"), hint));
     }
     Ok(text.to_owned())
+}
+
+/// An address of the loopback link with a port.
+pub(super) fn loopback(text: &str) -> Result<SocketAddr, Diagnostic> {
+    let hint =
+        "write a loopback address and a port, as 127.0.0.1:9477 or [::1]:9477: whoever is on this host may read there";
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_error| Diagnostic::new(format!("`{text}` is no address with a port"), hint))?;
+    if !address.ip().is_loopback() || address.port() == 0 {
+        return Err(Diagnostic::new(format!("nothing is served on `{text}`"), hint));
+    }
+    Ok(address)
 }
 
 /// A network namespace's name: the name of a file in `/run/netns`.

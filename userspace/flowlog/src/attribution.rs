@@ -21,6 +21,11 @@ pub struct RecordedRule {
 }
 
 impl RecordedRule {
+    /// Whether it stands for none, where none was needed.
+    pub(super) fn is_exempt(&self) -> bool {
+        self.number == RULE_EXEMPT
+    }
+
     /// What stands for the rule where none was needed: never in a record as such.
     pub(super) fn exempt() -> Self {
         let none = Label::new("");
@@ -62,12 +67,12 @@ pub struct Attribution {
 impl Attribution {
     /// The rule; `None` if none was needed, or it is not known.
     pub fn rule(&self) -> Option<&RecordedRule> {
-        self.rule.as_deref().filter(|rule| rule.number != RULE_EXEMPT)
+        self.rule.as_deref().filter(|rule| !rule.is_exempt())
     }
 
     /// Whether the packets needed no rule.
     pub fn is_exempt(&self) -> bool {
-        self.rule.as_ref().is_some_and(|rule| rule.number == RULE_EXEMPT)
+        self.rule.as_ref().is_some_and(|rule| rule.is_exempt())
     }
 
     /// Takes in that of a flow of the same record: of two the one counts that carried a packet last.

@@ -34,7 +34,7 @@ pub use settings::{
     OnRuleRemoval, Rotate, Settings, Timeouts, Traffic, Uplink, UplinkMode,
 };
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A whole configuration, validated.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -53,6 +53,8 @@ pub struct Model {
     pub settings: Settings,
     /// Where flow records go; never empty.
     pub flow_logs: Vec<FlowLog>,
+    /// Where metrics are served beside the socket: an address of the loopback link.
+    pub metrics: Option<SocketAddr>,
     /// Addresses of the VPCs and subnets in the configuration that AWS reserves: base+2 of each VPC CIDR (the resolver)
     /// and base+1 of each subnet (the router). Sorted, no duplicates.
     pub reserved: Vec<IpAddr>,

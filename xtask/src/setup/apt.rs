@@ -103,6 +103,24 @@ pub(super) fn would_install(package: &str) -> Result<Vec<String>> {
     Ok(named)
 }
 
+/// Fetches packages and unpacks them into a new `root`. Nothing is installed.
+pub(super) fn fetch(packages: &[String], root: &Path) -> Result<()> {
+    let debs = root.with_extension("deb");
+    workspace::empty(&debs)?;
+    let mut fetch = Command::new("apt-get");
+    fetch.args([
+        "-q",
+        "-o",
+        "Acquire::Retries=3",
+        "-o",
+        "APT::Sandbox::User=",
+        "download",
+    ]);
+    exec::quiet(fetch.args(packages).current_dir(&debs), pins::PATIENCE)?;
+    unpack(&debs, root)?;
+    fs::remove_dir_all(&debs).with_context(|| format!("cannot remove `{}`", debs.display()))
+}
+
 /// Unpacks all packages that lie in a folder into a new `root`. Whole or not at all: what broke off must not look like what is
 /// there.
 pub(crate) fn unpack(packages: &Path, root: &Path) -> Result<()> {

@@ -35,30 +35,16 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
 
 /// Fetches the package and what it needs that is not installed, and unpacks it all. One that does not start is not kept.
 fn unpack() -> Result<()> {
-    let debs = workspace::tools().join("qemu.deb");
-    workspace::empty(&debs)?;
     if exec::is_root() {
         apt::update()?;
     }
-    let packages = apt::would_install(PACKAGE)?;
-    let mut fetch = Command::new("apt-get");
-    fetch.args([
-        "-q",
-        "-o",
-        "Acquire::Retries=3",
-        "-o",
-        "APT::Sandbox::User=",
-        "download",
-    ]);
-    exec::quiet(fetch.args(&packages).current_dir(&debs), pins::PATIENCE)?;
     let root = unpacked();
-    apt::unpack(&debs, &root)?;
+    apt::fetch(&apt::would_install(PACKAGE)?, &root)?;
     let starts = exec::quiet(at(&root).arg("--version"), pins::PATIENCE);
     if starts.is_err() {
         fs::remove_dir_all(&root).with_context(|| format!("cannot remove `{}`", root.display()))?;
     }
-    exec::advised(starts, &format!("install {PACKAGE} by hand"))?;
-    fs::remove_dir_all(&debs).with_context(|| format!("cannot remove `{}`", debs.display()))
+    exec::advised(starts, &format!("install {PACKAGE} by hand"))
 }
 
 /// A command that starts it.

@@ -17,6 +17,7 @@ mod crates;
 pub(crate) mod emulator;
 mod fuzzer;
 mod linker;
+mod prometheus;
 
 /// Install what building and testing takes; does nothing when all is there
 #[derive(clap::Args)]
@@ -92,11 +93,12 @@ pub(crate) fn ensure(yes: bool) -> Result<()> {
 fn bring_all(yes: bool, more: &[(&str, Step)]) -> Result<()> {
     let mut machine = Machine::new(yes);
     let mut failures = Vec::new();
-    let steps: [(&str, Step); 4] = [
+    let steps: [(&str, Step); 5] = [
         ("programs", programs),
         ("the kernel program's linker", linker::ensure),
         ("the kernel program's compiler", compiler::ensure),
         ("the BPF file system", bpffs::ensure),
+        ("Prometheus", prometheus::ensure),
     ];
     for (name, step) in steps.iter().chain(more) {
         if let Err(error) = step(&mut machine) {

@@ -12,20 +12,22 @@ mod openapi;
 mod patience;
 mod places;
 mod routes;
+mod scrape;
 mod server;
 mod socket;
 mod task_routes;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::mpsc::sync_channel,
     thread::{self, JoinHandle},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
-pub(super) use call::{Answer, ApplyAnswer, Call, TaskCall};
+pub(super) use call::{Answer, ApplyAnswer, Call, StatusCall, TaskCall};
 pub(super) use socket::{open_folder, remove};
 
 use super::error::StartError;
@@ -37,6 +39,8 @@ const QUEUE: usize = 32;
 #[derive(Debug)]
 pub(super) struct Control {
     calls: mpsc::Receiver<Call>,
+    /// Where metrics are to be served beside.
+    scraped_at: watch::Sender<Option<SocketAddr>>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,16 +52,27 @@ impl Control {
         let (end, ended) = oneshot::channel();
         let path = path(instance);
         let (beginning, begun) = sync_channel(0);
-        let serve = move || server::run(path, sender, ended, beginning);
+        let (scraped_at, wanted) = watch::channel(None);
+        let serve = move || server::run(path, sender, wanted, ended, beginning);
         let thread = thread::Builder::new().name("control".to_owned()).spawn(serve);
         let thread = thread.map_err(StartError::without("the thread of the control socket"))?;
         // The other end goes, and sends nothing.
         let _gone = begun.recv();
         Ok(Self {
             calls,
+            scraped_at,
             end: Some(end),
             thread: Some(thread),
         })
+    }
+
+    /// Has the metrics served on an address, too, or on none.
+    pub(super) fn serve_metrics(&self, at: Option<SocketAddr>) {
+        self.scraped_at.send_if_modified(|before| {
+            let is_new = *before != at;
+            *before = at;
+            is_new
+        });
     }
 
     /// The next call. Nothing is lost when the future is dropped before it is ready. A thread that ended has no more calls.

@@ -25,6 +25,7 @@ use super::{live, routes, task_routes};
         routes::status,
         routes::tasks,
         routes::apply,
+        routes::metrics,
         live::diff,
         live::connections,
         task_routes::add,

@@ -5,21 +5,21 @@ use std::time::Duration;
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::{Method, StatusCode, Uri},
+    http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
     middleware::{Next, from_fn},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use taskgate_api::{Applied, ApplyRequest, DaemonStatus, ProblemDetails, TaskStatus};
-use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{
-    Call,
+    Call, StatusCall,
     answer::{Body, Calls, Desk, Problem, ask, enter, folder, without_body, without_query},
     credentials::Caller,
     live, openapi, task_routes,
 };
+use crate::metrics::Sample;
 
 /// How long a status may take: the agent may be in the middle of an apply.
 const STATUS_PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(30);
 const APPLY_PATIENCE: Duration = Duration::from_mins(5);
 
 /// All calls.
-pub(super) fn router(calls: mpsc::Sender<Call>) -> Router {
+pub(super) fn router(desk: Desk) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tasks", get(tasks))
@@ -35,13 +35,14 @@ pub(super) fn router(calls: mpsc::Sender<Call>) -> Router {
         .route("/v1/diff", post(live::diff))
         .merge(task_routes::router())
         .route("/v1/openapi.json", get(document))
+        .route("/metrics", get(metrics))
         .route_layer(from_fn(without_query))
         .route("/v1/connections", get(live::connections))
         .route_layer(from_fn(without_body))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(from_fn(printable))
-        .with_state(Desk::new(calls))
+        .with_state(desk)
 }
 
 /// Refuses names that would break a line of the log.
@@ -83,7 +84,28 @@ pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
     (status = 200, description = "the status", body = DaemonStatus),
 ))]
 pub(super) async fn status(State(calls): Calls) -> Result<Json<DaemonStatus>, Problem> {
-    Ok(Json(ask(&calls, STATUS_PATIENCE, Call::Status).await?))
+    Ok(Json(status_of(&calls).await?))
+}
+
+async fn status_of(calls: &Desk) -> Result<DaemonStatus, Problem> {
+    ask(calls, STATUS_PATIENCE, |reply| Call::Status(StatusCall::Status(reply))).await
+}
+
+/// What is counted, for Prometheus
+#[utoipa::path(get, path = "/metrics", responses(
+    (status = 200, description = "the metrics, in Prometheus's text format", body = String,
+     content_type = "text/plain; version=0.0.4; charset=utf-8"),
+))]
+pub(super) async fn metrics(State(calls): Calls) -> Result<Response, Problem> {
+    let sample = ask(&calls, STATUS_PATIENCE, |reply| {
+        Call::Status(StatusCall::Metrics(reply))
+    })
+    .await?;
+    let text = sample.text().map_err(|error| {
+        let detail = format!("the metrics cannot be written: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    })?;
+    Ok(([(CONTENT_TYPE, Sample::CONTENT_TYPE)], text).into_response())
 }
 
 /// The tasks that are to be gated on this host
@@ -91,7 +113,7 @@ pub(super) async fn status(State(calls): Calls) -> Result<Json<DaemonStatus>, Pr
     (status = 200, description = "the tasks, as the status has them", body = Vec<TaskStatus>),
 ))]
 pub(super) async fn tasks(State(calls): Calls) -> Result<Json<Vec<TaskStatus>>, Problem> {
-    Ok(Json(ask(&calls, STATUS_PATIENCE, Call::Status).await?.tasks))
+    Ok(Json(status_of(&calls).await?.tasks))
 }
 
 /// Switch to the configuration in a folder

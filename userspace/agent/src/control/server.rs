@@ -1,6 +1,7 @@
 //! Connections: accepted, counted, and each served within bounds.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, mpsc::SyncSender},
     time::Duration,
@@ -16,17 +17,18 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
     runtime,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, error, info, warn};
 
 use super::{
     Call,
+    answer::Desk,
     credentials::Caller,
     patience::{HangUp, Patient},
     places::{Bounds, Places},
-    routes,
+    routes, scrape,
     socket::Socket,
 };
 
@@ -52,15 +54,24 @@ const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
     connection: close\r\ncontent-length: 89\r\n\r\n\
     {\"title\":\"too many connections\",\"status\":503,\"detail\":\"close some, or try again later\"}\r\n";
 
-/// Serves until `ended`. A socket that cannot be made is tried again. `begun` goes once that was tried first.
-pub(super) fn run(path: PathBuf, calls: mpsc::Sender<Call>, ended: oneshot::Receiver<()>, begun: SyncSender<()>) {
+/// Serves until `ended`, the metrics also where they are wanted. A socket that cannot be made is tried again. `begun` goes once that was
+/// tried first.
+pub(super) fn run(
+    path: PathBuf,
+    calls: mpsc::Sender<Call>,
+    wanted: watch::Receiver<Option<SocketAddr>>,
+    ended: oneshot::Receiver<()>,
+    begun: SyncSender<()>,
+) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return error!("nobody serves `{}`: {error}", path.display()),
     };
+    let desk = Desk::new(calls);
+    runtime.spawn(scrape::serve(desk.clone(), wanted));
     let server = Server {
         path,
-        router: routes::router(calls),
+        router: routes::router(desk),
         connections: Places::new(CONNECTIONS),
         refusals: Arc::new(Semaphore::new(REFUSALS)),
         socket: None,

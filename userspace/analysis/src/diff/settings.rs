@@ -43,6 +43,7 @@ fn values(model: &Model) -> Vec<Keyed> {
         uplink: _,
         settings,
         flow_logs: _,
+        metrics,
         reserved,
     } = model;
     let Settings {
@@ -100,6 +101,7 @@ fn values(model: &Model) -> Vec<Keyed> {
         ("denials.total", number(*denials_total)),
         ("denials.floor", vec![floor_text(*denials_floor)]),
         ("attach", one(attach)),
+        ("metrics.listen", metrics.iter().map(ToString::to_string).collect()),
     ]
 }
 

@@ -126,7 +126,7 @@ fn files_that_are_large_or_deep() {
             "key.json",
             format!(r#"{{"taskgate": "v1", "{long}": 1}}"#),
             format!(
-                "conf/key.json:1:20: error: the native form has no key `{cut}…`; its keys are `account`, `groups`, `prefix-lists`, `tasks`, `members`, `uplink`, `settings` and `flow-logs`, and those of the AWS CLI"
+                "conf/key.json:1:20: error: the native form has no key `{cut}…`; its keys are `account`, `groups`, `prefix-lists`, `tasks`, `members`, `uplink`, `settings`, `flow-logs` and `metrics`, and those of the AWS CLI"
             ),
         ),
         (

@@ -17,7 +17,7 @@ pub(super) const HEADER: &str = "taskgate";
 const VERSION: &str = "v1";
 
 /// The top-level keys, [`HEADER`] excepted.
-pub(super) const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 9] = [
     "account",
     "groups",
     "prefix-lists",
@@ -26,6 +26,7 @@ pub(super) const KEYS: [&str; 8] = [
     "uplink",
     "settings",
     "flow-logs",
+    "metrics",
 ];
 
 /// Reads the native keys of a file that has the [`HEADER`].
@@ -66,6 +67,10 @@ pub(super) fn read(file: &Object<'_>, all: &mut Collected, report: &mut Diagnost
     if let Some(node) = file.get("settings") {
         all.settings
             .extend(settings::read(node, report).map(|settings| section("settings", settings, file)));
+    }
+    if let Some(node) = file.get("metrics") {
+        all.metrics
+            .extend(settings::metrics(node, report).map(|listen| section("metrics", listen, file)));
     }
     if let Some(node) = file.get("flow-logs") {
         flow_logs::read(node, &mut all.flow_logs, report);

@@ -1,6 +1,6 @@
 //! The native `settings` and `uplink`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use taskgate_model::{
     AddressList, Attach, ConnectionLimits, DenialLimits, Floor, IcmpErrors, OnRuleRemoval, Settings, Timeouts, Uplink,
@@ -160,6 +160,18 @@ fn up_to<T: Copy>(
             )
         })
     })
+}
+
+/// Reads `metrics`: where they are served beside the socket.
+pub(super) fn metrics(node: &Node, report: &mut Diagnostics) -> Option<SocketAddr> {
+    let object = Object::of(node, "`metrics`", report)?;
+    object.only(&["listen"], report);
+    object.required_value(
+        "listen",
+        "write a loopback address and a port: \"127.0.0.1:9477\"",
+        report,
+        value::loopback,
+    )
 }
 
 /// Reads `uplink`. Where that fails, tasks that refer to a trunk are not complained of.

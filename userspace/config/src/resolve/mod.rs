@@ -53,6 +53,7 @@ pub(super) fn model(all: Collected, report: &mut Diagnostics) -> Model {
         uplink,
         settings: only(all.settings, report).unwrap_or_default(),
         flow_logs,
+        metrics: only(all.metrics, report),
         reserved,
     };
     limits::enis(&model, &locations, report);

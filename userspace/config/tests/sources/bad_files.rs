@@ -119,7 +119,7 @@ account: "123
         (
             "an unknown key at the top",
             &[("t.yaml", "taskgate: v1\ngroup: []\n")],
-            "t.yaml:2:1: the native form has no key `group`; its keys are `account`, `groups`, `prefix-lists`, `tasks`, `members`, `uplink`, `settings` and `flow-logs`, and those of the AWS CLI",
+            "t.yaml:2:1: the native form has no key `group`; its keys are `account`, `groups`, `prefix-lists`, `tasks`, `members`, `uplink`, `settings`, `flow-logs` and `metrics`, and those of the AWS CLI",
         ),
         (
             "terraform",

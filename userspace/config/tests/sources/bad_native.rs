@@ -192,6 +192,21 @@ fn settings_and_flow_logs() {
                 "t.yaml:2:12: `flow-logs` is empty; name a destination, or leave `flow-logs` out for standard output",
             ),
             (
+                "metrics for nobody",
+                "metrics: {}\n",
+                "t.yaml:2:10: `metrics` has no `listen`; write a loopback address and a port: \"127.0.0.1:9477\"",
+            ),
+            (
+                "metrics for everybody",
+                "metrics: { listen: '0.0.0.0:9477', port: 1 }\n",
+                "t.yaml:2:20: nothing is served on `0.0.0.0:9477`; write a loopback address and a port, as 127.0.0.1:9477 or [::1]:9477: whoever is on this host may read there\nt.yaml:2:36: `metrics` has no key `port`; its keys are `listen`",
+            ),
+            (
+                "metrics without a port",
+                "metrics: { listen: localhost }\n",
+                "t.yaml:2:20: `localhost` is no address with a port; write a loopback address and a port, as 127.0.0.1:9477 or [::1]:9477: whoever is on this host may read there",
+            ),
+            (
                 "half an uplink",
                 "uplink: { device: eth1 }\n",
                 "t.yaml:2:9: `uplink` has no `mode`; write `routed` or `trunk`",

@@ -48,6 +48,7 @@ members:
   - { address: 10.0.7.9, groups: [web] }
   - { address: 10.0.1.20, groups: [closed] }
 uplink: { device: eth1, mode: trunk }
+metrics: { listen: "[::1]:9477" }
 settings:
   icmp-errors: all
   on-rule-removal: cut

@@ -15,6 +15,7 @@ pub(crate) fn shown(loaded: &Loaded) -> String {
         uplink,
         settings,
         flow_logs,
+        metrics,
         reserved,
     } = &loaded.model;
     let mut text = format!("account {account}\n");
@@ -65,6 +66,9 @@ pub(crate) fn shown(loaded: &Loaded) -> String {
     line(0, format!("{uplink:?}"));
     line(0, format!("{settings:?}"));
     line(0, format!("{flow_logs:?}"));
+    if let Some(metrics) = metrics {
+        line(0, format!("metrics on {metrics}"));
+    }
     line(0, format!("reserved {reserved:?}"));
     for warning in &loaded.warnings {
         line(0, format!("warning: {warning}"));

@@ -25,7 +25,10 @@
 
 mod error;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use taskgate_ebpf::abi::image::TIMEOUTS;
@@ -43,6 +46,7 @@ use super::{
     queue::DestinationState,
     saved::{EniNumbers, NumberedEnis, SavedEnis},
     sink::SinkError,
+    totals::Totals,
     unlogged::Unlogged,
     window::{Unattributed, Window},
 };
@@ -99,6 +103,7 @@ pub struct Recorder {
     collector: Collector,
     outputs: Outputs,
     journal: Journal,
+    totals: Totals,
 }
 
 impl Recorder {
@@ -165,6 +170,7 @@ impl Recorder {
             collector,
             outputs,
             journal,
+            totals: Totals::default(),
         })
     }
 
@@ -198,6 +204,7 @@ impl Recorder {
             collector,
             outputs,
             journal,
+            totals: Totals::default(),
         })
     }
 
@@ -257,6 +264,8 @@ impl Recorder {
         {
             errors.push(RecordError::Snapshot(error));
         }
+        let names: HashSet<&str> = enis.values().map(|eni| eni.eni().display_name()).collect();
+        self.totals.keep(|name| names.contains(name));
         for (slot, eni) in enis {
             self.collector.bind(slot, eni);
         }
@@ -290,6 +299,7 @@ impl Recorder {
 
     fn write(&mut self, tables: &mut dyn FlowTables, window: &Window) -> ClosedWindow {
         point(Fault::Closed);
+        self.totals.add(window);
         self.outputs.push(window);
         ClosedWindow {
             end: window.bounds.end,
@@ -345,6 +355,11 @@ impl Recorder {
     /// Has the files of flow logs opened anew, as whoever moves them away asks for.
     pub fn reopen(&self) {
         self.outputs.reopen();
+    }
+
+    /// What the records add up to since the process began, as of the last window.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
     }
 
     /// How the destinations fare.

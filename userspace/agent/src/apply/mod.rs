@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use taskgate_api::{DestinationStatus, Losses, TableFill, TableFills};
 use taskgate_bpf::{load::LoadOptions, object::BpfObject, reader::ConnReader, sys, tables::KernelTables};
 use taskgate_compiler::{CompileOptions, Compiled, EniLimits, GroupSetIds, RuleIds};
 use taskgate_ebpf::{
@@ -23,14 +22,11 @@ use tracing::{error, warn};
 
 use super::{
     CountersForm,
-    counters::{counters, unrecorded},
     error::{AttachError, ConfigurationError, RunError, RunningError, StartError},
     gates::Gates,
     guard::{Counts, Notice},
     image::SharedImage,
     journal,
-    live::LiveView,
-    reading::Source,
     records::Records,
     shares::{Pressure, Sharer, Shares},
     sizes,
@@ -38,6 +34,10 @@ use super::{
     takeover::Takeover,
     tasks::Tasks,
 };
+
+mod report;
+
+pub(super) use report::TaskUsage;
 
 /// A running taskgate.
 pub(super) struct Daemon {
@@ -292,37 +292,12 @@ impl Daemon {
         Ok(slots)
     }
 
-    /// Writes what the kernel counted.
-    pub(super) fn write_counters(&mut self, form: CountersForm, to: &mut dyn Write) {
-        let generation = self.generation();
-        let tasks = sharers(&self.model, &self.image);
-        let written = counters(generation, &tasks, &mut self.records, form)
-            .and_then(|counters| to.write_all(counters.as_bytes()));
-        if let Err(error) = written {
-            error!("cannot write the counters: {error}");
-        }
-    }
-
     /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
     pub(super) fn bind_records(&mut self, model: &Model, slots: &HashMap<String, u16>) {
         let slot = |eni: &Eni| Some((*slots.get(&eni.id)?, LoggedEni::new(eni.clone(), &model.account)));
         let generation = self.generation();
         self.records.set_rules(&self.rule_ids, generation);
         self.records.bind(model.gated().filter_map(slot).collect());
-    }
-
-    /// What whoever asks can look at on its own. `source`: the folder that is followed.
-    pub(super) fn live(&self, source: Source) -> LiveView {
-        LiveView {
-            source,
-            model: Arc::clone(&self.model),
-            fitting: self.tasks.fitting(),
-            slots: self.image.writer().slots(),
-            rules: self.rule_ids.rules().iter().map(|rule| rule.name.clone()).collect(),
-            timeouts: timeouts(&self.model.settings, self.ticks),
-            image: self.image.memory(),
-            reader: Arc::clone(&self.reader),
-        }
     }
 
     /// The configuration in force.
@@ -380,45 +355,6 @@ impl Daemon {
         &self.gates
     }
 
-    /// How the destinations of flow records fare.
-    pub(super) fn destinations(&self) -> Vec<DestinationStatus> {
-        self.records.destinations()
-    }
-
-    /// Each gated task's ENI, slot, and use of the tables.
-    pub(super) fn usage(&mut self) -> io::Result<Vec<TaskUsage>> {
-        let cap = self.model.settings.connections.per_task;
-        let slots: Vec<(String, u16)> = {
-            let writer = self.image.writer();
-            let slot = |eni: &Eni| Some((eni.id.clone(), writer.slot(&eni.id)?));
-            self.model.gated().filter_map(slot).collect()
-        };
-        let mut all = Vec::with_capacity(slots.len());
-        for (eni, slot) in slots {
-            let usage = self.records.tables().usage(slot)?;
-            all.push(TaskUsage {
-                eni,
-                slot,
-                fills: self.shares.fills(&usage, cap),
-                losses: unrecorded(&mut self.records, slot, &usage),
-            });
-        }
-        Ok(all)
-    }
-
-    /// Use of the tables by all, and how much room they have.
-    pub(super) fn table_fills(&self, tasks: &[TaskUsage]) -> TableFills {
-        let sum = |of: fn(&TableFills) -> &TableFill, limit: u32| TableFill {
-            used: tasks.iter().map(|task| of(&task.fills).used).sum(),
-            limit: limit.into(),
-            refused: tasks.iter().map(|task| of(&task.fills).refused).sum(),
-        };
-        TableFills {
-            connections: sum(|fills| &fills.connections, self.options.conns),
-            denials: sum(|fills| &fills.denials, self.options.denials),
-        }
-    }
-
     /// How many tasks are gated.
     pub(super) async fn counts(&self) -> Result<Counts, RunningError> {
         self.gates.counts().await
@@ -434,15 +370,6 @@ impl Daemon {
         }
         failed
     }
-}
-
-/// What a task uses of the tables.
-#[derive(Clone, Debug)]
-pub(super) struct TaskUsage {
-    pub(super) eni: String,
-    pub(super) slot: u16,
-    pub(super) fills: TableFills,
-    pub(super) losses: Losses,
 }
 
 /// The gated tasks that have a slot.

@@ -1,0 +1,101 @@
+//! What whoever asks is told of a daemon.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use taskgate_api::{DaemonStatus, DestinationStatus, Losses, TableFill, TableFills};
+use taskgate_model::Eni;
+use taskgate_tables::FlowTables as _;
+use tracing::error;
+
+use super::{Daemon, sharers, timeouts};
+use crate::{
+    CountersForm,
+    counters::{counters, unrecorded},
+    live::LiveView,
+    metrics::{ApplyCounts, Sample},
+    reading::Source,
+};
+
+/// What a task uses of the tables.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskUsage {
+    pub(crate) eni: String,
+    pub(crate) slot: u16,
+    pub(crate) fills: TableFills,
+    pub(crate) losses: Losses,
+}
+
+impl Daemon {
+    /// Writes what the kernel counted.
+    pub(crate) fn write_counters(&mut self, form: CountersForm, to: &mut dyn Write) {
+        let generation = self.generation();
+        let tasks = sharers(&self.model, &self.image);
+        let written = counters(generation, &tasks, &mut self.records, form)
+            .and_then(|counters| to.write_all(counters.as_bytes()));
+        if let Err(error) = written {
+            error!("cannot write the counters: {error}");
+        }
+    }
+
+    /// What whoever asks can look at on its own. `source`: the folder that is followed.
+    pub(crate) fn live(&self, source: Source) -> LiveView {
+        LiveView {
+            source,
+            model: Arc::clone(&self.model),
+            fitting: self.tasks.fitting(),
+            slots: self.image.writer().slots(),
+            rules: self.rule_ids.rules().iter().map(|rule| rule.name.clone()).collect(),
+            timeouts: timeouts(&self.model.settings, self.ticks),
+            image: self.image.memory(),
+            reader: Arc::clone(&self.reader),
+        }
+    }
+
+    /// How the destinations of flow records fare.
+    pub(crate) fn destinations(&self) -> Vec<DestinationStatus> {
+        self.records.destinations()
+    }
+
+    /// Each gated task's ENI, slot, and use of the tables.
+    pub(crate) fn usage(&mut self) -> io::Result<Vec<TaskUsage>> {
+        let cap = self.model.settings.connections.per_task;
+        let slots: Vec<(String, u16)> = {
+            let writer = self.image.writer();
+            let slot = |eni: &Eni| Some((eni.id.clone(), writer.slot(&eni.id)?));
+            self.model.gated().filter_map(slot).collect()
+        };
+        let mut all = Vec::with_capacity(slots.len());
+        for (eni, slot) in slots {
+            let usage = self.records.tables().usage(slot)?;
+            all.push(TaskUsage {
+                eni,
+                slot,
+                fills: self.shares.fills(&usage, cap),
+                losses: unrecorded(&mut self.records, slot, &usage),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Use of the tables by all, and how much room they have.
+    pub(crate) fn table_fills(&self, tasks: &[TaskUsage]) -> TableFills {
+        let sum = |of: fn(&TableFills) -> &TableFill, limit: u32| TableFill {
+            used: tasks.iter().map(|task| of(&task.fills).used).sum(),
+            limit: limit.into(),
+            refused: tasks.iter().map(|task| of(&task.fills).refused).sum(),
+        };
+        TableFills {
+            connections: sum(|fills| &fills.connections, self.options.conns),
+            denials: sum(|fills| &fills.denials, self.options.denials),
+        }
+    }
+
+    /// What is counted, with a status that was just made.
+    pub(crate) fn sample(&mut self, status: DaemonStatus, applies: ApplyCounts) -> Sample {
+        let tasks = sharers(&self.model, &self.image);
+        Sample::take(&mut self.records, &tasks, status, applies)
+    }
+}

@@ -1,0 +1,104 @@
+//! The metrics over TCP on the loopback link, for Prometheus, which cannot ask a Unix socket. Whoever is on the host may read them.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tracing::{debug, error, info};
+
+use super::{answer::Desk, routes};
+
+/// Connections at most; those beyond are closed at once.
+const CONNECTIONS: usize = 8;
+/// How long a request's head may take.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may take, with its one request.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How soon an address is tried again that could not be had.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Serves the metrics on the address that is wanted, while one is, until nobody says so any more.
+pub(super) async fn serve(desk: Desk, mut wanted: watch::Receiver<Option<SocketAddr>>) {
+    let router = Router::new().route("/metrics", get(routes::metrics)).with_state(desk);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut complaint = String::new();
+    loop {
+        let address = *wanted.borrow_and_update();
+        let until_changed = match address {
+            None => wanted.changed().await,
+            Some(address) => match TcpListener::bind(address).await {
+                Ok(listener) => {
+                    info!("metrics are served on http://{address}/metrics");
+                    complaint.clear();
+                    tokio::select! {
+                        changed = wanted.changed() => changed,
+                        error = accept(&listener, &router, &places) => {
+                            error!("metrics are no longer served on {address}: {error}");
+                            sleep(AGAIN).await;
+                            continue;
+                        }
+                    }
+                }
+                Err(error) => {
+                    let words = format!("metrics cannot be served on {address}, which is tried again: {error}");
+                    if words != complaint {
+                        error!("{words}");
+                        complaint = words;
+                    }
+                    tokio::select! {
+                        changed = wanted.changed() => changed,
+                        () = sleep(AGAIN) => continue,
+                    }
+                }
+            },
+        };
+        if until_changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Accepts connections until that fails for good.
+async fn accept(listener: &TcpListener, router: &Router, places: &Arc<Semaphore>) -> io::Error {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => {
+                let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+                    debug!("a scrape is refused: there are {CONNECTIONS} already");
+                    continue;
+                };
+                let router = router.clone();
+                tokio::spawn(async move {
+                    answer(stream, router).await;
+                    drop(place);
+                });
+            }
+            // No file is left for another connection, or the client is gone.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return error,
+            Err(error) => {
+                debug!("a scrape is not accepted: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    if let Ok(Err(error)) = timeout(PATIENCE, connection).await {
+        debug!("a scrape ended: {error}");
+    }
+}
