@@ -19,7 +19,7 @@ use crate::{WEB, server};
 const LISTEN: &str = "127.0.0.1:9477";
 
 /// The samples of a text in Prometheus's format: values by name and labels.
-fn samples(text: &str) -> Result<BTreeMap<String, f64>> {
+fn samples(text: &str) -> Result<BTreeMap<String, String>> {
     let (mut helped, mut kinds) = (BTreeSet::new(), BTreeMap::new());
     let mut samples = BTreeMap::new();
     for line in text.lines() {
@@ -34,25 +34,26 @@ fn samples(text: &str) -> Result<BTreeMap<String, f64>> {
             let (sample, value) = line.rsplit_once(' ').context("no value")?;
             let name = sample.split('{').next().unwrap_or_default();
             ensure!(kinds.contains_key(name), "{line}");
-            ensure!(samples.insert(sample.to_owned(), value.parse()?).is_none(), "{line}");
+            ensure!(value.parse::<f64>().is_ok(), "{line}");
+            ensure!(samples.insert(sample.to_owned(), value.to_owned()).is_none(), "{line}");
         }
     }
     ensure!(kinds.keys().all(|name| name.starts_with("taskgate_")), "{kinds:?}");
     Ok(samples)
 }
 
-/// The sum of the samples of a name that have all of these labels.
-fn sum(samples: &BTreeMap<String, f64>, name: &str, labels: &[&str]) -> f64 {
+/// The sum of the samples of a name that have all of these labels, each a whole number.
+fn sum(samples: &BTreeMap<String, String>, name: &str, labels: &[&str]) -> Result<u64> {
     let is_it = |sample: &str| {
         let rest = sample.strip_prefix(name);
         rest.is_some_and(|rest| rest.starts_with('{') || rest.is_empty())
             && labels.iter().all(|label| sample.contains(label))
     };
     let found = samples.iter().filter(|(sample, _)| is_it(sample));
-    found.map(|(_, value)| value).sum()
+    found.map(|(_, value)| Ok(value.parse::<u64>()?)).sum()
 }
 
-fn scraped(test: &E2eTest) -> Result<BTreeMap<String, f64>> {
+fn scraped(test: &E2eTest) -> Result<BTreeMap<String, String>> {
     let answer = test.control().get("/metrics")?;
     ensure!(answer.status == 200, "{}", answer.text());
     ensure!(
@@ -81,14 +82,14 @@ fn metrics_say_what_records_and_counters_say() -> Result<()> {
     let task = "task=\"web-1\"";
     until("a window has all of it", || {
         let samples = scraped(&test)?;
-        let both = sum(&samples, "taskgate_packets_total", &[task]);
-        Ok(both == (accepted.packets + rejected.packets) as f64)
+        let both = sum(&samples, "taskgate_packets_total", &[task])?;
+        Ok(both == accepted.packets + rejected.packets)
     })?;
     let samples = scraped(&test)?;
     let is = |name: &str, labels: &[&str], value: u64| -> Result<()> {
-        let found = sum(&samples, name, labels);
+        let found = sum(&samples, name, labels)?;
         ensure!(
-            found == value as f64,
+            found == value,
             "{name} {labels:?} is {found} and not {value}: {samples:#?}"
         );
         Ok(())
@@ -100,7 +101,7 @@ fn metrics_say_what_records_and_counters_say() -> Result<()> {
     is("taskgate_bytes_total", &[task, no], rejected.bytes)?;
     let (ingress, egress) = ("direction=\"ingress\"", "direction=\"egress\"");
     is("taskgate_packets_total", &[no, egress], 0)?;
-    ensure!(sum(&samples, "taskgate_packets_total", &[yes, egress]) > 0.0);
+    ensure!(sum(&samples, "taskgate_packets_total", &[yes, egress])? > 0);
     is(
         "taskgate_dropped_packets_total",
         &[task, ingress, "reason=\"no-rule\""],
@@ -121,7 +122,7 @@ fn metrics_say_what_records_and_counters_say() -> Result<()> {
     is("taskgate_build_info", &["version=\"", "kernel=\""], 1)?;
     is("taskgate_flow_log_failing", &["destination=\""], 0)?;
     ensure!(
-        sum(&samples, "taskgate_flow_records_total", &["destination=\""]) >= 3.0,
+        sum(&samples, "taskgate_flow_records_total", &["destination=\""])? >= 3,
         "{samples:#?}"
     );
     test.finish(&expected)?;

@@ -1,6 +1,6 @@
 //! Prometheus's text format. `docs/metrics.md` explains each metric.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -96,7 +96,7 @@ impl Sample {
         families.gauge(
             "last_apply_duration_seconds",
             "How long that took once its files were read",
-            last().filter_map(|last| Some(([], last.took? as f64 / 1000.0))),
+            last().filter_map(|last| Some(([], Duration::from_millis(last.took?).as_secs_f64()))),
         )
     }
 
