@@ -14,8 +14,8 @@ use taskgate_bpf::tables::KernelTables;
 use taskgate_compiler::RuleIds;
 use taskgate_ebpf::abi::image::TIMEOUTS;
 use taskgate_flowlog::{
-    DestinationState, Journal, LoggedEni, RecordError, RecordNames, RecordSettings, Recorder, RecorderStart, RuleText,
-    Totals, Unlogged,
+    DestinationState, Journal, LoggedEni, RecordError, RecordNames, RecordSettings, RecordTotals, Recorder,
+    RecorderStart, RuleText, Unlogged,
 };
 use taskgate_model::Model;
 use tracing::{error, warn};
@@ -152,7 +152,7 @@ impl Records {
     }
 
     /// What the records add up to.
-    pub(super) fn totals(&self) -> &Totals {
+    pub(super) fn totals(&self) -> &RecordTotals {
         self.recorder.totals()
     }
 

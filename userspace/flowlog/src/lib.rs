@@ -50,6 +50,6 @@ pub use recorder::{ClosedWindow, RecordError, RecordSettings, Recorder, Recorder
 pub use schedule::{Bounds, LONGEST_WINDOW, aligned};
 pub use sink::{Batch, FileSink, FolderSink, LineSink, Mark, NextWrite, PreparedWrite, Sink, SinkError};
 pub use stream::Stream;
-pub use totals::{TaskTotals, Totals};
+pub use totals::{RecordTotals, TaskTotals};
 pub use unlogged::Unlogged;
 pub use window::{Loss, Unattributed, Window};

@@ -27,14 +27,14 @@ impl TaskTotals {
 
 /// The sums.
 #[derive(Debug, Default)]
-pub struct Totals {
+pub struct RecordTotals {
     /// By the tasks' names: one that comes again goes on.
     tasks: BTreeMap<String, TaskTotals>,
     /// By the rules' numbers.
     rules: BTreeMap<u32, (Arc<RecordedRule>, FlowCount)>,
 }
 
-impl Totals {
+impl RecordTotals {
     /// Adds a window's records.
     pub(super) fn add(&mut self, window: &Window) {
         // They are in the order of their ENIs.

@@ -46,7 +46,7 @@ use super::{
     queue::DestinationState,
     saved::{EniNumbers, NumberedEnis, SavedEnis},
     sink::SinkError,
-    totals::Totals,
+    totals::RecordTotals,
     unlogged::Unlogged,
     window::{Unattributed, Window},
 };
@@ -103,7 +103,7 @@ pub struct Recorder {
     collector: Collector,
     outputs: Outputs,
     journal: Journal,
-    totals: Totals,
+    totals: RecordTotals,
 }
 
 impl Recorder {
@@ -170,7 +170,7 @@ impl Recorder {
             collector,
             outputs,
             journal,
-            totals: Totals::default(),
+            totals: RecordTotals::default(),
         })
     }
 
@@ -204,7 +204,7 @@ impl Recorder {
             collector,
             outputs,
             journal,
-            totals: Totals::default(),
+            totals: RecordTotals::default(),
         })
     }
 
@@ -358,7 +358,7 @@ impl Recorder {
     }
 
     /// What the records add up to since the process began, as of the last window.
-    pub fn totals(&self) -> &Totals {
+    pub fn totals(&self) -> &RecordTotals {
         &self.totals
     }
 
