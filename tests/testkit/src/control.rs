@@ -1,4 +1,4 @@
-//! A client of a taskgate's control socket, written by hand: what it sends is what stands here, to the byte.
+//! A hand-written client of taskgate's control socket: the bytes of each request are exactly those given here.
 
 use std::{
     fmt::Write as _,
@@ -100,7 +100,7 @@ impl ControlSocket {
         Ok(stream)
     }
 
-    /// What `taskgate` says of this instance with these words.
+    /// Runs a `taskgate` command with these arguments against this instance and returns its output.
     pub fn taskgate(&self, host: &Netns, words: &[&str]) -> Result<Output> {
         let mut command: Command = host.command(binary()?.to_str().context("the binary's path is no text")?)?;
         command
@@ -169,7 +169,7 @@ fn read_byte(from: &mut UnixStream) -> Result<u8> {
     Ok(byte[0])
 }
 
-/// Waits until the other end closes, and gives what it said before.
+/// Waits until the peer closes the connection and returns the bytes that it sent before.
 pub fn await_close(from: &mut UnixStream, patience: Duration) -> Result<Vec<u8>> {
     from.set_read_timeout(Some(patience))?;
     let mut said = Vec::new();

@@ -44,7 +44,7 @@ pub const REFUSED: &str = "reload refused";
 pub struct Daemon {
     process: Option<Child>,
     steps: Option<Steps>,
-    /// Takes away what it leaves standing.
+    /// `taskgate cleanup`, which removes the gates and interfaces that the process leaves behind.
     cleanup: Command,
     file: PathBuf,
     records: Lines,
@@ -69,7 +69,7 @@ pub struct Stopped {
     pub records: Vec<Record>,
     /// Its stderr.
     pub messages: Vec<String>,
-    /// What `taskgate cleanup` said after it, if it was asked for.
+    /// The output of `taskgate cleanup`, if it was run afterwards.
     pub cleaned: String,
     /// How it ended.
     pub status: ExitStatus,
@@ -188,7 +188,7 @@ impl Daemon {
         self.steps.as_ref().context("it waits at no step")
     }
 
-    /// Replaces its configuration and sends SIGHUP, then waits for what it says of that.
+    /// Replaces the configuration file, sends SIGHUP, and waits for the message that the reload succeeded or was refused.
     pub fn reload(&mut self, config: &Config) -> Result<Reload> {
         self.tasks.append(&mut tasks_of(config));
         self.reload_text(&config.to_string())
@@ -227,7 +227,7 @@ impl Daemon {
         self.signal(Signal::SIGHUP)
     }
 
-    /// Reloads what has to be taken.
+    /// Reloads a configuration that must be accepted.
     pub fn apply(&mut self, config: &Config) -> Result<()> {
         match self.reload(config)? {
             Reload::Done => Ok(()),
@@ -278,7 +278,7 @@ impl Daemon {
         Objects::of_process(self.pid()?)
     }
 
-    /// Ends it in order with SIGTERM, and takes away what it leaves standing.
+    /// Stops taskgate with SIGTERM and removes the gates and interfaces that it leaves behind.
     pub fn stop(self) -> Result<Stopped> {
         self.stop_by(Signal::SIGTERM)
     }
@@ -296,7 +296,7 @@ impl Daemon {
         self.clean_up(stopped)
     }
 
-    /// Ends it in order with SIGTERM: its gates stand on. Fails unless all went well.
+    /// Stops taskgate with SIGTERM and keeps its gates attached. Fails unless all went well.
     pub fn leave(mut self) -> Result<Stopped> {
         self.end(Signal::SIGTERM, 0)
     }
@@ -313,7 +313,7 @@ impl Daemon {
         Ok(stopped)
     }
 
-    /// `taskgate cleanup`, with what it says.
+    /// Runs `taskgate cleanup` and keeps its output.
     fn clean_up(&mut self, mut stopped: Stopped) -> Result<Stopped> {
         let output = self.cleanup.output().context("cannot run `taskgate cleanup`")?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -336,7 +336,7 @@ impl Daemon {
         Ok(self.records.from(0))
     }
 
-    /// Waits until it has ended, whatever ended it.
+    /// Waits until the process has ended, for any reason.
     pub fn await_end(&self) -> Result<()> {
         for lines in [&self.records, &self.messages] {
             lines.wait_end(self.patience).context("taskgate does not end")?;
@@ -386,7 +386,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if self.process.is_some() {
-            // Only a test that fails leaves it running: what it said helps to see why.
+            // taskgate is still running here only after a failed test; its messages help to find the cause.
             eprintln!("taskgate said:\n{}", self.messages().join("\n"));
             eprintln!("and recorded:\n{}", self.records.from(0).join("\n"));
         }

@@ -19,19 +19,19 @@ use crate::{
     wire::{Way, Wire},
 };
 
-/// A running taskgate, its tasks, and what crosses their links.
+/// A running taskgate, its tasks, and the traffic on their links.
 #[derive(Debug)]
 pub struct E2eTest {
-    /// taskgate. Before the topology, so that it ends before what it runs in.
+    /// taskgate. Declared before the topology, so that it is stopped before its namespaces are removed.
     pub daemon: Daemon,
     /// The configuration in force.
     pub config: Config,
     /// The outside's link.
     pub outside: Wire,
-    /// The host and what is outside.
+    /// The host and the client outside of it.
     pub topology: Topology,
     interval: Option<u32>,
-    /// The records of the processes that went before.
+    /// The records of the earlier processes.
     earlier: Vec<Vec<Record>>,
     tasks: BTreeMap<String, (Netns, Wire)>,
 }
@@ -82,7 +82,7 @@ impl E2eTest {
         self.daemon.await_end()
     }
 
-    /// Ends taskgate in order: its gates stand on. Until [`E2eTest::restart`] none runs.
+    /// Stops taskgate with SIGTERM; its gates stay attached. No process runs until [`E2eTest::restart`].
     pub fn leave(&self) -> Result<()> {
         self.daemon.signal(Signal::SIGTERM)?;
         self.daemon.await_end()
@@ -160,7 +160,8 @@ impl E2eTest {
         Ok(missing)
     }
 
-    /// The expected records if the gates of these receivers denied what did not arrive, and nothing else was denied.
+    /// The expected records if the gates of these receivers denied every packet that did not arrive, and no other packet
+    /// was denied.
     pub fn denied_in(&self, pairs: &[(&str, &str)]) -> Result<Ledger> {
         let mut ledger = self.passed()?;
         for (sender, receiver) in pairs {
@@ -171,14 +172,14 @@ impl E2eTest {
         Ok(ledger)
     }
 
-    /// The expected records if the gates of these tasks denied what they sent outside and did not arrive there, and
-    /// nothing else was denied.
+    /// The expected records if the gates of these tasks denied every packet that they sent outside and that did not
+    /// arrive there, and no other packet was denied.
     pub fn kept_in(&self, senders: &[&str]) -> Result<Ledger> {
         self.keep_in(self.passed()?, senders)
     }
 
-    /// What the records have to say if a task's gate kept out and in what did not arrive, to and from outside, and nothing
-    /// else was denied.
+    /// The expected records if a task's gate denied every packet to and from outside that did not arrive, and no other
+    /// packet was denied.
     pub fn denied_at(&self, task: &str) -> Result<Ledger> {
         self.keep_in(self.denied_in(&[("outside", task)])?, &[task])
     }
@@ -210,7 +211,7 @@ impl E2eTest {
         Ok(())
     }
 
-    /// Ends taskgate and compares the sums of all records, also of the processes before, with what they have to be.
+    /// Stops taskgate and compares the sums of all records, including those of earlier processes, with the expected ones.
     pub fn finish(mut self, expected: &Ledger) -> Result<Stopped> {
         let mut stopped = self.daemon.stop()?;
         self.earlier.push(std::mem::take(&mut stopped.records));

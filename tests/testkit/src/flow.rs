@@ -1,4 +1,4 @@
-//! A flow, its packets and bytes, and what became of them.
+//! A flow, its packets and bytes, and whether it was accepted or rejected.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
 }
 
-/// A 5-tuple as records have it: in the direction of the packets, ports 0 for what has none.
+/// A 5-tuple as in flow records: in the direction of the packets; ports are 0 for protocols without ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
     pub source: SocketAddr,

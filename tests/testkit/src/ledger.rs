@@ -51,14 +51,14 @@ impl Ledger {
         self
     }
 
-    /// A task's gate dropped these; they are not among what crossed its link, or are no longer to count as such.
+    /// A task's gate dropped these packets. They are not counted among those that crossed its link, or must no longer be.
     #[must_use]
     pub fn reject(mut self, task: &str, flow: Flow, count: Count) -> Self {
         self.add(task, flow, Action::Reject, count);
         self
     }
 
-    /// Of what a task sent in this flow only `passed` got through its gate.
+    /// Only `passed` of the packets that a task sent in this flow got through its gate.
     #[must_use]
     pub fn cut(mut self, task: &str, flow: Flow, passed: Count) -> Self {
         let key = (task.to_owned(), flow, Action::Accept);

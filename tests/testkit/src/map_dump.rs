@@ -125,7 +125,7 @@ impl MapDump {
     /// The use of the tables, and losses.
     pub fn used(&self) -> TableUse {
         let sum = |offset: usize| -> u64 {
-            // Slot 0 has the sums of what the others have in the pools.
+            // Skips slot 0, which has the sums of the pool usage of all other slots.
             let words = self.usage.iter().skip(offset / 8).step_by(size_of::<EniUsage>() / 8);
             words.skip(1).map(|word| word.load(Relaxed)).sum()
         };

@@ -1,8 +1,8 @@
-//! Texts of configurations, changed as a slip of a hand, a bad tool, or somebody who means harm would.
+//! Configuration texts, mutated as by a typing error, a broken tool, or an attacker.
 
 use crate::random::Random;
 
-/// Numbers at the edges of what a number may be, and some that are none.
+/// Numbers at the limits of valid ranges, and some that are not valid numbers.
 const NUMBERS: [&str; 14] = [
     "0",
     "1",

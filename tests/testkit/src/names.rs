@@ -1,4 +1,4 @@
-//! Names that no other test has, and what was left under names of tests that are dead.
+//! Names that no other test uses, and removal of what tests that have died left under theirs.
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ use crate::pins::PINS;
 const PREFIX: &str = "tgt-";
 /// Where named network namespaces are.
 const NAMESPACES: &str = "/run/netns";
-/// Where taskgate's instances keep what outlives them.
+/// Folders with the state that outlives taskgate's processes.
 const STATE: [&str; 2] = ["/run/taskgate", PINS];
 
 /// `tgt-PID-N`: no other test of this or any other process has it now.
@@ -47,7 +47,7 @@ pub fn namespaces(unique: &str) -> Result<Vec<String>> {
     Ok(names.into_iter().filter(|name| name.starts_with(&prefix)).collect())
 }
 
-/// Removes what belongs to `unique` and outlives a taskgate that was killed: its namespaces' names, its state and its pins.
+/// Removes what a killed taskgate leaves behind for `unique`: names of namespaces, state and pins.
 pub fn remove_all(unique: &str) -> Result<()> {
     for name in namespaces(unique)? {
         remove_namespace(&name)?;

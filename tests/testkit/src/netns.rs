@@ -20,8 +20,8 @@ use crate::names;
 /// that is. Only a test that fails waits for so long.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A network namespace. One that was made here has no name: it is gone when this is dropped and nothing runs in it,
-/// whatever became of the test.
+/// A network namespace. One that was made here has no name: the kernel removes it once this is dropped and no process
+/// runs in it, even if the test panics or is killed.
 #[derive(Debug)]
 pub struct Netns {
     label: String,
@@ -179,8 +179,8 @@ impl Netns {
     }
 }
 
-/// Both ends of a veth pair drop what is sent until the kernel has noticed, a little after they were set up, that they
-/// are.
+/// Waits until both ends of a veth pair are up. Until the kernel has noticed that, a little after they were set up, they
+/// drop packets.
 pub fn await_up(ends: &[(&Netns, &str)]) -> Result<()> {
     for (netns, link) in ends {
         until(&format!("`{link}` in `{}` is up", netns.label), || {
@@ -192,7 +192,7 @@ pub fn await_up(ends: &[(&Netns, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Waits for what has no event to wait for: asks every few milliseconds until `ready` says so.
+/// Polls every few milliseconds until `ready` returns true, for conditions that have no event to wait for.
 pub fn until(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     while !ready()? {

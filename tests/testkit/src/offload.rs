@@ -11,11 +11,11 @@ use crate::netns::Netns;
 /// A switch, by the number of `ethtool`'s command that turns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
-    /// Leaves the checksums of what it sends to the hardware.
+    /// Leaves the checksums of sent packets to the hardware.
     TransmitChecksum = 0x17,
-    /// Sends TCP's segments together, for the hardware to cut.
+    /// Passes TCP segments together, for the hardware to split (TSO).
     TcpSegmentation = 0x1f,
-    /// Puts together what it receives and belongs together.
+    /// Merges received segments of a flow (GRO).
     GenericReceive = 0x2c,
 }
 

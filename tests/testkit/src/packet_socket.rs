@@ -19,10 +19,10 @@ use nix::{
 pub(crate) const PACKET_VNET_HDR: libc::c_int = 15;
 /// Bytes of a `virtio_net_hdr`, which tells of segments that the kernel has not cut yet.
 pub(crate) const OFFLOAD: usize = 10;
-/// Room for what comes while nobody reads.
+/// The receive buffer: room for the packets that arrive while no thread reads.
 const BUFFER: usize = 64 << 20;
 
-/// Opens one that hears all that crosses a link of the thread's namespace. It never waits.
+/// Opens a packet socket that receives every frame on a link of the thread's namespace. Reads never block.
 pub(crate) fn listen(link: &str, prepare: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<OwnedFd> {
     let socket = open(SockFlag::SOCK_NONBLOCK)?;
     setsockopt(&socket, RcvBufForce, &BUFFER)?;

@@ -1,4 +1,4 @@
-//! What an instance of taskgate has in bpffs.
+//! The objects that an instance of taskgate has pinned in bpffs.
 
 use std::{
     collections::BTreeSet,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path, time::Duration};
 use crate::Daemon;
 use anyhow::{Context as _, Result};
 
-/// The unit of times in /proc, whatever the kernel's own rate is.
+/// The unit of times in /proc (USER_HZ), which does not depend on the kernel's tick rate.
 const TICK: Duration = Duration::from_millis(10);
 
 /// A process's use of CPU and memory so far.

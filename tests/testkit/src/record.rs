@@ -27,7 +27,7 @@ pub struct Record {
     pub status: Status,
 }
 
-/// A record's flow and what became of it.
+/// A record's flow, with its counts and action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedFlow {
     pub tuple: Flow,

@@ -52,7 +52,7 @@ fn enter() -> Result<()> {
     Ok(())
 }
 
-/// Runs iproute2's `ip` with these words, and gives what it prints.
+/// Runs iproute2's `ip` with these arguments and returns its output.
 pub fn ip(words: &str) -> Result<String> {
     let output = Command::new("ip")
         .args(words.split_whitespace())

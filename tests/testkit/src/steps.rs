@@ -1,8 +1,8 @@
-//! The steps by which a process changes what outlives it, one by one: system calls, each of which waits until it is let
-//! through. So a process can be killed before any of them, and the binary is the one that users run.
+//! The steps by which a process changes persistent state: system calls, each of which waits until it is let through. A
+//! test can so kill a process before any of them, with the same binary that users run.
 //!
-//! By seccomp's user notification (`Documentation/userspace-api/seccomp_filter.rst`, Linux 5.5). What a process writes into
-//! memory that it shares with the kernel is no system call, and no step.
+//! Uses seccomp's user notification (`Documentation/userspace-api/seccomp_filter.rst`, Linux 5.5). Stores into memory
+//! that is shared with the kernel are not system calls, and so are not steps.
 #![expect(unsafe_code, reason = "seccomp, and descriptors that are another process's")]
 
 use std::{
@@ -35,7 +35,7 @@ const LISTENER: RawFd = 777;
 const BPF: c_long = libc::SYS_bpf;
 const WRITES: [c_long; 3] = [libc::SYS_write, libc::SYS_writev, libc::SYS_pwrite64];
 
-/// The system calls that are steps, by name. Which of bpf's, and of what is sent, is looked at.
+/// The system calls that are steps, by name. Calls of bpf and of sending are examined further.
 const CALLS: [(c_long, &str); 16] = [
     (BPF, "bpf"),
     (libc::SYS_sendto, "sendto"),
@@ -54,7 +54,7 @@ const CALLS: [(c_long, &str); 16] = [
     (libc::SYS_umount2, "umount"),
     (libc::SYS_unshare, "unshare"),
 ];
-/// bpf's commands that change what others see (`include/uapi/linux/bpf.h`).
+/// Commands of bpf whose effects other processes see (`include/uapi/linux/bpf.h`).
 const BPF_COMMANDS: [(u64, &str); 8] = [
     (2, "bpf: map update"),
     (3, "bpf: map delete"),
@@ -93,7 +93,7 @@ struct Taken {
 }
 
 impl Steps {
-    /// Has what this command starts wait at each step. It waits from its beginning on: see [`Steps::of`].
+    /// Makes the process of this command wait at each step, from its beginning on: see [`Steps::of`].
     pub(crate) fn hold_up(command: &mut Command) {
         let program = program();
         // SAFETY: between fork and exec only system calls are made, with memory that was allocated before.
@@ -159,7 +159,7 @@ fn program() -> Vec<sock_filter> {
     let mut lines = vec![data(mem::offset_of!(seccomp_data, nr))];
     for (number, _) in CALLS {
         if WRITES.contains(&number) {
-            // The log, and what wakes a thread: eight bytes.
+            // Not steps: writes to standard error (the log), and writes of eight bytes, which wake a thread.
             lines.extend([
                 equals(low(number), 0, 6),
                 argument(0),
@@ -239,14 +239,14 @@ fn follow(listener: &OwnedFd, pid: i32, taken: &Mutex<Taken>) {
         // SAFETY: the descriptor is open, and the kernel writes a whole notification or nothing.
         match Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, &raw mut notice) }) {
             Ok(_) => {}
-            // Whoever waited was killed.
+            // The waiting process was killed.
             Err(Errno::EINTR | Errno::ENOENT) => continue,
             Err(_) => return,
         }
         if let Some(kind) = kind(&notice)
             && taken.lock().unwrap_or_else(PoisonError::into_inner).note(kind)
         {
-            // It may be gone already.
+            // The process may already be gone.
             let _killed = kill(Pid::from_raw(pid), Signal::SIGKILL);
             return;
         }
@@ -254,12 +254,13 @@ fn follow(listener: &OwnedFd, pid: i32, taken: &Mutex<Taken>) {
         let mut goes_on: seccomp_notif_resp = unsafe { mem::zeroed() };
         goes_on.id = notice.id;
         goes_on.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-        // SAFETY: the descriptor is open, and the kernel only reads the answer. Whoever waited may be gone.
+        // SAFETY: the descriptor is open, and the kernel only reads the answer. The waiting process may be gone, which is
+        // no error here.
         let _answered = unsafe { libc::ioctl(listener.as_raw_fd(), ANSWER, &raw mut goes_on) };
     }
 }
 
-/// What a call is called; `None` if it changes nothing.
+/// The name of a step; `None` if the call changes nothing.
 fn kind(notice: &seccomp_notif) -> Option<String> {
     let call = c_long::from(notice.data.nr);
     let [first, second, third, ..] = notice.data.args;

@@ -1,4 +1,4 @@
-//! A test's own host, what is outside of it, and its tasks.
+//! A test's host in a network namespace, a client outside of it, and its tasks.
 
 use std::{
     collections::BTreeMap,
@@ -20,12 +20,12 @@ use crate::{
     steps::HeldUp,
 };
 
-/// The address of what is outside.
+/// The address of the client outside.
 pub const OUTSIDE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
 pub const OUTSIDE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2));
 
-/// Whether a new link's addresses are tried before they are used (RFC 4862, 5.4). That takes a second or two, in which
-/// nobody may ask for a neighbour on behalf of another.
+/// Whether new IPv6 addresses undergo duplicate address detection (RFC 4862, 5.4). It takes a second or two, during which
+/// the kernel does not send neighbour solicitations on behalf of another host.
 const DAD: &str = "net.ipv6.conf.default.accept_dad";
 
 /// A host that forwards, and a client outside of it:

@@ -1,4 +1,4 @@
-//! Counting what really crosses a link: a packet socket on it, read by code that shares nothing with taskgate's.
+//! Counts the packets that really cross a link, with a packet socket and code that shares nothing with taskgate's.
 
 use std::{
     collections::BTreeMap,
@@ -30,11 +30,11 @@ pub enum Way {
     In,
 }
 
-/// A link that is listened on. On a task's end of its ENI that is all that the task sends, whatever its gate does with
-/// it, and all that its gate lets in.
+/// A link with a packet socket on it. On a task's end of its ENI it sees every packet that the task sends, even those
+/// that the gate drops, and every packet that the gate lets in.
 ///
-/// A thread reads it all the time: what a test waits for takes as long as the machine is slow, and a socket holds only
-/// so much.
+/// A thread reads the socket continuously: how long a test waits depends on the machine, and a socket's buffer is
+/// limited.
 #[derive(Debug)]
 pub struct Wire(Arc<Tap>);
 
@@ -48,7 +48,7 @@ struct Tap {
 struct Seen {
     flows: BTreeMap<(Way, Flow), Count>,
     together: BTreeMap<(Way, Flow), u64>,
-    /// The thread's error, for the next who asks.
+    /// The thread's error, returned by the next call.
     fault: Option<anyhow::Error>,
 }
 
@@ -155,7 +155,7 @@ impl Tap {
     }
 }
 
-/// The flow of a frame and what it amounts to on the wire; none for what has no flow record: ARP, neighbour discovery.
+/// The flow of a frame and its count on the wire; none for frames without a flow record: ARP, neighbour discovery.
 fn measure(frame: &[u8]) -> Option<(Flow, Count)> {
     let (offload, frame) = frame.split_at_checked(OFFLOAD)?;
     let segment = u64::from(u16::from_ne_bytes([offload[4], offload[5]]));

@@ -81,7 +81,7 @@ impl Branches {
         self.sender.send(&[&BEHIND_TAG, &FROM, &frame[12..]].concat())
     }
 
-    /// Scans so many ports of so many of them, none of which is open. Gives what the records have to say.
+    /// Scans `ports` closed ports of each of `tasks` tasks. Returns the expected records.
     pub fn scan(&self, daemon: &Daemon, tasks: u16, ports: u16) -> Result<Ledger> {
         const TCP: u8 = 6;
         const FIRST: u16 = 1000;
@@ -107,7 +107,7 @@ impl Branches {
         Ok(expected)
     }
 
-    /// Sends two frames from the wire to each, one of which arrives. Gives what the records have to say.
+    /// Sends two frames from the wire to each task, one of which arrives. Returns the expected records.
     pub fn send(&self, daemon: &Daemon) -> Result<Ledger> {
         let mut expected = Ledger::default();
         let from = SocketAddr::new(PEER, PEER_PORT);

@@ -16,10 +16,10 @@ pub const MOST_BRANCHES: u16 = 4094;
 /// The most tasks that are made at once here.
 pub const MOST_TASKS: u16 = 2000;
 
-/// The group of every task: only what this port takes is let in or out.
+/// The security group of every task: its rules allow only this port, in both directions.
 pub const GROUP: &str = "query";
 const OPEN: u16 = 53;
-/// A port that nobody may reach.
+/// A port that no rule allows.
 const SHUT: u16 = 80;
 
 /// The traffic from one end to the other.

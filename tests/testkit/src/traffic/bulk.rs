@@ -23,9 +23,9 @@ use crate::{
     netns::{Netns, until},
 };
 
-/// Bytes a second: many packets, and not so many that nobody could count them.
+/// Bytes per second: many packets, but few enough to be counted.
 const PACE: u32 = 2 << 20;
-/// Where the data repeats itself: no packet has a multiple of this, so what is missing shows.
+/// The period of the data. No packet's payload is a multiple of it, so a missing packet shows.
 const PERIOD: usize = 251;
 
 /// A transfer that goes on until it is finished.
@@ -43,7 +43,8 @@ pub struct Bulk {
 const RUSH_BUFFER: usize = 64 << 10;
 
 impl Bulk {
-    /// Connects from `sender` to `to`, an address of `receiver`'s, and sends, but not so fast that nobody could count it.
+    /// Connects from `sender` to `to`, an address of `receiver`, and sends slowly enough that every packet can be
+    /// counted.
     pub fn start(sender: &Netns, receiver: &Netns, to: SocketAddr) -> Result<Self> {
         Self::start_at(sender, receiver, to, Some(PACE))
     }
@@ -165,7 +166,7 @@ fn read(mut stream: TcpStream, received: &AtomicU64) -> Result<()> {
 }
 
 fn slow_down(stream: &TcpStream, pace: u32) -> Result<()> {
-    // SAFETY: the option takes a number of 32 bits, and that is what the pointer and the length are of.
+    // SAFETY: the option takes a 32-bit number; the pointer and the length are those of a `u32`.
     let set = unsafe {
         libc::setsockopt(
             stream.as_raw_fd(),

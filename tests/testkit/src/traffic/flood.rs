@@ -29,7 +29,7 @@ impl Flood {
         Self::new(netns, protocol::UDP, from, to)
     }
 
-    /// SYNs, which nobody will acknowledge.
+    /// SYNs, which are never acknowledged.
     pub fn syn(netns: &Netns, from: IpAddr, to: SocketAddr) -> Result<Self> {
         Self::new(netns, protocol::TCP, from, to)
     }

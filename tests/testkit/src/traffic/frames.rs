@@ -81,7 +81,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Newer kernels take less of what makes no sense.
+    /// Newer kernels refuse more of the headers that make no sense.
     fn send_odd(&self, header: &[u8; OFFLOAD], frame: &[u8]) -> Result<bool> {
         match send(self.0.as_raw_fd(), &[header, frame].concat(), MsgFlags::empty()) {
             Err(Errno::EINVAL | Errno::ENOMEM) => Ok(false),

@@ -63,12 +63,12 @@ impl Pinger {
         self
     }
 
-    /// The flow of what it sends.
+    /// The flow of the packets that this sends.
     pub fn flow(&self) -> Flow {
         self.flow
     }
 
-    /// Asks for an echo, which has to come.
+    /// Sends an echo request, which must be answered.
     pub fn echo(&mut self) -> Result<()> {
         let answered = self.ask(PATIENCE)?;
         answered

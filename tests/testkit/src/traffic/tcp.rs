@@ -19,7 +19,7 @@ use nix::sys::socket::shutdown;
 use super::{DENIED, PATIENCE};
 use crate::{ledger::Flow, netns::Netns};
 
-/// A server that sends back what it gets, over IPv4 and IPv6, to as many as come.
+/// An echo server over IPv4 and IPv6, for any number of clients.
 #[derive(Debug)]
 pub struct TcpEcho {
     listener: Arc<TcpListener>,
@@ -98,7 +98,7 @@ impl Drop for TcpEcho {
     }
 }
 
-/// Sends back what comes until the other side is done or the connection dies.
+/// Echoes received bytes until the peer closes or the connection is reset.
 fn serve(mut stream: TcpStream, aborted: &AtomicBool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
@@ -126,14 +126,14 @@ impl Client {
         client.with_context(|| format!("no answer from {to} to `{}`", netns.label()))
     }
 
-    /// Asks a port on which nobody listens, which has to be refused: two packets.
+    /// Connects to a port without a listener, which must be refused: two packets.
     pub fn connect_refused(netns: &Netns, to: SocketAddr) -> Result<()> {
         let answer = probe(netns, to)?;
         ensure!(answer == Answer::Refused, "the answer from {to} is {answer:?}");
         Ok(())
     }
 
-    /// The flow of what it sends.
+    /// The flow of the packets that this sends.
     pub fn flow(&self) -> Flow {
         self.flow
     }
@@ -148,7 +148,7 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for what comes next, which has to be `data`.
+    /// Waits for the next bytes, which must be `data`.
     pub fn expect(&mut self, data: &[u8]) -> Result<()> {
         let mut came = vec![0; data.len()];
         self.stream.set_read_timeout(Some(PATIENCE))?;
@@ -163,7 +163,7 @@ impl Client {
         self.exchange(64, DENIED)
     }
 
-    /// Part after part, so that what is on its way always fits into the sockets' buffers.
+    /// Sends part after part, so that the bytes in flight always fit into the socket buffers.
     fn exchange(&mut self, bytes: usize, patience: Duration) -> Result<bool> {
         const PART: usize = 32 << 10;
         let data: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
@@ -181,7 +181,8 @@ impl Client {
         Ok(true)
     }
 
-    /// Ends it with a reset, of which nothing is sent twice: what cannot get through would be sent again and again.
+    /// Closes the connection with a reset, and without retransmissions: data that cannot get through would be sent again
+    /// and again.
     pub fn abort(self) -> Result<Flow> {
         reset(&self.stream)?;
         Ok(self.flow)
@@ -199,19 +200,19 @@ impl Client {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Somebody listens.
+    /// A listener accepted the connection.
     Open,
-    /// Nobody listens, and the other side says so: it was asked.
+    /// The port has no listener, and the other side refused: the SYN reached it.
     Refused,
     Silence,
 }
 
-/// Sends a SYN and says what came back.
+/// Sends a SYN and returns the kind of answer.
 pub fn probe(netns: &Netns, to: SocketAddr) -> Result<Answer> {
     probe_for(netns, to, Answer::Silence)
 }
 
-/// [`probe`], with the patience that an answer takes on a busy machine where one is expected: until a SYN was sent again.
+/// [`probe`], which waits for an expected answer long enough for a busy machine: until the SYN was retransmitted.
 pub fn probe_for(netns: &Netns, to: SocketAddr, expected: Answer) -> Result<Answer> {
     let patience = if expected == Answer::Silence { DENIED } else { PATIENCE };
     netns.run(|| match TcpStream::connect_timeout(&to, patience) {
@@ -236,7 +237,8 @@ fn reset(stream: &TcpStream) -> Result<()> {
             return Ok(());
         }
         let error = io::Error::last_os_error();
-        // Some kernels, 5.10 among them, do not do that under somebody who reads: it is sent away first.
+        // Some kernels, 5.10 among them, refuse this with EBUSY while a thread reads the socket: shut down reading first,
+        // then try again.
         if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > end {
             return Err(error).context("cannot reset a connection");
         }

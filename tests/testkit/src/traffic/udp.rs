@@ -29,7 +29,7 @@ impl UdpPeer {
         Ok(Self { socket, address })
     }
 
-    /// Hears what is sent to an IPv6 multicast address on a link.
+    /// Joins an IPv6 multicast group on a link.
     pub fn join(&self, group: Ipv6Addr, link_index: u32) -> Result<()> {
         let joined = self.socket.join_multicast_v6(&group, link_index);
         joined.with_context(|| format!("cannot join {group}"))
