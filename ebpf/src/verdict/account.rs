@@ -1,4 +1,4 @@
-//! Account: the packet in its connection's entry.
+//! Accounting: adds a packet to the counters of its conntrack entry and advances the entry's state.
 
 use super::{Hook, PacketContext};
 use crate::{
@@ -8,12 +8,12 @@ use crate::{
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Adds the packet to an entry. `anew`: what that knows then, unless it goes on with what it knows.
+    /// Adds the packet to an entry. `anew`: the state to set; `None` advances the existing state.
     #[inline(always)]
     pub(super) fn account(&self, conn: &Conn, anew: Option<Life>) {
         let packet = self.packet;
         self.add_totals(conn);
-        // A line that is only added to stays with its CPU longer than one that is stored to as well.
+        // Skip the store if the time is unchanged: a cache line that is only added to stays longer with its CPU.
         if conn.last.get() != self.now {
             conn.last.set(self.now);
         }
@@ -36,7 +36,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             .update(is.state, self.control.window, D::DIRECTION, packet.tcp_flags);
     }
 
-    /// Counts the packet in an entry, and does not renew that.
+    /// Adds the packet to the entry's counters, without renewing the entry.
     #[inline(always)]
     pub(super) fn add_totals(&self, conn: &Conn) {
         let at = D::DIRECTION.index();

@@ -1,4 +1,4 @@
-//! Commit: the entry of an allowed packet, new or filled anew, within the task's share.
+//! Commit: creates or refills the conntrack entry of an allowed packet, within the task's share of the table.
 
 use super::{
     Hook, PacketContext,
@@ -18,7 +18,7 @@ use crate::{
     tables::{Flows, Inserted, Tables},
 };
 
-/// A new entry's counts after its first packet.
+/// Per-direction counters of a new entry, after its first packet.
 #[inline(always)]
 fn by_direction<D: Hook, C: Default>(count: C) -> [C; 2] {
     match D::DIRECTION {
@@ -28,7 +28,7 @@ fn by_direction<D: Hook, C: Default>(count: C) -> [C; 2] {
 }
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Keeps an allowed packet's entry: the one that is there, filled anew, or a new one.
+    /// Records an allowed packet in its entry: refills the existing entry, or creates one.
     #[inline(always)]
     pub(super) fn ct_commit<F: IpVersion>(
         &mut self,
@@ -49,13 +49,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tag);
             refills = true;
         } else if matches!(D::DIRECTION, Direction::Ingress) && is_dhcp(self.packet, Direction::Ingress) {
-            // It answers nothing that the task asked.
+            // Not a reply to a DHCP request of this task: a flow under its own key.
             let (flow, tag) = (Flow::plain(self.packet, D::DIRECTION), self.tag());
             F::set_key(F::key(&mut self.work.keys), flow.local, flow.remote, flow.ports, tag);
         }
         let opened = self.tables.opaque((evaluation.opened() | admission.state) as u32) as u16;
-        // As numbers that nobody knows, each time that they are asked: else what follows would be verified once for each way
-        // that led here.
+        // Hidden from the verifier, and again at each use: otherwise the rest would be verified once for each path that led
+        // here.
         let facts = self.tables.opaque(
             refills as u32
                 | (goes_on as u32) << 1
@@ -86,14 +86,14 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                     exists = 1;
                     found = Some(conn);
                 }
-                // A busy table is no fault of the packet's.
+                // Contention must not drop a packet that the rules allow.
                 Ok(Inserted::Busy | Inserted::Full) => {}
                 Err(reason) => refused = Some(reason),
             }
         }
         if let Some(conn) = found {
             if matches!(D::DIRECTION, Direction::Ingress) && is(2) {
-                // Only the task keeps it open.
+                // Only the task's own packets renew a DHCP entry.
                 self.add_totals(&conn);
             } else {
                 let goes_on = self.tables.opaque(exists | facts >> 1 & 1) != 0;
@@ -110,7 +110,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 self.tables.add(&usage.conns_refused, packets);
                 return Err(reason);
             }
-            // It needs no entry to pass, only to be recorded.
+            // The packet passes without an entry; only its flow record is lost.
             self.tables.add(&usage.flows_lost, packets);
         }
         self.tables.count(
@@ -127,7 +127,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         })
     }
 
-    /// Adds an entry under the key in hand, if its ENI may have one more.
+    /// Inserts an entry under the key in scratch memory, if the ENI's share has room.
     #[inline(always)]
     fn insert<F: IpVersion>(
         &mut self,
@@ -175,8 +175,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// The word of an entry that says for whom and when it was admitted. Rules name ICMP codes, so a request's code is
-    /// part of it; for other packets it is 0.
+    /// The `admitted` word of an entry: epoch, generation and slot at admission. Rules name ICMP codes, so the code of an
+    /// ICMP request is part of it; for other packets it is 0.
     #[inline(always)]
     fn admitted(&self, slot: u16) -> u64 {
         let code = match self.packet.exchange {
@@ -192,13 +192,14 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         admitted.pack()
     }
 
-    /// Fills an entry anew in place: its totals stay, since they only grow. `goes_on`: so does what it knows. Where another CPU
-    /// is just making some entry another slot's, who admits it stays for the next packet to say.
+    /// Refills an entry in place: its totals stay, since they only grow. `anew`: the new state, or `None` to advance the
+    /// existing one. While another CPU is moving some entry to another slot, `admitted` and `by` stay unchanged, and the
+    /// next packet sets them.
     #[inline(always)]
     fn refresh_entry(&self, conn: &Conn, opened: u16, rule: u32, anew: Option<Life>) {
         let slot = self.work.eni.slot;
         let was = conn.state();
-        // A SYN of the side that was opened to takes nothing over from the one that opened it.
+        // A SYN from the responder does not take the entry over from its initiator.
         if anew.is_some() || initiator(was) as u8 == initiator(opened) as u8 {
             let admitted = self.admitted(slot);
             if conn.admitted().slot == slot || self.move_charge(conn, admitted) {

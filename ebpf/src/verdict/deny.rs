@@ -1,4 +1,4 @@
-//! Dropping: a denial is never silent. Record, reason, counter; if its table is full, counter and loss.
+//! Drops a packet: counts it under its reason and records the denied flow. If the table is full, the loss is counted.
 
 use super::{Hook, PacketContext, share::Accounts};
 use crate::{
@@ -16,10 +16,10 @@ use crate::{
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Drops a packet, counts it and records it for its ENI. A link that no task has is counted under slot 0: there is no
-    /// ENI to record it for.
+    /// Drops a packet, counts it and records it for its ENI. Packets on a link without an ENI are only counted, under slot
+    /// 0.
     ///
-    /// The reason lies in memory meanwhile: else the verifier would walk all of this once for each.
+    /// The reason is kept in scratch memory in between: otherwise the verifier would walk this function once per reason.
     #[inline(always)]
     pub(super) fn deny<F: IpVersion>(&mut self, reason: DropReason) -> Outcome
     where
@@ -39,13 +39,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         self.dropped()
     }
 
-    /// How a packet that was refused ends.
+    /// The drop with the reason kept in scratch memory.
     #[inline(always)]
     fn dropped(&self) -> Outcome {
         Outcome::Drop(self.work.reason.unwrap_or(DropReason::NoPolicy))
     }
 
-    /// Keeps what was dropped.
+    /// Adds the packet to the record of its denied flow, which the first packet creates.
     #[inline(always)]
     fn record<F: IpVersion>(&mut self, number: u8)
     where
@@ -55,7 +55,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let packet = self.packet;
         let flow = Flow::plain(packet, D::DIRECTION);
         let tag = KeyTag::of_denial(slot, packet.protocol, D::DIRECTION, number);
-        // Records name no ports for other protocols, so neither do their keys.
+        // Flow records have ports only for TCP and UDP, so other protocols share one key.
         let ports = if matches!(packet.protocol, TCP | UDP) {
             flow.ports
         } else {
@@ -87,8 +87,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             .update(0, self.control.window, D::DIRECTION, packet.tcp_flags);
     }
 
-    /// Whether what is refused was meant for the task, so that its record is true of it. A bridge floods each frame whose
-    /// end it does not know, and what goes to several hosts, past many who have nothing to do with it.
+    /// Whether a refused packet was addressed to this task, so that the task's flow log may show it. A bridge floods unknown
+    /// unicast and multicast frames to all of its ports, including tasks that are not addressed.
     #[inline(always)]
     fn is_meant<F: IpVersion>(&self, number: u8) -> bool {
         if matches!(D::DIRECTION, Direction::Egress) {
@@ -98,10 +98,10 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let is_full =
             same(number, DropReason::ConnectionsFull as u64) | same(number, DropReason::TaskConnectionsFull as u64);
         let not_for_task = same(number, DropReason::NotForTask as u64);
-        // Sent to the task for somebody else: a route that leads astray.
+        // The frame has the task's hardware address, the packet another host's IP address: a wrong route.
         let (mac, to) = (self.control.mac_of(self.work.eni.slot), self.work.destination);
         let astray = same(mac, to) & (1 ^ same(mac, 0));
-        // A packet to several hosts is the task's once a rule has let it in.
+        // A multicast or broadcast packet counts as the task's only after a rule has admitted it.
         let several = is_group(F::Peer::V6, self.packet.destination);
         let meant = (several * is_full) | ((1 ^ several) * (1 ^ (not_for_task * (1 ^ astray))));
         self.tables.opaque(meant as u32) != 0
@@ -114,7 +114,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     {
         let packet = self.packet;
         let accounts = Accounts::of(self.work.eni.slot, Shared::Denials);
-        // Asked before an insert is tried: one that fails costs more than the whole verdict.
+        // The share is charged before the insert: a failing insert costs more than the whole verdict.
         let share = self.control.share(Shared::Denials);
         let Ok(charge) = accounts.charge(self.tables, share, NO_CAP, Self::claim()) else {
             return Inserted::Full;

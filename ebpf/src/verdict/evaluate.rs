@@ -1,5 +1,5 @@
-//! Evaluation of what no entry lets through: the ENI of the link, the source and destination check, what is never filtered,
-//! the policy.
+//! Evaluates packets without a valid conntrack entry: finds the ENI of the link, checks source and destination addresses,
+//! applies exemptions, and classifies by the policy.
 
 use super::{
     Hook, PacketContext,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Looks up the ENI of the packet's link and keeps it.
+    /// Looks up the ENI of the packet's link and stores it in scratch memory.
     #[inline(always)]
     pub(super) fn find_eni(&mut self) -> Result<Rows<<T as Image>::Bank>, DropReason> {
         self.work.eni.slot = 0;
@@ -87,7 +87,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         self.work.presumed = false;
         let own_on_link = F::Peer::V6 && flow.local.is_link_local() && self.owns(flow.local, says);
         let own_on_link = self.tables.opaque(own_on_link as u32) != 0;
-        // Link-local addresses mean nothing beyond their link.
+        // A link-local address is valid only on its link.
         let stays = own_on_link && (matches!(D::DIRECTION, Direction::Ingress) || flow.remote.is_link_scope());
         let own = self.tables.opaque((owner == eni.slot as u32 || stays) as u32) != 0;
         let local = self.tables.opaque((remote.slot != 0) as u32) as u16 * state::LOCAL;
@@ -103,7 +103,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                     && is_dhcp(packet, Direction::Egress)
                     && (own || own_on_link || may_ask_for_address(packet))
             }
-            // To a task that has no address yet it goes by broadcast (RFC 2131, 4.1), or to a link-local one.
+            // A DHCP server replies to a task without an address by broadcast (RFC 2131, 4.1), or to its link-local address.
             Direction::Ingress => {
                 evaluation.0 & Evaluation::ANSWERS_DHCP != 0 && (own || packet.destination.is(Address::BROADCAST))
             }
@@ -139,7 +139,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if matches!(D::DIRECTION, Direction::Ingress) && remote.slot == eni.slot {
             return Err(DropReason::SpoofedSource);
         }
-        // A task's packets to another task of this host come by its own link.
+        // Packets from a task of this host arrive by that task's link, never by the uplink.
         if remote.slot != 0 && self.is_from_wire(packet) && self.is_on_device(remote.slot) {
             return Err(DropReason::SpoofedSource);
         }
@@ -181,20 +181,20 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                     dhcp: false,
                 })
             }
-            // Whom no rule lets hear it is not meant.
+            // A group or presumed destination that no rule admits: the task is not the addressee.
             PolicyResult::NoRule if group != 0 || self.work.presumed => Err(DropReason::NotForTask),
             PolicyResult::NoRule => Err(DropReason::NoRule),
             PolicyResult::NoPolicy => Err(DropReason::NoPolicy),
         }
     }
 
-    /// Whether a slot's ENI has a device. Branches of the trunk talk to each other by the wire.
+    /// Whether a slot's ENI has a device. Branches of the trunk reach each other through the wire.
     #[inline(always)]
     fn is_on_device(&self, slot: u16) -> bool {
         self.control.link_of(slot).is_some_and(|link| !link.is_branch())
     }
 
-    /// 1 if the frame goes to another hardware address than the task's, as far as both are known, else 0.
+    /// 1 if the frame's destination hardware address is known to differ from the task's, else 0.
     #[inline(always)]
     fn is_to_another(&self) -> u64 {
         let (mac, to) = (self.control.mac_of(self.work.eni.slot), self.work.destination);
@@ -202,13 +202,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     }
 }
 
-/// Whether a task that has no address yet may ask for one. In IPv6 it has a link-local one by then.
+/// Whether this is a DHCP request of a task without an address. With IPv6 the task already has a link-local address.
 #[inline(always)]
 fn may_ask_for_address(packet: &Packet) -> bool {
     !matches!(packet.kind, Kind::V6) && packet.source.v4() == 0
 }
 
-/// The port axis and the key on it. `reply`: the packet goes against the direction that is judged.
+/// The port axis and the key on that axis. `reply`: the packet goes against the direction whose rules decide.
 #[inline(always)]
 fn rule_key(packet: &Packet, reply: bool) -> (Class, u32) {
     let port = if reply {

@@ -5,9 +5,9 @@ use crate::{
     conntrack::opened_by,
 };
 
-/// How a packet that no entry lets through is to be judged. Bits in one word, and no enum, because the word is hidden from the
-/// verifier ([`Opaque`](crate::tables::Tables::opaque)): it then walks what follows once, and not once for each way that led
-/// here.
+/// How to evaluate a packet without a valid conntrack entry. Bits in one word instead of an enum, because the word is hidden
+/// from the verifier ([`Opaque`](crate::tables::Tables::opaque)), which then walks the following code once instead of once
+/// per path that led here.
 #[derive(Clone, Copy)]
 pub(super) struct Evaluation(pub(super) u32);
 
@@ -16,10 +16,10 @@ impl Evaluation {
     pub(super) const KEEP_STATE: u32 = 2;
     pub(super) const REPLACE_ENTRY: u32 = 4;
     pub(super) const ANSWERS_DHCP: u32 = 8;
-    /// From here on, the number of a reason.
+    /// The lowest bit of the drop reason's number.
     const REFUSED: u32 = 8;
 
-    /// As a flow that begins, by the rules of this direction.
+    /// A new flow, judged by the rules of this direction.
     #[inline(always)]
     pub(super) const fn anew(direction: Direction) -> Self {
         Self(match direction {
@@ -28,19 +28,19 @@ impl Evaluation {
         })
     }
 
-    /// Its entry, which is there, is filled anew.
+    /// The same, with the existing entry to be refilled.
     #[inline(always)]
     pub(super) const fn refilling(self) -> Self {
         Self(self.0 | Self::REPLACE_ENTRY)
     }
 
-    /// Not at all: it is refused, once it is known for whom.
+    /// A refusal, applied after the ENI lookup, so that the drop is recorded for the ENI.
     #[inline(always)]
     pub(super) const fn refused(reason: DropReason) -> Self {
         Self((reason as u32) << Self::REFUSED)
     }
 
-    /// The reason to refuse it.
+    /// The drop reason, if the packet is refused.
     #[inline(always)]
     pub(super) const fn refusal(self) -> Option<DropReason> {
         const LATE: u32 = DropReason::ConnectionClosed as u32;
@@ -57,19 +57,20 @@ impl Evaluation {
         }
     }
 
-    /// As part of a connection that `initiator` opened under another generation: its entry stays.
+    /// A packet of a connection that `initiator` opened: that direction's rules decide again, and the entry keeps its state.
     #[inline(always)]
     pub(super) const fn again(initiator: Direction) -> Self {
         Self(Self::anew(initiator).0 | Self::REPLACE_ENTRY | Self::KEEP_STATE)
     }
 
-    /// As an answer to the DHCP that the task itself began, if it goes to the task.
+    /// The same, for a possible reply to a DHCP request of the task; still to be checked: whether it is addressed to the
+    /// task.
     #[inline(always)]
     pub(super) const fn answering_dhcp(self) -> Self {
         Self(self.0 | Self::ANSWERS_DHCP)
     }
 
-    /// The state of the connection that it admits. One bit becomes the other, so that there is no branch.
+    /// The initial state of the admitted connection. The bit is shifted into place, without a branch.
     #[inline(always)]
     pub(super) const fn opened(self) -> u16 {
         pub(super) const INGRESS: u16 = opened_by(Direction::Ingress);
@@ -77,7 +78,7 @@ impl Evaluation {
         ((self.0 & Self::INGRESS) as u16) << INGRESS.trailing_zeros()
     }
 
-    /// Whose rules decide.
+    /// The direction whose rules decide.
     #[inline(always)]
     pub(super) const fn judged(self) -> Direction {
         if self.0 & Self::INGRESS == 0 {
@@ -88,18 +89,18 @@ impl Evaluation {
     }
 }
 
-/// Why a packet is let in, and what its entry says of that.
+/// Why a packet is admitted, and the fields that its entry gets for that.
 #[derive(Clone, Copy)]
 pub(super) struct Admission {
     pub(super) pass: PassReason,
     pub(super) rule: u32,
-    /// Bits for the state of its entry.
+    /// Bits that are added to the state of the entry.
     pub(super) state: u16,
     pub(super) dhcp: bool,
 }
 
 impl Admission {
-    /// Whether it is an error about a connection, let through for that connection's sake.
+    /// Whether the packet is an ICMP error, admitted because of the connection that it quotes.
     #[inline(always)]
     pub(super) const fn is_error(self) -> bool {
         matches!(self.pass, PassReason::IcmpError)

@@ -1,4 +1,4 @@
-//! Lookup: the connection of a packet, and how it is to be judged if there is none that decides.
+//! Lookup: the conntrack entry of a packet, and how to evaluate the packet if no entry accepts it.
 
 use super::{Hook, PacketContext, evaluation::Evaluation, status::CtStatus};
 use crate::{
@@ -9,7 +9,8 @@ use crate::{
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Counts the packet in its connection, if it has one that decides; else says how it is to be judged.
+    /// Looks up the packet's entry. A valid entry accepts and counts the packet (`None`); otherwise returns how to evaluate
+    /// it.
     #[inline(always)]
     pub(super) fn ct_lookup<F: IpVersion>(&mut self, tag: KeyTag) -> Option<Evaluation>
     where
@@ -18,8 +19,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let mut flow = Flow::tracked(self.packet, D::DIRECTION);
         let mut evaluation = Evaluation::anew(D::DIRECTION);
         let mut answers_dhcp = false;
-        // As what it answers, as itself, as the task's DHCP. Counted: before Linux 6.8 the verifier takes only a jump for the
-        // way back of a loop (check_cfg), and without a count the compiler may lay the steps so that there is none.
+        // Up to three keys: of the request that the packet answers, of the packet itself, of the task's DHCP. A counted
+        // loop: before Linux 6.8 the verifier takes only a jump for the back edge of a loop (check_cfg), and without a count
+        // the compiler may lay out the steps without one.
         for _ in 0..3 {
             let key = F::key(&mut self.work.keys);
             F::set_key(key, flow.local, flow.remote, flow.ports, tag);
@@ -37,11 +39,11 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 None => CtStatus::Miss,
             };
             match status {
-                // Whether it goes to the task is still to be seen.
+                // `evaluate` checks whether the packet is addressed to the task.
                 CtStatus::Established if answers_dhcp => return Some(evaluation.answering_dhcp()),
                 _ if answers_dhcp => return Some(evaluation),
                 CtStatus::Reevaluate(initiator) => return Some(Evaluation::again(initiator)),
-                // No tracked request has this answer: judge the packet by its own addresses.
+                // No tracked request matches this reply: look up the packet's own addresses.
                 CtStatus::Expired | CtStatus::Miss | CtStatus::Established if flow.special => {
                     flow = Flow::plain(self.packet, D::DIRECTION);
                 }
@@ -61,7 +63,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         Some(evaluation)
     }
 
-    /// The tag of the packet's key among tracked connections.
+    /// The tag of the packet's conntrack key.
     #[inline(always)]
     pub(super) fn tag(&self) -> KeyTag {
         KeyTag::of_conn(LinkId::from_number(self.packet.link), self.packet.protocol)

@@ -1,11 +1,11 @@
 //! The verdict: the one function that the kernel's entry points, the tests and `explain` call.
 //!
-//! [`PacketContext::process`] lists the steps of a packet with addresses, each of which is a file of its name:
-//! [`related`], [`lookup`], [`evaluate`], [`commit`]; [`account`] counts, [`deny`] ends what some step refused. Steps
-//! know nothing of each other: the results that they pass on are types in [`evaluation`] or [`status`].
+//! [`PacketContext::process`] lists the steps for a packet with addresses, each in the file of its name: [`related`],
+//! [`lookup`], [`evaluate`], [`commit`]. [`account`] updates counters and conntrack state, [`deny`] drops and records a
+//! packet that a step refused. Steps do not call each other: their results are types in [`evaluation`] or [`status`].
 //!
-//! A packet of a tracked connection costs one lookup: no policy, no ENI, no event. ARP and neighbour discovery go their own
-//! way ([`neighbour`]), later fragments follow their first ([`fragment`]).
+//! A packet of a tracked connection costs one lookup: no policy, no ENI, no event. ARP and neighbour discovery are handled
+//! by [`neighbour`]; later fragments use the transport header of their first fragment ([`fragment`]).
 
 mod account;
 mod commit;
@@ -38,13 +38,13 @@ use crate::{
     tables::{Flows, Tables},
 };
 
-/// Scratch memory of a verdict. It is not on the stack, of which a BPF program has 512 bytes.
+/// Per-CPU scratch memory of a verdict: too large for the stack, of which a BPF program has 512 bytes.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Scratch {
     /// The packet, as the parser leaves it.
     pub packet: Packet,
-    /// The packet that it quotes, if it is an ICMP error.
+    /// The packet that an ICMP error quotes.
     quoted: Packet,
     work: Work,
 }
@@ -52,13 +52,13 @@ pub struct Scratch {
 #[derive(Debug, Default)]
 #[repr(C)]
 struct Work {
-    /// The ENI of the packet's link, once it was looked up; slot 0 if there is none.
+    /// The ENI of the packet's link, after the lookup; slot 0 if the link has no ENI.
     eni: EniRow,
-    /// The hardware address that the frame goes to, once it matters: see [`Hook::destination`].
+    /// The frame's destination hardware address, set by `evaluate` for ingress: see [`Hook::destination`].
     destination: u64,
-    /// Whether its destination is the task's for all that is known, on a link that others share.
+    /// Whether the destination is presumed to be the task's: a link-local address without a known owner, on a shared link.
     presumed: bool,
-    /// The reason of a refusal, if it is refused.
+    /// The drop reason, once a step has refused the packet.
     reason: Option<DropReason>,
     keys: Keys,
     conn: Conn,
@@ -79,22 +79,24 @@ struct PacketContext<'a, T: Tables, D: Hook> {
     now: u32,
 }
 
-/// The direction of a gate, fixed when it is compiled: the verifier walks half as much.
+/// The direction of a gate, a compile-time constant: the verifier walks only one direction's code in each program.
 pub trait Hook {
-    /// The direction of its packets.
+    /// The direction of the packets at this hook, seen from the task.
     const DIRECTION: Direction;
-    /// Whether the gate is still to come: what is not dropped goes on to it, and only it counts and keeps that.
+    /// Whether this hook runs before the gate: packets that it does not drop continue to the gate, which alone counts and
+    /// records them.
     const IS_PREFILTER: bool = false;
-    /// The hardware address that the frame goes to, as [`hardware_number`] writes it; 0 where that says nothing of a task.
+    /// The frame's destination hardware address, as [`hardware_number`] encodes it; 0 where the header does not identify a
+    /// task.
     fn destination(&self) -> u64 {
         0
     }
 }
 
-/// Packets that a task sends.
+/// The gate for packets that a task sends.
 pub struct FromTask;
 
-/// Packets that are sent to a task, in a frame with this header.
+/// The gate for packets that are sent to a task, with the frame's Ethernet header.
 pub struct ToTask<E>(pub E);
 
 impl Hook for FromTask {
@@ -110,7 +112,7 @@ impl<E: Ethernet> Hook for ToTask<E> {
     }
 }
 
-/// Parses a frame, and what it quotes, into `scratch`.
+/// Parses a frame, and the packet quoted by an ICMP error, into `scratch`.
 ///
 /// # Errors
 /// As [`packet::parse`](crate::packet::parse).
@@ -120,9 +122,9 @@ pub fn read<F: Frame>(frame: &F, scratch: &mut Scratch) -> Result<(), Unparsed> 
     parse_quoted(frame, &scratch.packet, &mut scratch.quoted)
 }
 
-/// Judges the packet in `scratch` at a gate, counts it, and keeps what must be kept. `parsed`: how the parser did.
+/// Decides on the packet in `scratch` at a hook, counts the packet, and updates the tables. `parsed`: the parser's result.
 ///
-/// [`Unparsed::Short`] means that pulling data in did not help: the frame is malformed.
+/// [`Unparsed::Short`] here means that the bytes are missing even after a pull: the frame is malformed.
 #[inline(always)]
 pub fn decide<T: Tables, D: Hook>(tables: &T, hook: D, scratch: &mut Scratch, parsed: Result<(), Unparsed>) -> Outcome {
     let Some(control) = Control::read(tables) else {
@@ -130,7 +132,7 @@ pub fn decide<T: Tables, D: Hook>(tables: &T, hook: D, scratch: &mut Scratch, pa
     };
     let Scratch { packet, quoted, work } = scratch;
     let parsed = match parsed {
-        // The gate knows its first one.
+        // Left to the gate, which has the entry of the first fragment.
         Ok(()) if packet.later_fragment && D::IS_PREFILTER => return Outcome::Pass(PassReason::Tracked),
         Ok(()) if packet.later_fragment => match packet.kind {
             Kind::V6 => fragment::attach_to_first::<T, V6>(tables, &control, packet, &mut work.keys),
@@ -149,7 +151,7 @@ pub fn decide<T: Tables, D: Hook>(tables: &T, hook: D, scratch: &mut Scratch, pa
         control,
         now: tables.now(),
     };
-    // Neighbour discovery is IPv6's.
+    // IPv4 has no neighbour discovery; ARP is a kind of its own.
     let may_be_flowless = match context.packet.kind {
         Kind::V4 => false,
         Kind::V6 => parsed.is_ok() && !matches!(context.packet.neighbour, Neighbour::None),
@@ -185,7 +187,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// The walk of a packet with addresses. `parsed`: the reason if it is refused already.
+    /// Runs the steps for a packet with addresses. `parsed`: the reason if the packet is already refused.
     #[inline(always)]
     fn process<F: IpVersion>(&mut self, parsed: Result<(), DropReason>) -> Result<PassReason, DropReason>
     where
@@ -196,12 +198,12 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         let evaluation = if let Err(reason) = parsed {
             Evaluation::refused(reason)
         } else if !F::Peer::V6 && self.speaks_as_router() {
-            // Before any connection could vouch for it.
+            // Checked before the conntrack lookup: an existing connection must not let router messages pass.
             Evaluation::refused(DropReason::SpoofedSource)
         } else {
             // 1. Related: an error about a tracked connection.
             related = self.related::<F>(tag);
-            // 2. Lookup, which accounts for a packet of a connection that decides.
+            // 2. Lookup: a valid conntrack entry accepts the packet and accounts for it.
             match self.ct_lookup::<F>(tag) {
                 Some(evaluation) => evaluation,
                 None => return Ok(PassReason::Tracked),
@@ -209,18 +211,19 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         };
         let evaluation = Evaluation(self.tables.opaque(evaluation.0));
         let related = self.tables.opaque(related);
-        // 3. Evaluate: the ENI, its address, what is exempt, the policy.
+        // 3. Evaluate: the ENI, the source and destination check, exemptions, the policy.
         let admission = self.evaluate::<F>(evaluation, related)?;
-        // The gate behind keeps what XDP lets through.
+        // The gate creates the entries of packets that XDP passes.
         if D::IS_PREFILTER {
             return Ok(PassReason::Tracked);
         }
-        // 4. Commit: an entry, in which the packet is accounted for.
+        // 4. Commit: create or refill the entry, and account for the packet there.
         self.ct_commit::<F>(evaluation, admission)
     }
 
-    /// Packets that leave no record, passed or dropped: ARP and neighbour discovery, as on AWS, and frames without
-    /// addresses. They are counted. `None`: the packet is IPv6 for the rules, unless it is refused for its content.
+    /// Decides on packets without flow records: ARP and neighbour discovery, as on AWS, and frames without addresses. They
+    /// are only counted. `None`: an IPv6 packet that goes on to the rules; `parsed` then holds the reason if its contents
+    /// are refused.
     #[inline(always)]
     fn decide_flowless(&mut self, parsed: &mut Result<(), DropReason>) -> Option<Outcome> {
         let rows = self.find_eni();
@@ -234,7 +237,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             (Err(reason), _) | (_, Err(reason)) => Err(reason),
         };
         if for_rules {
-            // Nobody says how far it goes: a neighbour may have the address that it is sent to.
+            // The packet may leave the link or stay on it, as a neighbour may have the destination address: so the contents
+            // are checked here, and the rules decide on the destination.
             if let Err(DropReason::SpoofedSource) = judged {
                 *parsed = Err(DropReason::SpoofedSource);
             }
@@ -246,7 +250,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }))
     }
 
-    /// How a packet ends that was refused and leaves no record.
+    /// The outcome of a refused packet without a flow record: untagged frames on a trunk belong to the host and pass.
     #[inline(always)]
     fn drop_or_host(&self, reason: DropReason) -> Outcome {
         if self.is_hosts(reason as u8) {
@@ -256,7 +260,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Whether what was refused under this number is no task's but the host's: on what is or was the trunk, without a tag.
+    /// Whether a packet refused with this reason number belongs to the host: an untagged frame on the trunk or the previous
+    /// trunk.
     #[inline(always)]
     fn is_hosts(&self, number: u8) -> bool {
         let packet = self.packet;
@@ -264,7 +269,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         number == DropReason::UnknownTask as u8 && !packet.tagged && on_trunk()
     }
 
-    /// Counts the packet for its ENI, or for slot 0 if no task has its link.
+    /// Counts the packet for its ENI, or for slot 0 if the link has no ENI.
     #[inline(always)]
     fn count(&self, outcome: Outcome) -> Outcome {
         if D::IS_PREFILTER && outcome.passes() {
@@ -276,7 +281,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         outcome
     }
 
-    /// A new entry's state and TCP flags.
+    /// The flags word of a new entry: its state, and this packet's TCP flags.
     #[inline(always)]
     fn flags(&self, state: u16) -> Flags {
         let flags = Flags::new(state, self.control.window);
@@ -284,7 +289,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         flags
     }
 
-    /// Emits the event of a flow's first packet. `number`: of how it ended.
+    /// Emits the event of a flow's first packet. `number`: the number of the outcome.
     #[inline(always)]
     fn emit_event(&mut self, number: u8, rule: u32) {
         if self.control.flags & control::FOLLOW == 0 {

@@ -1,7 +1,6 @@
-//! ICMP errors about a tracked connection: let through without a rule as far as `settings.icmp-errors` says, matched by
-//! the packet inside them. AWS lets them in by rules alone (SG-TRACK-9 in docs/aws-semantics.md);
-//! without the path MTU messages a connection over a narrower path hangs, so those are let through unless the setting says
-//! otherwise.
+//! ICMP errors about a tracked connection: admitted without a rule as far as `settings.icmp-errors` says, matched by the
+//! packet that they quote. On AWS only rules admit them (SG-TRACK-9 in docs/aws-semantics.md); without path MTU messages a
+//! connection over a narrower path hangs, so those are admitted unless the setting says otherwise.
 
 use super::{Hook, PacketContext, status::CtStatus};
 use crate::{
@@ -15,7 +14,7 @@ use crate::{
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// The rule of the tracked connection that the packet is an error about; 0 if it is none, or about none.
+    /// The rule of the tracked connection that an ICMP error quotes; 0 if the packet is no such error.
     #[inline(always)]
     pub(super) fn related<F: IpVersion>(&mut self, tag: KeyTag) -> u32
     where
@@ -40,7 +39,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Whether the settings let errors of this type through.
+    /// Whether the settings admit ICMP errors of this type.
     #[inline(always)]
     fn wanted<F: IpVersion>(&self) -> bool {
         const FRAGMENTATION_NEEDED: u16 = u16::from_be_bytes([icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED]);
@@ -55,7 +54,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     }
 }
 
-/// The part of a quoted packet that counts for its connection's state: only its protocol. It opens and closes nothing.
+/// A quoted packet as input for [`PacketContext::ct_status`]: only its protocol. A quoted packet opens and closes nothing.
 #[inline(always)]
 fn as_quoted(quoted: &Packet) -> Packet {
     Packet {
