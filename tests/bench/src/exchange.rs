@@ -1,4 +1,4 @@
-//! Two sockets that have a connection, and what goes over it in a slice of time.
+//! A connection between two sockets, and the traffic over it in a slice of time.
 
 use std::{
     fmt,
@@ -41,7 +41,7 @@ impl fmt::Display for ExchangeKind {
     }
 }
 
-/// The last byte of a slice, and what all others are.
+/// The last byte of a slice, and the value of all others.
 const LAST: u8 = 1;
 const MORE: u8 = 0;
 /// Bytes of one write.

@@ -1,4 +1,5 @@
-//! The data path, measured: what `cargo xtask bench path` runs. docs/performance.md says how it is done and why.
+//! Benchmarks of the data path, run by `cargo xtask bench path`. docs/performance.md describes the method and its
+//! reasons.
 #![expect(clippy::print_stderr, reason = "a failure in `drop` has no caller")]
 #![expect(missing_docs, reason = "for tests alone: names that say all need no words")]
 

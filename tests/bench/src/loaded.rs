@@ -65,7 +65,7 @@ impl LoadedFixture {
         Self::of(conns, rules::host(members), &links, 0)
     }
 
-    /// Likewise with another model, whose bound ENIs are on these links, by the numbers that tables have for them.
+    /// [`Self::load`] with another model; `links` are the numbers of the links of its bound ENIs, as in the tables.
     /// `trunk`: its ifindex, or 0.
     pub fn of(conns: u32, model: Model, links: &[(u32, String)], trunk: u32) -> Result<Self> {
         let options = LoadOptions {

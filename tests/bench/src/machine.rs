@@ -25,7 +25,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Keeps this thread on the last CPU that it may use, and says what machine this is.
+    /// Pins this thread to the last CPU that it may use, and describes the machine.
     pub fn pinned() -> Result<Self> {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot ask for the CPUs of this thread")?;
@@ -65,7 +65,7 @@ impl Machine {
     }
 }
 
-/// The machine as lines to read, where several processes are measured, on whatever CPUs they get.
+/// The machine as lines of text, for benchmarks of several processes, which are not pinned to CPUs.
 pub fn unpinned() -> Result<String> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let (cpu, kernel, load) = (cpu()?, read("/proc/sys/kernel/osrelease")?, load()?);

@@ -96,8 +96,8 @@ impl Case {
     }
 }
 
-/// Measures all cases in turn, round after round, so that what the machine does meanwhile meets them alike; a round
-/// before the first fills caches and does not count. `after` is called after each case of each round.
+/// Measures all cases in turn, round after round, so that disturbances on the machine affect all cases alike; an
+/// uncounted first round fills the caches. `after` is called after each case of each round.
 pub fn rounds(cases: &[Case], rounds: u32, after: &mut dyn FnMut(&Case) -> Result<()>) -> Result<Vec<Path>> {
     let mut measured: Vec<Vec<[f64; 2]>> = cases.iter().map(|_| Vec::new()).collect();
     for round in 0..=rounds {

@@ -233,7 +233,7 @@ fn total(grounds: &mut [&mut LoadedFixture]) -> Result<Counted> {
     Ok(total)
 }
 
-/// Measures cases and makes sure that the tables counted each of their packets as what it is said to be.
+/// Measures cases and checks that the tables counted each packet as tracked or denied, as its case says.
 fn counted(grounds: &mut [&mut LoadedFixture], cases: &[Case], effort: PathEffort) -> Result<Vec<Path>> {
     let before = total(grounds)?;
     let paths = rounds(cases, effort.rounds, &mut |_| Ok(()))?;

@@ -16,7 +16,7 @@ pub enum RuleKind {
     NearMiss,
 }
 
-/// The rules that an ENI has for what is sent to it.
+/// The ingress rules of an ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Set {
     /// Family of their peers.

@@ -132,7 +132,7 @@ const NOT_RUN: i32 = 77;
 #[derive(Debug)]
 pub struct Varied {
     program: OwnedFd,
-    /// The kernel forgets where to jump once nobody has this open.
+    /// The program array of the next program; the kernel empties it once no descriptor is open.
     _next: OwnedFd,
 }
 

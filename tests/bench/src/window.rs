@@ -1,5 +1,6 @@
-//! The window of a link that comes: what passes before it is closed, while the machine is idle and while it is busy. The link
-//! passes traffic already when it gets the name by which taskgate knows the task: nothing else would show the whole window.
+//! The window of a new link: the packets that pass before its gate is attached, on an idle and on a busy machine. The
+//! link already passes traffic when it gets the name by which taskgate knows the task; otherwise part of the window would
+//! not show.
 
 use std::{
     fmt::Write as _,
@@ -24,7 +25,7 @@ use testkit::{
 const TASK: &str = "10.88.0.10";
 const BUSY: &str = "10.88.0.20";
 const COLLECTOR: &str = "10.99.0.2:9";
-/// Nobody listens there.
+/// A port without a listener.
 const ABYSS: &str = "10.99.0.2:10";
 /// How many entries the prefix list has that a reload reads.
 const ENTRIES: u32 = 150_000;
@@ -122,7 +123,7 @@ fn measure(load: Load, effort: WindowEffort) -> Result<[Spread; 2]> {
 fn send(from: &Netns, to: &str, pause: Duration, ended: &AtomicBool) -> Result<()> {
     let socket = from.run(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
     while !ended.load(Ordering::Relaxed) {
-        // Without a link there is no way: that is what is waited for.
+        // Without a link there is no route, so sending fails until the link is there.
         let sent = socket.send_to(b"window", to).is_ok();
         if !pause.is_zero() || !sent {
             thread::sleep(pause.max(Duration::from_micros(20)));
@@ -131,7 +132,8 @@ fn send(from: &Netns, to: &str, pause: Duration, ended: &AtomicBool) -> Result<(
     Ok(())
 }
 
-/// Makes a link that passes everything, gives it the task's name, and counts what arrives from then on, and for how long.
+/// Makes a link that passes everything, gives it the task's name, and counts the datagrams that arrive after that, and
+/// for how long.
 fn round(topology: &Topology, task: &Netns, collector: &UdpSocket) -> Result<(f64, f64)> {
     let path = task.path();
     topology.host.ip(&format!(
@@ -153,7 +155,7 @@ fn round(topology: &Topology, task: &Netns, collector: &UdpSocket) -> Result<(f6
         .stdin(Stdio::piped())
         .spawn()?;
     let mut commands = ip.stdin.take().context("no standard input")?;
-    // Until it waits for what to do.
+    // Gives `ip` time to start and wait for its input.
     thread::sleep(Duration::from_millis(50));
     collector.set_nonblocking(true)?;
     while collector.recv(&mut [0; 8]).is_ok() {}

@@ -1,4 +1,5 @@
-//! What is asked by the control socket, with many other tasks there: how long the answer takes, and what of it is taskgate's work.
+//! Calls over the control socket on a host with many other tasks: the time to the answer, and the part that taskgate's
+//! own work takes.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +61,7 @@ impl Calls {
     }
 }
 
-/// Measures calls beside that many other tasks.
+/// Measures calls while `others` other tasks exist.
 pub(super) fn measure(effort: ControlEffort, say: &dyn Fn(&str)) -> Result<String> {
     let ControlEffort { others, rounds, .. } = effort;
     say(&format!("calls beside {others} tasks"));

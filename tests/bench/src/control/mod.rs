@@ -1,4 +1,4 @@
-//! A running taskgate, measured: what `cargo xtask bench control` runs. docs/performance.md says how it is done.
+//! Benchmarks of a running taskgate, run by `cargo xtask bench control`. docs/performance.md describes the method.
 
 mod calls;
 mod running;

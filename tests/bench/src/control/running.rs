@@ -14,7 +14,7 @@ use testkit::{
     scale::{Branches, Tasks},
 };
 
-/// A name, what is measured, and nothing.
+/// The columns of a table: a name, the measured values, and an empty one.
 const COLUMNS: usize = 8;
 
 #[derive(Clone, Debug, Default)]
@@ -41,7 +41,8 @@ fn timed<R>(what: impl FnOnce() -> Result<R>) -> Result<(Duration, R)> {
 }
 
 impl Running {
-    /// Ends it, and compares all that it recorded; its gates stand on, until the next run, which `again` starts, has taken over.
+    /// Stops the daemon and compares all of its records with the expected ones; its gates stay attached until the run
+    /// that `again` starts has taken them over.
     fn end(&mut self, daemon: Daemon, expected: &Ledger, again: impl FnOnce() -> Result<Daemon>) -> Result<()> {
         let (end, stopped) = timed(|| daemon.leave())?;
         ensure!(stopped.ledger()? == *expected, "the records are not complete");
@@ -61,7 +62,7 @@ fn afterwards(start: impl FnOnce() -> Result<Daemon>) -> Result<Afterwards> {
     Ok(Afterwards { takeover, cleanup })
 }
 
-/// Starts one, and looks at what it takes before anything happens.
+/// Starts a daemon and measures its start and its resources before any traffic.
 fn start(begin: impl FnOnce() -> Result<Daemon>) -> Result<(Running, Daemon)> {
     let (start, daemon) = timed(begin)?;
     let running = Running {
@@ -84,7 +85,7 @@ fn with_tasks(count: u16, attach: &str) -> Result<Running> {
     tasks.ask()?;
     tasks.intrude(&daemon)?;
     running.reload = reload(&mut daemon, &tasks.config_with(false, &settings))?;
-    // Nobody may ask any more, and all go on.
+    // No rule allows new requests any more; the tracked connections continue.
     tasks.ask()?;
     running.end(daemon, &tasks.expected(), || {
         tasks.start(&tasks.config_with(false, &settings))

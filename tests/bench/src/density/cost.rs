@@ -211,7 +211,7 @@ impl Host {
         }
         judged += u64::from(MOST_BRANCHES);
         let after = self.fixture.counted()?;
-        // The prefilter leaves what passes to the gate.
+        // The prefilter leaves packets that pass to the gate, and does not count them.
         let expected = match (path.passes, path.early) {
             (true, true) => before,
             (true, false) => Counted {

@@ -1,4 +1,4 @@
-//! How long gates take to be put up and taken off, by what they hang on.
+//! The time to attach and detach gates, by kind of hook.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Many tasks on one host, measured: what `cargo xtask bench density` runs. docs/performance.md says how it is done.
+//! Benchmarks with many tasks on one host, run by `cargo xtask bench density`. docs/performance.md describes the method.
 
 mod cost;
 mod hooks;

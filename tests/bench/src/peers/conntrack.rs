@@ -15,8 +15,8 @@ const ANSWER: u16 = 2;
 /// Length of a `nlmsghdr` and a `nfgenmsg`.
 const LENGTH: u32 = 16 + 4;
 
-/// Removes all entries of this namespace: what thousands of closed connections leave behind for two minutes would slow the
-/// next ones of every namespace, since all share one hash table.
+/// Removes all conntrack entries of this namespace: thousands of closed connections, whose entries remain for two
+/// minutes, would slow down later ones in every namespace, since all share one hash table.
 pub(super) fn flush(netns: &Netns) -> Result<()> {
     let socket: OwnedFd = netns.run(|| {
         Ok(socket(

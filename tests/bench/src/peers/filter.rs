@@ -1,4 +1,4 @@
-//! The packet filters that are compared, and what each is given for the same rules.
+//! The packet filters that are compared, and the rule set of each for the same rules.
 
 use std::{
     fmt::{self, Write as _},
@@ -285,7 +285,7 @@ fn iptables(family: Family) -> String {
     text + "COMMIT\n"
 }
 
-/// The same rules for taskgate: the client may ask everybody and is asked by nobody.
+/// The same rules for taskgate: the client may connect to any host, and no host may connect to the client.
 pub(super) fn configure(config: Config, rules: u16) -> Config {
     let both = |of: &dyn Fn(Family) -> String| [Family::V4, Family::V6].map(of);
     let addresses = both(&|family| client(family).to_string());
@@ -315,7 +315,7 @@ pub(super) fn configure(config: Config, rules: u16) -> Config {
 mod tests {
     use super::*;
 
-    /// docs/performance.md shows what each filter is given.
+    /// docs/performance.md shows the rule set of each filter.
     #[test]
     fn the_documentation_has_the_rule_sets() {
         let page = include_str!("../../../../docs/performance.md");

@@ -34,7 +34,7 @@ const DENIED_AFTER: Duration = Duration::from_millis(200);
 pub(super) struct FilteredHost {
     pub(super) filter: PacketFilter,
     pub(super) rules: u16,
-    /// Before the host, so that it ends before what it runs in.
+    /// Declared before the topology, so that taskgate is stopped before its namespaces are removed.
     taskgate: Option<Daemon>,
     topology: Topology,
     client: Netns,
@@ -50,7 +50,7 @@ fn place(task: AskedTask) -> Result<usize> {
 }
 
 impl FilteredHost {
-    /// Makes one, and sees that its filter does what it should. An inner error says why the filter cannot be had here.
+    /// Sets up a host and verifies its filter. An inner error says why the filter is not available here.
     pub(super) fn new(filter: PacketFilter, rules: u16) -> Result<Result<Self, String>> {
         Self::with(filter, rules, |host| filter.set_up(host, rules))
     }
@@ -98,7 +98,8 @@ impl FilteredHost {
         Datagrams::open(&self.client, from, &self.asked[place(task)?], to)
     }
 
-    /// Sends what must pass, what must be denied if there is a filter, and what the client did not ask for.
+    /// Sends traffic that must pass, traffic that must be denied if there is a filter, and traffic to the client that it
+    /// did not ask for.
     fn verify(&mut self, family: Family) -> Result<()> {
         let passes = self.filter == PacketFilter::Absent;
         let tcp = AskedTask::new(Transport::Tcp, family);
@@ -114,7 +115,7 @@ impl FilteredHost {
         let shut = SocketAddr::new(tcp.address(), SHUT_PORT);
         let patience = if passes { PATIENCE } else { DENIED_AFTER };
         let connected = self.client.run(|| Ok(TcpStream::connect_timeout(&shut, patience)))?;
-        // Nobody listens there: a packet that passes is answered.
+        // The port has no listener: a packet that passes is answered.
         let answered = !matches!(&connected, Err(error) if error.kind() == ErrorKind::TimedOut);
         ensure!(
             answered == passes,
@@ -194,7 +195,7 @@ impl FilteredHost {
         let recorded: [u64; 4] = AskedTask::ALL.map(|task| {
             let name = task.to_string();
             let flows = ledger.flows(&name, Action::Reject);
-            // The connection that had to be denied is not among what was counted here.
+            // The connection that had to be denied is not part of `self.denied`, which counts datagrams.
             let denied = flows.filter(|flow| {
                 let to = flow.destination;
                 flow.protocol == protocol::UDP && to == SocketAddr::new(task.address(), SHUT_PORT)

@@ -86,7 +86,7 @@ pub const SERIES: [(Workload, Family); 10] = {
 const BATCH: u32 = 32;
 const DATA: [u8; 32] = *b"a datagram of thirty-two letters";
 
-/// Calls `once` until the time is over, and gives what it counted, for each second.
+/// Calls `once` until the time is over, and returns the sum of its counts per second.
 fn rate(time: Duration, mut once: impl FnMut() -> Result<u32>) -> Result<f64> {
     let began = Instant::now();
     let mut count = 0;
@@ -169,7 +169,7 @@ impl Datagrams {
         Ok(datagrams)
     }
 
-    /// Sends to the allowed port and waits for what was sent.
+    /// Sends datagrams to the allowed port and receives each of them.
     pub(super) fn pass(&self, time: Duration) -> Result<f64> {
         rate(time, || self.pass_batch(BATCH))
     }
@@ -208,7 +208,7 @@ impl Datagrams {
         self.denied_arrives()
     }
 
-    /// Whether something came to the port that is not allowed, after what was sent there before now.
+    /// Whether a datagram arrived at the port that is not allowed, among those sent there so far.
     fn denied_arrives(&self) -> Result<bool> {
         // Packets of one direction arrive in order.
         self.pass_batch(1)?;
@@ -223,7 +223,7 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Whether the client is reached by what it did not ask for.
+    /// Whether a datagram that the client did not ask for reaches it.
     pub(super) fn client_is_reached(&self) -> Result<bool> {
         self.open[1].send_to(&DATA, self.silent.local_addr()?)?;
         // An answer goes the same way after it.
