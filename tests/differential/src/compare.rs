@@ -64,7 +64,7 @@ fn bits(entry: &Entry, is_tcp: bool) -> u16 {
         }
 }
 
-/// The first thing in which the tables differ from what the oracle keeps.
+/// The first difference between the tables and the oracle's state.
 pub(super) fn differs(oracle: &Oracle, rule_ids: &RuleIds, state: &TableState) -> Option<String> {
     if oracle.counters != state.counters {
         let name = |counters: &BTreeMap<(u16, Direction, u8), u64>| -> Vec<String> {

@@ -1,5 +1,5 @@
-//! `analysis::diff` against what really happens: a configuration in force with its connections, another one, and after the
-//! switch a packet of each connection.
+//! `analysis::diff` compared with the real outcome: a configuration in force with its connections, a second
+//! configuration, and a packet of each connection after the switch.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::atomic::AtomicU64};
 
@@ -40,10 +40,10 @@ const ROOM: usize = 4_000;
 /// Packets under each of the two configurations before the switch.
 const PACKETS: usize = 400;
 
-/// Compares what `diff` says of the connections that a seed's packets open with what becomes of them.
+/// Compares the fates that `diff` predicts for the connections of a seed's packets with their real fates.
 ///
 /// # Errors
-/// Something else became of one.
+/// A connection has another fate than predicted.
 pub fn fates_of(seed: u64, image: &[AtomicU64]) -> Result<Fates> {
     let mut rng = Rng::new(seed);
     let mut fixture = Fixture::new(image)?;
@@ -222,7 +222,8 @@ fn packet(conn: &TrackedConn, direction: Direction) -> Option<Vec<u8>> {
         FlowKey::V4(_) => (Kind::V4, key.conn_protocol()),
         FlowKey::V6(_) => (Kind::V6, key.conn_protocol()),
     };
-    // What goes to several hosts is nobody's to answer, and what is sent to one of them in return is sent to all.
+    // A group address does not send, and an answer to a group address would go to all of its members: no packet of the
+    // other direction.
     let is_group = match local {
         IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_multicast(),
@@ -336,10 +337,11 @@ fn vary(model: &mut Model, rng: &mut Rng) {
     }
 }
 
-/// Whether `compare` says something wherever what is compiled, the rules' names, or what records see differ.
+/// Checks that `compare` reports a difference wherever compiled images, rule names, or the input of records differ, and
+/// none between equal models. Returns whether it reports one.
 ///
 /// # Errors
-/// It is silent about a difference, or sees one where there is none.
+/// It misses a difference, or reports one where there is none.
 pub fn differences_of(seed: u64) -> Result<bool> {
     let mut rng = Rng::new(seed);
     let before = any_settings(any_model(&mut rng).0, &mut rng);

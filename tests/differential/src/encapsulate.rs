@@ -55,7 +55,7 @@ pub(super) fn wrapped(
 /// Options, one of which may be a source route, or look like one.
 fn routed(length: usize, rng: &mut Rng) -> Vec<u8> {
     let mut options = match rng.below(3) {
-        // A time stamp with room for what would read as a route.
+        // A timestamp option, in whose data the following bytes lie, which look like a source route.
         0 => vec![68, 6, 5, 0],
         _ => vec![1; rng.below(length + 1)],
     };

@@ -1,4 +1,4 @@
-//! Numbers by chance that come again with their seed, or that somebody chose.
+//! Reproducible random numbers, from a seed or from given bytes.
 
 use std::vec;
 
@@ -19,8 +19,8 @@ impl Rng {
         }
     }
 
-    /// Begins with bytes that somebody chose: each number takes as many of them as it needs. Behind their end it goes on
-    /// as with any seed.
+    /// Starts with given bytes: each number takes as many of them as it needs. After their end the generator continues as
+    /// with a seed.
     pub(crate) fn loaded(chosen: &[u8]) -> Self {
         Self {
             state: chosen.len() as u64,
@@ -28,7 +28,8 @@ impl Rng {
         }
     }
 
-    /// Another generator, by what this one would throw next: this one stays as it is, and so the meaning of chosen bytes.
+    /// A second generator, seeded with this one's next number. This one does not advance, so given bytes keep their
+    /// meaning.
     pub(crate) fn aside(&self) -> Self {
         Self::new(self.clone().any())
     }

@@ -1,4 +1,4 @@
-//! Configurations by chance: few groups, few addresses, few ports, so that much of what is sent meets a rule.
+//! Random configurations: few groups, addresses and ports, so that many packets match a rule.
 
 use std::net::IpAddr;
 
@@ -119,8 +119,8 @@ fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, rng: &mut Rng
     }
 }
 
-/// How tables with room for so many are shared. Where no table can be full, no pool can be used up: what others do is then
-/// nothing to a task.
+/// Random shares of tables with this much room. Where no table can become full, no pool can be used up: other tasks then
+/// have no effect on a task.
 pub(crate) fn any_shares(mut rng: Rng, floor: u32, room: usize) -> [Share; 3] {
     const ENDLESS: u32 = 1 << 20;
     // Connections have to live long enough to be closed, too.

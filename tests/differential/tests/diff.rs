@@ -1,5 +1,4 @@
-//! `taskgate diff` tells the truth: nothing that differs is left out, and what it says of connections is what becomes of
-//! them.
+//! `taskgate diff` is exact: it reports every difference, and connections fare as it predicts.
 
 use anyhow::{Context as _, Result, ensure};
 use differential::diff::{Fates, differences_of, fates_of};

@@ -106,8 +106,8 @@ fn the_parser() -> Result<()> {
     })
 }
 
-/// An ENI without its policy is what only damage makes; a table of the host's is never full here, and no time goes by that
-/// would make a connection's last packets late.
+/// Only damage leaves an ENI without a policy. The host's tables never become full here, and no time passes that would
+/// make a connection's last packets late, so two outcomes are left out.
 #[test]
 fn a_damaged_image() -> Result<()> {
     let mut reached = outcomes(&[DropReason::ConnectionsFull, DropReason::ConnectionClosed]);

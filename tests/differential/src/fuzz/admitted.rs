@@ -12,14 +12,14 @@ use crate::{Body, Reading};
 enum What {
     Unknown,
     Ports(u16, u16),
-    /// A request, and what answers it.
+    /// An ICMP request and its reply.
     Identifier(u16),
-    /// Any other message: type and code, whatever follows.
+    /// Any other ICMP message: type and code, without its body.
     Message(u8, u8),
     Pair,
 }
 
-/// A flow: link, the task's address and the peer's, protocol, and the rest.
+/// A flow: link, task's address, peer's address, protocol, and the part that distinguishes flows between two addresses.
 type Flow = (u32, IpAddr, IpAddr, u8, What);
 
 /// The flows that were let in.

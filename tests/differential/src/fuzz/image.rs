@@ -74,12 +74,12 @@ impl Base {
     }
 }
 
-/// The first byte chooses an image that was compiled; the steps damage it, ask it, and send packets past a gate over it.
-/// Gives how packets ended and what was asked for.
+/// The first byte chooses a compiled image; the steps damage it, look things up in it, and send packets through a gate
+/// that reads it. Returns the outcomes of the packets and of the lookups.
 ///
 /// # Panics
-/// Where something is found that no row says, a policy says what its bits do not, a word is asked for that lies outside,
-/// or a packet passes whose link no row names.
+/// If a lookup finds something that no row says, a policy's answer differs from its bits, a word outside of the image is
+/// read, or a packet passes on a link that no row names.
 pub fn image(data: &[u8]) -> Tally {
     let Some((base, steps)) = data.split_first() else {
         return Tally::default();

@@ -1,5 +1,5 @@
-//! The books that the tables keep, checked by arithmetic alone: what must hold after each packet, whatever it was and
-//! whatever anybody thinks of it.
+//! The accounting of the tables, checked by arithmetic alone: invariants after each packet, independent of the packet and
+//! of the oracle.
 
 use std::collections::BTreeMap;
 
@@ -75,7 +75,7 @@ impl Entry<'_> {
         }
     }
 
-    /// Nobody removes what records are made of here, so every entry stays and every count only grows.
+    /// Tracked connections and denied flows are never removed here, so every entry stays and every count only grows.
     fn nothing_shrinks(&self) {
         let grew = |before: FlowCount, after: FlowCount| before.packets <= after.packets && before.bytes <= after.bytes;
         for (key, before) in &self.before.conns {
@@ -101,8 +101,8 @@ impl Entry<'_> {
         );
     }
 
-    /// Each packet is counted in one counter or, if it belongs to a connection, in that; and what a record is made of
-    /// has it once.
+    /// Each packet is counted in one counter or, if it belongs to a connection, in the connection's entry; and the
+    /// entries that records are made of count it once.
     fn counted_once(&self) {
         let packets = self.packets();
         let tracked = self.outcome == Outcome::Pass(PassReason::Tracked);
@@ -132,7 +132,8 @@ impl Entry<'_> {
         );
     }
 
-    /// Whether the packet belongs in a record: it has addresses, somebody's link, and is no neighbour's.
+    /// Whether the packet belongs in a record: it has addresses, its link has an ENI, and it was not handled as neighbour
+    /// traffic or as another host's.
     fn leaves_record(&self) -> bool {
         let known = self.after.counters.iter().any(|(which, packets)| {
             which.0 > 0 && self.before.counters.get(which).copied().unwrap_or_default() < *packets
@@ -172,7 +173,7 @@ impl Entry<'_> {
         }
     }
 
-    /// Conditions for every packet that passes, whatever the rules.
+    /// Conditions for every packet that passes, under any rules.
     fn a_pass_has_a_reason(&self) {
         let Outcome::Pass(pass) = self.outcome else {
             return;

@@ -183,9 +183,9 @@ fn interval(entries: impl Iterator<Item = (u128, u32)>, key: u128) -> Option<u32
 pub(super) enum Reach {
     /// Anywhere: the bank sees to it that this is harmless.
     Masked,
-    /// In the bank: what the compiler made needs no mask.
+    /// Within the bank: indices in a compiled image need no mask.
     Bank,
-    /// Where tables and rows lie: every index in them is masked.
+    /// Within tables and rows: every index into them is masked.
     Tables,
 }
 

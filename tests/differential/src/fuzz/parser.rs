@@ -1,4 +1,4 @@
-//! The parser, on any bytes, whatever part of them is linear.
+//! The parser on arbitrary bytes, with any part of them linear.
 
 use std::fmt;
 
@@ -19,8 +19,8 @@ mod second;
 
 const LINK: LinkId = LinkId::device(7);
 
-/// A frame of which only the first bytes are linear. Whoever reads beyond what may be pulled in, or whatever the frame
-/// has, has forgotten to ask.
+/// A frame of which only the first bytes are linear. A read beyond the bytes that can be pulled in is a missing bounds
+/// check, and panics.
 #[derive(Clone, Copy)]
 struct Linear<'a> {
     frame: HostFrame<'a>,
@@ -83,7 +83,7 @@ struct Read {
 }
 
 impl Read {
-    /// Reads a frame; `before` is what stood where the packet is put.
+    /// Parses a frame; `before` is the previous content of the packet in the scratch.
     fn of(frame: &Linear<'_>, before: Packet) -> Self {
         let (mut packet, mut quoted) = (before, Packet::default());
         let result = parse(frame, &mut packet).and_then(|()| parse_quoted(frame, &packet, &mut quoted));
@@ -112,13 +112,13 @@ impl Read {
     }
 }
 
-/// The first byte says whether the frame has a VLAN tag in metadata, whether it is a GSO packet or has a checksum that
-/// is yet to be filled in, and gives it a type if it is to have one; then bytes that are linear, segments and their
-/// size, two bytes each; the rest is the frame. Gives what it was taken for.
+/// Bits of the first byte: whether the frame has a VLAN tag in metadata, whether it is a GSO packet or has a checksum
+/// that is yet to be filled in, and whether it gets an EtherType. Then the number of linear bytes, the segments and their
+/// size, two bytes each; the rest is the frame. Returns the parser's result.
 ///
 /// # Panics
-/// Where something is read that is not there, depends on what does not matter, or differs from what two other parsers
-/// read.
+/// If the parser reads bytes that do not exist, its result depends on something irrelevant, or differs from that of two
+/// other parsers.
 pub fn parser(data: &[u8]) -> Tally {
     let Some(([how, linear @ .., s0, s1, b0, b1], rest)) = data.split_first_chunk::<7>() else {
         return Tally::default();

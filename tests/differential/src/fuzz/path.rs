@@ -1,4 +1,4 @@
-//! The whole way of a packet on the host: a world, and what happens in it, step by step.
+//! A packet's complete path on the host: a generated world, and what happens in it, step by step.
 
 use std::{collections::BTreeSet, sync::atomic::AtomicU64};
 
@@ -26,13 +26,14 @@ thread_local! {
     static IMAGE: Vec<AtomicU64> = host_image(7);
 }
 
-/// Three bytes choose the first configuration, one how much room there is; the rest is what happens: packets, their
-/// answers, errors about them and pieces of them, and what goes on around packets (reloads, cuts, windows, epochs, links
-/// that move, time). Each packet must end as the oracle says and leave what the oracle keeps, and the books must balance;
-/// where no table is full, without the other tasks' packets it must end the same. Gives how packets ended.
+/// Three bytes choose the first configuration, one the sizes of the tables; the rest are steps: packets, their answers,
+/// errors about them and fragments of them, and changes around packets (reloads, cuts, windows, epochs, links that move,
+/// time). Each packet must end as the oracle says and leave the oracle's state in the tables, and the accounting must
+/// balance; where no table is full, the packet must end the same without the other tasks' packets. Returns how packets
+/// ended.
 ///
 /// # Panics
-/// Where that is not so.
+/// If any of these conditions does not hold.
 pub fn path(data: &[u8]) -> Tally {
     let Some(([a, b, c, room], steps)) = data.split_first_chunk() else {
         return Tally::default();
@@ -126,7 +127,7 @@ impl<'a> Walk<'a> {
         self.seen.push(thrown);
     }
 
-    /// One of the last packets, and what is to be done with it.
+    /// One of the last packets, chosen by the first byte, and the remaining bytes.
     fn earlier<'b>(&self, with: &'b [u8]) -> Option<(GeneratedPacket, &'b [u8])> {
         let (back, with) = with.split_first()?;
         let back = usize::from(*back) % self.seen.len().max(1);

@@ -1,6 +1,6 @@
-//! The fuzzer's bytes as a series of steps: what it changes in one of them leaves the others as they are.
+//! The fuzzer's bytes as a series of steps: a mutation of one step leaves the others unchanged.
 
-/// One step: what is to be done, and with what.
+/// One step: an action and its arguments.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step<'a> {
     /// The action, modulo the number of actions.
@@ -8,8 +8,8 @@ pub(super) struct Step<'a> {
     pub(super) with: &'a [u8],
 }
 
-/// The steps in an input: a byte that says what, one that says how many bytes go with it, and these. The last one may be
-/// short of some.
+/// The steps in an input: a byte for the action, a byte for the number of argument bytes, and the arguments. The last
+/// step may have fewer arguments than its number says.
 #[derive(Clone, Debug)]
 pub(super) struct Steps<'a>(pub(super) &'a [u8]);
 

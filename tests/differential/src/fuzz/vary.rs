@@ -13,8 +13,8 @@ pub(super) fn link(number: u8) -> u32 {
     Kernel::LINKS.start() + count
 }
 
-/// The same packet with bytes of it changed, three bytes for each change: where, how, and with what. `0xff` in place of
-/// where: another link or direction, segments, a checksum to fill in.
+/// A copy of the packet with changed bytes, three bytes for each change: position, operation and value. Position `0xff`
+/// changes the link, the direction, the segments or the checksum that is yet to be filled in.
 pub(super) fn edited(earlier: &GeneratedPacket, with: &[u8]) -> GeneratedPacket {
     let mut thrown = earlier.clone();
     for [at, how, value] in with.as_chunks().0 {

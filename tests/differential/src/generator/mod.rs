@@ -1,4 +1,4 @@
-//! Packets as somebody may send them: legal ones of flows that go on, odd ones, and hostile ones.
+//! Packets as any host may send them: valid ones of ongoing flows, odd ones, and hostile ones.
 
 use std::{fmt, net::IpAddr};
 

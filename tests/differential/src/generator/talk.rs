@@ -20,9 +20,9 @@ pub(super) struct Talk {
     remote: IpAddr,
     pub(super) protocol: u8,
     pub(super) ports: (u16, u16),
-    /// The ICMP type that asks, and who asks.
+    /// The type of the ICMP request, and the direction of requests.
     pub(super) asks: (u8, Direction),
-    /// TCP: where each side goes on, by direction.
+    /// TCP: each side's next sequence number, by direction.
     next: [u32; 2],
 }
 
@@ -76,8 +76,8 @@ pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> GeneratedPacket
     )
 }
 
-/// The sequence number of a talk's next segment and what it acknowledges: mostly those that are next, else some that were
-/// sent before, are lost on the way, or forged.
+/// The sequence and acknowledgement numbers of a talk's next segment: usually the next ones, otherwise those of a
+/// retransmission, of a segment after a loss, or forged ones.
 pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload: usize, rng: &mut Rng) -> (u32, u32) {
     const OFF: [u32; 10] = [
         1,

@@ -117,7 +117,7 @@ pub(crate) enum Body {
         /// The quoted packet, if it is an error.
         quoted: Option<Box<Ip>>,
     },
-    /// Neighbour discovery or listener discovery by somebody on the link.
+    /// Neighbour discovery or listener discovery by a host on the link.
     Neighbour {
         /// The ICMPv6 type.
         kind: u8,
@@ -183,7 +183,7 @@ pub(super) fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
-/// Reads a frame; segments and what is left to be done as [`testkit::fixture::Sent`] has them.
+/// Parses a frame; `segments` and `left` are as in [`testkit::fixture::Sent`].
 pub(crate) fn read(frame: &[u8], segments: (u32, u32), left: Left) -> Reading {
     if frame.len() < 14 {
         return Reading::Nameless(DropReason::Malformed);

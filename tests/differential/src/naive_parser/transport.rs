@@ -1,4 +1,5 @@
-//! Reads what IP carries, the naive way: ports, messages and the addresses in their options, and the packets in errors.
+//! Parses the IP payload, the naive way: ports, messages and the addresses in their options, and the packets that errors
+//! quote.
 
 use super::{Body, Hardware, Ip, MALFORMED, REACH, Segment, is_mapped, mac_at, u16_at, v4_at, v6_at};
 
@@ -42,7 +43,7 @@ pub(super) fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> 
     headers
 }
 
-/// Whether a message makes its sender a router to those who see it. `hops`: IPv6's hop limit.
+/// Whether a message makes its receivers take the sender for a router. `hops`: IPv6's hop limit.
 fn is_router_role(ip: &Ip, body: &[u8], hops: u8) -> bool {
     match (ip.protocol, ip.source.is_ipv6(), &ip.body) {
         (58, true, Body::Icmp { kind, .. }) => match kind {
@@ -110,7 +111,7 @@ fn icmp(
                             24
                         }),
         },
-        // Those that ask for routers say who asks.
+        // A router solicitation names its sender in an option, which must be within the parser's reach.
         133 if v6 && hops == 255 && body.len() <= 24 && out_of_reach(body.len()) && body.len().is_multiple_of(8) => {
             MALFORMED
         }
@@ -168,7 +169,7 @@ fn hardware(options: &[u8]) -> Hardware {
     if options.len() > 16 || !options.len().is_multiple_of(8) || options.chunks(8).any(|option| option[1] != 1) {
         return Hardware::Unread;
     }
-    // Its own number and no other one says what an address of zeroes is: none.
+    // Options of types 1 and 2 carry hardware addresses; an all-zero address in the first of them counts as none.
     let mut found: Vec<[u8; 6]> = options
         .chunks(8)
         .filter(|option| [1, 2].contains(&option[0]))

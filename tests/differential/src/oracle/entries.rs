@@ -28,18 +28,18 @@ pub(crate) struct Entry {
     pub(crate) generation: u32,
     /// Whether the pool pays for it, and not its slot's floor.
     pub(crate) pooled: bool,
-    /// The rule that did, or none for what is never filtered.
+    /// The rule that allowed it; none for traffic that is never filtered.
     pub(crate) rule: Option<(String, String)>,
     /// The code of the ICMP request that it was admitted for.
     pub(crate) code: u8,
-    /// Who opened it.
+    /// The direction of the packet that opened it.
     pub(crate) opener: Direction,
-    /// Whether what opened it went to several hosts.
+    /// Whether the packet that opened it went to several hosts.
     pub(crate) to_group: bool,
     /// Whether it is untracked, in AWS's words.
     pub(crate) untracked: bool,
-    /// All but TCP: how often the word has passed to the other side, as far as that counts: a reply, the opener's next
-    /// packet, the reply to that.
+    /// All but TCP: how often the direction has changed, as far as that counts: a reply, the opener's next packet, the
+    /// reply to that.
     pub(crate) turns: u8,
     pub(crate) tcp: Tcp,
     /// Whether its peer is an ENI that is gated here.

@@ -1,4 +1,4 @@
-//! Fragments: later ones are judged by what the first one of their datagram said.
+//! Fragments: later fragments are judged by the first fragment of their datagram.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

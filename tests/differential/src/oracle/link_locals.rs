@@ -8,14 +8,14 @@ use taskgate_ebpf::abi::image::Timeout;
 use super::names::Case;
 use testkit::fixture::Uplink;
 
-/// Who was seen with an address.
+/// The host that was last seen with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     /// A task: its slot, and the slot's epoch.
     Task(u16, u32),
-    /// Somebody else, or a task that only asked: by which link, and when.
+    /// Another host, or a task that only probed: the link by which the address was seen, and the time.
     Neighbour(u32, u32),
-    /// Nobody that is known, but a task asked for it.
+    /// No known host, but a task probed for the address.
     Nobody,
 }
 
@@ -23,7 +23,8 @@ enum Seen {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinkLocals {
     seen: BTreeMap<(u32, Ipv6Addr), Seen>,
-    /// The task that asked last for an address that somebody had, and was not answered since: its link, and when.
+    /// The last task that probed for an address that another host had, and has had no answer since: its link, and the
+    /// time.
     asked: BTreeMap<(u32, Ipv6Addr), (u32, u32)>,
     /// When a task, or its neighbours, began to name new addresses, and how many they have.
     named: BTreeMap<(u16, bool), (u32, u32)>,
@@ -51,7 +52,7 @@ impl LinkLocals {
         is_address(address) && (by_mac || seen == Some(&Seen::Task(slot, case.world.epoch(slot))))
     }
 
-    /// Whether what goes to an address is for the task: nobody else is on a link of two ends.
+    /// Whether a packet to an address is meant for the task: a link with two ends has no other host.
     pub(super) fn is_meant(&self, case: &Case<'_>, slot: u16, address: Ipv6Addr) -> bool {
         let key = Self::key(case, slot, address);
         let others = self.task(case, key).is_some() || self.neighbour(case, key).is_some_and(|by| by != case.link);
@@ -63,7 +64,7 @@ impl LinkLocals {
         case.world.segments.contains_key(&slot) && !self.is_own(case, slot, address)
     }
 
-    /// Who asked for it lately.
+    /// The link and the time of a recent probe for the address.
     fn asked(&self, case: &Case<'_>, key: (u32, Ipv6Addr)) -> Option<(u32, u32)> {
         let patience = case.world.timeouts[Timeout::LinkLocal as usize];
         let asked = self.asked.get(&key).copied();
@@ -144,7 +145,7 @@ impl LinkLocals {
                 self.seen.insert(key, own);
                 self.asked.remove(&key);
             }
-            // Whoever forwards for others speaks for them.
+            // A task that forwards for others, without the source/destination check, may also speak for them.
             return is_given || others && !eni.source_dest_check;
         }
         self.seen.insert(key, own);
@@ -152,7 +153,7 @@ impl LinkLocals {
         true
     }
 
-    /// Somebody on the other side speaks from an address, or is about to.
+    /// A host on the other side speaks from an address, or is about to.
     pub(super) fn is_heard(&mut self, case: &Case<'_>, slot: u16, address: Ipv6Addr) {
         let key = Self::key(case, slot, address);
         if !is_address(address) || self.is_own(case, slot, address) || self.task(case, key).is_some() {
@@ -170,7 +171,7 @@ impl LinkLocals {
         self.asked.remove(&key);
     }
 
-    /// Makes what was heard older.
+    /// Shifts all observations into the past.
     pub(crate) fn age(&mut self, ticks: u32) {
         for seen in self.seen.values_mut() {
             if let Seen::Neighbour(_, last) = seen {

@@ -84,7 +84,7 @@ pub(crate) struct Oracle {
     pub(crate) firsts: Firsts,
     /// Addresses that tasks probed, and neighbours that they heard.
     pub(crate) kepts: Kepts,
-    /// Who has link-local addresses.
+    /// The known owners of link-local addresses.
     pub(crate) link_locals: LinkLocals,
     /// Packets that passed or were dropped without a record, by slot.
     pub(crate) lost: BTreeMap<u16, (u64, u64)>,
@@ -243,7 +243,7 @@ impl Oracle {
         denial.windows.entry(case.world.window).or_default()[case.direction as usize] |= flags;
     }
 
-    /// Passes what belongs to a connection, and judges the rest.
+    /// Passes packets of tracked connections, and judges all others.
     fn follow(&mut self, case: &Case<'_>, ip: &Ip) -> Result<PassReason, DropReason> {
         let (opens, is_error) = match ip.body {
             Body::Ports { flags, .. } => (ip.protocol == 6 && flags & 0b1_0111 == 2, false),
@@ -258,7 +258,7 @@ impl Oracle {
             let idle = case.now.wrapping_sub(entry.last) > entry.timeout(ip.protocol, case.world);
             // Rules name codes: a request with another one is another question.
             let asks_else = request_code(ip).is_some_and(|code| code != entry.code);
-            // Nobody sends from an address of many.
+            // A group address does not send, so the task's packets do not belong to a connection to one.
             if entry.epoch != case.world.epoch(entry.slot) || entry.to_group && case.direction == Direction::Egress {
                 continue;
             }
@@ -364,9 +364,9 @@ impl Oracle {
         }
         let goes_on = goes_on && known.is_some();
         let entry = match known {
-            // A SYN of the other side's changes nothing of what is there.
+            // A SYN from the side that did not open the connection changes nothing in the entry.
             Some(old) if goes_on && old.opener != opener => old,
-            // Totals and flags of a window only grow; a life is kept where the connection goes on.
+            // Totals, and flags of a window, only grow. Turns and TCP state are kept only if the connection goes on.
             Some(old) if goes_on => Entry {
                 totals: old.totals,
                 windows: old.windows,

@@ -1,4 +1,4 @@
-//! The names of connections: what the packets of both directions share.
+//! The names of connections, shared by the packets of both directions.
 
 use std::net::IpAddr;
 
@@ -27,9 +27,9 @@ pub(crate) struct Name {
 pub(crate) enum What {
     /// The task's port and the peer's.
     Ports(u16, u16),
-    /// A request: its identifier, its type, and who asks.
+    /// An ICMP request and its reply: identifier, type and direction of the request.
     Asked(u16, u8, Direction),
-    /// Any other ICMP message: which way it goes, type and code.
+    /// Any other ICMP message: direction, type and code.
     Message(Direction, u8, u8),
     Pair,
 }

@@ -72,7 +72,7 @@ impl Message {
         link_local(named).map(|named| (named, asks))
     }
 
-    /// The link-local address that somebody on the other side has, or is about to have.
+    /// The link-local address that a host on the other side has, or is about to have.
     fn tells_of(&self) -> Option<Ipv6Addr> {
         let target = self.target.and_then(link_local);
         match self.kind {
@@ -91,7 +91,7 @@ impl Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kept {
     address: IpAddr,
-    /// Whether the task asked if anybody has it; else somebody spoke from it.
+    /// Whether the task probed for the address; otherwise a host spoke from it.
     probed: bool,
     link: u32,
     epoch: u32,
@@ -185,7 +185,7 @@ impl Kepts {
         let all_nodes: IpAddr = "ff02::1".parse().expect("an address");
         let target = message.target.unwrap_or(message.destination);
         let (claims, is_meant) = match message.kind {
-            // Who asks or announces says that the sender's address is its own.
+            // ARP messages and neighbour solicitations claim their source address for the sender.
             0 => (Some(message.source), own(target) || message.source == target),
             135 => (Some(message.source), own(target)),
             136 => (
@@ -304,7 +304,7 @@ fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(
     if eni.source_dest_check && !is_own(claims) {
         return spoofed;
     }
-    // Nobody takes another task's address.
+    // A task cannot claim another task's address.
     let others = |other: &&Eni| other.id != eni.id && other.addresses.contains(&claims);
     let mut enis = case.world.model.enis.iter().zip(&case.world.gates);
     if !is_own(claims) && enis.any(|(other, gate)| gate.is_some() && others(&other)) {
@@ -330,8 +330,8 @@ fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(
     }
 }
 
-/// Whether a task says what only a router says: in IPv4 redirects, advertisements, membership queries; in both what makes
-/// others take it for a multicast router.
+/// Whether a task sends a message that only routers send: in IPv4 redirects, advertisements, membership queries; in both
+/// families messages that make their receivers take the sender for a multicast router.
 pub(super) fn speaks_as_router(case: &Case<'_>, ip: &Ip) -> bool {
     let says = match ip.body {
         Body::Icmp { kind, .. } => ip.source.is_ipv4() && [5, 9].contains(&kind),

@@ -1,4 +1,4 @@
-//! Who may have one more entry: each slot so many for certain, and all of them so many beyond.
+//! Admission of one more entry to a table: each slot has a guaranteed floor, and all slots share the pool.
 
 use taskgate_ebpf::abi::{Direction, image::Share};
 

@@ -11,13 +11,13 @@ use super::super::naive_parser::Segment;
 pub(crate) struct Tcp {
     /// Where each side goes on, as far as anybody said.
     pub(crate) places: BTreeMap<Direction, u16>,
-    /// The side that was asked has answered.
+    /// Each side's next sequence number, as far as segments and acknowledgements have shown it.
     pub(crate) answered: bool,
     /// Hands were shaken.
     pub(crate) established: bool,
-    /// Who has said farewell.
+    /// The sides whose FIN counted.
     pub(crate) farewells: Vec<Direction>,
-    /// Who has broken it off, and sent nothing since.
+    /// The sides whose RST counted, and that have sent nothing since.
     pub(crate) broken: Vec<Direction>,
 }
 
@@ -53,7 +53,7 @@ impl Tcp {
     pub(super) fn first(segment: Option<&Segment>, sender: Direction, opener: Direction) -> Self {
         let mut tcp = Self::default();
         let Some(segment) = segment else {
-            // An entry cannot say that nothing is known of who opened it.
+            // An entry cannot express that the opener's position is unknown.
             tcp.places.insert(opener, 0);
             return tcp;
         };
@@ -81,7 +81,7 @@ impl Tcp {
         let acknowledges = segment.flags & ACK != 0;
         let exactly = acknowledges && self.places.get(&receiver) == Some(&segment.acknowledged);
         if segment.flags & RST != 0 {
-            // A side of which nothing is known has to say what it refuses.
+            // A sender whose position is unknown must acknowledge exactly the receiver's position with its RST.
             let fits = if self.places.contains_key(&sender) {
                 here
             } else {

@@ -122,7 +122,7 @@ impl Episode {
     }
 }
 
-/// Fills a frame up to what BPF_PROG_TEST_RUN takes: whole headers of what its type says.
+/// Pads a frame to the minimum that BPF_PROG_TEST_RUN accepts: complete headers of its EtherType.
 fn testable(frame: &mut Vec<u8>) {
     let least = match frame.get(12..14) {
         Some([8, 0]) => 34,
@@ -216,7 +216,7 @@ impl<'a> Stand<'a> {
             let mut thrown = self.generator.throw(&mut self.rng);
             if self.clock == Clock::Kernels {
                 testable(&mut thrown.frame);
-                // Nobody can say that to the kernel for a test.
+                // BPF_PROG_TEST_RUN has no way to describe work that is left on a packet.
                 thrown.left = Left::NOTHING;
             }
             let at_uplink = thrown.direction == Direction::Ingress && self.rng.one_in(8);
@@ -431,7 +431,8 @@ impl<'a> Stand<'a> {
         Ok(())
     }
 
-    /// Lets oracle and generator know what changed, and says which hardware addresses are known and which link is the trunk.
+    /// Updates oracle and generator after a change, and chooses which hardware addresses are known and which link is the
+    /// trunk.
     fn learn(&mut self) {
         let links: Vec<u32> = [0; 4].into_iter().chain(Kernel::LINKS).collect();
         self.world.trunk = self.rng.aside().of(&links);

@@ -1,4 +1,4 @@
-//! The prefilter compared with the gate: it drops what the gate would drop, and changes nothing else.
+//! The prefilter compared with the gate: it drops the packets that the gate would drop, and changes nothing else.
 
 use anyhow::Result;
 use taskgate_ebpf::{
