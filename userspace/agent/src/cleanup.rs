@@ -1,4 +1,4 @@
-//! `taskgate cleanup`: takes away what an instance left standing.
+//! `taskgate cleanup`: removes everything that an instance left on the host.
 
 use taskgate_bpf::{gate::take_off_all, pins::Pins};
 use taskgate_flowlog::RecordError;
@@ -18,11 +18,12 @@ use super::{
     tasks,
 };
 
-/// Takes the gates of an instance off, and the ENIs away that it made; its tracked connections and what was not yet recorded
-/// are gone with its tables. What belongs to other instances stays. Nothing to do where there is nothing.
+/// Detaches an instance's gates and deletes the ENIs that it created. Its tracked connections and the traffic not yet
+/// recorded are lost with its tables. Other instances are not affected. Does nothing if the instance left nothing.
 ///
 /// # Errors
-/// [`StartError::Taken`] while it runs; what the kernel refuses to take away.
+/// [`StartError::Taken`] while the instance runs; [`StartError::Kept`] if ENIs or gates could not be removed; other
+/// errors if the kernel or a file system refuses an operation.
 pub fn cleanup(instance: &str) -> Result<(), RunError> {
     let _held = Instance::claim(instance)?;
     let runtime = runtime::Builder::new_current_thread()
@@ -34,9 +35,9 @@ pub fn cleanup(instance: &str) -> Result<(), RunError> {
     Ok(())
 }
 
-/// [`cleanup`] by whoever holds the instance.
+/// The removal part of [`cleanup`], for a caller that already holds the instance.
 pub(super) async fn take_away(instance: &str) -> Result<(), StartError> {
-    // Links that taskgate made go with their gates on.
+    // Links that taskgate created are deleted with their gates still attached.
     let netlink = Netlink::open()?;
     let left = remove_orphans(&netlink, instance, &InUse::default()).await;
     if !left.removed.is_empty() {
@@ -51,7 +52,7 @@ pub(super) async fn take_away(instance: &str) -> Result<(), StartError> {
     for failed in &taken.failed {
         error!("{}", chain(failed));
     }
-    // From here on nobody takes anything over.
+    // Without the state file no later process takes anything over.
     StateFile::of(instance)?.remove()?;
     pins.release()?;
     control::remove(instance).map_err(StartError::without("a host without the control socket"))?;

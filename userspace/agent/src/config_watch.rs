@@ -1,8 +1,9 @@
 //! `--watch`: the folder with the configuration is read again once its files have settled.
 //!
-//! inotify tells of the folder that had the name when it was asked, and of nothing further up: a link that is switched two
-//! folders above, a file system that is mounted over it, a file that a link of the folder leads to elsewhere. So the names are
-//! looked at every few seconds as well, on a thread of their own, since a file system may hang.
+//! inotify watches the folder that had the path when the watch was added, and nothing further up. It misses a symbolic
+//! link that is switched two folders above, a file system that is mounted over the folder, and a change behind a
+//! symbolic link inside it. So the paths are also polled every few seconds, on a separate thread, since a file system
+//! may hang.
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +26,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-/// How long files are left alone before they are read.
+/// Quiet period after the last change, before files are read.
 const SETTLED: Duration = Duration::from_millis(500);
-/// Files that never settle are read all the same.
+/// Upper bound on the wait for files that never settle.
 const LONGEST: Duration = Duration::from_secs(10);
-/// How often names are looked at, whether inotify tells of anything or not.
+/// Interval at which paths are polled, regardless of inotify events.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// The watch over a folder. Without it nothing is told.
+/// The watch over the configuration folder. Without a folder it never reports a change.
 #[derive(Debug, Default)]
 pub(super) struct ConfigWatch {
     watched: Option<Watched>,
@@ -41,12 +42,12 @@ pub(super) struct ConfigWatch {
 #[derive(Debug)]
 struct Watched {
     folder: PathBuf,
-    /// Ends the thread that tells when it is dropped.
+    /// Receives change notifications. Dropping the receiver ends the watching thread.
     told: Receiver<()>,
     pending: Option<Pending>,
 }
 
-/// Changes that were told and not yet acted on.
+/// Changes that were reported and not yet acted on.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     first: Instant,
@@ -65,7 +66,7 @@ impl Pending {
 }
 
 impl ConfigWatch {
-    /// Watches this folder from now on, which nobody has read yet.
+    /// Watches a folder from now on. The folder has not been read yet, so its current state is no change to report.
     pub(super) fn over(folder: &Path) -> io::Result<Self> {
         let folder = absolute(folder)?;
         let looked = Looked::at(&folder);
@@ -94,7 +95,8 @@ impl ConfigWatch {
         })
     }
 
-    /// Watches another folder, if one is watched. It is told of at once: it may have changed since it was read.
+    /// Switches the watch to another folder, if watching is enabled. A change is reported at once, since the folder may
+    /// have changed after it was read.
     pub(super) fn follow(&mut self, folder: &Path) -> io::Result<()> {
         let folder = absolute(folder)?;
         if self.watched.as_ref().is_some_and(|watched| watched.folder != folder) {
@@ -103,8 +105,7 @@ impl ConfigWatch {
         Ok(())
     }
 
-    /// Waits until files of the folder have changed, and have then been left alone for half a second. Nothing is lost when
-    /// the future is dropped before it is ready.
+    /// Waits until files of the folder have changed and then been left alone for half a second. Cancel safe.
     pub(super) async fn settled(&mut self) {
         match &mut self.watched {
             Some(watched) => watched.settled().await,
@@ -134,14 +135,14 @@ impl Watched {
     }
 }
 
-/// What tells one state of a file from another: device, inode, size, and when it was changed, in nanoseconds.
+/// The version of a file: device, inode, size, mtime and ctime (both as seconds and nanoseconds).
 type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
-/// What has the names at a time; links are followed.
+/// A snapshot of the files behind the watched paths. Symbolic links are followed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Looked {
     folder: Option<(u64, u64)>,
-    /// Absent for what cannot be looked at.
+    /// `None` for files whose metadata cannot be read.
     files: BTreeMap<OsString, Option<Stamp>>,
 }
 
@@ -166,19 +167,19 @@ impl Looked {
     }
 }
 
-/// The names of the folder and of its files, on the thread that watches them.
+/// The watched paths, of the folder and of its files. Lives on the watching thread.
 struct Names {
     folder: PathBuf,
     told: Sender<()>,
-    /// The folder that inotify watches; absent where that is refused.
+    /// The inotify watch; `None` where the kernel refused it.
     watcher: Option<RecommendedWatcher>,
     looked: Looked,
-    /// Whether it was said that it cannot be watched.
+    /// Whether the failure to watch was already logged.
     said: bool,
 }
 
 impl Names {
-    /// Tells of each change, until nobody listens.
+    /// Reports each change, until the receiver is dropped.
     fn follow(&mut self) {
         let (changed, changes) = sync_channel(1);
         self.watch(&changed);
@@ -196,7 +197,7 @@ impl Names {
                 self.watch(&changed);
                 now = Looked::at(&self.folder);
             }
-            // One that is not taken yet says the same.
+            // A full channel is no error: the pending notification covers this change.
             if (is_told || now != self.looked) && matches!(self.told.try_send(()), Err(TrySendError::Closed(()))) {
                 return;
             }
@@ -204,13 +205,13 @@ impl Names {
         }
     }
 
-    /// Watches the folder that has the name now, and the one that it is in: it may be replaced as a whole.
+    /// Watches the folder that currently has the path, and its parent, since the folder may be replaced as a whole.
     fn watch(&mut self, changed: &SyncSender<()>) {
         let (sender, name) = (changed.clone(), self.folder.file_name().map(OsStr::to_owned));
         let folder = self.folder.clone();
         let told = move |event: notify::Result<Event>| {
             if event.map_or(true, |event| concerns(&event, &folder, name.as_deref())) {
-                // One that is not taken yet says the same.
+                // A full channel is no error: the pending notification covers this change.
                 let _told = sender.try_send(());
             }
         };
@@ -243,13 +244,13 @@ impl Names {
     }
 }
 
-/// Whether an event may have changed what is read: to read a file, or what editors keep beside it, does not.
+/// Whether an event may have changed a file that is read. Read accesses and editors' auxiliary files do not count.
 fn concerns(event: &Event, folder: &Path, name: Option<&OsStr>) -> bool {
     let changes = match event.kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
         _ => true,
     };
-    // No path at all: events were lost.
+    // An event without paths means that events were lost.
     changes && (event.paths.is_empty() || event.paths.iter().any(|path| is_read(path, folder, name)))
 }
 
@@ -263,11 +264,11 @@ fn is_read(path: &Path, folder: &Path, name: Option<&OsStr>) -> bool {
     if path.parent() != Some(folder) {
         return Some(file) == name;
     }
-    // A volume of Kubernetes is switched by the link `..data`.
+    // Kubernetes updates a volume by switching the symbolic link `..data`.
     file == "..data" || !is_beside(file)
 }
 
-/// Whether a name is that of what editors keep beside a file, which is not read.
+/// Whether this is the name of an editor's auxiliary file, which is not read.
 fn is_beside(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(b".") || name.ends_with(b"~")

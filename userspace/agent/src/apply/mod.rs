@@ -1,4 +1,5 @@
-//! Switching to a configuration: compiled and written beside the one in force, then one store.
+//! Switches to a configuration: compiles it, writes it as the next generation, and puts that in force with a single
+//! store.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -56,12 +57,12 @@ pub(super) struct Daemon {
     pub(super) state: State,
 }
 
-/// Compiles a model by itself: for its size, before there is an image.
+/// Compiles a model with fresh rule and group-set numbers, to learn its size before an image exists.
 pub(super) fn compile_alone(model: &Model) -> Result<Compiled, ConfigurationError> {
     compile(model, &mut RuleIds::default(), &mut GroupSetIds::default(), &|_| false)
 }
 
-/// `isolated`: the ENIs that pass nothing.
+/// `isolated`: whether an ENI is isolated, so that it passes nothing.
 fn compile(
     model: &Model,
     rule_ids: &mut RuleIds,
@@ -83,8 +84,8 @@ fn compile(
 }
 
 impl Daemon {
-    /// Brings the first configuration into force, and the gates up. Gives what went wrong beside: the tasks that could not
-    /// be gated, which is tried again.
+    /// Brings the first configuration into force and attaches the gates. Returns the errors of the tasks that could not
+    /// be gated; gating these is retried.
     pub(super) async fn begin(
         instance: &str,
         object: BpfObject,
@@ -146,7 +147,7 @@ impl Daemon {
         Ok((daemon, wrong))
     }
 
-    /// What the next process would not find: names in bpffs, and the state.
+    /// The paths that the next process needs and that are missing or replaced: pins in bpffs, and the state file.
     pub(super) fn lost_names(&self) -> io::Result<Vec<PathBuf>> {
         let mut lost = self.gates.lost_names()?;
         if !self.file.path().exists() {
@@ -155,7 +156,7 @@ impl Daemon {
         Ok(lost)
     }
 
-    /// Has the gates of links put right, and what the next process goes on with.
+    /// Repairs the gates of these links, the prefilter, and the pins and the state file that the next process needs.
     pub(super) fn repair(&mut self, ifindexes: Vec<u32>) -> Result<(), StartError> {
         let repaired = self.gates.repair(ifindexes);
         if !self.file.path().exists() {
@@ -165,16 +166,18 @@ impl Daemon {
     }
 
     async fn bring_up(&mut self, model: Arc<Model>) -> Result<Vec<AttachError>, RunError> {
-        // A trunk's branches are closed as soon as can be: no configuration is in force yet.
+        // Close a trunk's branches as early as possible: no configuration is in force yet.
         let mut wrong = self.gates.close_trunk(model.uplink.as_ref()).await?;
         wrong.append(&mut self.switch(model).await?);
         self.gates.close_inherited();
         Ok(wrong)
     }
 
-    /// Has the gates of an earlier process judge by a configuration. Until a gate does, it judges as it did.
+    /// Switches the gates of an earlier process to a configuration. Until its turn, each gate judges by the earlier
+    /// image.
     async fn take_over(&mut self, model: Arc<Model>) -> Result<Vec<AttachError>, RunError> {
-        // One that was isolated when the process ended may have connections still.
+        // An ENI that was isolated when the process ended may still have tracked connections, so its epoch is bumped
+        // too.
         let passes = model.gated().filter(|eni| !self.tasks.is_isolated(eni.display_name()));
         let wanted: HashSet<&str> = passes.map(|eni| eni.id.as_str()).collect();
         {
@@ -190,8 +193,8 @@ impl Daemon {
         Ok(wrong)
     }
 
-    /// Switches to a model. An error leaves everything as it was. Otherwise the model is in force, and what is given tells of
-    /// the tasks that could not be bound to their links.
+    /// Switches to a model. An error leaves everything as it was. Otherwise the model is in force, and the returned
+    /// errors are about tasks that could not be bound to their links.
     pub(super) async fn switch(&mut self, model: impl Into<Arc<Model>>) -> Result<Vec<AttachError>, RunError> {
         let model = model.into();
         self.gates.check_hook(model.settings.attach)?;
@@ -202,7 +205,7 @@ impl Daemon {
         let compiled = compile(&model, &mut self.rule_ids, &mut self.sets, &isolated)?;
         let timeouts = timeouts(&model.settings, self.ticks);
         let slots = self.commit(&model, &compiled)?;
-        // What is over by the time-outs in force must not live again by longer ones.
+        // Expire entries under the old timeouts first, so that longer new ones cannot revive them.
         if model.settings.timeouts != self.model.settings.timeouts {
             self.records.gc(true);
         }
@@ -236,7 +239,7 @@ impl Daemon {
         Ok(wrong?)
     }
 
-    /// Has the gates follow a model that the image has. `slots`: those of the gated ENIs.
+    /// Reconciles the gates with a model that is already in the image. `slots`: the slots of the gated ENIs, by ENI id.
     pub(super) async fn follow(
         &mut self,
         model: Arc<Model>,
@@ -244,7 +247,7 @@ impl Daemon {
     ) -> Result<Vec<AttachError>, RunningError> {
         self.model = model;
         self.records.set_peers(&self.model);
-        // What comes over a link at once has its share.
+        // Set the shares first, so that the first packets on a new link already find their task's share.
         self.share(true);
         let gated: Vec<(&Eni, u16)> = self
             .model
@@ -254,7 +257,7 @@ impl Daemon {
         self.gates.reconcile(&self.model, &gated).await
     }
 
-    /// Divides the tables among the tasks that are present, or, with `all`, among all that are named. Gives which tables
+    /// Divides the tables among the tasks that are present or, with `all`, among all gated tasks. Returns which tables
     /// are short of room.
     pub(super) fn share(&mut self, all: bool) -> Pressure {
         let sharers = sharers(&self.model, &self.image);
@@ -268,9 +271,10 @@ impl Daemon {
         })
     }
 
-    /// Writes the next generation and switches to it. Gives the slots of the gated ENIs.
+    /// Writes the next generation and switches to it. Returns the slots of the gated ENIs.
     fn commit(&mut self, model: &Model, compiled: &Compiled) -> Result<HashMap<String, u16>, ConfigurationError> {
-        // Links may come and go meanwhile; the writer is not kept from them while a grace period is waited for.
+        // Wait for the grace period before taking the writer, so that the link guard can bind and unbind links
+        // meanwhile.
         self.image.synchronize();
         let mut waited = Ok(());
         let mut grace = || waited = sys::wait_grace_period();
@@ -280,7 +284,7 @@ impl Daemon {
             .gated()
             .filter_map(|eni| Some((eni.id.clone(), prepared.slot(&eni.id)?)))
             .collect();
-        // Before any entry has one of the new numbers.
+        // The state file has to be written before any entry can carry one of the new numbers.
         self.state
             .update(prepared.generation(), prepared.slots(), &self.rule_ids);
         self.file.write(&self.state)?;
@@ -292,7 +296,7 @@ impl Daemon {
         Ok(slots)
     }
 
-    /// Tells the records whose slots are whose; those of ENIs that are gone are drained.
+    /// Binds slots to ENIs in the flow records. Slots of ENIs that are gone are drained.
     pub(super) fn bind_records(&mut self, model: &Model, slots: &HashMap<String, u16>) {
         let slot = |eni: &Eni| Some((*slots.get(&eni.id)?, LoggedEni::new(eni.clone(), &model.account)));
         let generation = self.generation();
@@ -305,17 +309,17 @@ impl Daemon {
         &self.model
     }
 
-    /// What the link guard has to say next.
+    /// The link guard's next notice.
     pub(super) async fn notice(&mut self) -> Option<Notice> {
         self.gates.notice().await
     }
 
-    /// Follows what the link guard said.
+    /// Acts on a notice of the link guard.
     pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunningError> {
         self.gates.noticed(notice)
     }
 
-    /// Follows names of network namespaces that came, went, or lead elsewhere.
+    /// Handles names of network namespaces that appeared, disappeared, or now refer to another namespace.
     pub(super) async fn namespaces_changed(&mut self) {
         let enis: Vec<&Eni> = self.model.gated().collect();
         self.gates.namespaces_changed(&enis).await;
@@ -332,7 +336,8 @@ impl Daemon {
         self.records.close();
     }
 
-    /// Removes early what is over where there is much of it.
+    /// Updates the shares, reads connections with large counters, frees expired entries early where a table is short of
+    /// room, and logs trouble with destinations.
     pub(super) fn gc_if_full(&mut self) {
         let pressure = self.share(false);
         self.records.read_large();
@@ -340,7 +345,7 @@ impl Daemon {
         self.records.tell_troubles();
     }
 
-    /// Has the files of flow logs opened anew.
+    /// Reopens the files of the flow logs.
     pub(super) fn reopen_records(&self) {
         self.records.reopen();
     }
@@ -360,8 +365,9 @@ impl Daemon {
         self.gates.counts().await
     }
 
-    /// Ends, and writes the records up to now: the gates go on judging and counting. Gives the names of the tasks that were
-    /// not gated because of an error. `counters`: how these are written, if they are.
+    /// Shuts down and writes the records up to now; the gates stay attached and keep judging and counting. Returns the
+    /// names of the tasks that are not gated because of an error. `counters`: the form in which to write the counters,
+    /// if at all.
     pub(super) async fn end(mut self, counters: Option<CountersForm>, to: &mut dyn Write) -> Vec<String> {
         let failed = self.gates.end().await;
         self.records.close_final();
@@ -386,7 +392,7 @@ fn timeouts(settings: &Settings, ticks: u32) -> [u32; TIMEOUTS] {
             Timeout::TcpEstablished => settings.timeouts.tcp_established,
             Timeout::Udp => settings.timeouts.udp,
             Timeout::UdpStream => settings.timeouts.udp_stream,
-            // Not longer than what is not half-closed.
+            // Not longer than the timeout of established connections.
             Timeout::TcpHalfClosed => default_seconds(timeout).min(settings.timeouts.tcp_established),
             _ => default_seconds(timeout),
         };

@@ -1,4 +1,4 @@
-//! What whoever asks is told of a daemon.
+//! Reports about a running daemon: usage, status of destinations, counters, metrics, and the view for read-only calls.
 
 use std::{
     io::{self, Write},
@@ -19,7 +19,7 @@ use crate::{
     reading::Source,
 };
 
-/// What a task uses of the tables.
+/// A task's usage of the connection and denial tables, and its losses.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskUsage {
     pub(crate) eni: String,
@@ -29,7 +29,7 @@ pub(crate) struct TaskUsage {
 }
 
 impl Daemon {
-    /// Writes what the kernel counted.
+    /// Writes the kernel's counters.
     pub(crate) fn write_counters(&mut self, form: CountersForm, to: &mut dyn Write) {
         let generation = self.generation();
         let tasks = sharers(&self.model, &self.image);
@@ -40,7 +40,8 @@ impl Daemon {
         }
     }
 
-    /// What whoever asks can look at on its own. `source`: the folder that is followed.
+    /// A snapshot for read-only calls, which evaluate it without the agent. `source`: the configuration folder that is
+    /// followed.
     pub(crate) fn live(&self, source: Source) -> LiveView {
         LiveView {
             source,
@@ -54,7 +55,7 @@ impl Daemon {
         }
     }
 
-    /// How the destinations of flow records fare.
+    /// The status of each destination of flow records.
     pub(crate) fn destinations(&self) -> Vec<DestinationStatus> {
         self.records.destinations()
     }
@@ -80,7 +81,7 @@ impl Daemon {
         Ok(all)
     }
 
-    /// Use of the tables by all, and how much room they have.
+    /// Table usage summed over all tasks, with the capacity of each table.
     pub(crate) fn table_fills(&self, tasks: &[TaskUsage]) -> TableFills {
         let sum = |of: fn(&TableFills) -> &TableFill, limit: u32| TableFill {
             used: tasks.iter().map(|task| of(&task.fills).used).sum(),
@@ -93,7 +94,7 @@ impl Daemon {
         }
     }
 
-    /// What is counted, with a status that was just made.
+    /// All metrics, including a status that was just taken.
     pub(crate) fn sample(&mut self, status: DaemonStatus, applies: ApplyCounts) -> Sample {
         let tasks = sharers(&self.model, &self.image);
         Sample::take(&mut self.records, &tasks, status, applies)

@@ -1,4 +1,4 @@
-//! How requests are read, and refused.
+//! Reads requests, refuses malformed ones, and passes calls to the agent.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -27,18 +27,18 @@ use super::{
 };
 use crate::reading::Folder;
 
-/// The way to the agent.
+/// The extractor of the [`Desk`].
 pub(super) type Calls = State<Desk>;
 
-/// What all calls are handed in at.
+/// Where handlers submit calls to the agent, with the limits on waiting clients.
 #[derive(Clone, Debug)]
 pub(super) struct Desk {
     calls: mpsc::Sender<Call>,
-    /// Clients that wait for an apply, each for a folder of its own at worst.
+    /// Clients that wait for an apply; in the worst case, each names a different folder.
     pub(super) applies: Places,
-    /// Those that wait for a comparison, or are compared for.
+    /// Clients whose comparison is queued or running.
     pub(super) comparisons: Places,
-    /// Those that connections are listed for.
+    /// Clients to which connections are being listed.
     pub(super) listings: Places,
 }
 
@@ -53,7 +53,7 @@ impl Desk {
     }
 }
 
-/// A client's place among those who want the same.
+/// Takes a place among the clients with the same kind of request; refused with 503 if none is left.
 pub(super) fn enter(places: &Places, caller: &Caller) -> Result<Place, Problem> {
     places.enter(caller.uid).ok_or_else(|| {
         let detail = "too many clients wait for the same already: try again later";
@@ -61,17 +61,17 @@ pub(super) fn enter(places: &Places, caller: &Caller) -> Result<Place, Problem> 
     })
 }
 
-/// What the kernel takes of a path, with its end.
+/// The longest path that the kernel accepts, including its terminating NUL.
 const PATH_MAX: usize = libc::PATH_MAX as usize;
-/// What a request's body may have in bytes.
+/// Maximum size of a request's body.
 const BODY_BYTES: usize = 64 * 1024;
-/// How long it may take.
+/// How long the body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// When a client that was told to come again may do so.
+/// The `retry-after` of a 503 answer.
 const RETRY_SECONDS: u16 = 1;
 
-/// Why a request is refused.
+/// The problem details with which a refused request is answered.
 #[derive(Debug)]
 pub(super) struct Problem(ProblemDetails);
 
@@ -130,8 +130,8 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-/// Refuses what says that it is something else than JSON. What says nothing is taken, and so is what curl says of `-d` where it
-/// is not told otherwise.
+/// Refuses media types other than JSON. A missing `content-type` is accepted, and so is the one that curl sends with
+/// `-d` by default.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     const TAKEN: [&str; 2] = ["application/json", "application/x-www-form-urlencoded"];
     let is_taken = |value: &HeaderValue| {
@@ -147,14 +147,14 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let value: serde_json::Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    // Fields by their order alone are taken otherwise.
+    // Deserializing would otherwise also accept an array with the fields in order.
     if !value.is_object() {
         return Err(String::from("it has to be an object"));
     }
     if has_controls(&value) {
         return Err(String::from("a text has control characters"));
     }
-    // Of the text: the value has lost the keys that stand twice.
+    // Parse the text again: the `Value` has already dropped duplicate keys, which have to be refused.
     serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
@@ -182,7 +182,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
-/// Refuses a body where a call has none: what it asks for would not be done.
+/// Refuses a body on a call that takes none, since its content would be ignored.
 pub(super) async fn without_body(request: Request, next: Next) -> Response {
     let has_none = matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE);
     if has_none && !request.body().is_end_stream() {

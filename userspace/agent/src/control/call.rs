@@ -1,4 +1,4 @@
-//! What the socket's thread asks of the agent.
+//! Calls that the control socket's thread passes to the agent.
 
 use taskgate_api::{Applied, DaemonStatus, ProblemDetails, Task};
 use tokio::sync::oneshot;
@@ -7,15 +7,15 @@ use crate::{live::LiveView, metrics::Sample, reading::Folder, tasks::NewTask};
 
 /// Takes the agent's answer. Dropped without one, the client is told that the agent ends.
 pub(crate) type Answer<T> = oneshot::Sender<T>;
-/// How an apply went.
+/// The outcome of an apply.
 pub(crate) type ApplyAnswer = Result<Applied, ProblemDetails>;
 
 /// A call that only the agent can answer.
 #[derive(Debug)]
 pub(crate) enum Call {
-    /// What the kernel holds: it is looked at before the answer.
+    /// Report the status, after inspecting the kernel.
     Status(StatusCall),
-    /// What can be looked at without the agent.
+    /// Hand out a view that is evaluated without the agent.
     Live(Answer<LiveView>),
     /// Switch to the configuration in a folder, or in the one that is followed.
     Apply(Option<Folder>, Answer<ApplyAnswer>),
@@ -23,16 +23,16 @@ pub(crate) enum Call {
     Task(TaskCall),
 }
 
-/// What is wanted of the status.
+/// Which form of the status a call asks for.
 #[derive(Debug)]
 pub(crate) enum StatusCall {
     /// The status itself.
     Status(Answer<DaemonStatus>),
-    /// With all that is counted.
+    /// The status with all metrics.
     Metrics(Answer<Sample>),
 }
 
-/// What is to be done with a task.
+/// An operation on a single task.
 #[derive(Debug)]
 pub(crate) enum TaskCall {
     Add(NewTask, Answer<TaskAnswer>),
@@ -42,5 +42,5 @@ pub(crate) enum TaskCall {
     Isolate(String, bool, Answer<TaskAnswer>),
 }
 
-/// The task, or why nothing is done.
+/// The task, or the reason why nothing was done.
 pub(crate) type TaskAnswer = Result<Task, ProblemDetails>;

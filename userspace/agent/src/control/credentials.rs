@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, as the kernel says (SO_PEERCRED): whoever connected, at that time.
+//! The peer of a connection, as the kernel reports it (SO_PEERCRED): the process that connected, as of that time.
 
 use std::{fmt, io, os::fd::AsFd as _};
 
@@ -8,11 +8,11 @@ use tokio::net::UnixStream;
 /// A client's process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
-    /// Absent where its process is in a PID namespace that cannot be seen from here.
+    /// `None` for a process in a PID namespace that is not visible from here.
     pub(super) pid: Option<i32>,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// What it may read; `None` for root, who may read all that this process may.
+    /// The rights with which files are read on its behalf; `None` for root, which may read all that this process may.
     pub(super) rights: Option<Rights>,
 }
 

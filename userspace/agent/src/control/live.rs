@@ -1,5 +1,5 @@
-//! Calls that only look. The agent hands out what there is to look at; the work is done on threads of the runtime's own, so
-//! that neither it nor another client waits for it.
+//! Read-only calls. The agent only hands out a view of its state; the work is done on other threads, so that it delays
+//! neither the agent nor other clients.
 
 use std::{fmt::Display, io, thread, time::Duration};
 
@@ -27,12 +27,12 @@ use super::{
 };
 use crate::live::{ConnectionLines, LiveView, QueryError, differences};
 
-/// How long the agent may take to hand out what it has: it may be in the middle of an apply.
+/// How long the agent may take to hand out its view: it may be in the middle of an apply.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A configuration that is compared is compiled, which takes memory: one at a time.
+/// A comparison compiles a configuration, which takes memory, so comparisons run one at a time.
 static TURNS: Semaphore = Semaphore::const_new(1);
-/// How long a comparison waits for others.
+/// How long a comparison waits for its turn.
 const TURN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The media type of lines of JSON.
@@ -61,15 +61,15 @@ pub(super) async fn diff(
     let view: LiveView = ask(&calls, PATIENCE, Call::Live).await?;
     let (answer, answered) = oneshot::channel();
     let compare = move || {
-        // Given back when the work is done, and not when the client is gone.
+        // Turn and place are released when the work is done, not when the client disconnects.
         let _turn = (turn, place);
         let compared = differences(&view, &view.source(folder), &|| !answer.is_closed());
-        // A client may be gone.
+        // The client may have disconnected.
         let _told = answer.send(compared);
     };
     let thread = thread::Builder::new().name("diff".to_owned()).spawn(compare);
     thread.map_err(failed)?;
-    // It ends without an answer where it panics.
+    // The thread ends without an answer only if it panics.
     let compared = answered.await.map_err(failed)??;
     Ok(Json(compared.ok_or_else(|| failed("the comparison was given up"))?))
 }
@@ -94,7 +94,8 @@ pub(super) async fn connections(
         };
         Problem::new(status, error.to_string())
     })?;
-    // The next piece is read once the client took the one before; none where it is gone, and then its place is free.
+    // Each piece is read once the client has taken the one before. If the client disconnects, the stream is dropped,
+    // which ends the reading and releases the place.
     let pieces = stream::try_unfold((lines, place), |(mut lines, place)| async move {
         let read = spawn_blocking(move || (lines.piece(), lines)).await;
         let (piece, lines) = read.map_err(io::Error::other)?;

@@ -1,8 +1,8 @@
-//! The control socket: HTTP and JSON for whoever may open it, served by a thread with a runtime of its own, so that no client
-//! holds the agent up, nor the agent the clients.
+//! The control socket: HTTP and JSON for the users with access to it. It is served by a thread with a separate runtime,
+//! so that clients cannot delay the agent, nor the agent the clients.
 //!
-//! The thread accepts ([`server`]), reads requests and writes answers ([`routes`]); what a request asks for it hands to the
-//! agent as a [`Call`] and waits for its answer. The queue between them is bounded.
+//! The thread accepts connections ([`server`]), reads requests and writes answers ([`routes`]). It passes requests to
+//! the agent as [`Call`]s and waits for the answers. The queue between them is bounded.
 
 mod answer;
 mod call;
@@ -32,21 +32,22 @@ pub(super) use socket::{open_folder, remove};
 
 use super::error::StartError;
 
-/// How many calls wait for the agent at most; clients beyond are told that it is busy.
+/// Maximum number of calls that wait for the agent; further clients are answered that it is busy.
 const QUEUE: usize = 32;
 
-/// The agent's end of the control socket. The socket goes when this is dropped.
+/// The agent's end of the control socket. Dropping it removes the socket.
 #[derive(Debug)]
 pub(super) struct Control {
     calls: mpsc::Receiver<Call>,
-    /// Where metrics are to be served beside.
+    /// The TCP address on which metrics are served as well, if any.
     scraped_at: watch::Sender<Option<SocketAddr>>,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Control {
-    /// Serves an instance's socket, from when this returns. One that cannot be made is an error in the log, and tried again.
+    /// Starts serving an instance's socket, which is up when this returns. A socket that cannot be created is logged as
+    /// an error, and retried.
     pub(super) fn start(instance: &str) -> Result<Self, StartError> {
         let (sender, calls) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
@@ -56,7 +57,7 @@ impl Control {
         let serve = move || server::run(path, sender, wanted, ended, beginning);
         let thread = thread::Builder::new().name("control".to_owned()).spawn(serve);
         let thread = thread.map_err(StartError::without("the thread of the control socket"))?;
-        // The other end goes, and sends nothing.
+        // The other end is dropped without sending anything once the socket has been tried.
         let _gone = begun.recv();
         Ok(Self {
             calls,
@@ -66,7 +67,7 @@ impl Control {
         })
     }
 
-    /// Has the metrics served on an address, too, or on none.
+    /// Sets the TCP address on which metrics are served as well; `None` turns that off.
     pub(super) fn serve_metrics(&self, at: Option<SocketAddr>) {
         self.scraped_at.send_if_modified(|before| {
             let is_new = *before != at;
@@ -75,7 +76,7 @@ impl Control {
         });
     }
 
-    /// The next call. Nothing is lost when the future is dropped before it is ready. A thread that ended has no more calls.
+    /// The next call. Cancel safe. Stays pending once the thread has ended.
     pub(super) async fn next(&mut self) -> Call {
         match self.calls.recv().await {
             Some(call) => call,
@@ -86,7 +87,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // Calls that nobody answers any more are answered with that.
+        // Dropping the queued calls answers their clients that taskgate is ending.
         self.calls.close();
         while self.calls.try_recv().is_ok() {}
         self.end.take();

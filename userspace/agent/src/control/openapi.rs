@@ -36,7 +36,7 @@ use super::{live, routes, task_routes};
 )]
 struct Document;
 
-/// What any call may be answered with.
+/// The refusals that any call may be answered with.
 const REFUSALS: [(StatusCode, &str); 3] = [
     (StatusCode::BAD_REQUEST, "the request makes no sense"),
     (
@@ -48,7 +48,7 @@ const REFUSALS: [(StatusCode, &str); 3] = [
         "taskgate did not answer in time, and may still do what was asked for",
     ),
 ];
-/// And one with a body.
+/// The further refusals of calls with a body.
 const BODY_REFUSALS: [(StatusCode, &str); 3] = [
     (StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
     (StatusCode::PAYLOAD_TOO_LARGE, "the body is cut short, or too large"),
@@ -66,7 +66,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// Adds what holds for all calls.
+/// Adds the responses that all calls have in common.
 fn complete(call: &mut Operation) {
     let body: &[(StatusCode, &str)] = if call.request_body.is_some() {
         &BODY_REFUSALS
@@ -76,7 +76,7 @@ fn complete(call: &mut Operation) {
     if let Some(body) = call.request_body.as_mut()
         && call.operation_id.as_deref() != Some("add")
     {
-        // None is `{}`.
+        // A missing body counts as `{}`.
         body.required = None;
     }
     for (status, description) in REFUSALS.iter().chain(body) {

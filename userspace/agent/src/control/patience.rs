@@ -1,4 +1,5 @@
-//! A client that takes nothing of its answer for a while is dropped, and so is one that is gone: each would hold its place.
+//! Drops clients that read nothing of their answer for a while, and clients that disconnected: each would keep its
+//! place.
 
 use std::{
     io,
@@ -15,12 +16,12 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// A stream whose writes fail once nothing could be written for so long.
+/// A stream whose writes fail after no byte could be written for `patience`.
 #[derive(Debug)]
 pub(super) struct Patient<S> {
     stream: S,
     patience: Duration,
-    /// Ends when patience does; there while a write waits.
+    /// The deadline of the write that waits; `None` while none does.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
@@ -33,7 +34,7 @@ impl<S> Patient<S> {
         }
     }
 
-    /// The result of a write, unless it waits for too long.
+    /// Passes on the result of a write, or fails a write that has been waiting for too long.
     fn bound<T>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if done.is_ready() {
             self.waits = None;
@@ -82,25 +83,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 }
 
-/// The end of a connection at its other side, whatever is left to be read of it.
+/// Detects that the peer has closed its connection, even while data from it is still unread.
 #[derive(Debug)]
 pub(super) struct HangUp(AsyncFd<OwnedFd>);
 
 impl HangUp {
-    /// That of a connection.
+    /// Watches a connection.
     pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
-        // No urgent data come here: the kernel wakes it for a hang-up alone.
+        // No urgent data arrives here, so with this interest the kernel wakes the task for a hang-up alone.
         let file = stream.as_fd().try_clone_to_owned()?;
         register(file, Interest::PRIORITY).map(Self)
     }
 
-    /// Waits for it.
+    /// Waits for the hang-up.
     pub(super) async fn heard(&self) {
         loop {
             match self.0.ready(Interest::PRIORITY).await {
                 Ok(guard) if guard.ready().is_read_closed() => return,
                 Ok(mut guard) => guard.clear_ready(),
-                // The runtime ends, and with it the connection.
+                // The runtime is shutting down, and the connection with it.
                 Err(_) => return,
             }
         }

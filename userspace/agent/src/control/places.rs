@@ -1,16 +1,17 @@
-//! Places that clients take: so many at a time, so many of one user, and root's beside the others', who cannot keep root out.
+//! Limits how many clients are served at a time, in total and for each user. Root has a separate allowance, so that
+//! other users cannot lock it out.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// How many there are.
+/// The numbers of places.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// For root, and as many for all others together.
+    /// Places for root, and as many again for all other users together.
     pub(super) all: usize,
-    /// For one of the others.
+    /// Places for each user other than root.
     pub(super) of_one: usize,
 }
 
@@ -21,7 +22,7 @@ pub(super) struct Places {
     taken: Arc<Mutex<HashMap<u32, usize>>>,
 }
 
-/// A taken place, given back with this.
+/// A taken place. Dropping it releases the place.
 #[derive(Debug)]
 pub(super) struct Place {
     places: Places,

@@ -23,7 +23,7 @@ use crate::metrics::Sample;
 
 /// How long a status may take: the agent may be in the middle of an apply.
 const STATUS_PATIENCE: Duration = Duration::from_secs(30);
-/// How long an apply may take, with those that came before.
+/// How long an apply may take, including those queued before it.
 const APPLY_PATIENCE: Duration = Duration::from_mins(5);
 
 /// All calls.
@@ -45,7 +45,7 @@ pub(super) fn router(desk: Desk) -> Router {
         .with_state(desk)
 }
 
-/// Refuses names that would break a line of the log.
+/// Refuses paths with control characters, which would break the lines of the log.
 async fn printable(request: Request, next: Next) -> Response {
     if is_printable(request.uri().path()) {
         next.run(request).await
@@ -54,7 +54,7 @@ async fn printable(request: Request, next: Next) -> Response {
     }
 }
 
-/// Whether a path has no control characters, however they are written.
+/// Whether a path contains no percent-encoded control characters.
 fn is_printable(path: &str) -> bool {
     let is_control = |hex: &str| u8::from_str_radix(hex, 16).is_ok_and(|byte| byte.is_ascii_control());
     !path

@@ -1,4 +1,5 @@
-//! The metrics over TCP on the loopback link, for Prometheus, which cannot ask a Unix socket. Whoever is on the host may read them.
+//! Serves the metrics over TCP on the loopback interface, for Prometheus, which cannot scrape a Unix socket. Every user
+//! on the host can read them.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,16 +18,16 @@ use tracing::{debug, error, info};
 
 use super::{answer::Desk, routes};
 
-/// Connections at most; those beyond are closed at once.
+/// Maximum number of connections; further ones are closed at once.
 const CONNECTIONS: usize = 8;
 /// How long a request's head may take.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may take, with its one request.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How soon an address is tried again that could not be had.
+/// Delay before an address is retried that could not be served.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Serves the metrics on the address that is wanted, while one is, until nobody says so any more.
+/// Serves the metrics on the address in `wanted`, if there is one, until the sender is dropped.
 pub(super) async fn serve(desk: Desk, mut wanted: watch::Receiver<Option<SocketAddr>>) {
     let router = Router::new().route("/metrics", get(routes::metrics)).with_state(desk);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -82,7 +83,7 @@ async fn accept(listener: &TcpListener, router: &Router, places: &Arc<Semaphore>
                     drop(place);
                 });
             }
-            // No file is left for another connection, or the client is gone.
+            // Every other error is transient: no file descriptor is left for the connection, or the client is gone.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return error,
             Err(error) => {
                 debug!("a scrape is not accepted: {error}");

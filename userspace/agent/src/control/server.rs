@@ -1,4 +1,4 @@
-//! Connections: accepted, counted, and each served within bounds.
+//! Accepts connections, limits their number, and serves each within bounds of time and size.
 
 use std::{
     net::SocketAddr,
@@ -32,30 +32,30 @@ use super::{
     socket::Socket,
 };
 
-/// Connections at most; those beyond are answered with 503. Root's are beside the others'.
+/// Maximum number of connections; further ones are answered with 503. Root has a separate allowance.
 const CONNECTIONS: Bounds = Bounds { all: 64, of_one: 16 };
-/// Clients that are told so at once; those beyond are told nothing.
+/// Maximum number of 503 answers at a time; further clients are disconnected without an answer.
 const REFUSALS: usize = 64;
-/// How long a request's head may take, and a connection be idle.
+/// How long a request's head may take, and how long a connection may be idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of its answer.
+/// How long a client may read nothing of its answer.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
-/// What a request's head may be long.
+/// Maximum size of a request's head.
 const HEAD_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
-/// How often it is looked whether the socket's name leads to it.
+/// Interval of the check that the socket's path leads to it, with the right owner and mode.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long nobody is accepted after the kernel refused: it has no file left for another connection.
+/// Pause after the kernel refused a connection: no file descriptor is left for another one.
 const REFUSED: Duration = Duration::from_millis(100);
-/// How long answers may take that are being written at the end.
+/// How long answers that are still being written may take at shutdown, and how long a 503 answer may take.
 const END: Duration = Duration::from_millis(500);
 
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 89\r\n\r\n\
     {\"title\":\"too many connections\",\"status\":503,\"detail\":\"close some, or try again later\"}\r\n";
 
-/// Serves until `ended`, the metrics also where they are wanted. A socket that cannot be made is tried again. `begun` goes once that was
-/// tried first.
+/// Serves the socket until `ended`, and the metrics on the address in `wanted`. Creating the socket is retried until it
+/// succeeds; `begun` is dropped after the first attempt.
 pub(super) fn run(
     path: PathBuf,
     calls: mpsc::Sender<Call>,
@@ -78,7 +78,7 @@ pub(super) fn run(
         complaint: String::new(),
     };
     runtime.block_on(server.serve(ended, begun));
-    // Whoever is still connected.
+    // Bounds the wait for clients that are still connected.
     runtime.shutdown_timeout(END);
 }
 
@@ -88,7 +88,7 @@ struct Server {
     connections: Places,
     refusals: Arc<Semaphore>,
     socket: Option<Socket>,
-    /// Why there is no socket, as it was logged last.
+    /// The problem with the socket that was logged last.
     complaint: String,
 }
 
@@ -119,7 +119,8 @@ impl Server {
         }
     }
 
-    /// Looks whether the socket is there for those who may use it, and for nobody else.
+    /// Checks that the socket exists, with an owner and mode that admit the permitted users and nobody else, and
+    /// corrects both.
     fn look(&mut self) {
         let Some(socket) = self.socket.as_ref().filter(|socket| socket.is_there()) else {
             return self.bind();
@@ -142,7 +143,7 @@ impl Server {
         }
     }
 
-    /// Makes the socket, in place of what has its name.
+    /// Creates the socket, replacing whatever file has its name.
     fn bind(&mut self) {
         let had_one = self.socket.is_some();
         match Socket::bind(&self.path) {
@@ -162,7 +163,7 @@ impl Server {
         }
     }
 
-    /// Says what is wrong with the socket, once.
+    /// Logs a problem with the socket, once.
     fn complain(&mut self, complaint: &str) {
         if complaint != self.complaint {
             error!("{complaint}");
@@ -195,7 +196,7 @@ impl Server {
             .serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), service);
         tokio::spawn(async move {
             let ended = tokio::select! {
-                // What a client does after its request keeps nobody from hearing that it is gone.
+                // Unread data from a client must not hide that it disconnected, so hang-ups are watched separately.
                 () = hang_up.heard() => return debug!("a client hung up ({caller})"),
                 ended = connection => ended,
             };
@@ -207,8 +208,8 @@ impl Server {
     }
 }
 
-/// Answers whatever is asked. What the client sends is read for a moment: closed at once, it could not send its request, and
-/// would not look for an answer.
+/// Answers any request with 503. Reads from the client for a moment: if the connection were closed at once, sending the
+/// request would fail, and the client would not look for an answer.
 async fn refuse(mut stream: UnixStream, _turn: OwnedSemaphorePermit) {
     let answer = async {
         stream.write_all(BUSY).await?;

@@ -1,8 +1,8 @@
-//! The socket's file: whose it is, and that it is there.
+//! The socket's file: its existence, owner and mode.
 //!
-//! `/run/taskgate` is root's; where the host has a group `taskgate`, its members may pass through the folder to the socket, but
-//! not list it, and the state files in it are root's alone. Nobody but root can put a name there, so what has the socket's name
-//! is a killed process's, or root's doing: it is replaced in one step.
+//! `/run/taskgate` belongs to root. If the host has a group `taskgate`, its members may traverse the folder to the
+//! socket, but not list it; the state files in it belong to root alone. Only root can create files there, so a file
+//! with the socket's name was left by a killed process or put there by root: it is replaced in one step.
 
 use std::{
     fs::{self, Permissions},
@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 const GROUP: &str = "taskgate";
 const SOCKET_MODE: u32 = 0o660;
 const FOLDER_MODE: u32 = 0o700;
-/// The folder's mode where there is the group.
+/// The folder's mode if the group exists.
 const GROUP_FOLDER_MODE: u32 = 0o710;
 
 /// A listening socket, and the file by which it is found.
@@ -30,12 +30,13 @@ pub(super) struct Socket {
     path: PathBuf,
     /// The file's device and inode.
     file: (u64, u64),
-    /// Whose members may use it.
+    /// The group whose members may use the socket, if it exists.
     group: Option<Gid>,
 }
 
 impl Socket {
-    /// Listens under a name, in place of what has it. Nobody can connect before the socket has its owner and mode.
+    /// Listens on a path, replacing whatever file is there. No client can connect before the socket has its owner and
+    /// mode.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         open_folder()?;
         let next = path.with_added_extension("next");
@@ -53,12 +54,12 @@ impl Socket {
         })
     }
 
-    /// Whether its name still leads to it.
+    /// Whether the path still leads to this socket.
     pub(super) fn is_there(&self) -> bool {
         identity(&self.path).is_ok_and(|file| file == self.file)
     }
 
-    /// Gives the socket and its folder the owner and mode that they should have. Gives those that had others.
+    /// Corrects the owner and mode of the socket and its folder. Returns the paths that had others.
     pub(super) fn put_right(&self) -> io::Result<Vec<PathBuf>> {
         let folder = Path::new(STATE_FOLDER);
         let mut put_right = Vec::new();
@@ -72,7 +73,7 @@ impl Socket {
 }
 
 impl Drop for Socket {
-    /// Another one may have its name by now.
+    /// Removes the file, unless another socket has the path by now.
     fn drop(&mut self) {
         if self.is_there()
             && let Err(error) = remove_file(&self.path)
@@ -82,14 +83,15 @@ impl Drop for Socket {
     }
 }
 
-/// Removes the socket that a killed process of an instance left; nothing to do where there is none.
+/// Removes the socket that a killed process of an instance left, if there is one.
 pub(crate) fn remove(instance: &str) -> io::Result<()> {
     let path = super::path(instance);
     remove_file(&path.with_added_extension("next"))?;
     remove_file(&path)
 }
 
-/// Makes the folder of sockets and state, or gives the one that is there its owner and mode.
+/// Creates the folder of sockets and state, or corrects the group and mode of an existing one. Fails if the folder is
+/// not root's.
 pub(crate) fn open_folder() -> io::Result<()> {
     let folder = Path::new(STATE_FOLDER);
     let made = fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder);
@@ -106,7 +108,8 @@ fn folder_mode(group: Option<Gid>) -> u32 {
     group.map_or(FOLDER_MODE, |_| GROUP_FOLDER_MODE)
 }
 
-/// Gives a folder or socket to root and the group, or root's own, with a mode. Whether it was otherwise before.
+/// Sets the owner of a folder or socket to root and this group (root's where there is none), and its mode. Returns
+/// whether anything had to be changed.
 fn give(path: &Path, group: Option<Gid>, mode: u32) -> io::Result<bool> {
     let metadata = fs::symlink_metadata(path)?;
     let kind = metadata.file_type();
@@ -119,7 +122,7 @@ fn give(path: &Path, group: Option<Gid>, mode: u32) -> io::Result<bool> {
         return Ok(false);
     }
     if !has_owner {
-        // The mode that it gets must not be another group's.
+        // Drop the group's permissions first, so that the previous group never has those of the new mode.
         fs::set_permissions(path, Permissions::from_mode(mode & 0o700))?;
         chown(path, Some(owner.0), Some(owner.1))?;
     }

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::tasks::{NewPlace, NewTask};
 
-/// How long one of them may take, with those that came before: gates wait for grace periods of the kernel.
+/// How long a call may take, including those queued before it: gates wait for grace periods of the kernel.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// The calls of this file.
+/// The routes of these calls.
 pub(super) fn router() -> Router<Desk> {
     Router::new()
         .route("/v1/tasks", post(add))
