@@ -1,4 +1,4 @@
-//! What taskgate knows of a record beyond what AWS has fields for.
+//! taskgate's additions to AWS's record fields: the rule, the generation and the peer.
 
 use std::sync::Arc;
 
@@ -21,12 +21,12 @@ pub struct RecordedRule {
 }
 
 impl RecordedRule {
-    /// Whether it stands for none, where none was needed.
+    /// Whether this is the placeholder for packets that needed no rule.
     pub(super) fn is_exempt(&self) -> bool {
         self.number == RULE_EXEMPT
     }
 
-    /// What stands for the rule where none was needed: never in a record as such.
+    /// The placeholder for packets that needed no rule. Records show no rule instead.
     pub(super) fn exempt() -> Self {
         let none = Label::new("");
         Self {
@@ -51,21 +51,21 @@ pub struct RecordedPeer {
     pub vpc: Option<Box<str>>,
 }
 
-/// What taskgate knows of a record beyond what AWS has fields for.
+/// taskgate's additions to AWS's fields of a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attribution {
-    /// What let the packets pass; `None` for dropped ones.
+    /// The rule that allowed the packets; `None` for dropped ones, or if unknown.
     pub rule: Option<Arc<RecordedRule>>,
-    /// The generation in which it did; 0 if unknown.
+    /// The generation in which the rule allowed them; 0 if unknown.
     pub generation: u64,
-    /// The ENI with the far side's address, if it is known and somebody asks.
+    /// The ENI with the far side's address, if it is known and a flow log has a field for it.
     pub peer: Option<Arc<RecordedPeer>>,
     /// When the flow carried a packet last, in either direction: Unix time in milliseconds; 0 if unknown.
     pub last: u64,
 }
 
 impl Attribution {
-    /// The rule; `None` if none was needed, or it is not known.
+    /// The rule; `None` if none was needed or the rule is unknown.
     pub fn rule(&self) -> Option<&RecordedRule> {
         self.rule.as_deref().filter(|rule| !rule.is_exempt())
     }
@@ -75,7 +75,7 @@ impl Attribution {
         self.rule.as_ref().is_some_and(|rule| rule.is_exempt())
     }
 
-    /// Takes in that of a flow of the same record: of two the one counts that carried a packet last.
+    /// Merges the attribution of another flow of the same record: the flow with the latest packet wins.
     pub(super) fn merge(&mut self, other: &Self) {
         let age = |of: &Self| (of.last, of.generation, of.rule.as_ref().map(|rule| rule.number));
         if age(other) > age(self) {

@@ -46,44 +46,43 @@ impl Sample {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Delta {
     pub(super) count: FlowCount,
-    /// As AWS writes them.
+    /// In AWS's encoding of `tcp-flags`.
     pub(super) tcp_flags: u8,
-    /// Whether it may be 2^32 packets more, or a multiple of that.
+    /// Whether the true packet count may be higher by 2^32 or a multiple of it.
     pub(super) at_least: bool,
 }
 
-/// The least bytes of 2^32 packets: IPv4 headers alone. A connection that has carried so many since it was read may have as
-/// many packets more than its counter says.
+/// The fewest bytes that 2^32 packets can have: IPv4 headers alone. A connection that has carried so many bytes since it was read
+/// may have carried 2^32 packets more than its counter shows.
 const WRAP_BYTES: u64 = 20 << 32;
 
-/// The bytes since its baseline from which on a connection is read between two windows too, so that few ever come near
+/// A connection that has grown by this many bytes since its baseline is also read between two windows, so that few ever come near
 /// [`WRAP_BYTES`].
 const LARGE_BYTES: u64 = WRAP_BYTES / 8;
 
 /// The longest IP packet: IPv6's header and 64 KiB.
 const LONGEST_PACKET: u64 = 40 + 0xffff;
 
-/// 48 bytes, with its entry's number 56.
+/// The reported part of an entry: 48 bytes, or 56 with the entry's id as key.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Baseline {
     totals: [FlowCount; 2],
-    /// The window for which it was read last.
+    /// The window for which the entry was last read.
     read: u32,
-    /// The last window to which it added something; the first one that saw it, if none.
+    /// The last window to which the entry added packets or bytes; if none, the first window that read it.
     active: u32,
-    /// The TCP flags reported of two windows, by parity, as the kernel keeps them.
+    /// The TCP flags already reported for two windows, by the parity of their numbers, as in the kernel's entry.
     flags: [u8; 2],
-    /// When its totals changed last, see [`Baselines::saves`].
+    /// The value of [`Baselines::saves`] when `totals` last changed.
     #[serde(skip)]
     changed: u32,
 }
 
-/// The baselines of one kind of entry. By entry and not by flow: a flow that comes back has another entry, whose totals begin
-/// at 0.
+/// The baselines of one kind of entry. Keyed by entry, not by flow: a flow that comes back gets another entry, with totals from 0.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Baselines {
     entries: HashMap<FlowId, Baseline, BuildHasherDefault<InOrder>>,
-    /// How many journals have them: those that changed since the last one are not in it.
+    /// How many journals were written. A baseline that changed since the last of them is not in it.
     #[serde(skip)]
     saves: u32,
 }
@@ -99,7 +98,7 @@ impl Hasher for InOrder {
     }
 
     fn write_u64(&mut self, number: u64) {
-        /// 2^64 divided by the golden ratio, odd: spreads what the upper bits are taken from.
+        /// 2^64 divided by the golden ratio, odd: multiplying by it spreads numbers over the upper bits.
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         const UPPER: u64 = 0x7f << 57;
         self.0 = number.wrapping_mul(SPREAD) & UPPER | FlowId::numbered(number).way() as u64;
@@ -111,11 +110,11 @@ impl Hasher for InOrder {
 }
 
 impl Baselines {
-    /// The delta of an entry for the window `closing`, by direction, which counts as reported from then on. `whole`: the
-    /// entry is not read again.
+    /// The delta of an entry for the window `closing`, by direction. It counts as reported from then on. `whole`: the
+    /// entry is not read again, so bytes without a packet are not deferred.
     ///
     /// Packets that came after the window's number was raised and before the entry was read are counted into `closing`,
-    /// so their flags are too: a SYN is always in its packet's window.
+    /// and so are their flags: a SYN is always in the window of its packet.
     pub(super) fn deltas(&mut self, id: FlowId, sample: &Sample, closing: u32, whole: bool) -> [Option<Delta>; 2] {
         let first = Baseline {
             totals: [FlowCount::default(); 2],
@@ -144,8 +143,8 @@ impl Baselines {
                 (false, _) => grown,
             };
             let count = FlowCount { packets, bytes };
-            // The kernel adds a packet, then its bytes: bytes that were read without their packet's number having grown
-            // are late, and go with the next one.
+            // The kernel adds a packet, then its bytes. A reading between the two leaves the bytes for later: growth in bytes
+            // alone is deferred to the next packet.
             if count.packets == 0 && !(whole && count.bytes != 0) {
                 return None;
             }
@@ -167,7 +166,7 @@ impl Baselines {
         })
     }
 
-    /// Whether everything that an entry holds was baseline.
+    /// Whether an entry has nothing beyond its baseline.
     pub(super) fn all_reported(&self, id: FlowId, sample: &Sample) -> bool {
         self.entries
             .get(&id)
@@ -175,7 +174,7 @@ impl Baselines {
             == sample.totals
     }
 
-    /// Whether an entry has carried so much since it was read last that it has to be read before its window ends.
+    /// Whether an entry has grown by [`LARGE_BYTES`] in a direction, so that it has to be read before its window ends.
     pub(super) fn is_large(&self, id: FlowId, sample: &Sample) -> bool {
         let large = |bytes: u64| bytes >= LARGE_BYTES;
         let bytes = sample.totals.map(|count| count.bytes);
@@ -208,12 +207,12 @@ impl Baselines {
         self.entries.retain(|_, baseline| baseline.read == closing);
     }
 
-    /// Says that a journal has all of them.
+    /// To be called once a journal has all baselines.
     pub(super) fn saved(&mut self) {
         self.saves = self.saves.wrapping_add(1);
     }
 
-    /// Whether the journal has what was reported of an entry.
+    /// Whether the journal has an entry's current baseline.
     pub(super) fn is_saved(&self, id: FlowId) -> bool {
         self.entries
             .get(&id)

@@ -9,12 +9,12 @@ use super::{
     window::Loss,
 };
 
-/// What records lack that were given up, or whose packets cannot be told, by the ENI's id.
+/// By ENI id, the losses in user space: packets of given-up records, and packets that a wrapped counter may hide.
 pub(super) type Overflow = BTreeMap<String, Loss>;
 
-/// Makes one of records that are one, then gives up what is beyond `most` records.
+/// Merges records of the same flow, then gives up records beyond `most`.
 ///
-/// An ENI keeps all of its records unless it has more than its even share of the room; what smaller ones leave of theirs
+/// An ENI keeps all of its records unless it has more than an even share of the room; room that smaller ENIs leave unused
 /// goes to the larger ones.
 pub(super) fn cut(records: &mut Vec<FlowRecord>, most: usize, overflow: &mut Overflow) {
     coalesce(records);
@@ -51,7 +51,7 @@ pub(super) fn cut(records: &mut Vec<FlowRecord>, most: usize, overflow: &mut Ove
     records.shrink_to(most);
 }
 
-/// The loss of an ENI.
+/// The loss of an ENI, added with 0 packets if there was none.
 pub(super) fn loss_of<'a>(overflow: &'a mut Overflow, eni: &Arc<LoggedEni>) -> &'a mut Loss {
     overflow.entry(eni.id().to_owned()).or_insert_with(|| Loss {
         eni: Arc::clone(eni),

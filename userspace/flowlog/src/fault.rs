@@ -1,35 +1,35 @@
-//! The points at which tests kill the process that keeps records. Without tests they are nothing.
+//! The points at which tests kill the recorder. Without tests they compile to nothing.
 
-/// Just after a step of what is written and removed.
+/// A point just after a step that writes or removes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// A window is closed: what it removes is frozen.
+    /// A window is closed: the entries that it removes are frozen.
     Closed,
     /// The next journal is written in part.
     PartlyWritten,
-    /// It is written, the one before is in force.
+    /// The next journal is written in full, the previous one is still in force.
     Written,
-    /// It is in force, and nothing that it decided is done.
+    /// The next journal is in force, and nothing that it decided is done.
     Decided,
-    /// Its lines wait for their reader.
+    /// The journal's lines are in the queues.
     Sent,
-    /// What it removes is freed.
+    /// The removed entries are freed.
     Freed,
-    /// Changes are added in part.
+    /// Changes are added to the journal in part.
     PartlyAdded,
-    /// Changes are added.
+    /// Changes are added to the journal.
     Added,
-    /// Lines are with their reader in part.
+    /// A write to a destination is done in part.
     PartlyTaken,
-    /// Lines are with their reader.
+    /// A write to a destination is done.
     LinesTaken,
-    /// A line that was cut is written to its end.
+    /// A truncated line is completed.
     LineEnded,
-    /// Some numbered files have their next number.
+    /// A numbered file was renamed to its next number.
     Rotating,
-    /// A file has a number, and none is in its place.
+    /// The current file was renamed to number 1, and no file is in its place.
     Rotated,
-    /// The journal says so.
+    /// The journal has the destination's new position.
     Confirmed,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum Fault {
 #[inline(always)]
 pub(crate) const fn point(_: Fault) {}
 
-/// How much of so many bytes is written at first: all.
+/// How many of `bytes` are written before the fault point: all.
 #[cfg(not(test))]
 #[inline(always)]
 pub(crate) const fn first_part(bytes: usize) -> usize {
@@ -58,7 +58,7 @@ mod by_tests {
 
     use super::Fault;
 
-    /// What unwinds instead of a SIGKILL.
+    /// The panic payload that stands in for a SIGKILL.
     pub(crate) struct Killed;
 
     thread_local! {
@@ -67,7 +67,7 @@ mod by_tests {
     }
 
     impl Fault {
-        /// All of them.
+        /// All fault points.
         pub(crate) const ALL: [Self; 14] = [
             Self::Closed,
             Self::PartlyWritten,
@@ -86,14 +86,13 @@ mod by_tests {
         ];
     }
 
-    /// Kills after so many steps; `None`: not at all. Gives the points at which something was killed since this was called
-    /// last.
+    /// Kills after so many steps; `None`: not at all. Returns the points at which something was killed since the last call.
     pub(crate) fn arm(steps: Option<u32>) -> BTreeSet<Fault> {
         LEFT.set(steps);
         VISITED.take()
     }
 
-    /// A step that is no point of the code: one of the kernel's tables.
+    /// A step outside the code under test: an operation of the kernel's tables.
     pub(crate) fn step() {
         if dies() {
             resume_unwind(Box::new(Killed));

@@ -1,4 +1,4 @@
-//! All flow logs, with the sinks that their lines go to.
+//! All flow logs and their destinations.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,23 +15,23 @@ use super::{
     window::Window,
 };
 
-/// Destinations that no flow log has any more and that still have lines to write, at most: of more the earliest are given up.
+/// The most destinations to keep that no flow log has any more and that still have lines to write. Beyond it the oldest are given up.
 const LEAVING: usize = 8;
 
-/// All flow logs with their sinks. Nothing here waits for a reader: a flow log whose sink has no room for its lines goes
-/// on with its window, which ends once there is room again.
+/// All flow logs and their destinations. Nothing here waits for a reader: a flow log whose queue is full extends its window
+/// until there is room again.
 pub(super) struct Outputs {
     logs: Vec<FlowLog>,
-    /// The stream of each of them, and the key of its output.
+    /// The stream of each flow log, and the key of its output.
     streams: Vec<(Stream, u64)>,
-    /// Records that each of them holds at most.
+    /// The most records that each stream holds.
     most: usize,
     open: Vec<Output>,
     next_key: u64,
     sinks: Sinks,
 }
 
-/// Opens the sink of a flow log; the number tells it apart from others for the same destination.
+/// Opens the sink of a flow log; the number distinguishes it from other outputs with the same destination.
 type OpenSink = dyn Fn(&FlowLog, u64) -> Result<NamedSink, SinkError> + Send;
 
 /// How sinks are opened and written to.
@@ -40,12 +40,12 @@ pub(super) struct Sinks {
     pub(super) open: Box<OpenSink>,
     /// Lets a writer write.
     pub(super) start: Box<dyn FnMut(Writer) -> Result<(), SinkError> + Send>,
-    /// A number that no output had before.
+    /// Returns a number that no output had before.
     pub(super) number: Box<dyn FnMut() -> u64 + Send>,
 }
 
 impl Sinks {
-    /// Those that the configuration names, of an instance, each with a thread.
+    /// The sinks that the configuration names, for an instance, each with a writer thread.
     pub(super) fn of(instance: &str) -> Self {
         let instance = instance.to_owned();
         let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -64,17 +64,17 @@ struct Output {
     key: u64,
     number: u64,
     queue: Queue,
-    /// What is not started yet.
+    /// The writer, until it is started.
     writer: Option<Writer>,
-    /// Lines that are decided and not sent.
+    /// Lines that were made and not sent to the queue yet.
     lines: Vec<Batch>,
-    /// No flow log has it any more.
+    /// No flow log has this destination any more.
     leaving: bool,
     /// Packets whose records were given up for want of room.
     lost: u64,
 }
 
-/// What the journal has of flow logs: written with records borrowed, read with its own.
+/// The state of flow logs in the journal. Written, it borrows records; read back, it owns them.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct OutputsState<R = Vec<SavedRecord>> {
     logs: Vec<FlowLog>,
@@ -82,14 +82,14 @@ pub(super) struct OutputsState<R = Vec<SavedRecord>> {
     outputs: Vec<OutputState>,
 }
 
-/// What the journal has of a destination, beside its place.
+/// The state of a destination in the journal, except its [`Place`].
 #[derive(Debug, Serialize, Deserialize)]
 struct OutputState {
     log: FlowLog,
     number: u64,
     /// Where the first of `lines` begins, in bytes since the first line ever.
     position: u64,
-    /// Lines that are not written as far as is known.
+    /// Lines that were not confirmed as written when the journal was replaced.
     lines: Vec<Batch>,
 }
 
@@ -113,7 +113,7 @@ impl Outputs {
         }
     }
 
-    /// Opens the flow logs when taskgate begins, at `now` (Unix seconds). Each holds so many records at most.
+    /// Opens the flow logs at the start of taskgate, at `now` (Unix seconds). Each holds `most` records at most.
     pub(super) fn open(
         logs: &[FlowLog],
         now: u64,
@@ -126,7 +126,7 @@ impl Outputs {
         Ok(opened)
     }
 
-    /// Goes on with flow logs as they were, whose lines were written up to these places.
+    /// Continues the flow logs of an earlier process, whose lines were written up to `places`.
     pub(super) fn resume(
         saved: OutputsState,
         places: &[Place],
@@ -158,7 +158,7 @@ impl Outputs {
         Ok(resumed)
     }
 
-    /// What has to outlive the process.
+    /// The state that has to outlive the process.
     pub(super) fn state<'a>(&'a self, enis: &'a EniNumbers) -> OutputsState<RecordsToSave<'a>> {
         let output = |output: &Output| {
             let (position, mut lines) = output.queue.waiting();
@@ -187,8 +187,8 @@ impl Outputs {
         &self.logs
     }
 
-    /// Replaces the flow logs by others, from the end of their last window on. What waits for a destination that none of them has is
-    /// written still.
+    /// Replaces the flow logs by others, from the end of their last window on. Lines that wait for a destination that no flow log has
+    /// any more are still written.
     pub(super) fn replace(&mut self, logs: &[FlowLog], end: u64, journal: &Journal) -> Result<(), SinkError> {
         self.set(logs, |_| end, journal)
     }
@@ -245,7 +245,7 @@ impl Outputs {
             .map(|output| output.key)
     }
 
-    /// Notes which outputs no flow log has.
+    /// Marks the outputs that no flow log has as leaving.
     fn note_leaving(&mut self) {
         for output in &mut self.open {
             output.leaving = !self.streams.iter().any(|(_, key)| *key == output.key);
@@ -253,7 +253,7 @@ impl Outputs {
         }
     }
 
-    /// Makes lines of a window, for all of them. They wait for [`Outputs::send`].
+    /// Makes the lines of a window for all flow logs. The lines wait for [`Outputs::send`].
     pub(super) fn push(&mut self, window: &Window) {
         for (stream, key) in &mut self.streams {
             let Some(output) = self.open.iter_mut().find(|output| output.key == *key) else {
@@ -269,7 +269,7 @@ impl Outputs {
         }
     }
 
-    /// Sends the lines that were made.
+    /// Sends the lines to the queues, and starts new writers.
     pub(super) fn send(&mut self) -> Result<(), SinkError> {
         let mut started = Ok(());
         for output in &mut self.open {
@@ -281,8 +281,8 @@ impl Outputs {
         started
     }
 
-    /// Lets go of destinations that no flow log has and that have what was written for them, and gives what went wrong since the
-    /// last time.
+    /// Drops leaving destinations whose lines are all written, and the oldest beyond [`LEAVING`]. Returns the errors since the last
+    /// call.
     pub(super) fn troubles(&mut self) -> Vec<SinkError> {
         let mut troubles: Vec<_> = self.open.iter().filter_map(|output| output.queue.trouble()).collect();
         for (stream, key) in &mut self.streams {
@@ -311,7 +311,7 @@ impl Outputs {
         troubles
     }
 
-    /// How the destinations fare.
+    /// The states of the destinations.
     pub(super) fn destinations(&self) -> Vec<DestinationState> {
         let state = |output: &Output| DestinationState {
             lost: output.lost,
@@ -320,12 +320,12 @@ impl Outputs {
         self.open.iter().map(state).collect()
     }
 
-    /// Has files opened anew.
+    /// Has the sinks reopen their files.
     pub(super) fn reopen(&self) {
         self.open.iter().for_each(|output| output.queue.reopen());
     }
 
-    /// Waits until everything is written, as long as it is read: see [`Queue::finish`]. No destination waits for another.
+    /// Waits until all lines are written, see [`Queue::finish`]. The destinations' patience runs concurrently.
     pub(super) fn finish(&self, patience: Duration) -> Vec<SinkError> {
         let begun = Instant::now();
         let queues = || self.open.iter().map(|output| &output.queue);
@@ -339,8 +339,8 @@ impl Outputs {
     }
 }
 
-/// Whether two flow logs' lines go through one queue. A folder's files begin with the names of the fields, so what is another flow
-/// log's is in other files.
+/// Whether two flow logs' lines go through one queue. A folder's files begin with the names of the fields, so each flow log has
+/// separate files.
 fn is_same(a: &FlowLog, b: &FlowLog) -> bool {
     match (&a.destination, &b.destination) {
         (Destination::Stdout, Destination::Stdout) => true,

@@ -1,4 +1,4 @@
-//! Between a window's lines and a sink that may be slow or broken: a thread that writes, so that nobody else has to wait.
+//! A queue of lines with a writer thread for each sink, so that a slow or broken sink blocks no other thread.
 
 use std::{
     collections::VecDeque,
@@ -17,9 +17,9 @@ use super::{
 
 /// Bytes of lines that may wait for their reader before flow logs hold their windows back.
 const ROOM: usize = 16 << 20;
-/// How long nothing is tried once something failed: at first, and doubled up to at most.
+/// The pause after a failed write: the first pause, and the limit up to which it doubles.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
-/// How often a sink is asked that does not want to write yet.
+/// How often a sink that is not ready to write is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Lines on their way to a sink.
@@ -38,51 +38,51 @@ struct Shared {
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is said by somebody else")]
 struct State {
-    /// Everything that is not written yet.
+    /// Batches that are not written yet.
     waiting: VecDeque<Batch>,
-    /// Its bytes.
+    /// The bytes of `waiting`.
     bytes: usize,
-    /// Bytes that were written or given up, over all processes that wrote.
+    /// Bytes that were written or given up since the destination's first line, over all processes.
     position: u64,
-    /// What is confirmed with it.
+    /// The file and length that are confirmed with `position`.
     mark: Mark,
-    /// When something was written last.
+    /// When lines were last written.
     progress: Option<Instant>,
-    /// Nothing comes for now: whoever waits for more to write should not.
+    /// No more lines come for now: a sink that collects lines before it writes should not wait for more.
     ending: bool,
-    /// Nothing comes any more.
+    /// The queue was dropped: no more lines come.
     closed: bool,
     /// The sink is to open its file anew.
     reopen: bool,
-    /// What takes the sink's place.
+    /// The sink to use instead of the present one.
     replacement: Option<Box<dyn Sink>>,
-    /// Counts what ends a pause after a failure.
+    /// Counts calls of [`Shared::call`], each of which ends a pause after a failure.
     calls: u64,
-    /// It failed since it last wrote.
+    /// The sink has failed since its last successful write.
     failing: bool,
-    /// A failure that nobody was told of.
+    /// A failure that was not reported yet.
     failed: Option<SinkError>,
-    /// What the last failure was, while it fails.
+    /// The last failure in words, while the sink fails.
     failure: Option<String>,
-    /// Lines that were written, and that were given up.
+    /// Lines that were written, and below lines that were given up.
     records: u64,
     dropped: u64,
 }
 
-/// How a destination of flow records fares.
+/// The state of a destination of flow records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationState {
-    /// What messages call it.
+    /// The destination's name in messages.
     pub name: String,
     /// Records that were written since the process began.
     pub records: u64,
     /// Bytes of records that are not written yet.
     pub waiting: u64,
-    /// Records that were given up, since its reader is gone.
+    /// Records that were given up because the reader is gone.
     pub dropped: u64,
-    /// Packets that are in no record here, since too many records waited: SKIPDATA says whose.
+    /// Packets missing from this destination's records because too many records waited: SKIPDATA names their ENIs.
     pub lost: u64,
-    /// Why nothing can be written now.
+    /// Why writing fails at present, if it does.
     pub failure: Option<String>,
 }
 
@@ -99,7 +99,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says something that ends every pause.
+    /// Changes the state and ends any pause of the writer.
     fn call(&self, say: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         say(&mut state);
@@ -123,14 +123,14 @@ impl Queue {
     /// A queue for a sink, with its thread.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// The thread can't be started.
     pub fn new(name: &str, sink: Box<dyn Sink>) -> Result<Self, SinkError> {
         let (queue, writer) = Self::from((name.to_owned(), sink), (0, Mark::default()), None);
         writer.start()?;
         Ok(queue)
     }
 
-    /// A queue whose lines begin where something was confirmed, and its writer, which says what it has written.
+    /// A queue that continues at a confirmed position, and its writer, which confirms what it has written.
     pub(super) fn from(
         (name, sink): NamedSink,
         (position, mark): (u64, Mark),
@@ -150,7 +150,7 @@ impl Queue {
         (Self { name, shared }, writer)
     }
 
-    /// What messages call the sink.
+    /// The sink's name in messages.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -171,18 +171,18 @@ impl Queue {
         }
     }
 
-    /// What went wrong since the last time, if anything did: the same trouble once.
+    /// The error since the last call, if any. A lasting failure is returned once.
     pub fn trouble(&self) -> Option<SinkError> {
         self.shared.lock().failed.take()
     }
 
-    /// What is not written yet, and how far lines are written.
+    /// The position up to which lines are written, and the batches that are not written yet.
     pub(super) fn waiting(&self) -> (u64, Vec<Batch>) {
         let state = self.shared.lock();
         (state.position, state.waiting.iter().cloned().collect())
     }
 
-    /// How the sink fares.
+    /// The state of the sink, without losses of its streams.
     pub(super) fn destination(&self) -> DestinationState {
         let state = self.shared.lock();
         DestinationState {
@@ -205,12 +205,12 @@ impl Queue {
         self.shared.call(|state| state.reopen = true);
     }
 
-    /// Puts another sink in the place of this one, which goes on where it is.
+    /// Replaces the sink. The new one continues at the present position.
     pub(super) fn replace(&self, sink: Box<dyn Sink>) {
         self.shared.call(|state| state.replacement = Some(sink));
     }
 
-    /// Whether to write at once what may wait for more.
+    /// Sets whether the sink should write at once instead of collecting more lines.
     pub(super) fn set_ending(&self, ending: bool) {
         self.shared.call(|state| state.ending = ending);
     }
@@ -218,12 +218,12 @@ impl Queue {
     /// Waits until all lines are written, as long as their reader takes some of them every `patience`.
     ///
     /// # Errors
-    /// Some are lost, [`SinkError::Stuck`] or [`SinkError::Left`].
+    /// Lines were lost, or are left: [`SinkError::Stuck`], [`SinkError::Left`].
     pub fn finish(&self, patience: Duration) -> Result<(), SinkError> {
         self.finish_from(Instant::now(), patience)
     }
 
-    /// The same, with patience from `begun` on.
+    /// [`Queue::finish`], with `patience` counted from `begun`.
     pub(super) fn finish_from(&self, begun: Instant, patience: Duration) -> Result<(), SinkError> {
         let mut state = self.shared.lock();
         while state.bytes != 0 {
@@ -239,7 +239,7 @@ impl Queue {
             }
             state = self.shared.wait(state, Some(left));
         }
-        // What was tried again until it worked is no failure.
+        // A temporary error whose retry succeeded is no failure.
         state.failed.take().filter(|error| !error.passes()).map_or(Ok(()), Err)
     }
 }
@@ -250,13 +250,14 @@ impl Drop for Queue {
     }
 }
 
-/// What writes a queue's lines.
+/// The writer of a queue's lines.
 pub(super) struct Writer {
     name: String,
     shared: Arc<Shared>,
     sink: Box<dyn Sink>,
     confirmation: Option<Confirmation>,
-    /// It may be made ready before there are lines: nothing of theirs was written that was not confirmed.
+    /// Whether [`Sink::prepare`] may be called without lines. Not before the first lines after a takeover with a file: part of them
+    /// may have been written without confirmation.
     ready: bool,
 }
 
@@ -264,13 +265,13 @@ pub(super) struct Writer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     Written,
-    /// There is nothing to be written, or not yet.
+    /// There is nothing to write, or the sink waits for more.
     Nothing,
     Failed,
 }
 
 impl Writer {
-    /// Starts the thread that writes until the queue is dropped, and empty or failing.
+    /// Starts the thread. It writes until the queue is dropped and either empty or failing.
     pub(super) fn start(mut self) -> Result<(), SinkError> {
         let sink = self.name.clone();
         let thread = thread::Builder::new().name(String::from("flow-records"));
@@ -361,7 +362,8 @@ impl Writer {
         }
     }
 
-    /// Notes that so many bytes are done, and where the next ones will lie. The lines that end in them are added to a counter.
+    /// Removes `done` bytes from the queue and confirms the new position and mark. The lines that end in these bytes are added to a
+    /// counter.
     fn advance(&mut self, mut done: usize, mark: Mark, counter: impl Fn(&mut State) -> &mut u64) {
         let mut state = self.shared.lock();
         state.bytes -= done;
@@ -407,7 +409,7 @@ impl Writer {
             self.shared.changed.notify_all();
             return Attempt::Failed;
         }
-        // The rest of a window whose beginning is lost would begin in the middle of a line.
+        // The whole batch is given up: its rest could begin in the middle of a line.
         let lost = state.waiting.front().map_or(0, |batch| batch.lines.len());
         let mark = state.mark;
         state.failed = Some(error);

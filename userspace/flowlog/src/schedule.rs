@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use taskgate_model::FlowLog;
 
-/// A capture window lasts at most this long, whatever the flow logs' intervals are: an entry is removed only after a
-/// window without it ended, and a table full of what is over would deny new connections.
+/// The longest capture window in seconds, whatever the flow logs' intervals are: an entry is removed only after a window in which
+/// it carried nothing, and a table full of entries that are over would deny new connections.
 pub const LONGEST_WINDOW: u32 = 60;
 
 /// The bounds of a window.
@@ -23,7 +23,7 @@ pub const fn aligned(now: u64, interval: u32) -> u64 {
 }
 
 /// The instants at which capture windows end: every multiple of every flow log's interval, and of [`LONGEST_WINDOW`].
-/// So each flow log's windows are whole numbers of capture windows, whatever intervals meet.
+/// So each flow log's windows are whole numbers of capture windows, however intervals are combined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Schedule {
     intervals: Vec<u32>,
@@ -62,8 +62,8 @@ impl Schedule {
 
     /// Where the window that began at `start` ends if it is closed at `now`, and where the next one begins.
     ///
-    /// Closed late, a window reaches to the last instant that has passed. Closed a moment early, as a timer may, it ends
-    /// when it should. If the clock was set back, the next window begins in the clock's new time.
+    /// A window that is closed late ends at the last instant that has passed. A window that is closed a moment early, as by a timer,
+    /// ends at its own instant. If the clock was set back, the next window begins in the clock's new time.
     pub(super) fn close(&self, start: u64, now: u64) -> (u64, u64) {
         let end = self.after(start).max(self.at_or_before(now));
         let set_back = now + u64::from(LONGEST_WINDOW) < end;

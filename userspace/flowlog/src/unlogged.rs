@@ -1,7 +1,7 @@
 //! Traffic without flow records (`settings.unlogged`).
 //!
-//! An address proves nothing: anybody can write one of the list on a packet, and any two peers can use the ports of DHCP.
-//! So only what was let through without a rule, because the task itself began it, goes unrecorded.
+//! An address proves nothing: any sender can forge an address of the list, and any two peers can use the ports of DHCP.
+//! So only connections that the task opened and that needed no rule go unrecorded.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -40,8 +40,8 @@ impl Unlogged {
     }
 }
 
-/// Whether it is the exchange of a task with its DHCP servers: whoever they are, it is known by the address that asks all
-/// of them.
+/// Whether this is a task's exchange with its DHCP servers, recognised by the ports and by the broadcast or multicast address that
+/// the client sends to. The servers' own addresses are not known.
 fn is_dhcp(key: &FlowKey) -> bool {
     let (servers, ports) = match key {
         FlowKey::V4(_) => (Address::BROADCAST, (dhcp::CLIENT, dhcp::SERVER)),

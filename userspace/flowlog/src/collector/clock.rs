@@ -13,7 +13,7 @@ pub(super) struct TickClock {
 }
 
 impl TickClock {
-    /// Reads both, and gives the ticks.
+    /// Reads both clocks, and returns the ticks.
     pub(super) fn read(&mut self, tables: &mut dyn FlowTables) -> Result<u32, CollectError> {
         *self = Self {
             ticks: tables.now().map_err(CollectError::Clock)?,

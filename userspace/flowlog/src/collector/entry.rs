@@ -14,14 +14,14 @@ pub(super) struct Entry {
     pub(super) key: FlowKey,
     pub(super) slot: u16,
     pub(super) protocol: u8,
-    /// The number of the reason.
+    /// The drop reason's number, if the entry is a denied flow.
     pub(super) denied: Option<u8>,
-    /// It leaves no record.
+    /// The flow gets no record, see [`Unlogged`].
     pub(super) unlogged: bool,
     pub(super) sample: Sample,
-    /// The rule by its number and the lower half of the generation's number, of a tracked connection.
+    /// Of a tracked connection: the rule's number, and the lower half of the generation's number.
     pub(super) admitted: Option<(u32, u16)>,
-    /// When it last carried a packet, in ticks.
+    /// When the last packet came, in ticks.
     pub(super) last: u32,
 }
 
@@ -48,7 +48,7 @@ impl Entry {
             slot,
             protocol,
             denied: Some(reason),
-            // A denial is never silent.
+            // Denials are always logged.
             unlogged: false,
             sample: Sample::of_denial(state, direction),
             admitted: None,
@@ -96,7 +96,7 @@ impl From<LastState> for Entry {
         let ports = u32::from(last.ports.0) << 16 | u32::from(last.ports.1);
         Self {
             id: last.id,
-            // Records have no link: what a tag says beyond that is beside it.
+            // The key's tag is not restored: records do not name the link, and the tag's other parts are in the fields below.
             key: FlowKey::new(last.local, last.remote, ports, KeyTag::default()),
             slot: last.slot,
             protocol: last.protocol,

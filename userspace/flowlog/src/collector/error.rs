@@ -1,13 +1,13 @@
-//! Errors that keep a window open.
+//! Errors of the collector.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why a window could not be closed. Nothing is lost by it: closed again, the window has what the first attempt read.
+/// Reading or cleaning up the tables failed. Nothing is lost: the next close includes the counts that a failed one has read.
 #[derive(Debug, Error)]
 pub enum CollectError {
-    /// The kernel does not know of the new window.
+    /// The new window's number could not be set in the kernel.
     #[error("cannot begin capture window {number}")]
     SetWindow {
         /// The new window's number.
@@ -34,7 +34,7 @@ pub enum CollectError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// Old fragments stay, and take the room of new ones.
+    /// Old fragments could not be forgotten, and take the room of new ones.
     #[error("cannot forget old fragments")]
     Fragments(#[source] io::Error),
     /// A slot's use of the tables can't be read.

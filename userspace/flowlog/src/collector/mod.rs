@@ -34,11 +34,11 @@ use super::{
 const CONNS: &str = "tracked connections";
 const DENIALS: &str = "denied flows";
 
-/// Reads the kernel's tables, window for window, and removes what is over.
+/// Reads the kernel's tables once per window and removes entries that are over.
 ///
-/// It is the only one that removes entries. It keeps a baseline for each: 56 bytes, allocated for up to twice as many
-/// entries as there are. An entry is removed in two steps: what it holds is reported and the kernel no longer finds it, then
-/// [`Collector::free`] gives its place away. Between the two its last state can be written down.
+/// Only the collector removes entries. It keeps a baseline for each: 56 bytes, allocated for up to twice as many
+/// entries as there are. An entry is removed in two steps: first its counts are reported and the kernel no longer finds it, then
+/// [`Collector::free`] frees its place. Between the two steps its last state can be added to the journal.
 #[derive(Debug)]
 pub struct Collector {
     registry: Registry,
@@ -57,27 +57,27 @@ pub struct Collector {
     failed: u64,
     /// Records of the window that is not closed yet.
     open: Vec<FlowRecord>,
-    /// How many of them there may be.
+    /// The limit of `open`.
     most: usize,
-    /// What earlier windows lack of an ENI's records, passed and denied: by its id, what was given up alone.
+    /// By ENI id: passed and denied packets of earlier windows whose records were given up. Losses of the kernel's tables are not in it.
     given_up: HashMap<String, (u64, u64)>,
-    /// Those beyond that.
+    /// Losses of the open window in user space: given-up records, possible counter wraps, and ENIs adopted without a journal.
     overflow: Overflow,
     unattributed: Unattributed,
-    /// Entries that were reported to the last packet and are not freed yet.
+    /// Entries that are fully reported and not freed yet.
     frozen: Frozen,
-    /// What the journal does not have of them, and new ENIs of slots.
+    /// Changes that the journal lacks: last states of frozen entries, and new ENIs of slots.
     notes: Vec<Note>,
-    /// By slot, the least that an ENI's records lack, passed and denied, because there was no journal.
+    /// By slot, a lower bound of the passed and denied packets that an ENI's records lack, because there was no journal.
     unknown: HashMap<u16, (u64, u64)>,
-    /// Entries are known that may be gone: nothing was read since these were taken over.
+    /// Set until the first window after a takeover closes: baselines from the journal may belong to entries that are gone.
     resumed: bool,
 }
 
 impl Collector {
-    /// Begins to collect at `now` (Unix seconds) into capture window `number`, which it makes the kernel's.
+    /// Begins to collect at `now` (Unix seconds) into capture window `number`, and sets this number in the kernel.
     ///
-    /// `timeouts` are the idle time-outs in ticks, those that the image holds.
+    /// `timeouts` are the idle time-outs in ticks, as the image has them.
     pub fn begin(
         tables: &mut dyn FlowTables,
         number: u32,
@@ -115,18 +115,18 @@ impl Collector {
         })
     }
 
-    /// What records name.
+    /// The rules, generation and peers that records name.
     pub fn names(&mut self) -> &mut RecordNames {
         &mut self.names
     }
 
-    /// Holds so many records of the window that runs, and no more: about 140 bytes each. Beyond that the ENIs with most
+    /// Limits the records that are held for the open window, about 140 bytes each. Beyond the limit the ENIs with most
     /// records lose some.
     pub fn hold_at_most(&mut self, records: usize) {
         self.most = records;
     }
 
-    /// Says whose a slot is. Before it is another ENI's it must have been retired and drained.
+    /// Assigns a slot to an ENI. A slot must be retired and drained before it is assigned to another ENI.
     pub fn bind(&mut self, slot: u16, eni: LoggedEni) {
         if self.registry.eni(slot).is_none_or(|old| **old != eni) {
             self.notes.push(Note::Bound(slot, Box::new(eni.clone())));
@@ -149,7 +149,7 @@ impl Collector {
         self.registry.eni(slot).map(|eni| eni.id())
     }
 
-    /// The packets of a slot's ENI, passed and denied, whose records were given up, because there were more than are held.
+    /// The passed and denied packets of a slot's ENI whose records were given up, because the limit of held records was exceeded.
     pub fn given_up(&self, slot: u16) -> (u64, u64) {
         let Some(id) = self.eni_of(slot) else { return (0, 0) };
         let (passed, denied) = self.given_up.get(id).copied().unwrap_or_default();
@@ -157,20 +157,19 @@ impl Collector {
         (passed + running.0, denied + running.1)
     }
 
-    /// Says that the configuration no longer names a slot's ENI. The rest of its entries' counts is recorded, then they are
-    /// removed, and a window names the slot among its [`Window::drained`].
+    /// Marks a slot whose ENI the configuration no longer names. The remaining counts of its entries are recorded, then the entries are
+    /// removed, and a window names the slot in [`Window::drained`].
     pub fn retire(&mut self, slot: u16) {
         self.registry.retire(slot);
     }
 
-    /// Takes down what entries hold by now, for the window that runs, and removes none: that takes a while. To be called once retired slots count no more: an
-    /// entry whose flow goes on is its next ENI's then, with all that was not taken down.
+    /// Reads all entries into the open window and removes none, as removal waits for a grace period. To be called once retired slots
+    /// no longer count packets: an entry whose flow goes on then belongs to the slot's next ENI, with all counts that were not read.
     pub fn snapshot(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         self.read(tables, false).map(drop)
     }
 
-    /// Takes over settings that were reloaded. If the intervals are others, close the window with
-    /// [`Collector::close_final`] first.
+    /// Takes over reloaded settings. If the intervals change, close the window with [`Collector::close_final`] first.
     pub fn reconfigure(&mut self, logs: &[FlowLog], unlogged: Unlogged, timeouts: [u32; TIMEOUTS]) {
         self.schedule = Schedule::new(logs);
         self.unlogged = unlogged;
@@ -178,22 +177,20 @@ impl Collector {
     }
 
     /// How long until the window is to be closed; `now` is the time since the Unix epoch. At most a minute, so that a
-    /// clock that is set back does not stop the records. After a failure: until the next one would end.
+    /// clock that is set back does not stop the records. After a failure: until the next window would end.
     pub fn time_left(&self, now: Duration) -> Duration {
         self.schedule.left(self.start.max(self.failed), now)
     }
 
-    /// How many connections and denied flows are known.
+    /// How many connections and denied flows have a baseline.
     pub fn known(&self) -> (usize, usize) {
         (self.conns.len(), self.denials.len())
     }
 
-    /// Closes the window that has run since the last one was closed, and gives its records. To be followed by
-    /// [`Collector::free`].
+    /// Closes the open window and returns its records. To be followed by [`Collector::free`].
     ///
-    /// Removes what is idle past its time-out, connections of an older epoch and
-    /// entries of retired slots, each only if everything that it held was reported in an earlier window; denied flows after
-    /// two windows without a packet.
+    /// Removes connections that are idle past their time-out or of an older epoch, and entries of retired slots, each only if
+    /// all of its counts were reported in an earlier window; denied flows after two windows without a packet.
     pub fn close_window(&mut self, tables: &mut dyn FlowTables, now: u64) -> Result<Window, CollectError> {
         let (end, next) = self.schedule.close(self.start, now);
         let closed = self.close(tables, Bounds { start: self.start, end }, next, false);
@@ -207,8 +204,8 @@ impl Collector {
         self.close(tables, Bounds { start: self.start, end }, end, true)
     }
 
-    /// Takes down what connections hold that have carried so much since they were read that their packet counters may come
-    /// round before the window ends. To be called every few seconds.
+    /// Reads connections that have carried so many bytes since they were last read that their packet counters may wrap
+    /// before the window ends. To be called every few seconds.
     pub fn read_large(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         tables
             .conns(&mut |conn| {
@@ -248,7 +245,7 @@ impl Collector {
             self.denials.forget_unread(self.number);
         }
 
-        // Nothing fails from here on, so what is taken out of `self` reaches the caller.
+        // Nothing fails from here on, so everything taken out of `self` reaches the caller.
         for (id, loss) in &self.overflow {
             let given_up = self.given_up.entry(id.clone()).or_default();
             given_up.0 += loss.passed;
@@ -290,7 +287,7 @@ impl Collector {
         Ok(window)
     }
 
-    /// Reads both tables into the open records, and gives the entries without anything new that are over.
+    /// Reads both tables into the open records, and returns the entries that are over and have nothing new to report.
     fn read(&mut self, tables: &mut dyn FlowTables, whole: bool) -> Result<Over, CollectError> {
         let now = self.clock.read(tables)?;
         let mut over = Over::default();
@@ -316,7 +313,7 @@ impl Collector {
         Ok(over)
     }
 
-    /// Records what an entry holds beyond its baseline, and says whether there was anything.
+    /// Records an entry's growth beyond its baseline, and returns whether there was any.
     fn report(&mut self, entry: &Entry, whole: bool) -> bool {
         let baselines = if entry.denied.is_none() {
             &mut self.conns
@@ -351,7 +348,7 @@ impl Collector {
         record.attribution = attribution(&mut self.names, &self.clock, eni, entry);
         self.open.push(record);
         if self.open.len() > self.most {
-            // Half of it, so that it is not done again at once.
+            // Cut to half the limit, so that the next record does not cause another cut.
             cut(&mut self.open, self.most / 2, &mut self.overflow);
         }
     }
@@ -367,7 +364,7 @@ fn attribution(names: &mut RecordNames, clock: &TickClock, eni: &LoggedEni, entr
     }
 }
 
-/// Adds what was given up to what found no room in the kernel's tables.
+/// Adds the losses from given-up records to those from full kernel tables.
 fn add_losses(losses: &mut Vec<Loss>, overflow: Overflow) {
     for (id, more) in overflow {
         match losses.iter_mut().find(|loss| loss.eni.id() == id) {

@@ -1,4 +1,4 @@
-//! The end of entries: what they held is reported, then the kernel no longer finds them, then their places are free.
+//! Removal of entries: the kernel stops finding them, their last counts are reported, then their places are freed.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,14 @@ use taskgate_tables::{FlowId, FlowTables, TrackedConn};
 
 use super::{CONNS, CollectError, Collector, DENIALS, Entry, LastState, Note};
 
-/// Entries that are over when they are read.
+/// Entries that were over when they were read.
 #[derive(Default)]
 pub(super) struct Over {
     pub(super) conns: Vec<FlowId>,
     pub(super) denials: Vec<FlowId>,
 }
 
-/// Entries that are out of the kernel's reach and hold their places, with their slots.
+/// Entries that the kernel no longer finds and that still hold their places, with their slots.
 #[derive(Debug, Default)]
 pub(super) struct Frozen {
     conns: HashMap<FlowId, u16>,
@@ -22,7 +22,7 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    /// How many there are of each slot.
+    /// The number of frozen entries of each slot.
     pub(super) fn by_slot(&self) -> HashMap<u16, u64> {
         let mut sums = HashMap::new();
         for slot in self.conns.values().chain(self.denials.values()) {
@@ -31,7 +31,7 @@ impl Frozen {
         sums
     }
 
-    /// Whether an entry is one of them.
+    /// Whether an entry is frozen.
     pub(super) fn contains(&self, id: FlowId, denied: bool) -> bool {
         let there = if denied { &self.denials } else { &self.conns };
         there.contains_key(&id)
@@ -39,11 +39,10 @@ impl Frozen {
 }
 
 impl Collector {
-    /// Takes out what is over by now, between two closings: room for new connections. Call it once a window's
-    /// records are written, and every few seconds where the tables are nearly full. To be followed by [`Collector::free`].
+    /// Freezes connections that are over, between two windows, to make room for new ones. Call it once a window's
+    /// records are written, and every few seconds while the tables are nearly full. To be followed by [`Collector::free`].
     ///
-    /// `unreported`: also what holds something that no window has reported yet. It goes into the records of the window that
-    /// runs.
+    /// `unreported`: also connections with counts that no window has reported yet. They go into the records of the open window.
     pub fn gc(&mut self, tables: &mut dyn FlowTables, unreported: bool) -> Result<(), CollectError> {
         let now = self.clock.read(tables)?;
         let mut over = Vec::new();
@@ -60,8 +59,8 @@ impl Collector {
         tables.forget_fragments(&self.timeouts).map_err(CollectError::Fragments)
     }
 
-    /// Takes out denied flows that have been silent for a quarter of a second, between two closings: room for new ones. What
-    /// no window has reported yet goes into the records of the one that runs. To be followed by [`Collector::free`].
+    /// Freezes denied flows that have been silent for a quarter of a second, between two windows, to make room for new ones. Counts
+    /// that no window has reported yet go into the records of the open window. To be followed by [`Collector::free`].
     pub fn free_denials(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         let now = self.clock.read(tables)?;
         let least = tables.ticks_per_second() / 4;
@@ -76,17 +75,16 @@ impl Collector {
         self.freeze_denials(tables, &silent)
     }
 
-    /// Forgets first fragments whose datagrams have not become whole within a second: the parts of one follow each other
-    /// in milliseconds.
+    /// Forgets first fragments whose datagrams were not completed within a second: fragments of a datagram arrive within milliseconds.
     pub fn free_fragments(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         let second = tables.ticks_per_second();
         let timeouts = self.timeouts.map(|timeout| timeout.min(second));
         tables.forget_fragments(&timeouts).map_err(CollectError::Fragments)
     }
 
-    /// Gives the places of entries away that were reported to the last packet: once the journal has that, see [`Note`].
+    /// Frees the places of frozen entries. The journal must have their last states first, see [`Note`].
     pub fn free(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
-        // One that can't be freed is not tried for ever: it is reported, and the next process finds it.
+        // Freeing is tried once: a failure is reported, and the next process finds the entry.
         let Frozen { conns, denials } = std::mem::take(&mut self.frozen);
         let mut result = Ok(());
         for id in conns.into_keys() {
@@ -102,8 +100,8 @@ impl Collector {
         result
     }
 
-    /// Takes out connections that were over when they were read, but for those that a packet has come for since. What came
-    /// since they were read is recorded too.
+    /// Freezes connections that were over when they were read, except those that a packet has renewed since. Packets
+    /// counted since the reading are recorded too.
     pub(super) fn freeze_conns(&mut self, tables: &mut dyn FlowTables, ids: &[FlowId]) -> Result<(), CollectError> {
         if ids.is_empty() {
             return Ok(());
@@ -115,7 +113,7 @@ impl Collector {
             let Some(conn) = tables.marked_conn(*id) else {
                 continue;
             };
-            // A packet that found it before it was marked may have renewed it since, and has ended by now.
+            // A packet that looked the entry up before the mark may have renewed it; its program run has ended by now.
             if !self.conn_is_over(&conn, now) {
                 tables.keep_conn(*id);
                 continue;
@@ -127,7 +125,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Takes out denied flows, but for those that a packet has come for since. Packets that came since they were read are
+    /// Freezes denied flows, except those that a packet has hit since they were marked. Packets counted since the reading are
     /// recorded too.
     pub(super) fn freeze_denials(&mut self, tables: &mut dyn FlowTables, ids: &[FlowId]) -> Result<(), CollectError> {
         if ids.is_empty() {
@@ -143,7 +141,7 @@ impl Collector {
         Ok(())
     }
 
-    /// Reports an entry that is frozen.
+    /// Reports a frozen entry for the last time, and notes its last state if the journal lacks it.
     pub(super) fn finish(&mut self, entry: &Entry) {
         self.report(entry, true);
         let (baselines, frozen) = if entry.denied.is_none() {
@@ -157,7 +155,7 @@ impl Collector {
         frozen.insert(entry.id, entry.slot);
     }
 
-    /// Whether a connection whose packets were all reported can go.
+    /// Whether a connection can be removed: outdated, of a retired slot, or idle past its time-out.
     pub(super) fn conn_is_over(&self, conn: &TrackedConn, now: u32) -> bool {
         let state = &conn.state;
         let timeout = self.timeouts[timeout_of(conn.key.conn_protocol(), state.state) as usize];

@@ -1,4 +1,4 @@
-//! What a collector knows, in and out of the journal.
+//! The collector's state: written to the journal and restored from it.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::{
     window::Unattributed,
 };
 
-/// A collector's state: written with its baselines and records borrowed, read with its own.
+/// A collector's state. Written, it borrows baselines and records; read back, it owns them.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CollectorState<B = Baselines, R = Vec<SavedRecord>> {
     number: u32,
@@ -34,17 +34,17 @@ pub(crate) struct CollectorState<B = Baselines, R = Vec<SavedRecord>> {
     unattributed: (u64, u64),
 }
 
-/// A change since the journal was written that must be in it before it can be acted on.
+/// A change since the last journal. It must be in the journal before it takes effect.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Note {
     /// An entry is about to be removed.
     Removed(LastState),
-    /// A slot is this ENI's from now on.
+    /// A slot was assigned to this ENI.
     Bound(u16, Box<LoggedEni>),
 }
 
 impl Collector {
-    /// Everything that has to outlive the process.
+    /// The state that has to outlive the process.
     pub(crate) fn state<'a>(&'a self, enis: &'a EniNumbers) -> CollectorState<&'a Baselines, RecordsToSave<'a>> {
         let slots = self.registry.all();
         CollectorState {
@@ -66,27 +66,27 @@ impl Collector {
         }
     }
 
-    /// Says that a journal has the [`Collector::state`], or that there is none to have it.
+    /// To be called once the journal has the [`Collector::state`], or could not be written.
     pub(crate) fn saved(&mut self) {
         self.conns.saved();
         self.denials.saved();
         self.notes.clear();
     }
 
-    /// Changes since then that are to be added to it. To be called again until they were.
+    /// Changes since the last journal that have to be added to it, until [`Collector::noted`] is called.
     pub(crate) fn notes(&self) -> &[Note] {
         &self.notes
     }
 
-    /// Says that the journal has the [`Collector::notes`].
+    /// To be called once the [`Collector::notes`] were added to the journal.
     pub(crate) fn noted(&mut self) {
         self.notes.clear();
     }
 
-    /// Goes on where the one that wrote this ended, however it did.
+    /// Continues from the state of an earlier process, whether it ended cleanly or was killed.
     ///
-    /// What that one was about to remove is reported, if it had not come to write that down, and waits for
-    /// [`Collector::free`]: write the journal before.
+    /// Entries that the earlier process had frozen and not freed are reported, unless its journal has their last states, and wait for
+    /// [`Collector::free`]: write the journal first.
     pub(crate) fn resume(
         tables: &mut dyn FlowTables,
         saved: CollectorState,
@@ -139,8 +139,8 @@ impl Collector {
         Ok(collector)
     }
 
-    /// Takes what the tables hold for reported, of whichever ENIs it is, and says how much that is. Each of these ENIs lacks
-    /// something in the window that runs: how much of it was reported nobody knows.
+    /// Counts the tables' current contents as reported, and returns how much they are. Each ENI with entries gets a loss in the
+    /// open window, as the part that earlier records cover is unknown.
     pub(crate) fn adopt(&mut self, tables: &mut dyn FlowTables) -> Result<Unattributed, CollectError> {
         let unknown = &mut self.unknown;
         tables
@@ -154,7 +154,7 @@ impl Collector {
         Ok(std::mem::take(&mut self.unattributed))
     }
 
-    /// Reports what a process froze and did not free.
+    /// Reports the entries that an earlier process froze and did not free.
     fn finish_frozen(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         tables
             .frozen_conns(&mut |id, key, state| self.finish(&Entry::conn(id, key, &state, &self.unlogged)))

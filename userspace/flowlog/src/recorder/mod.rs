@@ -1,8 +1,8 @@
-//! The order of steps by which each packet is in one record, whenever the process is killed.
+//! The order of steps that puts each packet into exactly one record, even if the process is killed at any point.
 //!
-//! What a process knows is in its journal as of the last window; the kernel's totals only grow. So whatever it does can be
-//! done again by the next process from the journal and the totals, but for what cannot be undone: an entry that is removed,
-//! lines that are written, a slot that is another ENI's. Each of these comes after the journal that makes it right.
+//! The journal has the recorder's state as of the last window; the kernel's totals only grow. So the next process can repeat
+//! every step from the journal and the totals, except irreversible ones: removing an entry, writing lines, giving a slot
+//! to another ENI. Each of these comes after the journal that accounts for it.
 //!
 //! A window:
 //!
@@ -10,18 +10,18 @@
 //! |---|---|
 //! | the kernel gets the next window's number | the next process sets it back; flags count in either |
 //! | entries are read; those that are over are marked, and after a grace period frozen | marked ones are live; frozen ones are reported by the next process, by their baselines |
-//! | lines are made | they are made again, of at least the same packets |
-//! | the journal is renamed into place: the window is decided | its lines are in it, and so are the baselines of the frozen entries |
-//! | the lines are sent, piece by piece, and each piece is confirmed in the journal | at most the piece that was not confirmed comes twice on standard output; in a file it is recognised, and a folder's file takes its own place again |
-//! | the frozen entries are freed | those that are still there hold nothing that their baselines lack, and are freed |
+//! | lines are made | they are made again, from at least the same packets |
+//! | the journal is renamed into place: the window is decided | the journal has its lines, and the baselines of the frozen entries |
+//! | lines are sent in pieces, each confirmed in the journal | an unconfirmed piece may come twice on stdout; files recognise or replace it |
+//! | the frozen entries are freed | the remaining ones have nothing beyond their baselines, and are freed |
 //!
-//! Entries that are removed between two windows: frozen, then what they held is added to the journal, then freed. Killed before
-//! it was added, they are frozen and what they hold was not reported; killed after, it is reported from the journal, and then
-//! they hold nothing new. An entry whose baseline is in the journal and is all that it holds needs no addition. Nothing is
-//! counted into a frozen entry, and the flow's next packet makes another one, with another version.
+//! Entries that are removed between two windows are frozen, their last states are added to the journal, then they are freed. If the
+//! process is killed before the addition, the next process finds them frozen and reports them by their baselines; if after, it
+//! reports them from the journal, and then they have nothing new. An entry whose current baseline is in the journal needs no
+//! addition. Nothing is counted into a frozen entry: the flow's next packet makes another entry, with another version.
 //!
-//! Slots: what their entries hold is taken down, and the journal replaced, before they are another ENI's; that a slot is an
-//! ENI's is added to the journal before a packet of that ENI can pass.
+//! Slots: before a slot is given to another ENI, the counts of its entries are read and the journal is replaced. A slot's new ENI
+//! is added to the journal before a packet of that ENI can pass.
 
 mod error;
 
@@ -51,33 +51,33 @@ use super::{
     window::{Unattributed, Window},
 };
 
-/// Bytes of changes beyond which a journal is replaced: somebody who scans makes some megabytes in a second, and what is held of
-/// the records is bounded.
+/// Bytes of changes beyond which the journal is replaced: a port scan makes some megabytes per second, and a replaced journal is
+/// bounded, as held records are.
 const CHANGES: u64 = if cfg!(test) { 1 << 10 } else { 16 << 20 };
 
-/// Where to begin, what to hold.
+/// Start parameters of a [`Recorder`].
 #[derive(Clone, Copy, Debug)]
 pub struct RecorderStart {
     /// Now, in Unix seconds.
     pub now: u64,
     /// The first window's number, if there is no journal.
     pub window: u32,
-    /// Records that are held at most, for the window that runs and for each flow log.
+    /// The most records to hold, for the open window and for each flow log.
     pub most: usize,
 }
 
-/// What a configuration says of records.
+/// The configuration's settings for flow records.
 #[derive(Clone, Debug)]
 pub struct RecordSettings {
     /// The flow logs.
     pub logs: Vec<FlowLog>,
     /// Traffic without records.
     pub unlogged: Unlogged,
-    /// The idle time-outs in ticks, those that the image holds.
+    /// The idle time-outs in ticks, as the image has them.
     pub timeouts: [u32; TIMEOUTS],
 }
 
-/// Everything of a journal. What is last has what the rest names by number.
+/// The state frame of a journal. `enis` comes last: serialising the other fields assigns the ENI numbers.
 #[derive(Debug, Serialize, Deserialize)]
 struct State<C, O, E> {
     collector: C,
@@ -87,18 +87,18 @@ struct State<C, O, E> {
 
 type SavedState = State<CollectorState, OutputsState, SavedEnis>;
 
-/// A window that was closed.
+/// The outcome of closing a window.
 #[derive(Debug)]
 pub struct ClosedWindow {
     /// When it ended, in Unix seconds.
     pub end: u64,
     /// Flows that belong to no ENI.
     pub unattributed: Unattributed,
-    /// What went wrong beside.
+    /// Errors that did not keep the window from closing.
     pub errors: Vec<RecordError>,
 }
 
-/// Collects and writes flow records, and keeps the journal of that.
+/// Collects and writes flow records, and keeps their journal.
 pub struct Recorder {
     collector: Collector,
     outputs: Outputs,
@@ -107,8 +107,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Begins where the journal of an instance ends, or anew if there is none: then what the tables hold already counts as
-    /// reported. Gives what went wrong beside, such as a journal that was refused. `names` has the rules of all entries that are there.
+    /// Continues from the journal of an instance, or begins anew if there is none: then the tables' current contents count as
+    /// reported. Also returns non-fatal errors, such as a refused journal. `names` must have the rules of all existing entries.
     pub fn begin(
         tables: &mut dyn FlowTables,
         instance: &str,
@@ -120,7 +120,7 @@ impl Recorder {
         Self::begin_with(tables, journal, start, (settings, names), Sinks::of(instance))
     }
 
-    /// The same with other sinks.
+    /// [`Recorder::begin`] with other sinks.
     pub(super) fn begin_with(
         tables: &mut dyn FlowTables,
         journal: Journal,
@@ -208,8 +208,8 @@ impl Recorder {
         })
     }
 
-    /// Takes over what a new configuration says of records. If the flow logs are others, the window is closed before its time:
-    /// where that fails, what it holds comes with the first one of the new logs.
+    /// Takes over the record settings of a new configuration. If the flow logs change, the window is closed before its time:
+    /// if that fails, its counts go into the first window of the new logs.
     pub fn reconfigure(&mut self, tables: &mut dyn FlowTables, now: u64, settings: RecordSettings) -> Vec<RecordError> {
         let RecordSettings {
             logs,
@@ -234,19 +234,19 @@ impl Recorder {
         let replaced = self.outputs.replace(&logs, end, &self.journal);
         errors.extend(replaced.err().map(RecordError::Sink));
         self.collector.reconfigure(&logs, unlogged, timeouts);
-        // What the lines of new destinations are confirmed in.
+        // New destinations need a place in the journal to confirm their lines in.
         errors.append(&mut self.decide(tables));
         errors
     }
 
-    /// What records name. Rules and generation are to be set before [`Recorder::bind`], peers once the flow logs are those of the
-    /// same configuration.
+    /// The rules, generation and peers that records name. Set rules and generation before [`Recorder::bind`], and peers after the flow
+    /// logs of the same configuration.
     pub fn names(&mut self) -> &mut RecordNames {
         self.collector.names()
     }
 
-    /// Says whose the slots are, all of them. To be called once slots of ENIs that are no more count nothing, and before those
-    /// of new ones count anything.
+    /// Assigns all slots to their ENIs, and retires slots that `enis` does not name. To be called after the slots of removed ENIs have
+    /// stopped counting, and before the slots of new ENIs count anything.
     pub fn bind(&mut self, tables: &mut dyn FlowTables, enis: HashMap<u16, LoggedEni>) -> Vec<RecordError> {
         let mut errors = Vec::new();
         let named = |slot, id: &str| enis.get(&slot).is_some_and(|eni| eni.id() == id);
@@ -289,7 +289,7 @@ impl Recorder {
         Ok(self.write(tables, &window))
     }
 
-    /// [`Recorder::close_window`], with what it wrote.
+    /// [`Recorder::close_window`], returning the window that it wrote.
     #[cfg(test)]
     pub(super) fn close_records(&mut self, tables: &mut dyn FlowTables, now: u64) -> Result<Window, CollectError> {
         let window = self.collector.close_window(tables, now)?;
@@ -308,7 +308,7 @@ impl Recorder {
         }
     }
 
-    /// Removes what is over between two windows: see [`Collector::gc`].
+    /// Removes connections that are over, between two windows: see [`Collector::gc`].
     pub fn gc(&mut self, tables: &mut dyn FlowTables, unreported: bool) -> Vec<RecordError> {
         let done = self.collector.gc(tables, unreported);
         self.added(tables, done)
@@ -325,7 +325,7 @@ impl Recorder {
         self.collector.free_fragments(tables)
     }
 
-    /// Reads connections that carry much: see [`Collector::read_large`].
+    /// Reads connections with much traffic: see [`Collector::read_large`].
     pub fn read_large(&mut self, tables: &mut dyn FlowTables) -> Result<(), CollectError> {
         self.collector.read_large(tables)
     }
@@ -345,29 +345,29 @@ impl Recorder {
         self.collector.given_up(slot)
     }
 
-    /// Waits until everything is written, as long as it is read.
+    /// Waits until all lines are written, as long as their readers make progress.
     ///
-    /// Gives what is not: lines could not be written, or nobody has taken any for `patience`.
+    /// Returns an error for each destination that lost lines, still fails, or has taken no lines for `patience`.
     pub fn finish(&self, patience: Duration) -> Vec<SinkError> {
         self.outputs.finish(patience)
     }
 
-    /// Has the files of flow logs opened anew, as whoever moves them away asks for.
+    /// Reopens the files of flow logs by their names, as a log rotation tool asks for after moving them.
     pub fn reopen(&self) {
         self.outputs.reopen();
     }
 
-    /// What the records add up to since the process began, as of the last window.
+    /// The sums of all records since the process began, as of the last window.
     pub fn totals(&self) -> &RecordTotals {
         &self.totals
     }
 
-    /// How the destinations fare.
+    /// The states of the destinations.
     pub fn destinations(&self) -> Vec<DestinationState> {
         self.outputs.destinations()
     }
 
-    /// What went wrong with destinations since this was called last: the same trouble once.
+    /// Errors of destinations since the last call. A lasting failure is returned once.
     pub fn troubles(&mut self) -> Vec<RecordError> {
         let told = |error: SinkError| {
             if error.passes() {
@@ -379,7 +379,7 @@ impl Recorder {
         self.outputs.troubles().into_iter().map(told).collect()
     }
 
-    /// Writes the journal, then does what it decides.
+    /// Writes the journal, then acts on it: sends lines and frees entries.
     fn decide(&mut self, tables: &mut dyn FlowTables) -> Vec<RecordError> {
         let mut errors = Vec::new();
         let enis = EniNumbers::default();
@@ -390,7 +390,7 @@ impl Recorder {
         };
         let written = self.journal.commit(&state, &self.outputs.keys());
         errors.extend(written.err().map(RecordError::Journal));
-        // Without a journal it is done all the same: tables that are full deny new connections.
+        // A failed journal does not stop the steps below: full tables would deny new connections.
         self.collector.saved();
         errors.extend(self.outputs.send().err().map(RecordError::Sink));
         errors.append(&mut self.troubles());
@@ -400,7 +400,7 @@ impl Recorder {
         errors
     }
 
-    /// Adds what changed to the journal, then does what that allows.
+    /// Adds pending changes to the journal, then frees the frozen entries.
     fn add(&mut self, tables: &mut dyn FlowTables) -> Vec<RecordError> {
         if self.journal.added() > CHANGES {
             return self.decide(tables);
