@@ -9,7 +9,7 @@ use crate::abi::{Address, DropReason};
 const MIN_HEADER: u32 = 20;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
-/// Bytes of options, at most.
+/// The most bytes of options.
 const MAX_OPTIONS: u32 = 40;
 
 #[inline(always)]
@@ -28,9 +28,9 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     packet.bytes = carried;
     // Before any branch: the verifier walks the options once.
     let is_source_routed = header > MIN_HEADER && has_source_route(frame, header)?;
-    // A GSO packet over 64 KiB says 0 (BIG TCP, Linux 6.3); the segments that leave the host say their own length.
+    // The total length of a GSO packet over 64 KiB is 0 (BIG TCP, Linux 6.3); its segments on the wire get a length each.
     let length = match said {
-        // A branch here: before 6.8 the verifier does not see that 0 is below the header's length.
+        // A branch of its own: before Linux 6.8 the verifier does not see that 0 is below the header's length.
         0 if frame.segments().1 == 0 => return Err(Unparsed::Bad(DropReason::Malformed)),
         0 => carried,
         said => said,
@@ -84,25 +84,25 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     )
 }
 
-/// Whether the options have a source route (RFC 791, 3.1), loose or strict, used up or not. Every part of a datagram has
-/// it. Where an option says a length that cannot be, no host reads on.
+/// Whether the options have a source route (RFC 791, 3.1), loose or strict, used up or not. Every fragment of a datagram has
+/// a copy. Hosts stop at an option with an impossible length, and so does this parser.
 ///
-/// Offsets are made opaque and an option is read by arithmetic, so that the verifier walks one way through the loop.
+/// Offsets are hidden from the verifier and options are read by arithmetic, so that it walks a single path through the loop.
 #[inline(always)]
 fn has_source_route<F: Frame>(frame: &F, header: u32) -> Result<bool, Unparsed> {
     const NO_OPERATION: u64 = 1;
     const LOOSE: u64 = 131;
     const STRICT: u64 = 137;
-    // All bits of an offset within the longest header, and one behind it.
+    // A mask for offsets within the longest header; its value is an offset beyond that header.
     const WITHIN: u32 = 0x7f;
     const BEYOND: u64 = WITHIN as u64;
-    // The last of them, so that what is missing is missed once.
+    // Read the last option bytes first: if any are missing, this read fails, and no later one.
     read::<F, 4>(frame, frame.opaque(ETHERNET_BYTES + header - 4) & WITHIN)?;
     let end = frame.opaque(ETHERNET_BYTES + header) & WITHIN;
     let mut at = frame.opaque(ETHERNET_BYTES + MIN_HEADER) & WITHIN;
     let mut routes = 0;
     for _ in 0..MAX_OPTIONS {
-        // A last byte has no length behind it.
+        // The last byte is an option without a length.
         if at + 1 >= end {
             break;
         }

@@ -13,11 +13,11 @@ const DESTINATION: u8 = 60;
 const MORE_FRAGMENTS: u16 = 1;
 /// In bytes, as in the header.
 pub(super) const FRAGMENT_OFFSET: u16 = 0xfff8;
-/// A hop-by-hop header with nothing but the length of a jumbogram (RFC 2675).
+/// Bytes of a hop-by-hop header that holds only a jumbogram's length (RFC 2675).
 const JUMBO_OPTION: u32 = 8;
-/// Extension headers that are followed, at most.
+/// The most extension headers that are parsed.
 const WALK: u32 = 8;
-/// All bits of an offset behind as many headers of the longest kind.
+/// A mask for offsets, beyond that many headers of the longest kind.
 const FARTHEST: u32 = 0x7fff;
 const _: () = assert!(ETHERNET_BYTES + HEADER + WALK * (256 << 3) <= FARTHEST);
 
@@ -34,10 +34,10 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     packet.destination = Address::from_octets(destination);
     let carried = frame.length() - ETHERNET_BYTES;
     let said = u16::from_be_bytes([ip[4], ip[5]]) as u32;
-    // A payload length of 0 is a jumbogram, legal only as a GSO packet that the host will cut up (BIG TCP).
+    // A payload length of 0 is a jumbogram, accepted only as a GSO packet that the host will segment (BIG TCP).
     let jumbo = said == 0 && frame.segments().1 != 0;
     let length = if jumbo { carried } else { said + HEADER };
-    // Linux says its real length in a hop-by-hop header, for itself only: no segment on the wire has that.
+    // Linux puts the real length into a hop-by-hop header for internal use: segments on the wire do not have it.
     let unsent = if jumbo && ip[6] == HOP_BY_HOP { JUMBO_OPTION } else { 0 };
     packet.bytes = length;
     packet.protocol = ip[6];
@@ -45,7 +45,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
         packet.bytes = carried;
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
-    // In the tables these are IPv4's: nobody speaks for an IPv4 address in IPv6, and hosts drop it too (Linux from 5.4).
+    // The tables hold IPv4 addresses as IPv4-mapped ones. IPv6 packets must not use them; hosts drop such packets too (Linux
+    // from 5.4).
     if packet.source.is_v4() || packet.destination.is_v4() {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
@@ -80,14 +81,14 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 if offset != 0 {
                     packet.protocol = extension[0];
                     packet.later_fragment = true;
-                    // Each header speaks anew, and the last one that is read decides.
+                    // With several fragment headers, the last one that is read decides.
                     packet.first_fragment = false;
                     packet.fragment_id = id;
                     packet.reassembly_delta = step(offset, carries, fragment & MORE_FRAGMENTS != 0);
                     no_checksum(frame)?;
                     return beyond_header(extension[0], offset);
                 }
-                // One that is first and last at once is no fragment (RFC 6946).
+                // An atomic fragment, first and last at once, is handled as an unfragmented packet (RFC 6946).
                 packet.first_fragment = fragment & MORE_FRAGMENTS != 0;
                 packet.fragment_id = if packet.first_fragment { id } else { 0 };
                 packet.reassembly_delta = if packet.first_fragment {
@@ -97,7 +98,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
                 };
                 8
             }
-            // The rest of a route is between here and the destination in the header (RFC 8200, 4.4).
+            // The segments left are visited before the final destination (RFC 8200, 4.4).
             ROUTING if extension[3] != 0 => return Err(Unparsed::Bad(DropReason::SourceRouted)),
             _ => (extension[1] as u32 + 1) << 3,
         };
@@ -120,8 +121,8 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     )
 }
 
-/// Whether a header is walked. An authentication header (RFC 4302) is none: it is what rules for protocol 51 speak of, as
-/// in IPv4, where it is no option either.
+/// Whether a header is an extension header to skip. An authentication header (RFC 4302) is not: rules for protocol 51 apply
+/// to it, as in IPv4.
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
     matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)

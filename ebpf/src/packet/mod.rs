@@ -1,7 +1,7 @@
-//! From a frame to the few numbers that a verdict needs.
+//! The parser: reads the header fields that a verdict needs from a frame.
 //!
-//! The parser reads through [`Frame`] alone: in the kernel that is the packet's linear part with one bounds check for
-//! each read, on the host a byte slice. It writes into a [`Packet`] that lies outside the stack.
+//! The parser reads only through [`Frame`]: in the kernel, the packet's linear part with one bounds check per read; on the
+//! host, a byte slice. The result is a [`Packet`] in memory outside the stack.
 
 mod icmp;
 mod ip4;
@@ -24,32 +24,32 @@ use crate::{
     wire::{ICMP, ICMPV6, IGMP, PIM, TCP, UDP, ether_type},
 };
 
-/// A frame on a link, and what the kernel knows about it.
+/// A frame on a link, and the kernel's metadata about it.
 pub trait Frame {
-    /// Its whole length in bytes, Ethernet header included, whether or not all of it can be read now.
+    /// The frame's whole length in bytes, Ethernet header included, whether or not all of it can be read now.
     fn length(&self) -> u32;
     /// `N` bytes from `at`, or `None` where they cannot be read now.
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
-    /// The link that carries it.
+    /// The link that carries the frame.
     fn link(&self) -> LinkId;
-    /// The first link of this host that received it, by its ifindex; 0 where there is none.
+    /// The ifindex of the first link of this host that received the frame; 0 if there is none.
     fn came_by(&self) -> u32;
     /// Whether the frame has a VLAN tag that names no branch.
     fn tagged(&self) -> bool;
-    /// Segments and bytes of payload in each, if it is a GSO or GRO packet, which is several on the wire; a size of
-    /// 0 if it is one packet. The number of segments may be 0 where the kernel has not counted them.
+    /// The number of segments and the payload bytes in each, for a GSO or GRO packet, which is several packets on the wire;
+    /// a size of 0 for a single packet. The number of segments may be 0 if the kernel has not counted them.
     fn segments(&self) -> (u32, u32);
-    /// The checksum that is yet to be filled in; `None` if there is none, and where nobody can tell.
+    /// The pending checksum (`CHECKSUM_PARTIAL`); `None` if there is none, or if it is unknown.
     fn checksum(&self) -> Option<Checksum>;
-    /// How a GSO packet is cut; `None` where that is unknown.
+    /// How a GSO packet will be segmented; `None` if unknown.
     fn cut(&self) -> Option<Cut>;
     /// As [`crate::tables::Tables::opaque`].
     fn opaque(&self, value: u32) -> u32;
 }
 
-/// The Ethernet header of a frame, for what is asked of it seldom: not on the established path.
+/// The Ethernet header of a frame, for rare reads off the established path.
 pub trait Ethernet {
-    /// The hardware address that it goes to, where it can be read.
+    /// The destination hardware address, if it can be read.
     fn destination(&self) -> Option<[u8; 6]>;
 }
 
@@ -57,7 +57,7 @@ pub trait Ethernet {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Nothing that has addresses.
+    /// A frame without IP addresses.
     #[default]
     None = 0,
     /// IPv4.
@@ -75,16 +75,16 @@ pub enum IcmpKind {
     /// Not ICMP, or a message outside of any exchange.
     #[default]
     None = 0,
-    /// Asks, under an identifier.
+    /// A request, with an identifier.
     Request = 1,
-    /// Answers, under the identifier of what asked.
+    /// A reply, with the request's identifier.
     Reply = 2,
     /// An error about a packet that it quotes.
     Error = 3,
 }
 
 impl IcmpKind {
-    /// By its number; any other one is none.
+    /// The kind with this number; [`Self::None`] for any other number.
     #[inline(always)]
     pub(crate) const fn from_number(number: u8) -> Self {
         match number {
@@ -104,24 +104,24 @@ pub struct Packet {
     pub source: Address,
     /// The destination address.
     pub destination: Address,
-    /// ARP and neighbour discovery: the address that is asked for or announced.
+    /// ARP and neighbour discovery: the target address, requested or announced.
     pub target: Address,
-    /// ARP and neighbour discovery: the hardware address that it says its sender, or its target, has, as
-    /// [`hardware_number`] writes it. 0: none, [`HARDWARE_UNREAD`]: one cannot tell.
+    /// ARP and neighbour discovery: the hardware address that the message gives for its sender or target, as
+    /// [`hardware_number`] encodes it. 0: none; [`HARDWARE_UNREAD`]: unknown.
     pub hardware: u64,
-    /// IP bytes on the wire, all segments' headers counted.
+    /// IP bytes on the wire, headers counted once per segment.
     pub bytes: u32,
     /// Packets on the wire.
     pub packets: u32,
-    /// The link that carried it.
+    /// The number of the link that carried the packet.
     pub link: u32,
-    /// The first link of this host that received it, by its ifindex; 0 if it was sent here, or nobody knows.
+    /// The ifindex of the first link of this host that received the packet; 0 if it was sent by this host, or is unknown.
     pub came_by: u32,
     /// TCP: bytes of payload, of all segments together.
     pub payload: u32,
     /// TCP: the sequence number, its low 16 bits.
     pub sequence: u16,
-    /// TCP: its acknowledgement number, low 16 bits.
+    /// TCP: the acknowledgement number, its low 16 bits.
     pub acknowledged: u16,
     /// TCP and UDP: the source port. ICMP: the identifier of a request or reply, else 0.
     pub source_port: u16,
@@ -131,17 +131,17 @@ pub struct Packet {
     pub protocol: u8,
     /// TCP flags.
     pub tcp_flags: u8,
-    /// Its kind.
+    /// IPv4, IPv6, ARP, or none of them.
     pub kind: Kind,
-    /// ICMP: its place in an exchange.
+    /// ICMP: request, reply or error.
     pub exchange: IcmpKind,
-    /// ARP and neighbour discovery.
+    /// The kind of message, if it is a neighbour message.
     pub neighbour: Neighbour,
-    /// Whether it is a later fragment, whose transport header is elsewhere.
+    /// Whether it is a fragment other than the first, without a transport header.
     pub later_fragment: bool,
-    /// Where in the frame the packet begins that an ICMP error quotes; 0 for everything else.
+    /// Offset in the frame of the packet that an ICMP error quotes; 0 for all other packets.
     pub quoted_at: u16,
-    /// Where the quoting packet ends, as far as [`PULL_BYTES`] reach.
+    /// Offset in the frame where the quoting packet ends, at most [`PULL_BYTES`].
     pub quoted_end: u16,
     /// The identification of a fragment's datagram; else 0.
     pub fragment_id: u32,
@@ -149,9 +149,9 @@ pub struct Packet {
     pub first_fragment: bool,
     /// Whether it has a VLAN tag that names no branch.
     pub tagged: bool,
-    /// Whether it is a neighbour advertisement of a router.
+    /// Whether it is a neighbour advertisement with the router flag.
     pub says_router: bool,
-    /// ARP, neighbour discovery, listener reports: whether it has room for more than hosts say.
+    /// ARP, neighbour discovery, listener reports: whether the message has room for more data than hosts send.
     pub roomy: bool,
     /// This fragment's share of the reassembly counter: its payload length, minus the datagram's length for the last
     /// fragment. All shares sum to zero, in any order.
@@ -159,7 +159,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Its TCP segment; `None` for a later fragment.
+    /// The packet's TCP segment; `None` for a later fragment.
     #[inline(always)]
     pub(crate) const fn segment(&self) -> Option<Segment> {
         if self.later_fragment {
@@ -173,8 +173,8 @@ impl Packet {
         })
     }
 
-    /// The same, read whether there is one or not, and whether there is. The verifier before Linux 6.8 does not see that what
-    /// is read under a condition is used under the same one alone.
+    /// The TCP segment, read unconditionally, and whether it is valid. Before Linux 6.8 the verifier does not see that a
+    /// value read under a condition is used under the same condition only.
     #[inline(always)]
     pub(crate) fn segment_in_any_case(&self, opaque: impl Fn(u32) -> u32) -> (Segment, bool) {
         let numbers = opaque((self.sequence as u32) << 16 | self.acknowledged as u32);
@@ -188,26 +188,26 @@ impl Packet {
     }
 }
 
-/// Why a frame gave no packet.
+/// Why a frame could not be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unparsed {
-    /// Bytes that the frame has cannot be read now: pull them in and parse once more.
+    /// The frame has more bytes than can be read now: pull them in and parse again.
     Short,
-    /// It can't be judged. Where [`Packet::kind`] is set its addresses are known.
+    /// The packet is refused for this reason. If [`Packet::kind`] is set, its addresses are known.
     Bad(DropReason),
 }
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET_BYTES: u32 = 14;
 
-/// The bytes that [`parse`] may look at: enough for IPv6 with extension headers, and few enough to be pulled in. A packet
-/// whose headers go on beyond them is malformed, wherever its bytes lie.
+/// The bytes that [`parse`] may read: enough for IPv6 with extension headers, and few enough to be pulled in. A packet whose
+/// headers extend beyond them is malformed, even if its bytes are in the linear part.
 pub const PULL_BYTES: u32 = 256;
 
-/// Reads a frame into `packet`, all of whose fields are set anew.
+/// Parses a frame into `packet`, all of whose fields are set.
 ///
 /// # Errors
-/// [`Unparsed::Short`] if it ran past what can be read now; [`Unparsed::Bad`] with the reason otherwise.
+/// [`Unparsed::Short`] if a header lies beyond the readable bytes; [`Unparsed::Bad`] with the reason otherwise.
 #[inline(always)]
 pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     *packet = Packet {
@@ -232,7 +232,7 @@ pub fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
     }
 }
 
-/// `N` bytes from `at`: a frame that does not have them is malformed, one that has them elsewhere is short.
+/// Reads `N` bytes at `at`: a frame without them is malformed, a frame with them outside the linear part is short.
 #[inline(always)]
 fn read<F: Frame, const N: usize>(frame: &F, at: u32) -> Result<[u8; N], Unparsed> {
     if at > PULL_BYTES - N as u32 {
@@ -245,14 +245,13 @@ fn read<F: Frame, const N: usize>(frame: &F, at: u32) -> Result<[u8; N], Unparse
     }
 }
 
-/// 1 if two numbers below 2^63 are the same, else 0: by arithmetic, so that there is no branch for the verifier to walk
-/// both sides of.
+/// 1 if two numbers below 2^63 are equal, else 0: by arithmetic, which gives the verifier no branch to walk.
 #[inline(always)]
 pub(crate) const fn same(a: u64, b: u64) -> u64 {
     (a ^ b).wrapping_sub(1) >> 63
 }
 
-/// 1 if an address means several hosts, else 0: multicast of either family (RFC 1112, 4; RFC 4291, 2.7), or all of a link.
+/// 1 if an address is multicast (RFC 1112, 4; RFC 4291, 2.7) or limited broadcast, else 0.
 #[inline(always)]
 pub(crate) const fn is_group(v6: bool, address: Address) -> u64 {
     if v6 {
@@ -263,18 +262,18 @@ pub(crate) const fn is_group(v6: bool, address: Address) -> u64 {
     }
 }
 
-/// Where the transport header is and what surrounds it.
+/// The position of the transport header in its packet.
 #[derive(Clone, Copy)]
 struct Transport {
     /// Offset of the transport header in the frame.
     at: u32,
-    /// Bytes from there to the end of the IP packet, on a GSO packet of all its segments together.
+    /// Bytes from there to the end of the IP packet; for a GSO packet, of all its segments together.
     room: u32,
     /// Bytes of the IP header with its options or extension headers.
     header: u32,
 }
 
-/// Reads the transport header, and counts what is on the wire.
+/// Reads the transport header, and computes the packets and bytes on the wire.
 #[inline(always)]
 fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -> Result<(), Unparsed> {
     let Transport { at, room, header } = place;
@@ -331,7 +330,7 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
     packet.bytes = header + room;
     if let Some(size) = NonZeroU32::new(size) {
         let payload = (header + room).saturating_sub(headers);
-        // The kernel counts in 16 bits, and tiny segments of a large packet go beyond them.
+        // The kernel's segment count has 16 bits; a large packet with tiny segments exceeds them.
         let counted = if segments != 0 && payload >> 16 < size.get() {
             segments
         } else {
@@ -344,8 +343,8 @@ fn parse_transport<F: Frame>(frame: &F, packet: &mut Packet, place: Transport) -
     Ok(())
 }
 
-/// A later fragment must not reach into the transport header that the first one had to bring whole (RFC 1858, 3.2; RFC
-/// 3128, 2). Offsets are multiples of eight, so that only TCP's is longer than the least of them.
+/// A later fragment must not overlap the transport header, which the first fragment has to hold whole (RFC 1858, 3.2; RFC
+/// 3128, 2). Offsets are multiples of eight, so only TCP's header is longer than the smallest offset.
 #[inline(always)]
 const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
     if protocol == TCP && offset < 20 {
@@ -355,7 +354,8 @@ const fn beyond_header(protocol: u8, offset: u32) -> Result<(), Unparsed> {
     }
 }
 
-/// [`Packet::reassembly_delta`] of a part at an offset: the last one's end is its offset and what it carries.
+/// [`Packet::reassembly_delta`] of a fragment. The datagram ends with the last fragment, at its offset plus its payload
+/// length, so that fragment's share is the negative offset.
 #[inline(always)]
 const fn step(offset: u32, carries: u32, more: bool) -> i32 {
     if more {
@@ -365,7 +365,7 @@ const fn step(offset: u32, carries: u32, more: bool) -> i32 {
     }
 }
 
-/// A transport header of `bytes` must lie within the packet.
+/// Checks that `bytes` bytes lie within the packet.
 #[inline(always)]
 const fn need(room: u32, bytes: u32) -> Result<(), Unparsed> {
     if room < bytes {

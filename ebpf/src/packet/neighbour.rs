@@ -1,5 +1,5 @@
-//! ARP (RFC 826), neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810), and what of ICMP and
-//! IGMP only routers say in IPv4.
+//! ARP (RFC 826), neighbour discovery (RFC 4861) and multicast listener discovery (RFC 2710, RFC 3810), and the ICMP, IGMP
+//! and PIM messages that only routers send.
 
 use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed, need, no_checksum, read};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Neighbour {
-    /// Nothing of the kind.
+    /// No neighbour message.
     #[default]
     None = 0,
     /// ARP request or reply: the source is the sender's address, the destination and target the target's.
@@ -34,16 +34,16 @@ pub enum Neighbour {
     RouterRole = 8,
 }
 
-/// [`Packet::hardware`] of a message whose options are more, or others, than are looked at.
+/// [`Packet::hardware`] of a message with more options, or other ones, than the parser reads.
 pub const HARDWARE_UNREAD: u64 = u64::MAX;
 
-/// A hardware address as a number.
+/// A hardware address as a number below 2^48, its first byte highest.
 #[inline(always)]
 pub const fn hardware_number(mac: [u8; 6]) -> u64 {
     u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]])
 }
 
-/// Marks what only routers say in IPv4: ICMP redirects (RFC 792) and router advertisements (RFC 1256).
+/// Marks the ICMP messages that only IPv4 routers send: redirects (RFC 792) and router advertisements (RFC 1256).
 #[inline(always)]
 pub(super) const fn mark_icmp(packet: &mut Packet, kind: u8) {
     if matches!(kind, icmp::REDIRECT | icmp::ROUTER_ADVERTISEMENT) {
@@ -51,11 +51,11 @@ pub(super) const fn mark_icmp(packet: &mut Packet, kind: u8) {
     }
 }
 
-/// Marks what only routers say in IGMP: the membership query (RFC 1112, RFC 3376, 4.1), DVMRP and PIM of version 1 (RFC
-/// 3228), multicast router discovery (RFC 4286).
+/// Marks the IGMP messages that only routers send: the membership query (RFC 1112, RFC 3376, 4.1), DVMRP and PIM of version
+/// 1 (RFC 3228), multicast router discovery (RFC 4286).
 #[inline(always)]
 pub(super) fn mark_igmp<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
-    // The shortest messages, of router discovery, have four bytes. A shorter one is none, and needs a rule.
+    // The shortest messages, of router discovery, have four bytes. Anything shorter is not such a message, and needs a rule.
     if room < 4 {
         return Ok(());
     }
@@ -69,7 +69,8 @@ pub(super) fn mark_igmp<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room:
     Ok(())
 }
 
-/// Marks the hello of PIM, in either family (RFC 7761, 4.9): a snooping bridge sends all multicast to where one came from.
+/// Marks the hello of PIM, in either family (RFC 7761, 4.9): a snooping bridge forwards all multicast to the port of its
+/// sender.
 #[inline(always)]
 pub(super) fn mark_pim<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32) -> Result<(), Unparsed> {
     const HELLO_OF_VERSION_2: u8 = 0x20;
@@ -79,12 +80,12 @@ pub(super) fn mark_pim<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: 
     Ok(())
 }
 
-/// The bytes that Ethernet pads a frame to, checksum not counted (IEEE 802.3, 3.2.7).
+/// The minimum length of an Ethernet frame after padding, checksum not counted (IEEE 802.3, 3.2.7).
 const SHORTEST_FRAME: u32 = 60;
 
 #[inline(always)]
 pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
-    // Hardware Ethernet, protocol IPv4, lengths 6 and 4, request or reply: anything else has no business here.
+    // Hardware Ethernet, protocol IPv4, lengths 6 and 4, request or reply: anything else is malformed.
     const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
     const REQUEST: u8 = 1;
     const REPLY: u8 = 2;
@@ -112,8 +113,8 @@ pub(super) fn parse_arp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), 
     Ok(())
 }
 
-/// Marks what ICMPv6 messages of this type are to neighbours. A message of neighbour discovery whose hop limit is not 255
-/// came over a router and is none (RFC 4861, 7.1); it stays to be judged by the rules, unless a task speaks as a router.
+/// Marks neighbour messages among ICMPv6 messages. A neighbour discovery message whose hop limit is not 255 was forwarded by
+/// a router and is invalid (RFC 4861, 7.1); the rules decide on it, unless only routers send this type.
 #[inline(always)]
 pub(super) fn parse_icmpv6<F: Frame>(
     frame: &F,
@@ -136,7 +137,7 @@ pub(super) fn parse_icmpv6<F: Frame>(
     let listener = matches!(neighbour, Neighbour::ListenerQuery | Neighbour::ListenerReport);
     // Listener discovery goes one hop (RFC 2710, 3; RFC 3810, 5).
     if hop_limit != if listener { 1 } else { 255 } || matches!(neighbour, Neighbour::RouterRole) {
-        // Not every bridge looks at the hop limit.
+        // Some bridges ignore the hop limit.
         if matches!(
             neighbour,
             Neighbour::Router | Neighbour::ListenerQuery | Neighbour::RouterRole
@@ -154,7 +155,8 @@ pub(super) fn parse_icmpv6<F: Frame>(
     }
     packet.neighbour = neighbour;
     packet.says_router = matches!(neighbour, Neighbour::Advertisement) && flags & ROUTER != 0;
-    // An extension header in front, of which listener discovery has one of eight bytes (RFC 3810, 5), or bytes behind.
+    // Room for other data: extension headers before the message (listener discovery has one of eight bytes, RFC 3810, 5), or
+    // bytes behind it.
     let (before, behind) = (at - ETHERNET_BYTES - IPV6_BYTES, frame.length() ^ (at + room));
     let head = match neighbour {
         Neighbour::Solicitation | Neighbour::Advertisement => 24,
@@ -173,20 +175,20 @@ pub(super) fn parse_icmpv6<F: Frame>(
     Ok(())
 }
 
-/// Bytes of IPv6's own header.
+/// Bytes of the fixed IPv6 header.
 const IPV6_BYTES: u32 = 40;
 
-/// Whether a listener's message has nothing in it but groups, and its one group as target if it is of version 1.
+/// Whether a listener report holds nothing but groups. For a version 1 message, also sets its one group as the target.
 #[inline(always)]
 fn listener_report<F: Frame>(frame: &F, packet: &mut Packet, kind: u8, at: u32, room: u32) -> Result<bool, Unparsed> {
-    // All bits of an offset within reach: the verifier may have lost its range on the way here.
+    // A mask for offsets within reach: the verifier may have lost their range on the way here.
     const FARTHEST: u32 = 0x7fff;
     packet.target = Address::default();
     if room < 8 {
         return Ok(false);
     }
     if kind == icmpv6::LISTENER_REPORT_V2 {
-        // Records without sources, and without what no standard has (RFC 3810, 5.2).
+        // All records are without sources and without auxiliary data (RFC 3810, 5.2).
         let [high, low] = read::<F, 2>(frame, frame.opaque(at + 6) & FARTHEST)?;
         return Ok(room == 8 + 20 * (high as u32 * 256 + low as u32));
     }
@@ -196,19 +198,19 @@ fn listener_report<F: Frame>(frame: &F, packet: &mut Packet, kind: u8, at: u32, 
     Ok(room == 24)
 }
 
-/// The flag of an advertisement whose sender is a router (RFC 4861, 4.4).
+/// The router flag of an advertisement (RFC 4861, 4.4).
 const ROUTER: u8 = 0x80;
 
-/// The link-layer address in the options of a message (RFC 4861, 4.6.1), 0 if there is none; and whether there is more
-/// than that address and a nonce, or anything else.
+/// The link-layer address in the options of a message (RFC 4861, 4.6.1), 0 if there is none; and whether there are options
+/// other than one such address and a nonce.
 #[inline(always)]
 fn link_layer<F: Frame>(frame: &F, at: u32, room: u32) -> Result<(u64, bool), Unparsed> {
-    /// As many options of eight bytes as anybody sends: an address and a nonce (RFC 3971, 5.3.2).
+    /// The most options of eight bytes that hosts send: an address and a nonce (RFC 3971, 5.3.2).
     const OPTIONS: u32 = 2;
     const SOURCE: u8 = 1;
     const TARGET: u8 = 2;
     const NONCE: u8 = 14;
-    // All bits of an offset within reach.
+    // A mask for offsets within reach.
     const FARTHEST: u32 = 0x7fff;
     let mut hardware = 0;
     let mut unread = room > 8 * OPTIONS || room & 7 != 0;
@@ -219,7 +221,7 @@ fn link_layer<F: Frame>(frame: &F, at: u32, room: u32) -> Result<(u64, bool), Un
             let address = hardware_number([option[2], option[3], option[4], option[5], option[6], option[7]]);
             let names = matches!(option[0], SOURCE | TARGET);
             strange |= option[1] != 1 || !names && option[0] != NONCE;
-            // One that is longer, or a second one.
+            // An option that is longer, or a second address.
             unread |= option[1] != 1 || names && hardware != 0;
             if names {
                 hardware = address;

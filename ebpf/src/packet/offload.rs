@@ -1,48 +1,50 @@
-//! Work on a frame after the verdict: a checksum to be filled in, segments to be cut. The sender of the frame says where,
-//! by a virtio-net header (packet sockets, tap devices), so none of it may touch the fields that were judged.
+//! Pending offloads: work on a frame after the verdict, a checksum to be filled in or segments to be cut. The frame's sender
+//! chooses the places by a virtio-net header (packet sockets, tap devices), so the offload must not change any field that
+//! was judged.
 
 use super::{ETHERNET_BYTES, Frame, Kind, Packet, Unparsed};
 use crate::{abi::DropReason, wire::ether_type};
 
-/// A checksum of 16 bits that the kernel or a card has yet to fill in (`CHECKSUM_PARTIAL`). The sender chooses its value
-/// by the bytes in its place before.
+/// A checksum of 16 bits that the kernel or a network card has yet to fill in (`CHECKSUM_PARTIAL`). The sender controls its
+/// value through the bytes that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checksum {
-    /// Where summing begins, in bytes from the frame's first one. It may lie before that.
+    /// Where summing begins, in bytes from the frame's start; negative if before the frame.
     pub start: i32,
-    /// Bytes from there to where the sum is written.
+    /// Bytes from `start` to the place where the checksum is written.
     pub offset: u16,
 }
 
-/// How a GSO frame is cut: the kernel's idea of the headers that each packet gets again.
+/// How a GSO frame is segmented: the kernel's view of the headers that each segment gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// The ethertype that it is cut by, which may differ from the frame's.
+    /// The ethertype used for segmentation, which may differ from the frame's.
     pub ether_type: u16,
-    /// Where its IP header is taken to begin, in bytes from the frame's first one: [`Self::HEADER`], if nobody lies.
+    /// Where the kernel takes the IP header to begin, in bytes from the frame's start: [`Self::HEADER`] for an honest
+    /// sender.
     pub header: i32,
-    /// Where the inner packet begins, in the same unit, if that is cut; else [`Self::NO_INNER`].
+    /// Where the inner packet begins, in the same unit, if an encapsulated packet is segmented; else [`Self::NO_INNER`].
     pub inner: i32,
 }
 
 impl Cut {
-    /// Behind the Ethernet header.
+    /// The offset right after the Ethernet header.
     pub const HEADER: i32 = ETHERNET_BYTES.cast_signed();
-    /// Behind everything.
+    /// An offset beyond every frame: there is no inner packet.
     pub const NO_INNER: i32 = i32::MAX;
 }
 
-/// The judged part of a transport header.
+/// The part of a transport header that a verdict is based on.
 #[derive(Clone, Copy)]
 pub(super) struct Judged {
-    /// The offset of its checksum; 0 if it has none that is known.
+    /// The offset of the checksum field; 0 if the protocol has none or it is unknown.
     field: u16,
-    /// Bytes of it that must stay: those behind them are a tunnel's, and not judged.
+    /// The bytes that an offload must not change; those behind them may be a tunnel's, which is not judged.
     bytes: i32,
 }
 
 impl Judged {
-    /// All of it, and nothing behind it is anybody's: no tunnel that Linux has lies in TCP or ICMP.
+    /// All bytes from the header on: Linux has no tunnel within TCP or ICMP.
     const fn whole(field: u16) -> Self {
         Self { field, bytes: i32::MAX }
     }
@@ -51,14 +53,15 @@ impl Judged {
     pub(super) const ICMP: Self = Self::whole(2);
     pub(super) const UDP: Self = Self { field: 6, bytes: 8 };
     pub(super) const OTHER: Self = Self { field: 0, bytes: 0 };
-    /// There is no header at all.
+    /// No transport header.
     const NONE: Self = Self::whole(u16::MAX);
 }
 
 const REFUSED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::Malformed));
 
-/// Refuses a checksum that would be written over what was judged: it goes into the checksum field of the transport header
-/// at `at`, or behind the header. The kernel's own go nowhere else; those of fragments it fills in before.
+/// Refuses a pending checksum that would overwrite judged fields: it may be written only to the checksum field of the
+/// transport header at `at`, or sum bytes behind the header. The kernel's own checksums meet this; those of fragments are
+/// filled in before fragmentation.
 #[inline(always)]
 pub(super) fn checksum_is_own<F: Frame>(frame: &F, at: u32, judged: Judged) -> Result<(), Unparsed> {
     let Some(checksum) = frame.checksum() else {
@@ -72,15 +75,15 @@ pub(super) fn checksum_is_own<F: Frame>(frame: &F, at: u32, judged: Judged) -> R
     }
 }
 
-/// Refuses a checksum where no header has one: ARP, and fragments but the first.
+/// Refuses a pending checksum where no header has one: on ARP, and on fragments other than the first.
 #[inline(always)]
 pub(super) fn no_checksum<F: Frame>(frame: &F) -> Result<(), Unparsed> {
     checksum_is_own(frame, 0, Judged::NONE)
 }
 
-/// Refuses a frame that would be cut into something else than what was judged. Cutting rewrites lengths, identifications
-/// and checksums of IP headers, sequence numbers and flags of TCP: in the headers that the parser found, or in those of a
-/// packet behind them.
+/// Refuses a frame whose segments would differ from what was judged. Segmentation rewrites lengths, identifications and
+/// checksums of IP headers, and sequence numbers and flags of TCP; it may do so in the headers that the parser found, or in
+/// a packet behind them.
 #[inline(always)]
 pub(super) fn cut_is_honest<F: Frame>(frame: &F, packet: &Packet, at: u32, judged: Judged) -> Result<(), Unparsed> {
     let Some(Cut {

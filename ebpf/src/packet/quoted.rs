@@ -1,5 +1,5 @@
-//! The packet that an ICMP error quotes (RFC 792; RFC 4443, 2.4): its addresses and the first eight bytes of its
-//! transport header, which is all that a router has to send back.
+//! The packet that an ICMP error quotes (RFC 792; RFC 4443, 2.4): its addresses and the first eight bytes of its transport
+//! header, the least that a router has to send back.
 
 use super::{
     Frame, IcmpKind, Kind, Packet, Unparsed, icmp,
@@ -13,12 +13,12 @@ use crate::{
 
 const V6_HEADER: u32 = 40;
 const FRAGMENT_BYTES: u32 = 8;
-/// The least that is quoted of a transport header.
+/// The quoted bytes of the transport header, at least.
 const QUOTED_BYTES: u32 = 8;
 
-/// Reads what `error` quotes into `quoted`, whose kind stays [`Kind::None`] where nothing that could be tracked is
-/// quoted: a later fragment, a message that asks nothing. Of IPv6's extension headers only that of a first fragment is
-/// walked: it is there because the path is too narrow already.
+/// Parses the packet that `error` quotes into `quoted`, whose kind stays [`Kind::None`] if the quoted packet cannot belong
+/// to a tracked connection: a later fragment, or an ICMP message other than request and reply. Of the IPv6 extension headers
+/// only a first fragment's is parsed, as the path may already need fragments.
 ///
 /// # Errors
 /// [`Unparsed::Short`] as for the packet itself.
@@ -80,7 +80,7 @@ fn parse_v6<F: Frame>(frame: &F, at: u32, end: u32, quoted: &mut Packet) -> Resu
 
 #[inline(always)]
 fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mut Packet) -> Result<(), Unparsed> {
-    // Bytes behind the packet's end are no quote.
+    // Bytes behind the packet's end are padding, not part of the quote.
     if at + QUOTED_BYTES > end {
         return Err(Unparsed::Bad(DropReason::Malformed));
     }
@@ -103,7 +103,7 @@ fn parse_ports<F: Frame>(frame: &F, family: Kind, at: u32, end: u32, quoted: &mu
             quoted.source_port = u16::from_be_bytes([head[4], head[5]]);
             quoted.destination_port = first;
         }
-        // Its connection has no name but the addresses.
+        // Other protocols have no ports: addresses and protocol identify the connection.
         _ => {}
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Where the kernel's state lies: BPF maps in the kernel, plain collections on the host.
+//! The kernel's state: BPF maps in the kernel, plain collections on the host.
 
 use core::{cell::Cell, ops::Deref};
 
@@ -10,23 +10,23 @@ use crate::{
     policy::Image,
 };
 
-/// How an insert went.
+/// The result of an insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted<E> {
     /// A new entry.
     Created,
-    /// Another CPU was faster: its entry is there.
+    /// Another CPU inserted the key first: its entry.
     Exists(E),
-    /// There is no room.
+    /// The table is full.
     Full,
-    /// Others were in the way, however often it was tried; nothing was added.
+    /// Contention in every attempt; nothing was added.
     Busy,
 }
 
-/// How often an insert is tried.
+/// The number of attempts for an insert.
 const TRIES: u32 = 4;
 
-/// The result of an insert by the kernel's error; `None`: it is worth another try.
+/// Maps the kernel's error to the result of an insert; `None` if another attempt may succeed.
 #[inline(always)]
 pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted<()>> {
     const EBUSY: i32 = -16;
@@ -41,8 +41,8 @@ pub const fn from_errno(answer: Result<(), i32>) -> Option<Inserted<()>> {
     }
 }
 
-/// Inserts by `attempt`, which gives the kernel's answer, and again where that was only that it is busy. Where the lock's
-/// holder is what this program interrupted, it stays busy until the program ends.
+/// Repeats `attempt`, which returns the kernel's error, while the bucket is busy, up to four times. If this program
+/// interrupted the lock's holder, the bucket stays busy until the program ends.
 #[inline(always)]
 pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted<()> {
     for _ in 0..TRIES {
@@ -53,7 +53,7 @@ pub fn insert_by(mut attempt: impl FnMut() -> Result<(), i32>) -> Inserted<()> {
     Inserted::Busy
 }
 
-/// The tables of one family of addresses.
+/// The per-flow tables of one address family.
 pub trait Flows<K> {
     /// A tracked connection in the table.
     type Conn: Deref<Target = Conn>;
@@ -73,7 +73,7 @@ pub trait Flows<K> {
     fn fragment(&self, key: &K) -> Option<Self::Fragment>;
     /// Adds one that is not there.
     fn insert_fragment(&self, key: &K, value: &Fragment) -> Inserted<()>;
-    /// Removes one, and says whether it was there.
+    /// Removes a remembered first fragment; returns whether it was there.
     fn remove_fragment(&self, key: &K) -> bool;
 }
 
@@ -87,20 +87,20 @@ pub trait Tables: Image + Flows<Key4> + Flows<Key6> {
     fn neighbours(&self, slot: u16) -> Option<&NeighbourCache>;
     /// A link-local address in the table.
     type LinkLocal: Deref<Target = LinkLocal>;
-    /// Finds out who has a link-local address.
+    /// Finds the owner of a link-local address.
     fn link_local(&self, key: &LinkLocalKey) -> Option<Self::LinkLocal>;
-    /// Adds one that is not there. Others that were not looked up for long may go for it.
+    /// Adds an address that is not there; may evict addresses that were not looked up for long (LRU).
     fn insert_link_local(&self, key: &LinkLocalKey, value: &LinkLocal) -> Inserted<()>;
-    /// Adds to a count that several CPUs add to.
+    /// Adds to a counter that several CPUs share.
     fn add(&self, count: &Word, more: u64);
-    /// [`Tables::add`] for a count of packets in half a word.
+    /// [`Tables::add`] for a packet counter of 32 bits.
     fn add_packets(&self, count: &Cell<u32>, more: u32);
     /// Counts packets by the number of their [`crate::abi::Outcome`].
     fn count(&self, slot: u16, direction: Direction, outcome: u32, packets: u64);
-    /// Gives `value` back as a number that nobody knows: the verifier then walks what follows once, and not once for each
-    /// value that can arrive there.
+    /// Returns `value` as a number unknown to the verifier, which then walks the following code once, instead of once for
+    /// each value that can arrive there.
     fn opaque(&self, value: u32) -> u32;
-    /// [`Tables::opaque`] for what a search for an address gave, which otherwise goes on as found and as not found.
+    /// [`Tables::opaque`] for the result of an address lookup, which otherwise continues as two paths, found and not found.
     #[inline(always)]
     fn opaque_row(&self, row: AddressRow) -> AddressRow {
         let low = self.opaque((row.flags & 0xffff) << 16 | row.slot as u32);

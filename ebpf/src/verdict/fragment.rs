@@ -1,8 +1,9 @@
-//! Fragments: a later one has no transport header, so it borrows what the first one's said and is judged by that.
+//! Fragments: a later fragment has no transport header, so it is judged by the remembered header fields of its first
+//! fragment.
 //!
-//! Only what was let through is remembered, and nothing is buffered: a later fragment whose first was denied, or has not
-//! come yet, has nothing to borrow. A datagram that is whole is forgotten at once, so that a task's share is as many as are
-//! on their way at a time. Where the host reassembles before it forwards, fragments toward a task come in order.
+//! Only admitted first fragments are remembered, and nothing is buffered: a later fragment whose first was denied, or has
+//! not come yet, is dropped. The entry of a complete datagram is removed at once, so a task's share limits the datagrams
+//! that are in flight at a time. Where the host reassembles before it forwards, fragments to a task arrive in order.
 
 use super::{Hook, PacketContext, share::Accounts};
 use crate::{
@@ -18,8 +19,8 @@ use crate::{
     tables::{Flows, Inserted, Tables},
 };
 
-/// Makes the key of a packet's datagram the one in hand, and gives its tag: source, destination and identification, with
-/// the protocol for IPv4 (RFC 791, 3.2) and without it for IPv6 (RFC 8200, 4.5).
+/// Writes the key of a packet's datagram to scratch memory and returns its tag. The key is source, destination and
+/// identification, with the protocol for IPv4 (RFC 791, 3.2) and without it for IPv6 (RFC 8200, 4.5).
 #[inline(always)]
 fn key<'k, F: IpVersion>(packet: &Packet, keys: &'k mut Keys) -> (&'k mut F::Key, KeyTag) {
     let protocol = if F::Peer::V6 { 0 } else { packet.protocol };
@@ -38,10 +39,10 @@ const fn timeout<F: IpVersion>() -> Timeout {
     }
 }
 
-/// Gives a later fragment the ports of its first one.
+/// Copies the remembered transport fields of the first fragment into a later one.
 ///
 /// # Errors
-/// [`DropReason::FragmentWithoutFirst`] if none was let through, or too long ago.
+/// [`DropReason::FragmentWithoutFirst`] if no first fragment was admitted within the timeout.
 #[inline(always)]
 pub(super) fn attach_to_first<T: Tables + Flows<F::Key>, F: IpVersion>(
     tables: &T,
@@ -61,7 +62,7 @@ pub(super) fn attach_to_first<T: Tables + Flows<F::Key>, F: IpVersion>(
     Ok(())
 }
 
-/// The values of a first fragment that later ones need.
+/// The transport fields of a first fragment that later ones need.
 #[inline(always)]
 const fn l4(first: &Packet, slot: u16, charge: Charge) -> FragmentL4 {
     FragmentL4 {
@@ -74,18 +75,18 @@ const fn l4(first: &Packet, slot: u16, charge: Charge) -> FragmentL4 {
     }
 }
 
-/// Gives it to a later one.
+/// Writes the remembered transport fields into a later fragment.
 #[inline(always)]
 fn apply_l4(l4: FragmentL4, later: &mut Packet) {
     later.source_port = l4.source_port;
     later.destination_port = l4.destination_port;
-    // An error quotes nothing that could be read here, so rules alone decide.
+    // The packet that an ICMP error quotes cannot be read here, so only rules can admit the error.
     later.exchange = IcmpKind::from_number(l4.exchange);
     later.protocol = l4.protocol;
 }
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Remembers a first fragment that was let through. Where there is no room, the later ones are dropped, and counted.
+    /// Remembers an admitted first fragment. If there is no room, the loss is counted and later fragments are dropped.
     #[inline(always)]
     pub(super) fn remember<F: IpVersion>(&mut self)
     where
@@ -99,7 +100,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if let Some(first) = self.tables.fragment(key)
             && first.seen.get().1 == tag
         {
-            // The identification comes round again. The entry stays its first owner's share.
+            // The identification is reused. The entry stays charged to its first owner.
             let FragmentL4 { slot, charge, .. } = first.l4();
             first.begin(l4(self.packet, slot, charge), self.packet.reassembly_delta);
             first.seen.set(self.now, tag);
@@ -123,7 +124,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Counts a later fragment that was let through, and forgets its datagram if it was the one that was missing.
+    /// Accounts for an admitted later fragment, and removes its datagram's entry if the datagram is now complete.
     #[inline(always)]
     pub(super) fn forget_whole<F: IpVersion>(&mut self)
     where
@@ -139,7 +140,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         self.tables
             .add(&first.missing, Fragment::delta(self.packet.reassembly_delta));
         let FragmentL4 { slot, charge, .. } = first.l4();
-        // Two CPUs may see it whole, and user space may find it old: the one that removes it counts the removal.
+        // Two CPUs may see the datagram complete, and user space may find it expired: the one that removes the entry counts
+        // the removal.
         if first.missing.get() == 0 && self.tables.remove_fragment(key) {
             Accounts::of(slot, Shared::Fragments).rollback(self.tables, charge);
         }

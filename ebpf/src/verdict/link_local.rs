@@ -1,11 +1,11 @@
-//! Whose a link-local address is. No configuration says so, so the first one that is seen with an address on a link has it,
-//! as in RFC 6620: a task that uses it, or a neighbour that is heard from the other side of a gate.
+//! Ownership of link-local addresses. No configuration assigns them, so the first host that is seen with an address on a
+//! link owns it, as in RFC 6620: a task that uses it, or a neighbour heard from the other side of a gate.
 //!
-//! A task keeps an address as long as its link and epoch last, a neighbour for [`Timeout::LinkLocal`] after it was heard last,
-//! unless it proves to be the task itself: it was heard by the link that is gated now. Either loses it to a task that asked
-//! for it by duplicate address detection (RFC 4862, 5.4) and got no answer for [`ANSWERS`] of that time: an address that is
-//! claimed and not used is nobody's. An address that follows from a hardware address that taskgate knows is the task's in
-//! any case.
+//! A task owns an address as long as its link and epoch last; a neighbour owns one for [`Timeout::LinkLocal`] after it was
+//! last heard, unless it turns out to be the task itself, heard by the link that is gated now. Either loses the address to a
+//! task that probed for it by duplicate address detection (RFC 4862, 5.4) and got no answer for [`ANSWERS`] of that time: a
+//! claimed address that is not used has no owner. An address derived from a task's known hardware address is always the
+//! task's.
 
 use super::{Hook, PacketContext};
 use crate::{
@@ -19,31 +19,31 @@ use crate::{
     tables::{Inserted, Tables},
 };
 
-/// New addresses of a task, and of its neighbours, in the time that a neighbour keeps one: nobody fills the table.
+/// Limits of new addresses per [`Timeout::LinkLocal`], for a task and for its neighbours: neither can fill the table.
 const FROM_TASK: u32 = 64;
 const TO_TASK: u32 = 1024;
-/// How long an answer may take, as a part of the time that a neighbour keeps an address: 0.6 of 300 seconds. Hosts wait for a
-/// second (RFC 4861, 10), and answer at once.
+/// How long an answer may take, as a divisor of [`Timeout::LinkLocal`]: 0.6 s of 300 s. Hosts wait for one second (RFC 4861,
+/// 10) and answer at once.
 const ANSWERS: u32 = 512;
 
-/// A packet's statement about a link-local address.
+/// The role of a link-local address in a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Says {
-    /// The task uses it.
+    /// The task uses the address.
     Used,
-    /// The task asks whether anybody has it, and does not use it yet.
+    /// The task probes for the address (duplicate address detection) and does not use it yet.
     Probed,
-    /// A neighbour uses it, or is about to.
+    /// A neighbour uses the address, or is about to.
     Heard,
-    /// It goes there: whose is it? The task's unless it is known to be another's; on a link that several share that is a guess
-    /// ([`Work::presumed`](super::Work)).
+    /// The address is the destination of a packet to the task. The task's, unless another owner is known; on a segment that
+    /// several links share this is a presumption ([`Work::presumed`](super::Work)).
     Meant,
 }
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Whether a link-local address is the task's own, or becomes that by what the packet says.
+    /// Whether a link-local address is the task's own, or becomes its own by this packet.
     ///
-    /// A task that is not source-checked speaks for whom it likes, but for another task of this host.
+    /// A task without source check may use a neighbour's address, but not another task's of this host.
     #[inline(always)]
     pub(super) fn owns(&mut self, address: Address, says: Says) -> bool {
         let slot = self.work.eni.slot;
@@ -88,7 +88,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
         let asked = was_asked && heard_by == link | LinkLocal::ASKED;
         match says {
-            // A question takes nothing away. The owner of the address answers, and is heard.
+            // A probe takes nothing away. The owner of the address answers, and is heard.
             Says::Probed => {
                 known.note(link | LinkLocal::ASKED, now);
                 true
@@ -104,9 +104,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 known.give(slot, epoch);
                 true
             }
-            // A task that has it is not heard of, nor is the question of a task once more at its neighbours' gates.
+            // Ignore a current owner's address, and the task's own probe that arrives at its neighbours' gates.
             _ if kept || was_asked && heard_by == by | LinkLocal::ASKED => false,
-            // The first to be heard has it.
+            // The first neighbour heard owns the address.
             _ => {
                 known.set_heard(if is_others { heard_by } else { by }, now);
                 false
@@ -114,7 +114,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Keeps an address that nobody was seen with; gives whether it is the task's.
+    /// Records an address without a known owner; returns whether the address is the task's.
     #[inline(always)]
     fn is_new(&mut self, says: Says, by: u32, epoch: u32) -> bool {
         let slot = self.work.eni.slot;
@@ -134,11 +134,11 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         };
         let (key, value) = &self.work.link_local;
         let inserted = self.tables.insert_link_local(key, value);
-        // Where another CPU was faster the next packet hears whose it is.
+        // If another CPU inserted first, the next packet sees that owner.
         !is_heard && inserted != Inserted::Exists(())
     }
 
-    /// Whether a task may name the link-local addresses that it names.
+    /// Whether a task may use the link-local address that its message names.
     #[inline(always)]
     pub(super) fn may_name(&mut self, is_unnamed: bool, checked: bool) -> bool {
         let packet = self.packet;
@@ -156,7 +156,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         self.owns(named, says)
     }
 
-    /// Hears who has a link-local address; gives whether that is the task's own.
+    /// Records the owner of a link-local address that a message to the task names; returns whether the owner is the task
+    /// itself.
     #[inline(always)]
     pub(super) fn hears_own(&mut self) -> bool {
         let packet = self.packet;

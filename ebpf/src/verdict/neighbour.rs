@@ -1,5 +1,6 @@
-//! ARP, neighbour discovery and multicast listener discovery: no rule speaks of them, but a task takes part only with its
-//! own addresses, only on its link, and never as a router. Which link-local addresses are its own says [`super::link_local`].
+//! ARP, neighbour discovery and multicast listener discovery. Rules do not apply to them; a task may use them only with its
+//! own addresses, only on its link, and never as a router. [`super::link_local`] decides which link-local addresses are the
+//! task's own.
 
 use super::{Hook, PacketContext};
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Whether a task says what only routers say: it would become its neighbours' way out, or end what they listen to.
+    /// Whether a task sends a message that only routers send: its neighbours would route through the task, or lose their
+    /// multicast groups.
     #[inline(always)]
     pub(super) fn speaks_as_router(&self) -> bool {
         matches!(D::DIRECTION, Direction::Egress)
@@ -24,20 +26,21 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             )
     }
 
-    /// Whether an IPv6 message is between neighbours, and not one that a router carries on, hop limit 255 or not: without
-    /// this, ICMPv6 type 136 would take anything anywhere, past all rules and records.
+    /// Whether an IPv6 message stays between neighbours and is not forwarded by a router, hop limit 255 or not: without this
+    /// check, ICMPv6 type 136 could carry data to any destination, past all rules and records.
     ///
-    /// A neighbour may be asked and answered under a global address: one from which it spoke first. With its hop limit
-    /// untouched that was on the link.
+    /// A neighbour's global address is accepted as destination if a message from it was heard before: its intact hop limit
+    /// proves that it is on the link.
     #[inline(always)]
     pub(super) fn is_between_neighbours(&self) -> bool {
         let packet = self.packet;
         match packet.neighbour {
             Neighbour::None => false,
             Neighbour::RouterRole => matches!(D::DIRECTION, Direction::Egress),
-            // A packet that comes to the task with its hop limit untouched was sent on the link.
+            // A packet that reaches the task with an intact hop limit was sent on the link.
             _ if matches!(D::DIRECTION, Direction::Ingress) => true,
-            // It goes to those who listen, or to the group that it names (RFC 2710, 4), and has no room for more than groups.
+            // Reports go to the link's multicast listeners or to the group that they name (RFC 2710, 4), and hold nothing
+            // but groups.
             Neighbour::ListenerReport => {
                 let to_group = is_group(true, packet.destination) == 1 && packet.destination.is(packet.target);
                 (packet.destination.is_link_group() || to_group) && !packet.roomy
@@ -48,7 +51,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Judges it, by its ENI, which was found. `for_rules`: by what it says alone, since rules say where it may go.
+    /// Decides on a neighbour message for the ENI of its link. `for_rules`: check the contents only, since the rules decide
+    /// on the destination.
     #[inline(always)]
     pub(super) fn neighbour(
         &mut self,
@@ -68,24 +72,24 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         Ok(PassReason::Neighbour)
     }
 
-    /// Whether a task may say this: for itself, and for nobody else.
+    /// Whether a task may send this message: a task speaks for its own addresses only.
     #[inline(always)]
     fn may_speak(&mut self, rows: &Rows<<T as Image>::Bank>, for_rules: bool) -> Result<(), DropReason> {
         let packet = self.packet;
         let eni = self.work.eni;
         let checked = eni.flags & slot::SOURCE_DEST_CHECK != 0;
         let is_answer = matches!(packet.neighbour, Neighbour::Advertisement);
-        // A probe (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have no sender yet, nor need others one who
-        // ask for a router or say what they listen to.
+        // ARP probes (RFC 5227) and duplicate address detection (RFC 4862, 5.4) have an unspecified source; router
+        // solicitations and listener reports may have one.
         let is_unnamed = self.tables.opaque(packet.source.is_unspecified() as u32) != 0;
         let claimed = if self.tables.opaque((is_unnamed || is_answer) as u32) != 0 {
             packet.target
         } else {
             packet.source
         };
-        // Before any branch: the verifier walks every probe of it, once for each state it comes in.
+        // Before any branch: the verifier walks every probe of this lookup, once for each incoming state.
         let owner = self.tables.opaque(rows.address(self.tables, claimed).slot as u32) as u16;
-        // An answer comes from the address that it is about, or from one that is good for the link alone.
+        // An advertisement's source is its target address, or an address that is valid on this link only.
         let of_one_kind =
             packet.source.is_link_local() == packet.target.is_link_local() || !packet.source.is_link_local();
         let from_elsewhere = is_answer && checked && !packet.source.is(packet.target) && of_one_kind;
@@ -93,7 +97,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if self.tables.opaque(refused as u32) != 0 {
             return Err(DropReason::SpoofedSource);
         }
-        // Without a rule nobody carries letters.
+        // Messages that bypass the rules must not have room for other data.
         if packet.roomy && !for_rules {
             return Err(DropReason::Malformed);
         }
@@ -104,7 +108,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if is_unnamed && is_about_link {
             return Ok(());
         }
-        // Who forwards for others may answer for them, but for no other task of this host.
+        // A task without source/dest check (a router, a NAT) may answer for others, but not for another task of this host.
         let may_claim = owner == eni.slot || claimed.is_link_local() || !checked && owner == 0;
         if may_claim && self.is_hardware_own(checked) && self.may_name(is_unnamed, checked) {
             Ok(())
@@ -113,8 +117,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Whether a task on the trunk says that it has its own hardware address, and that it is no router unless it may be one:
-    /// its neighbours are beyond this host.
+    /// Whether a task on the trunk announces its own hardware address, and does not claim to be a router unless its
+    /// source/dest check is off: its neighbours are beyond this host, out of reach of other gates. True on all other links.
     #[inline(always)]
     fn is_hardware_own(&self, checked: bool) -> bool {
         let packet = self.packet;
@@ -122,12 +126,13 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if mac == 0 || !LinkId::from_number(packet.link).is_branch() {
             return true;
         }
-        // Neighbour discovery may leave it out, ARP cannot.
+        // Neighbour discovery may omit the hardware address, ARP cannot.
         let left_out = packet.hardware == 0 && !matches!(packet.kind, Kind::Arp);
         (packet.hardware == mac || left_out) && !(packet.says_router && checked)
     }
 
-    /// Whether a task is to hear this: questions and answers to it, and announcements of others about themselves.
+    /// Whether a task may receive this message: requests and answers addressed to it, and announcements of other hosts about
+    /// themselves.
     #[inline(always)]
     fn may_hear(&mut self, rows: &Rows<<T as Image>::Bank>) -> Result<(), DropReason> {
         let packet = self.packet;
@@ -160,7 +165,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             }
         };
         if self.tables.opaque(rows.address(self.tables, claimed).slot as u32) as u16 == eni.slot || hears_own {
-            // The task's own address is nobody else's, unless it has just asked whether it is.
+            // No other host may claim the task's own address, except in answer to the task's duplicate address detection.
             return if self.knows(claimed, Probed) {
                 Ok(())
             } else {
@@ -174,7 +179,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Keeps what an answer to this would need.
+    /// Remembers the address probed by the task, or heard from a neighbour, so that the answer is accepted.
     #[inline(always)]
     fn learn(&self) {
         let packet = self.packet;
@@ -194,7 +199,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
                 cache.keep(packet.target, Probed, packet.link, epoch);
             }
             Direction::Egress if cache.has(packet.source, Probed, packet.link, epoch) => cache.forget(packet.source),
-            // ARP goes no further than its link, and nothing goes further to a link-local address.
+            // Not needed for ARP, nor for link-local addresses: neither leaves the link.
             Direction::Ingress
                 if !matches!(packet.kind, Kind::Arp)
                     && !packet.source.is_unspecified()

@@ -1,6 +1,6 @@
-//! The prefilter: packets from the wire that a gate would drop are dropped before there is a socket buffer, for
-//! the same reason and with the same record. Everything else goes on to the gate untouched and uncounted, and so does
-//! packets that cannot be judged here: later fragments, and headers beyond the buffer at hand.
+//! The prefilter: packets from the wire that a gate would drop are dropped before a socket buffer is allocated, for the same
+//! reason and with the same record. Everything else goes on to the gate unchanged and uncounted, including packets that
+//! cannot be judged here: later fragments, and headers beyond the first buffer.
 
 use super::{Hook, Scratch, decide, read};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 /// Packets from the wire to a task.
 struct FromWire<E> {
     header: E,
-    /// Whether it is the task's, 0 if not: on a routed uplink it is the host's.
+    /// Non-zero if the header's destination is the task's; 0 on a routed uplink, where it is the host's.
     of_task: u32,
 }
 
@@ -31,9 +31,8 @@ impl<E: Ethernet> Hook for FromWire<E> {
     }
 }
 
-/// Judges a frame that the uplink received: the reason to drop it, or `None` to let it go on. `tag`: the VLAN tag that
-/// was taken off; on the trunk it names the branch, elsewhere the frame is no task's. `header`: the bytes before the
-/// tag.
+/// Decides on a frame that the uplink received: the reason to drop it, or `None` to pass it on. `tag`: the VLAN tag that was
+/// removed; on the trunk it names the branch, elsewhere the frame belongs to no task. `header`: the bytes before the tag.
 #[inline(always)]
 pub fn prefilter<T: Tables, F: Frame, E: Ethernet>(
     tables: &T,
@@ -50,7 +49,7 @@ pub fn prefilter<T: Tables, F: Frame, E: Ethernet>(
     let packet = &mut scratch.packet;
     let link = match tag {
         Some(tag) if packet.link == control.trunk() => branch(tag)?,
-        // Whose a malformed one is its addresses cannot say.
+        // The addresses of a malformed packet do not identify a task.
         None if control.trunk() == 0 && parsed.is_ok() => routed(tables, control, packet)?,
         _ => return None,
     };
@@ -65,7 +64,7 @@ pub fn prefilter<T: Tables, F: Frame, E: Ethernet>(
     }
 }
 
-/// The branch that a tag names. One without a number is a priority alone (IEEE 802.1Q, 9.6): the host's frame.
+/// The branch that a VLAN tag names. VLAN id 0 is a priority tag (IEEE 802.1Q, 9.6): the frame belongs to the host.
 #[inline(always)]
 pub const fn branch(tag: u16) -> Option<LinkId> {
     match tag & 0xfff {
@@ -74,7 +73,7 @@ pub const fn branch(tag: u16) -> Option<LinkId> {
     }
 }
 
-/// The link of the task that a packet is sent to. Messages between hosts on the uplink's own link are not for tasks.
+/// The link of the task that a packet is addressed to. Neighbour messages on the uplink's own link are not for tasks.
 #[inline(always)]
 fn routed<T: Tables>(tables: &T, control: Control<<T as Image>::Bank>, packet: &Packet) -> Option<LinkId> {
     let is_neighbours = match packet.kind {

@@ -1,10 +1,10 @@
-//! Shares: an ENI's part of the tables that all tasks use.
+//! Shares: the part of each shared table that an ENI may use.
 //!
-//! Each entry is charged to one of two accounts: the floor of its ENI's slot, which no one else can use, while that has
-//! room; else the pool that all slots have in common. A charge is made before the entry is inserted, by adding first
-//! and reading then: of several CPUs that add at once the last one to read sees them all, so no account ever has more
-//! entries than it has room for. A charge that does not fit is taken back. At the limit two at once may both be
-//! refused. A cap is only read beforehand: each CPU may exceed it by one.
+//! Each entry is charged to one of two accounts: the floor of its ENI's slot, reserved for that slot, while it has room;
+//! else the pool that all slots share. The charge precedes the insert, and adds first and reads then: of several CPUs that
+//! add at once, the last one to read sees all additions, so no account ever exceeds its limit. A charge that does not fit is
+//! taken back. At the limit two concurrent charges may both be refused. A cap is only read beforehand: each CPU may exceed
+//! it by one.
 
 use super::{Hook, PacketContext};
 use crate::{
@@ -19,13 +19,13 @@ use crate::{
 /// Why there is no room for an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoRoom {
-    /// The task has as many as its cap allows.
+    /// The task has reached its cap.
     Cap,
-    /// Its floor and the common pool are in use.
+    /// Both the slot's floor and the common pool are full.
     Full,
 }
 
-/// How a charge ends, as numbers that [`Charge::new`] knows or does not.
+/// The results of a charge. [`Charge::new`] takes the first two.
 const FLOOR: u32 = 0;
 const POOL: u32 = 1;
 const CAP: u32 = 2;
@@ -38,7 +38,8 @@ pub(super) struct Accounts {
     table: Shared,
 }
 
-/// Entries in use. One may be inserted and removed between the two reads: in this order that reads as more in use.
+/// Entries in use: insertions minus removals. `removed` is read first, so an entry that comes and goes between the two reads
+/// makes the result too high, never too low.
 #[inline(always)]
 fn in_use(inserted: &Word, removed: &Word) -> i64 {
     let removed = removed.get();
@@ -55,16 +56,16 @@ const fn pick(usage: &EniUsage, table: Shared) -> (&Charges, &Charges) {
 }
 
 impl Accounts {
-    /// Those of a slot.
+    /// The accounts of a slot.
     #[inline(always)]
     pub(super) const fn of(slot: u16, table: Shared) -> Self {
         Self { slot, table }
     }
 
-    /// Charges one entry to the account that has room for it.
+    /// Charges one entry to the floor, or to the pool if the floor is full.
     #[inline(always)]
     pub(super) fn charge<T: Tables>(self, tables: &T, share: Share, cap: u32, claim: Claim) -> Result<Charge, NoRoom> {
-        // By number: what follows is verified once for all charges, and not once for each way that leads to one.
+        // By number: the following code is verified once, instead of once for each path that leads to a charge.
         match tables.opaque(self.try_charge(tables, share, cap, claim)) {
             CAP => Err(NoRoom::Cap),
             FULL => Err(NoRoom::Full),
@@ -72,7 +73,7 @@ impl Accounts {
         }
     }
 
-    /// Gives the number of the charge, or of what there is instead.
+    /// Returns the result as a number: [`FLOOR`], [`POOL`], [`CAP`] or [`FULL`].
     #[inline(always)]
     fn try_charge<T: Tables>(self, tables: &T, share: Share, cap: u32, claim: Claim) -> u32 {
         let claim = tables.opaque(claim as u32);
@@ -83,7 +84,7 @@ impl Accounts {
         let (inserted, removed) = pick(own, self.table);
         let (all_inserted, all_removed) = pick(all, self.table);
         let [in_floor, in_pool] = [Charge::FLOOR, Charge::POOL].map(|of| in_use(inserted.of(of), removed.of(of)));
-        // A flood that finds no room costs reads.
+        // A flood that exceeds the cap costs reads only, no writes.
         if in_floor + in_pool >= cap {
             return CAP;
         }
@@ -107,12 +108,12 @@ impl Accounts {
         FULL
     }
 
-    /// Takes a charge back, for an entry that is not there.
+    /// Takes a charge back: its entry was not inserted.
     #[inline(always)]
     pub(super) fn rollback<T: Tables>(self, tables: &T, charge: Charge) {
         if let (Some(own), Some(all)) = (tables.usage(self.slot), tables.usage(0)) {
             tables.add(pick(own, self.table).0.of(charge), u64::MAX);
-            // Nothing is taken from the pool where it was not charged: no branch, and this is seldom.
+            // Adds 0 if the pool was not charged: this avoids a branch, and rollbacks are rare.
             let pooled = u64::from(charge == Charge::POOL);
             tables.add(pick(all, self.table).0.of(Charge::POOL), pooled.wrapping_neg());
         }
@@ -120,7 +121,7 @@ impl Accounts {
 }
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Who a packet of this gate is for, if it is nothing else.
+    /// The claim of this direction's packets, unless a more specific claim applies.
     #[inline(always)]
     pub(super) const fn claim() -> Claim {
         match D::DIRECTION {
@@ -129,9 +130,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Makes a connection the packet's slot's, and its charge with it, unless another CPU has done so. `admitted`: what it
-    /// then says of that. Says whether it is done: not where another CPU is just moving some connection. The account stays
-    /// of the same kind; a floor may so be overdrawn until entries go.
+    /// Moves a connection and its charge to the packet's slot, unless another CPU has already done so. `admitted`: the
+    /// entry's new `admitted` word. Returns `false` if another CPU may be moving a connection at the same time; nothing is
+    /// moved then. The charge stays with the same kind of account, so a floor may be overdrawn until entries are removed.
     #[inline(always)]
     pub(super) fn move_charge(&self, conn: &Conn, admitted: u64) -> bool {
         let tables = self.tables;
@@ -140,7 +141,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
             return false;
         };
         let moving = first.moving();
-        // As with a charge: of those that add at once at most one reads that it is alone.
+        // As with a charge: of several CPUs that add at once, at most one reads that it is alone.
         tables.add(moving, 1);
         let alone = moving.get() == 1;
         if alone && conn.admitted().slot == from {

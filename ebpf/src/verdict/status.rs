@@ -11,13 +11,13 @@ use crate::{
 /// The status of an entry for a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum CtStatus {
-    /// The packet belongs to it and passes.
+    /// Valid: the packet belongs to the connection and passes.
     Established,
-    /// The configuration has changed since: the rules of the direction that opened it decide again.
+    /// The packet is to be re-evaluated by the rules of this direction; the entry stays.
     Reevaluate(Direction),
-    /// Both sides have closed it, and the packet comes too late to belong to that.
+    /// Both sides have closed the connection, and the packet comes too late to belong to the closing.
     Closed,
-    /// Idle, of an earlier epoch, or superseded: as a miss, but an allowed packet reuses the entry.
+    /// Idle, of an earlier epoch, or superseded: treated as a miss, but an allowed packet reuses the entry.
     Expired,
     /// There is no entry.
     Miss,
@@ -38,19 +38,19 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
         let opening = opens(packet.protocol, packet.tcp_flags);
         if idle(self.now, conn.last.get(), timeout) {
-            // An untracked connection is its rule's, closed or not.
+            // An untracked flow lives and ends with its rule, closed or not.
             return if finished(was) && was & state::UNTRACKED == 0 && !opening {
                 CtStatus::Closed
             } else {
                 CtStatus::Expired
             };
         }
-        // An error passes for the packet that it quotes, or by a rule; an earlier error that passed is no reason.
+        // An ICMP error is admitted by the packet that it quotes, or by a rule, never by the entry of an earlier error.
         if opening && closed(was) || matches!(packet.exchange, IcmpKind::Error) {
             return CtStatus::Expired;
         }
         let changed = admitted.generation != self.control.generation as u16;
-        // A SYN is judged by the present rules of its own direction. The entry lives on: anybody can forge a SYN.
+        // A SYN is judged by the current rules of its own direction. The entry stays, because a SYN can be forged.
         let confirmed = was & state::CONFIRMED != 0;
         if opening && (changed || confirmed && D::DIRECTION as u8 != initiator(was) as u8) {
             return if confirmed {
@@ -62,7 +62,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if was & state::LOCAL != 0 && self.is_from_wire(packet) {
             return CtStatus::Reevaluate(initiator(was));
         }
-        // A request with another code is another question to the rules; what answers it may say what it likes.
+        // A request with another ICMP code needs another rule match. Replies may have any code.
         if matches!(packet.exchange, IcmpKind::Request) && packet.destination_port as u8 != admitted.code {
             return CtStatus::Expired;
         }
@@ -72,7 +72,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         CtStatus::Established
     }
 
-    /// Whether a packet toward the task came in by the uplink.
+    /// Whether a packet to the task was received on the uplink.
     #[inline(always)]
     pub(super) fn is_from_wire(&self, packet: &Packet) -> bool {
         matches!(D::DIRECTION, Direction::Ingress) && packet.came_by != 0 && packet.came_by == self.control.uplink()
