@@ -20,7 +20,7 @@ pub enum CountersForm {
     Json,
 }
 
-/// Packets by the name of the outcome. Those of tracked connections are counted in their flow records alone.
+/// Packets by the name of their outcome. Packets of tracked connections are counted in flow records only.
 type Packets = BTreeMap<&'static str, u64>;
 
 /// The JSON document.
@@ -29,7 +29,7 @@ type Packets = BTreeMap<&'static str, u64>;
 struct Counters<'a> {
     generation: u64,
     tasks: Vec<TaskCounters<'a>>,
-    /// On links that no task has.
+    /// Packets on links that belong to no task.
     no_task: Directions,
 }
 
@@ -41,7 +41,7 @@ struct TaskCounters<'a> {
     connections: InUse,
     denials: InUse,
     fragments: InUse,
-    /// Packets that are in no record: for want of room in the kernel, or among the records that are held.
+    /// Packets without a flow record, because the kernel's tables or the limit on held records had no room.
     unrecorded: Unrecorded,
 }
 
@@ -51,7 +51,7 @@ struct Directions {
     ingress: Packets,
 }
 
-/// Entries by the account that they are charged to.
+/// Table entries by the account that they are charged to.
 #[derive(Debug, Serialize)]
 struct InUse {
     floor: u64,
@@ -106,7 +106,8 @@ pub(super) fn counters(
     }
 }
 
-/// The packets of a slot's ENI that are in no record: for want of room in the kernel, or among the records that are held.
+/// The packets of a slot's ENI without a flow record, because the kernel's tables or the limit on held records had no
+/// room.
 pub(super) fn unrecorded(records: &mut Records, slot: u16, usage: &UsageState) -> Losses {
     let given_up = records.given_up(slot);
     let (_, base) = records.tables_and_base(slot);
@@ -127,7 +128,8 @@ fn directions(tables: &KernelTables, slot: u16, base: &CountersBase) -> io::Resu
     })
 }
 
-/// A slot's packets in a direction by how they ended, since its ENI got it; no outcome that none had.
+/// A slot's packets in a direction by outcome, counted since its current ENI got the slot. Outcomes without packets are
+/// left out.
 fn outcomes(
     tables: &KernelTables,
     slot: u16,
@@ -147,7 +149,7 @@ fn outcomes(
     }))
 }
 
-/// The packets of a task that were dropped: direction, reason, how many.
+/// The dropped packets of a task: direction, reason, number.
 pub(super) fn dropped(records: &mut Records, slot: u16) -> io::Result<Vec<(Direction, DropReason, u64)>> {
     let (tables, base) = records.tables_and_base(slot);
     let mut dropped = Vec::new();

@@ -1,4 +1,4 @@
-//! Where an ENI's counters begin.
+//! Baselines of the kernel's counters, for ENIs in reused slots.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use taskgate_bpf::tables::KernelTables;
 use taskgate_ebpf::abi::{Direction, outcome::OUTCOMES};
 use taskgate_tables::FlowTables as _;
 
-/// What a slot had counted before its ENI got it: slots are used again, and the kernel's counters only grow.
+/// A slot's counters at the time its ENI got it: slots are reused, and the kernel's counters only grow.
 #[derive(Debug)]
 pub(super) struct CountersBase {
     pub(super) packets: [[u64; OUTCOMES]; 2],
@@ -15,14 +15,14 @@ pub(super) struct CountersBase {
 }
 
 impl CountersBase {
-    /// Of a slot that nothing used yet.
+    /// The baseline of a slot that had no earlier ENI.
     pub(super) const NONE: Self = Self {
         packets: [[0; OUTCOMES]; 2],
         passed: 0,
         denied: 0,
     };
 
-    /// What a slot has counted up to now.
+    /// Reads a slot's current counters.
     pub(super) fn read(tables: &mut KernelTables, slot: u16) -> io::Result<Self> {
         let usage = tables.usage(slot)?;
         let mut packets = [[0; OUTCOMES]; 2];

@@ -1,7 +1,7 @@
-//! Whether the kernel holds what it should: looked at every few seconds and whenever somebody asks for the status, put right
-//! where that can be done, and told of in the log once.
+//! Drift detection: compares the kernel's state with the desired one every two seconds and at each request for the
+//! status. Deviations are repaired where possible, and logged once.
 //!
-//! The gates are looked at on a thread of their own: there may be thousands, and neither the link guard nor the agent waits.
+//! Gates are inspected on a separate thread: there may be thousands, and neither the link guard nor the agent may wait.
 
 use std::{collections::BTreeMap, io, mem, path::PathBuf, time::Duration};
 
@@ -21,13 +21,13 @@ use super::{
     unix_time,
 };
 
-/// How often the kernel is looked at.
+/// Interval between inspections of the kernel.
 const EVERY: Duration = Duration::from_secs(2);
-/// How soon after something was put right.
+/// Delay before the inspection that follows a repair.
 const SOON: Duration = Duration::from_millis(200);
-/// How far apart looks are at least, however often the status is asked for.
+/// Minimum time between inspections, however often the status is requested.
 const APART: Duration = Duration::from_millis(50);
-/// How long what was put right is still told of, in seconds, and how much of it at most.
+/// How long repaired deviations are still reported, in seconds, and how many at most.
 const REMEMBERED: u64 = 600;
 const REMEMBERED_MOST: usize = 64;
 
@@ -35,11 +35,11 @@ const REMEMBERED_MOST: usize = 64;
 #[derive(Debug)]
 pub(crate) struct SeenTask {
     pub(crate) held: ObservedTask,
-    /// Absent where there is no gate, or its link is gone.
+    /// `None` if there is no gate, or its link is gone.
     pub(crate) inspection: Option<io::Result<Inspection>>,
 }
 
-/// Everything that was seen at a time.
+/// The result of one inspection.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) tasks: Vec<SeenTask>,
@@ -48,20 +48,20 @@ pub(crate) struct Seen {
     lost_prefilter: io::Result<Option<String>>,
 }
 
-/// What tells one deviation from another.
+/// Identifies a deviation: kind, link or path, and whether it is on the ingress side.
 type Key = (DeviationKind, String, bool);
 
-/// The looks at the kernel, and what they found.
+/// The inspections of the kernel, and the deviations that they found.
 pub(crate) struct Drift {
     due: Instant,
-    /// When it was looked at last.
+    /// The time of the last inspection.
     looked: Instant,
     looking: Option<JoinHandle<Seen>>,
-    /// Who asked since the kernel began to be looked at, and who before.
+    /// Status calls that wait for the next inspection, and those that the current one serves.
     waiting: Vec<StatusCall>,
     served: Vec<StatusCall>,
     found: BTreeMap<Key, Deviation>,
-    /// What was put right.
+    /// Deviations that are over, oldest first.
     past: Vec<Deviation>,
 }
 
@@ -78,28 +78,28 @@ impl Drift {
         }
     }
 
-    /// When the kernel is to be looked at.
+    /// When the next inspection is due.
     pub(crate) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Somebody asks for the status: the kernel is looked at now, or once more if it is being looked at.
+    /// Queues a status call and inspects the kernel for it: now, or once more if an inspection is running.
     pub(crate) fn ask(&mut self, call: StatusCall) {
         self.waiting.push(call);
         self.look_soon();
     }
 
-    /// Who waits for what was seen.
+    /// Takes the status calls that the finished inspection serves.
     pub(crate) fn take_waiting(&mut self) -> Vec<StatusCall> {
         mem::take(&mut self.served)
     }
 
-    /// Something was changed that may have met what is not as it should be.
+    /// Schedules an early inspection, after a change that may have resolved a deviation.
     pub(crate) fn look_soon(&mut self) {
         self.due = self.due.min(self.looked + APART);
     }
 
-    /// Begins to look, unless somebody does.
+    /// Starts an inspection, unless one is running.
     pub(crate) async fn look(&mut self, daemon: &Daemon) -> Result<(), RunningError> {
         if self.looking.is_some() {
             self.due = Instant::now() + APART;
@@ -125,7 +125,7 @@ impl Drift {
         Ok(())
     }
 
-    /// What was seen. Nothing is lost when the future is dropped before it is ready.
+    /// The result of the running inspection. Cancel safe.
     pub(crate) async fn seen(&mut self) -> Result<Seen, JoinError> {
         let Some(looking) = &mut self.looking else {
             return std::future::pending().await;
@@ -135,7 +135,7 @@ impl Drift {
         seen
     }
 
-    /// Takes note of what is not as it should be, and has it put right.
+    /// Records the deviations of an inspection, and has them repaired.
     pub(crate) fn note(&mut self, seen: &Seen, daemon: &mut Daemon) {
         let now = unix_time().as_secs();
         let mut repairs = Vec::new();
@@ -152,7 +152,7 @@ impl Drift {
             };
             for fault in faults {
                 let (key, deviation) = of_gate(task, fault, now);
-                // A trunk's gate is that of all its branches.
+                // A trunk's gate is shared by all its branches: its faults are reported once.
                 found.entry(key).or_insert(deviation);
             }
             if let Some(gate) = &task.held.gate
@@ -190,7 +190,7 @@ impl Drift {
             repairs.sort_unstable();
             repairs.dedup();
             let repaired = daemon.repair(repairs);
-            // What could not be put right at once is tried again at leisure.
+            // Only new deviations shorten the interval; failed repairs are retried at the next regular inspection.
             if is_new {
                 if let Err(error) = repaired {
                     warn!("{}", chain(&error));
@@ -200,7 +200,7 @@ impl Drift {
         }
     }
 
-    /// Compares what is found now with what was before. Gives whether there is something new.
+    /// Compares the deviations with those of the last inspection, and logs the differences. Returns whether any is new.
     fn compare(&mut self, mut found: BTreeMap<Key, Deviation>, now: u64) -> bool {
         let is_new = found.keys().any(|key| !self.found.contains_key(key));
         for (key, before) in mem::take(&mut self.found) {
@@ -235,12 +235,12 @@ impl Drift {
         is_new
     }
 
-    /// What is not as it should be, and then what was put right lately.
+    /// The current deviations, followed by those that were repaired lately.
     pub(crate) fn deviations(&self) -> Vec<Deviation> {
         self.found.values().chain(&self.past).cloned().collect()
     }
 
-    /// Whether all is as it should be.
+    /// Whether there is no deviation now.
     pub(crate) fn is_none(&self) -> bool {
         self.found.is_empty()
     }

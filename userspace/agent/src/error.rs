@@ -36,7 +36,7 @@ pub enum StartError {
     Taken {
         /// The instance.
         instance: String,
-        /// The other one's pid, as it wrote it down.
+        /// The pid of the other process, from its lock file.
         pid: String,
     },
     /// The instance's lock cannot be held.
@@ -44,13 +44,13 @@ pub enum StartError {
     Lock {
         /// The operation.
         operation: &'static str,
-        /// On which file.
+        /// The lock file.
         path: String,
         /// Why not.
         #[source]
         cause: io::Error,
     },
-    /// Gates of an earlier run stand, and this taskgate cannot go on with their connections.
+    /// Gates of an earlier run are attached, and this taskgate cannot take their connections over.
     #[error(
         "an earlier run left gates that go on judging, and their tracked connections cannot be taken over: {why}. Start the \
          taskgate that made them, or this one with `--drop-connections`: the gates stay, connections that no rule allows by \
@@ -60,19 +60,19 @@ pub enum StartError {
         /// Why not.
         why: String,
     },
-    /// Not everything could be taken away.
+    /// Not everything could be removed.
     #[error("{things} things could not be taken away, see the errors above")]
     Kept {
-        /// How many.
+        /// The number of links and gates that remain.
         things: usize,
     },
-    /// What an earlier run left cannot be read, or that of this one not be kept.
+    /// The state of an earlier run cannot be read, or that of this one cannot be saved.
     #[error(transparent)]
     State(#[from] StateError),
-    /// What outlives the process cannot be kept.
+    /// The pins in bpffs cannot be created or read.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// The process lacks something that it works with.
+    /// The process cannot get a resource that it needs.
     #[error("cannot set up {object}")]
     Process {
         /// The missing thing.
@@ -81,10 +81,10 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
-    /// The kernel program cannot be loaded, or its maps not opened.
+    /// The kernel program cannot be loaded, or its maps cannot be opened.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The kernel does not tell of links.
+    /// Links cannot be listed or monitored over netlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// Flow records cannot be collected or written.
@@ -93,7 +93,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// [`StartError::Process`] without this.
+    /// A [`StartError::Process`] about the object that cannot be set up.
     pub fn without(object: &'static str) -> impl Fn(io::Error) -> Self {
         move |cause| Self::Process { object, cause }
     }
@@ -108,10 +108,10 @@ pub enum ConfigurationError {
     /// It cannot be compiled, or does not fit.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// What the next process would need cannot be kept.
+    /// The state for the next process cannot be saved.
     #[error(transparent)]
     State(#[from] StateError),
-    /// Its files cannot be opened with the rights of who named them.
+    /// Its files cannot be opened with the rights of the user who named the folder.
     #[error("cannot read `{folder}` with the rights of who named it")]
     Rights {
         /// Their folder.
@@ -120,7 +120,7 @@ pub enum ConfigurationError {
         #[source]
         cause: io::Error,
     },
-    /// The kernel is too old for how gates are to hang.
+    /// The kernel is too old for the configured kind of attachment.
     #[error(
         "`settings.attach` is `tcx`, which Linux has from 6.6 on, and this kernel has not: write `auto` or `clsact`"
     )]
@@ -161,7 +161,7 @@ pub enum AttachError {
         #[source]
         cause: EniError,
     },
-    /// An ENI that is there cannot be given its new addresses.
+    /// An existing ENI cannot be given its new addresses.
     #[error("task `{task}` does not have the addresses that it should have")]
     Addresses {
         /// The task.
@@ -203,13 +203,13 @@ impl AttachError {
     }
 }
 
-/// Why a run ends whose gates were up.
+/// Why a run ends after its gates were up.
 #[derive(Debug, thiserror::Error)]
 pub enum RunningError {
-    /// The thread that gates links is gone.
+    /// The thread `link-guard` is gone.
     #[error("links are no longer guarded: the thread `link-guard` ended")]
     Guard,
-    /// The kernel no longer tells of links.
+    /// Links can no longer be monitored over netlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// Some tasks were not gated to the end.
@@ -223,13 +223,13 @@ pub enum RunningError {
 /// The state of a link that cannot be gated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkLeft {
-    /// It passes nothing.
+    /// It is closed: it passes nothing.
     Closed,
-    /// It passes everything.
+    /// It is open: it passes everything.
     Open,
-    /// It is as it was.
+    /// It was not changed.
     NotTouched,
-    /// It is not there any more.
+    /// It no longer exists.
     Gone,
 }
 
@@ -244,13 +244,13 @@ impl fmt::Display for LinkLeft {
 }
 
 impl RunError {
-    /// The error with everything that caused it, in one line (the problems of a configuration have one each).
+    /// The error with its causes in one line (the problems of a configuration have a line each).
     pub fn chain(&self) -> String {
         chain(self)
     }
 }
 
-/// An error with everything that caused it, in one line (the list of problems in a configuration has its own).
+/// An error with its causes in one line (the problems of a configuration have a line each).
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,5 @@
-//! How gates hang on links (`settings.attach`): TCX waits for a grace period on each side of each link, clsact for none.
+//! How gates are attached to links (`settings.attach`): TCX waits for a grace period on each side of each link, clsact
+//! for none.
 
 use taskgate_bpf::gate::AttachKind;
 use taskgate_model::{Attach, Binding, Eni};
@@ -7,10 +8,11 @@ use tracing::info;
 use super::Gates;
 use crate::error::{ConfigurationError, RunningError};
 
-/// The most links that come up at once and are gated by TCX all the same where nothing is configured: about 3 seconds.
+/// The largest number of links to come up at once that `auto` still attaches by TCX, which takes about 3 seconds for
+/// them.
 const MOST_BY_TCX: usize = 64;
 
-/// How the gates of links hang of which this many come up at once.
+/// The kind of attachment for links of which this many come up at once.
 fn hook(attach: Attach, coming: usize) -> AttachKind {
     match attach {
         Attach::Tcx => AttachKind::Tcx,
@@ -20,7 +22,7 @@ fn hook(attach: Attach, coming: usize) -> AttachKind {
 }
 
 impl Gates {
-    /// Refuses what this kernel does not have.
+    /// Refuses a kind of attachment that this kernel does not have.
     pub(crate) fn check_hook(&self, attach: Attach) -> Result<(), ConfigurationError> {
         if attach == Attach::Tcx && !self.object.gate_programs().has_tcx() {
             return Err(ConfigurationError::Tcx);
@@ -28,14 +30,16 @@ impl Gates {
         Ok(())
     }
 
-    /// Chooses for gates of which this many are put up at once; those that stand stay as they are.
+    /// Chooses the kind of attachment for new gates, of which this many come up at once. Attached gates stay as they
+    /// are.
     pub(super) fn prefer(&self, attach: Attach, coming: usize) -> AttachKind {
         let programs = self.object.gate_programs();
         programs.prefer(hook(attach, coming));
         programs.hook()
     }
 
-    /// Chooses for the gates of a configuration, and says so where it is not what one link would get.
+    /// Chooses the kind of attachment for the gates of a configuration, and logs where it differs from that of a single
+    /// link.
     pub(super) async fn prefer_for_all(&mut self, attach: Attach, enis: &[(&Eni, u16)]) -> Result<(), RunningError> {
         let has_link = |eni: &Eni| matches!(eni.binding, Some(Binding::Device(_) | Binding::Namespace(_)));
         let all = enis.iter().filter(|(eni, _)| has_link(eni)).count();

@@ -1,5 +1,5 @@
-//! The ENIs that earlier runs of this instance made. Those that the configuration wants as they are stay as they are, with
-//! everything that runs behind them; the others are taken away once the configuration is in force.
+//! The ENIs that earlier runs of this instance created. ENIs that already match the configuration stay as they are,
+//! with everything that runs behind them; the others are deleted once the configuration is in force.
 
 use taskgate_model::{Binding, Eni};
 use taskgate_net::eni::{InUse, TaskEni, remove_orphans};
@@ -9,7 +9,7 @@ use super::{Gates, provisioned::no_eni};
 use crate::error::{AttachError, chain};
 
 impl Gates {
-    /// Takes over the ENIs of earlier runs that are as the configuration wants them, and takes away the rest.
+    /// Takes over the ENIs of earlier runs that match the configuration, and deletes the rest.
     pub(super) async fn inherit(&mut self, enis: &[(&Eni, u16)], wrong: &mut Vec<AttachError>) {
         let mut in_use = InUse::default();
         let mut taken_over = 0;
@@ -26,7 +26,7 @@ impl Gates {
                     in_use.links.insert(link);
                 }
                 Err(error) => {
-                    // Whatever it is, it stays as it is until the next reload.
+                    // A link that cannot be examined stays as it is until the next reload.
                     in_use.links.insert(link);
                     self.note_failure(&eni.id, true, None);
                     wrong.push(error);
@@ -53,8 +53,8 @@ impl Gates {
         }
     }
 
-    /// Takes over the ENI that an earlier run made for a task, if it is there as it was made, and gates it. Gives whether it
-    /// was: one that cannot be gated is to be taken away.
+    /// Takes over and gates the ENI that an earlier run created for a task, if it is still as it was created. Returns
+    /// whether it did: an ENI that cannot be gated is to be deleted.
     pub(super) async fn adopt(&mut self, eni: &Eni) -> Result<bool, AttachError> {
         let Some(task) = self.provisioned.get(&eni.id) else {
             return Ok(false);

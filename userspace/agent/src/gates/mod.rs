@@ -1,5 +1,5 @@
-//! The agent's side of the gates: it tells the link guard which links carry what, makes the ENIs that taskgate makes, and
-//! has the prefilter follow the uplink.
+//! The agent's side of the gates: passes the desired state of links to the link guard, creates the task's ENIs that
+//! taskgate provisions, and keeps the prefilter on the uplink.
 
 mod hook;
 mod inherited;
@@ -38,19 +38,19 @@ pub(super) struct Gates {
     notices: UnboundedReceiver<Notice>,
     uplink_mode: Option<UplinkMode>,
     prefilter: PrefilteredUplink,
-    /// The tasks whose ENIs taskgate makes, by ENI.
+    /// The tasks whose ENIs taskgate creates, by ENI.
     provisioned: BTreeMap<String, ProvisionedTask>,
-    /// ENIs of earlier runs may be there that were not looked at.
+    /// Whether ENIs of earlier runs may exist that were not examined yet.
     inherits: bool,
-    /// How many links an earlier process gated, until they are taken over.
+    /// Number of links that an earlier process gated, until they are taken over.
     inherited: usize,
-    /// The warnings about the host that were given.
+    /// The warnings about the host that were already given.
     warned: Vec<EniWarning>,
 }
 
 impl Gates {
-    /// Starts the link guard. `inherited_trunks`: the links that were trunks of an earlier process that is gone on with; where
-    /// its tables are given up, its gates themselves tell which ones were.
+    /// Starts the link guard. `inherited_trunks`: the trunks, current and previous, of an earlier process that is taken
+    /// over. Where its tables are given up, the trunks are found by its gates instead.
     pub(super) fn begin(
         instance: &str,
         object: BpfObject,
@@ -86,7 +86,7 @@ impl Gates {
         })
     }
 
-    /// Refuses what could not be done, before anything is changed.
+    /// Refuses an uplink that cannot be used, before anything is changed.
     pub(super) async fn check(&self, model: &Model) -> Result<(), RunError> {
         match &model.uplink {
             Some(Uplink { device, .. }) => self.guard.check_uplink(device).await,
@@ -94,13 +94,13 @@ impl Gates {
         }
     }
 
-    /// Closes the branches of a trunk, before a configuration is in force. Gives what went wrong.
+    /// Closes the branches of a trunk before a configuration is in force. Returns the errors.
     pub(super) async fn close_trunk(&mut self, uplink: Option<&Uplink>) -> Result<Vec<AttachError>, RunningError> {
         self.reconcile_links(uplink, &[]).await
     }
 
-    /// Gates the uplink and the tasks of a configuration that was just switched to, and closes the gates of those that it
-    /// no longer names. `enis`: the gated ones with their slots. All are tried; gives what went wrong.
+    /// Gates the uplink and the tasks of a configuration that was just switched to, and closes the gates of the tasks
+    /// that it no longer names. `enis`: the gated ones with their slots. All are tried; returns the errors.
     pub(super) async fn reconcile(
         &mut self,
         model: &Model,
@@ -135,8 +135,9 @@ impl Gates {
         Ok(reconciled.wrong)
     }
 
-    /// Tells the image the hardware addresses that ENIs have and keep: what the configuration says of a branch, and what
-    /// taskgate gives. Those of other links are whatever made them says, and may change.
+    /// Writes the fixed MAC addresses of ENIs to the image: the configured one of a branch, and the one that taskgate
+    /// assigns to an ENI that it creates. The MAC address of any other link is set by its creator and may change, so
+    /// the image has none.
     fn set_macs(&self, enis: &[(&Eni, u16)]) {
         let mac_of = |eni: &Eni| match eni.binding.as_ref()? {
             Binding::Device(_) => None,
@@ -157,12 +158,12 @@ impl Gates {
         self.prefilter.reconcile(&mut self.object, uplink);
     }
 
-    /// The link guard's next notice. Nothing is lost when the future is dropped before it is ready.
+    /// The link guard's next notice. Cancel safe.
     pub(super) async fn notice(&mut self) -> Option<Notice> {
         self.notices.recv().await
     }
 
-    /// Follows what the link guard said.
+    /// Acts on a notice of the link guard.
     pub(super) fn noticed(&mut self, notice: Notice) -> Result<(), RunningError> {
         match notice {
             Notice::Came(_) => {}
@@ -173,7 +174,7 @@ impl Gates {
         Ok(())
     }
 
-    /// Closes the links that an earlier process gated and that nobody names any more.
+    /// Closes the links that an earlier process gated and that no task of the configuration uses any more.
     pub(super) fn close_inherited(&self) {
         match self.object.gate_programs().close_inherited() {
             Ok(0) => {}
@@ -187,7 +188,7 @@ impl Gates {
         }
     }
 
-    /// What is held for each task.
+    /// The state and the gate of each task, as the link guard and the provisioning have them.
     pub(super) async fn observe(&self) -> Result<Vec<ObservedTask>, RunningError> {
         let mut observed = self.guard.observe().await?;
         let failed: Vec<&str> = self.failed_provisioned().collect();
@@ -199,24 +200,24 @@ impl Gates {
         Ok(observed)
     }
 
-    /// Has the gates of links put right, the uplink's prefilter, and the names in bpffs of what outlives the process.
+    /// Repairs the gates of these links, the uplink's prefilter, and the pins in bpffs.
     pub(super) fn repair(&mut self, ifindexes: Vec<u32>) -> Result<(), StartError> {
         self.guard.repair(ifindexes);
         self.prefilter.restore(&mut self.object);
         Ok(self.object.restore_names()?)
     }
 
-    /// The names in bpffs that are missing, or lead to something else.
+    /// The pins in bpffs that are missing or replaced.
     pub(super) fn lost_names(&self) -> io::Result<Vec<PathBuf>> {
         self.object.lost_names()
     }
 
-    /// The uplink, if its prefilter was taken off.
+    /// The uplink's name, if its prefilter was detached.
     pub(super) fn lost_prefilter(&self) -> io::Result<Option<String>> {
         self.prefilter.lost()
     }
 
-    /// How gates hang that are put up now.
+    /// The kind of attachment for new gates.
     pub(super) fn hook(&self) -> AttachKind {
         self.object.gate_programs().hook()
     }
@@ -228,7 +229,7 @@ impl Gates {
         Ok(counts)
     }
 
-    /// Refuses a device that cannot carry a task's gate, or is not there.
+    /// Refuses a device that cannot carry a task's gate, or does not exist.
     pub(super) async fn check_device(&self, task: &str, device: &str) -> Result<(), AttachError> {
         let link = self.netlink.link(device).await;
         link.map(drop).map_err(|cause| AttachError::Device {
@@ -238,13 +239,13 @@ impl Gates {
         })
     }
 
-    /// The link that an ENI is gated on, if it is.
+    /// The link on which an ENI is gated, if it is.
     pub(super) async fn task_link(&self, eni: &str) -> Result<Option<TaskLink>, RunningError> {
         self.guard.task_link(eni).await
     }
 
-    /// Ends. The gates stay, and so does what taskgate made. Gives the names of the tasks that were not gated then, because of
-    /// an error.
+    /// Shuts down. The gates stay attached, and the ENIs that taskgate created stay. Returns the names of the tasks
+    /// that were not gated at that time because of an error.
     pub(super) async fn end(&mut self) -> Vec<String> {
         let failed = self.counts().await.map_or_else(
             |_| self.failed_provisioned().map(str::to_owned).collect(),

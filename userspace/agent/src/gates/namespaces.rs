@@ -1,4 +1,4 @@
-//! Names of namespaces that came to mean other ones: a task's ENI follows the name.
+//! Names of network namespaces that now refer to another namespace: a task's ENI follows the name.
 
 use taskgate_ebpf::abi::LinkId;
 use taskgate_model::{Binding, Eni};
@@ -16,17 +16,17 @@ use crate::error::chain;
 
 /// The state of the namespace that a task's ENI leads to.
 enum Name {
-    /// The name leads there, or nobody can tell where.
+    /// The name still refers to it, or this cannot be determined.
     Same,
-    /// There is no such name any more.
+    /// The name no longer exists.
     Gone,
-    /// It leads to this one.
+    /// The name refers to this namespace.
     Another(NamespaceId),
 }
 
 impl Gates {
-    /// Looks where the names of the tasks' namespaces lead, and makes ENIs again in those that came to have one. `enis`: the
-    /// gated ones.
+    /// Checks what the names of the tasks' namespaces refer to, and creates the ENIs again in the namespaces that have
+    /// the names now. `enis`: the gated ones.
     pub(crate) async fn namespaces_changed(&mut self, enis: &[&Eni]) {
         for eni in enis {
             if let Some(id) = self.release_renamed(eni).await
@@ -37,7 +37,8 @@ impl Gates {
         }
     }
 
-    /// Takes an ENI away whose namespace's name leads to another one by now. Gives the other namespace, in which the ENI is to be made.
+    /// Deletes an ENI if its namespace's name refers to another namespace by now. Returns the other namespace, in which
+    /// the ENI is to be created.
     pub(super) async fn release_renamed(&mut self, eni: &Eni) -> Option<NamespaceId> {
         let Some(Binding::Namespace(name)) = &eni.binding else {
             return None;
@@ -64,7 +65,7 @@ impl Gates {
                 }
                 None
             }
-            // It was tried before.
+            // Creating the ENI in this namespace has failed before.
             Name::Another(id) if task.failed == Failed::In(Some(id)) => None,
             Name::Another(id) => {
                 task.nameless = false;

@@ -1,5 +1,5 @@
-//! The ENIs that taskgate makes: their making, their addresses, and their end. None of it holds up the link guard, which
-//! has each gate before its link is up.
+//! The ENIs that taskgate creates: their creation, addresses and removal. None of this delays the link guard, which
+//! gets each gate before its link is up.
 
 use std::{mem, net::IpAddr};
 
@@ -15,33 +15,33 @@ use tracing::{error, info, warn};
 use super::{Gates, by_id};
 use crate::error::{AttachError, chain};
 
-/// A task whose ENI taskgate makes.
+/// A task whose ENI taskgate creates.
 #[derive(Debug)]
 pub(super) struct ProvisionedTask {
     pub(super) name: String,
     pub(super) namespace: String,
     pub(super) slot: u16,
-    /// The ENI, once it is made.
+    /// The ENI, once it is created.
     pub(super) eni: Option<TaskEni>,
-    /// The gate of its link, while that is there.
+    /// The gate of the ENI's link, while the link exists.
     pub(super) gate: Option<Gate>,
-    /// Whether it could not be made, and in which namespace.
+    /// Whether creating or addressing the ENI failed, and in which namespace.
     pub(super) failed: Failed,
-    /// Whether it was warned that its namespace has lost its name.
+    /// Whether the loss of the namespace's name was already logged.
     pub(super) nameless: bool,
 }
 
-/// Whether an ENI could not be made or addressed.
+/// Whether an ENI could not be created or addressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
     No,
-    /// In this namespace, if that is known.
+    /// In this namespace, if it is known.
     In(Option<NamespaceId>),
 }
 
 impl Gates {
-    /// Takes away the ENIs that are no longer named, gives those that stay their addresses, and makes those that are not
-    /// there. The first time those of earlier runs are taken over.
+    /// Deletes the ENIs that are no longer named, updates the addresses of those that stay, and creates the missing
+    /// ones. The first call also takes over those of earlier runs.
     pub(super) async fn reconcile_provisioned(&mut self, enis: &[(&Eni, u16)], wrong: &mut Vec<AttachError>) {
         let named = by_id(enis);
         let stays = |id: &String, task: &ProvisionedTask| {
@@ -99,15 +99,15 @@ impl Gates {
         }
     }
 
-    /// Makes an ENI, in the namespace `id` if that is known. Where it cannot be made it is not tried again in the same one
-    /// before the next reload.
+    /// Creates an ENI. `id`: the namespace, if it is known. After a failure, creation is not retried in the same
+    /// namespace before the next reload.
     pub(super) async fn make(&mut self, eni: &Eni, id: Option<NamespaceId>) -> Result<(), AttachError> {
         let made = self.make_gated(eni).await;
         self.note_failure(&eni.id, made.is_err(), id);
         made
     }
 
-    /// Remembers whether an ENI could be had, and in which namespace it was tried: in `id`, if that is known.
+    /// Remembers whether creating an ENI failed, and in which namespace: `id`, or else the one that the name refers to.
     pub(super) fn note_failure(&mut self, eni: &str, failed: bool, id: Option<NamespaceId>) {
         let Some(task) = self.provisioned.get_mut(eni) else {
             return;
@@ -119,7 +119,8 @@ impl Gates {
         task.failed = if failed { Failed::In(tried()) } else { Failed::No };
     }
 
-    /// Takes over or makes an ENI: a made one's link is gated, and the link guard has the gate, before it is up.
+    /// Takes over an ENI or creates it. The link of a created ENI is gated, and its gate handed to the link guard,
+    /// before the link is up.
     async fn make_gated(&mut self, eni: &Eni) -> Result<(), AttachError> {
         if self.adopt(eni).await? {
             return Ok(());
@@ -135,7 +136,7 @@ impl Gates {
         Ok(())
     }
 
-    /// The ENI of a task, as taskgate makes it.
+    /// The specification by which taskgate creates a task's ENI.
     pub(super) fn spec<'a>(&'a self, task: &'a str, namespace: &'a str, addresses: &'a [IpAddr]) -> EniSpec<'a> {
         EniSpec {
             instance: &self.instance,
@@ -146,7 +147,7 @@ impl Gates {
         }
     }
 
-    /// Gates the link of an ENI that taskgate made, and hands the gate to the link guard.
+    /// Gates the link of an ENI that taskgate created, and hands the gate to the link guard.
     pub(super) fn gate_provisioned(&self, eni: &str, slot: u16, link: &Link) -> Result<Gate, GateError> {
         let (id, programs) = (link_id(link)?, self.object.gate_programs());
         let gated = programs.is_inherited(link)?;
@@ -161,7 +162,7 @@ impl Gates {
         Ok(gate)
     }
 
-    /// Holds an ENI that is gated. `whence`: what taskgate did about its namespace.
+    /// Stores a gated ENI and logs it. `whence`: how it came to its namespace, for the log.
     pub(super) fn hold(&mut self, eni: &Eni, made: TaskEni, gate: Gate, whence: &str) {
         let Some(task) = self.provisioned.get_mut(&eni.id) else {
             return;
@@ -179,10 +180,10 @@ impl Gates {
         task.eni = Some(made);
     }
 
-    /// Gives ENIs that taskgate made the addresses that they have now. Gives what went wrong.
+    /// Updates the addresses of the ENIs that taskgate created. Returns the errors.
     async fn readdress(&mut self, enis: &[(&Eni, u16)]) -> Vec<AttachError> {
         let mut wrong = Vec::new();
-        // An address may move from one to another.
+        // An address may move between ENIs: withdraw all old ones before assigning new ones.
         for withdraws in [true, false] {
             for (eni, _) in enis {
                 let task = self.provisioned.get_mut(&eni.id).filter(|task| task.gate.is_some());
@@ -208,7 +209,7 @@ impl Gates {
         wrong
     }
 
-    /// The link of an ENI is gone that taskgate made.
+    /// Handles the loss of the link of an ENI that taskgate created.
     pub(super) fn link_lost(&mut self, eni: &str, ifindex: u32, moved: bool) {
         let has = |task: &&mut ProvisionedTask| task.gate.as_ref().is_some_and(|gate| gate.link().ifindex == ifindex);
         let Some(task) = self.provisioned.get_mut(eni).filter(has) else {
@@ -230,7 +231,7 @@ impl Gates {
         }
     }
 
-    /// Takes away what taskgate made, and then its gate.
+    /// Deletes an ENI that taskgate created, and then drops its gate.
     pub(super) async fn unmake(&self, task: &str, made: Option<TaskEni>, gate: Option<Gate>) {
         let Some(made) = made else { return };
         let link = made.link().name.clone();
@@ -246,14 +247,14 @@ impl Gates {
         }
     }
 
-    /// The names of the tasks whose ENIs could not be made.
+    /// The names of the tasks whose ENIs could not be created or addressed.
     pub(super) fn failed_provisioned(&self) -> impl Iterator<Item = &str> {
         let failed = self.provisioned.values().filter(|task| task.failed != Failed::No);
         failed.map(|task| task.name.as_str())
     }
 }
 
-/// What makes an [`AttachError`] of the reason why a task has no ENI.
+/// Converts the cause why a task has no ENI to an [`AttachError`].
 pub(super) fn no_eni(task: &str) -> impl Fn(EniError) -> AttachError {
     let task = task.to_owned();
     move |cause| AttachError::Eni {
@@ -262,7 +263,7 @@ pub(super) fn no_eni(task: &str) -> impl Fn(EniError) -> AttachError {
     }
 }
 
-/// Logs the limits of a task's ENI. Those of the host hold for every task: they are logged once.
+/// Logs the warnings about a task's ENI. Warnings about the host apply to every task, and are logged once.
 fn warn_of(warned: &mut Vec<EniWarning>, task: &str, warnings: &[EniWarning]) {
     for warning in warnings {
         match warning {

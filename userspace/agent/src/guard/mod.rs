@@ -1,9 +1,8 @@
-//! The link guard: a thread that hears of links and closes or gates them, and does nothing else. Reading files, making
-//! ENIs, closing capture windows are others' work, so none of it delays a gate.
+//! The link guard: a thread that monitors links and closes or gates them, and does nothing else. Reading files,
+//! creating ENIs and closing capture windows happen on other threads, so none of it delays a gate.
 //!
-//! It knows what is desired ([`Desired`]) and what is there ([`LinkWatch`]), and brings the one about from the other, at
-//! start, at a reload and when a link comes or goes alike ([`links`]): closed first, then bound to its task in the image,
-//! then judged.
+//! It reconciles the links that exist ([`LinkWatch`]) with the desired state ([`Desired`]), at start, at a reload, and
+//! whenever a link comes or goes ([`links`]). A link is first closed, then bound to its task in the image, then gated.
 
 mod links;
 mod moved;
@@ -39,7 +38,7 @@ use super::{
     image::SharedImage,
 };
 
-/// Which links carry what.
+/// The desired state: the uplink, and the carrier of each task.
 #[derive(Debug, Default)]
 pub(super) struct Desired {
     pub(super) uplink: Option<Uplink>,
@@ -61,20 +60,20 @@ pub(super) enum Carrier {
     Device(String),
     /// A branch of the trunk.
     Branch(u16),
-    /// The link that taskgate makes, and hands over with its gate ([`LinkGuard::adopt`]).
+    /// The link that taskgate creates, and hands over with its gate ([`LinkGuard::adopt`]).
     Provisioned,
 }
 
-/// How what is desired was brought about.
+/// The outcome of a reconciliation.
 #[derive(Debug)]
 pub(super) struct Reconciled {
-    /// The links that could not be gated. They are tried again.
+    /// The errors of links that could not be gated. Gating them is retried.
     pub(super) wrong: Vec<AttachError>,
     /// The uplink's link, if it is there.
     pub(super) uplink: Option<Link>,
 }
 
-/// A task's link, as the link guard has it.
+/// A task's link, as the link guard knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TaskLink {
     pub(crate) name: String,
@@ -90,16 +89,16 @@ pub(super) struct Counts {
     pub(super) failed: Vec<String>,
 }
 
-/// News for the agent.
+/// A notice to the agent.
 #[derive(Debug)]
 pub(super) enum Notice {
-    /// A link came that carries a task.
+    /// The link of this name, which carries a task, has come up.
     Came(String),
-    /// The uplink's link, or that it has none.
+    /// The uplink's link has changed; `None` if there is none now.
     Uplink(Option<Link>),
-    /// The link with this ifindex, which taskgate made, is gone.
+    /// The link with this ifindex, which taskgate created, is gone.
     ProvisionedLost { eni: String, ifindex: u32, moved: bool },
-    /// The kernel tells of links no more.
+    /// Links can no longer be monitored.
     Deaf(NetlinkError),
 }
 
@@ -139,8 +138,8 @@ pub(super) struct LinkGuard {
 }
 
 impl LinkGuard {
-    /// Starts the thread, in the network namespace of this one, and gives what will tell of links. `inherited_trunks`: the
-    /// links that were trunks of an earlier process whose gates stand.
+    /// Starts the thread, in the network namespace of the caller, and returns the receiver of its notices.
+    /// `inherited_trunks`: the trunks, current and previous, of an earlier process whose gates are attached.
     pub(super) fn start(
         programs: Arc<GatePrograms>,
         image: Arc<SharedImage>,
@@ -172,7 +171,7 @@ impl LinkGuard {
         ))
     }
 
-    /// Brings about what is desired. Given once each link that is there is gated, or could not be.
+    /// Reconciles links with the desired state. Returns once each existing link is gated, or gating it has failed.
     pub(super) async fn reconcile(&self, desired: Desired) -> Result<Reconciled, RunningError> {
         self.ask(|reply| Command::Reconcile(desired, reply)).await
     }
@@ -189,7 +188,7 @@ impl LinkGuard {
         self.tell(Command::Adopt(eni.to_owned(), gate));
     }
 
-    /// Has a link closed that the agent takes away.
+    /// Closes a link that the agent is about to delete.
     pub(super) fn release(&self, eni: &str, ifindex: u32) {
         self.tell(Command::Release(eni.to_owned(), ifindex));
     }
@@ -198,29 +197,29 @@ impl LinkGuard {
         self.ask(Command::Count).await
     }
 
-    /// The link that an ENI is gated on, if it is.
+    /// The link on which an ENI is gated, if it is.
     pub(super) async fn task_link(&self, eni: &str) -> Result<Option<TaskLink>, RunningError> {
         self.ask(|reply| Command::Look(eni.to_owned(), reply)).await
     }
 
-    /// What it holds for each task, and for links that are no task's any more.
+    /// The state and gate of each task, and the gates of links that belong to no task any more.
     pub(super) async fn observe(&self) -> Result<Vec<ObservedTask>, RunningError> {
         self.ask(Command::Observe).await
     }
 
-    /// Has the gates of links put right.
+    /// Repairs the gates of these links.
     pub(super) fn repair(&self, ifindexes: Vec<u32>) {
         self.tell(Command::Repair(ifindexes));
     }
 
-    /// Ends the thread. What it closed until a gate stands is closed until the next run.
+    /// Ends the thread. Links that it closed until their gates are attached stay closed until the next run.
     pub(super) fn end(&mut self) {
         self.tell(Command::End);
         self.join();
     }
 
     fn tell(&self, command: Command) {
-        // A guard that ended has said why.
+        // A guard that ended has already reported why.
         if self.commands.send(command).is_ok()
             && let Err(error) = self.wake.write(1)
         {
@@ -248,18 +247,18 @@ struct Guard {
     links: Links,
     commands: mpsc::Receiver<Command>,
     wake: Arc<EventFd>,
-    /// The reply to [`Command::Reconcile`], once all is brought about, and the errors up to now.
+    /// The pending reply to [`Command::Reconcile`], and the errors so far.
     asked: Option<(oneshot::Sender<Reconciled>, Vec<AttachError>)>,
 }
 
 impl Guard {
     fn run(mut self, notices: &UnboundedSender<Notice>) {
-        // A task that keeps the CPUs busy is not to keep another one's link open.
+        // A task that keeps the CPUs busy must not delay the gating of another task's link.
         if let Err(error) = sys::prefer_thread() {
             debug!("the link guard is scheduled as any other thread: {error}");
         }
         if let Err(refused) = self.run_loop() {
-            // Without an agent there is nobody left to tell.
+            // If the agent is gone, there is no receiver for the notice.
             let _told = notices.send(Notice::Deaf(refused));
         }
     }
@@ -276,7 +275,7 @@ impl Guard {
                 }
                 Err(mpsc::TryRecvError::Empty) => {}
             }
-            // One at a time: a link that comes meanwhile is closed before the next one's gate is waited for.
+            // One step at a time: a link that comes up meanwhile is closed before the next link's gate is waited for.
             if self.links.is_due() {
                 match (self.links.step(), &mut self.asked) {
                     (Some(error), Some((_, wrong))) => wrong.push(error),
@@ -324,17 +323,17 @@ impl Guard {
                     self.links.repair(ifindex);
                 }
             }
-            // Taken where the loop ends.
+            // Handled in the loop.
             Command::End => {}
         }
         Ok(())
     }
 
-    /// Waits for a link, a command, or what is to be tried again.
+    /// Waits for a link event, a command, or the time of the next retry.
     fn wait(&mut self) -> Result<(), NetlinkError> {
         let patience = self.links.time_left();
         self.links.watch().wait(Some(self.wake.as_fd()), patience)?;
-        // Nothing to read unless it was woken.
+        // The read fails if only a link event or the timeout ended the wait.
         let _woken = self.wake.read();
         Ok(())
     }

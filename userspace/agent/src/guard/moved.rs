@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use crate::error::chain;
 
-/// Where a gate's link is; where nobody can tell it is taken to be here.
+/// Where a gate's link is. If that cannot be determined, it is taken to be here.
 pub(super) fn place(gate: &Gate) -> Place {
     gate.place().unwrap_or_else(|error| {
         warn!("{}", chain(&error));
@@ -19,8 +19,8 @@ pub(super) fn place(gate: &Gate) -> Place {
     })
 }
 
-/// Whether a gate of a link that has this number is left as it is: the link is here. `same`: a link that has its number is the one
-/// that was gated.
+/// Whether a gate stays as it is because its link is here. `same`: a link that has its number is the one that was
+/// gated.
 pub(super) fn stays(place: Place, same: bool) -> bool {
     match place {
         Place::Here => true,
@@ -33,7 +33,7 @@ pub(super) fn stays(place: Place, same: bool) -> bool {
 pub(super) fn close(programs: &Arc<GatePrograms>, link: &str, moved: Option<Moved>) {
     let (programs, link) = (Arc::clone(programs), link.to_owned());
     let run = move || {
-        // Where nothing was said of a move the link is destroyed, or messages were lost.
+        // Without a notification of a move, the link was destroyed, or netlink messages were lost.
         let Some(moved) = moved else { return };
         match programs.close_moved(moved) {
             Ok(()) => error!(

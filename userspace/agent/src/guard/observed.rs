@@ -1,9 +1,9 @@
-//! What the guard holds, for those who compare it with the kernel.
+//! The link guard's view of tasks and gates, for comparison with the kernel.
 
 use taskgate_api::TaskState;
 use taskgate_bpf::gate::Gate;
 
-/// A task and its gate; or the gate of a link that is no task's any more, or of the trunk.
+/// A task with its gate, or the gate of the trunk or of a link that belongs to no task any more.
 #[derive(Clone, Debug)]
 pub(crate) struct ObservedTask {
     /// The ENI of the task.

@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// When something that failed is tried again: soon at first, then ever more seldom.
+/// Schedule of the retries of a failed operation: soon at first, then with doubled delays up to a limit.
 #[derive(Debug)]
 pub(super) struct Retry {
     at: Instant,
     delay: Duration,
-    /// The error, which is logged once.
+    /// The last error. The same error is logged once.
     said: String,
 }
 
 impl Retry {
-    /// After a failure. `true`: it is to be said.
+    /// The next retry after a failure, and whether the error is new and has to be logged.
     pub(super) fn after(before: Option<Self>, error: String) -> (Self, bool) {
         let (delay, is_new) = before.map_or((FIRST, true), |before| {
             ((2 * before.delay).min(LONGEST), before.said != error)
@@ -28,7 +28,7 @@ impl Retry {
         (retry, is_new)
     }
 
-    /// When.
+    /// The time of the next attempt.
     pub(super) fn at(&self) -> Instant {
         self.at
     }

@@ -1,7 +1,7 @@
 //! The uplink's link and the trunk's gate.
 //!
-//! The gate of a trunk that the configuration no longer names stays, so that what were branches is not open. The image
-//! names it as the previous trunk, so that the host's own frames, which have no tag, go on.
+//! The gate of a trunk that the configuration no longer names stays attached, so that the former branches are not open.
+//! The image names it as the previous trunk, so that the host's own, untagged frames still pass.
 
 use taskgate_bpf::gate::{AttachKind, Gate, GateError, GateProgram, GatePrograms, Place, link_id};
 use taskgate_model::{Uplink, UplinkMode};
@@ -27,15 +27,15 @@ pub(super) struct Uplinks {
     active: Option<ActiveUplink>,
     /// Gates of previous trunks, closed until their links go. The image names the last one.
     previous: Vec<Gate>,
-    /// Whether it was said that there is no such link.
+    /// Whether the absence of the link was already logged.
     awaited: bool,
 }
 
-/// An uplink whose link is there.
+/// An uplink whose link exists.
 #[derive(Debug)]
 struct ActiveUplink {
     link: Link,
-    /// On a trunk.
+    /// The gate, if the uplink is a trunk.
     gate: Option<Gate>,
 }
 
@@ -60,12 +60,12 @@ impl Uplinks {
         self.active.as_ref()?.gate.as_ref()
     }
 
-    /// The gates of the trunk and of links that were it.
+    /// The gates of the trunk and of previous trunks.
     pub(super) fn gates(&self) -> impl Iterator<Item = &Gate> {
         self.trunk_gate().into_iter().chain(&self.previous)
     }
 
-    /// How the trunk's gate hangs.
+    /// How the trunk's gate is attached.
     pub(super) fn trunk_hook(&self) -> Option<AttachKind> {
         Some(self.active.as_ref()?.gate.as_ref()?.hook())
     }
@@ -78,22 +78,22 @@ impl Uplinks {
             .map(|uplink| &*uplink.device)
     }
 
-    /// The uplink's link, if it is there.
+    /// The uplink's link, if it exists.
     pub(super) fn link(&self) -> Option<&Link> {
         self.active.as_ref().map(|active| &active.link)
     }
 
-    /// Whether a link has, or had, a trunk's gate.
+    /// Whether a link has the gate of the trunk or of a previous trunk.
     pub(super) fn holds(&self, ifindex: u32) -> bool {
         self.gates().any(|gate| gate.link().ifindex == ifindex)
     }
 
-    /// Whether this is the name of the link that is wanted.
+    /// Whether this is the name of the configured uplink.
     pub(super) fn wants(&self, name: &str) -> bool {
         self.wanted.as_ref().is_some_and(|uplink| uplink.device == name)
     }
 
-    /// Takes over what a configuration says.
+    /// Sets the uplink that a configuration names, and releases a different one.
     pub(super) fn desire(&mut self, uplink: Option<Uplink>) {
         if self.wanted != uplink {
             self.release();
@@ -102,7 +102,8 @@ impl Uplinks {
         }
     }
 
-    /// Brings up the configured uplink, if it is not up and its link is there. `is_task`: whether a link has a task's gate.
+    /// Brings up the configured uplink if it is not up and its link exists. `is_task`: whether a link has a task's
+    /// gate.
     pub(super) fn establish(
         &mut self,
         programs: &GatePrograms,
@@ -142,7 +143,8 @@ impl Uplinks {
         Ok(())
     }
 
-    /// Keeps the gates of links that were trunks of an earlier process and are none now: they carry the host's own frames.
+    /// Keeps the gates of links that were trunks of an earlier process and no longer are: they carry the host's own
+    /// frames.
     pub(super) fn inherit(&mut self, programs: &GatePrograms, watch: &LinkWatch, trunks: Vec<u32>) {
         for ifindex in trunks {
             if ifindex == 0 || self.holds(ifindex) {
@@ -202,7 +204,7 @@ impl Uplinks {
         self.control.set_uplink(0);
     }
 
-    /// Has the image name the link that was the trunk last. One that was it before passes nothing.
+    /// Writes the last previous trunk to the image. Trunks before it pass nothing.
     fn name_previous(&self) {
         let Some((last, before)) = self.previous.split_last() else {
             self.control.set_previous_trunk(0);
@@ -219,8 +221,8 @@ impl Uplinks {
         }
     }
 
-    /// Looks whether a link that is or was the uplink is still here; `is_there`: whether any link has its number; `same`: it is
-    /// that link then. Gives the gates of those that moved away.
+    /// Checks whether a link that is or was the uplink is still here. `is_there`: whether any link has its number;
+    /// `same`: whether that link is the same one. Returns the gates of links that moved away.
     pub(super) fn check(&mut self, ifindex: u32, is_there: bool, same: bool) -> Vec<Gate> {
         let mut away = Vec::new();
         let before = self.previous.len();
@@ -245,7 +247,7 @@ impl Uplinks {
         away
     }
 
-    /// A link has this name no more.
+    /// Logs that the uplink was renamed, if this link is the uplink and lost this name.
     pub(super) fn lost_name(&self, ifindex: u32, name: &str) {
         if self.wants(name) && self.link().is_some_and(|link| link.ifindex == ifindex) {
             warn!(
@@ -256,7 +258,7 @@ impl Uplinks {
     }
 }
 
-/// Whether a gate's link is here; one that moved away is closed at once.
+/// Whether a gate's link is here. Gates of links that moved away are added to `away`, to be closed.
 fn stays(gate: &Gate, same: bool, away: &mut Vec<Gate>) -> bool {
     let place = place(gate);
     if place == Place::Elsewhere {

@@ -31,7 +31,7 @@ use crate::{
     image::SharedImage,
 };
 
-/// How long until a link is bound for which the image's writer was busy.
+/// Delay before binding a link is retried because the image's writer was busy.
 const BUSY: Duration = Duration::from_millis(5);
 
 /// The links of this network namespace.
@@ -42,24 +42,24 @@ pub(super) struct Links {
     notices: UnboundedSender<Notice>,
     /// By ENI.
     tasks: BTreeMap<String, Task>,
-    /// The ENI of each device that is desired.
+    /// The ENI of each desired device, by the device's name.
     devices: HashMap<String, String>,
-    /// Gates of links that are here, but for the trunk's, by ifindex.
+    /// Gates of the links in this namespace except the trunk's, by ifindex.
     here: BTreeMap<u32, Held>,
     /// Gates of links that were moved to another namespace: they drop everything there.
     away: Vec<Gate>,
-    /// Links that are closed until their gates are up, by ifindex.
+    /// Links that are closed until their gates are attached, by ifindex.
     covers: HashMap<u32, Cover>,
     uplinks: Uplinks,
     uplink_retry: Option<Retry>,
     uplink_is_due: bool,
-    /// The trunks that an earlier process had, until its gates are taken over.
+    /// The trunks of an earlier process, until its gates are taken over.
     inherited_trunks: Option<Vec<u32>>,
-    /// ENIs to be looked at. Those whose link has just come are first.
+    /// ENIs to be reconciled. Those whose link has just come up are first.
     due: VecDeque<String>,
-    /// When those that wait for the image's writer are looked at again.
+    /// When the ENIs that wait for the image's writer are reconciled again.
     later: Option<Instant>,
-    /// Something went that packets may still read.
+    /// Whether something was removed that packets in flight may still read.
     pending_grace: bool,
     settling: Arc<AtomicBool>,
 }
@@ -70,9 +70,9 @@ struct Task {
 }
 
 enum State {
-    /// There is no link yet; whether that was announced.
+    /// There is no link yet. `true`: this was already logged.
     Waiting(bool),
-    /// It is bound; to the link with this ifindex, if it is none of the trunk's.
+    /// It is bound to the link with this ifindex; `None` for a branch of the trunk.
     Bound(Option<u32>),
     /// Its link passes nothing until it can be bound.
     Closed,
@@ -80,10 +80,10 @@ enum State {
     Failed(Retry),
 }
 
-/// A gate on a link that is here.
+/// A gate on a link in this namespace.
 struct Held {
     gate: Gate,
-    /// Without an ENI it passes nothing.
+    /// The ENI that is bound to the link. Without one, the link passes nothing.
     eni: Option<String>,
 }
 
@@ -125,9 +125,9 @@ impl Links {
         self.uplinks.link().cloned()
     }
 
-    /// Takes over the desired state: tasks that are no longer in it are closed, the others are due.
+    /// Sets the desired state: tasks that are no longer in it are closed, all others become due.
     pub(super) fn desire(&mut self, desired: Desired) -> Result<(), NetlinkError> {
-        // Links whose events are still to come may be named.
+        // The desired state may name links whose events are still pending.
         self.watch.refresh()?;
         self.process_events()?;
         let stays = |eni: &String, task: &mut Task| {
@@ -160,7 +160,7 @@ impl Links {
         Ok(())
     }
 
-    /// A task that is no longer named: its link stays closed.
+    /// Releases a task that is no longer named: its link stays closed.
     fn release_task(&mut self, eni: &str, task: &Task) {
         let DesiredTask { name, carrier, .. } = &task.desired;
         let held = self.here.iter().find(|(_, held)| held.eni.as_deref() == Some(eni));
@@ -178,7 +178,7 @@ impl Links {
                     );
                 }
             }
-            // The agent takes the link away. Where it cannot, the link stays closed.
+            // The agent deletes the link. If it cannot, the link stays closed.
             Carrier::Provisioned => {
                 if let Some(held) = ifindex.and_then(|ifindex| self.here.get_mut(&ifindex)) {
                     held.eni = None;
@@ -205,7 +205,7 @@ impl Links {
         self.pending_grace = true;
     }
 
-    /// Closes what came and looks after what went, up to the present.
+    /// Processes the pending link events: closes new links and cleans up after those that are gone.
     pub(super) fn process_events(&mut self) -> Result<(), NetlinkError> {
         while let Some(event) = self.watch.poll()? {
             match event {
@@ -230,7 +230,7 @@ impl Links {
     }
 
     fn came(&mut self, name: &str, ifindex: u32, unseen: bool) {
-        // Where messages were lost another link may have come to its name and number unseen.
+        // If messages were lost, another link may have got this name and number unnoticed.
         self.check(name, ifindex, None, !unseen);
         if self.uplinks.wants(name) {
             self.uplink_is_due = true;
@@ -246,7 +246,7 @@ impl Links {
         self.tell(Notice::Came(name.to_owned()));
     }
 
-    /// Closes a new link until its gate is up. Where that takes no grace period the gate itself is as fast.
+    /// Closes a new link until its gate is attached. Where attaching takes no grace period, the gate itself is as fast.
     fn cover(&mut self, name: &str, ifindex: u32) {
         let is_task = self.watch.link(name).is_some_and(|(_, link)| link.closable().is_some());
         if self.programs.hook() != AttachKind::Tcx || !is_task {
@@ -278,8 +278,8 @@ impl Links {
             .retain(|gate| !matches!(place(gate), Place::Bare | Place::Gone));
     }
 
-    /// Looks whether the link with this number, which has this name now, is the one that was gated. `same`: it is, if one has its
-    /// number; then a gate that is not on it was taken off, and is put right as such.
+    /// Checks whether the link that has this number, and now this name, is the one that was gated. `same`: if a link
+    /// has the number, it is the same link; a gate that is missing on it was then detached, and is repaired as such.
     fn check(&mut self, name: &str, ifindex: u32, moved: Option<Moved>, same: bool) {
         let uplink = self.uplink();
         let trunk_has_filters = self.uplinks.trunk_hook() == Some(AttachKind::Clsact);
@@ -299,7 +299,7 @@ impl Links {
         let place = place(&held.gate);
         let task = held.eni.as_ref().and_then(|eni| self.tasks.get_mut(eni));
         if moved::stays(place, same) {
-            // A link that taskgate made is its task's under any name.
+            // A link that taskgate created belongs to its task under any name.
             if let Some(task) = task
                 && let Carrier::Device(device) = &task.desired.carrier
                 && device != name
@@ -356,7 +356,7 @@ impl Links {
                 );
                 self.away.push(gate);
             }
-            // It went meanwhile.
+            // The link has gone meanwhile.
             Err(_) if matches!(place(&gate), Place::Bare | Place::Gone) => {}
             Err(error) => {
                 error!(
@@ -369,7 +369,7 @@ impl Links {
         }
     }
 
-    /// Tells the image which bridge a task's link is a port of.
+    /// Writes to the image which bridge a task's link is a port of.
     fn follow_segment(&self, ifindex: u32) {
         let eni = self.here.get(&ifindex).and_then(|held| held.eni.as_ref());
         if let Some(task) = eni.and_then(|eni| self.tasks.get(eni)) {
@@ -383,11 +383,11 @@ impl Links {
     }
 
     fn tell(&self, notice: Notice) {
-        // An agent that is gone has ended everything.
+        // If the agent is gone, everything has ended.
         let _told = self.notices.send(notice);
     }
 
-    /// Takes over the gate of a link that taskgate made.
+    /// Takes over the gate of a link that taskgate created.
     pub(super) fn adopt(&mut self, eni: &str, gate: Gate) {
         let (ifindex, name) = (gate.link().ifindex, gate.link().name.clone());
         if let Some(task) = self.tasks.get_mut(eni) {
@@ -396,11 +396,11 @@ impl Links {
         let eni = Some(eni.to_owned());
         self.here.insert(ifindex, Held { gate, eni });
         self.follow_segment(ifindex);
-        // It may have gone before it was handed over.
+        // The link may have gone before its gate was handed over.
         self.check(&name, ifindex, None, true);
     }
 
-    /// Closes a link that taskgate made and takes away.
+    /// Closes a link that taskgate created and is about to delete.
     pub(super) fn release(&mut self, eni: &str, ifindex: u32) {
         let is_its = |held: &&mut Held| held.eni.as_deref() == Some(eni);
         let Some(held) = self.here.get_mut(&ifindex).filter(is_its) else {
@@ -413,7 +413,7 @@ impl Links {
         }
     }
 
-    /// Refuses an uplink that cannot be one, if its link is there.
+    /// Refuses a device that cannot be the uplink, if its link exists.
     pub(super) fn check_uplink(&mut self, device: &str) -> Result<Result<(), AttachError>, NetlinkError> {
         self.watch.refresh()?;
         self.process_events()?;
@@ -430,7 +430,7 @@ impl Links {
         })
     }
 
-    /// The link that an ENI is gated on, if it is and is no branch.
+    /// The link on which an ENI is gated, if it is and is no branch.
     pub(super) fn task_link(&self, eni: &str) -> Option<TaskLink> {
         let State::Bound(Some(ifindex)) = self.tasks.get(eni)?.state else {
             return None;
@@ -445,7 +445,7 @@ impl Links {
             State::Bound(None) => self.uplinks.has_trunk(),
             _ => false,
         };
-        // A trunk that cannot be gated takes its branches with it.
+        // If the trunk cannot be gated, its branches count as failed.
         let has_failed = |task: &&Task| match task.state {
             State::Failed(_) => true,
             State::Bound(None) => self.uplink_retry.is_some() && !self.uplinks.has_trunk(),

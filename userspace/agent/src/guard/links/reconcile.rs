@@ -1,4 +1,4 @@
-//! One task's link, brought about from what is there: closed first, then bound in the image, then judged.
+//! Reconciles a single task's link: closed first, then bound in the image, then gated.
 
 use std::{mem, time::Instant};
 
@@ -15,9 +15,9 @@ use crate::{
 };
 
 impl Links {
-    /// Reconciles the next link or task that is due. Gives an error that was not reported before.
+    /// Reconciles the next link or task that is due. Returns an error that was not reported before.
     pub(in crate::guard) fn step(&mut self) -> Option<AttachError> {
-        // An earlier process's gate of the trunk goes on until the branches are bound in this one's image.
+        // An earlier process's trunk gate keeps judging until the branches are bound in this process's image.
         let goes_on = self.inherited_trunks.is_some() && !self.due.is_empty();
         if !goes_on && mem::take(&mut self.uplink_is_due) {
             return self.reconcile_uplink();
@@ -59,7 +59,7 @@ impl Links {
             Carrier::Device(device) => self.reconcile_device(eni, &desired, device, announced),
             Carrier::Branch(_) if is_bound => return None,
             Carrier::Branch(vlan) => self.reconcile_branch(&desired, *vlan),
-            // It comes with its gate.
+            // The link is handed over with its gate.
             Carrier::Provisioned => return None,
         };
         let task = self.tasks.get_mut(eni)?;
@@ -173,7 +173,8 @@ impl Links {
             Ok(Binding::NotYet) => Ok(State::Closed),
             Err(cause) => {
                 let left = self.close(&link);
-                // Taken away in the middle of it: there is nothing to gate, nor to warn of, and its event is to come.
+                // The link was deleted meanwhile: there is nothing to gate or to warn of, and its event is still to
+                // come.
                 if left == LinkLeft::Gone {
                     return Ok(State::Waiting(true));
                 }
@@ -186,10 +187,10 @@ impl Links {
         }
     }
 
-    /// Binds a link to its task's slot, then gates it. Where it has to wait for the first it is closed.
+    /// Binds a link to its task's slot, then gates it. If the binding has to wait, the link is closed.
     fn gate(&mut self, eni: &str, task: &DesiredTask, link: &Link) -> Result<Binding, GateError> {
         let id = link_id(link)?;
-        // Before any packet passes there.
+        // The segment has to be set before any packet passes.
         self.set_segment(task.slot, link.ifindex);
         let gated = self.programs.is_inherited(link)?;
         let binding = self
@@ -198,7 +199,7 @@ impl Links {
             .map_err(|cause| GateError::Prepare(cause.into()))?;
         let program = match binding {
             Binding::Done => GateProgram::Judge,
-            // It is not open meanwhile.
+            // The inherited gate keeps the link from being open meanwhile.
             Binding::NotYet if gated => return Ok(binding),
             Binding::NotYet => GateProgram::DropAll,
         };
@@ -215,7 +216,8 @@ impl Links {
         }
     }
 
-    /// Has a program on both sides of a link, in place of what closed it.
+    /// Attaches a program to both sides of a link, or repairs the gate that is there, and removes the cover that closed
+    /// the link.
     fn put_up(&mut self, link: &Link, program: GateProgram) -> Result<Gate, GateError> {
         let gate = match self.here.get(&link.ifindex) {
             Some(held) => {
@@ -225,7 +227,7 @@ impl Links {
             None => self.programs.attach(link, program)?,
         };
         self.covers.remove(&link.ifindex);
-        // One that was moved away and came back has its old gate behind the new one.
+        // A link that was moved away and came back still has its old gate behind the new one.
         for behind in self.away.extract_if(.., |gate| gate.is_on(link.ifindex)) {
             if let Err(error) = behind.detach() {
                 warn!(
@@ -239,7 +241,7 @@ impl Links {
         Ok(gate)
     }
 
-    /// Closes a link that cannot be gated, in whichever way that can be done.
+    /// Closes a link that cannot be gated: by a gate that drops everything or, if that fails, by a cover.
     fn close(&mut self, link: &Link) -> LinkLeft {
         match self.put_up(link, GateProgram::DropAll) {
             Ok(gate) => {
@@ -248,7 +250,7 @@ impl Links {
             }
             Err(error) => debug!("{}", chain(&error)),
         }
-        // One that is covered already is so once more, unless it is gone.
+        // A link that already has a cover gets a new one, unless it is gone.
         match self.programs.cover(link.ifindex) {
             Ok(cover) => {
                 self.hold_cover(link.ifindex, cover);

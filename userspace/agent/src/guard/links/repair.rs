@@ -1,4 +1,4 @@
-//! Gates that are not what they were: told of, and put right.
+//! Observes gates, and repairs those that were changed.
 
 use std::collections::btree_map::Entry;
 
@@ -10,7 +10,8 @@ use super::{Carrier, Links, State};
 use crate::{error::chain, guard::observed::ObservedTask};
 
 impl Links {
-    /// What is held for each task; the gates of the trunk and of former ones, and those of links that are no task's any more.
+    /// The state and gate of each task, and the gates of the trunk, of previous trunks, and of links that belong to no
+    /// task any more.
     pub(in crate::guard) fn observe(&self) -> Vec<ObservedTask> {
         let trunk = self.uplinks.trunk_gate();
         let of_task = |(eni, task): (&String, &super::Task)| {
@@ -55,7 +56,7 @@ impl Links {
         self.tasks.iter().map(of_task).chain(closed).collect()
     }
 
-    /// Puts the gate of a link right. Where that cannot be done the link is closed.
+    /// Repairs the gate of a link. If that fails, the link is closed.
     pub(in crate::guard) fn repair(&mut self, ifindex: u32) {
         let (gate, program) = match self.here.entry(ifindex) {
             Entry::Occupied(held) => {
@@ -76,7 +77,7 @@ impl Links {
         };
         let link = gate.link().name.clone();
         let Err(error) = gate.repair(program) else {
-            // One that was closed for want of a gate.
+            // The link may have been closed while it had no gate.
             self.covers.remove(&ifindex);
             return;
         };

@@ -1,4 +1,4 @@
-//! When what could not be done is tried again.
+//! Retries: when failed and postponed operations are due again.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -12,7 +12,7 @@ use super::{BUSY, Links, State, Task};
 use crate::guard::retry::Retry;
 
 impl Links {
-    /// Whether everything was tried that can be now, and nothing waits for the image's writer.
+    /// Whether everything that is due was tried, and no task waits for the image's writer.
     pub(in crate::guard) fn is_settled(&self) -> bool {
         let closed = |task: &Task| matches!(task.state, State::Closed);
         !self.is_due() && !self.tasks.values().any(closed)
@@ -23,7 +23,7 @@ impl Links {
         self.uplink_is_due || !self.due.is_empty()
     }
 
-    /// How long until something is to be tried again.
+    /// Time until the next retry, if there is one.
     pub(in crate::guard) fn time_left(&self) -> Option<Duration> {
         let failed = self.tasks.values().filter_map(|task| match &task.state {
             State::Failed(retry) => Some(retry.at()),
@@ -36,7 +36,7 @@ impl Links {
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Makes due whatever is to be tried again by now.
+    /// Queues every operation whose retry time has come.
     pub(in crate::guard) fn wake_up(&mut self) {
         let now = Instant::now();
         if self.uplink_retry.as_ref().is_some_and(|retry| retry.at() <= now) {
@@ -63,7 +63,7 @@ impl Links {
         }
     }
 
-    /// Has somebody wait for a grace period, unless somebody does.
+    /// Waits for a grace period on another thread, unless one is already waiting.
     fn synchronize(&mut self) {
         if self.settling.swap(true, Ordering::AcqRel) {
             self.later.get_or_insert_with(|| Instant::now() + BUSY);
