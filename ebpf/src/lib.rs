@@ -1,4 +1,4 @@
-//! taskgate's data path, as pure code: the kernel, the tests, the benchmarks and `explain` run the very same.
+//! taskgate's data path, as pure code: kernel, tests, benchmarks and `explain` all run this crate.
 //!
 //! A frame at a gate goes [`packet::parse`] → [`verdict::decide`]; the kernel's entry points call nothing else. They
 //! read through two traits: [`packet::Frame`] for the packet, [`tables::Tables`] for the state. [`abi`] is what user

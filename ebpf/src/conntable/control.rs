@@ -1,19 +1,19 @@
-//! The control word of a way: what its entry is, and which of the entries that the way has had.
+//! The control word of a way: the state of its entry, part of the key's hash, and a version.
 
 /// A control word: `tag << 24 | version << 3 | state`.
 ///
-/// * Tag, 40 bits: part of the key's hash, so that a lookup reads the keys of other flows almost never.
-/// * Version, 21 bits: rises by one with each claim. A way and a version name one occupancy, so a compare-and-swap that
-///   expects a word seen earlier cannot meet a later entry of the same way, and a baseline kept by way and version cannot
-///   be taken for that of another flow.
+/// * Tag, 40 bits: part of the key's hash, so that a lookup almost never reads the key of another flow.
+/// * Version, 21 bits: incremented with each claim. Way and version identify one occupancy, so a compare-and-swap with a
+///   word that was read earlier cannot hit a later entry of the same way, and a baseline kept by way and version is never
+///   applied to another flow.
 /// * State, 3 bits: a [`State`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct ControlWord(pub u64);
 
-/// Part of a key's hash, 40 bits. Equal tags are equal keys but for one case in 2^40.
+/// Part of a key's hash, 40 bits. Two keys have equal tags by chance once in 2^40.
 ///
-/// In place, as a control word has it: a comparison needs no shift.
+/// Stored at its position in the control word, so that a comparison needs no shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct HashTag(u64);
@@ -28,31 +28,30 @@ impl HashTag {
         Self(hash << Self::LOWEST_BIT)
     }
 
-    /// 0 if two tags are the same, else a number below 2^40.
+    /// 0 if two tags are equal, else a number below 2^40.
     #[inline(always)]
     pub const fn difference(self, other: Self) -> u64 {
         (self.0 ^ other.0) >> Self::LOWEST_BIT
     }
 }
 
-/// Which of the entries that a way has had: rises by one with each claim, modulo 2^21. Only good to tell occupancies of one
-/// way apart.
+/// The occupancy count of a way: incremented with each claim, modulo 2^21. Meaningful only within one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Version(u64);
 
 impl Version {
-    /// So many bits it has.
+    /// The width of a version in bits.
     pub const BITS: u32 = 21;
     const LOWEST_BIT: u32 = 3;
     const MASK: u64 = ((1 << Self::BITS) - 1) << Self::LOWEST_BIT;
 
-    /// By its number; only the low [`Self::BITS`] count.
+    /// The version with this number; only the low [`Self::BITS`] bits count.
     pub const fn from_number(number: u64) -> Self {
         Self(number << Self::LOWEST_BIT & Self::MASK)
     }
 
-    /// Its number, below 2^21.
+    /// The number, below 2^21.
     pub const fn number(self) -> u64 {
         self.0 >> Self::LOWEST_BIT
     }
@@ -62,27 +61,30 @@ impl Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum State {
-    /// Nothing. Version and tag are those of the last entry, the tag zeroed.
+    /// No entry. The version is the last entry's, the tag is 0.
     Empty = 0,
-    /// A program is writing the entry. No other program reads or writes it, but any may kill the claim.
+    /// A program has claimed the way and is writing the entry. No other program reads or writes the entry, but any may kill
+    /// the claim.
     Pending = 2,
-    /// A claim that will not become an entry; its program makes it [`State::Empty`].
+    /// A killed claim, which will not become an entry; its program makes it [`State::Empty`].
     Killed = 3,
-    /// An entry.
+    /// An entry that programs find.
     Live = 4,
-    /// An entry that user space is about to remove. A packet of its flow makes it [`State::Live`] again.
+    /// An entry that user space is about to remove. Programs still find it; a packet of its flow makes it [`State::Live`]
+    /// again.
     Dying = 5,
-    /// No program finds it any more: the totals are final, and user space has still to report them.
+    /// An entry that programs no longer find: the totals are final, and user space has still to report them.
     Frozen = 6,
 }
 
 impl ControlWord {
     const STATE: u64 = 0b111;
     const VERSION_ONE: u64 = Version::from_number(1).0;
-    /// The bits in which [`State::Live`] and [`State::Dying`] of one tag are equal, and no other word is.
+    /// The bits that are the same for [`State::Live`] and [`State::Dying`] entries of one tag, and differ for every other
+    /// word.
     const FOUND: u64 = HashTag::MASK | 0b110;
 
-    /// The state; `None` for a number that no state has.
+    /// The state; `None` for an undefined number.
     #[inline(always)]
     pub const fn state(self) -> Option<State> {
         match self.0 & Self::STATE {
@@ -120,7 +122,7 @@ impl ControlWord {
         Version(self.0 & Version::MASK)
     }
 
-    /// Whether it is an entry whose key has this tag. One AND and one comparison.
+    /// Whether the way holds a live or dying entry with this tag: one AND and one comparison.
     #[inline(always)]
     pub const fn is_entry_of(self, tag: HashTag) -> bool {
         self.0 & Self::FOUND == tag.0 | State::Live as u64
@@ -133,14 +135,14 @@ impl ControlWord {
         Self(self.0 & !Self::STATE | state as u64)
     }
 
-    /// The way given back.
+    /// The word of the freed way: version kept, tag and state zero.
     #[inline(always)]
     #[must_use]
     pub const fn emptied(self) -> Self {
         Self(self.0 & Version::MASK)
     }
 
-    /// The claim of the next entry in this way, with this tag.
+    /// The word that claims this way for a new entry with this tag: next version, pending.
     #[inline(always)]
     #[must_use]
     pub const fn claimed(self, tag: HashTag) -> Self {

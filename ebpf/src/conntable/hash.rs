@@ -1,18 +1,18 @@
-//! The keyed hash of a flow, and where it lies in the table.
+//! The keyed hash of a flow, and its two buckets in the table.
 //!
 //! Pair-multiply-shift (Lemire and Kaser, "Strongly universal string hashing is fast", 2014) over the key's words, with
-//! secret constants: a sender who does not know them cannot choose flows that fall into one bucket. A finishing mix makes
-//! all bits depend on all, since both halves of the hash and its low 40 bits are used.
+//! secret constants: a sender who does not know them cannot choose flows that share a bucket. A final mix makes all bits
+//! depend on all others, since both halves of the hash and its low 40 bits are used.
 
 use super::HashTag;
 use crate::abi::{Key4, Key6};
 
-/// Secret words, drawn once for a table and kept with it: without them its entries cannot be found.
+/// Secret random words, drawn once per set of tables and kept with it: entries cannot be found without them.
 pub type Seed = [u64; 10];
 
 /// A key of a connection table.
 pub trait Hashed {
-    /// Its hash with the secret words that `seed` gives by their number.
+    /// The hash of the key; `seed` returns the secret word with a number.
     fn hash(&self, seed: impl Fn(usize) -> u64) -> u64;
 }
 
@@ -30,7 +30,7 @@ impl Hashed for Key6 {
     }
 }
 
-/// Where a key may lie: its two buckets, and its tag.
+/// The result of hashing a key: its two buckets and its tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// A bucket of the first half of the table.
@@ -42,7 +42,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Where a hash lies in a table with `half` buckets in each half; any number of them.
+    /// The buckets and tag of a hash in a table with `half` buckets in each half; `half` may be any number.
     #[inline(always)]
     pub const fn new(hash: u64, half: u32) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Probe {
         }
     }
 
-    /// The first bucket by 0, the second by 1: arithmetic, and no branch.
+    /// The first bucket for 0, the second for 1: by arithmetic, without a branch.
     #[inline(always)]
     pub const fn bucket(self, half: u32) -> u32 {
         self.first
@@ -108,8 +108,8 @@ mod tests {
         }
     }
 
-    /// Regular keys (one bit set, counters, both in the peer's place) must fall apart in each of the three parts that are
-    /// used: 4,096 keys into 4,096 places leave about 37 % empty; twice the even share in an eighth of them would not.
+    /// Regular keys (one bit set, counters, in the peer's place or the ports) must spread evenly in each of the three parts
+    /// in use: 4,096 keys in 4,096 places leave about 37 % empty; twice the even share in an eighth of them would not.
     #[test]
     fn regular_keys_spread() {
         let four = |n: u64| {

@@ -1,10 +1,10 @@
-//! The connection table: a lock-free hash table of flows in memory that BPF programs on all CPUs and one user-space process
-//! share, safe against a SIGKILL of that process at any step.
+//! The connection table: a lock-free hash table of flows in memory shared by BPF programs on all CPUs and one user-space
+//! process, and consistent if that process is killed at any step.
 //!
 //! Each key has two buckets, one in each half of the table ("d-left" hashing), with [`TableMemory::WAYS`] ways each. A way
-//! is a [`ControlWord`] and an entry; the control word alone says what the entry is. Programs [`find`], [`insert`] and
-//! revive; user space removes by [`gc`]. docs/connection-table.md has the protocol, why it is right, and how that is
-//! checked: every interleaving of small scenarios is walked by a test that runs this very code.
+//! is a [`ControlWord`] and an entry; the control word alone defines the entry's state. Programs [`find`], [`insert`] and
+//! revive entries; user space removes them ([`gc`]). docs/connection-table.md describes the protocol, its correctness, and
+//! the checks: a test runs this code through every interleaving of small scenarios.
 
 mod control;
 pub mod gc;
@@ -18,21 +18,21 @@ pub use hash::{Probe, Seed};
 /// Ways of a bucket in the kernel's tables: a cache line of control words.
 pub const WAYS: u32 = 8;
 
-/// [`TableMemory::AMPLE`] of those.
+/// [`TableMemory::AMPLE`] of the kernel's tables.
 pub const AMPLE: u32 = 3;
 
-/// [`TableMemory::TRIES`] of those.
+/// [`TableMemory::TRIES`] of the kernel's tables.
 pub const TRIES: u32 = 2;
 
-/// Buckets in each half of a table for so many entries: enough that these are 55 % of the ways, where next to no insert finds
-/// both buckets full (docs/connection-table.md).
+/// Buckets in each half of a table for `entries` entries: these fill 55 % of the ways, where inserts almost never find both
+/// buckets full (docs/connection-table.md).
 pub const fn half_for(entries: u32) -> u32 {
     const FILL: u64 = 55;
     let half = (entries as u64 * 100).div_ceil(FILL * 2 * WAYS as u64);
     if half == 0 { 1 } else { half as u32 }
 }
 
-/// The memory of one table. The number of a way is that of its bucket times [`TableMemory::WAYS`], plus its place there.
+/// The memory of one table. A way's number is its bucket's number times [`TableMemory::WAYS`], plus its position there.
 ///
 /// The methods that access no memory exist for compilers and the verifier, and do nothing elsewhere.
 pub trait TableMemory<K> {
@@ -40,13 +40,13 @@ pub trait TableMemory<K> {
     type Bucket: Copy;
     /// Ways in a bucket.
     const WAYS: u32;
-    /// An entry goes into the key's first bucket while that has at least so many free ways, so that most lookups end
+    /// An entry goes into the key's first bucket while that has at least this many free ways, so that most lookups end
     /// there.
     const AMPLE: u32;
-    /// How often an insert is tried.
+    /// The number of attempts for an insert.
     const TRIES: u32;
 
-    /// A bucket; `None` if there is none of that number.
+    /// The bucket with this number, if there is one.
     fn bucket(&self, number: u32) -> Option<Self::Bucket>;
     /// The control word of a way of a bucket, by one load.
     fn load(&self, bucket: Self::Bucket, way: u32) -> ControlWord;
@@ -57,9 +57,9 @@ pub trait TableMemory<K> {
     /// Whether the entry of a way has this key.
     fn is_key(&self, way: u32, key: &K) -> bool;
 
-    /// The same way, unknown to compiler and verifier, and dependent on the control word that named it: what is read
-    /// through the result is read after that word. BPF programs have no other order for loads (load-acquire came with
-    /// Linux 6.15).
+    /// The same way, unknown to compiler and verifier, and data-dependent on the control word that named it: reads through
+    /// the result happen after the read of that word. BPF programs have no other load ordering (load-acquire came with Linux
+    /// 6.15).
     #[inline(always)]
     fn opaque(&self, way: u32, word: ControlWord) -> u32 {
         let _ = word;
@@ -72,33 +72,33 @@ pub trait TableMemory<K> {
         Self::WAYS
     }
 
-    /// How often a claim that goes first is looked at before the next try.
+    /// How many times a winning claim is polled before the next attempt.
     #[inline(always)]
     fn patience(&self) -> u32 {
         0
     }
 
-    /// The same number, unknown to the compiler, which would make branches of it.
+    /// The same number, unknown to the compiler, which would otherwise turn arithmetic on it into branches.
     #[inline(always)]
     fn hide(&self, number: u64) -> u64 {
         number
     }
 }
 
-/// How an insert went. Ways are those of entries that may be counted into at once, in the same program run.
+/// The result of an insert. Entries at the returned ways may be counted into at once, in the same program run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InsertOutcome {
-    /// The entry is there, under this way.
+    /// The entry was inserted at this way.
     Created(u32),
-    /// Somebody else's entry of the same key is there.
+    /// An entry with the same key already exists at this way.
     Exists(u32),
     /// Both buckets are full.
     Full,
-    /// Others claimed the same ways in every try.
+    /// Every attempt met a competing claim.
     Busy,
 }
 
-/// Finds an entry. One that user space is about to remove is revived.
+/// Finds the entry of a key. A dying entry is revived.
 #[inline(always)]
 pub fn find<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Option<u32> {
     match find_alone(memory, probe, key) {
@@ -110,15 +110,15 @@ pub fn find<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Option<u
 
 /// The first entry with a key's tag.
 enum Found {
-    /// The key's.
+    /// The key's own entry.
     Entry(u32),
-    /// Another key's, and its place among the ways of both buckets.
+    /// Another key's entry, and its position among the ways of both buckets.
     Another(u32),
-    /// There is none, or it was removed just now.
+    /// No entry, or an entry that was removed meanwhile.
     Nothing,
 }
 
-/// [`find`] unless an entry of another key has the same tag.
+/// [`find`], up to the first entry with the key's tag.
 #[inline(always)]
 fn find_alone<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Found {
     let mut found = first_match::<K, M>(memory, probe.first, probe.tag, 0);
@@ -137,8 +137,8 @@ fn find_alone<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K) -> Found 
     }
 }
 
-/// The first entry with the tag, the key's own but for one case in 2^40: its place, if that of the bucket's first way is
-/// `from`, its way and control word.
+/// The first entry with the tag, the key's own except once in 2^40: its position, counted from `from`, its way and control
+/// word.
 #[inline(always)]
 fn first_match<K, M: TableMemory<K>>(
     memory: &M,
@@ -160,8 +160,8 @@ fn first_match<K, M: TableMemory<K>>(
     None
 }
 
-/// [`find`] where the entry of another key at this place has the same tag: the next one is looked at, and no third. Of that an
-/// insert finds that it is there.
+/// [`find`] after the entry of another key with the same tag at `place`: looks at the next entry with the tag, and no
+/// further. A third one is only found by an insert.
 #[inline(always)]
 fn find_behind<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, place: u32) -> Option<u32> {
     let mut left = !1 << (place % u64::BITS);
@@ -173,12 +173,12 @@ fn find_behind<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, place: u
     if lives { Some(way) } else { None }
 }
 
-/// How many ways with one tag are looked at. A third rival of one insert takes three other CPUs in the same microsecond, or
-/// two keys with the tag of a third (once in 2^80): then the insert tries again, and in the end finds its table busy.
+/// The most ways with one tag that an insert checks. A third rival takes three other CPUs in the same microsecond, or two
+/// keys with the tag of a third (once in 2^80): then the insert tries again, and finally reports [`InsertOutcome::Busy`].
 const ROUNDS: u64 = 3;
 
-/// The first way of both buckets with the tag among those that are `left`, as bits, and its control word now; it and what is
-/// in front of it is not left afterwards.
+/// The first way of both buckets with the tag among the bits of `left`, and its current control word. Clears that bit and
+/// the ones below.
 #[inline(always)]
 fn next_with_tag<K, M: TableMemory<K>>(memory: &M, probe: Probe, left: &mut u64) -> Option<(u32, ControlWord)> {
     let differs = |word: ControlWord| word.tag().difference(probe.tag);
@@ -195,23 +195,24 @@ fn next_with_tag<K, M: TableMemory<K>>(memory: &M, probe: Probe, left: &mut u64)
     Some((memory.opaque(number * M::WAYS + way, word), word))
 }
 
-/// The ways of a bucket for whose control word `number` gives 0, as bits; it gives less than 2^63.
+/// The ways of a bucket for whose control word `of` returns 0, as bits; `of` returns less than 2^63.
 ///
-/// All of them without a branch: that is what a verifier walks fastest. Whoever wants one of them reads its word again.
+/// All ways are read without a branch, the cheapest form for the verifier. The caller reads the word of a chosen way again.
 #[inline(always)]
 fn where_zero<K, M: TableMemory<K>>(memory: &M, number: u32, of: impl Fn(ControlWord) -> u64) -> Option<u64> {
     let bucket = memory.bucket(number)?;
     let mut found = 0;
     for way in 0..M::WAYS {
-        // The sign of one less is 1 for 0 alone. Hidden, since compilers would make a comparison of it, and that a branch.
+        // `number - 1` has its top bit set for 0 alone. Hidden, because compilers would turn this into a comparison and a
+        // branch.
         let number = memory.hide(of(memory.load(bucket, way)));
         found |= number.wrapping_sub(1) >> 63 << way;
     }
     Some(found)
 }
 
-/// Makes an entry live again that user space has marked; `false` if it came too late. The version is in the word, so a
-/// later entry of the same way cannot be meant.
+/// Revives an entry that user space has marked; `false` if the entry was removed first. The version in the word protects a
+/// later entry of the same way.
 #[inline(always)]
 fn revive<K, M: TableMemory<K>>(memory: &M, way: u32, dying: ControlWord) -> bool {
     let live = dying.with(State::Live);
@@ -219,11 +220,11 @@ fn revive<K, M: TableMemory<K>>(memory: &M, way: u32, dying: ControlWord) -> boo
     was == dying || was == live
 }
 
-/// Adds an entry unless the key has one. `fill` writes key and value of a way by plain stores.
+/// Adds an entry unless the key has one. `fill` writes key and value of a way with plain stores.
 ///
-/// A claim precedes the look for rivals, in every program: of two that insert one key at least one sees the other. The
-/// claim further in front kills the one behind, a killed claim cannot be published, and one behind gives way, so that one
-/// entry is left.
+/// Every program claims a way before it looks for rivals: of two inserts of one key, at least one sees the other. The claim
+/// further in front kills the one behind, a killed claim cannot be published, and the one behind gives way, so one entry
+/// remains.
 #[inline(always)]
 pub fn insert<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, fill: impl Fn(u32)) -> InsertOutcome {
     let mut outcome = InsertOutcome::Busy;
@@ -250,7 +251,7 @@ pub fn insert<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, fill: imp
         memory.store(mine, claim.emptied());
         match rival {
             Rival::None | Rival::Many => {}
-            // That claim becomes an entry, or ends, sooner than another try would be made in vain.
+            // The rival claim is published or given up sooner than another attempt would take.
             Rival::Claim(way, word) => {
                 if let Some(bucket) = memory.bucket(way / M::WAYS) {
                     for _ in 0..memory.patience() {
@@ -267,22 +268,22 @@ pub fn insert<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, fill: imp
             }
         }
     }
-    // Whoever was faster may be done by now.
+    // A competing insert may be published by now.
     match find_alone(memory, probe, key) {
         Found::Entry(way) => InsertOutcome::Exists(way),
         Found::Another(_) | Found::Nothing => outcome,
     }
 }
 
-/// A free way.
+/// A free way for a new entry.
 struct Free {
-    /// Its place among those of both buckets.
+    /// Its position among the ways of both buckets.
     place: u32,
     way: u32,
     word: ControlWord,
 }
 
-/// The free way that an entry goes into; `None` if both buckets are full or not there.
+/// Chooses the free way for an entry; `None` if both buckets are full or do not exist.
 #[inline(always)]
 fn choose_way<K, M: TableMemory<K>>(memory: &M, probe: Probe) -> Option<Free> {
     let first = where_zero::<K, M>(memory, probe.first, ControlWord::state_bits)?;
@@ -290,7 +291,7 @@ fn choose_way<K, M: TableMemory<K>>(memory: &M, probe: Probe) -> Option<Free> {
     if first | second == 0 {
         return None;
     }
-    // As numbers of 0 and 1, since compilers and the verifier make two paths of a comparison.
+    // As 0 or 1: a comparison would become two paths for compiler and verifier.
     let (free, free_second) = (first.count_ones() as u64, second.count_ones() as u64);
     let scarce = free.wrapping_sub(M::AMPLE as u64) >> 63;
     let emptier = memory.hide(free.wrapping_sub(free_second) >> 63 & scarce);
@@ -303,19 +304,20 @@ fn choose_way<K, M: TableMemory<K>>(memory: &M, probe: Probe) -> Option<Free> {
     })
 }
 
-/// Who else has an entry of a key, or claims one.
+/// A competing entry or claim of the same key.
 #[derive(Clone, Copy)]
 enum Rival {
     None,
-    /// A claim that goes first, and its control word.
+    /// A claim further in front, which wins: its way and control word.
     Claim(u32, ControlWord),
-    /// An entry, and its control word.
+    /// A published entry: its way and control word.
     Entry(u32, ControlWord),
-    /// More than are looked at.
+    /// More than [`ROUNDS`] ways with the tag.
     Many,
 }
 
-/// Looks for rivals of the claim `mine`, which has this place among the ways of both buckets, and kills the claims behind it.
+/// Looks for rivals of the claim on way `mine`, at position `place` among the ways of both buckets, and kills the claims
+/// behind it.
 #[inline(always)]
 fn rival<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, mine: u32, place: u32) -> Rival {
     let mut left = !(1 << place);
@@ -323,7 +325,7 @@ fn rival<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, mine: u32, pla
         let Some((way, mut word)) = next_with_tag::<K, M>(memory, probe, &mut left) else {
             return Rival::None;
         };
-        // A claim's key cannot be read yet: equal tags count as equal keys. Once in 2^40 that is wrong, and one of the two
+        // A claim's key cannot be read yet: equal tags count as equal keys. That is wrong once in 2^40; then one of the two
         // tries again.
         if word.tag() == probe.tag && word.is(State::Pending) {
             if way < mine {
@@ -333,7 +335,8 @@ fn rival<K, M: TableMemory<K>>(memory: &M, probe: Probe, key: &K, mine: u32, pla
             if now == word {
                 continue;
             }
-            // Published meanwhile, or given up. A newer claim has still to look for rivals, and will see this one.
+            // The rival was published or given up meanwhile. A newer claim on that way has yet to look for rivals, and will
+            // see this one.
             word = now;
         }
         if word.is_entry_of(probe.tag) && memory.is_key(way, key) {

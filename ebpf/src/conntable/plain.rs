@@ -1,4 +1,4 @@
-//! A connection table in plain memory: what tests, fuzzing and `explain` have in place of mapped BPF arrays.
+//! A connection table in plain memory, used by tests, fuzzing and `explain` in place of mapped BPF arrays.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -7,7 +7,7 @@ use super::{ControlWord, InsertOutcome, Probe, Seed, State, TableMemory, find, i
 /// Ways of a bucket, as in the kernel's tables.
 const WAYS: usize = super::WAYS as usize;
 
-/// The constants of the hash in plain memory, where they need not be secret.
+/// The hash seed for plain memory, which need not be secret.
 pub(crate) const SEED: Seed = [
     0x9b05_688c_2b3e_6c1f,
     0x1f83_d9ab_fb41_bd6b,
@@ -21,7 +21,8 @@ pub(crate) const SEED: Seed = [
     0x7137_4491_23ef_65cd,
 ];
 
-/// A table of keys of `K` words and values of `V` words. Threads may use it as programs and user space use the kernel's.
+/// A table of keys of `K` words and values of `V` words. Threads may access it as programs and user space access the
+/// kernel's.
 #[derive(Debug)]
 pub struct PlainTable<const K: usize, const V: usize> {
     half: u32,
@@ -42,12 +43,12 @@ impl<const K: usize, const V: usize> PlainTable<K, V> {
         }
     }
 
-    /// The number of ways: more entries than this do not fit.
+    /// The number of ways, which is the most entries that fit.
     pub fn capacity(&self) -> u32 {
         self.control.len() as u32
     }
 
-    /// Where a hash lies.
+    /// The two buckets and the tag of a hash.
     pub fn probe(&self, hash: u64) -> Probe {
         Probe::new(hash, self.half)
     }
@@ -84,7 +85,7 @@ impl<const K: usize, const V: usize> PlainTable<K, V> {
         &self.values[way as usize]
     }
 
-    /// The ways that hold an entry which programs find, and their control words.
+    /// The ways with a live or dying entry, and their control words.
     pub fn entries(&self) -> impl Iterator<Item = (u32, ControlWord)> + '_ {
         (0..self.capacity())
             .map(|way| (way, self.control(way)))

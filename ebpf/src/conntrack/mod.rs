@@ -1,39 +1,38 @@
 //! The life of a tracked connection: its state, and how long it may be idle.
 //!
-//! * *replied*, once a packet came back to the initiator; *confirmed*, once the initiator went on after that.
-//! * *answered*, once a packet came back after that too. UDP is a stream from there on: it has seen more than one request
-//!   and response (EC2 API, `ConnectionTrackingSpecificationRequest`).
+//! * *replied*: a packet came back to the initiator; *confirmed*: the initiator sent another packet after that.
+//! * *answered*: a packet came back after that too. UDP is a stream from there on: it has seen more than one request and
+//!   response (EC2 API, `ConnectionTrackingSpecificationRequest`).
 //!
-//! **TCP.** Anybody can write a peer's address on a packet, so of the two sides only the task is believed. An entry keeps
-//! the low 16 bits of the sequence number that each side sends next (RFC 9293, 3.4: SND.NXT):
+//! **TCP.** A peer's address can be forged, so of the two sides only the task is trusted. An entry keeps the low 16 bits of
+//! the sequence number that each side sends next (RFC 9293, 3.4: SND.NXT):
 //!
-//! * The task's own side follows what it sends. A segment that is sent again does not move it back.
-//! * The peer's side goes on with a segment that begins exactly where the last one ended, and otherwise with what the
-//!   task acknowledges: RCV.NXT of the task's stack, which has looked at all 32 bits, at the window and at the data. A
-//!   segment that was lost or overtaken on its way here is made good by that.
-//! * A RST or FIN that does not begin exactly there changes nothing (RFC 5961, 3.2, has hosts do the same with a RST). While
-//!   the responder has said nothing, its RST has to acknowledge what the initiator sent (RFC 9293, 3.10.7.3).
-//! * *Replied* is a connection whose responder acknowledged exactly what the initiator sent; or whatever the task sent as
-//!   the responder.
-//! * *Confirmed*, which is established, is one whose initiator then acknowledged exactly what the responder sent, which
-//!   nobody can who did not receive it; or one whose responder sent data or a FIN beyond its first packet. A bare ACK of
-//!   the responder's does not count: stacks answer a second SYN with one before the connection is established (RFC 5961,
-//!   4.2; Linux, `tcp_check_req`).
-//! * A connection that was picked up midway, of whose handshake nothing was seen, is known by what its first packet says
-//!   of both sides, and confirmed as any other.
-//! * A SYN of the task's, with ACK or without, that is not sent again, begins anew: its stack holds no connection there.
-//! * TCP is closed after a FIN from both sides, or while the last packet of either side is a RST. The side that really
-//!   sent a RST sends nothing else afterwards (RFC 9293, 3.5.2), so what it does send shows that the RST was forged.
-//! * After a FIN from one side it is half-closed: the other may go on sending, and is waited for some minutes. Where the
-//!   task acknowledges more of its peer than up to the peer's FIN, that FIN was forged, and is taken back.
-//! * Once it is closed by a FIN from both sides, and nothing has come for ten seconds, packets that do not open a
-//!   connection are late and denied, as AWS has it (VPC User Guide, flow log records: REJECT). Until then they belong to
-//!   the closing: the last ACK, and what is sent again because it was lost. A RST does not go so far: after ten seconds
-//!   without a packet the rules decide.
+//! * The task's side advances with what the task sends. A retransmission does not move it back.
+//! * The peer's side advances with a segment that begins exactly where the last one ended, and otherwise with what the task
+//!   acknowledges: RCV.NXT of the task's stack, which has checked all 32 bits, the window and the data. That also covers
+//!   segments that were lost or overtaken on their way here.
+//! * A RST or FIN at any other sequence number changes nothing (RFC 5961, 3.2, has hosts do the same with a RST). While the
+//!   responder has sent nothing, its RST has to acknowledge what the initiator sent (RFC 9293, 3.10.7.3).
+//! * *Replied*: the responder acknowledged exactly what the initiator sent; a task as responder is trusted with any packet.
+//! * *Confirmed* means established: the initiator acknowledged exactly what the responder sent, which proves that it
+//!   received it; or the responder sent data or a FIN after its first packet. A bare ACK of the responder does not count:
+//!   stacks answer a second SYN with one before the connection is established (RFC 5961, 4.2; Linux, `tcp_check_req`).
+//! * A connection picked up midstream, without its handshake, starts with the sequence and acknowledgement numbers of its
+//!   first packet, and is confirmed like any other.
+//! * A SYN from the task, with or without ACK, that is not a retransmission starts a new connection: the task's stack has no
+//!   connection there.
+//! * TCP is closed after a FIN from both sides, or while the last packet of either side is a RST. A side that really sent a
+//!   RST sends nothing afterwards (RFC 9293, 3.5.2), so any further packet from it shows that the RST was forged.
+//! * After a FIN from one side the connection is half-closed: the other side may go on sending, with a timeout of minutes.
+//!   If the task acknowledges more than the peer's data up to its FIN, the FIN was forged and is taken back.
+//! * Once both sides have sent a FIN and the closed timeout (ten seconds by default) has passed without a packet, packets
+//!   that do not open a connection are late and denied, as on AWS (VPC User Guide, flow log records: REJECT). Until then
+//!   they belong to the closing: the last ACK, and retransmissions. After a RST instead, the rules decide once the timeout
+//!   has passed.
 //! * A SYN without ACK on a closed pair begins a new connection (RFC 9293, 3.6.1), so it is judged as one.
 //!
-//! 16 bits tell a segment that is sent again from a new one within 32 KiB. Beyond that a side may be taken for up to 32 KiB
-//! of what it sends for another place; a RST in that time closes nothing, and the entry ends by its time-out.
+//! 16 bits distinguish a retransmission from a new segment within 32 KiB. Beyond that, a side's position may be wrong for up
+//! to 32 KiB of what it sends; a RST in that time closes nothing, and the entry ends by its timeout.
 
 use crate::{
     abi::{Direction, image::Timeout, tables::state},
@@ -55,7 +54,7 @@ pub const fn opened_by(direction: Direction) -> u16 {
     }
 }
 
-/// Who opened it.
+/// The direction of the connection's first packet, from its state.
 #[inline(always)]
 pub const fn initiator(state: u16) -> Direction {
     if state & state::INGRESS == 0 {
@@ -65,7 +64,7 @@ pub const fn initiator(state: u16) -> Direction {
     }
 }
 
-/// A connection in an entry: its state, and the next sequence number of each side.
+/// The tracking state of a connection: state bits, and the next sequence number of each side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Life {
     /// [`state`] bits.
@@ -74,21 +73,21 @@ pub struct Life {
     pub next: [u16; 2],
 }
 
-/// A TCP segment; numbers by their low 16 bits.
+/// A TCP segment; sequence and acknowledgement numbers by their low 16 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// TCP flags.
     pub flags: u8,
-    /// Its sequence number.
+    /// The sequence number.
     pub sequence: u16,
-    /// Its acknowledgement number, if it has ACK.
+    /// The acknowledgement number, valid if the segment has ACK.
     pub acknowledged: u16,
-    /// Bytes of payload, of all segments together if it is a GSO packet.
+    /// Bytes of payload, of all segments together for a GSO packet.
     pub payload: u32,
 }
 
 impl Life {
-    /// The same, as numbers that nobody knows: see [`crate::tables::Tables::opaque`].
+    /// The same, hidden from the verifier: see [`crate::tables::Tables::opaque`].
     #[inline(always)]
     #[must_use]
     pub fn opaque(self, opaque: impl Fn(u32) -> u32) -> Self {
@@ -107,20 +106,20 @@ impl Segment {
         self.flags & flags != 0
     }
 
-    /// The sequence numbers that it takes: SYN and FIN count as a byte each (RFC 9293, 3.4).
+    /// The length in sequence space: SYN and FIN count as a byte each (RFC 9293, 3.4).
     #[inline(always)]
     const fn length(self) -> u32 {
         self.payload + (self.flags >> 1 & 1) as u32 + (self.flags & tcp::FIN) as u32
     }
 
-    /// The sequence number after it.
+    /// The sequence number that follows the segment.
     #[inline(always)]
     const fn end(self) -> u16 {
         self.sequence.wrapping_add(self.length() as u16)
     }
 }
 
-/// A FIN or RST that was seen from a side.
+/// The state bits for a FIN and a RST from a side.
 #[inline(always)]
 const fn ending(direction: Direction) -> (u16, u16) {
     match direction {
@@ -129,7 +128,7 @@ const fn ending(direction: Direction) -> (u16, u16) {
     }
 }
 
-/// Where a side goes on that was to go on at `next` and now begins at `begins` and takes `length`.
+/// The next sequence number of a side after a segment at `begins` of `length`: `next`, unless the segment ends beyond it.
 #[inline(always)]
 const fn furthest(next: u16, begins: u16, length: u32) -> u16 {
     let ahead = begins.wrapping_sub(next).cast_signed() as i32 + length.cast_signed();
@@ -140,8 +139,8 @@ const fn furthest(next: u16, begins: u16, length: u32) -> u16 {
     }
 }
 
-/// The life of a connection with one packet. `state`: [`opened_by`] its initiator, with what else its admission says.
-/// `segment`: of TCP, and whether it can be read.
+/// The state of a connection after its first packet. `state`: [`opened_by`] its initiator, with the bits of its admission.
+/// `segment`: the TCP segment, and whether it is valid.
 #[inline(always)]
 pub const fn begin(state: u16, protocol: u8, direction: Direction, (segment, is_known): (Segment, bool)) -> Life {
     let is_initiator = direction as u8 == initiator(state) as u8;
@@ -172,7 +171,7 @@ pub const fn begin(state: u16, protocol: u8, direction: Direction, (segment, is_
     life
 }
 
-/// The life after one more packet. `segment`: of TCP, where it can be read. `opaque` as in [`Life::opaque`].
+/// The state after another packet. `segment`: the TCP segment, if it can be read. `opaque` as in [`Life::opaque`].
 #[inline(always)]
 pub fn advance(
     old: Life,
@@ -200,14 +199,14 @@ pub fn advance(
     }
 }
 
-/// Whether a segment changes more than where the sides go on, or may.
+/// Whether a segment may change more than the next sequence numbers.
 #[inline(always)]
 const fn turns(state: u16, segment: Segment) -> bool {
     const DOUBTFUL: u16 = state::RESET_EGRESS | state::RESET_INGRESS | state::FIN_INGRESS;
     segment.has(tcp::SYN | tcp::FIN | tcp::RST) || state & (state::CONFIRMED | DOUBTFUL) != state::CONFIRMED
 }
 
-/// The state of all but TCP after one more packet.
+/// The state bits of a protocol other than TCP after another packet.
 #[inline(always)]
 const fn exchange(old: u16, direction: Direction) -> u16 {
     if direction as u8 != initiator(old) as u8 {
@@ -224,7 +223,7 @@ const fn exchange(old: u16, direction: Direction) -> u16 {
     }
 }
 
-/// The sequence numbers of both sides after a segment from the task.
+/// Advances the sequence numbers of both sides by a segment from the task.
 #[inline(always)]
 const fn heard(life: &mut Life, segment: Segment) {
     let [own, peer] = life.next;
@@ -234,7 +233,7 @@ const fn heard(life: &mut Life, segment: Segment) {
     }
 }
 
-/// A segment that claims to come from the peer.
+/// Advances the peer's sequence number by a segment with the peer's address, if it begins exactly there.
 #[inline(always)]
 const fn claimed(life: &mut Life, segment: Segment) {
     if segment.sequence == life.next[1] {
@@ -242,7 +241,7 @@ const fn claimed(life: &mut Life, segment: Segment) {
     }
 }
 
-/// Segments that change more than sequence numbers: the handshake, the end.
+/// Applies a segment that may change state bits: of the handshake or the end.
 #[inline(always)]
 fn turn(old: Life, direction: Direction, segment: Segment, opaque: &impl Fn(u32) -> u32) -> Life {
     let is_initiator = direction as u8 == initiator(old.state) as u8;
@@ -251,7 +250,7 @@ fn turn(old: Life, direction: Direction, segment: Segment, opaque: &impl Fn(u32)
     let known = is_initiator || old.state & state::KNOWN != 0;
     let fits = known && segment.sequence == old.next[own];
     let answers = segment.has(tcp::ACK) && segment.acknowledged == old.next[other];
-    // As bits that nobody knows: otherwise a verifier would walk the rest once for each of them.
+    // Hidden from the verifier: otherwise it would walk the rest once for each combination.
     let bits = opaque(known as u32 | (fits as u32) << 1 | (answers as u32) << 2);
     let (known, fits, answers) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
     let mut life = old;
@@ -279,7 +278,7 @@ fn turn(old: Life, direction: Direction, segment: Segment, opaque: &impl Fn(u32)
                 }
             } else {
                 heard(&mut life, segment);
-                // Nothing follows a FIN.
+                // The peer sent more after its FIN: the FIN was forged.
                 if life.next[other] != old.next[other] {
                     life.state &= !state::FIN_INGRESS;
                 }
@@ -313,7 +312,7 @@ fn turn(old: Life, direction: Direction, segment: Segment, opaque: &impl Fn(u32)
     life
 }
 
-/// Whether both sides of a TCP connection have said that they send no more.
+/// Whether both sides of a TCP connection have sent a FIN.
 #[inline(always)]
 pub const fn finished(state: u16) -> bool {
     const BOTH: u16 = state::FIN_EGRESS | state::FIN_INGRESS;
@@ -326,7 +325,7 @@ pub const fn closed(state: u16) -> bool {
     finished(state) || state & (state::RESET_EGRESS | state::RESET_INGRESS) != 0
 }
 
-/// Which time-out an entry of this protocol and state has.
+/// The idle time-out of an entry with this protocol and state.
 #[inline(always)]
 pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
     match protocol {
@@ -341,11 +340,11 @@ pub const fn timeout_of(protocol: u8, state: u16) -> Timeout {
     }
 }
 
-/// The default of each time-out, in seconds. SG-TRACK-7 in docs/aws-semantics.md has those that AWS documents. The others:
+/// The default of each time-out, in seconds. SG-TRACK-7 in docs/aws-semantics.md lists those that AWS documents. The others:
 ///
-/// * Half-open and closed TCP have 60 and 10 seconds, as many trackers, and ICMP 30, as UDP.
-/// * Half-closed TCP: trackers wait from 2 minutes (Linux, nf_conntrack_tcp_timeout_fin_wait) to 15 (pf, tcp.closing); 10
-///   minutes leave a server time to answer a client that has nothing more to send.
+/// * Half-open and closed TCP: 60 and 10 seconds, as in many connection trackers; ICMP: 30, as for UDP.
+/// * Half-closed TCP: 10 minutes, so that a server can still answer a client that has nothing more to send. Other trackers
+///   wait from 2 minutes (Linux, nf_conntrack_tcp_timeout_fin_wait) to 15 (pf, tcp.closing).
 /// * Fragments: as long as Linux keeps an incomplete datagram (net.ipv4.ipfrag_time, net.ipv6.ip6frag_time).
 /// * Link-local addresses: active neighbours are heard every minute (RFC 4861, 10: REACHABLE_TIME).
 pub const fn default_seconds(timeout: Timeout) -> u32 {
@@ -360,8 +359,8 @@ pub const fn default_seconds(timeout: Timeout) -> u32 {
     }
 }
 
-/// Whether what was last seen at `last` has been idle for more than `timeout` ticks. Another CPU may have written a
-/// time a little ahead of this one's `now`, which must not look like an age of 2^32.
+/// Whether more than `timeout` ticks have passed since `last`. Another CPU may have written a time slightly ahead of this
+/// CPU's `now` (up to 4,096 ticks), which must not look like an age of 2^32.
 #[inline(always)]
 pub const fn idle(now: u32, last: u32, timeout: u32) -> bool {
     const AHEAD: u32 = 4096;
