@@ -1,4 +1,4 @@
-//! The kernel program: loaded, its maps compared with what this build expects, its programs verified.
+//! Loads the kernel program: checks its maps against the types that this build expects, and has its programs verified.
 
 use std::{
     collections::BTreeMap,
@@ -31,30 +31,30 @@ use crate::sys::{self, MmapArray};
 /// The kernel program as it was built; empty in a build without it (`AYA_BUILD_SKIP`).
 static GATE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taskgate-gate"));
 
-/// The ring that aya-log's messages come on.
+/// The ring buffer of aya-log's messages.
 const LOG: &str = "AYA_LOGS";
 
-/// The loaded kernel program. Gates ([`super::gate`]), its tables and mapped memory live on when it is dropped.
+/// The loaded kernel program. Gates ([`super::gate`]), tables and mapped memory that were taken from it stay valid when it is dropped.
 #[derive(Debug)]
 pub struct BpfObject {
     pub(super) ebpf: Ebpf,
-    /// What is mapped of its maps, by name.
+    /// The arrays that are already mapped, by map name.
     mapped: Mutex<BTreeMap<&'static str, MmapArray<AtomicU64>>>,
     options: LoadOptions,
     seed: Seed,
     pub(super) gates: Arc<GatePrograms>,
-    /// The prefilter's program, once it is loaded.
+    /// The name of the prefilter's program, once that is loaded.
     pub(super) prefilter: Option<&'static str>,
-    /// Where its maps have their names and which image is its own, if it outlives the process.
+    /// The pins of its maps and the number of its image, if it outlives the process.
     pub(super) kept: Option<(Pins, u32)>,
-    /// How it sees what is left to be done to a frame.
+    /// How the program reads a frame's pending offloads from the socket buffer.
     sight: Sight,
-    /// Why it does not see what is left to be done to a frame, if it does not.
+    /// Why the program cannot read a frame's pending offloads, if it cannot.
     unseen: Option<Unseen>,
 }
 
 impl BpfObject {
-    /// Its programs, but for those of the prefilter, of which one is loaded when it is asked for.
+    /// The programs that are always loaded. Of the two prefilter programs one is loaded on request.
     pub const PROGRAMS: [&'static str; 4] = [
         abi::program::FROM_TASK,
         abi::program::TO_TASK,
@@ -63,20 +63,20 @@ impl BpfObject {
     ];
 
     /// Loads a new kernel program: fresh maps, all programs verified, nothing attached, the image empty. It may block
-    /// for a second. With the process it is gone, but for clsact filters.
+    /// for a second. Everything ends with the process, except clsact filters.
     pub fn load(options: &LoadOptions) -> Result<Self, LoadError> {
         Self::load_by(options, None, &new_seed()?)
     }
 
-    /// [`Self::load`] of what outlives the process: the gates, the image and the tables. `carried`: the seed of the tables
-    /// that an earlier process had, which have the same sizes and are gone on with; `None`: there are none.
+    /// [`Self::load`] with gates, image and tables that outlive the process. `carried`: the seed of the tables of an earlier process,
+    /// which must have the same sizes and are reused; `None`: there are none.
     ///
     /// # Errors
-    /// As of [`Self::load`]; [`LoadError::Shape`] if a table is not what this build expects: what stands goes on standing.
+    /// As of [`Self::load`]; [`LoadError::Shape`] if a table is not what this build expects: existing gates and tables stay in place.
     pub fn load_pinned(options: &LoadOptions, pins: &Pins, carried: Option<&Seed>) -> Result<Self, LoadError> {
         let image = pins.image_numbers()?.last().map_or(1, |last| last.saturating_add(1));
         let seed = if let Some(seed) = carried {
-            // The loader would take whatever has the name, and make what has none.
+            // The loader would reuse any map under the name, and create missing ones.
             Self::check_carried(options, pins)?;
             *seed
         } else {
@@ -93,10 +93,10 @@ impl BpfObject {
         loaded
     }
 
-    /// Whether the tables that an earlier process had, with these sizes, can be gone on with.
+    /// Checks that the tables of an earlier process, with these sizes, can be reused.
     ///
     /// # Errors
-    /// One that is missing, cannot be opened, or is not what this build expects.
+    /// A table is missing, cannot be opened, or is not what this build expects.
     pub fn check_carried(options: &LoadOptions, pins: &Pins) -> Result<(), LoadError> {
         let all = MapSpec::all(options);
         let mut carried = all.iter().filter(|shape| shape.is_carried());
@@ -179,12 +179,12 @@ impl BpfObject {
         })
     }
 
-    /// The seed that its connection tables are hashed with.
+    /// The seed of the connection tables' hash function.
     pub fn seed(&self) -> &Seed {
         &self.seed
     }
 
-    /// Has the prefilter verified, unless it was, and gives its program: that for frames of several buffers (Linux
+    /// Loads the prefilter's program, unless one is loaded, and returns its name: the program for frames of several buffers (Linux
     /// 5.18), or the one for older kernels.
     pub fn load_prefilter(&mut self) -> Result<&'static str, LoadError> {
         match self.load_prefilter_as(abi::program::PREFILTER) {
@@ -196,7 +196,7 @@ impl BpfObject {
         }
     }
 
-    /// [`Self::load_prefilter`] with one of the two programs. The one that was loaded first stays.
+    /// [`Self::load_prefilter`] with one of the two programs. If one is loaded already, that is returned instead.
     pub(super) fn load_prefilter_as(&mut self, program: &'static str) -> Result<&'static str, LoadError> {
         if let Some(loaded) = self.prefilter {
             return Ok(loaded);
@@ -210,12 +210,12 @@ impl BpfObject {
         Ok(program)
     }
 
-    /// How gates see what is left to be done to a frame that a task sends.
+    /// How gates read the pending offloads of a frame that a task sends.
     pub fn sight(&self) -> Sight {
         self.sight
     }
 
-    /// Why they do not see it; `None` where they do.
+    /// Why gates cannot read pending offloads; `None` if they can.
     pub fn unseen(&self) -> Option<&Unseen> {
         self.unseen.as_ref()
     }
@@ -230,12 +230,12 @@ impl BpfObject {
         self.words(map::IMAGE)
     }
 
-    /// Maps what slots use: the words of a [`taskgate_ebpf::abi::EniUsage`] for each slot.
+    /// Maps the slots' usage: the words of an [`taskgate_ebpf::abi::EniUsage`] for each slot.
     pub(super) fn usage_words(&self) -> Result<MmapArray<AtomicU64>, LoadError> {
         self.words(map::USAGE)
     }
 
-    /// Maps the words of 8 bytes of an array, once for all who ask.
+    /// Maps an array as words of 8 bytes. All callers share one mapping.
     pub(super) fn words(&self, name: &'static str) -> Result<MmapArray<AtomicU64>, LoadError> {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(words) = mapped.get(name) {
@@ -250,7 +250,7 @@ impl BpfObject {
         MmapArray::new(data(&self.ebpf, name)?).map_err(|cause| LoadError::Open { map: name, cause })
     }
 
-    /// A second handle on one of the maps.
+    /// Another handle on one of the maps.
     pub(super) fn map(&self, name: &'static str) -> Result<MapData, LoadError> {
         sys::share(data(&self.ebpf, name)?).map_err(|cause| LoadError::Map { map: name, cause })
     }
@@ -260,13 +260,13 @@ impl BpfObject {
         Arc::clone(&self.gates)
     }
 
-    /// A second handle on a program that is loaded.
+    /// Another handle on a loaded program.
     pub fn program(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
         program(&self.ebpf, name)
     }
 
-    /// A future that hands the kernel program's messages to the `log` crate, to be spawned; `None` where its log is off. To be
-    /// asked for once, on a tokio runtime.
+    /// A future that passes the kernel program's messages to the `log` crate, to be spawned; `None` if its log is off. To be
+    /// called once, on a tokio runtime.
     pub fn log_drain(&mut self) -> Result<Option<impl Future<Output = ()> + Send + 'static>, LoadError> {
         if self.options.log_level == LevelFilter::Off || self.ebpf.map(LOG).is_none() {
             return Ok(None);
@@ -287,8 +287,8 @@ impl BpfObject {
     }
 }
 
-/// Has a program verified and loaded. A signal that is pending stops the verifier (EAGAIN, Linux 5.0 on, commit
-/// c3494801cd17). Few are left where [`SignalsHeld`] is (SIGSTOP, a debugger): then it is asked again, as libbpf does.
+/// Has a program verified and loaded. A pending signal stops the verifier (EAGAIN, Linux 5.0 on, commit c3494801cd17).
+/// [`SignalsHeld`] blocks all but a few (SIGSTOP, a debugger): for these the load is retried, as libbpf does.
 fn verify(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     const TRIES: u32 = 5;
     let mut tried = 1;

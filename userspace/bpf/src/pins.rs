@@ -1,12 +1,12 @@
-//! What outlives the process: maps and the BPF links of gates, under names in bpffs.
+//! Pins of maps and gates' BPF links in bpffs, which outlive the process.
 //!
 //! | under `/sys/fs/bpf/taskgate/INSTANCE/` | |
 //! |---|---|
-//! | `maps/NAME` | the tables, which a new process goes on with |
-//! | `images/N` | the image of the Nth process; gates hang on the last one, or on the one before while they are taken over |
+//! | `maps/NAME` | the tables, which the next process reuses |
+//! | `images/N` | the image of the Nth process; gates use the last one, or the one before it during a takeover |
 //! | `links/ID` | a BPF link of a gate, by its id |
 //!
-//! Filters of clsact need no name: they are there until somebody takes them away.
+//! clsact filters need no pin: they stay until they are removed.
 
 use std::{
     fs::{self, DirBuilder},
@@ -27,10 +27,10 @@ use nix::{
 
 use crate::sys::{self, MmapArray};
 
-/// Where bpffs is, by custom.
+/// The conventional mount point of bpffs.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Why what outlives the process cannot be found or kept.
+/// Why a pin cannot be found, made or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} `{path}`{}", advice(operation))]
 pub struct PinError {
@@ -58,17 +58,17 @@ impl PinError {
     }
 }
 
-/// The names of one instance.
+/// The pins of one instance.
 #[derive(Clone, Debug)]
 pub struct Pins {
     folder: PathBuf,
 }
 
 impl Pins {
-    /// Those of an instance, in folders that are root's alone. bpffs is mounted where there is none.
+    /// The pins of an instance, in folders that only root can use. bpffs is mounted if there is none.
     ///
     /// # Errors
-    /// No bpffs can be had; a folder is somebody else's, or no folder.
+    /// bpffs can't be mounted; a folder is not root's, is writable by others, or is no folder.
     pub fn of(instance: &str) -> Result<Self, PinError> {
         let folder = folder(&bpffs()?, instance);
         let pins = Self { folder };
@@ -76,15 +76,15 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Those that an instance has, which may be none; nothing is made.
+    /// The pins of an instance as they are, possibly none; no folder is made.
     pub fn look(instance: &str) -> Self {
         let [own, first] = [Path::new(BPFFS), &first_bpffs()].map(|bpffs| folder(bpffs, instance));
         let folder = if own.is_dir() || !first.is_dir() { own } else { first };
         Self { folder }
     }
 
-    /// Gives a map or a link its name, in place of whatever has it. What somebody took away of bpffs meanwhile is there again then:
-    /// the folders, and bpffs itself where it was mounted for this mount namespace.
+    /// Pins a map or a link, replacing an existing pin of this path. Folders that were removed meanwhile are made again, and
+    /// bpffs is mounted again if it was mounted for this mount namespace.
     pub(crate) fn pin(&self, object: BorrowedFd<'_>, path: &Path) -> Result<(), PinError> {
         if !self.folder.is_dir() {
             if self.folder.starts_with(BPFFS) {
@@ -98,7 +98,7 @@ impl Pins {
         sys::pin(object, path).map_err(PinError::of("pin", path))
     }
 
-    /// Makes the folders that are not there.
+    /// Makes missing folders, and checks the owners of all.
     fn make_folders(&self) -> Result<(), PinError> {
         let all = self.folder.parent().map(Path::to_owned);
         let own = [self.folder.clone(), self.maps(), self.images_folder(), self.links()];
@@ -160,18 +160,18 @@ impl Pins {
         open_map(&self.map(name))
     }
 
-    /// The BPF links that have a name.
+    /// The paths of pinned BPF links.
     pub(crate) fn link_paths(&self) -> Result<Vec<PathBuf>, PinError> {
         let links = self.links();
         Ok(names(&links)?.into_iter().map(|name| links.join(name)).collect())
     }
 
-    /// Whether there are tables.
+    /// Whether there are pinned tables.
     pub fn has_maps(&self) -> Result<bool, PinError> {
         Ok(!names(&self.maps())?.is_empty())
     }
 
-    /// Lets go of the tables and images. Programs that hang on links keep theirs.
+    /// Unpins the tables and images. Attached programs keep theirs.
     pub fn release_maps(&self) -> Result<(), PinError> {
         for folder in [self.maps(), self.images_folder()] {
             for name in names(&folder)? {
@@ -181,7 +181,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Lets go of images that no gate ever judged by: of processes that did not get so far.
+    /// Unpins images that no gate ever used: those of processes that ended before they attached or switched one.
     pub fn release_unused_images(&self, is_used: impl Fn(&MmapArray<AtomicU64>) -> bool) -> Result<(), PinError> {
         for (number, image) in self.image_numbers()?.into_iter().zip(self.images()?) {
             if !is_used(&image) {
@@ -191,14 +191,14 @@ impl Pins {
         Ok(())
     }
 
-    /// Lets go of the images before the last one: no gate judges by them any more.
+    /// Unpins the images before the last one: no gate uses them any more.
     pub fn release_old_images(&self) -> Result<(), PinError> {
         let mut numbers = self.image_numbers()?;
         numbers.pop();
         numbers.into_iter().try_for_each(|number| remove(&self.image(number)))
     }
 
-    /// Lets go of everything, and of the folder: with the last handle on each it is gone.
+    /// Unpins everything and removes the folder: each object ends with its last handle.
     pub fn release(&self) -> Result<(), PinError> {
         self.release_maps()?;
         for path in self.link_paths()? {
@@ -215,16 +215,16 @@ impl Pins {
 }
 
 fn folder(bpffs: &Path, instance: &str) -> PathBuf {
-    // bpffs takes no dots.
+    // bpffs allows no dots in names.
     bpffs.join("taskgate").join(instance.replace('.', "%2E"))
 }
 
-/// The place of bpffs for the first process.
+/// The mount point of bpffs as process 1 sees it.
 fn first_bpffs() -> PathBuf {
     Path::new("/proc/1/root").join("sys/fs/bpf")
 }
 
-/// The bpffs to use: that of this mount namespace, else that of the first process (`ip netns exec` hides it), else a new one.
+/// The bpffs to use: that of this mount namespace, else that of process 1 (`ip netns exec` hides it), else a new one.
 fn bpffs() -> Result<PathBuf, PinError> {
     let own = Path::new(BPFFS);
     let first = first_bpffs();
@@ -232,7 +232,7 @@ fn bpffs() -> Result<PathBuf, PinError> {
     if let Some(there) = [own, &first].into_iter().find(|path| is_bpffs(path)) {
         return Ok(there.to_owned());
     }
-    // Others may make folders there by its default.
+    // By default other users may make folders there.
     let mounted = mount(Some("bpf"), own, Some("bpf"), MsFlags::empty(), Some("mode=0700"));
     mounted.map_err(|errno| PinError::of(MOUNT, own)(errno.into()))?;
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
@@ -245,7 +245,7 @@ fn bpffs() -> Result<PathBuf, PinError> {
     Ok(own.to_owned())
 }
 
-/// Refuses a folder that others can put names into, or lead elsewhere.
+/// Refuses a folder to which others can write, and a symbolic link.
 fn check_owner(folder: &Path) -> Result<(), PinError> {
     let metadata = fs::symlink_metadata(folder).map_err(PinError::of("look at", folder))?;
     let fault = if !metadata.is_dir() {
@@ -260,7 +260,7 @@ fn check_owner(folder: &Path) -> Result<(), PinError> {
     Err(PinError::of(TRUST, folder)(io::Error::other(fault)))
 }
 
-/// Removes a name; nothing to do where it is not there.
+/// Removes a pin, if it exists.
 pub(crate) fn remove(path: &Path) -> Result<(), PinError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

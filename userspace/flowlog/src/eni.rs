@@ -1,4 +1,4 @@
-//! Whose traffic a slot's entries are.
+//! ENIs in flow records, and the registry of slots.
 
 use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 
@@ -14,12 +14,12 @@ pub struct LoggedEni {
     primary_ipv4: Option<Ipv4Addr>,
     account: Label,
     id: Label,
-    /// The other fields that it has a value for, few as they are.
+    /// The other fields with a value, usually few.
     labels: Vec<(RecordField, Label)>,
 }
 
 impl LoggedEni {
-    /// The ENI, with `account` (twelve digits) where it names no owner of its own.
+    /// The ENI. `account` (twelve digits) is its owner unless it names one.
     pub fn new(eni: Eni, account: &str) -> Self {
         let EcsFields {
             cluster_name,
@@ -78,7 +78,7 @@ impl LoggedEni {
         &self.account
     }
 
-    /// The value of another field that is the ENI's.
+    /// The ENI's value for another field.
     pub(super) fn label(&self, field: RecordField) -> Option<&Label> {
         let found = self.labels.iter().find(|(of, _)| *of == field);
         found.map(|(_, label)| label)
@@ -89,13 +89,13 @@ impl LoggedEni {
         self.primary_ipv4
     }
 
-    /// All that the configuration says of it.
+    /// The ENI as the configuration has it.
     pub fn eni(&self) -> &Eni {
         &self.eni
     }
 }
 
-/// The ENI and its account: the rest is made of them.
+/// Serialises the ENI and its account: the labels are derived from them.
 impl Serialize for LoggedEni {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (&self.eni, self.account()).serialize(serializer)
@@ -118,14 +118,14 @@ pub(super) struct Registry {
 #[derive(Debug)]
 struct Slot {
     eni: Arc<LoggedEni>,
-    /// It left a record once.
+    /// The ENI has had traffic.
     active: bool,
-    /// The configuration no longer names it; its last entries still do.
+    /// The configuration no longer names the ENI, and entries of the slot remain.
     retired: bool,
 }
 
 impl Registry {
-    /// Binds a slot to an ENI. The same ENI with other facts keeps its history.
+    /// Assigns a slot to an ENI. An ENI with the same id and other properties stays `active`.
     pub(super) fn set(&mut self, slot: u16, eni: LoggedEni) {
         let active = self
             .slots
@@ -166,7 +166,7 @@ impl Registry {
             .map(|(number, slot)| (*number, &slot.eni, slot.active, slot.retired))
     }
 
-    /// Puts a slot back as [`Registry::all`] gave it.
+    /// Restores a slot as [`Registry::all`] returned it.
     pub(super) fn restore(&mut self, number: u16, eni: Arc<LoggedEni>, active: bool, retired: bool) {
         self.slots.insert(number, Slot { eni, active, retired });
     }
@@ -176,7 +176,7 @@ impl Registry {
         self.slots.remove(&slot);
     }
 
-    /// The slot's ENI, which has had traffic from now on.
+    /// The slot's ENI, marked as active.
     pub(super) fn touch(&mut self, slot: u16) -> Option<&Arc<LoggedEni>> {
         let slot = self.slots.get_mut(&slot)?;
         slot.active = true;
@@ -199,7 +199,7 @@ impl Registry {
         all
     }
 
-    /// The ENIs that are there and have had traffic, in the order of their ids.
+    /// The ENIs that are not retired and have had traffic, in the order of their ids.
     pub(super) fn active(&self) -> Vec<Arc<LoggedEni>> {
         let mut active: Vec<_> = self
             .slots

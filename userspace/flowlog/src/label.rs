@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A name or an id, with its two forms made once: records write it a million times.
+/// A name or an id. Its two written forms are computed once, as a label is written in many records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     raw: Box<str>,
-    /// In a line of words, if that is not `raw`.
+    /// The form for a line of words, if it differs from `raw`.
     word: Option<Box<str>>,
-    /// In JSON with its quotes, if that is not `raw` between quotes.
+    /// The form for JSON, with quotes, if it differs from `raw` in quotes.
     json: Option<Box<str>>,
 }
 
@@ -26,7 +26,7 @@ impl Label {
         }
     }
 
-    /// The text itself.
+    /// The original text.
     pub fn raw(&self) -> &str {
         &self.raw
     }
@@ -36,7 +36,7 @@ impl Label {
         self.word.as_deref().unwrap_or(&self.raw)
     }
 
-    /// Appends a string of JSON.
+    /// Appends the label as a JSON string.
     pub(super) fn write_json(&self, to: &mut BytesMut) {
         if let Some(json) = &self.json {
             to.extend_from_slice(json.as_bytes());
@@ -48,8 +48,8 @@ impl Label {
     }
 }
 
-/// The word for a text that is none: empty, a dash that would mean that there is nothing, or with other characters. A comma
-/// separates the words of a list.
+/// The word for a text that can't be written as it is: an empty text, a lone dash (which means "no value"), or a text with
+/// characters that are no printable ASCII, a percent sign or a comma (the separator of lists). `None`: the text is a word.
 fn word_of(raw: &str) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b',');
     match raw {
@@ -63,7 +63,7 @@ fn word_of(raw: &str) -> Option<String> {
         if plain(byte) {
             word.push(char::from(byte));
         } else {
-            // A string takes whatever is written.
+            // Writing to a string cannot fail.
             let _written = write!(word, "%{byte:02X}");
         }
     }

@@ -5,11 +5,11 @@
 //!              └───── Journal ──────┘
 //! ```
 //!
-//! The kernel only adds up. Once in a capture window the [`Collector`] raises the window's number, reads every entry,
-//! and takes what each grew by since it was read last: a [`Window`]. A [`Stream`] makes lines of windows by its flow
-//! log's filter and interval, and a [`Sink`] for each destination writes them, at the end of a [`Queue`] so that nobody waits for its reader. Every packet that was
-//! counted stands in exactly one record of each flow log that wants it. The [`Recorder`] has all of them, and a [`Journal`] by
-//! which that holds when the process is killed too.
+//! The kernel only adds to its counters. Once per capture window the [`Collector`] raises the window's number, reads every entry,
+//! and takes its growth since the last reading: a [`Window`]. A [`Stream`] makes lines of windows by its flow log's filter and
+//! interval. A [`Queue`] for each destination passes them to a [`Sink`] on its own thread, so that a slow reader blocks nothing
+//! else. Every counted packet is in exactly one record of each flow log that selects it. The [`Recorder`] owns all of these, and
+//! a [`Journal`] that preserves this property when the process is killed.
 //!
 //! `docs/flow-logs.md` says what the lines mean.
 

@@ -21,7 +21,7 @@ pub struct RuleText<'a> {
     pub rule: &'a str,
 }
 
-/// What records name: the rules by their numbers, the generation, and whose the addresses of far sides are.
+/// The names for records: rules by their numbers, the generation, and the ENIs of far sides' addresses.
 #[derive(Debug, Default)]
 pub struct RecordNames {
     rules: RecordedRules,
@@ -56,7 +56,7 @@ impl RecordedRules {
 }
 
 impl RecordNames {
-    /// Takes over all rules that have a number, in the order of their numbers from 1, and the generation in force. To be called
+    /// Takes over all numbered rules, in the order of their numbers from 1, and the generation in force. To be called
     /// before entries of that generation are read.
     pub fn set_rules<'a>(&mut self, rules: impl Iterator<Item = RuleText<'a>>, generation: u64) {
         self.generation = generation;
@@ -87,7 +87,7 @@ impl RecordNames {
         }
     }
 
-    /// Takes over whose addresses are whose, if a flow log asks for that.
+    /// Takes over the ENIs' addresses, if a flow log has a field for the peer.
     pub fn set_peers(&mut self, model: &Arc<Model>) {
         let wanted = model.flow_logs.iter().any(|log| log.format.has_peer());
         self.peers = wanted.then(|| Peers::new(Arc::clone(model)));
@@ -98,25 +98,25 @@ impl RecordNames {
         &self.rules
     }
 
-    /// The number of a generation by its lower half, which an entry has: the last one with it.
+    /// The number of a generation, from its lower half in an entry: the latest generation with that lower half.
     pub(super) fn generation(&self, low: u16) -> u64 {
         let back = (self.generation as u16).wrapping_sub(low);
         self.generation.saturating_sub(back.into())
     }
 
-    /// The ENI that has an address, seen from a VPC.
+    /// The ENI with an address, as seen from a VPC.
     pub(super) fn peer(&mut self, address: IpAddr, vpc: Option<&str>) -> Option<Arc<RecordedPeer>> {
         self.peers.as_mut()?.find(address, vpc)
     }
 }
 
-/// Whose addresses are whose in a configuration. Nothing is made before somebody asks.
+/// The ENIs of a configuration by address. The index is built at the first lookup.
 #[derive(Debug)]
 struct Peers {
     model: Arc<Model>,
     /// Addresses in order, with their ENIs' places in the model.
     index: Vec<(IpAddr, u32)>,
-    /// By these places.
+    /// The peers made so far, by the ENIs' places in the model.
     made: Vec<Option<Arc<RecordedPeer>>>,
 }
 
@@ -129,7 +129,7 @@ impl Peers {
         }
     }
 
-    /// VPCs may overlap: of several ENIs it is the one that is gated here, or the one in the same VPC; else nobody can tell.
+    /// Addresses of VPCs may overlap. Of several ENIs the one gated on this host is chosen, else the one in the same VPC; else none.
     fn find(&mut self, address: IpAddr, vpc: Option<&str>) -> Option<Arc<RecordedPeer>> {
         if self.made.is_empty() {
             self.prepare();
@@ -138,7 +138,7 @@ impl Peers {
         let found = self.index[from..].iter().take_while(|(other, _)| *other == address);
         let places: Vec<u32> = match self.index.get(from + 1) {
             Some((next, _)) if *next == address => found.map(|(_, place)| *place).collect(),
-            // No list where there is one, as nearly always.
+            // Nearly always there is a single ENI: no list is allocated.
             _ => return found.map(|(_, place)| *place).next().map(|place| self.peer(place)),
         };
         let eni = |place: &&u32| &self.model.enis[**place as usize];

@@ -73,10 +73,10 @@ pub struct Tuple {
     pub protocol: u8,
 }
 
-/// One record of one window. The window has the bounds, the same for all.
+/// One record of one window. The bounds are the window's, the same for all of its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
-    /// The ENI at which it was counted.
+    /// The ENI whose link counted the packets.
     pub eni: Arc<LoggedEni>,
     /// The flow.
     pub tuple: Tuple,
@@ -84,7 +84,7 @@ pub struct FlowRecord {
     pub action: RecordAction,
     /// Seen from the ENI.
     pub direction: Direction,
-    /// The address of the ENI's own side as the packets have it; `None` if flows that differ in it fell together.
+    /// The ENI side's address in the packets; `None` if the record merges flows that differ in it.
     pub local: Option<IpAddr>,
     /// Packets on the wire and their IP bytes.
     pub count: FlowCount,
@@ -92,12 +92,12 @@ pub struct FlowRecord {
     pub tcp_flags: u8,
     /// Why they were dropped.
     pub reasons: Reasons,
-    /// What taskgate knows beside.
+    /// taskgate's additional fields.
     pub attribution: Attribution,
 }
 
 impl FlowRecord {
-    /// The record of one direction of one entry, attributed to nothing yet.
+    /// The record of one direction of one entry, without attribution yet.
     pub(super) fn new(
         eni: &Arc<LoggedEni>,
         key: &FlowKey,
@@ -107,15 +107,15 @@ impl FlowRecord {
         delta: Delta,
     ) -> Self {
         let real = key.local();
-        // A secondary address and one that is not the ENI's at all look the same in AWS's records: both give way to the
-        // primary. IPv6 has no primary, so it stays (FL-FLOW-6 and FL-FLOW-7 in
+        // AWS's records show the primary IPv4 address in place of a secondary address and of one that is not the ENI's.
+        // IPv6 has no primary address, so it stays (FL-FLOW-6 and FL-FLOW-7 in
         // docs/aws-semantics.md).
         let local = match (real, eni.primary_ipv4()) {
             (IpAddr::V4(_), Some(primary)) => primary.into(),
             _ => real,
         };
         let remote = key.remote();
-        // For other protocols the key holds what tells flows apart, such as ICMP's identifier; records name no ports.
+        // For other protocols the key's ports distinguish flows, such as ICMP's identifier; records show no ports.
         let (local_port, remote_port) = match protocol {
             TCP | UDP => key.ports(),
             _ => (0, 0),
@@ -169,7 +169,7 @@ impl FlowRecord {
         }
     }
 
-    /// The order of lines. Equal are flows that make one record.
+    /// The order of lines. Flows of the same record compare equal.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         let enis = if Arc::ptr_eq(&self.eni, &other.eni) {
             Ordering::Equal
@@ -192,10 +192,10 @@ impl FlowRecord {
     }
 }
 
-/// Puts records in order and makes one of those that are one.
+/// Sorts records and merges equal ones.
 pub(super) fn coalesce(records: &mut Vec<FlowRecord>) {
-    // The stable sort finds runs that are in order already, so adding one window to another costs one pass. Only a
-    // forged source makes one tuple of both directions; which one is named must not depend on the order of entries.
+    // The stable sort detects sorted runs, so adding one window to another costs one pass. Only a forged source gives
+    // both directions the same tuple; the direction that the record names must not depend on the order of entries.
     records.sort_by(|a, b| a.order(b).then(a.direction.cmp(&b.direction)));
     records.dedup_by(|next, kept| {
         let same = kept.order(next).is_eq();

@@ -1,5 +1,4 @@
-//! Records as a journal has them: the network interfaces, their own and their peers', once, by number; rules by the numbers that
-//! they have in the tables.
+//! Records in the journal: ENIs and peers are stored once and referred to by number, rules by their numbers in the tables.
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -16,7 +15,7 @@ use super::{
     window::Loss,
 };
 
-/// Numbers network interfaces while records are written. What is written last are the interfaces themselves.
+/// Numbers ENIs and peers while records are serialised. It is serialised last, as the list of all numbered ENIs and peers.
 #[derive(Debug, Default)]
 pub(super) struct EniNumbers {
     state: RefCell<NumberedItems>,
@@ -30,7 +29,7 @@ struct NumberedItems {
 
 #[derive(Debug)]
 struct Numbering<T> {
-    /// By where they are in memory: two that differ in anything are two.
+    /// By address in memory: equal values in two allocations get two numbers.
     numbers: HashMap<*const T, u32>,
     items: Vec<Arc<T>>,
 }
@@ -59,7 +58,7 @@ impl<T> Numbering<T> {
 }
 
 impl EniNumbers {
-    /// The number of one.
+    /// The number of an ENI.
     pub(super) fn of(&self, eni: &Arc<LoggedEni>) -> u32 {
         self.state.borrow_mut().enis.of(eni)
     }
@@ -76,10 +75,10 @@ impl Serialize for EniNumbers {
     }
 }
 
-/// The network interfaces of a journal as it has them.
+/// The ENIs and peers of a journal in the order of their numbers.
 pub(super) type SavedEnis = (Vec<LoggedEni>, Vec<RecordedPeer>);
 
-/// The network interfaces of a journal that is read, and the rules that it names.
+/// The ENIs and peers of a journal, and the rules, to restore records from.
 #[derive(Debug)]
 pub(super) struct NumberedEnis {
     enis: Vec<Arc<LoggedEni>>,
@@ -96,17 +95,17 @@ impl NumberedEnis {
         }
     }
 
-    /// The one with a number. A number of none does not come out of a journal whose sum is right.
+    /// The ENI with a number. A journal with a valid checksum has no unknown number.
     pub(super) fn get(&self, number: u32) -> Option<Arc<LoggedEni>> {
         self.enis.get(number as usize).cloned()
     }
 
-    /// Records as they were.
+    /// Restores records.
     pub(super) fn records(&self, saved: Vec<SavedRecord>) -> Vec<FlowRecord> {
         saved.into_iter().filter_map(|record| record.restore(self)).collect()
     }
 
-    /// Losses as they were.
+    /// Restores losses.
     pub(super) fn overflow(&self, saved: Vec<SavedLoss>) -> Overflow {
         let restored = saved.into_iter().filter_map(|(number, passed, denied)| {
             let eni = self.get(number)?;
@@ -116,16 +115,16 @@ impl NumberedEnis {
     }
 }
 
-/// A loss: its interface's number, packets that passed, packets that were denied.
+/// A loss: the ENI's number, passed packets, denied packets.
 pub(super) type SavedLoss = (u32, u64, u64);
 
-/// Losses to be written.
+/// Losses for the journal.
 pub(super) fn losses(overflow: &Overflow, enis: &EniNumbers) -> Vec<SavedLoss> {
     let saved = |loss: &Loss| (enis.of(&loss.eni), loss.passed, loss.denied);
     overflow.values().map(saved).collect()
 }
 
-/// A record as it is written.
+/// A record in the journal.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SavedRecord {
     eni: u32,
@@ -203,7 +202,7 @@ impl SavedRecord {
     }
 }
 
-/// Records to be written, one after another: there may be hundreds of thousands.
+/// Records for the journal, converted one by one while they are serialised: there may be hundreds of thousands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecordsToSave<'a> {
     pub(super) records: &'a [FlowRecord],

@@ -1,4 +1,4 @@
-//! One flow log: its share of the windows, as lines.
+//! A flow log's stream: capture windows in, lines out.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,38 +16,38 @@ use super::{
     window::{Loss, Window},
 };
 
-/// The lines of one flow log. Several read the same windows, each with its own filter and interval.
+/// Makes the lines of one flow log. All streams read the same windows, each with its own filter and interval.
 #[derive(Debug)]
 pub struct Stream {
     writer: RecordWriter,
     traffic: Traffic,
-    /// The tasks that it is about, in lower case; empty: all.
+    /// The tasks that the flow log selects, in lower case; empty: all.
     tasks: Vec<String>,
     interval: u32,
     nodata: bool,
     start: u64,
     /// Records of the windows since `start`, in the order of lines.
     records: Vec<FlowRecord>,
-    /// How many of them are held at most.
+    /// The limit of `records`.
     most: usize,
-    /// By id, the ENIs that are not silent: `true` if something is missing.
+    /// By id, the ENIs with traffic or losses since `start`: `true` if records of theirs are missing.
     heard: BTreeMap<String, (Arc<LoggedEni>, bool)>,
-    /// Packets whose records were given up since somebody asked.
+    /// Packets whose records were given up since the last [`Stream::take_lost`].
     lost: u64,
 }
 
-/// A flow log's window that goes on, as the journal has it: written with its records borrowed, read with its own.
+/// A flow log's open window in the journal. Written, it borrows records; read back, it owns them.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StreamState<R = Vec<SavedRecord>> {
     start: u64,
     records: R,
-    /// The numbers of ENIs that are not silent, and whether something of theirs is missing.
+    /// The numbers of ENIs with traffic or losses, and whether records of theirs are missing.
     heard: Vec<(u32, bool)>,
 }
 
 impl Stream {
-    /// A flow log whose first window begins at `start`: where [`aligned`] puts it when taskgate begins; where the last
-    /// window ended when flow logs change. It holds so many records at most.
+    /// A flow log whose first window begins at `start`: at the [`aligned`] time when taskgate begins; at the end of the last
+    /// window when flow logs change. It holds `most` records at most.
     pub fn new(log: &FlowLog, start: u64, most: usize) -> Self {
         Self {
             writer: RecordWriter::new(&log.format),
@@ -63,7 +63,7 @@ impl Stream {
         }
     }
 
-    /// Where its window begins: the end of the last one.
+    /// The start of the open window: the end of the last one.
     pub(super) fn start(&self) -> u64 {
         self.start
     }
@@ -73,13 +73,13 @@ impl Stream {
         std::mem::take(&mut self.lost)
     }
 
-    /// Whether it is about an ENI.
+    /// Whether the flow log selects an ENI.
     fn is_about(&self, eni: &LoggedEni) -> bool {
         let named = |task: &String| self.tasks.contains(&task.to_lowercase());
         self.tasks.is_empty() || eni.eni().task.as_ref().is_some_and(named)
     }
 
-    /// What has to outlive the process.
+    /// The state that has to outlive the process.
     pub(super) fn state<'a>(&'a self, enis: &'a EniNumbers) -> StreamState<RecordsToSave<'a>> {
         let heard = self.heard.values();
         StreamState {
@@ -92,7 +92,7 @@ impl Stream {
         }
     }
 
-    /// Goes on with the window of the flow log as it was.
+    /// Continues the flow log's open window.
     pub(super) fn resume(log: &FlowLog, saved: StreamState, most: usize, enis: &NumberedEnis) -> Self {
         let mut stream = Self::new(log, saved.start, most);
         stream.records = enis.records(saved.records);
@@ -104,12 +104,12 @@ impl Stream {
         stream
     }
 
-    /// Takes in a capture window, and gives the lines of the flow log's own window if that ends with it: whole lines,
+    /// Adds a capture window, and returns the lines of the flow log's window if that ends with it: whole lines,
     /// in the order of ENI, tuple and action, an ENI's SKIPDATA or NODATA after its flows. Empty: there is nothing to
     /// write.
     ///
-    /// `room`: whether lines can be taken. If not, the flow log's window goes on until they can be, or it is the last
-    /// one. Should it become too large, the ENIs with most records lose some, and SKIPDATA says which these are.
+    /// `room`: whether the queue can take lines. If not, the flow log's window goes on until it can, or until the last capture
+    /// window. If the window grows too large, the ENIs with most records lose some, and SKIPDATA names them.
     pub fn push(&mut self, window: &Window, room: bool) -> BytesMut {
         if window.bounds.start < self.start {
             // The clock was set back.
@@ -174,7 +174,7 @@ impl Stream {
         let silent = window
             .active
             .iter()
-            // Nobody is silent in no time at all, as the last window may be.
+            // No NODATA for a window of zero length, as the last one may be.
             .filter(|eni| self.nodata && bounds.start < bounds.end && !heard.contains_key(eni.id()))
             .filter(|eni| self.is_about(eni));
         let mut statuses: Vec<_> = lacking.chain(silent.map(|eni| (eni, LogStatus::NoData))).collect();

@@ -1,4 +1,4 @@
-//! What the records of all windows add up to since the process began.
+//! Sums over the records of all windows since the process began.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use super::{
     window::Window,
 };
 
-/// What a task's records add up to.
+/// The sums of a task's records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskTotals {
     /// By [`Direction`] and [`RecordAction`].
@@ -28,7 +28,7 @@ impl TaskTotals {
 /// The sums.
 #[derive(Debug, Default)]
 pub struct RecordTotals {
-    /// By the tasks' names: one that comes again goes on.
+    /// By task name: a task that returns before it is forgotten continues its sums.
     tasks: BTreeMap<String, TaskTotals>,
     /// By the rules' numbers.
     rules: BTreeMap<u32, (Arc<RecordedRule>, FlowCount)>,
@@ -37,7 +37,7 @@ pub struct RecordTotals {
 impl RecordTotals {
     /// Adds a window's records.
     pub(super) fn add(&mut self, window: &Window) {
-        // They are in the order of their ENIs.
+        // Records are sorted by ENI.
         for records in window.records.chunk_by(|one, next| Arc::ptr_eq(&one.eni, &next.eni)) {
             let Some(first) = records.first() else { continue };
             let name = first.eni.eni().display_name();
@@ -61,18 +61,18 @@ impl RecordTotals {
         }
     }
 
-    /// Forgets tasks that are no more.
+    /// Forgets tasks that no longer exist.
     pub(super) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
         self.tasks.retain(|name, _| is_there(name));
     }
 
-    /// Those of tasks that left a record, by name.
+    /// The sums of tasks with records, by name.
     pub fn tasks(&self) -> &BTreeMap<String, TaskTotals> {
         &self.tasks
     }
 
-    /// What the packets, both ways, of connections add up to that a rule let in or out: by the ids of its group and its own. A rule
-    /// that says something else than it did is the same here.
+    /// The sums of both directions of connections that a rule allowed, by group id and rule id. A rule that is changed and keeps its
+    /// ids continues its sums.
     pub fn rules(&self) -> BTreeMap<(String, String), FlowCount> {
         let mut rules = BTreeMap::<_, FlowCount>::new();
         for (rule, count) in self.rules.values() {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::{eni::LoggedEni, record::FlowRecord, schedule::Bounds};
 
-/// The packets that an ENI's records of a window lack.
+/// The packets of an ENI that are missing from its records of a window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// The ENI.
     pub eni: Arc<LoggedEni>,
-    /// Packets that passed and are in no record.
+    /// Passed packets that are in no record.
     pub passed: u64,
-    /// Packets that were dropped and are in no record.
+    /// Dropped packets that are in no record.
     pub denied: u64,
 }
 
@@ -27,15 +27,15 @@ pub struct Unattributed {
 /// One capture window, closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Its number, as the kernel had it.
+    /// The window's number in the kernel.
     pub number: u32,
-    /// When it was.
+    /// The window's start and end.
     pub bounds: Bounds,
     /// Whether it ended before its time, because taskgate ends or the flow logs change.
     pub last: bool,
-    /// Its records, in the order of lines, no two alike.
+    /// The window's records, in the order of lines, one for each flow.
     pub records: Vec<FlowRecord>,
-    /// The packets that they lack, in the order of slots.
+    /// The packets that the records lack, in the order of slots.
     pub losses: Vec<Loss>,
     /// The ENIs that have had traffic up to now, in the order of their ids.
     pub active: Vec<Arc<LoggedEni>>,

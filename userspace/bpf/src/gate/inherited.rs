@@ -1,4 +1,4 @@
-//! What an earlier process attached: its gates go on judging until each gets the programs of this one.
+//! Gates of an earlier process: they stay in force until each gets the programs of this process.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use super::{GateError, GatePrograms, Place, SIDES, side::Side};
 use crate::{pins::PinError, sys};
 
 impl GatePrograms {
-    /// Opens what an earlier process of this instance attached. Gives how many links of theirs are still there.
+    /// Opens the gates of an earlier process of this instance. Returns how many gated links still exist.
     pub fn inherit(&self) -> Result<usize, PinError> {
         let Some(pins) = self.programs.pins() else {
             return Ok(0);
@@ -37,7 +37,7 @@ impl GatePrograms {
         Ok(count + filtered.len())
     }
 
-    /// The numbers of the links of this network namespace that have filters of a gate.
+    /// The ifindexes of the links of this network namespace that have clsact filters of a gate.
     fn filtered(&self) -> io::Result<Vec<u32>> {
         let mut filtered = Vec::new();
         for link in &if_nameindex()? {
@@ -48,8 +48,8 @@ impl GatePrograms {
         Ok(filtered)
     }
 
-    /// The numbers of the links of this network namespace that have a trunk's gate of an earlier process: what goes out there is
-    /// what tasks send.
+    /// The ifindexes of the links of this network namespace that have a trunk's gate of an earlier process: its egress side has
+    /// the program for packets from tasks.
     pub fn inherited_trunks(&self) -> Result<Vec<u32>, PinError> {
         let Some(pins) = self.programs.pins() else {
             return Ok(Vec::new());
@@ -82,28 +82,28 @@ impl GatePrograms {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a gate of an earlier process stands on a link of this network namespace, if only on one side: that link, then,
-    /// and no other one that has got its number.
+    /// Whether a gate of an earlier process is on a link of this network namespace, even if only on one side. A TCX gate is
+    /// identified by its BPF link, so another link that has got the ifindex does not count.
     pub fn is_inherited(&self, link: &Link) -> Result<bool, GateError> {
         Ok(self.has_inherited_side(link)? || self.has_filters(link)?)
     }
 
-    /// Whether a TCX link of an earlier process is on it.
+    /// Whether a TCX link of an earlier process is attached to the link.
     pub(super) fn has_inherited_side(&self, link: &Link) -> Result<bool, GateError> {
         let found = find(&self.inherited(), link.ifindex).map_err(look(link))?;
         Ok(found.iter().any(Option::is_some))
     }
 
-    /// Whether filters of a gate are on it.
+    /// Whether the link has clsact filters of a gate.
     pub(super) fn has_filters(&self, link: &Link) -> Result<bool, GateError> {
         self.programs.filters().stand(link.ifindex).map_err(look(link))
     }
 
-    /// Takes the sides of a link of this network namespace out of what was inherited, the receiving one first.
+    /// Removes the sides of a link of this network namespace from the inherited ones, and returns them, the ingress side first.
     pub(super) fn claim(&self, ifindex: u32) -> io::Result<[Option<Side>; 2]> {
         let mut inherited = self.inherited();
         let mut found: Vec<usize> = find(&inherited, ifindex)?.into_iter().flatten().collect();
-        // The later one first, so that the other stays where it is.
+        // The higher index first: `swap_remove` then leaves the lower one valid.
         found.sort_unstable_by(|a, b| b.cmp(a));
         let mut claimed = [None, None];
         for at in found {
@@ -114,12 +114,12 @@ impl GatePrograms {
         Ok(claimed)
     }
 
-    /// Puts back what was claimed.
+    /// Puts claimed sides back.
     pub(super) fn leave(&self, claimed: [Option<Side>; 2]) {
         self.inherited().extend(claimed.into_iter().flatten());
     }
 
-    /// Takes off what was inherited on a link that has a gate of this process. `claimed`: whether the gate was inherited, too.
+    /// Detaches remaining inherited sides of a link that has a gate of this process. `claimed`: whether that gate was inherited, too.
     pub(super) fn shed(&self, ifindex: u32, claimed: bool) {
         let mut inherited = self.inherited();
         let is_there = |side: &mut Side| {
@@ -132,11 +132,11 @@ impl GatePrograms {
         }
     }
 
-    /// Closes the links that an earlier process gated and no gate of this one has, in whatever network namespace they are:
-    /// nobody says any more what they may pass. Gives how many there are.
+    /// Closes the links with a gate of an earlier process and none of this one, as no configuration names them any more: TCX gates in
+    /// any network namespace, filters in this one. Returns the number of links.
     ///
     /// # Errors
-    /// The first of those that cannot be closed, which judge by what was in force before.
+    /// The first failure. Links that cannot be closed keep their earlier policy.
     pub fn close_inherited(&self) -> io::Result<usize> {
         let mut inherited = self.inherited();
         inherited.retain(|side| !side.forget_if_gone());
@@ -151,7 +151,7 @@ impl GatePrograms {
         closed.map(|()| count)
     }
 
-    /// Closes the links of this network namespace that have filters of an earlier process.
+    /// Closes the links of this network namespace that have filters of an earlier process and no gate of this one.
     fn close_filters(&self) -> io::Result<usize> {
         let own: Vec<u32> = {
             let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,8 +184,8 @@ fn look(link: &Link) -> impl Fn(io::Error) -> GateError {
     }
 }
 
-/// Which of these are the sides of a link of this network namespace, the receiving one first. Next to no link has got another
-/// number since they were opened: those are looked at last.
+/// The indexes of the sides on a link of this network namespace, ingress first. Sides that had this ifindex when they were opened
+/// are checked first, as hardly any link changes its number.
 fn find(sides: &[Side], ifindex: u32) -> io::Result<[Option<usize>; 2]> {
     let mut found = [None; 2];
     for is_likely in [true, false] {

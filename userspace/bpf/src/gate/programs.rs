@@ -1,4 +1,4 @@
-//! The programs of gates, and how they get onto links.
+//! The programs of gates, and their attachment to links.
 
 use std::{
     io,
@@ -28,8 +28,8 @@ use crate::{
     sys,
 };
 
-/// A link that passes nothing while its gate is being put up: with TCX the kernel waits for a grace period on each side,
-/// a filter is attached within a millisecond. It is lifted when this is dropped.
+/// A pair of filters that drop everything on a link while its gate is attached: with TCX the kernel waits for a grace period on
+/// each side, a filter is attached within a millisecond. The cover is removed when this is dropped.
 #[derive(Debug)]
 pub struct Cover {
     filters: Filters,
@@ -38,7 +38,7 @@ pub struct Cover {
 }
 
 impl Cover {
-    /// Takes over from another cover of the same link, which then lifts nothing.
+    /// Takes over the filters of another cover of the same link.
     pub fn take_over(&mut self, other: Self) {
         self.made_clsact |= other.made_clsact;
         std::mem::forget(other);
@@ -59,16 +59,16 @@ impl Drop for Cover {
     }
 }
 
-/// The programs of gates, loaded, and what hangs on links of them. Threads may share it.
+/// The loaded programs of gates, and their attachments. Threads may share it.
 #[derive(Debug)]
 pub struct GatePrograms {
     pub(super) programs: Arc<Programs>,
     has_tcx: bool,
     prefers_filters: AtomicBool,
     pub(super) attached: Mutex<Vec<Weak<Attachment>>>,
-    /// What an earlier process attached and no gate of this one has yet.
+    /// Sides of TCX gates of an earlier process that no gate of this process has claimed yet.
     pub(super) inherited: Mutex<Vec<Side>>,
-    /// The resources to close a link, so that it works when no more files can be opened.
+    /// A socket to close links with, so that this works when no more files can be opened.
     reserve: Mutex<Option<Rtnl>>,
 }
 
@@ -76,7 +76,7 @@ pub struct GatePrograms {
 pub(super) struct Programs {
     filters: Filters,
     all: [(&'static str, OwnedFd); 3],
-    /// Where gates have their names, if they outlive the process.
+    /// The pins of gates, if gates outlive the process.
     pins: Option<Pins>,
 }
 
@@ -87,7 +87,7 @@ impl Programs {
         found.1.as_fd()
     }
 
-    /// Their ids.
+    /// The programs' ids.
     pub(super) fn ids(&self) -> io::Result<Vec<u32>> {
         self.all.iter().map(|(_, file)| sys::program_id(file.as_fd())).collect()
     }
@@ -108,10 +108,10 @@ impl Programs {
 
 impl GatePrograms {
     pub(crate) fn of(ebpf: &Ebpf, instance: u16, pins: Option<Pins>) -> Result<Self, LoadError> {
-        // `drop_all` represents all programs.
+        // `drop_all` comes first: it is the fallback of `Programs::get`.
         let names = [abi::program::DROP_ALL, abi::program::FROM_TASK, abi::program::TO_TASK];
         let [first, second, third] = names.map(|name| program(ebpf, name).map(|program| (name, program)));
-        // `lo` has this number everywhere, and older kernels do not know what is asked.
+        // `lo` has ifindex 1 in every namespace, and older kernels reject the query.
         let has_tcx = match sys::tcx_links(1, true) {
             Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
                 tracing::info!("this kernel has no TCX, which Linux has from 6.6 on: gates are clsact filters");
@@ -133,8 +133,8 @@ impl GatePrograms {
         })
     }
 
-    /// Has links of the calling thread's network namespace closed without another open file from now on: [`Self::cover`]
-    /// then is for links of that namespace.
+    /// Opens a socket in the calling thread's network namespace, so that [`Self::cover`] needs no further file. From then on
+    /// [`Self::cover`] works on links of that namespace.
     pub fn reserve(&self) -> io::Result<()> {
         let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
         *reserve = Some(Rtnl::open()?);
@@ -146,13 +146,13 @@ impl GatePrograms {
         self.has_tcx
     }
 
-    /// Says how gates hang that are put up from now on, where the kernel has TCX; those that stand stay as they are.
+    /// Sets the kind of attachment for new gates, if the kernel has TCX. Existing gates keep theirs.
     pub fn prefer(&self, hook: AttachKind) {
         self.prefers_filters
             .store(hook == AttachKind::Clsact, Ordering::Relaxed);
     }
 
-    /// How gates hang that are put up now.
+    /// The kind of attachment for new gates.
     pub fn hook(&self) -> AttachKind {
         if self.has_tcx && !self.prefers_filters.load(Ordering::Relaxed) {
             AttachKind::Tcx
@@ -161,7 +161,7 @@ impl GatePrograms {
         }
     }
 
-    /// How the gate of this process or of an earlier one hangs that stands on a link, if one does.
+    /// The kind of attachment of a link's existing gate, of this process or an earlier one.
     fn standing(&self, link: &Link) -> Result<Option<AttachKind>, GateError> {
         if self.has_tcx && (self.find(link, AttachKind::Tcx)?.is_some() || self.has_inherited_side(link)?) {
             return Ok(Some(AttachKind::Tcx));
@@ -170,17 +170,16 @@ impl GatePrograms {
         Ok(has_filters.then_some(AttachKind::Clsact))
     }
 
-    /// Puts a gate on a link of this network namespace: once this returns, both sides have the program. Nothing stays
-    /// attached where it fails. A link that has a gate of these keeps it, now with one more owner and this program, and so
-    /// does one that has a gate of an earlier process ([`Self::inherit`]): it is never open between two of them, and hangs as
-    /// it did. With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel lets only one such call in at a time, so
-    /// threads do not make it faster.
+    /// Attaches a gate to a link of this network namespace: once this returns, both sides have the program. On failure nothing new
+    /// stays attached. An existing gate of these programs is kept, with one more owner and the given program, and so is a gate of an
+    /// earlier process ([`Self::inherit`]): the link is never open in between, and the kind of attachment stays the same.
+    /// With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel serialises such calls, so threads do not make it faster.
     pub fn attach(&self, link: &Link, gate: GateProgram) -> Result<Gate, GateError> {
         let hook = self.standing(link)?.unwrap_or_else(|| self.hook());
         self.attach_by(link, gate, hook)
     }
 
-    /// [`Self::attach`] in one of the two ways.
+    /// [`Self::attach`] with the given kind of attachment.
     pub fn attach_by(&self, link: &Link, gate: GateProgram, hook: AttachKind) -> Result<Gate, GateError> {
         if gate == GateProgram::Judge {
             link_id(link)?;
@@ -193,7 +192,7 @@ impl GatePrograms {
             AttachKind::Tcx => self.attach_tcx(link, gate)?,
             AttachKind::Clsact => (self.attach_filters(link, gate)?, false),
         };
-        // One that is behind another.
+        // A duplicate side of an earlier process may remain on the link.
         self.shed(link.ifindex, claimed);
         let attachment = Arc::new(attachment);
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,8 +200,8 @@ impl GatePrograms {
         Ok(Gate { attachment })
     }
 
-    /// The programs on this very link. Filters are identified by the link's number only: the number's next owner has none, and gets
-    /// them again.
+    /// The attachment on exactly this link. Filters are identified by ifindex alone: a new link with the same ifindex has none, and
+    /// gets them again.
     fn find(&self, link: &Link, hook: AttachKind) -> Result<Option<Arc<Attachment>>, GateError> {
         let candidates: Vec<_> = {
             let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -221,8 +220,7 @@ impl GatePrograms {
         Ok(None)
     }
 
-    /// Goes on with what an earlier process attached, if only on one side, and attaches what is missing. Gives whether there was
-    /// anything to go on with.
+    /// Takes over the sides that an earlier process attached, and attaches missing ones. Also returns whether any side was taken over.
     fn attach_tcx(&self, link: &Link, gate: GateProgram) -> Result<(Attachment, bool), GateError> {
         let claimed = self.claim(link.ifindex).map_err(|cause| GateError::Look {
             link: link.name.clone(),
@@ -232,7 +230,7 @@ impl GatePrograms {
         let sides = match self.attach_missing(link, gate, &claimed) {
             Ok(attached) => whole(claimed, attached),
             Err(error) => {
-                // It stands on.
+                // The inherited sides stay attached.
                 self.leave(claimed);
                 return Err(error);
             }
@@ -250,8 +248,7 @@ impl GatePrograms {
         Ok((attachment, is_claimed))
     }
 
-    /// Attaches the sides of a link that are not among those that are claimed, and gives them their names. Nothing stays attached
-    /// where it fails.
+    /// Attaches the sides of a link that were not claimed, and pins them. On failure they do not stay attached.
     fn attach_missing(
         &self,
         link: &Link,
@@ -259,7 +256,7 @@ impl GatePrograms {
         claimed: &[Option<Side>; 2],
     ) -> Result<[Option<Side>; 2], GateError> {
         let mut attached = [None, None];
-        // Toward the task first: until the other side is gated too, what the task sends gets no answer.
+        // The side toward the task first: until the other side is gated too, the task's packets get no answer.
         let order = if link.faces_task() { [1, 0] } else { [0, 1] };
         for at in order {
             if claimed[at].is_none() {
@@ -270,7 +267,7 @@ impl GatePrograms {
         }
         Self::check_link(link, attached.iter().flatten())?;
         if let Some(pins) = self.programs.pins() {
-            // Killed between the two, the next process goes on with the one that has its name.
+            // If the process is killed between the two pins, the next process takes over the pinned side.
             for side in attached.iter().flatten() {
                 side.keep(pins).inspect_err(|_| take_off(attached.iter().flatten()))?;
             }
@@ -286,7 +283,7 @@ impl GatePrograms {
         }
     }
 
-    /// Whether programs got onto the link that was meant: it may have another name by now.
+    /// Checks that programs were attached to the intended link: its ifindex or name may be another link's by now.
     fn check_link<'a>(link: &Link, sides: impl IntoIterator<Item = &'a Side>) -> Result<(), GateError> {
         let look = |cause| GateError::Look {
             link: link.name.clone(),
@@ -304,7 +301,7 @@ impl GatePrograms {
         }
     }
 
-    /// Takes filters away that a killed process left: they would drop or count packets once more.
+    /// Removes filters of a killed process: they would drop packets, or count them twice.
     fn clear_filters(&self, link: &Link) -> Result<(), GateError> {
         let cleared = self.programs.filters().clear(link.ifindex);
         cleared.map(drop).map_err(|cause| attach_error(link, "clsact", cause))
@@ -315,7 +312,7 @@ impl GatePrograms {
         let filters = self.programs.filters();
         let put = |rtnl: &mut Rtnl, ingress| {
             let program = program_name(link, gate, ingress);
-            // One that is there under our handle is what an earlier process left: it is replaced, so that the link is never open.
+            // A filter under our handle is an earlier process's: it is replaced in place, so that the link is never open.
             filters
                 .gate(link.ifindex, ingress)
                 .put(rtnl, self.programs.get(program), program)
@@ -342,12 +339,12 @@ impl GatePrograms {
         }
     }
 
-    /// Covers a link of this network namespace.
+    /// Covers a link of this network namespace, or of that of [`Self::reserve`].
     pub fn cover(&self, ifindex: u32) -> io::Result<Cover> {
         let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
         match reserve.as_mut() {
             Some(rtnl) => {
-                // The answer to an earlier request is none to this one.
+                // Discard answers to earlier requests.
                 while !rtnl.waiting()?.is_empty() {}
                 self.cover_by(rtnl, ifindex)
             }
@@ -373,14 +370,14 @@ impl GatePrograms {
     }
 }
 
-/// Both sides of a gate, of those that were there and those that were not.
+/// Both sides of a gate, from claimed and newly attached sides.
 fn whole(one: [Option<Side>; 2], other: [Option<Side>; 2]) -> Option<[Side; 2]> {
     let [first, second] = one;
     let [third, fourth] = other;
     Some([first.or(third)?, second.or(fourth)?])
 }
 
-/// Takes sides off that are no gate.
+/// Detaches sides of an incomplete gate.
 fn take_off<'a>(sides: impl Iterator<Item = &'a Side>) {
     for side in sides {
         if let Err(error) = side.take_off() {
@@ -398,7 +395,7 @@ fn replaced(link: &Link) -> GateError {
 fn attach_error(link: &Link, program: &'static str, cause: io::Error) -> GateError {
     let link = link.name.clone();
     match if_nametoindex(&*link) {
-        // The number is nobody's, and the name is another link's.
+        // No link has the ifindex, and another link has the name.
         Ok(_) if cause.raw_os_error() == Some(libc::ENODEV) => GateError::Replaced { link },
         _ => GateError::Attach { program, link, cause },
     }

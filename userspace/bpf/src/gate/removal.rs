@@ -1,4 +1,4 @@
-//! Gates whose process is gone: looked for and taken off by what the kernel says hangs there, without a program loaded.
+//! Finds and removes gates whose process is gone, by pins and filters alone, without a loaded program.
 
 use std::{collections::BTreeSet, io};
 
@@ -8,7 +8,7 @@ use taskgate_net::link::name_of;
 use super::{Filters, Place, side::Side};
 use crate::pins::{PinError, Pins};
 
-/// Whether a gate of an instance stands: one that has a name in bpffs, in whatever network namespace, or a filter in this one.
+/// Whether an instance has any gate: a pinned one in any network namespace, or filters in this one.
 pub fn any_stands(pins: &Pins, instance: u16) -> Result<bool, PinError> {
     for path in pins.link_paths()? {
         let side = Side::open(path.clone())?;
@@ -28,19 +28,18 @@ pub fn any_stands(pins: &Pins, instance: u16) -> Result<bool, PinError> {
     stands().map_err(PinError::of("look at what has filters instead of", &pins.link(0)))
 }
 
-/// What was taken off.
+/// The result of [`take_off_all`].
 #[derive(Debug, Default)]
 pub struct TakenOff {
     /// The names of the links of this network namespace that had a gate.
     pub here: BTreeSet<String>,
-    /// How many links had one in other network namespaces, which nobody here can name.
+    /// The number of gated links in other network namespaces, whose names cannot be looked up from here.
     pub elsewhere: usize,
-    /// What could not be taken off.
+    /// Errors of gates that could not be removed.
     pub failed: Vec<PinError>,
 }
 
-/// Takes off every gate of an instance: those that have names in bpffs, in whatever network namespace, and its filters in
-/// this one.
+/// Removes every gate of an instance: pinned ones in any network namespace, and its filters in this one.
 pub fn take_off_all(pins: &Pins, instance: u16) -> Result<TakenOff, PinError> {
     let mut all = TakenOff::default();
     for path in pins.link_paths()? {
@@ -74,7 +73,7 @@ fn take_off_filters(filters: Filters) -> io::Result<Vec<String>> {
 }
 
 impl Side {
-    /// The name of its link, if that is in this network namespace.
+    /// The name of the side's link, if the link is in this network namespace.
     fn link_here(&self) -> Option<String> {
         let ifindex = self.ifindex().ok()?;
         let is_here = self.place(ifindex).is_ok_and(|place| place == Place::Here);

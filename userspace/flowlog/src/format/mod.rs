@@ -1,4 +1,4 @@
-//! Records as lines: AWS's words, or JSON.
+//! The formats of lines: AWS's space-separated words, or JSON.
 
 mod value;
 mod write;
@@ -9,10 +9,10 @@ use taskgate_model::{FlowLog, RecordField, RecordFormat};
 use self::value::RecordLine;
 use super::{eni::LoggedEni, record::FlowRecord, schedule::Bounds};
 
-/// `log-status` of a line that is no flow.
+/// `log-status` of a line without a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogStatus {
-    /// Something that the window should have is missing.
+    /// Records of the window are missing.
     SkipData,
     /// The ENI had no traffic.
     NoData,
@@ -28,7 +28,7 @@ impl LogStatus {
     }
 }
 
-/// The line with the names of the fields that comes before the records in files as AWS delivers them; none before JSON.
+/// The header line with the names of the fields, as in files that AWS delivers; empty for JSON.
 pub(super) fn header(log: &FlowLog) -> Bytes {
     if log.format == RecordFormat::Json {
         return Bytes::new();
@@ -37,17 +37,17 @@ pub(super) fn header(log: &FlowLog) -> Bytes {
     Bytes::from(names.join(" ") + "\n")
 }
 
-/// Bytes that a field is reckoned with beside what stands before it, for the size of buffers.
+/// An estimate of a field's bytes without its lead, for the size of buffers.
 const FIELD_BYTES: usize = 10;
 
-/// A field and what stands before it: the space, or the key of JSON.
+/// A field and its lead: the space, or the JSON key.
 #[derive(Clone, Debug)]
 struct Column {
     field: RecordField,
     lead: Box<str>,
 }
 
-/// Writes records in one format. Which fields it has is decided once.
+/// Writes records in one format. The list of fields is fixed when the writer is made.
 ///
 /// ```
 /// use std::{net::IpAddr, sync::Arc};
@@ -115,7 +115,7 @@ pub struct RecordWriter {
 }
 
 impl RecordWriter {
-    /// For a format.
+    /// A writer for a format.
     pub fn new(format: &RecordFormat) -> Self {
         let is_json = *format == RecordFormat::Json;
         let column = |(at, field): (usize, RecordField)| {
@@ -137,7 +137,7 @@ impl RecordWriter {
         }
     }
 
-    /// Bytes that a line is reckoned with, for the size of buffers.
+    /// An estimate of a line's bytes, for the size of buffers.
     pub(super) fn line_bytes(&self) -> usize {
         self.columns.iter().map(|column| column.lead.len() + FIELD_BYTES).sum()
     }
@@ -154,7 +154,7 @@ impl RecordWriter {
         self.write(lines, &line);
     }
 
-    /// Appends a line that says what the records alone do not.
+    /// Appends a SKIPDATA or NODATA line.
     pub fn write_status(&self, lines: &mut BytesMut, eni: &LoggedEni, status: LogStatus, bounds: Bounds) {
         let line = RecordLine {
             version: self.version,

@@ -12,7 +12,7 @@ use crate::{
     schedule::Bounds,
 };
 
-/// What a field says.
+/// The value of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FieldValue<'a> {
     /// Nothing: `-`.
@@ -40,7 +40,7 @@ impl From<Option<IpAddr>> for FieldValue<'_> {
     }
 }
 
-/// All that a line says.
+/// The data of one line.
 pub(super) struct RecordLine<'a> {
     pub(super) version: u8,
     pub(super) eni: &'a LoggedEni,
@@ -60,7 +60,7 @@ impl<'a> RecordLine<'a> {
             (RecordField::Start, _) => FieldValue::Number(self.bounds.start),
             (RecordField::End, _) => FieldValue::Number(self.bounds.end),
             (RecordField::LogStatus, _) => FieldValue::Word(self.status),
-            // What is AWS's has no value beside those in a line that is no flow (FL-LINE-3 in docs/aws-semantics.md).
+            // A line without a flow has no other AWS fields than those above (FL-LINE-3 in docs/aws-semantics.md).
             (RecordField::TaskgateTask, _) => self.eni.label(field).into(),
             (_, Some(record)) => of_flow(field, record),
             (_, None) => FieldValue::Absent,
@@ -105,7 +105,7 @@ fn of_flow(field: RecordField, record: &FlowRecord) -> FieldValue<'_> {
     }
 }
 
-/// 1, through another resource of the same VPC, is all that is known here: how a packet leaves the VPC is AWS's to say.
+/// Always 1, through another resource of the same VPC: taskgate does not know how a packet leaves the VPC.
 fn traffic_path(record: &FlowRecord) -> FieldValue<'static> {
     let peer = record.attribution.peer.as_deref();
     let vpc = record.eni.eni().vpc.as_deref();

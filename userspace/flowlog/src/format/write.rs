@@ -76,7 +76,7 @@ fn address(to: &mut BytesMut, address: IpAddr) {
             }
         }
         IpAddr::V6(address) => {
-            // `BytesMut` refuses only what is longer than an address space.
+            // `BytesMut` fails only beyond the size of the address space.
             if write!(to, "{address}").is_err() {
                 tracing::error!("no memory for a flow record");
             }

@@ -1,4 +1,4 @@
-//! Why a journal is not written or not believed.
+//! Errors of the journal.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ pub enum JournalError {
         /// The system's error.
         source: io::Error,
     },
-    /// It can't be put into its format, or can't be written.
+    /// The contents can't be encoded or written.
     #[error("cannot write `{}`", path.display())]
     Encode {
         /// The file.
@@ -29,7 +29,7 @@ pub enum JournalError {
         #[source]
         cause: postcard::Error,
     },
-    /// It is not about these tables, or not to be believed.
+    /// The file is not a valid journal of these tables.
     #[error("`{}` is not used: {why}", path.display())]
     Refused {
         /// The file.
@@ -53,7 +53,7 @@ impl JournalError {
 /// Why a journal is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// Something else is in that file.
+    /// The file is no journal.
     #[error("it is no journal of flow records")]
     Foreign,
     /// Another version of taskgate wrote it.
@@ -64,13 +64,13 @@ pub enum Refusal {
         /// Ours.
         known: u32,
     },
-    /// The machine was started since.
+    /// The machine was rebooted since the journal was written.
     #[error("it is of an earlier start of this machine")]
     Boot,
-    /// It says what was reported of tables that are not these.
+    /// The journal's identity is not that of the present tables.
     #[error("it is about other tables")]
     Tables,
-    /// It is not as it was written.
+    /// A checksum or a length does not match.
     #[error("it is damaged")]
     Damaged,
 }

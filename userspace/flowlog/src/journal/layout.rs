@@ -10,46 +10,46 @@
 //!
 //! | bytes | of a destination's place |
 //! |---|---|
-//! | 0 to 7 | how far lines are written |
-//! | 8 to 31 | the file that the next one will lie in, if that is one: device, inode, length |
+//! | 0 to 7 | the position up to which lines are written |
+//! | 8 to 31 | if the destination is a file: device, inode and length of the file for the next line |
 //! | 32 to 35 | the CRC-32 of these |
 //! | 36 to 63 | 0 |
 //!
 //! A frame is the length of its body (8 bytes), the CRC-32 of the body (4 bytes) and the body. Numbers are little-endian. The
-//! first frame is the state; each further one has changes, and the last may have been cut off by the end of its process.
+//! first frame is the state; each further one has changes, and the last may be truncated because its process was killed.
 
 use super::{Place, Refusal};
 use crate::sink::Mark;
 
 const MAGIC: [u8; 8] = *b"taskgate";
-/// To be raised with each change of anything that a journal holds.
+/// To be raised with each change of a journal's contents.
 const FORMAT: u32 = 3;
 /// The length of a header.
 const HEADER: u64 = 64;
-/// The length of a destination's place. It is on one page, so nobody sees it half written.
+/// The length of a destination's place. A place never spans two pages, so a reader never sees one half written.
 const PLACE: u64 = 64;
-/// The length of what is before a frame's body.
+/// The length of a frame's head: the body's length and its CRC-32.
 pub(super) const FRAME: u64 = 12;
 
-/// Whose journal it is.
+/// The boot and the tables that a journal belongs to.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) boot: [u8; 16],
     pub(super) identity: [u8; 32],
 }
 
-/// Where frames begin, behind the places of so many destinations.
+/// The offset of the first frame, after the places of so many destinations.
 pub(super) const fn body(destinations: usize) -> u64 {
     HEADER + PLACE * destinations as u64
 }
 
-/// Where a destination's place begins.
+/// The offset of a destination's place.
 pub(super) const fn place_at(index: usize) -> u64 {
     body(index)
 }
 
 impl Header {
-    /// The header of so many destinations.
+    /// The encoded header for so many destinations.
     pub(super) fn bytes(&self, destinations: usize) -> [u8; HEADER as usize] {
         let mut bytes = [0; HEADER as usize];
         bytes[..8].copy_from_slice(&MAGIC);
@@ -60,7 +60,7 @@ impl Header {
         bytes
     }
 
-    /// Whether a file is this one's.
+    /// Checks that a file is a journal of this format, boot and tables.
     pub(super) fn check(&self, bytes: &[u8]) -> Result<(), Refusal> {
         let Some((header, _)) = bytes.split_at_checked(HEADER as usize) else {
             return Err(Refusal::Foreign);
@@ -80,7 +80,7 @@ impl Header {
     }
 }
 
-/// A destination's place, as it is written.
+/// A destination's place, encoded.
 pub(super) fn place(of: Place) -> [u8; PLACE as usize] {
     let Place { position, mark } = of;
     let mut bytes = [0; PLACE as usize];
@@ -92,7 +92,7 @@ pub(super) fn place(of: Place) -> [u8; PLACE as usize] {
     bytes
 }
 
-/// The places of a file with a header, and what follows them; `None`: it contradicts itself.
+/// Decodes the places of a file with a header, and returns them with the bytes after them; `None`: the file is damaged.
 pub(super) fn to_places(bytes: &[u8]) -> Option<(Vec<Place>, &[u8])> {
     let count = number(bytes.get(12..)?);
     let (_, rest) = bytes.split_at_checked(HEADER as usize)?;
@@ -113,7 +113,7 @@ fn to_place(bytes: &[u8]) -> Option<Place> {
     (crc32fast::hash(bytes.get(..32)?) == number(bytes.get(32..)?)).then_some(Place { position, mark })
 }
 
-/// What is before a body.
+/// The head of a frame, before its body.
 pub(super) fn frame_head(length: u64, sum: u32) -> [u8; FRAME as usize] {
     let mut head = [0; FRAME as usize];
     head[..8].copy_from_slice(&length.to_le_bytes());
@@ -128,7 +128,7 @@ pub(super) fn frame(body: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The bodies of frames; `None` for one that is damaged. A last one that is not whole is none.
+/// The bodies of frames; `None` for a damaged frame. A truncated last frame is left out.
 pub(super) fn frames(bytes: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {

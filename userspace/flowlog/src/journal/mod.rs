@@ -1,9 +1,9 @@
-//! The journal: a file that says what of the kernel's counts was reported and what of the reports was written, so that
-//! whoever comes after a process that was killed goes on without a gap and without telling anything twice.
+//! The journal: a file that records which of the kernel's counts were reported and which lines were written, so that the
+//! successor of a killed process continues without gaps or duplicates.
 //!
-//! It is replaced as a whole when a window is decided: written beside itself, then renamed. Between two windows changes are
-//! added at its end, and a place for each destination says how far its lines have been written. Only the process may die: a file in
-//! /run need not outlive the machine, so nothing is synchronised.
+//! The journal is replaced as a whole when a window is decided: written under a temporary name in the same folder, then renamed.
+//! Between two windows changes are appended, and a place for each destination says how far its lines have been written. The journal
+//! only has to survive the process: a file in /run need not outlive the machine, so nothing is synchronised to disk.
 
 mod error;
 mod layout;
@@ -32,9 +32,9 @@ pub struct Journal {
     path: PathBuf,
     header: Header,
     current: Arc<Mutex<Current>>,
-    /// Where the changes since it was replaced begin.
+    /// The offset of the first change since the journal was replaced.
     changes: u64,
-    /// Where the next one is added.
+    /// The offset for the next change.
     end: u64,
 }
 
@@ -42,25 +42,25 @@ pub struct Journal {
 #[derive(Debug, Default)]
 struct Current {
     file: Option<File>,
-    /// What is written for each destination, by its key, and the number of its place in the file.
+    /// By a destination's key: how far its lines are written, and the index of its place in the file, if it has one.
     places: HashMap<u64, (Place, Option<usize>)>,
-    /// Why the file does not say so.
+    /// The error of the last place that could not be written to the file.
     failed: Option<io::Error>,
 }
 
-/// How far lines are written.
+/// How far the lines of a destination are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     /// In bytes since the first line of the destination.
     pub(crate) position: u64,
-    /// Where the next one will lie.
+    /// The file and offset of the next line, if the destination is a file.
     pub(crate) mark: Mark,
 }
 
-/// What a journal says, read back.
+/// The contents of a journal, read back.
 #[derive(Debug)]
 pub(crate) struct Read<T, N> {
-    /// As it was written last.
+    /// The state as of the last replacement.
     pub(crate) state: T,
     /// Changes since, in order.
     pub(crate) changes: Vec<N>,
@@ -68,7 +68,7 @@ pub(crate) struct Read<T, N> {
     pub(crate) places: Vec<Place>,
 }
 
-/// Says in the journal how far the lines of a destination are written.
+/// A handle to update a destination's place in the journal.
 #[derive(Clone, Debug)]
 pub(crate) struct Confirmation {
     current: Arc<Mutex<Current>>,
@@ -93,7 +93,7 @@ impl Confirmation {
     }
 }
 
-/// Where the next one is written.
+/// The temporary name of the next journal.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.to_owned().into_os_string();
     name.push(".new");
@@ -105,7 +105,7 @@ fn lock(current: &Mutex<Current>) -> MutexGuard<'_, Current> {
 }
 
 impl Journal {
-    /// A journal at `path` of the tables with this identity. Nothing is read and nothing written.
+    /// A journal at `path` for the tables with this identity. The file is neither read nor written yet.
     ///
     /// # Errors
     /// The boot's id can't be read.
@@ -118,7 +118,7 @@ impl Journal {
         Ok(Self::of_boot(path, identity, boot.to_be_bytes()))
     }
 
-    /// The same in a boot with this id.
+    /// [`Journal::open`] for a boot with this id.
     pub(crate) fn of_boot(path: &Path, identity: [u8; 32], boot: [u8; 16]) -> Self {
         Self {
             path: path.to_owned(),
@@ -129,7 +129,7 @@ impl Journal {
         }
     }
 
-    /// Removes the one at `path`, and what was half written: what was reported is forgotten.
+    /// Removes the journal at `path`, and a partly written next one. Their information on reported counts is lost.
     pub fn remove(path: &Path) -> Result<(), JournalError> {
         for path in [path.to_owned(), beside(path)] {
             match fs::remove_file(&path) {
@@ -142,8 +142,8 @@ impl Journal {
         Ok(())
     }
 
-    /// What tells it how far the lines of a destination are written: up to `place` by now. Its key is its own among all that this
-    /// process writes.
+    /// A handle to confirm written lines of a destination, which are written up to `place` by now. `key` must be unique among all
+    /// destinations of this process.
     pub(crate) fn confirmation(&self, key: u64, place: Place) -> Confirmation {
         lock(&self.current).places.insert(key, (place, None));
         Confirmation {
@@ -152,12 +152,12 @@ impl Journal {
         }
     }
 
-    /// Reads it; `None`: there is none.
+    /// Reads the journal; `None`: there is none.
     ///
     /// # Errors
-    /// It can't be read, or is not this boot's, these tables' and this format's.
+    /// The file can't be read, is damaged, or is of another boot, other tables or another format.
     pub(crate) fn read<T: DeserializeOwned, N: DeserializeOwned>(&self) -> Result<Option<Read<T, N>>, JournalError> {
-        // A pipe would be waited for.
+        // Only regular files: opening a pipe would block.
         let read = fs::symlink_metadata(&self.path).and_then(|found| {
             if found.is_file() {
                 fs::read(&self.path)
@@ -188,7 +188,7 @@ impl Journal {
         Ok(Some(Read { state, changes, places }))
     }
 
-    /// Replaces it: what `state` decides is decided once this returns. `keys`: its destinations, in the order of their places.
+    /// Replaces the journal: `state` is in force once this returns. `keys`: its destinations, in the order of their places.
     pub(crate) fn commit<T: Serialize>(&mut self, state: &T, keys: &[u64]) -> Result<(), JournalError> {
         let beside = beside(&self.path);
         let written = self.write_beside(&beside, state, keys);
@@ -200,7 +200,7 @@ impl Journal {
 
     fn write_beside<T: Serialize>(&mut self, beside: &Path, state: &T, keys: &[u64]) -> Result<(), JournalError> {
         let failed = |operation| move |source| JournalError::io(operation, beside, source);
-        // What lies there may lead elsewhere.
+        // An existing file of this name may be a symbolic link.
         match fs::remove_file(beside) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed("remove")(source)),
             _ => {}
@@ -248,12 +248,12 @@ impl Journal {
         unconfirmed.map_or(Ok(()), |source| Err(JournalError::io("write", &self.path, source)))
     }
 
-    /// The bytes of changes since it was replaced.
+    /// The bytes of changes since the journal was replaced.
     pub(crate) fn added(&self) -> u64 {
         self.end - self.changes
     }
 
-    /// Adds changes.
+    /// Appends changes.
     pub(crate) fn add<N: Serialize>(&mut self, changes: &[N]) -> Result<(), JournalError> {
         let body = postcard::to_stdvec(changes).map_err(|cause| JournalError::Encode {
             path: self.path.clone(),
@@ -263,7 +263,7 @@ impl Journal {
         let current = lock(&self.current);
         let Some(file) = &current.file else { return Ok(()) };
         if let Err(source) = write_at(file, &bytes, self.end, Fault::PartlyAdded) {
-            // The next one is written over what is there of this one, and may be shorter.
+            // The next change overwrites this partial one, and may be shorter.
             let _cut = file.set_len(self.end);
             return Err(JournalError::io("write", &self.path, source));
         }
@@ -281,7 +281,7 @@ fn write_at(file: &File, bytes: &[u8], at: u64, between: Fault) -> io::Result<()
     file.write_all_at(rest, at + first.len() as u64)
 }
 
-/// The body of a frame on its way into the file.
+/// A writer of a frame's body: to the file, with length and checksum.
 struct Body<'a> {
     file: &'a File,
     at: u64,

@@ -12,7 +12,7 @@
 //! | entries are read; those that are over are marked, and after a grace period frozen | marked ones are live; frozen ones are reported by the next process, by their baselines |
 //! | lines are made | they are made again, from at least the same packets |
 //! | the journal is renamed into place: the window is decided | the journal has its lines, and the baselines of the frozen entries |
-//! | lines are sent in pieces, each confirmed in the journal | an unconfirmed piece may come twice on stdout; files recognise or replace it |
+//! | lines are sent in pieces, each confirmed in the journal | an unconfirmed piece may come twice on stdout; files detect or replace it |
 //! | the frozen entries are freed | the remaining ones have nothing beyond their baselines, and are freed |
 //!
 //! Entries that are removed between two windows are frozen, their last states are added to the journal, then they are freed. If the

@@ -1,4 +1,4 @@
-//! Why lines did not reach their reader.
+//! Errors of sinks.
 
 use std::{
     error::Error as _,
@@ -9,10 +9,10 @@ use std::{
 
 use thiserror::Error;
 
-/// Why lines did not reach their reader.
+/// An error of a sink.
 #[derive(Debug, Error)]
 pub enum SinkError {
-    /// The reader is gone.
+    /// The reader closed the stream.
     #[error("nobody reads {sink} any more: the flow records end here")]
     Closed {
         /// The sink's name.
@@ -44,25 +44,25 @@ pub enum SinkError {
         /// The system's error.
         source: io::Error,
     },
-    /// The folder that flow records are to be in is not there.
+    /// The configured folder does not exist.
     #[error("there is no folder `{}`: make it, it is looked for again and again", path.display())]
     NoFolder {
         /// The folder.
         path: PathBuf,
     },
-    /// Something else is in the file's place.
+    /// The path is not a regular file.
     #[error("`{}` is no regular file: move it away, or name another path", path.display())]
     NoFile {
         /// The file.
         path: PathBuf,
     },
-    /// Somebody else has the file.
+    /// Another process holds the file's lock.
     #[error("another process writes flow records to `{}`: give each its own file", path.display())]
     Taken {
         /// The file.
         path: PathBuf,
     },
-    /// taskgate ends, and the reader does not read.
+    /// The reader took nothing for the whole patience while taskgate was ending.
     #[error("nobody reads {sink}: the last {bytes} bytes of flow records are left to the next run")]
     Stuck {
         /// The sink's name.
@@ -70,7 +70,7 @@ pub enum SinkError {
         /// How much.
         bytes: usize,
     },
-    /// taskgate ends, and the sink still fails.
+    /// The sink still failed when taskgate ended.
     #[error("{sink} cannot be written: the last {bytes} bytes of flow records are left to the next run")]
     Left {
         /// The sink's name.
@@ -78,7 +78,7 @@ pub enum SinkError {
         /// How much.
         bytes: usize,
     },
-    /// There was no room for records any more.
+    /// Records were given up because too many waited.
     #[error(
         "{packets} packets of a flow log to {sink} are in no record of it, as too many records wait: SKIPDATA says whose"
     )]
@@ -88,7 +88,7 @@ pub enum SinkError {
         /// How many.
         packets: u64,
     },
-    /// A flow log has another destination, and what waited for the one before was given up.
+    /// Lines for a destination that no flow log has any more were given up.
     #[error(
         "{bytes} bytes of flow records for {sink} are given up: it is no flow log's any more, and cannot be written"
     )]
@@ -110,7 +110,7 @@ impl SinkError {
         }
     }
 
-    /// It with its causes.
+    /// The message with those of its causes.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut source = self.source();
@@ -122,7 +122,7 @@ impl SinkError {
         text
     }
 
-    /// Whether records wait and are tried again.
+    /// Whether the error is temporary: records are kept and retried.
     pub(crate) fn passes(&self) -> bool {
         match self {
             Self::Closed { .. } | Self::Lost { .. } | Self::GivenUp { .. } => false,

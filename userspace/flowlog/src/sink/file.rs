@@ -1,10 +1,10 @@
 //! A file that lines are appended to.
 //!
-//! Exactly once, whenever the process is killed: before lines are written, the journal has the file's inode and its length, and
-//! after that what they grew by. Lines that were written and not confirmed lie behind that length. They are known by what they say:
-//! the journal has the lines that come next, word for word. So a process that goes on compares what lies behind the recorded length
-//! with these; as far as it is the same it is ours, and written already, and a line that was cut is written to its end. Nothing is
-//! ever cut off: neither what another process wrote, nor what a reader that follows the file may have read.
+//! Each line is appended exactly once, even if the process is killed: before lines are written, the journal has the file's inode and
+//! length; after each write it gets the new length. Lines that were written and not confirmed lie beyond the recorded length. They
+//! are recognised by their content, as the journal has the next lines byte for byte. A new process compares the bytes beyond the
+//! recorded length with these lines: the common prefix was written by taskgate, and a truncated line is completed. The file is never
+//! truncated: that could remove lines of another process, or lines that a follower of the file has read.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -20,11 +20,11 @@ use tracing::warn;
 use super::{Mark, NextWrite, PreparedWrite, Sink, SinkError, first_line, rotation, whole_lines};
 use crate::fault::{Fault, first_part, point};
 
-/// Written at once, as whole lines.
+/// The most bytes of one write, rounded down to whole lines.
 const PIECE: usize = if cfg!(test) { 1 << 9 } else { 1 << 16 };
-/// Whoever may read the records: their owner and its group.
+/// The file's mode: readable by owner and group.
 const MODE: u32 = 0o640;
-/// How long nothing is rotated once that has failed.
+/// How long rotation is not tried again after a failure.
 const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 
 /// A file that lines are appended to.
@@ -32,22 +32,22 @@ pub struct FileSink {
     path: PathBuf,
     rotate: Option<Rotate>,
     open: Option<Open>,
-    /// Whether the file is to be opened by its name, whatever is open.
+    /// Whether an open file whose path has no file any more is to be let go.
     reopen: bool,
-    /// When rotating failed last.
+    /// When rotation last failed.
     stays: Option<Instant>,
 }
 
-/// The file that is written.
+/// The open file.
 struct Open {
     file: File,
     mark: Mark,
-    /// When it was made, or was opened where the file system does not say.
+    /// When the file was created; if the file system does not record that, when it was opened.
     since: SystemTime,
 }
 
 impl FileSink {
-    /// The file of a flow log. It is opened once there is something to be written.
+    /// The file of a flow log. It is opened by the first [`Sink::prepare`].
     pub fn new(file: &LogFile) -> Self {
         Self {
             path: file.path.clone(),
@@ -63,7 +63,7 @@ impl FileSink {
         move |source| SinkError::path(operation, &path, source)
     }
 
-    /// Opens the file, makes it if it is not there, and leaves its last line ended.
+    /// Opens the file, creates it if it does not exist, and ends its last line if that is truncated.
     fn open(&self) -> Result<Open, SinkError> {
         let folder = self.path.parent().unwrap_or(Path::new("/"));
         if !folder.is_dir() {
@@ -86,13 +86,13 @@ impl FileSink {
             let path = self.path.clone();
             return Err(SinkError::NoFile { path });
         }
-        // Some file systems know no locks.
+        // Other errors are ignored: some file systems have no locks.
         if let Err(fs::TryLockError::WouldBlock) = file.try_lock() {
             let path = self.path.clone();
             return Err(SinkError::Taken { path });
         }
         if made {
-            // Whatever the umask.
+            // The umask may have removed bits.
             file.set_permissions(Permissions::from_mode(MODE))
                 .map_err(self.failed("set the mode of"))?;
         }
@@ -113,8 +113,8 @@ impl FileSink {
         Ok(open)
     }
 
-    /// How much of what is next was written by a process that was killed or an attempt that failed: whole lines. A line that was cut is
-    /// written to its end.
+    /// How many bytes of the next lines were already written by a killed process or a failed attempt: whole lines. A truncated line is
+    /// completed.
     fn recover(&self, next: &NextWrite<'_>) -> Result<usize, SinkError> {
         let Some(path) = self.find(next.mark)? else {
             return Ok(0);
@@ -141,7 +141,7 @@ impl FileSink {
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |end| end + 1);
         if ours != behind.len() || line == ours {
-            // What follows, if anything does, is another's.
+            // Any bytes that follow were written by another process.
             return Ok(line);
         }
         let rest = first_line(&lines[ours..]);
@@ -151,7 +151,7 @@ impl FileSink {
         Ok(ours + rest.len())
     }
 
-    /// Where a file is now, by its own name or another one in its folder.
+    /// The present path of a file: the configured one, or another one in the same folder.
     fn find(&self, mark: Mark) -> Result<Option<PathBuf>, SinkError> {
         if mark.inode == 0 {
             return Ok(None);
@@ -170,8 +170,8 @@ impl FileSink {
         Ok(found.map(|entry| entry.path()))
     }
 
-    /// Lets go of a file that is not its path's any more. One that was moved is written on until another is in its place or it
-    /// is said to reopen: whoever moved it may be about to make the next one.
+    /// Closes the open file if it was deleted or its path leads to another file. A moved file is written further until another file is
+    /// at the path or a reopen is requested: the tool that moved it may be about to create the next one.
     fn follow(&mut self) {
         let reopen = std::mem::take(&mut self.reopen);
         let Some(open) = &mut self.open else { return };
@@ -182,13 +182,13 @@ impl FileSink {
             Err(_) => open.file.metadata().ok().filter(|metadata| metadata.nlink() != 0),
         };
         match goes_on {
-            // Another may have written to it, or emptied it.
+            // Another process may have written to the file, or truncated it.
             Some(metadata) => open.mark.length = metadata.len(),
             None => self.open = None,
         }
     }
 
-    /// Begins another file if this one is full or old. Where that is not possible it goes on.
+    /// Rotates the file if it is full or old. If that fails, the present file is written further.
     fn rotate(&mut self, lines: &[u8]) {
         let (Some(rotate), Some(open)) = (self.rotate, &self.open) else {
             return;
@@ -203,7 +203,7 @@ impl FileSink {
         if length == 0 || lines.is_empty() || stays || !full && !old {
             return;
         }
-        // A file that has another name has its successor made by whoever moved it.
+        // A file that was moved is not rotated: the tool that moved it creates the next one.
         if fs::metadata(&self.path).is_ok_and(|metadata| is(&metadata, open.mark)) {
             match rotation::rotate(&self.path, rotate.keep) {
                 Ok(()) => (self.open, self.stays) = (None, None),
@@ -249,7 +249,7 @@ impl Sink for FileSink {
             open.file.write_all(rest)
         };
         if let Err(source) = write() {
-            // What came of it is found by what was confirmed.
+            // The next attempt compares the file with the confirmed length to find how much was written.
             self.open = None;
             return Err(self.failed("write")(source));
         }

@@ -1,7 +1,7 @@
 //! A folder with files as AWS delivers them to S3: five minutes of records in each, by the end of their windows.
 //!
-//! A file is written beside its name and renamed once it is whole. Its name says where it begins among all lines, so a file that is
-//! written again after a kill takes the place of the one before, with at least the same lines.
+//! A file is written under a temporary name and renamed once it is complete. Its name contains a hash of the position of its first
+//! line, so a file that is written again after a kill replaces the earlier one, with at least the same lines.
 
 use std::{
     fmt::Write as _,
@@ -22,24 +22,24 @@ use crate::{
     format::header,
 };
 
-/// Seconds of records in a file.
+/// The period of a file in seconds.
 const PERIOD: u64 = 300;
-/// Seconds after the end of which nothing more is expected for a file.
+/// Seconds after the end of a period at which its file is written: no more lines are expected then.
 const LATE: u64 = 15;
-/// Bytes of lines beyond which a file is written before its time: another one of the same period follows.
+/// Bytes of waiting lines from which on a file is written before the end of its period: another file of the same period follows.
 const FULL: usize = 8 << 20;
 
 /// A folder with files as AWS delivers them to S3.
 pub struct FolderSink {
     folder: LogFolder,
-    /// The line before the records.
+    /// The header line before the records.
     header: Bytes,
-    /// What, beside the period, makes the names of this flow log's files.
+    /// A hash of instance, flow log id and start, which goes into the names of the files.
     identity: u32,
 }
 
 impl FolderSink {
-    /// The folder of a flow log of an instance; `began` tells it apart from one before it.
+    /// The folder of a flow log of an instance; `began` distinguishes it from earlier outputs to the same folder.
     pub fn new(folder: &LogFolder, log: &FlowLog, instance: &str, began: u64) -> Self {
         let mut identity = crc32fast::Hasher::new();
         identity.update(instance.as_bytes());
@@ -52,7 +52,7 @@ impl FolderSink {
         }
     }
 
-    /// The folder of a period's file, and its name. `position`: where its lines begin.
+    /// The folder and the name of a period's file. `position`: that of its first line.
     fn place(&self, period: u64, position: u64) -> (PathBuf, String) {
         let LogFolder {
             path,
@@ -99,7 +99,7 @@ impl FolderSink {
         };
         let written = self.write_file(&beside, batches).map_err(failed("write"));
         if let Err(error) = written {
-            // It takes room that may be what is missing.
+            // The disk may be full: the partial file would take room.
             let _left = fs::remove_file(&beside);
             return Err(error);
         }
@@ -107,7 +107,7 @@ impl FolderSink {
     }
 
     fn write_file(&self, path: &Path, batches: &[Batch]) -> io::Result<()> {
-        // What lies there may lead elsewhere.
+        // An existing file of this name may be a symbolic link.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -129,7 +129,7 @@ impl FolderSink {
 
 impl Sink for FolderSink {
     fn prepare(&mut self, _: &NextWrite<'_>) -> Result<PreparedWrite, SinkError> {
-        // A disk that is not mounted would have its records on the one below.
+        // The folder is not created: if its disk is not mounted, records would go to the file system below.
         if self.folder.path.is_dir() {
             return Ok(PreparedWrite::default());
         }
@@ -164,7 +164,7 @@ impl Sink for FolderSink {
 
 /// Year, month and day of a day since 1970, by the Gregorian calendar.
 fn date(days: u64) -> (u64, u64, u64) {
-    // Years from March on, so that the day that some have comes last; in eras of 400 years, which are all alike.
+    // Years are counted from March, so that the leap day comes last, in eras of 400 years, which all have the same length.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -13,8 +13,8 @@ use std::{
 
 use super::{NextWrite, Sink, SinkError, whole_lines};
 
-/// Written at once, as whole lines: what a pipe takes wholly or not at all, so that a reader never sees half a line of a
-/// taskgate that was killed. And how fine it is seen whether a reader still reads.
+/// The most bytes of one write, rounded down to whole lines. A pipe takes so many bytes atomically, so a reader never sees half a
+/// line of a killed taskgate. It is also the granularity at which a reader's progress is noticed.
 const PIECE: usize = 4096;
 
 /// Lines over a byte stream. Nothing is buffered: written lines are with the reader, or with the system.
@@ -24,7 +24,7 @@ pub struct LineSink<W> {
 }
 
 impl LineSink<File> {
-    /// Standard output, by a separate descriptor: past the line buffer of [`io::Stdout`], which would cut a window in
+    /// Standard output, by a duplicated descriptor: it bypasses the line buffer of [`io::Stdout`], which would split a window into
     /// pieces.
     pub fn stdout() -> Result<Self, SinkError> {
         let name = "standard output";
@@ -41,13 +41,13 @@ impl LineSink<File> {
     }
 }
 
-/// Whether what is written to a file next would go on with a line that another process was killed at. A pipe takes 4 KiB
-/// wholly or not at all; a file does so with each of its pages.
+/// Whether a file ends in a truncated line of a killed process, which the next line would be appended to. A pipe takes 4 KiB
+/// atomically, a file only each of its pages.
 pub(crate) fn is_cut(mut file: &File) -> bool {
     let mut last = || -> io::Result<u8> {
         let metadata = file.metadata()?;
         let end = match file.stream_position()? {
-            // Where everything is written to its end, it is at its beginning until then.
+            // In append mode the offset is 0 until the first write.
             0 => metadata.len(),
             position => position,
         };
@@ -55,7 +55,7 @@ pub(crate) fn is_cut(mut file: &File) -> bool {
             return Ok(b'\n');
         }
         let mut last = [0];
-        // Ours may be for writing alone.
+        // The descriptor may be write-only.
         File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.read_exact_at(&mut last, end - 1)?;
         Ok(last[0])
     };
@@ -68,7 +68,7 @@ impl<W: Write> LineSink<W> {
         Self { name, to }
     }
 
-    /// Writes lines, and gives how many bytes were taken before something failed.
+    /// Writes lines, and returns how many bytes were taken before an error.
     fn put(&mut self, lines: &[u8]) -> Result<usize, SinkError> {
         let sink = || self.name.to_owned();
         let mut taken = 0;
@@ -88,7 +88,7 @@ impl<W: Write> LineSink<W> {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => SinkError::Closed { sink: sink() },
                 Err(source) => SinkError::Write { sink: sink(), source },
             };
-            // What fails fails again, with what is left.
+            // An error after some bytes is dropped: the next write of the rest returns it again.
             return if taken == 0 { Err(error) } else { Ok(taken) };
         }
         Ok(taken)

@@ -1,4 +1,4 @@
-//! Where lines go: one trait, and what implements it for each kind of destination.
+//! Sinks of lines: one trait, with an implementation for each kind of destination.
 
 mod error;
 mod file;
@@ -19,33 +19,33 @@ use serde::{Deserialize, Serialize};
 pub struct Batch {
     /// The window's end, in Unix seconds.
     pub end: u64,
-    /// What is not written yet of its lines.
+    /// The lines of the window that are not written yet.
     pub lines: Bytes,
 }
 
-/// Where in which file the next line will lie. What is not a file has none.
+/// The file of the next line, and its offset there. All 0 for destinations that are no file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// The file's device.
     pub device: u64,
-    /// Its inode; 0: there is no file.
+    /// The file's inode; 0: there is no file.
     pub inode: u64,
-    /// Its length.
+    /// The file's length, where the next line begins.
     pub length: u64,
 }
 
-/// What a sink is to write next.
+/// The lines that a sink is to write next, and its confirmed position.
 #[derive(Clone, Copy, Debug)]
 pub struct NextWrite<'a> {
     /// The windows that wait, as many as [`Sink::batches`] says.
     pub batches: &'a [Batch],
-    /// The bytes of all that wait.
+    /// The bytes of all waiting windows.
     pub bytes: usize,
-    /// What comes before, in bytes since the first line ever.
+    /// The position of the first waiting line, in bytes since the destination's first line.
     pub position: u64,
-    /// What was confirmed with this position.
+    /// The mark that was confirmed with this position.
     pub mark: Mark,
-    /// Nothing comes after what waits.
+    /// No more lines follow the waiting ones for now.
     pub ending: bool,
 }
 
@@ -56,38 +56,38 @@ impl<'a> NextWrite<'a> {
     }
 }
 
-/// What is to be confirmed before anything is written.
+/// The result of [`Sink::prepare`], to be confirmed before lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PreparedWrite {
-    /// Bytes of what is next that were found written, by a process that was killed or an attempt that failed.
+    /// Bytes of the next lines that a killed process or a failed attempt has already written.
     pub written: usize,
-    /// Where what follows them will lie.
+    /// The file and offset of the lines after these.
     pub mark: Mark,
 }
 
-/// A destination of lines. It has a thread of its own, so it may block; what fails is tried again, later and later.
+/// A destination of lines. Each sink has a separate thread, so it may block. Failed writes are retried with growing pauses.
 pub trait Sink: Send {
-    /// Makes ready to write, whether or not anything is to be written. What it gives is confirmed before [`Sink::write`] is called.
+    /// Prepares for a write, even without lines to write. The result is confirmed before [`Sink::write`] is called.
     fn prepare(&mut self, _next: &NextWrite<'_>) -> Result<PreparedWrite, SinkError> {
         Ok(PreparedWrite::default())
     }
 
-    /// Writes the beginning of what is next, and gives how many bytes that was; 0: not yet.
+    /// Writes the first part of the next lines, and returns its length in bytes; 0: not ready to write yet.
     fn write(&mut self, next: &NextWrite<'_>) -> Result<usize, SinkError>;
 
-    /// Opens its file anew before it writes again.
+    /// Reopens the file before the next write.
     fn reopen(&mut self) {}
 
-    /// How many windows it looks at in one go.
+    /// How many waiting windows the sink is given at once.
     fn batches(&self) -> usize {
         1
     }
 }
 
-/// What a sink is called in messages, and the sink itself.
+/// A sink with its name in messages.
 pub(crate) type NamedSink = (String, Box<dyn Sink>);
 
-/// The sink of a flow log. `began` tells it apart from others for the same destination.
+/// Opens the sink of a flow log. `began` distinguishes it from others for the same destination.
 pub(super) fn open(log: &FlowLog, instance: &str, began: u64) -> Result<NamedSink, SinkError> {
     Ok(match &log.destination {
         Destination::Stdout => {

@@ -15,8 +15,8 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// Gives a file number 1, and those that were before it the next ones, of which `keep` are kept. Killed at any step, it does the
-/// rest when it is called again: a number that nobody has is filled first, so nothing goes up by two.
+/// Renames a file to number 1 and the earlier numbered files to the next numbers, of which `keep` are kept. If it is killed at any
+/// step, the next call completes the rotation: renaming starts at the lowest free number, so no file moves up by two.
 pub(super) fn rotate(path: &Path, keep: u32) -> io::Result<()> {
     let keep = keep.max(1);
     let mut free = keep;
