@@ -1,11 +1,11 @@
-//! The differences between IPv4 and IPv6 once a packet is parsed: the shape of a key, and how a peer is looked up.
+//! The differences between IPv4 and IPv6 after parsing: the form of a key, and the lookup of a peer.
 
 use crate::{
     abi::{Address, Key4, Key6, pair, tables::KeyTag},
     policy::{Peer4, Peer6, PeerKey},
 };
 
-/// The key in hand, by family.
+/// Scratch memory for a key of either family.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Keys {
@@ -13,17 +13,17 @@ pub struct Keys {
     v6: Key6,
 }
 
-/// A version of IP.
+/// IPv4 or IPv6, as a type parameter.
 pub trait IpVersion {
     /// The key of its tables.
     type Key;
     /// A peer's address in its policies.
     type Peer: PeerKey;
-    /// The key in hand.
+    /// The key of this family in scratch memory.
     fn key(keys: &mut Keys) -> &mut Self::Key;
-    /// Makes it the key of a flow seen from the task.
+    /// Sets the key to a flow, seen from the task.
     fn set_key(key: &mut Self::Key, local: Address, remote: Address, ports: u32, tag: KeyTag);
-    /// A peer's address.
+    /// The key of an address on the peer axis.
     fn peer(address: Address) -> Self::Peer;
 }
 

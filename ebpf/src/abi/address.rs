@@ -1,8 +1,8 @@
-//! Addresses of both families as one pair of words.
+//! IP addresses of both families as a pair of words.
 
 use core::net::{IpAddr, Ipv6Addr};
 
-/// An IP address as tables and rows have it: its upper and lower half as numbers, IPv4 mapped (`::ffff:a.b.c.d`).
+/// An IP address as stored in tables and rows: its upper and lower half as numbers, IPv4 mapped (`::ffff:a.b.c.d`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Address([u64; 2]);
@@ -14,10 +14,10 @@ impl Address {
     pub const ALL_NODES: Self = Self::new(0xff02 << 48, 1);
     /// `ff02::1:2` (RFC 8415, 7.1).
     pub const ALL_DHCP_SERVERS: Self = Self::new(0xff02 << 48, 0x0001_0002);
-    /// The upper half of all link-local addresses, `fe80::/64`: the rest of `fe80::/10` has none (RFC 4291, 2.5.6).
+    /// The upper half of link-local addresses, `fe80::/64`: no other part of `fe80::/10` is in use (RFC 4291, 2.5.6).
     pub const LINK_LOCAL_NETWORK: u64 = 0xfe80 << 48;
 
-    /// By its halves.
+    /// The address with these halves.
     #[inline(always)]
     pub const fn new(upper: u64, lower: u64) -> Self {
         Self([upper, lower])
@@ -29,13 +29,13 @@ impl Address {
         Self([0, 0xffff_0000_0000 | address as u64])
     }
 
-    /// As it lies in the header of an IPv4 packet.
+    /// From the octets in an IPv4 header.
     #[inline(always)]
     pub const fn from_v4_octets(octets: [u8; 4]) -> Self {
         Self::from_v4(u32::from_be_bytes(octets))
     }
 
-    /// As it lies in the header of an IPv6 packet.
+    /// From the octets in an IPv6 header.
     #[inline(always)]
     pub const fn from_octets(b: [u8; 16]) -> Self {
         Self([
@@ -60,7 +60,7 @@ impl Address {
         self.0
     }
 
-    /// The IPv4 address that it is, if it is one.
+    /// The IPv4 address; meaningless for an IPv6 address.
     #[inline(always)]
     pub const fn v4(self) -> u32 {
         self.0[1] as u32
@@ -72,19 +72,19 @@ impl Address {
         self.0[0] | (self.0[1] >> 32 ^ 0xffff) == 0
     }
 
-    /// Whether two addresses are the same, with one branch.
+    /// Whether two addresses are equal, with one branch.
     #[inline(always)]
     pub const fn is(self, other: Self) -> bool {
         self.difference(other) == 0
     }
 
-    /// 0 if two addresses are the same.
+    /// 0 if two addresses are equal.
     #[inline(always)]
     pub const fn difference(self, other: Self) -> u64 {
         (self.0[0] ^ other.0[0]) | (self.0[1] ^ other.0[1])
     }
 
-    /// `::`, or 0.0.0.0.
+    /// Whether it is unspecified: `::`, or 0.0.0.0.
     #[inline(always)]
     pub const fn is_unspecified(self) -> bool {
         self.0[0] == 0 && (self.0[1] == 0 || self.0[1] == 0xffff_0000_0000)
@@ -96,13 +96,13 @@ impl Address {
         self.0[0] >> 54 == 0xfe80 >> 6
     }
 
-    /// Whether it is multicast of the link's scope: `ff02::/16` (RFC 4291, 2.7).
+    /// Whether it is link-scope multicast: `ff02::/16` (RFC 4291, 2.7).
     #[inline(always)]
     pub const fn is_link_group(self) -> bool {
         self.0[0] >> 48 == 0xff02
     }
 
-    /// Whether no router carries on what goes to it: link-local, or multicast of the link's scope.
+    /// Whether routers do not forward packets to it: link-local, or link-scope multicast.
     #[inline(always)]
     pub const fn is_link_scope(self) -> bool {
         self.is_link_local() || self.is_link_group()

@@ -1,4 +1,4 @@
-//! The interface of kernel program and user space: names, layouts, numbers. Nothing else may depend on them.
+//! The interface between the kernel programs and user space: names, layouts, numbers. Only this module defines them.
 //!
 //! All sizes are fixed: tables hold no `bool`, `enum` or `Option`, a `const` assertion checks each structure's size,
 //! and addresses and ports are numbers in host order (the parser converts them).
@@ -16,11 +16,11 @@ pub use tables::{
     window,
 };
 
-/// Raised whenever a layout of the [`tables`] that a process goes on with changes its meaning; with the sizes it makes up
-/// [`TABLE_LAYOUT`].
+/// Raised whenever a layout of the [`tables`] that outlive a process changes its meaning; part of [`TABLE_LAYOUT`], with the
+/// sizes.
 pub const TABLE_VERSION: u32 = 5;
 
-/// Differs between programs whose tables differ. One that finds other tables cannot go on with them.
+/// Differs between builds whose tables differ. A process that finds tables with another layout cannot take them over.
 pub const TABLE_LAYOUT: u64 = layout(&[
     TABLE_VERSION as u64,
     size_of::<Conn>() as u64,
@@ -36,7 +36,7 @@ pub const TABLE_LAYOUT: u64 = layout(&[
     outcome::OUTCOMES as u64,
 ]);
 
-/// A number for a layout: FNV-1a over versions, sizes and places.
+/// A number that identifies a layout: FNV-1a over versions, sizes and offsets.
 const fn layout(parts: &[u64]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut at = 0;
@@ -47,13 +47,13 @@ const fn layout(parts: &[u64]) -> u64 {
     hash
 }
 
-/// Two numbers of 32 bits in one word.
+/// Packs two numbers of 32 bits into a word.
 #[inline(always)]
 pub const fn pair(upper: u32, lower: u32) -> u64 {
     (upper as u64) << 32 | lower as u64
 }
 
-/// The numbers in a word, the upper one first.
+/// The two halves of a word, the upper one first.
 #[inline(always)]
 pub const fn unpair(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
@@ -93,15 +93,15 @@ pub mod map {
         rests: Some("DENY_RESTS_V6"),
         half: "DENY_HALF_V6",
     };
-    /// Datagrams whose first fragment was let through, IPv4: [`super::Key4`] → [`super::Fragment`].
+    /// Datagrams whose first fragment was admitted, IPv4: [`super::Key4`] → [`super::Fragment`].
     pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
-    /// The same of IPv6: [`super::Key6`] → [`super::Fragment`].
+    /// The same for IPv6: [`super::Key6`] → [`super::Fragment`].
     pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
     /// Slot → [`super::EniUsage`]: a mmapable array.
     pub const USAGE: &str = "USAGE";
     /// Slot → [`super::NeighbourCache`]: a mmapable array.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
-    /// Who has a link's link-local addresses, the latest of them: [`super::LinkLocalKey`] → [`super::LinkLocal`].
+    /// The latest owners of link-local addresses, by segment: [`super::LinkLocalKey`] → [`super::LinkLocal`].
     pub const LINK_LOCALS: &str = "LINK_LOCALS";
     /// [`outcome::counters_index`](super::outcome::counters_index) → packets by [`super::Outcome`] number, for each CPU.
     pub const COUNTERS: &str = "COUNTERS";
@@ -109,8 +109,7 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
 }
 
-/// The names of the mmapable arrays that make up a [connection table](crate::conntable), and of the constant that says how
-/// large it is.
+/// The names of the mmapable arrays that make up a [connection table](crate::conntable), and of the constant with its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowMaps {
     /// Control words: a cache line of [`WAYS`](crate::conntable::WAYS) for each bucket.
@@ -123,39 +122,39 @@ pub struct FlowMaps {
     pub half: &'static str,
 }
 
-/// The constant in the program that all connection tables are hashed with: a [`Seed`](crate::conntable::Seed).
+/// The name of the constant with the hash seed of all connection tables: a [`Seed`](crate::conntable::Seed).
 pub const SEED: &str = "SEED";
 
 /// The names of the programs in the object.
 pub mod program {
-    /// Judges what a task sends.
+    /// The gate for packets that a task sends.
     pub const FROM_TASK: &str = "from_task";
-    /// Judges what is sent to a task.
+    /// The gate for packets that are sent to a task.
     pub const TO_TASK: &str = "to_task";
-    /// Drops everything, on either side of a link: what closes a link that has no name in the tables, or left the namespace
-    /// in which it had one.
+    /// Drops every packet, on either side of a link: closes a link that the tables cannot name, or that left the namespace
+    /// in which it was gated.
     pub const DROP_ALL: &str = "drop_all";
-    /// Drops what comes from the wire for a task and is denied, before there is a socket buffer; for kernels from 5.18 on,
-    /// which hand it frames of several buffers too.
+    /// The prefilter: drops packets from the wire that a task's gate would deny, before a socket buffer is allocated; for
+    /// kernels from 5.18 on, which also pass it frames in several buffers.
     pub const PREFILTER: &str = "prefilter";
-    /// The same for older kernels.
+    /// The prefilter for older kernels.
     pub const PREFILTER_LINEAR: &str = "prefilter_linear";
-    /// Returns the low 32 bits of the kernel's jiffies: how user space learns their rate.
+    /// Returns the low 32 bits of the kernel's jiffies, for user space to measure their rate.
     pub const CLOCK: &str = "clock";
 }
 
-/// The link of an ENI on this host, as the tables name it: 24 bits. A plain link is its ifindex (below 2^23); a branch
-/// of the trunk is its VLAN id with bit 23 set.
+/// The number of an ENI's link on this host: 24 bits. A network device has its ifindex (below 2^23); a branch of the trunk
+/// has its VLAN id with bit 23 set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(u32);
 
 impl LinkId {
     const BRANCH: u32 = 1 << 23;
 
-    /// Ifindexes that have a number: those below this one. A gate on any other link would take it for another.
+    /// Ifindexes below this one have a number. A larger one would be taken for another link's.
     pub const DEVICES: u32 = Self::BRANCH;
 
-    /// A network device: the veth's end on the host, or a VLAN link.
+    /// The link of a network device: the host's end of a veth pair, or a VLAN interface.
     #[inline(always)]
     pub const fn device(ifindex: u32) -> Self {
         Self(ifindex & (Self::BRANCH - 1))
@@ -173,7 +172,7 @@ impl LinkId {
         self.0 & Self::BRANCH != 0
     }
 
-    /// The link that tables call so.
+    /// The link with this number.
     #[inline(always)]
     pub const fn from_number(number: u32) -> Self {
         Self(number & (2 * Self::BRANCH - 1))

@@ -1,19 +1,19 @@
-//! Every way a packet can end: one number, one counter, one name.
+//! Outcomes of a packet: each one has a number, a counter and a name.
 
 use core::fmt;
 
-/// Which way a packet goes, seen from the ENI, as AWS says it. The numbers are those of the tables.
+/// The direction of a packet, seen from the ENI as on AWS. The numbers are those in the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Direction {
     /// From the task.
     Egress = 0,
-    /// Toward the task.
+    /// To the task.
     Ingress = 1,
 }
 
 impl Direction {
-    /// The other way.
+    /// The opposite direction.
     #[inline(always)]
     #[must_use]
     pub const fn opposite(self) -> Self {
@@ -23,10 +23,10 @@ impl Direction {
         }
     }
 
-    /// Both of them, in the order in which a group lists its rules.
+    /// Both directions, in the order in which a security group lists its rules.
     pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
 
-    /// The word that users see.
+    /// The name in output.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
@@ -34,7 +34,7 @@ impl Direction {
         }
     }
 
-    /// Its number in tables.
+    /// The number in tables, as an index.
     #[inline(always)]
     pub const fn index(self) -> usize {
         self as usize
@@ -53,29 +53,30 @@ impl fmt::Display for Direction {
 pub enum DropReason {
     /// No rule of the ENI's groups allows it.
     NoRule = 1,
-    /// The task sent with a source that is not its own, or something from outside came with the task's own address.
+    /// A packet from the task with a source address that is not its own, or a packet from outside with the task's own
+    /// address or that of another task of this host.
     SpoofedSource = 2,
-    /// Sent to the task with a destination that is not its own.
+    /// A packet to the task with a destination address that is not its own.
     NotForTask = 3,
-    /// A header that lies, is cut short, or cannot be read.
+    /// An inconsistent, truncated or unreadable header.
     Malformed = 4,
-    /// A later fragment whose first was not seen, or was denied.
+    /// A later fragment whose first fragment was not seen, or was denied.
     FragmentWithoutFirst = 5,
     /// The host's table of tracked connections is full.
     ConnectionsFull = 6,
-    /// The task has as many tracked connections as it may have.
+    /// The task has reached its limit of tracked connections.
     TaskConnectionsFull = 7,
-    /// The ENI is known, its policy is not.
+    /// There is no policy: nothing is configured, or the ENI's policy is missing.
     NoPolicy = 8,
-    /// No task is bound to the link, or no longer.
+    /// No ENI is bound to the link, or no longer.
     UnknownTask = 9,
     /// The task was isolated.
     Isolated = 10,
-    /// Neither IPv4, IPv6 nor ARP; or a VLAN tag on a link that is no trunk.
+    /// Neither IPv4, IPv6 nor ARP; or a VLAN tag on a link that is not the trunk.
     UnsupportedEthertype = 11,
     /// A late packet of a TCP connection that both sides have closed.
     ConnectionClosed = 16,
-    /// Its headers name routers that it goes over: its destination is not where it ends.
+    /// A source-routed packet: its destination address is not its final one.
     SourceRouted = 18,
 }
 
@@ -97,7 +98,7 @@ impl DropReason {
         Self::SourceRouted,
     ];
 
-    /// The name that users see, in records, counters, `explain` and `status` alike.
+    /// The name in output: records, counters, `explain` and `status`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NoRule => "no-rule",
@@ -122,21 +123,21 @@ impl DropReason {
     }
 }
 
-/// Why a packet was let through.
+/// Why a packet passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum PassReason {
-    /// It belongs to a connection that was admitted before. Counted in the connection's entry alone.
+    /// It belongs to a tracked connection. Counted only in the connection's entry.
     Tracked = 0,
     /// A rule allows it.
     Rule = 12,
-    /// The task itself opens what is never filtered.
+    /// An exempt destination or DHCP, opened by the task.
     Exempt = 13,
     /// ARP, neighbour discovery or multicast listener discovery that names the task's own addresses.
     Neighbour = 14,
     /// An ICMP error about a tracked connection.
     IcmpError = 15,
-    /// On the trunk, without a tag: the host's own, and no task's.
+    /// An untagged frame on the trunk or the previous trunk: it belongs to the host.
     Host = 17,
 }
 
@@ -152,26 +153,26 @@ impl PassReason {
     ];
 }
 
-/// How a packet ended.
+/// The result of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// Let through.
+    /// Passed.
     Pass(PassReason),
     /// Dropped.
     Drop(DropReason),
 }
 
-/// The length of a slot's counters: more than the highest number of an outcome, and whole cache lines.
+/// The number of counters per slot and direction: above the highest outcome number, and whole cache lines.
 pub const OUTCOMES: usize = 24;
 
-/// The index of a slot's counters in one direction.
+/// The index of the counters of a slot in one direction.
 #[inline(always)]
 pub const fn counters_index(slot: u16, direction: Direction) -> u32 {
     (slot as u32) << 1 | direction as u32
 }
 
 impl Outcome {
-    /// Its number: the index of its counter.
+    /// The number: the index of the outcome's counter.
     #[inline(always)]
     pub const fn number(self) -> u8 {
         match self {
@@ -193,7 +194,7 @@ impl Outcome {
         }
     }
 
-    /// Whether the packet goes on.
+    /// Whether the packet passes.
     #[inline(always)]
     pub const fn passes(self) -> bool {
         matches!(self, Self::Pass(_))

@@ -1,45 +1,45 @@
-//! Where the running kernel's `struct sk_buff` has what `__sk_buff` does not show: user space reads it from the kernel's
-//! BTF and hands it to the program as a constant, [`GLOBAL`].
+//! Field offsets in the running kernel's `struct sk_buff`, for fields that `__sk_buff` does not show: user space reads them
+//! from the kernel's BTF and passes them to the program as a constant, [`GLOBAL`].
 
 /// The name of the constant in the program: an array of [`WORDS`] words.
 pub const GLOBAL: &str = "SK_BUFF";
 
-/// Words of the constant. All are 0 where the program does not look.
+/// Words of the constant. All are 0 if the program must not read the fields.
 pub const WORDS: usize = 10;
 
-/// How the program looks: 0, [`COPIED`] or [`CAST`].
+/// The word with the access method: 0 (none), [`COPIED`] or [`CAST`].
 pub const HOW: usize = 0;
-/// Where copying begins in the structure.
+/// The word with the offset where the copy begins in the structure.
 pub const START: usize = 1;
-/// The place in bits of `ip_summed`, two bits: how far the checksum is. As all places it counts from the structure's
-/// beginning, or from the copy's.
+/// `ip_summed`: bit offset of the two-bit checksum state. Like all offsets here it counts from the start of the structure,
+/// or of the copy.
 pub const IP_SUMMED: usize = 2;
-/// The place in bits of `encapsulation`, one bit: whether there is a packet in the packet.
+/// `encapsulation`: bit offset of the one-bit flag for an inner packet.
 pub const ENCAPSULATION: usize = 3;
-/// The place in bytes of `csum_start`, as all below of 16 bits: where summing begins, in bytes from the buffer's head.
+/// `csum_start`: byte offset of this field of 16 bits, like all below: where summing begins, in bytes from `head`.
 pub const CSUM_START: usize = 4;
-/// Of `csum_offset`: bytes from there to where the sum is written.
+/// `csum_offset`: bytes from there to the checksum field.
 pub const CSUM_OFFSET: usize = 5;
-/// Of `mac_header`: where the Ethernet header begins, from the head.
+/// `mac_header`: the Ethernet header's offset from `head`.
 pub const MAC_HEADER: usize = 6;
-/// Of `network_header`: the IP header's offset from `head`.
+/// `network_header`: the IP header's offset from `head`.
 pub const NETWORK_HEADER: usize = 7;
-/// Of `inner_mac_header`: the inner packet's Ethernet header, from `head`.
+/// `inner_mac_header`: the inner packet's Ethernet header, from `head`.
 pub const INNER_MAC_HEADER: usize = 8;
-/// Of `inner_network_header`: the inner packet's IP header, from `head`.
+/// `inner_network_header`: the inner packet's IP header, from `head`.
 pub const INNER_NETWORK_HEADER: usize = 9;
 
-/// The program copies [`SPAN`] bytes and reads the fields there. In every kernel so far they are that close together.
+/// The program copies [`SPAN`] bytes and reads the fields there: in every kernel so far they fit.
 pub const COPIED: u32 = 1;
-/// The program casts its context and looks at the structure itself, which costs next to nothing (Linux 6.2).
+/// The program casts its context and reads the structure directly, at almost no cost (Linux 6.2).
 pub const CAST: u32 = 2;
 
-/// Bytes that are copied.
+/// The length of the copy in bytes.
 pub const SPAN: usize = 64;
 
-/// The number of a helper that there is none of. In its place user space puts the kernel's `bpf_cast_to_kern_ctx`: a
-/// function of the kernel's has another number in each kernel, and aya does not look them up.
+/// The number of a helper that does not exist. User space replaces it with the kernel function `bpf_cast_to_kern_ctx`:
+/// kernel functions have other ids in each kernel, and aya does not resolve them.
 pub const CAST_MARK: u32 = 0x7467_6374;
 
-/// `ip_summed` of a checksum that is yet to be filled in.
+/// The `ip_summed` value of a pending checksum.
 pub const CHECKSUM_PARTIAL: u32 = 3;

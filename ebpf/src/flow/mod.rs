@@ -1,4 +1,4 @@
-//! The flow that a packet belongs to, seen from the task: both directions of a connection have one name.
+//! The flow that a packet belongs to, seen from the task: both directions of a connection have the same key.
 
 use crate::{
     abi::{Address, Direction},
@@ -13,22 +13,22 @@ pub struct Flow {
     pub local: Address,
     /// The peer's address.
     pub remote: Address,
-    /// The ports in the key of a tracked connection, or their substitute.
+    /// The ports of the conntrack key, or their substitute.
     pub ports: u32,
-    /// Whether a connection that a packet of the other kind opened may be meant: see [`Flow::plain`].
+    /// Whether the packet may also belong to a flow under [`Flow::plain`]: an ICMP reply.
     pub special: bool,
 }
 
-/// Marks the lower half of `ports` as an ICMP exchange: no message has type 255.
+/// Marks the lower half of `ports` as an ICMP exchange: ICMP type 255 is reserved, and the parser refuses it.
 const EXCHANGE: u32 = 0xff00;
 
 impl Flow {
-    /// The flow as a tracked connection's key names it.
+    /// The flow in the form of a conntrack key.
     ///
     /// * TCP and UDP: the task's port above, the peer's below.
-    /// * ICMP requests and replies: the identifier above; below, the request's type and who asked. So a reply finds the
-    ///   request that it answers, and nothing else.
-    /// * Other ICMP messages: the direction above, type and code below. Nothing answers them.
+    /// * ICMP requests and replies: the identifier above; below, the request's type and the direction of the request. So a
+    ///   reply matches only its own request.
+    /// * Other ICMP messages: the direction above, type and code below. They have no replies.
     /// * Other protocols: 0, as AWS tracks them by address pair alone.
     #[inline(always)]
     pub fn tracked(packet: &Packet, direction: Direction) -> Self {
@@ -51,9 +51,9 @@ impl Flow {
         }
     }
 
-    /// The flow of all DHCP between a task and its servers: as a task without an address asks every server, so that no
-    /// other packet has this name. The answer comes from another address than the task asked, and may go to another than
-    /// it asked from.
+    /// The flow of all DHCP between a task and its servers: that of a request by a task without an address to all servers,
+    /// so no other packet has this key. A reply comes from another address than the request went to, and may go to another
+    /// address than the request came from.
     #[inline(always)]
     pub fn dhcp(packet: &Packet) -> Self {
         let (local, remote, (client, server)) = if packet.kind as u8 == Kind::V6 as u8 {
@@ -73,7 +73,7 @@ impl Flow {
         }
     }
 
-    /// The flow by what the packet alone says: a reply that nobody asked for.
+    /// The flow by the packet's own addresses and ports, without matching a reply to its request.
     #[inline(always)]
     pub fn plain(packet: &Packet, direction: Direction) -> Self {
         let (local, remote, local_port, remote_port) = match direction {
@@ -104,14 +104,14 @@ impl Flow {
     }
 }
 
-/// The ICMP messages that a tracked connection began with.
+/// The ICMP messages of a tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrackedIcmp {
     /// Requests of this type; their code is in the entry ([`Admitted::code`](crate::abi::tables::Admitted)).
     Request(u8),
-    /// Errors, each of which is judged by itself.
+    /// Errors: each one is judged by its own quote or the rules.
     Error,
-    /// Other messages, which nothing answers, by type and code.
+    /// Other messages, which have no replies, by type and code.
     Other(u8, u8),
 }
 
@@ -131,8 +131,8 @@ pub const fn tracked_icmp(family: Kind, ports: u32) -> TrackedIcmp {
     }
 }
 
-/// Whether this is DHCP between a client in the task and whatever server there is: from the task UDP 68 to 67 by broadcast
-/// (RFC 2131, 4.1), or 546 to 547 by the servers' multicast address (RFC 8415, 7.1); toward it the same ports back.
+/// Whether this is DHCP between a client in the task and a server: from the task UDP 68 to 67 by broadcast (RFC 2131, 4.1),
+/// or 546 to 547 to the servers' multicast address (RFC 8415, 7.1); to the task, the same ports in reverse.
 #[inline(always)]
 pub fn is_dhcp(packet: &Packet, direction: Direction) -> bool {
     let v6 = packet.kind as u8 == Kind::V6 as u8;

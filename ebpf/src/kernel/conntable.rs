@@ -1,4 +1,4 @@
-//! The connection tables as BPF arrays: the only place that reads and writes them.
+//! The connection tables as BPF arrays: the only code in the kernel that reads and writes them.
 //!
 //! Each read depends on the control word that named the way (see [`TableMemory::opaque`]), and each access is one
 //! instruction.
@@ -19,20 +19,20 @@ use super::maps::{
     DENY_BUCKETS_V4, DENY_BUCKETS_V6, DENY_ENTRIES_V4, DENY_ENTRIES_V6, DENY_RESTS_V6, Entries, Rests,
 };
 
-/// The hash's secret constants; user space sets them.
+/// The hash seed; set by user space at load.
 // SAFETY: nothing else has this name.
 #[unsafe(no_mangle)]
 static SEED: Seed = [0; 10];
 
-/// A secret word: a constant for the verifier, and none for the compiler.
+/// A word of the seed: constant for the verifier, but not for the compiler.
 #[inline(always)]
 fn seed(at: usize) -> u64 {
-    // SAFETY: a word of the array, which nobody writes while the program is loaded. Volatile, so that the compiler does
+    // SAFETY: a word of the array, which is never written while the program is loaded. Volatile, so that the compiler does
     // not use the object's value in place of user space's.
     unsafe { (&raw const SEED).cast::<u64>().add(at % SEED.len()).read_volatile() }
 }
 
-/// A number that neither compiler nor verifier knows anything of, and that depends on another one.
+/// The same number, unknown to compiler and verifier, and data-dependent on `on`.
 #[inline(always)]
 fn depending(mut number: u32, on: u64) -> u32 {
     let on = on as u32;
@@ -43,25 +43,26 @@ fn depending(mut number: u32, on: u64) -> u32 {
     number
 }
 
-/// The same number, which the compiler does not know any more.
+/// The same number, unknown to the compiler.
 #[inline(always)]
 fn same(mut number: u64) -> u64 {
-    // SAFETY: an instruction that does nothing. Without any the kernel refuses the line info, two at one offset.
+    // SAFETY: an instruction that does nothing. With none at all, the kernel refuses the line info, which would have two
+    // entries at one offset.
     unsafe { asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack)) };
     number
 }
 
-/// One table.
+/// One connection table.
 pub(super) struct FlowTable<V: 'static> {
     buckets: &'static Buckets,
     entries: &'static Entries<V>,
-    /// Of IPv6.
+    /// IPv6: the array with the rest of each key.
     rests: Option<&'static Rests>,
-    /// Where its half is; user space sets it.
+    /// The constant with the number of buckets in each half; set by user space at load.
     half: *const u32,
 }
 
-/// Makes a table of its arrays, and the constant that says how many buckets one half of it has.
+/// Defines a table over its arrays, and the constant with the number of buckets in each half.
 macro_rules! table {
     ($name:ident: $value:ty = $buckets:ident, $entries:ident, $rests:expr, $half:ident) => {
         // SAFETY: nothing else has this name.
@@ -82,7 +83,7 @@ table!(CONNS_V6: Conn = CONN_BUCKETS_V6, CONN_ENTRIES_V6, Some(&CONN_RESTS_V6), 
 table!(DENIALS_V4: Denial = DENY_BUCKETS_V4, DENY_ENTRIES_V4, None, DENY_HALF_V4);
 table!(DENIALS_V6: Denial = DENY_BUCKETS_V6, DENY_ENTRIES_V6, Some(&DENY_RESTS_V6), DENY_HALF_V6);
 
-/// How a key lies in a table: in an entry, and in a rest.
+/// The layout of a key in a table: its words in the entry, and for IPv6 the others in a [`Rest`].
 pub(super) trait Kept: Hashed {
     fn is_at(&self, entry: *const u64, rest: Option<*const u64>) -> bool;
     fn write(&self, entry: *mut [u64; 2], rest: Option<*mut Rest>);
@@ -121,12 +122,12 @@ impl Kept for Key6 {
     }
 }
 
-/// Whether words in a table are these.
+/// Whether the words at `there` equal `words`.
 #[inline(always)]
 fn are<const N: usize>(there: *const u64, words: [u64; N]) -> bool {
     let mut differs = 0;
     for (at, word) in words.into_iter().enumerate() {
-        // SAFETY: the callers' pointers are to so many words of one element. Volatile: each is read once.
+        // SAFETY: the callers' pointers are to `N` words of one element. Volatile: each is read once.
         differs |= unsafe { there.add(at).read_volatile() } ^ word;
     }
     differs == 0
@@ -135,7 +136,7 @@ fn are<const N: usize>(there: *const u64, words: [u64; N]) -> bool {
 impl<V> FlowTable<V> {
     #[inline(always)]
     fn probe<K: Hashed>(&self, key: &K) -> Probe {
-        // SAFETY: a static, which nobody writes while the program is there. Volatile as in `seed`.
+        // SAFETY: a static, which is never written while the program is loaded. Volatile as in `seed`.
         let half = unsafe { self.half.read_volatile() };
         Probe::new(key.hash(seed), half)
     }
@@ -144,8 +145,8 @@ impl<V> FlowTable<V> {
     #[inline(always)]
     fn value(&self, way: u32) -> Option<&'static V> {
         let entry = self.entries.get_ptr(way)?;
-        // SAFETY: an element of an array, which is never unmapped while a program runs. Others write it, which is why all
-        // that changes are cells; it stays its key's until this program has ended.
+        // SAFETY: an element of an array, which is never unmapped while a program runs. Other CPUs write it, which is why
+        // all mutable fields are cells; it belongs to its key until this program has ended.
         Some(unsafe { &(*entry).value })
     }
 
@@ -155,7 +156,7 @@ impl<V> FlowTable<V> {
         self.value(find(self, self.probe(key), key)?)
     }
 
-    /// Adds an entry unless there is one.
+    /// Adds an entry unless the key has one.
     #[inline(always)]
     pub(super) fn add<K: Kept>(&self, key: &K, value: &V) -> Inserted<&'static V> {
         let fill = |way| {
@@ -205,7 +206,7 @@ impl<K: Kept, V> TableMemory<K> for FlowTable<V> {
 
     #[inline(always)]
     fn load(&self, bucket: *const Bucket, way: u32) -> ControlWord {
-        // SAFETY: a word of the bucket. Others write it by single instructions, hence volatile.
+        // SAFETY: a word of the bucket. Other CPUs write it by single instructions, hence volatile.
         ControlWord(unsafe { bucket.cast::<u64>().add((way % WAYS) as usize).read_volatile() })
     }
 

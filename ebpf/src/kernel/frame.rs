@@ -1,4 +1,4 @@
-//! The packet, as a socket buffer or a driver's buffer holds it.
+//! Frames in a socket buffer (tc) and in a driver's buffer (XDP).
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -14,7 +14,7 @@ use taskgate_ebpf::{
 
 use super::{opaque::Opaque, skb::Behind};
 
-/// A socket buffer's frame: only its linear part can be read. `SENT`: whether a task sends it, and so controls its
+/// A frame in a socket buffer: only the linear part can be read. `SENT`: whether a task sends the frame, and so controls its
 /// pending offloads. Frames to a task have passed the host or another gate.
 pub(super) struct SkbFrame<const SENT: bool> {
     skb: *const __sk_buff,
@@ -30,8 +30,8 @@ pub(super) struct SkbFrame<const SENT: bool> {
 }
 
 impl<const SENT: bool> SkbFrame<SENT> {
-    /// The frame as it lies now. `behind`: what is behind the context, if it is sent. `trunk` gives the trunk's ifindex:
-    /// only a tag makes that matter.
+    /// The frame with its current data pointers. `behind`: the socket buffer, for frames that a task sends. `trunk` returns
+    /// the trunk's ifindex, and is called only for tagged frames.
     #[inline(always)]
     pub(super) fn new(ctx: &TcContext, opaque: Opaque, behind: Behind, trunk: impl FnOnce() -> u32) -> Self {
         let skb = ctx.skb.skb;
@@ -53,7 +53,7 @@ impl<const SENT: bool> SkbFrame<SENT> {
         let (link, tagged) = match tag {
             None => (LinkId::device(ifindex), false),
             Some((tci, protocol)) if protocol == ether_type::VLAN.to_be() as u32 && trunk() == ifindex => {
-                // Without a number it is the host's, as without a tag.
+                // A tag with VLAN id 0 counts as none: the frame belongs to the host.
                 (branch(tci as u16).unwrap_or(LinkId::device(ifindex)), false)
             }
             Some(_) => (LinkId::device(ifindex), true),
@@ -73,7 +73,7 @@ impl<const SENT: bool> SkbFrame<SENT> {
     }
 }
 
-/// The Ethernet header of a socket buffer, found anew when it is asked for.
+/// The Ethernet header of a socket buffer, located at each read.
 pub(super) struct SkbHeader<'a>(pub(super) &'a TcContext);
 
 impl Ethernet for SkbHeader<'_> {
@@ -83,7 +83,7 @@ impl Ethernet for SkbHeader<'_> {
     }
 }
 
-/// The same of a driver's buffer, where a VLAN tag follows the addresses.
+/// The Ethernet header of a driver's buffer, where a VLAN tag may follow the addresses.
 pub(super) struct XdpHeader<'a>(pub(super) &'a XdpContext);
 
 impl Ethernet for XdpHeader<'_> {
@@ -93,7 +93,7 @@ impl Ethernet for XdpHeader<'_> {
     }
 }
 
-/// Pulls headers into the linear part; `false` if there is nothing more or the kernel will not.
+/// Pulls headers into the linear part; `false` if the kernel refuses.
 #[inline(always)]
 pub(super) fn pull(ctx: &TcContext) -> bool {
     let length = ctx.len();
@@ -170,7 +170,7 @@ fn bytes<const N: usize>(data: usize, end: usize, at: u32) -> Option<[u8; N]> {
     Some(unsafe { (start as *const [u8; N]).read_unaligned() })
 }
 
-/// A frame as the driver received it: only the first of its buffers can be read. A VLAN tag in front of it is taken off.
+/// A frame in a driver's buffer: only its first fragment can be read. A VLAN tag is skipped.
 pub(super) struct XdpFrame {
     data: usize,
     end: usize,
@@ -183,7 +183,8 @@ pub(super) struct XdpFrame {
 const TAG_BYTES: u32 = 4;
 
 impl XdpFrame {
-    /// The frame and its tag; `None` if it is too short for a header. `FRAGS`: whether it may have several buffers.
+    /// The frame and its VLAN tag; `None` if it is shorter than its header. `FRAGS`: whether the frame may have several
+    /// buffers.
     #[inline(always)]
     pub(super) fn new<const FRAGS: bool>(ctx: &XdpContext, opaque: Opaque) -> Option<(Self, Option<u16>)> {
         let (data, end) = (ctx.data(), ctx.data_end());
@@ -208,11 +209,12 @@ impl XdpFrame {
         Some((frame(TAG_BYTES), Some(tag)))
     }
 
-    /// Whether it is longer than what its link carries: then the kernel has put several packets together, or not yet cut
-    /// them apart, and only a socket buffer says how many.
+    /// Whether the frame exceeds the link's MTU: then the kernel has merged several packets, or not yet segmented them, and
+    /// only a socket buffer has their number.
     #[inline(always)]
     pub(super) fn is_merged<const FRAGS: bool>(&self, ctx: &XdpContext) -> bool {
-        // Every link carries this much, so the helper is seldom called. Programs for kernels before 5.12 do without it.
+        // MTUs are rarely smaller, so the helper is called rarely. It exists since Linux 5.12; the program without `FRAGS`,
+        // for kernels before 5.18, does not call it.
         const ORDINARY: u32 = 1500;
         let mut packet = self.length.wrapping_sub(ETHERNET_BYTES);
         if packet <= ORDINARY || !FRAGS {
@@ -230,7 +232,8 @@ impl Frame for XdpFrame {
         self.length
     }
 
-    /// Behind the addresses, which nobody asks for: a tag in front of the ethertype would be in their place.
+    /// Valid behind the hardware addresses, which no caller reads here: in a tagged frame, `data` points four bytes into
+    /// them.
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         bytes(self.data, self.end, at)
@@ -256,7 +259,7 @@ impl Frame for XdpFrame {
         (0, 0)
     }
 
-    /// A driver's buffer says nothing of it, and the gate is still to come.
+    /// A driver's buffer has no such metadata; the gate checks it later.
     #[inline(always)]
     fn checksum(&self) -> Option<Checksum> {
         None

@@ -1,4 +1,4 @@
-//! The maps. Sizes here are defaults; user space sets them when it loads the programs.
+//! The BPF maps. Sizes here are defaults; user space sets the real ones when it loads the programs.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
@@ -90,7 +90,7 @@ pub(super) static COUNTERS: PerCpuArray<[u64; OUTCOMES], 16_384> = PerCpuArray::
 #[btf_map]
 pub(super) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 
-/// Where a packet is judged: the stack has 512 bytes, and a value in a map is less work for the verifier.
+/// The memory of a verdict: the stack has only 512 bytes, and a map value is less work for the verifier.
 #[repr(C)]
 pub(super) struct PerCpuScratch {
     scratch: Scratch,
@@ -101,12 +101,12 @@ pub(super) struct PerCpuScratch {
 #[btf_map]
 static DESK: PerCpuArray<PerCpuScratch, 1> = PerCpuArray::new();
 
-/// This CPU's own.
+/// This CPU's scratch memory.
 #[inline(always)]
 pub(super) fn scratch() -> Option<(&'static mut Scratch, Opaque, &'static mut Span)> {
     let scratch = DESK.get_ptr_mut(0)?;
-    // SAFETY: the value lives as long as the map, no other CPU has it, and a program at tc or XDP runs to its end with
-    // bottom halves off, so nothing else on this CPU has it either.
+    // SAFETY: the value lives as long as the map, no other CPU uses it, and a program at tc or XDP runs to its end with
+    // bottom halves off, so no other program on this CPU uses it meanwhile.
     let PerCpuScratch { scratch, opaque, span } = unsafe { &mut *scratch };
     Some((scratch, Opaque(opaque), span))
 }

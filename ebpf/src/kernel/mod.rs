@@ -1,4 +1,4 @@
-//! The programs. Allowed is `TC_ACT_UNSPEC`, so that programs behind the gate still run.
+//! The BPF programs. They return `TC_ACT_UNSPEC` for allowed packets, so that later tc programs still run.
 #![expect(
     unsafe_code,
     reason = "helpers, maps and packet memory are the kernel's: nowhere else in the program"
@@ -36,28 +36,28 @@ use taskgate_ebpf::{
     verdict::{self, FromTask, Hook, ToTask},
 };
 
-/// Judges what a task sends: egress rules.
+/// The gate for packets that a task sends: egress rules.
 #[classifier]
 #[inline(always)]
 pub(crate) fn from_task(ctx: TcContext) -> i32 {
     gate::<_, true>(&ctx, FromTask)
 }
 
-/// Judges what is sent to a task: ingress rules.
+/// The gate for packets that are sent to a task: ingress rules.
 #[classifier]
 #[inline(always)]
 pub(crate) fn to_task(ctx: TcContext) -> i32 {
     gate::<_, false>(&ctx, ToTask(SkbHeader(&ctx)))
 }
 
-/// Drops everything, whatever the link is called: for links that must not be judged.
+/// Drops every packet: closes links that cannot be judged.
 #[classifier]
 #[inline(always)]
 pub(crate) fn drop_all(_: TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Returns the low 32 bits of jiffies: user space learns their rate from it.
+/// Returns the low 32 bits of jiffies: user space measures their rate with it.
 #[classifier]
 #[inline(always)]
 pub(crate) fn clock(_: TcContext) -> i32 {
@@ -72,7 +72,7 @@ fn gate<D: Hook, const SENT: bool>(ctx: &TcContext, way: D) -> i32 {
     };
     let behind = if SENT { Behind::of(ctx, span) } else { Behind::NOTHING };
     let mut parsed = Err(Unparsed::Short);
-    // Once as the packet is, and once more if headers lay outside its linear part.
+    // A second attempt follows only if headers lay outside the linear part and were pulled in.
     for attempt in 0..2 {
         parsed = verdict::read(&SkbFrame::<SENT>::new(ctx, opaque, behind, || trunk(opaque)), scratch);
         if attempt == 1 || !matches!(parsed, Err(Unparsed::Short)) || !frame::pull(ctx) {
@@ -101,14 +101,14 @@ fn trunk(opaque: Opaque) -> u32 {
     Control::read(&Kernel(opaque)).map_or(0, |control| control.trunk())
 }
 
-/// Drops what comes from the wire for a task and is denied.
+/// The prefilter on the uplink: drops packets from the wire that the task's gate would deny.
 #[xdp(frags)]
 #[inline(always)]
 pub(crate) fn prefilter(ctx: XdpContext) -> u32 {
     uplink::<true>(&ctx)
 }
 
-/// The same for kernels without frames of several buffers.
+/// The same for kernels without multi-buffer XDP.
 #[xdp]
 #[inline(always)]
 pub(crate) fn prefilter_linear(ctx: XdpContext) -> u32 {
@@ -117,7 +117,7 @@ pub(crate) fn prefilter_linear(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
-    // Without scratch memory the gate decides.
+    // Without scratch memory, leave the packet to the gate.
     let Some((scratch, opaque, _)) = maps::scratch() else {
         return XDP_PASS;
     };
@@ -141,11 +141,11 @@ fn uplink<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // The verifier refuses a program in which this can be reached.
+    // The verifier rejects a program that can reach this loop.
     loop {}
 }
 
-/// The licence, which the kernel reads to allow GPL-only helpers: the kernel program is offered under GPL-2.0 too.
+/// The licence, which the kernel checks before it allows GPL-only helpers: the kernel program is also offered under GPL-2.0.
 // SAFETY: nothing else has this name or section.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

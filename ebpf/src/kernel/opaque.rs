@@ -1,4 +1,4 @@
-//! Numbers that the verifier does not follow.
+//! Numbers that the verifier does not track.
 
 use taskgate_ebpf::abi::tables::Word;
 
@@ -7,12 +7,12 @@ use taskgate_ebpf::abi::tables::Word;
 pub(super) struct Opaque(pub(super) &'static Word);
 
 impl Opaque {
-    /// Sends a number through memory that the verifier does not follow.
+    /// Passes a number through memory that the verifier does not track.
     #[inline(always)]
     pub(super) fn opaque(self, value: u32) -> u32 {
         let word = self.0.as_ptr();
-        // SAFETY: the pointer is that of a live reference to this CPU's own. Volatile, so that the compiler does not follow
-        // either.
+        // SAFETY: the pointer comes from a live reference to this CPU's own word. Volatile, so that the compiler does not
+        // track the value either.
         unsafe {
             word.write_volatile(value as u64);
             word.read_volatile() as u32

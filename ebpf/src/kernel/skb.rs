@@ -1,5 +1,4 @@
-//! The socket buffer behind a tc program's context: what is left to be done to the frame, which `__sk_buff` does not
-//! show.
+//! The kernel's `struct sk_buff` behind a tc program's context: pending offloads, which `__sk_buff` does not show.
 
 use core::mem::transmute;
 
@@ -9,44 +8,44 @@ use taskgate_ebpf::{
     packet::{Checksum, Cut},
 };
 
-/// Where things are in the kernel that this was loaded into; user space sets it. Its name is [`sk_buff::GLOBAL`].
+/// Field offsets in the running kernel's `sk_buff`; set by user space at load. The name is [`sk_buff::GLOBAL`].
 // SAFETY: nothing else has this name.
 #[unsafe(no_mangle)]
 static SK_BUFF: [u32; WORDS] = [0; WORDS];
 
-/// A word of [`SK_BUFF`]: a constant for the verifier, and none for the compiler.
+/// A word of [`SK_BUFF`]: constant for the verifier, but not for the compiler.
 #[inline(always)]
 fn place<const WORD: usize>() -> u32 {
     const { assert!(WORD < WORDS) };
-    // SAFETY: the word lies within the array, and nobody writes it while the program is loaded. Volatile, so that the
+    // SAFETY: the word lies within the array, and is never written while the program is loaded. Volatile, so that the
     // compiler does not use the object's value in place of user space's.
     unsafe { (&raw const SK_BUFF).cast::<u32>().add(WORD).read_volatile() }
 }
 
-/// Whether user space knows where things are.
+/// Whether user space has set the field offsets.
 #[inline(always)]
 fn is_known() -> bool {
     place::<{ sk_buff::HOW }>() != 0
 }
 
-/// Room for a copy.
+/// Room for a copy of the fields.
 #[repr(C, align(8))]
 pub(super) struct Span([u8; SPAN]);
 
-/// The socket buffer, or a copy of what matters of it; neither where nobody knows where things are.
+/// The socket buffer, or a copy of the fields that matter; unused while the offsets are unknown.
 #[derive(Clone, Copy)]
 pub(super) struct Behind(*const u8);
 
 impl Behind {
-    /// Nobody looks.
+    /// No socket buffer: for frames whose offloads are not checked.
     pub(super) const NOTHING: Self = Self(core::ptr::null());
 
     /// The socket buffer behind the context.
     #[inline(always)]
     pub(super) fn of(ctx: &TcContext, span: &mut Span) -> Self {
         if place::<{ sk_buff::HOW }>() == sk_buff::CAST {
-            // SAFETY: user space has put the kernel's function in this one's place, which takes the program's own context;
-            // else the verifier does not come here.
+            // SAFETY: user space has patched this call to the kernel's function, which takes the program's own context;
+            // otherwise the verifier does not reach it.
             return Self(unsafe {
                 let cast: unsafe extern "C" fn(*mut __sk_buff) -> *const u8 = transmute(sk_buff::CAST_MARK as usize);
                 cast(ctx.skb.skb)
@@ -62,14 +61,14 @@ impl Behind {
             // its socket buffer's address.
             let refused = unsafe { bpf_probe_read_kernel(span.0.as_mut_ptr().cast(), SPAN as u32, from.cast()) } != 0;
             if refused {
-                // If the copy fails, assume the worst: a checksum to be filled in before the frame.
+                // If the copy fails, assume the worst: a pending checksum before the start of the frame.
                 span.0 = [0xff; SPAN];
             }
         }
         Self(span.0.as_ptr())
     }
 
-    /// 16 bits of it.
+    /// A field of 16 bits.
     #[inline(always)]
     #[expect(
         clippy::cast_ptr_alignment,
@@ -81,7 +80,7 @@ impl Behind {
         unsafe { self.0.byte_add(place::<WORD>() as usize).cast::<u16>().read_volatile() }
     }
 
-    /// The byte with a bit, the bit lowest.
+    /// The byte that holds a bit field, shifted so that the field is lowest.
     #[inline(always)]
     fn bits<const WORD: usize>(self) -> u32 {
         let bit = place::<WORD>();
@@ -89,13 +88,13 @@ impl Behind {
         (unsafe { self.0.byte_add((bit >> 3) as usize).read_volatile() } as u32) >> (bit & 7)
     }
 
-    /// Where a header begins in the frame.
+    /// Offset of a header from the start of the frame.
     #[inline(always)]
     fn header<const WORD: usize>(self) -> i32 {
         self.field::<WORD>() as i32 - self.field::<{ sk_buff::MAC_HEADER }>() as i32
     }
 
-    /// The checksum that is yet to be filled in.
+    /// The pending checksum.
     #[inline(always)]
     pub(super) fn checksum(self) -> Option<Checksum> {
         if !is_known() || self.bits::<{ sk_buff::IP_SUMMED }>() & 3 != CHECKSUM_PARTIAL {
@@ -107,7 +106,7 @@ impl Behind {
         })
     }
 
-    /// How it is cut, by this ethertype. Where nobody looks nobody lies.
+    /// How the frame is segmented, by this ethertype. An honest layout is assumed while the offsets are unknown.
     #[inline(always)]
     pub(super) fn cut(self, ether_type: u16) -> Cut {
         if !is_known() {

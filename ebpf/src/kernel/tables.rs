@@ -49,12 +49,12 @@ impl Image for Kernel {
     }
 }
 
-/// A hash map's element as a shared reference, although others write it.
+/// A hash map's element as a shared reference, although other CPUs write it.
 #[inline(always)]
 fn shared<K, V, const N: usize>(map: &'static HashMap<K, V, N, 0>, key: &K) -> Option<&'static V> {
     let element = map.get_ptr(key)?;
-    // SAFETY: elements of a preallocated map are never unmapped while a program runs. They may be given to another key
-    // meanwhile, which is why every field is a cell and entries name their own key's tag.
+    // SAFETY: elements of a preallocated map are never unmapped while a program runs. An element may be reused for another
+    // key meanwhile, which is why every field is a cell and entries hold their own key's tag.
     Some(unsafe { &*element })
 }
 
@@ -128,7 +128,7 @@ impl Tables for Kernel {
     #[inline(always)]
     fn link_local(&self, key: &LinkLocalKey) -> Option<&'static LinkLocal> {
         let element = LINK_LOCALS.get_ptr(key)?;
-        // SAFETY: as of other elements: the map is preallocated, and every field is a cell.
+        // SAFETY: as in `shared`: the map is preallocated, and every field is a cell.
         Some(unsafe { &*element })
     }
 
@@ -166,7 +166,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn emit(&self, event: &Event) {
-        // A full ring loses the event, not the flow: its totals are in the tables.
+        // If the ring is full, only the event is lost: the flow's totals are in the tables.
         let _full = EVENTS.output(event, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443): the type and code that rules name, and the exchange that tracking follows.
+//! ICMP (RFC 792) and ICMPv6 (RFC 4443): type and code for the rules, and the kind of exchange for tracking.
 
 use super::{Frame, IcmpKind, Kind, PULL_BYTES, Packet, Unparsed, need, neighbour, read};
 use crate::{
@@ -35,7 +35,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet, at: u32, room: u32
     Ok(())
 }
 
-/// The place of a message of this type in an exchange.
+/// Whether messages of this type are requests, replies, errors, or none of them.
 #[inline(always)]
 pub(crate) const fn exchange(family: Kind, kind: u8) -> IcmpKind {
     match family {
@@ -44,7 +44,7 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> IcmpKind {
             icmp::ECHO_REPLY | icmp::TIMESTAMP_REPLY | icmp::INFORMATION_REPLY | icmp::ADDRESS_MASK_REPLY => {
                 IcmpKind::Reply
             }
-            // A redirect quotes too, but it is no error: it is judged by the rules alone.
+            // A redirect quotes a packet too, but is not an error: only the rules decide on it.
             icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => IcmpKind::Error,
             _ => IcmpKind::None,
         },
@@ -58,7 +58,7 @@ pub(crate) const fn exchange(family: Kind, kind: u8) -> IcmpKind {
     }
 }
 
-/// The type of the request that a message asks or answers.
+/// The request type of a request or reply.
 #[inline(always)]
 pub(crate) const fn request_of(family: Kind, kind: u8) -> u8 {
     match family {

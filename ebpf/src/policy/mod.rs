@@ -1,8 +1,8 @@
-//! Reads the image: who a link and an address are, and whether a policy allows a packet. The layout is
-//! [`crate::abi::image`]'s.
+//! Reads the image: the ENI of a link, the row of an address, and whether a policy allows a packet. The layout is defined in
+//! [`crate::abi::image`].
 //!
-//! Searches compare by borrow (`(x - v) >> 63`), never by `<` used as a value: LLVM turns that into branches, and each
-//! branch doubles what the verifier walks.
+//! Searches compare by the borrow bit (`(x - v) >> 63`), never by `<` used as a value: LLVM turns that into branches, and
+//! each branch doubles the verifier's work.
 
 use crate::abi::{
     Address, LinkId,
@@ -39,7 +39,7 @@ pub trait Image {
     fn bank(&self, index: u32) -> Option<Self::Bank>;
 }
 
-/// The control words, with the generation that judges this packet.
+/// The control words, with the generation by which this packet is judged.
 #[derive(Clone, Copy)]
 pub struct Control<B> {
     bank: B,
@@ -52,7 +52,7 @@ pub struct Control<B> {
 }
 
 impl<B: Bank> Control<B> {
-    /// Reads them; `None` only where the image has no bank at all.
+    /// Reads the control words; `None` only if the image has no banks.
     #[inline(always)]
     pub fn read<I: Image<Bank = B>>(image: &I) -> Option<Self> {
         let bank = image.bank(CONTROL_BANK)?;
@@ -64,13 +64,13 @@ impl<B: Bank> Control<B> {
         })
     }
 
-    /// The idle time-out in ticks.
+    /// An idle time-out in ticks.
     #[inline(always)]
     pub fn timeout(&self, timeout: Timeout) -> u32 {
         self.bank.word(TIMEOUT_TICKS.at(timeout as u32)) as u32
     }
 
-    /// How a table is shared.
+    /// Floor and pool of a shared table.
     #[inline(always)]
     pub fn share(&self, table: Shared) -> Share {
         Share::from_word(self.bank.word(SHARES.at(table as u32)))
@@ -131,7 +131,7 @@ impl<B: Bank> Control<B> {
     }
 }
 
-/// Follows a key through an open-addressed table in a bank: `found` is asked for each index whose tag fits.
+/// Searches a key in an open-addressed table of a bank: `found` is called with the index of each word whose tag matches.
 #[inline(always)]
 fn search<B: Bank, R>(bank: B, table: Region, probe: Probe, found: impl Fn(u32) -> Option<R>) -> Option<R> {
     let mut at = probe.first;
@@ -159,17 +159,17 @@ pub struct Rows<B> {
     bank: B,
 }
 
-/// An ENI as its slot's row has it.
+/// An ENI, as the row of its slot describes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct EniRow {
-    /// Its number.
+    /// The slot.
     pub slot: u16,
     /// [`slot`] flags.
     pub flags: u32,
-    /// Where its policies lie, by direction.
+    /// The roots of its policies, by direction.
     pub roots: [PolicyRoots; 2],
-    /// How many connections it may have tracked at most.
+    /// The most tracked connections that the ENI may have.
     pub conn_cap: u32,
 }
 
@@ -186,7 +186,7 @@ impl<B: Bank> Rows<B> {
         })
     }
 
-    /// Puts the ENI that a link carries into `into`, which stays as it is if there is none.
+    /// Copies the ENI of a link to `into`, which is unchanged if there is none.
     #[inline(always)]
     pub fn eni_of(&self, link: u32, into: &mut EniRow) -> Option<()> {
         let slot = search(self.control.bank, LINKS, probe([0, link as u64]), |index| {
@@ -196,7 +196,7 @@ impl<B: Bank> Rows<B> {
         self.eni(slot, into)
     }
 
-    /// Puts the ENI in a slot into `into`; `None` if there is none.
+    /// Copies the ENI of a slot to `into`; `None` if there is none.
     #[inline(always)]
     pub fn eni(&self, slot: u16, into: &mut EniRow) -> Option<()> {
         let row = SlotRow::from_words(self.bank.words(SLOT_ROWS.at(slot as u32)));
@@ -212,7 +212,7 @@ impl<B: Bank> Rows<B> {
         Some(())
     }
 
-    /// An address's owner and groups.
+    /// The row of an address: its ENI's slot, flags and group set.
     #[inline(always)]
     pub fn address<I: Image<Bank = B>>(&self, image: &I, address: Address) -> AddressRow {
         let banks = self.control.member_banks();
@@ -223,7 +223,7 @@ impl<B: Bank> Rows<B> {
         };
         let found = search(words, MEMBERS, probe, |index| {
             let (of, row) = AddressRow::from_words(rows.words(ADDRESS_ROWS.at(index)));
-            // Differences and not comparisons: one branch instead of three.
+            // Differences instead of comparisons: one branch instead of three.
             let absent = row.flags & address::PRESENT ^ address::PRESENT;
             (of.difference(address) | absent as u64 == 0).then_some(row)
         });
@@ -231,11 +231,11 @@ impl<B: Bank> Rows<B> {
     }
 }
 
-/// The address of a peer, as the peer axis of its family orders it.
+/// The key of a peer's address on the peer axis of its family.
 pub trait PeerKey: Copy {
-    /// Whether its policies are those of IPv6: which half of a root word is theirs.
+    /// Whether IPv6 policies apply: selects the half of a root word.
     const V6: bool;
-    /// Offset of the row of the interval that holds it.
+    /// Offset of the row of the interval that contains the peer.
     fn find<B: Bank>(self, bank: B, axis: u32, depth: u32) -> u32;
 }
 
@@ -271,8 +271,8 @@ impl PeerKey for Peer6 {
     }
 }
 
-/// Offset of the last of 2^`depth` sorted entries of 2^`size` bytes that is not beyond the key; `beyond` is 1 for those
-/// that are, else 0.
+/// Offset of the last of 2^`depth` sorted entries of 2^`size` bytes whose key is not greater than the search key; `beyond`
+/// returns 1 for entries with a greater key, else 0.
 #[inline(always)]
 fn lower_bound(depth: u32, size: u32, beyond: impl Fn(u32) -> u64) -> u32 {
     let mut at = 0;
@@ -295,7 +295,7 @@ const fn less_than(x: u64, y: u64, carry: u64) -> u64 {
     ((!x & y) | ((!x | y) & difference)) >> 63
 }
 
-/// The row of the interval that holds `key`, on an axis of packed entries.
+/// The offset of the row of the interval that contains `key`, on an axis of packed entries.
 #[inline(always)]
 fn find_narrow<B: Bank>(bank: B, axis: u32, depth: u32, key: u32) -> u32 {
     let entry = |at: u32| AxisEntry::from_word(bank.word(axis.wrapping_add(at)));
@@ -305,31 +305,31 @@ fn find_narrow<B: Bank>(bank: B, axis: u32, depth: u32, key: u32) -> u32 {
     entry(at).row
 }
 
-/// A policy's answer about a packet.
+/// The result of classification by a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyResult {
     /// This rule allows it.
     Allowed(RuleMatch),
-    /// No rule does.
+    /// No rule allows the packet.
     NoRule,
-    /// There is no policy where one should be.
+    /// The policy is missing from the image.
     NoPolicy,
 }
 
 /// The keys that rules are matched against.
 #[derive(Clone, Copy)]
 pub struct PolicyQuery<P> {
-    /// Which port axis: the number of a [`crate::abi::image::Class`].
+    /// The port axis: the number of a [`crate::abi::image::Class`].
     pub axis: u32,
-    /// The key on it: destination port, ICMP type and code, or protocol number.
+    /// The key on that axis: destination port, ICMP type and code, or protocol number.
     pub port: u32,
-    /// The far side's address.
+    /// The peer's address.
     pub peer: P,
-    /// The far side's groups.
+    /// The peer's group set.
     pub group_set: u32,
 }
 
-/// Judges by the policy at `roots` (a slot's, of the packet's direction).
+/// Classifies a packet by the policy at `roots` (of a slot, in one direction).
 #[inline(always)]
 pub fn classify<I: Image, P: PeerKey>(image: &I, roots: PolicyRoots, query: PolicyQuery<P>) -> PolicyResult {
     let root = if P::V6 { roots.v6 } else { roots.v4 };
@@ -371,7 +371,7 @@ pub fn classify<I: Image, P: PeerKey>(image: &I, roots: PolicyRoots, query: Poli
     PolicyResult::NoRule
 }
 
-/// The number of the lowest bit that is set. Written out: a BPF CPU has no such instruction, and a table would be a map.
+/// The number of the lowest set bit. Written out: BPF has no such instruction, and a lookup table would need a map.
 #[inline(always)]
 const fn lowest_bit(value: u64) -> u32 {
     let mut below = (value & value.wrapping_neg()).wrapping_sub(1);

@@ -7,8 +7,8 @@ use super::{
     entry::{halves, word},
 };
 
-/// A tracked connection: the 48 bytes in front of its key in an [`Entry`](super::Entry). Fields that change together
-/// share a word.
+/// A tracked connection: the 48 bytes before its key in an [`Entry`](super::Entry). Fields that change together share a
+/// word.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Conn {
@@ -16,19 +16,19 @@ pub struct Conn {
     pub packets: [Cell<u32>; 2],
     /// IP bytes, by direction.
     pub bytes: [Word; 2],
-    /// Who admitted it, packed by [`Admitted::pack`].
+    /// The packed [`Admitted`]: for whom and when the connection was admitted.
     pub admitted: Word,
     /// [`Conn::pack_by`]: the rule that admitted it.
     pub by: Cell<u32>,
-    /// When it last carried a packet, in ticks of the kernel's jiffies, wrapping.
+    /// The time of the last packet, in jiffies, wrapping.
     pub last: Cell<u32>,
-    /// TCP: where each side goes on.
+    /// TCP: the next sequence number of each side.
     pub next: Next,
     /// The lower half of its state, and TCP flags by window.
     pub flags: Flags,
 }
 
-/// For whom and when a connection was admitted. One word in the table, so that no reader sees the parts of two admissions.
+/// For whom and when a connection was admitted. One word in the table, so that readers never see parts of two admissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
     /// The [`epoch`](Admitted::EPOCHS) of its slot.
@@ -42,7 +42,7 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// Epochs are kept modulo this, 24 bits: long before they come round an entry of an old one is removed.
+    /// Epochs are stored modulo this, 24 bits: entries of an old epoch are removed long before the number recurs.
     pub const EPOCHS: u32 = 1 << 24;
 
     /// As one word.
@@ -68,7 +68,7 @@ impl Admitted {
         }
     }
 
-    /// Whether it is of a slot's epoch.
+    /// Whether the connection belongs to a slot's epoch.
     #[inline(always)]
     pub const fn is_of(self, epoch: u32) -> bool {
         self.epoch == epoch & (Self::EPOCHS - 1)
@@ -114,8 +114,8 @@ impl Conn {
         Admitted::of(self.admitted.get())
     }
 
-    /// By what a connection is admitted: the number of the rule (24 bits, uppermost; [`RULE_EXEMPT`] for what is never
-    /// filtered), and the upper half of its [`state`](super::state).
+    /// Packs the number of the admitting rule (24 bits, uppermost; [`RULE_EXEMPT`] for an exemption) and the upper half of
+    /// the [`state`](super::state).
     #[inline(always)]
     pub const fn pack_by(rule: u32, state: u16) -> u32 {
         rule << 8 | state as u32 >> 8
@@ -134,20 +134,20 @@ impl Conn {
     }
 }
 
-/// TCP: the sequence number that each side sends next, by [`crate::abi::Direction`], its low 16 bits. Each is stored by
-/// itself, so that packets of both directions on two CPUs don't write over each other's.
+/// TCP: the sequence number that each side sends next, by [`crate::abi::Direction`], its low 16 bits. Each one is stored
+/// separately, so that packets of both directions on two CPUs do not overwrite each other's.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
 pub struct Next([Cell<u16>; 2]);
 
 impl Next {
-    /// These.
+    /// The next sequence numbers of both sides.
     #[inline(always)]
     pub const fn new([egress, ingress]: [u16; 2]) -> Self {
         Self([Cell::new(egress), Cell::new(ingress)])
     }
 
-    /// Both.
+    /// Both sequence numbers.
     #[inline(always)]
     pub fn get(&self) -> [u16; 2] {
         [self.0[0].get(), self.0[1].get()]
@@ -160,14 +160,14 @@ impl Next {
         self.0[1].set(ingress);
     }
 
-    /// Sets that of the peer, which is all that its own packets move.
+    /// Sets the peer's number, the only one that the peer's packets change.
     #[inline(always)]
     pub fn set_ingress(&self, ingress: u16) {
         self.0[1].set(ingress);
     }
 }
 
-/// The rule number of what is never filtered: no rule has it.
+/// The rule number of exemptions: no rule has it.
 pub const RULE_EXEMPT: u32 = RULES - 1;
 
 /// Rule numbers are below this one, 24 bits.

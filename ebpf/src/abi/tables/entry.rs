@@ -9,17 +9,17 @@ use crate::abi::outcome::Direction;
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Entry<V> {
-    /// [`super::Conn`] or [`super::Denial`]. First: a verifier does not let a compiler add an offset to what a lookup gave
-    /// before it is known to be there.
+    /// [`super::Conn`] or [`super::Denial`]. First, because the verifier allows no offset on a lookup's result before the
+    /// null check, and compilers may move one there.
     pub value: V,
-    /// IPv4: the key. IPv6: the last words of it.
+    /// IPv4: the key. IPv6: its last words.
     pub key: [u64; 2],
 }
 
-/// The first words of an IPv6 key, and nothing: 32 bytes.
+/// The first three words of an IPv6 key, and a word of padding: 32 bytes.
 pub type Rest = [u64; 4];
 
-/// The halves of a word, in the order in which they lie in memory.
+/// The halves of a word, in memory order.
 #[inline(always)]
 pub(super) const fn halves(word: u64) -> [u32; 2] {
     let (upper, lower) = ((word >> 32) as u32, word as u32);
@@ -30,7 +30,7 @@ pub(super) const fn halves(word: u64) -> [u32; 2] {
     }
 }
 
-/// The word of two halves in the order in which they lie in memory.
+/// The word of two halves, given in memory order.
 #[inline(always)]
 pub(super) const fn word(first: u32, second: u32) -> u64 {
     if cfg!(target_endian = "little") {
@@ -51,7 +51,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// So many packets and bytes.
+    /// Totals with these packets and bytes.
     #[inline(always)]
     pub const fn new(packets: u64, bytes: u64) -> Self {
         Self {
@@ -61,8 +61,8 @@ impl Totals {
     }
 }
 
-/// When an entry last carried a packet, in ticks of the kernel's jiffies, wrapping (upper half), and the tag of its own
-/// key: a packet that still holds an element which user space removed and the kernel gave to another key sees it there.
+/// The time of an entry's last packet, in jiffies, wrapping (upper half), and the tag of its key (lower half): a program
+/// that still holds an element which user space removed and the kernel reused sees there that the key has changed.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
 pub struct Seen(pub(super) Word);
@@ -88,16 +88,16 @@ impl Seen {
     }
 }
 
-/// From above: the lower half of the [`super::state`], the low 8 bits of the number of the last [`window`] that had a
-/// packet, what was seen in it, and what was seen in the one before (8 bits each).
+/// From the top: the lower half of the [`super::state`], the low 8 bits of the number of the last [`window`] with a packet,
+/// the flags seen in that window, and those seen in the window before (8 bits each).
 ///
-/// A flow that is silent for exactly 256 windows shows the old flags of its last window once more in the next one.
+/// A flow that is idle for exactly 256 windows reports the old flags of its last window again in the next one.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
 pub struct Flags(pub(super) Cell<u32>);
 
 impl Flags {
-    /// With this state, in the window with this number, and no flags in any.
+    /// This state in the window with this number, without flags.
     #[inline(always)]
     pub const fn new(state: u16, number: u32) -> Self {
         Self(Cell::new((state as u32) << 24 | (number & 0xff) << 16))
@@ -109,7 +109,7 @@ impl Flags {
         (self.0.get() >> 24) as u16
     }
 
-    /// The [`window`] words of the even and the odd one of its two windows.
+    /// The [`window`] words of its two windows, the even and the odd one.
     #[inline(always)]
     pub fn windows(&self) -> [u32; 2] {
         let word = self.0.get();
@@ -122,7 +122,7 @@ impl Flags {
         }
     }
 
-    /// Sets the lower half of the state and adds a packet's TCP flags to its window; stores only what changed.
+    /// Sets the lower half of the state and adds a packet's TCP flags to its window; stores only if something changed.
     #[inline(always)]
     pub fn update(&self, state: u16, number: u32, direction: Direction, tcp_flags: u8) {
         let was = self.0.get();
@@ -131,7 +131,7 @@ impl Flags {
         let windows = match number.wrapping_sub(was >> 16) & 0xff {
             0 => was & 0x00ff_ffff | seen << 8,
             1 => number << 16 | seen << 8 | was >> 8 & 0xff,
-            // Another CPU was in the next one already.
+            // Another CPU is already in the next window.
             0xff => was & 0x00ff_ffff | seen,
             _ => number << 16 | seen << 8,
         };

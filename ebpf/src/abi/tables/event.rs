@@ -6,7 +6,7 @@ use super::{
 };
 use crate::abi::Address;
 
-/// The first packet of a flow, for those who follow: 64 bytes.
+/// The event of a flow's first packet, for live followers: 64 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
@@ -16,17 +16,17 @@ pub struct Event {
     pub remote: Address,
     /// As in [`super::Key4`].
     pub ports: u32,
-    /// As of a denied flow, with the outcome's number in place of the reason.
+    /// As in a denied flow's key, with the outcome's number in place of the reason.
     pub tag: KeyTag,
     /// The rule that allowed it, or 0.
     pub rule: u32,
-    /// When, in ticks.
+    /// The time in ticks.
     pub time: u32,
     /// IP bytes of the packet.
     pub bytes: u32,
     /// TCP flags of the packet.
     pub tcp_flags: u32,
-    /// The generation that judged it.
+    /// The generation by which the packet was judged.
     pub generation: u32,
     /// Not used yet.
     pub spare: u32,

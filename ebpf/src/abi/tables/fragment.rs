@@ -1,23 +1,23 @@
-//! Datagrams that come in fragments.
+//! Fragmented datagrams.
 
 use core::cell::Cell;
 
 use super::{Charge, Seen, Word};
 
-/// The first fragment of a datagram, as later ones need it: 24 bytes.
+/// The remembered first fragment of a datagram: 24 bytes.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Fragment {
-    /// When it was let through, and the tag of its own key.
+    /// When it was admitted, and the tag of its key.
     pub seen: Seen,
     /// Its [`FragmentL4`], packed.
     l4: Word,
-    /// The sum of [`Packet::reassembly_delta`](crate::packet::Packet::reassembly_delta) of all parts that passed, as a signed
-    /// number: 0 once the datagram is whole.
+    /// The sum of [`Packet::reassembly_delta`](crate::packet::Packet::reassembly_delta) of all admitted fragments, as a
+    /// signed number: 0 once the datagram is complete.
     pub missing: Word,
 }
 
-/// The transport header's values that later fragments take from the first one, and the account it is charged to.
+/// The transport fields that later fragments take from the first one, and the account that the entry is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentL4 {
     /// Its source port, as the parser has it.
@@ -26,7 +26,7 @@ pub struct FragmentL4 {
     pub destination_port: u16,
     /// The slot of its ENI.
     pub slot: u16,
-    /// Which account of that slot it is charged to.
+    /// The account of that slot that the entry is charged to.
     pub charge: Charge,
     /// The number of its [`IcmpKind`](crate::packet::IcmpKind), 7 bits.
     pub exchange: u8,
@@ -59,7 +59,7 @@ impl FragmentL4 {
 }
 
 impl Fragment {
-    /// A first fragment, which carries so much of its datagram.
+    /// The entry of a first fragment. `carries`: its [`Packet::reassembly_delta`](crate::packet::Packet::reassembly_delta).
     #[inline(always)]
     pub const fn new(seen: Seen, l4: FragmentL4, carries: i32) -> Self {
         Self {
@@ -69,20 +69,20 @@ impl Fragment {
         }
     }
 
-    /// Its values of the transport header.
+    /// The unpacked transport fields.
     #[inline(always)]
     pub fn l4(&self) -> FragmentL4 {
         FragmentL4::of(self.l4.get())
     }
 
-    /// Begins another datagram in its place.
+    /// Reuses the entry for another datagram.
     #[inline(always)]
     pub fn begin(&self, l4: FragmentL4, carries: i32) {
         self.l4.set(l4.pack());
         self.missing.set(Self::delta(carries));
     }
 
-    /// A part's share of [`Self::missing`].
+    /// A fragment's share of [`Self::missing`], as a word.
     #[inline(always)]
     pub const fn delta(reassembly_delta: i32) -> u64 {
         (reassembly_delta as i64).cast_unsigned()

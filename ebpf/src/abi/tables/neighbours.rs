@@ -1,4 +1,4 @@
-//! State of neighbour discovery.
+//! Per-slot state of neighbour discovery.
 
 use super::{Word, pair};
 use crate::{
@@ -6,34 +6,34 @@ use crate::{
     conntrack::idle,
 };
 
-/// Addresses that a task's neighbours used, and those that it probed: 112 bytes for each slot. An address has one
-/// place, by its lowest bits; the latest one has it.
+/// A small cache of addresses that a task's neighbours used or that the task probed: 112 bytes for each slot. The lowest
+/// bits of an address choose its only place; the latest address replaces the one before.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct NeighbourCache {
     entries: [NeighbourEntry; 4],
-    /// Link-local addresses that the task, and that its neighbours, named first: since when they are counted above, how many
+    /// Counters of new link-local addresses, of the task and of its neighbours: start of the counting period above, count
     /// below.
     named: [Word; 2],
 }
 
-/// An address in it: 24 bytes.
+/// An address in the cache: 24 bytes.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct NeighbourEntry {
     /// The address.
     address: [Word; 2],
-    /// Whose it is: link and [`NeighbourKind`] above, the slot's epoch below. A link's number is never 0.
+    /// Link and [`NeighbourKind`] above, the slot's epoch below. A link's number is never 0.
     whose: Word,
 }
 
-/// Kinds of entries.
+/// How an address got into the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum NeighbourKind {
-    /// Somebody on the link sent neighbour discovery from it to the task.
+    /// A neighbour sent neighbour discovery from this address to the task.
     Heard = 0,
-    /// The task asked whether anybody has it, and has not used it since.
+    /// The task probed for the address and has not used it since.
     Probed = 1,
 }
 
@@ -43,7 +43,7 @@ impl NeighbourCache {
         &self.entries[(address.halves()[1] & 3) as usize]
     }
 
-    /// Whether an address is kept as this kind, of this link and epoch.
+    /// Whether the cache has an address of this kind, link and epoch.
     #[inline(always)]
     pub fn has(&self, address: Address, kind: NeighbourKind, link: u32, epoch: u32) -> bool {
         let NeighbourEntry { address: kept, whose } = self.place(address);
@@ -51,7 +51,7 @@ impl NeighbourCache {
         kept.difference(address) | (whose.get() ^ Self::whose(kind, link, epoch)) == 0
     }
 
-    /// Keeps it.
+    /// Adds an address.
     #[inline(always)]
     pub fn keep(&self, address: Address, kind: NeighbourKind, link: u32, epoch: u32) {
         if !self.has(address, kind, link, epoch) {
@@ -63,13 +63,13 @@ impl NeighbourCache {
         }
     }
 
-    /// Forgets whatever has its place.
+    /// Clears the address's place.
     #[inline(always)]
     pub fn forget(&self, address: Address) {
         self.place(address).whose.set(0);
     }
 
-    /// Counts a link-local address that nobody named before; `false` where its side has named as many as it may in a span.
+    /// Counts a new link-local address; `false` if its side already has `most` new ones within `span` ticks.
     #[inline(always)]
     pub fn may_name_one_more(&self, is_neighbour: bool, most: u32, now: u32, span: u32) -> bool {
         let named = &self.named[is_neighbour as usize];
@@ -82,7 +82,7 @@ impl NeighbourCache {
         true
     }
 
-    /// From its words as they lie in memory.
+    /// From the words in memory.
     #[cfg(test)]
     pub(super) fn from_words(words: [u64; 14]) -> Self {
         let (entries, named) = words.split_at(12);
@@ -97,7 +97,7 @@ impl NeighbourCache {
         cache
     }
 
-    /// Its words as they lie in memory.
+    /// The words in memory.
     #[cfg(test)]
     pub(super) fn to_words(&self) -> [u64; 14] {
         let Self { entries, named } = self;
@@ -111,7 +111,7 @@ impl NeighbourCache {
         words
     }
 
-    /// Where its parts lie, in bytes: an entry's address and owner, the second entry, and the counts of names.
+    /// Byte offsets: an entry's address and owner, the second entry, and the counters.
     #[cfg(test)]
     pub(super) const OFFSETS: [usize; 4] = [
         core::mem::offset_of!(NeighbourEntry, address),

@@ -1,19 +1,19 @@
-//! The slots' use of the shared tables, and the accounts that entries are charged to.
+//! Per-slot usage of the shared tables, and the accounts that entries are charged to.
 
 use super::{Word, state};
 
-/// The account that an entry is charged to. It stays the same for as long as the entry lives. A number and no `enum`: what
-/// follows is verified once.
+/// The account that an entry is charged to, for the whole life of the entry. A number instead of an `enum`, so that the
+/// verifier walks the following code once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Charge(u32);
 
 impl Charge {
-    /// The guaranteed floor of its slot.
+    /// The guaranteed floor of the slot.
     pub const FLOOR: Self = Self(0);
-    /// The pool that all slots have in common.
+    /// The pool that all slots share.
     pub const POOL: Self = Self(1);
 
-    /// By its number; only the lowest bit counts.
+    /// The account with this number; only the lowest bit counts.
     #[inline(always)]
     pub const fn new(number: u32) -> Self {
         Self(number & 1)
@@ -38,60 +38,60 @@ impl Charge {
     }
 }
 
-/// Entries that were charged to a slot's two accounts, or given back to them: its floor, and what it has in the common pool.
-/// Of slot 0: what all slots have in the pool.
+/// Counts of entries charged to a slot's two accounts, or given back to them: its floor, and its part of the common pool.
+/// For slot 0: the pool's total.
 #[derive(Clone, Debug, Default)]
 #[repr(transparent)]
 pub struct Charges([Word; 2]);
 
 impl Charges {
-    /// Those of an account.
+    /// The count of one account.
     #[inline(always)]
     pub const fn of(&self, charge: Charge) -> &Word {
-        // Masked, so that there is no bound to check.
+        // Masked, which avoids a bounds check.
         &self.0[(charge.0 & 1) as usize]
     }
 
-    /// Where that word lies, in bytes.
+    /// The byte offset of that count.
     pub const fn offset(charge: Charge) -> usize {
         charge.0 as usize * size_of::<Word>()
     }
 }
 
-/// A slot's use of the shared tables: 128 bytes. The kernel writes the first line and the last two words, user space
-/// the rest, so no word has two writers; `inserted - removed` is in use. An entry is charged before it is inserted, and
+/// A slot's usage of the shared tables: 128 bytes. The kernel writes the first line and the last two words, user space the
+/// rest, so no word has two writers; `inserted - removed` entries are in use. An entry is charged before it is inserted, and
 /// given back after it was removed.
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct EniUsage {
-    /// Connections.
+    /// Tracked connections that were inserted.
     pub conns_inserted: Charges,
-    /// Denied flows.
+    /// Denied flows that were inserted.
     pub denials_inserted: Charges,
-    /// Datagrams whose first fragment is remembered, less those that the kernel forgot because they were whole.
+    /// First fragments that were remembered, minus those that the kernel removed when their datagram was complete.
     pub fragments_inserted: Charges,
-    /// Packets that passed and found no room to be counted: untracked flows, errors about connections, and what met a table
-    /// that was busy.
+    /// Packets that passed without an entry, so they are in no record: untracked flows, ICMP errors about connections, and
+    /// packets that met contention in the table.
     pub flows_lost: Word,
-    /// Denied packets that found no room for their record: in the counters only.
+    /// Denied packets without room for a record: they are only in the counters.
     pub denials_lost: Word,
     /// Connections that user space removed.
     pub conns_removed: Charges,
     /// Denied flows that user space removed.
     pub denials_removed: Charges,
-    /// Datagrams that user space forgot.
+    /// Remembered first fragments that user space removed.
     pub fragments_removed: Charges,
     /// Packets that were denied because there was no room to track their connection.
     pub conns_refused: Word,
-    /// First fragments that found no room to be remembered: the rest of their datagrams was dropped.
+    /// First fragments that could not be remembered: the rest of their datagrams was dropped.
     pub fragments_lost: Word,
 }
 
 impl EniUsage {
-    /// Of slot 0: how many packets are just moving a connection's charge from one slot to another. One at a time may.
+    /// For slot 0: how many CPUs are currently moving a connection's charge to another slot. Only one may.
     #[inline(always)]
     pub const fn moving(&self) -> &Word {
-        // No floor is slot 0's.
+        // Slot 0 has no floor, so its word is free.
         self.conns_inserted.of(Charge::FLOOR)
     }
 }
