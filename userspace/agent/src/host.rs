@@ -1,4 +1,4 @@
-//! Links that a configuration names and this host does not have, or has with settings that deserve a look.
+//! Checks the links that a configuration names on this host: missing and unusable ones, and risky settings.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -12,18 +12,18 @@ use taskgate_net::{
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How often the log says again which links are not there. A task that starts within it is not worth a line; a name that was
-/// mistyped does not become right by itself.
+/// How often the log repeats which links are missing. A link that comes up within this time is not worth a line, but a
+/// mistyped name does not correct itself.
 const AGAIN: Duration = Duration::from_mins(5);
-/// How many links one line names.
+/// Maximum number of links that one line of the log names.
 const NAMED: usize = 8;
 
-/// Who needs a link.
+/// The user of a link: a task, or the host itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// The task of this name.
+    /// The task with this name.
     Task(String),
-    /// The host's way to the wire.
+    /// The host, whose uplink it is.
     Uplink,
 }
 
@@ -36,10 +36,10 @@ impl fmt::Display for Who {
     }
 }
 
-/// Something about a link that the configuration names.
+/// A finding about a link that the configuration names.
 #[derive(Debug)]
 pub struct HostFinding {
-    /// Who needs the link.
+    /// The user of the link.
     pub who: Who,
     /// The link's name in the configuration.
     pub device: String,
@@ -47,17 +47,17 @@ pub struct HostFinding {
     pub found: Found,
 }
 
-/// The state of a link that deserves a word.
+/// The state of a link that is worth a warning.
 #[derive(Debug)]
 pub enum Found {
-    /// There is no such link; these have similar names, and nobody names them.
+    /// The host has no such link.
     Absent {
-        /// Names of links that nobody names in the configuration.
+        /// Similar names of links on this host that the configuration does not use.
         near: Vec<String>,
     },
-    /// No gate works on it.
+    /// The link cannot carry a gate.
     Unusable(LinkError),
-    /// The host heeds what the task says of routes on it.
+    /// The host accepts neighbour messages from the task that can change the host's routes.
     Heeds(Vec<NeighbourControl>),
 }
 
@@ -119,8 +119,8 @@ pub fn count(model: &Model) -> usize {
     named(model).count()
 }
 
-/// Looks for what a configuration names in the network namespace of the calling thread, which has to be `netlink`'s. It needs
-/// no root.
+/// Examines the links that a configuration names, in the network namespace of the calling thread, which has to be
+/// `netlink`'s. Needs no root.
 pub async fn survey(model: &Model, netlink: &Netlink) -> Result<Vec<HostFinding>, NetlinkError> {
     let mut findings = Vec::new();
     for (who, device) in named(model) {
@@ -145,17 +145,17 @@ pub async fn survey(model: &Model, netlink: &Netlink) -> Result<Vec<HostFinding>
     Ok(findings)
 }
 
-/// The messages that the host heeds on a link to a task.
+/// The control messages that the host accepts on a link to a task.
 fn heeded(device: &str) -> Option<Vec<NeighbourControl>> {
     let controls = NeighbourControl::ALL.into_iter();
     let heeded: Vec<_> = controls.filter(|control| control.is_heeded(device)).collect();
     (!heeded.is_empty()).then_some(heeded)
 }
 
-/// Which links may have been meant by names of links that are not there.
+/// Suggests existing links for names of links that are missing.
 fn offer(model: &Model, findings: &mut [HostFinding]) {
     let named: BTreeSet<&str> = named(model).map(|(_, device)| device).collect();
-    // Without the list there is nothing to offer.
+    // Without the list of links there is nothing to suggest.
     let links: Vec<String> = if_nameindex().map_or_else(
         |_| Vec::new(),
         |links| {
@@ -172,11 +172,12 @@ fn offer(model: &Model, findings: &mut [HostFinding]) {
     }
 }
 
-/// Says in the log what the configuration in force names and this host does not have.
+/// Logs the links that the configuration in force names and this host does not have, and warns about the settings of
+/// those it has.
 pub(super) struct HostWatch {
     netlink: Netlink,
     due: Instant,
-    /// The warnings about links that were given, by name. They are given once.
+    /// The warnings about links that were already given, by the link's name. Each is given once.
     told: BTreeSet<(String, Vec<NeighbourControl>)>,
 }
 
@@ -189,19 +190,19 @@ impl HostWatch {
         }
     }
 
-    /// When absent links are to be named again.
+    /// When missing links are to be logged again.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Tells now, after a start or a reload, or again.
+    /// Examines the links and logs warnings: at the start, after a reload, and periodically.
     pub(super) async fn tell(&mut self, model: &Model) {
         if let Some(line) = self.look(model).await {
             warn!("{line}");
         }
     }
 
-    /// The warning that is repeated; gives the others itself.
+    /// Returns the warning that is repeated, and logs the others itself.
     async fn look(&mut self, model: &Model) -> Option<String> {
         self.due = Instant::now() + AGAIN;
         let findings = match survey(model, &self.netlink).await {
@@ -219,7 +220,7 @@ impl HostWatch {
         absent(&findings)
     }
 
-    /// Looks at a link that came.
+    /// Checks the settings of a link that has come up.
     pub(super) fn link_came(&mut self, name: &str, model: &Model) {
         let is_task = named(model).any(|(who, device)| device == name && who != Who::Uplink);
         if is_task && let Some(controls) = heeded(name) {
@@ -239,7 +240,7 @@ impl HostWatch {
     }
 }
 
-/// One line for all links that are not there.
+/// One line for all missing links.
 fn absent(findings: &[HostFinding]) -> Option<String> {
     let absent: Vec<String> = findings
         .iter()

@@ -1,7 +1,7 @@
-//! The image in memory that is shared with the kernel, and its one writer, which two threads use: the agent switches
-//! generations, the link guard binds links.
+//! The image, in memory that is shared with the kernel, and its single writer, which two threads use: the agent
+//! switches generations, the link guard binds links.
 //!
-//! Nobody waits for a grace period while holding the writer, and the link guard never waits for the writer at all.
+//! No thread waits for a grace period while holding the writer, and the link guard never waits for the writer at all.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::takeover::Takeover;
 
-/// The image, mapped.
+/// The mapped memory of the image.
 pub(super) type ImageMemory = MmapArray<AtomicU64>;
 
 pub(super) type Writer = ImageWriter<ImageMemory>;
@@ -25,9 +25,9 @@ pub(super) type Writer = ImageWriter<ImageMemory>;
 /// Whether a link is bound to its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Binding {
-    /// It is.
+    /// The link is bound.
     Done,
-    /// The writer is busy, or packets may still be admitted by what the slot was before: it can be bound later.
+    /// The writer is busy, or packets in flight may still be admitted by the slot's former binding: bind it later.
     NotYet,
 }
 
@@ -35,14 +35,15 @@ pub(super) enum Binding {
 pub(super) struct SharedImage {
     memory: ImageMemory,
     writer: Mutex<Writer>,
-    /// Links that are gone while the writer is busy. They are unbound before anything else is done with it.
+    /// Links that were removed while the writer was busy. They are unbound before the writer is used again.
     removals: Mutex<Vec<LinkId>>,
-    /// The links of slots in an earlier process, of which neither the link nor the slot was bound since.
+    /// The bindings of slots in an earlier process whose link and slot have both not been bound since.
     carried: Mutex<BTreeMap<u16, LinkId>>,
 }
 
 impl SharedImage {
-    /// Takes charge of an empty image with so many banks of `members`, in place of those that an earlier process had.
+    /// Initialises an empty image with this many banks of `members`, continuing from the images of an earlier process
+    /// if there is one.
     pub(super) fn new(
         memory: MmapArray<AtomicU64>,
         member_banks: u32,
@@ -69,12 +70,12 @@ impl SharedImage {
         self.memory.clone()
     }
 
-    /// The words that can be read and set while the writer is busy.
+    /// The control words, which can be read and set while the writer is busy.
     pub(super) fn control(&self) -> ImageControl<ImageMemory> {
         ImageControl::new(self.memory.clone())
     }
 
-    /// The writer, waited for.
+    /// The writer. Blocks while it is busy.
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.unbind_removed(&mut writer);
@@ -102,20 +103,21 @@ impl SharedImage {
         }
     }
 
-    /// Unbinds a link, now or before anything else is done to the image. `false`: later ([`Self::catch_up`]).
+    /// Unbinds a link, now or before the writer is used again. Returns `false` if the writer was busy: call
+    /// [`Self::catch_up`] later.
     pub(super) fn unbind(&self, link: LinkId) -> bool {
         self.removals().push(link);
         self.catch_up()
     }
 
-    /// Unbinds what could not be unbound; `false` while the writer is busy.
+    /// Unbinds the links that are still to be unbound; `false` while the writer is busy.
     pub(super) fn catch_up(&self) -> bool {
         self.try_writer().is_some()
     }
 
-    /// Binds a link to a slot, if that can be done without waiting. A slot that has just lost another link is settled
-    /// first: what that one's last packets admit is made old then, and would be so with the connections of the new link.
-    /// `gated`: whether the link is the one that an earlier process gated.
+    /// Binds a link to a slot, if that is possible without waiting. A slot that has just lost another link has to be
+    /// settled first: settling outdates connections that the last packets on the former link admit, and would outdate
+    /// those of the new link too. `gated`: whether the link is the one that an earlier process gated.
     pub(super) fn try_bind(&self, link: LinkId, slot: u16, gated: bool) -> Result<Binding, CompileError> {
         let Some(mut writer) = self.try_writer().filter(|writer| !writer.is_pending(slot)) else {
             return Ok(Binding::NotYet);
@@ -125,8 +127,8 @@ impl SharedImage {
         Ok(Binding::Done)
     }
 
-    /// Makes the tracked connections old that an earlier process had on another link of the slot, or for another slot of the
-    /// link. No gate judges by this image yet that could have admitted any of them.
+    /// Outdates the tracked connections that an earlier process had on another link of the slot, or for another slot of
+    /// the link. No gate judges by this image yet that could have admitted any of them.
     fn disown(&self, writer: &Writer, link: LinkId, slot: u16, gated: bool) {
         let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
         let is_meant = |of: &u16, had: &mut LinkId| *of == slot || *had == link;
@@ -137,7 +139,7 @@ impl SharedImage {
         }
     }
 
-    /// Binds a link to a slot as [`Self::try_bind`] does, and waits for what that takes.
+    /// Binds a link to a slot as [`Self::try_bind`] does, but waits for the writer and for the slot to be settled.
     pub(super) fn bind(&self, link: LinkId, slot: u16, gated: bool) -> Result<(), CompileError> {
         loop {
             let mut writer = self.writer();
@@ -150,7 +152,8 @@ impl SharedImage {
         }
     }
 
-    /// Waits until no packet is judged by what is gone: 20 to 180 ms, in which others may use the writer.
+    /// Waits until no packet in flight is judged by removed state: 20 to 180 ms, during which other threads may use the
+    /// writer.
     pub(super) fn synchronize(&self) {
         let pending_grace = self.writer().pending_grace();
         let Some(changes) = pending_grace else { return };

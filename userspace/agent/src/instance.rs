@@ -1,4 +1,4 @@
-//! One run for each instance: a lock that the kernel takes away with the process.
+//! Ensures a single run per instance, by a lock that the kernel releases with the process.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -19,29 +19,29 @@ use super::{
     error::{StartError, chain},
 };
 
-/// The number by which the kernel tells an instance's filters from those of others: the same at each start.
+/// The number that tells an instance's filters from those of other instances in the kernel: the same at each start.
 pub(super) fn number(name: &str) -> u16 {
     let hash = Sha256::digest(name);
     u16::from_be_bytes([hash[0], hash[1]])
 }
 
-/// How long a process that ends may hold the lock.
+/// How long a process that is ending may hold the lock.
 const ENDING: Duration = Duration::from_secs(2);
-/// How often it is tried meanwhile.
+/// Interval of attempts to take the lock meanwhile.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// The instance, held as long as this lives.
+/// The claim on an instance, held as long as this value lives.
 #[derive(Debug)]
 pub(super) struct Instance {
     name: String,
     path: PathBuf,
     lock: Flock<File>,
-    /// Why the lock is no longer where it should be, as it was logged last.
+    /// The problem with the lock's file that was logged last.
     complaint: String,
 }
 
 impl Instance {
-    /// Claims it. A process that was killed may hold it for a moment.
+    /// Claims an instance. A process that was killed may hold it for a moment.
     pub(super) fn claim(name: &str) -> Result<Self, StartError> {
         let path = Path::new(STATE_FOLDER).join(format!("{name}.lock"));
         let begun = Instant::now();
@@ -62,7 +62,7 @@ impl Instance {
         }
     }
 
-    /// Sees to it that who claims the instance from now on finds it taken: somebody may have removed the file.
+    /// Ensures that later claims find the instance taken, even if the lock's file was removed or replaced.
     pub(super) fn hold(&mut self) {
         if is_at(&self.lock, &self.path) {
             return;
@@ -84,7 +84,7 @@ impl Instance {
     }
 }
 
-/// The lock of an instance's file, which has this process's number from then on.
+/// Locks an instance's file and writes this process's pid to it.
 fn lock(name: &str, path: &Path) -> Result<Flock<File>, StartError> {
     let failed = |operation| {
         let path = path.display().to_string();
@@ -97,7 +97,7 @@ fn lock(name: &str, path: &Path) -> Result<Flock<File>, StartError> {
             .write(true)
             .create(true)
             .truncate(false)
-            // Who can open it can hold the lock.
+            // Whoever can open the file can lock it, so only root may.
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(path)
@@ -114,7 +114,7 @@ fn lock(name: &str, path: &Path) -> Result<Flock<File>, StartError> {
             }
             Err((_, errno)) => return Err(failed("lock")(errno.into())),
         };
-        // The one who held it before may have removed the file between our opening and locking it.
+        // The previous holder may have removed the file between opening and locking it here.
         if !is_at(&lock, path) {
             continue;
         }
@@ -129,7 +129,7 @@ fn lock(name: &str, path: &Path) -> Result<Flock<File>, StartError> {
     }
 }
 
-/// Whether a name leads to this file.
+/// Whether a path leads to this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::symlink_metadata(path)) {
@@ -138,21 +138,22 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Whether a process is gone or about to be: what it held is held for a moment more. One of which nothing is known is not.
+/// Whether a process is gone or about to be, and thus holds its lock for a moment only. An unknown holder is not taken
+/// to be ending.
 fn is_ending(pid: &str) -> bool {
     /// The kernel's flag of a process that exits.
     const PF_EXITING: u32 = 4;
     /// SIGKILL in a set of signals.
     const KILL: u64 = 1 << (libc::SIGKILL - 1);
     if pid.is_empty() || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The number is about to be written.
+        // An empty file: its holder is about to write the pid.
         return pid.is_empty();
     }
     let proc = Path::new("/proc").join(pid);
     let Ok(stat) = fs::read_to_string(proc.join("stat")) else {
         return true;
     };
-    // Behind the name, which may hold anything: the state, and the flags six fields later.
+    // After the name, which may contain anything: the state, and the flags six fields later.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let exits = fields.first().is_some_and(|state| matches!(*state, "Z" | "X" | "x"))
         || fields
@@ -169,11 +170,12 @@ fn is_ending(pid: &str) -> bool {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // Another one's by now.
+        // The path belongs to another process by now.
         if !is_at(&self.lock, &self.path) {
             return;
         }
-        // Still locked: another process that opens it meanwhile notices that it is another file.
+        // Removed while still locked: another process that has opened it meanwhile notices that the path leads to
+        // another file.
         if let Err(error) = fs::remove_file(&self.path) {
             warn!("cannot remove `{}`: {error}", self.path.display());
         }

@@ -1,4 +1,4 @@
-//! Where the journal of flow records is, and of which tables it is.
+//! The file of an instance's journal of flow records, and the tables it belongs to.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use taskgate_net::eni::STATE_FOLDER;
 
 use super::error::StartError;
 
-/// The journal of an instance whose tables are hashed with this seed: no other tables have it.
+/// Opens an instance's journal. The seed that hashes its tables identifies them: no other tables have it.
 pub(super) fn open(instance: &str, seed: &Seed) -> Result<Journal, StartError> {
     let mut hash = Sha256::new();
     for word in seed {
@@ -18,7 +18,7 @@ pub(super) fn open(instance: &str, seed: &Seed) -> Result<Journal, StartError> {
     Ok(Journal::open(&path(instance), hash.finalize().into()).map_err(RecordError::Journal)?)
 }
 
-/// Removes it, once its tables are gone.
+/// Removes the journal, once its tables are gone.
 pub(super) fn remove(instance: &str) -> Result<(), JournalError> {
     Journal::remove(&path(instance))
 }

@@ -1,4 +1,4 @@
-//! What stands of an instance that does not run.
+//! The gates that an instance left attached when it ended.
 
 use taskgate_api::DaemonStatus;
 use taskgate_bpf::{gate::any_stands, pins::Pins};
@@ -6,11 +6,11 @@ use taskgate_tables::image::ImageControl;
 
 use super::{error::StartError, instance, status::kernel};
 
-/// The status of an instance that does not run, read from what it left in the kernel; `None` where no gate of it stands. Nothing
-/// is made or changed.
+/// The status of an instance that does not run, read from what it left in the kernel; `None` if none of its gates is
+/// attached. Nothing is created or changed.
 ///
 /// # Errors
-/// What has a name in bpffs, or the links' filters, cannot be looked at.
+/// The pins in bpffs or the filters of links cannot be read.
 pub fn left_standing(instance: &str) -> Result<Option<DaemonStatus>, StartError> {
     let pins = Pins::look(instance);
     if !any_stands(&pins, instance::number(instance))? {

@@ -1,9 +1,9 @@
-//! `taskgate run`: the gates of this host, held and kept current, and the records that they leave.
+//! `taskgate run`: attaches the gates of this host, keeps them current, and writes flow records.
 //!
-//! Two threads do that. The link guard ([`guard`]) hears of links and closes or gates them, and nothing else delays it. The
-//! agent does the rest, as one task: it applies configurations ([`apply`]), makes ENIs ([`gates`]), and closes capture
-//! windows ([`records`]). They share the image's writer ([`image`]). Files are read on a thread of their own, so that
-//! signals are heard meanwhile. Nothing of it is on a packet's way.
+//! Two threads do this. The link guard ([`guard`]) monitors links and closes or gates them, and nothing else delays it.
+//! The agent does the rest in a single async task: it applies configurations ([`apply`]), creates ENIs ([`gates`]), and
+//! closes capture windows ([`records`]). They share the image's writer ([`image`]). Files are read on a separate
+//! thread, so that signals are handled meanwhile. None of this is on a packet's path.
 
 mod apply;
 mod cleanup;
@@ -69,14 +69,14 @@ use state::StateFile;
 use takeover::Takeover;
 use tasks::{Configuration, Tasks};
 
-/// What `taskgate run` is told.
+/// The options of `taskgate run`.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// The folder with the configuration.
     pub config: PathBuf,
     /// Whether the folder is read again when its files change.
     pub watch: bool,
-    /// Which of several on one host.
+    /// The name of the instance: several can run on one host.
     pub instance: String,
     /// Whether tracked connections of an earlier run may be given up where they cannot be taken over.
     pub drop_connections: bool,
@@ -84,17 +84,17 @@ pub struct RunOptions {
     pub interval: Option<u32>,
     /// How counters are written at the end; `None`: not at all. On SIGUSR1 they always are.
     pub counters: Option<CountersForm>,
-    /// How much the log tells; the kernel program's messages are there from `debug` on.
+    /// The level of the log. The kernel program's messages are logged from `debug` on.
     pub log_level: LevelFilter,
 }
 
-/// Holds the gates until SIGINT or SIGTERM. `counters`: where counters are written, each time with one call; it holds
-/// nothing up.
+/// Runs until SIGINT or SIGTERM. `counters`: where counters are written, with a single call each time, which must not
+/// block.
 ///
 /// # Errors
-/// Whatever makes any gate impossible, and a kernel that no longer tells of links. A task that cannot be gated is an error
-/// in the log, tried again, and [`RunningError::NotGated`] if that is so to the end. A reload that fails is logged and changes
-/// nothing.
+/// Failures that make gating impossible altogether, and the loss of link monitoring. A task that cannot be gated is logged as
+/// an error and retried, and is reported as [`RunningError::NotGated`] if it is not gated at the end. A reload that
+/// fails is logged and changes nothing.
 pub fn run(options: &RunOptions, counters: &mut dyn Write) -> Result<(), RunError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -104,13 +104,13 @@ pub fn run(options: &RunOptions, counters: &mut dyn Write) -> Result<(), RunErro
 }
 
 async fn start(options: &RunOptions, counters: &mut dyn Write) -> Result<(), RunError> {
-    // Before anything takes its time: from here on no signal ends the process but as it says here.
+    // First of all: from here on, signals end the process only as handled below.
     let mut signals = Signals::register()?;
     if options.watch {
         signals.watch =
             ConfigWatch::over(&options.config).map_err(StartError::without("the watch over the configuration"))?;
     }
-    // Every socket and file from here on counts.
+    // Raise the limit before the first sockets and files are opened.
     sys::lift_open_files_limit();
     let source = Source {
         config: options.config.clone(),
@@ -143,7 +143,7 @@ async fn start(options: &RunOptions, counters: &mut dyn Write) -> Result<(), Run
     Box::pin(run_loop(options, counters, loaded, reloads, signals, &mut instance)).await
 }
 
-/// Holds the gates of what was loaded. `reloads`: what comes after it.
+/// Runs the gates of the loaded configuration. `reloads`: the reloads that follow.
 async fn run_loop(
     options: &RunOptions,
     counters: &mut dyn Write,
@@ -174,7 +174,7 @@ async fn run_loop(
     let (sizes, seed) = if let Some(takeover) = &takeover {
         (takeover.state.sizes(fresh), Some(&takeover.state.seed))
     } else {
-        // It speaks of nothing that is there.
+        // The state file describes nothing that exists any more.
         file.remove().map_err(StartError::from)?;
         (fresh, None)
     };
@@ -198,7 +198,7 @@ async fn run_loop(
     let left = (file, takeover);
     let begun = Daemon::begin(&options.instance, object, tables, netlink, (tasks, model), left).await;
     let (mut daemon, wrong) = match begun {
-        // Nothing stood before.
+        // No gates were attached before: remove everything that this start created.
         Err(error) if !gates => {
             cleanup::take_away(&options.instance).await?;
             return Err(error);
@@ -255,7 +255,7 @@ async fn run_loop(
                     drift.note(&seen, &mut daemon);
                     for call in drift.take_waiting() {
                         let status = status::status(options, &mut daemon, &reloads, (&drift, &seen), began);
-                        // A client may be gone.
+                        // The client may have disconnected.
                         match call {
                             StatusCall::Status(answer) => drop(answer.send(status)),
                             StatusCall::Metrics(answer) => drop(answer.send(daemon.sample(status, reloads.counts()))),
@@ -278,7 +278,7 @@ async fn run_loop(
             call = control.next() => match call {
                 Call::Status(call) => drift.ask(call),
                 Call::Live(answer) => {
-                    // A client may be gone.
+                    // The client may have disconnected.
                     let _told = answer.send(daemon.live(reloads.source().clone()));
                 }
                 Call::Apply(folder, answer) => reloads.ask(folder, answer),
@@ -290,7 +290,7 @@ async fn run_loop(
             },
             request = signals.next() => match request {
                 Request::Reload => {
-                    // Whether or not the configuration is accepted.
+                    // Reopened whether or not the configuration is accepted.
                     daemon.reopen_records();
                     reloads.ask_first();
                 }
@@ -319,7 +319,8 @@ fn log_all(errors: &[AttachError]) {
     }
 }
 
-/// Applies what was read, and tells who waits for it. An error here is the link guard's end.
+/// Applies a configuration that was read, and answers those who wait for it. An error means that the link guard has
+/// ended.
 async fn reload(due: Due, reloads: &mut Reloads, daemon: &mut Daemon) -> Result<(), RunningError> {
     let Due { loaded, ticket } = due;
     let done = match loaded {
@@ -355,7 +356,7 @@ struct Signals {
     counters: Signal,
     interrupt: Signal,
     terminate: Signal,
-    /// It asks for what SIGHUP does.
+    /// A settled change requests a reload, as SIGHUP does.
     watch: ConfigWatch,
 }
 

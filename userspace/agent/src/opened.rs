@@ -1,9 +1,9 @@
-//! The links that are open once the gates are off.
+//! Reports which links are open after their gates were detached.
 
 use taskgate_bpf::{gate::TakenOff, other_gates::is_gated};
 use tracing::{info, warn};
 
-/// Says of each link that has lost its gate whether anything is filtered there still.
+/// Logs for the links that lost their gates whether another taskgate still filters them.
 pub(super) fn log(
     TakenOff {
         here,

@@ -14,31 +14,31 @@ use super::{
 
 const THREAD: &str = "the thread that reads the configuration";
 
-/// A configuration, and what deserves a look in it.
+/// A configuration, and the warnings about it.
 pub(super) type Loaded = (Configuration, Vec<Problem>);
 
-/// Where a configuration is read from, and what is read otherwise than it stands there.
+/// Where and how a configuration is read, with settings that override the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Source {
     /// The folder.
     pub(super) config: PathBuf,
     /// The flow logs' interval in seconds, in place of the configured one.
     pub(super) interval: Option<u32>,
-    /// Whose rights the files are opened with; `None`: this process's.
+    /// The rights with which the files are opened; `None`: this process's.
     pub(super) rights: Option<Rights>,
 }
 
-/// A folder that somebody names.
+/// A folder that a client names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    /// Whose rights its files are opened with, now and as long as it is followed: what is wrong with them is told to him, so they
-    /// must be files that he can read. `None`: this process's.
+    /// The rights with which its files are opened, now and as long as the folder is followed. The client sees error
+    /// messages about the files, so they must be files that it can read. `None`: this process's.
     pub(crate) rights: Option<Rights>,
 }
 
 impl Source {
-    /// The same of another folder, if one is given.
+    /// The same source with another folder, if one is given.
     pub(super) fn with(&self, folder: Option<Folder>) -> Self {
         match folder {
             Some(Folder { path, rights }) => Self {
@@ -50,7 +50,7 @@ impl Source {
         }
     }
 
-    /// The folder alone.
+    /// The folder with its rights.
     pub(super) fn folder(&self) -> Folder {
         Folder {
             path: self.config.clone(),
@@ -59,14 +59,14 @@ impl Source {
     }
 }
 
-/// A configuration that is being read. The thread is left alone when nobody waits for it any more.
+/// A configuration that is being read. If this is dropped, the thread runs on and its result is discarded.
 #[derive(Debug)]
 pub(super) struct Reading {
     source: Source,
     loaded: oneshot::Receiver<Result<Loaded, ConfigurationError>>,
-    /// Files may have changed since it began.
+    /// Whether files may have changed since the reading began.
     is_stale: bool,
-    /// It takes the place of one that was stale.
+    /// Whether this reading replaces a stale one.
     is_second: bool,
 }
 
@@ -75,7 +75,7 @@ impl Reading {
         let (done, loaded) = oneshot::channel();
         let of = source.clone();
         let read = move || {
-            // Nobody may be interested any more.
+            // The receiver may have been dropped.
             let _told = done.send(load(&of));
         };
         let thread = thread::Builder::new().name("config".to_owned()).spawn(read);
@@ -88,25 +88,25 @@ impl Reading {
         })
     }
 
-    /// What is read.
+    /// The source that is being read.
     pub(super) fn source(&self) -> &Source {
         &self.source
     }
 
-    /// A reload was asked for: the files that are being read may be older than that.
+    /// Notes a request for a reload: the files that are being read may be older than the request.
     pub(super) fn ask_again(&mut self) {
         self.is_stale = true;
     }
 
-    /// The configuration that was read; to be called once. Nothing is lost when the future is dropped before it is ready.
+    /// The configuration that was read. To be called once. Cancel safe.
     pub(super) async fn done(&mut self) -> Result<Loaded, RunError> {
         let loaded = (&mut self.loaded).await;
         let lost = |error| StartError::without(THREAD)(io::Error::other(error));
         Ok(loaded.map_err(lost)??)
     }
 
-    /// Begins anew where what was read is stale. Once only, so that what is read comes into
-    /// force however often a reload is asked for.
+    /// Starts reading again if the result is stale. This happens only once, so that a configuration comes into force
+    /// however often a reload is requested.
     pub(super) fn begin_again(&mut self) -> Result<Again, StartError> {
         Ok(match (self.is_stale, self.is_second) {
             (false, _) => Again::No,
@@ -126,13 +126,13 @@ impl Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     No,
-    /// It is being read already, and what was read before is of no use.
+    /// It is being read again already, and the previous result is to be discarded.
     Now,
-    /// After what was read is in force.
+    /// It is to be read again after the previous result is in force.
     Afterwards,
 }
 
-/// Reads the configuration and logs what deserves a look.
+/// Reads the configuration and logs the warnings about it.
 fn load(source: &Source) -> Result<Loaded, ConfigurationError> {
     let loaded = read(source)?;
     for warning in &loaded.1 {
@@ -141,7 +141,7 @@ fn load(source: &Source) -> Result<Loaded, ConfigurationError> {
     Ok(loaded)
 }
 
-/// Reads a configuration, on a thread whose rights are the source's from then on.
+/// Reads a configuration. The calling thread keeps the source's rights from then on.
 pub(super) fn read(source: &Source) -> Result<Loaded, ConfigurationError> {
     if let Some(rights) = &source.rights {
         rights.take().map_err(|cause| ConfigurationError::Rights {
@@ -150,7 +150,7 @@ pub(super) fn read(source: &Source) -> Result<Loaded, ConfigurationError> {
         })?;
     }
     let sources = Sources::open(&source.config);
-    // What is wrong with the files is told of them alone.
+    // Validate the files alone, without the added tasks, so that the warnings are about the files.
     let warnings = sources.resolve_with(&[])?.warnings;
     Ok((Configuration::new(sources, source.interval), warnings))
 }

@@ -1,4 +1,4 @@
-//! Capture windows: closed in time, written, and what is over removed.
+//! Capture windows: closes them on time, writes their records, and removes expired entries.
 
 use std::{
     collections::{
@@ -28,24 +28,25 @@ use super::{
     unix_time,
 };
 
-/// How long a reader of flow records may take nothing before taskgate ends without it.
+/// How long a reader of flow records may accept nothing before taskgate ends without it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Collecting and writing flow records.
+/// Collects and writes flow records.
 pub(super) struct Records {
     tables: KernelTables,
     recorder: Recorder,
-    /// What slots had counted before their ENIs got them: nothing, of those that had no other one.
+    /// The counter baselines of slots; `None` for a slot whose ENI is its first.
     bases: HashMap<u16, Option<Box<CountersBase>>>,
-    /// When connections were removed for want of room last.
+    /// When expired connections were last removed for want of room.
     collected: Instant,
-    /// When connections that have carried much were looked for last.
+    /// When connections with large counters were last looked for.
     looked: Instant,
 }
 
 impl Records {
-    /// Begins where the journal ends, if it is of these tables; else anew, with window number `window`. `most`: records that are held at most, for
-    /// the window that runs and for each flow log. `rules`, with the last generation: those that entries name.
+    /// Continues from the journal, if it belongs to these tables; otherwise starts anew with window number `window`.
+    /// `most`: the maximum number of records held, for the current window and for each flow log. `rules`, with the last
+    /// generation: the rules that entries refer to.
     pub(super) fn begin(
         instance: &str,
         mut tables: KernelTables,
@@ -72,7 +73,7 @@ impl Records {
         })
     }
 
-    /// Takes over what a new configuration says of records.
+    /// Applies a new configuration's settings of flow records.
     pub(super) fn reconfigure(&mut self, model: &Model, timeouts: [u32; TIMEOUTS]) {
         let now = unix_time().as_secs();
         log(self
@@ -80,17 +81,17 @@ impl Records {
             .reconfigure(&mut self.tables, now, settings(model, timeouts)));
     }
 
-    /// Says which rules and which generation are in force. To be followed by [`Records::bind`].
+    /// Sets the rules and the generation in force. To be followed by [`Records::bind`].
     pub(super) fn set_rules(&mut self, rules: &RuleIds, generation: u64) {
         self.recorder.names().set_rules(texts(rules), generation);
     }
 
-    /// Says whose addresses are whose, once the flow logs are those of the same configuration.
+    /// Sets the owners of addresses, once the flow logs are those of the same configuration.
     pub(super) fn set_peers(&mut self, model: &Arc<Model>) {
         self.recorder.names().set_peers(model);
     }
 
-    /// Says whose the slots are, all of them. ENIs that are not named any more are gone, and pass nothing.
+    /// Sets the ENIs of all slots. ENIs that are no longer named are gone, and pass nothing.
     pub(super) fn bind(&mut self, enis: HashMap<u16, LoggedEni>) {
         for (slot, eni) in &enis {
             match self.bases.entry(*slot) {
@@ -114,7 +115,7 @@ impl Records {
         log(self.recorder.bind(&mut self.tables, enis));
     }
 
-    /// How long until the window is to be closed.
+    /// Time until the window has to be closed.
     pub(super) fn left(&self) -> Duration {
         self.recorder.time_left(unix_time())
     }
@@ -125,7 +126,8 @@ impl Records {
         self.gc(false);
     }
 
-    /// Closes the window before its time, and waits until every destination has what was written.
+    /// Closes the window ahead of time, and waits until every destination has received its records, but not longer than
+    /// [`PATIENCE`].
     pub(super) fn close_final(&mut self) {
         self.close_as(true);
         for error in self.recorder.finish(PATIENCE) {
@@ -133,12 +135,12 @@ impl Records {
         }
     }
 
-    /// Has the files of flow logs opened anew.
+    /// Reopens the files of the flow logs.
     pub(super) fn reopen(&self) {
         self.recorder.reopen();
     }
 
-    /// How the destinations of flow records fare.
+    /// The status of each destination of flow records.
     pub(super) fn destinations(&self) -> Vec<DestinationStatus> {
         let status = |state: DestinationState| DestinationStatus {
             destination: state.name,
@@ -151,12 +153,12 @@ impl Records {
         self.recorder.destinations().into_iter().map(status).collect()
     }
 
-    /// What the records add up to.
+    /// The totals of all records.
     pub(super) fn totals(&self) -> &RecordTotals {
         self.recorder.totals()
     }
 
-    /// Says what went wrong with destinations.
+    /// Logs trouble with destinations.
     pub(super) fn tell_troubles(&mut self) {
         log(self.recorder.troubles());
     }
@@ -185,12 +187,12 @@ impl Records {
         }
     }
 
-    /// The packets of a slot's ENI, passed and denied, whose records were given up.
+    /// The packets of a slot's ENI, passed and denied, whose records were dropped.
     pub(super) fn given_up(&self, slot: u16) -> (u64, u64) {
         self.recorder.given_up(slot)
     }
 
-    /// The kernel's tables, and what a slot had counted there before its ENI got it.
+    /// The kernel's tables, and the counter baseline of a slot.
     pub(super) fn tables_and_base(&mut self, slot: u16) -> (&mut KernelTables, &CountersBase) {
         let base = self.bases.get(&slot).and_then(Option::as_deref);
         (&mut self.tables, base.unwrap_or(&CountersBase::NONE))
@@ -201,7 +203,7 @@ impl Records {
         &mut self.tables
     }
 
-    /// Reads connections that have carried much, once in a while.
+    /// Reads connections with large counters, at most once per [`LARGE_EVERY`].
     pub(super) fn read_large(&mut self) {
         if self.looked.elapsed() < LARGE_EVERY {
             return;
@@ -212,8 +214,8 @@ impl Records {
         self.looked = Instant::now();
     }
 
-    /// Removes what is over, where the tables are short of room: it counts as absent already, but whatever is new finds no
-    /// room beside it.
+    /// Removes expired entries from tables that are short of room: they already count as absent, but still occupy the
+    /// room that new entries need.
     pub(super) fn gc_if_full(&mut self, pressure: Pressure) {
         if pressure.conns && self.collected.elapsed() >= GC_EVERY {
             self.gc(true);
@@ -229,8 +231,8 @@ impl Records {
         }
     }
 
-    /// Removes connections that are over by now. `unreported`: also what no window has reported yet; it is reported in the one that
-    /// runs.
+    /// Removes expired connections. `unreported`: also those with traffic that no window has reported yet; it is
+    /// reported in the current window.
     pub(super) fn gc(&mut self, unreported: bool) {
         log(self.recorder.gc(&mut self.tables, unreported));
     }

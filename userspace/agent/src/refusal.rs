@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, for clients of the socket.
+//! Problems of a configuration, in the form for clients of the socket.
 
 use taskgate_api::{ProblemAt, ProblemDetails};
 

@@ -1,8 +1,9 @@
-//! What is asked to be applied, in turn: SIGHUP, `--watch` and the control socket alike. One configuration is read at a time;
-//! requests for the folder that is being read share what is read after the last of them.
+//! The queue of configurations to be applied, for SIGHUP, `--watch` and the control socket alike. One configuration is
+//! read at a time; requests for the folder that is being read share the result that is read after the last of them.
 //!
-//! Clients wait in turn, as many as the socket has places for; those that are gone before their folder is read wait no more.
-//! What the host's administrator asks for without a client comes next, however many of them wait.
+//! Clients wait in turn, as many as the socket has places for; clients that disconnect before their folder is read are
+//! forgotten. A request of the host's administrator without a client (SIGHUP, `--watch`) comes next, however many
+//! clients wait.
 
 use std::{collections::VecDeque, mem, path::Path, time::Instant};
 
@@ -22,13 +23,13 @@ type Waiting = Vec<Answer<ApplyAnswer>>;
 
 /// The configurations that are to be applied.
 pub(super) struct Reloads {
-    /// What is followed: the folder of the configuration in force.
+    /// The source that is followed: that of the configuration in force.
     followed: Source,
-    /// What is being read, and who waits for it.
+    /// The configuration that is being read, and the clients that wait for it.
     reading: Option<(Reading, Waiting)>,
-    /// Those who wait for what is read after that.
+    /// The clients that wait for the reading after that.
     later: Waiting,
-    /// What comes then, in turn.
+    /// The configurations to be read afterwards, in turn.
     queue: VecDeque<Queued>,
     last: LastApply,
     counts: ApplyCounts,
@@ -36,9 +37,9 @@ pub(super) struct Reloads {
 
 /// A configuration that is to be read.
 struct Queued {
-    /// `None`: in the folder that is followed by then.
+    /// The folder; `None`: the one that is followed by the time it is read.
     folder: Option<Folder>,
-    /// It is read whether anybody waits or not.
+    /// Whether it is read even if no client waits for it.
     anyway: bool,
     waiting: Waiting,
 }
@@ -49,16 +50,17 @@ pub(super) struct Due {
     pub(super) ticket: Ticket,
 }
 
-/// Who waits for it.
+/// The source of a configuration and the clients that wait for its outcome.
 pub(super) struct Ticket {
     source: Source,
     waiting: Waiting,
-    /// When its files were read.
+    /// When reading its files was finished.
     read: Instant,
 }
 
 impl Reloads {
-    /// `followed`: where the configuration that comes into force first was read. `reading`: what is asked for already.
+    /// `followed`: the source of the configuration that comes into force first. `reading`: a reading that was already
+    /// requested.
     pub(super) fn new(followed: Source, reading: Option<Reading>) -> Self {
         let last = LastApply {
             at: unix_time().as_secs(),
@@ -78,7 +80,7 @@ impl Reloads {
         }
     }
 
-    /// What is followed.
+    /// The source that is followed.
     pub(super) fn source(&self) -> &Source {
         &self.followed
     }
@@ -88,17 +90,17 @@ impl Reloads {
         &self.followed.config
     }
 
-    /// How the last one went.
+    /// The outcome of the last apply.
     pub(super) fn last(&self) -> LastApply {
         self.last.clone()
     }
 
-    /// How many there were.
+    /// The number of applies, by outcome.
     pub(super) fn counts(&self) -> ApplyCounts {
         self.counts
     }
 
-    /// A client asks for the configuration in a folder, or in the one that is followed.
+    /// Queues a client's request for the configuration in a folder, or in the one that is followed.
     pub(super) fn ask(&mut self, folder: Option<Folder>, answer: Answer<ApplyAnswer>) {
         let source = self.followed.with(folder.clone());
         self.forget_gone();
@@ -120,7 +122,7 @@ impl Reloads {
         self.go_on();
     }
 
-    /// The configuration that is followed is to be read again, before whatever else waits.
+    /// Queues reading the followed configuration again, ahead of all other requests.
     pub(super) fn ask_first(&mut self) {
         match (&mut self.reading, self.queue.front_mut()) {
             (Some((reading, _)), _) if *reading.source() == self.followed => reading.ask_again(),
@@ -134,7 +136,7 @@ impl Reloads {
         self.go_on();
     }
 
-    /// Forgets those who wait no more, and what nobody waits for.
+    /// Forgets clients that disconnected, and queued configurations that no client waits for.
     fn forget_gone(&mut self) {
         let is_there = |answer: &Answer<ApplyAnswer>| !answer.is_closed();
         self.later.retain(is_there);
@@ -144,7 +146,7 @@ impl Reloads {
         });
     }
 
-    /// What is to be applied next. Nothing is lost when the future is dropped before it is ready.
+    /// The next configuration to be applied. Cancel safe.
     pub(super) async fn next(&mut self) -> Due {
         loop {
             let Some((reading, _)) = &mut self.reading else {
@@ -167,7 +169,8 @@ impl Reloads {
             let later = mem::take(&mut self.later);
             match again {
                 Ok(Again::No | Again::Now) => waiting.extend(later),
-                // Nobody but an administrator's signal, and one client's turn comes before the next signal's.
+                // Only a signal or the watch asked for this. One client's turn comes before it, so that signals cannot
+                // starve clients.
                 Ok(Again::Afterwards) if later.is_empty() => {
                     let next = Queued {
                         folder: None,
@@ -176,7 +179,7 @@ impl Reloads {
                     };
                     self.queue.insert(self.queue.len().min(1), next);
                 }
-                // They came before all that is in the queue.
+                // These clients came before all that are in the queue.
                 Ok(Again::Afterwards) => self.queue.push_front(Queued {
                     folder: Some(source.folder()),
                     anyway: true,
@@ -195,7 +198,8 @@ impl Reloads {
         }
     }
 
-    /// Tells how that went. `done`: what is in force now, or why nothing is changed.
+    /// Reports the outcome to those who wait for it. `done`: the configuration now in force, or why nothing was
+    /// changed.
     pub(super) fn done(&mut self, ticket: Ticket, done: Result<Applied, &RunError>) {
         let Ticket { source, waiting, read } = ticket;
         let config = source.config.display().to_string();
@@ -227,13 +231,13 @@ impl Reloads {
                 config: config.clone(),
                 ..applied
             });
-            // A client may be gone.
+            // The client may have disconnected.
             let _told = waits.send(answer);
         }
         self.go_on();
     }
 
-    /// Begins to read what is next, if nothing is being read.
+    /// Starts reading the next configuration, if none is being read.
     fn go_on(&mut self) {
         self.forget_gone();
         while self.reading.is_none()

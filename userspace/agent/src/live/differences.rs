@@ -1,4 +1,4 @@
-//! What another configuration would change.
+//! The differences between another configuration and the one in force.
 
 use taskgate_analysis::diff::{ConnectionsCompared, InForce, NextGates, compare};
 use taskgate_api::{Differences, ProblemDetails};
@@ -11,8 +11,9 @@ use crate::{
     refusal::{problems_at, refusal},
 };
 
-/// Reads a configuration, and compares it with the one in force. It may take seconds, and changes nothing. It takes the rights of
-/// the source, so the thread is one for this alone. `None`: nobody wants to know it any more, as `is_wanted` said.
+/// Reads a configuration and compares it with the one in force. May take seconds, and changes nothing. Takes on the
+/// source's rights, so it needs a dedicated thread. Returns `None` if the answer is no longer wanted, as `is_wanted`
+/// says.
 ///
 /// # Errors
 /// The configuration is refused, or the tables cannot be read.

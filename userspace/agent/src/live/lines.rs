@@ -1,4 +1,4 @@
-//! Tracked connections as lines of JSON, in pieces.
+//! Lists tracked connections as lines of JSON, in pieces.
 
 use std::{collections::BTreeMap, io};
 
@@ -20,7 +20,7 @@ use super::{
     query::{QueryError, Wanted},
 };
 
-/// The connections that are asked for, line after line.
+/// The listing of the requested connections.
 #[derive(Debug)]
 pub(crate) struct ConnectionLines {
     view: LiveView,
@@ -29,7 +29,7 @@ pub(crate) struct ConnectionLines {
     next: Option<ReadPosition>,
 }
 
-/// What the ENI of a slot is called.
+/// The names of a slot's ENI.
 #[derive(Debug)]
 struct SlotName {
     task: Option<String>,
@@ -37,7 +37,7 @@ struct SlotName {
 }
 
 impl ConnectionLines {
-    /// Those that fit a question.
+    /// Starts the listing of the connections that match a query.
     pub(crate) fn new(view: LiveView, query: &ConnectionsQuery) -> Result<Self, QueryError> {
         let wanted = Wanted::new(&view, query)?;
         let name = |eni: &Eni| SlotName {
@@ -54,10 +54,10 @@ impl ConnectionLines {
         })
     }
 
-    /// The next lines; `None`: that was all. It reads on until there is something to give, for so long that nobody waits for
-    /// it in vain.
+    /// The next lines; `None` at the end. Reads on until there is a line to return, but returns an empty piece after
+    /// [`SILENT`] pieces without one, so that a gone client is noticed.
     pub(crate) fn piece(&mut self) -> io::Result<Option<Vec<u8>>> {
-        /// Pieces without a line that are read at once.
+        /// Maximum number of pieces without a line that are read in one call.
         const SILENT: usize = 64;
         let (view, wanted, tasks) = (&self.view, &self.wanted, &self.tasks);
         let now = view.reader.now()?;
@@ -92,7 +92,7 @@ fn described(view: &LiveView, tasks: &BTreeMap<u16, SlotName>, conn: &TrackedCon
         _ => None,
     };
     let ticks = view.reader.ticks_per_second();
-    // Another CPU may have written a time that is still to come.
+    // Another CPU may have written a time that is slightly in the future.
     let idle = now.wrapping_sub(state.last).cast_signed().max(0).cast_unsigned() / ticks;
     let [egress, ingress] = state.totals.map(|total| FlowTotals {
         packets: total.packets,
@@ -128,7 +128,7 @@ fn packed(own: u16, other: u16) -> u32 {
     u32::from(own) << 16 | u32::from(other)
 }
 
-/// The type and code that opened an exchange, or of the message itself.
+/// The ICMP type and code that opened an exchange, or those of the message itself.
 fn opened(icmp: TrackedIcmp, code: u8, message: u16) -> (u8, u8) {
     let [kind, own_code] = message.to_be_bytes();
     match icmp {
@@ -138,7 +138,7 @@ fn opened(icmp: TrackedIcmp, code: u8, message: u16) -> (u8, u8) {
     }
 }
 
-/// The number of a generation by its lower half, which an entry has: the last one with it.
+/// The full number of a generation from its lower 16 bits, which an entry stores: the latest one with these bits.
 fn whole(now: u64, low: u16) -> u64 {
     now - u64::from((now as u16).wrapping_sub(low)).min(now)
 }

@@ -1,7 +1,7 @@
-//! What lives, for whoever asks: the tracked connections, and what another configuration would do to them.
+//! Read-only views of the running state: the tracked connections, and the effect of another configuration on them.
 //!
-//! The agent hands out a [`LiveView`] of itself, which costs it next to nothing. All the rest is done by whoever asked, on
-//! another thread: reading a million entries, compiling a configuration, comparing.
+//! The agent hands out a [`LiveView`] of itself, which costs it next to nothing. The requesting thread does the rest:
+//! reading a million entries, compiling a configuration, comparing.
 
 mod differences;
 mod lines;
@@ -27,14 +27,14 @@ use super::{
     tasks::Fitting,
 };
 
-/// The configuration in force and its connections, at one moment. The connections are read as they are by then.
+/// The configuration in force at one moment, with access to its connections, which are read later, as they are by then.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveView {
-    /// The folder that is followed.
+    /// The configuration folder that is followed.
     pub(super) source: Source,
     /// The configuration in force.
     pub(super) model: Arc<Model>,
-    /// What is added to any configuration.
+    /// The added tasks, which are fitted into any configuration.
     pub(super) fitting: Fitting,
     /// The ENI of each slot, by its id.
     pub(super) slots: BTreeMap<u16, String>,
@@ -44,15 +44,15 @@ pub(crate) struct LiveView {
     pub(super) timeouts: [u32; TIMEOUTS],
     /// The image that gates judge by.
     pub(super) image: ImageMemory,
-    /// The tables.
+    /// The reader of the connection table.
     pub(super) reader: Arc<ConnReader>,
 }
 
-/// Ways of the tables that are read at once.
+/// Number of ways of the tables that are read at once.
 const PIECE: u32 = 4096;
 
 impl LiveView {
-    /// The rule of a number.
+    /// The rule with this number.
     fn rule(&self, number: u32) -> Option<&RuleName> {
         self.rules.get((number as usize).checked_sub(1)?)
     }

@@ -1,4 +1,4 @@
-//! Which connections are asked for.
+//! The query that selects connections.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use taskgate_tables::TrackedConn;
 
 use super::LiveView;
 
-/// Why a question makes no sense, or asks for somebody who is not there.
+/// Why a query cannot be answered: it is invalid, or names a task or rule that does not exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum QueryError {
     #[error("{0}")]
@@ -23,7 +23,7 @@ pub(crate) enum QueryError {
     Senseless(String),
 }
 
-/// The connections that fit all that is said.
+/// The criteria that a connection has to meet, all of them.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     slots: Option<Vec<u16>>,
@@ -55,7 +55,7 @@ impl Wanted {
         })
     }
 
-    /// Whether a connection is among them.
+    /// Whether a connection meets all criteria.
     pub(super) fn covers(&self, conn: &TrackedConn) -> bool {
         let (key, state) = (&conn.key, &conn.state);
         let (own, other) = key.ports();
@@ -116,7 +116,7 @@ fn way(text: &str) -> Result<Direction, QueryError> {
     known.ok_or_else(|| QueryError::Senseless(format!("`{text}` is no direction: write `ingress` or `egress`")))
 }
 
-/// The numbers of a rule, or of a group's rules: also those that are in force no more.
+/// The numbers of a rule, or of all rules of a group, including rules that are no longer in force.
 fn rules(view: &LiveView, text: &str) -> Result<Vec<u32>, QueryError> {
     if text == "exempt" {
         return Ok(vec![RULE_EXEMPT]);

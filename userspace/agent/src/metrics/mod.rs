@@ -1,4 +1,4 @@
-//! What a running taskgate has counted, for whoever scrapes it.
+//! Metrics of a running taskgate, for Prometheus.
 
 mod text;
 
@@ -12,16 +12,16 @@ use tracing::error;
 
 use super::{counters::dropped, records::Records, shares::Sharer};
 
-/// How many configurations were to be applied since the process began.
+/// The number of configurations to be applied since the process began, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ApplyCounts {
-    /// That came into force.
+    /// Configurations that came into force.
     pub(crate) applied: u64,
-    /// That did not.
+    /// Configurations that were refused.
     pub(crate) refused: u64,
 }
 
-/// Everything at a moment.
+/// A sample of all metrics.
 #[derive(Debug)]
 pub(crate) struct Sample {
     status: DaemonStatus,
@@ -43,7 +43,7 @@ struct Dropped {
 }
 
 impl Sample {
-    /// Takes it. What cannot be read is missing, and an error in the log.
+    /// Takes a sample. Counters that cannot be read are left out, and logged as an error.
     pub(super) fn take(
         records: &mut Records,
         tasks: &[Sharer<'_>],
