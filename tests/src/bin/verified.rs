@@ -1,5 +1,5 @@
-//! Loads the kernel program and prints what this kernel makes of it, a line each: how many instructions its verifier went
-//! through for each program, and what gates hang on. `cargo xtask vm` runs it on each kernel.
+//! Loads the kernel program and prints this kernel's results, a line each: how many instructions its verifier went
+//! through for each program, and the hooks to which gates attach. `cargo xtask vm` runs it on each kernel.
 #![allow(clippy::print_stdout, reason = "printing is all that it does")]
 
 use anyhow::{Context as _, Result, ensure};

@@ -19,9 +19,9 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(900);
 
 /// One attempt, made over both families.
 pub(super) struct Attempt {
-    /// Who sends.
+    /// The name of the sending host.
     pub(super) from: &'static str,
-    /// To whom.
+    /// The name of the receiving host.
     pub(super) to: &'static str,
     /// The traffic.
     pub(super) what: What,
@@ -121,12 +121,12 @@ impl<'a> Way<'a> {
         self.family == 1
     }
 
-    /// Who sends, and from which address.
+    /// The sending host and its address.
     pub(super) fn from(&self) -> (&'a Host, IpAddr) {
         (self.from, self.from.addresses[self.family])
     }
 
-    /// To whom, and to which address.
+    /// The receiving host and its address.
     pub(super) fn to(&self) -> (&'a Host, IpAddr) {
         (self.to, self.to.addresses[self.family])
     }
@@ -174,7 +174,7 @@ pub(super) fn make(attempt: &Attempt, ways: &[Way<'_>; 2]) -> [Happened; 2] {
     })
 }
 
-/// Connects and reads what the server says.
+/// Connects and reads the server's text.
 fn connect(to: SocketAddr, expected: &str) -> Result<Happened> {
     let began = Instant::now();
     let mut stream = match TcpStream::connect_timeout(&to, PATIENCE) {
@@ -210,7 +210,7 @@ fn ping(to: IpAddr) -> Result<Happened> {
         Some(0) => round_trip(&said)
             .map(Happened::Answered)
             .with_context(|| format!("`ping` said `{}`", said.trim())),
-        // Nothing came back; what did come back, an error of somebody on the way, it prints.
+        // No answer. An error from a host on the path would be printed with `From`.
         Some(1) if !said.contains("From ") => Ok(Happened::Silence),
         _ => bail!(
             "`ping` said `{}`",

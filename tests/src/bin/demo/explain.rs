@@ -10,7 +10,7 @@ use super::{
     hosts::Host,
 };
 
-/// Who is asked.
+/// `taskgate explain` with the example's configuration.
 pub(super) struct Explainer {
     /// The `taskgate` binary.
     pub(super) binary: PathBuf,

@@ -1,4 +1,4 @@
-//! Who sends and answers: the tasks of the example, and the client outside.
+//! The hosts that send and answer: the tasks of the example, and the client outside.
 
 use std::{
     fs,

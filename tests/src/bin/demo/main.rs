@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Plays the demo, prints it, and gives what was not as it should be, a line each.
+/// Plays the demo, prints it, and returns the deviations, a line each.
 fn play() -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     sandbox(|| async {
@@ -125,14 +125,14 @@ fn on_a_host() -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// Who takes part, and how it is shown.
+/// The hosts that take part, and how the demo is shown.
 struct Demo {
     hosts: Hosts,
     explainer: Explainer,
     show: Show,
 }
 
-/// How an attempt went, on which ways, and what each gate says of it; over IPv4 and over IPv6.
+/// The outcomes of an attempt, its paths, and the verdicts of the gates on them; over IPv4 and over IPv6.
 type Made<'a> = ([Happened; 2], [Way<'a>; 2], [Vec<Gate>; 2]);
 
 impl Demo {
@@ -155,7 +155,7 @@ impl Demo {
         Ok((attempts::make(attempt, &ways), ways, gates))
     }
 
-    /// Makes all attempts and shows them with their records. Gives what was wrong.
+    /// Makes all attempts and shows them with their records. Returns the deviations.
     fn traffic(&self, daemon: &Daemon) -> Result<Vec<String>> {
         wait_for_a_window();
         self.show.opening(&self.hosts);
@@ -187,7 +187,7 @@ impl Demo {
     }
 }
 
-/// What is wrong with how an attempt went over both families.
+/// The deviations of an attempt over both families.
 fn judge_all(attempt: &Attempt, ways: &[Way<'_>; 2], gates: &[Vec<Gate>; 2], happened: &[Happened; 2]) -> Vec<String> {
     let each = ways.iter().zip(gates).zip(happened);
     each.filter_map(|((way, gates), happened)| judge(attempt, way, gates, happened))

@@ -1,4 +1,5 @@
-//! taskgate is killed in the middle: its gates go on without it, and the next run records what they let through and what not.
+//! taskgate is killed in the middle: its gates go on without it, and the next run records the packets that they passed
+//! and denied meanwhile.
 
 use std::{
     collections::BTreeMap,

@@ -24,7 +24,7 @@ impl Show {
         }
     }
 
-    /// Who takes part.
+    /// The hosts that take part.
     pub(super) fn opening(&self, hosts: &Hosts) {
         for host in hosts.all() {
             let [v4, v6] = host.addresses;
@@ -36,8 +36,8 @@ impl Show {
         }
     }
 
-    /// An attempt: what was tried, what happened over each family, and what each gate on the way said; of both the one
-    /// over IPv4 first.
+    /// An attempt: its description, the outcome over each family, and the verdict of each gate on the way; IPv4 before
+    /// IPv6.
     pub(super) fn attempt(&self, number: usize, attempt: &Attempt, happened: &[Happened; 2], gates: &[Vec<Gate>; 2]) {
         println!(
             "\n{number}. {} {}  ({})",
@@ -84,7 +84,7 @@ impl Show {
         }
     }
 
-    /// That nobody is there to judge but the gates.
+    /// Says that only the gates are left to judge packets.
     pub(super) fn killed(&self) {
         println!(
             "\n{}: its gates stand, and no process runs",
@@ -124,7 +124,7 @@ impl Show {
     }
 }
 
-/// Why a gate says what it says: the rule that allows it over each family, or what was missing.
+/// The reason for a gate's verdict: the rule that allows it over each family, or the missing rule.
 fn why(v4: &Gate, v6: &Gate) -> String {
     match (&v4.rule, &v6.rule, &v4.group_name, &v4.nearest) {
         (Some(one), Some(other), Some(group), _) if one == other => format!("by rule {one} of group {group}"),

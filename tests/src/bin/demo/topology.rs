@@ -12,7 +12,7 @@ use testkit::{
 /// The client's addresses.
 pub(super) const CLIENT: [&str; 2] = ["198.51.100.7", "2001:db8:ffff::7"];
 
-/// Where taskgate keeps namespaces, its own files, and what outlives it.
+/// The folders of namespaces, of taskgate's own files, and of the objects that outlive it.
 const KEPT: [&str; 3] = ["/run/netns", "/run/taskgate", PINS];
 
 /// Makes the namespace of the calling thread a host that forwards, and a client on a link to it.
@@ -42,7 +42,7 @@ pub(super) fn host_and_client() -> Result<(Netns, Netns)> {
     Ok((host, client))
 }
 
-/// An error that lists what taskgate should have taken away and did not.
+/// Fails with a list of the objects that taskgate should have removed.
 pub(super) fn check_nothing_left(host: &Netns) -> Result<()> {
     let mut left: Vec<String> = KEPT
         .iter()
