@@ -1,4 +1,4 @@
-//! A task sends and receives as itself, and what it opens to the platform's own services needs no rule.
+//! A task sends and receives only under its own addresses, and needs no rule to reach the platform's services.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction;
@@ -25,7 +25,7 @@ fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
         for checks in [true, false] {
             let mut model = open();
             model.enis[0].source_dest_check = checks;
-            // An address that is somebody else's, on this host or not.
+            // The address of another ENI, on this host or elsewhere.
             model.enis.push(member("other", &["10.9.0.6"], &[0]));
             test.set(model)?;
             for (source, destination, own) in [
@@ -41,7 +41,7 @@ fn a_task_sends_as_itself_and_hears_what_is_for_it() -> Result<()> {
                 let toward = ip(at(destination), at(source), 6, &tcp(80, 443, flags::SYN, b""));
                 assert_eq!(test.ingress(&toward)?, own || !checks, "to {source}, {}", test.name);
             }
-            // From outside with the task's own address, whatever is checked.
+            // From outside under the task's own address, with and without the source/destination check.
             assert!(!test.ingress(&from_to(TASK4, TASK4))?);
             assert!(!test.ingress(&from_to(TASK6, TASK6))?);
         }
@@ -144,7 +144,7 @@ fn an_exempt_address_as_a_source_from_outside_opens_nothing() -> Result<()> {
         test.set(with_rules(&[], &[]))?;
         assert!(!test.ingress(&from_to(METADATA, TASK4))?);
         assert!(!test.ingress(&from_to(METADATA6, TASK6))?);
-        // Nor in IPv6 with IPv4's address, nor by a task that is not who it says.
+        // Neither in IPv6 under an IPv4-mapped address, nor from a task with a spoofed source.
         assert!(!test.egress(&from_to(TASK6, "::ffff:169.254.169.254"))?);
         assert!(!test.egress(&from_to("10.9.0.99", METADATA))?);
         test.assert_lines(
@@ -191,7 +191,7 @@ fn dhcp_that_the_task_begins_is_answered_from_anywhere() -> Result<()> {
         let solicit = ip(at("fe80::5"), at("ff02::1:2"), 17, &udp(546, 547, b"solicit"));
         assert!(test.egress(&solicit)?);
         assert!(test.ingress(&ip(at("fe80::1"), at("fe80::5"), 17, &udp(547, 546, b"advertise")))?);
-        // Whoever answers, however often, keeps nothing open.
+        // Answers, however many, do not keep the flow open.
         for _ in 0..3 {
             test.wait(14)?;
             let passes = [test.ingress(&offer(TASK4))?, test.ingress(&offer("255.255.255.255"))?];

@@ -106,7 +106,7 @@ fn what_needs_no_rule_has_no_room_for_letters() -> Result<()> {
     Ok(())
 }
 
-/// Reports with more than groups, and those to somebody, are ICMPv6 for the rules.
+/// Listener reports with more than groups, and those to a single host, are ICMPv6 for the rules.
 #[test]
 fn a_listener_report_without_a_rule_goes_to_the_link_and_is_about_groups_alone() -> Result<()> {
     let report = |to: &str, groups: u8, header: u8| {
@@ -196,7 +196,7 @@ fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<
     })
 }
 
-/// A rule says where a message may go, and not what it may say: the one that it goes to may be on the link.
+/// A rule says where a message may go, not what it may claim: its receiver may be on the link.
 #[test]
 fn nobody_speaks_for_another_where_a_rule_lets_it() -> Result<()> {
     let any = [(Protocol::All, "::/0")];

@@ -51,7 +51,7 @@ fn a_connection_that_another_rule_allows_now_goes_on_under_it() -> Result<()> {
             &[(tcp_to(22, 22), "0.0.0.0/0"), (tcp_to(443, 443), "10.0.1.0/24")],
             &[],
         ))?;
-        // The task speaks first: it is judged as part of what the peer opened.
+        // The task sends first: its packet is judged as part of the connection that the peer opened.
         assert!(test.egress(&out4(flags::ACK))?);
         assert!(test.ingress(&in4(flags::ACK))?);
         test.assert_lines(

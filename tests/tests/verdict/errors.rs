@@ -1,4 +1,4 @@
-//! ICMP errors about connections: what they quote decides, as far as the settings go.
+//! ICMP errors about connections: the quoted packet decides, within the settings.
 
 use anyhow::Result;
 use taskgate_compiler::EniLimits;
@@ -190,8 +190,8 @@ fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
     })
 }
 
-/// Anybody may claim to be a router on the way: what they say of one connection leaves room for others, and is let through
-/// all the same.
+/// Any host may claim to be a router on the path: errors about one connection leave room for other connections, and are
+/// let through all the same.
 #[test]
 fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
     on_host_and_in_kernel(|test| {

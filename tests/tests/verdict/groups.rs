@@ -1,4 +1,4 @@
-//! Packets to several hosts reach a task if a rule allows them; packets for others leave no record, whatever the
+//! Packets to several hosts reach a task if a rule allows them; packets for other hosts leave no record, whatever the
 //! frame's header.
 
 use anyhow::Result;
@@ -57,7 +57,7 @@ fn a_rule_for_the_protocol_and_port_admits_multicast_and_broadcast_of_its_peer()
                 assert_eq!(test.ingress(&frame)?, passes, "{what}, {checks}, {}", test.name);
                 admitted += u32::from(passes);
             }
-            // Who is not meant is not accused.
+            // Packets that are not meant for the task are not recorded as its denials.
             let lines = test.lines()?;
             assert!(
                 lines.contains(&String::from("count task ingress not-for-task 6")),
@@ -90,8 +90,8 @@ fn nobody_answers_from_an_address_of_many() -> Result<()> {
     })
 }
 
-/// A bridge floods what it knows no end of. A task whose hardware address is not known is not accused either; one that is
-/// sent somebody else's packets on purpose is.
+/// A bridge floods frames to unknown destinations. They are not recorded as denials, even for a task whose hardware
+/// address is unknown; packets for another host that are sent to the task on purpose are.
 #[test]
 fn a_frame_for_another_is_dropped_and_counted_and_not_recorded() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -120,7 +120,7 @@ fn a_frame_for_another_is_dropped_and_counted_and_not_recorded() -> Result<()> {
                 false,
                 true,
             ),
-            // One that forwards has rules for what it is sent, not for what passes by.
+            // A task that forwards has rules for frames sent to it, not for frames that are flooded past it.
             (
                 "flooded",
                 false,

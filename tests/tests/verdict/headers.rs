@@ -1,4 +1,4 @@
-//! Headers between IP and the transport: routes that somebody else chose, and authentication.
+//! Headers between IP and the transport: source routes, and authentication.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction;
@@ -13,7 +13,8 @@ const ROUTES4: [[u8; 8]; 3] = [
     [1, 131, 7, 8, 198, 51, 100, 1],
 ];
 
-/// A routing header of a type with so many segments left, by way of one address, in front of what `next` names.
+/// A routing header of this type with `left` segments left and one address; `next` is the protocol of the header after
+/// it.
 fn routing(next: u8, kind: u8, left: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = extension(next, 3, payload);
     (header[2], header[3]) = (kind, left);
@@ -93,7 +94,7 @@ fn a_route_that_is_used_up_is_none_in_ipv6_and_other_options_are_none() -> Resul
     })
 }
 
-/// An authentication header is the protocol that rules speak of, whatever is in it, and tracked by that.
+/// A packet with an authentication header is of protocol 51 to the rules and in tracking, whatever its payload.
 #[test]
 fn authentication_is_protocol_51_in_both_families() -> Result<()> {
     on_host_and_in_kernel(|test| {

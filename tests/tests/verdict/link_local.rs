@@ -127,7 +127,7 @@ fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
                     assert!(!test.send(Egress, eni, frame)?, "{what}, {eni}, {}", test.name);
                 }
             }
-            // Nobody has it any more.
+            // The observation has expired.
             test.wait(301)?;
             assert!(test.send(Egress, 1, &all_as(GATEWAY)[0])?, "{what}, {}", test.name);
             assert!(!test.send(Egress, 0, &all_as(GATEWAY)[0])?, "{what}, {}", test.name);
@@ -136,7 +136,7 @@ fn nobody_speaks_as_a_neighbour_that_was_heard() -> Result<()> {
     })
 }
 
-/// A task that lives already when its link is gated, or gated anew, keeps what it has.
+/// A task that already used addresses before its link was gated, or gated anew, keeps them.
 #[test]
 fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -175,14 +175,15 @@ fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
             }
             let uses = message(VICTIM, ALL_NODES, 136, VICTIM);
             assert_eq!(test.send(Egress, 0, &uses)?, !defended, "{}", test.name);
-            // From then on nobody else says that it has the address.
+            // From then on no other host may claim the task's address.
             assert_eq!(test.send(Ingress, 0, &uses)?, defended, "{}", test.name);
         }
         Ok(())
     })
 }
 
-/// Who claims an address and does not answer for it loses it to a task that asks for it, and nobody who answers does.
+/// A host that claims an address and does not answer for it loses the address to a task that probes for it; a host that
+/// answers keeps it.
 #[test]
 fn an_address_that_nobody_answers_for_goes_to_who_asks() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -210,7 +211,7 @@ fn an_address_that_nobody_answers_for_goes_to_who_asks() -> Result<()> {
                 assert_eq!(test.send(Egress, 1, &uses)?, !answers, "{}", test.name);
             }
         }
-        // A probe that nothing follows keeps nobody out.
+        // A probe without a use of the address keeps no other task out.
         two(test, BRIDGE)?;
         assert!(test.send(Egress, 0, &probe(VICTIM))?);
         assert!(test.send(Egress, 1, &probe(VICTIM))?);
@@ -238,7 +239,7 @@ fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> 
         test.assert_lines("flooded", &["count task ingress not-for-task 1"]);
         // The address that follows from its hardware address is the task's before it says anything.
         assert!(test.send(Ingress, 0, &asks(BY_MAC))?, "{}", test.name);
-        // Nobody floods a link of two ends: a task there need not have spoken.
+        // A link with two ends is not flooded: a task there need not have spoken.
         two(test, 0)?;
         assert!(test.send(Ingress, 0, &asks(VICTIM))?, "{}", test.name);
         test.send(Ingress, 0, &message(OTHER, ALL_NODES, 136, OTHER))?;

@@ -1,4 +1,4 @@
-//! Sequence numbers: who can close a connection, and who can make one.
+//! Sequence numbers: which segments can close a connection, and which can establish one.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::Direction;
@@ -6,7 +6,7 @@ use testkit::fixture::{DataPathTest, Kernel, Sent, frames::*, on_host_and_in_ker
 
 use super::*;
 
-/// Where the sides begin: near the end of what 16 bits tell apart.
+/// The initial sequence numbers: near the end of the 16 bits that are kept.
 const PEER_AT: u32 = 0x1234_fff8;
 const TASK_AT: u32 = 0xffff_fff0;
 
@@ -59,7 +59,7 @@ fn a_forged_rst_or_fin_changes_nothing_and_one_that_fits_closes() -> Result<()> 
     })
 }
 
-/// Whoever guesses may send something else first, and close what he made of it.
+/// An attacker who guesses may first send another segment, and then close with a number that follows from it.
 #[test]
 fn no_forged_segment_makes_a_rst_fit() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -133,7 +133,7 @@ fn a_half_closed_connection_is_waited_for_ten_minutes() -> Result<()> {
     })
 }
 
-/// Large packets, what was lost and comes again, what is sent again: a RST fits after all of it.
+/// Large packets, lost segments and retransmissions: a RST fits after all of them.
 #[test]
 fn sides_are_followed_through_large_packets_and_losses() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -210,7 +210,7 @@ fn an_opened_connection_that_is_silent_is_there_when_its_server_speaks() -> Resu
             ip(at(PEER4), at(TASK4), 6, &tcp_at(22, 50000, flags, numbers, payload))
         };
         assert!(test.egress(&client(flags::SYN, 0, 0))?);
-        // Not what was asked.
+        // A SYN-ACK that does not answer the SYN.
         assert!(test.ingress(&server(flags::SYN_ACK, 900, 7, b""))?);
         assert!(test.ingress(&server(flags::SYN_ACK, 0, 1, b""))?);
         assert!(test.egress(&client(flags::ACK, 1, 1))?);
@@ -220,7 +220,7 @@ fn an_opened_connection_that_is_silent_is_there_when_its_server_speaks() -> Resu
     })
 }
 
-/// A rule that is gone admits nobody, whatever port he comes from; what it admitted lives on.
+/// A removed rule admits no connection, from whatever port; the connection that it admitted lives on.
 #[test]
 fn a_syn_on_a_live_connection_is_judged_by_the_rules_of_today() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -244,7 +244,7 @@ fn a_syn_on_a_live_connection_is_judged_by_the_rules_of_today() -> Result<()> {
     })
 }
 
-/// Who was opened to does not open by that: his SYN is judged as any other.
+/// The side that was connected to has opened nothing: its SYN is judged like any other.
 #[test]
 fn the_other_side_needs_a_rule_of_its_own_to_open() -> Result<()> {
     on_host_and_in_kernel(|test| {

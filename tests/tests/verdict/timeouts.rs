@@ -134,12 +134,12 @@ fn a_connection_lives_for_its_time_out_and_is_judged_anew_after_it() -> Result<(
                     if !ruled {
                         test.change(configured(&[]))?;
                     }
-                    // A second for what really goes by. Each packet gives it all of the time again.
+                    // Leaves a margin for the real time that passes. Each packet restarts the whole time-out.
                     for _ in 0..2 {
                         test.wait(seconds - 2)?;
                         assert!(test.egress(&answer)?, "{name}");
                     }
-                    // That answer may have made it another kind's.
+                    // That answer may have changed the kind of the connection.
                     test.set(configured(&everything_tracked()))?;
                     begin(test, name, &sent)?;
                     if !ruled {

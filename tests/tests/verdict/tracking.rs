@@ -1,4 +1,4 @@
-//! The life of a connection: what passes as its part, for how long, and what it counts.
+//! The life of a connection: which packets pass as part of it, for how long, and how they are counted.
 
 use anyhow::Result;
 use taskgate_ebpf::{abi::Direction, host::Left};
@@ -45,7 +45,7 @@ fn a_syn_on_a_closed_pair_is_judged_anew_and_other_late_packets_are_not() -> Res
         for flags in [flags::SYN, flags::ACK, flags::RST] {
             assert!(test.ingress(&in4(flags))?);
         }
-        // The rule that let it in is gone: what is left of the connection passes, a new one does not.
+        // The rule that admitted it is removed: packets of the connection still pass, a new connection does not.
         test.change(with_rules(&[], &[]))?;
         assert!(test.ingress(&in4(flags::ACK))?);
         assert!(test.ingress(&in4(flags::RST))?);
@@ -110,7 +110,8 @@ fn late_packets_of_a_connection_that_both_sides_closed_are_denied() -> Result<()
     })
 }
 
-/// Anybody can forge a RST, so what it closed is no more than forgotten; and what lives by its rule has nothing to close.
+/// Any host can forge a RST, so a connection closed by one is merely forgotten; and an untracked connection, which lives
+/// by its rule, has nothing to close.
 #[test]
 fn after_a_rst_and_for_untracked_connections_rules_decide() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -217,7 +218,7 @@ fn a_gso_packet_counts_as_what_is_on_the_wire() -> Result<()> {
     })
 }
 
-/// Whatever the number, also where it is more than a window's entry can hold.
+/// For any window number, also for one that exceeds the entry's field.
 #[test]
 fn flags_belong_to_their_window() -> Result<()> {
     on_host_and_in_kernel(|test| {

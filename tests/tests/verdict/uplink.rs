@@ -1,4 +1,4 @@
-//! The prefilter at the uplink: what is denied is dropped there and recorded once, what is not goes on without a trace.
+//! The prefilter at the uplink: denied packets are dropped there and recorded once, all others go on without a trace.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, LinkId, image::Shared};
@@ -47,7 +47,7 @@ fn what_no_rule_allows_is_dropped_with_its_record_and_the_rest_leaves_no_trace()
             let own_source = ip(at(TASK4), at(TASK4), 6, &tcp(40000, 443, flags::SYN, b""));
             assert!(!test.prefilter(uplink, &own_source)?);
         }
-        // To somebody else: on a branch it is not for its task, otherwise it is the other task's.
+        // To another address: on a branch the packet is not for its task; on a routed uplink it is for the other task.
         assert!(!test.prefilter(BRANCH, &to(OTHER4, 443, flags::SYN))?);
         assert!(test.prefilter(Uplink::Routed, &to(OTHER4, 443, flags::SYN))?);
         assert!(!test.prefilter(Uplink::Routed, &to(OTHER4, 22, flags::SYN))?);
@@ -223,7 +223,7 @@ fn a_frame_without_a_tag_on_the_trunk_reaches_no_branch() -> Result<()> {
         }
         // A task on a network device is behind its own gate.
         assert!(test.send(Direction::Ingress, trunk, &to(OTHER4, 443, flags::SYN))?);
-        // Nor on what was the trunk.
+        // Nor on the previous trunk.
         test.fixture.writer.control().set_trunk(Uplink::LINK);
         test.fixture
             .writer
@@ -246,7 +246,7 @@ fn a_frame_without_a_tag_on_the_trunk_reaches_no_branch() -> Result<()> {
 #[test]
 fn the_wire_does_not_speak_as_a_task_of_this_host() -> Result<()> {
     on_host_and_in_kernel(|test| {
-        // Whoever is in the group may do everything.
+        // Members of the group may send anything.
         let mut model = with_rules(&[(Protocol::All, "group:0")], &[]);
         model.enis.push(gated("other", &[OTHER4, "2001:db8:9::6"], &[0]));
         model
@@ -261,7 +261,7 @@ fn the_wire_does_not_speak_as_a_task_of_this_host() -> Result<()> {
             assert!(!test.from_wire(frame)?, "{}", test.name);
             assert!(test.ingress(frame)?, "by its own link, {}", test.name);
         }
-        // Nor as part of what is there.
+        // Nor as part of an existing connection.
         assert!(test.egress(&ip(at(TASK4), at(OTHER4), 6, &tcp(443, 40000, flags::SYN_ACK, b"")))?);
         let ack = from(OTHER4, flags::ACK);
         assert!(!test.prefilter(Uplink::Routed, &ack)?, "{}", test.name);

@@ -21,8 +21,8 @@ use testkit::{
 
 use super::{super::*, OTHER4, sums, syn_from};
 
-/// A task has its floor for certain and what is left of the pool; what comes from outside leaves a quarter of both to what
-/// the task itself opens.
+/// A task has its guaranteed floor and the rest of the pool; connections from outside leave a quarter of both to
+/// connections that the task itself opens.
 ///
 /// AWS: SG-TRACK-8
 #[test]
@@ -161,7 +161,7 @@ fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
 fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
     on_host_and_in_kernel(|test| {
         let mut model = with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]);
-        // Whoever has the link has the address in hand: neither is asked for its own.
+        // Without the source/destination check both ENIs accept the same packets.
         model.enis[0].source_dest_check = false;
         model.enis.push(gated("other", &[OTHER4], &[0]));
         model.enis[1].source_dest_check = false;
@@ -194,8 +194,8 @@ fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
     })
 }
 
-/// Two CPUs that fill one task's floor and the pool at once: not one entry more than there is room for, and what is charged
-/// is what is there.
+/// Two CPUs that fill one task's floor and the pool at once: not one entry more than there is room for, and the charges
+/// equal the entries.
 #[test]
 fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
     const ROUNDS: u16 = 20;
@@ -209,7 +209,7 @@ fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
             fixture.apply(with_rules(&[(tcp_to(443, 443), "10.0.0.0/8")], &[]), &all_gated)?;
             fixture.bind(*Kernel::LINKS.start(), "task")?;
             fixture.share(Shared::Connections, 80, 40);
-            // Of what comes from outside: 60 and 30.
+            // The part for connections from outside: 60 and 30.
             let judge = kernel.program(Direction::Ingress)?;
             thread::scope(|scope| {
                 let threads: Vec<_> = [0_u16, 1]

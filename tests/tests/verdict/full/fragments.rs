@@ -10,8 +10,8 @@ use testkit::fixture::{
 
 use super::{super::*, OTHER4, OTHER6, sums};
 
-/// A datagram that is whole is remembered no more, in whatever order its parts came after the first: its task has room
-/// for the next one.
+/// A complete datagram is forgotten, in whatever order its fragments came after the first: its task has room for the next
+/// one.
 #[test]
 fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -53,7 +53,7 @@ fn a_datagram_that_is_whole_takes_no_room() -> Result<()> {
     })
 }
 
-/// A first fragment passes all the same: only what follows it has nothing to follow.
+/// A first fragment beyond the limit still passes; only its later fragments are dropped.
 #[test]
 fn a_task_remembers_so_many_first_fragments_and_no_more() -> Result<()> {
     on_host_and_in_kernel(|test| {

@@ -39,7 +39,7 @@ fn syn_from(port: u16, to: &str, to_port: u16) -> Vec<u8> {
     ip(at(PEER4), at(to), 6, &tcp(port, to_port, flags::SYN, b""))
 }
 
-/// The counters, what was lost, and how many entries there are.
+/// The counters and losses, and the numbers of connections and denied flows.
 fn sums(test: &mut DataPathTest<'_>) -> Result<(Vec<String>, usize, usize)> {
     let state = test.path.state(test.fixture.highest)?;
     let lines = state.lines(&test.fixture);
@@ -130,7 +130,8 @@ fn denied_flows_beyond_the_limit_are_counted_as_lost() -> Result<()> {
     })
 }
 
-/// The shares say more than there is: what finds no way in either of its buckets is denied as where a share is used up.
+/// The shares exceed the table: a flow without a free way in either of its buckets is denied as if its share were used
+/// up.
 /// AWS: SG-TRACK-8
 #[test]
 fn the_hosts_table_is_full() -> Result<()> {
