@@ -174,7 +174,7 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
             expected = expected.accept("web-1", flow, both).reject("web-1", plain, lost);
             assert_eq!(seen(beyond, Way::In, flow)?, both);
         }
-        // The task may say that it gave up waiting, or that nobody listens: no rule lets it.
+        // The task may report that reassembly timed out, or that the port has no listener: no rule allows that.
         let recorded = test.daemon.stop()?.ledger()?;
         assert_eq!(recorded.of(|flow| flow.protocol == UDP), expected);
     }
@@ -205,8 +205,7 @@ fn large_pings_and_their_answers_get_through_by_the_rule_for_small_ones() -> Res
     Ok(())
 }
 
-/// Where a sender does not look for the width of its path, routers cut up what it sends, and all of a transfer comes in
-/// parts.
+/// Without path MTU discovery, routers fragment a sender's packets, and a whole transfer arrives in fragments.
 #[test]
 fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
     let (topology, server) = routed()?;

@@ -20,7 +20,7 @@ use super::{frames::*, with_checksum};
 
 pub(super) const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
 pub(super) const PEER: [&str; 2] = ["10.99.0.2", "fd99::2"];
-/// Somebody on the way, who tells of packets that were too big.
+/// A router on the path, which reports packets that are too big.
 const ROUTER: [&str; 2] = ["10.99.0.77", "fd99::77"];
 /// The host's end of the task's link.
 pub(super) const DEVICE: &str = "tg-pieces";
@@ -33,7 +33,7 @@ const LINEAR: [usize; 19] = [
     14, 15, 20, 33, 34, 35, 42, 47, 53, 54, 55, 61, 62, 70, 78, 102, 118, 240, 2000,
 ];
 
-/// A frame, and what has to become of it.
+/// A frame, and its expected outcome.
 struct Sent {
     name: &'static str,
     frame: Vec<u8>,

@@ -1,5 +1,5 @@
-//! A path that becomes narrower while a connection uses it: somebody on the way says so, and the connection goes on
-//! because the gate lets that through.
+//! A path whose MTU shrinks while a connection uses it: a router on the path reports that, and the connection goes on
+//! because the gate lets the report through.
 //!
 //! ```text
 //!   task ──gate── host ──── outside, a router ──── server

@@ -1,5 +1,5 @@
-//! Work that a task asks the kernel to do on its packets after the verdict: it changes nothing that was judged. The
-//! link to what is outside fills in checksums itself, as one without hardware for that.
+//! Work that a task leaves to the kernel for the time after the verdict: it must not change what was judged. The link to
+//! the outside fills in checksums itself, as a link without hardware for that does.
 
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, DropReason};
@@ -56,7 +56,7 @@ fn sum(words: &[u8]) -> u16 {
     !(folded as u16)
 }
 
-/// The frame with its last two bytes such that what is summed from `start` on comes to `wanted`.
+/// The frame with its last two bytes chosen so that the sum from `start` on is `wanted`.
 fn summing_to(mut frame: Vec<u8>, start: u16, wanted: u16) -> Vec<u8> {
     let at = frame.len() - 2;
     assert!((at - usize::from(start)).is_multiple_of(2), "whole words are summed");
@@ -100,7 +100,7 @@ fn attacks() -> Vec<(Vec<u8>, Unsummed, Flow)> {
     attacks
 }
 
-/// Without a gate each of them works, so what follows is a test of the gate and not of the kernel.
+/// Without a gate each attack works, so the tests that follow test the gate and not the kernel.
 #[test]
 fn a_checksum_that_is_filled_in_late_makes_another_packet() -> Result<()> {
     let (topology, task) = topology()?;
@@ -119,7 +119,7 @@ fn a_gate_lets_no_packet_out_that_becomes_another() -> Result<()> {
     let outside = Wire::tap(&topology.outside, "eth0")?;
     let sender = Sender::on(&task, "eth0")?;
     let attacks = attacks();
-    // Twice: as what opens a flow, and as a part of one that is tracked.
+    // Twice: as the first packet of a flow, and as part of a tracked one.
     for round in 1..=2 {
         for (frame, unsummed, _) in &attacks {
             ensure!(sender.send_unsummed(frame, *unsummed)?, "{unsummed:?} is not sent");
@@ -143,7 +143,8 @@ fn a_gate_lets_no_packet_out_that_becomes_another() -> Result<()> {
     Ok(())
 }
 
-/// A protocol and what is sent by it, with the place of its checksum in its header, and where a tunnel's packet may begin.
+/// A protocol and its payload, the place of the checksum in its header, and the place where a tunnel's inner packet may
+/// begin.
 type Payload = (u8, Vec<u8>, Option<u16>, Option<u16>);
 
 fn payloads(family: usize) -> Vec<Payload> {

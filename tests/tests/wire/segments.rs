@@ -33,7 +33,7 @@ fn tcp_from_a_task(families: &[usize], link: &str) -> Result<()> {
     let (task, outside) = (test.task("web-1")?, &test.topology.outside);
     test.topology.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
     task.ip(&format!("link set dev eth0 {link}"))?;
-    // Linux takes its hop-by-hop header for a part of what it will send, and that must fit.
+    // Linux counts its hop-by-hop header as part of the packet to be sent, which must fit.
     for (netns, link) in [(&test.topology.host, "wire"), (outside, "eth0")] {
         netns.ip(&format!("link set dev {link} mtu 2000"))?;
     }

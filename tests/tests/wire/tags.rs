@@ -142,7 +142,7 @@ fn a_task_gets_no_tagged_frames_from_a_bridge() -> Result<()> {
     tagged(&bridged, Direction::Ingress, peer, task)
 }
 
-/// The tag lies in the data: nobody received it before the gate.
+/// The tag is in the data: no link received the frame before the gate.
 #[test]
 fn a_task_gets_no_tagged_frames_from_the_host() -> Result<()> {
     let bridged = Bridged::new()?;

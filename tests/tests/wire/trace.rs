@@ -1,5 +1,5 @@
-//! Routers that say how far a packet came, and ends that say that nobody listens: errors that no path MTU needs, so that
-//! the settings decide.
+//! Routers that report how far a packet came, and hosts that report a port without a listener: errors that path MTU
+//! discovery does not need, so that the settings decide.
 //!
 //! ```text
 //!   task ──gate── host, 1 ──── outside, 2 ──── server, 3
@@ -17,9 +17,9 @@ use super::{frames, mtu::routed};
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
 const SERVER: [&str; 2] = ["10.77.0.2", "fd77::2"];
-/// Who answers for the host and for what is outside.
+/// The addresses from which the host and the outside answer.
 const ROUTERS: [[&str; 2]; 2] = [["10.99.0.1", OUTSIDE[0]], ["fd99::1", OUTSIDE[1]]];
-/// And whether such errors get through.
+/// The setting, and whether such errors get through.
 const SETTINGS: [(&str, bool); 3] = [("all", true), ("pmtu", false), ("none", false)];
 const RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], \
                      egress: [{ protocol: udp, ports: 33434-33534, to: any }, { protocol: tcp, ports: 80, to: any }, \
