@@ -37,7 +37,7 @@ fn vlan_link(netns: &Netns, link: &str, vlan: u16, place: &Netns, name: &str, ad
     ))
 }
 
-/// A branch, and what is on the other side of the wire.
+/// A branch, and its counterpart on the other side of the wire.
 struct Branch {
     name: &'static str,
     task: Netns,
@@ -107,7 +107,7 @@ fn real_traffic(in_frames: bool) -> Result<()> {
     let stopped = daemon.stop()?;
     for branch in &branches {
         expected = expected.and(Ledger::of_wires(&[(branch.name, &branch.inside)])?.without(|flow| {
-            // Counted as what was kept in.
+            // Already counted as denied egress.
             flow.destination.port() == 53
         }));
         for ((way, flow), sent) in branch.outside.flows()? {

@@ -23,7 +23,7 @@ fn one(config: Config) -> Config {
     config.group("http", HTTP).vlan_task("web-1", 101, &[WEB], &["http"])
 }
 
-/// Sends to VLANs of the trunk and says what arrives.
+/// Sends frames to VLANs of the trunk and reports which arrive.
 struct Probe<'p> {
     sender: Sender,
     arrivals: Capture,
@@ -301,7 +301,7 @@ fn a_trunks_gate_that_was_taken_off_stands_again() -> Result<()> {
     Ok(())
 }
 
-/// Two families, 5-tuples, and a first packet that nobody allowed: what is new on a branch is new.
+/// A connection on one branch admits no packets with its 5-tuple on another branch.
 #[test]
 fn a_connection_of_one_branch_is_none_of_another() -> Result<()> {
     let place = Place::new(Judge::Native, Far::Elsewhere)?;

@@ -1,5 +1,5 @@
-//! The link that faces the wire: a trunk whose VLANs are tasks, or the way to the tasks' addresses. Whoever judges what
-//! comes from there, a driver, the kernel's generic XDP or tc alone, the records and counters are the same.
+//! The link that faces the wire: a trunk whose VLANs are tasks, or the route to the tasks' addresses. Records and
+//! counters are the same whether XDP in the driver, generic XDP or tc alone judges its packets.
 
 mod branches;
 mod changes;

@@ -13,7 +13,7 @@ use taskgate_bpf::{load::LoadOptions, object::BpfObject, prefilter::XdpPrefilter
 use taskgate_net::link::{Link, LinkKind, UplinkPeer};
 use testkit::{Capture, Config, Daemon, Netns, Topology, kernel::await_gates, netns::await_up, traffic::Sender};
 
-/// Who judges first what comes from the wire.
+/// The hook that first judges packets from the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judge {
     /// XDP in the driver.

@@ -78,7 +78,7 @@ fn topology(judge: Judge) -> Result<Topology> {
     Ok(topology)
 }
 
-/// Real sockets of both families, what is allowed and what is not, and later fragments.
+/// Real sockets of both families: allowed and denied traffic, and later fragments.
 fn traffic(judge: Judge) -> Result<()> {
     let topology = topology(judge)?;
     let occupied = (judge == Judge::Gate)
@@ -118,7 +118,7 @@ fn traffic(judge: Judge) -> Result<()> {
             assert_eq!(probe(outside, to)?, Answer::Silence, "{to}");
         }
         asks.send(at(DB[family], 53), b"request")?;
-        // Four segments that nobody has cut apart yet.
+        // Four segments in one GSO packet.
         let tcp = frames::tcp(40000, UNCUT, frames::flags::ACK, &[7; 4000]);
         let frame = frames::ip(outside_address, at(DB[family], 0).ip(), 6, &tcp);
         let frame = [&mac[..], &frame[6..]].concat();
@@ -126,7 +126,7 @@ fn traffic(judge: Judge) -> Result<()> {
         Sender::on(outside, "eth0")?.send_segments(&frames::with_checksum(frame), kind, 1000)?;
         let mut pinger = Pinger::new(outside, outside_address, at(WEB[family], 0).ip())?;
         ensure!(!pinger.echoes()?, "an echo came back");
-        // The host's own addresses are nobody's task.
+        // The host's own addresses belong to no task.
         Client::connect_refused(outside, at(["10.99.0.1", "fd99::1"][family], 80))?;
     }
     // Of each family two SYNs and an echo request, a datagram and those four.

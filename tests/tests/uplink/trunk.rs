@@ -56,7 +56,7 @@ const fn unseen(reason: DropReason, early: bool) -> End {
     End::Dropped { task, reason, early }
 }
 
-/// Sends frames from one side, and keeps books of what has to become of them.
+/// Sends frames from one side, and keeps the expected outcome of each.
 struct Books<'p> {
     place: &'p Place,
     side: Side,
@@ -172,7 +172,7 @@ impl<'p> Books<'p> {
         self.send(tags, flow, packet, end)
     }
 
-    /// All counters of drops are what was dropped, and all that passed as the host's.
+    /// Every drop counter equals the number of expected drops, and the counter of the host's packets equals `host`.
     fn close(&self, host: u64) -> Result<()> {
         for reason in DropReason::ALL {
             let expected = self.dropped.get(&reason).copied().unwrap_or_default();
@@ -213,7 +213,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         books.tcp(&vlan(102), web, flags::ACK, denied("dns-1", DropReason::NotForTask))?;
         // One branch's rules do not admit packets to another.
         books.tcp(&vlan(102), other, flags::SYN, denied("dns-1", DropReason::NotForTask))?;
-        // Nobody out there has a branch's address.
+        // No host on the wire has a branch's address.
         let spoofed = Flow::tcp(to(WEB, 40000), to(WEB, 80));
         books.tcp(
             &vlan(101),
@@ -240,7 +240,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         books.tcp(&[], hosts, flags::SYN, End::Arrives(None))?;
         books.tcp(&vlan(0xa000), hosts, flags::SYN, End::Arrives(None))?;
         books.tcp(&vlan(0xa000), web, flags::SYN, unseen(DropReason::NotForTask, false))?;
-        // Behind generic XDP some kernels (6.18) hand the gate what has no tag without its Ethernet header.
+        // Behind generic XDP some kernels (6.18) hand untagged frames to the gate without their Ethernet header.
         if judge != Judge::Generic {
             books.tcp(&[], web, flags::SYN, unseen(DropReason::NotForTask, false))?;
         }
@@ -262,7 +262,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
     Ok(())
 }
 
-/// A datagram in three parts that is let in, and parts of which nobody saw the first.
+/// A datagram in three fragments that is let in, and fragments whose first one was never seen.
 fn fragments(books: &mut Books<'_>) -> Result<()> {
     let part = |flow: Flow, word: u16, first: bool| {
         move |mark: &[u8]| {
