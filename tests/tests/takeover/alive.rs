@@ -1,4 +1,4 @@
-//! What goes on while nobody runs, and after somebody does again.
+//! Traffic while no taskgate runs, and after the next one has started.
 
 use anyhow::Result;
 use testkit::{
@@ -30,7 +30,7 @@ fn gates_judge_and_connections_live_while_nobody_runs_and_afterwards() -> Result
         talk.go_on()?;
         talk.client.send(denied.address(), b"no")?;
         check_gate(&test.topology.outside, test.task("web-1")?, WEB)?;
-        // One that nobody but the kernel knows of.
+        // A connection that only the kernel knows of.
         let mut meanwhile = Client::connect(&test.topology.outside, at(WEB, 80))?;
         meanwhile.echo(1000)?;
 
@@ -64,7 +64,7 @@ fn connections_live_whose_rule_went_while_nobody_ran() -> Result<()> {
     let mut meanwhile = Client::connect(&test.topology.outside, at(WEB, 80))?;
     bulk.await_more(MORE)?;
     test.restart(|config| config.group("server", "egress: []"))?;
-    // Whatever is removed and taken away afterwards is not theirs.
+    // Later removals do not affect these connections.
     for again in 0..2 {
         bulk.await_more(MORE)?;
         live.echo(1000)?;

@@ -32,7 +32,7 @@ fn a_gate_stays_as_it_hangs() -> Result<()> {
     let mut live = Client::connect(&test.topology.outside, at(WEB, 80))?;
     live.echo(1000)?;
     ensure!(tcx(&test.topology)? == 0);
-    // By filters one after the other, by TCX beside them, and so again.
+    // Gates keep their hooks over takeovers: `web-1` its filters, `web-2` TCX.
     for (how, sides) in [("tcx", 2), ("clsact", 2), ("auto", 2)] {
         test.kill()?;
         live.echo(1000)?;
@@ -61,7 +61,8 @@ fn a_gate_stays_as_it_hangs() -> Result<()> {
     Ok(())
 }
 
-/// A wish that this kernel cannot fulfil is refused at the start and at a reload; what stands goes on.
+/// An `attach` setting that this kernel does not support is refused at the start and at a reload; attached gates stay in
+/// force.
 fn nothing_is_changed_where_there_is_no_tcx() -> Result<()> {
     let mut test = E2eTest::start(server)?;
     let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
@@ -104,7 +105,7 @@ fn many_links_at_once_get_filters_and_one_more_gets_tcx() -> Result<()> {
     let sides = if has_tcx { 2 } else { 0 };
     ensure!(tcx(&topology)? == sides, "{}", tcx(&topology)?);
     daemon.kill_now()?;
-    // They stand already.
+    // The gates are attached already.
     let daemon = topology.start(&many(&topology, 65))?;
     ensure!(!chose_filters(&daemon) && tcx(&topology)? == sides);
     live.echo(1000)?;

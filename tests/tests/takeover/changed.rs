@@ -1,4 +1,4 @@
-//! Configurations that changed while nobody ran.
+//! Configurations that changed while no taskgate ran.
 
 use anyhow::Result;
 use testkit::{
@@ -85,14 +85,14 @@ fn tasks_that_came_and_went_meanwhile() -> Result<()> {
     drop(echo);
     let _echo = TcpEcho::start(test.task("new-1")?, 80)?;
     check_gate(&outside, test.task("new-1")?, "10.88.0.30")?;
-    // What it did until it went is recorded.
+    // The removed task had traffic.
     let gone = test.wire("db-1")?.flows()?;
     assert!(!gone.is_empty());
     test.daemon.stop()?;
     Ok(())
 }
 
-/// A link that no task has any more passes nothing, and what it had does not live on with the next task.
+/// A link that no longer has a task passes nothing, and its connections do not go on with the next task.
 #[test]
 fn devices_that_lost_their_tasks_or_swapped_them_meanwhile() -> Result<()> {
     let topology = Topology::new()?;
@@ -134,7 +134,7 @@ fn devices_that_lost_their_tasks_or_swapped_them_meanwhile() -> Result<()> {
     assert!(try_connect(&topology.outside, at(WEB, 80))?.is_none());
     assert_eq!(gates(&topology.host, "tg-a")?, (1, 1));
     check_gate(&topology.outside, &b, DB)?;
-    // What the first one did until it went is recorded, too.
+    // The traffic of task `one` up to its removal is recorded, too.
     let stopped = daemon.stop()?;
     for task in ["one", "two"] {
         assert!(stopped.records_of(task).any(|record| record.flow.is_some()), "{task}");

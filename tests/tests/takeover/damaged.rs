@@ -1,4 +1,4 @@
-//! What outlives a process, damaged while nobody ran: nothing is guessed, and what stands goes on standing.
+//! Persistent state that was damaged while no taskgate ran: nothing is guessed, and attached gates stay in force.
 
 use std::{
     fs::{self, Permissions},
@@ -68,7 +68,7 @@ impl Left {
         Path::new("/run/taskgate").join(format!("{}.state", self.instance()))
     }
 
-    /// The next taskgate refuses to start, says what to do, and the gate stands as before.
+    /// The next taskgate refuses to start and says what to do, and the gate stays as it was.
     fn check_refused(&mut self, case: &str, says: &[&str]) -> Result<()> {
         let before = pins::names(&self.instance(), "links")?;
         let daemon = self.topology.begin(&self.config, Some(1))?;
@@ -183,7 +183,7 @@ fn an_image_of_another_build_is_no_hindrance() -> Result<()> {
         ensure!(layout()? == [IMAGE_LAYOUT], "an image of another build stayed");
         daemon.kill_now()?;
     }
-    // Where it says what is carried over in another way, nothing is guessed; also if another image does not.
+    // Images with another layout of the words that are carried over are refused: nothing is guessed.
     for image in pins.images()? {
         image[0].store(IMAGE_LAYOUT ^ 1 << 40, Ordering::SeqCst);
     }
@@ -194,8 +194,8 @@ fn an_image_of_another_build_is_no_hindrance() -> Result<()> {
     left.check_taken_over()
 }
 
-/// Tables of another build are given up only where that is asked for: the gates stand all the while, what a rule allows goes on,
-/// what none does is cut.
+/// Tables of another build are given up only on request: the gates stay attached throughout, connections that a rule
+/// allows go on, all others are cut.
 #[test]
 fn tables_of_another_layout_are_given_up_only_if_asked() -> Result<()> {
     let mut left = Left::new()?;
@@ -207,7 +207,7 @@ fn tables_of_another_layout_are_given_up_only_if_asked() -> Result<()> {
     left.live.echo(1000).expect_err("no rule allows it any more");
     left.check_denials()?;
     daemon.kill_now()?;
-    // What was made anew is taken over like anything else.
+    // Tables that were made anew are taken over like any others.
     left.config = server(left.topology.config());
     let daemon = left.topology.start(&left.config)?;
     Client::connect(&left.topology.outside, at(WEB, 80))?.finish()?;
@@ -216,8 +216,8 @@ fn tables_of_another_layout_are_given_up_only_if_asked() -> Result<()> {
     Ok(())
 }
 
-/// Nobody can go on with the tables of gates that nothing leads to: those of tasks are replaced, those of nobody are closed. The
-/// filters stand by themselves.
+/// Tables of gates without pins cannot be taken over: the gates of tasks are replaced, those of other links are closed.
+/// The filters stay attached without pins.
 #[test]
 fn gates_that_nothing_leads_to_are_replaced_or_closed() -> Result<()> {
     let topology = Topology::new()?;
@@ -267,7 +267,7 @@ fn gates_that_nothing_leads_to_are_replaced_or_closed() -> Result<()> {
         ensure!(probe(&topology.outside, at(address, 80))? == Answer::Silence, "{link}");
         check_denials(&topology.outside, task, address)?;
     }
-    // Nothing has the programs any more that nobody could reach.
+    // The programs that no pin led to are no longer attached anywhere.
     before.await_gone()?;
     daemon.await_ledger(|ledger| ledger.total("web-1", Action::Reject).packets != 0)?;
     daemon.stop()?;
@@ -284,7 +284,7 @@ fn edit(state: &str, key: &str) -> Result<String> {
     Ok(format!("{before}{key}1{}", &rest[end..]))
 }
 
-/// A name that somebody took away: that side has no gate, which is put up again.
+/// A removed pin: that side of the gate is detached, and is attached again.
 #[test]
 fn a_gate_that_somebody_took_off_is_put_up_again() -> Result<()> {
     let left = Left::new()?;
@@ -300,7 +300,8 @@ fn a_gate_that_somebody_took_off_is_put_up_again() -> Result<()> {
     left.check_taken_over()
 }
 
-/// Whoever may make folders in bpffs does not have root remove other folders' files, or take its pins for taskgate's.
+/// A user who can make folders in bpffs cannot make root remove files in other folders, or pass his pins off as
+/// taskgate's.
 #[test]
 fn a_folder_that_is_not_roots_alone_is_refused() -> Result<()> {
     let topology = Topology::new()?;
@@ -348,7 +349,7 @@ fn a_state_without_gates_is_of_no_account() -> Result<()> {
     Ok(())
 }
 
-/// A configuration that cannot be used changes nothing of what stands.
+/// A configuration that cannot be used does not change attached gates.
 #[test]
 fn a_bad_configuration_leaves_the_gates_as_they_are() -> Result<()> {
     let mut left = Left::new()?;
@@ -366,7 +367,8 @@ fn a_bad_configuration_leaves_the_gates_as_they_are() -> Result<()> {
     left.check_taken_over()
 }
 
-/// How much of what the tables hold was recorded nobody knows then: nothing of it is recorded again, and SKIPDATA says so.
+/// Without the journal it is unknown how much of the tables was recorded: none of it is recorded again, and SKIPDATA says
+/// so.
 #[test]
 fn without_the_journal_records_begin_anew_and_say_so() -> Result<()> {
     for (case, damage) in [("gone", None), ("cut", Some(100))] {

@@ -81,7 +81,7 @@ fn an_eni_is_the_same_after_a_kill_and_its_connections_go_on() -> Result<()> {
     }
     assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
     check_gate(&topology, "db-1", DB)?;
-    // What was made by the first run goes with the last one, as the namespaces do.
+    // The links that the first run made are removed by the last one, as are the namespaces.
     daemon.stop()?;
     assert_eq!(topology.host.links()?, before);
     assert_eq!(topology.namespaces()?, [""; 0]);
@@ -145,7 +145,7 @@ fn tasks_that_swap_their_namespaces_get_enis_there() -> Result<()> {
     Ok(())
 }
 
-/// What somebody did to an ENI while nobody ran, and what the next run says of that.
+/// A change to an ENI while no taskgate ran, and the next run's message about it.
 #[test]
 fn an_eni_that_was_changed_meanwhile_is_made_anew() -> Result<()> {
     for (case, says) in [

@@ -1,4 +1,4 @@
-//! Links that changed while nobody ran.
+//! Links that changed while no taskgate ran.
 
 use anyhow::Result;
 use nix::net::if_::if_nametoindex;
@@ -103,7 +103,7 @@ fn a_link_that_was_made_again_inherits_nothing() -> Result<()> {
         let number = killed.topology.host.run(|| Ok(if_nametoindex(LINK)?))?;
         killed.topology.host.ip(&format!("link delete {LINK}"))?;
         killed.join(LINK, with_its_number.then_some(number))?;
-        // Nobody has gated it.
+        // The new link has no gate.
         assert_eq!(gates(&killed.topology.host, LINK)?, (0, 0));
         killed.live.echo(1000)?;
         let daemon = killed.closed(LINK)?;
@@ -132,7 +132,7 @@ fn a_link_that_got_the_number_of_another_inherits_nothing() -> Result<()> {
 
 #[test]
 fn a_link_that_was_renamed_is_known_by_its_number() -> Result<()> {
-    // Nobody names it.
+    // No task names the renamed link.
     let mut killed_once = killed()?;
     rename(&killed_once, "tg-new")?;
     let daemon = killed_once.closed(LINK)?;

@@ -21,7 +21,7 @@ use testkit::{
 
 const WEB: &str = "10.88.0.10";
 const DB: &str = "10.88.0.20";
-/// Nobody may connect from inside, so that everything is tracked.
+/// No rule allows connections from inside, so that all connections are tracked.
 const SERVER: &str = "ingress: [{ protocol: tcp, ports: [80, 8000-8099], from: any }, { protocol: udp, ports: 53, from: any }], \
                       egress: []";
 
@@ -35,14 +35,14 @@ fn check_gate(outside: &Netns, task: &Netns, address: &str) -> Result<()> {
     check_denials(outside, task, address)
 }
 
-/// A task's gate denies what [`SERVER`] does not allow.
+/// A task's gate denies packets that [`SERVER`] does not allow.
 fn check_denials(outside: &Netns, task: &Netns, address: &str) -> Result<()> {
     ensure!(probe(outside, at(address, 81))? == Answer::Silence);
     ensure!(probe(task, at("10.99.0.2", 80))? == Answer::Silence);
     Ok(())
 }
 
-/// Nobody listens there, and the gate lets that be known.
+/// The port has no listener, and the gate lets the client see that.
 fn check_open(from: &Netns, address: &str, port: u16) -> Result<()> {
     ensure!(probe_for(from, at(address, port), Answer::Refused)? == Answer::Refused);
     Ok(())

@@ -30,7 +30,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Does something every so many milliseconds until it is told to stop.
+/// Calls `act` every so many milliseconds until `stop` is set.
 fn repeat(stop: &AtomicBool, every: u64, mut act: impl FnMut() -> Result<()>) -> Result<()> {
     while !stop.load(Relaxed) {
         act()?;
@@ -119,7 +119,7 @@ pub(crate) fn under_traffic(rounds: impl FnOnce(&mut E2eTest, &mut Vec<Objects>)
     objects.iter().try_for_each(Objects::await_gone)
 }
 
-/// Reads what the wires have heard, before they have no room for more.
+/// Reads the flows of all wires, before their buffers are full.
 pub(crate) fn hear(test: &E2eTest) -> Result<()> {
     test.outside.flows()?;
     test.wire("web-1")?.flows().map(drop)
@@ -134,7 +134,7 @@ fn kills_at_random_moments() -> Result<()> {
         for round in 0..20 {
             let what = random.below(3);
             match what {
-                // In whatever window.
+                // In any of the capture windows.
                 0 => thread::sleep(Duration::from_millis(random.below(1500))),
                 1 => {
                     let rules = if round % 2 == 0 { SERVER } else { &more };

@@ -1,4 +1,5 @@
-//! Flow records in files and folders: each packet once, whenever taskgate is killed, and whatever becomes of the others.
+//! Flow records in files and folders: each packet is recorded once, whenever taskgate is killed, and whatever happens to
+//! the other destinations.
 
 use std::{
     collections::BTreeSet,
@@ -79,7 +80,7 @@ fn in_folder(folder: &Path) -> Result<Vec<Record>> {
     Ok(all)
 }
 
-/// No line stands twice: of one flow log no two are alike.
+/// No line occurs twice: the records of a flow log all differ.
 fn ensure_once(records: &[Record]) -> Result<()> {
     let mut lines = BTreeSet::new();
     for record in records {

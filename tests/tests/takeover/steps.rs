@@ -1,6 +1,6 @@
-//! taskgate is killed before each step by which it changes what outlives it: what is in bpffs and in the kernel's hooks, links and
-//! addresses, files. The steps are the system calls of the very binary, counted in a run that nothing disturbs. Ordinarily it is
-//! killed before the first and the last step of each kind; `TASKGATE_TEST_LONG=1` takes them all.
+//! taskgate is killed before each step by which it changes persistent state: bpffs and the kernel's hooks, links and
+//! addresses, files. The steps are the system calls of the real binary, counted in an undisturbed run. By default it is
+//! killed before the first and the last step of each kind; `TASKGATE_TEST_LONG=1` covers all of them.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
     rounds::{hear, under_traffic},
 };
 
-/// What taskgate is killed at.
+/// The operation during which taskgate is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
     Takeover,
@@ -169,7 +169,7 @@ fn at_every_step(works: &[Work]) -> Result<()> {
                 }
             }
         }
-        // Which process writes what in which window depends on time.
+        // Timing decides which process writes in which window, so that some steps may be missed.
         ensure!(missed.len() * 4 <= visited, "{visited} steps, but not {missed:?}");
         remove(test)
     })
