@@ -47,7 +47,7 @@ fn a_configuration_is_applied_and_answered() -> Result<()> {
         "{applied}"
     );
 
-    // What is refused changes nothing, and all that is wrong is told.
+    // A refused configuration changes nothing, and the answer lists all of its errors.
     fs::write(
         folder.join("t.yaml"),
         "taskgate: v1\ngroups:\n- { name: g, nonsense: 1 }\n- { label: h }\n",
@@ -72,7 +72,8 @@ fn a_configuration_is_applied_and_answered() -> Result<()> {
     Ok(())
 }
 
-/// What is no file, or too large, or leads nowhere is told of with its name; nothing waits for it.
+/// A configuration that is not a regular file, is too large, or is a link to nowhere is refused with its name, and does
+/// not block the daemon.
 #[test]
 fn what_is_no_configuration_changes_nothing() -> Result<()> {
     let test = E2eTest::start(server)?;
@@ -123,7 +124,7 @@ fn what_is_no_configuration_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Requests at once, from clients and signals, all get their answer, and what was written last is in force.
+/// Concurrent requests from clients and signals are all answered, and the last written configuration is in force.
 #[test]
 fn many_apply_at_once() -> Result<()> {
     let test = E2eTest::start(server)?;
@@ -163,7 +164,7 @@ fn many_apply_at_once() -> Result<()> {
             "{answers:?}"
         );
     }
-    // Whatever came last, what is asked for after it is in force once it is answered.
+    // Whichever apply was the last, the configuration of a later one is in force once it is answered.
     control.post("/v1/apply", &json!({ "config": folders[1] }))?.ok()?;
     ensure!(probe_for(&test.topology.outside, at(WEB, 91), Answer::Refused)? == Answer::Refused);
     ensure!(probe(&test.topology.outside, at(WEB, 90))? == Answer::Silence);
@@ -221,7 +222,7 @@ fn a_kill_answers_those_who_wait() -> Result<()> {
             thread::sleep(Duration::from_millis(round * 4));
             test.kill()?;
             for client in clients {
-                // Answered, or told by the end of the connection.
+                // The client got an answer, or its connection was closed.
                 let _answer = client.join().unwrap_or_else(|panic| resume_unwind(panic));
             }
             Ok(())

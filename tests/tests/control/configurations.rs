@@ -1,4 +1,5 @@
-//! Configurations that are broken, and files that change while they are read: what is in force is one or the other, whole.
+//! Broken configurations, and files that change while they are read: the configuration in force is the old or the new
+//! one, whole.
 
 use std::{
     fs::{self, File},
@@ -26,7 +27,7 @@ use testkit::{
 
 use crate::{SERVER, WEB, server};
 
-/// Whether the configuration in a folder is what is in force, all of it.
+/// Whether the configuration in a folder is completely in force.
 fn is_in_force(control: &ControlSocket, folder: &Path) -> Result<bool> {
     let differences = control.post("/v1/diff", &json!({ "config": folder }))?.ok()?;
     Ok(differences["model"]["changes"].as_array().is_some_and(Vec::is_empty))
@@ -48,7 +49,7 @@ fn of_two_hundred_mutated_ones_none_is_half_applied() -> Result<()> {
     let other = topology.device("tg-other", &["10.88.0.11"], true)?;
     let group =
         "ingress: [{ protocol: tcp, ports: [80, 90], from: any }, { protocol: tcp, ports: 91, from: [10.99.0.0/24] }]";
-    // No namespace: what a changed name of one would make is no other test's business.
+    // No namespace: a mutated name could make a namespace that another test uses.
     let config = Config::default()
         .group("web", group)
         .group(
@@ -187,7 +188,8 @@ fn files_that_change_while_they_are_read_are_read_whole_or_refused() -> Result<(
     Ok(())
 }
 
-/// What a client is told of with 422, a signal is told of in the log, and holds nothing up either.
+/// An error that a client gets with status 422 is logged if a signal caused the reload, and does not block the daemon
+/// either.
 #[test]
 fn a_signal_finds_what_is_no_configuration() -> Result<()> {
     let test = E2eTest::start(server)?;

@@ -22,7 +22,7 @@ use testkit::{ControlSocket, E2eTest, Ledger, netns::until};
 
 use crate::server;
 
-/// What curl says as this user and group.
+/// The output of curl as this user and group.
 fn curl_as(control: &ControlSocket, uid: u32, gid: u32) -> Result<String> {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "10", "--unix-socket"]);
@@ -67,7 +67,7 @@ fn only_root_and_the_group_may_use_it() -> Result<()> {
     }
     test.daemon.await_message("commands are taken on")?;
 
-    // Somebody changes that by hand.
+    // Mode and owner are changed by hand.
     let mode = |path: &Path| Ok::<_, anyhow::Error>(fs::symlink_metadata(path)?.mode() & 0o7777);
     fs::set_permissions(&control.path, Permissions::from_mode(0o666))?;
     until("the socket has its mode again", || Ok(mode(&control.path)? == 0o660))?;
@@ -115,7 +115,7 @@ fn it_is_made_again_where_somebody_takes_it_away() -> Result<()> {
     until("the socket is there again", answers)?;
     drop(other);
 
-    // What is none of ours and cannot be replaced is left, and told of.
+    // A folder in place of the socket is not taskgate's and cannot be replaced: taskgate leaves and logs it.
     fs::remove_file(&control.path)?;
     fs::create_dir(&control.path)?;
     test.daemon.await_message("cannot be made, and no command is taken")?;
@@ -132,7 +132,7 @@ fn lock_file(test: &E2eTest) -> PathBuf {
     test.control().path.with_extension("lock")
 }
 
-/// What a second taskgate for the instance says, which has to end.
+/// The messages of a second taskgate for the same instance, which must exit with an error.
 fn second_one(test: &E2eTest) -> Result<String> {
     let mut second = test.topology.run_command("main")?;
     let output = second.stderr(Stdio::piped()).output()?;

@@ -37,14 +37,14 @@ struct Request {
 struct Generator<'a> {
     document: &'a Value,
     random: Random,
-    /// What the names of tasks and namespaces begin with that may come to be.
+    /// The prefix of the names of tasks and namespaces that a request may make.
     unique: String,
     /// The folder that is followed.
     folder: String,
 }
 
 impl Generator<'_> {
-    /// A schema, where it stands.
+    /// A schema, with its reference resolved.
     fn resolved<'s>(&'s self, schema: &'s Value) -> &'s Value {
         let name = schema["$ref"]
             .as_str()
@@ -300,7 +300,7 @@ fn check_described(of: &Described<'_>, answer: &HttpAnswer) -> Result<()> {
     Ok(())
 }
 
-/// Undoes what a right request did.
+/// Undoes the effect of a valid request.
 fn undo(control: &ControlSocket, request: &Request, answer: &HttpAnswer) -> Result<()> {
     match (&*request.method, answer.json()) {
         ("POST", Ok(task)) if request.target.ends_with("/isolate") => {

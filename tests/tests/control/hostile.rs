@@ -25,7 +25,7 @@ use crate::{WEB, server};
 const CONNECTIONS: usize = 64;
 /// The limit for a request's head, and for the time between its bytes.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-/// How quickly an answer comes whatever others do.
+/// The longest time to an answer, whatever other clients do.
 const SOON: Duration = Duration::from_secs(2);
 
 /// The socket answers, and packets pass.
@@ -37,7 +37,7 @@ fn check_alive(test: &E2eTest) -> Result<()> {
     Ok(())
 }
 
-/// Sends this and gives what comes back until the other end closes.
+/// Sends this text and returns the daemon's bytes until it closes the connection.
 fn exchange(control: &ControlSocket, text: &[u8]) -> Result<String> {
     let mut connection = control.connect()?;
     match connection.write_all(text) {
@@ -187,7 +187,7 @@ fn slow_clients_are_given_up() -> Result<()> {
     finish(test)
 }
 
-/// Beyond the places that there are, clients are told so at once; places that come free are given.
+/// Clients beyond the limit of connections are refused at once with 503; places that become free are used again.
 #[test]
 fn there_are_so_many_places() -> Result<()> {
     let test = E2eTest::start(server)?;
@@ -206,7 +206,7 @@ fn there_are_so_many_places() -> Result<()> {
     finish(test)
 }
 
-/// Those who send requests as fast as they can and read no answer hold nobody up.
+/// Clients that send requests as fast as they can and read no answer do not block others.
 #[test]
 fn those_who_read_nothing_hold_nobody_up() -> Result<()> {
     let test = E2eTest::start(server)?;
@@ -227,7 +227,7 @@ fn those_who_read_nothing_hold_nobody_up() -> Result<()> {
     for _ in 0..5 {
         check_alive(&test)?;
     }
-    // What was answered by then is whole.
+    // Answers that were sent by then are complete.
     let mut first = deaf.swap_remove(0);
     first.set_nonblocking(false)?;
     let mut start = [0; 15];
@@ -238,14 +238,15 @@ fn those_who_read_nothing_hold_nobody_up() -> Result<()> {
     finish(test)
 }
 
-/// Waits until those who are gone have given their places back. Some clients are told nothing where there are very many.
+/// Waits until the places of closed connections are free. Some clients get no answer if there are very many.
 fn await_place(control: &ControlSocket) -> Result<()> {
     testkit::netns::until("there are places", || {
         Ok(control.get("/v1/status").is_ok_and(|answer| answer.status == 200))
     })
 }
 
-/// Many ask for applies, and most hang up: nobody waits for theirs, and beyond so many clients are sent away at once.
+/// Many clients ask for applies, and most hang up: their applies are not done, and clients beyond a limit are refused at
+/// once.
 #[test]
 fn applies_of_clients_that_are_gone_hold_nobody_up() -> Result<()> {
     const GONE: usize = 300;
@@ -288,7 +289,7 @@ fn applies_of_clients_that_are_gone_hold_nobody_up() -> Result<()> {
         "{begun} and then {applied}: it applied what nobody waited for"
     );
 
-    // Those who wait are so many at most, and are told so at once; a signal comes before them all.
+    // Only a limited number of clients may wait, the others are refused at once; a signal comes before all of them.
     test.daemon.signal(Signal::SIGSTOP)?;
     let mut waiting = (0..CONNECTIONS - 1)
         .map(|number| ask(number, ""))
@@ -312,7 +313,7 @@ fn applies_of_clients_that_are_gone_hold_nobody_up() -> Result<()> {
     finish(test)
 }
 
-/// Comparisons are made one after the other, for those who still want them.
+/// Comparisons run one after the other, and only for clients that are still connected.
 #[test]
 fn comparisons_are_bounded_and_end_with_their_clients() -> Result<()> {
     let test = E2eTest::start(server)?;
@@ -345,7 +346,7 @@ fn comparisons_are_bounded_and_end_with_their_clients() -> Result<()> {
             ensure!(answer.header("retry-after") == Some("1"), "{}", answer.head);
         }
     }
-    // One that was made for somebody who is gone may still hold a place.
+    // A comparison for a closed connection may still hold a place.
     ensure!(compared >= 4, "only {compared} were compared");
     drop(waiting);
     await_place(&control)?;

@@ -1,4 +1,4 @@
-//! The control socket: what it answers, and what it withstands.
+//! The control socket: its answers, and its behaviour towards hostile clients.
 
 mod apply;
 mod configurations;

@@ -1,4 +1,4 @@
-//! The metrics: what they say, and where they are served.
+//! The metrics: their values, and where they are served.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -159,7 +159,7 @@ fn metrics_are_served_on_loopback_where_that_is_asked_for() -> Result<()> {
         let answer = asked(&test.topology.host, path)?;
         ensure!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
     }
-    // Who sends no request keeps nobody out.
+    // Connections without a request do not block others.
     let silent: Vec<TcpStream> = (0..4)
         .map(|_| test.topology.host.run(|| Ok(TcpStream::connect(LISTEN)?)))
         .collect::<Result<_>>()?;
@@ -167,7 +167,7 @@ fn metrics_are_served_on_loopback_where_that_is_asked_for() -> Result<()> {
     drop(silent);
     test.reload(Config::without_extra)?;
     until("they are served no more", || Ok(!is_served(&test.topology.host)?))?;
-    // Somebody else has the address: it is told, and tried again.
+    // Another process has the address: taskgate logs that, and tries again.
     let other = test.topology.host.run(|| Ok(TcpListener::bind(LISTEN)?))?;
     test.reload(|config| config.with(&listen))?;
     test.daemon

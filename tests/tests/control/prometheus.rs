@@ -69,7 +69,7 @@ impl<'a> Prometheus<'a> {
         Ok(Self { child, host })
     }
 
-    /// What its API answers.
+    /// The answer of Prometheus's API.
     fn get(&self, path: &str) -> Result<Value> {
         let mut stream = self.host.run(|| Ok(TcpStream::connect(PROMETHEUS)?))?;
         write!(stream, "GET {path} HTTP/1.0\r\nhost: {PROMETHEUS}\r\n\r\n")?;
@@ -151,7 +151,7 @@ fn promtool_finds_nothing_wrong() -> Result<()> {
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
-    // What rules and docs name is there, and what is there the docs name.
+    // Every metric in rules and docs exists, and every metric that exists is in the docs.
     let family = |line: &str| Some(line.strip_prefix("# TYPE ")?.split(' ').next()?.to_owned());
     let exported: BTreeSet<String> = text.lines().filter_map(family).collect();
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");

@@ -1,4 +1,4 @@
-//! Whoever may use the socket learns of no file that he cannot read himself.
+//! Users of the socket learn nothing about files that they cannot read themselves.
 
 use std::{
     fs::{self, Permissions},
@@ -18,7 +18,8 @@ const NOBODY: u32 = 65534;
 const GROUP: u32 = 54321;
 const SECRET: &str = "xyzzy-of-root";
 
-/// What the socket answers to a user who may open it for the capability that curl is given: no host need have the group.
+/// The socket's answer to a user who can open it by the capability that curl is given, so that the host need not have the
+/// group.
 fn posted_as_nobody(control: &ControlSocket, group: Option<u32>, path: &str, folder: &Path) -> Result<(u16, Value)> {
     let mut command = Command::new("setpriv");
     let nobody = NOBODY.to_string();

@@ -73,7 +73,7 @@ fn one_that_is_stopped_is_not_waited_for() -> Result<()> {
             _ => ensure!(shown.is_empty(), "{command}: {shown}"),
         }
     }
-    // Nobody knows which of them it read while it was stopped, and it does none twice.
+    // It is unknown which requests the daemon read before it was stopped; it carries out none twice.
     testkit::netns::until("it answers", || Ok(test.control().get("/v1/status")?.status == 200))?;
     test.control()
         .post("/v1/tasks/web-1/isolate", &serde_json::json!({ "undo": true }))?

@@ -1,4 +1,4 @@
-//! `GET /v1/status`: the kernel's word, also where somebody meddled.
+//! `GET /v1/status`: the state of the kernel, also after other processes changed it.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ fn drift_kinds(status: &Value) -> Vec<&str> {
     open.filter_map(|deviation| deviation["kind"].as_str()).collect()
 }
 
-/// What was found and put right.
+/// The kinds of drift that were found and repaired.
 fn repaired_kinds(status: &Value) -> Vec<&str> {
     let drift = status["drift"].as_array().map_or(&[][..], Vec::as_slice);
     let past = drift.iter().filter(|deviation| deviation["repaired"].is_u64());
@@ -123,7 +123,7 @@ fn status_tells_of_gates_tables_and_losses() -> Result<()> {
     Ok(())
 }
 
-/// What somebody took off or replaced is found, told of, put right, and told of as that.
+/// A gate that another process detached or replaced is reported, repaired, and reported as repaired.
 fn meddle(attach: &'static str, kind: &str, act: impl Fn(&E2eTest, &str) -> Result<()>) -> Result<()> {
     let test = E2eTest::start(with_gates_as(attach))?;
     let _echo = TcpEcho::start(test.task("web-1")?, 80)?;
@@ -132,7 +132,7 @@ fn meddle(attach: &'static str, kind: &str, act: impl Fn(&E2eTest, &str) -> Resu
     check_gated(&test)?;
     let link = test.topology.host_link("web-1")?;
     act(&test, &link)?;
-    // Told of at once, as the status looks at the kernel.
+    // Reported at once, since the status reads the kernel's state.
     until("it is found", || {
         let status = status(&test)?;
         let kinds = drift_kinds(&status).contains(&kind) || repaired_kinds(&status).contains(&kind);
@@ -211,7 +211,7 @@ fn attach_before(link: &str) -> Result<OwnedFd> {
     Ok(sys::attach_tcx(program.as_fd(), if_nametoindex(link)?, true)?)
 }
 
-/// A program that somebody puts before the gate is told of, and left to those who put it there.
+/// A program that another process attached before the gate is reported, and left to its owner.
 #[test]
 fn a_program_before_the_gate_is_told_of() -> Result<()> {
     let test = E2eTest::start(with_gates_as("tcx"))?;
@@ -258,7 +258,7 @@ fn without_a_daemon_the_status_says_what_stands() -> Result<()> {
     let (code, said) = exit_of(&test, &["apply"])?;
     ensure!(code == Some(NOT_RUNNING) && said.contains("does not run"), "{said}");
 
-    // The next one replaces what is there of the socket.
+    // The next process replaces the socket file that was left.
     test.restart(|config| config)?;
     ensure!(status(&test)?["healthy"] == true);
     let (control, host) = (test.control(), test.topology.host.try_clone()?);
