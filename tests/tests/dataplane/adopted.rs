@@ -230,7 +230,7 @@ fn what_is_not_as_it_was_made_is_made_anew() -> Result<()> {
         ];
         for (case, changes) in cases {
             let (link, ifindex) = killed(&netlink, &spec).await?;
-            // Whoever is in the namespace keeps it.
+            // An open descriptor keeps the namespace, as a process inside would.
             let _inside = Netns::named("web")?;
             if case == "incomplete" {
                 let path = record("link-")?;

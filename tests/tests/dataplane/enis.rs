@@ -64,8 +64,8 @@ fn socket(namespace: &str, address: IpAddr) -> Result<UdpSocket> {
         .with_context(|| format!("cannot bind to {address} in {namespace}"))
 }
 
-/// Sends a datagram there and back, and gives the address that it came from. One that is lost on a busy machine is sent
-/// again: nobody promises that none is.
+/// Sends a datagram there and back, and returns its source address. A datagram that is lost on a busy machine is sent
+/// again, since delivery is not guaranteed.
 fn talk(from: &UdpSocket, to: &UdpSocket) -> Result<SocketAddr> {
     let mut buffer = [0; 8];
     let mut sent = || {
@@ -108,7 +108,7 @@ fn two_tasks_reach_each_other_and_the_host() -> Result<()> {
         let any = socket("b", "0.0.0.0".parse()?)?;
         ensure!(talk(&any, &socket("a", a[1])?)?.ip() == b[0]);
 
-        // Nobody had to ask who has an address.
+        // All neighbour entries are permanent: no address had to be resolved.
         let of = |namespace: &str, link: &str| ip(&format!("{namespace} neighbour show nud permanent dev {link}"));
         for (known, addresses) in [
             (
@@ -237,7 +237,7 @@ fn what_fails_is_undone() -> Result<()> {
             .await
             .unwrap_err();
         ensure!(error.to_string() == "the gate of task `a` does not stand");
-        // The loopback network's address cannot be an ENI's: what was made before is undone.
+        // The second of two equal addresses cannot be added: everything made before is undone.
         let twice = [all[0], all[0]];
         let error = TaskEni::make(&netlink, &spec("a", &twice), open).await.unwrap_err();
         ensure!(
@@ -286,7 +286,7 @@ fn a_namespace_of_the_users_stays() -> Result<()> {
     })
 }
 
-/// Leaves what a run leaves that is killed between making a namespace's file and naming the namespace by it.
+/// Leaves the file of a run that was killed after creating it and before binding the namespace to it.
 pub(crate) fn placeholder(namespace: &str) -> Result<()> {
     let mut options = File::options();
     options.write(true).create_new(true).mode(0o444);
@@ -431,7 +431,7 @@ fn names_differ_by_instance_and_task() {
     assert_ne!(name("a", "bc"), name("ab", "c"));
 }
 
-/// A gate that cannot see what is left to be done to a packet has to see it done.
+/// A gate that cannot see a pending checksum needs packets in which it is already filled in.
 #[test]
 fn a_task_whose_end_fills_in_checksums_sends_what_it_will_be() -> Result<()> {
     sandbox(async || {

@@ -263,7 +263,7 @@ fn each_way_has_its_own_program() -> Result<()> {
                 ip(&format!("{namespace}link set {device} arp off addrgenmode none"))?;
                 ip(&format!("{namespace}link set {device} up"))?;
             }
-            // Before that the kernel drops what is sent.
+            // Until then the kernel drops packets.
             for (namespace, device) in [("", "host"), ("-n task ", "eth0")] {
                 until("both ends carry packets", || {
                     Ok(ip(&format!("{namespace}-oneline link show {device}"))?.contains("state UP"))
@@ -301,7 +301,7 @@ fn a_gate_tells_a_link_that_moved_from_one_that_went() -> Result<()> {
         ensure!(gate.place()? == Place::Here);
         ip("link set host netns other")?;
         ensure!(gate.place()? == Place::Elsewhere && gate.is_gone()?);
-        // Its number is another link's by now, here. That one has no gate.
+        // Its ifindex belongs to another link in this namespace now. That link has no gate.
         ip("link add host index 77 type veth peer name more")?;
         ensure!(gate.place()? == Place::Elsewhere && !gate.is_on(77));
         let second = object.attach_by(&link, AttachKind::Tcx)?;
@@ -358,7 +358,7 @@ fn a_cover_closes_both_sides_until_it_is_lifted() -> Result<()> {
         ensure!(!reaches_task()? && !reaches_host()?);
         drop(cover);
         ensure!(reaches_task()? && reaches_host()?);
-        // Nothing of it stays, and what others have there does.
+        // The cover leaves no qdisc behind.
         ensure!(!qdisc("host")?.contains("clsact"));
         Ok(())
     })

@@ -170,7 +170,7 @@ fn a_watch_that_was_overrun_reads_all_links_again() -> Result<()> {
         let LinkEvent::Present { .. } = next(&mut watch)? else {
             bail!("`lo` is there");
         };
-        // Nobody reads meanwhile: the socket has room for some hundred messages.
+        // The socket is not read meanwhile: it has room for some hundred messages.
         let mut batch = String::from("link add early type bridge\n");
         for number in 0..4000 {
             writeln!(batch, "link set lo alias {number}")?;

@@ -1,4 +1,4 @@
-//! The list of what taskgate made: it alone says what a run may take away that another one left.
+//! The list of objects that taskgate made: it alone decides what a run may remove of an earlier one.
 
 use std::{
     collections::BTreeSet,
@@ -70,7 +70,8 @@ pub(crate) fn edit(path: &Path, from: &str, to: &str) -> Result<()> {
 fn what_others_say_is_taskgates_stays_theirs() -> Result<()> {
     sandbox(async || {
         let netlink = Netlink::open()?;
-        // Whoever is in a namespace can give its links any alias, and this host's administrator may have reasons, too.
+        // A process in a namespace can give its links any alias, and this host's administrator may have reasons to do so,
+        // too.
         ip("netns add theirs")?;
         let words = ["-n", "theirs", "link", "set", "lo", "alias", "taskgate test"];
         ensure!(Command::new("ip").args(words).status()?.success());

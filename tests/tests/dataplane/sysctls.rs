@@ -106,7 +106,7 @@ fn count(netns: &Netns, counter: &str) -> Result<u64> {
     })
 }
 
-/// Does what `sysctl -w` would: a name with slashes in it is one with dots in its parts.
+/// Sets what `sysctl -w` would: in a name with slashes, dots are part of its components.
 fn obey(netns: &Netns, remedy: &str) -> Result<()> {
     let settings = remedy.strip_prefix("sysctl -w ").context("it is another command")?;
     for setting in settings.split(' ') {

@@ -178,7 +178,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
         ensure!(tables.freeze_conn(*id)? == whose(*id)?);
         ensure!(tables.freeze_conn(*id)?.is_none() && tables.marked_conn(*id).is_none());
     }
-    // What is frozen is out of reach, and there until it is freed.
+    // A frozen entry cannot be looked up, and stays until it is freed.
     let mut frozen = BTreeMap::new();
     tables.frozen_conns(&mut |id, key, state| assert_eq!(frozen.insert(id, (key, state)), None))?;
     ensure!(frozen.len() == gone.len());
