@@ -47,7 +47,7 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
         let outside = if v6 { "fd99::2" } else { "10.99.0.2" };
         let spoofed = UdpPeer::bind(task, &at(source, 4000).to_string())?;
         let flow = spoofed.send(at(outside, 53), b"me?")?;
-        // IPv4 records name the ENI's primary address, whatever the packet said.
+        // IPv4 records name the ENI's primary address, whatever the packet's source.
         let recorded = if v6 {
             flow
         } else {
@@ -127,7 +127,7 @@ fn what_is_not_for_a_task_reaches_only_one_that_is_no_endpoint() -> Result<()> {
     Ok(())
 }
 
-/// A topology in which what is outside plays the resolver.
+/// A topology whose outside host has the resolver's addresses.
 fn with_resolver() -> Result<Topology> {
     let topology = Topology::new()?;
     topology.outside.ip("address add 169.254.169.253/32 dev lo

@@ -1,4 +1,4 @@
-//! Authentication headers (RFC 4302): a rule for protocol 51 admits them in both families, and what they carry is not looked at.
+//! Authentication headers (RFC 4302): a rule for protocol 51 admits them in both families, whatever their payload.
 
 use anyhow::Result;
 use testkit::{
@@ -13,7 +13,7 @@ const FAMILIES: [(&str, &str); 2] = [("10.88.0.10", "10.99.0.2"), ("fd88::10", "
 const PORT: u16 = 500;
 const DATA: &[u8] = b"data of the test";
 
-/// A task whose peer may send what `protocol` says, and that may send nothing.
+/// A task whose peers may send the protocol `protocol`, and that may send nothing.
 fn task(config: Config, protocol: &str) -> Config {
     let rules = format!("ingress: [{{ protocol: {protocol}, from: [10.99.0.0/24, 'fd99::/64'] }}], egress: []");
     let addresses = FAMILIES.map(|(task, _)| task);

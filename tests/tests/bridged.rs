@@ -1,4 +1,4 @@
-//! Tasks that share a link with each other and with neighbours that nobody gates: a bridge of their devices.
+//! Tasks that share a link with each other and with ungated neighbours: a bridge of their devices.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -82,7 +82,7 @@ impl Neighbour {
     }
 }
 
-/// An advertisement of an address that takes the place of what was known, with its checksum.
+/// A neighbour advertisement that overrides the known entry, with its checksum.
 fn announces(address: IpAddr, mac: [u8; 6], to: IpAddr, to_mac: [u8; 6]) -> Vec<u8> {
     const OVERRIDE: u16 = 0x2000;
     let IpAddr::V6(target) = address else {
@@ -138,7 +138,7 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
         let segments = held.segments();
         Ok(segments.len() == 2 && segments[0] == segments[1])
     })?;
-    // Who is there speaks: the watcher to the victim and back, the gateway to both.
+    // The hosts on the bridge speak: the victim with the watcher and with the gateway.
     let server = UdpPeer::bind(&watcher.netns, &watcher.on_link(watcher.address, 53))?;
     victim.asks(40000, &watcher)?;
     server.expect(b"query")?;
@@ -178,7 +178,7 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
     ensure!(!known.contains("02:00:00:00:88:20"), "{known}");
     daemon.stop()?;
 
-    // A gate that comes to links on which everybody has spoken long ago cuts nobody off.
+    // A gate that is attached after all hosts on the bridge have spoken cuts none of them off.
     let daemon = topology.start(&config(&topology))?;
     await_gates(&topology.host, "tg-victim")?;
     victim.asks(40002, &watcher)?;
@@ -187,7 +187,7 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
     Ok(())
 }
 
-/// A bridge floods what it knows no end of, and what no rule lets in is nobody's denial.
+/// A bridge floods frames to unknown destinations. Such a frame is not recorded as a denial of the tasks that it reaches.
 #[test]
 fn a_flooded_frame_to_a_link_local_address_of_nobody_accuses_no_task() -> Result<()> {
     const FLOODED: u64 = 20;
@@ -211,7 +211,7 @@ fn a_flooded_frame_to_a_link_local_address_of_nobody_accuses_no_task() -> Result
     for _ in 0..FLOODED {
         from_watcher.send(&frame)?;
     }
-    // Whoever asks for routers is heard by all, too.
+    // Router solicitations reach all tasks as well, so the counters may be higher.
     until("both have counted all", || {
         let counted = held.counted(Ingress, "not-for-task")?;
         Ok(counted.len() == 2 && counted.iter().all(|packets| *packets >= FLOODED))

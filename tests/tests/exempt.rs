@@ -22,7 +22,7 @@ const EXEMPT: [&str; 7] = [
     "fd00:ec2::123",
 ];
 
-/// A topology in which what is outside has all of them.
+/// A topology whose outside host has all of these addresses.
 fn with_services() -> Result<Topology> {
     let topology = Topology::new()?;
     for address in EXEMPT {
@@ -47,7 +47,7 @@ fn header(address: IpAddr) -> u64 {
     if address.is_ipv6() { 40 } else { 20 }
 }
 
-/// One packet of each kind from a service's address to the task's, and what the records have to say of it.
+/// One packet of each kind from a service's address to the task's, with its flow and its bytes above the IP header.
 fn unasked(service: &str) -> Result<Vec<(Vec<u8>, Flow, u64)>> {
     let (from, to) = (ip(service), ip(task_of(service)));
     let tcp = Flow::tcp(at(service, 40_000), at(task_of(service), 80));
@@ -88,8 +88,8 @@ fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
     test.await_denials("task-1", sent)?;
     assert_eq!(held.counted(Ingress, "no-rule")?, [sent]);
     assert!(udp.is_silent()?);
-    // A denial is recorded, also where the peer's traffic leaves no record otherwise; what passed to 169.254.170.2 is,
-    // since AWS's list says nothing of it.
+    // A denial is recorded even where the peer's traffic leaves no record otherwise. Accepted traffic with 169.254.170.2
+    // is recorded, since AWS's list does not contain it.
     let stopped = test.daemon.stop()?;
     let recorded = stopped.ledger()?;
     assert_eq!(recorded.clone().only(Action::Reject), expected);

@@ -48,7 +48,7 @@ fn are_gated(topology: &Topology, device: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// Everything that can go wrong with one task, each with its own task, and what is said of it.
+/// Every fault that a single task can have, each with a separate task, and the message about it.
 fn bad(topology: &Topology, config: Config) -> Result<(Config, Vec<(&'static str, &'static str)>)> {
     let host = &topology.host;
     let namespace = |task: &str| -> Result<(String, Netns)> {

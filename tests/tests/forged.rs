@@ -53,7 +53,7 @@ fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Re
             let [(_, [_, next])] = known[..] else {
                 panic!("{known:?}");
             };
-            // Whatever the upper half is, the lower one is not what comes next.
+            // The lower 16 bits are never the expected ones, whatever the upper ones are.
             for (at, wrong) in [1, 77, 0x7fff, 0x8000, 0xffff].into_iter().enumerate() {
                 let number = (at as u32 * 0x2b5d) << 16 | u32::from(next.wrapping_add(wrong));
                 inject(outside, &segment_packet(live.flow().back(), closes, number, number)?)?;
@@ -115,8 +115,8 @@ fn a_silent_connection_is_there_when_its_server_speaks() -> Result<()> {
     Ok(())
 }
 
-/// SYNs from addresses that nobody has, sent again and with other numbers, and guesses: what the server's stack answers to
-/// them, a bare ACK among it, makes no connection that lasts.
+/// SYNs from unused addresses, repeated and with other sequence numbers, and guessed acknowledgements: the answers of the
+/// server's stack, a bare ACK among them, establish no connection.
 #[test]
 fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
     const PEERS: u16 = 40;
@@ -125,7 +125,7 @@ fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
     let held = MapDump::of(&test.daemon)?;
     let (host, outside) = (&test.topology.host, &test.topology.outside);
     let _echo = TcpEcho::start(test.task("task-1")?, 80)?;
-    // Packets to nobody are sent all the same, and not answered.
+    // The server's answers to the unused address are sent, but get no reply.
     let shown = outside.output("ip", &["-o", "link", "show", "dev", "eth0"])?;
     let mac = shown
         .split_once("link/ether ")
@@ -152,7 +152,7 @@ fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
     for (state, _) in states {
         assert_eq!(state & (state::REPLIED | state::CONFIRMED), state::REPLIED);
     }
-    // Who receives the answer has one at once.
+    // A client that receives the SYN-ACK establishes its connection at once.
     let live = Client::connect(outside, at(TASK[0], 80))?;
     until("hands are shaken", || {
         let states = held.tcp_states()?;
@@ -162,8 +162,8 @@ fn a_flood_of_syns_makes_no_established_connection() -> Result<()> {
     Ok(())
 }
 
-/// Addresses and ports prove nothing: what comes from the metadata service's address, and what two peers send each other
-/// on DHCP's ports, is recorded like anything else.
+/// Addresses and ports prove nothing: packets from the metadata service's address, and packets between two peers on
+/// DHCP's ports, are recorded like any other.
 #[test]
 fn nobody_hides_behind_what_leaves_no_record() -> Result<()> {
     let test = E2eTest::start(|config| {

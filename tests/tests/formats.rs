@@ -1,4 +1,4 @@
-//! Custom formats and JSON: every field against what was really sent, what the configuration says, and the default lines.
+//! Custom formats and JSON: every field compared with the packets sent, the configuration, and the default lines.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -84,7 +84,7 @@ fn configured(config: Config, db_ingress: &str) -> Config {
 
 type JsonRecord = serde_json::Map<String, Value>;
 
-/// Splits what all flow logs wrote into the default lines, and the values of the custom ones and of JSON.
+/// Splits the lines of all flow logs into the default lines, the values of custom formats, and those of JSON.
 fn read(lines: &[String]) -> Result<(Vec<Record>, Vec<Values>, Vec<JsonRecord>)> {
     let fields = format().fields();
     let (mut default, mut custom, mut objects) = (Vec::new(), Vec::new(), Vec::new());

@@ -8,7 +8,7 @@ use testkit::{
 };
 
 const ROUTER: [&str; 2] = ["10.88.0.10", "fd88::10"];
-/// Who is behind the router, and the network that it is in.
+/// The addresses of a host behind the router.
 const BEHIND: [&str; 2] = ["10.66.0.2", "fd66::2"];
 const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
 

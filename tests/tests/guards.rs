@@ -1,4 +1,4 @@
-//! The guards by themselves: without taskgate everything passes, and what is counted is what was sent.
+//! The tests' tools by themselves: without taskgate everything passes, and the counts are those of the packets sent.
 
 use std::net::IpAddr;
 

@@ -95,7 +95,7 @@ fn each_family_needs_rules_of_its_own() -> Result<()> {
 /// AWS: SG-TRACK-4, SG-TRACK-5, SG-TRACK-6
 #[test]
 fn what_is_untracked_is_decided_for_each_family() -> Result<()> {
-    // Wide open for IPv4 both ways; for IPv6 what goes out is not, so what comes in is tracked.
+    // IPv4 is open in both directions; IPv6 egress is not, so IPv6 ingress is tracked.
     let rules = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: [{ protocol: all, to: [0.0.0.0/0] }]";
     let mut test = E2eTest::start(|config| config.group("http", rules).task("web-1", &WEB, &["http"]))?;
     let echo = TcpEcho::start(test.task("web-1")?, 80)?;
@@ -131,7 +131,7 @@ fn neighbours_are_found_and_addresses_are_tried_through_a_closed_gate() -> Resul
             .device_task("task-1", "tg-task", &["fd88::10"], &["closed"])
     };
     let daemon = topology.start(&closed(topology.config()))?;
-    // Duplicate address detection is on: the address is used only once nobody has answered for it.
+    // Duplicate address detection is on: the address is used only after no other host has answered for it.
     let task = topology.device("tg-task", &["fd88::10"], false)?;
     await_gates(&topology.host, "tg-task")?;
     until("the address is tried and taken", || {

@@ -160,7 +160,7 @@ fn what_others_name_after_taskgate_outlives_its_runs() -> Result<()> {
     let before = topology.host.links()?;
 
     topology.start(&config)?.kill_now()?;
-    // A task can do what it likes in its namespace, and is known by its other end.
+    // A task may change anything in its namespace; taskgate knows the ENI by its host end.
     let task = Netns::named(&config.namespace("web-1"))?;
     task.output("ip", &["link", "set", "lo", "alias", "mine"])?;
     let db_1 = config.namespace("db-1");
@@ -185,7 +185,7 @@ fn two_instances_stand_side_by_side() -> Result<()> {
     let topology = Topology::new()?;
     let group = |config: Config| config.group("http", HTTP);
     let first = group(topology.config()).task("web-1", &[WEB], &["http"]);
-    // The other instance knows web as somebody outside.
+    // To the other instance, web is a host outside.
     let second = group(topology.config())
         .task("db-1", &[DB], &["http"])
         .group("http", "ingress: [{ protocol: tcp, ports: 80, from: [10.88.0.10] }]");
@@ -195,7 +195,7 @@ fn two_instances_stand_side_by_side() -> Result<()> {
     let wires = [Wire::tap(&web, "eth0")?, Wire::tap(&db, "eth0")?];
     let _echo = (TcpEcho::start(&web, 80)?, TcpEcho::start(&db, 80)?);
     Client::connect(&db, at(WEB, 80))?.finish()?;
-    // web has no egress, db lets in nobody else.
+    // web has no egress rules, and db admits no other host.
     assert_eq!(probe(&web, at(DB, 80))?, Answer::Silence);
     assert_eq!(probe(&topology.outside, at(DB, 80))?, Answer::Silence);
     let denied_out = testkit::e2e::flow_to(&wires[0], at(DB, 80))?;
@@ -282,7 +282,7 @@ fn a_bad_configuration_never_starts_and_touches_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Every part of a topology goes with it, also what taskgate could not take away.
+/// Everything of a topology is removed with it, also what taskgate could not remove.
 #[test]
 fn a_lab_takes_everything_with_it() -> Result<()> {
     let test = E2eTest::start(two)?;

@@ -21,14 +21,14 @@ const ALL: &str = "ingress: [{ protocol: all, from: any }]";
 /// How long a datagram takes at the most that gets through at all.
 const SOON: Duration = Duration::from_millis(100);
 
-/// Who else may have a link's number.
+/// Whether the link keeps its ifindex in the other namespace, or another link there has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Number {
     Kept,
     Taken,
 }
 
-/// A task's link in another namespace, and who is at its ends.
+/// A task's link in another namespace, and the namespaces at its ends.
 struct Moved {
     topology: Topology,
     task: Netns,
@@ -66,7 +66,7 @@ impl Moved {
             .ip(&format!("link set tg-task netns {}", self.elsewhere.path()))
     }
 
-    /// Up, with an address, and nobody has to ask for anybody.
+    /// Sets the link up with an address and neighbour entries, so that no address has to be resolved.
     fn settle(&self) -> Result<()> {
         let mac = |netns: &Netns, link: &str| -> Result<String> {
             let shown = netns.output("ip", &["-o", "link", "show", "dev", link])?;

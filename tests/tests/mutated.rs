@@ -1,5 +1,5 @@
-//! Configurations that a slip of the hand, a bad tool or somebody who means harm changed: each is refused with what is wrong and
-//! where, or means something that can be compiled. None makes the reader or the compiler panic.
+//! Configurations mutated as by a typing error, a broken tool or an attacker: each is refused with the errors and their
+//! places, or can be compiled. None makes the reader or the compiler panic.
 
 use std::{fs, panic::resume_unwind, path::Path, thread};
 

@@ -70,7 +70,7 @@ fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
             }
         }
         daemon.stop()?;
-        // It was somebody else who made the one that is there now.
+        // taskgate did not make the namespace that has the name now.
         assert_eq!(
             topology.namespaces()?,
             std::slice::from_ref(&name),
@@ -148,7 +148,7 @@ fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
     let error = format!("namespace `{name}` already has an `eth0`");
     symlink(containers[0].path(), &path)?;
     daemon.await_message(&error)?;
-    // Said once, whatever else happens to other names.
+    // Logged once, whatever happens to other names.
     let other = format!("{name}-other");
     for _ in 0..3 {
         netns(&topology, "add", &other)?;
@@ -162,7 +162,7 @@ fn what_cannot_be_made_in_one_namespace_is_made_in_the_next() -> Result<()> {
     Ok(std::fs::remove_file(&path)?)
 }
 
-/// Whatever keeps an ENI from being made again, processes in the namespace stay in it, and get the ENI in the end.
+/// If an ENI cannot be made again, processes in the namespace stay in it, and get the ENI once it can.
 #[test]
 fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
     let topology = Topology::new()?;
@@ -184,7 +184,7 @@ fn a_reload_that_fails_leaves_a_namespace_to_whoever_is_in_it() -> Result<()> {
     Ok(())
 }
 
-/// Neither what is in such a file nor the file itself is taskgate's.
+/// taskgate owns neither such a file nor its contents.
 #[test]
 fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
     let topology = Topology::new()?;
@@ -235,7 +235,7 @@ fn a_file_with_a_tasks_name_is_never_touched() -> Result<()> {
     Ok(())
 }
 
-/// A pipe is no namespace, and nobody waits for its other end.
+/// A pipe is not a namespace, and taskgate does not wait for its other end.
 #[test]
 fn a_pipe_with_a_tasks_name_fails_that_task_alone() -> Result<()> {
     let topology = Topology::new()?;
@@ -243,7 +243,7 @@ fn a_pipe_with_a_tasks_name_fails_that_task_alone() -> Result<()> {
     let path = names::namespace_file(&config.namespace("web-1"));
     std::fs::create_dir_all("/run/netns")?;
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
-    // `ip` opens whatever is in that folder, and would wait for the other end.
+    // `ip` opens every file in that folder, and would wait for the other end.
     let _other_end = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
     let daemon = topology.start(&config)?;
     let other = topology.task("web-2")?;

@@ -1,4 +1,4 @@
-//! Neighbours on real links: what a task may tell them, and what it hears of them.
+//! Neighbour messages on real links: those that a task may send, and those that it receives.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -58,7 +58,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// An advertisement of an address and its hardware address, that takes the place of what was known.
+/// A neighbour advertisement that overrides the known entry.
 fn advertisement(source: &str, destination: &str, target: &str, mac: [u8; 6]) -> Vec<u8> {
     const OVERRIDE: u8 = 0x20;
     let body = [&octets(ip(target))[..], &[2, 1], &mac].concat();
@@ -77,7 +77,7 @@ fn router_advertisement(source: &str, destination: &str) -> Vec<u8> {
     frame
 }
 
-/// A task on a link of somebody else's making, and nothing that it may send but what `rules` say.
+/// A task on a link that taskgate did not make, which may send only what `rules` allow.
 fn closed(rules: &str) -> Result<(Topology, Daemon, Netns)> {
     let topology = Topology::new()?;
     let config: Config = topology.config().group("closed", rules).device_task(
@@ -113,7 +113,7 @@ fn a_task_does_not_become_the_hosts_default_router() -> Result<()> {
     from_task.send(&toward(host, router_advertisement("fe80::9", "fe80::1")))?;
     from_task.send(&toward(host, router_advertisement("fe80::9", "fd99::1")))?;
     held.await_counted(Egress, "spoofed-source", &[3])?;
-    // Such a message from elsewhere does what it is for.
+    // The same message from elsewhere takes effect.
     let outside = Sender::on(&topology.outside, "eth0")?;
     let defaults = || topology.host.output("ip", &["-6", "route", "show", "default"]);
     until("the host has a default router", || {

@@ -1,4 +1,4 @@
-//! Flow records: who tells of what, how much, and when.
+//! Flow records: which ENI reports which packets, how many, and when.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -172,7 +172,7 @@ fn all_icmp_between_two_addresses_is_one_record_each_way() -> Result<()> {
     }
     let expected = test.passed()?;
     let flow = testkit::Flow::icmp(OUTSIDE_V4, WEB.parse()?);
-    // Timestamps are answered with 20 bytes of IPv4 and 20 of ICMP, whatever followed in the question.
+    // Timestamp requests are answered with 20 bytes of IPv4 and 20 of ICMP, whatever their length.
     let counts = [flow, flow.back()].map(|flow| expected.get("web-1", flow, Action::Accept));
     assert_eq!(counts, [Count::new(6, 6 * 84), Count::new(6, 3 * 84 + 3 * 40)]);
     let stopped = test.finish(&expected)?;

@@ -1,4 +1,4 @@
-//! Reloads: their effects, on live connections too, and what they leave unchanged.
+//! Reloads: their effects, also on live connections, and the state that they leave unchanged.
 
 use anyhow::Result;
 use testkit::{
@@ -42,7 +42,7 @@ fn members_join_and_leave_a_group_that_a_rule_names() -> Result<()> {
     // It was tracked, so it lives on without a rule.
     live.echo(1000)?;
     live.finish()?;
-    // Who stayed in the group noticed nothing.
+    // The reload did not affect the task that stayed in the group.
     Client::connect(test.task("web-1")?, at(DB, 5432))?.finish()?;
     let expected = test.denied_in(&[("worker-1", "db-1")])?;
     test.finish(&expected)?;
@@ -158,7 +158,7 @@ fn a_tracked_connection_is_cut_where_the_settings_say_so() -> Result<()> {
     assert!(!cut.echoes()?);
     let flow = cut.abort()?;
     echo.abort()?;
-    // db's answer to what it got last may be sent again, since web's acknowledgement is not let in: it is cut as well.
+    // db may retransmit its last answer, since web's acknowledgement is denied: the retransmission is cut as well.
     let answered = test.wire("web-1")?.received(flow.back())?;
     let expected = test.denied_in(&[("web-1", "db-1")])?.cut("db-1", flow.back(), answered);
     assert_ne!(expected.get("db-1", flow, Action::Reject), Count::default());
@@ -279,7 +279,7 @@ fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
 
     test.reload(|config| config.without_task("old-1"))?;
     assert_eq!(gates(&test.topology.host, "tg-old")?, (1, 1), "the gate stays");
-    // Neither what is new nor what was tracked gets through, in either direction.
+    // Neither new nor tracked connections get through, in either direction.
     let (reached, came) = (
         test.wire("db-1")?.received(live.flow())?,
         wire.received(live.flow().back())?,
@@ -303,7 +303,7 @@ fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
     for (flow, count) in [(flow, again.sent(flow)?), (flow.back(), again.received(flow.back())?)] {
         assert_eq!(recorded.get("old-1", flow, Action::Accept), count);
     }
-    // Of the other connection the records tell what got through before.
+    // The records of the other connection have the packets that got through before.
     for (flow, count) in [(dead, reached), (dead.back(), came)] {
         assert_eq!(recorded.get("old-1", flow, Action::Accept), count);
     }

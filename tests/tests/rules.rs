@@ -181,7 +181,7 @@ fn udp_passes_by_rule_and_back_by_state_and_no_further() -> Result<()> {
     let client = UdpPeer::bind(&test.topology.outside, "10.99.0.2:0")?;
     let stranger = UdpPeer::bind(&test.topology.outside, "10.99.0.2:0")?;
     let flow = client.converse(&server, 3)?;
-    // Another port of the server is not allowed, nor is what the server begins, be it from the very port that answers.
+    // Another port of the server is not allowed, nor is a flow that the server opens, even from the port that answers.
     let denied_in = client.send(other.address(), b"no such rule")?;
     let denied_out = server.send(stranger.address(), b"nobody asked")?;
     test.await_denials("dns-1", 2)?;
@@ -247,7 +247,7 @@ fn icmp_is_met_by_type_and_code() -> Result<()> {
         let (task, flow) = (format!("{name}-1"), Flow::icmp(OUTSIDE_V4, ip(address)));
         test.wire(&task)?.await_received(flow, passed)?;
         test.await_denials(&task, 3 - passed)?;
-        // A task without egress rules answers what it was asked.
+        // A task without egress rules answers requests.
         if passes[0] {
             Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(address))?.echo()?;
         }
@@ -296,7 +296,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
     send(task, WEB, "10.99.0.2", ALLOWED)?;
     test.outside.await_received(out, 1)?;
     send(&test.topology.outside, "10.99.0.2", WEB, DENIED_NUMBER)?;
-    // Both sides' kernels also say by ICMP that nobody speaks the protocol, which no rule allows either.
+    // Both kernels also report by ICMP that the protocol is unsupported, which no rule allows either.
     test.await_denials("tunnel-1", 4)?;
     let expected = test
         .denied_in(&[("outside", "tunnel-1")])?

@@ -118,7 +118,7 @@ impl<K: TableKey + Ord> Journal<K> {
         (key, (packets, conn.bytes.iter().map(Cell::get).sum()))
     }
 
-    /// Reports everything, then gives back what was frozen.
+    /// Reports all entries, then frees the frozen ones.
     fn close_window(&mut self) -> Result<()> {
         let mut told = HashMap::new();
         let mut found = BTreeMap::new();
@@ -237,7 +237,7 @@ impl Drop for Collector {
     }
 }
 
-/// Packets of flows, a few of them at a time; what passed of each.
+/// Sends packets of flows, a few flows at a time. Returns how many packets of each passed.
 fn packets(program: BorrowedFd<'_>, frames: &[Vec<u8>], seed: u64, stop: &AtomicBool) -> Result<Vec<u64>> {
     const PASS: u32 = u32::MAX;
     let mut sent = vec![0; frames.len()];

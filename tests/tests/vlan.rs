@@ -44,7 +44,7 @@ fn gated(topology: &Topology) -> Result<Daemon> {
     Ok(daemon)
 }
 
-/// One datagram that no rule allows, and what a record has to say of it.
+/// Sends a datagram that no rule allows. Returns the flow and the count of its record.
 fn datagram(from: &Netns, source: &str, to: &str) -> Result<(Flow, Count)> {
     let flow = UdpPeer::bind(from, &at(source, 0).to_string())?.send(at(to, 53), b"request")?;
     let headers = if ip(to).is_ipv4() { 28 } else { 48 };
@@ -65,7 +65,7 @@ fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result
     let mut denied = Ledger::default();
     for (task, other) in FAMILIES {
         let mut client = Client::connect(&topology.outside, at(task, 80))?;
-        // More than the link takes at once: segments that nobody has cut yet.
+        // More than the link takes at once: GSO packets of many segments.
         client.echo(200_000)?;
         client.finish()?;
         let mut client = Client::connect(&topology.host, at(other, 443))?;
@@ -85,7 +85,7 @@ fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result
     flow.source.set_ip(ip("10.88.0.10"));
     denied = denied.reject("branch", flow, count);
 
-    // All that crossed the wire was let through, but what came for other ports.
+    // All packets that crossed the wire were let through, except those to other ports.
     let mut expected = denied;
     for ((_, flow), count) in outside.flows()? {
         let is_task = FAMILIES.iter().any(|(task, _)| flow.destination.ip() == ip(task));
@@ -97,7 +97,7 @@ fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result
         };
     }
     let recorded = daemon.stop()?.ledger()?;
-    // How often the host's kernel tries a connection that leads nowhere nobody outside can count.
+    // How often the host's kernel retries a connection without an answer cannot be counted outside.
     let tries = |ledger: &Ledger| {
         FAMILIES.map(|(_, other)| {
             ledger
@@ -201,7 +201,7 @@ fn beside_its_vlan_a_task_on_the_host_is_reached_until_a_rule_of_nftables_closes
     Ok(())
 }
 
-/// On a trunk the gate itself drops what comes for a branch without its tag. Other links it does not see.
+/// On a trunk the gate itself drops packets for a branch without its tag. It does not see other links.
 #[test]
 #[ignore = "needs 802.1Q links: `cargo xtask vm` runs it"]
 fn beside_its_vlan_a_branch_of_the_trunk_is_reached_by_other_links_alone() -> Result<()> {

@@ -209,7 +209,8 @@ fn a_standard_error_that_nobody_reads_holds_nothing_up() -> Result<()> {
     Ok(())
 }
 
-/// A machine's log: an object in each line, from the start to the end, and what a message is about in fields.
+/// The machine-readable log: a JSON object in each line, from the start to the end, with the subjects of a message in
+/// fields.
 #[test]
 fn the_log_is_json_where_it_is_asked_for() -> Result<()> {
     let topology = Topology::new()?;

@@ -114,7 +114,7 @@ fn a_broken_file_changes_nothing_and_one_that_is_written_slowly_is_read_once() -
     fs::write(&file, "taskgate: v1\ngroups: [")?;
     watched.daemon.await_message(REFUSED)?;
     Client::connect(&watched.topology.outside, at(WEB, 80))?.finish()?;
-    // A piece each 100 ms; what stands there meanwhile is no configuration.
+    // A write every 100 ms; until the last one the file is not a valid configuration.
     let (text, begun) = (watched.text(81), Instant::now());
     let half = text.len() / 2;
     for _ in 0..8 {
@@ -129,7 +129,7 @@ fn a_broken_file_changes_nothing_and_one_that_is_written_slowly_is_read_once() -
         ensure!(refused == 1, "{refused} refused");
     }
     let reloaded = watched.said(RELOADED);
-    // To look at files, and what editors leave, is no change.
+    // Reading a file, and the files that editors leave, are no changes.
     fs::read(&file)?;
     fs::write(watched.folder().join(".config.yaml.swp"), "x")?;
     fs::write(watched.folder().join("config.yaml~"), "x")?;

@@ -1,4 +1,4 @@
-//! Gates that somebody takes off.
+//! Gates that another process detaches.
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::{
@@ -41,7 +41,7 @@ fn a_reload_that_meets_a_gate_that_was_taken_off_cuts_nothing() -> Result<()> {
     })
 }
 
-/// What the kernel tells of links does not say that a gate is gone, nor the other way round.
+/// Link notifications of the kernel say nothing about a gate, and a missing gate says nothing about its link.
 #[test]
 fn messages_of_a_link_whose_gate_was_taken_off_cut_nothing() -> Result<()> {
     for_all(|mut gated, sides| {

@@ -1,5 +1,5 @@
-//! Somebody takes away what taskgate has in the kernel: it is found, told of and put right, what lives goes on, and what is
-//! denied passes only until then.
+//! Another process removes taskgate's objects from the kernel: the drift is found, reported and repaired, live
+//! connections go on, and denied packets pass only until then.
 
 mod gates;
 mod names;
@@ -18,10 +18,10 @@ use testkit::{
 
 const WEB: &str = "10.88.0.10";
 const OPEN: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
-/// No rule allows anything: what passes passes as part of a connection that was there before.
+/// No rule allows anything: only packets of earlier connections pass.
 const CLOSED: &str = "egress: []";
 
-/// Who made the task's link.
+/// The maker of the task's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Made {
     ByTaskgate,
@@ -83,7 +83,7 @@ impl Gated {
         self.topology.instance("main")
     }
 
-    /// What `taskgate status` says, which exits by it.
+    /// The status as `taskgate status` reports it; its exit code must match.
     fn status(&self) -> Result<Value> {
         let control = ControlSocket::of(&self.instance());
         let output = control.taskgate(&self.topology.host, &["status", "-o", "json"])?;
@@ -98,7 +98,7 @@ impl Gated {
         Ok(status)
     }
 
-    /// It is told of in the status and in the log, and put right.
+    /// Waits until the drift is reported in the status, repaired, and logged.
     fn await_repair(&self, kind: &str) -> Result<()> {
         let is_told = |status: &Value| {
             let drift = status["drift"].as_array().map_or(&[][..], Vec::as_slice);
@@ -120,7 +120,7 @@ impl Gated {
         self.live.echo(1000)
     }
 
-    /// Nobody was told that a link went, or that one could not be gated.
+    /// No message says that a link is gone, or could not be gated.
     fn check_said(&self) -> Result<()> {
         for wrong in [
             "was taken away",

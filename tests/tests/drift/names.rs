@@ -1,4 +1,4 @@
-//! Names in bpffs that somebody takes away.
+//! Pins in bpffs that another process removes.
 
 use std::{fs, panic::resume_unwind, thread};
 

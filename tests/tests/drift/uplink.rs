@@ -1,4 +1,4 @@
-//! The uplink's prefilter, which somebody takes off.
+//! The uplink's prefilter, which another process detaches.
 
 use std::os::fd::AsFd as _;
 

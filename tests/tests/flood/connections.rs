@@ -115,7 +115,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     Ok(())
 }
 
-/// Tasks that are configured and not there have no floor, and no part in what the others may have.
+/// Tasks that are configured but absent have no floor, and take nothing of the others' room.
 #[test]
 fn a_busy_task_has_what_two_hundred_absent_ones_do_not_use() -> Result<()> {
     const FLOWS: u16 = 20_000;
@@ -140,8 +140,8 @@ fn a_busy_task_has_what_two_hundred_absent_ones_do_not_use() -> Result<()> {
     Ok(())
 }
 
-/// A flood from outside takes three quarters of what a task may have: what the task itself opens, and what is never
-/// filtered, has the rest.
+/// A flood from outside takes at most three quarters of a task's room: the rest is for connections that the task itself
+/// opens, and for traffic that is never filtered.
 #[test]
 fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
     const TOTAL: u64 = 1024;
@@ -181,7 +181,7 @@ fn a_flood_from_outside_does_not_end_what_a_task_itself_opens() -> Result<()> {
     Ok(())
 }
 
-/// Every entry is given back to who was charged for it, however often tasks come and go.
+/// Every entry's charge is returned to its account, however often tasks come and go.
 #[test]
 fn tasks_that_come_and_go_leave_nothing_charged() -> Result<()> {
     let mut test = E2eTest::start(|config| two_clients(config, "{ total: 1024 }"))?;

@@ -1,4 +1,4 @@
-//! Floods of what is denied.
+//! Floods of denied packets.
 
 use anyhow::Result;
 use nix::sys::signal::Signal;

@@ -35,7 +35,7 @@ fn a_flood_of_fragments_is_over_in_seconds() -> Result<()> {
     loud.send(server.address(), &LARGE)?;
     server.expect(&LARGE)?;
     for identification in 1..=LONE {
-        // To somebody else: no datagram that is whole has the same addresses and number.
+        // To another host: no complete datagram has the same addresses and identification.
         let mut first = udp_packet(loud.flow_to(at("10.99.0.3", SINK)), &LARGE[..16])?;
         first[4..6].copy_from_slice(&identification.to_be_bytes());
         first[6] |= MORE_FRAGMENTS;

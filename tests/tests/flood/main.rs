@@ -33,12 +33,12 @@ const ECHO: u16 = 7;
 /// The first port of floods.
 const FIRST: u16 = 10_000;
 
-/// Denied flows that there is room for, and what a task can have of it: its floor, which is an eighth, and the pool.
+/// The room for denied flows, and the part that one task can use: its floor, which is an eighth, and the pool.
 const DENIALS: u64 = 1024;
 const MOST_DENIALS: u64 = DENIALS - DENIALS / 4 / 2;
 
-/// The most connections that a task opens during a flood: less than its share, part of which closed ones use for some
-/// seconds.
+/// The most connections that a task opens during a flood: less than its share, part of which closed connections use for
+/// some seconds.
 const MOST_OPENED: usize = 200;
 
 /// Runs `flood` while a task's connection to the echo outside goes on and it opens and closes others all the time. Gives

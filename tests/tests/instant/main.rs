@@ -1,5 +1,5 @@
-//! One instant: a packet is judged by one configuration whole, however many members there are and however often it is
-//! switched meanwhile; and what does not fit changes nothing. All through the loaded program.
+//! One instant: every packet is judged by one whole configuration, however many members there are and however often the
+//! configuration is switched; a configuration that does not fit changes nothing. All through the loaded program.
 
 mod members;
 mod mixture;

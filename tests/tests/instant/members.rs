@@ -20,7 +20,7 @@ use testkit::{
 
 use super::*;
 
-/// What members of `CLIENTS` may reach, and what members of `OTHERS`.
+/// The port that members of `CLIENTS` may reach, and the one for the other members.
 const PORTS: [u16; 2] = [443, 444];
 const CLIENTS: usize = 1;
 
@@ -60,7 +60,7 @@ fn verdicts(program: &OwnedFd, number: u32, from_port: u16) -> Result<[[bool; 2]
     Ok(found)
 }
 
-/// What they are of a member that is there.
+/// The expected verdicts of a member that is present.
 fn expected(number: u32) -> [[bool; 2]; 2] {
     [[number.is_multiple_of(2), !number.is_multiple_of(2)]; 2]
 }

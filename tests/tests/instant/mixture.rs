@@ -144,7 +144,8 @@ fn ask(gates: &[OwnedFd; 2], number: u64) -> Result<Vec<(&'static str, bool, boo
     Ok(asked)
 }
 
-/// Where the isolated first configuration denies what always passes, the probe is left out: see `parts`.
+/// Whether a probe can show a mixture. With isolation, the first configuration denies the packet that otherwise always
+/// passes: see `parts`.
 fn is_told(name: &str, isolates: bool) -> bool {
     !isolates || name != "the peer to the second port"
 }
@@ -226,7 +227,8 @@ fn hammer(isolates: bool, parts: impl Fn(bool) -> Parts) -> Result<()> {
     Ok(())
 }
 
-/// Rules, members and addresses differ; exempt list and isolation too, where what always passes is isolated in the first.
+/// Rules, members, addresses, the exempt list and isolation differ. The packet that otherwise always passes is not
+/// watched, since the first configuration isolates the task.
 #[test]
 fn no_packet_is_judged_by_a_mixture_of_rules_members_exempt_hosts_and_isolation() -> Result<()> {
     sandbox(|| async { hammer(true, Parts::all) })

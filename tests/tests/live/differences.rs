@@ -1,5 +1,5 @@
-//! `POST /v1/diff`, `taskgate diff` and `apply --dry-run`: what is said of a configuration is what becomes of it, and nothing
-//! is touched.
+//! `POST /v1/diff`, `taskgate diff` and `apply --dry-run`: the predicted changes are those that a configuration makes,
+//! and the prediction changes nothing.
 
 use std::{fs, path::PathBuf};
 
@@ -38,7 +38,7 @@ fn what_a_configuration_would_change_is_told_and_nothing_is_touched() -> Result<
     let mut live = Client::connect(test.task("web-1")?, at(DB, 5432))?;
     live.echo(1000)?;
 
-    // The folder that is followed says what is in force.
+    // The folder that is followed has the configuration in force.
     let same = control.post("/v1/diff", &json!({}))?.ok()?;
     ensure!(
         same["model"]["changes"] == json!([])
@@ -90,7 +90,7 @@ fn what_a_configuration_would_change_is_told_and_nothing_is_touched() -> Result<
     live.echo(1000)?;
     Client::connect(test.task("web-1")?, at(DB, 5432))?.finish()?;
 
-    // It comes as it was told.
+    // The reload does what was predicted.
     test.reload(|config| {
         config
             .group("db", "egress: []")

@@ -1,4 +1,4 @@
-//! Live connections: what becomes of them when rules go, and how taskgate tells of them.
+//! Live connections: their fate when rules are removed, and how taskgate reports them.
 
 mod connections;
 mod differences;

@@ -1,5 +1,5 @@
-//! What becomes of live connections when what allowed them goes: a rule, a group of the ENI, a member of a group, an entry of a
-//! prefix list. By `on-rule-removal: keep` they go on, by `cut` their next packet is denied, and recorded.
+//! Live connections after the removal of what allowed them: a rule, a group of the ENI, a member of a group, an entry of
+//! a prefix list. With `on-rule-removal: keep` they go on; with `cut` their next packet is denied, and recorded.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ use testkit::{
 const TASK: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const CLIENTS: &str = "[10.99.0.0/24, 'fd99::/64']";
 
-/// What goes.
+/// The part of the configuration that is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gone {
     Rule,
@@ -25,7 +25,7 @@ enum Gone {
     OpenRule,
 }
 
-/// Who opens the connections.
+/// The side that opens the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opens {
     Outside,
@@ -154,7 +154,8 @@ fn connections_without_a_rule(gone: Gone) -> Result<()> {
     Ok(())
 }
 
-/// Before anything is revoked: what `diff` says of the connections, which are one of TCP and one of UDP in each family.
+/// Before the removal: the fate that `diff` predicts for the connections, which are one of TCP and one of UDP in each
+/// family.
 fn told(test: &E2eTest, next: &Config, goes_on: bool) -> Result<()> {
     let folder = test.topology.folder().join("next");
     fs::create_dir_all(&folder)?;
@@ -174,7 +175,7 @@ fn told(test: &E2eTest, next: &Config, goes_on: bool) -> Result<()> {
     Ok(())
 }
 
-/// Who opens connections, and who is asked.
+/// The client's and the server's namespace.
 fn ends(test: &E2eTest, opens: Opens) -> Result<(&Netns, &Netns)> {
     let (outside, task) = (&test.topology.outside, test.task("web-1")?);
     Ok(match opens {
@@ -196,7 +197,7 @@ fn one(gone: Gone, opens: Opens, setting: &str) -> Result<()> {
     let mut talks = Talks::open(from, to, sources, addresses, 7000)?;
     let mut spare = Talks::open(from, to, sources, addresses, 7001)?;
 
-    // What changes nothing for them, does nothing to them, however often.
+    // Reloads without an effect on these connections do not touch them, however often they happen.
     for number in 0..2 {
         test.reload(|config| {
             config.group(
@@ -210,7 +211,7 @@ fn one(gone: Gone, opens: Opens, setting: &str) -> Result<()> {
     let goes_on = setting == "keep" && gone != Gone::OpenRule;
     told(&test, &revoke(test.config.clone(), gone, opens), goes_on)?;
     test.reload(|config| revoke(config, gone, opens))?;
-    // Nobody may open one any more.
+    // New connections are denied from now on.
     let (from, _) = ends(&test, opens)?;
     ensure!(try_connect(from, at(addresses[0], 7000))?.is_none());
     spare.go_on()?;
@@ -221,7 +222,7 @@ fn one(gone: Gone, opens: Opens, setting: &str) -> Result<()> {
     } else {
         talks.are_cut()?
     };
-    // What another rule allows was never touched.
+    // Connections that another rule allows were never touched.
     spare.go_on()?;
     drop(spare);
     echoes.iter().try_for_each(TcpEcho::abort)?;

@@ -64,7 +64,7 @@ fn a_task_is_added_judged_recorded_and_removed() -> Result<()> {
         .call("DELETE", "/v1/tasks/nobody", "")?
         .problem(404)?;
 
-    // What it did right before it was removed is in the records too.
+    // Traffic right before the removal is in the records, too.
     ensure!(probe(&topology.outside, at(DB, 82))? == Answer::Silence);
     remove(&topology, "db-1")?;
     check_clean(&topology, &links)?;
@@ -145,7 +145,7 @@ fn a_task_is_bound_to_a_link_that_is_there() -> Result<()> {
     ensure!(answer["link"] == "tgdb", "{answer}");
     check_gate(&topology.outside, &inside, DB)?;
     remove(&topology, "db-1")?;
-    // The link is somebody else's: it stays, closed.
+    // taskgate did not make the link: it stays, closed.
     ensure!(topology.host.links()?.contains(&String::from("tgdb")));
     ensure!(probe(&topology.outside, at(DB, 80))? == Answer::Silence);
     add(&topology, &task)?;

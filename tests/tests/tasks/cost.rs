@@ -1,4 +1,4 @@
-//! The cost of adding a task beside many others.
+//! The cost of adding a task to a host that has many others.
 
 use std::time::Instant;
 

@@ -46,7 +46,7 @@ fn a_kill_at_any_time_leaves_nothing_half_made() -> Result<()> {
             .ok()?
             .to_string()
             .contains("\"db-1\"");
-        // What was answered holds.
+        // A change that was acknowledged is kept.
         ensure!(
             !called || listed == adds,
             "round {round}: answered, and listed: {listed}"

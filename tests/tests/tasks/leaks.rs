@@ -14,12 +14,12 @@ use crate::{DB, add, check_clean, check_gate, db, end, remove, server};
 
 /// Tasks that are there at a time.
 const AT_ONCE: usize = 3;
-/// Memory by which it may have grown, in KiB: what allocators keep.
+/// The accepted growth of memory, in KiB, for memory that allocators keep.
 const GROWN: u64 = 4096;
-/// Threads for what blocks, which end when they have had nothing to do for a while.
+/// Threads for blocking work, which end after they have been idle for a while.
 const IDLE_THREADS: usize = 4;
 
-/// What a daemon holds.
+/// The resources that a daemon holds.
 #[derive(Debug)]
 struct Held {
     /// Its open files by kind.
@@ -95,14 +95,14 @@ fn tasks_that_come_and_go_leave_nothing() -> Result<()> {
     let topology = Topology::new()?;
     let daemon = topology.start(&server(&topology))?;
     let links = topology.host.links()?;
-    // Whatever is made once.
+    // Makes everything that is made only once.
     come_and_go(&topology, 2 * AT_ONCE)?;
     let (before, memory) = (Held::by(&topology, &daemon)?, Process::of(&daemon)?.resident);
-    // Gates that are filters are no links.
+    // Gates that are tc filters are not BPF links.
     let [programs, maps, _links] = before.objects;
     ensure!(programs != 0 && maps != 0, "{before:?}");
     come_and_go(&topology, tasks)?;
-    // At any moment it may serve a client or look at its gates: what is open then was open before, or is closed soon.
+    // At any moment the daemon may serve a client or inspect its gates: files that are open for that are closed soon.
     until("nothing is left", || {
         Ok(before.has_all_of(&Held::by(&topology, &daemon)?))
     })
@@ -110,7 +110,7 @@ fn tasks_that_come_and_go_leave_nothing() -> Result<()> {
     let grown = Process::of(&daemon)?.resident.saturating_sub(memory);
     ensure!(grown < GROWN, "{grown} KiB more");
     check_clean(&topology, &links)?;
-    // Slots, rows, names, links: the next task gets what others had.
+    // Slots, rows, names and links are used again by the next task.
     add(&topology, &db(&topology))?;
     check_gate(&topology.outside, &topology.task("db-1")?, DB)?;
     remove(&topology, "db-1")?;

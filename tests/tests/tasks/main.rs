@@ -57,7 +57,7 @@ fn check_gate(outside: &Netns, task: &Netns, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// Nothing of what was made for added tasks is left: the host has `links`, and no namespace but `web-1`'s.
+/// Nothing made for added tasks is left: the host has `links`, and no namespace but `web-1`'s.
 fn check_clean(topology: &Topology, links: &[String]) -> Result<()> {
     ensure!(topology.host.links()? == links, "{:?}", topology.host.links()?);
     let namespaces = topology.namespaces()?;
