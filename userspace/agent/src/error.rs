@@ -46,7 +46,7 @@ pub enum StartError {
         operation: &'static str,
         /// The lock file.
         path: String,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: io::Error,
     },
@@ -57,7 +57,7 @@ pub enum StartError {
          itself are cut"
     )]
     Left {
-        /// Why not.
+        /// Why they cannot be taken over.
         why: String,
     },
     /// Not everything could be removed.
@@ -77,7 +77,7 @@ pub enum StartError {
     Process {
         /// The missing thing.
         object: &'static str,
-        /// Why.
+        /// The underlying error.
         #[source]
         cause: io::Error,
     },
@@ -116,7 +116,7 @@ pub enum ConfigurationError {
     Rights {
         /// Their folder.
         folder: String,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: io::Error,
     },
@@ -137,7 +137,7 @@ pub enum AttachError {
         task: String,
         /// The state of its link.
         left: LinkLeft,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: LinkError,
     },
@@ -148,7 +148,7 @@ pub enum AttachError {
         task: String,
         /// The state of its link.
         left: LinkLeft,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: GateError,
     },
@@ -157,7 +157,7 @@ pub enum AttachError {
     Eni {
         /// The task.
         task: String,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: EniError,
     },
@@ -166,7 +166,7 @@ pub enum AttachError {
     Addresses {
         /// The task.
         task: String,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: EniError,
     },
@@ -175,7 +175,7 @@ pub enum AttachError {
     Uplink {
         /// The link.
         device: String,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: LinkError,
     },
@@ -184,7 +184,7 @@ pub enum AttachError {
     Trunk {
         /// The link.
         device: String,
-        /// Why not.
+        /// The underlying error.
         #[source]
         cause: GateError,
     },

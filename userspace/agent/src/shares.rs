@@ -1,4 +1,5 @@
-//! How the tasks share the kernel's tables: floors and pools by who is present, and what is said where one is at its limit.
+//! How tasks share the kernel's tables: computes floors and pools for the tasks that are present, and logs tasks that
+//! are at their limit.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +19,7 @@ use super::{
     sizes::{room, share},
 };
 
-/// A task that found no room is spoken of again once it has found room for so long.
+/// A task that was refused room is logged again only after it has found room for this long.
 const QUIET: Duration = Duration::from_mins(10);
 
 /// A configured task.
@@ -45,7 +46,7 @@ impl<'a> Sharer<'a> {
     }
 }
 
-/// Which tables are so full that what is over should go at once.
+/// Which tables are so full that expired entries should be freed at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pressure {
     /// Tracked connections.
@@ -63,16 +64,16 @@ pub(super) struct Shares {
     tasks: u32,
     /// The highest slot that any task has had.
     highest: u16,
-    /// The refusals of each slot at the last look, by table.
+    /// The refusal counts of each slot at the last update, by table.
     refused: HashMap<u16, [u64; 3]>,
-    /// When a slot was refused room in a table last.
+    /// When a slot was last refused room in a table.
     told: HashMap<(u16, usize), Instant>,
 }
 
 impl Shares {
-    /// Divides the tables among the tasks that are present, by what is in use now, and says so where that changes. Whose
-    /// link is not there has no floor: nothing can be sent to it or by it. `all`: all will be there in a moment. Gives which
-    /// tables are short of room.
+    /// Divides the tables among the tasks that are present, given what is in use now, and logs changes. A task without
+    /// a link gets no floor, since it can neither send nor receive. `all`: all tasks count as present, since their
+    /// links are about to come up. Returns which tables are short of room.
     pub(super) fn update(
         &mut self,
         settings: &Settings,
@@ -134,7 +135,7 @@ impl Shares {
         })
     }
 
-    /// What a task uses, and may use by the shares in force and its cap of connections.
+    /// A task's usage of the tables, and its limits by the shares in force and its connection cap.
     pub(super) fn fills(&self, usage: &UsageState, cap: Option<u32>) -> TableFills {
         let fill = |table: Shared, cap: Option<u32>, refused| {
             let Share { floor, pool } = self.in_force[table as usize];
@@ -151,7 +152,7 @@ impl Shares {
         }
     }
 
-    /// Says once which tasks found no room.
+    /// Logs which tasks were refused room, once for each task and table.
     fn tell(&mut self, present: &HashMap<u16, &str>, cap: u32, used: &[(u16, UsageState)]) {
         let now = Instant::now();
         for (slot, usage) in used {
@@ -178,7 +179,7 @@ impl Shares {
     }
 }
 
-/// Whether more than half of the pool is in use; where there is none, of a floor; or of a task's cap.
+/// Whether more than half is in use of the pool, or of any floor if there is no pool, or of any task's cap.
 fn is_short(used: &[(u16, UsageState)], table: Shared, share: Share, cap: u32) -> bool {
     let half = |of: u32| u64::from(of) / 2;
     used.iter().any(|(slot, usage)| {
@@ -191,7 +192,7 @@ fn is_short(used: &[(u16, UsageState)], table: Shared, share: Share, cap: u32) -
     })
 }
 
-/// The message about a task that met a limit.
+/// The message about a task that has reached a limit.
 fn limit_text(name: &str, table: Shared, packets: u64, share: Share, cap: u32, usage: &UsageState) -> String {
     let Share { floor, pool } = share;
     let capped = table == Shared::Connections && usage.conns.total() >= u64::from(cap) / 4 * 3;

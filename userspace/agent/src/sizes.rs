@@ -7,15 +7,15 @@ use taskgate_compiler::EniLimits;
 use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 use taskgate_model::{Binding, Floor, Model, Settings};
 
-/// How often it is looked at whether tables are short of room, and what tasks were refused.
+/// Interval at which tables are checked for shortage of room, and tasks for refusals.
 pub(super) const ROOM_EVERY: Duration = Duration::from_millis(500);
-/// How often connections that are over are removed at most where room for them is short: a large table takes a while.
+/// Minimum interval between removals of expired connections for want of room: a large table takes a while.
 pub(super) const GC_EVERY: Duration = Duration::from_secs(2);
 
-/// How often connections are looked for that have carried so much that their packet counters may come round.
+/// Interval of the search for connections with so much traffic that their packet counters may wrap around.
 pub(super) const LARGE_EVERY: Duration = Duration::from_secs(5);
 
-/// The gate of each task.
+/// The limits of each task's gate.
 pub(super) fn gate(model: &Model) -> EniLimits {
     EniLimits {
         connections: model.settings.connections.per_task.unwrap_or(NO_CAP),
@@ -23,25 +23,25 @@ pub(super) fn gate(model: &Model) -> EniLimits {
     }
 }
 
-/// How many flow records are held at most: those of full tables, both directions of each connection. Flows that come and go
-/// within a window of minutes could be any number.
+/// Maximum number of flow records held: as many as full tables yield, with both directions of each connection. Flows
+/// that come and go within a window of minutes could be any number.
 pub(super) fn records(tables: &LoadOptions) -> usize {
     2 * tables.conns as usize + tables.denials as usize
 }
 
-/// Why some links may stay closed with so many open files as this process may have; `None` if these are enough, or nobody
-/// knows how many it may have.
+/// A warning that some links may stay closed because of this process's limit on open files; `None` if the limit
+/// suffices or is unknown.
 pub(super) fn too_few_files(model: &Model, limit: Option<u64>) -> Option<String> {
-    /// Those of the kernel program, netlink, what is read, and some more.
+    /// File descriptors of the kernel program, of netlink and of files being read, and a reserve.
     const BESIDE: u64 = 64;
     let (mut tasks, mut files) = (0_u64, BESIDE);
     for binding in model.gated().filter_map(|eni| eni.binding.as_ref()) {
         let of_task = match binding {
-            // Both sides of the gate.
+            // One for each side of the gate.
             Binding::Device(_) => 2,
-            // And the namespace.
+            // One more for the namespace.
             Binding::Namespace(_) => 3,
-            // The trunk's gate is theirs too.
+            // Branches share the trunk's gate.
             Binding::Vlan(_) => continue,
         };
         tasks += 1;
@@ -65,7 +65,7 @@ pub fn table_bytes(settings: &Settings) -> usize {
     sizes.flow_bytes()
 }
 
-/// The room in a table, and the floor that the settings have for it.
+/// The capacity of a table, and the floor that the settings have for it.
 pub fn room(settings: &Settings, conns: u32, denials: u32, table: Shared) -> (u32, Floor) {
     match table {
         Shared::Connections => (conns, settings.connections.floor),
@@ -80,8 +80,8 @@ pub fn room(settings: &Settings, conns: u32, denials: u32, table: Shared) -> (u3
     }
 }
 
-/// How a table with room for `total` is shared by so many present tasks: what is no floor is the pool. `overdrawn`: what is
-/// charged to floors beyond what these are now.
+/// The division of a table with room for `total` among this many present tasks: the room beyond the floors is the pool.
+/// `overdrawn`: the number of entries charged to floors in excess of the new floors.
 pub fn share((total, floor): (u32, Floor), tasks: u32, overdrawn: u32) -> Share {
     let floor = floor.of(total, tasks);
     Share {

@@ -1,5 +1,6 @@
-//! What a process leaves to the next one beside the kernel's tables and the journal: the numbers by which entries name
-//! ENIs and rules. A file in /run, replaced as a whole, before what it says is in force.
+//! State that a process leaves to the next one, in addition to the kernel's tables and the journal: the numbers by
+//! which table entries refer to ENIs and rules. A file in /run, replaced as a whole before the numbers in it come into
+//! force.
 
 use std::{
     collections::BTreeMap,
@@ -17,21 +18,21 @@ use taskgate_ebpf::{abi::TABLE_LAYOUT, conntable::Seed};
 use taskgate_model::Direction;
 use taskgate_net::eni::STATE_FOLDER;
 
-/// What such a file holds.
+/// The content of a state file.
 pub(super) trait Kept: Serialize + DeserializeOwned {
-    /// How the file's name goes on behind the instance's.
+    /// The extension of the file's name, after the instance's name.
     const SUFFIX: &str;
-    /// Raised whenever the file has another form.
+    /// The version of the file's format, raised with every change of it.
     const FORMAT: u32;
 
-    /// The form that it was written in.
+    /// The format version that the file was written in.
     fn format(&self) -> u32;
 
-    /// The boot that it speaks of.
+    /// The id of the boot during which the file was written.
     fn boot(&self) -> &str;
 }
 
-/// Why the state of an earlier process cannot be read, or that of this one not be kept.
+/// Why the state of an earlier process cannot be read, or that of this process cannot be saved.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} `{path}`")]
 pub struct StateError {
@@ -41,7 +42,7 @@ pub struct StateError {
     cause: io::Error,
 }
 
-/// A file of an instance.
+/// A state file of an instance.
 #[derive(Clone, Debug)]
 pub(super) struct KeptFile<T> {
     path: PathBuf,
@@ -49,10 +50,10 @@ pub(super) struct KeptFile<T> {
     content: PhantomData<T>,
 }
 
-/// The file with the numbers.
+/// The file with the numbers of ENIs and rules.
 pub(super) type StateFile = KeptFile<State>;
 
-/// What is in it.
+/// The content of the [`StateFile`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct State {
@@ -128,7 +129,7 @@ impl Kept for State {
 }
 
 impl State {
-    /// That of a process whose tables are new.
+    /// The initial state of a process with new tables.
     pub(super) fn of(object: &BpfObject, boot: &str) -> Self {
         let options = object.options();
         Self {
@@ -145,7 +146,7 @@ impl State {
         }
     }
 
-    /// The sizes of its tables.
+    /// Replaces the sizes in `options` with those of the saved tables.
     pub(super) fn sizes(&self, options: LoadOptions) -> LoadOptions {
         LoadOptions {
             conns: self.conns,
@@ -155,12 +156,12 @@ impl State {
         }
     }
 
-    /// The register of its rules.
+    /// The register of the saved rules and their numbers.
     pub(super) fn rule_ids(&self) -> RuleIds {
         RuleIds::of(self.rules.iter().map(NumberedRule::from).collect())
     }
 
-    /// Takes over the numbers that are given by now.
+    /// Updates the generation and the numbers of ENIs and rules.
     pub(super) fn update(&mut self, generation: u64, enis: BTreeMap<u16, String>, rules: &RuleIds) {
         self.generation = generation;
         self.enis = enis;
@@ -182,20 +183,20 @@ impl<T: Kept> KeptFile<T> {
         })
     }
 
-    /// This boot.
+    /// The id of the current boot.
     pub(super) fn boot(&self) -> &str {
         &self.boot
     }
 
-    /// Where it is.
+    /// The file's path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What an earlier process of this boot left, if one did.
+    /// Reads the file that an earlier process of this boot left, if there is one.
     pub(super) fn read(&self) -> Result<Option<T>, StateError> {
         let mut options = OpenOptions::new();
-        // A pipe would be waited for.
+        // Without `O_NONBLOCK`, opening a named pipe would block.
         let opened = options
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -210,7 +211,7 @@ impl<T: Kept> KeptFile<T> {
             .map_err(io::Error::from)
             .map_err(self.failed("make sense of"))?;
         if state.boot() != self.boot {
-            // What it speaks of is gone.
+            // The file is of an earlier boot: everything that it describes is gone.
             return Ok(None);
         }
         if state.format() != T::FORMAT {
@@ -224,7 +225,7 @@ impl<T: Kept> KeptFile<T> {
         Ok(Some(state))
     }
 
-    /// Writes it in place of what is there.
+    /// Writes the file, replacing an existing one in one step.
     pub(super) fn write(&self, state: &T) -> Result<(), StateError> {
         let next = self.next();
         let write = || -> io::Result<()> {
@@ -238,7 +239,7 @@ impl<T: Kept> KeptFile<T> {
         write().map_err(self.failed("write"))
     }
 
-    /// Removes it, and what was half written; nothing to do where there is none.
+    /// Removes the file and a partly written successor, if they exist.
     pub(super) fn remove(&self) -> Result<(), StateError> {
         for path in [self.next(), self.path.clone()] {
             match fs::remove_file(&path) {
@@ -249,7 +250,7 @@ impl<T: Kept> KeptFile<T> {
         Ok(())
     }
 
-    /// The file beside it, in which the next one is written.
+    /// The temporary file in which the successor is written.
     fn next(&self) -> PathBuf {
         self.path.with_extension(format!("{}.next", T::SUFFIX))
     }

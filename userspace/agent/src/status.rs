@@ -1,4 +1,4 @@
-//! What clients are told of a running taskgate: read from the kernel where that knows.
+//! Answers to clients about a running taskgate, read from the kernel where the kernel knows.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use super::{
     reloads::Reloads,
 };
 
-/// What `GET /v1/status` answers of what was seen in the kernel. `began`: when this process began.
+/// The answer of `GET /v1/status`, after an inspection of the kernel. `began`: the start time of this process.
 pub(super) fn status(
     options: &RunOptions,
     daemon: &mut Daemon,
@@ -89,14 +89,14 @@ fn task(seen: &SeenTask, usage: &HashMap<&str, &TaskUsage>) -> Option<TaskStatus
         isolated: false,
         slot: usage.map(|usage| usage.slot),
         state: held.state,
-        // It may have another name by now.
+        // The link may have been renamed.
         link: link.map(|link| name_of(link.ifindex).unwrap_or_else(|_| link.name.clone())),
         ifindex: link.map(|link| link.ifindex),
         vlan: held.vlan,
         gates: sides
             .iter()
             .map(|(ingress, program)| GateSide {
-                // What a task sends a veth's host end receives.
+                // Packets that a task sends are received by the host's end of its veth pair.
                 direction: if *ingress == faces_task { "egress" } else { "ingress" }.to_owned(),
                 attach: held
                     .gate
@@ -120,7 +120,7 @@ fn attach(kind: AttachKind) -> &'static str {
     }
 }
 
-/// A task of whose error the log told when it came.
+/// A task that is still not gated because of an error that was logged when it occurred.
 fn still_failed(task: &str) -> NotGated {
     NotGated {
         task: Some(task.to_owned()),
@@ -136,7 +136,7 @@ pub(super) fn kernel() -> String {
     )
 }
 
-/// What `POST /v1/apply` answers once a configuration is in force.
+/// The answer of `POST /v1/apply` once a configuration is in force.
 pub(super) fn applied(generation: u64, counts: &Counts, wrong: &[AttachError], warnings: &[Problem]) -> Applied {
     let not_gated = |error: &AttachError| NotGated {
         task: error.task().map(str::to_owned),

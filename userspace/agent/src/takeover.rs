@@ -1,8 +1,9 @@
-//! What an earlier process left, and whether this one can go on with it.
+//! Finds the state of an earlier process, and decides whether this process can take it over.
 //!
-//! The tables go on as they are. The image is a new one, so that its layout may be another, also that of an older or newer
-//! build: a gate judges by the image of the program that it has, and gets the new program once its link is bound in the new image. Killed in between, some gates
-//! have one image and some the other: so all of them are looked at, and of a slot's epochs the highest counts.
+//! The tables are used as they are. The image is a new one, so that its layout may differ from that of an older or
+//! newer build: a gate judges by the image of its program, and gets the new program once its link is bound in the new
+//! image. If a process is killed in between, some gates use one image and some the other. So all images are read, and
+//! the highest of a slot's epochs counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,7 @@ use super::{
     state::{State, StateFile},
 };
 
-/// What an earlier process left.
+/// The state that an earlier process left, and its images.
 #[derive(Debug)]
 pub(super) struct Takeover {
     pub(super) state: State,
@@ -27,11 +28,12 @@ pub(super) struct Takeover {
 }
 
 impl Takeover {
-    /// Looks what is there. `None`: tables that anybody could go on with are not. `gates`: whether gates stand. `drop`: what
-    /// cannot be gone on with may be given up.
+    /// Looks for the state of an earlier process. `None` if there are no tables to take over. `gates`: whether gates
+    /// are attached. `drop`: whether tables that cannot be taken over may be given up.
     ///
     /// # Errors
-    /// [`StartError::Left`] if gates stand whose connections this build cannot go on with. Nothing is changed then.
+    /// [`StartError::Left`] if gates are attached whose connections this build cannot take over. Nothing is changed
+    /// then.
     pub(super) fn find(file: &StateFile, pins: &Pins, gates: bool, drop: bool) -> Result<Option<Self>, StartError> {
         let why = match Self::read(file, pins) {
             Ok(Some(found)) => return Ok(Some(found)),
@@ -47,7 +49,7 @@ impl Takeover {
                 "tracked connections of an earlier run are given up ({why}): those that no rule allows by itself are cut"
             );
         }
-        // Without gates nobody depends on what is there: a start that was killed, or links that are gone.
+        // Without gates, nothing depends on these remains of a start that was killed, or of links that are gone.
         Ok(None)
     }
 
@@ -64,7 +66,7 @@ impl Takeover {
             ));
         }
         BpfObject::check_carried(&state.sizes(LoadOptions::default()), pins).map_err(|error| chain(&error))?;
-        // Killed, or failed, before its first generation.
+        // Images without a generation are left by a process that was killed, or failed, before its first one.
         let is_used = |image: &MmapArray<AtomicU64>| ImageControl::new(&**image).generation() != 0;
         pins.release_unused_images(is_used).map_err(|error| chain(&error))?;
         let images: Vec<_> = pins
@@ -73,7 +75,7 @@ impl Takeover {
             .into_iter()
             .map(ImageControl::new)
             .collect();
-        // Not one of them may be left out: the highest of a slot's epochs counts.
+        // None of the images may be left out: the highest of a slot's epochs counts.
         if images.iter().any(|image| !is_readable(image.layout())) {
             return Err(String::from(
                 "the image that its gates judge by says in another way than this taskgate reads which connections are old",
@@ -91,7 +93,7 @@ impl Takeover {
         generations.fold(self.state.generation, u64::max)
     }
 
-    /// The epoch of a slot that counts.
+    /// The epoch of a slot that counts: the highest one in all images.
     pub(super) fn epoch(&self, slot: u16) -> u32 {
         let epochs = self.images.iter().map(|image| image.epoch(slot));
         epochs.fold(0, u32::max)
@@ -104,7 +106,7 @@ impl Takeover {
         slots.filter_map(|slot| Some((*slot, link(slot)?))).collect()
     }
 
-    /// The number of the capture window that runs.
+    /// The number of the current capture window.
     pub(super) fn window(&self) -> u32 {
         let windows = self.images.iter().rev().map(ImageControl::window);
         windows.into_iter().find(|window| *window != 0).unwrap_or(0)

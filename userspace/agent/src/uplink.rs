@@ -1,4 +1,4 @@
-//! The uplink's prefilter. Without it nothing is open: the gates behind it judge the same.
+//! The uplink's prefilter. Without it nothing is open: the gates behind it reach the same verdicts.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::error::chain;
 
-/// The prefilter of the uplink, while its link is there.
+/// The prefilter of the uplink, while the uplink's link exists.
 #[derive(Debug, Default)]
 pub(super) struct PrefilteredUplink(Option<Prefiltered>);
 
@@ -23,13 +23,13 @@ pub(super) struct PrefilteredUplink(Option<Prefiltered>);
 struct Prefiltered {
     link: Link,
     mode: UplinkMode,
-    /// Before the switch that it needs off.
+    /// Declared before `_tags`, so that the prefilter is detached before VLAN offload, which it needs off, is restored.
     prefilter: Option<XdpPrefilter>,
     _tags: Option<VlanOffload>,
 }
 
 impl PrefilteredUplink {
-    /// Has the prefilter on this link, and on no other.
+    /// Attaches the prefilter to this link, and detaches it from any other.
     pub(super) fn reconcile(&mut self, object: &mut BpfObject, uplink: Option<(Link, UplinkMode)>) {
         let stays = |active: &Prefiltered| {
             let same = |(link, mode): &(Link, UplinkMode)| (link.ifindex, *mode) == (active.link.ifindex, active.mode);
@@ -51,7 +51,7 @@ impl PrefilteredUplink {
         }
     }
 
-    /// The link that lost its prefilter and is still there.
+    /// The name of the link that lost its prefilter, if the link still exists.
     pub(super) fn lost(&self) -> io::Result<Option<String>> {
         let Some(Prefiltered {
             link,
@@ -65,14 +65,14 @@ impl PrefilteredUplink {
         Ok(lost.then(|| link.name.clone()))
     }
 
-    /// Attaches one again that was taken off.
+    /// Attaches the prefilter again if it was detached.
     pub(super) fn restore(&mut self, object: &mut BpfObject) {
         let uplink = self.0.as_ref().map(|active| (active.link.clone(), active.mode));
         self.reconcile(object, uplink);
     }
 }
 
-/// The prefilter, where it can be had.
+/// Attaches the prefilter where possible, and logs how, or why not.
 fn attach(object: &mut BpfObject, link: &Link, mode: UplinkMode) -> (Option<XdpPrefilter>, Option<VlanOffload>) {
     let name = &link.name;
     let late = |why: &str| {

@@ -55,7 +55,7 @@ impl ConnectionLines {
     }
 
     /// The next lines; `None` at the end. Reads on until there is a line to return, but returns an empty piece after
-    /// [`SILENT`] pieces without one, so that a gone client is noticed.
+    /// `SILENT` pieces without one, so that a gone client is noticed.
     pub(crate) fn piece(&mut self) -> io::Result<Option<Vec<u8>>> {
         /// Maximum number of pieces without a line that are read in one call.
         const SILENT: usize = 64;

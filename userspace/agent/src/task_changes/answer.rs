@@ -1,4 +1,4 @@
-//! What clients are told of a task, and of why nothing was done with it.
+//! Answers to clients about single tasks: the task, or the reason why nothing was done with it.
 
 use taskgate_api::{ProblemDetails, Task};
 
@@ -10,7 +10,7 @@ use crate::{
     refusal::{problems_at, refusal},
 };
 
-/// Does what a call asks for, and answers it. An error is the link guard's end.
+/// Carries out a call and answers it. An error means that the link guard has ended.
 pub(crate) async fn answer(daemon: &mut Daemon, call: TaskCall) -> Result<(), RunningError> {
     let (done, answer) = match call {
         TaskCall::Add(new, answer) => (daemon.add_task(&new).await, answer),
@@ -18,7 +18,7 @@ pub(crate) async fn answer(daemon: &mut Daemon, call: TaskCall) -> Result<(), Ru
         TaskCall::Isolate(task, undo, answer) => (daemon.isolate_task(&task, undo).await, answer),
     };
     match done {
-        // A client may be gone.
+        // The client may have disconnected.
         Ok(gated) => {
             let _told = answer.send(Ok(task(gated)));
         }

@@ -1,5 +1,5 @@
-//! A task that comes or goes alone: its rows in the generation in force, and no compilation, where its groups are those of
-//! another task.
+//! Adds or removes a single task in the generation in force, by changing its rows and without compilation, where
+//! another task has the same groups.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,12 +17,12 @@ use crate::{
 type GatedSlots = HashMap<String, u16>;
 
 impl Daemon {
-    /// Brings the only difference between the model in force and another one into the image, if it is that a task comes or goes
-    /// and no policy is new for that. Gives the slots of all gated ENIs then.
+    /// Applies the difference between the model in force and another one to the image, if it consists of a single task
+    /// that comes or goes and no new policy is needed. Returns the slots of all gated ENIs then.
     pub(crate) fn change_one(&mut self, model: &Model) -> Result<Option<GatedSlots>, ConfigurationError> {
         let changed = match LiveChange::between(self.model(), model) {
             Some(LiveChange::Added(_)) => self.stage_one(model)?,
-            // Connections of others with it are judged anew in a new generation only.
+            // Other tasks' connections with the removed task have to be judged anew, which needs a new generation.
             Some(LiveChange::Removed(_)) if model.settings.on_rule_removal == OnRuleRemoval::Cut => false,
             Some(LiveChange::Removed(eni)) => self.image.writer().remove_eni(model, eni),
             None => false,
@@ -48,13 +48,13 @@ impl Daemon {
         let staged = match writer.stage_eni(model, eni, limits, model.exempt().dhcp) {
             Ok(Some(staged)) => staged,
             Ok(None) => return Ok(false),
-            // A new generation may have room where what is gone still has some of this one.
+            // A new generation may have room that removed tasks still occupy in this one.
             Err(error) => {
                 debug!("a new generation for one task: {error}");
                 return Ok(false);
             }
         };
-        // Before any entry has its number.
+        // The state file has to be written before any entry can carry the new number.
         let slots = staged.writer().slots();
         self.state.update(generation, slots, &self.rule_ids);
         self.file.write(&self.state)?;
@@ -62,7 +62,7 @@ impl Daemon {
         Ok(true)
     }
 
-    /// Has records and gates follow a model that [`Self::change_one`] brought into the image.
+    /// Updates records and gates for a model that [`Self::change_one`] brought into the image.
     pub(crate) async fn follow_one(
         &mut self,
         model: Arc<Model>,
@@ -72,7 +72,7 @@ impl Daemon {
         self.bind_records(&model, slots);
         let wrong = self.follow(model, slots).await?;
         if fewer {
-            // So that what it had is free again. Nobody who adds a task waits for that.
+            // Frees the room of the removed task. Adding a task does not wait for this.
             self.image.synchronize();
         }
         self.share(false);

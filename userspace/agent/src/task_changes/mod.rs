@@ -1,7 +1,8 @@
 //! Tasks that are added, removed and isolated while taskgate runs.
 //!
-//! Whoever adds a task comes through here: it is held to the rules of the files, kept in a file before it is in force, and
-//! answered for once its gate stands. Where that fails everything is as it was.
+//! Every task that is added passes through here: it is validated by the rules for the configuration's files, saved to a
+//! file before it comes into force, and confirmed once its gate is attached. If any of this fails, the change is
+//! undone.
 
 mod answer;
 mod change;
@@ -29,7 +30,7 @@ pub(crate) struct GatedTask {
     pub(crate) name: String,
     pub(crate) eni: String,
     pub(crate) addresses: Vec<IpAddr>,
-    /// The network namespace that taskgate makes its ENI in.
+    /// The network namespace in which taskgate creates its ENI.
     pub(crate) namespace: Option<String>,
     pub(crate) added: bool,
     pub(crate) link: Option<TaskLink>,
@@ -47,10 +48,10 @@ impl Daemon {
         Ok(wrong)
     }
 
-    /// Adds a task, and waits until its gate stands. One that was added before as it is now is as good.
+    /// Adds a task, and waits until its gate is attached. Adding an identical task again succeeds.
     ///
     /// # Errors
-    /// [`TaskError`]: nothing of it is left.
+    /// [`TaskError`]: nothing of the task is left.
     pub(crate) async fn add_task(&mut self, new: &NewTask) -> Result<GatedTask, TaskError> {
         self.refuse_configured(&new.name)?;
         let task = self.tasks.entry(new);
@@ -113,7 +114,7 @@ impl Daemon {
         }
     }
 
-    /// Gives a namespace that a task is added to by path or process its name.
+    /// Names the network namespace of a task that was added by path or process.
     fn attach(&self, task: &AddedTask) -> Result<(), TaskError> {
         self.tasks.attach(task).map_err(|cause| TaskError::Namespace {
             task: task.name.clone(),
@@ -121,7 +122,7 @@ impl Daemon {
         })
     }
 
-    /// Takes back what was done to add a task. `is_left_out`: it was kept before, and not in force.
+    /// Undoes the addition of a task. `is_left_out`: the task was in the list before, but not in force.
     async fn undo_add(&mut self, task: &AddedTask, is_left_out: bool) {
         let name = &task.name;
         if is_left_out {
@@ -138,7 +139,7 @@ impl Daemon {
         self.tasks.detach(task);
     }
 
-    /// Switches to the configuration without an added task, if it is in force.
+    /// Switches to the configuration without an added task, if the task is in force.
     async fn take_out(&mut self, key: &str) -> Result<(), TaskError> {
         if self.eni_of(key).is_none() {
             return Ok(());
@@ -150,8 +151,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes an added task: its gate closes, and what taskgate made for it is taken away. What it sent and received is in the
-    /// records of the capture window that runs.
+    /// Removes an added task: closes its gate, and deletes everything that taskgate created for it. Its last traffic is
+    /// in the records of the current capture window.
     pub(crate) async fn remove_task(&mut self, name: &str) -> Result<GatedTask, TaskError> {
         self.refuse_configured(name)?;
         let key = key(name);
@@ -181,7 +182,7 @@ impl Daemon {
         Ok(was)
     }
 
-    /// A task that does not fit the configuration, as far as it is known.
+    /// Describes an added task that does not fit the configuration, as far as it is known.
     fn was_left_out(&self, task: &AddedTask) -> GatedTask {
         GatedTask {
             name: task.name.clone(),
@@ -194,7 +195,7 @@ impl Daemon {
         }
     }
 
-    /// Isolates a task, or undoes that: its tracked connections end at once, and nothing passes.
+    /// Isolates a task, or undoes that. An isolated task's tracked connections end at once, and nothing passes.
     pub(crate) async fn isolate_task(&mut self, name: &str, undo: bool) -> Result<GatedTask, TaskError> {
         let key = key(name);
         let unknown = || TaskError::Unknown { task: name.to_owned() };
@@ -227,12 +228,12 @@ impl Daemon {
                 "task `{name}` is isolated: its connections are ended, and nothing passes"
             );
         }
-        // Packets that began before admit nothing that lives on.
+        // Wait for packets in flight, so that no connection that they admit outlives the change.
         self.image.synchronize();
         self.gated_or_not(&eni).await
     }
 
-    /// A task's ENI in force, by its name in lower case.
+    /// The ENI of a task in force, by the task's name in lower case.
     fn eni_of(&self, task: &str) -> Option<&Eni> {
         self.model().gated().find(|eni| key(eni.display_name()) == task)
     }
@@ -253,7 +254,7 @@ impl Daemon {
         })
     }
 
-    /// A task whose gate stands.
+    /// Describes a gated task; an error if it is not gated.
     async fn gated_task(&self, name: &str) -> Result<GatedTask, TaskError> {
         let not_gated = || TaskError::NotGated { task: name.to_owned() };
         let eni = self.eni_of(&key(name)).ok_or_else(not_gated)?;

@@ -1,4 +1,4 @@
-//! The configuration with the tasks that were added: the files' rules hold for these too.
+//! Combines the configuration with the added tasks, to which the rules for its files apply too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use taskgate_model::Model;
 
 use super::list::AddedTask;
 
-/// A configuration as its files say it, to which tasks can be added.
+/// The configuration of the files, to which tasks can be added.
 #[derive(Clone, Debug)]
 pub(crate) struct Configuration {
     sources: Sources,
@@ -16,20 +16,21 @@ pub(crate) struct Configuration {
 }
 
 impl Configuration {
-    /// That of files which were found to be valid. `interval`: the flow logs' one in seconds, in place of the configured one.
+    /// A configuration from files that are valid. `interval`: the flow logs' interval in seconds, in place of the
+    /// configured one.
     pub(crate) fn new(sources: Sources, interval: Option<u32>) -> Self {
         Self { sources, interval }
     }
 
-    /// Where the files name a task.
+    /// The place at which the files name a task.
     pub(super) fn place(&self, task: &str) -> Option<String> {
         self.sources.task_place(task)
     }
 
-    /// The model with these tasks.
+    /// The model of the configuration with these tasks.
     ///
     /// # Errors
-    /// What is wrong with one of them, under its name, or between it and the files.
+    /// The problems of a task, under its name, or of its combination with the files.
     pub(super) fn with<'a>(&self, tasks: impl IntoIterator<Item = &'a AddedTask>) -> Result<Model, Problems> {
         let tasks = tasks.into_iter();
         let documents: Vec<(String, String)> = tasks.map(|task| (task.title(), task.document())).collect();
@@ -48,11 +49,12 @@ impl Configuration {
 #[derive(Debug)]
 pub(crate) struct Fitted {
     pub(crate) model: Model,
-    /// The tasks that do not fit, and why not, by name in lower case. They are not in the model: their gates are closed.
+    /// The tasks that do not fit, with the reasons, by name in lower case. They are not in the model: their gates are
+    /// closed.
     pub(crate) left_out: BTreeMap<String, String>,
 }
 
-/// Adds tasks to a configuration. `left_out`: those that were not in force; they stay out where they do not fit.
+/// Adds tasks to a configuration. `left_out`: the tasks that were not in force, which stay out if they do not fit.
 ///
 /// # Errors
 /// A task that is in force does not fit.
@@ -82,11 +84,11 @@ pub(super) fn fit(
     Ok(Fitted { model, left_out: out })
 }
 
-/// What is added to any configuration that comes into force now.
+/// The added tasks that any new configuration has to be combined with.
 #[derive(Clone, Debug)]
 pub(crate) struct Fitting {
     pub(super) added: BTreeMap<String, AddedTask>,
-    /// Those that are not in force, by name in lower case.
+    /// The tasks that are not in force, by name in lower case.
     pub(super) left_out: BTreeSet<String>,
 }
 

@@ -1,5 +1,5 @@
-//! The tasks that were added while taskgate runs, and those that are isolated: kept in a file in /run, which is written before
-//! what it says is in force, so that they outlive the process and every reload.
+//! The tasks that were added while taskgate runs, and those that are isolated. They are kept in a file in /run, which
+//! is written before a change comes into force, so that they outlive the process and every reload.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,20 +28,21 @@ pub(crate) struct TaskList {
 pub(crate) struct AddedTask {
     /// Its name, as it was given.
     pub(crate) name: String,
-    /// Its entry, as it would stand in `tasks` of a file.
+    /// Its entry, in the form of an entry of `tasks` in a file.
     pub(crate) entry: Map<String, Value>,
-    /// Where its network namespace was found, if that was no name: it has one for as long as the task is there.
+    /// The path at which its network namespace was found, if it was not given by name: the namespace then has a name as
+    /// long as the task exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) attached: Option<String>,
 }
 
 impl AddedTask {
-    /// How messages call it.
+    /// The task's designation in messages.
     pub(super) fn title(&self) -> String {
         format!("added task `{}`", self.name)
     }
 
-    /// The document that says what a file would say.
+    /// The task as a document of the configuration.
     pub(super) fn document(&self) -> String {
         json!({ "taskgate": "v1", "tasks": [self.entry] }).to_string()
     }
@@ -57,7 +58,7 @@ impl AddedTask {
     }
 }
 
-/// Names of tasks differ by more than case.
+/// The key of a task: names that differ only in case are the same.
 pub(crate) fn key(name: &str) -> String {
     name.to_ascii_lowercase()
 }
@@ -108,7 +109,7 @@ impl KeptList {
         &self.list
     }
 
-    /// Changes the list. Where the file cannot be written nothing is changed.
+    /// Changes the list and writes the file. If that fails, nothing is changed.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut TaskList)) -> Result<(), StateError> {
         let mut next = self.list.clone();
         change(&mut next);
@@ -125,7 +126,7 @@ impl KeptList {
     }
 }
 
-/// Forgets the tasks that were added to an instance, and that any is isolated.
+/// Forgets the tasks that were added to an instance, and all isolations.
 pub(crate) fn forget(instance: &str) -> Result<(), StateError> {
     KeptFile::<TaskList>::of(instance)?.remove()
 }

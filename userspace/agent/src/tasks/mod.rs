@@ -1,5 +1,5 @@
-//! What is desired beside the configuration: the tasks that were added while taskgate runs, which are held to the rules of the
-//! files, and those that are isolated.
+//! The desired state in addition to the configuration: the tasks that were added while taskgate runs, to which the
+//! rules for the files apply, and the isolated tasks.
 
 mod fit;
 mod list;
@@ -22,18 +22,19 @@ use super::{
 };
 use list::KeptList;
 
-/// The configuration, and what was said of tasks beside it.
+/// The configuration, with the added and the isolated tasks.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     instance: String,
     configuration: Configuration,
     kept: KeptList,
-    /// Added tasks that do not fit the configuration, and why not.
+    /// Added tasks that do not fit the configuration, with the reasons.
     left_out: BTreeMap<String, String>,
 }
 
 impl Tasks {
-    /// What is kept of an instance, with its configuration. A task that does not fit this is left out: its gate is closed.
+    /// Reads an instance's list of tasks, and combines it with a configuration. An added task that does not fit is left
+    /// out: its gate is closed.
     pub(crate) fn open(instance: &str, configuration: Configuration) -> Result<(Self, Model), RunError> {
         let kept = KeptList::open(instance).map_err(ConfigurationError::from)?;
         let mut tasks = Self {
@@ -48,16 +49,18 @@ impl Tasks {
         Ok((tasks, model))
     }
 
-    /// Another configuration with the added tasks. One that was left out of the last one stays so where it does not fit.
+    /// Combines another configuration with the added tasks. A task that was left out of the last one stays out if it
+    /// does not fit.
     ///
     /// # Errors
-    /// What is wrong with it, or between it and an added task that is in force.
+    /// The problems of the configuration, or of its combination with an added task that is in force.
     pub(crate) fn fit(&self, configuration: &Configuration) -> Result<Fitted, Problems> {
         let left_out = |key: &str| self.left_out.contains_key(key);
         fit::fit(configuration, &self.kept.list().added, left_out)
     }
 
-    /// Goes on with another configuration, which is in force by now. `left_out`: the added tasks that do not fit, and why not.
+    /// Makes another configuration the current one, after it has come into force. `left_out`: the added tasks that do
+    /// not fit, with the reasons.
     pub(crate) fn follow(&mut self, configuration: Configuration, left_out: BTreeMap<String, String>) {
         self.configuration = configuration;
         self.leave_out(left_out);
@@ -79,7 +82,7 @@ impl Tasks {
         self.left_out = left_out;
     }
 
-    /// What is added to any configuration.
+    /// The added tasks, to be combined with any configuration.
     pub(crate) fn fitting(&self) -> Fitting {
         Fitting {
             added: self.kept.list().added.clone(),
@@ -109,7 +112,7 @@ impl Tasks {
         self.left_out.get(&key(name)).map(String::as_str)
     }
 
-    /// Says whether an added task is left out, and why.
+    /// Sets whether an added task is left out, and why.
     pub(crate) fn set_left_out(&mut self, name: &str, why: Option<String>) {
         match why {
             Some(why) => self.left_out.insert(key(name), why),
@@ -117,27 +120,27 @@ impl Tasks {
         };
     }
 
-    /// Where the files of the configuration name a task.
+    /// The place at which the configuration's files name a task.
     pub(crate) fn place(&self, name: &str) -> Option<String> {
         self.configuration.place(name)
     }
 
-    /// What is kept.
+    /// The list of added and isolated tasks.
     pub(crate) fn list(&self) -> &TaskList {
         self.kept.list()
     }
 
-    /// Changes what is kept. Where that fails nothing is changed.
+    /// Changes the list of tasks. If that fails, nothing is changed.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut TaskList)) -> Result<(), StateError> {
         self.kept.change(change)
     }
 
-    /// The task as it is kept.
+    /// The list entry of a new task.
     pub(crate) fn entry(&self, new: &NewTask) -> AddedTask {
         new.added(&self.instance)
     }
 
-    /// The model in force without one of the added tasks, or with it as it is given.
+    /// The model in force without one of the added tasks, or with `with` in its place.
     pub(crate) fn model(&self, name: &str, with: Option<&AddedTask>) -> Result<Model, Problems> {
         let without = key(name);
         let in_force = |key: &str| key != without && !self.left_out.contains_key(key);
@@ -145,7 +148,7 @@ impl Tasks {
         self.configuration.with(added.map(|(_, task)| task).chain(with))
     }
 
-    /// Has the files keep the tasks that they name by now as they were added.
+    /// Drops added tasks from the list that the configuration's files name by now.
     fn hand_over(&mut self) {
         let configuration = &self.configuration;
         let is_configured = |task: &AddedTask| configuration.place(&task.name).is_some();
@@ -166,7 +169,7 @@ impl Tasks {
         }
     }
 
-    /// Gives a namespace that a task is added to by path or process its name.
+    /// Names the network namespace of a task that was added by path or process.
     pub(crate) fn attach(&self, task: &AddedTask) -> Result<(), EniError> {
         if let (Some(path), Some(name)) = (&task.attached, task.namespace()) {
             attach_namespace(&self.instance, name, Path::new(path))?;
@@ -174,7 +177,7 @@ impl Tasks {
         Ok(())
     }
 
-    /// Takes that name away, if the ENI's end did not.
+    /// Removes that name, unless it went with the ENI.
     pub(crate) fn detach(&self, task: &AddedTask) {
         if let (Some(_), Some(name)) = (&task.attached, task.namespace())
             && let Err(error) = detach_namespace(&self.instance, name)

@@ -1,4 +1,4 @@
-//! A task that is to be added, as whoever adds it says.
+//! The description of a task to be added, as its client gives it.
 
 use std::path::{Path, PathBuf};
 
@@ -7,29 +7,29 @@ use taskgate_net::eni::EniSpec;
 
 use super::list::AddedTask;
 
-/// A task that is to be added.
+/// A task to be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewTask {
     pub(crate) name: String,
-    /// Names or ids.
+    /// Names or ids of groups.
     pub(crate) groups: Vec<String>,
     pub(crate) addresses: Vec<String>,
     pub(crate) place: NewPlace,
 }
 
-/// Where its ENI is to be.
+/// The place of a new task's ENI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NewPlace {
-    /// The link that carries it is there: the host's end of a veth pair, or a VLAN link.
+    /// An existing link carries it: the host's end of a veth pair, or a VLAN link.
     Device(String),
-    /// taskgate makes it, in the network namespace of this name.
+    /// taskgate creates it, in the network namespace of this name.
     Namespace(String),
-    /// taskgate makes it, in the network namespace behind this file, such as `/proc/PID/ns/net`.
+    /// taskgate creates it, in the network namespace behind this file, such as `/proc/PID/ns/net`.
     Netns(PathBuf),
 }
 
 impl NewTask {
-    /// The task as it is kept.
+    /// The task's entry for the list.
     pub(super) fn added(&self, instance: &str) -> AddedTask {
         let mut entry = Map::new();
         entry.insert("name".into(), json!(self.name));
@@ -51,7 +51,7 @@ impl NewTask {
         }
     }
 
-    /// The name of the namespace behind a file: the one that it has, or that of the ENI's link.
+    /// The name of the namespace behind a file: its existing name, or else that of the ENI's link.
     fn namespace_of(&self, instance: &str, path: &Path) -> String {
         taskgate_net::netns::Namespace::name_of(path).unwrap_or_else(|| {
             EniSpec {
