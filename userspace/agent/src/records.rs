@@ -28,7 +28,7 @@ use super::{
     unix_time,
 };
 
-/// How long a reader of flow records may accept nothing before taskgate ends without it.
+/// How long a reader of flow records may accept nothing before taskgate ends without writing the rest.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Collects and writes flow records.
@@ -126,8 +126,8 @@ impl Records {
         self.gc(false);
     }
 
-    /// Closes the window ahead of time, and waits until every destination has received its records, but not longer than
-    /// [`PATIENCE`].
+    /// Closes the window ahead of time, and waits until every destination has its records, as long as each reader
+    /// accepts some within [`PATIENCE`].
     pub(super) fn close_final(&mut self) {
         self.close_as(true);
         for error in self.recorder.finish(PATIENCE) {

@@ -1,4 +1,4 @@
-//! `POST /v1/diff`: what a configuration would change, and what would become of connections.
+//! `POST /v1/diff`: the changes that a configuration would make, and their effect on tracked connections.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,6 @@
-//! What goes over the control socket `/run/taskgate/NAME.sock`, as types: the agent answers with them, the commands read them,
-//! and `docs/openapi.yaml` is made from them. Keys are in kebab case. New ones may come, none goes or changes its meaning.
+//! The types that are exchanged over the control socket `/run/taskgate/NAME.sock`: the agent answers with them, the
+//! commands read them, and `docs/openapi.yaml` is generated from them. Keys are in kebab case. New keys may be added;
+//! none is removed or changes its meaning.
 
 mod apply;
 mod connections;
@@ -23,10 +24,10 @@ pub use tasks::{AddTask, IsolateTask, Task};
 
 use std::path::{Path, PathBuf};
 
-/// The folder of the sockets.
+/// The folder that contains the control sockets.
 pub const SOCKET_FOLDER: &str = "/run/taskgate";
 
-/// The socket of an instance.
+/// The path of an instance's control socket.
 pub fn socket_path(instance: &str) -> PathBuf {
     Path::new(SOCKET_FOLDER).join(format!("{instance}.sock"))
 }

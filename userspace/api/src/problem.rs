@@ -1,4 +1,4 @@
-//! Why a call is refused (RFC 9457).
+//! Problem details of refused calls (RFC 9457).
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

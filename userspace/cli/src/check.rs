@@ -30,16 +30,16 @@ use super::{
 #[serde(rename_all = "kebab-case")]
 struct Summary {
     groups: usize,
-    /// By id: the parts that a list of ports or peers expands to are one.
+    /// Number of rule ids: the parts to which a list of ports or peers expands count as one rule.
     rules: usize,
     prefix_lists: usize,
-    /// Gated here or not.
+    /// All ENIs, whether gated here or not.
     enis: usize,
     gated: usize,
     policies: usize,
     policy_bytes: usize,
     image_bytes: usize,
-    /// Of the tables of connections and denied flows.
+    /// Bytes of the tables of connections and denied flows.
     table_bytes: usize,
     connections: Divided,
     denials: Divided,
@@ -50,9 +50,9 @@ struct Summary {
 #[serde(rename_all = "kebab-case")]
 struct Divided {
     total: u32,
-    /// For each task.
+    /// Entries guaranteed to each task.
     floor: u32,
-    /// For all together.
+    /// Entries common to all tasks.
     pool: u32,
     #[serde(skip)]
     tasks: u32,
@@ -101,7 +101,7 @@ struct Document {
     summary: Option<Summary>,
     errors: Vec<Note>,
     warnings: Vec<Note>,
-    /// With `--host`, for a valid configuration.
+    /// The report on this host: with `--host`, for a valid configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<HostReport>,
 }
@@ -110,16 +110,16 @@ struct Document {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct HostReport {
-    /// How many are named.
+    /// The number of links that are named.
     links: usize,
     findings: Vec<HostNote>,
 }
 
-/// A finding about one of them.
+/// A finding about one of these links.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct HostNote {
-    /// None for the uplink.
+    /// The task that needs the link; `None` for the uplink.
     task: Option<String>,
     device: String,
     /// `absent`, `unusable` or `heeds-neighbour`.
@@ -148,7 +148,7 @@ impl From<HostFinding> for HostNote {
 }
 
 impl HostReport {
-    /// Looks at the host, in the network namespace that this runs in.
+    /// Examines the host, in the network namespace of this process.
     fn new(model: &Model) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let findings = runtime
@@ -169,7 +169,7 @@ impl HostReport {
         alike.count()
     }
 
-    /// The status to exit with: a task that is not gated now, and one that never would be.
+    /// The exit status: links that can never be gated are a failure, missing ones are not found.
     fn exit(&self) -> Exit {
         match (self.count("unusable"), self.count("absent")) {
             (0, 0) => Exit::Ok,
@@ -241,7 +241,7 @@ struct Checked {
     summary: Summary,
     /// The warnings of the sources, then those of the lints.
     warnings: Vec<Problem>,
-    /// If it was asked for.
+    /// The report on this host, if it was requested.
     host: Option<HostReport>,
 }
 
@@ -262,7 +262,7 @@ fn check(folder: &Path, with_host: bool) -> Result<Checked, Error> {
     })
 }
 
-/// A lint at its place; one that is about no single rule is about the folder.
+/// Converts a lint to a problem at its place. A lint that concerns no single rule is placed at the folder.
 fn problem(lint: Lint, folder: &Path, files: &[String]) -> Problem {
     let Lint {
         message,
@@ -341,7 +341,7 @@ fn text(folder: &Path, summary: Summary, warnings: usize) -> String {
     text
 }
 
-/// The answer as a document, for a configuration that is refused too.
+/// Prints the answer as a JSON document, also for a configuration that is refused.
 fn json(checked: Result<Checked, Error>) -> Result<Exit, Error> {
     let notes = |problems: Vec<Problem>| problems.into_iter().map(Note::from).collect();
     let refused = |errors, warnings| Document {

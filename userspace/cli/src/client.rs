@@ -1,5 +1,5 @@
-//! The other end of the control socket: one request and its answer. A taskgate that shows no sign of life for some seconds is not
-//! waited for.
+//! The client's end of the control socket: sends a request and reads the answer. Gives up on a daemon that shows no
+//! sign of life for some seconds.
 
 use std::{fmt, fs, io, path::PathBuf, pin::pin, time::Duration};
 
@@ -19,19 +19,19 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long nothing may come from the daemon until it is given up, or asked whether it lives.
+/// How long the client waits for data from the daemon before it gives up, or checks whether the daemon is alive.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How soon it is tried again.
+/// Delay before a retry.
 const AGAIN: Duration = Duration::from_millis(50);
-/// How often something is asked for whose answer is broken off.
+/// Maximum number of attempts for a request whose answer breaks off.
 const TRIES: u32 = 10;
-/// What the daemon answers whatever else it does.
+/// A call that the daemon answers even while the agent is busy.
 const ALIVE: &str = "/v1/openapi.json";
 
-/// Why a call has no good answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody serves the socket.
+    /// No process serves the socket.
     #[error(
         "taskgate `{instance}` does not run: nobody serves `{path}`. Start it with `taskgate run`, or name another `--instance`"
     )]
@@ -41,7 +41,7 @@ pub enum ClientError {
         /// Its socket.
         path: PathBuf,
     },
-    /// The socket is not for this user.
+    /// This user has no access to the socket.
     #[error(
         "you may not use `{path}`: be root, or a member of the group `taskgate` of a host that had it when taskgate began"
     )]
@@ -49,7 +49,7 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
     },
-    /// Somebody serves the socket, and does not answer.
+    /// A process serves the socket, but does not answer.
     #[error(
         "taskgate `{instance}` did not answer on `{path}` for {} s{}; gates go on judging meanwhile",
         PATIENCE.as_secs(),
@@ -60,18 +60,18 @@ pub enum ClientError {
         instance: String,
         /// Its socket.
         path: PathBuf,
-        /// Who serves it, if that is known.
+        /// The process that serves it, if it is known.
         process: Option<ServingProcess>,
     },
-    /// The daemon refuses.
+    /// The daemon refused the call.
     #[error("{}: {}", .0.title, .0.detail)]
     Refused(ProblemDetails),
-    /// The connection fails.
+    /// The connection failed, or the answer cannot be parsed.
     #[error("cannot talk to taskgate on `{path}`: {cause}")]
     Broken {
         /// The socket.
         path: PathBuf,
-        /// Why.
+        /// The underlying error.
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -80,14 +80,14 @@ pub enum ClientError {
 /// The process that serves a socket, as the kernel knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServingProcess {
-    /// Its number.
+    /// Its pid.
     pub pid: u32,
     /// Its state, as in `T (stopped)`.
     pub state: String,
 }
 
 impl ServingProcess {
-    /// That of a connection.
+    /// Looks up the process that serves a connection.
     fn of(stream: &UnixStream) -> Option<Self> {
         let pid = stream.peer_cred().ok()?.pid()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -105,7 +105,7 @@ impl fmt::Display for ServingProcess {
     }
 }
 
-/// A taskgate that is called.
+/// A client of a running taskgate.
 #[derive(Clone, Debug)]
 pub struct ControlClient {
     instance: String,
@@ -113,7 +113,7 @@ pub struct ControlClient {
 }
 
 impl ControlClient {
-    /// That of an instance.
+    /// A client of an instance.
     pub fn new(instance: &str) -> Self {
         Self {
             instance: instance.to_owned(),
@@ -121,16 +121,16 @@ impl ControlClient {
         }
     }
 
-    /// Asks for something that the daemon has at hand.
+    /// Requests data that the daemon has at hand.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Silent`] also where it is too busy to begin with its answer.
+    /// [`ClientError`]; [`ClientError::Silent`] also if the daemon is too busy to begin its answer in time.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.run(async {
             let mut tried = 1;
             loop {
                 match self.got(path).await {
-                    // A daemon that was killed may be connected to for a moment more.
+                    // A killed daemon may still accept connections for a moment.
                     Err(ClientError::Broken { .. }) if tried < TRIES => {
                         tried += 1;
                         sleep(AGAIN).await;
@@ -148,7 +148,7 @@ impl ControlClient {
         }
     }
 
-    /// Has something done, however long it takes while the daemon lives.
+    /// Requests an action, and waits as long as the daemon is alive.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -156,7 +156,7 @@ impl ControlClient {
         self.call(Method::POST, path, Some(body))
     }
 
-    /// Any call with a JSON body, or none, however long it takes while the daemon lives.
+    /// Makes any call, with a JSON body or none, and waits as long as the daemon is alive.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -176,10 +176,10 @@ impl ControlClient {
         })
     }
 
-    /// Asks for lines, and hands them on as they come, some at a time. `take` says whether it wants more.
+    /// Requests lines and passes them on as they arrive, several at a time. `take` returns whether it wants more.
     ///
     /// # Errors
-    /// [`ClientError`], or what `take` gives.
+    /// [`ClientError`], or the error of `take`.
     pub fn lines<E: From<ClientError>>(
         &self,
         path: &str,
@@ -204,7 +204,7 @@ impl ControlClient {
         })
     }
 
-    /// Sends a request and gives the response, if it is a good one; its body may be read as it comes.
+    /// Sends a request and returns the response if it is a success. Its body can be read as it arrives.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -232,12 +232,12 @@ impl ControlClient {
         Ok(collected.map_err(|cause| self.broken(cause))?.to_bytes())
     }
 
-    /// Sends a request and waits for whatever answer.
+    /// Sends a request and waits for the response, of any status.
     async fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
         let stream = self.connect().await?;
         let shake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shake.map_err(|cause| self.broken(cause))?;
-        // It ends with the sender and the response.
+        // The connection's task ends with the sender and the response.
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -254,7 +254,7 @@ impl ControlClient {
         let begun = Instant::now();
         loop {
             match UnixStream::connect(&self.path).await {
-                // Nobody accepts those who wait already.
+                // The backlog of connections that wait to be accepted is full.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if begun.elapsed() > PATIENCE {
                         return Err(self.silent().await);
@@ -266,14 +266,14 @@ impl ControlClient {
         }
     }
 
-    /// Waits for something from the daemon, as long as that shows that it lives.
+    /// Waits for something from the daemon, as long as the daemon proves to be alive.
     async fn while_it_lives<T>(&self, what: impl Future<Output = T>) -> Result<T, ClientError> {
         let mut what = pin!(what);
         loop {
             if let Ok(done) = timeout(PATIENCE, &mut what).await {
                 return Ok(done);
             }
-            // Whatever the answer is. A daemon that is gone ends what is waited for.
+            // Any answer will do. If the daemon is gone, `what` ends by itself.
             let alive = timeout(PATIENCE, self.ask(Method::GET, ALIVE, Vec::new())).await;
             if matches!(alive, Err(_) | Ok(Err(ClientError::Silent { .. }))) {
                 return Err(self.silent().await);
@@ -287,7 +287,7 @@ impl ControlClient {
     }
 
     async fn silent(&self) -> ClientError {
-        // It is not waited for: a connection is made, or refused, at once.
+        // This does not block: the connection is made or refused at once.
         let stream = UnixStream::connect(&self.path).await;
         ClientError::Silent {
             instance: self.instance.clone(),
@@ -316,7 +316,7 @@ impl ControlClient {
     }
 }
 
-/// The problem that an answer tells of, whoever wrote it.
+/// The problem in an answer, also in one that did not come from taskgate.
 fn problem(status: StatusCode, body: &[u8]) -> ProblemDetails {
     serde_json::from_slice(body).unwrap_or_else(|_no_problem| ProblemDetails {
         title: status.canonical_reason().unwrap_or("refused").to_owned(),

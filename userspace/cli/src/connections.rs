@@ -1,4 +1,4 @@
-//! `taskgate connections`: tracked connections, line by line as they come.
+//! `taskgate connections`: shows tracked connections as they arrive, a line each.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use super::{
     output,
 };
 
-/// Asks a running taskgate, and shows what it says.
+/// Queries a running taskgate, and shows the answer.
 pub(super) fn run(client: &ControlClient, args: &Connections) -> Result<Exit, Error> {
     let Connections {
         task,
@@ -48,7 +48,7 @@ pub(super) fn run(client: &ControlClient, args: &Connections) -> Result<Exit, Er
     Ok(Exit::Ok)
 }
 
-/// A query in an address.
+/// A query as the parameters of a URL.
 fn parameters(query: &ConnectionsQuery) -> String {
     let ConnectionsQuery {
         task,
@@ -85,7 +85,7 @@ fn parameters(query: &ConnectionsQuery) -> String {
     text
 }
 
-/// Whole rows are shown before the last ones are known, so columns have the width that most need.
+/// Rows are shown before later ones are known, so columns have a fixed width that suits most values.
 fn columns(of: [&str; 10]) -> String {
     let [task, direction, protocol, local, peer, state, age, idle, traffic, rule] = of;
     format!(

@@ -11,7 +11,8 @@ use super::{
     output,
 };
 
-/// `taskgate apply`: the folder, if one is given, is followed from now on. `taskgate reload` gives none.
+/// `taskgate apply`: applies the configuration in a folder, which is followed from then on, or in the folder that is
+/// followed already. `taskgate reload` gives no folder.
 pub(super) fn apply(client: &ControlClient, folder: Option<&Path>, form: Output) -> Result<Exit, Error> {
     let config = absolute(folder)?;
     let applied: Applied = client.post("/v1/apply", &ApplyRequest { config })?;
@@ -40,7 +41,7 @@ pub(super) fn apply(client: &ControlClient, folder: Option<&Path>, form: Output)
     })
 }
 
-/// A folder as a call names it: the daemon's working folder is another one.
+/// The absolute path of a folder, as calls need it: the daemon has another working folder.
 pub(super) fn absolute(folder: Option<&Path>) -> Result<Option<String>, io::Error> {
     let folder = folder.map(std::path::absolute).transpose()?;
     folder.map(|folder| text(&folder)).transpose()

@@ -1,4 +1,4 @@
-//! `taskgate diff` and `taskgate apply --dry-run`: what a configuration would change.
+//! `taskgate diff` and `taskgate apply --dry-run`: show what a configuration would change.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -13,7 +13,8 @@ use super::{
     output::{self, BAD, GOOD, UNSURE},
 };
 
-/// Asks a running taskgate. `folder`: whose configuration; `None`: that of the folder that it follows.
+/// Queries a running taskgate. `folder`: the folder of the configuration to compare; `None`: the folder that it
+/// follows.
 pub(super) fn run(
     client: &ControlClient,
     folder: Option<&Path>,

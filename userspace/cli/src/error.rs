@@ -9,13 +9,13 @@ use taskgate_config::Problems;
 
 use super::client::ClientError;
 
-/// The exit statuses. They are kept: people script against them.
+/// The exit statuses. They are stable, since scripts depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done.
+    /// Success.
     Ok = 0,
-    /// It failed.
+    /// A failure without a status of its own.
     Failure = 1,
     /// The question or command makes no sense.
     Usage = 2,
@@ -23,11 +23,11 @@ pub enum Exit {
     Invalid = 3,
     /// There is neither a daemon nor a gate.
     NotRunning = 4,
-    /// Something that was named is not there.
+    /// Something that the command names does not exist.
     NotFound = 5,
-    /// Something of what was asked for is not in order.
+    /// The command worked, but something that it reports is not in order.
     Unhealthy = 6,
-    /// The answer is no, and the caller wanted to hear of it.
+    /// The answer is no, and the caller asked for a status that says so.
     No = 7,
 }
 
@@ -49,7 +49,7 @@ pub enum Error {
     /// The question has no answer.
     #[error(transparent)]
     Question(#[from] QuestionError),
-    /// A running taskgate does not do it.
+    /// The call to a running taskgate failed.
     #[error(transparent)]
     ControlClient(#[from] ClientError),
     /// The daemon ended with an error.

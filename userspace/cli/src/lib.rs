@@ -1,4 +1,4 @@
-//! The command line: it knows every other part, and none of them knows it.
+//! The command line. It depends on every other part of taskgate, and none depends on it.
 
 pub mod args;
 mod check;
@@ -27,7 +27,7 @@ use taskgate_config::{Problem, Problems, count_problems};
 use tracing::{error, level_filters::LevelFilter, warn};
 use tracing_log::AsLog as _;
 
-/// Does what the command line says and tells how it went. Errors are shown on standard error.
+/// Carries out a command and returns the exit status. Errors are shown on standard error.
 pub fn run(cli: Cli) -> Exit {
     let level = LevelFilter::from(cli.global.log_level);
     let format = match &cli.command {
@@ -54,7 +54,7 @@ pub fn run(cli: Cli) -> Exit {
             let done = taskgate_agent::run(&options, &mut log.input());
             done.map(|()| Exit::Ok).map_err(Error::from)
         }
-        // The command line does not parse without its `--yes`.
+        // Parsing the command line has already required `--yes`.
         Command::Cleanup(_) => {
             let done = taskgate_agent::cleanup(&cli.global.instance);
             done.map(|()| Exit::Ok).map_err(Error::from)
@@ -81,7 +81,7 @@ pub fn run(cli: Cli) -> Exit {
     };
     match (&done, format) {
         (Err(error), LogFormat::Json) => log_error(error),
-        // A daemon also ends when its output has no reader.
+        // A daemon must also end when its output has no reader, so its error goes through the log's queue.
         (Err(error @ Error::Daemon(_)), LogFormat::Text) => {
             log.input().write_all(format!("error: {error}\n").as_bytes()).ok();
         }

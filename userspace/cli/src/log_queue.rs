@@ -20,17 +20,17 @@ use super::{
     output::has_colours,
 };
 
-/// Messages that wait at most.
+/// Maximum number of messages that wait.
 const ROOM: usize = 4096;
-/// Bytes that wait at most, but for a single message, which may be longer.
+/// Maximum number of bytes that wait, except that a single message may be longer.
 const BYTES: usize = 4 << 20;
-/// How long the end waits for a reader.
+/// How long the program waits for a reader when it ends.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The log. [`LogQueue::finish`] waits until it is written.
 pub(super) struct LogQueue(Arc<Input>);
 
-/// How much is on its way, and how many messages were dropped since the last one that was not.
+/// The messages that wait to be written, and the number of messages dropped since the last report.
 #[derive(Default)]
 struct Waiting {
     counts: Mutex<Counts>,
@@ -44,14 +44,14 @@ struct Counts {
     dropped: u64,
 }
 
-/// The end that is written to: each call is a message, which is written whole or not at all.
+/// The writing end of the queue: each call is a message, which is written whole or not at all.
 pub(super) struct Input {
     messages: SyncSender<Vec<u8>>,
     waiting: Arc<Waiting>,
 }
 
 impl LogQueue {
-    /// Starts it as the program's logger, for what is said through the `log` crate as well.
+    /// Starts the queue as the program's logger, also for messages of the `log` crate.
     pub(super) fn start(level: LevelFilter, format: LogFormat) -> Self {
         let (sender, messages) = sync_channel(ROOM);
         let waiting = Arc::<Waiting>::default();
@@ -73,12 +73,12 @@ impl LogQueue {
         Self(input)
     }
 
-    /// Where else than to the log itself messages go: each call of `write_all` is one.
+    /// The input for messages that bypass the logger: each call of `write_all` is one.
     pub(super) fn input(&self) -> &Input {
         &self.0
     }
 
-    /// Waits until all is written, but only a moment if the reader has stopped.
+    /// Waits until all messages are written, but only for a moment if the reader has stopped.
     pub(super) fn finish(self) {
         let waiting = &self.0.waiting;
         let counts = waiting.lock();

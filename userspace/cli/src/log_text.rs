@@ -1,5 +1,5 @@
 //! The log's lines for people: `[2026-06-10T12:00:00.000000Z INFO  taskgate_agent] the message`. The fields of an event
-//! are for machines and are in the JSON lines only: the message names what it is about.
+//! are for machines and appear in the JSON lines only: the message itself names its subject.
 
 use std::fmt::{self, Debug};
 
@@ -85,7 +85,7 @@ pub(super) fn missing(lines: u64, format: LogFormat) -> String {
         LogFormat::Text => message,
         LogFormat::Json => {
             let mut timestamp = String::new();
-            // A string takes all that is written to it.
+            // Writing to a string cannot fail.
             SystemTime.format_time(&mut Writer::new(&mut timestamp)).ok();
             serde_json::json!({ "timestamp": timestamp, "level": "WARN", "message": message, "lines": lines })
                 .to_string()

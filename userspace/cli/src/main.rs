@@ -8,7 +8,7 @@ use taskgate::Cli;
 fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => taskgate::run(cli).into(),
-        // Help and version are asked for, and end up here too.
+        // Requests for help and version end up here too.
         Err(answer) => {
             answer.print().ok();
             ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2))

@@ -1,4 +1,4 @@
-//! Standard output is for data, standard error for the rest.
+//! Output of the commands: data goes to standard output, everything else to standard error.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use taskgate_config::Problem;
 
 use super::error::Error;
 
-/// Writes data to standard output. Nobody reading it any more (`taskgate … | head`) is no failure.
+/// Writes data to standard output. A reader that is gone (`taskgate … | head`) is no failure.
 ///
 /// # Errors
 /// [`Error::Output`].
@@ -29,7 +29,7 @@ pub(super) fn styled(text: &str) -> Result<(), Error> {
     write(AutoStream::auto(io::stdout().lock()), text)
 }
 
-/// Writes some of the data; says whether anybody reads on.
+/// Writes a part of the data. Returns whether there is still a reader.
 ///
 /// # Errors
 /// [`Error::Output`].
@@ -62,14 +62,14 @@ pub(super) fn stderr_line(line: fmt::Arguments<'_>) {
     writeln!(io::stderr(), "{line}").ok();
 }
 
-/// How bad a problem is.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Severity {
     Error,
     Warning,
 }
 
-/// Shows problems of the configuration, one in a line, in the form that editors can follow.
+/// Shows problems of the configuration, one per line, in the form that editors can follow.
 pub(super) fn problems(severity: Severity, problems: &[Problem]) {
     for Problem {
         file,
@@ -84,7 +84,7 @@ pub(super) fn problems(severity: Severity, problems: &[Problem]) {
     }
 }
 
-/// [`problems`] of one that a running taskgate found.
+/// Shows a problem that a running taskgate found, as [`problems`] does.
 pub(super) fn problem(severity: Severity, problem: &ProblemAt) {
     let ProblemAt {
         file,
@@ -113,14 +113,15 @@ pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Whether what is written there has colours: a terminal shows them, and `NO_COLOR` does not forbid them.
+/// Whether output to this stream is coloured: the stream is a terminal that shows colours, and `NO_COLOR` does not
+/// forbid them.
 pub(super) fn has_colours(to: &impl RawStream) -> bool {
     AutoStream::choice(to) != ColorChoice::Never
 }
 
-/// A good answer, for [`styled`].
+/// The style of a good answer, for [`styled`].
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-/// A bad one.
+/// The style of a bad answer.
 pub(super) const BAD: Style = AnsiColor::Red.on_default();
-/// One that is neither.
+/// The style of an answer that is neither.
 pub(super) const UNSURE: Style = AnsiColor::Yellow.on_default();

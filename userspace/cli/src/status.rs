@@ -12,7 +12,7 @@ use super::{
     output::{self, BAD, GOOD, UNSURE},
 };
 
-/// Shows the status that the daemon gives; without one, or where it does not answer, whether its gates stand.
+/// Shows the status that the daemon reports. If no daemon runs or answers, shows whether its gates are attached.
 pub(super) fn run(client: &ControlClient, instance: &str, form: Output) -> Result<Exit, Error> {
     let status = match client.get("/v1/status") {
         Err(ClientError::NotRunning { .. }) if let Some(left) = left_standing(instance)? => left,
@@ -150,7 +150,7 @@ fn drift(deviation: &Deviation) -> String {
     }
 }
 
-/// A table whose columns are as wide as they have to be.
+/// A table whose columns are as wide as their widest cell.
 fn table(tasks: &[TaskStatus]) -> String {
     const HEAD: [&str; 6] = ["TASK", "STATE", "LINK", "GATES", "CONNECTIONS", "DENIALS"];
     let mut rows = vec![HEAD.map(str::to_owned)];
@@ -213,7 +213,7 @@ fn fill(fill: &TableFill) -> String {
     format!("{} of {}{refused}", fill.used, fill.limit)
 }
 
-/// The two largest units.
+/// A duration in its two largest units.
 fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -63,7 +63,7 @@ fn show(task: &Task, form: Form, done: &str) -> Result<Exit, Error> {
     Ok(Exit::Ok)
 }
 
-/// A name as a segment of a path.
+/// Escapes a name as a segment of a URL's path.
 fn escaped(name: &str) -> String {
     let mut text = String::new();
     for byte in name.bytes() {

@@ -21,7 +21,7 @@ pub(super) fn run(folder: &Path, args: &Explain) -> Result<Exit, Error> {
     let question = Question::new(model, &args.asked())?;
     let ends = [question.from.eni, question.to.eni];
     let explanation = Explainer::new(model, ends.into_iter().flatten())?.explain(&question);
-    // As many as `check` counts.
+    // The same number of warnings as `check` counts.
     let warnings = loaded.warnings.len() + lint::lints(model).len();
     if warnings > 0 {
         output::stderr_line(format_args!(

@@ -74,7 +74,7 @@ fn gate_line(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Stri
     )
 }
 
-/// Why a gate says what it says.
+/// The reason for a gate's verdict.
 fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     if let (Some(rule), Some(group), Some(id)) = (&gate.rule, &gate.group_name, &gate.group) {
         return format!(
@@ -134,7 +134,7 @@ fn why(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     }
 }
 
-/// The deciding rule; of a rule with several ports or peers the part that fits.
+/// The deciding rule, or, of a rule with several ports or peers, the part that matches.
 fn allowing(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> String {
     let group = model.groups.iter().find(|group| Some(&group.id) == gate.group.as_ref());
     let rules = group.map(|group| group.rules(gate.direction)).unwrap_or_default();
@@ -146,7 +146,7 @@ fn allowing(model: &Model, question: &Question<'_>, gate: &GateVerdict) -> Strin
     })
 }
 
-/// One line that sums the gates up.
+/// One line that sums up the gates' verdicts.
 fn conclusion(question: &Question<'_>, explanation: &Explanation) -> String {
     let (from, to, message) = (question.from.name(), question.to.name(), question.message);
     let is = |direction| {
@@ -156,7 +156,7 @@ fn conclusion(question: &Question<'_>, explanation: &Explanation) -> String {
     let (egress, ingress) = (is(Direction::Egress), is(Direction::Ingress));
     let known = (question.from.eni.is_some(), question.to.eni.is_some());
     let says = match (explanation.verdict, egress, ingress) {
-        // Of an end that no file knows, nothing can be said.
+        // Nothing can be said about an end that is in no file.
         (Verdict::Accept, ..) => match known {
             (true, false) => format!("{from} may send {message} to {to}, and replies need no rule"),
             (false, true) => format!("{to} accepts {message} from {from}, and replies need no rule"),
