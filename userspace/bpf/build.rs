@@ -1,7 +1,7 @@
 //! Builds the kernel program and leaves it as `$OUT_DIR/taskgate-gate`, for `include_bytes_aligned!`.
 //!
-//! What that takes stands in `target/tools` of the workspace, put there by `cargo xtask setup`: the linker as
-//! `bin/bpf-linker`, and in `bpf-toolchain` one line, the toolchain that has a `core` for BPF. `AYA_BUILD_SKIP=1` leaves
+//! The tools are in `target/tools` of the workspace, installed by `cargo xtask setup`: the linker as `bin/bpf-linker`, and
+//! `bpf-toolchain`, a file with one line: the toolchain that has a `core` for BPF. `AYA_BUILD_SKIP=1` leaves
 //! an empty file instead, for a check of the user-space code alone.
 #![allow(
     clippy::print_stdout,
@@ -22,7 +22,7 @@ use aya_build::{Package, Toolchain, build_ebpf};
 /// Marks the run of this script that has the inner build's environment.
 const INNER: &str = "TASKGATE_BUILD_TOOLCHAIN";
 const SKIP: &str = "AYA_BUILD_SKIP";
-/// The crates that name unstable features; a compiler that is no nightly is told to let these have them.
+/// The crates that use unstable features; RUSTC_BOOTSTRAP allows these on a compiler that is no nightly.
 const UNSTABLE: &str = "aya_ebpf,taskgate_ebpf,taskgate_gate";
 
 fn main() {
@@ -44,7 +44,7 @@ fn skipped() -> bool {
 
 fn stub() -> Result<()> {
     println!("cargo::warning={SKIP} is set: this `taskgate` has no kernel program in it");
-    // Without a line of its own cargo would run this script again on any change of the package.
+    // Without a `rerun-if-changed` line cargo would run this script again on any change of the package.
     println!("cargo::rerun-if-changed=build.rs");
     let path = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?).join("taskgate-gate");
     fs::write(&path, []).with_context(|| format!("cannot write `{}`", path.display()))

@@ -1,5 +1,5 @@
-//! Since when tracked connections are known: entries do not say when they were made, so whoever reads all of them every few
-//! seconds anyway notes when it saw each one first.
+//! Ages of tracked connections. Entries have no time of creation, so the collector, which reads all of them every few seconds
+//! anyway, notes when it first saw each one.
 
 use std::{
     sync::{
@@ -11,10 +11,10 @@ use std::{
 
 use taskgate_tables::FlowId;
 
-/// Ways in a part. Parts that no entry was ever in take no memory.
+/// Ways in a part. Parts without any entry so far take no memory.
 const PART: usize = 4096;
 
-/// When each entry was seen first: eight bytes for each way.
+/// When each entry was first seen: eight bytes for each way.
 #[derive(Debug)]
 pub struct Ages {
     began: Instant,
@@ -23,7 +23,7 @@ pub struct Ages {
 }
 
 impl Ages {
-    /// Of tables with so many ways.
+    /// Ages for tables with so many ways.
     pub(super) fn new(v4: u32, v6: u32) -> Self {
         let parts = |ways: u32| (0..(ways as usize).div_ceil(PART)).map(|_| OnceLock::new()).collect();
         Self {
@@ -33,7 +33,7 @@ impl Ages {
         }
     }
 
-    /// Seconds since this began, and one.
+    /// Seconds since `began`, plus one: 0 means "never seen".
     fn now(&self) -> u32 {
         u32::try_from(self.began.elapsed().as_secs())
             .unwrap_or(u32::MAX)
@@ -46,12 +46,12 @@ impl Ages {
         Some((parts.get(way / PART)?, way % PART))
     }
 
-    /// What a way holds since `seconds`: the entry by its version, which no entry before it had.
+    /// The note for a way: the entry's version, which differs from that of earlier entries there, and `seconds`.
     fn word(id: FlowId, seconds: u32) -> u64 {
         id.version().number() << 32 | u64::from(seconds)
     }
 
-    /// Notes the entries that are seen, each by the function that this gives.
+    /// Returns a function that notes an entry as seen now.
     pub(super) fn see(&self) -> impl Fn(FlowId) + '_ {
         let now = self.now();
         move |id| {
@@ -64,7 +64,7 @@ impl Ages {
         }
     }
 
-    /// For how many seconds an entry is known; 0 if it was not seen yet.
+    /// Seconds since an entry was first seen; 0 if it was not seen yet.
     pub fn of(&self, id: FlowId) -> u32 {
         let noted = self.part(id).and_then(|(part, at)| Some(part.get()?[at].load(Relaxed)));
         match noted {

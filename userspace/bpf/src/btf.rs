@@ -1,4 +1,4 @@
-//! The kernel's description of its own types (BTF), as far as members of a structure go. The format is the kernel's
+//! A reader of the kernel's type information (BTF), limited to functions and members of structures. The format is in the kernel's
 //! `include/uapi/linux/btf.h`.
 
 use std::io;
@@ -23,27 +23,27 @@ mod kind {
     pub(super) const ENUM64: u32 = 19;
 }
 
-/// Types that lead to another one are followed so far, and structures in structures.
+/// The depth up to which references to other types and nested structures are followed.
 const DEPTH: u32 = 16;
 
 /// The types in BTF.
 pub(super) struct Btf<'a> {
     strings: &'a [u8],
-    /// Where each type's entry begins in `types`; the first one has the number 1.
+    /// The offset of each type's entry in `types`; the first type has the number 1.
     entries: Vec<usize>,
     types: &'a [u8],
 }
 
-/// Where a member lies in its structure.
+/// The place of a member in its structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     /// Its first bit.
     pub(super) at: u32,
-    /// Its bits; 0 for what is no integer.
+    /// Its size in bits; 0 if it is no integer.
     pub(super) bits: u32,
 }
 
-/// A type's entry: its name's place, the word of kind and count, size or another type, and what follows.
+/// A type's entry: the offset of its name, the word of kind and count, its size or another type's number, and the bytes after these.
 struct Entry<'a> {
     name: u32,
     info: u32,
@@ -60,7 +60,7 @@ impl Entry<'_> {
         (self.info & 0xffff) as usize
     }
 
-    /// Whether its members' places have their number of bits above.
+    /// Whether the members' offsets have the size of a bit field in their upper bits.
     fn has_bit_fields(&self) -> bool {
         self.info >> 31 == 1
     }
@@ -91,10 +91,10 @@ fn entry(types: &[u8], at: usize) -> Option<Entry<'_>> {
 }
 
 impl<'a> Btf<'a> {
-    /// Reads it.
+    /// Parses BTF.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] for what is no BTF of this machine's byte order.
+    /// [`io::ErrorKind::InvalidData`] if `data` is no BTF of this machine's byte order.
     pub(super) fn parse(data: &'a [u8]) -> io::Result<Self> {
         Self::parsed(data).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no BTF"))
     }
@@ -141,7 +141,7 @@ impl<'a> Btf<'a> {
         self.number(kind::FUNC, name)
     }
 
-    /// Where a structure's member lies, those of nameless structures and unions in it included.
+    /// The place of a structure's member, including members of anonymous structures and unions in it.
     pub(super) fn member(&self, structure: &str, member: &str) -> Option<Member> {
         let number = self.number(kind::STRUCT, structure)?;
         self.member_of(number, member.as_bytes(), DEPTH)

@@ -1,5 +1,5 @@
-//! A connection table of the kernel's, mapped into this process: reading and removing takes no system call for an entry.
-//! docs/connection-table.md has the protocol.
+//! A connection table of the kernel, mapped into this process: reading and removing an entry takes no system call.
+//! docs/connection-table.md describes the protocol.
 
 use std::{
     fmt::{self, Debug},
@@ -22,9 +22,9 @@ use crate::sys::MmapArray;
 
 /// Words of an entry.
 const ENTRY: usize = 8;
-/// Those of its value, in front of the key's.
+/// Words of the value, which precede those of the key.
 const VALUE: usize = 6;
-/// Words of the rest of a key.
+/// Words of a key outside of the entry.
 const REST: usize = 4;
 
 /// A key of a table by its words: those in the entry, and the rest.
@@ -83,7 +83,7 @@ impl TableValue for Denial {
     }
 }
 
-/// A connection table. One process at a time removes from it; any may read.
+/// A connection table. Only one process at a time may remove entries; any number may read.
 pub struct MappedTable<K, V> {
     buckets: MmapArray<AtomicU64>,
     entries: MmapArray<AtomicU64>,
@@ -100,7 +100,7 @@ impl<K, V> Debug for MappedTable<K, V> {
 }
 
 impl<K: TableKey, V: TableValue> MappedTable<K, V> {
-    /// Opens one by the maps of these names.
+    /// Opens the table that consists of the maps with these names.
     pub fn open<E>(
         maps: FlowMaps,
         mut map: impl FnMut(&'static str) -> Result<MmapArray<AtomicU64>, E>,
@@ -113,7 +113,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         })
     }
 
-    /// How many entries it has a place for. Long before all are taken some inserts find none.
+    /// The number of places for entries. Some inserts find no free place long before all are taken.
     pub fn ways(&self) -> u32 {
         self.buckets.len() as u32
     }
@@ -127,7 +127,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         &self.entries[way as usize * ENTRY..][..ENTRY]
     }
 
-    /// The key and value of a way, whatever its state.
+    /// The key and value of a way, in any state.
     pub fn entry_at(&self, way: u32) -> (K, V) {
         (self.key(way), self.value(way))
     }
@@ -153,13 +153,13 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         V::of(words)
     }
 
-    /// Visits every entry with its way and control word, in the order of ways. One that comes or goes meanwhile may be
+    /// Visits every entry with its way and control word, in the order of ways. Entries that are inserted or removed meanwhile may be
     /// missed.
     pub fn visit(&self, visit: impl FnMut(u32, ControlWord, K, V)) {
         self.visit_some(0..self.ways(), visit);
     }
 
-    /// [`Self::visit`] of some ways; those that there are not are none.
+    /// [`Self::visit`] for a range of ways; ways beyond the table are skipped.
     pub(super) fn visit_some(&self, ways: Range<u32>, mut visit: impl FnMut(u32, ControlWord, K, V)) {
         for way in ways.start..ways.end.min(self.ways()) {
             let word = self.control(way);
@@ -167,14 +167,14 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
                 continue;
             }
             let (key, value) = self.entry_at(way);
-            // Another process may have removed it, and a program given its place away.
+            // Another process may have removed the entry, and a program reused its place.
             if self.control(way).with(State::Live) == word.with(State::Live) {
                 visit(way, word, key, value);
             }
         }
     }
 
-    /// Marks an entry that is to be removed. It is still found, and a packet of its flow takes the mark off again.
+    /// Marks an entry for removal. Programs still find it, and a packet of its flow removes the mark.
     pub(super) fn mark(&self, id: FlowId) {
         let word = self.control(id.way());
         if word.version() == id.version() {
@@ -182,27 +182,27 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         }
     }
 
-    /// An entry that is still marked.
+    /// The key and value of an entry, if it is still marked.
     pub(super) fn marked(&self, id: FlowId) -> Option<(K, V)> {
         self.dying(id)?;
         Some(self.entry_at(id.way()))
     }
 
-    /// Takes the mark off.
+    /// Removes the mark.
     pub(super) fn unmark(&self, id: FlowId) {
         if let Some(word) = self.dying(id) {
             gc::unmark::<K, Self>(self, id.way(), word);
         }
     }
 
-    /// Takes an entry that is still marked out of programs' reach, after a grace period. What it holds is final: who wants to
-    /// count in it takes the mark off first.
+    /// Freezes an entry that is still marked after a grace period: programs no longer find it. Its value is final, as a program removes
+    /// the mark before it counts in the entry.
     pub(super) fn freeze(&self, id: FlowId) -> Option<(K, V)> {
         let word = self.dying(id)?;
         gc::freeze::<K, Self>(self, id.way(), word).then(|| self.entry_at(id.way()))
     }
 
-    /// Gives a frozen entry's way back, and what it held.
+    /// Frees a frozen entry's way, and returns its key and value.
     pub(super) fn free(&self, id: FlowId) -> Option<(K, V)> {
         let word = self.control(id.way());
         if word.version() != id.version() || !word.is(State::Frozen) {
@@ -231,7 +231,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
 }
 
 impl<K> MappedTable<K, Conn> {
-    /// Says otherwise of a connection's admission, unless a program has just done so.
+    /// Replaces a connection's admission word, unless a program has just changed it.
     pub(super) fn set_admitted(&self, id: FlowId, was: u64, is: u64) {
         const ADMITTED: usize = offset_of!(Conn, admitted) / size_of::<u64>();
         let word = &self.entries[id.way() as usize * ENTRY + ADMITTED];
@@ -239,10 +239,10 @@ impl<K> MappedTable<K, Conn> {
     }
 }
 
-/// Entries of chosen content, which only programs make otherwise.
+/// Writes entries directly, which otherwise only programs do.
 #[cfg(feature = "testing")]
 impl<K: TableKey, V: TableValue> MappedTable<K, V> {
-    /// Puts a value in place of a key's, or a new entry; what programs count in it meanwhile may be lost. `None`: there is no
+    /// Replaces the value of a key, or inserts an entry; counts that programs add meanwhile may be lost. `None`: there is no
     /// room.
     pub fn put(&self, seed: &Seed, key: &K, value: &V) -> Option<u32> {
         match insert(self, self.probe(seed, key), key, |way| self.write(way, key, value)) {
@@ -260,7 +260,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         Some(self.value(find(self, self.probe(seed, key), key)?))
     }
 
-    /// Puts another value in place of each one; what programs count in them meanwhile may be lost.
+    /// Changes every value; counts that programs add meanwhile may be lost.
     pub fn change_each(&self, mut change: impl FnMut(&V)) {
         self.visit(|way, _, key, value| {
             change(&value);
@@ -268,7 +268,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         });
     }
 
-    /// Removes every entry, while no program runs. Gives how many there were.
+    /// Removes every entry, while no program runs. Returns how many there were.
     pub fn clear(&self) -> u64 {
         let mut entries = 0;
         self.visit(|way, word, _, _| {

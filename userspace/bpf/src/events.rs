@@ -1,4 +1,4 @@
-//! The first packets of flows, as the kernel program puts them on its ring while somebody follows.
+//! Events of flows' first packets, which the kernel program writes to its ring buffer while there is a subscriber.
 
 use std::{
     io,
@@ -12,14 +12,14 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{load::LoadError, object::BpfObject};
 
-/// The ring's reading end. It is one ring: of two readers each event reaches one.
+/// The reading end of the ring buffer. There is one ring: with two readers each event reaches only one of them.
 pub struct Events {
     ring: RingBuf<MapData>,
     ready: AsyncFd<OwnedFd>,
 }
 
 impl Events {
-    /// Opens the ring of a loaded program, on the tokio runtime around the call.
+    /// Opens the ring of a loaded program, on the current tokio runtime.
     pub fn new(object: &BpfObject) -> Result<Self, LoadError> {
         let ring = RingBuf::try_from(Map::RingBuf(object.map(map::EVENTS)?));
         let ring = ring.map_err(|cause| LoadError::Map {
@@ -54,13 +54,13 @@ impl Events {
                 return Ok(event);
             }
             let mut guard = self.ready.readable().await?;
-            // What came between the two looks would not make it ready again.
+            // An event that came between `take` and this would not make the file ready again.
             guard.clear_ready();
         }
     }
 }
 
-/// `None`: it is of another size, so of another version.
+/// `None`: the event has another size, so it is of another version.
 fn parse(bytes: &[u8]) -> Option<Event> {
     let (words, []) = bytes.as_chunks() else { return None };
     // The kernel runs on this very machine, so its order of bytes is ours.

@@ -1,4 +1,4 @@
-//! Whether the maps that outlive the process still have their names in bpffs.
+//! Checks and restores the pins of the maps that outlive the process.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use super::{
 };
 
 impl BpfObject {
-    /// The maps with the paths that their names in bpffs have to have.
+    /// The maps with the paths of their pins.
     fn kept_maps(&self) -> impl Iterator<Item = (PathBuf, BorrowedFd<'_>)> {
         let kept = self.kept.as_ref();
         MapSpec::all(self.options()).into_iter().filter_map(move |shape| {
@@ -30,8 +30,7 @@ impl BpfObject {
         })
     }
 
-    /// The names in bpffs that are missing, or lead to something else. Without them the next process would find nothing to go on
-    /// with.
+    /// The pins that are missing, or lead to other objects. Without them the next process could not take the maps over.
     pub fn lost_names(&self) -> io::Result<Vec<PathBuf>> {
         let mut lost = Vec::new();
         for (path, map) in self.kept_maps() {
@@ -42,7 +41,7 @@ impl BpfObject {
         Ok(lost)
     }
 
-    /// Gives the maps their names again.
+    /// Restores the pins of the maps.
     pub fn restore_names(&self) -> Result<(), LoadError> {
         let Some((pins, _)) = &self.kept else {
             return Ok(());

@@ -39,10 +39,10 @@ pub struct LoadOptions {
     pub policy_banks: u32,
     /// The kernel program's log level. Code of levels that are off is removed at load.
     pub log_level: LevelFilter,
-    /// Tells the clsact filters of this taskgate from those of others that gate the same links.
+    /// The instance's number, which distinguishes its clsact filters from those of other instances on the same links.
     pub instance: u16,
-    /// How the program may look at what is left to be done to a frame that a task sends. Less than all shows what it does
-    /// on a kernel that does not let it.
+    /// The best way in which the program may read the pending offloads of a frame that a task sends. A lower value shows its behaviour
+    /// on a kernel that does not allow more.
     pub sight: Sight,
 }
 
@@ -112,7 +112,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// Why the kernel program is not there.
+/// Why the kernel program cannot be loaded or used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The build left the kernel program out.
@@ -130,7 +130,7 @@ pub enum LoadError {
         /// The most that works.
         most: u32,
     },
-    /// What outlives the process cannot be kept.
+    /// A pin cannot be made, found or removed.
     #[error(transparent)]
     Pin(#[from] PinError),
     /// The kernel gives no random numbers.
@@ -149,7 +149,7 @@ pub enum LoadError {
         /// Its name.
         name: &'static str,
     },
-    /// A map is not as this build expects it.
+    /// A map differs from what this build expects.
     #[error("map `{map}` has {what} {found}, expected {expected}: it is of another version than this taskgate")]
     Shape {
         /// The map.
@@ -161,7 +161,7 @@ pub enum LoadError {
         /// The expected value.
         expected: u32,
     },
-    /// The kernel does not tell about a map.
+    /// A map's information cannot be read.
     #[error("map `{map}` cannot be looked at")]
     Map {
         /// The map.
@@ -184,7 +184,7 @@ pub enum LoadError {
     Program {
         /// The program.
         program: &'static str,
-        /// Why, with the verifier's words where it was the verifier.
+        /// Why, with the verifier's log if the verifier refused it.
         #[source]
         cause: ProgramError,
     },
@@ -212,7 +212,7 @@ pub(super) struct MapSpec {
 impl MapSpec {
     const MMAPABLE: u32 = 1 << 10;
 
-    /// Whether a process goes on with the one that an earlier process had: all but what is written anew by each.
+    /// Whether a process reuses the map of an earlier process: all except the image and the events, which each process makes anew.
     pub(super) fn is_carried(&self) -> bool {
         ![map::IMAGE, map::EVENTS].contains(&self.name)
     }
@@ -330,7 +330,7 @@ pub(super) fn missing(kind: &'static str, name: &'static str) -> LoadError {
     LoadError::Missing { kind, name }
 }
 
-/// A second handle on a program that is loaded.
+/// Another handle on a loaded program.
 pub(super) fn program(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
     let program = ebpf.program(name).ok_or_else(|| missing("program", name))?;
     let of = |cause| LoadError::Program { program: name, cause };

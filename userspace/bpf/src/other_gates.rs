@@ -1,12 +1,13 @@
-//! Gates of other taskgates on a link: each instance has its own, and a link that two gate passes what both let through.
+//! Gates of other instances on a link: each instance has a separate gate, and a packet passes a link only if all of its gates allow
+//! it.
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::net::if_::if_nametoindex;
 use taskgate_ebpf::abi::program;
 use taskgate_net::filter;
 
-/// Whether a link of the calling thread's network namespace still has a gate on both sides, of whatever taskgate. To be asked
-/// once one's own is off.
+/// Whether a link of the calling thread's network namespace has a gate of any instance on both sides. To be called after this
+/// instance's gate was detached.
 pub fn is_gated(link: &str) -> bool {
     let is_gate = |name: &str| matches!(name, program::FROM_TASK | program::TO_TASK | program::DROP_ALL);
     [TcAttachType::Ingress, TcAttachType::Egress].into_iter().all(|side| {

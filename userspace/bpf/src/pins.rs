@@ -245,7 +245,7 @@ fn bpffs() -> Result<PathBuf, PinError> {
     Ok(own.to_owned())
 }
 
-/// Refuses a folder to which others can write, and a symbolic link.
+/// Refuses a folder that is not root's or that others can write to, and a symbolic link.
 fn check_owner(folder: &Path) -> Result<(), PinError> {
     let metadata = fs::symlink_metadata(folder).map_err(PinError::of("look at", folder))?;
     let fault = if !metadata.is_dir() {

@@ -1,4 +1,4 @@
-//! The uplink's prefilter: a program that drops what is denied before there is a socket buffer (XDP).
+//! The uplink's prefilter: an XDP program that drops denied packets before a socket buffer is allocated.
 
 use std::{
     io,
@@ -10,22 +10,22 @@ use taskgate_net::link::Link;
 use super::{load::LoadError, object::BpfObject};
 use crate::sys;
 
-/// Who runs the program.
+/// Where the program runs.
 #[derive(Debug)]
 pub enum PrefilterMode {
     /// The link's driver, before there is a socket buffer.
     Native,
-    /// The kernel, where the driver does not for this reason: the socket buffer is there already.
+    /// The kernel's generic XDP, as the driver refused with this error: the socket buffer exists already.
     Generic(io::Error),
 }
 
-/// Why nothing is dropped early.
+/// Why the prefilter cannot be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum PrefilterError {
     /// The program cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Neither the driver nor the kernel runs it there.
+    /// The link supports neither native nor generic XDP.
     #[error("program `{program}` cannot be attached to link `{link}`, natively ({native}) or generically")]
     Attach {
         /// The program.
@@ -55,17 +55,17 @@ impl XdpPrefilter {
         &self.link
     }
 
-    /// Who runs the program.
+    /// Where the program runs.
     pub fn mode(&self) -> &PrefilterMode {
         &self.mode
     }
 
-    /// Which program: [`taskgate_ebpf::abi::program::PREFILTER`], or that for older kernels.
+    /// The program's name: [`taskgate_ebpf::abi::program::PREFILTER`], or the one for older kernels.
     pub fn program(&self) -> &'static str {
         self.program
     }
 
-    /// Whether the link is gone, and this with it.
+    /// Whether the link is gone, and the prefilter with it.
     pub fn is_gone(&self) -> io::Result<bool> {
         Ok(sys::attached(self.attached.as_fd())?.ifindex != self.link.ifindex)
     }
@@ -73,7 +73,7 @@ impl XdpPrefilter {
 
 impl Drop for XdpPrefilter {
     fn drop(&mut self) {
-        // Closing it is not enough while a child that is about to be another program still has it.
+        // Closing is not enough: a forked child has the descriptor until its exec.
         if let Err(error) = sys::detach(self.attached.as_fd()) {
             tracing::debug!("a program cannot be taken off its link, which may be gone: {error}");
         }
@@ -81,8 +81,8 @@ impl Drop for XdpPrefilter {
 }
 
 impl BpfObject {
-    /// Attaches the prefilter to a link: natively where the driver takes it, else generically. It is loaded first, if
-    /// it was not. No other program can be in its place.
+    /// Attaches the prefilter to a link: natively if the driver supports it, else generically. It is loaded first, if
+    /// it was not. The link must have no other XDP program, and cannot get one while this is attached.
     ///
     /// # Errors
     /// [`PrefilterError::Load`] if the kernel refuses the program, [`PrefilterError::Attach`] with why neither way works.

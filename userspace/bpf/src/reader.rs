@@ -1,4 +1,4 @@
-//! Tracked connections, read in pieces by whoever wants to see them: no lock, nothing is written, and nobody waits.
+//! Read-only access to tracked connections, in pieces, for any thread: without locks, writes or waiting.
 
 use std::{
     io,
@@ -18,8 +18,8 @@ use super::{
 };
 use crate::sys::{self, MmapArray};
 
-/// The tables of tracked connections, to read alone. Any number of threads may do so at a time; packets, and the process that
-/// removes entries, do not notice.
+/// Read-only access to the tables of tracked connections. Any number of threads may read at a time, without an effect on packets
+/// or on the process that removes entries.
 #[derive(Debug)]
 pub struct ConnReader {
     v4: MappedTable<Key4, Conn>,
@@ -38,7 +38,7 @@ pub struct ReadPosition {
 }
 
 impl ConnReader {
-    /// Opens the tables of a loaded program. They live on without it. `ages`: since when connections are known.
+    /// Opens the tables of a loaded program. They stay valid without it. `ages`: when connections were first seen.
     pub fn new(object: &BpfObject, ages: Arc<Ages>) -> Result<Self, LoadError> {
         let tick = sys::tick_nanoseconds().map_err(|cause| LoadError::Run {
             program: program::CLOCK,
@@ -64,7 +64,7 @@ impl ConnReader {
         self.ticks_per_second
     }
 
-    /// For how many seconds a connection is known; 0 if it is new.
+    /// Seconds since a connection was first seen; 0 if it is new.
     pub fn age(&self, conn: &TrackedConn) -> u32 {
         self.ages.of(conn.id)
     }
@@ -74,8 +74,8 @@ impl ConnReader {
         self.image.generation()
     }
 
-    /// Visits the connections in the next `ways` places of the tables from `from` on, and gives where to go on; `None`: that
-    /// was all. One that comes or goes meanwhile may be missed.
+    /// Visits the connections in the next `ways` places of the tables from `from` on, and returns the position to continue at; `None`:
+    /// the end. Connections that are inserted or removed meanwhile may be missed.
     pub fn read(&self, from: ReadPosition, ways: u32, visit: &mut dyn FnMut(&TrackedConn)) -> Option<ReadPosition> {
         let mut visit = |id, key, conn: &Conn| {
             let state = ConnState::from(conn);

@@ -1,9 +1,9 @@
-//! Signals that a thread does not hear for a while.
+//! Blocks a thread's signals for a while.
 
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 
-/// Holds all signals off the calling thread until it is dropped; those for the process go to another thread, or wait. The
-/// verifier gives up when one is pending, and so do the probes of what the kernel can do, which would then say that it cannot.
+/// Blocks all signals of the calling thread until this is dropped; signals to the process go to another thread, or stay pending.
+/// A pending signal makes the verifier give up. Probes of kernel features would then report a feature as missing.
 #[derive(Debug)]
 pub(super) struct SignalsHeld(Option<SigSet>);
 

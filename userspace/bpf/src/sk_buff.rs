@@ -1,4 +1,4 @@
-//! Where the running kernel's `struct sk_buff` has its fields, and how the kernel program looks there.
+//! The offsets of fields in the running kernel's `struct sk_buff`, and the ways in which the kernel program reads them.
 
 use std::{borrow::Cow, fs, io, path::Path};
 
@@ -9,31 +9,31 @@ use taskgate_ebpf::abi::sk_buff::{
 
 use super::btf::Btf;
 
-/// Where the kernel describes its types: with `CONFIG_DEBUG_INFO_BTF`, Linux 5.4 on.
+/// The kernel's BTF: with `CONFIG_DEBUG_INFO_BTF`, Linux 5.4 on.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
-/// Whether lockdown keeps kernel memory from root.
+/// The lockdown mode, which may deny root the reading of kernel memory.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// The kernel's function that casts a program's context (Linux 6.2).
 const CAST_FUNCTION: &str = "bpf_cast_to_kern_ctx";
 
-/// How the program looks at the socket buffer behind its context, from nothing to the best.
+/// How the program reads the socket buffer behind its context, from worst to best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sight {
     /// Not at all.
     None,
-    /// It copies the part that matters: a call for each packet.
+    /// It copies the part with the fields: a helper call for each packet.
     Copied,
-    /// It casts its context: next to nothing.
+    /// It casts its context: almost free.
     Cast,
 }
 
-/// Why the program cannot see what is left to be done to a frame.
+/// Why the program cannot read a frame's pending offloads.
 #[derive(Debug, thiserror::Error)]
 pub enum Unseen {
-    /// The kernel does not describe its types, or not readably.
+    /// The kernel has no readable BTF.
     #[error("the kernel's types cannot be read from `{VMLINUX}` (CONFIG_DEBUG_INFO_BTF)")]
     Types(#[source] io::Error),
-    /// It has a socket buffer of another shape.
+    /// The kernel's `struct sk_buff` lacks a field, or has it at an unsupported place.
     #[error("the kernel's socket buffer has no `{field}` where the program could read it")]
     Field {
         /// The missing name.
@@ -42,22 +42,22 @@ pub enum Unseen {
     /// Lockdown in confidentiality mode.
     #[error("the kernel is locked down against being read (confidentiality)")]
     Lockdown,
-    /// The verifier refused the program that looks there, and took the one that does not.
+    /// The verifier refused the programs that read the fields, and accepted the one that does not.
     #[error("the kernel refuses programs that look there")]
     Refused,
-    /// Looking is off by an option.
+    /// Reading is off by an option.
     #[error("it was told not to look")]
     Off,
 }
 
-/// One way to look, and what that takes.
+/// One way to read the socket buffer, with its load parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Look {
-    /// Which one it is.
+    /// The way.
     pub(super) sight: Sight,
     /// The constant that the program is loaded with.
     pub(super) places: [u32; WORDS],
-    /// The number of the function that casts, where it is used.
+    /// The BTF number of the cast function, if it is used.
     cast: Option<u32>,
 }
 
@@ -69,7 +69,7 @@ impl Look {
         cast: None,
     };
 
-    /// The object with the function that casts in its place; where there is none, nothing is called.
+    /// The object with the call of the cast function filled in; without the function, with a load of 0 instead.
     pub(super) fn link<'a>(&self, object: &'a [u8]) -> Cow<'a, [u8]> {
         const CALL: u8 = 0x85;
         const OF_KERNEL: u8 = 0x20;
@@ -92,7 +92,7 @@ impl Look {
     }
 }
 
-/// The ways to look that the running kernel may allow, the best first; at least one, and none that is better than `best`.
+/// The ways that the running kernel may allow, the best first; at least one, and none better than `best`.
 pub(super) fn looks(best: Sight) -> Result<Vec<Look>, Unseen> {
     if best == Sight::None {
         return Err(Unseen::Off);
@@ -141,7 +141,7 @@ impl Fields {
         let mut bits = [0; FIELDS.len()];
         for (bit, (_, field, size)) in bits.iter_mut().zip(FIELDS) {
             *bit = match btf.member("sk_buff", field) {
-                // A field of bits lies in one byte, the others are aligned.
+                // A bit field lies within one byte, the others are aligned.
                 Some(member) if member.bits == size && (member.at % 8 + size <= 8 || member.at % 16 == 0) => member.at,
                 _ => return Err(Unseen::Field { field }),
             };
@@ -149,7 +149,7 @@ impl Fields {
         Ok(Self(bits))
     }
 
-    /// Where copying has to begin so that all are in the copy.
+    /// The offset at which copying has to begin so that all fields are in the copy.
     fn fit(&self) -> Option<u32> {
         let first = self.0.iter().min()? / 64 * 8;
         let end = self
@@ -161,7 +161,7 @@ impl Fields {
         (end - first <= SPAN as u32).then_some(first)
     }
 
-    /// Their places from a byte on.
+    /// The fields' places relative to a byte.
     fn from(&self, start: u32, how: u32) -> [u32; WORDS] {
         let mut places = [0; WORDS];
         (places[HOW], places[START]) = (how, start);

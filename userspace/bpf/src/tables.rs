@@ -34,7 +34,7 @@ use super::{
 };
 use crate::sys::{self, BpfHashMap, MmapArray};
 
-/// The tables of a loaded kernel program. Any number of these may be open at once; they live on without the
+/// The tables of a loaded kernel program. Any number of these may be open at once; they stay valid without the
 /// [`BpfObject`].
 pub struct KernelTables {
     pub(super) conns: FlowsByFamily<Conn>,
@@ -73,7 +73,7 @@ impl KernelTables {
         })
     }
 
-    /// Since when connections are known: since [`FlowTables::conns`] visited them first.
+    /// When connections were first seen: at the first visit of [`FlowTables::conns`].
     pub fn ages(&self) -> Arc<Ages> {
         Arc::clone(&self.ages)
     }
@@ -93,7 +93,7 @@ impl KernelTables {
         Ok(sum)
     }
 
-    /// Gives a removed entry's charge back; `removed`: the offset of the table's counts in a slot's usage.
+    /// Returns a removed entry's charge; `removed`: the offset of the table's removal counters in a slot's usage.
     fn give_back(&self, slot: u16, removed: usize, charge: Charge) -> io::Result<()> {
         let word = removed + Charges::offset(charge);
         self.usage_word(slot, word)?.fetch_add(1, Relaxed);
@@ -103,8 +103,8 @@ impl KernelTables {
         Ok(())
     }
 
-    /// Sees to it that a connection of a generation long ago is not taken for one of this generation once their numbers, of
-    /// which an entry has the low half, are alike: it goes on as one of the generation before.
+    /// Keeps a connection of an old generation from being mistaken for one of the present generation, when the low halves of their
+    /// numbers, which entries have, become equal: the entry is moved to the previous generation.
     fn keep_older(&self, id: FlowId, conn: &Conn) {
         let now = self.image.generation() as u16;
         let word = conn.admitted.get();
@@ -227,7 +227,7 @@ impl FlowTables for KernelTables {
 
     fn usage(&mut self, slot: u16) -> io::Result<UsageState> {
         let count = |offset| -> io::Result<u64> { Ok(self.usage_word(slot, offset)?.load(Relaxed)) };
-        // What was removed first: an entry that comes and goes between two reads must not make it less than nothing.
+        // The removal counter is read first: an entry that comes and goes between the two reads must not make the difference negative.
         let in_use = |inserted, removed| -> io::Result<u64> {
             let removed = count(removed)?;
             Ok(count(inserted)?

@@ -1,5 +1,5 @@
-//! Only for tests and benchmarks: the loaded programs run on packets, the verifier's counts, and tables that are filled
-//! and emptied by hand. taskgate itself is built without it.
+//! Only for tests and benchmarks: runs the loaded programs on packets, reads the verifier's counts, and fills and empties tables
+//! directly. taskgate itself is built without this module.
 
 use std::{os::fd::AsFd as _, sync::atomic::AtomicU64};
 
@@ -49,7 +49,7 @@ impl BpfObject {
         self.load_prefilter_as(program::PREFILTER_LINEAR)
     }
 
-    /// How many instructions the verifier went through for each program; `None` before 5.16, which does not tell.
+    /// How many instructions the verifier processed for each program; `None` before Linux 5.16, which does not report it.
     pub fn verified_instructions(&self) -> Result<Vec<(&'static str, Option<u32>)>, LoadError> {
         let loaded = Self::PROGRAMS.into_iter().chain(self.prefilter);
         loaded

@@ -1,4 +1,4 @@
-//! Links that lost their filters with a move to another network namespace: found again, and closed there.
+//! Closes links that lost their filters when they were moved to another network namespace.
 
 use std::{
     collections::BTreeSet,
@@ -15,11 +15,11 @@ use taskgate_net::{netns, watch::Moved};
 use super::GatePrograms;
 
 impl GatePrograms {
-    /// Closes a link in the network namespace that it was moved to, for good: it stays closed when taskgate ends. The
-    /// namespace is looked for among those that `ip netns` names and those that processes are in.
+    /// Closes a link in the network namespace that it was moved to, permanently: it stays closed when taskgate ends. The
+    /// namespace is searched among those named by `ip netns` and those of processes.
     ///
     /// # Errors
-    /// Nobody names the namespace, or the kernel refuses.
+    /// No name and no process leads to the namespace, or the kernel refuses.
     pub fn close_moved(&self, moved: Moved) -> io::Result<()> {
         let found = namespace_files().find_map(|path| {
             let file = File::open(path).ok()?;
@@ -28,10 +28,10 @@ impl GatePrograms {
         let file = found.ok_or_else(|| io::Error::other("neither a name nor a process leads to that namespace"))?;
         let close = || {
             setns(&file, CloneFlags::CLONE_NEWNET)?;
-            // Filters outlive whoever put them up.
+            // Filters outlive the process that attached them.
             self.cover(moved.ifindex).map(mem::forget)
         };
-        // A thread that goes in does not come out.
+        // A separate thread, as it does not return from the namespace.
         thread::scope(|scope| match scope.spawn(close).join() {
             Ok(closed) => closed,
             Err(panic) => std::panic::resume_unwind(panic),

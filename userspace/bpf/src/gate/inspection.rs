@@ -1,4 +1,4 @@
-//! Whether a gate is what it was when it was put up: looked at in the kernel, and put right.
+//! Inspection and repair of gates: compares a gate in the kernel with its attached state.
 
 use std::{error::Error as _, io};
 
@@ -8,30 +8,30 @@ use taskgate_net::{filter, link::name_of};
 use super::{Attachment, Gate, GateError, GateProgram, GatePrograms, Hold, SIDES, program_name, side::Side};
 use crate::sys::{self, ProgramInfo};
 
-/// Something that is wrong with one side of a gate.
+/// A fault of one side of a gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GateFault {
-    /// It has no program.
+    /// The side has no program.
     Missing {
         /// Whether it is the side on which the link receives.
         ingress: bool,
     },
-    /// It has another program.
+    /// The side has another program.
     Replaced {
         /// Whether it is the side on which the link receives.
         ingress: bool,
         /// The other one.
         by: ProgramInfo,
     },
-    /// Another program runs before the gate's, and may pass packets by it. That is not put right: whoever put it there has a
-    /// reason, and would do it again.
+    /// Another program runs before the gate's, and may let packets bypass it. This is not repaired: the program was attached on
+    /// purpose, and would be attached again.
     Before {
         /// Whether it is the side on which the link receives.
         ingress: bool,
         /// The other one.
         by: ProgramInfo,
     },
-    /// It has no name in bpffs, and would come off with the process.
+    /// The side has no pin in bpffs, and would be detached with the process.
     Unpinned {
         /// Whether it is the side on which the link receives.
         ingress: bool,
@@ -39,7 +39,7 @@ pub enum GateFault {
 }
 
 impl GateFault {
-    /// Whether it is on the side on which the link receives.
+    /// Whether the fault is on the side on which the link receives.
     pub const fn ingress(&self) -> bool {
         match self {
             Self::Missing { ingress }
@@ -49,23 +49,23 @@ impl GateFault {
         }
     }
 
-    /// Whether [`Gate::repair`] puts it right.
+    /// Whether [`Gate::repair`] can repair the fault.
     pub const fn can_be_repaired(&self) -> bool {
         !matches!(self, Self::Before { .. })
     }
 }
 
-/// A gate, as the kernel has it.
+/// The state of a gate in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
-    /// The programs of its sides; `true`: that on which the link receives.
+    /// The programs of its sides; `true`: the side on which the link receives.
     pub sides: Vec<(bool, ProgramInfo)>,
-    /// What is wrong with it.
+    /// The gate's faults.
     pub faults: Vec<GateFault>,
 }
 
 impl Gate {
-    /// Looks at it. `None`: its link is not here any more, or another one.
+    /// Inspects the gate. `None`: the link left this network namespace or was deleted, or another link has its ifindex.
     pub fn inspect(&self) -> io::Result<Option<Inspection>> {
         let Attachment { link, hold, .. } = &*self.attachment;
         let is_here = || name_of(link.ifindex).is_ok();
@@ -83,7 +83,7 @@ impl Gate {
                 return Ok(None);
             }
         }
-        // It may have gone meanwhile.
+        // The link may have gone meanwhile.
         Ok(is_here().then_some(found))
     }
 
@@ -118,7 +118,7 @@ impl Gate {
 
     fn inspect_filter(&self, ingress: bool, found: &mut Inspection) -> io::Result<Option<()>> {
         let ifindex = self.attachment.link.ifindex;
-        // Programs of TCX run before all filters. Kernels without it have none.
+        // TCX programs run before all filters. Kernels without TCX have none.
         for entry in sys::tcx_programs(ifindex, ingress).unwrap_or_default() {
             Self::note_before(ingress, entry.program, found);
         }
@@ -141,9 +141,9 @@ impl Gate {
     }
 
     fn note_before(ingress: bool, id: u32, found: &mut Inspection) {
-        // One that is unloaded meanwhile runs no more.
+        // A program that was unloaded meanwhile runs no more.
         let Ok(by) = sys::program_info(id) else { return };
-        // Another instance's gate lets nothing by that its own rules deny.
+        // Another instance's gate only drops packets; passed packets go on to this gate.
         if !is_gate(&by.name) {
             found.faults.push(GateFault::Before { ingress, by });
         }
@@ -151,7 +151,7 @@ impl Gate {
 
     fn note_own(&self, ingress: bool, id: u32, found: &mut Inspection) -> io::Result<()> {
         let info = match sys::program_info(id) {
-            // It was replaced meanwhile, as taskgate does itself.
+            // The program was replaced meanwhile, as taskgate itself does.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
             info => info?,
         };
@@ -165,8 +165,8 @@ impl Gate {
         Ok(())
     }
 
-    /// Has a program on both sides of its link, which is here, whatever was taken off or replaced; and gives missing names. One
-    /// that has no name judges as well as any other, so it is no error where that cannot be given.
+    /// Puts the program on both sides of the link again, which must be in this network namespace, and restores missing pins. A failed
+    /// pin is logged and is no error, as the gate works without it.
     pub fn repair(&self, gate: GateProgram) -> Result<(), GateError> {
         self.attachment.repair(gate)
     }

@@ -24,45 +24,45 @@ pub use self::{
 use self::{programs::Programs, side::Side};
 use super::{load::LoadError, pins::PinError};
 
-/// How a gate hangs on its link.
+/// The kind of a gate's attachment to its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachKind {
-    /// TCX links, before all other programs: kernels from 6.6 on. Their names in bpffs keep them when taskgate is gone.
+    /// TCX links, before all other programs: kernels from 6.6 on. Their pins in bpffs keep them when taskgate ends.
     Tcx,
-    /// Filters of a clsact queueing discipline. They stay when taskgate is gone, and the next gate takes their place.
+    /// Filters of a clsact queueing discipline. They stay when taskgate ends, and the next gate replaces them.
     Clsact,
 }
 
 /// The program of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateProgram {
-    /// Judges them by the policy of the link's task.
+    /// Judges packets by the policy of the link's task.
     Judge,
-    /// Drops them all. It does not ask which link they are on, so it holds for links of any kind, number and namespace.
+    /// Drops all packets. It does not depend on the link, so it works on links of any kind, number and namespace.
     DropAll,
 }
 
 /// Where the link of a gate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In this network namespace, with the gate on it, if only on one side: somebody may have taken the other one off.
+    /// In this network namespace, with the gate on at least one side: the program of the other side may have been detached.
     Here,
-    /// In another network namespace; its gate is with it. Only TCX tells that.
+    /// In another network namespace, with its gate. Only TCX gates can be tracked there.
     Elsewhere,
-    /// A link of its number is in this network namespace, without anything of the gate: somebody took it off, or this is another
-    /// link, which whoever watches links can tell.
+    /// A link with its ifindex is in this network namespace, without any program of the gate: the gate was detached, or this is
+    /// another link. Only the link monitor can distinguish the two.
     Bare,
-    /// No link of its number is in this network namespace: it is destroyed, or was moved away, which takes clsact filters off.
+    /// No link with its ifindex is in this network namespace: it was deleted, or moved away, which removes clsact filters.
     Gone,
 }
 
-/// Where a clsact filter goes: before filters of other priorities, and under handles that others do not use. Each instance has
-/// handles of its own, so that those that gate one link all do.
+/// The priority and handles of clsact filters: they run before filters of other priorities, under handles that other programs do
+/// not use. Each instance adds its number to the handles, so that several instances can gate one link.
 const PRIORITY: u16 = 1;
 const GATE_HANDLE: u32 = 0x7467;
 const COVER_HANDLE: u32 = 0x7468;
 
-/// Both sides of a link: receiving, and sending.
+/// Both sides of a link, as `ingress`: receiving, and sending.
 const SIDES: [bool; 2] = [true, false];
 
 /// The filters of one instance.
@@ -72,36 +72,36 @@ struct Filters {
 }
 
 impl Filters {
-    /// That of a gate.
+    /// The place of a gate's filter.
     fn gate(self, ifindex: u32, ingress: bool) -> FilterPlace {
         self.at(ifindex, ingress, GATE_HANDLE)
     }
 
-    /// That of a [`Cover`].
+    /// The place of a [`Cover`]'s filter.
     fn cover(self, ifindex: u32, ingress: bool) -> FilterPlace {
         self.at(ifindex, ingress, COVER_HANDLE)
     }
 
-    /// Takes a gate's filters away.
+    /// Removes a gate's filters.
     fn clear_gate(self, ifindex: u32) -> io::Result<()> {
         SIDES
             .into_iter()
             .try_for_each(|ingress| self.gate(ifindex, ingress).clear())
     }
 
-    /// Takes away those of a [`Cover`] that a killed process left.
+    /// Removes the filters of a [`Cover`] that a killed process left.
     fn clear_cover(self, ifindex: u32) -> io::Result<()> {
         clear_taken(SIDES.map(|ingress| self.cover(ifindex, ingress))).map(drop)
     }
 
-    /// Takes away all that are there. Gives whether any was.
+    /// Removes all filters of this instance from a link. Returns whether there were any.
     fn clear(self, ifindex: u32) -> io::Result<bool> {
         let of_gate = clear_taken(SIDES.map(|ingress| self.gate(ifindex, ingress)))?;
         let of_cover = clear_taken(SIDES.map(|ingress| self.cover(ifindex, ingress)))?;
         Ok(of_gate || of_cover)
     }
 
-    /// Whether a gate's filters are there, if only on one side.
+    /// Whether a link has a gate's filter on at least one side.
     fn stand(self, ifindex: u32) -> io::Result<bool> {
         let [received, sent] = SIDES.map(|ingress| self.gate(ifindex, ingress).is_taken());
         Ok(received? || sent?)
@@ -117,7 +117,7 @@ impl Filters {
     }
 }
 
-/// Takes away those of these filters that are there. Gives whether any was.
+/// Removes those of the filters that exist. Returns whether any did.
 fn clear_taken(filters: [FilterPlace; 2]) -> io::Result<bool> {
     let mut any = false;
     for filter in filters {
@@ -163,7 +163,7 @@ pub enum GateError {
         #[source]
         cause: io::Error,
     },
-    /// A gate hangs on the link for another side than it would have to.
+    /// The link has a gate for the opposite direction.
     #[error("link `{link}` has the gate of {has} and cannot get that of {wants}: end taskgate and start it again")]
     Sides {
         /// The link.
@@ -173,13 +173,13 @@ pub enum GateError {
         /// Whose gate it would get.
         wants: &'static str,
     },
-    /// The name means another link now.
+    /// Another link has the name now.
     #[error("link `{link}` was replaced by another one of that name: look it up again")]
     Replaced {
         /// The link.
         link: String,
     },
-    /// The kernel does not tell about the link.
+    /// The link's state cannot be read.
     #[error("link `{link}` cannot be looked at")]
     Look {
         /// The link.
@@ -197,7 +197,7 @@ pub enum GateError {
         #[source]
         cause: io::Error,
     },
-    /// The kernel did not let go.
+    /// The kernel refused to detach the gate.
     #[error("the gate of link `{link}` cannot be taken off")]
     Detach {
         /// The link.
@@ -208,10 +208,10 @@ pub enum GateError {
     },
 }
 
-/// The number of a link in the tables.
+/// The id of a link in the tables.
 ///
 /// # Errors
-/// [`GateError::Ifindex`] if they have no name for it.
+/// [`GateError::Ifindex`] if the ifindex is too large for an id.
 pub fn link_id(link: &Link) -> Result<LinkId, GateError> {
     if link.ifindex < LinkId::DEVICES {
         return Ok(LinkId::device(link.ifindex));
@@ -232,8 +232,8 @@ fn program_name(link: &Link, gate: GateProgram, ingress: bool) -> &'static str {
     }
 }
 
-/// An attached gate. It may have several owners. It stays when they are gone if its programs outlive the process
-/// ([`GatePrograms`]); otherwise it comes off when the last one drops it.
+/// An attached gate. It may have several owners. If its programs outlive the process ([`GatePrograms`]), it stays attached when
+/// all owners are dropped; otherwise it is detached with the last one.
 #[derive(Clone, Debug)]
 pub struct Gate {
     attachment: Arc<Attachment>,
@@ -247,14 +247,14 @@ struct Attachment {
     hold: Hold,
 }
 
-/// What holds the programs on a link.
+/// The kernel objects that hold the programs on a link.
 #[derive(Debug)]
 enum Hold {
     /// The TCX links of the sides.
     Tcx([Side; 2]),
-    /// Filters, which the kernel knows by their place.
+    /// Filters, which are identified by their place.
     Filters,
-    /// Nothing any more.
+    /// None: the gate was detached.
     Released,
 }
 
@@ -319,7 +319,7 @@ impl Attachment {
         Ok(())
     }
 
-    /// Nothing of it stays where it is not whole.
+    /// Detaches everything if `whole` is an error, and returns `whole`.
     fn unless_failed(&mut self, whole: Result<(), GateError>) -> Result<(), GateError> {
         if whole.is_err() {
             self.take_off_or_log();
@@ -345,7 +345,7 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         if self.programs.outlive() {
-            // Its name would keep a BPF link whose network link is gone.
+            // The pin would keep a BPF link whose network link is gone.
             if let Hold::Tcx(sides) = &self.hold {
                 for side in sides {
                     side.forget_if_gone();
@@ -358,38 +358,38 @@ impl Drop for Attachment {
 }
 
 impl Gate {
-    /// The link, as it was when the gate was put up.
+    /// The link, as it was when the gate was attached.
     pub fn link(&self) -> &Link {
         &self.attachment.link
     }
 
-    /// How it hangs there.
+    /// The kind of attachment.
     pub fn hook(&self) -> AttachKind {
         self.attachment.hook()
     }
 
-    /// Where its link is now. A gate's link is identified by the BPF link itself: its number may be another one's,
+    /// Where the gate's link is now. A TCX gate's link is identified by the BPF link: the ifindex may be another link's,
     /// here or in another namespace.
     pub fn place(&self) -> Result<Place, GateError> {
         self.attachment.place()
     }
 
-    /// Whether it hangs on the link of this network namespace that has this number, whatever number its link had before.
+    /// Whether a TCX gate is on the link of this network namespace that has this ifindex now, even if its link had another one before.
     pub fn is_on(&self, ifindex: u32) -> bool {
         self.attachment.is_on(ifindex)
     }
 
-    /// Whether it gates a link of this network namespace no more.
+    /// Whether the gate is no longer on a link of this network namespace.
     pub fn is_gone(&self) -> Result<bool, GateError> {
         Ok(self.place()? != Place::Here)
     }
 
-    /// Puts another program in place, in one step for each side, without waiting. With TCX wherever the link is now.
+    /// Replaces the program, atomically on each side, without waiting. With TCX this works in any namespace.
     pub fn set(&self, gate: GateProgram) -> Result<(), GateError> {
         self.attachment.set(gate)
     }
 
-    /// Takes it off and says how that went. Nothing to do where the link is gone, or while it has another owner.
+    /// Detaches the gate and reports errors. Does nothing if the link is gone, or while the gate has another owner.
     pub fn detach(self) -> Result<(), GateError> {
         let Some(mut attachment) = Arc::into_inner(self.attachment) else {
             return Ok(());

@@ -170,9 +170,9 @@ impl GatePrograms {
         Ok(has_filters.then_some(AttachKind::Clsact))
     }
 
-    /// Attaches a gate to a link of this network namespace: once this returns, both sides have the program. On failure nothing new
-    /// stays attached. An existing gate of these programs is kept, with one more owner and the given program, and so is a gate of an
-    /// earlier process ([`Self::inherit`]): the link is never open in between, and the kind of attachment stays the same.
+    /// Attaches a gate to a link of this network namespace: once this returns, both sides have the program. If a new gate fails,
+    /// nothing of it stays attached. An existing gate of these programs is kept, with one more owner and the given program, and so is a
+    /// gate of an earlier process ([`Self::inherit`]): the link is never open in between, and the kind of attachment stays the same.
     /// With TCX it waits for the kernel twice, 20 to 140 ms each; the kernel serialises such calls, so threads do not make it faster.
     pub fn attach(&self, link: &Link, gate: GateProgram) -> Result<Gate, GateError> {
         let hook = self.standing(link)?.unwrap_or_else(|| self.hook());

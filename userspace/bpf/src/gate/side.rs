@@ -1,4 +1,4 @@
-//! One side of a link that has a gate: a TCX link, which has a name in bpffs if it is to outlive the process.
+//! One side of a gate: a TCX link, pinned in bpffs if it is to outlive the process.
 
 use std::{
     io,
@@ -18,11 +18,11 @@ use crate::{
 pub(super) struct Side {
     hold: Mutex<Hold>,
     ingress: bool,
-    /// The number that its link had when this was made.
+    /// The ifindex of its link when this was made.
     found_at: u32,
 }
 
-/// The BPF link, and its name in bpffs.
+/// The BPF link, and its pin in bpffs.
 #[derive(Debug)]
 struct Hold {
     link: OwnedFd,
@@ -30,7 +30,7 @@ struct Hold {
 }
 
 impl Side {
-    /// Attaches a program to it. It comes off again if it is dropped before it has its name ([`Self::keep`]).
+    /// Attaches a program to one side of a link. It is detached again if this is dropped before it is pinned ([`Self::keep`]).
     pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, ingress: bool) -> io::Result<Self> {
         let link = sys::attach_tcx(program, ifindex, ingress)?;
         Ok(Self {
@@ -40,7 +40,7 @@ impl Side {
         })
     }
 
-    /// One that an earlier process attached.
+    /// Opens the pinned side of an earlier process.
     pub(super) fn open(name: PathBuf) -> Result<Self, PinError> {
         let link = sys::pinned(&name).map_err(PinError::of("open", &name))?;
         let attached = sys::attached(link.as_fd()).map_err(PinError::of("look at", &name))?;
@@ -55,7 +55,7 @@ impl Side {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives it a name, so that it outlives the process. One that has its name keeps it.
+    /// Pins the side, unless it is pinned, so that it outlives the process.
     pub(super) fn keep(&self, pins: &Pins) -> Result<(), PinError> {
         let mut hold = self.hold();
         let id = sys::attached(hold.link.as_fd()).map(|attached| attached.id);
@@ -68,18 +68,18 @@ impl Side {
         Ok(())
     }
 
-    /// Whether it has a name that leads to it, or needs none. `pins`: where it has its name.
+    /// Whether the side's pin in `pins` exists and leads to it.
     pub(super) fn is_kept(&self, pins: &Pins) -> io::Result<bool> {
         let id = self.attached()?.id;
         Ok(has_name(id, &pins.link(id)))
     }
 
-    /// What the kernel says of it.
+    /// The kernel's information on the side.
     pub(super) fn attached(&self) -> io::Result<sys::Attached> {
         sys::attached(self.hold().link.as_fd())
     }
 
-    /// Attaches a program to its side of a link of this network namespace, in place of what was detached there.
+    /// Attaches a program again, to the same side of a link of this network namespace, after it was detached.
     pub(super) fn attach_again(&self, program: BorrowedFd<'_>, ifindex: u32) -> io::Result<()> {
         let link = sys::attach_tcx(program, ifindex, self.ingress)?;
         self.forget();
@@ -87,23 +87,23 @@ impl Side {
         Ok(())
     }
 
-    /// Whether it is the side that receives.
+    /// Whether this is the side on which the link receives.
     pub(super) fn ingress(&self) -> bool {
         self.ingress
     }
 
-    /// The number that its link had when this was made, which may be another one by now.
+    /// The ifindex of its link when this was made, which may have changed.
     pub(super) fn found_at(&self) -> u32 {
         self.found_at
     }
 
-    /// The number of its link, in the network namespace where that is now; 0 once it is gone.
+    /// The ifindex of its link, in the network namespace where the link is now; 0 once the side is detached or the link is gone.
     pub(super) fn ifindex(&self) -> io::Result<u32> {
         Ok(self.attached()?.ifindex)
     }
 
-    /// Where it is, seen from the link of this network namespace that has this number: gone if its link is, or if somebody took
-    /// it off.
+    /// Where the side is, relative to the link of this network namespace with this ifindex: [`Place::Gone`] if its link was deleted or
+    /// the program was detached.
     pub(super) fn place(&self, ifindex: u32) -> io::Result<Place> {
         let attached = self.attached()?;
         if attached.ifindex == 0 {
@@ -112,7 +112,7 @@ impl Side {
         if attached.ifindex != ifindex {
             return Ok(Place::Elsewhere);
         }
-        // In another namespace the number may be the same, and here it may be another link's.
+        // The link may be in another namespace under the same ifindex, which here is another link's.
         let here = match sys::tcx_links(ifindex, self.ingress) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
             here => here?,
@@ -124,20 +124,20 @@ impl Side {
         })
     }
 
-    /// Puts another program in place, wherever the link is.
+    /// Replaces the program, in any network namespace.
     pub(super) fn set(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         sys::update(self.hold().link.as_fd(), program)
     }
 
-    /// Takes the program off.
+    /// Detaches the program, and removes the pin.
     pub(super) fn take_off(&self) -> io::Result<()> {
-        // Closing is not enough while a child that is about to be another program still has it.
+        // Closing is not enough: a forked child has the descriptor until its exec.
         let detached = sys::detach(self.hold().link.as_fd());
         self.forget();
         detached
     }
 
-    /// Gives up the name of one whose network link is gone; whether that is so.
+    /// Removes the pin if the network link is gone. Returns whether it is.
     pub(super) fn forget_if_gone(&self) -> bool {
         let is_gone = self.ifindex().is_ok_and(|ifindex| ifindex == 0);
         if is_gone {
@@ -154,7 +154,7 @@ impl Side {
     }
 }
 
-/// Whether a name in bpffs leads to the BPF link with this id.
+/// Whether a path in bpffs is a pin of the BPF link with this id.
 fn has_name(id: u32, path: &Path) -> bool {
     let found = sys::pinned(path).and_then(|link| sys::attached(link.as_fd()));
     found.is_ok_and(|found| found.id == id)

@@ -46,7 +46,7 @@ pub fn load_instructions(kind: ProgramKind, instructions: &[[u8; 8]]) -> io::Res
         license: address(c"GPL"),
         ..Load::default()
     };
-    // SAFETY: the kernel only reads the instructions, as many as it is told, and the licence up to its zero byte.
+    // SAFETY: the kernel only reads the given number of instructions, and the licence up to its zero byte.
     let program = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just made it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(program as c_int) })
@@ -57,7 +57,7 @@ pub fn counter() -> io::Result<OwnedFd> {
     create_array(BPF_MAP_TYPE_ARRAY, 8, None)
 }
 
-/// An array for tail calls, with one program. The kernel empties it once nobody has it open.
+/// An array for tail calls, with one program. The kernel empties it once no process has it open.
 pub fn program_array(first: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let array = create_array(BPF_MAP_TYPE_PROG_ARRAY, 4, None)?;
     set_first(std::os::fd::AsFd::as_fd(&array), first)?;

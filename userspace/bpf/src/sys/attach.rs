@@ -83,7 +83,7 @@ fn create(attr: &mut LinkCreate) -> io::Result<OwnedFd> {
 }
 
 /// Attaches an XDP program to a link: `native` in its driver, else in the kernel before anything else looks at a packet.
-/// It comes off with the last handle on what is given (Linux 5.9).
+/// It is detached with the last handle on the returned link (Linux 5.9).
 pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, native: bool) -> io::Result<OwnedFd> {
     create(&mut LinkCreate {
         program: number(program),
@@ -98,8 +98,8 @@ fn tcx(ingress: bool) -> u32 {
     if ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS }
 }
 
-/// Attaches a program before all others to one side of a link of this network namespace (TCX, Linux 6.6). It comes off
-/// with the last handle on what is given. The kernel waits for a grace period: 20 to 140 ms.
+/// Attaches a program before all others to one side of a link of this network namespace (TCX, Linux 6.6). It is detached
+/// with the last handle on the returned link. The kernel waits for a grace period: 20 to 140 ms.
 pub fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32, ingress: bool) -> io::Result<OwnedFd> {
     create(&mut LinkCreate {
         program: number(program),

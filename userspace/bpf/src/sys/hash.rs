@@ -86,8 +86,8 @@ impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
         unsafe { bpf(super::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
     }
 
-    /// Removes an entry and gives its last value. Before 5.14 that takes two calls, and what the kernel adds to the
-    /// value between them is lost.
+    /// Removes an entry and returns its last value. Before Linux 5.14 this takes two calls, and updates of the value between
+    /// them are lost.
     pub fn lookup_and_delete(&self, key: &K) -> io::Result<Option<V>> {
         match self.read(BPF_MAP_LOOKUP_AND_DELETE_ELEM, key) {
             Err(error) if is_unknown(&error) => self.lookup_then_delete(key),

@@ -1,4 +1,4 @@
-//! What the kernel says of programs and maps.
+//! The kernel's information on programs and maps, and opening objects by id.
 
 use std::{
     ffi::{CStr, c_int},
@@ -41,7 +41,7 @@ struct ProgramFields {
     kind: u32,
     id: u32,
     tag: [u8; 8],
-    /// Lengths and addresses of what is not asked for; the time and user of loading; the maps, of which none are asked for.
+    /// Lengths and addresses of parts that are not requested; the time and user of loading; the maps, none of which are requested.
     rest: [u64; 6],
     name: [u8; 16],
 }
@@ -82,7 +82,7 @@ pub fn link_by_id(id: u32) -> io::Result<OwnedFd> {
     by_id(BPF_LINK_GET_FD_BY_ID, id)
 }
 
-/// Opens what has an id.
+/// Opens an object by its id.
 fn by_id(command: c_int, id: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct ById {

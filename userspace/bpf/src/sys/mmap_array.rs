@@ -44,7 +44,7 @@ impl<T: Atomics> MmapArray<T> {
         let bytes = NonZeroUsize::new(value * info.max_entries() as usize).filter(|_| fits);
         let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not such an array"))?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh mapping at an address that the kernel chooses, so it touches nobody's memory.
+        // SAFETY: a fresh mapping at an address that the kernel chooses, so it overlaps no memory in use.
         let first = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, map.fd(), 0) }?;
         Ok(Self(Arc::new(Mapping {
             first: first.cast(),
@@ -58,15 +58,15 @@ impl<T: Atomics> Deref for MmapArray<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: the mapping has `len` values and is aligned to a page; an array never shrinks, and what the kernel
-        // writes into it are atomics.
+        // SAFETY: the mapping has `len` values and is aligned to a page; an array never shrinks, and the values, which the
+        // kernel writes, are atomics.
         unsafe { slice::from_raw_parts(self.0.first.as_ptr(), self.0.len) }
     }
 }
 
 impl<T: Atomics> Drop for Mapping<T> {
     fn drop(&mut self) {
-        // SAFETY: made by `mmap` with this length, and nobody can still borrow it.
+        // SAFETY: made by `mmap` with this length, and no borrow of it can remain.
         let unmapped = unsafe { munmap(self.first.cast(), self.bytes.get()) };
         debug_assert!(unmapped.is_ok(), "a mapping of our own can be unmapped");
     }

@@ -2,7 +2,7 @@
 //! array, hash tables read in batches and emptied entry by entry, programs attached to links, a program run on a packet, the
 //! grace period, a link's switches.
 //!
-//! Everything here is safe to call: what a map's keys and values are is compared with the Rust types once, when a
+//! Everything here is safe to call: the sizes of a map's keys and values are compared with the Rust types once, when a
 //! [`MmapArray`] or a [`BpfHashMap`] is made of it.
 #![expect(
     unsafe_code,

@@ -35,7 +35,7 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
-/// Opens what has a name in bpffs.
+/// Opens a pinned object by its path in bpffs.
 pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = text(path)?;
     let mut attr = Object {

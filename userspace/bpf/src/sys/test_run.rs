@@ -4,7 +4,7 @@ use std::{io, os::fd::BorrowedFd};
 
 use super::run::{TestRunResult, run};
 
-/// A packet for [`test_run`], with what the kernel lets a test say about it.
+/// A packet for [`test_run`], with the metadata that the kernel lets a test set.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TestPacket<'a> {
     /// The frame, from the Ethernet header on: at least 14 bytes.
