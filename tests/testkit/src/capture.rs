@@ -1,4 +1,4 @@
-//! Incoming frames of a link, byte for byte: for frames that have no flow, or hide it.
+//! Captures the incoming frames of a link, byte for byte: for frames that have no flow, or hide it.
 
 use std::{cell::RefCell, os::fd::OwnedFd};
 
@@ -29,14 +29,14 @@ impl Capture {
         Ok(Self { socket, frames })
     }
 
-    /// In how many of the frames up to now these bytes are, wherever.
+    /// The number of frames so far that contain these bytes, at any place.
     pub fn count(&self, bytes: &[u8]) -> Result<usize> {
         self.read()?;
         let holds = |frame: &&Vec<u8>| frame.windows(bytes.len()).any(|part| part == bytes);
         Ok(self.frames.borrow().iter().filter(holds).count())
     }
 
-    /// The first frame with these bytes.
+    /// The first frame that contains these bytes.
     pub fn frame(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         self.await_bytes(bytes)?;
         let frames = self.frames.borrow();
@@ -46,12 +46,12 @@ impl Capture {
         found.cloned().context("it came and is not there")
     }
 
-    /// Waits until these bytes came in a frame.
+    /// Waits until a frame with these bytes has arrived.
     pub fn await_bytes(&self, bytes: &[u8]) -> Result<()> {
         until(&format!("a frame with {bytes:?} comes"), || Ok(self.count(bytes)? > 0))
     }
 
-    /// Waits until these bytes came in so many frames.
+    /// Waits until this many frames with these bytes have arrived.
     pub fn await_count(&self, bytes: &[u8], frames: usize) -> Result<()> {
         until(&format!("{frames} frames with {bytes:?} come"), || {
             Ok(self.count(bytes)? >= frames)

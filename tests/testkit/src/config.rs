@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-/// A configuration. A second item of one name replaces the first, so that a test can reload a small change.
+/// A configuration. A second item of the same name replaces the first, so that a test can reload a small change.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     namespaces: String,
@@ -26,7 +26,7 @@ struct Task {
 }
 
 impl Config {
-    /// An empty one, whose tasks' namespaces have names that begin with `namespaces` and a dash.
+    /// An empty configuration. The names of its tasks' namespaces begin with `namespaces` and a dash.
     pub fn new(namespaces: &str) -> Self {
         Self {
             namespaces: namespaces.to_owned(),
@@ -34,7 +34,7 @@ impl Config {
         }
     }
 
-    /// A group. `rules`: its keys after the name, such as `ingress: [{ protocol: tcp, from: any }], egress: []`.
+    /// Adds a group. `rules`: its keys after the name, such as `ingress: [{ protocol: tcp, from: any }], egress: []`.
     #[must_use]
     pub fn group(mut self, name: &str, rules: &str) -> Self {
         let separator = if rules.is_empty() { "" } else { ", " };
@@ -56,14 +56,14 @@ impl Config {
         self.task_in(name, name, addresses, groups)
     }
 
-    /// A task whose ENI taskgate makes, in the namespace of another one.
+    /// Adds a task whose ENI taskgate makes in the namespace of another task.
     #[must_use]
     pub fn task_in(self, name: &str, whose: &str, addresses: &[&str], groups: &[&str]) -> Self {
         let namespace = self.namespace(whose);
         self.bound_task(name, &format!("namespace: {namespace}"), addresses, groups, true)
     }
 
-    /// A task on a device that is, or will be, there.
+    /// Adds a task on a device that exists, or will exist later.
     #[must_use]
     pub fn device_task(self, name: &str, device: &str, addresses: &[&str], groups: &[&str]) -> Self {
         self.bound_task(name, &format!("device: {device}"), addresses, groups, false)
@@ -82,12 +82,12 @@ impl Config {
         [2, 0, 0, 0, high, low]
     }
 
-    /// The same as `ip` and the configuration write it.
+    /// The same address as text, in the form of `ip` and of the configuration.
     pub fn vlan_mac_text(vlan: u16) -> String {
         Self::vlan_mac(vlan).map(|byte| format!("{byte:02x}")).join(":")
     }
 
-    /// A task whose ENI taskgate makes, and of which other files say all the rest.
+    /// Adds a task whose ENI taskgate makes; other files have all other keys of the task.
     #[must_use]
     pub fn bind(mut self, name: &str) -> Self {
         let text = format!(
@@ -116,7 +116,7 @@ impl Config {
         self
     }
 
-    /// With more to say of a task.
+    /// Adds keys to a task.
     #[must_use]
     pub fn amend(mut self, task: &str, yaml: &str) -> Self {
         if let Some(task) = self.tasks.get_mut(task) {
@@ -148,7 +148,7 @@ impl Config {
         self
     }
 
-    /// Without what [`Config::with`] gave it.
+    /// Removes the text that [`Config::with`] added.
     #[must_use]
     pub fn without_extra(mut self) -> Self {
         self.extra.clear();
@@ -172,7 +172,7 @@ impl Config {
         self.tasks.keys().map(String::as_str)
     }
 
-    /// The names of those whose ENIs taskgate makes.
+    /// The names of the tasks whose ENIs taskgate makes.
     pub fn made_tasks(&self) -> impl Iterator<Item = &str> {
         self.tasks
             .iter()

@@ -49,13 +49,13 @@ impl HttpAnswer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body, where the call had to succeed.
+    /// The body of the answer to a call that must succeed.
     pub fn ok(&self) -> Result<Value> {
         ensure!(self.status == 200, "{}: {}", self.status, self.text());
         self.json()
     }
 
-    /// The problem, where the call had to be refused with this status.
+    /// The problem in the answer to a call that must be refused with this status.
     pub fn problem(&self, status: u16) -> Result<Value> {
         ensure!(self.status == status, "{}: {}", self.status, self.text());
         ensure!(
@@ -85,7 +85,7 @@ impl ControlSocket {
         self.call("POST", path, &body.to_string())
     }
 
-    /// A call with a connection for it alone.
+    /// Makes a call over a new connection.
     pub fn call(&self, method: &str, path: &str, body: &str) -> Result<HttpAnswer> {
         let mut connection = self.connect()?;
         connection.write_all(request(method, path, body).as_bytes())?;
@@ -122,7 +122,7 @@ pub fn request(method: &str, path: &str, body: &str) -> String {
     text + "\r\n" + body
 }
 
-/// Reads one answer, whose body has a length or is in chunks.
+/// Reads an answer, whose body has a length or is chunked.
 pub fn read_answer(from: &mut UnixStream) -> Result<HttpAnswer> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -184,7 +184,7 @@ pub fn await_close(from: &mut UnixStream, patience: Duration) -> Result<Vec<u8>>
     }
 }
 
-/// Whether an error says that the other end is gone.
+/// Whether an error means that the peer has closed the connection.
 pub fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }

@@ -23,12 +23,12 @@ impl Counters {
         bail!("taskgate holds no counters")
     }
 
-    /// Packets that were dropped for this reason, of all tasks and of none.
+    /// The packets that were dropped for this reason, of all tasks and of no task.
     pub fn dropped(&self, direction: Direction, reason: DropReason) -> Result<u64> {
         self.ended(direction, Outcome::Drop(reason))
     }
 
-    /// Packets that ended so, of all tasks and of none. Packets of tracked connections are not counted here.
+    /// The packets with this outcome, of all tasks and of no task. Packets of tracked connections are not counted here.
     pub fn ended(&self, direction: Direction, outcome: Outcome) -> Result<u64> {
         let mut sum = 0;
         for slot in 0..(self.0.len() / 2) as u16 {
@@ -41,7 +41,7 @@ impl Counters {
         Ok(sum)
     }
 
-    /// Waits until so many were, and no more.
+    /// Waits until exactly this many packets were dropped for this reason.
     pub fn await_dropped(&self, direction: Direction, reason: DropReason, packets: u64) -> Result<()> {
         let what = || format!("{packets} packets dropped for `{}`", reason.name());
         until(&what(), || Ok(self.dropped(direction, reason)? >= packets))

@@ -39,7 +39,7 @@ pub const RELOADED: &str = "reloaded";
 /// The message once a reload was refused.
 pub const REFUSED: &str = "reload refused";
 
-/// A running taskgate. It is killed when this is dropped before it was stopped.
+/// A running taskgate. It is killed if this is dropped before the process was stopped.
 #[derive(Debug)]
 pub struct Daemon {
     process: Option<Child>,
@@ -58,31 +58,31 @@ pub struct Daemon {
 pub enum Reload {
     /// The new configuration is in force.
     Done,
-    /// The old one stays in force; these are the messages.
+    /// The old configuration stays in force; these are the messages.
     Refused(String),
 }
 
 /// The output of a taskgate that ended.
 #[derive(Debug)]
 pub struct Stopped {
-    /// Every record that it wrote.
+    /// All records that the process wrote.
     pub records: Vec<Record>,
-    /// Its stderr.
+    /// The messages on its standard error.
     pub messages: Vec<String>,
     /// The output of `taskgate cleanup`, if it was run afterwards.
     pub cleaned: String,
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     tasks: BTreeMap<String, String>,
 }
 
-/// How one is started.
+/// Options for starting a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     pub instance: &'a str,
-    /// `--interval`; none leaves it to the configuration.
+    /// `--interval`; `None` leaves the interval to the configuration.
     pub interval: Option<u32>,
-    /// How long its start, a reload and its end may take each.
+    /// The time limit for each of start, reload and end.
     pub patience: Duration,
     /// `--watch`.
     pub watch: bool,
@@ -92,13 +92,13 @@ pub struct Options<'a> {
 }
 
 impl Daemon {
-    /// Starts one in `host` with `config` as the only file of the folder `folder`, and waits until its gates are up.
+    /// Starts taskgate in `host` with `config` as the only file of the folder `folder`, and waits until its gates are up.
     pub fn start(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
         Self::begin(host, folder, config, options)?.ready(options)
     }
 
-    /// Starts one in `host` with the folder `folder` as it is, and waits until its gates are up. `tasks`: the names of its
-    /// ENIs, for [`Ledger`]s.
+    /// Starts taskgate in `host` with the existing folder `folder`, and waits until its gates are up. `tasks`: the names
+    /// of its ENIs, for [`Ledger`]s.
     pub fn start_in(
         host: &Netns,
         folder: &Path,
@@ -123,7 +123,7 @@ impl Daemon {
         waited.context("taskgate's gates did not come up")
     }
 
-    /// Starts one in `host` with `config` as a file of the folder `folder`, and does not wait.
+    /// Starts taskgate in `host` with `config` as a file of the folder `folder`, and does not wait.
     pub fn begin(host: &Netns, folder: &Path, config: &Config, options: Options<'_>) -> Result<Self> {
         fs::write(folder.join(FILE), config.to_string())?;
         Self::begin_in(host, folder, tasks_of(config), options)
@@ -178,12 +178,12 @@ impl Daemon {
         Ok(self.process.as_ref().context("it runs no more")?.id())
     }
 
-    /// How it has ended, if it has.
+    /// The exit status, once the process has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.process.as_mut().context("it was waited for")?.try_wait()?)
     }
 
-    /// Its steps, if it waits at each.
+    /// The steps of a process that waits at each step.
     pub fn steps(&self) -> Result<&Steps> {
         self.steps.as_ref().context("it waits at no step")
     }
@@ -235,18 +235,18 @@ impl Daemon {
         }
     }
 
-    /// Sends it a signal.
+    /// Sends the process a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.pid()?)?);
         kill(pid, signal).with_context(|| format!("cannot send {signal} to taskgate"))
     }
 
-    /// The records that it has written up to now.
+    /// The records that the process has written so far.
     pub fn records(&self) -> Result<Vec<Record>> {
         parse(&self.records.from(0))
     }
 
-    /// Waits until the lines of its records satisfy `enough`, and gives them. After `patience` they are given as they are.
+    /// Waits until the record lines satisfy `enough`, and returns them. After `patience` they are returned anyway.
     pub fn await_lines(&self, patience: Duration, mut enough: impl FnMut(&[String]) -> bool) -> Vec<String> {
         let wanted = |lines: &[String]| Ok(enough(lines).then(|| lines.to_vec()));
         self.records
@@ -259,7 +259,7 @@ impl Daemon {
         self.messages.from(0)
     }
 
-    /// Waits until it has said something that contains `text`.
+    /// Waits until the process has written a message that contains `text`.
     pub fn await_message(&self, text: &str) -> Result<()> {
         let said = |lines: &[String]| Ok(lines.iter().any(|line| line.contains(text)).then_some(()));
         self.messages.wait(0, PATIENCE, said)
@@ -273,7 +273,7 @@ impl Daemon {
         })
     }
 
-    /// The programs, maps and links that it holds in the kernel.
+    /// The programs, maps and links that the process holds in the kernel.
     pub fn objects(&self) -> Result<Objects> {
         Objects::of_process(self.pid()?)
     }
@@ -289,7 +289,7 @@ impl Daemon {
         self.clean_up(stopped)
     }
 
-    /// [`Self::stop`], which fails unless it says by its exit code that some tasks were not gated.
+    /// [`Self::stop`]; fails unless the exit code says that some tasks were not gated.
     pub fn stop_unhealthy(mut self) -> Result<Stopped> {
         const UNHEALTHY: i32 = 6;
         let stopped = self.end(Signal::SIGTERM, UNHEALTHY)?;
@@ -322,7 +322,7 @@ impl Daemon {
         Ok(stopped)
     }
 
-    /// [`Self::stop`] of one whose records are not all in the default format: gives their lines.
+    /// [`Self::stop`] of a process whose records are not all in the default format; returns their lines.
     pub fn stop_with_lines(mut self) -> Result<Vec<String>> {
         self.signal(Signal::SIGTERM)?;
         let status = self.wait_status()?;
@@ -344,7 +344,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Kills it with SIGKILL: it can take nothing away.
+    /// Kills the process with SIGKILL: it can remove nothing.
     pub fn kill_now(mut self) -> Result<Stopped> {
         if self.ended()?.is_none() {
             self.signal(Signal::SIGKILL)?;
@@ -362,7 +362,7 @@ impl Daemon {
     fn wait(&mut self) -> Result<Stopped> {
         let status = self.wait_status()?;
         if status.signal().is_some() {
-            // Killed while it wrote a record, which the next process writes again.
+            // The process was killed while it wrote a record. The next process writes that record again.
             self.records.drop_cut();
         }
         Ok(Stopped {
@@ -400,7 +400,7 @@ impl Stopped {
         self.ledger_of(&self.records)
     }
 
-    /// The sums of records that it wrote elsewhere.
+    /// The sums of records that the process wrote to other destinations.
     pub fn ledger_of(&self, records: &[Record]) -> Result<Ledger> {
         Ledger::of_records(records, &self.tasks)
     }

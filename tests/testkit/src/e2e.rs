@@ -47,7 +47,7 @@ impl E2eTest {
         Self::set(topology, Some(1), configure)
     }
 
-    /// As [`E2eTest::start`], with records every `interval` seconds, or as the configuration has it.
+    /// [`E2eTest::start`] with records every `interval` seconds, or at the configuration's interval.
     pub fn start_with(interval: Option<u32>, configure: impl FnOnce(Config) -> Config) -> Result<Self> {
         Self::set(Topology::new()?, interval, configure)
     }
@@ -69,14 +69,14 @@ impl E2eTest {
         Ok(test)
     }
 
-    /// Reloads the configuration, which has to be taken.
+    /// Reloads a configuration that must be accepted.
     pub fn reload(&mut self, change: impl FnOnce(Config) -> Config) -> Result<()> {
         self.config = change(self.config.clone());
         self.daemon.apply(&self.config)?;
         self.meet_tasks()
     }
 
-    /// Kills taskgate. Until [`E2eTest::restart`] none runs.
+    /// Kills taskgate. No process runs until [`E2eTest::restart`].
     pub fn kill(&self) -> Result<()> {
         self.daemon.signal(Signal::SIGKILL)?;
         self.daemon.await_end()
@@ -88,7 +88,7 @@ impl E2eTest {
         self.daemon.await_end()
     }
 
-    /// Starts taskgate after it was killed or ended, with a configuration that may be another.
+    /// Starts taskgate after it was killed or stopped, with a configuration that may have changed.
     pub fn restart(&mut self, change: impl FnOnce(Config) -> Config) -> Result<()> {
         self.config = change(self.config.clone());
         let next = self.topology.start_with(&self.config, self.interval)?;
@@ -96,7 +96,7 @@ impl E2eTest {
         self.meet_tasks()
     }
 
-    /// Goes on with another process, which was started after the one before was killed or ended.
+    /// Continues with a process that was started after the previous one was killed or stopped.
     pub fn succeed(&mut self, next: Daemon) -> Result<()> {
         let killed = std::mem::replace(&mut self.daemon, next).kill_now()?;
         self.earlier.push(killed.records);
@@ -203,7 +203,7 @@ impl E2eTest {
             .any(|task| self.config.addresses(task).contains(&address))
     }
 
-    /// Waits until the records tell of so many denied packets of a task's, so that none is still on its way.
+    /// Waits until the records have this many denied packets of a task, so that no denial is missing later.
     pub fn await_denials(&self, task: &str, packets: u64) -> Result<()> {
         self.daemon
             .await_ledger(|ledger| ledger.total(task, Action::Reject).packets >= packets)
@@ -226,7 +226,7 @@ impl E2eTest {
     }
 }
 
-/// The one flow from a wire to an address and port.
+/// The only flow from a wire to an address and port.
 pub fn flow_to(wire: &Wire, to: SocketAddr) -> Result<Flow> {
     let flows: Vec<_> = wire
         .flows()?

@@ -71,7 +71,7 @@ impl Flow {
     }
 
     /// Unsolicited traffic of kernels: multicast, and packets from or to a link-local or unspecified IPv6 address. Its
-    /// timing varies, so sums leave it out.
+    /// timing varies, so sums do not include it.
     pub fn is_chatter(&self) -> bool {
         [self.source.ip(), self.destination.ip()]
             .into_iter()
@@ -106,7 +106,7 @@ pub struct Count {
 }
 
 impl Count {
-    /// So many packets of so many bytes together.
+    /// This many packets, with this many bytes in total.
     pub fn new(packets: u64, bytes: u64) -> Self {
         Self { packets, bytes }
     }

@@ -27,7 +27,7 @@ impl Objects {
         let mut objects = Self::default();
         for entry in fs::read_dir(&folder).with_context(|| format!("process {pid} cannot be looked at"))? {
             let text = match fs::read_to_string(entry?.path()) {
-                // It was closed meanwhile.
+                // The descriptor was closed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 text => text?,
             };
@@ -47,7 +47,7 @@ impl Objects {
         Ok(objects)
     }
 
-    /// Those of them that the kernel still has.
+    /// The objects among these that the kernel still has.
     pub fn remaining(&self) -> Result<Self> {
         let programs = ids(aya::programs::loaded_programs().map(|info| Ok(info?.id())))?;
         let maps = ids(aya::maps::loaded_maps().map(|info| Ok(info?.id())))?;
@@ -70,7 +70,7 @@ impl Objects {
         Ok(names)
     }
 
-    /// Waits until none of them is left: the kernel frees them some time after they are let go.
+    /// Waits until the kernel has freed all of these objects, some time after their last reference is gone.
     pub fn await_gone(&self) -> Result<()> {
         until(&format!("{self} go"), || Ok(self.remaining()? == Self::default()))
     }
@@ -84,7 +84,7 @@ impl fmt::Display for Objects {
 }
 
 fn ids(found: impl Iterator<Item = Result<u32>>) -> Result<BTreeSet<u32>> {
-    // Objects that are freed while the list is read are not in it (ENOENT), nor a link in the making (EAGAIN).
+    // Objects that are freed while the list is read are left out (ENOENT), as are links that are being made (EAGAIN).
     found
         .filter(|id| !matches!(id, Err(error) if is_fleeting(error)))
         .collect()
@@ -108,7 +108,7 @@ pub fn version() -> Result<(u32, u32)> {
     }
 }
 
-/// Whether the kernel tells how many instructions its verifier went through.
+/// Whether the kernel reports how many instructions its verifier processed.
 pub fn tells_verified() -> Result<bool> {
     Ok(version()? >= (5, 16))
 }

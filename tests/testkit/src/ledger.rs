@@ -1,4 +1,4 @@
-//! Sums of passed and denied traffic: said by flow records on one side, counted on wires on the other.
+//! Sums of passed and denied traffic: from flow records on one side, counted on wires on the other.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,7 +12,7 @@ use crate::{record::Record, wire::Wire};
 pub struct Ledger(BTreeMap<(String, Flow, Action), Count>);
 
 impl Ledger {
-    /// The sums of records. `task_of` gives the task of an ENI's id.
+    /// The sums of records. `task_of` maps an ENI's id to its task.
     pub fn of_records(records: &[Record], task_of: &BTreeMap<String, String>) -> Result<Self> {
         let mut ledger = Self::default();
         for record in records {
@@ -30,8 +30,8 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The expected records of tasks if all that crossed their links was allowed. Each wire is the task's end of its
-    /// ENI.
+    /// The expected records of tasks if all packets that crossed their links were allowed. Each wire is the task's end of
+    /// its ENI.
     pub fn of_wires(wires: &[(&str, &Wire)]) -> Result<Self> {
         let mut ledger = Self::default();
         for (task, wire) in wires {
@@ -42,7 +42,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// All that a task sent in this flow was dropped at its gate.
+    /// All packets that a task sent in this flow were dropped at its gate.
     #[must_use]
     pub fn rejected(mut self, task: &str, flow: Flow) -> Self {
         if let Some(count) = self.0.remove(&(task.to_owned(), flow, Action::Accept)) {
@@ -69,14 +69,14 @@ impl Ledger {
         self
     }
 
-    /// A task's gate let these through.
+    /// A task's gate passed these packets.
     #[must_use]
     pub fn accept(mut self, task: &str, flow: Flow, count: Count) -> Self {
         self.add(task, flow, Action::Accept, count);
         self
     }
 
-    /// The sums with one action.
+    /// The sums of one action only.
     #[must_use]
     pub fn only(mut self, action: Action) -> Self {
         self.0.retain(|(.., of), _| *of == action);
@@ -105,7 +105,7 @@ impl Ledger {
             .unwrap_or_default()
     }
 
-    /// The sum of all flows of a task with one action.
+    /// The sum over all flows of a task with this action.
     pub fn total(&self, task: &str, action: Action) -> Count {
         self.0
             .iter()
@@ -127,7 +127,7 @@ impl Ledger {
         self
     }
 
-    /// Nothing at all was recorded.
+    /// Whether nothing was recorded.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

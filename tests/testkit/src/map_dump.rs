@@ -46,7 +46,7 @@ pub struct TableUse {
     pub denials: u64,
     /// Packets that passed without a record.
     pub passed_lost: u64,
-    /// Packets that were denied without one.
+    /// Packets that were denied without a record.
     pub denied_lost: u64,
 }
 
@@ -61,7 +61,7 @@ fn maps(objects: &Objects) -> Result<BTreeMap<String, MapData>> {
     Ok(maps)
 }
 
-/// The tracked connections of one family in the kernel program that a process has loaded.
+/// The tracked connections of one family, in the maps of the kernel program that a process has loaded.
 pub fn conns_of<K: TableKey>(process: u32, names: FlowMaps) -> Result<MappedTable<K, Conn>> {
     let maps = maps(&Objects::of_process(process)?)?;
     MappedTable::open(names, |name| Ok(MmapArray::new(maps.get(name).context(name)?)?))
@@ -117,7 +117,7 @@ impl MapDump {
         .with_context(|| format!("{counted:?} did"))
     }
 
-    /// The bridges that tasks' links are ports of, for the tasks that have one.
+    /// The bridges that the tasks' links are ports of; tasks without a bridge are left out.
     pub fn segments(&self) -> Vec<u32> {
         self.image.segments().collect()
     }
@@ -178,8 +178,8 @@ impl MapDump {
         .map(|(inserted, removed)| word(inserted) - word(removed))
     }
 
-    /// Makes every tracked connection and every first fragment so many seconds older, as if none had carried a packet for
-    /// so long. None must carry one meanwhile.
+    /// Ages every tracked connection and every first fragment by this many seconds, as if none had carried a packet
+    /// meanwhile. None may carry one during the call.
     pub fn age(&self, seconds: u32) -> Result<()> {
         let ticks = u64::from(seconds) * 1_000_000_000 / u64::from(tick_nanoseconds()?);
         let ticks = ticks as u32;
@@ -190,7 +190,7 @@ impl MapDump {
     }
 }
 
-/// Makes every connection older, as if none had carried a packet for so long. None must carry one meanwhile.
+/// Ages every connection, as if none had carried a packet meanwhile. None may carry one during the call.
 pub(crate) fn conns_made_older<K: TableKey>(table: &MappedTable<K, Conn>, ticks: u32) {
     table.change_each(|conn| conn.last.set(conn.last.get().wrapping_sub(ticks)));
 }

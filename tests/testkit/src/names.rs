@@ -22,7 +22,7 @@ const NAMESPACES: &str = "/run/netns";
 /// Folders with the state that outlives taskgate's processes.
 const STATE: [&str; 2] = ["/run/taskgate", PINS];
 
-/// `tgt-PID-N`: no other test of this or any other process has it now.
+/// `tgt-PID-N`: no other test of this or any other process uses this name.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     static SWEEP: Once = Once::new();
@@ -63,7 +63,7 @@ pub fn remove_all(unique: &str) -> Result<()> {
     Ok(())
 }
 
-/// The names in a folder, sorted; none if it is not there.
+/// The names in a folder, sorted; none if the folder does not exist.
 fn list(folder: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -77,7 +77,7 @@ fn list(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes a file or a folder. That it is gone already is no error.
+/// Removes a file or a folder. A missing one is no error.
 fn remove_path(path: &Path) -> Result<()> {
     let removed = if path.is_dir() {
         fs::remove_dir_all(path)
@@ -92,7 +92,7 @@ fn remove_path(path: &Path) -> Result<()> {
     }
 }
 
-/// Takes the name of a network namespace away. That it is gone already is no error.
+/// Removes the name of a network namespace. A missing name is no error.
 pub fn remove_namespace(name: &str) -> Result<()> {
     let file = namespace_file(name);
     match umount2(&file, MntFlags::MNT_DETACH) {

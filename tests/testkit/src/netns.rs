@@ -16,8 +16,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::names;
 
-/// How long anything that will certainly happen may take, on a machine that is busy with other things or emulated by one
-/// that is. Only a test that fails waits for so long.
+/// The time limit for anything that will certainly happen, on a machine that is busy or emulated on a busy one. Only a
+/// failing test waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A network namespace. One that was made here has no name: the kernel removes it once this is dropped and no process
@@ -29,7 +29,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes one in which only `lo` is up. `label` is for messages.
+    /// Makes a namespace in which only `lo` is up. `label` is for messages.
     pub fn new(label: &str) -> Result<Self> {
         let file = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("it takes root: run `cargo xtask test`")?;
@@ -43,7 +43,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// The one that the calling thread is in.
+    /// The namespace of the calling thread.
     pub fn current(label: &str) -> Result<Self> {
         let file = File::open("/proc/thread-self/ns/net").context("/proc is not mounted")?;
         let label = label.to_owned();
@@ -57,7 +57,7 @@ impl Netns {
         Ok(Self { label, file })
     }
 
-    /// Opens one that has a name, as `ip netns` knows it.
+    /// Opens a named namespace, as `ip netns` does.
     pub fn named(name: &str) -> Result<Self> {
         let path = names::namespace_file(name);
         let file = File::open(&path).with_context(|| format!("there is no network namespace `{name}`"))?;
@@ -75,13 +75,13 @@ impl Netns {
         &self.label
     }
 
-    /// A path by which other processes can open it while this value lives.
+    /// A path by which other processes can open the namespace while this value lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
     }
 
-    /// Runs `inside` in it, on a separate thread. Sockets that are opened there stay there and can be used from any
-    /// thread.
+    /// Runs `inside` in the namespace, on a separate thread. Sockets opened there stay in the namespace and can be used
+    /// from any thread.
     pub fn run<R: Send>(&self, inside: impl FnOnce() -> Result<R> + Send) -> Result<R> {
         on_thread(|| {
             setns(&self.file, CloneFlags::CLONE_NEWNET)?;
@@ -90,8 +90,8 @@ impl Netns {
         .with_context(|| format!("in network namespace `{}`", self.label))
     }
 
-    /// Opens a socket in it that has its address to itself, as soon as the address is free: a socket that was closed here
-    /// lives on in each process that another thread has just forked, until that process execs.
+    /// Opens a socket in the namespace with exclusive use of its address, as soon as the address is free: a socket closed
+    /// here lives on in each process that another thread has just forked, until that process execs.
     pub fn bind<S: Send>(&self, open: impl Fn() -> io::Result<S> + Sync) -> Result<S> {
         let end = Instant::now() + PATIENCE;
         self.run(|| {
@@ -106,7 +106,7 @@ impl Netns {
         })
     }
 
-    /// A command that will run in it.
+    /// A command that runs in the namespace.
     pub fn command(&self, program: &str) -> Result<Command> {
         let file = self.file.try_clone()?;
         let mut command = Command::new(program);
@@ -117,7 +117,7 @@ impl Netns {
         Ok(command)
     }
 
-    /// Has `ip` carry out `commands`, one a line, without its name.
+    /// Runs `ip` with `commands`, one a line, without the word `ip`.
     pub fn ip(&self, commands: &str) -> Result<()> {
         let mut ip = self
             .command("ip")?

@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Lines {
-    /// Reads `from` to its end, on a separate thread. Lines that were written at once are there at once.
+    /// Reads `from` to its end, on a separate thread. Lines that were written in one call become visible together.
     pub fn of(mut from: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let shared = Arc::clone(&lines.0);
@@ -64,12 +64,12 @@ impl Lines {
         lines
     }
 
-    /// How many there are.
+    /// The number of lines.
     pub fn len(&self) -> usize {
         self.0.lock().lines.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no line.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -109,7 +109,7 @@ impl Lines {
         }
     }
 
-    /// Drops the last line if it has no end.
+    /// Drops the last line if it is incomplete.
     pub fn drop_cut(&self) {
         let mut state = self.0.lock();
         if std::mem::take(&mut state.cut) {

@@ -17,7 +17,7 @@ use nix::{
 
 /// Puts a `virtio_net_hdr` of [`OFFLOAD`] bytes before each frame, read or written.
 pub(crate) const PACKET_VNET_HDR: libc::c_int = 15;
-/// Bytes of a `virtio_net_hdr`, which tells of segments that the kernel has not cut yet.
+/// The size of a `virtio_net_hdr`, which describes segments that the kernel has not split yet.
 pub(crate) const OFFLOAD: usize = 10;
 /// The receive buffer: room for the packets that arrive while no thread reads.
 const BUFFER: usize = 64 << 20;
@@ -31,7 +31,7 @@ pub(crate) fn listen(link: &str, prepare: impl FnOnce(&OwnedFd) -> Result<()>) -
     Ok(socket)
 }
 
-/// Opens one that only sends, on a link of the thread's namespace.
+/// Opens a packet socket that only sends, on a link of the thread's namespace.
 pub(crate) fn speak(link: &str, prepare: impl FnOnce(&OwnedFd) -> Result<()>) -> Result<OwnedFd> {
     let socket = open(SockFlag::empty())?;
     prepare(&socket)?;
@@ -39,7 +39,7 @@ pub(crate) fn speak(link: &str, prepare: impl FnOnce(&OwnedFd) -> Result<()>) ->
     Ok(socket)
 }
 
-/// It hears nothing until it is bound to a link.
+/// Opens a packet socket. It receives nothing until it is bound to a link.
 fn open(flags: SockFlag) -> Result<OwnedFd> {
     let flags = flags | SockFlag::SOCK_CLOEXEC;
     Ok(socket(
@@ -72,7 +72,7 @@ fn attach(socket: &OwnedFd, link: &str, protocol: u16) -> Result<()> {
     Ok(())
 }
 
-/// Sets an option of packet sockets to a value of the type that it takes.
+/// Sets a packet socket option to a value of the option's type.
 pub(crate) fn set<T: Copy>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the pointer is to a whole value, and the length is its size: the kernel reads no more.
     let set = unsafe {
@@ -91,7 +91,7 @@ pub(crate) fn set<T: Copy>(socket: &OwnedFd, option: libc::c_int, value: &T) -> 
     }
 }
 
-/// Reads the frames that are there; `outgoing`: sent by this end of the link. Fails if there was no room for some.
+/// Reads the available frames; `outgoing`: sent by this end of the link. Fails if frames were lost for lack of room.
 pub(crate) fn drain<const LONGEST: usize>(socket: &OwnedFd, mut each: impl FnMut(&[u8], bool)) -> Result<()> {
     let mut frame = [0; LONGEST];
     loop {
@@ -109,14 +109,14 @@ pub(crate) fn drain<const LONGEST: usize>(socket: &OwnedFd, mut each: impl FnMut
     Ok(())
 }
 
-/// How many frames found no room since this was asked last.
+/// The number of frames lost for lack of room since the last call.
 fn missed(socket: &OwnedFd) -> io::Result<u32> {
     let mut stats = libc::tpacket_stats {
         tp_packets: 0,
         tp_drops: 0,
     };
     let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-    // SAFETY: the option gives a `tpacket_stats`, for which there is room at the pointer.
+    // SAFETY: the option writes a `tpacket_stats`, for which there is room at the pointer.
     let got = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

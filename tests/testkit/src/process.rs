@@ -15,9 +15,9 @@ pub struct Process {
     pub cpu: Duration,
     /// Resident memory, KiB.
     pub resident: u64,
-    /// The most it was, KiB.
+    /// The highest resident memory so far, KiB.
     pub peak: u64,
-    /// Private memory that may be written to, KiB.
+    /// Private writable memory, KiB.
     pub data: u64,
     /// KiB of its maps in the kernel.
     pub maps: u64,
@@ -49,7 +49,7 @@ impl Process {
         let (mut files, mut maps) = (0, BTreeMap::new());
         for entry in fs::read_dir(folder.join("fdinfo"))? {
             let text = match fs::read_to_string(entry?.path()) {
-                // It was closed meanwhile.
+                // The descriptor was closed meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 text => text?,
             };

@@ -17,22 +17,22 @@ impl Random {
         self.0
     }
 
-    /// One below a bound, which is not zero.
+    /// A number below a bound, which is not zero.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound
     }
 
-    /// An index of so many things; 0 if there are none.
+    /// An index into this many items; 0 if there are none.
     pub fn index(&mut self, length: usize) -> usize {
         (self.number() % length.max(1) as u64) as usize
     }
 
-    /// One of several, of which there are some.
+    /// One of several items, of which there is at least one.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.index(of.len())]
     }
 
-    /// Whether a thing happens that happens once in so many times.
+    /// True once in this many times.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

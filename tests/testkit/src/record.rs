@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::ledger::{Action, Count, Flow};
 
-/// One line of the default format, version 2.
+/// A line of the default format, version 2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Twelve digits.
@@ -19,9 +19,9 @@ pub struct Record {
     pub eni: String,
     /// The flow; none in NODATA and SKIPDATA.
     pub flow: Option<RecordedFlow>,
-    /// When the window began, in Unix seconds.
+    /// The start of the window, in Unix seconds.
     pub start: u64,
-    /// When it ended.
+    /// The end of the window.
     pub end: u64,
     /// `OK`, `NODATA` or `SKIPDATA`.
     pub status: Status,
@@ -55,8 +55,8 @@ impl FromStr for Record {
     }
 }
 
-/// The records of processes that followed one another, each of which but the last was killed. A process that is killed before
-/// it could note that it has written a window, or while it writes it, has the next one write that window again.
+/// Joins the records of successive processes, each of which but the last was killed. If a process is killed while it
+/// writes a window, or before it could note that it has, the next process writes that window again.
 pub fn join_runs(runs: impl IntoIterator<Item = Vec<Record>>) -> Vec<Record> {
     let window = |record: &Record| (record.start, record.end);
     let mut joined: Vec<Record> = Vec::new();
@@ -184,7 +184,7 @@ fn parse(line: &str) -> Result<Record> {
     })
 }
 
-/// A value that is written in its one usual form: no sign, no leading zero, IPv6 as RFC 5952 has it.
+/// Parses a value in its canonical form: no sign, no leading zero, IPv6 as in RFC 5952.
 fn canonical<T: FromStr + Display>(field: &str, text: &str) -> Result<T> {
     match text.parse::<T>() {
         Ok(value) if value.to_string() == text => Ok(value),
@@ -207,7 +207,7 @@ mod tests {
             line.parse()
         };
         let first = vec![record(1, 10)?, record(1, 11)?, record(2, 11)?];
-        // All of the window, of which the killed one had written a part.
+        // The whole window again, of which the killed process had written a part.
         let second = vec![record(1, 11)?, record(2, 11)?, record(3, 11)?, record(1, 12)?];
         let third = vec![record(1, 13)?];
         let joined = join_runs([first.clone(), second.clone(), Vec::new(), third.clone()]);

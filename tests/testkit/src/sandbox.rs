@@ -13,10 +13,10 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-/// Runs `test` on a thread in fresh network and mount namespaces, inside a tokio runtime on that same thread, with `lo`
-/// up and nothing else. All of it goes with the thread, also when the process is killed.
+/// Runs `test` on a thread in fresh network and mount namespaces, inside a tokio runtime on that same thread, with only
+/// `lo` up. The kernel removes the namespaces with the thread, also when the process is killed.
 ///
-/// Without root it fails: such a test cannot run, and must not look as if it had.
+/// Fails without root: a test that cannot run must not look as if it had passed.
 pub fn sandbox<F>(test: impl FnOnce() -> F + Send) -> Result<()>
 where
     F: Future<Output = Result<()>>,
@@ -64,7 +64,7 @@ pub fn ip(words: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs many of them at once, one a line.
+/// Runs several `ip` commands at once, one a line.
 pub fn ip_batch(lines: &str) -> Result<()> {
     let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
     child

@@ -76,7 +76,7 @@ pub enum HeldUp<'a> {
     #[default]
     Never,
     AtEachStep,
-    /// It is killed before the step of this kind that has this number, from 0.
+    /// Killed before the step of this kind with this number, from 0.
     Until(&'a str, usize),
 }
 
@@ -86,9 +86,9 @@ pub struct Steps(Arc<Mutex<Taken>>);
 
 #[derive(Debug)]
 struct Taken {
-    /// How many of each kind since it was asked for last.
+    /// The number of steps of each kind since the last call of `take`.
     kinds: BTreeMap<String, usize>,
-    /// The kind and number of the one before which it is killed.
+    /// The kind and number of the step before which the process is killed.
     last: Option<(String, usize)>,
 }
 
@@ -102,7 +102,7 @@ impl Steps {
         }
     }
 
-    /// The steps of a process that was started so; `None` if it does not wait.
+    /// The steps of a process started with [`Self::hold_up`]; `None` if it does not wait.
     pub(crate) fn of(process: u32, held_up: HeldUp<'_>) -> Result<Option<Self>> {
         let last = match held_up {
             HeldUp::Never => return Ok(None),
@@ -127,12 +127,12 @@ impl Steps {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many steps of each kind it has taken since this was asked last.
+    /// The number of steps of each kind since the last call.
     pub fn take(&self) -> BTreeMap<String, usize> {
         mem::take(&mut self.taken().kinds)
     }
 
-    /// Kills it before the step of this kind that has this number from now on, from 0.
+    /// Kills the process before the step of this kind with this number, counted from now on, from 0.
     pub fn kill_before(&self, kind: &str, number: usize) {
         *self.taken() = Taken {
             kinds: BTreeMap::new(),
@@ -142,7 +142,7 @@ impl Steps {
 }
 
 impl Taken {
-    /// Takes note of a step. Whether it is the last.
+    /// Counts a step. Returns whether it is the last.
     fn note(&mut self, kind: String) -> bool {
         let number = self.kinds.entry(kind.clone()).or_default();
         *number += 1;
@@ -183,7 +183,7 @@ fn program() -> Vec<sock_filter> {
     lines.into_iter().map(line).collect()
 }
 
-/// In the process itself, before it executes.
+/// Runs in the new process, before exec.
 fn install(program: &[sock_filter]) -> io::Result<()> {
     let of = sock_fprog {
         len: program.len() as u16,
@@ -215,7 +215,7 @@ fn listener(pid: i32) -> io::Result<OwnedFd> {
         if result < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made it for this process, and nothing else has it.
+        // SAFETY: the kernel has just made the descriptor for this process, and nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
     };
     // SAFETY: plain system calls with numbers.
@@ -224,10 +224,10 @@ fn listener(pid: i32) -> io::Result<OwnedFd> {
     open(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), LISTENER, 0) })
 }
 
-/// Lets each step through, but for the last one, until the process is no more.
+/// Lets each step through, except the last one, until the process has ended.
 fn follow(listener: &OwnedFd, pid: i32, taken: &Mutex<Taken>) {
     loop {
-        // To receive from a process that is no more would wait for ever before Linux 6.11.
+        // Before Linux 6.11, receiving from a process that has ended would block forever.
         let mut waits = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         let polled = poll(&mut waits, PollTimeout::NONE);
         let events = waits[0].revents().unwrap_or_else(PollFlags::empty);
@@ -272,7 +272,7 @@ fn kind(notice: &seccomp_notif) -> Option<String> {
     if call != libc::SYS_sendto {
         return Some((*name).to_owned());
     }
-    // A netlink message begins with its length and type (RFC 3549, 2.3.2.2); of each kind the third type asks.
+    // A netlink message begins with its length and type (RFC 3549, 2.3.2.2); of each four types the third is a query.
     match header(notice.pid, second) {
         Some((length, kind)) if u64::from(length) == third => (kind % 4 != 2).then(|| format!("netlink {kind}")),
         _ => Some((*name).to_owned()),

@@ -53,7 +53,7 @@ impl Topology {
         for (sysctl, value) in [
             ("net.ipv4.ip_forward", "1"),
             ("net.ipv6.conf.all.forwarding", "1"),
-            // The packets of these tests come from wherever the tests want.
+            // Tests send packets with any source address.
             ("net.ipv4.conf.all.rp_filter", "0"),
             ("net.ipv4.conf.default.rp_filter", "0"),
         ] {
@@ -84,7 +84,7 @@ impl Topology {
         self.start_with(config, Some(1))
     }
 
-    /// Starts taskgate with records every `interval` seconds, or as the configuration has it.
+    /// Starts taskgate with records every `interval` seconds, or at the configuration's interval.
     pub fn start_with(&self, config: &Config, interval: Option<u32>) -> Result<Daemon> {
         self.start_as("main", config, interval)
     }
@@ -94,7 +94,7 @@ impl Topology {
         self.launch(name, config, interval, PATIENCE)
     }
 
-    /// Starts one of many tasks, which may take so long; its records come when it ends.
+    /// Starts taskgate with many tasks, within `patience`; it writes its records when it ends.
     pub fn start_patiently(&self, config: &Config, patience: Duration) -> Result<Daemon> {
         const LONG: u32 = 600;
         self.launch("main", config, Some(LONG), patience)
@@ -119,7 +119,7 @@ impl Topology {
         })
     }
 
-    /// Starts taskgate with `--watch` over a folder as it is.
+    /// Starts taskgate with `--watch` over an existing folder.
     pub fn watch(&self, folder: &Path) -> Result<Daemon> {
         let options = Options {
             instance: &self.instance("main"),
@@ -173,8 +173,8 @@ impl Topology {
         format!("{}-{name}", self.unique)
     }
 
-    /// `taskgate run` on the host as the instance `name`, with the configuration in the folder of that name and its records
-    /// thrown away. Tests of the process itself start it so; [`Daemon`] is for all others.
+    /// `taskgate run` on the host as the instance `name`, with the configuration in the folder of that name and its
+    /// records discarded. For tests of the process itself; all others use [`Daemon`].
     pub fn run_command(&self, name: &str) -> Result<Command> {
         let mut command = self
             .host
@@ -192,7 +192,7 @@ impl Topology {
         self.folder.path()
     }
 
-    /// The name that no other test has: instances' and namespaces' names begin with it.
+    /// The unique name of this test, with which the names of instances and namespaces begin.
     pub fn unique(&self) -> &str {
         &self.unique
     }
@@ -214,18 +214,18 @@ impl Topology {
         self.host.run(|| Ok(if_indextoname(index)?.into_string()?))
     }
 
-    /// The names of the namespaces that taskgate made for this test and that are still there.
+    /// The names of the namespaces that taskgate made for this test and that still exist.
     pub fn namespaces(&self) -> Result<Vec<String>> {
         names::namespaces(&self.unique)
     }
 
-    /// Makes a veth pair as a container runtime would: `device` on the host, `eth0` with `addresses` in a namespace of
-    /// the task's own, and routes both ways. With `nodad` an IPv6 address is there at once.
+    /// Makes a veth pair as a container runtime would: `device` on the host, `eth0` with `addresses` in a new namespace
+    /// of the task, and routes both ways. With `nodad` an IPv6 address is usable at once.
     pub fn device(&self, device: &str, addresses: &[&str], nodad: bool) -> Result<Netns> {
         self.numbered_device(device, None, addresses, nodad)
     }
 
-    /// As [`Topology::device`]; the host's end has this ifindex, if one is given.
+    /// [`Topology::device`] whose host end has this ifindex, if one is given.
     pub fn numbered_device(
         &self,
         device: &str,

@@ -124,7 +124,7 @@ impl Tap {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is a frame, for a tenth of a second.
+    /// Waits up to a tenth of a second for a frame.
     fn wait(&self) -> Result<()> {
         let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::from(100_u8)) {

@@ -11,7 +11,7 @@ use crate::{
     traffic::Sender,
 };
 
-/// A host out there.
+/// A host on the wire.
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 1, 9));
 const PEER_PORT: u16 = 40_000;
 const UDP: u8 = 17;
@@ -27,12 +27,12 @@ pub struct Branches {
 }
 
 impl Branches {
-    /// So many, VLAN ids from 1 on.
+    /// Makes this many branches, with VLAN ids from 1 on.
     pub fn new(count: u16) -> Result<Self> {
         let topology = Topology::new()?;
         let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
         let host = &topology.host;
-        // No frames but those that are sent here.
+        // The only frames are those that the test sends.
         for netns in [&wire, &inside, host] {
             netns.set("net.ipv6.conf.default.disable_ipv6", "1")?;
         }
@@ -58,7 +58,7 @@ impl Branches {
         })
     }
 
-    /// The trunk, and all of them with one group.
+    /// The trunk and all branches, with the same group.
     pub fn config(&self) -> Config {
         let rules = format!("ingress: [{{ protocol: udp, ports: {OPEN}, from: any }}], egress: []");
         let config = self.topology.config().with("uplink: { device: trunk, mode: trunk }");

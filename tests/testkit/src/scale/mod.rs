@@ -22,7 +22,7 @@ const OPEN: u16 = 53;
 /// A port that no rule allows.
 const SHUT: u16 = 80;
 
-/// The traffic from one end to the other.
+/// The payload in both directions.
 const DATA: &[u8] = b"32 bytes that nobody has to read";
 
 /// The bytes of the packet that carries [`DATA`] over UDP and IPv4.
@@ -39,7 +39,7 @@ pub fn address(number: u16) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 88, high, low))
 }
 
-/// How long taskgate may take to gate so many: the kernel takes about 130 ms for each link, and more where it is busy.
+/// The time limit for gating this many links: the kernel takes about 130 ms for each, and more when it is busy.
 fn patience(links: u16) -> Duration {
     Duration::from_secs(30) + u32::from(links) * Duration::from_millis(600)
 }

@@ -14,7 +14,7 @@ use crate::{
     netns::{PATIENCE, until},
 };
 
-/// The port that each task asks from.
+/// The source port of each task's requests.
 const ASKS_FROM: u16 = 40_000;
 
 /// A host with many tasks, and a server outside.
@@ -22,14 +22,14 @@ pub struct Tasks {
     topology: Topology,
     count: u16,
     server: UdpSocket,
-    /// The socket of each task, once it has asked.
+    /// The socket of each task, once it has sent a request.
     clients: Vec<UdpSocket>,
     expected: Ledger,
     rounds: u64,
 }
 
 impl Tasks {
-    /// So many; none of them runs yet.
+    /// Prepares this many tasks; none of them runs yet.
     pub fn new(count: u16) -> Result<Self> {
         let topology = Topology::new()?;
         let server = topology.outside.bind(|| UdpSocket::bind((OUTSIDE_V4, OPEN)))?;
@@ -44,7 +44,7 @@ impl Tasks {
         })
     }
 
-    /// All of them with one group. `asks`: whether they may still ask the server.
+    /// All tasks with one group. `asks`: whether the group's rules allow requests to the server.
     pub fn config(&self, asks: bool) -> Config {
         self.config_with(asks, "")
     }
@@ -74,7 +74,7 @@ impl Tasks {
         self.topology.start_patiently(config, patience(self.count))
     }
 
-    /// Each task asks the server, which answers; the first time each does so from a new socket.
+    /// Each task sends a request to the server, which answers; its first request comes from a new socket.
     pub fn ask(&mut self) -> Result<()> {
         let server = SocketAddr::new(OUTSIDE_V4, OPEN);
         for number in 0..self.count {

@@ -1,4 +1,4 @@
-//! A TCP connection that is kept busy one way.
+//! A TCP connection with continuous data in one direction.
 #![expect(unsafe_code, reason = "a socket option that nix does not have")]
 
 use std::{
@@ -28,7 +28,7 @@ const PACE: u32 = 2 << 20;
 /// The period of the data. No packet's payload is a multiple of it, so a missing packet shows.
 const PERIOD: usize = 251;
 
-/// A transfer that goes on until it is finished.
+/// A transfer that continues until it is finished.
 #[derive(Debug)]
 pub struct Bulk {
     flow: Flow,
@@ -49,7 +49,7 @@ impl Bulk {
         Self::start_at(sender, receiver, to, Some(PACE))
     }
 
-    /// As [`Bulk::start`], as fast as it goes.
+    /// [`Bulk::start`] without a limit of its rate.
     pub fn rush(sender: &Netns, receiver: &Netns, to: SocketAddr) -> Result<Self> {
         Self::start_at(sender, receiver, to, None)
     }
@@ -98,7 +98,7 @@ impl Bulk {
         self.received.load(Relaxed)
     }
 
-    /// Waits until so many more have come through.
+    /// Waits until this many more bytes have arrived.
     pub fn await_more(&self, bytes: u64) -> Result<()> {
         let goal = self.received() + bytes;
         until(&format!("{bytes} more bytes come through on {:?}", self.flow), || {
@@ -129,7 +129,7 @@ impl Drop for Bulk {
     fn drop(&mut self) {
         self.done.store(true, Relaxed);
         for end in &self.ends {
-            // One that is over cannot be closed.
+            // Shutting down a closed connection fails, which is no error here.
             end.shutdown(Shutdown::Both).ok();
         }
     }
@@ -142,7 +142,7 @@ fn write(mut stream: TcpStream, done: &AtomicBool) -> Result<u64> {
         stream.write_all(&data)?;
         sent += data.len() as u64;
     }
-    // The other side closes once it has all.
+    // The peer closes once it has received everything.
     stream.shutdown(Shutdown::Write)?;
     ensure!(stream.read(&mut [0; 1])? == 0, "something came back");
     Ok(sent)

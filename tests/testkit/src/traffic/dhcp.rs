@@ -1,4 +1,4 @@
-//! DHCP as it is: busybox's client and server.
+//! Real DHCP: busybox's client and server.
 
 use std::{
     fs,
@@ -41,12 +41,12 @@ impl Drop for Running {
     }
 }
 
-/// A server with one address to give.
+/// A server with a single address to lease.
 #[derive(Debug)]
 pub struct Server(#[expect(dead_code, reason = "it runs as long as this lives")] Running);
 
 impl Server {
-    /// Listens on a link as `own`, and gives `address` for ten minutes.
+    /// Listens on a link as `own`, and leases `address` for ten minutes.
     pub fn start(netns: &Netns, folder: &Path, link: &str, own: &str, address: Ipv4Addr) -> Result<Self> {
         let (conf, leases) = (folder.join("udhcpd.conf"), folder.join("leases"));
         fs::write(&leases, "")?;
@@ -58,7 +58,7 @@ impl Server {
         );
         fs::write(&conf, text)?;
         let mut command = netns.command("busybox")?;
-        // It asks the link whether the address is taken before it gives it.
+        // The server probes whether the address is in use before it offers it.
         command.args(["udhcpd", "-f", "-a", "100", "-I", own]).arg(conf);
         Ok(Self(Running::start(command)?.0))
     }
@@ -71,8 +71,8 @@ pub struct DhcpClient {
 }
 
 impl DhcpClient {
-    /// Asks on `eth0` of a task without an address, every second until a server answers, and puts the address on the
-    /// link. `broadcast`: it wants answers by broadcast.
+    /// Requests an address on `eth0` of a task without one, every second until a server answers, and puts the address on
+    /// the link. `broadcast`: the client asks for answers by broadcast.
     pub fn start(netns: &Netns, folder: &Path, broadcast: bool) -> Result<Self> {
         let script = folder.join("udhcpc.sh");
         let text = "#!/bin/sh\n[ -z \"$ip\" ] || ip address replace \"$ip/32\" dev \"$interface\" || exit 1\n\
@@ -89,8 +89,8 @@ impl DhcpClient {
         Ok(Self { running, events })
     }
 
-    /// Waits until the client says that something happened after so many other things: `bound` or `renew`, the address,
-    /// and whose it was to give.
+    /// Waits until the client reports this event after `start` earlier ones: `bound` or `renew`, the address, and the
+    /// server.
     pub fn await_event(&self, start: usize, event: &str) -> Result<()> {
         let said = |lines: &[String]| Ok(lines.iter().any(|line| line == event).then_some(()));
         self.events.wait(start, PATIENCE, said)
@@ -100,7 +100,7 @@ impl DhcpClient {
         self.events.len()
     }
 
-    /// Has it renew its lease now, by asking the one server that gave it.
+    /// Makes the client renew its lease now, by asking the server that granted it.
     pub fn renew(&self) -> Result<()> {
         Ok(kill(
             Pid::from_raw(i32::try_from(self.running.0.id())?),

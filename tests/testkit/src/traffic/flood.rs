@@ -1,4 +1,4 @@
-//! Floods: one packet in each of a great many flows.
+//! Floods: one packet in each of very many flows.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,7 +14,7 @@ use crate::{
     netns::Netns,
 };
 
-/// Sends from one address to another, each packet from another port.
+/// Sends from one address to another, each packet from a different port.
 #[derive(Debug)]
 pub struct Flood {
     socket: OwnedFd,
@@ -44,10 +44,10 @@ impl Flood {
         })
     }
 
-    /// Sends one packet from each of `number` ports, in an order that looks like none. Two that have no port in common
-    /// begin at different ones.
+    /// Sends one packet from each of `number` ports, in a scattered order. Two floods without a common port begin at
+    /// different ports.
     pub fn send(&self, first_port: u16, number: u16) -> Result<()> {
-        // Coprime to every number of ports that has no such factor itself: each comes once.
+        // Coprime to every number of ports that is no multiple of it: each port comes once.
         const STEP: u32 = 7919;
         anyhow::ensure!(u32::from(number) % STEP != 0, "{number} ports cannot be walked through");
         for at in 0..u32::from(number) {

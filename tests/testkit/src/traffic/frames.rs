@@ -21,7 +21,7 @@ use crate::{
     packet_socket::{OFFLOAD, PACKET_VNET_HDR, set, speak},
 };
 
-/// Sends frames that lie in one piece.
+/// Sends linear frames.
 #[derive(Debug)]
 pub struct Sender(OwnedFd);
 
@@ -36,12 +36,13 @@ pub enum Segments {
     Udp = 5,
 }
 
-/// A checksum that the kernel is to fill in: where in the frame summing begins, and how far on the sum is written.
+/// A checksum that the kernel is to fill in: where in the frame summing begins, and how much further on the sum is
+/// written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsummed {
-    /// Bytes from the frame's first one.
+    /// Bytes from the start of the frame.
     pub start: u16,
-    /// Bytes from there.
+    /// Bytes from `start`.
     pub offset: u16,
 }
 
@@ -56,22 +57,23 @@ impl Sender {
         self.send_as(&[0; OFFLOAD], frame)
     }
 
-    /// Sends a frame to be cut into several, each with so many bytes of its payload.
+    /// Sends a frame to be split into segments, each with this many bytes of its payload.
     pub fn send_segments(&self, frame: &[u8], kind: Segments, size: u16) -> Result<()> {
         self.send_as(&segments(kind, size), frame)
     }
 
-    /// [`Self::send_segments`] where it may be refused. Whether the kernel took it.
+    /// [`Self::send_segments`] where the kernel may refuse. Returns whether it accepted the frame.
     pub fn try_segments(&self, frame: &[u8], kind: Segments, size: u16) -> Result<bool> {
         self.send_odd(&segments(kind, size), frame)
     }
 
-    /// Sends a frame with a checksum that is to be filled in. Whether the kernel took it.
+    /// Sends a frame with a checksum that is to be filled in. Returns whether the kernel accepted it.
     pub fn send_unsummed(&self, frame: &[u8], unsummed: Unsummed) -> Result<bool> {
         self.send_odd(&summed(unsummed, [0; OFFLOAD]), frame)
     }
 
-    /// [`Self::send_segments`] with a checksum in each that is to be filled in. Whether the kernel took it.
+    /// [`Self::send_segments`] with a checksum in each segment that is to be filled in. Returns whether the kernel
+    /// accepted the frame.
     pub fn send_unsummed_segments(&self, frame: &[u8], kind: Segments, size: u16, unsummed: Unsummed) -> Result<bool> {
         self.send_odd(&summed(unsummed, segments(kind, size)), frame)
     }
@@ -105,8 +107,8 @@ fn summed(unsummed: Unsummed, mut header: [u8; OFFLOAD]) -> [u8; OFFLOAD] {
     header
 }
 
-/// Sends frames that lie in pieces: only the first bytes of each in the part of the socket buffer that programs can read,
-/// the rest in pages that the kernel takes from here. Programs such as trafgen send so.
+/// Sends non-linear frames: only the first bytes of each are in the linear part of the socket buffer, which programs can
+/// read directly; the rest is in pages that the kernel takes from this ring. Programs such as trafgen send so.
 #[derive(Debug)]
 pub struct Ring {
     socket: OwnedFd,
@@ -114,11 +116,11 @@ pub struct Ring {
     next: usize,
 }
 
-/// The kernel may still read a frame when it has said that it was sent, so that no place is used twice.
+/// The kernel may still read a frame after reporting that it was sent, so each slot is used only once.
 const SLOTS: usize = 1024;
 const SLOT: usize = 2048;
 const MEMORY: NonZeroUsize = NonZeroUsize::new(SLOTS * SLOT).expect("it is not 0");
-/// Where a frame begins in its slot, after a `tpacket2_hdr`.
+/// The offset of a frame in its slot, behind a `tpacket2_hdr`.
 const FRAME: usize = libc::TPACKET2_HDRLEN - size_of::<libc::sockaddr_ll>();
 
 impl Ring {
@@ -183,7 +185,7 @@ impl Ring {
             slot.byte_add(FRAME).cast::<[u8; SLOT - FRAME]>().write(data);
             slot.cast::<libc::tpacket2_hdr>().write_volatile(header);
         }
-        // One that was dropped stays the ring's next.
+        // The slot of a dropped frame stays the ring's next one.
         if transmit(&self.socket, &[])? {
             self.next += 1;
         }
@@ -191,7 +193,8 @@ impl Ring {
     }
 }
 
-/// Whether it got away: a gate that drops a frame on its way out of the link itself says so to the sender.
+/// Sends a frame. Returns false if it was dropped: a gate at the egress of the link itself reports the drop to the
+/// sender.
 fn transmit(socket: &OwnedFd, frame: &[u8]) -> Result<bool> {
     match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
         Ok(_) => Ok(true),

@@ -23,7 +23,7 @@ use crate::{ledger::Flow, netns::Netns};
 const ECHO: [(u8, u8); 2] = [(8, 0), (128, 129)];
 const PAYLOAD: &[u8] = b"as many bytes as ping has, which are fifty-six of them..";
 
-/// Asks one address from one namespace, under one identifier.
+/// Sends echo requests to one address from one namespace, under one identifier.
 #[derive(Debug)]
 pub struct Pinger {
     socket: OwnedFd,
@@ -56,7 +56,7 @@ impl Pinger {
         })
     }
 
-    /// With so many bytes in each message, an even number, as `ping -s` has it.
+    /// Sets the payload of each message to this many bytes, an even number, as in `ping -s`.
     #[must_use]
     pub fn with_payload(mut self, bytes: usize) -> Self {
         self.payload = vec![0x55; bytes];
@@ -76,7 +76,7 @@ impl Pinger {
             .with_context(|| format!("no echo on {:?}", self.flow))
     }
 
-    /// Asks for an echo, and says whether it came soon.
+    /// Sends an echo request. Returns whether the answer came soon.
     pub fn echoes(&mut self) -> Result<bool> {
         self.ask(DENIED)
     }
@@ -95,7 +95,7 @@ impl Pinger {
         message.extend(self.sequence.to_be_bytes());
         message.extend(&self.payload);
         if self.to.is_ipv4() {
-            // The kernel does it for ICMPv6.
+            // The kernel computes ICMPv6 checksums itself.
             let sum = checksum(&message);
             message[2..4].copy_from_slice(&sum.to_be_bytes());
         }
@@ -105,7 +105,7 @@ impl Pinger {
         Ok(())
     }
 
-    /// Whether the last message was answered with one of this type.
+    /// Whether the last message was answered with a message of this type.
     pub fn answered(&self, kind: u8, patience: Duration) -> Result<bool> {
         let end = Instant::now() + patience;
         loop {

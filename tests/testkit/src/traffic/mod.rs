@@ -19,9 +19,8 @@ pub use raw::{echo_packet, inject, segment_packet, syn_packet, udp_packet};
 pub use tcp::{Answer, Client, TcpEcho, probe, probe_for, try_connect};
 pub use udp::UdpPeer;
 
-/// How long something that is denied is waited for. Long for a packet on a veth pair, and shorter than the second
-/// after which a SYN is sent again. That it was denied is for the records to say: a slow machine cannot make a test
-/// pass.
+/// How long tests wait for a denied packet: long for a packet on a veth pair, and shorter than the second after which a
+/// SYN is retransmitted. Records must confirm the denial, so a slow machine cannot make a test pass.
 pub const DENIED: Duration = Duration::from_millis(400);
 
 pub use crate::netns::PATIENCE;

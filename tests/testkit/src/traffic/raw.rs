@@ -73,7 +73,7 @@ pub(super) fn raw_socket(netns: &Netns, to: IpAddr) -> Result<OwnedFd> {
     raw.context("cannot open a raw socket")
 }
 
-/// Sends a packet, from its IP header on, as it is. Only its destination decides where it goes.
+/// Sends a packet unchanged, from its IP header on. Only its destination decides its route.
 pub fn inject(netns: &Netns, packet: &[u8]) -> Result<()> {
     let sliced = etherparse::SlicedPacket::from_ip(packet)?;
     let to: IpAddr = match &sliced.net {

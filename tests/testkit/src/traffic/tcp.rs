@@ -27,7 +27,7 @@ pub struct TcpEcho {
     acceptor: Option<JoinHandle<Vec<JoinHandle<()>>>>,
 }
 
-/// A connection to it, and whether its end is expected and not reported.
+/// A connection to the server, and whether its end is expected and not reported.
 type Open = (TcpStream, Arc<AtomicBool>);
 
 impl TcpEcho {
@@ -63,7 +63,7 @@ impl TcpEcho {
 }
 
 impl TcpEcho {
-    /// How many connections it has.
+    /// The number of connections.
     pub fn accepted(&self) -> usize {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -106,7 +106,7 @@ fn serve(mut stream: TcpStream, aborted: &AtomicBool) {
             return;
         }
     }
-    // It is held elsewhere too, so dropping it would not end it.
+    // The connection has other owners too, so dropping it here would not close it.
     if !aborted.load(Relaxed) {
         stream.shutdown(Shutdown::Both).ok();
     }
@@ -120,7 +120,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `to`, which has to work.
+    /// Connects to `to`, which must succeed.
     pub fn connect(netns: &Netns, to: SocketAddr) -> Result<Self> {
         let client = connect(netns, to, PATIENCE)?;
         client.with_context(|| format!("no answer from {to} to `{}`", netns.label()))
@@ -138,7 +138,7 @@ impl Client {
         self.flow
     }
 
-    /// Sends so many bytes and has them back.
+    /// Sends this many bytes and receives them back.
     pub fn echo(&mut self, bytes: usize) -> Result<()> {
         ensure!(
             self.exchange(bytes, PATIENCE)?,
@@ -158,7 +158,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a few bytes, and says whether they came back soon.
+    /// Sends a few bytes. Returns whether they came back soon.
     pub fn echoes(&mut self) -> Result<bool> {
         self.exchange(64, DENIED)
     }
@@ -188,7 +188,7 @@ impl Client {
         Ok(self.flow)
     }
 
-    /// Closes it in order. All but the last acknowledgement has been sent when this returns.
+    /// Closes the connection in order. All but the last acknowledgement has been sent when this returns.
     pub fn finish(mut self) -> Result<Flow> {
         self.stream.shutdown(Shutdown::Write)?;
         self.stream.set_read_timeout(Some(PATIENCE))?;
@@ -223,7 +223,7 @@ pub fn probe_for(netns: &Netns, to: SocketAddr, expected: Answer) -> Result<Answ
     })
 }
 
-/// Ends a connection at once, even if other processes hold it, with a reset where the other side has to know.
+/// Ends a connection at once, even if other processes hold it, with a reset if the peer needs to know.
 fn reset(stream: &TcpStream) -> Result<()> {
     let nobody = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
@@ -247,7 +247,7 @@ fn reset(stream: &TcpStream) -> Result<()> {
     }
 }
 
-/// Tries to connect and gives up soon, with one SYN sent; says whether there was an answer. `None` is silence.
+/// Tries to connect with a single SYN and gives up soon. `None`: no answer.
 pub fn try_connect(netns: &Netns, to: SocketAddr) -> Result<Option<Client>> {
     connect(netns, to, DENIED)
 }
@@ -264,7 +264,7 @@ fn connect(netns: &Netns, to: SocketAddr, patience: Duration) -> Result<Option<C
     Ok(Some(Client { stream, flow }))
 }
 
-/// An address without scope, as records have it.
+/// An address without scope, as in records.
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(IpAddr::to_canonical(&address.ip()), address.port())
 }

@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use super::PATIENCE;
 use crate::{ledger::Flow, netns::Netns};
 
-/// One end of UDP conversations.
+/// One end of UDP exchanges.
 #[derive(Debug)]
 pub struct UdpPeer {
     socket: UdpSocket,
@@ -49,7 +49,8 @@ impl UdpPeer {
         Ok(self.flow_to(to))
     }
 
-    /// Sends `data` in datagrams of `size` bytes and a last one with the rest, for the kernel to cut as late as it can.
+    /// Sends `data` in datagrams of `size` bytes, and a last one with the rest, which the kernel splits as late as it can
+    /// (GSO).
     pub fn send_segments(&self, to: SocketAddr, data: &[u8], size: u16) -> Result<Flow> {
         setsockopt(&self.socket, UdpGsoSegment, &i32::from(size)).context("cannot send segments")?;
         let flow = self.send(to, data);
@@ -57,7 +58,7 @@ impl UdpPeer {
         flow
     }
 
-    /// Waits for the next datagram, which has to be `data`; gives the sender.
+    /// Waits for the next datagram, which must be `data`. Returns its sender.
     pub fn expect(&self, data: &[u8]) -> Result<SocketAddr> {
         let mut buffer = vec![0; 1 << 16];
         self.socket.set_nonblocking(false)?;
