@@ -1,4 +1,4 @@
-//! Numbers of protocols on the wire, under the names that their standards have for them.
+//! Protocol numbers on the wire, under the names in their standards.
 
 /// ICMP, over IPv4.
 pub const ICMP: u8 = 1;
@@ -35,7 +35,7 @@ pub mod tcp {
     pub const SYN: u8 = 2;
     /// Reset the connection.
     pub const RST: u8 = 4;
-    /// The acknowledgement number counts.
+    /// The acknowledgement number is valid.
     pub const ACK: u8 = 16;
 }
 
@@ -57,7 +57,7 @@ pub mod icmp {
     pub const ADDRESS_MASK_REPLY: u8 = 18;
     /// The code of [`UNREACHABLE`] for a packet that is too long and must not be fragmented.
     pub const FRAGMENTATION_NEEDED: u8 = 4;
-    /// Reserved here and in ICMPv6: no message has it, and the keys of tracked requests use it.
+    /// Reserved here and in ICMPv6: refused by the parser, and used as a marker in the keys of tracked requests.
     pub const RESERVED: u8 = 255;
 }
 

@@ -1,5 +1,5 @@
-//! A packet judged by itself: as the first one of its flow, over an image alone. Nothing is kept, so any number of packets
-//! can be judged one after the other, and none of them finds a table full.
+//! Decides on packets one by one, each as the first of its flow, over an image only. No state is kept, so any number of
+//! packets can be judged, and none finds a table full.
 
 use std::{
     cell::{Cell, OnceCell},
@@ -17,16 +17,16 @@ use crate::{
     verdict::{self, FromTask, Scratch, ToTask},
 };
 
-/// The verdict on a packet that is judged by itself.
+/// The verdict on a packet as the first of its flow.
 #[derive(Clone, Debug)]
 pub struct AloneVerdict {
     /// How it ended.
     pub outcome: Outcome,
-    /// The connection that it opens, if it passes and is tracked.
+    /// The connection that the packet opens, if it passes and is tracked.
     pub conn: Option<Conn>,
 }
 
-/// Judges a frame at a gate of an image (whole banks of words) as the first packet of its flow.
+/// Decides on a frame at a gate over an image (whole banks of words), as the first packet of its flow.
 pub fn decide_alone(image: &[AtomicU64], frame: &HostFrame<'_>, direction: Direction) -> AloneVerdict {
     let tables = NothingKept {
         image,
@@ -46,7 +46,7 @@ pub fn decide_alone(image: &[AtomicU64], frame: &HostFrame<'_>, direction: Direc
     }
 }
 
-/// Tables in which nothing is found, and which always have room.
+/// Tables that are always empty and always have room.
 struct NothingKept<'a> {
     image: &'a [AtomicU64],
     opened: OnceCell<Conn>,
@@ -107,7 +107,7 @@ nothing_kept!(Key6);
 
 impl<'a> Tables for NothingKept<'a> {
     fn now(&self) -> u32 {
-        // Not near the point where ticks begin anew.
+        // Not near the wrap-around of the tick counter.
         1 << 20
     }
 

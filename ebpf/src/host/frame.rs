@@ -1,11 +1,11 @@
-//! A frame in memory, with what else a socket buffer says of it.
+//! A frame in memory, with the metadata of a socket buffer.
 
 use crate::{
     abi::LinkId,
     packet::{Checksum, Cut, Ethernet, Frame},
 };
 
-/// The work that is left on a frame after the verdict.
+/// Pending offloads of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// See [`Frame::checksum`].
@@ -15,7 +15,7 @@ pub struct Left {
 }
 
 impl Left {
-    /// Nothing.
+    /// No pending offloads.
     pub const NOTHING: Self = Self {
         checksum: None,
         cut: None,
@@ -25,22 +25,22 @@ impl Left {
 /// A frame in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct HostFrame<'a> {
-    /// Its bytes, all of them in reach.
+    /// The bytes, all of them readable.
     pub bytes: &'a [u8],
     /// The link that carries it.
     pub link: LinkId,
-    /// The first link of the host that received it, see [`Frame::came_by`].
+    /// The ifindex of the link that received the frame, see [`Frame::came_by`].
     pub came_by: u32,
-    /// Whether the metadata has a VLAN tag.
+    /// Whether the metadata has a VLAN tag that names no branch.
     pub tagged: bool,
     /// Segments and their size, see [`Frame::segments`].
     pub segments: (u32, u32),
-    /// The work that is left on it.
+    /// Its pending offloads.
     pub left: Left,
 }
 
 impl<'a> HostFrame<'a> {
-    /// An untagged frame that is one packet.
+    /// An untagged frame with a single packet.
     pub fn new(bytes: &'a [u8], link: LinkId) -> Self {
         Self {
             bytes,

@@ -1,4 +1,4 @@
-//! The tables as plain collections, over which tests, fuzzing, benchmarks and `explain` judge.
+//! The tables as plain collections, for tests, fuzzing, benchmarks and `explain`.
 
 mod alone;
 mod frame;
@@ -48,7 +48,7 @@ struct FlowTable<V, const WORDS: usize> {
 }
 
 impl<V, const WORDS: usize> FlowTable<V, WORDS> {
-    /// With room for so many entries, and a little more.
+    /// A table with room for at least `entries` entries.
     fn new(entries: u32) -> Self {
         Self {
             ways: PlainTable::new(half_for(entries)),
@@ -84,7 +84,7 @@ impl<V, const WORDS: usize> FlowTable<V, WORDS> {
     }
 }
 
-/// A key by its words.
+/// A key as an array of words.
 trait Kept<const WORDS: usize>: Hashed {
     fn words(&self) -> [u64; WORDS];
     fn of(words: [u64; WORDS]) -> Self;
@@ -110,7 +110,7 @@ impl Kept<5> for Key6 {
     }
 }
 
-/// Tables of one family, with room for so many entries.
+/// The tables of one address family, with limited room.
 struct Family<K, const WORDS: usize> {
     conns: FlowTable<Conn, WORDS>,
     denials: FlowTable<Denial, WORDS>,
@@ -296,12 +296,12 @@ impl Tables for HostTables<'_> {
     fn emit(&self, _: &Event) {}
 }
 
-/// Judges one frame as the uplink received it, with its VLAN tag: the reason for dropping it, or `None` where it goes on.
+/// Runs the prefilter on a frame from the uplink, with its VLAN tag: the reason to drop it, or `None` to pass it on.
 pub fn prefilter(tables: &HostTables<'_>, frame: &HostFrame<'_>, tag: Option<u16>) -> Option<DropReason> {
     verdict::prefilter(tables, frame, *frame, tag, &mut Scratch::default())
 }
 
-/// Judges one frame at a gate, as the kernel's entry points do.
+/// Decides on a frame at a gate, as the kernel's entry points do.
 pub fn decide(tables: &HostTables<'_>, frame: &HostFrame<'_>, direction: Direction) -> Outcome {
     let mut scratch = Scratch::default();
     let parsed = verdict::read(frame, &mut scratch);

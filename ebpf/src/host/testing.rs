@@ -1,4 +1,4 @@
-//! Only for tests, fuzzing and benchmarks: time, room, and the whole content of the tables.
+//! For tests, fuzzing and benchmarks only: control of time and room, and the contents of the tables.
 
 use std::{collections::HashMap, rc::Rc};
 
@@ -9,22 +9,22 @@ use crate::{
 };
 
 impl HostTables<'_> {
-    /// Has room for the first fragments that belong to so many entries of the other tables, and for no more.
+    /// Limits the room for first fragments to the share that belongs to `entries` entries of the other tables.
     pub fn room_for_fragments_of(&mut self, entries: usize) {
         self.room = entries;
     }
 
-    /// Makes the next inserts of connections and denied flows find their table busy, so many of them.
+    /// Makes this many of the next inserts of connections and denied flows report a busy table.
     pub fn be_busy(&self, inserts: u32) {
         self.busy.set(inserts);
     }
 
-    /// Lets time go by, in ticks.
+    /// Advances the clock by some ticks.
     pub fn advance(&self, ticks: u32) {
         self.now.set(self.now.get().wrapping_add(ticks));
     }
 
-    /// Every counter that is not zero: slot, direction, the outcome's number → packets.
+    /// All non-zero counters: slot, direction, outcome number → packets.
     pub fn counters(&self) -> HashMap<(u16, Direction, u8), u64> {
         self.counters.borrow().clone()
     }
@@ -45,12 +45,12 @@ impl HostTables<'_> {
         v4.values().chain(v6.values()).cloned().collect()
     }
 
-    /// Everybody that is known to have a link-local address.
+    /// All link-local addresses with known owners.
     pub fn link_locals(&self) -> HashMap<LinkLocalKey, Rc<LinkLocal>> {
         self.link_locals.borrow().clone()
     }
 
-    /// Forgets connections, denied flows, fragments, and what neighbours said.
+    /// Clears connections, denied flows, fragments, and the state of neighbour discovery.
     pub fn clear(&mut self) {
         self.v4.clear();
         self.v6.clear();

@@ -7,14 +7,14 @@
 //! | 3… | the open-addressed table `members`, and its rows: what the configuration says of an address. Pairs of banks, one of a pair for each parity; as many as the image was made with ([`ImageWord::MemberBanks`]) |
 //! | then | policies |
 //!
-//! All of it is read in words of 8 bytes at offsets that are masked first, so a damaged image can give a wrong answer,
-//! never an unsafe load. One store of [`ImageWord::Generation`] switches the whole configuration.
+//! The image is read in words of 8 bytes at offsets that are masked first, so a damaged image can give a wrong answer, never
+//! an unsafe load. One store of [`ImageWord::Generation`] switches the whole configuration.
 //!
 //! **Tables.** A word of `links` or `members` is an [`IndexWord`], [`EMPTY`] or [`TOMBSTONE`], and does not depend on the
-//! configuration; what the configuration says of the index is its row, which names its own key again: a row that names
-//! another key counts as absent. Position and stride come from [`probe`]; a search ends at an empty word or after
-//! [`PROBES`] words. A key of `members` chooses its bank too, and its row lies in the same pair of banks: so a search costs the same
-//! however many there are.
+//! configuration. The configuration of the index is in its row, which repeats the key: a row with another key counts as
+//! absent. Position and stride come from [`probe`]; a search ends at an empty word or after [`PROBES`] words. A key of
+//! `members` also chooses its bank, and its row lies in the same pair of banks, so the cost of a search does not depend on
+//! the number of banks.
 //!
 //! **Policies.** See [`PolicyHeader`].
 
@@ -31,15 +31,15 @@ use super::{layout, pair, unpair};
 
 /// Bytes in a bank.
 pub const BANK_BYTES: u32 = 2 << 20;
-/// The bank of control words, and of what is kept by slot.
+/// The bank of control words, per-slot words and `links`.
 pub const CONTROL_BANK: u32 = 0;
 /// The first bank of `members`.
 pub const MEMBER_BANK: u32 = 3;
-/// The first bank of policies of an image with the fewest banks of `members`.
+/// The first bank of policies in the smallest image.
 pub const POLICY_BANK: u32 = policy_bank(LEAST_MEMBER_BANKS);
-/// Banks of `members` of the smallest image: a pair.
+/// Banks of `members` in the smallest image: one pair.
 pub const LEAST_MEMBER_BANKS: u32 = 2;
-/// Banks of `members` of the largest image.
+/// Banks of `members` in the largest image.
 pub const MOST_MEMBER_BANKS: u32 = 256;
 
 /// The bank of a generation's rows of links and slots, by its parity.
@@ -48,13 +48,13 @@ pub const fn rows_bank(generation: u32) -> u32 {
     1 + (generation & 1)
 }
 
-/// The first bank of policies, behind so many banks of `members`.
+/// The first bank of policies, after `member_banks` banks of `members`.
 pub const fn policy_bank(member_banks: u32) -> u32 {
     MEMBER_BANK + member_banks
 }
 
-/// How many addresses find room in so many banks of `members`. Which pair a key belongs to is chance: where there are several,
-/// a sixteenth of the rows is left to that.
+/// The number of addresses that `member_banks` banks of `members` can hold. The hash assigns keys to pairs: with several
+/// pairs, a sixteenth of the rows is reserved for uneven distribution.
 pub const fn member_room(member_banks: u32) -> u32 {
     let rows = member_banks / 2 * ADDRESS_ROWS.count;
     if member_banks == LEAST_MEMBER_BANKS {
@@ -64,14 +64,14 @@ pub const fn member_room(member_banks: u32) -> u32 {
     }
 }
 
-/// Entries of one size that lie one after the other in a bank.
+/// An array of entries of one size within a bank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Where the first one begins, in bytes from the bank's start.
+    /// Offset of the first entry, in bytes from the bank's start.
     pub offset: u32,
-    /// Bytes from one to the next.
+    /// Bytes from one entry to the next.
     pub stride: u32,
-    /// How many there are: a power of two.
+    /// The number of entries: a power of two.
     pub count: u32,
 }
 
@@ -85,23 +85,23 @@ impl Region {
         }
     }
 
-    /// Offset of an entry. The index is taken modulo the count, so that none leads outside.
+    /// Offset of an entry. The index is taken modulo the count, so no index leads outside.
     #[inline(always)]
     pub const fn at(self, index: u32) -> u32 {
         self.offset + self.stride * (index & (self.count - 1))
     }
 
-    /// Offset of what follows the first `count` entries.
+    /// Offset right after the first `count` entries.
     pub const fn end_of(self, count: u32) -> u32 {
         self.offset + self.stride * count
     }
 
-    /// Offset of what follows the last entry.
+    /// Offset right after the last entry.
     pub const fn end(self) -> u32 {
         self.end_of(self.count)
     }
 
-    /// Whether an offset lies in it.
+    /// Whether an offset lies within the region.
     pub const fn contains(self, offset: u32) -> bool {
         offset >= self.offset && offset < self.end()
     }
@@ -109,47 +109,48 @@ impl Region {
 
 /// In the bank of control words: a word for each [`ImageWord`].
 pub const CONTROL_WORDS: Region = Region::new(0, 1, 8);
-/// Likewise: the idle time-outs in ticks, a word for each [`Timeout`].
+/// In the bank of control words: the idle time-outs in ticks, a word for each [`Timeout`].
 pub const TIMEOUT_TICKS: Region = Region::new(64, 1, 16);
-/// Likewise: the [`Share`] of each [`Shared`] table.
+/// In the bank of control words: the [`Share`] of each [`Shared`] table.
 pub const SHARES: Region = Region::new(192, 1, 4);
-/// Likewise: the epochs, a word for each slot.
+/// In the bank of control words: the epochs, a word for each slot.
 pub const EPOCHS: Region = Region::new(64 << 10, 1, SLOTS);
-/// Likewise: the [`IndexWord`]s of `links`.
+/// In the bank of control words: the [`IndexWord`]s of `links`.
 pub const LINKS: Region = Region::new(128 << 10, 1, 16_384);
-/// Likewise: the [`super::LinkId`] that carries each slot's ENI, or 0.
+/// In the bank of control words: the [`super::LinkId`] of each slot's ENI, or 0.
 pub const SLOT_LINKS: Region = Region::new(256 << 10, 1, SLOTS);
-/// Likewise: the hardware address that each slot's ENI has and keeps, as [`crate::packet::hardware_number`] writes it, or 0.
+/// In the bank of control words: the fixed hardware address of each slot's ENI, as [`crate::packet::hardware_number`]
+/// encodes it, or 0.
 pub const SLOT_MACS: Region = Region::new(320 << 10, 1, SLOTS);
-/// Likewise: the ifindex of the bridge that each slot's link is a port of, or 0.
+/// In the bank of control words: the ifindex of the bridge of which each slot's link is a port, or 0.
 pub const SLOT_SEGMENTS: Region = Region::new(384 << 10, 1, SLOTS);
 
 /// In a bank of rows: a [`LinkRow`] for each index in `links`.
 pub const LINK_ROWS: Region = Region::new(0, 1, 8192);
-/// Likewise: a [`SlotRow`] for each slot.
+/// In a bank of rows: a [`SlotRow`] for each slot.
 pub const SLOT_ROWS: Region = Region::new(256 << 10, SlotRow::WORDS as u32, SLOTS);
 
-/// In each bank of `members`: the [`IndexWord`]s of the keys that belong there.
+/// In each bank of `members`: the [`IndexWord`]s of the keys that hash to the bank.
 pub const MEMBERS: Region = Region::new(0, 1, 65_536);
-/// Likewise: an [`AddressRow`] for each index of its pair of banks, of generations of one parity.
+/// In each bank of `members`: an [`AddressRow`] for each index of the pair of banks, for generations of one parity.
 pub const ADDRESS_ROWS: Region = Region::new(512 << 10, AddressRow::WORDS as u32, 65_536);
 
-/// The banks of `members`: as many as the image was made with.
+/// The number of banks of `members` in this image, stored as a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberBanks(u32);
 
 impl MemberBanks {
-    /// So many: a power of two from [`LEAST_MEMBER_BANKS`] to [`MOST_MEMBER_BANKS`].
+    /// This number of banks: a power of two from [`LEAST_MEMBER_BANKS`] to [`MOST_MEMBER_BANKS`].
     pub const fn of(banks: u32) -> Self {
         Self(banks - 1)
     }
 
-    /// How many.
+    /// The number of banks.
     pub const fn count(self) -> u32 {
         self.0 + 1
     }
 
-    /// The word that says so.
+    /// As a control word.
     pub const fn to_word(self) -> u64 {
         self.0 as u64
     }
@@ -160,27 +161,28 @@ impl MemberBanks {
         Self(word as u32 & (MOST_MEMBER_BANKS - 1))
     }
 
-    /// The bank of a key's word.
+    /// The bank of a key's index word.
     #[inline(always)]
     pub const fn words_of(self, probe: Probe) -> u32 {
         MEMBER_BANK + (probe.first >> 16 & self.0)
     }
 
-    /// The bank of its row in a generation: of the same pair.
+    /// The bank of the key's row in a generation: one of the same pair.
     #[inline(always)]
     pub const fn rows_of(self, probe: Probe, generation: u32) -> u32 {
         MEMBER_BANK + (probe.first >> 16 & self.0 & !1 | generation & 1)
     }
 }
 
-/// Raised whenever a word of the image changes its meaning, but for those of [`CARRIED_VERSION`].
+/// Raised whenever a word of the image changes its meaning, except for the words of [`CARRIED_VERSION`].
 pub const IMAGE_VERSION: u32 = 5;
-/// Raised whenever a word changes its meaning that the next process reads in the images of earlier ones: generation, window
-/// and trunks, epochs and links of slots.
+/// Raised whenever one of the words changes its meaning that a process reads in the images of earlier ones: generation,
+/// window and trunks, epochs and links of slots.
 pub const CARRIED_VERSION: u32 = 1;
 
-/// The image's first word. Each process makes its own image, so a process takes over from one whose images differ, as long as
-/// it can read what it carries over from them: the upper half of the word says so ([`is_readable`]), the lower one is of the rest.
+/// The image's first word. Each process creates its own image, so it can take over from a process with another image layout,
+/// as long as it can read the words that it carries over: the upper half of this word identifies their layout
+/// ([`is_readable`]), the lower half the layout of the rest.
 pub const IMAGE_LAYOUT: u64 = {
     let carried = layout(&[
         CARRIED_VERSION as u64,
@@ -213,12 +215,12 @@ pub const IMAGE_LAYOUT: u64 = {
     )
 };
 
-/// Whether what is carried over from an image lies where this build reads it, by the image's first word.
+/// Whether this build can read the words that are carried over from an image, by the image's first word.
 pub const fn is_readable(first_word: u64) -> bool {
     first_word >> 32 == IMAGE_LAYOUT >> 32
 }
 
-/// The control words of which there is one each, in the order in which they lie in [`CONTROL_WORDS`].
+/// The single control words, in the order of [`CONTROL_WORDS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ImageWord {
@@ -230,19 +232,19 @@ pub enum ImageWord {
     Window = 2,
     /// The [`control`] flags.
     Flags = 3,
-    /// The trunk's ifindex: tags name branches on that link and on no other. 0: there is no trunk.
+    /// The trunk's ifindex: VLAN tags name branches on that link only. 0: there is no trunk.
     Trunk = 4,
-    /// The ifindex of the previous trunk, which is held closed: tagged frames are dropped there, untagged ones belong to the
-    /// host. 0: there is none.
+    /// The ifindex of the previous trunk, which is kept closed: tagged frames are dropped there, untagged frames belong to
+    /// the host. 0: there is none.
     PreviousTrunk = 5,
-    /// The ifindex of the uplink, by which the wire's packets come in; 0: none is named.
+    /// The ifindex of the uplink, on which packets arrive from the wire; 0: none is configured.
     Uplink = 6,
     /// The [`MemberBanks`].
     MemberBanks = 7,
 }
 
 impl ImageWord {
-    /// Its offset in the bank of control words.
+    /// The word's offset in the bank of control words.
     #[inline(always)]
     pub const fn offset(self) -> u32 {
         CONTROL_WORDS.at(self as u32)
@@ -257,7 +259,7 @@ pub enum Shared {
     Connections = 0,
     /// Denied flows.
     Denials = 1,
-    /// First fragments that are remembered.
+    /// Remembered first fragments.
     Fragments = 2,
 }
 
@@ -265,18 +267,18 @@ impl Shared {
     /// All of them, in the order of their control words.
     pub const ALL: [Self; 3] = [Self::Connections, Self::Denials, Self::Fragments];
 
-    /// First fragments that are remembered, by the room for denied flows: an eighth.
+    /// The room for first fragments, by the room for denied flows: an eighth of it, at least 1.
     pub const fn fragments(denials: u32) -> u32 {
         if denials < 8 { 1 } else { denials / 8 }
     }
 }
 
-/// How a table is shared: entries of both families together.
+/// How a table is shared among slots, counting entries of both families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
-    /// Guaranteed to each slot.
+    /// Entries guaranteed to each slot.
     pub floor: u32,
-    /// Shared by all slots beyond their floors.
+    /// Entries shared by all slots beyond their floors.
     pub pool: u32,
 }
 
@@ -294,35 +296,34 @@ impl Share {
     }
 }
 
-/// Who an entry is for, and so what it leaves of floor, pool and cap to others. An entry of the task's own making may have
-/// all of them.
+/// Who causes an entry, which limits its part of floor, pool and cap: the task's own packets may use (almost) all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Claim {
-    /// An ICMP error about a connection, which anybody on the way may send: half is left to connections.
+    /// An ICMP error about a connection, which any host on the path may send: at most half, so half is left to connections.
     Error = 1,
-    /// Opened or sent from outside: a quarter is left to what the task itself opens, what is never filtered included.
+    /// Opened or sent from outside: a quarter is left to what the task itself opens, exemptions included.
     Inward = 2,
     /// Opened or sent by the task.
     Outward = 31,
 }
 
 impl Claim {
-    /// The part of `of` entries that a claim may use, by the claim's number.
+    /// The part of `of` entries that a claim with this number may use: all but `of / 2^number`.
     #[inline(always)]
     pub const fn part(claim: u32, of: u32) -> u32 {
         of - (of >> (claim & 31))
     }
 }
 
-/// The cap of a task that has none.
+/// The value for a task without a cap.
 pub const NO_CAP: u32 = u32::MAX;
 
 /// Bits of the control flags.
 pub mod control {
-    /// Somebody follows: the first packet of each flow is put on the ring.
+    /// There is a follower: the first packet of each flow is written to the ring buffer.
     pub const FOLLOW: u64 = 1 << 0;
-    /// `on-rule-removal: cut`: tracked connections too are judged anew after a change.
+    /// `on-rule-removal: cut`: tracked connections are re-evaluated after a change, too.
     pub const CUT: u64 = 1 << 1;
     /// `icmp-errors: pmtu` or `all`.
     pub const ICMP_PMTU: u64 = 1 << 2;
@@ -354,7 +355,7 @@ pub enum Timeout {
     FragmentV6 = 8,
     /// TCP after one side's FIN.
     TcpHalfClosed = 9,
-    /// A link-local address of a neighbour, since it was heard last.
+    /// A neighbour's link-local address, since the neighbour was last heard.
     LinkLocal = 10,
 }
 
@@ -375,10 +376,10 @@ impl Timeout {
     ];
 }
 
-/// How many time-outs there are.
+/// The number of time-outs.
 pub const TIMEOUTS: usize = 11;
 
-/// Slots: an ENI's number in the tables, 1 to 8,191. Slot 0 is no ENI.
+/// The number of slots. A slot is an ENI's number in the tables, 1 to 8,191; slot 0 is no ENI.
 pub const SLOTS: u32 = 8192;
 
 /// A word of `links` or `members`: the key's tag above, the index of its row below.
@@ -391,7 +392,7 @@ pub struct IndexWord {
 }
 
 impl IndexWord {
-    /// As a word of the table.
+    /// As a word of `links` or `members`.
     pub const fn to_word(self) -> u64 {
         pair(self.tag, self.index)
     }
@@ -404,26 +405,26 @@ impl IndexWord {
     }
 }
 
-/// A word of `links` or `members` that ends a search.
+/// A word of `links` or `members` that was never used: a search ends.
 pub const EMPTY: u64 = 0;
-/// A word that held something once: a search goes on. No tag is 0.
+/// A word whose key was removed: a search goes on. No tag is 0.
 pub const TOMBSTONE: u64 = 1;
-/// How many words a search looks at.
+/// The most words that a search reads.
 pub const PROBES: u32 = 24;
 
-/// Where a key's search begins, how far each step goes, and the tag its word has.
+/// The search for a key: start, stride, and the tag of its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Number of the first word, before masking: 24 bits.
+    /// Index of the first word, before masking: 24 bits.
     pub first: u32,
-    /// Words between one step and the next: odd, so that a search meets every word of a table.
+    /// The stride in words: odd, so that a search reaches every word of a table.
     pub stride: u32,
     /// The word's upper half: never 0.
     pub tag: u32,
 }
 
 impl Probe {
-    /// Number of the word that a search looks at after so many steps, before masking.
+    /// Index of the word that a search reads after this many steps, before masking.
     pub const fn position(self, step: u32) -> u32 {
         self.first.wrapping_add(step.wrapping_mul(self.stride))
     }
@@ -432,8 +433,8 @@ impl Probe {
 /// The search for a key: the halves of an address, or 0 and a link.
 #[inline(always)]
 pub const fn probe([upper, lower]: [u64; 2]) -> Probe {
-    // Two rounds of multiply and fold: every bit of the key reaches the bits that are used. The keys come from the
-    // configuration, so nobody who sends packets chooses them.
+    // Two rounds of multiply and fold: every bit of the key affects the bits in use. The keys come from the configuration,
+    // so senders of packets cannot choose them.
     let mixed = (upper ^ upper >> 29)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .rotate_left(27)

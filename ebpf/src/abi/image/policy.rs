@@ -1,12 +1,12 @@
-//! The words of a policy, and where it lies.
+//! The words of a policy, and references to policies.
 
 use super::{BANK_BYTES, pair, unpair};
 
-/// Rules in one policy at most: 16 words of bitmap.
+/// The most rules in one policy: 16 words of bitmap.
 pub const MAX_RULES: u32 = 1024;
-/// Words in a bitmap at most.
+/// The most words in a bitmap.
 pub const MAX_ROW_WORDS: u32 = MAX_RULES / 64;
-/// The depth of an axis at most.
+/// The largest depth of an axis.
 pub const MAX_DEPTH: u32 = 17;
 
 /// The header of a policy: the rules of one set of groups, in one direction, for one family, as a bit-vector classifier
@@ -19,13 +19,14 @@ pub const MAX_DEPTH: u32 = 17;
 /// | 1 | how many rules; their offset |
 /// | 2 to 7 | an [`AxisRef`] each: four port axes by [`Class`], peers, groups |
 ///
-/// A rule is a [`RuleMatch`]. A row is a summary word, with a bit for each word that is not zero, and the bitmap's words:
-/// bit *b* of word *w* is rule 64 *w* + *b*. The first set bit of `port & (peer | group)` is the rule that allows.
+/// A rule is a [`RuleMatch`]. A row is a summary word, with a bit for each non-zero word of the bitmap, followed by the
+/// bitmap: bit *b* of word *w* is rule 64 *w* + *b*. The first set bit of `port & (peer | group)` is the rule that allows
+/// the packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyHeader {
     /// Words in a bitmap.
     pub bitmap_words: u32,
-    /// How many rules there are.
+    /// The number of rules.
     pub rule_count: u32,
     /// Offset of the rules.
     pub rules: u32,
@@ -40,11 +41,11 @@ pub struct PolicyHeader {
 impl PolicyHeader {
     /// Marks the first word.
     pub const MAGIC: u32 = 0x5447_5001;
-    /// Words in it.
+    /// Words in the header.
     pub const WORDS: usize = 8;
-    /// Bytes in it.
+    /// Bytes in the header.
     pub const BYTES: u32 = 8 * Self::WORDS as u32;
-    /// Offset of the word of the rules.
+    /// Offset of the word with the number and offset of the rules.
     pub const RULES: u32 = 8;
     /// Offset of the word of the peer axis.
     pub const PEERS: u32 = Self::axis(4);
@@ -82,7 +83,7 @@ impl PolicyHeader {
         ]
     }
 
-    /// From those words; `None` if they begin no policy.
+    /// From those words; `None` without the magic number.
     pub const fn from_words(words: [u64; Self::WORDS]) -> Option<Self> {
         let [first, rules, tcp, udp, icmp, other, peers, groups] = words;
         if !Self::begins_with(first) {
@@ -119,12 +120,12 @@ pub enum Class {
     Other = 3,
 }
 
-/// Where an axis lies in its policy: 2^depth entries, sorted by the first keys of their intervals. The first one's key is 0;
-/// entries beyond the last interval repeat it. Keys are a port, an ICMP type and code (`type << 8 | code`), a protocol
+/// Position and size of an axis in its policy: 2^depth entries, sorted by the first keys of their intervals. The first key
+/// is 0; entries beyond the last interval repeat it. Keys are a port, an ICMP type and code (`type << 8 | code`), a protocol
 /// number, an IPv4 address, a group set; entries are [`AxisEntry`]s.
 ///
-/// On the peer axis of IPv6 2^depth keys of two words (upper half, lower half) come first, and as many words with the rows'
-/// offsets follow.
+/// The peer axis of IPv6 has 2^depth keys of two words (upper half, lower half), followed by 2^depth words with the rows'
+/// offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AxisRef {
     /// Offset of the first entry.
@@ -153,9 +154,9 @@ impl AxisRef {
 /// An interval of an axis: one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AxisEntry {
-    /// Its first key.
+    /// The first key of the interval.
     pub key: u32,
-    /// Offset of its row.
+    /// Offset of the interval's row.
     pub row: u32,
 }
 
@@ -173,7 +174,7 @@ impl AxisEntry {
     }
 }
 
-/// A rule that allows, as a policy has it: one word.
+/// A rule as the result of classification: one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleMatch {
     /// Its number, never 0.
@@ -198,13 +199,13 @@ impl RuleMatch {
 
 /// Flags of a rule.
 pub mod rule {
-    /// TCP that the rule allows is untracked.
+    /// TCP flows that the rule allows are untracked.
     pub const UNTRACKED_TCP: u32 = 1 << 0;
-    /// UDP that the rule allows is untracked.
+    /// UDP flows that the rule allows are untracked.
     pub const UNTRACKED_UDP: u32 = 1 << 1;
 }
 
-/// Where a policy lies, as a slot's row names it: bank and offset in 64-byte units. 0: no policy.
+/// A reference to a policy, as in a slot's row: bank, and offset in units of 64 bytes. 0: no policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct PolicyRef(pub u32);
@@ -212,7 +213,7 @@ pub struct PolicyRef(pub u32);
 impl PolicyRef {
     const UNIT_BITS: u32 = 15;
 
-    /// The root of what lies at `offset` (a multiple of 64) in `bank`.
+    /// The reference to the policy at `offset` (a multiple of 64) in `bank`.
     pub const fn new(bank: u32, offset: u32) -> Self {
         Self(bank << Self::UNIT_BITS | offset >> 6 & ((1 << Self::UNIT_BITS) - 1))
     }
@@ -236,9 +237,9 @@ const _: () = assert!(BANK_BYTES >> 6 == 1 << PolicyRef::UNIT_BITS);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PolicyRoots {
-    /// That of IPv4.
+    /// The policy for IPv4.
     pub v4: PolicyRef,
-    /// That of IPv6.
+    /// The policy for IPv6.
     pub v6: PolicyRef,
 }
 

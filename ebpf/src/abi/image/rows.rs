@@ -1,14 +1,14 @@
-//! Rows: what a generation says of a link, a slot or an address.
+//! Rows: a generation's configuration of a link, a slot or an address.
 
 use super::{PolicyRoots, pair, unpair};
 use crate::abi::{Address, LinkId};
 
-/// The row of a link: one word. A link's number is never 0, so that a word of 0 is the row of none.
+/// The row of a link: one word. A link's number is never 0, so a word of 0 is an unused row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkRow {
     /// The link.
     pub link: LinkId,
-    /// The slot whose ENI it carries.
+    /// The slot of the ENI that the link carries.
     pub slot: u16,
 }
 
@@ -29,17 +29,17 @@ impl LinkRow {
     }
 }
 
-/// The row of a slot: egress roots, ingress roots, flags below and group set above, the cap below. It is absent without
-/// [`slot::PRESENT`].
+/// The row of a slot: egress roots, ingress roots, flags below and group set above, the cap below. It counts as absent
+/// without [`slot::PRESENT`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotRow {
-    /// Where its policies lie, by [`crate::abi::Direction`].
+    /// The references to its policies, by [`crate::abi::Direction`].
     pub roots: [PolicyRoots; 2],
     /// [`slot`] flags.
     pub flags: u32,
-    /// The set of groups that its ENI has.
+    /// The ENI's group set.
     pub group_set: u32,
-    /// How many connections it may have tracked at most; [`super::NO_CAP`]: no limit.
+    /// The most tracked connections that the ENI may have; [`super::NO_CAP`]: no limit.
     pub conn_cap: u32,
 }
 
@@ -71,15 +71,15 @@ impl SlotRow {
     }
 }
 
-/// The row of an address: its halves, then slot (16 bits), flags (16 bits) and group set (upper half) in one word. It is
-/// absent without [`address::PRESENT`].
+/// The row of an address: its halves, then slot (16 bits), flags (16 bits) and group set (upper half) in one word. It counts
+/// as absent without [`address::PRESENT`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AddressRow {
-    /// The slot of its ENI, if that is gated here; else 0.
+    /// The slot of the address's ENI, if the ENI is gated on this host; else 0.
     pub slot: u16,
-    /// [`address`] flags, 16 bits; none if the address is not known.
+    /// [`address`] flags, 16 bits; none if the address is unknown.
     pub flags: u32,
-    /// The set of groups that its ENI has; 0 for none.
+    /// The group set of the address's ENI; 0 for none.
     pub group_set: u32,
 }
 
@@ -112,7 +112,7 @@ impl AddressRow {
 
 /// Flags of a slot's row.
 pub mod slot {
-    /// The row is filled: the configuration names the ENI.
+    /// The row is valid: the configuration has the ENI.
     pub const PRESENT: u32 = 1 << 0;
     /// `source-dest-check`.
     pub const SOURCE_DEST_CHECK: u32 = 1 << 1;
@@ -124,8 +124,8 @@ pub mod slot {
 
 /// Flags of an address's row.
 pub mod address {
-    /// The row is filled.
+    /// The row is valid.
     pub const PRESENT: u32 = 1 << 0;
-    /// A task may open connections to it without a rule.
+    /// Tasks may open connections to the address without a rule.
     pub const EXEMPT: u32 = 1 << 1;
 }

@@ -7,7 +7,7 @@ use super::{
     entry::{halves, word},
 };
 
-/// A denied flow: the 48 bytes in front of its key in an [`Entry`](super::Entry).
+/// A denied flow: the 48 bytes before its key in an [`Entry`](super::Entry).
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub struct Denial {
@@ -23,7 +23,7 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// One that so much was dropped of.
+    /// A denied flow with these totals.
     #[inline(always)]
     pub const fn new(totals: Totals, last: u32, flags: Flags, charge: u32) -> Self {
         Self {

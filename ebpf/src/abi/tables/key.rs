@@ -6,19 +6,20 @@ use super::{
 };
 use crate::abi::Address;
 
-/// A flow of IPv4: 16 bytes. Seen from the task, so both directions of a connection have one key.
+/// The key of an IPv4 flow: 16 bytes. Seen from the task, so both directions of a connection have the same key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Key4 {
     /// The task's address in the upper half, the peer's in the lower.
     pub addresses: u64,
-    /// The task's port in the upper half, the peer's in the lower. ICMP: see the parser.
+    /// The task's port in the upper half, the peer's in the lower. Other protocols: see
+    /// [`Flow::tracked`](crate::flow::Flow::tracked).
     pub ports: u32,
-    /// Link and protocol, or the parts of a denial.
+    /// Link and protocol of a connection; slot, protocol, direction and reason of a denied flow.
     pub tag: KeyTag,
 }
 
-/// A flow of IPv6: 40 bytes. As [`Key4`].
+/// The key of an IPv6 flow: 40 bytes. As [`Key4`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Key6 {
@@ -58,7 +59,7 @@ impl Key6 {
         [a, b, c, d, word(self.ports, self.tag.number())]
     }
 
-    /// Its words as a table has them: the last ones in the entry, the others in the rest.
+    /// The words as stored in a table: the last ones in the entry, the others in the rest.
     #[inline(always)]
     pub fn to_entry(self) -> ([u64; 2], Rest) {
         let [local, remote] = [self.local.halves(), self.remote.halves()];

@@ -1,7 +1,7 @@
 //! Keys and values of the kernel's tables, which user space reads.
 //!
-//! Totals only grow and are never reset. Counts are changed by locked adds; all else by plain stores, where a race
-//! costs a flag or some milliseconds of a time, never a count.
+//! Totals only grow and are never reset. Counters are changed by locked adds; everything else by plain stores, where a race
+//! costs a flag or some milliseconds of a timestamp, never a count.
 
 use core::cell::Cell;
 
@@ -31,8 +31,8 @@ pub use usage::{Charge, Charges, EniUsage};
 
 use super::pair;
 
-/// A word of a table that several CPUs write. BPF knows no relaxed loads or stores (LLVM 22 has no instruction for
-/// them): a word is read and written by one instruction each all the same.
+/// A word of a table that several CPUs write. BPF has no relaxed atomic loads or stores (LLVM 22 has no instruction for
+/// them), but a word is still read and written by single instructions.
 pub type Word = Cell<u64>;
 
 const _: () = {

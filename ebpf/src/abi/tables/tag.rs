@@ -9,7 +9,7 @@ use crate::abi::{LinkId, outcome::Direction};
 pub struct KeyTag(u32);
 
 impl KeyTag {
-    /// Of a tracked connection.
+    /// The tag of a tracked connection.
     #[inline(always)]
     pub const fn of_conn(link: LinkId, protocol: u8) -> Self {
         Self(link.get() << 8 | protocol as u32)
@@ -21,14 +21,14 @@ impl KeyTag {
         (LinkId::from_number(self.0 >> 8), self.0 as u8)
     }
 
-    /// Of a tracked connection on the same link, of this protocol.
+    /// The tag of a tracked connection of another protocol on the same link.
     #[inline(always)]
     #[must_use]
     pub const fn with_protocol(self, protocol: u8) -> Self {
         Self(self.0 & !0xff | protocol as u32)
     }
 
-    /// Of a denied flow; `reason`: by its number.
+    /// The tag of a denied flow; `reason`: the reason's number.
     #[inline(always)]
     pub const fn of_denial(slot: u16, protocol: u8, direction: Direction, reason: u8) -> Self {
         Self((slot as u32) << 16 | (protocol as u32) << 8 | (direction as u32) << 7 | reason as u32 & 0x7f)
