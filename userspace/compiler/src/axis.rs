@@ -15,17 +15,17 @@ pub(super) struct Span {
     pub(super) bit: u32,
 }
 
-/// The rows of a policy: bitmaps of one length, each stored once, whatever axis asks for it.
+/// The rows of a policy: bitmaps of one length, each stored once and shared by all axes.
 #[derive(Debug)]
 pub(super) struct Rows {
     bitmap_words: usize,
     numbers: HashMap<Box<[u64]>, u32>,
-    /// Summary word and bitmap of each row, one after the other.
+    /// The rows one after the other, each a summary word and a bitmap.
     words: Vec<u64>,
 }
 
 impl Rows {
-    /// No rows yet, of bitmaps for this many rules.
+    /// An empty set of rows, with bitmaps for this many rules.
     pub(super) fn new(rules: usize) -> Self {
         Self {
             bitmap_words: rules.div_ceil(64).max(1),
@@ -39,12 +39,12 @@ impl Rows {
         self.bitmap_words
     }
 
-    /// Bytes that a row takes, its summary word included.
+    /// Bytes in a row, its summary word included.
     pub(super) fn row_bytes(&self) -> u32 {
         (self.bitmap_words as u32 + 1) * 8
     }
 
-    /// The rows as they lie in a policy.
+    /// The rows in the form that a policy stores.
     pub(super) fn words(&self) -> &[u64] {
         &self.words
     }
@@ -93,7 +93,7 @@ impl Axis {
         let mut rest = edges.as_slice();
         loop {
             let here = rest.partition_point(|edge| edge.0 == key);
-            // Covers before uncovers, or a count would pass below 0 where one span follows another of the same rule.
+            // Additions before removals, otherwise a count would drop below 0 where two spans of one rule are adjacent.
             for adds in [true, false] {
                 for &(_, bit, _) in rest[..here].iter().filter(|edge| edge.2 == adds) {
                     let count = &mut counts[bit as usize];

@@ -1,4 +1,4 @@
-//! A model, compiled: policies as blocks, and what the rows of slots and addresses will say.
+//! A compiled model: policies as blocks of words, and the planned contents of slot and address rows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -14,17 +14,17 @@ use super::{CompileError, GroupSetIds, RuleIds};
 /// The caller's limits for an ENI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EniLimits {
-    /// How many connections of it are tracked at most; [`NO_CAP`](taskgate_ebpf::abi::image::NO_CAP): as many as there is
-    /// room for.
+    /// The most tracked connections of the ENI; [`NO_CAP`](taskgate_ebpf::abi::image::NO_CAP): no limit.
     pub connections: u32,
-    /// Whether everything is dropped.
+    /// Whether the ENI is isolated: all its packets are dropped.
     pub isolated: bool,
 }
 
 /// Options of a compilation that are not in the model.
 #[derive(Clone, Copy)]
 pub struct CompileOptions<'a> {
-    /// The gate of each ENI that gets a slot, `None` for the others: they are members of their groups all the same.
+    /// The limits of each ENI with a gate here, which gets a slot; `None` for other ENIs, which are still members of their
+    /// groups.
     pub gate: &'a dyn Fn(&Eni) -> Option<EniLimits>,
     /// The addresses that tasks may open connections to without a rule.
     pub exempt: &'a [IpAddr],
@@ -32,7 +32,7 @@ pub struct CompileOptions<'a> {
     pub dhcp: bool,
 }
 
-/// A compiled model, independent of the image that it will lie in.
+/// A compiled model, independent of any image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiled {
     /// The policies' blocks, each once.
@@ -48,7 +48,7 @@ pub struct Compiled {
 pub(super) struct SlotPlan {
     /// The ENI's id.
     pub(super) eni: String,
-    /// Places in [`Compiled::policies`], in the order of [`ROOTS`].
+    /// Indexes in [`Compiled::policies`], in the order of [`ROOTS`].
     pub(super) policies: [usize; 4],
     /// Flags of the row.
     pub(super) flags: u32,
@@ -61,11 +61,11 @@ pub(super) struct SlotPlan {
 /// The content of an address's row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AddressPlan {
-    /// The place of the gated ENI that has it in [`Compiled::slots`].
+    /// The index of the gated ENI with this address in [`Compiled::slots`].
     pub(super) slot: Option<usize>,
     /// Flags of the row.
     pub(super) flags: u32,
-    /// The group set of the ENI that has it.
+    /// The group set of the ENI with this address.
     pub(super) set: u32,
 }
 
@@ -77,13 +77,13 @@ pub(super) const ROOTS: [(Direction, Family); 4] = [
     (Direction::Ingress, Family::V6),
 ];
 
-/// An address as the image has it: IPv6, IPv4 mapped (`::ffff:a.b.c.d`).
+/// An address as a key of the image: IPv6, with IPv4 mapped (`::ffff:a.b.c.d`).
 pub(super) fn key_of(address: IpAddr) -> u128 {
     Address::from(address).to_bits()
 }
 
 impl Compiled {
-    /// Compiles a model. ENIs with the same groups in the same order share their policies, and equal policies are one
+    /// Compiles a model. ENIs with the same groups in the same order share their policies, and equal policies become one
     /// block.
     ///
     /// # Errors
@@ -138,17 +138,17 @@ impl Compiled {
         })
     }
 
-    /// How many addresses have a row: those of ENIs, and the exempt ones.
+    /// The number of address rows: addresses of ENIs, and exempt ones.
     pub fn addresses(&self) -> usize {
         self.addresses.len()
     }
 
-    /// How many different policies there are.
+    /// The number of distinct policies.
     pub fn policies(&self) -> usize {
         self.policies.len()
     }
 
-    /// How much memory the policies take, in bytes.
+    /// The size of all policies in bytes.
     pub fn policy_bytes(&self) -> usize {
         self.policies.iter().map(|block| block.len() * 8).sum()
     }
@@ -165,23 +165,23 @@ pub(super) fn slot_flags(eni: &Eni, gate: EniLimits, dhcp: bool) -> u32 {
         | if dhcp { slot::EXEMPT_DHCP } else { 0 }
 }
 
-/// Who has which address.
+/// Ownership of addresses that several ENIs share.
 struct Owners {
-    /// Addresses that several ENIs have with different groups.
+    /// Addresses of several ENIs with different groups.
     several: BTreeMap<u128, Several>,
 }
 
-/// An address that several ENIs have.
+/// An address of several ENIs.
 struct Several {
     /// Positions in the model, ascending.
     enis: Vec<usize>,
-    /// Its group set.
+    /// The number of its group set.
     set: u32,
 }
 
 impl Owners {
-    /// Looks for addresses in several VPCs. Within one, or where one of them has no VPC, they have to have the same groups;
-    /// two ENIs that are bound here cannot share an address, whatever their VPCs: it has one row, which names one slot.
+    /// Finds addresses that occur in several VPCs. ENIs in one VPC, or without a VPC, must have the same groups to share an
+    /// address; two ENIs that are bound here cannot share an address at all: its row names one slot.
     fn new(model: &Model, set_of: &[u32], sets: &mut GroupSetIds) -> Result<Self, CompileError> {
         let mut first: HashMap<u128, usize> = HashMap::new();
         let mut shared: BTreeMap<u128, Vec<usize>> = BTreeMap::new();
@@ -225,7 +225,7 @@ impl Owners {
         })
     }
 
-    /// The ENIs behind each set of an address of several VPCs.
+    /// The ENIs behind each group set of a shared address.
     fn overlaps<'a>(&self, model: &'a Model) -> BTreeMap<u32, Vec<&'a Eni>> {
         let enis = |several: &Several| several.enis.iter().map(|&at| &model.enis[at]).collect();
         self.several
@@ -235,7 +235,7 @@ impl Owners {
     }
 }
 
-/// Numbers the rules of every group that a gated ENI has, and finds the sets that each group is in.
+/// Numbers the rules of every group of a gated ENI, and finds the group sets that contain each group.
 fn prepare_rules<'a>(
     model: &'a Model,
     set_of: &[u32],
@@ -276,7 +276,7 @@ fn prepare_rules<'a>(
 /// The key of an ENI's policies: its groups, and its near ENIs where VPCs overlap.
 type Near<'a> = (&'a [GroupIndex], Option<&'a str>, bool);
 
-/// The policies compiled so far, by what decides them and by content.
+/// The policies compiled so far, by key and by content.
 struct Policies<'a> {
     prepare_rules: PolicyCompiler<'a>,
     by_gate: HashMap<Near<'a>, [usize; 4]>,
@@ -294,7 +294,7 @@ impl<'a> Policies<'a> {
         }
     }
 
-    /// The places of the four policies of an ENI.
+    /// The indexes of the four policies of an ENI.
     fn of(&mut self, eni: &'a Eni) -> Result<[usize; 4], CompileError> {
         let near = if self.prepare_rules.overlaps.is_empty() {
             (eni.groups.as_slice(), None, false)

@@ -1,11 +1,11 @@
-//! Errors between a model and the image.
+//! Errors of compiling a model and writing it to an image.
 
 use std::net::IpAddr;
 
 use taskgate_ebpf::abi::image::{BANK_BYTES, MAX_RULES};
 use taskgate_model::{Direction, Family};
 
-/// Why a model could not be compiled, or not be brought into the image. Nothing that the kernel reads has changed then.
+/// Why a model could not be compiled or written to the image. Whatever the kernel reads is unchanged then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// A policy has more rules than a bitmap has bits.
@@ -38,7 +38,7 @@ pub enum CompileError {
         /// How much memory they would take.
         bytes: usize,
     },
-    /// Every rule number was given away.
+    /// Every rule number was used.
     #[error("cannot number the {direction} rules of `{group}`: every rule number was used; start taskgate anew")]
     RuleNumbersExhausted {
         /// The group's id.
@@ -51,20 +51,20 @@ pub enum CompileError {
     AddressConflict {
         /// The address.
         address: IpAddr,
-        /// The ENI that came first.
+        /// The first ENI with it.
         first: String,
-        /// The other one.
+        /// The second ENI with it.
         second: String,
     },
-    /// The memory handed in is no image.
+    /// The given memory cannot hold an image.
     #[error("cannot use {bytes} bytes as an image: it takes at least {banks} whole banks of {BANK_BYTES}")]
     NotAnImage {
-        /// How long it is.
+        /// The memory's size in bytes.
         bytes: usize,
-        /// How many banks it takes at least.
+        /// The fewest banks of an image.
         banks: u32,
     },
-    /// The memory handed in was written before.
+    /// The given memory is not empty.
     #[error("cannot start an image in memory that holds one already; begin with an empty one")]
     NotEmpty,
     /// No gap in the policy banks is long enough.
@@ -85,7 +85,7 @@ pub enum CompileError {
     TooManyMembers {
         /// How many there are.
         addresses: usize,
-        /// How many an image can have.
+        /// The most addresses that an image can have.
         most: usize,
     },
     /// There are more addresses than this image has rows for.
@@ -96,10 +96,10 @@ pub enum CompileError {
     MembersFull {
         /// How many there are.
         addresses: usize,
-        /// How many there is room for.
+        /// The room in this image.
         room: u32,
     },
-    /// Every slot is taken.
+    /// Every slot is in use.
     #[error("cannot give `{eni}` a slot: all {} are taken; remove tasks", taskgate_ebpf::abi::image::SLOTS - 1)]
     SlotsFull {
         /// The ENI.
@@ -115,10 +115,10 @@ pub enum CompileError {
         table: &'static str,
         /// The link or address.
         key: String,
-        /// How many rows there are.
+        /// The number of rows.
         rows: u32,
     },
-    /// Every word that a search for the key looks at holds another key.
+    /// Every word on the search path of the key holds another key.
     #[error(
         "cannot add {key} to `{table}`: all {} words that it may stand in are taken",
         taskgate_ebpf::abi::image::PROBES
@@ -129,7 +129,7 @@ pub enum CompileError {
         /// The link or address.
         key: String,
     },
-    /// A slot that no ENI has.
+    /// A slot without an ENI.
     #[error("cannot use slot {slot}: no ENI has it")]
     UnknownSlot {
         /// The slot.
@@ -137,7 +137,7 @@ pub enum CompileError {
     },
 }
 
-/// The word that users see for a family.
+/// The name of a family in messages.
 pub(super) fn name(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",

@@ -1,4 +1,4 @@
-//! A generation in the making.
+//! Preparation of the next generation.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -14,8 +14,8 @@ use super::image::{ImageWriter, address_row_at, bank_of, link_key};
 use super::table::Claim;
 use super::{CompileError, Compiled};
 
-/// A generation that is written in the image and that no packet reads yet. [`Prepared::commit`] switches to it; dropped, it
-/// leaves no trace.
+/// A generation that is written to the image and not yet in force. [`Prepared::commit`] switches to it; dropping it takes
+/// back everything it wrote.
 #[derive(Debug)]
 #[must_use = "the generation is dropped unless it is committed"]
 pub struct Prepared<'a, M: Deref<Target = [AtomicU64]>> {
@@ -23,7 +23,7 @@ pub struct Prepared<'a, M: Deref<Target = [AtomicU64]>> {
     made: Staged,
 }
 
-/// The parts that a generation in the making took from the lasting state.
+/// Resources that the prepared generation took from state that outlives a generation.
 #[derive(Debug, Default)]
 struct Staged {
     roots: Vec<PolicyRef>,
@@ -49,7 +49,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 }
 
 impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
-    /// Writes everything that the next generation is. Packets read nothing but the current one.
+    /// Writes the whole next generation. Packets read only the current one.
     fn write(writer: &'a mut ImageWriter<M>, compiled: &Compiled) -> Result<Self, CompileError> {
         // Where an error ends it, dropping the value undoes what was made.
         let mut prepared = Self {
@@ -71,23 +71,23 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
         Ok(prepared)
     }
 
-    /// The slot that an ENI will have.
+    /// The slot of an ENI in this generation.
     pub fn slot(&self, eni: &str) -> Option<u16> {
         self.writer.slots.get(eni)
     }
 
-    /// The slots of all ENIs that will have one.
+    /// The slots of all ENIs in this generation.
     pub fn slots(&self) -> BTreeMap<u16, String> {
         self.writer.slots()
     }
 
-    /// The number that it will have.
+    /// The number of this generation.
     pub fn generation(&self) -> u64 {
         self.writer.generation + 1
     }
 
-    /// Switches to the generation, for all packets that begin from now on. Tracked connections of ENIs that are not in
-    /// it any more, or are isolated now, are old.
+    /// Switches to the generation, for all packets that begin from now on. Tracked connections become old if their ENI is no
+    /// longer in it, or is isolated now.
     ///
     /// Returns the generation.
     pub fn commit(mut self) -> u64 {
@@ -186,7 +186,7 @@ impl<'a, M: Deref<Target = [AtomicU64]>> Prepared<'a, M> {
             write(self.writer, index);
         } else {
             let claim = self.writer.members.claim(self.writer.control.view(), key)?;
-            // The row comes before the word that leads to it.
+            // The row is written before the word that refers to it.
             write(self.writer, claim.index());
             self.writer.members.publish(self.writer.view(), claim);
             self.made.members.push(claim);
@@ -200,7 +200,7 @@ impl<M: Deref<Target = [AtomicU64]>> Drop for Prepared<'_, M> {
         let made = std::mem::take(&mut self.made);
         let writer = &mut *self.writer;
         if !made.members.is_empty() {
-            // Packets may have followed their words.
+            // Packets may already have read the words.
             writer.change();
         }
         for &claim in made.members.iter().rev() {

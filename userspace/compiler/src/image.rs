@@ -1,4 +1,4 @@
-//! The one writer of an image.
+//! The writer of an image.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Deref;
@@ -16,30 +16,29 @@ use super::slots::Slots;
 use super::table::Table;
 use super::{CompileError, Compiled};
 
-/// Brings compiled models into an image, generation after generation, and keeps what lasts longer than one: slots, the
-/// tables' words, where policies lie. It must be the only one that writes to its memory.
+/// Writes compiled models to an image, one generation after another, and keeps the state that outlives a generation: slots,
+/// the words of the tables, the places of policies. Must be the only writer of its memory.
 ///
-/// Words that a packet may still read are written again only after a grace period, which the caller gives as a function that
-/// returns once no packet reads what it began to read before.
+/// Words that a packet may still read are reused only after a grace period: the caller passes a function that returns once
+/// all packets that were under way have ended.
 #[derive(Debug)]
 pub struct ImageWriter<M> {
     pub(super) control: ImageControl<M>,
     pub(super) member_banks: u32,
     pub(super) generation: u64,
     pub(super) links: Table,
-    /// The slot that each link carries.
+    /// The slot of each bound link.
     pub(super) link_slots: BTreeMap<LinkId, u16>,
     pub(super) members: Table,
     pub(super) slots: Slots,
     pub(super) space: PolicyAllocator,
-    /// How often something went that packets may still read.
+    /// The number of removals of state that packets may still read.
     pub(super) changes: u64,
-    /// Up to which of the changes no packet reads what went.
+    /// The last change whose removed state no packet reads any more.
     settled: u64,
-    /// Slots whose epoch was raised while packets may still admit under an older generation, with the last change that
-    /// did so.
+    /// Slots whose epoch was raised while packets may still admit by older state, with the number of the last such change.
     pending: BTreeMap<u16, u64>,
-    /// Slots of ENIs that left the generation in force, see [`Self::remove_eni`].
+    /// Slots of ENIs that were removed from the current generation, see [`Self::remove_eni`].
     pub(super) left: BTreeSet<u16>,
 }
 
@@ -65,18 +64,18 @@ pub(super) fn link_key(link: LinkId) -> u128 {
 }
 
 impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
-    /// Takes charge of an empty image: all words 0. It says nothing yet, so everything is denied.
+    /// Starts with an empty image (all words 0): nothing is configured, so everything is denied.
     ///
     /// # Errors
-    /// As of [`Self::with_members`], of the fewest banks.
+    /// As [`Self::with_members`], with the fewest banks.
     pub fn new(memory: M) -> Result<Self, CompileError> {
         Self::with_members(memory, LEAST_MEMBER_BANKS)
     }
 
-    /// [`Self::new`] with so many banks of `members`: a power of two that an image can have.
+    /// [`Self::new`] with this number of banks of `members`: a power of two that an image can have.
     ///
     /// # Errors
-    /// [`CompileError::NotAnImage`] if the memory is not whole banks, these and at least one for policies;
+    /// [`CompileError::NotAnImage`] if the memory is not whole banks, or too few for these and one for policies;
     /// [`CompileError::NotEmpty`] if it holds an image.
     pub fn with_members(memory: M, member_banks: u32) -> Result<Self, CompileError> {
         let fits = member_banks.is_power_of_two() && (LEAST_MEMBER_BANKS..=MOST_MEMBER_BANKS).contains(&member_banks);
@@ -108,12 +107,12 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         })
     }
 
-    /// Takes charge of an empty image in place of those that an earlier process had: the slots that entries of the tables
-    /// name are their ENIs' still, with the epochs that count, and generations go on behind `generation`. Until the first one
-    /// is committed everything is denied.
+    /// Starts with an empty image that replaces those of an earlier process: ENIs keep their slots, which entries of the
+    /// tables name, and their epochs, and generations continue after `generation`. Everything is denied until the first one
+    /// is committed.
     ///
     /// # Errors
-    /// As of [`Self::with_members`]; [`CompileError::UnknownSlot`] if the slots make no sense.
+    /// As [`Self::with_members`]; [`CompileError::UnknownSlot`] if the slots are invalid.
     pub fn resume(
         memory: M,
         member_banks: u32,
@@ -124,14 +123,14 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         let mut writer = Self::with_members(memory, member_banks)?;
         writer.slots = Slots::of(slots)?;
         writer.generation = generation;
-        // Those of slots that are free now too: they may be given again.
+        // Free slots keep their epochs too, as they may be reused.
         for slot in 1..SLOTS as u16 {
             writer.control.set_epoch(slot, epoch(slot));
         }
         Ok(writer)
     }
 
-    /// The slots of all ENIs that have one.
+    /// The slots in use, with their ENIs.
     pub fn slots(&self) -> BTreeMap<u16, String> {
         self.slots.iter().map(|(slot, eni)| (slot, eni.to_owned())).collect()
     }
@@ -141,7 +140,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.view().0
     }
 
-    /// The control words, which are no generation's.
+    /// The control words, which belong to no generation.
     pub fn control(&self) -> &ImageControl<M> {
         &self.control
     }
@@ -151,7 +150,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.generation
     }
 
-    /// The slot of an ENI: of those in the current generation, and of those that went and whose slot is not free yet.
+    /// The slot of an ENI in the current generation, or of a removed ENI whose slot is not free yet.
     pub fn slot(&self, eni: &str) -> Option<u16> {
         self.slots.get(eni)
     }
@@ -161,9 +160,10 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.slots.eni(slot)
     }
 
-    /// Makes every tracked connection of a slot old: its next packet is judged by the rules.
+    /// Makes every tracked connection of a slot old: the rules decide on its next packet.
     ///
-    /// A packet that began before may still admit by what it read; [`ImageWriter::synchronize`] makes that old too.
+    /// A packet that is under way may still admit a connection by the old epoch; [`ImageWriter::synchronize`] makes that one
+    /// old too.
     ///
     /// # Errors
     /// [`CompileError::UnknownSlot`].
@@ -173,8 +173,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         Ok(())
     }
 
-    /// Has an ENI pass nothing from now on, or judges it by its rules again, in the current generation. When it is isolated its
-    /// tracked connections become old; what comes after is the caller's, see [`super::EniLimits`].
+    /// Isolates an ENI in the current generation, or ends its isolation. Isolation makes its tracked connections old; later
+    /// generations follow [`super::EniLimits`], which the caller sets.
     ///
     /// # Errors
     /// [`CompileError::UnknownSlot`].
@@ -201,15 +201,14 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.pending.contains_key(&slot)
     }
 
-    /// Binds a link to a slot from now on, in the current generation and those that follow. If the link carried another
-    /// slot, that slot's tracked connections become old.
+    /// Binds a link to a slot, in the current generation and later ones. If the link carried another slot, that slot's
+    /// tracked connections become old.
     ///
-    /// Synchronize a slot whose epoch was raised first ([`ImageWriter::is_pending`]): otherwise connections that come
+    /// If the slot's epoch was raised ([`ImageWriter::is_pending`]), synchronize first: otherwise connections that arrive
     /// over the new link until then become old too.
     ///
     /// # Errors
-    /// [`CompileError::UnknownSlot`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`]: the link is as it
-    /// was.
+    /// [`CompileError::UnknownSlot`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`]: the link is unchanged.
     pub fn add_link(&mut self, link: LinkId, slot: u16) -> Result<(), CompileError> {
         self.known(slot)?;
         let key = link_key(link);
@@ -229,8 +228,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         Ok(())
     }
 
-    /// Unbinds a link: its packets are no task's from then on. The slot's tracked connections are old, so that the next
-    /// link with this number does not inherit them.
+    /// Unbinds a link: its packets belong to no task from then on. The slot's tracked connections become old, so that the
+    /// next link with this number does not inherit them.
     pub fn remove_link(&mut self, link: LinkId) {
         let Some(slot) = self.link_slots.remove(&link) else {
             return;
@@ -238,7 +237,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         if let Some(index) = self.links.index(link_key(link)) {
             let row = LINK_ROWS.at(index);
             self.view().publish(bank_of(self.generation), row, 0);
-            // Its row is one word, which names the link: it serves another one at once.
+            // The row is one word with the link itself, so the index can be reused at once.
             self.links.remove(self.control.view(), link_key(link), 0);
             self.links.settle_to(0);
         }
@@ -246,8 +245,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.bump(slot);
     }
 
-    /// Waits, if needed, until no packet reads the previous state, and makes connections admitted until then old. Call
-    /// it soon after a switch or a raised epoch, where waiting does no harm; else [`ImageWriter::prepare`] does it.
+    /// Waits for a grace period if needed, and makes connections admitted until then old. Call it soon after a switch or a
+    /// raised epoch, where waiting does no harm; otherwise [`ImageWriter::prepare`] waits.
     pub fn synchronize(&mut self, grace: &mut dyn FnMut()) {
         if let Some(changes) = self.pending_grace() {
             grace();
@@ -255,13 +254,13 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         }
     }
 
-    /// The argument of [`ImageWriter::settle_to`] after a grace period that begins now; `None` if there is nothing to
-    /// wait for. So the writer can be used during the wait.
+    /// The argument of [`ImageWriter::settle_to`] for a grace period that begins now; `None` if none is needed. Allows the
+    /// caller to use the writer during the grace period.
     pub fn pending_grace(&self) -> Option<u64> {
         (self.settled < self.changes).then_some(self.changes)
     }
 
-    /// Says that a grace period is over that began after [`ImageWriter::pending_grace`] gave `changes`.
+    /// Reports the end of a grace period that began after [`ImageWriter::pending_grace`] returned `changes`.
     pub fn settle_to(&mut self, changes: u64) {
         let over = |_: &u16, change: &mut u64| *change <= changes;
         let slots: Vec<u16> = self.pending.extract_if(.., over).map(|(slot, _)| slot).collect();
@@ -284,14 +283,14 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         }
     }
 
-    /// Raises an epoch while packets may still admit by what they read before.
+    /// Raises an epoch while packets may still admit by older state.
     pub(super) fn bump(&mut self, slot: u16) {
         self.control.bump_epoch(slot);
         self.change();
         self.pending.insert(slot, self.changes);
     }
 
-    /// Something goes that packets may still read.
+    /// Counts a removal of state that packets may still read.
     pub(super) fn change(&mut self) {
         self.changes += 1;
     }
@@ -301,7 +300,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         self.view().publish(bank_of(generation), LINK_ROWS.at(index), row);
     }
 
-    /// A slot's ENI is carried by this link no more.
+    /// Clears a slot's link, if it is this one.
     fn forget_link(&self, slot: u16, link: LinkId) {
         if self.control.link(slot) == Some(link) {
             self.control.set_link(slot, None);
@@ -314,8 +313,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         SlotRow::from_words(self.view().words(bank, row))
     }
 
-    /// Gives a slot's row in the current generation other flags. They lie in one word with the group set, so that a packet
-    /// reads the old ones or the new ones.
+    /// Changes the flags of a slot's row in the current generation. They share a word with the group set, so a packet reads
+    /// either the old flags or the new ones.
     pub(super) fn set_slot_flags(&self, slot: u16, flags: u32) {
         let (bank, row) = slot_row_at(self.generation, slot);
         let before = SlotRow::from_words(self.view().words(bank, row));
@@ -335,7 +334,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         AddressRow::from_words(self.view().words(bank, row)).1
     }
 
-    /// Frees what neither the current generation nor the next one names. Packets read no older one any more.
+    /// Frees members and slots that neither the current generation nor the next one uses. Packets no longer read older ones.
     pub(super) fn reclaim(&mut self, next: &Compiled) {
         let gone: Vec<u128> = self
             .members
@@ -367,7 +366,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             .map(|(slot, _)| slot)
             .collect();
         for slot in gone {
-            // Its epoch was raised when it went, and again once the last packet that knew it was through.
+            // The epoch was raised at removal, and again after the last packet that could read the old one.
             self.slots.release(slot);
         }
     }

@@ -1,4 +1,4 @@
-//! How large an image a configuration takes. Fixed once the image is made: a process makes a new one.
+//! The size of the image for a configuration. Fixed when the image is created; a new process creates a new image.
 
 use taskgate_ebpf::abi::image::{BANK_BYTES, LEAST_MEMBER_BANKS, MOST_MEMBER_BANKS, member_room, policy_bank};
 
@@ -14,7 +14,7 @@ pub struct ImageSize {
 }
 
 impl ImageSize {
-    /// With room for a quarter more addresses than a configuration has, so that members come without a restart.
+    /// The size for a configuration with room for a quarter more addresses, so that members can be added without a restart.
     ///
     /// # Errors
     /// [`CompileError::TooManyMembers`].
@@ -25,18 +25,18 @@ impl ImageSize {
         })
     }
 
-    /// How many banks it has in all.
+    /// The total number of banks.
     pub const fn banks(self) -> u32 {
         policy_bank(self.member_banks) + self.policy_banks
     }
 
-    /// How many addresses there is room for.
+    /// The room for addresses.
     pub const fn members(self) -> u32 {
         member_room(self.member_banks)
     }
 }
 
-/// Banks for so many addresses.
+/// The banks of `members` for this number of addresses.
 fn member_banks(addresses: usize) -> Result<u32, CompileError> {
     let most = member_room(MOST_MEMBER_BANKS) as usize;
     if addresses > most {
@@ -50,8 +50,8 @@ fn member_banks(addresses: usize) -> Result<u32, CompileError> {
         .unwrap_or(MOST_MEMBER_BANKS))
 }
 
-/// Banks for policies that take `bytes`: the generation in force and the next one exist at the same time, and a policy
-/// never crosses into another bank.
+/// The banks for policies of `bytes` in total: the current generation and the next one exist at the same time, and a policy
+/// never spans two banks.
 fn policy_banks(bytes: usize) -> u32 {
     let banks = bytes.div_ceil(BANK_BYTES as usize / 2) as u32;
     2 * banks + 2

@@ -1,9 +1,9 @@
-//! The compiler: from the model to the image that the kernel judges by.
+//! The compiler: from the model to the image that the kernel programs read.
 //!
-//! [`Compiled`] is what a model says, as blocks of words and plans of rows, and knows no memory; [`ImageWriter`] brings
-//! it into an image, on the host or mapped from the kernel, one generation after the other. The layout is
-//! [`taskgate_ebpf::abi::image`] and nothing else. [`GroupSetIds`] and [`RuleIds`] are the two registers whose numbers
-//! outlive a generation.
+//! [`Compiled`] is a model as blocks of words and planned rows, independent of memory; [`ImageWriter`] writes it to an
+//! image, on the host or mapped from the kernel, one generation after another. The layout is defined by
+//! [`taskgate_ebpf::abi::image`] alone. [`GroupSetIds`] and [`RuleIds`] are the two registers whose numbers outlive a
+//! generation.
 
 mod axis;
 mod compiled;

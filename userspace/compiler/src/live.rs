@@ -1,9 +1,9 @@
-//! ENIs that come and go in the generation in force.
+//! Adding and removing single ENIs in the current generation.
 //!
-//! An ENI whose groups another one has already, in the same order, is judged by that one's policies, and is a member by a group
-//! set that all policies know: so no policy is compiled for it, and no other row is touched. Rows come first, then the words that
-//! lead to them; each becomes present, or absent, by one store. A row that was another's is written once no packet can have found
-//! it as that.
+//! A new ENI with the same groups as an existing one, in the same order, uses that ENI's policies, and a group set that all
+//! policies already know: so no policy is compiled for it, and no other row changes. Rows are written first, then the words
+//! that refer to them; each becomes present, or absent, by one store. A row of another key is reused only when no packet can
+//! still read it under the old key.
 
 use std::ops::Deref;
 use std::sync::atomic::AtomicU64;
@@ -20,14 +20,14 @@ use super::{CompileError, EniLimits};
 /// The only difference between two models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LiveChange<'a> {
-    /// This ENI, which is gated here, comes.
+    /// This ENI, which has a gate here, is added.
     Added(&'a Eni),
-    /// This one goes.
+    /// This ENI is removed.
     Removed(&'a Eni),
 }
 
 impl<'a> LiveChange<'a> {
-    /// The difference, if it is that one gated ENI comes or goes and nothing else.
+    /// The difference, if exactly one gated ENI is added or removed.
     pub fn between(before: &'a Model, after: &'a Model) -> Option<Self> {
         let same = |model: &'a Model| {
             let Model {
@@ -70,15 +70,15 @@ impl<'a> LiveChange<'a> {
     }
 }
 
-/// The item that `more` has and `fewer` has not, if there is no other difference.
+/// The one item of `more` that is missing in `fewer`, if there is no other difference.
 fn one_more<'a>(fewer: &[Eni], more: &'a [Eni]) -> Option<&'a Eni> {
     let at = fewer.iter().zip(more).take_while(|(a, b)| a == b).count();
     let (one, rest) = more.get(at..)?.split_first()?;
     (rest == &fewer[at..]).then_some(one)
 }
 
-/// An ENI that is written in the generation in force and that no packet finds yet. [`StagedEni::commit`] brings it in; dropped,
-/// it leaves no trace.
+/// An ENI that is written to the current generation and not yet visible to packets. [`StagedEni::commit`] makes it visible;
+/// dropping it takes back everything it wrote.
 #[derive(Debug)]
 #[must_use = "the ENI is dropped unless it is committed"]
 pub struct StagedEni<'a, M: Deref<Target = [AtomicU64]>> {
@@ -90,8 +90,8 @@ pub struct StagedEni<'a, M: Deref<Target = [AtomicU64]>> {
 }
 
 impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
-    /// Writes an ENI into the generation in force, by the model that has it, of which nothing else is new. `None` if that takes
-    /// a new generation: nobody has its groups, or an address of it is there already.
+    /// Writes an ENI to the current generation; `model` contains it and is otherwise in force. `None` if a new generation is
+    /// needed: no other ENI has its groups, or one of its addresses already has a row.
     ///
     /// # Errors
     /// [`CompileError::SlotsFull`], [`CompileError::RowsFull`], [`CompileError::ProbesExhausted`].
@@ -130,7 +130,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
         Ok(Some(staged))
     }
 
-    /// The row of a gated ENI of the generation in force that is judged as `eni` is to be, and is a member of what it is.
+    /// The row of a gated ENI in the current generation that has the same policies and memberships as `eni`.
     fn twin(&self, model: &Model, eni: &Eni) -> Option<SlotRow> {
         let alike = |other: &&Eni| other.id != eni.id && (&other.groups, &other.vpc) == (&eni.groups, &eni.vpc);
         let rows = model

@@ -13,25 +13,25 @@ use super::axis::{Axis, Rows, Span};
 
 /// The port axes, in the order of a policy's header.
 const CLASSES: [Class; 4] = [Class::Tcp, Class::Udp, Class::Icmp, Class::Other];
-/// The last key of a port axis: a port, or a type and code. On [`Class::Other`] what lies above 255 is never asked for.
+/// The last key of a port axis: a port, or a type and code. [`Class::Other`] has no lookups above 255.
 const LAST_PORT: u128 = u16::MAX as u128;
 
-/// The common parts of all policies of a model.
+/// Inputs that all policies of a model share.
 #[derive(Debug)]
 pub(super) struct PolicyCompiler<'a> {
     /// The model.
     pub(super) model: &'a Model,
     /// The numbers of each group's rules, by direction: [`super::RuleIds::number`].
     pub(super) numbers: HashMap<(GroupIndex, Direction), Vec<u32>>,
-    /// The sets that some ENI has, by each group in them.
+    /// The group sets that contain each group.
     pub(super) sets: HashMap<GroupIndex, BTreeSet<u32>>,
-    /// The ENIs behind each set of an address of several VPCs.
+    /// The ENIs behind each group set of an address in several VPCs.
     pub(super) overlaps: BTreeMap<u32, Vec<&'a Eni>>,
-    /// Which VPCs are peered.
+    /// The peered VPCs.
     pub(super) peerings: Peerings<'a>,
 }
 
-/// The sets of addresses in several VPCs that one gate takes for members of each group.
+/// For one gate: by group, the sets of addresses in several VPCs that count as members.
 pub(super) type SeenSets = HashMap<GroupIndex, Vec<u32>>;
 
 /// A rule that can match something of the policy's family, and its number.
@@ -41,7 +41,7 @@ struct Numbered<'a> {
 }
 
 impl PolicyCompiler<'_> {
-    /// The policy of `groups`, in their order on the ENI. The block does not depend on where it will lie.
+    /// The policy of `groups`, in their order on the ENI. The block is position-independent.
     pub(super) fn policy(
         &self,
         groups: &[GroupIndex],
@@ -50,7 +50,7 @@ impl PolicyCompiler<'_> {
         overlaps: &SeenSets,
     ) -> Result<Vec<u64>, CompileError> {
         let mut rules = self.rules(groups, direction, family);
-        // Stable: within each half the order stays that of the groups and of the file.
+        // A stable sort: within each half, the order of groups and of the file is kept.
         rules.sort_by_key(|numbered| numbered.rule.peer.is_any());
         if rules.len() > MAX_RULES as usize {
             return Err(CompileError::TooManyRules {
@@ -131,7 +131,7 @@ impl PolicyCompiler<'_> {
         }
     }
 
-    /// Which sets of addresses in several VPCs a gate's rules count to each group.
+    /// For each group, the sets of addresses in several VPCs that count as its members for this gate.
     pub(super) fn overlaps_seen_from(&self, gate: &Eni) -> SeenSets {
         let mut seen = SeenSets::new();
         for (&set, enis) in &self.overlaps {
@@ -150,7 +150,7 @@ impl PolicyCompiler<'_> {
         }
     }
 
-    /// For which protocols the way back is open to any without tracking.
+    /// The protocols whose opposite direction is open to any address, and so needs no tracking.
     fn untracked(&self, groups: &[GroupIndex], direction: Direction, family: Family) -> Untracked {
         let back = direction.opposite();
         let mut untracked = Untracked::default();
@@ -169,7 +169,7 @@ impl PolicyCompiler<'_> {
         untracked
     }
 
-    /// The groups as a message names them.
+    /// The groups' names for a message.
     fn names(&self, groups: &[GroupIndex]) -> String {
         let names: Vec<String> = groups
             .iter()
@@ -179,7 +179,7 @@ impl PolicyCompiler<'_> {
     }
 }
 
-/// The protocols for which the opposite direction lets everything back: AWS's untracked flows.
+/// The protocols whose opposite direction allows all return traffic: AWS's untracked flows.
 #[derive(Clone, Copy, Default)]
 struct Untracked {
     tcp: bool,
@@ -187,7 +187,7 @@ struct Untracked {
 }
 
 impl Untracked {
-    /// The flags of a rule that admits.
+    /// The flags of a rule.
     fn of(self, rule: &Rule) -> u32 {
         let (tcp, udp) = match rule.protocol {
             _ if !rule.peer.is_any() => (false, false),
@@ -200,7 +200,7 @@ impl Untracked {
     }
 }
 
-/// The spans that `each` adds for every rule, with the rule's bit.
+/// Collects the spans that `each` adds for every rule, with the rule's bit.
 fn spans(rules: &[Numbered<'_>], each: impl Fn(&Rule, &mut dyn FnMut(u128, u128))) -> Vec<Span> {
     let mut spans = Vec::with_capacity(rules.len());
     for (bit, numbered) in rules.iter().enumerate() {
@@ -261,7 +261,7 @@ fn last_address(family: Family) -> u128 {
     }
 }
 
-/// Header, rules, axes and rows in one block, or how many bytes it would have if that is more than a bank.
+/// Header, rules, axes and rows as one block; an error with its size in bytes if that exceeds a bank.
 fn lay_out(
     rules: &[u64],
     ports: &[Axis; 4],

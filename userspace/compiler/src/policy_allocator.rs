@@ -1,4 +1,4 @@
-//! Places of policies in the policy banks.
+//! Allocation of policies in the policy banks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ const UNIT: u32 = 64;
 /// Units in a bank.
 const BANK_UNITS: u32 = BANK_BYTES / UNIT;
 
-/// The blocks in the policy banks. A block of the current generation never moves; one that no generation
-/// needs any more stays until [`PolicyAllocator::place`] wants its room, and serves again if the same policy comes back.
+/// The blocks in the policy banks. A block of the current generation never moves; an unused block stays until
+/// [`PolicyAllocator::place`] needs its room, and is used again if the same policy returns.
 #[derive(Debug)]
 pub(super) struct PolicyAllocator {
     /// The first bank of policies.
@@ -25,9 +25,9 @@ pub(super) struct PolicyAllocator {
 /// The result of [`PolicyAllocator::place`] for a list of policies.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Placed {
-    /// Their places, in the order given.
+    /// Their references, in the given order.
     pub(super) roots: Vec<PolicyRef>,
-    /// The positions of those that are not written yet.
+    /// The indexes of the blocks that have yet to be written.
     pub(super) new: Vec<usize>,
 }
 
@@ -40,7 +40,7 @@ struct Gap {
 }
 
 impl PolicyAllocator {
-    /// That of an image whose policies begin with this bank.
+    /// An allocator for an image whose policies begin at this bank.
     pub(super) fn new(first: u32) -> Self {
         Self {
             first,
@@ -49,15 +49,15 @@ impl PolicyAllocator {
         }
     }
 
-    /// Finds room for different `blocks` among `banks` banks in all; those that are new are to be written next. Only the
-    /// current generation's blocks are kept: no packet may still read any other.
+    /// Finds room for the distinct `blocks` within `banks` banks in total; the caller writes the new ones. Only blocks of
+    /// the current generation are kept: no packet may still read any other.
     pub(super) fn place(&mut self, blocks: &[Arc<[u64]>], banks: u32) -> Result<Placed, CompileError> {
         let known: Vec<Option<PolicyRef>> = blocks.iter().map(|block| self.standing.get(block).copied()).collect();
         let kept: HashSet<PolicyRef> = known.iter().flatten().chain(&self.current).copied().collect();
         self.standing.retain(|_, root| kept.contains(root));
 
         let mut new: Vec<usize> = (0..blocks.len()).filter(|&at| known[at].is_none()).collect();
-        // Long ones first leave fewer splinters.
+        // Placing long blocks first leaves fewer small gaps.
         new.sort_by_key(|&at| std::cmp::Reverse(blocks[at].len()));
         let mut gaps = self.gaps(banks);
         let mut roots: Vec<PolicyRef> = known.into_iter().map(Option::unwrap_or_default).collect();
@@ -70,12 +70,12 @@ impl PolicyAllocator {
         Ok(Placed { roots, new })
     }
 
-    /// From now on these are the blocks that packets read.
+    /// Sets the blocks that packets read from now on.
     pub(super) fn commit(&mut self, roots: &[PolicyRef]) {
         self.current = roots.iter().copied().collect();
     }
 
-    /// The gaps between standing blocks, ascending.
+    /// The gaps between existing blocks, ascending.
     fn gaps(&self, banks: u32) -> Vec<Gap> {
         let mut standing: Vec<(PolicyRef, u32)> = self
             .standing
@@ -107,12 +107,12 @@ impl PolicyAllocator {
     }
 }
 
-/// Units that a block takes.
+/// The size of a block in units.
 fn units(block: &[u64]) -> u32 {
     (block.len() as u32 * 8).div_ceil(UNIT)
 }
 
-/// Takes `length` units from the first gap that has them.
+/// Allocates `length` units from the first gap that is long enough.
 fn take(gaps: &mut Vec<Gap>, length: u32) -> Result<PolicyRef, CompileError> {
     let Some(at) = gaps.iter().position(|gap| gap.length >= length) else {
         let largest = gaps.iter().map(|gap| gap.length).max().unwrap_or(0);

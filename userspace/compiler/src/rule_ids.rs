@@ -20,9 +20,9 @@ pub struct RuleName {
     pub rule: String,
 }
 
-/// The register of rule numbers. A rule is its group, its direction, its id and what it says; what changes any of them
-/// is another rule with another number, and no number is ever given to a second rule. Numbers run from 1 and never reach
-/// [`RULE_EXEMPT`], which is the highest that entries have room for.
+/// The register of rule numbers. A rule is identified by its group, direction, id and content; if any of them changes, it is
+/// another rule with another number, and no number is ever reused. Numbers run from 1 and stay below [`RULE_EXEMPT`], the
+/// highest number that fits into entries.
 #[derive(Debug, Default)]
 pub struct RuleIds {
     rules: Vec<NumberedRule>,
@@ -30,16 +30,16 @@ pub struct RuleIds {
     numbers: HashMap<String, u32>,
 }
 
-/// A rule that has a number, as a process may leave it to the next one.
+/// A numbered rule, in a form that one process can leave to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NumberedRule {
-    /// How people call it.
+    /// The rule's names.
     pub name: RuleName,
-    /// What makes it this rule: by ids, never by positions in a model.
+    /// The identity of the rule: by ids, never by positions in a model.
     pub content: String,
 }
 
-/// A part of a rule's content, as [`NumberedRule::content`] has it.
+/// The content of one part of a rule, as in [`NumberedRule::content`].
 fn part(model: &Model, rule: &Rule) -> String {
     let protocol = match rule.protocol {
         Protocol::All => String::from("all"),
@@ -68,18 +68,18 @@ fn icmp(message: IcmpMatch) -> String {
 }
 
 impl RuleIds {
-    /// Those that an earlier process gave, in the order of their numbers.
+    /// A register with the rules of an earlier process, in the order of their numbers.
     pub fn of(rules: Vec<NumberedRule>) -> Self {
         let numbers = rules.iter().map(|rule| rule.content.clone()).zip(1..).collect();
         Self { rules, numbers }
     }
 
-    /// All rules that have a number, in the order of their numbers.
+    /// All numbered rules, in the order of their numbers.
     pub fn rules(&self) -> &[NumberedRule] {
         &self.rules
     }
 
-    /// The rule behind `number`, also when no configuration has it any more.
+    /// The rule with this number, even if no configuration has it any more.
     pub fn name(&self, number: u32) -> Option<&RuleName> {
         Some(&self.rules.get((number as usize).checked_sub(1)?)?.name)
     }

@@ -4,11 +4,10 @@ use std::collections::HashMap;
 
 use taskgate_model::GroupId;
 
-/// The sets of groups that some ENI has or had, each under a number from 1. 0 is the empty set. A set keeps its number
-/// for the life of the register, so policies and rows of successive generations agree.
+/// The group sets of present and former ENIs, numbered from 1. 0 is the empty set. A set keeps its number for the life of
+/// the register, so policies and rows of successive generations agree.
 ///
-/// An address of several VPCs with different groups has a separate number: what it is a member of depends on
-/// the gate.
+/// An address in several VPCs with different groups has a number of its own: its memberships depend on the gate.
 #[derive(Debug, Default)]
 pub struct GroupSetIds {
     numbers: HashMap<Key, u32>,
@@ -21,7 +20,7 @@ enum Key {
     Overlap(Vec<Claim>),
 }
 
-/// One ENI's part of an address that others have too: its VPC, whether it is bound here, and its groups.
+/// One ENI's claim to a shared address: its VPC, whether it is bound here, and its groups.
 pub(super) type Claim = (Option<String>, bool, Vec<GroupId>);
 
 impl GroupSetIds {
@@ -36,7 +35,7 @@ impl GroupSetIds {
         self.number(Key::Groups(set))
     }
 
-    /// The number of an address that several ENIs have with different groups.
+    /// The number for an address of several ENIs with different groups.
     pub(super) fn intern_overlap(&mut self, mut claims: Vec<Claim>) -> u32 {
         claims.sort_unstable();
         claims.dedup();

@@ -1,4 +1,4 @@
-//! Slots: which ENI has which number.
+//! Slots: the numbers of ENIs.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -6,8 +6,7 @@ use taskgate_ebpf::abi::image::SLOTS;
 
 use super::CompileError;
 
-/// The numbers of ENIs. A number that was freed comes back as late as possible, so that records that still use it have
-/// time to be read.
+/// The slots of ENIs. A freed slot is reused as late as possible, so that records that still use it have time to be read.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     numbers: HashMap<String, u16>,
@@ -17,10 +16,10 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Those that an earlier process gave; a number below the highest that no ENI has is free.
+    /// The slots of an earlier process; an unused slot below the highest one is free.
     ///
     /// # Errors
-    /// [`CompileError::UnknownSlot`]: a number that there is not, or that of an ENI that has another one.
+    /// [`CompileError::UnknownSlot`]: a slot is out of range, or an ENI has two.
     pub(super) fn of(given: &BTreeMap<u16, String>) -> Result<Self, CompileError> {
         let highest = given.last_key_value().map_or(0, |(slot, _)| *slot);
         let unfit = given.iter().find(|(slot, _)| **slot == 0 || u32::from(**slot) >= SLOTS);
@@ -65,7 +64,7 @@ impl Slots {
         self.names.len() as u16
     }
 
-    /// Gives an ENI that has none a slot.
+    /// Assigns a slot to an ENI without one.
     pub(super) fn claim(&mut self, eni: &str) -> Result<u16, CompileError> {
         let slot = if self.names.len() < SLOTS as usize - 1 {
             self.names.push(None);

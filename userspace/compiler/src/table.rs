@@ -11,19 +11,19 @@ use taskgate_tables::image::ImageView;
 
 use super::CompileError;
 
-/// One table: each key's word, and the index that it holds. An index stays its key's until the key is removed.
+/// One table: each key's word, and its index. An index belongs to its key until the key is removed.
 #[derive(Debug)]
 pub(super) struct Table {
     name: &'static str,
-    /// How a message writes a key.
+    /// Formats a key for messages.
     show: fn(u128) -> String,
     /// Its words in each of its banks.
     words: Region,
     /// The first of its banks.
     first: u32,
-    /// In which of them the search for a key goes on.
+    /// Selects the bank in which a key is searched.
     bank_of: BankOf,
-    /// How many rows there are in each part.
+    /// The number of rows in each part.
     rows: u32,
     /// The rows of each bank or pair of banks.
     parts: Vec<Part>,
@@ -35,26 +35,26 @@ pub(super) struct Table {
 /// The rows of one bank, or of a pair of them.
 #[derive(Clone, Debug, Default)]
 struct Part {
-    /// Indexes that were used and are free.
+    /// Indexes that were used before and are free.
     free: Vec<u32>,
-    /// Those that packets may still have found, each with the change after which none has.
+    /// Freed indexes that packets may still hold, each with the change whose grace period ends that.
     resting: VecDeque<(u64, u32)>,
-    /// How many of its indexes were ever used: the first ones.
+    /// The number of indexes ever used: the first ones of the part.
     used: u32,
 }
 
 /// The bank of a key.
 #[derive(Clone, Copy, Debug)]
 enum BankOf {
-    /// There is only one.
+    /// The table has a single bank.
     First,
-    /// One of those of `members`.
+    /// One of the banks of `members`, by the key.
     Members(MemberBanks),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// The number of its word, over all banks.
+    /// The position of the key's word, counted over all banks.
     position: u32,
     index: u32,
 }
@@ -65,7 +65,7 @@ struct Entry {
 pub(super) struct Claim {
     key: u128,
     entry: Entry,
-    /// The word in its place.
+    /// The word that was there before.
     before: u64,
 }
 
@@ -84,7 +84,7 @@ impl Table {
         Self::new("links", |key| format!("link {key}"), LINKS, place, rows)
     }
 
-    /// The empty table of addresses, in so many banks.
+    /// The empty table of addresses, in this number of banks.
     pub(super) fn members(banks: u32) -> Self {
         let place = (MEMBER_BANK, BankOf::Members(MemberBanks::of(banks)));
         Self::new("members", show_address, MEMBERS, place, ADDRESS_ROWS.count)
@@ -124,13 +124,13 @@ impl Table {
         self.entries.iter().map(|(key, entry)| (*key, entry.index))
     }
 
-    /// The indexes that were ever used: the first one of each part, and how many from there.
+    /// The indexes that were ever used: the first index of each part, and the number from there.
     pub(super) fn used(&self) -> impl Iterator<Item = (u32, u32)> {
         let firsts = (0..).step_by(self.rows as usize);
         firsts.zip(&self.parts).map(|(first, part)| (first, part.used))
     }
 
-    /// The part that has a key's row.
+    /// The part with a key's row.
     fn part_of(&self, key: u128) -> u32 {
         match self.bank_of {
             BankOf::First => 0,
@@ -138,7 +138,7 @@ impl Table {
         }
     }
 
-    /// The positions of the words that a search for `key` looks at, in its order: all in one bank.
+    /// The positions on the search path of `key`, in order: all in one bank.
     fn path(&self, key: u128) -> impl Iterator<Item = u32> + use<> {
         let probe = probe_of(key);
         let bank = match self.bank_of {
@@ -161,13 +161,13 @@ impl Table {
         words.publish(self.bank(position), self.words.at(position), word);
     }
 
-    /// Finds a place and an index for a new key whose row no packet reads yet: that of the next generation. Write it next, then
-    /// call [`Table::publish`].
+    /// Finds a position and an index for a new key whose row packets do not read yet: a row of the next generation. Write
+    /// that row, then call [`Table::publish`].
     pub(super) fn claim(&mut self, words: ImageView<'_>, key: u128) -> Result<Claim, CompileError> {
         self.claim_index(words, key, true)
     }
 
-    /// [`Table::claim`] for a row of the generation in force: no packet has found its index for another key.
+    /// [`Table::claim`] for a row of the current generation: takes only an index that no packet can hold for another key.
     pub(super) fn claim_live(&mut self, words: ImageView<'_>, key: u128) -> Result<Claim, CompileError> {
         self.claim_index(words, key, false)
     }
@@ -212,21 +212,21 @@ impl Table {
         self.put(words, claim.entry.position, word.to_word());
     }
 
-    /// Takes the last claim back, published or not: the table is what it was before. Packets may have found its index until
-    /// `change` is settled.
+    /// Takes back the last claim, published or not: the table is as before. Packets may hold its index until `change` is
+    /// settled.
     pub(super) fn rollback(&mut self, words: ImageView<'_>, claim: Claim, change: u64) {
         self.put(words, claim.entry.position, claim.before);
         self.entries.remove(&claim.key);
         self.rest(claim.entry.index, change);
     }
 
-    /// Packets may have found an index until `change` is settled.
+    /// Retires an index that packets may hold until `change` is settled.
     fn rest(&mut self, index: u32, change: u64) {
         let part = &mut self.parts[(index / self.rows) as usize];
         part.resting.push_back((change, index));
     }
 
-    /// Removes a key whose row is absent. Packets may have found its index until `change` is settled. Returns it.
+    /// Removes a key whose row is absent, and returns its index. Packets may hold the index until `change` is settled.
     pub(super) fn remove(&mut self, words: ImageView<'_>, key: u128, change: u64) -> Option<u32> {
         let entry = self.entries.remove(&key)?;
         self.put(words, entry.position, TOMBSTONE);
@@ -235,7 +235,7 @@ impl Table {
         Some(entry.index)
     }
 
-    /// No packet reads any more what it could read before this change.
+    /// Frees the indexes that were retired up to this change.
     pub(super) fn settle_to(&mut self, changes: u64) {
         for Part { free, resting, .. } in &mut self.parts {
             while let Some((_, index)) = resting.pop_front_if(|(change, _)| *change <= changes) {
@@ -244,7 +244,7 @@ impl Table {
         }
     }
 
-    /// Prunes once so many words are tombstones that searches for absent keys take long.
+    /// Prunes if there are so many tombstones that searches for absent keys become slow.
     pub(super) fn prune_if_many(&mut self, words: ImageView<'_>) {
         const MANY: usize = 1024;
         if self.tombstones.len() > MANY.max(self.entries.len() / 16) {
@@ -252,7 +252,7 @@ impl Table {
         }
     }
 
-    /// Empties the tombstones that no search for a key of the table passes, so that absent keys are found absent soon.
+    /// Clears tombstones that are on no search path of a present key, so that searches for absent keys end early.
     pub(super) fn prune(&mut self, words: ImageView<'_>) {
         let mut tombstones = std::mem::take(&mut self.tombstones);
         tombstones.retain(|&position| self.word(words, position) == TOMBSTONE);
@@ -277,7 +277,7 @@ fn probe_of(key: u128) -> Probe {
     probe(Address::from_bits(key).halves())
 }
 
-/// An address as users write it.
+/// An address in its usual notation.
 fn show_address(key: u128) -> String {
     std::net::Ipv6Addr::from(key).to_canonical().to_string()
 }
