@@ -1,4 +1,4 @@
-//! `--watch`: the folder with the configuration is read again once its files have settled.
+//! `--watch`: reports changes of the configuration's folder once its files have settled.
 //!
 //! inotify watches the folder that had the path when the watch was added, and nothing further up. It misses a symbolic
 //! link that is switched two folders above, a file system that is mounted over the folder, and a change behind a

@@ -1,4 +1,4 @@
-//! The kernel's counters, by task and reason: on SIGUSR1, and at the end where that was asked for.
+//! The kernel's counters by task and outcome, written on SIGUSR1 and, if requested, at the end.
 
 use std::{collections::BTreeMap, fmt::Write as _, io};
 
@@ -10,7 +10,7 @@ use taskgate_tables::{FlowTables as _, UsageState, Used};
 
 use super::{counters_base::CountersBase, records::Records, shares::Sharer};
 
-/// How counters are written.
+/// The form in which counters are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CountersForm {
     /// A table for people.
@@ -23,7 +23,7 @@ pub enum CountersForm {
 /// Packets by the name of their outcome. Packets of tracked connections are counted in flow records only.
 type Packets = BTreeMap<&'static str, u64>;
 
-/// The JSON document.
+/// The counters as a JSON document.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Counters<'a> {
@@ -70,7 +70,7 @@ impl From<Used> for InUse {
     }
 }
 
-/// The counters of these tasks, as text that ends with its line.
+/// The counters of these tasks, as text that ends with a newline.
 pub(super) fn counters(
     generation: u64,
     tasks: &[Sharer<'_>],

@@ -31,7 +31,7 @@ const APART: Duration = Duration::from_millis(50);
 const REMEMBERED: u64 = 600;
 const REMEMBERED_MOST: usize = 64;
 
-/// A task with its gate as the kernel has it.
+/// A task, with an inspection of its gate in the kernel.
 #[derive(Debug)]
 pub(crate) struct SeenTask {
     pub(crate) held: ObservedTask,

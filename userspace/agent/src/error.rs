@@ -20,15 +20,15 @@ pub enum RunError {
     /// The configuration is refused; the one in force, if there is one, stays.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
-    /// A link does not get its gate, or a task its ENI.
+    /// A link cannot be gated, or a task's ENI cannot be created.
     #[error(transparent)]
     Attach(#[from] AttachError),
-    /// Gates are up, and cannot be held.
+    /// Gates are up, and can no longer be maintained.
     #[error(transparent)]
     Running(#[from] RunningError),
 }
 
-/// Why `taskgate run` does not get to its gates.
+/// Why `taskgate run` fails before its gates are up.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Another run holds the instance.
@@ -39,10 +39,10 @@ pub enum StartError {
         /// The pid of the other process, from its lock file.
         pid: String,
     },
-    /// The instance's lock cannot be held.
+    /// The instance's lock cannot be taken.
     #[error("cannot {operation} `{path}`")]
     Lock {
-        /// The operation.
+        /// The operation that failed, in the words of the message.
         operation: &'static str,
         /// The lock file.
         path: String,
@@ -75,7 +75,7 @@ pub enum StartError {
     /// The process cannot get a resource that it needs.
     #[error("cannot set up {object}")]
     Process {
-        /// The missing thing.
+        /// The resource that is missing.
         object: &'static str,
         /// The underlying error.
         #[source]
@@ -102,10 +102,10 @@ impl StartError {
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
-    /// It is not valid.
+    /// The configuration is not valid.
     #[error("the configuration is not valid\n{0}")]
     Invalid(#[from] Problems),
-    /// It cannot be compiled, or does not fit.
+    /// The configuration cannot be compiled, or does not fit into the image.
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// The state for the next process cannot be saved.
@@ -114,7 +114,7 @@ pub enum ConfigurationError {
     /// Its files cannot be opened with the rights of the user who named the folder.
     #[error("cannot read `{folder}` with the rights of who named it")]
     Rights {
-        /// Their folder.
+        /// The folder of these files.
         folder: String,
         /// The underlying error.
         #[source]
@@ -127,7 +127,7 @@ pub enum ConfigurationError {
     Tcx,
 }
 
-/// Why a link does not get its gate, or a task its ENI.
+/// Why a link cannot be gated, or a task has no ENI or lacks its addresses.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// A task's device cannot carry a gate.
@@ -152,7 +152,7 @@ pub enum AttachError {
         #[source]
         cause: GateError,
     },
-    /// An ENI cannot be made.
+    /// An ENI cannot be created.
     #[error("task `{task}` has no ENI")]
     Eni {
         /// The task.
@@ -212,10 +212,10 @@ pub enum RunningError {
     /// Links can no longer be monitored over netlink.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// Some tasks were not gated to the end.
+    /// Some tasks were not gated at the end.
     #[error("not gated to the end, see the errors above: {}", .tasks.join(", "))]
     NotGated {
-        /// Their names.
+        /// The names of these tasks.
         tasks: Vec<String>,
     },
 }

@@ -114,7 +114,7 @@ fn named(model: &Model) -> impl Iterator<Item = (Who, &str)> {
     tasks.chain(model.uplink.as_ref().map(|uplink| (Who::Uplink, &*uplink.device)))
 }
 
-/// How many links a configuration names.
+/// The number of links that a configuration names.
 pub fn count(model: &Model) -> usize {
     named(model).count()
 }
@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    /// The loop of `run` asks whenever it is due.
+    /// The loop of `run` calls `tell` whenever it is due.
     #[tokio::test]
     async fn a_link_that_is_not_there_is_told_of_again_after_a_while() {
         let text = "taskgate: v1\ngroups: [{ name: g }]\ntasks:\n- { name: t, device: tg-mistyped, addresses: [10.0.0.1], groups: [g] }\n";

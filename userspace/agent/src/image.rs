@@ -65,7 +65,7 @@ impl SharedImage {
         })
     }
 
-    /// The image.
+    /// The memory of the image.
     pub(super) fn memory(&self) -> ImageMemory {
         self.memory.clone()
     }

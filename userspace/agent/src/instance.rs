@@ -141,9 +141,9 @@ fn is_at(file: &File, path: &Path) -> bool {
 /// Whether a process is gone or about to be, and thus holds its lock for a moment only. An unknown holder is not taken
 /// to be ending.
 fn is_ending(pid: &str) -> bool {
-    /// The kernel's flag of a process that exits.
+    /// The kernel's flag for a process that is exiting.
     const PF_EXITING: u32 = 4;
-    /// SIGKILL in a set of signals.
+    /// The bit of SIGKILL in a set of signals.
     const KILL: u64 = 1 << (libc::SIGKILL - 1);
     if pid.is_empty() || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
         // An empty file: its holder is about to write the pid.
@@ -197,7 +197,7 @@ mod tests {
         let pid = child.id().to_string();
         assert!(!is_ending(&pid));
         child.kill().unwrap();
-        // Killed, then a zombie until it is waited for, then nothing.
+        // The killed process is a zombie until it is waited for, and then gone.
         assert!(is_ending(&pid));
         child.wait().unwrap();
         assert!(is_ending(&pid));

@@ -389,7 +389,7 @@ impl Signals {
     }
 }
 
-/// The time since the Unix epoch; zero for a clock that is set before it.
+/// The time since the Unix epoch; zero if the clock is set to an earlier time.
 fn unix_time() -> Duration {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

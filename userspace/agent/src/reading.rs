@@ -1,4 +1,4 @@
-//! Reading a configuration, on a separate thread, so that signals are handled meanwhile.
+//! Reads configurations on a separate thread, so that signals are handled meanwhile.
 
 use std::{io, path::PathBuf, thread};
 
@@ -122,7 +122,7 @@ impl Reading {
     }
 }
 
-/// Whether a configuration is read once more.
+/// Whether and when a configuration is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     No,

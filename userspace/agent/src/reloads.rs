@@ -272,7 +272,7 @@ mod tests {
 
     use super::*;
 
-    /// Folders in which there is nothing to read, which is told of each as soon as it is read.
+    /// Folders that do not exist, so that reading any of them fails at once.
     struct Folders(PathBuf);
 
     impl Folders {
@@ -303,7 +303,8 @@ mod tests {
         }
     }
 
-    /// The name of what is read next, which is refused, and how many wait for it.
+    /// Reads the next configuration, which is refused. Returns its folder's name and the number of clients that wait
+    /// for it.
     async fn next(reloads: &mut Reloads) -> (String, usize) {
         let Due { loaded, ticket } = reloads.next().await;
         let name = ticket.source.config.file_name().unwrap().to_string_lossy().into_owned();
@@ -343,7 +344,7 @@ mod tests {
         let _clients: Vec<_> = names.iter().map(|name| folders.ask(&mut reloads, name)).collect();
         let ask_first = |reloads: &mut Reloads| (0..10).for_each(|_| reloads.ask_first());
         for name in &names[..10] {
-            // While a client's folder is read, and then the one that is followed.
+            // Signals arrive while a client's folder is read, and again while the followed one is.
             ask_first(&mut reloads);
             assert_eq!(next(&mut reloads).await, at(name, 1));
             ask_first(&mut reloads);

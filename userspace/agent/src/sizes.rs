@@ -122,7 +122,7 @@ mod tests {
         );
     }
 
-    /// Not for one number of tasks do floors and pool come to more than there is.
+    /// Floors and pool never exceed the table, for any number of tasks.
     #[test]
     fn floors_and_pool_are_the_whole_table() {
         let settings = Settings::default();

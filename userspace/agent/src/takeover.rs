@@ -87,7 +87,7 @@ impl Takeover {
         Ok(Some(Self { state, images }))
     }
 
-    /// The last generation.
+    /// The last generation of the earlier process.
     pub(super) fn generation(&self) -> u64 {
         let generations = self.images.iter().map(ImageControl::generation);
         generations.fold(self.state.generation, u64::max)

@@ -39,7 +39,7 @@ pub(super) fn run(
     })
 }
 
-/// The whole answer, lines ended, in colours.
+/// The whole answer in colours, with a newline after each line.
 fn text(differences: &Differences) -> String {
     let Differences {
         config,

@@ -15,13 +15,13 @@ use super::client::ClientError;
 pub enum Exit {
     /// Success.
     Ok = 0,
-    /// A failure without a status of its own.
+    /// Any failure that has no separate status.
     Failure = 1,
-    /// The question or command makes no sense.
+    /// The question or the command line makes no sense.
     Usage = 2,
     /// The configuration is invalid.
     Invalid = 3,
-    /// There is neither a daemon nor a gate.
+    /// Neither a daemon runs nor is a gate attached.
     NotRunning = 4,
     /// Something that the command names does not exist.
     NotFound = 5,

@@ -96,7 +96,7 @@ pub fn run(cli: Cli) -> Exit {
     })
 }
 
-/// Logs an error, where standard error has a JSON object in each line.
+/// Logs an error, for a standard error that consists of JSON lines.
 fn log_error(error: &Error) {
     let Error::Invalid(problems) = error else {
         return error!("{error}");

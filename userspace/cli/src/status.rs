@@ -1,4 +1,4 @@
-//! `taskgate status` and `taskgate task list`.
+//! `taskgate status` and `taskgate task list`: show the daemon's status and its tasks.
 
 use std::fmt::Write as _;
 

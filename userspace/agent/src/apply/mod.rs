@@ -326,7 +326,7 @@ impl Daemon {
         self.image.synchronize();
     }
 
-    /// How long until the capture window is to be closed.
+    /// Time until the capture window has to be closed.
     pub(super) fn window_left(&self) -> Duration {
         self.records.left()
     }
@@ -360,7 +360,7 @@ impl Daemon {
         &self.gates
     }
 
-    /// How many tasks are gated.
+    /// The numbers of gated tasks and of all tasks, and the names of the failed ones.
     pub(super) async fn counts(&self) -> Result<Counts, RunningError> {
         self.gates.counts().await
     }

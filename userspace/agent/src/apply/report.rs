@@ -60,7 +60,7 @@ impl Daemon {
         self.records.destinations()
     }
 
-    /// Each gated task's ENI, slot, and use of the tables.
+    /// The ENI, slot and table usage of each gated task.
     pub(crate) fn usage(&mut self) -> io::Result<Vec<TaskUsage>> {
         let cap = self.model.settings.connections.per_task;
         let slots: Vec<(String, u16)> = {

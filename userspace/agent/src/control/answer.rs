@@ -107,7 +107,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A request's body, a JSON object of this type and nothing else; no body at all is `{}`.
+/// The extractor of a request's body: a JSON object of this type and nothing else. A missing body counts as `{}`.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
@@ -158,7 +158,7 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
-/// Whether a text has characters that would break a line of the log.
+/// Whether any text in a value has control characters, which would break a line of the log.
 fn has_controls(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::String(text) => text.chars().any(char::is_control),
@@ -168,7 +168,7 @@ fn has_controls(value: &serde_json::Value) -> bool {
     }
 }
 
-/// A name in a path.
+/// The extractor of the name in a request's path.
 #[derive(Debug)]
 pub(super) struct Name(pub(super) String);
 
@@ -191,7 +191,7 @@ pub(super) async fn without_body(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Refuses a query where a call has none.
+/// Refuses a query string on a call that takes none.
 pub(super) async fn without_query(request: Request, next: Next) -> Response {
     match request.uri().query() {
         None | Some("") => next.run(request).await,
@@ -199,7 +199,7 @@ pub(super) async fn without_query(request: Request, next: Next) -> Response {
     }
 }
 
-/// Hands a call to the agent and waits for the answer.
+/// Passes a call to the agent and waits for the answer.
 pub(super) async fn ask<T>(
     desk: &Desk,
     patience: Duration,
@@ -224,7 +224,8 @@ pub(super) async fn ask<T>(
 
 const ENDS: &str = "taskgate ends";
 
-/// A folder that a request names, to be read with the caller's rights: the daemon's working folder is not the client's.
+/// The folder that a request names, to be read with the caller's rights. The path has to be absolute, since the
+/// daemon's working folder is not the client's.
 pub(super) fn folder(config: Option<String>, caller: &Caller) -> Result<Option<Folder>, Problem> {
     let senseless = |detail: String| Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     let Some(path) = config.map(PathBuf::from) else {

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 
 use crate::{live::LiveView, metrics::Sample, reading::Folder, tasks::NewTask};
 
-/// Takes the agent's answer. Dropped without one, the client is told that the agent ends.
+/// The channel for the agent's answer. If it is dropped without one, the client is answered that the agent is ending.
 pub(crate) type Answer<T> = oneshot::Sender<T>;
 /// The outcome of an apply.
 pub(crate) type ApplyAnswer = Result<Applied, ProblemDetails>;
@@ -36,9 +36,9 @@ pub(crate) enum StatusCall {
 #[derive(Debug)]
 pub(crate) enum TaskCall {
     Add(NewTask, Answer<TaskAnswer>),
-    /// By name. The answer is the task as it was.
+    /// By name. The answer describes the task before its removal.
     Remove(String, Answer<TaskAnswer>),
-    /// By name; `true` undoes it.
+    /// By name; `true` undoes the isolation.
     Isolate(String, bool, Answer<TaskAnswer>),
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, io, os::fd::AsFd as _};
 use taskgate_net::rights::Rights;
 use tokio::net::UnixStream;
 
-/// A client's process.
+/// A client's process, user and rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     /// `None` for a process in a PID namespace that is not visible from here.

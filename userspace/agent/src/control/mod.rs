@@ -99,7 +99,7 @@ impl Drop for Control {
     }
 }
 
-/// The socket of an instance.
+/// The path of an instance's socket.
 fn path(instance: &str) -> PathBuf {
     taskgate_api::socket_path(instance)
 }

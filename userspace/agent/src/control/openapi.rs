@@ -1,4 +1,4 @@
-//! The description of the calls, made of their types.
+//! The OpenAPI description of the calls, generated from their types.
 
 use axum::http::StatusCode;
 use taskgate_api::{PROBLEM_JSON, ProblemDetails};

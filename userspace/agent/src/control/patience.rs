@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
         assert!(begun.elapsed() >= Duration::from_millis(50));
 
-        // One that is slow is not.
+        // A slow reader is not given up.
         let mut taken = [0; 8];
         theirs.read_exact(&mut taken).await.unwrap();
         let write = ours.write_all(&[7; 64]);

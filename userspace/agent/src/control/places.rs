@@ -37,7 +37,7 @@ impl Places {
         }
     }
 
-    /// Takes a place, if there is one for this user.
+    /// Takes a place, if one is left for this user.
     pub(super) fn enter(&self, uid: u32) -> Option<Place> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.get(&uid).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The calls, by method and path. Each one is described where it is, and `docs/openapi.yaml` is made of that.
+//! The calls, by method and path. Each is documented at its handler, from which `docs/openapi.yaml` is generated.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an apply may take, including those queued before it.
 const APPLY_PATIENCE: Duration = Duration::from_mins(5);
 
-/// All calls.
+/// The routes of all calls.
 pub(super) fn router(desk: Desk) -> Router {
     Router::new()
         .route("/v1/status", get(status))

@@ -22,7 +22,7 @@ use super::{answer::Desk, routes};
 const CONNECTIONS: usize = 8;
 /// How long a request's head may take.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a connection may take, with its one request.
+/// How long a connection may last, including its only request.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Delay before an address is retried that could not be served.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ pub(super) async fn serve(desk: Desk, mut wanted: watch::Receiver<Option<SocketA
     }
 }
 
-/// Accepts connections until that fails for good.
+/// Accepts connections until accepting fails permanently. Returns the error.
 async fn accept(listener: &TcpListener, router: &Router, places: &Arc<Semaphore>) -> io::Error {
     loop {
         match listener.accept().await {

@@ -1,4 +1,4 @@
-//! The calls about single tasks.
+//! The calls that concern single tasks.
 
 use std::{path::PathBuf, time::Duration};
 

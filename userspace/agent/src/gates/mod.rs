@@ -222,7 +222,7 @@ impl Gates {
         self.object.gate_programs().hook()
     }
 
-    /// How many tasks are gated.
+    /// The numbers of gated tasks and of all tasks, and the names of the failed ones.
     pub(super) async fn counts(&self) -> Result<Counts, RunningError> {
         let mut counts = self.guard.count().await?;
         counts.failed.extend(self.failed_provisioned().map(str::to_owned));

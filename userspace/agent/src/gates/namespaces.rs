@@ -14,7 +14,7 @@ use super::{
 };
 use crate::error::chain;
 
-/// The state of the namespace that a task's ENI leads to.
+/// What the name of the namespace of a task's ENI refers to now.
 enum Name {
     /// The name still refers to it, or this cannot be determined.
     Same,

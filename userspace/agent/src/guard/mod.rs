@@ -42,7 +42,7 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Desired {
     pub(super) uplink: Option<Uplink>,
-    /// By ENI.
+    /// The tasks to be gated, by ENI.
     pub(super) tasks: BTreeMap<String, DesiredTask>,
 }
 
@@ -69,7 +69,7 @@ pub(super) enum Carrier {
 pub(super) struct Reconciled {
     /// The errors of links that could not be gated. Gating them is retried.
     pub(super) wrong: Vec<AttachError>,
-    /// The uplink's link, if it is there.
+    /// The uplink's link, if it exists.
     pub(super) uplink: Option<Link>,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct TaskLink {
     pub(crate) ifindex: u32,
 }
 
-/// Numbers of tasks.
+/// The numbers of tasks by state.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) gated: usize,
@@ -129,7 +129,7 @@ enum Command {
     End,
 }
 
-/// The agent's end of the link guard. The gates stay when the thread ends.
+/// The agent's end of the link guard. The gates stay attached when the thread ends.
 #[derive(Debug)]
 pub(super) struct LinkGuard {
     commands: mpsc::Sender<Command>,
@@ -176,14 +176,14 @@ impl LinkGuard {
         self.ask(|reply| Command::Reconcile(desired, reply)).await
     }
 
-    /// Refuses an uplink that cannot be one, if its link is there.
+    /// Refuses a device that cannot be the uplink, if its link exists.
     pub(super) async fn check_uplink(&self, device: &str) -> Result<(), RunError> {
         Ok(self
             .ask(|reply| Command::CheckUplink(device.to_owned(), reply))
             .await??)
     }
 
-    /// Hands over the gate of a link that taskgate made for an ENI.
+    /// Hands over the gate of a link that taskgate created for an ENI.
     pub(super) fn adopt(&self, eni: &str, gate: Gate) {
         self.tell(Command::Adopt(eni.to_owned(), gate));
     }
@@ -242,7 +242,7 @@ impl LinkGuard {
     }
 }
 
-/// The thread.
+/// The state of the thread.
 struct Guard {
     links: Links,
     commands: mpsc::Receiver<Command>,

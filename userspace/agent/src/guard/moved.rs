@@ -1,7 +1,7 @@
 //! Links that moved to another network namespace.
 //!
-//! A TCX gate moves with its link, and its program is replaced wherever it is. Filters are lost on a move: such a link is
-//! found again in its new namespace, and closed there.
+//! A TCX gate moves with its link, and its program can be replaced wherever the link is. Filters are lost on a move:
+//! such a link is searched for in its new namespace, and closed there.
 
 use std::{sync::Arc, thread};
 

@@ -1,4 +1,4 @@
-//! Failed operations are tried again until they succeed.
+//! Retries of failed operations, until they succeed.
 
 use std::time::{Duration, Instant};
 

@@ -18,14 +18,14 @@ use crate::{
     image::ImageMemory,
 };
 
-/// The links that face the wire.
+/// The uplink and the trunks: the links that face the physical network.
 #[derive(Debug)]
 pub(super) struct Uplinks {
     control: ImageControl<ImageMemory>,
     /// The configured uplink.
     wanted: Option<Uplink>,
     active: Option<ActiveUplink>,
-    /// Gates of previous trunks, closed until their links go. The image names the last one.
+    /// Gates of previous trunks, which stay closed until their links go. The image names the last one.
     previous: Vec<Gate>,
     /// Whether the absence of the link was already logged.
     awaited: bool,
@@ -124,7 +124,7 @@ impl Uplinks {
             if active.link.ifindex == ifindex {
                 return Ok(());
             }
-            // Another link has its name now.
+            // Another link has the uplink's name now.
             self.release();
         }
         let link = match known.uplink() {
@@ -164,7 +164,8 @@ impl Uplinks {
         self.name_previous();
     }
 
-    /// The trunk's gate. The image names the trunk first, so that the host's own frames pass from the gate's first moment.
+    /// Attaches the trunk's gate. The image names the trunk first, so that the host's own frames pass from the gate's
+    /// first moment.
     fn attach(&mut self, programs: &GatePrograms, link: &Link) -> Result<Gate, AttachError> {
         let attached = link_id(link).and_then(|id| {
             self.control.set_trunk(id.get());
@@ -183,7 +184,7 @@ impl Uplinks {
         Ok(gate)
     }
 
-    /// Lets go of an uplink that the configuration no longer names; a trunk's gate stays.
+    /// Releases an uplink that the configuration no longer names; a trunk's gate stays attached.
     fn release(&mut self) {
         let Some(ActiveUplink { link, gate }) = self.active.take() else {
             return;
@@ -239,7 +240,7 @@ impl Uplinks {
                 }
         });
         if let Some(ActiveUplink { link, .. }) = gone {
-            // Another link may get its number.
+            // Another link may get this ifindex.
             self.control.set_trunk(0);
             self.control.set_uplink(0);
             info!(link = link.name, "uplink `{}` is gone", link.name);

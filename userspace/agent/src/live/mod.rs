@@ -69,7 +69,7 @@ impl LiveView {
         &self.image
     }
 
-    /// Another folder's configuration, or the followed one's.
+    /// The source of another folder's configuration, or the followed one.
     pub(crate) fn source(&self, folder: Option<Folder>) -> Source {
         self.source.with(folder)
     }

@@ -30,7 +30,7 @@ pub(super) struct Wanted {
     peers: Option<IpNet>,
     port: Option<u16>,
     protocol: Option<u8>,
-    /// Sorted.
+    /// The numbers of the rules, sorted.
     rules: Option<Vec<u32>>,
     direction: Option<Direction>,
 }

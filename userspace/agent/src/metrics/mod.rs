@@ -26,9 +26,9 @@ pub(crate) struct ApplyCounts {
 pub(crate) struct Sample {
     status: DaemonStatus,
     dropped: Vec<Dropped>,
-    /// By name, as of the last capture window.
+    /// Totals of tasks by name, as of the last capture window.
     tasks: BTreeMap<String, TaskTotals>,
-    /// By the ids of group and rule.
+    /// Traffic of rules by the ids of group and rule.
     rules: BTreeMap<(String, String), FlowCount>,
     applies: ApplyCounts,
 }

@@ -1,4 +1,4 @@
-//! Prometheus's text format. `docs/metrics.md` explains each metric.
+//! Writes metrics in Prometheus's text format. `docs/metrics.md` explains each metric.
 
 use std::{fmt, time::Duration};
 
@@ -275,13 +275,13 @@ const WAYS: [(Direction, RecordAction); 4] = [
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
-    /// `_info` is added to the name.
+    /// Writes an info metric. `_info` is appended to the name.
     fn info<const N: usize>(&mut self, name: &str, help: &str, labels: &Labels<'_, N>) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
         family.encode_info(labels)
     }
 
-    /// `_total` is added to the name.
+    /// Writes a family of counters. `_total` is appended to the name.
     fn counter<'l, const N: usize>(
         &mut self,
         name: &str,

@@ -8,7 +8,7 @@ use crate::{
     state::StateError,
 };
 
-/// Why a task is not added, removed or isolated. Nothing is changed then, unless it says otherwise.
+/// Why a task is not added, removed or isolated. Nothing is changed then, unless a variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TaskError {
     /// The task is named in a file of the configuration.

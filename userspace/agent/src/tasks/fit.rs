@@ -57,7 +57,7 @@ pub(crate) struct Fitted {
 /// Adds tasks to a configuration. `left_out`: the tasks that were not in force, which stay out if they do not fit.
 ///
 /// # Errors
-/// A task that is in force does not fit.
+/// The problems, if a task that is in force does not fit.
 pub(super) fn fit(
     configuration: &Configuration,
     added: &BTreeMap<String, AddedTask>,
@@ -96,7 +96,7 @@ impl Fitting {
     /// The model that a configuration would bring into force.
     ///
     /// # Errors
-    /// As of [`fit`].
+    /// As for [`fit`].
     pub(crate) fn model(&self, configuration: &Configuration) -> Result<Model, Problems> {
         let fitted = fit(configuration, &self.added, |key| self.left_out.contains(key));
         fitted.map(|fitted| fitted.model)

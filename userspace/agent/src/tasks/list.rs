@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::state::{Kept, KeptFile, StateError};
 
-/// The file's content.
+/// The content of the file of tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct TaskList {
@@ -22,7 +22,7 @@ pub(crate) struct TaskList {
     pub(crate) isolated: BTreeSet<String>,
 }
 
-/// A task that was added.
+/// A task that was added, as it is kept in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct AddedTask {

@@ -102,7 +102,7 @@ impl Tasks {
         left_out.filter_map(|(key, why)| Some((added.get(key)?.name.as_str(), why.as_str())))
     }
 
-    /// An added task.
+    /// Looks up an added task.
     pub(crate) fn added(&self, name: &str) -> Option<&AddedTask> {
         self.list().added.get(&key(name))
     }

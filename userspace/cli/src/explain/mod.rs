@@ -1,4 +1,4 @@
-//! `taskgate explain`: the question of the command line, put to [`taskgate_analysis::explain`], and the answer.
+//! `taskgate explain`: passes the question of the command line to [`taskgate_analysis::explain`], and shows the answer.
 
 mod show;
 

@@ -1,4 +1,4 @@
-//! The answer for people: the gates, one line that sums them up, and what to do about a denial.
+//! The answer as text for people: the gates, one line that sums them up, and advice after a denial.
 
 use std::{collections::HashSet, fmt::Write as _};
 
@@ -9,7 +9,7 @@ use taskgate_model::{Direction, Eni, Model};
 
 use crate::output::{BAD, GOOD, UNSURE, count};
 
-/// The whole answer, lines ended, in colours.
+/// The whole answer in colours, with a newline after each line.
 pub(super) fn text(model: &Model, question: &Question<'_>, explanation: &Explanation) -> String {
     let Question { from, to, message } = question;
     let mut lines = vec![format!("{message} from {} to {}", end(from), end(to)), String::new()];

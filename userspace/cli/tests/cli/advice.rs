@@ -1,5 +1,5 @@
-//! The advice of `explain`, obeyed, makes it say ACCEPT: the rule is added to the files as it is printed, and the same
-//! question is asked again.
+//! Following the advice of `explain` makes it answer ACCEPT: the rule is added to the files as it is printed, and the
+//! same question is asked again.
 
 use std::fmt::Write as _;
 
@@ -7,25 +7,25 @@ use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 
 use super::support::{Answer, Folder};
 
-/// Names that are easy to write wrongly in YAML.
+/// Group names that are easily misquoted in YAML.
 const NAMES: [&str; 6] = ["web", "db-1", "front, end", "a: b", "it's \"quoted\" #1", "größe]"];
-/// The id of the AWS group next to them, by position, and its ENIs' VPC and account.
+/// The ids of the AWS groups, with the VPC and the account of their ENIs.
 const AWS: [(&str, &str, &str); 3] = [
     ("sg-0a1", "vpc-1", "111111111111"),
     ("sg-0a2", "vpc-2", "222222222222"),
     ("sg-0a3", "vpc-1", "333333333333"),
 ];
-/// Who can be asked about that is in no file; the second of each family is in the prefix list.
+/// Addresses for questions that are in no file; the second one of each family is in the prefix list.
 const OUTSIDE: [[&str; 2]; 2] = [
     ["198.51.100.1", "2001:db8:ffff::1"],
     ["203.0.113.9", "2001:db8:eeee::9"],
 ];
 
-/// A configuration that grows: entries of each group's rules, ingress and egress.
+/// The entries of each group's rules, ingress and egress, to which advised rules are added.
 #[derive(Clone, Debug)]
 struct Rules(Vec<[Vec<String>; 2]>);
 
-/// The groups of one kind in the files, and an ENI for each: with `10.0.KIND.AT` and its IPv6 counterpart.
+/// The address of the ENI of a group: `10.0.KIND.AT` or its IPv6 counterpart.
 fn address(kind: usize, at: usize, family: usize) -> String {
     [
         format!("10.0.{kind}.{}", at + 1),
@@ -216,7 +216,7 @@ fn permission(command: &str) -> (usize, String, String) {
     (usize::from(direction == "egress"), group.to_owned(), json)
 }
 
-/// Asks, obeys, asks again. How many rules were advised.
+/// Asks a question, follows the advice, and asks again. Returns the number of rules advised.
 fn obeyed(mut native: Rules, mut foreign: Rules, question: &str) -> usize {
     let ask = |native: &Rules, foreign: &Rules| {
         let files = [("aws.json", aws(foreign)), ("native.yaml", yaml(native))];
@@ -245,7 +245,8 @@ fn obeyed(mut native: Rules, mut foreign: Rules, question: &str) -> usize {
     }
     let Answer { out, err, exit } = ask(&native, &foreign);
     let spoofed = first.out.contains("spoofed-source");
-    // Which groups the far end has is in no file: no rule that is added says so. All denials have to be gone all the same.
+    // The groups of the far end may be in no file, and no added rule changes that. All denials must be gone
+    // nevertheless.
     let unknown = first.out.contains(": UNKNOWN peer-unknown") && out.contains("\nUNKNOWN: ");
     let passes = out.contains("\nACCEPT: ");
     assert!(
@@ -271,7 +272,7 @@ fn advice_that_is_obeyed_makes_it_pass() {
         question(),
     );
     let ran = TestRunner::new(config).run(&cases, |(native, foreign, question)| {
-        // Both ends outside: there is no gate to ask.
+        // With both ends outside, there is no gate to ask.
         prop_assume!(!OUTSIDE.iter().flatten().any(|one| {
             let from = format!("--from {one} ");
             question.contains(&from)

@@ -2,7 +2,7 @@
 
 use super::support::{Answer, Folder};
 
-/// A task with everything in order: the far side accepts what the near side may send.
+/// A configuration without any finding: the far side accepts what the near side may send.
 const GOOD: &str = "taskgate: v1
 groups:
 - name: web
@@ -26,7 +26,7 @@ fn a_good_configuration_is_summed_up() {
     insta::assert_snapshot!(folder.transcript(&["check", "check -o json"]));
 }
 
-/// A floor of nothing is said, and not shown as a number among others.
+/// A floor of zero is pointed out instead of being shown as a mere number.
 #[test]
 fn more_tasks_than_entries_to_guarantee_are_said() {
     let task = |task| {
@@ -90,7 +90,7 @@ tasks:
     insta::assert_snapshot!(folder.transcript(&["check", "check --output json"]));
 }
 
-/// A rule of AWS is removed by a command; one whose id no file has is not named to it.
+/// The advice to remove an AWS rule is a command, unless the rule's id is in no file.
 #[test]
 fn a_rule_that_never_decides_is_removed_in_the_form_of_its_source() {
     let groups = r#"{"SecurityGroups": [
@@ -116,7 +116,7 @@ fn a_rule_that_never_decides_is_removed_in_the_form_of_its_source() {
     );
 }
 
-/// However many ENIs have it and however many rules refer to it: a group that is in no file is one line.
+/// A group that is in no file is reported in a single line, however many ENIs and rules refer to it.
 #[test]
 fn an_unknown_group_is_warned_of_once() {
     let enis: Vec<String> = (0..300)
@@ -162,7 +162,7 @@ fn every_error_is_shown_at_once() {
     insta::assert_snapshot!(folder.transcript(&["check", "check -o json"]));
 }
 
-/// A thousand are shown, and all are counted.
+/// A thousand problems are shown, and all are counted.
 #[test]
 fn problems_that_are_not_shown_are_counted() {
     const MANY: usize = 1500;

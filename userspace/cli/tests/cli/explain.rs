@@ -76,8 +76,8 @@ fn what_is_denied() {
     ]));
 }
 
-/// For a group of the AWS kind a command, never one that a file's ids could turn into another; the nearest rule is one that
-/// can match the question's family.
+/// The advice for an AWS group is a command, and ids from a file can never turn it into another command. The nearest
+/// rule is one that can match the question's family.
 #[test]
 fn advice_has_the_form_of_the_source() {
     let aws = r#"{
@@ -135,18 +135,19 @@ fn what_the_files_do_not_say() {
         tasks: [{name: own-1, device: veth1, addresses: [10.0.1.1], groups: [own]}]}";
     let folder = Folder::new(&[("aws.json", aws), ("t.yaml", native)]);
     insta::assert_snapshot!(folder.transcript(&[
-        // Rules of a group that no file holds; a known one allows it all the same.
+        // Groups whose rules are in no file; a known group allows the packet nevertheless.
         "explain --from eni-a --to eni-b --protocol tcp --port 5432 --fail-on-deny",
         "explain --from eni-a --to eni-c --protocol tcp --port 443 --fail-on-deny",
         "explain --from eni-a --to eni-c --protocol tcp --port 5432",
         "explain --from eni-b --to eni-e --protocol udp --port 53 -o json --fail-on-deny",
-        // A gate that denies it for certain.
+        // A gate that certainly denies the packet.
         "explain --from own-1 --to eni-b --protocol tcp --port 5432 --fail-on-deny",
-        // An ENI without groups, and one whose groups no file has.
+        // An ENI without groups, and one whose groups are in no file.
         "explain --from eni-a --to eni-d --protocol tcp --port 5432 --fail-on-deny",
         "explain --from eni-e --to eni-a --protocol tcp --port 80",
         "explain --from eni-e --to 169.254.169.254 --protocol tcp --port 80",
-        // The entries of a list, and the groups of an address: elsewhere, and here, where only the files count.
+        // Unknown entries of a prefix list, and unknown groups of an address: at a remote gate, and at a gate here, for
+        // which only the files count.
         "explain --from 192.0.2.1 --to eni-a --protocol tcp --port 22",
         "explain --from 10.0.9.9 --to eni-a --protocol tcp --port 80",
         "explain --from 192.0.2.1 --to eni-a --protocol tcp --port 80",
@@ -282,7 +283,7 @@ fn an_address_in_several_vpcs_is_that_of_the_other_ends_vpc() {
     assert_eq!(gates("--from 10.0.0.2 --to t"), "eni-3 ACCEPT, eni-1 ACCEPT");
     assert_eq!(gates("--from t --to 10.0.0.2"), "eni-1 ACCEPT, eni-3 ACCEPT");
     assert_eq!(gates("--from eni-4 --to eni-2"), "eni-4 ACCEPT, eni-2 ACCEPT");
-    // The same address is another one's from there.
+    // Seen from there, the same address belongs to another ENI.
     assert_eq!(gates("--from eni-4 --to 10.0.0.1"), "eni-4 ACCEPT, eni-2 ACCEPT");
     let answer = folder.run("explain --from 10.0.0.2 --to 10.0.0.1 --protocol tcp --port 80");
     assert_eq!(
@@ -294,7 +295,7 @@ fn an_address_in_several_vpcs_is_that_of_the_other_ends_vpc() {
     );
 }
 
-/// A rule that names a group does not cover an address that may be another ENI's: the advice must work.
+/// A rule that names a group does not cover an address that may belong to another ENI: advice has to work nevertheless.
 #[test]
 fn advice_holds_where_an_address_is_in_several_vpcs() {
     let group = |letter: char| {
@@ -344,8 +345,8 @@ fn advice_holds_where_an_address_is_in_several_vpcs() {
     );
 }
 
-/// Which services the gate of another host lets through, and whether an address of a `members` entry has a gate at all, is in no
-/// file.
+/// Files do not say which services the gate of another host exempts, nor whether an address of a `members` entry has a
+/// gate at all.
 #[test]
 fn settings_of_this_host_are_not_those_of_others() {
     let folder = |exempt: &str| {

@@ -1,5 +1,4 @@
-//! Files that were written to do harm: `check` says what is wrong with them in a few lines, within a limit of memory and of
-//! processor time.
+//! Malicious files: `check` reports their problems in a few lines, within limits on memory and CPU time.
 
 #![allow(clippy::format_collect, reason = "the texts are made once")]
 
@@ -9,11 +8,11 @@ use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use super::support::Folder;
 
-/// Address space in KiB, program and libraries included, and seconds on the processor in a build that is not optimised.
+/// Limits: address space in KiB, including the program and its libraries, and CPU seconds of an unoptimised build.
 const MEMORY: u32 = 512 << 10;
 const SECONDS: u32 = 120;
 
-/// Checks the folder under the limits: its exit code and what it says.
+/// Checks the folder under the limits. Returns the exit code and the messages.
 fn check(folder: &Folder) -> (Option<i32>, String) {
     let inner = folder.command("check --config conf");
     let mut command = Command::new("sh");
@@ -31,7 +30,7 @@ fn check(folder: &Folder) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// The output of `check` for one file.
+/// The first line that `check` prints for a file.
 fn told(name: &str, text: &str) -> String {
     let folder = Folder::new(&[(name, text)]);
     let (exit, said) = check(&folder);
@@ -171,7 +170,7 @@ fn files_that_are_large_or_deep() {
     assert_eq!(told, expected);
 }
 
-/// Each is read in time that grows with its size, not with the square of it.
+/// Each list is read in time that is linear in its size, not quadratic.
 #[test]
 fn long_lists_are_read_in_time() {
     let join = |items: Vec<String>| items.join(",");
@@ -229,7 +228,7 @@ fn long_lists_are_read_in_time() {
 fn only_regular_files_are_read() {
     let folder = Folder::new(&[("a.yaml", "taskgate: v1\n")]);
     let conf = folder.command("check").get_current_dir().unwrap().join("conf");
-    // Reading any of these would wait, or never end.
+    // Reading any of these files would block, or never end.
     mkfifo(&conf.join("fifo.json"), Mode::S_IRWXU).unwrap();
     for (name, target) in [
         ("kmsg.json", "/proc/kmsg"),

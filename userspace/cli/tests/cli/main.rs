@@ -1,4 +1,4 @@
-//! The command line, as its users meet it: the binary's answers word for word, and `explain` against the naive oracle.
+//! The command line as its users see it: the exact output of the binary, and `explain` compared with the naive oracle.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod advice;

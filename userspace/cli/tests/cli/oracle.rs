@@ -1,4 +1,4 @@
-//! `explain` says what the naive oracle says, for many configurations and questions.
+//! `explain` agrees with the naive oracle, for many configurations and questions.
 
 use std::net::IpAddr;
 
@@ -114,7 +114,7 @@ prop_compose! {
     ) -> Model {
         let eni = |(at, (count, first, bound)): (usize, (usize, u8, bool))| {
             let of: Vec<usize> = (0..count).map(|step| (usize::from(first) + step) % GROUPS).collect();
-            // All that the gates here go by is known.
+            // Everything that gates on this host depend on is known.
             let here = bound && count > 0 && list_known && of.iter().all(|&group| groups[group].rules_known);
             Eni {
                 id: format!("eni-{at}"),
@@ -152,7 +152,7 @@ prop_compose! {
     }
 }
 
-/// Who sends and who receives (an ENI, or a peer outside), over which family, and what.
+/// Sender and receiver (an ENI, or a peer outside), address family, and message.
 type Asked = (usize, usize, usize, Message);
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -223,7 +223,8 @@ fn completions(model: &Model, eni: &Eni, far: IpAddr) -> Vec<(&'static str, Mode
         list.entries = Some(["0.0.0.0/0", "::/0"].map(|net| net.parse().unwrap()).to_vec());
     }
     found.push(("prefix-list-unknown", with_entries, eni.clone()));
-    // Elsewhere, any private address that no file has, and any ENI whose groups no file has, may have every group.
+    // For remote gates, any private address that is in no file, and any ENI whose groups are in no file, may have every
+    // group.
     let nowhere = ["10.0.0.3", "2001:db8::3", "2001:db8:ffff::1"].map(address);
     let mut with_members = model.clone();
     let all: Vec<GroupIndex> = (0..model.groups.len()).map(GroupIndex).collect();
@@ -245,7 +246,7 @@ fn completions(model: &Model, eni: &Eni, far: IpAddr) -> Vec<(&'static str, Mode
         Some(_) | None => false,
     };
     if open && eni.binding.is_none() {
-        // A group that no file has can be one of its groups too.
+        // A group that is in no file may be one of its groups too.
         for rule in with_members
             .groups
             .iter_mut()

@@ -1,4 +1,4 @@
-//! A folder of configuration, and the binary run on it.
+//! A configuration folder, and runs of the binary on it.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +15,7 @@ const CONFIG: &str = "conf";
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// With these files: names and texts.
+    /// Creates the folder with these files, given by name and text.
     pub(crate) fn new(files: &[(&str, &str)]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Drop for Folder {
     }
 }
 
-/// How a run went.
+/// The output and the exit code of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) out: String,

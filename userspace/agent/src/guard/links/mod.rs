@@ -1,4 +1,4 @@
-//! The desired state of links, compared with the links that are there.
+//! Compares the desired state of links with the links that exist.
 
 mod reconcile;
 mod repair;
@@ -40,7 +40,7 @@ pub(super) struct Links {
     image: Arc<SharedImage>,
     watch: LinkWatch,
     notices: UnboundedSender<Notice>,
-    /// By ENI.
+    /// The desired tasks and their states, by ENI.
     tasks: BTreeMap<String, Task>,
     /// The ENI of each desired device, by the device's name.
     devices: HashMap<String, String>,
@@ -74,9 +74,9 @@ enum State {
     Waiting(bool),
     /// It is bound to the link with this ifindex; `None` for a branch of the trunk.
     Bound(Option<u32>),
-    /// Its link passes nothing until it can be bound.
+    /// The task's link passes nothing until it can be bound.
     Closed,
-    /// Its link could not be gated.
+    /// The task's link could not be gated.
     Failed(Retry),
 }
 
@@ -120,7 +120,7 @@ impl Links {
         &self.watch
     }
 
-    /// The uplink's link, if it is there.
+    /// The uplink's link, if it exists.
     pub(super) fn uplink(&self) -> Option<Link> {
         self.uplinks.link().cloned()
     }
