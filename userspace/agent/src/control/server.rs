@@ -143,7 +143,7 @@ impl Server {
         }
     }
 
-    /// Creates the socket, replacing whatever file has its name.
+    /// Creates the socket, replacing any file that has its name.
     fn bind(&mut self) {
         let had_one = self.socket.is_some();
         match Socket::bind(&self.path) {

@@ -35,7 +35,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Listens on a path, replacing whatever file is there. No client can connect before the socket has its owner and
+    /// Listens on a path, replacing any file that is there. No client can connect before the socket has its owner and
     /// mode.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
         open_folder()?;

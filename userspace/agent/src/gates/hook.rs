@@ -8,8 +8,7 @@ use tracing::info;
 use super::Gates;
 use crate::error::{ConfigurationError, RunningError};
 
-/// The largest number of links to come up at once that `auto` still attaches by TCX, which takes about 3 seconds for
-/// them.
+/// The largest number of links coming up at once that `auto` still attaches by TCX: it takes about 3 seconds for them.
 const MOST_BY_TCX: usize = 64;
 
 /// The kind of attachment for links of which this many come up at once.

@@ -1,5 +1,5 @@
-//! The agent's side of the gates: passes the desired state of links to the link guard, creates the task's ENIs that
-//! taskgate provisions, and keeps the prefilter on the uplink.
+//! The agent's side of the gates: passes the desired state of links to the link guard, creates the ENIs that taskgate
+//! provisions, and keeps the prefilter on the uplink.
 
 mod hook;
 mod inherited;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::error::chain;
 
-/// What the name of the namespace of a task's ENI refers to now.
+/// The namespace to which the name of a task's namespace refers now, compared with that of its ENI.
 enum Name {
     /// The name still refers to it, or this cannot be determined.
     Same,
