@@ -141,11 +141,11 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
             .find(|row| row.flags & slot::PRESENT != 0)
     }
 
-    /// Takes an ENI out of the generation in force: packets that begin from now on find neither it nor its addresses, and its
-    /// tracked connections are old. `model` is what is left. `false` if that takes a new generation: an address of it is somebody's
-    /// still.
+    /// Removes an ENI from the current generation: packets that begin from now on find neither the ENI nor its addresses,
+    /// and its tracked connections become old. `model` is the model without it. `false` if a new generation is needed:
+    /// another ENI has one of its addresses.
     ///
-    /// Its slot is given again once no packet knows it ([`ImageWriter::synchronize`]) and no link carries it.
+    /// The slot is reused once no packet can hold it ([`ImageWriter::synchronize`]) and no link carries it.
     pub fn remove_eni(&mut self, model: &Model, eni: &Eni) -> bool {
         let Some(slot) = self.slots.get(&eni.id) else {
             return false;

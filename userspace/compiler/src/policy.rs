@@ -261,7 +261,8 @@ fn last_address(family: Family) -> u128 {
     }
 }
 
-/// Header, rules, axes and rows as one block; an error with its size in bytes if that exceeds a bank.
+/// Header, rules, axes and rows as one block; an error with the size in bytes if that exceeds a bank, or an axis is too
+/// deep.
 fn lay_out(
     rules: &[u64],
     ports: &[Axis; 4],

@@ -11,29 +11,29 @@ use super::peer::GroupIndex;
 pub struct Eni {
     /// `eni-…`. A native `members` entry, which has no id, gets one derived from its address.
     pub id: String,
-    /// The task's name, for ENIs that a native task names.
+    /// The task's name, for ENIs of native tasks.
     pub task: Option<String>,
     /// The owner's account: twelve digits; `None` means [`super::Model::account`].
     pub account: Option<String>,
     /// All private addresses, IPv4 and IPv6; the first IPv4 is the primary.
     pub addresses: Vec<IpAddr>,
-    /// Its groups in the order given, no duplicates; at least one for a gated ENI.
+    /// The security groups in the given order, no duplicates; at least one for a gated ENI.
     pub groups: Vec<GroupIndex>,
-    /// Whether the configuration says which groups it has. `false` for an ENI of a file without its `Groups`: it may have
-    /// any. A gated ENI's are known.
+    /// Whether the configuration has its list of groups. `false` for an ENI in a file without `Groups`: it may have any.
+    /// Always `true` for a gated ENI.
     pub groups_known: bool,
-    /// Whether it is known to have a gate, here or elsewhere. `false` for a native `members` entry, which says only whose groups
-    /// an address has.
+    /// Whether the ENI is known to have a gate, here or elsewhere. `false` for a native `members` entry, which only assigns
+    /// an address to groups.
     pub gate_known: bool,
-    /// How it is bound to this host; `None` for ENIs that are elsewhere.
+    /// The binding to this host; `None` for ENIs elsewhere.
     pub binding: Option<Binding>,
-    /// Whether it must be the source or destination of what it sends and receives.
+    /// `SourceDestCheck`: whether the ENI must be the source or destination of its traffic.
     pub source_dest_check: bool,
-    /// Its VPC, where a source names it.
+    /// The VPC, if a source names it.
     pub vpc: Option<String>,
-    /// Its subnet, where a source names it.
+    /// The subnet, if a source names it.
     pub subnet: Option<String>,
-    /// The id of its availability zone, as `euw1-az1`; `None` also in what AWS calls a sublocation.
+    /// The id of the availability zone, such as `euw1-az1`; also `None` in a sublocation (AWS's term).
     pub az_id: Option<String>,
     /// Its region.
     pub region: Option<String>,
@@ -56,12 +56,12 @@ impl Eni {
     }
 }
 
-/// The carrier of an ENI on this host.
+/// How an ENI is bound to this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Binding {
-    /// The host's end of the task's veth pair, or a VLAN link on the host, by name.
+    /// A device by name: the host's end of the task's veth pair, or a VLAN interface on the host.
     Device(String),
-    /// A network namespace by name: taskgate makes the veth pair itself.
+    /// A network namespace by name: taskgate creates the veth pair.
     Namespace(String),
     /// A branch on the trunk uplink.
     Vlan(Vlan),
@@ -102,7 +102,7 @@ pub struct EcsFields {
 }
 
 impl EcsFields {
-    /// All of them, each with its name behind `ecs-`.
+    /// All fields, each with its name after `ecs-`.
     pub fn fields_mut(&mut self) -> [(&'static str, &mut Option<String>); 10] {
         [
             ("cluster-name", &mut self.cluster_name),
@@ -118,7 +118,7 @@ impl EcsFields {
         ]
     }
 
-    /// With the names and ids that ARNs end with, where only the ARN is given.
+    /// Fills in the names and ids at the ends of ARNs where only the ARN is given.
     #[must_use]
     pub fn completed(mut self) -> Self {
         fn last(arn: Option<&String>) -> Option<String> {

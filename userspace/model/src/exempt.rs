@@ -1,16 +1,16 @@
-//! The platform's own services: traffic that needs no rule, and traffic that leaves no record.
+//! Platform services: traffic that needs no rule, and traffic without flow records.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Model;
 use super::settings::AddressList;
 
-/// Services that a task reaches without a rule, or without a record.
+/// A set of destinations that are exempt from rules, or from flow records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exempt {
-    /// Their addresses, sorted, none twice.
+    /// The addresses, sorted, no duplicates.
     pub addresses: Vec<IpAddr>,
-    /// Whether DHCP is among them.
+    /// Whether DHCP is included.
     pub dhcp: bool,
 }
 
@@ -23,8 +23,8 @@ const fn ec2(last: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, last))
 }
 
-/// AWS's services, and whether traffic to them leaves no flow record either. The ECS endpoint never crosses an ENI on
-/// AWS, so AWS's list of what is not recorded is silent about it.
+/// AWS's services, and whether traffic to them is also without flow records. The ECS endpoint's traffic never crosses an ENI
+/// on AWS, so AWS's list of unrecorded traffic does not mention it.
 const SERVICES: [(IpAddr, bool); 9] = [
     (link_local(169, 253), true),
     (link_local(169, 254), true),
@@ -43,7 +43,7 @@ impl Model {
         self.services(&self.settings.exempt, |_| true)
     }
 
-    /// The traffic that a gate elsewhere may let through without a rule: which of it is in no file, as `settings.exempt` is of this host.
+    /// The traffic that a gate elsewhere may exempt: unknown from the files, since `settings.exempt` applies to this host.
     pub fn perhaps_exempt(&self) -> Exempt {
         let Exempt { mut addresses, dhcp } = self.services(&AddressList::Aws, |_| true);
         addresses.append(&mut self.exempt().addresses);

@@ -3,15 +3,15 @@
 use super::location::Location;
 use super::rule::{Direction, Rule};
 
-/// A group's id as AWS writes it, `sg-…`.
+/// A security group's id, `sg-…` as on AWS.
 pub type GroupId = String;
 
-/// The form that an object is written in.
+/// The form in which an object is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// As the AWS CLI prints it: changed at AWS and printed again. A group or prefix list that is not known is stale.
+    /// As printed by the AWS CLI: changes are made on AWS and printed again. An unknown group or prefix list is stale.
     Aws,
-    /// taskgate's own form: changed in the file. An unknown name is an error.
+    /// taskgate's native form: changes are made in the file. An unknown name is an error.
     Native,
 }
 
@@ -20,16 +20,16 @@ pub enum Dialect {
 pub struct SecurityGroup {
     /// `sg-…`.
     pub id: GroupId,
-    /// Its name; unique names are not promised across VPCs.
+    /// The name; unique only within a VPC.
     pub name: String,
     /// The VPC, if the source names one.
     pub vpc: Option<String>,
-    /// Whether the configuration holds its rules. `false` for a group that only an ENI names: its members are known,
-    /// what it lets through is not. A gated ENI has no such group.
+    /// Whether the configuration has its rules. `false` for a group that is only named by an ENI: its members are known, its
+    /// rules are not. A gated ENI has no such group.
     pub rules_known: bool,
-    /// The form that it is written in.
+    /// The form of the group's definition.
     pub dialect: Dialect,
-    /// Where it is written.
+    /// The place of its definition.
     pub location: Location,
     /// Ingress rules in the order of the file.
     pub ingress: Vec<Rule>,

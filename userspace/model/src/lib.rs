@@ -1,8 +1,7 @@
-//! The validated configuration: groups, rules, prefix lists, ENIs, and what is said about them.
+//! The validated configuration: security groups, rules, prefix lists, ENIs, settings and flow logs.
 //!
-//! Sources build a [`Model`]; the compiler, `explain` and the flow logs read it. Everything in it is already checked:
-//! references are indexes, host bits of CIDRs are cleared, names are unique, limits hold. A model knows nothing of the
-//! kernel.
+//! Sources build a [`Model`]; the compiler, `explain` and the flow logs read it. A model is completely checked: references
+//! are indexes, host bits of CIDRs are cleared, names are unique, limits hold. It is independent of the kernel.
 
 mod eni;
 mod exempt;
@@ -39,21 +38,21 @@ use std::net::{IpAddr, SocketAddr};
 /// A whole configuration, validated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
-    /// The account of ENIs that name none: twelve digits.
+    /// The account of ENIs without one: twelve digits.
     pub account: String,
     /// Every known group; [`GroupIndex`] is a position in here.
     pub groups: Vec<SecurityGroup>,
     /// Every known prefix list; [`PrefixListIndex`] is a position in here.
     pub prefix_lists: Vec<PrefixList>,
-    /// Every known ENI, gated here or not. Those bound to this host come in the order of their names.
+    /// Every known ENI, gated here or not. Those bound to this host are in the order of their names.
     pub enis: Vec<Eni>,
-    /// The link that faces the wire, if one is named.
+    /// The link to the wire, if configured.
     pub uplink: Option<Uplink>,
     /// The settings of the host.
     pub settings: Settings,
-    /// Where flow records go; never empty.
+    /// The flow logs; never empty.
     pub flow_logs: Vec<FlowLog>,
-    /// Where metrics are served beside the socket: an address of the loopback link.
+    /// The additional address for metrics, besides the socket: on the loopback interface.
     pub metrics: Option<SocketAddr>,
     /// Addresses of the VPCs and subnets in the configuration that AWS reserves: base+2 of each VPC CIDR (the resolver)
     /// and base+1 of each subnet (the router). Sorted, no duplicates.

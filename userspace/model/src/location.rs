@@ -1,8 +1,8 @@
-//! Where the parts of a configuration are written, for messages about them.
+//! Places in configuration files, for messages.
 
 /// A place in one of the configuration's files, by its position in `Loaded::files`.
 ///
-/// All locations are equal, so that objects can be compared whatever their place: the same object in two files is the same.
+/// All locations compare as equal, so that objects compare by content: the same object in two files is equal.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Location {
     /// The position of the file in the order of reading, from 0.

@@ -1,7 +1,7 @@
-//! Whose groups an address has, as the rules of one gate see it.
+//! Group membership of addresses, as seen by the rules of one gate.
 //!
-//! VPCs may overlap: several of them can have the same address, each time with other groups. AWS resolves a reference
-//! to a group within the VPC of the rule and those peered with it, and no two of these overlap. Here:
+//! The address ranges of VPCs may overlap, so an address can occur in several VPCs with different groups. AWS resolves a
+//! reference to a group within the rule's VPC and its peered VPCs, no two of which overlap. Here:
 //!
 //! 1. Among the ENIs with the address those of the gate's own VPC count; if there are none, those of VPCs that are peered
 //!    with it; if there are none of those either, all.
@@ -16,12 +16,12 @@ use std::net::IpAddr;
 
 use super::{Eni, GroupIndex, Model, Peer};
 
-/// Pairs of VPCs of which one has a rule that refers to a group in the other.
+/// The pairs of VPCs with a rule in one that refers to a group in the other.
 #[derive(Clone, Debug, Default)]
 pub struct Peerings<'a>(HashSet<(&'a str, &'a str)>);
 
 impl<'a> Peerings<'a> {
-    /// Those of a model. A rule over a peering that is not active refers to no group.
+    /// The peerings in a model. A rule over a peering connection that is not active refers to no group.
     pub fn new(model: &'a Model) -> Self {
         let mut pairs = HashSet::new();
         for group in &model.groups {
@@ -39,7 +39,7 @@ impl<'a> Peerings<'a> {
         Self(pairs)
     }
 
-    /// How near an ENI is to a gate: 0 in its VPC, 1 in a peered one, 2 anywhere else.
+    /// The distance from a gate to an ENI: 0 in its VPC, 1 in a peered one, 2 anywhere else.
     fn distance(&self, gate: &Eni, eni: &Eni) -> u8 {
         match (&gate.vpc, &eni.vpc) {
             (Some(own), Some(other)) if own == other => 0,
@@ -49,7 +49,7 @@ impl<'a> Peerings<'a> {
         }
     }
 
-    /// Those of the ENIs with one address that count for a gate.
+    /// The ENIs that count for a gate, among all ENIs with one address.
     pub fn counted<'e>(&self, gate: &Eni, enis: &[&'e Eni]) -> Vec<&'e Eni> {
         let nearest = enis.iter().map(|eni| self.distance(gate, eni)).min();
         let bound_here = |eni: &Eni| gate.binding.is_some() && eni.binding.is_some();
@@ -60,7 +60,7 @@ impl<'a> Peerings<'a> {
     }
 }
 
-/// The groups that all of these have.
+/// The groups that all of these ENIs have.
 pub fn common_groups(enis: &[&Eni]) -> Vec<GroupIndex> {
     let Some((first, rest)) = enis.split_first() else {
         return Vec::new();

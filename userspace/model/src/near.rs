@@ -1,11 +1,11 @@
-//! Mistyped names: the existing names that may be meant.
+//! Suggestions for mistyped names.
 
 use strsim::osa_distance;
 
-/// How many names a message offers.
+/// The most names that a message suggests.
 pub const OFFERED: usize = 3;
 
-/// The names that are nearest to `text`: the fewest typing errors away, where one that it only begins counts as one error.
+/// The names nearest to `text`, by the fewest typing errors; completing a prefix counts as one error.
 pub fn near<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let text = text.to_ascii_lowercase();
     let most = 1 + text.chars().count() / 4;

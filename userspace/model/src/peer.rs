@@ -1,4 +1,4 @@
-//! The far side that a rule names, and prefix lists.
+//! The peer of a rule, and prefix lists.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ pub struct GroupIndex(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefixListIndex(pub usize);
 
-/// The far side that a rule allows: the source for ingress, the destination for egress.
+/// The peer that a rule allows: the source for ingress, the destination for egress.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// An IPv4 CIDR, host bits cleared.
@@ -24,12 +24,12 @@ pub enum Peer {
     PrefixList(PrefixListIndex),
     /// Every address of every ENI that has the group.
     Group(GroupIndex),
-    /// A group or prefix list that is not known (stale, in AWS's words): matches nothing. Holds its id.
+    /// An unknown group or prefix list (AWS: stale), by its id: matches nothing.
     Missing(String),
 }
 
 impl Peer {
-    /// Whether the rule is open to any address of a family: written as `0.0.0.0/0` or `::/0`, not by a prefix list.
+    /// Whether the rule is open to any address of a family: by `0.0.0.0/0` or `::/0`, not by a prefix list.
     pub fn is_any(&self) -> bool {
         match self {
             Self::V4(net) => net.prefix_len() == 0,
@@ -39,16 +39,16 @@ impl Peer {
     }
 }
 
-/// A prefix list: CIDRs under a name.
+/// A prefix list: a named list of CIDRs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefixList {
     /// `pl-…`.
     pub id: String,
     /// Its name, if known.
     pub name: Option<String>,
-    /// Its maximum size, which AWS counts against the rule quota; unknown for AWS's own lists.
+    /// The maximum size, which AWS counts against the rule quota; unknown for AWS-managed lists.
     pub max_entries: Option<u32>,
-    /// Its CIDRs, host bits cleared, in the order of the file. `None`: the list is known, its entries are not.
+    /// The CIDRs, host bits cleared, in the order of the file. `None`: the list is known without its entries.
     pub entries: Option<Vec<IpNet>>,
 }
 

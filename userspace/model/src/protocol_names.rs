@@ -3,7 +3,7 @@
 //! Source: the IANA registry "Assigned Internet Protocol Numbers". Keywords with a space or a remark are shortened as
 //! `/etc/protocols` does, and a few protocols have a second name that is better known than the keyword.
 
-/// The names that a number has. The first one is shown, the others are only read.
+/// The names of each number. The first one is used for output, the others are only accepted as input.
 const NAMES: &[(u8, &[&str])] = &[
     (0, &["hopopt"]),
     (1, &["icmp"]),
@@ -150,11 +150,11 @@ const NAMES: &[(u8, &[&str])] = &[
     (147, &["bit-emu"]),
 ];
 
-/// Of IPv6 extension headers.
+/// The remark on names of IPv6 extension headers.
 const BEFORE_PROTOCOL: &str =
     "in IPv6 it is a header that a packet of any protocol can have, and rules see the protocol behind it";
 
-/// Names that many people use differently from IANA: the usual meaning, and how to write it.
+/// Names that are often used differently from IANA: the usual meaning, and how to write it.
 const MISLEADING: [(&str, &str); 11] = [
     (
         "ipip",
@@ -184,7 +184,7 @@ pub fn protocol_name(number: u8) -> Option<&'static str> {
     NAMES[found].1.first().copied()
 }
 
-/// The number of the protocol that has a name, whatever its case. Digits are no name.
+/// The number of the protocol with this name, ignoring case. Digits are not a name.
 pub fn protocol_number(name: &str) -> Option<u8> {
     let found = NAMES.iter().find(|(_, names)| {
         let mut names = names.iter();
@@ -193,7 +193,7 @@ pub fn protocol_number(name: &str) -> Option<u8> {
     found.map(|(number, _)| *number)
 }
 
-/// Why a protocol's name may not mean what its writer thinks. `None` for most.
+/// Why a protocol's name may be misunderstood. `None` for most names.
 pub fn misleading_protocol(name: &str) -> Option<&'static str> {
     let found = MISLEADING.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
     found.map(|(_, meant)| *meant)
@@ -215,7 +215,7 @@ mod tests {
     /// etherparse generates its keywords from IANA's file.
     #[test]
     fn names_are_those_of_iana() {
-        // Newer than etherparse's copy of the registry, or written otherwise there.
+        // Newer than etherparse's copy of the registry, or spelled differently there.
         let newer = [145, 146, 147];
         let other = [4, 55, 58, 89, 124, 135, 255];
         for number in 0..=255 {
@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    /// Where the system has a list, its names mean the same here. `ip` is a pseudo protocol there; `rspf` is `cphb`.
+    /// If the system has a list, its names have the same numbers here. `ip` is a pseudo protocol there; `rspf` is `cphb`.
     #[test]
     fn names_are_those_of_the_system() {
         let list = std::fs::read_to_string("/etc/protocols").unwrap_or_default();

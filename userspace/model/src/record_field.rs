@@ -1,4 +1,4 @@
-//! The fields of flow records: those of VPC Flow Logs, versions 2 to 11, and taskgate's own.
+//! The fields of flow records: those of VPC Flow Logs, versions 2 to 11, and taskgate's own fields.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,17 +15,17 @@ macro_rules! fields {
         }
 
         impl RecordField {
-            /// All of them: AWS's in the order of its documentation, then taskgate's.
+            /// All fields: AWS's in the order of its documentation, then taskgate's.
             pub const ALL: &[Self] = &[$(Self::$field),+];
 
-            /// Its name in a format.
+            /// The name in a format.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$field => $name,)+
                 }
             }
 
-            /// The version of VPC Flow Logs that brought it; `None` for taskgate's own.
+            /// The version of VPC Flow Logs that introduced the field; `None` for taskgate's own fields.
             pub const fn version(self) -> Option<u8> {
                 match self {
                     $(Self::$field => $version,)+
@@ -90,15 +90,15 @@ fields! {
     NextHopAzId = "next-hop-az-id", Some(11);
     NextHopVpcId = "next-hop-vpc-id", Some(11);
     NextHopInterfaceType = "next-hop-interface-type", Some(11);
-    /// The task at whose gate packets were counted.
+    /// The task whose gate counted the packets.
     TaskgateTask = "taskgate-task", None;
-    /// The name of the group whose rule let them pass.
+    /// The name of the group whose rule allowed them.
     TaskgateGroup = "taskgate-group", None;
-    /// That group's id.
+    /// The id of that group.
     TaskgateGroupId = "taskgate-group-id", None;
-    /// The rule that let them pass.
+    /// The rule that allowed them.
     TaskgateRule = "taskgate-rule", None;
-    /// Why they were dropped, or that they needed no rule.
+    /// The reason for the drop, or for passing without a rule.
     TaskgateReason = "taskgate-reason", None;
     /// Whether the peer is a task that is gated on this host.
     TaskgateSameHost = "taskgate-same-host", None;
@@ -106,11 +106,11 @@ fields! {
     TaskgatePeerTask = "taskgate-peer-task", None;
     /// The peer's groups.
     TaskgatePeerGroups = "taskgate-peer-groups", None;
-    /// When the first packet came: not known.
+    /// The time of the first packet: not known.
     TaskgateFirst = "taskgate-first", None;
-    /// When the last packet came.
+    /// The time of the last packet.
     TaskgateLast = "taskgate-last", None;
-    /// The generation that let them pass.
+    /// The generation that admitted them.
     TaskgateGeneration = "taskgate-generation", None;
 }
 
@@ -121,12 +121,12 @@ impl RecordField {
         all.filter(|field| field.version() == Some(2))
     }
 
-    /// The field of a name.
+    /// The field with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|field| field.name() == name)
     }
 
-    /// Whether nothing on this host has it: taskgate writes `-`.
+    /// Whether no value exists on this host: taskgate writes `-`.
     pub const fn is_absent(self) -> bool {
         matches!(
             self,
@@ -154,7 +154,7 @@ impl RecordField {
         )
     }
 
-    /// Whether it tells of the ENI that has the far side's address.
+    /// Whether the field describes the ENI with the peer's address.
     pub const fn is_of_peer(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! `format` of a flow log: which fields its records have, and how they are written.
+//! `format` of a flow log: the fields of its records, and their notation.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -6,53 +6,53 @@ use serde::{Deserialize, Serialize};
 
 use super::{near::near, record_field::RecordField};
 
-/// What a record says, and how it is written.
+/// The format of a flow record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecordFormat {
     /// AWS's default format, version 2.
     #[default]
     Default,
-    /// These fields, in this order: at least one, none twice.
+    /// These fields in this order: at least one, no duplicates.
     Custom(Vec<RecordField>),
-    /// An object of JSON on each line.
+    /// A JSON object per line.
     Json,
 }
 
-/// Why a text is no format. Positions count characters from 1.
+/// Why a text is not a format. Positions count characters from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FormatError {
-    /// It has no field.
+    /// The text has no fields.
     Empty,
     /// There is more than one space, or a space at an end.
     Space {
         /// Where.
         at: usize,
     },
-    /// Something is no `${field}`.
+    /// A part is not of the form `${field}`.
     Literal {
         /// Where.
         at: usize,
-        /// What.
+        /// The part.
         text: String,
     },
-    /// A field is not known.
+    /// A field is unknown.
     Unknown {
         /// Where.
         at: usize,
         /// The name.
         name: String,
     },
-    /// A field is there twice.
+    /// A field occurs twice.
     Twice {
-        /// Where the second one is.
+        /// The position of the second one.
         at: usize,
-        /// Which.
+        /// The field.
         field: RecordField,
     },
 }
 
 impl FormatError {
-    /// What to do about it.
+    /// The remedy.
     pub fn hint(&self) -> String {
         let known = || RecordField::ALL.iter().map(|field| field.name());
         let list = |names: &[&str]| {
@@ -110,7 +110,7 @@ impl RecordFormat {
     /// Reads `default`, `json`, or fields as AWS writes them: `${srcaddr} ${dstaddr}`.
     ///
     /// # Errors
-    /// [`FormatError`]: the first thing that is wrong.
+    /// [`FormatError`]: the first fault.
     pub fn parse(text: &str) -> Result<Self, FormatError> {
         match text {
             "" => return Err(FormatError::Empty),
@@ -134,7 +134,7 @@ impl RecordFormat {
         Ok(Self::Custom(fields))
     }
 
-    /// Its fields, in order. JSON has those that taskgate can fill.
+    /// The fields, in order. JSON has the fields that taskgate can fill.
     pub fn fields(&self) -> Vec<RecordField> {
         match self {
             Self::Default => RecordField::default_format().collect(),
@@ -146,19 +146,19 @@ impl RecordFormat {
         }
     }
 
-    /// `version`: the highest one of its fields.
+    /// The value of `version`: the highest version among the fields.
     pub fn version(&self) -> u8 {
         let versions = self.fields().into_iter().filter_map(RecordField::version);
         versions.max().unwrap_or(2)
     }
 
-    /// Whether it tells of the ENI that has the far side's address.
+    /// Whether a field describes the ENI with the peer's address.
     pub fn has_peer(&self) -> bool {
         self.fields().into_iter().any(RecordField::is_of_peer)
     }
 }
 
-/// The field that a part of a format is.
+/// Parses one part of a format.
 fn field_at(part: &str, at: usize) -> Result<RecordField, FormatError> {
     let name = part.strip_prefix("${").and_then(|part| part.strip_suffix('}'));
     let name = name.filter(|name| !name.is_empty() && !name.contains(['$', '{', '}']));
@@ -174,7 +174,7 @@ fn field_at(part: &str, at: usize) -> Result<RecordField, FormatError> {
     })
 }
 
-/// As it is written in a configuration.
+/// The notation in a configuration.
 impl Display for RecordFormat {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -230,7 +230,7 @@ mod tests {
             ("${resource-id}", 9),
             ("${encryption-status}", 10),
             ("${version} ${next-hop-vpc-id}", 11),
-            // taskgate's own have none.
+            // taskgate's own fields have no version.
             ("${version} ${taskgate-rule}", 2),
             ("json", 7),
         ] {

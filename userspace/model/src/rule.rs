@@ -1,4 +1,4 @@
-//! One rule of a security group: it allows what matches it, and nothing is ever denied by a rule.
+//! Rules of security groups. A rule allows traffic that matches; no rule denies.
 
 pub use taskgate_ebpf::abi::Direction;
 
@@ -19,12 +19,12 @@ pub enum Protocol {
     Icmp(IcmpMatch),
     /// ICMPv6 (protocol 58): IPv6 only.
     Icmpv6(IcmpMatch),
-    /// Any other IANA protocol number, whatever its ports: never 1, 6, 17 or 58.
+    /// Any other IANA protocol number, all ports: never 1, 6, 17 or 58.
     Number(u8),
 }
 
 impl Protocol {
-    /// Whether packets of this protocol are carried in a family.
+    /// Whether this protocol exists in an address family.
     pub fn goes_over(self, family: Family) -> bool {
         match self {
             Self::Icmp(_) => family == Family::V4,
@@ -75,18 +75,18 @@ impl IcmpMatch {
     }
 }
 
-/// One rule: one protocol and port range, one peer. A permission of a file may be several rules here.
+/// One rule: one protocol and port range, one peer. A permission in a file may expand to several rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its name in messages and verdicts: the `sgr-` id, or `GROUP/ingress/N`, N counted from 1 in the order of the
-    /// file. Rules that a native entry's lists of ports and peers expand to share it.
+    /// The name in messages and verdicts: the `sgr-` id, or `GROUP/ingress/N` with N counted from 1 in the order of the
+    /// file. All rules that one native entry expands to share it.
     pub id: String,
     /// Protocol and ports.
     pub protocol: Protocol,
-    /// The far side.
+    /// The peer.
     pub peer: Peer,
-    /// The rule's description, empty if it has none.
+    /// The description, or empty.
     pub description: String,
-    /// Where it is written.
+    /// The place of its definition.
     pub location: Location,
 }

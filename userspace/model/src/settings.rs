@@ -19,18 +19,18 @@ pub struct Settings {
     pub unlogged: AddressList,
     /// Idle time-outs.
     pub timeouts: Timeouts,
-    /// How many connections are tracked.
+    /// Limits of tracked connections.
     pub connections: ConnectionLimits,
-    /// How many denied flows are recorded.
+    /// Limits of recorded denied flows.
     pub denials: DenialLimits,
-    /// How gates hang on links.
+    /// How gates are attached to links.
     pub attach: Attach,
 }
 
 /// `icmp-errors`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IcmpErrors {
-    /// Only those that path MTU discovery needs: IPv4 type 3 code 4, IPv6 type 2.
+    /// Only errors for path MTU discovery: IPv4 type 3 code 4, IPv6 type 2.
     #[default]
     Pmtu,
     /// Every ICMP error that quotes a tracked connection.
@@ -52,12 +52,12 @@ pub enum OnRuleRemoval {
 /// `attach`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attach {
-    /// TCX where the kernel has it, but filters of clsact where many links come up at once.
+    /// TCX if the kernel has it, but clsact filters where many links come up at once.
     #[default]
     Auto,
-    /// TCX, which takes Linux 6.6.
+    /// TCX, which needs Linux 6.6.
     Tcx,
-    /// Filters of clsact.
+    /// clsact filters.
     Clsact,
 }
 
@@ -78,7 +78,7 @@ pub enum AddressList {
 pub struct Timeouts {
     /// Idle established TCP: 60 to 432,000.
     pub tcp_established: u32,
-    /// UDP seen in one direction, or one request and response: 30 to 60.
+    /// UDP with traffic in one direction only, or a single request and response: 30 to 60.
     pub udp: u32,
     /// UDP from the second exchange on: 60 to 180.
     pub udp_stream: u32,
@@ -99,9 +99,9 @@ impl Default for Timeouts {
 pub struct ConnectionLimits {
     /// Tracked connections on this host, both families together.
     pub total: u32,
-    /// How many of them each present task may have for certain.
+    /// The number of entries guaranteed to each present task.
     pub floor: Floor,
-    /// How many one task may have at most; `None`: as many as there is room for.
+    /// The most connections of one task; `None`: no limit.
     pub per_task: Option<u32>,
 }
 
@@ -118,10 +118,10 @@ impl Default for ConnectionLimits {
 /// `denials`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DenialLimits {
-    /// Denied flows that wait to be recorded, both families together. An eighth of that is the room for the first fragments
-    /// of datagrams that are on their way.
+    /// Denied flows that are waiting to be recorded, both families together. The room for first fragments of datagrams in
+    /// flight is an eighth of this.
     pub total: u32,
-    /// How many of them each present task may have for certain.
+    /// The number of entries guaranteed to each present task.
     pub floor: Floor,
 }
 
@@ -137,18 +137,18 @@ impl Default for DenialLimits {
 /// `floor`: the guaranteed share of each task that is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Floor {
-    /// A quarter of the total, divided among them.
+    /// A quarter of the total, divided among the present tasks.
     Auto,
-    /// This many.
+    /// This number for each task.
     Fixed(u32),
 }
 
 impl Floor {
-    /// The floor of each of `tasks` present tasks; 0 if there is none.
+    /// The floor of each task if `tasks` are present; 0 if none is.
     pub fn of(self, total: u32, tasks: u32) -> u32 {
         match self {
             Self::Auto => (total / 4).checked_div(tasks),
-            // More than there is cannot be guaranteed.
+            // The guarantees cannot exceed the total.
             Self::Fixed(floor) => total.checked_div(tasks).map(|most| floor.min(most)),
         }
         .unwrap_or(0)
@@ -158,9 +158,9 @@ impl Floor {
 /// `uplink`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// The link that faces the wire.
+    /// The link to the wire.
     pub device: String,
-    /// How its frames name their ENIs.
+    /// How frames on it are assigned to ENIs.
     pub mode: UplinkMode,
 }
 
@@ -176,17 +176,17 @@ pub enum UplinkMode {
 /// One entry of `flow-logs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowLog {
-    /// Where its records go.
+    /// The destination of its records.
     pub destination: Destination,
-    /// What a record says.
+    /// The format of its records.
     pub format: RecordFormat,
-    /// Which records.
+    /// The traffic that is recorded.
     pub traffic: Traffic,
-    /// The tasks whose records these are, by name in lower case; empty: all.
+    /// The tasks whose traffic is recorded, by name in lower case; empty: all.
     pub tasks: Vec<String>,
     /// Aggregation interval in seconds: 1 to 600.
     pub interval: u32,
-    /// Whether a silent window leaves a NODATA record.
+    /// Whether a window without traffic is recorded as NODATA.
     pub nodata: bool,
 }
 
@@ -208,9 +208,9 @@ impl Default for FlowLog {
 pub enum Destination {
     /// Standard output.
     Stdout,
-    /// A file that is appended to.
+    /// A file, to which records are appended.
     File(LogFile),
-    /// A folder with files as AWS delivers them to S3.
+    /// A folder with the files that AWS would deliver to S3.
     Folder(LogFolder),
 }
 
@@ -219,25 +219,25 @@ pub enum Destination {
 pub struct LogFile {
     /// Absolute.
     pub path: PathBuf,
-    /// When another one is begun; `None`: never by taskgate.
+    /// When taskgate rotates the file; `None`: never.
     pub rotate: Option<Rotate>,
 }
 
 /// `rotate`: at least one of size and age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotate {
-    /// The bytes that a file has at most, unless a single line is longer.
+    /// The largest file in bytes, unless a single line is longer.
     pub size: Option<u64>,
-    /// The seconds after which a file is not added to any more.
+    /// The largest age in seconds: an older file is no longer appended to.
     pub age: Option<u64>,
-    /// How many earlier files are kept, at least 1.
+    /// The number of earlier files that are kept, at least 1.
     pub keep: u32,
 }
 
 /// `destination: s3` with the URL of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogFolder {
-    /// The folder in which `AWSLogs` is: absolute.
+    /// The folder that contains `AWSLogs`: absolute.
     pub path: PathBuf,
     /// The flow log's id, `fl-…`.
     pub id: String,
@@ -245,16 +245,16 @@ pub struct LogFolder {
     pub account: String,
     /// The region in names of folders and files.
     pub region: String,
-    /// Whether folders are named as Hive has it: `year=2026`.
+    /// Whether folders are Hive-compatible: `year=2026`.
     pub hive_partitions: bool,
-    /// Whether each hour has its folder.
+    /// Whether there is a folder for each hour.
     pub hourly_partitions: bool,
 }
 
 /// `flow-logs[].traffic`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Traffic {
-    /// Both.
+    /// Passed and denied traffic.
     All,
     /// Passed traffic.
     Accept,
