@@ -15,8 +15,8 @@ struct Medians {
     machine: Value,
 }
 
-/// A list of a benchmark's JSON: its key, the keys that name a row, and each figure's key with its unit, which is itself a
-/// key where it begins with a slash.
+/// A list in a benchmark's JSON: its key, the keys that name a row, and each figure's key with its unit; a unit that
+/// begins with a slash is itself a key.
 type List = (
     &'static str,
     &'static [&'static str],
@@ -52,7 +52,7 @@ impl Medians {
                 let name: Vec<_> = names.iter().filter_map(|name| shown(name, &row[*name])).collect();
                 for (figure, unit) in figures {
                     let value = &row[*figure];
-                    // A figure that has no spread is a number; one that could not be taken is null.
+                    // A figure without a spread is a number; one that was not available is null.
                     let Some(value) = value["median"].as_f64().or_else(|| value.as_f64()) else {
                         continue;
                     };
@@ -75,7 +75,7 @@ impl Medians {
     }
 }
 
-/// A part of a row's name; none where there are no rules.
+/// A part of a row's name; `None` where there are no rules.
 fn shown(key: &str, value: &Value) -> Option<String> {
     match (key, value, value.as_u64()) {
         (_, Value::String(text), _) => Some(text.clone()),
@@ -96,7 +96,7 @@ pub fn files(before: &Path, after: &Path) -> Result<String> {
     Ok(compared(&a?, &b?))
 }
 
-/// The medians of both, the difference in per cent of the first, and the rows that only one has.
+/// The medians of both reports, the difference in per cent of the first, and the rows that only one report has.
 fn compared(a: &Medians, b: &Medians) -> String {
     let mut text = String::new();
     for (name, medians) in [("A", a), ("B", b)] {
@@ -137,7 +137,7 @@ fn compared(a: &Medians, b: &Medians) -> String {
     text
 }
 
-/// With a digit after the point where that says something.
+/// With one decimal if it is significant.
 fn number(value: f64) -> String {
     if value.abs() < 1000.0 && value.fract() != 0.0 {
         format!("{value:.1}")

@@ -20,17 +20,17 @@ pub struct CompileTime {
     pub name: String,
     /// Microseconds from model to policies and rows.
     pub compile: Spread,
-    /// Microseconds from there into an empty image.
+    /// Microseconds to write the compiled model into an empty image.
     pub write: Spread,
     pub policy_bytes: usize,
 }
 
-/// Banks for policies that the daemon makes room for when nothing is said.
+/// The daemon's default number of banks for policies.
 fn policy_banks() -> u32 {
     taskgate_bpf::load::LoadOptions::default().policy_banks
 }
 
-/// Bytes of an image as the daemon loads it, however full it is.
+/// The bytes of an image as the daemon makes it, whether full or empty.
 pub fn image_bytes() -> u64 {
     u64::from(POLICY_BANK + policy_banks()) * u64::from(BANK_BYTES)
 }
@@ -70,7 +70,7 @@ fn time(model: &Model, name: String, rounds: u32) -> Result<CompileTime> {
         writer.prepare(&compiled, &mut || {})?.commit();
         let write = began.elapsed();
         policy_bytes = compiled.policy_bytes();
-        // The first one fills caches.
+        // The first round fills caches.
         if round > 0 {
             times.push([compile, write].map(|time| time.as_secs_f64() * 1e6));
         }

@@ -16,9 +16,9 @@ use testkit::netns::{Netns, PATIENCE};
 /// Kinds of exchanges over a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeKind {
-    /// As much as it takes, one way.
+    /// As much data as the connection takes, in one direction.
     Bulk,
-    /// A byte there and a byte back, over and over.
+    /// A byte there and a byte back, repeatedly.
     Transactions,
 }
 
@@ -44,10 +44,10 @@ impl fmt::Display for ExchangeKind {
 /// The last byte of a slice, and the value of all others.
 const LAST: u8 = 1;
 const MORE: u8 = 0;
-/// Bytes of one write.
+/// The bytes of one write.
 const CHUNK: u32 = 128 << 10;
 
-/// An open connection, both ends of it.
+/// Both ends of an open connection.
 #[derive(Debug)]
 pub struct Exchange {
     kind: ExchangeKind,
@@ -56,7 +56,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Connects a socket in one namespace to one in another, at this address of it.
+    /// Connects a socket in one namespace to a socket in another, at this address.
     pub fn open(kind: ExchangeKind, client: &Netns, server: &Netns, address: IpAddr, port: u16) -> Result<Self> {
         let at = SocketAddr::new(address, port);
         let listener = server
@@ -78,7 +78,8 @@ impl Exchange {
         self.kind
     }
 
-    /// Sends for so long and gives the rate, in [`ExchangeKind::unit`]. All that was sent has arrived when this returns.
+    /// Sends for this long and returns the rate, in [`ExchangeKind::unit`]. Everything sent has arrived when this
+    /// returns.
     pub fn slice(&self, time: Duration) -> Result<f64> {
         let began = Instant::now();
         let count = thread::scope(|scope| {
@@ -94,7 +95,7 @@ impl Exchange {
         })
     }
 
-    /// The client's part. Gives the number of chunks or transactions.
+    /// The client's part. Returns the number of chunks or transactions.
     fn send(&self, began: Instant, time: Duration) -> Result<u32> {
         let mut client = &self.client;
         let chunk = vec![MORE; CHUNK as usize];

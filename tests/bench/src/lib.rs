@@ -32,17 +32,17 @@ use machine::Machine;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathEffort {
-    /// Rounds over all paths, after one that does not count.
+    /// Rounds over all paths, after an uncounted one.
     pub rounds: u32,
-    /// Packets in each round on each path that takes the same packet over and over.
+    /// Packets in each round on each path that repeats the same packet.
     pub packets: u32,
     /// New connections in each round: two to this power, 2 to 17.
     pub new_bits: u32,
     /// Connections to meet in random order: two to these powers, 2 to 20. A round is a pass over all of them.
     pub random_bits: [u32; 2],
-    /// Rounds of traffic over veth, after one that does not count.
+    /// Rounds of traffic over veth, after an uncounted one.
     pub veth_rounds: u32,
-    /// How long each kind of that traffic lasts, once without and once with gates in a round.
+    /// The duration of each kind of that traffic, once without and once with gates in a round.
     pub slice: Duration,
 }
 
@@ -67,8 +67,8 @@ impl PathEffort {
     };
 }
 
-/// Measures everything, on the thread of the caller and one CPU. To be called in a sandbox. `say` gets a line for each
-/// step.
+/// Measures everything, on the caller's thread and one CPU. Must be called in a sandbox. `say` is called with a line for
+/// each step.
 pub fn run(effort: PathEffort, say: &dyn Fn(&str)) -> Result<Report> {
     let machine = Machine::pinned()?;
     say("compiling rule sets");

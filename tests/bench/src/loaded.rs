@@ -1,4 +1,4 @@
-//! A loaded kernel program with a host's configuration in it.
+//! A loaded kernel program with the configuration of a host.
 
 use std::os::fd::OwnedFd;
 
@@ -58,7 +58,7 @@ pub fn make_links() -> Result<()> {
 }
 
 impl LoadedFixture {
-    /// Loads the program, as the daemon does but for the room for connections, and configures a host with so many
+    /// Loads the program, as the daemon does except for the room for connections, and configures a host with this many
     /// members of the group that rules refer to.
     pub fn load(conns: u32, members: u32) -> Result<Self> {
         let links: Vec<_> = (0..GATED).map(|place| (link(place), rules::eni(place))).collect();
@@ -76,7 +76,7 @@ impl LoadedFixture {
         let tables = KernelTables::new(&object)?;
         let image = object.image()?;
         let mut fixture = Fixture::new(&image)?;
-        // The fixture has cleared all words, and its writer begins with an empty image.
+        // The fixture has cleared all words, and its writer starts with an empty image.
         fixture.apply(model, &|eni| eni.binding.is_some().then_some(NO_LIMITS))?;
         for table in Shared::ALL {
             fixture.share(table, u32::MAX, 0);
@@ -93,7 +93,7 @@ impl LoadedFixture {
         &self.object
     }
 
-    /// Loads the prefilter too, and gives its program's name.
+    /// Loads the prefilter too, and returns its program's name.
     pub fn load_prefilter(&mut self) -> Result<&'static str> {
         Ok(self.object.load_prefilter()?)
     }
@@ -107,7 +107,7 @@ impl LoadedFixture {
         Ok(self.object.attach(link)?)
     }
 
-    /// Puts a gate on a link in one of the ways that there are.
+    /// Attaches a gate to a link by this kind of hook.
     pub fn attach_by(&mut self, link: &Link, hook: AttachKind) -> Result<Gate> {
         Ok(self.object.attach_by(link, hook)?)
     }
@@ -122,14 +122,14 @@ impl LoadedFixture {
         Ok(counted)
     }
 
-    /// How many tracked connections there are.
+    /// The number of tracked connections.
     pub fn conns(&mut self) -> Result<u64> {
         let mut conns = 0;
         self.tables.conns(&mut |_| conns += 1)?;
         Ok(conns)
     }
 
-    /// Removes all tracked connections, as the daemon does, and says how many there were.
+    /// Removes all tracked connections, as the daemon does, and returns their number.
     pub fn forget_conns(&mut self) -> Result<u64> {
         let mut ids = Vec::new();
         self.tables.conns(&mut |conn| ids.push(conn.id))?;

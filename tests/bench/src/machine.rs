@@ -1,4 +1,4 @@
-//! Where it is measured.
+//! The machine of the measurements.
 
 use std::{fs, thread};
 
@@ -9,18 +9,18 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The machine, as a reader of figures wants to know it.
+/// The machine, described for readers of the figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// The CPU's name.
     pub cpu: String,
     pub cpus: usize,
-    /// The one that was measured on.
+    /// The CPU of the measurements.
     #[serde(rename = "measured_on")]
     pub on: usize,
     /// The kernel's release and build.
     pub kernel: String,
-    /// Load averages when measuring began: one, five and fifteen minutes.
+    /// Load averages at the start: one, five and fifteen minutes.
     pub load: String,
 }
 

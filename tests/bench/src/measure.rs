@@ -28,21 +28,21 @@ impl AsFd for Runner {
 pub struct Case {
     /// The row's name.
     pub name: String,
-    /// Nanoseconds that it may take, net.
+    /// The budget in net nanoseconds.
     pub budget: Option<u32>,
-    /// Whether it is among the denials that should all take the same time.
+    /// Whether the path is among the denials that should all take the same time.
     pub flat: bool,
     pub frame: Vec<u8>,
     pub link: u32,
     pub passes: bool,
     pub gate: Runner,
-    /// The empty one, which is run in the same way.
+    /// The empty program, run in the same way.
     pub empty: Runner,
     /// Packets in a round.
     pub packets: u32,
 }
 
-/// A path, measured: nanoseconds for one packet.
+/// A measured path: nanoseconds per packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Path {
     pub name: String,
@@ -56,7 +56,7 @@ pub struct Path {
 }
 
 impl Path {
-    /// Whether it keeps its budget; `None` if it has none.
+    /// Whether the path keeps its budget; `None` if it has none.
     pub fn met(&self) -> Option<bool> {
         self.budget.map(|budget| self.net.median <= f64::from(budget))
     }
@@ -66,7 +66,7 @@ impl Path {
 const PASS: u32 = u32::MAX;
 const SHOT: u32 = 2;
 
-/// Runs a program on a frame so many times; gives nanoseconds for each. It is an error if it does not end as expected.
+/// Runs a program on a frame this many times; returns nanoseconds per packet. An unexpected verdict is an error.
 pub fn run(program: BorrowedFd<'_>, frame: &[u8], link: u32, packets: u32, passes: bool) -> Result<u32> {
     let packet = TestPacket {
         frame,

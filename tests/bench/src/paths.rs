@@ -19,9 +19,9 @@ use super::{
 };
 use testkit::fixture::frames::{self, flags};
 
-/// Room for tracked connections, as the daemon has it when nothing is said.
+/// The daemon's default room for tracked connections.
 pub const ROOM: u32 = 262_144;
-/// Members of the group that rules refer to, where nothing else is said.
+/// The default number of members of the group that rules refer to.
 pub const MEMBERS: u32 = 10_000;
 const MEMBER: u32 = 5_000;
 const TCP: u8 = 6;
@@ -112,7 +112,7 @@ fn open_many(fixture: &mut LoadedFixture, bits: u32) -> Result<()> {
     let before = fixture.conns()?;
     for (direction, flags) in HANDSHAKE {
         let frame = segment(direction, local(WIDE, Family::V4), stranger(Family::V4), flags);
-        // Not in the order in which they are met later: entries made one after the other lie side by side.
+        // Not in the order in which the packets come later: entries made one after the other are adjacent in the table.
         let variation = Variation::new(bits, Order::Rising, Family::V4, direction);
         let runner = varying(fixture, classify(direction), variation)?;
         run(runner.as_fd(), &frame, loaded::link(WIDE), 1 << bits, true)?;
@@ -145,7 +145,7 @@ fn established(fixture: &LoadedFixture, family: Family, direction: Direction, pa
     })
 }
 
-/// A packet from a member that the rules of a set deny. `members`: how many there are.
+/// A packet from a member that the rules of a set deny. `members`: the number of members.
 fn denied(fixture: &LoadedFixture, at: usize, members: u32, packets: u32) -> Result<Case> {
     let (set, place) = (SETS[at], at + 1);
     let (v4, v6) = rules::member_addresses(MEMBER % members);
@@ -238,7 +238,7 @@ fn counted(grounds: &mut [&mut LoadedFixture], cases: &[Case], effort: PathEffor
     let before = total(grounds)?;
     let paths = rounds(cases, effort.rounds, &mut |_| Ok(()))?;
     let after = total(grounds)?;
-    // One round more than count.
+    // Includes the uncounted round.
     let packets = |passes| {
         let cases = cases.iter().filter(|case| case.passes == passes);
         cases.map(|case| u64::from(case.packets)).sum::<u64>() * u64::from(effort.rounds + 1)
@@ -300,7 +300,7 @@ fn opening(fixture: &mut LoadedFixture, effort: PathEffort) -> Result<Vec<Path>>
     })
 }
 
-/// Established connections in random order, in a table twice as large as there are connections.
+/// Established connections in random order, in a table with room for twice as many.
 fn random(bits: u32, effort: PathEffort) -> Result<Vec<Path>> {
     let mut fixture = LoadedFixture::load(2 << bits, MEMBERS)?;
     open_many(&mut fixture, bits)?;

@@ -17,7 +17,7 @@ use serde_json::{
     ser::{PrettyFormatter, Serializer},
 };
 
-/// How large the account is, and how often it is read.
+/// The size of the account, and the number of rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadingEffort {
     /// Security groups.
@@ -25,7 +25,7 @@ pub struct ReadingEffort {
     pub rules: usize,
     /// Network interfaces.
     pub enis: usize,
-    /// How often it is read.
+    /// The number of rounds.
     pub rounds: u32,
 }
 
@@ -49,7 +49,7 @@ impl ReadingEffort {
 /// Tasks of this host among the interfaces.
 const TASKS: usize = 50;
 
-/// Makes the account, has it checked, and says how long that took.
+/// Writes the account, has it checked, and reports the time.
 ///
 /// # Errors
 /// The folder cannot be written, or `taskgate check` refuses it.
@@ -140,7 +140,7 @@ fn id(kind: &str, number: usize) -> String {
     format!("{kind}-{:017x}", number as u64 * 0x1_0000_0001_000f + 0xabc)
 }
 
-/// A group: a port to a permission, with up to four peers, one of each kind and one more.
+/// A group: a permission for each port, with up to four peers, one of each kind and another.
 fn group(number: usize, effort: ReadingEffort) -> Value {
     const PEERS: usize = 4;
     let rules = effort.rules - 1;

@@ -11,7 +11,7 @@ use testkit::fixture::model::{gated, group, member, model, tcp_to};
 pub enum RuleKind {
     /// As in a real set: each rule has a different port and peer.
     Plain,
-    /// Every other rule has the packet's port and every other its peer, none both: the verdict has to look at every word
+    /// Every other rule has the packet's port, every other its peer, and none has both: the verdict must read every word
     /// of the bitmaps.
     NearMiss,
 }
@@ -26,7 +26,7 @@ pub struct Set {
     pub kind: RuleKind,
 }
 
-/// The ENI with [`WIDE`] rules comes first, then one for each of these, in this order.
+/// The ENI with [`WIDE`] rules comes first, then an ENI for each of these, in this order.
 pub const SETS: [Set; 6] = {
     const fn set(family: Family, rules: u16, kind: RuleKind) -> Set {
         Set { family, rules, kind }
@@ -49,10 +49,10 @@ pub const THOUSAND_V6: usize = 5;
 pub const WIDE: usize = 0;
 /// How many ENIs are gated.
 pub const GATED: usize = 1 + SETS.len();
-/// The port that everybody may reach at an ENI of a set with more than one rule.
+/// The port that is open to all peers at an ENI of a set with more than one rule.
 pub const OPEN_PORT: u16 = 443;
 
-/// The gate of every gated ENI: nothing is refused for want of room.
+/// The gate of every gated ENI, without limits.
 pub const NO_LIMITS: EniLimits = EniLimits {
     connections: u32::MAX,
     isolated: false,
@@ -134,7 +134,7 @@ impl Set {
     }
 }
 
-/// The gated ENIs, and so many members of the group that rules refer to.
+/// The gated ENIs, and this many members of the group that rules refer to.
 pub fn host(members: u32) -> Model {
     let all = tcp_to(0, u16::MAX);
     let near = ["10.0.0.0/8", "fd00::/8"].map(|net| (all, net));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The median, the least and the most of some measurements, in their unit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The middle one; of an even number, the mean of the two in the middle.
+    /// The middle value; of an even number, the mean of the two in the middle.
     pub median: f64,
     #[serde(rename = "min")]
     pub least: f64,
@@ -14,7 +14,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these measurements; `None` if there are none.
+    /// The spread of these measurements; `None` if there are none.
     pub fn of(measured: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = measured.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -29,8 +29,8 @@ impl Spread {
     }
 }
 
-/// By how much the greatest of these is above the least, as a share of the least: 0.15 is 15 %. `None` if there are none
-/// or the least is not above 0.
+/// The excess of the greatest value over the least, as a share of the least: 0.15 is 15 %. `None` without values, or if
+/// the least is not above 0.
 pub fn excess(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let Spread { least, most, .. } = Spread::of(values)?;
     (least > 0.0).then(|| most / least - 1.0)

@@ -1,8 +1,8 @@
 //! Many different packets in one test run.
 //!
-//! A test run repeats one packet, and one test run for each packet would measure the way into the kernel. So a program of
-//! a few instructions goes before the one that is measured: it writes another peer into the packet and jumps on. The
-//! same goes before the empty program, so that its cost is in both figures and in no difference.
+//! A test run repeats one packet, and a test run for each packet would measure the entry into the kernel. So a program of
+//! a few instructions runs before the measured one: it writes another peer into the packet and jumps on. It runs before
+//! the empty program as well, so that its cost cancels out.
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -12,24 +12,24 @@ use taskgate_ebpf::abi::Direction;
 
 use taskgate_model::Family;
 
-/// Which peers are written into packets: 2 to the power of `bits` different ones, 2 to 20, each once before the first
-/// comes again.
+/// The peers that are written into packets: 2 to the power of `bits` different ones, 2 to 20, each once before the first
+/// is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variation {
     pub bits: u32,
     pub order: Order,
     /// The packet's family.
     pub family: Family,
-    /// Whether it is from the task or to it. It must carry TCP or UDP, without options or extension headers.
+    /// The direction of the packet, which must carry TCP or UDP, without options or extension headers.
     pub direction: Direction,
 }
 
 /// In which order peers come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// One after the other. Entries that are made for them lie side by side.
+    /// In ascending order. Entries made in this order are adjacent.
     Rising,
-    /// Without a pattern that a CPU could learn, the same in each pass.
+    /// Without a pattern that a CPU could learn, but the same in each pass.
     Random,
 }
 
@@ -128,7 +128,7 @@ impl Variation {
 /// Return value of a [`Varied`] whose next program did not run.
 const NOT_RUN: i32 = 77;
 
-/// A program that varies packets before another one gets them.
+/// A program that varies packets before the next program gets them.
 #[derive(Debug)]
 pub struct Varied {
     program: OwnedFd,
@@ -144,8 +144,8 @@ impl Varied {
         Self::chain(program, |next| variation.instructions(count.as_fd(), next))
     }
 
-    /// Runs before `program`: moves a VLAN tag from a frame's source address into metadata, where drivers and veth
-    /// links have it. A test run cannot.
+    /// Runs before `program`: moves a VLAN tag from a frame's source address into metadata, where drivers and veth links
+    /// put it. A test run cannot.
     pub fn tagging(program: BorrowedFd<'_>) -> Result<Self> {
         Self::chain(program, tag_instructions)
     }
@@ -199,13 +199,13 @@ impl AsFd for Varied {
     }
 }
 
-/// A program that does nothing, of the kind that gates are: the others are measured against it.
+/// A program that does nothing, of the same kind as gates: the baseline for the others.
 pub fn empty() -> Result<OwnedFd> {
     const UNSPECIFIED: i32 = -1;
     returning(ProgramKind::Classifier, UNSPECIFIED)
 }
 
-/// A program that does nothing, of the kind that runs before there is a socket buffer.
+/// A program that does nothing, of the kind that runs before a socket buffer exists.
 pub fn empty_xdp() -> Result<OwnedFd> {
     const PASS: i32 = 2;
     returning(ProgramKind::Xdp, PASS)

@@ -1,4 +1,4 @@
-//! Throughput over veth pairs with gates, compared with none.
+//! Throughput over veth pairs with gates, compared with throughput without gates.
 //!
 //! ```text
 //!   client ──gate── this namespace ──gate── a server for each family, with 1,000 rules
@@ -29,7 +29,7 @@ pub const LEAST_SHARE: f64 = 97.0;
 
 /// The place of the task that connects.
 const CLIENT: usize = WIDE;
-/// The places of those that serve.
+/// The indices of the servers' tasks.
 const SERVERS: [(Family, usize); 2] = [(Family::V4, 1 + THOUSAND), (Family::V6, 1 + THOUSAND_V6)];
 /// The tasks whose links are gated.
 const TASKS: [usize; 3] = [CLIENT, SERVERS[0].1, SERVERS[1].1];
@@ -45,18 +45,19 @@ pub struct VethTraffic {
     pub without: Spread,
     /// The rate with gates on both of them.
     pub with: Spread,
-    /// The one in per cent of the other, round by round.
+    /// Throughput with gates in per cent of that without, round by round.
     pub share: Spread,
 }
 
 impl VethTraffic {
-    /// Whether it keeps its budget.
+    /// Whether the throughput keeps its budget.
     pub fn met(&self) -> bool {
         self.share.median >= LEAST_SHARE
     }
 }
 
-/// Measures all traffic, after [`loaded::make_links`] in the same sandbox. It takes the links' other ends away.
+/// Measures all traffic, after [`loaded::make_links`] in the same sandbox. It moves the links' other ends into
+/// namespaces.
 pub fn measure(effort: PathEffort, say: &dyn Fn(&str)) -> Result<Vec<VethTraffic>> {
     say("traffic over veth");
     forward()?;
@@ -76,7 +77,7 @@ pub fn measure(effort: PathEffort, say: &dyn Fn(&str)) -> Result<Vec<VethTraffic
     let mut rates: Vec<Vec<[f64; 2]>> = exchanges.iter().map(|_| Vec::new()).collect();
     for round in 0..=effort.veth_rounds {
         let mut both = vec![[0.0; 2]; exchanges.len()];
-        // Each round begins as the one before has ended.
+        // Each round begins in the state in which the previous one ended.
         let gated_first = round % 2 == 0;
         for gated in [gated_first, !gated_first] {
             match (gated, gates.take()) {
@@ -98,7 +99,7 @@ pub fn measure(effort: PathEffort, say: &dyn Fn(&str)) -> Result<Vec<VethTraffic
             let (conns, expected) = (fixture.conns()?, 2 * exchanges.len() as u64);
             ensure!(conns == expected, "{conns} connections are tracked, not {expected}");
         }
-        // The first one fills caches and lets sockets find their windows.
+        // The first round fills caches and lets sockets adapt their windows.
         if round > 0 {
             rates.iter_mut().zip(both).for_each(|(rates, both)| rates.push(both));
         }

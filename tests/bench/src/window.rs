@@ -29,7 +29,7 @@ const COLLECTOR: &str = "10.99.0.2:9";
 const ABYSS: &str = "10.99.0.2:10";
 /// How many entries the prefix list has that a reload reads.
 const ENTRIES: u32 = 150_000;
-/// By then the gate is attached, or the figures show that it is not.
+/// By this time the gate is attached, or the figures show that it is not.
 const LONGEST: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ fn measure(load: Load, effort: WindowEffort) -> Result<[Spread; 2]> {
     })
 }
 
-/// Sends one datagram after the other, from a namespace that has a link or has none.
+/// Sends datagrams one after the other, from a namespace with or without a link.
 fn send(from: &Netns, to: &str, pause: Duration, ended: &AtomicBool) -> Result<()> {
     let socket = from.run(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
     while !ended.load(Ordering::Relaxed) {

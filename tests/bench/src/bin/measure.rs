@@ -1,4 +1,4 @@
-//! The benchmarks' program: `cargo xtask bench`, which documents its options, builds it and runs it.
+//! The program of the benchmarks: `cargo xtask bench`, which documents its options, builds and runs it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
 use std::{

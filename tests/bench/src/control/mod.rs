@@ -22,9 +22,9 @@ pub struct ControlEffort {
     pub made: [Made; 4],
     /// How many branches a trunk has.
     pub branches: [u16; 2],
-    /// How many tasks there are to which one is added.
+    /// The number of existing tasks when another one is added.
     pub others: u16,
-    /// How often.
+    /// The number of rounds.
     pub rounds: usize,
 }
 
@@ -79,7 +79,7 @@ impl ControlEffort {
     };
 }
 
-/// Measures everything and gives it as tables. `say` gets a line for each step.
+/// Measures everything and returns it as tables. `say` is called with a line for each step.
 pub fn run(effort: ControlEffort, say: &dyn Fn(&str)) -> Result<String> {
     lift_open_files_limit();
     let mut text = unpinned()?;

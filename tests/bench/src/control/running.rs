@@ -1,4 +1,4 @@
-//! From start to end with one task and with many: time, memory, and whether its records are complete.
+//! A daemon from start to end, with one task and with many: time, memory, and completeness of its records.
 
 use std::{
     iter,
@@ -27,7 +27,7 @@ struct Running {
     records: usize,
 }
 
-/// The next run, with everything standing that the first one left.
+/// The next run, which takes over everything that the first one left.
 #[derive(Clone, Debug, Default)]
 struct Afterwards {
     takeover: Duration,

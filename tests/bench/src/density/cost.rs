@@ -44,8 +44,8 @@ const XDP_PASS: u32 = 2;
 const PEER: [u8; 4] = [10, 99, 0, 9];
 const PEER_PORT: u16 = 1024;
 
-/// Goes through fewer than 4,094 things in an order that is not theirs, each once: it has no factor in common with the
-/// numbers of them that are measured.
+/// The step with which fewer than 4,094 items are visited in a scattered order, each once: it is coprime to the numbers
+/// of items that are measured.
 const STRIDE: u32 = 1583;
 
 /// The links of the tasks.
@@ -73,7 +73,7 @@ fn make_links() -> Result<()> {
     ip_batch(&lines.join("\n"))
 }
 
-/// A host with so many tasks.
+/// A host with this many tasks.
 struct Host {
     kind: Kind,
     count: u16,
@@ -120,7 +120,7 @@ impl Host {
         }
     }
 
-    /// Runs the gate, or the empty program, on a packet so many times; gives nanoseconds for each.
+    /// Runs the gate, or the empty program, this many times on a packet; returns nanoseconds per packet.
     fn run(&self, path: &Path, programs: &Programs, gate: bool, packet: (u16, u16), packets: u32) -> Result<u32> {
         let (number, peer_port) = packet;
         let frame = self.frame(path, number, peer_port);
@@ -169,7 +169,7 @@ impl Host {
         })
     }
 
-    /// Has nothing tracked but a connection of each task where the path is that of such ones.
+    /// Leaves no tracked connections, except one for each task if the path is that of established connections.
     fn prepare(&mut self, path: &Path) -> Result<()> {
         self.fixture.forget_conns()?;
         if path.opened {
@@ -187,7 +187,7 @@ impl Host {
         Ok(())
     }
 
-    /// One round: net nanoseconds for a packet of one task over and over, and for one of each task in turn.
+    /// One round: net nanoseconds per packet for the same packet repeatedly, and for a packet of each task in turn.
     fn round(&mut self, path: &Path, packets: u32) -> Result<[f64; 2]> {
         self.prepare(path)?;
         let programs = self.programs(path)?;
@@ -240,7 +240,7 @@ struct Path {
     name: &'static str,
     direction: Direction,
     early: bool,
-    /// Whether there is a connection before.
+    /// Whether the connection exists before.
     opened: bool,
     /// The task's port.
     port: u16,
@@ -294,7 +294,7 @@ const PATHS: [Path; 6] = [
     },
 ];
 
-/// Measures all paths with one task and with many, branches and veth links, round after round.
+/// Measures all paths with one task and with many, for branches and for veth links, round after round.
 pub(super) fn measure(effort: DensityEffort, say: &dyn Fn(&str)) -> Result<String> {
     make_links()?;
     let mut text = String::new();
@@ -343,7 +343,8 @@ pub(super) fn measure(effort: DensityEffort, say: &dyn Fn(&str)) -> Result<Strin
     Ok(text)
 }
 
-/// Medians of the same packet, then all three numbers of one after the other, each first with one task and then with many.
+/// The medians for the same packet repeatedly, then median, least and most for a packet of each task in turn; each first
+/// with one task and then with many.
 fn row(path: &Path, measured: &[Vec<[f64; 2]>; 2]) -> [String; 10] {
     let of = |host: usize, at: usize| {
         let spread = Spread::of(measured[host].iter().map(|round| round[at]));

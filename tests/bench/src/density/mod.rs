@@ -15,15 +15,15 @@ use testkit::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DensityEffort {
-    /// Rounds over all paths, after one that does not count.
+    /// Rounds over all paths, after an uncounted one.
     pub rounds: u32,
-    /// Packets in each round that are the same one over and over.
+    /// Packets in each round for paths that repeat the same packet.
     pub packets: u32,
-    /// How many tasks taskgate makes.
+    /// The number of tasks that taskgate makes.
     pub tasks: u16,
     /// How many branches a trunk has.
     pub branches: u16,
-    /// Links that are gated in each way that there is.
+    /// The number of links that are gated by each kind of hook.
     pub links: u16,
 }
 
@@ -46,7 +46,7 @@ impl DensityEffort {
     };
 }
 
-/// Measures everything and gives it as tables. `say` gets a line for each step.
+/// Measures everything and returns it as tables. `say` is called with a line for each step.
 pub fn run(effort: DensityEffort, say: &(dyn Fn(&str) + Sync)) -> Result<String> {
     let mut text = String::new();
     sandbox(|| async {

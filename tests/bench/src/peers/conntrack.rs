@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use testkit::Netns;
 
-/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`; without attributes it means all of the namespace's entries.
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`; without attributes it deletes all entries of the namespace.
 const DELETE: u16 = 1 << 8 | 2;
 /// `NLM_F_REQUEST | NLM_F_ACK`
 const REQUEST_ACK: u16 = 1 | 4;

@@ -28,12 +28,12 @@ pub enum PacketFilter {
     Taskgate,
 }
 
-/// A program, and the text that it reads.
+/// A program and its input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tool {
     program: &'static str,
     arguments: &'static [&'static str],
-    /// The Debian package that brings it.
+    /// The Debian package of the program.
     package: &'static str,
     input: String,
 }
@@ -49,7 +49,7 @@ impl PacketFilter {
         Self::Taskgate,
     ];
 
-    /// The commands run on the host for it, in order; for taskgate see [`configure`].
+    /// The commands that set the filter up on the host, in order; for taskgate see [`configure`].
     fn tools(self, rules: u16) -> Vec<Tool> {
         let nft = |input| Tool {
             program: "nft",
@@ -89,7 +89,7 @@ impl PacketFilter {
         !matches!(self, Self::Absent | Self::Taskgate)
     }
 
-    /// Has the tools set it up on a host. An inner error says why it cannot be had here.
+    /// Sets the filter up on a host. An inner error says why it is not available here.
     pub(super) fn set_up(self, host: &Netns, rules: u16) -> Result<Result<(), String>> {
         for tool in self.tools(rules) {
             if let Err(why) = tool.run(host)? {
@@ -103,7 +103,7 @@ impl PacketFilter {
         Ok(Ok(()))
     }
 
-    /// Everything that it is given for this number of rules, as one would type it.
+    /// The complete input of the filter for this number of rules, as it would be typed.
     pub fn shown(self, rules: u16) -> String {
         let mut text = format!("# {self}, {rules} rules for each task\n");
         for tool in self.tools(rules) {
@@ -157,7 +157,7 @@ impl Tool {
             }
             child => child.with_context(|| format!("cannot run `{program}`"))?,
         };
-        // A tool that gives up early says why by its exit status and its words.
+        // A tool that exits early reports the reason by its exit status and its messages.
         let written = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
         let output = child.wait_with_output()?;
         if output.status.success() {

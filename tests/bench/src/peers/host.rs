@@ -26,7 +26,7 @@ use crate::{
     rules::OPEN_PORT,
 };
 
-/// How long a connection that has to be denied is waited for.
+/// The time to wait for a connection that must be denied.
 const DENIED_AFTER: Duration = Duration::from_millis(200);
 
 /// A host, its tasks, and the filter between them.
@@ -40,7 +40,7 @@ pub(super) struct FilteredHost {
     client: Netns,
     /// In the order of [`AskedTask::ALL`].
     asked: [Netns; 4],
-    /// Datagrams that had to be denied, for each of [`AskedTask::ALL`].
+    /// The datagrams that must have been denied, for each of [`AskedTask::ALL`].
     denied: [u64; 4],
 }
 
@@ -72,7 +72,7 @@ impl FilteredHost {
             return Ok(Err(why));
         }
         let taskgate = match filter {
-            // As users run it: its records are written every minute, as the default has it.
+            // As users run it: records are written every minute, by default.
             PacketFilter::Taskgate => Some(topology.start_with(&configure(topology.config(), rules), None)?),
             _ => None,
         };
@@ -138,12 +138,12 @@ impl FilteredHost {
         Ok(())
     }
 
-    /// Whether there is something to measure: nothing is denied without a filter.
+    /// Whether the workload can be measured: nothing is denied without a filter.
     pub(super) fn has(&self, workload: Workload) -> bool {
         workload != Workload::Denied || self.filter != PacketFilter::Absent
     }
 
-    /// The rate of a workload in so much time, after an eighth of it that does not count.
+    /// The rate of a workload over this time, after an uncounted eighth of it.
     pub(super) fn slice(&mut self, workload: Workload, family: Family, time: Duration) -> Result<f64> {
         let task = AskedTask::new(workload.transport(), family);
         let at = SocketAddr::new(task.address(), OPEN_PORT);
@@ -186,7 +186,7 @@ impl FilteredHost {
         taskgate.map_or(Ok(Duration::ZERO), |daemon| Ok(Process::of(daemon)?.cpu))
     }
 
-    /// Ends it. taskgate's records must have each denied packet.
+    /// Stops the host's filter. taskgate's records must have each denied packet.
     pub(super) fn end(mut self) -> Result<()> {
         let Some(taskgate) = self.taskgate.take() else {
             return Ok(());

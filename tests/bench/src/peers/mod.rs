@@ -23,11 +23,11 @@ use crate::{machine::Machine, spread::Spread};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeersEffort {
-    /// How often all hosts are made anew: each time they lie elsewhere in caches and tables.
+    /// How often all hosts are built again: each time their memory lies elsewhere in caches and tables.
     pub builds: u32,
-    /// Rounds over all hosts each time, after one that does not count.
+    /// Rounds over all hosts of each build, after an uncounted one.
     pub rounds: u32,
-    /// How long each workload lasts on each host in a round.
+    /// The duration of each workload on each host in a round.
     pub slice: Duration,
     /// Rules for each task.
     pub rules: &'static [u16],
@@ -50,11 +50,11 @@ impl PeersEffort {
     };
 }
 
-/// The rates of a series on the hosts with one filter and one number of rules; numbers are places in
+/// The rates of a series on the hosts with one filter and one number of rules; numbers are indices into
 /// [`PacketFilter::ALL`] and [`SERIES`].
 type Rates = BTreeMap<(usize, u16, usize), Vec<f64>>;
 
-/// Measures all filters on the thread of the caller and one CPU. `say` gets a line for each step.
+/// Measures all filters on the caller's thread and one CPU. `say` is called with a line for each step.
 pub fn run(effort: PeersEffort, say: &dyn Fn(&str)) -> Result<PeersReport> {
     let machine = Machine::pinned()?;
     let mut rates = Rates::new();
@@ -86,10 +86,10 @@ pub fn run(effort: PeersEffort, say: &dyn Fn(&str)) -> Result<PeersReport> {
         let before = cpu_of(&hosts)?;
         for round in 0..=effort.rounds {
             say(&format!("round {round} of {}", effort.rounds));
-            // The first one fills caches and meets neighbours.
+            // The first round fills caches and resolves neighbours.
             let counted = (round > 0).then_some(&mut rates);
             measure(&mut hosts, effort.slice, counted)?;
-            // The next one goes the other way, so that none always comes after the same one.
+            // The next round has the reverse order, so that no host always follows the same one.
             hosts.reverse();
         }
         cpu += cpu_of(&hosts)?.saturating_sub(before);

@@ -33,7 +33,7 @@ const fn colour(filter: PacketFilter) -> &'static str {
     }
 }
 
-/// Draws it as SVG.
+/// Draws the report as SVG.
 pub fn svg(report: &PeersReport) -> String {
     let rows = float(SERIES.len().div_ceil(COLUMNS));
     let (width, height) = (PANEL.0 * float(COLUMNS), HEAD + PANEL.1 * rows);
@@ -149,7 +149,7 @@ fn float(number: usize) -> f64 {
     f64::from(number as u32)
 }
 
-/// The end of an axis that holds a value: twice a round number, so that its middle is one too.
+/// The end of an axis for this value: twice a round number, so that the middle of the axis is round too.
 fn ceiling(value: f64) -> f64 {
     let unit = 10_f64.powf(value.max(1.0).log10().floor());
     let steps = [1.0, 2.0, 4.0, 6.0, 8.0, 10.0];

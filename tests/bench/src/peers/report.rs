@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{machine::Machine, spread::Spread, table::table};
 
-/// The number of rules at which taskgate has to be ahead.
+/// The number of rules at which taskgate must be faster.
 const MANY: u16 = 1000;
 /// The columns of a table: the row's name, the filters, [`SHARE`], and the one of all tables that reads on.
 const COLUMNS: usize = SHARE + 2;
-/// The column that has taskgate's rate in per cent of the one without a filter.
+/// The column with taskgate's rate in per cent of the rate without a filter.
 const SHARE: usize = 1 + PacketFilter::ALL.len();
 
 /// Everything that was measured; its JSON is this, field for field.
@@ -24,9 +24,9 @@ pub struct PeersReport {
     pub machine: Machine,
     /// Whether the figures are not to be quoted.
     pub quick: bool,
-    /// How often all was made anew.
+    /// How often all hosts were built again.
     pub builds: u32,
-    /// Rounds each time.
+    /// Rounds of each build.
     pub rounds: u32,
     /// How long a workload lasted in each round.
     pub slice_ms: u64,

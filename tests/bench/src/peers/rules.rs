@@ -1,4 +1,4 @@
-//! The tasks that are asked, and the rules that each of them has.
+//! The tasks of the servers, and their rules.
 
 use std::{
     fmt,
@@ -12,10 +12,10 @@ use crate::rules::{OPEN_PORT, network};
 /// The port of which no rule speaks.
 pub const SHUT_PORT: u16 = 9;
 
-/// The host's end of the link of the task that asks.
+/// The host's end of the client's link.
 pub const CLIENT_DEVICE: &str = "tg-client";
 
-/// The service of an asked task.
+/// The transport protocol of a server's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Tcp,
@@ -31,14 +31,14 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A task that is asked by one protocol over one family, and has rules for those alone.
+/// A server's task for one protocol and one family, which has rules for those alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AskedTask {
     pub protocol: Transport,
     pub family: Family,
 }
 
-/// Lets in one protocol, on some ports, from a network.
+/// A rule that allows ingress of one protocol, on some ports, from a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowRule {
     /// The first port and the last.
@@ -48,7 +48,7 @@ pub struct AllowRule {
 }
 
 impl AllowRule {
-    /// A port, or a range of them, as all tools write it.
+    /// A port or a range of ports, in the syntax that all tools share.
     pub fn ports(&self) -> String {
         match self.ports {
             (first, last) if first == last => first.to_string(),
@@ -57,7 +57,7 @@ impl AllowRule {
     }
 }
 
-/// The address of the task that asks.
+/// The client's address.
 pub fn client(family: Family) -> IpAddr {
     address(family, 2)
 }

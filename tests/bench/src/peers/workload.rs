@@ -1,5 +1,5 @@
-//! The repeated and counted operations of a slice. Both ends of connections and datagrams are on one thread, so that
-//! nothing but packets is between them.
+//! The repeated and counted operations of a slice. Both ends of connections and datagrams are on one thread, so that only
+//! packets connect them.
 
 use std::{
     fmt,
@@ -49,7 +49,7 @@ impl Workload {
         }
     }
 
-    /// The protocol of the task that is asked.
+    /// The protocol of the server's task.
     pub const fn transport(self) -> Transport {
         match self {
             Self::Throughput | Self::Transactions | Self::Connections => Transport::Tcp,
@@ -82,7 +82,7 @@ pub const SERIES: [(Workload, Family); 10] = {
     series
 };
 
-/// Datagrams that are sent before one is received: as many as any socket has room for.
+/// Datagrams that are sent before any is received: as many as fit into any socket's buffer.
 const BATCH: u32 = 32;
 const DATA: [u8; 32] = *b"a datagram of thirty-two letters";
 
@@ -140,7 +140,7 @@ impl Connections {
 pub(super) struct Datagrams {
     open: [UdpSocket; 2],
     shut: [UdpSocket; 2],
-    /// One in the client that sends nothing.
+    /// A socket of the client that sends nothing.
     silent: UdpSocket,
 }
 
@@ -188,7 +188,7 @@ impl Datagrams {
         Ok(count)
     }
 
-    /// Sends to the port that is not allowed. Gives the rate and how many were sent; it is an error if one arrives.
+    /// Sends to the port that is not allowed. Returns the rate and the number of datagrams; an arrival is an error.
     pub(super) fn deny(&self, time: Duration) -> Result<(f64, u64)> {
         let mut sent = 0;
         let rate = rate(time, || {
@@ -202,7 +202,7 @@ impl Datagrams {
         Ok((rate, sent))
     }
 
-    /// Sends one datagram to each port; says whether the one to the port that is not allowed arrives.
+    /// Sends a datagram to each port. Returns whether the one to the port that is not allowed arrives.
     pub(super) fn shut_port_passes(&self) -> Result<bool> {
         self.shut[0].send(&DATA)?;
         self.denied_arrives()
@@ -226,13 +226,13 @@ impl Datagrams {
     /// Whether a datagram that the client did not ask for reaches it.
     pub(super) fn client_is_reached(&self) -> Result<bool> {
         self.open[1].send_to(&DATA, self.silent.local_addr()?)?;
-        // An answer goes the same way after it.
+        // The answer follows on the same path.
         self.answer()?;
         came(&self.silent)
     }
 }
 
-/// Whether a datagram is there.
+/// Whether a datagram has arrived.
 fn came(socket: &UdpSocket) -> Result<bool> {
     socket.set_nonblocking(true)?;
     let came = match socket.recv(&mut [0; 64]) {
