@@ -40,7 +40,7 @@ const ODD: [&str; 14] = [
     "::ffff:169.254.169.254",
 ];
 
-/// The last ones follow from hardware addresses.
+/// The last addresses follow from hardware addresses.
 const LINK_LOCALS: [&str; 6] = [
     "fe80::1",
     "fe80::2",
@@ -51,7 +51,7 @@ const LINK_LOCALS: [&str; 6] = [
 ];
 
 impl Generator {
-    /// A link: seldom one that no task has.
+    /// A link, rarely one without a task.
     pub(super) fn any_link(&self, rng: &mut Rng) -> u32 {
         let bound: Vec<u32> = self
             .links

@@ -12,7 +12,7 @@ use taskgate_tables::{ConnState, FlowKey, UsageState, Used};
 use super::oracle::{Entry, Name, Oracle, What};
 use testkit::fixture::{TableState, outcome_name};
 
-/// The key that the tables' documentation gives a name.
+/// The table key of a connection's name, as the tables' documentation defines it.
 fn conn_key(name: &Name) -> FlowKey {
     let word = |upper: u16, lower: u16| u32::from(upper) << 16 | u32::from(lower);
     let ports = match name.what {
@@ -30,7 +30,7 @@ fn conn_key(name: &Name) -> FlowKey {
     )
 }
 
-/// The flags of the last window that had a packet, and of the one before.
+/// Whether the flags agree: those of the last window that had a packet, and of the window before.
 fn same_windows(windows: &BTreeMap<u32, [u8; 2]>, words: [u32; 2]) -> bool {
     let Some((last, _)) = windows.last_key_value() else {
         return true;

@@ -25,7 +25,7 @@ use testkit::fixture::{
 
 use crate::{generator::Generator, rng::Rng, world::any_model};
 
-/// How many connections there were of each fate.
+/// The number of connections with each fate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fates {
     pub over: u64,
@@ -128,7 +128,7 @@ pub fn fates_of(seed: u64, image: &[AtomicU64]) -> Result<Fates> {
             };
             let passes = host.judge(&sent)?;
             let ended = host.last.context("nothing was judged")?;
-            // Whose a link-local address is no configuration says: a neighbour may have been heard with it since.
+            // No configuration says who owns a link-local address: it may have been heard from a neighbour since.
             let is_neighbours = matches!(ended, Outcome::Drop(DropReason::NotForTask | DropReason::SpoofedSource))
                 && matches!(conn.key.local(), IpAddr::V6(local) if local.is_unicast_link_local());
             match expected {
@@ -162,7 +162,7 @@ fn timeouts() -> [u32; TIMEOUTS] {
     Timeout::ALL.map(|timeout| default_seconds(timeout) * SECOND)
 }
 
-/// Switches to a model, and gives each new ENI a link.
+/// Switches to a model, and binds a link to each new ENI.
 fn switch(fixture: &mut Fixture<'_>, model: &Model, links: &mut BTreeMap<u32, String>) -> Result<()> {
     fixture.apply(model.clone(), &all_gated)?;
     for eni in model.gated() {
@@ -209,7 +209,7 @@ fn tracked(fixture: &Fixture<'_>, key: FlowKey, state: ConnState) -> TrackedConn
     TrackedConn::new(FlowId::numbered(0), key, state, epoch)
 }
 
-/// A later packet of a connection; `None` where none goes that way.
+/// A later packet of a connection; `None` if it has none in this direction.
 fn packet(conn: &TrackedConn, direction: Direction) -> Option<Vec<u8>> {
     let TrackedConn { key, state, .. } = conn;
     let opened = initiator(state.state);
@@ -260,7 +260,7 @@ fn answer_to(asks: u8) -> u8 {
     }
 }
 
-/// A model that differs from another one in one or two things that packets or records may see.
+/// A model that differs from another in one or two points that packets or records may show.
 fn varied(model: &Model, rng: &mut Rng) -> Model {
     let mut model = model.clone();
     for _ in 0..=rng.below(2) {

@@ -10,7 +10,7 @@ use taskgate_ebpf::{
 use super::rng::Rng;
 use testkit::fixture::frames;
 
-/// An IP packet around a payload, and whether it says no length, as only a GSO packet may.
+/// An IP packet around a payload, and whether its length is 0, as only a GSO packet's may be.
 pub(super) fn wrapped(
     v6: bool,
     source: IpAddr,

@@ -11,7 +11,7 @@ pub(crate) struct Rng {
 }
 
 impl Rng {
-    /// Begins with a seed.
+    /// Starts with a seed.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             state: seed,
@@ -39,7 +39,7 @@ impl Rng {
         self.number(8)
     }
 
-    /// Any number of so many bytes, for which chance alone gives eight.
+    /// A number of this many given bytes, or of eight random ones.
     fn number(&mut self, bytes: usize) -> u64 {
         if self.chosen.len() > 0 {
             let chosen = self.chosen.by_ref().take(bytes);
@@ -61,12 +61,12 @@ impl Rng {
         (self.number(bytes) % end as u64) as usize
     }
 
-    /// Whether one of `out_of` equal chances came.
+    /// True with a chance of one in `out_of`.
     pub(crate) fn one_in(&mut self, out_of: usize) -> bool {
         self.below(out_of) == 0
     }
 
-    /// One of them, each as likely as the others.
+    /// One of the choices, all equally likely.
     pub(crate) fn of<T: Clone>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())].clone()
     }

@@ -58,7 +58,7 @@ pub(crate) fn any_model(rng: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) {
         let addresses: Vec<&str> = addresses.iter().take(count).map(String::as_str).collect();
         let mut eni = gated(&format!("eni-{number}"), &addresses, &any_groups(rng));
         eni.source_dest_check = !rng.one_in(6);
-        // Sometimes one is gone.
+        // Sometimes an ENI is missing.
         if !rng.one_in(10) {
             enis.push(eni);
         }
@@ -123,7 +123,7 @@ fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, rng: &mut Rng
 /// have no effect on a task.
 pub(crate) fn any_shares(mut rng: Rng, floor: u32, room: usize) -> [Share; 3] {
     const ENDLESS: u32 = 1 << 20;
-    // Connections have to live long enough to be closed, too.
+    // Connections must live long enough to be closed, too.
     if !rng.one_in(3) {
         let endless = Share {
             floor: ENDLESS,
@@ -187,7 +187,7 @@ fn any_list(number: usize, rng: &mut Rng) -> PrefixList {
 
 fn any_group(number: usize, rng: &mut Rng) -> SecurityGroup {
     let mut rules = |direction: Direction| {
-        // Now and then more than one word of a bitmap.
+        // Sometimes more than one word of a bitmap.
         let count = if rng.one_in(12) {
             60 + rng.below(80)
         } else {

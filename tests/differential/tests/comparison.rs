@@ -1,5 +1,4 @@
-//! Three implementations on the same packets. A seed that showed a difference becomes a separate test, with the packet
-//! that it was about.
+//! Three implementations on the same packets. A seed that showed a difference becomes a separate test, with its packet.
 
 use std::{thread, time::Instant};
 
@@ -24,7 +23,7 @@ fn episode(seed: u64) -> Episode {
     }
 }
 
-/// Runs an episode; where it shows a difference, finds the first packet that does.
+/// Runs an episode; if it shows a difference, finds the first packet that does.
 fn told(seed: u64, mut run: impl FnMut(Episode) -> Result<Tally>) -> Result<Tally> {
     let late = match run(episode(seed)) {
         Err(late) if late.is::<Difference>() => late,
@@ -33,7 +32,7 @@ fn told(seed: u64, mut run: impl FnMut(Episode) -> Result<Tally>) -> Result<Tall
     Err(run(episode(seed).closely()).err().unwrap_or(late))
 }
 
-/// An outcome that never comes is none that was compared.
+/// An outcome that never occurs was never compared.
 fn saw_everything(tally: &Tally, episodes: u64) -> Result<()> {
     const OUTCOMES: [&str; 19] = [
         "tracked",

@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use differential::{Tally, fuzz};
 use taskgate_ebpf::abi::{DropReason, Outcome, PassReason};
 
-/// A target, and how much of it there is.
+/// A fuzz target, and its number of inputs.
 struct Target {
     name: &'static str,
     body: fn(&[u8]) -> Tally,
-    /// Inputs like each one of the corpus, in an ordinary run.
+    /// The number of mutations of each input of the corpus, in an ordinary run.
     like: usize,
-    /// How inputs must end, all together; they may end otherwise as well.
+    /// The outcomes that the inputs must reach together; others may occur as well.
     reached: Vec<&'static str>,
 }
 
@@ -74,9 +74,9 @@ fn replay(target: Target) -> Result<()> {
     Ok(())
 }
 
-/// Every way a packet can end, but for those left out.
+/// The names of all outcomes, except those left out.
 fn outcomes(left_out: &[DropReason]) -> Vec<&'static str> {
-    // There is no trunk here, and nothing of the host's on it.
+    // There is no trunk here, and so no packet of the host's on it.
     let passes = PassReason::ALL.into_iter().filter(|pass| *pass != PassReason::Host);
     let drops = DropReason::ALL.into_iter().filter(|reason| !left_out.contains(reason));
     passes

@@ -1,5 +1,5 @@
-//! Flows admitted so far, by a rule or without needing one: nothing else may pass as part of a connection. Flows are
-//! named by the packets themselves, independently of the tables' keys.
+//! The flows admitted so far, by a rule or without needing one: no other packet may pass as part of a connection. Flows
+//! are named by the packets themselves, independently of the tables' keys.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -26,7 +26,7 @@ type Flow = (u32, IpAddr, IpAddr, u8, What);
 #[derive(Debug, Default)]
 pub(super) struct Admitted(BTreeSet<Flow>);
 
-/// A packet's flow, and the one that it may belong to as well, if it answers something.
+/// A packet's flow, and, if it is an answer, the flow that it may answer.
 fn flows(reading: &Reading, link: u32, direction: Direction) -> Option<(Flow, Option<Flow>)> {
     let Reading::Ip(ip) = reading else {
         return None;
@@ -61,13 +61,13 @@ fn flows(reading: &Reading, link: u32, direction: Direction) -> Option<(Flow, Op
     Some((flow(what), answers.map(flow)))
 }
 
-/// A flow whose answers come from others, and go to others, than those that it goes between.
+/// A flow whose answers may come from, and go to, other addresses than its own.
 fn is_dhcp((.., protocol, what): Flow) -> bool {
     protocol == 17 && matches!(what, What::Ports(68, 67) | What::Ports(546, 547))
 }
 
 impl Admitted {
-    /// Takes note of a packet that passed; panics if it is said to belong to something that was never let in.
+    /// Notes a packet that passed; panics if it passed as part of a flow that was never admitted.
     pub(super) fn note(&mut self, reading: &Reading, link: u32, direction: Direction, outcome: Outcome) {
         let (Outcome::Pass(pass), Some((flow, answers))) = (outcome, flows(reading, link, direction)) else {
             return;

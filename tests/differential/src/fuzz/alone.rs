@@ -9,7 +9,7 @@ use taskgate_ebpf::abi::Outcome;
 pub(super) struct Ended {
     pub(super) link: u32,
     pub(super) slot: Option<u16>,
-    /// The link, or the bridge that it was a port of then.
+    /// The link, or the bridge that it was a port of at that time.
     pub(super) segment: u32,
     pub(super) outcome: Outcome,
 }
@@ -35,7 +35,7 @@ pub(super) fn neighbourhood(ended: &[Ended]) -> Option<BTreeSet<u32>> {
     ended.iter().any(|ended| !links.contains(&ended.link)).then_some(links)
 }
 
-/// Panics where packets on these links ended otherwise with the others than without them.
+/// Panics if packets on these links ended differently with and without the others.
 pub(super) fn compare(links: &BTreeSet<u32>, among_others: &[Ended], alone: &[Ended]) {
     let among_others: Vec<_> = among_others
         .iter()

@@ -1,4 +1,4 @@
-//! A damaged image: it may give wrong answers, and never more than that.
+//! A damaged image: it may give wrong answers, but must do no other harm.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -25,7 +25,7 @@ const BASES: [[u64; 2]; 4] = [[1, 2], [6, 3], [4, 5], [9, 12]];
 const BANKS: u32 = 6;
 const ROOM: usize = 300;
 
-/// A whole image, and where in it there is something.
+/// A whole image, and the places of its non-zero words.
 struct Base {
     words: Vec<AtomicU64>,
     filled: Vec<usize>,
@@ -118,7 +118,7 @@ impl Drop for Damage<'_> {
     }
 }
 
-/// The first eight bytes as a word, as far as there are any.
+/// The first eight bytes as a word; missing ones are 0.
 fn word_of(bytes: &[u8]) -> u64 {
     let some = bytes.iter().take(8).enumerate();
     some.map(|(at, byte)| u64::from(*byte) << (8 * at)).sum()
@@ -269,7 +269,7 @@ impl Damage<'_> {
         self.saw(if known { "an address" } else { "no address" });
     }
 
-    /// One of the ENIs' addresses, or any.
+    /// An address of one of the ENIs, or any address.
     fn address(&self, number: u64) -> Address {
         let known = self.base.links.iter().flat_map(|(_, addresses)| addresses);
         let known: Vec<Address> = known.map(|address| Address::from(*address)).collect();
@@ -279,7 +279,7 @@ impl Damage<'_> {
         }
     }
 
-    /// Asks a policy.
+    /// Evaluates a policy.
     fn classify(&mut self, with: &[u8]) {
         let [whose, axis, port0, port1, set, peer @ ..] = with else {
             return;

@@ -13,12 +13,12 @@ use taskgate_tables::{FlowCount, FlowKey, UsageState};
 use crate::{Body, Reading, is_of_many};
 use testkit::fixture::TableState;
 
-/// One packet, how it ended, and all state before and after it.
+/// A packet, its outcome, and the complete state before and after it.
 pub(super) struct Entry<'a> {
     pub(super) reading: &'a Reading,
-    /// The gate that it met, and the slot of its ENI, if its link has one.
+    /// The packet's gate, and the slot of its ENI, if its link has an ENI.
     pub(super) gate: Option<(EniLimits, u16)>,
-    /// Whether its link is the trunk: packets without an ENI are the host's there.
+    /// Whether the packet's link is the trunk, where packets without an ENI are the host's.
     pub(super) on_trunk: bool,
     pub(super) direction: Direction,
     pub(super) outcome: Outcome,
@@ -93,7 +93,7 @@ impl Entry<'_> {
         for (which, before) in &self.before.counters {
             assert!(self.after.counters.get(which) >= Some(before), "{which:?} shrank");
         }
-        // One that is whole is forgotten.
+        // A complete datagram is forgotten.
         let is_later = matches!(self.reading, Reading::Ip(ip) if ip.fragment.is_some_and(|part| !part.is_first));
         assert!(
             self.fragments.0 <= self.fragments.1 + usize::from(is_later),
@@ -142,7 +142,7 @@ impl Entry<'_> {
         let Reading::Ip(ip) = self.reading else {
             return false;
         };
-        // Neighbour discovery beyond the link is ordinary ICMPv6 and has a record; the rest has none.
+        // Neighbour discovery beyond the link is ordinary ICMPv6 and has a record; other neighbour discovery has none.
         let (before, after) = (self.before, self.after);
         let recorded = before.denials != after.denials || before.usage != after.usage;
         let as_neighbour = match self.outcome {

@@ -1,5 +1,5 @@
-//! An image read word by word, as its documentation describes it, with none of the core's ways of reading it; and a view
-//! of it for the core that sees where the core reads.
+//! An image read word by word, as its documentation describes it, without the core's code; and a view of it for the core
+//! that observes where the core reads.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -16,7 +16,7 @@ use taskgate_ebpf::{
 };
 
 const BANK_WORDS: usize = BANK_BYTES as usize / 8;
-/// Axes of more intervals are not read here: it would take too long.
+/// Axes of more intervals are not read here: that would take too long.
 const DEEPEST: u32 = 10;
 
 /// The words of an image.
@@ -28,7 +28,7 @@ pub(super) struct Words<'a>(pub(super) &'a [AtomicU64]);
 pub(super) struct Question {
     pub(super) axis: u32,
     pub(super) port: u32,
-    /// The peer; an IPv4 address as it is.
+    /// The peer; an IPv4 address without mapping.
     pub(super) peer: u128,
     pub(super) v6: bool,
     pub(super) group_set: u32,
@@ -90,7 +90,7 @@ impl Words<'_> {
         if generation == 0 {
             return Vec::new();
         }
-        // Damage may say an odd number; the last one's pair is whole all the same.
+        // Damage may give an odd number; the pair of the last bank is complete all the same.
         let members = 1 + self.at(CONTROL_BANK, ImageWord::MemberBanks.offset()) as u32 % MOST_MEMBER_BANKS;
         let banks = MEMBER_BANK..self.banks().min(MEMBER_BANK + members.next_multiple_of(2));
         banks
@@ -139,7 +139,7 @@ impl Words<'_> {
             peer,
             narrow(header.groups, question.group_set)?,
         ];
-        // The summary first, then the words that it names.
+        // The summary first, then the words that it marks.
         let both = |offset: u32| {
             let [port, peer, group] = rows.map(|row| self.at(bank, within(row).wrapping_add(offset)));
             port & (peer | group)

@@ -14,7 +14,7 @@ mod vary;
 pub use self::{image::image, parser::parser, path::path};
 use crate::Rng;
 
-/// An input like another one, by a seed: a few of its bytes are others, or gone, or there twice.
+/// A mutation of an input, by a seed: a few of its bytes are changed, removed or doubled.
 pub fn like(input: &[u8], seed: u64) -> Vec<u8> {
     let mut rng = Rng::new(seed);
     let mut other = input.to_vec();

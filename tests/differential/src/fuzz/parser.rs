@@ -13,7 +13,7 @@ use taskgate_ebpf::{
 
 use crate::{Body, Hardware, Ip, Part, Reading, Tally, read as naive_read};
 
-// Not a copy: the parser's own tests ask the same of the other parser.
+// Shared, not copied: the parser's own tests compare with the same second parser.
 #[path = "../../../../ebpf/tests/packet/second.rs"]
 mod second;
 
@@ -73,12 +73,12 @@ impl Frame for Linear<'_> {
     }
 }
 
-/// All that is read of a frame.
+/// Everything that the parser reads from a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Read {
     result: Result<(), Unparsed>,
     packet: Packet,
-    /// The packet that it quotes, if any.
+    /// The quoted packet, if any.
     quoted: Option<Packet>,
 }
 
@@ -131,7 +131,7 @@ pub fn parser(data: &[u8]) -> Tally {
             u16::from_le_bytes([*b0, *b1]).into(),
         ),
     };
-    // A checksum takes the place of segments that are not asked for: where summing begins, and how far on it is written.
+    // Without segments, the same bytes give a checksum: where summing begins, and how much further on the sum is written.
     let left = Left {
         checksum: (how & 6 == 4).then(|| Checksum {
             start: i16::from_le_bytes([*s0, *s1]).into(),
@@ -178,7 +178,7 @@ pub fn parser(data: &[u8]) -> Tally {
 
 type Told<'a> = dyn Fn(&dyn fmt::Debug) -> String + 'a;
 
-/// The frame, with the type that the highest bits ask for.
+/// The frame, with the type that the highest bits select.
 fn typed(how: u8, rest: &[u8]) -> Vec<u8> {
     let mut bytes = rest.to_vec();
     let head: &[u8] = match how >> 5 {
@@ -228,7 +228,7 @@ fn anything() -> Packet {
     }
 }
 
-/// Nothing is longer than the frame, and a frame without segments is one packet.
+/// No length exceeds the frame, and a frame without segments is one packet.
 fn lengths_are_the_frames(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
     let Read { packet, .. } = read;
     let length = frame.length();
@@ -247,7 +247,7 @@ fn lengths_are_the_frames(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
     assert!(at <= end && end <= length.min(PULL_BYTES), "{}", told(&()));
 }
 
-/// Whether there is something to pull in decides when a frame is judged, never how.
+/// Data that must be pulled in may change when a frame is judged, but not how.
 fn the_linear_part_does_not_matter(read: &Read, all: Linear<'_>, readable: usize, told: &Told<'_>) {
     let reach = all.frame.bytes.len().min(PULL_BYTES as usize);
     let readable = readable % (reach + 1);

@@ -15,9 +15,9 @@ use crate::{Clock, GeneratedPacket, Rng, Stand, Tally, read};
 use taskgate_tables::image::host_image;
 use testkit::fixture::{DataPath as _, Host, TableState};
 
-/// Earlier packets that a later one may be made of.
+/// The earlier packets from which a later one may be made.
 const KEPT: usize = 32;
-/// More entries than packets: which flow a connection table is too full for only the table itself can say.
+/// More entries than packets: only the table itself can say for which flow it is too full.
 const ENOUGH: usize = 2_000;
 /// Room for first fragments, in entries of the other tables.
 const ROOMS: [usize; 4] = [4, 40, 300, 10_000];
@@ -62,7 +62,7 @@ struct Walk<'a> {
     admitted: Admitted,
     ended: Vec<Ended>,
     tally: Tally,
-    /// The links whose packets are judged at all, if not all.
+    /// The links whose packets are judged; `None` for all.
     only: Option<BTreeSet<u32>>,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Walk<'a> {
         let size = ROOMS[usize::from(room) % ROOMS.len()];
         let mut host = Host::new(image, ENOUGH);
         host.tables.room_for_fragments_of(size);
-        // Ticks begin anew with the first packets of some.
+        // In some runs the ticks wrap around within the first packets.
         if room & 0x80 != 0 {
             host.tables.advance(u32::MAX - (1 << 20) - 100);
         }

@@ -58,7 +58,7 @@ fn addresses(frame: &[u8]) -> Option<(usize, usize)> {
     (frame.len() >= at + 2 * length).then_some((at, length))
 }
 
-/// Where the payload of an IP packet begins that has neither options nor extension headers.
+/// The offset of the payload of an IP packet without options or extension headers.
 fn payload(frame: &[u8]) -> Option<usize> {
     let (at, length) = addresses(frame)?;
     Some(at + 2 * length)

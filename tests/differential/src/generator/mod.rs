@@ -21,7 +21,7 @@ pub struct GeneratedPacket {
     pub direction: Direction,
     /// Segments, and bytes in each.
     pub segments: (u32, u32),
-    /// Whether it came in by the uplink.
+    /// Whether the packet came in by the uplink.
     pub from_wire: bool,
     pub left: Left,
 }
@@ -47,7 +47,7 @@ impl fmt::Display for GeneratedPacket {
 }
 
 impl GeneratedPacket {
-    /// One packet that a gate meets.
+    /// A packet at a gate.
     fn new(frame: Vec<u8>, link: u32, direction: Direction) -> Self {
         Self {
             frame,
@@ -178,7 +178,7 @@ impl Generator {
         }
     }
 
-    /// An ICMP error about a packet as it goes on somewhere: from the peer, or from a router.
+    /// An ICMP error about a packet as it looks further on its path: from the peer, or from a router.
     fn error(&mut self, rng: &mut Rng) -> GeneratedPacket {
         let about = self.talk(rng);
         let v6 = about.frame[12..14] == [0x86, 0xdd];
@@ -260,7 +260,7 @@ impl Generator {
             frame[58] |= 0x80;
         }
         if rng.one_in(3) {
-            // Options, in units of eight bytes: as many as belong there, and more.
+            // Options, in units of eight bytes: as many as are usual, or more.
             let mut options = Vec::new();
             for _ in 0..=rng.below(3) {
                 let mac = rng.of(&[frames::OWN_MAC, frames::OWN_MAC, [2, 0, 0, 0, 0, 9], [0; 6]]);
@@ -276,7 +276,7 @@ impl Generator {
         GeneratedPacket::new(frame, link, direction)
     }
 
-    /// Which way a message goes. Where it asks the task, the task may answer next, or ask back.
+    /// The direction of a message. If it asks the task, the task may answer next, or ask back.
     fn asked_first(&self, link: u32, kind: u8, source: IpAddr, rng: &mut Rng) -> (Direction, Option<GeneratedPacket>) {
         if kind != 135 || rng.one_in(3) {
             return (any_direction(rng), None);

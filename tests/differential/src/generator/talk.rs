@@ -1,4 +1,4 @@
-//! Flows that packets of both directions belong to: whose they are, and where each side goes on.
+//! Flows that packets of both directions belong to: their ends, and each side's next sequence number.
 
 use std::net::IpAddr;
 
@@ -64,7 +64,7 @@ impl Generator {
     }
 }
 
-/// One side of a TCP connection has no more to say.
+/// A FIN from one side of a TCP connection.
 pub(super) fn farewell(talk: &mut Talk, direction: Direction) -> GeneratedPacket {
     let ((source, destination), (from, to)) = talk.ends(direction);
     let at = (talk.next[direction.index()], talk.next[direction.opposite().index()]);
@@ -112,7 +112,7 @@ pub(super) fn numbers(talk: &mut Talk, direction: Direction, flags: u8, payload:
     (sequence, acknowledged)
 }
 
-/// The ICMP type that the asking or the asked side sends.
+/// The ICMP type that the asking or the answering side sends.
 pub(super) fn answered(asks: u8, by_asker: bool) -> u8 {
     match (asks, by_asker) {
         (8, false) => 0,

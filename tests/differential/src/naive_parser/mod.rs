@@ -11,7 +11,7 @@ use transport::transport;
 /// The content of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// It names no addresses that a record could have.
+    /// The frame has no addresses that a record could name.
     Nameless(DropReason),
     Arp(Arp),
     /// An IP packet.
@@ -25,9 +25,9 @@ pub(crate) struct Arp {
     pub(crate) hardware: [u8; 6],
     /// The sender's address.
     pub(crate) sender: IpAddr,
-    /// The address that is asked for.
+    /// The requested address.
     pub(crate) target: IpAddr,
-    /// Whether something is behind it that Ethernet does not need.
+    /// Whether bytes follow that Ethernet's padding does not need.
     pub(crate) roomy: bool,
 }
 
@@ -44,16 +44,16 @@ pub(crate) struct Ip {
     pub(crate) bytes: u64,
     /// Its payload.
     pub(crate) body: Body,
-    /// Whose part it is, if it is one of several fragments.
+    /// The fragment's data, if the packet is a fragment.
     pub(crate) fragment: Option<Part>,
-    /// Whether something is still to be written where the gate has looked.
+    /// Whether the kernel is still to write into bytes that the gate has read.
     pub(crate) overwritten: bool,
     /// Whether it is a message by which neighbours or bridges know multicast routers, or one of routers' that hosts drop.
     pub(crate) router_role: bool,
 }
 
 impl Ip {
-    /// A packet of so many bytes, of which only the first header is read.
+    /// A packet of this many bytes, of which only the first header is read.
     fn unread(source: IpAddr, destination: IpAddr, protocol: u8, bytes: usize) -> Self {
         Self {
             source,
@@ -94,7 +94,7 @@ impl Part {
 /// The payload of an IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// It cannot be judged.
+    /// The packet cannot be judged.
     Bad(DropReason),
     /// TCP or UDP.
     Ports {
@@ -114,7 +114,7 @@ pub(crate) enum Body {
         code: u8,
         /// The bytes where requests and replies have their identifier.
         identifier: u16,
-        /// The quoted packet, if it is an error.
+        /// The packet that an error quotes.
         quoted: Option<Box<Ip>>,
     },
     /// Neighbour discovery or listener discovery by a host on the link.
@@ -122,13 +122,13 @@ pub(crate) enum Body {
         /// The ICMPv6 type.
         kind: u8,
         code: u8,
-        /// The address that it is about, where it has one.
+        /// The address that the message is about, where it has one.
         target: Option<IpAddr>,
         /// The link-layer address in its options.
         hardware: Hardware,
-        /// Whether it says that it is a router's answer.
+        /// Whether the message says that its sender is a router.
         router: bool,
-        /// Whether there is more in it, around it or behind it than hosts say.
+        /// Whether it has more bytes in it, around it or behind it than hosts send.
         roomy: bool,
     },
     /// IGMP's membership query.
@@ -137,11 +137,11 @@ pub(crate) enum Body {
     Other,
 }
 
-/// The link-layer address that options give.
+/// The link-layer address in the options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hardware {
     None,
-    /// This one.
+    /// The only address.
     Is([u8; 6]),
     /// More options than two of eight bytes, or two addresses.
     Unread,
@@ -151,7 +151,7 @@ pub(crate) enum Hardware {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) flags: u8,
-    /// Where it begins.
+    /// The sequence number.
     pub(crate) sequence: u16,
     /// Its acknowledgement number.
     pub(crate) acknowledged: u16,
@@ -192,7 +192,7 @@ pub(crate) fn read(frame: &[u8], segments: (u32, u32), left: Left) -> Reading {
     match u16_at(frame, 12) {
         0x0800 => read_v4(packet, segments, left),
         0x86dd => read_v6(packet, segments, left),
-        // Nothing in it is summed.
+        // ARP has no checksum to fill in.
         0x0806 if left.checksum.is_some() => Reading::Nameless(DropReason::Malformed),
         0x0806 => read_arp(packet),
         _ => Reading::Nameless(DropReason::UnsupportedEthertype),
@@ -241,7 +241,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
         ip.fragment = Some(Part::new(u32::from(u16_at(packet, 4)), offset, payload, more));
     }
     if offset > 0 {
-        // It must not reach into the first one's transport header.
+        // The fragment must not overlap the transport header of the first one.
         if offset + payload <= 65535 && !(ip.protocol == 6 && offset < 20) && left.checksum.is_none() {
             ip.body = Body::Bad(DropReason::FragmentWithoutFirst);
         }
@@ -253,7 +253,7 @@ fn read_v4(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     Reading::Ip(ip)
 }
 
-/// Whether one of IPv4's options is a loose or a strict source route.
+/// Whether the IPv4 options contain a loose or a strict source route.
 fn has_source_route(mut options: &[u8]) -> bool {
     loop {
         options = match options {
@@ -294,7 +294,7 @@ fn read_v6(packet: &[u8], segments: (u32, u32), left: Left) -> Reading {
     Reading::Ip(ip)
 }
 
-/// Follows extension headers to where the transport header begins.
+/// Follows the extension headers up to the transport header.
 fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left: Left) -> Result<usize, DropReason> {
     let mut at = 40;
     for number in 0.. {
@@ -341,10 +341,11 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left:
     Ok(at)
 }
 
-/// Whether something is still to be written where the gate has looked: the IP packet's transport header begins at `at`.
+/// Whether the kernel is still to write into bytes that the gate has read; the IP packet's transport header begins at
+/// `at`.
 fn overwrites(ip: &Ip, at: usize, ether_type: u16, segments: (u32, u32), left: Left) -> bool {
     let transport = 14 + i32::try_from(at).expect("no frame is so long");
-    // Where the transport header's own checksum is, and where a packet in the packet may begin.
+    // The offset of the transport header's own checksum, and the offset at which an inner packet may begin.
     let (field, tunnel) = match &ip.body {
         Body::Bad(_) => return false,
         Body::Ports { .. } if ip.protocol == 6 => (Some(16), None),

@@ -3,7 +3,7 @@
 
 use super::{Body, Hardware, Ip, MALFORMED, REACH, Segment, is_mapped, mac_at, u16_at, v4_at, v6_at};
 
-/// Reads the transport header, and gives the bytes that each segment has again.
+/// Parses the transport header. Returns the bytes that every segment repeats.
 pub(super) fn transport(ip: &mut Ip, packet: &[u8], at: usize, total: usize) -> usize {
     let body = &packet[at..total];
     let v6 = ip.source.is_ipv6();
@@ -157,7 +157,7 @@ fn icmp(
     }
 }
 
-/// Whether options are those that hosts send: two at most of eight bytes, of addresses and a nonce.
+/// Whether options are those that hosts send: at most two of eight bytes, with addresses or a nonce.
 fn are_ordinary(options: &[u8]) -> bool {
     [0, 8, 16].contains(&options.len())
         && options
@@ -185,7 +185,7 @@ fn hardware(options: &[u8]) -> Hardware {
     }
 }
 
-/// Reads the packet in an error; none that could not be a connection's.
+/// Parses the packet that an error quotes; `None` if it cannot belong to a connection.
 fn read_quoted(bytes: &[u8], v6: bool, out_of_reach: &dyn Fn(usize) -> bool) -> Option<Ip> {
     let (version, least) = if v6 { (6, 40) } else { (4, 20) };
     if bytes.len() < least || bytes[0] >> 4 != version {

@@ -126,7 +126,7 @@ impl Oracle {
         })
     }
 
-    /// The live connection that a packet is an error about, if the settings let such errors through.
+    /// The live connection of the packet that an error quotes, if the settings let such errors through.
     fn related(&self, case: &Case<'_>, ip: &Ip) -> Option<&Entry> {
         let world = case.world;
         let Body::Icmp {
@@ -147,8 +147,8 @@ impl Oracle {
         if world.flags & wants == 0 {
             return None;
         }
-        // It goes to the sender of the quoted packet. Any host may send errors to the task; the source check covers the
-        // task's own errors.
+        // The error goes to the sender of the quoted packet. Any host may send errors to the task; the source check
+        // covers the task's own errors.
         if ip.destination != quoted.source {
             return None;
         }

@@ -20,23 +20,23 @@ pub(crate) struct Entry {
     pub(crate) totals: [FlowCount; 2],
     /// When the last one came.
     pub(crate) last: u32,
-    /// The slot that it counts for, and that slot's epoch when it was admitted.
+    /// The slot that is charged for the entry, and that slot's epoch at the time of admission.
     pub(crate) slot: u16,
     /// See `slot`.
     pub(crate) epoch: u32,
-    /// The configuration that admitted it.
+    /// The generation of the configuration that admitted it.
     pub(crate) generation: u32,
-    /// Whether the pool pays for it, and not its slot's floor.
+    /// Whether the entry is charged to the pool, not to its slot's floor.
     pub(crate) pooled: bool,
     /// The rule that allowed it; none for traffic that is never filtered.
     pub(crate) rule: Option<(String, String)>,
-    /// The code of the ICMP request that it was admitted for.
+    /// The code of the ICMP request for which it was admitted.
     pub(crate) code: u8,
     /// The direction of the packet that opened it.
     pub(crate) opener: Direction,
     /// Whether the packet that opened it went to several hosts.
     pub(crate) to_group: bool,
-    /// Whether it is untracked, in AWS's words.
+    /// Whether it is untracked, in AWS's terms.
     pub(crate) untracked: bool,
     /// All but TCP: how often the direction has changed, as far as that counts: a reply, the opener's next packet, the
     /// reply to that.
@@ -56,7 +56,7 @@ pub(crate) type Denied = (u16, Direction, IpAddr, IpAddr, u8, (u16, u16), u8);
 pub(crate) struct Denial {
     /// Dropped packets and bytes.
     pub(crate) totals: FlowCount,
-    /// Whether the pool pays for it, and not its slot's floor.
+    /// Whether the entry is charged to the pool, not to its slot's floor.
     pub(crate) pooled: bool,
     /// When the last one came.
     pub(crate) last: u32,
@@ -65,7 +65,7 @@ pub(crate) struct Denial {
 }
 
 impl Entry {
-    /// How long it may be idle.
+    /// The idle time-out.
     pub(super) fn timeout(&self, protocol: u8, world: &World) -> u32 {
         let timeout = match protocol {
             6 if self.tcp.is_closed() => Timeout::TcpClosed,
@@ -80,7 +80,7 @@ impl Entry {
         world.timeouts[timeout as usize]
     }
 
-    /// Adds a packet: the `first` one of this connection, or one more.
+    /// Counts a packet: the `first` of this connection, or a later one.
     pub(super) fn count(&mut self, case: &Case<'_>, ip: &Ip, first: bool) {
         self.last = case.now;
         self.weigh(case, ip);

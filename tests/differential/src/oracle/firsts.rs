@@ -21,7 +21,7 @@ struct First {
     last: u32,
     slot: u16,
     pooled: bool,
-    /// 0 once all of it has passed.
+    /// 0 once the whole datagram has passed.
     missing: i64,
 }
 
@@ -39,7 +39,7 @@ fn datagram(case: &Case<'_>, ip: &Ip, id: u32) -> Datagram {
 }
 
 impl Firsts {
-    /// Whose each is, and whether the pool pays for it.
+    /// The slot of each entry, and whether it is charged to the pool.
     pub(crate) fn owners(&self) -> impl Iterator<Item = (u16, bool)> {
         self.firsts.values().map(|first| (first.slot, first.pooled))
     }
@@ -51,7 +51,7 @@ impl Firsts {
         }
     }
 
-    /// A packet as it is judged: a later fragment has the ports of its first one, if that was let through lately.
+    /// A packet as it is judged: a later fragment gets the ports of its first one, if that was let through recently.
     pub(super) fn rejoined(&self, case: &Case<'_>, reading: Reading) -> Reading {
         let Reading::Ip(ip) = &reading else {
             return reading;
@@ -77,7 +77,7 @@ impl Firsts {
         })
     }
 
-    /// Takes notice of a fragment that was let through: a first one is remembered, and a datagram that is whole forgotten.
+    /// Notes a fragment that was let through: a first one is remembered, and a complete datagram forgotten.
     pub(super) fn remember(&mut self, case: &Case<'_>, ip: &Ip) {
         // Neighbour discovery is no business of rules, nor are its fragments.
         let (Some(part), false) = (ip.fragment, matches!(ip.body, Body::Neighbour { .. })) else {

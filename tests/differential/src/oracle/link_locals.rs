@@ -19,7 +19,7 @@ enum Seen {
     Nobody,
 }
 
-/// All that is known.
+/// All known owners.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinkLocals {
     seen: BTreeMap<(u32, Ipv6Addr), Seen>,
@@ -71,7 +71,7 @@ impl LinkLocals {
         asked.filter(|(_, when)| case.now.wrapping_sub(*when) <= patience)
     }
 
-    /// The task that has it now, if one has.
+    /// The task that has the address now, if any.
     fn task(&self, case: &Case<'_>, key: (u32, Ipv6Addr)) -> Option<u16> {
         match self.seen.get(&key) {
             Some(Seen::Task(slot, epoch)) if case.world.epoch(*slot) == *epoch => {
@@ -81,7 +81,7 @@ impl LinkLocals {
         }
     }
 
-    /// The neighbour that has it now: the link that it was heard by.
+    /// The link by which the neighbour that has the address now was heard.
     fn neighbour(&self, case: &Case<'_>, key: (u32, Ipv6Addr)) -> Option<u32> {
         match self.seen.get(&key) {
             Some(Seen::Neighbour(by, last)) => {
@@ -92,7 +92,7 @@ impl LinkLocals {
         }
     }
 
-    /// Whether one more new address may be named: so many are in the time that a neighbour keeps one.
+    /// Whether another new address may be named: their number is limited within the time that a neighbour keeps one.
     fn has_room(&mut self, case: &Case<'_>, slot: u16, by_neighbours: bool) -> bool {
         let patience = case.world.timeouts[Timeout::LinkLocal as usize];
         let named = self.named.entry((slot, by_neighbours)).or_default();
@@ -104,8 +104,8 @@ impl LinkLocals {
         has_room
     }
 
-    /// A task speaks from an address, or asks whether anybody has it: whether it may. Where it may, it has the address from
-    /// now on, or is the one that asked first.
+    /// Whether a task may speak from an address, or probe for it. If it may, it has the address from now on, or is noted
+    /// as the one that probed first.
     pub(super) fn is_said(&mut self, case: &Case<'_>, slot: u16, address: Ipv6Addr, asks: bool) -> bool {
         let (eni, ..) = case.world.eni_on(case.link).expect("it was judged by one");
         let key = Self::key(case, slot, address);
@@ -129,7 +129,7 @@ impl LinkLocals {
             return has_room;
         };
         if asks {
-            // A gated task that has it keeps it for now.
+            // A gated task that has the address keeps it for now.
             if !matches!(seen, Seen::Task(..)) {
                 self.seen.insert(key, Seen::Nobody);
             }

@@ -1,5 +1,5 @@
-//! The naive data path: judges packets straight from the model, after docs/aws-semantics.md, with plain collections. Of the
-//! core it uses the numbers alone.
+//! The naive data path: judges packets straight from the model, after docs/aws-semantics.md, with plain collections. It
+//! uses only numbers of the core.
 
 mod admission;
 mod entries;
@@ -47,17 +47,17 @@ pub(crate) struct World {
     pub(crate) links: BTreeMap<u32, String>,
     /// The link that is the trunk, or 0.
     pub(crate) trunk: u32,
-    /// The link that carries each slot's ENI, as it was bound last.
+    /// The link that was last bound to each slot's ENI.
     pub(crate) carriers: BTreeMap<u16, u32>,
     /// The slots of ENIs.
     pub(crate) slots: BTreeMap<String, u16>,
     /// The hardware addresses of slots, where they are known.
     pub(crate) macs: BTreeMap<u16, [u8; 6]>,
-    /// The bridges of slots' links, where they have one.
+    /// The bridges of slots' links, for links that are ports of one.
     pub(crate) segments: BTreeMap<u16, u32>,
     /// Epochs by slot.
     pub(crate) epochs: Vec<u32>,
-    /// Which configuration it is.
+    /// The configuration's number.
     pub(crate) generation: u32,
     /// The capture window.
     pub(crate) window: u32,
@@ -67,7 +67,7 @@ pub(crate) struct World {
     pub(crate) shares: [Share; 3],
     /// Idle time-outs in ticks, by [`Timeout`].
     pub(crate) timeouts: [u32; TIMEOUTS],
-    /// First fragments that are remembered: those that belong to so many entries of the other tables.
+    /// The room of the other tables, in entries; the first fragments of each family have an eighth of it.
     pub(crate) room: usize,
 }
 
@@ -256,7 +256,7 @@ impl Oracle {
                 continue;
             };
             let idle = case.now.wrapping_sub(entry.last) > entry.timeout(ip.protocol, case.world);
-            // Rules name codes: a request with another one is another question.
+            // Rules name ICMP codes: a request with another code is another request.
             let asks_else = request_code(ip).is_some_and(|code| code != entry.code);
             // A group address does not send, so the task's packets do not belong to a connection to one.
             if entry.epoch != case.world.epoch(entry.slot) || entry.to_group && case.direction == Direction::Egress {
@@ -394,7 +394,7 @@ pub(crate) fn is_of_many(address: IpAddr) -> bool {
     }
 }
 
-/// Whether the record of a denial is true of the task: it was meant.
+/// Whether the packet was meant for the task, so that the denial is recorded.
 fn is_meant(case: &Case<'_>, ip: &Ip, reason: DropReason, slot: u16) -> bool {
     if case.direction == Direction::Egress {
         return true;
@@ -405,12 +405,12 @@ fn is_meant(case: &Case<'_>, ip: &Ip, reason: DropReason, slot: u16) -> bool {
     reason != DropReason::NotForTask || case.to.is_some() && case.world.macs.get(&slot) == case.to.as_ref()
 }
 
-/// Whether it is between neighbours, and not for the rules.
+/// Whether the message is neighbour traffic, which rules do not judge.
 fn is_neighbours(case: &Case<'_>, ip: &Ip) -> bool {
     matches!(ip.body, Body::Neighbour { .. }) || ip.source.is_ipv6() && speaks_as_router(case, ip)
 }
 
-/// How a frame without a tag ends on the trunk: it is the host's, unless it comes in for a branch.
+/// The outcome of an untagged frame on the trunk: it is the host's, unless it comes in for a branch.
 fn beside_branches(case: &Case<'_>, reading: &Reading) -> Outcome {
     match reading {
         Reading::Ip(ip)

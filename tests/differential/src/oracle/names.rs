@@ -14,8 +14,8 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name {
     pub(crate) link: u32,
-    /// The task's address and the peer's. For DHCP those of a task that has no address yet and of all servers, as the
-    /// answer comes from others and goes to others.
+    /// The task's address and the peer's. DHCP has the addresses of a task without an address and of all servers, since
+    /// answers come from, and go to, other addresses.
     pub(crate) addresses: (IpAddr, IpAddr),
     pub(crate) protocol: u8,
     /// Ports, ICMP type or identification.
@@ -58,7 +58,7 @@ impl Name {
     }
 }
 
-/// The type of the request that an ICMP message asks or answers, and whether it answers.
+/// The type of the request that an ICMP message is or answers, and whether it is an answer.
 pub(super) fn exchange(v6: bool, kind: u8) -> Option<(u8, bool)> {
     match (v6, kind) {
         (false, 8 | 13 | 15 | 17) | (true, 128) => Some((kind, false)),
@@ -86,15 +86,15 @@ pub(super) fn is_error(v6: bool, kind: u8) -> bool {
     }
 }
 
-/// One packet on its way.
+/// A packet on its way.
 #[derive(Clone, Copy)]
 pub(super) struct Case<'a> {
     pub(super) world: &'a World,
     pub(super) link: u32,
     pub(super) direction: Direction,
-    /// It came in by the uplink.
+    /// The packet came in by the uplink.
     pub(super) from_wire: bool,
-    /// Where the frame goes to, where that says anything of the task.
+    /// The destination of the frame, if it says anything about the task.
     pub(super) to: Option<[u8; 6]>,
     pub(super) now: u32,
 }
@@ -157,7 +157,8 @@ impl Case<'_> {
         }
     }
 
-    /// The query to the rules; `reply`: to those of the other direction, as if the opener had sent it.
+    /// The packet in the form in which rules are evaluated; `reply`: for the rules of the other direction, as if the
+    /// opener had sent it.
     pub(super) fn asked(ip: &Ip, peer: IpAddr, reply: bool) -> oracle::OraclePacket {
         let mut packet = oracle::OraclePacket {
             peer,

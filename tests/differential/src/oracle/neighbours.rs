@@ -14,7 +14,7 @@ use super::{
     names::Case,
 };
 
-/// The content of one message, of either protocol.
+/// The content of an ARP or ICMPv6 message.
 struct Message {
     /// 0 for ARP, else the ICMPv6 type.
     kind: u8,
@@ -61,7 +61,7 @@ impl Message {
         }
     }
 
-    /// The link-local address that a task speaks from, or that it answers for, and whether it only asks for that.
+    /// The link-local address that a task speaks from or answers for, and whether the task only probes for it.
     fn names_on_link(&self, checked: bool) -> Option<(Ipv6Addr, bool)> {
         let asks = self.source.is_unspecified();
         let named = if asks || self.kind == 136 && !(checked && is_link_local(self.source)) {
@@ -208,7 +208,7 @@ impl Kepts {
         }
     }
 
-    /// Whether a task says something untrue in a message that rules judge.
+    /// Whether a task makes a false claim in a message that rules judge.
     pub(super) fn lies_beyond(&self, case: &Case<'_>, link_locals: &mut LinkLocals, reading: &Reading) -> bool {
         let Reading::Ip(ip) = reading else {
             return false;
@@ -267,7 +267,7 @@ impl Kepts {
     }
 }
 
-/// Whether a task may say something; whose the link-local address is that it names is known then.
+/// Whether a task may send a message; afterwards the owner of its link-local address is known.
 fn says(case: &Case<'_>, link_locals: &mut LinkLocals, message: &Message) -> Result<(), DropReason> {
     let (eni, _, slot) = case.world.eni_on(case.link).ok_or(DropReason::UnknownTask)?;
     may_say(case, eni, slot, message)?;
@@ -285,7 +285,8 @@ fn may_say(case: &Case<'_>, eni: &Eni, slot: u16, message: &Message) -> Result<(
     let unnamed = message.source.is_unspecified();
     let target = message.target.unwrap_or(message.destination);
     let is_own = |address: IpAddr| is_link_local(address) || eni.addresses.contains(&address);
-    // An answer comes from the address that it is about, or from one of the link if that is good beyond.
+    // An answer comes from the address that it is about, or from a link-local address if the answer is about a global
+    // one.
     let from_there =
         message.kind != 136 || message.source == target || is_link_local(message.source) && !is_link_local(target);
     if !from_there && eni.source_dest_check {
@@ -352,7 +353,7 @@ fn is_link_local(address: IpAddr) -> bool {
     link_local(address).is_some()
 }
 
-/// Whether nothing that goes there leaves the link.
+/// Whether packets to this address never leave the link.
 pub(super) fn is_on_link(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local() || address.octets()[..2] == [0xff, 2])
 }

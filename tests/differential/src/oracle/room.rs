@@ -13,7 +13,7 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// For one more entry of a slot.
+    /// The entries that count for one more entry of a slot.
     pub(super) fn by(slot: u16, entries: impl Iterator<Item = (u16, bool)>) -> Self {
         let mut taken = Self::default();
         for (owner, pooled) in entries {
@@ -25,14 +25,14 @@ impl Taken {
     }
 }
 
-/// Why there is none.
+/// The reason for a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     Cap,
     Full,
 }
 
-/// Whether the pool pays for one more entry. `keeps_free`: the claim leaves one part of this many free; 0: none.
+/// Whether the pool is charged for one more entry. `keeps_free`: the claim leaves one part of this many free; 0: none.
 pub(super) fn pays(taken: Taken, share: Share, cap: u32, keeps_free: usize) -> Result<bool, Refused> {
     let most = |of: u32| of as usize - (of as usize).checked_div(keeps_free).unwrap_or(0);
     if taken.floor + taken.own >= most(cap) {
@@ -46,7 +46,7 @@ pub(super) fn pays(taken: Taken, share: Share, cap: u32, keeps_free: usize) -> R
     }
 }
 
-/// Connections from outside leave a quarter to those that the task opens.
+/// Connections from outside leave a quarter free for those that the task opens.
 pub(super) fn keeps_free(begun: Direction) -> usize {
     match begun {
         Direction::Egress => 0,

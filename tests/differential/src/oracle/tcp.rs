@@ -9,11 +9,11 @@ use super::super::naive_parser::Segment;
 /// The known state of a TCP connection. Positions are sequence numbers, of which 16 bits are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tcp {
-    /// Where each side goes on, as far as anybody said.
+    /// The next sequence number of each side, as far as segments and acknowledgements have shown it.
     pub(crate) places: BTreeMap<Direction, u16>,
-    /// Each side's next sequence number, as far as segments and acknowledgements have shown it.
+    /// The side that did not open the connection has answered.
     pub(crate) answered: bool,
-    /// Hands were shaken.
+    /// The handshake is complete.
     pub(crate) established: bool,
     /// The sides whose FIN counted.
     pub(crate) farewells: Vec<Direction>,
@@ -26,7 +26,7 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// How far it is from one position to another, which is less than half of all positions away.
+/// The distance from one position to another, as a signed number of less than half of all positions.
 fn distance(from: u16, to: u16) -> i64 {
     match i64::from(to) - i64::from(from) {
         far if far >= 0x8000 => far - 0x1_0000,
@@ -49,7 +49,7 @@ impl Tcp {
         self.farewells.len() == 2 || !self.broken.is_empty()
     }
 
-    /// The first segment that is seen. Its acknowledgement is all that is known of the other side.
+    /// The first segment seen. Its acknowledgement is the only information about the other side.
     pub(super) fn first(segment: Option<&Segment>, sender: Direction, opener: Direction) -> Self {
         let mut tcp = Self::default();
         let Some(segment) = segment else {
@@ -73,7 +73,7 @@ impl Tcp {
         tcp
     }
 
-    /// One more segment.
+    /// A later segment.
     pub(super) fn goes_on(&mut self, segment: Option<&Segment>, sender: Direction, opener: Direction) {
         let Some(segment) = segment else { return };
         let receiver = sender.opposite();
@@ -143,7 +143,7 @@ impl Tcp {
         }
     }
 
-    /// Whether it may be the peer's.
+    /// Notes a segment in the peer's name. Returns whether it may be the peer's.
     fn is_said_of_peer(&mut self, segment: &Segment, opener: Direction, exactly: bool) -> bool {
         let peer = Direction::Ingress;
         let nobody_answered = !self.places.contains_key(&opener.opposite());

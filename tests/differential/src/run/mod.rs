@@ -37,7 +37,7 @@ use uplink::Met;
 pub(crate) enum Clock {
     /// The host's own: time-outs of few ticks, met exactly.
     Own,
-    /// The kernel's, which goes on meanwhile: time-outs that no few seconds decide.
+    /// The kernel's clock, which continues meanwhile: time-outs are too long for a few seconds to matter.
     Kernels,
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Clock {
 pub struct Episode {
     pub seed: u64,
     pub packets: usize,
-    /// All state is compared after so many of them, and at the end.
+    /// The complete state is compared after this many packets, and at the end.
     pub check_every: usize,
 }
 
@@ -84,7 +84,7 @@ impl AddAssign for Tally {
 }
 
 impl Episode {
-    /// More entries than an episode fills: only the table itself could say which flow it has no room for. Shares are
+    /// More entries than an episode fills: only the table itself could say for which flow it has no room. Shares are
     /// compared.
     const ENOUGH: usize = 2_000;
 
@@ -96,7 +96,7 @@ impl Episode {
         let room = Rng::new(self.seed).of(&[40, 300, 10_000]);
         let mut host = Host::new(image, Self::ENOUGH);
         host.tables.room_for_fragments_of(room);
-        // Ticks begin anew within the first packets of some episodes.
+        // In some episodes the ticks wrap around within the first packets.
         host.tables
             .advance(Rng::new(self.seed).of(&[0, u32::MAX - (1 << 20) - 100]));
         Stand::new(Rng::new(self.seed), image, room, Clock::Own)?.run(self, &mut host, None)
@@ -265,7 +265,7 @@ impl<'a> Stand<'a> {
         self.world.eni_on(link).map(|(_, gate, slot)| (gate, slot))
     }
 
-    /// One packet past all implementations: their difference.
+    /// Judges a packet by all implementations; returns their difference.
     pub(crate) fn past(
         &mut self,
         thrown: &GeneratedPacket,
@@ -401,7 +401,7 @@ impl<'a> Stand<'a> {
             self.fixture.writer.control().set_share(table, share);
         }
         self.world.generation = self.fixture.writer.generation() as u32;
-        // An ENI's first link; further ones come and go in `move_link`.
+        // An ENI's first link; `move_link` adds and removes further ones.
         for (link, (eni, slot)) in Kernel::LINKS.zip(self.known()) {
             if !self.world.links.values().any(|linked| *linked == eni) && !self.world.links.contains_key(&link) {
                 self.fixture.bind(link, &eni)?;

@@ -19,14 +19,14 @@ use testkit::fixture::{DataPath as _, Host, Kernel, Uplink};
 
 /// A frame's result at the uplink.
 pub(super) enum Met {
-    /// It was dropped there, as the gate would have.
+    /// The prefilter dropped the packet, as the gate would have.
     Dropped,
     GoesOn,
     /// The verdicts differ.
     Difference(String),
 }
 
-/// The link that an uplink judges a packet for; `None` where it is none of its business.
+/// The link for which an uplink judges a packet; `None` if it does not judge it.
 fn judged_link(world: &World, reading: &Reading, uplink: Uplink) -> Option<u32> {
     match (uplink, reading) {
         (Uplink::Trunk { tag }, _) => (tag & 0xfff != 0).then(|| LinkId::branch(tag).get()),
@@ -38,7 +38,7 @@ fn judged_link(world: &World, reading: &Reading, uplink: Uplink) -> Option<u32> 
 }
 
 impl Stand<'_> {
-    /// A packet as the uplink receives it, on its way to a task.
+    /// Judges a packet as the uplink receives it, on its way to a task.
     pub(super) fn past_uplink(
         &mut self,
         thrown: &GeneratedPacket,
@@ -76,7 +76,7 @@ impl Stand<'_> {
                     .judge(&self.world, &reading, link, Direction::Ingress, how, now)
             })
             .and_then(|outcome| match outcome {
-                // Whether there is room is for the gate to say.
+                // The prefilter does not check for room: the gate does.
                 Outcome::Pass(_) | Outcome::Drop(DropReason::ConnectionsFull | DropReason::TaskConnectionsFull) => None,
                 Outcome::Drop(reason) => Some(reason),
             });
