@@ -1,4 +1,4 @@
-//! The words of an image, and the one way to write them.
+//! The words of an image, and the operations that write them.
 
 use std::{
     ops::Deref,
@@ -19,19 +19,19 @@ use taskgate_ebpf::{
 /// Words in a bank.
 const BANK_WORDS: usize = BANK_BYTES as usize / 8;
 
-/// An empty image of `banks` banks on the host: for tests, and to judge without a kernel.
+/// An empty image of `banks` banks in plain memory: for tests, and for verdicts without a kernel.
 pub fn host_image(banks: u32) -> Vec<AtomicU64> {
     std::iter::repeat_with(AtomicU64::default)
         .take(banks as usize * BANK_WORDS)
         .collect()
 }
 
-/// The words of an image, by bank and offset in bytes. A word that is not there panics.
+/// The words of an image, by bank and offset in bytes. An access out of bounds panics.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageView<'a>(pub &'a [AtomicU64]);
 
 impl<'a> ImageView<'a> {
-    /// How many whole banks there are, if there are only whole ones.
+    /// The number of banks; `None` if the image is no whole number of banks.
     pub fn banks(self) -> Option<u32> {
         self.0
             .len()
@@ -53,25 +53,26 @@ impl<'a> ImageView<'a> {
         std::array::from_fn(|at| self.get(bank, offset + 8 * at as u32))
     }
 
-    /// Stores words from `offset` on; who sees them before what follows does not matter.
+    /// Stores words from `offset` on, with relaxed ordering: readers may see them in any order.
     pub fn set(self, bank: u32, offset: u32, words: &[u64]) {
         for (offset, &value) in (offset..).step_by(8).zip(words) {
             self.word(bank, offset).store(value, Ordering::Relaxed);
         }
     }
 
-    /// Stores one word after everything that was stored before it.
+    /// Stores one word with release ordering: a reader that sees it also sees all earlier stores.
     pub fn publish(self, bank: u32, offset: u32, value: u64) {
         self.word(bank, offset).store(value, Ordering::Release);
     }
 }
 
-/// The control words of an image, which belong to no generation. Several threads may use them at a time, each word by one.
+/// The control words of an image, which belong to no generation. Several threads may use them concurrently, if each word is written
+/// by only one.
 #[derive(Clone, Debug)]
 pub struct ImageControl<M>(M);
 
 impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
-    /// Those of an image of whole banks.
+    /// The control words of an image of whole banks.
     pub fn new(image: M) -> Self {
         Self(image)
     }
@@ -89,12 +90,12 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         self.view().publish(CONTROL_BANK, offset, value);
     }
 
-    /// Whether no image was written here yet.
+    /// Whether the image is still empty: without layout and generation.
     pub fn is_empty(&self) -> bool {
         self.layout() == 0 && self.generation() == 0
     }
 
-    /// Says which layout the image has: the one of this build, with so many banks of `members`.
+    /// Sets the image's layout: that of this build, with so many banks of `members`.
     pub fn begin(&self, member_banks: u32) {
         let members = MemberBanks::of(member_banks);
         self.set(ImageWord::MemberBanks.offset(), members.to_word());
@@ -111,7 +112,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         self.set(ImageWord::Generation.offset(), generation);
     }
 
-    /// The layout that it says it has; 0: none yet.
+    /// The image's layout word; 0: none yet.
     pub fn layout(&self) -> u64 {
         self.get(ImageWord::Layout.offset())
     }
@@ -126,7 +127,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         [ImageWord::Trunk, ImageWord::PreviousTrunk].map(|word| self.get(word.offset()) as u32)
     }
 
-    /// Sets the number of the capture window: what the kernel sees from now on belongs to it.
+    /// Sets the number of the capture window, to which packets belong from now on.
     pub fn set_window(&self, window: u32) {
         self.set(ImageWord::Window.offset(), window.into());
     }
@@ -136,18 +137,18 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         self.set(ImageWord::Flags.offset(), flags);
     }
 
-    /// Makes the link with this ifindex the trunk, whose tags name branches; 0: none is.
+    /// Makes the link with this ifindex the trunk, whose VLAN tags identify branches; 0: there is no trunk.
     pub fn set_trunk(&self, ifindex: u32) {
         self.set(ImageWord::Trunk.offset(), ifindex.into());
     }
 
-    /// Makes the link with this ifindex the previous trunk: it carries the host's own packets and nothing else. 0: there is
+    /// Makes the link with this ifindex the previous trunk: only the host's own packets pass there. 0: there is
     /// none.
     pub fn set_previous_trunk(&self, ifindex: u32) {
         self.set(ImageWord::PreviousTrunk.offset(), ifindex.into());
     }
 
-    /// Names the link with this ifindex the uplink: packets from it speak for no task of this host. 0: there is no
+    /// Makes the link with this ifindex the uplink: packets from it do not come from a task of this host. 0: there is no
     /// uplink.
     pub fn set_uplink(&self, ifindex: u32) {
         self.set(ImageWord::Uplink.offset(), ifindex.into());
@@ -158,7 +159,7 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         self.set(TIMEOUT_TICKS.at(timeout as u32), ticks.into());
     }
 
-    /// Says how a table is shared, from the next packet on.
+    /// Sets the shares of a table, from the next packet on.
     pub fn set_share(&self, table: Shared, share: Share) {
         self.set(SHARES.at(table as u32), share.to_word());
     }
@@ -168,12 +169,12 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         self.get(EPOCHS.at(slot.into())) as u32
     }
 
-    /// Sets the epoch of a slot, in an image that no packet is judged by yet.
+    /// Sets the epoch of a slot, in an image that no gate uses yet.
     pub fn set_epoch(&self, slot: u16, epoch: u32) {
         self.set(EPOCHS.at(slot.into()), epoch.into());
     }
 
-    /// Raises the epoch of a slot: its tracked connections so far no longer count.
+    /// Raises the epoch of a slot: its existing tracked connections become invalid.
     pub fn bump_epoch(&self, slot: u16) {
         let at = EPOCHS.at(slot.into());
         self.set(at, self.get(at).wrapping_add(1));
@@ -187,19 +188,18 @@ impl<M: Deref<Target = [AtomicU64]>> ImageControl<M> {
         }
     }
 
-    /// Says which link carries a slot's ENI.
+    /// Sets the link that carries a slot's ENI.
     pub fn set_link(&self, slot: u16, link: Option<LinkId>) {
         self.set(SLOT_LINKS.at(slot.into()), link.map_or(0, LinkId::get).into());
     }
 
-    /// Says which hardware address a slot's ENI has and keeps, from now on; `None`: that is not known. To be called before
-    /// its link is bound.
+    /// Sets the fixed hardware address of a slot's ENI; `None`: it is not known. To be called before the slot's link is bound.
     pub fn set_mac(&self, slot: u16, mac: Option<[u8; 6]>) {
         self.set(SLOT_MACS.at(slot.into()), mac.map_or(0, hardware_number));
     }
 
-    /// Says which bridge a slot's link is a port of, by its ifindex; 0: it is a link by itself. On each link a link-local
-    /// address is one neighbour's.
+    /// Sets the ifindex of the bridge that a slot's link is a port of; 0: the link is a segment by itself. On each segment a
+    /// link-local address belongs to one neighbour.
     pub fn set_segment(&self, slot: u16, bridge: u32) {
         self.set(SLOT_SEGMENTS.at(slot.into()), bridge.into());
     }

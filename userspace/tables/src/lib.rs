@@ -1,5 +1,5 @@
-//! The shared memory of kernel and user space, as user space has it: flows as plain numbers, the trait for reading and
-//! removing them, and the image's words.
+//! User space's view of the memory shared with the kernel: flows as plain numbers, the trait to read and remove them,
+//! and the image's words.
 
 pub mod image;
 
@@ -21,21 +21,21 @@ use taskgate_ebpf::{
     family::{IpVersion, V4, V6},
 };
 
-/// One entry in one place of a table. An entry of another flow in that place has another one, and so has the same flow's
-/// next entry.
+/// The id of one entry of a table, by place and version. Another flow's entry in the same place has another id, and so has the next
+/// entry of the same flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FlowId(u64);
 
 impl FlowId {
     const V6: u64 = 1 << 63;
 
-    /// Of what has this way of a family's table, with the way's control word.
+    /// The id of the entry in this way of a family's table, from the way's control word.
     pub const fn new(v6: bool, way: u32, word: ControlWord) -> Self {
         let family = if v6 { Self::V6 } else { 0 };
         Self(family | (way as u64) << Version::BITS | word.version().number())
     }
 
-    /// By its number.
+    /// The id with this number.
     pub const fn numbered(number: u64) -> Self {
         Self(number)
     }
@@ -50,7 +50,7 @@ impl FlowId {
         self.0 & Self::V6 != 0
     }
 
-    /// Where it lies.
+    /// The entry's way in the table.
     pub const fn way(self) -> u32 {
         (self.0 >> Version::BITS) as u32
     }
@@ -101,7 +101,7 @@ impl FlowKey {
         }
     }
 
-    /// The task's port and the peer's. For ICMP they hold what the parser put there, not ports.
+    /// The task's port and the peer's. For ICMP these are the parser's substitutes, not ports.
     pub fn ports(&self) -> (u16, u16) {
         let ports = match self {
             Self::V4(key) => key.ports,
@@ -188,12 +188,12 @@ pub struct TrackedConn {
     pub key: FlowKey,
     /// Its value.
     pub state: ConnState,
-    /// It was admitted in an earlier epoch of its slot: its next packet is judged by the rules.
+    /// The connection was admitted in an earlier epoch of its slot: its next packet is evaluated by the rules.
     pub outdated: bool,
 }
 
 impl TrackedConn {
-    /// An entry whose slot is in this epoch now.
+    /// A connection whose slot is in this epoch now.
     pub const fn new(id: FlowId, key: FlowKey, state: ConnState, epoch: u32) -> Self {
         Self {
             id,
@@ -226,7 +226,7 @@ impl From<&Denial> for DenialState {
     }
 }
 
-/// Entries that a slot has in a table, by the account that they are charged to.
+/// The entries of a slot in a table, by the account to which they are charged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     /// In its floor.
@@ -236,7 +236,7 @@ pub struct Used {
 }
 
 impl Used {
-    /// Both together.
+    /// The sum of both.
     pub const fn total(self) -> u64 {
         self.floor + self.pool
     }
@@ -269,39 +269,41 @@ impl UsageState {
     }
 }
 
-/// The kernel's flow tables. The daemon has one over BPF maps; tests have one over plain collections.
+/// The kernel's flow tables. The daemon implements it over BPF maps, tests over plain collections.
 pub trait FlowTables {
     /// Visits every tracked connection. Those inserted during the visit may be missed.
     fn conns(&mut self, visit: &mut dyn FnMut(&TrackedConn)) -> io::Result<()>;
     /// Visits every denied flow. Those inserted during the visit may be missed.
     fn denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()>;
-    /// Begins to remove tracked connections: waits until each packet either has been counted in them or will take the mark
-    /// off again.
+    /// Marks tracked connections for removal and waits for a grace period: afterwards every packet either has been counted or will
+    /// remove the mark.
     fn mark_conns(&mut self, ids: &[FlowId]) -> io::Result<()>;
-    /// Begins to remove denied flows, in the same way.
+    /// Marks denied flows for removal, in the same way.
     fn mark_denials(&mut self, ids: &[FlowId]) -> io::Result<()>;
-    /// A tracked connection that is still marked, as it is now.
+    /// The present state of a tracked connection, if it is still marked.
     fn marked_conn(&mut self, id: FlowId) -> Option<TrackedConn>;
-    /// Takes a tracked connection that is still marked out of the kernel's reach, and gives its last state. It keeps its place.
+    /// Freezes a tracked connection that is still marked, so that the kernel no longer finds it, and returns its last state. It keeps
+    /// its place.
     fn freeze_conn(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, ConnState)>>;
-    /// Removes a frozen connection, and gives back what it was charged. One that is gone already is none.
+    /// Frees the place of a frozen connection, and returns its charge to the account. Does nothing if it was freed already.
     fn free_conn(&mut self, id: FlowId) -> io::Result<()>;
-    /// Takes a connection's mark off.
+    /// Removes a connection's mark.
     fn keep_conn(&mut self, id: FlowId);
-    /// Takes a denied flow that is still marked out of the kernel's reach, and gives its last state. It keeps its place.
+    /// Freezes a denied flow that is still marked, so that the kernel no longer finds it, and returns its last state. It keeps its
+    /// place.
     fn freeze_denial(&mut self, id: FlowId) -> io::Result<Option<(FlowKey, DenialState)>>;
-    /// Removes a frozen denied flow, and gives back what it was charged. One that is gone already is none.
+    /// Frees the place of a frozen denied flow, and returns its charge to the account. Does nothing if it was freed already.
     fn free_denial(&mut self, id: FlowId) -> io::Result<()>;
-    /// Visits the frozen connections: those that a process was about to remove when it was killed.
+    /// Visits the frozen connections, which a killed process did not free.
     fn frozen_conns(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, ConnState)) -> io::Result<()>;
     /// Visits the frozen denied flows, as [`FlowTables::frozen_conns`] does connections.
     fn frozen_denials(&mut self, visit: &mut dyn FnMut(FlowId, FlowKey, DenialState)) -> io::Result<()>;
-    /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel takes them for absent
-    /// already; this makes room in their tasks' shares.
+    /// Forgets first fragments that are idle past their family's time-out (in ticks). The kernel already treats them as absent;
+    /// this makes room in their tasks' shares.
     fn forget_fragments(&mut self, timeouts: &[u32; TIMEOUTS]) -> io::Result<()>;
     /// A slot's usage and losses; of slot 0: the entries of all slots in the pools.
     fn usage(&mut self, slot: u16) -> io::Result<UsageState>;
-    /// Sets the capture window's number: packets from now on belong to it.
+    /// Sets the number of the capture window, to which packets belong from now on.
     fn set_window(&mut self, window: u32) -> io::Result<()>;
     /// The kernel's clock now, in the ticks of [`ConnState::last`], wrapping.
     fn now(&mut self) -> io::Result<u32>;

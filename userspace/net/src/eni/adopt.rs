@@ -1,4 +1,4 @@
-//! ENIs of an earlier run that stand as they were made, and are taken over as they are: nothing that the task has changes.
+//! Takes over intact ENIs of an earlier run, without any change that the task could notice.
 
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 
@@ -32,7 +32,7 @@ enum Unfit {
     InsideDown,
 }
 
-/// The parts of an ENI that is taken over.
+/// The parts of an existing ENI to take over.
 struct Found {
     link: Link,
     namespace: Namespace,
@@ -42,9 +42,9 @@ struct Found {
 }
 
 impl TaskEni {
-    /// Takes over the ENI that an earlier run of this instance made for the task, as it is. `None` if there is none, or if it
-    /// is not what was made any more: [`Self::make`] replaces that one. It has the addresses that it had: [`Self::withdraw`]
-    /// and [`Self::assign`] bring it to others, and give it back those of its addresses that are missing at one of the ends.
+    /// Takes over the ENI that an earlier run of this instance made for the task, unchanged. `None` if there is none, or if it
+    /// was changed since: [`Self::make`] replaces such an ENI. It keeps its addresses: [`Self::withdraw`]
+    /// and [`Self::assign`] change them, and restore addresses that are missing at one of the ends.
     ///
     /// Its link is up and may have no gate. The caller is in the network namespace of `netlink`.
     pub async fn adopt(netlink: &Netlink, spec: &EniSpec<'_>) -> Result<Option<Self>, EniError> {
@@ -102,7 +102,7 @@ impl TaskEni {
     }
 }
 
-/// Looks whether a link is the host's end of what was made for the task.
+/// Checks that a link is the host's end of the ENI that was made for the task.
 async fn examine(
     spec: &EniSpec<'_>,
     record: &LinkRecord,
@@ -127,7 +127,7 @@ async fn examine(
     let Some(inside) = task.link_message(pair::INSIDE).await? else {
         return Ok(Err(Unfit::Inside));
     };
-    // Each end names the other one.
+    // Each end has the ifindex of the other one.
     let is_other_end =
         |of: &LinkMessage, end: &LinkMessage| of.attributes.contains(&LinkAttribute::Link(end.header.index));
     if !is_other_end(message, &inside) || !is_other_end(&inside, message) {

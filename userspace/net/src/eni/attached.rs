@@ -1,5 +1,5 @@
-//! Namespaces of containers, which have no name in /run/netns: they get one for as long as they have an ENI. It is listed as
-//! one that taskgate made, so that it goes with the ENI, and no run that is killed leaves it behind.
+//! Names for containers' namespaces, which have none in /run/netns: a namespace gets one for as long as it has an ENI. The name is
+//! listed as made by taskgate, so that it is removed with the ENI, and no killed run leaves it behind.
 
 use std::{io, path::Path};
 
@@ -9,12 +9,12 @@ use crate::{
     netns::{Namespace, NamespaceId},
 };
 
-/// Gives the namespace behind a file, such as `/proc/PID/ns/net`, the name `name`, unless the path is that of a name already.
-/// Gives the name that it has then. The namespace stays while it has the name, with or without a process in it.
+/// Names the namespace behind a file, such as `/proc/PID/ns/net`, `name`, unless the path is in /run/netns already.
+/// Returns its name. The namespace exists as long as the name, with or without a process in it.
 ///
 /// # Errors
-/// [`EniError::OwnNetwork`] for the namespace of the calling thread; [`EniError::Refused`] if the file is none, or if the name
-/// is another one's.
+/// [`EniError::OwnNetwork`] for the namespace of the calling thread; [`EniError::Refused`] if the file is no network namespace, or
+/// if the name is in use for another one.
 pub fn attach_namespace(instance: &str, name: &str, path: &Path) -> Result<String, EniError> {
     if let Some(named) = Namespace::name_of(path) {
         return Ok(named);
@@ -42,11 +42,11 @@ fn own_network() -> NetlinkError {
     NetlinkError::of("name namespace", "the host's own")(io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-/// Takes away a name that [`attach_namespace`] or an ENI's making gave, and that no ENI is behind. One that was there before
-/// stays.
+/// Removes a name that [`attach_namespace`] or [`TaskEni::make`](super::TaskEni::make) made. No ENI may use it any more. A name
+/// that this instance did not make stays.
 ///
 /// # Errors
-/// The kernel refused it.
+/// The kernel refused the removal.
 pub fn detach_namespace(instance: &str, name: &str) -> Result<(), EniError> {
     let list = Provisioned::of(instance)?;
     if let Some(namespace) = Namespace::open(name)?

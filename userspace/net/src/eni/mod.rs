@@ -1,4 +1,4 @@
-//! ENIs that taskgate makes: a namespace, a veth pair, addresses and routes, with the gate up before the links are.
+//! ENIs that taskgate makes: a namespace, a veth pair, addresses and routes. The gate is attached before the links are up.
 
 mod adopt;
 mod attached;
@@ -33,12 +33,12 @@ pub struct EniSpec<'a> {
     pub instance: &'a str,
     /// The task's name.
     pub task: &'a str,
-    /// The namespace's name, in /run/netns. It is made where it is missing.
+    /// The namespace's name in /run/netns. A missing namespace is made.
     pub namespace: &'a str,
-    /// The ENI's addresses; the first of each family is what the task sends from unless it says otherwise.
+    /// The ENI's addresses; the first of each family is the task's default source address.
     pub addresses: &'a [IpAddr],
-    /// Whether the task's end fills in checksums and cuts segments before it sends: for gates that cannot see what is left
-    /// to be done to a frame. The task can turn that off again if it may configure its network.
+    /// Whether checksum and segmentation offload are off at the task's end: for gates that cannot read a frame's pending offloads.
+    /// The task can turn them on again if it may configure its network.
     pub fills_checksums: bool,
 }
 
@@ -50,8 +50,8 @@ impl EniSpec<'_> {
         format!("tg-{:012x}", u64::from_be_bytes(number))
     }
 
-    /// The MAC addresses of both ends, the host's first. They are the same each time, so that no neighbour's cache is
-    /// stale after a restart, and a pair whose making was interrupted is known by them.
+    /// The MAC addresses of both ends, the host's first. They are the same each time, so that no neighbour cache is
+    /// stale after a restart, and that the pair of an interrupted run is recognised.
     fn macs(&self) -> [routes::Mac; 2] {
         let hash = self.hash();
         [6, 12].map(|at| {
@@ -77,7 +77,7 @@ impl EniSpec<'_> {
             .into()
     }
 
-    /// The alias of the host's end, for people who list links.
+    /// The alias of the host's end, shown in lists of links.
     fn alias(&self) -> String {
         // The kernel takes 255 bytes.
         let alias = format!("taskgate {} {}", self.instance, self.task);
@@ -85,16 +85,16 @@ impl EniSpec<'_> {
     }
 }
 
-/// Why an ENI is not there. Nothing of it is left, unless a warning in the log says so.
+/// Why an ENI cannot be made. No part of it remains, unless a warning in the log says so.
 #[derive(Debug, thiserror::Error)]
 pub enum EniError {
-    /// The namespace has such a link already.
+    /// The namespace already has an `eth0`.
     #[error("namespace `{namespace}` already has an `eth0`: take it away, or name another namespace for the task")]
     Occupied {
         /// The namespace.
         namespace: String,
     },
-    /// The name leads to where taskgate runs.
+    /// The name leads to taskgate's own network namespace.
     #[error(
         "namespace `{namespace}` is the host's own, where nothing would lie between the task and the host: name another one"
     )]
@@ -102,7 +102,7 @@ pub enum EniError {
         /// The namespace.
         namespace: String,
     },
-    /// A link that is not ours has the name of the host's end.
+    /// A link that this instance did not make has the name of the host's end.
     #[error("link `{link}` is in the way and was not made by taskgate for task `{task}`{}: remove or rename it", says(.alias.as_ref()))]
     Foreign {
         /// The link.
@@ -112,7 +112,7 @@ pub enum EniError {
         /// The link's alias.
         alias: Option<String>,
     },
-    /// The gate could not be put up.
+    /// The gate could not be attached.
     #[error("the gate of task `{task}` does not stand")]
     Gate {
         /// The task.
@@ -124,7 +124,7 @@ pub enum EniError {
     /// The host's end cannot be looked at.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The kernel refused a part of it.
+    /// The kernel refused an operation.
     #[error(transparent)]
     Refused(#[from] NetlinkError),
 }
@@ -133,7 +133,7 @@ fn says(alias: Option<&String>) -> String {
     alias.map_or_else(String::new, |alias| format!(" (it says `{alias}`)"))
 }
 
-/// A limit of an ENI that was made, and its remedy.
+/// A limitation of an ENI that was made, and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EniWarning {
     /// The host does not forward packets of a family.
@@ -150,7 +150,7 @@ pub enum EniWarning {
         /// Why not.
         cause: String,
     },
-    /// A setting by which the host heeds what the task says of routes could not be turned off.
+    /// A setting that makes the host accept routing messages from the task could not be turned off.
     Trusting {
         /// The setting.
         sysctl: String,
@@ -182,31 +182,31 @@ impl fmt::Display for EniWarning {
     }
 }
 
-/// An ENI that taskgate made. It stays when this is dropped; [`Self::remove`] takes it away.
+/// An ENI that taskgate made. It stays when this is dropped; [`Self::remove`] removes it.
 #[derive(Debug)]
 pub struct TaskEni {
     link: Link,
     list: Provisioned,
     record: LinkRecord,
-    /// Of both ends, the host's first.
+    /// The MAC addresses of both ends, the host's first.
     macs: [routes::Mac; 2],
     namespace: Namespace,
     made_namespace: bool,
-    /// The addresses that it has.
+    /// The addresses of both ends.
     addresses: Vec<IpAddr>,
-    /// Those that only one of its ends has: of an ENI that was taken over.
+    /// Addresses that only one end has, as an ENI that was taken over may have.
     partial: Vec<IpAddr>,
-    /// What goes with the addresses may be missing: some were withdrawn, or not all there, and none assigned since.
+    /// Routes of the addresses may be missing: addresses were withdrawn, or were incomplete, and [`Self::assign`] has not run since.
     unsettled: bool,
     warnings: Vec<EniWarning>,
 }
 
 impl TaskEni {
-    /// Makes the ENI: namespace, veth pair and addresses first, then `gate` gets the host's end, and only when that
-    /// stands the links go up and the routes in. The host's end and the routes to it lie in the network namespace of the
-    /// calling thread, which has to be `netlink`'s too.
+    /// Makes the ENI: first namespace, veth pair and addresses; then `gate` attaches a gate to the host's end; only then are the links
+    /// brought up and the routes added. The host's end and the routes to it are in the network namespace of the
+    /// calling thread, which must be that of `netlink`.
     ///
-    /// An ENI that an earlier run of this instance left is replaced. Where anything fails, all of it is undone.
+    /// An ENI that an earlier run of this instance left is replaced. If anything fails, everything is undone.
     pub async fn make<G, E>(
         netlink: &Netlink,
         spec: &EniSpec<'_>,
@@ -237,7 +237,7 @@ impl TaskEni {
                 gate,
             )),
             Err(error) => {
-                // One that was there before has a task in it, which keeps it for the next attempt.
+                // An existing namespace stays for the next attempt: it has a task in it.
                 if origin == Origin::New {
                     undo(list.remove_namespace(namespace));
                 }
@@ -251,23 +251,23 @@ impl TaskEni {
         &self.link
     }
 
-    /// The namespace that it leads to.
+    /// The namespace of the task's end.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// Whether the namespace goes with the ENI.
+    /// Whether the namespace is removed with the ENI.
     pub fn made_namespace(&self) -> bool {
         self.made_namespace
     }
 
-    /// Its limits.
+    /// The ENI's limitations.
     pub fn warnings(&self) -> &[EniWarning] {
         &self.warnings
     }
 
-    /// Takes the ENI away, and the namespace's name if taskgate made it and it leads there still. Processes in the namespace
-    /// stay there, without a network. A link that has got the number of one that is gone stays. The gate may come off afterwards.
+    /// Removes the ENI, and the namespace's name if taskgate made it and it still leads there. Processes in the namespace
+    /// stay there, without a network. Another link that has got the ifindex stays. The gate may be detached afterwards.
     pub async fn remove(self, netlink: &Netlink) -> Result<(), NetlinkError> {
         let link = self.list.remove_link(netlink, &self.record).await;
         if matches!(link, Ok(Removed::Changed)) {
@@ -286,7 +286,7 @@ impl TaskEni {
     }
 }
 
-/// Parts that cannot be undone stay, and the log says so.
+/// Logs a failed undo: its part of the ENI stays.
 fn undo(undone: Result<(), NetlinkError>) {
     if let Err(refused) = undone {
         tracing::warn!("{refused}: {}", refused.cause);
@@ -301,7 +301,7 @@ async fn delete(netlink: &Netlink, ifindex: u32, name: &str) -> Result<(), Netli
     }
 }
 
-/// Where the namespace of an ENI comes from.
+/// The origin of an ENI's namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// Made just now.

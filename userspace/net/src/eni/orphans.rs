@@ -1,5 +1,5 @@
-//! What earlier runs left that no task has any more. It is what the list says, and nothing that a link or a namespace says
-//! of itself.
+//! Removal of orphans: links and namespaces of earlier runs that no task has any more. Only the list identifies them, not the
+//! properties of a link or a namespace alone.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
@@ -12,7 +12,7 @@ use crate::{
     netns::{Namespace, NamespaceId},
 };
 
-/// Takes away the link that an earlier run made for an ENI, whatever name it has by now. Another one that has the name of the
+/// Removes the link that an earlier run made for an ENI, even if it was renamed. Another link with the name of the
 /// ENI's host end is an error.
 pub(super) async fn replace(netlink: &Netlink, list: &Provisioned, spec: &EniSpec<'_>) -> Result<(), EniError> {
     let name = spec.link_name();
@@ -30,25 +30,25 @@ pub(super) async fn replace(netlink: &Netlink, list: &Provisioned, spec: &EniSpe
     }
 }
 
-/// The part of what earlier runs made that stays.
+/// The links and namespaces of earlier runs that are in use, and stay.
 #[derive(Debug, Default)]
 pub struct InUse<'a> {
-    /// Host ends, by the names that they were made with.
+    /// Host ends, by their original names.
     pub links: BTreeSet<String>,
-    /// Namespaces, by name: they stay with their processes, and go with the ENI that [`super::TaskEni::make`] leads there.
+    /// Namespaces, by name: they stay with their processes, and are removed with the ENI that [`super::TaskEni::make`] puts there.
     pub namespaces: BTreeSet<&'a str>,
 }
 
-/// The result of removing what earlier runs left.
+/// The result of [`remove_orphans`].
 #[derive(Debug, Default)]
 pub struct LeftOver {
-    /// The names of the links and namespaces that went.
+    /// The names of removed links and namespaces.
     pub removed: Vec<String>,
-    /// Things that stay, and why.
+    /// Orphans that stay, and why.
     pub kept: Vec<Kept>,
 }
 
-/// A thing that an earlier run may have left, and that stays.
+/// Why a possible orphan stays.
 #[derive(Debug, thiserror::Error)]
 pub enum Kept {
     /// A part of the list cannot be used.
@@ -62,7 +62,7 @@ pub enum Kept {
         /// The reason.
         cause: std::io::Error,
     },
-    /// A link lies in another network namespace than this run.
+    /// A link is in another network namespace than this run.
     #[error(
         "link `{link}`, which an earlier run made, lies in another network namespace and stays, open if nothing gates it: \
          start this instance there, or take it away by hand"
@@ -71,13 +71,13 @@ pub enum Kept {
         /// The link.
         link: String,
     },
-    /// A link is like the one that was made, and has not all of its properties.
+    /// A link has only some of the properties of the listed link.
     #[error(
         "link `{link}`, which an earlier run made, has another alias, name or address now and stays, open if nothing gates it: \
          take it away by hand"
     )]
     Changed {
-        /// The link, by the name that it was made with.
+        /// The link's original name.
         link: String,
     },
     /// The kernel refused.
@@ -88,7 +88,7 @@ pub enum Kept {
     },
 }
 
-/// Takes away what earlier runs of `instance` made and left, but for what is in use. To be called before the first ENI is
+/// Removes the links and namespaces of earlier runs of `instance` that are not in use. To be called before the first ENI is
 /// made, from the network namespace of `netlink`.
 pub async fn remove_orphans(netlink: &Netlink, instance: &str, in_use: &InUse<'_>) -> LeftOver {
     let mut left = LeftOver::default();
@@ -148,8 +148,8 @@ fn remove_namespace(list: &Provisioned, record: &NamespaceRecord) -> Result<Remo
     Ok(removed)
 }
 
-/// Removes the empty file that a run leaves when it is killed between making the file and naming the namespace by it: listed,
-/// and nobody's to write.
+/// Removes the empty file of a run that was killed between making the file and mounting the namespace on it. It must be listed and
+/// read-only.
 pub(super) fn remove_placeholder(list: &Provisioned, namespace: &str) {
     let path = Namespace::path(namespace);
     let is_placeholder = fs::symlink_metadata(&path)
@@ -162,7 +162,7 @@ pub(super) fn remove_placeholder(list: &Provisioned, namespace: &str) {
     }
 }
 
-/// Whether this instance made the namespace `id` of that name, in this run or in one before.
+/// Whether this instance made the namespace `id` under this name, in this run or an earlier one.
 pub(super) fn is_made_by(list: &Provisioned, name: &str, id: NamespaceId) -> bool {
     list.get::<NamespaceRecord>(name).is_some_and(|record| record.is_of(id))
 }

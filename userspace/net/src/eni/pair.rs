@@ -22,7 +22,7 @@ use crate::{
 /// The ENI's name inside the namespace.
 pub(super) const INSIDE: &str = "eth0";
 
-/// Makes all of an ENI but its namespace. Nothing of it stays where that fails.
+/// Makes an ENI in an existing namespace. On failure no part of it remains.
 pub(super) async fn build<G, E>(
     host: &Netlink,
     list: &Provisioned,
@@ -83,7 +83,7 @@ where
             warnings.append(&mut self::warnings(spec.addresses, &link));
             Ok((link, record, warnings, gate))
         }
-        // The gate is dropped after the link, so that the link is gated to its end.
+        // The gate is dropped after the link is removed, so that the link is gated until then.
         Err(error) => failed(error).await,
     }
 }
@@ -106,7 +106,7 @@ async fn add_pair(host: &Netlink, spec: &EniSpec<'_>, namespace: &Namespace) -> 
     Ok(host.link(&name).await?)
 }
 
-/// Says whose it is, and gives both ends their addresses while they are down.
+/// Sets the alias, and adds both ends' addresses while they are down.
 async fn configure(
     host: &Netlink,
     task: &Netlink,
@@ -126,7 +126,7 @@ async fn configure(
     fill_checksums(spec, namespace)
 }
 
-/// Has the task's end fill in checksums, if that is wanted.
+/// Turns checksum and segmentation offload off at the task's end, if the specification asks for that.
 pub(super) fn fill_checksums(spec: &EniSpec<'_>, namespace: &Namespace) -> Result<(), EniError> {
     if !spec.fills_checksums {
         return Ok(());
@@ -140,7 +140,7 @@ pub(super) async fn inside(task: &Netlink) -> Result<Link, EniError> {
     Ok(task.link(INSIDE).await?)
 }
 
-/// Takes both ends up, and puts in the routes, which need links that are up.
+/// Brings both ends up, and adds the routes, which need links that are up.
 async fn bring_up(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Link) -> Result<(), EniError> {
     let inside = inside(task).await?;
     for (netlink, link) in [(host, link), (task, &inside)] {
@@ -160,8 +160,8 @@ async fn bring_up(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Lin
     Ok(())
 }
 
-/// Waits until the kernel's own work has found that both ends are up, some milliseconds at most: before that it drops what
-/// is sent, and nobody would send it again. Its message of that could be lost, so it is asked.
+/// Waits until the kernel has noticed that both ends are up, milliseconds as a rule and a second at most: until then it drops packets, which
+/// would not be sent again. The kernel's notification could be lost, so the state is polled.
 async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), NetlinkError> {
     const LONGEST: Duration = Duration::from_secs(1);
     const EVERY: Duration = Duration::from_millis(1);
@@ -173,8 +173,8 @@ async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), NetlinkErro
     Ok(())
 }
 
-/// Takes from the task what could change the host's own addresses and routes, before the link is up. `send_redirects` only
-/// counts where it is off for `all` too; nobody on such a link has another router to be sent to.
+/// Turns off the settings by which the task could change the host's own addresses and routes, before the link is up.
+/// `send_redirects` is only off if it is off for `all` too; redirects are useless on a link without another router.
 pub(super) fn distrust(link: &Link) -> Vec<EniWarning> {
     let own = NeighbourControl::ALL.map(|control| control.sysctl(&link.name));
     let sends = Sysctl::of_link("ipv4", &link.name, "send_redirects");
@@ -189,7 +189,7 @@ pub(super) fn distrust(link: &Link) -> Vec<EniWarning> {
     own.into_iter().chain([sends]).filter_map(off).collect()
 }
 
-/// Lets the host forward what comes in from the task, and tells what it would take beyond that.
+/// Turns on forwarding of packets from the task, and returns a warning for each setting that still prevents it.
 pub(super) fn warnings(addresses: &[IpAddr], link: &Link) -> Vec<EniWarning> {
     let mut warnings = Vec::new();
     let mut set = |sysctl: Sysctl| {

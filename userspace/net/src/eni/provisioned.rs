@@ -1,9 +1,9 @@
-//! The list of what an instance has made and not taken away yet: a folder in /run with a file for each link and each
-//! namespace. A link or a namespace can claim anything; only the list says whose it is.
+//! The list of links and namespaces that an instance has made and not removed yet: a folder in /run with a file for each. Names and
+//! properties of a link or a namespace can be forged; only the list proves that this instance made it.
 //!
-//! A thing is listed before it is made, so that a run that is killed leaves nothing unlisted, and is looked at again before
-//! it is taken away. A file is replaced as a whole: a reader meets the old one or the new one. It need not outlive a reboot,
-//! which takes away everything that it could list.
+//! An object is listed before it is made, so that a killed run leaves nothing unlisted, and is checked again before
+//! it is removed. A file is replaced atomically: a reader sees the old one or the new one. The list need not outlive a reboot,
+//! which removes everything that it could name.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -24,7 +24,7 @@ use crate::{
     netns::{Namespace, NamespaceId},
 };
 
-/// Where running instances keep their state. It is root's alone.
+/// The folder of running instances' state. Only root has access.
 pub const STATE_FOLDER: &str = "/run/taskgate";
 
 /// The list of one instance.
@@ -40,30 +40,30 @@ pub(super) struct Provisioned {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct LinkRecord {
     boot: String,
-    /// The name that it was made with.
+    /// The link's original name.
     pub(super) link: String,
-    /// The network namespace that it lies in.
+    /// The link's network namespace.
     netns: NamespaceId,
-    /// Its number there, once it has one.
+    /// The link's ifindex there, once it has one.
     pub(super) ifindex: Option<u32>,
-    /// The address that it was made with.
+    /// The link's original Ethernet address.
     mac: Mac,
-    /// The alias that it gets once it is made.
+    /// The alias that the link gets once it is made.
     alias: String,
-    /// The ENI that it is the host's end of, once that is complete.
+    /// The ENI whose host end the link is, once the ENI is complete.
     #[serde(default)]
     pub(super) complete: Option<Complete>,
 }
 
-/// A complete ENI: what it takes to know it again, and to give it other addresses.
+/// The facts of a complete ENI that are needed to recognise it and to change its addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct Complete {
     /// The network namespace of the task.
     pub(super) task: NamespaceId,
-    /// Every address that it has been given and not lost: while they change, the old and the new ones.
+    /// Every address that the ENI may have: during a change, the old and the new ones.
     pub(super) addresses: Vec<IpAddr>,
-    /// Its addresses are being changed: some may be missing, or there in part.
+    /// A change of addresses is in progress: some may be missing, or set at one end only.
     pub(super) changing: bool,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Listed {
     pub(super) damaged: Vec<(PathBuf, io::Error)>,
 }
 
-/// The subject of a file of the list, by which the file is named.
+/// The contents of a file of the list, whose name is derived from the record's.
 pub(super) trait Record: Serialize + DeserializeOwned {
     const PREFIX: &str;
 
@@ -118,7 +118,7 @@ impl Record for NamespaceRecord {
 }
 
 impl LinkRecord {
-    /// Whether a link of the network namespace `here` is the one. Only this host's administrator can give it these
+    /// Whether a link of the network namespace `here` is the listed one. Only this host's administrator can set these
     /// properties: the task has the other end.
     pub(super) fn is_of(&self, here: NamespaceId, message: &LinkMessage) -> bool {
         let is_veth = message.attributes.iter().any(|attribute| match attribute {
@@ -132,27 +132,27 @@ impl LinkRecord {
             && is_place
             && match alias(message) {
                 Some(alias) => alias == self.alias && (as_made || self.ifindex.is_some()),
-                // Killed before it got its alias.
+                // The run was killed before it set the alias.
                 None => as_made,
             }
     }
 
-    /// Whether a link has the Ethernet address that it was made with.
+    /// Whether a link has the listed Ethernet address.
     pub(super) fn has_mac(&self, message: &LinkMessage) -> bool {
         message.attributes.contains(&LinkAttribute::Address(self.mac.to_vec()))
     }
 
-    /// Whether a link has the address and the name that it was made with.
+    /// Whether a link has the listed address, and whether it has the listed name.
     fn likeness(&self, message: &LinkMessage) -> [bool; 2] {
         [self.has_mac(message), link::name(message) == Some(&self.link)]
     }
 
-    /// Whether it lies in a network namespace.
+    /// Whether the link was made in a network namespace.
     pub(super) fn is_in(&self, netns: NamespaceId) -> bool {
         self.netns == netns
     }
 
-    /// The link with its number, or with its name while it has no number.
+    /// Looks up the link by ifindex, or by name while none is listed.
     pub(super) async fn look(&self, netlink: &Netlink) -> Result<Option<LinkMessage>, NetlinkError> {
         match self.ifindex {
             Some(ifindex) => netlink.link_message_of(ifindex, &self.link).await,
@@ -162,7 +162,7 @@ impl LinkRecord {
 }
 
 impl NamespaceRecord {
-    /// Whether a namespace is the one, to which its name leads.
+    /// Whether a namespace is the listed one.
     pub(super) fn is_of(&self, id: NamespaceId) -> bool {
         self.netns == id
     }
@@ -176,7 +176,7 @@ impl Provisioned {
         })
     }
 
-    /// Lists the host's end of an ENI that is about to be made in the calling thread's network namespace.
+    /// Lists the host's end of an ENI before it is made in the calling thread's network namespace.
     pub(super) fn announce_link(&self, spec: &EniSpec<'_>) -> Result<LinkRecord, NetlinkError> {
         let [mac, _] = spec.macs();
         let record = LinkRecord {
@@ -192,7 +192,7 @@ impl Provisioned {
         Ok(record)
     }
 
-    /// Lists a namespace that is about to get its name.
+    /// Lists a namespace before it gets its name.
     pub(super) fn announce_namespace(&self, namespace: &Namespace) -> Result<(), NetlinkError> {
         self.put(&NamespaceRecord {
             boot: self.boot.clone(),
@@ -201,7 +201,7 @@ impl Provisioned {
         })
     }
 
-    /// Writes a record, in place of the one that may be there under its name.
+    /// Writes a record, replacing an existing one of the same name.
     pub(super) fn put<R: Record>(&self, record: &R) -> Result<(), NetlinkError> {
         let path = self.path::<R>(record.name());
         let write = || -> io::Result<()> {
@@ -220,13 +220,13 @@ impl Provisioned {
         write().map_err(NetlinkError::of("write", path.display().to_string()))
     }
 
-    /// The record under a name; `None` if there is none, or one that says nothing of this boot.
+    /// The record under a name; `None` if there is none, or if it is of another boot.
     pub(super) fn get<R: Record>(&self, name: &str) -> Option<R> {
         let record: R = read(&self.path::<R>(name)).ok()?;
         (record.name() == name && record.boot() == self.boot).then_some(record)
     }
 
-    /// Takes a record out of the list. A file that cannot be removed is listed for too long, which harms nobody.
+    /// Removes a record from the list. If its file cannot be removed, the entry only stays too long, which is harmless.
     pub(super) fn forget<R: Record>(&self, name: &str) {
         let path = self.path::<R>(name);
         match fs::remove_file(&path) {
@@ -235,7 +235,7 @@ impl Provisioned {
             }
             _ => {}
         }
-        // The folder goes with the last one; until then it is not empty.
+        // Removes the folder after the last record; until then it is not empty.
         fs::remove_dir(&self.folder).ok();
     }
 
@@ -258,7 +258,7 @@ impl Provisioned {
         names.sort();
         for name in names {
             if name == NEXT {
-                // Killed while writing it: the thing to be listed was not begun.
+                // The run was killed while writing it, before it made the object.
                 fs::remove_file(self.folder.join(NEXT)).ok();
             } else if name.starts_with(LinkRecord::PREFIX) {
                 let record = self.listed(&name, &mut listed.damaged);
@@ -296,14 +296,14 @@ impl Provisioned {
         }
     }
 
-    /// Takes a link away, if it is still the one that was made, and out of the list.
+    /// Removes a link, if it is still the listed one, and its record.
     pub(super) async fn remove_link(&self, netlink: &Netlink, record: &LinkRecord) -> Result<Removed, NetlinkError> {
         let removed = match record.look(netlink).await? {
             Some(message) if record.is_of(NamespaceId::here()?, &message) => {
                 delete(netlink, message.header.index, &record.link).await?;
                 Removed::Now
             }
-            // It may be the one, under another alias, or somebody else's: it stays in the list, too.
+            // It may be the listed link under another alias, or a foreign link: link and record stay.
             Some(message) if record.likeness(&message).contains(&true) => return Ok(Removed::Changed),
             _ => Removed::WasGone,
         };
@@ -311,7 +311,7 @@ impl Provisioned {
         Ok(removed)
     }
 
-    /// Takes a namespace's name away, if it still leads there, and out of the list.
+    /// Removes a namespace's name, if it still leads there, and its record.
     pub(super) fn remove_namespace(&self, namespace: Namespace) -> Result<(), NetlinkError> {
         let name = namespace.name().to_owned();
         namespace.remove()?;
@@ -328,25 +328,25 @@ impl Provisioned {
     }
 }
 
-/// Whether there was something to take away.
+/// The result of a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Removed {
     Now,
-    /// It is gone, or something else has its number or name.
+    /// The link was gone already; another link may have its ifindex.
     WasGone,
-    /// The link that is there resembles it, but not wholly: it stays.
+    /// The link that was found has only some of the listed properties, and stays.
     Changed,
 }
 
 /// A file that is being written.
 const NEXT: &str = "next";
 
-/// Reads a record that only this host's administrator can have written.
+/// Reads a record, after checking that only this host's administrator can have written it.
 fn read<R: Record>(path: &Path) -> io::Result<R> {
     /// A record is a few hundred bytes.
     const MOST: u64 = 65_536;
     let mut options = OpenOptions::new();
-    // A FIFO would let us wait.
+    // Opening a FIFO would block.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file: File = options.read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
@@ -359,7 +359,7 @@ fn read<R: Record>(path: &Path) -> io::Result<R> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// A file that others can write is not taken for a list.
+/// Refuses a file of another owner, one that others can write to, and a symbolic link.
 fn check_owner(metadata: &fs::Metadata, what: &str) -> io::Result<()> {
     let own = nix::unistd::geteuid().as_raw();
     if metadata.file_type().is_symlink() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {

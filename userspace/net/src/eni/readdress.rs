@@ -1,5 +1,5 @@
-//! An ENI that gets other addresses while its task runs: in place, since whoever is in the namespace stays there. The list
-//! has every address that it may have meanwhile, so that the next run finds them if this one is killed.
+//! Changes an ENI's addresses while its task runs: in place, as processes cannot be moved out of the namespace. The list
+//! has every address that the ENI may have meanwhile, so that the next run finds them if this one is killed.
 
 use std::net::IpAddr;
 
@@ -7,8 +7,8 @@ use super::{EniError, EniWarning, TaskEni, pair, routes};
 use crate::netlink::{Netlink, NetlinkError};
 
 impl TaskEni {
-    /// Takes away the addresses that are not among `addresses`. Where they move between ENIs, all withdraw theirs before
-    /// any [`TaskEni::assign`]s them.
+    /// Removes the addresses that are not among `addresses`. If addresses move between ENIs, withdraw them from all ENIs before
+    /// any [`TaskEni::assign`].
     pub async fn withdraw(&mut self, netlink: &Netlink, addresses: &[IpAddr]) -> Result<(), EniError> {
         let mut unwanted = self.all();
         unwanted.retain(|address| !addresses.contains(address));
@@ -17,7 +17,7 @@ impl TaskEni {
         }
         let task = self.namespace.netlink()?;
         let inside = pair::inside(&task).await?;
-        // With an address go the routes that prefer it.
+        // Routes that prefer an address are removed with it.
         self.list_changing(self.all())?;
         for address in unwanted {
             routes::remove_to_task(netlink, &self.link, address).await?;
@@ -28,8 +28,8 @@ impl TaskEni {
         Ok(())
     }
 
-    /// Gives it those of `addresses` that it does not have, and has the task send from the first of each family. Gives
-    /// what limits it.
+    /// Adds missing `addresses`, and makes the first of each family the task's default source address. Returns the ENI's
+    /// limitations.
     pub async fn assign(&mut self, netlink: &Netlink, addresses: &[IpAddr]) -> Result<Vec<EniWarning>, EniError> {
         if self.addresses == addresses && !self.unsettled {
             return Ok(Vec::new());
@@ -41,7 +41,7 @@ impl TaskEni {
         listed.extend(addresses.iter().filter(|address| !self.addresses.contains(address)));
         self.list_changing(listed)?;
         for family in routes::families(addresses) {
-            // It stays when a family goes, and may be there already.
+            // The gateway stays when a family is removed, and may exist already.
             routes::unless(libc::EEXIST, family.add_gateway(netlink, &self.link).await)?;
         }
         for address in addresses {
@@ -66,12 +66,12 @@ impl TaskEni {
         Ok(pair::warnings(addresses, &self.link))
     }
 
-    /// The addresses of which it has anything.
+    /// The addresses that both ends or only one of them has.
     fn all(&self) -> Vec<IpAddr> {
         self.addresses.iter().chain(&self.partial).copied().collect()
     }
 
-    /// Lists the addresses that it may have from now on, until they are settled.
+    /// Writes the addresses that the ENI may have during the change to the list.
     fn list_changing(&mut self, addresses: Vec<IpAddr>) -> Result<(), NetlinkError> {
         self.unsettled = true;
         self.put_record(addresses, true)

@@ -19,11 +19,11 @@ use crate::{
     netlink::{Netlink, NetlinkError},
 };
 
-/// The task's way out, at the host's end of every pair: addresses that mean nothing beyond the link.
+/// The task's gateways, at the host's end of every pair: link-local addresses.
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// How the kernel answers "permission denied" to root.
+/// The explanation of the kernel's "permission denied" to root.
 const IPV6_OFF: &str = "IPv6 is off in that network namespace: turn it on there with `sysctl -w \
                         net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0`, or give the task no IPv6 \
                         address";
@@ -31,32 +31,32 @@ const IPV6_OFF: &str = "IPv6 is off in that network namespace: turn it on there 
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
 
-/// A family that an ENI has, by the address that the task sends from unless it says otherwise: the first one.
+/// An address family of an ENI, with the task's default source address: the first one of the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Family(IpAddr);
 
-/// The families that addresses are of.
+/// The families of addresses.
 pub(super) fn families(addresses: &[IpAddr]) -> impl Iterator<Item = Family> {
     let first = |of: fn(&IpAddr) -> bool| addresses.iter().copied().find(of).map(Family);
     first(IpAddr::is_ipv4).into_iter().chain(first(IpAddr::is_ipv6))
 }
 
 impl Family {
-    /// Gives the host's end the task's way out.
+    /// Adds the task's gateway address to the host's end.
     pub(super) async fn add_gateway(self, host: &Netlink, link: &Link) -> Result<(), NetlinkError> {
         if self.0.is_ipv4() {
             return add_address(host, link, GATEWAY_V4.into(), 32).await;
         }
-        // An address of its own making would be announced to the task, which could do nothing with it.
+        // An automatic link-local address would be announced to the task, which has no use for it.
         let none = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let quiet =
             LinkUnspec::new_with_index(link.ifindex).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![none]));
         set(host, quiet, "turn address generation off on", link).await?;
-        // A prefix: the task's own link-local address is beyond it.
+        // With the prefix length, as the task's link-local address must be on-link.
         add_address(host, link, GATEWAY_V6.into(), 64).await
     }
 
-    /// Leads everything out of the task by its way out, which has this MAC, in place of what led there before.
+    /// Sets the task's default route, via the gateway with this MAC, replacing an earlier one.
     pub(super) async fn put_default(self, task: &Netlink, inside: &Link, mac: Mac) -> Result<(), NetlinkError> {
         let gateway = if self.0.is_ipv4() {
             GATEWAY_V4.into()
@@ -86,12 +86,12 @@ impl Family {
     }
 }
 
-/// Gives the task's end one of the ENI's addresses.
+/// Adds one of the ENI's addresses to the task's end.
 pub(super) async fn add_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), NetlinkError> {
     add_address(task, inside, address, length(address)).await
 }
 
-/// Those of the ENI's addresses that the task's end has.
+/// The ENI's addresses that the task's end has.
 pub(super) async fn own_addresses(
     task: &Netlink,
     inside: &Link,
@@ -112,7 +112,7 @@ pub(super) async fn own_addresses(
     Ok(addresses.iter().copied().filter(|address| has(*address)).collect())
 }
 
-/// Takes one of the ENI's addresses from the task's end. Nothing to do where it is gone.
+/// Removes one of the ENI's addresses from the task's end, if it is there.
 pub(super) async fn remove_own_address(task: &Netlink, inside: &Link, address: IpAddr) -> Result<(), NetlinkError> {
     let mut request = task.handle().address().add(inside.ifindex, address, length(address));
     let message = std::mem::take(request.message_mut());
@@ -124,18 +124,18 @@ pub(super) async fn remove_own_address(task: &Netlink, inside: &Link, address: I
     )
 }
 
-/// Leads one of the ENI's addresses to the task, whose end has this MAC. In the universe's scope, so that the host speaks
-/// to the task as what it is elsewhere, not as its gateway.
+/// Routes one of the ENI's addresses to the task, whose end has this MAC. The route has universe scope, so that the host talks
+/// to the task from its usual address, not from the gateway's.
 pub(super) async fn add_to_task(host: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
     put_neighbour(host, link, address, mac).await?;
     let added = host.handle().route().add(to_task(link, address)).execute().await;
     added.map_err(NetlinkError::of("add route", format!("{address} dev {}", link.name)))
 }
 
-/// Whether one of the ENI's addresses is led to the task.
+/// Whether one of the ENI's addresses is routed to the task.
 pub(super) async fn is_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<bool, NetlinkError> {
     let mut wanted = to_task(link, address);
-    // The route itself, and not what a packet would make of it.
+    // Ask for the FIB entry itself, not for the result of a packet's lookup.
     wanted.header.flags = RouteFlags::FibMatch;
     let found: Result<Vec<RouteMessage>, _> = host.handle().route().get(wanted).execute().try_collect().await;
     let name = format!("{address} dev {}", link.name);
@@ -155,7 +155,7 @@ pub(super) async fn is_to_task(host: &Netlink, link: &Link, address: IpAddr) -> 
     }
 }
 
-/// Leads one of the ENI's addresses there no more. Nothing to do where it is not led there.
+/// Removes the route and the neighbour entry of one of the ENI's addresses, if they exist.
 pub(super) async fn remove_to_task(host: &Netlink, link: &Link, address: IpAddr) -> Result<(), NetlinkError> {
     let message = std::mem::take(host.handle().neighbours().add(link.ifindex, address).message_mut());
     let removed = host.handle().neighbours().del(message).execute().await;
@@ -192,7 +192,7 @@ fn to_task(link: &Link, address: IpAddr) -> RouteMessage {
     }
 }
 
-/// The whole of an address.
+/// The prefix length of a single address.
 fn length(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
@@ -203,7 +203,7 @@ async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => {
-            // There is nobody else on the link to ask, and the task is to be ready at once.
+            // No duplicate address detection: the link has no third host, and the task should be ready at once.
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
             address.is_unicast_link_local()
         }
@@ -225,8 +225,8 @@ async fn add_address(netlink: &Netlink, link: &Link, address: IpAddr, length: u8
     })
 }
 
-/// Says who a neighbour is, for good. Nobody has to ask on a link with two ends; and the kernel keeps at most 1,024
-/// neighbours that it asked for, those of all network namespaces together, so that with more tasks some would be cut off.
+/// Sets a permanent neighbour entry. A link with two ends needs no neighbour discovery; and the kernel keeps at most 1,024
+/// discovered neighbours of all network namespaces together, so with more tasks some would be cut off.
 async fn put_neighbour(netlink: &Netlink, link: &Link, address: IpAddr, mac: Mac) -> Result<(), NetlinkError> {
     let neighbour = netlink.handle().neighbours().add(link.ifindex, address);
     let neighbour = neighbour.link_layer_address(&mac).state(NeighbourState::Permanent);
@@ -234,7 +234,7 @@ async fn put_neighbour(netlink: &Netlink, link: &Link, address: IpAddr, mac: Mac
     put.map_err(NetlinkError::of("add neighbour", format!("{address} on {}", link.name)))
 }
 
-/// An error that says what was wanted anyway is none.
+/// Ignores an error with this number: the wanted state exists already.
 pub(super) fn unless(errno: i32, done: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match done {
         Err(refused) if refused.is(errno) => Ok(()),
