@@ -1,5 +1,5 @@
-//! How much the reader takes in: an account with 100,000 interfaces, and a million members, are within these bounds, and what is
-//! in a file cannot make the reader take more memory, or much more time, than they do.
+//! Input limits of the reader. An account with 100,000 interfaces and a million members is within them, and no file can make
+//! the reader use more memory, or much more time, than that takes.
 
 /// Bytes in one file.
 pub(super) const FILE_BYTES: u64 = 256 << 20;
@@ -9,23 +9,23 @@ pub(super) const FOLDER_BYTES: u64 = 512 << 20;
 pub(super) const FILES: usize = 10_000;
 /// Values in all files of a folder: scalars, lists and objects.
 pub(super) const VALUES: usize = 12_000_000;
-/// Values in one YAML file, which is in memory as a whole.
+/// Values in one YAML file, which is held in memory as a whole.
 pub(super) const YAML_VALUES: usize = 4_000_000;
-/// How deep lists and objects are nested.
+/// The nesting depth of lists and objects.
 pub(super) const DEPTH: usize = 64;
-/// Keys of the object that a file is.
+/// Keys of a file's top object.
 pub(super) const TOP_KEYS: usize = 1_000;
 /// Values after expanding a file's anchors and aliases.
 pub(super) const ALIASED_VALUES: usize = 100_000;
 /// Bytes of text after expanding a file's anchors and aliases.
 pub(super) const ALIASED_BYTES: usize = 16 << 20;
-/// Groups, interfaces, prefix lists, tasks and the like, all together.
+/// Objects in total: groups, interfaces, prefix lists, tasks and so on.
 pub(super) const OBJECTS: usize = 2_000_000;
-/// Rules of one entry of a native group, one for each of its ports and peers.
+/// Rules that one entry of a native group expands to, one for each of its ports and peers.
 pub(super) const RULES_OF_ENTRY: usize = 10_000;
 /// Rules of all groups.
 pub(super) const RULES: usize = 500_000;
-/// Errors, and warnings, that are kept.
+/// Errors that are kept, and the same number of warnings.
 pub(super) const PROBLEMS: usize = 1_000;
-/// Characters of a value that a message repeats.
+/// Characters of a value that are quoted in a message.
 pub(super) const EXCERPT: usize = 80;

@@ -1,11 +1,11 @@
-//! A file's top object and the values in it: parts of a tree, or of a JSON text that is not read yet.
+//! A file's top object and its values: nodes of a tree, or parts of a JSON text that are not parsed yet.
 
 use super::json;
 use super::node::{Node, Value};
 use super::object::items;
 use super::problem::{Diagnostics, Location};
 
-/// A value: part of a tree, or of a JSON text and not read yet.
+/// A value: a node of a tree, or a part of a JSON text that is not parsed yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Content<'a, 't> {
     Tree(&'a Node<'t>),
@@ -35,7 +35,7 @@ impl<'t> Content<'_, 't> {
         }
     }
 
-    /// One item of a list after the other; an error if it is none.
+    /// Calls a function for each item of a list; an error if the value is not a list.
     pub(super) fn for_each(
         self,
         key: &str,
@@ -56,7 +56,7 @@ impl<'t> Content<'_, 't> {
     }
 }
 
-/// The object that a file, or a page of it, is.
+/// The top object of a file, or of a page in it.
 #[derive(Debug)]
 pub(super) struct Top<'a, 't> {
     pub(super) location: Location,
@@ -75,7 +75,7 @@ impl<'a, 't> Top<'a, 't> {
         })
     }
 
-    /// The key's place and value; `null` counts too.
+    /// The key's place and value, `null` included.
     pub(super) fn get(&self, key: &str) -> Option<(Location, Content<'a, 't>)> {
         let found = self.entries.iter().find(|(name, _, _)| *name == key);
         found.map(|(_, location, content)| (*location, *content))

@@ -1,9 +1,9 @@
-//! A list without repetitions.
+//! A list without duplicates.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 
-/// Things in the order in which they were added, none twice.
+/// Items in the order of insertion, without duplicates.
 #[derive(Debug)]
 pub(super) struct Distinct<T> {
     items: Vec<T>,
@@ -18,9 +18,9 @@ impl<T> Default for Distinct<T> {
 }
 
 impl<T: Copy + Eq + Hash> Distinct<T> {
-    /// Adds it; `false` if it was there.
+    /// Adds an item; `false` if it is already there.
     pub(super) fn add(&mut self, item: T) -> bool {
-        // A set costs more than a look at a few.
+        // A set costs more than comparing with a few items.
         const FEW: usize = 8;
         let new = if self.items.len() < FEW {
             !self.items.contains(&item)
@@ -36,7 +36,7 @@ impl<T: Copy + Eq + Hash> Distinct<T> {
         new
     }
 
-    /// All of them.
+    /// All items.
     pub(super) fn into_items(self) -> Vec<T> {
         self.items
     }

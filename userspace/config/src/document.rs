@@ -1,5 +1,5 @@
-//! Recognition of a file: output of the AWS CLI (one answer, a list of pages or a bare list of objects), the native
-//! form, or another format, which is named with the remedy.
+//! Recognition of a file: output of the AWS CLI (one response, a list of pages or a bare list of objects), the native form,
+//! or another format, which is reported with the remedy.
 
 use super::aws;
 use super::content::{Content, Top};
@@ -11,10 +11,10 @@ use super::problem::{Diagnostics, Location};
 use super::raw::Collected;
 use super::recognise;
 
-/// The key that the AWS CLI leaves in a list that goes on elsewhere.
+/// The key that the AWS CLI adds to a truncated list.
 const CUT: &str = "NextToken";
 
-/// Reads a file that is JSON.
+/// Reads a JSON file.
 pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, report: &mut Diagnostics) {
     let Some(parts) = &outline.parts else {
         if outline.root.is_list() {
@@ -41,7 +41,7 @@ pub(super) fn read_json(outline: &json::Outline<'_>, collected: &mut Collected, 
     read_top(&top, collected, report);
 }
 
-/// Reads a file that is a tree.
+/// Reads a file that was parsed to a tree.
 pub(super) fn read_tree(root: &Node<'_>, collected: &mut Collected, report: &mut Diagnostics) {
     if let Some(top) = Top::of(root) {
         cut(&top, report);
@@ -59,7 +59,7 @@ pub(super) fn read_tree(root: &Node<'_>, collected: &mut Collected, report: &mut
     }
 }
 
-/// A list that goes on elsewhere is refused.
+/// Refuses a truncated list.
 fn cut(top: &Top<'_, '_>, report: &mut Diagnostics) {
     if let Some(location) = token(top, report) {
         cut_at(location, report);
@@ -73,7 +73,7 @@ fn cut_at(token: Location, report: &mut Diagnostics) {
     report.rules_lost = true;
 }
 
-/// The place of a token that says that more follows.
+/// The place of a pagination token.
 fn token(top: &Top<'_, '_>, report: &mut Diagnostics) -> Option<Location> {
     let (location, content) = top.get(CUT)?;
     match &content.node(report).value {
@@ -83,7 +83,7 @@ fn token(top: &Top<'_, '_>, report: &mut Diagnostics) -> Option<Location> {
     }
 }
 
-/// Reads every key of an object that is known. `true` if there is one.
+/// Reads every known key of an object. `true` if there is one.
 fn read_known(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) -> bool {
     let mut known = false;
     for key in aws::keys() {
@@ -97,7 +97,7 @@ fn read_known(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnos
     known
 }
 
-/// Reads the tasks of ECS. `true` if that is what the object has.
+/// Reads ECS tasks. `true` if the object has them.
 fn read_ecs_tasks(top: &Top<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) -> bool {
     if !recognise::has_ecs_tasks(top, report) {
         return false;
@@ -136,7 +136,7 @@ fn read_native(root: &Node<'_>, top: &Top<'_, '_>, collected: &mut Collected, re
     }
 }
 
-/// Reads a list of pages, as `--output yaml-stream` prints them, or of objects, as `--query 'SecurityGroups[]'` does.
+/// Reads a list of pages, as from `--output yaml-stream`, or of objects, as from `--query 'SecurityGroups[]'`.
 fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Diagnostics) {
     let mut count = 0_usize;
     let mut unknown = 0_usize;
@@ -155,7 +155,7 @@ fn read_list(list: Content<'_, '_>, collected: &mut Collected, report: &mut Diag
             aws::read_ecs_task(item, collected, report);
         } else if !aws::read_bare(item, &mut entries, collected, report) {
             unknown += 1;
-            // The first one says it all.
+            // One message is enough.
             if unknown == 1 {
                 let (message, hint) = recognise::item(item);
                 report.error(item.location, message, hint);

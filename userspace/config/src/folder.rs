@@ -1,4 +1,4 @@
-//! Which files of a folder are read, and their text.
+//! Selection of the files in a folder, and reading of their text.
 
 use std::fs::{File, Metadata, OpenOptions, metadata, read_dir};
 use std::io::{self, Read as _};
@@ -10,7 +10,7 @@ use super::node::end_of;
 use super::problem::{Diagnostics, Location};
 use super::recognise;
 
-/// The files of a folder that are read, in the order of their names: `*.json`, `*.yaml`, `*.yml`, no dot-files.
+/// The configuration files of a folder, sorted by name: `*.json`, `*.yaml`, `*.yml`, no dot-files.
 pub(super) fn files(folder: &Path, report: &mut Diagnostics) -> Vec<PathBuf> {
     let listed = match list(folder) {
         Ok(listed) => listed,
@@ -52,13 +52,13 @@ pub(super) fn files(folder: &Path, report: &mut Diagnostics) -> Vec<PathBuf> {
     listed.read
 }
 
-/// Files that are not read and perhaps were meant to be.
+/// A remark on files that are not read but may have been meant to be.
 fn not_read(listed: &Listed) -> Option<String> {
     let some = !listed.near.is_empty() && !listed.read.is_empty();
     some.then(|| some_of(&listed.near))
 }
 
-/// The first few names, and how many more there are.
+/// The first few names, and the number of others.
 fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 4;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
@@ -73,7 +73,7 @@ fn some_of(names: &[String]) -> String {
 #[derive(Debug, Default)]
 struct Listed {
     read: Vec<PathBuf>,
-    /// Names of files that were perhaps meant to be read.
+    /// Names of files that may have been meant to be read.
     near: Vec<String>,
     other: Vec<String>,
     folders: Vec<String>,
@@ -89,7 +89,7 @@ fn list(folder: &Path) -> io::Result<Listed> {
         if name.starts_with('.') {
             continue;
         }
-        // A link that leads nowhere stays in: reading it says so.
+        // A dangling symbolic link stays in the list: reading it reports the error.
         if metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
             listed.folders.push(name);
             continue;
@@ -111,7 +111,7 @@ fn list(folder: &Path) -> io::Result<Listed> {
     Ok(listed)
 }
 
-/// Whether the end of a name says that the file may be a configuration all the same, an earlier one included.
+/// Whether a name's ending suggests a configuration file, or an earlier version of one.
 fn near(name: &str, end: &str) -> bool {
     let end = end.to_ascii_lowercase();
     let ends = [
@@ -120,7 +120,7 @@ fn near(name: &str, end: &str) -> bool {
     ends.contains(&&*end) || name.ends_with('~')
 }
 
-/// The message about a folder in which nothing is read.
+/// The message about a folder without configuration files.
 fn nothing(listed: &Listed) -> (String, String) {
     let what = "the folder holds no `.json`, `.yaml` or `.yml` file";
     if let Some(state) = listed
@@ -152,7 +152,7 @@ fn nothing(listed: &Listed) -> (String, String) {
     }
 }
 
-/// A file's text; `None` with an error on record. Takes its size from `bytes_left`.
+/// A file's text; `None` after reporting an error. Its size is subtracted from `bytes_left`.
 pub(super) fn text(file: Location, path: &Path, bytes_left: &mut u64, report: &mut Diagnostics) -> Option<String> {
     let bytes = match read(path, bytes_left) {
         Ok(bytes) => bytes,
@@ -177,9 +177,9 @@ pub(super) fn text(file: Location, path: &Path, bytes_left: &mut u64, report: &m
     }
 }
 
-/// Reads a regular file, as much as it says that it has: a file of /proc says 0, and some of those never end.
+/// Reads a regular file up to its stated size: a file in /proc states 0, and some of those never end.
 fn read(path: &Path, bytes_left: &mut u64) -> io::Result<Vec<u8>> {
-    // Opening a device can have effects, so the type is checked before; it is checked again on the opened file.
+    // Opening a device can have side effects, so the type is checked before, and again on the opened file.
     regular(&metadata(path)?)?;
     let file: File = OpenOptions::new()
         .read(true)
@@ -203,7 +203,7 @@ fn read(path: &Path, bytes_left: &mut u64) -> io::Result<Vec<u8>> {
     })?;
     let mut bytes = Vec::with_capacity(size as usize);
     (&file).take(size).read_to_end(&mut bytes)?;
-    // The beginning of one text and the end of another may make a configuration that nobody wrote.
+    // A file that changes during the read could combine two versions into a configuration that was never written.
     let changed = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
     if changed(&file.metadata()?) != changed(&metadata) {
         return Err(io::Error::other("it was written while it was read"));

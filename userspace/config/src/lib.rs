@@ -1,17 +1,16 @@
-//! From a folder of files to a [`Model`]: AWS CLI output as it is printed, and the native form, in JSON or YAML.
+//! Reads a folder of files into a [`Model`]: AWS CLI output as printed, and the native form, in JSON or YAML.
 //!
-//! Files are told apart by their top-level keys. Reading goes in two steps: each form turns its part of a file into
-//! raw objects that know their place (`aws`, `native`), then all objects together are compared, joined and checked
-//! (`resolve`). Errors do not end the reading: everything that is wrong is shown at once, and a configuration with
-//! an error is refused whole.
+//! Files are recognised by their top-level keys. Reading has two steps: each form converts its part of a file to raw objects
+//! with their places (`aws`, `native`), then all objects together are compared, joined and checked (`resolve`). Errors do
+//! not stop the reading: all of them are reported at once, and a configuration with an error is refused as a whole.
 //!
-//! Rules are named by their `sgr-` id where a file holds it. Others are named `NAME/ingress/N` or `NAME/egress/N`: in
-//! the native form N counts the entries of the list, from 1; in AWS permissions, which merge the peers of one port
-//! range, N counts the peers, from 1, in the order of the file.
+//! Rules are named by their `sgr-` id if a file has it. Others are named `NAME/ingress/N` or `NAME/egress/N`: in the native
+//! form N counts the entries of the list, from 1; in AWS permissions, which merge the peers of one port range, N counts the
+//! peers, from 1, in the order of the file.
 //!
-//! Within one VPC, or where a VPC is not known, an address belongs to one ENI: two ENIs with one address and different
-//! groups are refused; where the groups are the same, the gated one keeps the address, or the one read first. VPCs may
-//! overlap. Two gated ENIs with one address are always refused.
+//! Within one VPC, or if a VPC is unknown, an address belongs to one ENI: two ENIs with one address and different groups are
+//! refused; with the same groups, the gated ENI keeps the address, or else the first one read. Address ranges of different
+//! VPCs may overlap. Two gated ENIs with one address are always refused.
 
 mod aws;
 mod bounds;
@@ -41,32 +40,31 @@ use problem::{Diagnostics, Location};
 use raw::Collected;
 use taskgate_model::Model;
 
-/// A configuration that can be used.
+/// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     /// The model.
     pub model: Model,
     /// Warnings, in the order of files and lines.
     pub warnings: Vec<Problem>,
-    /// The files that were read, by their names as the reader knows them, in the order of reading.
+    /// The files that were read, under the names given to the reader, in the order of reading.
     pub files: Vec<String>,
 }
 
-/// Reads the `*.json`, `*.yaml` and `*.yml` of a folder in the order of their names, not recursively and without
-/// dot-files.
+/// Reads the files `*.json`, `*.yaml` and `*.yml` of a folder, sorted by name, without subfolders and dot-files.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with the folder, its files and what they say.
+/// All errors in the folder, in its files and in their contents.
 pub fn load(folder: &Path) -> Result<Loaded, Problems> {
     Sources::open(folder).resolve()
 }
 
-/// Reads files that are already in memory, in the order given: each a name, as it is shown in messages, and its text.
+/// Reads files that are already in memory, in the given order: each one a name for messages, and its text.
 ///
 /// # Errors
 ///
-/// Everything that is wrong with what they say.
+/// All errors in their contents.
 pub fn read(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
     Sources::of(files).resolve()
 }

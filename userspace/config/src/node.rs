@@ -1,14 +1,14 @@
-//! A value of a file, JSON or YAML, and its place.
+//! Values of a JSON or YAML file, with their places.
 //!
-//! Scalars stay text: the key decides the meaning of a value, and so `012345678901`, `8000-8100` or
-//! `0a:00:00:00:00:01` never become a number, an octal or a time.
+//! Scalars stay text: the key determines how a value is read, so `012345678901`, `8000-8100` or `0a:00:00:00:00:01` never
+//! become a number, an octal number or a time.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::problem::{Diagnostics, Location};
 
-/// A value and its place. It borrows from the file's text where it can.
+/// A value and its place. It borrows from the file's text where possible.
 #[derive(Clone, Debug)]
 pub(super) struct Node<'t> {
     pub(super) location: Location,
@@ -20,7 +20,7 @@ pub(super) struct Node<'t> {
 pub(super) enum Value<'t> {
     /// Nothing, or a plain `null`.
     Null,
-    /// A string, a number or a boolean, as it is written.
+    /// A string, a number or a boolean, as written.
     Scalar(Cow<'t, str>),
     /// A sequence.
     List(Vec<Node<'t>>),
@@ -46,7 +46,7 @@ impl Node<'_> {
         }
     }
 
-    /// The word for what it is, in messages.
+    /// The name of its kind in messages.
     pub(super) fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "empty",
@@ -57,7 +57,7 @@ impl Node<'_> {
     }
 }
 
-/// The place after all of `text`.
+/// The place after the end of `text`.
 pub(super) fn end_of(file: Location, text: &str) -> Location {
     let last = text.rsplit('\n').next().unwrap_or_default();
     location(file, text.matches('\n').count() + 1, last.chars().count())
@@ -73,9 +73,9 @@ pub(super) fn location(file: Location, line: usize, column: usize) -> Location {
     }
 }
 
-/// Puts every key that a mapping has twice on record.
+/// Reports every duplicate key of a mapping.
 pub(super) fn keys_once(entries: &[Entry<'_>], report: &mut Diagnostics) {
-    /// Up to here comparing each with each is faster than hashing.
+    /// Up to this number, comparing all pairs is faster than hashing.
     const FEW: usize = 24;
     let mut twice = |entry: &Entry<'_>| {
         let message = format!("the key `{}` stands twice", entry.key);

@@ -1,4 +1,4 @@
-//! Reading an object's keys: missing, mistyped and unknown ones are reported.
+//! Reading the keys of an object; missing, mistyped and unknown keys are reported.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use super::problem::{Diagnostic, Diagnostics, Location};
 /// An object of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Object<'n> {
-    /// Its name in messages, with an article: `a group`.
+    /// The kind of object in messages, with an article: `a group`.
     what: &'static str,
     pub(super) location: Location,
     pub(super) entries: &'n [Entry<'n>],
@@ -19,7 +19,7 @@ pub(super) struct Object<'n> {
 }
 
 impl<'n> Object<'n> {
-    /// The object that `node` is.
+    /// `node` as an object; an error if it is something else.
     pub(super) fn of(node: &'n Node<'n>, what: &'static str, report: &mut Diagnostics) -> Option<Self> {
         if let Value::Map(entries) = &node.value {
             return Some(Self {
@@ -34,7 +34,7 @@ impl<'n> Object<'n> {
         None
     }
 
-    /// The object of an AWS form that `node` is: an empty string counts as absent in it.
+    /// [`Self::of`] for an AWS form, where an empty string counts as absent.
     pub(super) fn of_aws(node: &'n Node<'n>, what: &'static str, report: &mut Diagnostics) -> Option<Self> {
         Some(Self {
             empty_is_absent: true,
@@ -64,7 +64,7 @@ impl<'n> Object<'n> {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
-    /// Whether the key is there; an error if not.
+    /// The key's value; an error if it is absent.
     pub(super) fn required(&self, key: &str, hint: &str, report: &mut Diagnostics) -> Option<&'n Node<'n>> {
         let found = self.get(key);
         if found.is_none() {
@@ -73,18 +73,18 @@ impl<'n> Object<'n> {
         found
     }
 
-    /// A single value as it is written.
+    /// A scalar as written.
     pub(super) fn text(&self, key: &str, report: &mut Diagnostics) -> Option<&'n str> {
         self.get(key).and_then(|node| text(node, key, report))
     }
 
-    /// A single value that has to be there.
+    /// A required scalar.
     pub(super) fn required_text(&self, key: &str, hint: &str, report: &mut Diagnostics) -> Option<&'n str> {
         self.required(key, hint, report)
             .and_then(|node| text(node, key, report))
     }
 
-    /// A single value, read by `read`.
+    /// A scalar, converted by `read`.
     pub(super) fn value<T>(
         &self,
         key: &str,
@@ -96,7 +96,7 @@ impl<'n> Object<'n> {
         report.take(node.location, read(text))
     }
 
-    /// A single value that has to be there, read by `read`.
+    /// A required scalar, converted by `read`.
     pub(super) fn required_value<T>(
         &self,
         key: &str,
@@ -128,7 +128,7 @@ impl<'n> Object<'n> {
         })
     }
 
-    /// One of a few words.
+    /// One of the given words.
     pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)], report: &mut Diagnostics) -> Option<T> {
         self.value(key, report, |text| {
             words
@@ -149,7 +149,7 @@ impl<'n> Object<'n> {
         self.get(key).map_or(&[], |node| items(node, key, report))
     }
 
-    /// Refuses every key but `known`.
+    /// Refuses all keys except `known`.
     pub(super) fn only(&self, known: &[&str], report: &mut Diagnostics) {
         for entry in self.entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
             let message = format!("{} has no key `{}`", self.what, entry.key);
@@ -175,7 +175,7 @@ pub(super) fn items<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics)
     &[]
 }
 
-/// A single value as it is written.
+/// A scalar as written.
 pub(super) fn text<'n>(node: &'n Node<'n>, key: &str, report: &mut Diagnostics) -> Option<&'n str> {
     if let Value::Scalar(text) = &node.value {
         return Some(text);

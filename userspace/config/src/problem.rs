@@ -1,4 +1,4 @@
-//! Problems of a configuration: message, place and remedy.
+//! Errors and warnings about a configuration: message, place and remedy.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use super::bounds;
 
 pub(super) use taskgate_model::Location;
 
-/// One thing that is wrong, or that deserves a warning, at one place.
+/// An error or a warning, at one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file, as it was named to the reader.
+    /// The file, under the name given to the reader.
     pub file: String,
     /// The line, from 1; 0 if the problem is the whole file.
     pub line: u32,
@@ -19,11 +19,11 @@ pub struct Problem {
     pub message: String,
     /// The remedy.
     pub hint: String,
-    /// How many problems it is: 1, or of very many those that are not shown.
+    /// The number of problems it represents: 1, or the number of problems that are not shown.
     pub stands_for: usize,
 }
 
-/// How many problems there are, those that are not shown included.
+/// The number of problems, including those that are not shown.
 pub fn count_problems(problems: &[Problem]) -> usize {
     problems.iter().map(|problem| problem.stands_for).sum()
 }
@@ -46,17 +46,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong in a configuration, in the order of files and lines; never empty.
+/// All problems of a configuration, in the order of files and lines; never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Problems {
     /// Errors: the configuration is refused.
     pub errors: Vec<Problem>,
-    /// Warnings, which alone would not have refused it.
+    /// Warnings: alone they do not refuse a configuration.
     pub warnings: Vec<Problem>,
 }
 
-/// The problem of one value, whose place the caller knows.
+/// A problem of one value; the caller adds the place.
 #[derive(Clone, Debug)]
 pub(super) struct Diagnostic {
     message: String,
@@ -72,9 +72,9 @@ impl Diagnostic {
     }
 }
 
-/// A message in which long quoted values are cut to their beginning, and no character of a file can steer a terminal.
+/// The message with long quoted values shortened, and without characters that control a terminal.
 fn printable(message: String) -> String {
-    /// No message without a long value in it is longer.
+    /// Messages without long values are shorter than this.
     const LONGEST: usize = 2_000;
     if message.len() <= bounds::EXCERPT && !message.contains(steers) {
         return message;
@@ -98,7 +98,7 @@ fn printable(message: String) -> String {
     shown
 }
 
-/// Whether a character can steer a terminal, or the order in which a line is shown.
+/// Whether a character can control a terminal, or the display order of a line.
 fn steers(character: char) -> bool {
     const MARKS: [char; 3] = ['\u{61c}', '\u{200e}', '\u{200f}'];
     character.is_control()
@@ -106,7 +106,7 @@ fn steers(character: char) -> bool {
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A text of a file, or its name, with such characters written out.
+/// A text from a file, or a file name, with such characters escaped.
 fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -119,7 +119,7 @@ fn escaped(text: &str) -> String {
     shown
 }
 
-/// The problems that are kept, and how many there were.
+/// The problems that are kept, and the total number.
 #[derive(Clone, Debug, Default)]
 struct Found {
     kept: Vec<(Location, Diagnostic)>,
@@ -135,25 +135,25 @@ impl Found {
     }
 }
 
-/// Collects problems, so that all are shown at once.
+/// Collects problems, so that all of them are shown at once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Diagnostics {
     files: Vec<String>,
-    /// How many of them are files: what comes after them is named, and has no lines.
+    /// The number of real files among the names; later names are documents without line numbers.
     on_disk: Option<usize>,
     errors: Found,
     warnings: Found,
-    /// Something that others may refer to could not be read: "unknown" would be a follow-up error.
+    /// An object that others may refer to could not be read: reporting it as unknown would be a follow-up error.
     pub(super) objects_lost: bool,
     /// An AWS rule could not be read: comparing `SecurityGroups` and `SecurityGroupRules` would be a follow-up error.
     pub(super) rules_lost: bool,
-    /// How many objects, and how many rules of groups, there were so far.
+    /// The numbers of objects and of group rules so far.
     objects: usize,
     rules: usize,
 }
 
 impl Diagnostics {
-    /// Names the next file and returns the location of the whole of it.
+    /// Adds a file by its name and returns the location of the whole file.
     pub(super) fn file(&mut self, name: impl AsRef<str>) -> Location {
         let file = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         self.files.push(escaped(name.as_ref()));
@@ -164,7 +164,7 @@ impl Diagnostics {
         }
     }
 
-    /// What is named from here on is no file: messages give no lines of it.
+    /// Names that follow are not files: messages have no line numbers for them.
     pub(super) fn end_files(&mut self) {
         self.on_disk.get_or_insert(self.files.len());
     }
@@ -195,21 +195,21 @@ impl Diagnostics {
         self.warnings.add(location, || Diagnostic::new(message, hint));
     }
 
-    /// Counts an object. `false` if it is one too many, with an error on record.
+    /// Counts an object. `false` if there are too many, after reporting an error.
     pub(super) fn another_object(&mut self, location: Location) -> bool {
         self.objects = self.objects.saturating_add(1);
         let first = self.objects == bounds::OBJECTS + 1;
         self.within(location, "objects", bounds::OBJECTS, self.objects, first)
     }
 
-    /// Counts rules of a group. `false` if they are too many, with an error on record.
+    /// Counts rules of a group. `false` if there are too many, after reporting an error.
     pub(super) fn more_rules(&mut self, location: Location, rules: usize) -> bool {
         let before = self.rules;
         self.rules = self.rules.saturating_add(rules);
         self.within(location, "rules", bounds::RULES, self.rules, before <= bounds::RULES)
     }
 
-    /// Whether there are no more than `most`; an error if this is the first time that there are.
+    /// Whether `count` is within `most`; reports an error the first time it is not.
     fn within(&mut self, location: Location, what: &str, most: usize, count: usize, first: bool) -> bool {
         if count > most && first {
             let message = format!("the configuration has more than {most} {what}");
@@ -220,24 +220,24 @@ impl Diagnostics {
         count <= most
     }
 
-    /// A file is one document.
+    /// Reports a second document in one file.
     pub(super) fn second_document(&mut self, location: Location) {
         let hint = "put each document into a file of its own";
         self.error(location, "a second document begins here", hint);
         self.objects_lost = true;
     }
 
-    /// The value, or its fault on record.
+    /// The value, or `None` after reporting the error.
     pub(super) fn take<T>(&mut self, location: Location, value: Result<T, Diagnostic>) -> Option<T> {
         value.map_err(|fault| self.errors.add(location, || fault)).ok()
     }
 
-    /// How many errors there are so far: unchanged after reading an object means that it was read whole.
+    /// The number of errors so far: if reading an object leaves it unchanged, the object was read completely.
     pub(super) fn errors(&self) -> usize {
         self.errors.count
     }
 
-    /// The warnings and the files' names, or everything that is wrong if there is an error.
+    /// The warnings and the files' names, or all problems if there is an error.
     pub(super) fn finish(mut self) -> Result<(Vec<Problem>, Vec<String>), Problems> {
         if let Some(files) = self.on_disk {
             let without_lines = |found: &mut Found| {

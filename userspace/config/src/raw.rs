@@ -1,4 +1,4 @@
-//! The content of the files, object by object, before references are followed and copies are compared.
+//! The objects in the files, before references are resolved and copies are compared.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ pub(super) use taskgate_model::Dialect;
 
 use super::problem::Location;
 
-/// Everything that was read.
+/// All objects that were read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Collected {
     pub(super) groups: Vec<RawGroup>,
@@ -25,34 +25,34 @@ pub(super) struct Collected {
     pub(super) uplinks: Vec<Section<Uplink>>,
     pub(super) flow_logs: Vec<RawFlowLog>,
     pub(super) metrics: Vec<Section<SocketAddr>>,
-    /// How many values the files held.
+    /// The number of values in the files.
     pub(super) values: usize,
 }
 
-/// A flow log. The account of one that names none is the configuration's.
+/// A flow log. Without an account, the configuration's account applies.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct RawFlowLog {
     pub(super) log: FlowLog,
     pub(super) location: Location,
 }
 
-/// Something that may be in several files, and then has to be the same.
+/// An object that may be in several files, with the same content in each.
 pub(super) trait Object {
     /// Its kind and name in messages.
     fn title(&self) -> String;
     /// Its key, equal for copies of one object, and its place.
     fn key(&self) -> (String, Location);
-    /// Takes in a copy of itself; whether the two agree.
+    /// Merges a copy of the object; returns whether the two agree.
     fn merge(&mut self, copy: Self) -> bool;
 }
 
-/// Notes that a copy could not be read wholly. Whether two copies agree: one that could not agrees with all.
+/// Marks an object as partial if its copy is. Returns whether two copies agree: a partial one agrees with any.
 fn agree_as_read(agree: bool, partial: &mut bool, copy_partial: bool) -> bool {
     *partial |= copy_partial;
     agree || *partial
 }
 
-/// Its kind, name and id.
+/// Kind, name and id of an object, for messages.
 fn titled(what: &str, id: &str, name: Option<&str>) -> String {
     name.map_or_else(|| format!("{what} `{id}`"), |name| format!("{what} `{name}` ({id})"))
 }
@@ -64,17 +64,17 @@ pub(super) struct Reference {
     pub(super) location: Location,
 }
 
-/// A group, its rules' references not followed yet.
+/// A security group with unresolved references.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawGroup {
     pub(super) id: String,
-    /// `None` for a group that is only known by its rules.
+    /// `None` for a group that is only known from `SecurityGroupRules`.
     pub(super) name: Option<String>,
     pub(super) vpc: Option<String>,
     pub(super) dialect: Dialect,
-    /// `false` for a group that is only known by the ENIs that have it.
+    /// `false` for a group that is only known from ENIs.
     pub(super) rules_known: bool,
-    /// The keys of its rules that its file leaves out, as messages name them. Such a group has no rules here.
+    /// The names of the rule keys that are missing in its file, for messages. Such a group has no rules here.
     pub(super) lacks: Option<&'static str>,
     pub(super) ingress: Vec<RawRule>,
     pub(super) egress: Vec<RawRule>,
@@ -119,7 +119,7 @@ impl Object for RawGroup {
     }
 }
 
-/// Whether both hold the same, in whatever order: AWS promises none.
+/// Whether two lists have the same items in any order: AWS guarantees none.
 fn same_set<'i, T: 'i, K: Ord>(a: &'i [T], b: &'i [T], key: impl Fn(&'i T) -> K) -> bool {
     let sorted = |items: &'i [T]| {
         let mut keys: Vec<K> = items.iter().map(&key).collect();
@@ -129,7 +129,7 @@ fn same_set<'i, T: 'i, K: Ord>(a: &'i [T], b: &'i [T], key: impl Fn(&'i T) -> K)
     a.len() == b.len() && sorted(a) == sorted(b)
 }
 
-/// The far side of a rule, as it is written.
+/// The peer of a rule, as written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum RawPeer {
     Net(IpNet),
@@ -146,11 +146,11 @@ pub(super) enum RawPeer {
 pub(super) struct RawRule {
     /// The `sgr-` id.
     pub(super) id: Option<String>,
-    /// Its number in the file, from 1, for rules without an id.
+    /// The number in the file, from 1, for rules without an id.
     pub(super) number: usize,
     pub(super) protocol: Protocol,
     pub(super) peer: RawPeer,
-    /// The peering connection over which its group is referred to.
+    /// The peering connection of its group reference.
     pub(super) peering: Option<Peering>,
     pub(super) description: String,
     pub(super) location: Location,
@@ -159,13 +159,13 @@ pub(super) struct RawRule {
 /// A peering connection of two VPCs, and its status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Peering {
-    /// `pcx-…`, if it is named.
+    /// `pcx-…`, if given.
     pub(super) connection: Option<String>,
-    /// `active` and others, if it is known.
+    /// `active` or another status, if given.
     pub(super) status: Option<String>,
 }
 
-/// Rules are the same whatever their number: it only says in which order they were written.
+/// The number is ignored when rules are compared: it is only the order in the file.
 impl PartialEq for RawRule {
     fn eq(&self, other: &Self) -> bool {
         self.key() == other.key()
@@ -175,7 +175,7 @@ impl PartialEq for RawRule {
 impl Eq for RawRule {}
 
 impl RawRule {
-    /// All that two copies of a rule have in common.
+    /// The fields in which two copies of a rule must agree.
     fn key(&self) -> (Protocol, &RawPeer, Option<&Peering>, Option<&str>, &str) {
         let (peering, id) = (self.peering.as_ref(), self.id.as_deref());
         (self.protocol, &self.peer, peering, id, &self.description)
@@ -186,14 +186,14 @@ impl RawRule {
         self.peering.as_ref()?.connection.as_deref()
     }
 
-    /// The status of a peering connection that is not active: AWS then lets nothing through for the rule.
+    /// The status of a peering connection that is not active: on AWS the rule then allows nothing.
     pub(super) fn inactive(&self) -> Option<&str> {
         let status = self.peering.as_ref()?.status.as_deref();
         status.filter(|status| *status != "active")
     }
 }
 
-/// One of `SecurityGroupRules`.
+/// An item of `SecurityGroupRules`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AwsRule {
     pub(super) id: String,
@@ -256,7 +256,7 @@ fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
     a.is_none() || b.is_none() || a == b
 }
 
-/// One of `NetworkInterfaces`.
+/// An item of `NetworkInterfaces`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawEni {
     pub(super) id: String,
@@ -268,10 +268,10 @@ pub(super) struct RawEni {
     pub(super) groups: Vec<Reference>,
     /// Whether there is a list of groups.
     pub(super) groups_known: bool,
-    /// The names that this ENI gives its groups, in the order of `groups`.
+    /// The names of its groups in this ENI's description, in the order of `groups`.
     pub(super) group_names: Vec<Option<String>>,
     pub(super) source_dest_check: bool,
-    /// `None` where it is unknown, or is no link's.
+    /// `None` if unknown or not a valid interface address.
     pub(super) mac: Option<[u8; 6]>,
     pub(super) location: Location,
     /// Something in it could not be read, so it is not compared with others.
@@ -292,7 +292,7 @@ impl Object for RawEni {
     }
 }
 
-/// Where an ENI or a subnet is, as far as its file says.
+/// The location of an ENI or a subnet, as far as its file has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Zone {
     /// The id of its availability zone; `None` also in a sublocation.
@@ -300,11 +300,11 @@ pub(super) struct Zone {
     pub(super) region: Option<String>,
 }
 
-/// One of `Vpcs` or `Subnets`: its CIDRs, and which address of each AWS keeps.
+/// An item of `Vpcs` or `Subnets`: its CIDRs, and the address that AWS reserves in each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Network {
     pub(super) id: String,
-    /// The VPC that it is, or is in.
+    /// The id of the VPC, or of the subnet's VPC.
     pub(super) vpc: Option<String>,
     pub(super) cidrs: Vec<IpNet>,
     pub(super) zone: Zone,
@@ -327,7 +327,7 @@ impl Object for Network {
     }
 }
 
-/// One of the `tasks` of ECS that has an ENI.
+/// An item of the ECS `tasks` with an ENI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EcsTask {
     pub(super) arn: String,
@@ -353,7 +353,7 @@ impl Object for EcsTask {
     }
 }
 
-/// One of the native `tasks`.
+/// An item of the native `tasks`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawTask {
     pub(super) name: String,
@@ -383,7 +383,7 @@ impl Object for RawTask {
     }
 }
 
-/// One of the native `members`.
+/// An item of the native `members`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RawMember {
     pub(super) address: IpAddr,
@@ -405,7 +405,7 @@ impl Object for RawMember {
     }
 }
 
-/// A part of the native form that a configuration has once, such as `settings`.
+/// A section of the native form that may occur once in a configuration, such as `settings`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Section<T> {
     pub(super) key: &'static str,
@@ -427,7 +427,7 @@ impl<T: PartialEq> Object for Section<T> {
     }
 }
 
-/// Which families a rule can match, by its protocol and peer; a group or prefix list may have both.
+/// The address families that a rule can match, by its protocol and peer; a group or prefix list may have both.
 pub(super) fn families(protocol: Protocol, net: Option<IpNet>) -> impl Iterator<Item = Family> {
     [Family::V4, Family::V6].into_iter().filter(move |family| {
         let by_net = match net {

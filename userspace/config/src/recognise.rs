@@ -1,4 +1,4 @@
-//! Guesses at files that cannot be read, with a remedy.
+//! Detection of files in other formats, with a remedy for each.
 
 use super::aws;
 use super::content::Top;
@@ -18,7 +18,7 @@ const PRINT_JSON: &str = "print it again with `--output json`";
 const APPLY: &str = "apply it and print the groups with `aws ec2 describe-security-groups`";
 const TAKE_OUT: &str = "take the file out of the folder";
 
-/// Bytes that are no UTF-8 text but something known.
+/// Known formats that are not UTF-8 text.
 pub(super) fn bytes(bytes: &[u8]) -> Option<Advice> {
     let wide = bytes.get(..4).and_then(|unit| <[u8; 4]>::try_from(unit).ok());
     let utf32 = |unit: u32| {
@@ -53,7 +53,7 @@ pub(super) fn bytes(bytes: &[u8]) -> Option<Advice> {
     Some(advice(format!("the file is compressed ({kind})"), "unpack it"))
 }
 
-/// A text that is no JSON and would be no YAML that means anything.
+/// Known text formats that are not JSON and would be meaningless as YAML.
 pub(super) fn text(text: &str) -> Option<Advice> {
     let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
     let (first, second) = (lines.next()?, lines.next().unwrap_or_default());
@@ -132,7 +132,7 @@ pub(super) fn text(text: &str) -> Option<Advice> {
     None
 }
 
-/// A file that is one value.
+/// The advice for a file that is a single value.
 pub(super) fn value(node: &Node<'_>) -> Advice {
     match &node.value {
         Value::Null => advice(
@@ -147,7 +147,7 @@ pub(super) fn value(node: &Node<'_>) -> Advice {
     }
 }
 
-/// An item of a list that is a file.
+/// The advice for an item of a file's top list.
 pub(super) fn item(node: &Node<'_>) -> Advice {
     let hint = "print it without `--query`, or whole objects: `--query 'SecurityGroups[]'`";
     match &node.value {
@@ -199,7 +199,7 @@ const OTHER_OUTPUT: [(&str, &str); 22] = [
     ("DBInstances", "rds describe-db-instances"),
 ];
 
-/// An object of which no key is read.
+/// The advice for an object without known keys.
 pub(super) fn object(top: &Top<'_, '_>) -> (Location, String, String) {
     let at = |key: &str| top.get(key).map_or(top.location, |(location, _)| location);
     let refuse = |location: Location, message: String, hint: &str| (location, message, hint.to_owned());
@@ -279,7 +279,7 @@ pub(super) fn object(top: &Top<'_, '_>) -> (Location, String, String) {
     )
 }
 
-/// What is not read, and may stay: flow records alone would use it. `true` if this is one.
+/// Whether a file has `FlowLogs`, which is ignored with a warning: only flow records would use it.
 pub(super) fn passed_over(top: &Top<'_, '_>, report: &mut Diagnostics) -> bool {
     let Some((location, _)) = top.get("FlowLogs") else {
         return false;

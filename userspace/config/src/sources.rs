@@ -1,4 +1,4 @@
-//! The files of a configuration as they were read, kept so that tasks can be added to them later.
+//! The parsed files of a configuration, kept so that tasks can be added later.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::problem::{Diagnostics, Problems};
 use super::raw::{Collected, Object as _};
 use super::{Loaded, bounds, folder, read_file, resolve};
 
-/// What the files of a configuration say, before it is compared and joined. Errors in them are found by
+/// The contents of configuration files, before they are compared and joined. Errors in them are reported by
 /// [`Sources::resolve`].
 #[derive(Clone, Debug)]
 pub struct Sources {
@@ -48,23 +48,23 @@ impl Sources {
         }
     }
 
-    /// The model of the files.
+    /// Builds the model of the files.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with what they say.
+    /// All errors in their contents.
     pub fn resolve(mut self) -> Result<Loaded, Problems> {
         let model = resolve::model(self.collected, &mut self.report);
         let (warnings, files) = self.report.finish()?;
         Ok(Loaded { model, warnings, files })
     }
 
-    /// The model of the files and of documents that stand beside them, such as tasks that were added while taskgate runs: each a
-    /// name, as it is shown in messages, and its text. They are held to the same rules as the files.
+    /// Builds the model of the files and of further documents, such as tasks that were added while taskgate runs: each one a
+    /// name for messages, and its text. The same checks apply to both.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the files and with what stands beside them.
+    /// All errors in the files and in the further documents.
     pub fn resolve_with(&self, beside: &[(&str, &str)]) -> Result<Loaded, Problems> {
         let mut sources = self.clone();
         sources.report.end_files();
@@ -72,7 +72,7 @@ impl Sources {
         sources.resolve()
     }
 
-    /// Where the files name a task, as `FILE:LINE:COLUMN`; case is ignored.
+    /// The place of a task in the files, as `FILE:LINE:COLUMN`; case is ignored.
     pub fn task_place(&self, name: &str) -> Option<String> {
         let mut tasks = self.collected.tasks.iter();
         let task = tasks.find(|task| task.name.eq_ignore_ascii_case(name))?;

@@ -1,4 +1,4 @@
-//! Meanings of single values, the same in every form: protocols, ports, addresses, CIDRs, ids and names.
+//! Parsing of single values, the same in every form: protocols, ports, addresses, CIDRs, ids and names.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,9 +8,10 @@ use taskgate_model::{IcmpMatch, Ports, Protocol, protocol_number};
 
 use super::problem::Diagnostic;
 
-/// The id of a native object that names none: `KIND-` and the first 17 hex digits of SHA-256 over `KIND:NAME`.
+/// The id of a native object without one: `KIND-` and the first 17 hex digits of SHA-256 over `KIND:NAME`.
 ///
-/// `kind` is `sg`, `pl`, `eni`, or `fl` for a flow log, whose name is its URL. The same name has the same id on every host.
+/// `kind` is `sg`, `pl`, `eni`, or `fl` for a flow log, whose name is its URL. The same name gives the same id on every
+/// host.
 pub fn derived_id(kind: &str, name: &str) -> String {
     const DIGITS: usize = 17;
     let digest = Sha256::digest(format!("{kind}:{name}"));
@@ -40,7 +41,7 @@ pub(super) enum ProtocolName {
 }
 
 impl ProtocolName {
-    /// The protocol with everything allowed in it.
+    /// The whole protocol: all ports, or all types and codes.
     pub(super) fn whole(self) -> Protocol {
         match self {
             Self::All => Protocol::All,
@@ -63,7 +64,7 @@ impl ProtocolName {
     }
 }
 
-/// A protocol's name or IANA number, as AWS writes it: four have names.
+/// A protocol's name or IANA number in the AWS form, where four protocols have names.
 pub(super) fn aws_protocol(text: &str) -> Result<ProtocolName, Diagnostic> {
     let named = |number: &u8| matches!(number, 1 | 6 | 17 | 58);
     protocol_by(text, || protocol_number(text).filter(named)).ok_or_else(|| {
@@ -72,7 +73,7 @@ pub(super) fn aws_protocol(text: &str) -> Result<ProtocolName, Diagnostic> {
     })
 }
 
-/// A protocol's name or IANA number, as the native form has it.
+/// A protocol's name or IANA number in the native form.
 pub(super) fn protocol(text: &str) -> Result<ProtocolName, Diagnostic> {
     protocol_by(text, || protocol_number(text)).ok_or_else(|| {
         let hint =
@@ -115,7 +116,7 @@ pub(super) fn ports(text: &str) -> Result<Ports, Diagnostic> {
     Ok(Ports { from, to })
 }
 
-/// A CIDR, its host bits cleared as AWS clears them; an address alone is the CIDR of one host.
+/// A CIDR with host bits cleared, as on AWS; a plain address is the CIDR of one host.
 pub(super) fn cidr(text: &str) -> Result<IpNet, Diagnostic> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),
@@ -185,7 +186,7 @@ pub(super) fn id(text: &str, prefix: &str) -> Result<String, Diagnostic> {
     Err(Diagnostic::new(format!("`{text}` is no id"), hint))
 }
 
-/// A group's or prefix list's name: 1 to 255 characters, and nothing that reads as an id; `prefix` is `sg-` or `pl-`.
+/// A group's or prefix list's name: 1 to 255 characters, and not in the form of an id; `prefix` is `sg-` or `pl-`.
 pub(super) fn name(text: &str, prefix: &str) -> Result<String, Diagnostic> {
     let name = text.trim();
     let hint = format!("write 1 to 255 characters that do not begin with `{prefix}`");
@@ -201,7 +202,7 @@ pub(super) fn name(text: &str, prefix: &str) -> Result<String, Diagnostic> {
     Ok(name.to_owned())
 }
 
-/// A task's name: nothing that reads as an address or an ENI id, since all three name a task to users.
+/// A task's name: not in the form of an address or an ENI id, since users refer to a task by all three.
 pub(super) fn task_name(text: &str) -> Result<String, Diagnostic> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let hint = "write 1 to 64 letters, digits, `-`, `_` and `.`";
@@ -227,7 +228,7 @@ pub(super) fn link_name(text: &str) -> Result<String, Diagnostic> {
     Ok(text.to_owned())
 }
 
-/// An address of the loopback link with a port.
+/// A loopback address with a port.
 pub(super) fn loopback(text: &str) -> Result<SocketAddr, Diagnostic> {
     let hint =
         "write a loopback address and a port, as 127.0.0.1:9477 or [::1]:9477: whoever is on this host may read there";
@@ -250,7 +251,7 @@ pub(super) fn namespace_name(text: &str) -> Result<String, Diagnostic> {
     Ok(text.to_owned())
 }
 
-/// A MAC address of one station.
+/// A unicast MAC address.
 pub(super) fn mac(text: &str) -> Result<[u8; 6], Diagnostic> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
@@ -267,7 +268,7 @@ pub(super) fn mac(text: &str) -> Result<[u8; 6], Diagnostic> {
     Ok(mac)
 }
 
-/// A MAC address as [`mac`] reads it.
+/// A MAC address in the notation that [`mac`] reads.
 pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

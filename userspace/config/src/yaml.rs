@@ -9,7 +9,7 @@ use super::bounds;
 use super::node::{self, Entry, Node, Value, location};
 use super::problem::{Diagnostics, Location};
 
-/// Reads one file of at most `values` values; `None` if it holds no document, with an error on record.
+/// Parses one file of at most `values` values; `None` if it has no document, after reporting an error.
 pub(super) fn parse<'t>(
     file: Location,
     text: &'t str,
@@ -47,7 +47,7 @@ pub(super) fn parse<'t>(
     root.map(|root| (root, values))
 }
 
-/// The tree while it grows.
+/// The tree under construction.
 struct Tree<'t, 'r> {
     file: Location,
     report: &'r mut Diagnostics,
@@ -60,7 +60,7 @@ struct Tree<'t, 'r> {
     root: Option<Node<'t>>,
 }
 
-/// A list or mapping that has not ended yet.
+/// A list or mapping that is not complete yet.
 struct Open<'t> {
     location: Location,
     anchor: usize,
@@ -115,7 +115,7 @@ impl<'t> Tree<'t, '_> {
         );
     }
 
-    /// Takes one event; `None` ends the reading, with an error on record.
+    /// Processes one event; `None` stops the parser, after reporting an error.
     fn take(&mut self, event: Event<'t>, span: Span) -> Option<()> {
         let location = location(self.file, span.start.line(), span.start.col());
         match event {
@@ -200,7 +200,7 @@ impl<'t> Tree<'t, '_> {
         Some(())
     }
 
-    /// Puts a finished value where it belongs.
+    /// Adds a complete value to its list or mapping.
     fn place(&mut self, node: Node<'t>, anchor: usize) -> Option<()> {
         if anchor != 0 {
             self.copy(Size::of(&node), node.location)?;

@@ -1,4 +1,4 @@
-//! `tasks` of `aws ecs describe-tasks`: what flow records say of the task behind an ENI.
+//! `tasks` of `aws ecs describe-tasks`: the ECS fields of flow records for the task behind an ENI.
 
 use taskgate_model::EcsFields;
 
@@ -7,7 +7,7 @@ use super::super::problem::Diagnostics;
 use super::super::raw::EcsTask;
 use super::{id, word};
 
-/// Reads one task; `None` if it has no ENI of its own.
+/// Reads one task; `None` if it has no ENI.
 pub(super) fn read(task: &Object<'_>, report: &mut Diagnostics) -> Option<EcsTask> {
     let before = report.errors();
     let arn = id(task, "taskArn", report)?;
@@ -37,7 +37,7 @@ pub(super) fn read(task: &Object<'_>, report: &mut Diagnostics) -> Option<EcsTas
     })
 }
 
-/// The ENI that is attached to a task.
+/// The id of the ENI that is attached to a task.
 fn interface(task: &Object<'_>, report: &mut Diagnostics) -> Option<String> {
     for node in task.items("attachments", report) {
         let Some(attachment) = Object::of_aws(node, "an attachment", report) else {
