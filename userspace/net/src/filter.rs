@@ -1,4 +1,4 @@
-//! Filters of a clsact queueing discipline: put, replaced, looked for and removed by the link's number, in the network
+//! Filters of a clsact queueing discipline: adds, replaces, finds and removes them by ifindex, in the network
 //! namespace of the calling thread.
 
 use std::{
@@ -15,13 +15,13 @@ use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 
 use super::rtnl::Rtnl;
 
-/// The parent of a clsact queueing discipline, and its own handle.
+/// The parent and the handle of a clsact queueing discipline.
 const CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
-/// The parent of a link's filters for what comes in, and for what goes out.
+/// The parents of a link's ingress and egress filters.
 const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
-/// Every protocol, as the kernel has it there: in network byte order.
+/// All protocols, in network byte order as in `tcm_info`.
 const ALL: u32 = (libc::ETH_P_ALL as u16).to_be() as u32;
 
 const TCA_BPF_FD: u16 = 6;
@@ -29,16 +29,16 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 
-/// Where a filter is.
+/// The place of a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilterPlace {
     /// The link.
     pub ifindex: u32,
-    /// For what comes in, or for what goes out.
+    /// Whether it filters ingress; else egress.
     pub ingress: bool,
     /// Filters run in the order of their priorities.
     pub priority: u16,
-    /// What tells it from others of its priority.
+    /// Distinguishes it from other filters of its priority.
     pub handle: u32,
 }
 
@@ -53,7 +53,7 @@ impl FilterPlace {
         message
     }
 
-    /// Whether a filter is there. `false` also where there is no such link.
+    /// Whether the place has a filter. `false` also if there is no such link.
     pub fn is_taken(self) -> io::Result<bool> {
         match Rtnl::open()?.ask(RouteNetlinkMessage::GetTrafficFilter(self.message())) {
             Ok(RouteNetlinkMessage::NewTrafficFilter(_)) => Ok(true),
@@ -64,7 +64,7 @@ impl FilterPlace {
         }
     }
 
-    /// Puts a program there, in place of the one that is, in one step.
+    /// Puts a program there, atomically replacing an existing one.
     pub fn put(self, rtnl: &mut Rtnl, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         let number = |kind, value: u32| TcOption::Other(DefaultNla::new(kind, value.to_ne_bytes().to_vec()));
         let name = CString::new(name).map_err(io::Error::other)?;
@@ -77,27 +77,27 @@ impl FilterPlace {
         rtnl.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE)
     }
 
-    /// Removes it. Nothing to do where it is not there.
+    /// Removes the filter, if there is one.
     pub fn clear(self) -> io::Result<()> {
         gone(Rtnl::open()?.change(RouteNetlinkMessage::DelTrafficFilter(self.message()), 0))
     }
 }
 
-/// A BPF filter, as the kernel tells of it.
+/// A BPF filter in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundFilter {
     /// Its priority.
     pub priority: u16,
     /// Its handle.
     pub handle: u32,
-    /// The name that whoever put it gave it.
+    /// The name that it was added with.
     pub name: String,
     /// The id of its program.
     pub program: u32,
 }
 
 impl FoundFilter {
-    /// Whether it has this place on its side of its link.
+    /// Whether it has the priority and handle of `place`.
     pub fn is_at(&self, place: FilterPlace) -> bool {
         (self.priority, self.handle) == (place.priority, place.handle)
     }
@@ -145,7 +145,7 @@ pub fn filters(ifindex: u32, ingress: bool) -> io::Result<Vec<FoundFilter>> {
     Ok(filters)
 }
 
-/// The names of the BPF filters of a link, under whatever handles.
+/// The names of all BPF filters of a link.
 pub fn names(ifindex: u32, ingress: bool) -> io::Result<Vec<String>> {
     Ok(filters(ifindex, ingress)?
         .into_iter()
@@ -169,7 +169,7 @@ fn clsact(ifindex: u32) -> TcMessage {
     message
 }
 
-/// Gives a link a clsact queueing discipline. Whether it had none.
+/// Adds a clsact queueing discipline to a link. Returns whether it had none.
 pub fn add_clsact(rtnl: &mut Rtnl, ifindex: u32) -> io::Result<bool> {
     let request = RouteNetlinkMessage::NewQueueDiscipline(clsact(ifindex));
     match rtnl.change(request, NLM_F_CREATE | NLM_F_EXCL) {
@@ -179,7 +179,7 @@ pub fn add_clsact(rtnl: &mut Rtnl, ifindex: u32) -> io::Result<bool> {
     }
 }
 
-/// Takes a link's clsact queueing discipline away, unless somebody has filters in it.
+/// Removes a link's clsact queueing discipline, unless it has filters.
 pub fn remove_empty_clsact(ifindex: u32) -> io::Result<()> {
     let mut rtnl = Rtnl::open()?;
     for parent in [INGRESS, EGRESS] {

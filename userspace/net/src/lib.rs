@@ -1,6 +1,6 @@
-//! Links and network namespaces: what taskgate asks of netlink and of the files below `/proc` and `/run/netns`.
+//! Links and network namespaces, by netlink and by the files below `/proc` and `/run/netns`.
 //!
-//! Nothing here knows BPF, or a configuration.
+//! This crate depends neither on BPF nor on a configuration.
 
 pub mod eni;
 pub mod filter;
@@ -17,10 +17,10 @@ pub mod watch;
 
 use std::{fs, io};
 
-/// Where the kernel says which boot this is.
+/// The file with the id of the present boot.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// This boot: what the kernel numbers, links and namespaces, means nothing in another one.
+/// The id of the present boot. The kernel's numbers of links and namespaces are only valid within a boot.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }

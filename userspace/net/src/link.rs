@@ -12,9 +12,9 @@ use super::netlink::{Netlink, NetlinkError};
 /// A link that can carry an ENI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its name, which may change.
+    /// The link's name, which may change.
     pub name: String,
-    /// Its number, which does not.
+    /// The link's ifindex, which does not change.
     pub ifindex: u32,
     /// Its kind.
     pub kind: LinkKind,
@@ -23,16 +23,16 @@ pub struct Link {
 /// The kinds of link that can carry an ENI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkKind {
-    /// One end of a veth pair: the host's, with the task at the other end.
+    /// The host's end of a veth pair, with the task at the other end.
     Veth {
-        /// The other end's ifindex; `None` where it is in another network namespace.
+        /// The other end's ifindex; `None` if that end is in another network namespace.
         peer_here: Option<u32>,
     },
     /// A VLAN link: the task is on the host's side, the wire beyond.
     Vlan,
-    /// The uplink, of whatever kind: the tasks are on the host's side, the wire beyond.
+    /// The uplink, of any kind: the tasks are on the host's side, the wire beyond.
     Uplink(UplinkPeer),
-    /// Any other kind. No gate works there; it can only be closed.
+    /// Any other kind. It cannot have a gate that judges, only one that drops everything.
     Other,
 }
 
@@ -47,11 +47,11 @@ pub enum UplinkPeer {
     Elsewhere,
 }
 
-/// The name of the link of this network namespace that has a number; ENXIO where none has it.
+/// The name of the link of this network namespace with an ifindex; ENXIO if there is none.
 #[expect(clippy::disallowed_methods, reason = "what is wrong with it is made up for here")]
 pub fn name_of(ifindex: u32) -> io::Result<String> {
     let name = if_indextoname(ifindex)?.into_string().map_err(io::Error::other)?;
-    // nix 0.31 takes the null pointer that stands for an error for a name, which is empty then.
+    // nix 0.31 turns the null pointer of an error into an empty name.
     if name.is_empty() {
         return Err(Errno::ENXIO.into());
     }
@@ -59,7 +59,7 @@ pub fn name_of(ifindex: u32) -> io::Result<String> {
 }
 
 impl Link {
-    /// Whether a task is at its other end, and not the wire.
+    /// Whether the link's other end is a task, not the wire.
     pub fn faces_task(&self) -> bool {
         matches!(self.kind, LinkKind::Veth { .. })
     }
@@ -88,7 +88,7 @@ pub enum LinkError {
         /// The link.
         name: String,
     },
-    /// The kernel does not tell.
+    /// The kernel refused the request.
     #[error(transparent)]
     Refused(#[from] NetlinkError),
 }
@@ -110,23 +110,23 @@ impl Netlink {
         }
     }
 
-    /// The kernel's message about a link; `None` where there is none.
+    /// The kernel's message about a link; `None` if there is no such link.
     pub(super) async fn link_message(&self, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
-        // A longer name is none; the kernel would call it invalid instead.
+        // No link has a longer name; the kernel would return another error.
         if name.is_empty() || name.len() >= libc::IFNAMSIZ {
             return Ok(None);
         }
         look_up(self.handle().link().get().match_name(name.to_owned()), name).await
     }
 
-    /// The kernel's message about the link with a number; `name` is its name in errors.
+    /// The kernel's message about the link with an ifindex; `name` is its name in errors.
     pub(super) async fn link_message_of(&self, ifindex: u32, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
         look_up(self.handle().link().get().match_index(ifindex), name).await
     }
 }
 
 async fn look_up(request: LinkGetRequest, name: &str) -> Result<Option<LinkMessage>, NetlinkError> {
-    // All there is, or the rest would come for nobody.
+    // Read all answers, or the rest would arrive without a receiver.
     let messages: Result<Vec<LinkMessage>, _> = request.execute().try_collect().await;
     match messages.map_err(NetlinkError::of("look up link", name)) {
         Err(refused) if refused.is(libc::ENODEV) => Ok(None),
@@ -134,7 +134,7 @@ async fn look_up(request: LinkGetRequest, name: &str) -> Result<Option<LinkMessa
     }
 }
 
-/// A link as the uplink.
+/// Parses a message as the uplink.
 pub(super) fn parse_uplink(message: &LinkMessage) -> Result<Link, LinkError> {
     let name = name(message).unwrap_or_default().to_owned();
     if message.header.link_layer_type != LinkLayerType::Ether {
@@ -154,7 +154,7 @@ pub(super) fn parse_uplink(message: &LinkMessage) -> Result<Link, LinkError> {
     })
 }
 
-/// A link as a task's.
+/// Parses a message as a task's link.
 pub(super) fn parse(message: &LinkMessage) -> Result<Link, LinkError> {
     let (mut other_end, mut elsewhere) = (None, false);
     for attribute in &message.attributes {

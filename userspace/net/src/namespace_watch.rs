@@ -1,7 +1,7 @@
-//! Names of network namespaces as they come, go, and get to mean another namespace.
+//! Watches the names of network namespaces: added, removed, or changed to another namespace.
 //!
-//! A name is a file in /run/netns with a namespace mounted on it, or a symbolic link to one. A mount tells nobody who watches
-//! the folder, and a symbolic link is no mount: both are watched.
+//! A name is a file in /run/netns with a namespace mounted on it, or a symbolic link to one. A mount causes no inotify event in
+//! the folder, and a symbolic link is no mount: so both the folder and the mounts are watched.
 
 use std::{
     fs::File,
@@ -20,18 +20,18 @@ use tokio::{
 use super::netns::FOLDER;
 use crate::sys;
 
-/// Events in a row are reported once: a container's start is some dozens of mounts.
+/// Events within this time are reported once: a container's start causes some dozens of mounts.
 const TOGETHER: Duration = Duration::from_millis(20);
-/// How often to look where the kernel does not tell.
+/// The polling interval if a watch is not available.
 const UNTOLD: Duration = Duration::from_secs(5);
 
 /// Reports that names may have changed, not which ones.
 pub struct NamespaceWatch {
     folder: Option<Folder>,
     mounts: Option<AsyncFd<OwnedFd>>,
-    /// When the events so far are passed on.
+    /// When the events so far are reported.
     due: Option<Instant>,
-    /// When to look where the kernel does not tell.
+    /// When to report without an event, if a watch is not available.
     look: Instant,
 }
 
@@ -47,10 +47,10 @@ impl Folder {
         Ok(Self { inotify, ready })
     }
 
-    /// Watches the folder that is there now. One that is watched already stays so.
+    /// Watches the present folder, unless it is watched already.
     fn follow(&self) {
         let changes = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE;
-        // It may come later, with a mount.
+        // The folder may be made later, with a mount.
         self.inotify.add_watch(FOLDER, changes | AddWatchFlags::IN_ONLYDIR).ok();
     }
 
@@ -62,14 +62,14 @@ impl Folder {
     }
 }
 
-/// The kernel marks this file as having urgent news after each mount in this mount namespace.
+/// A file that polls as priority (POLLPRI) after each mount in this mount namespace.
 fn mounts() -> io::Result<AsyncFd<OwnedFd>> {
     let file = File::open("/proc/thread-self/mountinfo")?;
     sys::register(file.into(), Interest::PRIORITY)
 }
 
 impl NamespaceWatch {
-    /// Begins to watch, on the tokio runtime around the call. Without a watch it reports a change every few seconds.
+    /// Begins to watch, on the current tokio runtime. If a watch is not available, it reports a change every few seconds.
     pub fn new() -> Self {
         let or_look = |error: io::Error| {
             tracing::warn!(

@@ -4,21 +4,21 @@ use std::io;
 
 use rtnetlink::{Error, Handle};
 
-/// What the kernel refused to do with a link, an address, a route or a namespace.
+/// A refused operation on a link, an address, a route or a namespace.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} `{object}`")]
 pub struct NetlinkError {
-    /// What was to be done.
+    /// The operation, such as `add address`.
     pub operation: &'static str,
-    /// With what.
+    /// The object of the operation.
     pub object: String,
-    /// Why not.
+    /// The system's error.
     #[source]
     pub cause: io::Error,
 }
 
 impl NetlinkError {
-    /// What makes a [`NetlinkError`] of a cause.
+    /// A function that makes a [`NetlinkError`] of a cause.
     pub(super) fn of<E: IntoIo>(operation: &'static str, object: impl Into<String>) -> impl FnOnce(E) -> Self {
         let object = object.into();
         move |cause| Self {
@@ -34,7 +34,7 @@ impl NetlinkError {
     }
 }
 
-/// Errors that stand for one of the operating system's.
+/// Errors that convert to an error of the operating system.
 pub(super) trait IntoIo {
     fn into_io(self) -> io::Error;
 }
@@ -60,17 +60,17 @@ impl IntoIo for Error {
     }
 }
 
-/// A connection to rtnetlink. It speaks of the network namespace in which it was opened, wherever it is used.
+/// A connection to rtnetlink. It belongs to the network namespace in which it was opened, on any thread.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
 }
 
 impl Netlink {
-    /// Connects in the network namespace of the calling thread. It needs a tokio runtime around it, of any flavour.
+    /// Connects in the network namespace of the calling thread. To be called on a tokio runtime, of any flavour.
     pub fn open() -> Result<Self, NetlinkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::of("open", "rtnetlink"))?;
-        // It ends by itself once the last handle is dropped.
+        // The task ends once the last handle is dropped.
         tokio::spawn(connection);
         Ok(Self { handle })
     }

@@ -1,4 +1,4 @@
-//! Network namespaces with a name, as `ip netns` keeps them: files in /run/netns.
+//! Named network namespaces, as files in /run/netns like those of `ip netns`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -32,27 +32,27 @@ use super::{
 };
 use crate::sys;
 
-/// Where names of network namespaces are, as everywhere on Linux.
+/// The conventional folder for names of network namespaces.
 pub(super) const FOLDER: &str = "/run/netns";
 
-/// A network namespace, distinct from every other one since the kernel's start.
+/// The identity of a network namespace, unique since boot if it has a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NamespaceId {
-    /// Its inode number, which another one may get once it is gone.
+    /// Its inode number, which may be reused once the namespace is gone.
     inode: u64,
-    /// The kernel's own number of it, which no other one gets: from Linux 5.14 on.
+    /// The kernel's cookie of it, which is never reused: from Linux 5.14 on.
     cookie: Option<u64>,
 }
 
 impl NamespaceId {
-    /// The one of the calling thread.
+    /// The network namespace of the calling thread.
     pub fn here() -> Result<Self, NetlinkError> {
         const PATH: &str = "/proc/thread-self/ns/net";
         let id = || -> io::Result<Self> {
             Ok(Self {
                 inode: fs::metadata(PATH)?.ino(),
-                // A socket of any family tells.
+                // A socket of any family has the cookie.
                 cookie: sys::netns_cookie(UnixDatagram::unbound()?.as_fd())?,
             })
         };
@@ -60,7 +60,7 @@ impl NamespaceId {
     }
 }
 
-/// A network namespace that has a name here.
+/// A named network namespace.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -68,7 +68,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// The name that a path gives a namespace, if it leads right to one of the names here.
+    /// The name of a namespace from its path, if the path is directly in the folder.
     pub fn name_of(path: &Path) -> Option<String> {
         let folder = fs::canonicalize(path.parent()?).ok()?;
         let here = fs::canonicalize(FOLDER).ok()?;
@@ -76,16 +76,16 @@ impl Namespace {
         (folder == here).then(|| name.to_owned())
     }
 
-    /// The file that names a namespace.
+    /// The path of a namespace's name.
     pub fn path(name: &str) -> PathBuf {
         Path::new(FOLDER).join(name)
     }
 
-    /// Opens a namespace by name; `None` where there is none.
+    /// Opens a namespace by name; `None` if there is none.
     pub fn open(name: &str) -> Result<Option<Self>, NetlinkError> {
         let refused = || NetlinkError::of("open namespace", name);
         check(name).map_err(refused())?;
-        // Whatever has the name: a pipe, too, is opened at once and turns out to be no namespace.
+        // The name may be any file: a pipe is opened without blocking, and turns out to be no namespace.
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -97,7 +97,7 @@ impl Namespace {
             }
             file => file.map_err(refused())?,
         };
-        // The file without a namespace on it is what is left of an attempt that was killed.
+        // A file without a namespace on it is left over from a killed attempt.
         if fstatfs(&file)
             .map_err(NetlinkError::of("open namespace", name))?
             .filesystem_type()
@@ -109,8 +109,8 @@ impl Namespace {
         Ok(Some(Self { name, file }))
     }
 
-    /// Makes a namespace. Nobody can see it before `prepare` is done with it. Whatever has its name already stays as it is,
-    /// and is an error.
+    /// Makes a namespace. It gets its name after `prepare` has finished, and is not visible before. An existing file of the name is
+    /// an error and stays unchanged.
     pub async fn make(
         name: &str,
         prepare: impl AsyncFnOnce(&Self) -> Result<(), NetlinkError>,
@@ -132,10 +132,10 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// The namespace behind a file, such as `/proc/PID/ns/net`, by the name that it has or is to get here.
+    /// Opens the namespace behind a file, such as `/proc/PID/ns/net`, with the name that it has or will get.
     fn of_file(path: &Path, name: &str) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        // A pipe is not waited for.
+        // Opening a pipe must not block.
         let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         if fstatfs(&file)?.filesystem_type() != NSFS_MAGIC {
             let why = "it is no network namespace";
@@ -145,8 +145,8 @@ impl Namespace {
         Ok(Self { name, file })
     }
 
-    /// Gives the namespace behind a file a name here, as `ip netns attach` does; `announce` is called before. One that has
-    /// the name already keeps it; another one's name stays as it is, and is an error.
+    /// Names the namespace behind a file, as `ip netns attach` does, after calling `announce`. Does nothing if the namespace has
+    /// the name already; if another one has it, this is an error.
     pub(super) fn attach(
         name: &str,
         path: &Path,
@@ -154,7 +154,7 @@ impl Namespace {
     ) -> Result<Self, NetlinkError> {
         let refused = || NetlinkError::of("name namespace", path.display().to_string());
         let namespace = Self::of_file(path, name).map_err(refused())?;
-        // Refused where it is a namespace of another kind.
+        // Fails if it is a namespace of another kind.
         namespace.id()?;
         if let Some(there) = Self::open(name)? {
             if namespace.is_named()? {
@@ -172,12 +172,12 @@ impl Namespace {
 
     fn mount(&self) -> io::Result<()> {
         let path = Self::path(&self.name);
-        // As `ip netns add`: nobody reads or writes the file itself.
+        // As `ip netns add`: the file itself is never read or written.
         let mut options = OpenOptions::new();
         options
             .read(true)
             .write(true)
-            // Whatever is there belongs to somebody else, a dangling link too.
+            // An existing file belongs to another program, even a dangling link.
             .create_new(true)
             .mode(0o444)
             .open(&path)?;
@@ -189,35 +189,35 @@ impl Namespace {
         })
     }
 
-    /// Which one it is.
+    /// The namespace's identity.
     pub fn id(&self) -> Result<NamespaceId, NetlinkError> {
         self.enter(NamespaceId::here)
             .map_err(NetlinkError::of("enter namespace", &self.name))?
     }
 
-    /// Whether its name still leads to it: not after somebody took the name away, or gave it to another one.
+    /// Whether the name still leads to this namespace: it may have been removed, or given to another one.
     pub fn is_named(&self) -> Result<bool, NetlinkError> {
         let refused = || NetlinkError::of("look at namespace", &self.name);
         let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let own = self.file.metadata().map_err(refused())?;
         match fs::metadata(Self::path(&self.name)) {
-            // The number is no other's while the file is open.
+            // The inode number is not reused while the file is open.
             Ok(named) => Ok(place(named) == place(own)),
-            // A symbolic link to a namespace of a process that is gone is none, too.
+            // `NotFound` also for a symbolic link to the namespace of a process that is gone.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(refused()(error)),
         }
     }
 
-    /// Takes its name away, as `ip netns del`. The namespace itself goes with the last process in it. A name that means
-    /// for another one by now stays.
+    /// Removes the name, as `ip netns del` does. The namespace itself ends with the last process in it. A name that leads to
+    /// another namespace by now stays.
     pub fn remove(self) -> Result<(), NetlinkError> {
         if !self.is_named()? {
             return Ok(());
         }
         let path = Self::path(&self.name);
         match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            // Somebody else took it away before.
+            // Another program removed it before.
             Err(nix::Error::ENOENT) => return Ok(()),
             Ok(()) | Err(nix::Error::EINVAL) => {}
             Err(error) => return Err(NetlinkError::of("remove namespace", self.name)(error)),
@@ -251,7 +251,7 @@ impl Namespace {
         opened.map_err(refused)?
     }
 
-    /// Runs `inside` in it, on a thread of its own: a thread that goes in does not come out.
+    /// Runs `inside` in the namespace, on a new thread, as a thread does not return from a namespace.
     pub fn enter<R: Send>(&self, inside: impl FnOnce() -> R + Send) -> io::Result<R> {
         on_thread(|| {
             setns(&self.file, CloneFlags::CLONE_NEWNET)?;
@@ -260,7 +260,7 @@ impl Namespace {
     }
 }
 
-/// A name must be one file's in the folder.
+/// Checks that a name is valid as a file name.
 fn check(name: &str) -> io::Result<()> {
     let fits = !name.is_empty() && name != "." && name != ".." && name.len() <= 255 && !name.contains(['/', '\0']);
     if fits {
@@ -271,7 +271,7 @@ fn check(name: &str) -> io::Result<()> {
     }
 }
 
-/// A name must not be that of a file that is no network namespace.
+/// Checks that no file has the name.
 fn vacant(name: &str) -> io::Result<()> {
     let path = Namespace::path(name);
     let kind = match fs::symlink_metadata(&path) {
@@ -291,7 +291,7 @@ fn vacant(name: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
 }
 
-/// Makes the folder, and lets mounts in it reach other mount namespaces: so does `ip netns`.
+/// Makes the folder, and shares its mounts with other mount namespaces, as `ip netns` does.
 fn share_folder() -> io::Result<()> {
     fs::create_dir_all(FOLDER)?;
     let share = || {
@@ -299,7 +299,7 @@ fn share_folder() -> io::Result<()> {
         mount(None::<&str>, FOLDER, None::<&str>, flags, None::<&str>)
     };
     match share() {
-        // It is no mount yet.
+        // The folder is no mount point yet.
         Err(nix::Error::EINVAL) => {
             let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
             mount(Some(FOLDER), FOLDER, None::<&str>, flags, None::<&str>)?;
@@ -316,7 +316,7 @@ fn on_thread<R: Send>(run: impl FnOnce() -> io::Result<R> + Send) -> io::Result<
     })
 }
 
-/// The id that a network namespace has in that of the calling thread; an error if it has none.
+/// The id of a network namespace within that of the calling thread; an error if it has none.
 pub fn id_of(namespace: &File) -> io::Result<i32> {
     let mut message = NsidMessage::default();
     message

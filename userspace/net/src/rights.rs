@@ -1,4 +1,4 @@
-//! What a user may read of files, for a thread that opens them on his behalf.
+//! A user's file access rights, for a thread that opens files on the user's behalf.
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -13,19 +13,19 @@ pub struct Rights {
 }
 
 impl Rights {
-    /// Those of the process that connected a Unix socket, as it was then. `uid`, `gid`: its own, as the kernel says.
+    /// The rights of the process that connected a Unix socket, at that time. `uid`, `gid`: the peer's credentials from the kernel.
     ///
     /// # Errors
-    /// The kernel does not say of which groups it is.
+    /// The kernel does not report the peer's groups.
     pub fn of_peer(socket: BorrowedFd<'_>, uid: u32, gid: u32) -> io::Result<Self> {
         let groups = sys::peer_groups(socket)?;
         Ok(Self { uid, gid, groups })
     }
 
-    /// Gives this thread, for as long as it lives, these rights over files and no others, nor any capability.
+    /// Gives the calling thread, permanently, exactly these file access rights and no effective capability.
     ///
     /// # Errors
-    /// This thread may not do that. It may have part of them by then, and is to open nothing.
+    /// The thread lacks the permission. The rights may be set in part, so it must not open any file.
     pub fn take(&self) -> io::Result<()> {
         sys::take_rights(self.uid, self.gid, &self.groups)
     }
@@ -42,7 +42,7 @@ mod tests {
 
     use super::*;
 
-    /// Needs root, as whoever hands such rights out.
+    /// Needs root, as only root can set such rights.
     #[test]
     fn a_thread_reads_what_the_user_could() {
         const NOBODY: u32 = 65534;

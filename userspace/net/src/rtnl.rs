@@ -1,4 +1,4 @@
-//! rtnetlink without a runtime: for threads that must not wait for anything else.
+//! rtnetlink without an async runtime: for threads that must not wait for other work.
 
 use std::{
     io,
@@ -12,10 +12,10 @@ use nix::sys::socket::{
 };
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 
-/// The most that the kernel puts into one datagram of a dump.
+/// The largest datagram of a dump.
 const ROOM: usize = 32 * 1024;
 
-/// A socket that speaks of the network namespace in which it was opened.
+/// An rtnetlink socket. It belongs to the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Rtnl {
     socket: OwnedFd,
@@ -23,7 +23,7 @@ pub struct Rtnl {
 }
 
 impl Rtnl {
-    /// Opens one in the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> io::Result<Self> {
         let protocol = SockProtocol::NetlinkRoute;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
@@ -33,10 +33,10 @@ impl Rtnl {
         })
     }
 
-    /// Opens one on which the kernel's messages about links come, with this much room for those that wait.
+    /// Opens a socket that receives the kernel's messages about links, with a receive buffer of `room` bytes.
     pub fn listen_to_links(room: usize) -> io::Result<Self> {
         let listening = Self::open()?;
-        // Without CAP_NET_ADMIN it keeps the room that it has.
+        // Without CAP_NET_ADMIN the buffer keeps its size.
         if let Err(error) = setsockopt(&listening.socket, RcvBufForce, &room) {
             tracing::debug!("a netlink socket keeps its receive buffer: {error}");
         }
@@ -47,7 +47,7 @@ impl Rtnl {
         Ok(listening)
     }
 
-    /// Asks for one thing. An answer that is an error is one.
+    /// Sends a request with one answer. An error message is returned as an error.
     pub fn ask(&mut self, request: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
         self.send(request, NLM_F_REQUEST)?;
         match self.receive(MsgFlags::empty())?.into_iter().next() {
@@ -57,7 +57,7 @@ impl Rtnl {
         }
     }
 
-    /// Has something done. `flags`: beside those of every request.
+    /// Sends a request to change something, and waits for the acknowledgement. `flags`: in addition to those of every request.
     pub fn change(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.send(request, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         match self.receive(MsgFlags::empty())?.into_iter().next() {
@@ -67,7 +67,7 @@ impl Rtnl {
         }
     }
 
-    /// Asks for all there is.
+    /// Sends a dump request, and returns all answers.
     pub fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
         let mut found = Vec::new();
@@ -83,7 +83,7 @@ impl Rtnl {
         }
     }
 
-    /// The messages that wait; none if there are none. `ENOBUFS` says that the kernel had to drop some.
+    /// The pending messages, possibly none. `ENOBUFS`: the kernel had to drop some.
     pub fn waiting(&mut self) -> io::Result<Vec<NetlinkPayload<RouteNetlinkMessage>>> {
         match self.receive(MsgFlags::MSG_DONTWAIT) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),

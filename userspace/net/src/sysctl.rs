@@ -1,14 +1,14 @@
 //! Settings of the host's network stack for one link, and for all: files in /proc/sys/net.
 //!
-//! They are those of the calling thread's network namespace.
+//! The settings are those of the calling thread's network namespace.
 
 use std::{
     fmt, fs,
     io::{self, Write as _},
 };
 
-/// A way in which what is at the other end of a link can change the host's own addresses and routes, without a packet that
-/// passes the host. A gate lets none of these messages in from a task; the host's own settings are the second lock.
+/// A kind of message by which a neighbour on a link can change the host's own addresses and routes, without a packet that
+/// the host forwards. A gate drops all of these messages from a task; the host's settings are the second line of defence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NeighbourControl {
     /// IPv6 router advertisements: default routes, addresses, name servers.
@@ -37,9 +37,9 @@ impl NeighbourControl {
         Sysctl::of_link(family, link, key)
     }
 
-    /// Whether the host heeds them on a link. With IPv6 the link's settings alone count: a link that forwards takes no
-    /// redirects, and router advertisements only with `accept_ra` 2. With IPv4 a link that forwards takes redirects where both
-    /// its setting and that of `all` are on, another one where either is (kernel documentation, ip-sysctl).
+    /// Whether the host accepts these messages on a link. With IPv6 only the link's settings count: a link that forwards accepts no
+    /// redirects, and router advertisements only with `accept_ra` 2. With IPv4 a link that forwards accepts redirects if both
+    /// its setting and that of `all` are on, another link if either is (kernel documentation, ip-sysctl).
     pub fn is_heeded(self, link: &str) -> bool {
         let (family, key) = self.place();
         let value = |link: &str, key: &str| Sysctl::of_link(family, link, key).get().unwrap_or(0);
@@ -53,7 +53,7 @@ impl NeighbourControl {
         }
     }
 
-    /// What turns them off on a link.
+    /// The remedy to turn them off on a link.
     pub fn remedy(self, link: &str) -> String {
         let own = self.sysctl(link);
         let all = self.sysctl("all");
@@ -78,7 +78,7 @@ impl fmt::Display for NeighbourControl {
     }
 }
 
-/// One setting. It is shown as sysctl(8) takes it.
+/// One setting. It is displayed in the syntax of sysctl(8).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl {
     /// Below /proc/sys. A link's name may have dots.
@@ -86,14 +86,14 @@ pub struct Sysctl {
 }
 
 impl Sysctl {
-    /// One that has no link in its name, with dots as sysctl(8) shows it.
+    /// A setting without a link in its name, with dots as sysctl(8) shows it.
     pub(super) fn named(name: &str) -> Self {
         Self {
             path: name.replace('.', "/"),
         }
     }
 
-    /// One of a link, or of `all` or `default`.
+    /// A setting of a link, or of `all` or `default`.
     pub(super) fn of_link(family: &str, link: &str, key: &str) -> Self {
         Self {
             path: format!("net/{family}/conf/{link}/{key}"),
@@ -106,7 +106,7 @@ impl Sysctl {
         text.trim().parse().map_err(io::Error::other)
     }
 
-    /// Gives it a value, if it has another one. A setting that this kernel does not have gives `NotFound`.
+    /// Sets the value, if it differs. `NotFound` if the kernel does not have the setting.
     pub(super) fn set(&self, value: i64) -> io::Result<()> {
         if self.get()? == value {
             return Ok(());
@@ -122,7 +122,7 @@ impl Sysctl {
 
 impl fmt::Display for Sysctl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Between slashes a dot is a dot.
+        // In a path with slashes a dot is literal.
         if self.path.contains('.') {
             f.write_str(&self.path)
         } else {

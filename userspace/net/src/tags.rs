@@ -6,20 +6,20 @@ use super::link::{Link, LinkKind, UplinkPeer, name_of};
 use crate::sys;
 use crate::sys::VlanSwitch;
 
-/// Where a trunk's tags are when the prefilter sees its frames: it finds them only in the frames.
+/// Where a trunk's VLAN tags are when the prefilter sees its frames. It finds tags only in the frames.
 #[derive(Debug)]
 pub enum VlanOffload {
-    /// In them.
+    /// In the frames.
     InFrames,
-    /// In them, as long as this lives: VLAN offload is off.
+    /// In the frames, as long as the guard lives: VLAN offload was turned off.
     TurnedOff(VlanOffloadGuard),
-    /// Nobody here can tell: the other end of the veth pair is in another network namespace.
+    /// Unknown, as the other end of the veth pair is in another network namespace.
     Unknown,
-    /// In the metadata, and the link does not let that be changed.
+    /// In the metadata: VLAN offload cannot be turned off, with this error.
     Beside(io::Error),
 }
 
-/// A switch that was turned off, and is turned on again when this is dropped.
+/// VLAN offload that was turned off, and is turned on again when this is dropped.
 #[derive(Debug)]
 pub struct VlanOffloadGuard {
     ifindex: u32,
@@ -36,11 +36,11 @@ impl Drop for VlanOffloadGuard {
 }
 
 impl VlanOffload {
-    /// Has a trunk's tags in its frames, where that can be had.
+    /// Turns VLAN offload off if possible, so that a trunk's tags are in its frames.
     pub fn in_frames(link: &Link) -> Self {
         let (ifindex, switch) = match link.kind {
             LinkKind::Uplink(UplinkPeer::Elsewhere) => return Self::Unknown,
-            // An end of a veth pair receives frames as the other end sends them.
+            // On a veth pair the sender's offload decides: the other end's.
             LinkKind::Uplink(UplinkPeer::Here(ifindex)) => (ifindex, VlanSwitch::Transmit),
             _ => (link.ifindex, VlanSwitch::Receive),
         };
@@ -50,7 +50,7 @@ impl VlanOffload {
     fn turn(ifindex: u32, switch: VlanSwitch) -> io::Result<Self> {
         let name = name_of(ifindex)?;
         let beside = match sys::vlan_switch(&name, switch) {
-            // A driver without switches leaves frames as they are.
+            // A driver without the offload leaves tags in the frames.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => false,
             beside => beside?,
         };

@@ -1,4 +1,4 @@
-//! The links of a network namespace as they come and go.
+//! The link monitor: reports links of a network namespace that appear, disappear or change.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -20,7 +20,7 @@ use super::{
     rtnl::Rtnl,
 };
 
-/// A link came or went, or is part of another one now. A new name is both: the old one went, the new one came.
+/// A link appeared, disappeared, or changed its controller. A rename is both: the old name is gone, the new one is present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
     /// There is a link of this name.
@@ -29,7 +29,7 @@ pub enum LinkEvent {
         name: String,
         /// Its number.
         ifindex: u32,
-        /// Whether it may be another one than the link of this name and number before: messages were lost meanwhile.
+        /// Whether it may be another link than the earlier one of this name and ifindex, as messages were lost meanwhile.
         unseen: bool,
     },
     /// There is no such link any more.
@@ -38,36 +38,36 @@ pub enum LinkEvent {
         name: String,
         /// The number it had.
         ifindex: u32,
-        /// Where it moved to, if the kernel said so.
+        /// The namespace and ifindex that it moved to, if the kernel reported them.
         moved: Option<Moved>,
-        /// Whether it is still there, under another name.
+        /// Whether the link still exists, under another name.
         renamed: bool,
     },
-    /// A link became the port of a bridge, or is none any more; or a bridge tells VLANs apart from now on, or no more.
+    /// A link was added to or removed from a bridge, or a bridge's VLAN filtering was turned on or off.
     Attached {
-        /// The link's or bridge's number.
+        /// The link's or bridge's ifindex.
         ifindex: u32,
     },
 }
 
-/// Where a link is now that moved to another network namespace (Linux 4.16 on tells).
+/// The new place of a link that moved to another network namespace (reported since Linux 4.16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// The namespace's id in the one that the link left.
     pub namespace: i32,
-    /// The link's number there.
+    /// The link's ifindex there.
     pub ifindex: u32,
 }
 
-/// A link that is there.
+/// An existing link.
 #[derive(Debug)]
 pub struct KnownLink {
     name: String,
-    /// The parts of its message that matter here: a whole one has some kilobytes.
+    /// The needed parts of its message: a whole one has some kilobytes.
     message: LinkMessage,
-    /// The bridge, or any other link, that it is part of.
+    /// The ifindex of its controller: a bridge, or any other link.
     controller: Option<u32>,
-    /// Whether it is a bridge whose ports all hear each other: one that tells VLANs apart is several.
+    /// Whether it is a bridge whose ports form one segment: a bridge with VLAN filtering has several.
     is_segment: bool,
 }
 
@@ -103,7 +103,7 @@ impl KnownLink {
         &self.name
     }
 
-    /// It, as what carries a task.
+    /// The link as one that carries a task.
     ///
     /// # Errors
     /// [`LinkError::Kind`].
@@ -111,8 +111,8 @@ impl KnownLink {
         parse(&self.message)
     }
 
-    /// It, as what can be closed without closing anything else: a link that leads to one neighbour alone. Behind others,
-    /// as the host's own card or a bridge, more may live than a task.
+    /// The link, if it can be closed without closing anything else: if it leads to a single neighbour. Other links,
+    /// such as the host's network card or a bridge, may lead to more than a task.
     pub fn closable(&self) -> Option<Link> {
         let leads_to_one = |kind: &InfoKind| {
             use InfoKind::{IpVlan, IpVtap, MacVlan, MacVtap, Netkit, Tun};
@@ -128,7 +128,7 @@ impl KnownLink {
         }
     }
 
-    /// It, as the uplink.
+    /// The link as the uplink.
     ///
     /// # Errors
     /// [`LinkError::NoEthernet`].
@@ -137,27 +137,27 @@ impl KnownLink {
     }
 }
 
-/// The links of a network namespace as they come and go, those that are there first. Nothing is missed for good: where
-/// the kernel had to drop messages, all links are read again, and events for all of them are given again. One of them may have gone
-/// meanwhile, and another have come to its name and number.
+/// The links of a network namespace, as events: first those that exist, then changes. Nothing is missed permanently: if
+/// the kernel had to drop messages, all links are read again, and events for all of them are reported again. A link may have gone
+/// meanwhile, and another have got its name and ifindex.
 ///
-/// It needs no runtime: the thread that watches waits for nothing else.
+/// It needs no async runtime: the watching thread waits for nothing else.
 #[derive(Debug)]
 pub struct LinkWatch {
     /// The kernel's messages.
     messages: Rtnl,
-    /// For reading all links. Not the socket that the messages come on, where an answer would be one among them.
+    /// The socket to read all links. On the socket of `messages` answers would be mixed with the kernel's messages.
     questions: Rtnl,
     known: BTreeMap<u32, KnownLink>,
-    /// The numbers of those that are known.
+    /// The ifindexes of the known links.
     names: HashMap<String, u32>,
     events: VecDeque<LinkEvent>,
-    /// The known links may be outdated.
+    /// All links have to be read: at the start, and after messages were lost.
     behind: bool,
 }
 
 impl LinkWatch {
-    /// How many bytes of messages the kernel may keep while they are not read.
+    /// The receive buffer for unread messages, in bytes.
     const ROOM: usize = 512 * 1024;
 
     /// Begins to watch the network namespace of the calling thread.
@@ -172,7 +172,7 @@ impl LinkWatch {
         })
     }
 
-    /// The next event of those that have happened; `None` if there is none.
+    /// The next pending event; `None` if there is none.
     pub fn poll(&mut self) -> Result<Option<LinkEvent>, NetlinkError> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -186,7 +186,7 @@ impl LinkWatch {
                 Ok(messages) if messages.is_empty() => return Ok(None),
                 Ok(messages) => messages.into_iter().for_each(|message| self.handle(message)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    // The messages that are kept are the oldest ones: they would undo what is read now.
+                    // The messages that remain in the buffer are older than the state that is read now, and would overwrite it.
                     self.messages = listen()?;
                     self.behind = true;
                 }
@@ -213,7 +213,7 @@ impl LinkWatch {
     /// Waits until there may be an event, until `other` is readable, or until `patience` is over.
     pub fn wait(&self, other: Option<BorrowedFd<'_>>, patience: Option<Duration>) -> Result<(), NetlinkError> {
         let timeout = patience.map_or(PollTimeout::NONE, |patience| {
-            // A part of a millisecond is one.
+            // Round up to whole milliseconds.
             PollTimeout::try_from(patience + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
         let readable = |file| PollFd::new(file, PollFlags::POLLIN);
@@ -227,24 +227,24 @@ impl LinkWatch {
         }
     }
 
-    /// Reads all links anew, for callers that need the present state.
+    /// Reads all links again, for callers that need the present state.
     pub fn refresh(&mut self) -> Result<(), NetlinkError> {
         self.read_all()
     }
 
-    /// The link of a name that is there.
+    /// The existing link with a name.
     pub fn link(&self, name: &str) -> Option<(u32, &KnownLink)> {
         let ifindex = *self.names.get(name)?;
         Some((ifindex, self.known.get(&ifindex)?))
     }
 
-    /// The bridge that a link is a port of, if all of its ports hear each other.
+    /// The bridge that a link is a port of, if all of the bridge's ports form one segment.
     pub fn segment(&self, ifindex: u32) -> Option<u32> {
         let bridge = self.known.get(&ifindex)?.controller?;
         self.known.get(&bridge)?.is_segment.then_some(bridge)
     }
 
-    /// Whether a link has this number.
+    /// Whether a link has this ifindex.
     pub fn has(&self, ifindex: u32) -> bool {
         self.known.contains_key(&ifindex)
     }
@@ -262,7 +262,7 @@ impl LinkWatch {
 
     fn handle(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
         match message {
-            // A bridge sends messages about its ports, also one of removal for a port that only left the bridge.
+            // A bridge also sends messages about its ports, among them a DelLink for a port that only left the bridge.
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message),
             ) if message.header.interface_family == AddressFamily::Bridge => {}
@@ -279,7 +279,7 @@ impl LinkWatch {
         }
     }
 
-    /// `lost`: whether messages were.
+    /// `lost`: whether messages were lost.
     fn compare(&mut self, messages: Vec<RouteNetlinkMessage>, lost: bool) {
         let links = messages.into_iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewLink(message) => Some((message.header.index, KnownLink::of(&message)?)),

@@ -1,4 +1,4 @@
-//! A link's switches, as `ethtool` reads and turns them: by name, in the network namespace of the calling thread.
+//! A link's offload settings, as `ethtool` reads and sets them: by name, in the network namespace of the calling thread.
 
 use std::{
     io,
@@ -12,13 +12,13 @@ const ETHTOOL_STXCSUM: u32 = 0x17;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 
-/// Whether a link's tags travel beside its frames and not in them.
+/// The VLAN offloads of a link, which keep tags in the metadata instead of the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum VlanSwitch {
-    /// It leaves the tags of what it sends to the hardware: `txvlan`.
+    /// The hardware inserts the tags of sent frames: `txvlan`.
     Transmit = 1 << 7,
-    /// The hardware takes the tags out of what it receives: `rxvlan`.
+    /// The hardware removes the tags of received frames: `rxvlan`.
     Receive = 1 << 8,
 }
 
@@ -29,12 +29,12 @@ struct Value {
     data: u32,
 }
 
-/// Whether a switch is on.
+/// Whether an offload is on.
 pub fn vlan_switch(link: &str, switch: VlanSwitch) -> io::Result<bool> {
     Ok(flags(&open()?, link)? & switch as u32 != 0)
 }
 
-/// Turns a switch. An error too where the link does not let it be turned, and then it is as it was.
+/// Turns an offload on or off. Also an error if the link ignores the request, and the offload stays as it was.
 pub fn turn_vlan_switch(link: &str, switch: VlanSwitch, on: bool) -> io::Result<()> {
     let socket = open()?;
     let now = flags(&socket, link)?;
@@ -48,7 +48,7 @@ pub fn turn_vlan_switch(link: &str, switch: VlanSwitch, on: bool) -> io::Result<
         data: wanted,
     };
     ask(&socket, link, &mut value)?;
-    // A driver may take it and do nothing.
+    // A driver may accept the request and do nothing.
     if (flags(&socket, link)? ^ wanted) & switch as u32 == 0 {
         Ok(())
     } else {
@@ -56,8 +56,8 @@ pub fn turn_vlan_switch(link: &str, switch: VlanSwitch, on: bool) -> io::Result<
     }
 }
 
-/// Has the kernel fill in the checksums of what a link sends before that leaves (`tx-checksumming` off), and cut its
-/// segments, which goes with it.
+/// Turns checksum offload of sent packets off (`tx-checksumming`), and with it segmentation offload: the kernel fills in checksums
+/// and segments packets before they leave the link.
 pub fn fill_checksums(link: &str) -> io::Result<()> {
     let mut value = Value {
         command: ETHTOOL_STXCSUM,

@@ -1,4 +1,4 @@
-//! Calls to the kernel that no library has, and all the unsafe code of this crate.
+//! System calls that no library wraps, and all the unsafe code of this crate.
 #![expect(unsafe_code, reason = "system calls and the C library's structures")]
 
 mod ethtool;
@@ -15,8 +15,8 @@ pub use ethtool::{VlanSwitch, fill_checksums, turn_vlan_switch, vlan_switch};
 
 pub(crate) use rights::{peer_groups, take_rights};
 
-/// The number that the kernel gave a socket's network namespace, which no other gets until the host is started anew; `None`
-/// before Linux 5.14, which keeps it to itself.
+/// The cookie of a socket's network namespace, which is unique until reboot; `None` before Linux 5.14, which does not
+/// expose it.
 pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
@@ -37,7 +37,7 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     }
 }
 
-/// Registers a file with the tokio runtime around the call.
+/// Registers a file with the current tokio runtime.
 pub fn register(file: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is the same open file until it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(file, interest) }?)

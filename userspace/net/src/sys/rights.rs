@@ -7,10 +7,10 @@ use std::{
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
-/// As many groups as a process can have.
+/// The most groups that a process can have.
 const GROUPS: usize = 65_536;
 
-/// The groups beside its own of the process at the other end of a Unix socket.
+/// The supplementary groups of the process at the other end of a Unix socket.
 pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; GROUPS];
     let mut length = size_of_val(&*groups) as libc::socklen_t;
@@ -51,7 +51,7 @@ struct Capabilities {
 /// `_LINUX_CAPABILITY_VERSION_3`, of two sets of 32.
 const VERSION: u32 = 0x2008_0522;
 
-/// Makes the calling thread open files as this user and groups, without any capability in force.
+/// Makes the calling thread open files as this user and groups, without any effective capability.
 pub(crate) fn take_rights(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     // SAFETY: the kernel reads `groups.len()` numbers.
     let result = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
@@ -59,7 +59,7 @@ pub(crate) fn take_rights(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> 
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setfsgid(gid);
     setfsuid(uid);
-    // They give what was before, and no error: asked once more they tell.
+    // Both calls return the previous id and no error: a second call shows whether the first one worked.
     if (setfsuid(uid), setfsgid(gid)) != (uid, gid) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
