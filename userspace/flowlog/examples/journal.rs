@@ -1,4 +1,4 @@
-//! What the journal of flow records costs: closing a window with it and without, by number of connections.
+//! Measures the cost of the journal: the time to close a window with and without it, by number of connections.
 //!
 //!     cargo run --release -p taskgate-flowlog --example journal > /dev/null
 
@@ -27,7 +27,7 @@ use taskgate_tables::{ConnState, DenialState, FlowId, FlowKey, FlowTables, Track
 const ROUNDS: u64 = 7;
 const BEGIN: u64 = 1_767_225_600;
 
-/// Connections that all go on.
+/// Tables with connections that never end.
 struct Tables(Vec<(FlowKey, ConnState)>);
 
 impl Tables {
@@ -47,7 +47,7 @@ impl Tables {
         Self((0..conns).map(conn).collect())
     }
 
-    /// Every `every`th connection carries something.
+    /// Counts packets in every `every`th connection.
     fn carry(&mut self, every: usize) {
         for (_, conn) in self.0.iter_mut().step_by(every) {
             for (total, bytes) in conn.totals.iter_mut().zip([60, 1500]) {

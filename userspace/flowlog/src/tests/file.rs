@@ -1,4 +1,4 @@
-//! Files: appended to, rotated, moved away, and gone on with after a kill.
+//! File sinks: appending, rotation, moved files, and recovery after a kill.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,7 +17,7 @@ fn sink(path: &Path, rotate: Option<Rotate>) -> FileSink {
     FileSink::new(&LogFile { path, rotate })
 }
 
-/// Writes lines, all of them, and gives the place that is confirmed then.
+/// Writes all lines, and returns the mark that is confirmed afterwards.
 fn put(sink: &mut FileSink, lines: &str, mark: Mark) -> Result<Mark, SinkError> {
     let mut batches = [batch(60, lines.to_owned())];
     let mut at = mark;
@@ -104,7 +104,7 @@ fn what_failed_is_written_once_it_can_be() {
     put(&mut sink, "one\n", Mark::default()).expect_err("no folder");
     fs::create_dir(&below).expect("a folder");
     let mark = put(&mut sink, "one\n", Mark::default()).expect("written");
-    // Away with all of it.
+    // Remove the folder and the file.
     fs::rename(&moved, &path).expect("it is moved");
     fs::remove_dir(&below).expect("it is empty");
     fs::remove_file(&path).expect("it is there");
@@ -133,7 +133,7 @@ fn files_are_rotated_by_size_and_only_so_many_kept() {
         "line 06\nline 07\nline 08\nline 09\nline 10\nline 11\nline 12\n"
     );
     assert_eq!(fs::read_dir(&folder.0).expect("a folder").count(), 4);
-    // A line that is longer than a file may be has one to itself.
+    // A line longer than the maximal file size gets a separate file.
     let long = format!("{}\n", "x".repeat(100));
     put(&mut sink, &long, mark).expect("written");
     assert_eq!(read(&path), long);
@@ -180,7 +180,7 @@ fn a_file_that_logrotate_moved_is_let_go_of_once_there_is_another() {
     let mark = put(&mut sink, "one\n", Mark::default()).expect("written");
     let moved = folder.0.join("flows.log-20260101");
     fs::rename(&path, &moved).expect("it is moved");
-    // Until it is made, or taskgate is told to.
+    // The moved file is written until a new one exists, or until `reopen`.
     let mark = put(&mut sink, "two\n", mark).expect("written");
     File::create_new(&path).expect("a file");
     let mark = put(&mut sink, "three\n", mark).expect("written");
@@ -189,7 +189,7 @@ fn a_file_that_logrotate_moved_is_let_go_of_once_there_is_another() {
     sink.reopen();
     let mark = put(&mut sink, "four\n", mark).expect("written");
     assert_eq!((&*read(&moved), &*read(&path)), ("three\n", "four\n"));
-    // Nobody would ever see what is written to a file that is gone.
+    // A deleted file is not written further: its lines would be lost.
     fs::remove_file(&path).expect("it is there");
     let mark = put(&mut sink, "five\n", mark).expect("written");
     assert_eq!(read(&path), "five\n");
@@ -199,7 +199,7 @@ fn a_file_that_logrotate_moved_is_let_go_of_once_there_is_another() {
     assert_eq!(read(&path), "six\n");
 }
 
-/// Lines that the next process finds to be written.
+/// The bytes that the next process finds already written, and the file's contents afterwards.
 fn found(path: &Path, lines: &str, mark: Mark) -> (usize, String) {
     let batches = [batch(60, lines.to_owned())];
     let prepared = sink(path, None)
@@ -218,7 +218,7 @@ fn what_a_killed_process_wrote_is_known_by_its_words_and_nothing_is_cut_off() {
         ("one\n", 4, "one\n"),
         ("one\ntw", 8, "one\ntwo\n"),
         (WAITING, 14, WAITING),
-        // Another wrote behind it, or instead.
+        // Another process wrote after taskgate, or instead.
         ("one\nother\n", 4, "one\nother\n"),
         ("one\ntw\nother", 4, "one\ntw\nother\n"),
         ("other\none\n", 0, "other\none\n"),
@@ -232,7 +232,7 @@ fn what_a_killed_process_wrote_is_known_by_its_words_and_nothing_is_cut_off() {
             (written, format!("before\n{then}")),
             "{behind:?}"
         );
-        // The same where it has another name by now.
+        // The same if the file was renamed meanwhile.
         let moved = folder.0.join("flows.log.1");
         let mark = Mark {
             length: fs::metadata(&path).expect("a file").len(),
@@ -249,13 +249,13 @@ fn what_a_killed_process_wrote_is_known_by_its_words_and_nothing_is_cut_off() {
 fn another_file_in_its_place_is_not_taken_for_ours() {
     let (folder, path) = log();
     let mark = put(&mut sink(&path, None), "before\n", Mark::default()).expect("written");
-    // The other one holds what would be ours, and has another inode as both are there.
+    // The other file has the expected bytes, but another inode, as both exist at once.
     let other = folder.0.join("other");
     fs::write(&other, "before\none\n").expect("a file");
     assert_ne!(fs::metadata(&other).expect("a file").ino(), mark.inode);
     fs::rename(&other, &path).expect("it is moved");
     assert_eq!(found(&path, "one\n", mark), (0, String::from("before\none\n")));
-    // Emptied: what is there is not behind what was written.
+    // The file was truncated: it is shorter than the confirmed length.
     let mark = Mark {
         inode: fs::metadata(&path).expect("a file").ino(),
         length: 100,

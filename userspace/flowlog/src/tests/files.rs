@@ -1,4 +1,4 @@
-//! What lies in the files of flow logs, for tests.
+//! Test helpers for the files of flow logs.
 
 use std::{
     ffi::OsStr,
@@ -14,7 +14,7 @@ use taskgate_model::LogFolder;
 
 use crate::{Batch, Mark, NextWrite};
 
-/// A folder that is gone in the end.
+/// A temporary folder, removed on drop.
 pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
@@ -33,7 +33,7 @@ impl Drop for Folder {
     }
 }
 
-/// Lines of a window that a sink is to write.
+/// A batch of a window's lines.
 pub(super) fn batch(end: u64, lines: impl Into<Bytes>) -> Batch {
     Batch {
         end,
@@ -41,7 +41,7 @@ pub(super) fn batch(end: u64, lines: impl Into<Bytes>) -> Batch {
     }
 }
 
-/// What a sink is to write, after `position` and `mark`.
+/// The next write of a sink, after `position` and `mark`.
 pub(super) fn next(batches: &[Batch], position: u64, mark: Mark) -> NextWrite<'_> {
     NextWrite {
         batches,
@@ -52,7 +52,7 @@ pub(super) fn next(batches: &[Batch], position: u64, mark: Mark) -> NextWrite<'_
     }
 }
 
-/// The lines of a file and of those before it, in order.
+/// The lines of a file and of its numbered predecessors, oldest first.
 pub(super) fn numbered(path: &Path) -> Vec<u8> {
     let numbered = |number: u32| PathBuf::from(format!("{}.{number}", path.display()));
     let mut count = 0;
@@ -78,7 +78,7 @@ pub(super) fn folder(path: &Path) -> LogFolder {
     }
 }
 
-/// The files below a folder that end so, in the order of their names.
+/// The files below a folder whose names end in `ends`, in the order of their names.
 pub(super) fn below(folder: &Path, ends: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -97,7 +97,7 @@ pub(super) fn below(folder: &Path, ends: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The text of a file that was delivered.
+/// The text of a delivered file.
 pub(super) fn text(path: &Path) -> String {
     let mut text = String::new();
     let file = File::open(path).expect("a file");
@@ -105,7 +105,7 @@ pub(super) fn text(path: &Path) -> String {
     text
 }
 
-/// The lines of all files that were delivered to a folder, without their headers; none is of another period than its name says.
+/// The lines of all files delivered to a folder, without headers. Checks that each line is of the period in its file's name.
 pub(super) fn delivered(folder: &Path) -> Vec<u8> {
     let mut lines = Vec::new();
     for path in below(&folder.join("AWSLogs"), ".log.gz") {

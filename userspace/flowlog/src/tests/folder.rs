@@ -1,4 +1,4 @@
-//! Folders as AWS delivers to S3.
+//! Folder sinks, with files as AWS delivers them to S3.
 
 use std::{
     fs,
@@ -120,7 +120,7 @@ fn a_file_waits_for_the_end_of_its_time() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
     let place = Folder::new();
     let mut sink = sink(&folder(&place.0), 1);
-    // The time may go on to the next period while this runs, which is none that was waited for yet.
+    // The clock may reach the next period during the test, so the lines are of a period that ends later.
     let end = now + 300;
     let batches = [batch(end, line(end)), batch(end, line(end))];
     let one = next(&batches, 0, Mark::default());
@@ -131,7 +131,7 @@ fn a_file_waits_for_the_end_of_its_time() {
         sink.write(&NextWrite { ending: true, ..one }).expect("delivered"),
         length
     );
-    // Before it becomes too much.
+    // A file is written early once enough bytes wait.
     let full = NextWrite {
         bytes: 8 << 20,
         position: length as u64,
@@ -150,14 +150,14 @@ fn what_is_written_again_takes_its_own_place() {
     sink(&log, 1)
         .write(&next(&first, 700, Mark::default()))
         .expect("delivered");
-    // It was killed before that was confirmed.
+    // The process was killed before the confirmation.
     let again = names(&place.0);
     sink(&log, 1)
         .write(&next(&more, 700, Mark::default()))
         .expect("delivered");
     assert_eq!(names(&place.0), again);
     assert_eq!(delivered(&place.0), [&first[0].lines[..], &more[1].lines[..]].concat());
-    // Lines that come later, another instance, another flow log, another beginning: other names.
+    // A later position, another instance, another flow log or another start give another name.
     let other = LogFolder {
         id: String::from("fl-other"),
         ..log.clone()
@@ -189,7 +189,7 @@ fn a_folder_that_is_not_there_is_not_made() {
             missing.display()
         )
     );
-    // What is in the way is told, and nothing is left half written.
+    // A file in the way is an error, and no partial file is left.
     fs::write(place.0.join("AWSLogs"), "").expect("a file");
     let batches = [batch(AFTERNOON, line(AFTERNOON))];
     sink(&folder(&place.0), 1)

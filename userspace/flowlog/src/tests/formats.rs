@@ -1,4 +1,4 @@
-//! What each field says, in words and in JSON, and what of it outlives a process.
+//! The value of each field, in words and in JSON, and its persistence in the journal.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use taskgate_model::{
 use super::{BEGIN, DB, Rig, WEB, db, kernel::Flow, web};
 use crate::{Label, LogStatus, LoggedEni, RecordNames, RecordWriter, RuleText, Stream, Unlogged, Window, aligned};
 
-/// The `web` of these tests: with everything that a configuration can say of it.
+/// The ENI `web` with all properties that a configuration can have.
 fn described() -> Eni {
     let arn = |rest: &str| Some(format!("arn:aws:ecs:eu-west-1:111122223333:{rest}"));
     Eni {
@@ -58,7 +58,7 @@ fn group(id: &str, name: &str) -> SecurityGroup {
     }
 }
 
-/// `web` here, `db` elsewhere in its VPC.
+/// A model with `web` on this host and `db` on another host of its VPC.
 fn model() -> Arc<Model> {
     let peer = Eni {
         task: Some("db-1".to_owned()),
@@ -86,7 +86,7 @@ fn rules() -> [RuleText<'static>; 2] {
     })
 }
 
-/// Those of two rules in generation 0x10003, and `db` as a peer.
+/// The names of two rules in generation 0x10003, with `db` as a peer.
 pub(super) fn names() -> RecordNames {
     let mut names = RecordNames::default();
     names.set_rules(rules().into_iter(), 0x1_0003);
@@ -117,7 +117,7 @@ fn all_fields() -> String {
     RecordFormat::Custom(RecordField::ALL.to_vec()).to_string()
 }
 
-/// A query to `db`, by the second rule in the generation before the one in force.
+/// A query to `db`, allowed by the second rule in the generation before the one in force.
 fn query(rig: &mut Rig) -> Flow {
     let flow = Flow::new(WEB, TCP, ("10.0.1.16", 49152), ("10.0.1.20", 5432));
     rig.kernel.state.clock += 1234;
@@ -210,7 +210,7 @@ fn every_field_says_what_is_known() {
         ("taskgate-peer-groups", "my%20db,sg-3"),
         ("taskgate-first", "-"),
         ("taskgate-last", "1767225601.234"),
-        // The one in force is 0x10003, and the entry has the lower half of the one that let it in.
+        // Generation 0x10003 is in force, and the entry has the lower half of the generation that allowed it.
         ("taskgate-generation", "65538"),
     ];
     assert_eq!(words, expected);
@@ -247,7 +247,7 @@ fn every_field_says_what_is_known() {
 fn what_does_not_apply_is_a_dash() {
     let mut rig = rig();
     let state = &mut rig.kernel.state;
-    // From `web` itself, whose peer is on this host; denied for two reasons; no ENI known; no TCP.
+    // A flow between `web`'s own addresses, with a peer on this host; a flow denied for two reasons; an unknown peer; no TCP.
     let own = Flow::new(WEB, UDP, ("10.0.1.16", 7), ("10.0.1.15", 9));
     state.deny(&own, Ingress, DropReason::NoRule, 100, 0);
     state.deny(&own, Ingress, DropReason::ConnectionsFull, 100, 0);
@@ -320,7 +320,7 @@ fn a_line_that_is_no_flow_has_what_is_its_own_and_dashes() {
     );
 }
 
-/// Two flows of one record have the rule of the one that carried a packet last, and its peer where it has one.
+/// A record of two flows has the rule of the flow with the latest packet, and its peer if it has one.
 #[test]
 fn of_flows_that_are_one_record_the_last_one_names_the_rule() {
     for last in [1, 2] {
@@ -344,7 +344,7 @@ fn of_flows_that_are_one_record_the_last_one_names_the_rule() {
     }
 }
 
-/// What a rule is called by later configurations does not change what let a packet pass; new entries have the new name.
+/// A renamed rule does not change records that were read before; later records have the new name.
 #[test]
 fn a_record_names_the_rule_as_it_was_called_when_it_was_read() {
     let mut rig = rig();
@@ -360,7 +360,7 @@ fn a_record_names_the_rule_as_it_was_called_when_it_was_read() {
     assert_eq!(lines(&after, format), ["shop sgr-2 65538"]);
 }
 
-/// VPCs may overlap: the task here, then the one of the same VPC, is the peer; of strangers nobody can tell.
+/// Addresses of VPCs may overlap: the peer is the task on this host, else the one in the same VPC; else it is unknown.
 #[test]
 fn the_peer_of_an_address_in_several_vpcs_is_the_one_that_can_be_meant() {
     let at = |id: &str, vpc: &str, here: bool| Eni {
@@ -394,7 +394,7 @@ fn the_peer_of_an_address_in_several_vpcs_is_the_one_that_can_be_meant() {
         let found = names.peer("10.0.1.20".parse().expect("an address"), Some(seen_from));
         assert_eq!(found.as_ref().and_then(|peer| peer.task.as_ref()).map(Label::raw), peer);
     }
-    // Nobody asks, so nothing is looked up.
+    // No flow log has a field for the peer, so nothing is looked up.
     let mut names = RecordNames::default();
     names.set_peers(&Arc::new(Model {
         enis: vec![at("a", "vpc-01", true)],
@@ -406,7 +406,7 @@ fn the_peer_of_an_address_in_several_vpcs_is_the_one_that_can_be_meant() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a configuration calls its things: as many words as fields, each as it is in a line of all fields.
+    /// With any names in the configuration, a line has as many words as fields, each the same as in a line with all fields.
     #[test]
     fn any_fields_in_any_order_are_as_many_words(
         fields in subsequence(RecordField::ALL.to_vec(), 1..=RecordField::ALL.len()).prop_shuffle(),

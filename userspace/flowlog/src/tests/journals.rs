@@ -1,4 +1,4 @@
-//! Journals that are not believed, and what one keeps of a collector.
+//! Journals that are refused, and the collector's state in a journal.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
     RecorderStart, Refusal, Sink, SinkError, Unlogged, outputs::Sinks,
 };
 
-/// Would take everything.
+/// A sink that would take all lines.
 struct Nowhere;
 
 impl Sink for Nowhere {
@@ -33,7 +33,7 @@ impl Sink for Nowhere {
     }
 }
 
-/// A folder that is gone in the end.
+/// A temporary folder, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -86,7 +86,7 @@ fn journal(path: &Path) -> Journal {
     Journal::of_boot(path, [7; 32], [1; 16])
 }
 
-/// Why a journal whose bytes were changed so is not used, or one of other tables or another boot.
+/// Why a journal is refused after `change` of its bytes, or for tables and a boot with these ids; `None`: it is used.
 fn refused(name: &str, change: impl Fn(&mut Vec<u8>), identity: u8, boot: u8) -> Option<Refusal> {
     let folder = Folder::new(name);
     let path = folder.journal();
@@ -108,7 +108,7 @@ fn refused(name: &str, change: impl Fn(&mut Vec<u8>), identity: u8, boot: u8) ->
         RecordError::BeginAnew(JournalError::Refused { why, .. }) => why,
         error => panic!("{error:?}"),
     };
-    // What the tables hold is in no record from now on, and that is said.
+    // The tables' current contents are in no record from now on, and this is reported.
     let unknown = errors.next();
     assert!(
         matches!(unknown, Some(RecordError::Unknown { flows: 1, packets: 1 })),
@@ -117,7 +117,7 @@ fn refused(name: &str, change: impl Fn(&mut Vec<u8>), identity: u8, boot: u8) ->
     let window = recorder.close_records(&mut kernel, BEGIN + 60).expect("a window");
     let lacking: Vec<_> = window.losses.iter().map(|loss| (loss.passed, loss.denied)).collect();
     assert_eq!((window.records.len(), lacking), (0, vec![(1, 0)]));
-    // From then on there is one to be used.
+    // From then on there is a valid journal.
     let (_, errors) = begin(&mut kernel, Journal::of_boot(&path, [identity; 32], [boot; 16]));
     assert!(errors.is_empty(), "{errors:?}");
     Some(why)
@@ -154,7 +154,7 @@ fn a_journal_of_something_else_is_refused_and_says_so() {
     }
 }
 
-/// Whoever changes what a journal holds raises its format, in `journal/layout.rs`, and writes the new sum down here.
+/// A change of a journal's contents has to raise `FORMAT` in `journal/layout.rs` and update the checksum here.
 #[test]
 fn a_journal_of_this_format_has_these_bytes() {
     let folder = Folder::new("bytes");
@@ -188,7 +188,7 @@ fn a_scan_does_not_make_it_grow_without_end() {
             longest = longest.max(fs::metadata(&path).expect("a journal").len());
         }
     }
-    // Of a thousand records that are held, and some changes.
+    // A thousand held records, and some changes.
     assert!((20_000..40_000).contains(&longest), "{longest}");
     let (next, errors) = begin(&mut kernel, journal(&path));
     assert!(errors.is_empty(), "{errors:?}");
@@ -200,7 +200,7 @@ fn a_scan_does_not_make_it_grow_without_end() {
     assert_eq!(sum + held.losses[0].denied, 2000);
 }
 
-/// The last change may be cut off: its process was killed while it wrote.
+/// The last change may be truncated: its process was killed while writing.
 #[test]
 fn changes_after_the_last_whole_one_were_not_made() {
     for cut in 0..40 {
@@ -210,7 +210,7 @@ fn changes_after_the_last_whole_one_were_not_made() {
         let (recorder, _) = begin(&mut kernel, journal(&path));
         drop(recorder);
         let mut bytes = fs::read(&path).expect("a journal");
-        // The ENI of the slot is one.
+        // The slot's ENI is such a change.
         let length = bytes.len();
         bytes.truncate(length - cut);
         fs::write(&path, bytes).expect("it is written");
@@ -249,7 +249,7 @@ fn the_journal_is_for_its_owner_alone() {
     assert_eq!(fs::read_dir(&folder.0).expect("a folder").count(), 0);
 }
 
-/// A SYN is in the record of its own window, whoever closes that, and no flag of an earlier one comes again.
+/// A SYN is in the record of its own window, even if the next process closes that, and flags of earlier windows do not reappear.
 #[test]
 fn flags_go_on_by_the_windows_parity() {
     let folder = Folder::new("flags");
@@ -259,7 +259,7 @@ fn flags_go_on_by_the_windows_parity() {
     let (mut recorder, _) = begin(&mut kernel, journal(&folder.journal()));
     for (minute, flags) in [(1, 2), (2, 0x10), (3, 1), (4, 0x10), (5, 2), (6, 0x10)] {
         kernel.state.pass(&flow, Egress, 40, flags);
-        // The number of the window that runs is the saved one's again, whatever the kernel had.
+        // The open window gets the saved number again, whatever number the kernel had.
         drop(recorder);
         kernel.state.window += u32::from(minute == 3);
         recorder = begin(&mut kernel, journal(&folder.journal())).0;
@@ -279,8 +279,7 @@ fn flags_go_on_by_the_windows_parity() {
     );
 }
 
-/// What records say beyond their counts is there after the process, of those that wait and of what was removed between two
-/// windows.
+/// The attribution outlives the process, of waiting records and of entries that were removed between two windows.
 #[test]
 fn records_keep_their_rule_and_peer() {
     let folder = Folder::new("names");
@@ -293,7 +292,7 @@ fn records_keep_their_rule_and_peer() {
         let conn = kernel.state.conn(&flow);
         (conn.rule, conn.generation) = (port.into(), port);
         if port == 1 {
-            // Its record is in the journal as a record, that of the other one as a change.
+            // This entry is in the journal as a record, the other one as a change.
             kernel.state.clock += 1000 * SECOND;
             assert!(recorder.gc(&mut kernel, true).is_empty());
             assert!(recorder.bind(&mut kernel, [].into()).is_empty());

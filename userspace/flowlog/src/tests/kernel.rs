@@ -1,4 +1,4 @@
-//! The kernel's tables over plain collections, with a hand between any two steps of user space.
+//! The kernel's tables over plain collections, with a callback between any two steps of user space.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -79,18 +79,18 @@ pub(super) enum Step {
     ForgetFragments([u32; TIMEOUTS]),
 }
 
-/// What the kernel holds.
+/// The state of the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) conns: BTreeMap<FlowKey, ConnState>,
     pub(super) denials: BTreeMap<FlowKey, DenialState>,
-    /// What is to be removed; a packet takes the mark off.
+    /// The entries marked for removal; a packet removes the mark.
     pub(super) marked: BTreeSet<FlowKey>,
-    /// What user space has taken out, by its entry's number.
+    /// The frozen entries, by number.
     pub(super) frozen_conns: BTreeMap<u64, (FlowKey, ConnState)>,
     pub(super) frozen_denials: BTreeMap<u64, (FlowKey, DenialState)>,
     pub(super) usage: BTreeMap<u16, UsageState>,
-    /// The epochs of slots that are not in their first one.
+    /// The epochs of slots, if not the first one.
     pub(super) epochs: BTreeMap<u16, u32>,
     pub(super) window: u32,
     pub(super) clock: u32,
@@ -102,7 +102,7 @@ fn with_flags(word: u32, number: u32, direction: Direction, tcp_flags: u8) -> u3
 }
 
 impl State {
-    /// A packet of a tracked connection, which it opens if it must.
+    /// A packet of a tracked connection, which it opens if necessary.
     pub(super) fn pass(&mut self, flow: &Flow, direction: Direction, bytes: u64, tcp_flags: u8) {
         let fresh = ConnState {
             slot: flow.slot,
@@ -122,7 +122,7 @@ impl State {
         *word = with_flags(*word, self.window, direction, tcp_flags);
     }
 
-    /// A packet that is dropped.
+    /// A dropped packet.
     pub(super) fn deny(&mut self, flow: &Flow, direction: Direction, reason: DropReason, bytes: u64, tcp_flags: u8) {
         let fresh = DenialState {
             windows: Flags::new(0, self.window).windows(),
@@ -154,17 +154,17 @@ type Between = Box<dyn FnMut(&mut State, Step) -> io::Result<()>>;
 /// The tables.
 pub(super) struct Kernel {
     pub(super) state: State,
-    /// What happens just before each step: packets, a failure.
+    /// Called just before each step, to play packets or to fail.
     pub(super) between: Between,
-    /// What one reading of the tables misses.
+    /// The entries that the next reading of the tables misses.
     pub(super) missed: HashSet<FlowKey>,
-    /// What it sees twice.
+    /// The entries that the next reading sees twice.
     pub(super) twice: HashSet<FlowKey>,
     /// Every step taken.
     pub(super) steps: Vec<Step>,
-    /// The flow of each entry that there ever was, by its number.
+    /// The flow of each entry that ever existed, by number.
     entries: Vec<FlowKey>,
-    /// The entries that there are.
+    /// The existing entries.
     ids: BTreeMap<FlowKey, FlowId>,
 }
 
@@ -202,7 +202,7 @@ impl Kernel {
         self.state.marked.extend(there);
     }
 
-    /// Keys first, each value when it is its turn: what is inserted meanwhile is missed.
+    /// Lists the keys first, and reads each value later: entries that are inserted meanwhile are missed.
     fn reading<'a>(&self, keys: impl Iterator<Item = &'a FlowKey>) -> Vec<FlowKey> {
         keys.filter(|key| !self.missed.contains(key))
             .flat_map(|key| std::iter::repeat_n(*key, 1 + usize::from(self.twice.contains(key))))

@@ -1,4 +1,4 @@
-//! A taskgate that is killed and started again, over tables and a file that outlive it.
+//! A recorder that is killed and started again, over tables and files that outlive it.
 
 use std::{
     cell::RefCell,
@@ -30,7 +30,7 @@ use crate::{
     sink::{self, whole_lines},
 };
 
-/// The ENIs that have slot [`WEB`] one after the other, with their primary addresses.
+/// The ENIs that have slot [`WEB`] in turn, with their primary addresses.
 const OWNERS: [(&str, &str); 2] = [
     ("eni-00000000000000web", "10.0.1.15"),
     ("eni-0000000000000next", "10.0.1.77"),
@@ -47,7 +47,7 @@ type Sums = BTreeMap<Name, (u64, u64)>;
 #[derive(Debug, Default)]
 struct Reader {
     taken: Vec<u8>,
-    /// Where the last piece of them began.
+    /// The position at which the last piece began.
     last: usize,
 }
 
@@ -59,7 +59,7 @@ impl Sink for ToReader {
         let mut reader = self.0.lock().expect("a reader");
         let at = next.position as usize;
         if at < reader.taken.len() {
-            // It was taken and not confirmed.
+            // The piece was taken and not confirmed.
             assert_eq!(at, reader.last, "more than the last piece comes twice");
             let again = lines.len().min(reader.taken.len() - at);
             assert_eq!(reader.taken[at..at + again], lines[..again], "other lines come twice");
@@ -72,32 +72,32 @@ impl Sink for ToReader {
     }
 }
 
-/// What writes, in the order in which it was started.
+/// The writers, in the order of their start.
 type Writers = Arc<Mutex<Vec<Writer>>>;
 
-/// What outlives a taskgate, and the one that runs.
+/// The objects that outlive a recorder, and the running recorder.
 pub(super) struct World {
     pub(super) kernel: Kernel,
     pub(super) now: u64,
-    /// Of each flow log.
+    /// The interval of each flow log.
     interval: u32,
-    /// Of [`OWNERS`].
+    /// The index of the slot's ENI in [`OWNERS`].
     owner: usize,
-    /// The slot is its owner's by now.
+    /// The slot was assigned to its owner.
     settled: bool,
     /// The configuration names [`GUEST_ENI`].
     guest: bool,
-    /// Packets, and the owner at that time.
+    /// The packets played so far, each with the owner at that time.
     played: Rc<RefCell<Vec<(Packet, usize)>>>,
     reader: Arc<Mutex<Reader>>,
-    /// There are files beside, in this folder.
+    /// The folder of further destinations, if there are any.
     files: Option<PathBuf>,
     journal: PathBuf,
     process: Option<(Recorder, Writers)>,
     pub(super) kills: u32,
-    /// The points at which it was killed.
+    /// The fault points of the kills so far.
     pub(super) visited: BTreeSet<Fault>,
-    /// After how many steps the next one is killed, once this one is.
+    /// After this process was killed: the number of steps until the next one is.
     pub(super) again: Option<u32>,
 }
 
@@ -111,7 +111,7 @@ impl Drop for World {
 }
 
 impl World {
-    /// One whose lines go to a reader, and with `files` to files and to a folder too.
+    /// A world whose lines go to a reader, and with `files` to files and a folder too.
     pub(super) fn new(files: bool) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("taskgate-kills-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
@@ -140,12 +140,12 @@ impl World {
         world
     }
 
-    /// Kills what runs after so many steps.
+    /// Kills the recorder after so many steps.
     pub(super) fn arm(steps: Option<u32>) {
         fault::arm(steps);
     }
 
-    /// A packet while nothing is done.
+    /// Plays a packet between two operations.
     pub(super) fn packet(&mut self, packet: Packet) {
         let counts = match packet.slot {
             WEB => self.settled,
@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// Packets before steps with such numbers of what is done next.
+    /// Plays packets during the next operations, each before the step with its number.
     pub(super) fn busy(&mut self, packets: Vec<(u8, Packet)>) {
         let (played, owner) = (Rc::clone(&self.played), self.owner);
         let mut at = 0;
@@ -191,7 +191,7 @@ impl World {
         self.step(|recorder, _, kernel, _| recorder.free_denials(kernel));
     }
 
-    /// Lets each destination take so many pieces.
+    /// Lets each destination take `pieces` pieces.
     pub(super) fn read(&mut self, pieces: u32) {
         self.step(|_, writers, _, _| {
             for writer in writers.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
@@ -207,14 +207,14 @@ impl World {
         });
     }
 
-    /// Other flow logs.
+    /// Changes the flow logs' interval.
     pub(super) fn reconfigure(&mut self, interval: u32) {
         self.interval = interval;
         let settings = self.settings();
         self.step(|recorder, _, kernel, now| recorder.reconfigure(kernel, now, settings));
     }
 
-    /// The slot [`WEB`] is the other ENI's.
+    /// Assigns the slot [`WEB`] to the other ENI.
     pub(super) fn rebind(&mut self) {
         self.owner = 1 - self.owner;
         self.settled = false;
@@ -223,21 +223,21 @@ impl World {
         self.settled = true;
     }
 
-    /// [`GUEST_ENI`] comes or goes.
+    /// Adds or removes [`GUEST_ENI`].
     pub(super) fn invite(&mut self) {
         self.guest ^= true;
         let enis = self.enis();
         self.step(|recorder, _, kernel, _| recorder.bind(kernel, enis));
     }
 
-    /// Kills it at once, and has [`GUEST_ENI`] come or go before the next start.
+    /// Kills the recorder at once, and with `invite` adds or removes [`GUEST_ENI`] before the next start.
     pub(super) fn kill(&mut self, invite: bool) {
         self.process = None;
         self.guest ^= invite;
         self.start();
     }
 
-    /// Ends in order and gives what was counted, and what was written to each destination.
+    /// Ends cleanly, and returns the sums of counted packets, and those written to each destination.
     pub(super) fn end(mut self) -> (Sums, Vec<Sums>) {
         World::arm(None);
         self.again = None;
@@ -384,7 +384,7 @@ impl World {
     }
 }
 
-/// What lines say, added up.
+/// The sums of lines.
 fn sums(lines: &[u8]) -> Sums {
     let mut written = Sums::new();
     for line in reader::read(lines) {

@@ -1,4 +1,4 @@
-//! Killed at any step, taskgate loses no packet and tells none twice.
+//! A recorder that is killed at any step loses no packet and reports none twice.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,7 @@ fn packet_of(slot: u16, peer: u8, protocol: u8, denied: bool) -> Packet {
     }
 }
 
-/// Everything that a taskgate does with records, in little.
+/// A short run of every operation of a recorder.
 fn day(world: &mut World) {
     let traffic = |world: &mut World| {
         for (slot, peer) in [(WEB, 0), (WEB, 1), (DB, 2), (GUEST, 0)] {
@@ -58,7 +58,7 @@ fn day(world: &mut World) {
     world.packet(packet_of(GUEST, 0, TCP, false));
     world.kill(true);
     world.wait(35);
-    // UDP is over.
+    // The UDP connections are idle past their time-out.
     world.busy(vec![(8, packet_of(WEB, 2, UDP, false))]);
     world.gc(true);
     world.wait(25);
@@ -80,7 +80,7 @@ fn day(world: &mut World) {
     world.close();
 }
 
-/// A day at which it is killed after so many steps, and then after so many more. Gives how often it was, and at which points.
+/// A [`day`] with a kill after `steps` steps, and another one after `again` more. Returns the number of kills, and their points.
 fn killed_day(files: bool, steps: u32, again: Option<u32>) -> (u32, BTreeSet<Fault>) {
     let mut world = World::new(files);
     World::arm(Some(steps));
@@ -97,7 +97,7 @@ fn killed_day(files: bool, steps: u32, again: Option<u32>) -> (u32, BTreeSet<Fau
     (kills, visited)
 }
 
-/// Killed while it writes to files, and then again before and while it ends the line that was cut.
+/// Kills during a write to files, and again before and while the truncated line is completed.
 fn killed_in_a_line() -> BTreeSet<Fault> {
     let mut visited = BTreeSet::new();
     for steps in 0..10 {

@@ -1,4 +1,4 @@
-//! What a flow log makes of windows: its filter, its interval, and the lines that are no flow.
+//! Streams: filter, interval, and the lines without a flow.
 
 use taskgate_ebpf::{
     abi::{
@@ -103,7 +103,7 @@ fn silence_is_said_only_where_asked_for_and_only_of_enis_that_have_spoken() {
         assert_eq!(rig.minute(), silence("web 120-180 NODATA"));
         lose(&mut rig, WEB, 1, 0);
         assert_eq!(rig.minute(), ["web 180-240 SKIPDATA"]);
-        // Configured anew it is the same ENI; retired it says no more.
+        // An ENI that is bound again is still active; a retired one gets no NODATA.
         rig.collector.bind(WEB, LoggedEni::new(web(), "111122223333"));
         assert_eq!(rig.minute(), silence("web 240-300 NODATA"));
         rig.collector.retire(WEB);

@@ -1,4 +1,4 @@
-//! Which flows are one record, and how AWS writes their addresses and ports.
+//! Merging of flows into records, and AWS's representation of addresses and ports.
 
 use std::net::IpAddr;
 
@@ -71,7 +71,7 @@ fn protocols_without_ports_have_zeros_and_one_record_for_each_pair() {
     );
 }
 
-/// An address of the ENI's side and of the peer's, as a packet has them, and as the line has the ENI's.
+/// Cases: the ENI side's and the peer's address in the packet, and the ENI side's address in the line.
 #[test]
 fn the_enis_own_side_is_written_as_its_primary_ipv4_address() {
     type Case = (&'static str, Direction, &'static str, &'static str, &'static str);
@@ -143,7 +143,7 @@ fn flows_of_two_own_addresses_fall_together_and_have_no_one_real_address() {
 #[test]
 fn one_tuple_in_both_directions_is_one_record() {
     let mut rig = Rig::new();
-    // The tables give the one that came back first.
+    // The tables return the answer's entry first.
     let out = Flow::new(WEB, UDP, ("10.0.1.15", 9), ("10.0.1.15", 7));
     let back = Flow::new(WEB, UDP, ("10.0.1.15", 7), ("10.0.1.15", 9));
     rig.kernel.state.deny(&out, Egress, DropReason::NoRule, 100, 0);
@@ -202,8 +202,8 @@ fn ipv6_is_written_as_rfc_5952_has_it() {
     assert_eq!(rig.minute(), want);
 }
 
-/// Whether what the task may open without a rule leaves a record under each setting: AWS's list, none, a list. What a rule
-/// let in, what came from outside, and a denial always do.
+/// Whether connections that a task may open without a rule get a record under each setting: AWS's list, none, a list. Connections
+/// that a rule allowed, connections from outside, and denials always get one.
 #[test]
 fn unlogged_is_what_the_setting_names_and_no_more() {
     let list = AddressList::List(vec![address("10.0.1.20")]);
@@ -352,7 +352,7 @@ fn unlogged_is_what_the_setting_names_and_no_more() {
                 (conn.rule, conn.state) = (rule, state);
                 rig.kernel.state.deny(&flow, Ingress, DropReason::NoRule, 100, 0);
                 assert_eq!(rig.close().records.len(), if want { 2 } else { 1 }, "{case}");
-                // What is told to nobody must not be told later either.
+                // An unlogged flow must not appear in a later window either.
                 assert_eq!(rig.close().records.len(), 0, "{case}");
             }
         }

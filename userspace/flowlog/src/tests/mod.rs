@@ -1,4 +1,4 @@
-//! From tables to lines, over a kernel that the tests play.
+//! Tests from tables to lines, over simulated kernel tables.
 
 mod file;
 mod files;
@@ -27,7 +27,7 @@ use taskgate_model::{EcsFields, Eni, FlowLog, Model};
 use self::kernel::{BEGIN, Kernel, SECOND};
 use super::{Collector, LoggedEni, Stream, Unlogged, Window, aligned};
 
-/// Records that a flow log holds at most.
+/// The most records that a flow log holds.
 const HELD_MOST: usize = 8;
 
 /// The slots of the ENIs that [`Rig::new`] binds.
@@ -84,7 +84,7 @@ impl Rig {
         Self::with(&FlowLog::default(), Unlogged::new(Model::default().unlogged()))
     }
 
-    /// Whose first window has this number.
+    /// A rig whose first window has this number.
     fn numbered(number: u32) -> Self {
         let mut rig = Self::new();
         rig.kernel = Kernel::new();
@@ -148,7 +148,7 @@ impl Rig {
         shown(&self.stream.push(window, true))
     }
 
-    /// The next minute, at whose end nobody takes lines.
+    /// Runs a minute at whose end the queue has no room for lines.
     fn minute_without_room(&mut self) {
         let window = self.close();
         assert_eq!(shown(&self.stream.push(&window, false)), [""; 0]);

@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: every packet that was counted stands in exactly one record.
+//! With any events in any order, every counted packet is in exactly one record.
 
 use std::{
     cell::RefCell,
@@ -36,17 +36,17 @@ pub(super) struct Packet {
     pub(super) tcp_flags: u8,
 }
 
-/// What happens next.
+/// A random event.
 #[derive(Clone, Debug)]
 enum Event {
     Packet(Packet),
     Wait(u32),
     Close,
-    /// These packets come while it closes, before such steps.
+    /// A close with packets during it, each before the step with its number.
     BusyClose(Vec<(u8, Packet)>),
     Sweep(bool, Vec<(u8, Packet)>),
     Epoch(u16),
-    /// Every entry is as if its peers were done with it.
+    /// Sets every connection to a closed state.
     AllDone,
 }
 
@@ -127,7 +127,7 @@ fn add(sums: &mut Sums, name: Name, packets: u64, bytes: u64, tcp_flags: u8) {
 }
 
 impl Packet {
-    /// What AWS calls its flow at an ENI with this id and primary address, without any of the code under test.
+    /// The flow's name in AWS's format at an ENI with this id and primary address, computed independently of the code under test.
     pub(super) fn name(&self, (id, primary): (&str, &str)) -> Name {
         let flow = self.flow();
         let own = if flow.local.0.is_ipv4() {
@@ -157,7 +157,7 @@ impl Packet {
     }
 }
 
-/// What was counted.
+/// The expected sums of counted packets.
 fn counted(packets: &[Packet]) -> Sums {
     let mut sums = Sums::new();
     for packet in packets {
@@ -175,7 +175,7 @@ fn counted(packets: &[Packet]) -> Sums {
     sums
 }
 
-/// Adds what one window's lines say, and the flags that its records have beside them.
+/// Adds the counts in a window's lines, and the TCP flags of its records, which the lines lack.
 fn tell(sums: &mut Sums, rig: &mut Rig, window: &Window) {
     let lines = reader::read(&rig.stream.push(window, true));
     assert_eq!(lines.len(), window.records.len());
@@ -197,8 +197,7 @@ fn tell(sums: &mut Sums, rig: &mut Rig, window: &Window) {
     }
 }
 
-/// Lets each of `packets` come before the step with its number, counted over reads and removals, and writes down those
-/// that did.
+/// Plays each of `packets` before the step with its number, counted over reads and removals, and adds it to `played`.
 fn busy(rig: &mut Rig, packets: Vec<(u8, Packet)>, played: &Rc<RefCell<Vec<Packet>>>) {
     let played = Rc::clone(played);
     let mut at = 0;

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-/// What an OK line says of its flow.
+/// The flow's fields in an OK line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FlowFields {
     pub(super) source: IpAddr,
@@ -16,7 +16,7 @@ pub(super) struct FlowFields {
     pub(super) action: String,
 }
 
-/// A line, read.
+/// A parsed line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) account: String,
@@ -28,7 +28,7 @@ pub(super) struct Line {
     pub(super) status: String,
 }
 
-/// Reads what one write gave: whole lines.
+/// Parses the whole lines of one write.
 pub(super) fn read(text: &[u8]) -> Vec<Line> {
     let text = std::str::from_utf8(text).expect("text");
     assert!(text.is_empty() || text.ends_with('\n'), "a line is cut: {text:?}");

@@ -1,4 +1,4 @@
-//! What leaves the tables, when, and that nothing is lost or told twice by it.
+//! Removal of entries: which ones and when, without lost or duplicated packets.
 
 use taskgate_ebpf::{
     abi::{
@@ -21,7 +21,7 @@ fn lookup() -> Flow {
     Flow::new(WEB, UDP, ("10.0.1.15", 40000), ("10.0.1.20", 53))
 }
 
-/// Which minute's end takes an entry away that carried its only packet at the beginning of the first.
+/// Cases: the minute at whose end an entry is removed that had its only packet at the start of the first minute.
 #[test]
 fn an_entry_goes_once_it_is_idle_by_its_state_and_told() {
     let both_fins = state::FIN_EGRESS | state::FIN_INGRESS;
@@ -71,7 +71,7 @@ fn a_packet_between_reading_and_removal_is_told_once_and_the_key_may_come_back()
     let flow = lookup();
     rig.kernel.state.pass(&flow, Egress, 60, 0);
     assert_eq!(rig.minute(), ["web 10.0.1.15 10.0.1.20 40000 53 17 1 60 0-60 ACCEPT"]);
-    // Of an older epoch it is over whatever it carries.
+    // An entry of an older epoch is over even with traffic.
     rig.kernel.state.epochs.insert(WEB, 1);
     rig.kernel.between = Box::new(move |state, step| {
         if step == Step::MarkConns {
@@ -90,7 +90,7 @@ fn a_packet_between_reading_and_removal_is_told_once_and_the_key_may_come_back()
     assert_eq!((rig.kernel.state.conns.len(), rig.collector.known()), (0, (0, 0)));
     rig.kernel.between = Box::new(|_, _| Ok(()));
     rig.kernel.state.epochs.insert(WEB, 0);
-    // More than it held before: its baseline is that of another entry.
+    // The totals exceed the removed entry's: its baseline must not apply to the new entry.
     for _ in 0..5 {
         rig.kernel.state.pass(&flow, Egress, 100, 0);
     }
@@ -100,7 +100,7 @@ fn a_packet_between_reading_and_removal_is_told_once_and_the_key_may_come_back()
     );
 }
 
-/// It takes the mark off, so what it counted stays with the entry and is told in the next window.
+/// The packet removes the mark, so its count stays in the entry and is reported in the next window.
 #[test]
 fn a_packet_just_before_its_removal_keeps_an_entry() {
     let mut rig = Rig::new();
@@ -131,7 +131,7 @@ fn a_packet_just_before_its_removal_keeps_an_entry() {
     );
 }
 
-/// The kernel judged the flow anew and let it in: its entry is a live connection's again, whose answers need it.
+/// The kernel evaluated the flow again and allowed it: the entry is a live connection's again, and answers need it.
 #[test]
 fn a_connection_that_a_packet_revives_before_its_removal_stays() {
     let look = Step::LookAtConn(lookup().conn());
@@ -172,7 +172,7 @@ fn a_connection_that_a_packet_revives_before_its_removal_stays() {
     }
 }
 
-/// Further ahead of the clock than two CPUs are ever apart, such a connection looks as if it were idle for days.
+/// A timestamp further ahead of the clock than any difference between two CPUs would make a connection look idle for days.
 #[test]
 fn a_reading_may_take_longer_than_the_time_outs() {
     let mut rig = Rig::new();
@@ -250,7 +250,7 @@ fn an_older_epoch_ends_a_connection_after_it_was_told() {
     assert_eq!(rig.kernel.state.conns.len(), 0);
 }
 
-/// Their time-outs are the kernel's too, so that room comes back when they count as absent.
+/// The kernel treats fragments as absent after the same time-outs, so a sweep then frees their room.
 #[test]
 fn a_sweep_forgets_old_fragments() {
     let mut rig = Rig::new();
@@ -298,7 +298,7 @@ fn where_room_is_wanted_what_is_over_goes_before_it_is_told_and_is_told_then() {
         rig.kernel.state.conns.keys().copied().collect::<Vec<_>>(),
         [live.conn()]
     );
-    // It may come back in the same window.
+    // The flow may come back in the same window.
     rig.kernel.state.pass(&over, Egress, 61, 0);
     rig.wait(20);
     let window = rig.try_close().expect("a window");

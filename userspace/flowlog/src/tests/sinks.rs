@@ -1,4 +1,4 @@
-//! Sinks: whole windows, and a reader that goes away.
+//! Line sinks and queues: whole windows, slow readers, and closed ones.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use crate::{
     sink::{is_cut, whole_lines},
 };
 
-/// Does to each write what is next on its list; then takes everything.
+/// A writer that returns the listed results, one for each write, and then takes everything.
 struct Script {
     answers: Vec<io::Result<usize>>,
     taken: Vec<Vec<u8>>,
@@ -114,7 +114,7 @@ fn a_reader_that_went_away_is_an_error_and_no_panic() {
     );
 }
 
-/// Takes lines only when it is told how that goes, and shows what it took.
+/// A sink that waits for the result of each write from `how`, and sends the taken lines to `taken`.
 struct Told {
     how: Receiver<Result<(), SinkError>>,
     taken: Sender<Vec<u8>>,
@@ -197,7 +197,7 @@ fn what_follows_a_piece_that_failed_begins_with_a_line() {
     assert_eq!(taken, [4096, 5]);
 }
 
-/// What a full disk answers.
+/// The error of a full disk.
 fn full() -> SinkError {
     SinkError::Write {
         sink: String::from("a test"),

@@ -1,4 +1,4 @@
-//! Windows: what belongs to which, and to exactly one.
+//! Windows: every packet belongs to exactly one.
 
 use std::{io, time::Duration};
 
@@ -77,18 +77,18 @@ fn many(name: &str, port: u16, window: &str) -> String {
     format!("{name} {own} 10.9.9.9 {port} 443 6 1 60 {window} ACCEPT")
 }
 
-/// A flow of its own for each port.
+/// A separate flow for each port.
 fn one_of_many(slot: u16, port: u16) -> Flow {
     let own = if slot == WEB { "10.0.1.15" } else { "10.0.1.20" };
     Flow::new(slot, TCP, (own, port), ("10.9.9.9", 443))
 }
 
-/// The ENI that has most of them loses some, and SKIPDATA says so; others keep theirs.
+/// The ENI with most records loses some and gets SKIPDATA; others keep theirs.
 #[test]
 fn records_that_wait_are_given_up_before_memory_is() {
     for room in [false, true] {
         let mut rig = Rig::new();
-        // Two windows of the collector are one of the flow log.
+        // The flow log's window has two capture windows.
         let log = FlowLog {
             interval: 120,
             ..FlowLog::default()
@@ -106,14 +106,14 @@ fn records_that_wait_are_given_up_before_memory_is() {
         expected.extend((1..=HELD_MOST as u16 - 3).map(|port| many("web", port, "0-120")));
         expected.push(String::from("web 0-120 SKIPDATA"));
         assert_eq!(rig.minute(), expected, "room: {room}");
-        // The next window lacks nothing.
+        // The next window is complete.
         rig.kernel.state.pass(&one_of_many(WEB, 1), Egress, 60, tcp::ACK);
         assert_eq!(rig.minute(), [""; 0]);
         assert_eq!(rig.minute(), [many("web", 1, "120-240")]);
     }
 }
 
-/// Within one window, too: what comes and goes is told in it, however much that is.
+/// The limit also holds within one window with any number of short flows: their packets are in records or in SKIPDATA.
 #[test]
 fn a_window_holds_so_many_records_and_no_more() {
     const MOST: usize = 100;
@@ -218,7 +218,7 @@ fn a_window_begins_in_the_kernel_before_the_tables_are_read() {
     assert_eq!(rig.close().number, 8);
 }
 
-/// What one direction of a connection carries in windows, and the `tcp-flags` of each.
+/// Cases: the packets of one direction of a connection in each window, and the expected `tcp-flags`.
 #[test]
 fn flags_are_those_of_the_window() {
     for (case, windows, want) in [
@@ -318,7 +318,7 @@ fn bytes_without_a_packet_are_told_when_the_entry_goes() {
     assert_eq!(rig.kernel.state.conns.len(), 0);
 }
 
-/// Packets and flags that the windows tell when the first reading misses an entry, or sees each twice.
+/// Cases: the packets and flags in the windows if the first reading misses an entry, or readings see each entry twice.
 #[test]
 fn what_a_reading_misses_or_sees_twice_is_told_once() {
     for (missed, twice, want) in [
@@ -377,7 +377,7 @@ fn the_last_window_ends_when_taskgate_does() {
         ["web 10.0.1.15 10.0.1.20 49152 5432 6 1 40 60-77 ACCEPT"]
     );
     assert!(window.last);
-    // Where only the flow logs change, collecting goes on from there.
+    // If only the flow logs change, collection continues from there.
     rig.kernel.state.pass(&flow, Egress, 40, tcp::ACK);
     rig.wait(43);
     let window = rig.try_close().expect("a window");

@@ -1,4 +1,4 @@
-//! Packets of a connection, which the kernel counts modulo 2^32.
+//! Packet counters of connections, which wrap at 2^32.
 
 use taskgate_ebpf::{
     abi::{
@@ -14,7 +14,7 @@ fn query() -> Flow {
     Flow::new(WEB, TCP, ("10.0.1.15", 49152), ("10.0.1.20", 5432))
 }
 
-/// A task can send one frame that stands for 64,000 packets.
+/// A single frame of a task can count as 64,000 packets.
 #[test]
 fn packets_that_come_round_are_never_silent() {
     const ROUND: u64 = 1 << 32;
@@ -50,7 +50,7 @@ fn packets_that_come_round_are_never_silent() {
     }
 }
 
-/// A connection that carries much is read between two windows, so that its packets are exact.
+/// A connection with much traffic is also read between two windows, so that its packet count is exact.
 #[test]
 fn what_carries_much_is_read_before_its_window_ends() {
     let mut rig = Rig::new();

@@ -160,8 +160,8 @@ async fn bring_up(host: &Netlink, task: &Netlink, spec: &EniSpec<'_>, link: &Lin
     Ok(())
 }
 
-/// Waits until the kernel has noticed that both ends are up, within milliseconds as a rule, a second at most: until then it drops packets that
-/// nothing would send again. The kernel's notification could be lost, so the state is polled.
+/// Waits until the kernel has noticed that both ends are up, within milliseconds as a rule, a second at most. Until then it drops
+/// packets, and these would not be sent again. The kernel's notification could be lost, so the state is polled.
 async fn await_carrier(netlink: &Netlink, link: &Link) -> Result<(), NetlinkError> {
     const LONGEST: Duration = Duration::from_secs(1);
     const EVERY: Duration = Duration::from_millis(1);
