@@ -156,7 +156,7 @@ fn a_folder_that_is_missing_is_told_once_and_what_waited_comes_once_it_is_there(
     let late = folder.path().join("nowhere/flows.log");
     let destination = || -> Result<(Value, Value)> {
         let status: Value = test.control().get("/v1/status")?.ok()?;
-        let of_late = format!("`{}`", late.display());
+        let of_late = late.display().to_string();
         let all = status["destinations"].as_array().context("no destinations")?;
         let found = all.iter().find(|one| one["destination"] == of_late.as_str());
         Ok((status["healthy"].clone(), found.context("it is not told of")?.clone()))

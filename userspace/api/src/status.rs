@@ -155,7 +155,7 @@ pub struct Losses {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DestinationStatus {
-    /// What messages call it.
+    /// The path of a file or folder, or what it is: `standard output`.
     pub destination: String,
     /// Records that were written.
     pub records: u64,

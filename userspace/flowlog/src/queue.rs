@@ -72,7 +72,7 @@ struct State {
 /// The state of a destination of flow records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationState {
-    /// The destination's name in messages.
+    /// The path of a file or folder, or `standard output`.
     pub name: String,
     /// Records that were written since the process began.
     pub records: u64,
@@ -186,7 +186,8 @@ impl Queue {
     pub(super) fn destination(&self) -> DestinationState {
         let state = self.shared.lock();
         DestinationState {
-            name: self.name.clone(),
+            // Messages quote paths.
+            name: self.name.trim_matches('`').to_owned(),
             records: state.records,
             dropped: state.dropped,
             waiting: state.bytes as u64,

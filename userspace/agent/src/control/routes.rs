@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Extension, Json, Router,
+    body::Bytes,
     extract::{Request, State},
     http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
     middleware::{Next, from_fn},
@@ -97,15 +98,22 @@ async fn status_of(calls: &Desk) -> Result<DaemonStatus, Problem> {
      content_type = "text/plain; version=0.0.4; charset=utf-8"),
 ))]
 pub(super) async fn metrics(State(calls): Calls) -> Result<Response, Problem> {
-    let sample = ask(&calls, STATUS_PATIENCE, |reply| {
-        Call::Status(StatusCall::Metrics(reply))
-    })
-    .await?;
+    Ok(as_metrics(metrics_text(&calls).await?))
+}
+
+/// All metrics as they are now.
+pub(super) async fn metrics_text(calls: &Desk) -> Result<Bytes, Problem> {
+    let sample = ask(calls, STATUS_PATIENCE, |reply| Call::Status(StatusCall::Metrics(reply))).await?;
     let text = sample.text().map_err(|error| {
         let detail = format!("the metrics cannot be written: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     })?;
-    Ok(([(CONTENT_TYPE, Sample::CONTENT_TYPE)], text).into_response())
+    Ok(text.into())
+}
+
+/// The answer that has them.
+pub(super) fn as_metrics(text: Bytes) -> Response {
+    ([(CONTENT_TYPE, Sample::CONTENT_TYPE)], text).into_response()
 }
 
 /// The tasks that are to be gated on this host

@@ -1,9 +1,9 @@
 //! Serves the metrics over TCP on the loopback interface, for Prometheus, which cannot scrape a Unix socket. Every user
-//! on the host can read them.
+//! on the host can read them, so scrapes share one sample a second: clients cannot keep the agent busy.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, routing::get};
+use axum::{Router, body::Bytes, extract::State, response::Response, routing::get};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -11,12 +11,15 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    time::{sleep, timeout},
+    sync::{Mutex, Semaphore, watch},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, error, info};
 
-use super::{answer::Desk, routes};
+use super::{
+    answer::{Desk, Problem},
+    routes,
+};
 
 /// Maximum number of connections; further ones are closed at once.
 const CONNECTIONS: usize = 8;
@@ -24,12 +27,38 @@ const CONNECTIONS: usize = 8;
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may last, including its only request.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a sample is served to further scrapes.
+const FRESH: Duration = Duration::from_secs(1);
 /// Delay before an address is retried that could not be served.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The last sample, and the way to the agent for the next one.
+#[derive(Clone)]
+struct Shared {
+    desk: Desk,
+    last: Arc<Mutex<Option<(Instant, Bytes)>>>,
+}
+
+async fn metrics(State(shared): State<Shared>) -> Result<Response, Problem> {
+    let mut last = shared.last.lock().await;
+    let text = match &*last {
+        Some((taken, text)) if taken.elapsed() < FRESH => text.clone(),
+        _ => {
+            let text = routes::metrics_text(&shared.desk).await?;
+            *last = Some((Instant::now(), text.clone()));
+            text
+        }
+    };
+    Ok(routes::as_metrics(text))
+}
+
 /// Serves the metrics on the address in `wanted`, if there is one, until the sender is dropped.
 pub(super) async fn serve(desk: Desk, mut wanted: watch::Receiver<Option<SocketAddr>>) {
-    let router = Router::new().route("/metrics", get(routes::metrics)).with_state(desk);
+    let shared = Shared {
+        desk,
+        last: Arc::default(),
+    };
+    let router = Router::new().route("/metrics", get(metrics)).with_state(shared);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut complaint = String::new();
     loop {
