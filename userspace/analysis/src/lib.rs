@@ -3,6 +3,7 @@
 pub mod diff;
 pub mod display;
 pub mod explain;
+pub mod flows;
 mod frame;
 pub mod host_image;
 pub mod lint;

@@ -7,6 +7,8 @@ use taskgate_analysis::explain::Asked;
 use taskgate_model::{Family, protocol_number};
 use tracing::level_filters::LevelFilter;
 
+use super::flows::args::Flows;
+
 /// A security group in front of every task on this host.
 ///
 /// Exit status: 0 ok, 1 failure, 2 usage, 3 invalid configuration, 4 taskgate does not run, 5 not found, 6 unhealthy, 7 the answer is no.
@@ -70,6 +72,8 @@ pub enum Command {
     Diff(Diff),
     /// Show tracked connections: task, peer, state, age, traffic, and the rule that let them in
     Connections(Connections),
+    /// Show stored flow records: of files and folders, by task, address, port, group, verdict, rule and time
+    Flows(Box<Flows>),
     /// The tasks of a running taskgate
     #[command(subcommand)]
     Task(TaskCommand),

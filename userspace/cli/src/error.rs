@@ -7,7 +7,7 @@ use taskgate_analysis::explain::QuestionError;
 use taskgate_compiler::CompileError;
 use taskgate_config::Problems;
 
-use super::client::ClientError;
+use super::{client::ClientError, flows::input::InputError};
 
 /// The exit statuses. They are stable, since scripts depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,9 @@ pub enum Error {
     /// The call to a running taskgate failed.
     #[error(transparent)]
     ControlClient(#[from] ClientError),
+    /// Stored records cannot be read.
+    #[error(transparent)]
+    Input(#[from] InputError),
     /// The daemon ended with an error.
     #[error("{}", .0.chain())]
     Daemon(RunError),
@@ -93,7 +96,8 @@ impl Error {
                 400 => Exit::Usage,
                 _ => Exit::Failure,
             },
-            Self::ControlClient(_) | Self::Daemon(_) | Self::Output(_) => Exit::Failure,
+            Self::Input(InputError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Exit::NotFound,
+            Self::ControlClient(_) | Self::Daemon(_) | Self::Input(_) | Self::Output(_) => Exit::Failure,
         }
     }
 }

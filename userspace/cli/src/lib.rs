@@ -8,6 +8,7 @@ mod control;
 mod diff;
 mod error;
 pub mod explain;
+pub mod flows;
 mod log_queue;
 mod log_text;
 mod output;
@@ -71,6 +72,7 @@ pub fn run(cli: Cli) -> Exit {
             diff::run(&client, folder, args.form.output, args.fail_on_change)
         }
         Command::Connections(args) => connections::run(&client, &args),
+        Command::Flows(args) => flows::run(*args),
         Command::Task(command) => match command {
             TaskCommand::List(form) => status::tasks(&client, form.output),
             TaskCommand::Add(add) => task::add(&client, add),

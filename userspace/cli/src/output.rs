@@ -40,6 +40,14 @@ pub(super) fn piece(text: &str) -> Result<bool, Error> {
     }
 }
 
+/// Writes some of the data, with colours only for a terminal; says whether anybody reads on.
+pub(super) fn styled_piece(text: &str) -> io::Result<bool> {
+    match AutoStream::auto(io::stdout().lock()).write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    }
+}
+
 fn write(mut out: impl Write, text: &str) -> Result<(), Error> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),

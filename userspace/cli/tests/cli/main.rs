@@ -4,6 +4,7 @@
 mod advice;
 mod check;
 mod explain;
+mod flows;
 mod general;
 mod hostile;
 mod oracle;

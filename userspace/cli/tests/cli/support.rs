@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -25,6 +25,11 @@ impl Folder {
             fs::write(folder.join(CONFIG).join(name), text).unwrap();
         }
         Self(folder)
+    }
+
+    /// The folder that commands run in.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 
     /// A command of the binary in the configuration's folder, without taskgate's environment variables.
