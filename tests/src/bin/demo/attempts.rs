@@ -14,10 +14,11 @@ use anyhow::{Context as _, Result, bail};
 
 use super::hosts::{Host, Hosts, greeting};
 
-/// How long an answer may take. Less than the second after which a lost SYN is sent again, so that each attempt is one.
+/// The time limit for an answer. It is shorter than the second after which a lost SYN is retransmitted, so that each
+/// attempt sends one.
 pub(super) const PATIENCE: Duration = Duration::from_millis(900);
 
-/// One attempt, made over both families.
+/// An attempt, made over both families.
 pub(super) struct Attempt {
     /// The name of the sending host.
     pub(super) from: &'static str,
@@ -103,7 +104,7 @@ impl Attempt {
     }
 }
 
-/// From whom to whom, over one family.
+/// The sender and the receiver, over one family.
 pub(super) struct Way<'a> {
     from: &'a Host,
     to: &'a Host,
@@ -132,10 +133,10 @@ impl<'a> Way<'a> {
     }
 }
 
-/// How an attempt went over one family.
+/// The outcome of an attempt over one family.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Happened {
-    /// The right one answered, after this time.
+    /// The intended server answered, after this time.
     Answered(Duration),
     /// No answer.
     Silence,
@@ -193,7 +194,7 @@ fn connect(to: SocketAddr, expected: &str) -> Result<Happened> {
     Ok(Happened::Answered(began.elapsed()))
 }
 
-/// Sends one echo request.
+/// Sends an echo request.
 fn ping(to: IpAddr) -> Result<Happened> {
     let mut command = Command::new("ping");
     command.args([

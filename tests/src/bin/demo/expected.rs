@@ -1,4 +1,4 @@
-//! The flow records that there have to be, compared with those that are there.
+//! The expected flow records, compared with the records written.
 
 use std::{fmt, net::SocketAddr};
 
@@ -13,15 +13,15 @@ use testkit::{
     record::Record,
 };
 
-/// A line of taskgate's output, and the record that it is.
+/// A line of taskgate's output, and its record.
 pub(super) struct Line {
-    /// As it was printed.
+    /// The line as printed.
     pub(super) text: String,
     pub(super) record: Record,
 }
 
 impl Line {
-    /// Reads lines; one that is no flow record is an error.
+    /// Parses lines; a line that is no flow record is an error.
     pub(super) fn all(lines: &[String]) -> Result<Vec<Self>> {
         let line = |text: &String| {
             let record = text.parse()?;
@@ -32,8 +32,7 @@ impl Line {
     }
 }
 
-/// A record that there has to be: at which ENI, of which flow, with which action. A client's port changes from run to run:
-/// it is 0 here and not compared.
+/// An expected record: its ENI, flow and action. A client's port changes from run to run: it is 0 here and not compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Expected {
     /// The attempt's place in the plan.
@@ -50,8 +49,8 @@ impl fmt::Display for Expected {
 }
 
 impl Expected {
-    /// The records that an attempt leaves: one at each gate that it reaches, and where all let it through the answer's
-    /// at each.
+    /// The records of an attempt: one at each gate that it reaches, and, if all gates let it through, one of the answer
+    /// at each gate.
     pub(super) fn of(attempt: usize, what: What, way: &Way<'_>, gates: &[Gate]) -> Vec<Self> {
         let ((_, from), (_, to)) = (way.from(), way.to());
         let (protocol, port) = match what {
@@ -92,7 +91,7 @@ impl Expected {
             })
     }
 
-    /// Whether its attempt was let out by one gate and not let in by another.
+    /// Whether one gate let the attempt out and another did not let it in.
     pub(super) fn is_denied_between_tasks(&self, all: &[Self]) -> bool {
         let has = |action: Action| {
             all.iter()
@@ -101,14 +100,14 @@ impl Expected {
         has(Action::Accept) && has(Action::Reject)
     }
 
-    /// Whether a record says the same.
+    /// Whether one of the records matches.
     pub(super) fn is_met(&self, lines: &[Line]) -> bool {
         lines
             .iter()
             .any(|line| self.is_about(&line.record) && action(&line.record) == Some(self.action))
     }
 
-    /// Whether a record says the contrary.
+    /// Whether a record of the same flow has the other action.
     pub(super) fn is_contradicted(&self, record: &Record) -> bool {
         self.is_about(record) && action(record) != Some(self.action)
     }

@@ -1,4 +1,4 @@
-//! Which rule decides: `taskgate explain` is asked, the same code that runs in the kernel.
+//! The deciding rule, by `taskgate explain`: the same code that runs in the kernel.
 
 use std::{path::PathBuf, process::Command};
 
@@ -23,7 +23,7 @@ struct Answer {
     gates: Vec<Gate>,
 }
 
-/// One gate's answer.
+/// The verdict of a gate.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Gate {
@@ -34,17 +34,17 @@ pub(super) struct Gate {
     pub(super) direction: String,
     /// `ACCEPT` or `REJECT`.
     pub(super) verdict: String,
-    /// `rule`, or why it is denied.
+    /// `rule`, or the reason for a denial.
     pub(super) reason: String,
     /// The name of the group whose rule allows it.
     pub(super) group_name: Option<String>,
     /// The rule that allows it.
     pub(super) rule: Option<String>,
-    /// The rule that missed by least.
+    /// The rule that came closest.
     pub(super) nearest: Option<Nearest>,
 }
 
-/// A rule that nearly allowed it.
+/// A rule that nearly allowed the packet.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(super) struct Nearest {
     pub(super) rule: String,
@@ -53,7 +53,7 @@ pub(super) struct Nearest {
 }
 
 impl Gate {
-    /// Whether it lets the packet through.
+    /// Whether the gate lets the packet through.
     pub(super) fn accepts(&self) -> bool {
         self.verdict == "ACCEPT"
     }

@@ -18,7 +18,7 @@ pub(super) struct Host {
     pub(super) name: String,
     /// Its addresses: IPv4, IPv6.
     pub(super) addresses: [IpAddr; 2],
-    /// Its ENI's id; the client has none.
+    /// The id of its ENI; `None` for the client.
     pub(super) eni: Option<String>,
     /// Its network namespace.
     pub(super) netns: Netns,
@@ -26,7 +26,7 @@ pub(super) struct Host {
 
 pub(super) struct Hosts(Vec<Host>);
 
-/// The client's name. It is no task: `taskgate explain` knows it by its address.
+/// The client's name. The client is not a task: `taskgate explain` knows it by its address.
 pub(super) const OUTSIDE: &str = "client";
 
 /// The relevant fields of `aws ec2 describe-network-interfaces`.
@@ -90,8 +90,8 @@ impl Hosts {
 impl Host {
     /// Serves [`greeting`] on a port, over both families, until the process ends.
     pub(super) fn serve(&self, port: u16) -> Result<()> {
-        // Both families: `bindv6only` is off in a fresh namespace, unless the machine's default is another. A socket stays
-        // in the namespace that it was made in, whichever thread uses it.
+        // Both families: `bindv6only` is off in a fresh namespace, unless the machine has another default. A socket stays
+        // in its namespace, whichever thread uses it.
         let listen = || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
         let listener = self
             .netns
@@ -100,7 +100,7 @@ impl Host {
         let greeting = greeting(&self.name);
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                // A client that is gone already has seen that it was let through.
+                // A client that has already closed has seen that it was let through.
                 stream.write_all(greeting.as_bytes()).ok();
             }
         });

@@ -1,7 +1,7 @@
 //! The demo: three tasks on one host, real traffic between them, the verdict of each gate, and the flow records.
 //!
-//! It plays in a [`sandbox`]: the machine's links, its /run and its processes are not touched, and nothing is left however
-//! the demo ends. `cargo xtask demo` builds it and runs it as root.
+//! It runs in a [`sandbox`]: the machine's links, its /run and its processes are not touched, and nothing is left behind,
+//! in whatever way the demo ends. `cargo xtask demo` builds it and runs it as root.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its purpose")]
 
 mod attempts;
@@ -73,7 +73,7 @@ fn config() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/aws")
 }
 
-/// Says one line about the step that begins.
+/// Prints a line about the step that begins.
 fn say(line: &str) {
     eprintln!("demo: {line}");
 }
@@ -214,7 +214,7 @@ fn judge(attempt: &Attempt, way: &Way<'_>, gates: &[Gate], happened: &Happened) 
     ))
 }
 
-/// Waits until a capture window has room for all attempts, so that none is split between two.
+/// Waits until a capture window has enough time left for all attempts, so that they are not split between two windows.
 fn wait_for_a_window() {
     let denied = PLAN.iter().filter(|attempt| !attempt.passes).count() as u32;
     let needed = attempts::PATIENCE * denied + Duration::from_millis(500);
@@ -223,7 +223,7 @@ fn wait_for_a_window() {
     let gone = Duration::from_millis((now.as_millis() % interval.as_millis()) as u64);
     let left = interval.saturating_sub(gone);
     if left < needed {
-        // A moment into the window: taskgate closes the old one then.
+        // A moment into the next window, in which taskgate closes the previous one.
         thread::sleep(left + Duration::from_millis(100));
     }
 }

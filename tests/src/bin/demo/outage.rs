@@ -26,7 +26,7 @@ pub(super) struct Kept {
     answered: usize,
 }
 
-/// One that was, and is closed in order.
+/// The connection, closed in order.
 pub(super) struct Closed {
     flow: Flow,
     wire: Wire,
@@ -38,7 +38,7 @@ pub(super) struct Closed {
 impl Kept {
     const PORT: u16 = 5432;
 
-    /// Opens it. Nothing else may listen on its port yet.
+    /// Opens the connection. No other server may listen on its port yet.
     pub(super) fn open(hosts: &Hosts) -> Result<Self> {
         let (web, db) = (hosts.get("web")?, hosts.get("db")?);
         let wire = Wire::tap(&web.netns, "eth0")?;
@@ -56,7 +56,7 @@ impl Kept {
         })
     }
 
-    /// Asks ten times, and fails unless each is answered.
+    /// Sends ten requests, and fails unless each is answered.
     pub(super) fn ask(&mut self) -> Result<()> {
         const TIMES: usize = 10;
         for _ in 0..TIMES {
@@ -66,7 +66,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Closes it, so that no acknowledgement is still to come.
+    /// Closes the connection, so that no acknowledgement is still to come.
     pub(super) fn close(self) -> Result<Closed> {
         let flow = self.client.flow();
         self.client.finish()?;
@@ -80,7 +80,7 @@ impl Kept {
 }
 
 impl Closed {
-    /// The packets in records of both directions at web's gate, and those that crossed its interface.
+    /// The packets in records of both directions at web's gate, and those counted on its interface.
     pub(super) fn sum(self, records: &[Record]) -> Result<[[u64; 2]; 2]> {
         let at_web: Vec<Record> = records
             .iter()

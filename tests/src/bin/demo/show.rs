@@ -57,8 +57,8 @@ impl Show {
         }
     }
 
-    /// The flow records in the order of the attempts. Those of a denial between two tasks are marked: the sender's gate
-    /// let it out, the receiver's did not let it in.
+    /// The flow records in the order of the attempts. Denials between two tasks are marked: the sender's gate let the
+    /// packet out, the receiver's did not let it in.
     pub(super) fn records(&self, hosts: &Hosts, lines: &[Line], expected: &[Expected]) {
         println!("\nflow records, as `taskgate run` printed them; > marks a denial between tasks, seen from both ends");
         let place = |line: &Line| {
@@ -97,7 +97,7 @@ impl Show {
         println!("   {} {}", self.bold(&attempt.to_string()), said(happened));
     }
 
-    /// That the next run took over; `recorded` and `crossed`: packets from web and to it.
+    /// Says that the next run took over; `recorded` and `crossed`: packets from web and to web.
     pub(super) fn taken_over(&self, answered: usize, recorded: [u64; 2], crossed: [u64; 2]) {
         println!("{}, and takes over", self.bold("taskgate is started again"));
         println!("   a connection from web to db, open all the time: {answered} of {answered} requests answered");

@@ -1,4 +1,4 @@
-//! Where the demo happens: a sandbox that plays the host, and a client outside of it.
+//! The place of the demo: a sandbox in the role of the host, and a client outside of it.
 
 use std::{fs, path::Path};
 
@@ -15,7 +15,7 @@ pub(super) const CLIENT: [&str; 2] = ["198.51.100.7", "2001:db8:ffff::7"];
 /// The folders of namespaces, of taskgate's own files, and of the objects that outlive it.
 const KEPT: [&str; 3] = ["/run/netns", "/run/taskgate", PINS];
 
-/// Makes the namespace of the calling thread a host that forwards, and a client on a link to it.
+/// Makes the calling thread's namespace a host that forwards, and connects a client to it.
 pub(super) fn host_and_client() -> Result<(Netns, Netns)> {
     let (host, client) = (Netns::current("host")?, Netns::new("client")?);
     for (sysctl, value) in [
