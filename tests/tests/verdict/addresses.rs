@@ -85,7 +85,7 @@ fn a_link_local_address_is_the_tasks_on_its_link() -> Result<()> {
             let frame = ip(at(OWN), at(destination), protocol, &payload);
             assert_eq!(test.egress(&frame)?, passes, "{what}, {}", test.name);
         }
-        // Answered, and asked.
+        // An answer, and requests.
         assert!(test.ingress(&ip(at("fe80::1"), at(OWN), 17, &udp(53, 40000, b"!")))?);
         assert!(test.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 80, flags::SYN, b"")))?);
         assert!(!test.ingress(&ip(at("fe80::1"), at(OWN), 6, &tcp(40000, 81, flags::SYN, b"")))?);

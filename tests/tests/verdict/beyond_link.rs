@@ -10,7 +10,7 @@ const HOST_LINK_LOCAL: &str = "fe80::1";
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 
-/// A message with `extra` bytes of options behind its target, which begin with an address.
+/// A message with `extra` bytes of options after its target; the options begin with an address.
 fn message(source: &str, destination: &str, kind: u8, target: &str, extra: usize) -> Vec<u8> {
     const ADDRESS: [u8; 8] = [2, 1, 2, 0, 0, 0, 0, 1];
     let mut options = vec![7; extra];
@@ -28,7 +28,7 @@ fn padded(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
     frame
 }
 
-/// Sends one from the task, and asserts the verdict and all that it leaves.
+/// Sends a frame from the task, and asserts the verdict and everything that it leaves.
 fn one(name: &str, frame: &[u8], passes: bool, left: &[&str]) -> Result<()> {
     on_host_and_in_kernel(|test| {
         test.set(web())?;
@@ -136,7 +136,7 @@ fn a_listener_report_without_a_rule_goes_to_the_link_and_is_about_groups_alone()
     Ok(())
 }
 
-/// Hop limit 255 or not: it is ICMPv6 like any other, judged and recorded.
+/// With hop limit 255 or less, the message is ordinary ICMPv6, judged and recorded.
 #[test]
 fn what_a_router_would_carry_on_needs_a_rule() -> Result<()> {
     for (name, frame, bytes) in [
@@ -160,7 +160,7 @@ fn what_a_router_would_carry_on_needs_a_rule() -> Result<()> {
     Ok(())
 }
 
-/// Neighbours with global addresses ask and are answered under them: a task may answer hosts that spoke on the link.
+/// Neighbours with global addresses ask, and are answered, under them: a task may answer hosts that spoke on the link.
 #[test]
 fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<()> {
     const NEIGHBOUR: &str = "2001:db8:9::77";

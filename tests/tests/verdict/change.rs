@@ -13,7 +13,7 @@ const ANY: [(Protocol, &str); 1] = [(Protocol::All, "0.0.0.0/0")];
 #[test]
 fn a_tracked_connection_outlives_its_rule_and_an_untracked_one_does_not() -> Result<()> {
     on_host_and_in_kernel(|test| {
-        // By a narrow rule, and by one open to any with everything let out.
+        // By a narrow rule, and by one open to any with all egress allowed.
         let tracked = with_rules(&[(tcp_to(443, 443), "10.0.1.0/24")], &ANY);
         let untracked = with_rules(&[(tcp_to(443, 443), "0.0.0.0/0")], &ANY);
         for (name, model, lives) in [("tracked", tracked, true), ("untracked", untracked, false)] {

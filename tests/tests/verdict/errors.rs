@@ -10,7 +10,7 @@ use super::*;
 const ROUTER4: &str = "198.51.100.1";
 const ROUTER6: &str = "2001:db8:ffff::1";
 
-/// A connection of each family from the peer to the task, and one settings.
+/// A connection of each family from the peer to the task, under this setting.
 fn connected(test: &mut DataPathTest<'_>, errors: IcmpErrors) -> Result<()> {
     let mut model = web();
     model.settings.icmp_errors = errors;
@@ -20,7 +20,7 @@ fn connected(test: &mut DataPathTest<'_>, errors: IcmpErrors) -> Result<()> {
     Ok(())
 }
 
-/// An error about a packet, with so much of it.
+/// An error about a packet, which quotes this much of it.
 fn about(source: &str, destination: &str, (kind, code): (u8, u8), packet: &[u8], length: usize) -> Vec<u8> {
     let protocol = if at(source).is_ipv6() { 58 } else { 1 };
     ip(
@@ -160,7 +160,7 @@ fn an_error_is_about_a_live_connection_or_about_nothing() -> Result<()> {
     })
 }
 
-/// Errors of the task about packets that it got: only to their sender, and from its own address.
+/// The task's errors about packets that it received: only to their sender, and only from its own address.
 #[test]
 fn the_task_speaks_of_its_own_connections_to_the_peer() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -226,7 +226,7 @@ fn errors_from_everywhere_leave_room_for_connections() -> Result<()> {
     })
 }
 
-/// All DHCP of a task has one entry: quoting it must not let the task speak to anybody as anybody.
+/// All DHCP of a task shares an entry: errors that quote it must not let the task send to any host under any address.
 #[test]
 fn dhcp_vouches_for_no_error() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -268,7 +268,7 @@ fn an_error_about_a_protocol_without_ports_is_about_its_ends() -> Result<()> {
     })
 }
 
-/// A datagram that was cut up already can still be too large: its first part says whose it is.
+/// A fragmented datagram can still be too large: its first fragment names its connection.
 #[test]
 fn an_error_about_a_first_fragment_is_about_its_connection() -> Result<()> {
     on_host_and_in_kernel(|test| {

@@ -8,7 +8,7 @@ use super::*;
 
 const SPEAKER4: &str = "10.0.1.7";
 const SPEAKER6: &str = "fe80::7";
-/// The broadcast address of a subnet, which nothing tells from another host's.
+/// The broadcast address of a subnet, which looks like any other host's address.
 const SUBNET: &str = "10.9.0.255";
 const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 const OTHERS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];

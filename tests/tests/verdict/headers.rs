@@ -6,7 +6,7 @@ use testkit::fixture::{frames::*, on_host_and_in_kernel};
 
 use super::*;
 
-/// Loose and strict source routes, and one that is used up; by way of 198.51.100.1.
+/// A loose and a strict source route, and an exhausted one; by way of 198.51.100.1.
 const ROUTES4: [[u8; 8]; 3] = [
     [131, 7, 4, 198, 51, 100, 1, 0],
     [137, 7, 4, 198, 51, 100, 1, 0],
@@ -40,7 +40,7 @@ fn routed(source: &str, destination: &str, segment: &[u8]) -> Vec<Vec<u8>> {
     }
 }
 
-/// A rule for the first hop is none for where the packet ends, and no reply may choose its way either.
+/// A rule for the first hop does not cover the final destination, and replies may not choose their route either.
 #[test]
 fn a_packet_that_names_its_way_is_dropped_both_ways() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -48,7 +48,7 @@ fn a_packet_that_names_its_way_is_dropped_both_ways() -> Result<()> {
         test.set(with_rules(&any, &any))?;
         for (task, peer) in [(TASK4, PEER4), (TASK6, PEER6)] {
             let syn = tcp(40000, 443, flags::SYN, b"");
-            // Of a connection that is there as well.
+            // Also as part of an existing connection.
             assert!(test.egress(&ip(at(task), at(peer), 6, &syn))?);
             for frame in routed(task, peer, &syn) {
                 assert!(!test.egress(&frame)?, "{}: {frame:02x?}", test.name);

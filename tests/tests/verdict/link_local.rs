@@ -16,7 +16,7 @@ const VICTIM: &str = "fe80::5";
 const OTHER: &str = "fe80::6";
 const BRIDGE: u32 = 900;
 
-/// Two tasks, which may say everything over UDP.
+/// Two tasks, which may send anything over UDP.
 fn two(test: &mut DataPathTest<'_>, bridge: u32) -> Result<()> {
     let any = [(udp_to(53), "::/0")];
     let enis = vec![task(), gated("other", &["10.9.0.6", "2001:db8:9::6"], &[0])];
@@ -38,7 +38,7 @@ fn message(source: &str, destination: &str, kind: u8, target: &str) -> Vec<u8> {
     neighbour(at(source), at(destination), kind, at(target))
 }
 
-/// All ways to speak as `address`; the last one is no neighbour discovery.
+/// All ways to speak as `address`; the last one is not neighbour discovery.
 fn all_as(address: &str) -> [Vec<u8>; 6] {
     let listens = extension(58, 1, &listener(143, 0, at(ALL_NODES)));
     [
@@ -81,7 +81,7 @@ fn nobody_speaks_as_another_task_of_its_link() -> Result<()> {
             for (number, own) in all_as(OTHER).iter().enumerate().filter(|(number, _)| *number != 2) {
                 assert!(test.send(Egress, 1, own)?, "{number}, {}", test.name);
             }
-            // Nor does it say one of its addresses from another.
+            // Nor does a task announce one of its addresses from another's address.
             assert!(!test.send(Egress, 1, &message(OTHER, ALL_NODES, 136, VICTIM))?);
             assert!(test.send(Egress, 1, &message(OTHER, ALL_NODES, 136, "2001:db8:9::6"))?);
         }
@@ -163,7 +163,7 @@ fn a_task_is_known_by_its_link_before_it_is_gated() -> Result<()> {
     })
 }
 
-/// Duplicate address detection claims nothing: the one that answers has the address.
+/// Duplicate address detection claims nothing: the host that answers has the address.
 #[test]
 fn an_address_that_is_defended_is_not_the_tasks() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -230,14 +230,14 @@ fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> 
             frame
         };
         two(test, BRIDGE)?;
-        // Rules let it in: it may be the task's.
+        // Rules let the packet in: the address may be the task's.
         assert!(test.send(Ingress, 0, &asks(VICTIM))?, "{}", test.name);
         two(test, BRIDGE)?;
         let mut denied = ip(at("fe80::7"), at(VICTIM), 17, &udp(40000, 54, b"?"));
         denied[5] = 9;
         assert!(!test.send(Ingress, 0, &denied)?);
         test.assert_lines("flooded", &["count task ingress not-for-task 1"]);
-        // The address that follows from its hardware address is the task's before it says anything.
+        // The address derived from its hardware address is the task's before it sends anything.
         assert!(test.send(Ingress, 0, &asks(BY_MAC))?, "{}", test.name);
         // A link with two ends is not flooded: a task there need not have spoken.
         two(test, 0)?;
@@ -252,7 +252,7 @@ fn what_goes_to_a_link_local_address_of_nobody_is_counted_and_not_recorded() -> 
     })
 }
 
-/// A task names so many new addresses in five minutes and no more, and takes no room that others need.
+/// A task can name only a limited number of new addresses in five minutes, and takes no room that others need.
 #[test]
 fn a_task_names_few_addresses() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -265,7 +265,7 @@ fn a_task_names_few_addresses() -> Result<()> {
             let (direction, frame) = named(Egress, number);
             assert_eq!(test.send(direction, 0, &frame)?, number < 64, "{number}, {}", test.name);
         }
-        // Those that it has it keeps, and others have their own.
+        // The task keeps the addresses that it has, and other tasks have limits of their own.
         assert!(test.send(Egress, 0, &named(Egress, 3).1)?);
         assert!(test.send(Egress, 1, &named(Egress, 177).1)?);
         Ok(())

@@ -1,4 +1,5 @@
-//! Packets at the gate of a task: how each ends and all that it leaves, with the pure core and with the loaded program.
+//! Packets at the gate of a task: their outcomes and everything that they leave, with the pure core and with the loaded
+//! program.
 
 mod addresses;
 mod beyond_link;
@@ -40,23 +41,23 @@ fn task() -> Eni {
     gated("task", &[TASK4, TASK6], &[0])
 }
 
-/// One task with these rules.
+/// A single task with these rules.
 fn with_rules(ingress: &[(Protocol, &str)], egress: &[(Protocol, &str)]) -> Model {
     model(vec![group("web", ingress, egress)], vec![task()])
 }
 
-/// The task of the odd packets: TCP 443 from one network of each family, and nothing else.
+/// The task of the tests with odd packets: TCP 443 from one network of each family, and nothing else.
 fn web() -> Model {
     let rules = [(tcp_to(443, 443), "10.0.1.0/24"), (tcp_to(443, 443), "2001:db8:1::/48")];
     with_rules(&rules, &[])
 }
 
-/// UDP to one port.
+/// UDP to a single port.
 fn udp_to(port: u16) -> Protocol {
     Protocol::Udp(Ports { from: port, to: port })
 }
 
-/// A TCP segment from a peer's port 40000 to the task's 443, and one back.
+/// A TCP segment from a peer's port 40000 to the task's 443, and the opposite one.
 fn in4(flags: u8) -> Vec<u8> {
     frames::ip(at(PEER4), at(TASK4), 6, &frames::tcp(40000, 443, flags, b""))
 }

@@ -15,7 +15,7 @@ const NOBODY6: &str = "::";
 const ALL_NODES: &str = "ff02::1";
 const ALL_ROUTERS: &str = "ff02::2";
 
-/// A gate's verdict on a frame, and the reason or kind that it counts under.
+/// A frame, the gate's verdict, and the reason or kind under which it is counted.
 type Row = (&'static str, Direction, Vec<u8>, &'static str);
 
 fn check(rows: &[Row]) -> Result<()> {
@@ -282,7 +282,7 @@ fn listener_discovery_goes_one_hop() -> Result<()> {
     ])
 }
 
-/// A message of neighbour discovery that came over a router is none: the rules decide, and it is recorded.
+/// A neighbour discovery message that passed a router does not count as one: the rules decide, and it is recorded.
 #[test]
 fn what_came_over_a_router_is_judged_by_the_rules() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -319,7 +319,7 @@ fn neighbour_discovery_about_an_ipv4_address_is_malformed() -> Result<()> {
     })
 }
 
-/// A task that asks whether its own address is taken hears that it is, until it uses the address.
+/// A task that probes its own address receives the answer of the host that has it, until the task uses the address.
 #[test]
 fn a_task_that_probes_its_address_hears_who_has_it() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -377,7 +377,7 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
                 v6("2001:db8:9::1", 134, 255),
                 v6("2001:db8:9::1", 137, 255),
                 v6(ALL_NODES, 130, 1),
-                // Hosts drop these, and bridges look less closely.
+                // Hosts drop these messages, but bridges check less strictly.
                 v6(ALL_NODES, 130, 64),
                 v6("2001:db8:9::1", 130, 255),
                 v6(ALL_NODES, 134, 64),
@@ -402,7 +402,7 @@ fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
             }
             let count = format!("count task egress spoofed-source {}", frames.len());
             assert!(test.lines()?.contains(&count), "{:?}", test.lines()?);
-            // A task may hear them, where a rule says so.
+            // A task may receive them, if a rule allows it.
             let hello = ip(at(PEER4), at("224.0.0.13"), 103, &HELLO);
             assert!(test.ingress(&hello)?, "{}", test.name);
             let found = ipv6(at(GATEWAY6), at("ff02::6a"), 58, 1, &icmp(151, 0, 0, &[]));

@@ -5,7 +5,7 @@ use testkit::fixture::{frames::*, on_host_and_in_kernel};
 
 use super::*;
 
-/// Sends one packet toward the task, and asserts the verdict and all that it leaves.
+/// Sends a packet toward the task, and asserts the verdict and everything that it leaves.
 fn one(name: &str, frame: &[u8], passes: bool, left: &[&str]) -> Result<()> {
     on_host_and_in_kernel(|test| {
         test.set(web())?;
@@ -103,7 +103,7 @@ fn a_later_fragment_of_an_allowed_datagram_after_its_first_and_before() -> Resul
         assert!(!test.ingress(&later)?, "before its first");
         assert!(test.ingress(&first)?);
         assert!(test.ingress(&later)?, "after its first");
-        // Another datagram between the same two, and the same one seen from elsewhere.
+        // Another datagram between the same two hosts, and the same datagram on another link.
         let mut other = later.clone();
         other[18..20].copy_from_slice(&[0x12, 0x35]);
         assert!(!test.ingress(&other)?, "of another datagram");
@@ -239,7 +239,7 @@ fn an_ipv6_atomic_fragment_then_tcp_443() -> Result<()> {
     )
 }
 
-/// As skb metadata only live links make it.
+/// Only live links put the tag into skb metadata.
 #[test]
 fn an_802_1q_tagged_frame_on_a_link_that_is_no_trunk() -> Result<()> {
     let frame = tagged(101, &toward4(6, &syn(443)));

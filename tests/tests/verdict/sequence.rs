@@ -16,7 +16,7 @@ fn peer(flags: u8, begins: u32, acknowledges: u32, payload: &[u8]) -> Vec<u8> {
     ip(at(PEER4), at(TASK4), 6, &tcp_at(40000, 443, flags, numbers, payload))
 }
 
-/// One from the task.
+/// A segment from the task.
 fn own(flags: u8, begins: u32, acknowledges: u32, payload: &[u8]) -> Vec<u8> {
     let numbers = (TASK_AT.wrapping_add(begins), PEER_AT.wrapping_add(acknowledges));
     ip(at(TASK4), at(PEER4), 6, &tcp_at(443, 40000, flags, numbers, payload))
@@ -34,7 +34,7 @@ fn established(test: &mut DataPathTest<'_>) -> Result<()> {
 const FIN_ACK: u8 = flags::FIN | flags::ACK;
 const RST_ACK: u8 = flags::RST | flags::ACK;
 
-/// Numbers that are not the next one, 201: those of before, of the window, of elsewhere.
+/// Numbers other than the next one, 201: earlier ones, ones within the window, and distant ones.
 const FORGED: [u32; 8] = [0, 1, 200, 202, 5000, 33_000, 60_000, 0x1_0000 - 1];
 
 #[test]
@@ -103,7 +103,7 @@ fn a_forged_fin_does_not_close_what_is_half_closed() -> Result<()> {
     })
 }
 
-/// One guess in 65,536 fits. Where the task then acknowledges more of its peer, there was no end.
+/// One guess in 65,536 fits. If the task then acknowledges more of its peer's data, the FIN was forged.
 #[test]
 fn a_forged_fin_is_taken_back_when_the_peer_goes_on() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -234,7 +234,7 @@ fn a_syn_on_a_live_connection_is_judged_by_the_rules_of_today() -> Result<()> {
         }
         test.wait(100_000)?;
         assert!(test.egress(&own(flags::ACK, 1, 1, b"push"))?, "{}", test.name);
-        // Another rule allows it: the connection is now that rule's, and stays established.
+        // Another rule allows it: the connection now belongs to that rule, and stays established.
         let all = with_rules(&[(Protocol::All, "10.0.0.0/8")], &[]);
         test.change(all)?;
         assert!(test.ingress(&peer(flags::SYN, 900, 0, b""))?);

@@ -1,4 +1,4 @@
-//! For how long a connection of each kind lives without a packet, and that it is judged anew after that.
+//! How long a connection of each kind lives without a packet, and that rules decide again after that.
 
 use anyhow::Result;
 use taskgate_model::{IcmpMatch, Timeouts};
@@ -15,8 +15,8 @@ fn udp_out() -> Vec<u8> {
     ip(at(TASK4), at(PEER4), 17, &udp(53, 5353, b""))
 }
 
-/// For each kind of entry: the packets that make it, the first one inbound; the task's answer; and the time-out that
-/// then holds.
+/// For each kind of entry: the packets that create it, the first one inbound; the task's answer; and the time-out that
+/// applies then.
 type Kind = (&'static str, Vec<Vec<u8>>, Vec<u8>, fn(Timeouts) -> u32);
 
 fn kinds() -> Vec<Kind> {
@@ -156,7 +156,7 @@ fn a_connection_lives_for_its_time_out_and_is_judged_anew_after_it() -> Result<(
     })
 }
 
-/// Where a time-out is raised or lowered, entries that are there have the new one.
+/// When a time-out is raised or lowered, it applies to existing entries.
 #[test]
 fn a_changed_time_out_holds_for_what_is_there() -> Result<()> {
     on_host_and_in_kernel(|test| {

@@ -266,7 +266,7 @@ fn flags_belong_to_their_window() -> Result<()> {
     })
 }
 
-/// Not even type 0 of ICMPv6, whose type and code are no bits at all.
+/// Not even type 0 of ICMPv6, whose type and code are all zero bits.
 #[test]
 fn a_message_that_asks_nothing_is_not_answered() -> Result<()> {
     on_host_and_in_kernel(|test| {

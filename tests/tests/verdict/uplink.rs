@@ -10,7 +10,7 @@ const VLAN: u16 = 101;
 const BRANCH: Uplink = Uplink::Trunk { tag: 0x6000 | VLAN };
 const OTHER4: &str = "10.9.0.6";
 
-/// The task of [`web`] and another one with its rules, each on a link.
+/// The task of [`web`] and another task with its rules, each on a link.
 fn two(test: &mut DataPathTest<'_>) -> Result<()> {
     let mut model = web();
     model.enis.push(gated("other", &[OTHER4], &[0]));
@@ -141,7 +141,7 @@ fn a_branch_that_nobody_has_is_nobodys() -> Result<()> {
     })
 }
 
-/// Whether there is room is for the gate to say: it has its reason and counter.
+/// The prefilter does not check for room: the gate does, with its own reason and counter.
 #[test]
 fn a_full_table_is_the_gates_affair() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -208,7 +208,7 @@ fn frames_without_a_tag_on_the_trunk_are_the_hosts() -> Result<()> {
     })
 }
 
-/// The host would take it for the branch's address, if it has the branch's VLAN link, past the branch's gate.
+/// If the host has the branch's VLAN link, it would accept the frame for the branch's address, past the branch's gate.
 #[test]
 fn a_frame_without_a_tag_on_the_trunk_reaches_no_branch() -> Result<()> {
     on_host_and_in_kernel(|test| {

@@ -42,7 +42,7 @@ fn a_task_has_its_floor_and_what_is_left_of_the_pool() -> Result<()> {
                 test.name
             );
         }
-        // Its own: the floor's last one, and two of the pool.
+        // The task's own connections: the last of the floor, and two of the pool.
         for port in 2000..2005 {
             assert_eq!(
                 test.egress(&syn_out(port, TASK4))?,
@@ -86,7 +86,7 @@ fn a_task_has_its_floor_and_what_is_left_of_the_pool() -> Result<()> {
             test.name
         );
         assert_eq!([1, 2].map(|slot| usage[&slot].conns_refused), [6, 2], "{}", test.name);
-        // An entry counts as absent when it is idle, and its charge is its own until it is removed.
+        // An idle entry counts as absent, but keeps its charge until it is removed.
         test.wait(61)?;
         assert!(test.ingress(&syn_from(1000, TASK4, 443))?);
         assert!(!test.ingress(&syn_from(1011, TASK4, 443))?);
@@ -156,7 +156,7 @@ fn denied_flows_and_fragments_have_floors_and_a_pool() -> Result<()> {
     })
 }
 
-/// Its charge goes with a connection that becomes another ENI's, to the account of the same kind.
+/// The charge of a connection moves with it to another ENI, to the account of the same kind.
 #[test]
 fn a_connection_of_another_eni_is_charged_to_that_one() -> Result<()> {
     on_host_and_in_kernel(|test| {
@@ -216,7 +216,7 @@ fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
                     .map(|part| {
                         let judge = judge.as_fd();
                         scope.spawn(move || {
-                            // Each on a separate CPU, where there are two.
+                            // Each on a separate CPU, if there are two.
                             let mut cpu = CpuSet::new();
                             cpu.set(part.into())?;
                             sched_setaffinity(Pid::from_raw(0), &cpu).ok();
@@ -235,7 +235,7 @@ fn accounts_are_exact_where_two_cpus_insert_at_once() -> Result<()> {
             let used = state.usage[&1].conns;
             assert_eq!(state.conns.len() as u64, used.total(), "round {round}");
             assert!(used.floor <= 60 && used.pool <= 30, "{used:?}, round {round}");
-            // At the limit two may turn each other away; then there is room for one later.
+            // At the limit two CPUs may refuse each other; then a later connection finds room.
             assert!(used.total() >= 88, "{used:?}, round {round}");
             assert_eq!(state.usage[&0].conns.pool, used.pool, "round {round}");
         }

@@ -1,4 +1,4 @@
-//! Limits and full tables: one task's share is its own, and nothing that was admitted is lost.
+//! Limits and full tables: tasks do not use up each other's share, and no admitted connection is lost.
 
 mod accounts;
 mod fragments;
@@ -19,7 +19,7 @@ use super::*;
 const OTHER4: &str = "10.9.0.6";
 const OTHER6: &str = "2001:db8:9::6";
 
-/// Two tasks that let the world in to 443, with so many connections and denied flows for each.
+/// Two tasks that admit any peer to 443, with this many connections and denied flows for each.
 fn two(test: &mut DataPathTest<'_>, connections: u32, denials: u32, tracked: bool) -> Result<()> {
     let peer = if tracked { "10.0.0.0/8" } else { "0.0.0.0/0" };
     let mut model = with_rules(&[(tcp_to(443, 443), peer)], &[(Protocol::All, "0.0.0.0/0")]);
@@ -65,7 +65,7 @@ fn a_task_over_its_limit_is_denied_and_others_are_not() -> Result<()> {
                 "another task's share"
             );
         }
-        // An idle one makes room for itself alone.
+        // An idle entry makes room for its own flow alone.
         test.wait(61)?;
         assert!(!test.ingress(&syn_from(1009, TASK4, 443))?);
         assert!(test.ingress(&syn_from(1000, TASK4, 443))?);
