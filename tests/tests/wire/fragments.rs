@@ -15,7 +15,7 @@ const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const DB: [&str; 2] = ["10.88.0.20", "fd88::20"];
 const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
 const DNS: &str = "ingress: [{ protocol: udp, ports: 53, from: any }], egress: [{ protocol: udp, ports: 53, to: any }]";
-/// Payloads of two parts, of many, with a last part of one byte, and of the largest datagram that there is.
+/// Payloads of two fragments, of many, with a last fragment of one byte, and of the largest possible datagram.
 const SIZES: [usize; 4] = [1473, 8000, 1480 * 3 - 8 + 1, 65_000];
 
 fn two(config: Config) -> Config {
@@ -25,7 +25,7 @@ fn two(config: Config) -> Config {
         .task("db-1", &DB, &["dns"])
 }
 
-/// The sums of the parts of datagrams with these payloads on links of 1500 bytes.
+/// The sums of the fragments of datagrams with these payloads on links of 1500 bytes.
 fn parts(v6: bool, payloads: &[usize]) -> Count {
     // Each part has a header, and carries a multiple of eight bytes.
     let (header, room) = if v6 { (48, 1448) } else { (20, 1480) };
@@ -37,7 +37,7 @@ fn parts(v6: bool, payloads: &[usize]) -> Count {
     payloads.iter().map(of_one).sum()
 }
 
-/// All that a link saw between two addresses, as parts have no ports.
+/// Everything that a link saw between two addresses, since fragments have no ports.
 fn seen(wire: &Wire, way: Way, flow: Flow) -> Result<Count> {
     let flow = Flow::plain(flow.source.ip(), flow.destination.ip(), UDP);
     Ok(wire.flows()?.get(&(way, flow)).copied().unwrap_or_default())
@@ -52,7 +52,7 @@ fn datagrams_larger_than_a_link_arrive_whole_and_every_part_is_counted() -> Resu
         let any =
             |netns: &Netns, addresses: [&str; 2], port| UdpPeer::bind(netns, &at(addresses[family], port).to_string());
         let mut expected = Ledger::default();
-        // From outside to a task, from a task to outside, and from one to another through both their gates.
+        // From outside to a task, from a task to outside, and from one task to another through both their gates.
         for (from, to, tasks) in [
             (any(outside, OUTSIDE, 0)?, any(web, WEB, 53)?, &["web-1"][..]),
             (any(web, WEB, 0)?, any(outside, OUTSIDE, 53)?, &["web-1"]),
@@ -165,7 +165,7 @@ fn a_part_that_comes_before_its_first_is_lost_and_only_that() -> Result<()> {
             beyond.await_received(plain, 1)?;
             inject(from, &later)?;
             let both = beyond.await_received(plain, 2)?;
-            // Another datagram's first says nothing about this one.
+            // The first fragment of another datagram says nothing about this one.
             let [_, other] = cut_in_two(flow, 78, b"of another one");
             inject(from, &other)?;
             counters.await_dropped(direction, DropReason::FragmentWithoutFirst, 2)?;
@@ -229,7 +229,7 @@ fn tcp_that_a_router_cuts_up_is_one_connection() -> Result<()> {
     Ok(())
 }
 
-/// More than a task's share of remembered datagrams: complete ones are remembered no more.
+/// More than a task's share of remembered datagrams: complete datagrams are forgotten.
 #[test]
 fn many_large_datagrams_in_a_row_all_arrive() -> Result<()> {
     const MANY: usize = 10_000;

@@ -1,5 +1,4 @@
-//! Frames that lie in pieces, with as little in the readable part as a sender can arrange: judged and recorded as if
-//! they lay in one.
+//! Non-linear frames, with as little in the readable part as a sender can arrange: judged and recorded like linear ones.
 
 use std::collections::BTreeMap;
 
@@ -27,8 +26,8 @@ pub(super) const DEVICE: &str = "tg-pieces";
 const RULES: &str = "ingress: [{ protocol: tcp, ports: 443, from: any }, { protocol: udp, ports: 53, from: any }], \
                      egress: [{ protocol: tcp, ports: 443, to: any }, { protocol: udp, ports: 53, to: any }]";
 
-/// How much of a frame is readable: nothing but the Ethernet header, up to the middle and to the end of each header, and
-/// more than there is.
+/// The readable bytes of a frame: only the Ethernet header, up to the middle and to the end of each header, and more than
+/// the frame has.
 const LINEAR: [usize; 19] = [
     14, 15, 20, 33, 34, 35, 42, 47, 53, 54, 55, 61, 62, 70, 78, 102, 118, 240, 2000,
 ];
@@ -38,7 +37,7 @@ struct Sent {
     name: &'static str,
     frame: Vec<u8>,
     flow: Flow,
-    /// Why it is dropped.
+    /// The reason for a drop.
     reason: Option<DropReason>,
 }
 
@@ -111,7 +110,7 @@ impl Script {
         self.add("echo", flow, Some(DropReason::NoRule), echo);
     }
 
-    /// Errors about the connection of [`Script::plain`], and about one that there is not.
+    /// Errors about the connection of [`Script::plain`], and about one that does not exist.
     fn errors(&mut self) {
         let source = match self.direction {
             Direction::Egress => self.from(),
@@ -171,7 +170,7 @@ impl Script {
         with_checksum(frame)
     }
 
-    /// IPv4: as many options as there is room for, of which each says nothing.
+    /// IPv4: as many options as there is room for, all of them without meaning.
     fn options(&mut self) {
         for (name, port, reason) in [
             ("options", 443, None),
@@ -182,7 +181,7 @@ impl Script {
         }
     }
 
-    /// IPv6: as many extension headers as are walked, and one more; as long ones as are read, and longer ones.
+    /// IPv6: as many extension headers as the parser follows, and one more; the longest that it reads, and longer ones.
     fn extensions(&mut self) {
         const CHAIN: [u8; 9] = [0, 60, 43, 60, 44, 60, 60, 60, 60];
         for (name, kinds, port, reason) in [
@@ -234,8 +233,8 @@ fn script(direction: Direction, family: usize, number: u16) -> Script {
     script
 }
 
-/// A topology in which nothing but a test's frames is on the links: the host knows everybody's address, and both ends have
-/// none, so that they answer to nothing.
+/// A topology without any other frames on the links: the host has static neighbour entries, and both ends have no
+/// addresses, so that they answer nothing.
 pub(super) fn topology() -> Result<(Topology, Netns)> {
     const HERE: &str = "02:00:00:00:00:02";
     const THERE: &str = "02:00:00:00:00:03";
@@ -262,7 +261,7 @@ pub(super) fn topology() -> Result<(Topology, Netns)> {
     Ok((topology, task))
 }
 
-/// Frames are in order only on one CPU.
+/// Frames stay in order only on one CPU.
 fn stay_on_this_cpu() -> Result<()> {
     let mut here = CpuSet::new();
     here.set(sched_getcpu()?)?;
@@ -276,7 +275,7 @@ pub(super) fn config(topology: &Topology) -> Config {
         .device_task("web-1", DEVICE, &TASK, &["few"])
 }
 
-/// Sends the script in one piece and in every two, from one end to the other.
+/// Sends the script in linear frames and in frames of two parts, from one end to the other.
 fn in_pieces(topology: &Topology, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
     stay_on_this_cpu()?;
     let daemon = topology.start(&config(topology))?;

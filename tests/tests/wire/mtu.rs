@@ -36,7 +36,7 @@ pub(super) fn routed() -> Result<(Topology, Netns)> {
     for (sysctl, value) in [
         ("net.ipv4.ip_forward", "1"),
         ("net.ipv6.conf.all.forwarding", "1"),
-        // As many errors as there are packets that are too big.
+        // One error for each packet that is too big, without a rate limit.
         ("net.ipv4.icmp_ratelimit", "0"),
     ] {
         topology.outside.set(sysctl, value)?;
@@ -59,7 +59,7 @@ fn one(config: Config) -> Config {
     config.group("out", OUT).task("web-1", &TASK, &["out"])
 }
 
-/// The one flow of ICMP that a link has seen.
+/// The only ICMP flow that a link has seen.
 fn errors(wire: &Wire, way: Way) -> Result<Flow> {
     let flows = wire.flows()?;
     let is_icmp = |flow: &Flow| [protocol::ICMP, protocol::ICMPV6].contains(&flow.protocol);
@@ -67,7 +67,8 @@ fn errors(wire: &Wire, way: Way) -> Result<Flow> {
     found.next().map(|(_, flow)| *flow).context("there were no errors")
 }
 
-/// Makes the path of `web-1` narrower in the middle of a connection: that goes on, and `web-1` has an error about it.
+/// Narrows the path of `web-1` in the middle of a connection: the connection continues, and `web-1` has received an error
+/// about it.
 fn goes_on_when(test: E2eTest, bulk: Bulk, narrower: impl FnOnce(&E2eTest) -> Result<()>) -> Result<()> {
     bulk.await_more(PART)?;
     narrower(&test)?;
@@ -100,7 +101,7 @@ fn a_narrower_path_from_a_task_does_not_stop_its_connection() -> Result<()> {
     Ok(())
 }
 
-/// Whether the task's kernel cut them up already or not: it learns how small they have to be.
+/// Whether or not the task's kernel already fragmented the datagrams: it learns the path MTU.
 #[test]
 fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
     for address in SERVER {
@@ -123,11 +124,11 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
                 Ok(!receiver.is_silent()?)
             })?;
             let wire = test.wire("web-1")?;
-            // Parts have no ports: all there is from the task to the server is this flow.
+            // Fragments have no ports: all packets from the task to the server belong to this flow.
             let sent = wire.flows()?.into_iter().filter(|((way, _), _)| *way == Way::Out);
             let mut expected = Ledger::default().accept("web-1", flow, sent.map(|(_, count)| count).sum());
-            // Routers cut the parts of IPv4 once more, and say nothing. Of IPv6's they tell of each, and only the first part
-            // says whose it is.
+            // Routers fragment the fragments of IPv4 again, without an error. For IPv6 they report each fragment, and
+            // only the first one names its flow.
             if size < 1500 || flow.source.is_ipv6() {
                 let told = errors(wire, Way::In)?;
                 let passed = wire.received(told)?;
@@ -142,7 +143,7 @@ fn a_narrower_path_from_a_task_lets_datagrams_through_again() -> Result<()> {
     Ok(())
 }
 
-/// The error decides: without it the connection stalls, and goes on as soon as errors get through.
+/// The error decides: without it the connection stalls, and continues as soon as errors get through.
 #[test]
 fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() -> Result<()> {
     for address in SERVER {
@@ -175,7 +176,7 @@ fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() ->
     Ok(())
 }
 
-/// The host tells the task of the link to the other.
+/// The host reports the other task's narrower link to the task.
 #[test]
 fn a_narrower_link_of_a_task_stops_no_connection_from_another() -> Result<()> {
     for address in OTHER {
@@ -213,7 +214,8 @@ fn a_narrower_path_to_a_task_does_not_stop_its_connection() -> Result<()> {
     Ok(())
 }
 
-/// A task that is a router itself: the errors about its link to those behind it leave through its gate, as itself.
+/// A task that is itself a router: errors about its link to the hosts behind it leave through its gate, under its own
+/// address.
 #[test]
 fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Result<()> {
     for (number, address) in INNER.into_iter().enumerate() {
@@ -251,7 +253,7 @@ fn a_narrower_path_behind_a_task_that_routes_does_not_stop_a_connection() -> Res
         bulk.finish()?;
         let told = errors(&wire, Way::Out)?;
         assert_eq!(told.destination, at(SERVER[number], 0));
-        // In records of IPv4 a task's primary address replaces those behind it.
+        // In IPv4 records a task's primary address replaces those of the hosts behind it.
         let recorded = |end: SocketAddr| {
             if end.ip() == ip(INNER[0]) {
                 at(TASK[0], end.port())

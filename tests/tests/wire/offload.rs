@@ -43,7 +43,7 @@ fn packet(family: usize, protocol: u8, payload: &[u8]) -> Vec<u8> {
     with_checksum(frames::ip(ip(TASK[family]), ip(PEER[family]), protocol, payload))
 }
 
-/// The checksum of some words, as it is filled in.
+/// The checksum of some words, as the kernel fills it in.
 fn sum(words: &[u8]) -> u16 {
     let sum: u64 = words
         .chunks(2)
@@ -68,7 +68,7 @@ fn summing_to(mut frame: Vec<u8>, start: u16, wanted: u16) -> Vec<u8> {
     frame
 }
 
-/// A frame, the checksum that is to be written into it, and the flow that it then is of.
+/// A frame, the checksum that is to be written into it, and the flow that it belongs to afterwards.
 fn attacks() -> Vec<(Vec<u8>, Unsummed, Flow)> {
     let mut attacks = Vec::new();
     for family in [0, 1] {
@@ -84,7 +84,7 @@ fn attacks() -> Vec<(Vec<u8>, Unsummed, Flow)> {
             port,
             Flow::udp(at(TASK[family], 4000), at(PEER[family], 22)),
         ));
-        // The last word of the source address, summed from there.
+        // The last word of the source address, with the sum from there on.
         let address = Unsummed {
             start: transport - [6, 18][family],
             offset: 0,
@@ -158,7 +158,7 @@ fn payloads(family: usize) -> Vec<Payload> {
     ]
 }
 
-/// The judged part of a frame, which must be the same when it comes: without hops, and the sum that was written.
+/// The judged part of a frame, which must arrive unchanged: without the hop limit, and without the checksum written.
 fn judged_part(family: usize, frame: &[u8], place: u16) -> Vec<u8> {
     let mut part = frame[..usize::from(ETHERNET + HEADER[family] + 8)].to_vec();
     let changes: &[usize] = [&[22, 24, 25][..], &[21]][family];
@@ -170,7 +170,7 @@ fn judged_part(family: usize, frame: &[u8], place: u16) -> Vec<u8> {
     part.split_off(12)
 }
 
-/// A frame with a checksum to be written at a place in it, and whether that place is one where it may be.
+/// A frame with a checksum to be written into it, and whether its place is allowed.
 #[derive(Debug)]
 struct Sent {
     passes: bool,
@@ -179,7 +179,7 @@ struct Sent {
     frame: Vec<u8>,
 }
 
-/// Every place from the Ethernet header to behind the transport header, by several ways to name it.
+/// Every place from the Ethernet header to behind the transport header, expressed in several ways.
 #[test]
 fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
     let (topology, task, daemon, counters) = gated()?;
@@ -232,7 +232,7 @@ fn a_checksum_is_written_only_where_no_gate_looks() -> Result<()> {
     Ok(())
 }
 
-/// GSO packets carry such a checksum too, and lie about no length.
+/// GSO packets carry such a checksum too, and their lengths must be true.
 #[test]
 fn what_is_cut_late_is_cut_as_it_was_judged() -> Result<()> {
     let (topology, task, daemon, counters) = gated()?;
@@ -252,7 +252,7 @@ fn what_is_cut_late_is_cut_as_it_was_judged() -> Result<()> {
         if sender.send_unsummed_segments(&frame, kind, 1000, unsummed(transport - 14))? {
             refused += 1;
         }
-        // It says that it is one short packet, and would be cut into three long ones.
+        // The header claims a short packet, which would be split into three long ones.
         let mut short = frame.clone();
         let length = [16, 18][family];
         short[length..length + 2].copy_from_slice(&60_u16.to_be_bytes());

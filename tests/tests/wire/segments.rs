@@ -1,5 +1,5 @@
-//! Packets that kernels send together and cut late, or put together early: counted as the packets on the wire, wherever one sees
-//! them one by one.
+//! Packets that kernels send together and split late, or merge early: counted as the packets on the wire, wherever they
+//! can be seen one by one.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, DropReason};
@@ -17,9 +17,9 @@ const WEB: [&str; 2] = ["10.88.0.10", "fd88::10"];
 const OUTSIDE: [&str; 2] = ["10.99.0.2", "fd99::2"];
 const RULES: &str = "ingress: [{ protocol: tcp, ports: 5001, from: any }, { protocol: udp, ports: 53, from: any }], \
                      egress: [{ protocol: tcp, ports: 5001, to: any }, { protocol: udp, ports: 53, to: any }]";
-/// Enough for TCP to have found out how much it may send together.
+/// Enough data for TCP to have found the largest size of its GSO packets.
 const MUCH: u64 = 8 << 20;
-/// Such a link is given no GSO packets: they are cut before.
+/// A link with this option gets no GSO packets: they are split before.
 const ONE_BY_ONE: &str = "gso_max_segs 1";
 
 fn one(config: Config) -> Config {
@@ -61,8 +61,8 @@ fn tcp_that_a_task_sends_together_is_counted_as_it_leaves_the_host() -> Result<(
     tcp_from_a_task(&[0, 1], "gso_max_size 65536")
 }
 
-/// More than an IPv6 header can say the length of. Linux puts a hop-by-hop header before such segments and takes it out
-/// where it cuts them.
+/// Segments larger than an IPv6 header's length field. Linux puts a hop-by-hop header before them and removes it when it
+/// splits them.
 #[test]
 fn tcp_that_is_larger_than_any_packet_is_counted_as_it_leaves_the_host() -> Result<()> {
     tcp_from_a_task(&[1], "gso_max_size 180000")
@@ -108,7 +108,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
     let test = E2eTest::start(one)?;
     let counters = Counters::of(&test.daemon)?;
     let (task, outside) = (test.task("web-1")?, &test.topology.outside);
-    // Packets that leave the host are cut before, those that come to it are not.
+    // Packets that leave the host are split before, packets that come to it are not.
     test.topology.host.ip(&format!("link set dev wire {ONE_BY_ONE}"))?;
     let mut expected = Ledger::default();
     for family in [0, 1] {
@@ -131,7 +131,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
             assert_eq!(sent.together(Way::Out, flow)?, 1);
             assert_eq!(received.together(Way::In, flow)?, direction as u64);
             assert_eq!(received.received(flow)?, datagrams(family == 1));
-            // All of them are as denied as one is.
+            // All segments are denied like a single datagram.
             let denied = sender.send_segments(at(to.1[family], 54), &DATA, SIZE)?;
             counters.await_dropped(direction, DropReason::NoRule, 21 * (family as u64 + 1))?;
             assert_eq!(received.received(denied)?, Count::default());
@@ -143,7 +143,7 @@ fn datagrams_that_are_sent_together_are_counted_one_by_one() -> Result<()> {
     Ok(())
 }
 
-/// The segments of a packet socket's frame toward a task are not counted yet when the gate sees it.
+/// The gate sees the segments of a packet socket's frame toward a task before the kernel has counted them.
 #[test]
 fn segments_that_the_kernel_has_not_counted_are_counted() -> Result<()> {
     let (topology, task) = linear::topology()?;
@@ -155,7 +155,7 @@ fn segments_that_the_kernel_has_not_counted_are_counted() -> Result<()> {
     let mut expected = Ledger::default();
     for (family, kind) in [Segments::Tcp4, Segments::Tcp6].into_iter().enumerate() {
         let headers = [40, 60][family];
-        // A last segment that is as large as the others, and one that is not.
+        // A last segment as large as the others, and a smaller one.
         for (number, (payload, packets)) in [(3000, 3), (2001, 3)].into_iter().enumerate() {
             let count = Count::new(packets, payload as u64 + packets * headers);
             for port in [443, 22] {

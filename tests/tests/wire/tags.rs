@@ -1,5 +1,5 @@
-//! VLAN tags on links that are no trunks, in the frame and in the metadata. A bridge would carry every one of them: it is the
-//! gate that stops them.
+//! VLAN tags on links that are not trunks, in the frame and in the metadata. A bridge would carry all of them: the gate
+//! stops them.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, DropReason};
@@ -54,7 +54,7 @@ fn syn(source: &str, destination: &str, mark: &[u8]) -> Vec<u8> {
     with_checksum(frames::ip(ip(source), ip(destination), 6, &tcp))
 }
 
-/// A frame with tags of these EtherTypes and control words in it, the outermost first.
+/// A frame with tags of these EtherTypes and control words, the outermost first.
 fn with_tags(tags: &[(u16, u16)], frame: &[u8]) -> Vec<u8> {
     let tags = tags
         .iter()
@@ -71,7 +71,7 @@ const TAGS: [(&str, &[(u16, u16)]); 12] = [
     ("802.1Q", &[(DOT1Q, 101)]),
     ("802.1Q, the last VLAN", &[(DOT1Q, 4095)]),
     ("802.1Q, drop eligible", &[(DOT1Q, 0x1065)]),
-    // Hosts take these as if there were no tag.
+    // Hosts accept these as if they had no tag.
     ("a priority tag", &[(DOT1Q, PRIORITY)]),
     ("nothing but a tag", &[(DOT1Q, 0)]),
     ("an empty tag in an empty tag", &[(DOT1Q, 0), (DOT1Q, 0)]),
@@ -83,8 +83,8 @@ const TAGS: [(&str, &[(u16, u16)]); 12] = [
     ("QinQ before it was a standard", &[(0x9100, 7), (DOT1Q, 101)]),
 ];
 
-/// Sends every frame from `from` in every dress. None arrives, each is counted, and none leaves a record; the same frame
-/// as it is arrives.
+/// Sends every frame from `from` with each set of tags. None arrives, each is counted, and none leaves a record; the same
+/// frame without tags arrives.
 fn tagged(bridged: &Bridged, direction: Direction, from: (&Netns, &str), to: (&Netns, &str)) -> Result<()> {
     let daemon = bridged.topology.start(&bridged.config())?;
     await_gates(&bridged.topology.host, "tg-tagged")?;
@@ -126,7 +126,7 @@ fn tagged(bridged: &Bridged, direction: Direction, from: (&Netns, &str), to: (&N
     Ok(())
 }
 
-/// The outer tag is in the metadata, as wherever a frame was received: the kernel took it out of the data.
+/// The outer tag is in the metadata, as in any received frame: the kernel has taken it out of the data.
 #[test]
 fn a_task_sends_no_tagged_frames() -> Result<()> {
     let bridged = Bridged::new()?;

@@ -40,7 +40,7 @@ fn test(errors: &str) -> Result<(E2eTest, testkit::Netns)> {
     Ok((test, server))
 }
 
-/// The packets of three ways of finding a route, with so many hops to live.
+/// The packets of three ways of tracing a route, with this hop limit.
 fn probes(family: usize, hops: u8) -> [(Flow, Vec<u8>); 3] {
     let (from, to) = (TASK[family], SERVER[family]);
     let number = 20_000 + u16::from(hops);
@@ -60,7 +60,7 @@ fn probes(family: usize, hops: u8) -> [(Flow, Vec<u8>); 3] {
     })
 }
 
-/// An error about a packet quotes all of it, if it is small, after an IP header and eight bytes of ICMP.
+/// An error about a small packet quotes all of it, after an IP header and eight bytes of ICMP.
 fn about(family: usize, packet: &[u8]) -> Count {
     Count::new(1, packet.len() as u64 + [28, 48][family])
 }
@@ -101,7 +101,7 @@ fn routers_tell_a_task_how_far_its_packets_came_where_settings_let_them() -> Res
     Ok(())
 }
 
-/// In both directions: of a datagram from the task, and of one to it.
+/// In both directions: about a datagram from the task, and about one to it.
 #[test]
 fn ends_say_that_nobody_listens_where_settings_let_them() -> Result<()> {
     for (errors, passes) in SETTINGS {
