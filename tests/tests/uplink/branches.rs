@@ -1,7 +1,7 @@
 //! Branches with separate VLAN links, each in its task's namespace, and real traffic: the trunk's gate judges it where
 //! no gate is near the task.
 //!
-//! Not every kernel can make such links: `cargo xtask vm` runs this on those that can, elsewhere it is counted as
+//! Not every kernel can make such links: `cargo xtask vm` runs this test on those that can; elsewhere it is counted as
 //! ignored.
 
 use anyhow::Result;

@@ -58,7 +58,7 @@ impl<'p> Probe<'p> {
         self.arrivals.await_bytes(&mark)
     }
 
-    /// It is dropped once, for this reason.
+    /// The packet is dropped once, for this reason.
     fn drops(&mut self, tags: &[(u16, u16)], port: u16, reason: DropReason) -> Result<()> {
         let before = self.counters.dropped(Direction::Ingress, reason)?;
         let mark = self.send(tags, port)?;
@@ -142,7 +142,7 @@ fn a_trunk_moves_to_another_link() -> Result<()> {
     probe.passes(&[], 80)?;
     daemon.await_message("link `trunk` is no longer the trunk: it passes no tagged frame")?;
 
-    // The second link takes its place behind it, too.
+    // The second link takes the first one's place behind the bridge, too.
     host.ip("link set dev trunk nomaster
          link set dev second master behind")?;
     await_up(&[(host, "second"), (&place.wire, "eth1")])?;
@@ -151,7 +151,7 @@ fn a_trunk_moves_to_another_link() -> Result<()> {
     probe.drops(&vlan(101), 81, DropReason::NoRule)?;
     probe.passes(&[], 80)?;
 
-    // It moves once more: of the first one nothing is remembered.
+    // The trunk moves once more: the first trunk is no longer remembered.
     host.add_veth("third", &place.wire, "eth2")?;
     daemon.apply(&one(place.topology.config()).with("uplink: { device: third, mode: trunk }"))?;
     probe.passes(&[], 80)?;
@@ -177,11 +177,11 @@ fn a_trunk_that_is_not_there_is_gated_when_it_comes_and_again_when_it_comes_back
         place.unplug()?;
         daemon.await_message("uplink `trunk` is gone")?;
     }
-    // Under another name it stays the uplink, until there is one of that name.
+    // Under another name the link stays the uplink, until another link has the configured name.
     place.plug()?;
     let mut probe = Probe::new(&place, &daemon)?;
     probe.is_trunk()?;
-    // Before Linux 6.2 only one that is down gets another name.
+    // Before Linux 6.2 only a link that is down can be renamed.
     place.topology.host.ip("link set dev trunk down
          link set dev trunk name renamed
          link set dev renamed up")?;
@@ -207,7 +207,7 @@ fn a_vlan_goes_from_one_task_to_another() -> Result<()> {
     daemon.apply(&task("web-1", 102, &["http"]))?;
     probe.drops(&vlan(101), 80, DropReason::UnknownTask)?;
     probe.passes(&vlan(102), 80)?;
-    // Another one has its VLAN, and other groups.
+    // Another task has its VLAN, with other groups.
     daemon.apply(&task("web-2", 102, &["shut"]))?;
     probe.drops(&vlan(102), 80, DropReason::NoRule)?;
     daemon.apply(&config)?;
@@ -243,7 +243,7 @@ fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
     )?;
     daemon.apply(&uplink("trunk"))?;
     let on_trunk = config.clone().device_task("web-1", "trunk", &[WEB], &["http"]);
-    // A failure for one task is that task's alone.
+    // A failure of one task affects that task alone.
     daemon.apply(&on_trunk)?;
     daemon.await_message("task `web-1` is not gated: link `trunk` has the gate of a trunk")?;
     let stopped = daemon.stop_unhealthy()?;
@@ -255,7 +255,7 @@ fn links_that_cannot_be_the_uplink_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// Also that of a link which was the trunk before, and while a reload meets it.
+/// Also the gate of a link that was the trunk before, and if a reload comes before the repair.
 #[test]
 fn a_trunks_gate_that_was_taken_off_stands_again() -> Result<()> {
     for attach in ["tcx", "clsact"] {

@@ -34,7 +34,7 @@ impl Judge {
         }
     }
 
-    /// A driver refuses XDP where it could not serve every queue that sends to it.
+    /// A driver refuses XDP if it could not serve every queue of the sending peer.
     pub(crate) fn queues(self) -> &'static str {
         match self {
             Self::Generic => "numtxqueues 4 numrxqueues 4",
@@ -57,7 +57,7 @@ pub(crate) fn occupy(host: &Netns, link: &str) -> Result<Occupied> {
             ifindex: if_nametoindex(link)?,
             kind: LinkKind::Uplink(UplinkPeer::Wire),
         };
-        // Its image is empty, so it decides nothing.
+        // The program's image is empty, so it decides nothing.
         let mut object = BpfObject::load(&LoadOptions {
             conns: 1,
             denials: 1,
@@ -90,7 +90,7 @@ impl Place {
     pub(crate) fn new(judge: Judge, far: Far) -> Result<Self> {
         let topology = Topology::new()?;
         let (wire, inside) = (Netns::new("wire")?, Netns::new("inside")?);
-        // No frames but those of the test.
+        // The only frames are those of the test.
         for netns in [&wire, &inside, &topology.host] {
             netns.set("net.ipv6.conf.default.disable_ipv6", "1")?;
         }
@@ -144,7 +144,7 @@ impl Place {
         plug(&self.topology.host, &self.wire, self.judge.queues())
     }
 
-    /// A configuration with the trunk in it, and nothing else.
+    /// A configuration with the trunk alone.
     pub(crate) fn config(&self) -> Config {
         self.topology.config().with("uplink: { device: trunk, mode: trunk }")
     }
@@ -161,7 +161,7 @@ impl Place {
         Sender::on(self.netns(side), "eth0")
     }
 
-    /// Listens there.
+    /// Captures the frames that arrive at this side.
     pub(crate) fn capture(&self, side: Side) -> Result<Capture> {
         Capture::tap(self.netns(side), "eth0").context("nobody listens")
     }
@@ -185,7 +185,7 @@ fn plug(host: &Netns, wire: &Netns, queues: &str) -> Result<()> {
     await_up(&[(host, "trunk"), (wire, "eth0")])
 }
 
-/// One side of the trunk.
+/// A side of the trunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Wire,
@@ -200,7 +200,7 @@ impl Side {
         }
     }
 
-    /// A frame that goes from this side to the other, with these tags in it, the outermost first.
+    /// A frame from this side to the other, with these tags, the outermost first.
     pub(crate) fn sends(self, tags: &[(u16, u16)], frame: &[u8]) -> Vec<u8> {
         let other = if self == Self::Wire { Self::Inside } else { Self::Wire };
         // A branch has a separate hardware address.

@@ -55,7 +55,7 @@ fn headers(flow: Flow) -> Vec<u8> {
     [octets(source.ip()), octets(destination.ip()), next].concat()
 }
 
-/// Where segments go that only a socket buffer says the number of.
+/// The destination port of segments whose number is only in the socket buffer.
 const UNCUT: u16 = 54;
 
 /// A topology whose wire has the queues for a judge.
@@ -129,7 +129,7 @@ fn traffic(judge: Judge) -> Result<()> {
         // The host's own addresses belong to no task.
         Client::connect_refused(outside, at(["10.99.0.1", "fd99::1"][family], 80))?;
     }
-    // Of each family two SYNs and an echo request, a datagram and those four.
+    // For each family two SYNs, an echo request, a datagram and the four segments.
     test.await_denials("web-1", 4)?;
     test.await_denials("db-1", 12)?;
 
@@ -173,7 +173,7 @@ fn an_uplink_on_which_the_gates_alone_judge() -> Result<()> {
     traffic(Judge::Gate)
 }
 
-/// A connection that is tracked goes on through the prefilter when its rule goes, and ends where the settings say so.
+/// A tracked connection continues through the prefilter when its rule is removed, and ends if the settings say so.
 fn rules_that_change(judge: Judge) -> Result<()> {
     let mut test = E2eTest::in_topology(topology(judge)?, two)?;
     test.daemon.await_message(judge.said())?;
@@ -210,7 +210,8 @@ fn connections_live_on_and_end_over_an_uplink_with_generic_xdp() -> Result<()> {
     rules_that_change(Judge::Generic)
 }
 
-/// A packet from the wire with a local task's address is not that task's, neither as a new connection nor as part of one.
+/// A packet from the wire with a local task's address is not accepted as that task's, neither as a new connection nor as
+/// part of one.
 fn the_wire_speaks_as_a_task(judge: Judge) -> Result<()> {
     let topology = topology(judge)?;
     let occupied = (judge == Judge::Gate)
@@ -253,8 +254,8 @@ fn the_wire_does_not_speak_as_a_task_past_the_gates_alone() -> Result<()> {
     the_wire_speaks_as_a_task(Judge::Gate)
 }
 
-/// Frames of several buffers: a driver gives XDP the first of them. The datagrams are one packet each on the wire, and
-/// longer than a page.
+/// Frames of several buffers: the driver gives XDP the first buffer. Each datagram is one packet on the wire, and longer
+/// than a page.
 #[test]
 fn jumbo_frames_are_judged_by_the_driver_and_arrive_whole() -> Result<()> {
     const JUMBO: [u8; 8000] = [7; 8000];

@@ -1,4 +1,5 @@
-//! XDP finds a VLAN tag only in the frame. Where a link would put it into the metadata, taskgate has that changed while it runs.
+//! XDP finds a VLAN tag only in the frame. If a link would move it into the metadata, taskgate turns that off while it
+//! runs.
 
 use anyhow::Result;
 use taskgate_net::sys::{VlanSwitch, turn_vlan_switch, vlan_switch};
@@ -17,7 +18,7 @@ fn the_other_end_of_a_trunk_puts_tags_into_its_frames_while_taskgate_runs() -> R
         host.run(|| Ok(turn_vlan_switch("far", VlanSwitch::Transmit, was)?))?;
         let mut daemon = place.start(&branches(place.config()))?;
         assert!(!beside()?);
-        // A reload that changes nothing of the uplink, and one that takes it away.
+        // A reload that leaves the uplink unchanged, and one that removes it.
         daemon.apply(&branches(place.config()))?;
         assert!(!beside()?);
         daemon.apply(&place.topology.config())?;

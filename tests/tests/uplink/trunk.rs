@@ -13,7 +13,7 @@ use testkit::{
 
 use super::place::{Far, Judge, Place, Side, vlan};
 
-/// The branches' addresses, those of a host out there, by family.
+/// The addresses of the branches and of a host on the wire, by family.
 const WEB: [&str; 2] = ["10.88.1.10", "fd88:1::10"];
 const DNS: [&str; 2] = ["10.88.2.10", "fd88:2::10"];
 const PEER: [&str; 2] = ["10.99.0.9", "fd99::9"];
@@ -35,9 +35,9 @@ pub(crate) fn branches(config: Config) -> Config {
 /// How a frame ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// It arrives, and is in the record of a flow of this task, unless it has none.
+    /// The frame arrives, and counts in the record of a flow of this task, if there is one.
     Arrives(Option<&'static str>),
-    /// It is dropped, and is in the record of this task, unless it has none; `early` before there is a gate.
+    /// The frame is dropped, and counts in a record of this task, if there is one; `early`: before the gate.
     Dropped {
         task: Option<&'static str>,
         reason: DropReason,
@@ -131,7 +131,7 @@ impl<'p> Books<'p> {
         Ok(())
     }
 
-    /// A record has the ENI's own IPv4 address in the place of one that is not its own, as on AWS.
+    /// As on AWS, records have the ENI's own IPv4 address in place of another one.
     fn recorded(&self, task: &str, flow: Flow) -> Flow {
         let own = ip(if task == "web-1" { WEB[0] } else { DNS[0] });
         let with = |address: SocketAddr| {
@@ -208,7 +208,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         let other = Flow::tcp(from(40001), to(WEB, 80));
         books.tcp(&vlan(0xf000 + 101), other, flags::SYN, End::Arrives(Some("web-1")))?;
 
-        // A connection goes on, on its own branch.
+        // A connection continues, on its own branch only.
         books.tcp(&vlan(101), web, flags::ACK, End::Arrives(Some("web-1")))?;
         books.tcp(&vlan(102), web, flags::ACK, denied("dns-1", DropReason::NotForTask))?;
         // One branch's rules do not admit packets to another.
@@ -222,7 +222,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
             denied("web-1", DropReason::SpoofedSource),
         )?;
 
-        // A VLAN that is no task's, one within another, and those of providers.
+        // A VLAN without a task, a tag within a tag, and provider tags.
         books.tcp(&vlan(103), web, flags::SYN, unseen(DropReason::UnknownTask, true))?;
         books.tcp(&vlan(4095), web, flags::SYN, unseen(DropReason::UnknownTask, true))?;
         let twice = [(0x8100, 101), (0x8100, 101)];
@@ -246,7 +246,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         }
     }
     fragments(&mut books)?;
-    // Neighbours ask for a branch's own address in its own VLAN.
+    // ARP requests for a branch's address pass in its own VLAN only.
     for (id, end) in [
         (101, End::Arrives(None)),
         (102, unseen(DropReason::NotForTask, true)),
@@ -282,7 +282,7 @@ fn fragments(books: &mut Books<'_>) -> Result<()> {
     books.send(&vlan(102), flow, part(flow, more, true), end)?;
     books.send(&vlan(102), flow, part(flow, more + 20, false), end)?;
     books.send(&vlan(102), flow, part(flow, 40, false), end)?;
-    // The prefilter keeps nothing, so the gate says it.
+    // The prefilter keeps no fragments, so the gate decides.
     let lost = Flow::udp(at(PEER[0], 40000), at(WEB[0], 53));
     let dropped = End::Dropped {
         task: Some("web-1"),
