@@ -1,4 +1,4 @@
-//! `settings.attach`, and gates that hang otherwise than it says now: they stay as they are.
+//! `settings.attach`, and gates attached by another hook than the setting's: they stay as they are.
 
 use anyhow::{Result, bail, ensure};
 use taskgate_bpf::gate::AttachKind;
@@ -83,7 +83,7 @@ fn many(topology: &Topology, tasks: u8) -> Config {
     })
 }
 
-/// Their names are said to be in the log.
+/// Whether the log says that filters were chosen for many links at once.
 fn chose_filters(daemon: &Daemon) -> bool {
     daemon
         .messages()

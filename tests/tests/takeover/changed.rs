@@ -40,7 +40,7 @@ fn rules_that_came_and_went_meanwhile_hold() -> Result<()> {
     Ok(())
 }
 
-/// Groups of a task, and of those that a rule names.
+/// The groups of a task, and the groups of peers that a rule names.
 #[test]
 fn groups_that_changed_meanwhile_hold() -> Result<()> {
     let from_web = "ingress: [{ protocol: tcp, ports: 5432, from: [group:web] }], egress: []";
@@ -111,7 +111,7 @@ fn devices_that_lost_their_tasks_or_swapped_them_meanwhile() -> Result<()> {
     live.echo(1000)?;
     daemon.kill_now()?;
     live.echo(1000)?;
-    // The other ENI has the link: connections of the first one are not its.
+    // The other ENI now has the link: the first ENI's connections are not those of the other.
     let closed = group.clone().group("server", NOTHING);
     let swapped = closed
         .clone()

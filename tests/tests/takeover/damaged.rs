@@ -92,7 +92,7 @@ impl Left {
         check_denials(&self.topology.outside, &self.task, WEB)
     }
 
-    /// With everything in its place again it is taken over.
+    /// With all files in place again, taskgate takes over.
     fn check_taken_over(mut self) -> Result<()> {
         let daemon = self.topology.start(&self.config)?;
         self.check_stands("taken over")?;
@@ -115,7 +115,7 @@ fn a_table_that_is_missing_or_another_is_refused() -> Result<()> {
         fs::create_dir(&path)?;
         left.check_refused(&format!("`{name}` is a folder"), &[name, "--drop-connections"])?;
         fs::remove_dir(&path)?;
-        // No other one has its shape.
+        // No other table has the same shape.
         let other = maps.join(map::COUNTERS);
         if path != other {
             fs::rename(&other, &path)?;
@@ -160,7 +160,7 @@ fn an_image_or_a_state_that_cannot_be_used_is_refused() -> Result<()> {
     left.check_taken_over()
 }
 
-/// Each build has its own image: one whose image is laid out otherwise takes over, and the one before it takes over again.
+/// Each build has its own image: a build with another image layout takes over, and the previous build takes over again.
 #[test]
 fn an_image_of_another_build_is_no_hindrance() -> Result<()> {
     let mut left = Left::new()?;
@@ -171,7 +171,7 @@ fn an_image_of_another_build_is_no_hindrance() -> Result<()> {
     };
     ensure!(layout()? == [IMAGE_LAYOUT]);
     for round in 0..3_u64 {
-        // As another build would have written it.
+        // As another build would have written the image.
         let other = IMAGE_LAYOUT ^ (0x55 + round);
         for image in pins.images()? {
             image[0].store(other, Ordering::SeqCst);
@@ -337,7 +337,7 @@ fn a_folder_that_is_not_roots_alone_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// A state that speaks of nothing that is there keeps no start from its gates.
+/// A state file about objects that no longer exist does not prevent a start.
 #[test]
 fn a_state_without_gates_is_of_no_account() -> Result<()> {
     let left = Left::new()?;

@@ -44,7 +44,7 @@ fn has_said(daemon: &Daemon, what: &str) -> bool {
     daemon.messages().iter().any(|line| line.contains(what))
 }
 
-/// A task is gated as the group `http` has it.
+/// Checks that a task's gate follows the group `http`.
 fn check_gate(topology: &Topology, task: &str, address: &str) -> Result<()> {
     let inside = topology.task(task)?;
     let _echo = TcpEcho::start(&inside, 80)?;
@@ -97,7 +97,7 @@ fn only_what_no_task_has_any_more_is_taken_away() -> Result<()> {
     topology.start(&config)?.kill_now()?;
     let kept = ends(&topology, "web-1")?;
     let gone = [topology.host_link("gone")?, topology.host_link("renamed")?];
-    // `db-1` has another address, and `web-1` one that it had.
+    // `db-1` has another address, and `web-1` also has the one that `db-1` had.
     let config = web(&topology)
         .task("web-1", &[WEB, DB], &["http"])
         .task("db-1", &["10.88.0.50"], &["http"])

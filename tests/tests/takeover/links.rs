@@ -43,12 +43,12 @@ fn killed() -> Result<Killed> {
 }
 
 impl Killed {
-    /// Starts the next one, with no rule that allows the connection.
+    /// Starts the next process, with no rule that allows the connection.
     fn closed(&self, device: &str) -> Result<Daemon> {
         self.topology.start(&config(&self.topology, device, "egress: []"))
     }
 
-    /// Joins the task's namespace to the host by another pair, with the addresses that it had.
+    /// Connects the task's namespace to the host by another pair, with the same addresses as before.
     fn join(&self, link: &str, number: Option<u32>) -> Result<()> {
         let number = number.map_or_else(String::new, |number| format!("index {number}"));
         let path = self.task.path();
@@ -71,7 +71,7 @@ impl Killed {
     }
 }
 
-/// The connection, to begin with: it lives by its entry alone.
+/// The baseline: the connection lives by its entry alone.
 #[test]
 fn a_link_that_stays_keeps_its_connections() -> Result<()> {
     let mut killed = killed()?;
@@ -141,7 +141,7 @@ fn a_link_that_was_renamed_is_known_by_its_number() -> Result<()> {
     assert!(!killed_once.is_open()?);
     daemon.stop()?;
 
-    // The task has it under its new name.
+    // The task is configured with the link's new name.
     let mut killed_again = killed()?;
     rename(&killed_again, "tg-new")?;
     let daemon = killed_again.closed("tg-new")?;
@@ -175,7 +175,7 @@ fn a_link_that_was_moved_passes_nothing_where_it_is() -> Result<()> {
     await_up(&[(&away, LINK), (&killed.task, "eth0")])?;
     let daemon = killed.closed(LINK)?;
     assert!(try_connect(&away, at(WEB, 80))?.is_none());
-    // Another one of its name comes where it was.
+    // Another link with the old name appears.
     let other = killed.topology.device(LINK, &["10.88.0.11"], true)?;
     await_gates(&killed.topology.host, LINK)?;
     assert!(!killed.live.echoes()?);

@@ -29,7 +29,7 @@ fn server(config: Config) -> Config {
     config.group("server", SERVER).task("web-1", &[WEB], &["server"])
 }
 
-/// A task is gated as [`SERVER`] has it. Its port 80 echoes.
+/// Checks that a task's gate follows [`SERVER`]. The task's port 80 echoes.
 fn check_gate(outside: &Netns, task: &Netns, address: &str) -> Result<()> {
     Client::connect(outside, at(address, 80))?.finish()?;
     check_denials(outside, task, address)
@@ -67,7 +67,7 @@ impl Talk {
     }
 }
 
-/// Nothing of these flows was dropped, either way.
+/// No packet of these flows was dropped, in either direction.
 fn check_whole(test: &E2eTest, task: &str, flows: &[Flow]) -> Result<()> {
     let inside = test.wire(task)?;
     for flow in flows {

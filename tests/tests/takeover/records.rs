@@ -1,4 +1,4 @@
-//! The records of processes that were killed, and of those that came after them, are one account.
+//! The records of killed processes and of their successors add up to one account.
 
 use std::{thread, time::Duration};
 
@@ -11,16 +11,16 @@ use testkit::{
 
 use crate::{Talk, WEB, check_gate, server};
 
-/// When it is killed.
+/// The time of the kill.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// Once a window is written, and before anything else happened.
+    /// Once a window is written, before anything else happens.
     AfterWindow,
-    /// So many milliseconds later.
+    /// This many milliseconds later.
     Later(u64),
-    /// With packets on their way.
+    /// With packets in flight.
     UnderTraffic(u64),
-    /// It is not killed, but ended in order.
+    /// Not killed, but stopped in order.
     InOrder,
 }
 

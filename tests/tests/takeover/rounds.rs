@@ -56,7 +56,7 @@ fn join<R>(thread: ScopedJoinHandle<'_, Result<R>>) -> Result<R> {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Traffic all the while `rounds` goes on; then everything is summed up.
+/// Keeps traffic running during `rounds`; then compares the sums of all records.
 pub(crate) fn under_traffic(rounds: impl FnOnce(&mut E2eTest, &mut Vec<Objects>) -> Result<()>) -> Result<()> {
     lift_open_files_limit();
     let mut test = E2eTest::start(server)?;

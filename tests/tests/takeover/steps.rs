@@ -31,7 +31,7 @@ enum Work {
     End,
 }
 
-/// The numbers, of so many steps of a kind, before which it is killed.
+/// The numbers, among this many steps of a kind, of those before which taskgate is killed.
 fn numbers(steps: usize) -> Vec<usize> {
     if env::var_os("TASKGATE_TEST_LONG").is_some() {
         (0..steps).collect()
@@ -46,7 +46,7 @@ fn begin(test: &E2eTest, held_up: HeldUp<'_>) -> Result<Daemon> {
     test.topology.begin_held_up(&test.config, held_up)
 }
 
-/// Goes on with a process that waits at each step, after one that was killed.
+/// Continues with a process that waits at each step, after the previous one was killed.
 fn go_on(test: &mut E2eTest) -> Result<()> {
     let next = begin(test, HeldUp::AtEachStep)?;
     next.await_ready(PATIENCE)?;
@@ -61,7 +61,7 @@ fn add(test: &E2eTest) -> Result<()> {
 
 fn remove(test: &E2eTest) -> Result<()> {
     let answer = test.control().call("DELETE", "/v1/tasks/db-1", "")?;
-    // It may be gone already.
+    // The task may already be gone.
     if answer.status == 404 {
         Ok(())
     } else {
@@ -69,12 +69,12 @@ fn remove(test: &E2eTest) -> Result<()> {
     }
 }
 
-/// Does the work as far as it gets: it fails where taskgate is killed.
+/// Does the work as far as possible: it fails when taskgate is killed.
 fn attempt(test: &mut E2eTest, work: Work, round: usize) -> Result<()> {
     match work {
         Work::Takeover => test.daemon.await_ready(PATIENCE),
         Work::Apply => {
-            // One that is compiled and switched each time.
+            // A rule set that is new each time, so that it is compiled and switched.
             let port = 1000 + round;
             let rules = SERVER.replace("ports: [80,", &format!("ports: [80, {port},"));
             test.reload(|config| config.group("server", &rules))
@@ -82,7 +82,7 @@ fn attempt(test: &mut E2eTest, work: Work, round: usize) -> Result<()> {
         Work::Add => add(test),
         Work::Remove => remove(test),
         Work::Window => {
-            // Windows take a second here, and tell of traffic that never ends.
+            // Windows take a second here, and the traffic never ends, so that each has records.
             let lines = test.daemon.records()?.len();
             let written = test.daemon.await_lines(PATIENCE, |all| all.len() > lines + 1);
             ensure!(written.len() > lines + 1, "no window ended");
@@ -92,7 +92,7 @@ fn attempt(test: &mut E2eTest, work: Work, round: usize) -> Result<()> {
     }
 }
 
-/// The state in which work begins.
+/// Prepares the state in which the work begins.
 fn prepare(test: &E2eTest, work: Work) -> Result<()> {
     match work {
         Work::Add => remove(test),
@@ -118,7 +118,7 @@ fn count(test: &mut E2eTest, work: Work) -> Result<BTreeMap<String, usize>> {
     Ok(steps)
 }
 
-/// Kills it before one step. Whether it came to that.
+/// Kills taskgate before a step. Returns whether the step was reached.
 fn kill_before(test: &mut E2eTest, work: Work, kind: &str, number: usize, round: usize) -> Result<bool> {
     if work == Work::Takeover {
         test.kill()?;
