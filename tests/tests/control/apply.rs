@@ -1,4 +1,4 @@
-//! `POST /v1/apply` and the commands of it.
+//! `POST /v1/apply`, and the commands that use it.
 
 use std::{
     fs::{self, File},
@@ -113,7 +113,7 @@ fn what_is_no_configuration_changes_nothing() -> Result<()> {
     refused("half a file")?;
     let status = control.get("/v1/status")?.ok()?;
     ensure!(status["generation"] == 1 && status["healthy"] == false, "{status}");
-    // It still follows the folder that it began with.
+    // taskgate still follows the folder of its start.
     let applied = control.call("POST", "/v1/apply", "")?.ok()?;
     ensure!(
         applied["generation"] == 2 && applied["config"] != json!(folder),
@@ -157,7 +157,7 @@ fn many_apply_at_once() -> Result<()> {
         let join = |client: thread::ScopedJoinHandle<'_, _>| client.join().unwrap_or_else(|panic| resume_unwind(panic));
         clients.into_iter().map(join).collect::<Result<Vec<_>>>()
     })?;
-    // Some share a reading, and none an answer with another folder.
+    // Requests for the same folder may share a generation, requests for different folders may not.
     for (config, generation) in &answers {
         ensure!(
             !answers.iter().any(|(other, its)| its == generation && other != config),
@@ -209,7 +209,7 @@ fn the_command_tells_of_every_error() -> Result<()> {
     Ok(())
 }
 
-/// Killed in the middle of applies: the next process goes on, and no client waits for ever.
+/// A kill in the middle of applies: the next process continues, and no client waits forever.
 #[test]
 fn a_kill_answers_those_who_wait() -> Result<()> {
     let mut test = E2eTest::start(server)?;

@@ -101,7 +101,7 @@ fn of_two_hundred_mutated_ones_none_is_half_applied() -> Result<()> {
         }
     }
     ensure!(taken > 10 && refused > 50, "{taken} taken, {refused} refused");
-    // And the first one, again.
+    // The first configuration again.
     folder_with(topology.folder(), "next", &text)?;
     control.post("/v1/apply", &json!({ "config": next }))?.ok()?;
     ensure!(probes()? == [Answer::Refused, Answer::Silence, Answer::Refused]);
@@ -117,7 +117,7 @@ fn files_that_change_while_they_are_read_are_read_whole_or_refused() -> Result<(
     let test = E2eTest::start(server)?;
     let control = test.control();
     let text = |ports: std::ops::Range<u16>| {
-        // One object: half of it is none. Long, so that reading meets writing.
+        // A single object, half of which is invalid; long, so that reads and writes overlap.
         let groups = ports.map(|port| {
             let rules = SERVER.replace("80", &format!("[80, {port}]"));
             format!("{{ name: g{port}, {rules} }}")

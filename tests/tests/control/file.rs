@@ -1,4 +1,4 @@
-//! The socket's file: whose it is, and that it is there.
+//! The socket's file: its owner, its mode, and its existence.
 
 use std::{
     fs::{self, File, Permissions},
@@ -46,7 +46,7 @@ fn only_root_and_the_group_may_use_it() -> Result<()> {
         "{:o}",
         folder.mode()
     );
-    // Nothing else of it is for others than root.
+    // Other users than root have no access to the other files.
     for entry in fs::read_dir("/run/taskgate")? {
         let entry = entry?;
         let Ok(metadata) = entry.metadata() else { continue };
@@ -106,7 +106,7 @@ fn it_is_made_again_where_somebody_takes_it_away() -> Result<()> {
     fs::remove_file(&control.path)?;
     until("the socket is there again", answers)?;
 
-    // Another's file, and another's socket.
+    // A file and a socket of other processes.
     fs::remove_file(&control.path)?;
     fs::write(&control.path, "no socket")?;
     until("the socket is there again", answers)?;
@@ -157,7 +157,7 @@ fn the_instance_stays_taken_when_its_lock_is_removed() -> Result<()> {
     Ok(())
 }
 
-/// The lock of a process that is gone may live for a moment more; that of one that lives is not waited for.
+/// The lock of an ended process may remain for a moment; a start waits for that, but not for a process that is alive.
 #[test]
 fn a_start_waits_for_a_process_that_ends() -> Result<()> {
     let mut test = E2eTest::start(server)?;

@@ -1,5 +1,5 @@
-//! Requests made of the server's own description, right ones and changed ones: each answer is one that the description names, no
-//! wrong request does anything, and the daemon goes on as before.
+//! Requests generated from the server's own description, valid and invalid ones: each answer is one that the description
+//! names, no invalid request has an effect, and the daemon continues as before.
 
 use std::io::Write as _;
 
@@ -24,7 +24,7 @@ struct Described<'a> {
     call: &'a Value,
 }
 
-/// A request, and whether it is one that has to be refused.
+/// A request, and whether it must be refused.
 struct Request {
     method: String,
     target: String,
@@ -54,9 +54,9 @@ impl Generator<'_> {
         })
     }
 
-    /// A text for a property. Nothing that it names is the host's own.
+    /// A text for a property. It never names objects of the host.
     fn text(&mut self, name: &str) -> String {
-        // Several fit into a head, and one of a folder is no path.
+        // Several of these fit into a head, but one as a folder is not a valid path.
         let long = "x".repeat(if name == "config" { 5000 } else { 1500 });
         let mine = format!("{}-{}", self.unique, self.random.below(4));
         let folder = self.folder.clone();
@@ -118,7 +118,7 @@ impl Generator<'_> {
                 (0..length).map(|_| self.value(name, &schema["items"])).collect()
             }
             Some("string") => json!(self.text(name)),
-            // No process has any of these numbers.
+            // No process has any of these ids.
             Some("integer") if name == "pid" => json!(self.random.pick(&[0_u32, 4_194_305, u32::MAX])),
             Some("integer") => json!(self.random.pick(&[0_u16, 1, 80, u16::MAX])),
             Some("boolean") => json!(self.random.once_in(2)),
@@ -126,7 +126,7 @@ impl Generator<'_> {
         }
     }
 
-    /// A body that a schema allows, or one that it does not.
+    /// A body that the schema allows, or one that it does not.
     fn body(&mut self, schema: &Value) -> (Vec<u8>, bool) {
         let value = self.value("", schema);
         let text = value.to_string();
@@ -242,7 +242,7 @@ impl Generator<'_> {
     }
 }
 
-/// An object with another key, or another value of it.
+/// An object with an additional key, or another value for the key.
 fn with(value: &Value, key: &str, other: Value) -> Vec<u8> {
     let mut object = value.as_object().cloned().unwrap_or_default();
     object.insert(key.to_owned(), other);
@@ -270,13 +270,13 @@ fn send(control: &ControlSocket, request: &Request) -> Result<HttpAnswer> {
     };
     let head = format!("{method} {target} HTTP/1.1\r\nhost: t\r\n{headers}{length}\r\n");
     match connection.write_all(&[head.as_bytes(), body].concat()) {
-        // Refused before all of it was read.
+        // The request was refused before all of it was read.
         Err(error) if !is_closed(&error) => bail!("{error}"),
         _ => read_answer(&mut connection),
     }
 }
 
-/// Whether an answer is one that the description names.
+/// The answer must be one that the description names.
 fn check_described(of: &Described<'_>, answer: &HttpAnswer) -> Result<()> {
     let described = of.call["responses"]
         .get(answer.status.to_string())
@@ -360,7 +360,7 @@ fn requests_of_every_kind_are_answered_as_described() -> Result<()> {
         if answer.status == 200 {
             undo(&control, &request, &answer).with_context(told)?;
         }
-        // Others begin, and never end.
+        // Other requests begin, and never end.
         if number % 100 == 0 {
             let mut connection = control.connect()?;
             let cut = generator.random.index(request.target.len());

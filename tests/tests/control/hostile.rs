@@ -1,4 +1,4 @@
-//! Clients that mean no good: none holds up the others, the daemon, or the data path.
+//! Hostile clients: none delays other clients, the daemon, or the data path.
 
 use std::{
     fs,
@@ -141,8 +141,8 @@ fn requests_in_a_row_are_answered_in_turn() -> Result<()> {
     finish(test)
 }
 
-/// Half requests, a byte a second, bodies that never come, and connections on which nothing is said: each is closed in time, and
-/// meanwhile others are served.
+/// Half requests, requests of a byte a second, bodies that never arrive, and silent connections: each is closed in time,
+/// and other clients are served meanwhile.
 #[test]
 fn slow_clients_are_given_up() -> Result<()> {
     let test = E2eTest::start(server)?;
@@ -268,7 +268,7 @@ fn applies_of_clients_that_are_gone_hold_nobody_up() -> Result<()> {
         connection.write_all((request("POST", "/v1/apply", &body) + more).as_bytes())?;
         Ok(connection)
     };
-    // Stopped, it finds them all at once, half of them with more to read behind the request.
+    // The stopped daemon finds all requests at once, half of them with further bytes behind the request.
     for round in 0..GONE / CONNECTIONS {
         test.daemon.signal(Signal::SIGSTOP)?;
         let gone = (0..CONNECTIONS)

@@ -42,7 +42,7 @@ fn samples(text: &str) -> Result<BTreeMap<String, String>> {
     Ok(samples)
 }
 
-/// The sum of the samples of a name that have all of these labels, each a whole number.
+/// The sum of a metric's samples that have all of these labels; each must be a whole number.
 fn sum(samples: &BTreeMap<String, String>, name: &str, labels: &[&str]) -> Result<u64> {
     let is_it = |sample: &str| {
         let rest = sample.strip_prefix(name);

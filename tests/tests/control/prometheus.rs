@@ -28,7 +28,7 @@ fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/prometheus")
 }
 
-/// The path of one of its programs: that of the machine, or the one that `cargo xtask setup` unpacked.
+/// The path of one of Prometheus's programs: the machine's own, or the one that `cargo xtask setup` unpacked.
 fn tool(program: &str) -> Result<PathBuf> {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/prometheus/usr/bin");
     let folders = env::var_os("PATH").unwrap_or_default();
@@ -107,7 +107,7 @@ fn prometheus_scrapes_them_and_evaluates_the_rules() -> Result<()> {
     Client::connect(&test.topology.outside, at(WEB, 80))?.finish()?;
     ensure!(probe(&test.topology.outside, at(WEB, 81))? == Answer::Silence);
     until("it has scraped the denial", || {
-        // It may not listen yet.
+        // Prometheus may not be listening yet.
         let denied = prometheus.query("sum(taskgate_packets_total{verdict=\"REJECT\"})");
         Ok(denied.is_ok_and(|values| values.first().is_some_and(|value| value != "0")))
     })?;

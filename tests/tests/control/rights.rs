@@ -104,7 +104,8 @@ fn files_are_read_with_the_callers_rights() -> Result<()> {
     Ok(())
 }
 
-/// A folder that a user had taskgate follow is read with his rights also when others, or signals, have it read again.
+/// A folder that taskgate follows on a user's request is read with that user's rights, also when other users, or signals,
+/// cause it to be read again.
 #[test]
 fn a_followed_folder_is_its_users_for_good() -> Result<()> {
     let test = E2eTest::start(server)?;

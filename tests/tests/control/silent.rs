@@ -15,7 +15,7 @@ use testkit::{E2eTest, Ledger};
 use crate::server;
 
 const UNHEALTHY: i32 = 6;
-/// Ten seconds until it is asked whether it lives, and ten for that.
+/// Ten seconds until taskgate is asked whether it is alive, and ten for the answer.
 const MOST: Duration = Duration::from_secs(30);
 
 #[test]

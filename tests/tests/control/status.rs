@@ -145,7 +145,7 @@ fn meddle(attach: &'static str, kind: &str, act: impl Fn(&E2eTest, &str) -> Resu
     live.echo(1000)?;
     live.finish()?;
     test.daemon.await_message("does not hold what it should")?;
-    // And nothing of it is missing for the next process.
+    // The next process finds the gate complete, too.
     test.kill()?;
     check_gated(&test)?;
     Ok(())
@@ -203,7 +203,7 @@ fn detach(pin: &Path) -> Result<()> {
     Ok(sys::detach(sys::pinned(pin)?.as_fd())?)
 }
 
-/// A program that says nothing of packets, before all others where a link receives.
+/// A program without a verdict, attached before all others on a link's ingress.
 fn attach_before(link: &str) -> Result<OwnedFd> {
     // r0 = TC_ACT_UNSPEC; exit
     let program = [[0xb7, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], [0x95, 0, 0, 0, 0, 0, 0, 0]];
