@@ -18,7 +18,7 @@ use crate::{
     provisioned::{LIST, edit, links, record},
 };
 
-/// Everything that the ENI of `web` is made of, as `ip` shows it.
+/// All parts of the ENI of `web`, as `ip` shows them.
 fn parts(link: &str) -> Result<BTreeSet<String>> {
     let mut parts = BTreeSet::new();
     for (words, by_line) in [
@@ -37,8 +37,8 @@ fn parts(link: &str) -> Result<BTreeSet<String>> {
         } else {
             shown.split_whitespace().collect()
         };
-        // The kernel gives the task's end a link-local address, and says of a link that it can send, when it gets
-        // round to it: that it was set up counts here.
+        // The kernel assigns the task's end a link-local address, and marks links as up, with a delay: these parts are
+        // not compared.
         let own = |part: &&str| {
             !words.contains("-br")
                 || !(*part == "UP" || *part == "DOWN" || words.contains("web") && part.starts_with("fe80::"))
@@ -55,7 +55,7 @@ fn parts(link: &str) -> Result<BTreeSet<String>> {
     Ok(parts)
 }
 
-/// Makes the ENI as a run does that is killed afterwards; gives its link's name and number.
+/// Makes the ENI like a run that is killed afterwards; returns its link's name and ifindex.
 async fn killed(netlink: &Netlink, spec: &EniSpec<'_>) -> Result<(String, u32)> {
     let (eni, ()) = TaskEni::make(netlink, spec, open).await?;
     Ok((eni.link().name.clone(), eni.link().ifindex))
@@ -97,7 +97,7 @@ fn an_eni_is_taken_over_as_it_is() -> Result<()> {
         readdress(&netlink, &mut eni, &spec).await?;
         ensure!(parts(&link.name)? == before && fs::read(record("link-")?)? == listed);
 
-        // The next run finds the addresses that this one gave it.
+        // The next run finds the addresses that this run assigned.
         let other = [all[1], [10, 0, 3, 1].into()];
         let other = EniSpec {
             addresses: &other,
@@ -136,9 +136,9 @@ fn addresses_that_are_there_in_part_are_completed() -> Result<()> {
             vec!["-n web address del fd00::1/128 dev eth0"],
             vec!["route del 10.0.2.1 dev {}"],
             vec!["-6 route del fd00::1 dev {}"],
-            // All of one.
+            // All parts of one address.
             vec!["-n web address del 10.0.2.1/32 dev eth0", "route del 10.0.2.1 dev {}"],
-            // With the link's being up go the routes to it.
+            // A link that goes down loses the routes to it.
             vec!["link set {} down", "link set {} up"],
         ] {
             for words in &damage {
@@ -150,7 +150,7 @@ fn addresses_that_are_there_in_part_are_completed() -> Result<()> {
             ensure!(after == before, "{damage:?}: {:?}", before.symmetric_difference(&after));
             ensure!(eni.link().ifindex == ifindex);
         }
-        // Killed while it got its addresses, before the task sends from them.
+        // Killed while the addresses were being assigned, before the task sends from them.
         edit(&record("link-")?, "\"changing\":false", "\"changing\":true")?;
         ip("-n web route del default")?;
         let mut eni = adopted(&netlink, &spec).await?;
@@ -236,7 +236,7 @@ fn what_is_not_as_it_was_made_is_made_anew() -> Result<()> {
                 let path = record("link-")?;
                 let text = fs::read_to_string(&path)?;
                 let (made, _) = text.split_once(",\"complete\"").context("no such key")?;
-                // As an earlier taskgate listed it.
+                // As an earlier taskgate wrote it.
                 fs::write(&path, format!("{made}}}"))?;
             }
             for words in changes {

@@ -89,7 +89,7 @@ fn two_tasks_reach_each_other_and_the_host() -> Result<()> {
         let (a, b) = (addresses(1), addresses(2));
         let (eni_a, ()) = TaskEni::make(&netlink, &spec("a", &a), open).await?;
         let (eni_b, ()) = TaskEni::make(&netlink, &spec("b", &b), open).await?;
-        // Before 6.17 IPv6 is forwarded by all links or by none, and taskgate leaves that to the user.
+        // Before 6.17 all links forward IPv6 or none does, and taskgate leaves that setting to the user.
         let by_link = Path::new("/proc/sys/net/ipv6/conf/default/force_forwarding").exists();
         if !by_link {
             fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
@@ -301,7 +301,7 @@ fn what_a_killed_run_left_is_replaced() -> Result<()> {
         let all = addresses(1);
         let spec = spec("a", &all);
         let (left, ()) = TaskEni::make(&netlink, &spec, open).await?;
-        // Killed here; and the next one before the host's end got its alias; and the next one in the namespace's making.
+        // One run is killed here, the next before the host's end got its alias, and the next while making the namespace.
         let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
         ensure!(eni.link().ifindex != left.link().ifindex && eni.made_namespace());
         ip_batch(&format!("link set {} alias \"\"\n", eni.link().name))?;
@@ -447,7 +447,8 @@ fn a_task_whose_end_fills_in_checksums_sends_what_it_will_be() -> Result<()> {
             let sender = Sender::on(&Netns::named("fills")?, "eth0")?;
             let datagram = frames::udp(4000, 443, b"data");
             let mut frame = frames::ip(all[0], [192, 0, 2, 1].into(), 17, &datagram);
-            // The sum covers the destination port and all that follows: the complement of the wanted port.
+            // The sum covers the destination port and all bytes after it: the last word is the complement of the wanted
+            // port.
             let start = 14 + 20 + 2;
             frame.truncate(start + 2);
             frame.extend((!22_u16 - 443).to_be_bytes());

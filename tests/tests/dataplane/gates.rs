@@ -26,7 +26,7 @@ use testkit::{
 
 use crate::SMALL;
 
-/// A veth pair between this namespace and another one, both ends up, with an address on each.
+/// A veth pair between this namespace and a new one, both ends up, with an address on each.
 async fn veth_pair() -> Result<Link> {
     ip("netns add task")?;
     connect().await
@@ -40,7 +40,7 @@ async fn connect() -> Result<Link> {
     ip("-n task addr add 10.0.0.2/24 dev eth0")?;
     ip("link set host up")?;
     ip("-n task link set eth0 up")?;
-    // Nothing has to be asked, or asked again, once a gate is off.
+    // Neighbour entries are static: no address has to be resolved once a gate is detached.
     ip("neigh add 10.0.0.2 lladdr 02:00:00:00:00:02 dev host")?;
     ip("-n task neigh add 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0")?;
     Ok(Netlink::open()?.link("host").await?)
@@ -60,7 +60,7 @@ fn task_socket() -> Result<UdpSocket> {
 
 /// Whether a datagram of the host's reaches the task.
 fn reaches_task() -> Result<bool> {
-    // Any free port: a child that another test forks may still hold the one before.
+    // Any free port: a child that another test forks may still hold the previous socket.
     let socket = task_socket()?;
     UdpSocket::bind("10.0.0.1:0")?.send_to(b"hello", socket.local_addr()?)?;
     Ok(socket.recv(&mut [0; 8]).is_ok())
@@ -369,7 +369,7 @@ fn qdisc(link: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Filters go with the move, so that the link is open where it is now.
+/// tc filters are lost when the link moves, so the link is open in its new namespace.
 #[test]
 fn a_link_that_lost_its_filters_is_closed_where_it_is() -> Result<()> {
     let object = BpfObject::load(&SMALL)?;

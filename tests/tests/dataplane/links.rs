@@ -137,7 +137,7 @@ fn a_watch_sees_links_come_change_their_name_and_go() -> Result<()> {
     })
 }
 
-/// A bridge says of a port that left it that the link is gone.
+/// When a port leaves a bridge, the bridge's notification says that the link is gone.
 #[test]
 fn a_watch_sees_links_become_ports_of_a_bridge_and_leave_it() -> Result<()> {
     sandbox(async || {
@@ -182,7 +182,7 @@ fn a_watch_that_was_overrun_reads_all_links_again() -> Result<()> {
                 break;
             }
         }
-        // Its end was reported before, or it was never seen.
+        // Its deletion was reported before, or the link was never seen.
         let more = watch.next(Duration::from_millis(200))?;
         ensure!(more.is_none(), "{more:?}");
         Ok(())

@@ -39,7 +39,7 @@ fn it_is_loaded_when_it_is_asked_for() -> Result<()> {
     Ok(())
 }
 
-/// Kernels from 5.18 on take the older ones' program, too.
+/// Kernels from 5.18 on accept the program for older ones, too.
 #[test]
 fn the_program_for_older_kernels_is_taken() -> Result<()> {
     sandbox(async || {
@@ -69,7 +69,7 @@ fn it_is_native_where_the_driver_takes_it_and_generic_elsewhere() -> Result<()> 
                 early.mode()
             );
             ensure!(early.link() == &link && !early.is_gone()? && shown()?);
-            // There is place for one.
+            // A link has room for one prefilter.
             let error = object.attach_prefilter(&link).unwrap_err().to_string();
             let program = early.program();
             ensure!(

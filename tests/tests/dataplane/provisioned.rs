@@ -59,7 +59,7 @@ pub(crate) fn record(kind: &str) -> Result<PathBuf> {
     Ok(found.remove(0))
 }
 
-/// Changes one value of a record.
+/// Changes a single value of a record.
 pub(crate) fn edit(path: &Path, from: &str, to: &str) -> Result<()> {
     let text = fs::read_to_string(path)?;
     ensure!(text.matches(from).count() == 1, "`{from}` in {text}");
@@ -82,7 +82,7 @@ fn what_others_say_is_taskgates_stays_theirs() -> Result<()> {
         let left = remove_orphans(&netlink, "test", &InUse::default()).await;
         ensure!(left.removed.is_empty() && left.kept.is_empty(), "{left:?}");
         ensure!((links()?, namespaces()?) == before);
-        // An ENI in it does not make the namespace taskgate's.
+        // An ENI in the namespace does not make the namespace taskgate's.
         let all = [[10, 0, 0, 1].into()];
         let theirs = EniSpec {
             namespace: "theirs",
@@ -125,7 +125,7 @@ fn the_next_link_of_a_number_and_the_next_namespace_of_a_name_stay() -> Result<(
                 eni.remove(&netlink).await?;
             }
             ensure!((links()?, namespaces()?) == before, "killed: {killed}, alike: {alike}");
-            // A link that may be taskgate's stays in the list until it is gone.
+            // A link that may be taskgate's stays in the list until the link is gone.
             ensure!(Path::new(LIST).exists() == alike);
             ip("link del other")?;
             ip("netns del web")?;
@@ -150,13 +150,13 @@ fn a_run_that_is_killed_anywhere_leaves_nothing_unlisted() -> Result<()> {
                 edit(&record("link-")?, &format!("\"ifindex\":{ifindex}"), "\"ifindex\":null")?;
             }
             match step {
-                // Killed before the pair was made, in a namespace whose name was not there yet.
+                // Killed before the pair was made, in a namespace whose name did not exist yet.
                 "listed" => {
                     ip(&format!("link del {link}"))?;
                     ip("netns del web")?;
                     placeholder("web")?;
                 }
-                // Killed before it had its alias.
+                // Killed before the link had its alias.
                 "link" => ip_batch(&format!("link set {link} alias \"\"\n"))?,
                 _ => {}
             }

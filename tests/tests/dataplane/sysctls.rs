@@ -14,7 +14,7 @@ use testkit::{
 const HOST: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-/// A message, which counter tells that it came, and how the host shows that it was heeded.
+/// A message, the counter that shows its arrival, and the host's state that shows whether it was heeded.
 struct Case {
     control: NeighbourControl,
     frame: Vec<u8>,
@@ -124,7 +124,7 @@ fn obey(netns: &Netns, remedy: &str) -> Result<()> {
 #[test]
 fn a_host_heeds_its_neighbours_as_its_settings_are_read() -> Result<()> {
     let (host, outside) = (Netns::new("host")?, Netns::new("outside")?);
-    // A dot in its name, and all that routes need that could be redirected.
+    // An interface name with a dot, and everything that routes need to be redirected.
     host.add_veth("a.1", &outside, "b")?;
     for netns in [&host, &outside] {
         netns.set("net.ipv6.conf.all.accept_dad", "0")?;
@@ -157,7 +157,7 @@ fn a_host_heeds_its_neighbours_as_its_settings_are_read() -> Result<()> {
             set("all", key, all)?;
             set("a.1", key, own)?;
             let before = count(&host, case.counter)?;
-            // Once the second one is counted the first one is done with.
+            // Once the second message is counted, the first one has been processed.
             for _ in 0..2 {
                 sender.send(&case.frame)?;
             }

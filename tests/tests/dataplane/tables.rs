@@ -165,7 +165,7 @@ fn connections_are_read_and_taken_whole() -> Result<()> {
         let key = *ids.get(&id).context("it was read")?;
         Ok(Some((key, expected[&key])))
     };
-    // Marked ones are read as all others, and can be kept.
+    // Marked entries are read like all others, and can be kept.
     let mut read = 0;
     tables.conns(&mut |_| read += 1)?;
     ensure!(read == all.len());
@@ -329,7 +329,7 @@ fn floor(usage: &[AtomicU64], slot: u16, removed: usize) -> u64 {
     usage[word / 8].load(Relaxed)
 }
 
-/// Charges to the pool are given back to it, for the slot and for all.
+/// Charges to the pool are returned to it, for the slot and for the total.
 #[test]
 fn a_removed_entry_is_given_back_to_the_account_that_paid() -> Result<()> {
     let object = BpfObject::load(&SMALL)?;
