@@ -35,7 +35,7 @@ use testkit::{
 const LINK: u32 = 101;
 const TASK4: &str = "10.9.0.5";
 const TASK6: &str = "2001:db8:9::5";
-/// Connections and denied flows that there is room for.
+/// The room for connections and for denied flows.
 const ROOM: u32 = 200_000;
 
 fn at(text: &str) -> IpAddr {
@@ -57,7 +57,7 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Loads it with room for the members of `size`, and makes the task's link. To be called in a sandbox.
+    /// Loads the program with room for the members of `size`, and makes the task's link. Must be called in a sandbox.
     fn new(size: ImageSize) -> Result<Self> {
         ip(&format!("link add task index {LINK} type veth peer name peer"))?;
         let object = BpfObject::load(&LoadOptions {

@@ -1,4 +1,4 @@
-//! Many members: found right, refused where they do not fit, and never another's while they come and go.
+//! Many members: each is found, refused if there is no room, and never taken for another while members come and go.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -32,7 +32,7 @@ fn addresses(number: u32) -> [IpAddr; 2] {
     [v4.into(), Ipv6Addr::from(v6).into()]
 }
 
-/// Members with these numbers, those of even ones in `CLIENTS` and the others in the group after it; each has both of its
+/// Members with these numbers, the even ones in `CLIENTS` and the others in the next group; each has both of its
 /// addresses.
 fn with_members(numbers: impl Iterator<Item = u32>) -> Model {
     let anywhere = [tcp_to(PORTS[0], PORTS[0]), tcp_to(PORTS[1], PORTS[1])];
@@ -49,7 +49,7 @@ fn with_members(numbers: impl Iterator<Item = u32>) -> Model {
     model(groups, enis)
 }
 
-/// Whether a member's packets pass to the one port and to the other, by both of its addresses.
+/// Whether a member's packets pass to each of the two ports, from each of its addresses.
 fn verdicts(program: &OwnedFd, number: u32, from_port: u16) -> Result<[[bool; 2]; 2]> {
     let mut found = [[false; 2]; 2];
     for ((from, to), found) in addresses(number).into_iter().zip([TASK4, TASK6]).zip(&mut found) {
@@ -110,7 +110,7 @@ fn a_million_members_are_found() -> Result<()> {
                 "stranger {number}"
             );
         }
-        // And none of them in a generation without them; then all again, where they were.
+        // None is found in a generation without members; then all are found again, in their previous places.
         let none = writer.compile(&with_members(0..0), Scope::default())?;
         writer.switch(&none)?;
         for number in (0..MEMBERS).step_by(997) {
@@ -171,7 +171,7 @@ fn no_packet_meets_groups_of_another_while_members_come_and_go() -> Result<()> {
         };
         let loaded = Loaded::new(size)?;
         let mut writer = Writer::new(&loaded.image, size)?;
-        // Even ones come with every even generation, odd ones with every odd one, each time others.
+        // Even members come with even generations, odd ones with odd generations, different ones each time.
         let coming = |generation: u64| {
             let round = (generation % 6) as u32;
             (0..5_000).map(move |at| STAY + 2 * (5_000 * (round / 2) + at) + round % 2)

@@ -1,5 +1,5 @@
-//! Two configurations that differ in two places each, switched thousands of times: packets whose verdict is the same in
-//! both never get the one that a mixture of them would give.
+//! Two configurations that differ in two places each, switched thousands of times: packets with the same verdict in both
+//! never get the verdict that a mixture would give.
 
 use std::{
     sync::atomic::AtomicBool,
@@ -21,8 +21,8 @@ const SIZE: ImageSize = ImageSize {
     policy_banks: 2,
 };
 const SWITCHES: u32 = 2_000;
-/// Those of the peer whose groups change, of the exempt host, and of the task that has its second addresses in one
-/// configuration only.
+/// The addresses of the peer whose groups change, of the exempt host, and the second addresses of the task, which it has
+/// in one configuration only.
 const PEER: [&str; 2] = ["10.9.0.77", "2001:db8:9::77"];
 const EXEMPT: [&str; 2] = ["192.0.2.9", "2001:db8:ffff::9"];
 const SECOND_OWN: [&str; 2] = ["10.9.0.6", "2001:db8:9::6"];
@@ -33,17 +33,17 @@ const NEVER: u16 = 1001;
 const ALWAYS: u16 = 1002;
 const NEVER_SECOND: u16 = 1003;
 
-/// The parts in which the two differ: each as the second configuration has it, or as the first.
+/// The parts in which the two configurations differ: each as in the second configuration, or as in the first.
 #[derive(Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one of two configurations' part")]
 struct Parts {
-    /// Rules: which group reaches which port, and whether anybody reaches the third one.
+    /// Rules: which group reaches which port, and whether any peer reaches the third one.
     rules: bool,
-    /// Members: in which group the peer is, and which addresses the task has.
+    /// Members: the peer's group, and the task's addresses.
     members: bool,
     /// The exempt list.
     exempt: bool,
-    /// The task's own row: whether it is isolated from all it would begin.
+    /// The task's own row: whether it is isolated, so that it can open nothing.
     slot: bool,
 }
 
@@ -59,7 +59,8 @@ impl Parts {
 }
 
 fn configuration(parts: Parts) -> (Model, Vec<IpAddr>) {
-    // First: 1001 from group 1, where the peer is not; second: from group 2, where it is not then.
+    // First: 1001 from group 1, of which the peer is not a member; second: from group 2, of which it is then not a
+    // member.
     let (with, without) = if parts.rules {
         ("group:2", "group:1")
     } else {
@@ -69,7 +70,7 @@ fn configuration(parts: Parts) -> (Model, Vec<IpAddr>) {
     if parts.rules {
         rules.extend(["0.0.0.0/0", "::/0"].map(|net| (tcp_to(NEVER_SECOND, NEVER_SECOND), net)));
     }
-    // The exempt host may be reached by no rule; a second place that would let it be is that of the rules.
+    // No rule allows the exempt host; the second place that would have to allow it is the rules.
     let egress: &[(Protocol, &str)] = &[];
     let groups = vec![
         group("web", &rules, egress),
@@ -92,7 +93,7 @@ fn configuration(parts: Parts) -> (Model, Vec<IpAddr>) {
 
 fn compiled(writer: &mut Writer<'_>, parts: Parts) -> Result<Compiled> {
     let (model, exempt) = configuration(parts);
-    // The first one isolates the task and would let it reach the exempt host, the second one does neither.
+    // The first configuration isolates the task and would let it reach the exempt host, the second does neither.
     let scope = Scope {
         exempt: &exempt,
         isolated: !parts.slot,
@@ -100,8 +101,8 @@ fn compiled(writer: &mut Writer<'_>, parts: Parts) -> Result<Compiled> {
     writer.compile(&model, scope)
 }
 
-/// The packets of both families whose verdict tells a mixture: the name, the gate, whether both configurations let it pass,
-/// and the frame with a source port.
+/// The packets of both families whose verdict shows a mixture: name, gate, whether both configurations let it pass, and
+/// the frame with this source port.
 fn probes(own: &str, family: usize, port: u16) -> [(&'static str, Direction, bool, Vec<u8>); 4] {
     let frame = |from, to, to_port| syn(at(from), port, at(to), to_port);
     [
@@ -162,7 +163,7 @@ fn hammer(isolates: bool, parts: impl Fn(bool) -> Parts) -> Result<()> {
     writer.switch(&both[0])?;
     writer.bind()?;
 
-    // Both configurations answer as expected; and a mixture would be seen: each of the probes tells one.
+    // Both configurations answer as expected, and each probe would show a mixture.
     for which in &both {
         writer.switch(which)?;
         for (name, expected, passed) in ask(&gates, 1)? {
