@@ -27,7 +27,7 @@ fn for_all(act: impl Fn(Gated, &[bool]) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// The reload comes first: it finds half a gate or none on a link that is there.
+/// The reload comes before the repair: it finds half a gate or none on an existing link.
 #[test]
 fn a_reload_that_meets_a_gate_that_was_taken_off_cuts_nothing() -> Result<()> {
     for_all(|mut gated, sides| {
@@ -49,7 +49,7 @@ fn messages_of_a_link_whose_gate_was_taken_off_cut_nothing() -> Result<()> {
         gated.daemon.apply(&config)?;
         let (host, link) = (&gated.topology.host, gated.link.clone());
         take_off(host, &gated.instance(), &link, sides)?;
-        // The device of a task is it by its name alone.
+        // A device is a task's by its name alone, so only a link made by taskgate is renamed.
         if gated.made == Made::ByTaskgate {
             host.ip(&format!("link set {link} name renamed"))?;
             host.ip(&format!("link set renamed name {link}"))?;
@@ -61,7 +61,7 @@ fn messages_of_a_link_whose_gate_was_taken_off_cut_nothing() -> Result<()> {
     })
 }
 
-/// Of a link with half a gate a process knows that it is the one that was gated before; of one without any it does not.
+/// Half a gate shows a process that the link is the one that was gated before; without any gate it cannot know.
 #[test]
 fn a_process_that_finds_half_a_gate_goes_on_with_it() -> Result<()> {
     for_all(|mut gated, sides| {

@@ -28,7 +28,7 @@ enum Made {
     ByOthers,
 }
 
-/// A running taskgate, a task, and a connection to it.
+/// A running taskgate, a task, and a connection to the task.
 struct Gated {
     daemon: Daemon,
     task: Netns,
@@ -109,7 +109,7 @@ impl Gated {
         self.daemon.await_message("does not hold what it should")
     }
 
-    /// The task's link is the one that it was, its connection lives, and nothing else passes.
+    /// The task's link is the same as before, its connection lives, and no other packet passes.
     fn check_closed(&mut self) -> Result<()> {
         self.live.echo(1000)?;
         ensure!(try_connect(&self.topology.outside, at(WEB, 80))?.is_none());

@@ -70,7 +70,7 @@ fn a_bpffs_that_was_unmounted_is_there_again() -> Result<()> {
     })
 }
 
-/// A gate without a name is as good as any other while its process lives: the link is not closed for want of one.
+/// A gate without a pin works like any other while its process lives: the link is not closed for that reason.
 #[test]
 fn names_that_cannot_be_given_are_told_of_and_cut_nothing() -> Result<()> {
     with_own_bpffs(|| {
@@ -83,7 +83,7 @@ fn names_that_cannot_be_given_are_told_of_and_cut_nothing() -> Result<()> {
                 let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
                 mount(None::<&str>, BPFFS, None::<&str>, flags, None::<&str>)
             };
-            // It may have been put right in between.
+            // The pin may have been repaired in between.
             while remount(MsFlags::MS_RDONLY).is_ok() && pins::folder(&gated.instance()).exists() {
                 remount(MsFlags::empty())?;
                 fs::remove_dir_all(pins::folder(&gated.instance()))?;
