@@ -39,7 +39,8 @@ fn a_task_that_floods_fills_its_own_share_of_connections() -> Result<()> {
         }
         Ok(())
     })?;
-    // The first of them are in, all others were denied, and the task's own old connection is among those that live on.
+    // The first connections are admitted, all others were denied, and the task's old connection is among those that live
+    // on.
     old.echo(100)?;
     let denied = u64::from(FLOWS) - (SHARE - 1);
     held.await_counted(Egress, "task-connections-full", &[denied])?;
@@ -85,7 +86,7 @@ fn a_flood_takes_the_pool_and_leaves_other_tasks_their_floors() -> Result<()> {
     held.await_counted(Egress, "connections-full", &[denied])?;
     assert_eq!(held.used().conns, TOTAL - FLOOR + 1);
     assert!(!connects(loud)?, "nothing new for who has taken all");
-    // The other one has all of its floor, and not one more.
+    // The other task has all of its floor, but no entry more.
     live.echo(1000)?;
     assert!(connects(quiet)?);
     Flood::syn(quiet, ip(QUIET), at(OUTSIDE, CLOSED))?.send(FIRST, 200)?;
@@ -188,7 +189,7 @@ fn tasks_that_come_and_go_leave_nothing_charged() -> Result<()> {
     let held = MapDump::of(&test.daemon)?;
     let _echo = TcpEcho::start(&test.topology.outside, ECHO)?;
     for round in 0..3_u16 {
-        // Its namespace is another one each time.
+        // The task has a new namespace each time.
         let quiet = test.topology.task("quiet-1")?;
         assert!(connects(&quiet)?);
         // More than its floor: of both accounts.
@@ -237,7 +238,7 @@ fn an_untracked_flood_passes_and_what_found_no_room_is_told() -> Result<()> {
     })?;
     live.abort()?;
     let lost = 2 * (u64::from(FLOWS) - SHARE);
-    // One for each entry, and one for each packet without one.
+    // One for each entry, and one for each packet without an entry.
     until("the last packet is counted", || {
         Ok(held.counted(Egress, "rule")?.first() == Some(&(SHARE + lost)))
     })?;

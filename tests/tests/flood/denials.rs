@@ -42,7 +42,7 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
         } else {
             (Flood::udp(loud, ip(LOUD), at(OUTSIDE, SINK))?, Egress)
         };
-        // The first one alone: until the way to its receiver is known few can wait.
+        // First a single packet: few packets can wait until the receiver's neighbour entry is resolved.
         flood.send(FIRST, 1)?;
         held.await_counted(direction, "no-rule", &[1])?;
         beside(quiet, &mut live, || flood.send(FIRST + 1, FLOWS - 1))?;
@@ -57,7 +57,7 @@ fn a_flood_of_denials_leaves_other_tasks_their_floors() -> Result<()> {
         let room = if inward { MOST_FROM_OUTSIDE } else { MOST_DENIALS };
         let used = held.used();
         let lost = used.denied_lost;
-        // Where the flood takes its time, room is made in the midst of it.
+        // If the flood is slow, entries are freed in the middle of it.
         assert!(
             (1..=u64::from(FLOWS) - room).contains(&lost),
             "{lost}, inward: {inward}"

@@ -41,8 +41,8 @@ const MOST_DENIALS: u64 = DENIALS - DENIALS / 4 / 2;
 /// some seconds.
 const MOST_OPENED: usize = 200;
 
-/// Runs `flood` while a task's connection to the echo outside goes on and it opens and closes others all the time. Gives
-/// how many it opened.
+/// Runs `flood` while a task's connection to the echo outside continues and the task opens and closes others all the
+/// time. Returns how many it opened.
 fn beside<R>(quiet: &Netns, live: &mut Client, flood: impl FnOnce() -> Result<R> + Send) -> Result<(R, usize)>
 where
     R: Send,
@@ -76,7 +76,7 @@ fn connects(task: &Netns) -> Result<bool> {
     Ok(client.map(Client::abort).transpose()?.is_some())
 }
 
-/// Whether the records of a task say that something is missing.
+/// Whether the records of a task report missing packets.
 fn lacks(records: &[Record], task: &str) -> bool {
     let eni = Config::eni(task);
     records
@@ -84,7 +84,7 @@ fn lacks(records: &[Record], task: &str) -> bool {
         .any(|record| record.eni == eni && record.status == Status::SkipData)
 }
 
-/// Ends taskgate. The records of `loud-1` lack so many packets, and say so; those of `quiet-1` lack none.
+/// Stops taskgate. The records of `loud-1` lack this many packets, and report that; those of `quiet-1` lack none.
 fn sums_are_whole(test: E2eTest, expected: &Ledger, lost: u64) -> Result<()> {
     let stopped = test.daemon.stop()?;
     let recorded = stopped.ledger()?;

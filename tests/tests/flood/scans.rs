@@ -1,4 +1,4 @@
-//! Scans: many ports that are denied, one after another.
+//! Scans: many denied ports, one after another.
 
 use std::{thread::sleep, time::Duration};
 
@@ -8,7 +8,7 @@ use testkit::{Action, E2eTest, MapDump, OUTSIDE_V4, at, record::Status, scale::B
 
 use super::{FIRST, LOUD, SINK, lacks};
 
-/// A scan of more flows than there is room for leaves all of its records, if it takes some seconds.
+/// A scan of more flows than the table has room for leaves all of its records, if it takes some seconds.
 #[test]
 fn a_scan_of_many_times_the_room_leaves_its_records() -> Result<()> {
     const PORTS: u16 = 8000;
@@ -49,7 +49,7 @@ fn a_scan_leaves_its_records_beside_hundreds_of_tasks() -> Result<()> {
     Ok(())
 }
 
-/// Ends it, and sees that there is a record of each port.
+/// Stops taskgate; each port must have a record.
 fn is_recorded_whole(test: E2eTest, ports: u16) -> Result<()> {
     let stopped = test.daemon.stop()?;
     assert_eq!(
