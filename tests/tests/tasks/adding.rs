@@ -1,4 +1,4 @@
-//! A task is there once the answer comes, and gone once it is removed.
+//! A task is up once the answer comes, and gone once it is removed.
 
 use std::time::Duration;
 
@@ -37,10 +37,10 @@ fn a_task_is_added_judged_recorded_and_removed() -> Result<()> {
     let eni = answer["eni"].as_str().context("no ENI")?.to_owned();
     check_gate(&topology.outside, &inside, DB)?;
     check_gate(&topology.outside, &topology.task("web-1")?, WEB)?;
-    // Its groups are those of another task: nothing was compiled.
+    // Its groups are those of another task, so that nothing was compiled.
     ensure!(generation(&topology)? == before);
 
-    // Once more, and as something else.
+    // The same task again, and another one of its name.
     ensure!(add(&topology, &task)? == answer);
     let mut other = task.clone();
     other["addresses"] = json!(["10.88.0.21"]);
@@ -104,7 +104,7 @@ fn a_task_that_cannot_be_is_refused_and_leaves_nothing() -> Result<()> {
         let problem = control(&topology).post("/v1/tasks", &task)?.problem(422)?;
         ensure!(problem.to_string().contains(says), "{task}: {problem}");
     }
-    // These fit the configuration, and not the host.
+    // These requests fit the configuration, but not the host.
     for (key, value) in [
         ("device", json!("missing")),
         ("device", json!("lo")),

@@ -44,7 +44,7 @@ fn a_live_connection_is_cut_and_new_ones_pass_once_it_is_undone() -> Result<()> 
                 .eq([json!(task)])
         );
 
-        // Neither a reload nor another process forgets it.
+        // The isolation survives a reload and another process.
         daemon.apply(&config)?;
         ensure!(probe(&topology.outside, at(address, 80))? == Answer::Silence);
         daemon.kill_now()?;

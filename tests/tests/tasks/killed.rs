@@ -1,4 +1,4 @@
-//! SIGKILL while a task is added or removed: it is there whole, or not at all, and never open.
+//! SIGKILL while a task is added or removed: the task exists completely or not at all, and is never open.
 
 use std::{thread, time::Duration};
 
@@ -34,7 +34,7 @@ fn a_kill_at_any_time_leaves_nothing_half_made() -> Result<()> {
             daemon.kill_now()?;
             Ok(call.join().is_ok_and(|answer| answer.is_ok()))
         })?;
-        // Without the task, or before it is up, there is no way to its address.
+        // Without the task, or before it is up, there is no route to its address.
         let answer = probe(&topology.outside, at(DB, 81));
         ensure!(
             answer.as_ref().map_or(true, |answer| *answer == Answer::Silence),

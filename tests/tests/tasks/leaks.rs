@@ -12,7 +12,7 @@ use testkit::{Daemon, Process, Topology, kernel::Objects, netns::until, pins};
 
 use crate::{DB, add, check_clean, check_gate, db, end, remove, server};
 
-/// Tasks that are there at a time.
+/// Tasks that exist at the same time.
 const AT_ONCE: usize = 3;
 /// The accepted growth of memory, in KiB, for memory that allocators keep.
 const GROWN: u64 = 4096;
@@ -35,7 +35,7 @@ impl Held {
         let process = PathBuf::from(format!("/proc/{}", daemon.pid()?));
         let mut files = BTreeMap::new();
         for file in fs::read_dir(process.join("fd"))? {
-            // One may have been closed by now: the socket of a client.
+            // A descriptor may be closed by now: the socket of a client.
             let Ok(target) = fs::read_link(file?.path()) else {
                 continue;
             };
@@ -54,7 +54,7 @@ impl Held {
         })
     }
 
-    /// Whether there is nothing else, and no more of anything.
+    /// Whether `other` has no further kinds of files, and not more of any resource.
     fn has_all_of(&self, other: &Self) -> bool {
         let mut files = other.files.iter();
         files.all(|(kind, number)| self.files.get(kind).is_some_and(|before| number <= before))
@@ -63,7 +63,7 @@ impl Held {
     }
 }
 
-/// Adds so many and removes them, with [`AT_ONCE`] there at a time.
+/// Adds and removes this many tasks, [`AT_ONCE`] of them at the same time.
 fn come_and_go(topology: &Topology, tasks: usize) -> Result<()> {
     let mut there = VecDeque::new();
     for at in 0..tasks {

@@ -18,7 +18,7 @@ const WEB: &str = "10.88.0.10";
 const DB: &str = "10.88.0.20";
 const SERVER: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
-/// A configuration with one task, `web-1`.
+/// A configuration with a single task, `web-1`.
 fn server(topology: &Topology) -> Config {
     let config = topology.config().group("server", SERVER);
     config.task("web-1", &[WEB], &["server"])
@@ -48,7 +48,7 @@ fn generation(topology: &Topology) -> Result<u64> {
     Ok(status["generation"].as_u64().unwrap_or_default())
 }
 
-/// A task is gated as [`SERVER`] has it.
+/// Checks that a task's gate follows [`SERVER`].
 fn check_gate(outside: &Netns, task: &Netns, address: &str) -> Result<()> {
     let _echo = TcpEcho::start(task, 80)?;
     Client::connect(outside, at(address, 80))?.finish()?;

@@ -1,4 +1,4 @@
-//! Added tasks outlive a reload; a configuration that has no room for one is refused.
+//! Added tasks outlive a reload; a configuration without room for an added task is refused.
 
 use anyhow::{Result, ensure};
 use testkit::{Reload, Topology};
@@ -30,7 +30,7 @@ fn an_added_task_stays_through_reloads_and_conflicts_are_refused() -> Result<()>
         check_gate(&topology.outside, &inside, DB)?;
     }
 
-    // A daemon that starts with such a configuration leaves the task out: it passes nothing, and is kept.
+    // A daemon that starts with such a configuration leaves the task out: it passes nothing, and stays in the list.
     daemon.kill_now()?;
     let mut daemon = topology.start(&address)?;
     ensure!(
