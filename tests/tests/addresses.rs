@@ -24,13 +24,13 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
             .task("other-1", &OTHER, &["open"])
     })?;
     let task = test.task("task-1")?;
-    // From here on it claims to be others as well.
+    // From here on the task claims other hosts' addresses as well.
     task.ip("address add 10.66.0.1/32 dev eth0
          address add 10.88.0.20/32 dev eth0
          address add fd66::1/128 dev eth0 nodad
          address add fd88::20/128 dev eth0 nodad")?;
     let mut expected = test.passed()?;
-    // As itself it may, and so learns where its way out is.
+    // Under its own addresses the task may send, and so learns its gateway's hardware address.
     for (own, outside) in TASK.into_iter().zip(["10.99.0.2", "fd99::2"]) {
         let server = UdpPeer::bind(&test.topology.outside, &at(outside, 53).to_string())?;
         let flow = UdpPeer::bind(task, &at(own, 0).to_string())?.converse(&server, 1)?;
@@ -41,7 +41,7 @@ fn a_task_sends_as_itself_or_not_at_all() -> Result<()> {
             Count::new(1, header + 16),
         );
     }
-    // Under a stranger's address and a neighbour's it may not.
+    // Under a stranger's or a neighbour's address it may not.
     for (number, source) in ["10.66.0.1", OTHER[0], "fd66::1", OTHER[1]].into_iter().enumerate() {
         let v6 = source.contains(':');
         let outside = if v6 { "fd99::2" } else { "10.99.0.2" };
@@ -151,7 +151,7 @@ fn the_resolver_needs_no_rule_and_leaves_no_record() -> Result<()> {
     // By TCP as well.
     let _echo = TcpEcho::start(&test.topology.outside, 53)?;
     assert_eq!(probe_for(task, at(RESOLVER, 53), Answer::Open)?, Answer::Open);
-    // Unsolicited packets from there are not exempt, and each denial has a record.
+    // Unsolicited packets from the resolver are not exempt, and each denial has a record.
     let server = UdpPeer::bind(task, "10.88.0.10:7000")?;
     let unasked = udp.send(server.address(), b"unasked")?;
     assert_eq!(

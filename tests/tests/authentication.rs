@@ -20,7 +20,7 @@ fn task(config: Config, protocol: &str) -> Config {
     config.group("peers", &rules).task("task-1", &addresses, &["peers"])
 }
 
-/// One packet with an authentication header of 24 bytes, and the datagram in it.
+/// A packet with an authentication header of 24 bytes and a datagram in it.
 fn one(from: &str, to: &str) -> (Flow, Count) {
     let header = if ip(from).is_ipv4() { 20 } else { 40 };
     let bytes = header + 24 + 8 + DATA.len() as u64;
@@ -50,7 +50,7 @@ fn a_rule_for_authentication_admits_it_in_both_families() -> Result<()> {
             stage.await_denials("task-1", 2)?;
             assert_eq!(inside.count(DATA)?, 0);
         }
-        // A kernel that knows no such header says so, as far as the task's rules let it.
+        // A kernel without support for the header reports that by ICMP, as far as the task's rules allow.
         let recorded = stage.daemon.stop()?.ledger()?;
         assert_eq!(recorded.without(|flow| [1, 58].contains(&flow.protocol)), expected);
     }

@@ -1,4 +1,4 @@
-//! Output of the AWS CLI, enforced: groups, rules, ENIs and prefix lists unchanged, and one native file that binds
+//! Output of the AWS CLI, enforced: groups, rules, ENIs and prefix lists unchanged, and a single native file that binds
 //! tasks.
 
 use std::fs;

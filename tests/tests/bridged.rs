@@ -19,7 +19,7 @@ const GATEWAY: &str = "fe80::1";
 const RULES: &str = "ingress: [{ protocol: udp, ports: 53, from: ['fe80::/10'] }], \
                      egress: [{ protocol: udp, ports: 53, to: ['fe80::/10'] }]";
 
-/// A namespace whose `eth0` is on the bridge, and its own link-local address and hardware address there.
+/// A namespace whose `eth0` is on the bridge, with its link-local address and its hardware address.
 struct Neighbour {
     netns: Netns,
     index: u32,
@@ -46,7 +46,7 @@ impl Neighbour {
         if joins {
             topology.host.ip(&format!("link set {device} master bridge"))?;
         }
-        // Without a probe, as many runtimes have it.
+        // Without duplicate address detection, as in many runtimes.
         netns.set("net.ipv6.conf.eth0.accept_dad", "0")?;
         netns.ip("link set eth0 up")?;
         await_up(&[(&topology.host, &device), (&netns, "eth0")])?;
@@ -64,7 +64,7 @@ impl Neighbour {
         self.address.into()
     }
 
-    /// Its address as text that names the link, as sockets need it.
+    /// An address with the link as its scope, in the form that sockets need.
     fn on_link(&self, of: Ipv6Addr, port: u16) -> String {
         format!("[{of}%{}]:{port}", self.index)
     }
@@ -127,7 +127,7 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
         Neighbour::new(&topology, "victim", 0x10, true)?,
         Neighbour::new(&topology, "watcher", 0x30, true)?,
     );
-    // It comes to the bridge once it is gated.
+    // This neighbour joins the bridge once it is gated.
     let other = Neighbour::new(&topology, "other", 0x20, false)?;
     let daemon = topology.start(&config(&topology))?;
     await_gates(&topology.host, "tg-victim")?;
@@ -167,7 +167,7 @@ fn a_task_does_not_speak_as_its_neighbours_on_a_bridge() -> Result<()> {
     for lie in &lies {
         from_other.send(lie)?;
     }
-    // Its own address it may say, and speak from.
+    // A task may announce its own address, and send from it.
     from_other.send(&announces(other.ip(), other.mac, ip(ALL_NODES), ALL_NODES_MAC))?;
     other.asks(40001, &watcher)?;
     server.expect(b"query")?;

@@ -20,7 +20,7 @@ use testkit::{
 const WEB: &str = "10.88.0.10";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
-/// `--counters=json`: one line at the end, for programs.
+/// `--counters=json`: a single line at the end, for programs.
 #[test]
 fn counters_are_one_line_of_json_at_the_end() -> Result<()> {
     let topology = Topology::new()?;

@@ -69,7 +69,7 @@ fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
         );
         assert_eq!(held.counted(Egress, "no-rule")?, [0; 0]);
         assert_eq!(held.counted(Ingress, "no-rule")?, [0; 0]);
-        // It may do nothing else: not even ask that port of the server from another one.
+        // Everything else is denied: even the server's DHCP port from another port.
         task.ip(&format!("route add {SERVER}/32 dev eth0"))?;
         let socket = UdpPeer::bind(&task, &at(&TASK.to_string(), 0).to_string())?;
         let denied = socket.send(at(SERVER, 67), b"not DHCP's port")?;
@@ -81,8 +81,8 @@ fn a_task_gets_its_address_though_its_groups_allow_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A lease is renewed by asking the server that gave it: an address like any other, unless it is the VPC router's. A
-/// client that gets no answer asks every server again before its lease ends.
+/// A lease is renewed by asking the server that granted it: an ordinary address, unless it is the VPC router's. A client
+/// without an answer asks all servers again before its lease ends.
 ///
 /// AWS: SG-EXEMPT-1, FL-SILENT-1
 #[test]
@@ -153,7 +153,7 @@ fn without_exemptions_dhcp_is_denied_and_recorded() -> Result<()> {
     Ok(())
 }
 
-/// The link-local address of the one link in a namespace.
+/// The link-local address of a link in a namespace.
 fn link_local(netns: &Netns, link: &str) -> Result<String> {
     let mut found = None;
     until("the link has a link-local address", || {

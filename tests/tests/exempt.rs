@@ -1,4 +1,4 @@
-//! An address that tasks reach without a rule is a stranger like any other when it comes from outside.
+//! Addresses that tasks reach without a rule are ordinary strangers when they send from outside.
 
 use std::net::IpAddr;
 
@@ -71,7 +71,7 @@ fn an_exempt_address_opens_nothing_from_outside() -> Result<()> {
     let udp = UdpPeer::bind(test.task("task-1")?, "[::]:7000")?;
     let mut expected = testkit::Ledger::default();
     let mut sent = 0;
-    // Before the task has asked the service anything, and after it has.
+    // Before the task has sent to the service, and after.
     for asked in [false, true] {
         for service in EXEMPT {
             if asked {
@@ -115,7 +115,7 @@ fn ask(test: &E2eTest, service: &str) -> Result<()> {
     Pinger::new(task, ip(own), ip(service))?.echo()
 }
 
-/// Nor does a flood of them: it is denied, and recorded as far as there is room.
+/// Nor does a flood of such packets: they are denied, and recorded as far as there is room.
 #[test]
 fn nor_by_the_thousand() -> Result<()> {
     const PACKETS: u16 = 2000;

@@ -1,4 +1,4 @@
-//! A failure for one task keeps that task closed, and no other.
+//! A failure of one task keeps that task closed, and no other.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ const MADE: &str = "10.88.0.11";
 const OTHER: &str = "10.88.0.20";
 const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: []";
 
-/// A task that works, on a device, and one in a namespace.
+/// A working task on a device, and another in a namespace.
 fn good(topology: &Topology) -> Config {
     topology
         .config()
@@ -114,7 +114,7 @@ fn are_closed(topology: &Topology) -> Result<()> {
     for device in ["tg-macvlan", "tg-beyond"] {
         assert_eq!(gates(&topology.host, device)?, (1, 1), "{device}");
     }
-    // Others may live behind it.
+    // Other links may be ports of the bridge.
     assert_eq!(gates(&topology.host, "tg-bridge")?, (0, 0));
     // Nothing was left in the namespaces.
     let occupied = Netns::named(&topology.config().namespace("occupied"))?;
@@ -144,7 +144,7 @@ fn at_the_start_the_others_are_gated_and_a_reload_tries_again() -> Result<()> {
     // And not again because other namespaces came.
     are_told(&daemon, &said)?;
 
-    // After the repair it works from the next reload on.
+    // After the repair the task works from the next reload on.
     let occupied = Netns::named(&config.namespace("occupied"))?;
     occupied.ip("link delete eth0")?;
     mend_namespace(&topology)?;
@@ -230,7 +230,7 @@ fn a_link_that_comes_and_cannot_be_gated_is_told_of_and_its_successor_gated() ->
     Ok(())
 }
 
-/// The kernel refuses for a while: no event tells when it would no longer.
+/// The kernel refuses for a while, and no event says when it stops refusing.
 #[test]
 fn a_gate_that_the_kernel_refuses_is_tried_again_until_it_stands() -> Result<()> {
     let topology = Topology::new()?;
@@ -245,7 +245,7 @@ fn a_gate_that_the_kernel_refuses_is_tried_again_until_it_stands() -> Result<()>
         ensure!(limited.success(), "`prlimit` ended with {limited}");
         Ok(())
     };
-    // Those that are open stay so.
+    // Descriptors that are open stay open.
     limit("--nofile=3:")?;
     let other = topology.device("tg-other", &[OTHER], true)?;
     daemon.await_message("task `other` is not gated, and passes nothing")?;

@@ -1,5 +1,4 @@
-//! Forged packets of strangers on the wire: they close no connection, make none that lasts, and
-//! leave a record.
+//! Forged packets of strangers on the wire: they close no connection, establish none, and leave a record.
 
 use anyhow::{Result, ensure};
 use taskgate_ebpf::abi::{Direction, tables::state};
@@ -28,7 +27,7 @@ fn server(config: Config) -> Config {
         .task("task-1", &TASK, &["server"])
 }
 
-/// Waits until the one TCP connection is in a state that satisfies `enough`.
+/// Waits until the only TCP connection is in a state that satisfies `enough`.
 fn await_state(held: &MapDump, what: &str, enough: impl Fn(u16) -> bool) -> Result<()> {
     until(what, || {
         let states = held.tcp_states()?;
@@ -37,8 +36,8 @@ fn await_state(held: &MapDump, what: &str, enough: impl Fn(u16) -> bool) -> Resu
     })
 }
 
-/// A RST or FIN that is made up without seeing the connection: ends ignore it, and so does the gate. One that comes
-/// from the server's own stack closes.
+/// A RST or FIN forged without seeing the connection: both ends and the gate ignore it. One from the server's own stack
+/// closes the connection.
 #[test]
 fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Result<()> {
     for (family, bytes) in [(0, 100), (0, 1_000_000), (1, 100)] {
@@ -77,7 +76,7 @@ fn a_forged_end_does_not_cut_an_idle_connection_and_a_real_one_closes_it() -> Re
     Ok(())
 }
 
-/// A connection that both sides close is over in seconds, one that only one side closed in minutes.
+/// A connection closed by both sides ends in seconds, one closed by one side only in minutes.
 #[test]
 fn real_stacks_close_what_they_close() -> Result<()> {
     for server in OUTSIDE {
@@ -97,7 +96,7 @@ fn real_stacks_close_what_they_close() -> Result<()> {
     Ok(())
 }
 
-/// A server whose client says nothing speaks first, days later.
+/// A server whose client is silent sends first, days later.
 #[test]
 fn a_silent_connection_is_there_when_its_server_speaks() -> Result<()> {
     let test = E2eTest::start_with(Some(600), client)?;

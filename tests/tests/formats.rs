@@ -23,7 +23,7 @@ const SG_WEB: &str = "sg-0123456789abcdef0";
 const SG_DB: &str = "sg-0123456789abcdef1";
 const ARN: &str = "arn:aws:ecs:eu-west-1:111122223333";
 
-/// A line's values by field, `-` where there is none.
+/// A line's values by field, `-` for missing ones.
 type Values = BTreeMap<String, String>;
 
 fn interface(task: &str, addresses: &[&str], group: &str) -> Value {
@@ -119,7 +119,7 @@ fn default_line(values: &Values) -> Result<Record> {
     words.join(" ").parse()
 }
 
-/// The one line about a flow at a task's gate.
+/// The only line about a flow at a task's gate.
 fn about<'v>(lines: &'v [Values], task: &str, from: SocketAddr, to: SocketAddr) -> Result<&'v Values> {
     let is = |values: &&Values, field: &str, expected: String| values[field] == expected;
     let found: Vec<_> = lines
@@ -168,7 +168,7 @@ fn custom_lines_and_json_say_what_was_sent_and_what_let_it_pass() -> Result<()> 
     let outside = UdpPeer::bind(&topology.outside, "10.99.0.2:0")?;
     outside.converse(&server, 1)?;
 
-    // The rule that let the first connection in is another one now, and the second connection has the new one's name.
+    // The rule that admitted the first connection has changed, and the second connection has the new rule's name.
     let rules = "{ protocol: tcp, ports: 22, from: [group:web] }, { protocol: tcp, ports: 5432, from: [10.88.0.0/24] }";
     daemon.apply(&configured(topology.config(), rules))?;
     old.echo(100)?;
@@ -194,7 +194,7 @@ fn custom_lines_and_json_say_what_was_sent_and_what_let_it_pass() -> Result<()> 
         .filter(|record| record.eni == Config::eni("web-1"))
         .cloned()
         .collect();
-    // On the wire it was the secondary address.
+    // On the wire the destination was the secondary address.
     let udp = outside.flow_to(at(WEB[1], 53));
     let primary = outside.flow_to(at(WEB[0], 53));
     let [request, response] = [udp, udp.back()].map(|flow| sent.get("web-1", flow, testkit::Action::Accept));
@@ -257,7 +257,7 @@ fn custom_lines_and_json_say_what_was_sent_and_what_let_it_pass() -> Result<()> 
     let of_ecs: Vec<(&str, &str)> = of_ecs.iter().map(|(field, value)| (*field, value.as_str())).collect();
     let no_ecs: Vec<(&str, &str)> = of_ecs.iter().map(|(field, _)| (*field, "-")).collect();
 
-    // The first connection: it is by the rule that is no more, in the first generation.
+    // The first connection: by the removed rule, in the first generation.
     let (client, service) = (first.source, first.destination);
     let at_web = about(&custom, "web-1", client, service)?;
     assert_says(at_web, &of_ecs);
@@ -304,7 +304,7 @@ fn custom_lines_and_json_say_what_was_sent_and_what_let_it_pass() -> Result<()> 
         ],
     );
 
-    // The second one: by the new rule.
+    // The second connection: by the new rule.
     let second = custom
         .iter()
         .filter(|line| line["interface-id"] == Config::eni("db-1") && line["dstport"] == "5432")
@@ -344,7 +344,7 @@ fn custom_lines_and_json_say_what_was_sent_and_what_let_it_pass() -> Result<()> 
         ],
     );
 
-    // JSON says the same, field by field.
+    // JSON has the same values, field by field.
     assert_eq!(objects.len(), custom.len());
     let filled: BTreeSet<&str> = RecordFormat::Json.fields().iter().map(|field| field.name()).collect();
     for (object, line) in objects.iter().zip(&custom) {

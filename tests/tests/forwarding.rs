@@ -65,7 +65,7 @@ fn without_the_check_a_task_forwards_what_its_rules_allow() -> Result<()> {
         Pinger::new(&inner, ip(own), ip(outside))?.echo()?;
         let server = UdpPeer::bind(&inner, &at(own, 53).to_string())?;
         UdpPeer::bind(&test.topology.outside, &at(outside, 0).to_string())?.converse(&server, 2)?;
-        // The rules apply to hosts behind it.
+        // The rules apply to hosts behind the router.
         assert!(try_connect(&inner, at(outside, 8))?.is_none());
         denied += 1;
         test.await_denials("router-1", denied)?;
@@ -73,7 +73,8 @@ fn without_the_check_a_task_forwards_what_its_rules_allow() -> Result<()> {
     assert_eq!(held.counted(Egress, "no-rule")?, [2]);
     assert_eq!(held.counted(Egress, "spoofed-source")?, [0; 0]);
     assert_eq!(held.counted(Ingress, "not-for-task")?, [0; 0]);
-    // Records have the router's primary IPv4 address for it, and its own IPv6 address.
+    // Records have the router's primary IPv4 address in place of the inner host's, but the inner host's own IPv6
+    // address.
     let mut expected = Ledger::default();
     let primary = |flow: Flow| {
         let named = |end: std::net::SocketAddr| {

@@ -58,7 +58,7 @@ fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
     }] });
     assert_eq!((&document["valid"], &document["host"]), (&json!(true), &expected));
 
-    // A link that can never be gated weighs more than a missing one.
+    // A link that can never be gated is a worse problem than a missing one.
     topology.host.ip("link add bridge type bridge")?;
     let config = web("bridge").with("uplink: { device: eth9, mode: routed }");
     let (exit, out, err) = check(&topology, &config, &[])?;
@@ -74,7 +74,7 @@ fn check_looks_at_the_host_if_it_is_asked_to() -> Result<()> {
     );
     assert!(out.contains("  links here    1 of 2\n"), "{out}");
 
-    // Without being asked it needs no host.
+    // Without the option, `check` does not look at the host.
     let mut plain = std::process::Command::new(binary()?);
     plain.args(["check", "--config"]).arg(topology.folder().join("checked"));
     assert_eq!(plain.output()?.status.code(), Some(0));
@@ -119,7 +119,7 @@ fn links_that_are_not_there_are_told_of_until_they_are() -> Result<()> {
     let count = |said: &[String], what: &str| said.iter().filter(|line| line.contains(what)).count();
     daemon.apply(&config)?;
     daemon.await_message(warned)?;
-    // It comes after the line that says that the reload is done.
+    // The warning comes after the line about the completed reload.
     daemon.apply(&config)?;
     assert!(count(&daemon.messages(), warned) >= 2, "{:?}", daemon.messages());
 

@@ -1,4 +1,4 @@
-//! IPv6: the same rules under other numbers, and neighbours that have to be found.
+//! IPv6: the same rules with other numbers, and neighbours that must be discovered.
 
 use anyhow::Result;
 use testkit::{
@@ -138,7 +138,7 @@ fn neighbours_are_found_and_addresses_are_tried_through_a_closed_gate() -> Resul
         let addresses = task.output("ip", &["-6", "address", "show", "dev", "eth0"])?;
         Ok(addresses.contains("fd88::10") && !addresses.contains("tentative"))
     })?;
-    // Nothing else passes, but to be sent a packet has to know where.
+    // No other packet passes, but neighbour discovery does, since packets need it.
     assert_eq!(probe(&task, at("fd99::2", 80))?, Answer::Silence);
     assert_eq!(probe(&topology.outside, at("fd88::10", 80))?, Answer::Silence);
     for (netns, link, neighbour) in [(&task, "eth0", "fe80::1"), (&topology.host, "tg-task", "fd88::10")] {

@@ -45,7 +45,7 @@ fn nothing_is_left_behind() -> Result<()> {
     Ok(())
 }
 
-/// Programs that only tests and benchmarks run are none of taskgate's.
+/// The loaded objects do not include programs that only tests and benchmarks run.
 #[test]
 fn only_what_runs_is_loaded() -> Result<()> {
     let topology = Topology::new()?;
@@ -105,7 +105,7 @@ fn a_device_that_comes_later_is_gated_when_it_comes() -> Result<()> {
         assert_eq!(probe(&task, at("10.99.0.2", 80))?, Answer::Silence);
         let passed = Ledger::of_wires(&[("web-1", &wire)])?.get("web-1", flow, Action::Accept);
         daemon.await_ledger(|ledger| ledger.get("web-1", flow, Action::Accept) == passed)?;
-        // It goes, and may come again as another link of the same name.
+        // The link is deleted, and may come again as another link of the same name.
         topology.host.ip("link delete tg-late")?;
     }
     daemon.stop()?;
@@ -201,7 +201,7 @@ fn two_instances_stand_side_by_side() -> Result<()> {
     let denied_out = testkit::e2e::flow_to(&wires[0], at(DB, 80))?;
     let at_web = Ledger::of_wires(&[("web-1", &wires[0])])?.rejected("web-1", denied_out);
     assert_eq!(one.stop()?.ledger()?, at_web);
-    // One gate is gone, the other is up.
+    // The gate of one task is gone, that of the other is up.
     assert_eq!(probe(&topology.outside, at(DB, 80))?, Answer::Silence);
     let mut at_db = Ledger::of_wires(&[("db-1", &wires[1])])?;
     let outside = two.await_ledger(|ledger| ledger.total("db-1", Action::Reject).packets >= 2)?;
@@ -255,7 +255,7 @@ fn an_instance_runs_once() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&format!("pid {}", daemon.pid()?)), "{said}");
-    // The first is none the worse for it.
+    // The first instance is not affected.
     let task = topology.task("web-1")?;
     let _echo = TcpEcho::start(&task, 80)?;
     Client::connect(&topology.outside, at(WEB, 80))?.finish()?;

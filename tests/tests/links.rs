@@ -31,7 +31,7 @@ fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> 
     await_gates(&topology.host, "tg-same")?;
     let ifindex = topology.host.run(|| Ok(if_nametoindex("tg-same")?))?;
 
-    // More messages than a socket has room for: those of the change are lost.
+    // More messages than a socket has room for: those about the change are lost.
     daemon.signal(Signal::SIGSTOP)?;
     let mut batch = String::new();
     for number in 0..2000 {
@@ -147,7 +147,7 @@ fn an_eni_gets_its_addresses_while_its_task_runs() -> Result<()> {
     }
     live.finish()?;
 
-    // Another primary address, and the first one gone.
+    // Another primary address, without the first one.
     test.reload(|config| config.task("web-1", &[SECOND], &["open"]).group("open", OPEN))?;
     Client::connect(&test.topology.outside, at(SECOND, 80))?.finish()?;
     let _outside = TcpEcho::start(&test.topology.outside, 80)?;

@@ -19,9 +19,9 @@ const ECHO: u16 = 7;
 /// The first of ports that reset.
 const CLOSED: u16 = 9001;
 
-/// SYNs that are reset, two records each, in a window of ten minutes: more records than are held, under a limit that
-/// they would not fit in. The flooding task lacks some, which is reported, the other one's are complete, and the gates
-/// stay up.
+/// SYNs that are reset, two records each, in a window of ten minutes: more records than are kept, under a memory limit
+/// that they would exceed. The flooding task lacks some records, which is reported, the other task's are complete, and
+/// the gates stay up.
 #[test]
 fn connections_that_come_and_go_take_no_more_memory_than_there_is() -> Result<()> {
     const ROUNDS: u16 = 10;

@@ -1,5 +1,5 @@
 //! Links that move to another network namespace: only a destroyed link loses its gate, and a moved one passes nothing,
-//! even if another link has its number.
+//! even if another link has its ifindex.
 
 use std::{thread, time::Duration};
 
@@ -18,7 +18,7 @@ const VICTIM: &str = "10.88.0.20";
 const ELSEWHERE: &str = "10.77.0.1";
 /// Everything.
 const ALL: &str = "ingress: [{ protocol: all, from: any }]";
-/// How long a datagram takes at the most that gets through at all.
+/// The time limit for a datagram that gets through.
 const SOON: Duration = Duration::from_millis(100);
 
 /// Whether the link keeps its ifindex in the other namespace, or another link there has it.
@@ -122,7 +122,7 @@ fn passes_nothing_under_any_identity(number: Number) -> Result<()> {
     ensure!(kept == (number == Number::Kept));
     assert_eq!(moved.passes(WEB)?, [false; 2]);
 
-    // Another task's link has its number, and the moved one says it is that task.
+    // Another task's link has its ifindex, and the moved link sends with that task's address.
     let victim = topology.numbered_device("tg-victim", Some(moved.ifindex), &[VICTIM], true)?;
     await_gates(&topology.host, "tg-victim")?;
     let _echo = TcpEcho::start(&victim, 80)?;
@@ -145,7 +145,7 @@ fn passes_nothing_under_any_identity(number: Number) -> Result<()> {
             "the moved link's packets are not the victim's: {ledger:?}"
         );
     }
-    // Without its gate everything passes: it was the gate that closed it.
+    // Without its gate everything passes: the gate had closed the link.
     assert_eq!(moved.passes(WEB)?, [true; 2]);
     Ok(())
 }

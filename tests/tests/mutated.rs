@@ -9,7 +9,7 @@ use taskgate_config::{Problem, Sources};
 use testkit::{mutation::mutated, random::Random};
 
 const TEXTS: u32 = 10_000;
-/// They are read by so many threads.
+/// The number of threads that read the texts.
 const PARTS: u32 = 4;
 const SEED: u64 = 0x7461_736b_6761_7465;
 
@@ -34,7 +34,7 @@ fn folders() -> Result<Vec<Vec<(String, String)>>> {
     Ok(folders)
 }
 
-/// Whether a problem has a place in one of these files: a line that is there, or the whole file.
+/// Whether a problem has a place in one of these files: an existing line, or the whole file.
 fn is_located(problem: &Problem, files: &[(&str, &str)]) -> bool {
     let Some((_, text)) = files.iter().find(|(name, _)| *name == problem.file) else {
         return false;
@@ -44,7 +44,7 @@ fn is_located(problem: &Problem, files: &[(&str, &str)]) -> bool {
     !problem.message.is_empty() && problem.line as usize <= lines && (problem.line == 0) == (problem.column == 0)
 }
 
-/// Reads and compiles a part of the texts. Gives how many were refused and how many compiled.
+/// Reads and compiles a part of the texts. Returns how many were refused and how many compiled.
 fn read(folders: &[Vec<(String, String)>], seed: u64) -> Result<(u32, u32)> {
     let mut random = Random::new(seed);
     let (mut refused, mut compiled) = (0, 0);

@@ -1,4 +1,4 @@
-//! Namespaces that are taken away and made again under the name of a task while taskgate runs.
+//! Namespaces that are deleted and made again under the name of a task while taskgate runs.
 
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
@@ -19,7 +19,7 @@ fn config(topology: &Topology) -> Config {
     topology.config().group("http", HTTP).task("web-1", &[WEB], &["http"])
 }
 
-/// Waits until a namespace has the task's ENI, and sees that it is its gate that answers.
+/// Waits until a namespace has the task's ENI, and checks that the task's gate judges its packets.
 fn await_eni(topology: &Topology, task: &Netns) -> Result<()> {
     until("the namespace gets its ENI", || Ok(task.links()? == ["eth0", "lo"]))?;
     let _echo = TcpEcho::start(task, 80)?;
@@ -59,7 +59,7 @@ fn a_namespace_that_is_made_again_under_its_name_gets_the_eni() -> Result<()> {
         }
         let daemon = topology.start(&config(&topology))?;
         for _ in 0..2 {
-            // As a process of the old one would keep it.
+            // Keeps the old namespace alive, as a process in it would.
             let old = Netns::named(&name)?;
             let old = alive.then_some(old);
             netns(&topology, "del", &name)?;

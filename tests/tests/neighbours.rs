@@ -34,7 +34,7 @@ fn toward(mac: [u8; 6], mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// An ICMPv6 message with its checksum (RFC 4443, 2.3), as hosts want it.
+/// An ICMPv6 message with the checksum that hosts require (RFC 4443, 2.3).
 fn icmpv6(source: IpAddr, destination: IpAddr, kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
     let mut message = frames::icmp(kind, 0, u16::from(flags) << 8, body);
     message[6..8].fill(0);
@@ -92,7 +92,7 @@ fn closed(rules: &str) -> Result<(Topology, Daemon, Netns)> {
     Ok((topology, daemon, task))
 }
 
-/// Not even one that may speak for others, with every rule open, to a host that would heed it.
+/// Not even a task without the source/destination check, with every rule open, on a host that accepts such messages.
 #[test]
 fn a_task_does_not_become_the_hosts_default_router() -> Result<()> {
     let test = E2eTest::start(|config| {
@@ -125,7 +125,8 @@ fn a_task_does_not_become_the_hosts_default_router() -> Result<()> {
     Ok(())
 }
 
-/// A host with a global address on the link asks under it and is answered; hosts beyond the link get no answer.
+/// A host with a global address on the link may ask under that address and is answered; hosts beyond the link get no
+/// answer.
 #[test]
 fn a_closed_task_answers_its_neighbours_and_tells_nobody_else() -> Result<()> {
     let (topology, daemon, task) = closed("ingress: [{ protocol: icmpv6, type: 128, from: any }], egress: []")?;
@@ -133,7 +134,7 @@ fn a_closed_task_answers_its_neighbours_and_tells_nobody_else() -> Result<()> {
     let from_task = Sender::on(&task, "eth0")?;
     let host = mac(&topology.host, "tg-task")?;
     let letter = |to: &str| toward(host, advertisement("fd88::10", to, "fd88::10", NEW_MAC));
-    // Before the host spoke from there it is anybody.
+    // Until the host has spoken from its global address, it counts as a stranger.
     from_task.send(&letter("fd88::1"))?;
     from_task.send(&letter("fd99::2"))?;
     Pinger::new(&topology.host, ip("fd88::1"), ip("fd88::10"))?.echo()?;
@@ -154,7 +155,7 @@ fn a_closed_task_answers_its_neighbours_and_tells_nobody_else() -> Result<()> {
     Ok(())
 }
 
-/// A gateway that moves to other hardware says so to all, and a gated task follows at once.
+/// A gateway that moves to other hardware announces that to all, and a gated task follows at once.
 #[test]
 fn a_gateway_that_announces_its_new_hardware_is_heard() -> Result<()> {
     let (topology, daemon, task) = closed("egress: []")?;
@@ -180,7 +181,7 @@ fn a_gateway_that_announces_its_new_hardware_is_heard() -> Result<()> {
             Ok(known.contains("02:00:00:00:00:77"))
         })?;
     }
-    // The task's own addresses are not announced to it by others.
+    // Other hosts' announcements of the task's own addresses are denied.
     let held = MapDump::of(&daemon)?;
     let own = toward(BROADCAST_MAC, frames::arp(2, ip("10.88.0.10"), ip("10.88.0.10")));
     from_host.send(&own)?;

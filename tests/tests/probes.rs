@@ -10,7 +10,7 @@ use testkit::{
 
 /// A task whose interface taskgate makes.
 const MADE: [&str; 2] = ["10.88.0.10", "fd88::10"];
-/// A task on a link that is there.
+/// A task on an existing link.
 const DEVICE: [&str; 2] = ["10.88.0.20", "fd88::20"];
 /// The host's own addresses.
 const HOST: [&str; 2] = ["10.99.0.1", "fd99::1"];
@@ -63,8 +63,8 @@ fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
     Ok(())
 }
 
-/// A rule for the host's address does not admit hosts that claim it on the wire: the kernel takes no IPv4 packet from a
-/// link that says it comes from the host. It does over IPv6, which docs/security.md says.
+/// A rule for the host's address does not admit hosts that claim it on the wire: the kernel drops IPv4 packets from a
+/// link with the host's own address as their source. It accepts them over IPv6, which docs/security.md says.
 #[test]
 fn nobody_on_the_wire_speaks_as_the_host_over_ipv4() -> Result<()> {
     let topology = Topology::new()?;

@@ -97,7 +97,7 @@ fn many_connections_over_many_windows_add_up_to_what_was_on_the_wire() -> Result
             .into_iter()
             .try_for_each(|client| client.join().expect("no panic in there").map(drop))
     })?;
-    // At least one window ends while nothing happens, and one begins.
+    // At least one window ends without traffic, and another begins.
     test.daemon
         .await_ledger(|ledger| ledger.total("web-1", Action::Accept).packets > 1000)?;
     Client::connect(outside, at(WEB, 80))?.finish()?;
@@ -138,7 +138,7 @@ fn the_last_records_come_with_the_end() -> Result<()> {
             .config()
             .group("http", "ingress: [{ protocol: tcp, ports: 80, from: any }]")
             .task("web-1", &[WEB], &["http"]);
-        // The longest interval there is: nothing is due before the end.
+        // The longest interval: no window ends before taskgate does.
         let daemon = topology.start_with(&config, Some(600))?;
         let task = topology.task("web-1")?;
         let wire = Wire::tap(&task, "eth0")?;

@@ -39,7 +39,7 @@ fn members_join_and_leave_a_group_that_a_rule_names() -> Result<()> {
 
     test.reload(|config| config.task("worker-1", &[WORKER], &["worker"]))?;
     assert!(try_connect(test.task("worker-1")?, at(DB, 5432))?.is_none());
-    // It was tracked, so it lives on without a rule.
+    // The connection was tracked, so it lives on without a rule.
     live.echo(1000)?;
     live.finish()?;
     // The reload did not affect the task that stayed in the group.
@@ -133,7 +133,7 @@ fn icmp_is_tracked_even_where_rules_are_wide_open() -> Result<()> {
     live.echo()?;
 
     test.reload(|config| config.group("open", ""))?;
-    // The same exchange goes on, a new one is denied, and so is UDP, which was untracked.
+    // The same echo exchange continues, a new one is denied, and so is UDP, which was untracked.
     live.echo()?;
     assert!(!Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(WEB))?.echoes()?);
     client.send(server.address(), b"request")?;
@@ -222,13 +222,13 @@ fn a_bad_configuration_changes_nothing_and_says_what_is_wrong_and_where() -> Res
         for word in words {
             assert!(why.contains(word), "`{word}` is missing in:\n{why}");
         }
-        // The old one is in force, to the letter.
+        // The old configuration is in force, unchanged.
         live.echo(100)?;
         Client::connect(test.task("web-1")?, at(DB, 5432))?.finish()?;
         assert_eq!(probe(test.task("worker-1")?, at(DB, 5432))?, Answer::Silence);
     }
     live.finish()?;
-    // And the next good one is taken.
+    // The next valid configuration is accepted.
     test.reload(|config| config.group("db", "ingress: [{ protocol: tcp, ports: 5432, from: any }]"))?;
     Client::connect(test.task("worker-1")?, at(DB, 5432))?.finish()?;
     let expected = test.denied_in(&[("worker-1", "db-1")])?;
@@ -294,7 +294,7 @@ fn a_device_that_no_task_has_any_more_passes_nothing() -> Result<()> {
     let dead = live.abort()?;
     echo.abort()?;
 
-    // Named again, it is a task like any other.
+    // With a task again, the device is like any other.
     test.reload(|config| config.device_task("old-1", "tg-old", &["10.88.0.40"], &["web"]))?;
     let again = testkit::Wire::tap(&old, "eth0")?;
     let flow = Client::connect(&old, at(DB, 5432))?.finish()?;

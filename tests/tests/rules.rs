@@ -186,7 +186,7 @@ fn udp_passes_by_rule_and_back_by_state_and_no_further() -> Result<()> {
     let denied_out = server.send(stranger.address(), b"nobody asked")?;
     test.await_denials("dns-1", 2)?;
     assert!(other.is_silent()? && stranger.is_silent()?);
-    // The first connection is none the worse for it.
+    // The first connection is not affected.
     client.converse(&server, 1)?;
     let expected = test
         .passed()?
@@ -238,7 +238,7 @@ fn icmp_is_met_by_type_and_code() -> Result<()> {
     })?;
     for (_, address, ..) in groups {
         for (kind, code) in [ECHO, OTHER_CODE, TIMESTAMP] {
-            // Each has a different identifier: an admitted one is tracked under it.
+            // Each has a different identifier, since an admitted request is tracked under it.
             Pinger::new(&test.topology.outside, OUTSIDE_V4, ip(address))?.request(kind, code)?;
         }
     }
@@ -288,7 +288,7 @@ fn other_protocols_go_by_number_and_pair_of_addresses() -> Result<()> {
         Ok(flow)
     };
     let task = test.task("tunnel-1")?;
-    // Packets that the task begins are denied, its answers are not.
+    // Packets that the task sends first are denied, its answers are not.
     let out = send(task, WEB, "10.99.0.2", ALLOWED)?;
     test.await_denials("tunnel-1", 1)?;
     let inward = send(&test.topology.outside, "10.99.0.2", WEB, ALLOWED)?;

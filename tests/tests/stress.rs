@@ -1,5 +1,5 @@
-//! The connection table under packets on two CPUs while the reporting process is killed again and again: each packet is
-//! in exactly one report. Half a minute, and minutes with `cargo xtask test --long`.
+//! The connection table under packets on two CPUs while the reporting process is killed repeatedly: each packet is in
+//! exactly one report. Takes half a minute, and minutes with `cargo xtask test --long`.
 
 use std::{
     cell::Cell,
@@ -158,7 +158,7 @@ impl<K: TableKey + Ord> Journal<K> {
         let mut marked = Vec::new();
         for way in 0..self.table.ways() {
             let word = self.table.control(way);
-            // Dying: marked by one that was killed.
+            // Dying: marked by a process that was killed.
             if word.is(State::Dying) || (half || random.number() & 1 == 0) && gc::mark::<K, _>(&self.table, way, word) {
                 marked.push((way, word.with(State::Dying)));
             }
@@ -204,7 +204,7 @@ fn collector() -> Result<()> {
     }
 }
 
-/// Killed when it is dropped.
+/// The collector process, killed on drop.
 struct Collector(Child);
 
 impl Collector {
@@ -217,7 +217,7 @@ impl Collector {
         Ok(Self(child))
     }
 
-    /// Lets it work for so long, and kills it.
+    /// Lets the collector work for this long, and kills it.
     fn live(mut self, life: Duration) -> Result<()> {
         let end = Instant::now() + life;
         while Instant::now() < end {
@@ -244,7 +244,7 @@ fn packets(program: BorrowedFd<'_>, frames: &[Vec<u8>], seed: u64, stop: &Atomic
     let mut random = Random::new(seed);
     let began = Instant::now();
     while !stop.load(Relaxed) {
-        // One of 16 or of 2, and others after some milliseconds: those before fall silent and come again.
+        // One of 16 flows or of 2, and others after some milliseconds: earlier flows fall silent and come again.
         let number = random.number() as usize;
         let few = if number & 1 << 32 == 0 { 1 } else { 15 };
         let at = (began.elapsed().as_millis() as usize / 50 * 16 + (number & few)) % frames.len();
@@ -371,7 +371,8 @@ fn stress(time: Duration, folder: &Path) -> Result<()> {
     let lost: u64 = usage.values().map(|usage| usage.flows_lost).sum();
     let refused: u64 = usage.values().map(|usage| usage.conns_refused).sum();
     let packets: u64 = sent.iter().sum();
-    // Where both CPUs insert one flow at once one may find the table busy: its packet passes, and is counted as lost.
+    // When both CPUs insert the same flow at once, one may find the table busy: its packet passes, and is counted as
+    // lost.
     ensure!(
         missing == lost,
         "{missing} packets are in no report, {lost} were counted as lost"

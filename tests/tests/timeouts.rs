@@ -20,16 +20,16 @@ fn with_timeouts(config: Config, timeouts: &str) -> Config {
         .with(&format!("settings: {{ timeouts: {{ {timeouts} }} }}"))
 }
 
-/// How long an answer may take to come is the time-out in force when it comes.
+/// The time limit for an answer is the time-out in force when the answer comes.
 #[test]
 fn a_time_out_that_is_reloaded_holds_for_connections_that_are_there() -> Result<()> {
-    // Before, after; how often there was an exchange; for how long nothing was heard; and whether an answer passes then.
+    // Before, after; the number of exchanges; the silence before the answer; and whether the answer passes then.
     for (before, after, exchanges, idle, passes) in [
         ("udp: 30", "udp: 60", 1, 45, true),
         ("udp: 60", "udp: 30", 1, 45, false),
         ("udp-stream: 60", "udp-stream: 180", 2, 120, true),
         ("udp-stream: 180", "udp-stream: 60", 2, 120, false),
-        // One of another kind changes nothing.
+        // A time-out of another kind changes nothing.
         ("udp: 30, udp-stream: 60", "udp: 30, udp-stream: 180", 1, 45, false),
     ] {
         let case = format!("{before} to {after}");
@@ -130,7 +130,7 @@ fn a_time_out_outside_of_awss_ranges_is_refused_and_the_old_one_stays() -> Resul
     Ok(())
 }
 
-/// Not even where nothing has removed it yet.
+/// Not even if the expired entry has not been removed yet.
 #[test]
 fn what_is_over_stays_over_when_the_time_out_is_raised() -> Result<()> {
     let mut test = E2eTest::start_with(Some(600), |config| with_timeouts(config, "udp: 30"))?;

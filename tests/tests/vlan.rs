@@ -1,7 +1,7 @@
-//! A VLAN link on the host: the task is on the host's side and the wire beyond, so its gate hangs the other way round
-//! than that of a veth pair.
+//! A VLAN link on the host: the task is on the host's side and the wire beyond, so its gate is attached the other way
+//! round than that of a veth pair.
 //!
-//! Not every kernel can make such links: `cargo xtask vm` runs these tests on those that can, elsewhere they are counted
+//! Not every kernel can make such links: `cargo xtask vm` runs these tests on those that can; elsewhere they are counted
 //! as ignored.
 
 use anyhow::{Context as _, Result};
@@ -20,7 +20,7 @@ const RULES: &str =
 /// The task's address, and that of the other side, by family.
 const FAMILIES: [(&str, &str); 2] = [("10.88.0.10", "10.88.0.1"), ("fd88::10", "fd88::1")];
 
-/// VLAN 101 on both ends of the host's wire; the task's addresses are the host's own there.
+/// VLAN 101 on both ends of the host's wire; the task's addresses are the host's own on that link.
 fn tagged(topology: &Topology) -> Result<()> {
     let sides = [(&topology.host, "wire", 0), (&topology.outside, "eth0", 1)];
     for (netns, link, side) in sides {
@@ -76,11 +76,11 @@ fn what_comes_from_the_wire_is_ingress_and_what_goes_there_is_egress() -> Result
 
         let (flow, count) = datagram(&topology.host, task, other)?;
         denied = denied.reject("branch", flow, count);
-        // Such a datagram is on the wire, and stays outside of the task.
+        // Such a datagram is on the wire, but does not reach the task.
         let (flow, _) = datagram(&topology.outside, other, task)?;
         assert_eq!(outside.sent(flow)?.packets, 1);
     }
-    // Packets of the host there count for the task under its own address: records have its primary address.
+    // Packets of the host on that link count for the task under its own address: records have its primary address.
     let (mut flow, count) = datagram(&topology.host, "10.99.0.1", "10.88.0.1")?;
     flow.source.set_ip(ip("10.88.0.10"));
     denied = denied.reject("branch", flow, count);
@@ -124,7 +124,7 @@ fn a_vlan_has_a_gate_and_the_wire_below_it_has_none() -> Result<()> {
     let _echo = TcpEcho::start(&topology.host, 81)?;
     Client::connect(&topology.outside, at("10.99.0.1", 81))?.finish()?;
     assert_eq!(probe(&topology.outside, at("10.88.0.10", 81))?, Answer::Silence);
-    // A gate goes with its link, and one of that name that comes later gets its own.
+    // A gate ends with its link, and a later link of that name gets a new gate.
     topology.host.ip(&format!("link delete {LINK}"))?;
     topology.host.ip(&format!(
         "link add link wire name {LINK} type vlan id 101
@@ -138,7 +138,7 @@ fn a_vlan_has_a_gate_and_the_wire_below_it_has_none() -> Result<()> {
     Ok(())
 }
 
-/// The rule of the host's own that `docs/uplink.md` has, for the link and addresses of these tests.
+/// The host's own rule from `docs/uplink.md`, for the link and addresses of these tests.
 fn documented_rule() -> Result<String> {
     let page = include_str!("../../docs/uplink.md");
     let (_, rest) = page

@@ -31,7 +31,7 @@ const HTTP: &str = "ingress: [{ protocol: tcp, ports: 80, from: any }], egress: 
 const FILES: u32 = 40;
 const ENTRIES: u32 = 50_000;
 
-/// Writes files into a folder that take their time, and gives how many bytes they have.
+/// Fills a folder with files that take long to read. Returns their bytes.
 fn fill(folder: &Path) -> Result<u64> {
     fs::create_dir_all(folder)?;
     let mut bytes = 0;
@@ -84,14 +84,14 @@ fn a_reload_that_is_asked_for_while_the_first_configuration_is_read_does_not_end
     Ok(())
 }
 
-/// The verifier gives up when a signal is pending, and each SIGHUP asks for the files to be read again.
+/// The verifier aborts when a signal is pending, and each SIGHUP asks for the files to be read again.
 #[test]
 fn a_storm_of_signals_ends_neither_the_start_nor_a_reload() -> Result<()> {
     let topology = Topology::new()?;
     let _task = topology.device("tg-web", &[WEB], true)?;
     let daemon = topology.begin(&one(&topology), Some(1))?;
     let pid = daemon.pid()?;
-    // Until it has them registered, some of these signals end a process.
+    // Until taskgate has registered its handlers, some of these signals end a process.
     until("it hears signals", || hears(pid, Signal::SIGTERM))?;
     let over = AtomicBool::new(false);
     let process = Pid::from_raw(i32::try_from(pid)?);
@@ -140,7 +140,7 @@ fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
     let topology = Topology::new()?;
     let daemon = topology.start(&one(&topology))?;
     let pid = daemon.pid()?;
-    // Once as it is, and once more: the number of a link that went is another's then.
+    // Once for the link as it is, and once more: the ifindex of a deleted link is then another link's.
     for round in 1..=2 {
         let bytes = fill(&topology.folder().join("main"))?;
         let before = read_by(pid)?;
@@ -158,19 +158,19 @@ fn a_link_that_comes_while_a_reload_reads_does_not_wait_for_it() -> Result<()> {
         assert_eq!(probe(&topology.outside, at(WEB, 81))?, Answer::Silence);
         daemon.await_message(&format!("reloaded: generation {}", round + 1))?;
         topology.host.ip("link delete tg-web")?;
-        // The kernel tells of it before the next round.
+        // Gives the kernel time to report it before the next round.
         thread::sleep(Duration::from_millis(100));
     }
     daemon.stop()?;
     Ok(())
 }
 
-/// A full pipe on standard error, as a pager or a log shipper that has stopped reading leaves it: for the log, counters, and
-/// the error at the end.
+/// A full pipe on standard error, as left by a pager or a log shipper that has stopped reading: for the log, counters,
+/// and the error at the end.
 #[test]
 fn a_standard_error_that_nobody_reads_holds_nothing_up() -> Result<()> {
     let topology = Topology::new()?;
-    // It is never gated, which the end tells.
+    // The task is never gated, which the end reports.
     topology.host.ip("link add tg-bridge type bridge")?;
     let config = one(&topology).device_task("bridge", "tg-bridge", &["10.88.0.20"], &["http"]);
     let folder = topology.folder().join("main");

@@ -45,7 +45,7 @@ impl Watched {
         self.topology.folder().join("main")
     }
 
-    /// Waits until the gate lets this port in and the other one not.
+    /// Waits until the gate admits this port and no longer the other one.
     fn await_port(&self, port: u16, other: u16) -> Result<()> {
         let outside = &self.topology.outside;
         until(&format!("port {port} is allowed"), || {
@@ -149,7 +149,7 @@ fn a_folder_that_was_away_is_read_when_it_is_back() -> Result<()> {
     fs::write(away.join(FILE), watched.text(81))?;
     fs::rename(&away, &folder)?;
     watched.await_port(81, 80)?;
-    // Away for so long that it has to be looked for.
+    // The folder is away for so long that taskgate must search for it.
     fs::rename(&folder, &away)?;
     until("it is said to be away", || Ok(watched.said("cannot be watched") == 1))?;
     fs::write(away.join(FILE), watched.text(82))?;

@@ -66,7 +66,7 @@ fn each_tracked_connection_has_a_line() -> Result<()> {
     ping.echo()?;
 
     let all = lines(&control, "")?;
-    // Between two tasks each gate has one.
+    // Between two tasks, each gate has a connection.
     ensure!(all.len() == 5, "{all:#?}");
     let one = |query: &str| -> Result<Value> {
         let mut found = lines(&control, query)?;

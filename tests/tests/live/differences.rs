@@ -183,7 +183,7 @@ fn the_commands_answer_people_and_scripts() -> Result<()> {
         "{json}"
     );
 
-    // Nothing of it was done.
+    // The dry run changed nothing.
     live.echo(100)?;
     live.finish()?;
     test.reload(|config| config)?;

@@ -32,8 +32,8 @@ enum Opens {
     Task,
 }
 
-/// A configuration in which one group allows TCP and UDP to port 7000 of the one that is asked, and nothing allows the other
-/// direction. Port 7001 is allowed by another group.
+/// A configuration in which one group allows TCP and UDP to the server's port 7000, and nothing allows the other
+/// direction. Another group allows port 7001.
 fn configure(config: Config, setting: &str, gone: Gone, opens: Opens) -> Config {
     let (direction, side) = match opens {
         Opens::Outside => ("ingress", "from"),
@@ -84,7 +84,7 @@ fn revoke(config: Config, gone: Gone, opens: Opens) -> Config {
     }
 }
 
-/// Live connections to one port, of both families: TCP, and UDP that has become a stream.
+/// Live connections of both families to the same port: TCP, and UDP that has become a stream.
 struct Talks {
     tcp: Vec<Client>,
     udp: Vec<(UdpPeer, UdpPeer, Flow)>,
@@ -119,7 +119,7 @@ impl Talks {
         Ok(())
     }
 
-    /// The next packet of each is denied, both ways. Gives the flows.
+    /// The next packet of each connection is denied, in both directions. Returns the flows.
     fn are_cut(mut self) -> Result<Vec<Flow>> {
         let mut flows = Vec::new();
         for (peer, server, flow) in &self.udp {
