@@ -49,7 +49,7 @@ pub(super) fn read(eni: &Object<'_>, report: &mut Diagnostics) -> Option<RawEni>
     Some(read)
 }
 
-/// All private addresses, the primary IPv4 address first; public ones and delegated prefixes do not count.
+/// All private addresses, the primary IPv4 address first, without public addresses and delegated prefixes.
 fn addresses(eni: &Object<'_>, report: &mut Diagnostics) -> Vec<IpAddr> {
     let mut found = Distinct::default();
     let mut add = |object: &Object<'_>, key: &str, report: &mut Diagnostics| {

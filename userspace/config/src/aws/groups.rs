@@ -39,7 +39,7 @@ pub(super) fn read(group: &Object<'_>, report: &mut Diagnostics) -> Option<RawGr
         }
     }
     read.partial = report.errors() > before;
-    // There is not even `null`, which some tools write for an empty list.
+    // The key itself is missing; some tools write `null` for an empty list.
     read.lacks = match ["IpPermissions", "IpPermissionsEgress"].map(|key| group.has(key)) {
         [true, true] => None,
         [false, true] => Some("`IpPermissions`"),
@@ -87,7 +87,7 @@ fn read_permission(permission: &Object<'_>, rules: &mut Vec<RawRule>, report: &m
     }
 }
 
-/// The peering connection that a group is referred to over.
+/// The peering connection of a group reference.
 fn peering(group: &Object<'_>, report: &mut Diagnostics) -> Option<Peering> {
     let connection = group.value("VpcPeeringConnectionId", report, word);
     let status = group.value("PeeringStatus", report, word);
@@ -117,7 +117,7 @@ fn peer_reader(key: &str) -> Option<(&'static str, PeerReader)> {
 /// The keys of which a rule has exactly one.
 const PEERS: [&str; 4] = ["CidrIpv4", "CidrIpv6", "PrefixListId", "ReferencedGroupInfo"];
 
-/// Reads one of `SecurityGroupRules`.
+/// Reads an item of `SecurityGroupRules`.
 pub(super) fn read_rule(rule: &Object<'_>, report: &mut Diagnostics) -> Option<AwsRule> {
     let group = id(rule, "GroupId", report);
     let id = rule.required_value("SecurityGroupRuleId", AS_PRINTED, report, word);
@@ -132,7 +132,7 @@ pub(super) fn read_rule(rule: &Object<'_>, report: &mut Diagnostics) -> Option<A
     let description = rule.text("Description", report).unwrap_or_default().to_owned();
     let (id, direction) = (id?, if egress? { Direction::Egress } else { Direction::Ingress });
     let (protocol, peer, location) = (protocol?, peer?, rule.location);
-    // The number is of no use: the id names the rule.
+    // The number is unused: the rule is named by its id.
     let rule = RawRule {
         id: Some(id.clone()),
         number: 0,
@@ -177,13 +177,13 @@ fn only_peer(rule: &Object<'_>, report: &mut Diagnostics) -> Option<RawPeer> {
     }
 }
 
-/// A CIDR of the family that the key names.
+/// A CIDR of the key's family.
 fn cidr(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<RawPeer> {
     let node = object.required(key, AS_PRINTED, report)?;
     cidr_at(node, key, report).map(RawPeer::Net)
 }
 
-/// A CIDR of the family that the key names: IPv6 if it ends so.
+/// A CIDR of the key's family: IPv6 if the key ends in that.
 pub(super) fn cidr_at(node: &Node, key: &str, report: &mut Diagnostics) -> Option<IpNet> {
     let text = text(node, key, report)?;
     let net = report.take(node.location, value::cidr(text))?;
@@ -214,7 +214,7 @@ fn protocol(object: &Object<'_>, report: &mut Diagnostics) -> Option<Protocol> {
     report.take(location, with_ports(name, from, to))
 }
 
-/// The meaning of the two port fields depends on the protocol: ports, an ICMP type and code, or nothing at all.
+/// The protocol determines the meaning of the two port fields: ports, an ICMP type and code, or nothing.
 fn with_ports(name: ProtocolName, from: Option<i32>, to: Option<i32>) -> Result<Protocol, Diagnostic> {
     match name {
         ProtocolName::All | ProtocolName::Number(_) => Ok(name.whole()),

@@ -1,7 +1,7 @@
 //! The AWS forms: the output of the AWS CLI, unchanged.
 //!
-//! Keys that taskgate has no use for are ignored: AWS adds new ones at any time. `null` and the empty string, which other
-//! tools write where the AWS CLI writes nothing, count as absent.
+//! Keys that taskgate does not use are ignored: AWS may add keys at any time. `null` and the empty string count as absent:
+//! other tools write them where the AWS CLI omits the key.
 
 mod ecs;
 mod enis;
@@ -19,21 +19,21 @@ use ranges::Entries;
 /// The remedy when the CLI's output has been edited.
 const AS_PRINTED: &str = "keep the AWS CLI's output as it was printed";
 
-/// The key of a prefix list's entries, which do not say which list they belong to: the file's name does.
+/// The key of a prefix list's entries. They do not name their list: the file's name does.
 const ENTRIES: &str = "Entries";
 
 /// One kind of object in the AWS CLI's output.
 pub(super) struct Kind {
-    /// The top-level key of the list that it is in.
+    /// The top-level key of its list.
     pub(super) key: &'static str,
-    /// Its name in messages, with the article.
+    /// The name in messages, with the article.
     pub(super) what: &'static str,
-    /// The keys that identify it in a bare list.
+    /// The keys that identify such an object in a bare list.
     marks: &'static [&'static str],
     read: fn(&Object<'_>, &mut Collected, &mut Diagnostics),
 }
 
-/// All kinds. An object is of the first one whose marks fit.
+/// All kinds. An object belongs to the first kind whose marks match.
 const KINDS: [Kind; 6] = [
     Kind {
         key: "SecurityGroups",
@@ -85,8 +85,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     KINDS.iter().map(|kind| kind.key).chain([ENTRIES])
 }
 
-/// Reads what is under one of the [`keys`]. An object that cannot be read is lost, and what refers to it is then not
-/// complained of.
+/// Reads the value of one of the [`keys`]. Once an object could not be read, unknown references are not reported.
 pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, report: &mut Diagnostics) {
     if let Some(kind) = KINDS.iter().find(|kind| kind.key == key) {
         content.for_each(key, report, |item, report| {
@@ -104,12 +103,12 @@ pub(super) fn read(key: &str, content: Content<'_, '_>, all: &mut Collected, rep
     }
 }
 
-/// Reads what `aws ecs describe-tasks` prints under `tasks`.
+/// Reads `tasks` of `aws ecs describe-tasks`.
 pub(super) fn read_ecs_tasks(content: Content<'_, '_>, all: &mut Collected, report: &mut Diagnostics) {
     content.for_each("tasks", report, |item, report| read_ecs_task(item, all, report));
 }
 
-/// Reads one of these tasks. One that has no ENI of its own leaves nothing.
+/// Reads one of these tasks. Tasks without an ENI are skipped.
 pub(super) fn read_ecs_task(item: &Node<'_>, all: &mut Collected, report: &mut Diagnostics) {
     if report.another_object(item.location)
         && let Some(task) = Object::of_aws(item, "an ECS task", report)
@@ -118,7 +117,7 @@ pub(super) fn read_ecs_task(item: &Node<'_>, all: &mut Collected, report: &mut D
     }
 }
 
-/// The kind that an object with these keys is.
+/// The kind of an object with these keys.
 pub(super) fn bare_kind(has: impl Fn(&str) -> bool) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.marks.iter().all(|mark| has(mark)))
 }
@@ -152,14 +151,14 @@ pub(super) fn read_bare(
     true
 }
 
-/// The object's id, which has to be there; without it the object is lost.
+/// The object's id, which is required; without one the object cannot be read.
 fn id(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<String> {
     let id = object.required_value(key, AS_PRINTED, report, word);
     report.objects_lost |= id.is_none();
     id
 }
 
-/// A name or an id as AWS gives it: longer ones, and those that could steer a terminal, are not AWS's.
+/// A name or an id as on AWS: longer ones, and ones with terminal control characters, are refused.
 fn word(text: &str) -> Result<String, Diagnostic> {
     if text.len() <= 255 && !text.contains(char::is_control) {
         return Ok(text.trim().to_owned());

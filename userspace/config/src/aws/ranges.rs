@@ -14,7 +14,7 @@ use super::groups::cidr_at;
 use super::zones::zone;
 use super::{AS_PRINTED, id, word};
 
-/// Reads one list: its head, and of `describe-prefix-lists` its CIDRs too.
+/// Reads one prefix list: its head, and from `describe-prefix-lists` its CIDRs too.
 pub(super) fn read_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<RawPrefixList> {
     let id = id(list, "PrefixListId", report)?;
     let before = report.errors();
@@ -40,7 +40,7 @@ pub(super) fn read_list(list: &Object<'_>, report: &mut Diagnostics) -> Option<R
     })
 }
 
-/// The entries of a prefix list, which only the file's name identifies.
+/// The entries of a prefix list that is identified by the file's name.
 #[derive(Debug)]
 pub(in super::super) struct Entries {
     id: String,
@@ -50,7 +50,7 @@ pub(in super::super) struct Entries {
 }
 
 impl Entries {
-    /// None yet. `None` if the file's name does not say whose they are.
+    /// An empty collection of entries. `None` if the file's name does not identify the list.
     pub(super) fn begin(location: Location, report: &mut Diagnostics) -> Option<Self> {
         let stem = Path::new(report.file_name(location))
             .file_stem()
@@ -98,7 +98,7 @@ pub(super) struct Kind {
     id: &'static str,
     /// Lists of further CIDRs: the list's key, the CIDR's key, and the key of its state.
     further: &'static [(&'static str, &'static str, &'static str)],
-    /// Which address of each CIDR AWS keeps.
+    /// The offset of the address that AWS reserves in each CIDR.
     reserved: u8,
 }
 
@@ -150,7 +150,7 @@ pub(super) fn read_network(network: &Object<'_>, kind: &Kind, report: &mut Diagn
     })
 }
 
-/// A block that was taken away stays in the list for a while.
+/// Whether a CIDR block is still associated: a removed one stays in the list for a while.
 fn in_use(block: &Object<'_>, state: &str, report: &mut Diagnostics) -> bool {
     let state = block
         .get(state)

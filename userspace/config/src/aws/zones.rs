@@ -1,4 +1,4 @@
-//! Where an ENI or a subnet is: its availability zone and region.
+//! Availability zone and region of an ENI or a subnet.
 
 use super::super::object::Object;
 use super::super::problem::Diagnostics;
@@ -6,7 +6,7 @@ use super::super::raw::Zone;
 use super::super::value;
 use super::word;
 
-/// The zone that an ENI or a subnet names.
+/// The zone of an ENI or a subnet.
 pub(super) fn zone(object: &Object<'_>, report: &mut Diagnostics) -> Zone {
     let az_id = object.value("AvailabilityZoneId", report, word);
     let name = object.value("AvailabilityZone", report, word);

@@ -1,5 +1,5 @@
-//! JSON, read in place: a first pass over the whole text checks the syntax and finds the top-level keys; then values
-//! are read one by one, so that no more than one item of a large list is in memory as a tree.
+//! JSON, parsed in place: a first pass over the whole text checks the syntax and finds the top-level keys; then values are
+//! parsed one by one, so that at most one item of a large list is in memory as a tree.
 
 mod scalar;
 #[cfg(test)]
@@ -12,33 +12,33 @@ use super::node::{self, Entry, Node, Value};
 use super::problem::{Diagnostics, Location};
 use scalar::{is_number, unescape};
 
-/// Why [`outline`] has none.
+/// Why [`outline`] failed.
 #[derive(Debug)]
 pub(super) enum Unread {
-    /// It is no JSON; it may be YAML.
+    /// The text is not JSON; it may be YAML.
     NotJson,
-    /// It goes beyond a bound: where, what, and what to do.
+    /// The text exceeds a limit: place, message and remedy.
     Beyond(Location, String, &'static str),
-    /// After the value another one begins here.
+    /// A second value begins here.
     Second(Location),
 }
 
-/// The top level of a text that is JSON throughout.
+/// The top level of a valid JSON text.
 #[derive(Debug)]
 pub(super) struct Outline<'t> {
     /// The whole value.
     pub(super) root: Text<'t>,
-    /// Its keys with their places and values, if it is an object.
+    /// The keys with their places and values, if the value is an object.
     pub(super) parts: Option<Vec<(Cow<'t, str>, Location, Text<'t>)>>,
-    /// How many values there are in all.
+    /// The total number of values.
     pub(super) values: usize,
 }
 
-/// A value that is not read yet, in a text that is known to be JSON.
+/// A value that is not parsed yet, in a text that is known to be valid JSON.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text<'t>(Cursor<'t>);
 
-/// Looks over a whole text. At most `values` values are allowed in it.
+/// Checks a whole text and finds its top-level keys. The text may have at most `values` values.
 pub(super) fn outline(file: Location, text: &str, values: usize) -> Result<Outline<'_>, Unread> {
     let mut skim = Skim {
         cursor: Cursor {
@@ -97,12 +97,12 @@ impl<'t> Text<'t> {
         self.0.peek() == Some(b'[')
     }
 
-    /// Its place.
+    /// The place of the value.
     pub(super) fn location(self) -> Location {
         self.0.location()
     }
 
-    /// Reads it whole.
+    /// Parses the whole value.
     pub(super) fn node(mut self, report: &mut Diagnostics) -> Node<'t> {
         let location = self.location();
         self.0.node(report).unwrap_or(Node {
@@ -111,7 +111,7 @@ impl<'t> Text<'t> {
         })
     }
 
-    /// Reads one item of a list after the other.
+    /// Parses the items of a list one by one.
     pub(super) fn for_each(mut self, report: &mut Diagnostics, mut each: impl FnMut(&Node<'t>, &mut Diagnostics)) {
         self.0.at += 1;
         let mut first = true;
@@ -122,7 +122,7 @@ impl<'t> Text<'t> {
     }
 }
 
-/// A look over a text, nothing kept.
+/// The first pass over a text, which builds no tree.
 struct Skim<'t> {
     cursor: Cursor<'t>,
     values: usize,
@@ -141,7 +141,7 @@ impl Skim<'_> {
         Ok(())
     }
 
-    /// Passes over one value at this depth.
+    /// Skips one value at this depth.
     fn value(&mut self, depth: usize) -> Result<(), Unread> {
         let begin = self.cursor;
         self.begin(&begin)?;
@@ -166,16 +166,16 @@ impl Skim<'_> {
     }
 }
 
-/// A place in the text from which to read on. `None` from any step: this is no JSON.
+/// The current place in the text. `None` from any step: the text is not JSON.
 #[derive(Clone, Copy, Debug)]
 struct Cursor<'t> {
     text: &'t str,
     file: u32,
     at: usize,
     line: u32,
-    /// Where the line begins.
+    /// The start of the current line.
     line_start: usize,
-    /// Bytes of this line up to here that do not begin a character.
+    /// UTF-8 continuation bytes in this line so far.
     continued: usize,
 }
 
@@ -209,7 +209,7 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// Passes over this byte and the space after it.
+    /// Skips this byte and the space after it.
     fn expect(&mut self, byte: u8) -> Option<()> {
         (self.peek() == Some(byte)).then(|| {
             self.at += 1;
@@ -217,7 +217,7 @@ impl<'t> Cursor<'t> {
         })
     }
 
-    /// Goes to the next item of a list or object; `false` if it ends, and is passed over.
+    /// Moves to the next item of a list or object; `false` at its end, which is skipped.
     fn next_item(&mut self, first: &mut bool, close: u8) -> Option<bool> {
         self.skip_space();
         if self.peek()? == close && *first {

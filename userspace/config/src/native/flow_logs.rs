@@ -12,7 +12,7 @@ use super::super::value;
 
 /// The keys of every flow log.
 const COMMON: [&str; 6] = ["destination", "format", "traffic", "tasks", "interval", "nodata"];
-/// How many earlier files are kept if nothing is said.
+/// The default number of earlier files that are kept.
 const KEEP: u32 = 7;
 
 /// Reads `flow-logs`.
@@ -86,7 +86,7 @@ fn tasks(object: &Object<'_>, report: &mut Diagnostics) -> Vec<String> {
 }
 
 fn destination(object: &Object<'_>, report: &mut Diagnostics) -> Option<Destination> {
-    /// A kind of destination, with its keys beside [`COMMON`].
+    /// A kind of destination, with its keys in addition to [`COMMON`].
     type Kind = (
         &'static [&'static str],
         fn(&Object<'_>, &mut Diagnostics) -> Option<Destination>,
@@ -199,7 +199,7 @@ fn path(text: &str, hint: &str) -> Result<PathBuf, Diagnostic> {
     Ok(path.components().collect())
 }
 
-/// A part of a name, as regions are.
+/// A region: 1 to 32 lower-case letters, digits and `-`, since it becomes part of paths.
 fn region(text: &str) -> Result<String, Diagnostic> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if (1..=32).contains(&text.len()) && text.bytes().all(plain) {
@@ -211,7 +211,7 @@ fn region(text: &str) -> Result<String, Diagnostic> {
     ))
 }
 
-/// A number with one of these units.
+/// A number followed by one of these units.
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);

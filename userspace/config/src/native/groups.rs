@@ -60,7 +60,7 @@ fn all_to_any(location: Location) -> Vec<RawRule> {
         .collect()
 }
 
-/// `0.0.0.0/0` and `::/0`, as far as the protocol knows the family.
+/// `0.0.0.0/0` and `::/0`, each one if the protocol exists in its family.
 fn any(protocol: Protocol) -> impl Iterator<Item = RawPeer> {
     families(protocol, None).map(|family| {
         RawPeer::Net(match family {
@@ -70,7 +70,7 @@ fn any(protocol: Protocol) -> impl Iterator<Item = RawPeer> {
     })
 }
 
-/// Reads one entry: a rule for each of its ports and peers, all under the entry's number.
+/// Reads one entry: a rule for each combination of port and peer, all with the entry's number.
 fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnostics) -> Vec<RawRule> {
     let Some(object) = Object::of(node, "a rule", report) else {
         return Vec::new();
@@ -115,7 +115,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnosti
         return Vec::new();
     };
     let mut rules = Vec::new();
-    // Each peer is read once, whatever the number of ports: its error is reported once.
+    // Each peer is read once for all ports, so that an error is reported once.
     let peers: Vec<(Option<RawPeer>, Location)> = peers
         .into_iter()
         .filter_map(|(text, location)| report.take(location, peer(text)).map(|peer| (peer, location)))
@@ -156,7 +156,7 @@ fn rule(node: &Node, number: usize, direction: Direction, report: &mut Diagnosti
     rules
 }
 
-/// Warns of a protocol's name that often means something else.
+/// Warns about a protocol name that is often misunderstood.
 fn misleading(node: &Node, report: &mut Diagnostics) {
     if let Value::Scalar(name) = &node.value
         && let (Some(meant), Some(number)) = (misleading_protocol(name), protocol_number(name))
@@ -237,7 +237,7 @@ fn icmp(rule: &Object<'_>, report: &mut Diagnostics) -> Option<IcmpMatch> {
     }
 }
 
-/// A description, of AWS's length at most.
+/// A description, at most as long as AWS allows.
 fn description(text: &str) -> Result<String, Diagnostic> {
     const LONGEST: usize = 255;
     if text.chars().count() <= LONGEST {

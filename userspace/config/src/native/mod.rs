@@ -1,4 +1,4 @@
-//! The native form, `taskgate: v1`. A key that it does not know is an error.
+//! The native form, `taskgate: v1`. Unknown keys are errors.
 
 mod flow_logs;
 mod groups;
@@ -86,7 +86,7 @@ fn section<T>(key: &'static str, value: T, file: &Object<'_>) -> Section<T> {
     }
 }
 
-/// Reads every object of a list. One that cannot be read is lost, and what refers to it is then not complained of.
+/// Reads every object of a list. Once an object could not be read, unknown references are not reported.
 fn each(
     file: &Object<'_>,
     key: &str,
@@ -105,7 +105,7 @@ fn each(
     }
 }
 
-/// The name of a group or prefix list and its id: the one given, or the derived one. `kind` is `sg` or `pl`.
+/// The name and id of a group or prefix list: the given id, or the derived one. `kind` is `sg` or `pl`.
 fn identity(object: &Object<'_>, kind: &str, report: &mut Diagnostics) -> Option<(String, String)> {
     let prefix = format!("{kind}-");
     let name = object.required_value("name", "give it a name", report, |text| value::name(text, &prefix));

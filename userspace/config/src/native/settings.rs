@@ -12,7 +12,7 @@ use super::super::object::{Object, number, text};
 use super::super::problem::{Diagnostic, Diagnostics};
 use super::super::value;
 
-/// The fewest and most tracked connections, and denied flows, that can be configured.
+/// The range of `total` for tracked connections and for denied flows.
 const TOTALS: std::ops::RangeInclusive<u32> = 1_024..=16_777_216;
 
 /// Reads `settings`.
@@ -115,7 +115,7 @@ fn connections(settings: &Object<'_>, report: &mut Diagnostics) -> ConnectionLim
     };
     object.only(&["total", "floor", "per-task"], report);
     (read.total, read.floor) = total_and_floor(&object, (read.total, read.floor), report);
-    // `auto` was the total divided by the number of tasks; floor and pool have taken its place.
+    // `auto` used to be the total divided by the number of tasks; floor and pool have replaced it.
     let words = [("none", None), ("auto", None)];
     read.per_task = up_to(&object, "per-task", &words, read.total, Some, report).unwrap_or(read.per_task);
     read
@@ -140,7 +140,7 @@ fn total_and_floor(object: &Object<'_>, default: (u32, Floor), report: &mut Diag
     (total, floor.unwrap_or(default.1))
 }
 
-/// A number from 1 to `most`, or one of `words`, the first of which is the one to write.
+/// A number from 1 to `most`, or one of `words`, of which messages suggest the first.
 fn up_to<T: Copy>(
     object: &Object<'_>,
     key: &str,
@@ -162,7 +162,7 @@ fn up_to<T: Copy>(
     })
 }
 
-/// Reads `metrics`: where they are served beside the socket.
+/// Reads `metrics`: the address for metrics in addition to the socket.
 pub(super) fn metrics(node: &Node, report: &mut Diagnostics) -> Option<SocketAddr> {
     let object = Object::of(node, "`metrics`", report)?;
     object.only(&["listen"], report);
@@ -174,7 +174,7 @@ pub(super) fn metrics(node: &Node, report: &mut Diagnostics) -> Option<SocketAdd
     )
 }
 
-/// Reads `uplink`. Where that fails, tasks that refer to a trunk are not complained of.
+/// Reads `uplink`. If that fails, tasks on a trunk are not reported.
 pub(super) fn uplink(node: &Node, report: &mut Diagnostics) -> Option<Uplink> {
     let uplink = uplink_of(node, report);
     report.objects_lost |= uplink.is_none();

@@ -11,7 +11,7 @@ use super::super::raw::{RawMember, RawTask, Reference};
 use super::super::value;
 use super::references;
 
-/// The keys of which a task has exactly one.
+/// The binding keys: a task has exactly one.
 const BINDINGS: [&str; 3] = ["device", "namespace", "vlan"];
 
 /// Reads one task.
@@ -94,7 +94,7 @@ fn binding(task: &Object<'_>, report: &mut Diagnostics) -> Option<Binding> {
     }
 }
 
-/// `addresses`: at least one, none twice. `None` if the key is absent.
+/// `addresses`: at least one, no duplicates. `None` if the key is absent.
 fn addresses(task: &Object<'_>, report: &mut Diagnostics) -> Option<Vec<IpAddr>> {
     let node = task.get("addresses")?;
     let before = report.errors();
@@ -128,7 +128,7 @@ fn ecs_fields(object: &Object<'_>, report: &mut Diagnostics) -> EcsFields {
     fields
 }
 
-/// Reads one member: an ENI that is elsewhere.
+/// Reads one member: an ENI elsewhere.
 pub(super) fn read_member(member: &Object<'_>, report: &mut Diagnostics) -> Option<RawMember> {
     member.only(&["address", "groups"], report);
     let address = member.required_value("address", "write its address", report, value::own_address);

@@ -1,4 +1,4 @@
-//! What flow records say of an ENI and no verdict depends on: zone and region, and the ECS task behind it.
+//! Descriptive fields of ENIs, for flow records only: zone and region, and the ECS task behind an ENI.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::super::raw::{EcsTask, Network, Object as _};
 use super::super::value;
 use super::placed::Placed;
 
-/// Adds what subnets and ECS tasks say of ENIs.
+/// Adds the fields of subnets and ECS tasks to ENIs.
 pub(super) fn describe(placed: &mut [Placed], networks: &[Network], ecs: &[EcsTask], report: &mut Diagnostics) {
     let subnets: HashMap<&str, &Network> = networks.iter().map(|network| (network.id.as_str(), network)).collect();
     let tasks = by_interface(ecs, report);
@@ -31,7 +31,7 @@ pub(super) fn describe(placed: &mut [Placed], networks: &[Network], ecs: &[EcsTa
     }
 }
 
-/// The tasks by their ENIs: AWS gives each its own.
+/// The ECS tasks by ENI: on AWS each has its own ENI.
 fn by_interface<'t>(tasks: &'t [EcsTask], report: &mut Diagnostics) -> HashMap<&'t str, &'t EcsTask> {
     let mut by_interface: HashMap<&str, &EcsTask> = HashMap::new();
     for task in tasks {
@@ -49,7 +49,7 @@ fn by_interface<'t>(tasks: &'t [EcsTask], report: &mut Diagnostics) -> HashMap<&
     by_interface
 }
 
-/// Fields that a native task repeats of its ECS task have to agree with it.
+/// Joins a native task with its ECS task: fields that both have must agree.
 fn join(eni: &mut Eni, task: &EcsTask, location: Location, report: &mut Diagnostics) {
     let mut known = task.fields.clone();
     let own = eni.ecs.fields_mut().into_iter();

@@ -1,4 +1,4 @@
-//! ENIs: tasks bound to this host, and everything else that is a member of a group.
+//! ENIs: tasks bound to this host, and all other members of groups.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use super::names::{Found, Names};
 use super::owners;
 use super::placed::{Placed, sorted};
 
-/// ENIs and members that are no task of this host, and what is known of ENIs beside.
+/// ENIs and members that are not tasks of this host, and descriptions of ENIs.
 pub(super) struct Elsewhere {
     pub(super) enis: Vec<RawEni>,
     pub(super) members: Vec<RawMember>,
@@ -21,7 +21,7 @@ pub(super) struct Elsewhere {
     pub(super) ecs_tasks: Vec<EcsTask>,
 }
 
-/// All ENIs, those bound to this host first and in the order of their names, and the place of each.
+/// All ENIs with their places; those bound to this host come first, in the order of their names.
 pub(super) fn resolve(
     tasks: &[RawTask],
     elsewhere: &Elsewhere,
@@ -67,14 +67,14 @@ pub(super) fn resolve(
     placed.into_iter().map(|placed| (placed.eni, placed.location)).unzip()
 }
 
-/// The VPC of an ENI that names none: that of its groups, if they are all of one.
+/// The VPC of an ENI without one: the VPC of its groups, if they all have the same.
 fn vpc_of(groups: &[GroupIndex], known: &[SecurityGroup]) -> Option<String> {
     let mut vpcs = groups.iter().filter_map(|group| known[group.0].vpc.as_ref());
     let vpc = vpcs.next()?;
     vpcs.all(|other| other == vpc).then(|| vpc.clone())
 }
 
-/// A VLAN id means something on a trunk only, and what faces the wire is no task's.
+/// A VLAN id requires a trunk uplink, and the uplink itself cannot be a task's device.
 fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Diagnostics) {
     let trunk = uplink.is_some_and(|uplink| uplink.mode == UplinkMode::Trunk);
     match &task.binding {
@@ -98,7 +98,7 @@ fn beside_uplink(task: &RawTask, uplink: Option<&Uplink>, report: &mut Diagnosti
     }
 }
 
-/// Two tasks cannot share an ENI, a device, a namespace or a VLAN id.
+/// Refuses two tasks with the same ENI, device, namespace or VLAN id.
 fn check_unique(tasks: &[RawTask], report: &mut Diagnostics) {
     let mut seen: HashMap<String, (&str, Location)> = HashMap::new();
     for task in tasks {
@@ -126,7 +126,7 @@ fn check_unique(tasks: &[RawTask], report: &mut Diagnostics) {
     }
 }
 
-/// The ENI of a task: the task's fields, completed by AWS's ENI.
+/// The ENI of a task: the task's fields, completed from AWS's ENI.
 fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Diagnostics) -> Eni {
     let find = |text: &str| names.gated_group(text);
     let groups = task.groups.as_ref().map(|groups| own_groups(groups, find, report));
@@ -172,7 +172,7 @@ fn gated(task: &RawTask, aws: Option<&RawEni>, names: &Names, report: &mut Diagn
     }
 }
 
-/// A task whose ENI no file describes has to say everything itself.
+/// A task without an AWS description of its ENI must have all required fields itself.
 fn check_required(task: &RawTask, report: &mut Diagnostics) {
     for (key, present) in [
         ("addresses", task.addresses.is_some()),
@@ -198,7 +198,7 @@ fn check_required(task: &RawTask, report: &mut Diagnostics) {
     }
 }
 
-/// Fields that a task repeats of its ENI have to agree with AWS.
+/// Fields of a task must agree with its ENI on AWS.
 fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupIndex])>, report: &mut Diagnostics) {
     let mut differ = Vec::new();
     if task
@@ -251,7 +251,7 @@ fn agree(task: &RawTask, raw: &RawEni, groups: Option<(&[GroupIndex], &[GroupInd
     }
 }
 
-/// An ENI as AWS describes it, without its groups.
+/// An ENI from its AWS description, without groups.
 fn aws_eni(raw: &RawEni) -> Eni {
     Eni {
         id: raw.id.clone(),
@@ -271,7 +271,7 @@ fn aws_eni(raw: &RawEni) -> Eni {
     }
 }
 
-/// An ENI that is not bound here: the rules of its groups need not be known.
+/// An ENI that is not bound here: its groups' rules may be unknown.
 fn from_aws(raw: &RawEni, names: &Names, report: &mut Diagnostics) -> Eni {
     let groups = own_groups(&raw.groups, |text| names.group(text), report);
     Eni { groups, ..aws_eni(raw) }
@@ -296,7 +296,7 @@ fn from_member(member: &RawMember, names: &Names, report: &mut Diagnostics) -> E
     }
 }
 
-/// The groups of a task's or member's own list: every one has to be known.
+/// The groups in a task's or member's own list: all of them must be known.
 fn own_groups(
     references: &[Reference],
     find: impl Fn(&str) -> Found<GroupIndex>,

@@ -1,4 +1,4 @@
-//! Flow logs: no two that write to one place, and tasks that exist.
+//! Checks of flow logs: no two with the same destination, and all tasks exist.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use taskgate_model::{Destination, Eni, FlowLog};
 use super::super::problem::{Diagnostics, Location};
 use super::super::raw::RawFlowLog;
 
-/// The flow logs, copies once; standard output if there are none. `account`: of those that name none.
+/// The flow logs without duplicates; standard output if there are none. `account`: for flow logs without one.
 pub(super) fn resolve(raw: Vec<RawFlowLog>, account: &str, enis: &[Eni], report: &mut Diagnostics) -> Vec<FlowLog> {
     let mut logs: Vec<RawFlowLog> = Vec::new();
     for mut raw in raw {
@@ -36,7 +36,7 @@ pub(super) fn resolve(raw: Vec<RawFlowLog>, account: &str, enis: &[Eni], report:
     logs.into_iter().map(|raw| raw.log).collect()
 }
 
-/// What a flow log would write that another one writes, and where that stands.
+/// The path that a flow log would share with another one, and the place of the other one.
 fn collision(log: &FlowLog, logs: &[RawFlowLog]) -> Option<(PathBuf, Location)> {
     logs.iter().find_map(|known| {
         let place = match (&log.destination, &known.log.destination) {

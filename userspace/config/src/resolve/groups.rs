@@ -13,8 +13,8 @@ use super::ListUse;
 use super::names::{Found, Names};
 use super::pairing::pair;
 
-/// All groups: those with a head, their rules joined with their ids; those that are only known by their rules; and those
-/// that are only known by the ENIs that have them.
+/// All groups: those with a head, their rules joined with the rules' ids; those known only from their rules; and those known
+/// only from ENIs.
 pub(super) fn gather(
     mut groups: Vec<RawGroup>,
     rules: Vec<AwsRule>,
@@ -53,7 +53,8 @@ pub(super) fn gather(
     groups
 }
 
-/// Groups without their rules would deny everything, and `explain` would say so of gates elsewhere. One error for all.
+/// Refuses groups without rule keys: they would deny everything, and `explain` would report that for gates elsewhere. One
+/// error for all.
 fn refuse_heads(groups: &[RawGroup], report: &mut Diagnostics) {
     let mut heads = groups
         .iter()
@@ -74,12 +75,11 @@ fn refuse_heads(groups: &[RawGroup], report: &mut Diagnostics) {
     report.error(first.location, message, hint);
 }
 
-/// Adds the groups that no file holds and some ENI has: rules that refer to such a group cover its members. One warning
-/// for each.
+/// Adds groups that are known only from ENIs: rules that refer to such a group cover its members. One warning for each.
 fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Diagnostics) {
     let mut positions: HashMap<String, Option<usize>> =
         groups.iter().map(|group| (group.id.to_lowercase(), None)).collect();
-    // The first ENI of each, the last one, and how many there are.
+    // For each group: its first ENI, its last ENI, and their number.
     let mut holders: Vec<(&RawEni, &RawEni, usize)> = Vec::new();
     let held = groups.len();
     for eni in enis {
@@ -129,7 +129,7 @@ fn only_on_enis(groups: &mut Vec<RawGroup>, enis: &[RawEni], report: &mut Diagno
     }
 }
 
-/// Gives the group's rules their ids; a rule without a counterpart on either side is an error.
+/// Assigns ids to the group's rules; a rule without a counterpart on either side is an error.
 fn join(group: &mut RawGroup, rules: Vec<AwsRule>, report: &mut Diagnostics) {
     let whole = !group.partial && !report.rules_lost;
     let hint = "print both again, one right after the other";
@@ -171,7 +171,7 @@ fn rule_text(direction: Direction, rule: &RawRule) -> String {
     format!("{direction} {} {toward} {peer}", protocol_text(rule.protocol))
 }
 
-/// A group of which only the rules are known.
+/// A group that is known only from its rules.
 fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
     let location = rules.first().map(|rule| rule.rule.location).unwrap_or_default();
     let (ingress, egress) = (Vec::new(), Vec::new());
@@ -193,7 +193,7 @@ fn from_rules(id: String, rules: Vec<AwsRule>) -> RawGroup {
     group
 }
 
-/// ENIs know the names of their groups, also of those that are only known by their rules.
+/// Takes the names of groups that are known only from their rules from ENIs.
 fn name_by_enis(groups: &mut [RawGroup], enis: &[RawEni]) {
     let names: HashMap<&str, &String> = enis
         .iter()
@@ -205,13 +205,13 @@ fn name_by_enis(groups: &mut [RawGroup], enis: &[RawEni]) {
     }
 }
 
-/// Groups with their peers looked up, and which of their rules use a prefix list.
+/// Groups with resolved peers, and the rules that use a prefix list.
 pub(super) struct Resolved {
     pub(super) groups: Vec<SecurityGroup>,
     pub(super) list_uses: Vec<ListUse>,
 }
 
-/// Looks up the peer of every rule.
+/// Resolves the peer of every rule.
 pub(super) fn resolve(raw: &[RawGroup], names: &mut Names, report: &mut Diagnostics) -> Resolved {
     let mut resolver = Resolver {
         names,
@@ -257,7 +257,7 @@ struct Resolver<'r> {
     report: &'r mut Diagnostics,
     list_uses: Vec<ListUse>,
     missing: Missing,
-    /// The peering connections that are not active, each with the place of its first rule and the number of rules.
+    /// The peering connections that are not active, each with the place of its first rule and the number of its rules.
     unpeered: BTreeMap<Peering, (Location, usize)>,
 }
 
@@ -279,7 +279,7 @@ fn warn_unpeered(connections: &BTreeMap<Peering, (Location, usize)>, report: &mu
     }
 }
 
-/// The groups that AWS rules refer to and nothing shows, each with the place of its first rule and the number of rules.
+/// Unknown groups that AWS rules refer to, each with the place of its first rule and the number of its rules.
 #[derive(Default)]
 struct Missing {
     positions: HashMap<String, usize>,
@@ -359,7 +359,7 @@ impl Resolver<'_> {
             .warn(rule.location, message, format!("write `{right}`, or another CIDR"));
     }
 
-    /// A group in a VPC that is not peered any more, or not yet.
+    /// The peer for a group in a VPC whose peering is not active.
     fn unpeered(&mut self, text: &str, rule: &RawRule) -> Peer {
         if let Some(peering) = &rule.peering {
             let entry = self.unpeered.entry(peering.clone()).or_insert((rule.location, 0));

@@ -1,4 +1,4 @@
-//! AWS's quotas, past which there is a warning, and taskgate's limits, past which a configuration is refused.
+//! AWS's quotas, which give warnings, and taskgate's limits, which refuse a configuration.
 
 use ipnet::IpNet;
 use taskgate_model::{Direction, Family, Model, Peer, PrefixList, Rule, SecurityGroup};
@@ -6,7 +6,7 @@ use taskgate_model::{Direction, Family, Model, Peer, PrefixList, Rule, SecurityG
 use super::super::problem::{Diagnostics, Location};
 use super::super::raw::{RawGroup, families};
 
-/// AWS's default quotas, which an account can have raised. [VPC UG quotas]
+/// AWS's default quotas, which can be raised for an account. [VPC UG quotas]
 const QUOTA_GROUPS: usize = 5;
 const QUOTA_RULES: usize = 60;
 const QUOTA_PRODUCT: usize = 1_000;
@@ -15,7 +15,7 @@ const QUOTA_PRODUCT: usize = 1_000;
 const MAX_GROUPS: usize = 16;
 const MAX_RULES: usize = 1_024;
 
-/// Every direction and family, for which rules count separately.
+/// Every direction and family: rules are counted separately for each.
 const KINDS: [(Direction, Family); 4] = [
     (Direction::Ingress, Family::V4),
     (Direction::Ingress, Family::V6),
@@ -38,7 +38,7 @@ fn group_weight(group: &SecurityGroup, direction: Direction, family: Family, lis
         .sum()
 }
 
-/// Warns of groups with more rules than AWS's quota.
+/// Warns about groups with more rules than AWS's quota.
 pub(super) fn groups(groups: &[SecurityGroup], raw: &[RawGroup], lists: &[PrefixList], report: &mut Diagnostics) {
     for (group, raw) in groups.iter().zip(raw) {
         for (direction, family) in KINDS {
@@ -55,7 +55,7 @@ pub(super) fn groups(groups: &[SecurityGroup], raw: &[RawGroup], lists: &[Prefix
     }
 }
 
-/// Warns of ENIs beyond AWS's quotas and refuses those beyond taskgate's limits. `locations` has the place of each ENI.
+/// Warns about ENIs beyond AWS's quotas and refuses those beyond taskgate's limits. `locations` has the place of each ENI.
 pub(super) fn enis(model: &Model, locations: &[Location], report: &mut Diagnostics) {
     for (eni, location) in model.enis.iter().zip(locations) {
         let (name, count) = (eni.display_name(), eni.groups.len());
@@ -103,8 +103,8 @@ pub(super) fn enis(model: &Model, locations: &[Location], report: &mut Diagnosti
     }
 }
 
-/// The weights of AWS's own prefix lists, by the end of their names, whatever the Region and family.
-/// [VPC UG AWS-managed prefix lists]; `secretsmanager` means its external secrets.
+/// The weights of AWS-managed prefix lists, by the ends of their names, for all Regions and families. [VPC UG AWS-managed
+/// prefix lists]; `secretsmanager` means its external secrets.
 const AWS_LISTS: [(&str, usize); 9] = [
     ("cloudfront.origin-facing", 55),
     ("route53-healthchecks", 25),
@@ -117,10 +117,10 @@ const AWS_LISTS: [(&str, usize); 9] = [
     ("dynamodb", 1),
 ];
 
-/// The common prefix of the names of AWS's own lists.
+/// The common prefix of the names of AWS-managed lists.
 const AWS_NAME: &str = "com.amazonaws.";
 
-/// Which families a rule can match.
+/// The address families that a rule can match.
 fn rule_families(rule: &Rule) -> Vec<Family> {
     match &rule.peer {
         Peer::V4(net) => families(rule.protocol, Some(IpNet::V4(*net))).collect(),
@@ -141,7 +141,7 @@ fn weight(rule: &Rule, family: Family, lists: &[PrefixList]) -> usize {
     }
 }
 
-/// A list's fixed weight, else its greatest size, else its present one. It counts in the families of its entries.
+/// A list's fixed weight, else its maximum size, else its current size. It counts in the families of its entries.
 fn list_weight(list: &PrefixList, family: Family) -> usize {
     if list.entries.as_ref().is_some_and(|entries| !entries.is_empty()) && list.entries_of(family).next().is_none() {
         return 0;

@@ -1,4 +1,4 @@
-//! From what the files say to a [`Model`]: copies are compared, references followed, limits held.
+//! Builds a [`Model`] from the raw objects: copies are compared, references resolved, limits checked.
 
 mod described;
 mod enis;
@@ -20,10 +20,10 @@ use super::problem::{Diagnostics, Location};
 use super::raw::{AwsRule, Collected, Network, Object, RawPrefixList, Section};
 use names::Names;
 
-/// The account of ENIs that name none, if the configuration names none either.
+/// The account if neither the ENI nor the configuration has one.
 const NO_ACCOUNT: &str = "000000000000";
 
-/// Builds the model; whatever is wrong goes on record, and the model is then not to be used.
+/// Builds the model. If errors are reported, the model must not be used.
 pub(super) fn model(all: Collected, report: &mut Diagnostics) -> Model {
     let enis = unique(all.enis, report);
     let rules: Vec<AwsRule> = unique(all.rules, report);
@@ -62,7 +62,7 @@ pub(super) fn model(all: Collected, report: &mut Diagnostics) -> Model {
     model
 }
 
-/// One of each object: identical copies are merged, different ones refused with both places.
+/// Merges identical copies of objects; refuses different ones, with both places.
 fn unique<T: Object>(objects: Vec<T>, report: &mut Diagnostics) -> Vec<T> {
     let mut positions: HashMap<String, usize> = HashMap::with_capacity(objects.len());
     let mut kept: Vec<T> = Vec::with_capacity(objects.len());
@@ -84,12 +84,12 @@ fn unique<T: Object>(objects: Vec<T>, report: &mut Diagnostics) -> Vec<T> {
     kept
 }
 
-/// The value of a section that a configuration has once.
+/// The value of a section that may occur once in a configuration.
 fn only<T: PartialEq>(sections: Vec<Section<T>>, report: &mut Diagnostics) -> Option<T> {
     unique(sections, report).into_iter().next().map(|section| section.value)
 }
 
-/// The lists of the files, then those that only rules know of, without entries.
+/// The lists in the files, then those known only from rules, without entries.
 fn prefix_lists(raw: Vec<RawPrefixList>, names: &Names) -> Vec<PrefixList> {
     let known = raw.into_iter().map(|list| {
         let RawPrefixList {
@@ -122,7 +122,7 @@ struct ListUse {
     location: Location,
 }
 
-/// A list without entries is an error if a gated task uses it, and else a warning: once for each list.
+/// Reports lists without entries, once each: an error if a gated task uses the list, else a warning.
 fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Diagnostics) {
     if report.objects_lost {
         return;
@@ -157,8 +157,8 @@ fn needed_lists(model: &Model, uses: &[ListUse], report: &mut Diagnostics) {
     }
 }
 
-/// The addresses that AWS reserves in each CIDR of the tasks' VPCs, sorted; those of every VPC if a task's VPC is not
-/// known, or there is no task. An address reserved in one VPC can be an ENI's in another: it is not exempt there.
+/// The addresses that AWS reserves in each CIDR of the tasks' VPCs, sorted; of all VPCs if a task's VPC is unknown, or there
+/// are no tasks. An address that is reserved in one VPC can be an ENI's in another: it is not exempt there.
 fn reserved(networks: &[Network], enis: &[Eni], report: &mut Diagnostics) -> Vec<IpAddr> {
     let address = |net: &IpNet, offset: u8| match net {
         IpNet::V4(net) => IpAddr::V4(Ipv4Addr::from_bits(net.network().to_bits().wrapping_add(offset.into()))),

@@ -1,4 +1,4 @@
-//! Which group or prefix list a name or an id means: case is ignored, and a name that fits several means none.
+//! Lookup of groups and prefix lists by name or id: case is ignored, and a name with several matches is ambiguous.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,13 @@ use taskgate_model::{GroupIndex, PrefixListIndex};
 use super::super::problem::Diagnostic;
 use super::super::raw::{RawGroup, RawPrefixList};
 
-/// The target of a name or an id.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(super) enum Found<T> {
     One(T),
-    /// Nobody has it.
+    /// There is no such name or id.
     Unknown(Diagnostic),
-    /// Several have it.
+    /// Several objects have the name.
     Ambiguous(Diagnostic),
 }
 
@@ -26,7 +26,7 @@ struct Table {
     prefix: &'static str,
     ids: Vec<String>,
     names: Vec<String>,
-    /// Positions by id and by name, in lower case. Ids are looked up first: an id never means another's name.
+    /// Positions by id and by name, in lower case. Ids are looked up first: an id never matches another object's name.
     by_id: HashMap<String, Vec<usize>>,
     by_name: HashMap<String, Vec<usize>>,
 }
@@ -79,7 +79,7 @@ impl Table {
         }
     }
 
-    /// The names that there are, as far as they fit a message.
+    /// The existing names, as many as fit into a message.
     fn known_names(&self) -> String {
         const SHOWN: usize = 8;
         let shown: Vec<String> = self.names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
@@ -95,7 +95,7 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Names {
     groups: Table,
-    /// The number of groups whose rules are known. They come first.
+    /// The number of groups with known rules, which come first.
     held_groups: usize,
     lists: Table,
     known_lists: usize,
@@ -109,7 +109,7 @@ impl Names {
         for group in held {
             group_names.add(&group.id, group.name.as_deref());
         }
-        // A name that a file holds means that file's group, whatever the ENIs of other VPCs call theirs.
+        // A group name in a file takes precedence over names that ENIs of other VPCs give their groups.
         let held_names = group_names.by_name.clone();
         for group in on_enis {
             let name = group.name.as_deref();
@@ -128,7 +128,7 @@ impl Names {
         }
     }
 
-    /// A group of a gated ENI, whose rules have to be known.
+    /// Looks up a group of a gated ENI: its rules must be known.
     pub(super) fn gated_group(&self, text: &str) -> Found<GroupIndex> {
         match self.group(text) {
             Found::One(group) if group.0 >= self.held_groups => Found::Unknown(Diagnostic::new(
@@ -155,7 +155,7 @@ impl Names {
         }
     }
 
-    /// Makes a list known by its id alone: its entries may only be wanting.
+    /// Adds an unknown list by its id: only its entries may be missing.
     pub(super) fn add_list(&mut self, id: &str) -> PrefixListIndex {
         self.lists.add(id, None);
         PrefixListIndex(self.lists.ids.len() - 1)

@@ -1,4 +1,4 @@
-//! Whose an address is. Within one VPC it is one ENI's; VPCs may overlap.
+//! Ownership of addresses. Within one VPC an address belongs to one ENI; the ranges of different VPCs may overlap.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,9 +11,9 @@ use super::placed::{Placed, sorted};
 /// The most VPCs that can have one address.
 const MOST_VPCS: usize = 64;
 
-/// Within one VPC, or where one of them has no VPC, an address belongs to one ENI: where two have it with the same
-/// groups, the gated one keeps it, or the first; with different groups a packet's owner would be undecidable. Two gated
-/// ENIs never share one, whatever their VPCs: on this host both would be reached under it.
+/// Within one VPC, or if one of the ENIs has no VPC, an address belongs to one ENI: if two have it with the same groups, the
+/// gated one keeps it, or else the first one; with different groups a packet's owner would be ambiguous. Two gated ENIs
+/// never share an address, whatever their VPCs: on this host both would be reached under it.
 pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Diagnostics) {
     let mut first: HashMap<IpAddr, usize> = HashMap::new();
     let mut further: HashMap<IpAddr, Vec<usize>> = HashMap::new();
@@ -39,7 +39,7 @@ pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Diagnostics) {
                 continue;
             }
             owners.retain(meant);
-            // Where several are comparable, the one that differs is reported.
+            // Of several comparable owners, the one that differs is reported.
             let differs = owners.iter().find(|owner| !agree(owner, second));
             match differs.or(owners.first()) {
                 Some(owner) if agree(owner, second) => lost.push((position, *address)),
@@ -54,12 +54,12 @@ pub(super) fn settle(placed: &mut Vec<Placed>, report: &mut Diagnostics) {
     placed.retain(|placed| !placed.member || !placed.eni.addresses.is_empty());
 }
 
-/// Whether two ENIs are in one VPC as far as is known.
+/// Whether two ENIs are, or may be, in one VPC.
 fn same_vpc(a: &Eni, b: &Eni) -> bool {
     a.vpc.is_none() || b.vpc.is_none() || a.vpc == b.vpc
 }
 
-/// Whether it makes no difference which of two ENIs has an address.
+/// Whether two ENIs may share an address because both would be treated alike.
 fn agree(first: &Placed, second: &Placed) -> bool {
     let (a, b) = (&first.eni, &second.eni);
     (a.binding.is_none() || b.binding.is_none()) && sorted(&a.groups) == sorted(&b.groups)
@@ -89,8 +89,8 @@ fn refuse(address: IpAddr, first: &Placed, second: &Placed, report: &mut Diagnos
     report.error(second.location, format!("{message}, with different groups"), hint);
 }
 
-/// Warns where rules of a gated task refer to a group and do not cover an ENI that has it, since other VPCs have its
-/// address too.
+/// Warns about ENIs that rules of a gated task do not cover although they have the referenced group, because other VPCs have
+/// their address too.
 pub(super) fn warn_of_overlaps(model: &Model, locations: &[Location], report: &mut Diagnostics) {
     let overlaps = overlaps(model);
     if overlaps.is_empty() || report.errors() > 0 {
@@ -143,7 +143,7 @@ pub(super) fn warn_of_overlaps(model: &Model, locations: &[Location], report: &m
     }
 }
 
-/// The addresses that several ENIs have with different groups.
+/// The addresses of several ENIs with different groups.
 fn overlaps(model: &Model) -> BTreeMap<IpAddr, Vec<&Eni>> {
     let mut first: HashMap<IpAddr, &Eni> = HashMap::new();
     let mut shared: BTreeMap<IpAddr, Vec<&Eni>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Which of a group's rules has which id: `SecurityGroups` holds the rules, `SecurityGroupRules` the same with their ids.
+//! Matching of a group's rules with their ids: `SecurityGroups` has the rules, `SecurityGroupRules` the same rules with ids.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use taskgate_model::{Direction, Protocol};
 
 use super::super::raw::{AwsRule, RawGroup, RawPeer, RawRule};
 
-/// The parts of a rule's peering connection that are compared: the id, and whether its status is other than active.
+/// The parts of a rule's peering connection that are compared: the id, and whether its status is not active.
 type Over = (Option<String>, Option<bool>);
 
-/// Which rules are compared, and by what.
+/// The fields by which rules are compared.
 #[derive(Clone, Copy)]
 struct View {
     connection: bool,
     status: bool,
-    /// Only rules that do not name their connection.
+    /// Restricts the comparison to rules without a connection id.
     unnamed: bool,
 }
 
@@ -45,8 +45,8 @@ impl View {
     }
 }
 
-/// How the two sides are compared, the closest agreement first. Two rules can refer to one group over an old connection and
-/// over a new one; a side that does not name the connection agrees with any.
+/// The comparisons of both sides, the strictest first. Two rules can refer to one group over an old and a new connection; a
+/// side without a connection id agrees with any.
 const VIEWS: [(View, View); 6] = [
     (View::new(true, true), View::new(true, true)),
     (View::new(true, false), View::new(true, false)),
@@ -58,7 +58,7 @@ const VIEWS: [(View, View); 6] = [
 
 type Key = (Direction, Protocol, RawPeer, Over);
 
-/// Gives the group's rules the ids of their counterparts. Gives the rules that have none.
+/// Assigns ids to the group's rules from their counterparts. Returns the counterparts that match no rule.
 pub(super) fn pair(group: &mut RawGroup, mut rules: Vec<AwsRule>) -> Vec<AwsRule> {
     for (own_view, listed_view) in VIEWS {
         if rules.is_empty() {
@@ -88,12 +88,12 @@ pub(super) fn pair(group: &mut RawGroup, mut rules: Vec<AwsRule>) -> Vec<AwsRule
     rules
 }
 
-/// A rule learns what its counterpart says.
+/// Completes a rule from its counterpart.
 fn merge(own: &mut RawRule, listed: &mut AwsRule) {
     if own.description.is_empty() {
         own.description = std::mem::take(&mut listed.rule.description);
     }
-    // One side may leave out what the other one says; of two statuses the one counts that lets nothing through.
+    // One side may omit the peering connection; of two statuses, the one that is not active counts.
     if let Some(told) = listed.rule.peering.take() {
         let active = own.inactive().is_none();
         let peering = own.peering.get_or_insert_default();

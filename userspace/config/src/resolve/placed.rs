@@ -1,14 +1,14 @@
-//! An ENI on its way into the model.
+//! ENIs before they are added to the model.
 
 use taskgate_model::Eni;
 
 use super::super::problem::Location;
 
-/// An ENI on its way into the model.
+/// An ENI with its place, before it is added to the model.
 pub(super) struct Placed {
     pub(super) eni: Eni,
     pub(super) location: Location,
-    /// It is a native `members` entry: nothing but an address.
+    /// Whether it is a native `members` entry, with only an address.
     pub(super) member: bool,
 }
 
@@ -22,7 +22,7 @@ impl Placed {
     }
 }
 
-/// The same items in order, each once.
+/// The items sorted, without duplicates.
 pub(super) fn sorted<T: Clone + Ord>(items: &[T]) -> Vec<T> {
     let mut items = items.to_vec();
     items.sort();
