@@ -29,9 +29,9 @@ const REST: usize = 4;
 
 /// A key of a table by its words: those in the entry, and the rest.
 pub trait TableKey: Hashed + Copy + PartialEq {
-    /// Takes it together.
+    /// Assembles it from its words.
     fn of(entry: [u64; 2], rest: [u64; REST]) -> Self;
-    /// Takes it apart.
+    /// Splits it into its words.
     fn parts(&self) -> ([u64; 2], [u64; REST]);
 }
 
@@ -57,9 +57,9 @@ impl TableKey for Key6 {
 
 /// A value of a table by its words.
 pub trait TableValue {
-    /// Takes it together.
+    /// Assembles it from its words.
     fn of(words: [u64; VALUE]) -> Self;
-    /// Takes it apart.
+    /// Splits it into its words.
     fn words(&self) -> [u64; VALUE];
 }
 
@@ -143,7 +143,7 @@ impl<K: TableKey, V: TableValue> MappedTable<K, V> {
         K::of([entry[VALUE].load(SeqCst), entry[VALUE + 1].load(SeqCst)], rest)
     }
 
-    /// Its value. Programs add a packet, then its bytes.
+    /// The value of a way. Programs add a packet, then its bytes.
     fn value(&self, way: u32) -> V {
         let entry = self.entry(way);
         let mut words = [0; VALUE];

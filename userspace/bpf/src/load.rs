@@ -166,7 +166,7 @@ pub enum LoadError {
     Map {
         /// The map.
         map: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         cause: MapError,
     },
@@ -175,7 +175,7 @@ pub enum LoadError {
     Open {
         /// The map.
         map: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
@@ -193,7 +193,7 @@ pub enum LoadError {
     Run {
         /// The program.
         program: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         cause: io::Error,
     },

@@ -317,7 +317,7 @@ impl<V: TableValue> FlowsByFamily<V> {
             .visit(|way, word, key, value| visit(FlowId::new(true, way, word), FlowKey::V6(key), value));
     }
 
-    /// One grace period for all.
+    /// Marks entries, then waits for one grace period for all of them.
     fn mark(&self, ids: &[FlowId]) -> io::Result<()> {
         for id in ids {
             if id.is_v6() {

@@ -16,7 +16,7 @@ pub struct RecordedRule {
     pub group: Label,
     /// The name of its group.
     pub group_name: Label,
-    /// Its id.
+    /// The id of the rule.
     pub rule: Label,
 }
 

@@ -17,7 +17,7 @@ pub struct RuleText<'a> {
     pub group: &'a str,
     /// The name of its group.
     pub group_name: &'a str,
-    /// Its id.
+    /// The id of the rule.
     pub rule: &'a str,
 }
 

@@ -86,9 +86,9 @@ impl FilterPlace {
 /// A BPF filter in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundFilter {
-    /// Its priority.
+    /// The filter's priority.
     pub priority: u16,
-    /// Its handle.
+    /// The filter's handle.
     pub handle: u32,
     /// The name that it was added with.
     pub name: String,

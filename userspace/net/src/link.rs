@@ -16,7 +16,7 @@ pub struct Link {
     pub name: String,
     /// The link's ifindex, which does not change.
     pub ifindex: u32,
-    /// Its kind.
+    /// The kind of link.
     pub kind: LinkKind,
 }
 

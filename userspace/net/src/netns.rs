@@ -230,7 +230,7 @@ impl Namespace {
         }
     }
 
-    /// Its name.
+    /// The name in /run/netns.
     pub fn name(&self) -> &str {
         &self.name
     }

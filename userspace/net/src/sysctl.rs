@@ -100,7 +100,7 @@ impl Sysctl {
         }
     }
 
-    /// Its value.
+    /// Reads the value.
     pub(super) fn get(&self) -> io::Result<i64> {
         let text = fs::read_to_string(self.file())?;
         text.trim().parse().map_err(io::Error::other)

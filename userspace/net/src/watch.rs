@@ -25,9 +25,9 @@ use super::{
 pub enum LinkEvent {
     /// There is a link of this name.
     Present {
-        /// Its name.
+        /// The link's name.
         name: String,
-        /// Its number.
+        /// The link's ifindex.
         ifindex: u32,
         /// Whether it may be another link than the earlier one of this name and ifindex, as messages were lost meanwhile.
         unseen: bool,
@@ -36,7 +36,7 @@ pub enum LinkEvent {
     Gone {
         /// The name it had.
         name: String,
-        /// The number it had.
+        /// The ifindex it had.
         ifindex: u32,
         /// The namespace and ifindex that it moved to, if the kernel reported them.
         moved: Option<Moved>,
@@ -98,7 +98,7 @@ impl KnownLink {
         })
     }
 
-    /// Its name.
+    /// The link's name.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -40,7 +40,7 @@ impl FlowId {
         Self(number)
     }
 
-    /// Its number.
+    /// The id as a number.
     pub const fn number(self) -> u64 {
         self.0
     }
@@ -182,11 +182,11 @@ impl From<&Conn> for ConnState {
 /// A tracked connection in its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrackedConn {
-    /// Its entry.
+    /// The id of the entry.
     pub id: FlowId,
-    /// Its link and 5-tuple.
+    /// The link and the 5-tuple.
     pub key: FlowKey,
-    /// Its value.
+    /// The value of the entry.
     pub state: ConnState,
     /// The connection was admitted in an earlier epoch of its slot: its next packet is evaluated by the rules.
     pub outdated: bool,

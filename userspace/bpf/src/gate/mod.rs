@@ -141,7 +141,7 @@ pub enum GateError {
     /// Something that must be done before the gate is up was refused.
     #[error(transparent)]
     Prepare(Box<dyn Error + Send + Sync>),
-    /// The link's number is beyond what the tables can name.
+    /// The link's ifindex is too large for the tables.
     #[error(
         "link `{link}` has ifindex {ifindex}, and a gate works below {}: links made in a new network namespace count from 1 again",
         LinkId::DEVICES
@@ -149,17 +149,17 @@ pub enum GateError {
     Ifindex {
         /// The link.
         link: String,
-        /// Its number.
+        /// Its ifindex.
         ifindex: u32,
     },
-    /// The kernel refused.
+    /// The kernel refused to attach a program.
     #[error("program `{program}` cannot be attached to link `{link}`")]
     Attach {
         /// The program.
         program: &'static str,
         /// The link.
         link: String,
-        /// Why.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
@@ -184,7 +184,7 @@ pub enum GateError {
     Look {
         /// The link.
         link: String,
-        /// Why.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
@@ -193,7 +193,7 @@ pub enum GateError {
     Update {
         /// The link.
         link: String,
-        /// Why.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },
@@ -202,7 +202,7 @@ pub enum GateError {
     Detach {
         /// The link.
         link: String,
-        /// Why.
+        /// The kernel's error.
         #[source]
         cause: io::Error,
     },

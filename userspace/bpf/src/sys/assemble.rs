@@ -1,4 +1,4 @@
-//! Programs of a few instructions and the maps that they use, for benchmarks alone.
+//! Loads programs of a few instructions and makes the maps that they use. Only for benchmarks.
 
 use std::{
     ffi::c_int,
@@ -11,13 +11,13 @@ use super::{BPF_MAP_TYPE_ARRAY, address, bpf, create_array, set_first};
 const BPF_PROG_LOAD: c_int = 5;
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
 
-/// Where a program runs; the kernel's numbers.
+/// The kind of a program, by the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ProgramKind {
-    /// At tc, as gates do.
+    /// A tc program, as in gates.
     Classifier = 3,
-    /// Before there is a socket buffer.
+    /// An XDP program, which runs before a socket buffer is allocated.
     Xdp = 6,
 }
 
@@ -35,9 +35,9 @@ struct Load {
     flags: u32,
 }
 
-/// Loads a program from its instructions, each in the bytes that the kernel has for it.
+/// Loads a program from its instructions, each in the kernel's encoding.
 pub fn load_instructions(kind: ProgramKind, instructions: &[[u8; 8]]) -> io::Result<OwnedFd> {
-    // The kernel reads words.
+    // As words, for the alignment that the kernel expects.
     let words: Vec<u64> = instructions.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
     let mut attr = Load {
         kind: kind as u32,
@@ -52,7 +52,7 @@ pub fn load_instructions(kind: ProgramKind, instructions: &[[u8; 8]]) -> io::Res
     Ok(unsafe { OwnedFd::from_raw_fd(program as c_int) })
 }
 
-/// An array of one number of 8 bytes.
+/// An array with one value of 8 bytes.
 pub fn counter() -> io::Result<OwnedFd> {
     create_array(BPF_MAP_TYPE_ARRAY, 8, None)
 }

@@ -15,7 +15,7 @@ const BPF_LINK_DETACH: c_int = 34;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
-/// Before all other programs, unless the request names one.
+/// Attach before all other programs, unless the request names one.
 const BPF_F_BEFORE: u32 = 1 << 3;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
@@ -23,9 +23,9 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// The kernel's information about a TCX or XDP link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// The BPF link's id: no two of them ever share one.
+    /// The BPF link's id, which no other BPF link ever gets.
     pub id: u32,
-    /// The id of the program that it has.
+    /// The id of the link's program.
     pub program: u32,
     /// The ifindex of the network link, in the namespace where that is now; 0 once it is gone.
     pub ifindex: u32,
@@ -33,7 +33,7 @@ pub struct Attached {
     pub ingress: bool,
 }
 
-/// Looks at a TCX or XDP link.
+/// Reads the kernel's information on a TCX or XDP link.
 pub fn attached(link: BorrowedFd<'_>) -> io::Result<Attached> {
     /// The kernel's `struct bpf_link_info` with the fields of a TCX link; an XDP link has the first of them.
     #[repr(C)]
@@ -110,7 +110,7 @@ pub fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32, ingress: bool) -> io::R
     })
 }
 
-/// Puts another program in place of a link's, in one step and without waiting, wherever the link is now.
+/// Replaces a link's program, atomically and without waiting, in any network namespace.
 pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Update {
@@ -130,7 +130,7 @@ pub fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// The ids of the BPF links on one side of a link of this network namespace, in the order in which they run; 0 for
-/// programs without one. The first 64, which are more than the kernel takes.
+/// programs without one. At most 64, which is more than the kernel allows.
 pub fn tcx_links(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
     Ok(tcx_programs(ifindex, ingress)?.iter().map(|entry| entry.link).collect())
 }
@@ -140,7 +140,7 @@ pub fn tcx_links(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
 pub struct TcxEntry {
     /// Its BPF link's id; 0 if it has none.
     pub link: u32,
-    /// Its own id.
+    /// The program's id.
     pub program: u32,
 }
 
@@ -177,9 +177,9 @@ pub fn tcx_programs(ifindex: u32, ingress: bool) -> io::Result<Vec<TcxEntry>> {
     Ok(found.map(|(link, program)| TcxEntry { link, program }).collect())
 }
 
-/// Detaches a BPF link, also while others have it open.
+/// Detaches a BPF link, even while other processes have it open.
 pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut link = number(link);
-    // SAFETY: a file's number is all that the call takes, and there is no address in it.
+    // SAFETY: the call takes only a file's number, and no address.
     unsafe { bpf(BPF_LINK_DETACH, &mut link) }.map(drop)
 }

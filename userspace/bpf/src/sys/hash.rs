@@ -1,4 +1,4 @@
-//! Hash tables of the kernel's.
+//! The kernel's hash tables.
 
 use std::{ffi::c_int, io, marker::PhantomData, os::fd::AsFd as _};
 
@@ -22,7 +22,7 @@ struct Batch {
     flags: u64,
 }
 
-/// A hash table of the kernel's. Another CPU may change it at any time.
+/// A hash table of the kernel. Other CPUs may change it at any time.
 #[derive(Debug)]
 pub struct BpfHashMap<K: Pod, V: Pod> {
     map: MapData,
@@ -30,12 +30,12 @@ pub struct BpfHashMap<K: Pod, V: Pod> {
     types: PhantomData<fn() -> (K, V)>,
 }
 
-/// Where a read in batches goes on.
+/// The position at which a batched read continues.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cursor(Option<u32>);
 
 impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
-    /// Takes a hash table whose keys are `K`s and whose values are `V`s.
+    /// Opens a hash table, whose keys and values must have the sizes of `K` and `V`.
     pub fn new(map: MapData) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
         let kind = info.map_type().map_err(io::Error::other)?;
@@ -61,7 +61,7 @@ impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
         }
     }
 
-    /// Runs `command`, which writes a value; `None` where the key is not there.
+    /// Runs `command`, which writes a value; `None` if the key does not exist.
     fn read(&self, command: c_int, key: &K) -> io::Result<Option<V>> {
         let mut value = V::default();
         let mut attr = self.element(address(key), address_mut(&mut value));
@@ -78,7 +78,7 @@ impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
         self.read(BPF_MAP_LOOKUP_ELEM, key)
     }
 
-    /// Puts a value, in place of the one that is there.
+    /// Sets the value of a key, replacing an existing one.
     #[cfg(feature = "testing")]
     pub fn update(&self, key: &K, value: &V) -> io::Result<()> {
         let mut attr = self.element(address(key), address(value));
@@ -95,7 +95,7 @@ impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
         }
     }
 
-    /// [`Self::lookup_and_delete`] as kernels before 5.14 have to do it.
+    /// [`Self::lookup_and_delete`] for kernels before 5.14.
     fn lookup_then_delete(&self, key: &K) -> io::Result<Option<V>> {
         let Some(value) = self.get(key)? else {
             return Ok(None);
@@ -109,8 +109,8 @@ impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
         }
     }
 
-    /// Reads entries into `keys` and `values`, as many as the shorter has room for: how many there are, and where to go
-    /// on, or `None` at the end. ENOSPC: the next ones need more room.
+    /// Reads entries into `keys` and `values`, as many as the shorter has room for. Returns their number and the position to continue
+    /// at, `None` at the end. ENOSPC: the next batch needs more room.
     fn read_batch(&self, from: Cursor, keys: &mut [K], values: &mut [V]) -> io::Result<(usize, Option<Cursor>)> {
         let (start, mut end) = (from.0, 0_u32);
         let mut attr = Batch {
@@ -131,9 +131,9 @@ impl<K: Pod + Default + Clone, V: Pod + Default> BpfHashMap<K, V> {
         }
     }
 
-    /// Visits every entry, in no order. One that comes or goes meanwhile may be missed or seen twice.
+    /// Visits every entry, in no order. Entries that are inserted or removed meanwhile may be missed or seen twice.
     pub fn for_each(&self, mut visit: impl FnMut(&K, &V)) -> io::Result<()> {
-        // A batch is of whole chains, and a chain may be of any length.
+        // A batch consists of whole hash chains, and a chain may have any length.
         let mut room = 4096.min(self.entries as usize);
         let mut at = Cursor::default();
         let mut buffers = (Vec::new(), Vec::new());

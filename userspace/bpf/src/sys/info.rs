@@ -13,16 +13,16 @@ const BPF_PROG_GET_FD_BY_ID: c_int = 13;
 /// A loaded program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProgramInfo {
-    /// Its id: no two of them share one while either is loaded.
+    /// The program's id, unique among loaded programs.
     pub id: u32,
-    /// Its name, of which the kernel keeps 15 bytes.
+    /// The program's name, of which the kernel keeps 15 bytes.
     pub name: String,
     /// A hash of its instructions.
     pub tag: [u8; 8],
 }
 
 impl ProgramInfo {
-    /// The tag as `bpftool` writes it.
+    /// The tag in the format of `bpftool`.
     pub fn tag_text(&self) -> String {
         format!("{:016x}", u64::from_be_bytes(self.tag))
     }
@@ -46,7 +46,7 @@ struct ProgramFields {
     name: [u8; 16],
 }
 
-/// The program of this file.
+/// The information on an open program.
 fn info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let mut fields = ProgramFields::default();
     let mut attr = Info {
@@ -70,12 +70,12 @@ pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info(program)?.id)
 }
 
-/// The program that has an id.
+/// The information on the program with an id.
 pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     info(by_id(BPF_PROG_GET_FD_BY_ID, id)?.as_fd())
 }
 
-/// The link that has an id.
+/// Opens the BPF link with an id.
 #[cfg(feature = "testing")]
 pub fn link_by_id(id: u32) -> io::Result<OwnedFd> {
     const BPF_LINK_GET_FD_BY_ID: c_int = 30;

@@ -7,7 +7,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::Atomics;
 
-/// An array of the kernel's that is mapped into this process, as long as this value or a clone of it lives. Clones share one
+/// A BPF array mapped into this process, as long as this value or a clone of it lives. Clones share one
 /// mapping.
 #[derive(Debug)]
 pub struct MmapArray<T: Atomics>(Arc<Mapping<T>>);
@@ -25,7 +25,7 @@ struct Mapping<T: Atomics> {
     bytes: NonZeroUsize,
 }
 
-// SAFETY: it owns its mapping alone, and atomics may be used from everywhere.
+// SAFETY: it is the only owner of its mapping, and atomics may be used from any thread.
 unsafe impl<T: Atomics + Send> Send for Mapping<T> {}
 // SAFETY: as above.
 unsafe impl<T: Atomics> Sync for Mapping<T> {}

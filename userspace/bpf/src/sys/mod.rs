@@ -1,6 +1,6 @@
-//! The calls to the kernel that aya lacks, and all the unsafe code that there is in user space: memory shared with an
-//! array, hash tables read in batches and emptied entry by entry, programs attached to links, a program run on a packet, the
-//! grace period, a link's switches.
+//! System calls that aya lacks, and all the unsafe code of this crate: memory shared with an
+//! array, hash tables that are read in batches and emptied entry by entry, programs attached to links, test runs of programs, the
+//! grace period, limits of the process.
 //!
 //! Everything here is safe to call: the sizes of a map's keys and values are compared with the Rust types once, when a
 //! [`MmapArray`] or a [`BpfHashMap`] is made of it.
@@ -60,7 +60,7 @@ const BPF_MAP_LOOKUP_BATCH: c_int = 24;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 const MEMBARRIER_CMD_GLOBAL: c_int = 1;
-/// The kernel's own "not supported", which has no name in C libraries.
+/// The kernel's internal "not supported", which C libraries do not define.
 const ENOTSUPP: i32 = 524;
 
 /// A type that the kernel may fill with any bytes.
@@ -84,16 +84,16 @@ unsafe impl Pod for LinkLocal {}
 // SAFETY: an atomic integer.
 unsafe impl Pod for AtomicU64 {}
 
-/// A type that may lie in memory which the kernel writes at the same time.
+/// A type for memory that the kernel writes concurrently.
 ///
 /// # Safety
-/// It consists of atomics alone.
+/// The type consists of atomics alone.
 pub unsafe trait Atomics: Pod + Sync {}
 
-// SAFETY: it is one.
+// SAFETY: it is an atomic.
 unsafe impl Atomics for AtomicU64 {}
 
-/// Whether an error says that this kernel does not know the call, and an older one may do.
+/// Whether an error means that this kernel does not know the call, so that an older call may work.
 pub(crate) fn is_unknown(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -116,7 +116,7 @@ unsafe fn bpf<A>(command: c_int, attr: &mut A) -> io::Result<c_long> {
     }
 }
 
-/// A file's number as the kernel's structures have it.
+/// A file descriptor in the type of the kernel's structures.
 fn number(file: BorrowedFd<'_>) -> u32 {
     file.as_raw_fd().cast_unsigned()
 }
@@ -173,12 +173,12 @@ fn create_array(kind: u32, value_size: u32, inner: Option<BorrowedFd<'_>>) -> io
     Ok(unsafe { OwnedFd::from_raw_fd(map as c_int) })
 }
 
-/// Waits until no program runs any more that began before the call: 20 to 180 ms. Memory that it could still read may be used
-/// again afterwards.
+/// Waits for a grace period: until every program that began before the call has ended, 20 to 180 ms. Memory that these could read
+/// may be reused afterwards.
 pub fn wait_grace_period() -> io::Result<()> {
     // SAFETY: it takes a number.
     if unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) } == 1 {
-        // There membarrier does not wait (kernel/sched/membarrier.c), and programs may be interrupted where the kernel is
+        // On one CPU membarrier does not wait (kernel/sched/membarrier.c), and programs may be interrupted if the kernel is
         // preemptible.
         return wait_grace_period_by_map();
     }
@@ -192,15 +192,15 @@ pub fn wait_grace_period() -> io::Result<()> {
     }
 }
 
-/// [`wait_grace_period`] where membarrier is refused, as with nohz_full: the kernel waits itself once an array of maps
-/// was updated.
+/// [`wait_grace_period`] if membarrier is refused, as with nohz_full: the kernel itself waits after an update of an array of
+/// maps.
 pub fn wait_grace_period_by_map() -> io::Result<()> {
     let inner = create_array(BPF_MAP_TYPE_ARRAY, 4, None)?;
     let outer = create_array(BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, Some(inner.as_fd()))?;
     set_first(outer.as_fd(), inner.as_fd())
 }
 
-/// Puts a file into the first place of an array of such files.
+/// Sets the first element of an array of maps or programs.
 fn set_first(array: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
     let (key, value) = (0_u32, number(file));
     let mut attr = Element {
@@ -213,7 +213,7 @@ fn set_first(array: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 
-/// So many random words.
+/// Random words.
 pub(crate) fn random<const WORDS: usize>() -> io::Result<[u64; WORDS]> {
     let mut words = [0_u64; WORDS];
     let bytes = size_of_val(&words);
@@ -221,12 +221,12 @@ pub(crate) fn random<const WORDS: usize>() -> io::Result<[u64; WORDS]> {
     let written = unsafe { libc::getrandom(words.as_mut_ptr().cast(), bytes, 0) };
     match usize::try_from(written) {
         Ok(written) if written == bytes => Ok(words),
-        // Up to 256 bytes it gives all or none (getrandom(2)).
+        // Up to 256 bytes are returned entirely or not at all (getrandom(2)).
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Nanoseconds of one of the kernel's jiffies: the coarse clock advances with them.
+/// The length of the kernel's jiffy in nanoseconds: the resolution of the coarse clock.
 pub fn tick_nanoseconds() -> io::Result<u32> {
     let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the C library writes `tick` alone.
@@ -236,13 +236,13 @@ pub fn tick_nanoseconds() -> io::Result<u32> {
     u32::try_from(tick.tv_nsec).map_err(io::Error::other)
 }
 
-/// A second handle on the same map, which lives on its own.
+/// Another handle on the same map, with a separate lifetime.
 pub fn share(map: &MapData) -> Result<MapData, MapError> {
     let fd = map.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError)?;
     MapData::from_fd(fd)
 }
 
-/// Lifts the limit on locked memory, which kernels before 5.11 count maps against. Where that is refused, loading tells.
+/// Lifts the limit on locked memory, to which kernels before 5.11 charge maps. A refusal shows as an error at load.
 pub fn lift_memory_lock_limit() {
     let limit = libc::rlimit {
         rlim_cur: libc::RLIM_INFINITY,
@@ -255,7 +255,7 @@ pub fn lift_memory_lock_limit() {
     }
 }
 
-/// Has the calling thread go before others that have no such wish (nice -20), for work that is short and urgent.
+/// Gives the calling thread the highest priority of normal scheduling (nice -20), for short and urgent work.
 pub fn prefer_thread() -> io::Result<()> {
     const NICEST: c_int = -20;
     // SAFETY: the call takes numbers alone; on Linux a process of 0 is the calling thread.
@@ -266,8 +266,8 @@ pub fn prefer_thread() -> io::Result<()> {
     }
 }
 
-/// Lifts the soft limit on open files to the hard one: a task takes three of them, and login shells and service managers
-/// give 1,024. Where that is refused, opening tells.
+/// Raises the soft limit on open files to the hard one: a task needs three, and login shells and service managers
+/// set 1,024. A refusal shows as an error when files are opened.
 pub fn lift_open_files_limit() {
     let lifted = open_files().and_then(|mut limit| {
         limit.rlim_cur = limit.rlim_max;
@@ -282,7 +282,7 @@ pub fn lift_open_files_limit() {
     }
 }
 
-/// How many files this process may have open; `None` where the kernel does not say it.
+/// How many files this process may have open; `None` if the limit cannot be read.
 pub fn open_files_limit() -> Option<u64> {
     open_files().ok().map(|limit| limit.rlim_cur)
 }

@@ -23,7 +23,7 @@ struct Object {
     flags: u32,
 }
 
-/// Gives a map or a link a name in bpffs. It is there until the name is removed, as a file is.
+/// Pins a map or a link in bpffs. It exists until the pin is removed, as a file does.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = text(path)?;
     let mut attr = Object {

@@ -1,4 +1,4 @@
-//! Programs run outside of any link (BPF_PROG_TEST_RUN).
+//! Runs programs outside of any link (BPF_PROG_TEST_RUN).
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -7,9 +7,9 @@ use super::{BPF_PROG_TEST_RUN, address, bpf, number};
 /// The result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TestRunResult {
-    /// What the program returned.
+    /// The program's return value.
     pub returned: u32,
-    /// Nanoseconds for one run, the mean of all.
+    /// The mean duration of a run in nanoseconds.
     pub nanoseconds: u32,
 }
 
@@ -30,13 +30,13 @@ struct TestRun {
     context_out: u64,
 }
 
-/// Runs a tc program that does not look at its packet, and gives its result.
+/// Runs a tc program that does not read its packet, and returns its result.
 pub fn call(program: BorrowedFd<'_>) -> io::Result<u32> {
     // The kernel wants an Ethernet header.
     run(program, &[0; 14], &[], 1).map(|result| result.returned)
 }
 
-/// Runs a program `repeat` times on a frame; `context` is the structure that it sees, as user space may fill it, or empty.
+/// Runs a program `repeat` times on a frame; `context` is its context structure, as far as user space may fill it, or empty.
 pub(super) fn run(program: BorrowedFd<'_>, frame: &[u8], context: &[u8], repeat: u32) -> io::Result<TestRunResult> {
     let mut attr = TestRun {
         program: number(program),

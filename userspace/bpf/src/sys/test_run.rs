@@ -1,4 +1,4 @@
-//! Programs run on packets of the caller's, for tests and benchmarks alone.
+//! Runs programs on the caller's packets. Only for tests and benchmarks.
 
 use std::{io, os::fd::BorrowedFd};
 

@@ -21,7 +21,7 @@ pub enum CollectError {
     /// A table can't be read.
     #[error("cannot read the {table}")]
     Read {
-        /// Which.
+        /// The table's name in messages.
         table: &'static str,
         /// The kernel's error.
         source: io::Error,
@@ -29,7 +29,7 @@ pub enum CollectError {
     /// Entries can't be removed.
     #[error("cannot remove what is over from the {table}")]
     Remove {
-        /// Which table.
+        /// The table's name in messages.
         table: &'static str,
         /// The kernel's error.
         source: io::Error,
@@ -40,7 +40,7 @@ pub enum CollectError {
     /// A slot's use of the tables can't be read.
     #[error("cannot read the table use of slot {slot}")]
     Usage {
-        /// Which slot.
+        /// The slot.
         slot: u16,
         /// The kernel's error.
         source: io::Error,

@@ -13,7 +13,7 @@ pub enum JournalError {
     /// The file can't be used.
     #[error("cannot {operation} `{}`", path.display())]
     Io {
-        /// What was to be done.
+        /// The operation, such as `read`.
         operation: &'static str,
         /// The file.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum JournalError {
     Refused {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         why: Refusal,
     },
 }

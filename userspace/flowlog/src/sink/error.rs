@@ -37,7 +37,7 @@ pub enum SinkError {
     /// A file or folder can't be used.
     #[error("cannot {operation} `{}`", path.display())]
     Path {
-        /// What was to be done.
+        /// The operation, such as `open`.
         operation: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -67,7 +67,7 @@ pub enum SinkError {
     Stuck {
         /// The sink's name.
         sink: String,
-        /// How much.
+        /// The bytes that were not written.
         bytes: usize,
     },
     /// The sink still failed when taskgate ended.
@@ -75,7 +75,7 @@ pub enum SinkError {
     Left {
         /// The sink's name.
         sink: String,
-        /// How much.
+        /// The bytes that were not written.
         bytes: usize,
     },
     /// Records were given up because too many waited.
@@ -85,7 +85,7 @@ pub enum SinkError {
     Lost {
         /// The sink's name.
         sink: String,
-        /// How many.
+        /// The packets in these records.
         packets: u64,
     },
     /// Lines for a destination that no flow log has any more were given up.
@@ -95,7 +95,7 @@ pub enum SinkError {
     GivenUp {
         /// The sink's name.
         sink: String,
-        /// How much.
+        /// The bytes that were not written.
         bytes: usize,
     },
 }

@@ -117,7 +117,7 @@ pub enum EniError {
     Gate {
         /// The task.
         task: String,
-        /// Why.
+        /// The error of the gate.
         #[source]
         cause: Box<dyn Error + Send + Sync>,
     },
@@ -147,14 +147,14 @@ pub enum EniWarning {
     Setting {
         /// The setting.
         sysctl: String,
-        /// Why not.
+        /// The error in words.
         cause: String,
     },
     /// A setting that makes the host accept routing messages from the task could not be turned off.
     Trusting {
         /// The setting.
         sysctl: String,
-        /// Why not.
+        /// The error in words.
         cause: String,
     },
 }
