@@ -20,7 +20,7 @@ fn client(config: Config) -> Config {
         .task("task-1", &TASK, &["client"])
 }
 
-/// A task that serves everybody.
+/// A task whose service is open to all peers.
 fn server(config: Config) -> Config {
     config
         .group("server", "ingress: [{ protocol: all, from: any }], egress: []")

@@ -52,7 +52,8 @@ fn a_link_that_takes_name_and_number_of_another_unseen_is_gated() -> Result<()> 
     Ok(())
 }
 
-/// Putting up a gate takes up to a tenth of a second, in which the link may go: that is no error, and nothing is open.
+/// Attaching a gate takes up to a tenth of a second, in which the link may disappear: that is not an error, and nothing
+/// is open.
 #[test]
 fn a_link_that_goes_while_it_is_gated_is_no_error() -> Result<()> {
     let topology = Topology::new()?;

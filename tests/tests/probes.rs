@@ -53,7 +53,7 @@ fn the_hosts_health_checks_need_a_rule_for_its_address() -> Result<()> {
             assert_eq!(probe(&topology.host, at(address, 8081))?, Answer::Silence);
         }
     }
-    // The host is no exception where no rule is.
+    // Without a rule the host is denied like any other.
     let _server = TcpEcho::start(&closed, 8080)?;
     assert_eq!(probe(&topology.host, at("10.88.0.30", 8080))?, Answer::Silence);
     let denied = daemon.stop()?.ledger()?;

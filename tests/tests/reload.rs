@@ -145,7 +145,7 @@ fn icmp_is_tracked_even_where_rules_are_wide_open() -> Result<()> {
     Ok(())
 }
 
-/// `on-rule-removal: cut` is no fact of AWS's.
+/// AWS has no counterpart of `on-rule-removal: cut`.
 #[test]
 fn a_tracked_connection_is_cut_where_the_settings_say_so() -> Result<()> {
     let mut test = E2eTest::start(|config| shop(config).with("settings: { on-rule-removal: cut }"))?;

@@ -13,7 +13,7 @@ use super::{
     spread::Spread,
 };
 
-/// A model, compiled over and over.
+/// The times to compile a model repeatedly.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompileTime {
     /// The row's name.

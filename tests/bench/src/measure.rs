@@ -9,7 +9,7 @@ use super::{spread::Spread, varied::Varied};
 
 /// The program that runs on packets.
 pub enum Runner {
-    /// A program, on the same packet over and over.
+    /// A program that gets the same packet repeatedly.
     Same(OwnedFd),
     /// A program, on packets that differ.
     Varied(Varied),

@@ -68,7 +68,7 @@ pub fn local(place: usize, family: Family) -> IpAddr {
     }
 }
 
-/// The address of a peer that is no member.
+/// The address of a peer that is not a member.
 fn stranger(family: Family) -> IpAddr {
     match family {
         Family::V4 => [10, 200, 0, 1].into(),

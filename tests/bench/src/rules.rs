@@ -118,7 +118,7 @@ impl Set {
         }
     }
 
-    /// Its group; the last of several rules opens [`OPEN_PORT`] to everybody.
+    /// The group of the ENI; the last of several rules opens [`OPEN_PORT`] to all peers.
     pub fn group(self) -> SecurityGroup {
         let Self { family, rules, kind } = self;
         let mut ingress: Vec<_> = (0..rules).map(|number| self.rule(number)).collect();

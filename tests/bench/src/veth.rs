@@ -139,8 +139,8 @@ fn forward() -> Result<()> {
     Ok(())
 }
 
-/// A namespace at the other end of the link at this place, which reaches all others through this one. Nothing has to be
-/// asked for on the link, so nothing else is on it.
+/// A namespace at the other end of the link at this place, which reaches all others through this one. Its neighbour
+/// entries are static, so that no other packets are on the link.
 fn task(place: usize) -> Result<Netns> {
     const HERE: &str = "02:00:00:00:00:01";
     const THERE: &str = "02:00:00:00:00:02";

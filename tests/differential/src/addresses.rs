@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{generator::Generator, rng::Rng};
 
-/// Addresses that are no gated ENI's.
+/// Addresses that no gated ENI has.
 const STRANGERS: [&str; 15] = [
     "10.0.1.1",
     "10.0.1.2",
@@ -22,7 +22,7 @@ const STRANGERS: [&str; 15] = [
     "2001:db8:ff:0:8000::1",
     "fd00:ec2::254",
 ];
-/// Addresses that are no host's.
+/// Special addresses: group, unspecified, loopback, link-local and IPv4-mapped ones.
 const ODD: [&str; 14] = [
     "255.255.255.255",
     "224.0.0.1",
@@ -102,7 +102,7 @@ impl Generator {
         }
     }
 
-    /// A stranger, an ENI of this host, or an address that is no host's.
+    /// A stranger, an ENI of this host, or a special address.
     pub(super) fn anybody(&self, v6: bool, rng: &mut Rng) -> IpAddr {
         let named: &[&str] = if rng.one_in(10) { &ODD } else { &STRANGERS };
         let named = named.iter().map(|text| text.parse().expect("an address"));

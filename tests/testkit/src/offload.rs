@@ -1,4 +1,4 @@
-//! Offloads of links: `ethtool`'s switches, as far as tests turn them.
+//! Offloads of links: the `ethtool` switches that tests use.
 #![expect(unsafe_code, reason = "an ioctl that nix does not have")]
 
 use std::{io, os::fd::AsRawFd as _};

@@ -78,8 +78,8 @@ impl Lines {
         self.0.lock().lines.get(start..).unwrap_or_default().to_vec()
     }
 
-    /// Waits until `wanted` gives something of the lines from `start` on. Fails when no more will come, or none that
-    /// does within `patience`.
+    /// Waits until `wanted` returns a value for the lines from `start` on. Fails when the output has ended, or after
+    /// `patience`.
     pub fn wait<R>(
         &self,
         start: usize,

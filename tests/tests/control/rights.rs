@@ -59,7 +59,7 @@ fn secret_folder(test: &E2eTest, name: &str, gid: u32, mode: u32) -> Result<Path
     Ok(folder)
 }
 
-/// A folder that everybody can get at.
+/// A folder that every user can read.
 fn open_folder(test: &E2eTest, name: &str) -> Result<PathBuf> {
     fs::set_permissions(test.topology.folder(), Permissions::from_mode(0o755))?;
     let folder = test.topology.folder().join(name);
@@ -95,7 +95,7 @@ fn files_are_read_with_the_callers_rights() -> Result<()> {
             ensure!(said.contains(SECRET) == learns, "{path} {}: {said}", folder.display());
             ensure!(learns || said.contains("ermission denied"), "{path}: {said}");
         }
-        // Root is told.
+        // Root gets the contents.
         let problem = control.post(path, &json!({ "config": roots }))?.problem(422)?;
         ensure!(problem.to_string().contains(SECRET), "{problem}");
     }

@@ -197,7 +197,7 @@ fn a_link_is_known_under_another_name() -> Result<()> {
             .collect();
         ensure!(after == before, "{:?}", before.symmetric_difference(&after));
         drop(eni);
-        // Where it is made anew, the other one is not forgotten.
+        // If the ENI is made again, its previous link is removed.
         let (eni, ()) = TaskEni::make(&netlink, &spec, open).await?;
         ensure!(links()? == ["lo".to_owned(), link].into() && eni.link().ifindex != ifindex);
         Ok(())

@@ -99,7 +99,7 @@ fn a_million_members_are_found() -> Result<()> {
         for number in 0..MEMBERS {
             ensure!(set(number) == sets[number as usize % 2], "member {number}");
         }
-        // Some of them by the program, and some that are no members.
+        // Some of the members through the program, and some addresses that are not members.
         let program = loaded.program(Direction::Ingress)?;
         for number in (0..MEMBERS).step_by(97) {
             ensure!(verdicts(&program, number, 1024)? == expected(number), "member {number}");

@@ -1,4 +1,4 @@
-//! taskgate is killed, and started again: nothing that lives is cut, nothing that is denied passes, and no packet is missing
+//! taskgate is killed, and started again: no live connection is cut, no denied packet passes, and no packet is missing
 //! from the records.
 
 mod alive;

@@ -139,7 +139,7 @@ impl Place {
         self.topology.host.ip("link delete trunk")
     }
 
-    /// Makes the trunk, which leads straight to the wire, anew.
+    /// Makes the trunk again, connected directly to the wire.
     pub(crate) fn plug(&self) -> Result<()> {
         plug(&self.topology.host, &self.wire, self.judge.queues())
     }

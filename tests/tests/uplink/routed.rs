@@ -145,7 +145,7 @@ fn traffic(judge: Judge) -> Result<()> {
             let sent = test.outside.sent(flow)?;
             let passed_by = match judge {
                 Judge::Gate => sent.packets as usize,
-                // A driver gets them cut apart.
+                // A driver receives the segments already split.
                 Judge::Generic if flow.destination.port() == UNCUT => 1,
                 Judge::Native | Judge::Generic => 0,
             };

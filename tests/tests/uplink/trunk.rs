@@ -204,7 +204,7 @@ fn from_the_wire(judge: Judge, far: Far) -> Result<()> {
         books.udp(&vlan(101), query, denied("web-1", DropReason::NoRule))?;
         let web_there = Flow::tcp(from(40000), to(DNS, 80));
         books.tcp(&vlan(102), web_there, flags::SYN, denied("dns-1", DropReason::NoRule))?;
-        // Priorities and colours are no part of a VLAN's id.
+        // Priority and drop-eligible bits are not part of a VLAN id.
         let other = Flow::tcp(from(40001), to(WEB, 80));
         books.tcp(&vlan(0xf000 + 101), other, flags::SYN, End::Arrives(Some("web-1")))?;
 

@@ -187,7 +187,7 @@ fn a_neighbour_that_spoke_on_the_link_is_answered_under_its_address() -> Result<
             // To that neighbour only, and from the task's own address.
             assert!(!test.egress(&message(TASK6, PEER6, ADVERTISEMENT, TASK6, 8))?);
             assert!(!test.egress(&message(STRANGER6, NEIGHBOUR, ADVERTISEMENT, STRANGER6, 8))?);
-            // A link that was bound anew has other neighbours.
+            // A link that was bound again has other neighbours.
             let slot = test.fixture.slot("task")?;
             test.fixture.writer.bump_epoch(slot)?;
             assert!(!test.egress(&message(TASK6, NEIGHBOUR, ADVERTISEMENT, TASK6, 8))?);

@@ -60,7 +60,7 @@ fn the_settings_say_which_errors_need_no_rule() -> Result<()> {
                     test.name
                 );
             }
-            // A redirect is no error.
+            // A redirect is not an error.
             assert!(!test.ingress(&about(ROUTER4, TASK4, (5, 1), &out4(flags::ACK), 28))?);
         }
         Ok(())

@@ -350,7 +350,8 @@ fn a_task_that_probes_its_address_hears_who_has_it() -> Result<()> {
     })
 }
 
-/// A task that may speak for others is no router to its neighbours all the same, and takes no other task's address.
+/// A task without the source/destination check still may not act as a router towards its neighbours, nor claim another
+/// task's address.
 #[test]
 fn no_task_speaks_as_a_router_whether_it_is_checked_or_not() -> Result<()> {
     /// PIM of version 2.

@@ -1,4 +1,4 @@
-//! Datagrams that are larger than a link: kernels cut them up and put them together again, and gates see the parts.
+//! Datagrams larger than a link's MTU: kernels fragment and reassemble them, and gates see the fragments.
 
 use anyhow::Result;
 use taskgate_ebpf::abi::{Direction, DropReason};

@@ -149,7 +149,7 @@ fn without_errors_a_narrower_path_stops_a_connection_until_they_get_through() ->
     for address in SERVER {
         let (topology, server) = routed()?;
         let mut test = E2eTest::in_topology(topology, |config| one(config).with("settings: { icmp-errors: none }"))?;
-        // Else the kernel would find out by itself, after a while.
+        // Otherwise the kernel would find the path MTU by probing, after a while.
         test.task("web-1")?.set("net.ipv4.tcp_mtu_probing", "0")?;
         let bulk = Bulk::start(test.task("web-1")?, &server, at(address, PORT))?;
         bulk.await_more(PART)?;

@@ -269,7 +269,8 @@ fn what_is_cut_late_is_cut_as_it_was_judged() -> Result<()> {
     Ok(())
 }
 
-/// A tunnel's packets have their checksums filled in late, and are cut late, behind the header that a gate judges.
+/// The checksums of a tunnel's packets are filled in late, and the packets are split late, behind the header that a gate
+/// judges.
 #[test]
 fn a_tunnel_out_of_a_task_carries_what_is_finished_late() -> Result<()> {
     const TUNNEL: &str = "ingress: [{ protocol: udp, ports: 4789, from: any }], \

@@ -14,8 +14,8 @@ pub(super) struct Ended {
     pub(super) outcome: Outcome,
 }
 
-/// The links that had an ENI or a bridge in common with the one of the last packet, at any time, directly or by way of others;
-/// nothing if those are all that there were packets on.
+/// The links that had an ENI or a bridge in common with the link of the last packet, at any time, directly or through
+/// other links; `None` if no other links had packets.
 pub(super) fn neighbourhood(ended: &[Ended]) -> Option<BTreeSet<u32>> {
     let mut links = BTreeSet::from([ended.last()?.link]);
     loop {

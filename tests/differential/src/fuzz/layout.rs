@@ -203,7 +203,7 @@ pub(super) struct WatchedBank<'a> {
     reach: Reach,
 }
 
-/// Whether something lies at an offset of the bank of control words, of one of rows, or of one of members.
+/// Whether an offset lies within a table or row in the bank of control words, in a bank of rows, or in a bank of members.
 fn in_tables(bank: u32, offset: u32) -> bool {
     let parts: &[Region] = match bank {
         CONTROL_BANK => &[CONTROL_WORDS, TIMEOUT_TICKS, EPOCHS, LINKS],

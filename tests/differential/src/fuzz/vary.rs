@@ -1,4 +1,4 @@
-//! Packets that are made of others: changed, answered, cut to pieces, complained about.
+//! Packets made from earlier ones: changed copies, answers, fragments, and ICMP errors.
 
 use taskgate_ebpf::{abi::Direction, host::Left, packet::Checksum};
 

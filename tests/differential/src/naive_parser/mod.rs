@@ -36,7 +36,7 @@ pub(crate) struct Arp {
 pub(crate) struct Ip {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// The protocol of its transport header, as far as that was reached.
+    /// The protocol of the transport header, as far as the parser reached it.
     pub(crate) protocol: u8,
     /// Packets on the wire.
     pub(crate) packets: u64,
@@ -48,7 +48,8 @@ pub(crate) struct Ip {
     pub(crate) fragment: Option<Part>,
     /// Whether the kernel is still to write into bytes that the gate has read.
     pub(crate) overwritten: bool,
-    /// Whether it is a message by which neighbours or bridges know multicast routers, or one of routers' that hosts drop.
+    /// Whether the message makes neighbours or bridges take its sender for a multicast router, or is a router's message
+    /// that hosts drop.
     pub(crate) router_role: bool,
 }
 
@@ -315,7 +316,7 @@ fn walk(ip: &mut Ip, packet: &[u8], total: usize, fragments_allowed: bool, left:
                 if !fragments_allowed || more && carries % 8 != 0 || offset + carries + at - 40 > 65535 {
                     return Err(DropReason::Malformed);
                 }
-                // Each fragment header speaks anew.
+                // Each fragment header replaces the result of the previous one.
                 let id = u32::from(u16_at(packet, at + 4)) << 16 | u32::from(u16_at(packet, at + 6));
                 ip.fragment = (offset > 0 || more).then(|| Part::new(id, offset, carries, more));
                 if offset > 0 {
@@ -372,7 +373,7 @@ fn count(ip: &mut Ip, total: usize, headers: usize, (segments, size): (u32, u32)
         return;
     }
     let payload = (total - headers) as u64;
-    // Sixteen bits is all that the kernel has for their number.
+    // The kernel has only sixteen bits for the number of segments.
     let packets = if segments > 0 && payload / u64::from(size) <= 65535 {
         segments.into()
     } else {

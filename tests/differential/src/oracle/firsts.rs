@@ -79,7 +79,7 @@ impl Firsts {
 
     /// Notes a fragment that was let through: a first one is remembered, and a complete datagram forgotten.
     pub(super) fn remember(&mut self, case: &Case<'_>, ip: &Ip) {
-        // Neighbour discovery is no business of rules, nor are its fragments.
+        // Rules do not judge neighbour discovery, nor its fragments.
         let (Some(part), false) = (ip.fragment, matches!(ip.body, Body::Neighbour { .. })) else {
             return;
         };

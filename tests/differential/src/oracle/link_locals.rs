@@ -59,7 +59,7 @@ impl LinkLocals {
         self.is_own(case, slot, address) || is_address(address) && !others
     }
 
-    /// Whether an address is the task's only as far as anybody knows, where others are on the link.
+    /// Whether an address is only presumed to be the task's: it may be, but other hosts are on the link.
     pub(super) fn is_presumed(&self, case: &Case<'_>, slot: u16, address: Ipv6Addr) -> bool {
         case.world.segments.contains_key(&slot) && !self.is_own(case, slot, address)
     }

@@ -52,7 +52,7 @@ pub(super) fn as_dhcp(name: &Name) -> Name {
 }
 
 impl Name {
-    /// Whether it is one of IPv6.
+    /// Whether the name is of an IPv6 connection.
     pub(super) fn is_v6(&self) -> bool {
         self.addresses.0.is_ipv6()
     }

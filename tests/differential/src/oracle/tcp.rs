@@ -1,4 +1,4 @@
-//! The known state of a TCP connection: the task's segments are believed, those in its peer's name have to fit.
+//! The known state of a TCP connection: the task's segments are believed, segments in its peer's name must fit.
 
 use std::collections::BTreeMap;
 

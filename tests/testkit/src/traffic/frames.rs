@@ -25,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Sender(OwnedFd);
 
-/// The kind of segments that the kernel has yet to cut a frame into.
+/// The kind of segments into which the kernel is yet to split a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segments {
     /// TCP over IPv4.
@@ -144,7 +144,7 @@ impl Ring {
         let socket = netns.run(|| speak(link, prepare));
         let socket = socket.with_context(|| format!("cannot make a ring to send on `{link}`"))?;
         let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice takes nothing from anybody.
+        // SAFETY: a new mapping at an address of the kernel's choice replaces no other mapping.
         let memory = unsafe { mmap(None, MEMORY, rights, MapFlags::MAP_SHARED, &socket, 0) };
         let memory = memory.context("cannot map a ring")?;
         Ok(Self {
