@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain, build_ebpf};
 
-/// Marks the run of this script that has the inner build's environment.
+/// The variable that is set when this script runs in the inner build's environment.
 const INNER: &str = "TASKGATE_BUILD_TOOLCHAIN";
 const SKIP: &str = "AYA_BUILD_SKIP";
 /// The crates that use unstable features; RUSTC_BOOTSTRAP allows these on a compiler that is no nightly.
@@ -36,7 +36,7 @@ fn main() {
     }
 }
 
-/// The same words that `aya-build` takes for yes.
+/// Whether the build is skipped, by the same values that `aya-build` accepts.
 fn skipped() -> bool {
     println!("cargo::rerun-if-env-changed={SKIP}");
     env::var(SKIP).is_ok_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
@@ -73,7 +73,7 @@ fn prepare() -> Result<()> {
         bail!("the kernel program has no linker: run `cargo xtask setup` first");
     }
 
-    // A toolchain that rustup does not manage is named by its folder: found through PATH where there is no rustup.
+    // A toolchain without rustup is given as a folder, and found through PATH.
     let mut path: Vec<PathBuf> = vec![tools.join("bin")];
     if toolchain.contains('/') {
         path.push(Path::new(toolchain).join("bin"));
@@ -93,7 +93,7 @@ fn prepare() -> Result<()> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run the build script again")?;
-    // cargo repeats a script's warnings at each build: let those through that say something, not the inner progress.
+    // cargo repeats a script's warnings at each build: pass on real warnings, not the inner build's progress.
     for line in String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter(|line| !is_progress(line))
@@ -106,7 +106,7 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Whether a line is one of the inner cargo's own, such as `Compiling aya-ebpf v0.2.1`, that `aya-build` made a warning.
+/// Whether a line is the inner cargo's progress, such as `Compiling aya-ebpf v0.2.1`, which `aya-build` turns into a warning.
 fn is_progress(line: &str) -> bool {
     const VERBS: [&str; 8] = [
         "Adding",
@@ -122,8 +122,8 @@ fn is_progress(line: &str) -> bool {
     words.is_some_and(|words| words.is_empty() || VERBS.contains(&words.split(' ').next().unwrap_or_default()))
 }
 
-/// Whether a variable speaks of the outer build: its toolchain, its profile, its target folder. The kernel program's
-/// profile is the workspace's alone, because another one does not pass the verifier.
+/// Whether a variable configures the outer build: its toolchain, its profile, its target folder. The kernel program is
+/// always built with the workspace's profile, because another one does not pass the verifier.
 fn outer_only(name: &OsString) -> bool {
     let name = name.to_string_lossy();
     ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_"]

@@ -52,7 +52,7 @@ struct State {
     ending: bool,
     /// The queue was dropped: no more lines come.
     closed: bool,
-    /// The sink is to open its file anew.
+    /// The sink has to reopen its file.
     reopen: bool,
     /// The sink to use instead of the present one.
     replacement: Option<Box<dyn Sink>>,
@@ -201,7 +201,7 @@ impl Queue {
         self.shared.lock().bytes
     }
 
-    /// Has the sink open its file anew.
+    /// Has the sink reopen its file.
     pub(super) fn reopen(&self) {
         self.shared.call(|state| state.reopen = true);
     }

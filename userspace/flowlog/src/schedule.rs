@@ -17,7 +17,7 @@ pub struct Bounds {
     pub end: u64,
 }
 
-/// The start of the window of `interval` seconds that `now` lies in.
+/// The start of the window of `interval` seconds that contains `now`.
 pub const fn aligned(now: u64, interval: u32) -> u64 {
     now - now % interval as u64
 }

@@ -32,7 +32,7 @@ pub struct FileSink {
     path: PathBuf,
     rotate: Option<Rotate>,
     open: Option<Open>,
-    /// Whether an open file whose path has no file any more is to be let go.
+    /// Whether a reopen was requested: an open file is then closed even if no file is at its path.
     reopen: bool,
     /// When rotation last failed.
     stays: Option<Instant>,
