@@ -57,7 +57,7 @@ fn a_rule_for_authentication_admits_it_in_both_families() -> Result<()> {
     Ok(())
 }
 
-/// Between a task and its peer datagrams are authenticated (`ip xfrm`), and others are refused by both.
+/// Authenticates all datagrams between a task and its peer (`ip xfrm`); both refuse others.
 fn authenticate(stage: &E2eTest) -> Result<()> {
     const KEY: &str = "0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
     let sides: [(&Netns, [&str; 2]); 2] = [

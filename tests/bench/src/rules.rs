@@ -96,8 +96,8 @@ pub fn member_addresses(number: u32) -> (Ipv4Addr, Ipv6Addr) {
 }
 
 impl Set {
-    /// The port of a packet from a member that it denies: as far from an open one as can be, since the port is open to
-    /// others and other ports are open to the members.
+    /// The port of a packet from a member that the set denies: the hardest case, since the port is open to other peers
+    /// and other ports are open to the members.
     pub const fn denied_port(self) -> u16 {
         const MULTIPLE: u16 = 3;
         20_000 + self.rules / 2 / MULTIPLE * MULTIPLE

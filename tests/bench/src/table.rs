@@ -1,7 +1,7 @@
 //! Tables in plain text.
 
-/// Rows under a heading: the first column to the left, the others to the right, but for the last, which reads on. A row
-/// may be shorter than the heading.
+/// Rows under a heading: the first column is aligned to the left, the others to the right, except the last, which is
+/// text. A row may be shorter than the heading.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let heading = heading.map(str::to_owned);
     let all = || std::iter::once(&heading).chain(rows);

@@ -96,7 +96,7 @@ pub(crate) fn any_model(rng: &mut Rng) -> (Model, Vec<Option<EniLimits>>, u32) {
     (model, gates, floor)
 }
 
-/// Deals everything out to VPCs, and adds members that have addresses of others in other VPCs.
+/// Assigns groups and ENIs to VPCs, or to none, and adds members whose addresses overlap with those of other VPCs.
 fn several_vpcs(groups: &mut [SecurityGroup], enis: &mut Vec<Eni>, rng: &mut Rng) {
     let vpcs = groups.iter_mut().map(|group| &mut group.vpc);
     for vpc in vpcs.chain(enis.iter_mut().map(|eni| &mut eni.vpc)) {

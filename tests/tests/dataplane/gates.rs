@@ -1,4 +1,4 @@
-//! Gates put up and taken off, with TCX and with clsact.
+//! Gates attached and detached, with TCX and with clsact.
 
 use std::{fs::File, net::UdpSocket, process::Command, thread, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The prefilter: attached, taken off, and gone with its link.
+//! The prefilter: attached, detached, and removed with its link.
 
 use anyhow::{Result, ensure};
 use taskgate_bpf::{object::BpfObject, prefilter::PrefilterMode};

@@ -232,7 +232,7 @@ fn a_list_that_cannot_be_believed_changes_nothing() -> Result<()> {
                 "{why}: {said:?}"
             );
             ensure!((links()?, namespaces()?) == before, "{why}");
-            // Nor is the link taken over, or taken for its own when the task's ENI is made.
+            // Nor is the link taken over, or used as the task's own when the task's ENI is made.
             ensure!(TaskEni::adopt(&netlink, &spec("web", &all)).await?.is_none(), "{why}");
             let error = TaskEni::make(&netlink, &spec("web", &all), open).await.unwrap_err();
             ensure!(matches!(error, EniError::Foreign { .. }), "{why}: {error}");

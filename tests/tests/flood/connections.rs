@@ -47,7 +47,7 @@ fn a_task_that_floods_fills_its_own_share_of_connections() -> Result<()> {
     assert!(held.used().conns <= SHARE + 1 + opened as u64);
     assert!(!connects(loud)?, "nothing new");
 
-    // They were reset: in ten seconds they are over, and room for others is made.
+    // These connections were reset: they end within ten seconds, which makes room for new ones.
     let mut tries = 1;
     until("the task has room again", || {
         tries += 1;

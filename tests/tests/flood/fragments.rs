@@ -12,8 +12,8 @@ use testkit::{
 
 use super::{CLIENT, LOUD, MOST_DENIALS, OUTSIDE, QUIET, SINK};
 
-/// First fragments without the rest are remembered for half a minute, and no longer than about a second where they take
-/// up the room of others.
+/// First fragments without the rest are remembered for half a minute, and for about a second at most if they use up the
+/// room of other datagrams.
 #[test]
 fn a_flood_of_fragments_is_over_in_seconds() -> Result<()> {
     // Floor and pool of the task that sends them, and as many again.

@@ -150,7 +150,7 @@ fn one_member_too_many_is_refused_and_nothing_changes() -> Result<()> {
                     restart taskgate, which takes its gates and connections over with a larger one",
             "{refused}"
         );
-        // Member 0 would have gone.
+        // A partly applied configuration would have removed member 0.
         for number in (0..all).step_by(499).chain([all - 1]) {
             ensure!(verdicts(&program, number, 1024)? == expected(number), "member {number}");
         }
@@ -159,7 +159,8 @@ fn one_member_too_many_is_refused_and_nothing_changes() -> Result<()> {
     })
 }
 
-/// 10,000 members come and go, and their rows and words are used again for others, while packets of all of them are judged.
+/// 10,000 members come and go, and their rows and words are used again for other members, while packets of all of them
+/// are judged.
 #[test]
 fn no_packet_meets_groups_of_another_while_members_come_and_go() -> Result<()> {
     const STAY: u32 = 2_000;

@@ -202,7 +202,7 @@ fn the_command_shows_them_to_people_and_to_programs() -> Result<()> {
     Ok(())
 }
 
-/// A client that reads nothing holds up neither the daemon, nor others, nor packets.
+/// A client that reads nothing delays neither the daemon, nor other clients, nor packets.
 #[test]
 fn a_slow_reader_of_many_holds_nothing_up() -> Result<()> {
     const PORTS: u16 = 50_000;

@@ -218,7 +218,7 @@ fn a_frame_without_a_tag_on_the_trunk_reaches_no_branch() -> Result<()> {
         let six = ip(at(PEER6), at(TASK6), 6, &tcp(40000, 443, flags::SYN, b""));
         for frame in [&to(TASK4, 443, flags::SYN), &six] {
             assert!(!test.send(Direction::Ingress, trunk, frame)?, "{}", test.name);
-            // Others may be the branch's way to the wire and back.
+            // Egress is not dropped: it may be the branch's path to the wire and back.
             assert!(test.send(Direction::Egress, trunk, frame)?, "{}", test.name);
         }
         // A task on a network device is behind its own gate.

@@ -135,7 +135,7 @@ pub(super) fn measure(effort: ControlEffort, say: &dyn Fn(&str)) -> Result<Strin
     Ok(format!("\n{}", table(heading.each_ref().map(String::as_str), &rows)))
 }
 
-/// A row with a cell for each of them; the last column reads on, and nothing does here.
+/// A row with these cells; the text column at the end stays empty.
 fn cells(name: &str, cells: impl Iterator<Item = String>) -> [String; COLUMNS] {
     let mut row = [const { String::new() }; COLUMNS];
     for (column, cell) in row.iter_mut().zip(iter::once(name.to_owned()).chain(cells)) {

@@ -212,7 +212,7 @@ impl FilteredHost {
 }
 
 impl Drop for FilteredHost {
-    /// Where a run fails, taskgate ends in order like the others.
+    /// When a run fails, taskgate is stopped in order as well.
     fn drop(&mut self) {
         if let Some(Err(error)) = self.taskgate.take().map(Daemon::stop) {
             eprintln!("error: {error:#}");

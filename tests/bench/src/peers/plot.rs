@@ -15,7 +15,7 @@ use crate::spread::Spread;
 const PANEL: (f64, f64) = (440.0, 190.0);
 /// The part of a panel that its bars use.
 const FIELD: (f64, f64) = (370.0, 110.0);
-/// Where they begin in it.
+/// The origin of the bars in a panel.
 const ORIGIN: (f64, f64) = (60.0, 140.0);
 /// Above the panels: the legend.
 const HEAD: f64 = 50.0;

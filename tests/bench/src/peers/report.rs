@@ -13,7 +13,7 @@ use crate::{machine::Machine, spread::Spread, table::table};
 
 /// The number of rules at which taskgate must be faster.
 const MANY: u16 = 1000;
-/// The columns of a table: the row's name, the filters, [`SHARE`], and the one of all tables that reads on.
+/// The columns of a table: the row's name, the filters, [`SHARE`], and the text column at the end of every table.
 const COLUMNS: usize = SHARE + 2;
 /// The column with taskgate's rate in per cent of the rate without a filter.
 const SHARE: usize = 1 + PacketFilter::ALL.len();

@@ -14,7 +14,7 @@ use super::{
     neighbours::is_on_link,
 };
 
-/// Why a packet is let in.
+/// The reason for an admission, and its entry's properties.
 #[expect(clippy::struct_excessive_bools, reason = "facts about an admission, each by itself")]
 pub(super) struct Admission {
     pub(super) pass: PassReason,
