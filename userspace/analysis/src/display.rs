@@ -12,7 +12,7 @@ pub fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-/// A packet's protocol in one word: its name, or its number where it has none.
+/// A packet's protocol in one word: its name, or its number if it has none.
 pub fn protocol_word(number: u8) -> String {
     protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
@@ -45,7 +45,7 @@ fn icmp(name: &str, messages: IcmpMatch) -> String {
     }
 }
 
-/// The far side that a rule names.
+/// A rule's peer.
 pub fn peer(model: &Model, peer: &Peer) -> String {
     match peer {
         Peer::V4(net) => net.to_string(),
@@ -65,7 +65,7 @@ pub fn rule(model: &Model, direction: Direction, rule: &Rule) -> String {
     format!("{} {way} {}", protocol(rule.protocol), peer(model, &rule.peer))
 }
 
-/// A group as users name it: by its name, or by its id where the name is not enough.
+/// A group's name for output, or its id if the name is ambiguous.
 pub fn group_name(model: &Model, group: GroupIndex) -> &str {
     let (index, group) = (group, model.group(group));
     let same = |text: &str| text.eq_ignore_ascii_case(&group.name);
@@ -77,7 +77,7 @@ pub fn group_name(model: &Model, group: GroupIndex) -> &str {
     }
 }
 
-/// A prefix list as users name it: by its name, or by its id where the name is not enough.
+/// A prefix list's name for output, or its id if the name is ambiguous.
 pub fn list_name(model: &Model, list: PrefixListIndex) -> &str {
     let (index, list) = (list, model.prefix_list(list));
     let Some(name) = list.name.as_deref() else {
@@ -98,12 +98,12 @@ pub fn groups_of(model: &Model, eni: &Eni) -> String {
     all(&names)
 }
 
-/// All of these, in backticks.
+/// These names joined by "and", in backticks.
 pub fn all(names: &[&str]) -> String {
     joined(names, "and")
 }
 
-/// One of these, in backticks.
+/// These names joined by "or", in backticks.
 pub fn either(names: &[&str]) -> String {
     joined(names, "or")
 }
@@ -117,13 +117,13 @@ fn joined(names: &[&str], word: &str) -> String {
     }
 }
 
-/// An id as AWS gives them, which a shell takes as it is. `None` for any other: a file could make a command of it.
+/// An id in AWS's form, which is safe in a shell command. `None` for any other: a file could inject a command with it.
 pub fn plain_id(id: &str) -> Option<&str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
     (!id.is_empty() && !id.starts_with('-') && id.chars().all(fits)).then_some(id)
 }
 
-/// Bytes in a unit that a person reads.
+/// A number of bytes in a readable unit.
 pub fn bytes(count: usize) -> String {
     const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
     let mut whole = count;

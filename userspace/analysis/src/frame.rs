@@ -69,11 +69,11 @@ impl fmt::Display for Message {
     }
 }
 
-/// An Ethernet frame with the packet. The addresses are of one family; if they are not, both are taken as IPv6.
+/// Builds an Ethernet frame with the packet. Both addresses should be of one family; otherwise both are taken as IPv6.
 pub(crate) fn frame(source: IpAddr, destination: IpAddr, message: Message) -> Vec<u8> {
     const HOP_LIMIT: u8 = 64;
     const WINDOW: u16 = u16::MAX;
-    // Locally administered addresses: no gate looks at them.
+    // Locally administered hardware addresses, which gates ignore here.
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let builder = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => builder.ipv4(source.octets(), destination.octets(), HOP_LIMIT),
@@ -84,13 +84,13 @@ pub(crate) fn frame(source: IpAddr, destination: IpAddr, message: Message) -> Ve
     match message {
         Message::Tcp { source, port } => builder.tcp(source, port, 0, WINDOW).syn().write(&mut frame, &[]),
         Message::Udp { source, port } => builder.udp(source, port).write(&mut frame, &[]),
-        // Behind type and code an identifier and a sequence number, or what other messages have there.
+        // After type and code: an identifier and a sequence number, or other fields of other messages.
         Message::Icmp { kind, code } | Message::Icmpv6 { kind, code } => {
             builder.write(&mut frame, number, &[kind, code, 0, 0, 0, 1, 0, 1])
         }
         Message::Other(_) => builder.write(&mut frame, number, &[0; 8]),
     }
-    // A vector takes what is written to it, and none of this is too long for its length fields.
+    // Writing to a vector cannot fail, and no part exceeds its length field.
     .ok();
     frame
 }
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// A frame, read by the same library: the addresses, and the transport header as [`Message`] has it.
+    /// A frame parsed by the same library: the addresses, and the transport header as a [`Message`].
     fn read(bytes: &[u8]) -> (IpAddr, IpAddr, Message) {
         let packet = SlicedPacket::from_ethernet(bytes).unwrap();
         let (source, destination, number): (IpAddr, IpAddr, _) = match packet.net.unwrap() {

@@ -9,23 +9,23 @@ use taskgate_ebpf::abi::image::{NO_CAP, Share, Shared};
 use taskgate_model::{Eni, Exempt, Model};
 use taskgate_tables::image::host_image;
 
-/// Entries in each table for one ENI: an answer takes one packet through each gate.
+/// Entries in each table for one ENI: an answer sends one packet through each gate.
 const ROOM: u32 = 16;
 
-/// An image that holds one generation, and who is who in it.
+/// An image with one generation, and its registers of ENIs and rules.
 pub struct HostImage {
     /// The image and its writer.
     pub writer: ImageWriter<Vec<AtomicU64>>,
     /// The rules by number.
     pub rule_ids: RuleIds,
-    /// How many different policies there are.
+    /// The number of distinct policies.
     pub policies: usize,
-    /// How much memory they take.
+    /// Their size in bytes.
     pub policy_bytes: usize,
 }
 
 impl HostImage {
-    /// Compiles a model with a gate for each ENI that `gated` picks, which lets `exempt` through without a rule.
+    /// Compiles a model with a gate for each ENI that `gated` selects, which passes traffic to `exempt` without a rule.
     ///
     /// # Errors
     /// The configuration does not fit into an image.
@@ -49,7 +49,7 @@ impl HostImage {
         for table in Shared::ALL {
             writer.control().set_share(table, Share { floor: ROOM, pool: 0 });
         }
-        // Nobody reads the image yet.
+        // The image has no readers yet, so no grace period is needed.
         writer.prepare(&compiled, &mut || {})?.commit();
         Ok(Self {
             writer,
@@ -59,7 +59,7 @@ impl HostImage {
         })
     }
 
-    /// How much memory the image takes, here as in the kernel.
+    /// The size of the image in bytes, here as in the kernel.
     pub fn image_bytes(&self) -> usize {
         size_of_val(self.writer.memory())
     }

@@ -1,4 +1,4 @@
-//! Analysis of a configuration without a kernel: its gates' verdict on a packet, and warnings about its rules.
+//! Analysis of configurations without a kernel: the gates' verdicts on a packet, warnings about rules, and differences.
 
 pub mod diff;
 pub mod display;

@@ -24,7 +24,7 @@ pub enum Peer {
     PrefixList(PrefixListIndex),
     /// Every address of every ENI that has the group.
     Group(GroupIndex),
-    /// An unknown group or prefix list (AWS: stale), by its id: matches nothing.
+    /// An unknown group or prefix list, by its id: matches nothing. AWS calls its rule stale.
     Missing(String),
 }
 

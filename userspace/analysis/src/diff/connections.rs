@@ -1,8 +1,8 @@
-//! What becomes of the tracked connections when a new configuration comes into force.
+//! The effect of a new configuration on tracked connections.
 //!
-//! A connection that a rule of the new configuration allows goes on, whatever rule that is. One that none allows goes on
-//! too, unless `on-rule-removal` is `cut`, or it is an untracked flow, which lives by its rule. A task that goes, or that gets
-//! another link, ends all its connections.
+//! A connection that any rule of the new configuration allows goes on. A connection that no rule allows goes on too, unless
+//! `on-rule-removal` is `cut`, or it is an untracked flow, which ends with its rule. A task that is removed or moves to
+//! another link loses all its connections.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -28,23 +28,23 @@ use taskgate_tables::{TrackedConn, image::ImageControl};
 use super::judge::{Answer, ConnectionJudge, Opening};
 use crate::{display::protocol_word, frame::Message, host_image::HostImage};
 
-/// How many lines there are at most.
+/// The most lines in the result.
 const LINES: usize = 1000;
-/// How many kinds of connections are told apart, before ports are told apart no more.
+/// The most kinds of connections; beyond that, ports are no longer distinguished.
 const KINDS: usize = 1 << 16;
-/// How many peers a line names at most.
+/// The most peers that a line names.
 const PEERS: usize = 4;
 
-/// The configuration in force, as the kernel has it.
+/// The configuration in force and its state in the kernel.
 #[derive(Clone, Copy)]
 pub struct InForce<'a> {
     /// The configuration.
     pub model: &'a Model,
     /// The ENI of each slot, by its id.
     pub slots: &'a dyn Fn(u16) -> Option<&'a str>,
-    /// The rule of a number.
+    /// The rule with a number.
     pub rules: &'a dyn Fn(u32) -> Option<&'a RuleName>,
-    /// The image that its gates judge by.
+    /// The image that its gates read.
     pub image: &'a [AtomicU64],
     /// The idle time-outs in ticks.
     pub timeouts: [u32; TIMEOUTS],
@@ -52,7 +52,7 @@ pub struct InForce<'a> {
     pub now: u32,
 }
 
-/// The new configuration in an image of its own.
+/// The new configuration, compiled to a separate image.
 pub struct NextGates {
     host: HostImage,
     links: HashMap<String, LinkId>,
@@ -63,7 +63,7 @@ impl NextGates {
     /// Compiles a configuration.
     ///
     /// # Errors
-    /// It does not fit into an image.
+    /// The configuration does not fit into an image.
     pub fn new(model: &Model) -> Result<Self, CompileError> {
         let is_gated = |eni: &Eni| eni.binding.is_some();
         let mut host = HostImage::new(model, &is_gated, &model.exempt())?;
@@ -83,14 +83,14 @@ impl NextGates {
     }
 }
 
-/// A task as the slot of its connections names it.
+/// The task of a slot.
 struct SlotTask<'a> {
     eni: &'a Eni,
-    /// Its link in the new image, or why it has none.
+    /// The link in the new image, or the reason that its connections end.
     link: Result<LinkId, &'static str>,
 }
 
-/// What connections that are counted together have in common.
+/// The key by which lost connections are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Common {
     outcome: ConnectionOutcome,
@@ -112,20 +112,20 @@ struct Counted {
     more_peers: bool,
 }
 
-/// What becomes of one tracked connection.
+/// The effect of the new configuration on one tracked connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionFate {
-    /// It does not live now: it is closed, idle or cut, or its entry is of an ICMP error.
+    /// It is not live: closed, idle or already cut, or the entry of an ICMP error.
     Over,
     /// A rule of the new configuration allows it.
     Allowed,
-    /// No rule allows it: what becomes of it, and why.
+    /// No rule allows it: its outcome and the reason.
     Lost(ConnectionOutcome, &'static str),
-    /// What opened it is more than its entry tells.
+    /// Undecidable: the entry does not hold everything about the packet that opened it.
     Unclear,
 }
 
-/// Judges connections one after the other.
+/// Evaluates connections one by one.
 pub struct ConnectionsCompared<'a> {
     in_force: InForce<'a>,
     now: ConnectionJudge<'a>,
@@ -139,7 +139,7 @@ pub struct ConnectionsCompared<'a> {
 }
 
 impl<'a> ConnectionsCompared<'a> {
-    /// Between the configuration in force and a new one.
+    /// Compares the configuration in force with a new one.
     pub fn new(in_force: InForce<'a>, next_model: &'a Model, next: &'a NextGates) -> Self {
         let by_id = |model: &'a Model| -> HashMap<&'a str, &'a Eni> {
             model.gated().map(|eni| (eni.id.as_str(), eni)).collect()
@@ -169,7 +169,7 @@ impl<'a> ConnectionsCompared<'a> {
         }
     }
 
-    /// Judges one more connection, and counts it.
+    /// Evaluates and counts one connection.
     pub fn add(&mut self, conn: &TrackedConn) -> ConnectionFate {
         let slot = conn.state.slot;
         let task = self.tasks.entry(slot).or_insert_with(|| (self.task_of)(slot));
@@ -249,7 +249,7 @@ impl<'a> ConnectionsCompared<'a> {
         }
     }
 
-    /// What was found.
+    /// The result.
     pub fn finish(self) -> ConnectionsDiff {
         let Self {
             in_force,
@@ -292,7 +292,7 @@ impl<'a> ConnectionsCompared<'a> {
     }
 }
 
-/// Whether an ENI gets another link.
+/// Whether an ENI moves to another link.
 fn moves(eni: &Eni, later: &Eni, trunk_moves: bool) -> bool {
     match (&eni.binding, &later.binding) {
         (Some(Binding::Vlan(vlan)), Some(Binding::Vlan(other))) => vlan.id != other.id || trunk_moves,
@@ -300,7 +300,7 @@ fn moves(eni: &Eni, later: &Eni, trunk_moves: bool) -> bool {
     }
 }
 
-/// Whether a connection goes on as far as its entry tells: it is neither idle nor closed, nor of an earlier epoch.
+/// Whether a connection is live by its entry: not idle, not closed, and of the current epoch.
 fn is_live(conn: &TrackedConn, in_force: &InForce<'_>) -> bool {
     let (protocol, state) = (conn.key.conn_protocol(), conn.state.state);
     let timeout = in_force.timeouts[timeout_of(protocol, state) as usize];
@@ -308,7 +308,7 @@ fn is_live(conn: &TrackedConn, in_force: &InForce<'_>) -> bool {
     !conn.outdated && !is_over
 }
 
-/// A rule by its names.
+/// The names of a rule, in the form of the API.
 pub fn admitting_rule(rule: &RuleName) -> AdmittingRule {
     AdmittingRule {
         group: rule.group.clone(),
@@ -317,7 +317,7 @@ pub fn admitting_rule(rule: &RuleName) -> AdmittingRule {
     }
 }
 
-/// Those that end first, of these the most.
+/// Sorts connections that end first, then by number, the largest first.
 fn order(one: &LostConnections, other: &LostConnections) -> Ordering {
     let key = |lost: &LostConnections| (lost.outcome == ConnectionOutcome::Kept, Reverse(lost.connections));
     let name = |lost: &LostConnections| {

@@ -1,4 +1,4 @@
-//! ENIs that come, go or change: those that are gated here, and those elsewhere that rules refer to.
+//! Added, removed and changed ENIs: gated ones here, and ones elsewhere that rules refer to.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +14,7 @@ pub(super) fn compare(before: &Model, after: &Model, kind: ObjectKind) -> Vec<Ob
     let gated = kind == ObjectKind::Task;
     let of = |model| enis(model, gated);
     let old: HashMap<&str, &Eni> = of(before).map(|eni| (&*eni.id, eni)).collect();
-    // Equal positions then mean equal groups, which spares all words about ENIs that are the same.
+    // Then equal positions mean equal groups, so unchanged ENIs need no text.
     let same_groups = before.account == after.account
         && before.groups.len() == after.groups.len()
         && before.groups.iter().zip(&after.groups).all(|(was, is)| was.id == is.id);
@@ -89,7 +89,7 @@ fn object(model: &Model, eni: &Eni) -> Object {
         .list("ecs", ecs_fields(ecs).into_iter().map(Value::new))
 }
 
-/// How an ENI is bound, as the files have it.
+/// The binding of an ENI, as in the files.
 fn bound(binding: &Binding) -> String {
     match binding {
         Binding::Device(device) => format!("device {device}"),

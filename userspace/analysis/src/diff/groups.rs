@@ -1,4 +1,4 @@
-//! Groups and prefix lists that come, go or change.
+//! Added, removed and changed groups and prefix lists.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use taskgate_api::{ObjectChange, ObjectKind};
 
 use super::object::{Named, Object, Value};
 
-/// The groups, without their rules.
+/// Compares the groups, without their rules.
 pub(super) fn compare(before: &Model, after: &Model) -> Vec<ObjectChange> {
     let named = |group: &SecurityGroup| Named {
         kind: ObjectKind::Group,
@@ -19,7 +19,7 @@ pub(super) fn compare(before: &Model, after: &Model) -> Vec<ObjectChange> {
     by_id(&before.groups, &after.groups, |group| &group.id, named, group_object)
 }
 
-/// The prefix lists. The order of their entries means nothing.
+/// Compares the prefix lists, ignoring the order of their entries.
 pub(super) fn compare_lists(before: &Model, after: &Model) -> Vec<ObjectChange> {
     let named = |list: &PrefixList| Named {
         kind: ObjectKind::PrefixList,
@@ -30,7 +30,7 @@ pub(super) fn compare_lists(before: &Model, after: &Model) -> Vec<ObjectChange> 
     by_id(lists[0], lists[1], |list| &list.id, named, list_object)
 }
 
-/// Objects that both models have in lists, by their ids: first what the new list has, in its order, then what goes.
+/// Pairs the objects of two lists by id: first the objects of the new list, in its order, then the removed ones.
 fn by_id<T>(
     before: &[T],
     after: &[T],
@@ -55,10 +55,10 @@ fn group_object(group: &SecurityGroup) -> Object {
         name,
         vpc,
         rules_known,
-        // What its rules mean does not depend on where they are written.
+        // The form of the definition does not affect its rules.
         dialect: _,
         location: _,
-        // Compared rule by rule.
+        // Compared rule by rule elsewhere.
         ingress: _,
         egress: _,
     } = group;

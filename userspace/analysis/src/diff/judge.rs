@@ -1,4 +1,5 @@
-//! A tracked connection before the rules: the packet that would open it again, judged by the code that the kernel runs.
+//! Evaluation of tracked connections: the packet that would open a connection again is judged by the code that the kernel
+//! runs.
 
 use std::{collections::HashMap, net::IpAddr, sync::atomic::AtomicU64};
 
@@ -14,10 +15,11 @@ use taskgate_tables::{FlowKey, TrackedConn};
 
 use crate::frame::{Message, frame};
 
-/// Answers that are kept at most. They take some 100 bytes each.
+/// The most cached answers. Each takes about 100 bytes.
 const KEPT: usize = 1 << 18;
 
-/// What decides about a connection. Many connections have one: the port of the side that opened it does not count.
+/// The properties of a connection that the verdict depends on. Many connections share them: the port of the initiator does
+/// not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Opening {
     pub(super) direction: Direction,
@@ -27,9 +29,9 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// That of a connection; `None` for an ICMP error, which is none.
+    /// The properties of a connection; `None` for the entry of an ICMP error.
     pub(super) fn of(conn: &TrackedConn) -> Option<Self> {
-        /// The first dynamic port (RFC 6335): no rule asks for it.
+        /// The first dynamic port (RFC 6335), as the source port, which rules ignore.
         const ANY_PORT: u16 = 49_152;
         let TrackedConn { key, state, .. } = conn;
         let direction = initiator(state.state);
@@ -45,7 +47,7 @@ impl Opening {
         let icmp = || tracked_icmp(kind, u32::from(own) << 16 | u32::from(other));
         let message = match (key.conn_protocol(), key) {
             (TCP, _) => Message::Tcp { source: ANY_PORT, port },
-            // DHCP is known by both its ports.
+            // DHCP is recognised by both ports.
             (UDP, _) if matches!(source, dhcp::CLIENT | dhcp::CLIENT_V6) => Message::Udp { source, port },
             (UDP, _) => Message::Udp { source: ANY_PORT, port },
             (ICMP, FlowKey::V4(_)) => {
@@ -67,7 +69,7 @@ impl Opening {
     }
 }
 
-/// Type and code of the messages that opened an exchange.
+/// Type and code of the ICMP message that opened a connection.
 fn asked(icmp: TrackedIcmp, code: u8) -> Option<(u8, u8)> {
     match icmp {
         TrackedIcmp::Request(kind) => Some((kind, code)),
@@ -76,25 +78,25 @@ fn asked(icmp: TrackedIcmp, code: u8) -> Option<(u8, u8)> {
     }
 }
 
-/// What an image says of a connection.
+/// An image's verdict on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It may be opened.
+    /// The connection may be opened.
     Allowed,
-    /// It may not.
+    /// The connection may not be opened.
     Denied(DropReason),
-    /// The packet that would open it cannot be made up: its header is more than its type.
+    /// The packet that would open it cannot be built: its header has more than its type.
     Unclear,
 }
 
-/// The gates of an image, asked about connections.
+/// Evaluates connections at the gates of an image.
 pub(super) struct ConnectionJudge<'a> {
     image: &'a [AtomicU64],
     answers: HashMap<(LinkId, Opening), Answer>,
 }
 
 impl<'a> ConnectionJudge<'a> {
-    /// Over an image of whole banks.
+    /// Uses an image of whole banks.
     pub(super) fn new(image: &'a [AtomicU64]) -> Self {
         Self {
             image,
@@ -102,7 +104,7 @@ impl<'a> ConnectionJudge<'a> {
         }
     }
 
-    /// Judges a connection at the gate of a link.
+    /// Evaluates a connection at the gate of a link.
     pub(super) fn judge(&mut self, link: LinkId, opening: Opening) -> Answer {
         if let Some(answer) = self.answers.get(&(link, opening)) {
             return *answer;

@@ -1,8 +1,8 @@
-//! Connections that lose their rule, for people.
+//! Lost connections as readable text.
 
 use taskgate_api::{ConnectionCounts, ConnectionOutcome, ConnectionsDiff, LostConnections};
 
-/// A line for each group of connections, without its end: `-` for those that end, `!` for those that go on.
+/// A line for each group of connections, without line ending: `-` for those that end, `!` for those that go on.
 pub fn connection_lines(diff: &ConnectionsDiff) -> impl Iterator<Item = String> {
     diff.without_rule.iter().map(line)
 }

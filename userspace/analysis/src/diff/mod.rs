@@ -1,8 +1,8 @@
-//! The difference between two configurations: what comes, goes or changes, in words and as JSON.
+//! The difference between two configurations: added, removed and changed objects, as text and as JSON.
 //!
-//! Objects are the same if their ids are: groups, prefix lists and ENIs have one each, rules within their group and direction
-//! ([`rules`]). Positions in a model mean nothing, but for the order of rules, of an ENI's groups and of its addresses.
-//! [`connections`] tells what becomes of connections that are tracked.
+//! Objects are identified by id: groups, prefix lists and ENIs have one each, rules within their group and direction
+//! ([`rules`]). Positions in a model are ignored, except for the order of rules, of an ENI's groups and of its addresses.
+//! [`connections`] computes the effect on tracked connections.
 
 mod connections;
 mod enis;
@@ -23,7 +23,7 @@ pub use connections::{ConnectionFate, ConnectionsCompared, InForce, NextGates, a
 pub use lost::{connection_lines, connections_text};
 pub use text::{counts_text, lines};
 
-/// Everything that differs in what packets or records see of two models, kind by kind.
+/// All differences between two models that affect packets or records, by kind.
 pub fn compare(before: &Model, after: &Model) -> ModelDiff {
     let mut changes = groups::compare(before, after);
     changes.extend(rules::compare(before, after));

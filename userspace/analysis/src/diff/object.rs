@@ -1,17 +1,17 @@
-//! Objects as lists of fields, which is all that comparing them takes.
+//! Objects as lists of fields, for comparison.
 
 use taskgate_api::{Change, FieldChange, ObjectChange, ObjectKind};
 
 /// A value of a field.
 pub(super) struct Value {
-    /// What makes it this value: by ids, never by names or positions.
+    /// The identity of the value: by ids, never by names or positions.
     key: String,
-    /// The value in words.
+    /// The value as text.
     text: String,
 }
 
 impl Value {
-    /// A value that its words make.
+    /// A value that is identified by its text.
     pub(super) fn new(text: impl Into<String>) -> Self {
         let text = text.into();
         Self {
@@ -20,7 +20,7 @@ impl Value {
         }
     }
 
-    /// A value that has an id beside its words.
+    /// A value with an identity apart from its text.
     pub(super) fn with_key(key: String, text: String) -> Self {
         Self { key, text }
     }
@@ -31,27 +31,27 @@ impl Value {
 pub(super) struct Object(Vec<(&'static str, Vec<Value>)>);
 
 impl Object {
-    /// With a field of several values.
+    /// Adds a field with several values.
     #[must_use]
     pub(super) fn list(mut self, name: &'static str, values: impl IntoIterator<Item = Value>) -> Self {
         self.0.push((name, values.into_iter().collect()));
         self
     }
 
-    /// With a field of one value, or of none.
+    /// Adds a field with one value, or none.
     #[must_use]
     pub(super) fn field(self, name: &'static str, value: Option<impl Into<String>>) -> Self {
         self.list(name, value.map(Value::new))
     }
 
-    /// With a field that is worth a word only where it is not as usual.
+    /// Adds a field that is only shown if it is not at its default.
     #[must_use]
     pub(super) fn unusual(self, name: &'static str, is_unusual: bool, word: &'static str) -> Self {
         self.field(name, is_unusual.then_some(word))
     }
 }
 
-/// The name of an object: the rest of an [`ObjectChange`].
+/// The identifying part of an [`ObjectChange`].
 pub(super) struct Named {
     pub(super) kind: ObjectKind,
     pub(super) id: String,
@@ -59,7 +59,7 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// The change from one content to another; `None`: there is none.
+    /// The change from one content to another; `None` if nothing changes.
     pub(super) fn change(self, before: Option<Object>, after: Option<Object>) -> Option<ObjectChange> {
         let change = match (&before, &after) {
             (None, None) => return None,
@@ -82,7 +82,7 @@ impl Named {
     }
 }
 
-/// The fields whose values differ, in their order. Both objects are of one kind, and so have the same fields, or none.
+/// The fields whose values differ, in order. Both objects are of one kind, so they have the same fields, or none.
 fn compared(before: Vec<(&'static str, Vec<Value>)>, after: Vec<(&'static str, Vec<Value>)>) -> Vec<FieldChange> {
     let names: Vec<&str> = before.iter().chain(&after).map(|(name, _)| *name).collect();
     let (mut before, mut after) = (before.into_iter().peekable(), after.into_iter().peekable());

@@ -1,8 +1,7 @@
-//! Rules that come, go, say something else, or have another place.
+//! Added, removed, changed and moved rules.
 //!
-//! Rules of the native form are named by their position, so a rule that goes renames all behind it. Of the rules of one
-//! group and direction these are the same: first those with the same name and content, then those with the same content,
-//! then those with the same name.
+//! Rules of the native form are named by position, so removing one renames all rules after it. Rules of one group and
+//! direction are matched first by name and content, then by content, then by name.
 
 use std::collections::HashMap;
 
@@ -13,10 +12,10 @@ use taskgate_api::{Change, ObjectChange, ObjectKind};
 use super::object::{Named, Object, Value};
 use crate::display;
 
-/// The field with a rule's id, which is its name.
+/// The field with a rule's id, which serves as its name.
 const RULE: &str = "rule";
 
-/// The rules of all groups.
+/// Compares the rules of all groups.
 pub(super) fn compare(before: &Model, after: &Model) -> Vec<ObjectChange> {
     let by_id = |model: &Model| -> HashMap<String, GroupIndex> {
         let ids = model.groups.iter().enumerate();
@@ -52,11 +51,11 @@ struct Side<'a> {
     rules: Vec<Whole<'a>>,
 }
 
-/// A rule with all its parts, which have one id.
+/// A rule with all its parts, which share an id.
 struct Whole<'a> {
     id: &'a str,
     parts: Vec<&'a Rule>,
-    /// What it says, by ids.
+    /// The content, by ids.
     content: String,
 }
 
@@ -88,7 +87,7 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// A rule; `place`: its place, if it has another one on the other side.
+    /// A rule as an object; `place`: its position, if the rule moves.
     fn object(&self, rule: &Whole<'_>, place: Option<usize>) -> Object {
         let says = rule.parts.iter().map(|part| {
             let text = display::rule(self.model, self.direction, part);
@@ -105,7 +104,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// A part of a rule by ids.
+/// The content of one part of a rule, by ids.
 fn key(model: &Model, rule: &Rule) -> String {
     let Rule {
         id: _,
@@ -150,7 +149,7 @@ fn of_group(before: &Side<'_>, after: &Side<'_>, direction: Direction) -> Vec<Ob
         change.name = Some(group.name.clone());
         change.direction = Some(direction.to_string());
         if change.change != Change::Changed {
-            // The name is the rule's id already.
+            // The object's name is already the rule's id.
             change.fields.retain(|field| field.field != RULE);
         }
     }
@@ -165,7 +164,7 @@ fn named(id: &str) -> Named {
     }
 }
 
-/// Which rules are the same, by their positions before and after, in the order of the former.
+/// The matched rules, by their positions before and after, in the order before.
 fn pairs(before: &[Whole<'_>], after: &[Whole<'_>]) -> Vec<(usize, usize)> {
     let by: [fn(&Whole<'_>) -> String; 3] = [
         |rule| format!("{}\n{}", rule.id, rule.content),
@@ -193,13 +192,13 @@ fn pairs(before: &[Whole<'_>], after: &[Whole<'_>]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// The places of rules among those that both sides have, before and after, from 1: only of the fewest that have to move for
-/// the rest to keep their order.
+/// The positions of rules among the matched ones, before and after, from 1; only for the smallest set of rules that must
+/// move so that the others keep their order.
 pub(super) fn places(pairs: &[(usize, usize)]) -> Vec<[Option<usize>; 2]> {
     if pairs.is_sorted_by_key(|(_, now)| *now) {
         return vec![[None; 2]; pairs.len()];
     }
-    // For each pair the length of the longest run that rises up to it, and the pair in front of it in that run.
+    // For each pair: the length of the longest increasing run that ends with it, and the previous pair in that run.
     let mut runs: Vec<(usize, Option<usize>)> = Vec::with_capacity(pairs.len());
     for (at, (_, now)) in pairs.iter().enumerate() {
         let lower = (0..at).filter(|&other| pairs[other].1 < *now);

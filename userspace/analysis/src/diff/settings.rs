@@ -1,4 +1,4 @@
-//! Settings, the uplink and flow logs that change.
+//! Changes of settings, the uplink and flow logs.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use taskgate_api::{Change, FieldChange, ObjectChange, ObjectKind};
 
 use super::object::{Named, Object};
 
-/// The settings of the host, each by its key.
+/// Compares the settings of the host, by key.
 pub(super) fn compare(before: &Model, after: &Model) -> Vec<ObjectChange> {
     let [before, after] = [before, after].map(values);
     let changed = before.into_iter().zip(after).filter(|(was, is)| was != is);
@@ -124,7 +124,7 @@ fn floor_text(floor: Floor) -> String {
     }
 }
 
-/// The uplink.
+/// Compares the uplink.
 pub(super) fn compare_uplink(before: &Model, after: &Model) -> Option<ObjectChange> {
     let object = |Uplink { device, mode }: &Uplink| {
         let mode = match mode {
@@ -175,7 +175,7 @@ fn folder_of(folder: &LogFolder) -> Object {
         .field("hourly-partitions", Some(hourly_partitions.to_string()))
 }
 
-/// The flow logs, by their places.
+/// Compares the flow logs, by destination.
 pub(super) fn compare_flow_logs(before: &Model, after: &Model) -> Vec<ObjectChange> {
     let object = |log: &FlowLog| {
         let FlowLog {

@@ -1,11 +1,11 @@
-//! A difference for people: a line for each object, signed as in patches, and the counts at the end.
+//! A difference as text: a line for each object, with a sign as in patches, and the counts at the end.
 
 use taskgate_api::{Change, ChangeCounts, FieldChange, ModelDiff, ObjectChange, ObjectKind};
 
-/// How many values of a field a line shows.
+/// The most values of a field in a line.
 const SHOWN: usize = 6;
 
-/// A line for each object that differs, without its end. Each begins with a sign: `+` comes, `~` changes, `-` goes.
+/// A line for each object that differs, without line ending. Each begins with a sign: `+` added, `~` changed, `-` removed.
 pub fn lines(diff: &ModelDiff) -> impl Iterator<Item = String> {
     diff.changes.iter().map(line)
 }
@@ -53,7 +53,7 @@ fn title(change: &ObjectChange) -> String {
     }
 }
 
-/// A field in words; `None`: the title says it.
+/// A field as text; `None` if the title already has it.
 fn words(change: &ObjectChange, field: &FieldChange) -> Option<String> {
     let FieldChange { field, before, after } = field;
     let said = matches!(field.as_str(), "allows" | "value");
@@ -67,7 +67,7 @@ fn words(change: &ObjectChange, field: &FieldChange) -> Option<String> {
     (!is_title).then(|| format!("{name}{}", listed(whole.iter().map(String::as_str))))
 }
 
-/// Several values by those that come and go; a single one, or another order, as a whole.
+/// Lists of values by their added and removed items; a single value, or a changed order, as a whole.
 fn differing(before: &[String], after: &[String]) -> String {
     let only = |of: &[String], other: &[String]| -> Vec<String> {
         of.iter().filter(|value| !other.contains(value)).cloned().collect()
@@ -97,7 +97,7 @@ fn listed<'a>(values: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// A kind for people.
+/// The name of a kind in output.
 const fn kind_name(kind: ObjectKind) -> &'static str {
     match kind {
         ObjectKind::Group => "group",

@@ -1,6 +1,6 @@
-//! The rule that would allow a packet that no rule allows, in the form that its group is written in: no wider than the
-//! packet needs, except that a far side with a group, or in a list that the group's rules use, is named by the group or
-//! list, which outlives its address.
+//! Suggests a rule for a packet that no rule allows, in the form of its group's definition: no wider than the packet needs,
+//! except that a peer with a group, or in a list that the group's rules use, is referred to by the group or list, which
+//! outlives its address.
 
 use std::net::IpAddr;
 
@@ -21,17 +21,17 @@ use crate::frame::Message;
 
 /// A rule to add.
 pub struct Advice {
-    /// The group to add it to, as users name it.
+    /// The name of the group to add the rule to.
     pub group: String,
     /// The traffic that it allows, as text.
     pub says: String,
-    /// The text to write or the command to run. `None` where an id could not be written into a command.
+    /// The text to write or the command to run. `None` if an id is not safe in a command.
     pub how: Option<String>,
     /// The remaining steps.
     pub then: &'static str,
 }
 
-/// The rule to add at an ENI's gate. `nearest`: the rule that came nearest, if any did. `None` where no rule would do.
+/// The rule to add for an ENI's gate. `nearest`: the rule that missed by least, if any. `None` if no rule would help.
 pub fn advice(
     model: &Model,
     question: &Question<'_>,
@@ -73,11 +73,11 @@ pub fn advice(
     })
 }
 
-/// The peers that the rule could name, the best first.
+/// The possible peers of the rule, the best first.
 fn candidates(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&Nearest>) -> Vec<AdvisedPeer> {
     let groups = end.eni.map_or(&[][..], |eni| &eni.groups);
     let named = groups.iter().filter(|named| may_name(model, group, **named));
-    // The nearest rule missed by something else, if the address is in its list.
+    // If the address is in the nearest rule's list, that rule missed by another field.
     let list = match nearest.map(|nearest| &nearest.peer) {
         Some(Peer::PrefixList(list)) if in_list(model, *list, end.address) => Some(AdvisedPeer::List(*list)),
         _ => None,
@@ -86,8 +86,8 @@ fn candidates(model: &Model, group: GroupIndex, end: End<'_>, nearest: Option<&N
     named.chain(list).chain([AdvisedPeer::Address(end.address)]).collect()
 }
 
-/// Whether the gate lets the packet through once the rule is there. A rule that names a group does not where the address is
-/// that of several ENIs.
+/// Whether the gate passes the packet once the rule is there. A rule with a group may not match if several ENIs have the
+/// address.
 fn lets_through(
     model: &Model,
     question: &Question<'_>,
@@ -134,8 +134,7 @@ fn rule_protocol(message: Message) -> Protocol {
     }
 }
 
-/// Whether a rule of `group` can refer to `named`: AWS knows nothing of native groups, and within one VPC no peering has
-/// to be there.
+/// Whether a rule of `group` can refer to `named`: AWS does not know native groups, and within one VPC no peering is needed.
 fn may_name(model: &Model, group: GroupIndex, named: GroupIndex) -> bool {
     let (group, named) = (model.group(group), model.group(named));
     let one_vpc = match (&group.vpc, &named.vpc) {
@@ -158,7 +157,7 @@ fn in_words(model: &Model, far: AdvisedPeer) -> String {
     }
 }
 
-/// The far side as the native form has it.
+/// The peer in the native form.
 fn native(model: &Model, far: AdvisedPeer) -> String {
     let text = match far {
         AdvisedPeer::Group(group) => format!("group:{}", display::group_name(model, group)),
@@ -170,7 +169,7 @@ fn native(model: &Model, far: AdvisedPeer) -> String {
     if name.chars().all(plain) {
         return text;
     }
-    // A JSON string is a YAML string too.
+    // A JSON string is also a YAML string.
     serde_json::Value::from(text).to_string()
 }
 

@@ -1,17 +1,17 @@
-//! The far side of a rule that is advised.
+//! The peer of a suggested rule.
 
 use std::net::IpAddr;
 
 use taskgate_model::{GroupIndex, PrefixListIndex};
 
-/// The far side of a rule to add.
+/// The peer of a rule to add.
 #[derive(Clone, Copy)]
 pub(super) enum AdvisedPeer {
-    /// A group that the far ENI has.
+    /// A group of the peer's ENI.
     Group(GroupIndex),
-    /// A prefix list that holds the far address.
+    /// A prefix list that contains the peer's address.
     List(PrefixListIndex),
-    /// The far address alone.
+    /// The peer's address only.
     Address(IpAddr),
 }
 

@@ -1,4 +1,4 @@
-//! A rule as the AWS CLI adds it: `aws ec2 authorize-security-group-ingress` and `-egress`.
+//! The AWS CLI command that adds a rule: `aws ec2 authorize-security-group-ingress` or `-egress`.
 //!
 //! Source: AWS CLI Command Reference, `authorize-security-group-ingress`, shorthand syntax of `--ip-permissions`.
 
@@ -10,8 +10,8 @@ use super::advised_peer::{AdvisedPeer, host_cidr};
 use crate::display::plain_id;
 use crate::frame::Message;
 
-/// The command that adds one rule to a group, ready for a shell. `owner`: the account of the far side's group, where it is
-/// another one. `None` where an id is none that AWS gives: a file could make a command of it that does something else.
+/// The command that adds one rule to a group, ready for a shell. `owner`: the account of the peer's group, if it is another
+/// account. `None` if an id is not in AWS's form: a file could inject a command with it.
 pub(super) fn aws_command(
     model: &Model,
     group: GroupIndex,
@@ -40,7 +40,7 @@ pub(super) fn aws_command(
     ))
 }
 
-/// The ports are an ICMP message's type and code; those of other protocols are ignored by AWS, and -1 is what it prints.
+/// The port fields hold an ICMP message's type and code; for other protocols without ports AWS ignores them and prints -1.
 fn protocol(message: Message) -> String {
     let (name, from, to) = match message {
         Message::Tcp { port, .. } => ("tcp", port, port),

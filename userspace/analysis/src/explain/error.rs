@@ -1,9 +1,9 @@
-//! Why a question has no answer.
+//! Errors in a question.
 
 /// Why there is no answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuestionError {
-    /// Something that was named is not there: what, and what is there instead.
+    /// A name in the question does not exist: message with similar existing names.
     #[error("{0}")]
     NotFound(String),
     /// The question makes no sense: the problem, and the remedy.

@@ -1,4 +1,4 @@
-//! The gates on the way, judged by the code that the kernel runs.
+//! The gates on a packet's path, evaluated by the code that the kernel runs.
 
 use std::collections::HashSet;
 
@@ -17,15 +17,15 @@ use super::{
 };
 use crate::{frame::frame, host_image::HostImage};
 
-/// The verdict of a gate, or of all of them.
+/// The verdict of one gate, or of all gates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
     /// The packet passes.
     Accept,
-    /// It is dropped.
+    /// The packet is dropped.
     Reject,
-    /// No known rule allows it, and not all that may allow it is in the files.
+    /// No known rule allows the packet, but the files may lack a rule or exemption that does.
     Unknown,
 }
 
@@ -33,10 +33,10 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Explanation {
-    /// Whether all gates let the packet through. [`Verdict::Reject`] if any denies it, else [`Verdict::Unknown`] if any
-    /// may.
+    /// Whether all gates pass the packet. [`Verdict::Reject`] if any gate denies it, else [`Verdict::Unknown`] if any gate's
+    /// verdict is unknown.
     pub verdict: Verdict,
-    /// The gates in the order in which the packet meets them.
+    /// The gates in the order of the packet's path.
     pub gates: Vec<GateVerdict>,
 }
 
@@ -48,22 +48,22 @@ pub struct GateVerdict {
     pub eni: String,
     /// The task's name.
     pub task: Option<String>,
-    /// Which of the ENI's rules are asked.
+    /// The direction of the ENI's rules that apply.
     #[serde(serialize_with = "direction")]
     pub direction: Direction,
     /// Whether the gate is on this host.
     pub here: bool,
-    /// Whether it lets the packet through.
+    /// The gate's verdict.
     pub verdict: Verdict,
-    /// `rule`, `exempt`, why it is dropped, or what is not known.
+    /// `rule`, `exempt`, the drop reason, or what is unknown.
     pub reason: &'static str,
-    /// The id of the group whose rule allows it.
+    /// The id of the group with the rule that allows the packet.
     pub group: Option<String>,
     /// That group's name.
     pub group_name: Option<String>,
-    /// The rule that allows it.
+    /// The rule that allows the packet.
     pub rule: Option<String>,
-    /// Where no rule allows it: the one that missed by least.
+    /// If no rule allows the packet: the rule that missed by least.
     pub nearest: Option<Nearest>,
 }
 
@@ -72,16 +72,16 @@ fn direction<S: Serializer>(direction: &Direction, serializer: S) -> Result<S::O
     serializer.serialize_str(direction.as_str())
 }
 
-/// Gates of ENIs, wherever those are, over images on the host.
+/// The gates of ENIs, here or elsewhere, over images in memory.
 pub struct Explainer<'a> {
     model: &'a Model,
     hosts: Vec<Gated<'a>>,
 }
 
-/// An image and its gates. Those of one host have no address in common, which ENIs of several VPCs can have, and are exempt
-/// of the same.
+/// An image and its gates. The gates of one image have no address in common, unlike ENIs of several VPCs, and have the same
+/// exemptions.
 struct Gated<'a> {
-    /// The link of each is its place in here.
+    /// The gated ENIs; an ENI's position is its link.
     enis: Vec<&'a Eni>,
     host: HostImage,
 }
@@ -89,7 +89,7 @@ struct Gated<'a> {
 impl<'a> Gated<'a> {
     fn new(model: &'a Model, enis: Vec<&'a Eni>) -> Result<Self, CompileError> {
         let ids: HashSet<&str> = enis.iter().map(|eni| &*eni.id).collect();
-        // `settings.exempt` is of this host.
+        // `settings.exempt` applies to this host only.
         let here = enis.first().is_some_and(|eni| eni.binding.is_some());
         let exempt = if here { model.exempt() } else { Exempt::default() };
         let mut host = HostImage::new(model, &|eni| ids.contains(&*eni.id), &exempt)?;
@@ -102,14 +102,14 @@ impl<'a> Gated<'a> {
     }
 }
 
-/// Whether two ENIs can have their gates in one image.
+/// Whether two ENIs can share an image.
 fn go_together(one: &Eni, other: &Eni) -> bool {
     let shared = one.addresses.iter().any(|address| other.addresses.contains(address));
     !shared && one.binding.is_some() == other.binding.is_some()
 }
 
 impl<'a> Explainer<'a> {
-    /// With a gate for each of these ENIs that has a group, or may have one.
+    /// Creates a gate for each of these ENIs with a known group, or possibly one.
     ///
     /// # Errors
     /// The configuration does not fit into an image.
@@ -134,8 +134,8 @@ impl<'a> Explainer<'a> {
         })
     }
 
-    /// Puts the packet to every gate on its way: egress where it begins, ingress where it ends, also when the first one
-    /// denies it. ENIs that have no group have no gate.
+    /// Evaluates the packet at every gate on its path: egress at the source, ingress at the destination, even if the first
+    /// gate denies it. ENIs without groups have no gate.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let bytes = frame(question.from.address, question.to.address, question.message);
         let way = [
@@ -157,7 +157,7 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// The verdict of an ENI's gate; `None` if it has none here.
+    /// The verdict of an ENI's gate; `None` if it has no gate here.
     fn gate(&self, question: &Question<'_>, direction: Direction, eni: &Eni, bytes: &[u8]) -> Option<GateVerdict> {
         let mut places = self.hosts.iter().filter_map(|gated| {
             let at = gated.enis.iter().position(|gated| gated.id == eni.id)?;
@@ -190,7 +190,7 @@ impl<'a> Explainer<'a> {
 }
 
 impl Gated<'_> {
-    /// Judges a frame where nothing is tracked yet: how it ends, and the rule that allows it.
+    /// Evaluates a frame without tracked connections: the outcome, and the rule that allows it.
     fn judge(&self, frame: &HostFrame<'_>, direction: Direction) -> (Outcome, Option<&RuleName>) {
         let AloneVerdict { outcome, conn } = decide_alone(self.host.writer.memory(), frame, direction);
         let number = conn.map(|conn| conn.rule()).filter(|number| *number != RULE_EXEMPT);
@@ -198,12 +198,12 @@ impl Gated<'_> {
     }
 }
 
-/// Whether an ENI has a gate, as far as the files say.
+/// Whether an ENI has a gate, according to the files.
 fn has_gate(eni: &Eni) -> bool {
     !eni.groups.is_empty() || !eni.groups_known
 }
 
-/// The link of the gate at a place.
+/// The link of the gate at a position.
 fn link(at: usize) -> LinkId {
     LinkId::device(at as u32 + 1)
 }

@@ -1,7 +1,7 @@
-//! The verdicts of the gates on the way from one task to another, and the rules that decide.
+//! The verdicts of the gates on the path between two tasks, and the rules that decide.
 //!
-//! The question becomes a real frame ([`crate::frame`]) and is put to the very code that runs in the kernel, over an image that
-//! is compiled on the host ([`gates`]). Why a rule did not match is worked out from the model ([`nearest`]).
+//! The question becomes a real frame ([`crate::frame`]), which is judged by the same code as in the kernel, over an image
+//! that is compiled on the host ([`gates`]). The reason why a rule did not match is derived from the model ([`nearest`]).
 
 mod advice;
 mod advised_peer;

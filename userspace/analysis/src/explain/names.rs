@@ -1,4 +1,4 @@
-//! Who is meant: a task's name, an ENI's id or an address; and who may have been meant instead.
+//! Lookup of tasks by name, ENI id or address, with suggestions for unknown names.
 
 use std::net::IpAddr;
 
@@ -10,16 +10,16 @@ use taskgate_model::{
 use super::error::QuestionError;
 use crate::display;
 
-/// Who `text` names.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Who<'a> {
-    /// A known ENI, with whichever of its addresses fits.
+    /// A known ENI, with any of its addresses.
     Eni(&'a Eni),
-    /// An address, and the known ENI that has it; `None` also where several have it: [`settle`] says which one.
+    /// An address, and the known ENI that has it; also `None` if several have it: [`settle`] selects one.
     Address(IpAddr, Option<&'a Eni>),
 }
 
-/// Finds who is meant.
+/// Looks up a task name, an ENI id or an address.
 ///
 /// # Errors
 /// [`QuestionError::NotFound`] with near matches.
@@ -42,7 +42,7 @@ pub(super) fn find<'a>(model: &'a Model, text: &str) -> Result<Who<'a>, Question
         .ok_or_else(|| QuestionError::NotFound(not_found(model, text)))
 }
 
-/// Of the ENIs in several VPCs with one address, the one that the other end reaches under it.
+/// Selects, of the ENIs in several VPCs with one address, the one that the other end reaches by it.
 ///
 /// # Errors [`QuestionError::Senseless`] if that is undecidable.
 pub(super) fn settle<'a>(model: &'a Model, this: Who<'a>, other: Who<'a>) -> Result<Who<'a>, QuestionError> {

@@ -1,4 +1,4 @@
-//! The rule that missed by least, and by what. Groups only allow, so this is all there is to say of a denial.
+//! The rule that missed by least, and its mismatches. As rules only allow, that is the only explanation of a denial.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub struct Nearest {
     pub group_name: String,
     /// The rule.
     pub rule: String,
-    /// The field that it missed by; the first of them if there are several.
+    /// The field that did not match; the first one if there are several.
     pub field: Field,
     /// The mismatches, as text.
     pub message: String,
@@ -31,7 +31,7 @@ pub struct Nearest {
     pub allows: String,
     #[serde(skip)]
     pub(super) at: GroupIndex,
-    /// Whom the rule allows.
+    /// The rule's peer.
     #[serde(skip)]
     pub(super) peer: Peer,
 }
@@ -48,29 +48,29 @@ pub enum Field {
     Type,
     /// The ICMP code.
     Code,
-    /// The far address.
+    /// The peer's address.
     Peer,
 }
 
-/// A field that missed, and how far, in bits: as many as one would have to change at least.
+/// A field that did not match, and its distance in bits: the fewest bits to change for a match.
 struct Miss {
     field: Field,
     bits: u32,
     message: String,
 }
 
-/// The weight of a mismatch where bits cannot be counted: another protocol of the same kind, another one altogether.
+/// Distances where bits cannot be counted: a similar protocol, an unrelated one.
 const SIMILAR_PROTOCOL: u32 = 8;
 const OTHER_PROTOCOL: u32 = 32;
-/// An ICMP type has no order: another one is as far as another eight bits.
+/// ICMP types have no order: any other type has the distance of eight bits.
 const OTHER_TYPE: u32 = 8;
-/// A group or list that does not have the address: it could be given to it.
+/// A group or list without the address: the address could be added.
 const NOT_A_MEMBER: u32 = 6;
-/// A peer that no address of the packet's family can be.
+/// A peer that cannot match any address of the packet's family.
 const NEVER: u32 = 64;
 
 /// Finds the rule of the ENI's groups that missed by least: by the fewest fields, then by the fewest bits, then the first
-/// one. Rules that match nothing of the packet's family are not asked. `None` if there are no others.
+/// one. Rules that cannot match the packet's family are skipped. `None` if no rules are left.
 pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Option<Nearest> {
     let far = far(question, direction);
     let rules = eni.groups.iter().flat_map(|&group| {
@@ -82,7 +82,7 @@ pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Directi
         .filter(|(_, rule)| of_family(model, rule, family))
         .filter_map(|(group, rule)| {
             let misses = misses(model, eni, question.message, far, rule);
-            // A rule that misses nothing would have allowed it.
+            // A rule without mismatches would have allowed the packet.
             (!misses.is_empty()).then_some((group, rule, misses))
         })
         .min_by_key(|(_, _, misses)| (misses.len(), misses.iter().map(|miss| miss.bits).sum::<u32>()))
@@ -102,7 +102,7 @@ pub(super) fn nearest(model: &Model, question: &Question<'_>, direction: Directi
         })
 }
 
-/// Whether a rule can match packets of a family. A list whose entries are not known may have some of each.
+/// Whether a rule can match packets of a family. A list with unknown entries may match both.
 pub(super) fn of_family(model: &Model, rule: &Rule, family: Family) -> bool {
     rule.protocol.goes_over(family)
         && match &rule.peer {
@@ -116,7 +116,7 @@ pub(super) fn of_family(model: &Model, rule: &Rule, family: Family) -> bool {
         }
 }
 
-/// Whether a rule allows the packet from some peer.
+/// Whether a rule allows the packet for some peer.
 pub(super) fn allows_message(message: Message, rule: &Rule) -> bool {
     transport(rule.protocol, message).is_empty()
 }
@@ -130,7 +130,7 @@ pub fn allows(model: &Model, question: &Question<'_>, direction: Direction, rule
     near.is_some_and(|gate| misses(model, gate, question.message, far(question, direction), rule).is_empty())
 }
 
-/// The address that a gate's rules call the peer.
+/// The peer's address, as seen from a gate.
 pub(super) fn far(question: &Question<'_>, direction: Direction) -> IpAddr {
     match direction {
         Direction::Ingress => question.from.address,
@@ -138,7 +138,7 @@ pub(super) fn far(question: &Question<'_>, direction: Direction) -> IpAddr {
     }
 }
 
-/// The fields that a rule misses by, in the order protocol, port, peer.
+/// The fields of a rule that do not match, in the order protocol, port, peer.
 fn misses(model: &Model, gate: &Eni, message: Message, far: IpAddr, rule: &Rule) -> Vec<Miss> {
     let mut misses = transport(rule.protocol, message);
     misses.extend(peer(model, gate, &rule.peer, far));
@@ -245,7 +245,7 @@ fn peer(model: &Model, gate: &Eni, peer: &Peer, far: IpAddr) -> Option<Miss> {
     })
 }
 
-/// How many bits of a CIDR's prefix an address does not share, from the first one on that differs.
+/// The number of prefix bits of a CIDR from the first one in which an address differs.
 fn bits_outside(net: IpNet, address: IpAddr) -> u32 {
     let (shared, length) = match (net, address) {
         (IpNet::V4(net), IpAddr::V4(address)) => (
@@ -258,6 +258,6 @@ fn bits_outside(net: IpNet, address: IpAddr) -> u32 {
         ),
         _ => return NEVER,
     };
-    // An address can lie far outside in IPv6, but never as far as one of the other family.
+    // Even a distant IPv6 address is closer than an address of the other family.
     u32::from(length).saturating_sub(shared).min(NEVER - 1)
 }

@@ -1,4 +1,4 @@
-//! The question: which packet goes from whom to whom.
+//! The question: a packet, its source and its destination.
 
 use std::net::IpAddr;
 
@@ -12,10 +12,10 @@ use super::{
 use crate::display;
 use crate::frame::Message;
 
-/// A question as it is put: in names, and with only the parts that matter.
+/// A question as asked: by names, and only with the relevant fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
-    /// Who sends: a task's name, an ENI's id, or an address.
+    /// The sender: a task's name, an ENI's id, or an address.
     pub from: String,
     /// The receiver, in the same form.
     pub to: String,
@@ -23,39 +23,39 @@ pub struct Asked {
     pub protocol: u8,
     /// TCP, UDP: the destination port.
     pub port: Option<u16>,
-    /// TCP, UDP: the source port; 49152 if it is left out.
+    /// TCP, UDP: the source port; 49152 by default.
     pub source_port: Option<u16>,
-    /// ICMP: the message's type; echo request if it is left out.
+    /// ICMP: the message's type; echo request by default.
     pub kind: Option<u8>,
-    /// ICMP: the message's code; 0 if it is left out.
+    /// ICMP: the message's code; 0 by default.
     pub code: Option<u8>,
-    /// Whose addresses; IPv4's if it is left out and both ends have one.
+    /// The address family; by default IPv4 if both ends have it.
     pub family: Option<Family>,
 }
 
-/// One end of the way.
+/// One end of a packet's path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct End<'a> {
-    /// The address that the packet has there.
+    /// The packet's address at this end.
     pub address: IpAddr,
     /// The known ENI that has the address; `None` for a peer outside.
     pub eni: Option<&'a Eni>,
 }
 
 impl End<'_> {
-    /// Its name in messages.
+    /// The name in messages.
     pub fn name(&self) -> String {
         self.eni
             .map_or_else(|| self.address.to_string(), |eni| eni.display_name().to_owned())
     }
 }
 
-/// A packet on its way. Both addresses are of one family.
+/// A resolved question. Both addresses are of one family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Question<'a> {
-    /// Who sends.
+    /// The sender.
     pub from: End<'a>,
-    /// To whom.
+    /// The receiver.
     pub to: End<'a>,
     /// Protocol, ports or ICMP type.
     pub message: Message,
@@ -106,7 +106,7 @@ impl<'a> Question<'a> {
         display::family_of(self.from.address)
     }
 
-    /// Remarks that the verdict does not include.
+    /// Remarks in addition to the verdict.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Message::Other(number) = self.message
@@ -159,7 +159,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// Whether an address means several hosts: multicast, or all of a link.
+/// Whether an address is multicast or limited broadcast.
 fn is_group(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
@@ -174,7 +174,7 @@ fn first_of(eni: &Eni, family: Family) -> Option<IpAddr> {
         .find(|address| display::family_of(*address) == family)
 }
 
-/// The family that both ends have, that the protocol goes over and that was asked for; IPv4 where both would do.
+/// The family that both ends have, that the protocol supports and that was asked for; IPv4 if both would do.
 fn family(asked: &Asked, from: Who<'_>, to: Who<'_>) -> Result<Family, QuestionError> {
     let has = |who: Who<'_>, family: Family| match who {
         Who::Address(address, _) => display::family_of(address) == family,

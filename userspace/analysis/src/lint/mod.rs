@@ -10,21 +10,21 @@ use taskgate_model::{Dialect, Direction, GroupIndex, Location, Model, Peer};
 
 use super::display;
 
-/// A thing that deserves a look.
+/// A warning about the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lint {
     /// The finding.
     pub message: String,
     /// The suggestion.
     pub hint: String,
-    /// The rule that it is about. `None` if it is about none alone.
+    /// The rule that the finding is about. `None` if it concerns several.
     pub location: Option<Location>,
 }
 
 /// Both directions, in the order of messages.
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-/// Everything that deserves a look, kind by kind, in the order of the groups and rules.
+/// All findings, by kind, in the order of the groups and rules.
 pub fn lints(model: &Model) -> Vec<Lint> {
     let used: BTreeSet<GroupIndex> = model.gated().flat_map(|eni| eni.groups.iter().copied()).collect();
     let mut lints = Vec::new();
@@ -38,7 +38,7 @@ pub fn lints(model: &Model) -> Vec<Lint> {
     lints
 }
 
-/// Rules that refer to a group that no ENI has.
+/// Finds rules that refer to a group without ENIs.
 fn without_members(model: &Model, used: &BTreeSet<GroupIndex>, lints: &mut Vec<Lint>) {
     let members: HashSet<GroupIndex> = model.enis.iter().flat_map(|eni| eni.groups.iter().copied()).collect();
     let mut told = HashSet::new();

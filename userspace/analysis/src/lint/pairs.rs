@@ -1,7 +1,7 @@
-//! One-sided pairs: a rule names a group whose gated tasks lack the other half.
+//! One-sided pairs: a rule refers to a group whose gated tasks lack the matching rule in the other direction.
 //!
-//! A packet between two tasks needs an egress rule at one and an ingress rule at the other. Rules that are open to wide
-//! ranges say nothing about any one task, so only those that name a group are followed.
+//! A packet between two tasks needs an egress rule at one and an ingress rule at the other. Rules for wide ranges do not
+//! concern a particular task, so only rules with a group are followed.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,13 +11,13 @@ use taskgate_model::{Direction, Eni, GroupIndex, IcmpMatch, Model, Peer, Protoco
 use super::{Lint, rule_of};
 use crate::display;
 
-/// How many pairs of rules are compared at most: a configuration beyond it would make `check` slow.
+/// The most pairs of rules that are compared, so that `check` stays fast.
 const BUDGET: usize = 50_000_000;
 
-/// Gated ENIs that have the same groups.
+/// Gated ENIs by their groups.
 type Kinds<'a> = BTreeMap<&'a [GroupIndex], Vec<&'a Eni>>;
 
-/// Follows every rule that names a group, in both directions.
+/// Follows every rule with a group as peer, in both directions.
 pub(super) fn find(model: &Model, lints: &mut Vec<Lint>) {
     let mut kinds = Kinds::new();
     for eni in model.gated() {
@@ -54,7 +54,7 @@ fn follow(
                 for (far_groups, far) in kinds.iter().filter(|(groups, _)| groups.contains(&named)) {
                     let halves = rules(model, far_groups, direction.opposite());
                     *budget = budget.checked_sub(halves.len() + 1)?;
-                    // A task does not meet its own gate.
+                    // A task's traffic to itself passes no gate.
                     let Some((one, other)) = distinct_pair(near, far) else {
                         continue;
                     };
@@ -78,7 +78,7 @@ fn rules<'a>(model: &'a Model, groups: &[GroupIndex], direction: Direction) -> V
         .collect()
 }
 
-/// Two different ENIs, one of each kind.
+/// Two different ENIs, one from each list.
 fn distinct_pair<'a>(near: &[&'a Eni], far: &[&'a Eni]) -> Option<(&'a Eni, &'a Eni)> {
     let one = *near.first()?;
     let other = far.iter().find(|eni| eni.id != one.id)?;
@@ -114,7 +114,7 @@ fn one_sided(model: &Model, group: GroupIndex, direction: Direction, rule: &Rule
     }
 }
 
-/// Whether some packet fits both.
+/// Whether some packet matches both protocols.
 fn overlap(a: Protocol, b: Protocol) -> bool {
     match (a, b) {
         (Protocol::All, _) | (_, Protocol::All) => true,
@@ -128,7 +128,7 @@ fn overlap(a: Protocol, b: Protocol) -> bool {
     }
 }
 
-/// Whether a peer means some of these ENIs.
+/// Whether a peer may match some of these ENIs.
 fn may_be(model: &Model, peer: &Peer, groups: &[GroupIndex], enis: &[&Eni]) -> bool {
     let within = |net: &IpNet| {
         enis.iter()

@@ -1,4 +1,4 @@
-//! Rules that never decide, because others of their group come first and allow all that they allow.
+//! Shadowed rules: earlier rules of the group allow everything that they allow.
 
 use std::collections::HashSet;
 
@@ -8,8 +8,8 @@ use taskgate_model::{Dialect, Direction, GroupIndex, IcmpMatch, Model, Peer, Por
 use super::{Lint, rule_of};
 use crate::display::plain_id;
 
-/// Looks at the rules of one group in one direction. Rules decide in this order: the narrow ones before those that are
-/// open to any, then as in the file.
+/// Checks the rules of one group in one direction. Rules decide in this order: rules for particular peers before rules that
+/// are open to any, then in the order of the file.
 pub(super) fn find(model: &Model, group: GroupIndex, direction: Direction, lints: &mut Vec<Lint>) {
     let mut order: Vec<&Rule> = model.group(group).rules(direction).iter().collect();
     order.sort_by_key(|rule| rule.peer.is_any());
@@ -20,7 +20,7 @@ pub(super) fn find(model: &Model, group: GroupIndex, direction: Direction, lints
             continue;
         }
         let parts = order.iter().enumerate().filter(|(_, rule)| rule.id == id);
-        // Reading warns of rules whose peer is unknown.
+        // Rules with an unknown peer already get a warning when they are read.
         let before: Option<Vec<&Rule>> = parts
             .map(|(at, part)| {
                 let covers = |other: &&&Rule| other.id != id && covers(model, other, part);
@@ -44,7 +44,7 @@ pub(super) fn find(model: &Model, group: GroupIndex, direction: Direction, lints
     }
 }
 
-/// How to take a rule away, in the form of its group's source.
+/// How to remove a rule, for the form of its group's definition.
 fn removal(model: &Model, group: GroupIndex, direction: Direction, rule: &str) -> String {
     let group = model.group(group);
     let ids = plain_id(&group.id).zip(plain_id(rule).filter(|id| id.starts_with("sgr-")));
@@ -86,7 +86,7 @@ fn covers_icmp(wide: IcmpMatch, narrow: IcmpMatch) -> bool {
     }
 }
 
-/// Groups are covered by themselves alone, since members come and go; so are lists by lists.
+/// A group is covered only by itself, since its members change; the same holds for lists.
 fn covers_peer(model: &Model, wide: &Peer, narrow: &Peer) -> bool {
     if wide == narrow {
         return true;
@@ -105,7 +105,7 @@ fn covers_peer(model: &Model, wide: &Peer, narrow: &Peer) -> bool {
     }
 }
 
-/// A peer that is one CIDR.
+/// The peer's CIDR, if it is a single one.
 fn net(peer: &Peer) -> Option<IpNet> {
     match peer {
         Peer::V4(net) => Some(IpNet::V4(*net)),

@@ -158,7 +158,7 @@ fn id(object: &Object<'_>, key: &str, report: &mut Diagnostics) -> Option<String
     id
 }
 
-/// A name or an id as on AWS: longer ones, and ones with terminal control characters, are refused.
+/// A name or an id within AWS's limits: longer ones, and ones with terminal control characters, are refused.
 fn word(text: &str) -> Result<String, Diagnostic> {
     if text.len() <= 255 && !text.contains(char::is_control) {
         return Ok(text.trim().to_owned());

@@ -103,8 +103,8 @@ pub(super) fn enis(model: &Model, locations: &[Location], report: &mut Diagnosti
     }
 }
 
-/// The weights of AWS-managed prefix lists, by the ends of their names, for all Regions and families. [VPC UG AWS-managed
-/// prefix lists]; `secretsmanager` means its external secrets.
+/// The weights of AWS-managed prefix lists, by the ends of their names, for all Regions and families.
+/// [VPC UG AWS-managed prefix lists]; `secretsmanager` means its external secrets.
 const AWS_LISTS: [(&str, usize); 9] = [
     ("cloudfront.origin-facing", 55),
     ("route53-healthchecks", 25),
