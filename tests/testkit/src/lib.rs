@@ -5,11 +5,11 @@
 //!                     └─────gate── task      (made by the test: `device:`)
 //! ```
 //!
-//! [`Topology`] makes the two network namespaces on the left and names for the rest, [`Daemon`] is a running `taskgate
-//! run` in the host's namespace, [`E2eTest`] is both with their tasks, [`traffic`] opens sockets in any of them, [`Wire`]
-//! counts the packets on a link, and a [`Ledger`] holds the sums of flow records and the expected ones. All of this is
-//! removed when a test ends, in whatever way. Tests of taskgate's parts use a [`sandbox`]; tests of single packets use a
-//! [`fixture`].
+//! [`Topology`] makes the two network namespaces on the left and names for the rest, [`Daemon`] is a running
+//! `taskgate run` in the host's namespace, [`E2eTest`] is both with their tasks, [`traffic`] opens sockets in any of
+//! them, [`Wire`] counts the packets on a link, and a [`Ledger`] holds the sums of flow records and the expected ones.
+//! All of this is removed when a test ends, in whatever way. Tests of taskgate's parts use a [`sandbox`]; tests of single
+//! packets use a [`fixture`].
 //!
 //! Tests need root and the release binary. Without them they fail: a test that did not run has not passed.
 #![expect(clippy::print_stderr, reason = "the harness shows it under the test")]

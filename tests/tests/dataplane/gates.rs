@@ -408,7 +408,8 @@ fn a_link_that_lost_its_filters_is_closed_where_it_is() -> Result<()> {
     })
 }
 
-/// The program sees what the kernel permits; older and stricter kernels permit less, and it still loads.
+/// The program reads the socket buffer behind its context as the kernel permits: by a cast, by copying, or not at all. It
+/// loads in each case.
 #[test]
 fn a_program_loads_however_little_it_may_see() -> Result<()> {
     let mut before = None;

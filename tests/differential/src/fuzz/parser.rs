@@ -261,7 +261,7 @@ fn the_linear_part_does_not_matter(read: &Read, all: Linear<'_>, readable: usize
     }
 }
 
-/// Nothing that is judged by lies behind the packet's end.
+/// No byte behind the packet's end affects the verdict.
 fn what_follows_does_not_matter(read: &Read, frame: &HostFrame<'_>, told: &Told<'_>) {
     let Read {
         result: Ok(()), packet, ..
@@ -283,7 +283,7 @@ fn what_follows_does_not_matter(read: &Read, frame: &HostFrame<'_>, told: &Told<
         },
         readable: other.len(),
     };
-    // That there is something is all that counts of it, and only between neighbours.
+    // Bytes behind the end may set only `roomy`, which counts only in neighbour messages.
     let but_for_room = |mut read: Read| {
         read.packet.roomy = false;
         read

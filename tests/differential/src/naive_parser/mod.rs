@@ -76,7 +76,7 @@ pub(crate) struct Part {
     /// The datagram's identification.
     pub(crate) datagram: u32,
     pub(crate) is_first: bool,
-    /// Bytes carried; for the last one, less those of the whole datagram.
+    /// The fragment's share: its bytes, minus the datagram's length for the last fragment.
     pub(crate) step: i64,
 }
 
