@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the program that measures, built optimised and run as root.
+//! `cargo xtask bench`: builds the benchmark program optimised and runs it as root.
 
 use std::{
     path::PathBuf,
@@ -140,14 +140,14 @@ impl What {
     }
 }
 
-/// The benchmarks' program, built, for this one of them.
+/// Builds the benchmark program and returns its command for one benchmark.
 fn program(benchmark: &str) -> Result<Command> {
     let mut command = Command::new(build::binary("taskgate-bench", "measure")?);
     command.arg(benchmark);
     Ok(command)
 }
 
-/// One that starts taskgate.
+/// The command of a benchmark that starts taskgate.
 fn by_taskgate(benchmark: &str) -> Result<Command> {
     let taskgate = build::binary("taskgate", "taskgate")?;
     let mut command = program(benchmark)?;
@@ -155,7 +155,7 @@ fn by_taskgate(benchmark: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Tells it to be quick.
+/// Adds `--quick` if requested.
 fn quick(mut command: Command, is_quick: bool) -> Command {
     if is_quick {
         command.arg("--quick");
@@ -163,7 +163,7 @@ fn quick(mut command: Command, is_quick: bool) -> Command {
     command
 }
 
-/// Gives it a file, if there is one.
+/// Adds an option with a file, if there is one.
 fn file(mut command: Command, option: &str, file: Option<&PathBuf>) -> Command {
     if let Some(file) = file {
         command.arg(option).arg(file);

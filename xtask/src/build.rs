@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the `taskgate` binary as it is used, the kernel program in it.
+//! `cargo xtask build`: the release binary `taskgate`, with the kernel program embedded.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -21,7 +21,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A program that cargo made.
+/// A program that cargo has built.
 #[derive(Deserialize)]
 pub(crate) struct Artifact {
     /// The manifest of its package.
@@ -31,21 +31,21 @@ pub(crate) struct Artifact {
     pub(crate) profile: Profile,
 }
 
-/// The target that it was made of.
+/// The cargo target of the program.
 #[derive(Deserialize)]
 pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) kind: Vec<String>,
 }
 
-/// How it was made.
+/// The build profile of the program.
 #[derive(Deserialize)]
 pub(crate) struct Profile {
-    /// With the test harness.
+    /// Whether it was built with the test harness.
     pub(crate) test: bool,
 }
 
-/// Runs cargo, which gets `--message-format` too, and gives the programs that it made.
+/// Runs cargo with `--message-format` added, and returns the programs that it built.
 pub(crate) fn artifacts(command: &mut Command) -> Result<Vec<Artifact>> {
     command.arg("--message-format=json-render-diagnostics");
     let name = exec::shown(command);
@@ -57,7 +57,7 @@ pub(crate) fn artifacts(command: &mut Command) -> Result<Vec<Artifact>> {
     let mut artifacts = Vec::new();
     for line in BufReader::new(messages).lines() {
         let line = line.with_context(|| format!("cannot read what {name} prints"))?;
-        // Of all that cargo says only this has these fields.
+        // Only artifact messages have these fields.
         artifacts.extend(serde_json::from_str(&line));
     }
     let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;

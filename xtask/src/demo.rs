@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the program that plays the demo, built optimised and run as root.
+//! `cargo xtask demo`: builds the demo program optimised and runs it as root.
 
 use std::process::{Command, ExitCode};
 

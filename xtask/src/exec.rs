@@ -1,4 +1,4 @@
-//! Running other programs, with errors that say the whole command.
+//! Running other programs, with errors that quote the whole command.
 
 use std::{
     env,
@@ -15,24 +15,24 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::workspace;
 
-/// How much of a quiet command's output its error repeats: lines, and characters of each.
+/// The end of a quiet command's output that its error repeats: lines, and characters of each.
 const TAIL: (usize, usize) = (15, 240);
 
-/// The cargo that runs this program, in the workspace's root.
+/// The cargo that runs this program, with the workspace's root as working directory.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace::root());
     command
 }
 
-/// Runs a command on the terminal of this one and waits for it.
+/// Runs a command on this terminal and waits for it.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     command
         .status()
         .with_context(|| format!("cannot run {}", shown(command)))
 }
 
-/// Runs a command on the terminal of this one; an error unless it succeeds.
+/// Runs a command on this terminal; an error unless it succeeds.
 pub(crate) fn loud(command: &mut Command) -> Result<()> {
     let status = status(command)?;
     if !status.success() {
@@ -54,7 +54,7 @@ pub(crate) fn stdout(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} printed something that is not UTF-8", shown(command)))
 }
 
-/// Runs a command that may take `limit`, without its output unless it fails.
+/// Runs a command within `limit`, and shows its output only if it fails.
 pub(crate) fn quiet(command: &mut Command, limit: Duration) -> Result<()> {
     let name = shown(command);
     let (mut reader, writer) = pipe().context("cannot make a pipe")?;
@@ -63,14 +63,14 @@ pub(crate) fn quiet(command: &mut Command, limit: Duration) -> Result<()> {
         .stdout(writer.try_clone().context("cannot copy a pipe")?)
         .stderr(writer);
     let mut child = command.spawn().with_context(|| format!("cannot run {name}"))?;
-    // The command holds the pipe's writing end: with it open here the reader would never see the end.
+    // The command holds the pipe's writing end: while it is open here, the reader would never see the end of the file.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
     let (done, words) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         let read = reader.read_to_end(&mut bytes);
-        // Nobody listens any more when the time was up.
+        // The receiver is gone after a timeout.
         drop(done.send(read.map(|_| String::from_utf8_lossy(&bytes).into_owned())));
     });
     let Ok(words) = words.recv_timeout(limit) else {
@@ -87,12 +87,12 @@ pub(crate) fn quiet(command: &mut Command, limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Says under an error what to do about it.
+/// Adds advice to an error.
 pub(crate) fn advised(done: Result<()>, advice: &str) -> Result<()> {
     done.map_err(|error| anyhow!("{error:#}\n    {advice}"))
 }
 
-/// Finds a program in PATH, and where a user's PATH seldom leads.
+/// Finds a program in PATH, and in the system folders that a user's PATH often lacks.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -101,18 +101,18 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok() && file.is_file())
 }
 
-/// Whether this process may do what only root may.
+/// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// A command as one would type it: the variables it sets, the program, the arguments.
+/// A command as typed in a shell: the variables it sets, the program, the arguments.
 pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let variables = command
         .get_envs()
         .filter_map(|(name, value)| value.map(|value| format!("{}={}", name.to_string_lossy(), quoted(value))));
-    // cargo's path is this machine's affair, its name is what a reader types.
+    // cargo is shown by its name, not by its path on this machine.
     let program = if program.ends_with("cargo") {
         OsStr::new("cargo")
     } else {
@@ -132,7 +132,7 @@ fn quoted(word: &OsStr) -> String {
     }
 }
 
-/// The last lines of a command's output, indented under the message they follow.
+/// The last lines of a command's output, indented below the message.
 fn tail(words: &str) -> String {
     let lines: Vec<_> = words.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(TAIL.0)..];

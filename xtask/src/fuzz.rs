@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: libFuzzer against what `tests/differential/src/fuzz` says must hold.
+//! `cargo xtask fuzz`: runs libFuzzer on the properties in `tests/differential/src/fuzz`.
 
 use std::{
     env::consts::ARCH,
@@ -43,7 +43,7 @@ impl Target {
         }
     }
 
-    /// The longest input, in bytes: a frame as far as it matters, or a few dozen steps.
+    /// The longest input in bytes: the part of a frame that matters, or a few dozen steps.
     fn most(self) -> u32 {
         match self {
             Self::Parser => 600,
@@ -57,7 +57,7 @@ impl Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Found {
     executions: u64,
-    /// The inputs that broke something, and what was said then.
+    /// The failing inputs, and the messages of their failures.
     findings: Vec<(PathBuf, String)>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let builds = folder("build");
     build.args(["build", "--fuzz-dir", "tests/fuzz", "--sanitizer", "none"]);
     build.args(["--target", &triple, "--target-dir"]).arg(&builds);
-    // The fuzzed code runs without the kernel, and without `unsafe` a sanitizer would find nothing.
+    // The fuzzed code runs without the kernel, and a sanitizer finds nothing in code without `unsafe`.
     build.current_dir(workspace::root()).env("AYA_BUILD_SKIP", "1");
     if let Some(target) = args.target {
         build.arg(target.name());
@@ -113,7 +113,7 @@ fn say(line: &str) {
     eprintln!("fuzz: {line}");
 }
 
-/// A folder for what fuzzing leaves, out of the way of everything that is committed.
+/// A folder for the output of fuzzing, apart from committed files.
 fn folder(name: &str) -> PathBuf {
     workspace::root().join("target/fuzz").join(name)
 }
@@ -127,7 +127,7 @@ fn committed(what: &str, target: Target) -> PathBuf {
     workspace::root().join("tests/fuzz").join(what).join(target.name())
 }
 
-/// Runs one target until the time is over or something is found.
+/// Runs one target until the time is over or an input fails.
 fn fuzz(target: Target, binary: &Path, seconds: u32) -> Result<Found> {
     let (grown, findings) = (
         made(folder("corpus").join(target.name()))?,
@@ -136,7 +136,7 @@ fn fuzz(target: Target, binary: &Path, seconds: u32) -> Result<Found> {
     let before = files(&findings)?;
     let log = folder(&format!("{}.log", target.name()));
     let output = File::create(&log).with_context(|| format!("cannot write `{}`", log.display()))?;
-    // Nothing has broken some.
+    // Some targets have no regressions.
     let seeds = ["corpus", "regressions"].map(|what| committed(what, target));
     let seeds = seeds.into_iter().filter(|folder| folder.exists());
     let mut command = Command::new(binary);
@@ -170,7 +170,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
         .collect::<Result<_>>()
 }
 
-/// How often libFuzzer says that it ran the target.
+/// The number of executions that libFuzzer reports.
 fn executions(words: &str) -> u64 {
     let count = words
         .lines()
@@ -178,7 +178,7 @@ fn executions(words: &str) -> u64 {
     count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
 }
 
-/// The target's last words.
+/// The last messages of the target.
 fn said(words: &str) -> String {
     let lines = words.lines().skip_while(|line| !line.contains("panicked at"));
     let lines = lines.take_while(|line| !line.starts_with("stack backtrace") && !line.starts_with("=="));
@@ -190,10 +190,10 @@ fn said(words: &str) -> String {
     }
 }
 
-/// Makes the committed corpus of the fewest inputs that reach all that is reached.
+/// Replaces the committed corpus by the fewest inputs with the same coverage.
 fn keep(target: Target, binary: &Path) -> Result<()> {
     let (corpus, fewest) = (committed("corpus", target), folder("fewest"));
-    // Gone already is as good as removed.
+    // An error is ignored: the folder may not exist.
     drop(fs::remove_dir_all(&fewest));
     let fewest = made(fewest)?;
     let mut merge = Command::new(binary);

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-/// The nightly that compiles the kernel program, with `core` built from its sources; its LLVM is [`LLVM`].
+/// The nightly toolchain for the kernel program, which builds `core` from source; its LLVM is [`LLVM`].
 pub(crate) const NIGHTLY: &str = "nightly-2026-06-10";
-/// The major version of LLVM that the linker is built against: the compiler's must not be newer.
+/// The major version of LLVM that the linker is built against: the compiler's LLVM must not be newer.
 pub(crate) const LLVM: u32 = 22;
 /// `bpf-linker` from crates.io.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
@@ -20,7 +20,7 @@ pub(crate) const CHECKERS: [(&str, &str, &str); 3] = [
     ("typos-cli", "1.52.0", "typos"),
 ];
 
-/// Debian's names of what `bpf-linker` is built against.
+/// The Debian packages that `bpf-linker` is built against.
 pub(crate) const LINKER_PACKAGES: [&str; 5] = [
     "llvm-22-dev",
     "libpolly-22-dev",
@@ -28,9 +28,9 @@ pub(crate) const LINKER_PACKAGES: [&str; 5] = [
     "libzstd-dev",
     "libxml2-dev",
 ];
-/// Debian's compiler with a `core` for BPF, where rustup's server cannot be reached.
+/// Debian's compiler with a `core` for BPF, used if rustup's server cannot be reached.
 pub(crate) const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
-/// Programs, the Debian packages they come in, and what needs them.
+/// Programs, their Debian packages, and the reason they are needed.
 pub(crate) const PROGRAMS: [(&str, &str, &str); 4] = [
     ("cc", "build-essential", "Rust programs are linked by it"),
     (
@@ -62,5 +62,5 @@ pub(crate) const GUEST_PROGRAMS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// How long one download or build of `setup` may take before it counts as failed.
+/// The time limit of one download or build in `setup`.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(20);

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the `taskgate` binary, built before, as root.
+//! `cargo xtask run`: builds the `taskgate` binary and runs it as root.
 
 use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             binary.display()
         );
     };
-    // In its place, so that signals and the exit status are taskgate's own.
+    // Replaces this process, so that signals and the exit status are taskgate's.
     let error = command.args(&args.args).exec();
     Err(error).with_context(|| format!("cannot run {}", exec::shown(&command)))
 }

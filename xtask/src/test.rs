@@ -1,4 +1,4 @@
-//! `cargo xtask test`: set-up, the release binary, all tests, one sum at the end.
+//! `cargo xtask test`: set-up, the release binary, all tests, and one total at the end.
 
 use std::{
     env,
@@ -14,9 +14,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, exec, setup};
 
-/// The crate whose tests start taskgate.
+/// The crate with tests that start taskgate.
 pub(crate) const KERNEL: &str = "taskgate-tests";
-/// The crates whose tests load programs and make network namespaces.
+/// The crates with tests that load BPF programs and create network namespaces.
 const PRIVILEGED: [&str; 4] = [KERNEL, "taskgate-differential", "taskgate-testkit", "taskgate-bench"];
 
 /// Set up, then run all tests
@@ -32,10 +32,10 @@ pub(crate) struct Args {
     unprivileged: bool,
 }
 
-/// How many tests of a program run side by side. Those that start taskgate wait for it a third of the time.
+/// The number of parallel tests in a program. Tests that start taskgate wait for it a third of the time.
 const THREADS: &str = "RUST_TEST_THREADS";
 
-/// How many tests came to which end.
+/// The numbers of tests by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
@@ -52,7 +52,7 @@ impl AddAssign for Tally {
 }
 
 impl Tally {
-    /// Reads one line of a test program's output; `None` unless it is a sum.
+    /// Parses one line of a test program's output; `None` unless it is the summary.
     pub(crate) fn of_line(line: &str) -> Option<Self> {
         let counts = line.strip_prefix("test result:")?;
         let count = |what| {
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     say("building the release binary that the tests start");
     let binary = build::release()?;
 
-    // One run of cargo for all: another choice of packages would compile what they share once more.
+    // A single run of cargo for all packages: another selection would compile shared dependencies again.
     let mut all = cargo_test(args, &binary);
     all.arg("--workspace");
     let (mut sum, not_run) = if exec::is_root() && !args.unprivileged {
@@ -104,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// All of [`PRIVILEGED`], each behind a word.
+/// The [`PRIVILEGED`] crates, each preceded by an option.
 fn each(word: &str) -> impl Iterator<Item = &str> {
     PRIVILEGED.into_iter().flat_map(move |package| [word, package])
 }
@@ -113,7 +113,7 @@ fn say(line: &str) {
     eprintln!("test: {line}");
 }
 
-/// The last line of the output, for people and programs alike.
+/// The last line of the output, for readers and scripts.
 pub(crate) fn summary(sum: Tally) -> String {
     let Tally {
         passed,
@@ -128,7 +128,7 @@ pub(crate) fn summary(sum: Tally) -> String {
     format!("{passed} passed, {failed} failed{skipped}")
 }
 
-/// `cargo test` with what all runs share; the packages are still to be named.
+/// `cargo test` with the arguments that all runs share, without packages.
 fn cargo_test(args: &Args, binary: &Path) -> Command {
     let mut command = exec::cargo();
     command
@@ -155,7 +155,7 @@ fn counted(command: &mut Command) -> Result<Tally> {
     let output = BufReader::new(child.stdout.take().context("cargo has no standard output")?);
     let sum = copied(output, &mut io::stdout()).with_context(|| format!("cannot copy what {name} prints"))?;
     let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
-    // It did not compile, or a test program was killed: no line tells how many tests that were.
+    // The build failed, or a test program was killed: no line has the number of its tests.
     if !status.success() && sum.failed == 0 {
         say(&format!("{name} broke off with {status} before all tests had run"));
         return Ok(Tally { failed: 1, ..sum });
@@ -163,7 +163,7 @@ fn counted(command: &mut Command) -> Result<Tally> {
     Ok(sum)
 }
 
-/// Copies the output of test programs line by line, and adds up the sums in it.
+/// Copies the output of test programs line by line, and adds up their summaries.
 fn copied(mut output: impl BufRead, to: &mut impl Write) -> io::Result<Tally> {
     let mut sum = Tally::default();
     let mut line = Vec::new();
@@ -175,7 +175,7 @@ fn copied(mut output: impl BufRead, to: &mut impl Write) -> io::Result<Tally> {
     Ok(sum)
 }
 
-/// How many tests a run would have had.
+/// The number of tests in a run, without running them.
 fn listed(command: &mut Command) -> Result<usize> {
     let output = command.stderr(Stdio::inherit()).output();
     let output = output.with_context(|| format!("cannot run {}", exec::shown(command)))?;

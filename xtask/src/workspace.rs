@@ -1,4 +1,4 @@
-//! Where things are in the checkout.
+//! Paths in the checkout.
 
 use std::{
     fs, io,
@@ -7,25 +7,25 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The workspace's root, whatever folder the command was typed in.
+/// The workspace's root, independent of the working directory.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
-/// Where `setup` keeps what it installs for this checkout. `userspace/bpf/build.rs` looks here too, so it is not moved by
-/// `CARGO_TARGET_DIR`.
+/// The folder for tools that `setup` installs for this checkout. Independent of `CARGO_TARGET_DIR`, since
+/// `userspace/bpf/build.rs` looks here too.
 pub(crate) fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// Makes a folder that has nothing in it.
+/// Creates an empty folder, and removes an existing one first.
 pub(crate) fn empty(folder: &Path) -> Result<()> {
     remove(folder)?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))
 }
 
-/// Removes a folder with all that is in it, if it is there.
+/// Removes a folder with its contents, if it exists.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

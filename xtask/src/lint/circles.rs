@@ -1,6 +1,6 @@
-//! Files import each other in one direction: no file takes a name from one that, over however many steps, takes names from it.
+//! Imports between files have no cycles: no file imports a name from a file that, directly or indirectly, imports from it.
 //!
-//! A module and the files below it are one: `name/mod.rs` may name what it is made of, and be named there.
+//! A module and its submodules are exempt from each other: `name/mod.rs` may use its submodules, and they may use it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,21 +47,21 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// A path as written in a file, by its parts.
+/// A path in a file, by its segments.
 type Names = Vec<String>;
 
 /// A file, as a module of its crate.
 #[derive(Default)]
 struct Module {
     file: PathBuf,
-    /// From the crate's root.
+    /// The module's path from the crate's root.
     place: Names,
     /// Its definitions.
     items: BTreeSet<String>,
     /// Its imports, by their local names.
     imports: BTreeMap<String, Names>,
     globs: Vec<Names>,
-    /// Paths that it names, in the code and in imports that it does not re-export.
+    /// Paths in the code, and in imports that are not re-exported.
     named: BTreeSet<Names>,
 }
 
@@ -72,11 +72,11 @@ struct Modules {
     by_place: BTreeMap<Names, usize>,
 }
 
-/// An import from one module into another, with the names.
+/// An import from one module to another, with the imported names.
 type Tie = (usize, usize, BTreeSet<String>);
 
 impl Modules {
-    /// Those of the crate with this root.
+    /// Reads the modules of the crate with this root file.
     fn read(root: &Path) -> Result<Self> {
         let mut modules = Self::default();
         let folder = root.parent().context("a file lies in a folder")?;
@@ -84,7 +84,7 @@ impl Modules {
         Ok(modules)
     }
 
-    /// Adds a file and, from `folder`, those of the modules that it declares.
+    /// Adds a file and, from `folder`, the files of the modules that it declares.
     fn add(&mut self, file: &Path, folder: &Path, place: &[String]) -> Result<()> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         let syntax = syn::parse_file(&text).with_context(|| format!("cannot parse `{}`", file.display()))?;
@@ -99,7 +99,7 @@ impl Modules {
         for name in reader.declared {
             let (alone, with_files) = (folder.join(format!("{name}.rs")), folder.join(&name).join("mod.rs"));
             let child = if alone.exists() { alone } else { with_files };
-            // Some are declared for one target alone.
+            // Some modules are declared for one target only.
             if child.exists() {
                 let place: Names = place.iter().cloned().chain([name.clone()]).collect();
                 self.add(&child, &folder.join(&name), &place)?;
@@ -108,9 +108,9 @@ impl Modules {
         Ok(())
     }
 
-    /// The module that defines what is named so in another one; `None` for names of other crates and of modules.
+    /// The module that defines a path used in another module; `None` for names of other crates and of modules.
     fn definer(&self, from: usize, path: &[String], depth: u32) -> Option<usize> {
-        // An import may name itself through a glob.
+        // An import may refer to itself through a glob.
         const DEEPEST: u32 = 16;
         let (mut at, mut rest) = (from, path);
         if depth > DEEPEST {
@@ -144,7 +144,7 @@ impl Modules {
         }
     }
 
-    /// Each module's uses of modules that are neither below nor above it.
+    /// The imports of each module from modules that are neither below nor above it.
     fn ties(&self) -> Vec<Tie> {
         let mut ties = BTreeMap::<(usize, usize), BTreeSet<String>>::new();
         for (from, module) in self.all.iter().enumerate() {
@@ -161,7 +161,7 @@ impl Modules {
         ties.into_iter().map(|((from, to), names)| (from, to, names)).collect()
     }
 
-    /// The circles, each by the ties between its modules.
+    /// The import cycles, each as the imports between its modules.
     fn circles(&self) -> Vec<Vec<Tie>> {
         let ties = self.ties();
         let mut reached = vec![BTreeSet::new(); self.all.len()];
@@ -193,7 +193,7 @@ struct Reader {
     declared: Names,
 }
 
-/// Whether something is there for tests alone.
+/// Whether an item is for tests only.
 fn for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         Meta::List(list) if list.path.is_ident("cfg") => list.tokens.to_string() == "test",
@@ -265,7 +265,7 @@ impl Reader {
             UseTree::Rename(rename) => (rename.ident.to_string(), rename.rename.to_string()),
         };
         let mut path = before.clone();
-        // `self` in a list is what the list is of.
+        // `self` in a list is the module before the list.
         let alias = if let ("self", Some(last)) = (name.as_str(), path.last()) {
             last.clone()
         } else {
@@ -283,7 +283,7 @@ impl Reader {
 mod tests {
     use super::*;
 
-    /// The circles of a crate of these files, by the names that tie them.
+    /// The cycles in a crate with these files, by their imported names.
     fn circles(files: &[(&str, &str)]) -> Result<Vec<Vec<String>>> {
         let folder = std::env::temp_dir().join(format!("taskgate-circles-{}-{}", std::process::id(), files.len()));
         for (name, text) in files {

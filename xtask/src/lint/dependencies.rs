@@ -1,16 +1,16 @@
-//! Dependencies: licences, sources and duplicates by cargo-deny, known holes by it too where their list can be had,
-//! and dependencies that nothing uses by cargo-shear.
+//! Dependencies: licences, sources, duplicates and, if the advisory list can be fetched, known vulnerabilities by
+//! cargo-deny; unused dependencies by cargo-shear.
 
 use anyhow::Result;
 
 use crate::{exec, pins, setup};
 
-/// Licences, sources, and crates that are there in two versions. `deny.toml` says what is let through.
+/// Checks licences, sources, and crates in several versions. `deny.toml` has the exceptions.
 pub(super) fn check() -> Result<()> {
     exec::loud(setup::checker("cargo-deny").args(["--log-level", "warn", "check", "bans", "licenses", "sources"]))
 }
 
-/// Known holes in what is built in.
+/// Checks for known vulnerabilities in dependencies.
 pub(super) fn advisories() -> Result<()> {
     let fetched = exec::quiet(setup::checker("cargo-deny").args(["fetch", "db"]), pins::PATIENCE);
     if let Err(error) = fetched {
@@ -22,7 +22,7 @@ pub(super) fn advisories() -> Result<()> {
     exec::loud(setup::checker("cargo-deny").args(["--log-level", "warn", "check", "--disable-fetch", "advisories"]))
 }
 
-/// Dependencies that nothing uses, or only tests.
+/// Checks for dependencies that are unused, or only used by tests.
 pub(super) fn unused() -> Result<()> {
     exec::loud(setup::checker("cargo-shear").args(["--locked", "--color=auto"]))
 }

@@ -1,4 +1,4 @@
-//! The kernel program is compiled for BPF only, where the workspace's clippy does not look.
+//! Lints of the kernel program, which is compiled for BPF only, outside the workspace's clippy run.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{exec, pins, setup, workspace};
 
-/// The pinned nightly has a clippy for it. Debian's compiler has none: its own warnings are what there is then.
+/// Runs the pinned nightly's clippy. Debian's compiler has none: then only its warnings are checked.
 pub(super) fn check() -> Result<()> {
     if has_clippy() {
         return clippy();
@@ -45,15 +45,15 @@ fn clippy() -> Result<()> {
     command
         .args(["--target", target, "-Z", "build-std=core", "--target-dir"])
         .arg(workspace::root().join("target/lint"));
-    // cargo sets its own compiler for its children.
+    // cargo passes its own compiler to child processes.
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS"] {
         command.env_remove(name);
     }
     exec::loud(command.args(["--", "-D", "warnings"]))
 }
 
-/// The warnings of the kernel program's compiler reach cargo as those of the build script, which no lint level touches.
-/// cargo repeats them when there is nothing to do.
+/// Warnings of the kernel program's compiler reach cargo as warnings of the build script, which lint levels do not affect.
+/// cargo repeats them if there is nothing to build.
 fn warnings() -> Result<()> {
     let mut command = exec::cargo();
     let output = command.args(["check", "--package", "taskgate"]).output();

@@ -1,6 +1,6 @@
-//! Every member inherits what the workspace says once.
+//! Every member inherits the settings of the workspace.
 //!
-//! cargo tells what a manifest comes to, not where it got it from, so this reads the manifest.
+//! cargo's metadata has the resolved values, not whether they are inherited, so this reads the manifest itself.
 
 use std::{fs, iter, path::PathBuf};
 
@@ -10,8 +10,7 @@ use toml::{Table, Value};
 
 use crate::exec;
 
-/// The keys of `[package]` that every member inherits. A different licence is let through with its reason in a comment
-/// above.
+/// The keys of `[package]` that every member inherits. A different licence is accepted with the reason in a comment above.
 const INHERITED: [&str; 6] = ["version", "edition", "rust-version", "license", "repository", "publish"];
 
 #[derive(Deserialize)]
@@ -40,7 +39,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The keys that a member's manifest sets and should inherit.
+/// The keys that a member's manifest should inherit but sets itself.
 fn faults(manifest: &str) -> Result<Vec<String>> {
     let tables: Table = manifest.parse().context("cannot read it")?;
     let package = tables.get("package");

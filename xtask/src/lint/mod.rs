@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: format, clippy, and the rules of the house that a program can check.
+//! `cargo xtask lint`: format, clippy, and project rules.
 
 use anyhow::{Result, bail};
 
@@ -81,7 +81,7 @@ const CHECKS: [Check; 11] = [
 ];
 
 pub(crate) fn run(_: &Args) -> Result<()> {
-    // clippy builds the kernel program too.
+    // clippy also builds the kernel program.
     setup::check()?;
     setup::check_checkers()?;
     let mut failed = Vec::new();
@@ -104,7 +104,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 }
 
 fn format() -> Result<()> {
-    // libFuzzer's targets are a separate workspace, which needs its compiler.
+    // The fuzz targets are a separate workspace, which needs a compiler of its own.
     for arguments in [&["--all"][..], &["--manifest-path", "tests/fuzz/Cargo.toml"]] {
         exec::loud(exec::cargo().arg("fmt").args(arguments).args(["--", "--check"]))?;
     }

@@ -1,4 +1,4 @@
-//! No source file is longer than one can keep in mind.
+//! No source file exceeds a length that is easy to read.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace;
 
-/// The most lines that a Rust file may have.
+/// The most lines in a Rust file.
 const MOST: usize = 500;
 
 pub(super) fn check() -> Result<()> {

@@ -1,4 +1,4 @@
-//! A public type's name means one thing in the whole workspace.
+//! A public type's name is unique in the whole workspace.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use super::source;
 use crate::workspace;
 
-/// Names with several meanings, each of which reads well where it is used: the configuration's side and the packet's
-/// (`Uplink`), a test's view of a flow (`Flow`), and the probing of two kinds of tables
-/// (`Probe`). None comes in.
+/// Exceptions, clear where they are used: the configuration's uplink and the packet's (`Uplink`), a test's view of a flow
+/// (`Flow`), and the probing of two kinds of tables (`Probe`). No further names are added.
 const TWICE: [&str; 3] = ["Flow", "Probe", "Uplink"];
 
 pub(super) fn check() -> Result<()> {
@@ -32,7 +31,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// The faults of names, given the files that define each; those in `allowed` may be in several.
+/// The duplicate names, given the files that define each name; names in `allowed` may be in several.
 fn faults(places: &BTreeMap<String, BTreeSet<String>>, allowed: &[&str]) -> Vec<String> {
     let is_twice = |name: &str| places.get(name).is_some_and(|files| files.len() > 1);
     let twice = places
@@ -47,7 +46,7 @@ fn faults(places: &BTreeMap<String, BTreeSet<String>>, allowed: &[&str]) -> Vec<
     twice.chain(needless).collect()
 }
 
-/// The names of the types that a file makes public to other crates, or would if its module were.
+/// The names of the types that a file makes public, or would if its module were public.
 fn public_types(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let item = line.trim_start().strip_prefix("pub ")?;

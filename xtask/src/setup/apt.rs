@@ -14,8 +14,8 @@ pub(super) fn here() -> bool {
     exec::find("apt-get").is_some() && exec::find("dpkg-query").is_some()
 }
 
-/// Installs packages, each with the reason it is wanted for, unless they are there. Where that is not allowed, the command
-/// is left for root: a later step that needs the packages then finds them missing.
+/// Installs packages that are missing; each comes with its reason. If that is not allowed, the command is left for root, and
+/// a later step that needs the packages reports them missing.
 pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = wanted
         .iter()
@@ -59,7 +59,7 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
         );
     }
     say(&format!("apt-get install {}", names.join(" ")));
-    // An installation that would remove a package is refused, and apt names it.
+    // An installation that would remove a package is refused: apt names the package.
     let mut command = apt_get();
     command
         .args(["install", "--yes", "--no-install-recommends", "--no-remove"])
@@ -69,7 +69,7 @@ pub(super) fn install(machine: &mut Machine, wanted: &[(&str, &str)]) -> Result<
     Ok(())
 }
 
-/// Renews the package lists, which root may.
+/// Updates the package lists; requires root.
 pub(super) fn update() -> Result<()> {
     say("apt-get update");
     exec::advised(exec::quiet(apt_get().arg("update"), pins::PATIENCE), ADVICE)
@@ -87,7 +87,8 @@ pub(super) fn installed(package: &str) -> bool {
         .is_ok_and(|status| status == "installed")
 }
 
-/// The packages that installing one would bring, it among them, as `apt-get download` takes them. Nothing is installed.
+/// The packages that an installation would add, including the package itself, in the form for `apt-get download`. Nothing is
+/// installed.
 pub(super) fn would_install(package: &str) -> Result<Vec<String>> {
     let mut command = apt_get();
     command.args(["install", "--simulate", "--no-install-recommends", package]);
@@ -121,8 +122,7 @@ pub(super) fn fetch(packages: &[String], root: &Path) -> Result<()> {
     fs::remove_dir_all(&debs).with_context(|| format!("cannot remove `{}`", debs.display()))
 }
 
-/// Unpacks all packages that lie in a folder into a new `root`. Whole or not at all: what broke off must not look like what is
-/// there.
+/// Unpacks all packages in a folder into a new `root`. All or nothing: a partial result must not look complete.
 pub(crate) fn unpack(packages: &Path, root: &Path) -> Result<()> {
     let part = root.with_extension("part");
     workspace::empty(&part)?;
@@ -140,7 +140,7 @@ pub(crate) fn unpack(packages: &Path, root: &Path) -> Result<()> {
     fs::rename(&part, root).with_context(|| format!("cannot rename `{}`", part.display()))
 }
 
-/// Whether the package lists have a version of it.
+/// Whether the package lists have a version of the package.
 fn known(package: &str) -> bool {
     exec::stdout(Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C"))
         .is_ok_and(|words| words.contains("Candidate:") && !words.contains("Candidate: (none)"))

@@ -1,4 +1,4 @@
-//! The BPF file system, where pinned maps and links live.
+//! The BPF file system, which holds pinned maps and links.
 
 use anyhow::{Context as _, Result};
 use nix::{

@@ -1,4 +1,4 @@
-//! The programs that `cargo xtask lint` runs and cargo does not bring.
+//! The programs for `cargo xtask lint` that are not part of cargo.
 
 use std::process::Command;
 
@@ -7,22 +7,22 @@ use anyhow::{Result, bail};
 use super::{Machine, crates, say};
 use crate::{pins, workspace};
 
-/// One of them, to be run in the workspace's root.
+/// The command of a checker, in the workspace's root.
 pub(super) fn command(program: &str) -> Command {
     let pin = pins::CHECKERS.into_iter().find(|(.., name)| *name == program);
     let path = pin.and_then(|(krate, version, _)| crates::installed(program, krate, version));
-    // [`ready`] said before that it is there.
+    // [`ready`] has already checked that it is installed.
     let mut command = Command::new(path.unwrap_or_else(|| crates::path(program)));
     command.current_dir(workspace::root());
     command
 }
 
-/// Whether all are there, start, and are the pinned versions.
+/// Whether all checkers are installed in the pinned versions, and start.
 pub(super) fn ready() -> bool {
     missing().is_empty()
 }
 
-/// The crates that bring those that are not there.
+/// The crates of the missing checkers.
 fn missing() -> Vec<(&'static str, &'static str)> {
     pins::CHECKERS
         .into_iter()
@@ -45,15 +45,15 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
         names.join(", ")
     ));
     let mut command = crates::install(&missing);
-    // They are short of work, not of speed: unoptimised they are there in half the time, and without what debuggers read in
-    // a tenth of the space.
+    // The checkers run briefly, so optimisation does not pay: unoptimised they build in half the time, and without debug
+    // information in a tenth of the space.
     command
         .arg("--debug")
         .args(["--target-dir"])
         .arg(workspace::tools().join("build"));
     command.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_PROFILE_DEV_STRIP", "symbols")]);
     let built = crates::run(&mut command);
-    // The intermediate files are of no further use.
+    // The intermediate files are no longer needed.
     let swept = workspace::remove(&workspace::tools().join("build"));
     built.and(swept)?;
     machine.changed = true;

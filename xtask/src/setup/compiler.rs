@@ -1,8 +1,8 @@
-//! A compiler that has a `core` for BPF: the pinned nightly with its library's sources, or else Debian's compiler for the
-//! web with a `core` ready-made.
+//! A compiler with a `core` for BPF: the pinned nightly with its library's sources, or else Debian's compiler for the web
+//! with a prebuilt `core`.
 //!
-//! The choice is in `target/tools/bpf-toolchain`, for `userspace/bpf/build.rs`: a toolchain's name, or a folder
-//! with `bin/rustc` and `bin/cargo`.
+//! The choice is stored in `target/tools/bpf-toolchain`, for `userspace/bpf/build.rs`: a toolchain's name, or a folder with
+//! `bin/rustc` and `bin/cargo`.
 
 use std::{env, fs, os::unix::fs::symlink, path::Path, process::Command};
 
@@ -32,7 +32,7 @@ pub(super) fn chosen() -> Result<String> {
     })
 }
 
-/// Whether a choice was made, is one that this version of setup makes, and still works.
+/// Whether there is a choice that this version of setup would make, and that still works.
 pub(super) fn ready() -> bool {
     let Ok(choice) = fs::read_to_string(choice_file()) else {
         return false;
@@ -70,7 +70,7 @@ fn choose(toolchain: &str) -> Result<()> {
         .with_context(|| format!("cannot write `{}`", file.display()))
 }
 
-/// Brings the pinned nightly.
+/// Installs the pinned nightly.
 pub(super) fn nightly() -> Result<()> {
     if nightly_works().is_ok() {
         return Ok(());
@@ -111,13 +111,13 @@ fn nightly_works() -> Result<()> {
 
 fn debian(machine: &mut Machine) -> Result<()> {
     apt::install(machine, &pins::COMPILER_PACKAGES.map(|package| (package, WHY)))?;
-    // The package has no cargo: the one that builds this workspace drives Debian's compiler.
+    // The package has no cargo: the cargo of this workspace runs Debian's compiler.
     let bin = debian_folder().join("bin");
     let cargo = env::var_os("CARGO").context("`CARGO` is not set: start this by `cargo xtask`")?;
     fs::create_dir_all(&bin).with_context(|| format!("cannot make `{}`", bin.display()))?;
     for (name, target) in [("rustc", Path::new("/usr/bin/rustc")), ("cargo", Path::new(&cargo))] {
         let link = bin.join(name);
-        // Gone already is as good as removed.
+        // An error is ignored: the link may not exist.
         drop(fs::remove_file(&link));
         symlink(target, &link).with_context(|| format!("cannot make the link `{}`", link.display()))?;
     }

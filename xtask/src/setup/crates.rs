@@ -1,4 +1,4 @@
-//! Programs that are built from crates.io into `target/tools`, at a pinned version.
+//! Programs from crates.io, built into `target/tools` at a pinned version.
 
 use std::{
     env, fs,
@@ -10,14 +10,14 @@ use anyhow::Result;
 
 use crate::{exec, pins, workspace};
 
-/// Whether a program is there, starts, and calls itself by this name and version.
+/// Whether a program exists, starts, and reports this name and version.
 pub(super) fn is_version(program: &Path, name: &str, version: &str) -> bool {
     let expected = format!("{name} {version}");
     exec::stdout(Command::new(program).arg("--version")).is_ok_and(|words| words.trim() == expected)
 }
 
-/// The path of a program that this version of a crate installed, and that starts: built here, or installed for all
-/// checkouts. Not every program knows its version, so cargo's list decides.
+/// The path of a program from this version of a crate that starts: built here, or installed for all checkouts. Some programs
+/// do not report a version, so cargo's list of installed crates decides.
 pub(super) fn installed(program: &str, name: &str, version: &str) -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
@@ -31,12 +31,12 @@ pub(super) fn installed(program: &str, name: &str, version: &str) -> Option<Path
         .find(|path| exec::stdout(Command::new(path).arg("--version")).is_ok())
 }
 
-/// Where a program is that was installed.
+/// The path of a program that was installed here.
 pub(super) fn path(program: &str) -> PathBuf {
     workspace::tools().join("bin").join(program)
 }
 
-/// What a program that runs for a second need not be built with: a third of the time that building takes.
+/// Build settings for short-running programs: they cut the build time to a third.
 const PLAIN: [(&str, &str); 3] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
     ("CARGO_PROFILE_RELEASE_LTO", "off"),
@@ -57,7 +57,7 @@ pub(super) fn install(crates: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Runs what [`install`] gave.
+/// Runs a command from [`install`].
 pub(super) fn run(install: &mut Command) -> Result<()> {
     exec::advised(
         exec::quiet(install, pins::PATIENCE),

@@ -1,5 +1,5 @@
-//! QEMU, which boots other kernels for `cargo xtask vm`: the machine's own, or else Debian's packages unpacked below
-//! `target/tools` and not installed. Debian's may break what a machine has of another QEMU, and need not be root's affair.
+//! QEMU, which boots other kernels for `cargo xtask vm`: the machine's own, or else Debian's packages, unpacked below
+//! `target/tools` and not installed. Installing them could break another QEMU on the machine, and would need root.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ fn unpacked() -> PathBuf {
     workspace::tools().join("qemu")
 }
 
-/// Brings it unless it is there.
+/// Ensures that QEMU is available.
 pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
     if exec::find(PROGRAM).is_some() || unpacked().exists() {
         return Ok(());
@@ -33,7 +33,8 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
     unpack().with_context(|| format!("cannot unpack {PACKAGE}"))
 }
 
-/// Fetches the package and what it needs that is not installed, and unpacks it all. One that does not start is not kept.
+/// Fetches the package and its dependencies that are not installed, and unpacks them. A QEMU that does not start is removed
+/// again.
 fn unpack() -> Result<()> {
     if exec::is_root() {
         apt::update()?;
@@ -47,7 +48,7 @@ fn unpack() -> Result<()> {
     exec::advised(starts, &format!("install {PACKAGE} by hand"))
 }
 
-/// A command that starts it.
+/// A command that starts QEMU.
 pub(crate) fn command() -> Result<Command> {
     if exec::find(PROGRAM).is_some() {
         return Ok(Command::new(PROGRAM));
@@ -59,7 +60,7 @@ pub(crate) fn command() -> Result<Command> {
     Ok(at(&root))
 }
 
-/// The one that is unpacked at `root`, with its libraries, modules and firmware from there.
+/// The QEMU that is unpacked at `root`, with its libraries, modules and firmware from there.
 fn at(root: &Path) -> Command {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let mut command = Command::new(root.join("usr/bin").join(PROGRAM));

@@ -1,4 +1,4 @@
-//! `cargo-fuzz`, which only fuzzing needs: it comes when that is asked for first.
+//! `cargo-fuzz`, which is installed when fuzzing is first requested.
 
 use std::{path::PathBuf, process::Command};
 
@@ -11,7 +11,7 @@ fn path() -> PathBuf {
     crates::path("cargo-fuzz")
 }
 
-/// Brings it, and the nightly that it drives, and gives a command that runs it.
+/// Ensures that cargo-fuzz and its nightly toolchain are installed, and returns a command that runs cargo-fuzz.
 pub(super) fn ensure() -> Result<Command> {
     exec::advised(
         compiler::nightly(),
@@ -29,7 +29,7 @@ pub(super) fn ensure() -> Result<Command> {
     }
     let mut command = Command::new("rustup");
     command.args(["run", pins::NIGHTLY]).arg(path());
-    // cargo sets its own compiler for its children.
+    // cargo passes its own compiler to child processes.
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_TARGET_DIR"] {
         command.env_remove(name);
     }

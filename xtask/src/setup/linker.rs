@@ -17,7 +17,7 @@ fn path() -> PathBuf {
     crates::path("bpf-linker")
 }
 
-/// Whether the linker is there, starts, and is the pinned version.
+/// Whether the linker is installed in the pinned version, and starts.
 pub(super) fn ready() -> bool {
     is_pinned(&path())
 }
@@ -26,7 +26,7 @@ fn is_pinned(linker: &Path) -> bool {
     crates::is_version(linker, "bpf-linker", pins::BPF_LINKER)
 }
 
-/// The Debian packages that building it takes, with the reason; none when it is there.
+/// The Debian packages for building the linker, with the reason; none if it is already installed.
 pub(super) fn packages() -> Vec<(&'static str, &'static str)> {
     if ready() {
         Vec::new()
@@ -84,7 +84,7 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
     Ok(())
 }
 
-/// Takes the user's own linker of the right version, if PATH has one.
+/// Uses the user's own linker if PATH has one of the right version.
 fn adopt() -> Result<bool> {
     let Some(found) = exec::find("bpf-linker").filter(|found| is_pinned(found)) else {
         return Ok(false);
@@ -92,7 +92,7 @@ fn adopt() -> Result<bool> {
     say(&format!("bpf-linker {}: `{}` does", pins::BPF_LINKER, found.display()));
     let (path, folder) = (path(), workspace::tools().join("bin"));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
-    // Gone already is as good as removed.
+    // An error is ignored: the file may not exist.
     drop(fs::remove_file(&path));
     symlink(&found, &path).with_context(|| format!("cannot make the link `{}`", path.display()))?;
     Ok(true)

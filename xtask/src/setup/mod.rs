@@ -31,22 +31,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     bring_all(args.yes, &[("the programs of `lint`", checkers::ensure)])
 }
 
-/// Says one line about the step that begins.
+/// Prints a line about the next step.
 fn say(line: &str) {
     eprintln!("setup: {line}");
 }
 
-/// The changes that this run may make to the machine, and the steps that it left to the user.
+/// The permission to change the machine, and the steps that are left to the user.
 struct Machine {
-    /// System packages need no question.
+    /// Whether system packages may be installed without asking.
     consent: bool,
     /// Commands for root, in order.
     for_root: Vec<String>,
-    /// The missing things that no command here can install.
+    /// Missing tools that no command here can install.
     by_hand: Vec<String>,
-    /// Whether anything had to be done.
+    /// Whether anything was changed.
     changed: bool,
-    /// The package lists are of this run.
+    /// Whether this run has updated the package lists.
     lists_updated: bool,
 }
 
@@ -61,7 +61,7 @@ impl Machine {
         }
     }
 
-    /// Whether system packages may be installed: by root, after a question if there is a terminal.
+    /// Whether system packages may be installed: only by root, after a question if there is a terminal.
     fn may_install(&mut self, packages: &[&str]) -> Result<bool> {
         if !exec::is_root() {
             return Ok(false);
@@ -81,11 +81,11 @@ impl Machine {
     }
 }
 
-/// Brings one thing that is missing, or leaves it alone.
+/// Installs one tool if it is missing.
 type Step = fn(&mut Machine) -> Result<()>;
 
-/// Brings everything that is missing, a line for each step. An error when a build is still not possible; what only running
-/// taskgate needs is named and left.
+/// Installs everything that is missing, with a line for each step. An error if a build is still not possible; missing tools
+/// that only running taskgate needs are just listed.
 pub(crate) fn ensure(yes: bool) -> Result<()> {
     bring_all(yes, &[])
 }
@@ -129,7 +129,7 @@ fn bring_all(yes: bool, more: &[(&str, Step)]) -> Result<()> {
     Ok(())
 }
 
-/// Brings what only `cargo xtask vm` needs; an error if that is not possible.
+/// Installs the tools that only `cargo xtask vm` needs; an error if that is not possible.
 pub(crate) fn ensure_guests(yes: bool) -> Result<()> {
     let mut machine = Machine::new(yes);
     bring(&mut machine, &pins::GUEST_PROGRAMS, Vec::new())?;
@@ -144,7 +144,7 @@ pub(crate) fn ensure_guests(yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a build can begin, in one sentence.
+/// Whether a build is possible, as an error in one sentence if not.
 pub(crate) fn check() -> Result<()> {
     if !linker::ready() || !compiler::ready() {
         bail!("the tools for the kernel program are not there: run `cargo xtask setup` first");
@@ -152,7 +152,7 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Whether the programs that only `lint` runs are there, in one sentence.
+/// Whether the programs for `lint` are installed, as an error in one sentence if not.
 pub(crate) fn check_checkers() -> Result<()> {
     if !checkers::ready() {
         bail!("the programs that lint runs are not there: run `cargo xtask setup` first");
@@ -160,27 +160,27 @@ pub(crate) fn check_checkers() -> Result<()> {
     Ok(())
 }
 
-/// A program that only `lint` runs.
+/// The command of a program for `lint`.
 pub(crate) fn checker(program: &str) -> Command {
     checkers::command(program)
 }
 
-/// `cargo fuzz`, installed if it is not there.
+/// `cargo fuzz`, installed if it is missing.
 pub(crate) fn fuzzer() -> Result<Command> {
     fuzzer::ensure()
 }
 
-/// Whether the kernel program's compiler is the pinned nightly, and not Debian's.
+/// Whether the kernel program's compiler is the pinned nightly, not Debian's.
 pub(crate) fn has_nightly() -> bool {
     compiler::chosen().is_ok_and(|name| name == pins::NIGHTLY)
 }
 
-/// The programs that come ready-made. Those of the linker are asked for in the same breath, so that there is one question.
+/// Installs prebuilt programs, together with the linker's packages, so that there is one question.
 fn programs(machine: &mut Machine) -> Result<()> {
     bring(machine, &pins::PROGRAMS, linker::packages())
 }
 
-/// Brings programs by their Debian packages, and `more` packages; without apt it names them.
+/// Installs programs by their Debian packages, and `more` packages; without apt it lists them.
 fn bring(
     machine: &mut Machine,
     programs: &[(&str, &'static str, &'static str)],

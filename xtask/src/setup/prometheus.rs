@@ -1,5 +1,5 @@
-//! Prometheus and its `promtool`, by which the tests read metrics: the machine's own, or else Debian's package unpacked below
-//! `target/tools` and not installed, since that would start a service.
+//! Prometheus and its `promtool`, with which the tests read metrics: the machine's own, or else Debian's package, unpacked
+//! below `target/tools` and not installed, since installing it would start a service.
 
 use std::{path::PathBuf, process::Command};
 
@@ -15,7 +15,7 @@ fn unpacked() -> PathBuf {
     workspace::tools().join(PACKAGE)
 }
 
-/// Brings it unless it is there.
+/// Ensures that Prometheus is available.
 pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
     if PROGRAMS.iter().all(|program| exec::find(program).is_some()) || unpacked().exists() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Debian's archive, read with a separate apt configuration: other suites than the machine's, nothing installed, the
-//! machine's lists untouched, no root.
+//! Debian's archive, accessed by a separate apt configuration: other suites than the machine's, nothing installed, the
+//! machine's package lists untouched, without root.
 
 use std::{
     fs,
@@ -12,17 +12,17 @@ use anyhow::{Context as _, Result};
 use super::{folder, say};
 use crate::{exec, pins, setup::apt, workspace};
 
-/// Who signs all suites.
+/// The keys that sign all suites.
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const MIRROR: &str = "http://deb.debian.org/debian/";
 const SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security/";
 
-/// apt, looking at some suites.
+/// apt with a configuration for some suites.
 pub(super) struct Apt {
     folder: PathBuf,
 }
 
-/// Makes an apt with these suites, passes it to `then`, and removes its files afterwards.
+/// Creates an apt configuration with these suites, passes it to `then`, and removes its files afterwards.
 pub(super) fn with_suites<T>(name: &str, suites: &[&str], then: impl FnOnce(&Apt) -> Result<T>) -> Result<T> {
     let folder = folder().join("apt").join(name);
     let apt = Apt { folder };
@@ -50,7 +50,7 @@ impl Apt {
             };
             format!("deb [arch=amd64 signed-by={KEYS}] {mirror} {suite} main\n")
         };
-        // A suite of long ago is no longer renewed, and is what is wanted.
+        // An archived suite is no longer updated, so its expiry date is ignored.
         let options = format!(
             "Dir::State \"{folder}\";\nDir::State::lists \"{folder}/lists\";\nDir::State::status \"{folder}/status\";\n\
              Dir::Cache \"{folder}/cache\";\nDir::Etc::sourcelist \"{folder}/sources.list\";\n\
@@ -76,13 +76,13 @@ impl Apt {
         command
     }
 
-    /// The packages whose names begin so.
+    /// The packages whose names begin with `prefix`.
     pub(super) fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let names = exec::stdout(self.command("apt-cache").args(["pkgnames", prefix]))?;
         Ok(names.lines().map(str::to_owned).collect())
     }
 
-    /// Unpacks a package into an empty `root`, and with it what it depends on under such names.
+    /// Unpacks a package into an empty `root`, together with its dependencies whose names begin with one of `others`.
     pub(super) fn unpack_with(&self, package: &str, others: &[&str], root: &Path) -> Result<()> {
         let mut packages = vec![package.to_owned()];
         let depends = exec::stdout(self.command("apt-cache").args(["depends", "--important", package]))?;
@@ -100,7 +100,7 @@ impl Apt {
     }
 }
 
-/// The machine's own mirrors, of Debian and of its security suites.
+/// The machine's mirrors of Debian and of its security suites.
 fn mirrors() -> [String; 2] {
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]);

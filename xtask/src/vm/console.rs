@@ -1,4 +1,4 @@
-//! A guest in QEMU, and what it says on its serial console.
+//! Runs a guest in QEMU and reads its serial console.
 
 use std::{
     collections::BTreeMap,
@@ -22,24 +22,24 @@ const MEMORY: &str = "3072";
 /// The result of a guest.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Report {
-    /// The sum of all test programs that said one.
+    /// The total of all summaries of test programs.
     pub(super) sum: Tally,
-    /// The guest's messages, without `vm: `, that are not about a test program.
+    /// The guest's messages that are not about a test program, without `vm: `.
     pub(super) said: Vec<String>,
     /// Faults other than failed tests.
     pub(super) wrong: Vec<String>,
-    /// Seconds of each program.
+    /// The run time of each program in seconds.
     pub(super) seconds: BTreeMap<String, u64>,
 }
 
-/// How a guest is run.
+/// Parameters of a guest run.
 #[derive(Clone, Copy)]
 pub(super) struct GuestRun<'a> {
-    /// The test programs that it is to run.
+    /// The test programs that the guest runs.
     pub(super) programs: &'a [&'a str],
-    /// When it is ended.
+    /// The time limit after which the guest is killed.
     pub(super) limit: Duration,
-    /// Whether what it prints is shown.
+    /// Whether the guest's output is shown.
     pub(super) shown: bool,
 }
 
@@ -63,7 +63,7 @@ pub(super) fn run(image: &Image, initramfs: &Path, course: GuestRun<'_>) -> Resu
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
     let reading = read(&mut child, course);
-    // It has ended by itself, or has to.
+    // The guest has ended, or has reached its time limit.
     drop(child.kill());
     let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
     let mut reader = reading?;
@@ -123,13 +123,13 @@ fn read(child: &mut Child, course: GuestRun<'_>) -> Result<Reader> {
 #[derive(Default)]
 struct Reader {
     report: Report,
-    /// The program that runs, when it began, and the sum that it said.
+    /// The current program, its start time, and its summary.
     current: Option<String>,
     began: Option<Instant>,
     of_current: Option<Tally>,
-    /// Of a program whose failed tests run again: what passed the first time.
+    /// For a program whose failed tests are repeated: the tests that passed the first time.
     passed_at_once: Tally,
-    /// The last word was heard.
+    /// Whether the guest's last message has come.
     ended: bool,
 }
 
@@ -159,7 +159,7 @@ impl Reader {
         }
     }
 
-    /// A program is run a second time: its failed tests, whose names follow its own, or all of it.
+    /// Handles the repetition of a program: of its failed tests, whose names follow its own, or of all tests.
     fn again(&mut self, words: &str) {
         let first = self.of_current.take();
         let said = match (words.split_once(' '), first) {
@@ -198,7 +198,7 @@ impl Reader {
         format!("{} of {} test programs", self.report.seconds.len(), programs.len())
     }
 
-    /// Adds what was to be heard and was not.
+    /// Adds faults for expected messages that did not come.
     fn finish(mut self, programs: &[&str]) -> Report {
         for program in programs {
             if self.ended && !self.report.seconds.contains_key(*program) {

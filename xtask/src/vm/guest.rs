@@ -1,4 +1,4 @@
-//! The content of a guest, and the programs that it runs.
+//! The contents of a guest's root file system, and the programs that it runs.
 
 use std::{fs, path::PathBuf};
 
@@ -15,7 +15,7 @@ use crate::{
     exec, test, workspace,
 };
 
-/// The programs of the test crate that no guest runs, and why.
+/// The test programs that guests do not run, and why.
 pub(super) const ELSEWHERE: [(&str, &str); 11] = [
     (
         "control",
@@ -44,7 +44,7 @@ pub(super) const ELSEWHERE: [(&str, &str); 11] = [
     ("semantics", "it compares documents with tests"),
     ("watch", "it waits for files"),
 ];
-/// Tests that no guest runs, and why.
+/// Tests that guests do not run, and why.
 pub(super) const TESTS_ELSEWHERE: [(&str, &str); 12] = [
     (
         "changed::",
@@ -94,13 +94,13 @@ pub(super) const TESTS_ELSEWHERE: [(&str, &str); 12] = [
         "the same: `no_packet_is_judged_by_a_mixture_of_rules_and_members` is run",
     ),
 ];
-/// Programs that tests and the first process run.
+/// System programs that the tests and the init process need.
 const PROGRAMS: [&str; 4] = ["ip", "tc", "prlimit", "nft"];
 /// The program of the test crate that prints verified instructions.
 const VERIFIED: &str = "verified";
 const INIT: &str = include_str!("init.sh");
 
-/// The programs of all guests, built once.
+/// The programs for all guests, built once.
 pub(super) struct Load {
     taskgate: Option<PathBuf>,
     verified: PathBuf,
@@ -110,7 +110,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Builds it; the tests are those whose names contain `filter`.
+    /// Builds the programs; guests run the tests whose names contain `filter`.
     pub(super) fn build(filter: Option<&str>) -> Result<Self> {
         say("building the release binary and the test programs");
         let taskgate = Some(build::release()?);
@@ -125,7 +125,7 @@ impl Load {
         })
     }
 
-    /// The program that prints the kernel program's verified instructions.
+    /// Only the program that prints the kernel program's verified instructions.
     pub(super) fn verified_alone() -> Result<Self> {
         let verified = build::binary(test::KERNEL, VERIFIED)?;
         Ok(Self {
@@ -142,7 +142,7 @@ impl Load {
         self.tests.iter().map(|(name, _)| &**name)
     }
 
-    /// Packs it with a kernel's modules, and returns the file.
+    /// Packs the programs with a kernel's modules, and returns the archive file.
     pub(super) fn pack(&self, kernel: &Kernel, image: &Image) -> Result<PathBuf> {
         let folder = &super::folder().join(kernel.name);
         let modules = modules::of(image)?;
@@ -182,8 +182,8 @@ impl Load {
     }
 }
 
-/// Builds the tests as `cargo xtask test` does, and gives those of the crates in `tests` by name, and the program that prints
-/// verified instructions.
+/// Builds the tests as `cargo xtask test` does, and returns the programs of the crates in `tests` by name, and the program
+/// that prints verified instructions.
 fn test_programs() -> Result<(Vec<(String, PathBuf)>, PathBuf)> {
     let mut command = exec::cargo();
     command.args(["test", "--no-run", "--workspace"]);

@@ -1,4 +1,4 @@
-//! The root file system of a guest: a cpio archive in memory, as the kernel unpacks it (its `newc` form).
+//! The root file system of a guest: a cpio archive in memory, in the kernel's `newc` format.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_755;
 const LINK: u32 = 0o120_777;
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Default)]
 pub(super) struct Initramfs {
     bytes: Vec<u8>,
@@ -24,7 +24,7 @@ pub(super) struct Initramfs {
 }
 
 impl Initramfs {
-    /// Makes a folder, and those that it lies in.
+    /// Adds a folder, and its parent folders.
     pub(super) fn folder(&mut self, path: impl AsRef<Path>) {
         let path = path.as_ref();
         if path.parent().is_none() || self.known.contains(path) {
@@ -36,7 +36,7 @@ impl Initramfs {
         self.entry(path, FOLDER, &[]);
     }
 
-    /// Adds a file that may be executed, and the folders that it lies in.
+    /// Adds an executable file, and its parent folders.
     pub(super) fn file(&mut self, path: impl AsRef<Path>, content: &[u8]) {
         let path = path.as_ref();
         if let Some(parent) = path.parent() {
@@ -50,8 +50,7 @@ impl Initramfs {
         self.entry(Path::new(path), LINK, to.as_bytes());
     }
 
-    /// Adds a program of this machine under `path`, without what only debuggers read, and the libraries that it is linked
-    /// to.
+    /// Adds a program of this machine under `path`, without debug information, and the libraries that it is linked to.
     pub(super) fn program(&mut self, path: &str, program: &Path, scratch: &Path) -> Result<()> {
         for library in libraries(program)? {
             if !self.known.contains(&library) {
@@ -97,7 +96,7 @@ impl Initramfs {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    /// Writes it to a file.
+    /// Writes the archive to a file.
     pub(super) fn write(mut self, file: &Path) -> Result<()> {
         self.header(0, 0, "TRAILER!!!", 0);
         let write = || fs::File::create(file)?.write_all(&self.bytes);
@@ -105,7 +104,7 @@ impl Initramfs {
     }
 }
 
-/// The libraries that a program loads at its start, and what loads them.
+/// The libraries that a program loads at its start, and the dynamic loader.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("cannot run `ldd`")?;
     let words = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! The kernels of the matrix: which package each is, and where its files are once it is unpacked.
+//! The kernels of the matrix: their packages, and the places of their unpacked files.
 
 use std::{
     cmp::Ordering,
@@ -37,19 +37,19 @@ pub(super) enum Choice {
 /// A kernel of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernel {
-    /// Its name here, and its folder's.
+    /// The name here, and of its folder.
     pub(super) name: &'static str,
-    /// How its packages' versions begin.
+    /// The beginning of its packages' versions.
     version: &'static str,
     /// Debian's suites that have it.
     pub(super) suites: &'static [&'static str],
     /// Tests that cannot run on it, and why.
     without: &'static [&'static [Without]],
-    /// It is required; the others are left out, with a message, if their suites do not answer.
+    /// Whether the kernel is required; others are skipped with a message if their suites cannot be reached.
     pub(super) required: bool,
 }
 
-/// Why nothing is seen to close a link that moved there.
+/// The reason why tests of links that move are skipped without TCX.
 const UNFOUND: &str = "without TCX (6.6) a link loses its filters when it moves, and the namespaces of this test have neither a \
                        name nor a process by which taskgate would find it to close it";
 
@@ -155,7 +155,7 @@ const KERNELS: [(Choice, Kernel); 5] = [
     ),
 ];
 
-/// The kernels that these name, each once, the oldest first.
+/// The chosen kernels without duplicates, the oldest first.
 pub(super) fn chosen(choices: &[Choice]) -> impl Iterator<Item = Kernel> {
     KERNELS
         .into_iter()
@@ -163,10 +163,10 @@ pub(super) fn chosen(choices: &[Choice]) -> impl Iterator<Item = Kernel> {
         .map(|(_, kernel)| kernel)
 }
 
-/// A kernel that is unpacked.
+/// An unpacked kernel.
 #[derive(Debug)]
 pub(super) struct Image {
-    /// Its release, as `uname -r` prints it.
+    /// The release, as printed by `uname -r`.
     pub(super) release: String,
     /// The kernel itself.
     pub(super) file: PathBuf,
@@ -180,7 +180,7 @@ impl Kernel {
         self.without.iter().copied().flatten()
     }
 
-    /// Its image: the one that is there, or what Debian has now. Nothing is installed.
+    /// The kernel's image: the unpacked one, or Debian's current one. Nothing is installed.
     pub(super) fn image(&self) -> Result<Image> {
         if let Ok(image) = self.unpacked() {
             return Ok(image);
@@ -196,7 +196,7 @@ impl Kernel {
                 self.suites.join(" and "),
                 self.version
             );
-            // Lists name what is gone already: the newest that can be had.
+            // Lists may name packages that are already gone: takes the newest that can be fetched.
             let mut refused = None;
             for name in wanted {
                 say(&format!("{}: fetching {name}", self.name));
@@ -209,7 +209,7 @@ impl Kernel {
         })
     }
 
-    /// Its image, if it is there.
+    /// The kernel's image, if it is unpacked.
     pub(super) fn unpacked(&self) -> Result<Image> {
         unpacked(&self.root())
     }
@@ -218,7 +218,7 @@ impl Kernel {
         folder().join(self.name).join("root")
     }
 
-    /// Whether a package is one of this kernel's images, and not what only depends on one.
+    /// Whether a package is one of this kernel's images, not a meta-package that depends on one.
     fn is_image(&self, package: &str) -> bool {
         let version = package
             .strip_prefix("linux-image-")
@@ -253,7 +253,7 @@ fn unpacked(root: &Path) -> Result<Image> {
     bail!("there is no kernel in `{}`", root.display())
 }
 
-/// Compares names in which numbers count as numbers.
+/// Compares names, with numbers in them by value.
 fn by_version(one: &str, other: &str) -> Ordering {
     parts(one).cmp(&parts(other))
 }

@@ -26,7 +26,7 @@ use console::{GuestRun, Report};
 use guest::{ELSEWHERE, Load, TESTS_ELSEWHERE};
 use kernels::{Choice, Image, Kernel};
 
-/// Where all of this command's files are.
+/// The folder for all files of this command.
 fn folder() -> PathBuf {
     workspace::root().join("target/vm")
 }
@@ -76,7 +76,8 @@ fn say(line: &str) {
     eprintln!("vm: {line}");
 }
 
-/// Runs all on one kernel: a line about it, and what counts. A guest that did not come to its end counts as a failure.
+/// Runs all tests on one kernel, and returns a line about it and its results. A guest that did not finish counts as a
+/// failure.
 fn one(kernel: &Kernel, load: &Load, args: &Args) -> (String, Tally) {
     let failed = Tally {
         failed: 1,
@@ -112,8 +113,8 @@ fn boot(kernel: &Kernel, image: &Image, load: &Load, course: GuestRun<'_>) -> Re
     Ok(report)
 }
 
-/// Prints the verified instructions of the kernel program on each kernel whose image an earlier run left here: a
-/// quarter of a minute each.
+/// Prints the verified instructions of the kernel program on each kernel whose image an earlier run left here: about 15
+/// seconds each.
 pub(crate) fn print_verified() -> Result<()> {
     const LIMIT: Duration = Duration::from_mins(5);
     let there: Vec<_> = kernels::chosen(&[Choice::All])

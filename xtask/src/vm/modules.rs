@@ -1,4 +1,4 @@
-//! The kernel's modules that tests need, in the order in which they can be loaded.
+//! The kernel modules that tests need, in load order.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::kernels::Image;
 
-/// Modules for gates, and for what tests make: kinds of links, a host's firewall, authentication headers.
+/// Modules for gates, and for test set-ups: kinds of links, a host's firewall, authentication headers.
 const WANTED: [&str; 13] = [
     "veth",
     "sch_ingress",
@@ -30,17 +30,17 @@ const WANTED: [&str; 13] = [
 
 /// A kernel's modules.
 pub(super) struct Modules {
-    /// Their names and contents, each after what it depends on.
+    /// Names and contents, each module after its dependencies.
     pub(super) ordered: Vec<(String, Vec<u8>)>,
-    /// Those that this kernel does not have.
+    /// Modules that this kernel does not have.
     pub(super) lacking: Vec<&'static str>,
 }
 
-/// Reads them from where the kernel was unpacked.
+/// Reads the modules of an unpacked kernel.
 pub(super) fn of(image: &Image) -> Result<Modules> {
     let mut files = BTreeMap::new();
     collect(&image.modules, &mut files)?;
-    // Not every package says what is built in.
+    // Some packages do not list built-in modules.
     let builtin = fs::read_to_string(image.modules.join("modules.builtin")).unwrap_or_default();
     let builtin: Vec<_> = builtin.lines().map(|line| module_name(Path::new(line))).collect();
 
@@ -86,14 +86,14 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// A module's name, from its file's.
+/// A module's name, from its file name.
 fn module_name(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let name = name.split_once(".ko").map_or(&*name, |(name, _)| name);
     name.replace('-', "_")
 }
 
-/// A module as the kernel takes it: not every kernel unpacks one itself.
+/// A module's uncompressed contents: some kernels cannot decompress modules.
 fn content(file: &Path) -> Result<Vec<u8>> {
     let program = match file.extension().and_then(|extension| extension.to_str()) {
         Some("ko") => return fs::read(file).with_context(|| format!("cannot read `{}`", file.display())),
