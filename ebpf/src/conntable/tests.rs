@@ -73,7 +73,7 @@ struct Entry {
 }
 
 proptest! {
-    /// One after another, the operations are those of a map of 16 places at most whose entries can be marked.
+    /// Run sequentially, the operations behave like a map of at most 16 entries that can be marked.
     #[test]
     fn alone_it_is_a_map(steps in steps()) {
         let table = Table::new(1);
@@ -95,7 +95,7 @@ proptest! {
                         prop_assert_eq!(taken.count() as u32, table.capacity());
                     }
                     (InsertOutcome::Full, Some(entry)) => {
-                        // Nothing is claimed where nothing is free; the entry is found in the end.
+                        // A full table allows no claim; the final lookup finds the entry.
                         prop_assert!(false, "full, though {:?} is there", entry);
                     }
                     other => prop_assert!(false, "{:?}", other),
@@ -152,8 +152,8 @@ fn a_version_names_one_occupancy() {
     }
 }
 
-/// A lookup finds two keys of one tag, an insert also a third; a fourth (once in 2^120) finds no place. No key has two
-/// entries, none is mistaken for another.
+/// A lookup finds two keys with one tag, an insert also a third; a fourth (once in 2^120) cannot be inserted. No key has two
+/// entries, and no entry is taken for another key's.
 #[test]
 fn keys_of_one_tag_are_told_apart() {
     let table = Table::new(4);
@@ -192,8 +192,8 @@ fn there_is_no_bucket_beyond_the_table() {
     assert_eq!(table.bucket(6), None);
 }
 
-/// Packets on several threads, and user space that marks, waits, reports and removes at the same time: in the end every
-/// packet is in a report or in an entry, exactly once. A grace period is over when each thread has begun another packet.
+/// Packets on several threads while user space marks, waits, reports and removes: in the end every packet is in a report or
+/// in an entry, exactly once. A grace period ends when each thread has begun another packet.
 #[test]
 fn threads_lose_and_double_no_packet() {
     const THREADS: usize = 3;
@@ -216,7 +216,7 @@ fn threads_lose_and_double_no_packet() {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            // Four keys at a time, others after every other sweep: those before fall idle, are removed, and come again.
+            // Four keys at a time, changed after every second sweep: the earlier ones become idle, are removed, and return.
             let number = (4 * (sweep / 2) + (random >> 20) % 4) % KEYS;
             let kept = match find(&table, number) {
                 Some(way) => {
@@ -236,7 +236,7 @@ fn threads_lose_and_double_no_packet() {
                 counted[number as usize].fetch_add(1, SeqCst);
             }
         }
-        // Ended: no grace period waits for it.
+        // The thread has ended: no grace period waits for it.
         began[thread].store(u64::MAX, SeqCst);
     };
     let grace = || {

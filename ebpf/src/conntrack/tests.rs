@@ -9,7 +9,8 @@ use crate::abi::Direction::{Egress, Ingress};
 const ANSWERED_BACK: u16 = REPLIED | KNOWN;
 const UP: u16 = ANSWERED_BACK | CONFIRMED;
 
-/// A connection of all but TCP, one packet after another: who sends it, the state after it, and the time-out that holds.
+/// A connection of another protocol than TCP, packet by packet: the sender, the state after it, and the time-out that
+/// applies.
 #[track_caller]
 fn others(name: &str, protocol: u8, opener: Direction, steps: &[(Direction, u16, Timeout)]) {
     let mut life = begin(opened_by(opener), protocol, steps[0].0, (Segment::default(), false));
@@ -26,18 +27,18 @@ fn others(name: &str, protocol: u8, opener: Direction, steps: &[(Direction, u16,
     }
 }
 
-/// A TCP connection between a client that begins at `CLIENT` and a server that begins at `SERVER`, one of which is the task.
+/// A TCP connection with sequence numbers from `CLIENT` and `SERVER` on; one side is the task.
 struct Tcp {
     name: &'static str,
     client: Direction,
     life: Option<Life>,
 }
 
-/// Where the sides begin: near the end of what 16 bits tell apart.
+/// The initial sequence numbers: close to the wrap-around of 16 bits.
 const CLIENT: u16 = 0xfffa;
 const SERVER: u16 = 0x7ffe;
 
-/// Who sends.
+/// The sender.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Client,
@@ -62,7 +63,7 @@ impl Tcp {
         }
     }
 
-    /// A segment with numbers from where its sides began, and what the entry then says.
+    /// Sends a segment with relative numbers, and checks the entry's state and time-out.
     #[track_caller]
     fn sends(&mut self, side: Side, flags: u8, at: i32, acknowledges: i32, payload: u32, expected: (u16, Timeout)) {
         let direction = self.direction(side);
@@ -109,7 +110,7 @@ impl Tcp {
     }
 }
 
-/// The task as the client, and as the server.
+/// Runs a test with the task as the client, and as the server.
 fn both_ways(name: &'static str, walk: impl Fn(Tcp)) {
     walk(Tcp::new(name, Egress));
     walk(Tcp::new(name, Ingress));
@@ -125,7 +126,7 @@ fn hands_are_shaken_data_goes_and_both_close() {
         tcp.sends(Server, SYN | ACK, 0, 1, 0, (ANSWERED_BACK, HalfOpen));
         tcp.sends(Client, ACK, 1, 1, 0, (UP, Open));
         tcp.sends(Client, ACK, 1, 1, 700, (UP, Open));
-        // One packet of many segments, beyond what 16 bits hold.
+        // One packet of many segments, with more bytes than 16 bits can count.
         tcp.sends(Server, ACK, 1, 701, 300_000, (UP, Open));
         tcp.sends(Client, ACK, 701, 300_001, 0, (UP, Open));
         tcp.sends(Client, FIN | ACK, 701, 300_001, 0, (UP | client, HalfClosed));
@@ -158,7 +159,7 @@ fn a_rst_or_fin_counts_only_where_its_sender_goes_on() {
             }
             let reset = tcp.reset(side);
             tcp.sends(side, RST, 1001, 0, 0, (UP | fin | reset, Closed));
-            // Whoever sends goes on.
+            // Either side may go on sending.
             tcp.sends(side, ACK, 1001, 2, 0, (UP | fin, HalfClosed));
         });
     }
@@ -178,7 +179,7 @@ fn nobody_moves_the_peers_side_but_what_goes_on_there_and_what_the_task_acknowle
             tcp.sends(peer, SYN | ACK, at, 1, 0, (UP, Open));
             tcp.sends(peer, RST, at + 1, 0, 0, (UP, Open));
         }
-        // A segment is lost on its way to the gate, and comes again after the next one.
+        // A segment is lost before the gate, and retransmitted after the next one.
         tcp.sends(peer, ACK, 1001, 1, 1000, (UP, Open));
         tcp.sends(peer, ACK, 1, 1, 1000, (UP, Open));
         tcp.sends(task, ACK, 1, 2001, 0, (UP, Open));
@@ -193,7 +194,7 @@ fn what_the_task_sends_again_does_not_move_it_back() {
         let task = if tcp.client == Egress { Client } else { Server };
         tcp.shakes_hands();
         tcp.sends(task, ACK, 1, 1, 30_000, (UP, Open));
-        // Sent again, an answer to a probe, and sent again with more.
+        // A retransmission, an answer to a probe, and a retransmission with more data.
         tcp.sends(task, ACK, 1, 1, 1400, (UP, Open));
         tcp.sends(task, ACK, 30_000, 1, 0, (UP, Open));
         tcp.sends(task, ACK, 29_000, 1, 2000, (UP, Open));
@@ -208,7 +209,7 @@ fn only_who_received_the_answer_confirms() {
     both_ways("no handshake", |mut tcp| {
         tcp.sends(Client, SYN, 0, 0, 0, (0, HalfOpen));
         tcp.sends(Server, SYN | ACK, 0, 1, 0, (ANSWERED_BACK, HalfOpen));
-        // Another SYN, and what stacks answer to it: a bare ACK.
+        // Another SYN, and the stack's answer to it: a bare ACK.
         tcp.sends(Client, SYN, 0, 0, 0, (ANSWERED_BACK, HalfOpen));
         if tcp.client == Ingress {
             tcp.sends(Client, SYN, 9, 0, 0, (ANSWERED_BACK, HalfOpen));
@@ -302,7 +303,7 @@ fn a_syn_of_the_tasks_begins_anew() {
     tcp.sends(Client, ACK, 9001, 401, 0, (UP, Open));
     let mut tcp = Tcp::new("the task accepts again", Ingress);
     tcp.shakes_hands();
-    // Sent again although its ACK is here already.
+    // Retransmitted although its ACK has already arrived.
     tcp.sends(Server, SYN | ACK, 0, 1, 0, (UP, Open));
     tcp.sends(Client, SYN, 9000, 0, 0, (UP, Open));
     tcp.sends(Server, SYN | ACK, 400, 9001, 0, (ANSWERED_BACK, HalfOpen));
@@ -329,7 +330,7 @@ fn udp_is_a_stream_from_the_second_exchange() {
         (Egress, 0, Timeout::Udp),
         (Ingress, REPLIED, Timeout::Udp),
         (Ingress, REPLIED, Timeout::Udp),
-        // A request, its answers and one more request are no second exchange yet.
+        // A request, its responses and another request are not yet a second exchange.
         (Egress, REPLIED | CONFIRMED, Timeout::Udp),
         (Egress, REPLIED | CONFIRMED, Timeout::Udp),
         (Ingress, REPLIED | CONFIRMED | ANSWERED, Timeout::UdpStream),
@@ -367,7 +368,7 @@ fn only_a_syn_without_more_opens() {
     }
 }
 
-// Five days at 1,000 ticks a second are far from where ticks begin anew.
+// Five days at 1,000 ticks a second are far from the wrap-around of the tick counter.
 const _: () = assert!(default_seconds(Timeout::TcpEstablished) * 1000 < u32::MAX / 4);
 
 /// Facts: security groups, section 2 (idle timeouts).
@@ -400,7 +401,7 @@ proptest! {
         prop_assert!(!idle(now, now.wrapping_add(ahead), timeout));
     }
 
-    /// No sequence of packets takes back who began, and no connection is established that nobody answered.
+    /// No sequence of packets changes the initiator, and no connection is established without a reply.
     #[test]
     fn what_packets_do_not_change(
         opener in prop_oneof![Just(Egress), Just(Ingress)],
@@ -416,7 +417,7 @@ proptest! {
         }
     }
 
-    /// Where it goes on is what it sent last, in order, whatever came before.
+    /// The next sequence number follows the last segment sent in order, whatever came before.
     #[test]
     fn a_side_in_order_is_followed(
         begins in any::<[u16; 2]>(),

@@ -4,7 +4,7 @@ use crate::abi::Direction::{Egress, Ingress};
 const TASK: Address = Address::from_v4(0x0a00_0105);
 const PEER: Address = Address::from_v4(0x0a00_0207);
 
-/// A packet between task and peer; ports are those of task and peer, or identifier, and type and code.
+/// A packet between task and peer, with their ports, or identifier, and type and code.
 fn packet(direction: Direction, protocol: u8, local_port: u16, remote_port: u16) -> Packet {
     let (source, destination, source_port, destination_port) = match direction {
         Egress => (TASK, PEER, local_port, remote_port),
@@ -111,7 +111,7 @@ fn an_answer_finds_what_asked_and_nothing_else() {
     assert!(!same((&asked, Ingress), (&icmpv6(Ingress, 129, 0, 77, Reply), Ingress)));
 }
 
-/// No message has the name of one that goes the other way, nor that of a request.
+/// No message has the same key as a message in the other direction, or as a request.
 #[test]
 fn messages_that_stand_for_themselves_are_not_answered() {
     for exchange in [IcmpKind::None, IcmpKind::Error] {

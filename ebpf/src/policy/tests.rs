@@ -27,7 +27,7 @@ fn set_generation(image: &[AtomicU64], generation: u64) {
     set(image, CONTROL_BANK, ImageWord::Generation.offset(), &[generation]);
 }
 
-/// Numbers where comparisons go wrong: the ends, the middle, powers of two and their neighbours, anything.
+/// Edge cases of comparisons: the ends, the middle, powers of two and their neighbours, random numbers.
 fn edge() -> impl Strategy<Value = u64> {
     prop_oneof![
         Just(0),
@@ -59,7 +59,7 @@ proptest! {
         prop_assert_eq!(lowest_bit(value), value.trailing_zeros());
     }
 
-    /// An axis of packed entries, as long as a power of two, the last interval repeated.
+    /// An axis of packed entries, padded to a power of two by repeating the last interval.
     #[test]
     fn a_narrow_key_finds_its_interval(
         starts in vec(prop_oneof![any::<u32>(), 0..300_u32], 0..70),
@@ -81,7 +81,7 @@ proptest! {
         }
     }
 
-    /// The same for addresses of IPv6, whose rows lie behind the keys.
+    /// The same for IPv6 addresses, where the rows follow the keys.
     #[test]
     fn an_address_finds_its_interval(
         starts in vec((edge(), edge()), 0..70),
@@ -108,7 +108,7 @@ proptest! {
     }
 }
 
-/// Sorted starts of intervals, each once, the first one given.
+/// Sorted distinct starts of intervals, with a given first one.
 fn sorted<T: Ord>(mut starts: Vec<T>, first: T) -> Vec<T> {
     starts.push(first);
     starts.sort_unstable();
@@ -116,7 +116,7 @@ fn sorted<T: Ord>(mut starts: Vec<T>, first: T) -> Vec<T> {
     starts
 }
 
-/// Depth and entries of an axis: each start with the number of its row.
+/// Depth and entries of an axis: each start with its row's number.
 fn padded<T: Copy>(starts: &[T]) -> (u32, Vec<(T, usize)>) {
     let depth = starts.len().next_power_of_two().trailing_zeros();
     let last = starts.len() - 1;
@@ -124,7 +124,7 @@ fn padded<T: Copy>(starts: &[T]) -> (u32, Vec<(T, usize)>) {
     (depth, entries.collect())
 }
 
-/// Puts a word where the search for `key` looks as its number `step`.
+/// Writes a word to the position of step `step` in the search for a key.
 fn put_word(image: &[AtomicU64], bank: u32, table: Region, probe: Probe, step: u32, value: u64) {
     set(image, bank, table.at(probe.position(step)), &[value]);
 }
@@ -133,7 +133,7 @@ fn word(tag: u32, index: u32) -> u64 {
     IndexWord { tag, index }.to_word()
 }
 
-/// Where a link's word lies on its search path, what lies before it, and whether it is found.
+/// The position of a link's word on its search path, the words before it, and whether the search finds it.
 #[test]
 fn a_search_passes_what_is_not_its_own_and_ends_where_nothing_is() {
     const LINK: u32 = 0x0080_0065;
@@ -242,7 +242,7 @@ fn an_image_without_banks_has_nothing() {
     );
 }
 
-/// A damaged image gives wrong answers, and nothing worse.
+/// A damaged image gives wrong answers, but no panic.
 #[test]
 fn damage_is_read_without_panic() {
     let image = image(7);
@@ -250,7 +250,7 @@ fn damage_is_read_without_panic() {
     let noise = prop_oneof![any::<u64>(), edge(), any::<u32>().prop_map(u64::from)];
     for _ in 0..4 {
         for (at, word) in image.iter().enumerate() {
-            // A strategy for each word would take minutes.
+            // A separate strategy for each word would take minutes.
             let mixed = probe([at as u64, word.load(Relaxed)]);
             word.store(u64::from(mixed.first) << 32 | u64::from(mixed.tag), Relaxed);
         }

@@ -1,4 +1,4 @@
-//! Walks every interleaving of a scenario.
+//! Explores every interleaving of a scenario.
 
 use std::{
     collections::HashSet,
@@ -7,21 +7,21 @@ use std::{
 
 use crate::model::{Broken, Scenario, State};
 
-/// The size of a walk.
+/// The size of an exploration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Walked {
     pub(crate) states: usize,
     pub(crate) ends: usize,
 }
 
-/// A rule that was broken, and the steps that led there.
+/// A violated invariant, and the steps that led to it.
 #[derive(Debug)]
 pub(crate) struct Counterexample {
     pub(crate) broken: Broken,
     pub(crate) steps: Vec<String>,
 }
 
-/// Depth first from the scenario's start. `Err`: the first way to break a rule.
+/// Explores depth first from the scenario's start. `Err`: the first violation.
 pub(crate) fn explore<const WAYS: usize>(scenario: &Scenario) -> Result<Walked, Counterexample> {
     let mut seen: HashSet<u128> = HashSet::new();
     let mut stack = vec![(scenario.start::<WAYS>(), 0_usize, String::from("start"))];
@@ -54,8 +54,8 @@ pub(crate) fn explore<const WAYS: usize>(scenario: &Scenario) -> Result<Walked, 
     Ok(walked)
 }
 
-/// 128 bits of a state, since the states themselves would not fit into memory: with 20 million of them, two fall together
-/// with a probability of 10^-24.
+/// A 128-bit digest of a state, since the states themselves would not fit into memory: with 20 million states, the
+/// probability of a collision is 10^-24.
 fn digest(state: &State) -> u128 {
     let half = |salt: u64| {
         let mut hasher = DefaultHasher::new();

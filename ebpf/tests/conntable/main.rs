@@ -1,5 +1,5 @@
-//! Proof of the connection table's protocol: every interleaving of small scenarios, with faults put in on purpose that
-//! have to be found, and how full the table gets before an insert finds no room.
+//! Model checking of the connection table's protocol: every interleaving of small scenarios, with deliberate faults that
+//! must be detected; and how full the table gets before an insert fails.
 
 mod explore;
 mod model;

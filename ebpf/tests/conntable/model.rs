@@ -1,4 +1,4 @@
-//! The model: a scenario's threads, memory and what was reported, one step at a time, with everything that must hold.
+//! The model: a scenario's threads, memory and reports, step by step, with all invariants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,23 +9,23 @@ use taskgate_ebpf::conntable::{ControlWord, State as Occupancy, Version};
 
 use crate::replay::{Access, Fault, Kept, Next, Place, Replay, daemon, packet, probe};
 
-/// Who does what.
+/// A scenario.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// The packets of each program, by key.
     pub(crate) programs: Vec<Vec<u64>>,
-    /// Keys with an entry of one packet from the beginning.
+    /// Keys that initially have an entry with one packet.
     pub(crate) there: Vec<u64>,
-    /// Rounds of the daemon; 0: there is none.
+    /// Rounds of the daemon; 0: no daemon.
     pub(crate) rounds: usize,
-    /// How often the daemon is killed, at any step, and started anew.
+    /// How often the daemon is killed, at any step, and restarted.
     pub(crate) kills: u8,
-    /// Whether the daemon only removes what was reported whole.
+    /// Whether the daemon only removes entries that were completely reported.
     pub(crate) never_freezes: bool,
-    /// Stores wait in a buffer for as long as they like, as on x86.
+    /// Stores may stay in a store buffer for any time, as on x86.
     pub(crate) store_buffers: bool,
-    /// Programs insert without a look before.
+    /// Programs insert without a lookup before.
     pub(crate) blind: bool,
     pub(crate) fault: Fault,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Scenario {
 /// One thread.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Thread {
-    /// `None`: the daemon. Else the packets still to come, the first of them under way if there are results.
+    /// `None`: the daemon. Otherwise the remaining packets, the first of which is under way if there are results.
     packets: Option<Vec<u64>>,
     done: bool,
     results: Vec<u64>,
@@ -51,7 +51,7 @@ pub(crate) struct State {
     keys: Vec<u64>,
     totals: Vec<u64>,
     threads: Vec<Thread>,
-    /// The programs that a grace period waits for, as bits, if one runs.
+    /// The programs that the current grace period waits for, as bits.
     grace: Option<u8>,
     baselines: Baselines,
     reported: BTreeMap<u64, u64>,
@@ -59,11 +59,11 @@ pub(crate) struct State {
     kills: u8,
 }
 
-/// A rule that was broken.
+/// A violated invariant.
 pub(crate) type Broken = String;
 
 impl Scenario {
-    /// Where it begins.
+    /// The initial state.
     pub(crate) fn start<const WAYS: usize>(&self) -> State {
         let ways = 2 * WAYS;
         let thread = |packets: Option<Vec<u64>>| Thread {
@@ -99,7 +99,7 @@ impl Scenario {
         state
     }
 
-    /// Runs a thread to its next access, or to the end of its packet: `Some` then.
+    /// Runs a thread to its next access, or to the end of its packet, which returns `Some`.
     fn advance<const WAYS: usize>(&self, state: &mut State, at: usize) -> Option<Kept> {
         let thread = &mut state.threads[at];
         thread.next = None;
@@ -123,7 +123,7 @@ impl Scenario {
         }
     }
 
-    /// Gives a thread the result of its access, and runs it on.
+    /// Passes the result of an access to its thread, and runs the thread on.
     fn answer<const WAYS: usize>(&self, state: &mut State, at: usize, result: u64) {
         state.threads[at].results.push(result);
         let Some(kept) = self.advance::<WAYS>(state, at) else {
@@ -146,7 +146,7 @@ impl Scenario {
         self.advance::<WAYS>(state, at);
     }
 
-    /// Every state that can come next.
+    /// All possible next states.
     pub(crate) fn steps<const WAYS: usize>(
         &self,
         state: &State,
@@ -283,7 +283,7 @@ impl Scenario {
         let inserted: BTreeSet<u64> = self.programs.iter().flatten().copied().collect();
         for key in inserted.iter().chain(&self.there) {
             let entries = state.live().filter(|way| state.keys[*way] == *key).count();
-            // Where others claim the same ways, each try of a key's only insert may meet one of them.
+            // If others claim the same ways, each attempt of a key's only insert may meet one of them.
             let outrun = entries == 0 && !state.counted.contains_key(key) && inserted.len() > 1;
             if entries != 1 && !outrun {
                 return Err(format!("{entries} entries of key {key}"));
@@ -293,13 +293,13 @@ impl Scenario {
     }
 }
 
-/// How a step went.
+/// The result of a step.
 enum Done {
-    /// The thread goes on with this.
+    /// The thread continues with this result.
     With(u64),
-    /// The thread waits for what has begun.
+    /// The thread waits for the operation to complete.
     Begun,
-    /// It cannot be done yet.
+    /// The step is not possible yet.
     NotYet,
 }
 
@@ -329,14 +329,14 @@ impl State {
         (0..self.control.len()).filter(|way| self.control[*way].is(Occupancy::Live))
     }
 
-    /// The programs that are in the middle of a packet, as bits.
+    /// The programs with a packet under way, as bits.
     fn running(&self) -> u8 {
         let is_running = |thread: &Thread| thread.packets.is_some() && !thread.results.is_empty();
         let running = self.threads.iter().enumerate().filter(|(_, thread)| is_running(thread));
         running.map(|(at, _)| 1 << at).sum()
     }
 
-    /// A packet counts only into an entry that is there, and its own.
+    /// A packet is only counted in an existing entry of its own key.
     fn check_count(&self, at: usize, way: usize) -> Result<(), Broken> {
         let word = self.control[way];
         let key = self.threads[at].packets.as_ref().map(|packets| packets[0]);
@@ -352,7 +352,7 @@ impl State {
         Ok(())
     }
 
-    /// A thread's view of a word: its own latest store, if that is not visible yet.
+    /// A word as a thread sees it: its own latest store, if that is not yet visible to others.
     fn read(&self, at: usize, place: Place) -> u64 {
         let own = self.threads[at].buffer.iter().rev().find(|(to, _)| *to == place);
         own.map_or_else(

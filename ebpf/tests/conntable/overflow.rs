@@ -1,5 +1,5 @@
-//! How full a table can be kept before an insert finds both of a key's buckets full: what the table's size for a number of
-//! connections rests on.
+//! How full a table can be before an insert finds both of a key's buckets full: the basis of the table's size for a number
+//! of connections.
 
 use taskgate_ebpf::conntable::{
     Probe,
@@ -7,10 +7,10 @@ use taskgate_ebpf::conntable::{
 };
 
 const WAYS: u8 = 8;
-/// An entry goes into the first bucket while that has this many free ways.
+/// An entry goes into the first bucket while that has at least this many free ways.
 const AMPLE: u8 = 3;
 
-/// A generator of Steele, Lea and Flood (SplitMix64).
+/// The random number generator SplitMix64 (Steele, Lea and Flood).
 struct Random(u64);
 
 impl Random {
@@ -27,7 +27,7 @@ impl Random {
     }
 }
 
-/// A table of which only the number of entries in each bucket is known.
+/// A table that is reduced to the number of entries in each bucket.
 struct Counts {
     entries: Vec<u8>,
     half: u32,
@@ -45,7 +45,7 @@ impl Counts {
         self.entries.len() * WAYS as usize
     }
 
-    /// The bucket that an entry went into.
+    /// Inserts an entry and returns its bucket.
     fn insert(&mut self, hash: u64) -> Option<usize> {
         let Probe { first, second, .. } = Probe::new(hash, self.half);
         let [first, second] = [first as usize, second as usize];
@@ -63,7 +63,7 @@ impl Counts {
 /// The hash of a numbered flow.
 type Flow = Box<dyn Fn(u64, &Seed) -> u64>;
 
-/// Regular flows, as servers, scans and floods make them: filled to 55 %, none is turned away.
+/// Regular flows, as of servers, scans and floods: none is refused up to a fill of 55 %.
 #[test]
 fn regular_flows_fit_at_the_fill_that_tables_are_sized_for() {
     let mut random = Random(2);
@@ -112,8 +112,8 @@ fn regular_flows_fit_at_the_fill_that_tables_are_sized_for() {
     }
 }
 
-/// Entries come and go while the table stays equally full. Theory (`docs/connection-table.md`) says a part of 1e-10 at
-/// 55 %: none in a million. At 75 % it is 8e-3, so a simulation that sees no overflow there sees none anywhere.
+/// Entries are replaced while the fill stays the same. Theory (`docs/connection-table.md`) gives an overflow rate of 1e-10
+/// at 55 %: none in a million. At 75 % it is 8e-3, so a simulation without overflows there would detect nothing.
 #[test]
 fn churn_overflows_where_theory_says_and_not_before() {
     let refused_of_a_million = |percent: usize| {

@@ -1,6 +1,6 @@
-//! A thread of the model: the table's own functions, run again from their beginning with the results that their accesses
-//! have had so far. The next access unwinds. So a thread's state is the list of those results, and no second copy of the
-//! protocol is checked in place of the real one.
+//! A thread of the model: the table's own functions, replayed from the beginning with the results of their accesses so far.
+//! The next access unwinds. So a thread's state is the list of those results, and the real code is checked, not a copy of
+//! the protocol.
 
 use std::{cell::Cell, panic::resume_unwind};
 
@@ -8,7 +8,7 @@ use taskgate_ebpf::conntable::{
     ControlWord, HashTag, InsertOutcome, Probe, State, TableMemory, Version, find, gc, insert,
 };
 
-/// One access to shared memory, or a call whose result others have a part in.
+/// One access to shared memory, or a call whose result depends on other threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Access {
     Load(Place),
@@ -18,11 +18,11 @@ pub(crate) enum Access {
     Count(usize),
     /// A plain store.
     Store(Place, u64),
-    /// A grace period, from its begin to its end.
+    /// A whole grace period.
     Grace,
     /// Reads the baseline of a way's occupancy.
     Baseline(usize, Version),
-    /// Reports that the entry of a way, of this version and key, has this total, and makes that its baseline.
+    /// Reports the total of the entry in a way, with this version and key, and makes it the baseline.
     Report {
         way: usize,
         version: Version,
@@ -39,40 +39,40 @@ pub(crate) enum Place {
     Total(usize),
 }
 
-/// Deliberate faults, which the checker has to find.
+/// Deliberate faults, which the checker must detect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     #[default]
     None,
-    /// A claim behind is not killed: the first idea, "of two claims the one behind gives way".
+    /// The claim behind is not killed. This was the first design: "of two claims the one behind gives way".
     NoKill,
-    /// Nobody looks for rivals after a claim.
+    /// Programs do not look for rivals after a claim.
     NoLookForRivals,
     /// A claim is published by a plain exchange.
     PlainPublish,
     /// Entries are removed without a grace period.
     NoGrace,
-    /// A packet counts into a dying entry and leaves it so.
+    /// A packet is counted in a dying entry without reviving it.
     NoRevive,
-    /// A frozen entry's way is given back, and then its total is reported.
+    /// A frozen entry's way is freed before its total is reported.
     FreeBeforeReport,
     /// A baseline is kept by key alone.
     BaselineByKey,
-    /// The claim is no barrier: it may stay in the store buffer while its program looks for rivals.
+    /// The claim is not a barrier: it may stay in the store buffer while its program looks for rivals.
     ClaimIsNoBarrier,
-    /// Whoever sees a claim gives way, whichever is in front.
+    /// A program that sees another claim gives way, even if its own is in front.
     AllGiveWay,
 }
 
 /// Unwinds a run at its next access.
 pub(crate) struct Next(pub(crate) Access);
 
-/// The memory as one run of a thread sees it.
+/// The memory as seen by one run of a thread.
 pub(crate) struct Replay<'a, const WAYS: usize> {
     results: &'a [u64],
     at: Cell<usize>,
     fault: Fault,
-    /// Between a claim and its end, which is what [`Fault::NoLookForRivals`] is about.
+    /// Whether the thread is between a claim and its end, for [`Fault::NoLookForRivals`].
     claimed: Cell<bool>,
 }
 
@@ -129,7 +129,7 @@ impl<const WAYS: usize> TableMemory<u64> for Replay<'_, WAYS> {
         }
         match self.fault {
             Fault::NoKill if is.is(State::Killed) => return was,
-            // As if the other claim had been published.
+            // Behave as if the other claim had been published.
             Fault::AllGiveWay if is.is(State::Killed) => return was.with(State::Live),
             Fault::PlainPublish if publishes => {
                 self.access(Access::Exchange(way, is));
@@ -150,7 +150,7 @@ impl<const WAYS: usize> TableMemory<u64> for Replay<'_, WAYS> {
     }
 }
 
-/// Where a key of the model lies: both buckets are every key's, in the one order or the other. Keys from 5 on share a tag.
+/// The probe of a key in the model: all keys use both buckets, in either order. Keys from 5 on share a tag.
 pub(crate) const fn probe(key: u64) -> Probe {
     let (first, second) = if key % 2 == 1 { (0, 1) } else { (1, 0) };
     let tag = if key >= 5 { 5 } else { key };
@@ -168,8 +168,8 @@ pub(crate) enum Kept {
     NoRoom,
 }
 
-/// A program's run for a packet of `key`. `looks_first`: as the data path does; without, two inserts of one key meet
-/// more often.
+/// Runs a program for a packet of `key`. `looks_first`: with a lookup first, as in the data path; without it, two inserts of
+/// one key meet more often.
 pub(crate) fn packet<const WAYS: usize>(memory: &Replay<'_, WAYS>, key: u64, looks_first: bool) -> Kept {
     let count = |way: u32| {
         memory.access(Access::Count(way as usize));
@@ -189,7 +189,7 @@ pub(crate) fn packet<const WAYS: usize>(memory: &Replay<'_, WAYS>, key: u64, loo
     }
 }
 
-/// The daemon's rounds: close a window, then remove expired entries, which in the model are all. `freezes`: also those
+/// Runs the daemon's rounds: close a window, then remove expired entries, in the model all of them. `freezes`: also those
 /// with unreported packets.
 pub(crate) fn daemon<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault, rounds: usize, freezes: bool) {
     for _ in 0..rounds {
@@ -226,7 +226,7 @@ fn remove_all<const WAYS: usize>(memory: &Replay<'_, WAYS>, fault: Fault, freeze
     let mut marked = Vec::new();
     for way in 0..2 * WAYS {
         let word = memory.control(way);
-        // Dying: marked by a daemon that was killed.
+        // Already dying: marked by a daemon that was killed.
         if word.is(State::Dying) || gc::mark::<u64, _>(memory, way as u32, word) {
             marked.push((way, word.with(State::Dying)));
         }

@@ -112,7 +112,7 @@ fn large() -> Vec<Scenario> {
     ]
 }
 
-/// The scenario in which claims meet in every way.
+/// The scenario with all kinds of competing claims.
 fn freed_meanwhile() -> Scenario {
     Scenario {
         name: "a way is freed while two programs insert one key",
@@ -124,8 +124,8 @@ fn freed_meanwhile() -> Scenario {
     }
 }
 
-/// The same in a table of one way in each bucket, which is freed twice: half a million states, in which every fault shows
-/// that needs no killed daemon.
+/// The same in a table with one way in each bucket, which is freed twice: half a million states, in which every fault shows
+/// that does not need a killed daemon.
 fn freed_twice() -> Scenario {
     Scenario {
         name: "ways are freed twice while two programs insert one key",
@@ -166,7 +166,7 @@ fn small_scenarios_hold() {
     }
 }
 
-/// One way in each of two buckets, so that few entries fill the table.
+/// One way in each of two buckets, so few entries fill the table.
 #[test]
 fn a_full_table_under_a_killed_daemon_holds() {
     let scenario = Scenario {
@@ -204,7 +204,7 @@ fn large_scenarios_hold() {
     }
 }
 
-/// A checker that finds nothing wrong with a wrong protocol proves nothing about the right one.
+/// A checker must detect faulty protocols, otherwise its result proves nothing.
 #[test]
 fn every_fault_is_found() {
     let [insert, .., remove, killed, _, _] = &small()[..] else {

@@ -52,12 +52,12 @@ pub(crate) fn ports(packet: Packet) -> Packet {
     }
 }
 
-/// The identification that the builders of both families give.
+/// The identification that the frame builders use.
 fn identification(packet: &Packet) -> u32 {
     u32::from(packet.kind == Kind::V6)
 }
 
-/// A first fragment; `step`: what it carries.
+/// A first fragment; `step`: its reassembly delta.
 pub(crate) fn first(step: i32, packet: Packet) -> Packet {
     Packet {
         first_fragment: true,
@@ -67,7 +67,7 @@ pub(crate) fn first(step: i32, packet: Packet) -> Packet {
     }
 }
 
-/// A later fragment; `step`: what it carries or, for a last one, its offset below 0.
+/// A later fragment; `step`: its reassembly delta, negative for the last one.
 pub(crate) fn later(step: i32, packet: Packet) -> Packet {
     Packet {
         later_fragment: true,
@@ -77,7 +77,7 @@ pub(crate) fn later(step: i32, packet: Packet) -> Packet {
     }
 }
 
-/// The low 16 bits of the numbers that [`tcp`] writes, and the payload: from the end of its header to that of the packet.
+/// The low 16 bits of the numbers that [`tcp`] writes, and the payload: the bytes after the TCP header, to the packet's end.
 fn segment(frame: &[u8], packet: Packet) -> Packet {
     const ETHERNET: usize = 14;
     let begins = |bytes: &[u8]| bytes[..2] == [0, 80] && bytes[4..] == [0, 0, 3, 232];

@@ -1,4 +1,4 @@
-//! Frames for the parser's tests, encoded by `etherparse` and never by the code under test.
+//! Frames for the parser's tests, encoded by `etherparse` and never by taskgate's own code.
 
 use etherparse::{
     EtherType, Ethernet2Header, IpAuthHeader, IpNumber, Ipv4Header, Ipv4Options, Ipv6Header, Ipv6RawExtHeader,
@@ -42,7 +42,7 @@ pub(crate) fn ethernet(ether_type: EtherType, payload: &[u8]) -> Vec<u8> {
     [&header.to_bytes()[..], payload].concat()
 }
 
-/// An IPv4 packet; `header` may be changed before it is written, but for its length.
+/// An IPv4 packet; `change` may modify the header before it is encoded, except for its length.
 pub(crate) fn ipv4(protocol: u8, payload: &[u8], change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
     let mut header =
         Ipv4Header::new(0, 64, IpNumber(protocol), SOURCE4, DESTINATION4).expect("no payload is not too much");
@@ -106,13 +106,13 @@ pub(crate) fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     [&[s0, s1, d0, d1, l0, l1, 0, 0][..], payload].concat()
 }
 
-/// An ICMP or ICMPv6 message with an identifier (or whatever lies there), and what follows its eight bytes.
+/// An ICMP or ICMPv6 message with an identifier (or another field in its place), and the bytes after its first eight.
 pub(crate) fn icmp(kind: u8, code: u8, identifier: u16, payload: &[u8]) -> Vec<u8> {
     let [i0, i1] = identifier.to_be_bytes();
     [&[kind, code, 0, 0, i0, i1, 0, 1][..], payload].concat()
 }
 
-/// The same bytes with some of them changed.
+/// The bytes with some of them changed.
 pub(crate) fn with(mut bytes: Vec<u8>, changes: &[(usize, u8)]) -> Vec<u8> {
     for &(at, value) in changes {
         bytes[at] = value;
@@ -120,7 +120,7 @@ pub(crate) fn with(mut bytes: Vec<u8>, changes: &[(usize, u8)]) -> Vec<u8> {
     bytes
 }
 
-/// The same bytes with the last ones gone.
+/// The bytes without the last ones.
 pub(crate) fn without_last(mut bytes: Vec<u8>, count: usize) -> Vec<u8> {
     bytes.truncate(bytes.len() - count);
     bytes

@@ -207,7 +207,7 @@ fn ipv6_headers() {
 #[test]
 fn ipv6_extension_headers() {
     let segment = || tcp(80, 443, 0, b"data");
-    // Destination options, so many of them, then TCP.
+    // A chain of destination options, then TCP.
     let chain =
         |length: usize| (0..length).fold((6, segment()), |(next, payload), _| (60, extension(next, 1, &payload)));
     let chained = |length| {
@@ -312,8 +312,8 @@ fn ipv6_extension_headers() {
     ]);
 }
 
-/// A source route says that the destination is only the next hop. One that is used up says nothing any more in IPv6; in
-/// IPv4 every one is refused.
+/// With a source route, the destination is only the next hop. A used-up route is accepted in IPv6; in IPv4 every source
+/// route is refused.
 #[test]
 fn source_routes() {
     let segment = || tcp(80, 443, 0, b"data");

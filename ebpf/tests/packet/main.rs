@@ -1,4 +1,4 @@
-//! The parser against bytes that others encoded, and against another parser.
+//! Tests of the parser on frames that other software encoded, and in comparison with another parser.
 
 mod expected;
 mod frames;

@@ -1,4 +1,4 @@
-//! Pending offloads must not touch the bytes that were judged.
+//! Pending offloads must not change the bytes that were judged.
 
 use etherparse::EtherType;
 use taskgate_ebpf::{
@@ -22,8 +22,8 @@ fn with_checksum(frame: &[u8], start: i32, offset: u16) -> Result<(), Unparsed> 
     .0
 }
 
-/// A frame's name, its bytes, and the places of its transport header, of the checksum in that, and of what a tunnel may
-/// have there.
+/// A frame's name, its bytes, and the offsets of its transport header, of the checksum in that header, and of bytes that may
+/// belong to a tunnel.
 type Carrier = (&'static str, Vec<u8>, i32, Option<u16>, Option<i32>);
 
 fn carriers() -> Vec<Carrier> {
@@ -64,8 +64,8 @@ fn carriers() -> Vec<Carrier> {
     ]
 }
 
-/// All places that the two numbers can name, and some: whatever is written lies in the checksum's field, or behind every
-/// byte that was judged.
+/// All places that the two numbers can address, and some beyond: every accepted checksum is written to the checksum field,
+/// or behind the bytes that were judged.
 #[test]
 fn a_checksum_is_written_into_its_field_or_behind_the_header() {
     for (name, frame, transport, field, tunnel) in carriers() {
@@ -171,7 +171,7 @@ fn what_is_cut_is_what_was_judged() {
     }
 }
 
-/// Such a frame is cut by its own length, and no part of a datagram is cut again.
+/// A GSO frame is segmented by its own length, and fragments are never segmented.
 #[test]
 fn what_is_cut_is_all_of_the_frame_and_no_fragment() {
     let segments = ipv4(6, &tcp(80, 443, 0, &[0; 3000]), |_| ());
@@ -199,12 +199,12 @@ fn what_is_cut_is_all_of_the_frame_and_no_fragment() {
     }
 }
 
-/// 65,540 segments are 4 for the kernel, which counts them in 16 bits.
+/// The kernel counts segments in 16 bits: 65,540 segments appear as 4.
 #[test]
 fn more_segments_than_the_kernel_can_count_are_counted() {
     let mut frame = ipv4(6, &tcp(80, 443, 0, &vec![0; 65_000]), |_| ());
     frame.resize(14 + 40 + 65_540, 0);
-    // BIG TCP: no length.
+    // BIG TCP: the length field is 0.
     frame[16..18].fill(0);
     for (segments, size, packets) in [(4, 1, 65_540), (0, 1, 65_540), (32_770, 2, 32_770), (66, 1000, 66)] {
         let (result, packet) = parsed_as(&HostFrame {

@@ -10,7 +10,7 @@ use taskgate_ebpf::{
 
 use crate::{frames::*, second::disagrees};
 
-/// A frame of which only the first bytes can be read.
+/// A frame with only its first bytes readable.
 struct Linear<'a> {
     whole: HostFrame<'a>,
     readable: usize,
@@ -82,7 +82,7 @@ fn extended() -> impl Strategy<Value = (u8, Vec<u8>)> {
     })
 }
 
-/// A frame as somebody may send it: legal for the most part.
+/// A frame as a host may send it: mostly valid.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
     let v4 = (
         payload(),
@@ -106,13 +106,13 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     padded.prop_map(|(frame, padding)| [frame, vec![0; padding]].concat())
 }
 
-/// The same with some bytes changed and its end cut off.
+/// The same with some bytes changed and its end truncated.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     let cut = prop_oneof![2 => Just(0), 1 => 0..60_usize];
     (frame(), changes, cut).prop_map(|(mut frame, changes, cut)| {
         for (at, value) in changes {
-            // Where headers are, for the most part.
+            // Mostly within the headers.
             let at = at.index(frame.len().min(90));
             frame[at] = value;
         }
@@ -121,7 +121,7 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Whatever we would judge a packet by, `etherparse` reads there too.
+/// `etherparse` reads the same fields that a verdict would be based on.
 fn agrees(bytes: &[u8], packet: &Packet) -> Result<(), TestCaseError> {
     match disagrees(bytes, packet) {
         Some(what) => Err(TestCaseError::fail(what)),
@@ -152,13 +152,13 @@ proptest! {
         let (result, packet) = parsed_as(&HostFrame { segments, ..HostFrame::new(&frame, LINK) });
         prop_assert_ne!(result, Err(Unparsed::Short), "all bytes are in reach");
         prop_assert_ne!(packet.packets, 0);
-        // A GSO packet's header may have no length.
+        // The length in a GSO packet's header may be 0.
         if result.is_ok() && segments.1 == 0 {
             agrees(&frame, &packet)?;
         }
     }
 
-    /// How much of a frame is linear decides when it is judged, never how.
+    /// The length of the linear part may delay a verdict, but never changes it.
     #[test]
     fn a_frame_that_can_be_read_in_part_waits_or_is_read_the_same(frame in damaged(), readable in 0..300_usize) {
         let whole = HostFrame::new(&frame, LINK);

@@ -5,7 +5,7 @@ use taskgate_ebpf::packet::{IcmpKind, Kind, PULL_BYTES, Packet, parse_quoted};
 
 use crate::{expected::*, frames::*};
 
-/// The value if nothing is quoted.
+/// The result without a quote.
 fn none() -> Packet {
     Packet::default()
 }
@@ -24,7 +24,7 @@ fn quoted(frame: &[u8]) -> Packet {
     }
 }
 
-/// An error of IPv4 about the IP packet in a frame, of which so many bytes are quoted.
+/// An ICMPv4 error about the IP packet in a frame, which quotes this many bytes.
 fn about4(frame: &[u8], bytes: usize) -> Vec<u8> {
     ipv4(1, &icmp(3, 4, 0, &frame[14..][..bytes]), |_| ())
 }
@@ -33,7 +33,7 @@ fn about6(frame: &[u8], bytes: usize) -> Vec<u8> {
     ipv6(58, &icmp(2, 0, 0, &frame[14..][..bytes]))
 }
 
-/// A quoted packet has addresses, protocol, and ports or its place in an exchange; nothing else is read.
+/// A quoted packet has addresses, protocol, and ports or ICMP kind; no other fields are read.
 fn of4(protocol: u8) -> Packet {
     Packet {
         bytes: 0,
@@ -156,7 +156,7 @@ fn quoted_packets() {
     }
 }
 
-/// An error whose own extension headers push the quote to the end of what is looked at.
+/// An error with extension headers that push the quote to the end of the parsed bytes.
 #[test]
 fn a_quote_within_reach_and_beyond() {
     let tcp6 = ipv6(6, &tcp(443, 40000, 0, b""));

@@ -1,4 +1,4 @@
-//! The image: everything that user space tells the kernel, in one array of banks of 2 MiB, mapped by both.
+//! The image: the configuration that user space passes to the kernel, in one mmapped array of banks of 2 MiB.
 //!
 //! | bank | holds |
 //! |---|---|

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::abi::{Address, LinkId};
 
-/// The image's layout is what the kernel and user space of one build share; these are its words, digit by digit.
+/// The kernel program and user space of one build share the image's layout; these are its words, digit by digit.
 #[test]
 fn every_word_lies_as_it_is_documented() {
     let address = Address::new(0x2001_0db8_0000_0000, 7);
@@ -127,7 +127,7 @@ fn every_part_lies_where_it_always_has() {
 }
 
 proptest! {
-    /// No index leads out of a region.
+    /// Every index stays within its region.
     #[test]
     fn an_index_stays_within_its_region(index in any::<u32>()) {
         for region in [CONTROL_WORDS, SHARES, SLOT_LINKS, MEMBERS, LINK_ROWS, SLOT_ROWS, ADDRESS_ROWS] {
@@ -137,7 +137,7 @@ proptest! {
         }
     }
 
-    /// No key leads out of the banks of `members`, whatever the word says.
+    /// Every key stays within the banks of `members`, for any control word.
     #[test]
     fn members_stay_within_their_banks(word in any::<u64>(), doubled in 1..=8_u32, key in any::<[u64; 2]>()) {
         let damaged = MemberBanks::from_word(word);

@@ -10,7 +10,7 @@ use crate::abi::{
     outcome::counters_index,
 };
 
-/// AWS's `tcp-flags` of one packet: FIN 1, SYN 2, RST 4, SYN-ACK 18.
+/// AWS's `tcp-flags` value for one packet: FIN 1, SYN 2, RST 4, SYN-ACK 18.
 fn of_packet(flags: u8) -> u8 {
     let (fin, syn, rst, ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
     u8::from(fin)
@@ -33,7 +33,7 @@ fn the_flags_of_one_packet() {
     }
 }
 
-/// Whatever the number of the window, also where only its upper half counts on.
+/// Window numbers, including ones in which only the upper part changes.
 fn number() -> impl Strategy<Value = u32> {
     prop_oneof![
         0..4_u32,
@@ -44,7 +44,7 @@ fn number() -> impl Strategy<Value = u32> {
     ]
 }
 
-/// The layout is the table's as long as it lives, whatever program comes next.
+/// Tables outlive processes, so their layout must not change within a version.
 #[test]
 fn an_entry_lies_in_memory_byte_by_byte_as_it_always_has() {
     let bytes = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
@@ -124,7 +124,7 @@ fn an_entry_lies_in_memory_byte_by_byte_as_it_always_has() {
     assert_eq!(fields, [0, 16, 20, 24]);
 }
 
-/// The layouts of what is not in connection tables, byte by byte.
+/// The layouts of entries outside connection tables, byte by byte.
 #[test]
 fn fragments_link_locals_and_events_lie_in_memory_as_they_always_have() {
     let l4 = FragmentL4 {
@@ -259,7 +259,7 @@ proptest! {
         }
     }
 
-    /// The last two windows are kept, each with what its own packets had, and the state is nobody's business but its own.
+    /// The last two windows are kept, each with the flags of its own packets, and the state is independent of them.
     #[test]
     fn a_window_has_its_own_flags(
         first in number(),
@@ -269,7 +269,7 @@ proptest! {
         let mut number = first;
         let mut seen = std::collections::HashMap::<u32, [u8; 2]>::new();
         for (state, egress, tcp_flags, next) in packets {
-            // Now and then windows pass without a packet, and a CPU may still be in the one before.
+            // Some windows have no packet, and a CPU may still be in the previous one.
             let late = next == 5 && seen.contains_key(&number);
             let of = if late { number.wrapping_sub(1) } else {
                 number = number.wrapping_add(next % 5);
@@ -348,7 +348,7 @@ proptest! {
         prop_assert_eq!(tag.with_protocol(!protocol), KeyTag::of_conn(link, !protocol));
     }
 
-    /// A place is one address's, of one kind, link and epoch, until another address comes or it is forgotten.
+    /// A place holds one address, with its kind, link and epoch, until another address replaces it or it is cleared.
     #[test]
     fn a_neighbour_is_kept_as_it_came(
         address in any::<[u64; 2]>(), other in any::<[u64; 2]>(), probed in any::<bool>(), link in 1..1_u32 << 24,
