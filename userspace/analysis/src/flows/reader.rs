@@ -87,11 +87,20 @@ impl RecordReader {
     }
 }
 
-/// The fields that a header line names: the first word is a field's name, which no value is.
+/// The fields that a header line names. All of its words could be names of fields, and most are: a task may be called `region`.
 fn header(line: &str) -> Option<Vec<Option<RecordField>>> {
-    let first = line.split(' ').next()?;
-    RecordField::named(first)?;
-    Some(line.split_whitespace().map(RecordField::named).collect())
+    let could_be = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if !line.split_whitespace().all(could_be) {
+        return None;
+    }
+    let fields: Vec<_> = line.split_whitespace().map(RecordField::named).collect();
+    let known = fields.iter().flatten().count();
+    (2 * known > fields.len()).then_some(fields)
 }
 
 /// The format of a first line without a header: that of JSON, the default one, or none.
@@ -227,6 +236,11 @@ mod tests {
                 ]
             ),
             "{records:?}"
+        );
+        let records = read(Some("${taskgate-task} ${srcaddr}"), "region 10.0.0.1\n");
+        assert_eq!(
+            field(records[0].as_ref().expect("a record"), "taskgate-task").as_deref(),
+            Some("region")
         );
         let records = read(Some("${srcaddr} ${action}"), "10.0.0.1 ACCEPT\n");
         assert_eq!(

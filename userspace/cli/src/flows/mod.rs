@@ -15,6 +15,31 @@ use super::{
     output,
 };
 
+/// What is to be written, in pieces.
+struct Out {
+    text: String,
+    /// Bytes beyond which they are written.
+    most: usize,
+}
+
+impl Out {
+    /// Adds some text. Gives whether anybody reads on.
+    fn push(&mut self, text: &str) -> io::Result<bool> {
+        self.text.push_str(text);
+        if self.text.len() > self.most {
+            self.flush()
+        } else {
+            Ok(true)
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        let written = output::styled_piece(&self.text);
+        self.text.clear();
+        written
+    }
+}
+
 /// Reads the records, and shows those that fit, each as it is read; with `--last` once all are.
 pub(super) fn run(flows: Flows) -> Result<Exit, Error> {
     let Flows {
@@ -31,8 +56,14 @@ pub(super) fn run(flows: Flows) -> Result<Exit, Error> {
         since,
         until,
     };
+    // Who follows a file through standard input sees each record as it comes.
+    let at_once = input.iter().any(|path| path.as_os_str() == "-");
+    let mut out = Out {
+        text: String::new(),
+        most: if at_once { 0 } else { 1 << 16 },
+    };
     if form == FlowsOutput::Table {
-        output::styled(&show::heading())?;
+        out.push(&show::heading()).map_err(Error::Output)?;
     }
     let shown = |record: &StoredRecord| match &form {
         FlowsOutput::Compact => show::compact(record),
@@ -42,13 +73,13 @@ pub(super) fn run(flows: Flows) -> Result<Exit, Error> {
     };
     let mut kept = VecDeque::new();
     let mut found = 0_u64;
-    let passed = input::read(&input, format.as_ref(), &mut |record| {
+    let read = input::read(&input, format.as_ref(), &mut |record| {
         found += 1;
         if !filter.matches(&record) {
             return Ok(true);
         }
         let Some(most) = last else {
-            return output::styled_piece(&shown(&record));
+            return out.push(&shown(&record));
         };
         if kept.len() == most {
             kept.pop_front();
@@ -57,12 +88,12 @@ pub(super) fn run(flows: Flows) -> Result<Exit, Error> {
             kept.push_back(shown(&record));
         }
         Ok::<_, io::Error>(true)
-    })?;
+    });
     for line in &kept {
-        if !output::styled_piece(line).map_err(Error::Output)? {
-            break;
-        }
+        out.push(line).map_err(Error::Output)?;
     }
+    out.flush().map_err(Error::Output)?;
+    let passed = read?;
     match passed.first {
         Some(first) if found == 0 => Err(Error::Input(first)),
         Some(first) => {
