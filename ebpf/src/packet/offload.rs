@@ -59,9 +59,9 @@ impl Judged {
 
 const REFUSED: Result<(), Unparsed> = Err(Unparsed::Bad(DropReason::Malformed));
 
-/// Refuses a pending checksum that would overwrite judged fields: it may be written only to the checksum field of the
-/// transport header at `at`, or sum bytes behind the header. The kernel's own checksums meet this; those of fragments are
-/// filled in before fragmentation.
+/// Refuses a pending checksum that would overwrite judged fields: it must be the checksum of the transport
+/// header at `at`, or begin behind that header. The kernel's own checksums meet this; those of fragments are filled in
+/// before fragmentation.
 #[inline(always)]
 pub(super) fn checksum_is_own<F: Frame>(frame: &F, at: u32, judged: Judged) -> Result<(), Unparsed> {
     let Some(checksum) = frame.checksum() else {

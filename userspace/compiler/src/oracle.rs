@@ -1,18 +1,18 @@
-//! The naive oracle: judges a packet straight from the model.
+//! The naive oracle: evaluates a packet directly from the model.
 //!
-//! For tests only. It shares nothing with the compiler but the model, so that a mistake in one is not a mistake in both:
-//! each rule is asked in turn, in the order that decides, whether it allows the packet.
+//! For tests only. Independent of the compiler except for the model, so that both do not share a mistake: each rule is
+//! checked in turn, in the order of precedence.
 
 use std::net::IpAddr;
 
 use taskgate_model::{Direction, Eni, Family, GroupIndex, Model, Peer, Protocol, Rule};
 
-/// The first packet of a flow, as rules see it. Its family is the peer's.
+/// The fields of a flow's first packet that rules match. Its family is the peer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OraclePacket {
-    /// The far address: the source for ingress, the destination for egress.
+    /// The peer's address: the source for ingress, the destination for egress.
     pub peer: IpAddr,
-    /// The protocol: IPv4's field, or what the IPv6 header chain ends with.
+    /// The protocol: the field in IPv4, or the end of the header chain in IPv6.
     pub protocol: u8,
     /// TCP and UDP: the source port.
     pub source_port: u16,
@@ -25,7 +25,7 @@ pub struct OraclePacket {
 }
 
 impl OraclePacket {
-    /// Its family.
+    /// The packet's family.
     pub fn family(&self) -> Family {
         if self.peer.is_ipv4() { Family::V4 } else { Family::V6 }
     }
@@ -42,8 +42,8 @@ pub struct MatchedRule<'a> {
     pub untracked: bool,
 }
 
-/// The rule of the ENI's groups that allows `packet` in `direction`: narrow before open to any, then the order of the
-/// groups on the ENI, then the order in the file.
+/// The rule of the ENI's groups that allows `packet` in `direction`. Precedence: rules for particular peers before rules
+/// open to any, then the order of the groups on the ENI, then the order in the file.
 pub fn classify<'a>(
     model: &'a Model,
     eni: &Eni,
@@ -79,7 +79,7 @@ fn allows(model: &Model, gate: &Eni, rule: &Rule, packet: &OraclePacket) -> bool
     protocol && is_peer(model, gate, &rule.peer, packet.peer)
 }
 
-/// Whether an address is what a rule calls its peer.
+/// Whether an address matches a rule's peer.
 fn is_peer(model: &Model, gate: &Eni, peer: &Peer, address: IpAddr) -> bool {
     match (peer, address) {
         (Peer::V4(net), IpAddr::V4(address)) => net.contains(&address),
@@ -95,9 +95,9 @@ fn is_peer(model: &Model, gate: &Eni, peer: &Peer, address: IpAddr) -> bool {
     }
 }
 
-/// Whether a gate has to take an address for a member of a group. Some ENIs with the address cannot be reached from the
-/// gate, nor reach it: an ENI of the gate's VPC excludes all others, and one of a VPC that shares a rule with it
-/// excludes those of other VPCs. An ENI bound to this host always counts. All that remain must have the group.
+/// Whether an address counts as a member of a group for a gate. Some ENIs with the address are ruled out: an ENI of the
+/// gate's VPC excludes all others, and an ENI of a VPC that shares a rule with it excludes those of other VPCs. An ENI bound
+/// to this host always counts. All remaining ENIs must have the group.
 fn is_member(model: &Model, gate: &Eni, group: GroupIndex, address: IpAddr) -> bool {
     let holders: Vec<&Eni> = model
         .enis
@@ -118,7 +118,7 @@ fn is_member(model: &Model, gate: &Eni, group: GroupIndex, address: IpAddr) -> b
     left.peek().is_some() && left.all(|eni| eni.groups.contains(&group))
 }
 
-/// Whether a rule of a group in the VPC of one names a group in the VPC of the other.
+/// Whether a rule of a group in one ENI's VPC refers to a group in the other's VPC.
 fn share_a_rule(model: &Model, one: &Eni, other: &Eni) -> bool {
     let names = |from: &Eni, to: &Eni| {
         let groups = model.groups.iter().filter(|group| group.vpc == from.vpc);
@@ -129,8 +129,8 @@ fn share_a_rule(model: &Model, one: &Eni, other: &Eni) -> bool {
     names(one, other) || names(other, one)
 }
 
-/// Whether what a rule that is open to any admits is untracked: TCP or UDP, and a rule of the opposite direction lets
-/// every port of it back to any address of the family.
+/// Whether a flow admitted by a rule open to any is untracked: TCP or UDP, and a rule of the opposite direction allows all
+/// ports to any address of the family.
 fn untracked(model: &Model, eni: &Eni, direction: Direction, packet: &OraclePacket) -> bool {
     let v4 = packet.family() == Family::V4;
     eni.groups

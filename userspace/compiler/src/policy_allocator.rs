@@ -152,11 +152,11 @@ mod tests {
             roots: roots.into(),
             new: new.into(),
         };
-        // Long first.
+        // Long blocks first.
         let first = space.place(&[a.clone(), b.clone()], 4).unwrap();
         assert_eq!(first, placed(&[root(3, 3), root(3, 0)], &[1, 0]));
         space.commit(&first.roots);
-        // `a` is there already; no room for `c` next to both.
+        // `a` already has a place; there is no room for `c` next to both.
         assert_eq!(
             space.place(&[a.clone(), c.clone()], 4),
             Err(CompileError::PoliciesFull {
@@ -164,21 +164,21 @@ mod tests {
                 largest: (BANK_UNITS - 5) * UNIT
             })
         );
-        // In another bank there is.
+        // Another bank has room.
         let second = space.place(&[a.clone(), c.clone()], 5).unwrap();
         assert_eq!(second, placed(&[root(3, 3), root(4, 0)], &[1]));
-        // Never committed, it is there all the same.
+        // `c` was never committed, but is still there.
         assert_eq!(
             space.place(std::slice::from_ref(&c), 5).unwrap(),
             placed(&[root(4, 0)], &[])
         );
-        // `b` is not needed from here on, but is still there when it comes back.
+        // `b` is unused from here on, but still there when it is needed again.
         space.commit(&[root(3, 3)]);
         assert_eq!(
             space.place(std::slice::from_ref(&b), 4).unwrap(),
             placed(&[root(3, 0)], &[])
         );
-        // And is overwritten when it does not.
+        // It is overwritten if its room is needed first.
         assert_eq!(space.place(&[block(3, 4)], 4).unwrap(), placed(&[root(3, 0)], &[0]));
     }
 }

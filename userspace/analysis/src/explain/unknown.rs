@@ -1,7 +1,7 @@
-//! Information that the files lack about a gate at which no known rule allows the packet: a denial would be a guess.
+//! Missing information about a gate where no known rule allows the packet, so that a denial is not certain.
 //!
-//! A gate on this host goes by the files alone, so that the groups and lists of a task here are known, and an address that
-//! no file has is no member of a group. At the gates of other ENIs, AWS knows more.
+//! A gate on this host uses only the files: groups and lists of its task are known, and an address that no file has is in no
+//! group. For gates of other ENIs, AWS may know more.
 
 use std::net::IpAddr;
 
@@ -17,24 +17,24 @@ use crate::frame::Message;
 
 /// A missing piece of information.
 pub enum Unknown<'a> {
-    /// Whether it has a gate.
+    /// Whether the ENI has a gate.
     Gate,
-    /// Whether the gate lets through without a rule what is exempt.
+    /// Whether the gate passes exempt traffic without a rule.
     Exempt,
     /// The groups of the ENI.
     OwnGroups,
-    /// The rules of groups that the ENI has.
+    /// The rules of some of the ENI's groups.
     Rules(Vec<GroupIndex>),
-    /// The entries of a prefix list that a rule allows.
+    /// The entries of a prefix list in a rule.
     PrefixList {
         /// The group that has the rule.
         group: GroupIndex,
         /// The rule.
         rule: &'a Rule,
-        /// The list that it names.
+        /// The rule's list.
         list: PrefixListIndex,
     },
-    /// The groups of the far side, where a rule allows a group.
+    /// The groups of the peer, where a rule allows a group.
     Peer {
         /// The group that has the rule.
         group: GroupIndex,
@@ -43,7 +43,7 @@ pub enum Unknown<'a> {
     },
 }
 
-/// The missing information about an ENI's gate without which a denial is not certain. `None` if nothing is missing.
+/// The missing information about an ENI's gate that makes a denial uncertain. `None` if nothing is missing.
 pub fn unknown<'a>(model: &'a Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> Option<Unknown<'a>> {
     if !eni.gate_known {
         return Some(Unknown::Gate);
@@ -81,7 +81,7 @@ pub fn unknown<'a>(model: &'a Model, question: &Question<'_>, direction: Directi
         })
 }
 
-/// Whether a gate may let the packet out without a rule, as AWS's own services and DHCP.
+/// Whether a gate may pass the packet without a rule: to AWS's own services, or DHCP.
 fn may_be_exempt(model: &Model, question: &Question<'_>) -> bool {
     let Exempt { addresses, dhcp } = model.perhaps_exempt();
     let is_dhcp = matches!(
@@ -104,8 +104,8 @@ fn far_end<'a>(question: &Question<'a>, direction: Direction) -> End<'a> {
     }
 }
 
-/// Whether the address may be that of an ENI whose groups no file has. Internet addresses have no groups; an IPv6
-/// address does not show whether it is on the Internet or in a VPC.
+/// Whether the address may belong to an ENI with unknown groups. Internet addresses have no groups; an IPv6 address does not
+/// show whether it is on the Internet or in a VPC.
 fn may_have_groups(end: End<'_>) -> bool {
     match (end.eni, end.address) {
         (Some(eni), _) => !eni.groups_known,
@@ -135,7 +135,7 @@ impl Unknown<'_> {
         }
     }
 
-    /// Why it cannot be said.
+    /// The explanation why the verdict is unknown.
     pub fn why(&self, model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> String {
         let allows = |group: GroupIndex, rule: &Rule| {
             format!(
@@ -178,7 +178,7 @@ impl Unknown<'_> {
         }
     }
 
-    /// The addition to the configuration that supplies it.
+    /// The addition to the configuration that supplies the information.
     pub fn remedy(&self, model: &Model, question: &Question<'_>, direction: Direction, eni: &Eni) -> String {
         let with = |option: &str, ids: &[&str]| {
             let plain: Vec<&str> = ids.iter().filter_map(|id| display::plain_id(id)).collect();

@@ -1,5 +1,5 @@
-//! Warnings about a valid configuration that need the compiler: rules that match nobody, rules that never decide, and
-//! half-configured pairs. Only the groups of gated tasks count.
+//! Warnings about a valid configuration: rules that match no address, shadowed rules, and one-sided pairs of rules. Only
+//! groups of gated tasks are checked.
 
 mod pairs;
 mod shadow;

@@ -1,4 +1,4 @@
-//! Lookups while thousands of members and tasks come and go: no packet meets another's groups.
+//! Lookups while thousands of members and tasks are added and removed: no packet finds the groups of another address.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use taskgate_tables::image::ImageView;
 use super::properties::Choices;
 use super::*;
 
-/// How many tasks come and go. The group of each is its number's parity.
+/// The number of tasks that are added and removed. A task's group is its number's parity.
 const TASKS: u16 = 16;
-/// How many members elsewhere come and go with new generations.
+/// The number of members elsewhere that change with new generations.
 const MEMBERS: u16 = 10_000;
 const READERS: usize = 2;
 
@@ -33,7 +33,7 @@ fn with(address: IpAddr, eni: Eni) -> Eni {
     }
 }
 
-/// The image as a processor sees it that is held up now and then, between any two words.
+/// The image as seen by a CPU that stalls at times, between any two words.
 #[derive(Clone, Copy)]
 struct HeldUp<'a> {
     memory: &'a [AtomicU64],
@@ -60,12 +60,12 @@ impl policy::Bank for HeldUp<'_> {
     }
 }
 
-/// A packet under way: the reader's count is odd meanwhile.
+/// A counter per reader, odd while a packet is under way.
 struct Packets(AtomicU64);
 
 impl Packets {
     fn run<R>(&self, packet: impl FnOnce() -> R) -> R {
-        // Also where the packet panics: nobody waits for it then.
+        // Also if the packet panics, so that waiting for it ends.
         struct Under<'a>(&'a AtomicU64);
         impl Drop for Under<'_> {
             fn drop(&mut self) {
@@ -77,7 +77,7 @@ impl Packets {
         packet()
     }
 
-    /// Waits until the packet that is under way now is through.
+    /// Waits until the current packet has ended.
     fn wait(&self) {
         let now = self.0.load(Ordering::SeqCst);
         while now % 2 == 1 && self.0.load(Ordering::SeqCst) == now {
@@ -97,8 +97,8 @@ impl Shared {
         self.packets.iter().for_each(Packets::wait);
     }
 
-    /// What a packet finds for any address is its own, or nothing. `roots` and `sets`: those of the two groups. Gives how many
-    /// lookups found something, and how many nothing.
+    /// Checks that each address gives its own row or none. `roots` and `sets`: those of the two groups. Returns the numbers
+    /// of lookups that found a row, and of those that did not.
     fn look(&self, reader: usize, roots: [[PolicyRoots; 2]; 2], sets: [u32; 2]) -> (u64, u64) {
         let (mut choices, mut counts) = (Choices(reader as u64), (0, 0));
         let image = HeldUp {
@@ -135,7 +135,7 @@ impl Shared {
     }
 }
 
-/// The models of a round: which tasks and members are there is drawn.
+/// The base model of a round: its members are random.
 fn base(choices: &mut Choices, tasks: &[u16]) -> Model {
     let any = || vec![rule("in", tcp(80, 80), net("0.0.0.0/0"))];
     let only = || vec![rule("in", tcp(81, 81), net("10.0.0.0/8"))];
@@ -189,7 +189,7 @@ fn no_packet_meets_another_s_groups_while_tasks_and_members_come_and_go() {
                 move || shared.look(reader, roots, sets)
             })
         });
-        // As many changes and lookups as make a test, however slow the machine is: a lookup counts twice.
+        // Enough changes and lookups for a test, however slow the machine is: a lookup counts twice.
         let few_lookups = || {
             shared
                 .packets
@@ -208,7 +208,7 @@ fn no_packet_meets_another_s_groups_while_tasks_and_members_come_and_go() {
                 );
                 let there = tasks.iter().position(|other| *other == task);
                 let went = if let Some(at) = there {
-                    // Nobody else has its address.
+                    // No other ENI has its address.
                     let gone = writer.remove_eni(&twins, &changed);
                     gone.then(|| tasks.swap_remove(at)).is_some()
                 } else {

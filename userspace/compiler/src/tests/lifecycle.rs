@@ -1,4 +1,4 @@
-//! Successive generations: what they keep, remove and defer, and the state after a failure.
+//! Successive generations: state that is kept, removed or deferred, and the state after a failure.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use taskgate_ebpf::abi::image::{
 
 use super::*;
 
-/// One group that lets TCP in on `port` and these ENIs, each with an address that ends as its id does.
+/// One group that allows ingress TCP on `port`, and these ENIs, each with an address that ends in its id.
 fn model(port: u16, enis: &[u8]) -> Model {
     Model {
         groups: vec![group("a", vec![rule("in", tcp(port, port), net("0.0.0.0/0"))], vec![])],
@@ -26,7 +26,7 @@ fn bank(words: &[u64], bank: u32) -> &[u64] {
     &words[(bank * BANK_BYTES / 8) as usize..][..BANK_BYTES as usize / 8]
 }
 
-/// What packets may read under a generation: all but the rows of the other parity, and policies.
+/// The words that packets may read in a generation: without the rows of the other parity, and without policies.
 fn readable(words: &[u64], generation: u64) -> Vec<u64> {
     let mut words = words[..(image::POLICY_BANK * BANK_BYTES / 8) as usize].to_vec();
     let mut forget = |bank: u32, rows: Region| {
@@ -40,7 +40,7 @@ fn readable(words: &[u64], generation: u64) -> Vec<u64> {
     words
 }
 
-/// How many words of a table hold something, and how many are tombstones.
+/// The numbers of used words and of tombstones in a table.
 fn table(words: &[u64], table: Region) -> (usize, usize) {
     let table = &words[table.offset as usize / 8..table.end() as usize / 8];
     let tombstones = table.iter().filter(|word| **word == TOMBSTONE).count();
@@ -114,7 +114,7 @@ fn slots_addresses_and_equal_policies_stay_where_they_are() {
         (reader.slot(1), reader.address(address("10.0.0.1"))),
         (None, AddressRow::default())
     );
-    // A changed rule moves the policy that it is in, and only that.
+    // A changed rule moves its own policy, and no other.
     assert_eq!(host.apply(&model(81, &[3, 2])), Ok(3));
     let after = host.reader().slot(2).unwrap();
     assert_eq!(after.roots[0], before.roots[0]);
@@ -158,7 +158,7 @@ fn nothing_is_overwritten_before_the_grace_period() {
         assert!(rows(&words()) == rows(&before), "the current rows changed");
         assert_eq!(prepared.commit(), generation + 1);
     }
-    // Waiting is done once, wherever.
+    // One grace period is enough, whoever waits for it.
     let mut waited = 0;
     writer.synchronize(&mut || waited += 1);
     writer.synchronize(&mut || waited += 1);
@@ -247,10 +247,10 @@ fn an_address_that_goes_leaves_its_word_for_one_more_generation() {
     host.apply(&model(80, &[1, 2])).unwrap();
     assert_eq!(members(&host), (2, 0));
     host.apply(&model(80, &[2])).unwrap();
-    // Packets that began under the first generation may still follow it; under the second one its row is absent.
+    // Packets that began in the first generation may still read it; in the second one the row is absent.
     assert_eq!(members(&host), (2, 0));
     assert_eq!(host.reader().address(address("10.0.0.1")), AddressRow::default());
-    // Back before anybody removed it: the same row.
+    // Added again before it was removed: the same row.
     host.apply(&model(80, &[1, 2])).unwrap();
     assert_eq!(
         (members(&host), host.reader().address(address("10.0.0.1")).slot),
@@ -258,7 +258,7 @@ fn an_address_that_goes_leaves_its_word_for_one_more_generation() {
     );
     host.apply(&model(80, &[2])).unwrap();
     host.apply(&model(80, &[2, 3])).unwrap();
-    // Nobody's way leads over its word: it is empty at once.
+    // No search path passes its word, so the word is cleared at once.
     assert_eq!(members(&host), (2, 0));
     assert_eq!(host.reader().address(address("10.0.0.1")), AddressRow::default());
 }
@@ -273,13 +273,13 @@ fn a_slot_is_given_again_only_when_nothing_tells_of_it() {
         (1, 0)
     );
 
-    // The ENI goes: its connections are old at once, and again once no packet is under way.
+    // The ENI is removed: its connections are old at once, and again once no packet is under way.
     host.apply(&model(80, &[2])).unwrap();
     assert_eq!((host.reader().link(LINK), host.writer.control().epoch(1)), (None, 1));
     host.writer.synchronize(&mut || ());
     assert_eq!(host.writer.control().epoch(1), 2);
 
-    // As long as the link names it, the slot is the ENI's.
+    // While the link is bound to it, the slot stays the ENI's.
     host.apply(&model(80, &[2])).unwrap();
     host.apply(&model(80, &[2])).unwrap();
     assert_eq!(
@@ -303,7 +303,7 @@ fn a_slot_is_given_again_only_when_nothing_tells_of_it() {
         [1, 1, 0].map(|slot| Err(CompileError::UnknownSlot { slot }))
     );
 
-    // An ENI that comes back has a new one; the freed slots come last.
+    // An ENI that is added again has a new slot; freed slots are reused last.
     host.apply(&model(80, &[2, 1])).unwrap();
     assert_eq!(host.writer.slot("eni-1"), Some(3));
 }
@@ -345,7 +345,7 @@ fn links_come_and_go_between_generations() {
     host.writer.add_link(LINK, 1).unwrap();
     host.writer.add_link(branch, 2).unwrap();
     assert_eq!((slots(&host), links(&host)), ([Some(1), Some(2)], (2, 0)));
-    // They go on in the generations that follow.
+    // The links stay bound in later generations.
     for generation in [2, 3] {
         assert_eq!(host.apply(&model(80, &[1, 2])), Ok(generation));
         assert_eq!(slots(&host), [Some(1), Some(2)]);
@@ -355,7 +355,7 @@ fn links_come_and_go_between_generations() {
     host.writer.remove_link(branch);
     assert_eq!((slots(&host), links(&host)), ([Some(1), None], (1, 1)));
     assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [0, 1]);
-    // The row of one that went serves another, once nothing makes its connections old any more.
+    // The row of a removed link is reused once its connections are old.
     assert_eq!([1, 2].map(|slot| host.writer.is_pending(slot)), [false, true]);
     host.writer.synchronize(&mut || ());
     assert_eq!([1, 2].map(|slot| host.writer.is_pending(slot)), [false; 2]);
@@ -393,7 +393,7 @@ fn links_may_come_before_the_first_generation_is_read() {
     assert_eq!(host.reader().link(LinkId::branch(1)), None);
 }
 
-/// In the generation in force, as in one that is switched to.
+/// Isolation has the same effect in the current generation as with a new one.
 #[test]
 fn isolating_an_eni_in_force_changes_its_flags_alone() {
     let mut host = Host::new(1);
@@ -409,7 +409,7 @@ fn isolating_an_eni_in_force_changes_its_flags_alone() {
     };
     assert_eq!(rows(&host), [isolated, two]);
     assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [1, 0]);
-    // Whoever asks again ends nothing again; what a packet under way admits is old, too.
+    // A repeated isolation does nothing; connections admitted by a packet under way become old, too.
     host.writer.isolate(1, true).unwrap();
     host.writer.synchronize(&mut || ());
     assert_eq!([1, 2].map(|slot| host.writer.control().epoch(slot)), [2, 0]);

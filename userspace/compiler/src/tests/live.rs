@@ -1,4 +1,4 @@
-//! ENIs that come and go in the generation in force: what packets read is what the whole model, compiled, would say.
+//! ENIs that are added and removed in the current generation: packets read the same as after compiling the whole model.
 
 use std::cell::Cell;
 
@@ -9,7 +9,7 @@ use super::properties::{Choices, config, found, model, packets};
 use super::*;
 use crate::{LiveChange, oracle};
 
-/// Tasks that come and go, and the addresses that they may have.
+/// The tasks that are added and removed, and their possible addresses.
 const TASKS: u64 = 6;
 const ADDRESSES: [&str; 8] = [
     "10.0.1.200",
@@ -22,11 +22,11 @@ const ADDRESSES: [&str; 8] = [
     "10.9.0.3",
 ];
 
-/// A model, in force in an image.
+/// An image with a model in force.
 struct InForce {
     host: Host,
     model: Model,
-    /// How many changes went without a compilation, and how many with one.
+    /// The numbers of changes without a compilation, and with one.
     live: u32,
     compiled: u32,
 }
@@ -43,7 +43,7 @@ impl InForce {
         }
     }
 
-    /// Brings a model into force, by the change alone where that is possible.
+    /// Switches to a model, by a live change if possible.
     fn bring(&mut self, next: Model) {
         let writer = &mut self.host.writer;
         let done = match LiveChange::between(&self.model, &next) {
@@ -63,7 +63,7 @@ impl InForce {
         self.model = next;
     }
 
-    /// The model with a task more, or none if that is no valid model.
+    /// The model with another task, or `None` if it would be invalid.
     fn with(&mut self, task: u64, choices: &mut Choices) -> Option<Model> {
         let mut added = eni(&format!("eni-t{task}"), &[], &[0]);
         for _ in 0..=choices.next() % 2 {
@@ -91,7 +91,7 @@ impl InForce {
             }
             1 | 2 => self.host.writer.synchronize(&mut || ()),
             3 => {
-                // Given up before it is brought in.
+                // Staged and then dropped.
                 if let Some(next) = self.with(TASKS, choices)
                     && let Some(LiveChange::Added(eni)) = LiveChange::between(&self.model, &next)
                 {
@@ -117,7 +117,7 @@ impl InForce {
         }
     }
 
-    /// The image says what the model does, of every gate, address and packet.
+    /// Checks the image against the model, for every gate, address and packet.
     fn check(&self, seed: u64) -> Result<(), TestCaseError> {
         let reader = self.host.reader();
         let slots: Vec<u16> = self
@@ -162,7 +162,7 @@ fn any_sequence_of_changes_ends_where_a_compilation_does() {
     let cases = config.cases.div_ceil(8);
     TestRunner::new(Config { cases, ..config })
         .run(&(model(), any::<u64>().no_shrink()), |(mut model, seed)| {
-            // Addresses of several VPCs are others' test.
+            // Addresses in several VPCs have their own tests.
             for eni in &mut model.enis {
                 eni.vpc = None;
             }
@@ -189,7 +189,7 @@ fn any_sequence_of_changes_ends_where_a_compilation_does() {
     );
 }
 
-/// A slot, a row: what a gone ENI had is given to nobody before a grace period.
+/// Slots and rows of a removed ENI are not reused before a grace period.
 #[test]
 fn nothing_of_a_gone_eni_is_used_again_before_a_grace_period() {
     let model = |enis: &[u8]| Model {
@@ -257,7 +257,7 @@ fn what_is_more_than_one_eni_takes_a_generation() {
             .is_some()
     };
     assert!(stages(&changed(&comes(&[0], "10.0.0.2"))));
-    // Groups that nobody has, an address that is somebody's, a rule beside.
+    // Groups that no ENI has, an address of another ENI, another changed rule.
     assert!(!stages(&changed(&comes(&[1], "10.0.0.2"))));
     assert!(!stages(&changed(&comes(&[0], "10.0.0.9"))));
     let two = changed(&|next| {

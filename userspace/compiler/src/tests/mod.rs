@@ -1,4 +1,4 @@
-//! Helpers of the compiler's tests: short models, an image on the host, and the data path's reader.
+//! Helpers for the compiler's tests: small models, an image in memory, and the data path's reader.
 
 mod hammer;
 mod lifecycle;
@@ -100,7 +100,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A packet with every field at rest: TCP from 40000 to `port`.
+/// A packet with default fields: TCP from port 40000 to `port`.
 fn tcp_packet(peer: &str, port: u16) -> OraclePacket {
     OraclePacket {
         peer: address(peer),
@@ -132,7 +132,7 @@ struct Host {
 }
 
 impl Host {
-    /// With `banks` banks of policies.
+    /// A host with `banks` banks of policies.
     fn new(banks: u32) -> Self {
         Self {
             writer: ImageWriter::new(host_image(image::POLICY_BANK + banks)).unwrap(),

@@ -144,8 +144,8 @@ fn equal_groups_share_their_policies() {
     };
     let compiled = Host::new(1).compile(&model, &[]).unwrap();
     let places: Vec<[usize; 4]> = compiled.slots.iter().map(|slot| slot.policies).collect();
-    // No egress, and no rule for IPv6: the empty policy of each family exists once. The order decides only which of two
-    // rules is named, but then they differ.
+    // No egress rules, and no rules for IPv6: the empty policy exists once per family. Another order of groups only changes
+    // which of two rules is reported, but then the policies differ.
     assert_eq!(places, [[0, 1, 2, 1], [0, 1, 2, 1], [0, 1, 3, 1], [0, 1, 4, 1]]);
     assert_eq!(compiled.policies(), 5);
     let sets: Vec<u32> = compiled.slots.iter().map(|slot| slot.set).collect();
@@ -249,7 +249,7 @@ fn rules_up_to_the_limit_and_not_beyond() {
         error.to_string(),
         "cannot compile the ingress rules of `big` for IPv4: 1025 rules, at most 1024; remove rules or groups"
     );
-    // Rules that cannot match in a family have no bit there.
+    // Rules that cannot match in a family have no bit in its policy.
     let mut model = many(1024);
     model.groups[0].ingress.extend([
         rule("v6", tcp(1, 1), net("::/0")),
@@ -299,7 +299,7 @@ fn an_address_is_one_eni() {
             member("eni-2", &["10.0.0.1"], &[1]),
         ),
         twice(eni("eni-1", &["10.0.0.1"], &[0]), eni("eni-2", &["10.0.0.1"], &[0])),
-        // The image knows IPv4 addresses mapped.
+        // The image stores IPv4 addresses as IPv4-mapped ones.
         twice(
             member("eni-1", &["::ffff:10.0.0.1"], &[0]),
             member("eni-2", &["10.0.0.1"], &[1]),
@@ -311,7 +311,7 @@ fn an_address_is_one_eni() {
             "cannot tell whose address 10.0.0.1 is: both `eni-1` and `eni-2` have it; give each its own"
         );
     }
-    // The same groups: the ENI bound to this host counts, wherever it comes in the list, and also if others have slots.
+    // The same groups: the ENI bound to this host counts, at any position in the list, and also if others have slots.
     for (model, gate) in
         [gate_bound, |_: &Eni| Some(NO_LIMITS)]
             .into_iter()

@@ -1,4 +1,4 @@
-//! Compiler, image and reader against the oracle, over rule sets and packets at the edges of what they say.
+//! Compiler, image and reader against the oracle, with rule sets and packets at the edges of their intervals.
 //!
 //! `TASKGATE_TEST_LONG` makes it 5,000 rule sets, `PROPTEST_CASES` any other number; each is asked about [`PACKETS`] packets in each direction, on an
 //! image that keeps what the rule sets before left in it.
@@ -17,14 +17,14 @@ use taskgate_model::{IcmpMatch, PrefixListIndex};
 use super::*;
 use crate::oracle;
 
-/// How many packets each rule set is asked about, in each direction.
+/// The number of packets that each rule set is tested with, in each direction.
 const PACKETS: usize = 1000;
 const GROUPS: usize = 4;
 /// VPCs, where there are any. Groups and ENIs are dealt out to them in turn.
 const VPCS: usize = 3;
 const LISTS: usize = 3;
 
-/// Bounds that lie near each other, so that intervals meet, nest and touch.
+/// Bounds close to each other, so that intervals meet, nest and touch.
 fn port() -> impl Strategy<Value = u16> {
     prop_oneof![
         Just(0),
@@ -133,7 +133,7 @@ fn eni_addresses() -> impl Strategy<Value = Vec<IpAddr>> {
     vec(address, 0..4)
 }
 
-/// A whole configuration whose first ENI is gated and has groups; each rule's id names its place.
+/// A whole configuration; its first ENI is gated and has groups. Each rule's id contains its position.
 pub(super) fn model() -> impl Strategy<Value = Model> {
     let groups = vec((rules(), rules()), GROUPS);
     let lists = vec(prefix_list(), LISTS);
@@ -211,7 +211,7 @@ impl Choices {
     }
 }
 
-/// Everything that a packet may be made of: the edges of what the rules say, and their neighbours on both sides.
+/// The values of a packet's fields: the edges of the rules' intervals, and their neighbours on both sides.
 struct Edges {
     protocols: Vec<u8>,
     ports: Vec<u16>,
@@ -322,7 +322,7 @@ impl Edges {
     }
 }
 
-/// `count` packets, in turn inward and outward.
+/// `count` packets, alternating between ingress and egress.
 pub(super) fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction, OraclePacket)> {
     let edges = Edges::of(model);
     let mut choices = Choices(seed);
@@ -334,7 +334,7 @@ pub(super) fn packets(model: &Model, seed: u64, count: usize) -> Vec<(Direction,
         .collect()
 }
 
-/// A rule as both sides can name it, and whether what it admits is untracked.
+/// A rule by names that both sides know, and whether flows that it admits are untracked.
 pub(super) type Named<'a> = (&'a str, Direction, &'a str, bool);
 
 /// The oracle's answer for a packet at the gate of the model's first ENI.
@@ -344,14 +344,14 @@ fn expected<'a>(model: &'a Model, direction: Direction, packet: &OraclePacket) -
     Some((&group.id, direction, &allowed.rule.id, allowed.untracked))
 }
 
-/// The image's answer, its numbers resolved.
+/// The image's answer, with its numbers resolved.
 pub(super) fn found(rule_ids: &RuleIds, answer: Answer) -> Option<Named<'_>> {
     let (number, untracked) = answer?;
     let name = rule_ids.name(number).expect("a number that was given");
     Some((&name.group, name.direction, &name.rule, untracked))
 }
 
-/// How many cases are tried.
+/// The number of test cases.
 pub(super) fn config() -> Config {
     let config = Config::default();
     match std::env::var_os("TASKGATE_TEST_LONG") {
@@ -386,7 +386,7 @@ fn the_image_answers_like_the_oracle() {
             Ok(())
         })
         .unwrap();
-    // A test that nearly always sees the same answer would prove little.
+    // A test whose answer is nearly always the same would prove little.
     let share = f64::from(allowed.get()) / f64::from(asked.get());
     assert!((0.1..0.9).contains(&share), "{share} of the packets were allowed");
 }

@@ -1,9 +1,9 @@
-//! Addresses that exist in several VPCs.
+//! Addresses in several VPCs.
 
 use super::*;
 use crate::oracle;
 
-/// One address in three VPCs: whose groups it has depends on the gate.
+/// One address in three VPCs: its groups depend on the gate.
 #[test]
 fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
     let to = |name: &str, at| rule(name, tcp(at as u16, at as u16), Peer::Group(GroupIndex(at)));
@@ -36,7 +36,7 @@ fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
         // Elsewhere the same groups, and one more.
         of(Some("vpc-b"), member("b-2", &["10.0.0.3"], &[0, 1])),
         of(Some("vpc-c"), member("c-2", &["10.0.0.3"], &[2, 0])),
-        // That of a gate here is that gate's, whatever the VPC.
+        // The address of a gate on this host belongs to that gate, in any VPC.
         of(Some("vpc-b"), member("b-3", &["10.0.9.1"], &[1])),
         of(Some("vpc-c"), member("c-3", &["10.0.0.4"], &[2])),
     ];
@@ -64,22 +64,22 @@ fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
         (0..3).filter(allowed).collect()
     };
     for (gate, peer, expected) in [
-        // Its own VPC's member, and no other's.
+        // The member in its own VPC only.
         ("gate-a", "10.0.0.1", &[0][..]),
         ("gate-b", "10.0.0.1", &[1]),
-        // VPCs b and c are peered with a: an address in both may be either's.
+        // VPCs b and c are peered with a: an address in both may belong to either.
         ("gate-a", "10.0.0.2", &[]),
         ("gate-a", "10.0.0.3", &[0]),
         ("gate-b", "10.0.0.2", &[1]),
-        // Without a VPC no ENI is nearer; from d only a's is.
+        // For a gate without a VPC no ENI is nearer; for d only a's ENI counts.
         ("gate-free", "10.0.0.1", &[]),
         ("gate-free", "10.0.0.3", &[0]),
         ("gate-d", "10.0.0.1", &[0]),
         ("gate-d", "10.0.0.2", &[]),
-        // On this host the address is gate-a's.
+        // On this host the address belongs to gate-a.
         ("gate-a", "10.0.9.1", &[0]),
         ("gate-b", "10.0.9.1", &[]),
-        // An address that exists once has the same groups for every gate.
+        // An address in a single VPC has the same groups for every gate.
         ("gate-a", "10.0.0.4", &[2]),
         ("gate-free", "10.0.0.4", &[2]),
     ] {
@@ -87,7 +87,7 @@ fn an_address_in_several_vpcs_has_the_groups_that_the_gate_means() {
     }
 }
 
-/// Within one VPC, or where one is not known, an address has one owner.
+/// Within one VPC, or if a VPC is unknown, an address has one owner.
 #[test]
 fn one_address_with_different_groups_in_one_vpc_is_refused() {
     let groups = vec![group("a", vec![], vec![]), group("b", vec![], vec![])];

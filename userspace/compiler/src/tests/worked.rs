@@ -13,7 +13,7 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-/// Every word of a policy, with what it is.
+/// Every word of a policy with its meaning.
 fn described(word: impl Fn(u32) -> u64) -> String {
     let mut text = String::new();
     let mut line = |at: u32, what: &str| {

@@ -167,7 +167,7 @@ fn a_group_that_only_enis_name_covers_its_members() {
         .map(|group| (group.id.as_str(), group.rules_known))
         .collect();
     let own = derived_id("sg", "own");
-    // Known by name is the group that a file holds, also where an ENI calls another one so.
+    // A name refers to the group in a file, even if an ENI gives another group the same name.
     assert_eq!(
         shown,
         [("sg-1", true), ("sg-2", true), (own.as_str(), true), ("sg-far", false)]
@@ -255,7 +255,7 @@ fn read_all(files: &[(&'static str, String)]) -> Result<Loaded, String> {
 
 #[test]
 fn the_ecs_task_and_the_zone_of_an_eni_are_known() {
-    // The native task may repeat what is right.
+    // The native task may repeat fields that agree.
     let loaded = read_all(&ecs_files(", ecs: { service-name: shop }")).expect("a task");
     assert_eq!(lines(&loaded.warnings), "");
     let eni = &loaded.model.enis[0];

@@ -1,4 +1,4 @@
-//! AWS groups and rules that are refused: nothing that the AWS CLI prints, but files get edited and mixed up.
+//! AWS groups and rules that are refused: the AWS CLI never prints them, but files get edited and mixed up.
 
 use crate::support::{refused, refused_in};
 

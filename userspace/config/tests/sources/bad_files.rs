@@ -1,4 +1,4 @@
-//! Files that cannot be read, or are no configuration.
+//! Files that cannot be read, or are not a configuration.
 
 use crate::support::refused;
 

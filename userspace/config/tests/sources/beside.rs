@@ -1,4 +1,4 @@
-//! Tasks that are added beside the files: held to the same rules, and told by their names.
+//! Tasks that are added to the files' configuration: they are subject to the same rules, and messages refer to them by name.
 
 use taskgate_config::Sources;
 
@@ -37,7 +37,7 @@ fn an_added_task_is_what_a_file_would_make_of_it() {
     assert_eq!(added.model.gated().count(), 2);
 }
 
-/// What a file says already is no conflict.
+/// A copy of a task in the files is no conflict.
 #[test]
 fn a_copy_of_a_configured_task_is_that_task() {
     let task = "{\"name\":\"web-1\",\"device\":\"tg-web-1\",\"addresses\":[\"10.0.0.1\"],\"groups\":[\"web\"]}";

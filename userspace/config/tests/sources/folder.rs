@@ -1,4 +1,4 @@
-//! Which files of a folder are read.
+//! Selection of the files in a folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ impl Folder {
         fs::write(self.0.join(name), bytes).expect("a file");
     }
 
-    /// The messages to the user, without the folder's name.
+    /// The messages, without the folder's name.
     pub(crate) fn told(&self) -> String {
         let folder = self.0.display().to_string();
         match load(&self.0) {
@@ -90,7 +90,7 @@ fn a_file_in_place_of_a_folder_is_refused() {
     );
 }
 
-/// A name can hold what moves a terminal's cursor, or begins a line that looks like another message.
+/// A file name can contain characters that move a terminal's cursor, or begin a line that looks like another message.
 #[test]
 fn names_of_files_are_shown_without_what_steers_a_terminal() {
     let folder = Folder::new("names");
@@ -123,7 +123,7 @@ fn what_cannot_be_read_is_refused_by_name() {
         b"taskgate: v1\ngroups: [{name: web, ingress: [{protocol: all, from: group:db}]}]\n",
     );
     folder.file("d.yaml", b"taskgate: v1\nmembers: [{address: 1, groups: [web]}]\n");
-    // It has no writer: opening it would block for ever.
+    // The pipe has no writer: opening it would block forever.
     nix::unistd::mkfifo(&folder.0.join("e.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     assert_eq!(
         folder.told(),

@@ -1,4 +1,4 @@
-//! Output of the AWS CLI and other tools in any form: read, or refused with its format and the remedy.
+//! Output of the AWS CLI and other tools in all forms: read, or refused with the form's name and the remedy.
 
 use taskgate_config::{Loaded, load, read};
 use taskgate_model::{GroupIndex, Peer};
@@ -13,7 +13,7 @@ fn read_one(name: &str, text: &str) -> Loaded {
     }
 }
 
-/// The numbers of items in a model.
+/// The number of items of each kind in a model.
 fn counted(loaded: &Loaded) -> String {
     let model = &loaded.model;
     let entries = model.prefix_lists.iter().flat_map(|list| list.entries.iter().flatten());
@@ -154,7 +154,7 @@ fn what_other_tools_write_for_nothing_is_nothing() {
 fn cidrs_of_prefix_lists_are_entries() {
     let lists = r#"{"PrefixLists": [{"Cidrs": ["52.95.0.0/16", "3.5.0.0/19"], "PrefixListId": "pl-1", "PrefixListName":
         "com.amazonaws.eu-central-1.s3"}, {"PrefixListId": "pl-2", "PrefixListName": "none"}]}"#;
-    // The same lists by their other command, which tells no entries, and the entries once more.
+    // The same lists from the other command, which prints no entries, and the entries again.
     let managed = r#"{"PrefixLists": [{"PrefixListId": "pl-1", "PrefixListName": "com.amazonaws.eu-central-1.s3"}]}"#;
     let entries = r#"{"Entries": [{"Cidr": "3.5.0.0/19"}, {"Cidr": "52.95.0.0/16"}]}"#;
     let loaded = read(&[("a.json", lists), ("b.json", managed), ("pl-1.json", entries)]).expect("they agree");
@@ -313,14 +313,14 @@ fn what_a_file_seems_to_be_is_said() {
             "\"sg-1\"",
             String::from("f:1:1: the file should be an object and is the single value `sg-1`; write keys and values"),
         ),
-        // A page that says that more follows is the last one.
+        // The last page has a pagination token.
         (
             "- SecurityGroups: []\n- SecurityGroups: []\n  NextToken: abc\n",
             String::from(
                 "f:3:3: the list is cut: there is a `NextToken`; print it again without `--max-items` and `--no-paginate`",
             ),
         ),
-        // No tasks of ECS: the file is native, and says nothing.
+        // An empty list is not ECS output: the file is native, and empty.
         (
             "tasks: []\ngroups: []\n",
             String::from(

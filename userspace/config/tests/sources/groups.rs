@@ -47,7 +47,7 @@ fn rules_over_a_peering_that_is_not_active_match_nothing() {
             "g0:2:44",
             "the peering connection is `pending-acceptance`",
         ),
-        // A word from either file is enough.
+        // It is enough if either file has it.
         (
             vec![group(active), rule(&deleted)],
             "g0:2:44",
@@ -75,7 +75,7 @@ fn rules_over_a_peering_that_is_not_active_match_nothing() {
     assert_eq!(loaded.model.groups[0].ingress[0].peer, missing);
 }
 
-/// AWS keeps the rule of a deleted connection next to the new connection's.
+/// AWS keeps the rule of a deleted peering connection next to the rule of the new one.
 #[test]
 fn rules_of_one_group_over_two_connections_keep_their_ids() {
     let pair = |connection: &str, status: &str| {

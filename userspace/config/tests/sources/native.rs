@@ -7,7 +7,7 @@ use taskgate_model::{Binding, Eni, Exempt, IcmpMatch, Ports, Protocol};
 
 use crate::support::{lines, native, shown};
 
-/// Every key of the form that is built.
+/// A configuration with every key of the native form.
 pub(crate) const WHOLE: &str = r#"
 taskgate: v1
 account: 012345678901
@@ -83,7 +83,7 @@ fn aliases_stand_for_what_they_name() {
     assert_eq!(native(written), native(long));
 }
 
-/// The protocols of one group's rules, as they were understood, and the warnings.
+/// The parsed protocols of one group's rules, and the warnings.
 fn protocols(names: &[&str]) -> (Vec<Protocol>, Vec<String>) {
     let rules: Vec<String> = names
         .iter()

@@ -1,4 +1,4 @@
-//! The same configuration says the same in JSON, in YAML, and cut into several files.
+//! The same configuration has the same meaning in JSON, in YAML, and split into several files.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -114,7 +114,7 @@ fn configuration() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Block YAML, in which a scalar is plain wherever that can be read as nothing else.
+/// Block YAML with plain scalars wherever they are unambiguous.
 fn yaml(value: &Value, indent: usize) -> String {
     let pad = " ".repeat(indent);
     let deeper = |value: &Value| yaml(value, indent + 2);
@@ -179,7 +179,7 @@ proptest! {
         prop_assert_eq!(&model, &loaded(&files)?.model);
     }
 
-    /// Whatever becomes of a file, reading it ends with a model or with problems, never with a panic.
+    /// Reading a damaged file ends with a model or with problems, never with a panic.
     #[test]
     fn damaged_files_are_refused_or_read(
         file in 0..DAMAGED.len(),

@@ -1,11 +1,11 @@
-//! Showing a model so that a person can read it, and running tables of bad input.
+//! Readable output of a model, and tables of bad input.
 
 use std::fmt::Write as _;
 
 use taskgate_config::{Loaded, Problem, read};
 use taskgate_model::{Direction, Model};
 
-/// Everything in a model, a line for each thing.
+/// A whole model, with a line for each item.
 pub(crate) fn shown(loaded: &Loaded) -> String {
     let Model {
         account,
@@ -92,7 +92,7 @@ pub(crate) fn lines(problems: &[Problem]) -> String {
 /// One kind of bad input: its description, its files, and the complete message.
 pub(crate) type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
 
-/// Runs a table, and shows every row that differs.
+/// Runs a table, and shows every row with another result.
 pub(crate) fn refused(cases: &[Case<'_>]) {
     let mut wrong = String::new();
     for (what, files, expected) in cases {

@@ -1,4 +1,4 @@
-//! VPCs whose addresses overlap.
+//! VPCs with overlapping address ranges.
 
 use taskgate_config::{Loaded, read};
 
@@ -56,7 +56,7 @@ fn vpcs_may_overlap() {
         ("eni-3", "a", "10.0.0.2"),
         ("eni-4", "b", "10.0.0.2"),
     ]);
-    // The task may name its ENI, or say all itself: its VPC is then that of its groups.
+    // The task may name its ENI, or have all fields itself: its VPC is then its groups' VPC.
     for tasks in [
         TASK,
         "taskgate: v1\ntasks: [{name: t, device: v, addresses: [10.0.0.9], groups: [sg-a]}]\n",
@@ -105,7 +105,7 @@ fn what_may_be_someone_elses_is_told() {
         "`eni-2` in `vpc-b` and `eni-3` in `vpc-c`",
     );
     assert_eq!(lines(&found.warnings), format!("t.yaml:2:9: {two}"));
-    // A stranger's VPC does not matter.
+    // An unrelated VPC does not matter.
     let found = load(
         &groups("abc", &refers('b')),
         &enis(&[
@@ -116,7 +116,7 @@ fn what_may_be_someone_elses_is_told() {
         TASK,
     );
     assert_eq!(lines(&found.warnings), "");
-    // Tasks of two VPCs on one host: the address of one of them reaches no other ENI.
+    // Tasks of two VPCs on one host: the address of one of them refers to no other ENI.
     let found = load(
         &groups("ab", &refers('a')),
         &enis(&[
