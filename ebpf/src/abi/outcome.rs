@@ -66,9 +66,9 @@ pub enum DropReason {
     ConnectionsFull = 6,
     /// The task has reached its limit of tracked connections.
     TaskConnectionsFull = 7,
-    /// There is no policy: nothing is configured, or the ENI's policy is missing.
+    /// The ENI's policy, or the image itself, is missing.
     NoPolicy = 8,
-    /// No ENI is bound to the link, or no longer.
+    /// No ENI is bound to the link, or nothing is configured.
     UnknownTask = 9,
     /// The task was isolated.
     Isolated = 10,

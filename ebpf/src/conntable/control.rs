@@ -11,7 +11,7 @@
 #[repr(transparent)]
 pub struct ControlWord(pub u64);
 
-/// Part of a key's hash, 40 bits. Two keys have equal tags by chance once in 2^40.
+/// Part of a key's hash, 40 bits. Two keys have equal tags by chance once in 2^40 cases.
 ///
 /// Stored at its position in the control word, so that a comparison needs no shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

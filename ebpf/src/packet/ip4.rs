@@ -30,7 +30,7 @@ pub(super) fn parse<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), Unpa
     let is_source_routed = header > MIN_HEADER && has_source_route(frame, header)?;
     // The total length of a GSO packet over 64 KiB is 0 (BIG TCP, Linux 6.3); its segments on the wire get a length each.
     let length = match said {
-        // A branch of its own: before Linux 6.8 the verifier does not see that 0 is below the header's length.
+        // A separate branch: before Linux 6.8 the verifier does not see that 0 is below the header's length.
         0 if frame.segments().1 == 0 => return Err(Unparsed::Bad(DropReason::Malformed)),
         0 => carried,
         said => said,

@@ -61,17 +61,17 @@ pub trait Flows<K> {
     type Denial: Deref<Target = Denial>;
     /// Finds a tracked connection.
     fn conn(&self, key: &K) -> Option<Self::Conn>;
-    /// Adds one that is not there.
+    /// Adds a tracked connection unless the key has one.
     fn insert_conn(&self, key: &K, value: &Conn) -> Inserted<Self::Conn>;
     /// Finds a denied flow.
     fn denial(&self, key: &K) -> Option<Self::Denial>;
-    /// Adds one that is not there.
+    /// Adds a denied flow unless the key has one.
     fn insert_denial(&self, key: &K, value: &Denial) -> Inserted<Self::Denial>;
     /// A remembered first fragment in the table.
     type Fragment: Deref<Target = Fragment>;
     /// Finds a remembered first fragment.
     fn fragment(&self, key: &K) -> Option<Self::Fragment>;
-    /// Adds one that is not there.
+    /// Adds a first fragment unless the key has one.
     fn insert_fragment(&self, key: &K, value: &Fragment) -> Inserted<()>;
     /// Removes a remembered first fragment; returns whether it was there.
     fn remove_fragment(&self, key: &K) -> bool;

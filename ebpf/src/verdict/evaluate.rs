@@ -31,9 +31,9 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         Ok(rows)
     }
 
-    /// The reason to refuse a packet on a link without a task. `owner`: the ENI of its destination. Untagged packets on
-    /// the trunk are the host's, unless they go to a branch: a host that has the branch's VLAN link would take it for
-    /// that address all the same, past the branch's gate.
+    /// The reason to refuse a packet on a link without an ENI. `owner`: the slot of its destination address. Untagged
+    /// packets on the trunk belong to the host, unless they are addressed to a branch: a host with the branch's VLAN
+    /// interface would accept them for that address, bypassing the branch's gate.
     #[inline(always)]
     fn unknown(&self, owner: u16) -> DropReason {
         let comes = matches!(D::DIRECTION, Direction::Ingress);
@@ -45,7 +45,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// The address at the task's end.
+    /// The task's address in the packet.
     #[inline(always)]
     fn local(&self) -> Address {
         match D::DIRECTION {
@@ -54,8 +54,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         }
     }
 
-    /// Judges a packet by its ENI and the rules that `evaluation` names. `related`: the rule of the connection that it is an
-    /// error about, else 0.
+    /// Evaluates a packet by its ENI and by the rules of the direction in `evaluation`. `related`: the rule of the
+    /// connection that an ICMP error quotes, else 0.
     #[inline(always)]
     pub(super) fn evaluate<F: IpVersion>(
         &mut self,
@@ -64,7 +64,7 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
     ) -> Result<Admission, DropReason> {
         let judged = evaluation.judged();
         let local = self.local();
-        // Both lookups before any branch: the verifier walks every probe of each, once for each state it comes in.
+        // The address lookup comes before any branch: the verifier walks every probe of it, once for each incoming state.
         let owner = Rows::read(self.tables, self.control).map_or(0, |rows| rows.address(self.tables, local).slot);
         let owner = self.tables.opaque(owner as u32);
         let Ok(rows) = self.find_eni() else {

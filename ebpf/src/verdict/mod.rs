@@ -151,7 +151,7 @@ pub fn decide<T: Tables, D: Hook>(tables: &T, hook: D, scratch: &mut Scratch, pa
         control,
         now: tables.now(),
     };
-    // IPv4 has no neighbour discovery; ARP is a kind of its own.
+    // IPv4 has no neighbour discovery; ARP is a separate kind.
     let may_be_flowless = match context.packet.kind {
         Kind::V4 => false,
         Kind::V6 => parsed.is_ok() && !matches!(context.packet.neighbour, Neighbour::None),

@@ -24,8 +24,8 @@ impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
         if packet.quoted_at == 0 || matches!(quoted.kind, Kind::None) || !self.wanted::<F>() {
             return 0;
         }
-        // The quoted packet went the other way, and the error goes to its sender. The source-address check judges who
-        // sent the error: an end or a router on the way, in front of the task or in it.
+        // The quoted packet went the other way, and the error goes to its sender. The source-address check covers the
+        // error's own source: an end or a router on the path, in front of the task or in it.
         if !packet.destination.is(quoted.source) {
             return 0;
         }

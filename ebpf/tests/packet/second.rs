@@ -42,7 +42,7 @@ fn other_reading(bytes: &[u8]) -> Option<Other> {
     Some((kind, source, destination, transport))
 }
 
-/// Where `etherparse` reads something else than what the packet would be judged by.
+/// The difference, if `etherparse` reads other values than a verdict would be based on.
 pub(crate) fn disagrees(bytes: &[u8], packet: &Packet) -> Option<String> {
     let (kind, source, destination, transport) = other_reading(bytes)?;
     let ours = (packet.kind, packet.source, packet.destination);

@@ -206,7 +206,7 @@ fn neighbour_discovery() {
             );
         }
     }
-    // Version 1 names one group; a record of version 2 has twenty bytes at least, so this one is not what it says.
+    // A version 1 message names one group; a version 2 record has at least twenty bytes, so this message is inconsistent.
     for (kind, neighbour, target, roomy) in [
         (130, Neighbour::ListenerQuery, none, false),
         (131, Neighbour::ListenerReport, known, false),

@@ -162,8 +162,8 @@ impl<M: Deref<Target = [AtomicU64]>> ImageWriter<M> {
 
     /// Makes every tracked connection of a slot old: the rules decide on its next packet.
     ///
-    /// A packet that is under way may still admit a connection by the old epoch; [`ImageWriter::synchronize`] makes that one
-    /// old too.
+    /// A packet that is under way may still admit a connection by the old epoch; [`ImageWriter::synchronize`] makes that
+    /// connection old too.
     ///
     /// # Errors
     /// [`CompileError::UnknownSlot`].

@@ -3,8 +3,8 @@
 //! | bank | holds |
 //! |---|---|
 //! | 0 | control words, epochs and links by slot, the open-addressed table `links` |
-//! | 1, 2 | rows: what the configuration says of a link or a slot, one bank for each parity of the generation |
-//! | 3… | the open-addressed table `members`, and its rows: what the configuration says of an address. Pairs of banks, one of a pair for each parity; as many as the image was made with ([`ImageWord::MemberBanks`]) |
+//! | 1, 2 | rows of links and slots, one bank for each parity of the generation |
+//! | 3… | the open-addressed table `members`, and its rows, one for each address. Pairs of banks, one of a pair for each parity; their number is fixed when the image is made ([`ImageWord::MemberBanks`]) |
 //! | then | policies |
 //!
 //! The image is read in words of 8 bytes at offsets that are masked first, so a damaged image can give a wrong answer, never
@@ -296,7 +296,8 @@ impl Share {
     }
 }
 
-/// Who causes an entry, which limits its part of floor, pool and cap: the task's own packets may use (almost) all of them.
+/// The cause of an entry, which limits its part of floor, pool and cap. Entries of the task's own packets may use all of
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Claim {

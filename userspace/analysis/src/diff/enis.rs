@@ -9,7 +9,7 @@ use taskgate_api::{ObjectChange, ObjectKind};
 use super::object::{Named, Object, Value};
 use crate::display;
 
-/// The ENIs that are gated here, or those that are not.
+/// Compares the ENIs that are gated here, or the others.
 pub(super) fn compare(before: &Model, after: &Model, kind: ObjectKind) -> Vec<ObjectChange> {
     let gated = kind == ObjectKind::Task;
     let of = |model| enis(model, gated);

@@ -30,7 +30,7 @@ fn model(text: &str) -> Model {
     }
 }
 
-/// The lines of the difference that replacing texts makes.
+/// The lines of the difference after replacing texts.
 fn lines(changes: &[(&str, &str)]) -> Vec<String> {
     let mut text = String::from(BASE);
     for (was, is) in changes {
@@ -44,7 +44,7 @@ fn lines(changes: &[(&str, &str)]) -> Vec<String> {
     there
 }
 
-/// Texts that are replaced, and the lines that tell of it.
+/// Replaced texts, and the expected lines.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
 #[test]
@@ -181,7 +181,7 @@ fn a_group_that_goes_or_comes_has_its_rules_with_it() {
     assert!(gone.iter().all(|line| line.starts_with("- ")), "{gone:?}");
 }
 
-/// The first rule that fits is named in records, so the order of rules is seen.
+/// Records name the first matching rule, so the order of rules is visible.
 #[test]
 fn rules_that_change_places_are_a_change() {
     let swapped = BASE.replace(

@@ -1,7 +1,7 @@
 //! Compiler, image and reader against the oracle, with rule sets and packets at the edges of their intervals.
 //!
-//! `TASKGATE_TEST_LONG` makes it 5,000 rule sets, `PROPTEST_CASES` any other number; each is asked about [`PACKETS`] packets in each direction, on an
-//! image that keeps what the rule sets before left in it.
+//! `TASKGATE_TEST_LONG` selects 5,000 rule sets, `PROPTEST_CASES` any other number; each is tested with [`PACKETS`] packets
+//! in each direction, on an image with leftovers of the rule sets before.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,4 +1,4 @@
-//! JSON against what it means, against `serde_json` and against the reader of YAML.
+//! The JSON reader compared with expected values, with `serde_json` and with the YAML reader.
 
 use proptest::prelude::*;
 
@@ -152,7 +152,7 @@ fn json() -> impl Strategy<Value = String> {
     })
 }
 
-/// The same text with a few bytes of it changed, if that leaves a text.
+/// The text with a few bytes changed, if it is still valid UTF-8.
 fn damaged() -> impl Strategy<Value = String> {
     let byte = prop_oneof![
         any::<u8>(),
