@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl<T: Tables, D: Hook> PacketContext<'_, T, D> {
-    /// Drops a packet, counts it and records it for its ENI. Packets on a link without an ENI are only counted, under slot
-    /// 0.
+    /// Drops a packet, counts it and records it for its ENI. Packets on a link without an ENI are only counted,
+    /// under slot 0.
     ///
     /// The reason is kept in scratch memory in between: otherwise the verifier would walk this function once per reason.
     #[inline(always)]

@@ -22,8 +22,8 @@ use crate::{
 /// Limits of new addresses per [`Timeout::LinkLocal`], for a task and for its neighbours: neither can fill the table.
 const FROM_TASK: u32 = 64;
 const TO_TASK: u32 = 1024;
-/// How long an answer may take, as a divisor of [`Timeout::LinkLocal`]: 0.6 s of 300 s. Hosts wait for one second (RFC 4861,
-/// 10) and answer at once.
+/// How long an answer may take, as a divisor of [`Timeout::LinkLocal`]: 0.6 s of 300 s. Hosts wait for one second
+/// (RFC 4861, 10) and answer at once.
 const ANSWERS: u32 = 512;
 
 /// The role of a link-local address in a packet.

@@ -13,7 +13,7 @@ pub struct LinkLocalKey {
     pub interface: u64,
     /// The segment: a bridge's ifindex for all its ports, else the number of the ENI's link.
     pub segment: u32,
-    /// 0.
+    /// Padding: 0.
     pub spare: u32,
 }
 
