@@ -55,7 +55,10 @@ pub(super) fn run(image: &Image, initramfs: &Path, course: GuestRun<'_>) -> Resu
         .arg(&image.file)
         .arg("-initrd")
         .arg(initramfs)
-        .args(["-append", "console=ttyS0 loglevel=2 panic=-1 oops=panic mitigations=off"]);
+        .args([
+            "-append",
+            "console=ttyS0 loglevel=2 panic=-1 oops=panic mitigations=off",
+        ]);
     let name = exec::shown(&command);
     let mut child = command
         .stdin(Stdio::null())

@@ -15,6 +15,30 @@ use crate::{
     exec, test, workspace,
 };
 
+/// The test programs that guests run unless all are asked for: their tests meet what differs between kernels, the verifier, filters
+/// of clsact, links that move, XDP, 802.1Q links, IPsec, and concurrency in the tables. Loading the kernel program takes an emulated
+/// processor ten seconds, and most of the other tests do that first.
+pub(super) const CORE: [&str; 10] = [
+    "authentication",
+    "dataplane",
+    "instant",
+    "moved",
+    "stress",
+    "takeover",
+    "timeouts",
+    "uplink",
+    "verdict",
+    "vlan",
+];
+/// Tests of these programs that guests run only if all are asked for.
+pub(super) const BEYOND_CORE: [&str; 6] = [
+    "adopted::",
+    "damaged::",
+    "enis::",
+    "provisioned::",
+    "sysctls::",
+    "tables::",
+];
 /// The test programs that guests do not run, and why.
 pub(super) const ELSEWHERE: [(&str, &str); 11] = [
     (
@@ -105,24 +129,43 @@ pub(super) struct Load {
     taskgate: Option<PathBuf>,
     verified: PathBuf,
     tests: Vec<(String, PathBuf)>,
+    left_out: Vec<String>,
     busybox: PathBuf,
     words: Vec<String>,
 }
 
 impl Load {
-    /// Builds the programs; guests run the tests whose names contain `filter`.
-    pub(super) fn build(filter: Option<&str>) -> Result<Self> {
+    /// Builds the programs; guests run the tests whose names contain `filter`, without one those of [`CORE`] unless `all` are asked
+    /// for.
+    pub(super) fn build(filter: Option<&str>, all: bool) -> Result<Self> {
         say("building the release binary and the test programs");
         let taskgate = Some(build::release()?);
-        let (tests, verified) = test_programs()?;
-        let words = filter.into_iter().chain(["--include-ignored", "--color=never"]);
+        let (mut tests, verified) = test_programs()?;
+        let mut words: Vec<&str> = filter
+            .into_iter()
+            .chain(["--include-ignored", "--color=never"])
+            .collect();
+        let mut left_out = Vec::new();
+        if filter.is_none() && !all {
+            let core = |(name, _): &(String, PathBuf)| CORE.contains(&&**name);
+            let others = tests.extract_if(.., |program| !core(program));
+            left_out.extend(others.map(|(name, _)| name));
+            left_out.extend(BEYOND_CORE.map(str::to_owned));
+            words.extend(BEYOND_CORE.iter().flat_map(|tests| ["--skip", tests]));
+        }
         Ok(Self {
             taskgate,
             verified,
             tests,
+            left_out,
             busybox: busybox()?,
-            words: words.map(str::to_owned).collect(),
+            words: words.into_iter().map(str::to_owned).collect(),
         })
+    }
+
+    /// The programs and modules of tests that run only if all are asked for.
+    pub(super) fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// Only the program that prints the kernel program's verified instructions.
@@ -132,6 +175,7 @@ impl Load {
             taskgate: None,
             verified,
             tests: Vec::new(),
+            left_out: Vec::new(),
             busybox: busybox()?,
             words: Vec::new(),
         })

@@ -40,15 +40,18 @@ pub(crate) struct Args {
     /// Only the tests whose names contain this
     #[arg(long, value_name = "FILTER")]
     test: Option<String>,
+    /// Also the tests of what does not differ between kernels, which take most of the time
+    #[arg(long)]
+    all: bool,
     /// How many minutes a kernel may take before it counts as hanging
-    #[arg(long, value_name = "MINUTES", default_value_t = 50)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 120)]
     limit: u64,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(false)?;
     setup::ensure_guests(false)?;
-    let load = Load::build(args.test.as_deref())?;
+    let load = Load::build(args.test.as_deref(), args.all)?;
     let mut sum = Tally::default();
     let mut lines = Vec::new();
     for kernel in kernels::chosen(&args.kernel) {
@@ -60,6 +63,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     println!();
     for line in &lines {
         println!("{line}");
+    }
+    if !load.left_out().is_empty() {
+        println!("run with `--all` only: {}", load.left_out().join(", "));
     }
     for (name, why) in ELSEWHERE.iter().chain(&TESTS_ELSEWHERE) {
         println!("not run here but by `cargo xtask test`: {name}, since {why}");
