@@ -7,7 +7,7 @@ use taskgate_analysis::explain::Asked;
 use taskgate_model::{Family, protocol_number};
 use tracing::level_filters::LevelFilter;
 
-use super::flows::args::Flows;
+use super::flows::args::FlowsArgs;
 
 /// A security group in front of every task on this host.
 ///
@@ -73,7 +73,7 @@ pub enum Command {
     /// Show tracked connections: task, peer, state, age, traffic, and the rule that let them in
     Connections(Connections),
     /// Show stored flow records: of files and folders, by task, address, port, group, verdict, rule and time
-    Flows(Box<Flows>),
+    Flows(Box<FlowsArgs>),
     /// The tasks of a running taskgate
     #[command(subcommand)]
     Task(TaskCommand),

@@ -9,7 +9,7 @@ use taskgate_model::RecordFormat;
 
 /// `taskgate flows`.
 #[derive(Clone, Debug, Args)]
-pub struct Flows {
+pub struct FlowsArgs {
     /// Stored records: a file, a folder with all that is below it, or `-` for standard input; plain or gzip
     #[arg(long, value_name = "PATH", required = true)]
     pub input: Vec<PathBuf>,

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, io};
 
 use taskgate_analysis::flows::{FlowFilter, StoredRecord};
 
-use self::args::{Flows, FlowsOutput};
+use self::args::{FlowsArgs, FlowsOutput};
 
 use super::{
     error::{Error, Exit},
@@ -41,8 +41,8 @@ impl Out {
 }
 
 /// Reads the records, and shows those that fit, each as it is read; with `--last` once all are.
-pub(super) fn run(flows: Flows) -> Result<Exit, Error> {
-    let Flows {
+pub(super) fn run(flows: FlowsArgs) -> Result<Exit, Error> {
+    let FlowsArgs {
         input,
         format,
         last,
