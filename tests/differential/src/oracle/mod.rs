@@ -65,7 +65,7 @@ pub(crate) struct World {
     pub(crate) flags: u64,
     /// How connections, denied flows and first fragments are shared.
     pub(crate) shares: [Share; 3],
-    /// Idle time-outs in ticks, by [`Timeout`].
+    /// Idle time-outs in ticks, by `Timeout`.
     pub(crate) timeouts: [u32; TIMEOUTS],
     /// The room of the other tables, in entries; the first fragments of each family have an eighth of it.
     pub(crate) room: usize,
