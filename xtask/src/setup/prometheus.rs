@@ -26,6 +26,9 @@ pub(super) fn ensure(machine: &mut Machine) -> Result<()> {
         return Ok(());
     }
     say(&format!("{PACKAGE}: unpacked into target/tools, not installed"));
+    if exec::is_root() {
+        apt::update()?;
+    }
     let root = unpacked();
     apt::fetch(&[PACKAGE.to_owned()], &root).with_context(|| format!("cannot unpack {PACKAGE}"))?;
     exec::quiet(
