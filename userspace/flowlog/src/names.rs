@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use taskgate_ebpf::abi::tables::RULE_EXEMPT;
 use taskgate_model::{Eni, Model};
+use taskgate_tables::full_generation;
 
 use super::{
     attribution::{RecordedPeer, RecordedRule},
@@ -100,8 +101,7 @@ impl RecordNames {
 
     /// The number of a generation, from its lower half in an entry: the latest generation with that lower half.
     pub(super) fn generation(&self, low: u16) -> u64 {
-        let back = (self.generation as u16).wrapping_sub(low);
-        self.generation.saturating_sub(back.into())
+        full_generation(self.generation, low)
     }
 
     /// The ENI with an address, as seen from a VPC.

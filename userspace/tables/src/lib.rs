@@ -226,6 +226,12 @@ impl From<&Denial> for DenialState {
     }
 }
 
+/// The full number of a generation from its lower 16 bits, which an entry stores: the latest one up to `now` with these bits.
+pub const fn full_generation(now: u64, low: u16) -> u64 {
+    let back = (now as u16).wrapping_sub(low);
+    now.saturating_sub(back as u64)
+}
+
 /// The entries of a slot in a table, by the account to which they are charged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
@@ -314,4 +320,23 @@ pub trait FlowTables {
     }
     /// Ticks in a second: one of 100, 250, 300, 1000.
     fn ticks_per_second(&self) -> u32;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::full_generation;
+
+    #[test]
+    fn a_generation_is_the_last_one_with_its_lower_half() {
+        for (now, low, expected) in [
+            (1, 1, 1),
+            (7, 3, 3),
+            (65_536, 0, 65_536),
+            (65_536, 65_535, 65_535),
+            (65_540, 10, 10),
+            (3, 9, 0),
+        ] {
+            assert_eq!(full_generation(now, low), expected, "{now} {low}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use taskgate_ebpf::{
     wire::{ICMP, ICMPV6, TCP, UDP},
 };
 use taskgate_model::Eni;
-use taskgate_tables::{FlowKey, TrackedConn};
+use taskgate_tables::{FlowKey, TrackedConn, full_generation};
 
 use super::{
     LiveView, PIECE,
@@ -119,7 +119,7 @@ fn described(view: &LiveView, tasks: &BTreeMap<u16, SlotName>, conn: &TrackedCon
         idle,
         egress,
         ingress,
-        generation: whole(view.reader.generation(), state.generation),
+        generation: full_generation(view.reader.generation(), state.generation),
         rule: view.rule(state.rule).map(admitting_rule),
     }
 }
@@ -138,11 +138,6 @@ fn opened(icmp: TrackedIcmp, code: u8, message: u16) -> (u8, u8) {
     }
 }
 
-/// The full number of a generation from its lower 16 bits, which an entry stores: the latest one with these bits.
-fn whole(now: u64, low: u16) -> u64 {
-    now - u64::from((now as u16).wrapping_sub(low)).min(now)
-}
-
 fn phase(view: &LiveView, conn: &TrackedConn, now: u32) -> ConnectionPhase {
     let bits = conn.state.state;
     let timeout = timeout_of(conn.key.conn_protocol(), bits);
@@ -157,24 +152,5 @@ fn phase(view: &LiveView, conn: &TrackedConn, now: u32) -> ConnectionPhase {
         Timeout::UdpStream => ConnectionPhase::Stream,
         _ if bits & state::REPLIED != 0 => ConnectionPhase::Replied,
         _ => ConnectionPhase::Unreplied,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::whole;
-
-    #[test]
-    fn a_generation_is_the_last_one_with_its_lower_half() {
-        for (now, low, expected) in [
-            (1, 1, 1),
-            (7, 3, 3),
-            (65_536, 0, 65_536),
-            (65_536, 65_535, 65_535),
-            (65_540, 10, 10),
-            (3, 9, 0),
-        ] {
-            assert_eq!(whole(now, low), expected, "{now} {low}");
-        }
     }
 }
