@@ -103,6 +103,21 @@ pub enum TaskState {
     Failed,
 }
 
+impl TaskState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Gated, Self::Waiting, Self::Closed, Self::Failed];
+
+    /// Its word in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gated => "gated",
+            Self::Waiting => "waiting",
+            Self::Closed => "closed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// A program on one side of a task's link.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -207,6 +222,30 @@ pub enum DeviationKind {
     PrefilterMissing,
     /// What the kernel holds could not be looked at.
     Unknown,
+}
+
+impl DeviationKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::GateMissing,
+        Self::GateReplaced,
+        Self::ProgramBefore,
+        Self::PinMissing,
+        Self::PrefilterMissing,
+        Self::Unknown,
+    ];
+
+    /// Its word in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::GateMissing => "gate-missing",
+            Self::GateReplaced => "gate-replaced",
+            Self::ProgramBefore => "program-before",
+            Self::PinMissing => "pin-missing",
+            Self::PrefilterMissing => "prefilter-missing",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// The last configuration that was to be applied.

@@ -53,17 +53,17 @@ impl Sample {
             "The generation of the configuration in force",
             [([], status.generation)],
         )?;
-        let states = TASK_STATES.map(|(state, name)| {
+        let states = TaskState::ALL.map(|state| {
             let with = status.tasks.iter().filter(|task| task.state == state).count();
-            ([("state", name)], with as u64)
+            ([("state", state.name())], with as u64)
         });
         families.gauge("tasks", "Tasks by whether they are gated", states)?;
-        let drift = DEVIATION_KINDS.map(|(kind, name)| {
+        let drift = DeviationKind::ALL.map(|kind| {
             let open = status
                 .drift
                 .iter()
                 .filter(|deviation| deviation.repaired.is_none() && deviation.kind == kind);
-            ([("kind", name)], open.count() as u64)
+            ([("kind", kind.name())], open.count() as u64)
         });
         families.gauge(
             "drift",
@@ -248,22 +248,6 @@ impl Collector for Sample {
     }
 }
 
-const TASK_STATES: [(TaskState, &str); 4] = [
-    (TaskState::Gated, "gated"),
-    (TaskState::Waiting, "waiting"),
-    (TaskState::Closed, "closed"),
-    (TaskState::Failed, "failed"),
-];
-
-const DEVIATION_KINDS: [(DeviationKind, &str); 6] = [
-    (DeviationKind::GateMissing, "gate-missing"),
-    (DeviationKind::GateReplaced, "gate-replaced"),
-    (DeviationKind::ProgramBefore, "program-before"),
-    (DeviationKind::PinMissing, "pin-missing"),
-    (DeviationKind::PrefilterMissing, "prefilter-missing"),
-    (DeviationKind::Unknown, "unknown"),
-];
-
 const WAYS: [(Direction, RecordAction); 4] = [
     (Direction::Egress, RecordAction::Accept),
     (Direction::Egress, RecordAction::Reject),
@@ -307,5 +291,20 @@ impl Families<'_> {
             family.encode_family(&labels)?.encode_gauge(&value)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_the_same_in_json_and_in_metrics() {
+        for state in TaskState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for kind in DeviationKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
     }
 }
